@@ -1,0 +1,1 @@
+"""The algebra of pytrees: parameters, shardings, precision, metrics. Knows no model."""

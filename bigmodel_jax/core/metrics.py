@@ -1,0 +1,57 @@
+"""Metrics as sums: `Mean(total, count)` adds over microbatches, batches and devices, and divides once."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+
+@struct.dataclass
+class Mean:
+    """A weighted mean that has not been divided yet. `count` 0 marks a plain sum (a confusion matrix, say)."""
+
+    total: Any
+    count: Any
+
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(self.total + other.total, self.count + other.count)
+
+    def compute(self) -> Any:
+        return self.total / np.maximum(self.count, 1)
+
+
+def add(a: dict[str, Mean], b: dict[str, Mean]) -> dict[str, Mean]:
+    """Key-wise sum of two metric dicts with the same keys."""
+    return {k: a[k] + b[k] for k in a}
+
+
+def weighted(values: jax.Array, weights: jax.Array) -> Mean:
+    """Mean of `values` under `weights` of the same shape, both summed in float32."""
+    weights = weights.astype(jnp.float32)
+    return Mean(jnp.sum(values.astype(jnp.float32) * weights), jnp.sum(weights))
+
+
+def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """1.0 where the largest logit is the label's; logits (..., C), labels (...)."""
+    return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+
+
+def confusion(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
+    """Counts (C, C) of [label, prediction]; logits (B, C), labels and weights (B,)."""
+    num_classes = logits.shape[-1]
+    true = jax.nn.one_hot(labels, num_classes) * weights[:, None]
+    predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), num_classes)
+    return Mean(true.T @ predicted, jnp.zeros(()))
+
+
+def precision_recall_f1(matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """Per-class precision, recall, F1 and support (C,) of a confusion matrix [label, prediction]; 0 where undefined."""
+    matrix = np.asarray(matrix, np.float64)
+    hits, predicted, support = np.diag(matrix), matrix.sum(0), matrix.sum(1)
+    precision = np.divide(hits, predicted, out=np.zeros_like(hits), where=predicted > 0)
+    recall = np.divide(hits, support, out=np.zeros_like(hits), where=support > 0)
+    both = precision + recall
+    f1 = np.divide(2 * precision * recall, both, out=np.zeros_like(hits), where=both > 0)
+    return {"precision": precision, "recall": recall, "f1": f1, "support": support}

@@ -1,0 +1,148 @@
+"""Parameters declared before they exist: a spec is a nested dict whose leaves are `Param`.
+
+Initial values, abstract shapes, shardings, optimizer masks, counts and tables are all maps of that one tree.
+Paths are the dict keys joined by "/", e.g. "layers/attn/q".
+"""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+Tree = Any  # a nested dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+    """A named initial distribution: `fn(key, shape, dtype)`; the name is what tables and golden files show."""
+
+    name: str
+    fn: Callable = dataclasses.field(compare=False)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def normal(std: float) -> Init:
+    return Init(f"normal({std:.4g})", jax.nn.initializers.normal(std))
+
+
+def zeros() -> Init:
+    return Init("zeros", jax.nn.initializers.zeros)
+
+
+def ones() -> Init:
+    return Init("ones", jax.nn.initializers.ones)
+
+
+@dataclasses.dataclass(frozen=True)
+class Param:
+    """Every fact about one parameter.
+
+    axes: one logical name (or None) per dimension, turned into a mesh axis by `sharding.Rules`.
+    decay: whether weight decay applies; by default to matrices and above, decided before layers are stacked.
+    trainable: False for statistics that the forward pass updates itself (batch norm).
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    init: Init
+    dtype: str = "float32"
+    decay: bool | None = None
+    trainable: bool = True
+
+    def __post_init__(self):
+        if len(self.shape) != len(self.axes):
+            raise ValueError(f"Param: shape {self.shape} and axes {self.axes} differ in length")
+        if self.decay is None:
+            object.__setattr__(self, "decay", self.trainable and len(self.shape) >= 2)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+def map_spec(fn: Callable, spec: Tree, *trees: Tree) -> Tree:
+    """`jax.tree.map` with `Param` as the leaf."""
+    return jax.tree.map(fn, spec, *trees, is_leaf=lambda x: isinstance(x, Param))
+
+
+def paths(tree: Tree) -> dict[str, Any]:
+    """A nested dict flattened to {"a/b": leaf}."""
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def from_paths(flat: dict[str, Any]) -> Tree:
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def init(spec: Tree, rng: jax.Array) -> Tree:
+    """Initial values; a parameter's key depends on `rng` and its path alone, so that adding one moves no other."""
+
+    def one(path: str, p: Param) -> jax.Array:
+        key = jax.random.fold_in(rng, zlib.crc32(path.encode()) & 0x7FFFFFFF)
+        return p.init.fn(key, p.shape, jnp.dtype(p.dtype))
+
+    return from_paths({path: one(path, p) for path, p in paths(spec).items()})
+
+
+def abstract(spec: Tree, shardings: Tree | None = None) -> Tree:
+    """The tree as `jax.ShapeDtypeStruct`, with shardings where given."""
+    if shardings is None:
+        return map_spec(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), spec)
+    return map_spec(lambda p, s: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=s), spec, shardings)
+
+
+def stack(spec: Tree, n: int, axis: str = "layers") -> Tree:
+    """`n` layers of `spec` as one tree with a leading dimension; each layer keeps its own initial draw."""
+
+    def one(p: Param) -> Param:
+        def draw(key, shape, dtype):
+            return jax.vmap(lambda k: p.init.fn(k, shape[1:], dtype))(jax.random.split(key, shape[0]))
+
+        return dataclasses.replace(
+            p, shape=(n, *p.shape), axes=(axis, *p.axes), init=Init(p.init.name, draw), decay=p.decay
+        )
+
+    return map_spec(one, spec)
+
+
+def partition(tree: Tree, spec: Tree) -> tuple[Tree, Tree]:
+    """Splits a tree shaped like `spec` into (trainable, frozen); branches left empty are dropped."""
+    flat, specs = paths(tree), paths(spec)
+    trainable = {k: v for k, v in flat.items() if specs[k].trainable}
+    frozen = {k: v for k, v in flat.items() if not specs[k].trainable}
+    return from_paths(trainable), from_paths(frozen)
+
+
+def merge(trainable: Tree, frozen: Tree) -> Tree:
+    """The inverse of `partition`."""
+    return from_paths(paths(trainable) | paths(frozen))
+
+
+def count(spec: Tree, trainable: bool | None = None) -> int:
+    """Number of parameters, of one kind if `trainable` is given."""
+    return sum(p.size for p in paths(spec).values() if trainable is None or p.trainable == trainable)
+
+
+def table(spec: Tree) -> str:
+    """One aligned line per parameter: path, shape, axes, init, dtype, decay. The form of the golden files."""
+    rows = [
+        (
+            path,
+            "x".join(map(str, p.shape)) or "scalar",
+            ",".join(a or "-" for a in p.axes) or "-",
+            repr(p.init),
+            p.dtype,
+            "decay" if p.decay else "no decay",
+            "" if p.trainable else "frozen",
+        )
+        for path, p in sorted(paths(spec).items())
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -1,0 +1,175 @@
+"""From logical names to a mesh: six axes, always; rules say which logical name lies on which axis."""
+
+import contextlib
+import dataclasses
+import math
+import threading
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bigmodel_jax.core import params
+
+AXES = ("stage", "data", "fsdp", "expert", "seq", "tensor")
+
+MeshAxes = str | tuple[str, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Logical name -> mesh axis (or axes, or None for whole). A new layout is a new value here, no model changes."""
+
+    batch: MeshAxes = ("data", "fsdp")
+    seq: MeshAxes = "seq"
+    layers: MeshAxes = "stage"
+    vocab: MeshAxes = "tensor"
+    embed: MeshAxes = "fsdp"
+    heads: MeshAxes = "tensor"
+    kv_heads: MeshAxes = "tensor"
+    head_dim: MeshAxes = None
+    mlp: MeshAxes = "tensor"
+    experts: MeshAxes = "expert"
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """Size of each mesh axis; one of them may be -1: all remaining devices."""
+
+    stage: int = 1
+    data: int = -1
+    fsdp: int = 1
+    expert: int = 1
+    seq: int = 1
+    tensor: int = 1
+    strategy: Literal["jit", "pmap"] = "jit"
+    "jit: shardings by name, the compiler adds the collectives; pmap: the classic replicated data-parallel step"
+    rules: Rules = Rules()
+
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(getattr(self, a) for a in AXES)
+
+
+def factor(parallel: ParallelConfig, num_devices: int) -> tuple[int, ...]:
+    """The six axis sizes with -1 resolved; ValueError where they do not make up `num_devices`."""
+    sizes = parallel.sizes()
+    given = " x ".join(f"{a}={n}" for a, n in zip(AXES, sizes, strict=True) if n != 1) or "all axes 1"
+    if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
+        raise ValueError(
+            f"parallel: {given}: sizes are positive, and at most one may be -1 (all remaining devices)"
+        )
+    known = math.prod(n for n in sizes if n != -1)
+    if known > num_devices:
+        raise ValueError(f"parallel: {given} needs {known} devices, but only {num_devices} are present")
+    if num_devices % known or (-1 not in sizes and known != num_devices):
+        raise ValueError(f"parallel: {given} makes {known}, which does not make up the {num_devices} devices")
+    return tuple(num_devices // known if n == -1 else n for n in sizes)
+
+
+def make_mesh(parallel: ParallelConfig, devices: list | None = None) -> Mesh:
+    """A mesh of `devices` (default: all) with all six axes, by name, of type Auto."""
+    devices = jax.devices() if devices is None else devices
+    sizes = factor(parallel, len(devices))
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def _names(axes: MeshAxes) -> tuple[str, ...]:
+    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+def partition_spec(logical: tuple[str | None, ...], rules: Rules, *, strict: bool = True) -> P:
+    """PartitionSpec of a tuple of logical names.
+
+    strict: a mesh axis claimed by two dimensions is a ValueError (parameters). Otherwise the first dimension keeps it
+    (activations: the batch lies on fsdp, so an "embed" beside it stays whole).
+    """
+    used: dict[str, str] = {}
+    out = []
+    for name in logical:
+        if name is not None and not hasattr(rules, name):
+            allowed = ", ".join(f.name for f in dataclasses.fields(rules))
+            raise ValueError(f"logical axis {name!r} has no rule; known: {allowed}")
+        axes = _names(getattr(rules, name) if name else None)
+        for axis in axes:
+            if axis in used and strict:
+                raise ValueError(
+                    f"logical axes {used[axis]!r} and {name!r} of {logical} both lie on mesh axis {axis!r}"
+                )
+        axes = tuple(a for a in axes if a not in used)
+        used |= dict.fromkeys(axes, name)
+        out.append(axes[0] if len(axes) == 1 else axes or None)
+    return P(*out)
+
+
+def shardings(spec: params.Tree, mesh: Mesh, rules: Rules) -> params.Tree:
+    """NamedSharding of every parameter.
+
+    A dimension that its fsdp axis does not divide is left whole (fsdp is only storage); any other axis that does not
+    divide its dimension is a ValueError naming the parameter.
+    """
+
+    def one(path: str, p: params.Param) -> NamedSharding:
+        dims = []
+        for size, name, axes in zip(p.shape, p.axes, partition_spec(p.axes, rules), strict=True):
+            n = math.prod(mesh.shape[a] for a in _names(axes))
+            if size % n and axes == "fsdp":
+                axes = None
+            elif size % n:
+                raise ValueError(
+                    f"parallel.{axes}: {n} does not divide dimension {name!r} of {path}, which is {size} long"
+                )
+            dims.append(axes)
+        return NamedSharding(mesh, P(*dims))
+
+    return params.from_paths({path: one(path, p) for path, p in params.paths(spec).items()})
+
+
+def batch_sharding(mesh: Mesh, rules: Rules, ndim: int) -> NamedSharding:
+    """Sharding of a batch array: dimension 0 is the batch, dimension 1 of a (batch, seq) array the sequence."""
+    logical = ("batch", "seq") if ndim == 2 else ("batch",) + (None,) * (ndim - 1)
+    return NamedSharding(mesh, partition_spec(logical, rules))
+
+
+def batch_shards(mesh: Mesh, rules: Rules) -> int:
+    """Number of pieces that the batch dimension is cut into."""
+    return math.prod(mesh.shape[a] for a in _names(rules.batch))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+_context = threading.local()
+
+
+@contextlib.contextmanager
+def use(mesh: Mesh, rules: Rules):
+    """While a step is traced inside it, `constrain` knows mesh and rules; outside, `constrain` does nothing."""
+    previous = getattr(_context, "value", None)
+    _context.value = (mesh, rules)
+    try:
+        yield
+    finally:
+        _context.value = previous
+
+
+def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
+    """Pins the layout of an activation by logical names; the identity on one device and outside `use`."""
+    value = getattr(_context, "value", None)
+    if value is None or value[0].size == 1:
+        return x
+    mesh, rules = value
+    spec = partition_spec(logical, rules, strict=False)
+    # A size that its axes do not divide stays whole: batch 1 at generation, say.
+    dims = [
+        a if d % math.prod(mesh.shape[n] for n in _names(a)) == 0 else None
+        for d, a in zip(x.shape, spec, strict=True)
+    ]
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*dims)))
+
+
+def to_host(tree: Any) -> Any:
+    """The tree as numpy arrays."""
+    return jax.tree.map(np.asarray, tree)

@@ -1,0 +1,41 @@
+"""What a model is: two pure functions, made from a frozen config."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Out(NamedTuple):
+    """value: the model's output (logits); updates: new values of non-trainable parameters by path; losses: auxiliary
+    losses to add to the objective's, by name (mean over tokens); cache: the decode cache after this call."""
+
+    value: Any
+    updates: dict[str, jax.Array] = {}  # noqa: RUF012 - never mutated
+    losses: dict[str, jax.Array] = {}  # noqa: RUF012
+    cache: Any = None
+
+
+class Model(NamedTuple):
+    """spec: nested dict of `Param`; apply(params, batch, *, rng=None, train=False, cache=None) -> Out.
+
+    init(rng) -> params replaces `params.init(spec, rng)` only where a Flax module brings its own initial values.
+    make_cache(batch_size, length, dtype) -> decode cache, for models that generate.
+    """
+
+    spec: Any
+    apply: Callable[..., Out]
+    init: Callable[[jax.Array], Any] | None = None
+    make_cache: Callable[[int, int, Any], Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Base of every model's config: numbers that describe one model, and `make` to build its two functions."""
+
+    def make(self) -> Model:
+        raise NotImplementedError(f"{type(self).__name__} does not define make()")
+
+    def validate(self, parallel) -> None:
+        """Raises ValueError for a combination that cannot work, before anything is compiled."""

@@ -1,0 +1,41 @@
+"""One label per example."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bigmodel_jax.core import metrics
+from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.objectives.base import Loss, Objective
+from bigmodel_jax.objectives.cross_entropy import cross_entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(Objective):
+    """Mean cross-entropy in nats. Batch: label (B,) int32, weights (B,) float32, and what the model reads."""
+
+    label_smoothing: float = 0.0
+
+    def loss(self, model, params, batch, *, rng, train) -> Loss:
+        out = model.apply(params, batch, rng=rng, train=train)
+        logits, labels, weights = out.value, batch["label"], batch["weights"].astype(jnp.float32)
+        nats, _ = cross_entropy(logits, labels)
+        mean = metrics.weighted(nats, weights)
+        sums = {"loss": mean, "accuracy": metrics.weighted(metrics.correct(logits, labels), weights)}
+        if not train:
+            sums["confusion"] = metrics.confusion(logits, labels, weights)
+        elif self.label_smoothing:
+            soft = optax.smooth_labels(jnp.eye(logits.shape[-1])[labels], self.label_smoothing)
+            mean = metrics.weighted(optax.softmax_cross_entropy(logits.astype(jnp.float32), soft), weights)
+        return Loss(mean, sums, out.updates)
+
+    def metric_names(self):
+        return ("loss", "accuracy", "macro_f1")
+
+    def summarize(self, metrics_: dict[str, Mean]):
+        sums = dict(metrics_)
+        matrix = np.asarray(sums.pop("confusion").total)
+        f1 = metrics.precision_recall_f1(matrix)["f1"]
+        return super().summarize(sums) | {"macro_f1": float(f1.mean())}

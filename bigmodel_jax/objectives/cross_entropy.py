@@ -1,0 +1,12 @@
+"""Softmax cross-entropy, in float32 whatever the logits' dtype: its sum runs over the whole vocabulary."""
+
+import jax
+import jax.numpy as jnp
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(-log p(target), log Z) in nats, each (...,); logits (..., V), targets (...) int."""
+    logits = logits.astype(jnp.float32)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return log_z - target_logit, log_z

@@ -1,0 +1,49 @@
+"""Next-token prediction over packed text."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import metrics
+from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.objectives.base import Loss, Objective
+from bigmodel_jax.objectives.cross_entropy import cross_entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class NextToken(Objective):
+    """Mean cross-entropy in nats over targets with weight.
+
+    Batch: tokens, targets (B, T) int32; weights (B, T) float32; segment_ids, positions (B, T) int32;
+    target_bytes (B, T) int32, the UTF-8 bytes that each target stands for (evaluation only).
+    """
+
+    z_loss: float = 0.0  # weight of log(Z)^2, which keeps the logits' scale in place (PaLM, arXiv:2204.02311, section 5)
+
+    def loss(self, model, params, batch, *, rng, train) -> Loss:
+        out = model.apply(params, batch, rng=rng, train=train)
+        nats, log_z = cross_entropy(out.value, batch["targets"])
+        weights = batch["weights"].astype(jnp.float32)
+        mean = metrics.weighted(nats, weights)
+        sums = {"loss": mean}
+        objective = mean.total
+        if self.z_loss:
+            objective = objective + self.z_loss * jnp.sum(jnp.square(log_z) * weights)
+        for name, value in out.losses.items():
+            sums[name] = Mean(value * mean.count, mean.count)
+            objective = objective + value * mean.count
+        if not train:
+            sums["accuracy"] = metrics.weighted(metrics.correct(out.value, batch["targets"]), weights)
+            if "target_bytes" in batch:
+                num_bytes = jnp.sum(batch["target_bytes"].astype(jnp.float32) * weights)
+                sums["bits_per_byte"] = Mean(mean.total / math.log(2), num_bytes)
+        return Loss(Mean(objective, mean.count), sums, out.updates)
+
+    def metric_names(self):
+        return ("loss", "perplexity", "bits_per_byte", "accuracy")
+
+    def summarize(self, metrics):
+        scalars = super().summarize(metrics)
+        return scalars | {"perplexity": math.exp(min(scalars["loss"], 700.0))}
