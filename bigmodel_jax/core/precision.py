@@ -23,6 +23,4 @@ class Policy:
 
 def cast(tree: Any, dtype: str) -> Any:
     """Floating leaves in `dtype`, all others untouched."""
-    return jax.tree.map(
-        lambda x: x.astype(dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x, tree
-    )
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x, tree)

@@ -57,9 +57,7 @@ def factor(parallel: ParallelConfig, num_devices: int) -> tuple[int, ...]:
     sizes = parallel.sizes()
     given = " x ".join(f"{a}={n}" for a, n in zip(AXES, sizes, strict=True) if n != 1) or "all axes 1"
     if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
-        raise ValueError(
-            f"parallel: {given}: sizes are positive, and at most one may be -1 (all remaining devices)"
-        )
+        raise ValueError(f"parallel: {given}: sizes are positive, and at most one may be -1 (all remaining devices)")
     known = math.prod(n for n in sizes if n != -1)
     if known > num_devices:
         raise ValueError(f"parallel: {given} needs {known} devices, but only {num_devices} are present")
@@ -164,8 +162,7 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     spec = partition_spec(logical, rules, strict=False)
     # A size that its axes do not divide stays whole: batch 1 at generation, say.
     dims = [
-        a if d % math.prod(mesh.shape[n] for n in _names(a)) == 0 else None
-        for d, a in zip(x.shape, spec, strict=True)
+        a if d % math.prod(mesh.shape[n] for n in _names(a)) == 0 else None for d, a in zip(x.shape, spec, strict=True)
     ]
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*dims)))
 

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core import metrics
@@ -20,7 +19,9 @@ class NextToken(Objective):
     target_bytes (B, T) int32, the UTF-8 bytes that each target stands for (evaluation only).
     """
 
-    z_loss: float = 0.0  # weight of log(Z)^2, which keeps the logits' scale in place (PaLM, arXiv:2204.02311, section 5)
+    z_loss: float = (
+        0.0  # weight of log(Z)^2, which keeps the logits' scale in place (PaLM, arXiv:2204.02311, section 5)
+    )
 
     def loss(self, model, params, batch, *, rng, train) -> Loss:
         out = model.apply(params, batch, rng=rng, train=train)

@@ -1,0 +1,1 @@
+"""Checkpoints: {state, data position, config} in one atomic, asynchronous, verified save."""

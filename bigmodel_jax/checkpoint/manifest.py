@@ -1,0 +1,98 @@
+"""What a checkpoint says of itself, `meta/data.json`, and what can be checked before an array is read.
+
+{"step", "config", "data_state", "leaves": {"params/layers/w": "float32[64,32]", ...}, "crc32" of the rest}; the order of
+`leaves` is that of the digests.
+"""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+class Damaged(Exception):
+    """What is wrong with one checkpoint, in a few words."""
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """{"opt_state/0/mu/layers/w": leaf}: names of fields and keys, numbers of tuple members."""
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def describe(x: jax.Array | jax.ShapeDtypeStruct) -> str:
+    return f"{x.dtype}[{','.join(map(str, x.shape))}]"
+
+
+def seal(meta: dict) -> dict:
+    """`meta` as JSON gives it back (tuples are lists), with a checksum of itself."""
+    meta = json.loads(json.dumps(meta))
+    return meta | {"crc32": _crc32(meta)}
+
+
+def _crc32(meta: dict) -> int:
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
+def read(folder: Path) -> dict:
+    """The sealed `meta` of one step; Damaged if it is not as it was written."""
+    if not any(folder.iterdir()):
+        raise Damaged("empty folder")
+    meta = _read_json(folder, "meta/data.json")
+    if meta.pop("crc32", None) != _crc32(meta):
+        raise Damaged("meta/data.json has a wrong checksum")
+    return meta
+
+
+def _read_json(folder: Path, name: str) -> dict:
+    try:
+        value = json.loads((folder / name).read_bytes())
+    except FileNotFoundError:
+        raise Damaged(f"{name} is missing") from None
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise Damaged(f"{name} is not JSON: cut short or overwritten")
+    return value
+
+
+def check_files(folder: Path, fields: list[str]) -> None:
+    """Names the file where Orbax's own error would name none."""
+    for field in fields:
+        if not (folder / field / "manifest.ocdbt").is_file():
+            raise Damaged(f"{field}/manifest.ocdbt is missing")
+        _read_json(folder, f"{field}/_METADATA")
+        for file in (folder / field / "array_metadatas").glob("process_*"):
+            _read_json(folder, f"{field}/array_metadatas/{file.name}")
+
+
+def check_same_tree(folder: Path, flat: dict[str, Any], saved: dict[str, str], whole: bool) -> None:
+    """ValueError naming the first leaves that differ. whole: the saved tree may hold no fields but those of `flat`."""
+    fields = {path.split("/")[0] for path in flat}
+    here = {path: describe(x) for path, x in flat.items()}
+    there = {path: text for path, text in saved.items() if whole or path.split("/")[0] in fields}
+    differences = {
+        "it lacks": [path for path in here if path not in there],
+        "it also has": [path for path in there if path not in here],
+        "other shape or dtype:": [f"{p} {there[p]}, here {here[p]}" for p in here if there.get(p, here[p]) != here[p]],
+    }
+    text = "; ".join(f"{what} {few(names)}" for what, names in differences.items() if names)
+    if text:
+        raise ValueError(f"checkpoint: {folder} was saved from another model or optimizer: {text}")
+
+
+def few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def reason(error: BaseException) -> str:
+    """The first cause of `error` as one line of at most 300 characters, without TensorStore's dump of its options."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).split(" [tensorstore_spec")[0].replace('Error opening "cast" driver: ', "")
+    text = " ".join(text.replace('Error opening "zarr3" driver: ', "").split())
+    if isinstance(error, KeyError) or not text:
+        text = f"{type(error).__name__} {text}".strip()
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,190 @@
+"""One `Config` describes one run; everything else is a pure function of it.
+
+A config file is plain Python whose `get_config()` returns a complete `Config`. Any field is overridden on the command
+line by its dotted name. In JSON each dataclass is an object whose "type" names its class.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import typing
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import tyro
+
+from bigmodel_jax.core.precision import Policy
+from bigmodel_jax.core.sharding import ParallelConfig, factor
+from bigmodel_jax.data.base import DataConfig
+from bigmodel_jax.models import MODELS, ModelConfig
+from bigmodel_jax.objectives import OBJECTIVES, Objective
+from bigmodel_jax.optim import OptimConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    steps: int = 1000
+    batch_size: int = 32  # examples (rows) of one optimizer step, over all devices
+    microbatches: int = 1  # the batch is computed in this many pieces, one after the other
+    seed: int = 0
+    log_every: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """Text generated at the end of a training run, and the defaults of `generate`."""
+
+    prompt: str = ""
+    max_tokens: int = 128
+    temperature: float = 0.8  # 0 = always the likeliest token
+    top_k: int = 0  # 0 = all
+    top_p: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    every: int = 0  # steps between evaluations; 0 = only after the last step
+    batch_size: int = 0  # 0 = the training batch size
+    sample: SampleConfig = SampleConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = 0  # steps between saves; 0 = only after the last step
+    keep: int = 2  # the newest so many
+    best_metric: str = ""  # also keep the save that is best by this metric of the evaluation, e.g. "eval/loss"
+    best_mode: Literal["min", "max"] = "min"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    tensorboard: bool = True
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    model: ModelConfig
+    objective: Objective
+    data: DataConfig
+    optim: OptimConfig = OptimConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    precision: Policy = Policy()
+    report: ReportConfig = ReportConfig()
+
+
+# ------------------------------------------------------------------------------------------------ command line
+
+
+def override(config: Config, args: Sequence[str], prog: str = "launch.py train CONFIG") -> Config:
+    """`config` with the fields named in `args` ("--optim.lr", "3e-4") replaced.
+
+    Raises ValueError, one line with the option, its value, what is allowed and the nearest spelling.
+    """
+    message = io.StringIO()
+    options = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    try:
+        with contextlib.nullcontext() if {"-h", "--help"} & set(args) else contextlib.redirect_stderr(message):
+            return tyro.cli(
+                type(config), default=config, args=list(args), prog=prog, config=options, use_underscores=True
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(one_line(message.getvalue())) from None
+
+
+def one_line(box: str) -> str:
+    """A tyro error box as one line, with the nearest of the allowed choices where it names them."""
+    lines = [re.sub(r"[╭╮╰╯│─]", "", line).strip() for line in box.splitlines()]
+    kept = [line for line in lines if line and not set(line) <= {"-"} and "full helptext" not in line][1:]
+    text = " ".join(kept).replace("Argument helptext:", "Expected")
+    choice = re.search(r"invalid choice '(.*?)'.*Expected one of \((.*?)\)", text)
+    if choice:
+        near = difflib.get_close_matches(choice[1], re.findall(r"'(.*?)'", choice[2]), n=1, cutoff=0.5)
+        text += f" Perhaps you meant: {near[0]!r}" if near else ""
+    return text
+
+
+# ------------------------------------------------------------------------------------------------ checks
+
+
+def validate(config: Config, num_devices: int | None = None) -> None:
+    """Raises ValueError for whatever can be known to be wrong before data is opened or anything is compiled."""
+    for name, base, table in (("model", ModelConfig, MODELS), ("objective", Objective, OBJECTIVES)):
+        value = getattr(config, name)
+        if not isinstance(value, base):
+            raise ValueError(
+                f"config.{name} = {value!r} is not a {base.__name__}{nearest(str(value), table)}; "
+                f"known: {', '.join(c.__name__ for c in table.values())}, or your own subclass"
+            )
+    if not isinstance(config.data, DataConfig):
+        raise ValueError(f"config.data = {config.data!r} is not a DataConfig")
+    positive = {
+        "train.steps": config.train.steps,
+        "train.batch_size": config.train.batch_size,
+        "train.microbatches": config.train.microbatches,
+        "train.log_every": config.train.log_every,
+        "checkpoint.keep": config.checkpoint.keep,
+    }
+    zero_or_more = {
+        "eval.every": config.eval.every,
+        "eval.batch_size": config.eval.batch_size,
+        "checkpoint.every": config.checkpoint.every,
+    }
+    for name, value in (positive | zero_or_more).items():
+        least = 1 if name in positive else 0
+        if value < least:
+            raise ValueError(f"{name} = {value}; it must be {least} or more")
+    config.optim.validate(config.train.steps)
+    config.model.validate(config.parallel)
+    _check_batch(config, num_devices)
+    _check_metric(config)
+
+
+def _check_batch(config: Config, num_devices: int | None) -> None:
+    if num_devices is None:
+        return
+    sizes = factor(config.parallel, num_devices)
+    shards = sizes[1] * sizes[2]
+    if config.parallel.strategy == "pmap":
+        if shards != sizes[1]:
+            raise ValueError("parallel.strategy = 'pmap' is data-parallel only: every axis but parallel.data must be 1")
+        shards = num_devices
+    pieces = shards * config.train.microbatches
+    if config.train.batch_size % pieces:
+        raise ValueError(
+            f"train.batch_size = {config.train.batch_size} is not divisible by {pieces} = {shards} data shards "
+            f"(parallel.data x parallel.fsdp) x train.microbatches = {config.train.microbatches}"
+        )
+
+
+def _check_metric(config: Config) -> None:
+    metric = config.checkpoint.best_metric
+    known = [f"eval/{name}" for name in config.objective.metric_names()]
+    if metric and metric not in known:
+        near = difflib.get_close_matches(metric, known, n=1, cutoff=0)
+        raise ValueError(
+            f"checkpoint.best_metric = {metric!r} is not a metric of {type(config.objective).__name__}; "
+            f"allowed: {', '.join(known)}. Perhaps you meant: {near[0]!r}"
+        )
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str:
+    """ " (perhaps you meant ...)" with the closest of `known`, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (perhaps you meant {near[0]!r})" if near else ""
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{"optim.lr": 0.0003, ...}: every field by its dotted name; the form of golden files and diffs."""
+    out: dict[str, Any] = {prefix or "config": type(config).__name__}
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{prefix}.{field.name}".lstrip(".")
+        out |= flat(value, name) if dataclasses.is_dataclass(value) else {name: value}
+    return out

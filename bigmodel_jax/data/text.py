@@ -1,0 +1,220 @@
+"""Text in, rows of tokens out. Documents are tokenized once into the cache and memory-mapped from there."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bigmodel_jax.data import cache, packing, tokenizers
+from bigmodel_jax.data.base import BadRecords, DataConfig
+from bigmodel_jax.data.baseline import xz_bits_per_byte
+from bigmodel_jax.data.packing import Packing
+from bigmodel_jax.data.sources import Source, Tfds
+from bigmodel_jax.data.tokenizers import Tokenizer, TokenizerConfig
+
+FORMAT = 1  # raise it when the files below change
+CHUNK = 1 << 22  # characters tokenized at a time
+MAX_DOCUMENT_BYTES = 1 << 28  # a tokenizer holds a whole document in memory
+
+
+@dataclasses.dataclass(frozen=True)
+class TextData(DataConfig):
+    """Documents as rows of tokens for next-token prediction."""
+
+    source: Source = Tfds("sotu")
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    seq_len: int = 256
+    packing: Packing = "concat"
+    "concat: no padding, documents run over row ends; first_fit: whole documents packed; none: one document a row"
+
+    def __post_init__(self):
+        if self.seq_len < 1:
+            raise ValueError(f"data.seq_len: {self.seq_len} must be positive")
+
+    def open(self, split: str) -> "TextRows":
+        folder = encoded_folder(self, split)
+        meta = json.loads((folder / "meta.json").read_text())
+        tokens = np.asarray(np.memmap(folder / "tokens.bin", meta["dtype"], mode="r"))
+        offsets = np.load(folder / "offsets.npy")
+        plan = packing.make_plan(self.packing, offsets, self.seq_len)
+        token_bytes = np.load(tokenizer_folder(self) / "token_bytes.npy")
+        return TextRows(tokens, offsets, plan, self.seq_len, meta["separator"], token_bytes, meta)
+
+    def requirements(self) -> dict:
+        return {"vocab_size": vocab_size(self), "max_seq_len": self.seq_len}
+
+    def baselines(self) -> dict[str, float]:
+        alone, primed = xz_baseline(self)
+        return {"xz_bits_per_byte": alone, "xz_primed_bits_per_byte": primed}
+
+    def save_artifacts(self, folder: Path) -> None:
+        save_tokenizer(self, folder / "tokenizer.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextRows:
+    """One split. stream: `S d1 S d2 ... S dn S`; offsets (documents + 1,): where each S is; meta: counts and names."""
+
+    stream: np.ndarray
+    offsets: np.ndarray
+    plan: packing.Plan
+    seq_len: int
+    separator: int
+    token_bytes: np.ndarray
+    meta: dict
+
+    def __len__(self) -> int:
+        return self.plan.num_rows
+
+    def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
+        out = packing.collate(self.stream, self.plan, indices, self.seq_len, self.separator)
+        if noise is None:
+            out["target_bytes"] = self.token_bytes[out["targets"]]
+        return out
+
+    def document(self, i: int) -> np.ndarray:
+        """Token ids of document i, without separators."""
+        return self.stream[self.offsets[i] + 1 : self.offsets[i + 1]]
+
+
+# ---------------------------------------------------------------- the tokenizer
+
+
+def tokenizer_folder(cfg: TextData) -> Path:
+    """The cache folder with tokenizer.json and token_bytes.npy, made at first."""
+    tok = cfg.tokenizer
+    if tok.path:
+        if not Path(tok.path).is_file():
+            raise ValueError(f"data.tokenizer.path: no such file: {tok.path}")
+        name, make = f"file-{cache.file_digest(tok.path)[:16]}", lambda: tokenizers.load_tokenizer(tok.path)
+    elif tok.kind == "bytes":
+        name, make = "bytes", tokenizers.make_bytes
+    else:
+        name = f"bpe-{tok.vocab_size}-{cache.key(_source_key(cfg, 'train'))}"
+        make = functools.partial(_train_bpe, cfg)
+
+    def write(folder: Path) -> None:
+        tokenizer = make()
+        tokenizer.save(folder / "tokenizer.json")
+        np.save(folder / "token_bytes.npy", tokenizer.token_bytes())
+
+    return cache.build(cfg.root() / f"tokenizers-{FORMAT}" / name, write)
+
+
+def _train_bpe(cfg: TextData) -> Tokenizer:
+    return tokenizers.train_bpe((text for _, text in documents(cfg, "train")), cfg.tokenizer.vocab_size)
+
+
+def tokenizer(cfg: TextData) -> Tokenizer:
+    return tokenizers.load_tokenizer(tokenizer_folder(cfg) / "tokenizer.json")
+
+
+def save_tokenizer(cfg: TextData, path: str | Path) -> None:
+    """Writes the config's tokenizer.json to `path`."""
+    tokenizers.copy_tokenizer(tokenizer_folder(cfg), path)
+
+
+def vocab_size(cfg: TextData) -> int:
+    """Number of token ids; a BPE over little text may have fewer than asked for."""
+    return len(np.load(tokenizer_folder(cfg) / "token_bytes.npy"))
+
+
+# ---------------------------------------------------------------- the documents
+
+
+def _source_key(cfg: TextData, split: str) -> list:
+    return [cfg.source.fingerprint(split, cfg.root()), cfg.max_bad_records]
+
+
+def documents(cfg: TextData, split: str, bad: BadRecords | None = None) -> Iterator[tuple[str, str]]:
+    """(where, text) of every usable document of a split; ValueError where there is none."""
+    bad = bad or BadRecords(cfg.max_bad_records)
+    found = 0
+    for where, record in cfg.source.records(split, cfg.root(), bad):
+        reason = _wrong(record.get("text"))
+        if reason:
+            bad.skip(where, reason)
+        else:
+            found += 1
+            yield where, record["text"]
+    if not found:
+        raise ValueError(f"data.source: the {split} split of {cfg.source} has no documents")
+
+
+def _wrong(text: str | None) -> str:
+    """What makes a document unusable, or nothing."""
+    if not isinstance(text, str):
+        return "no text"
+    if not text.strip():
+        return "empty"
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        return f"not encodable as UTF-8 ({error.reason} at character {error.start})"
+    return f"{size} bytes long; {MAX_DOCUMENT_BYTES} is the most" if size > MAX_DOCUMENT_BYTES else ""
+
+
+def encoded_folder(cfg: TextData, split: str) -> Path:
+    """The cache folder with tokens.bin, offsets.npy and meta.json of a split, made at first."""
+    tokens = tokenizer_folder(cfg)
+    name = f"{cfg.source.label()}-{split}-{cache.key(_source_key(cfg, split), tokens.name)}"
+    return cache.build(
+        cfg.root() / f"text-{FORMAT}" / name, lambda folder: _encode(cfg, split, tokens / "tokenizer.json", folder)
+    )
+
+
+def _encode(cfg: TextData, split: str, tokenizer_path: Path, folder: Path) -> None:
+    """Tokenizes a split into `folder`."""
+    tokenizer, bad = tokenizers.load_tokenizer(tokenizer_path), BadRecords(cfg.max_bad_records)
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    separator = np.array([tokenizer.separator], dtype)
+    sizes, characters, num_bytes = [], 0, 0
+    with open(folder / "tokens.bin", "wb") as file:
+        for texts in _chunks(text for _, text in documents(cfg, split, bad)):
+            characters += sum(map(len, texts))
+            num_bytes += sum(len(text.encode()) for text in texts)
+            for ids in tokenizer.encode_batch(texts):
+                separator.tofile(file)
+                ids.astype(dtype).tofile(file)
+                sizes.append(len(ids) + 1)
+        separator.tofile(file)
+    np.save(folder / "offsets.npy", np.cumsum([0, *sizes]))
+    meta = {
+        "split": split,
+        "dtype": np.dtype(dtype).name,
+        "separator": tokenizer.separator,
+        "documents": len(sizes),
+        "characters": characters,
+        "bytes": num_bytes,
+        "tokens": sum(sizes) - len(sizes),
+        "bad_records": bad.skipped,
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
+    """Lists of texts of about CHUNK characters together."""
+    chunk, size = [], 0
+    for text in texts:
+        chunk.append(text)
+        size += len(text)
+        if size >= CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def xz_baseline(cfg: TextData) -> tuple[float, float]:
+    """`xz_bits_per_byte` of the two splits, kept in the cache: half a minute for 12 MB the first time."""
+    keys = [_source_key(cfg, split) for split in ("train", "validation")]
+
+    def write(folder: Path) -> None:
+        texts = ("\n\n".join(text for _, text in documents(cfg, split)).encode() for split in ("train", "validation"))
+        (folder / "bits_per_byte.json").write_text(json.dumps(xz_bits_per_byte(*texts)))
+
+    folder = cache.build(cfg.root() / f"xz-{FORMAT}" / f"{cfg.source.label()}-{cache.key(keys)}", write)
+    return tuple(json.loads((folder / "bits_per_byte.json").read_text()))

@@ -1,0 +1,124 @@
+"""Byte-level tokenizers: any text encodes without loss, and every token is a known number of bytes."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>")
+"What other tokenizers call the token between documents; ours is the first."
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """A byte-level BPE trained on the training split, the 256 bytes themselves, or a tokenizer.json."""
+
+    kind: Literal["bpe", "bytes"] = "bpe"
+    vocab_size: int = 4096
+    "bpe: tokens to learn, the 256 bytes and the separator included"
+    path: str = ""
+    "a tokenizer.json to use instead"
+
+    def __post_init__(self):
+        if self.kind == "bpe" and not self.path and self.vocab_size < 257:
+            raise ValueError(f"data.tokenizer.vocab_size: {self.vocab_size}; at least 257: the bytes and the separator")
+
+
+class Tokenizer:
+    """encode and decode; `separator` is the id that stands before every document."""
+
+    def __init__(self, model):
+        self.model = model
+        # A document that spells "<|endoftext|>" must not end there.
+        self.model.encode_special_tokens = True
+        self.vocab_size: int = model.get_vocab_size()
+        ids = [model.token_to_id(s) for s in SEPARATORS if model.token_to_id(s) is not None]
+        if not ids:
+            raise ValueError(f"data.tokenizer.path: no document separator in its vocabulary: {', '.join(SEPARATORS)}")
+        self.separator: int = ids[0]
+
+    def encode(self, text: str) -> list[int]:
+        return self.model.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: list[str]) -> Iterator[np.ndarray]:
+        """Token ids of each text, on all cores."""
+        for encoding in self.model.encode_batch_fast(texts, add_special_tokens=False):
+            yield np.array(encoding.ids, np.uint32)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; special tokens are left out, a torn UTF-8 character becomes U+FFFD."""
+        return self.model.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def piece(self, token: int) -> str:
+        """One token as readable text."""
+        return self.model.id_to_token(token) if token == self.separator else self.model.decode([token])
+
+    def token_bytes(self) -> np.ndarray:
+        """UTF-8 bytes of each token, (vocab_size,) int32; 0 for special tokens.
+
+        A byte-level token spells each of its bytes as one character (radford2019language, section 2.2).
+        """
+        special = {i for i, t in self.model.get_added_tokens_decoder().items() if t.special}
+        names = (self.model.id_to_token(i) or "" for i in range(self.vocab_size))
+        return np.array([0 if i in special else len(name) for i, name in enumerate(names)], np.int32)
+
+    def save(self, path: str | Path) -> None:
+        self.model.save(str(path))
+
+
+def _byte_level(bpe):
+    """A tokenizers.Tokenizer around a BPE model, lossless on every text."""
+    from tokenizers import Tokenizer as Model
+    from tokenizers import decoders, pre_tokenizers
+
+    model = Model(bpe)
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    return model
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE learned from texts; smaller than `vocab_size` where the texts hold no more pairs."""
+    from tokenizers import models, pre_tokenizers, trainers
+
+    model = _byte_level(models.BPE())
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[SEPARATORS[0]], initial_alphabet=alphabet, show_progress=False
+    )
+    model.train_from_iterator(texts, trainer)
+    return Tokenizer(model)
+
+
+def make_bytes() -> Tokenizer:
+    """The separator (0) and the 256 bytes; one token is one byte."""
+    from tokenizers import models, pre_tokenizers
+
+    vocab = {SEPARATORS[0]: 0} | {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 1)}
+    model = _byte_level(models.BPE(vocab=vocab, merges=[]))
+    model.add_special_tokens([SEPARATORS[0]])
+    return Tokenizer(model)
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """A tokenizer from a tokenizer.json; ValueError where the file is not one, or not byte-level."""
+    from tokenizers import Tokenizer as Model
+
+    if not Path(path).is_file():
+        raise ValueError(f"data.tokenizer.path: no such file: {path}")
+    try:
+        model = Model.from_file(str(path))
+    except Exception as error:  # the binding raises plain Exception
+        raise ValueError(f"data.tokenizer.path: {path} is not a tokenizer.json ({str(error)[:100]})") from None
+    if "ByteLevel" not in str(model.decoder):
+        raise ValueError(f"data.tokenizer.path: {path} is not byte-level, so its tokens have no length in bytes")
+    model.no_truncation()
+    model.no_padding()
+    return Tokenizer(model)
+
+
+def copy_tokenizer(folder: Path, path: str | Path) -> None:
+    shutil.copyfile(folder / "tokenizer.json", path)

@@ -1,0 +1,78 @@
+"""What every decoder-only model shares: its decode cache and the checks of its config."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from bigmodel_jax.nn.attention import Where
+
+
+@struct.dataclass
+class Cache:
+    """Keys and values seen so far: layers {"k", "v"}: (L, B, S, K, h); positions and segments (B, S) of the slots,
+    segment 0 = slot not filled or padding; index: first free slot, the same for all rows."""
+
+    layers: Any
+    positions: jax.Array
+    segments: jax.Array
+    index: jax.Array
+
+    def advance(self, layers: Any, num: int) -> "Cache":
+        return self.replace(layers=layers, index=self.index + num)
+
+
+def make_cache(cfg, batch_size: int, length: int, dtype: Any) -> Cache:
+    """An empty cache for `length` tokens a row."""
+    shape = (cfg.num_layers, batch_size, length, cfg.num_kv_heads, cfg.head_dim)
+    empty = jnp.zeros((batch_size, length), jnp.int32)
+    return Cache({"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)}, empty, empty, jnp.zeros((), jnp.int32))
+
+
+def where(batch: dict, cache: Cache | None) -> tuple[Where, Where, Cache | None]:
+    """Where the queries and the keys of this call stand, and the cache with the new tokens' places written into it.
+
+    A batch without positions or segment_ids is one document a row.
+    """
+    B, T = batch["tokens"].shape
+    positions = batch.get("positions")
+    if positions is None:
+        positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
+    segments = batch.get("segment_ids")
+    if segments is None:
+        segments = jnp.ones((B, T), jnp.int32)
+    here = Where(positions, segments)
+    if cache is None:
+        return here, here, None
+    cache = cache.replace(
+        positions=jax.lax.dynamic_update_slice(cache.positions, positions, (0, cache.index)),
+        segments=jax.lax.dynamic_update_slice(cache.segments, segments, (0, cache.index)),
+    )
+    return here, Where(cache.positions, cache.segments), cache
+
+
+def update_cache(cache: dict | None, k: jax.Array, v: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """All keys and values of one layer, (B, S, K, h): the cache's with the new ones (B, T, K, h) written at `index`."""
+    if cache is None:
+        return k, v
+    at = (0, index, 0, 0)
+    return (
+        jax.lax.dynamic_update_slice(cache["k"], k.astype(cache["k"].dtype), at),
+        jax.lax.dynamic_update_slice(cache["v"], v.astype(cache["v"].dtype), at),
+    )
+
+
+def check_decoder(cfg, parallel) -> None:
+    """Raises ValueError where heads and mesh do not fit."""
+    if cfg.num_heads % cfg.num_kv_heads:
+        raise ValueError(
+            f"model.num_heads = {cfg.num_heads} is not a multiple of model.num_kv_heads = {cfg.num_kv_heads}"
+        )
+    for name in ("num_heads", "num_kv_heads", "mlp_dim", "vocab_size"):
+        if getattr(cfg, name) % max(parallel.tensor, 1):
+            raise ValueError(
+                f"model.{name} = {getattr(cfg, name)} is not divisible by parallel.tensor = {parallel.tensor}"
+            )
+    if cfg.head_dim % 2:
+        raise ValueError(f"model.head_dim = {cfg.head_dim} is odd; rotary positions turn pairs of dimensions")

@@ -1,0 +1,228 @@
+"""The open door: any Flax module, Linen or NNX, is a `Model`.
+
+A module of one's own is used from a config file in a few lines:
+
+    class Net(nnx.Module):                                  # nothing in it knows this project
+        def __init__(self, width, rngs):
+            self.hidden = nnx.Linear(784, width, rngs=rngs)
+            self.norm = nnx.BatchNorm(width, rngs=rngs)
+            self.head = nnx.Linear(width, 10, rngs=rngs)
+
+        def __call__(self, image):
+            return self.head(nnx.relu(self.norm(self.hidden(image.reshape(image.shape[0], -1)))))
+
+    @dataclasses.dataclass(frozen=True)
+    class NetConfig(ModelConfig):
+        width: int = 256
+
+        def make(self):
+            return from_nnx(lambda rngs: Net(self.width, rngs), inputs=lambda batch: (batch["image"],))
+
+and `Config(model=NetConfig(), ...)`. A Linen module: `from_linen(Net(self.width), {"image": np.zeros((1, 28, 28, 1))}, ...)`.
+
+What becomes of a module's parts:
+- Parameters keep Flax's names, joined by "/" ("hidden/kernel"), and Flax's own initial values.
+- Logical axes come from Flax's partitioning metadata (`nnx.with_partitioning`, `nn.with_logical_partitioning`) and must be
+  names that `sharding.Rules` knows. An array of two or more dimensions without any is stored over the fsdp axis along its
+  longest dimension; all others are whole on every device.
+- Every other variable or collection (batch norm's statistics) is a parameter with trainable=False, whose new value
+  leaves a training call in `Out.updates`. Batch norm averages over the pmap step's devices by itself.
+- Random streams are no state: each call derives them from its `rng`.
+- Training or evaluation is told by `train()` / `eval()` (NNX), and by the first of the keywords in `MODES` that
+  `__call__` has.
+- Floating inputs are cast to the parameters' dtype: Flax promotes, so a float32 image would undo bfloat16 compute.
+"""
+
+import functools
+import inspect
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx, traverse_util
+
+from bigmodel_jax.core import params as param_trees
+from bigmodel_jax.core.params import Init, Param
+from bigmodel_jax.core.precision import cast
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models.base import Model, Out
+
+Inputs = Callable[[dict], tuple]
+
+# Keyword of `__call__` -> its value in training; the opposite in evaluation.
+MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
+
+# Name under which a step that runs per device (pmap, shard_map) binds its devices.
+BATCH_AXIS = "batch"
+
+
+def image(batch: dict) -> tuple:
+    """The default `inputs`: what a classifier of pictures reads of a batch."""
+    return (batch["image"],)
+
+
+def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], *, inputs: Inputs = image) -> Model:
+    """Model of the module that `make(rngs)` constructs; `inputs(batch)` gives the arguments of its `__call__`.
+
+    `make` is first called abstractly, so no array exists before `init`; `init(rng)` is `make(nnx.Rngs(rng))`.
+    """
+    graph, variables = _abstract(make)
+    names = {path: "/".join(map(str, path)) for path, v in variables.items() if not isinstance(v, nnx.RngState)}
+    spec = {
+        name: _param(variables[path].get_value(), _nnx_axes(variables[path]), isinstance(variables[path], nnx.Param))
+        for path, name in names.items()
+    }
+
+    def init(rng: jax.Array) -> param_trees.Tree:
+        with nnx.use_eager_sharding(False):
+            state = dict(nnx.to_flat_state(nnx.split(make(nnx.Rngs(rng)), graph=True)[1]))
+        return param_trees.from_paths({name: state[path].get_value() for path, name in names.items()})
+
+    def apply(params, batch, *, rng=None, train=False, cache=None) -> Out:
+        flat = _gather(param_trees.paths(params), spec)
+        arrays = {path: flat[name] for path, name in names.items()} | _streams(variables, rng, train)
+        # New Variables in every trace: one that belongs to an outer trace could not be written.
+        state = nnx.from_flat_state((path, v.replace(arrays[path])) for path, v in variables.items())
+        module = nnx.merge(graph, state)
+        module.train() if train else module.eval()
+        if _inside_batch_axis():
+            module.set_attributes(nnx.BatchNorm, axis_name=BATCH_AXIS, raise_if_not_found=False)
+        value = module(*_read(inputs, batch, flat, spec), **_mode(module, train))
+        new = dict(nnx.to_flat_state(nnx.split(module, graph=True)[1])) if train else {}
+        return Out(value, {n: new[path].get_value() for path, n in names.items() if train and not spec[n].trainable})
+
+    return Model(param_trees.from_paths(spec), apply, init)
+
+
+def from_linen(module: nn.Module, example: dict, *, inputs: Inputs = image) -> Model:
+    """Model of a Linen module; `inputs(batch)` gives the arguments of its `__call__`, `example` a batch of any size.
+
+    `init(rng)` holds the collections that `module.init(rng, *inputs(example))` makes, merged into one tree.
+    """
+
+    def variables(rng: jax.Array) -> dict[tuple, Any]:
+        return traverse_util.flatten_dict(module.init(rng, *inputs(example), **_mode(module, False)))
+
+    abstract = jax.eval_shape(lambda: variables(jax.random.key(0)))
+    names = {key: "/".join(key[1:]) for key in abstract}  # key: (collection, *path)
+    spec = {
+        n: _param(_unbox(abstract[key]), _linen_axes(abstract[key]), key[0] == "params") for key, n in names.items()
+    }
+    if len(spec) < len(names):
+        raise ValueError(f"{type(module).__name__}: two collections of this Linen module hold a variable of one path")
+    others = sorted({key[0] for key in names} - {"params"})
+
+    def init(rng: jax.Array) -> param_trees.Tree:
+        return param_trees.from_paths({names[key]: _unbox(value) for key, value in variables(rng).items()})
+
+    def apply(params, batch, *, rng=None, train=False, cache=None) -> Out:
+        flat = _gather(param_trees.paths(params), spec)
+        tree = traverse_util.unflatten_dict({key: flat[n] for key, n in names.items()})
+        # Linen falls back to the stream "params" for every stream that is not given.
+        rngs = {"params": rng} if train and rng is not None else {}
+        with nn.intercept_methods(_average_over_devices):
+            value, new = module.apply(
+                tree,
+                *_read(inputs, batch, flat, spec),
+                **_mode(module, train),
+                rngs=rngs,
+                mutable=others if train else [],
+            )
+        new = traverse_util.flatten_dict(new)
+        return Out(value, {names[key]: value for key, value in new.items() if key in names})
+
+    return Model(param_trees.from_paths(spec), apply, init)
+
+
+def _abstract(make: Callable) -> tuple[nnx.GraphDef, dict[tuple, nnx.Variable]]:
+    """The module's structure and its variables by path, holding ShapeDtypeStructs."""
+    # Eagerly, annotated parameters would ask for a mesh. Not nnx.eval_shape: in a mesh it takes logical names for axes.
+    with nnx.use_eager_sharding(False):
+        graph, state = jax.eval_shape(lambda: nnx.split(make(nnx.Rngs(0)), graph=True))
+    return graph, dict(nnx.to_flat_state(state))
+
+
+def _streams(variables: dict, rng: jax.Array | None, train: bool) -> dict[tuple, jax.Array]:
+    """The random state of one call: each stream's key from `rng` and the stream's path, its counter at zero."""
+    streams = {path: v for path, v in variables.items() if isinstance(v, nnx.RngState)}
+    if train and streams and rng is None:
+        raise ValueError("this Flax module draws random numbers in training: apply needs rng")
+    rng = jax.random.key(0) if rng is None else rng  # evaluation: nothing draws from it
+
+    def one(path, variable):
+        shape = variable.get_value().shape
+        if isinstance(variable, nnx.RngCount):
+            return jnp.zeros(shape, variable.get_value().dtype)
+        # A count and its key share a parent, which alone names the stream.
+        key = jax.random.fold_in(rng, zlib.crc32("/".join(map(str, path[:-1])).encode()))
+        return jax.random.split(key, shape) if shape else key
+
+    return {path: one(path, v) for path, v in streams.items()}
+
+
+def _param(value: jax.ShapeDtypeStruct, axes: tuple | None, trainable: bool) -> Param:
+    ndim = len(value.shape)
+    if axes is None:
+        longest = max(range(ndim), key=lambda i: value.shape[i], default=None)
+        axes = tuple("embed" if ndim >= 2 and i == longest else None for i in range(ndim))
+    axes = (*axes, *(None,) * (ndim - len(axes)))
+    decay = trainable and ndim - ("layers" in axes) >= 2
+    return Param(value.shape, axes, Init("flax", _own_init), str(value.dtype), decay, trainable)
+
+
+def _own_init(key, shape, dtype):
+    raise NotImplementedError("a Flax module brings its own initial values: call Model.init")
+
+
+def _nnx_axes(variable: nnx.Variable) -> tuple | None:
+    return variable.get_metadata().get("out_sharding")
+
+
+def _linen_axes(value: Any) -> tuple | None:
+    return value.names if isinstance(value, nn.Partitioned) else None
+
+
+def _unbox(value: Any) -> Any:
+    # Not `nn.unbox`: inside a mesh with axis rules of Linen's own it constrains the value, which fails for an abstract one.
+    return value.value if isinstance(value, nn.Partitioned) else value
+
+
+def _gather(flat: dict[str, jax.Array], spec: dict[str, Param]) -> dict[str, jax.Array]:
+    """Parameters as the module uses them: whole along "embed", which is only how they are stored.
+
+    Flax's layers place no constraints of their own; without this one the compiler may move activations instead.
+    Stacked layers are left to the compiler: whole, all of them at once would defeat what fsdp is for.
+    """
+
+    def one(value: jax.Array, axes: tuple) -> jax.Array:
+        return value if "layers" in axes else constrain(value, *(None if a == "embed" else a for a in axes))
+
+    return {n: one(v, spec[n].axes) for n, v in flat.items()}
+
+
+def _read(inputs: Inputs, batch: dict, flat: dict[str, jax.Array], spec: dict[str, Param]) -> tuple:
+    trainable = [flat[n].dtype for n, p in spec.items() if p.trainable and jnp.issubdtype(flat[n].dtype, jnp.floating)]
+    return cast(inputs(batch), functools.reduce(jnp.promote_types, trainable)) if trainable else inputs(batch)
+
+
+def _mode(module: Any, train: bool) -> dict[str, bool]:
+    known = inspect.signature(type(module).__call__).parameters
+    return {name: train == when for name, when in MODES.items() if name in known}
+
+
+def _inside_batch_axis() -> bool:
+    try:
+        jax.lax.axis_size(BATCH_AXIS)
+    except NameError:
+        return False
+    return True
+
+
+def _average_over_devices(call, args, kwargs, context):
+    """Linen interceptor: inside the batch axis, batch norm takes its statistics over all devices."""
+    if isinstance(context.module, nn.BatchNorm) and _inside_batch_axis():
+        object.__setattr__(context.module, "axis_name", BATCH_AXIS)  # a bound module is frozen and cannot be cloned
+    return call(*args, **kwargs)

@@ -1,0 +1,119 @@
+"""GPT-2: learned positions, pre-LayerNorm, multi-head attention with biases, GELU (Radford et al., 2019).
+
+Shapes: B batch, T tokens, D embed, V vocab, L layers.
+"""
+
+import dataclasses
+import functools
+
+import jax
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import normal
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.decoder import check_decoder, make_cache, update_cache, where
+from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
+from bigmodel_jax.nn.attention import Implementation
+
+
+@dataclasses.dataclass(frozen=True)
+class GPT2Config(ModelConfig):
+    """Defaults: the 124M model."""
+
+    vocab_size: int = 50_257
+    num_layers: int = 12
+    embed_dim: int = 768
+    num_heads: int = 12
+    max_seq_len: int = 1024
+    norm_eps: float = 1e-5
+    init_std: float = 0.02
+    dropout: float = 0.0
+    remat: stack.Remat = "none"
+    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
+    attention: Implementation = "auto"
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.num_heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads
+
+    @property
+    def mlp_dim(self) -> int:
+        return 4 * self.embed_dim
+
+    def make(self) -> Model:
+        return Model(
+            spec=spec(self), apply=functools.partial(apply, self), make_cache=functools.partial(make_cache, self)
+        )
+
+    def validate(self, parallel) -> None:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"model.num_heads = {self.num_heads} does not divide model.embed_dim = {self.embed_dim}")
+        check_decoder(self, parallel)
+
+    @classmethod
+    def tiny(cls) -> "GPT2Config":
+        return cls(vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, max_seq_len=32)
+
+
+def block_spec(cfg: GPT2Config) -> params.Tree:
+    init, out_init = normal(cfg.init_std), normal(cfg.init_std * (2 * cfg.num_layers) ** -0.5)
+    D, H, h = cfg.embed_dim, cfg.num_heads, cfg.head_dim
+    return {
+        "attn_norm": norm.layer_spec(D),
+        "attn": attention.spec(D, H, H, h, init=init, out_init=out_init, bias=True),
+        "mlp_norm": norm.layer_spec(D),
+        "mlp": feedforward.mlp_spec(D, cfg.mlp_dim, init=init, out_init=out_init),
+    }
+
+
+def spec(cfg: GPT2Config) -> params.Tree:
+    init = normal(cfg.init_std)
+    return {
+        "embed": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=init),
+        "positions": linear.embedding_spec(cfg.max_seq_len, cfg.embed_dim, init=normal(cfg.init_std / 2), axis=None),
+        "layers": params.stack(block_spec(cfg), cfg.num_layers),
+        "norm": norm.layer_spec(cfg.embed_dim),
+    }
+
+
+def dropout(cfg: GPT2Config, x, rng):
+    """Zeroes entries with probability cfg.dropout and scales the rest; the identity without `rng`."""
+    if rng is None or cfg.dropout == 0.0:
+        return x
+    keep = jax.random.bernoulli(rng, 1.0 - cfg.dropout, x.shape)
+    return (x * keep / (1.0 - cfg.dropout)).astype(x.dtype)
+
+
+def block(cfg: GPT2Config, p, x_BTD, cache, rng, q_where, k_where, index):
+    attn_rng, mlp_rng = (None, None) if rng is None else jax.random.split(rng)
+    h = norm.layer(p["attn_norm"], x_BTD, eps=cfg.norm_eps)
+    q, k, v = attention.qkv(p["attn"], h)
+    k, v = update_cache(cache, k, v, index)
+    h = attention.attend(q, k, v, q_where, k_where, implementation=cfg.attention)
+    h = dropout(cfg, attention.project_out(p["attn"], h), attn_rng)
+    x_BTD = constrain(x_BTD + h, "batch", "seq", "embed")
+    h = feedforward.gelu_mlp(p["mlp"], norm.layer(p["mlp_norm"], x_BTD, eps=cfg.norm_eps))
+    x_BTD = constrain(x_BTD + dropout(cfg, h, mlp_rng), "batch", "seq", "embed")
+    return x_BTD, None if cache is None else {"k": k, "v": v}
+
+
+def apply(cfg: GPT2Config, p, batch, *, rng=None, train=False, cache=None) -> Out:
+    """Logits (B, T, V) float32; batch: tokens, positions, segment_ids (B, T); with a cache they follow its own."""
+    q_where, k_where, cache = where(batch, cache)
+    rngs = jax.random.split(rng, cfg.num_layers + 1) if train and rng is not None else None
+    x_BTD = linear.embed(p["embed"], batch["tokens"]) + linear.embed(p["positions"], q_where.positions)
+    x_BTD = constrain(dropout(cfg, x_BTD, None if rngs is None else rngs[0]), "batch", "seq", "embed")
+    xs = (None if cache is None else cache.layers, None if rngs is None else rngs[1:])
+
+    def body(layer, x, layer_xs):
+        return block(cfg, layer, x, *layer_xs, q_where, k_where, cache and cache.index)
+
+    x_BTD, layers = stack.run(body, p["layers"], x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll)
+    logits = linear.unembed(p["embed"], norm.layer(p["norm"], x_BTD, eps=cfg.norm_eps))
+    cache = None if cache is None else cache.advance(layers, x_BTD.shape[1])
+    return Out(constrain(logits, "batch", "seq", "vocab"), cache=cache)

@@ -1,0 +1,50 @@
+"""A multi-layer perceptron classifier: the smallest whole model, and the pattern for a new one."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core.params import Tree, normal
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.nn.linear import linear, linear_spec
+
+
+@dataclasses.dataclass(frozen=True)
+class MLPConfig(ModelConfig):
+    image_shape: tuple[int, int, int] = (28, 28, 1)
+    num_classes: int = 10
+    hidden_dims: tuple[int, ...] = (256, 256)
+    dropout: float = 0.0
+
+    def make(self) -> Model:
+        return Model(spec(self), functools.partial(apply, self))
+
+    @classmethod
+    def tiny(cls) -> "MLPConfig":
+        return cls(image_shape=(8, 8, 1), hidden_dims=(16, 16))
+
+
+def spec(cfg: MLPConfig) -> Tree:
+    dims = (math.prod(cfg.image_shape), *cfg.hidden_dims)
+    tree = {}
+    for i, (n_in, n_out) in enumerate(zip(dims, dims[1:], strict=False)):
+        # He et al., arXiv:1502.01852: ReLU halves the variance. Layers are split by column, then by row.
+        axes = ("mlp", "embed") if i % 2 else ("embed", "mlp")
+        tree[f"hidden{i}"] = linear_spec(n_in, n_out, axes=axes, init=normal((2 / n_in) ** 0.5), bias=True)
+    last = "embed" if len(dims) % 2 else "mlp"
+    return tree | {"head": linear_spec(dims[-1], cfg.num_classes, axes=(last, None), bias=True)}
+
+
+def apply(cfg: MLPConfig, p: Tree, batch: dict, *, rng=None, train=False, cache=None) -> Out:
+    """Logits (B, num_classes) of batch["image"] (B, H, W, C) in [0, 1]."""
+    x = batch["image"].reshape(batch["image"].shape[0], -1).astype(p["head"]["kernel"].dtype)
+    for i in range(len(cfg.hidden_dims)):
+        x = constrain(jax.nn.relu(linear(p[f"hidden{i}"], x)), "batch", "embed" if i % 2 else "mlp")
+        if train and cfg.dropout:
+            keep = jax.random.bernoulli(jax.random.fold_in(rng, i), 1 - cfg.dropout, x.shape)
+            x = jnp.where(keep, x / (1 - cfg.dropout), 0).astype(x.dtype)
+    return Out(linear(p["head"], x))

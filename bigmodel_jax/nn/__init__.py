@@ -1,0 +1,1 @@
+"""Layers as functions: each file has spec functions (what parameters), then apply functions (arrays in, arrays out)."""

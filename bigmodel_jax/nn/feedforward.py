@@ -1,0 +1,34 @@
+"""The position-wise half of a transformer block."""
+
+import jax
+
+from bigmodel_jax.core.params import Init, Param
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.nn import linear
+
+
+def swiglu_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict[str, Param]:
+    return {
+        "gate": Param((dim, mlp_dim), ("embed", "mlp"), init),
+        "up": Param((dim, mlp_dim), ("embed", "mlp"), init),
+        "down": Param((mlp_dim, dim), ("mlp", "embed"), out_init),
+    }
+
+
+def swiglu(p: dict, x: jax.Array) -> jax.Array:
+    """(silu(x gate) * (x up)) down; x (B, T, D). Shazeer, arXiv:2002.05202."""
+    hidden = jax.nn.silu(x @ p["gate"]) * (x @ p["up"])
+    return constrain(hidden, "batch", "seq", "mlp") @ p["down"]
+
+
+def mlp_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict:
+    return {
+        "up": linear.linear_spec(dim, mlp_dim, init=init, bias=True),
+        "down": linear.linear_spec(mlp_dim, dim, axes=("mlp", "embed"), init=out_init, bias=True),
+    }
+
+
+def gelu_mlp(p: dict, x: jax.Array) -> jax.Array:
+    """gelu(x up) down, with GPT-2's tanh approximation; x (B, T, D)."""
+    hidden = jax.nn.gelu(linear.linear(p["up"], x), approximate=True)
+    return linear.linear(p["down"], constrain(hidden, "batch", "seq", "mlp"))

@@ -1,0 +1,29 @@
+"""Normalisation over the last dimension; statistics in float32, since bfloat16 loses the mean of many squares."""
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core.params import Param, ones, zeros
+
+
+def rms_spec(dim: int) -> dict[str, Param]:
+    return {"scale": Param((dim,), ("embed",), ones())}
+
+
+def rms(p: dict, x: jax.Array, *, eps: float = 1e-5) -> jax.Array:
+    """RMSNorm (Zhang & Sennrich, arXiv:1910.07467)."""
+    x32 = x.astype(jnp.float32)
+    y = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+    return (y * p["scale"].astype(jnp.float32)).astype(x.dtype)
+
+
+def layer_spec(dim: int) -> dict[str, Param]:
+    return {"scale": Param((dim,), ("embed",), ones()), "bias": Param((dim,), ("embed",), zeros())}
+
+
+def layer(p: dict, x: jax.Array, *, eps: float = 1e-5) -> jax.Array:
+    """LayerNorm (Ba et al., arXiv:1607.06450)."""
+    x32 = x.astype(jnp.float32)
+    centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+    y = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+    return (y * p["scale"].astype(jnp.float32) + p["bias"].astype(jnp.float32)).astype(x.dtype)

@@ -1,0 +1,88 @@
+"""What a run ran on: enough to explain a figure a year later."""
+
+import collections
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+
+from bigmodel_jax.report.writers import replace_text
+
+ENVIRONMENT_FILE = "environment.json"
+PACKAGES = (
+    "bigmodel-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "tensorflow-datasets",
+    "numpy",
+    "tokenizers",
+    "safetensors",
+)
+# Settings that change what a run computes or how fast; nothing else of the environment is written down.
+PREFIXES = ("JAX_", "XLA_", "LIBTPU_", "NCCL_", "GLIBC_", "MALLOC_", "SLURM_JOB_")
+
+
+def environment() -> dict:
+    """Versions, machine, devices, git revision, command line and date, as plain JSON."""
+    kinds = collections.Counter(device.device_kind for device in jax.devices())
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "devices": [f"{count} x {kind}" for kind, count in kinds.items()],
+        "process_count": jax.process_count(),
+        "cpu": cpu_model(),
+        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "git": git_revision(Path(__file__).resolve().parents[2]),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(PREFIXES)},
+    }
+
+
+def write_environment(run_dir: Path, **facts: float | str) -> None:
+    """Writes environment.json. `facts` are figures of the run that only the run knows; the page shows those named
+    parameters, tokens_per_step and peak_source."""
+    path = Path(run_dir) / ENVIRONMENT_FILE
+    replace_text(path, json.dumps(environment() | facts, indent=2) + "\n")
+
+
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def git_revision(root: Path) -> str | None:
+    """Commit of the checkout at `root`, with "+dirty" where tracked files differ; None where `root` is no checkout."""
+    if not (root / ".git").exists():  # installed, perhaps below somebody else's repository
+        return None
+    git = ["git", "-C", str(root)]
+    try:
+        revision = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return revision + ("+dirty" if changes.stdout else "")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,135 @@
+"""A run's folder read back: config, environment, samples, and its metrics as series over steps, seconds and tokens."""
+
+import dataclasses
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigmodel_jax.report.environment import ENVIRONMENT_FILE
+from bigmodel_jax.report.writers import read_metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run left behind; `samples` is (file name, text) in the order of their names' numbers."""
+
+    path: Path
+    config: dict
+    environment: dict
+    metrics: list[dict]
+    samples: list[tuple[str, str]]
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """(steps, values) of the records that have a finite number under `key`."""
+        points = [(r["step"], r[key]) for r in self.metrics if isinstance(r.get(key), int | float)]
+        steps, values = zip(*points, strict=True) if points else ((), ())
+        return np.asarray(steps, float), np.asarray(values, float)
+
+    def last(self, key: str) -> Any:
+        """The newest value under `key` that is not null; None where there is none."""
+        return next((r[key] for r in reversed(self.metrics) if r.get(key) is not None), None)
+
+    def elapsed(self, steps: np.ndarray) -> np.ndarray:
+        """Training seconds at each of `steps`: step_seconds summed, the steps between two records at the later's."""
+        at, seconds = self.series("step_seconds")
+        return _accumulate(steps, at, seconds)
+
+    def tokens(self, steps: np.ndarray) -> np.ndarray:
+        """Tokens seen at each of `steps`."""
+        records = [r for r in self.metrics if r.get("tokens_per_second") and r.get("step_seconds")]
+        at = np.asarray([r["step"] for r in records], float)
+        return _accumulate(steps, at, np.asarray([r["tokens_per_second"] * r["step_seconds"] for r in records]))
+
+
+def load_run(run_dir: Path) -> Run:
+    """Reads a run's folder. Only metrics.jsonl must be there (ValueError); whatever else is missing is empty."""
+    path = Path(run_dir).resolve()
+    metrics = read_metrics(run_dir)
+    samples = [
+        (f.name, f.read_text(encoding="utf-8", errors="replace"))
+        for f in sorted(path.glob("samples/*.txt"), key=_by_number)
+    ]
+    return Run(path, _json(path / "config.json"), _json(path / ENVIRONMENT_FILE), metrics, samples)
+
+
+def headline(run: Run) -> dict[str, float]:
+    """The figures that sum a run up, by name, those that it has: its newest evaluation, medians over its steps."""
+    last_step = max((r["step"] for r in run.metrics), default=0)
+    rates = {k: run.series(k)[1] for k in ("tokens_per_second", "mfu", "step_seconds", "data_wait_seconds")}
+    names = (
+        "loss",
+        "perplexity",
+        "bits_per_byte",
+        "accuracy",
+        "macro_f1",
+        "xz_bits_per_byte",
+        "xz_primed_bits_per_byte",
+    )
+    figures = {"step": last_step, "train_loss": run.last("loss")} | {f"eval/{n}": run.last(f"eval/{n}") for n in names}
+    if len(rates["step_seconds"]):
+        figures["wall_seconds"] = float(run.elapsed(np.asarray([last_step]))[0])
+        # The median: the first record holds the compilation.
+        figures |= {
+            k: float(np.median(rates[k])) for k in ("step_seconds", "tokens_per_second", "mfu") if len(rates[k])
+        }
+        if len(rates["data_wait_seconds"]):
+            figures["data_wait_share"] = float(rates["data_wait_seconds"].sum() / rates["step_seconds"].sum())
+    return {k: v for k, v in figures.items() if v is not None and math.isfinite(v)}
+
+
+def confusion(run: Run) -> np.ndarray | None:
+    """The newest evaluation's counts (C, C) of [label, prediction], where there are any."""
+    matrix = run.last("eval/confusion")
+    return np.asarray(matrix, float) if matrix else None
+
+
+def unit(run: Run) -> str:
+    """What a run's loss and throughput count: classifiers have one label per example, all others work on tokens."""
+    return "token" if confusion(run) is None else "example"
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested config -> {dotted name: value}; a list is one value."""
+    if not isinstance(node, dict):
+        return {prefix: node}
+    items = (flatten(value, f"{prefix}.{key}" if prefix else key) for key, value in node.items())
+    return {name: value for flat in items for name, value in flat.items()}
+
+
+def config_diff(runs: list[Run]) -> dict[str, list[Any]]:
+    """{dotted name: the value in each run} of the fields that are not the same in all; None where a run lacks it."""
+    flat = [flatten(run.config) for run in runs]
+    names = dict.fromkeys(name for config in flat for name in config)
+    values = {name: [config.get(name) for config in flat] for name in names}
+    return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
+
+
+def _accumulate(steps: np.ndarray, at: np.ndarray, per_step: np.ndarray) -> np.ndarray:
+    """Integral of a per-step quantity from step 0 to each of `steps`; NaN where nothing was recorded."""
+    if not len(at):
+        return np.full(len(steps), np.nan)
+    totals = np.concatenate([[0.0], np.cumsum(np.diff(at, prepend=0.0) * per_step)])
+    return np.interp(steps, np.concatenate([[0.0], at]), totals)
+
+
+def _by_number(path: Path) -> list:
+    """step_900 before step_1000."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def _json(path: Path) -> dict:
+    """A file's JSON object; empty where the run did not live to write it."""
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error

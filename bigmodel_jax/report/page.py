@@ -1,0 +1,214 @@
+"""report.html: one page that opens offline, for one run or for several side by side."""
+
+import base64
+import hashlib
+import os
+import shlex
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from bigmodel_jax.core.metrics import precision_recall_f1
+from bigmodel_jax.report import elements, plots
+from bigmodel_jax.report.comparison import comparison_body
+from bigmodel_jax.report.history import Run, confusion, flatten, headline, load_run, unit
+from bigmodel_jax.report.plot_style import DARK
+from bigmodel_jax.report.progress import short
+
+SHOWN_SAMPLES = 2  # the newest; older ones are folded away
+SAMPLE_CHARACTERS = 4000
+
+# Selects the command beside the button and copies it; works from file:// too.
+SCRIPT = """
+for (const button of document.querySelectorAll("button")) button.onclick = () => {
+  getSelection().selectAllChildren(button.previousElementSibling);
+  document.execCommand("copy");
+  button.textContent = "Copied";
+};
+"""
+
+
+def build_report(run_dirs: list[Path], output: Path) -> Path:
+    """Writes the page of one run (and its plots/*.png), or of several side by side, to `output`; returns `output`.
+
+    ValueError names a folder that holds no run.
+    """
+    runs = [load_run(run_dir) for run_dir in run_dirs]
+    if len(runs) == 1:
+        title, body = runs[0].name, _run_body(runs[0])
+    else:
+        title, body = f"{len(runs)} runs", comparison_body(runs)
+    output = Path(output)
+    output.write_text(_shell(title, body), encoding="utf-8")
+    return output
+
+
+def _shell(title: str, body: str) -> str:
+    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    # The browser itself refuses every request, and every script but the one above.
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<style>{style}</style></head><body><main>{body}</main><script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def _run_body(run: Run) -> str:
+    figures = headline(run)
+    dark = plots.draw(run, DARK)
+    light = {path.stem: path.read_bytes() for path in plots.make_plots(run.path)}
+    return "".join(
+        (
+            _header(run, figures),
+            f'<div class="cards">{"".join(_cards(run, figures))}</div>',
+            elements.section("Curves", _grid(elements.pictures(light, dark))),
+            elements.section("Per class", _class_table(run), "Of the newest evaluation."),
+            elements.section("Samples", _samples(run)),
+            elements.section("Run it again", _command(run)) if run.config else "",
+            elements.section("Configuration", elements.panel(_config(run))),
+            elements.section("Environment", elements.panel(_environment(run))),
+        )
+    )
+
+
+def _header(run: Run, figures: dict[str, float]) -> str:
+    done, total = int(figures["step"]), run.config.get("train", {}).get("steps")
+    progress = _steps(done) if total in (None, done) else f"stopped at step {done:,} of {total:,}"
+    kinds = [run.config.get(key, {}).get("type") for key in ("model", "objective")]
+    facts = [escape(" · ".join(filter(None, kinds))), f"<b>{progress}</b>"]
+    if "parameters" in run.environment:
+        facts.insert(1, f"<b>{short(run.environment['parameters'])}</b> parameters")
+    facts += [escape(_devices(run.environment)), escape(run.environment.get("date", "")[:10])]
+    items = "".join(f"<span>{fact}</span>" for fact in facts if fact)
+    return f'<header><p class="kicker">Run</p><h1>{escape(run.name)}</h1><p class="facts">{items}</p></header>'
+
+
+def _devices(environment: dict) -> str:
+    devices = environment.get("devices", [])
+    if all(device.endswith(" cpu") for device in devices):
+        devices = [f"{device}, {environment['cpu']}" for device in devices]
+    return ", ".join(devices)
+
+
+def _cards(run: Run, figures: dict[str, float]) -> list[str]:
+    """Only what the run has; what the run is judged by comes first and large."""
+    cards = [_hero(run, figures)]
+    notes: dict[str, Callable[[], str]] = {
+        "eval/macro_f1": lambda: "mean over classes",
+        "eval/loss": lambda: f"nats per {unit(run)}" + _training_note(figures),
+        "eval/perplexity": lambda: f"per {unit(run)}",
+        "train_loss": lambda: f"nats per {unit(run)}",
+        "tokens_per_second": lambda: f"step {elements.figure_text('step_seconds', figures['step_seconds'])}, median",
+        "mfu": lambda: f"of {run.environment.get('peak_source', 'peak')}",
+        "wall_seconds": lambda: _seen(run, figures),
+        "data_wait_share": lambda: "of the time in steps",
+    }
+    hidden = {_hero_key(figures)} | ({"train_loss"} if "eval/loss" in figures else set())
+    for key, note in notes.items():
+        if key in figures and key not in hidden:
+            name = f"{unit(run).title()}s/s" if key == "tokens_per_second" else elements.figure_name(key)
+            cards.append(elements.card(name, elements.figure_text(key, figures[key]), note()))
+    return cards
+
+
+def _hero_key(figures: dict[str, float]) -> str:
+    candidates = ("eval/bits_per_byte", "eval/accuracy", "eval/loss", "train_loss", "step")
+    if "eval/macro_f1" not in figures:  # a language model's accuracy is not what it is judged by
+        candidates = tuple(key for key in candidates if key != "eval/accuracy")
+    return next(key for key in candidates if key in figures)
+
+
+def _hero(run: Run, figures: dict[str, float]) -> str:
+    key = _hero_key(figures)
+    value, bars = figures[key], []
+    note = f"nats per {unit(run)}" if key.endswith("loss") else ""
+    if key == "eval/bits_per_byte":
+        note = "on the held-out text; lower is better"
+        others = (("xz -9 primed", "eval/xz_primed_bits_per_byte"), ("xz -9", "eval/xz_bits_per_byte"))
+        levels = [("this model", value)] + [(name, figures[k]) for name, k in others if k in figures]
+        longest = max(level for _, level in levels)
+        bars = [(name, level / longest, f"{level:.2f}") for name, level in levels] if len(levels) > 1 else []
+    elif key == "eval/accuracy" and (matrix := confusion(run)) is not None:
+        note = f"{np.trace(matrix):,.0f} of {matrix.sum():,.0f} held-out examples right"
+        f1 = precision_recall_f1(matrix)["f1"]
+        levels = [("F1, mean", f1.mean())] + [(f"F1, class {c}", f1[c]) for c in np.argsort(f1, kind="stable")[:2]]
+        bars = [(name, level, f"{100 * level:.1f}") for name, level in levels]
+    return elements.hero(elements.figure_name(key), elements.figure_text(key, value), note, bars)
+
+
+def _training_note(figures: dict[str, float]) -> str:
+    return f"; training {figures['train_loss']:.3f}" if "train_loss" in figures else ""
+
+
+def _seen(run: Run, figures: dict[str, float]) -> str:
+    seen = float(run.tokens(np.asarray([figures["step"]]))[0])
+    steps = _steps(figures["step"])
+    return f"{steps}, {short(seen)} {unit(run)}s" if np.isfinite(seen) else steps
+
+
+def _steps(count: float) -> str:
+    return f"{count:,.0f} step{'' if count == 1 else 's'}"
+
+
+def _grid(body: str) -> str:
+    return f'<div class="figures">{body}</div>' if body else ""
+
+
+def _class_table(run: Run) -> str:
+    matrix = confusion(run)
+    if matrix is None:
+        return ""
+    scores = precision_recall_f1(matrix)
+    scores = {name: 100 * values if name != "support" else values for name, values in scores.items()}
+    rows = "".join(
+        f"<tr><th>{c}</th>"
+        + "".join(f"<td>{scores[k][c]:.1f} %</td>" for k in ("precision", "recall"))
+        + f'<td><span class="meter"><b style="width:{scores["f1"][c]:.1f}%"></b></span>{scores["f1"][c]:.1f} %</td>'
+        f"<td>{scores['support'][c]:,.0f}</td></tr>"
+        for c in range(len(matrix))
+    )
+    names = "".join(f"<th>{name}</th>" for name in ("Class", "Precision", "Recall", "F1", "Examples"))
+    return elements.panel(f"<table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>")
+
+
+def _samples(run: Run) -> str:
+    blocks = [_sample(name, text) for name, text in reversed(run.samples)]
+    older = elements.folded("Older samples", str(len(blocks) - SHOWN_SAMPLES), "".join(blocks[SHOWN_SAMPLES:]))
+    shown = "".join(blocks[:SHOWN_SAMPLES])
+    return shown + (elements.panel(older) if len(blocks) > SHOWN_SAMPLES else "")
+
+
+def _sample(name: str, text: str) -> str:
+    cut = text[:SAMPLE_CHARACTERS] + (" ..." if len(text) > SAMPLE_CHARACTERS else "")
+    return f'<figure class="sample"><figcaption>{escape(name)}</figcaption><pre>{escape(cut)}</pre></figure>'
+
+
+def _config(run: Run) -> str:
+    """One folded group per part of the config."""
+    parts = {}
+    for key, value in run.config.items():
+        fields = flatten(value) if isinstance(value, dict) else {key: value}
+        kind = fields.pop("type", "")
+        parts[key] = elements.folded(key, kind or f"{len(fields)} fields", elements.definitions(fields))
+    return "".join(parts.values())
+
+
+def _environment(run: Run) -> str:
+    if not run.environment:
+        return ""
+    facts = {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in run.environment.items()}
+    groups = {k: facts.pop(k) for k in ("packages", "variables") if facts.get(k)}
+    folds = "".join(elements.folded(name, f"{len(rows)}", elements.definitions(rows)) for name, rows in groups.items())
+    return elements.definitions({k: v for k, v in facts.items() if v}) + folds
+
+
+def _command(run: Run) -> str:
+    relative = os.path.relpath(run.path)
+    folder = str(run.path) if relative.startswith("..") else relative
+    command = f"python launch.py train {shlex.quote(f'{folder}/config.json')}"
+    return elements.panel(f'<div class="command"><code>{escape(command)}</code><button>Copy</button></div>')

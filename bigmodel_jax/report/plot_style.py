@@ -1,0 +1,153 @@
+"""The look that all figures share.
+
+Figures are made without pyplot: no global state, no display, no window. They are 6 inches wide with 12-point type, so
+that the text is still legible where a phone shows them 360 pixels wide. matplotlib takes half a second to import:
+only what draws imports it.
+"""
+
+import dataclasses
+import io
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+DPI = 160  # of 6 inches: 960 pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Theme:
+    """Colours; `series` is for runs side by side, its first two for training and evaluation."""
+
+    ink: str
+    muted: str
+    grid: str
+    paper: str
+    series: tuple[str, ...]
+
+
+LIGHT = Theme(
+    ink="#1b1f24",
+    muted="#5f6b7a",
+    grid="#e4e7eb",
+    paper="#ffffff",
+    series=("#2f5bd7", "#d9620f", "#16866a", "#a33bbd", "#b8860b", "#c22f4f", "#4b5563", "#0e7fa8"),
+)
+DARK = Theme(
+    ink="#e8eaed",
+    muted="#9aa5b4",
+    grid="#2b3038",
+    paper="#16191e",
+    series=("#86a8ff", "#ffa260", "#4fd0ab", "#dd92f0", "#e5c04f", "#ff8fa5", "#b4bcc8", "#63c7ec"),
+)
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Mean over a centred window of about a thirtieth of the curve, narrower at its ends: no lag where a loss falls."""
+    half = min(len(values) // 60 + 1, (len(values) - 1) // 2)
+    at = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(at, at[::-1]))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)
+
+
+def render(figures: dict[str, Callable], subject: Any, theme: Theme) -> dict[str, bytes]:
+    import matplotlib
+
+    pictures = {}
+    with matplotlib.rc_context(_style(theme)):
+        for name, make in figures.items():
+            if (figure := make(subject, theme)) is not None:
+                file = io.BytesIO()
+                figure.savefig(file, format="png", dpi=DPI)
+                pictures[name] = file.getvalue()
+    return pictures
+
+
+def _style(theme: Theme) -> dict[str, Any]:
+    return {
+        "font.size": 12,
+        "font.family": "DejaVu Sans",  # ships with matplotlib: the same figure on every machine
+        "text.color": theme.ink,
+        "axes.labelcolor": theme.muted,
+        "axes.edgecolor": theme.grid,
+        "axes.facecolor": theme.paper,
+        "figure.facecolor": theme.paper,
+        "xtick.color": theme.muted,
+        "ytick.color": theme.muted,
+        "axes.grid": True,
+        "grid.color": theme.grid,
+        "grid.linewidth": 0.8,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "lines.solid_capstyle": "round",
+        "figure.constrained_layout.use": True,
+    }
+
+
+def new_axes(theme: Theme, title: str, xlabel: str = "step", height: float = 3.5):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, height))
+    axes = figure.subplots()
+    axes.set_title(title, loc="left", fontsize=13, weight="bold", pad=10)
+    axes.set_xlabel(xlabel)
+    axes.margins(x=0.02)
+    if xlabel == "step":
+        axes.xaxis.set_major_formatter(short_tick)
+        axes.locator_params(axis="x", nbins=6, integer=True)
+    return figure, axes
+
+
+def curve(axes, x, y, color: str, text: str, marker: str | None = None) -> tuple[float, str, str]:
+    """Draws a curve; a single point would be invisible as a line. Returns what `label_ends` needs."""
+    marker = marker or ("o" if len(x) == 1 else None)
+    axes.plot(x, y, color=color, linewidth=2, marker=marker, markersize=4.5)
+    if len(x) == 1:
+        axes.set_xlim(x[0] - 1, x[0] + 1)
+    return float(y[-1]), text, color
+
+
+def cut_start(axes, curves: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Lets the first twentieth of a loss leave through the top: it would press all that follows flat on the floor.
+
+    curves: (training, held-out) losses; short ones are shown whole.
+    """
+    if curves and all(len(train) >= 60 for train, _ in curves):
+        later = np.concatenate([np.append(smooth(train)[len(train) // 20 :], held_out) for train, held_out in curves])
+        margin = 0.06 * (later.max() - later.min())
+        axes.set_ylim(later.min() - margin, later.max() + margin)
+
+
+def label_ends(figure, axes, labels: list[tuple[float, str, str]]):
+    """Names each curve at its right end, in its colour, pushed apart where they would overlap."""
+    low, high = axes.get_ylim()
+    labels = sorted(labels)
+    places = [(value - low) / (high - low) for value, _, _ in labels]
+    room = [0.04 * (2 + a[1].count("\n") + b[1].count("\n")) for a, b in itertools.pairwise(labels)]
+    for _ in range(10):
+        for i, gap in enumerate(room):
+            push = max(0.0, gap - (places[i + 1] - places[i])) / 2
+            places[i], places[i + 1] = places[i] - push, places[i + 1] + push
+    for place, (_, text, color) in zip(places, labels, strict=True):
+        axes.text(1.015, place, text, color=color, transform=axes.transAxes, va="center", weight="bold", fontsize=12)
+    return figure
+
+
+def percent_ticks(axis) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+
+
+def short_tick(value: float, _position: int) -> str:
+    """Tick text: 800, 1.5k, 20k, 3M."""
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{suffix}"
+    return f"{value:g}"

@@ -1,0 +1,270 @@
+"""The figures of one run, and the curves of several on top of each other.
+
+Each figure is a function (run, theme) -> Figure, or None where the run has nothing to draw.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from bigmodel_jax.core.metrics import precision_recall_f1
+from bigmodel_jax.report.history import Run, confusion, load_run, unit
+from bigmodel_jax.report.plot_style import (
+    LIGHT,
+    Theme,
+    curve,
+    cut_start,
+    label_ends,
+    new_axes,
+    percent_ticks,
+    render,
+    short_tick,
+    smooth,
+)
+
+MOST_CLASSES = 25  # with more, only the worst are drawn, and the matrix goes without numbers
+
+
+def make_plots(run_dir: Path) -> list[Path]:
+    """Writes `run_dir`/plots/*.png, those that the run has data for, and returns their paths."""
+    folder = Path(run_dir) / "plots"
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for name, png in draw(load_run(run_dir), LIGHT).items():
+        paths.append(folder / f"{name}.png")
+        paths[-1].write_bytes(png)
+    return paths
+
+
+def draw(run: Run, theme: Theme) -> dict[str, bytes]:
+    """{name: PNG} of one run's figures."""
+    return render(FIGURES, run, theme)
+
+
+def draw_together(runs: list[Run], theme: Theme) -> dict[str, bytes]:
+    """{name: PNG} of several runs' loss by step, by training time and by tokens; the curves are lettered A, B, C ..."""
+    return render(TOGETHER, runs, theme)
+
+
+def letter(index: int) -> str:
+    """The name of the run of that index in figures and tables: A to Z, then A1 ..."""
+    return chr(ord("A") + index % 26) + (str(index // 26) if index >= 26 else "")
+
+
+# ---- one run ----
+
+
+def loss_figure(run: Run, theme: Theme):
+    (steps, train), (eval_steps, held_out) = run.series("loss"), run.series("eval/loss")
+    if not len(steps) and not len(eval_steps):
+        return None
+    figure, axes = new_axes(theme, f"Loss, nats per {unit(run)}")
+    labels = []
+    if len(steps):
+        axes.plot(steps, train, color=theme.series[0], linewidth=0.8, alpha=0.35)
+        labels.append(curve(axes, steps, smooth(train), theme.series[0], "train"))
+    if len(eval_steps):
+        labels.append(curve(axes, eval_steps, held_out, theme.series[1], "eval", marker="o"))
+    cut_start(axes, [(train, held_out)])
+    return label_ends(figure, axes, labels)
+
+
+def bits_per_byte_figure(run: Run, theme: Theme):
+    steps, bits = run.series("eval/bits_per_byte")
+    if not len(steps):
+        return None
+    figure, axes = new_axes(theme, "Bits per byte, held-out text")
+    labels = [curve(axes, steps, bits, theme.series[0], f"{bits[-1]:.2f}", marker="o")]
+    for key, text in (("eval/xz_bits_per_byte", "xz -9"), ("eval/xz_primed_bits_per_byte", "xz -9\nprimed")):
+        if (level := run.last(key)) is not None:
+            axes.axhline(level, color=theme.muted, linewidth=1.2, linestyle=(0, (5, 3)))
+            labels.append((level, text, theme.muted))
+    return label_ends(figure, axes, labels)
+
+
+def accuracy_figure(run: Run, theme: Theme):
+    if confusion(run) is None:
+        return None
+    figure, axes = new_axes(theme, "Held-out accuracy and macro F1")
+    labels = []
+    for key, text, color in (("accuracy", "acc.", theme.series[0]), ("macro_f1", "F1", theme.series[1])):
+        steps, values = run.series(f"eval/{key}")
+        if len(steps):
+            labels.append(curve(axes, steps, values, color, text, marker="o"))
+    percent_ticks(axes.yaxis)
+    return label_ends(figure, axes, labels)
+
+
+def learning_rate_figure(run: Run, theme: Theme):
+    steps, rate = run.series("learning_rate")
+    if not len(steps):
+        return None
+    figure, axes = new_axes(theme, "Learning rate")
+    axes.fill_between(steps, rate, color=theme.series[0], alpha=0.12, linewidth=0)
+    curve(axes, steps, rate, theme.series[0], "")
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+    return figure
+
+
+def grad_norm_figure(run: Run, theme: Theme):
+    steps, norm = run.series("grad_norm")
+    if not len(steps) or not (norm > 0).any():
+        return None
+    figure, axes = new_axes(theme, "Gradient norm")
+    axes.plot(steps, norm, color=theme.series[0], linewidth=0.8, alpha=0.35)
+    curve(axes, steps, smooth(norm), theme.series[0], "")
+    if norm.max() > 8 * norm[norm > 0].min():
+        axes.set_yscale("log")
+    return figure
+
+
+def throughput_figure(run: Run, theme: Theme):
+    steps, rate = run.series("tokens_per_second")
+    if not len(steps):
+        return None
+    figure, axes = new_axes(theme, f"Throughput, {unit(run)}s per second")
+    curve(axes, steps, rate, theme.series[0], "")
+    axes.set_ylim(0, 1.15 * rate.max())
+    axes.yaxis.set_major_formatter(short_tick)
+    mfu = run.series("mfu")[1]
+    if len(mfu) and mfu[-1] > 0 and rate[-1] > 0:
+        # One curve, two scales: MFU is the throughput times a constant.
+        ratio = 100 * mfu[-1] / rate[-1]
+        right = axes.secondary_yaxis("right", functions=(lambda y: y * ratio, lambda y: y / ratio))
+        right.tick_params(length=0, colors=theme.muted, pad=8)
+        right.spines["right"].set_visible(False)
+        right.set_ylabel("MFU, %", color=theme.muted)
+    return figure
+
+
+def step_time_figure(run: Run, theme: Theme):
+    times = 1000 * run.series("step_seconds")[1]
+    if len(times) < 2:
+        return None
+    median, p95 = np.percentile(times, (50, 95))
+    # The first step holds the compilation and would squeeze all others into one bar.
+    shown = times[times <= max(1.5 * p95, 2 * median)]
+    beyond = len(times) - len(shown)
+    figure, axes = new_axes(theme, "Step time, ms" + (f"   ({beyond} slower not shown)" if beyond else ""), xlabel="ms")
+    axes.hist(shown, bins=min(40, max(5, len(shown) // 4)), color=theme.series[0], alpha=0.55, linewidth=0)
+    top = axes.get_ylim()[1] * 1.3
+    axes.set_ylim(0, top)
+    for value, text, height in ((median, "median", 0.97), (p95, "p95", 0.86)):
+        axes.axvline(value, color=theme.ink, linewidth=1.2, linestyle="-" if text == "median" else (0, (4, 3)))
+        right = value > np.mean(axes.get_xlim())
+        axes.annotate(
+            f"{text} {value:.3g}",
+            (value, top * height),
+            xytext=(-5 if right else 5, 0),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            va="top",
+            color=theme.ink,
+        )
+    axes.grid(axis="x", visible=False)
+    return figure
+
+
+def confusion_figure(run: Run, theme: Theme):
+    matrix = confusion(run)
+    if matrix is None:
+        return None
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    figure, axes = new_axes(theme, "Confusion matrix", xlabel="prediction", height=5.6)
+    colors = LinearSegmentedColormap.from_list("paper to accent", [theme.paper, theme.series[0]])
+    # The root lets single errors be seen beside a diagonal of hundreds.
+    axes.imshow(shares, cmap=colors, norm=PowerNorm(0.5, 0, 1), aspect="equal")
+    axes.set_ylabel("label")
+    axes.grid(visible=False)
+    if len(matrix) <= MOST_CLASSES:
+        axes.set_xticks(range(len(matrix)))
+        axes.set_yticks(range(len(matrix)))
+        size = min(12, 130 / len(matrix))
+        for row, column in zip(*np.nonzero(matrix), strict=True):
+            dark = shares[row, column] > 0.4
+            color = theme.paper if dark else theme.ink
+            axes.text(column, row, f"{matrix[row, column]:.0f}", ha="center", va="center", color=color, fontsize=size)
+    return figure
+
+
+def per_class_figure(run: Run, theme: Theme):
+    matrix = confusion(run)
+    if matrix is None:
+        return None
+    scores = precision_recall_f1(matrix)
+    classes = np.argsort(scores["f1"], kind="stable")[:MOST_CLASSES]
+    classes = np.sort(classes)[::-1]
+    rows = np.arange(len(classes))
+    few = f", the {MOST_CLASSES} with the lowest F1" if len(matrix) > MOST_CLASSES else ""
+    figure, axes = new_axes(theme, f"Per class{few}", xlabel="%", height=max(5.6, 1.6 + 0.32 * len(classes)))
+    # Points, not bars: the axis need not start at 0, and differences of a percent are what matters here.
+    spread = [scores[k][classes] for k in ("precision", "recall", "f1")]
+    axes.hlines(rows, 100 * np.min(spread, 0), 100 * np.max(spread, 0), color=theme.grid, linewidth=5, zorder=1)
+    marks = (
+        ("precision", "D", 8),
+        ("recall", "s", 7),
+        ("F1", "o", 5),
+    )  # smaller ones on top: equal scores stay visible
+    for values, (text, marker, size), color in zip(spread, marks, theme.series, strict=False):
+        axes.plot(100 * values, rows, marker, color=color, markersize=size, label=text, zorder=2)
+    axes.set_yticks(rows, [str(c) for c in classes])
+    axes.set_ylabel("class")
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, handletextpad=0.1, columnspacing=1)
+    return figure
+
+
+FIGURES: dict[str, Callable] = {
+    "loss": loss_figure,
+    "bits_per_byte": bits_per_byte_figure,
+    "accuracy": accuracy_figure,
+    "confusion": confusion_figure,
+    "per_class": per_class_figure,
+    "learning_rate": learning_rate_figure,
+    "grad_norm": grad_norm_figure,
+    "throughput": throughput_figure,
+    "step_time": step_time_figure,
+}
+
+
+# ---- several runs ----
+
+
+def _together(runs: list[Run], theme: Theme, title: str, xlabel: str, x_of: Callable[[Run, np.ndarray], np.ndarray]):
+    """Held-out loss with points over training loss, thin and smoothed."""
+    figure, axes = new_axes(theme, title, xlabel=xlabel)
+    labels, cuts = [], []
+    for index, run in enumerate(runs):
+        color = theme.series[index % len(theme.series)]
+        (steps, train), (eval_steps, held_out) = run.series("loss"), run.series("eval/loss")
+        axes.plot(x_of(run, steps), smooth(train), color=color, linewidth=1, alpha=0.55)
+        axes.plot(x_of(run, eval_steps), held_out, color=color, linewidth=2, marker="o", markersize=4)
+        if len(train) or len(held_out):
+            labels.append((float((held_out if len(held_out) else train)[-1]), letter(index), color))
+            cuts.append((train, held_out))
+    cut_start(axes, cuts)
+    return label_ends(figure, axes, labels) if labels else None
+
+
+def loss_by_step_figure(runs: list[Run], theme: Theme):
+    return _together(runs, theme, "Loss by step", "step", lambda run, steps: steps)
+
+
+def loss_by_time_figure(runs: list[Run], theme: Theme):
+    return _together(runs, theme, "Loss by training time", "minutes", lambda run, steps: run.elapsed(steps) / 60)
+
+
+def loss_by_tokens_figure(runs: list[Run], theme: Theme):
+    title = f"Loss by {unit(runs[0])}s seen"
+    return _together(runs, theme, title, "millions", lambda run, steps: run.tokens(steps) / 1e6)
+
+
+TOGETHER: dict[str, Callable] = {
+    "loss_by_step": loss_by_step_figure,
+    "loss_by_time": loss_by_time_figure,
+    "loss_by_tokens": loss_by_tokens_figure,
+}

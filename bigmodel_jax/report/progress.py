@@ -1,0 +1,137 @@
+"""What a person sees while a run goes: a table of what will run, then a bar, or plain lines where no terminal is."""
+
+import collections
+import math
+import time
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Column, Table
+
+BAR_SECONDS = 0.5  # between redraws
+LINE_SECONDS = 10.0  # between plain lines
+WINDOW_SECONDS = 60.0  # of history behind the time left, so that the first compilation soon stops counting
+
+
+def start_table(rows: list[tuple[str, str]], title: str) -> Table:
+    """What will run, as (name, value) rows under the run's name."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+class Progress:
+    """Bar of a run as a context manager. `update` is a few microseconds except twice a second, when it redraws.
+
+    On a terminal a bar; elsewhere (a log file, CI) one plain line about every 10 seconds and one at the end. `enabled`
+    False (every process but the first) prints nothing at all. `unit` is what a batch is counted in.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        start_step: int = 0,
+        console: Console | None = None,
+        enabled: bool = True,
+        unit: str = "tokens",
+    ):
+        self._console = console or Console()
+        self._total, self._step, self._unit, self._enabled = total_steps, start_step, unit, enabled
+        self._values: dict[str, Any] = {}
+        self._bar = self._make_bar() if enabled and self._console.is_terminal else None
+        self._period = BAR_SECONDS if self._bar else LINE_SECONDS
+
+    def __enter__(self) -> "Progress":
+        self._start = self._last = time.perf_counter()
+        self._history = collections.deque([(self._start, self._step)])
+        self._printed_step = self._step
+        if self._bar:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self._total, completed=self._step, line=self.line())
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._enabled and self._step != self._printed_step:
+            self._show(time.perf_counter())
+        if self._bar:
+            self._bar.stop()
+
+    def update(
+        self,
+        step: int,
+        loss: float | None = None,
+        tokens_per_second: float | None = None,
+        mfu: float | None = None,
+        **more: float,
+    ) -> None:
+        """`step` steps are done. A value not given stays as it was; `more` is shown under its own name."""
+        self._step = step
+        given = {"loss": loss, "rate": tokens_per_second, "mfu": mfu} | more
+        self._values |= {k: v for k, v in given.items() if v is not None}
+        now = time.perf_counter()
+        if self._enabled and now - self._last >= self._period:
+            self._show(now)
+
+    def message(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if self._enabled:
+            self._console.print(text, markup=False, highlight=False)
+
+    def line(self) -> str:
+        """The figures of this moment in one line, without the bar."""
+        now, values = time.perf_counter(), dict(self._values)
+        parts = [f"step {self._step:,}/{self._total:,}"]
+        if "loss" in values:
+            parts.append(f"loss {values.pop('loss'):.4g}")
+        if "rate" in values:
+            parts.append(f"{short(values.pop('rate'))} {self._unit}/s")
+        if "mfu" in values:
+            parts.append(f"MFU {100 * values.pop('mfu'):.1f}%")
+        parts += [f"{name} {value:.4g}" for name, value in values.items()]
+        parts.append(clock(now - self._start))
+        left = self._seconds_left(now) if self._step < self._total else None
+        return "  ".join(parts if left is None else [*parts, f"left {clock(left)}"])
+
+    def _show(self, now: float) -> None:
+        self._last, self._printed_step = now, self._step
+        self._history.append((now, self._step))
+        # Two entries always stay: at the end of a slow run they may be further apart than the window.
+        while len(self._history) > 2 and now - self._history[0][0] > WINDOW_SECONDS:
+            self._history.popleft()
+        if self._bar:
+            self._bar.update(self._task, completed=self._step, line=self.line(), refresh=True)
+        else:
+            self._console.print(self.line(), markup=False, highlight=False, soft_wrap=True)
+
+    def _seconds_left(self, now: float) -> float | None:
+        (then, step) = self._history[0]
+        done = self._step - step
+        return (self._total - self._step) * (now - then) / done if done > 0 else None
+
+    def _make_bar(self) -> RichProgress:
+        # No refresh thread: it would take the interpreter's lock in the middle of a step's dispatch.
+        bar = BarColumn(bar_width=None, complete_style="blue", finished_style="blue")
+        figures = TextColumn("{task.fields[line]}", markup=False, table_column=Column(no_wrap=True))
+        return RichProgress(bar, figures, console=self._console, auto_refresh=False, expand=True)
+
+
+def short(value: float) -> str:
+    """Three digits and a letter: 123, 12.3k, 4.57M."""
+    if not math.isfinite(value):
+        return str(value)
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

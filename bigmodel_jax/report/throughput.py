@@ -1,0 +1,127 @@
+"""How fast a run goes, and how far that is from what the device can do: FLOPs, peak, rolling rates."""
+
+import collections
+import functools
+import math
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+# Dense peak of one JAX device in TFLOP/s: (part of device_kind, bfloat16 and float16, float32 as JAX multiplies it by
+# default: TF32 on NVIDIA, one bfloat16 pass on TPU). The first line that matches counts: longer names stand first.
+# TPU: cloud.google.com/tpu/docs/system-architecture-tpu-vm. NVIDIA: the data sheets, whose figures "with sparsity" are
+# halved.
+PEAK_TFLOPS = (
+    ("TPU v4", 275.0, 275.0),
+    ("TPU v5 lite", 197.0, 197.0),
+    ("TPU v5e", 197.0, 197.0),
+    ("TPU v5", 459.0, 459.0),
+    ("TPU v6 lite", 918.0, 918.0),
+    ("TPU v6e", 918.0, 918.0),
+    ("A100", 312.0, 156.0),
+    ("H100 PCIe", 756.5, 378.0),
+    ("H100 NVL", 835.5, 417.5),
+    ("H200 NVL", 835.5, 417.5),
+    ("H100", 989.4, 494.7),
+    ("H200", 989.4, 494.7),
+    ("GB200", 2500.0, 1250.0),
+    ("B200", 2250.0, 1125.0),
+    ("L40S", 362.0, 183.0),
+    ("L40", 181.0, 90.5),
+    ("L4", 121.0, 60.0),
+)
+
+
+def count_flops(fn: Callable, *abstract_args) -> float:
+    """FLOPs of the matrix products and convolutions of `fn`, 2 m n k each, from its jaxpr; nothing is computed.
+
+    A scan's body counts times its length, a `while` body once (its trip count is unknown), of a `cond` the costliest
+    branch, a shard_map body times its devices. Causal attention counts as the full square (PaLM, arXiv:2204.02311,
+    appendix B). A training step is 3 x its forward pass; recomputation (remat) is not useful work and does not count.
+    """
+    return _jaxpr_flops(jax.make_jaxpr(fn)(*abstract_args).jaxpr)
+
+
+def peak_flops(devices: list[jax.Device], dtype: str) -> tuple[float, str]:
+    """Peak FLOP/s of one of `devices` in `dtype`, and a phrase of where the figure comes from."""
+    kind = devices[0].device_kind
+    for name, half, single in PEAK_TFLOPS:
+        if name in kind and dtype in ("bfloat16", "float16", "float32"):
+            return (single if dtype == "float32" else half) * 1e12, f"{kind} data sheet"
+    peak = _measured_peak(devices[0].platform, dtype)
+    # Virtual CPU devices share one machine: each one's share of it.
+    share = len(jax.local_devices(backend="cpu")) if devices[0].platform == "cpu" else 1
+    return peak / share, "measured matmul peak"
+
+
+class Throughput:
+    """Means over the last `window` steps. Plain numbers in, plain numbers out: it never waits for a device.
+
+    flops_per_step: of the whole step on all devices; peak: FLOP/s of all devices together, 0 where unknown.
+    """
+
+    def __init__(self, flops_per_step: float, peak: float, window: int = 20):
+        self._flops_per_step, self._peak = flops_per_step, peak
+        self._steps: collections.deque[tuple[float, float]] = collections.deque(maxlen=window)
+
+    def record(self, step_seconds: float, data_wait_seconds: float) -> None:
+        """Wall time from one step to the next, and the part of it that was spent waiting for the batch."""
+        self._steps.append((step_seconds, data_wait_seconds))
+
+    def rates(self, tokens_per_step: float) -> dict[str, float]:
+        """tokens_per_second, mfu (0 to 1), step_seconds, data_wait_seconds; empty before the first record."""
+        if not self._steps:
+            return {}
+        step, wait = (sum(column) / len(self._steps) for column in zip(*self._steps, strict=True))
+        return {
+            "tokens_per_second": tokens_per_step / step,
+            "mfu": self._flops_per_step / (step * self._peak) if self._peak else 0.0,
+            "step_seconds": step,
+            "data_wait_seconds": wait,
+        }
+
+
+def _jaxpr_flops(jaxpr: Jaxpr) -> float:
+    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
+
+
+def _equation_flops(equation) -> float:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        lhs = equation.invars[0].aval.shape
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(lhs[d] for d in contracted)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        out_features = kernel[params["dimension_numbers"].rhs_spec[0]]
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / out_features
+    bodies = [_jaxpr_flops(body) for body in _bodies(params)]
+    if name == "cond":
+        return max(bodies)
+    times = params["length"] if name == "scan" else params["mesh"].size if name == "shard_map" else 1
+    return times * sum(bodies)
+
+
+def _bodies(params: dict) -> list[Jaxpr]:
+    """Every jaxpr among an equation's parameters: jit, remat, custom_vjp, scan and while, and the branches of cond."""
+    leaves = [leaf for value in params.values() for leaf in (value if isinstance(value, tuple) else (value,))]
+    closed = [leaf.jaxpr if isinstance(leaf, ClosedJaxpr) else leaf for leaf in leaves]
+    return [leaf for leaf in closed if isinstance(leaf, Jaxpr)]
+
+
+@functools.cache
+def _measured_peak(platform: str, dtype: str, seconds: float = 0.4) -> float:
+    """FLOP/s of the fastest of repeated square matrix products on one device, which on CPU is the whole machine."""
+    size = 1024 if platform == "cpu" else 4096
+    x = jax.device_put(jnp.ones((size, size), dtype), jax.local_devices(backend=platform)[0])
+    product = jax.jit(lambda x: x @ x)
+    product(x).block_until_ready()
+    best, end = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        product(x).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best

@@ -1,0 +1,177 @@
+"""Where metrics go: metrics.jsonl always, TensorBoard beside it, W&B and MLflow when asked."""
+
+import dataclasses
+import difflib
+import importlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """What a run writes besides metrics.jsonl."""
+
+    tensorboard: bool = True
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
+    "each needs its own package; a missing one is said before the run starts"
+
+    def __post_init__(self):
+        for name in set(self.trackers) - set(TRACKERS):
+            near = difflib.get_close_matches(name, TRACKERS, 1, 0)[0]
+            raise ValueError(f"report.trackers={name!r}: allowed are {', '.join(TRACKERS)}; did you mean {near}?")
+
+
+class MetricsWriter:
+    """One JSON object a line in `run_dir`/metrics.jsonl, flushed line by line, and scalars in `run_dir`/tensorboard.
+
+    `from_step` is the step that the run (re)starts from: records after it belong to steps that will be taken again, so
+    they are dropped. OSError names the file.
+    """
+
+    def __init__(self, run_dir: Path, *, from_step: int = 0, tensorboard: bool = True):
+        self._path = Path(run_dir) / METRICS_FILE
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path.exists():
+            kept = [r for r in _parse(self._path) if r["step"] <= from_step]
+            replace_text(self._path, "".join(_line(r) for r in kept))
+        self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._board = _tensorboard(self._path.parent / "tensorboard", from_step) if tensorboard else None
+
+    def write(self, step: int, values: dict[str, float | list]) -> None:
+        """Appends one record; a float that is not finite becomes null. TensorBoard gets the finite numbers alone."""
+        record = {"step": int(step)} | {k: _plain(v) for k, v in values.items()}
+        try:
+            self._file.write(_line(record))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        if self._board is not None:
+            for name, value in _scalars(record).items():
+                self._board.add_scalar(name, value, record["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+class Writers:
+    """Several writers behind the interface of one."""
+
+    def __init__(self, *writers: Any):
+        self._writers = writers
+
+    def write(self, step: int, values: dict[str, float | list]) -> None:
+        for writer in self._writers:
+            writer.write(step, values)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+def open_writers(report: ReportConfig, run_dir: Path, *, from_step: int = 0, config: dict | None = None) -> Writers:
+    """All writers that `report` asks for; `config` (plain JSON) is what W&B and MLflow show as the run's settings.
+
+    ValueError with the install command where a tracker's package is missing; raised before anything is written.
+    """
+    run_dir = Path(run_dir)
+    trackers = [TRACKERS[name](run_dir, config or {}) for name in report.trackers]
+    return Writers(MetricsWriter(run_dir, from_step=from_step, tensorboard=report.tensorboard), *trackers)
+
+
+def read_metrics(run_dir: Path) -> list[dict]:
+    """The records of a run in the order written; a last line that was cut by a kill is left out."""
+    path = Path(run_dir) / METRICS_FILE
+    try:
+        return _parse(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"{run_dir}: not a run's folder, it has no {METRICS_FILE}") from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all, also when the process dies half-way."""
+    temporary = path.with_name(path.name + ".partial")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _parse(path: Path) -> list[dict]:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}:{number}: not a JSON record: {line[:60]!r}") from error
+    return records
+
+
+def _line(record: dict) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, numpy and JAX arrays and nested lists as JSON values; NaN and infinities, which JSON lacks, as null."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _scalars(record: dict) -> dict[str, float]:
+    return {k: v for k, v in record.items() if k != "step" and isinstance(v, int | float)}
+
+
+def _tensorboard(folder: Path, from_step: int):
+    from tensorboardX import SummaryWriter  # 0.3 s to import, and only process 0 writes
+
+    # purge_step makes TensorBoard hide what an interrupted run logged past the step it resumes from.
+    return SummaryWriter(str(folder), purge_step=from_step + 1, flush_secs=10)
+
+
+class WandbTracker:
+    """Scalars to Weights & Biases; resumed under the run folder's name."""
+
+    def __init__(self, run_dir: Path, config: dict):
+        wandb = _import("wandb")
+        self._run = wandb.init(name=run_dir.name, id=run_dir.name, dir=str(run_dir), config=config, resume="allow")
+
+    def write(self, step: int, values: dict[str, float | list]) -> None:
+        self._run.log(_scalars({k: _plain(v) for k, v in values.items()}), step=int(step))
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MlflowTracker:
+    """Scalars to MLflow: to MLFLOW_TRACKING_URI where it is set, else as MLflow defaults."""
+
+    def __init__(self, run_dir: Path, config: dict):
+        self._mlflow = _import("mlflow")
+        self._mlflow.start_run(run_name=run_dir.name)
+        self._mlflow.log_dict(config, "config.json")
+
+    def write(self, step: int, values: dict[str, float | list]) -> None:
+        self._mlflow.log_metrics(_scalars({k: _plain(v) for k, v in values.items()}), step=int(step))
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+TRACKERS = {"wandb": WandbTracker, "mlflow": MlflowTracker}
+
+
+def _import(package: str):
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"report.trackers={package}: not installed; uv pip install {package}") from error

@@ -1,0 +1,1 @@
+"""The state, the step, the evaluation and the loop of a run."""

@@ -1,0 +1,296 @@
+"""A run from its config to its last line: the one loop."""
+
+import concurrent.futures
+import dataclasses
+import json
+import logging
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from bigmodel_jax import config_file, optim
+from bigmodel_jax.checkpoint import store
+from bigmodel_jax.config import Config, validate
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.data.loader import BatchIterator, eval_batches, make_iterator
+from bigmodel_jax.report.environment import write_environment
+from bigmodel_jax.report.progress import Progress, start_table
+from bigmodel_jax.report.throughput import Throughput, count_flops, peak_flops
+from bigmodel_jax.report.writers import open_writers
+from bigmodel_jax.training import run_folder
+from bigmodel_jax.training.evaluate import evaluate
+from bigmodel_jax.training.saved import generate_text
+from bigmodel_jax.training.state import TrainState, abstract_state, init_state, weights
+from bigmodel_jax.training.step import make_eval_step, make_train_step
+
+log = logging.getLogger("bigmodel_jax")
+
+
+def train(config: Config, run_dir: Path, console: Console | None = None) -> dict[str, float]:
+    """Trains until `train.steps`, continuing what the folder holds; returns the last evaluation's scalars.
+
+    ValueError and OSError, one line each, for a user's mistake; what was saved before stays.
+    """
+    console = console or Console()
+    validate(config, jax.device_count())
+    run_folder.claim(run_dir, config)
+    with (
+        run_folder.logging_to(run_dir / "log.txt"),
+        store.open_store(run_dir / "checkpoints", config.checkpoint) as saves,
+    ):
+        # --- where the run stands
+        mesh = sharding.make_mesh(config.parallel)
+        last = store.latest_step(saves)
+        if last is not None and last > config.train.steps:
+            raise ValueError(f"train.steps = {config.train.steps} is below step {last}, where this run stands")
+        batches = make_iterator(
+            config.data,
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+            mesh=mesh,
+            rules=config.parallel.rules,
+        )
+        check_data(config)
+        state = resume(config, mesh, saves, batches) if last is not None else init_state(config, mesh)
+        start = int(state.step)
+        if start >= config.train.steps:
+            return _already_complete(run_dir, config, console)
+        if start:
+            log.info("resumed at step %d", start)
+            console.print(f"Resuming at step {start:,}.")
+        run = Run(config, run_dir, mesh, console, saves, batches, start)
+        return run.go(state)
+
+
+def check_data(config: Config) -> None:
+    """ValueError where the model cannot take what the data gives, before anything is compiled."""
+    for name, needed in config.data.requirements().items():
+        has = getattr(config.model, name, needed)
+        least = isinstance(needed, int)
+        if has < needed if least else tuple(has) != tuple(needed):
+            raise ValueError(f"model.{name} = {has}, but the data needs {'at least ' if least else ''}{needed}")
+
+
+def resume(config: Config, mesh, saves: store.Store, batches: BatchIterator) -> TrainState:
+    """The newest good checkpoint on this mesh; `batches` continues after the last batch it has seen."""
+    restored = store.restore(saves, abstract_state(config, mesh))
+    batches.set_state(restored.data_state)
+    return restored.state
+
+
+def _already_complete(run_dir: Path, config: Config, console: Console) -> dict[str, float]:
+    console.print(f"{run_dir} is complete: {config.train.steps:,} of {config.train.steps:,} steps are done.")
+    console.print(f"Report: {run_dir / 'report.html'}. To train on, raise --train.steps.")
+    return {}
+
+
+class Stop:
+    """Turns SIGTERM and Ctrl-C into a flag that the loop reads between steps, so that it saves and ends cleanly."""
+
+    def __init__(self):
+        self.signal: int | None = None
+
+    def __enter__(self) -> "Stop":
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _note(self, number: int, _frame) -> None:
+        self.signal = number
+        # A second Ctrl-C ends at once.
+        signal.signal(number, self._before[number])
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@dataclasses.dataclass
+class Run:
+    """What the phases of one training run share."""
+
+    config: Config
+    run_dir: Path
+    mesh: Any
+    console: Console
+    saves: store.Store
+    batches: BatchIterator
+    start: int
+
+    def go(self, state: TrainState) -> dict[str, float]:
+        config = self.config
+        began = time.perf_counter()
+        write_environment(self.run_dir)
+        # Seconds of compressing the first time: beside the compiler, which uses one core.
+        self.baselines = concurrent.futures.ThreadPoolExecutor(1).submit(config.data.baselines)
+
+        # --- compile, and say what will run
+        batch = next(self.batches)
+        self.batches.set_state({"next_batch": self.start})
+        self.eval_step = make_eval_step(config, self.mesh)
+        train_step, memory = self.compile_step(state, batch)
+        self.tokens_per_step = batch["tokens"].size if "tokens" in batch else config.train.batch_size
+        self.unit = "tokens" if "tokens" in batch else "examples"
+        self.throughput = self.make_throughput(state, batch)
+        self.console.print(start_table(self.table(memory), title=self.run_dir.name))
+        self.schedule = jax.jit(optim.make_schedule(config.optim, config.train.steps))
+
+        # --- the loop
+        self.writers = open_writers(
+            config.report, self.run_dir, from_step=self.start, config=config_file.to_json(config)
+        )
+        enabled = jax.process_index() == 0
+        with (
+            Stop() as stop,
+            Progress(config.train.steps, self.start, self.console, enabled, self.unit) as self.progress,
+        ):
+            state, scalars = self.loop(state, train_step, stop)
+        if stop.signal is not None:
+            self.writers.close()
+            raise Interrupted(stop.signal, int(state.step))
+
+        # --- the end
+        self.finish(state, scalars)
+        self.writers.close()
+        self.say(f"{config.train.steps - self.start:,} steps in {time.perf_counter() - began:.0f} s.")
+        return scalars
+
+    def loop(self, state: TrainState, train_step, stop: Stop) -> tuple[TrainState, dict[str, float]]:
+        config, scalars, saved, pending = self.config, {}, self.start, None
+        self.clock = time.perf_counter()
+        for step in range(self.start, config.train.steps):
+            wait = time.perf_counter()
+            batch = next(self.batches)
+            wait = time.perf_counter() - wait
+            state, sums = train_step(state, batch)
+            # Step n + 1 is on its way to the device before the host reads the metrics of step n.
+            if pending is not None:
+                self.record(*pending)
+            pending = (step + 1, sums, wait)
+            done = step + 1
+            last = done == config.train.steps or stop.signal is not None
+            evaluate_now = due(done, config.eval.every) or done == config.train.steps
+            save_now = due(done, config.checkpoint.every) or last
+            if evaluate_now or save_now:
+                self.record(*pending)
+                pending = None
+                if evaluate_now:
+                    scalars = self.evaluate(done, state)
+                if save_now and saved != done:
+                    self.save(done, state, scalars)
+                    saved = done
+                self.clock = time.perf_counter()
+            if stop.signal is not None:
+                break
+        return state, scalars
+
+    def compile_step(self, state: TrainState, batch: dict):
+        """The compiled step and the bytes it needs on one device (None where the strategy cannot say)."""
+        step = make_train_step(self.config, self.mesh)
+        if not hasattr(step, "lower"):
+            return step, None
+        with self.console.status("Compiling the step ..."):
+            compiled = step.lower(state, batch).compile()
+        usage = compiled.memory_analysis()
+        return compiled, usage.argument_size_in_bytes + usage.temp_size_in_bytes
+
+    def make_throughput(self, state: TrainState, batch: dict) -> Throughput:
+        config, model = self.config, self.config.model.make()
+
+        def forward(tree, batch):
+            return config.objective.loss(model, tree, batch, rng=jax.random.key(0), train=True).mean.total
+
+        shapes = jax.eval_shape(lambda: (params.merge(state.params, state.frozen), batch))
+        flops = 3.0 * count_flops(forward, *shapes)
+        peak, self.peak_source = peak_flops(list(self.mesh.devices.flat), config.precision.compute)
+        return Throughput(flops, peak * self.mesh.size)
+
+    def table(self, memory: int | None) -> list[tuple[str, str]]:
+        config, spec = self.config, self.config.model.make().spec
+        steps, rows = config.train.steps, config.train.batch_size
+        mesh = " x ".join(f"{a}={n}" for a, n in self.mesh.shape.items() if n > 1) or "one device"
+        micro = f", in {config.train.microbatches} microbatches" if config.train.microbatches > 1 else ""
+        out = [
+            ("model", type(config.model).__name__.removesuffix("Config")),
+            ("parameters", f"{params.count(spec, trainable=True):,}"),
+            (self.unit, f"{self.tokens_per_step * (steps - self.start):,} in {steps - self.start:,} steps"),
+            ("batch", f"{rows:,} rows, {self.tokens_per_step:,} {self.unit} a step{micro}"),
+            ("mesh", f"{mesh} ({self.mesh.devices.flat[0].device_kind}), {config.parallel.strategy}"),
+            ("precision", f"{config.precision.compute} compute, {config.precision.param} weights"),
+        ]
+        if memory is not None:
+            out.append(("memory", f"{memory / 2**20:,.0f} MiB a device"))
+        return [*out, ("MFU is of", self.peak_source), ("run folder", str(self.run_dir))]
+
+    def record(self, step: int, sums: dict, wait: float) -> None:
+        """Waits for the step's metrics, then logs them."""
+        sums = sharding.to_host(sums)
+        now = time.perf_counter()
+        self.throughput.record(now - self.clock, wait)
+        self.clock = now
+        loss = float(sums["loss"].compute())
+        rates = self.throughput.rates(self.tokens_per_step)
+        self.progress.update(step, loss=loss, tokens_per_second=rates["tokens_per_second"], mfu=rates["mfu"])
+        if sums["skipped_steps"].total:
+            log.warning("step %d: loss or gradient not finite; the update was skipped", step)
+            self.progress.message(f"step {step}: loss or gradient not finite; the update was skipped")
+        if due(step, self.config.train.log_every) or step == self.config.train.steps:
+            values = {name: float(mean.compute()) for name, mean in sums.items()}
+            values["learning_rate"] = float(self.schedule(step - 1))
+            self.writers.write(step, values | rates)
+
+    def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+        config = self.config
+        batches = eval_batches(
+            config.data,
+            batch_size=config.eval.batch_size or config.train.batch_size,
+            mesh=self.mesh,
+            rules=config.parallel.rules,
+        )
+        scalars = evaluate(config, self.eval_step, weights(state), batches)
+        scalars |= {f"eval/{k}": v for k, v in self.baselines.result().items()}
+        self.writers.write(step, scalars)
+        shown = {k.removeprefix("eval/"): v for k, v in scalars.items() if isinstance(v, float)}
+        self.progress.message(f"step {step:,}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
+        return scalars
+
+    def save(self, step: int, state: TrainState, scalars: dict[str, float]) -> None:
+        numbers = {k: v for k, v in scalars.items() if isinstance(v, float)}
+        store.save(self.saves, step, state, self.batches.get_state(), config_file.to_json(self.config), metrics=numbers)
+        log.info("step %d saved", step)
+
+    def finish(self, state: TrainState, scalars: dict[str, float]) -> None:
+        """Samples, the report page, and the last lines on the terminal."""
+        from bigmodel_jax.report.page import build_report
+        from bigmodel_jax.report.plots import make_plots
+
+        config = self.config
+        config.data.save_artifacts(self.run_dir)
+        if config.eval.sample.prompt and config.model.make().make_cache is not None:
+            for text in generate_text(config, weights(state), config.eval.sample, seed=config.train.seed):
+                (self.run_dir / "samples" / f"{config.train.steps:08d}.txt").write_text(text + "\n")
+                self.say(f"\nSample: {text}\n")
+        store.wait(self.saves)
+        make_plots(self.run_dir)
+        page = build_report([self.run_dir], self.run_dir / "report.html")
+        self.say(json.dumps(scalars))
+        self.say(f"Report: {page}")
+
+    def say(self, text: str) -> None:
+        if jax.process_index() == 0:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Interrupted(Exception):
+    """The run was told to stop; it is saved at `step`."""
+
+    def __init__(self, signal_number: int, step: int):
+        super().__init__(f"interrupted by {signal.Signals(signal_number).name}; saved at step {step}")
+        self.signal_number, self.step = signal_number, step
+
+
+def due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,70 @@
+"""Using a run's newest checkpoint: evaluation and generation."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.checkpoint import store
+from bigmodel_jax.config import Config, SampleConfig, validate
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.precision import cast
+from bigmodel_jax.data.loader import eval_batches
+from bigmodel_jax.data.text import tokenizer as open_tokenizer
+from bigmodel_jax.inference.generate import generate
+from bigmodel_jax.training.evaluate import evaluate
+from bigmodel_jax.training.state import abstract_state
+from bigmodel_jax.training.step import make_eval_step
+
+
+def load_weights(config: Config, run_dir: Path, mesh) -> tuple[params.Tree, int]:
+    """(parameters that an evaluation uses, step) of the newest good checkpoint; the optimizer state is not read."""
+    if not (run_dir / "checkpoints").is_dir():
+        raise ValueError(f"run_dir = {str(run_dir)!r} holds no checkpoints; train it first")
+    abstract = abstract_state(config, mesh)
+    weights = "params" if abstract.ema is None else "ema"
+    fields = {weights: getattr(abstract, weights), "frozen": abstract.frozen, "step": abstract.step}
+    with store.open_store(run_dir / "checkpoints", config.checkpoint) as saves:
+        found = store.restore_params(saves, fields)
+    return params.merge(found[weights], found.get("frozen", {})), int(found["step"])
+
+
+def evaluate_run(config: Config, run_dir: Path) -> tuple[int, dict[str, float]]:
+    """(step, scalars) of the run's newest checkpoint on the validation split."""
+    validate(config, jax.device_count())
+    mesh = sharding.make_mesh(config.parallel)
+    weights, step = load_weights(config, run_dir, mesh)
+    size = config.eval.batch_size or config.train.batch_size
+    batches = eval_batches(config.data, batch_size=size, mesh=mesh, rules=config.parallel.rules)
+    return step, evaluate(config, make_eval_step(config, mesh), weights, batches)
+
+
+def generate_from_run(config: Config, run_dir: Path, sample: SampleConfig, seed: int, num_samples: int) -> list[str]:
+    """Texts that continue `sample.prompt`, each with the prompt in front."""
+    mesh = sharding.make_mesh(config.parallel)
+    weights, _ = load_weights(config, run_dir, mesh)
+    return generate_text(config, weights, sample, seed, num_samples)
+
+
+def generate_text(
+    config: Config, weights: params.Tree, sample: SampleConfig, seed: int = 0, num_samples: int = 1
+) -> list[str]:
+    """As `generate_from_run`, from parameters in memory. ValueError for an empty prompt or one too long."""
+    if not sample.prompt:
+        raise ValueError("prompt = '': it is empty; give at least one character to continue from")
+    for name, least in (("max_tokens", 1), ("temperature", 0), ("top_k", 0)):
+        if getattr(sample, name) < least:
+            raise ValueError(f"{name} = {getattr(sample, name)}; it must be {least} or more")
+    if not 0 < sample.top_p <= 1:
+        raise ValueError(f"top_p = {sample.top_p}; it must be above 0 and at most 1")
+    tokenizer = open_tokenizer(config.data)
+    prompt = [tokenizer.separator, *tokenizer.encode(sample.prompt)]
+    limit = config.model.max_seq_len
+    if len(prompt) + sample.max_tokens > limit:
+        raise ValueError(
+            f"max_tokens = {sample.max_tokens}: with the prompt's {len(prompt)} tokens it is more than "
+            f"model.max_seq_len = {limit}"
+        )
+    compute = cast(weights, jnp.dtype(config.precision.compute).name)
+    rows = generate(config.model.make(), compute, [prompt] * num_samples, sample, stop=tokenizer.separator, seed=seed)
+    return [sample.prompt + tokenizer.decode(row) for row in rows]

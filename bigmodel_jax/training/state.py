@@ -1,0 +1,93 @@
+"""The train state: what a step reads and writes, and how it lies on the mesh."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding
+
+from bigmodel_jax import optim
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.precision import cast
+from bigmodel_jax.models import Model
+
+
+@struct.dataclass
+class TrainState:
+    """step: updates done; params: trainable; frozen: the rest (batch statistics); ema: averaged params or None."""
+
+    step: jax.Array
+    params: Any
+    frozen: Any
+    opt_state: Any
+    ema: Any
+
+
+def make_state(config: Config, model: Model, tx: optax.GradientTransformation) -> TrainState:
+    """A fresh state, a pure function of the config (its seed)."""
+    rng = jax.random.key(config.train.seed)
+    tree = model.init(rng) if model.init else params.init(model.spec, rng)
+    trainable, frozen = params.partition(tree, model.spec)
+    trainable = cast(trainable, config.precision.param)
+    # A copy: one buffer donated twice is an error.
+    ema = jax.tree.map(jnp.copy, trainable) if config.optim.ema_decay else None
+    return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, tx.init(trainable), ema)
+
+
+def state_shardings(config: Config, mesh: Mesh) -> TrainState:
+    """NamedSharding of every leaf: parameters by their rules, optimizer moments and averages like their parameter."""
+    model = config.model.make()
+    tx, _ = optim.make(config.optim, model.spec, config.train.steps)
+    abstract = jax.eval_shape(lambda: make_state(config, model, tx))
+    if config.parallel.strategy == "pmap":
+        return jax.tree.map(lambda _: sharding.replicated(mesh), abstract)
+    trainable, frozen = params.partition(sharding.shardings(model.spec, mesh, config.parallel.rules), model.spec)
+    shapes, _ = params.partition(params.abstract(model.spec), model.spec)
+    return TrainState(
+        step=sharding.replicated(mesh),
+        params=trainable,
+        frozen=frozen,
+        opt_state=like_params(abstract.opt_state, shapes, trainable, sharding.replicated(mesh)),
+        ema=trainable if abstract.ema is not None else None,
+    )
+
+
+def like_params(opt_state: Any, shapes: params.Tree, shardings: params.Tree, other: NamedSharding) -> Any:
+    """Each optimizer leaf takes the sharding of the parameter whose path ends its own and whose shape it has.
+
+    By path and shape, since no optax structure says it for every transformation (factored moments, masked nodes).
+    """
+    by_path = {path: (leaf.shape, params.paths(shardings)[path]) for path, leaf in params.paths(shapes).items()}
+
+    def one(key_path, leaf):
+        names = [str(k.key) for k in key_path if isinstance(k, jax.tree_util.DictKey)]
+        shape, found = by_path.get("/".join(names), (None, other))
+        return found if shape == leaf.shape else other
+
+    return jax.tree_util.tree_map_with_path(one, opt_state)
+
+
+def init_state(config: Config, mesh: Mesh) -> TrainState:
+    """The fresh state, each device making only its own shards."""
+    model = config.model.make()
+    tx, _ = optim.make(config.optim, model.spec, config.train.steps)
+    out = state_shardings(config, mesh)
+    return jax.jit(lambda: make_state(config, model, tx), out_shardings=out)()
+
+
+def abstract_state(config: Config, mesh: Mesh) -> TrainState:
+    """The state as shapes with shardings: what a checkpoint is restored into."""
+    model = config.model.make()
+    tx, _ = optim.make(config.optim, model.spec, config.train.steps)
+    shapes = jax.eval_shape(lambda: make_state(config, model, tx))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, state_shardings(config, mesh)
+    )
+
+
+def weights(state: TrainState) -> params.Tree:
+    """The parameters an evaluation uses: averaged where an average is kept, and the frozen ones beside them."""
+    return params.merge(state.params if state.ema is None else state.ema, state.frozen)

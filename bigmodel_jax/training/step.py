@@ -1,0 +1,142 @@
+"""One optimizer step as a pure function, compiled for a mesh."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from bigmodel_jax import optim
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import metrics, params, sharding
+from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.core.precision import cast
+from bigmodel_jax.models import Model
+from bigmodel_jax.training.state import TrainState, state_shardings
+
+Metrics = dict[str, Mean]
+PMAP_AXIS = "batch"
+
+
+def make_train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
+    """(state, batch) -> (state, metrics as sums), compiled; the state's buffers are donated."""
+    model = config.model.make()
+    tx, _ = optim.make(config.optim, model.spec, config.train.steps)
+    if config.parallel.strategy == "pmap":
+        return _pmap_step(config, mesh, model, tx)
+    shardings = state_shardings(config, mesh)
+
+    def step(state, batch):
+        with sharding.use(mesh, config.parallel.rules):
+            return train_step(config, model, tx, state, batch, grad_shardings=shardings.params)
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+
+
+def _pmap_step(config, mesh, model, tx):
+    """The classic replicated data-parallel step: one program per device, gradients summed over the axis."""
+    fn = functools.partial(train_step, config, model, tx, axis=PMAP_AXIS)
+    devices = list(mesh.devices.flat)
+    step = jax.pmap(fn, axis_name=PMAP_AXIS, in_axes=(None, 0), out_axes=(None, None), devices=devices)
+
+    def run(state, batch):
+        pieces = jax.tree.map(lambda x: x.reshape(len(devices), x.shape[0] // len(devices), *x.shape[1:]), batch)
+        return step(state, pieces)
+
+    return run
+
+
+def train_step(
+    config: Config,
+    model: Model,
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    batch: dict,
+    *,
+    grad_shardings: Any = None,
+    axis: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """The step itself. `axis`: the mapped axis to sum gradients and metrics over, under pmap."""
+    rng = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+    if axis is not None:
+        rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
+
+    # --- gradients of the summed loss, one microbatch after the other
+    compute = cast(state.params, config.precision.compute)
+    grads, mean, sums, frozen = accumulate(config, model, compute, state.frozen, batch, rng)
+    if axis is not None:
+        grads, mean, sums = jax.lax.psum((grads, mean, sums), axis)
+        frozen = jax.lax.pmean(frozen, axis)
+
+    # --- one division by the global count: exact for microbatches of unequal token counts
+    grads = jax.tree.map(lambda g: g / jnp.maximum(mean.count, 1.0), grads)
+    if grad_shardings is not None:
+        grads = jax.lax.with_sharding_constraint(grads, grad_shardings)
+    norm = optax.tree.norm(grads)
+
+    # --- update, or skip it whole where anything is not finite
+    grads = optim.clip(grads, norm, config.optim.clip)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    new_params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        ema = optax.incremental_update(new_params, ema, 1.0 - config.optim.ema_decay)
+    finite = jnp.isfinite(norm) & jnp.isfinite(mean.total)
+    new = TrainState(state.step, new_params, frozen, opt_state, ema)
+    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+    sums |= {
+        "grad_norm": Mean(norm, jnp.ones(())),
+        "skipped_steps": Mean(1.0 - finite.astype(jnp.float32), jnp.zeros(())),
+    }
+    return new.replace(step=state.step + 1), sums
+
+
+def accumulate(config, model, compute, frozen, batch, rng):
+    """Summed gradients (float32), summed loss, summed metrics and the last frozen values over the microbatches."""
+
+    def loss(trainable, frozen, piece, rng):
+        out = config.objective.loss(
+            model, params.merge(trainable, cast(frozen, config.precision.compute)), piece, rng=rng, train=True
+        )
+        updates = {path: out.updates[path].astype(leaf.dtype) for path, leaf in params.paths(frozen).items()}
+        return out.mean.total, (out.mean, out.metrics, params.from_paths(updates))
+
+    def one(frozen, piece, rng):
+        grads, (mean, sums, frozen) = jax.grad(loss, has_aux=True)(compute, frozen, piece, rng)
+        return cast(grads, "float32"), mean, sums, frozen
+
+    n = config.train.microbatches
+    if n == 1:
+        return one(frozen, batch, rng)
+
+    def body(carry, piece_and_rng):
+        (grads, mean, sums), frozen = carry
+        g, m, s, frozen = one(frozen, *piece_and_rng)
+        return ((jax.tree.map(jnp.add, grads, g), mean + m, metrics.add(sums, s)), frozen), None
+
+    pieces = jax.tree.map(lambda x: split(x, n), batch)
+    rngs = jax.random.split(rng, n)
+    first = jax.eval_shape(one, frozen, jax.tree.map(lambda x: x[0], pieces), rngs[0])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first[:3])
+    ((grads, mean, sums), frozen), _ = jax.lax.scan(body, (zeros, frozen), (pieces, rngs))
+    return grads, mean, sums, frozen
+
+
+def split(x: jax.Array, n: int) -> jax.Array:
+    """(B, ...) -> (n, B/n, ...) with every n-th row in one piece, so that each device keeps the rows it holds."""
+    return jnp.moveaxis(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 1, 0)
+
+
+def make_eval_step(config: Config, mesh: Mesh) -> Callable[[params.Tree, dict], Metrics]:
+    """(merged parameters, batch) -> metrics as sums, compiled."""
+    model = config.model.make()
+
+    def step(weights, batch):
+        with sharding.use(mesh, config.parallel.rules):
+            weights = cast(weights, config.precision.compute)
+            return config.objective.loss(model, weights, batch, rng=None, train=False).metrics
+
+    return jax.jit(step, out_shardings=sharding.replicated(mesh))

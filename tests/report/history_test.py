@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import run_folders as folders
+
+from bigmodel_jax.report.history import config_diff, flatten, headline, load_run, unit
+
+
+def test_seconds_and_tokens_accumulate_over_steps_not_over_records(tmp_path):
+    records = [folders.training(step, 1.0) for step in (10, 20)]
+    run = load_run(folders.metrics(tmp_path / "run", records))
+    assert run.elapsed(np.asarray([0.0, 15.0, 20.0])).tolist() == [0.0, 7.5, 10.0]
+    assert run.tokens(np.asarray([20.0])).tolist() == [2000.0]
+
+
+def test_null_is_no_point_of_a_series(tmp_path):
+    run = load_run(folders.metrics(tmp_path / "run", [{"step": 1, "loss": None}, {"step": 2, "loss": 3.0}]))
+    steps, values = run.series("loss")
+    assert (steps.tolist(), values.tolist()) == ([2.0], [3.0])
+
+
+def test_headline_of_a_run(tmp_path):
+    figures = headline(load_run(folders.text_run(tmp_path / "run")))
+    assert figures["eval/bits_per_byte"] == 1.75
+    assert figures["train_loss"] == 0.5
+    assert figures["wall_seconds"] == 4.0
+    assert figures["data_wait_share"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("records", [[], [{"step": 1, "loss": None}], [{"step": 2, "eval/loss": 1.0}]])
+def test_headline_of_a_run_that_died_early_has_what_there_is(tmp_path, records):
+    figures = headline(load_run(folders.metrics(tmp_path / "run", records)))
+    assert set(figures) <= {"step", "eval/loss"}
+
+
+def test_unit_follows_the_evaluation(tmp_path):
+    assert unit(load_run(folders.text_run(tmp_path / "a"))) == "token"
+    assert unit(load_run(folders.digit_run(tmp_path / "b"))) == "example"
+
+
+def test_samples_come_in_the_order_of_their_numbers(tmp_path):
+    folders.text_run(tmp_path / "run")
+    (tmp_path / "run" / "samples" / "step_10.txt").write_text("later")
+    assert [name for name, _ in load_run(tmp_path / "run").samples] == ["step_8.txt", "step_10.txt"]
+
+
+def test_flatten_names_every_leaf():
+    assert flatten({"a": {"b": 1, "c": [1, {"d": 2}]}, "e": None}) == {"a.b": 1, "a.c": [1, {"d": 2}], "e": None}
+
+
+def test_config_diff_has_only_what_differs(tmp_path):
+    both = [load_run(folders.text_run(tmp_path / name, lr=lr)) for name, lr in (("a", 0.1), ("b", 0.2))]
+    assert config_diff(both) == {"optim.lr": [0.1, 0.2]}
+    assert config_diff([both[0], both[0]]) == {}
+
+
+def test_a_field_that_one_run_lacks_differs(tmp_path):
+    both = [load_run(folders.text_run(tmp_path / "a")), load_run(folders.digit_run(tmp_path / "b"))]
+    assert config_diff(both)["optim.lr"] == [0.1, None]

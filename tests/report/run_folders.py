@@ -1,0 +1,42 @@
+"""Small run folders for the tests of history, plots and page."""
+
+import json
+from pathlib import Path
+
+SAMPLE = "fellow <script>alert('x')</script> citizens & friends"
+
+
+def text_run(folder: Path, *, lr: float = 0.1, steps: int = 8, loss: float = 4.0) -> Path:
+    (folder / "samples").mkdir(parents=True)
+    (folder / "samples" / "step_8.txt").write_text(SAMPLE)
+    config = {"model": {"type": "Tiny<Config>", "dim": 8, "rules": {"a": [1, 2]}}, "optim": {"lr": lr}}
+    (folder / "config.json").write_text(json.dumps(config | {"train": {"steps": steps}}))
+    (folder / "environment.json").write_text('{"packages": {"jax": "1"}, "devices": ["1 x cpu"], "cpu": "Abacus"}')
+    records = [training(step, loss / step) for step in range(1, steps + 1)]
+    evaluation = {"eval/loss": loss / 4, "eval/perplexity": 7.0, "eval/bits_per_byte": 1.75}
+    references = {"eval/xz_bits_per_byte": 2.25, "eval/xz_primed_bits_per_byte": 2.0}
+    return metrics(folder, [*records, {"step": steps} | evaluation | references])
+
+
+def digit_run(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    confusion = [[8, 2], [0, 10]]
+    evaluation = {
+        "step": 3,
+        "eval/loss": 0.2,
+        "eval/accuracy": 0.9,
+        "eval/macro_f1": 0.899,
+        "eval/confusion": confusion,
+    }
+    return metrics(folder, [training(step, 1.0 / step) for step in (1, 2, 3)] + [evaluation])
+
+
+def training(step: int, loss: float) -> dict:
+    times = {"step_seconds": 0.5, "data_wait_seconds": 0.005, "tokens_per_second": 200.0}
+    return {"step": step, "loss": loss, "learning_rate": 0.1, "grad_norm": 1.0 / step, "mfu": 0.4} | times
+
+
+def metrics(folder: Path, records: list[dict]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder

@@ -1,0 +1,114 @@
+import json
+import math
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigmodel_jax.report.writers import MetricsWriter, ReportConfig, Writers, open_writers, read_metrics
+
+
+def write(run_dir, steps, from_step=0, **values):
+    writer = MetricsWriter(run_dir, from_step=from_step, tensorboard=False)
+    for step in steps:
+        writer.write(step, {"loss": step / 2} | values)
+    writer.close()
+
+
+def test_what_is_written_is_read(tmp_path):
+    write(tmp_path, [1, 2], **{"eval/confusion": [[3, 0], [1, 2]], "count": np.int32(4), "mean": jnp.float32(0.5)})
+    first = {"step": 1, "loss": 0.5, "eval/confusion": [[3, 0], [1, 2]], "count": 4, "mean": 0.5}
+    assert read_metrics(tmp_path) == [first, first | {"step": 2, "loss": 1.0}]
+
+
+def test_a_record_is_on_disk_before_close(tmp_path):
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer.write(1, {"loss": 1.0})
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 1.0}]
+    writer.close()
+
+
+def test_non_finite_values_stay_valid_json(tmp_path):
+    write(tmp_path, [1], grad_norm=math.inf, more=[math.nan, 1.0])
+
+    def refuse(token):
+        raise AssertionError(token)
+
+    record = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert (record["grad_norm"], record["more"]) == (None, [None, 1.0])
+
+
+def test_a_cut_last_line_is_left_out_and_gone_after_resume(tmp_path):
+    write(tmp_path, [1, 2])
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "lo')
+    assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2]
+    write(tmp_path, [3], from_step=2)
+    assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_resume_drops_the_steps_that_will_be_taken_again(tmp_path):
+    write(tmp_path, [1, 2, 3, 4])
+    write(tmp_path, [3, 4], from_step=2, again=1.0)
+    records = read_metrics(tmp_path)
+    assert [r["step"] for r in records] == [1, 2, 3, 4]
+    assert ["again" in r for r in records] == [False, False, True, True]
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2"):
+        read_metrics(tmp_path)
+
+
+def test_a_folder_without_metrics_is_named(tmp_path):
+    with pytest.raises(ValueError, match=str(tmp_path / "nowhere")):
+        read_metrics(tmp_path / "nowhere")
+
+
+def test_tensorboard_gets_the_finite_scalars(tmp_path):
+    for from_step in (0, 1):
+        writer = MetricsWriter(tmp_path, from_step=from_step)
+        writer.write(from_step + 1, {"loss": 1.0, "bad": math.nan, "eval/confusion": [[1]]})
+        writer.close()
+    events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
+    assert b"loss" in events
+    assert b"confusion" not in events
+    assert b"bad" not in events
+
+
+def test_a_misspelt_tracker_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"report\.trackers='wandbb'.*did you mean wandb\?"):
+        ReportConfig(trackers=("wandbb",))
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_missing_tracker_is_one_line_before_anything_is_written(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ValueError, match=f"report.trackers={name}: not installed; uv pip install {name}"):
+        open_writers(ReportConfig(trackers=(name,)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_trackers_get_the_scalars(tmp_path, monkeypatch):
+    logged = []
+
+    class Wandb:
+        def init(self, **settings):
+            logged.append(settings["config"])
+            return self
+
+        def log(self, values, step):
+            logged.append((step, values))
+
+        def finish(self):
+            logged.append("finished")
+
+    monkeypatch.setitem(sys.modules, "wandb", Wandb())
+    config = ReportConfig(tensorboard=False, trackers=("wandb",))
+    writers = open_writers(config, tmp_path, config={"seed": 0})
+    writers.write(1, {"loss": np.float32(0.5), "eval/confusion": [[1]], "nan": math.nan})
+    writers.close()
+    assert isinstance(writers, Writers)
+    assert logged == [{"seed": 0}, (1, {"loss": 0.5}), "finished"]
