@@ -125,6 +125,7 @@ def validate(config: Config, num_devices: int | None = None) -> None:
             )
     if not isinstance(config.data, DataConfig):
         raise ValueError(f"config.data = {config.data!r} is not a DataConfig")
+    check_types(config)
     positive = {
         "train.steps": config.train.steps,
         "train.batch_size": config.train.batch_size,
@@ -145,6 +146,36 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     config.model.validate(config.parallel)
     _check_batch(config, num_devices)
     _check_metric(config)
+
+
+def check_types(config: Any, prefix: str = "") -> None:
+    """Raises ValueError for a field whose value is not of its declared scalar type, or not one of its choices.
+
+    The command line cannot produce such a value; a Python file can.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint, name = getattr(config, field.name), hints[field.name], f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            check_types(value, f"{name}.")
+        elif typing.get_origin(hint) is tuple:
+            inner = typing.get_args(hint)[0]
+            for item in value:
+                _check_scalar(name, item, inner)
+        else:
+            _check_scalar(name, value, hint)
+
+
+def _check_scalar(name: str, value: Any, hint: Any) -> None:
+    if typing.get_origin(hint) is Literal:
+        allowed = typing.get_args(hint)
+        if value not in allowed:
+            listed = ", ".join(map(repr, allowed))
+            raise ValueError(f"{name} = {value!r}; allowed: {listed}{nearest(str(value), map(str, allowed))}")
+    elif hint in (int, float, str, bool):
+        accepted = (int, float) if hint is float else hint
+        if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+            raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}; it must be {hint.__name__}")
 
 
 def _check_batch(config: Config, num_devices: int | None) -> None:

@@ -1,7 +1,7 @@
 """What a checkpoint says of itself, `meta/data.json`, and what can be checked before an array is read.
 
-{"step", "config", "data_state", "leaves": {"params/layers/w": "float32[64,32]", ...}, "crc32" of the rest}; the order of
-`leaves` is that of the digests.
+{"step", "config", "data_state", "leaves": {"params/layers/w": "float32[64,32]", ...}, "crc32"}, where crc32 is that of
+the rest, and the order of `leaves` is that of the digests.
 """
 
 import json

@@ -18,6 +18,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -48,12 +49,6 @@ class CheckpointConfig:
     best_metric: str = ""
     "also keep the checkpoint that is best by this metric, e.g. eval/loss"
     best_mode: Literal["min", "max"] = "min"
-
-    def __post_init__(self):
-        if self.every < 0:
-            raise ValueError(f"checkpoint.every: {self.every} is negative; steps between saves, or 0 for the end only")
-        if self.keep < 1:
-            raise ValueError(f"checkpoint.keep: {self.keep} keeps nothing; at least 1")
 
 
 class Restored(NamedTuple):
@@ -146,26 +141,16 @@ def save(
     meta = {"step": step, "config": config, "data_state": data_state}
     meta |= {"leaves": {path: manifest.describe(x) for path, x in flat.items()}}
     items = fields | {"digest": digests(list(flat.values())), "meta": manifest.seal(meta)}
+    name = store.config.best_metric
+    ranking = {name: float(metrics[name])} if name in (metrics or {}) else None
     try:
         if store.checkpointer is None:
             store.checkpointer = _make_checkpointer(store)
         # force: Orbax's own policy skips a step that is not newer than the newest.
-        best = _best_metric(store.config, metrics)
-        store.checkpointer.save_checkpointables_async(step, items, force=True, metrics=best)
+        store.checkpointer.save_checkpointables_async(step, items, force=True, metrics=ranking)
     except OSError as error:
         raise _failed(store, step, error) from error
     store.pending = step
-
-
-def _best_metric(cfg: CheckpointConfig, metrics: dict | None) -> dict | None:
-    """What Orbax keeps of the metrics: the one that ranks checkpoints."""
-    name = cfg.best_metric
-    if not name or metrics is None:
-        return None
-    if name not in metrics:
-        log.warning("checkpoint.best_metric: %r is not among the metrics: %s", name, ", ".join(metrics) or "none")
-        return None
-    return {name: float(metrics[name])}
 
 
 def wait(store: Store) -> None:
@@ -195,14 +180,15 @@ def _make_checkpointer(store: Store) -> Any:
         _tidy(store)
     multihost_utils.sync_global_devices("checkpoint: folder tidied")
     context = ocp.Context()
-    # Random mantissas do not compress: the gain is 7% of size for twice the time.
+    # float32 state of 1.2 GB: zstd saves 8% of the size, and costs 1.6 times the time to save and 1.3 to restore.
     context.array_options.saving.use_compression = False
     context.checkpointables_options.registry = ocp.handlers.local_registry()
     context.checkpointables_options.registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")
     policies = ocp.training.preservation_policies
     keep = [policies.LatestN(n=store.config.keep)]
     if store.config.best_metric:
-        keep.append(policies.BestN(get_metric_fn=_merit(store.config), n=1, keep_checkpoints_without_metrics=False))
+        merit = partial(_merit, name=store.config.best_metric, sign=1 if store.config.best_mode == "max" else -1)
+        keep.append(policies.BestN(get_metric_fn=merit, n=1, keep_checkpoints_without_metrics=False))
     return ocp.training.Checkpointer(
         store.directory,
         context=context,
@@ -211,14 +197,9 @@ def _make_checkpointer(store: Store) -> Any:
     )
 
 
-def _merit(cfg: CheckpointConfig) -> Callable[[dict], float]:
-    sign = -1.0 if cfg.best_mode == "min" else 1.0
-
-    def merit(metrics: dict) -> float:
-        value = sign * metrics.get(cfg.best_metric, math.nan)
-        return -math.inf if math.isnan(value) else value
-
-    return merit
+def _merit(metrics: dict, name: str, sign: int) -> float:
+    value = sign * metrics.get(name, math.nan)
+    return -math.inf if math.isnan(value) else value
 
 
 def _tidy(store: Store) -> None:

@@ -64,9 +64,9 @@ class BadRecords:
         if len(self.skipped) > self.limit:
             before = f"after {self.limit} others, " if self.limit else ""
             raise ValueError(f"{where}: {reason} ({before}data.max_bad_records: {self.limit} allows no more)")
-        log.warning("skipped %s: %s", where, reason)
 
-    def replay(self, skipped: list[list[str]]) -> None:
-        """Applies this limit to what an earlier preparation skipped."""
-        for where, reason in skipped:
-            self.skip(where, reason)
+
+def log_skipped(split: str, skipped: list[list[str]]) -> None:
+    """Names in the log what a split's preparation skipped, now or in an earlier run."""
+    for where, reason in skipped:
+        log.warning("%s split: skipped %s: %s", split, where, reason)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, DataConfig
+from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.sources import Source, Tfds
 
 FORMAT = 1  # raise it when the files below change
@@ -36,6 +36,7 @@ class ImageData(DataConfig):
     def open(self, split: str) -> "ImageRows":
         folder = decoded_folder(self, split)
         meta = json.loads((folder / "meta.json").read_text())
+        log_skipped(split, meta["bad_records"])
         images = np.load(folder / "image.npy", mmap_mode="r")
         if self.max_shift and images.ndim != 4:
             raise ValueError(

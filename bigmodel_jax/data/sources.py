@@ -86,6 +86,8 @@ class Tfds(Source):
             field = "train_split" if split == "train" else "eval_split"
             known = ", ".join(builder.info.splits)
             raise ValueError(f"data.source.{field}: {name!r} is no split of {self.name}, which has {known}") from error
+        except NotImplementedError as error:
+            raise ValueError(f"data.source.name: {self.name} is not stored as ArrayRecord ({error})") from error
         for i in range(len(rows)):
             where = f"{self.name} {name} record {i}"
             record = dict(rows[i])

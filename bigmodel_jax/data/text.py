@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bigmodel_jax.data import cache, packing, tokenizers
-from bigmodel_jax.data.base import BadRecords, DataConfig
+from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.baseline import xz_bits_per_byte
 from bigmodel_jax.data.packing import Packing
 from bigmodel_jax.data.sources import Source, Tfds
@@ -37,6 +37,7 @@ class TextData(DataConfig):
     def open(self, split: str) -> "TextRows":
         folder = encoded_folder(self, split)
         meta = json.loads((folder / "meta.json").read_text())
+        log_skipped(split, meta["bad_records"])
         tokens = np.asarray(np.memmap(folder / "tokens.bin", meta["dtype"], mode="r"))
         offsets = np.load(folder / "offsets.npy")
         plan = packing.make_plan(self.packing, offsets, self.seq_len)

@@ -15,7 +15,7 @@ from bigmodel_jax.nn.linear import linear, linear_spec
 
 @dataclasses.dataclass(frozen=True)
 class MLPConfig(ModelConfig):
-    image_shape: tuple[int, int, int] = (28, 28, 1)
+    image_shape: tuple[int, ...] = (28, 28, 1)  # of one example, rows of features included: all of it is flattened
     num_classes: int = 10
     hidden_dims: tuple[int, ...] = (256, 256)
     dropout: float = 0.0
@@ -40,7 +40,7 @@ def spec(cfg: MLPConfig) -> Tree:
 
 
 def apply(cfg: MLPConfig, p: Tree, batch: dict, *, rng=None, train=False, cache=None) -> Out:
-    """Logits (B, num_classes) of batch["image"] (B, H, W, C) in [0, 1]."""
+    """Logits (B, num_classes) of batch["image"] (B, *image_shape)."""
     x = batch["image"].reshape(batch["image"].shape[0], -1).astype(p["head"]["kernel"].dtype)
     for i in range(len(cfg.hidden_dims)):
         x = constrain(jax.nn.relu(linear(p[f"hidden{i}"], x)), "batch", "embed" if i % 2 else "mlp")

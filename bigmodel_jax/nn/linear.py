@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core.params import Init, Param, normal, zeros
+from bigmodel_jax.core.sharding import constrain
 
 
 def linear_spec(
@@ -32,7 +33,8 @@ def embedding_spec(num: int, dim: int, *, init: Init, axis: str | None = "vocab"
 
 def embed(p: dict, ids: jax.Array) -> jax.Array:
     """ids (...) int -> (..., dim)."""
-    return jnp.take(p["table"], ids, axis=0)
+    # Rows whole before the lookup: cut along dim, every activation would have to be exchanged instead.
+    return jnp.take(constrain(p["table"], "vocab", None), ids, axis=0)
 
 
 def unembed(p: dict, x: jax.Array) -> jax.Array:

@@ -78,7 +78,7 @@ def _run_body(run: Run) -> str:
 
 def _header(run: Run, figures: dict[str, float]) -> str:
     done, total = int(figures["step"]), run.config.get("train", {}).get("steps")
-    progress = _steps(done) if total in (None, done) else f"stopped at step {done:,} of {total:,}"
+    progress = _count(done, "step") if total in (None, done) else f"stopped at step {done:,} of {total:,}"
     kinds = [run.config.get(key, {}).get("type") for key in ("model", "objective")]
     facts = [escape(" · ".join(filter(None, kinds))), f"<b>{progress}</b>"]
     if "parameters" in run.environment:
@@ -147,12 +147,12 @@ def _training_note(figures: dict[str, float]) -> str:
 
 def _seen(run: Run, figures: dict[str, float]) -> str:
     seen = float(run.tokens(np.asarray([figures["step"]]))[0])
-    steps = _steps(figures["step"])
+    steps = _count(figures["step"], "step")
     return f"{steps}, {short(seen)} {unit(run)}s" if np.isfinite(seen) else steps
 
 
-def _steps(count: float) -> str:
-    return f"{count:,.0f} step{'' if count == 1 else 's'}"
+def _count(number: float, noun: str) -> str:
+    return f"{number:,.0f} {noun}{'' if number == 1 else 's'}"
 
 
 def _grid(body: str) -> str:
@@ -194,7 +194,7 @@ def _config(run: Run) -> str:
     for key, value in run.config.items():
         fields = flatten(value) if isinstance(value, dict) else {key: value}
         kind = fields.pop("type", "")
-        parts[key] = elements.folded(key, kind or f"{len(fields)} fields", elements.definitions(fields))
+        parts[key] = elements.folded(key, kind or _count(len(fields), "field"), elements.definitions(fields))
     return "".join(parts.values())
 
 

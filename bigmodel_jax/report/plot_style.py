@@ -83,6 +83,7 @@ def _style(theme: Theme) -> dict[str, Any]:
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.spines.left": False,
+        "xtick.major.pad": 6,
         "xtick.major.size": 0,
         "ytick.major.size": 0,
         "lines.solid_capstyle": "round",

@@ -1,29 +1,15 @@
 """Where metrics go: metrics.jsonl always, TensorBoard beside it, W&B and MLflow when asked."""
 
-import dataclasses
-import difflib
 import importlib
 import json
 import math
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from bigmodel_jax.config import ReportConfig
 
 METRICS_FILE = "metrics.jsonl"
-
-
-@dataclasses.dataclass(frozen=True)
-class ReportConfig:
-    """What a run writes besides metrics.jsonl."""
-
-    tensorboard: bool = True
-    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
-    "each needs its own package; a missing one is said before the run starts"
-
-    def __post_init__(self):
-        for name in set(self.trackers) - set(TRACKERS):
-            near = difflib.get_close_matches(name, TRACKERS, 1, 0)[0]
-            raise ValueError(f"report.trackers={name!r}: allowed are {', '.join(TRACKERS)}; did you mean {near}?")
 
 
 class MetricsWriter:

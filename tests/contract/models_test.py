@@ -1,0 +1,209 @@
+"""What every model owes every objective that fits it. A model listed in `MODELS` is tested by being listed."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.precision import cast
+from bigmodel_jax.core.sharding import ParallelConfig, Rules
+from bigmodel_jax.models import MODELS, ModelConfig
+from bigmodel_jax.models.base import Model
+from bigmodel_jax.objectives import OBJECTIVES, Objective
+
+ROWS, LENGTH = 8, 16
+
+# An objective fits the configs that have these fields.
+FITS = {"next_token": {"vocab_size", "max_seq_len"}, "classification": {"num_classes", "image_shape"}}
+
+
+def configs() -> dict[str, ModelConfig]:
+    """The smallest config of every model, and of every second way in which one is written."""
+    tiny = {name: cls.tiny() for name, cls in MODELS.items()}
+    doors = {f"{n}-linen": dataclasses.replace(c, door="linen") for n, c in tiny.items() if hasattr(c, "door")}
+    return tiny | doors
+
+
+def fits(cfg: ModelConfig, objective: str) -> bool:
+    return {f.name for f in dataclasses.fields(cfg)} >= FITS[objective]
+
+
+CONFIGS = configs()
+PAIRS = [(name, objective) for name, cfg in CONFIGS.items() for objective in OBJECTIVES if fits(cfg, objective)]
+every_pair = pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+
+
+def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    if objective == "classification":
+        image = rng.random((ROWS, *cfg.image_shape), np.float32)
+        label = rng.integers(0, cfg.num_classes, ROWS).astype(np.int32)
+        return {"image": image, "label": label, "weights": np.ones(ROWS, np.float32)}
+    tokens = rng.integers(0, cfg.vocab_size, (ROWS, LENGTH + 1)).astype(np.int32)
+    # Two documents a row, the last two places padding.
+    segments = np.tile(np.array([1] * 6 + [2] * (LENGTH - 8) + [0] * 2, np.int32), (ROWS, 1))
+    positions = np.tile(np.array([*range(6), *range(LENGTH - 6)], np.int32), (ROWS, 1))
+    batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segment_ids": segments, "positions": positions}
+    return batch | {"weights": (segments > 0).astype(np.float32), "target_bytes": np.ones_like(segments)}
+
+
+class Case(NamedTuple):
+    cfg: ModelConfig
+    objective: Objective
+    model: Model
+    params: Any
+    batch: dict[str, np.ndarray]
+
+    def loss(self, tree, batch):
+        """(mean loss, (metrics, updates)) of one training call."""
+        out = self.objective.loss(self.model, tree, batch, rng=jax.random.key(1), train=True)
+        return out.mean.total / out.mean.count, (out.metrics, out.updates)
+
+    def step(self, tree, batch):
+        """((loss, (metrics, updates)), gradients of the trainable parameters)."""
+        trainable, frozen = params.partition(tree, self.model.spec)
+        return jax.value_and_grad(lambda t: self.loss(params.merge(t, frozen), batch), has_aux=True)(trainable)
+
+
+@functools.cache
+def case(pair: tuple[str, str]) -> Case:
+    name, objective = pair
+    cfg = CONFIGS[name]
+    model = cfg.make()
+    init = model.init or functools.partial(params.init, model.spec)
+    return Case(cfg, OBJECTIVES[objective](), model, jax.jit(init)(jax.random.key(0)), make_batch(cfg, objective))
+
+
+@functools.cache
+def one_device(pair):
+    c = case(pair)
+    return jax.tree.map(np.asarray, jax.jit(c.step)(c.params, c.batch))
+
+
+def close(a, b, tolerance):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), a, b)
+
+
+def test_every_model_and_every_objective_is_in_a_pair():
+    assert {name for name, _ in PAIRS} == set(CONFIGS)
+    assert {objective for _, objective in PAIRS} == set(OBJECTIVES)
+
+
+@every_pair
+def test_spec_is_the_shape_of_the_initial_values(pair):
+    c = case(pair)
+    shapes = jax.eval_shape(c.model.init or functools.partial(params.init, c.model.spec), jax.random.key(0))
+    assert shapes == params.abstract(c.model.spec)
+    assert set(params.paths(c.params)) == set(params.paths(c.model.spec))
+
+
+@every_pair
+def test_loss_and_gradients_are_finite_and_reach_every_parameter(pair):
+    (loss, (metrics, _)), grads = one_device(pair)
+    trainable, _ = params.partition(case(pair).model.spec, case(pair).model.spec)
+    assert jax.tree.all(jax.tree.map(lambda x: np.isfinite(x).all(), (loss, metrics, grads)))
+    assert set(params.paths(grads)) == set(params.paths(trainable))
+    assert not [path for path, g in params.paths(grads).items() if not g.any()], "parameters without a gradient"
+
+
+@every_pair
+def test_fresh_loss_is_that_of_knowing_nothing(pair):
+    c = case(pair)
+    (loss, _), _ = one_device(pair)
+    chance = np.log(getattr(c.cfg, "num_classes", None) or c.cfg.vocab_size)
+    assert 0.5 * chance < loss < 2 * chance
+
+
+@every_pair
+def test_loss_falls_on_one_batch(pair):
+    c = case(pair)
+
+    def descend(tree, _):
+        (loss, (_, updates)), grads = c.step(tree, c.batch)
+        norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
+        trainable, frozen = params.partition(tree, c.model.spec)
+        trainable = jax.tree.map(lambda p, g: p - 0.1 * g / norm, trainable, grads)
+        return params.merge(trainable, params.from_paths(params.paths(frozen) | updates)), loss
+
+    _, losses = jax.jit(lambda tree: jax.lax.scan(descend, tree, length=8))(c.params)
+    assert losses[-1] < losses[0] - 0.05
+
+
+@every_pair
+def test_jit_equals_eager(pair):
+    c = case(pair)
+    jitted = jax.jit(lambda tree: c.model.apply(tree, c.batch).value)(c.params)
+    close(jitted, c.model.apply(c.params, c.batch).value, 1e-5)
+
+
+@every_pair
+def test_apply_is_pure(pair):
+    c = case(pair)
+    before = jax.tree.map(np.array, (c.params, c.batch))
+    apply = jax.jit(lambda tree, batch: c.model.apply(tree, batch, rng=jax.random.key(1), train=True)[:2])
+    first, second = apply(c.params, c.batch), apply(c.params, c.batch)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    keys = set(c.batch)
+    c.model.apply(c.params, c.batch)
+    assert set(c.batch) == keys
+    jax.tree.map(np.testing.assert_array_equal, (c.params, c.batch), before)
+
+
+@every_pair
+def test_evaluation_needs_no_rng_and_reports_what_it_names(pair):
+    c = case(pair)
+    out = jax.jit(lambda tree: c.objective.loss(c.model, tree, c.batch, rng=None, train=False))(c.params)
+    scalars = c.objective.summarize(jax.tree.map(np.asarray, out.metrics))
+    assert set(c.objective.metric_names()) <= set(scalars)
+    assert all(np.isfinite(v) for v in scalars.values())
+    assert out.updates == {}
+
+
+@every_pair
+def test_rows_of_an_evaluation_do_not_see_each_other(pair):
+    c = case(pair)
+    apply = jax.jit(lambda batch: c.model.apply(c.params, batch).value)
+    backwards = apply({k: v[::-1] for k, v in c.batch.items()})
+    close(backwards[::-1], apply(c.batch), 1e-5)
+    other = {k: np.concatenate([v[:1], v[-1:].repeat(ROWS - 1, 0)]) for k, v in c.batch.items()}
+    close(apply(other)[0], apply(c.batch)[0], 1e-5)
+
+
+@every_pair
+def test_updates_are_the_frozen_parameters(pair):
+    c = case(pair)
+    (_, (_, updates)), _ = one_device(pair)
+    frozen = {path: p for path, p in params.paths(c.model.spec).items() if not p.trainable}
+    assert {k: (v.shape, str(v.dtype)) for k, v in updates.items()} == {
+        k: (p.shape, p.dtype) for k, p in frozen.items()
+    }
+    assert all((v != params.paths(c.params)[k]).any() for k, v in updates.items()), "a statistic that never moves"
+
+
+@every_pair
+def test_bfloat16_is_finite_and_near(pair):
+    c = case(pair)
+    trainable, frozen = params.partition(c.params, c.model.spec)
+    (loss, (_, updates)), grads = jax.jit(c.step)(params.merge(cast(trainable, "bfloat16"), frozen), c.batch)
+    assert {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype("bfloat16")}
+    assert jax.tree.all(jax.tree.map(lambda x: bool(jnp.isfinite(x).all()), (loss, grads, updates)))
+    assert abs(loss - one_device(pair)[0][0]) < 0.05
+
+
+@pytest.mark.parametrize("layout", [{"data": 2, "fsdp": 4}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
+@every_pair
+def test_eight_devices_equal_one(pair, layout):
+    c, rules = case(pair), Rules()
+    mesh = sharding.make_mesh(ParallelConfig(**layout))
+    placed = sharding.shardings(c.model.spec, mesh, rules)
+    assert any(not s.is_fully_replicated for s in jax.tree.leaves(placed))
+    batch = {k: jax.device_put(v, sharding.batch_sharding(mesh, rules, v.ndim)) for k, v in c.batch.items()}
+    out_shardings = (None, params.partition(placed, c.model.spec)[0])
+    with sharding.use(mesh, rules):
+        got = jax.jit(c.step, out_shardings=out_shardings)(jax.device_put(c.params, placed), batch)
+    close(jax.tree.map(np.asarray, got), one_device(pair), 1e-4)

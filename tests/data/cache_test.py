@@ -1,0 +1,71 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bigmodel_jax.data import cache
+
+BUILD = """
+import sys, time
+from pathlib import Path
+from bigmodel_jax.data import cache
+def write(folder):
+    (folder / "started").touch()
+    time.sleep(float(sys.argv[2]))
+    (folder / "done").write_text(sys.argv[3])
+    print("built", flush=True)
+cache.build(Path(sys.argv[1]), write)
+"""
+
+
+def start(folder, seconds, content="x"):
+    command = [sys.executable, "-c", BUILD, str(folder), str(seconds), content]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_build_once(tmp_path):
+    processes = [start(tmp_path / "data", 0.5, str(i)) for i in range(2)]
+    outputs = [p.communicate(timeout=60)[0] for p in processes]
+    assert sorted(outputs) == ["", "built\n"]
+    assert (tmp_path / "data/done").exists()
+
+
+def test_a_killed_build_leaves_nothing_that_is_used(tmp_path):
+    process = start(tmp_path / "data", 60)
+    while not list(tmp_path.glob("data.partial-*/started")):
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "data").exists()
+    cache.build(tmp_path / "data", lambda folder: (folder / "done").touch())
+    assert (tmp_path / "data/done").exists()
+
+
+def test_a_failed_build_is_cleaned_up_and_tried_again(tmp_path):
+    def fail(folder):
+        (folder / "half").touch()
+        raise ValueError("no luck")
+
+    with pytest.raises(ValueError, match="no luck"):
+        cache.build(tmp_path / "data", fail)
+    assert [p.name for p in tmp_path.iterdir()] == ["data.lock"]
+    assert cache.build(tmp_path / "data", lambda folder: None).is_dir()
+
+
+def test_the_first_of_two_hosts_wins(tmp_path):
+    """Without a lock in common: the other host's folder appears while this one writes."""
+
+    def write(folder):
+        (folder / "mine").touch()
+        other = tmp_path / "data"
+        other.mkdir()
+        (other / "theirs").touch()
+
+    assert os.listdir(cache.build(tmp_path / "data", write)) == ["theirs"]
+    assert not list(tmp_path.glob("*.partial-*"))
+
+
+def test_root(monkeypatch):
+    monkeypatch.setenv("BIGMODEL_CACHE", "/a")
+    assert (str(cache.root()), str(cache.root("/b"))) == ("/a", "/b")

@@ -1,0 +1,61 @@
+import io
+
+import numpy as np
+from rich.console import Console
+
+from bigmodel_jax.data import ImageData, JsonlFiles, TextData, TokenizerConfig
+from bigmodel_jax.data.inspect import describe, show
+from bigmodel_jax.data.sources import Arrays
+
+
+def page(cfg):
+    out = io.StringIO()
+    show(cfg, Console(file=out, width=100))
+    return out.getvalue()
+
+
+def make_arrays():
+    split = {"image": np.full((12, 6, 6, 1), 7, np.uint8), "label": [0, 0, 0, 1] * 3}
+    return {"train": split, "validation": split}
+
+
+def text_config(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "hello there"}\n[]\n{"text": "and more"}\n')
+    source = JsonlFiles(str(path), str(path))
+    return TextData(
+        cache_dir=str(tmp_path), source=source, tokenizer=TokenizerConfig("bytes"), seq_len=16, max_bad_records=1
+    )
+
+
+def test_text_counts_are_true(tmp_path):
+    train = describe(text_config(tmp_path))["train"]
+    assert (train["documents"], train["characters"], train["UTF-8 bytes"], train["tokens"]) == (2, 19, 19, 19)
+    # S hello there S and more: 21 inputs in two rows of 16.
+    assert train["rows of 16 tokens"] == 2
+    assert train["padding, % of row cells"] == 100 * 11 / 32
+    assert train["skipped records"] == 1
+
+
+def test_text_page_shows_the_steps_and_what_was_skipped(tmp_path):
+    shown = page(text_config(tmp_path))
+    for piece in ("hello there", "<|endoftext|>", "segment", "most frequent", "t.jsonl line 2"):
+        assert piece in shown
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_image_page_counts_labels(tmp_path):
+    shown = page(ImageData(cache_dir=str(tmp_path), source=Arrays(f"{__name__}:make_arrays"), max_shift=1))
+    assert "epoch 2" in shown
+    assert "0  9  ███" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_rows_of_numbers_are_shown_too(tmp_path):
+    shown = page(ImageData(cache_dir=str(tmp_path), source=Arrays(f"{__name__}:make_rows"), num_classes=2))
+    assert "0.5 1 2" in shown
+
+
+def make_rows():
+    split = {"features": np.tile(np.float32([0.5, 1, 2]), (4, 1)), "label": [0, 1, 0, 1]}
+    return {"train": split, "validation": split}
