@@ -8,15 +8,12 @@ Reading changes nothing in the folder. The first save of a process tidies it: fo
 and steps found damaged are renamed to `<step>.damaged`, so that they are saved anew.
 """
 
-import contextlib
 import dataclasses
-import gc
 import json
 import logging
 import math
 import shutil
-import sys
-import warnings
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +24,7 @@ import numpy as np
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
-from bigmodel_jax.checkpoint import manifest
+from bigmodel_jax.checkpoint import arrays, manifest
 from bigmodel_jax.checkpoint.digest import digests
 from bigmodel_jax.checkpoint.manifest import Damaged
 
@@ -167,10 +164,25 @@ def wait(store: Store) -> None:
 def _failed(store: Store, step: int, error: Exception) -> OSError:
     """The error to raise; makes room by deleting what the failed save has written."""
     if jax.process_index() == 0:
-        for left in store.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(left, ignore_errors=True)
+        _remove_unfinished(store.directory, step)
     store.checkpointer = None  # its list of steps is no longer that of the disk; the next save makes another
     return OSError(f"checkpoint: step {step} could not be saved in {store.directory}: {manifest.reason(error)}")
+
+
+def _remove_unfinished(directory: Path, step: int) -> None:
+    """Deletes what a failed save has written, until nothing has come back for half a second (10 s at most).
+
+    Orbax reports the first failure while its other writers still run, and they make their folders again.
+    """
+    absent = 0
+    for _ in range(200):
+        left = list(directory.glob(f"{step}.orbax-checkpoint-tmp*"))
+        for folder in left:
+            shutil.rmtree(folder, ignore_errors=True)
+        absent = 0 if left else absent + 1
+        if absent == 10:
+            return
+        time.sleep(0.05)
 
 
 def _make_checkpointer(store: Store) -> Any:
@@ -268,10 +280,10 @@ def _load(store: Store, step: int, abstract: Tree, whole: bool) -> tuple[Tree, d
     meta = manifest.read(folder)
     flat = manifest.flatten(abstract)
     manifest.check_same_tree(folder, flat, meta["leaves"], whole)
-    wanted = {path: _placed(x) for path, x in flat.items()} | {"digest": np.zeros(len(meta["leaves"]), np.uint32)}
+    wanted = {path: arrays.placed(x) for path, x in flat.items()} | {"digest": np.zeros(len(meta["leaves"]), np.uint32)}
     wanted = traverse_util.unflatten_dict(wanted, sep="/")
     manifest.check_files(folder, list(wanted))
-    items = _read_arrays(folder, wanted)
+    items = arrays.read(folder, wanted)
     saved = dict(zip(meta["leaves"], items.pop("digest"), strict=True))
     found = traverse_util.flatten_dict(items, sep="/")
     leaves = [found[path] for path in flat]
@@ -279,34 +291,3 @@ def _load(store: Store, step: int, abstract: Tree, whole: bool) -> tuple[Tree, d
     if bad:
         raise Damaged(f"wrong digest of {manifest.few(bad)}")
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves), meta
-
-
-def _read_arrays(folder: Path, wanted: dict[str, Tree]) -> dict[str, Tree]:
-    from orbax.checkpoint import v1 as ocp
-
-    with _no_afterwords():
-        try:
-            return ocp.load_checkpointables(folder, wanted)
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            text = manifest.reason(error).replace(f"{folder}/", "")
-        gc.collect()
-    raise Damaged(text)
-
-
-@contextlib.contextmanager
-def _no_afterwords():
-    """Silences the tasks that a failed Orbax load abandons: each would print a page when collected."""
-    logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
-    was_disabled, logger.disabled, sys.unraisablehook = logger.disabled, True, lambda _: None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            yield
-    finally:
-        logger.disabled, sys.unraisablehook = was_disabled, hook
-
-
-def _placed(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    if x.sharding is not None:
-        return x
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))

@@ -87,7 +87,7 @@ def image_shape(cfg: ImageData) -> tuple[int, ...]:
 def decoded_folder(cfg: ImageData, split: str) -> Path:
     """The cache folder with image.npy, label.npy and meta.json of a split, made at first."""
     facts = cache.key(cfg.source.fingerprint(split, cfg.root()), cfg.num_classes, cfg.max_bad_records)
-    name = f"{cfg.source.label()}-{split}-{facts}"
+    name = f"{cfg.source.short_name()}-{split}-{facts}"
     return cache.build(cfg.root() / f"image-{FORMAT}" / name, lambda folder: _decode(cfg, split, folder))
 
 

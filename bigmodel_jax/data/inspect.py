@@ -9,8 +9,9 @@ from rich.text import Text
 
 from bigmodel_jax.data import shuffle
 from bigmodel_jax.data.base import DataConfig
-from bigmodel_jax.data.image import ImageData, ImageRows
+from bigmodel_jax.data.image import ImageRows
 from bigmodel_jax.data.text import TextData, TextRows, tokenizer
+from bigmodel_jax.data.tokenizers import Tokenizer
 
 SPLITS = ("train", "validation")
 SHADES = " .:-=+*#%@"
@@ -20,19 +21,26 @@ WIDTH = 100
 
 def describe(cfg: DataConfig) -> dict[str, dict]:
     """Counts of each split by name, as plain numbers."""
-    counts = _text_counts if isinstance(cfg, TextData) else _image_counts
-    return {split: counts(cfg.open(split)) for split in SPLITS}
+    return {split: _counts(cfg.open(split)) for split in SPLITS}
+
+
+def _counts(rows: TextRows | ImageRows) -> dict:
+    return _text_counts(rows) if isinstance(rows, TextRows) else _image_counts(rows)
 
 
 def show(cfg: DataConfig, console: Console | None = None) -> None:
     """Prints a page about the data, 100 columns wide."""
     console = console or Console(width=WIDTH, highlight=False)
-    console.print(Rule(f"[bold]{type(cfg).__name__}[/] from {cfg.source.label()}", align="left"))
-    console.print(_counts_table(describe(cfg)))
-    console.print(_show_text(cfg) if isinstance(cfg, TextData) else _show_images(cfg))
-    for split in SPLITS:
-        for where, reason in cfg.open(split).meta["bad_records"]:
-            console.print(f"[yellow]skipped[/] ({split}) {where}: {reason}")
+    console.print(Rule(f"[bold]{type(cfg).__name__}[/] from {cfg.source.short_name()}", align="left"))
+    splits = {split: cfg.open(split) for split in SPLITS}
+    console.print(_counts_table({split: _counts(rows) for split, rows in splits.items()}))
+    if isinstance(cfg, TextData):
+        console.print(_show_text(splits["train"], tokenizer(cfg)))
+    else:
+        console.print(_show_images(splits, cfg.num_classes))
+    for split, rows in splits.items():
+        for where, reason in rows.meta["bad_records"]:
+            console.print(Text.assemble(("skipped ", "yellow"), f"({split}) {where}: {reason}"))
 
 
 def _counts_table(splits: dict[str, dict]) -> Table:
@@ -76,8 +84,7 @@ def _text_counts(rows: TextRows) -> dict:
     }
 
 
-def _show_text(cfg: TextData) -> Group:
-    rows, tok = cfg.open("train"), tokenizer(cfg)
+def _show_text(rows: TextRows, tok: Tokenizer) -> Group:
     ids = rows.document(0)[:60]
     count = np.bincount(rows.stream, minlength=tok.vocab_size)
     panels = [
@@ -91,10 +98,11 @@ def _show_text(cfg: TextData) -> Group:
 
 def _readable(piece: str) -> str:
     """A piece whose blanks and control characters can be seen."""
-    return piece.replace(" ", "·").replace("\n", "↵").replace("\t", "→") or "∅"
+    shown = piece.replace(" ", "·").replace("\n", "↵").replace("\t", "→")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
 
 
-def _pieces(tok, ids: np.ndarray) -> Text:
+def _pieces(tok: Tokenizer, ids: np.ndarray) -> Text:
     out = Text()
     for i, token in enumerate(ids.tolist()):
         out.append(_readable(tok.piece(token)), style=f"bold {COLORS[i % len(COLORS)]}")
@@ -117,7 +125,7 @@ def _row_title(rows: TextRows) -> str:
     return f"row {row:,} of training, around column {column}, as the model gets it"
 
 
-def _row_table(rows: TextRows, tok) -> Table:
+def _row_table(rows: TextRows, tok: Tokenizer) -> Table:
     """Tokens, targets, segments, positions and weights of a stretch of one row."""
     row, column = _row_with_border(rows)
     batch = rows.batch(np.array([row]), None)
@@ -134,7 +142,7 @@ def _row_table(rows: TextRows, tok) -> Table:
     return table
 
 
-def _token_table(tok, count: np.ndarray, token_bytes: np.ndarray) -> Group:
+def _token_table(tok: Tokenizer, count: np.ndarray, token_bytes: np.ndarray) -> Group:
     """Use of the vocabulary: how much of it, the commonest and the longest tokens."""
     unused, common = int((count == 0).sum()), np.argsort(-count, kind="stable")[:12]
     longest = np.argsort(-token_bytes, kind="stable")[:8]
@@ -166,12 +174,11 @@ def _image_counts(rows: ImageRows) -> dict:
     }
 
 
-def _show_images(cfg: ImageData) -> Group:
-    splits = {split: cfg.open(split) for split in SPLITS}
+def _show_images(splits: dict[str, ImageRows], num_classes: int) -> Group:
     shape = splits["train"].images.shape[1:]
     panels = [Panel(_samples(splits["train"]), title=f"training examples, shape {shape}", title_align="left")]
     for split, rows in splits.items():
-        counts = np.bincount(rows.labels, minlength=cfg.num_classes)
+        counts = np.bincount(rows.labels, minlength=num_classes)
         bars = _bars({str(label): int(n) for label, n in enumerate(counts)})
         panels.append(Panel(bars, title=f"labels, {split}", title_align="left"))
     return Group(*panels)

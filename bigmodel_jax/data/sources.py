@@ -37,7 +37,7 @@ class Source:
     def records(self, split: str, root: Path, bad: BadRecords) -> Records:
         raise NotImplementedError(f"{type(self).__name__} does not define records()")
 
-    def label(self) -> str:
+    def short_name(self) -> str:
         """A short name for folders and tables."""
         return type(self).__name__.lower()
 
@@ -66,7 +66,7 @@ class Tfds(Source):
     "TFDS split expressions, e.g. test or train[90%:]"
     text_field: str = "text"
 
-    def label(self) -> str:
+    def short_name(self) -> str:
         return self.name.replace("/", "-")
 
     def fingerprint(self, split, root):
@@ -285,9 +285,8 @@ class Arrays(Source):
     def fingerprint(self, split, root):
         digest = hashlib.sha256()
         for name, column in sorted(self._columns(split).items()):
-            array = np.asarray(column)
-            content = "\0".join(column).encode("utf-8", "surrogatepass") if name == "text" else array.tobytes()
-            digest.update(f"{name} {array.dtype} {array.shape}".encode() + content)
+            for value in map(np.asarray, column):
+                digest.update(f"{name} {value.dtype} {value.shape} ".encode() + value.tobytes())
         return digest.hexdigest()[:16]
 
     def records(self, split, root, bad):

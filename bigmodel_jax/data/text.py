@@ -161,7 +161,7 @@ def _wrong(text: str | None) -> str:
 def encoded_folder(cfg: TextData, split: str) -> Path:
     """The cache folder with tokens.bin, offsets.npy and meta.json of a split, made at first."""
     tokens = tokenizer_folder(cfg)
-    name = f"{cfg.source.label()}-{split}-{cache.key(_source_key(cfg, split), tokens.name)}"
+    name = f"{cfg.source.short_name()}-{split}-{cache.key(_source_key(cfg, split), tokens.name)}"
     return cache.build(
         cfg.root() / f"text-{FORMAT}" / name, lambda folder: _encode(cfg, split, tokens / "tokenizer.json", folder)
     )
@@ -217,5 +217,5 @@ def xz_baseline(cfg: TextData) -> tuple[float, float]:
         texts = ("\n\n".join(text for _, text in documents(cfg, split)).encode() for split in ("train", "validation"))
         (folder / "bits_per_byte.json").write_text(json.dumps(xz_bits_per_byte(*texts)))
 
-    folder = cache.build(cfg.root() / f"xz-{FORMAT}" / f"{cfg.source.label()}-{cache.key(keys)}", write)
+    folder = cache.build(cfg.root() / f"xz-{FORMAT}" / f"{cfg.source.short_name()}-{cache.key(keys)}", write)
     return tuple(json.loads((folder / "bits_per_byte.json").read_text()))

@@ -1,6 +1,7 @@
 """Byte-level tokenizers: any text encodes without loss, and every token is a known number of bytes."""
 
 import dataclasses
+import itertools
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -93,11 +94,19 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(model)
 
 
-def make_bytes() -> Tokenizer:
-    """The separator (0) and the 256 bytes; one token is one byte."""
-    from tokenizers import models, pre_tokenizers
+def byte_characters() -> list[str]:
+    """The character by which a byte-level tokenizer spells each byte: itself where it is printable, else the next free
+    one from 256 on (openai/gpt-2, encoder.py)."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    spare = itertools.count(256)
+    return [chr(b if b in printable else next(spare)) for b in range(256)]
 
-    vocab = {SEPARATORS[0]: 0} | {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 1)}
+
+def make_bytes() -> Tokenizer:
+    """The separator is token 0, byte b is token b + 1."""
+    from tokenizers import models
+
+    vocab = {SEPARATORS[0]: 0} | {c: b + 1 for b, c in enumerate(byte_characters())}
     model = _byte_level(models.BPE(vocab=vocab, merges=[]))
     model.add_special_tokens([SEPARATORS[0]])
     return Tokenizer(model)

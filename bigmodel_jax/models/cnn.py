@@ -6,6 +6,7 @@ channels "mlp" (split over tensor).
 """
 
 import dataclasses
+import itertools
 import math
 from typing import Literal
 
@@ -68,7 +69,7 @@ class NnxCNN(nnx.Module):
         bias = nnx.with_partitioning(ZEROS, ("mlp",))
         scale = nnx.with_partitioning(ONES, ("mlp",))
         size = (cfg.image_shape[2], *cfg.channels)
-        for i, (n_in, n_out) in enumerate(zip(size, size[1:], strict=False)):
+        for i, (n_in, n_out) in enumerate(itertools.pairwise(size)):
             kernel = nnx.with_partitioning(KERNEL_INIT, conv_axes(n_in))
             setattr(self, f"conv{i}", nnx.Conv(n_in, n_out, (3, 3), kernel_init=kernel, use_bias=False, rngs=rngs))
             norm = nnx.BatchNorm(n_out, momentum=MOMENTUM, bias_init=bias, scale_init=scale, rngs=rngs)

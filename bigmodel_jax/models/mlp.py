@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import jax
@@ -31,7 +32,7 @@ class MLPConfig(ModelConfig):
 def spec(cfg: MLPConfig) -> Tree:
     dims = (math.prod(cfg.image_shape), *cfg.hidden_dims)
     tree = {}
-    for i, (n_in, n_out) in enumerate(zip(dims, dims[1:], strict=False)):
+    for i, (n_in, n_out) in enumerate(itertools.pairwise(dims)):
         # He et al., arXiv:1502.01852: ReLU halves the variance. Layers are split by column, then by row.
         axes = ("mlp", "embed") if i % 2 else ("embed", "mlp")
         tree[f"hidden{i}"] = linear_spec(n_in, n_out, axes=axes, init=normal((2 / n_in) ** 0.5), bias=True)

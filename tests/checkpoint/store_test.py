@@ -156,6 +156,13 @@ def test_a_step_is_saved_once(copy):
         store.save(saves, 2, make_state(2), {}, {})
 
 
+def test_a_step_before_the_newest_is_saved_too(copy):
+    with open_plain(copy) as saves:
+        store.save(saves, 9, make_state(9), {}, {})
+        store.save(saves, 5, make_state(5), {}, {})
+    assert_same(store.restore(saves, abstract(make_state()), step=5).state, make_state(5))
+
+
 # ---------------------------------------------------------------- damage
 
 
@@ -227,6 +234,16 @@ def test_damage_is_named_and_the_checkpoint_before_it_used(copy, kind, caplog, c
     assert sorted(p.name for p in copy.iterdir()) == ["1", "2", "2.damaged"]
     assert_same(store.restore(open_plain(copy), abstract(make_state())).state, make_state(2))
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_save_that_never_finished_is_ignored_and_deleted_by_the_next_save(copy):
+    (copy / "5.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
+    with open_plain(copy) as saves:
+        assert store.steps(saves) == [1, 2]
+        assert store.restore(saves, abstract(make_state())).step == 2
+        assert (copy / "5.orbax-checkpoint-tmp").exists()  # it may be another process's, still writing
+        store.save(saves, 3, make_state(3), {}, {})
+    assert sorted(p.name for p in copy.iterdir()) == ["2", "3"]
 
 
 def test_nothing_good_is_one_line(copy, tmp_path):

@@ -93,7 +93,7 @@ def test_arrays_come_from_a_named_function(tmp_path):
 
 def test_empty_split_is_named(tmp_path):
     cfg = ImageData(cache_dir=str(tmp_path), source=Arrays(f"{__name__}:make_columns"))
-    with pytest.raises(ValueError, match="the validation split of .* has no examples"):
+    with pytest.raises(ValueError, match=r"the validation split of .* has no examples"):
         cfg.open("validation")
 
 

@@ -41,7 +41,8 @@ def test_saved_and_loaded_is_the_same(tokenizer, tmp_path):
 def test_bytes_are_the_bytes():
     tokenizer = tokenizers.make_bytes()
     assert tokenizer.vocab_size == 257
-    assert len(tokenizer.encode("日本")) == 6
+    text = "a日\x00\x7f\xa0ß"
+    assert tokenizer.encode(text) == [b + 1 for b in text.encode()]
 
 
 def test_bpe_learns_and_is_reproducible():

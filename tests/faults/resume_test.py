@@ -1,0 +1,148 @@
+"""A run that is killed and resumed is the run that was not: every logged loss and every parameter, bit for bit."""
+
+import dataclasses
+import json
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+from bigmodel_jax import config_file
+from bigmodel_jax.checkpoint import store
+from bigmodel_jax.core import sharding
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.training.state import abstract_state
+
+
+def final_state(path, run_dir):
+    config = dataclasses.replace(config_file.load(path), parallel=ParallelConfig(data=1))
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
+    with store.open_store(run_dir / "checkpoints", config.checkpoint) as saves:
+        return store.restore(saves, abstract_state(config, mesh))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(config file, folder of a run that nothing interrupted)."""
+    folder = tmp_path_factory.mktemp("whole")
+    path = runs.write(folder)
+    done = runs.launch("train", path, "--run_dir", folder / "run")
+    assert done.returncode == 0, done.stderr
+    return path, folder / "run"
+
+
+def wait_for_step(process, run_dir, step):
+    """Until the metrics of `step` are written."""
+    end = time.monotonic() + 240
+    while time.monotonic() < end and process.poll() is None:
+        if (run_dir / "metrics.jsonl").exists() and max(runs.losses(run_dir), default=0) >= step:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"step {step} was not reached: {process.communicate()}")
+
+
+@pytest.mark.parametrize("kill_after", [3, 6, 10])
+def test_sigkill_between_two_saves(whole, tmp_path, kill_after):
+    path, uninterrupted = whole
+    run_dir = tmp_path / "run"
+    process = runs.start("train", path, "--run_dir", run_dir)
+    wait_for_step(process, run_dir, kill_after)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+    done = runs.launch("train", path, "--run_dir", run_dir)
+    assert done.returncode == 0, done.stderr
+    assert runs.losses(run_dir) == runs.losses(uninterrupted)
+    a, b = final_state(path, run_dir), final_state(path, uninterrupted)
+    assert a.step == b.step == 12
+    assert a.data_state == b.data_state
+    jax.tree.map(np.testing.assert_array_equal, a.state, b.state)
+
+
+def test_sigterm_saves_and_exits_0_and_the_rest_is_the_same(whole, tmp_path):
+    path, uninterrupted = whole
+    run_dir = tmp_path / "run"
+    process = runs.start("train", path, "--run_dir", run_dir, "--checkpoint.every", "0")
+    wait_for_step(process, run_dir, 2)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()
+    assert process.returncode == 0
+    assert "interrupted by SIGTERM; saved at step" in err
+    assert runs.launch("train", path, "--run_dir", run_dir).returncode == 0
+    assert runs.losses(run_dir) == runs.losses(uninterrupted)
+
+
+def test_a_complete_run_says_so_and_more_steps_continue_it(whole, tmp_path):
+    path, _ = whole
+    run_dir = tmp_path / "run"
+    assert runs.launch("train", path, "--run_dir", run_dir, "--train.steps", "4").returncode == 0
+    again = runs.launch("train", path, "--run_dir", run_dir, "--train.steps", "4")
+    assert again.returncode == 0
+    assert "is complete" in again.stdout
+    more = runs.launch("train", path, "--run_dir", run_dir, "--train.steps", "6")
+    assert more.returncode == 0
+    assert "Resuming at step 4" in more.stdout
+    assert list(runs.losses(run_dir)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_another_mesh_continues_with_the_same_batches(whole, tmp_path):
+    """8 devices to step 4, 4 devices to step 8, 1 device to step 12: the one-device run, to rounding."""
+    path, uninterrupted = whole
+    run_dir = tmp_path / "run"
+    for devices, steps, layout in ((8, 4, ("2", "4")), (4, 8, ("1", "4")), (1, 12, ("1", "1"))):
+        data, fsdp = layout
+        args = ("--train.steps", str(steps), "--parallel.data", data, "--parallel.fsdp", fsdp)
+        done = runs.launch("train", path, "--run_dir", run_dir, *args, "--optim.schedule", "constant", devices=devices)
+        assert done.returncode == 0, done.stderr
+    straight = tmp_path / "straight"
+    assert runs.launch("train", path, "--run_dir", straight, "--optim.schedule", "constant").returncode == 0
+    got, want = runs.losses(run_dir), runs.losses(straight)
+    np.testing.assert_allclose([got[s] for s in sorted(want)], [want[s] for s in sorted(want)], rtol=1e-5)
+    assert uninterrupted.exists()
+
+
+def test_the_folder_of_a_run_holds_what_it_should(whole):
+    path, run_dir = whole
+    for name in ("config.json", "environment.json", "metrics.jsonl", "report.html", "log.txt", "tokenizer.json"):
+        assert (run_dir / name).stat().st_size > 0, name
+    assert len(list((run_dir / "plots").glob("*.png"))) >= 5
+    assert list((run_dir / "tensorboard").iterdir())
+    assert (run_dir / "samples" / "00000012.txt").read_text().startswith("the ")
+    assert config_file.load(run_dir) == config_file.load(path)
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    training = {
+        "step",
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "tokens_per_second",
+        "mfu",
+        "step_seconds",
+        "data_wait_seconds",
+    }
+    assert training <= set(records[0])
+    assert {"eval/loss", "eval/perplexity", "eval/bits_per_byte", "eval/accuracy"} <= set(records[-1])
+
+
+def test_config_json_alone_repeats_the_run(whole, tmp_path):
+    _, run_dir = whole
+    again = tmp_path / "again"
+    done = runs.launch("train", run_dir / "config.json", "--run_dir", again)
+    assert done.returncode == 0, done.stderr
+    assert runs.losses(again) == runs.losses(run_dir)
+
+
+def test_eval_and_generate_read_the_run(whole):
+    _, run_dir = whole
+    record = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    done = runs.launch("eval", run_dir)
+    assert done.returncode == 0, done.stderr
+    assert f"{record['eval/bits_per_byte']:.5g}" in done.stdout
+    args = ("generate", run_dir, "--prompt", "the quick", "--max_tokens", "5", "--temperature", "0")
+    first, second = runs.launch(*args), runs.launch(*args)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("the quick")
+    assert first.stdout == second.stdout
