@@ -195,7 +195,6 @@ def report(args: Sequence[str]) -> None:
     targets, options = _split(args)
     from bigmodel_jax.config import override
     from bigmodel_jax.report.page import build_report
-    from bigmodel_jax.report.plots import make_plots
 
     @dataclasses.dataclass(frozen=True)
     class Arguments:
@@ -203,8 +202,6 @@ def report(args: Sequence[str]) -> None:
 
     output = override(Arguments(), options, prog="launch.py report RUN ...").output
     folders = [_run_dir(Path(t)) for t in targets]
-    for folder in folders:
-        make_plots(folder)
     default = folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html")
     print(build_report(folders, Path(output) if output else default))
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,25 +27,13 @@ from jax.experimental import multihost_utils
 from bigmodel_jax.checkpoint import arrays, manifest
 from bigmodel_jax.checkpoint.digest import digests
 from bigmodel_jax.checkpoint.manifest import Damaged
+from bigmodel_jax.config import CheckpointConfig
 
 # Orbax is imported inside the functions that need it: half a second that `--help` and the planner do not pay.
 
 Tree = Any
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
-    """When to save and what to keep."""
-
-    every: int = 0
-    "steps between saves; 0 saves at the end only"
-    keep: int = 2
-    "newest checkpoints to keep"
-    best_metric: str = ""
-    "also keep the checkpoint that is best by this metric, e.g. eval/loss"
-    best_mode: Literal["min", "max"] = "min"
 
 
 class Restored(NamedTuple):

@@ -153,6 +153,12 @@ def use(mesh: Mesh, rules: Rules):
         _context.value = previous
 
 
+def current_mesh() -> Mesh | None:
+    """The mesh of the step being traced, or None outside `use`."""
+    value = getattr(_context, "value", None)
+    return value and value[0]
+
+
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     """Pins the layout of an activation by logical names; the identity on one device and outside `use`."""
     value = getattr(_context, "value", None)

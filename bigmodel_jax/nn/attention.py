@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core.params import Init, Param, zeros
+from bigmodel_jax.nn import cpu, linear
 
 Implementation = Literal["auto", "plain", "chunked"]
 
@@ -53,14 +54,14 @@ def qkv(p: dict, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries (B, T, H, h), keys and values (B, T, K, h)."""
     out = []
     for name in ("q", "k", "v"):
-        y = jnp.einsum("btd,dnh->btnh", x_BTD, p[name])
+        y = linear.project(x_BTD, p[name])
         out.append(y + p[f"{name}_bias"] if f"{name}_bias" in p else y)
     return tuple(out)
 
 
 def project_out(p: dict, x_BTHh: jax.Array) -> jax.Array:
     """(B, T, H, h) -> (B, T, D)."""
-    y = jnp.einsum("btnh,nhd->btd", x_BTHh, p["o"])
+    y = linear.project(x_BTHh, p["o"], num_dims=2)
     return y + p["o_bias"] if "o_bias" in p else y
 
 
@@ -77,6 +78,8 @@ def attend(
     """softmax(q k / sqrt(h)) v within segments -> (B, T, H, h); q (B, T, H, h), k and v (B, S, K, h)."""
     if implementation == "auto":
         implementation = "chunked" if k.shape[1] >= CHUNKED_FROM and q.shape[1] > 1 else "plain"
+    if implementation == "plain" and cpu.active():
+        return _plain_on_cpu(q, k, v, q_where, k_where, causal)
     fn = {"plain": plain, "chunked": chunked}[implementation]
     return fn(q, k, v, q_where, k_where, causal)
 
@@ -96,6 +99,18 @@ def plain(q, k, v, q_where, k_where, causal):
     logits = jnp.where(visible(q_where, k_where, causal)[:, None, None], logits, MASKED)
     probs = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgts,bskh->btkgh", probs, v).reshape(B, T, H, h)
+
+
+def _plain_on_cpu(q, k, v, q_where, k_where, causal):
+    """`plain` as one batched product per kv head: a group's query heads are stacked over rows."""
+    B, T, H, h = q.shape
+    K = k.shape[2]
+    q = (q * h**-0.5).transpose(0, 2, 1, 3).reshape(B, K, H // K * T, h)
+    mask = jnp.where(visible(q_where, k_where, causal), 0.0, MASKED)
+    bias = jnp.tile(mask[:, None], (1, 1, H // K, 1))
+    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    out = cpu.attend(*(x.astype(jnp.float32) for x in (q, k, v)), bias)
+    return out.reshape(B, H, T, h).transpose(0, 2, 1, 3).astype(v.dtype)
 
 
 def chunked(q, k, v, q_where, k_where, causal):

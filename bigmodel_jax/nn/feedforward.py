@@ -17,8 +17,8 @@ def swiglu_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict[s
 
 def swiglu(p: dict, x: jax.Array) -> jax.Array:
     """(silu(x gate) * (x up)) down; x (B, T, D). Shazeer, arXiv:2002.05202."""
-    hidden = jax.nn.silu(x @ p["gate"]) * (x @ p["up"])
-    return constrain(hidden, "batch", "seq", "mlp") @ p["down"]
+    hidden = jax.nn.silu(linear.project(x, p["gate"])) * linear.project(x, p["up"])
+    return linear.project(constrain(hidden, "batch", "seq", "mlp"), p["down"])
 
 
 def mlp_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict:

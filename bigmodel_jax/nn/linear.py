@@ -1,10 +1,13 @@
 """Linear maps and embedding tables."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core.params import Init, Param, normal, zeros
 from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.nn import cpu
 
 
 def linear_spec(
@@ -22,8 +25,17 @@ def linear_spec(
 
 def linear(p: dict, x: jax.Array) -> jax.Array:
     """x (..., in) -> (..., out)."""
-    y = x @ p["kernel"]
+    y = project(x, p["kernel"])
     return y + p["bias"] if "bias" in p else y
+
+
+def project(x: jax.Array, w: jax.Array, num_dims: int = 1) -> jax.Array:
+    """Contracts the last `num_dims` dimensions of x with the first ones of w: every product with a weight goes here."""
+    if not cpu.active():
+        return jnp.tensordot(x, w, axes=num_dims)
+    kept, new = x.shape[: x.ndim - num_dims], w.shape[num_dims:]
+    y = cpu.dense(x.reshape(*kept, -1), w.reshape(math.prod(w.shape[:num_dims]), -1))
+    return y.reshape(*kept, *new)
 
 
 def embedding_spec(num: int, dim: int, *, init: Init, axis: str | None = "vocab") -> dict[str, Param]:
@@ -39,4 +51,6 @@ def embed(p: dict, ids: jax.Array) -> jax.Array:
 
 def unembed(p: dict, x: jax.Array) -> jax.Array:
     """x (..., dim) -> logits (..., num) against the rows of the table, summed in float32: the softmax reads them."""
+    if cpu.active() and x.dtype == jnp.float32:
+        return cpu.dense(x, p["table"].T)
     return jnp.einsum("...d,vd->...v", x, p["table"], preferred_element_type=jnp.float32)

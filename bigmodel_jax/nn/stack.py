@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 Remat = Literal["none", "full", "dots"]
 
@@ -26,4 +27,13 @@ def run(
     def step(carry, layer):
         return body(layer[0], carry, layer[1])
 
-    return jax.lax.scan(step, x, (stacked, xs), unroll=unroll or 1)
+    if not unroll:
+        return jax.lax.scan(step, x, (stacked, xs))
+    # Not scan's own `unroll`: split once, the layers' gradients come back by one concatenation.
+    leaves, treedef = jax.tree.flatten((stacked, xs))
+    layers = [jax.tree.unflatten(treedef, layer) for layer in zip(*map(jnp.unstack, leaves), strict=True)]
+    ys = []
+    for layer in layers:
+        x, y = step(x, layer)
+        ys.append(y)
+    return x, jax.tree.map(lambda *y: jnp.stack(y), *ys)

@@ -236,7 +236,6 @@ class Run:
         self.progress.update(step, loss=loss, tokens_per_second=rates["tokens_per_second"], mfu=rates["mfu"])
         if sums["skipped_steps"].total:
             log.warning("step %d: loss or gradient not finite; the update was skipped", step)
-            self.progress.message(f"step {step}: loss or gradient not finite; the update was skipped")
         if due(step, self.config.train.log_every) or step == self.config.train.steps:
             values = {name: float(mean.compute()) for name, mean in sums.items()}
             values["learning_rate"] = float(self.schedule(step - 1))
@@ -265,7 +264,6 @@ class Run:
     def finish(self, state: TrainState, scalars: dict[str, float]) -> None:
         """Samples, the report page, and the last lines on the terminal."""
         from bigmodel_jax.report.page import build_report
-        from bigmodel_jax.report.plots import make_plots
 
         config = self.config
         config.data.save_artifacts(self.run_dir)
@@ -274,7 +272,6 @@ class Run:
                 (self.run_dir / "samples" / f"{config.train.steps:08d}.txt").write_text(text + "\n")
                 self.say(f"\nSample: {text}\n")
         store.wait(self.saves)
-        make_plots(self.run_dir)
         page = build_report([self.run_dir], self.run_dir / "report.html")
         self.say(json.dumps(scalars))
         self.say(f"Report: {page}")

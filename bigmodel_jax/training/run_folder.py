@@ -45,13 +45,19 @@ def claim(run_dir: Path, config: Config) -> None:
 
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Everything logged below "bigmodel_jax" goes to this file too."""
+    """What is logged below "bigmodel_jax" goes to this file; warnings also to stderr, and nothing anywhere else."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    shown = logging.StreamHandler()
+    shown.setLevel(logging.WARNING)
     log.addHandler(handler)
+    log.addHandler(shown)
     log.setLevel(logging.INFO)
+    log.propagate = False
     try:
         yield
     finally:
+        log.propagate = True
         log.removeHandler(handler)
+        log.removeHandler(shown)
         handler.close()

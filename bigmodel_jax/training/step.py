@@ -15,10 +15,10 @@ from bigmodel_jax.core import metrics, params, sharding
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.models import Model
+from bigmodel_jax.models.flax_module import BATCH_AXIS
 from bigmodel_jax.training.state import TrainState, state_shardings
 
 Metrics = dict[str, Mean]
-PMAP_AXIS = "batch"
 
 
 def make_train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
@@ -38,9 +38,9 @@ def make_train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, dict], 
 
 def _pmap_step(config, mesh, model, tx):
     """The classic replicated data-parallel step: one program per device, gradients summed over the axis."""
-    fn = functools.partial(train_step, config, model, tx, axis=PMAP_AXIS)
+    fn = functools.partial(train_step, config, model, tx, axis=BATCH_AXIS)
     devices = list(mesh.devices.flat)
-    step = jax.pmap(fn, axis_name=PMAP_AXIS, in_axes=(None, 0), out_axes=(None, None), devices=devices)
+    step = jax.pmap(fn, axis_name=BATCH_AXIS, in_axes=(None, 0), out_axes=(None, None), devices=devices)
 
     def run(state, batch):
         pieces = jax.tree.map(lambda x: x.reshape(len(devices), x.shape[0] // len(devices), *x.shape[1:]), batch)
@@ -98,9 +98,9 @@ def accumulate(config, model, compute, frozen, batch, rng):
     """Summed gradients (float32), summed loss, summed metrics and the last frozen values over the microbatches."""
 
     def loss(trainable, frozen, piece, rng):
-        out = config.objective.loss(
-            model, params.merge(trainable, cast(frozen, config.precision.compute)), piece, rng=rng, train=True
-        )
+        # Running statistics stay float32: in bfloat16 an average with momentum 0.99 stops moving.
+        tree = params.merge(trainable, frozen)
+        out = config.objective.loss(model, tree, piece, rng=rng, train=True)
         updates = {path: out.updates[path].astype(leaf.dtype) for path, leaf in params.paths(frozen).items()}
         return out.mean.total, (out.mean, out.metrics, params.from_paths(updates))
 
@@ -136,7 +136,8 @@ def make_eval_step(config: Config, mesh: Mesh) -> Callable[[params.Tree, dict], 
 
     def step(weights, batch):
         with sharding.use(mesh, config.parallel.rules):
-            weights = cast(weights, config.precision.compute)
+            trainable, frozen = params.partition(weights, model.spec)
+            weights = params.merge(cast(trainable, config.precision.compute), frozen)
             return config.objective.loss(model, weights, batch, rng=None, train=False).metrics
 
     return jax.jit(step, out_shardings=sharding.replicated(mesh))

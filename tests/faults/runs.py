@@ -27,7 +27,7 @@ def get_config():
             source=TextFiles(train={train!r}, validation={validation!r}),
             tokenizer=TokenizerConfig("bytes"), seq_len=32, cache_dir={cache!r},
         ),
-        optim=OptimConfig(lr=3e-3, warmup_steps=2),
+        optim=OptimConfig(lr=3e-3, warmup_steps=2, schedule="constant"),
         train=TrainConfig(steps=12, batch_size=8, log_every=1),
         eval=EvalConfig(batch_size=8, sample=SampleConfig(prompt="the ", max_tokens=8)),
         checkpoint=CheckpointConfig(every=4, keep=3),
