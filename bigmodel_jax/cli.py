@@ -12,6 +12,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from bigmodel_jax import runtime
+
 # JAX and the rest of the package are imported inside the verbs: `launch.py` and a misspelt verb answer at once.
 
 
@@ -24,7 +26,11 @@ class Verb(NamedTuple):
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs `launch.py VERB ...`. A user's mistake is one line on stderr and exit code 2."""
-    args = list(sys.argv[1:] if args is None else args)
+    if args is None:
+        args = sys.argv[1:]
+        if args[:1] == ["train"]:
+            runtime.keep_memory()
+    args = list(args)
     try:
         _dispatch(args)
     except (ValueError, OSError) as error:
@@ -111,17 +117,6 @@ def _one_target(verb: str, args: Sequence[str]) -> tuple[Path, list[str]]:
     return Path(targets[0]), options
 
 
-def _setup() -> None:
-    """Where compiled programs are kept between runs; the environment's own choice wins."""
-    import jax
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        root = Path(os.environ.get("BIGMODEL_CACHE") or Path.home() / ".cache" / "bigmodel_jax")
-        jax.config.update("jax_compilation_cache_dir", str(root / "programs"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
 def _parse_config(target: Path, options: list[str], verb: str):
     """(config, run folder): the run's own options beside every field of its config."""
     from bigmodel_jax import config as configs
@@ -150,7 +145,7 @@ def _run_dir(target: Path) -> Path:
 def train(args: Sequence[str]) -> None:
     target, options = _one_target("train", args)
     config, run_dir = _parse_config(target, options, "train")
-    _setup()
+    runtime.keep_programs()
     from bigmodel_jax.training import loop
 
     loop.train(config, run_dir)
@@ -159,7 +154,7 @@ def train(args: Sequence[str]) -> None:
 def evaluate(args: Sequence[str]) -> None:
     target, options = _one_target("eval", args)
     config, run_dir = _parse_config(target, options, "eval")
-    _setup()
+    runtime.keep_programs()
     from bigmodel_jax.training.saved import evaluate_run
 
     step, scalars = evaluate_run(config, run_dir)
@@ -184,7 +179,7 @@ def generate(args: Sequence[str]) -> None:
         num_samples: int = 1
 
     parsed = configs.override(Arguments(config.eval.sample), options, prog=f"launch.py generate {target}")
-    _setup()
+    runtime.keep_programs()
     from bigmodel_jax.training.saved import generate_from_run
 
     for text in generate_from_run(config, run_dir, parsed.sample, parsed.seed, parsed.num_samples):
