@@ -55,6 +55,7 @@ def train(config: Config, run_dir: Path, console: Console | None = None) -> dict
             rules=config.parallel.rules,
         )
         check_data(config)
+        log.info("data opened")
         state = resume(config, mesh, saves, batches) if last is not None else init_state(config, mesh)
         start = int(state.step)
         if start >= config.train.steps:
@@ -124,6 +125,9 @@ class Run:
         config = self.config
         began = time.perf_counter()
         write_environment(self.run_dir)
+        log.info("state made")
+        # The peak is measured while nothing else runs.
+        self.peak, self.peak_source = peak_flops(list(self.mesh.devices.flat), config.precision.compute)
         # Seconds of compressing the first time: beside the compiler, which uses one core.
         self.baselines = concurrent.futures.ThreadPoolExecutor(1).submit(config.data.baselines)
 
@@ -132,6 +136,7 @@ class Run:
         self.batches.set_state({"next_batch": self.start})
         self.eval_step = make_eval_step(config, self.mesh)
         train_step, memory = self.compile_step(state, batch)
+        log.info("step compiled")
         self.tokens_per_step = batch["tokens"].size if "tokens" in batch else config.train.batch_size
         self.unit = "tokens" if "tokens" in batch else "examples"
         self.throughput = self.make_throughput(state, batch)
@@ -205,8 +210,7 @@ class Run:
 
         shapes = jax.eval_shape(lambda: (params.merge(state.params, state.frozen), batch))
         flops = 3.0 * count_flops(forward, *shapes)
-        peak, self.peak_source = peak_flops(list(self.mesh.devices.flat), config.precision.compute)
-        return Throughput(flops, peak * self.mesh.size)
+        return Throughput(flops, self.peak * self.mesh.size)
 
     def table(self, memory: int | None) -> list[tuple[str, str]]:
         config, spec = self.config, self.config.model.make().spec
@@ -229,6 +233,8 @@ class Run:
         """Waits for the step's metrics, then logs them."""
         sums = sharding.to_host(sums)
         now = time.perf_counter()
+        if step == self.start + 1:
+            log.info("first step done")
         self.throughput.record(now - self.clock, wait)
         self.clock = now
         loss = float(sums["loss"].compute())

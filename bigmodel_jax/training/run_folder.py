@@ -54,6 +54,7 @@ def logging_to(path: Path) -> Iterator[None]:
     log.addHandler(shown)
     log.setLevel(logging.INFO)
     log.propagate = False
+    log.info("packages imported")
     try:
         yield
     finally:

@@ -1,0 +1,82 @@
+"""What the loop adds to the bare jitted step: 100 steps of `train` against 100 calls of the step, in one process.
+
+    uv run benchmarks/step_overhead.py [CONFIG]
+
+Prints both medians, their ratio and the share of wall time that the loop waited for data.
+"""
+
+import dataclasses
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from bigmodel_jax import config_file, runtime
+from bigmodel_jax.core import sharding
+from bigmodel_jax.data import make_iterator
+from bigmodel_jax.training import loop
+from bigmodel_jax.training.state import init_state
+from bigmodel_jax.training.step import make_train_step
+
+STEPS, ROUNDS = 100, 3
+
+
+def bare_step(config) -> list[float]:
+    """Seconds of each of STEPS calls on one batch, one call in flight ahead of the wait, as in the loop."""
+    mesh = sharding.make_mesh(config.parallel)
+    state = init_state(config, mesh)
+    batch = next(make_iterator(config.data, batch_size=config.train.batch_size, seed=0, mesh=mesh))
+    step = make_train_step(config, mesh).lower(state, batch).compile()
+    seconds, pending, last = [], None, None
+    for _ in range(STEPS + 5):
+        state, sums = step(state, batch)
+        if pending is not None:
+            jax.block_until_ready(pending)
+            now = time.perf_counter()
+            if last is not None:
+                seconds.append(now - last)
+            last = now
+        pending = sums
+    return seconds[-STEPS:]
+
+
+def train_loop(config) -> tuple[list[float], float]:
+    """(seconds of each step, share of it spent waiting for data) of a real `train`, per step from its own metrics."""
+    with tempfile.TemporaryDirectory() as folder:
+        loop.train(config, Path(folder) / "run", Console(quiet=True))
+        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [r for r in map(json.loads, lines) if "step_seconds" in r][5:]
+    seconds = [r["step_seconds"] for r in records]
+    return seconds, sum(r["data_wait_seconds"] for r in records) / sum(seconds)
+
+
+def main() -> None:
+    runtime.keep_memory()
+    runtime.keep_programs()
+    config = config_file.load(sys.argv[1] if len(sys.argv) > 1 else "configs/lm_tiny.py")
+    config = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, steps=STEPS + 6, log_every=1),
+        eval=dataclasses.replace(config.eval, sample=dataclasses.replace(config.eval.sample, prompt="")),
+    )
+    config.data.baselines()  # prepared before, so that it does not run beside the steps
+    ratios = []
+    for i in range(ROUNDS):
+        bare = statistics.median(bare_step(config))
+        steps, wait = train_loop(config)
+        inside = statistics.median(steps)
+        ratios.append(inside / bare)
+        print(
+            f"round {i + 1}: bare {1e3 * bare:.1f} ms, in train {1e3 * inside:.1f} ms, "
+            f"ratio {ratios[-1]:.3f}, data wait {100 * wait:.2f} %"
+        )
+    print(f"median ratio {statistics.median(ratios):.3f}")
+
+
+if __name__ == "__main__":
+    main()
