@@ -4,12 +4,13 @@ import dataclasses
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bigmodel_jax import runtime
@@ -20,8 +21,10 @@ from bigmodel_jax import runtime
 class Verb(NamedTuple):
     run: Callable[[Sequence[str]], None]
     usage: str
+    options: str
     summary: str
     details: str
+    examples: tuple[str, ...]
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -54,14 +57,8 @@ def _text(error: Exception) -> str:
 
 
 def _fail(text: str) -> int:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {_escape(text)}")
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {escape(text)}")
     return 2
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def _dispatch(args: list[str]) -> None:
@@ -76,27 +73,55 @@ def _dispatch(args: list[str]) -> None:
     if not rest or rest in (["-h"], ["--help"]):
         describe(name)
         if not rest:
-            raise ValueError(f"{name}: what to {name} is missing; usage: launch.py {VERBS[name].usage}")
+            raise ValueError(f"{name}: what to {name} is missing; usage: launch.py {_usage(name)}")
         return
     VERBS[name].run(rest)
 
 
+def _usage(name: str) -> str:
+    return f"{VERBS[name].usage} {VERBS[name].options}"
+
+
 def overview() -> None:
-    console = Console()
-    console.print("\n[bold]bigmodel_jax[/]: train, measure and use large models in JAX, from one launcher.\n")
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 2))
-    for verb in VERBS.values():
-        table.add_row(f"[bold cyan]python launch.py {_escape(verb.usage)}[/]", verb.summary)
-    console.print(table)
-    console.print("\nStart here:  [bold]python launch.py train configs/lm_tiny.py[/]   (4 minutes on 2 CPU cores)")
-    console.print("Any field of a config is an option: [bold]--optim.lr 1e-3 --model.num_layers 8 --train.steps 200[/]")
-    console.print("Every field and its default: [bold]python launch.py train configs/lm_tiny.py --help[/]\n")
+    """What `launch.py` alone says."""
+    print = Console(highlight=False).print
+    print("\n[bold]bigmodel_jax[/]: train, measure and use large models in JAX, from one launcher.\n")
+    print("[bold]Usage[/]     python launch.py [cyan]VERB[/] ...\n")
+    print(_table((f"[cyan]{escape(verb.usage)}[/]", verb.summary) for verb in VERBS.values()))
+    print(f"\n  CONFIG  {CONFIG}\n  RUN     {RUN}\n")
+    _print_examples(verb.examples[0] for verb in VERBS.values())
+    print("\n[bold]Help[/]")
+    help_ = {
+        "VERB --help": "a verb's options and examples",
+        "train CONFIG --help": "every field of CONFIG, each an option",
+    }
+    print(_table((f"python launch.py {usage}", text) for usage, text in help_.items()))
+    print()
 
 
 def describe(name: str) -> None:
+    """What `launch.py VERB --help` says."""
     verb = VERBS[name]
-    console = Console()
-    console.print(f"\n[bold]python launch.py {_escape(verb.usage)}[/]\n\n{_escape(verb.details)}\n")
+    print = Console(highlight=False).print
+    print(f"\n[bold]{name}[/]: {verb.summary}.\n")
+    print(f"[bold]Usage[/]     python launch.py [cyan]{escape(verb.usage)}[/] {escape(verb.options)}\n", soft_wrap=True)
+    print(f"{escape(verb.details)}\n", soft_wrap=True)
+    _print_examples(verb.examples)
+    print()
+
+
+def _print_examples(examples: Iterable[str]) -> None:
+    print = Console(highlight=False).print
+    print("[bold]Examples[/]")
+    for example in examples:
+        print(f"  python launch.py {escape(example)}", soft_wrap=True)
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 # ------------------------------------------------------------------------------------------------ arguments
@@ -111,9 +136,7 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
 def _one_target(verb: str, args: Sequence[str]) -> tuple[Path, list[str]]:
     targets, options = _split(args)
     if len(targets) != 1:
-        raise ValueError(
-            f"{verb}: expected one config or run folder, got {targets}; usage: launch.py {VERBS[verb].usage}"
-        )
+        raise ValueError(f"{verb}: expected one config or run folder, got {targets}; usage: launch.py {_usage(verb)}")
     return Path(targets[0]), options
 
 
@@ -188,7 +211,7 @@ def generate(args: Sequence[str]) -> None:
 
 def report(args: Sequence[str]) -> None:
     targets, options = _split(args)
-    from bigmodel_jax.config import override
+    from bigmodel_jax.config import nearest, override
     from bigmodel_jax.report.page import build_report
 
     @dataclasses.dataclass(frozen=True)
@@ -197,6 +220,11 @@ def report(args: Sequence[str]) -> None:
 
     output = override(Arguments(), options, prog="launch.py report RUN ...").output
     folders = [_run_dir(Path(t)) for t in targets]
+    for target, folder in zip(targets, folders, strict=True):
+        if not folder.is_dir():
+            tried = "" if str(folder) == target else f", nor is {str(folder)!r}"
+            near = nearest(target, [str(p.parent) for p in Path("runs").glob("*/metrics.jsonl")])
+            raise ValueError(f"report: {target!r} is not a run's folder{tried}{near}")
     default = folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html")
     print(build_report(folders, Path(output) if output else default))
 
@@ -209,38 +237,73 @@ def data(args: Sequence[str]) -> None:
     show(config.data)
 
 
+CONFIG = "a Python file with get_config(), a config.json, or a run's folder"
+RUN = "a run's folder, or the config file of a run in runs/"
 VERBS = {
     "train": Verb(
         train,
-        "train CONFIG [--run_dir PATH] [--FIELD VALUE ...]",
+        "train CONFIG",
+        "[--run_dir PATH] [--FIELD VALUE ...]",
         "train, or resume what the run's folder holds",
-        "CONFIG is a Python file with get_config(), a config.json, or a run's folder. Run again, it resumes, or says\n"
-        "that the run is complete; --train.steps raised trains on. The run's folder gets config.json, environment.json,\n"
-        "metrics.jsonl, tensorboard/, checkpoints/, plots/, samples/, log.txt and report.html.\n\n"
+        f"CONFIG        {CONFIG}\n"
+        "--run_dir     the run's folder; without it: runs/<name of the config file>\n"
+        "--FIELD       any field of the config by its dotted name\n\n"
+        "Run again, it resumes, or says that the run is complete; a raised --train.steps\n"
+        "trains on. The folder gets config.json, environment.json, metrics.jsonl, log.txt,\n"
+        "report.html, tensorboard/, checkpoints/, plots/ and samples/.\n\n"
         "Every field and its default: python launch.py train CONFIG --help",
+        (
+            "train configs/lm_tiny.py",
+            "train configs/lm_tiny.py --train.steps 200 --run_dir runs/short",
+            "train runs/lm_tiny --train.steps 4000",
+            "train configs/lm_tiny.py --parallel.fsdp 4 --precision.compute bfloat16",
+        ),
     ),
     "eval": Verb(
         evaluate,
-        "eval RUN [--FIELD VALUE ...]",
+        "eval RUN",
+        "[--FIELD VALUE ...]",
         "evaluate a run's newest checkpoint on its validation split",
-        "RUN is a run's folder, or the config file whose run lies in runs/<name>.",
+        f"RUN           {RUN}\n--FIELD       any field of the run's config, such as --eval.batch_size",
+        ("eval runs/lm_tiny", "eval runs/lm_tiny --eval.batch_size 8"),
     ),
     "generate": Verb(
         generate,
-        "generate RUN --prompt TEXT [--max_tokens N] [--temperature T] [--top_k K] [--top_p P] [--seed S]",
+        "generate RUN",
+        "--prompt TEXT [options]",
         "continue a text with a run's newest checkpoint",
-        "RUN is a run's folder, or the config file whose run lies in runs/<name>. --num_samples N gives N continuations.",
+        f"RUN             {RUN}\n"
+        "--prompt        the text to continue\n"
+        "--max_tokens    length of the continuation at most\n"
+        "--temperature   0 always takes the likeliest token; below 1 sharpens, above 1 flattens\n"
+        "--top_k         only the k likeliest tokens; 0 means all\n"
+        "--top_p         only the likeliest tokens that together have probability p\n"
+        "--num_samples   number of continuations\n"
+        "--seed          another seed, another text\n\n"
+        "Without an option, the run's config decides (eval.sample).",
+        (
+            'generate runs/lm_tiny --prompt "My fellow Americans,"',
+            'generate runs/lm_tiny --prompt "The state" --temperature 0.7 --num_samples 3',
+        ),
     ),
     "report": Verb(
         report,
-        "report RUN [RUN ...] [--output PATH]",
+        "report RUN ...",
+        "[--output PATH]",
         "one run's page, or several runs side by side",
-        "One self-contained HTML file: curves overlaid, configs diffed, figures beside each other.",
+        f"RUN           {RUN}\n"
+        "--output      the page; without it: RUN/report.html, or comparison.html here\n\n"
+        "One self-contained HTML file. Of several runs: curves overlaid, configs diffed.",
+        ("report runs/lm_tiny", "report runs/lm_tiny runs/short --output comparison.html"),
     ),
     "data": Verb(
         data,
-        "data CONFIG [--FIELD VALUE ...]",
+        "data CONFIG",
+        "[--FIELD VALUE ...]",
         "show what a config feeds: counts, samples, tokens, padding",
-        "Counts per split, sample records before and after each transform, token statistics, padding waste.",
+        f"CONFIG        {CONFIG}\n--FIELD       any field of the config by its dotted name\n\n"
+        "Counts per split, sample records before and after each transform, token\n"
+        "statistics, padding waste.",
+        ("data configs/lm_tiny.py", "data configs/lm_tiny.py --data.packing first_fit --data.seq_len 512"),
     ),
 }

@@ -7,6 +7,7 @@ line by its dotted name. In JSON each dataclass is an object whose "type" names 
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import io
 import re
 import typing
@@ -15,8 +16,9 @@ from typing import Any, Literal
 
 import tyro
 
+from bigmodel_jax.core import params
 from bigmodel_jax.core.precision import Policy
-from bigmodel_jax.core.sharding import ParallelConfig, factor
+from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, factor
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.models import MODELS, ModelConfig
 from bigmodel_jax.objectives import OBJECTIVES, Objective
@@ -103,7 +105,13 @@ def one_line(box: str) -> str:
     """A tyro error box as one line, with the nearest of the allowed choices where it names them."""
     lines = [re.sub(r"[╭╮╰╯│─]", "", line).strip() for line in box.splitlines()]
     kept = [line for line in lines if line and not set(line) <= {"-"} and "full helptext" not in line][1:]
-    text = " ".join(kept).replace("Argument helptext:", "Expected")
+    text = " ".join(kept)
+    # A check of a config's own class, a value of the wrong type, an option that does not exist.
+    text = re.sub(r"^Error parsing config[\w.]*: ", "", text)
+    text = re.sub(r"^Error parsing (--\S+): .*('.*?') Argument helptext: --\S+ (.*)", r"\1 = \2; expected \3", text)
+    text = text.replace("Argument helptext:", "Expected")
+    if text.startswith("Unrecognized options: "):
+        text = text.replace(", ", " ", 1) + ("" if "Perhaps" in text else "; --help lists every option")
     choice = re.search(r"invalid choice '(.*?)'.*Expected one of \((.*?)\)", text)
     if choice:
         near = difflib.get_close_matches(choice[1], re.findall(r"'(.*?)'", choice[2]), n=1, cutoff=0.5)
@@ -114,8 +122,8 @@ def one_line(box: str) -> str:
 # ------------------------------------------------------------------------------------------------ checks
 
 
-def validate(config: Config, num_devices: int | None = None) -> None:
-    """Raises ValueError for whatever can be known to be wrong before data is opened or anything is compiled."""
+def check_parts(config: Config) -> None:
+    """Raises ValueError where model, objective or data is not what its name says."""
     for name, base, table in (("model", ModelConfig, MODELS), ("objective", Objective, OBJECTIVES)):
         value = getattr(config, name)
         if not isinstance(value, base):
@@ -125,6 +133,11 @@ def validate(config: Config, num_devices: int | None = None) -> None:
             )
     if not isinstance(config.data, DataConfig):
         raise ValueError(f"config.data = {config.data!r} is not a DataConfig")
+
+
+def validate(config: Config, num_devices: int | None = None) -> None:
+    """Raises ValueError for whatever can be known to be wrong before data is opened or anything is compiled."""
+    check_parts(config)
     check_types(config)
     positive = {
         "train.steps": config.train.steps,
@@ -134,6 +147,8 @@ def validate(config: Config, num_devices: int | None = None) -> None:
         "checkpoint.keep": config.checkpoint.keep,
     }
     zero_or_more = {
+        "train.seed": config.train.seed,
+        "data.max_bad_records": config.data.max_bad_records,
         "eval.every": config.eval.every,
         "eval.batch_size": config.eval.batch_size,
         "checkpoint.every": config.checkpoint.every,
@@ -143,9 +158,16 @@ def validate(config: Config, num_devices: int | None = None) -> None:
         if value < least:
             raise ValueError(f"{name} = {value}; it must be {least} or more")
     config.optim.validate(config.train.steps)
+    _check_rules(config.parallel.rules)
     config.model.validate(config.parallel)
+    for path, param in params.paths(config.model.make().spec).items():
+        if not all(size > 0 for size in param.shape):
+            raise ValueError(f"model: parameter {path} would have shape {param.shape}; every size must be 1 or more")
     _check_batch(config, num_devices)
     _check_metric(config)
+    for name in config.report.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"report.trackers = {name!r}: the package is not installed; uv pip install {name}")
 
 
 def check_types(config: Any, prefix: str = "") -> None:
@@ -178,20 +200,33 @@ def _check_scalar(name: str, value: Any, hint: Any) -> None:
             raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}; it must be {hint.__name__}")
 
 
+def _check_rules(rules: Rules) -> None:
+    for field in dataclasses.fields(rules):
+        value = getattr(rules, field.name)
+        for axis in () if value is None else (value,) if isinstance(value, str) else value:
+            if axis not in AXES:
+                raise ValueError(
+                    f"parallel.rules.{field.name} = {axis!r}; allowed: {', '.join(AXES)}{nearest(str(axis), AXES)}"
+                )
+
+
 def _check_batch(config: Config, num_devices: int | None) -> None:
     if num_devices is None:
         return
     sizes = factor(config.parallel, num_devices)
     shards = sizes[1] * sizes[2]
-    if config.parallel.strategy == "pmap":
-        if shards != sizes[1]:
-            raise ValueError("parallel.strategy = 'pmap' is data-parallel only: every axis but parallel.data must be 1")
-        shards = num_devices
+    if config.parallel.strategy == "pmap" and num_devices != sizes[1]:
+        raise ValueError("parallel.strategy = 'pmap' is data-parallel only: every axis but parallel.data must be 1")
     pieces = shards * config.train.microbatches
     if config.train.batch_size % pieces:
         raise ValueError(
             f"train.batch_size = {config.train.batch_size} is not divisible by {pieces} = {shards} data shards "
             f"(parallel.data x parallel.fsdp) x train.microbatches = {config.train.microbatches}"
+        )
+    if config.eval.batch_size % shards:
+        raise ValueError(
+            f"eval.batch_size = {config.eval.batch_size} is not divisible by {shards} data shards "
+            "(parallel.data x parallel.fsdp)"
         )
 
 

@@ -5,12 +5,13 @@ import importlib
 import importlib.util
 import inspect
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bigmodel_jax.config import Config, nearest, override
+from bigmodel_jax.config import Config, check_parts, nearest, override
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -19,13 +20,26 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     source = path / "config.json" if path.is_dir() else path
     if not source.is_file():
         raise ValueError(f"config {str(path)!r}: no such file{_nearby(source)}")
-    config = from_json(json.loads(source.read_text())) if source.suffix == ".json" else _from_python(source)
+    config = _from_json_file(source) if source.suffix == ".json" else _from_python(source)
+    check_parts(config)
     return override(config, overrides, prog=f"launch.py train {path}") if overrides else config
 
 
 def _nearby(path: Path) -> str:
     folder = path.parent if path.parent.is_dir() else Path("configs")
     return nearest(str(folder / path.name), [str(p) for p in folder.glob("*.py")])
+
+
+def _from_json_file(path: Path) -> Config:
+    try:
+        config = from_json(json.loads(path.read_bytes()))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"config {str(path)!r} is not JSON: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"config {str(path)!r}: {error}") from error
+    if not isinstance(config, Config):
+        raise ValueError(f"config {str(path)!r} holds {type(config).__name__}, not a Config")
+    return config
 
 
 def _from_python(path: Path) -> Config:
@@ -65,8 +79,17 @@ def _where(error: Exception) -> str:
     while line and line.tb_next:
         line = line.tb_next
     text = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg} (line {error.lineno} of {error.filename})"
     at = f" (line {line.tb_lineno} of {line.tb_frame.f_code.co_filename})" if line else ""
-    return f"{type(error).__name__}: {text}{at}"
+    return f"{type(error).__name__}: {text}{_nearest_field(text, line.tb_frame.f_globals) if line else ''}{at}"
+
+
+def _nearest_field(text: str, names: dict[str, Any]) -> str:
+    """What a misspelt field of a config class may have meant."""
+    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text)
+    cls = names.get(found[1]) if found else None
+    return nearest(found[2], [f.name for f in dataclasses.fields(cls)]) if dataclasses.is_dataclass(cls) else ""
 
 
 # ------------------------------------------------------------------------------------------------ JSON
@@ -97,8 +120,11 @@ def from_json(node: Any) -> Any:
         if name == "type":
             continue
         if name not in known:
-            raise ValueError(f"config.json: {cls.__name__} has no field {name!r}{nearest(name, known)}")
+            raise ValueError(f"{cls.__name__} has no field {name!r}{nearest(name, known)}")
         values[name] = from_json(value)
+    required = {f.name for f in dataclasses.fields(cls) if dataclasses.MISSING is f.default is f.default_factory}
+    if missing := sorted(required - values.keys()):
+        raise ValueError(f"{cls.__name__} lacks {', '.join(missing)}")
     return cls(**values)
 
 
@@ -106,7 +132,7 @@ def _find_class(tag: str) -> type:
     module_name, _, class_name = tag.partition(":")
     is_file = module_name.endswith(".py")
     if is_file and not Path(module_name).is_file():
-        raise ValueError(f"config.json: {class_name} is defined in {module_name!r}, which is not there any more")
+        raise ValueError(f"{class_name} is defined in {module_name!r}, which is not there any more")
     try:
         module = _import_file(Path(module_name)) if is_file else importlib.import_module(module_name)
     except (ImportError, ValueError):
@@ -114,7 +140,7 @@ def _find_class(tag: str) -> type:
     cls = getattr(module, class_name, None)
     if not (inspect.isclass(cls) and dataclasses.is_dataclass(cls)):
         names = [n for n, c in vars(module).items() if dataclasses.is_dataclass(c)] if module else []
-        raise ValueError(f"config.json: type {tag!r} is unknown{nearest(class_name, names)}")
+        raise ValueError(f"type {tag!r} is unknown{nearest(class_name, names)}")
     return cls
 
 

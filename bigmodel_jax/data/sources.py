@@ -177,7 +177,15 @@ class Files(Source):
 
     def fingerprint(self, split, root):
         facts = dataclasses.asdict(self) | {"train": "", "validation": ""}
-        return cache.key(type(self).__name__, facts, [cache.file_digest(p) for p in self.paths(split)])
+        return cache.key(type(self).__name__, facts, [_digest(f"data.source.{split}", p) for p in self.paths(split)])
+
+
+def _digest(option: str, path: Path) -> str:
+    """Digest of a file's content: every file is read here first, so here it shows whether it can be read."""
+    try:
+        return cache.file_digest(path)
+    except OSError as error:
+        raise ValueError(f"{option}: {str(path)!r} cannot be read: {error.strerror}") from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,7 +64,10 @@ def update_cache(cache: dict | None, k: jax.Array, v: jax.Array, index: jax.Arra
 
 
 def check_decoder(cfg, parallel) -> None:
-    """Raises ValueError where heads and mesh do not fit."""
+    """Raises ValueError for sizes that make no model, and where heads and mesh do not fit."""
+    for name in ("vocab_size", "num_layers", "embed_dim", "num_heads", "num_kv_heads", "mlp_dim", "max_seq_len"):
+        if getattr(cfg, name) < 1:
+            raise ValueError(f"model.{name} = {getattr(cfg, name)}; it must be 1 or more")
     if cfg.num_heads % cfg.num_kv_heads:
         raise ValueError(
             f"model.num_heads = {cfg.num_heads} is not a multiple of model.num_kv_heads = {cfg.num_kv_heads}"

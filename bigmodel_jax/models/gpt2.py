@@ -51,7 +51,7 @@ class GPT2Config(ModelConfig):
         )
 
     def validate(self, parallel) -> None:
-        if self.embed_dim % self.num_heads:
+        if self.num_heads > 0 and self.embed_dim % self.num_heads:
             raise ValueError(f"model.num_heads = {self.num_heads} does not divide model.embed_dim = {self.embed_dim}")
         check_decoder(self, parallel)
 

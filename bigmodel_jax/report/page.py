@@ -79,7 +79,7 @@ def _run_body(run: Run) -> str:
 def _header(run: Run, figures: dict[str, float]) -> str:
     done, total = int(figures["step"]), run.config.get("train", {}).get("steps")
     progress = _count(done, "step") if total in (None, done) else f"stopped at step {done:,} of {total:,}"
-    kinds = [run.config.get(key, {}).get("type") for key in ("model", "objective")]
+    kinds = [_class_name(run.config.get(key, {}).get("type", "")) for key in ("model", "objective")]
     facts = [escape(" · ".join(filter(None, kinds))), f"<b>{progress}</b>"]
     if "parameters" in run.environment:
         facts.insert(1, f"<b>{short(run.environment['parameters'])}</b> parameters")
@@ -188,12 +188,19 @@ def _sample(name: str, text: str) -> str:
     return f'<figure class="sample"><figcaption>{escape(name)}</figcaption><pre>{escape(cut)}</pre></figure>'
 
 
+def _class_name(tag: str) -> str:
+    """LlamaConfig of "bigmodel_jax.models.llama:LlamaConfig"."""
+    return tag.rpartition(":")[2]
+
+
 def _config(run: Run) -> str:
     """One folded group per part of the config."""
     parts = {}
     for key, value in run.config.items():
+        if key == "type":
+            continue
         fields = flatten(value) if isinstance(value, dict) else {key: value}
-        kind = fields.pop("type", "")
+        kind = _class_name(fields.pop("type", ""))
         parts[key] = elements.folded(key, kind or _count(len(fields), "field"), elements.definitions(fields))
     return "".join(parts.values())
 

@@ -109,8 +109,8 @@ def curve(axes, x, y, color: str, text: str, marker: str | None = None) -> tuple
     """Draws a curve; a single point would be invisible as a line. Returns what `label_ends` needs."""
     marker = marker or ("o" if len(x) == 1 else None)
     axes.plot(x, y, color=color, linewidth=2, marker=marker, markersize=4.5)
-    if len(x) == 1:
-        axes.set_xlim(x[0] - 1, x[0] + 1)
+    if len(x) == 1 and len(axes.lines) == 1:
+        axes.set_xlim(min(0, x[0] - 1), x[0] + 1)
     return float(y[-1]), text, color
 
 

@@ -16,14 +16,14 @@ from bigmodel_jax import config_file, optim
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config, validate
 from bigmodel_jax.core import params, sharding
-from bigmodel_jax.data.loader import BatchIterator, eval_batches, make_iterator
+from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.report.environment import write_environment
 from bigmodel_jax.report.progress import Progress, start_table
 from bigmodel_jax.report.throughput import Throughput, count_flops, peak_flops
 from bigmodel_jax.report.writers import open_writers
 from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.evaluate import evaluate
-from bigmodel_jax.training.saved import generate_text
+from bigmodel_jax.training.saved import check_sample, generate_text
 from bigmodel_jax.training.state import TrainState, abstract_state, init_state, weights
 from bigmodel_jax.training.step import make_eval_step, make_train_step
 
@@ -37,34 +37,45 @@ def train(config: Config, run_dir: Path, console: Console | None = None) -> dict
     """
     console = console or Console()
     validate(config, jax.device_count())
-    run_folder.claim(run_dir, config)
     with (
-        run_folder.logging_to(run_dir / "log.txt"),
+        run_folder.logging_to(run_dir / "log.txt") as start_log,
         store.open_store(run_dir / "checkpoints", config.checkpoint) as saves,
     ):
-        # --- where the run stands
+        # --- whatever can be wrong is found before the run's folder is touched
+        run_folder.check(run_dir, config)
         mesh = sharding.make_mesh(config.parallel)
         last = store.latest_step(saves)
         if last is not None and last > config.train.steps:
             raise ValueError(f"train.steps = {config.train.steps} is below step {last}, where this run stands")
-        batches = make_iterator(
-            config.data,
-            batch_size=config.train.batch_size,
-            seed=config.train.seed,
-            mesh=mesh,
-            rules=config.parallel.rules,
-        )
+        layout = {"mesh": mesh, "rules": config.parallel.rules}
+        batches = make_iterator(config.data, batch_size=config.train.batch_size, seed=config.train.seed, **layout)
+        validation = eval_batches(config.data, batch_size=config.eval.batch_size or config.train.batch_size, **layout)
         check_data(config)
+        if samples_text(config):
+            check_sample(config, config.eval.sample, prefix="eval.sample.")
         log.info("data opened")
+
+        # --- where the run stands
         state = resume(config, mesh, saves, batches) if last is not None else init_state(config, mesh)
         start = int(state.step)
         if start >= config.train.steps:
             return _already_complete(run_dir, config, console)
+        run_folder.claim(run_dir, config)
+        start_log()
         if start:
             log.info("resumed at step %d", start)
             console.print(f"Resuming at step {start:,}.")
-        run = Run(config, run_dir, mesh, console, saves, batches, start)
+        run = Run(config, run_dir, mesh, console, saves, batches, validation, start)
         return run.go(state)
+
+
+def samples_text(config: Config) -> bool:
+    """Whether the run ends with a generated text."""
+    return bool(config.eval.sample.prompt) and config.model.make().make_cache is not None
+
+
+# The option of the data that a requirement on the model comes from.
+REQUIRED_BY = {"vocab_size": "tokenizer", "max_seq_len": "seq_len", "num_classes": "num_classes"}
 
 
 def check_data(config: Config) -> None:
@@ -73,7 +84,8 @@ def check_data(config: Config) -> None:
         has = getattr(config.model, name, needed)
         least = isinstance(needed, int)
         if has < needed if least else tuple(has) != tuple(needed):
-            raise ValueError(f"model.{name} = {has}, but the data needs {'at least ' if least else ''}{needed}")
+            source = f" (data.{REQUIRED_BY[name]})" if name in REQUIRED_BY else ""
+            raise ValueError(f"model.{name} = {has}, but the data needs {'at least ' if least else ''}{needed}{source}")
 
 
 def resume(config: Config, mesh, saves: store.Store, batches: BatchIterator) -> TrainState:
@@ -119,12 +131,13 @@ class Run:
     console: Console
     saves: store.Store
     batches: BatchIterator
+    validation: EvalBatches
     start: int
 
     def go(self, state: TrainState) -> dict[str, float]:
         config = self.config
         began = time.perf_counter()
-        write_environment(self.run_dir)
+        write_environment(self.run_dir, parameters=params.count(config.model.make().spec, trainable=True))
         log.info("state made")
         # The peak is measured while nothing else runs.
         self.peak, self.peak_source = peak_flops(list(self.mesh.devices.flat), config.precision.compute)
@@ -248,14 +261,7 @@ class Run:
             self.writers.write(step, values | rates)
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
-        config = self.config
-        batches = eval_batches(
-            config.data,
-            batch_size=config.eval.batch_size or config.train.batch_size,
-            mesh=self.mesh,
-            rules=config.parallel.rules,
-        )
-        scalars = evaluate(config, self.eval_step, weights(state), batches)
+        scalars = evaluate(self.config, self.eval_step, weights(state), self.validation)
         scalars |= {f"eval/{k}": v for k, v in self.baselines.result().items()}
         self.writers.write(step, scalars)
         shown = {k.removeprefix("eval/"): v for k, v in scalars.items() if isinstance(v, float)}
@@ -273,7 +279,7 @@ class Run:
 
         config = self.config
         config.data.save_artifacts(self.run_dir)
-        if config.eval.sample.prompt and config.model.make().make_cache is not None:
+        if samples_text(config):
             for text in generate_text(config, weights(state), config.eval.sample, seed=config.train.seed):
                 (self.run_dir / "samples" / f"{config.train.steps:08d}.txt").write_text(text + "\n")
                 self.say(f"\nSample: {text}\n")

@@ -2,8 +2,9 @@
 
 import contextlib
 import logging
+import logging.handlers
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bigmodel_jax import config_file
@@ -25,9 +26,13 @@ def differences(old: Config, new: Config) -> dict[str, tuple]:
     }
 
 
-def claim(run_dir: Path, config: Config) -> None:
-    """Makes the folder this config's, or finds that it is; ValueError if another run lives there, naming what differs."""
+def check(run_dir: Path, config: Config) -> None:
+    """Writes nothing. ValueError if another run lives in the folder, naming what differs, or if it cannot be made."""
     path = run_dir / "config.json"
+    parent = next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        wrong = "is not a folder" if not parent.is_dir() else "cannot be written"
+        raise ValueError(f"run_dir = {str(run_dir)!r}: {parent} {wrong}; give another --run_dir")
     if path.is_file():
         changed = differences(config_file.load(path), config)
         if changed:
@@ -35,30 +40,47 @@ def claim(run_dir: Path, config: Config) -> None:
             raise ValueError(
                 f"run_dir = {str(run_dir)!r} holds a run of another config: {shown}; give another --run_dir"
             )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    if not os.access(run_dir, os.W_OK):
-        raise PermissionError(13, "the run's folder cannot be written", str(run_dir))
-    for name in ("checkpoints", "samples", "plots"):
-        (run_dir / name).mkdir(exist_ok=True)
-    config_file.save(config, path)
+
+
+def claim(run_dir: Path, config: Config) -> None:
+    """Makes the folder and writes what the run is; `check` comes first."""
+    try:
+        for name in ("checkpoints", "samples", "plots"):
+            (run_dir / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"run_dir = {str(run_dir)!r} cannot be made: {error.strerror}; give another --run_dir"
+        ) from error
+    config_file.save(config, run_dir / "config.json")
 
 
 @contextlib.contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """What is logged below "bigmodel_jax" goes to this file; warnings also to stderr, and nothing anywhere else."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+def logging_to(path: Path) -> Iterator[Callable[[], None]]:
+    """What is logged below "bigmodel_jax" goes to this file; warnings also to stderr, and nothing anywhere else.
+
+    Yields the function that opens the file; records are kept until then, so that a run that cannot start writes nothing.
+    """
+    kept = logging.handlers.MemoryHandler(capacity=1 << 20, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     shown = logging.StreamHandler()
     shown.setLevel(logging.WARNING)
-    log.addHandler(handler)
+    file = logging.FileHandler(path, delay=True)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def start() -> None:
+        kept.setTarget(file)
+        kept.flush()
+        log.removeHandler(kept)
+        log.addHandler(file)
+
+    log.addHandler(kept)
     log.addHandler(shown)
     log.setLevel(logging.INFO)
     log.propagate = False
     log.info("packages imported")
     try:
-        yield
+        yield start
     finally:
         log.propagate = True
-        log.removeHandler(handler)
-        log.removeHandler(shown)
-        handler.close()
+        for handler in (kept, shown, file):
+            log.removeHandler(handler)
+            handler.close()

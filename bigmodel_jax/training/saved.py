@@ -10,6 +10,7 @@ from bigmodel_jax.config import Config, SampleConfig, validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.data.loader import eval_batches
+from bigmodel_jax.data.text import TextData
 from bigmodel_jax.data.text import tokenizer as open_tokenizer
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.training.evaluate import evaluate
@@ -41,30 +42,46 @@ def evaluate_run(config: Config, run_dir: Path) -> tuple[int, dict[str, float]]:
 
 def generate_from_run(config: Config, run_dir: Path, sample: SampleConfig, seed: int, num_samples: int) -> list[str]:
     """Texts that continue `sample.prompt`, each with the prompt in front."""
+    validate(config, jax.device_count())
+    if num_samples < 1:
+        raise ValueError(f"num_samples = {num_samples}; it must be 1 or more")
+    check_sample(config, sample)
     mesh = sharding.make_mesh(config.parallel)
     weights, _ = load_weights(config, run_dir, mesh)
     return generate_text(config, weights, sample, seed, num_samples)
 
 
-def generate_text(
-    config: Config, weights: params.Tree, sample: SampleConfig, seed: int = 0, num_samples: int = 1
-) -> list[str]:
-    """As `generate_from_run`, from parameters in memory. ValueError for an empty prompt or one too long."""
+def check_sample(config: Config, sample: SampleConfig, prefix: str = "") -> list[int]:
+    """The prompt's token ids. ValueError for what cannot be generated; `prefix` stands before the names of options."""
     if not sample.prompt:
-        raise ValueError("prompt = '': it is empty; give at least one character to continue from")
+        raise ValueError(f"{prefix}prompt = '': it is empty; give at least one character to continue from")
     for name, least in (("max_tokens", 1), ("temperature", 0), ("top_k", 0)):
         if getattr(sample, name) < least:
-            raise ValueError(f"{name} = {getattr(sample, name)}; it must be {least} or more")
+            raise ValueError(f"{prefix}{name} = {getattr(sample, name)}; it must be {least} or more")
     if not 0 < sample.top_p <= 1:
-        raise ValueError(f"top_p = {sample.top_p}; it must be above 0 and at most 1")
+        raise ValueError(f"{prefix}top_p = {sample.top_p}; it must be above 0 and at most 1")
+    if not isinstance(config.data, TextData) or config.model.make().make_cache is None:
+        raise ValueError(
+            f"{prefix}prompt = {sample.prompt!r}: a {type(config.model).__name__} on {type(config.data).__name__} "
+            "cannot generate; it takes a model with a decode cache, and TextData"
+        )
     tokenizer = open_tokenizer(config.data)
     prompt = [tokenizer.separator, *tokenizer.encode(sample.prompt)]
     limit = config.model.max_seq_len
     if len(prompt) + sample.max_tokens > limit:
         raise ValueError(
-            f"max_tokens = {sample.max_tokens}: with the prompt's {len(prompt)} tokens it is more than "
+            f"{prefix}max_tokens = {sample.max_tokens}: with the prompt's {len(prompt)} tokens it is more than "
             f"model.max_seq_len = {limit}"
         )
+    return prompt
+
+
+def generate_text(
+    config: Config, weights: params.Tree, sample: SampleConfig, seed: int = 0, num_samples: int = 1
+) -> list[str]:
+    """As `generate_from_run`, from parameters in memory."""
+    prompt = check_sample(config, sample)
+    tokenizer = open_tokenizer(config.data)
     compute = cast(weights, jnp.dtype(config.precision.compute).name)
     rows = generate(config.model.make(), compute, [prompt] * num_samples, sample, stop=tokenizer.separator, seed=seed)
     return [sample.prompt + tokenizer.decode(row) for row in rows]
