@@ -21,7 +21,6 @@ from bigmodel_jax import runtime
 class Verb(NamedTuple):
     run: Callable[[Sequence[str]], None]
     usage: str
-    options: str
     summary: str
     details: str
     examples: tuple[str, ...]
@@ -73,13 +72,9 @@ def _dispatch(args: list[str]) -> None:
     if not rest or rest in (["-h"], ["--help"]):
         describe(name)
         if not rest:
-            raise ValueError(f"{name}: what to {name} is missing; usage: launch.py {_usage(name)}")
+            raise ValueError(f"{name}: what to {name} is missing; usage: launch.py {VERBS[name].usage}")
         return
     VERBS[name].run(rest)
-
-
-def _usage(name: str) -> str:
-    return f"{VERBS[name].usage} {VERBS[name].options}"
 
 
 def overview() -> None:
@@ -87,13 +82,13 @@ def overview() -> None:
     print = Console(highlight=False).print
     print("\n[bold]bigmodel_jax[/]: train, measure and use large models in JAX, from one launcher.\n")
     print("[bold]Usage[/]     python launch.py [cyan]VERB[/] ...\n")
-    print(_table((f"[cyan]{escape(verb.usage)}[/]", verb.summary) for verb in VERBS.values()))
+    print(_table((f"[cyan]{verb.usage.split(' [')[0].split(' --')[0]}[/]", verb.summary) for verb in VERBS.values()))
     print(f"\n  CONFIG  {CONFIG}\n  RUN     {RUN}\n")
     _print_examples(verb.examples[0] for verb in VERBS.values())
     print("\n[bold]Help[/]")
     help_ = {
         "VERB --help": "a verb's options and examples",
-        "train CONFIG --help": "every field of CONFIG, each an option",
+        "train CONFIG --help": "every field and its default",
     }
     print(_table((f"python launch.py {usage}", text) for usage, text in help_.items()))
     print()
@@ -104,7 +99,7 @@ def describe(name: str) -> None:
     verb = VERBS[name]
     print = Console(highlight=False).print
     print(f"\n[bold]{name}[/]: {verb.summary}.\n")
-    print(f"[bold]Usage[/]     python launch.py [cyan]{escape(verb.usage)}[/] {escape(verb.options)}\n", soft_wrap=True)
+    print(f"[bold]Usage[/]     python launch.py [cyan]{escape(verb.usage)}[/]\n", soft_wrap=True)
     print(f"{escape(verb.details)}\n", soft_wrap=True)
     _print_examples(verb.examples)
     print()
@@ -136,7 +131,9 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
 def _one_target(verb: str, args: Sequence[str]) -> tuple[Path, list[str]]:
     targets, options = _split(args)
     if len(targets) != 1:
-        raise ValueError(f"{verb}: expected one config or run folder, got {targets}; usage: launch.py {_usage(verb)}")
+        raise ValueError(
+            f"{verb}: expected one config or run folder, got {targets}; usage: launch.py {VERBS[verb].usage}"
+        )
     return Path(targets[0]), options
 
 
@@ -242,8 +239,7 @@ RUN = "a run's folder, or the config file of a run in runs/"
 VERBS = {
     "train": Verb(
         train,
-        "train CONFIG",
-        "[--run_dir PATH] [--FIELD VALUE ...]",
+        "train CONFIG [--run_dir PATH] [--FIELD VALUE ...]",
         "train, or resume what the run's folder holds",
         f"CONFIG        {CONFIG}\n"
         "--run_dir     the run's folder; without it: runs/<name of the config file>\n"
@@ -256,26 +252,23 @@ VERBS = {
             "train configs/lm_tiny.py",
             "train configs/lm_tiny.py --train.steps 200 --run_dir runs/short",
             "train runs/lm_tiny --train.steps 4000",
-            "train configs/lm_tiny.py --parallel.fsdp 4 --precision.compute bfloat16",
         ),
     ),
     "eval": Verb(
         evaluate,
-        "eval RUN",
-        "[--FIELD VALUE ...]",
+        "eval RUN [--FIELD VALUE ...]",
         "evaluate a run's newest checkpoint on its validation split",
         f"RUN           {RUN}\n--FIELD       any field of the run's config, such as --eval.batch_size",
         ("eval runs/lm_tiny", "eval runs/lm_tiny --eval.batch_size 8"),
     ),
     "generate": Verb(
         generate,
-        "generate RUN",
-        "--prompt TEXT [options]",
+        "generate RUN --prompt TEXT [options]",
         "continue a text with a run's newest checkpoint",
         f"RUN             {RUN}\n"
         "--prompt        the text to continue\n"
         "--max_tokens    length of the continuation at most\n"
-        "--temperature   0 always takes the likeliest token; below 1 sharpens, above 1 flattens\n"
+        "--temperature   0 always takes the likeliest token\n"
         "--top_k         only the k likeliest tokens; 0 means all\n"
         "--top_p         only the likeliest tokens that together have probability p\n"
         "--num_samples   number of continuations\n"
@@ -288,8 +281,7 @@ VERBS = {
     ),
     "report": Verb(
         report,
-        "report RUN ...",
-        "[--output PATH]",
+        "report RUN ... [--output PATH]",
         "one run's page, or several runs side by side",
         f"RUN           {RUN}\n"
         "--output      the page; without it: RUN/report.html, or comparison.html here\n\n"
@@ -298,8 +290,7 @@ VERBS = {
     ),
     "data": Verb(
         data,
-        "data CONFIG",
-        "[--FIELD VALUE ...]",
+        "data CONFIG [--FIELD VALUE ...]",
         "show what a config feeds: counts, samples, tokens, padding",
         f"CONFIG        {CONFIG}\n--FIELD       any field of the config by its dotted name\n\n"
         "Counts per split, sample records before and after each transform, token\n"

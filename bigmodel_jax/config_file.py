@@ -57,7 +57,7 @@ def _from_python(path: Path) -> Config:
 
 def _import_file(path: Path) -> Any:
     """The module of a config file; its name is its path, which is how config.json finds classes defined there."""
-    name = str(path)
+    name = str(path.resolve())
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

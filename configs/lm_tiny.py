@@ -1,4 +1,11 @@
-"""A small Llama on two centuries of presidential addresses."""
+"""A small Llama (4 M parameters) on the presidential addresses.
+
+Cost: under 4 minutes on 2 CPU cores. Reaches about 1.87 bits per byte on the addresses after 2000, where `xz -9` reaches
+2.25 alone and 2.00 primed with all earlier addresses (docs/results.md).
+
+922k tokens fit into the time, which is not half of what there is, and language drifts: so it reads the latest 40 % of
+the training addresses, about twice, rather than two centuries once in part.
+"""
 
 from bigmodel_jax.config import Config, EvalConfig, SampleConfig, TrainConfig
 from bigmodel_jax.data import TextData, Tfds, TokenizerConfig
@@ -6,25 +13,29 @@ from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.optim import OptimConfig
 
+VOCAB_SIZE = 8192  # large for the model: fewer tokens for the same text, and an embedding row costs no products
+
 
 def get_config() -> Config:
     return Config(
         model=LlamaConfig(
-            vocab_size=8192,
+            vocab_size=VOCAB_SIZE,
             num_layers=2,
             embed_dim=192,
-            num_heads=3,
-            num_kv_heads=1,
-            head_dim=64,
+            num_heads=4,
+            num_kv_heads=2,
+            head_dim=48,
             mlp_dim=512,
             max_seq_len=256,
-            init_std=0.06,
+            init_std=0.06,  # near 1/sqrt(embed_dim): at this width the usual 0.02 starts too small
         ),
         objective=NextToken(),
         data=TextData(
-            source=Tfds("sotu", train_split="train[60%:]"), tokenizer=TokenizerConfig(vocab_size=8192), seq_len=128
+            source=Tfds("sotu", train_split="train[60%:]"),
+            tokenizer=TokenizerConfig(vocab_size=VOCAB_SIZE),
+            seq_len=128,
         ),
-        optim=OptimConfig(lr=5e-3, betas=(0.9, 0.98), warmup_steps=100, weight_decay=0.1, final_lr_ratio=0.0),
-        train=TrainConfig(steps=1900, batch_size=4),
+        optim=OptimConfig(lr=6e-3, betas=(0.9, 0.98), warmup_steps=100, weight_decay=0.1, final_lr_ratio=0.0),
+        train=TrainConfig(steps=900, batch_size=8),
         eval=EvalConfig(batch_size=32, sample=SampleConfig(prompt="My fellow Americans,", max_tokens=100)),
     )

@@ -133,14 +133,17 @@ class Run:
     batches: BatchIterator
     validation: EvalBatches
     start: int
+    skipped: int = 0
 
     def go(self, state: TrainState) -> dict[str, float]:
         config = self.config
         began = time.perf_counter()
-        write_environment(self.run_dir, parameters=params.count(config.model.make().spec, trainable=True))
         log.info("state made")
+        config.data.save_artifacts(self.run_dir)
         # The peak is measured while nothing else runs.
         self.peak, self.peak_source = peak_flops(list(self.mesh.devices.flat), config.precision.compute)
+        num_params = params.count(config.model.make().spec, trainable=True)
+        write_environment(self.run_dir, parameters=num_params, peak_source=self.peak_source)
         # Seconds of compressing the first time: beside the compiler, which uses one core.
         self.baselines = concurrent.futures.ThreadPoolExecutor(1).submit(config.data.baselines)
 
@@ -177,7 +180,7 @@ class Run:
         return scalars
 
     def loop(self, state: TrainState, train_step, stop: Stop) -> tuple[TrainState, dict[str, float]]:
-        config, scalars, saved, pending = self.config, {}, self.start, None
+        config, scalars, pending = self.config, {}, None
         self.clock = time.perf_counter()
         for step in range(self.start, config.train.steps):
             wait = time.perf_counter()
@@ -187,22 +190,23 @@ class Run:
             # Step n + 1 is on its way to the device before the host reads the metrics of step n.
             if pending is not None:
                 self.record(*pending)
-            pending = (step + 1, sums, wait)
-            done = step + 1
-            last = done == config.train.steps or stop.signal is not None
-            evaluate_now = due(done, config.eval.every) or done == config.train.steps
-            save_now = due(done, config.checkpoint.every) or last
-            if evaluate_now or save_now:
-                self.record(*pending)
-                pending = None
-                if evaluate_now:
-                    scalars = self.evaluate(done, state)
-                if save_now and saved != done:
-                    self.save(done, state, scalars)
-                    saved = done
-                self.clock = time.perf_counter()
-            if stop.signal is not None:
+            pending, done = (step + 1, sums, wait), step + 1
+            last = done == config.train.steps
+            evaluate_now = last or due(done, config.eval.every)
+            save_now = last or due(done, config.checkpoint.every) or stop.signal is not None
+            if not (evaluate_now or save_now):
+                continue
+            self.record(*pending)
+            pending = None
+            if evaluate_now:
+                scalars = self.evaluate(done, state)
+            # Asked once more: a signal may have come during the evaluation.
+            stopping = stop.signal is not None
+            if save_now or stopping:
+                self.save(done, state, scalars)
+            if stopping:
                 break
+            self.clock = time.perf_counter()
         return state, scalars
 
     def compile_step(self, state: TrainState, batch: dict):
@@ -253,10 +257,12 @@ class Run:
         loss = float(sums["loss"].compute())
         rates = self.throughput.rates(self.tokens_per_step)
         self.progress.update(step, loss=loss, tokens_per_second=rates["tokens_per_second"], mfu=rates["mfu"])
+        self.skipped += int(sums["skipped_steps"].total)
         if sums["skipped_steps"].total:
             log.warning("step %d: loss or gradient not finite; the update was skipped", step)
         if due(step, self.config.train.log_every) or step == self.config.train.steps:
             values = {name: float(mean.compute()) for name, mean in sums.items()}
+            values["skipped_steps"] = self.skipped  # since the process started
             values["learning_rate"] = float(self.schedule(step - 1))
             self.writers.write(step, values | rates)
 
@@ -278,7 +284,6 @@ class Run:
         from bigmodel_jax.report.page import build_report
 
         config = self.config
-        config.data.save_artifacts(self.run_dir)
         if samples_text(config):
             for text in generate_text(config, weights(state), config.eval.sample, seed=config.train.seed):
                 (self.run_dir / "samples" / f"{config.train.steps:08d}.txt").write_text(text + "\n")

@@ -13,7 +13,10 @@ from bigmodel_jax.config import Config, flat
 log = logging.getLogger("bigmodel_jax")
 
 # What may differ when a run is continued: how long, where and how it is watched; not what is learned from what.
-FREE = ("train.steps", "train.log_every", "parallel", "eval", "checkpoint", "report", "data.cache_dir")
+FREE = (
+    *("train.steps", "train.log_every", "parallel", "eval", "checkpoint", "report", "data.cache_dir"),
+    *("model.remat", "model.unroll", "model.attention"),
+)
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple]:

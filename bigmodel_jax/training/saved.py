@@ -1,5 +1,6 @@
 """Using a run's newest checkpoint: evaluation and generation."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -9,9 +10,11 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config, SampleConfig, validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
+from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data.loader import eval_batches
 from bigmodel_jax.data.text import TextData
 from bigmodel_jax.data.text import tokenizer as open_tokenizer
+from bigmodel_jax.data.tokenizers import TokenizerConfig
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.state import abstract_state
@@ -41,12 +44,15 @@ def evaluate_run(config: Config, run_dir: Path) -> tuple[int, dict[str, float]]:
 
 
 def generate_from_run(config: Config, run_dir: Path, sample: SampleConfig, seed: int, num_samples: int) -> list[str]:
-    """Texts that continue `sample.prompt`, each with the prompt in front."""
-    validate(config, jax.device_count())
+    """Texts that continue `sample.prompt`, each with the prompt in front; on one device, whatever the run's mesh was."""
     if num_samples < 1:
         raise ValueError(f"num_samples = {num_samples}; it must be 1 or more")
+    if (run_dir / "tokenizer.json").is_file():  # the run's own: its data need not be there any more
+        own = TokenizerConfig(path=str(run_dir / "tokenizer.json"))
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=own))
     check_sample(config, sample)
-    mesh = sharding.make_mesh(config.parallel)
+    config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, _ = load_weights(config, run_dir, mesh)
     return generate_text(config, weights, sample, seed, num_samples)
 

@@ -1,0 +1,127 @@
+"""Configs as files: Python, JSON, a user's own classes."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import runs
+
+from bigmodel_jax import cli, config_file
+from bigmodel_jax.config import flat
+from bigmodel_jax.data import Arrays
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", [*CONFIGS, *EXAMPLES], ids=lambda p: p.stem)
+def test_a_config_survives_json(path, tmp_path):
+    config = config_file.load(path)
+    config_file.save(config, tmp_path / "config.json")
+    assert config_file.load(tmp_path / "config.json") == config
+    assert config_file.load(tmp_path) == config
+
+
+@pytest.mark.parametrize("value", [None, True, 1, 1.5, 1e-8, "text", (1, 2), ((1,), ("a", None))])
+def test_values_survive_json(value):
+    again = config_file.from_json(json.loads(json.dumps(config_file.to_json(value))))
+    assert again == value
+    assert type(again) is type(value)
+
+
+def test_what_json_cannot_hold_is_refused():
+    with pytest.raises(ValueError, match="function"):
+        config_file.to_json(dataclasses.replace(Arrays(), function=lambda: 0))
+
+
+def test_load_applies_overrides_to_every_kind_of_file(tmp_path):
+    path = runs.write(tmp_path)
+    config_file.save(config_file.load(path), tmp_path / "config.json")
+    for source in (path, tmp_path / "config.json", tmp_path):
+        assert config_file.load(source, ["--train.steps", "7"]).train.steps == 7
+
+
+def bad_json(tmp_path, change) -> str:
+    """The message for a config.json changed by `change`."""
+    node = config_file.to_json(config_file.load(runs.write(tmp_path)))
+    change(node)
+    (tmp_path / "config.json").write_text(json.dumps(node))
+    with pytest.raises(ValueError) as error:
+        config_file.load(tmp_path)
+    return str(error.value)
+
+
+def test_an_unknown_field_of_config_json_is_named_with_the_nearest(tmp_path):
+    text = bad_json(tmp_path, lambda c: c["train"].update(batchsize=4))
+    assert "TrainConfig" in text
+    assert "'batchsize' (perhaps you meant 'batch_size')" in text
+
+
+def test_a_missing_field_of_config_json_is_named(tmp_path):
+    assert "Config lacks objective" in bad_json(tmp_path, lambda c: c.pop("objective"))
+
+
+def test_an_unknown_type_of_config_json_is_named_with_the_nearest(tmp_path):
+    text = bad_json(tmp_path, lambda c: c["model"].update(type="bigmodel_jax.models.llama:LamaConfig"))
+    assert "LamaConfig" in text
+    assert "'LlamaConfig'" in text
+
+
+def test_a_config_class_whose_file_is_gone_is_named(tmp_path):
+    text = bad_json(tmp_path, lambda c: c["model"].update(type=f"{tmp_path}/gone.py:MyConfig"))
+    assert "MyConfig" in text
+    assert "gone.py" in text
+
+
+def test_config_json_can_name_nothing_but_dataclasses(tmp_path):
+    """A tag cannot call an arbitrary function."""
+    assert "unknown" in bad_json(tmp_path, lambda c: c.update(model={"type": "os:system", "command": "true"}))
+
+
+# ------------------------------------------------------------------------------------------------ a model of one's own
+
+
+def small(tmp_path, example: Path, data: str, **fields) -> Path:
+    """The example as it stands, with other data and sizes: a file that imports nothing from it."""
+    path = tmp_path / example.name
+    text = example.read_text().replace("def get_config()", "def example_config()")
+    path.write_text(
+        f"{text}\n\nfrom bigmodel_jax.data import *\n\ndef get_config():\n    config = example_config()\n"
+        f"    model = dataclasses.replace(config.model, **{fields})\n"
+        f"    return dataclasses.replace(config, model=model, data={data})\n"
+    )
+    return path
+
+
+def train_two_steps(path: Path, run_dir: Path) -> None:
+    """Trains, evaluates and resumes from config.json alone."""
+    steps = ["--optim.warmup_steps", "1", "--train.batch_size", "8", "--train.log_every", "1"]
+    cli.main(["train", str(path), "--run_dir", str(run_dir), "--train.steps", "2", *steps])
+    cli.main(["train", str(run_dir), "--train.steps", "3"])
+    assert sorted(runs.losses(run_dir)) == [1, 2, 3]
+    assert all(map(math.isfinite, runs.losses(run_dir).values()))
+    cli.main(["eval", str(run_dir)])
+
+
+def test_a_model_in_one_file_trains_and_is_found_again_from_config_json(tmp_path, capsys):
+    example = Path(__file__).parent / "examples" / "one_file_model.py"
+    texts = runs.write(tmp_path).parent
+    data = (
+        f"TextData(source=TextFiles({str(texts / 'train.txt')!r}, {str(texts / 'validation.txt')!r}), "
+        f"tokenizer=TokenizerConfig('bytes'), seq_len=16, cache_dir={str(tmp_path / 'cache')!r})"
+    )
+    path = small(tmp_path, example, data, vocab_size=264, hidden_dim=16, embed_dim=8)
+    run_dir = tmp_path / "run"
+    train_two_steps(path, run_dir)
+    assert flat(config_file.load(run_dir))["model"] == "NgramConfig"
+    assert json.loads((run_dir / "config.json").read_text())["model"]["type"] == f"{path}:NgramConfig"
+    assert "eval/bits_per_byte" in capsys.readouterr().out
+
+
+def test_a_flax_module_of_ones_own_trains(tmp_path, capsys):
+    example = Path(__file__).parent / "examples" / "own_flax_module.py"
+    data = f"ImageData(source=Tfds('mnist_5k', train_split='train[:64]', eval_split='validation[:16]'), cache_dir={str(tmp_path)!r})"
+    train_two_steps(small(tmp_path, example, data, width=8), tmp_path / "run")
+    assert "eval/macro_f1" in capsys.readouterr().out

@@ -1,0 +1,140 @@
+"""Overrides, checks and the flat form of a config."""
+
+import dataclasses
+
+import pytest
+
+from bigmodel_jax import config as configs
+from bigmodel_jax.config import Config, EvalConfig, ReportConfig, SampleConfig, TrainConfig, flat, override, validate
+from bigmodel_jax.core.sharding import ParallelConfig, Rules
+from bigmodel_jax.data import ImageData, TextData
+from bigmodel_jax.models import CNNConfig, GPT2Config, LlamaConfig, MLPConfig
+from bigmodel_jax.objectives import Classification, NextToken
+from bigmodel_jax.optim import OptimConfig
+
+BASE = Config(LlamaConfig.tiny(), NextToken(), TextData(seq_len=16))
+
+
+@pytest.mark.parametrize(
+    ("args", "read", "value"),
+    [
+        ("--optim.lr 3e-4", lambda c: c.optim.lr, 3e-4),
+        ("--optim.lr 1", lambda c: c.optim.lr, 1.0),
+        ("--train.batch_size 64", lambda c: c.train.batch_size, 64),
+        ("--train.batch-size 64", lambda c: c.train.batch_size, 64),
+        ("--model.num-layers=3", lambda c: c.model.num_layers, 3),
+        ("--model.tied_embeddings True", lambda c: c.model.tied_embeddings, True),
+        ("--report.tensorboard False", lambda c: c.report.tensorboard, False),
+        ("--optim.betas 0.8 0.9", lambda c: c.optim.betas, (0.8, 0.9)),
+        ("--optim.name lion", lambda c: c.optim.name, "lion"),
+        ("--report.trackers wandb mlflow", lambda c: c.report.trackers, ("wandb", "mlflow")),
+        ("--parallel.rules.embed None", lambda c: c.parallel.rules.embed, None),
+        ("--parallel.rules.embed data fsdp", lambda c: c.parallel.rules.embed, ("data", "fsdp")),
+        ("--data.source.train_split train[:1%]", lambda c: c.data.source.train_split, "train[:1%]"),
+        ("--eval.sample.prompt -", lambda c: c.eval.sample.prompt, "-"),
+    ],
+)
+def test_an_override_replaces_one_field_with_its_declared_type(args, read, value):
+    changed = override(BASE, args.split())
+    assert read(changed) == value
+    assert type(read(changed)) is type(value)
+    before, after = flat(BASE), flat(changed)
+    assert [name for name in before if before[name] != after[name]] == [
+        args.split()[0][2:].split("=")[0].replace("-", "_")
+    ]
+
+
+def test_overrides_keep_the_subclasses_that_a_config_chose():
+    changed = override(Config(MLPConfig(), Classification(), ImageData()), ["--model.hidden_dims", "8", "4", "2"])
+    assert changed.model == MLPConfig(hidden_dims=(8, 4, 2))
+    assert type(changed.data) is ImageData
+
+
+def test_no_override_changes_nothing():
+    assert override(BASE, []) == BASE
+
+
+def test_flat_names_every_field_once_and_the_class_of_every_part():
+    names = flat(BASE)
+    assert names["model"] == "LlamaConfig"
+    assert names["data.source"] == "Tfds"
+    assert names["optim.betas"] == OptimConfig().betas
+    for name in names:
+        value = BASE
+        for part in name.split("."):
+            value = BASE if part == "config" else getattr(value, part)
+        assert dataclasses.is_dataclass(value) or value == names[name]
+
+
+def replaced(**parts):
+    return dataclasses.replace(BASE, **parts)
+
+
+BAD = {
+    "model": (replaced(model="lama"), ("config.model = 'lama'", "ModelConfig", "LlamaConfig", "'llama'")),
+    "objective": (replaced(objective="nexttoken"), ("config.objective", "Objective", "NextToken", "'next_token'")),
+    "data": (replaced(data=3), ("config.data = 3", "DataConfig")),
+    "steps": (replaced(train=TrainConfig(steps=0)), ("train.steps = 0", "1 or more")),
+    "float steps": (replaced(train=TrainConfig(steps=1e3)), ("train.steps = 1000.0", "float", "int")),
+    "bool steps": (replaced(train=TrainConfig(steps=True)), ("train.steps = True", "bool", "int")),
+    "text lr": (replaced(optim=OptimConfig(lr="1e-3")), ("optim.lr = '1e-3'", "str", "float")),
+    "choice": (replaced(optim=OptimConfig(name="adam")), ("optim.name = 'adam'", "'sgd'", "meant 'adamw'")),
+    "choice in a tuple": (
+        replaced(report=ReportConfig(trackers=("wand",))),
+        ("report.trackers", "'wand'", "meant 'wandb'"),
+    ),
+    "betas": (replaced(optim=OptimConfig(betas=(0.9, 1.0))), ("optim.betas = 1.0", "[0, 1)")),
+    "ema": (replaced(optim=OptimConfig(ema_decay=1.5)), ("optim.ema_decay = 1.5", "[0, 1)")),
+    "rule": (
+        replaced(parallel=ParallelConfig(rules=Rules(mlp="tensr"))),
+        ("parallel.rules.mlp", "'tensr'", "'tensor'"),
+    ),
+    "rule in a tuple": (
+        replaced(parallel=ParallelConfig(rules=Rules(batch=("data", "fsd")))),
+        ("parallel.rules.batch", "'fsd'", "meant 'fsdp'"),
+    ),
+    "two open axes": (replaced(parallel=ParallelConfig(fsdp=-1)), ("data=-1", "fsdp=-1", "at most one")),
+    "kv heads": (
+        replaced(model=LlamaConfig.tiny().__class__(num_heads=6, num_kv_heads=4)),
+        ("num_heads = 6", "num_kv_heads = 4"),
+    ),
+    "no layers": (replaced(model=GPT2Config(num_layers=0)), ("model.num_layers = 0", "1 or more")),
+    "heads of an embedding": (
+        replaced(model=GPT2Config(num_heads=7)),
+        ("model.num_heads = 7", "model.embed_dim = 768"),
+    ),
+    "too many stages": (replaced(model=CNNConfig(channels=(4,) * 6)), ("model.channels", "28 pixels")),
+    "a size of zero": (replaced(model=MLPConfig(hidden_dims=(4, 0))), ("hidden1", "(4, 0)", "1 or more")),
+    "metric": (
+        replaced(checkpoint=configs.CheckpointConfig(best_metric="accuracy")),
+        ("checkpoint.best_metric = 'accuracy'", "NextToken", "meant: 'eval/accuracy'"),
+    ),
+    "pmap": (replaced(parallel=ParallelConfig(strategy="pmap", data=1, tensor=8)), ("tensor",)),
+    "batch": (replaced(train=TrainConfig(batch_size=12)), ("train.batch_size = 12", "8 data shards")),
+    "evaluation batch": (replaced(eval=EvalConfig(batch_size=12)), ("eval.batch_size = 12", "8 data shards")),
+    "microbatches": (replaced(train=TrainConfig(batch_size=8, microbatches=2)), ("= 8", "train.microbatches = 2")),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_validate_names_the_option_its_value_and_what_is_allowed(name):
+    config, says = BAD[name]
+    with pytest.raises(ValueError) as error:
+        validate(config, num_devices=8)
+    text = str(error.value)
+    assert "\n" not in text
+    assert [part for part in says if part not in text] == [], text
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BASE,
+        replaced(train=TrainConfig(batch_size=16, microbatches=2)),
+        replaced(parallel=ParallelConfig(data=2, fsdp=2, tensor=2)),
+        replaced(parallel=ParallelConfig(data=8, strategy="pmap"), optim=OptimConfig(weight_decay=0, lr=1)),
+        replaced(eval=EvalConfig(sample=SampleConfig(prompt="a"))),
+    ],
+)
+def test_validate_lets_through_what_works(config):
+    validate(config, num_devices=8)

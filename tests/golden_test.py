@@ -1,0 +1,38 @@
+"""Each shipped config's flat form and parameter table against a text file, so that no change of either goes unseen."""
+
+from pathlib import Path
+
+import pytest
+
+from bigmodel_jax import config_file
+from bigmodel_jax.config import flat
+from bigmodel_jax.core import params
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def describe(path: Path) -> str:
+    config = config_file.load(path)
+    spec = config.model.make().spec
+    fields = "\n".join(f"{name} = {value!r}" for name, value in flat(config).items())
+    counts = f"{params.count(spec, trainable=True)} trainable, {params.count(spec, trainable=False)} frozen"
+    return f"{fields}\n\n{params.table(spec)}\n{counts}\n"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_config_and_parameters_are_as_written_down(path, request):
+    golden = GOLDEN / f"{path.stem}.txt"
+    now = describe(path)
+    if request.config.getoption("--update-golden"):
+        golden.write_text(now)
+    written = golden.read_text() if golden.exists() else ""
+    assert now == written, (
+        f"{golden.relative_to(ROOT)} differs from {path.relative_to(ROOT)}. If the change is meant: "
+        "uv run pytest tests/golden_test.py --update-golden, and read the diff before committing it"
+    )
+
+
+def test_no_golden_file_outlives_its_config():
+    assert {p.stem for p in GOLDEN.glob("*.txt")} == {p.stem for p in CONFIGS}
