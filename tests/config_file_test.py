@@ -48,7 +48,7 @@ def bad_json(tmp_path, change) -> str:
     node = config_file.to_json(config_file.load(runs.write(tmp_path)))
     change(node)
     (tmp_path / "config.json").write_text(json.dumps(node))
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=r"config\.json") as error:
         config_file.load(tmp_path)
     return str(error.value)
 
@@ -122,6 +122,7 @@ def test_a_model_in_one_file_trains_and_is_found_again_from_config_json(tmp_path
 
 def test_a_flax_module_of_ones_own_trains(tmp_path, capsys):
     example = Path(__file__).parent / "examples" / "own_flax_module.py"
-    data = f"ImageData(source=Tfds('mnist_5k', train_split='train[:64]', eval_split='validation[:16]'), cache_dir={str(tmp_path)!r})"
+    source = "Tfds('mnist_5k', train_split='train[:64]', eval_split='validation[:16]')"
+    data = f"ImageData(source={source}, cache_dir={str(tmp_path)!r})"
     train_two_steps(small(tmp_path, example, data, width=8), tmp_path / "run")
     assert "eval/macro_f1" in capsys.readouterr().out

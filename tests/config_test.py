@@ -18,7 +18,7 @@ BASE = Config(LlamaConfig.tiny(), NextToken(), TextData(seq_len=16))
 @pytest.mark.parametrize(
     ("args", "read", "value"),
     [
-        ("--optim.lr 3e-4", lambda c: c.optim.lr, 3e-4),
+        ("--optim.lr 5e-4", lambda c: c.optim.lr, 5e-4),
         ("--optim.lr 1", lambda c: c.optim.lr, 1.0),
         ("--train.batch_size 64", lambda c: c.train.batch_size, 64),
         ("--train.batch-size 64", lambda c: c.train.batch_size, 64),
@@ -104,7 +104,8 @@ BAD = {
         ("model.num_heads = 7", "model.embed_dim = 768"),
     ),
     "too many stages": (replaced(model=CNNConfig(channels=(4,) * 6)), ("model.channels", "28 pixels")),
-    "a size of zero": (replaced(model=MLPConfig(hidden_dims=(4, 0))), ("hidden1", "(4, 0)", "1 or more")),
+    "no classes": (replaced(model=MLPConfig(num_classes=0)), ("model.num_classes = 0", "1 or more")),
+    "a size of zero": (replaced(model=CNNConfig(hidden_dim=0)), ("kernel", "(0, 10)", "1 or more")),
     "metric": (
         replaced(checkpoint=configs.CheckpointConfig(best_metric="accuracy")),
         ("checkpoint.best_metric = 'accuracy'", "NextToken", "meant: 'eval/accuracy'"),
@@ -119,7 +120,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_validate_names_the_option_its_value_and_what_is_allowed(name):
     config, says = BAD[name]
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=r"=|shape|axes") as error:
         validate(config, num_devices=8)
     text = str(error.value)
     assert "\n" not in text

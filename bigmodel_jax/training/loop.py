@@ -22,8 +22,9 @@ from bigmodel_jax.report.progress import Progress, start_table
 from bigmodel_jax.report.throughput import Throughput, count_flops, peak_flops
 from bigmodel_jax.report.writers import open_writers
 from bigmodel_jax.training import run_folder
+from bigmodel_jax.training.checks import check_data, check_sample, samples_text
 from bigmodel_jax.training.evaluate import evaluate
-from bigmodel_jax.training.saved import check_sample, generate_text
+from bigmodel_jax.training.saved import generate_text
 from bigmodel_jax.training.state import TrainState, abstract_state, init_state, weights
 from bigmodel_jax.training.step import make_eval_step, make_train_step
 
@@ -67,25 +68,6 @@ def train(config: Config, run_dir: Path, console: Console | None = None) -> dict
             console.print(f"Resuming at step {start:,}.")
         run = Run(config, run_dir, mesh, console, saves, batches, validation, start)
         return run.go(state)
-
-
-def samples_text(config: Config) -> bool:
-    """Whether the run ends with a generated text."""
-    return bool(config.eval.sample.prompt) and config.model.make().make_cache is not None
-
-
-# The option of the data that a requirement on the model comes from.
-REQUIRED_BY = {"vocab_size": "tokenizer", "max_seq_len": "seq_len", "num_classes": "num_classes"}
-
-
-def check_data(config: Config) -> None:
-    """ValueError where the model cannot take what the data gives, before anything is compiled."""
-    for name, needed in config.data.requirements().items():
-        has = getattr(config.model, name, needed)
-        least = isinstance(needed, int)
-        if has < needed if least else tuple(has) != tuple(needed):
-            source = f" (data.{REQUIRED_BY[name]})" if name in REQUIRED_BY else ""
-            raise ValueError(f"model.{name} = {has}, but the data needs {'at least ' if least else ''}{needed}{source}")
 
 
 def resume(config: Config, mesh, saves: store.Store, batches: BatchIterator) -> TrainState:

@@ -12,10 +12,10 @@ from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data.loader import eval_batches
-from bigmodel_jax.data.text import TextData
 from bigmodel_jax.data.text import tokenizer as open_tokenizer
 from bigmodel_jax.data.tokenizers import TokenizerConfig
 from bigmodel_jax.inference.generate import generate
+from bigmodel_jax.training.checks import check_sample
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.state import abstract_state
 from bigmodel_jax.training.step import make_eval_step
@@ -55,31 +55,6 @@ def generate_from_run(config: Config, run_dir: Path, sample: SampleConfig, seed:
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, _ = load_weights(config, run_dir, mesh)
     return generate_text(config, weights, sample, seed, num_samples)
-
-
-def check_sample(config: Config, sample: SampleConfig, prefix: str = "") -> list[int]:
-    """The prompt's token ids. ValueError for what cannot be generated; `prefix` stands before the names of options."""
-    if not sample.prompt:
-        raise ValueError(f"{prefix}prompt = '': it is empty; give at least one character to continue from")
-    for name, least in (("max_tokens", 1), ("temperature", 0), ("top_k", 0)):
-        if getattr(sample, name) < least:
-            raise ValueError(f"{prefix}{name} = {getattr(sample, name)}; it must be {least} or more")
-    if not 0 < sample.top_p <= 1:
-        raise ValueError(f"{prefix}top_p = {sample.top_p}; it must be above 0 and at most 1")
-    if not isinstance(config.data, TextData) or config.model.make().make_cache is None:
-        raise ValueError(
-            f"{prefix}prompt = {sample.prompt!r}: a {type(config.model).__name__} on {type(config.data).__name__} "
-            "cannot generate; it takes a model with a decode cache, and TextData"
-        )
-    tokenizer = open_tokenizer(config.data)
-    prompt = [tokenizer.separator, *tokenizer.encode(sample.prompt)]
-    limit = config.model.max_seq_len
-    if len(prompt) + sample.max_tokens > limit:
-        raise ValueError(
-            f"{prefix}max_tokens = {sample.max_tokens}: with the prompt's {len(prompt)} tokens it is more than "
-            f"model.max_seq_len = {limit}"
-        )
-    return prompt
 
 
 def generate_text(

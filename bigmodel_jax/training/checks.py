@@ -1,0 +1,48 @@
+"""What can be known to be wrong once the data is open, before anything is compiled or written."""
+
+from bigmodel_jax.config import Config, SampleConfig
+from bigmodel_jax.data.text import TextData
+from bigmodel_jax.data.text import tokenizer as open_tokenizer
+
+# The option of the data that a requirement on the model comes from.
+REQUIRED_BY = {"vocab_size": "tokenizer", "max_seq_len": "seq_len", "num_classes": "num_classes"}
+
+
+def check_data(config: Config) -> None:
+    """ValueError where the model cannot take what the data gives, before anything is compiled."""
+    for name, needed in config.data.requirements().items():
+        has = getattr(config.model, name, needed)
+        least = isinstance(needed, int)
+        if has < needed if least else tuple(has) != tuple(needed):
+            source = f" (data.{REQUIRED_BY[name]})" if name in REQUIRED_BY else ""
+            raise ValueError(f"model.{name} = {has}, but the data needs {'at least ' if least else ''}{needed}{source}")
+
+
+def samples_text(config: Config) -> bool:
+    """Whether the run ends with a generated text."""
+    return bool(config.eval.sample.prompt) and config.model.make().make_cache is not None
+
+
+def check_sample(config: Config, sample: SampleConfig, prefix: str = "") -> list[int]:
+    """The prompt's token ids. ValueError for what cannot be generated; `prefix` stands before the names of options."""
+    if not sample.prompt:
+        raise ValueError(f"{prefix}prompt = '': it is empty; give at least one character to continue from")
+    for name, least in (("max_tokens", 1), ("temperature", 0), ("top_k", 0)):
+        if getattr(sample, name) < least:
+            raise ValueError(f"{prefix}{name} = {getattr(sample, name)}; it must be {least} or more")
+    if not 0 < sample.top_p <= 1:
+        raise ValueError(f"{prefix}top_p = {sample.top_p}; it must be above 0 and at most 1")
+    if not isinstance(config.data, TextData) or config.model.make().make_cache is None:
+        raise ValueError(
+            f"{prefix}prompt = {sample.prompt!r}: a {type(config.model).__name__} on {type(config.data).__name__} "
+            "cannot generate; it takes a model with a decode cache, and TextData"
+        )
+    tokenizer = open_tokenizer(config.data)
+    prompt = [tokenizer.separator, *tokenizer.encode(sample.prompt)]
+    limit = config.model.max_seq_len
+    if len(prompt) + sample.max_tokens > limit:
+        raise ValueError(
+            f"{prefix}max_tokens = {sample.max_tokens}: with the prompt's {len(prompt)} tokens it is more than "
+            f"model.max_seq_len = {limit}"
+        )
+    return prompt

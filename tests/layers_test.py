@@ -1,0 +1,183 @@
+"""The house's rules: which file may import which, where each third party lives, and what files are called."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "bigmodel_jax"
+FILES = [ROOT / "launch.py", *sorted((ROOT / "configs").glob("*.py")), *sorted(PACKAGE.rglob("*.py"))]
+
+# A file imports only from lower layers, or from its own folder. The longest prefix counts.
+LAYERS = {
+    "bigmodel_jax": 0,
+    "bigmodel_jax.core": 0,
+    "bigmodel_jax.runtime": 0,
+    "bigmodel_jax.nn": 1,
+    "bigmodel_jax.optim": 1,
+    "bigmodel_jax.data": 1,
+    "bigmodel_jax.models": 2,
+    "bigmodel_jax.objectives": 3,
+    "bigmodel_jax.config": 4,
+    "bigmodel_jax.config_file": 5,  # reads and writes a Config
+    "bigmodel_jax.checkpoint": 6,
+    "bigmodel_jax.inference": 6,
+    "bigmodel_jax.report": 6,
+    "bigmodel_jax.training": 6,
+    "bigmodel_jax.training.run_folder": 6,
+    "bigmodel_jax.training.saved": 7,  # checkpoints, evaluation and generation together
+    "bigmodel_jax.training.loop": 8,
+    "bigmodel_jax.cli": 9,
+    "configs": 10,
+    "launch": 10,
+}
+
+# Third party -> the modules (or their folders) that may import it. Whatever is not listed here may be used nowhere.
+EVERYWHERE = {"jax", "numpy"}
+ROOMS = {
+    "optax": ("optim", "objectives", "training.step", "training.state"),
+    "orbax": ("checkpoint",),
+    "grain": ("data",),
+    "tensorflow_datasets": ("data",),
+    "tokenizers": ("data",),
+    "flax": (
+        "models.flax_module",
+        "models.cnn",
+        "models.decoder",  # struct: the decode cache is a pytree
+        "training.state",
+        "core",  # struct and traverse_util: pytrees and their paths
+        "checkpoint",  # traverse_util
+    ),
+    "matplotlib": ("report",),
+    "tensorboardX": ("report",),
+    "wandb": ("report",),
+    "mlflow": ("report",),
+    "rich": ("cli", "report", "training.loop", "data.inspect"),
+    "tyro": ("cli", "config"),
+}
+BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def imports(path: Path, inside: bool = True) -> list[tuple[int, str]]:
+    """(line, module) of every import; `inside`: those inside functions, too."""
+    found = []
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if inside else tree.body:
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            # `from package import module` imports the module, `from module import name` does not.
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [(node.lineno, name if name in MODULES else node.module) for name in whole]
+    return found
+
+
+def layer(module: str) -> int:
+    while module not in LAYERS:
+        module, _, last = module.rpartition(".")
+        assert module, f"{last} is in no layer: add it to LAYERS"
+    return LAYERS[module]
+
+
+def folder(module: str) -> str:
+    return module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+
+
+def upward(module: str, imported: str) -> bool:
+    """Whether this import breaks the order."""
+    if imported == "bigmodel_jax" or layer(imported) < layer(module):
+        return False
+    same_folder = folder(module) == folder(imported) not in ("bigmodel_jax", "")
+    return not (same_folder and layer(imported) == layer(module))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_below_or_beside(module):
+    path = MODULES[module]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {module} (layer {layer(module)}) imports {name} (layer {layer(name)})"
+        for line, name in imports(path)
+        if name.split(".")[0] in ("bigmodel_jax", "configs", "launch") and upward(module, name)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_order_is_one_that_can_be_broken():
+    assert upward("bigmodel_jax.core.params", "bigmodel_jax.models.llama")
+    assert upward("bigmodel_jax.nn.linear", "bigmodel_jax.data.text"), "another folder of the same layer"
+    assert upward("bigmodel_jax.training.step", "bigmodel_jax.training.loop"), "a higher layer of the same folder"
+    assert not upward("bigmodel_jax.training.step", "bigmodel_jax.training.state")
+    assert not upward("bigmodel_jax.training.loop", "bigmodel_jax.core.params")
+
+
+def test_no_two_modules_import_each_other():
+    """Imports at the top of a file, as Python runs them."""
+    graph = {m: {n for _, n in imports(p, inside=False) if n in MODULES and n != m} for m, p in MODULES.items()}
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " -> ".join((*above[above.index(module) :], module))
+        if module not in done:
+            for name in graph[module] if MODULES[module].name != "__init__.py" else ():
+                visit(name, (*above, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_third_parties_stay_in_their_rooms(module):
+    own = module.removeprefix("bigmodel_jax.")
+    for line, name in imports(MODULES[module]):
+        package = name.split(".")[0]
+        if package in EVERYWHERE | {"bigmodel_jax"} or package in sys.stdlib_module_names:
+            continue
+        where = f"{MODULES[module].relative_to(ROOT)}:{line}"
+        assert package in ROOMS, f"{where}: {package} has no room: add it to ROOMS, with the reason"
+        rooms = ROOMS[package]
+        assert any(own == room or own.startswith(f"{room}.") for room in rooms), f"{where}: {package} lives in {rooms}"
+
+
+def test_every_layer_and_room_is_in_use():
+    used = {name.split(".")[0] for path in FILES for _, name in imports(path)}
+    lazily = {"wandb", "mlflow"}  # imported by name, see report.writers
+    assert set(ROOMS) - lazily <= used
+    assert [name for name in LAYERS if name != "configs" and name not in MODULES] == []
+
+
+def test_nn_and_models_know_no_run_and_no_mesh():
+    for module, path in MODULES.items():
+        if module.startswith(("bigmodel_jax.nn", "bigmodel_jax.models", "bigmodel_jax.core")):
+            assert not [name for _, name in imports(path) if name.startswith("bigmodel_jax.config")], module
+        if module.startswith("bigmodel_jax.models"):
+            assert not re.search(r"\bMesh\b|\bNamedSharding\b", path.read_text()), module
+
+
+def test_names_of_files_say_what_is_in_them():
+    for path in [*FILES, *(ROOT / "tests").rglob("*.py")]:
+        assert path.stem not in BANNED_NAMES, path
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_file_begins_with_what_it_is(module):
+    tree = ast.parse(MODULES[module].read_text())
+    assert ast.get_docstring(tree), f"{MODULES[module]} has no docstring"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_stay_short(module):
+    lines = len(MODULES[module].read_text().splitlines())
+    assert lines <= 305, f"{MODULES[module]}: {lines} lines; about 300 are the most"

@@ -1,0 +1,93 @@
+"""A run's folder: whose it is, and what of a config may change when a run is continued."""
+
+import dataclasses
+import logging
+
+import pytest
+
+from bigmodel_jax import config_file
+from bigmodel_jax.config import Config, EvalConfig, TrainConfig
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.data import ImageData
+from bigmodel_jax.models import CNNConfig, MLPConfig
+from bigmodel_jax.objectives import Classification
+from bigmodel_jax.optim import OptimConfig
+from bigmodel_jax.training import run_folder
+
+BASE = Config(MLPConfig(), Classification(), ImageData())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train": TrainConfig(steps=9, log_every=1)},
+        {"parallel": ParallelConfig(fsdp=2)},
+        {"eval": EvalConfig(every=5, batch_size=8)},
+        {"data": ImageData(cache_dir="elsewhere")},
+    ],
+)
+def test_length_place_and_watching_may_change(change):
+    assert run_folder.differences(BASE, dataclasses.replace(BASE, **change)) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"train": TrainConfig(seed=1)}, {"train.seed": (0, 1)}),
+        ({"train": TrainConfig(batch_size=8)}, {"train.batch_size": (32, 8)}),
+        ({"optim": OptimConfig(lr=1.0)}, {"optim.lr": (3e-4, 1.0)}),
+        ({"data": ImageData(max_shift=1)}, {"data.max_shift": (0, 1)}),
+        ({"model": MLPConfig(hidden_dims=(8,))}, {"model.hidden_dims": ((256, 256), (8,))}),
+    ],
+)
+def test_what_is_learned_from_what_may_not(change, found):
+    assert run_folder.differences(BASE, dataclasses.replace(BASE, **change)) == found
+
+
+def test_another_model_is_another_run():
+    assert run_folder.differences(BASE, dataclasses.replace(BASE, model=CNNConfig()))["model"] == (
+        "MLPConfig",
+        "CNNConfig",
+    )
+
+
+def test_check_writes_nothing_and_claim_writes_the_config(tmp_path):
+    run_dir = tmp_path / "a" / "b"
+    run_folder.check(run_dir, BASE)
+    assert not (tmp_path / "a").exists()
+    run_folder.claim(run_dir, BASE)
+    assert config_file.load(run_dir) == BASE
+    run_folder.check(run_dir, BASE)
+    with pytest.raises(ValueError, match="train.seed was 0, now 1"):
+        run_folder.check(run_dir, dataclasses.replace(BASE, train=TrainConfig(seed=1)))
+
+
+def test_a_continued_run_keeps_its_newest_config(tmp_path):
+    longer = dataclasses.replace(BASE, train=TrainConfig(steps=2000))
+    for config in (BASE, longer):
+        run_folder.claim(tmp_path, config)
+    assert config_file.load(tmp_path) == longer
+
+
+def test_nothing_is_logged_to_a_file_before_the_start_and_everything_after(tmp_path, capsys):
+    path, log = tmp_path / "log.txt", logging.getLogger("bigmodel_jax.data")
+    with run_folder.logging_to(path) as start:
+        log.warning("one bad record")
+        assert not path.exists()
+        start()
+        log.info("step 1")
+        assert "one bad record" in path.read_text()
+    assert path.read_text().count("one bad record") == 1
+    assert "step 1" in path.read_text()
+    err = capsys.readouterr().err
+    assert "one bad record" in err, "warnings are shown, too"
+    assert "step 1" not in err
+    log.warning("afterwards")
+    assert "afterwards" not in path.read_text()
+
+
+def test_a_run_that_never_starts_leaves_no_log(tmp_path):
+    with pytest.raises(ValueError, match="no"), run_folder.logging_to(tmp_path / "log.txt"):
+        logging.getLogger("bigmodel_jax").warning("seen")
+        raise ValueError("no")
+    assert not (tmp_path / "log.txt").exists()
