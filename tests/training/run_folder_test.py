@@ -58,7 +58,7 @@ def test_check_writes_nothing_and_claim_writes_the_config(tmp_path):
     run_folder.claim(run_dir, BASE)
     assert config_file.load(run_dir) == BASE
     run_folder.check(run_dir, BASE)
-    with pytest.raises(ValueError, match="train.seed was 0, now 1"):
+    with pytest.raises(ValueError, match=r"train\.seed was 0, now 1"):
         run_folder.check(run_dir, dataclasses.replace(BASE, train=TrainConfig(seed=1)))
 
 
@@ -87,7 +87,6 @@ def test_nothing_is_logged_to_a_file_before_the_start_and_everything_after(tmp_p
 
 
 def test_a_run_that_never_starts_leaves_no_log(tmp_path):
-    with pytest.raises(ValueError, match="no"), run_folder.logging_to(tmp_path / "log.txt"):
+    with run_folder.logging_to(tmp_path / "log.txt"):
         logging.getLogger("bigmodel_jax").warning("seen")
-        raise ValueError("no")
     assert not (tmp_path / "log.txt").exists()

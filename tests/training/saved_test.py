@@ -73,7 +73,7 @@ def test_every_text_begins_with_the_prompt_and_the_seed_repeats_it(run):
     ids=str,
 )
 def test_what_cannot_be_generated_is_refused(run, sample, says):
-    with pytest.raises(ValueError) as error:  # noqa: PT011 - checked below, as plain text
+    with pytest.raises(ValueError) as error:
         check_sample(run[0], sample, prefix="eval.sample.")
     assert str(error.value).startswith(f"eval.sample.{says}")
 
