@@ -13,7 +13,7 @@ from bigmodel_jax.config import flat
 from bigmodel_jax.data import Arrays
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
-EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.py"))
+EXAMPLES = sorted(p for p in (Path(__file__).parent / "examples").glob("*.py") if not p.stem.endswith("_test"))
 
 
 @pytest.mark.parametrize("path", [*CONFIGS, *EXAMPLES], ids=lambda p: p.stem)

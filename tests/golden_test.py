@@ -1,5 +1,6 @@
 """Each shipped config's flat form and parameter table against a text file, so that no change of either goes unseen."""
 
+import difflib
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,14 @@ def test_config_and_parameters_are_as_written_down(path, request):
     if request.config.getoption("--update-golden"):
         golden.write_text(now)
     written = golden.read_text() if golden.exists() else ""
-    assert now == written, (
-        f"{golden.relative_to(ROOT)} differs from {path.relative_to(ROOT)}. If the change is meant: "
-        "uv run pytest tests/golden_test.py --update-golden, and read the diff before committing it"
-    )
+    changed = difflib.unified_diff(written.splitlines(), now.splitlines(), "written down", "now", lineterm="", n=0)
+    # Not `assert now == written`: pytest would cut the diff short.
+    if now != written:
+        pytest.fail(
+            f"{path.relative_to(ROOT)} is not what {golden.relative_to(ROOT)} says. If the change is meant:\n"
+            "  uv run pytest tests/golden_test.py --update-golden\n" + "\n".join(changed),
+            pytrace=False,
+        )
 
 
 def test_no_golden_file_outlives_its_config():
