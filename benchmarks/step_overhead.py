@@ -23,7 +23,7 @@ from bigmodel_jax.training import loop
 from bigmodel_jax.training.state import init_state
 from bigmodel_jax.training.step import make_train_step
 
-STEPS, ROUNDS = 100, 3
+STEPS, ROUNDS = 100, 2
 
 
 def bare_step(config) -> list[float]:
