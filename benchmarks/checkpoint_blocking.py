@@ -25,7 +25,7 @@ from bigmodel_jax.training.step import make_train_step
 
 MODEL = LlamaConfig(
     vocab_size=32_000,
-    num_layers=9,
+    num_layers=12,
     embed_dim=640,
     num_heads=10,
     num_kv_heads=10,
