@@ -2,20 +2,18 @@
 
 from collections.abc import Callable, Iterable
 
-import jax
 import numpy as np
 
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core import metrics, params, sharding
 
 
 def evaluate(config: Config, eval_step: Callable, weights: params.Tree, batches: Iterable[dict]) -> dict[str, float]:
     """Scalars of the whole pass under "eval/...": sums are added over all batches and divided once."""
     total = None
     for batch in batches:
-        sums = eval_step(weights, batch)
-        total = sums if total is None else jax.tree.map(np.add, total, sharding.to_host(sums))
-        total = sharding.to_host(total)
+        sums = sharding.to_host(eval_step(weights, batch))
+        total = sums if total is None else metrics.add(total, sums)
     if total is None:
         raise ValueError("data: the validation split is empty; there is nothing to evaluate")
     scalars = {f"eval/{k}": v for k, v in config.objective.summarize(total).items()}

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config, SampleConfig, validate
@@ -63,6 +62,6 @@ def generate_text(
     """As `generate_from_run`, from parameters in memory."""
     prompt = check_sample(config, sample)
     tokenizer = open_tokenizer(config.data)
-    compute = cast(weights, jnp.dtype(config.precision.compute).name)
+    compute = cast(weights, config.precision.compute)
     rows = generate(config.model.make(), compute, [prompt] * num_samples, sample, stop=tokenizer.separator, seed=seed)
     return [sample.prompt + tokenizer.decode(row) for row in rows]
