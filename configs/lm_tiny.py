@@ -28,6 +28,7 @@ def get_config() -> Config:
             mlp_dim=512,
             max_seq_len=256,
             init_std=0.06,  # near 1/sqrt(embed_dim): at this width the usual 0.02 starts too small
+            depth_scaled_init=True,
         ),
         objective=NextToken(),
         data=TextData(

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 CACHE = Path(__file__).parents[1] / ".jax_cache"
 
 # In the environment, so that the processes that tests start inherit it.
@@ -11,7 +13,21 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Tests compile much and compute little: the machine code need not be the fastest.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/*.txt anew from the configs")
+    parser.addoption("--reference-python", help="a Python with torch and transformers: run the reference live")
+
+
+@pytest.fixture
+def measured(record_property):
+    """measured(family, column, value) -> value: notes a difference for the table of docs/models.md."""
+
+    def note(family: str, column: str, value: float) -> float:
+        record_property("measured", (family, column, float(value)))
+        return value
+
+    return note

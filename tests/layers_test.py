@@ -25,6 +25,7 @@ LAYERS = {
     "bigmodel_jax.config_file": 5,  # reads and writes a Config
     "bigmodel_jax.checkpoint": 6,
     "bigmodel_jax.inference": 6,
+    "bigmodel_jax.pretrained": 6,  # published weights: into models, out of checkpoints
     "bigmodel_jax.report": 6,
     "bigmodel_jax.training": 6,
     "bigmodel_jax.training.run_folder": 6,
@@ -43,6 +44,7 @@ ROOMS = {
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
     "tokenizers": ("data",),
+    "safetensors": ("pretrained",),
     "flax": (
         "models.flax_module",
         "models.cnn",

@@ -117,3 +117,11 @@ def apply(cfg: GPT2Config, p, batch, *, rng=None, train=False, cache=None) -> Ou
     logits = linear.unembed(p["embed"], norm.layer(p["norm"], x_BTD, eps=cfg.norm_eps))
     cache = None if cache is None else cache.advance(layers, x_BTD.shape[1])
     return Out(constrain(logits, "batch", "seq", "vocab"), cache=cache)
+
+
+PRESETS = {
+    "gpt2": GPT2Config(),
+    "gpt2-medium": GPT2Config(num_layers=24, embed_dim=1024, num_heads=16),
+    "gpt2-large": GPT2Config(num_layers=36, embed_dim=1280, num_heads=20),
+    "gpt2-xl": GPT2Config(num_layers=48, embed_dim=1600, num_heads=25),
+}

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax.core.params import Init, Param, zeros
-from bigmodel_jax.nn import cpu, linear
+from bigmodel_jax.core.params import Init, Param, ones, zeros
+from bigmodel_jax.nn import cpu, linear, norm
 
 Implementation = Literal["auto", "plain", "chunked"]
 
@@ -32,9 +32,19 @@ class Where(NamedTuple):
 
 
 def spec(
-    dim: int, num_heads: int, num_kv_heads: int, head_dim: int, *, init: Init, out_init: Init, bias: bool = False
-) -> dict[str, Param]:
-    """q (D, H, h), k and v (D, K, h), o (H, h, D), and with `bias` one for each."""
+    dim: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    *,
+    init: Init,
+    out_init: Init,
+    bias: bool = False,
+    out_bias: bool | None = None,
+    qk_norm: bool = False,
+) -> dict[str, Param | dict]:
+    """q (D, H, h), k and v (D, K, h), o (H, h, D); with `bias` one for each (`out_bias` decides for o alone); with
+    `qk_norm` an RMSNorm over each head's queries and keys."""
     tree = {
         "q": Param((dim, num_heads, head_dim), ("embed", "heads", "head_dim"), init),
         "k": Param((dim, num_kv_heads, head_dim), ("embed", "kv_heads", "head_dim"), init),
@@ -46,16 +56,21 @@ def spec(
         tree["q_bias"] = Param((num_heads, head_dim), ("heads", "head_dim"), zeros(), decay=False)
         tree["k_bias"] = Param((num_kv_heads, head_dim), ("kv_heads", "head_dim"), zeros(), decay=False)
         tree["v_bias"] = Param((num_kv_heads, head_dim), ("kv_heads", "head_dim"), zeros(), decay=False)
+    if bias if out_bias is None else out_bias:
         tree["o_bias"] = Param((dim,), ("embed",), zeros())
+    if qk_norm:
+        tree["q_norm"] = {"scale": Param((head_dim,), ("head_dim",), ones())}
+        tree["k_norm"] = {"scale": Param((head_dim,), ("head_dim",), ones())}
     return tree
 
 
-def qkv(p: dict, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries (B, T, H, h), keys and values (B, T, K, h)."""
+def qkv(p: dict, x_BTD: jax.Array, *, norm_eps: float = 1e-6) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries (B, T, H, h), keys and values (B, T, K, h), with the biases and norms that `p` holds."""
     out = []
     for name in ("q", "k", "v"):
         y = linear.project(x_BTD, p[name])
-        out.append(y + p[f"{name}_bias"] if f"{name}_bias" in p else y)
+        y = y + p[f"{name}_bias"] if f"{name}_bias" in p else y
+        out.append(norm.rms(p[f"{name}_norm"], y, eps=norm_eps) if f"{name}_norm" in p else y)
     return tuple(out)
 
 
@@ -73,83 +88,116 @@ def attend(
     k_where: Where,
     *,
     causal: bool = True,
+    window: int | jax.Array | None = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    sinks: jax.Array | None = None,
+    bias: jax.Array | None = None,
     implementation: Implementation = "auto",
 ) -> jax.Array:
-    """softmax(q k / sqrt(h)) v within segments -> (B, T, H, h); q (B, T, H, h), k and v (B, S, K, h)."""
+    """softmax(scale q k + bias) v within segments -> (B, T, H, w); q (B, T, H, h), k (B, S, K, h), v (B, S, K, w).
+
+    window: a query sees so many positions back, its own included (arXiv:2004.05150); a traced scalar may differ by layer.
+    scale: 1/sqrt(h) by default. softcap: logits become c tanh(logits / c) (Gemma 2, arXiv:2408.00118).
+    sinks: (H,) logits of a key without a value, so that a head may attend to nothing (gpt-oss, arXiv:2309.17453).
+    bias: (B or 1, H, T, S), added to the logits; only the plain implementation takes it.
+    """
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
     if implementation == "auto":
-        implementation = "chunked" if k.shape[1] >= CHUNKED_FROM and q.shape[1] > 1 else "plain"
-    if implementation == "plain" and cpu.active():
-        return _plain_on_cpu(q, k, v, q_where, k_where, causal)
-    fn = {"plain": plain, "chunked": chunked}[implementation]
-    return fn(q, k, v, q_where, k_where, causal)
+        long = k.shape[1] >= CHUNKED_FROM and q.shape[1] > 1
+        implementation = "chunked" if long and bias is None else "plain"
+    seen = functools.partial(visible, causal=causal, window=window)
+    if implementation == "chunked":
+        if bias is not None:
+            raise ValueError("model.attention = 'chunked': this model's attention bias needs 'plain' or 'auto'")
+        return chunked(q, k, v, q_where, k_where, seen, softcap, sinks)
+    mask = seen(q_where, k_where)
+    if cpu.active() and not softcap and sinks is None and bias is None:
+        return _plain_on_cpu(q, k, v, mask)
+    return plain(q, k, v, mask, softcap, sinks, bias)
 
 
-def visible(q_where: Where, k_where: Where, causal: bool) -> jax.Array:
+def visible(q_where: Where, k_where: Where, causal: bool = True, window: int | jax.Array | None = None) -> jax.Array:
     """Boolean (B, T, S): which keys a query sees."""
     mask = q_where.segments[:, :, None] == k_where.segments[:, None, :]
-    return mask & (q_where.positions[:, :, None] >= k_where.positions[:, None, :]) if causal else mask
+    distance = q_where.positions[:, :, None] - k_where.positions[:, None, :]
+    if causal:
+        mask &= distance >= 0
+    return mask if window is None else mask & (distance < window)
 
 
-def plain(q, k, v, q_where, k_where, causal):
-    """The definition: logits (B, K, G, T, S) in memory, softmax in float32."""
+def _capped(logits, softcap):
+    return softcap * jnp.tanh(logits / softcap) if softcap else logits
+
+
+def plain(q, k, v, mask, softcap=0.0, sinks=None, bias=None):
+    """The definition: logits (B, K, G, T, S) in memory, softmax in float32; q already scaled, mask (B, T, S)."""
     B, T, H, h = q.shape
-    K = k.shape[2]
-    q = q.reshape(B, T, K, H // K, h) * h**-0.5
-    logits = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32)
-    logits = jnp.where(visible(q_where, k_where, causal)[:, None, None], logits, MASKED)
-    probs = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", probs, v).reshape(B, T, H, h)
+    K, S = k.shape[2], k.shape[1]
+    grouped = (K, H // K)
+    logits = jnp.einsum("btkgh,bskh->bkgts", q.reshape(B, T, *grouped, h), k, preferred_element_type=jnp.float32)
+    logits = _capped(logits, softcap)
+    if bias is not None:
+        logits += bias.reshape(bias.shape[0], *grouped, T, S).astype(jnp.float32)
+    logits = jnp.where(mask[:, None, None], logits, MASKED)
+    if sinks is not None:
+        sink = jnp.broadcast_to(sinks.reshape(*grouped, 1, 1).astype(jnp.float32), (B, *grouped, T, 1))
+        logits = jnp.concatenate([logits, sink], axis=-1)
+    probs = jax.nn.softmax(logits, axis=-1)[..., :S].astype(v.dtype)
+    return jnp.einsum("bkgts,bskw->btkgw", probs, v).reshape(B, T, H, v.shape[-1])
 
 
-def _plain_on_cpu(q, k, v, q_where, k_where, causal):
+def _plain_on_cpu(q, k, v, mask):
     """`plain` as one batched product per kv head: a group's query heads are stacked over rows."""
     B, T, H, h = q.shape
     K = k.shape[2]
-    q = (q * h**-0.5).transpose(0, 2, 1, 3).reshape(B, K, H // K * T, h)
-    mask = jnp.where(visible(q_where, k_where, causal), 0.0, MASKED)
-    bias = jnp.tile(mask[:, None], (1, 1, H // K, 1))
+    q = q.transpose(0, 2, 1, 3).reshape(B, K, H // K * T, h)
+    bias = jnp.tile(jnp.where(mask, 0.0, MASKED)[:, None], (1, 1, H // K, 1))
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     out = cpu.attend(*(x.astype(jnp.float32) for x in (q, k, v)), bias)
-    return out.reshape(B, H, T, h).transpose(0, 2, 1, 3).astype(v.dtype)
+    return out.reshape(B, H, T, v.shape[-1]).transpose(0, 2, 1, 3).astype(v.dtype)
 
 
-def chunked(q, k, v, q_where, k_where, causal):
+def chunked(q, k, v, q_where, k_where, seen, softcap=0.0, sinks=None):
     """Running softmax over blocks of keys: memory O(T) instead of O(T S), forward and backward.
 
     Milakov & Gimelshein, arXiv:1805.02867; Rabe & Staats, arXiv:2112.05682.
     """
-    T, S = q.shape[1], k.shape[1]
+    B, T, H, _ = q.shape
+    S = k.shape[1]
     block_q, block_k = min(CHUNK, T), min(CHUNK, S)
     q, q_where = _pad(q, q_where, -T % block_q)
     k, k_where = _pad(k, k_where, -S % block_k, segment=-1)
     v = jnp.pad(v, ((0, 0), (0, -S % block_k), (0, 0), (0, 0)))
     keys = jax.tree.map(lambda x: _blocks(x, block_k), (k, v, k_where))
-    one = functools.partial(_query_block, keys=keys, causal=causal)
+    one = functools.partial(_query_block, keys=keys, seen=seen, softcap=softcap, sinks=sinks)
     out = jax.lax.map(jax.checkpoint(one, prevent_cse=False), jax.tree.map(lambda x: _blocks(x, block_q), (q, q_where)))
-    return jnp.moveaxis(out, 0, 1).reshape(q.shape)[:, :T].astype(v.dtype)
+    return jnp.moveaxis(out, 0, 1).reshape(B, -1, H, v.shape[-1])[:, :T].astype(v.dtype)
 
 
-def _query_block(q_and_where, *, keys, causal):
-    """One block of queries against all blocks of keys; q (B, t, H, h) -> (B, t, H, h) float32."""
+def _query_block(q_and_where, *, keys, seen, softcap, sinks):
+    """One block of queries against all blocks of keys; q (B, t, H, h) -> (B, t, H, w) float32."""
     q, q_where = q_and_where
     B, t, H, h = q.shape
-    K = keys[0].shape[3]
-    q = q.reshape(B, t, K, H // K, h) * h**-0.5
+    K, w = keys[0].shape[3], keys[1].shape[4]
+    q = q.reshape(B, t, K, H // K, h)
 
     def step(carry, block):
         acc, top, total = carry
         k, v, k_where = block
         logits = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32)
-        logits = jnp.where(visible(q_where, k_where, causal)[:, None, None], logits, MASKED)
+        logits = jnp.where(seen(q_where, k_where)[:, None, None], _capped(logits, softcap), MASKED)
         new_top = jnp.maximum(top, logits.max(-1))
         probs, shrink = jnp.exp(logits - new_top[..., None]), jnp.exp(top - new_top)
-        acc = acc * shrink[..., None] + jnp.einsum("bkgts,bskh->bkgth", probs, v.astype(jnp.float32))
+        acc = acc * shrink[..., None] + jnp.einsum("bkgts,bskw->bkgtw", probs, v.astype(jnp.float32))
         return (acc, new_top, total * shrink + probs.sum(-1)), None
 
     start = jnp.zeros((B, K, H // K, t), jnp.float32)
-    carry = (jnp.zeros((*start.shape, h), jnp.float32), start + MASKED, start)
+    # A sink is a first key whose value is zero.
+    top = start + (MASKED if sinks is None else sinks.reshape(K, H // K, 1).astype(jnp.float32))
+    carry = (jnp.zeros((*start.shape, w), jnp.float32), top, start + (0.0 if sinks is None else 1.0))
     (acc, _, total), _ = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), carry, keys)
-    return jnp.moveaxis(acc / total[..., None], 3, 1).reshape(B, t, H, h)
+    return jnp.moveaxis(acc / total[..., None], 3, 1).reshape(B, t, H, w)
 
 
 def _pad(x, where, n, segment=0):

@@ -10,11 +10,11 @@ def rms_spec(dim: int) -> dict[str, Param]:
     return {"scale": Param((dim,), ("embed",), ones())}
 
 
-def rms(p: dict, x: jax.Array, *, eps: float = 1e-5) -> jax.Array:
-    """RMSNorm (Zhang & Sennrich, arXiv:1910.07467)."""
+def rms(p: dict, x: jax.Array, *, eps: float = 1e-5, offset: float = 0.0) -> jax.Array:
+    """RMSNorm (Zhang & Sennrich, arXiv:1910.07467), times scale + `offset` (1 where scales are kept around 0, Gemma)."""
     x32 = x.astype(jnp.float32)
     y = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
-    return (y * p["scale"].astype(jnp.float32)).astype(x.dtype)
+    return (y * (p["scale"].astype(jnp.float32) + offset)).astype(x.dtype)
 
 
 def layer_spec(dim: int) -> dict[str, Param]:

@@ -1,24 +1,94 @@
-"""Rotary position embedding."""
+"""Rotary position embedding, and the ways in which published models stretch it to longer contexts."""
+
+import dataclasses
+import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-def rope_angles(positions: jax.Array, head_dim: int, *, theta: float = 10_000.0) -> tuple[jax.Array, jax.Array]:
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """How frequencies change for contexts longer than those of pretraining; `factor` times longer.
+
+    linear: all divided by factor (arXiv:2306.15595). llama3: the slow ones (Llama 3.1). yarn: the slow ones, with a
+    linear ramp between, and logits made sharper (arXiv:2309.00071).
+    """
+
+    kind: Literal["none", "linear", "llama3", "yarn"] = "none"
+    factor: float = 1.0
+    original_max_seq_len: int = 8192
+    low_freq_factor: float = 1.0  # llama3: wavelengths above original_max_seq_len / this are divided by factor
+    high_freq_factor: float = 4.0  # llama3: wavelengths below original_max_seq_len / this are kept
+    beta_fast: float = 32.0  # yarn: turns over the original context from which on a frequency is kept
+    beta_slow: float = 1.0  # yarn: turns up to which a frequency is divided by factor
+    attention_factor: float = 0.0  # yarn: multiplies cos and sin; 0 = 0.1 ln(factor) + 1
+    truncate: bool = True  # yarn: the ramp's ends at whole dimensions
+
+
+def frequencies(head_dim: int, theta: float, scaling: RopeScaling = RopeScaling()) -> np.ndarray:
+    """Radians per position of each pair of dimensions, (head_dim/2,) float32."""
+    frequency = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
+    if scaling.kind == "linear":
+        frequency = frequency / scaling.factor
+    elif scaling.kind == "llama3":
+        frequency = _llama3(frequency, scaling)
+    elif scaling.kind == "yarn":
+        frequency = _yarn(frequency, head_dim, theta, scaling)
+    return frequency.astype(np.float32)
+
+
+def _llama3(frequency, s: RopeScaling):
+    wavelength = 2 * math.pi / frequency
+    smooth = (s.original_max_seq_len / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
+    smooth = np.clip(smooth, 0.0, 1.0)
+    return (1 - smooth) * frequency / s.factor + smooth * frequency
+
+
+def _yarn(frequency, head_dim: int, theta: float, s: RopeScaling):
+    def dimension(turns: float) -> float:
+        """The pair that turns so often over the original context."""
+        return head_dim * math.log(s.original_max_seq_len / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = dimension(s.beta_fast), dimension(s.beta_slow)
+    if s.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    ramp = np.clip((np.arange(head_dim // 2, dtype=np.float32) - low) / max(high - low, 0.001), 0.0, 1.0)
+    return frequency / s.factor * ramp + frequency * (1 - ramp)
+
+
+def attention_factor(scaling: RopeScaling) -> float:
+    """What cos and sin are multiplied by."""
+    if scaling.kind != "yarn":
+        return 1.0
+    return scaling.attention_factor or 0.1 * math.log(max(scaling.factor, 1.0)) + 1.0
+
+
+def rope_angles(
+    positions: jax.Array, head_dim: int, *, theta: float = 10_000.0, scaling: RopeScaling = RopeScaling()
+) -> tuple[jax.Array, jax.Array]:
     """(cos, sin), each (B, T, 1, head_dim/2); positions (B, T) int.
 
     float32: at position 4096 bfloat16 would round the angle by up to 16 radians.
     """
-    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angle = positions[..., None, None].astype(jnp.float32) * frequency
-    return jnp.cos(angle), jnp.sin(angle)
+    angle = positions[..., None, None].astype(jnp.float32) * frequencies(head_dim, theta, scaling)
+    factor = attention_factor(scaling)
+    return jnp.cos(angle) * factor, jnp.sin(angle) * factor
 
 
-def rope(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates x (B, T, heads, head_dim) by its positions; pairs are (i, i + head_dim/2), as in Hugging Face's Llama.
+def rope(x: jax.Array, angles: tuple[jax.Array, jax.Array], *, interleaved: bool = False) -> jax.Array:
+    """Rotates x (B, T, heads, head_dim) by its positions; Su et al., arXiv:2104.09864.
 
-    Su et al., arXiv:2104.09864.
+    Pairs are (i, i + head_dim/2), as in Hugging Face's Llama; interleaved: (2i, 2i + 1), as in the paper.
     """
     cos, sin = angles
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    x32 = x.astype(jnp.float32)
+    if interleaved:
+        first, second = x32[..., 0::2], x32[..., 1::2]
+        turned = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-1)
+        return turned.reshape(x.shape).astype(x.dtype)
+    first, second = jnp.split(x32, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

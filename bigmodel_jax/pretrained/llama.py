@@ -1,0 +1,85 @@
+"""Llama's tensors and config.json; the names that Mistral, Qwen and others took over."""
+
+from bigmodel_jax.models.llama import LlamaConfig
+from bigmodel_jax.pretrained.family import Family, check_fixed, rope_from_hf, rope_to_hf
+from bigmodel_jax.pretrained.names import VECTOR, Row, linear
+
+ATTENTION = (
+    Row("layers/attn_norm/scale", "model.layers.{i}.input_layernorm.weight"),
+    Row("layers/attn/q", "model.layers.{i}.self_attn.q_proj.weight", linear()),
+    Row("layers/attn/k", "model.layers.{i}.self_attn.k_proj.weight", linear()),
+    Row("layers/attn/v", "model.layers.{i}.self_attn.v_proj.weight", linear()),
+    Row("layers/attn/o", "model.layers.{i}.self_attn.o_proj.weight", linear(in_dims=2)),
+    Row("layers/attn/q_bias", "model.layers.{i}.self_attn.q_proj.bias", VECTOR),
+    Row("layers/attn/k_bias", "model.layers.{i}.self_attn.k_proj.bias", VECTOR),
+    Row("layers/attn/v_bias", "model.layers.{i}.self_attn.v_proj.bias", VECTOR),
+    Row("layers/attn/q_norm/scale", "model.layers.{i}.self_attn.q_norm.weight"),
+    Row("layers/attn/k_norm/scale", "model.layers.{i}.self_attn.k_norm.weight"),
+)
+ENDS = (
+    Row("embed/table", "model.embed_tokens.weight"),
+    Row("norm/scale", "model.norm.weight"),
+    Row("head/table", "lm_head.weight"),
+)
+ROWS = (
+    *ENDS,
+    *ATTENTION,
+    Row("layers/mlp_norm/scale", "model.layers.{i}.post_attention_layernorm.weight"),
+    Row("layers/mlp/gate", "model.layers.{i}.mlp.gate_proj.weight", linear()),
+    Row("layers/mlp/up", "model.layers.{i}.mlp.up_proj.weight", linear()),
+    Row("layers/mlp/down", "model.layers.{i}.mlp.down_proj.weight", linear()),
+)
+# Older files hold the rotary frequencies; where embeddings are tied, the head may be written a second time.
+IGNORED = (r".*rotary_emb\.inv_freq", r"lm_head\.weight")
+
+
+def sizes_from_hf(hf: dict) -> dict:
+    """The fields of a config that every family of Llama's kind has."""
+    theta, scaling = rope_from_hf(hf)
+    return {
+        "vocab_size": hf["vocab_size"],
+        "num_layers": hf["num_hidden_layers"],
+        "embed_dim": hf["hidden_size"],
+        "num_heads": hf["num_attention_heads"],
+        "num_kv_heads": hf.get("num_key_value_heads") or hf["num_attention_heads"],
+        "head_dim": hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
+        "mlp_dim": hf["intermediate_size"],
+        "max_seq_len": hf["max_position_embeddings"],
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "norm_eps": hf["rms_norm_eps"],
+        "init_std": hf.get("initializer_range", 0.02),
+        "tied_embeddings": hf.get("tie_word_embeddings", False),
+    }
+
+
+def sizes_to_hf(cfg) -> dict:
+    return {
+        "vocab_size": cfg.vocab_size,
+        "num_hidden_layers": cfg.num_layers,
+        "hidden_size": cfg.embed_dim,
+        "num_attention_heads": cfg.num_heads,
+        "num_key_value_heads": cfg.num_kv_heads,
+        "head_dim": cfg.head_dim,
+        "intermediate_size": cfg.mlp_dim,
+        "max_position_embeddings": cfg.max_seq_len,
+        "rms_norm_eps": cfg.norm_eps,
+        "initializer_range": cfg.init_std,
+        "tie_word_embeddings": cfg.tied_embeddings,
+        "hidden_act": "silu",
+        **rope_to_hf(cfg.rope_theta, cfg.rope_scaling),
+    }
+
+
+def from_hf(hf: dict) -> LlamaConfig:
+    check_fixed(hf, hidden_act="silu", attention_bias=False, mlp_bias=False)
+    return LlamaConfig(**sizes_from_hf(hf))
+
+
+def to_hf(cfg: LlamaConfig) -> dict:
+    if cfg.window or cfg.qkv_bias or cfg.qk_norm:
+        raise ValueError("model: window, qkv_bias and qk_norm are not in a Llama; use MistralConfig or a Qwen config")
+    return {"model_type": "llama", **sizes_to_hf(cfg), "attention_bias": False, "mlp_bias": False}
+
+
+LLAMA = Family("LlamaForCausalLM", LlamaConfig, from_hf, to_hf, ROWS, IGNORED)

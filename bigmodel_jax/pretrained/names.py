@@ -1,0 +1,154 @@
+"""Name tables: which of their tensors is which of our parameters, one row each, read in both directions.
+
+A row names our path and their tensor; {i} in theirs counts our first (stacked) dimension, {e} our second (experts).
+Rows whose parameter a config does not have (a head where embeddings are tied) are skipped, so a family has one table.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bigmodel_jax.core.params import Param
+
+
+class Layout(NamedTuple):
+    """How one tensor lies in memory, both ways: ours(their array, our shape), theirs(our array)."""
+
+    ours: Callable[[Any, tuple[int, ...]], Any]
+    theirs: Callable[[Any], Any]
+
+
+def linear(in_dims: int = 1) -> Layout:
+    """torch.nn.Linear: theirs (out, in); ours (in..., out...), its first `in_dims` dimensions being the input."""
+    return Layout(
+        ours=lambda x, shape: x.T.reshape(shape),
+        theirs=lambda x: x.reshape(math.prod(x.shape[:in_dims]), -1).T,
+    )
+
+
+def kernel(in_dims: int = 1) -> Layout:
+    """theirs (in, out), as in GPT-2's Conv1D."""
+    return Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x.reshape(math.prod(x.shape[:in_dims]), -1))
+
+
+SAME = Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x)
+VECTOR = Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x.reshape(-1))
+CONV = Layout(ours=lambda x, _: x.transpose(2, 3, 1, 0), theirs=lambda x: x.transpose(3, 2, 0, 1))  # OIHW <-> HWIO
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """ours: a path, or several that lie in one of their tensors, joined along `axis`.
+
+    start: the config field that says at which {i} our first layer stands.
+    """
+
+    ours: str | tuple[str, ...]
+    theirs: str
+    layout: Layout = SAME
+    axis: int = 0
+    start: str = ""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
+
+
+class Piece(NamedTuple):
+    """One of their tensors as the part of our parameters it holds: `index` selects within our leading dimensions."""
+
+    name: str
+    row: Row
+    index: tuple[int, ...]
+
+
+class Tensor(NamedTuple):
+    """A tensor of theirs that has not been read yet."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    read: Callable[[], np.ndarray]
+
+
+Source = Mapping[str, Tensor]
+
+
+def pieces(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any) -> Iterator[Piece]:
+    """Every tensor of theirs that holds parameters of `spec` (by path)."""
+    for row in rows:
+        if row.paths[0] not in spec:
+            continue
+        shape = spec[row.paths[0]].shape
+        start = getattr(cfg, row.start) if row.start else 0
+        stacked = [shape[n] for n, mark in enumerate(("{i}", "{e}")) if mark in row.theirs]
+        for index in np.ndindex(*stacked):
+            marks = {"i": index[0] + start if index else 0, "e": index[1] if len(index) > 1 else 0}
+            yield Piece(row.theirs.format(**marks), row, index)
+
+
+def their_shapes(piece: Piece, spec: Mapping[str, Param]) -> list[tuple[int, ...]]:
+    """Shape of each of the row's parameters as it lies in their tensor."""
+    return [
+        jax.eval_shape(piece.row.layout.theirs, jax.ShapeDtypeStruct(spec[path].shape[len(piece.index) :], "f")).shape
+        for path in piece.row.paths
+    ]
+
+
+def joined_shape(shapes: list[tuple[int, ...]], axis: int) -> tuple[int, ...]:
+    shape = list(shapes[0])
+    shape[axis] = sum(s[axis] for s in shapes)
+    return tuple(shape)
+
+
+def check(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, source: Source, ignored: tuple[str, ...]) -> None:
+    """Raises one ValueError that names every missing, extra and mis-shaped tensor."""
+    expected = {p.name: joined_shape(their_shapes(p, spec), p.row.axis) for p in pieces(rows, spec, cfg)}
+    unmapped = set(spec) - {path for row in rows for path in row.paths}
+    assert not unmapped, f"the name table lacks rows for {sorted(unmapped)}"
+    wrong = [f"{n} is missing" for n in expected if n not in source]
+    wrong += [
+        f"{n} has no place in this model"
+        for n in source
+        if n not in expected and not any(re.fullmatch(pattern, n) for pattern in ignored)
+    ]
+    wrong += [
+        f"{n} has shape {tuple(source[n].shape)}, expected {shape}"
+        for n, shape in expected.items()
+        if n in source and tuple(source[n].shape) != shape
+    ]
+    if wrong:
+        raise ValueError(f"weights do not fit the config: {'; '.join(wrong)}")
+
+
+def to_ours(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, source: Source, path: str) -> np.ndarray:
+    """One parameter of ours, assembled from their tensors."""
+    found = [p for p in pieces(tuple(r for r in rows if path in r.paths), spec, cfg)]
+    out = None
+    for piece in found:
+        theirs = piece.row.layout
+        part = piece.row.paths.index(path)
+        widths = [s[piece.row.axis] if s else 1 for s in their_shapes(piece, spec)]
+        array = source[piece.name].read()
+        if len(widths) > 1:
+            start = sum(widths[:part])
+            array = np.take(array, range(start, start + widths[part]), axis=piece.row.axis)
+        array = theirs.ours(array, spec[path].shape[len(piece.index) :])
+        if not piece.index:
+            return np.ascontiguousarray(array)
+        if out is None:
+            out = np.empty(spec[path].shape, array.dtype)
+        out[piece.index] = array
+    return out
+
+
+def to_theirs(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, params: Mapping[str, Any]) -> Iterator:
+    """(name, array) of every tensor of theirs, from our parameters by path."""
+    for piece in pieces(rows, spec, cfg):
+        parts = [piece.row.layout.theirs(np.asarray(params[path][piece.index])) for path in piece.row.paths]
+        array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=piece.row.axis)
+        yield piece.name, np.ascontiguousarray(array)

@@ -1,0 +1,54 @@
+"""The reference's side of a parity test: committed fixtures, or the reference implementation run live."""
+
+import dataclasses
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+
+from bigmodel_jax.core import params
+from bigmodel_jax.models import Model, ModelConfig
+from bigmodel_jax.pretrained import Family, folder
+from bigmodel_jax.pretrained.family import spec_by_path
+
+HERE = Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """folder: a Hugging Face folder; arrays: what the reference computed with it; tree: its weights as our parameters."""
+
+    folder: Path
+    family: Family
+    cfg: ModelConfig
+    model: Model
+    arrays: Mapping[str, np.ndarray]
+    tree: Any
+    gradients: Any
+
+
+def fixture_folder(name: str, python: str | None, scratch: Path) -> Path:
+    """The committed folder, or one written now by `python`, which has torch and transformers."""
+    if not python:
+        return HERE / "fixtures" / name
+    subprocess.run([python, str(HERE / "make_reference.py"), name, "--output", str(scratch)], check=True)
+    return scratch / name
+
+
+def load(path: Path) -> Reference:
+    family, cfg = folder.read_config(path)
+    with np.load(path / "reference.npz") as arrays:
+        found = dict(arrays)
+    weights = folder.open_weights(path)
+    gradients = dict(folder._open_file(path / "gradients.safetensors"))
+    return Reference(path, family, cfg, cfg.make(), found, read(family, cfg, weights), read(family, cfg, gradients))
+
+
+def read(family: Family, cfg: ModelConfig, source) -> Any:
+    device = SingleDeviceSharding(jax.devices()[0])
+    shardings = dict.fromkeys(spec_by_path(cfg), device)
+    return params.from_paths(folder.load_params(family, cfg, source, shardings, "float32"))

@@ -1,0 +1,115 @@
+"""Decoder-only models of transformers: tiny, random, and everything that a parity test asks of them."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+
+from references.weights import randomize, save_gradients, save_weights
+
+VOCAB = 96
+STEPS = 20
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+
+
+def tokens(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randint(1, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def next_token_loss(model, ids: torch.Tensor) -> torch.Tensor:
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), ids[:, 1:].reshape(-1))
+
+
+def forward(model) -> dict[str, np.ndarray]:
+    """An odd length, every hidden state, padding on either side, and documents one by one as if packed."""
+    out = {"tokens": tokens(1, 2, 13).numpy()}
+    with torch.no_grad():
+        result = model(input_ids=tokens(1, 2, 13), output_hidden_states=True, use_cache=False)
+        out["logits"] = result.logits.numpy()
+        out["hidden_states"] = np.stack([h.numpy() for h in result.hidden_states])
+        ids = tokens(2, 2, 11)
+        for side in ("left", "right"):
+            mask = torch.ones(2, 11, dtype=torch.long)
+            mask[1, slice(0, 4) if side == "left" else slice(7, 11)] = 0
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+            out |= {f"padded_{side}/mask": mask.numpy(), f"padded_{side}/logits": logits.numpy()}
+        out["padded/tokens"] = ids.numpy()
+        for n, length in enumerate((5, 8)):
+            document = tokens(3 + n, 1, length)
+            out[f"packed/tokens_{n}"] = document.numpy()
+            out[f"packed/logits_{n}"] = model(input_ids=document, use_cache=False).logits.numpy()
+    return out
+
+
+def greedy(model) -> dict[str, np.ndarray]:
+    prompt = tokens(7, 2, 5)
+    model.generation_config.eos_token_id = None  # 16 tokens, whatever they are
+    ids = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=16)
+    return {"greedy/prompt": prompt.numpy(), "greedy/tokens": ids[:, 5:].numpy()}
+
+
+def train(model) -> dict[str, np.ndarray]:
+    """20 AdamW steps, decay on matrices alone, clipped."""
+    decay = [p for p in model.parameters() if p.ndim >= 2]
+    rest = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], lr=3e-3, betas=(0.9, 0.95)
+    )
+    batches = tokens(11, 4, 4, 12).repeat(STEPS // 4, 1, 1)  # four batches over and over: something to learn
+    losses = []
+    for batch in batches:
+        optimizer.zero_grad()
+        loss = next_token_loss(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    return {"train/tokens": batches.numpy(), "train/losses": np.array(losses)}
+
+
+def write(config, folder: Path, *, training: bool = False, loss=next_token_loss) -> None:
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    randomize(model)
+    save_weights(model, folder)
+    arrays = forward(model) | greedy(model)
+    value = loss(model, tokens(1, 2, 13))
+    value.backward()
+    arrays["loss"] = value.detach().numpy()
+    save_gradients(model, folder)
+    if training:
+        arrays |= train(model)
+    np.savez_compressed(folder / "reference.npz", **arrays)
+
+
+LLAMA31 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+GPT2_SIZES = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+IDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+
+DECODERS = {
+    "gpt2": functools.partial(write, GPT2Config(**GPT2_SIZES, **NO_DROPOUT, **IDS), training=True),
+    "llama": functools.partial(write, LlamaConfig(**SIZES), training=True),
+    "llama31": functools.partial(write, LlamaConfig(**SIZES, rope_parameters=LLAMA31, tie_word_embeddings=True)),
+}
