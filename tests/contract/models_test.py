@@ -35,7 +35,11 @@ def fits(cfg: ModelConfig, objective: str) -> bool:
 
 CONFIGS = configs()
 PAIRS = [(name, objective) for name, cfg in CONFIGS.items() for objective in OBJECTIVES if fits(cfg, objective)]
-every_pair = pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+# One decoder, one classifier of each kind in every run of the suite; the other families in the slow one.
+FAST = {"llama", "gpt2", "mlp", "cnn", "cnn-linen"}
+every_pair = pytest.mark.parametrize(
+    "pair", [pytest.param(p, marks=[] if p[0] in FAST else pytest.mark.slow, id="-".join(p)) for p in PAIRS]
+)
 
 
 def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:

@@ -9,7 +9,11 @@ from bigmodel_jax.models.decoder import Cache
 from bigmodel_jax.nn import attention
 from bigmodel_jax.nn.attention import Where
 
-DECODERS = [name for name, config in MODELS.items() if config.tiny().make().make_cache]
+DECODERS = [
+    pytest.param(name, marks=[] if name in ("llama", "gpt2") else pytest.mark.slow)
+    for name, config in MODELS.items()
+    if config.tiny().make().make_cache
+]
 
 
 def random_qkv(T, S, seed=0):
