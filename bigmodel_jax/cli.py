@@ -40,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         sys.exit(_fail(_text(error)))
     except Exception as error:
-        from bigmodel_jax.training.loop import Interrupted
+        from bigmodel_jax.training.signals import Interrupted
 
         if not isinstance(error, Interrupted):
             raise

@@ -4,7 +4,9 @@ import concurrent.futures
 import dataclasses
 import json
 import logging
-import signal
+import os
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.checks import check_data, check_sample, samples_text
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.saved import generate_text
+from bigmodel_jax.training.signals import Interrupted, Stop
 from bigmodel_jax.training.state import TrainState, abstract_state, init_state, weights
 from bigmodel_jax.training.step import make_eval_step, make_train_step
 
@@ -79,28 +82,13 @@ def resume(config: Config, mesh, saves: store.Store, batches: BatchIterator) -> 
 
 def _already_complete(run_dir: Path, config: Config, console: Console) -> dict[str, float]:
     console.print(f"{run_dir} is complete: {config.train.steps:,} of {config.train.steps:,} steps are done.")
-    console.print(f"Report: {run_dir / 'report.html'}. To train on, raise --train.steps.")
+    page = run_dir / "report.html"
+    if not page.is_file():  # killed between the last save and the page
+        from bigmodel_jax.report.page import build_report
+
+        build_report([run_dir], page)
+    console.print(f"Report: {page}. To train on, raise --train.steps.")
     return {}
-
-
-class Stop:
-    """Turns SIGTERM and Ctrl-C into a flag that the loop reads between steps, so that it saves and ends cleanly."""
-
-    def __init__(self):
-        self.signal: int | None = None
-
-    def __enter__(self) -> "Stop":
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def _note(self, number: int, _frame) -> None:
-        self.signal = number
-        # A second Ctrl-C ends at once.
-        signal.signal(number, self._before[number])
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 @dataclasses.dataclass
@@ -126,8 +114,9 @@ class Run:
         self.peak, self.peak_source = peak_flops(list(self.mesh.devices.flat), config.precision.compute)
         num_params = params.count(config.model.make().spec, trainable=True)
         write_environment(self.run_dir, parameters=num_params, peak_source=self.peak_source)
-        # Seconds of compressing the first time: beside the compiler, which uses one core.
-        self.baselines = concurrent.futures.ThreadPoolExecutor(1).submit(config.data.baselines)
+        # Seconds of compressing the first time: beside the compiler, which uses one core, and behind the loop.
+        background = concurrent.futures.ThreadPoolExecutor(1, initializer=_step_back)
+        self.baselines = background.submit(config.data.baselines)
 
         # --- compile, and say what will run
         batch = next(self.batches)
@@ -280,12 +269,10 @@ class Run:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class Interrupted(Exception):
-    """The run was told to stop; it is saved at `step`."""
-
-    def __init__(self, signal_number: int, step: int):
-        super().__init__(f"interrupted by {signal.Signals(signal_number).name}; saved at step {step}")
-        self.signal_number, self.step = signal_number, step
+def _step_back() -> None:
+    """Gives this thread the lowest priority where threads have one of their own (Linux)."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def due(step: int, every: int) -> bool:

@@ -86,9 +86,11 @@ def test_another_mesh_and_more_steps_continue_with_the_same_batches(whole, tmp_p
         assert (f"Resuming at step {steps - 4}" in done.stdout) == (steps > 4)
     got, want = runs.losses(run_dir), runs.losses(uninterrupted)
     np.testing.assert_allclose([got[s] for s in sorted(want)], [want[s] for s in sorted(want)], rtol=1e-5)
+    (run_dir / "report.html").unlink()  # as if killed between the last save and the page
     again = runs.launch("train", path, "--run_dir", run_dir)
     assert again.returncode == 0
     assert "is complete" in again.stdout
+    assert (run_dir / "report.html").stat().st_size > 10_000
 
 
 def test_the_folder_of_a_run_holds_what_it_should(whole):
