@@ -1,5 +1,7 @@
 """The position-wise half of a transformer block."""
 
+from collections.abc import Callable
+
 import jax
 
 from bigmodel_jax.core.params import Init, Param
@@ -31,4 +33,10 @@ def mlp_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict:
 def gelu_mlp(p: dict, x: jax.Array) -> jax.Array:
     """gelu(x up) down, with GPT-2's tanh approximation; x (B, T, D)."""
     hidden = jax.nn.gelu(linear.linear(p["up"], x), approximate=True)
+    return linear.linear(p["down"], constrain(hidden, "batch", "seq", "mlp"))
+
+
+def mlp(p: dict, x: jax.Array, activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """activation(x up) down; x (B, T, D)."""
+    hidden = activation(linear.linear(p["up"], x))
     return linear.linear(p["down"], constrain(hidden, "batch", "seq", "mlp"))
