@@ -70,7 +70,7 @@ def test_help_of_a_config_lists_every_field_with_its_value(verb, capsys, monkeyp
     out = capsys.readouterr().out
     loaded = config_file.load(LM_TINY)
     for name, value in config.flat(loaded).items():
-        if not (isinstance(value, str) and value.endswith(("Config", "Data", "Rules", "Policy"))):
+        if not (isinstance(value, str) and value.endswith(("Config", "Data", "Rules", "Policy", "Scaling"))):
             assert f"--{name} " in out or name in ("config", "objective", "data.source"), name
     assert f"(default: {loaded.optim.lr})" in out
 

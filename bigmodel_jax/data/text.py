@@ -72,7 +72,7 @@ class TextRows:
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
         out = packing.collate(self.stream, self.plan, indices, self.seq_len, self.separator)
-        if noise is None:
+        if noise is None and self.token_bytes.any():  # else its text cannot be told from its tokens
             out["target_bytes"] = self.token_bytes[out["targets"]]
         return out
 

@@ -1,7 +1,8 @@
-"""Byte-level tokenizers: any text encodes without loss, and every token is a known number of bytes."""
+"""Tokenizers: trained here (byte-level BPE, bytes) or read from a file, all behind one small class."""
 
 import dataclasses
 import itertools
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>")
+SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 "What other tokenizers call the token between documents; ours is the first."
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
+"What chat models write when their turn is over."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +41,20 @@ class Tokenizer:
         self.vocab_size: int = model.get_vocab_size()
         ids = [model.token_to_id(s) for s in SEPARATORS if model.token_to_id(s) is not None]
         if not ids:
-            raise ValueError(f"data.tokenizer.path: no document separator in its vocabulary: {', '.join(SEPARATORS)}")
+            raise ValueError(f"no document separator in its vocabulary, which is one of {', '.join(SEPARATORS)}")
         self.separator: int = ids[0]
+        ends = [self.model.token_to_id(s) for s in TURN_ENDS]
+        self.stops: tuple[int, ...] = (self.separator, *(i for i in ends if i is not None))
 
     def encode(self, text: str) -> list[int]:
         return self.model.encode(text, add_special_tokens=False).ids
+
+    def encode_chat(self, text: str) -> list[int]:
+        """As `encode`, but the names of special tokens in the text are those tokens: for rendered chat templates."""
+        self.model.encode_special_tokens = False
+        ids = self.encode(text)
+        self.model.encode_special_tokens = True
+        return ids
 
     def encode_batch(self, texts: list[str]) -> Iterator[np.ndarray]:
         """Token ids of each text, on all cores."""
@@ -58,16 +70,28 @@ class Tokenizer:
         return self.model.id_to_token(token) if token == self.separator else self.model.decode([token])
 
     def token_bytes(self) -> np.ndarray:
-        """UTF-8 bytes of each token, (vocab_size,) int32; 0 for special tokens.
+        """UTF-8 bytes of each token, (vocab_size,) int32; 0 for special tokens, and for all where encoding loses text.
 
-        A byte-level token spells each of its bytes as one character (radford2019language, section 2.2).
+        A byte-level token spells each of its bytes as one character (radford2019language, section 2.2); SentencePiece
+        writes a space as U+2581 and a byte as <0x..>.
         """
+        decoder = str(self.model.decoder)
+        if "ByteLevel" in decoder:
+            count = len
+        elif "▁" in decoder or "Metaspace" in decoder:
+            count = _sentencepiece_bytes
+        else:
+            return np.zeros(self.vocab_size, np.int32)
         special = {i for i, t in self.model.get_added_tokens_decoder().items() if t.special}
         names = (self.model.id_to_token(i) or "" for i in range(self.vocab_size))
-        return np.array([0 if i in special else len(name) for i, name in enumerate(names)], np.int32)
+        return np.array([0 if i in special else count(name) for i, name in enumerate(names)], np.int32)
 
     def save(self, path: str | Path) -> None:
         self.model.save(str(path))
+
+
+def _sentencepiece_bytes(piece: str) -> int:
+    return 1 if re.fullmatch(r"<0x[0-9A-F]{2}>", piece) else len(piece.replace("▁", " ").encode())
 
 
 def _byte_level(bpe):
@@ -113,7 +137,7 @@ def make_bytes() -> Tokenizer:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """A tokenizer from a tokenizer.json; ValueError where the file is not one, or not byte-level."""
+    """A tokenizer from a tokenizer.json; ValueError where the file is not one."""
     from tokenizers import Tokenizer as Model
 
     if not Path(path).is_file():
@@ -122,11 +146,12 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         model = Model.from_file(str(path))
     except Exception as error:  # the binding raises plain Exception
         raise ValueError(f"data.tokenizer.path: {path} is not a tokenizer.json ({str(error)[:100]})") from None
-    if "ByteLevel" not in str(model.decoder):
-        raise ValueError(f"data.tokenizer.path: {path} is not byte-level, so its tokens have no length in bytes")
     model.no_truncation()
     model.no_padding()
-    return Tokenizer(model)
+    try:
+        return Tokenizer(model)
+    except ValueError as error:
+        raise ValueError(f"data.tokenizer.path: {path}: {error}") from None
 
 
 def copy_tokenizer(folder: Path, path: str | Path) -> None:

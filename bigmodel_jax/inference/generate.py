@@ -16,9 +16,9 @@ PROMPT_MULTIPLE = 16
 
 
 def generate(
-    model: Model, params: Any, prompts: Sequence[Sequence[int]], cfg: SampleConfig, *, stop: int, seed: int = 0
+    model: Model, params: Any, prompts: Sequence[Sequence[int]], cfg: SampleConfig, *, stop: Sequence[int], seed: int = 0
 ) -> list[list[int]]:
-    """Continuations of `prompts` (token ids), each up to `cfg.max_tokens` long or to the token `stop`, left out.
+    """Continuations of `prompts` (token ids), each up to `cfg.max_tokens` long or to a token of `stop`, left out.
 
     ValueError for an empty prompt or a model that cannot generate.
     """
@@ -27,13 +27,14 @@ def generate(
     if not prompts or not all(len(p) for p in prompts):
         raise ValueError("prompt = '': it is empty; give at least one character to continue from")
     tokens, segments = left_pad(prompts)
+    stop = tuple(stop) or (-1,)
     run = _compiled(model.apply, model.make_cache, cfg, stop)
     out = np.asarray(run(params, tokens, segments, jax.random.key(seed)))
     return [row[: _first(row, stop)].tolist() for row in out]
 
 
-def _first(row: np.ndarray, stop: int) -> int:
-    hits = np.flatnonzero(row == stop)
+def _first(row: np.ndarray, stop: tuple[int, ...]) -> int:
+    hits = np.flatnonzero(np.isin(row, stop))
     return int(hits[0]) if hits.size else len(row)
 
 
@@ -50,7 +51,7 @@ def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(apply, make_cache, cfg: SampleConfig, stop: int):
+def _compiled(apply, make_cache, cfg: SampleConfig, stop: tuple[int, ...]):
     return jax.jit(functools.partial(_generate, apply, make_cache, cfg, stop))
 
 
@@ -62,7 +63,7 @@ def _generate(apply, make_cache, cfg, stop, params, tokens, segments, rng):
     prefill = apply(params, {"tokens": tokens, "positions": positions, "segment_ids": segments}, cache=cache)
     first_rng, rng = jax.random.split(rng)
     token = sample(prefill.value[:, -1], first_rng, cfg)
-    out = jnp.full((B, cfg.max_tokens), stop, jnp.int32)
+    out = jnp.full((B, cfg.max_tokens), stop[0], jnp.int32)
 
     def more(carry):
         i, done = carry[0], carry[4]
@@ -70,9 +71,9 @@ def _generate(apply, make_cache, cfg, stop, params, tokens, segments, rng):
 
     def emit(carry):
         i, token, position, out, done, cache = carry
-        token = jnp.where(done, stop, token)
+        token = jnp.where(done, stop[0], token)
         out = out.at[:, i].set(token)
-        done |= token == stop
+        done |= jnp.isin(token, jnp.array(stop))
         step = {
             "tokens": token[:, None],
             "positions": position[:, None],

@@ -63,5 +63,5 @@ def generate_text(
     prompt = check_sample(config, sample)
     tokenizer = open_tokenizer(config.data)
     compute = cast(weights, config.precision.compute)
-    rows = generate(config.model.make(), compute, [prompt] * num_samples, sample, stop=tokenizer.separator, seed=seed)
+    rows = generate(config.model.make(), compute, [prompt] * num_samples, sample, stop=tokenizer.stops, seed=seed)
     return [sample.prompt + tokenizer.decode(row) for row in rows]

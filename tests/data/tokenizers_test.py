@@ -65,9 +65,9 @@ def test_bad_tokenizers_are_named(tmp_path):
     for name, reason in (
         ("missing.json", "no such file"),
         ("broken.json", "not a tokenizer"),
-        ("words.json", "byte-level"),
+        ("words.json", "no document separator"),
     ):
-        with pytest.raises(ValueError, match=rf"data\.tokenizer\.path.*{reason}|{name}.*{reason}") as error:
+        with pytest.raises(ValueError, match=rf"data\.tokenizer\.path.*{reason}") as error:
             tokenizers.load_tokenizer(tmp_path / name)
         assert "\n" not in str(error.value)
         assert name in str(error.value)

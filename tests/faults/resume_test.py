@@ -75,6 +75,7 @@ def test_sigterm_saves_and_exits_0_and_the_rest_is_the_same(whole, tmp_path):
     assert runs.losses(run_dir) == runs.losses(uninterrupted)
 
 
+@pytest.mark.slow
 def test_another_mesh_and_more_steps_continue_with_the_same_batches(whole, tmp_path):
     """8 devices to step 4, 4 devices to step 8, 1 device to step 12: the one-device run, to rounding."""
     path, uninterrupted = whole
@@ -116,6 +117,7 @@ def test_the_folder_of_a_run_holds_what_it_should(whole):
     assert {"eval/loss", "eval/perplexity", "eval/bits_per_byte", "eval/accuracy"} <= set(records[-1])
 
 
+@pytest.mark.slow
 def test_config_json_alone_repeats_the_run(whole, tmp_path):
     _, run_dir = whole
     again = tmp_path / "again"

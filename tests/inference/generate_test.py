@@ -13,7 +13,7 @@ from bigmodel_jax.inference.generate import PROMPT_MULTIPLE, generate, left_pad,
 from bigmodel_jax.models import GPT2Config, LlamaConfig, MLPConfig
 
 GREEDY = SampleConfig(max_tokens=6, temperature=0)
-NEVER = -1  # a stop token that no model emits
+NEVER = ()
 PROMPTS = [[5, 9, 2], [7], [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8]]
 
 
@@ -51,7 +51,7 @@ def test_sampling_from_one_token_is_greedy(model, greedy, change):
 def test_the_stop_token_ends_a_row_and_is_left_out(model, greedy):
     stop = greedy[0][2]
     ended = [row[: row.index(stop)] if stop in row else row for row in greedy]
-    assert generate(*model, PROMPTS, GREEDY, stop=stop) == ended
+    assert generate(*model, PROMPTS, GREEDY, stop=(stop,)) == ended
     assert len(ended[0]) <= 2
 
 

@@ -104,6 +104,7 @@ def test_remat_and_unroll_change_nothing(remat):
         np.testing.assert_allclose(run(config, [text_batch(i) for i in range(3)])[0], base, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_remat_lowers_memory():
     """The flag does something: less temporary memory in the compiled step of a deep stack."""
     model = dataclasses.replace(CONFIG.model, num_layers=12)

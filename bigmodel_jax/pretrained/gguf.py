@@ -1,0 +1,133 @@
+"""GGUF files (llama.cpp) as a Hugging Face folder would be: config, tensors by the same names, tokenizer.
+
+Quantised tensors are dequantised to float32 by the `gguf` package when they are read.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bigmodel_jax.config import nearest
+from bigmodel_jax.data.tokenizer_files import from_gguf_metadata
+from bigmodel_jax.models import ModelConfig
+from bigmodel_jax.pretrained import FAMILIES, Family
+from bigmodel_jax.pretrained.names import Source, Tensor
+
+# general.architecture -> the architecture whose names and config we read it as.
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+# llama.cpp's converter reorders the rows of q and k of these to the interleaved rotary pairs.
+PERMUTED = {"llama"}
+NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+class Opened(NamedTuple):
+    """tokenizer: a tokenizers.Tokenizer; chat_template: Jinja text, or empty."""
+
+    family: Family
+    config: ModelConfig
+    source: Source
+    tokenizer: Any
+    chat_template: str
+
+
+def open_gguf(path: Path) -> Opened:
+    """Everything in the file, tensors unread; ValueError for a damaged file, another architecture or quantisation."""
+    reader = _reader(path)
+    metadata = {name: field.contents() for name, field in reader.fields.items()}
+    architecture = metadata["general.architecture"]
+    family = FAMILIES.get(ARCHITECTURES.get(architecture, ""))
+    if family is None:
+        raise ValueError(
+            f"{path}: architecture {architecture!r} is not supported{nearest(architecture, ARCHITECTURES)}; "
+            f"supported: {', '.join(ARCHITECTURES)}"
+        )
+    hf = hf_config(metadata, tied="output.weight" not in {t.name for t in reader.tensors})
+    config = family.from_hf(hf)
+    heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads} if architecture in PERMUTED else {}
+    source = dict(_tensor(path, t, heads) for t in reader.tensors if t.name != "rope_freqs.weight")
+    return Opened(
+        family, config, source, from_gguf_metadata(metadata, path), metadata.get("tokenizer.chat_template", "")
+    )
+
+
+def _reader(path: Path) -> Any:
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise ValueError(f"{path}: GGUF needs the package gguf; uv pip install 'bigmodel-jax[gguf]'") from None
+    try:
+        return GGUFReader(path)
+    except (ValueError, IndexError, OverflowError) as error:  # what numpy and the enums say of bytes that are not there
+        unknown = re.search(r"(\d+) is not a valid GGMLQuantizationType", str(error))
+        if unknown:
+            raise ValueError(f"{path}: quantisation type {unknown[1]} is unknown to the gguf package") from None
+        raise ValueError(f"{path}: not a GGUF file, or cut short ({error})") from None
+
+
+def hf_config(metadata: dict, *, tied: bool) -> dict:
+    """The same facts in the words of config.json."""
+    prefix = metadata["general.architecture"]
+
+    def get(name: str, default: Any = None) -> Any:
+        return metadata.get(f"{prefix}.{name}", default)
+
+    hf = {
+        "vocab_size": get("vocab_size") or len(metadata["tokenizer.ggml.tokens"]),
+        "hidden_size": get("embedding_length"),
+        "num_hidden_layers": get("block_count"),
+        "num_attention_heads": get("attention.head_count"),
+        "num_key_value_heads": get("attention.head_count_kv"),
+        "head_dim": get("attention.key_length") or get("rope.dimension_count"),
+        "intermediate_size": get("feed_forward_length"),
+        "max_position_embeddings": get("context_length"),
+        "rope_theta": get("rope.freq_base", 10_000.0),
+        # A float32 in the file: 9.999999747378752e-06 is 1e-05.
+        "rms_norm_eps": float(np.format_float_scientific(np.float32(get("attention.layer_norm_rms_epsilon")))),
+        "tie_word_embeddings": tied,
+    }
+    if get("rope.scaling.type") not in (None, "none"):
+        hf["rope_scaling"] = {"rope_type": get("rope.scaling.type"), "factor": get("rope.scaling.factor")}
+    return hf
+
+
+def _tensor(path: Path, tensor: Any, heads: dict[str, int]) -> tuple[str, Tensor]:
+    """(their Hugging Face name, the tensor unread)."""
+    from gguf.quants import _type_traits  # the package's own table of what `dequantize` can read
+
+    kind = tensor.tensor_type
+    if kind.name not in ("F32", "F16") and kind not in _type_traits:
+        raise ValueError(f"{path}: {tensor.name} is quantised as {kind.name}, which the gguf package cannot dequantise")
+    layer, part, suffix = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", tensor.name).groups()
+    name = NAMES.get(part, part)
+    name = f"model.layers.{layer}.{name}.{suffix}" if layer is not None else f"{name}.{suffix}"
+    shape = tuple(int(n) for n in reversed(tensor.shape))
+
+    def read() -> np.ndarray:
+        from gguf import dequantize
+
+        array = np.asarray(dequantize(tensor.data, kind), np.float32).reshape(shape)
+        return unpermute(array, heads[part]) if part in heads else array
+
+    return name, Tensor(shape, "float32", read)
+
+
+def unpermute(x: np.ndarray, num_heads: int) -> np.ndarray:
+    """Rows (heads * head_dim, ...) from interleaved rotary pairs back to (i, i + head_dim/2)."""
+    return x.reshape(num_heads, -1, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
