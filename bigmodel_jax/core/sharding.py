@@ -159,18 +159,22 @@ def current_mesh() -> Mesh | None:
     return value and value[0]
 
 
+def fitting_spec(shape: tuple[int, ...], *logical: str | None) -> P:
+    """PartitionSpec of an activation of this shape inside `use`; a size that its axes do not divide stays whole."""
+    mesh, rules = _context.value
+    spec = partition_spec(logical, rules, strict=False)
+    return P(
+        *(a if d % math.prod(mesh.shape[n] for n in _names(a)) == 0 else None for d, a in zip(shape, spec, strict=True))
+    )
+
+
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     """Pins the layout of an activation by logical names; the identity on one device and outside `use`."""
-    value = getattr(_context, "value", None)
-    if value is None or value[0].size == 1:
+    mesh = current_mesh()
+    if mesh is None or mesh.size == 1:
         return x
-    mesh, rules = value
-    spec = partition_spec(logical, rules, strict=False)
     # A size that its axes do not divide stays whole: batch 1 at generation, say.
-    dims = [
-        a if d % math.prod(mesh.shape[n] for n in _names(a)) == 0 else None for d, a in zip(x.shape, spec, strict=True)
-    ]
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*dims)))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, fitting_spec(x.shape, *logical)))
 
 
 def to_host(tree: Any) -> Any:
