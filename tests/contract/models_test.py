@@ -19,7 +19,11 @@ from bigmodel_jax.objectives import OBJECTIVES, Objective
 ROWS, LENGTH = 8, 16
 
 # An objective fits the configs that have these fields.
-FITS = {"next_token": {"vocab_size", "max_seq_len"}, "classification": {"num_classes", "image_shape"}}
+FITS = {
+    "next_token": {"vocab_size", "max_seq_len"},
+    "classification": {"num_classes", "image_shape"},
+    "regression": {"feature_shape", "num_outputs"},
+}
 
 
 def configs() -> dict[str, ModelConfig]:
@@ -48,6 +52,10 @@ def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
         image = rng.random((ROWS, *cfg.image_shape), np.float32)
         label = rng.integers(0, cfg.num_classes, ROWS).astype(np.int32)
         return {"image": image, "label": label, "weights": np.ones(ROWS, np.float32)}
+    if objective == "regression":
+        features = rng.standard_normal((ROWS, *cfg.feature_shape), np.float32)
+        target = rng.standard_normal((ROWS, cfg.num_outputs), np.float32)
+        return {"features": features, "target": target, "weights": np.ones(ROWS, np.float32)}
     tokens = rng.integers(0, cfg.vocab_size, (ROWS, LENGTH + 1)).astype(np.int32)
     # Two documents a row, the last two places padding.
     segments = np.tile(np.array([1] * 6 + [2] * (LENGTH - 8) + [0] * 2, np.int32), (ROWS, 1))
@@ -119,7 +127,10 @@ def test_loss_and_gradients_are_finite_and_reach_every_parameter(pair):
 def test_fresh_loss_is_that_of_knowing_nothing(pair):
     c = case(pair)
     (loss, _), _ = one_device(pair)
-    chance = np.log(getattr(c.cfg, "num_classes", None) or c.cfg.vocab_size)
+    if "target" in c.batch:
+        chance = np.mean(c.batch["target"] ** 2)
+    else:
+        chance = np.log(getattr(c.cfg, "num_classes", None) or c.cfg.vocab_size)
     assert 0.5 * chance < loss < 2 * chance
 
 

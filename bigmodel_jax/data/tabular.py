@@ -1,0 +1,225 @@
+"""Tables of numbers: a CSV file by path, or scikit-learn's diabetes; standardised by what the training rows say."""
+
+import csv
+import dataclasses
+import functools
+import gzip
+import importlib.util
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.holdout import check_fraction, held_out
+from bigmodel_jax.data.sources import _nearest
+
+DIABETES = "sklearn:diabetes"
+DIABETES_COLUMNS = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6", "progression")
+
+
+@dataclasses.dataclass(frozen=True)
+class TabularData(DataConfig):
+    """Rows of numbers under a header line; the columns named in `target` are what is predicted.
+
+    Batch: features (B, F) float32; target (B, K) float32, or with `num_classes` label (B,) int32; weights (B,) float32.
+    Features and targets have mean 0 and standard deviation 1 over the training rows; in evaluation a batch also holds
+    target_scale and target_mean (B, K), which turn a target back into its own unit. Labels are left as they are.
+    """
+
+    path: str = DIABETES
+    "a CSV file, or sklearn:diabetes: 442 patients, 10 measurements, progression of the disease after a year"
+    target: tuple[str, ...] = ("progression",)
+    features: tuple[str, ...] = ()
+    "feature columns in this order; empty: all columns but the targets"
+    num_classes: int = 0
+    "0: the targets are numbers; else the one target is a label 0 .. num_classes - 1"
+    validation_path: str = ""
+    "a CSV file with the same columns; empty: a part of the rows of `path` is held out"
+    validation_fraction: float = 0.2
+    "share of the rows held out, chosen by their content"
+
+    def __post_init__(self):
+        check_fraction(self.validation_fraction)
+        if not self.target or (self.num_classes and len(self.target) != 1):
+            raise ValueError(
+                f"data.target = {self.target!r}: {'one' if self.num_classes else 'at least one'} is needed"
+            )
+        if self.num_classes < 0 or self.num_classes == 1:
+            raise ValueError(f"data.num_classes = {self.num_classes}; 0 for numbers, or at least 2")
+
+    def open(self, split: str) -> "TabularRows":
+        table = read_split(self, split)
+        log_skipped(split, table.skipped)
+        train = table if split == "train" else read_split(self, "train")
+        inputs, outputs = fit_scaling(train.features), fit_scaling(train.targets)
+        return TabularRows(inputs.standardise(table.features), table.targets, self.num_classes, outputs, table.skipped)
+
+    def requirements(self) -> dict:
+        train = read_split(self, "train")
+        return {"feature_shape": train.features.shape[1:], "num_outputs": self.num_classes or train.targets.shape[1]}
+
+    def baselines(self) -> dict[str, float]:
+        """The least-squares solution's root mean squared error, in the target's unit."""
+        if self.num_classes:
+            return {}
+        train, validation = read_split(self, "train"), read_split(self, "validation")
+        columns = [np.c_[t.features.astype(np.float64), np.ones(len(t.features))] for t in (train, validation)]
+        solution = np.linalg.lstsq(columns[0], train.targets, rcond=None)[0]
+        return {"least_squares_rmse": float(np.sqrt(np.mean((columns[1] @ solution - validation.targets) ** 2)))}
+
+    def save_artifacts(self, folder: Path) -> None:
+        """scaling.json: names, mean and scale of every column, without which the weights say nothing."""
+        train = read_split(self, "train")
+        columns = {"features": (train.names, train.features), "target": (self.target, train.targets)}
+        scaling = {kind: {"names": list(names)} | fit_scaling(x).to_json() for kind, (names, x) in columns.items()}
+        (folder / "scaling.json").write_text(json.dumps(scaling, indent=1) + "\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """mean and scale (columns,): standardised = (value - mean) / scale."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+    def standardise(self, values: np.ndarray) -> np.ndarray:
+        return ((values - self.mean) / self.scale).astype(np.float32)
+
+    def to_json(self) -> dict:
+        return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
+
+
+def fit_scaling(values: np.ndarray) -> Scaling:
+    """Mean and population standard deviation of each column; a constant column keeps scale 1."""
+    scale = values.std(axis=0)
+    return Scaling(values.mean(axis=0), np.where(scale > 0, scale, 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class TabularRows:
+    """One split. features (N, F) float32, standardised; targets (N, K) float64 in their own units."""
+
+    features: np.ndarray
+    targets: np.ndarray
+    num_classes: int
+    scaling: Scaling
+    skipped: list[tuple[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
+        out = {"features": self.features[indices], "weights": np.ones(len(indices), np.float32)}
+        targets = self.targets[indices]
+        if self.num_classes:
+            return out | {"label": targets[:, 0].astype(np.int32)}
+        out["target"] = self.scaling.standardise(targets)
+        if noise is None:
+            for name, value in (("target_scale", self.scaling.scale), ("target_mean", self.scaling.mean)):
+                out[name] = np.tile(value.astype(np.float32), (len(indices), 1))
+        return out
+
+
+# ---------------------------------------------------------------- reading
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """features (N, F) and targets (N, K) float64; names of the features; what was skipped."""
+
+    features: np.ndarray
+    targets: np.ndarray
+    names: tuple[str, ...]
+    skipped: list[tuple[str, str]]
+
+
+def read_split(cfg: TabularData, split: str) -> Table:
+    """The usable rows of a split; ValueError for a file or column that is not there, or too many bad rows."""
+    own_file = bool(cfg.validation_path)
+    path = cfg.validation_path if own_file and split == "validation" else cfg.path
+    table = _read(path, cfg, _modified(path))
+    if own_file:
+        return table
+    rows = [f.tobytes() + t.tobytes() for f, t in zip(table.features, table.targets, strict=True)]
+    mask = np.array(held_out(rows, cfg.validation_fraction)) == (split == "validation")
+    return dataclasses.replace(table, features=table.features[mask], targets=table.targets[mask])
+
+
+def _modified(path: str) -> int:
+    return Path(path).stat().st_mtime_ns if Path(path).is_file() else 0
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: str, cfg: TabularData, _modified: int) -> Table:
+    bad, rows = BadRecords(cfg.max_bad_records), []
+    lines = _diabetes() if path == DIABETES else _csv(path)
+    where, header = next(lines, ("", []))
+    targets, features = _columns(cfg, header, where or path)
+    for where, cells in lines:
+        reason, values = _numbers(cells, header)
+        if not reason and cfg.num_classes and values[targets[0]] not in range(cfg.num_classes):
+            reason = f"label {cells[targets[0]]} is not in 0 .. {cfg.num_classes - 1} (data.num_classes)"
+        if reason:
+            bad.skip(where, reason)
+        else:
+            rows.append(values)
+    if not rows:
+        raise ValueError(f"data.path: {path} has no usable rows")
+    numbers = np.array(rows)
+    return Table(numbers[:, features], numbers[:, targets], tuple(header[i] for i in features), bad.skipped)
+
+
+def _csv(path: str) -> Iterator[tuple[str, list[str]]]:
+    """(where, cells) of each line, the header first."""
+    if not Path(path).is_file():
+        raise ValueError(f"data.path: no such file: {path} (a CSV file, or {DIABETES})")
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+        rows = csv.reader(file)
+        for row in rows:
+            if row:
+                yield f"{path} line {rows.line_num}", [cell.strip() for cell in row]
+
+
+def _diabetes() -> Iterator[tuple[str, list[str]]]:
+    """Efron, Hastie, Johnstone and Tibshirani (2004), "Least angle regression", as scikit-learn carries it."""
+    found = importlib.util.find_spec("sklearn")
+    if found is None:
+        raise ValueError(f"data.path: {DIABETES!r} reads the package scikit-learn, which is not installed")
+    folder = Path(found.submodule_search_locations[0]) / "datasets/data"
+    yield DIABETES, list(DIABETES_COLUMNS)
+    files = (folder / "diabetes_data_raw.csv.gz", folder / "diabetes_target.csv.gz")
+    with gzip.open(files[0], "rt") as measurements, gzip.open(files[1], "rt") as progression:
+        for number, (row, target) in enumerate(zip(measurements, progression, strict=True), 1):
+            yield f"{DIABETES} row {number}", [*row.split(), target.strip()]
+
+
+def _columns(cfg: TabularData, header: list[str], where: str) -> tuple[list[int], list[int]]:
+    """Indices of the target and of the feature columns."""
+    for option, names in (("target", cfg.target), ("features", cfg.features)):
+        for name in names:
+            if name not in header:
+                raise ValueError(f"data.{option}: {where} has no column {name!r}{_nearest(name, header)}")
+    targets = [header.index(name) for name in cfg.target]
+    features = [header.index(name) for name in cfg.features]
+    features = features or [i for i in range(len(header)) if i not in targets]
+    if not features:
+        raise ValueError(f"data.target = {cfg.target!r}: {where} has no other column to predict it from")
+    return targets, features
+
+
+def _numbers(cells: list[str], header: list[str]) -> tuple[str, list[float]]:
+    """("", the row's numbers), or (what is wrong with it, [])."""
+    if len(cells) != len(header):
+        return f"{len(cells)} cells, but the header has {len(header)}", []
+    values = []
+    for name, cell in zip(header, cells, strict=True):
+        try:
+            values.append(float(cell))
+        except ValueError:
+            return f"column {name!r}: {cell!r} is not a number", []
+        if not math.isfinite(values[-1]):
+            return f"column {name!r}: {cell!r} is not finite", []
+    return "", values

@@ -1,0 +1,36 @@
+"""One affine map: linear regression under `Regression`, logistic (softmax) regression under `Classification`."""
+
+import dataclasses
+import functools
+import math
+
+from bigmodel_jax.core.params import Tree, zeros
+from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.nn.linear import linear, linear_spec
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearConfig(ModelConfig):
+    feature_shape: tuple[int, ...] = (10,)  # of one example
+    num_outputs: int = 1  # numbers that are predicted, or classes
+
+    def make(self) -> Model:
+        return Model(spec(self), functools.partial(apply, self))
+
+    def validate(self, parallel) -> None:
+        if self.num_outputs < 1:
+            raise ValueError(f"model.num_outputs = {self.num_outputs}; it must be 1 or more")
+
+    @classmethod
+    def tiny(cls) -> "LinearConfig":
+        return cls(feature_shape=(16,), num_outputs=2)
+
+
+def spec(cfg: LinearConfig) -> Tree:
+    # Zeros: both losses are convex, so that the start decides nothing, and every run begins at the same loss.
+    return linear_spec(math.prod(cfg.feature_shape), cfg.num_outputs, axes=("embed", None), init=zeros(), bias=True)
+
+
+def apply(cfg: LinearConfig, p: Tree, batch: dict, *, rng=None, train=False, cache=None) -> Out:
+    """Predictions or logits (B, num_outputs) of batch["features"] (B, F)."""
+    return Out(linear(p, batch["features"].astype(p["kernel"].dtype)))

@@ -1,0 +1,56 @@
+"""Numbers predicted by least squares."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax.core import metrics
+from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.objectives.base import Loss, Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression(Objective):
+    """Mean squared error over examples and outputs.
+
+    Batch: target (B, K) float32, weights (B,) float32, and what the model reads; in evaluation target_scale and
+    target_mean (B, K), where there are any: rmse is then in the target's own unit.
+    """
+
+    def loss(self, model, params, batch, *, rng, train) -> Loss:
+        out = model.apply(params, batch, rng=rng, train=train)
+        value, target, weights = out.value.astype(jnp.float32), batch["target"], batch["weights"].astype(jnp.float32)
+        if value.shape != target.shape:
+            raise ValueError(
+                f"model.num_outputs: the model predicts {value.shape[1:]}, but a target has {target.shape[1:]}"
+            )
+        error = value - target
+        mean = metrics.weighted(jnp.mean(jnp.square(error), axis=-1), weights)
+        sums = {"loss": mean}
+        if not train:
+            sums |= spread(error, target, batch.get("target_scale", jnp.ones_like(target)), weights)
+        return Loss(mean, sums, out.updates)
+
+    def metric_names(self):
+        return ("loss", "rmse", "r2")
+
+    def summarize(self, metrics_: dict[str, Mean]):
+        sums = {k: np.asarray(m.total, np.float64) for k, m in metrics_.items() if k in SUMS}
+        scalars = super().summarize({k: m for k, m in metrics_.items() if k not in SUMS})
+        count = float(metrics_["loss"].count)
+        variation = sums["squares"] - sums["values"] ** 2 / max(count, 1.0)
+        explained = 1.0 - np.divide(sums["errors"], variation, out=np.ones_like(variation), where=variation > 0)
+        rmse = np.sqrt(sums["scaled_errors"].mean() / max(count, 1.0))
+        return scalars | {"rmse": float(rmse), "r2": float(explained.mean())}
+
+
+SUMS = ("errors", "scaled_errors", "values", "squares")
+
+
+def spread(error, target, scale, weights) -> dict[str, Mean]:
+    """Sums (K,) over the examples from which rmse and the coefficient of determination follow; targets are centred
+    near 0, so that the difference of the two sums is exact enough in float32."""
+    zero = jnp.zeros(())
+    columns = (jnp.square(error), jnp.square(error * scale), target, jnp.square(target))
+    return {name: Mean(weights @ x, zero) for name, x in zip(SUMS, columns, strict=True)}
