@@ -1,0 +1,110 @@
+"""The pre-norm Transformer encoder that ViT, CLIP and SigLIP share: LayerNorm, attention with biases, MLP of one width.
+
+Shapes: B batch, T tokens, D embed, F mlp, P patch side, C channels, L layers.
+"""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Init, Param, zeros
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
+from bigmodel_jax.nn.attention import Where
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x sigmoid(1.702 x): the approximation of GELU that CLIP was trained with (arXiv:1606.08415)."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": quick_gelu,
+}
+
+
+def block_spec(cfg, *, qkv: Init, out: Init, up: Init, down: Init) -> params.Tree:
+    """One layer; the four initial distributions are those of its matrices, biases start at zero."""
+    D, H = cfg.embed_dim, cfg.num_heads
+    return {
+        "attn_norm": norm.layer_spec(D),
+        "attn": attention.spec(D, H, H, D // H, init=qkv, out_init=out, bias=True),
+        "mlp_norm": norm.layer_spec(D),
+        "mlp": feedforward.mlp_spec(D, cfg.mlp_dim, init=up, out_init=down),
+    }
+
+
+def block(cfg, p, x_BTD, where: Where, causal: bool):
+    h = attention.qkv(p["attn"], norm.layer(p["attn_norm"], x_BTD, eps=cfg.norm_eps))
+    h = attention.attend(*h, where, where, causal=causal, implementation=cfg.attention)
+    x_BTD = constrain(x_BTD + attention.project_out(p["attn"], h), "batch", "seq", "embed")
+    h = norm.layer(p["mlp_norm"], x_BTD, eps=cfg.norm_eps)
+    h = feedforward.mlp(p["mlp"], h, ACTIVATIONS[cfg.activation])
+    return constrain(x_BTD + h, "batch", "seq", "embed")
+
+
+def encode(cfg, layers, x_BTD, *, segments: jax.Array | None = None, causal: bool = False) -> jax.Array:
+    """All layers; (B, T, D). segments (B, T) int32: tokens see those of their own, 0 being padding; default: all."""
+    B, T, _ = x_BTD.shape
+    segments = jnp.ones((B, T), jnp.int32) if segments is None else segments
+    where = Where(jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T)), segments)
+
+    def body(layer, x, _):
+        return block(cfg, layer, x, where, causal), None
+
+    return stack.run(body, layers, x_BTD, remat=cfg.remat, unroll=cfg.unroll)[0]
+
+
+def patch_spec(patch_size: int, channels: int, dim: int, *, init: Init, bias: bool = True) -> dict[str, Param]:
+    """kernel (P, P, C, D), a convolution's, and bias (D,)."""
+    kernel = Param((patch_size, patch_size, channels, dim), (None, None, None, "embed"), init)
+    return {"kernel": kernel} | ({"bias": Param((dim,), ("embed",), zeros())} if bias else {})
+
+
+def patchify(image_BHWC: jax.Array, size: int) -> jax.Array:
+    """Image (B, H, W, C) cut into squares, row by row: (B, H/P * W/P, P, P, C); what does not fill a square is left out."""
+    B, H, W, C = image_BHWC.shape
+    rows, columns = H // size, W // size
+    squares = image_BHWC[:, : rows * size, : columns * size].reshape(B, rows, size, columns, size, C)
+    return squares.swapaxes(2, 3).reshape(B, rows * columns, size, size, C)
+
+
+def embed_patches(p: dict, image_BHWC: jax.Array) -> jax.Array:
+    """(B, patches, D): a convolution whose stride is its width, as one matrix product."""
+    kernel = p["kernel"]
+    y = linear.project(patchify(image_BHWC.astype(kernel.dtype), kernel.shape[0]), kernel, num_dims=3)
+    return y + p["bias"] if "bias" in p else y
+
+
+def num_patches(image_shape: tuple[int, int, int], patch_size: int) -> int:
+    return (image_shape[0] // patch_size) * (image_shape[1] // patch_size)
+
+
+def check_encoder(cfg, parallel, prefix: str = "model.") -> None:
+    """Raises ValueError for sizes that make no encoder, and where heads and mesh do not fit."""
+    for name in ("num_layers", "embed_dim", "num_heads", "mlp_dim"):
+        if getattr(cfg, name) < 1:
+            raise ValueError(f"{prefix}{name} = {getattr(cfg, name)}; it must be 1 or more")
+    if cfg.embed_dim % cfg.num_heads:
+        raise ValueError(f"{prefix}num_heads = {cfg.num_heads} does not divide {prefix}embed_dim = {cfg.embed_dim}")
+    for name in ("num_heads", "mlp_dim"):
+        if getattr(cfg, name) % max(parallel.tensor, 1):
+            raise ValueError(
+                f"{prefix}{name} = {getattr(cfg, name)} is not divisible by parallel.tensor = {parallel.tensor}"
+            )
+
+
+def check_image(image_shape: tuple[int, int, int], patch_size: int, prefix: str = "model.") -> None:
+    """Raises ValueError where the images hold no whole patch."""
+    if patch_size < 1 or num_patches(image_shape, patch_size) < 1:
+        raise ValueError(
+            f"{prefix}patch_size = {patch_size}; it must be 1 or more, and at most the sides of "
+            f"{prefix}image_shape = {image_shape}"
+        )

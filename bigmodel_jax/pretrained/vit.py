@@ -1,0 +1,112 @@
+"""ViT's tensors and config.json; what the other vision families share of both."""
+
+from bigmodel_jax.models.vit import ViTConfig
+from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.names import CONV, VECTOR, Row, linear
+
+LAYER = "vit.encoder.layer.{i}."
+ROWS = (
+    Row("cls", "vit.embeddings.cls_token", VECTOR._replace(theirs=lambda x: x[None])),
+    Row("positions", "vit.embeddings.position_embeddings", VECTOR._replace(theirs=lambda x: x[None])),
+    Row("patches/kernel", "vit.embeddings.patch_embeddings.projection.weight", CONV),
+    Row("patches/bias", "vit.embeddings.patch_embeddings.projection.bias"),
+    Row("layers/attn_norm/scale", LAYER + "layernorm_before.weight"),
+    Row("layers/attn_norm/bias", LAYER + "layernorm_before.bias"),
+    Row("layers/attn/q", LAYER + "attention.attention.query.weight", linear()),
+    Row("layers/attn/k", LAYER + "attention.attention.key.weight", linear()),
+    Row("layers/attn/v", LAYER + "attention.attention.value.weight", linear()),
+    Row("layers/attn/o", LAYER + "attention.output.dense.weight", linear(in_dims=2)),
+    Row("layers/attn/q_bias", LAYER + "attention.attention.query.bias", VECTOR),
+    Row("layers/attn/k_bias", LAYER + "attention.attention.key.bias", VECTOR),
+    Row("layers/attn/v_bias", LAYER + "attention.attention.value.bias", VECTOR),
+    Row("layers/attn/o_bias", LAYER + "attention.output.dense.bias"),
+    Row("layers/mlp_norm/scale", LAYER + "layernorm_after.weight"),
+    Row("layers/mlp_norm/bias", LAYER + "layernorm_after.bias"),
+    Row("layers/mlp/up/kernel", LAYER + "intermediate.dense.weight", linear()),
+    Row("layers/mlp/up/bias", LAYER + "intermediate.dense.bias"),
+    Row("layers/mlp/down/kernel", LAYER + "output.dense.weight", linear()),
+    Row("layers/mlp/down/bias", LAYER + "output.dense.bias"),
+    Row("norm/scale", "vit.layernorm.weight"),
+    Row("norm/bias", "vit.layernorm.bias"),
+    Row("head/kernel", "classifier.weight", linear()),
+    Row("head/bias", "classifier.bias"),
+)
+IGNORED = (r"vit\.pooler\..*",)  # older files have the pooler of the bare encoder, which a classifier does not use
+
+# Their names of activations <-> ours.
+ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "quick_gelu": "quick_gelu"}
+THEIR_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
+
+
+def image_shape_from_hf(hf: dict) -> tuple[int, int, int]:
+    size = hf["image_size"]
+    height, width = size if isinstance(size, list) else (size, size)
+    return height, width, hf.get("num_channels", 3)
+
+
+def image_shape_to_hf(shape: tuple[int, int, int]) -> dict:
+    height, width, channels = shape
+    return {"image_size": height if height == width else [height, width], "num_channels": channels}
+
+
+def num_classes_from_hf(hf: dict) -> int:
+    """How many labels: `num_labels` is written out only as the length of id2label; without either it is 2."""
+    return len(hf["id2label"]) if hf.get("id2label") else hf.get("num_labels", 2)
+
+
+def labels_to_hf(num: int) -> dict:
+    """Names of labels under which transformers counts them."""
+    names = {str(n): f"LABEL_{n}" for n in range(num)}
+    return {"id2label": names, "label2id": {name: int(n) for n, name in names.items()}}
+
+
+def encoder_from_hf(hf: dict) -> dict:
+    """The fields of a config that every pre-norm encoder has."""
+    check_fixed(hf, hidden_act=tuple(ACTIVATIONS))
+    return {
+        "num_layers": hf["num_hidden_layers"],
+        "embed_dim": hf["hidden_size"],
+        "num_heads": hf["num_attention_heads"],
+        "mlp_dim": hf["intermediate_size"],
+        "activation": ACTIVATIONS[hf["hidden_act"]],
+        "norm_eps": hf["layer_norm_eps"],
+    }
+
+
+def encoder_to_hf(cfg) -> dict:
+    return {
+        "num_hidden_layers": cfg.num_layers,
+        "hidden_size": cfg.embed_dim,
+        "num_attention_heads": cfg.num_heads,
+        "intermediate_size": cfg.mlp_dim,
+        "hidden_act": THEIR_ACTIVATIONS[cfg.activation],
+        "layer_norm_eps": cfg.norm_eps,
+    }
+
+
+def from_hf(hf: dict) -> ViTConfig:
+    check_fixed(hf, qkv_bias=True)
+    return ViTConfig(
+        image_shape=image_shape_from_hf(hf),
+        patch_size=hf["patch_size"],
+        num_classes=num_classes_from_hf(hf),
+        init_std=hf.get("initializer_range", 0.02),
+        **encoder_from_hf(hf),
+    )
+
+
+def to_hf(cfg: ViTConfig) -> dict:
+    return {
+        "model_type": "vit",
+        **image_shape_to_hf(cfg.image_shape),
+        "patch_size": cfg.patch_size,
+        **encoder_to_hf(cfg),
+        "initializer_range": cfg.init_std,
+        "qkv_bias": True,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        **labels_to_hf(cfg.num_classes),
+    }
+
+
+VIT = Family("ViTForImageClassification", ViTConfig, from_hf, to_hf, ROWS, IGNORED)

@@ -1,0 +1,87 @@
+"""ViT starts as transformers' does, has the published sizes, and cuts images as a convolution would."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.models import prenorm
+from bigmodel_jax.models.vit import PRESETS, ViTConfig
+from bigmodel_jax.pretrained.vit import from_hf, to_hf
+
+TINY = ViTConfig.tiny()
+
+# timm and torchvision list these; the paper rounds them to 86, 307 and 632 million.
+PUBLISHED = {
+    "vit-ti/16": 5_717_416,
+    "vit-s/16": 22_050_664,
+    "vit-b/16": 86_567_656,
+    "vit-b/32": 88_224_232,
+    "vit-l/16": 304_326_632,
+    "vit-h/14": 632_045_800,
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_have_the_published_number_of_parameters(name):
+    assert params.count(PRESETS[name].make().spec) == PUBLISHED[name]
+
+
+def test_initial_distributions():
+    """ViTPreTrainedModel._init_weights: N(0, 0.02) for every map, the class token and positions; norms 1, biases 0."""
+    cfg = dataclasses.replace(TINY, embed_dim=128, mlp_dim=256, image_shape=(32, 32, 3))
+    tree = params.paths(params.init(cfg.make().spec, jax.random.key(0)))
+    for path, x in tree.items():
+        if path.endswith("bias"):
+            assert not x.any(), path
+        elif path.endswith("norm/scale"):
+            assert (x == 1).all(), path
+        else:
+            assert float(x.std()) == pytest.approx(0.02, rel=5 / x.size**0.5), path
+            assert abs(float(x.mean())) < 5 * 0.02 / x.size**0.5, path
+
+
+def test_patches_are_those_of_a_convolution():
+    """Row by row; what does not fill a patch is left out."""
+    image = jax.random.normal(jax.random.key(0), (2, 13, 18, 3))
+    p = params.init(prenorm.patch_spec(4, 3, 16, init=params.normal(1.0)), jax.random.key(1))
+    theirs = nn.Conv(16, (4, 4), strides=(4, 4), padding="VALID").apply({"params": p}, image)
+    np.testing.assert_allclose(prenorm.embed_patches(p, image), theirs.reshape(2, 12, 16), atol=1e-5)
+
+
+def test_padding_is_not_seen():
+    """Tokens of segment 0 leave the others' states alone."""
+    tree = params.init(TINY.make().spec, jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (1, 9, TINY.embed_dim))
+    segments = jnp.array([[1] * 6 + [0] * 3])
+    together = prenorm.encode(TINY, tree["layers"], x, segments=segments)
+    np.testing.assert_allclose(together[:, :6], prenorm.encode(TINY, tree["layers"], x[:, :6]), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(24, 24, 3), (24, 36, 1)])
+def test_config_round_trip(shape):
+    cfg = dataclasses.replace(TINY, image_shape=shape, activation="gelu_tanh")
+    assert from_hf(to_hf(cfg)) == cfg
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_heads": 3}, r"model\.num_heads = 3 does not divide model\.embed_dim = 32"),
+        ({"patch_size": 9}, r"model\.patch_size = 9;.*model\.image_shape = \(8, 8, 1\)"),
+        ({"num_layers": 0}, r"model\.num_layers = 0; it must be 1 or more"),
+    ],
+)
+def test_impossible_sizes_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **change).validate(ParallelConfig())
+
+
+def test_heads_that_the_tensor_axis_cannot_split_are_refused():
+    with pytest.raises(ValueError, match=r"model\.num_heads = 4 is not divisible by parallel\.tensor = 3"):
+        TINY.validate(ParallelConfig(tensor=3))

@@ -1,0 +1,147 @@
+"""Image classifiers against transformers: same weights, same logits, hidden states, gradients and training curves.
+
+Tolerance 1e-4 absolute; the logits of these models have a standard deviation of about 1.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from reference import fixture_folder, load
+
+from bigmodel_jax.core import params
+from bigmodel_jax.nn import stack
+from bigmodel_jax.objectives import Classification
+from bigmodel_jax.pretrained import folder
+
+TOLERANCE = 1e-4
+FAMILIES = ["vit"]
+TRANSFORMERS = ["vit"]
+TRAINED = ["vit"]
+STEPS = 20
+
+every_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def reference(request, tmp_path_factory):
+    python = request.config.getoption("--reference-python")
+    return functools.cache(lambda name: load(fixture_folder(name, python, tmp_path_factory.mktemp("reference"))))
+
+
+def distance(a, b) -> float:
+    assert np.shape(a) == np.shape(b)
+    return float(np.max(np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32))))
+
+
+def mean_loss(model, tree, batch):
+    batch = dict(batch, weights=jnp.ones(len(batch["label"])))
+    loss = Classification().loss(model, tree, batch, rng=None, train=True)
+    return loss.mean.total / loss.mean.count, loss.updates
+
+
+def batch_of(ref, prefix=""):
+    return {"image": jnp.asarray(ref.arrays[prefix + "image"]), "label": jnp.asarray(ref.arrays[prefix + "label"])}
+
+
+@every_family
+def test_logits(name, reference, measured):
+    ref = reference(name)
+    ours = jax.jit(ref.model.apply)(ref.tree, batch_of(ref)).value
+    assert 0.3 < ref.arrays["logits"].std() < 30, "logits of a scale at which 1e-4 says something"
+    assert measured(name, "forward", distance(ours, ref.arrays["logits"])) <= TOLERANCE
+
+
+@every_family
+def test_rows_do_not_see_each_other(name, reference, measured):
+    ref = reference(name)
+    ours = jax.jit(ref.model.apply)(ref.tree, {"image": batch_of(ref)["image"][-1:]}).value
+    assert measured(name, "forward", distance(ours, ref.arrays["logits"][-1:])) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_hidden_states(name, reference, measured, monkeypatch):
+    """What goes into every layer, and what leaves the last."""
+    ref = reference(name)
+    states = []
+    run = stack.run
+
+    def recorded(block, stacked, x, xs=None, **options):
+        def watched(p, x, xs):
+            states.append(x)
+            return block(p, x, xs)
+
+        out = run(watched, stacked, x, xs, **(options | {"unroll": True, "remat": "none"}))
+        states.append(out[0])
+        return out
+
+    monkeypatch.setattr(stack, "run", recorded)
+    ref.model.apply(ref.tree, batch_of(ref))
+    theirs = [ref.arrays[f"hidden_states/{n}"] for n in range(len(states))]
+    assert f"hidden_states/{len(states)}" not in ref.arrays
+    worst = max(distance(a, b) for a, b in zip(states, theirs, strict=True))
+    assert measured(name, "forward", worst) <= TOLERANCE
+
+
+@every_family
+def test_gradients_of_every_parameter(name, reference, measured):
+    """Relative to the norm of the parameter's gradient; in training, so that batch norm reads the batch."""
+    ref = reference(name)
+    trainable, frozen = params.partition(ref.tree, ref.model.spec)
+
+    def loss(tree, batch):
+        return mean_loss(ref.model, params.merge(tree, frozen), batch)[0]
+
+    value, ours = jax.jit(jax.value_and_grad(loss))(trainable, batch_of(ref))
+    assert abs(float(value) - float(ref.arrays["loss"])) <= TOLERANCE
+    theirs = params.paths(ref.gradients)
+    errors = {}
+    for path, gradient in params.paths(ours).items():
+        scale = np.linalg.norm(theirs[path])
+        # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no scale.
+        errors[path] = distance(gradient, theirs[path]) / max(scale, 1e-3)
+    worst = max(errors, key=errors.get)
+    assert measured(name, "backward", errors[worst]) <= TOLERANCE, worst
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_curve(name, reference, measured):
+    """20 steps of AdamW from the same weights on the same batches."""
+    ref = reference(name)
+    trainable, frozen = params.partition(ref.tree, ref.model.spec)
+    mask = params.partition(params.map_spec(lambda p: p.decay, ref.model.spec), ref.model.spec)[0]
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(3e-3, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, mask=mask)
+    )
+
+    @jax.jit
+    def step(tree, state, batch):
+        value, gradient = jax.value_and_grad(lambda t: mean_loss(ref.model, params.merge(t, frozen), batch)[0])(tree)
+        updates, state = tx.update(gradient, state, tree)
+        return optax.apply_updates(tree, updates), state, value
+
+    state, losses = tx.init(trainable), []
+    batches = batch_of(ref, "train/")
+    for n in range(STEPS):
+        batch = {k: v[n % len(v)] for k, v in batches.items()}
+        trainable, state, value = step(trainable, state, batch)
+        losses.append(float(value))
+    assert losses[-1] < losses[0] - 0.1, "it learns nothing"
+    assert measured(name, "training", distance(losses, ref.arrays["train/losses"])) <= 1e-3
+
+
+@every_family
+def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
+    """Theirs -> ours -> theirs: every tensor of the file bit for bit, and the same config."""
+    ref = reference(name)
+    flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
+    folder.save_params(ref.family, ref.cfg, flat, tmp_path)
+    theirs, ours = folder.open_weights(ref.folder), folder.open_weights(tmp_path)
+    theirs = {n: t for n, t in theirs.items() if not n.endswith("num_batches_tracked")}  # a counter nothing reads
+    assert set(ours) == set(theirs)
+    differing = [n for n in theirs if ours[n].read().tobytes() != theirs[n].read().tobytes()]
+    assert measured(name, "export", len(differing)) == 0, differing
+    assert folder.read_config(tmp_path) == (ref.family, ref.cfg)
