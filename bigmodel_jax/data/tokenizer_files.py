@@ -4,6 +4,7 @@ tokenizer.json, GPT-2's vocab.json and merges.txt, BERT's vocab.txt, a SentenceP
 """
 
 import base64
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def from_sentencepiece(path: Path) -> Any:
         from sentencepiece import SentencePieceProcessor
     except ImportError:
         raise ValueError(
-            f"{path}: SentencePiece models need the package sentencepiece; uv pip install sentencepiece"
+            f"{path}: SentencePiece models need the package sentencepiece: uv sync --extra pretrained"
         ) from None
     from tokenizers import Tokenizer, decoders, models, normalizers
 
@@ -116,9 +117,7 @@ def from_sentencepiece(path: Path) -> Any:
         )
     model.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tail = [decoders.Strip(content=" ", left=1, right=0)]
-    model.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *tail]
-    )
+    model.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *tail])
     model.add_special_tokens(control)
     return model
 
@@ -167,7 +166,7 @@ def _bpe(ranks: dict[bytes, int], token: bytes, below: int) -> list[bytes]:
     """The token's bytes merged by all ranks lower than `below`."""
     parts = [bytes([b]) for b in token]
     while True:
-        pairs = [(ranks.get(a + b, below), i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))]
+        pairs = [(ranks.get(a + b, below), i) for i, (a, b) in enumerate(itertools.pairwise(parts))]
         rank, i = min(pairs, default=(below, 0))
         if rank >= below:
             return parts

@@ -71,7 +71,7 @@ def _reader(path: Path) -> Any:
     try:
         from gguf import GGUFReader
     except ImportError:
-        raise ValueError(f"{path}: GGUF needs the package gguf; uv pip install 'bigmodel-jax[gguf]'") from None
+        raise ValueError(f"{path}: GGUF needs the package gguf: uv sync --extra pretrained") from None
     try:
         return GGUFReader(path)
     except (ValueError, IndexError, OverflowError) as error:  # what numpy and the enums say of bytes that are not there

@@ -1,8 +1,11 @@
 """What can be known to be wrong once the data is open, before anything is compiled or written."""
 
+from collections.abc import Callable
+
 from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.data.text import TextData
 from bigmodel_jax.data.text import tokenizer as open_tokenizer
+from bigmodel_jax.data.tokenizers import Tokenizer
 
 # The option of the data that a requirement on the model comes from.
 REQUIRED_BY = {"vocab_size": "tokenizer", "max_seq_len": "seq_len", "num_classes": "num_classes"}
@@ -23,8 +26,13 @@ def samples_text(config: Config) -> bool:
     return bool(config.eval.sample.prompt) and config.model.make().make_cache is not None
 
 
-def check_sample(config: Config, sample: SampleConfig, prefix: str = "") -> list[int]:
-    """The prompt's token ids. ValueError for what cannot be generated; `prefix` stands before the names of options."""
+def check_sample(
+    config: Config, sample: SampleConfig, prefix: str = "", encode: Callable[[Tokenizer], list[int]] | None = None
+) -> list[int]:
+    """The prompt's token ids: a separator and the text, or what `encode` makes of the prompt.
+
+    ValueError for what cannot be generated; `prefix` stands before the names of options.
+    """
     if not sample.prompt:
         raise ValueError(f"{prefix}prompt = '': it is empty; give at least one character to continue from")
     for name, least in (("max_tokens", 1), ("temperature", 0), ("top_k", 0)):
@@ -38,7 +46,7 @@ def check_sample(config: Config, sample: SampleConfig, prefix: str = "") -> list
             "cannot generate; it takes a model with a decode cache, and TextData"
         )
     tokenizer = open_tokenizer(config.data)
-    prompt = [tokenizer.separator, *tokenizer.encode(sample.prompt)]
+    prompt = encode(tokenizer) if encode else [tokenizer.separator, *tokenizer.encode(sample.prompt)]
     limit = config.model.max_seq_len
     if len(prompt) + sample.max_tokens > limit:
         raise ValueError(

@@ -10,6 +10,7 @@ from bigmodel_jax.config import Config, SampleConfig, validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.data.chat import render
 from bigmodel_jax.data.loader import eval_batches
 from bigmodel_jax.data.text import tokenizer as open_tokenizer
 from bigmodel_jax.data.tokenizers import TokenizerConfig
@@ -18,6 +19,8 @@ from bigmodel_jax.training.checks import check_sample
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.state import abstract_state
 from bigmodel_jax.training.step import make_eval_step
+
+CHAT_TEMPLATE = "chat_template.jinja"  # in a run's folder, and in Hugging Face's
 
 
 def load_weights(config: Config, run_dir: Path, mesh) -> tuple[params.Tree, int]:
@@ -42,26 +45,51 @@ def evaluate_run(config: Config, run_dir: Path) -> tuple[int, dict[str, float]]:
     return step, evaluate(config, make_eval_step(config, mesh), weights, batches)
 
 
-def generate_from_run(config: Config, run_dir: Path, sample: SampleConfig, seed: int, num_samples: int) -> list[str]:
-    """Texts that continue `sample.prompt`, each with the prompt in front; on one device, whatever the run's mesh was."""
+def generate_from_run(
+    config: Config, run_dir: Path, sample: SampleConfig, seed: int, num_samples: int, chat: bool = False
+) -> list[str]:
+    """Texts that continue `sample.prompt`, each with the prompt in front; on one device, whatever the run's mesh was.
+
+    chat: answers to the prompt as a user's message, in the run's chat template.
+    """
     if num_samples < 1:
         raise ValueError(f"num_samples = {num_samples}; it must be 1 or more")
     if (run_dir / "tokenizer.json").is_file():  # the run's own: its data need not be there any more
         own = TokenizerConfig(path=str(run_dir / "tokenizer.json"))
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=own))
-    check_sample(config, sample)
+    prompt = _chat_prompt(config, run_dir, sample) if chat else check_sample(config, sample)
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, _ = load_weights(config, run_dir, mesh)
-    return generate_text(config, weights, sample, seed, num_samples)
+    return continue_prompt(config, weights, prompt, sample, seed, num_samples, echo=not chat)
+
+
+def _chat_prompt(config: Config, run_dir: Path, sample: SampleConfig) -> list[int]:
+    template = run_dir / CHAT_TEMPLATE
+    if not template.is_file():
+        raise ValueError(f"chat = True: {run_dir} holds no {CHAT_TEMPLATE}; it comes with an imported chat model")
+    text = render(template.read_text(), [{"role": "user", "content": sample.prompt}], add_generation_prompt=True)
+    return check_sample(config, sample, encode=lambda tokenizer: tokenizer.encode_chat(text))
 
 
 def generate_text(
     config: Config, weights: params.Tree, sample: SampleConfig, seed: int = 0, num_samples: int = 1
 ) -> list[str]:
     """As `generate_from_run`, from parameters in memory."""
-    prompt = check_sample(config, sample)
+    return continue_prompt(config, weights, check_sample(config, sample), sample, seed, num_samples)
+
+
+def continue_prompt(
+    config: Config,
+    weights: params.Tree,
+    prompt: list[int],
+    sample: SampleConfig,
+    seed: int = 0,
+    num_samples: int = 1,
+    echo: bool = True,
+) -> list[str]:
+    """`num_samples` texts that follow the prompt's tokens; `echo`: with the prompt in front."""
     tokenizer = open_tokenizer(config.data)
     compute = cast(weights, config.precision.compute)
     rows = generate(config.model.make(), compute, [prompt] * num_samples, sample, stop=tokenizer.stops, seed=seed)
-    return [sample.prompt + tokenizer.decode(row) for row in rows]
+    return [(sample.prompt if echo else "") + tokenizer.decode(row) for row in rows]

@@ -1,0 +1,158 @@
+"""Published weights into a run's folder, and a run's weights out as a folder that transformers reads."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax import config_file
+from bigmodel_jax.checkpoint import store
+from bigmodel_jax.config import CheckpointConfig, Config, validate
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.precision import Float, Policy
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.data import DataConfig, TextData, TokenizerConfig, tokenizer_files
+from bigmodel_jax.models import ModelConfig
+from bigmodel_jax.objectives import NextToken, Objective
+from bigmodel_jax.pretrained import FAMILIES, Family, folder
+from bigmodel_jax.pretrained.family import spec_by_path
+from bigmodel_jax.pretrained.gguf import open_gguf
+from bigmodel_jax.pretrained.names import Source
+from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights
+
+
+class Opened(NamedTuple):
+    family: Family
+    config: ModelConfig
+    source: Source
+    tokenizer: Any
+    chat_template: str
+
+
+def open_source(path: Path) -> Opened:
+    """A Hugging Face folder or a GGUF file, its tensors unread."""
+    if path.suffix == ".gguf" and path.is_file():
+        return Opened(*open_gguf(path))
+    if not path.is_dir():
+        raise ValueError(f"import: {str(path)!r} is neither a Hugging Face folder nor a .gguf file")
+    family, config = folder.read_config(path)
+    source = folder.open_weights(path)
+    return Opened(family, config, source, tokenizer_files.from_folder(path), _chat_template(path))
+
+
+def _chat_template(path: Path) -> str:
+    if (path / CHAT_TEMPLATE).is_file():
+        return (path / CHAT_TEMPLATE).read_text()
+    config = path / "tokenizer_config.json"
+    found = json.loads(config.read_text()).get("chat_template") if config.is_file() else ""
+    return found if isinstance(found, str) else ""
+
+
+@contextlib.contextmanager
+def _whole_or_nothing(target: Path, option: str) -> Iterator[Path]:
+    """A folder beside `target` that becomes it at the end; what failed half-way is deleted."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{option} = {str(target)!r} exists and is not empty; give another")
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if target.exists():
+            target.rmdir()
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def import_weights(
+    path: Path, run_dir: Path, *, dtype: Float = "float32", parallel: ParallelConfig = ParallelConfig()
+) -> Config:
+    """Makes `run_dir` a run at step 0 with the weights of `path`; returns its config.
+
+    Each parameter goes straight to its sharding, one at a time in host memory. ValueError, one line, for what cannot be
+    read, and nothing is written.
+    """
+    found = open_source(path)
+    with _whole_or_nothing(run_dir, "run_dir") as partial:
+        config = dataclasses.replace(make_config(found, run_dir), parallel=parallel, precision=Policy(param=dtype))
+        validate(dataclasses.replace(config, data=DataConfig()))
+        mesh = sharding.make_mesh(parallel)
+        spec = found.config.make().spec
+        placed = params.paths(sharding.shardings(spec, mesh, parallel.rules))
+        tree = params.from_paths(folder.load_params(found.family, found.config, found.source, placed, dtype))
+        trainable, frozen = params.partition(tree, spec)
+        state = {"step": jnp.zeros((), jnp.int32), "params": trainable, "frozen": frozen}
+        with store.open_store(partial / "checkpoints", CheckpointConfig()) as saves:
+            store.save(saves, 0, state, {"next_batch": 0}, config_file.to_json(config))
+        config_file.save(config, partial / "config.json")
+        if found.tokenizer is not None:
+            found.tokenizer.save(str(partial / "tokenizer.json"))
+        if found.chat_template:
+            (partial / CHAT_TEMPLATE).write_text(found.chat_template)
+    return config
+
+
+def make_config(found: Opened, run_dir: Path) -> Config:
+    """A config with which the imported model evaluates, generates and is fine-tuned."""
+    generates = found.config.make().make_cache is not None
+    if not generates or found.tokenizer is None:
+        return Config(model=found.config, objective=Objective(), data=DataConfig())
+    tokenizer = TokenizerConfig(path=str(run_dir / "tokenizer.json"))
+    data = TextData(tokenizer=tokenizer, seq_len=min(1024, found.config.max_seq_len))
+    return Config(model=found.config, objective=NextToken(), data=data)
+
+
+def family_of(config: ModelConfig) -> Family:
+    """The family whose files say exactly this config."""
+    for family in FAMILIES.values():
+        if family.config is type(config):
+            hf = {"architectures": [family.architecture], **family.to_hf(config)}
+            if family.from_hf(hf) == _published(config):
+                return family
+    known = sorted({family.config.__name__ for family in FAMILIES.values()})
+    raise ValueError(
+        f"model: {type(config).__name__} with these fields has no Hugging Face form; exported are: {', '.join(known)}"
+    )
+
+
+def _published(config: ModelConfig) -> ModelConfig:
+    """`config` without the fields that say how it is computed, which no file holds."""
+    default = {f.name: f.default for f in dataclasses.fields(config)}
+    names = ("remat", "unroll", "attention", "dropout", "depth_scaled_init")
+    return dataclasses.replace(config, **{name: default[name] for name in names if name in default})
+
+
+def export_weights(config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32") -> Family:
+    """Writes weights, config.json and tokenizer of the run's newest checkpoint as a Hugging Face folder."""
+    family = family_of(config.model)
+    mesh = sharding.make_mesh(config.parallel)
+    tree, _ = load_weights(config, run_dir, mesh)
+    flat = {path: np.asarray(x.astype(dtype)) for path, x in params.paths(jax.device_get(tree)).items()}
+    assert set(flat) == set(spec_by_path(config.model))
+    with _whole_or_nothing(target, "export") as partial:
+        folder.save_params(family, config.model, flat, partial)
+        _write_tokenizer(run_dir, partial)
+    return family
+
+
+def _write_tokenizer(run_dir: Path, target: Path) -> None:
+    """tokenizer.json, and what transformers' AutoTokenizer wants to know about it."""
+    if not (run_dir / "tokenizer.json").is_file():
+        return
+    from bigmodel_jax.data.tokenizers import load_tokenizer
+
+    shutil.copyfile(run_dir / "tokenizer.json", target / "tokenizer.json")
+    model = load_tokenizer(run_dir / "tokenizer.json")
+    separator = model.piece(model.separator)
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": separator, "bos_token": separator}
+    (target / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    if (run_dir / CHAT_TEMPLATE).is_file():
+        shutil.copyfile(run_dir / CHAT_TEMPLATE, target / CHAT_TEMPLATE)
