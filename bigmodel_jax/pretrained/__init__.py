@@ -12,6 +12,6 @@ from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
 from bigmodel_jax.pretrained.t5 import T5
 from bigmodel_jax.pretrained.vit import VIT
 
-FAMILIES: dict[str, Family] = {family.architecture: family for family in (LLAMA, GPT2, *BERT, MISTRAL, QWEN2, QWEN3, VIT, T5)}
+FAMILIES: dict[str, Family] = {family.architecture: family for family in (LLAMA, GPT2, MISTRAL, QWEN2, QWEN3, *BERT, MISTRAL, QWEN2, QWEN3, VIT, T5)}
 
 __all__ = ["FAMILIES", "Family"]

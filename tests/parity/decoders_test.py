@@ -20,7 +20,7 @@ from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.pretrained import folder
 
 TOLERANCE = 1e-4
-FAMILIES = ["gpt2", "llama", "llama31"]
+FAMILIES = ["gpt2", "llama", "llama31", "mistral", "qwen2", "qwen3"]
 TRAINED = ["gpt2", "llama"]
 
 every_family = pytest.mark.parametrize("name", FAMILIES)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from references.weights import randomize, save_gradients, save_weights
 
@@ -111,5 +111,8 @@ IDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 DECODERS = {
     "gpt2": functools.partial(write, GPT2Config(**GPT2_SIZES, **NO_DROPOUT, **IDS), training=True),
     "llama": functools.partial(write, LlamaConfig(**SIZES), training=True),
+    "mistral": functools.partial(write, MistralConfig(**SIZES, head_dim=16, sliding_window=4)),
+    "qwen2": functools.partial(write, Qwen2Config(**SIZES)),
+    "qwen3": functools.partial(write, Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True)),
     "llama31": functools.partial(write, LlamaConfig(**SIZES, rope_parameters=LLAMA31, tie_word_embeddings=True)),
 }

@@ -1,0 +1,35 @@
+"""Mistral: a Llama whose tokens see a window of those before them (arXiv:2310.06825).
+
+Later versions of the published model keep the family and drop the window.
+"""
+
+import dataclasses
+
+from bigmodel_jax.models.llama import LlamaConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class MistralConfig(LlamaConfig):
+    """Defaults: the 7B model, version 0.1."""
+
+    num_kv_heads: int = 8
+    mlp_dim: int = 14_336
+    max_seq_len: int = 32_768
+    window: int = 4096
+
+    def validate(self, parallel) -> None:
+        super().validate(parallel)
+        if self.window < 0:
+            raise ValueError(f"model.window = {self.window}; it must be 1 or more tokens, or 0 for no window")
+
+    @classmethod
+    def tiny(cls) -> "MistralConfig":
+        return dataclasses.replace(super().tiny(), window=4)
+
+
+MISTRAL_7B_V02 = MistralConfig(rope_theta=1_000_000.0, window=0)
+PRESETS = {
+    "mistral-7b-v0.1": MistralConfig(),
+    "mistral-7b-v0.2": MISTRAL_7B_V02,
+    "mistral-7b-v0.3": dataclasses.replace(MISTRAL_7B_V02, vocab_size=32_768),
+}

@@ -1,0 +1,37 @@
+"""Qwen's config.json; the tensors are Llama's, with biases or norms of queries and keys."""
+
+import functools
+
+from bigmodel_jax.models.llama import LlamaConfig
+from bigmodel_jax.models.qwen import Qwen2Config, Qwen3Config
+from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.llama import IGNORED, ROWS, sizes_from_hf, sizes_to_hf
+
+# What a config.json says in so many words; Qwen2's has no field for the biases it always has.
+NO_BIAS = {"qwen2": {}, "qwen3": {"attention_bias": False}}
+
+
+def from_hf(hf: dict, *, config: type[LlamaConfig], model_type: str) -> LlamaConfig:
+    check_fixed(hf, hidden_act="silu", use_sliding_window=False, **NO_BIAS[model_type])
+    # Where a file leaves it out, Qwen3's head_dim is 128 whatever embed_dim and num_heads are.
+    head_dim = {"head_dim": hf.get("head_dim", 128)} if model_type == "qwen3" else {}
+    return config(**sizes_from_hf(hf) | head_dim)
+
+
+def to_hf(cfg: LlamaConfig, *, model_type: str) -> dict:
+    qwen3 = model_type == "qwen3"
+    if cfg.window or (cfg.qkv_bias, cfg.qk_norm) != (not qwen3, qwen3):
+        raise ValueError(
+            f"model: a {model_type} has window = 0, qkv_bias = {not qwen3} and qk_norm = {qwen3}; "
+            f"this one has {cfg.window}, {cfg.qkv_bias} and {cfg.qk_norm}"
+        )
+    return {"model_type": model_type, **sizes_to_hf(cfg), "use_sliding_window": False, **NO_BIAS[model_type]}
+
+
+def family(architecture: str, config: type[LlamaConfig], model_type: str) -> Family:
+    read = functools.partial(from_hf, config=config, model_type=model_type)
+    return Family(architecture, config, read, functools.partial(to_hf, model_type=model_type), ROWS, IGNORED)
+
+
+QWEN2 = family("Qwen2ForCausalLM", Qwen2Config, "qwen2")
+QWEN3 = family("Qwen3ForCausalLM", Qwen3Config, "qwen3")

@@ -1,0 +1,20 @@
+"""The small Llama of lm_tiny as a Qwen3, with norms of queries and keys, for a short run.
+
+Cost: under a minute on 2 CPU cores.
+"""
+
+import dataclasses
+
+from bigmodel_jax.config import Config, TrainConfig
+from bigmodel_jax.models import Qwen3Config
+from configs import lm_tiny
+
+
+def get_config() -> Config:
+    base = lm_tiny.get_config()
+    return dataclasses.replace(
+        base,
+        model=Qwen3Config(**vars(base.model) | {"qk_norm": True}),
+        optim=dataclasses.replace(base.optim, warmup_steps=10),
+        train=TrainConfig(steps=80, batch_size=8),
+    )
