@@ -6,13 +6,19 @@ A model of one's own needs no entry here: a config file may define its `ModelCon
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.bert import BertConfig
 from bigmodel_jax.models.cnn import CNNConfig
+from bigmodel_jax.models.deepseek import DeepseekConfig
 from bigmodel_jax.models.flax_module import from_linen, from_nnx
+from bigmodel_jax.models.gemma import Gemma2Config, Gemma3Config, GemmaConfig
 from bigmodel_jax.models.gpt2 import GPT2Config
 from bigmodel_jax.models.linear import LinearConfig
 from bigmodel_jax.models.llama import LlamaConfig
 from bigmodel_jax.models.mistral import MistralConfig
+from bigmodel_jax.models.mixtral import MixtralConfig
 from bigmodel_jax.models.mlp import MLPConfig
 from bigmodel_jax.models.qwen import Qwen2Config, Qwen3Config
+from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
+from bigmodel_jax.models.resnet import ResNetConfig
+from bigmodel_jax.models.rnn import RNNClassifierConfig, RNNConfig
 from bigmodel_jax.models.t5 import T5Config
 from bigmodel_jax.models.vit import ViTConfig
 
@@ -22,31 +28,46 @@ MODELS: dict[str, type[ModelConfig]] = {
     "mistral": MistralConfig,
     "qwen2": Qwen2Config,
     "qwen3": Qwen3Config,
+    "gemma": GemmaConfig,
+    "gemma2": Gemma2Config,
+    "gemma3": Gemma3Config,
+    "mixtral": MixtralConfig,
+    "qwen3_moe": Qwen3MoeConfig,
+    "deepseek": DeepseekConfig,
     "t5": T5Config,
     "bert": BertConfig,
-    "mistral": MistralConfig,
-    "qwen2": Qwen2Config,
-    "qwen3": Qwen3Config,
     "mlp": MLPConfig,
     "cnn": CNNConfig,
     "linear": LinearConfig,
+    "rnn": RNNConfig,
+    "rnn_classifier": RNNClassifierConfig,
     "vit": ViTConfig,
+    "resnet": ResNetConfig,
 }
 
 __all__ = [
     "MODELS",
     "BertConfig",
     "CNNConfig",
+    "DeepseekConfig",
     "GPT2Config",
+    "Gemma2Config",
+    "Gemma3Config",
+    "GemmaConfig",
     "LinearConfig",
     "LlamaConfig",
     "MLPConfig",
     "MistralConfig",
+    "MixtralConfig",
     "Model",
     "ModelConfig",
     "Out",
     "Qwen2Config",
     "Qwen3Config",
+    "Qwen3MoeConfig",
+    "RNNClassifierConfig",
+    "RNNConfig",
+    "ResNetConfig",
     "T5Config",
     "ViTConfig",
     "from_linen",

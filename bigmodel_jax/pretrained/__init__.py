@@ -4,14 +4,22 @@
 """
 
 from bigmodel_jax.pretrained.bert import BERT
+from bigmodel_jax.pretrained.deepseek import DEEPSEEK_V3
 from bigmodel_jax.pretrained.family import Family
+from bigmodel_jax.pretrained.gemma import GEMMA, GEMMA2, GEMMA3
 from bigmodel_jax.pretrained.gpt2 import GPT2
 from bigmodel_jax.pretrained.llama import LLAMA
 from bigmodel_jax.pretrained.mistral import MISTRAL
+from bigmodel_jax.pretrained.mixtral import MIXTRAL
 from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
+from bigmodel_jax.pretrained.qwen_moe import QWEN3_MOE
+from bigmodel_jax.pretrained.resnet import RESNET
 from bigmodel_jax.pretrained.t5 import T5
 from bigmodel_jax.pretrained.vit import VIT
 
-FAMILIES: dict[str, Family] = {family.architecture: family for family in (LLAMA, GPT2, MISTRAL, QWEN2, QWEN3, *BERT, MISTRAL, QWEN2, QWEN3, VIT, T5)}
+FAMILIES: dict[str, Family] = {
+    family.architecture: family
+    for family in (LLAMA, GPT2, *BERT, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, MIXTRAL, QWEN3_MOE, DEEPSEEK_V3, VIT, T5, RESNET)
+}
 
 __all__ = ["FAMILIES", "Family"]

@@ -13,13 +13,14 @@ import pytest
 from reference import fixture_folder, load
 
 from bigmodel_jax.core import params
+from bigmodel_jax.models.resnet import ResNet
 from bigmodel_jax.nn import stack
 from bigmodel_jax.objectives import Classification
-from bigmodel_jax.pretrained import folder
+from bigmodel_jax.pretrained import folder, names
 
 TOLERANCE = 1e-4
-FAMILIES = ["vit"]
-TRANSFORMERS = ["vit"]
+FAMILIES = ["vit", "resnet", "resnet_basic"]
+RESNETS = ["resnet", "resnet_basic"]
 TRAINED = ["vit"]
 STEPS = 20
 
@@ -62,7 +63,7 @@ def test_rows_do_not_see_each_other(name, reference, measured):
     assert measured(name, "forward", distance(ours, ref.arrays["logits"][-1:])) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("name", ["vit"])
 def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into every layer, and what leaves the last."""
     ref = reference(name)
@@ -84,6 +85,54 @@ def test_hidden_states(name, reference, measured, monkeypatch):
     assert f"hidden_states/{len(states)}" not in ref.arrays
     worst = max(distance(a, b) for a, b in zip(states, theirs, strict=True))
     assert measured(name, "forward", worst) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_states_between_stages(name, reference, measured):
+    ref = reference(name)
+    trainable, frozen = params.partition(ref.tree, ref.model.spec)
+    stages = ["stem", *(f"stage{n}" for n in range(len(ref.cfg.depths)))]
+    _, state = ResNet(ref.cfg).apply(
+        {"params": trainable, "batch_stats": frozen},
+        batch_of(ref)["image"],
+        train=False,
+        capture_intermediates=lambda module, _: module.name in stages,
+    )
+    ours = [state["intermediates"][name]["__call__"][0] for name in stages]
+    theirs = [ref.arrays[f"hidden_states/{n}"] for n in range(len(stages))]
+    worst = max(distance(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert measured(name, "forward", worst) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_running_statistics_after_a_training_step(name, reference, measured):
+    """torch keeps the unbiased variance, Flax the biased one: n / (n - 1) apart, n values a channel; here undone."""
+    ref = reference(name)
+    _, updates = jax.jit(functools.partial(mean_loss, ref.model))(ref.tree, batch_of(ref))
+    before, worst = params.paths(ref.tree), 0.0
+    pieces = list(names.pieces(ref.family.rows, params.paths(ref.model.spec), ref.cfg))
+    theirs = {p.row.ours: ref.arrays[f"running/{p.name}"] for p in pieces if "running" in p.name}
+    assert set(theirs) == set(updates)
+    sizes = value_counts(ref)
+    for path, ours in updates.items():
+        if path.endswith("var"):
+            n = sizes[path.removesuffix("/norm/var")]
+            ours = 0.9 * before[path] + (ours - 0.9 * before[path]) * n / (n - 1)
+        worst = max(worst, distance(ours, theirs[path]))
+    assert measured(name, "forward", worst) <= TOLERANCE
+
+
+def value_counts(ref) -> dict[str, int]:
+    """How many values of one channel each convolution gives for the batch of the reference."""
+    trainable, frozen = params.partition(ref.tree, ref.model.spec)
+    _, state = ResNet(ref.cfg).apply(
+        {"params": trainable, "batch_stats": frozen},
+        batch_of(ref)["image"],
+        train=False,
+        capture_intermediates=lambda module, _: module.name == "conv",
+    )
+    states = params.paths(state["intermediates"])
+    return {path.removesuffix("/conv/__call__"): x[0][..., 0].size for path, x in states.items()}
 
 
 @every_family

@@ -1,0 +1,68 @@
+"""ResNet's tensors and config.json. Its blocks differ in shape, so every one of them has rows of its own."""
+
+from bigmodel_jax.models.resnet import ResNetConfig
+from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.names import CONV, Row, linear
+from bigmodel_jax.pretrained.vit import labels_to_hf, num_classes_from_hf
+
+MAX_STAGES, MAX_BLOCKS = 8, 50  # the deepest published one has 4 stages of at most 36 blocks
+
+
+def conv_norm(ours: str, theirs: str) -> tuple[Row, ...]:
+    """A convolution and its batch norm, statistics included."""
+    norm = f"{theirs}.normalization."
+    return (
+        Row(f"{ours}/conv/kernel", f"{theirs}.convolution.weight", CONV),
+        Row(f"{ours}/norm/scale", norm + "weight"),
+        Row(f"{ours}/norm/bias", norm + "bias"),
+        Row(f"{ours}/norm/mean", norm + "running_mean"),
+        Row(f"{ours}/norm/var", norm + "running_var"),
+    )
+
+
+def block(stage: int, number: int) -> tuple[Row, ...]:
+    ours, theirs = f"stage{stage}/block{number}", f"resnet.encoder.stages.{stage}.layers.{number}"
+    convs = [row for n in range(3) for row in conv_norm(f"{ours}/conv{n}", f"{theirs}.layer.{n}")]
+    return (*convs, *conv_norm(f"{ours}/shortcut", f"{theirs}.shortcut"))
+
+
+ROWS = (
+    *conv_norm("stem/conv0", "resnet.embedder.embedder"),
+    *(row for stage in range(MAX_STAGES) for number in range(MAX_BLOCKS) for row in block(stage, number)),
+    Row("head/kernel", "classifier.1.weight", linear()),
+    Row("head/bias", "classifier.1.bias"),
+)
+IGNORED = (r".*\.num_batches_tracked",)  # a counter that nothing reads where the momentum is fixed
+
+
+def from_hf(hf: dict) -> ResNetConfig:
+    """The images' size is not in a config.json, nor does the network depend on it: ImageNet's."""
+    check_fixed(hf, hidden_act="relu", downsample_in_first_stage=False, downsample_in_bottleneck=False)
+    return ResNetConfig(
+        image_shape=(224, 224, hf.get("num_channels", 3)),
+        num_classes=num_classes_from_hf(hf),
+        depths=tuple(hf["depths"]),
+        channels=tuple(hf["hidden_sizes"]),
+        stem_channels=hf["embedding_size"],
+        block=hf["layer_type"],
+    )
+
+
+def to_hf(cfg: ResNetConfig) -> dict:
+    if cfg.stem != "imagenet":
+        raise ValueError(f"model.stem = {cfg.stem!r}: the published architecture has the stem 'imagenet'")
+    return {
+        "model_type": "resnet",
+        "num_channels": cfg.image_shape[2],
+        "embedding_size": cfg.stem_channels,
+        "hidden_sizes": list(cfg.channels),
+        "depths": list(cfg.depths),
+        "layer_type": cfg.block,
+        "hidden_act": "relu",
+        "downsample_in_first_stage": False,
+        "downsample_in_bottleneck": False,
+        **labels_to_hf(cfg.num_classes),
+    }
+
+
+RESNET = Family("ResNetForImageClassification", ResNetConfig, from_hf, to_hf, ROWS, IGNORED)
