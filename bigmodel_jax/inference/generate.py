@@ -16,10 +16,17 @@ PROMPT_MULTIPLE = 16
 
 
 def generate(
-    model: Model, params: Any, prompts: Sequence[Sequence[int]], cfg: SampleConfig, *, stop: Sequence[int], seed: int = 0
+    model: Model,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    cfg: SampleConfig,
+    *,
+    stop: Sequence[int],
+    seed: int = 0,
 ) -> list[list[int]]:
     """Continuations of `prompts` (token ids), each up to `cfg.max_tokens` long or to a token of `stop`, left out.
 
+    An encoder-decoder encodes the prompts, and its decoder begins with the one token that the model names.
     ValueError for an empty prompt or a model that cannot generate.
     """
     if model.make_cache is None:
@@ -27,9 +34,14 @@ def generate(
     if not prompts or not all(len(p) for p in prompts):
         raise ValueError("prompt = '': it is empty; give at least one character to continue from")
     tokens, segments = left_pad(prompts)
+    encoder = {}
+    if model.decoder_start is not None:
+        encoder = {"encoder_tokens": tokens, "encoder_segment_ids": segments}
+        segments = np.ones((len(prompts), 1), np.int32)
+        tokens = model.decoder_start * segments
     stop = tuple(stop) or (-1,)
     run = _compiled(model.apply, model.make_cache, cfg, stop)
-    out = np.asarray(run(params, tokens, segments, jax.random.key(seed)))
+    out = np.asarray(run(params, tokens, segments, encoder, jax.random.key(seed)))
     return [row[: _first(row, stop)].tolist() for row in out]
 
 
@@ -55,12 +67,13 @@ def _compiled(apply, make_cache, cfg: SampleConfig, stop: tuple[int, ...]):
     return jax.jit(functools.partial(_generate, apply, make_cache, cfg, stop))
 
 
-def _generate(apply, make_cache, cfg, stop, params, tokens, segments, rng):
+def _generate(apply, make_cache, cfg, stop, params, tokens, segments, encoder, rng):
     B, P = tokens.shape
     positions = jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
     dtype = jax.tree.leaves(params)[0].dtype
     cache = make_cache(B, P + cfg.max_tokens, dtype)
-    prefill = apply(params, {"tokens": tokens, "positions": positions, "segment_ids": segments}, cache=cache)
+    first = {"tokens": tokens, "positions": positions, "segment_ids": segments, **encoder}
+    prefill = apply(params, first, cache=cache)
     first_rng, rng = jax.random.split(rng)
     token = sample(prefill.value[:, -1], first_rng, cfg)
     out = jnp.full((B, cfg.max_tokens), stop[0], jnp.int32)

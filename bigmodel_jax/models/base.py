@@ -22,12 +22,14 @@ class Model(NamedTuple):
 
     init(rng) -> params replaces `params.init(spec, rng)` only where a Flax module brings its own initial values.
     make_cache(batch_size, length, dtype) -> decode cache, for models that generate.
+    decoder_start: of an encoder-decoder, the token its decoder begins with; prompts go to the encoder.
     """
 
     spec: Any
     apply: Callable[..., Out]
     init: Callable[[jax.Array], Any] | None = None
     make_cache: Callable[[int, int, Any], Any] | None = None
+    decoder_start: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

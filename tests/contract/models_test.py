@@ -62,6 +62,8 @@ def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
     positions = np.tile(np.array([*range(6), *range(LENGTH - 6)], np.int32), (ROWS, 1))
     batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segment_ids": segments, "positions": positions}
     return batch | {"weights": (segments > 0).astype(np.float32), "target_bytes": np.ones_like(segments)}
+    if hasattr(cfg, "decoder_start_token_id"):
+        batch |= {"encoder_tokens": tokens[:, :0:-1], "encoder_segment_ids": segments}
 
 
 class Case(NamedTuple):

@@ -1,0 +1,101 @@
+"""What every encoder-decoder shares: attention to the encoder's output, its decode cache, the checks of its config.
+
+Batch: encoder_tokens (B, S) and encoder_segment_ids (B, S), default one document a row, 0 being padding; the decoder's
+tokens (shifted right: they begin with decoder_start_token_id), positions and segment_ids (B, T). In packed rows segment n
+of the decoder sees segment n of the encoder.
+
+Shapes: B batch, T decoder tokens, S encoder tokens, D embed, H heads, h head_dim, L decoder layers.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.models import decoder
+from bigmodel_jax.nn import attention, linear
+from bigmodel_jax.nn.attention import Where
+
+
+class Cache(NamedTuple):
+    """own: the decoder's own keys and values, as in decoder-only models; memory {"k", "v"} (L, B, S, H, h): the
+    encoder's, made by the first call, the one whose batch has encoder_tokens; memory_where: where they stand."""
+
+    own: decoder.Cache
+    memory: Any = None
+    memory_where: Where | None = None
+
+
+def make_cache(cfg, batch_size: int, length: int, dtype: Any) -> Cache:
+    """An empty cache for `length` decoder tokens a row."""
+    shape = (cfg.num_decoder_layers, batch_size, length, cfg.num_heads, cfg.head_dim)
+    empty = jnp.zeros((batch_size, length), jnp.int32)
+    layers = {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)}
+    return Cache(decoder.Cache(layers, empty, empty, jnp.zeros((), jnp.int32)))
+
+
+def encoder_where(batch: dict) -> Where | None:
+    """Where the encoder's tokens stand; positions count from 0 in each segment. None in a call that only decodes."""
+    if "encoder_tokens" not in batch:
+        return None
+    segments = batch.get("encoder_segment_ids")
+    if segments is None:
+        segments = jnp.ones(batch["encoder_tokens"].shape, jnp.int32)
+    column = jnp.arange(segments.shape[1], dtype=jnp.int32)
+    first = jnp.concatenate([jnp.ones_like(segments[:, :1]), segments[:, 1:] != segments[:, :-1]], axis=1)
+    begins = jax.lax.cummax(jnp.where(first, column, 0), axis=1)
+    return Where(column - begins, segments)
+
+
+def check_batch(batch: dict, cache: Cache | None) -> None:
+    """Raises ValueError where there is nothing to attend to."""
+    if "encoder_tokens" not in batch and (cache is None or cache.memory is None):
+        raise ValueError(
+            f"batch has {', '.join(batch)}, but no encoder_tokens: an encoder-decoder needs data of pairs, "
+            "such as SpanCorruptionData"
+        )
+
+
+def attend_memory(p: dict, x_BTD, memory_BSD, cached, q_where: Where, memory_where: Where, **options):
+    """Attention of the decoder to the encoder's output: (B, T, D), and the keys and values (B, S, H, h) it used.
+
+    cached: keys and values of an earlier call, used instead of `memory_BSD`.
+    """
+    q = project(p, "q", x_BTD)
+    kv = cached or {name: project(p, name, memory_BSD) for name in ("k", "v")}
+    h = attention.attend(q, kv["k"], kv["v"], q_where, memory_where, causal=False, **options)
+    return attention.project_out(p, h), kv
+
+
+def project(p: dict, name: str, x_BTD: jax.Array) -> jax.Array:
+    """Queries, keys or values (B, T, H, h), with their bias where there is one."""
+    y = linear.project(x_BTD, p[name])
+    return y + p[f"{name}_bias"] if f"{name}_bias" in p else y
+
+
+def dropout(rate: float, x: jax.Array, rng: jax.Array | None) -> jax.Array:
+    """Zeroes entries with probability `rate` and scales the rest; the identity without `rng`."""
+    if rng is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(rng, 1.0 - rate, x.shape)
+    return (x * keep / (1.0 - rate)).astype(x.dtype)
+
+
+def check(cfg, parallel) -> None:
+    """Raises ValueError for sizes that make no model, and where heads and mesh do not fit."""
+    sizes = ("vocab_size", "num_layers", "num_decoder_layers", "embed_dim", "num_heads", "head_dim", "mlp_dim")
+    for name in (*sizes, "max_seq_len"):
+        if getattr(cfg, name) < 1:
+            raise ValueError(f"model.{name} = {getattr(cfg, name)}; it must be 1 or more")
+    for name in ("num_heads", "mlp_dim", "vocab_size"):
+        if getattr(cfg, name) % max(parallel.tensor, 1):
+            raise ValueError(
+                f"model.{name} = {getattr(cfg, name)} is not divisible by parallel.tensor = {parallel.tensor}"
+            )
+    for name in ("decoder_start_token_id", "eos_token_id"):
+        if not 0 <= getattr(cfg, name) < cfg.vocab_size:
+            raise ValueError(
+                f"model.{name} = {getattr(cfg, name)}; it must be 0 or more and below model.vocab_size = {cfg.vocab_size}"
+            )
+    if not 0 <= cfg.dropout < 1:
+        raise ValueError(f"model.dropout = {cfg.dropout}; it must be 0 or more and below 1")

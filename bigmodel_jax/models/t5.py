@@ -1,0 +1,272 @@
+"""T5 v1.0 and v1.1: an encoder-decoder with relative position biases (Raffel et al., arXiv:1910.10683).
+
+v1.0: ReLU; one table embeds tokens and, its logits times embed_dim**-0.5, predicts them. v1.1: gated GELU, a head of its
+own. Norms only scale, nothing has a bias, and attention logits are not divided by sqrt(head_dim): the initial queries
+are. Dropout where v1.0 has it, but for the attention weights.
+
+Shapes: B batch, T decoder tokens, S encoder tokens, D embed, H heads, h head_dim, F mlp, V vocab, L layers.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Param, normal
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models import decoder
+from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.encoder_decoder import (
+    attend_memory,
+    check,
+    check_batch,
+    dropout,
+    encoder_where,
+    make_cache,
+)
+from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config(ModelConfig):
+    """Defaults: T5-small v1.0."""
+
+    vocab_size: int = 32_128
+    num_layers: int = 6  # of the encoder
+    num_decoder_layers: int = 6
+    embed_dim: int = 512
+    num_heads: int = 8
+    head_dim: int = 64
+    mlp_dim: int = 2048
+    max_seq_len: int = 512  # of pretraining; positions are relative, so longer ones work
+    num_buckets: int = 32  # of distances: half of them one each, the others ever wider
+    max_distance: int = 128  # from which on all distances share a bucket
+    gated: bool = False  # v1.1: gelu(x gate) * (x up) instead of relu(x up)
+    tied_embeddings: bool = True  # v1.0: the head is the embedding, its logits times embed_dim**-0.5
+    norm_eps: float = 1e-6
+    init_factor: float = 1.0
+    dropout: float = 0.0
+    decoder_start_token_id: int = 0
+    eos_token_id: int = 1
+    remat: stack.Remat = "none"
+    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
+
+    def make(self) -> Model:
+        return Model(
+            spec=spec(self),
+            apply=functools.partial(apply, self),
+            make_cache=functools.partial(make_cache, self),
+            decoder_start=self.decoder_start_token_id,
+        )
+
+    def validate(self, parallel) -> None:
+        check(self, parallel)
+        if self.num_buckets < 4 or self.num_buckets % 4:
+            raise ValueError(
+                f"model.num_buckets = {self.num_buckets}; it must be a multiple of 4: two sides, two halves"
+            )
+        if self.max_distance <= self.num_buckets // 2:
+            raise ValueError(
+                f"model.max_distance = {self.max_distance}; it must be above model.num_buckets / 2 = {self.num_buckets // 2}"
+            )
+
+    @classmethod
+    def tiny(cls) -> "T5Config":
+        return cls(
+            vocab_size=64,
+            num_layers=2,
+            num_decoder_layers=2,
+            embed_dim=32,
+            num_heads=4,
+            head_dim=8,
+            mlp_dim=64,
+            max_seq_len=32,
+            num_buckets=8,
+            max_distance=16,
+        )
+
+
+# ------------------------------------------------------------------------------------------------ parameters
+
+
+def attention_spec(cfg: T5Config) -> params.Tree:
+    D, H, h = cfg.embed_dim, cfg.num_heads, cfg.head_dim
+    init, out_init = normal(cfg.init_factor * D**-0.5), normal(cfg.init_factor * (H * h) ** -0.5)
+    tree = attention.spec(D, H, H, h, init=init, out_init=out_init)
+    return tree | {"q": dataclasses.replace(tree["q"], init=normal(cfg.init_factor * (D * h) ** -0.5))}
+
+
+def mlp_spec(cfg: T5Config) -> params.Tree:
+    D, F = cfg.embed_dim, cfg.mlp_dim
+    init, out_init = normal(cfg.init_factor * D**-0.5), normal(cfg.init_factor * F**-0.5)
+    if cfg.gated:
+        return feedforward.swiglu_spec(D, F, init=init, out_init=out_init)
+    return {
+        "up": linear.linear_spec(D, F, init=init),
+        "down": linear.linear_spec(F, D, axes=("mlp", "embed"), init=out_init),
+    }
+
+
+def block_spec(cfg: T5Config, cross: bool) -> params.Tree:
+    tree = {"attn_norm": norm.rms_spec(cfg.embed_dim), "attn": attention_spec(cfg)}
+    if cross:
+        tree |= {"cross_norm": norm.rms_spec(cfg.embed_dim), "cross": attention_spec(cfg)}
+    return tree | {"mlp_norm": norm.rms_spec(cfg.embed_dim), "mlp": mlp_spec(cfg)}
+
+
+def stack_spec(cfg: T5Config, num_layers: int, cross: bool) -> params.Tree:
+    bias = Param((cfg.num_buckets, cfg.num_heads), (None, "heads"), normal(cfg.init_factor * cfg.embed_dim**-0.5))
+    return {
+        "relative_bias": bias,
+        "layers": params.stack(block_spec(cfg, cross), num_layers),
+        "norm": norm.rms_spec(cfg.embed_dim),
+    }
+
+
+def spec(cfg: T5Config) -> params.Tree:
+    table = linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=normal(cfg.init_factor))
+    tree = {
+        "embed": table,
+        "encoder": stack_spec(cfg, cfg.num_layers, cross=False),
+        "decoder": stack_spec(cfg, cfg.num_decoder_layers, cross=True),
+    }
+    return tree if cfg.tied_embeddings else tree | {"head": table}
+
+
+# ------------------------------------------------------------------------------------------------ relative positions
+
+
+def bucket_of_distance(num_buckets: int, max_distance: int) -> np.ndarray:
+    """Bucket of each distance 0 .. max_distance, int32: exact up to half the buckets, logarithmic from there on.
+
+    float32, as the published models computed it: where the logarithm is a whole number, another precision may round it
+    into the bucket below.
+    """
+    exact = num_buckets // 2
+    distance = np.arange(max_distance + 1, dtype=np.float32)
+    share = np.log(np.maximum(distance, 1) / np.float32(exact)) / np.float32(math.log(max_distance / exact))
+    wide = exact + (share * np.float32(num_buckets - exact)).astype(np.int32)
+    return np.where(distance < exact, distance, np.minimum(wide, num_buckets - 1)).astype(np.int32)
+
+
+def relative_bias(cfg: T5Config, table, q_slots, k_slots, *, bidirectional: bool) -> jax.Array:
+    """What every layer adds to its logits, (1, H, T, S); table (buckets, H), slots (T,) and (S,) int.
+
+    By slots, not positions: within a segment their differences are the same, and one bias then serves all rows.
+    """
+    distance = k_slots[None, :] - q_slots[:, None]
+    if bidirectional:  # one half of the buckets for what stands before, one for what stands after
+        buckets = jnp.asarray(bucket_of_distance(cfg.num_buckets // 2, cfg.max_distance))
+        bucket = buckets[jnp.minimum(jnp.abs(distance), cfg.max_distance)] + (distance > 0) * (cfg.num_buckets // 2)
+    else:
+        buckets = jnp.asarray(bucket_of_distance(cfg.num_buckets, cfg.max_distance))
+        bucket = buckets[jnp.clip(-distance, 0, cfg.max_distance)]
+    return jnp.moveaxis(jnp.take(table, bucket, axis=0), -1, 0)[None]
+
+
+# ------------------------------------------------------------------------------------------------ layers
+
+
+def mlp(cfg: T5Config, p, x_BTD, rng):
+    if cfg.gated:
+        hidden = jax.nn.gelu(linear.project(x_BTD, p["gate"]), approximate=True) * linear.project(x_BTD, p["up"])
+        down = p["down"]
+    else:
+        hidden, down = jax.nn.relu(linear.linear(p["up"], x_BTD)), p["down"]["kernel"]
+    return linear.project(dropout(cfg.dropout, constrain(hidden, "batch", "seq", "mlp"), rng), down)
+
+
+def block(cfg: T5Config, p, x_BTD, caches, rng, q_where, k_where, index, bias, causal, memory_BSD, memory_where):
+    """One layer of either stack; caches (own, memory) and what it returns in their place are None outside decoding."""
+    rngs = [None] * 4 if rng is None else jax.random.split(rng, 4)
+    own, cached = caches
+
+    def add(x, y, rng):
+        return constrain(x + dropout(cfg.dropout, y, rng), "batch", "seq", "embed")
+
+    q, k, v = attention.qkv(p["attn"], norm.rms(p["attn_norm"], x_BTD, eps=cfg.norm_eps))
+    k, v = decoder.update_cache(own, k, v, index)
+    h = attention.attend(q, k, v, q_where, k_where, causal=causal, scale=1.0, bias=bias)
+    x_BTD = add(x_BTD, attention.project_out(p["attn"], h), rngs[0])
+    kv = None
+    if "cross" in p:
+        h = norm.rms(p["cross_norm"], x_BTD, eps=cfg.norm_eps)
+        h, kv = attend_memory(p["cross"], h, memory_BSD, cached, q_where, memory_where, scale=1.0)
+        x_BTD = add(x_BTD, h, rngs[1])
+    h = mlp(cfg, p["mlp"], norm.rms(p["mlp_norm"], x_BTD, eps=cfg.norm_eps), rngs[2])
+    return add(x_BTD, h, rngs[3]), None if own is None else ({"k": k, "v": v}, kv)
+
+
+def run(cfg: T5Config, p, table, tokens, rng, caches, *where):
+    """One stack: tokens (B, T) -> normed (B, T, D), and the layers' keys and values."""
+    num_layers = p["layers"]["attn_norm"]["scale"].shape[0]
+    rngs = None if rng is None else jax.random.split(rng, num_layers + 2)
+    first, last = (None, None) if rngs is None else (rngs[0], rngs[1])
+    x_BTD = constrain(dropout(cfg.dropout, linear.embed(table, tokens), first), "batch", "seq", "embed")
+
+    def body(layer, x, xs):
+        return block(cfg, layer, x, *xs, *where)
+
+    xs = (caches, None if rngs is None else rngs[2:])
+    x_BTD, kv = stack.run(body, p["layers"], x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll)
+    return dropout(cfg.dropout, norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps), last), kv
+
+
+def encode(cfg: T5Config, p, tokens, where, rng=None) -> jax.Array:
+    """(B, S, D) of tokens (B, S)."""
+    slots = jnp.arange(tokens.shape[1])
+    bias = relative_bias(cfg, p["encoder"]["relative_bias"], slots, slots, bidirectional=True)
+    return run(cfg, p["encoder"], p["embed"], tokens, rng, (None, None), where, where, 0, bias, False, None, None)[0]
+
+
+def apply(cfg: T5Config, p, batch, *, rng=None, train=False, cache=None) -> Out:
+    """Logits (B, T, V) float32 of the decoder; the batch is encoder_decoder.py's.
+
+    With a cache, the first call encodes, the later ones leave encoder_tokens out.
+    """
+    check_batch(batch, cache)
+    encoder_rng, decoder_rng = jax.random.split(rng) if train and rng is not None else (None, None)
+    memory_where, memory = encoder_where(batch), None
+    if memory_where is None:
+        memory_where = cache.memory_where
+    else:
+        memory = encode(cfg, p, batch["encoder_tokens"], memory_where, encoder_rng)
+    q_where, k_where, own = decoder.where(batch, cache and cache.own)
+    index = 0 if own is None else own.index
+    q_slots, k_slots = index + jnp.arange(q_where.positions.shape[1]), jnp.arange(k_where.positions.shape[1])
+    bias = relative_bias(cfg, p["decoder"]["relative_bias"], q_slots, k_slots, bidirectional=False)
+    caches = (own and own.layers, cache and cache.memory)
+    where = (q_where, k_where, index, bias, True, memory, memory_where)
+    x_BTD, kv = run(cfg, p["decoder"], p["embed"], batch["tokens"], decoder_rng, caches, *where)
+    x_BTD = x_BTD * cfg.embed_dim**-0.5 if cfg.tied_embeddings else x_BTD
+    logits = constrain(linear.unembed(p["embed" if cfg.tied_embeddings else "head"], x_BTD), "batch", "seq", "vocab")
+    if cache is not None:
+        cache = cache._replace(own=own.advance(kv[0], len(q_slots)), memory=kv[1], memory_where=memory_where)
+    return Out(logits, cache=cache)
+
+
+# ------------------------------------------------------------------------------------------------ published sizes
+
+BASE = T5Config(num_layers=12, num_decoder_layers=12, embed_dim=768, num_heads=12, mlp_dim=3072)
+LARGE = T5Config(num_layers=24, num_decoder_layers=24, embed_dim=1024, num_heads=16, mlp_dim=4096)
+V1_1 = T5Config(gated=True, tied_embeddings=False)
+PRESETS = {
+    "t5-small": T5Config(),
+    "t5-base": BASE,
+    "t5-large": LARGE,
+    "t5-3b": dataclasses.replace(LARGE, num_heads=32, head_dim=128, mlp_dim=16_384),
+    "t5-11b": dataclasses.replace(LARGE, num_heads=128, head_dim=128, mlp_dim=65_536),
+    "t5-v1.1-small": dataclasses.replace(V1_1, num_layers=8, num_decoder_layers=8, num_heads=6, mlp_dim=1024),
+    "t5-v1.1-base": dataclasses.replace(BASE, gated=True, tied_embeddings=False, mlp_dim=2048),
+    "t5-v1.1-large": dataclasses.replace(LARGE, gated=True, tied_embeddings=False, mlp_dim=2816),
+    "t5-v1.1-xl": dataclasses.replace(
+        LARGE, gated=True, tied_embeddings=False, embed_dim=2048, num_heads=32, mlp_dim=5120
+    ),
+    "t5-v1.1-xxl": dataclasses.replace(
+        LARGE, gated=True, tied_embeddings=False, embed_dim=4096, num_heads=64, mlp_dim=10_240
+    ),
+}
