@@ -6,6 +6,7 @@ Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loade
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.image import ImageData, image_shape
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
+from bigmodel_jax.data.masking import MaskedTextData
 from bigmodel_jax.data.sources import Arrays, CsvFiles, JsonlFiles, Source, TextFiles, Tfds
 from bigmodel_jax.data.text import TextData, save_tokenizer, tokenizer, vocab_size
 from bigmodel_jax.data.tokenizers import TokenizerConfig, load_tokenizer
@@ -18,6 +19,7 @@ __all__ = [
     "EvalBatches",
     "ImageData",
     "JsonlFiles",
+    "MaskedTextData",
     "Source",
     "TextData",
     "TextFiles",

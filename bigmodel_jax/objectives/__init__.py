@@ -3,12 +3,25 @@
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.classification import Classification
 from bigmodel_jax.objectives.language_model import NextToken
+from bigmodel_jax.objectives.masked_language_model import MaskedLanguageModel
+from bigmodel_jax.objectives.question_answering import QuestionAnswering
 from bigmodel_jax.objectives.regression import Regression
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "next_token": NextToken,
+    "masked_language_model": MaskedLanguageModel,
+    "question_answering": QuestionAnswering,
     "classification": Classification,
     "regression": Regression,
 }
 
-__all__ = ["OBJECTIVES", "Classification", "Loss", "NextToken", "Objective", "Regression"]
+__all__ = [
+    "OBJECTIVES",
+    "Classification",
+    "Loss",
+    "MaskedLanguageModel",
+    "NextToken",
+    "Objective",
+    "QuestionAnswering",
+    "Regression",
+]

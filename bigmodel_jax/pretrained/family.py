@@ -13,7 +13,8 @@ from bigmodel_jax.pretrained.names import Row
 @dataclasses.dataclass(frozen=True)
 class Family:
     """architecture: the name in config.json's "architectures"; prefix: what may stand before every tensor's name;
-    ignored: patterns of tensors that hold no parameters (masks, tied copies)."""
+    ignored: patterns of tensors that hold no parameters (masks, tied copies); renamed: (pattern, replacement) of names
+    that older files use."""
 
     architecture: str
     config: type[ModelConfig]
@@ -22,6 +23,7 @@ class Family:
     rows: tuple[Row, ...]
     ignored: tuple[str, ...] = ()
     prefix: str = ""
+    renamed: tuple[tuple[str, str], ...] = ()
 
 
 def spec_by_path(cfg: ModelConfig) -> dict[str, params.Param]:

@@ -79,6 +79,8 @@ def _open_file(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 def match_prefix(family: Family, source: Source) -> Source:
     """The tensors by their full names; some files leave out the prefix that the whole model would give."""
+    for pattern, replacement in family.renamed:
+        source = {re.sub(pattern, replacement, name): tensor for name, tensor in source.items()}
     if not family.prefix or any(name.startswith(family.prefix) for name in source):
         return source
     outside = {row.theirs for row in family.rows if not row.theirs.startswith(family.prefix)}

@@ -23,6 +23,16 @@ FITS = {
     "next_token": {"vocab_size", "max_seq_len"},
     "classification": {"num_classes", "image_shape"},
     "regression": {"feature_shape", "num_outputs"},
+    "masked_language_model": {"head"},
+    "question_answering": {"head"},
+}
+# What an encoder with such a head is trained for.
+HEADS = {
+    "masked_lm": "masked_language_model",
+    "pretraining": "masked_language_model",
+    "classification": "classification",
+    "token_classification": "masked_language_model",
+    "question_answering": "question_answering",
 }
 
 
@@ -30,10 +40,14 @@ def configs() -> dict[str, ModelConfig]:
     """The smallest config of every model, and of every second way in which one is written."""
     tiny = {name: cls.tiny() for name, cls in MODELS.items()}
     doors = {f"{n}-linen": dataclasses.replace(c, door="linen") for n, c in tiny.items() if hasattr(c, "door")}
-    return tiny | doors
+    heads = {f"bert-{head}": dataclasses.replace(tiny["bert"], head=head) for head in HEADS if head != "masked_lm"}
+    classifiers = {n: dataclasses.replace(c, num_classes=6) for n, c in heads.items() if n.endswith("classification")}
+    return tiny | doors | heads | classifiers
 
 
 def fits(cfg: ModelConfig, objective: str) -> bool:
+    if hasattr(cfg, "head"):
+        return HEADS[cfg.head] == objective
     return {f.name for f in dataclasses.fields(cfg)} >= FITS[objective]
 
 
@@ -48,7 +62,7 @@ every_pair = pytest.mark.parametrize(
 
 def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    if objective == "classification":
+    if objective == "classification" and hasattr(cfg, "image_shape"):
         image = rng.random((ROWS, *cfg.image_shape), np.float32)
         label = rng.integers(0, cfg.num_classes, ROWS).astype(np.int32)
         return {"image": image, "label": label, "weights": np.ones(ROWS, np.float32)}
@@ -61,9 +75,26 @@ def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
     segments = np.tile(np.array([1] * 6 + [2] * (LENGTH - 8) + [0] * 2, np.int32), (ROWS, 1))
     positions = np.tile(np.array([*range(6), *range(LENGTH - 6)], np.int32), (ROWS, 1))
     batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segment_ids": segments, "positions": positions}
-    return batch | {"weights": (segments > 0).astype(np.float32), "target_bytes": np.ones_like(segments)}
+    batch |= {"weights": (segments > 0).astype(np.float32), "target_bytes": np.ones_like(segments)}
     if hasattr(cfg, "decoder_start_token_id"):
         batch |= {"encoder_tokens": tokens[:, :0:-1], "encoder_segment_ids": segments}
+    return batch | head_batch(cfg, rng) if hasattr(cfg, "head") else batch
+
+
+def head_batch(cfg: ModelConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """What a head other than that of masked tokens is asked for."""
+
+    def draw(high: int, *shape: int) -> np.ndarray:
+        return rng.integers(0, high, (ROWS, *shape)).astype(np.int32)
+
+    rows = {"weights": np.ones(ROWS, np.float32)}
+    return {
+        "masked_lm": dict,
+        "pretraining": lambda: {"next_sentence": draw(2)},
+        "classification": lambda: rows | {"label": draw(cfg.num_classes)},
+        "token_classification": lambda: {"targets": draw(cfg.num_classes, LENGTH)},
+        "question_answering": lambda: rows | {"start": draw(LENGTH), "end": draw(LENGTH)},
+    }[cfg.head]()
 
 
 class Case(NamedTuple):
@@ -186,9 +217,9 @@ def test_rows_of_an_evaluation_do_not_see_each_other(pair):
     c = case(pair)
     apply = jax.jit(lambda batch: c.model.apply(c.params, batch).value)
     backwards = apply({k: v[::-1] for k, v in c.batch.items()})
-    close(backwards[::-1], apply(c.batch), 1e-5)
+    close(jax.tree.map(lambda x: x[::-1], backwards), apply(c.batch), 1e-5)
     other = {k: np.concatenate([v[:1], v[-1:].repeat(ROWS - 1, 0)]) for k, v in c.batch.items()}
-    close(apply(other)[0], apply(c.batch)[0], 1e-5)
+    close(*(jax.tree.map(lambda x: x[0], apply(batch)) for batch in (other, c.batch)), 1e-5)
 
 
 @every_pair

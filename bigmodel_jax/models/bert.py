@@ -1,0 +1,212 @@
+"""BERT: a post-norm bidirectional encoder with learned positions and token types (Devlin et al., arXiv:1810.04805).
+
+`head` says what is read off it; RoBERTa (roberta.py) and DeBERTa (deberta.py) take over what they share with it.
+
+Shapes: B batch, T tokens, D embed, V vocab, L layers, C classes.
+"""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Param, normal, zeros
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.decoder import where
+from bigmodel_jax.models.gpt2 import dropout
+from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
+from bigmodel_jax.nn.attention import Implementation
+
+Head = Literal["none", "masked_lm", "pretraining", "classification", "token_classification", "question_answering"]
+POOLED = ("none", "pretraining", "classification")
+gelu = functools.partial(jax.nn.gelu, approximate=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig(ModelConfig):
+    """Defaults: bert-base-uncased. It was trained with dropout 0.1."""
+
+    vocab_size: int = 30_522
+    num_layers: int = 12
+    embed_dim: int = 768
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    max_seq_len: int = 512
+    num_token_types: int = 2
+    head: Head = "masked_lm"
+    num_classes: int = 0  # of the heads classification and token_classification
+    norm_eps: float = 1e-12
+    init_std: float = 0.02
+    dropout: float = 0.0
+    remat: stack.Remat = "none"
+    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
+    attention: Implementation = "auto"
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads
+
+    @property
+    def first_position(self) -> int:
+        """The row of the position table that a document's first token reads."""
+        return 0
+
+    def make(self) -> Model:
+        return Model(spec=spec(self), apply=functools.partial(apply, self))
+
+    def validate(self, parallel) -> None:
+        check_encoder(self, parallel)
+        if self.num_classes < 1 and self.head in ("classification", "token_classification"):
+            raise ValueError(f"model.num_classes = {self.num_classes}; model.head = {self.head!r} needs 1 or more")
+
+    @classmethod
+    def tiny(cls) -> "BertConfig":
+        return cls(vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, mlp_dim=64, max_seq_len=32)
+
+
+def check_encoder(cfg, parallel) -> None:
+    """Raises ValueError for sizes that make no model, and where they and the mesh do not fit."""
+    for name in ("vocab_size", "num_layers", "embed_dim", "num_heads", "mlp_dim", "max_seq_len"):
+        if getattr(cfg, name) < 1:
+            raise ValueError(f"model.{name} = {getattr(cfg, name)}; it must be 1 or more")
+    if cfg.embed_dim % cfg.num_heads:
+        raise ValueError(f"model.num_heads = {cfg.num_heads} does not divide model.embed_dim = {cfg.embed_dim}")
+    for name in ("num_heads", "mlp_dim", "vocab_size"):
+        if getattr(cfg, name) % max(parallel.tensor, 1):
+            raise ValueError(
+                f"model.{name} = {getattr(cfg, name)} is not divisible by parallel.tensor = {parallel.tensor}"
+            )
+
+
+# ------------------------------------------------------------------------------------------------ parameters
+
+
+def block_spec(cfg) -> params.Tree:
+    init, D, H = normal(cfg.init_std), cfg.embed_dim, cfg.num_heads
+    return {
+        "attn": attention.spec(D, H, H, cfg.head_dim, init=init, out_init=init, bias=True),
+        "attn_norm": norm.layer_spec(D),
+        "mlp": feedforward.mlp_spec(D, cfg.mlp_dim, init=init, out_init=init),
+        "mlp_norm": norm.layer_spec(D),
+    }
+
+
+def head_spec(cfg: BertConfig) -> params.Tree:
+    dense = functools.partial(linear.linear_spec, cfg.embed_dim, axes=("embed", None), init=normal(cfg.init_std))
+    tree = {}
+    if cfg.head in POOLED:
+        tree["pooler"] = dense(cfg.embed_dim, bias=True)
+    if cfg.head in ("masked_lm", "pretraining"):
+        tree["mlm"] = masked_lm_spec(cfg)
+    if cfg.head == "pretraining":
+        tree["next_sentence"] = dense(2, bias=True)
+    if cfg.head in ("classification", "token_classification", "question_answering"):
+        tree["head"] = dense(2 if cfg.head == "question_answering" else cfg.num_classes, bias=True)
+    return tree
+
+
+def masked_lm_spec(cfg) -> params.Tree:
+    """A dense layer and its norm before the embedding table turned around, and the logits' bias."""
+    D = cfg.embed_dim
+    return {
+        "dense": linear.linear_spec(D, D, axes=("embed", None), init=normal(cfg.init_std), bias=True),
+        "norm": norm.layer_spec(D),
+        "bias": Param((cfg.vocab_size,), ("vocab",), zeros()),
+    }
+
+
+def spec(cfg: BertConfig) -> params.Tree:
+    init, D = normal(cfg.init_std), cfg.embed_dim
+    return {
+        "embed": linear.embedding_spec(cfg.vocab_size, D, init=init),
+        "positions": linear.embedding_spec(cfg.first_position + cfg.max_seq_len, D, init=init, axis=None),
+        "token_types": linear.embedding_spec(cfg.num_token_types, D, init=init, axis=None),
+        "embed_norm": norm.layer_spec(D),
+        "layers": params.stack(block_spec(cfg), cfg.num_layers),
+        **head_spec(cfg),
+    }
+
+
+# ------------------------------------------------------------------------------------------------ apply
+
+
+def split(cfg, rng, train: bool) -> tuple:
+    """Dropout keys of the embeddings, the head and the layers (L,); None where nothing is dropped."""
+    if not train or rng is None or cfg.dropout == 0.0:
+        return None, None, None
+    keys = jax.random.split(rng, cfg.num_layers + 2)
+    return keys[0], keys[1], keys[2:]
+
+
+def block(cfg, p, x_BTD, rng, attend):
+    """Norms after the residual sums; attend(p, x) is the attention with its output projection."""
+    attn_rng, mlp_rng = (None, None) if rng is None else jax.random.split(rng)
+    h = dropout(cfg, attend(p["attn"], x_BTD), attn_rng)
+    x_BTD = constrain(norm.layer(p["attn_norm"], x_BTD + h, eps=cfg.norm_eps), "batch", "seq", "embed")
+    h = dropout(cfg, feedforward.mlp(p["mlp"], x_BTD, gelu), mlp_rng)
+    return constrain(norm.layer(p["mlp_norm"], x_BTD + h, eps=cfg.norm_eps), "batch", "seq", "embed"), None
+
+
+def encode(cfg: BertConfig, p, batch, embed_rng=None, layer_rngs=None) -> jax.Array:
+    """Embeddings and layers, (B, T, D)."""
+    here, _, _ = where(batch, None)
+    types = batch.get("token_types")
+    x_BTD = linear.embed(p["embed"], batch["tokens"])
+    x_BTD += linear.embed(p["token_types"], jnp.zeros_like(batch["tokens"]) if types is None else types)
+    x_BTD += linear.embed(p["positions"], here.positions + cfg.first_position)
+    x_BTD = norm.layer(p["embed_norm"], x_BTD, eps=cfg.norm_eps)
+    x_BTD = constrain(dropout(cfg, x_BTD, embed_rng), "batch", "seq", "embed")
+
+    def attend(p, x_BTD):
+        h = attention.attend(*attention.qkv(p, x_BTD), here, here, causal=False, implementation=cfg.attention)
+        return attention.project_out(p, h)
+
+    def body(layer, x, rng):
+        return block(cfg, layer, x, rng, attend)
+
+    return stack.run(body, p["layers"], x_BTD, layer_rngs, remat=cfg.remat, unroll=cfg.unroll)[0]
+
+
+def pool(p, x_BTD):
+    """tanh of a dense layer over the first token, (B, D)."""
+    return jnp.tanh(linear.linear(p["pooler"], x_BTD[:, 0]))
+
+
+def masked_lm(cfg, p, x_BTD):
+    """Logits (B, T, V) float32."""
+    h = norm.layer(p["mlm"]["norm"], gelu(linear.linear(p["mlm"]["dense"], x_BTD)), eps=cfg.norm_eps)
+    return constrain(linear.unembed(p["embed"], h) + p["mlm"]["bias"], "batch", "seq", "vocab")
+
+
+def apply(cfg: BertConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
+    """What the head gives; batch: tokens, and as one has them token_types, positions, segment_ids (B, T).
+
+    none: {"hidden" (B, T, D), "pooled" (B, D)}; masked_lm: logits (B, T, V); pretraining: {"logits" (B, T, V),
+    "next_sentence" (B, 2)}; classification: (B, C); token_classification: (B, T, C); question_answering: (B, T, 2), the
+    logits of where an answer starts and ends. What is pooled is the row's first token, so such rows hold one document.
+    """
+    embed_rng, head_rng, layer_rngs = split(cfg, rng, train)
+    x_BTD = encode(cfg, p, batch, embed_rng, layer_rngs)
+    if cfg.head == "none":
+        return Out({"hidden": x_BTD, "pooled": pool(p, x_BTD)})
+    if cfg.head == "masked_lm":
+        return Out(masked_lm(cfg, p, x_BTD))
+    if cfg.head == "pretraining":
+        next_sentence = linear.linear(p["next_sentence"], pool(p, x_BTD))
+        return Out({"logits": masked_lm(cfg, p, x_BTD), "next_sentence": next_sentence})
+    features = pool(p, x_BTD) if cfg.head == "classification" else x_BTD
+    return Out(linear.linear(p["head"], dropout(cfg, features, head_rng)))
+
+
+LARGE = BertConfig(num_layers=24, embed_dim=1024, num_heads=16, mlp_dim=4096)
+PRESETS = {
+    "bert-base-uncased": BertConfig(),
+    "bert-base-cased": BertConfig(vocab_size=28_996),
+    "bert-large-uncased": LARGE,
+    "bert-large-cased": dataclasses.replace(LARGE, vocab_size=28_996),
+    "minilm-l6": BertConfig(num_layers=6, embed_dim=384, mlp_dim=1536, head="none"),
+}

@@ -1,0 +1,140 @@
+"""BERT's tensors and config.json, one architecture per head."""
+
+import dataclasses
+import functools
+
+from bigmodel_jax.models.bert import BertConfig
+from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.names import VECTOR, Row, linear
+
+LAYERS = (
+    Row("layers/attn/q", "bert.encoder.layer.{i}.attention.self.query.weight", linear()),
+    Row("layers/attn/k", "bert.encoder.layer.{i}.attention.self.key.weight", linear()),
+    Row("layers/attn/v", "bert.encoder.layer.{i}.attention.self.value.weight", linear()),
+    Row("layers/attn/o", "bert.encoder.layer.{i}.attention.output.dense.weight", linear(in_dims=2)),
+    Row("layers/attn/q_bias", "bert.encoder.layer.{i}.attention.self.query.bias", VECTOR),
+    Row("layers/attn/k_bias", "bert.encoder.layer.{i}.attention.self.key.bias", VECTOR),
+    Row("layers/attn/v_bias", "bert.encoder.layer.{i}.attention.self.value.bias", VECTOR),
+    Row("layers/attn/o_bias", "bert.encoder.layer.{i}.attention.output.dense.bias"),
+    Row("layers/attn_norm/scale", "bert.encoder.layer.{i}.attention.output.LayerNorm.weight"),
+    Row("layers/attn_norm/bias", "bert.encoder.layer.{i}.attention.output.LayerNorm.bias"),
+    Row("layers/mlp/up/kernel", "bert.encoder.layer.{i}.intermediate.dense.weight", linear()),
+    Row("layers/mlp/up/bias", "bert.encoder.layer.{i}.intermediate.dense.bias"),
+    Row("layers/mlp/down/kernel", "bert.encoder.layer.{i}.output.dense.weight", linear()),
+    Row("layers/mlp/down/bias", "bert.encoder.layer.{i}.output.dense.bias"),
+    Row("layers/mlp_norm/scale", "bert.encoder.layer.{i}.output.LayerNorm.weight"),
+    Row("layers/mlp_norm/bias", "bert.encoder.layer.{i}.output.LayerNorm.bias"),
+)
+ENCODER = (
+    Row("embed/table", "bert.embeddings.word_embeddings.weight"),
+    Row("positions/table", "bert.embeddings.position_embeddings.weight"),
+    Row("token_types/table", "bert.embeddings.token_type_embeddings.weight"),
+    Row("embed_norm/scale", "bert.embeddings.LayerNorm.weight"),
+    Row("embed_norm/bias", "bert.embeddings.LayerNorm.bias"),
+    *LAYERS,
+    Row("pooler/kernel", "bert.pooler.dense.weight", linear()),
+    Row("pooler/bias", "bert.pooler.dense.bias"),
+)
+PRETRAINING = (
+    *ENCODER,
+    Row("mlm/dense/kernel", "cls.predictions.transform.dense.weight", linear()),
+    Row("mlm/dense/bias", "cls.predictions.transform.dense.bias"),
+    Row("mlm/norm/scale", "cls.predictions.transform.LayerNorm.weight"),
+    Row("mlm/norm/bias", "cls.predictions.transform.LayerNorm.bias"),
+    Row("mlm/bias", "cls.predictions.bias"),
+    Row("next_sentence/kernel", "cls.seq_relationship.weight", linear()),
+    Row("next_sentence/bias", "cls.seq_relationship.bias"),
+)
+CLASSIFIER = (*ENCODER, Row("head/kernel", "classifier.weight", linear()), Row("head/bias", "classifier.bias"))
+ANSWERS = (*ENCODER, Row("head/kernel", "qa_outputs.weight", linear()), Row("head/bias", "qa_outputs.bias"))
+# Buffers of older files, tied copies of the embedding and its bias, and what another head would read.
+IGNORED = (r"(.*\.)?embeddings\.position_ids", r"cls\.predictions\.decoder\.(weight|bias)")
+UNREAD = (*IGNORED, r"(bert\.)?pooler\.dense\.(weight|bias)", r"cls\..*")
+# Files converted from TensorFlow call a norm's scale and bias gamma and beta.
+RENAMED = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
+
+
+def without_prefix(rows: tuple[Row, ...], prefix: str) -> tuple[Row, ...]:
+    """The rows as the encoder alone names its tensors."""
+    return tuple(dataclasses.replace(row, theirs=row.theirs.removeprefix(prefix)) for row in rows)
+
+
+def sizes_from_hf(hf: dict) -> dict:
+    """The fields of a config that every encoder of BERT's kind has."""
+    check_fixed(hf, hidden_act="gelu", is_decoder=False, add_cross_attention=False, tie_word_embeddings=True)
+    return {
+        "vocab_size": hf["vocab_size"],
+        "num_layers": hf["num_hidden_layers"],
+        "embed_dim": hf["hidden_size"],
+        "num_heads": hf["num_attention_heads"],
+        "mlp_dim": hf["intermediate_size"],
+        "norm_eps": hf["layer_norm_eps"],
+        "init_std": hf.get("initializer_range", 0.02),
+        "dropout": hf.get("hidden_dropout_prob", 0.0),
+    }
+
+
+def sizes_to_hf(cfg) -> dict:
+    return {
+        "vocab_size": cfg.vocab_size,
+        "num_hidden_layers": cfg.num_layers,
+        "hidden_size": cfg.embed_dim,
+        "num_attention_heads": cfg.num_heads,
+        "intermediate_size": cfg.mlp_dim,
+        "layer_norm_eps": cfg.norm_eps,
+        "initializer_range": cfg.init_std,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": cfg.dropout,
+        "attention_probs_dropout_prob": 0.0,
+    }
+
+
+def num_labels(hf: dict) -> int:
+    return len(hf["id2label"]) if hf.get("id2label") else hf.get("num_labels", 2)
+
+
+def labels_to_hf(num: int) -> dict:
+    names = {i: f"LABEL_{i}" for i in range(num)}
+    return {"id2label": {str(i): n for i, n in names.items()}, "label2id": {n: i for i, n in names.items()}}
+
+
+def from_hf(head: str, hf: dict) -> BertConfig:
+    check_fixed(hf, position_embedding_type="absolute")
+    return BertConfig(
+        **sizes_from_hf(hf),
+        max_seq_len=hf["max_position_embeddings"],
+        num_token_types=hf["type_vocab_size"],
+        head=head,
+        num_classes=num_labels(hf) if head in ("classification", "token_classification") else 0,
+    )
+
+
+def to_hf(head: str, cfg: BertConfig) -> dict:
+    if cfg.head != head:
+        raise ValueError(f"model.head = {cfg.head!r} is not what this architecture has; it has {head!r}")
+    return {
+        "model_type": "bert",
+        **sizes_to_hf(cfg),
+        "max_position_embeddings": cfg.max_seq_len,
+        "type_vocab_size": cfg.num_token_types,
+        **(labels_to_hf(cfg.num_classes) if cfg.num_classes else {}),
+    }
+
+
+def _family(architecture: str, head: str, rows, ignored) -> Family:
+    read, write = functools.partial(from_hf, head), functools.partial(to_hf, head)
+    return Family(architecture, BertConfig, read, write, rows, ignored, prefix="bert.", renamed=RENAMED)
+
+
+BERT = (
+    dataclasses.replace(
+        _family("BertModel", "none", without_prefix(ENCODER, "bert."), UNREAD),
+        prefix="",
+        renamed=((r"^bert\.", ""), *RENAMED),
+    ),
+    _family("BertForMaskedLM", "masked_lm", PRETRAINING, UNREAD),
+    _family("BertForPreTraining", "pretraining", PRETRAINING, IGNORED),
+    _family("BertForSequenceClassification", "classification", CLASSIFIER, IGNORED),
+    _family("BertForTokenClassification", "token_classification", CLASSIFIER, UNREAD),
+    _family("BertForQuestionAnswering", "question_answering", ANSWERS, UNREAD),
+)

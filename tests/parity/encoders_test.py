@@ -1,0 +1,218 @@
+"""Encoders against transformers: same weights, same outputs of every head, hidden states, gradients, training curves.
+
+Tolerance 1e-4 absolute; what these models give has a standard deviation of about 1.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from reference import fixture_folder, load
+
+from bigmodel_jax.core import params
+from bigmodel_jax.nn import stack
+from bigmodel_jax.objectives import Classification, MaskedLanguageModel, QuestionAnswering
+from bigmodel_jax.pretrained import folder
+
+TOLERANCE = 1e-4
+HEADS = {
+    "bert-encoder": "none",
+    "bert-pretraining": "pretraining",
+    "bert-classification": "classification",
+    "bert-token-classification": "token_classification",
+    "bert-question-answering": "question_answering",
+}
+ENCODERS = ["bert"]
+TRAINED = ["bert"]
+
+every_family = pytest.mark.parametrize("name", [*ENCODERS, *HEADS])
+# A head adds nothing to these.
+every_encoder = pytest.mark.parametrize("name", ENCODERS)
+
+
+@pytest.fixture(scope="module")
+def reference(request, tmp_path_factory):
+    python = request.config.getoption("--reference-python")
+    return functools.cache(lambda name: load(fixture_folder(name, python, tmp_path_factory.mktemp("reference"))))
+
+
+def family(name: str) -> str:
+    """The line of the table that a head's figures belong to."""
+    return name.split("-")[0]
+
+
+def distance(a, b) -> float:
+    assert np.shape(a) == np.shape(b)
+    return float(np.max(np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32))))
+
+
+def outputs(ref, tokens, **batch) -> dict:
+    """What our model gives, by the names of transformers."""
+    batch = {name: jnp.asarray(x, jnp.int32) for name, x in {"tokens": tokens, **batch}.items()}
+    value = jax.jit(ref.model.apply)(ref.tree, batch).value
+    names = {"hidden": "last_hidden_state", "pooled": "pooler_output", "next_sentence": "seq_relationship_logits"}
+    if isinstance(value, dict):
+        return {names.get(k, "prediction_logits"): np.asarray(v) for k, v in value.items()}
+    if ref.cfg.head == "question_answering":
+        return {"start_logits": np.asarray(value[..., 0]), "end_logits": np.asarray(value[..., 1])}
+    return {"logits": np.asarray(value)}
+
+
+def theirs(ref, prefix: str = "") -> dict:
+    prefix = f"{prefix}value/"
+    return {k.removeprefix(prefix): v for k, v in ref.arrays.items() if k.startswith(prefix)}
+
+
+def inputs(ref) -> dict:
+    return {k: ref.arrays[k] for k in ("tokens", "token_types") if k in ref.arrays}
+
+
+@every_family
+def test_outputs(name, reference, measured):
+    ref = reference(name)
+    ours, expected = outputs(ref, **inputs(ref)), theirs(ref)
+    assert set(ours) == set(expected)
+    assert all(0.2 < x.std() < 30 for x in expected.values()), "outputs of a scale at which 1e-4 says something"
+    worst = max(distance(ours[k], expected[k]) for k in expected)
+    assert measured(family(name), "forward", worst) <= TOLERANCE
+
+
+@every_family
+def test_outputs_with_padding(name, reference, measured):
+    ref = reference(name)
+    mask, expected = ref.arrays["padded/mask"], theirs(ref, "padded/")
+    ours = outputs(ref, ref.arrays["padded/tokens"], segment_ids=mask)
+    for key, x in expected.items():
+        real = mask > 0 if x.shape[:2] == mask.shape else slice(None)
+        assert measured(family(name), "forward", distance(ours[key][real], x[real])) <= TOLERANCE
+
+
+@every_encoder
+def test_outputs_of_packed_documents(name, reference, measured):
+    ref = reference(name)
+    documents = [ref.arrays[f"packed/tokens_{n}"] for n in (0, 1)]
+    lengths = [d.shape[1] for d in documents]
+    ours = outputs(
+        ref,
+        np.concatenate(documents, axis=1),
+        positions=np.concatenate([np.arange(n) for n in lengths])[None],
+        segment_ids=np.repeat([1, 2], lengths)[None],
+    )
+    for key, first in theirs(ref, "packed_0/").items():
+        both = np.concatenate([first, theirs(ref, "packed_1/")[key]], axis=1)
+        assert measured(family(name), "forward", distance(ours[key], both)) <= TOLERANCE
+
+
+@every_encoder
+def test_hidden_states(name, reference, measured, monkeypatch):
+    """What goes into every layer, and what comes out of the last."""
+    ref = reference(name)
+    states = []
+    run = stack.run
+
+    def recorded(block, stacked, x, xs=None, **options):
+        def watched(p, x, xs):
+            states.append(x)
+            return block(p, x, xs)
+
+        out = run(watched, stacked, x, xs, **(options | {"unroll": True, "remat": "none"}))
+        states.append(out[0])
+        return out
+
+    monkeypatch.setattr(stack, "run", recorded)
+    ref.model.apply(ref.tree, {k: jnp.asarray(v, jnp.int32) for k, v in inputs(ref).items()})
+    expected = ref.arrays["hidden_states"]
+    assert len(states) == len(expected)
+    worst = max(distance(a, b) for a, b in zip(states, expected, strict=True))
+    assert measured(family(name), "forward", worst) <= TOLERANCE
+
+
+def loss_of(ref, tree, batch) -> jax.Array:
+    """Mean loss of the head's objective; the encoder alone has the reference writer's."""
+    batch = {k: jnp.asarray(v) for k, v in batch.items()}
+    head = ref.cfg.head
+    if head == "none":
+        value = ref.model.apply(tree, batch).value
+        return sum(jnp.mean(jnp.square(x)) for x in value.values())
+    objectives = {"classification": Classification(), "question_answering": QuestionAnswering()}
+    if "weights" not in batch:
+        batch["weights"] = jnp.ones(batch["tokens"].shape[0])
+    loss = objectives.get(head, MaskedLanguageModel()).loss(ref.model, tree, batch, rng=None, train=True)
+    return loss.mean.total / loss.mean.count
+
+
+@every_family
+def test_gradients_of_every_parameter(name, reference, measured):
+    """Relative to the norm of the parameter's gradient."""
+    ref = reference(name)
+    names = ("targets", "weights", "next_sentence", "label", "start", "end")
+    batch = inputs(ref) | {k: ref.arrays[k] for k in names if k in ref.arrays}
+    value, ours = jax.jit(jax.value_and_grad(lambda tree: loss_of(ref, tree, batch)))(ref.tree)
+    assert abs(float(value) - float(ref.arrays["loss"])) <= TOLERANCE
+    expected, errors = params.paths(ref.gradients), {}
+    for path, gradient in params.paths(ours).items():
+        # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no scale.
+        errors[path] = distance(gradient, expected[path]) / max(np.linalg.norm(expected[path]), 1e-3)
+    worst = max(errors, key=errors.get)
+    assert measured(family(name), "backward", errors[worst]) <= TOLERANCE, worst
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_curve(name, reference, measured):
+    """20 steps of AdamW on masked tokens from the same weights on the same batches."""
+    ref = reference(name)
+    mask = params.map_spec(lambda p: p.decay, ref.model.spec)
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(3e-3, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, mask=mask)
+    )
+
+    @jax.jit
+    def step(tree, state, batch):
+        value, gradient = jax.value_and_grad(lambda tree: loss_of(ref, tree, batch))(tree)
+        updates, state = tx.update(gradient, state, tree)
+        return optax.apply_updates(tree, updates), state, value
+
+    tree, state, losses = ref.tree, tx.init(ref.tree), []
+    for n in range(len(ref.arrays["train/losses"])):
+        batch = {k: ref.arrays[f"train/{k}"][n] for k in ("tokens", "targets", "weights")}
+        tree, state, value = step(tree, state, batch)
+        losses.append(float(value))
+    assert losses[-1] < losses[0] - 0.1, "it learns nothing"
+    assert measured(family(name), "training", distance(losses, ref.arrays["train/losses"])) <= 1e-3
+
+
+@every_family
+def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
+    """Theirs -> ours -> theirs: every tensor of the file bit for bit, and the same config."""
+    ref = reference(name)
+    flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
+    folder.save_params(ref.family, ref.cfg, flat, tmp_path)
+    expected, ours = folder.open_weights(ref.folder), folder.open_weights(tmp_path)
+    assert set(ours) == set(expected)
+    differing = [n for n in expected if ours[n].read().tobytes() != expected[n].read().tobytes()]
+    assert measured(family(name), "export", len(differing)) == 0, differing
+    assert folder.read_config(tmp_path) == (ref.family, ref.cfg)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_an_architecture_is_a_head(name, reference):
+    ref = reference(name)
+    assert ref.cfg.head == HEADS[name]
+    other = next(head for head in HEADS.values() if head != ref.cfg.head)
+    with pytest.raises(ValueError, match=r"model\.head"):
+        ref.family.to_hf(type(ref.cfg)(head=other, num_classes=2))
+
+
+def test_names_of_files_from_tensorflow(reference):
+    """gamma and beta for a norm's scale and bias, as in bert-base-uncased."""
+    ref = reference("bert")
+    source = folder.open_weights(ref.folder)
+    old = {
+        k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
+        for k, v in source.items()
+    }
+    assert set(old) != set(source)
+    assert set(folder.match_prefix(ref.family, old)) == set(source)
