@@ -1,0 +1,28 @@
+"""Qwen3-MoE: a Qwen3 with many small experts in every layer, eight of them for a token (arXiv:2505.09388)."""
+
+import dataclasses
+
+from bigmodel_jax.models.mixtral import MixtralConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Qwen3MoeConfig(MixtralConfig):
+    """Defaults: 30B-A3B."""
+
+    vocab_size: int = 151_936
+    num_layers: int = 48
+    embed_dim: int = 2048
+    num_kv_heads: int = 4
+    mlp_dim: int = 768
+    max_seq_len: int = 40_960
+    qk_norm: bool = True
+    norm_eps: float = 1e-6
+    num_experts: int = 128
+    experts_per_token: int = 8
+    load_balancing_loss: float = 0.001
+
+
+PRESETS = {
+    "qwen3-30b-a3b": Qwen3MoeConfig(),
+    "qwen3-235b-a22b": Qwen3MoeConfig(num_layers=94, embed_dim=4096, num_heads=64, mlp_dim=1536),
+}
