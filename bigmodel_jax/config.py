@@ -32,6 +32,7 @@ class TrainConfig:
     microbatches: int = 1  # the batch is computed in this many pieces, one after the other
     seed: int = 0
     log_every: int = 10
+    init_from: str = ""  # a run's folder, imported or trained, whose weights this run starts from
 
 
 @dataclasses.dataclass(frozen=True)

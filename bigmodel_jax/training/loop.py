@@ -26,9 +26,9 @@ from bigmodel_jax.report.writers import open_writers
 from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.checks import check_data, check_sample, samples_text
 from bigmodel_jax.training.evaluate import evaluate
-from bigmodel_jax.training.saved import generate_text
+from bigmodel_jax.training.saved import fresh_state, generate_text
 from bigmodel_jax.training.signals import Interrupted, Stop
-from bigmodel_jax.training.state import TrainState, abstract_state, init_state, weights
+from bigmodel_jax.training.state import TrainState, abstract_state, weights
 from bigmodel_jax.training.step import make_eval_step, make_train_step
 
 log = logging.getLogger("bigmodel_jax")
@@ -60,7 +60,7 @@ def train(config: Config, run_dir: Path, console: Console | None = None) -> dict
         log.info("data opened")
 
         # --- where the run stands
-        state = resume(config, mesh, saves, batches) if last is not None else init_state(config, mesh)
+        state = resume(config, mesh, saves, batches) if last is not None else begin(config, mesh, console)
         start = int(state.step)
         if start >= config.train.steps:
             return _already_complete(run_dir, config, console)
@@ -78,6 +78,15 @@ def resume(config: Config, mesh, saves: store.Store, batches: BatchIterator) -> 
     restored = store.restore(saves, abstract_state(config, mesh))
     batches.set_state(restored.data_state)
     return restored.state
+
+
+def begin(config: Config, mesh, console: Console) -> TrainState:
+    """The state at step 0: initial values, or the weights of `train.init_from`."""
+    state, missing = fresh_state(config, mesh)
+    if config.train.init_from:
+        new = f"; new here: {', '.join(missing)}" if missing else ""
+        console.print(f"Starting from the weights of {config.train.init_from}{new}.", soft_wrap=True)
+    return state
 
 
 def _already_complete(run_dir: Path, config: Config, console: Console) -> dict[str, float]:

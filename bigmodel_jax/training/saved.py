@@ -4,7 +4,9 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
+from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config, SampleConfig, validate
 from bigmodel_jax.core import params, sharding
@@ -17,7 +19,7 @@ from bigmodel_jax.data.tokenizers import TokenizerConfig
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.training.checks import check_sample
 from bigmodel_jax.training.evaluate import evaluate
-from bigmodel_jax.training.state import abstract_state
+from bigmodel_jax.training.state import TrainState, abstract_state, init_state
 from bigmodel_jax.training.step import make_eval_step
 
 CHAT_TEMPLATE = "chat_template.jinja"  # in a run's folder, and in Hugging Face's
@@ -33,6 +35,35 @@ def load_weights(config: Config, run_dir: Path, mesh) -> tuple[params.Tree, int]
     with store.open_store(run_dir / "checkpoints", config.checkpoint) as saves:
         found = store.restore_params(saves, fields)
     return params.merge(found[weights], found.get("frozen", {})), int(found["step"])
+
+
+def fresh_state(config: Config, mesh) -> tuple[TrainState, list[str]]:
+    """A state at step 0 with the weights of `train.init_from`, and the paths of parameters that it does not have.
+
+    Those, a new head say, keep their initial values. ValueError where shapes differ or nothing fits.
+    """
+    state = init_state(config, mesh)
+    if not config.train.init_from:
+        return state, []
+    other = Path(config.train.init_from)
+    if not (other / "config.json").is_file():
+        raise ValueError(
+            f"train.init_from = {str(other)!r} is not a run's folder; `import` makes one of published weights"
+        )
+    source = dataclasses.replace(config_file.load(other), parallel=config.parallel)
+    found = params.paths(load_weights(source, other, mesh)[0])
+    own = params.paths(params.merge(state.params, state.frozen))
+    wrong = [
+        f"{p} {found[p].shape}, here {x.shape}" for p, x in own.items() if p in found and found[p].shape != x.shape
+    ]
+    if wrong or not own.keys() & found.keys():
+        why = f"other shapes: {', '.join(wrong[:3])}" if wrong else "no parameter of this model"
+        raise ValueError(f"train.init_from = {str(other)!r} holds {why}")
+    missing = [path for path in own if path not in found]
+    merged = {path: found[path].astype(x.dtype) if path in found else x for path, x in own.items()}
+    trainable, frozen = params.partition(params.from_paths(merged), config.model.make().spec)
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, trainable)
+    return dataclasses.replace(state, params=trainable, frozen=frozen, ema=ema), missing
 
 
 def evaluate_run(config: Config, run_dir: Path) -> tuple[int, dict[str, float]]:
