@@ -6,10 +6,13 @@ A model of one's own needs no entry here: a config file may define its `ModelCon
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.bert import BertConfig
 from bigmodel_jax.models.cnn import CNNConfig
+from bigmodel_jax.models.deberta import DebertaConfig
 from bigmodel_jax.models.deepseek import DeepseekConfig
+from bigmodel_jax.models.efficientnet import EfficientNetConfig
 from bigmodel_jax.models.flax_module import from_linen, from_nnx
 from bigmodel_jax.models.gemma import Gemma2Config, Gemma3Config, GemmaConfig
 from bigmodel_jax.models.gpt2 import GPT2Config
+from bigmodel_jax.models.gpt_oss import GptOssConfig
 from bigmodel_jax.models.linear import LinearConfig
 from bigmodel_jax.models.llama import LlamaConfig
 from bigmodel_jax.models.mistral import MistralConfig
@@ -19,6 +22,7 @@ from bigmodel_jax.models.qwen import Qwen2Config, Qwen3Config
 from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
 from bigmodel_jax.models.resnet import ResNetConfig
 from bigmodel_jax.models.rnn import RNNClassifierConfig, RNNConfig
+from bigmodel_jax.models.roberta import RobertaConfig
 from bigmodel_jax.models.t5 import T5Config
 from bigmodel_jax.models.vit import ViTConfig
 
@@ -33,9 +37,12 @@ MODELS: dict[str, type[ModelConfig]] = {
     "gemma3": Gemma3Config,
     "mixtral": MixtralConfig,
     "qwen3_moe": Qwen3MoeConfig,
+    "gpt_oss": GptOssConfig,
     "deepseek": DeepseekConfig,
     "t5": T5Config,
     "bert": BertConfig,
+    "roberta": RobertaConfig,
+    "deberta": DebertaConfig,
     "mlp": MLPConfig,
     "cnn": CNNConfig,
     "linear": LinearConfig,
@@ -43,17 +50,21 @@ MODELS: dict[str, type[ModelConfig]] = {
     "rnn_classifier": RNNClassifierConfig,
     "vit": ViTConfig,
     "resnet": ResNetConfig,
+    "efficientnet": EfficientNetConfig,
 }
 
 __all__ = [
     "MODELS",
     "BertConfig",
     "CNNConfig",
+    "DebertaConfig",
     "DeepseekConfig",
+    "EfficientNetConfig",
     "GPT2Config",
     "Gemma2Config",
     "Gemma3Config",
     "GemmaConfig",
+    "GptOssConfig",
     "LinearConfig",
     "LlamaConfig",
     "MLPConfig",
@@ -68,6 +79,7 @@ __all__ = [
     "RNNClassifierConfig",
     "RNNConfig",
     "ResNetConfig",
+    "RobertaConfig",
     "T5Config",
     "ViTConfig",
     "from_linen",

@@ -67,6 +67,11 @@ def attention_factor(scaling: RopeScaling) -> float:
     return scaling.attention_factor or 0.1 * math.log(max(scaling.factor, 1.0)) + 1.0
 
 
+def mscale(factor: float, weight: float) -> float:
+    """How much sharper attention is made for a context `factor` times longer, where a model weighs it (DeepSeek)."""
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
 def rope_angles(
     positions: jax.Array, head_dim: int, *, theta: float = 10_000.0, scaling: RopeScaling = RopeScaling()
 ) -> tuple[jax.Array, jax.Array]:

@@ -4,22 +4,44 @@
 """
 
 from bigmodel_jax.pretrained.bert import BERT
+from bigmodel_jax.pretrained.deberta import DEBERTA
 from bigmodel_jax.pretrained.deepseek import DEEPSEEK_V3
+from bigmodel_jax.pretrained.efficientnet import EFFICIENTNET
 from bigmodel_jax.pretrained.family import Family
 from bigmodel_jax.pretrained.gemma import GEMMA, GEMMA2, GEMMA3
 from bigmodel_jax.pretrained.gpt2 import GPT2
+from bigmodel_jax.pretrained.gpt_oss import GPT_OSS
 from bigmodel_jax.pretrained.llama import LLAMA
 from bigmodel_jax.pretrained.mistral import MISTRAL
 from bigmodel_jax.pretrained.mixtral import MIXTRAL
 from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
 from bigmodel_jax.pretrained.qwen_moe import QWEN3_MOE
 from bigmodel_jax.pretrained.resnet import RESNET
+from bigmodel_jax.pretrained.roberta import ROBERTA
 from bigmodel_jax.pretrained.t5 import T5
 from bigmodel_jax.pretrained.vit import VIT
 
 FAMILIES: dict[str, Family] = {
     family.architecture: family
-    for family in (LLAMA, GPT2, *BERT, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, MIXTRAL, QWEN3_MOE, DEEPSEEK_V3, VIT, T5, RESNET)
+    for family in (
+        LLAMA,
+        GPT2,
+        *BERT, *ROBERTA, *DEBERTA,
+        MISTRAL,
+        QWEN2,
+        QWEN3,
+        GEMMA,
+        GEMMA2,
+        GEMMA3,
+        MIXTRAL,
+        QWEN3_MOE,
+        GPT_OSS,
+        DEEPSEEK_V3,
+        VIT,
+        T5,
+        RESNET,
+        EFFICIENTNET,
+    )
 }
 
 __all__ = ["FAMILIES", "Family"]

@@ -20,8 +20,23 @@ from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.pretrained import folder
 
 TOLERANCE = 1e-4
-FAMILIES = ["gpt2", "llama", "llama31", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "mixtral", "qwen3_moe", "deepseek", "moonlight"]
-TRAINED = ["gpt2", "llama", "mixtral", "qwen3_moe"]
+FAMILIES = [
+    "gpt2",
+    "llama",
+    "llama31",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "mixtral",
+    "qwen3_moe",
+    "gpt_oss",
+    "deepseek",
+    "moonlight",
+]
+TRAINED = ["gpt2", "llama", "mixtral", "qwen3_moe", "gpt_oss"]
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
 

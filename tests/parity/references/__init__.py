@@ -2,10 +2,22 @@
 
 from references.decoders import DECODERS
 from references.deepseek import DEEPSEEKS
+from references.efficientnet import EFFICIENTNET
 from references.encoder_decoders import ENCODER_DECODERS
 from references.encoders import ENCODERS
+from references.gemma import GEMMA
 from references.mixtures import MIXTURES
 from references.recurrent import RECURRENT
 from references.vision import VISION
 
-REFERENCES = {**DECODERS, **MIXTURES, **ENCODERS, **DEEPSEEKS, **VISION, **ENCODER_DECODERS, **RECURRENT}
+REFERENCES = {
+    **DECODERS,
+    **GEMMA,
+    **MIXTURES,
+    **ENCODERS,
+    **DEEPSEEKS,
+    **VISION,
+    **EFFICIENTNET,
+    **ENCODER_DECODERS,
+    **RECURRENT,
+}

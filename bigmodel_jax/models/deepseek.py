@@ -1,0 +1,303 @@
+"""DeepSeek-V3: latent attention, many small experts beside shared ones, routing balanced by biases, and prediction of
+several tokens ahead in training (arXiv:2412.19437).
+
+Shapes: B batch, T tokens, S cache length, D embed, R latent, r rotary dimensions, E experts, V vocab, M modules that
+predict further ahead.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import normal
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models import decoder
+from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.nn import bias_routing, feedforward, latent_attention, linear, moe, multi_token, norm, position, stack
+from bigmodel_jax.nn.attention import Implementation, Where
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepseekConfig(ModelConfig):
+    vocab_size: int = 129_280
+    num_layers: int = 61
+    num_dense_layers: int = 3  # the first ones, without experts
+    embed_dim: int = 7168
+    num_heads: int = 128
+    q_lora_rank: int = 1536  # 0 = queries without a latent
+    kv_lora_rank: int = 512
+    qk_nope_head_dim: int = 128
+    qk_rope_head_dim: int = 64
+    v_head_dim: int = 128
+    mlp_dim: int = 18_432  # of a dense layer
+    expert_dim: int = 2048  # of one expert
+    num_experts: int = 256
+    num_shared_experts: int = 1  # those that every token goes to
+    experts_per_token: int = 8
+    num_groups: int = 8
+    groups_per_token: int = 4
+    normalize_weights: bool = True  # the weights of a token's experts sum to 1
+    routed_scale: float = 2.5
+    bias_update_rate: float = 0.001  # by how much a training step moves a routing bias
+    balance_loss: float = 1e-4  # weight of the balance within a sequence
+    num_mtp_layers: int = 0  # modules that predict one token further each, in training alone
+    mtp_loss: float = 0.3  # weight of their mean loss
+    max_seq_len: int = 4096
+    rope_theta: float = 10_000.0
+    rope_scaling: position.RopeScaling = position.RopeScaling()
+    mscale: float = 0.0  # with mscale_all_dim: cos and sin are multiplied by the ratio of the two scales
+    mscale_all_dim: float = 0.0  # logits are multiplied by the square of its scale, (0.1 mscale_all_dim ln(factor) + 1)
+    norm_eps: float = 1e-6
+    init_std: float = 0.006
+    remat: stack.Remat = "none"
+    unroll: bool = False
+    attention: Implementation = "auto"
+
+    def make(self) -> Model:
+        return Model(
+            spec=spec(self), apply=functools.partial(apply, self), make_cache=functools.partial(make_cache, self)
+        )
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.num_heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.qk_rope_head_dim
+
+    def validate(self, parallel) -> None:
+        decoder.check_decoder(self, parallel)
+        sizes = (self.num_experts, self.num_groups, self.groups_per_token, self.experts_per_token)
+        wrong = bias_routing.wrong_size(*sizes)
+        if not 0 <= self.num_dense_layers <= self.num_layers:
+            wrong = ("num_dense_layers", f"0 to num_layers = {self.num_layers}")
+        for name, axis in (("num_experts", "expert"), ("expert_dim", "tensor")):
+            if getattr(self, name) % max(getattr(parallel, axis), 1):
+                wrong = (name, f"multiples of parallel.{axis} = {getattr(parallel, axis)}")
+        if wrong:
+            raise ValueError(f"model.{wrong[0]} = {getattr(self, wrong[0])}; allowed: {wrong[1]}")
+
+    @classmethod
+    def tiny(cls) -> "DeepseekConfig":
+        return cls(
+            vocab_size=64,
+            num_layers=3,
+            num_dense_layers=1,
+            embed_dim=32,
+            num_heads=4,
+            q_lora_rank=16,
+            kv_lora_rank=16,
+            qk_nope_head_dim=8,
+            qk_rope_head_dim=4,
+            v_head_dim=8,
+            mlp_dim=64,
+            expert_dim=16,
+            num_experts=8,
+            experts_per_token=2,
+            num_groups=4,
+            groups_per_token=2,
+            max_seq_len=32,
+            init_std=0.02,
+        )
+
+
+def block_spec(cfg: DeepseekConfig, *, dense: bool) -> params.Tree:
+    init = normal(cfg.init_std)
+    tree = {
+        "attn_norm": norm.rms_spec(cfg.embed_dim),
+        "attn": latent_attention.spec(
+            cfg.embed_dim,
+            cfg.num_heads,
+            q_lora_rank=cfg.q_lora_rank,
+            kv_lora_rank=cfg.kv_lora_rank,
+            nope_dim=cfg.qk_nope_head_dim,
+            rope_dim=cfg.qk_rope_head_dim,
+            v_dim=cfg.v_head_dim,
+            init=init,
+            out_init=init,
+        ),
+        "mlp_norm": norm.rms_spec(cfg.embed_dim),
+    }
+    if dense:
+        return tree | {"mlp": feedforward.swiglu_spec(cfg.embed_dim, cfg.mlp_dim, init=init, out_init=init)}
+    shared_dim = cfg.num_shared_experts * cfg.expert_dim
+    return tree | {
+        "router": bias_routing.spec(cfg.embed_dim, cfg.num_experts, init=init),
+        "experts": moe.spec(cfg.num_experts, cfg.embed_dim, cfg.expert_dim, init=init, out_init=init),
+        "shared": feedforward.swiglu_spec(cfg.embed_dim, shared_dim, init=init, out_init=init),
+    }
+
+
+def spec(cfg: DeepseekConfig) -> params.Tree:
+    init = normal(cfg.init_std)
+    sparse = cfg.num_layers - cfg.num_dense_layers
+    tree = {
+        "embed": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=init),
+        "norm": norm.rms_spec(cfg.embed_dim),
+        "head": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=init),
+    }
+    if cfg.num_dense_layers:
+        tree["dense_layers"] = params.stack(block_spec(cfg, dense=True), cfg.num_dense_layers)
+    if sparse:
+        tree["layers"] = params.stack(block_spec(cfg, dense=False), sparse)
+    if cfg.num_mtp_layers:
+        tree["mtp"] = params.stack(
+            multi_token.spec(block_spec(cfg, dense=False), cfg.embed_dim, init=init), cfg.num_mtp_layers
+        )
+    return tree
+
+
+def make_cache(cfg: DeepseekConfig, batch_size: int, length: int, dtype) -> decoder.Cache:
+    """An empty cache: of each layer and token the latent (R) and the shared rotary key (r), whatever the heads."""
+    stacks = {"dense_layers": cfg.num_dense_layers, "layers": cfg.num_layers - cfg.num_dense_layers}
+    shape = (batch_size, length, cfg.kv_lora_rank, cfg.qk_rope_head_dim)
+    layers = {name: latent_attention.empty_cache(n, *shape, dtype) for name, n in stacks.items() if n}
+    places = jnp.zeros((batch_size, length), jnp.int32)
+    return decoder.Cache(layers, places, places, jnp.zeros((), jnp.int32))
+
+
+def rope_angles(cfg: DeepseekConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    scaling = cfg.rope_scaling
+    if cfg.mscale and cfg.mscale_all_dim and not scaling.attention_factor:
+        factor = position.mscale(scaling.factor, cfg.mscale) / position.mscale(scaling.factor, cfg.mscale_all_dim)
+        scaling = dataclasses.replace(scaling, attention_factor=factor)
+    return position.rope_angles(positions, cfg.qk_rope_head_dim, theta=cfg.rope_theta, scaling=scaling)
+
+
+def attend(cfg: DeepseekConfig, p, x_BTD, cache, q_where, k_where, angles, index):
+    """The attention half of a block, with its residual; (x, the layer's cache)."""
+    h = norm.rms(p["attn_norm"], x_BTD, eps=cfg.norm_eps)
+    q, kv = latent_attention.queries(p["attn"], h, angles), latent_attention.latents(p["attn"], h, angles)
+    absorb = False
+    if cache is not None:
+        cache = latent_attention.update_cache(cache, kv, index)
+        kv = (cache["latent"], cache["k_rope"])
+        absorb = latent_attention.absorbing_is_cheaper(
+            x_BTD.shape[1], cfg.kv_lora_rank, cfg.qk_nope_head_dim, cfg.v_head_dim
+        )
+    scale = (cfg.qk_nope_head_dim + cfg.qk_rope_head_dim) ** -0.5
+    if cfg.rope_scaling.kind != "none" and cfg.mscale_all_dim:
+        scale *= position.mscale(cfg.rope_scaling.factor, cfg.mscale_all_dim) ** 2
+    y = latent_attention.attend(
+        p["attn"], q, kv, q_where, k_where, scale=scale, absorb=absorb, implementation=cfg.attention
+    )
+    return constrain(x_BTD + y, "batch", "seq", "embed"), cache
+
+
+def mixture(cfg: DeepseekConfig, p, h_BTD, mask_BT):
+    """Shared and routed experts; (their sum, what the routing's balance needs of this layer)."""
+    routing = bias_routing.route(
+        p["router"],
+        h_BTD,
+        cfg.experts_per_token,
+        num_groups=cfg.num_groups,
+        num_chosen_groups=cfg.groups_per_token,
+        normalize=cfg.normalize_weights,
+        scale=cfg.routed_scale,
+    )
+    y = moe.experts(p["experts"], h_BTD, routing, mask_BT) + feedforward.swiglu(p["shared"], h_BTD)
+    balance = bias_routing.sequence_balance(routing, mask_BT)
+    return y, {"num_tokens": bias_routing.num_tokens(routing, mask_BT), "balance": balance}
+
+
+def block(cfg: DeepseekConfig, p, x_BTD, cache, q_where, *where):
+    """One layer of either kind; (x, (the layer's cache, what its routing did))."""
+    x_BTD, cache = attend(cfg, p, x_BTD, cache, q_where, *where)
+    h = norm.rms(p["mlp_norm"], x_BTD, eps=cfg.norm_eps)
+    y, routed = (feedforward.swiglu(p["mlp"], h), {}) if "mlp" in p else mixture(cfg, p, h, q_where.segments > 0)
+    return constrain(x_BTD + y, "batch", "seq", "embed"), (cache, routed)
+
+
+def apply(cfg: DeepseekConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
+    """Logits (B, T, V) float32; batch: tokens, positions, segment_ids (B, T); with a cache they follow its own.
+
+    In training, updates of the routing biases and, with num_mtp_layers, the loss of the modules: that needs targets and
+    weights (B, T) in the batch.
+    """
+    q_where, k_where, cache = decoder.where(batch, cache)
+    angles = rope_angles(cfg, q_where.positions)
+    x_BTD = constrain(linear.embed(p["embed"], batch["tokens"]), "batch", "seq", "embed")
+
+    def body(layer, x, layer_cache):
+        return block(cfg, layer, x, layer_cache, q_where, k_where, angles, cache and cache.index)
+
+    caches, routed = {}, {}
+    for name in ("dense_layers", "layers"):
+        if name in p:
+            xs = cache and cache.layers[name]
+            x_BTD, (caches[name], routed[name]) = stack.run(
+                body, p[name], x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll
+            )
+    x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
+    logits = constrain(linear.unembed(p["head"], x_BTD), "batch", "seq", "vocab")
+    if not train:
+        return Out(logits, cache=cache and cache.advance(caches, batch["tokens"].shape[1]))
+    losses = {}
+    if cfg.num_mtp_layers:
+        further, routed["mtp"] = further_logits(cfg, p, batch["tokens"], x_BTD, q_where, angles)
+        loss = multi_token.loss(further, batch["targets"], batch["weights"], q_where.segments)
+        losses["mtp_loss"] = cfg.mtp_loss * loss
+    updates, balance_loss = balance(cfg, p, {name: of_layers for name, of_layers in routed.items() if of_layers})
+    return Out(logits, updates=updates, losses=losses | balance_loss)
+
+
+def further_logits(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
+    """Logits of the modules that predict further, (M, B, T, V), and what their routing did; hidden: the normed output.
+
+    Every module is told the places of the hidden states: rotary positions count by their differences alone.
+    """
+
+    def run(layer, x, segments):
+        at_tokens = Where(at.positions, segments)
+        x, (_, routed) = block(cfg, layer, x, None, at_tokens, at_tokens, angles, None)
+        return x, routed
+
+    embed = functools.partial(linear.embed, p["embed"])
+    options = {"eps": cfg.norm_eps, "remat": cfg.remat, "unroll": cfg.unroll}
+    further, routed = multi_token.hidden(p["mtp"], embed, run, tokens, hidden_BTD, at.segments, **options)
+    return linear.unembed(p["head"], further), routed
+
+
+def balance(cfg: DeepseekConfig, p, routed: dict) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The routing biases after this batch, by path, and the loss; routed: of each stack of layers with experts."""
+    updates = {}
+    for name, of_layers in routed.items():
+        bias = p[name]["router"]["choice_bias"]
+        new = bias_routing.updated_bias(bias, of_layers["num_tokens"], cfg.bias_update_rate)
+        updates[f"{name}/router/choice_bias"] = new
+    loss = cfg.balance_loss * sum(of_layers["balance"].sum() for of_layers in routed.values())
+    return updates, {"balance_loss": loss} if cfg.balance_loss and routed else {}
+
+
+PRESETS = {
+    "deepseek-v3": DeepseekConfig(
+        max_seq_len=163_840,
+        rope_scaling=position.RopeScaling(kind="yarn", factor=40.0, original_max_seq_len=4096),
+        mscale=1.0,
+        mscale_all_dim=1.0,
+    ),
+    "moonlight-16b-a3b": DeepseekConfig(
+        vocab_size=163_840,
+        num_layers=27,
+        num_dense_layers=1,
+        embed_dim=2048,
+        num_heads=16,
+        q_lora_rank=0,
+        mlp_dim=11_264,
+        expert_dim=1408,
+        num_experts=64,
+        num_shared_experts=2,
+        experts_per_token=6,
+        num_groups=1,
+        groups_per_token=1,
+        routed_scale=2.446,
+        max_seq_len=8192,
+        rope_theta=50_000.0,
+        norm_eps=1e-5,
+        init_std=0.02,
+    ),
+}

@@ -1,0 +1,135 @@
+"""DeepSeek-V3's tensors and config.json."""
+
+from bigmodel_jax.models.deepseek import DeepseekConfig
+from bigmodel_jax.pretrained.family import Family, check_fixed, rope_from_hf, rope_to_hf
+from bigmodel_jax.pretrained.llama import ENDS
+from bigmodel_jax.pretrained.names import Row, linear
+
+LAYER = "model.layers.{i}."
+
+
+def attention(ours: str, start: str) -> tuple[Row, ...]:
+    theirs = f"{LAYER}self_attn."
+    return (
+        Row(f"{ours}/attn_norm/scale", f"{LAYER}input_layernorm.weight", start=start),
+        Row(f"{ours}/attn/q", f"{theirs}q_proj.weight", linear(), start=start),
+        Row(f"{ours}/attn/q_a", f"{theirs}q_a_proj.weight", linear(), start=start),
+        Row(f"{ours}/attn/q_norm/scale", f"{theirs}q_a_layernorm.weight", start=start),
+        Row(f"{ours}/attn/q_b", f"{theirs}q_b_proj.weight", linear(), start=start),
+        # One tensor: the latent's rows, then those of the key that the heads share.
+        Row((f"{ours}/attn/kv_a", f"{ours}/attn/k_rope"), f"{theirs}kv_a_proj_with_mqa.weight", linear(), start=start),
+        Row(f"{ours}/attn/kv_norm/scale", f"{theirs}kv_a_layernorm.weight", start=start),
+        Row(f"{ours}/attn/kv_b", f"{theirs}kv_b_proj.weight", linear(), start=start),
+        Row(f"{ours}/attn/o", f"{theirs}o_proj.weight", linear(in_dims=2), start=start),
+        Row(f"{ours}/mlp_norm/scale", f"{LAYER}post_attention_layernorm.weight", start=start),
+    )
+
+
+def feedforward(ours: str, theirs: str, start: str) -> tuple[Row, ...]:
+    names = ("gate", "up", "down")
+    return tuple(Row(f"{ours}/{n}", f"{LAYER}mlp.{theirs}{n}_proj.weight", linear(), start=start) for n in names)
+
+
+def sparse(ours: str, start: str) -> tuple[Row, ...]:
+    """A stack of layers with experts."""
+    return (
+        *attention(ours, start),
+        Row(f"{ours}/router/kernel", f"{LAYER}mlp.gate.weight", linear(), start=start),
+        Row(f"{ours}/router/choice_bias", f"{LAYER}mlp.gate.e_score_correction_bias", start=start),
+        *feedforward(f"{ours}/experts", "experts.{e}.", start),
+        *feedforward(f"{ours}/shared", "shared_experts.", start),
+    )
+
+
+ROWS = (
+    *ENDS,
+    *attention("dense_layers", ""),
+    *feedforward("dense_layers/mlp", "", ""),
+    *sparse("layers", "num_dense_layers"),
+    # The modules that predict further stand behind the last layer.
+    *sparse("mtp", "num_layers"),
+    Row("mtp/embed_norm/scale", f"{LAYER}enorm.weight", start="num_layers"),
+    Row("mtp/hidden_norm/scale", f"{LAYER}hnorm.weight", start="num_layers"),
+    Row("mtp/merge/kernel", f"{LAYER}eh_proj.weight", linear(), start="num_layers"),
+    Row("mtp/norm/scale", f"{LAYER}shared_head.norm.weight", start="num_layers"),
+)
+# The published file's module for a second token, which no decoder needs; transformers passes over it as well.
+IGNORED = (r".*rotary_emb\.inv_freq", r"model\.layers\.61\..*")
+
+# Ours -> theirs, where both mean the same number.
+SIZES = {
+    "vocab_size": "vocab_size",
+    "num_layers": "num_hidden_layers",
+    "num_dense_layers": "first_k_dense_replace",
+    "embed_dim": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "kv_lora_rank": "kv_lora_rank",
+    "qk_nope_head_dim": "qk_nope_head_dim",
+    "qk_rope_head_dim": "qk_rope_head_dim",
+    "v_head_dim": "v_head_dim",
+    "mlp_dim": "intermediate_size",
+    "expert_dim": "moe_intermediate_size",
+    "num_experts": "n_routed_experts",
+    "num_shared_experts": "n_shared_experts",
+    "experts_per_token": "num_experts_per_tok",
+    "num_groups": "n_group",
+    "groups_per_token": "topk_group",
+    "normalize_weights": "norm_topk_prob",
+    "routed_scale": "routed_scaling_factor",
+    "max_seq_len": "max_position_embeddings",
+    "norm_eps": "rms_norm_eps",
+    "init_std": "initializer_range",
+}
+MSCALES = ("mscale", "mscale_all_dim")
+
+
+def from_hf(hf: dict) -> DeepseekConfig:
+    """The decoder alone: a file need not hold the modules of `num_nextn_predict_layers`, whatever its config says."""
+    check_fixed(
+        hf,
+        hidden_act="silu",
+        attention_bias=False,
+        tie_word_embeddings=False,
+        rope_interleave=True,
+        scoring_func="sigmoid",
+        topk_method="noaux_tc",
+        moe_layer_freq=1,
+        num_key_value_heads=(hf["num_attention_heads"], None),
+    )
+    if hf.get("quantization_config"):
+        raise ValueError("config.json: quantization_config: 8-bit weights are not supported; convert to bfloat16 first")
+    theta, scaling = rope_from_hf(hf)
+    found = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    return DeepseekConfig(
+        **{ours: hf[theirs] for ours, theirs in SIZES.items()},
+        **{name: float(found.get(name) or 0.0) for name in MSCALES},
+        q_lora_rank=hf.get("q_lora_rank") or 0,
+        balance_loss=hf.get("aux_loss_alpha", 0.0),
+        rope_theta=theta,
+        rope_scaling=scaling,
+    )
+
+
+def to_hf(cfg: DeepseekConfig) -> dict:
+    rope = rope_to_hf(cfg.rope_theta, cfg.rope_scaling)
+    if rope["rope_scaling"]:
+        rope["rope_scaling"] |= {name: getattr(cfg, name) for name in MSCALES if getattr(cfg, name)}
+    return {
+        "model_type": "deepseek_v3",
+        **{theirs: getattr(cfg, ours) for ours, theirs in SIZES.items()},
+        **rope,
+        "q_lora_rank": cfg.q_lora_rank or None,
+        "num_key_value_heads": cfg.num_heads,
+        "num_nextn_predict_layers": cfg.num_mtp_layers,
+        "aux_loss_alpha": cfg.balance_loss,
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "moe_layer_freq": 1,
+        "rope_interleave": True,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "tie_word_embeddings": False,
+    }
+
+
+DEEPSEEK_V3 = Family("DeepseekV3ForCausalLM", DeepseekConfig, from_hf, to_hf, ROWS, IGNORED)
