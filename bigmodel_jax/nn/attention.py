@@ -64,13 +64,15 @@ def spec(
     return tree
 
 
-def qkv(p: dict, x_BTD: jax.Array, *, norm_eps: float = 1e-6) -> tuple[jax.Array, jax.Array, jax.Array]:
+def qkv(
+    p: dict, x_BTD: jax.Array, *, norm_eps: float = 1e-6, norm_offset: float = 0.0
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries (B, T, H, h), keys and values (B, T, K, h), with the biases and norms that `p` holds."""
     out = []
     for name in ("q", "k", "v"):
         y = linear.project(x_BTD, p[name])
         y = y + p[f"{name}_bias"] if f"{name}_bias" in p else y
-        out.append(norm.rms(p[f"{name}_norm"], y, eps=norm_eps) if f"{name}_norm" in p else y)
+        out.append(norm.rms(p[f"{name}_norm"], y, eps=norm_eps, offset=norm_offset) if f"{name}_norm" in p else y)
     return tuple(out)
 
 

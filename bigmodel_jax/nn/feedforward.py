@@ -23,6 +23,12 @@ def swiglu(p: dict, x: jax.Array) -> jax.Array:
     return linear.project(constrain(hidden, "batch", "seq", "mlp"), p["down"])
 
 
+def geglu(p: dict, x: jax.Array) -> jax.Array:
+    """(gelu(x gate) * (x up)) down, of swiglu's parameters, with the tanh approximation; x (B, T, D)."""
+    hidden = jax.nn.gelu(linear.project(x, p["gate"]), approximate=True) * linear.project(x, p["up"])
+    return linear.project(constrain(hidden, "batch", "seq", "mlp"), p["down"])
+
+
 def mlp_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict:
     return {
         "up": linear.linear_spec(dim, mlp_dim, init=init, bias=True),

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
-from transformers import Gemma2Config, Gemma3TextConfig, GemmaConfig
 
 from references.weights import randomize, save_gradients, save_weights
 
@@ -109,27 +108,11 @@ GPT2_SIZES = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_p
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 IDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 
-# Caps low enough to bend these logits; a window shorter than the text.
-GEMMA2 = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
-LOCAL = {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 4}
-GEMMA3_ROPE = {
-    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
-    "full_attention": {"rope_type": "linear", "rope_theta": 1000.0, "factor": 8.0},
-}
-
 DECODERS = {
     "gpt2": functools.partial(write, GPT2Config(**GPT2_SIZES, **NO_DROPOUT, **IDS), training=True),
     "llama": functools.partial(write, LlamaConfig(**SIZES), training=True),
     "mistral": functools.partial(write, MistralConfig(**SIZES, head_dim=16, sliding_window=4)),
     "qwen2": functools.partial(write, Qwen2Config(**SIZES)),
-    "gemma": functools.partial(write, GemmaConfig(**SIZES | {"num_key_value_heads": 1}, head_dim=16)),
-    "gemma2": functools.partial(write, Gemma2Config(**SIZES, **LOCAL, **GEMMA2)),
-    "gemma3": functools.partial(
-        write,
-        Gemma3TextConfig(
-            **SIZES | {"num_hidden_layers": 4}, **LOCAL, sliding_window_pattern=3, rope_parameters=GEMMA3_ROPE
-        ),
-    ),
     "qwen3": functools.partial(write, Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True)),
     "llama31": functools.partial(write, LlamaConfig(**SIZES, rope_parameters=LLAMA31, tie_word_embeddings=True)),
 }

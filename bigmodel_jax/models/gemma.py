@@ -1,0 +1,239 @@
+"""Gemma 1, 2 and 3, text (arXiv:2403.08295, 2408.00118, 2503.19786).
+
+All: embeddings scaled by sqrt(D), RMSNorm by 1 + scale, GeGLU. From 2 on: norms after attention and MLP too, local layers
+between global ones; 2: soft caps on the logits of attention and of the model; 3: norms of queries and keys instead, and a
+slower rotation in the global layers.
+
+Shapes: B batch, T tokens, S cache length, D embed, H heads, K kv heads, h head_dim, V vocab, L layers.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Param, normal, zeros
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.decoder import check_decoder, make_cache, update_cache, where
+from bigmodel_jax.nn import attention, feedforward, linear, norm, position, stack
+from bigmodel_jax.nn.attention import Implementation
+
+
+@dataclasses.dataclass(frozen=True)
+class GemmaConfig(ModelConfig):
+    """Defaults: Gemma 7B."""
+
+    vocab_size: int = 256_000
+    num_layers: int = 28
+    embed_dim: int = 3072
+    num_heads: int = 16
+    num_kv_heads: int = 16
+    head_dim: int = 256
+    mlp_dim: int = 24_576
+    max_seq_len: int = 8192
+    rope_theta: float = 10_000.0
+    rope_scaling: position.RopeScaling = position.RopeScaling()  # of global layers
+    local_rope_theta: float = 10_000.0
+    window: int = 0  # tokens that a token of a local layer sees, itself included; 0 = there are no local layers
+    global_every: int = 1  # one layer in so many, the last of them, is global
+    query_pre_attn_scalar: int = 0  # queries are divided by its square root; 0 = head_dim
+    attn_softcap: float = 0.0  # attention's logits become c tanh(logits / c); 0 = no cap
+    final_softcap: float = 0.0  # the same for the model's logits
+    post_norms: bool = False
+    qk_norm: bool = False
+    norm_eps: float = 1e-6
+    init_std: float = 0.02
+    remat: stack.Remat = "none"
+    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
+    attention: Implementation = "auto"
+
+    @property
+    def tied_embeddings(self) -> bool:
+        return True
+
+    def make(self) -> Model:
+        return Model(
+            spec=spec(self), apply=functools.partial(apply, self), make_cache=functools.partial(make_cache, self)
+        )
+
+    def validate(self, parallel) -> None:
+        check_decoder(self, parallel)
+        for name, least in (("window", 0), ("global_every", 1), ("attn_softcap", 0), ("final_softcap", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"model.{name} = {getattr(self, name)}; it must be {least} or more")
+
+    @classmethod
+    def tiny(cls) -> "GemmaConfig":
+        sizes = {"vocab_size": 64, "num_layers": 2, "embed_dim": 32, "mlp_dim": 64, "max_seq_len": 32}
+        return cls(**sizes, num_heads=4, num_kv_heads=2, head_dim=8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gemma2Config(GemmaConfig):
+    """Defaults: Gemma 2 9B."""
+
+    num_layers: int = 42
+    embed_dim: int = 3584
+    num_kv_heads: int = 8
+    mlp_dim: int = 14_336
+    window: int = 4096
+    global_every: int = 2
+    attn_softcap: float = 50.0
+    final_softcap: float = 30.0
+    post_norms: bool = True
+
+    @classmethod
+    def tiny(cls) -> "Gemma2Config":
+        return dataclasses.replace(super().tiny(), window=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gemma3Config(GemmaConfig):
+    """Defaults: Gemma 3 4B."""
+
+    vocab_size: int = 262_208
+    num_layers: int = 34
+    embed_dim: int = 2560
+    num_heads: int = 8
+    num_kv_heads: int = 4
+    mlp_dim: int = 10_240
+    max_seq_len: int = 131_072
+    rope_theta: float = 1_000_000.0
+    rope_scaling: position.RopeScaling = position.RopeScaling("linear", factor=8.0, original_max_seq_len=131_072)
+    window: int = 1024
+    global_every: int = 6
+    post_norms: bool = True
+    qk_norm: bool = True
+
+    @classmethod
+    def tiny(cls) -> "Gemma3Config":
+        return dataclasses.replace(super().tiny(), num_layers=3, window=4, global_every=2)
+
+
+def rms_spec(dim: int, axis: str = "embed") -> params.Tree:
+    """Scales around zero, which `rms` adds one to."""
+    return {"scale": Param((dim,), (axis,), zeros())}
+
+
+def block_spec(cfg: GemmaConfig) -> params.Tree:
+    init, D, h = normal(cfg.init_std), cfg.embed_dim, cfg.head_dim
+    attn = attention.spec(D, cfg.num_heads, cfg.num_kv_heads, h, init=init, out_init=init)
+    if cfg.qk_norm:
+        attn |= {"q_norm": rms_spec(h, "head_dim"), "k_norm": rms_spec(h, "head_dim")}
+    tree = {
+        "attn_norm": rms_spec(D),
+        "attn": attn,
+        "mlp_norm": rms_spec(D),
+        "mlp": feedforward.swiglu_spec(D, cfg.mlp_dim, init=init, out_init=init),
+    }
+    return tree | {"attn_post_norm": rms_spec(D), "mlp_post_norm": rms_spec(D)} if cfg.post_norms else tree
+
+
+def spec(cfg: GemmaConfig) -> params.Tree:
+    return {
+        "embed": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=normal(cfg.init_std)),
+        "layers": params.stack(block_spec(cfg), cfg.num_layers),
+        "norm": rms_spec(cfg.embed_dim),
+    }
+
+
+def is_local(cfg: GemmaConfig) -> jax.Array | None:
+    """(L,) bool, or None where every layer is global."""
+    return (jnp.arange(cfg.num_layers) + 1) % cfg.global_every != 0 if cfg.window else None
+
+
+def rms(cfg: GemmaConfig, p, x):
+    return norm.rms(p, x, eps=cfg.norm_eps, offset=1.0)
+
+
+def attend(cfg: GemmaConfig, p, x_BTD, cache, local, q_where, k_where, angles, index):
+    """Attention without its norms and residual; (B, T, D), the layer's cache. angles: global and local ones."""
+    q, k, v = attention.qkv(p, x_BTD, norm_eps=cfg.norm_eps, norm_offset=1.0)
+    turn, window = angles[0], None
+    if local is not None:
+        turn = jax.tree.map(lambda far, near: jnp.where(local, near, far), *angles)
+        window = jnp.where(local, cfg.window, jnp.iinfo(jnp.int32).max)
+    q, k = position.rope(q, turn), position.rope(k, turn)
+    k, v = update_cache(cache, k, v, index)
+    scale = (cfg.query_pre_attn_scalar or cfg.head_dim) ** -0.5
+    h = attention.attend(
+        q,
+        k,
+        v,
+        q_where,
+        k_where,
+        window=window,
+        scale=scale,
+        softcap=cfg.attn_softcap,
+        implementation=cfg.attention,
+    )
+    return attention.project_out(p, h), None if cache is None else {"k": k, "v": v}
+
+
+def block(cfg: GemmaConfig, p, x_BTD, cache, local, *where):
+    h, cache = attend(cfg, p["attn"], rms(cfg, p["attn_norm"], x_BTD), cache, local, *where)
+    h = rms(cfg, p["attn_post_norm"], h) if cfg.post_norms else h
+    x_BTD = constrain(x_BTD + h, "batch", "seq", "embed")
+    h = feedforward.geglu(p["mlp"], rms(cfg, p["mlp_norm"], x_BTD))
+    h = rms(cfg, p["mlp_post_norm"], h) if cfg.post_norms else h
+    return constrain(x_BTD + h, "batch", "seq", "embed"), cache
+
+
+def apply(cfg: GemmaConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
+    """Logits (B, T, V) float32; batch: tokens, positions, segment_ids (B, T); with a cache they follow its own."""
+    q_where, k_where, cache = where(batch, cache)
+    angles = (
+        position.rope_angles(q_where.positions, cfg.head_dim, theta=cfg.rope_theta, scaling=cfg.rope_scaling),
+        position.rope_angles(q_where.positions, cfg.head_dim, theta=cfg.local_rope_theta),
+    )
+    x_BTD = linear.embed(p["embed"], batch["tokens"])
+    # Rounded to the embedding's dtype first, as the published models were trained: sqrt(3072) is 55.5 in bfloat16.
+    x_BTD = constrain(x_BTD * jnp.asarray(cfg.embed_dim**0.5, x_BTD.dtype), "batch", "seq", "embed")
+    xs = (None if cache is None else cache.layers, is_local(cfg))
+
+    def body(layer, x, layer_xs):
+        return block(cfg, layer, x, *layer_xs, q_where, k_where, angles, cache and cache.index)
+
+    x_BTD, layers = stack.run(body, p["layers"], x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll)
+    logits = linear.unembed(p["embed"], rms(cfg, p["norm"], x_BTD))
+    if cfg.final_softcap:
+        logits = cfg.final_softcap * jnp.tanh(logits / cfg.final_softcap)
+    cache = None if cache is None else cache.advance(layers, x_BTD.shape[1])
+    return Out(constrain(logits, "batch", "seq", "vocab"), cache=cache)
+
+
+NO_SCALING = position.RopeScaling()
+GEMMA3_SMALL = Gemma3Config(
+    vocab_size=262_144, num_heads=4, num_kv_heads=1, max_seq_len=32_768, rope_scaling=NO_SCALING, window=512
+)
+PRESETS = {
+    "gemma-2b": GemmaConfig(num_layers=18, embed_dim=2048, num_heads=8, num_kv_heads=1, mlp_dim=16_384),
+    "gemma-7b": GemmaConfig(),
+    "gemma-2-2b": Gemma2Config(num_layers=26, embed_dim=2304, num_heads=8, num_kv_heads=4, mlp_dim=9216),
+    "gemma-2-9b": Gemma2Config(),
+    "gemma-2-27b": Gemma2Config(
+        num_layers=46,
+        embed_dim=4608,
+        num_heads=32,
+        num_kv_heads=16,
+        head_dim=128,
+        mlp_dim=36_864,
+        query_pre_attn_scalar=144,
+    ),
+    "gemma-3-270m": dataclasses.replace(GEMMA3_SMALL, num_layers=18, embed_dim=640, mlp_dim=2048),
+    "gemma-3-1b": dataclasses.replace(GEMMA3_SMALL, num_layers=26, embed_dim=1152, mlp_dim=6912),
+    "gemma-3-4b": Gemma3Config(),
+    "gemma-3-12b": Gemma3Config(num_layers=48, embed_dim=3840, num_heads=16, num_kv_heads=8, mlp_dim=15_360),
+    "gemma-3-27b": Gemma3Config(
+        num_layers=62,
+        embed_dim=5376,
+        num_heads=32,
+        num_kv_heads=16,
+        head_dim=128,
+        mlp_dim=21_504,
+        query_pre_attn_scalar=168,
+    ),
+}

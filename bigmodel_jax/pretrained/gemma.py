@@ -1,0 +1,108 @@
+"""Gemma's tensors and config.json, three generations."""
+
+import functools
+
+from bigmodel_jax.models.gemma import Gemma2Config, Gemma3Config, GemmaConfig
+from bigmodel_jax.pretrained import llama
+from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.names import Row
+
+# From Gemma 2 on, Llama's name of the norm before the MLP means the one after attention.
+ROWS = (
+    *(row for row in llama.ROWS if row.ours != "layers/mlp_norm/scale"),
+    Row("layers/attn_post_norm/scale", "model.layers.{i}.post_attention_layernorm.weight"),
+    Row("layers/mlp_norm/scale", "model.layers.{i}.pre_feedforward_layernorm.weight"),
+    Row("layers/mlp_post_norm/scale", "model.layers.{i}.post_feedforward_layernorm.weight"),
+)
+ACTIVATION = "gelu_pytorch_tanh"
+# (post_norms, qk_norm) of a generation.
+NORMS = {"gemma": (False, False), "gemma2": (True, False), "gemma3_text": (True, True)}
+
+
+def sizes_from_hf(hf: dict) -> dict:
+    check_fixed(hf, attention_bias=False, use_bidirectional_attention=(False, None), tie_word_embeddings=True)
+    sizes = llama.sizes_from_hf(hf | {"head_dim": hf.get("head_dim", 256)})
+    del sizes["tied_embeddings"]  # always
+    scalar = hf.get("query_pre_attn_scalar", sizes["head_dim"])
+    return sizes | {"query_pre_attn_scalar": 0 if scalar == sizes["head_dim"] else scalar}
+
+
+def local_from_hf(hf: dict, global_every: int) -> dict:
+    """Window and pattern, from `layer_types` or the number that older files give."""
+    every = hf.get("sliding_window_pattern") or hf.get("_sliding_window_pattern") or global_every
+    types = hf.get("layer_types")
+    if types and "full_attention" in types:
+        every = types.index("full_attention") + 1
+    if types and types != layer_types(len(types), every):
+        raise ValueError(f"config.json: layer_types = {types} is not supported; supported: every n-th full_attention")
+    return {"window": hf["sliding_window"] or 0, "global_every": every}
+
+
+def layer_types(num_layers: int, global_every: int) -> list[str]:
+    return ["sliding_attention" if (i + 1) % global_every else "full_attention" for i in range(num_layers)]
+
+
+def gemma_from_hf(hf: dict) -> GemmaConfig:
+    # "gelu" in the first files stands for the tanh approximation that the model was trained with.
+    check_fixed(hf, hidden_act=(ACTIVATION, "gelu"), hidden_activation=(None, ACTIVATION))
+    return GemmaConfig(**sizes_from_hf(hf))
+
+
+def gemma2_from_hf(hf: dict) -> Gemma2Config:
+    check_fixed(hf, hidden_activation=ACTIVATION)
+    return Gemma2Config(
+        **sizes_from_hf(hf),
+        **local_from_hf(hf, global_every=2),
+        attn_softcap=hf["attn_logit_softcapping"] or 0.0,
+        final_softcap=hf["final_logit_softcapping"] or 0.0,
+    )
+
+
+def gemma3_from_hf(hf: dict) -> Gemma3Config:
+    check_fixed(hf, hidden_activation=ACTIVATION, attn_logit_softcapping=None)
+    rope = hf.get("rope_parameters") or {}
+    near, far = rope.get("sliding_attention", {}), rope.get("full_attention", {})
+    check_fixed(near, rope_type="default")
+    far = {"rope_parameters": far} if far else {"rope_theta": hf.get("rope_theta", 1_000_000.0)}
+    return Gemma3Config(
+        **sizes_from_hf(hf | far),
+        **local_from_hf(hf, global_every=6),
+        local_rope_theta=float(near.get("rope_theta") or hf.get("rope_local_base_freq", 10_000.0)),
+        final_softcap=hf.get("final_logit_softcapping") or 0.0,
+    )
+
+
+def to_hf(cfg: GemmaConfig, *, model_type: str) -> dict:
+    if (cfg.post_norms, cfg.qk_norm) != NORMS[model_type]:
+        raise ValueError(
+            f"model: a {model_type} has (post_norms, qk_norm) = {NORMS[model_type]}; "
+            f"this one has {cfg.post_norms, cfg.qk_norm}"
+        )
+    if model_type == "gemma3_text" and cfg.attn_softcap:
+        raise ValueError(f"model.attn_softcap = {cfg.attn_softcap}; a gemma3_text has none: 0")
+    if model_type == "gemma" and (cfg.window or cfg.query_pre_attn_scalar or cfg.attn_softcap or cfg.final_softcap):
+        raise ValueError("model: window, query_pre_attn_scalar and soft caps are not in a gemma; use Gemma2Config")
+    fixed = {"hidden_act": ACTIVATION, "hidden_activation": ACTIVATION, "attention_bias": False}
+    hf = {"model_type": model_type, **llama.sizes_to_hf(cfg), **fixed}
+    if model_type == "gemma":
+        return hf
+    hf |= {
+        "query_pre_attn_scalar": cfg.query_pre_attn_scalar or cfg.head_dim,
+        "sliding_window": cfg.window or None,
+        "layer_types": layer_types(cfg.num_layers, cfg.global_every if cfg.window else 1),
+        "attn_logit_softcapping": cfg.attn_softcap or None,
+        "final_logit_softcapping": cfg.final_softcap or None,
+    }
+    if model_type == "gemma2":
+        return hf
+    return hf | {"rope_local_base_freq": cfg.local_rope_theta, "sliding_window_pattern": cfg.global_every}
+
+
+def family(architecture: str, config: type[GemmaConfig], from_hf, model_type: str, rows: tuple[Row, ...]) -> Family:
+    write = functools.partial(to_hf, model_type=model_type)
+    return Family(architecture, config, from_hf, write, rows, llama.IGNORED)
+
+
+GEMMA = family("GemmaForCausalLM", GemmaConfig, gemma_from_hf, "gemma", llama.ROWS)
+GEMMA2 = family("Gemma2ForCausalLM", Gemma2Config, gemma2_from_hf, "gemma2", ROWS)
+GEMMA3 = family("Gemma3ForCausalLM", Gemma3Config, gemma3_from_hf, "gemma3_text", ROWS)
