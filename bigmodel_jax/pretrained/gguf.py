@@ -75,7 +75,7 @@ def _reader(path: Path) -> Any:
     try:
         return GGUFReader(path)
     except (ValueError, IndexError, OverflowError) as error:  # what numpy and the enums say of bytes that are not there
-        unknown = re.search(r"(\d+) is not a valid GGMLQuantizationType", str(error))
+        unknown = re.search(r"(\d+)\)? is not a valid GGMLQuantizationType", str(error))
         if unknown:
             raise ValueError(f"{path}: quantisation type {unknown[1]} is unknown to the gguf package") from None
         raise ValueError(f"{path}: not a GGUF file, or cut short ({error})") from None

@@ -1,0 +1,156 @@
+"""What is wrong with a folder is one line, everything at once, before anything is written."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from bigmodel_jax import cli
+from bigmodel_jax.core import params
+from bigmodel_jax.pretrained import FAMILIES, folder, names
+from bigmodel_jax.pretrained.family import spec_by_path
+
+FIXTURES = Path(__file__).parents[1] / "parity" / "fixtures"
+
+
+@pytest.fixture
+def llama(tmp_path):
+    shutil.copytree(FIXTURES / "llama", tmp_path / "llama")
+    return tmp_path / "llama"
+
+
+def change_config(path: Path, **changes) -> None:
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | changes))
+
+
+def change_weights(path: Path, change) -> None:
+    tensors = load_file(path / "model.safetensors")
+    change(tensors)
+    save_file(tensors, path / "model.safetensors")
+
+
+def break_architecture(path):
+    change_config(path, architectures=["LlamaForCausalLMM"])
+
+
+def break_activation(path):
+    change_config(path, hidden_act="relu")
+
+
+def break_vocabulary(path):
+    change_config(path, vocab_size=97)
+
+
+def break_config(path):
+    (path / "config.json").write_text("{")
+
+
+def lose_config(path):
+    (path / "config.json").unlink()
+
+
+def lose_a_field(path):
+    config = json.loads((path / "config.json").read_text())
+    del config["hidden_size"]
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def lose_a_shard(path):
+    shard = "model-00002-of-00002.safetensors"
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+
+
+def cut_short(path):
+    data = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def only_a_pickle(path):
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+
+
+def lose_tensors(path):
+    change_weights(path, lambda t: [t.pop("model.norm.weight"), t.pop("lm_head.weight")])
+
+
+def add_a_tensor(path):
+    change_weights(path, lambda t: t.update({"model.layers.7.mlp.up_proj.weight": np.zeros(2, np.float32)}))
+
+
+CASES = [
+    (break_architecture, ["LlamaForCausalLMM", "perhaps you meant 'LlamaForCausalLM'", "supported: "]),
+    (break_activation, ["hidden_act = 'relu'", "'silu'"]),
+    (break_vocabulary, ["embed_tokens.weight has shape (96, 32), expected (97, 32)", "lm_head.weight has shape"]),
+    (break_config, ["config.json", "not JSON"]),
+    (lose_config, ["config.json", "no such file"]),
+    (lose_a_field, ["hidden_size", "is missing"]),
+    (lose_a_shard, ["model-00002-of-00002.safetensors", "not there"]),
+    (cut_short, ["model.safetensors", "cut short"]),
+    (only_a_pickle, ["pytorch_model.bin is a pickle", "save_pretrained"]),
+    (lose_tensors, ["model.norm.weight is missing", "lm_head.weight is missing"]),
+    (add_a_tensor, ["model.layers.7.mlp.up_proj.weight has no place"]),
+]
+
+
+@pytest.mark.parametrize(("harm", "said"), CASES, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_bad_folder_is_one_line_and_nothing_is_written(harm, said, llama, tmp_path, capsys):
+    harm(llama)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["import", str(llama), "--run_dir", str(tmp_path / "run")])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("error: ")
+    assert len(error.strip().splitlines()) == 1
+    assert not [text for text in said if text not in error], error
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["llama"]
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_every_parameter_has_exactly_one_row(architecture):
+    family = FAMILIES[architecture]
+    paths = [path for row in family.rows for path in row.paths]
+    assert len(paths) == len(set(paths))
+
+
+def test_a_large_export_is_sharded_and_read_back(monkeypatch, tmp_path):
+    family, cfg = folder.read_config(FIXTURES / "llama")
+    source = folder.open_weights(FIXTURES / "llama")
+    spec = spec_by_path(cfg)
+    flat = {path: names.to_ours(family.rows, spec, cfg, source, path) for path in spec}
+    monkeypatch.setattr(folder, "SHARD_BYTES", 20_000)
+    folder.save_params(family, cfg, flat, tmp_path)
+    files = sorted(tmp_path.glob("model-*-of-*.safetensors"))
+    assert len(files) > 2
+    assert all(p.stat().st_size < 40_000 for p in files)
+    again = folder.open_weights(tmp_path)
+    assert set(again) == set(source)
+    assert all(np.array_equal(again[n].read(), source[n].read()) for n in source)
+
+
+def test_bfloat16_files_are_read(tmp_path):
+    import ml_dtypes
+
+    shutil.copytree(FIXTURES / "llama", tmp_path, dirs_exist_ok=True)
+    full = load_file(tmp_path / "model.safetensors")
+    save_file({n: x.astype(ml_dtypes.bfloat16) for n, x in full.items()}, tmp_path / "model.safetensors")
+    source = folder.open_weights(tmp_path)
+    name = "model.embed_tokens.weight"
+    np.testing.assert_array_equal(
+        source[name].read().astype(np.float32), full[name].astype(ml_dtypes.bfloat16).astype(np.float32)
+    )
+
+
+def test_the_spec_of_a_family_is_covered_by_its_table():
+    """`check` would find it at import; here for every family's smallest config."""
+    for family in FAMILIES.values():
+        if not hasattr(family.config, "tiny"):
+            continue
+        spec = set(params.paths(family.config.tiny().make().spec))
+        rows = {path for row in family.rows for path in row.paths}
+        # One config class may serve several architectures, each with a head of its own.
+        others = {path for f in FAMILIES.values() if f.config is family.config for row in f.rows for path in row.paths}
+        assert spec <= rows | others, family.architecture

@@ -1,0 +1,150 @@
+"""Published weights into a run and out again: on meshes, in bfloat16, into fine-tuning."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bigmodel_jax import cli, config_file
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.data.tokenizers import make_bytes
+from bigmodel_jax.models import LlamaConfig
+from bigmodel_jax.pretrained import folder
+from bigmodel_jax.pretrained.transfer import export_weights, family_of, import_weights
+from bigmodel_jax.training.saved import fresh_state, load_weights
+
+FIXTURE = Path(__file__).parents[1] / "parity" / "fixtures" / "llama"
+
+
+def tensors(path: Path) -> dict[str, bytes]:
+    return {name: t.read().tobytes() for name, t in folder.open_weights(path).items()}
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    source, run = tmp_path_factory.mktemp("hf"), tmp_path_factory.mktemp("runs") / "llama"
+    shutil.copytree(FIXTURE, source, dirs_exist_ok=True)
+    make_bytes().save(source / "tokenizer.json")
+    (source / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    import_weights(source, run)
+    return source, run
+
+
+def test_out_again_is_bit_for_bit_what_came_in(imported, tmp_path):
+    source, run = imported
+    export_weights(config_file.load(run), run, tmp_path / "out")
+    assert tensors(tmp_path / "out") == tensors(source)
+    assert folder.read_config(tmp_path / "out") == folder.read_config(source)
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    }
+
+
+def test_weights_go_straight_to_their_shards(imported, tmp_path):
+    """FSDP x TP on 8 devices: what lies on them is what the rules say, and the same values."""
+    source, run = imported
+    parallel = ParallelConfig(data=2, fsdp=2, tensor=2)
+    config = import_weights(source, tmp_path / "run", parallel=parallel)
+    mesh = sharding.make_mesh(parallel)
+    placed, _ = load_weights(config, tmp_path / "run", mesh)
+    q = params.paths(placed)["layers/attn/q"]
+    assert q.addressable_shards[0].data.shape == (2, 16, 2, 8)
+    one, _ = load_weights(config_file.load(run), run, sharding.make_mesh(ParallelConfig(data=-1)))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(placed), jax.device_get(one))
+
+
+def test_bfloat16_halves_the_export(imported, tmp_path):
+    _source, run = imported
+    export_weights(config_file.load(run), run, tmp_path / "half", dtype="bfloat16")
+    found = folder.open_weights(tmp_path / "half")
+    assert {str(t.dtype) for t in found.values()} == {"bfloat16"}
+    import_weights(tmp_path / "half", tmp_path / "run", dtype="bfloat16")
+    again, _ = load_weights(config_file.load(tmp_path / "run"), tmp_path / "run", sharding.make_mesh(ParallelConfig()))
+    assert {str(x.dtype) for x in jax.tree.leaves(again)} == {"bfloat16"}
+
+
+def config_of(run: Path, **model):
+    config = config_file.load(run)
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, **model),
+        train=dataclasses.replace(config.train, init_from=str(run)),
+        parallel=ParallelConfig(data=-1),
+    )
+
+
+def test_a_run_starts_from_imported_weights(imported):
+    _, run = imported
+    config = config_of(run)
+    mesh = sharding.make_mesh(config.parallel)
+    state, missing = fresh_state(config, mesh)
+    assert missing == []
+    want, _ = load_weights(config_file.load(run), run, mesh)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), jax.device_get(want))
+
+
+def test_what_the_source_lacks_is_named_and_starts_fresh(imported):
+    _, run = imported
+    config = config_of(run, qk_norm=True)
+    state, missing = fresh_state(config, sharding.make_mesh(config.parallel))
+    assert sorted(missing) == ["layers/attn/k_norm/scale", "layers/attn/q_norm/scale"]
+    assert (np.asarray(params.paths(state.params)["layers/attn/q_norm/scale"]) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [("mlp_dim", 64, "other shapes: layers/mlp/"), ("vocab_size", 100, "other shapes: embed/table")],
+)
+def test_weights_of_another_shape_are_refused(imported, field, value, said):
+    _, run = imported
+    config = config_of(run, **{field: value})
+    with pytest.raises(ValueError, match=rf"train\.init_from = .* holds {said}"):
+        fresh_state(config, sharding.make_mesh(config.parallel))
+
+
+def test_a_folder_that_is_no_run_is_refused(imported, tmp_path):
+    _, run = imported
+    config = config_of(run)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, init_from=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"train\.init_from = .* is not a run's folder"):
+        fresh_state(config, sharding.make_mesh(config.parallel))
+
+
+def test_an_existing_folder_is_left_alone(imported, tmp_path, capsys):
+    source, run = imported
+    before = sorted(p.name for p in run.iterdir())
+    for args in (["import", str(source), "--run_dir", str(run)], ["export", str(run), str(source)]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(args)
+        assert stop.value.code == 2
+        assert "exists and is not empty" in capsys.readouterr().err
+    assert sorted(p.name for p in run.iterdir()) == before
+
+
+def test_a_config_without_a_published_form_is_refused():
+    with pytest.raises(ValueError, match=r"model: LlamaConfig .* no Hugging Face form|use MistralConfig"):
+        family_of(dataclasses.replace(LlamaConfig.tiny(), window=4))
+
+
+def test_chat_needs_a_template_and_uses_it(imported, tmp_path, capsys):
+    _source, run = imported
+    config = json.loads((run / "config.json").read_text())
+    assert config["data"]["tokenizer"]["path"].endswith("tokenizer.json")
+    cli.main(["generate", str(run), "--prompt", "hi", "--chat", "True", "--max_tokens", "3"])
+    assert not capsys.readouterr().out.startswith("hi")
+    bare = tmp_path / "bare"
+    shutil.copytree(run, bare)
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(SystemExit):
+        cli.main(["generate", str(bare), "--prompt", "hi", "--chat", "True"])
+    assert "holds no chat_template.jinja" in capsys.readouterr().err
