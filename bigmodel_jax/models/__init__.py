@@ -24,6 +24,7 @@ from bigmodel_jax.models.resnet import ResNetConfig
 from bigmodel_jax.models.rnn import RNNClassifierConfig, RNNConfig
 from bigmodel_jax.models.roberta import RobertaConfig
 from bigmodel_jax.models.t5 import T5Config
+from bigmodel_jax.models.transformer import TransformerConfig
 from bigmodel_jax.models.vit import ViTConfig
 
 MODELS: dict[str, type[ModelConfig]] = {
@@ -40,6 +41,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "gpt_oss": GptOssConfig,
     "deepseek": DeepseekConfig,
     "t5": T5Config,
+    "transformer": TransformerConfig,
     "bert": BertConfig,
     "roberta": RobertaConfig,
     "deberta": DebertaConfig,
@@ -81,6 +83,7 @@ __all__ = [
     "ResNetConfig",
     "RobertaConfig",
     "T5Config",
+    "TransformerConfig",
     "ViTConfig",
     "from_linen",
     "from_nnx",

@@ -7,8 +7,8 @@ Shapes as in llama.py; E experts, F their mlp_dim.
 import dataclasses
 import functools
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.sharding import constrain
@@ -95,7 +95,7 @@ def apply(
     rng=None,
     train=False,
     cache=None,
-    windows: jax.Array | None = None,
+    windows: np.ndarray | None = None,
     activation: moe.Activation = moe.swiglu,
 ) -> Out:
     """Logits (B, T, V) float32 and the auxiliary losses; batch: tokens, positions, segment_ids (B, T); with a cache

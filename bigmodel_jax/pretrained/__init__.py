@@ -12,6 +12,7 @@ from bigmodel_jax.pretrained.gemma import GEMMA, GEMMA2, GEMMA3
 from bigmodel_jax.pretrained.gpt2 import GPT2
 from bigmodel_jax.pretrained.gpt_oss import GPT_OSS
 from bigmodel_jax.pretrained.llama import LLAMA
+from bigmodel_jax.pretrained.marian import MARIAN
 from bigmodel_jax.pretrained.mistral import MISTRAL
 from bigmodel_jax.pretrained.mixtral import MIXTRAL
 from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
@@ -26,7 +27,9 @@ FAMILIES: dict[str, Family] = {
     for family in (
         LLAMA,
         GPT2,
-        *BERT, *ROBERTA, *DEBERTA,
+        *BERT,
+        *ROBERTA,
+        *DEBERTA,
         MISTRAL,
         QWEN2,
         QWEN3,
@@ -39,6 +42,7 @@ FAMILIES: dict[str, Family] = {
         DEEPSEEK_V3,
         VIT,
         T5,
+        MARIAN,
         RESNET,
         EFFICIENTNET,
     )

@@ -7,14 +7,14 @@ from typing import Any
 from bigmodel_jax.core import params
 from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.nn.position import RopeScaling
-from bigmodel_jax.pretrained.names import Row
+from bigmodel_jax.pretrained.names import Row, Source
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
     """architecture: the name in config.json's "architectures"; prefix: what may stand before every tensor's name;
     ignored: patterns of tensors that hold no parameters (masks, tied copies); renamed: (pattern, replacement) of names
-    that older files use."""
+    that older files use; unpack: a file's tensors -> those tensors, packed ones among them as plain ones."""
 
     architecture: str
     config: type[ModelConfig]
@@ -24,6 +24,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     prefix: str = ""
     renamed: tuple[tuple[str, str], ...] = ()
+    unpack: Callable[[Source], Source] | None = None
 
 
 def spec_by_path(cfg: ModelConfig) -> dict[str, params.Param]:

@@ -93,7 +93,7 @@ def load_params(family: Family, cfg: ModelConfig, source: Source, shardings: Map
     ValueError names every tensor that is missing, too many or of another shape.
     """
     spec = spec_by_path(cfg)
-    source = match_prefix(family, source)
+    source = match_prefix(family, family.unpack(source) if family.unpack else source)
     names.check(family.rows, spec, cfg, source, family.ignored)
     out = {}
     for path in spec:

@@ -45,7 +45,8 @@ CONV = Layout(ours=lambda x, _: x.transpose(2, 3, 1, 0), theirs=lambda x: x.tran
 class Row:
     """ours: a path, or several that lie in one of their tensors, joined along `axis`.
 
-    start: the config field that says at which {i} our first layer stands.
+    start: the config field that says at which {i} our first layer stands. interleaved: several paths alternate entry by
+    entry along `axis`, instead of one after the other.
     """
 
     ours: str | tuple[str, ...]
@@ -53,6 +54,7 @@ class Row:
     layout: Layout = SAME
     axis: int = 0
     start: str = ""
+    interleaved: bool = False
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -136,7 +138,10 @@ def to_ours(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, source: 
         array = source[piece.name].read()
         if len(widths) > 1:
             start = sum(widths[:part])
-            array = np.take(array, range(start, start + widths[part]), axis=piece.row.axis)
+            taken = (
+                range(part, sum(widths), len(widths)) if piece.row.interleaved else range(start, start + widths[part])
+            )
+            array = np.take(array, taken, axis=piece.row.axis)
         array = theirs.ours(array, spec[path].shape[len(piece.index) :])
         if not piece.index:
             return np.ascontiguousarray(array)
@@ -150,5 +155,13 @@ def to_theirs(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, params
     """(name, array) of every tensor of theirs, from our parameters by path."""
     for piece in pieces(rows, spec, cfg):
         parts = [piece.row.layout.theirs(np.asarray(params[path][piece.index])) for path in piece.row.paths]
-        array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=piece.row.axis)
+        array = parts[0] if len(parts) == 1 else joined(parts, piece.row)
         yield piece.name, np.ascontiguousarray(array)
+
+
+def joined(parts: list[np.ndarray], row: Row) -> np.ndarray:
+    """Several of our parameters as the one tensor of theirs."""
+    if not row.interleaved:
+        return np.concatenate(parts, axis=row.axis)
+    assert row.axis == -1, "only the last dimension is ever interleaved"
+    return np.stack(parts, axis=-1).reshape(*parts[0].shape[:-1], -1)

@@ -1,9 +1,12 @@
 """Mixtures of experts of transformers, with their load-balancing loss."""
 
 import functools
+from pathlib import Path
 
+import numpy as np
 import torch
-from transformers import MixtralConfig, Qwen3MoeConfig
+from transformers import GptOssConfig, MixtralConfig, Qwen3MoeConfig
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from references.decoders import SIZES, write
 
@@ -31,8 +34,40 @@ QWEN3_MOE = Qwen3MoeConfig(
     norm_topk_prob=True,
     tie_word_embeddings=True,
 )
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "beta_fast": 8.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 16,
+}
+GPT_OSS = GptOssConfig(
+    **SIZES | {"intermediate_size": 32},
+    **AUXILIARY,
+    head_dim=16,
+    num_local_experts=4,
+    num_experts_per_tok=2,
+    sliding_window=4,
+    rope_parameters=YARN,
+    swiglu_limit=0.5,  # low enough that these weights reach it
+)
+
+
+def write_mxfp4(folder: Path) -> None:
+    """Every byte, under exponents as published weights have them, and what the reference makes of it."""
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randint(0, 256, (3, 8, 2, 16), generator=generator, dtype=torch.uint8)
+    scales = torch.randint(97, 140, (3, 8, 2), generator=generator, dtype=torch.uint8)
+    plain = convert_moe_packed_tensors(blocks, scales, dtype=torch.bfloat16)
+    arrays = {"blocks": blocks.numpy(), "scales": scales.numpy(), "plain": plain.float().numpy()}
+    np.savez_compressed(folder / "reference.npz", **arrays)
+
 
 MIXTURES = {
     "mixtral": functools.partial(write, MIXTRAL, training=True, loss=loss),
+    "gpt_oss": functools.partial(write, GPT_OSS, training=True, loss=loss),
+    "mxfp4": write_mxfp4,
     "qwen3_moe": functools.partial(write, QWEN3_MOE, training=True, loss=loss),
 }

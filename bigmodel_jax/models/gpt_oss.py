@@ -1,0 +1,91 @@
+"""gpt-oss: a mixture of experts with attention sinks, every second layer windowed, YaRN positions, biases everywhere
+and a clamped SwiGLU (arXiv:2508.10925)."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Param, zeros
+from bigmodel_jax.models import mixtral
+from bigmodel_jax.models.base import Model
+from bigmodel_jax.models.decoder import make_cache
+from bigmodel_jax.models.mixtral import MixtralConfig
+from bigmodel_jax.nn import moe
+from bigmodel_jax.nn.position import RopeScaling
+
+NO_WINDOW = np.iinfo(np.int32).max
+
+
+@dataclasses.dataclass(frozen=True)
+class GptOssConfig(MixtralConfig):
+    """Defaults: 20B. window: of the first layer and every second one after it; the others see everything before."""
+
+    vocab_size: int = 201_088
+    num_layers: int = 24
+    embed_dim: int = 2880
+    num_heads: int = 64
+    head_dim: int = 64
+    mlp_dim: int = 2880
+    max_seq_len: int = 131_072
+    rope_theta: float = 150_000.0
+    rope_scaling: RopeScaling = RopeScaling("yarn", 32.0, 4096, truncate=False)
+    window: int = 128
+    qkv_bias: bool = True
+    num_experts: int = 32
+    experts_per_token: int = 4
+    load_balancing_loss: float = 0.001
+    swiglu_alpha: float = 1.702  # x sigmoid(alpha x) is near GELU there
+    swiglu_limit: float = 7.0  # gates above, and linear parts beyond it on either side, are cut off
+
+    def make(self) -> Model:
+        apply = functools.partial(
+            mixtral.apply,
+            self,
+            windows=windows(self),
+            activation=functools.partial(clamped_swiglu, alpha=self.swiglu_alpha, limit=self.swiglu_limit),
+        )
+        return Model(spec=mixtral.spec(self, block_spec), apply=apply, make_cache=functools.partial(make_cache, self))
+
+    def validate(self, parallel) -> None:
+        super().validate(parallel)
+        if self.window < 1:
+            raise ValueError(f"model.window = {self.window}; a gpt-oss has windows of 1 or more tokens")
+
+    @classmethod
+    def tiny(cls) -> "GptOssConfig":
+        return dataclasses.replace(super().tiny(), window=4)
+
+
+def windows(cfg: GptOssConfig) -> np.ndarray:
+    """How many tokens back each layer sees, its own included; (L,) int32."""
+    return np.where(np.arange(cfg.num_layers) % 2 == 0, cfg.window, NO_WINDOW).astype(np.int32)
+
+
+def clamped_swiglu(gate: jax.Array, up: jax.Array, *, alpha: float, limit: float) -> jax.Array:
+    """gate sigmoid(alpha gate) (up + 1) within the limit, so that no product leaves the range of 8-bit floats."""
+    gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit)
+    return gate * jax.nn.sigmoid(alpha * gate) * (up + 1)
+
+
+def block_spec(cfg: GptOssConfig) -> params.Tree:
+    tree = mixtral.block_spec(cfg)
+    init = tree["router"]["kernel"].init
+    D, E = cfg.embed_dim, cfg.num_experts
+    out_init = tree["experts"]["down"].init
+    attn = tree["attn"] | {
+        "o_bias": Param((D,), ("embed",), zeros()),
+        "sinks": Param((cfg.num_heads,), ("heads",), init),
+    }
+    router = moe.router_spec(D, E, init=init, bias_init=init)
+    experts = moe.spec(E, D, cfg.mlp_dim, init=init, out_init=out_init, bias=True)
+    return tree | {"attn": attn, "router": router, "experts": experts}
+
+
+PRESETS = {
+    "gpt-oss-20b": GptOssConfig(),
+    "gpt-oss-120b": GptOssConfig(num_layers=36, num_experts=128),
+}
