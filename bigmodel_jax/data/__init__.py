@@ -4,16 +4,19 @@ Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loade
 """
 
 from bigmodel_jax.data.base import DataConfig
+from bigmodel_jax.data.chat_data import ChatData
 from bigmodel_jax.data.image import ImageData, image_shape
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.data.masking import MaskedTextData
 from bigmodel_jax.data.sources import Arrays, CsvFiles, JsonlFiles, Source, TextFiles, Tfds
+from bigmodel_jax.data.span_corruption import SpanCorruptionData
 from bigmodel_jax.data.text import TextData, save_tokenizer, tokenizer, vocab_size
 from bigmodel_jax.data.tokenizers import TokenizerConfig, load_tokenizer
 
 __all__ = [
     "Arrays",
     "BatchIterator",
+    "ChatData",
     "CsvFiles",
     "DataConfig",
     "EvalBatches",
@@ -21,6 +24,7 @@ __all__ = [
     "JsonlFiles",
     "MaskedTextData",
     "Source",
+    "SpanCorruptionData",
     "TextData",
     "TextFiles",
     "Tfds",

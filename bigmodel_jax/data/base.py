@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from bigmodel_jax.data import cache
+from bigmodel_jax.data.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ class DataConfig:
 
     def save_artifacts(self, folder: Path) -> None:
         """Writes what a run needs besides weights to be used later (a tokenizer)."""
+
+    def open_tokenizer(self) -> Tokenizer | None:
+        """Between text and tokens, where this data is text."""
 
     def root(self) -> Path:
         return cache.root(self.cache_dir)

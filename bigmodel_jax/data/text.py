@@ -51,6 +51,9 @@ class TextData(DataConfig):
         alone, primed = xz_baseline(self)
         return {"xz_bits_per_byte": alone, "xz_primed_bits_per_byte": primed}
 
+    def open_tokenizer(self) -> Tokenizer:
+        return tokenizer(self)
+
     def save_artifacts(self, folder: Path) -> None:
         save_tokenizer(self, folder / "tokenizer.json")
 

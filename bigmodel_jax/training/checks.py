@@ -1,10 +1,6 @@
 """What can be known to be wrong once the data is open, before anything is compiled or written."""
 
-from collections.abc import Callable
-
 from bigmodel_jax.config import Config, SampleConfig
-from bigmodel_jax.data.text import TextData
-from bigmodel_jax.data.text import tokenizer as open_tokenizer
 from bigmodel_jax.data.tokenizers import Tokenizer
 
 # The option of the data that a requirement on the model comes from.
@@ -27,9 +23,9 @@ def samples_text(config: Config) -> bool:
 
 
 def check_sample(
-    config: Config, sample: SampleConfig, prefix: str = "", encode: Callable[[Tokenizer], list[int]] | None = None
+    config: Config, sample: SampleConfig, tokenizer: Tokenizer | None, *, chat: str = "", prefix: str = ""
 ) -> list[int]:
-    """The prompt's token ids: a separator and the text, or what `encode` makes of the prompt.
+    """The prompt's token ids: a separator and the text, or `chat`, the prompt rendered in a chat template.
 
     ValueError for what cannot be generated; `prefix` stands before the names of options.
     """
@@ -40,13 +36,12 @@ def check_sample(
             raise ValueError(f"{prefix}{name} = {getattr(sample, name)}; it must be {least} or more")
     if not 0 < sample.top_p <= 1:
         raise ValueError(f"{prefix}top_p = {sample.top_p}; it must be above 0 and at most 1")
-    if not isinstance(config.data, TextData) or config.model.make().make_cache is None:
+    if tokenizer is None or config.model.make().make_cache is None:
         raise ValueError(
             f"{prefix}prompt = {sample.prompt!r}: a {type(config.model).__name__} on {type(config.data).__name__} "
-            "cannot generate; it takes a model with a decode cache, and TextData"
+            "cannot generate; it takes a model with a decode cache, and a tokenizer"
         )
-    tokenizer = open_tokenizer(config.data)
-    prompt = encode(tokenizer) if encode else [tokenizer.separator, *tokenizer.encode(sample.prompt)]
+    prompt = tokenizer.encode_chat(chat) if chat else [tokenizer.separator, *tokenizer.encode(sample.prompt)]
     limit = config.model.max_seq_len
     if len(prompt) + sample.max_tokens > limit:
         raise ValueError(

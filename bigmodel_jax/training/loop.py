@@ -56,7 +56,7 @@ def train(config: Config, run_dir: Path, console: Console | None = None) -> dict
         validation = eval_batches(config.data, batch_size=config.eval.batch_size or config.train.batch_size, **layout)
         check_data(config)
         if samples_text(config):
-            check_sample(config, config.eval.sample, prefix="eval.sample.")
+            check_sample(config, config.eval.sample, config.data.open_tokenizer(), prefix="eval.sample.")
         log.info("data opened")
 
         # --- where the run stands
@@ -265,9 +265,9 @@ class Run:
 
         config = self.config
         if samples_text(config):
-            for text in generate_text(config, weights(state), config.eval.sample, seed=config.train.seed):
-                (self.run_dir / "samples" / f"{config.train.steps:08d}.txt").write_text(text + "\n")
-                self.say(f"\nSample: {text}\n")
+            text = generate_text(config, weights(state), config.eval.sample, seed=config.train.seed)
+            (self.run_dir / "samples" / f"{config.train.steps:08d}.txt").write_text(text + "\n")
+            self.say(f"\nSample: {text}\n")
         store.wait(self.saves)
         page = build_report([self.run_dir], self.run_dir / "report.html")
         self.say(json.dumps(scalars))

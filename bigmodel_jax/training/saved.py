@@ -14,8 +14,7 @@ from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data.chat import render
 from bigmodel_jax.data.loader import eval_batches
-from bigmodel_jax.data.text import tokenizer as open_tokenizer
-from bigmodel_jax.data.tokenizers import TokenizerConfig
+from bigmodel_jax.data.tokenizers import Tokenizer, load_tokenizer
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.training.checks import check_sample
 from bigmodel_jax.training.evaluate import evaluate
@@ -85,29 +84,28 @@ def generate_from_run(
     """
     if num_samples < 1:
         raise ValueError(f"num_samples = {num_samples}; it must be 1 or more")
-    if (run_dir / "tokenizer.json").is_file():  # the run's own: its data need not be there any more
-        own = TokenizerConfig(path=str(run_dir / "tokenizer.json"))
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=own))
-    prompt = _chat_prompt(config, run_dir, sample) if chat else check_sample(config, sample)
+    own = run_dir / "tokenizer.json"  # its data need not be there any more
+    tokenizer = load_tokenizer(own) if own.is_file() else config.data.open_tokenizer()
+    prompt = check_sample(config, sample, tokenizer, chat=_render(run_dir, sample.prompt) if chat else "")
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, _ = load_weights(config, run_dir, mesh)
-    return continue_prompt(config, weights, prompt, sample, seed, num_samples, echo=not chat)
+    rows = continue_prompt(config, weights, prompt, sample, tokenizer, seed, num_samples)
+    return rows if chat else [sample.prompt + row for row in rows]
 
 
-def _chat_prompt(config: Config, run_dir: Path, sample: SampleConfig) -> list[int]:
+def _render(run_dir: Path, prompt: str) -> str:
     template = run_dir / CHAT_TEMPLATE
     if not template.is_file():
         raise ValueError(f"chat = True: {run_dir} holds no {CHAT_TEMPLATE}; it comes with an imported chat model")
-    text = render(template.read_text(), [{"role": "user", "content": sample.prompt}], add_generation_prompt=True)
-    return check_sample(config, sample, encode=lambda tokenizer: tokenizer.encode_chat(text))
+    return render(template.read_text(), [{"role": "user", "content": prompt}], add_generation_prompt=True)
 
 
-def generate_text(
-    config: Config, weights: params.Tree, sample: SampleConfig, seed: int = 0, num_samples: int = 1
-) -> list[str]:
-    """As `generate_from_run`, from parameters in memory."""
-    return continue_prompt(config, weights, check_sample(config, sample), sample, seed, num_samples)
+def generate_text(config: Config, weights: params.Tree, sample: SampleConfig, seed: int = 0) -> str:
+    """The text that continues `sample.prompt`, with the prompt in front, from parameters in memory."""
+    tokenizer = config.data.open_tokenizer()
+    prompt = check_sample(config, sample, tokenizer)
+    return sample.prompt + continue_prompt(config, weights, prompt, sample, tokenizer, seed)[0]
 
 
 def continue_prompt(
@@ -115,12 +113,11 @@ def continue_prompt(
     weights: params.Tree,
     prompt: list[int],
     sample: SampleConfig,
+    tokenizer: Tokenizer,
     seed: int = 0,
     num_samples: int = 1,
-    echo: bool = True,
 ) -> list[str]:
-    """`num_samples` texts that follow the prompt's tokens; `echo`: with the prompt in front."""
-    tokenizer = open_tokenizer(config.data)
+    """`num_samples` texts that follow the prompt's tokens."""
     compute = cast(weights, config.precision.compute)
     rows = generate(config.model.make(), compute, [prompt] * num_samples, sample, stop=tokenizer.stops, seed=seed)
-    return [(sample.prompt if echo else "") + tokenizer.decode(row) for row in rows]
+    return [tokenizer.decode(row) for row in rows]

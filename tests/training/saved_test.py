@@ -74,13 +74,13 @@ def test_every_text_begins_with_the_prompt_and_the_seed_repeats_it(run):
 )
 def test_what_cannot_be_generated_is_refused(run, sample, says):
     with pytest.raises(ValueError) as error:
-        check_sample(run[0], sample, prefix="eval.sample.")
+        check_sample(run[0], sample, run[0].data.open_tokenizer(), prefix="eval.sample.")
     assert str(error.value).startswith(f"eval.sample.{says}")
 
 
 def test_a_prompt_that_just_fits_is_taken(run):
     config, _ = run
-    prompt = check_sample(config, SampleConfig(prompt="a" * 39, max_tokens=8))
+    prompt = check_sample(config, SampleConfig(prompt="a" * 39, max_tokens=8), config.data.open_tokenizer())
     assert len(prompt) + 8 == config.model.max_seq_len
 
 
