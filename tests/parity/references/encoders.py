@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from transformers import BertConfig
+from transformers import BertConfig, DebertaV2Config, RobertaConfig
 
 from references.weights import randomize, save_gradients, save_weights
 
@@ -28,6 +28,17 @@ SIZES = {
 }
 # What a head adds is small: so is the encoder under it.
 SMALL = SIZES | {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+# Rows 0 and 1 of RoBERTa's position table stand before the first token's.
+ROBERTA = {"max_position_embeddings": 66, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+DEBERTA = {
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "position_biased_input": False,
+    "position_buckets": 6,  # 13 tokens reach the buckets of several distances
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "pos_att_type": ["p2c", "c2p"],
+}
 VALUES = ("last_hidden_state", "pooler_output", "logits", "prediction_logits", "seq_relationship_logits")
 
 
@@ -149,4 +160,11 @@ ENCODERS = {
         write, "BertForTokenClassification", BertConfig(**SMALL, num_labels=CLASSES)
     ),
     "bert-question-answering": functools.partial(write, "BertForQuestionAnswering", BertConfig(**SMALL)),
+    "roberta": functools.partial(write, "RobertaForMaskedLM", RobertaConfig(**SIZES | ROBERTA)),
+    "roberta-encoder": functools.partial(write, "RobertaModel", RobertaConfig(**SMALL | ROBERTA)),
+    "roberta-classification": functools.partial(
+        write, "RobertaForSequenceClassification", RobertaConfig(**SMALL | ROBERTA, num_labels=CLASSES)
+    ),
+    "deberta": functools.partial(write, "DebertaV2ForMaskedLM", DebertaV2Config(**SIZES | DEBERTA)),
+    "deberta-encoder": functools.partial(write, "DebertaV2Model", DebertaV2Config(**SMALL | DEBERTA)),
 }

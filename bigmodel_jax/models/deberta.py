@@ -1,0 +1,136 @@
+"""DeBERTa-v3: attention that reads content and distance apart, no positions in the input (arXiv:2006.03654, 2111.09543).
+
+The logit of a query for a key is the sum of content to content, content to distance and distance to content; distances
+fall into buckets that grow with the logarithm beyond a quarter of their number.
+
+Shapes: B batch, T queries, S keys, D embed, H heads, h head_dim, V vocab, L layers, R rows of the distance table.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import normal
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models import bert
+from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.decoder import where
+from bigmodel_jax.models.gpt2 import dropout
+from bigmodel_jax.nn import attention, linear, norm, stack
+
+
+@dataclasses.dataclass(frozen=True)
+class DebertaConfig(ModelConfig):
+    """Defaults: deberta-v3-base. It was trained with dropout 0.1."""
+
+    vocab_size: int = 128_100
+    num_layers: int = 12
+    embed_dim: int = 768
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    max_seq_len: int = 512
+    num_buckets: int = 256  # of distances in each direction
+    head: Literal["none", "masked_lm"] = "masked_lm"
+    norm_eps: float = 1e-7
+    init_std: float = 0.02
+    dropout: float = 0.0
+    remat: stack.Remat = "none"
+    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads
+
+    def make(self) -> Model:
+        return Model(spec=spec(self), apply=functools.partial(apply, self))
+
+    def validate(self, parallel) -> None:
+        bert.check_encoder(self, parallel)
+        if not 4 <= self.num_buckets < 2 * (self.max_seq_len - 1):
+            raise ValueError(
+                f"model.num_buckets = {self.num_buckets}; it must be 4 or more, and less than twice the longest "
+                f"distance, model.max_seq_len - 1 = {self.max_seq_len - 1}"
+            )
+
+    @classmethod
+    def tiny(cls) -> "DebertaConfig":
+        return cls(vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, mlp_dim=64, max_seq_len=32, num_buckets=8)
+
+
+def spec(cfg: DebertaConfig) -> params.Tree:
+    init, D = normal(cfg.init_std), cfg.embed_dim
+    tree = {
+        "embed": linear.embedding_spec(cfg.vocab_size, D, init=init),
+        "embed_norm": norm.layer_spec(D),
+        "distances": linear.embedding_spec(2 * cfg.num_buckets, D, init=init, axis=None),
+        "distance_norm": norm.layer_spec(D),
+        "layers": params.stack(bert.block_spec(cfg), cfg.num_layers),
+    }
+    return tree | ({"mlm": bert.masked_lm_spec(cfg)} if cfg.head == "masked_lm" else {})
+
+
+def buckets(num_buckets: int, max_seq_len: int) -> np.ndarray:
+    """The bucket of each distance -(max_seq_len - 1) ... max_seq_len - 1, in -num_buckets ... num_buckets.
+
+    Up to half of num_buckets a distance is its own; float32 as in transformers' make_log_bucket_position, since a
+    logarithm that is rounded otherwise may fall into the next bucket.
+    """
+    distance = np.arange(1 - max_seq_len, max_seq_len)
+    middle = num_buckets // 2
+    far = np.maximum(np.abs(distance), middle - 1).astype(np.float32) / np.float32(middle)
+    widest = np.log(np.float32((max_seq_len - 1) / middle))
+    logarithmic = np.ceil(np.log(far) / widest * np.float32(middle - 1)) + middle
+    return np.where(np.abs(distance) <= middle, distance, np.sign(distance) * logarithmic).astype(np.int32)
+
+
+def rows(cfg: DebertaConfig, positions: jax.Array) -> jax.Array:
+    """The row of the distance table for each query and key, (B, T, S); positions (B, T)."""
+    furthest = cfg.max_seq_len - 1
+    distance = jnp.clip(positions[:, :, None] - positions[:, None, :], -furthest, furthest)
+    bucket = jnp.asarray(buckets(cfg.num_buckets, cfg.max_seq_len))[distance + furthest]
+    return jnp.clip(bucket + cfg.num_buckets, 0, 2 * cfg.num_buckets - 1)
+
+
+def distance_bias(q, k, distance_q, distance_k, rows_BTS):
+    """Content to distance plus distance to content, (B, H, T, S) float32; distance_q and distance_k (R, H, h)."""
+    to_rows = functools.partial(jnp.einsum, "bthd,rhd->bhtr", preferred_element_type=jnp.float32)
+    from_query = jnp.take_along_axis(to_rows(q, distance_k), rows_BTS[:, None], axis=-1)
+    from_key = jnp.take_along_axis(to_rows(k, distance_q), rows_BTS.swapaxes(1, 2)[:, None], axis=-1)
+    return from_query + from_key.swapaxes(2, 3)
+
+
+def apply(cfg: DebertaConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
+    """Logits (B, T, V) float32, or {"hidden" (B, T, D)} without a head; batch: tokens, positions, segment_ids (B, T)."""
+    embed_rng, _, layer_rngs = bert.split(cfg, rng, train)
+    here, _, _ = where(batch, None)
+    rows_BTS = rows(cfg, here.positions)
+    distances = norm.layer(p["distance_norm"], p["distances"]["table"], eps=cfg.norm_eps)[None]
+    scale = 1 / math.sqrt(3 * cfg.head_dim)  # three terms, each of the variance that one has elsewhere
+    x_BTD = norm.layer(p["embed_norm"], linear.embed(p["embed"], batch["tokens"]), eps=cfg.norm_eps)
+    x_BTD = constrain(dropout(cfg, x_BTD, embed_rng), "batch", "seq", "embed")
+
+    def attend(p, x_BTD):
+        q, k, v = attention.qkv(p, x_BTD)
+        distance_q, distance_k, _ = attention.qkv(p, distances)
+        bias = constrain(distance_bias(q, k, distance_q[0], distance_k[0], rows_BTS), "batch", "heads", "seq", None)
+        h = attention.attend(q, k, v, here, here, causal=False, scale=scale, bias=scale * bias)
+        return attention.project_out(p, h)
+
+    def body(layer, x, rng):
+        return bert.block(cfg, layer, x, rng, attend)
+
+    x_BTD, _ = stack.run(body, p["layers"], x_BTD, layer_rngs, remat=cfg.remat, unroll=cfg.unroll)
+    return Out({"hidden": x_BTD} if cfg.head == "none" else bert.masked_lm(cfg, p, x_BTD))
+
+
+PRESETS = {
+    "deberta-v3-small": DebertaConfig(num_layers=6),
+    "deberta-v3-base": DebertaConfig(),
+    "deberta-v3-large": DebertaConfig(num_layers=24, embed_dim=1024, num_heads=16, mlp_dim=4096),
+}

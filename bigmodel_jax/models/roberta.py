@@ -1,0 +1,30 @@
+"""RoBERTa: BERT without next sentences and token types, on bytes of BPE (Liu et al., arXiv:1907.11692)."""
+
+import dataclasses
+
+from bigmodel_jax.models.bert import BertConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class RobertaConfig(BertConfig):
+    """Defaults: roberta-base. Its pooler stands in the classification head, before the classes."""
+
+    vocab_size: int = 50_265
+    num_token_types: int = 1
+    norm_eps: float = 1e-5
+
+    @property
+    def first_position(self) -> int:
+        """Rows 0 and 1 of the position table belong to padding, whose token id is 1."""
+        return 2
+
+    def validate(self, parallel) -> None:
+        super().validate(parallel)
+        if self.head == "pretraining":
+            raise ValueError("model.head = 'pretraining'; RoBERTa is pretrained with 'masked_lm' alone")
+
+
+PRESETS = {
+    "roberta-base": RobertaConfig(),
+    "roberta-large": RobertaConfig(num_layers=24, embed_dim=1024, num_heads=16, mlp_dim=4096),
+}

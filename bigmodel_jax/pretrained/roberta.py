@@ -1,0 +1,71 @@
+"""RoBERTa's tensors and config.json: BERT's encoder under another prefix, and heads of its own."""
+
+import dataclasses
+import functools
+
+from bigmodel_jax.models.roberta import RobertaConfig
+from bigmodel_jax.pretrained.bert import ENCODER as BERT_ENCODER
+from bigmodel_jax.pretrained.bert import labels_to_hf, num_labels, sizes_from_hf, sizes_to_hf, without_prefix
+from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.names import Row, linear
+
+POSITIONS_BEFORE = 2  # rows of the position table that no token reads
+ENCODER = tuple(dataclasses.replace(row, theirs=row.theirs.replace("bert.", "roberta.", 1)) for row in BERT_ENCODER)
+MASKED_LM = (
+    *ENCODER,
+    Row("mlm/dense/kernel", "lm_head.dense.weight", linear()),
+    Row("mlm/dense/bias", "lm_head.dense.bias"),
+    Row("mlm/norm/scale", "lm_head.layer_norm.weight"),
+    Row("mlm/norm/bias", "lm_head.layer_norm.bias"),
+    Row("mlm/bias", "lm_head.bias"),
+)
+CLASSIFIER = (
+    *(row for row in ENCODER if ".pooler." not in row.theirs),
+    Row("pooler/kernel", "classifier.dense.weight", linear()),
+    Row("pooler/bias", "classifier.dense.bias"),
+    Row("head/kernel", "classifier.out_proj.weight", linear()),
+    Row("head/bias", "classifier.out_proj.bias"),
+)
+IGNORED = (
+    r"(.*\.)?embeddings\.position_ids",
+    r"lm_head\.decoder\.(weight|bias)",
+    r"(roberta\.)?pooler\.dense\.(weight|bias)",
+)
+
+
+def from_hf(head: str, hf: dict) -> RobertaConfig:
+    check_fixed(hf, position_embedding_type="absolute", pad_token_id=POSITIONS_BEFORE - 1)
+    return RobertaConfig(
+        **sizes_from_hf(hf),
+        max_seq_len=hf["max_position_embeddings"] - POSITIONS_BEFORE,
+        num_token_types=hf["type_vocab_size"],
+        head=head,
+        num_classes=num_labels(hf) if head == "classification" else 0,
+    )
+
+
+def to_hf(head: str, cfg: RobertaConfig) -> dict:
+    if cfg.head != head:
+        raise ValueError(f"model.head = {cfg.head!r} is not what this architecture has; it has {head!r}")
+    return {
+        "model_type": "roberta",
+        **sizes_to_hf(cfg),
+        "max_position_embeddings": cfg.max_seq_len + POSITIONS_BEFORE,
+        "type_vocab_size": cfg.num_token_types,
+        "bos_token_id": 0,
+        "pad_token_id": POSITIONS_BEFORE - 1,
+        "eos_token_id": 2,
+        **(labels_to_hf(cfg.num_classes) if cfg.num_classes else {}),
+    }
+
+
+def _family(architecture: str, head: str, rows, prefix: str = "roberta.", renamed=()) -> Family:
+    read, write = functools.partial(from_hf, head), functools.partial(to_hf, head)
+    return Family(architecture, RobertaConfig, read, write, rows, IGNORED, prefix, renamed)
+
+
+ROBERTA = (
+    _family("RobertaModel", "none", without_prefix(ENCODER, "roberta."), "", ((r"^roberta\.", ""),)),
+    _family("RobertaForMaskedLM", "masked_lm", MASKED_LM),
+    _family("RobertaForSequenceClassification", "classification", CLASSIFIER),
+)
