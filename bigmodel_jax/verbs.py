@@ -34,9 +34,7 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
 def _one_target(verb: str, args: Sequence[str]) -> tuple[Path, list[str]]:
     targets, options = _split(args)
     if len(targets) != 1:
-        raise ValueError(
-            f"{verb}: expected one argument, got {targets}; usage: launch.py {VERBS[verb].usage}"
-        )
+        raise ValueError(f"{verb}: expected one argument, got {targets}; usage: launch.py {VERBS[verb].usage}")
     return Path(targets[0]), options
 
 
@@ -132,10 +130,28 @@ def report(args: Sequence[str]) -> None:
 
 def data(args: Sequence[str]) -> None:
     target, options = _one_target("data", args)
+    path, options = _take(options, "--train-tokenizer", "--train_tokenizer")
     config, _ = _parse_config(target, options, "data")
+    if path:
+        tokenizer = config.data.open_tokenizer()
+        if tokenizer is None:
+            raise ValueError(f"--train-tokenizer {path}: {type(config.data).__name__} is not text")
+        tokenizer.save(path)
+        print(f"{path}: {tokenizer.vocab_size:,} tokens")
+        return
     from bigmodel_jax.data.inspect import show
 
     show(config.data)
+
+
+def _take(options: list[str], *names: str) -> tuple[str, list[str]]:
+    """(value of the option, the other options)."""
+    at = next((i for i, option in enumerate(options) if option in names), None)
+    if at is None:
+        return "", options
+    if at + 1 == len(options):
+        raise ValueError(f"{options[at]}: the path to write is missing")
+    return options[at + 1], options[:at] + options[at + 2 :]
 
 
 def import_(args: Sequence[str]) -> None:
@@ -272,9 +288,11 @@ VERBS = {
     ),
     "data": Verb(
         data,
-        "data CONFIG [--FIELD VALUE ...]",
+        "data CONFIG [--train-tokenizer PATH] [--FIELD VALUE ...]",
         "show what a config feeds: counts, samples, tokens",
-        f"CONFIG        {CONFIG}\n--FIELD       any field of the config by its dotted name\n\n"
+        f"CONFIG             {CONFIG}\n--FIELD            any field of the config by its dotted name\n"
+        "--train-tokenizer  writes the config's tokenizer, trained on its training split,\n"
+        "                   to this tokenizer.json, and nothing else\n\n"
         "Counts per split, sample records before and after each transform, token\n"
         "statistics, padding waste.",
         ("data configs/lm_tiny.py", "data configs/lm_tiny.py --data.packing first_fit --data.seq_len 512"),

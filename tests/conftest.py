@@ -20,6 +20,15 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/*.txt anew from the configs")
     parser.addoption("--reference-python", help="a Python with torch and transformers: run the reference live")
+    parser.addoption("--models-table", help="write this file from the parity and contract tests' results")
+
+
+def pytest_configure(config):
+    # Workers send their reports to the one process that writes.
+    if config.getoption("--models-table") and not hasattr(config, "workerinput"):
+        from models_table import Results
+
+        config.pluginmanager.register(Results(Path(config.getoption("--models-table")).absolute()))
 
 
 @pytest.fixture

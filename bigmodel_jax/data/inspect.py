@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bigmodel_jax.data import shuffle
-from bigmodel_jax.data.base import DataConfig
+from bigmodel_jax.data.base import DataConfig, Rows
 from bigmodel_jax.data.image import ImageRows
-from bigmodel_jax.data.text import TextData, TextRows, tokenizer
+from bigmodel_jax.data.text import TextRows, tokenizer
 from bigmodel_jax.data.tokenizers import Tokenizer
 
 SPLITS = ("train", "validation")
@@ -24,22 +24,28 @@ def describe(cfg: DataConfig) -> dict[str, dict]:
     return {split: _counts(cfg.open(split)) for split in SPLITS}
 
 
-def _counts(rows: TextRows | ImageRows) -> dict:
-    return _text_counts(rows) if isinstance(rows, TextRows) else _image_counts(rows)
+def _counts(rows: Rows) -> dict:
+    if isinstance(rows, TextRows):
+        return _text_counts(rows)
+    return _image_counts(rows) if isinstance(rows, ImageRows) else {"rows": len(rows)}
 
 
 def show(cfg: DataConfig, console: Console | None = None) -> None:
     """Prints a page about the data, 100 columns wide."""
     console = console or Console(width=WIDTH, highlight=False)
-    console.print(Rule(f"[bold]{type(cfg).__name__}[/] from {cfg.source.short_name()}", align="left"))
+    origin = f" from {cfg.source.short_name()}" if hasattr(cfg, "source") else ""
+    console.print(Rule(f"[bold]{type(cfg).__name__}[/]{origin}", align="left"))
     splits = {split: cfg.open(split) for split in SPLITS}
     console.print(_counts_table({split: _counts(rows) for split, rows in splits.items()}))
-    if isinstance(cfg, TextData):
-        console.print(_show_text(splits["train"], tokenizer(cfg)))
-    else:
+    train = splits["train"]
+    if isinstance(train, TextRows):
+        console.print(_show_text(train, tokenizer(cfg)))
+    elif isinstance(train, ImageRows):
         console.print(_show_images(splits, cfg.num_classes))
+    else:
+        console.print(Panel(_arrays_table(train), title="a training batch of two rows", title_align="left"))
     for split, rows in splits.items():
-        for where, reason in rows.meta["bad_records"]:
+        for where, reason in getattr(rows, "meta", {}).get("bad_records", ()):
             console.print(Text.assemble(("skipped ", "yellow"), f"({split}) {where}: {reason}"))
 
 
@@ -49,6 +55,15 @@ def _counts_table(splits: dict[str, dict]) -> Table:
         column.justify = "right"
     for name in splits["train"]:
         table.add_row(name, *(_number(counts[name]) for counts in splits.values()))
+    return table
+
+
+def _arrays_table(rows: Rows) -> Table:
+    """Every array of a batch: shape, type and first values."""
+    table = Table("array", "shape", "type", "first values", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for name, x in rows.batch(np.arange(min(2, len(rows))), None).items():
+        values = " ".join(f"{v:.4g}" for v in x.reshape(-1)[:12])
+        table.add_row(name, "x".join(map(str, x.shape)), x.dtype.name, values)
     return table
 
 

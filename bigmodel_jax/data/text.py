@@ -97,8 +97,8 @@ def tokenizer_folder(cfg: TextData) -> Path:
     elif tok.kind == "bytes":
         name, make = "bytes", tokenizers.make_bytes
     else:
-        name = f"bpe-{tok.vocab_size}-{cache.key(_source_key(cfg, 'train'))}"
-        make = functools.partial(_train_bpe, cfg)
+        name = f"{tok.kind}-{tok.vocab_size}-{cache.key(_source_key(cfg, 'train'))}"
+        make = functools.partial(_train_tokenizer, cfg)
 
     def write(folder: Path) -> None:
         tokenizer = make()
@@ -108,8 +108,9 @@ def tokenizer_folder(cfg: TextData) -> Path:
     return cache.build(cfg.root() / f"tokenizers-{FORMAT}" / name, write)
 
 
-def _train_bpe(cfg: TextData) -> Tokenizer:
-    return tokenizers.train_bpe((text for _, text in documents(cfg, "train")), cfg.tokenizer.vocab_size)
+def _train_tokenizer(cfg: TextData) -> Tokenizer:
+    train = tokenizers.TRAINERS[cfg.tokenizer.kind]
+    return train((text for _, text in documents(cfg, "train")), cfg.tokenizer.vocab_size)
 
 
 def tokenizer(cfg: TextData) -> Tokenizer:

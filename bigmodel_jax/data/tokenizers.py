@@ -18,11 +18,12 @@ TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """A byte-level BPE trained on the training split, the 256 bytes themselves, or a tokenizer.json."""
+    """A tokenizer trained on the training split, the 256 bytes themselves, or a tokenizer.json."""
 
-    kind: Literal["bpe", "bytes"] = "bpe"
+    kind: Literal["bpe", "wordpiece", "unigram", "bytes"] = "bpe"
+    "bpe: byte-level, as GPT-2's; wordpiece: lower case, as BERT's; unigram: as SentencePiece's (T5)"
     vocab_size: int = 4096
-    "bpe: tokens to learn, the 256 bytes and the separator included"
+    "tokens to learn; bpe: the 256 bytes and the separator included"
     path: str = ""
     "a tokenizer.json to use instead"
 
@@ -116,6 +117,39 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     model.train_from_iterator(texts, trainer)
     return Tokenizer(model)
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """BERT's kind (arXiv:1609.08144): lower-cased words in pieces, ## where a piece continues a word; loses spacing."""
+    from tokenizers import Tokenizer as Model
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+    model = Model(models.WordPiece(unk_token="[UNK]"))
+    model.normalizer = normalizers.BertNormalizer(lowercase=True)
+    model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    model.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    model.train_from_iterator(texts, trainer)
+    return Tokenizer(model)
+
+
+def train_unigram(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """SentencePiece's unigram model (arXiv:1804.10959), a space written as U+2581."""
+    from tokenizers import Tokenizer as Model
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    model = Model(models.Unigram())
+    model.pre_tokenizer = pre_tokenizers.Metaspace()
+    model.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    model.train_from_iterator(texts, trainer)
+    return Tokenizer(model)
+
+
+TRAINERS = {"bpe": train_bpe, "wordpiece": train_wordpiece, "unigram": train_unigram}
 
 
 def byte_characters() -> list[str]:

@@ -73,3 +73,17 @@ def test_bad_tokenizers_are_named(tmp_path):
         assert name in str(error.value)
     with pytest.raises(ValueError, match=r"data\.tokenizer\.vocab_size: 100"):
         tokenizers.TokenizerConfig(vocab_size=100)
+
+
+@pytest.mark.parametrize(("kind", "piece", "lossless"), [("wordpiece", "##", False), ("unigram", "▁", True)])
+def test_other_kinds_are_trained_and_their_bytes_counted_where_nothing_is_lost(kind, piece, lossless, tmp_path):
+    text = "the people of the united states and their representatives"
+    trained = tokenizers.TRAINERS[kind]([text] * 50, 120)
+    trained.save(tmp_path / "tokenizer.json")
+    again = tokenizers.load_tokenizer(tmp_path / "tokenizer.json")
+    ids = again.encode(text)
+    assert ids == trained.encode(text)
+    assert any(piece in trained.model.id_to_token(i) for i in range(trained.vocab_size))
+    assert again.decode(ids) == text
+    # SentencePiece puts a space in front.
+    assert again.token_bytes()[ids].sum() == (len(text) + 1 if lossless else 0)

@@ -1,0 +1,103 @@
+"""Tokenizers in the forms in which they are published give the ids of the tool that made them."""
+
+import base64
+import io
+import json
+
+import pytest
+import sentencepiece
+
+from bigmodel_jax.data import tokenizer_files, tokenizers
+
+TEXTS = [
+    "The people of the United States, in order to form a more perfect union,",
+    "establish justice, insure domestic tranquility, provide for the common defence;",
+    "promote the general welfare — and secure the blessings of liberty to ourselves.",
+    "In 1787 there were 13 states; by 1959 there were 50.",
+]
+HELD_OUT = [
+    "Liberty and union, now and for ever: 1830!",
+    "naïve café 🤗 états",
+    "  two  spaces ",
+    "line\nbreak\ttab",
+    "x",
+]
+
+
+def train_sentencepiece(kind: str, path) -> sentencepiece.SentencePieceProcessor:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS * 20),
+        model_writer=model,
+        model_type=kind,
+        vocab_size=400 if kind == "bpe" else 340,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+        hard_vocab_limit=False,
+    )
+    path.write_bytes(model.getvalue())
+    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_sentencepiece_model_gives_its_own_ids(kind, tmp_path):
+    """Llama 2's and Mistral's kind, and T5's; characters it has not seen fall back to bytes."""
+    theirs = train_sentencepiece(kind, tmp_path / "tokenizer.model")
+    ours = tokenizer_files.from_folder(tmp_path)
+    for text in TEXTS + HELD_OUT:
+        assert ours.encode(text, add_special_tokens=False).ids == theirs.encode(text), text
+        assert ours.decode(theirs.encode(text)) == text
+
+
+def test_gpt2s_two_files(tmp_path):
+    trained = tokenizers.train_bpe(TEXTS * 10, 400)
+    model = json.loads(trained.model.to_str())["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in model["merges"]))
+    ours = tokenizer_files.from_folder(tmp_path)
+    for text in TEXTS + HELD_OUT:
+        assert ours.encode(text).ids == trained.encode(text), text
+
+
+def test_bert_vocabulary(tmp_path):
+    trained = tokenizers.train_wordpiece(TEXTS * 10, 300)
+    vocab = sorted(trained.model.get_vocab().items(), key=lambda item: item[1])
+    (tmp_path / "vocab.txt").write_text("\n".join(piece for piece, _ in vocab) + "\n")
+    ours = tokenizer_files.from_folder(tmp_path)
+    for text in TEXTS:
+        assert ours.encode(text, add_special_tokens=False).ids == trained.encode(text), text
+    ids = ours.encode("The States").tokens
+    assert (ids[0], ids[-1]) == ("[CLS]", "[SEP]")
+    cased = tmp_path / "tokenizer_config.json"
+    cased.write_text(json.dumps({"do_lower_case": False}))
+    assert tokenizer_files.from_folder(tmp_path).encode("The", add_special_tokens=False).tokens == ["[UNK]"]
+
+
+def test_tiktoken_ranks_give_back_their_merges(tmp_path):
+    """Ranks hold no list of merges; the tokenizer read from them is the one they were written from."""
+    trained = tokenizers.train_bpe(TEXTS * 10, 400)
+    spelled = {c: b for b, c in enumerate(tokenizers.byte_characters())}
+    pieces = {p: i for p, i in trained.model.get_vocab().items() if i != trained.separator}
+    order = sorted(pieces, key=pieces.get)
+    lines = [base64.b64encode(bytes(spelled[c] for c in p)).decode() + f" {n}" for n, p in enumerate(order)]
+    (tmp_path / "t.tiktoken").write_text("\n".join(lines))
+    ours = tokenizer_files.from_folder(tmp_path)
+    # Words as both cut them: letters with the space before them.
+    for text in ("the people of the united", "more perfect union", "naïve café"):
+        named = [trained.model.id_to_token(i) for i in trained.encode(text)]
+        assert ours.encode(text).tokens == named, text
+    assert ours.encode("13959").tokens[0][:3].isdigit(), "digits in groups of at most three"
+    for text in TEXTS + HELD_OUT:
+        assert ours.decode(ours.encode(text).ids) == text
+
+
+def test_a_folder_without_a_tokenizer_has_none(tmp_path):
+    assert tokenizer_files.from_folder(tmp_path) is None
+
+
+def test_a_model_that_is_none_is_named(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match=r"tokenizer\.model: not a SentencePiece model"):
+        tokenizer_files.from_folder(tmp_path)
