@@ -26,6 +26,7 @@ from bigmodel_jax.models.roberta import RobertaConfig
 from bigmodel_jax.models.t5 import T5Config
 from bigmodel_jax.models.transformer import TransformerConfig
 from bigmodel_jax.models.vit import ViTConfig
+from bigmodel_jax.models.xlnet import XLNetConfig
 
 MODELS: dict[str, type[ModelConfig]] = {
     "llama": LlamaConfig,
@@ -45,6 +46,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "bert": BertConfig,
     "roberta": RobertaConfig,
     "deberta": DebertaConfig,
+    "xlnet": XLNetConfig,
     "mlp": MLPConfig,
     "cnn": CNNConfig,
     "linear": LinearConfig,
@@ -85,6 +87,7 @@ __all__ = [
     "T5Config",
     "TransformerConfig",
     "ViTConfig",
+    "XLNetConfig",
     "from_linen",
     "from_nnx",
 ]

@@ -21,6 +21,7 @@ from bigmodel_jax.pretrained.resnet import RESNET
 from bigmodel_jax.pretrained.roberta import ROBERTA
 from bigmodel_jax.pretrained.t5 import T5
 from bigmodel_jax.pretrained.vit import VIT
+from bigmodel_jax.pretrained.xlnet import XLNET
 
 FAMILIES: dict[str, Family] = {
     family.architecture: family
@@ -30,6 +31,7 @@ FAMILIES: dict[str, Family] = {
         *BERT,
         *ROBERTA,
         *DEBERTA,
+        *XLNET,
         MISTRAL,
         QWEN2,
         QWEN3,

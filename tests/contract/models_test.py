@@ -33,6 +33,7 @@ HEADS = {
     "classification": "classification",
     "token_classification": "masked_language_model",
     "question_answering": "question_answering",
+    "permuted_lm": "masked_language_model",
 }
 
 
@@ -40,7 +41,7 @@ def configs() -> dict[str, ModelConfig]:
     """The smallest config of every model, and of every second way in which one is written."""
     tiny = {name: cls.tiny() for name, cls in MODELS.items()}
     doors = {f"{n}-linen": dataclasses.replace(c, door="linen") for n, c in tiny.items() if hasattr(c, "door")}
-    heads = {f"bert-{head}": dataclasses.replace(tiny["bert"], head=head) for head in HEADS if head != "masked_lm"}
+    heads = {f"bert-{head}": dataclasses.replace(tiny["bert"], head=head) for head in HEADS if not head.endswith("_lm")}
     classifiers = {n: dataclasses.replace(c, num_classes=6) for n, c in heads.items() if n.endswith("classification")}
     return tiny | doors | heads | classifiers
 
@@ -48,7 +49,10 @@ def configs() -> dict[str, ModelConfig]:
 def fits(cfg: ModelConfig, objective: str) -> bool:
     if hasattr(cfg, "head"):
         return HEADS[cfg.head] == objective
-    return {f.name for f in dataclasses.fields(cfg)} >= FITS[objective]
+    names = {f.name for f in dataclasses.fields(cfg)}
+    if objective == "classification" and names >= {"num_classes", "vocab_size"}:  # of texts
+        return True
+    return names >= FITS[objective]
 
 
 CONFIGS = configs()
@@ -78,6 +82,8 @@ def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
     batch |= {"weights": (segments > 0).astype(np.float32), "target_bytes": np.ones_like(segments)}
     if hasattr(cfg, "decoder_start_token_id"):
         batch |= {"encoder_tokens": tokens[:, :0:-1], "encoder_segment_ids": segments}
+    if objective == "classification":
+        batch |= {"label": rng.integers(0, cfg.num_classes, ROWS).astype(np.int32), "weights": np.ones(ROWS, np.float32)}
     return batch | head_batch(cfg, rng) if hasattr(cfg, "head") else batch
 
 
@@ -93,6 +99,13 @@ def head_batch(cfg: ModelConfig, rng: np.random.Generator) -> dict[str, np.ndarr
         "pretraining": lambda: {"next_sentence": draw(2)},
         "classification": lambda: rows | {"label": draw(cfg.num_classes)},
         "token_classification": lambda: {"targets": draw(cfg.num_classes, LENGTH)},
+        "permuted_lm": lambda: {
+            "token_types": draw(2, LENGTH),
+            "order": np.tile(np.arange(LENGTH, dtype=np.int32)[::-1] % 5, (ROWS, 1)),
+            "places": np.tile(np.array([1, 4, 8, 12], np.int32), (ROWS, 1)),
+            "targets": draw(cfg.vocab_size, 4),
+            "weights": np.ones((ROWS, 4), np.float32),
+        },
         "question_answering": lambda: rows | {"start": draw(LENGTH), "end": draw(LENGTH)},
     }[cfg.head]()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from transformers import BertConfig, DebertaV2Config, RobertaConfig
+from transformers import BertConfig, DebertaV2Config, RobertaConfig, XLNetConfig
 
 from references.weights import randomize, save_gradients, save_weights
 
@@ -39,6 +39,7 @@ DEBERTA = {
     "norm_rel_ebd": "layer_norm",
     "pos_att_type": ["p2c", "c2p"],
 }
+XLNET = {"vocab_size": VOCAB, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, "dropout": 0.0, "mem_len": None}
 VALUES = ("last_hidden_state", "pooler_output", "logits", "prediction_logits", "seq_relationship_logits")
 
 
@@ -84,11 +85,27 @@ def masked_batch(seed: int, *shape: int) -> tuple[torch.Tensor, torch.Tensor, to
     return draw(seed, *shape), draw(seed + 1, *shape), (draw(seed + 2, *shape, low=0, high=3) == 0).long()
 
 
+def permuted(model, inputs: dict, arrays: dict) -> torch.Tensor:
+    """Both streams: five of 13 tokens predicted in an order of their own, four of them asked for; a mean over these."""
+    order = torch.zeros(2, 13, dtype=torch.long)
+    order[:, [1, 4, 6, 9, 12]] = torch.tensor([[3, 1, 5, 2, 4], [2, 5, 1, 4, 3]])
+    places, targets = torch.tensor([[4, 9, 1, 6], [12, 1, 9, 4]]), draw(41, 2, 4)
+    seen = (order[:, None, :] == 0) | (order[:, None, :] < order[:, :, None])
+    mapping = torch.nn.functional.one_hot(places, 13).float()
+    result = model(**inputs, perm_mask=1.0 - seen.float(), target_mapping=mapping)
+    marks = {"order": order, "places": places, "targets": targets, "weights": torch.ones(2, 4)}
+    arrays |= {name: x.numpy() for name, x in marks.items()}
+    arrays |= {"permuted/value/logits": result.logits.detach().numpy()}
+    return torch.nn.functional.cross_entropy(result.logits.reshape(-1, VOCAB), targets.reshape(-1))
+
+
 def loss_of(model, arrays: dict) -> torch.Tensor:
     """The reference's own loss for its head; the encoder alone has none and gets one."""
     inputs = {"input_ids": torch.tensor(arrays["tokens"])}
     if "token_types" in arrays:
         inputs["token_type_ids"] = torch.tensor(arrays["token_types"])
+    if type(model).__name__ == "XLNetLMHeadModel":
+        return permuted(model, inputs, arrays)
     _, targets, weights = masked_batch(21, 2, 13)
     classes = draw(24, 2, 13, low=0, high=CLASSES)
     marks = {
@@ -138,7 +155,7 @@ def write(architecture: str, config, folder: Path, *, training: bool = False) ->
     model = cls._from_config(config, attn_implementation="eager").float().eval()
     randomize(model)
     save_weights(model, folder)
-    arrays = forward(model, getattr(config, "type_vocab_size", 0))
+    arrays = forward(model, getattr(config, "type_vocab_size", 2))  # XLNet compares types
     value = loss_of(model, arrays)
     value.backward()
     arrays["loss"] = value.detach().numpy()
@@ -167,4 +184,8 @@ ENCODERS = {
     ),
     "deberta": functools.partial(write, "DebertaV2ForMaskedLM", DebertaV2Config(**SIZES | DEBERTA)),
     "deberta-encoder": functools.partial(write, "DebertaV2Model", DebertaV2Config(**SMALL | DEBERTA)),
+    "xlnet": functools.partial(write, "XLNetLMHeadModel", XLNetConfig(**XLNET)),
+    "xlnet-encoder": functools.partial(
+        write, "XLNetModel", XLNetConfig(**XLNET | {"d_model": 16, "n_layer": 1, "n_head": 2})
+    ),
 }

@@ -1,0 +1,189 @@
+"""XLNet: tokens predicted in a random order, each from those before it on either side (Yang et al., arXiv:1906.08237).
+
+Two streams share all weights: a content stream, where a token sees itself, and a query stream, which knows a token's
+place and not what stands there. Attention is Transformer-XL's (arXiv:1901.02860), by distance; it has no memory here.
+
+Shapes: B batch, T tokens, P predicted places, Q queries, S keys, D embed, H heads, h head_dim, R distances, L layers.
+"""
+
+import dataclasses
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Param, normal, zeros
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models import bert
+from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.decoder import where
+from bigmodel_jax.models.gpt2 import dropout
+from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
+from bigmodel_jax.nn.attention import MASKED, Where
+
+
+@dataclasses.dataclass(frozen=True)
+class XLNetConfig(ModelConfig):
+    """Defaults: xlnet-base-cased. It was trained with dropout 0.1."""
+
+    vocab_size: int = 32_000
+    num_layers: int = 12
+    embed_dim: int = 768
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    max_seq_len: int = 512  # of pretraining; nothing in the model is of this length
+    head: Literal["none", "permuted_lm"] = "permuted_lm"
+    norm_eps: float = 1e-12
+    init_std: float = 0.02
+    dropout: float = 0.0
+    remat: stack.Remat = "none"
+    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads
+
+    def make(self) -> Model:
+        return Model(spec=spec(self), apply=functools.partial(apply, self))
+
+    def validate(self, parallel) -> None:
+        bert.check_encoder(self, parallel)
+        if self.embed_dim % 2:
+            raise ValueError(f"model.embed_dim = {self.embed_dim} is odd; distances are sines and cosines in pairs")
+
+    @classmethod
+    def tiny(cls) -> "XLNetConfig":
+        return cls(vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, mlp_dim=64, max_seq_len=32)
+
+
+def block_spec(cfg: XLNetConfig) -> params.Tree:
+    init, D, H, h = normal(cfg.init_std), cfg.embed_dim, cfg.num_heads, cfg.head_dim
+    per_head = Param((H, h), ("heads", "head_dim"), init, decay=False)
+    return {
+        "attn": {
+            **{name: Param((D, H, h), ("embed", "heads", "head_dim"), init) for name in ("q", "k", "v", "distance")},
+            "o": Param((H, h, D), ("heads", "head_dim", "embed"), init),
+            # What every query asks for: of contents, distances and token types.
+            "content_bias": per_head,
+            "distance_bias": per_head,
+            "type_bias": per_head,
+            # Keys of "the same token type" and "another one".
+            "types": Param((2, H, h), (None, "heads", "head_dim"), init, decay=False),
+        },
+        "attn_norm": norm.layer_spec(D),
+        "mlp": feedforward.mlp_spec(D, cfg.mlp_dim, init=init, out_init=init),
+        "mlp_norm": norm.layer_spec(D),
+    }
+
+
+def spec(cfg: XLNetConfig) -> params.Tree:
+    init, D = normal(cfg.init_std), cfg.embed_dim
+    tree = {
+        "embed": linear.embedding_spec(cfg.vocab_size, D, init=init),
+        "query": Param((D,), ("embed",), init),
+        "layers": params.stack(block_spec(cfg), cfg.num_layers),
+    }
+    return tree | ({"lm": {"bias": Param((cfg.vocab_size,), ("vocab",), zeros())}} if cfg.head == "permuted_lm" else {})
+
+
+class Stream(NamedTuple):
+    """What does not change from layer to layer: where the queries stand, the row of the distance table and whether the
+    token type is another one for each query and key, and which keys the order of prediction lets them see."""
+
+    where: Where
+    rows: jax.Array
+    other_type: jax.Array | None
+    seen: jax.Array | None
+
+
+def distances(length: int, dim: int) -> np.ndarray:
+    """Sines, then cosines, of the distances 1 - length ... length - 1, (R, D) float32."""
+    frequency = 1 / 10_000.0 ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))
+    angle = np.arange(1 - length, length, dtype=np.float32)[:, None] * frequency
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
+
+
+def streams(batch: dict) -> tuple[Stream, Stream | None]:
+    """The content stream, one query a token, and the query stream, one a predicted place."""
+    here, _, _ = where(batch, None)
+    T = batch["tokens"].shape[1]
+    rows = jnp.clip(here.positions[:, :, None] - here.positions[:, None, :], 1 - T, T - 1) + T - 1
+    types, order, places = (batch.get(name) for name in ("token_types", "order", "places"))
+    other = None if types is None else types[:, :, None] != types[:, None, :]
+    if order is None:
+        return Stream(here, rows, other, None), None
+    # Order 0 is given, and seen by all; n is predicted n-th, from what is given and what comes before it.
+    before = (order[:, None, :] == 0) | (order[:, None, :] < order[:, :, None])
+    content = Stream(here, rows, other, before | jnp.eye(T, dtype=bool))
+
+    def at_places(x):
+        return None if x is None else jnp.take_along_axis(x, places.reshape(*places.shape, *[1] * (x.ndim - 2)), axis=1)
+
+    query = Stream(Where(*map(at_places, here)), *map(at_places, (rows, other, before)))
+    return content, query
+
+
+def attend(cfg: XLNetConfig, p, x_BQD, stream: Stream, k, v, distance_k, keys: Where):
+    """Attention of one stream to the contents, with its projection; k and v (B, S, H, h), distance_k (R, H, h)."""
+    q, scale = linear.project(x_BQD, p["q"]), cfg.head_dim**-0.5
+    einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    bias = einsum("bqhd,rhd->bhqr", q + p["distance_bias"], distance_k)
+    bias = jnp.take_along_axis(bias, stream.rows[:, None], axis=-1)
+    if stream.other_type is not None:
+        same, other = jnp.unstack(einsum("bqhd,nhd->nbhq", q + p["type_bias"], p["types"])[..., None])
+        bias += jnp.where(stream.other_type[:, None], other, same)
+    bias *= scale
+    if stream.seen is not None:
+        bias = jnp.where(stream.seen[:, None], bias, MASKED)
+    bias = constrain(bias, "batch", "heads", "seq", None)
+    h = attention.attend(q + p["content_bias"], k, v, stream.where, keys, causal=False, scale=scale, bias=bias)
+    return attention.project_out(p, h)
+
+
+def block(cfg: XLNetConfig, p, x, rng, content: Stream, query: Stream | None, table):
+    """x: both streams, (B, T, D) and (B, P, D) or None; the query stream reads the contents before this layer."""
+    x_BTD, x_BPD = x
+    k, v, distance_k = (linear.project(y, p["attn"][n]) for y, n in ((x_BTD, "k"), (x_BTD, "v"), (table, "distance")))
+    rngs = (None, None) if rng is None else jax.random.split(rng)
+
+    def one(stream, x, rng):
+        def attended(p, x):
+            return attend(cfg, p, x, stream, k, v, distance_k, content.where)
+
+        return bert.block(cfg, p, x, rng, attended)[0]
+
+    return (one(content, x_BTD, rngs[0]), None if query is None else one(query, x_BPD, rngs[1])), None
+
+
+def apply(cfg: XLNetConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
+    """Logits float32, or {"hidden"} without a head; batch: tokens, positions, segment_ids, token_types (B, T).
+
+    With order (B, T) int32, each token's turn to be predicted, 0 = given, and places (B, P) int32, those to predict,
+    the result is of these, (B, P, V), and no token has seen itself. Otherwise all see all, and it is (B, T, V).
+    """
+    embed_rng, query_rng, layer_rngs = bert.split(cfg, rng, train)
+    content, query = streams(batch)
+    x_BTD = constrain(dropout(cfg, linear.embed(p["embed"], batch["tokens"]), embed_rng), "batch", "seq", "embed")
+    x_BPD = None
+    if query is not None:
+        x_BPD = jnp.broadcast_to(p["query"], (*batch["places"].shape, cfg.embed_dim))
+        x_BPD = constrain(dropout(cfg, x_BPD, query_rng), "batch", "seq", "embed")
+    table = jnp.asarray(distances(x_BTD.shape[1], cfg.embed_dim), x_BTD.dtype)
+
+    def body(layer, x, rng):
+        return block(cfg, layer, x, rng, content, query, table)
+
+    x, _ = stack.run(body, p["layers"], (x_BTD, x_BPD), layer_rngs, remat=cfg.remat, unroll=cfg.unroll)
+    hidden = x[0] if query is None else x[1]
+    if cfg.head == "none":
+        return Out({"hidden": hidden})
+    return Out(constrain(linear.unembed(p["embed"], hidden) + p["lm"]["bias"], "batch", "seq", "vocab"))
+
+
+PRESETS = {
+    "xlnet-base-cased": XLNetConfig(),
+    "xlnet-large-cased": XLNetConfig(num_layers=24, embed_dim=1024, num_heads=16, mlp_dim=4096),
+}
