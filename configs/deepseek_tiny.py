@@ -1,0 +1,41 @@
+"""The small Llama of lm_tiny as a DeepSeek-V3: latent attention, a shared and two of eight small experts for a token,
+and a module that predicts the token after the next; a short run.
+
+Cost: under a minute on 2 CPU cores.
+"""
+
+import dataclasses
+
+from bigmodel_jax.config import Config, TrainConfig
+from bigmodel_jax.models import DeepseekConfig
+from configs import lm_tiny
+
+
+def get_config() -> Config:
+    base = lm_tiny.get_config()
+    return dataclasses.replace(
+        base,
+        model=DeepseekConfig(
+            vocab_size=lm_tiny.VOCAB_SIZE,
+            num_layers=2,
+            num_dense_layers=1,
+            embed_dim=192,
+            num_heads=4,
+            q_lora_rank=96,
+            kv_lora_rank=64,
+            qk_nope_head_dim=32,
+            qk_rope_head_dim=16,
+            v_head_dim=48,
+            mlp_dim=512,
+            expert_dim=96,
+            num_experts=8,
+            experts_per_token=2,
+            num_groups=4,
+            groups_per_token=2,
+            num_mtp_layers=1,
+            max_seq_len=256,
+            init_std=0.06,  # near 1/sqrt(embed_dim), as in lm_tiny
+        ),
+        optim=dataclasses.replace(base.optim, warmup_steps=10),
+        train=TrainConfig(steps=60, batch_size=8),
+    )
