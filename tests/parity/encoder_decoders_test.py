@@ -20,7 +20,7 @@ from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.pretrained import folder
 
 TOLERANCE = 1e-4
-FAMILIES = ["t5", "t5_v11"]
+FAMILIES = ["t5", "t5_v11", "transformer", "opus_mt"]
 TRAINED = ["t5", "t5_v11"]
 LEFT_PADDED = ["t5", "t5_v11"]  # the others' reference counts positions from the row's first column, padding or not
 

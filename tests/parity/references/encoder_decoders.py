@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForSeq2SeqLM, T5Config
+from transformers import AutoModelForSeq2SeqLM, MarianConfig, T5Config
 
 from references.decoders import STEPS, VOCAB, tokens
 from references.weights import randomize, save_gradients, save_weights
@@ -108,7 +108,44 @@ def write_t5_v11(folder: Path) -> None:
     write(config, folder, training=True, prepare=lambda model: model.set_input_embeddings(model.shared))
 
 
+def write_marian(folder: Path, **fields) -> None:
+    config = MarianConfig(
+        vocab_size=VOCAB,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=64,
+        scale_embedding=True,
+        dropout=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+        **fields,
+    )
+    write(config, folder, prepare=open_logits_bias, scale=restore_positions)
+
+
+def open_logits_bias(model) -> None:
+    """transformers holds it as a buffer; as a parameter it gets random values, and a gradient."""
+    bias = model.final_logits_bias
+    del model.final_logits_bias
+    model.final_logits_bias = torch.nn.Parameter(bias)
+
+
+def restore_positions(model) -> None:
+    """The sinusoids are parameters that are not trained; random values are not for them."""
+    with torch.no_grad():
+        for side in (model.model.encoder, model.model.decoder):
+            side.embed_positions.weight.copy_(side.embed_positions.create_weight())
+
+
 ENCODER_DECODERS = {
     "t5": functools.partial(write, t5_config(), training=True, scale=wide_embedding),
     "t5_v11": write_t5_v11,
+    "transformer": functools.partial(write_marian, activation_function="relu"),
+    "opus_mt": functools.partial(write_marian, activation_function="swish"),
 }

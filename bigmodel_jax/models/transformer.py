@@ -1,0 +1,175 @@
+"""The Transformer: an encoder-decoder with sinusoidal positions and post-norm (Vaswani et al., arXiv:1706.03762).
+
+One table embeds the tokens of both sides, times sqrt(embed_dim), and is the head. The layout is Marian's, whose published
+translation models (opus-mt) are this model with swish and a bias on the logits: biases in attention, sines in the first
+half of a position's vector and cosines in the second (the paper interleaves them; learned weights cannot tell).
+
+Shapes: B batch, T decoder tokens, S encoder tokens, D embed, H heads, h head_dim, V vocab, L layers.
+"""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Param, normal, zeros
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models import decoder
+from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.encoder_decoder import attend_memory, check, check_batch, dropout, encoder_where, make_cache
+from bigmodel_jax.nn import attention, feedforward, linear, norm, position, stack
+from bigmodel_jax.nn.attention import Implementation
+
+ACTIVATIONS = {"relu": jax.nn.relu, "silu": jax.nn.silu, "gelu": functools.partial(jax.nn.gelu, approximate=False)}
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig(ModelConfig):
+    """Defaults: the paper's base model, with its shared English-German vocabulary."""
+
+    vocab_size: int = 37_000
+    num_layers: int = 6  # of the encoder
+    num_decoder_layers: int = 6
+    embed_dim: int = 512
+    num_heads: int = 8
+    mlp_dim: int = 2048
+    max_seq_len: int = 1024
+    activation: Literal["relu", "silu", "gelu"] = "relu"
+    scale_embedding: bool = True  # embeddings times sqrt(embed_dim)
+    logits_bias: bool = False  # Marian's models have one
+    init_std: float = 0.02
+    dropout: float = 0.0  # the paper: 0.1, on what each half of a layer adds and on the embeddings
+    decoder_start_token_id: int = 0
+    eos_token_id: int = 0
+    remat: stack.Remat = "none"
+    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
+    attention: Implementation = "auto"
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads
+
+    def make(self) -> Model:
+        return Model(
+            spec=spec(self),
+            apply=functools.partial(apply, self),
+            make_cache=functools.partial(make_cache, self),
+            decoder_start=self.decoder_start_token_id,
+        )
+
+    def validate(self, parallel) -> None:
+        if self.num_heads > 0 and self.embed_dim % self.num_heads:
+            raise ValueError(f"model.num_heads = {self.num_heads} does not divide model.embed_dim = {self.embed_dim}")
+        if self.embed_dim % 2:
+            raise ValueError(f"model.embed_dim = {self.embed_dim} is odd; half of it are sines, half cosines")
+        check(self, parallel)
+
+    @classmethod
+    def tiny(cls) -> "TransformerConfig":
+        return cls(
+            vocab_size=64, num_layers=2, num_decoder_layers=2, embed_dim=32, num_heads=4, mlp_dim=64, max_seq_len=32
+        )
+
+
+def block_spec(cfg: TransformerConfig, cross: bool) -> params.Tree:
+    init = normal(cfg.init_std)
+    D, H, h = cfg.embed_dim, cfg.num_heads, cfg.head_dim
+    attend = attention.spec(D, H, H, h, init=init, out_init=init, bias=True)
+    tree = {"attn": attend, "attn_norm": norm.layer_spec(D)}
+    if cross:
+        tree |= {"cross": attend, "cross_norm": norm.layer_spec(D)}
+    return tree | {
+        "mlp": feedforward.mlp_spec(D, cfg.mlp_dim, init=init, out_init=init),
+        "mlp_norm": norm.layer_spec(D),
+    }
+
+
+def spec(cfg: TransformerConfig) -> params.Tree:
+    tree = {
+        "embed": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=normal(cfg.init_std)),
+        "encoder": params.stack(block_spec(cfg, cross=False), cfg.num_layers),
+        "decoder": params.stack(block_spec(cfg, cross=True), cfg.num_decoder_layers),
+    }
+    return tree | {"logits_bias": Param((cfg.vocab_size,), ("vocab",), zeros())} if cfg.logits_bias else tree
+
+
+def block(cfg: TransformerConfig, p, x_BTD, caches, rng, q_where, k_where, index, causal, memory_BSD, memory_where):
+    """One layer of either stack; caches (own, memory) and what it returns in their place are None outside decoding."""
+    rngs = [None] * 3 if rng is None else jax.random.split(rng, 3)
+    own, cached = caches
+
+    def add(x, y, scale, rng):
+        return constrain(norm.layer(scale, x + dropout(cfg.dropout, y, rng)), "batch", "seq", "embed")
+
+    q, k, v = attention.qkv(p["attn"], x_BTD)
+    k, v = decoder.update_cache(own, k, v, index)
+    h = attention.attend(q, k, v, q_where, k_where, causal=causal, implementation=cfg.attention)
+    x_BTD = add(x_BTD, attention.project_out(p["attn"], h), p["attn_norm"], rngs[0])
+    kv = None
+    if "cross" in p:
+        options = {"implementation": cfg.attention}
+        h, kv = attend_memory(p["cross"], x_BTD, memory_BSD, cached, q_where, memory_where, **options)
+        x_BTD = add(x_BTD, h, p["cross_norm"], rngs[1])
+    h = feedforward.mlp(p["mlp"], x_BTD, ACTIVATIONS[cfg.activation])
+    return add(x_BTD, h, p["mlp_norm"], rngs[2]), None if own is None else ({"k": k, "v": v}, kv)
+
+
+def run(cfg: TransformerConfig, table, layers, tokens, rng, caches, q_where, *where):
+    """One stack: tokens (B, T) -> (B, T, D), and the layers' keys and values."""
+    num_layers = layers["attn_norm"]["scale"].shape[0]
+    rngs = None if rng is None else jax.random.split(rng, num_layers + 1)
+    x_BTD = linear.embed(table, tokens)
+    x_BTD = x_BTD * cfg.embed_dim**0.5 if cfg.scale_embedding else x_BTD
+    sinusoids = jnp.asarray(position.sinusoids(cfg.max_seq_len, cfg.embed_dim), x_BTD.dtype)
+    x_BTD = x_BTD + jnp.take(sinusoids, q_where.positions, axis=0)
+    x_BTD = constrain(dropout(cfg.dropout, x_BTD, None if rngs is None else rngs[0]), "batch", "seq", "embed")
+
+    def body(layer, x, xs):
+        return block(cfg, layer, x, *xs, q_where, *where)
+
+    xs = (caches, None if rngs is None else rngs[1:])
+    return stack.run(body, layers, x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll)
+
+
+def apply(cfg: TransformerConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
+    """Logits (B, T, V) float32 of the decoder; the batch is encoder_decoder.py's.
+
+    With a cache, the first call encodes, the later ones leave encoder_tokens out.
+    """
+    check_batch(batch, cache)
+    encoder_rng, decoder_rng = jax.random.split(rng) if train and rng is not None else (None, None)
+    memory_where, memory = encoder_where(batch), None
+    if memory_where is None:
+        memory_where = cache.memory_where
+    else:
+        where = (memory_where, memory_where, 0, False, None, None)
+        memory, _ = run(cfg, p["embed"], p["encoder"], batch["encoder_tokens"], encoder_rng, (None, None), *where)
+    q_where, k_where, own = decoder.where(batch, cache and cache.own)
+    caches = (own and own.layers, cache and cache.memory)
+    where = (q_where, k_where, own and own.index, True, memory, memory_where)
+    x_BTD, kv = run(cfg, p["embed"], p["decoder"], batch["tokens"], decoder_rng, caches, *where)
+    logits = linear.unembed(p["embed"], x_BTD)
+    logits = constrain(logits + p["logits_bias"] if cfg.logits_bias else logits, "batch", "seq", "vocab")
+    if cache is not None:
+        cache = cache._replace(own=own.advance(kv[0], x_BTD.shape[1]), memory=kv[1], memory_where=memory_where)
+    return Out(logits, cache=cache)
+
+
+# The first models of the University of Helsinki: en-de, and the sizes that all others have but for the vocabulary.
+OPUS_MT = TransformerConfig(
+    vocab_size=58_101,
+    max_seq_len=512,
+    activation="silu",
+    logits_bias=True,
+    decoder_start_token_id=58_100,
+)
+PRESETS = {
+    "transformer-base": TransformerConfig(),
+    "transformer-big": TransformerConfig(embed_dim=1024, num_heads=16, mlp_dim=4096),
+    "opus-mt-en-de": OPUS_MT,
+    "opus-mt-en-fr": dataclasses.replace(OPUS_MT, vocab_size=59_514, decoder_start_token_id=59_513),
+    "opus-mt-en-zh": dataclasses.replace(OPUS_MT, vocab_size=65_001, decoder_start_token_id=65_000),
+}

@@ -1,0 +1,103 @@
+"""Marian's tensors and config.json: the original Transformer, as the opus-mt translation models are published."""
+
+from bigmodel_jax.models.transformer import TransformerConfig
+from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.names import VECTOR, Layout, Row, linear
+
+ROW_VECTOR = Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x.reshape(1, -1))
+
+
+def layer_norm(ours: str, theirs: str) -> tuple[Row, ...]:
+    return Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")
+
+
+def attention(ours: str, theirs: str) -> tuple[Row, ...]:
+    rows = []
+    for name in ("q", "k", "v"):
+        rows.append(Row(f"{ours}/{name}", f"{theirs}.{name}_proj.weight", linear()))
+        rows.append(Row(f"{ours}/{name}_bias", f"{theirs}.{name}_proj.bias", VECTOR))
+    rows.append(Row(f"{ours}/o", f"{theirs}.out_proj.weight", linear(in_dims=2)))
+    rows.append(Row(f"{ours}/o_bias", f"{theirs}.out_proj.bias"))
+    return tuple(rows) + layer_norm(f"{ours}_norm", f"{theirs}_layer_norm")
+
+
+def block(name: str) -> tuple[Row, ...]:
+    """A stack's layers; the encoder's config has no parameter for the rows of cross attention."""
+    theirs = f"model.{name}.layers.{{i}}"
+    return (
+        *attention(f"{name}/attn", f"{theirs}.self_attn"),
+        *attention(f"{name}/cross", f"{theirs}.encoder_attn"),
+        Row(f"{name}/mlp/up/kernel", f"{theirs}.fc1.weight", linear()),
+        Row(f"{name}/mlp/up/bias", f"{theirs}.fc1.bias"),
+        Row(f"{name}/mlp/down/kernel", f"{theirs}.fc2.weight", linear()),
+        Row(f"{name}/mlp/down/bias", f"{theirs}.fc2.bias"),
+        *layer_norm(f"{name}/mlp_norm", f"{theirs}.final_layer_norm"),
+    )
+
+
+ROWS = (
+    Row("embed/table", "model.shared.weight"),
+    *block("encoder"),
+    *block("decoder"),
+    Row("logits_bias", "final_logits_bias", ROW_VECTOR),
+)
+# The sinusoids, which we compute, and tied copies.
+IGNORED = (r"model\.(encoder|decoder)\.embed_(positions|tokens)\.weight", r"lm_head\.weight")
+ACTIVATIONS = {"relu": "relu", "swish": "silu", "silu": "silu", "gelu": "gelu"}
+
+
+def from_hf(hf: dict) -> TransformerConfig:
+    check_fixed(hf, share_encoder_decoder_embeddings=True, tie_word_embeddings=True, static_position_embeddings=True)
+    # Older files spell out what Marian's code no longer reads.
+    check_fixed(hf, normalize_before=False, normalize_embedding=False, add_final_layer_norm=False)
+    check_fixed(hf, activation_function=tuple(ACTIVATIONS), decoder_vocab_size=(hf["vocab_size"], None))
+    check_fixed(hf, decoder_ffn_dim=hf["encoder_ffn_dim"], decoder_attention_heads=hf["encoder_attention_heads"])
+    return TransformerConfig(
+        vocab_size=hf["vocab_size"],
+        num_layers=hf["encoder_layers"],
+        num_decoder_layers=hf["decoder_layers"],
+        embed_dim=hf["d_model"],
+        num_heads=hf["encoder_attention_heads"],
+        mlp_dim=hf["encoder_ffn_dim"],
+        max_seq_len=hf["max_position_embeddings"],
+        activation=ACTIVATIONS[hf["activation_function"]],
+        scale_embedding=hf.get("scale_embedding", False),
+        logits_bias=True,
+        init_std=hf.get("init_std", 0.02),
+        decoder_start_token_id=hf["decoder_start_token_id"],
+        eos_token_id=hf.get("eos_token_id", 0),
+    )
+
+
+def to_hf(cfg: TransformerConfig) -> dict:
+    """ValueError without a bias on the logits, which every Marian model has."""
+    if not cfg.logits_bias:
+        raise ValueError("model.logits_bias = False: a Marian model has that bias; set it to True")
+    return {
+        "model_type": "marian",
+        "is_encoder_decoder": True,
+        "vocab_size": cfg.vocab_size,
+        "decoder_vocab_size": cfg.vocab_size,
+        "encoder_layers": cfg.num_layers,
+        "decoder_layers": cfg.num_decoder_layers,
+        "d_model": cfg.embed_dim,
+        "encoder_attention_heads": cfg.num_heads,
+        "decoder_attention_heads": cfg.num_heads,
+        "encoder_ffn_dim": cfg.mlp_dim,
+        "decoder_ffn_dim": cfg.mlp_dim,
+        "max_position_embeddings": cfg.max_seq_len,
+        "activation_function": cfg.activation,
+        "scale_embedding": cfg.scale_embedding,
+        "share_encoder_decoder_embeddings": True,
+        "tie_word_embeddings": True,
+        "static_position_embeddings": True,
+        "dropout": cfg.dropout,
+        "init_std": cfg.init_std,
+        "decoder_start_token_id": cfg.decoder_start_token_id,
+        "pad_token_id": cfg.decoder_start_token_id,
+        "eos_token_id": cfg.eos_token_id,
+        "forced_eos_token_id": cfg.eos_token_id,
+    }
+
+
+MARIAN = Family("MarianMTModel", TransformerConfig, from_hf, to_hf, ROWS, IGNORED)
