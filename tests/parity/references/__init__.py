@@ -6,8 +6,10 @@ from references.efficientnet import EFFICIENTNET
 from references.encoder_decoders import ENCODER_DECODERS
 from references.encoders import ENCODERS
 from references.gemma import GEMMA
+from references.image_text import IMAGE_TEXT
 from references.mixtures import MIXTURES
 from references.recurrent import RECURRENT
+from references.rope import ROPE
 from references.vision import VISION
 
 REFERENCES = {
@@ -16,8 +18,9 @@ REFERENCES = {
     **MIXTURES,
     **ENCODERS,
     **DEEPSEEKS,
-    **VISION,
+    **VISION, **IMAGE_TEXT,
     **EFFICIENTNET,
     **ENCODER_DECODERS,
     **RECURRENT,
+    **ROPE,
 }
