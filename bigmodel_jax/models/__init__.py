@@ -5,6 +5,7 @@ A model of one's own needs no entry here: a config file may define its `ModelCon
 
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.bert import BertConfig
+from bigmodel_jax.models.clip import CLIPConfig
 from bigmodel_jax.models.cnn import CNNConfig
 from bigmodel_jax.models.deberta import DebertaConfig
 from bigmodel_jax.models.deepseek import DeepseekConfig
@@ -23,6 +24,7 @@ from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
 from bigmodel_jax.models.resnet import ResNetConfig
 from bigmodel_jax.models.rnn import RNNClassifierConfig, RNNConfig
 from bigmodel_jax.models.roberta import RobertaConfig
+from bigmodel_jax.models.siglip import SiglipConfig
 from bigmodel_jax.models.t5 import T5Config
 from bigmodel_jax.models.transformer import TransformerConfig
 from bigmodel_jax.models.vit import ViTConfig
@@ -55,11 +57,14 @@ MODELS: dict[str, type[ModelConfig]] = {
     "vit": ViTConfig,
     "resnet": ResNetConfig,
     "efficientnet": EfficientNetConfig,
+    "clip": CLIPConfig,
+    "siglip": SiglipConfig,
 }
 
 __all__ = [
     "MODELS",
     "BertConfig",
+    "CLIPConfig",
     "CNNConfig",
     "DebertaConfig",
     "DeepseekConfig",
@@ -84,6 +89,7 @@ __all__ = [
     "RNNConfig",
     "ResNetConfig",
     "RobertaConfig",
+    "SiglipConfig",
     "T5Config",
     "TransformerConfig",
     "ViTConfig",

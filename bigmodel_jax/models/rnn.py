@@ -1,0 +1,231 @@
+"""Recurrent networks: language model and text classifier over Flax's simple, LSTM and GRU cells.
+
+Packed documents: the state starts from zero wherever a position is 0, and padding leaves it as it is.
+
+Dropout is variational (Gal and Ghahramani, arXiv:1512.05287): one mask per row for a layer's inputs, one for its recurrent
+state, and word types, not occurrences, dropped from the embedding; all the same at every time step.
+
+Shapes: B batch, T tokens, D embed, H hidden, V vocab.
+"""
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Init, Param, normal, zeros
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.nn import linear
+
+CELLS = {"rnn": nn.SimpleCell, "lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentConfig(ModelConfig):
+    """What the language model and the classifier share."""
+
+    cell: Literal["rnn", "lstm", "gru"] = "lstm"
+    vocab_size: int = 10_000
+    num_layers: int = 2
+    embed_dim: int = 650
+    hidden_dim: int = 650
+    dropout: float = 0.0  # of what goes into each layer and into the head
+    recurrent_dropout: float = 0.0  # of the state, where it enters the next step's products
+    embedding_dropout: float = 0.0  # of word types
+
+    def validate(self, parallel) -> None:
+        for name in ("vocab_size", "num_layers", "embed_dim", "hidden_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} = {getattr(self, name)}; it must be 1 or more")
+        for name in ("dropout", "recurrent_dropout", "embedding_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"model.{name} = {getattr(self, name)}; it must be 0 or more and below 1")
+        for name in ("vocab_size", "hidden_dim"):
+            if getattr(self, name) % max(parallel.tensor, 1):
+                raise ValueError(
+                    f"model.{name} = {getattr(self, name)} is not divisible by parallel.tensor = {parallel.tensor}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class RNNConfig(RecurrentConfig):
+    max_seq_len: int = 1024  # of generated texts; the state itself knows no length
+
+    def make(self) -> Model:
+        return Model(spec(self), functools.partial(apply, self), make_cache=functools.partial(make_cache, self))
+
+    @classmethod
+    def tiny(cls) -> "RNNConfig":
+        return cls(vocab_size=64, embed_dim=16, hidden_dim=24, max_seq_len=32)
+
+
+@dataclasses.dataclass(frozen=True)
+class RNNClassifierConfig(RecurrentConfig):
+    num_classes: int = 2
+
+    def make(self) -> Model:
+        return Model(classifier_spec(self), functools.partial(classify, self))
+
+    def validate(self, parallel) -> None:
+        super().validate(parallel)
+        if self.num_classes < 2:
+            raise ValueError(f"model.num_classes = {self.num_classes}; it must be 2 or more")
+
+    @classmethod
+    def tiny(cls) -> "RNNClassifierConfig":
+        return cls(vocab_size=64, embed_dim=16, hidden_dim=24, cell="gru")
+
+
+# ---- parameters ----
+
+
+@functools.cache
+def cell_spec(kind: str, in_dim: int, hidden_dim: int) -> params.Tree:
+    """The parameters of Flax's cell under Flax's names, with Flax's initial distributions."""
+    cell = CELLS[kind](hidden_dim)
+    x = jax.ShapeDtypeStruct((1, in_dim), jnp.float32)
+    shapes = jax.eval_shape(lambda x: cell.init(jax.random.key(0), initial(kind, 1, hidden_dim, x.dtype), x), x)
+
+    def one(path: str, shape: tuple[int, ...]) -> Param:
+        if path.endswith("bias"):
+            return Param(shape, ("mlp",), zeros())
+        recurrent = path.startswith("h")
+        # Orthogonal: repeated products keep the state's length (Saxe et al., arXiv:1312.6120).
+        init = jax.nn.initializers.orthogonal() if recurrent else jax.nn.initializers.lecun_normal()
+        return Param(shape, ("embed", "mlp"), Init("orthogonal" if recurrent else "lecun_normal", init))
+
+    return params.from_paths({path: one(path, x.shape) for path, x in params.paths(shapes["params"]).items()})
+
+
+def body_spec(cfg: RecurrentConfig) -> params.Tree:
+    dims = [cfg.embed_dim, *[cfg.hidden_dim] * (cfg.num_layers - 1)]
+    embed = linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=normal(cfg.embed_dim**-0.5))
+    return {"embed": embed} | {f"layer{i}": cell_spec(cfg.cell, n, cfg.hidden_dim) for i, n in enumerate(dims)}
+
+
+def spec(cfg: RNNConfig) -> params.Tree:
+    head = linear.embedding_spec(cfg.vocab_size, cfg.hidden_dim, init=normal(cfg.hidden_dim**-0.5))
+    return body_spec(cfg) | {"head": head | {"bias": Param((cfg.vocab_size,), ("vocab",), zeros())}}
+
+
+def classifier_spec(cfg: RNNClassifierConfig) -> params.Tree:
+    return body_spec(cfg) | {"head": linear.linear_spec(cfg.hidden_dim, cfg.num_classes, axes=("mlp", None), bias=True)}
+
+
+# ---- state ----
+
+
+def initial(kind: str, batch_size: int, hidden_dim: int, dtype: Any) -> Any:
+    """A cell's state before the first token: h (B, H), for an LSTM (c, h)."""
+    zero = jnp.zeros((batch_size, hidden_dim), dtype)
+    return (zero, zero) if kind == "lstm" else zero
+
+
+def make_cache(cfg: RecurrentConfig, batch_size: int, length: int, dtype: Any) -> list:
+    """The states of all layers, which are all that decoding needs; `length` plays no part."""
+    return [initial(cfg.cell, batch_size, cfg.hidden_dim, dtype)] * cfg.num_layers
+
+
+# ---- dropout ----
+
+
+def sequence_mask(rng: jax.Array | None, rate: float, x: jax.Array, *, shape: tuple[int, ...]) -> jax.Array | float:
+    """0 or 1 / (1 - rate), the same at every time step; 1 without dropout."""
+    if rng is None or not rate:
+        return 1.0
+    return (jax.random.bernoulli(rng, 1 - rate, shape) / (1 - rate)).astype(x.dtype)
+
+
+def drop_words(
+    rng: jax.Array | None, rate: float, x_BTD: jax.Array, tokens_BT: jax.Array, vocab_size: int
+) -> jax.Array:
+    """Embeddings of whole word types set to zero: wherever a dropped word stands in its row, it is dropped."""
+    if rng is None or not rate:
+        return x_BTD
+    mask_BV = sequence_mask(rng, rate, x_BTD, shape=(tokens_BT.shape[0], vocab_size))
+    return x_BTD * jnp.take_along_axis(mask_BV, tokens_BT, axis=1)[..., None]
+
+
+# ---- forward ----
+
+
+def call_cell(cell: nn.Module, p: params.Tree, carry: Any, x_BD: jax.Array, mask: jax.Array | float) -> tuple:
+    """One step of Flax's cell, the state masked where it is multiplied by weights and nowhere else.
+
+    A GRU's state also passes on past its gates; masked there, it would die out or, being scaled, explode.
+    """
+
+    def masked(call, args, kwargs, context):
+        if isinstance(context.module, nn.Dense) and context.module.name.startswith("h"):
+            args = (args[0] * mask, *args[1:])
+        return call(*args, **kwargs)
+
+    if isinstance(carry, tuple):  # an LSTM's h enters products only, and its memory c is another array
+        carry = (carry[0], carry[1] * mask)
+    with nn.intercept_methods(masked):
+        return cell.apply({"params": p}, carry, x_BD)
+
+
+def layer(cfg: RecurrentConfig, p, x_BTD, carry, fresh_BT, real_BT, mask) -> tuple[Any, jax.Array]:
+    """(state after the last token, outputs (B, T, H))."""
+    cell = CELLS[cfg.cell](cfg.hidden_dim)
+    # A cell's weights are stored in pieces and used whole. Split over "tensor" they would cost a collective per time step,
+    # and with the batch split over two axes XLA (0.12) computes wrong gradients for the loop.
+    p = jax.tree.map(lambda w: constrain(w, *(None,) * w.ndim), p)
+
+    def step(carry, inputs):
+        x_BD, fresh, real = inputs
+        before = jax.tree.map(lambda s: jnp.where(fresh, jnp.zeros_like(s), s), carry)
+        after, y_BH = call_cell(cell, p, before, x_BD, mask)
+        return jax.tree.map(lambda new, old: jnp.where(real, new, old), after, carry), y_BH
+
+    steps = (x_BTD.swapaxes(0, 1), fresh_BT.T[..., None], real_BT.T[..., None])
+    carry, y_TBH = jax.lax.scan(step, carry, steps)
+    return carry, constrain(y_TBH.swapaxes(0, 1), "batch", None, None)
+
+
+def run(cfg: RecurrentConfig, p, batch: dict, rng: jax.Array | None, states: list | None) -> tuple[jax.Array, list]:
+    """(outputs of the last layer (B, T, H), states of all layers); `rng` is None in evaluation."""
+    tokens = batch["tokens"]
+    B, T = tokens.shape
+    positions = batch.get("positions", jnp.broadcast_to(jnp.arange(T), (B, T)))
+    real_BT = batch.get("segment_ids", jnp.ones_like(tokens)) > 0
+    fresh_BT = real_BT & (positions == 0)
+    keys = [None] * (2 * cfg.num_layers + 2) if rng is None else jax.random.split(rng, 2 * cfg.num_layers + 2)
+    x = constrain(linear.embed(p["embed"], tokens), "batch", None, None)
+    x = drop_words(keys[-1], cfg.embedding_dropout, x, tokens, cfg.vocab_size)
+    states = states or make_cache(cfg, B, T, x.dtype)
+    after = []
+    for i, state in enumerate(states):
+        x = x * sequence_mask(keys[2 * i], cfg.dropout, x, shape=(B, 1, x.shape[-1]))
+        mask = sequence_mask(keys[2 * i + 1], cfg.recurrent_dropout, x, shape=(B, cfg.hidden_dim))
+        state, x = layer(cfg, p[f"layer{i}"], x, state, fresh_BT, real_BT, mask)
+        after.append(state)
+    return x * sequence_mask(keys[-2], cfg.dropout, x, shape=(B, 1, x.shape[-1])), after
+
+
+def apply(cfg: RNNConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
+    """Logits (B, T, V) float32; batch: tokens, positions, segment_ids (B, T); with a cache the state goes on from it."""
+    x, states = run(cfg, p, batch, rng if train else None, cache)
+    logits = linear.unembed(p["head"], x) + p["head"]["bias"].astype(jnp.float32)
+    return Out(constrain(logits, "batch", "seq", "vocab"), cache=None if cache is None else states)
+
+
+def classify(cfg: RNNClassifierConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
+    """Logits (B, num_classes) of the mean output over the tokens of a row that are not padding."""
+    x_BTH, _ = run(cfg, p, batch, rng if train else None, None)
+    real_BT1 = (batch.get("segment_ids", jnp.ones_like(batch["tokens"])) > 0)[..., None].astype(x_BTH.dtype)
+    mean = (x_BTH * real_BT1).sum(axis=1) / jnp.maximum(real_BT1.sum(axis=1), 1)
+    return Out(linear.linear(p["head"], mean))
+
+
+# The medium and large networks of Zaremba et al., arXiv:1409.2329, which Gal and Ghahramani take over.
+PRESETS = {
+    "ptb-medium": RNNConfig(dropout=0.5),
+    "ptb-large": RNNConfig(embed_dim=1500, hidden_dim=1500, dropout=0.65),
+}
