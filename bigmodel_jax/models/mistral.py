@@ -24,7 +24,7 @@ class MistralConfig(LlamaConfig):
 
     @classmethod
     def tiny(cls) -> "MistralConfig":
-        return dataclasses.replace(super().tiny(), window=4)
+        return dataclasses.replace(super().tiny(), window=5)
 
 
 MISTRAL_7B_V02 = MistralConfig(rope_theta=1_000_000.0, window=0)

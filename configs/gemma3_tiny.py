@@ -1,0 +1,34 @@
+"""The sizes of lm_tiny as a Gemma 3: a local layer and a global one, each with its own rotation; for a short run.
+
+Cost: under a minute on 2 CPU cores. Reaches 2.18 bits per byte on the addresses after 2000 (`xz -9`: 2.25 alone).
+"""
+
+import dataclasses
+
+from bigmodel_jax.config import Config, TrainConfig
+from bigmodel_jax.models import Gemma3Config
+from bigmodel_jax.nn.position import RopeScaling
+from configs import lm_tiny
+
+
+def get_config() -> Config:
+    base = lm_tiny.get_config()
+    return dataclasses.replace(
+        base,
+        model=Gemma3Config(
+            vocab_size=lm_tiny.VOCAB_SIZE,
+            num_layers=2,
+            embed_dim=192,
+            num_heads=4,
+            num_kv_heads=2,
+            head_dim=48,
+            mlp_dim=512,
+            max_seq_len=256,
+            window=32,
+            global_every=2,
+            rope_scaling=RopeScaling(),
+            init_std=0.06,
+        ),
+        optim=dataclasses.replace(base.optim, warmup_steps=10),
+        train=TrainConfig(steps=80, batch_size=8),
+    )
