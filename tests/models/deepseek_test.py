@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigmodel_jax.core import params
-from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.models import deepseek
 from bigmodel_jax.models.deepseek import PRESETS, DeepseekConfig
 from bigmodel_jax.objectives import NextToken
@@ -223,3 +223,27 @@ def test_what_the_family_does_not_have_is_refused():
         DEEPSEEK_V3.from_hf(hf | {"scoring_func": "softmax"})
     with pytest.raises(ValueError, match="quantization_config: 8-bit weights are not supported"):
         DEEPSEEK_V3.from_hf(hf | {"quantization_config": {"quant_method": "fp8"}})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 2, "expert": 2, "seq": 2}], ids=str)
+def test_training_with_modules_on_eight_devices_equals_one(layout):
+    model, p = fresh(WITH_MODULES)
+    tokens = jax.random.randint(jax.random.key(1), (8, 17), 0, 64)
+    batch = batch_of(tokens, segment_ids=jnp.tile(jnp.array([1] * 6 + [2] * 8 + [0] * 2), (8, 1)))
+    trainable, frozen = params.partition(p, model.spec)
+
+    def step(trainable, frozen, batch):
+        def loss(t):
+            out = NextToken().loss(model, params.merge(t, frozen), batch, rng=None, train=True)
+            return out.mean.total / out.mean.count, out.updates
+
+        return jax.value_and_grad(loss, has_aux=True)(trainable)
+
+    one = jax.jit(step)(trainable, frozen, batch)
+    mesh = sharding.make_mesh(ParallelConfig(**layout))
+    placed = params.partition(sharding.shardings(model.spec, mesh, Rules()), model.spec)
+    batch = {k: jax.device_put(v, sharding.batch_sharding(mesh, Rules(), 2)) for k, v in batch.items()}
+    with sharding.use(mesh, Rules()):
+        eight = jax.jit(step)(*jax.device_put((trainable, frozen), placed), batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), eight, one)
