@@ -3,6 +3,7 @@
 A model of one's own needs no entry here: a config file may define its `ModelConfig` beside `get_config`.
 """
 
+from bigmodel_jax.models.bag_of_embeddings import BagOfEmbeddingsConfig
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.bert import BertConfig
 from bigmodel_jax.models.clip import CLIPConfig
@@ -52,6 +53,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "mlp": MLPConfig,
     "cnn": CNNConfig,
     "linear": LinearConfig,
+    "bag_of_embeddings": BagOfEmbeddingsConfig,
     "rnn": RNNConfig,
     "rnn_classifier": RNNClassifierConfig,
     "vit": ViTConfig,
@@ -63,6 +65,7 @@ MODELS: dict[str, type[ModelConfig]] = {
 
 __all__ = [
     "MODELS",
+    "BagOfEmbeddingsConfig",
     "BertConfig",
     "CLIPConfig",
     "CNNConfig",

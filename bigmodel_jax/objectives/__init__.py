@@ -2,6 +2,7 @@
 
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.classification import Classification
+from bigmodel_jax.objectives.contrastive import Contrastive
 from bigmodel_jax.objectives.language_model import NextToken
 from bigmodel_jax.objectives.masked_language_model import MaskedLanguageModel
 from bigmodel_jax.objectives.question_answering import QuestionAnswering
@@ -13,11 +14,13 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "question_answering": QuestionAnswering,
     "classification": Classification,
     "regression": Regression,
+    "contrastive": Contrastive,
 }
 
 __all__ = [
     "OBJECTIVES",
     "Classification",
+    "Contrastive",
     "Loss",
     "MaskedLanguageModel",
     "NextToken",

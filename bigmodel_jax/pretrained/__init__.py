@@ -4,6 +4,7 @@
 """
 
 from bigmodel_jax.pretrained.bert import BERT
+from bigmodel_jax.pretrained.clip import CLIP
 from bigmodel_jax.pretrained.deberta import DEBERTA
 from bigmodel_jax.pretrained.deepseek import DEEPSEEK_V3
 from bigmodel_jax.pretrained.efficientnet import EFFICIENTNET
@@ -19,6 +20,7 @@ from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
 from bigmodel_jax.pretrained.qwen_moe import QWEN3_MOE
 from bigmodel_jax.pretrained.resnet import RESNET
 from bigmodel_jax.pretrained.roberta import ROBERTA
+from bigmodel_jax.pretrained.siglip import SIGLIP
 from bigmodel_jax.pretrained.t5 import T5
 from bigmodel_jax.pretrained.vit import VIT
 from bigmodel_jax.pretrained.xlnet import XLNET
@@ -47,6 +49,8 @@ FAMILIES: dict[str, Family] = {
         MARIAN,
         RESNET,
         EFFICIENTNET,
+        SIGLIP,
+        CLIP,
     )
 }
 

@@ -102,6 +102,8 @@ def their_shapes(piece: Piece, spec: Mapping[str, Param]) -> list[tuple[int, ...
 
 
 def joined_shape(shapes: list[tuple[int, ...]], axis: int) -> tuple[int, ...]:
+    if len(shapes) == 1:
+        return shapes[0]
     shape = list(shapes[0])
     shape[axis] = sum(s[axis] for s in shapes)
     return tuple(shape)
@@ -144,7 +146,7 @@ def to_ours(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, source: 
             array = np.take(array, taken, axis=piece.row.axis)
         array = theirs.ours(array, spec[path].shape[len(piece.index) :])
         if not piece.index:
-            return np.ascontiguousarray(array)
+            return np.asarray(array, order="C")
         if out is None:
             out = np.empty(spec[path].shape, array.dtype)
         out[piece.index] = array
@@ -156,7 +158,7 @@ def to_theirs(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, params
     for piece in pieces(rows, spec, cfg):
         parts = [piece.row.layout.theirs(np.asarray(params[path][piece.index])) for path in piece.row.paths]
         array = parts[0] if len(parts) == 1 else joined(parts, piece.row)
-        yield piece.name, np.ascontiguousarray(array)
+        yield piece.name, np.asarray(array, order="C")
 
 
 def joined(parts: list[np.ndarray], row: Row) -> np.ndarray:

@@ -1,13 +1,15 @@
 """EfficientNet-lite0 has the published sizes and starts as the published code does."""
 
 import dataclasses
+import functools
 
 import jax
+import numpy as np
 import pytest
 
-from bigmodel_jax.core import params
-from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.models.efficientnet import PRESETS, EfficientNetConfig
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.sharding import ParallelConfig, Rules
+from bigmodel_jax.models.efficientnet import PRESETS, EfficientNetConfig, depthwise
 from bigmodel_jax.pretrained.efficientnet import from_hf, to_hf
 
 TINY = EfficientNetConfig.tiny()
@@ -42,6 +44,22 @@ def test_initial_distributions():
             assert 0.9 * 50**-0.5 < abs(x).max() <= 50**-0.5
         else:
             assert (x == (1.0 if path.endswith(("scale", "var")) else 0.0)).all(), path
+
+
+@pytest.mark.parametrize(("stride", "width"), [(1, 3), (2, 5), (2, 3)])
+def test_depthwise_on_one_cpu_device_is_the_convolution(stride, width):
+    x = jax.random.normal(jax.random.key(0), (2, 9, 12, 6))
+    kernel = jax.random.normal(jax.random.key(1), (width, width, 1, 6))
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": 6}
+
+    def run(x, kernel):
+        out = depthwise(x, kernel, (stride, stride), "SAME", **options)
+        return out, jax.vjp(lambda *a: depthwise(*a, (stride, stride), "SAME", **options), x, kernel)[1](out)
+
+    whole = run(x, kernel)
+    with sharding.use(sharding.make_mesh(ParallelConfig(), jax.devices()[:1]), Rules()):
+        shifted = run(x, kernel)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), shifted, whole)
 
 
 def test_config_round_trip():

@@ -1,0 +1,186 @@
+"""CLIP: an image tower and a text tower that meet in one space of embeddings (Radford et al., arXiv:2103.00020).
+
+Shapes: B batch, H height, W width, C channels, T tokens or 1 + patches, D embed, E shared embedding, L layers.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Init, Param, normal
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models import prenorm
+from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.nn import linear, norm, stack
+from bigmodel_jax.nn.attention import Implementation
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+    """One of the two encoders."""
+
+    num_layers: int = 12
+    embed_dim: int = 768
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    activation: prenorm.Activation = "quick_gelu"
+    norm_eps: float = 1e-5
+    remat: stack.Remat = "none"
+    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
+    attention: Implementation = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionTower(Tower):
+    image_shape: tuple[int, int, int] = (224, 224, 3)
+    patch_size: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTower(Tower):
+    embed_dim: int = 512
+    num_heads: int = 8
+    mlp_dim: int = 2048
+    vocab_size: int = 49_408
+    max_seq_len: int = 77
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPConfig(ModelConfig):
+    """Defaults: ViT-B/32."""
+
+    vision: VisionTower = VisionTower()
+    text: TextTower = TextTower()
+    projection_dim: int = 512
+    eos_token_id: int = 49_407
+    "the token whose state stands for the text; 2, as older files have it: the token of the highest id"
+    logit_scale_init: float = 2.6592  # ln(1 / 0.07)
+
+    def make(self) -> Model:
+        return Model(spec(self), functools.partial(apply, self))
+
+    def validate(self, parallel) -> None:
+        check_towers(self, parallel)
+
+    @classmethod
+    def tiny(cls) -> "CLIPConfig":
+        sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64}
+        return cls(
+            vision=VisionTower(image_shape=(8, 8, 1), patch_size=4, **sizes),
+            text=TextTower(vocab_size=64, max_seq_len=16, **sizes),
+            projection_dim=16,
+            eos_token_id=63,
+        )
+
+
+def check_towers(cfg, parallel) -> None:
+    """Raises ValueError for sizes that make no tower, and where heads, vocabulary and mesh do not fit."""
+    for name in ("vision", "text"):
+        prenorm.check_encoder(getattr(cfg, name), parallel, f"model.{name}.")
+    prenorm.check_image(cfg.vision.image_shape, cfg.vision.patch_size, "model.vision.")
+    if cfg.text.vocab_size % max(parallel.tensor, 1):
+        raise ValueError(
+            f"model.text.vocab_size = {cfg.text.vocab_size} is not divisible by parallel.tensor = {parallel.tensor}"
+        )
+
+
+def constant(value: float) -> Init:
+    return Init(f"constant({value:.4g})", jax.nn.initializers.constant(value))
+
+
+def layers_spec(tower: Tower) -> params.Tree:
+    """CLIPPreTrainedModel._init_weights: what adds to the residual is scaled by depth, but for attention's output."""
+    base, deep = tower.embed_dim**-0.5, (2 * tower.num_layers) ** -0.5
+    inits = {"qkv": base * deep, "out": base, "up": (2 * tower.embed_dim) ** -0.5, "down": base * deep}
+    block = prenorm.block_spec(tower, **{name: normal(std) for name, std in inits.items()})
+    return params.stack(block, tower.num_layers)
+
+
+def vision_spec(tower: VisionTower) -> params.Tree:
+    D, num = tower.embed_dim, 1 + prenorm.num_patches(tower.image_shape, tower.patch_size)
+    return {
+        "patches": prenorm.patch_spec(tower.patch_size, tower.image_shape[2], D, init=normal(0.02), bias=False),
+        "cls": Param((D,), ("embed",), normal(D**-0.5)),
+        "positions": Param((num, D), (None, "embed"), normal(0.02), decay=False),
+        "pre_norm": norm.layer_spec(D),
+        "layers": layers_spec(tower),
+        "norm": norm.layer_spec(D),
+    }
+
+
+def text_spec(tower: TextTower, layers: params.Tree, init: Init) -> params.Tree:
+    return {
+        "embed": linear.embedding_spec(tower.vocab_size, tower.embed_dim, init=init),
+        "positions": Param((tower.max_seq_len, tower.embed_dim), (None, "embed"), init, decay=False),
+        "layers": layers,
+        "norm": norm.layer_spec(tower.embed_dim),
+    }
+
+
+def spec(cfg: CLIPConfig) -> params.Tree:
+    def projection(dim: int) -> dict:
+        return linear.linear_spec(dim, cfg.projection_dim, axes=("embed", None), init=normal(dim**-0.5))
+
+    return {
+        "vision": vision_spec(cfg.vision) | {"head": projection(cfg.vision.embed_dim)},
+        "text": text_spec(cfg.text, layers_spec(cfg.text), normal(0.02)) | {"head": projection(cfg.text.embed_dim)},
+        "logit_scale": Param((), (), constant(cfg.logit_scale_init)),
+    }
+
+
+def encode_image(cfg: CLIPConfig, p, image_BHWC) -> jax.Array:
+    """(B, E), not normalised."""
+    tower = cfg.vision
+    x_BTD = prenorm.embed_patches(p["patches"], image_BHWC)
+    cls = jnp.broadcast_to(p["cls"], (x_BTD.shape[0], 1, tower.embed_dim)).astype(x_BTD.dtype)
+    x_BTD = jnp.concatenate([cls, x_BTD], axis=1) + p["positions"]
+    x_BTD = constrain(norm.layer(p["pre_norm"], x_BTD, eps=tower.norm_eps), "batch", "seq", "embed")
+    x_BTD = prenorm.encode(tower, p["layers"], x_BTD)
+    return linear.linear(p["head"], norm.layer(p["norm"], x_BTD[:, 0], eps=tower.norm_eps))
+
+
+def text_states(tower: TextTower, p, batch, *, causal: bool) -> jax.Array:
+    """(B, T, D) after the last norm; batch: tokens (B, T), segment_ids (B, T), 0 being padding."""
+    tokens = batch["tokens"]
+    if tokens.shape[1] > tower.max_seq_len:
+        raise ValueError(f"model.text.max_seq_len = {tower.max_seq_len}, but texts have {tokens.shape[1]} tokens")
+    x_BTD = linear.embed(p["embed"], tokens) + p["positions"][: tokens.shape[1]]
+    x_BTD = constrain(x_BTD, "batch", "seq", "embed")
+    x_BTD = prenorm.encode(tower, p["layers"], x_BTD, segments=batch.get("segment_ids"), causal=causal)
+    return norm.layer(p["norm"], x_BTD, eps=tower.norm_eps)
+
+
+def encode_text(cfg: CLIPConfig, p, batch) -> jax.Array:
+    """(B, E), not normalised: the state of each row's first end-of-text token."""
+    x_BTD, tokens = text_states(cfg.text, p, batch, causal=True), batch["tokens"]
+    last = jnp.argmax(tokens if cfg.eos_token_id == 2 else tokens == cfg.eos_token_id, axis=1)
+    return linear.linear(p["head"], jnp.take_along_axis(x_BTD, last[:, None, None], axis=1)[:, 0])
+
+
+def normalised(x_BE: jax.Array) -> jax.Array:
+    """Of length 1; in float32, as the cosines are read to 1 part in 10 000."""
+    x_BE = x_BE.astype(jnp.float32)
+    return x_BE * jax.lax.rsqrt(jnp.sum(jnp.square(x_BE), axis=-1, keepdims=True))
+
+
+def apply(cfg: CLIPConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
+    """(B, 2, E) float32 of length 1: the embeddings of batch["image"] (B, H, W, C) and of batch["tokens"] (B, T).
+
+    `Contrastive` compares them under the model's own "logit_scale".
+    """
+    image, text = encode_image(cfg, p["vision"], batch["image"]), encode_text(cfg, p["text"], batch)
+    return Out(jnp.stack([normalised(image), normalised(text)], axis=1))
+
+
+PRESETS = {
+    "clip-vit-b/32": CLIPConfig(),
+    "clip-vit-b/16": CLIPConfig(vision=VisionTower(patch_size=16)),
+    "clip-vit-l/14": CLIPConfig(
+        vision=VisionTower(num_layers=24, embed_dim=1024, num_heads=16, mlp_dim=4096, patch_size=14),
+        text=TextTower(embed_dim=768, num_heads=12, mlp_dim=3072),
+        projection_dim=768,
+    ),
+}

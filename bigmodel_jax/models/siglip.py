@@ -1,0 +1,172 @@
+"""SigLIP: two towers trained on pairs one by one (Zhai et al., arXiv:2303.15343); the image's is pooled by attention.
+
+Shapes: B batch, H height, W width, C channels, T tokens or patches, D embed, L layers.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Init, Param, normal
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models import prenorm
+from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.clip import (
+    TextTower,
+    Tower,
+    VisionTower,
+    check_towers,
+    constant,
+    normalised,
+    text_spec,
+    text_states,
+)
+from bigmodel_jax.nn import attention, feedforward, linear, norm
+from bigmodel_jax.nn.attention import Where
+
+SIZES = {"activation": "gelu_tanh", "norm_eps": 1e-6}
+BASE = {"num_layers": 12, "embed_dim": 768, "num_heads": 12, "mlp_dim": 3072, **SIZES}
+
+
+@dataclasses.dataclass(frozen=True)
+class SiglipConfig(ModelConfig):
+    """Defaults: B/16 at 224 pixels. Both towers end in vectors of vision.embed_dim."""
+
+    vision: VisionTower = VisionTower(patch_size=16, **BASE)
+    text: TextTower = TextTower(vocab_size=32_000, max_seq_len=64, **BASE)
+    logit_scale_init: float = 2.302585  # ln 10
+    logit_bias_init: float = -10.0  # at first nearly every pair is none (section 3.2)
+
+    def make(self) -> Model:
+        return Model(spec(self), functools.partial(apply, self))
+
+    def validate(self, parallel) -> None:
+        check_towers(self, parallel)
+
+    @classmethod
+    def tiny(cls) -> "SiglipConfig":
+        sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, **SIZES}
+        return cls(
+            vision=VisionTower(image_shape=(8, 8, 1), patch_size=4, **sizes),
+            text=TextTower(vocab_size=64, max_seq_len=16, **sizes),
+        )
+
+
+def xavier(fan_in: int, fan_out: int) -> Init:
+    """Glorot & Bengio's uniform distribution, by the matrix's own fans, however its dimensions are cut up."""
+    bound = (6 / (fan_in + fan_out)) ** 0.5
+
+    def draw(key, shape, dtype):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return Init(f"uniform({bound:.4g})", draw)
+
+
+def lecun(fan_in: int) -> Init:
+    """A normal distribution cut off at two standard deviations, of variance 1 / fan_in after the cut."""
+    scale = fan_in**-0.5 / 0.87962566103423978
+
+    def draw(key, shape, dtype):
+        return scale * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
+
+    return Init(f"lecun({fan_in**-0.5:.4g})", draw)
+
+
+def mlp_spec(dim: int, mlp_dim: int) -> params.Tree:
+    """SiglipPreTrainedModel._init_weights: biases start at noise of 1e-6."""
+    tree = feedforward.mlp_spec(dim, mlp_dim, init=xavier(dim, mlp_dim), out_init=xavier(mlp_dim, dim))
+    return {n: layer | {"bias": dataclasses.replace(layer["bias"], init=normal(1e-6))} for n, layer in tree.items()}
+
+
+def layers_spec(tower: Tower) -> params.Tree:
+    D, F = tower.embed_dim, tower.mlp_dim
+    block = prenorm.block_spec(tower, qkv=xavier(D, D), out=xavier(D, D), up=xavier(D, F), down=xavier(F, D))
+    return params.stack(block | {"mlp": mlp_spec(D, F)}, tower.num_layers)
+
+
+def pool_spec(tower: VisionTower) -> params.Tree:
+    D, H = tower.embed_dim, tower.num_heads
+    return {
+        "probe": Param((1, D), (None, "embed"), xavier(D, 1), decay=False),
+        # Queries, keys and values start as one (3 D, D) matrix.
+        "attn": attention.spec(D, H, H, D // H, init=xavier(D, 3 * D), out_init=lecun(D), bias=True),
+        "norm": norm.layer_spec(D),
+        "mlp": mlp_spec(D, tower.mlp_dim),
+    }
+
+
+def vision_spec(tower: VisionTower) -> params.Tree:
+    D, num = tower.embed_dim, prenorm.num_patches(tower.image_shape, tower.patch_size)
+    channels = tower.image_shape[2]
+    init = lecun(tower.patch_size**2 * channels)
+    return {
+        "patches": prenorm.patch_spec(tower.patch_size, channels, D, init=init),
+        "positions": Param((num, D), (None, "embed"), normal(D**-0.5), decay=False),
+        "layers": layers_spec(tower),
+        "norm": norm.layer_spec(D),
+        "pool": pool_spec(tower),
+    }
+
+
+def spec(cfg: SiglipConfig) -> params.Tree:
+    text, width = cfg.text, cfg.text.embed_dim
+    head = linear.linear_spec(width, cfg.vision.embed_dim, axes=("embed", None), init=lecun(width), bias=True)
+    return {
+        "vision": vision_spec(cfg.vision),
+        "text": text_spec(text, layers_spec(text), normal(width**-0.5)) | {"head": head},
+        "logit_scale": Param((1,), (None,), constant(cfg.logit_scale_init)),
+        "logit_bias": Param((1,), (None,), constant(cfg.logit_bias_init)),
+    }
+
+
+def pool(tower: VisionTower, p, x_BTD) -> jax.Array:
+    """(B, D): a learned query attends to all patches, then an MLP with a residual."""
+    B, T, D = x_BTD.shape
+    query = jnp.broadcast_to(p["probe"].astype(x_BTD.dtype), (B, 1, D))
+    q = linear.project(query, p["attn"]["q"]) + p["attn"]["q_bias"]
+    k = linear.project(x_BTD, p["attn"]["k"]) + p["attn"]["k_bias"]
+    v = linear.project(x_BTD, p["attn"]["v"]) + p["attn"]["v_bias"]
+    here, there = (Where(jnp.zeros((B, n), jnp.int32), jnp.ones((B, n), jnp.int32)) for n in (1, T))
+    h = attention.attend(q, k, v, here, there, causal=False, implementation=tower.attention)
+    h = attention.project_out(p["attn"], h)
+    mlp = feedforward.mlp(p["mlp"], norm.layer(p["norm"], h, eps=tower.norm_eps), prenorm.ACTIVATIONS[tower.activation])
+    return (h + mlp)[:, 0]
+
+
+def encode_image(cfg: SiglipConfig, p, image_BHWC) -> jax.Array:
+    """(B, D), not normalised."""
+    x_BTD = constrain(prenorm.embed_patches(p["patches"], image_BHWC) + p["positions"], "batch", "seq", "embed")
+    x_BTD = prenorm.encode(cfg.vision, p["layers"], x_BTD)
+    return pool(cfg.vision, p["pool"], norm.layer(p["norm"], x_BTD, eps=cfg.vision.norm_eps))
+
+
+def encode_text(cfg: SiglipConfig, p, batch) -> jax.Array:
+    """(B, D), not normalised: the state of the last place, padding or not, as texts were filled up in training."""
+    return linear.linear(p["head"], text_states(cfg.text, p, batch, causal=False)[:, -1])
+
+
+def apply(cfg: SiglipConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
+    """(B, 2, D) float32 of length 1: the embeddings of batch["image"] (B, H, W, C) and of batch["tokens"] (B, T).
+
+    `Contrastive(kind="sigmoid")` compares them under the model's own "logit_scale" and "logit_bias".
+    """
+    image, text = encode_image(cfg, p["vision"], batch["image"]), encode_text(cfg, p["text"], batch)
+    return Out(jnp.stack([normalised(image), normalised(text)], axis=1))
+
+
+LARGE = {"num_layers": 24, "embed_dim": 1024, "num_heads": 16, "mlp_dim": 4096, **SIZES}
+SO400M = {"num_layers": 27, "embed_dim": 1152, "num_heads": 16, "mlp_dim": 4304, **SIZES}
+PRESETS = {
+    "siglip-b/16-224": SiglipConfig(),
+    "siglip-l/16-256": SiglipConfig(
+        vision=VisionTower(image_shape=(256, 256, 3), patch_size=16, **LARGE),
+        text=TextTower(vocab_size=32_000, max_seq_len=64, **LARGE),
+    ),
+    "siglip-so400m/14-384": SiglipConfig(
+        vision=VisionTower(image_shape=(384, 384, 3), patch_size=14, **SO400M),
+        text=TextTower(vocab_size=32_000, max_seq_len=64, **SO400M),
+    ),
+}

@@ -1,0 +1,62 @@
+"""Images and texts told apart by their pairs."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import metrics
+from bigmodel_jax.nn.attention import MASKED
+from bigmodel_jax.objectives.base import Loss, Objective
+from bigmodel_jax.objectives.cross_entropy import cross_entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrastive(Objective):
+    """Every image of a batch against every text of it, in nats; the model gives embeddings (B, 2, E) of length 1.
+
+    softmax: which text belongs to an image, and the reverse, averaged (CLIP, arXiv:2103.00020).
+    sigmoid: for each of the B x B pairs whether it is one, summed over the texts of an image (SigLIP, arXiv:2303.15343).
+    The logits are cosines times exp("logit_scale") plus "logit_bias", parameters of the model. Batch: weights (B,), 0 for
+    rows that only fill it up, and what the model reads. A microbatch, or a pmap device, has only its own rows to compare.
+    """
+
+    kind: Literal["softmax", "sigmoid"] = "softmax"
+
+    def loss(self, model, params, batch, *, rng, train) -> Loss:
+        out = model.apply(params, batch, rng=rng, train=train)
+        weights = batch["weights"].astype(jnp.float32)
+        logits = pair_logits(params, out.value)
+        # A row that only fills the batch is no negative of the others.
+        masked = jnp.where(weights[None, :] > 0, logits, MASKED)
+        if self.kind == "softmax":
+            nats = softmax_nats(masked, jnp.where(weights[None, :] > 0, logits.T, MASKED))
+        else:
+            nats = sigmoid_nats(masked)
+        here = jnp.arange(len(weights))
+        sums = {"loss": metrics.weighted(nats, weights)}
+        sums["accuracy"] = metrics.weighted(metrics.correct(masked, here), weights)
+        return Loss(sums["loss"], sums, out.updates)
+
+    def metric_names(self):
+        return ("loss", "accuracy")
+
+
+def pair_logits(params, embeddings: jax.Array) -> jax.Array:
+    """(B images, B texts) float32."""
+    image, text = embeddings[:, 0].astype(jnp.float32), embeddings[:, 1].astype(jnp.float32)
+    logits = (image @ text.T) * jnp.exp(params["logit_scale"].astype(jnp.float32))
+    return logits + params["logit_bias"].astype(jnp.float32) if "logit_bias" in params else logits
+
+
+def softmax_nats(per_image: jax.Array, per_text: jax.Array) -> jax.Array:
+    """(B,): each pair's loss, the mean of both directions."""
+    here = jnp.arange(len(per_image))
+    return (cross_entropy(per_image, here)[0] + cross_entropy(per_text, here)[0]) / 2
+
+
+def sigmoid_nats(per_image: jax.Array) -> jax.Array:
+    """(B,): each image's loss, summed over the texts."""
+    signs = 2 * jnp.eye(len(per_image)) - 1
+    return -jnp.sum(jax.nn.log_sigmoid(signs * per_image), axis=1)

@@ -1,0 +1,108 @@
+"""CLIP and SigLIP against transformers: same weights, same embeddings, pair logits, states of both towers and gradients.
+
+Tolerance 1e-4 absolute; embeddings have length 1, the logits of pairs are cosines times exp(1.7) = 5.5.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import fixture_folder, load
+
+from bigmodel_jax.core import params
+from bigmodel_jax.nn import stack
+from bigmodel_jax.objectives import Contrastive
+from bigmodel_jax.objectives.contrastive import pair_logits
+from bigmodel_jax.pretrained import folder
+
+TOLERANCE = 1e-4
+KINDS = {"clip": "softmax", "siglip": "sigmoid"}
+
+every_family = pytest.mark.parametrize("name", KINDS)
+
+
+@pytest.fixture(scope="module")
+def reference(request, tmp_path_factory):
+    python = request.config.getoption("--reference-python")
+    return functools.cache(lambda name: load(fixture_folder(name, python, tmp_path_factory.mktemp("reference"))))
+
+
+def distance(a, b) -> float:
+    assert np.shape(a) == np.shape(b)
+    return float(np.max(np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32))))
+
+
+def batch_of(ref):
+    tokens, mask = (jnp.asarray(ref.arrays[n], jnp.int32) for n in ("tokens", "mask"))
+    image = jnp.asarray(ref.arrays["image"])
+    return {"image": image, "tokens": tokens, "segment_ids": mask, "weights": jnp.ones(len(image))}
+
+
+@every_family
+def test_embeddings_and_logits(name, reference, measured):
+    """Texts of different lengths: CLIP's padding is masked, SigLIP's is read, as in their training."""
+    ref = reference(name)
+    ours = jax.jit(ref.model.apply)(ref.tree, batch_of(ref)).value
+    assert ref.arrays["logits"].std() > 0.3, "logits of a scale at which 1e-4 says something"
+    worst = distance(ours, np.stack([ref.arrays["image_embeds"], ref.arrays["text_embeds"]], axis=1))
+    assert measured(name, "forward", worst) <= TOLERANCE
+    assert measured(name, "forward", distance(pair_logits(ref.tree, ours), ref.arrays["logits"])) <= TOLERANCE
+
+
+@every_family
+def test_hidden_states(name, reference, measured, monkeypatch):
+    """What goes into every layer of the image's tower, then of the text's."""
+    ref = reference(name)
+    states, run = [], stack.run
+
+    def recorded(block, stacked, x, xs=None, **options):
+        def watched(p, x, xs):
+            states.append(x)
+            return block(p, x, xs)
+
+        return run(watched, stacked, x, xs, **(options | {"unroll": True, "remat": "none"}))
+
+    monkeypatch.setattr(stack, "run", recorded)
+    ref.model.apply(ref.tree, batch_of(ref))
+    theirs = [ref.arrays[f"{tower}_states/{n}"] for tower in ("vision", "text") for n in range(2)]
+    mask = ref.arrays["mask"][..., None]
+    worst = 0.0
+    for n, (a, b) in enumerate(zip(states, theirs, strict=True)):
+        a, b = (a * mask, b * mask) if n >= 2 else (a, b)  # what stands in places of padding is read by nothing
+        worst = max(worst, distance(a, b))
+    assert measured(name, "forward", worst) <= TOLERANCE
+
+
+@every_family
+def test_gradients_of_every_parameter(name, reference, measured):
+    """Relative to the norm of the parameter's gradient."""
+    ref = reference(name)
+
+    def loss(tree):
+        mean = Contrastive(kind=KINDS[name]).loss(ref.model, tree, batch_of(ref), rng=None, train=True).mean
+        return mean.total / mean.count
+
+    value, ours = jax.jit(jax.value_and_grad(loss))(ref.tree)
+    assert measured(name, "forward", abs(float(value) - float(ref.arrays["loss"]))) <= TOLERANCE
+    theirs = params.paths(ref.gradients)
+    errors = {}
+    for path, gradient in params.paths(ours).items():
+        # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no scale.
+        errors[path] = distance(gradient, theirs[path]) / max(np.linalg.norm(theirs[path]), 1e-3)
+    worst = max(errors, key=errors.get)
+    assert measured(name, "backward", errors[worst]) <= TOLERANCE, worst
+
+
+@every_family
+def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
+    """Theirs -> ours -> theirs: every tensor of the file bit for bit, and the same config."""
+    ref = reference(name)
+    flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
+    folder.save_params(ref.family, ref.cfg, flat, tmp_path)
+    theirs, ours = folder.open_weights(ref.folder), folder.open_weights(tmp_path)
+    assert set(ours) == set(theirs)
+    differing = [n for n in theirs if ours[n].read().tobytes() != theirs[n].read().tobytes()]
+    assert measured(name, "export", len(differing)) == 0, differing
+    assert folder.read_config(tmp_path) == (ref.family, ref.cfg)
