@@ -144,17 +144,27 @@ def _row_table(rows: TextRows, tok: Tokenizer) -> Table:
     """Tokens, targets, segments, positions and weights of a stretch of one row."""
     row, column = _row_with_border(rows)
     batch = rows.batch(np.array([row]), None)
+    if "places" in batch:  # permuted rows: an order for each token, targets only of those that are predicted
+        asked = (batch["order"] > 0).astype(np.int32)
+        tokens = batch["tokens"]
+        batch |= {"targets": tokens, "weights": asked, "target_bytes": rows.token_bytes[tokens], "places": asked}
     first = max(0, min(column - 4, rows.seq_len - 8))
     table = Table(
         "column", "token", "target", "segment", "position", "weight", "target bytes", box=None, pad_edge=False
     )
     for i in range(first, min(first + 8, rows.seq_len)):
         cells = {k: v[0, i] for k, v in batch.items()}
-        style = COLORS[int(cells["segment_ids"]) % len(COLORS)] if cells["weights"] else "dim"
-        pieces = [_readable(tok.piece(int(cells[k]))) if cells["weights"] else "padding" for k in ("tokens", "targets")]
+        real = cells["segment_ids"] > 0
+        style = COLORS[int(cells["segment_ids"]) % len(COLORS)] if real else "dim"
+        pieces = [_readable(_piece(tok, int(cells[k]))) if real else "padding" for k in ("tokens", "targets")]
         numbers = [f"{cells[k]:g}" for k in ("segment_ids", "positions", "weights", "target_bytes")]
         table.add_row(str(i), *(Text(p, style=style) for p in pieces), *numbers)
     return table
+
+
+def _piece(tok: Tokenizer, token: int) -> str:
+    """A token as text; the one that hides others may lie beyond the tokenizer's (see masking)."""
+    return tok.piece(token) if token < tok.vocab_size else "[MASK]"
 
 
 def _token_table(tok: Tokenizer, count: np.ndarray, token_bytes: np.ndarray) -> Group:

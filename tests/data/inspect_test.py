@@ -3,7 +3,7 @@ import io
 import numpy as np
 from rich.console import Console
 
-from bigmodel_jax.data import ImageData, JsonlFiles, TextData, TokenizerConfig
+from bigmodel_jax.data import ImageData, JsonlFiles, MaskedTextData, PermutedTextData, TextData, TokenizerConfig
 from bigmodel_jax.data.inspect import describe, show
 from bigmodel_jax.data.sources import Arrays
 
@@ -59,3 +59,10 @@ def test_rows_of_numbers_are_shown_too(tmp_path):
 def make_rows():
     split = {"features": np.tile(np.float32([0.5, 1, 2]), (4, 1)), "label": [0, 1, 0, 1]}
     return {"train": split, "validation": split}
+
+
+def test_pages_of_rows_for_encoders(tmp_path):
+    """What is hidden shows as the mask; in an order of prediction every token stands where it is."""
+    fields = vars(text_config(tmp_path))
+    assert "[MASK]" in page(MaskedTextData(**fields, mask_rate=0.99))
+    assert "[MASK]" not in page(PermutedTextData(**fields))
