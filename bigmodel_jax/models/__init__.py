@@ -10,6 +10,7 @@ from bigmodel_jax.models.clip import CLIPConfig
 from bigmodel_jax.models.cnn import CNNConfig
 from bigmodel_jax.models.deberta import DebertaConfig
 from bigmodel_jax.models.deepseek import DeepseekConfig
+from bigmodel_jax.models.dit import DiTConfig
 from bigmodel_jax.models.efficientnet import EfficientNetConfig
 from bigmodel_jax.models.flax_module import from_linen, from_nnx
 from bigmodel_jax.models.gemma import Gemma2Config, Gemma3Config, GemmaConfig
@@ -61,6 +62,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "efficientnet": EfficientNetConfig,
     "clip": CLIPConfig,
     "siglip": SiglipConfig,
+    "dit": DiTConfig,
 }
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "CNNConfig",
     "DebertaConfig",
     "DeepseekConfig",
+    "DiTConfig",
     "EfficientNetConfig",
     "GPT2Config",
     "Gemma2Config",

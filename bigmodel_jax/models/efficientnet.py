@@ -98,7 +98,10 @@ def depthwise(x_BHWC, kernel, strides, padding, **options) -> jax.Array:
     if not cpu.active():
         return jax.lax.conv_general_dilated(x_BHWC, kernel, strides, padding, **options)
     pads = jax.lax.padtype_to_pads(x_BHWC.shape[1:3], kernel.shape[:2], strides, padding)
-    sizes = [(n + sum(pad) - k) // s + 1 for n, pad, k, s in zip(x_BHWC.shape[1:3], pads, kernel.shape, strides)]
+    sizes = [
+        (n + sum(pad) - k) // s + 1
+        for n, pad, k, s in zip(x_BHWC.shape[1:3], pads, kernel.shape, strides, strict=False)
+    ]
     x_BHWC = jnp.pad(x_BHWC, ((0, 0), *pads, (0, 0)))
     out = 0
     for i, j in np.ndindex(*kernel.shape[:2]):

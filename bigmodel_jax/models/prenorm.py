@@ -30,6 +30,16 @@ ACTIVATIONS = {
 }
 
 
+def xavier(fan_in: int, fan_out: int) -> Init:
+    """Glorot & Bengio's uniform distribution, by the matrix's own fans, however its dimensions are cut up."""
+    bound = (6 / (fan_in + fan_out)) ** 0.5
+
+    def draw(key, shape, dtype):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return Init(f"uniform({bound:.4g})", draw)
+
+
 def block_spec(cfg, *, qkv: Init, out: Init, up: Init, down: Init) -> params.Tree:
     """One layer; the four initial distributions are those of its matrices, biases start at zero."""
     D, H = cfg.embed_dim, cfg.num_heads

@@ -55,16 +55,6 @@ class SiglipConfig(ModelConfig):
         )
 
 
-def xavier(fan_in: int, fan_out: int) -> Init:
-    """Glorot & Bengio's uniform distribution, by the matrix's own fans, however its dimensions are cut up."""
-    bound = (6 / (fan_in + fan_out)) ** 0.5
-
-    def draw(key, shape, dtype):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return Init(f"uniform({bound:.4g})", draw)
-
-
 def lecun(fan_in: int) -> Init:
     """A normal distribution cut off at two standard deviations, of variance 1 / fan_in after the cut."""
     scale = fan_in**-0.5 / 0.87962566103423978
@@ -77,22 +67,24 @@ def lecun(fan_in: int) -> Init:
 
 def mlp_spec(dim: int, mlp_dim: int) -> params.Tree:
     """SiglipPreTrainedModel._init_weights: biases start at noise of 1e-6."""
-    tree = feedforward.mlp_spec(dim, mlp_dim, init=xavier(dim, mlp_dim), out_init=xavier(mlp_dim, dim))
+    tree = feedforward.mlp_spec(dim, mlp_dim, init=prenorm.xavier(dim, mlp_dim), out_init=prenorm.xavier(mlp_dim, dim))
     return {n: layer | {"bias": dataclasses.replace(layer["bias"], init=normal(1e-6))} for n, layer in tree.items()}
 
 
 def layers_spec(tower: Tower) -> params.Tree:
     D, F = tower.embed_dim, tower.mlp_dim
-    block = prenorm.block_spec(tower, qkv=xavier(D, D), out=xavier(D, D), up=xavier(D, F), down=xavier(F, D))
+    block = prenorm.block_spec(
+        tower, qkv=prenorm.xavier(D, D), out=prenorm.xavier(D, D), up=prenorm.xavier(D, F), down=prenorm.xavier(F, D)
+    )
     return params.stack(block | {"mlp": mlp_spec(D, F)}, tower.num_layers)
 
 
 def pool_spec(tower: VisionTower) -> params.Tree:
     D, H = tower.embed_dim, tower.num_heads
     return {
-        "probe": Param((1, D), (None, "embed"), xavier(D, 1), decay=False),
+        "probe": Param((1, D), (None, "embed"), prenorm.xavier(D, 1), decay=False),
         # Queries, keys and values start as one (3 D, D) matrix.
-        "attn": attention.spec(D, H, H, D // H, init=xavier(D, 3 * D), out_init=lecun(D), bias=True),
+        "attn": attention.spec(D, H, H, D // H, init=prenorm.xavier(D, 3 * D), out_init=lecun(D), bias=True),
         "norm": norm.layer_spec(D),
         "mlp": mlp_spec(D, tower.mlp_dim),
     }

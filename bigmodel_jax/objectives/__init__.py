@@ -3,6 +3,7 @@
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.classification import Classification
 from bigmodel_jax.objectives.contrastive import Contrastive
+from bigmodel_jax.objectives.diffusion import Diffusion
 from bigmodel_jax.objectives.language_model import NextToken
 from bigmodel_jax.objectives.masked_language_model import MaskedLanguageModel
 from bigmodel_jax.objectives.question_answering import QuestionAnswering
@@ -15,12 +16,14 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "classification": Classification,
     "regression": Regression,
     "contrastive": Contrastive,
+    "diffusion": Diffusion,
 }
 
 __all__ = [
     "OBJECTIVES",
     "Classification",
     "Contrastive",
+    "Diffusion",
     "Loss",
     "MaskedLanguageModel",
     "NextToken",

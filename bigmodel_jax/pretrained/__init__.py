@@ -7,6 +7,7 @@ from bigmodel_jax.pretrained.bert import BERT
 from bigmodel_jax.pretrained.clip import CLIP
 from bigmodel_jax.pretrained.deberta import DEBERTA
 from bigmodel_jax.pretrained.deepseek import DEEPSEEK_V3
+from bigmodel_jax.pretrained.dit import DIT
 from bigmodel_jax.pretrained.efficientnet import EFFICIENTNET
 from bigmodel_jax.pretrained.family import Family
 from bigmodel_jax.pretrained.gemma import GEMMA, GEMMA2, GEMMA3
@@ -50,6 +51,7 @@ FAMILIES: dict[str, Family] = {
         RESNET,
         EFFICIENTNET,
         SIGLIP,
+        DIT,
         CLIP,
     )
 }

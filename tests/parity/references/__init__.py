@@ -2,6 +2,7 @@
 
 from references.decoders import DECODERS
 from references.deepseek import DEEPSEEKS
+from references.dit import DIT
 from references.efficientnet import EFFICIENTNET
 from references.encoder_decoders import ENCODER_DECODERS
 from references.encoders import ENCODERS
@@ -21,6 +22,7 @@ REFERENCES = {
     **VISION,
     **IMAGE_TEXT,
     **EFFICIENTNET,
+    **DIT,
     **ENCODER_DECODERS,
     **RECURRENT,
     **ROPE,

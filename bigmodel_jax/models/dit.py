@@ -1,0 +1,197 @@
+"""DiT: a diffusion model whose network is a Transformer over patches (Peebles & Xie, arXiv:2212.09748).
+
+Timestep and class become one vector, which shifts, scales and gates every layer (adaLN-zero): a fresh model is the
+identity from layer to layer, and answers zero.
+
+Shapes: B batch, H height, W width, C channels, T patches, P patch side, D embed, L layers.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Param, normal, zeros
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models import prenorm
+from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.prenorm import xavier
+from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
+from bigmodel_jax.nn.attention import Implementation, Where
+
+FREQUENCIES = 256  # sines and cosines of the timestep
+NORM_EPS = 1e-6
+# The layers' norms have no parameters: the conditioning vector gives scale and shift.
+UNIT = {"scale": np.float32(1), "bias": np.float32(0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTConfig(ModelConfig):
+    """Defaults: DiT-XL/2 on the 32 x 32 latents of 256-pixel ImageNet pictures."""
+
+    image_shape: tuple[int, int, int] = (32, 32, 4)
+    num_classes: int = 1000
+    patch_size: int = 2
+    num_layers: int = 28
+    embed_dim: int = 1152
+    num_heads: int = 16
+    label_dropout: float = 0.1
+    "how often training hides the label, so that guidance has an unconditional model (arXiv:2207.12598)"
+    learn_sigma: bool = True  # twice the channels come out, the second half for the variance of a step
+    zero_init: bool = True
+    "gates and output start at zero; False: plain adaptive layer norm, the paper's ablation (figure 5)"
+    remat: stack.Remat = "none"
+    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
+    attention: Implementation = "auto"
+
+    @property
+    def mlp_dim(self) -> int:
+        return 4 * self.embed_dim
+
+    @property
+    def out_channels(self) -> int:
+        return self.image_shape[2] * (2 if self.learn_sigma else 1)
+
+    def make(self) -> Model:
+        return Model(spec(self), functools.partial(apply, self))
+
+    def validate(self, parallel) -> None:
+        prenorm.check_encoder(self, parallel)
+        prenorm.check_image(self.image_shape, self.patch_size)
+        if self.embed_dim % 4:
+            raise ValueError(f"model.embed_dim = {self.embed_dim}: positions in two dimensions need a multiple of 4")
+        if any(n % self.patch_size for n in self.image_shape[:2]):
+            raise ValueError(
+                f"model.patch_size = {self.patch_size} does not divide the sides of "
+                f"model.image_shape = {self.image_shape}: what comes out would be smaller"
+            )
+
+    @classmethod
+    def tiny(cls) -> "DiTConfig":
+        sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4}
+        return cls((8, 8, 1), num_classes=10, **sizes, learn_sigma=False, zero_init=False)
+
+
+def modulation_spec(cfg: DiTConfig, num: int) -> params.Tree:
+    """From the conditioning vector to `num` vectors."""
+    init = zeros() if cfg.zero_init else normal(0.02)
+    return {
+        "kernel": Param((cfg.embed_dim, num, cfg.embed_dim), ("embed", None, "mlp"), init),
+        "bias": Param((num, cfg.embed_dim), (None, "mlp"), zeros(), decay=False),
+    }
+
+
+def block_spec(cfg: DiTConfig) -> params.Tree:
+    D, H, F = cfg.embed_dim, cfg.num_heads, cfg.mlp_dim
+    return {
+        "modulation": modulation_spec(cfg, 6),
+        # Queries, keys and values start as one (3 D, D) matrix.
+        "attn": attention.spec(D, H, H, D // H, init=xavier(D, 3 * D), out_init=xavier(D, D), bias=True),
+        "mlp": feedforward.mlp_spec(D, F, init=xavier(D, F), out_init=xavier(F, D)),
+    }
+
+
+def spec(cfg: DiTConfig) -> params.Tree:
+    D, P, C = cfg.embed_dim, cfg.patch_size, cfg.image_shape[2]
+    out = zeros() if cfg.zero_init else normal(0.02)
+    return {
+        "patches": prenorm.patch_spec(P, C, D, init=xavier(P * P * C, D)),
+        "time": {
+            "up": linear.linear_spec(FREQUENCIES, D, axes=(None, "mlp"), init=normal(0.02), bias=True),
+            "down": linear.linear_spec(D, D, axes=("mlp", "embed"), init=normal(0.02), bias=True),
+        },
+        # One class more: the hidden label.
+        "labels": linear.embedding_spec(cfg.num_classes + 1, D, init=normal(0.02), axis=None),
+        "layers": params.stack(block_spec(cfg), cfg.num_layers),
+        "modulation": modulation_spec(cfg, 2),
+        "head": linear.linear_spec(D, P * P * cfg.out_channels, axes=("embed", None), init=out, bias=True),
+    }
+
+
+def sines(positions: np.ndarray, dim: int) -> np.ndarray:
+    """(num, dim): sines, then cosines, of positions (num,) at dim/2 frequencies from 1 to near 1 / 10 000."""
+    angle = positions[:, None] / 10_000.0 ** (np.arange(dim // 2) / (dim // 2))
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+
+
+def positions(cfg: DiTConfig) -> np.ndarray:
+    """(T, D) float32: half of it from the patch's column, half from its row."""
+    rows, columns = (n // cfg.patch_size for n in cfg.image_shape[:2])
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    half = cfg.embed_dim // 2
+    return np.concatenate([sines(column, half), sines(row, half)], axis=1).astype(np.float32)
+
+
+def embed_time(p, timestep_B) -> jax.Array:
+    """(B, D) of timesteps (B,), whole or not."""
+    frequency = np.exp(-np.log(10_000.0) * np.arange(FREQUENCIES // 2) / (FREQUENCIES // 2)).astype(np.float32)
+    # float32: bfloat16 could not tell timestep 999 from 996.
+    angle = timestep_B.astype(jnp.float32)[:, None] * frequency
+    waves = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1).astype(p["up"]["kernel"].dtype)
+    return linear.linear(p["down"], jax.nn.silu(linear.linear(p["up"], waves)))
+
+
+def embed_label(cfg: DiTConfig, p, label_B, rng) -> jax.Array:
+    """(B, D); with `rng`, labels are hidden now and then. The label num_classes is the hidden one."""
+    if rng is not None and cfg.label_dropout:
+        label_B = jnp.where(jax.random.bernoulli(rng, cfg.label_dropout, label_B.shape), cfg.num_classes, label_B)
+    return linear.embed(p, label_B)
+
+
+def modulations(p, condition_BD) -> list[jax.Array]:
+    """Vectors (B, 1, D), from the conditioning vector after its SiLU."""
+    out = linear.project(condition_BD, p["kernel"]) + p["bias"]
+    return [out[:, None, n] for n in range(out.shape[1])]
+
+
+def modulate(x_BTD, shift, scale) -> jax.Array:
+    return norm.layer(UNIT, x_BTD, eps=NORM_EPS) * (1 + scale) + shift
+
+
+def block(cfg: DiTConfig, p, x_BTD, condition_BD, where: Where):
+    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulations(p["modulation"], condition_BD)
+    h = attention.qkv(p["attn"], modulate(x_BTD, shift, scale))
+    h = attention.attend(*h, where, where, causal=False, implementation=cfg.attention)
+    x_BTD = constrain(x_BTD + gate * attention.project_out(p["attn"], h), "batch", "seq", "embed")
+    h = feedforward.gelu_mlp(p["mlp"], modulate(x_BTD, mlp_shift, mlp_scale))
+    return constrain(x_BTD + mlp_gate * h, "batch", "seq", "embed")
+
+
+def unpatchify(cfg: DiTConfig, x_BTF) -> jax.Array:
+    """(B, T, P * P * C) -> (B, H, W, C)."""
+    B, P = x_BTF.shape[0], cfg.patch_size
+    rows, columns = (n // P for n in cfg.image_shape[:2])
+    squares = x_BTF.reshape(B, rows, columns, P, P, cfg.out_channels).swapaxes(2, 3)
+    return squares.reshape(B, rows * P, columns * P, cfg.out_channels)
+
+
+def apply(cfg: DiTConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
+    """The noise in each image, (B, H, W, C), and with learn_sigma as many channels more.
+
+    batch: image (B, H, W, C) with noise, timestep (B,), label (B,) int, num_classes meaning none.
+    """
+    x_BTD = prenorm.embed_patches(p["patches"], batch["image"])
+    x_BTD = constrain(x_BTD + jnp.asarray(positions(cfg), x_BTD.dtype), "batch", "seq", "embed")
+    label = embed_label(cfg, p["labels"], batch["label"], rng if train else None)
+    condition_BD = jax.nn.silu(embed_time(p["time"], batch["timestep"]) + label)
+    B, T, _ = x_BTD.shape
+    where = Where(jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T)), jnp.ones((B, T), jnp.int32))
+
+    def body(layer, x, _):
+        return block(cfg, layer, x, condition_BD, where), None
+
+    x_BTD, _ = stack.run(body, p["layers"], x_BTD, remat=cfg.remat, unroll=cfg.unroll)
+    shift, scale = modulations(p["modulation"], condition_BD)
+    return Out(unpatchify(cfg, linear.linear(p["head"], modulate(x_BTD, shift, scale))))
+
+
+SIZES = {
+    "s": {"num_layers": 12, "embed_dim": 384, "num_heads": 6},
+    "b": {"num_layers": 12, "embed_dim": 768, "num_heads": 12},
+    "l": {"num_layers": 24, "embed_dim": 1024, "num_heads": 16},
+    "xl": {"num_layers": 28, "embed_dim": 1152, "num_heads": 16},
+}
+PRESETS = {f"dit-{s}/{p}": DiTConfig(patch_size=p, **sizes) for s, sizes in SIZES.items() for p in (2, 4, 8)}

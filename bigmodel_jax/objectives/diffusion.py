@@ -1,0 +1,51 @@
+"""Denoising: the noise that was added to an image is to be found (Ho et al., arXiv:2006.11239)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax.core import metrics
+from bigmodel_jax.objectives.base import Loss, Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion(Objective):
+    """Mean squared error of the predicted noise, at a timestep drawn for each image.
+
+    Batch: image (B, H, W, C), weights (B,), and what the model reads. Of what the model gives, (B, H, W, C or more), the
+    first C channels are the noise; a learned variance behind them is not trained here. Evaluation draws the same timesteps
+    and noise for every batch.
+    """
+
+    num_steps: int = 1000
+    beta_start: float = 1e-4  # variance that the first step adds, and the last; linear between
+    beta_end: float = 0.02
+    offset: float = 0.5  # the model sees (image - offset) * scale: -1 .. 1 for images of 0 .. 1
+    scale: float = 2.0
+
+    def loss(self, model, params, batch, *, rng, train) -> Loss:
+        rng = jax.random.key(0) if rng is None else rng
+        time_rng, noise_rng, model_rng = jax.random.split(rng, 3)
+        image = (batch["image"].astype(jnp.float32) - self.offset) * self.scale
+        timestep = jax.random.randint(time_rng, (len(image),), 0, self.num_steps)
+        noise = jax.random.normal(noise_rng, image.shape)
+        noisy = batch | {"image": add_noise(self, image, noise, timestep), "timestep": timestep}
+        out = model.apply(params, noisy, rng=model_rng if train else None, train=train)
+        predicted = out.value[..., : image.shape[-1]].astype(jnp.float32)
+        errors = jnp.mean(jnp.square(predicted - noise), axis=(1, 2, 3))
+        mean = metrics.weighted(errors, batch["weights"])
+        return Loss(mean, {"loss": mean}, out.updates)
+
+
+def kept(cfg: Diffusion) -> np.ndarray:
+    """(num_steps,) float64: how much of the image's variance is left after each step."""
+    return np.cumprod(1.0 - np.linspace(cfg.beta_start, cfg.beta_end, cfg.num_steps, dtype=np.float64))
+
+
+def add_noise(cfg: Diffusion, image: jax.Array, noise: jax.Array, timestep: jax.Array) -> jax.Array:
+    """What `timestep` (B,) steps make of the image, in one: equation 4."""
+    left = kept(cfg)
+    signal, added = (jnp.asarray(np.sqrt(x), jnp.float32)[timestep][:, None, None, None] for x in (left, 1.0 - left))
+    return signal * image + added * noise

@@ -1,0 +1,58 @@
+"""DiT's tensors by the names of facebookresearch/DiT's published weights.
+
+transformers has no such architecture: config.json holds the fields of our config under the name "DiT".
+"""
+
+import dataclasses
+
+from bigmodel_jax.models.dit import DiTConfig
+from bigmodel_jax.pretrained.clip import dense
+from bigmodel_jax.pretrained.family import Family
+from bigmodel_jax.pretrained.names import CONV, VECTOR, Row, linear
+
+LAYER, QKV = "blocks.{i}.", ("layers/attn/q", "layers/attn/k", "layers/attn/v")
+
+
+def modulation(ours: str, theirs: str) -> tuple[Row, Row]:
+    return Row(f"{ours}/kernel", f"{theirs}.weight", linear()), Row(f"{ours}/bias", f"{theirs}.bias", VECTOR)
+
+
+ROWS = (
+    Row("patches/kernel", "x_embedder.proj.weight", CONV),
+    Row("patches/bias", "x_embedder.proj.bias"),
+    *dense("time/up", "t_embedder.mlp.0"),
+    *dense("time/down", "t_embedder.mlp.2"),
+    Row("labels/table", "y_embedder.embedding_table.weight"),
+    Row(QKV, LAYER + "attn.qkv.weight", linear()),
+    Row(tuple(f"{path}_bias" for path in QKV), LAYER + "attn.qkv.bias", VECTOR),
+    Row("layers/attn/o", LAYER + "attn.proj.weight", linear(in_dims=2)),
+    Row("layers/attn/o_bias", LAYER + "attn.proj.bias"),
+    *dense("layers/mlp/up", LAYER + "mlp.fc1"),
+    *dense("layers/mlp/down", LAYER + "mlp.fc2"),
+    *modulation("layers/modulation", LAYER + "adaLN_modulation.1"),
+    *modulation("modulation", "final_layer.adaLN_modulation.1"),
+    *dense("head", "final_layer.linear"),
+)
+IGNORED = ("pos_embed",)  # the fixed sines and cosines
+
+
+def from_hf(hf: dict) -> DiTConfig:
+    names = (
+        "num_classes",
+        "patch_size",
+        "num_layers",
+        "embed_dim",
+        "num_heads",
+        "label_dropout",
+        "learn_sigma",
+        "zero_init",
+    )
+    return DiTConfig(image_shape=tuple(hf["image_shape"]), **{name: hf[name] for name in names if name in hf})
+
+
+def to_hf(cfg: DiTConfig) -> dict:
+    ours = {name: x for name, x in dataclasses.asdict(cfg).items() if name not in ("remat", "unroll", "attention")}
+    return {"model_type": "dit", **ours, "image_shape": list(cfg.image_shape)}
+
+
+DIT = Family("DiT", DiTConfig, from_hf, to_hf, ROWS, IGNORED)

@@ -1,0 +1,56 @@
+"""The losses by their definitions, and rows that only fill a batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigmodel_jax.models.base import Model, Out
+from bigmodel_jax.objectives import Contrastive
+
+PARAMS = {"logit_scale": jnp.array(1.2), "logit_bias": jnp.array([-0.7])}
+
+
+def embeddings(rows, seed=0):
+    x = np.random.default_rng(seed).standard_normal((rows, 2, 5)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def loss(kind, x, weights):
+    model = Model({}, lambda params, batch, **_: Out(batch["embeddings"]))
+    batch = {"embeddings": jnp.asarray(x), "weights": jnp.asarray(weights, jnp.float32)}
+    return Contrastive(kind=kind).loss(model, PARAMS, batch, rng=None, train=True)
+
+
+def logits(x):
+    return np.exp(1.2) * x[:, 0] @ x[:, 1].T - 0.7
+
+
+def test_softmax_is_the_mean_of_both_directions():
+    x = embeddings(6)
+    rows, columns = (jax.nn.log_softmax(logits(x), axis=axis) for axis in (1, 0))
+    expected = -(np.diag(rows).mean() + np.diag(columns).mean()) / 2
+    assert float(loss("softmax", x, np.ones(6)).mean.compute()) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_sigmoid_asks_every_pair_for_itself():
+    x = embeddings(6)
+    right = 1 / (1 + np.exp(-logits(x) * (2 * np.eye(6) - 1)))
+    assert float(loss("sigmoid", x, np.ones(6)).mean.compute()) == pytest.approx(-np.log(right).sum() / 6, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_rows_without_weight_change_nothing(kind):
+    x = embeddings(6)
+    alone, filled = loss(kind, x[:4], np.ones(4)), loss(kind, x, [1, 1, 1, 1, 0, 0])
+    assert float(filled.mean.compute()) == pytest.approx(float(alone.mean.compute()), rel=1e-5)
+    assert float(filled.mean.count) == 4
+    assert float(filled.metrics["accuracy"].total) == float(alone.metrics["accuracy"].total)
+
+
+def test_accuracy_counts_images_that_find_their_text():
+    x = embeddings(4)
+    x[:, 1] = x[:, 0]
+    assert float(loss("softmax", x, np.ones(4)).metrics["accuracy"].compute()) == 1
+    x[:2, 1] = x[1::-1, 1]
+    assert float(loss("softmax", x, np.ones(4)).metrics["accuracy"].compute()) == 0.5
