@@ -1,0 +1,177 @@
+"""Texts with one label each, one `text<TAB>label` a line: rows of words, by a vocabulary fitted on the training texts."""
+
+import collections
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.holdout import check_fraction, held_out
+
+PADDING, UNKNOWN = 0, 1
+SPECIAL = ("<padding>", "<unknown>")
+WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")  # don't, 1990s; every other character but blanks by itself
+
+
+@dataclasses.dataclass(frozen=True)
+class TextClassificationData(DataConfig):
+    """Lower-case words, cut at `seq_len`, padded on the right.
+
+    Batch: tokens and segment_ids (1, and 0 for padding) (B, T) int32, label (B,) int32, weights (B,) float32.
+    Labels are numbered in the order of their names; vocabulary and labels are those of the training rows.
+    """
+
+    train_path: str = "data/train.txt"
+    test_path: str = "data/test.txt"
+    evaluate_on: Literal["validation", "test"] = "validation"
+    "what an evaluation reads: the rows of `train_path` that are held out, or `test_path`"
+    validation_fraction: float = 0.1
+    "share of the rows of `train_path` held out, chosen by their content"
+    vocab_size: int = 20_000
+    "the commonest words, padding and unknown included"
+    seq_len: int = 64
+
+    def __post_init__(self):
+        check_fraction(self.validation_fraction)
+        for name, least in (("vocab_size", 3), ("seq_len", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"data.{name} = {getattr(self, name)}; it must be {least} or more")
+
+    def open(self, split: str) -> "LabelledTexts":
+        words, labels = vocabulary(self)
+        examples, skipped = self.examples(split)
+        return LabelledTexts(*encode(examples, words, labels, self.seq_len), skipped)
+
+    def examples(self, split: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """((text, label) of every usable line of a split, what was skipped)."""
+        path = self.test_path if self._from_test(split) else self.train_path
+        known = vocabulary(self)[1] if self._from_test(split) else None
+        examples, skipped = read(path, self.max_bad_records, known=known)
+        log_skipped(split, skipped)
+        return (examples if self._from_test(split) else self._part(examples, split)), skipped
+
+    def requirements(self) -> dict:
+        words, labels = vocabulary(self)
+        return {"vocab_size": len(words), "num_classes": len(labels)}
+
+    def baselines(self) -> dict[str, float]:
+        """The accuracy of always answering with the commonest label of training."""
+        count = np.bincount(self.open("train").labels)
+        return {"majority_accuracy": float(np.mean(self.open("validation").labels == count.argmax()))}
+
+    def save_artifacts(self, folder: Path) -> None:
+        """vocabulary.json: words and labels in the order of their numbers."""
+        words, labels = vocabulary(self)
+        text = json.dumps({"words": list(words), "labels": list(labels)}, ensure_ascii=False, indent=0)
+        (folder / "vocabulary.json").write_text(text + "\n", encoding="utf-8")
+
+    def _from_test(self, split: str) -> bool:
+        return split == "validation" and self.evaluate_on == "test"
+
+    def _part(self, examples: list[tuple[str, str]], split: str) -> list[tuple[str, str]]:
+        sides = held_out(["\t".join(e).encode() for e in examples], self.validation_fraction)
+        return [e for e, held in zip(examples, sides, strict=True) if held == (split == "validation")]
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledTexts:
+    """One split. tokens (N, T) and labels (N,) int32."""
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    skipped: list[tuple[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
+        tokens = self.tokens[indices]
+        segments = (tokens != PADDING).astype(np.int32)
+        weights = np.ones(len(indices), np.float32)
+        return {"tokens": tokens, "segment_ids": segments, "label": self.labels[indices], "weights": weights}
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read(path: str, limit: int, known: tuple[str, ...] | None = None) -> tuple[list[tuple[str, str]], list]:
+    """((text, label) of every usable line, what was skipped); `known`: the only labels that are usable."""
+    if not Path(path).is_file():
+        raise ValueError(
+            f"data: no such file: {path} (data.train_path and data.test_path: one `text<TAB>label` a line)"
+        )
+    bad, examples = BadRecords(limit), []
+    for where, line in _lines(path):
+        reason, example = _parse(line)
+        if not reason and known is not None and example[1] not in known:
+            reason = f"label {example[1]!r} is not among those of training: {', '.join(known[:10])}"
+        if reason:
+            bad.skip(where, reason)
+        else:
+            examples.append(example)
+    if not examples:
+        raise ValueError(f"data: {path} has no usable lines; each is `text<TAB>label`")
+    return examples, bad.skipped
+
+
+def _lines(path: str) -> Iterator[tuple[str, bytes]]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            yield f"{path} line {number}", line.rstrip(b"\r\n")
+
+
+def _parse(line: bytes) -> tuple[str, tuple[str, str]]:
+    """("", (text, label)), or (what is wrong, ("", ""))."""
+    try:
+        text, tab, label = line.decode("utf-8").rpartition("\t")
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 ({error.reason} at byte {error.start})", ("", "")
+    if not tab:
+        return "no tab between text and label", ("", "")
+    for name, value in (("text", text), ("label", label)):
+        if not value.strip():
+            return f"empty {name}", ("", "")
+    return "", (text.strip(), label.strip())
+
+
+# ---------------------------------------------------------------- words to numbers
+
+
+def split_words(text: str) -> list[str]:
+    return WORD.findall(text.lower())
+
+
+def vocabulary(cfg: TextClassificationData) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(words, labels) in the order of their numbers, from the training rows alone."""
+    stamp = Path(cfg.train_path).stat().st_mtime_ns if Path(cfg.train_path).is_file() else 0
+    return _vocabulary(dataclasses.replace(cfg, test_path="", evaluate_on="validation"), stamp)
+
+
+@functools.lru_cache(maxsize=4)
+def _vocabulary(cfg: TextClassificationData, _modified: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    every, _ = read(cfg.train_path, cfg.max_bad_records)
+    labels = sorted({label for _, label in every})
+    if len(labels) < 2:
+        raise ValueError(
+            f"data.train_path: {cfg.train_path} has one label only, {labels[0]!r}; at least two are needed"
+        )
+    count = collections.Counter(word for text, _ in cfg._part(every, "train") for word in split_words(text))
+    # By count, then by the alphabet: the order of the lines plays no part.
+    words = sorted(count, key=lambda word: (-count[word], word))[: cfg.vocab_size - len(SPECIAL)]
+    return (*SPECIAL, *words), tuple(labels)
+
+
+def encode(examples, words: tuple[str, ...], labels: tuple[str, ...], seq_len: int) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens (N, seq_len), labels (N,)), int32."""
+    number = {word: i for i, word in enumerate(words)}
+    tokens = np.full((len(examples), seq_len), PADDING, np.int32)
+    for row, (text, _) in enumerate(examples):
+        ids = [number.get(word, UNKNOWN) for word in split_words(text)[:seq_len]]
+        tokens[row, : len(ids)] = ids
+    return tokens, np.array([labels.index(label) for _, label in examples], np.int32)

@@ -1,0 +1,96 @@
+"""A bag of embeddings: the mean over a text's words and word pairs, a hidden layer, the classes.
+
+Joulin et al., "Bag of Tricks for Efficient Text Classification" (fastText), arXiv:1607.01759, section 2.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core.params import Tree, normal
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.nn import linear
+
+
+@dataclasses.dataclass(frozen=True)
+class BagOfEmbeddingsConfig(ModelConfig):
+    vocab_size: int = 20_000
+    num_classes: int = 2
+    embed_dim: int = 64
+    hidden_dim: int = 64  # 0 = the classes directly
+    bigram_buckets: int = 65_536  # rows that all pairs of neighbouring words share by their hash; 0 = words alone
+    embed_std: float = 0.1  # of the initial embeddings
+    dropout: float = 0.0  # of the mean, in training
+    word_dropout: float = 0.0  # words left out of a text, in training
+
+    def make(self) -> Model:
+        return Model(spec(self), functools.partial(apply, self))
+
+    def validate(self, parallel) -> None:
+        for name, least in (("vocab_size", 1), ("num_classes", 2), ("embed_dim", 1), ("hidden_dim", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"model.{name} = {getattr(self, name)}; it must be {least} or more")
+        for name in ("dropout", "word_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"model.{name} = {getattr(self, name)}; it must be 0 or more and below 1")
+        for name in ("vocab_size", "bigram_buckets", "hidden_dim"):
+            if getattr(self, name) < 0 or getattr(self, name) % max(parallel.tensor, 1):
+                raise ValueError(
+                    f"model.{name} = {getattr(self, name)}; it must be a multiple of parallel.tensor = {parallel.tensor}"
+                )
+
+    @classmethod
+    def tiny(cls) -> "BagOfEmbeddingsConfig":
+        return cls(vocab_size=64, embed_dim=16, hidden_dim=16, bigram_buckets=64, embed_std=0.5)
+
+
+def spec(cfg: BagOfEmbeddingsConfig) -> Tree:
+    init = normal(cfg.embed_std)
+    tree = {"embed": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=init)}
+    if cfg.bigram_buckets:
+        tree["bigrams"] = linear.embedding_spec(cfg.bigram_buckets, cfg.embed_dim, init=init)
+    if cfg.hidden_dim:
+        he = normal((2 / cfg.embed_dim) ** 0.5)  # for ReLU: He et al., arXiv:1502.01852
+        tree["hidden"] = linear.linear_spec(cfg.embed_dim, cfg.hidden_dim, init=he, bias=True)
+    last, axis = (cfg.hidden_dim, "mlp") if cfg.hidden_dim else (cfg.embed_dim, "embed")
+    return tree | {"head": linear.linear_spec(last, cfg.num_classes, axes=(axis, None), bias=True)}
+
+
+def hash_pairs(first: jax.Array, second: jax.Array, buckets: int) -> jax.Array:
+    """A bucket (...) int32 for each pair of word numbers (...): multiply and mix in 32 bits, as MurmurHash3 ends."""
+    x = first.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) + second.astype(jnp.uint32)
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return ((x ^ (x >> 16)) % jnp.uint32(buckets)).astype(jnp.int32)
+
+
+def mean_embedding(cfg: BagOfEmbeddingsConfig, p: Tree, tokens_BT: jax.Array, real_BT: jax.Array) -> jax.Array:
+    """(B, D): mean over the words that are `real`, and over the pairs of neighbours that both are."""
+    weights = real_BT.astype(p["embed"]["table"].dtype)
+    total = jnp.einsum("btd,bt->bd", linear.embed(p["embed"], tokens_BT), weights)
+    count = weights.sum(axis=1)
+    if cfg.bigram_buckets and tokens_BT.shape[1] > 1:
+        pairs = hash_pairs(tokens_BT[:, :-1], tokens_BT[:, 1:], cfg.bigram_buckets)
+        both = weights[:, :-1] * weights[:, 1:]
+        total += jnp.einsum("btd,bt->bd", linear.embed(p["bigrams"], pairs), both)
+        count += both.sum(axis=1)
+    return constrain(total / jnp.maximum(count, 1)[:, None], "batch", None)
+
+
+def apply(cfg: BagOfEmbeddingsConfig, p: Tree, batch: dict, *, rng=None, train=False, cache=None) -> Out:
+    """Logits (B, num_classes) of batch["tokens"] (B, T) where batch["segment_ids"] is not 0."""
+    tokens = batch["tokens"]
+    real = batch.get("segment_ids", jnp.ones_like(tokens)) > 0
+    word_rng, mean_rng = jax.random.split(rng) if train and (cfg.dropout or cfg.word_dropout) else (None, None)
+    if train and cfg.word_dropout:
+        real &= jax.random.bernoulli(word_rng, 1 - cfg.word_dropout, real.shape)
+    x = mean_embedding(cfg, p, tokens, real)
+    if train and cfg.dropout:
+        keep = jax.random.bernoulli(mean_rng, 1 - cfg.dropout, x.shape)
+        x = jnp.where(keep, x / (1 - cfg.dropout), 0).astype(x.dtype)
+    if cfg.hidden_dim:
+        x = constrain(jax.nn.relu(linear.linear(p["hidden"], x)), "batch", "mlp")
+    return Out(linear.linear(p["head"], x))
