@@ -10,8 +10,29 @@ from bigmodel_jax.models import MODELS
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("forward", "backward", "training", "decode", "import", "export")
-# The reference's name -> the name in MODELS, where it is not the same.
-MODEL_OF = {"llama31": "llama"}
+# The reference's name -> the name in MODELS, where it is not the same; what follows a hyphen is a head.
+MODEL_OF = {
+    "llama31": "llama",
+    "moonlight": "deepseek",
+    "opus_mt": "transformer",
+    "t5_v11": "t5",
+    "lstm": "rnn",
+    "gru": "rnn",
+    "resnet_basic": "resnet",
+}
+# The small config of a model, where it is not configs/<model>_tiny.py.
+CONFIG_OF = {
+    "llama": "lm_tiny",
+    "mlp": "mnist_mlp",
+    "cnn": "mnist_cnn",
+    "vit": "vit_mnist",
+    "resnet": "resnet_mnist",
+    "efficientnet": "efficientnet_mnist",
+    "dit": "dit_mnist",
+    "rnn": "lstm_text",
+    "linear": "linear_regression",
+    "bag_of_embeddings": "text_classification",
+}
 HEAD = """# Models
 
 Every family against its reference implementation: same weights, same inputs, float32 on a CPU. Written by
@@ -52,9 +73,9 @@ class Results:
 
     def row(self, family: str) -> str:
         cells = [self.cell(family, column) for column in COLUMNS]
-        model = MODEL_OF.get(family, family)
+        model = MODEL_OF.get(family, family.partition("-")[0])
         sharded = {True: "equal", False: "differs"}.get(self.sharded.get(model), "-")
-        config = f"configs/{model}_tiny.py"
+        config = f"configs/{CONFIG_OF.get(model, f'{model}_tiny')}.py"
         config = f"`{config}`" if (ROOT / config).is_file() else "-"
         return f"| {family} | {' | '.join(cells)} | {sharded} | {config} |"
 

@@ -50,6 +50,13 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         return self.model.encode(text, add_special_tokens=False).ids
 
+    def encode_whole(self, text: str, length: int) -> list[int]:
+        """As an encoder reads it: with what its tokenizer puts around a text ([CLS], [SEP]), at most `length` tokens."""
+        self.model.enable_truncation(length)
+        ids = self.model.encode(text).ids
+        self.model.no_truncation()
+        return ids
+
     def encode_chat(self, text: str) -> list[int]:
         """As `encode`, but the names of special tokens in the text are those tokens: for rendered chat templates."""
         self.model.encode_special_tokens = False
