@@ -71,7 +71,7 @@ class CLIPConfig(ModelConfig):
         return cls(
             vision=VisionTower(image_shape=(8, 8, 1), patch_size=4, **sizes),
             text=TextTower(vocab_size=64, max_seq_len=16, **sizes),
-            projection_dim=16,
+            projection_dim=64,
             eos_token_id=63,
         )
 

@@ -25,6 +25,8 @@ FITS = {
     "regression": {"feature_shape", "num_outputs"},
     "masked_language_model": {"head"},
     "question_answering": {"head"},
+    "contrastive": {"vision", "text"},
+    "diffusion": {"num_classes", "image_shape", "learn_sigma"},
 }
 # What an encoder with such a head is trained for.
 HEADS = {
@@ -50,6 +52,8 @@ def fits(cfg: ModelConfig, objective: str) -> bool:
     if hasattr(cfg, "head"):
         return HEADS[cfg.head] == objective
     names = {f.name for f in dataclasses.fields(cfg)}
+    if "learn_sigma" in names:  # has classes, but to be told, not to find
+        return objective == "diffusion"
     if objective == "classification" and names >= {"num_classes", "vocab_size"}:  # of texts
         return True
     return names >= FITS[objective]
@@ -70,6 +74,13 @@ def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
         image = rng.random((ROWS, *cfg.image_shape), np.float32)
         label = rng.integers(0, cfg.num_classes, ROWS).astype(np.int32)
         return {"image": image, "label": label, "weights": np.ones(ROWS, np.float32)}
+    if objective == "contrastive":
+        image = rng.random((ROWS, *cfg.vision.image_shape), np.float32)
+        tokens = rng.integers(0, cfg.text.vocab_size, (ROWS, LENGTH)).astype(np.int32)
+        return {"image": image, "tokens": tokens, "weights": np.ones(ROWS, np.float32)}
+    if objective == "diffusion":
+        timestep = rng.integers(0, 1000, ROWS).astype(np.int32)  # for calls of the model alone
+        return make_batch(cfg, "classification") | {"timestep": timestep}
     if objective == "regression":
         features = rng.standard_normal((ROWS, *cfg.feature_shape), np.float32)
         target = rng.standard_normal((ROWS, cfg.num_outputs), np.float32)
@@ -134,7 +145,8 @@ def case(pair: tuple[str, str]) -> Case:
     cfg = CONFIGS[name]
     model = cfg.make()
     init = model.init or functools.partial(params.init, model.spec)
-    return Case(cfg, OBJECTIVES[objective](), model, jax.jit(init)(jax.random.key(0)), make_batch(cfg, objective))
+    kind = {"kind": "sigmoid"} if hasattr(cfg, "logit_bias_init") else {}
+    return Case(cfg, OBJECTIVES[objective](**kind), model, jax.jit(init)(jax.random.key(0)), make_batch(cfg, objective))
 
 
 @functools.cache
@@ -175,6 +187,10 @@ def test_fresh_loss_is_that_of_knowing_nothing(pair):
     (loss, _), _ = one_device(pair)
     if "target" in c.batch:
         chance = np.mean(c.batch["target"] ** 2)
+    elif hasattr(c.cfg, "learn_sigma"):
+        chance = 1.0  # the variance of the noise
+    elif hasattr(c.cfg, "vision"):
+        chance = -getattr(c.cfg, "logit_bias_init", -np.log(ROWS))
     else:
         chance = np.log(getattr(c.cfg, "num_classes", None) or c.cfg.vocab_size)
     assert 0.5 * chance < loss < 2 * chance
