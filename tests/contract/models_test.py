@@ -94,7 +94,10 @@ def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
     if hasattr(cfg, "decoder_start_token_id"):
         batch |= {"encoder_tokens": tokens[:, :0:-1], "encoder_segment_ids": segments}
     if objective == "classification":
-        batch |= {"label": rng.integers(0, cfg.num_classes, ROWS).astype(np.int32), "weights": np.ones(ROWS, np.float32)}
+        batch |= {
+            "label": rng.integers(0, cfg.num_classes, ROWS).astype(np.int32),
+            "weights": np.ones(ROWS, np.float32),
+        }
     return batch | head_batch(cfg, rng) if hasattr(cfg, "head") else batch
 
 

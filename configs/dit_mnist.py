@@ -1,0 +1,26 @@
+"""A small DiT on 5,000 MNIST digits."""
+
+from bigmodel_jax.config import Config, TrainConfig
+from bigmodel_jax.data.image import ImageData
+from bigmodel_jax.models.dit import DiTConfig
+from bigmodel_jax.objectives import Diffusion
+from bigmodel_jax.optim import OptimConfig
+
+
+def get_config() -> Config:
+    return Config(
+        model=DiTConfig(
+            image_shape=(28, 28, 1),
+            num_classes=10,
+            patch_size=4,
+            num_layers=3,
+            embed_dim=96,
+            num_heads=4,
+            learn_sigma=False,
+            unroll=True,
+        ),
+        objective=Diffusion(),
+        data=ImageData(),
+        optim=OptimConfig(lr=2e-3, warmup_steps=50, weight_decay=0.0, final_lr_ratio=0.05),
+        train=TrainConfig(steps=350, batch_size=64),  # nearly 6 epochs
+    )

@@ -1,0 +1,28 @@
+"""A small EfficientNet-lite on 5,000 MNIST digits."""
+
+from bigmodel_jax.config import Config, TrainConfig
+from bigmodel_jax.data.image import ImageData
+from bigmodel_jax.models.efficientnet import EfficientNetConfig
+from bigmodel_jax.objectives import Classification
+from bigmodel_jax.optim import OptimConfig
+
+
+def get_config() -> Config:
+    return Config(
+        model=EfficientNetConfig(
+            image_shape=(28, 28, 1),
+            num_classes=10,
+            repeats=(1, 2, 2),
+            widths=(3, 3, 3),
+            strides=(1, 2, 2),
+            expansions=(1, 3, 3),
+            channels=(16, 24, 40),
+            stem_channels=16,
+            head_channels=128,
+            momentum=0.9,  # a run of a few hundred steps would never reach the published 0.99's average
+        ),
+        objective=Classification(),
+        data=ImageData(max_shift=2),
+        optim=OptimConfig(lr=3e-3, warmup_steps=50, weight_decay=1.0, final_lr_ratio=0.01),
+        train=TrainConfig(steps=400, batch_size=64),  # 6 epochs
+    )
