@@ -1,4 +1,9 @@
-"""A small DiT on 5,000 MNIST digits."""
+"""A small DiT (559 thousand parameters) on 5,000 MNIST digits: squared error of the noise 0.051 on test images.
+
+One seed; answering zero has 1.
+
+86 CPU seconds from start to report on 2 cores; 4,000 images to train on, 1,000 to test.
+"""
 
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.data.image import ImageData

