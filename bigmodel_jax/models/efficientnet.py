@@ -93,7 +93,7 @@ def head_init(key, shape, dtype):
 def depthwise(x_BHWC, kernel, strides, padding, **options) -> jax.Array:
     """A convolution of every channel by itself; kernel (height, width, 1, C).
 
-    On one CPU device a sum of shifted products: forward and backward, XLA's grouped convolution took 2 to 8 times as long there.
+    On one CPU device a sum of shifted products: XLA's grouped convolution took 2 to 8 times as long there, both ways.
     """
     if not cpu.active():
         return jax.lax.conv_general_dilated(x_BHWC, kernel, strides, padding, **options)
