@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+QUICK = {"llama", "llama31", "gpt2", "mixtral", "bert", "t5", "vit", "mlp", "cnn", "flax_module"}
 CACHE = Path(__file__).parents[1] / ".jax_cache"
 
 # In the environment, so that the processes that tests start inherit it.
@@ -29,6 +30,17 @@ def pytest_configure(config):
         from models_table import Results
 
         config.pluginmanager.register(Results(Path(config.getoption("--models-table")).absolute()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Whatever tests one family alone is slow, but for one family of each kind."""
+    for item in items:
+        folder, name = item.path.parent.name, item.path.stem.removesuffix("_test")
+        if folder == "parity":
+            name = getattr(item, "callspec", None) and item.callspec.params.get("name")
+        if folder in ("models", "parity") and name and name.partition("-")[0] not in QUICK:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
