@@ -38,7 +38,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         folder, name = item.path.parent.name, item.path.stem.removesuffix("_test")
         if folder == "parity":
-            name = getattr(item, "callspec", None) and item.callspec.params.get("name")
+            params = item.callspec.params if hasattr(item, "callspec") else {}
+            name = params.get("name", params.get("cell"))
         if folder in ("models", "parity") and name and name.partition("-")[0] not in QUICK:
             item.add_marker(pytest.mark.slow)
 
