@@ -91,9 +91,22 @@ def confusion(run: Run) -> np.ndarray | None:
     return np.asarray(matrix, float) if matrix else None
 
 
+SQUARED_ERROR = {"Regression", "Diffusion"}
+PER_EXAMPLE = {*SQUARED_ERROR, "Contrastive"}
+
+
+def objective(run: Run) -> str:
+    """The name of its objective's class."""
+    return run.config.get("objective", {}).get("type", "").rpartition(":")[2]
+
+
 def unit(run: Run) -> str:
-    """What a run's loss and throughput count: classifiers have one label per example, all others work on tokens."""
-    return "token" if confusion(run) is None else "example"
+    """What a run's loss and throughput count: classifiers have one label per example, language models work on tokens."""
+    return "token" if confusion(run) is None and objective(run) not in PER_EXAMPLE else "example"
+
+
+def loss_unit(run: Run) -> str:
+    return "squared error" if objective(run) in SQUARED_ERROR else f"nats per {unit(run)}"
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from bigmodel_jax.core.metrics import precision_recall_f1
 from bigmodel_jax.report import elements, plots
 from bigmodel_jax.report.comparison import comparison_body
-from bigmodel_jax.report.history import Run, confusion, flatten, headline, load_run, unit
+from bigmodel_jax.report.history import Run, confusion, flatten, headline, load_run, loss_unit, unit
 from bigmodel_jax.report.plot_style import DARK
 from bigmodel_jax.report.progress import short
 
@@ -100,9 +100,9 @@ def _cards(run: Run, figures: dict[str, float]) -> list[str]:
     cards = [_hero(run, figures)]
     notes: dict[str, Callable[[], str]] = {
         "eval/macro_f1": lambda: "mean over classes",
-        "eval/loss": lambda: f"nats per {unit(run)}" + _training_note(figures),
+        "eval/loss": lambda: loss_unit(run) + _training_note(figures),
         "eval/perplexity": lambda: f"per {unit(run)}",
-        "train_loss": lambda: f"nats per {unit(run)}",
+        "train_loss": lambda: loss_unit(run),
         "tokens_per_second": lambda: f"step {elements.figure_text('step_seconds', figures['step_seconds'])}, median",
         "mfu": lambda: f"of {run.environment.get('peak_source', 'peak')}",
         "wall_seconds": lambda: _seen(run, figures),
@@ -126,7 +126,7 @@ def _hero_key(figures: dict[str, float]) -> str:
 def _hero(run: Run, figures: dict[str, float]) -> str:
     key = _hero_key(figures)
     value, bars = figures[key], []
-    note = f"nats per {unit(run)}" if key.endswith("loss") else ""
+    note = loss_unit(run) if key.endswith("loss") else ""
     if key == "eval/bits_per_byte":
         note = "on the held-out text; lower is better"
         others = (("xz -9 primed", "eval/xz_primed_bits_per_byte"), ("xz -9", "eval/xz_bits_per_byte"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bigmodel_jax.core.metrics import precision_recall_f1
-from bigmodel_jax.report.history import Run, confusion, load_run, unit
+from bigmodel_jax.report.history import Run, confusion, load_run, loss_unit, unit
 from bigmodel_jax.report.plot_style import (
     LIGHT,
     Theme,
@@ -59,7 +59,7 @@ def loss_figure(run: Run, theme: Theme):
     (steps, train), (eval_steps, held_out) = run.series("loss"), run.series("eval/loss")
     if not len(steps) and not len(eval_steps):
         return None
-    figure, axes = new_axes(theme, f"Loss, nats per {unit(run)}")
+    figure, axes = new_axes(theme, f"Loss, {loss_unit(run)}")
     labels = []
     if len(steps):
         axes.plot(steps, train, color=theme.series[0], linewidth=0.8, alpha=0.35)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import run_folders as folders
 
-from bigmodel_jax.report.history import config_diff, flatten, headline, load_run, unit
+from bigmodel_jax.report.history import Run, config_diff, flatten, headline, load_run, loss_unit, unit
 
 
 def test_seconds_and_tokens_accumulate_over_steps_not_over_records(tmp_path):
@@ -56,3 +56,16 @@ def test_config_diff_has_only_what_differs(tmp_path):
 def test_a_field_that_one_run_lacks_differs(tmp_path):
     both = [load_run(folders.text_run(tmp_path / "a")), load_run(folders.digit_run(tmp_path / "b"))]
     assert config_diff(both)["optim.lr"] == [0.1, None]
+
+
+@pytest.mark.parametrize(
+    ("objective", "unit", "loss"),
+    [
+        ("bigmodel_jax.objectives.language_model:NextToken", "token", "nats per token"),
+        ("bigmodel_jax.objectives.regression:Regression", "example", "squared error"),
+        ("bigmodel_jax.objectives.contrastive:Contrastive", "example", "nats per example"),
+    ],
+)
+def test_a_loss_is_counted_in_the_unit_of_its_objective(objective, unit, loss, tmp_path):
+    run = Run(tmp_path, {"objective": {"type": objective}}, {}, [], [])
+    assert (unit(run), loss_unit(run)) == (unit, loss)
