@@ -59,13 +59,13 @@ def test_a_field_that_one_run_lacks_differs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("objective", "unit", "loss"),
+    ("objective", "counted", "loss"),
     [
         ("bigmodel_jax.objectives.language_model:NextToken", "token", "nats per token"),
         ("bigmodel_jax.objectives.regression:Regression", "example", "squared error"),
         ("bigmodel_jax.objectives.contrastive:Contrastive", "example", "nats per example"),
     ],
 )
-def test_a_loss_is_counted_in_the_unit_of_its_objective(objective, unit, loss, tmp_path):
+def test_a_loss_is_counted_in_the_unit_of_its_objective(objective, counted, loss, tmp_path):
     run = Run(tmp_path, {"objective": {"type": objective}}, {}, [], [])
-    assert (unit(run), loss_unit(run)) == (unit, loss)
+    assert (unit(run), loss_unit(run)) == (counted, loss)
