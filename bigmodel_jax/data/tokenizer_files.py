@@ -6,6 +6,7 @@ tokenizer.json, GPT-2's vocab.json and merges.txt, BERT's vocab.txt, a SentenceP
 import base64
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ def from_folder(folder: Path) -> Any:
     if (folder / "vocab.txt").is_file():
         return from_wordpiece(folder / "vocab.txt", lowercase=_lowercase(folder))
     models = sorted(folder.glob("*.model")) + sorted(folder.glob("*.model.v*"))
-    if models:
-        return from_sentencepiece(models[0])
+    if models:  # Llama 3 calls its ranks tokenizer.model, too
+        ranked = re.match(rb"[A-Za-z0-9+/=]+ \d+\s", models[0].read_bytes()[:200])
+        return from_tiktoken(models[0]) if ranked else from_sentencepiece(models[0])
     ranks = sorted(folder.glob("*.tiktoken"))
     return from_tiktoken(ranks[0]) if ranks else None
 

@@ -75,14 +75,15 @@ def test_bert_vocabulary(tmp_path):
     assert tokenizer_files.from_folder(tmp_path).encode("The", add_special_tokens=False).tokens == ["[UNK]"]
 
 
-def test_tiktoken_ranks_give_back_their_merges(tmp_path):
+@pytest.mark.parametrize("name", ["t.tiktoken", "tokenizer.model"])
+def test_tiktoken_ranks_give_back_their_merges(name, tmp_path):
     """Ranks hold no list of merges; the tokenizer read from them is the one they were written from."""
     trained = tokenizers.train_bpe(TEXTS * 10, 400)
     spelled = {c: b for b, c in enumerate(tokenizers.byte_characters())}
     pieces = {p: i for p, i in trained.model.get_vocab().items() if i != trained.separator}
     order = sorted(pieces, key=pieces.get)
     lines = [base64.b64encode(bytes(spelled[c] for c in p)).decode() + f" {n}" for n, p in enumerate(order)]
-    (tmp_path / "t.tiktoken").write_text("\n".join(lines))
+    (tmp_path / name).write_text("\n".join(lines))
     ours = tokenizer_files.from_folder(tmp_path)
     # Words as both cut them: letters with the space before them.
     for text in ("the people of the united", "more perfect union", "naïve café"):
