@@ -81,7 +81,7 @@ class Results:
 
     def cell(self, family: str, column: str) -> str:
         if column == "import":
-            return "yes" if (family, "forward") in self.measured else "-"
+            return "yes" if (family, "export") in self.measured else "-"
         value = self.measured.get((family, column))
         if value is None:
             return "-"
