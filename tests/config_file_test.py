@@ -120,6 +120,7 @@ def test_a_model_in_one_file_trains_and_is_found_again_from_config_json(tmp_path
     assert "eval/bits_per_byte" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_flax_module_of_ones_own_trains(tmp_path, capsys):
     example = Path(__file__).parent / "examples" / "own_flax_module.py"
     source = "Tfds('mnist_5k', train_split='train[:64]', eval_split='validation[:16]')"

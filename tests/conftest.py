@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-QUICK = {"llama", "llama31", "gpt2", "mixtral", "bert", "t5", "vit", "mlp", "cnn", "flax_module"}
+QUICK = {"llama", "llama31", "gpt2", "mlp", "cnn", "flax_module"}
 CACHE = Path(__file__).parents[1] / ".jax_cache"
 
 # In the environment, so that the processes that tests start inherit it.
@@ -34,7 +34,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Whatever tests one family alone is slow, but for one family of each kind."""
+    """Whatever tests one family alone is slow, but for the first ones."""
     for item in items:
         folder, name = item.path.parent.name, item.path.stem.removesuffix("_test")
         if folder == "parity":

@@ -62,6 +62,12 @@ CASES = {
 }
 
 
+# The second way to write the same network: every test of it is slow.
+every_case = pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] if c == "cnn_linen" else []) for c in CASES]
+)
+
+
 def config_of(case: str, parallel: ParallelConfig) -> Config:
     model, objective, _ = CASES[case]
     return Config(
@@ -105,7 +111,7 @@ def one_device():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("case", CASES)
+@every_case
 def test_layout_equals_one_device(case, layout, one_device):
     losses, norms, (trained, frozen) = one_device(case)
     got_losses, got_norms, state = run(case, LAYOUTS[layout], 8)
@@ -118,7 +124,7 @@ def test_layout_equals_one_device(case, layout, one_device):
     assert losses[-1] != losses[0]
 
 
-@pytest.mark.parametrize("case", CASES)
+@every_case
 @pytest.mark.parametrize("layout", ["dp", "fsdp", "tp", "fsdp_tp"])
 def test_live_arrays_lie_where_the_rules_say(case, layout):
     """Every parameter and both its Adam moments, before and after a step."""

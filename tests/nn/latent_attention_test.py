@@ -29,6 +29,7 @@ def run(p, x, at, absorb):
     return latent_attention.attend(p, q, kv, at, at, scale=0.3, absorb=absorb)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q_lora_rank", [0, 24])
 def test_absorbing_is_the_same_function(q_lora_rank):
     p, x, at = setup(q_lora_rank)

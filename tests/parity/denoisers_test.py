@@ -33,17 +33,20 @@ def batch_of(ref):
     return {name: jnp.asarray(ref.arrays[name]) for name in ("image", "timestep", "label")}
 
 
+@pytest.mark.slow
 def test_outputs(ref, measured):
     ours = jax.jit(ref.model.apply)(ref.tree, batch_of(ref)).value
     assert 0.3 < ref.arrays["logits"].std() < 30, "outputs of a scale at which 1e-4 says something"
     assert measured(NAME, "forward", distance(ours, ref.arrays["logits"])) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_positions(ref, measured):
     theirs = folder.open_weights(ref.folder)["pos_embed"].read()[0]
     assert measured(NAME, "forward", distance(positions(ref.cfg), theirs)) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_hidden_states(ref, measured, monkeypatch):
     """What goes into every layer."""
     states, run = [], stack.run
@@ -62,6 +65,7 @@ def test_hidden_states(ref, measured, monkeypatch):
     assert measured(NAME, "forward", worst) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_gradients_of_every_parameter(ref, measured):
     """Relative to the norm of the parameter's gradient."""
     noise = ref.arrays["noise"]
@@ -82,6 +86,7 @@ def test_gradients_of_every_parameter(ref, measured):
     assert measured(NAME, "backward", errors[worst]) <= TOLERANCE, worst
 
 
+@pytest.mark.slow
 def test_export_gives_the_same_bits(ref, measured, tmp_path):
     """Theirs -> ours -> theirs: every tensor but the fixed positions bit for bit, and the same config."""
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}

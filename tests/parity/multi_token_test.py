@@ -49,6 +49,7 @@ def logits_of_modules(cfg, weights, tokens, monkeypatch):
     return found[0]
 
 
+@pytest.mark.slow
 def test_logits(case, measured, monkeypatch):
     cfg, _, weights, _, arrays, tokens = case
     ours = logits_of_modules(cfg, weights, tokens, monkeypatch)
@@ -60,6 +61,7 @@ def test_logits(case, measured, monkeypatch):
         assert measured("deepseek-mtp", "forward", error) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_loss_and_gradients(case, measured):
     cfg, _, weights, theirs, arrays, tokens = case
     batch = batch_of(tokens)
@@ -80,6 +82,7 @@ def test_loss_and_gradients(case, measured):
     assert measured("deepseek-mtp", "backward", errors[worst]) <= TOLERANCE, worst
 
 
+@pytest.mark.slow
 def test_the_objective_adds_the_loss_of_the_modules(case):
     cfg, _, weights, _, arrays, tokens = case
     cfg = dataclasses.replace(cfg, mtp_loss=0.3)
@@ -91,6 +94,7 @@ def test_the_objective_adds_the_loss_of_the_modules(case):
     assert float(with_modules.mean.count) == float(alone.mean.count)
 
 
+@pytest.mark.slow
 def test_export_gives_the_same_bits(case, tmp_path):
     """In the places and names of the published files: behind the last layer."""
     cfg, family, weights, _, _, _ = case

@@ -96,6 +96,7 @@ def test_batch_statistics_pass_through_every_microbatch():
     assert np.abs(moved).sum() > 1.5 * np.abs(moved_once).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["full", "dots"])
 def test_remat_and_unroll_change_nothing(remat):
     base, _, _ = run(CONFIG, [text_batch(i) for i in range(3)])
