@@ -27,7 +27,9 @@ LAYERS = {
     "bigmodel_jax.inference": 6,
     "bigmodel_jax.pretrained.transfer": 8,  # checkpoints and published weights together
     "bigmodel_jax.pretrained": 6,  # published weights: into models, out of checkpoints
+    "bigmodel_jax.plan.hlo": 6,  # reads the text of a compiled program
     "bigmodel_jax.report": 6,
+    "bigmodel_jax.scaling": 8,
     "bigmodel_jax.training": 6,
     "bigmodel_jax.training.run_folder": 6,
     "bigmodel_jax.training.saved": 7,  # checkpoints, evaluation and generation together
@@ -65,7 +67,7 @@ ROOMS = {
     "tensorboardX": ("report",),
     "wandb": ("report",),
     "mlflow": ("report",),
-    "rich": ("cli", "verbs", "report", "training.loop", "data.inspect"),
+    "rich": ("cli", "verbs", "report", "training.loop", "data.inspect", "scaling.benchmark"),
     "tyro": ("verbs", "config"),
 }
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}

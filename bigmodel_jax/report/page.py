@@ -1,7 +1,5 @@
 """report.html: one page that opens offline, for one run or for several side by side."""
 
-import base64
-import hashlib
 import os
 import shlex
 from collections.abc import Callable
@@ -16,46 +14,29 @@ from bigmodel_jax.report.comparison import comparison_body
 from bigmodel_jax.report.history import Run, confusion, flatten, headline, load_run, loss_unit, unit
 from bigmodel_jax.report.plot_style import DARK
 from bigmodel_jax.report.progress import short
+from bigmodel_jax.report.scaling import RECORDS_FILE
+from bigmodel_jax.report.scaling_page import build_scaling_page
+from bigmodel_jax.report.shell import shell
 
 SHOWN_SAMPLES = 2  # the newest; older ones are folded away
 SAMPLE_CHARACTERS = 4000
-
-# Selects the command beside the button and copies it; works from file:// too.
-SCRIPT = """
-for (const button of document.querySelectorAll("button")) button.onclick = () => {
-  getSelection().selectAllChildren(button.previousElementSibling);
-  document.execCommand("copy");
-  button.textContent = "Copied";
-};
-"""
 
 
 def build_report(run_dirs: list[Path], output: Path) -> Path:
     """Writes the page of one run (and its plots/*.png), or of several side by side, to `output`; returns `output`.
 
-    ValueError names a folder that holds no run.
+    Folders of scaling benchmarks make a page of their own kind. ValueError names a folder that holds no run.
     """
+    if all((Path(run_dir) / RECORDS_FILE).is_file() for run_dir in run_dirs):
+        return build_scaling_page(run_dirs, Path(output))
     runs = [load_run(run_dir) for run_dir in run_dirs]
     if len(runs) == 1:
         title, body = runs[0].name, _run_body(runs[0])
     else:
         title, body = f"{len(runs)} runs", comparison_body(runs)
     output = Path(output)
-    output.write_text(_shell(title, body), encoding="utf-8")
+    output.write_text(shell(title, body), encoding="utf-8")
     return output
-
-
-def _shell(title: str, body: str) -> str:
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    # The browser itself refuses every request, and every script but the one above.
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<style>{style}</style></head><body><main>{body}</main><script>{SCRIPT}</script></body></html>\n"
-    )
 
 
 def _run_body(run: Run) -> str:

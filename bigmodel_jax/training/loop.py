@@ -21,7 +21,7 @@ from bigmodel_jax.core import params, sharding
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.report.environment import write_environment
 from bigmodel_jax.report.progress import Progress, start_table
-from bigmodel_jax.report.throughput import Throughput, count_flops, peak_flops
+from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops
 from bigmodel_jax.report.writers import open_writers
 from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.checks import check_data, check_sample, samples_text
@@ -135,7 +135,8 @@ class Run:
         log.info("step compiled")
         self.tokens_per_step = batch["tokens"].size if "tokens" in batch else config.train.batch_size
         self.unit = "tokens" if "tokens" in batch else "examples"
-        self.throughput = self.make_throughput(state, batch)
+        flops = step_flops(config, params.merge(state.params, state.frozen), batch)
+        self.throughput = Throughput(flops, self.peak * self.mesh.size)
         self.console.print(start_table(self.table(memory), title=self.run_dir.name))
         self.schedule = jax.jit(optim.make_schedule(config.optim, config.train.steps))
 
@@ -198,16 +199,6 @@ class Run:
             compiled = step.lower(state, batch).compile()
         usage = compiled.memory_analysis()
         return compiled, usage.argument_size_in_bytes + usage.temp_size_in_bytes
-
-    def make_throughput(self, state: TrainState, batch: dict) -> Throughput:
-        config, model = self.config, self.config.model.make()
-
-        def forward(tree, batch):
-            return config.objective.loss(model, tree, batch, rng=jax.random.key(0), train=True).mean.total
-
-        shapes = jax.eval_shape(lambda: (params.merge(state.params, state.frozen), batch))
-        flops = 3.0 * count_flops(forward, *shapes)
-        return Throughput(flops, self.peak * self.mesh.size)
 
     def table(self, memory: int | None) -> list[tuple[str, str]]:
         config, spec = self.config, self.config.model.make().spec
