@@ -27,7 +27,7 @@ LAYERS = {
     "bigmodel_jax.inference": 6,
     "bigmodel_jax.pretrained.transfer": 8,  # checkpoints and published weights together
     "bigmodel_jax.pretrained": 6,  # published weights: into models, out of checkpoints
-    "bigmodel_jax.plan.hlo": 6,  # reads the text of a compiled program
+    "bigmodel_jax.plan": 6,
     "bigmodel_jax.report": 6,
     "bigmodel_jax.scaling": 8,
     "bigmodel_jax.training": 6,
