@@ -69,7 +69,7 @@ def verdict(series: Series) -> str:
         gain = after["tokens_per_second"] / before["tokens_per_second"] - 1
         if gain < HALF * (after["devices"] / before["devices"] - 1):
             return (
-                f"{series.name}: stops at {before['devices']} devices; {after['devices']} bring {gain:+.0%} "
+                f"{series.name}: scaling stops at {before['devices']}; {after['devices']} devices bring {gain:+.0%} "
                 f"({_reason(after)})"
             )
     first, last = series.records[0]["devices"], series.records[-1]["devices"]
@@ -79,9 +79,9 @@ def verdict(series: Series) -> str:
 
 
 def _reason(record: Record) -> str:
-    cores = record.get("environment", {}).get("cpu_cores")
-    if record["source"] == "measured" and record["device_kind"] == "cpu" and cores and record["devices"] > cores:
-        return f"{record['devices']} virtual devices share {cores} cores"
+    if record["source"] == "measured" and record["device_kind"] == "cpu":
+        cores = record["environment"]["cpu_cores"]
+        return f"{record['devices']} virtual devices share {cores} cores, which one device uses already"
     if "bound" in record:
         return f"bound by {record['bound']}"
     moved = record["bytes_by_axis"]
@@ -91,20 +91,24 @@ def _reason(record: Record) -> str:
     return f"{moved[axis] / 2**20:,.1f} MiB a device and step cross {axis}"
 
 
+COLUMNS = ("Layout", "Devices", "Batch", "Step", "p95", "Throughput", "Efficiency", "MFU", "Moved a device")
+NARROW = tuple(name for name in COLUMNS if name not in ("Batch", "Moved a device"))  # what 80 columns hold
+
+
 def scaling_table(records: list[Record]) -> Table:
-    """What the terminal shows."""
-    table = Table(title_justify="left")
-    names = ("layout", "devices", "batch", "step (median)", "p95", "throughput", "efficiency", "MFU", "moved a device")
-    for name in names:
-        table.add_column(name, justify="left" if name == "layout" else "right")
+    """What the terminal shows; the page has every column."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in NARROW:
+        table.add_column(name, justify="left" if name == "Layout" else "right")
     for series in series_of(records):
         for record, share in zip(series.records, efficiency(series), strict=True):
-            table.add_row(*row(series.name, record, share))
+            cells = dict(zip(COLUMNS, row(series.name, record, share), strict=True))
+            table.add_row(*(cells[name] for name in NARROW))
     return table
 
 
 def row(name: str, record: Record, share: float) -> list[str]:
-    """One point as text."""
+    """One point as text, by COLUMNS."""
     processes = f" ({record['processes']} processes)" if record["processes"] > 1 else ""
     p95 = record.get("step_seconds_p95")
     moved = ", ".join(f"{axis} {_bytes(n)}" for axis, n in record["bytes_by_axis"].items()) or "-"

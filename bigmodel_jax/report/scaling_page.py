@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bigmodel_jax.report import elements
 from bigmodel_jax.report.plot_style import DARK, LIGHT, Theme, label_ends, new_axes, percent_ticks, render, short_tick
-from bigmodel_jax.report.scaling import Series, efficiency, read_records, row, series_of, verdict
+from bigmodel_jax.report.scaling import COLUMNS, Series, efficiency, read_records, row, series_of, verdict
 from bigmodel_jax.report.shell import shell
 
 
@@ -60,8 +60,7 @@ def _environments(records) -> dict[str, dict]:
 
 
 def _table(series: list[Series]) -> str:
-    names = ("Layout", "Devices", "Batch", "Step", "p95", "Throughput", "Efficiency", "MFU", "Moved a device")
-    head = "".join(f"<th>{name}</th>" for name in names)
+    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
     body = ""
     for s in series:
         for record, share in zip(s.records, efficiency(s), strict=True):
@@ -74,6 +73,8 @@ def _table(series: list[Series]) -> str:
 
 
 def throughput_figure(series: list[Series], theme: Theme):
+    from matplotlib.ticker import LogLocator
+
     figure, axes = _device_axes(series, theme, f"Throughput, {series[0].records[0]['unit']} per second")
     labels = []
     for i, s in enumerate(series):
@@ -85,6 +86,7 @@ def throughput_figure(series: list[Series], theme: Theme):
         )
         labels.append(_points(axes, counts, rates, color, s))
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(short_tick)
     axes.yaxis.set_minor_formatter("")
     return _legend(figure, axes, labels)

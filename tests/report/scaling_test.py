@@ -11,7 +11,7 @@ def record(devices, rate, **more):
         "layout": "fsdp",
         "mode": "weak",
         "source": "measured",
-        "device_kind": "cpu",
+        "device_kind": "TPU v5e",
         "devices": devices,
         "processes": 1,
         "batch_size": 8 * devices,
@@ -35,8 +35,8 @@ def test_it_stops_where_more_devices_bring_less_than_half_and_the_reason_is_read
     rates = {1: 100.0, 2: 195.0, 4: 250.0}
     good = [record(n, rate) for n, rate in rates.items()]
     assert verdict(series_of(good[:2])[0]) == "fsdp: scales to 2 devices, with 98% of the efficiency on 1"
-    assert "stops at 2 devices; 4 bring +28% (4.0 MiB a device and step cross fsdp)" in verdict(series_of(good)[0])
-    shared = [record(n, rate, environment={"cpu_cores": 2}) for n, rate in rates.items()]
+    assert "stops at 2; 4 devices bring +28% (4.0 MiB a device and step cross fsdp)" in verdict(series_of(good)[0])
+    shared = [record(n, rate, device_kind="cpu", environment={"cpu_cores": 2}) for n, rate in rates.items()]
     assert "4 virtual devices share 2 cores" in verdict(series_of(shared)[0])
     planned = [record(n, rate, source="planned", bound="ICI") for n, rate in rates.items()]
     assert "bound by ICI" in verdict(series_of(planned)[0])
