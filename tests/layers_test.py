@@ -32,6 +32,7 @@ LAYERS = {
     "bigmodel_jax.training.run_folder": 6,
     "bigmodel_jax.training.saved": 7,  # checkpoints, evaluation and generation together
     "bigmodel_jax.training.loop": 8,
+    "bigmodel_jax.plan": 7,  # the step compiled for another machine, and what follows from it
     "bigmodel_jax.verbs": 9,
     "bigmodel_jax.cli": 10,
     "configs": 11,
@@ -65,7 +66,7 @@ ROOMS = {
     "tensorboardX": ("report",),
     "wandb": ("report",),
     "mlflow": ("report",),
-    "rich": ("cli", "verbs", "report", "training.loop", "data.inspect"),
+    "rich": ("cli", "verbs", "report", "training.loop", "data.inspect", "plan.screen"),
     "tyro": ("verbs", "config"),
 }
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}

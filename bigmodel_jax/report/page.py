@@ -41,11 +41,11 @@ def build_report(run_dirs: list[Path], output: Path) -> Path:
     else:
         title, body = f"{len(runs)} runs", comparison_body(runs)
     output = Path(output)
-    output.write_text(_shell(title, body), encoding="utf-8")
+    output.write_text(shell(title, body), encoding="utf-8")
     return output
 
 
-def _shell(title: str, body: str) -> str:
+def shell(title: str, body: str) -> str:
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     # The browser itself refuses every request, and every script but the one above.

@@ -94,6 +94,8 @@ def _equation_flops(equation) -> float:
         (contracted, _), _ = params["dimension_numbers"]
         lhs = equation.invars[0].aval.shape
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(lhs[d] for d in contracted)
+    if name == "ragged_dot_general":
+        return _ragged_flops(equation)
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         out_features = kernel[params["dimension_numbers"].rhs_spec[0]]
@@ -103,6 +105,16 @@ def _equation_flops(equation) -> float:
         return max(bodies)
     times = params["length"] if name == "scan" else params["mesh"].size if name == "shard_map" else 1
     return times * sum(bodies)
+
+
+def _ragged_flops(equation) -> float:
+    """Each row meets the matrix of its own group: as one product of all rows with one matrix."""
+    dims = equation.params["ragged_dot_dimension_numbers"]
+    (contracted, _), (batch, _) = dims.dot_dimension_numbers
+    lhs, rhs = (v.aval.shape for v in equation.invars[:2])
+    if not dims.rhs_group_dimensions:  # the gradient of the matrices: each group contracts its own rows
+        return 2.0 * math.prod(lhs) * math.prod(rhs) / math.prod(lhs[d] for d in (*contracted, *batch))
+    return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(lhs[d] for d in contracted)
 
 
 def _bodies(params: dict) -> list[Jaxpr]:
