@@ -27,7 +27,6 @@ LAYERS = {
     "bigmodel_jax.inference": 6,
     "bigmodel_jax.pretrained.transfer": 8,  # checkpoints and published weights together
     "bigmodel_jax.pretrained": 6,  # published weights: into models, out of checkpoints
-    "bigmodel_jax.plan": 6,
     "bigmodel_jax.report": 6,
     "bigmodel_jax.training": 6,
     "bigmodel_jax.training.run_folder": 6,

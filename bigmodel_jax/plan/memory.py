@@ -45,7 +45,9 @@ def summary(code: Code, text: str, most: int = 12) -> dict:
     """bytes of the peak by kind, and its largest buffers with the line that made each."""
     found = at_the_peak(code)
     frames = Frames(text)
-    kinds = {kind: sum(b.bytes for b in found if b.kind == kind) for kind in ("activations", "gradients", "temporaries")}
+    kinds = {
+        kind: sum(b.bytes for b in found if b.kind == kind) for kind in ("activations", "gradients", "temporaries")
+    }
     alike: dict[tuple, list[Buffer]] = {}
     for b in found:
         alike.setdefault((b.shape, b.operation, b.frame), []).append(b)
@@ -236,7 +238,9 @@ class Frames:
         self.files = dict(re.findall(r'^(\d+) "([^"]*)"$', _table(head, "FileNames"), re.M))
         self.places = {
             n: (file, line)
-            for n, file, line in re.findall(r"^(\d+) \{file_name_id=(\d+).*? line=(\d+)", _table(head, "FileLocations"), re.M)
+            for n, file, line in re.findall(
+                r"^(\d+) \{file_name_id=(\d+).*? line=(\d+)", _table(head, "FileLocations"), re.M
+            )
         }
         self.frames = {
             n: (place, parent)
@@ -268,5 +272,3 @@ class Frames:
 def _table(head: str, name: str) -> str:
     _, _, rest = head.partition(f"\n{name}\n")
     return rest.partition("\n\n")[0]
-
-

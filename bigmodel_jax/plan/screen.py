@@ -33,6 +33,27 @@ def show(plan: dict, console: Console) -> None:
         print(f"\n[dim]{note}[/]", highlight=False)
 
 
+def show_search(found: dict, console: Console, most: int = 8) -> None:
+    """Prints the ranking of a search, and why the best of the others are not in it."""
+    table = Table("layout", "step", "MFU", "GiB", "tokens/s", box=None, padding=(0, 2, 0, 0))
+    for plan in found["ranked"]:
+        memory = plan["memory"]["used"] / GIB
+        row = (
+            plan["title"],
+            f"{plan['step_seconds']:.3f}",
+            f"{plan['mfu']:.1%}",
+            f"{memory:.2f}",
+            number(plan["tokens_per_second"]),
+        )
+        table.add_row(*row)
+    count = f"{found['considered']:,} layouts considered, {len(found['ranked'])} compiled and fitting"
+    console.print(f"\n[bold]{count}[/]", "", table, "", sep="\n", highlight=False)
+    for title, reason in found["rejected"][:most]:
+        console.print(f"[dim]not {title}: {reason}[/]", highlight=False)
+    if len(found["rejected"]) > most:
+        console.print(f"[dim]… and {len(found['rejected']) - most:,} more in search.json[/]", highlight=False)
+
+
 def machine(plan: dict) -> str:
     slices = f"{plan['slices']} slices of " if plan["slices"] > 1 else ""
     mesh = " x ".join(f"{axis}={size}" for axis, size in plan["mesh"].items()) or "one device"

@@ -7,6 +7,7 @@ be right before JAX is imported.
 import dataclasses
 import gzip
 import hashlib
+import importlib.metadata
 import json
 import math
 import os
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 
 from bigmodel_jax import config_file
 from bigmodel_jax.config import Config, validate
@@ -100,15 +100,10 @@ def coords(device: Any) -> list[int]:
 
 def cache_key(text: str, topology: topologies.Topology, options: dict) -> str:
     """A hash of the lowered program and of what else decides what the compiler makes of it."""
-    versions = [jax.__version__, jaxlib.__version__, compiler_version(topology.chip.platform)]
+    compiler = "libtpu" if topology.chip.platform == "tpu" else "jax-cuda13-plugin"
+    versions = [importlib.metadata.version(name) for name in ("jax", "jaxlib", compiler)]
     facts = json.dumps([topology.name, topology.slices, options, versions], sort_keys=True)
     return hashlib.sha256(f"{facts}\n{text}".encode()).hexdigest()[:24]
-
-
-def compiler_version(platform: str) -> str:
-    import importlib.metadata
-
-    return importlib.metadata.version("libtpu" if platform == "tpu" else "jax-cuda13-plugin")
 
 
 def compile_into(folder: Path, lowered: Any, options: dict) -> None:

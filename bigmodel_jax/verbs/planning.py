@@ -32,38 +32,84 @@ def plan(args: Sequence[str]) -> None:
         prices: str = ""
         output: str = ""
         search: bool = False
+        compiles: int = 8
         workers: int = 0
 
-    given = configs.override(
-        Arguments(config_file.load(target)), _flag(options, "--search"), prog=f"launch.py plan {target}"
-    )
+    loaded, prog = config_file.load(target), f"launch.py plan {target}"
+    given = configs.override(Arguments(loaded), _flag(options, "--search"), prog=prog)
     topology = topologies.parse(given.topology or _missing(), given.slices)
-    topologies.check_mesh(given.config.parallel, topology)
+    config = _sliced(given.config, given.slices)
+    if not given.search:
+        topologies.check_mesh(config.parallel, topology)
     topologies.check_installed(topology)
+    name = target.parent.name if target.name == "config.json" else target.stem
+    folder = Path(given.output or Path("plans") / f"{name}_{topology.title.replace(' ', '').replace(':', '-')}")
+    found = (_search if given.search else _plan)(config, topology, given, name, folder, target)
+    if not found["fits"]:
+        raise SystemExit(DOES_NOT_FIT)
+
+
+def _sliced(config, slices: int):
+    """The config for so many slices, where it has a word for them."""
+    if slices == 1 or not hasattr(config.parallel, "slices"):
+        return config
+    return dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, slices=slices))
+
+
+def _plan(config, topology, given, name: str, folder: Path, target: Path) -> dict:
     from bigmodel_jax.plan import estimate, screen
 
     console = Console()
-    name = target.parent.name if target.name == "config.json" else target.stem
-    folder = Path(given.output or Path("plans") / f"{name}_{topology.title.replace(' ', '').replace(':', '-')}")
     prices = Path(given.prices) if given.prices else estimate.PRICES
     with console.status("") as status:
         found = estimate.make_plan(
-            given.config,
-            topology,
-            name=name,
-            tokens=given.tokens,
-            prices=prices,
-            say=lambda text: status.update(f"{text} …"),
+            config, topology, name=name, tokens=given.tokens, prices=prices, say=lambda text: status.update(f"{text} …")
         )
     screen.show(found, console)
+    _write(found, folder, console)
+    return found
+
+
+def _search(config, topology, given, name: str, folder: Path, target: Path) -> dict:
+    from bigmodel_jax.plan import estimate, screen, search
+
+    console = Console()
+    prices = estimate.read_prices(Path(given.prices) if given.prices else estimate.PRICES, topology)
+
+    def describe(config, compiled):
+        plan = estimate.describe(config, topology, compiled, name=name)
+        return plan | estimate.seen(config, topology, compiled, given.tokens, prices)
+
+    with console.status("") as status:
+        found = search.search(
+            config,
+            topology,
+            describe=describe,
+            compiles=given.compiles,
+            workers=given.workers,
+            say=lambda text: status.update(f"{text} …"),
+        )
+    screen.show_search(found, console)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / "search.json").write_text(json.dumps(found, indent=1) + "\n")
+    if not found["ranked"]:
+        return {"fits": False}
+    best = found["ranked"][0]
+    path = folder / f"{name}_best.py"
+    search.write_config(path, target, best, f"{name} on {topology.title}: {best['title']}.")
+    screen.show(best, console)
+    console.print(f"\nConfig: {path}", highlight=False, soft_wrap=True)
+    _write(best, folder, console)
+    return best
+
+
+def _write(plan: dict, folder: Path, console: Console) -> None:
     from bigmodel_jax.report.plan_page import build_plan_page
 
-    page = build_plan_page(found, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")
+    page = build_plan_page(plan, folder)
     console.print(f"\nPlan: {page}", highlight=False, soft_wrap=True)
-    if not found["fits"]:
-        raise SystemExit(DOES_NOT_FIT)
 
 
 def _flag(options: list[str], name: str) -> list[str]:
@@ -92,6 +138,7 @@ VERBS = {
         "--prices      a table of prices (TOML); without it: bigmodel_jax/plan/prices.toml\n"
         "--output      the folder; without it: plans/<config>_<topology>\n"
         "--search      the best mesh, remat, microbatches and offload for these chips\n"
+        "--compiles    so many layouts of a search are compiled; without it: 8\n"
         "--workers     processes that compile at once in a search; without it: one a core\n\n"
         "Compiles the train step with the machine's own compiler. The folder gets plan.json\n"
         "and plan.html. Exit code 0 where it fits, 3 where it does not.",
