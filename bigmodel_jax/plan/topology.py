@@ -11,7 +11,6 @@ from bigmodel_jax.config import nearest
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, factor
 from bigmodel_jax.plan.chips import BY_NAME, CHIPS, Chip
 
-
 ALIASES = {"v5": "v5p", "v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "ironwood": "tpu7x", "v7x": "tpu7x"}
 
 INSTALL = {"tpu": "uv sync --extra plan", "cuda": "uv sync --extra plan-gpu"}
