@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 # Dense peak of one JAX device in TFLOP/s: (part of device_kind, bfloat16 and float16, float32 as JAX multiplies it by
 # default: TF32 on NVIDIA, one bfloat16 pass on TPU). The first line that matches counts: longer names stand first.
@@ -42,7 +43,10 @@ def count_flops(fn: Callable, *abstract_args) -> float:
     branch, a shard_map body times its devices. Causal attention counts as the full square (PaLM, arXiv:2204.02311,
     appendix B). A training step is 3 x its forward pass; recomputation (remat) is not useful work and does not count.
     """
-    return _jaxpr_flops(jax.make_jaxpr(fn)(*abstract_args).jaxpr)
+    jaxpr = jax.make_jaxpr(fn)(*abstract_args).jaxpr
+    # What no result depends on is not computed: logits, where the loss is made without them.
+    jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _jaxpr_flops(jaxpr)
 
 
 def peak_flops(devices: list[jax.Device], dtype: str) -> tuple[float, str]:
