@@ -45,16 +45,16 @@ def time(plan: dict, theme: Theme):
         "dcn": "network" if gpu else "between slices",
         "step": "predicted step",
     }
-    shown = [(text, line[name]) for name, text in names.items() if line[name]]
-    return _bars(theme, "Time of a step", "seconds", shown, last=True)
+    shown = [(text, 1000 * line[name]) for name, text in names.items() if line[name]]
+    return _bars(theme, "Time of a step", "milliseconds", shown, last=True)
 
 
 def collectives(plan: dict, theme: Theme):
     rows = plan.get("collectives", [])[:6]
     if not rows:
         return None
-    shown = [(f"{row['kind']} {' x '.join(row['axes'])}", row["seconds"]) for row in rows]
-    return _bars(theme, "Collectives by mesh axis", "seconds a step", shown)
+    shown = [(f"{row['kind']} {' x '.join(row['axes'])}", 1000 * row["seconds"]) for row in rows]
+    return _bars(theme, "Collectives by mesh axis", "milliseconds a step", shown)
 
 
 def _bars(theme: Theme, title: str, unit: str, rows: list[tuple[str, float]], *, last: bool = False):
@@ -67,6 +67,7 @@ def _bars(theme: Theme, title: str, unit: str, rows: list[tuple[str, float]], *,
     for place, (_, value) in zip(places, rows, strict=True):
         axes.text(value + 0.01 * longest, place, f"{value:.3g}", va="center", color=theme.muted, fontsize=11)
     axes.set_yticks(places, [name for name, _ in rows])
-    axes.set_xlim(0, 1.12 * longest)
+    axes.set_xlim(0, 1.2 * longest)
+    axes.locator_params(axis="x", nbins=5)
     axes.grid(axis="y", visible=False)
     return figure
