@@ -16,6 +16,7 @@ from bigmodel_jax.core import params
 AXES = ("stage", "data", "fsdp", "expert", "seq", "tensor")
 
 MeshAxes = str | tuple[str, ...] | None
+Context = Literal["ring", "ulysses"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,8 @@ class ParallelConfig:
     strategy: Literal["jit", "pmap"] = "jit"
     "jit: shardings by name, the compiler adds the collectives; pmap: the classic replicated data-parallel step"
     rules: Rules = Rules()
+    context: Context = "ring"
+    "over seq: keys travel around a ring (arXiv:2310.01889), or heads are exchanged for the sequence (arXiv:2309.14509)"
 
     def sizes(self) -> tuple[int, ...]:
         return tuple(getattr(self, a) for a in AXES)
@@ -73,7 +76,7 @@ def make_mesh(parallel: ParallelConfig, devices: list | None = None) -> Mesh:
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def _names(axes: MeshAxes) -> tuple[str, ...]:
+def axis_names(axes: MeshAxes) -> tuple[str, ...]:
     return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
 
 
@@ -89,7 +92,7 @@ def partition_spec(logical: tuple[str | None, ...], rules: Rules, *, strict: boo
         if name is not None and not hasattr(rules, name):
             allowed = ", ".join(f.name for f in dataclasses.fields(rules))
             raise ValueError(f"logical axis {name!r} has no rule; known: {allowed}")
-        axes = _names(getattr(rules, name) if name else None)
+        axes = axis_names(getattr(rules, name) if name else None)
         for axis in axes:
             if axis in used and strict:
                 raise ValueError(
@@ -111,7 +114,7 @@ def shardings(spec: params.Tree, mesh: Mesh, rules: Rules) -> params.Tree:
     def one(path: str, p: params.Param) -> NamedSharding:
         dims = []
         for size, name, axes in zip(p.shape, p.axes, partition_spec(p.axes, rules), strict=True):
-            n = math.prod(mesh.shape[a] for a in _names(axes))
+            n = math.prod(mesh.shape[a] for a in axis_names(axes))
             if size % n and axes == "fsdp":
                 axes = None
             elif size % n:
@@ -132,7 +135,7 @@ def batch_sharding(mesh: Mesh, rules: Rules, ndim: int) -> NamedSharding:
 
 def batch_shards(mesh: Mesh, rules: Rules) -> int:
     """Number of pieces that the batch dimension is cut into."""
-    return math.prod(mesh.shape[a] for a in _names(rules.batch))
+    return math.prod(mesh.shape[a] for a in axis_names(rules.batch))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -143,10 +146,13 @@ _context = threading.local()
 
 
 @contextlib.contextmanager
-def use(mesh: Mesh, rules: Rules):
-    """While a step is traced inside it, `constrain` knows mesh and rules; outside, `constrain` does nothing."""
+def use(mesh: Mesh, rules: Rules, context: Context = "ring"):
+    """While a step is traced inside it, `constrain` knows mesh and rules; outside, `constrain` does nothing.
+
+    context: how attention treats a sequence that is cut over devices.
+    """
     previous = getattr(_context, "value", None)
-    _context.value = (mesh, rules)
+    _context.value = (mesh, rules, context)
     try:
         yield
     finally:
@@ -159,12 +165,20 @@ def current_mesh() -> Mesh | None:
     return value and value[0]
 
 
+def current_context() -> Context:
+    """How the step being traced attends to a sequence that is cut over devices."""
+    return _context.value[2]
+
+
 def fitting_spec(shape: tuple[int, ...], *logical: str | None) -> P:
     """PartitionSpec of an activation of this shape inside `use`; a size that its axes do not divide stays whole."""
-    mesh, rules = _context.value
+    mesh, rules, _ = _context.value
     spec = partition_spec(logical, rules, strict=False)
     return P(
-        *(a if d % math.prod(mesh.shape[n] for n in _names(a)) == 0 else None for d, a in zip(shape, spec, strict=True))
+        *(
+            a if d % math.prod(mesh.shape[n] for n in axis_names(a)) == 0 else None
+            for d, a in zip(shape, spec, strict=True)
+        )
     )
 
 

@@ -153,10 +153,9 @@ def rms(cfg: GemmaConfig, p, x):
 def attend(cfg: GemmaConfig, p, x_BTD, cache, local, q_where, k_where, angles, index):
     """Attention without its norms and residual; (B, T, D), the layer's cache. angles: global and local ones."""
     q, k, v = attention.qkv(p, x_BTD, norm_eps=cfg.norm_eps, norm_offset=1.0)
-    turn, window = angles[0], None
+    turn = angles[0]
     if local is not None:
         turn = jax.tree.map(lambda far, near: jnp.where(local, near, far), *angles)
-        window = jnp.where(local, cfg.window, jnp.iinfo(jnp.int32).max)
     q, k = position.rope(q, turn), position.rope(k, turn)
     k, v = update_cache(cache, k, v, index)
     scale = (cfg.query_pre_attn_scalar or cfg.head_dim) ** -0.5
@@ -166,7 +165,8 @@ def attend(cfg: GemmaConfig, p, x_BTD, cache, local, q_where, k_where, angles, i
         v,
         q_where,
         k_where,
-        window=window,
+        window=cfg.window or None,
+        local=local,
         scale=scale,
         softcap=cfg.attn_softcap,
         implementation=cfg.attention,

@@ -17,8 +17,6 @@ from bigmodel_jax.models.mixtral import MixtralConfig
 from bigmodel_jax.nn import moe
 from bigmodel_jax.nn.position import RopeScaling
 
-NO_WINDOW = np.iinfo(np.int32).max
-
 
 @dataclasses.dataclass(frozen=True)
 class GptOssConfig(MixtralConfig):
@@ -45,7 +43,7 @@ class GptOssConfig(MixtralConfig):
         apply = functools.partial(
             mixtral.apply,
             self,
-            windows=windows(self),
+            local=is_local(self),
             activation=functools.partial(clamped_swiglu, alpha=self.swiglu_alpha, limit=self.swiglu_limit),
         )
         return Model(spec=mixtral.spec(self, block_spec), apply=apply, make_cache=functools.partial(make_cache, self))
@@ -60,9 +58,9 @@ class GptOssConfig(MixtralConfig):
         return dataclasses.replace(super().tiny(), window=4)
 
 
-def windows(cfg: GptOssConfig) -> np.ndarray:
-    """How many tokens back each layer sees, its own included; (L,) int32."""
-    return np.where(np.arange(cfg.num_layers) % 2 == 0, cfg.window, NO_WINDOW).astype(np.int32)
+def is_local(cfg: GptOssConfig) -> np.ndarray:
+    """In which layers the window holds; (L,) bool."""
+    return np.arange(cfg.num_layers) % 2 == 0
 
 
 def clamped_swiglu(gate: jax.Array, up: jax.Array, *, alpha: float, limit: float) -> jax.Array:

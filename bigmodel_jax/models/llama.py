@@ -98,15 +98,14 @@ def spec(cfg: LlamaConfig) -> params.Tree:
     return tree
 
 
-def attend(cfg: LlamaConfig, p, x_BTD, cache, q_where, k_where, angles, index, *, window=None):
-    """The attention half of a block, with its residual; (x, the layer's cache). window: of a layer that has its own."""
+def attend(cfg: LlamaConfig, p, x_BTD, cache, q_where, k_where, angles, index, *, local=None):
+    """The attention half of a block, with its residual; (x, the layer's cache). local: whether its window holds."""
     h = norm.rms(p["attn_norm"], x_BTD, eps=cfg.norm_eps)
     q, k, v = attention.qkv(p["attn"], h, norm_eps=cfg.norm_eps)
     q, k = position.rope(q, angles), position.rope(k, angles)
     k, v = update_cache(cache, k, v, index)
-    window = cfg.window or None if window is None else window
-    sinks = p["attn"].get("sinks")
-    h = attention.attend(q, k, v, q_where, k_where, window=window, sinks=sinks, implementation=cfg.attention)
+    options = {"window": cfg.window or None, "local": local, "sinks": p["attn"].get("sinks")}
+    h = attention.attend(q, k, v, q_where, k_where, **options, implementation=cfg.attention)
     x_BTD = constrain(x_BTD + attention.project_out(p["attn"], h), "batch", "seq", "embed")
     return x_BTD, None if cache is None else {"k": k, "v": v}
 

@@ -96,25 +96,26 @@ def apply(
     rng=None,
     train=False,
     cache=None,
-    windows: np.ndarray | None = None,
+    local: np.ndarray | None = None,
     activation: moe.Activation = moe.swiglu,
 ) -> Out:
     """Logits (B, T, V) float32 and the auxiliary losses; batch: tokens, positions, segment_ids (B, T); with a cache
-    they follow its own. windows: (L,), where layers differ in how far a token sees."""
+    they follow its own. local: (L,) bool, where the window holds in some
+    layers only."""
     q_where, k_where, cache = where(batch, cache)
     mask_BT = q_where.segments > 0
     angles = position.rope_angles(q_where.positions, cfg.head_dim, theta=cfg.rope_theta, scaling=cfg.rope_scaling)
     x_BTD = constrain(linear.embed(p["embed"], batch["tokens"]), "batch", "seq", "embed")
 
     def block(layer, x, xs):
-        layer_cache, window = xs
+        layer_cache, local = xs
         x, layer_cache = llama.attend(
-            cfg, layer, x, layer_cache, q_where, k_where, angles, cache and cache.index, window=window
+            cfg, layer, x, layer_cache, q_where, k_where, angles, cache and cache.index, local=local
         )
         x, load = feed_forward(cfg, layer, x, mask_BT, train=train, activation=activation)
         return x, (layer_cache, load)
 
-    xs = (None if cache is None else cache.layers, windows)
+    xs = (None if cache is None else cache.layers, local)
     x_BTD, (layers, loads) = stack.run(block, p["layers"], x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll)
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
     head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"])

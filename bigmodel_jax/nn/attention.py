@@ -4,31 +4,28 @@ Shapes: B batch, T query, S key, D embed, H heads, K kv heads, G = H / K query h
 """
 
 import functools
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
+from bigmodel_jax.core import sharding
 from bigmodel_jax.core.params import Init, Param, ones, zeros
-from bigmodel_jax.nn import cpu, linear, norm
+from bigmodel_jax.nn import blockwise, context, cpu, kernels, linear, norm, shards
+from bigmodel_jax.nn.visibility import Rule, Where, capped, reach, visible
 
-Implementation = Literal["auto", "plain", "chunked"]
+__all__ = ["Implementation", "Where", "attend", "plain", "project_out", "qkv", "spec", "visible"]
+
+Implementation = Literal["auto", "plain", "chunked", "dot_product", "splash", "cudnn"]
 
 # The masked logit: finite, so that a row of nothing but masked keys gives a mean and not NaN.
 MASKED = -1e30
 # From this many keys on the (T, S) logits cost more memory than the running softmax costs time.
 CHUNKED_FROM = 2048
-CHUNK = 512
-
-
-class Where(NamedTuple):
-    """Where queries or keys stand: position in their document and segment (document) number, each (B, T) int32.
-
-    A query sees the keys of its own segment at its own position and before. Segment 0 is padding.
-    """
-
-    positions: jax.Array
-    segments: jax.Array
+# From this many keys on an accelerator's kernel: one of its blocks.
+KERNEL_FROM = 512
+KERNELS = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
 
 
 def spec(
@@ -90,7 +87,8 @@ def attend(
     k_where: Where,
     *,
     causal: bool = True,
-    window: int | jax.Array | None = None,
+    window: int | None = None,
+    local: jax.Array | None = None,
     scale: float | None = None,
     softcap: float = 0.0,
     sinks: jax.Array | None = None,
@@ -99,37 +97,73 @@ def attend(
 ) -> jax.Array:
     """softmax(scale q k + bias) v within segments -> (B, T, H, w); q (B, T, H, h), k (B, S, K, h), v (B, S, K, w).
 
-    window: a query sees so many positions back, its own included (arXiv:2004.05150); a traced scalar may differ by layer.
-    scale: 1/sqrt(h) by default. softcap: logits become c tanh(logits / c) (Gemma 2, arXiv:2408.00118).
-    sinks: (H,) logits of a key without a value, so that a head may attend to nothing (gpt-oss, arXiv:2309.17453).
-    bias: (B or 1, H, T, S), added to the logits; only the plain implementation takes it.
+    window: a query sees so many positions back, its own included (arXiv:2004.05150); local: () bool, whether it does in
+    this layer, where layers differ. scale: 1/sqrt(h) by default. softcap: logits become c tanh(logits / c) (Gemma 2,
+    arXiv:2408.00118). sinks: (H,) logits of a key without a value, so that a head may attend to nothing (gpt-oss,
+    arXiv:2309.17453). bias: (B or 1, H, T, S), added to the logits; the plain implementation alone takes it.
+
+    "auto" chooses by the platform of the mesh being traced. A sequence that is cut over devices is attended to as
+    `parallel.context` says (context.py), but with "plain". ValueError where `implementation` cannot do what is asked.
     """
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
-    if implementation == "auto":
-        long = k.shape[1] >= CHUNKED_FROM and q.shape[1] > 1
-        implementation = "chunked" if long and bias is None else "plain"
-    seen = functools.partial(visible, causal=causal, window=window)
-    if implementation == "chunked":
-        if bias is not None:
-            raise ValueError("model.attention = 'chunked': this model's attention bias needs 'plain' or 'auto'")
-        return chunked(q, k, v, q_where, k_where, seen, softcap, sinks)
-    mask = seen(q_where, k_where)
-    if cpu.active() and not softcap and sinks is None and bias is None:
+    rule, place = Rule(causal, window or 0, softcap), context.place(q, k)
+    # "plain" leaves a sequence that is cut to the compiler, as a bias does.
+    if bias is not None or implementation == "plain":
+        place = place._replace(seq=None)
+    if place.seq and sharding.current_context() == "ring":
+        if implementation not in ("auto", "chunked"):
+            raise ValueError(f"model.attention = {implementation!r} needs parallel.context = 'ulysses', not 'ring'")
+        one = functools.partial(context.ring, rule, place.seq)
+    else:
+        name = _choose(implementation, rule, q, k, v, sinks, bias)
+        if name == "plain" and not place.seq:
+            return _plain(rule, q, k, v, sinks, q_where, k_where, local, bias)
+        one = functools.partial(LOCAL[name], rule)
+        one = functools.partial(context.ulysses, one, place.seq) if place.seq else one
+    specs = (place.q, place.kv, place.kv, place.sinks, place.where, place.where, P())
+    return shards.run(one, specs, place.q, q, k, v, sinks, q_where, k_where, local)
+
+
+def _choose(implementation, rule, q, k, v, sinks, bias) -> str:
+    """The implementation that computes this; ValueError where the one asked for cannot."""
+    mesh = sharding.current_mesh()
+    platform = mesh.devices.flat[0].platform if mesh else ""
+    T, S = q.shape[1], k.shape[1]
+    # Kernels count slots: with a decode cache the queries are other rows than the keys. A step has none.
+    if T == 1 or not platform or (T != S and (rule.causal or rule.window)):
+        implementation = "plain" if T == 1 else implementation if implementation in ("plain", "chunked") else "auto"
+        platform = ""
+    refusal = functools.partial(kernels.refusal, platform=platform, rule=rule, q=q, k=k, v=v, sinks=sinks, bias=bias)
+    if implementation != "auto":
+        reason = refusal(implementation)
+        if reason:
+            raise ValueError(f"model.attention = {implementation!r}: {reason}; 'auto' chooses one that can")
+        return implementation
+    kernel = KERNELS.get(platform)
+    if kernel and S >= KERNEL_FROM and not refusal(kernel):
+        return kernel
+    return "chunked" if S >= CHUNKED_FROM and bias is None else "plain"
+
+
+def _plain(rule, q, k, v, sinks, q_where, k_where, local, bias=None):
+    mask = visible(q_where, k_where, rule.causal, reach(rule, local))
+    if cpu.active() and not rule.softcap and sinks is None and bias is None:
         return _plain_on_cpu(q, k, v, mask)
-    return plain(q, k, v, mask, softcap, sinks, bias)
+    return plain(q, k, v, mask, rule.softcap, sinks, bias)
 
 
-def visible(q_where: Where, k_where: Where, causal: bool = True, window: int | jax.Array | None = None) -> jax.Array:
-    """Boolean (B, T, S): which keys a query sees."""
-    mask = q_where.segments[:, :, None] == k_where.segments[:, None, :]
-    distance = q_where.positions[:, :, None] - k_where.positions[:, None, :]
-    if causal:
-        mask &= distance >= 0
-    return mask if window is None else mask & (distance < window)
+def _chunked(rule, q, k, v, sinks, q_where, k_where, local):
+    return blockwise.attend(rule, q, k, v, sinks, q_where, k_where, reach(rule, local))
 
 
-def _capped(logits, softcap):
-    return softcap * jnp.tanh(logits / softcap) if softcap else logits
+# One device's part of each: (rule, q, k, v, sinks, q_where, k_where, local) -> (B, T, H, w), q already scaled.
+LOCAL = {
+    "plain": _plain,
+    "chunked": _chunked,
+    "dot_product": kernels.dot_product,
+    "splash": kernels.splash,
+    "cudnn": kernels.cudnn,
+}
 
 
 def plain(q, k, v, mask, softcap=0.0, sinks=None, bias=None):
@@ -138,7 +172,7 @@ def plain(q, k, v, mask, softcap=0.0, sinks=None, bias=None):
     K, S = k.shape[2], k.shape[1]
     grouped = (K, H // K)
     logits = jnp.einsum("btkgh,bskh->bkgts", q.reshape(B, T, *grouped, h), k, preferred_element_type=jnp.float32)
-    logits = _capped(logits, softcap)
+    logits = capped(logits, softcap)
     if bias is not None:
         logits += bias.reshape(bias.shape[0], *grouped, T, S).astype(jnp.float32)
     logits = jnp.where(mask[:, None, None], logits, MASKED)
@@ -158,57 +192,3 @@ def _plain_on_cpu(q, k, v, mask):
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     out = cpu.attend(*(x.astype(jnp.float32) for x in (q, k, v)), bias)
     return out.reshape(B, H, T, v.shape[-1]).transpose(0, 2, 1, 3).astype(v.dtype)
-
-
-def chunked(q, k, v, q_where, k_where, seen, softcap=0.0, sinks=None):
-    """Running softmax over blocks of keys: memory O(T) instead of O(T S), forward and backward.
-
-    Milakov & Gimelshein, arXiv:1805.02867; Rabe & Staats, arXiv:2112.05682.
-    """
-    B, T, H, _ = q.shape
-    S = k.shape[1]
-    block_q, block_k = min(CHUNK, T), min(CHUNK, S)
-    q, q_where = _pad(q, q_where, -T % block_q)
-    k, k_where = _pad(k, k_where, -S % block_k, segment=-1)
-    v = jnp.pad(v, ((0, 0), (0, -S % block_k), (0, 0), (0, 0)))
-    keys = jax.tree.map(lambda x: _blocks(x, block_k), (k, v, k_where))
-    one = functools.partial(_query_block, keys=keys, seen=seen, softcap=softcap, sinks=sinks)
-    out = jax.lax.map(jax.checkpoint(one, prevent_cse=False), jax.tree.map(lambda x: _blocks(x, block_q), (q, q_where)))
-    return jnp.moveaxis(out, 0, 1).reshape(B, -1, H, v.shape[-1])[:, :T].astype(v.dtype)
-
-
-def _query_block(q_and_where, *, keys, seen, softcap, sinks):
-    """One block of queries against all blocks of keys; q (B, t, H, h) -> (B, t, H, w) float32."""
-    q, q_where = q_and_where
-    B, t, H, h = q.shape
-    K, w = keys[0].shape[3], keys[1].shape[4]
-    q = q.reshape(B, t, K, H // K, h)
-
-    def step(carry, block):
-        acc, top, total = carry
-        k, v, k_where = block
-        logits = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32)
-        logits = jnp.where(seen(q_where, k_where)[:, None, None], _capped(logits, softcap), MASKED)
-        new_top = jnp.maximum(top, logits.max(-1))
-        probs, shrink = jnp.exp(logits - new_top[..., None]), jnp.exp(top - new_top)
-        acc = acc * shrink[..., None] + jnp.einsum("bkgts,bskw->bkgtw", probs, v.astype(jnp.float32))
-        return (acc, new_top, total * shrink + probs.sum(-1)), None
-
-    start = jnp.zeros((B, K, H // K, t), jnp.float32)
-    # A sink is a first key whose value is zero.
-    top = start + (MASKED if sinks is None else sinks.reshape(K, H // K, 1).astype(jnp.float32))
-    carry = (jnp.zeros((*start.shape, w), jnp.float32), top, start + (0.0 if sinks is None else 1.0))
-    (acc, _, total), _ = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), carry, keys)
-    return jnp.moveaxis(acc / total[..., None], 3, 1).reshape(B, t, H, w)
-
-
-def _pad(x, where, n, segment=0):
-    """`n` more rows on dimension 1, in a segment that no key or query of the other side carries by accident."""
-    x = jnp.pad(x, ((0, 0), (0, n), (0, 0), (0, 0)))
-    positions = jnp.pad(where.positions, ((0, 0), (0, n)))
-    return x, Where(positions, jnp.pad(where.segments, ((0, 0), (0, n)), constant_values=segment))
-
-
-def _blocks(x, size):
-    """(B, n * size, ...) -> (n, B, size, ...)."""
-    return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)

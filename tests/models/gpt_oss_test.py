@@ -44,7 +44,7 @@ def test_initial_values():
 
 def test_every_second_layer_is_windowed():
     cfg = dataclasses.replace(GptOssConfig.tiny(), num_layers=3, window=4)
-    assert gpt_oss.windows(cfg).tolist() == [4, gpt_oss.NO_WINDOW, 4]
+    assert gpt_oss.is_local(cfg).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("unroll", [False, True])

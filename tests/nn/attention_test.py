@@ -1,13 +1,16 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigmodel_jax.core import params
+from bigmodel_jax.core import params, sharding
 from bigmodel_jax.models import MODELS
 from bigmodel_jax.models.decoder import Cache
-from bigmodel_jax.nn import attention
+from bigmodel_jax.nn import attention, blockwise, splash
 from bigmodel_jax.nn.attention import Where
+from bigmodel_jax.nn.visibility import Rule
 
 # Encoder-decoders need pairs: tests/parity/encoder_decoders_test.py holds them, packed and decoded, to their references.
 DECODERS = [
@@ -31,7 +34,7 @@ def where(length, seed=0):
 @pytest.mark.parametrize("causal", [True, False])
 def test_chunked_equals_plain_forward_and_backward(length, causal, monkeypatch):
     """Also at lengths that the block size does not divide."""
-    monkeypatch.setattr(attention, "CHUNK", 32)
+    monkeypatch.setattr(blockwise, "CHUNK", 32)
     q, k, v = random_qkv(length, length)
     at = where(length)
 
@@ -60,6 +63,130 @@ def test_chunked_needs_little_memory():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temp("chunked") < 0.2 * temp("plain")
+
+
+RULES = {
+    "causal": Rule(),
+    "full": Rule(causal=False),
+    "window": Rule(window=40),
+    "window_of_both_kinds": Rule(window=40),
+    "softcap": Rule(softcap=5.0),
+    "sinks": Rule(),
+}
+
+
+def forward_and_backward(implementation, rule, local, sinks, length=256):
+    """(outputs, gradients of q, k, v and sinks) of one of `attention.LOCAL`, or like it; GQA, v narrower than q."""
+    q, k, v = random_qkv(length, length)
+    at = where(length)
+
+    def loss(q, k, v, sinks):
+        out = implementation(rule, q * 0.3, k, v, sinks, at, at, local)
+        return jnp.sum(jnp.sin(out)), out
+
+    grads, out = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True))(q, k, v[..., :6], sinks)
+    return out, grads
+
+
+@pytest.mark.parametrize("implementation", ["chunked", pytest.param("splash", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", RULES)
+def test_every_rule_equals_plain_forward_and_backward(case, implementation, monkeypatch):
+    """Splash in Pallas's interpreter: its kernels' mathematics, on any platform."""
+    monkeypatch.setattr(blockwise, "CHUNK", 48)
+    local = jnp.array(False) if case == "window_of_both_kinds" else None
+    sinks = jnp.array([0.5, -1.0, 2.0, 0.0]) if case == "sinks" else None
+    one = functools.partial(splash.attend, interpret=True) if implementation == "splash" else attention.LOCAL["chunked"]
+    want, want_grads = forward_and_backward(attention.LOCAL["plain"], RULES[case], local, sinks)
+    got, got_grads = forward_and_backward(one, RULES[case], local, sinks)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    for a, b in zip(jax.tree.leaves(got_grads), jax.tree.leaves(want_grads), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_splash_pads_to_whole_lanes():
+    one = functools.partial(splash.attend, interpret=True)
+    got, got_grads = forward_and_backward(one, Rule(), None, None, length=200)
+    want, want_grads = forward_and_backward(attention.LOCAL["plain"], Rule(), None, None, length=200)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    for a, b in zip(jax.tree.leaves(got_grads), jax.tree.leaves(want_grads), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_dot_product_equals_plain():
+    q, k, v = random_qkv(64, 64)
+    at = where(64)
+    for options in ({}, {"causal": False}, {"window": 7}):
+        want = attention.attend(q, k, v, at, at, **options, implementation="plain")
+        got = attention.attend(q, k, v, at, at, **options, implementation="dot_product")
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_a_pair_of_blocks_without_a_visible_key_is_not_computed(monkeypatch):
+    """Poisoned keys that causality hides from every query of the block leave the outputs finite."""
+    monkeypatch.setattr(blockwise, "CHUNK", 32)
+    q, k, v = random_qkv(64, 64)
+    at = Where(jnp.broadcast_to(jnp.arange(64), (2, 64)), jnp.ones((2, 64), jnp.int32))
+    bad = v.at[:, 32:].set(jnp.nan)
+    out = attention.attend(q, k, bad, at, at, implementation="chunked")
+    assert np.isfinite(out[:, :32]).all()
+    assert np.isnan(out[:, 32:]).all()
+
+
+class Platform:
+    """A mesh of devices that are not here, as far as a choice by platform sees it."""
+
+    def __init__(self, platform):
+        self.devices = np.array([type("Device", (), {"platform": platform})()])
+        self.size, self.shape = 1, {}
+
+
+CHOICES = {
+    "tpu": ("tpu", 1024, {}, "splash"),
+    "tpu, short": ("tpu", 256, {}, "plain"),
+    "tpu, one query": ("tpu", 4096, {"T": 1}, "plain"),
+    "tpu, decode cache": ("tpu", 4096, {"T": 512}, "chunked"),
+    "tpu, cross-attention": ("tpu", 4096, {"T": 512, "causal": False}, "splash"),
+    "gpu": ("gpu", 1024, {}, "cudnn"),
+    "gpu, float32": ("gpu", 4096, {"dtype": jnp.float32}, "chunked"),
+    "gpu, soft cap": ("gpu", 4096, {"softcap": 30.0}, "chunked"),
+    "gpu, very long": ("gpu", 65_536, {}, "chunked"),
+    "gpu, large heads": ("gpu", 1024, {"h": 256}, "plain"),
+    "cpu": ("cpu", 1024, {}, "plain"),
+    "cpu, long": ("cpu", 2048, {}, "chunked"),
+}
+
+
+@pytest.mark.parametrize("case", CHOICES)
+def test_auto_chooses_by_the_platform_of_the_mesh(case, monkeypatch):
+    platform, S, options, want = CHOICES[case]
+    options = {"T": S, "causal": True, "softcap": 0.0, "dtype": jnp.bfloat16, "h": 64} | options
+    q, k = (jax.ShapeDtypeStruct((1, n, 2, options["h"]), options["dtype"]) for n in (options["T"], S))
+    rule = Rule(options["causal"], softcap=options["softcap"])
+    with sharding.use(Platform(platform), sharding.Rules()):
+        assert attention._choose("auto", rule, q, k, k, None, None) == want
+
+
+REFUSALS = {
+    "splash on cpu": ("splash", "cpu", {}, "runs on TPU alone, and this is a cpu"),
+    "cudnn on tpu": ("cudnn", "tpu", {}, "runs on NVIDIA GPUs alone, and this is a tpu"),
+    "cudnn in float32": ("cudnn", "gpu", {}, "precision.compute gives float32"),
+    "cudnn, soft cap": ("cudnn", "gpu", {"rule": Rule(softcap=3.0)}, "has a soft cap"),
+    "splash, bias": ("splash", "tpu", {"bias": jnp.zeros((1, 4, 8, 8))}, "has an attention bias"),
+    "chunked, bias": ("chunked", "cpu", {"bias": jnp.zeros((1, 4, 8, 8))}, "has an attention bias"),
+    "dot_product, sinks": ("dot_product", "cpu", {"sinks": jnp.zeros(4)}, "has attention sinks"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_an_implementation_cannot_do_is_one_line(case):
+    name, platform, options, words = REFUSALS[case]
+    options = {"rule": Rule(), "sinks": None, "bias": None} | options
+    q, k, v = random_qkv(8, 8)
+    with sharding.use(Platform(platform), sharding.Rules()), pytest.raises(ValueError, match=words) as error:
+        attention._choose(name, options["rule"], q, k, v, options["sinks"], options["bias"])
+    assert str(error.value).startswith(f"model.attention = {name!r}: ")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -1,0 +1,42 @@
+"""The real TPU compiler puts splash's kernels where attention is: forward, and dq and dkv of the backward pass."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = Path(__file__).with_name("tpu_programs.py")
+FORWARD = "splash_mha_fwd_segmented_residuals"
+BACKWARD = ["splash_mha_dkv_segmented_no_residuals", "splash_mha_dq_segmented_no_residuals"]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def found():
+    done = subprocess.run([sys.executable, PROGRAMS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", ["causal", "window", "softcap", "sinks", "full", "latent", "narrow", "ulysses"])
+def test_attention_is_three_kernels(case, found):
+    assert found[case] == [*BACKWARD, FORWARD]
+
+
+def test_layers_that_differ_in_their_window_are_one_program_with_both(found):
+    assert found["window_in_some_layers"] == sorted([*BACKWARD, FORWARD] * 2)
+
+
+def test_a_step_with_full_remat_computes_the_forward_kernel_twice(found):
+    assert found["train_step"] == [*BACKWARD, FORWARD, FORWARD]
+
+
+def test_ring_attention_compiles_for_tpu_without_a_kernel(found):
+    assert found["ring"] == []
