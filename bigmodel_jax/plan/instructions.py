@@ -1,7 +1,6 @@
 """The instructions of a compiled program's text: what each computes, and what it reads and writes in the memory."""
 
 import dataclasses
-import json
 import math
 import re
 
@@ -67,9 +66,13 @@ def _closing(text: str) -> int:
 
 
 class Code:
-    """A program's instructions by computation, with the shapes that their operands' names stand for."""
+    """A program's instructions by computation, with the shapes that their operands' names stand for.
 
-    def __init__(self, text: str):
+    causal: whether its attention kernels skip what lies ahead of a query, which their text does not say.
+    """
+
+    def __init__(self, text: str, causal: bool = True):
+        self.causal = causal
         self.program = Program(text)
         self.bodies: dict[str, dict[str, Instruction]] = {}
         for name, lines in self.program.computations.items():
@@ -111,7 +114,7 @@ def flops(code: Code, computation: str, one: Instruction) -> tuple[float, str]:
         return (_dot if one.opcode == "dot" else _convolution)(one, lhs, rhs), dtype(lhs)
     if one.opcode == "custom-call":
         shapes = [code.shape(computation, name) for name in one.operands]
-        return _kernel(one, shapes)
+        return _kernel(one, shapes, code.causal)
     return 0.0, ""
 
 
@@ -154,33 +157,46 @@ def _places(window: dict[str, str], i: int, size: int, size_out: int) -> int:
     return count
 
 
-def _kernel(one: Instruction, shapes: list[str]) -> tuple[float, str]:
+def _kernel(one: Instruction, shapes: list[str], causal: bool) -> tuple[float, str]:
     """Products of a hand-written kernel: as its author states them, or as its kind and shapes say."""
     target = one.attribute("custom_call_target").strip('"')
     stated = re.search(r'"cost_estimate":\s*\{[^}]*?"flops":\s*"?(\d+)', one.rest)
     if stated:
         return float(stated[1]), dtype(shapes[0]) if shapes else ""
+    if one.name.startswith("splash_"):
+        return _splash(one, shapes, causal)
     if target.startswith("__cublas$") and len(shapes) >= 2:
         numbers = re.search(r'"lhs_contracting_dimensions":\s*\[([^\]]*)\]', one.rest)
         contracted = [int(n) for n in re.findall(r"\d+", numbers[1])] if numbers else [len(dims(shapes[0])) - 1]
         sizes = dims(shapes[0])
         return 2.0 * math.prod(dims(one.result)) * math.prod(sizes[d] for d in contracted), dtype(shapes[0])
     if "fmha" in target and len(shapes) >= 3:
-        # (B, T, H, h) or (B, H, T, h): all but the two lengths agree. 2 products forward, 5 backward, the causal half.
-        q, k = dims(shapes[0]), dims(shapes[1])
-        return (10.0 if "Backward" in target else 4.0) * math.prod(q) * _length(one, k) / 2.0, dtype(shapes[0])
+        return _fmha(one, shapes, causal, backward="Backward" in target)
     return 0.0, ""
 
 
-def _length(one: Instruction, k: list[int]) -> int:
+# Products per pair of query and key of each pass: over the width of queries and keys, over that of values.
+# Unfused backward passes compute the logits and the gradient of the probabilities once more.
+SPLASH = {"fwd": (1, 1), "dkv": (2, 2), "dq": (2, 1)}
+SPLASH_BLOCK = 512  # nn/splash.py
+
+
+def _splash(one: Instruction, shapes: list[str], causal: bool) -> tuple[float, str]:
+    """Pallas's flash attention: q (..., H, T, h), k (..., K, S, h), v (..., K, S, w) are its first arrays of floats."""
+    floats = [s for s in shapes if dtype(s) in ("bf16", "f32", "f16") and len(dims(s)) >= 3][:3]
+    if len(floats) < 3:
+        return 0.0, ""
+    (*heads, T, h), (*_, S, _), (*_, w) = map(dims, floats)
+    phase = next(name for name in SPLASH if f"_{name}" in one.name)
+    blocks = -(-T // SPLASH_BLOCK)
+    share = (blocks + 1) / (2 * blocks) if causal and T == S else 1.0
+    narrow, wide = SPLASH[phase]
+    return 2.0 * math.prod(heads) * T * S * (narrow * h + wide * w) * share, dtype(floats[0])
+
+
+def _fmha(one: Instruction, shapes: list[str], causal: bool, backward: bool) -> tuple[float, str]:
+    """cuDNN's flash attention: 2 products forward, 5 backward; a causal one skips half."""
     layout = re.search(r'"intermediate_tensor_shape":\s*\{[^}]*"dimensions":\s*\[([^\]]*)\]', one.rest)
-    return int(re.findall(r"\d+", layout[1])[-1]) if layout else max(k[1:3])
-
-
-def kernel_config(one: Instruction) -> dict:
-    """The backend's configuration of a kernel, where it is JSON."""
-    start = one.rest.find("backend_config=")
-    try:
-        return json.JSONDecoder().raw_decode(one.rest[start + len("backend_config=") :])[0] if start >= 0 else {}
-    except json.JSONDecodeError:
-        return {}
+    length = int(re.findall(r"\d+", layout[1])[-1]) if layout else max(dims(shapes[1])[1:3])
+    products = (5.0 if backward else 2.0) * 2.0 * math.prod(dims(shapes[0])) * length
+    return products * (0.5 if causal else 1.0), dtype(shapes[0])

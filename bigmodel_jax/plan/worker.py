@@ -24,6 +24,7 @@ from bigmodel_jax import config_file
 from bigmodel_jax.config import Config, validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
+from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.plan import cost, hlo, memory, roofline
 from bigmodel_jax.plan import topology as topologies
 from bigmodel_jax.plan.instructions import Code
@@ -61,7 +62,7 @@ def run(request: dict) -> dict:
     if not cached:
         compile_into(folder, lowered, options)
     flops, attention = model_flops(config, mesh, batch)
-    program = analyse(folder, mesh, topology) if (folder / "hlo.txt.gz").is_file() else {}
+    program = analyse(folder, config, mesh, topology) if (folder / "hlo.txt.gz").is_file() else {}
     return {
         "program": program,
         "key": key,
@@ -144,10 +145,10 @@ def compile_into(folder: Path, lowered: Any, options: dict) -> None:
 # ------------------------------------------------------------------------------------------------ what it says
 
 
-def analyse(folder: Path, mesh: jax.sharding.Mesh, topology: topologies.Topology) -> dict:
+def analyse(folder: Path, config: Config, mesh: jax.sharding.Mesh, topology: topologies.Topology) -> dict:
     """FLOPs, bytes, collectives and the largest buffers of the compiled program in `folder`."""
     text = gzip.decompress((folder / "hlo.txt.gz").read_bytes()).decode()
-    code = Code(text)
+    code = Code(text, causal=isinstance(config.objective, NextToken))
     measured = cost.measure(code, topology.chip.peak, topology.chip.hbm_bandwidth / topology.chip.devices)
     beside = asynchronous_channels(code)
     rows = []

@@ -81,7 +81,27 @@ def test_a_kernel_counts_what_its_author_states():
         '%k = bf16[8,64]{1,0} custom-call(%q), custom_call_target="tpu_custom_call", '
         'backend_config={"custom_call_config":{"cost_estimate":{"flops":"1234","transcendentals":"0"}}}'
     )
-    assert instructions._kernel(one, ["bf16[8,64]{1,0}"]) == (1234.0, "bf16")
+    assert instructions._kernel(one, ["bf16[8,64]{1,0}"], causal=True) == (1234.0, "bf16")
+
+
+def test_flash_attention_counts_the_blocks_that_it_visits():
+    """8 heads of 2 rows, 2,048 queries and keys, 4 blocks of 512: causal, 10 of the 16 blocks."""
+    names = ["fwd_segmented_residuals", "dq_segmented", "dkv_segmented"]
+    shapes = [
+        "s8[4,4]{1,0}",
+        "bf16[2,8,2048,128]{3,2,1,0}",
+        "bf16[2,4,2048,128]{3,2,1,0}",
+        "bf16[2,4,2048,64]{3,2,1,0}",
+    ]
+    pairs = 2 * 8 * 2048 * 2048
+    widths = {"fwd": 128 + 64, "dq": 2 * 128 + 64, "dkv": 2 * 128 + 2 * 64}
+    for name in names:
+        one = instructions.parse(
+            f"%splash_mha_{name}.3 = bf16[2]{{0}} custom-call(%q), custom_call_target=tpu_custom_call"
+        )
+        phase = name.split("_")[0]
+        assert instructions._kernel(one, shapes, causal=False)[0] == 2 * pairs * widths[phase]
+        assert instructions._kernel(one, shapes, causal=True)[0] == 2 * pairs * widths[phase] * 10 / 16
 
 
 def test_grouped_products_count_as_one_product_of_all_rows():
