@@ -22,6 +22,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args = sys.argv[1:]
         if args[:1] == ["train"]:
             runtime.keep_memory()
+        runtime.quiet_tpu_runtime()
     args = list(args)
     try:
         _dispatch(args)

@@ -26,6 +26,14 @@ def keep_memory() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | ARENA)
 
 
+def quiet_tpu_runtime() -> None:
+    """Where the TPU's runtime is installed for `plan` and there is no TPU, it prints a page whenever JAX starts, unless
+    these say which machine it is on. Nothing else depends on them."""
+    if not any(map(glob.glob, ACCELERATORS)):
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+
+
 def keep_programs() -> None:
     """Compiled programs are kept between processes; JAX_COMPILATION_CACHE_DIR names another place."""
     import jax

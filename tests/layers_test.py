@@ -27,13 +27,13 @@ LAYERS = {
     "bigmodel_jax.inference": 6,
     "bigmodel_jax.pretrained.transfer": 8,  # checkpoints and published weights together
     "bigmodel_jax.pretrained": 6,  # published weights: into models, out of checkpoints
-    "bigmodel_jax.plan": 6,
     "bigmodel_jax.report": 6,
     "bigmodel_jax.scaling": 8,
     "bigmodel_jax.training": 6,
     "bigmodel_jax.training.run_folder": 6,
     "bigmodel_jax.training.saved": 7,  # checkpoints, evaluation and generation together
     "bigmodel_jax.training.loop": 8,
+    "bigmodel_jax.plan": 7,  # the step compiled for another machine, and what follows from it
     "bigmodel_jax.verbs": 9,
     "bigmodel_jax.cli": 10,
     "configs": 11,
@@ -67,7 +67,7 @@ ROOMS = {
     "tensorboardX": ("report",),
     "wandb": ("report",),
     "mlflow": ("report",),
-    "rich": ("cli", "verbs", "report", "training.loop", "data.inspect", "scaling.benchmark"),
+    "rich": ("cli", "verbs", "report", "training.loop", "data.inspect", "plan.screen", "scaling.benchmark"),
     "tyro": ("verbs", "config"),
 }
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}

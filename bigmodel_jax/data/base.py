@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from bigmodel_jax.data import cache
 from bigmodel_jax.data.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
+
+Shapes = dict[str, tuple[tuple[int, ...], str]]
 
 
 class Rows(Protocol):
@@ -36,6 +38,12 @@ class DataConfig:
     def open(self, split: str) -> Rows:
         """The rows of `split` ("train" or "validation"), prepared into the cache at first."""
         raise NotImplementedError(f"{type(self).__name__} does not define open()")
+
+    def row_shapes(self, model: Any) -> Shapes:
+        """Shape and type of each array of a training row, by name. Read from the data here; classes that know better
+        answer without it, so that a program can be compiled where there is no data. model: the run's model config."""
+        row = self.open("train").batch(np.zeros(1, np.int64), np.zeros(1, np.uint64))
+        return {name: (x.shape[1:], x.dtype.name) for name, x in row.items()}
 
     def requirements(self) -> dict:
         """What a model must offer to take this data, by the names of its config's fields: a whole number is the

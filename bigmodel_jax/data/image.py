@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, Shapes, log_skipped
 from bigmodel_jax.data.sources import Source, Tfds
 
 FORMAT = 1  # raise it when the files below change
@@ -43,6 +43,11 @@ class ImageData(DataConfig):
                 f"data.max_shift: {self.max_shift} needs images, but records have shape {images.shape[1:]}"
             )
         return ImageRows(np.asarray(images), np.load(folder / "label.npy"), self.max_shift, meta)
+
+    def row_shapes(self, model) -> Shapes:
+        if not hasattr(model, "image_shape"):
+            return super().row_shapes(model)
+        return {"image": (tuple(model.image_shape), "float32"), "label": ((), "int32"), "weights": ((), "float32")}
 
     def requirements(self) -> dict:
         return {"num_classes": self.num_classes, "image_shape": image_shape(self)}

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from bigmodel_jax.data import shuffle
+from bigmodel_jax.data.base import Shapes
 from bigmodel_jax.data.text import TextData, TextRows
 
 
@@ -24,6 +25,15 @@ class PermutedTextData(TextData):
         rows = super().open(split)
         fields = {f.name: getattr(rows, f.name) for f in dataclasses.fields(rows)}
         return PermutedRows(**fields, num_places=max(1, round(self.seq_len * self.predict_rate)))
+
+    def row_shapes(self, model) -> Shapes:
+        row, few = (self.seq_len,), (max(1, round(self.seq_len * self.predict_rate)),)
+        whole = ("tokens", "segment_ids", "positions", "order")
+        return (
+            {name: (row, "int32") for name in whole}
+            | {name: (few, "int32") for name in ("places", "targets")}
+            | {"weights": (few, "float32")}
+        )
 
     def baselines(self) -> dict[str, float]:
         return {}  # a compressor reads in one direction

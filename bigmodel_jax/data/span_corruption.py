@@ -15,6 +15,7 @@ import dataclasses
 import numpy as np
 
 from bigmodel_jax.data import shuffle, text
+from bigmodel_jax.data.base import Shapes
 from bigmodel_jax.data.text import TextData, TextRows
 
 EVALUATION = shuffle.start(0)  # the same spans of a row in every evaluation
@@ -43,6 +44,10 @@ class SpanCorruptionData(TextData):
         fields = {field.name: getattr(rows, field.name) for field in dataclasses.fields(rows)}
         return SpanRows(**fields, noise_density=self.noise_density, mean_span=self.mean_span)
 
+    def row_shapes(self, model) -> Shapes:
+        row = _empty(1, *row_lengths(self.seq_len, self.noise_density, self.mean_span))
+        return {name: (x.shape[1:], x.dtype.name) for name, x in row.items()}
+
     def requirements(self) -> dict:
         _, num_spans = num_noise(self.seq_len, self.noise_density, self.mean_span)
         return {"vocab_size": text.vocab_size(self) + num_spans, "max_seq_len": self.seq_len}
@@ -61,8 +66,8 @@ class SpanRows(TextRows):
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
         rows = super().batch(indices, None)
         seeds = shuffle.noise(EVALUATION, indices) if noise is None else noise
-        tokens_taken, num_spans = num_noise(self.seq_len, self.noise_density, self.mean_span)
-        out = _empty(len(indices), self.seq_len - tokens_taken + num_spans + 1, tokens_taken + num_spans + 1)
+        _, num_spans = num_noise(self.seq_len, self.noise_density, self.mean_span)
+        out = _empty(len(indices), *row_lengths(self.seq_len, self.noise_density, self.mean_span))
         for row, seed in enumerate(seeds):
             # Targets rather than tokens: they are the row's text without the separator in front of it.
             sequence = rows["targets"][row, rows["weights"][row] > 0]
@@ -98,6 +103,12 @@ def _empty(num_rows: int, encoder_len: int, decoder_len: int) -> dict[str, np.nd
         "segment_ids": zeros(decoder_len),
         "positions": np.tile(np.arange(decoder_len, dtype=np.int32), (num_rows, 1)),
     }
+
+
+def row_lengths(length: int, density: float, mean_span: float) -> tuple[int, int]:
+    """Tokens on the encoder's side and on the decoder's, each with its end."""
+    num_tokens, num_spans = num_noise(length, density, mean_span)
+    return length - num_tokens + num_spans + 1, num_tokens + num_spans + 1
 
 
 def num_noise(length: int, density: float, mean_span: float) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bigmodel_jax.data import cache, packing, tokenizers
-from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, Shapes, log_skipped
 from bigmodel_jax.data.baseline import xz_bits_per_byte
 from bigmodel_jax.data.packing import Packing
 from bigmodel_jax.data.sources import Source, Tfds
@@ -43,6 +43,10 @@ class TextData(DataConfig):
         plan = packing.make_plan(self.packing, offsets, self.seq_len)
         token_bytes = np.load(tokenizer_folder(self) / "token_bytes.npy")
         return TextRows(tokens, offsets, plan, self.seq_len, meta["separator"], token_bytes, meta)
+
+    def row_shapes(self, model) -> Shapes:
+        whole = ("tokens", "targets", "segment_ids", "positions")
+        return {name: ((self.seq_len,), "int32") for name in whole} | {"weights": ((self.seq_len,), "float32")}
 
     def requirements(self) -> dict:
         return {"vocab_size": vocab_size(self), "max_seq_len": self.seq_len}

@@ -6,15 +6,21 @@ from typing import Any, NamedTuple
 
 import jax
 
+from bigmodel_jax.nn.head import Head
+
 
 class Out(NamedTuple):
     """value: the model's output (logits); updates: new values of non-trainable parameters by path; losses: auxiliary
-    losses to add to the objective's, by name (mean over tokens); cache: the decode cache after this call."""
+    losses to add to the objective's, by name (mean over tokens); cache: the decode cache after this call.
+
+    head: what the logits over a vocabulary are made of, for an objective that does without them: of the two, the
+    compiler drops the one that is not used."""
 
     value: Any
     updates: dict[str, jax.Array] = {}  # noqa: RUF012 - never mutated
     losses: dict[str, jax.Array] = {}  # noqa: RUF012
     cache: Any = None
+    head: Head | None = None
 
 
 class Model(NamedTuple):

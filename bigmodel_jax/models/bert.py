@@ -20,6 +20,7 @@ from bigmodel_jax.models.decoder import where
 from bigmodel_jax.models.gpt2 import dropout
 from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import Implementation
+from bigmodel_jax.nn.head import Head as TableHead
 
 Head = Literal["none", "masked_lm", "pretraining", "classification", "token_classification", "question_answering"]
 POOLED = ("none", "pretraining", "classification")
@@ -176,10 +177,10 @@ def pool(p, x_BTD):
     return jnp.tanh(linear.linear(p["pooler"], x_BTD[:, 0]))
 
 
-def masked_lm(cfg, p, x_BTD):
-    """Logits (B, T, V) float32."""
+def masked_lm(cfg, p, x_BTD) -> TableHead:
+    """The head over the vocabulary."""
     h = norm.layer(p["mlm"]["norm"], gelu(linear.linear(p["mlm"]["dense"], x_BTD)), eps=cfg.norm_eps)
-    return constrain(linear.unembed(p["embed"], h) + p["mlm"]["bias"], "batch", "seq", "vocab")
+    return TableHead(h, p["embed"]["table"], p["mlm"]["bias"])
 
 
 def apply(cfg: BertConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
@@ -194,10 +195,12 @@ def apply(cfg: BertConfig, p, batch, *, rng=None, train=False, cache=None) -> Ou
     if cfg.head == "none":
         return Out({"hidden": x_BTD, "pooled": pool(p, x_BTD)})
     if cfg.head == "masked_lm":
-        return Out(masked_lm(cfg, p, x_BTD))
+        head = masked_lm(cfg, p, x_BTD)
+        return Out(head.logits(), head=head)
     if cfg.head == "pretraining":
         next_sentence = linear.linear(p["next_sentence"], pool(p, x_BTD))
-        return Out({"logits": masked_lm(cfg, p, x_BTD), "next_sentence": next_sentence})
+        head = masked_lm(cfg, p, x_BTD)
+        return Out({"logits": head.logits(), "next_sentence": next_sentence}, head=head)
     features = pool(p, x_BTD) if cfg.head == "classification" else x_BTD
     return Out(linear.linear(p["head"], dropout(cfg, features, head_rng)))
 

@@ -126,7 +126,10 @@ def apply(cfg: DebertaConfig, p, batch, *, rng=None, train=False, cache=None) ->
         return bert.block(cfg, layer, x, rng, attend)
 
     x_BTD, _ = stack.run(body, p["layers"], x_BTD, layer_rngs, remat=cfg.remat, unroll=cfg.unroll)
-    return Out({"hidden": x_BTD} if cfg.head == "none" else bert.masked_lm(cfg, p, x_BTD))
+    if cfg.head == "none":
+        return Out({"hidden": x_BTD})
+    head = bert.masked_lm(cfg, p, x_BTD)
+    return Out(head.logits(), head=head)
 
 
 PRESETS = {

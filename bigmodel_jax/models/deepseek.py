@@ -18,6 +18,7 @@ from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import bias_routing, feedforward, latent_attention, linear, moe, multi_token, norm, position, stack
 from bigmodel_jax.nn.attention import Implementation, Where
+from bigmodel_jax.nn.head import Head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,20 +234,20 @@ def apply(cfg: DeepseekConfig, p, batch, *, rng=None, train=False, cache=None) -
                 body, p[name], x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll
             )
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
-    logits = constrain(linear.unembed(p["head"], x_BTD), "batch", "seq", "vocab")
+    head = Head(x_BTD, p["head"]["table"])
     if not train:
-        return Out(logits, cache=cache and cache.advance(caches, batch["tokens"].shape[1]))
+        return Out(head.logits(), cache=cache and cache.advance(caches, batch["tokens"].shape[1]), head=head)
     losses = {}
     if cfg.num_mtp_layers:
-        further, routed["mtp"] = further_logits(cfg, p, batch["tokens"], x_BTD, q_where, angles)
+        further, routed["mtp"] = further_head(cfg, p, batch["tokens"], x_BTD, q_where, angles)
         loss = multi_token.loss(further, batch["targets"], batch["weights"], q_where.segments)
         losses["mtp_loss"] = cfg.mtp_loss * loss
     updates, balance_loss = balance(cfg, p, {name: of_layers for name, of_layers in routed.items() if of_layers})
-    return Out(logits, updates=updates, losses=losses | balance_loss)
+    return Out(head.logits(), updates=updates, losses=losses | balance_loss, head=head)
 
 
-def further_logits(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
-    """Logits of the modules that predict further, (M, B, T, V), and what their routing did; hidden: the normed output.
+def further_head(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
+    """The head of the modules that predict further, x (M, B, T, D), and what their routing did; hidden: the normed output.
 
     Every module is told the places of the hidden states: rotary positions count by their differences alone.
     """
@@ -259,7 +260,7 @@ def further_logits(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles
     embed = functools.partial(linear.embed, p["embed"])
     options = {"eps": cfg.norm_eps, "remat": cfg.remat, "unroll": cfg.unroll}
     further, routed = multi_token.hidden(p["mtp"], embed, run, tokens, hidden_BTD, at.segments, **options)
-    return linear.unembed(p["head"], further), routed
+    return Head(further, p["head"]["table"]), routed
 
 
 def balance(cfg: DeepseekConfig, p, routed: dict) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:

@@ -20,6 +20,7 @@ from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import check_decoder, make_cache, update_cache, where
 from bigmodel_jax.nn import attention, feedforward, linear, norm, position, stack
 from bigmodel_jax.nn.attention import Implementation
+from bigmodel_jax.nn.head import Head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,11 +199,9 @@ def apply(cfg: GemmaConfig, p, batch, *, rng=None, train=False, cache=None) -> O
         return block(cfg, layer, x, *layer_xs, q_where, k_where, angles, cache and cache.index)
 
     x_BTD, layers = stack.run(body, p["layers"], x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll)
-    logits = linear.unembed(p["embed"], rms(cfg, p["norm"], x_BTD))
-    if cfg.final_softcap:
-        logits = cfg.final_softcap * jnp.tanh(logits / cfg.final_softcap)
+    head = Head(rms(cfg, p["norm"], x_BTD), p["embed"]["table"], softcap=cfg.final_softcap)
     cache = None if cache is None else cache.advance(layers, x_BTD.shape[1])
-    return Out(constrain(logits, "batch", "seq", "vocab"), cache=cache)
+    return Out(head.logits(), cache=cache, head=head)
 
 
 NO_SCALING = position.RopeScaling()

@@ -15,6 +15,7 @@ from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import check_decoder, make_cache, update_cache, where
 from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import Implementation
+from bigmodel_jax.nn.head import Head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +115,9 @@ def apply(cfg: GPT2Config, p, batch, *, rng=None, train=False, cache=None) -> Ou
         return block(cfg, layer, x, *layer_xs, q_where, k_where, cache and cache.index)
 
     x_BTD, layers = stack.run(body, p["layers"], x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll)
-    logits = linear.unembed(p["embed"], norm.layer(p["norm"], x_BTD, eps=cfg.norm_eps))
+    head = Head(norm.layer(p["norm"], x_BTD, eps=cfg.norm_eps), p["embed"]["table"])
     cache = None if cache is None else cache.advance(layers, x_BTD.shape[1])
-    return Out(constrain(logits, "batch", "seq", "vocab"), cache=cache)
+    return Out(head.logits(), cache=cache, head=head)
 
 
 PRESETS = {

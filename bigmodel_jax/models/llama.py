@@ -17,6 +17,7 @@ from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import check_decoder, make_cache, update_cache, where
 from bigmodel_jax.nn import attention, feedforward, linear, norm, position, stack
 from bigmodel_jax.nn.attention import Implementation
+from bigmodel_jax.nn.head import Head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +128,8 @@ def apply(cfg: LlamaConfig, p, batch, *, rng=None, train=False, cache=None) -> O
 
     x_BTD, layers = stack.run(body, p["layers"], x_BTD, layers, remat=cfg.remat, unroll=cfg.unroll)
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
-    logits = linear.unembed(p["embed" if cfg.tied_embeddings else "head"], x_BTD)
-    return Out(
-        constrain(logits, "batch", "seq", "vocab"), cache=cache and cache.advance(layers, jnp.shape(batch["tokens"])[1])
-    )
+    head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"])
+    return Out(head.logits(), cache=cache and cache.advance(layers, jnp.shape(batch["tokens"])[1]), head=head)
 
 
 LLAMA_3_8B = LlamaConfig(vocab_size=128_256, num_kv_heads=8, mlp_dim=14_336, max_seq_len=8192, rope_theta=500_000.0)

@@ -17,6 +17,7 @@ from bigmodel_jax.models.base import Model, Out
 from bigmodel_jax.models.decoder import make_cache, where
 from bigmodel_jax.models.llama import LlamaConfig
 from bigmodel_jax.nn import linear, moe, norm, position, stack
+from bigmodel_jax.nn.head import Head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,11 +118,12 @@ def apply(
     xs = (None if cache is None else cache.layers, local)
     x_BTD, (layers, loads) = stack.run(block, p["layers"], x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll)
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
-    logits = linear.unembed(p["embed" if cfg.tied_embeddings else "head"], x_BTD)
+    head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"])
     return Out(
-        constrain(logits, "batch", "seq", "vocab"),
+        head.logits(),
         losses=moe.losses(loads, balance=cfg.load_balancing_loss, z=cfg.router_z_loss),
         cache=cache and cache.advance(layers, jnp.shape(batch["tokens"])[1]),
+        head=head,
     )
 
 

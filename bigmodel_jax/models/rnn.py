@@ -21,6 +21,7 @@ from bigmodel_jax.core.params import Init, Param, normal, zeros
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import linear
+from bigmodel_jax.nn.head import Head
 
 CELLS = {"rnn": nn.SimpleCell, "lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}
 
@@ -212,8 +213,8 @@ def run(cfg: RecurrentConfig, p, batch: dict, rng: jax.Array | None, states: lis
 def apply(cfg: RNNConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
     """Logits (B, T, V) float32; batch: tokens, positions, segment_ids (B, T); with a cache the state goes on from it."""
     x, states = run(cfg, p, batch, rng if train else None, cache)
-    logits = linear.unembed(p["head"], x) + p["head"]["bias"].astype(jnp.float32)
-    return Out(constrain(logits, "batch", "seq", "vocab"), cache=None if cache is None else states)
+    head = Head(x, p["head"]["table"], p["head"]["bias"])
+    return Out(head.logits(), cache=None if cache is None else states, head=head)
 
 
 def classify(cfg: RNNClassifierConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:

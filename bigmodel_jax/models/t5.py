@@ -29,6 +29,7 @@ from bigmodel_jax.models.encoder_decoder import (
     make_cache,
 )
 from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
+from bigmodel_jax.nn.head import Head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,10 +244,10 @@ def apply(cfg: T5Config, p, batch, *, rng=None, train=False, cache=None) -> Out:
     where = (q_where, k_where, index, bias, True, memory, memory_where)
     x_BTD, kv = run(cfg, p["decoder"], p["embed"], batch["tokens"], decoder_rng, caches, *where)
     x_BTD = x_BTD * cfg.embed_dim**-0.5 if cfg.tied_embeddings else x_BTD
-    logits = constrain(linear.unembed(p["embed" if cfg.tied_embeddings else "head"], x_BTD), "batch", "seq", "vocab")
+    head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"])
     if cache is not None:
         cache = cache._replace(own=own.advance(kv[0], len(q_slots)), memory=kv[1], memory_where=memory_where)
-    return Out(logits, cache=cache)
+    return Out(head.logits(), cache=cache, head=head)
 
 
 # ------------------------------------------------------------------------------------------------ published sizes

@@ -22,6 +22,7 @@ from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.encoder_decoder import attend_memory, check, check_batch, dropout, encoder_where, make_cache
 from bigmodel_jax.nn import attention, feedforward, linear, norm, position, stack
 from bigmodel_jax.nn.attention import Implementation
+from bigmodel_jax.nn.head import Head
 
 ACTIVATIONS = {"relu": jax.nn.relu, "silu": jax.nn.silu, "gelu": functools.partial(jax.nn.gelu, approximate=False)}
 
@@ -151,11 +152,10 @@ def apply(cfg: TransformerConfig, p, batch, *, rng=None, train=False, cache=None
     caches = (own and own.layers, cache and cache.memory)
     where = (q_where, k_where, own and own.index, True, memory, memory_where)
     x_BTD, kv = run(cfg, p["embed"], p["decoder"], batch["tokens"], decoder_rng, caches, *where)
-    logits = linear.unembed(p["embed"], x_BTD)
-    logits = constrain(logits + p["logits_bias"] if cfg.logits_bias else logits, "batch", "seq", "vocab")
+    head = Head(x_BTD, p["embed"]["table"], p.get("logits_bias"))
     if cache is not None:
         cache = cache._replace(own=own.advance(kv[0], x_BTD.shape[1]), memory=kv[1], memory_where=memory_where)
-    return Out(logits, cache=cache)
+    return Out(head.logits(), cache=cache, head=head)
 
 
 # The first models of the University of Helsinki: en-de, and the sizes that all others have but for the vocabulary.

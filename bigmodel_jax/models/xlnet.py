@@ -23,6 +23,7 @@ from bigmodel_jax.models.decoder import where
 from bigmodel_jax.models.gpt2 import dropout
 from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import MASKED, Where
+from bigmodel_jax.nn.head import Head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +181,8 @@ def apply(cfg: XLNetConfig, p, batch, *, rng=None, train=False, cache=None) -> O
     hidden = x[0] if query is None else x[1]
     if cfg.head == "none":
         return Out({"hidden": hidden})
-    return Out(constrain(linear.unembed(p["embed"], hidden) + p["lm"]["bias"], "batch", "seq", "vocab"))
+    head = Head(hidden, p["embed"]["table"], p["lm"]["bias"])
+    return Out(head.logits(), head=head)
 
 
 PRESETS = {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core.params import Init, Param, normal, zeros
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.nn import cpu
+from bigmodel_jax.nn import cpu, table
 
 
 def linear_spec(
@@ -45,6 +45,8 @@ def embedding_spec(num: int, dim: int, *, init: Init, axis: str | None = "vocab"
 
 def embed(p: dict, ids: jax.Array) -> jax.Array:
     """ids (...) int -> (..., dim)."""
+    if table.exchange_is_cheaper(p["table"], ids):
+        return table.lookup(p["table"], ids)
     # Rows whole before the lookup: cut along dim, every activation would have to be exchanged instead.
     return jnp.take(constrain(p["table"], "vocab", None), ids, axis=0)
 

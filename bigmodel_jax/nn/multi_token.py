@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core.params import Init, Tree
 from bigmodel_jax.nn import linear, norm, stack
+from bigmodel_jax.nn.head import Head, cross_entropy
 
 
 def spec(block_spec: Tree, dim: int, *, init: Init) -> Tree:
@@ -60,12 +61,11 @@ def segments_ahead(segments_BT: jax.Array, n: int) -> jax.Array:
     return jnp.where(shift(segments_BT, n) == segments_BT, segments_BT, 0)
 
 
-def loss(logits_MBTV: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, segments_BT: jax.Array) -> jax.Array:
+def loss(head: Head, targets_BT: jax.Array, weights_BT: jax.Array, segments_BT: jax.Array) -> jax.Array:
     """Cross-entropy summed over the targets with weight that a module can predict, averaged over modules, divided by
-    the weight of all targets: targets[i] follows the token at i, as for the decoder itself."""
-    total = 0.0
-    for k, logits in enumerate(logits_MBTV.astype(jnp.float32), 1):
-        picked = jnp.take_along_axis(logits, shift(targets_BT, k)[..., None], axis=-1)[..., 0]
-        weights = shift(weights_BT, k) * (segments_ahead(segments_BT, k) > 0)
-        total += jnp.sum((jax.nn.logsumexp(logits, axis=-1) - picked) * weights)
-    return total / len(logits_MBTV) / jnp.maximum(weights_BT.sum(), 1.0)
+    the weight of all targets: targets[i] follows the token at i, as for the decoder itself. head.x: (M, B, T, D)."""
+    ahead = range(1, len(head.x) + 1)
+    targets = jnp.stack([shift(targets_BT, k) for k in ahead])
+    weights = jnp.stack([shift(weights_BT, k) * (segments_ahead(segments_BT, k) > 0) for k in ahead])
+    nats, _, _ = cross_entropy(head, targets)
+    return jnp.sum(nats * weights) / len(ahead) / jnp.maximum(weights_BT.sum(), 1.0)

@@ -1,16 +1,23 @@
-"""Softmax cross-entropy, in float32 whatever the logits' dtype: its sum runs over the whole vocabulary."""
+"""Softmax cross-entropy: of logits, and of what a model says over a vocabulary."""
 
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax.nn import cpu
+from bigmodel_jax.models.base import Out
+from bigmodel_jax.nn import head
+from bigmodel_jax.nn.cross_entropy import cross_entropy
+
+__all__ = ["cross_entropy", "of_tokens"]
 
 
-def cross_entropy(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(-log p(target), log Z) in nats, each (...,); logits (..., V), targets (...) int."""
-    logits = logits.astype(jnp.float32)
-    if cpu.active():
-        return cpu.softmax_cross_entropy(logits, targets)
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return log_z - target_logit, log_z
+def of_tokens(
+    out: Out, logits: jax.Array, targets: jax.Array, form: head.Form
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(-log p(target), log Z) in nats and the likeliest token, each (B, T); logits: the model's, if it has no head."""
+    if out.head is not None:
+        return head.cross_entropy(out.head, targets, form)
+    if form == "blocks":
+        raise ValueError(
+            "objective.logits = 'blocks': this model's logits are not those of a table; allowed: 'auto', 'whole'"
+        )
+    return *cross_entropy(logits, targets), jnp.argmax(logits, axis=-1)

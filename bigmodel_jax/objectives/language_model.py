@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import metrics
 from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.nn.head import Form
 from bigmodel_jax.objectives.base import Loss, Objective
-from bigmodel_jax.objectives.cross_entropy import cross_entropy
+from bigmodel_jax.objectives.cross_entropy import of_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +23,11 @@ class NextToken(Objective):
     z_loss: float = (
         0.0  # weight of log(Z)^2, which keeps the logits' scale in place (PaLM, arXiv:2204.02311, section 5)
     )
+    logits: Form = "auto"  # in memory ("whole") or block by block of the vocabulary; auto: blocks where they are large
 
     def loss(self, model, params, batch, *, rng, train) -> Loss:
         out = model.apply(params, batch, rng=rng, train=train)
-        nats, log_z = cross_entropy(out.value, batch["targets"])
+        nats, log_z, likeliest = of_tokens(out, out.value, batch["targets"], self.logits)
         weights = batch["weights"].astype(jnp.float32)
         mean = metrics.weighted(nats, weights)
         sums = {"loss": mean}
@@ -36,7 +38,7 @@ class NextToken(Objective):
             sums[name] = Mean(value * mean.count, mean.count)
             objective = objective + value * mean.count
         if not train:
-            sums["accuracy"] = metrics.weighted(metrics.correct(out.value, batch["targets"]), weights)
+            sums["accuracy"] = metrics.weighted(likeliest == batch["targets"], weights)
             if "target_bytes" in batch:
                 num_bytes = jnp.sum(batch["target_bytes"].astype(jnp.float32) * weights)
                 sums["bits_per_byte"] = Mean(mean.total / math.log(2), num_bytes)

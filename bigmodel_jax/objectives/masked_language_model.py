@@ -6,8 +6,9 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import metrics
 from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.nn.head import Form
 from bigmodel_jax.objectives.base import Loss, Objective
-from bigmodel_jax.objectives.cross_entropy import cross_entropy
+from bigmodel_jax.objectives.cross_entropy import cross_entropy, of_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,15 +20,17 @@ class MaskedLanguageModel(Objective):
     be classes of tokens. The sum of both losses is BERT's (Devlin et al., arXiv:1810.04805, section 3.1 and A.2).
     """
 
+    logits: Form = "auto"  # in memory ("whole") or block by block of the vocabulary; auto: blocks where they are large
+
     def loss(self, model, params, batch, *, rng, train) -> Loss:
         out = model.apply(params, batch, rng=rng, train=train)
         value = out.value if isinstance(out.value, dict) else {"logits": out.value}
         weights = batch["weights"].astype(jnp.float32)
-        nats, _ = cross_entropy(value["logits"], batch["targets"])
+        nats, _, likeliest = of_tokens(out, value["logits"], batch["targets"], self.logits)
         mean = metrics.weighted(nats, weights)
         sums, total = {"loss": mean}, mean.total
         if not train:
-            sums["accuracy"] = metrics.weighted(metrics.correct(value["logits"], batch["targets"]), weights)
+            sums["accuracy"] = metrics.weighted(likeliest == batch["targets"], weights)
         if "next_sentence" in batch:
             if "next_sentence" not in value:
                 raise ValueError("the batch asks for next_sentence; that needs model.head = 'pretraining'")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 # Dense peak of one JAX device in TFLOP/s: (part of device_kind, bfloat16 and float16, float32 as JAX multiplies it by
 # default: TF32 on NVIDIA, one bfloat16 pass on TPU). The first line that matches counts: longer names stand first.
@@ -42,7 +43,10 @@ def count_flops(fn: Callable, *abstract_args) -> float:
     branch, a shard_map body times its devices. Causal attention counts as the full square (PaLM, arXiv:2204.02311,
     appendix B). A training step is 3 x its forward pass; recomputation (remat) is not useful work and does not count.
     """
-    return _jaxpr_flops(jax.make_jaxpr(fn)(*abstract_args).jaxpr)
+    jaxpr = jax.make_jaxpr(fn)(*abstract_args).jaxpr
+    # What no result depends on is not computed: logits, where the loss is made without them.
+    jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _jaxpr_flops(jaxpr)
 
 
 def step_flops(config, tree, batch) -> float:
@@ -104,6 +108,8 @@ def _equation_flops(equation) -> float:
         (contracted, _), _ = params["dimension_numbers"]
         lhs = equation.invars[0].aval.shape
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(lhs[d] for d in contracted)
+    if name == "ragged_dot_general":
+        return _ragged_flops(equation)
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         out_features = kernel[params["dimension_numbers"].rhs_spec[0]]
@@ -113,6 +119,16 @@ def _equation_flops(equation) -> float:
         return max(bodies)
     times = params["length"] if name == "scan" else params["mesh"].size if name == "shard_map" else 1
     return times * sum(bodies)
+
+
+def _ragged_flops(equation) -> float:
+    """Each row meets the matrix of its own group: as one product of all rows with one matrix."""
+    dims = equation.params["ragged_dot_dimension_numbers"]
+    (contracted, _), (batch, _) = dims.dot_dimension_numbers
+    lhs, rhs = (v.aval.shape for v in equation.invars[:2])
+    if not dims.rhs_group_dimensions:  # the gradient of the matrices: each group contracts its own rows
+        return 2.0 * math.prod(lhs) * math.prod(rhs) / math.prod(lhs[d] for d in (*contracted, *batch))
+    return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(lhs[d] for d in contracted)
 
 
 def _bodies(params: dict) -> list[Jaxpr]:

@@ -15,7 +15,7 @@ log = logging.getLogger("bigmodel_jax")
 # What may differ when a run is continued: how long, where and how it is watched; not what is learned from what.
 FREE = (
     *("train.steps", "train.log_every", "parallel", "eval", "checkpoint", "report", "data.cache_dir"),
-    *("model.remat", "model.unroll", "model.attention"),
+    *("model.remat", "model.unroll", "model.attention", "objective.logits"),
 )
 
 

@@ -105,7 +105,7 @@ def further_logits(cfg, model, p, tokens, **where):
     q_where, _, _ = deepseek.decoder.where({"tokens": tokens, **where}, None)
     angles = deepseek.rope_angles(cfg, q_where.positions)
     hidden = jax.random.normal(jax.random.key(3), (cfg.vocab_size, cfg.embed_dim))[tokens]
-    return deepseek.further_logits(cfg, p, tokens, hidden, q_where, angles)[0]
+    return deepseek.further_head(cfg, p, tokens, hidden, q_where, angles)[0].logits()
 
 
 def test_a_module_sees_its_token_ahead_and_none_after():

@@ -42,7 +42,7 @@ def batch_of(tokens):
 def logits_of_modules(cfg, weights, tokens, monkeypatch):
     found = []
     loss = deepseek.multi_token.loss
-    monkeypatch.setattr(deepseek.multi_token, "loss", lambda x, *rest: (found.append(x), loss(x, *rest))[1])
+    monkeypatch.setattr(deepseek.multi_token, "loss", lambda x, *rest: (found.append(x.logits()), loss(x, *rest))[1])
     deepseek.apply(
         cfg, weights, batch_of(tokens) | {"targets": tokens, "tokens": tokens, "weights": 1.0 + 0 * tokens}, train=True
     )

@@ -48,6 +48,11 @@ def test_a_scan_counts_its_body_times_its_length():
     assert count_flops(fn, array(8, 16), array(5, 16, 16)) == 5 * 2 * 8 * 16 * 16
 
 
+def test_a_product_that_nothing_depends_on_is_not_counted():
+    model = jax.jit(lambda x, w: (x @ w, x))
+    assert count_flops(lambda x, w: model(x, w)[1].sum(), array(8, 16), array(16, 32)) == 0
+
+
 def test_a_convolution_with_groups():
     def fn(x, kernel):
         dims = ("NHWC", "HWIO", "NHWC")

@@ -1,0 +1,220 @@
+"""The head of a language model, and its cross-entropy without the logits in memory.
+
+Over a large vocabulary the logits are the largest array of a step: 2.1 GB in float32 for 4,096 tokens of Llama 3. Here they
+are made block by block of the vocabulary, once to find log Z and once more for the gradients; the same mathematics, one
+product with the table more. The collectives are written out, since the compiler's own choice under FSDP is to hold the
+table's whole gradient on every device and to all-reduce it: a block of rows is gathered when it is used, and its gradient
+summed and cut again (reduce-scattered) before the next block's is made.
+
+After Rabe & Staats, arXiv:2112.05682 (the running softmax) and Wijmans et al., arXiv:2411.09009 (over the vocabulary).
+
+Shapes: N tokens, D embed, V vocab, C columns of a block of logits; inside a region by device all are a device's own.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.nn import linear
+from bigmodel_jax.nn.cross_entropy import cross_entropy as of_logits
+from bigmodel_jax.nn.table import Cut, cut
+
+Form = Literal["auto", "whole", "blocks"]
+
+# What a block of logits may take on a device, and the columns it has at least: a product with fewer wastes its reads.
+BLOCK_BYTES = 2**27
+LEAST_COLUMNS = 2048
+NOWHERE = jnp.iinfo(jnp.int32).min  # the number of a column that an earlier block had
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """Logits that are not computed yet: x (..., T, D) against the rows of table (V, D), plus bias (V,), then
+    softcap tanh(logits / softcap) where softcap is not 0 (Gemma 2, arXiv:2408.00118)."""
+
+    x: jax.Array
+    table: jax.Array
+    bias: jax.Array | None = None
+    softcap: float = dataclasses.field(default=0.0, metadata={"static": True})
+
+    def logits(self) -> jax.Array:
+        """(..., T, V) float32."""
+        logits = _finish(linear.unembed({"table": self.table}, self.x), self.bias, self.softcap)
+        return constrain(logits, *(None,) * (logits.ndim - 3), "batch", "seq", "vocab")
+
+
+def _finish(logits, bias, softcap):
+    logits = logits if bias is None else logits + bias.astype(jnp.float32)
+    return softcap * jnp.tanh(logits / softcap) if softcap else logits
+
+
+# ------------------------------------------------------------------------------------------------ blocks
+
+
+class Plan(NamedTuple):
+    """How a device makes its logits: columns are those of a block."""
+
+    at: Cut
+    columns: int
+    softcap: float
+
+
+def make_plan(head: Head, columns: int = 0) -> Plan:
+    """columns: of a block on a device; 0 = as many as BLOCK_BYTES hold."""
+    at = cut(head.x.shape[:-1], head.table.shape)
+    return Plan(at, columns or _columns(*local_shape(head, at)), head.softcap)
+
+
+def local_shape(head: Head, at: Cut) -> tuple[int, int]:
+    """Tokens and columns of a device's logits."""
+    return math.prod(head.x.shape[:-1]) // at.size(at.tokens), head.table.shape[0] // at.size(at.vocab)
+
+
+def _columns(num_tokens: int, vocab: int) -> int:
+    most = max(BLOCK_BYTES // (4 * num_tokens), LEAST_COLUMNS)
+    even = math.ceil(vocab / math.ceil(vocab / most))
+    return math.ceil(even / 128) * 128  # a register's width on TPU
+
+
+def is_large(head: Head, plan: Plan) -> bool:
+    """Whether a device's logits are more than two blocks: from there on blocks are worth their third product."""
+    return 4 * math.prod(local_shape(head, plan.at)) > 2 * BLOCK_BYTES
+
+
+# ------------------------------------------------------------------------------------------------ cross-entropy
+
+
+def cross_entropy(
+    head: Head, targets: jax.Array, form: Form = "auto", *, columns: int = 0
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(-log p(target), log Z) in nats and the likeliest column, each (..., T); targets (..., T) int.
+
+    Differentiable in x, table and bias. form: the logits in memory ("whole"), in blocks, or ("auto") in blocks where a
+    device's logits are more than two of them. columns: of a block on a device; 0 = as many as BLOCK_BYTES hold.
+    """
+    plan = make_plan(head, columns)
+    if form == "whole" or (form == "auto" and not is_large(head, plan)):
+        logits = head.logits()
+        return *of_logits(logits, targets), jnp.argmax(logits, axis=-1).astype(targets.dtype)
+    return _cross_entropy(plan, head.x, head.table, head.bias, targets)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cross_entropy(plan: Plan, x, table, bias, targets):
+    return _forward(plan, x, table, bias, targets)[0]
+
+
+def _forward(plan: Plan, x, table, bias, targets):
+    tokens, (x_spec, table_spec, bias_spec) = plan.at.token_spec, _specs(plan.at)
+    run = plan.at.by_device(functools.partial(_statistics, plan), (x_spec, table_spec, bias_spec, tokens), tokens)
+    nats, log_z, best = run(x, table, bias, targets)
+    return (nats, log_z, best), (x, table, bias, targets, log_z)
+
+
+def _backward(plan: Plan, saved, cotangents):
+    specs, tokens = _specs(plan.at), plan.at.token_spec
+    run = plan.at.by_device(functools.partial(_gradients, plan), (*specs, *(tokens,) * 4), specs)
+    return *run(*saved, *cotangents[:2]), None
+
+
+_cross_entropy.defvjp(_forward, _backward)
+
+
+def _specs(at: Cut) -> tuple[P, P, P]:
+    """Of x, table and bias."""
+    return P(*at.token_spec, None), at.table_spec, P(at.table_spec[0])
+
+
+# ------------------------------------------------------------------------------------------------ by device
+
+
+def _starts(plan: Plan, table) -> tuple[jax.Array, int]:
+    """The first row of each block, and the rows of one."""
+    size = min(plan.columns, table.shape[0])
+    return jnp.arange(0, table.shape[0], size), size
+
+
+def _block(plan: Plan, x, table, bias, start, size):
+    """(rows (C, D), logits (N, C), their columns (C,), first row); the last block begins early enough to be whole, and
+    columns that it shares with the one before are NOWHERE."""
+    first = jnp.minimum(start, table.shape[0] - size)
+    rows = jax.lax.dynamic_slice_in_dim(table, first, size)
+    if plan.at.embed:
+        rows = jax.lax.all_gather(rows, plan.at.embed, axis=1, tiled=True)
+    logits = jax.lax.dot_general(x, rows, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    bias = None if bias is None else jax.lax.dynamic_slice_in_dim(bias, first, size)
+    shard = jax.lax.axis_index(plan.at.vocab) if plan.at.vocab else 0
+    columns = first + jnp.arange(size)
+    columns = jnp.where(columns >= start, columns + shard * table.shape[0], NOWHERE)
+    return rows, _finish(logits, bias, plan.softcap), columns, first
+
+
+def _statistics(plan: Plan, x, table, bias, targets):
+    """(-log p(target), log Z, likeliest column) by a running maximum and sum (Milakov & Gimelshein, arXiv:1805.02867)."""
+    shape, x, targets = targets.shape, x.reshape(-1, x.shape[-1]), targets.reshape(-1)
+    starts, size = _starts(plan, table)
+
+    def step(carry, start):
+        top, total, picked, best = carry
+        _, logits, columns, _ = _block(plan, x, table, bias, start, size)
+        logits = jnp.where(columns == NOWHERE, -jnp.inf, logits)
+        block_top = logits.max(-1)
+        new_top = jnp.maximum(top, block_top)
+        total = total * jnp.exp(top - new_top) + jnp.exp(logits - new_top[:, None]).sum(-1)
+        picked += jnp.where(columns == targets[:, None], logits, 0.0).sum(-1)
+        best = jnp.where(block_top > top, columns[jnp.argmax(logits, axis=-1)], best)
+        return (new_top, total, picked, best), None
+
+    zeros = jnp.zeros(len(targets), jnp.float32)
+    (top, total, picked, best), _ = jax.lax.scan(step, (zeros - jnp.inf, zeros, zeros, targets * 0), starts)
+    if plan.at.vocab:
+        own, top = top, jax.lax.pmax(top, plan.at.vocab)
+        total, picked = jax.lax.psum((total * jnp.exp(own - top), picked), plan.at.vocab)
+        best = jax.lax.pmin(jnp.where(own == top, best, jnp.iinfo(best.dtype).max), plan.at.vocab)
+    log_z = jnp.log(total) + top
+    return tuple(y.reshape(shape) for y in (log_z - picked, log_z, best))
+
+
+def _gradients(plan: Plan, x, table, bias, targets, log_z, d_nats, d_log_z):
+    """Those of x, table and bias; the logits are made once more."""
+    shape, x = x.shape, x.reshape(-1, x.shape[-1])
+    targets, log_z, d_nats, d_log_z = (y.reshape(-1, 1) for y in (targets, log_z, d_nats, d_log_z))
+    starts, size = _starts(plan, table)
+
+    def step(carry, start):
+        dx, d_table, d_bias = carry
+        rows, logits, columns, first = _block(plan, x, table, bias, start, size)
+        d = jnp.exp(logits - log_z) * (d_nats + d_log_z) - jnp.where(columns == targets, d_nats, 0.0)
+        d = d * (1.0 - jnp.square(logits / plan.softcap)) if plan.softcap else d
+        d = jnp.where(columns == NOWHERE, 0.0, d)
+        d_bias = None if bias is None else _add(d_bias, jax.lax.psum(d.sum(0), plan.at.tokens), first)
+        d = d.astype(x.dtype)
+        product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+        dx += product(d, rows, (((1,), (0,)), ((), ())))
+        return (dx, _add(d_table, _reduce(plan, product(d, x, (((0,), (0,)), ((), ())))), first), d_bias), None
+
+    start = (jnp.zeros(x.shape, jnp.float32), jnp.zeros_like(table), None if bias is None else jnp.zeros_like(bias))
+    (dx, d_table, d_bias), _ = jax.lax.scan(step, start, starts)
+    return jax.lax.psum(dx, plan.at.vocab).astype(x.dtype).reshape(shape), d_table, d_bias
+
+
+def _add(total, block, first):
+    """Rows that two blocks share are zero in the later one."""
+    here = jax.lax.dynamic_slice_in_dim(total, first, block.shape[0])
+    return jax.lax.dynamic_update_slice_in_dim(total, here + block.astype(total.dtype), first, 0)
+
+
+def _reduce(plan: Plan, d_rows):
+    """A block's gradient, (C, D) of a device's own tokens, summed over all tokens, in float32, and cut as the table is."""
+    if plan.at.embed:
+        d_rows = jax.lax.psum_scatter(d_rows, plan.at.embed, scatter_dimension=1, tiled=True)
+        # Devices that share their tokens have each added the same.
+        d_rows = d_rows / plan.at.size(tuple(a for a in plan.at.embed if a not in plan.at.tokens))
+    return jax.lax.psum(d_rows, tuple(a for a in plan.at.tokens if a not in plan.at.embed))

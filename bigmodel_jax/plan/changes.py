@@ -1,0 +1,93 @@
+"""Single changes of a config that make it fit, each tried by compiling it."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from bigmodel_jax.config import Config, validate
+from bigmodel_jax.core.sharding import factor
+from bigmodel_jax.plan.compile import Compiled, compile_step
+from bigmodel_jax.plan.topology import Topology
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """`option` set to `value`; options: as they are typed."""
+
+    options: str
+    config: Config
+
+
+def find(config: Config, topology: Topology, compiled: Compiled, say: Callable[[str], None]) -> list[dict]:
+    """Changes in the order of what they cost, each compiled, up to the first that fits; a refusal says so."""
+    from bigmodel_jax.plan.estimate import used_bytes
+
+    tried = []
+    for change in candidates(config, topology, compiled):
+        say(f"Trying {change.options}")
+        found = compile_step(change.config, topology)
+        fits = bool(found.memory) and used_bytes(found) <= topology.chip.hbm
+        tried.append({"options": change.options, "fits": fits, "used": used_bytes(found)})
+        if fits:
+            break
+    return tried
+
+
+def candidates(config: Config, topology: Topology, compiled: Compiled) -> Iterator[Change]:
+    """One option changed at a time: what costs least time first. Those that are not valid are left out."""
+    for options, changed in (
+        *_remat(config),
+        *_microbatches(config, topology),
+        *_offload(config),
+        *_mesh(config, topology),
+    ):
+        if changed is not None and _valid(changed, topology):
+            yield Change(options, changed)
+
+
+def _valid(config: Config, topology: Topology) -> bool:
+    try:
+        validate(config, topology.devices)
+    except ValueError:
+        return False
+    return True
+
+
+def _remat(config: Config):
+    if getattr(config.model, "remat", "full") != "full":
+        yield "--model.remat full", dataclasses.replace(config, model=dataclasses.replace(config.model, remat="full"))
+
+
+def _microbatches(config: Config, topology: Topology):
+    """Twice as many pieces, then all that the rows allow."""
+    sizes = factor(config.parallel, topology.devices)
+    most = config.train.batch_size // (sizes[1] * sizes[2])
+    now = config.train.microbatches
+    for n in dict.fromkeys((2 * now, 4 * now, most)):
+        if now < n <= most:
+            yield (
+                f"--train.microbatches {n}",
+                dataclasses.replace(config, train=dataclasses.replace(config.train, microbatches=n)),
+            )
+
+
+def _offload(config: Config):
+    if getattr(config.parallel, "offload_optimizer", True) is False:
+        yield (
+            "--parallel.offload_optimizer True",
+            dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, offload_optimizer=True)),
+        )
+
+
+def _mesh(config: Config, topology: Topology):
+    """Replicas become shards; then more tensor parallelism, at the cost of fsdp."""
+    _, data, fsdp, _, _, tensor = factor(config.parallel, topology.devices)
+    if data > 1:
+        yield _with_mesh(config, data=1, fsdp=data * fsdp)
+    for more in (2, 4, 8):
+        if fsdp % more == 0:
+            yield _with_mesh(config, data=data, fsdp=fsdp // more, tensor=tensor * more)
+
+
+def _with_mesh(config: Config, **sizes: int):
+    options = " ".join(f"--parallel.{axis} {size}" for axis, size in sizes.items())
+    return options, dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, **sizes))

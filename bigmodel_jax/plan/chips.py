@@ -1,0 +1,202 @@
+"""What accelerators can do: one table, each row with where its figures are from."""
+
+import dataclasses
+from typing import Any
+
+GIB = 2.0**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One accelerator; every rate is of a whole chip.
+
+    dims: numbers in a topology's name. devices: JAX devices per chip. hbm: bytes that a program may use on one device.
+    bf16, int8, fp8: dense FLOP/s (0: no such unit). hbm_bandwidth: bytes/s. link: bytes/s of one link between chips, one
+    way; links: how many a chip has. dcn: bytes/s per chip out of its slice (TPU) or its host (GPU). largest: chips that
+    a slice may have.
+    """
+
+    name: str
+    platform: str
+    dims: int
+    devices: int
+    hbm: float
+    bf16: float
+    int8: float
+    fp8: float
+    hbm_bandwidth: float
+    link: float
+    links: int
+    dcn: float
+    largest: int
+    options: tuple[tuple[str, Any], ...] = ()  # of the topology's description
+    target: str = ""  # device_description_str of the GPU's target config
+    source: str = ""
+
+    def peak(self, dtype: str) -> float:
+        """FLOP/s of one device for products of this type; int8 and float8 only where there is a unit for them.
+
+        float32 as JAX multiplies it by default: one pass in bfloat16 on a TPU, TF32 at half that rate on a GPU.
+        """
+        if dtype in ("f32", "float32") and self.platform == "cuda":
+            return self.bf16 / 2 / self.devices
+        narrow = self.int8 if dtype in ("s8", "u8", "int8") else self.fp8 if dtype.startswith(("f8", "float8")) else 0.0
+        return (narrow or self.bf16) / self.devices
+
+
+# hbm of TPUs is what the compiler itself allows (read from its message where a program is too large): libtpu 0.0.52.
+# hbm of GPUs is 92 % of the device's memory, as XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 gives it; JAX's default is 75 %.
+TPU_DOCS = "docs.cloud.google.com/tpu/docs/"
+CHIPS = (
+    Chip(
+        "v4",
+        "tpu",
+        dims=3,
+        devices=1,
+        hbm=30.75 * GIB,
+        bf16=275e12,
+        int8=275e12,
+        fp8=0.0,
+        hbm_bandwidth=1228e9,
+        link=50e9,
+        links=6,
+        dcn=6.25e9,
+        largest=4096,
+        options=(("chip_config_name", "megacore"),),
+        source=TPU_DOCS + "v4: 275 TFLOPS, 1228 GB/s, 2400 Gbps ICI",
+    ),
+    Chip(
+        "v5e",
+        "tpu",
+        dims=2,
+        devices=1,
+        hbm=15.75 * GIB,
+        bf16=197e12,
+        int8=393e12,
+        fp8=0.0,
+        hbm_bandwidth=819e9,
+        link=50e9,
+        links=4,
+        dcn=3.125e9,
+        largest=256,
+        source=TPU_DOCS
+        + "v5e: 197 TFLOPS, 393 int8 TOPS, 819 GB/s, 400 GB/s ICI both ways, 6.4 Tbps DCN per 256 chips",
+    ),
+    Chip(
+        "v5p",
+        "tpu",
+        dims=3,
+        devices=1,
+        hbm=95.73 * GIB,
+        bf16=459e12,
+        int8=918e12,
+        fp8=0.0,
+        hbm_bandwidth=2765e9,
+        link=100e9,
+        links=6,
+        dcn=6.25e9,
+        largest=6144,
+        source=TPU_DOCS + "v5p: 459 TFLOPS, 2765 GB/s, 1200 GB/s ICI both ways, 50 Gbps DCN per chip; int8 twice bf16",
+    ),
+    Chip(
+        "v6e",
+        "tpu",
+        dims=2,
+        devices=1,
+        hbm=31.24 * GIB,
+        bf16=918e12,
+        int8=1836e12,
+        fp8=0.0,
+        hbm_bandwidth=1638e9,
+        link=100e9,
+        links=4,
+        dcn=12.5e9,
+        largest=256,
+        source=TPU_DOCS + "v6e: 918 TFLOPS, 1836 int8 TOPS, 1638 GB/s, 800 GB/s ICI both ways, 100 Gbps DCN per chip",
+    ),
+    Chip(
+        "tpu7x",
+        "tpu",
+        dims=3,
+        devices=2,
+        hbm=94.74 * GIB,
+        bf16=2307e12,
+        int8=0.0,
+        fp8=4614e12,
+        hbm_bandwidth=7380e9,
+        link=100e9,
+        links=6,
+        dcn=12.5e9,
+        largest=9216,
+        source=TPU_DOCS + "tpu7x: 2307 TFLOPS, 4614 fp8, 7380 GB/s, 1200 GB/s ICI both ways, 100 Gbps DCN per chip",
+    ),
+    Chip(
+        "a100",
+        "cuda",
+        dims=3,
+        devices=1,
+        hbm=0.92 * 80 * GIB,
+        bf16=312e12,
+        int8=624e12,
+        fp8=0.0,
+        hbm_bandwidth=2039e9,
+        link=300e9,
+        links=1,
+        dcn=25e9,
+        largest=0,
+        target="NVIDIA A100-SXM4-80GB",
+        source="A100 80GB SXM data sheet; NVLink 600 GB/s both ways; 200 Gbps network per GPU (DGX A100)",
+    ),
+    Chip(
+        "h100",
+        "cuda",
+        dims=3,
+        devices=1,
+        hbm=0.92 * 84942979072,
+        bf16=989.4e12,
+        int8=1978.9e12,
+        fp8=1978.9e12,
+        hbm_bandwidth=3350e9,
+        link=450e9,
+        links=1,
+        dcn=50e9,
+        largest=0,
+        target="NVIDIA H100 80GB HBM3",
+        source="H100 SXM data sheet, without sparsity; NVLink 900 GB/s both ways; 400 Gbps network per GPU (DGX H100)",
+    ),
+    Chip(
+        "h200",
+        "cuda",
+        dims=3,
+        devices=1,
+        hbm=0.92 * 141e9,
+        bf16=989.4e12,
+        int8=1978.9e12,
+        fp8=1978.9e12,
+        hbm_bandwidth=4800e9,
+        link=450e9,
+        links=1,
+        dcn=50e9,
+        largest=0,
+        target="NVIDIA H200",
+        source="H200 SXM data sheet, without sparsity; NVLink 900 GB/s both ways; 400 Gbps network per GPU",
+    ),
+    Chip(
+        "b200",
+        "cuda",
+        dims=3,
+        devices=1,
+        hbm=0.92 * 180e9,
+        bf16=2250e12,
+        int8=4500e12,
+        fp8=4500e12,
+        hbm_bandwidth=7700e9,
+        link=900e9,
+        links=1,
+        dcn=50e9,
+        largest=0,
+        target="NVIDIA B200",
+        source="HGX B200 data sheet, dense; NVLink 1.8 TB/s both ways; 400 Gbps network per GPU",
+    ),
+)
+BY_NAME = {chip.name: chip for chip in CHIPS}

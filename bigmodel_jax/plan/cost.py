@@ -1,0 +1,157 @@
+"""What one run of a compiled program computes and moves on one device, loops multiplied out."""
+
+import collections
+import dataclasses
+from collections.abc import Callable
+
+from bigmodel_jax.plan import instructions
+from bigmodel_jax.plan.hlo import KINDS
+from bigmodel_jax.plan.instructions import Code, Instruction, memory_bytes
+
+# Names for what is there already, control flow whose bodies are counted themselves, and the second halves of pairs.
+FREE = {
+    "parameter",
+    "constant",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "opt-barrier",
+    "add-dependency",
+    "async-start",
+    "async-update",
+    "async-done",
+    "send-done",
+    "recv-done",
+    "recv",
+    "copy-done",
+} | {f"{kind}-done" for kind in KINDS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one device and one step. flops: by the type of the operands; bytes: read and written in HBM.
+
+    busy: seconds if nothing but arithmetic and HBM took time, each instruction at the slower of the two. rows: the
+    instructions that take most of it, as (operation, seconds, FLOPs, bytes).
+    """
+
+    flops: dict[str, float]
+    kernel_flops: float
+    bytes: float
+    busy: float
+    rows: list[tuple[str, float, float, float]]
+
+
+def measure(code: Code, peak: Callable[[str], float], bandwidth: float) -> Cost:
+    """peak: FLOP/s of a device by operand type; bandwidth: bytes/s of its memory."""
+    totals: dict[str, float] = collections.defaultdict(float)
+    rows: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
+    kernels = moved = busy = 0.0
+    for name, body in code.bodies.items():
+        times = 0 if name in code.program.fused else code.program.times(name)
+        for one in body.values() if times else ():
+            if one.opcode in FREE:
+                continue
+            products = _products(code, name, one)
+            size = _bytes(code, name, one)
+            seconds = max(sum(n / peak(kind) for kind, n in products.items()), size / bandwidth)
+            for kind, n in products.items():
+                totals[kind] += times * n
+            kernels += times * sum(products.values()) if one.opcode == "custom-call" else 0.0
+            moved, busy = moved + times * size, busy + times * seconds
+            row = rows[_label(one)]
+            row[0], row[1], row[2] = (
+                row[0] + times * seconds,
+                row[1] + times * sum(products.values()),
+                row[2] + times * size,
+            )
+    top = sorted(((label, *row) for label, row in rows.items()), key=lambda row: -row[1])
+    return Cost(dict(totals), kernels, moved, busy, top[:20])
+
+
+def _label(one: Instruction) -> str:
+    """The operation in the model's words, without the wrappers that JAX puts around it."""
+    parts = [
+        part
+        for part in one.op_name.split("/")
+        if part and not part.startswith(("jit(", "while", "body", "closed_call"))
+    ]
+    return "/".join(parts[-3:]) or one.opcode
+
+
+def _products(code: Code, computation: str, one: Instruction) -> dict[str, float]:
+    """FLOPs by type of an instruction, with all that is fused into it."""
+    if one.opcode == "fusion":
+        return _products_of(code, one.attribute("calls").lstrip("%"))
+    number, kind = instructions.flops(code, computation, one)
+    return {kind: number} if number else {}
+
+
+def _products_of(code: Code, computation: str) -> dict[str, float]:
+    totals: dict[str, float] = collections.defaultdict(float)
+    for one in code.bodies.get(computation, {}).values():
+        for kind, number in _products(code, computation, one).items():
+            totals[kind] += number
+    return totals
+
+
+# ------------------------------------------------------------------------------------------------ memory traffic
+
+
+def _bytes(code: Code, computation: str, one: Instruction) -> float:
+    """Bytes that an instruction reads and writes in HBM; of a slice of a large array, the slice."""
+    shapes = [code.shape(computation, name) for name in one.operands]
+    if one.opcode == "fusion":
+        return _fusion_bytes(code, one, shapes)
+    if one.opcode in ("dynamic-slice", "gather", "slice"):
+        return 2.0 * memory_bytes(one.result)
+    if one.opcode == "dynamic-update-slice":
+        return 2.0 * memory_bytes(shapes[1])
+    if one.opcode == "copy-start" or one.opcode.removesuffix("-start") in KINDS or one.opcode == "send":
+        # Its result names its operand once more, and what it writes is as large, or is not in HBM.
+        return 2.0 * sum(map(memory_bytes, shapes))
+    return float(memory_bytes(one.result) + sum(map(memory_bytes, shapes)))
+
+
+def _fusion_bytes(code: Code, one: Instruction, shapes: list[str]) -> float:
+    name = one.attribute("calls").lstrip("%")
+    body = code.bodies.get(name, {})
+    users: dict[str, list[Instruction]] = collections.defaultdict(list)
+    for inner in body.values():
+        for operand in inner.operands:
+            users[operand].append(inner)
+    parameters = {int(inner.args): inner.name for inner in body.values() if inner.opcode == "parameter"}
+    read = sum(_read(parameters.get(i, ""), shape, users) for i, shape in enumerate(shapes))
+    roots = [inner for inner in body.values() if inner.root]
+    return read + sum(_written(body, root) for root in roots) if roots else read + memory_bytes(one.result)
+
+
+def _read(parameter: str, shape: str, users: dict[str, list[Instruction]]) -> float:
+    """Bytes read of an operand of a fusion: slices where nothing else is taken of it; none where it is written in place."""
+    read = 0.0
+    for user in users[parameter]:
+        if user.opcode == "dynamic-slice" and user.operands[0] == parameter and memory_bytes(shape):
+            read += memory_bytes(user.result.split("S(")[0])
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter:
+            continue
+        elif user.opcode == "bitcast":
+            read += _read(user.name, shape, users)
+        else:
+            return float(memory_bytes(shape))
+    return min(read, memory_bytes(shape))
+
+
+def _written(body: dict[str, Instruction], root: Instruction) -> float:
+    if root.opcode == "tuple":
+        return sum(_written(body, body[name]) for name in root.operands if name in body)
+    if root.opcode == "bitcast" and root.operands and root.operands[0] in body:
+        return _written(body, body[root.operands[0]])
+    if root.opcode == "dynamic-update-slice" and root.operands[1] in body:
+        return float(memory_bytes(body[root.operands[1]].result)) if memory_bytes(root.result) else 0.0
+    return float(memory_bytes(root.result))

@@ -1,0 +1,188 @@
+"""A plan: what the compiled step of a config says about a run, as one nested dict that plan.json holds."""
+
+import collections
+import dataclasses
+import datetime
+import tomllib
+from pathlib import Path
+
+from bigmodel_jax import config_file
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params
+from bigmodel_jax.plan import changes
+from bigmodel_jax.plan.compile import Compiled, compile_step
+from bigmodel_jax.plan.roofline import Roofline, roofline
+from bigmodel_jax.plan.topology import Topology
+
+PRICES = Path(__file__).with_name("prices.toml")
+ROOM = 8  # times a chip's memory: what a program that does not fit is compiled with, to see where it would go
+
+
+def make_plan(
+    config: Config, topology: Topology, *, name: str, tokens: float = 0.0, prices: Path = PRICES, say=lambda text: None
+) -> dict:
+    """Everything that `launch.py plan` answers; tokens: of the whole run (0: those of train.steps).
+
+    ValueError, one line, for what cannot be planned.
+    """
+    table = read_prices(prices, topology)
+    say("Compiling the step")
+    compiled = compile_step(config, topology)
+    plan = describe(config, topology, compiled, name=name)
+    if not compiled.memory:  # refused: once more with room, to see what it would need
+        say("It does not fit. Compiling with more memory, to see what takes it")
+        compiled = compile_step(config, topology, hbm=ROOM * topology.chip.hbm)
+        plan |= describe(config, topology, compiled, name=name)
+    plan |= seen(config, topology, compiled, tokens, table) if compiled.memory else {}
+    if not plan["fits"]:
+        plan["changes"] = changes.find(config, topology, compiled, say)
+    return plan
+
+
+def describe(config: Config, topology: Topology, compiled: Compiled, *, name: str) -> dict:
+    """What is planned, whether it fits, and how it was found out."""
+    spec = config.model.make().spec
+    used = used_bytes(compiled)
+    limit = topology.chip.hbm
+    return {
+        "name": name,
+        "date": datetime.date.today().isoformat(),
+        "topology": topology.name,
+        "slices": topology.slices,
+        "chip": dataclasses.asdict(topology.chip),
+        "chips": topology.chips,
+        "devices": topology.devices,
+        "mesh": {axis: size for axis, size in compiled.mesh.items() if size > 1},
+        "model": type(config.model).__name__.removesuffix("Config"),
+        "parameters": params.count(spec, trainable=True),
+        "batch_size": config.train.batch_size,
+        "tokens_per_step": compiled.tokens,
+        "precision": dataclasses.asdict(config.precision),
+        "fits": bool(compiled.memory) and not compiled.refused and used <= limit,
+        "refused": " ".join(compiled.refused.split())[:400],
+        "memory": memory_parts(compiled, limit) if compiled.memory else {"limit": limit},
+        "compile": {
+            "seconds": compiled.compile_seconds,
+            "cpu_seconds": compiled.cpu_seconds,
+            "peak_rss": compiled.peak_rss,
+            "lower_seconds": compiled.lower_seconds,
+            "cached": compiled.cached,
+        },
+        "config": config_file.to_json(config),
+    }
+
+
+def used_bytes(compiled: Compiled) -> float:
+    """Bytes of a device's memory that the program needs.
+
+    The larger of the compiler's two accounts: all its allocations, in which gaps between buffers count, and what lives
+    at once at its worst moment. The latter counts on-chip memory as well, 128 MiB of it on a TPU.
+    """
+    if not compiled.memory:
+        return 0.0
+    m = compiled.memory
+    allocated = m["argument"] + m["temp"] + m["output"] - m["alias"]
+    return max(m["peak_memory"] - 2**27, allocated) + m["generated_code"]
+
+
+def memory_parts(compiled: Compiled, limit: float) -> dict:
+    """Bytes of a device by what they hold; `temporaries` is what the others leave."""
+    used, sizes = used_bytes(compiled), compiled.sizes
+    saved = compiled.program["memory"]
+    parts = {
+        "parameters": sizes["parameters"],
+        "optimizer": sizes["optimizer"],
+        "average": sizes["average"],
+        "batch": sizes["batch"],
+        "gradients": saved["gradients"],
+        "activations": saved["activations"],
+        "program": compiled.memory["generated_code"],
+    }
+    parts["temporaries"] = max(0.0, used - sum(parts.values()))
+    return {
+        "limit": limit,
+        "used": used,
+        "headroom": limit - used,
+        "host": sizes["host"],
+        "parts": {name: size for name, size in parts.items() if size},
+        "compiler": compiled.memory,
+        "largest": saved["largest"],
+    }
+
+
+def seen(config: Config, topology: Topology, compiled: Compiled, tokens: float, prices: dict) -> dict:
+    """FLOPs, traffic, the roofline, and what the whole run costs."""
+    chip, devices = topology.chip, topology.devices
+    measured = compiled.program["cost"]
+    rows = compiled.program["collectives"]
+    compute = sum(n / chip.peak(kind) for kind, n in measured["flops"].items())
+    waits = [(row["network"], row["asynchronous"], row["seconds"]) for row in rows]
+    line = roofline(compute, measured["bytes"] / (chip.hbm_bandwidth / chip.devices), measured["busy"], waits)
+    peak = devices * chip.peak(config.precision.compute)
+    return {
+        "flops": {
+            "model": compiled.model_flops,
+            "attention": compiled.attention_flops,
+            "counted_per_device": sum(measured["flops"].values()),
+            "by_type": measured["flops"],
+            "kernels_per_device": measured["kernel_flops"],
+        },
+        "hbm_bytes": measured["bytes"],
+        "collectives": by_axes(rows),
+        "slowest": measured["rows"],
+        "roofline": dataclasses.asdict(line) | {"bound": line.bound},
+        "step_seconds": line.step,
+        "mfu": compiled.model_flops / peak / line.step,
+        "mfu_bound": compiled.model_flops / peak / line.hidden,
+        "tokens_per_second": compiled.tokens / line.step,
+        "run": whole_run(config, topology, compiled, tokens, line, prices),
+    }
+
+
+def by_axes(rows: list[dict]) -> list[dict]:
+    """Collectives of one kind over the same axes of the mesh as one row, the slowest first."""
+    groups: dict[tuple, list[dict]] = collections.defaultdict(list)
+    for row in rows:
+        groups[(tuple(row["axes"]), row["kind"], row["network"], row["asynchronous"])].append(row)
+    out = [
+        {
+            "axes": list(axes),
+            "kind": kind,
+            "network": network,
+            "asynchronous": asynchronous,
+            "runs": sum(row["count"] for row in members),
+            "bytes": sum(row["bytes"] * row["count"] for row in members),
+            "sent": sum(row["sent"] for row in members),
+            "seconds": sum(row["seconds"] for row in members),
+        }
+        for (axes, kind, network, asynchronous), members in groups.items()
+    ]
+    return sorted(out, key=lambda row: -row["seconds"])
+
+
+def whole_run(config, topology, compiled: Compiled, tokens: float, line: Roofline, prices: dict) -> dict:
+    tokens = tokens or float(compiled.tokens * config.train.steps)
+    seconds = tokens / compiled.tokens * line.step
+    hours = seconds / 3600 * topology.chips
+    return {
+        "tokens": tokens,
+        "steps": tokens / compiled.tokens,
+        "seconds": seconds,
+        "chip_hours": hours,
+        "dollars_per_chip_hour": prices["price"],
+        "dollars": hours * prices["price"],
+        "prices_of": prices["date"],
+    }
+
+
+def read_prices(path: Path, topology: Topology) -> dict:
+    """{"price": dollars per chip-hour, "date": of the table}; ValueError for a file that does not say."""
+    if not path.is_file():
+        raise ValueError(f"--prices {str(path)!r}: no such file")
+    try:
+        table = tomllib.loads(path.read_text())
+        return {"price": float(table["dollars_per_chip_hour"][topology.chip.name]), "date": str(table["date"])}
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"--prices {str(path)!r}: {error}; it holds date, and {topology.chip.name} under [dollars_per_chip_hour]"
+        ) from error

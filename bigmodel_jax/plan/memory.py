@@ -1,0 +1,274 @@
+"""What lives in a device's memory when a compiled program needs most, and the line of the model each buffer comes from.
+
+The compiler gives sums alone. The program's text is in the order of its schedule, so that what lives when can be
+followed: a buffer from the instruction that makes it to the last one that reads it. The compiler packs buffers with gaps
+and shares more of them than is seen here; the sum is an estimate of its own (docs/plan.md has both side by side).
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+from bigmodel_jax.plan.instructions import ARRAY, Code, Instruction, memory_bytes
+
+Tree = Any  # a buffer's number, or a list of trees for a tuple
+
+SAME = ("bitcast", "opt-barrier", "copy-done", "add-dependency", "optimization-barrier")
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+    """bytes in HBM; shape as printed; operation: JAX's name of what made it; frame: of the program's stack frames."""
+
+    bytes: int
+    shape: str
+    operation: str
+    frame: int
+
+    @property
+    def kind(self) -> str:
+        """activations: what the forward pass stacks for the backward pass; gradients: what that one sums."""
+        backward = "transpose(" in self.operation
+        stacked = self.operation.endswith(("broadcast_in_dim", "/while", "dynamic_update_slice"))
+        return ("gradients" if backward else "activations") if stacked and "jvp(" in self.operation else "temporaries"
+
+
+def at_the_peak(code: Code) -> list[Buffer]:
+    """The buffers besides the program's arguments that live together when they need most, the largest first."""
+    peak = _Walk(code).peak(code.program.entry)[1]
+    return sorted(peak, key=lambda b: -b.bytes)
+
+
+def summary(code: Code, text: str, most: int = 12) -> dict:
+    """bytes of the peak by kind, and its largest buffers with the line that made each."""
+    found = at_the_peak(code)
+    frames = Frames(text)
+    kinds = {
+        kind: sum(b.bytes for b in found if b.kind == kind) for kind in ("activations", "gradients", "temporaries")
+    }
+    alike: dict[tuple, list[Buffer]] = {}
+    for b in found:
+        alike.setdefault((b.shape, b.operation, b.frame), []).append(b)
+    rows = [
+        {
+            "bytes": sum(b.bytes for b in group),
+            "shape": shape + (f" x {len(group)}" if len(group) > 1 else ""),
+            "operation": readable(operation),
+            "source": frames.line(frame),
+            "kind": group[0].kind,
+        }
+        for (shape, operation, frame), group in alike.items()
+    ]
+    return kinds | {"largest": sorted(rows, key=lambda row: -row["bytes"])[:most]}
+
+
+def readable(operation: str) -> str:
+    """An operation in the model's words: without the wrappers that JAX puts around it."""
+    skipped = ("jit(", "while", "body", "closed_call", "eval_jaxpr", "checkpoint", "rematted_computation")
+    parts = [p for p in operation.split("/") if p and not p.startswith(skipped)]
+    return "/".join(parts[-2:])
+
+
+# ------------------------------------------------------------------------------------------------ what lives when
+
+
+class _Walk:
+    def __init__(self, code: Code):
+        self.code = code
+        self.buffers: list[Buffer] = []
+
+    @functools.cache  # noqa: B019 - lives as long as one walk
+    def peak(self, computation: str) -> tuple[int, list[Buffer]]:
+        """(bytes, buffers) of what a computation makes, at its worst moment; its parameters are not counted."""
+        body = list(self.code.bodies[computation].values())
+        values: dict[str, Tree] = {}
+        inner: dict[int, tuple[int, list[Buffer]]] = {}
+        for at, one in enumerate(body):
+            values[one.name] = self._result(computation, one, values)
+            callees = self._callees(one)
+            if callees:
+                inner[at] = max((self.peak(name) for name in callees), key=lambda p: p[0])
+        return self._worst(body, values, inner)
+
+    def _worst(self, body: list[Instruction], values: dict[str, Tree], inner) -> tuple[int, list[Buffer]]:
+        born, dies = {}, {}
+        for at, one in enumerate(body):
+            for number in _numbers(values[one.name]):
+                born.setdefault(number, at)
+                dies[number] = at
+            for operand in one.operands:
+                for number in _numbers(values.get(operand, [])):
+                    dies[number] = at
+        # What a computation returns lies where its caller keeps it: a loop's carry, a donated argument.
+        for number in _numbers(values[next(one.name for one in body if one.root)]):
+            born.pop(number, None)
+        starts: dict[int, list[int]] = {}
+        ends: dict[int, list[int]] = {}
+        for number, at in born.items():
+            starts.setdefault(at, []).append(number)
+            ends.setdefault(dies[number], []).append(number)
+        alive: set[int] = set()
+        size, best, when = 0, -1, set()
+        place = 0
+        for at in range(len(body)):
+            for number in starts.get(at, ()):
+                alive.add(number)
+                size += self.buffers[number].bytes
+            here = size + inner.get(at, (0, []))[0]
+            if here > best:
+                best, when, place = here, set(alive), at
+            for number in ends.get(at, ()):
+                alive.discard(number)
+                size -= self.buffers[number].bytes
+        return max(best, 0), [self.buffers[n] for n in when] + inner.get(place, (0, []))[1]
+
+    def _callees(self, one: Instruction) -> list[str]:
+        """Computations that run inside this instruction and hold buffers of their own."""
+        if one.opcode == "while":
+            return [one.attribute("body").lstrip("%")]
+        if one.opcode == "conditional":
+            branches = re.findall(r"%([\w.\-]+)", one.attribute("branch_computations"))
+            pair = (one.attribute("true_computation"), one.attribute("false_computation"))
+            return branches or [name.lstrip("%") for name in pair if name]
+        return [one.attribute("to_apply").lstrip("%")] if one.opcode == "call" else []
+
+    def _result(self, computation: str, one: Instruction, values: dict[str, Tree]) -> Tree:
+        operands = [values.get(name, []) for name in one.operands]
+        if one.opcode in ("parameter", "constant"):
+            return _nothing(one.result)
+        if one.opcode == "get-tuple-element":
+            whole = operands[0]
+            index = int(one.attribute("index"))
+            return whole[index] if isinstance(whole, list) and index < len(whole) else []
+        if one.opcode == "tuple":
+            return operands
+        if one.opcode in SAME or one.opcode.endswith(("-done", "-update")):
+            first = operands[0] if operands else []
+            # The end of a pair gives what its start made.
+            return first[-1] if one.opcode.endswith("-done") and isinstance(first, list) and len(first) == 2 else first
+        if one.opcode == "while":
+            return operands[0]
+        if one.opcode == "conditional":  # written over the arguments, which a step gives away
+            return _nothing(one.result)
+        shared = self._in_place(one)
+        if one.opcode.endswith("-start") and one.result.startswith("("):
+            # (what it makes, its operand, ...) of a copy; (its operand, what it makes, ...) of a collective.
+            shared |= {1 if one.opcode == "copy-start" else 0: 0}
+        return self._new(one, lambda index: operands[shared[index]] if index in shared else None)
+
+    def _in_place(self, one: Instruction) -> dict[int | None, int]:
+        """{position in a result's tuple (None: the result itself): operand that is written over}."""
+        found: dict[int | None, int] = {}
+        if one.opcode == "dynamic-update-slice":
+            return {None: 0}
+        aliases = re.search(r"output_to_operand_aliasing=\{(.*?\))\}", one.rest)
+        for index, operand in re.findall(r"\{(\d*)\}: \((\d+), \{\}", aliases[1] if aliases else ""):
+            found[int(index) if index else None] = int(operand)
+        if one.opcode == "fusion" and not found:
+            body = self.code.bodies.get(one.attribute("calls").lstrip("%"), {})
+            root = next((inner for inner in body.values() if inner.root), None)
+            roots = [body.get(n) for n in root.operands] if root and root.opcode == "tuple" else [root]
+            for i, each in enumerate(roots):
+                if each is not None and (source := _updated(body, each)) is not None:
+                    found[i if root.opcode == "tuple" else None] = source
+        return found
+
+    def _new(self, one: Instruction, given: Callable[[int | None], Tree | None]) -> Tree:
+        """Buffers for a result, but where `given` has one already."""
+        if not one.result.startswith("("):
+            known = given(None)
+            return self._buffer(one, one.result) if known is None else known
+        out = []
+        for i, part in enumerate(_parts(one.result)):
+            known = given(i)
+            out.append(self._buffer(one, part) if known is None else known)
+        return out
+
+    def _buffer(self, one: Instruction, shape: str) -> Tree:
+        size = memory_bytes(shape)
+        if not size:
+            return []
+        frame = re.search(r"stack_frame_id=(\d+)", one.rest)
+        self.buffers.append(Buffer(size, _plain(shape), one.op_name, int(frame[1]) if frame else 0))
+        return len(self.buffers) - 1
+
+
+def _updated(body: dict[str, Instruction], one: Instruction) -> int | None:
+    """The operand of a fusion over which a result of it is written, where it is one: the array that a slice is put in."""
+    while one is not None and one.opcode == "bitcast":
+        one = body.get(one.operands[0])
+    if one is None or one.opcode != "dynamic-update-slice":
+        return None
+    source = body.get(one.operands[0])
+    while source is not None and source.opcode == "bitcast":
+        source = body.get(source.operands[0])
+    return int(source.args) if source is not None and source.opcode == "parameter" else None
+
+
+def _numbers(tree: Tree) -> list[int]:
+    return [tree] if isinstance(tree, int) else [n for part in tree for n in _numbers(part)]
+
+
+def _nothing(result: str) -> Tree:
+    """As many places as the result has parts, none with a buffer."""
+    return [[] for _ in _parts(result)] if result.startswith("(") else []
+
+
+def _parts(result: str) -> list[str]:
+    """The arrays of a flat tuple's shape; of a nested one, those of all depths."""
+    return [match[0] for match in ARRAY.finditer(result)]
+
+
+def _plain(shape: str) -> str:
+    match = ARRAY.search(shape)
+    return match[1] if match else shape
+
+
+# ------------------------------------------------------------------------------------------------ lines
+
+
+class Frames:
+    """The tables of stack frames that a program's text begins with."""
+
+    def __init__(self, text: str):
+        end = text.find("\n%")
+        head = text[: end if end > 0 else 0]
+        self.files = dict(re.findall(r'^(\d+) "([^"]*)"$', _table(head, "FileNames"), re.M))
+        self.places = {
+            n: (file, line)
+            for n, file, line in re.findall(
+                r"^(\d+) \{file_name_id=(\d+).*? line=(\d+)", _table(head, "FileLocations"), re.M
+            )
+        }
+        self.frames = {
+            n: (place, parent)
+            for n, place, parent in re.findall(
+                r"^(\d+) \{file_location_id=(\d+)(?: parent_frame_id=(\d+))?", _table(head, "StackFrames"), re.M
+            )
+        }
+
+    def line(self, frame: int) -> str:
+        """ "models/llama.py:112": the innermost line of a frame that is a model's, else any of this package or its user."""
+        lines = self._lines(str(frame))
+        own = [line for line in lines if "site-packages" not in line and "/lib/python" not in line]
+        models = [line for line in own if "bigmodel_jax/" not in line or "/models/" in line]
+        chosen = next(iter(models or own or lines), "")
+        return chosen.rpartition("bigmodel_jax/")[2] if "bigmodel_jax/" in chosen else chosen
+
+    def _lines(self, frame: str) -> list[str]:
+        found = []
+        while frame in self.frames and len(found) < 100:
+            place, parent = self.frames[frame]
+            file, line = self.places.get(place, ("", ""))
+            found.append(f"{self.files.get(file, '?')}:{line}")
+            if parent in ("", frame):
+                break
+            frame = parent
+        return found
+
+
+def _table(head: str, name: str) -> str:
+    _, _, rest = head.partition(f"\n{name}\n")
+    return rest.partition("\n\n")[0]

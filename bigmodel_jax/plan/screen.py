@@ -1,0 +1,201 @@
+"""A plan on one screen."""
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+GIB = 2.0**30
+MEMORY = {
+    "parameters": "parameters",
+    "average": "averaged parameters",
+    "optimizer": "optimizer state",
+    "gradients": "gradients",
+    "activations": "saved activations",
+    "temporaries": "temporaries",
+    "batch": "batch",
+    "program": "program",
+}
+
+
+def show(plan: dict, console: Console) -> None:
+    """Prints a plan: whether it fits, where memory and time go, and what the run costs."""
+    print = console.print
+    print(f"\n[bold]{plan['name']}[/] on {machine(plan)}\n{facts(plan)}\n", highlight=False)
+    print(verdict(plan), highlight=False)
+    if "parts" in plan["memory"]:
+        both = Table.grid(padding=(0, 3))
+        both.add_row(memory_table(plan), time_table(plan))
+        print("", both, "", run_table(plan), "", collective_table(plan), sep="\n")
+    if not plan["fits"]:
+        for block in (largest_table(plan), changes_text(plan)):
+            print("", block, sep="\n", highlight=False)
+    if note := notes(plan):
+        print(f"\n[dim]{note}[/]", highlight=False)
+
+
+def show_search(found: dict, console: Console, most: int = 8) -> None:
+    """Prints the ranking of a search, and why the best of the others are not in it."""
+    table = Table("layout", "step", "MFU", "GiB", "tokens/s", box=None, padding=(0, 2, 0, 0))
+    for plan in found["ranked"]:
+        memory = plan["memory"]["used"] / GIB
+        row = (
+            plan["title"],
+            f"{plan['step_seconds']:.3f}",
+            f"{plan['mfu']:.1%}",
+            f"{memory:.2f}",
+            number(plan["tokens_per_second"]),
+        )
+        table.add_row(*row)
+    count = f"{found['considered']:,} layouts considered, {len(found['ranked'])} compiled and fitting"
+    console.print(f"\n[bold]{count}[/]", "", table, "", sep="\n", highlight=False)
+    for title, reason in found["rejected"][:most]:
+        console.print(f"[dim]not {title}: {reason}[/]", highlight=False)
+    if len(found["rejected"]) > most:
+        console.print(f"[dim]… and {len(found['rejected']) - most:,} more in search.json[/]", highlight=False)
+
+
+def machine(plan: dict) -> str:
+    slices = f"{plan['slices']} slices of " if plan["slices"] > 1 else ""
+    mesh = " x ".join(f"{axis}={size}" for axis, size in plan["mesh"].items()) or "one device"
+    return f"{slices}{plan['topology']}: {plan['chips']:,} chips, mesh {mesh}"
+
+
+def facts(plan: dict) -> str:
+    return (
+        f"{plan['model']}, {number(plan['parameters'])} parameters; {plan['batch_size']:,} rows, "
+        f"{plan['tokens_per_step']:,} tokens a step; {plan['precision']['compute']} compute, "
+        f"{plan['precision']['param']} weights"
+    )
+
+
+def verdict(plan: dict) -> str:
+    memory = plan["memory"]
+    if "used" not in memory:
+        return f"[bold red]DOES NOT FIT[/] {memory['limit'] / GIB:.2f} GiB a device: {plan['refused']}"
+    sizes = f"{memory['used'] / GIB:.2f} of {memory['limit'] / GIB:.2f} GiB a device"
+    if plan["fits"]:
+        return f"[bold green]FITS[/]  {sizes}; {memory['headroom'] / GIB:.2f} GiB left"
+    return f"[bold red]DOES NOT FIT[/]  {sizes}: {-memory['headroom'] / GIB:.2f} GiB too much"
+
+
+def memory_table(plan: dict) -> Table:
+    memory = plan["memory"]
+    table = Table("a device's memory", "GiB", "", box=None, padding=(0, 2, 0, 0), title_justify="left")
+    table.columns[1].justify = "right"
+    for name, text in MEMORY.items():
+        if name in memory["parts"]:
+            share = memory["parts"][name] / memory["limit"]
+            table.add_row(text, f"{memory['parts'][name] / GIB:.3f}", bar(share))
+    table.add_row("[bold]all[/]", f"[bold]{memory['used'] / GIB:.3f}[/]", bar(memory["used"] / memory["limit"]))
+    if memory["host"]:
+        table.add_row("in the host's memory", f"{memory['host'] / GIB:.3f}", "")
+    return table
+
+
+def bar(share: float, width: int = 10) -> str:
+    return "█" * round(width * min(share, 1.0)) + ("▏" if 0 < round(width * share, 1) < 0.5 else "")
+
+
+def time_table(plan: dict) -> Table:
+    line = plan["roofline"]
+    table = Table("time of a step", "seconds", "", box=None, padding=(0, 2, 0, 0))
+    table.columns[1].justify = "right"
+    longest = max(line[name] for name in ("compute", "hbm", "ici", "dcn", "step"))
+    rows = {"compute": "compute", "hbm": "HBM", "ici": "between chips", "dcn": "between slices"}
+    if plan["chip"]["platform"] == "cuda":
+        rows |= {"ici": "NVLink", "dcn": "network"}
+    for name, text in rows.items():
+        if line[name]:
+            table.add_row(text, f"{line[name]:.4f}", bar(line[name] / longest))
+    table.add_row("[bold]predicted[/]", f"[bold]{line['step']:.4f}[/]", bar(line["step"] / longest))
+    table.add_row("all hidden", f"{line['hidden']:.4f}", "")
+    table.add_row("nothing hidden", f"{line['exposed']:.4f}", "")
+    return table
+
+
+def run_table(plan: dict) -> Table:
+    run = plan["run"]
+    table = Table.grid(padding=(0, 2))
+    flops = plan["flops"]
+    table.add_row("MFU", f"{plan['mfu']:.1%} predicted, {plan['mfu_bound']:.1%} at best")
+    table.add_row(
+        "tokens/s", f"{number(plan['tokens_per_second'])}, {number(plan['tokens_per_second'] / plan['chips'])} a chip"
+    )
+    counted = flops["counted_per_device"] * plan["devices"]
+    useful = f"{flops['model']:.3g} useful" + (
+        f", attention {flops['attention'] / flops['model']:.0%}" if flops["attention"] else ""
+    )
+    table.add_row("FLOPs a step", f"{useful}; {counted:.3g} executed")
+    table.add_row("HBM a step", f"{plan['hbm_bytes'] / 1e9:.1f} GB a device")
+    table.add_row("run", f"{number(run['tokens'])} tokens, {run['steps']:,.0f} steps: {duration(run['seconds'])}")
+    price = f"{run['dollars']:,.0f} $ at {run['dollars_per_chip_hour']:.2f} a chip-hour ({run['prices_of']})"
+    table.add_row("cost", f"{run['chip_hours']:,.0f} chip-hours, {price}")
+    return table
+
+
+def collective_table(plan: dict) -> Table:
+    table = Table("axes", "collective", "runs", "GB sent", "seconds", "over", box=None, padding=(0, 2, 0, 0))
+    for column in table.columns[2:5]:
+        column.justify = "right"
+    rows = plan["collectives"]
+    for row in rows[:6]:
+        kind = row["kind"] + ("" if row["asynchronous"] else ", waited for")
+        table.add_row(
+            " x ".join(row["axes"]) or "-",
+            kind,
+            f"{row['runs']:,}",
+            f"{row['sent'] / 1e9:.2f}",
+            f"{row['seconds']:.4f}",
+            row["network"].upper(),
+        )
+    if len(rows) > 6:
+        rest = rows[6:]
+        sums = (sum(r[name] for r in rest) for name in ("sent", "seconds"))
+        sent, seconds = sums
+        table.add_row("", f"{len(rest)} more", "", f"{sent / 1e9:.2f}", f"{seconds:.4f}", "")
+    return table
+
+
+def largest_table(plan: dict) -> Table:
+    table = Table("largest buffers", "GiB", "from", box=None, padding=(0, 2, 0, 0))
+    table.columns[1].justify = "right"
+    for row in plan["memory"].get("largest", [])[:6]:
+        table.add_row(row["shape"], f"{row['bytes'] / GIB:.2f}", f"{row['source']}  [dim]{row['operation']}[/]")
+    return table
+
+
+def changes_text(plan: dict) -> Panel:
+    tried = plan["changes"]
+    lines = [f"{'fits' if t['fits'] else 'does not fit'}: {t['options']}{size_text(t)}" for t in tried]
+    if tried and tried[-1]["fits"]:
+        title = f"This makes it fit (compiled): [bold]{tried[-1]['options']}[/]"
+    else:
+        title = "No single change of those tried makes it fit; more chips, or several changes: plan --search"
+    return Panel("\n".join([title, *(f"[dim]{line}[/]" for line in lines)]), expand=False)
+
+
+def size_text(change: dict) -> str:
+    return f", {change['used'] / GIB:.2f} GiB" if change["used"] else ""
+
+
+def notes(plan: dict) -> str:
+    made = plan["compile"]
+    how = "compiled before" if made["cached"] else "compiled now"
+    text = f"{how} in {made['seconds']:.0f} s ({made['cpu_seconds']:.0f} CPU-seconds, {made['peak_rss'] / GIB:.1f} GiB)"
+    return (
+        text + ". Rates are published ones: nothing was measured on this machine. Attention counts as the full square."
+    )
+
+
+def number(value: float) -> str:
+    for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} seconds"

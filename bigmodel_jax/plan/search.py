@@ -1,0 +1,209 @@
+"""The best layout for a model on so many chips: everything that could be, pruned by sums, the rest compiled and ranked."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bigmodel_jax.config import Config, validate
+from bigmodel_jax.core import params
+from bigmodel_jax.core.sharding import AXES
+from bigmodel_jax.plan.compile import Compiled, compile_all
+from bigmodel_jax.plan.topology import Topology, divisors
+
+MOST_TENSOR = 16  # beyond it a layer's activations cross the network for a sliver of its weights
+FORMAT = '''"""{title}
+
+Written by `launch.py plan --search`.
+"""
+
+import dataclasses
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.config_file import load
+
+
+def get_config() -> Config:
+    base = load({base!r})
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(base.model{model}),
+        parallel=dataclasses.replace(base.parallel, {parallel}),
+        train=dataclasses.replace(base.train, microbatches={microbatches}),
+    )
+'''
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One layout. memory: bytes of a device, seconds: of a step, both by sums alone, before anything is compiled."""
+
+    config: Config
+    memory: float
+    seconds: float
+
+    @property
+    def title(self) -> str:
+        parallel = self.config.parallel
+        mesh = " ".join(f"{axis}={getattr(parallel, axis)}" for axis in AXES if getattr(parallel, axis) > 1)
+        remat = getattr(self.config.model, "remat", "")
+        offload = " offloaded" if getattr(parallel, "offload_optimizer", False) else ""
+        return f"{mesh or 'one device'}, remat {remat}, {self.config.train.microbatches} microbatches{offload}"
+
+
+def candidates(config: Config, topology: Topology) -> tuple[list[Candidate], list[tuple[str, str]]]:
+    """(layouts that may fit, the fastest first; (title, reason) of those that cannot)."""
+    kept, rejected = [], []
+    for changed in layouts(config, topology):
+        found = Candidate(changed, *sums(changed, topology))
+        try:
+            validate(changed, topology.devices)
+        except ValueError as error:
+            rejected.append((found.title, str(error)))
+            continue
+        if found.memory > topology.chip.hbm:
+            need = f"by sums alone {found.memory / 2**30:.1f} GiB of {topology.chip.hbm / 2**30:.2f}"
+            rejected.append((found.title, need))
+        else:
+            kept.append(found)
+    return sorted(kept, key=lambda c: c.seconds), rejected
+
+
+def layouts(config: Config, topology: Topology) -> Iterator[Config]:
+    """mesh x remat x microbatches x offload; slices lie along `data`, for only it may cross the network between them."""
+    experts = divisors(getattr(config.model, "num_experts", 1))
+    remats = ("none", "dots", "full") if hasattr(config.model, "remat") else ("",)
+    offloads = (False, True) if hasattr(config.parallel, "offload_optimizer") else (False,)
+    per_slice = topology.devices // topology.slices
+    for tensor, expert in itertools.product(divisors(math.gcd(per_slice, MOST_TENSOR)), experts):
+        if per_slice % (tensor * expert):
+            continue
+        rest = per_slice // (tensor * expert)
+        for fsdp in divisors(rest):
+            data = topology.slices * rest // fsdp
+            rows = config.train.batch_size // (data * fsdp)
+            for remat, offload in itertools.product(remats, offloads):
+                for microbatches in (n for n in (1, 2, 4, 8) if n <= max(rows, 1)):
+                    yield _layout(
+                        config, remat, offload, microbatches, data=data, fsdp=fsdp, tensor=tensor, expert=expert
+                    )
+
+
+def _layout(config: Config, remat: str, offload: bool, microbatches: int, **mesh: int) -> Config:
+    parallel = dataclasses.replace(config.parallel, **mesh)
+    if hasattr(parallel, "offload_optimizer"):
+        parallel = dataclasses.replace(parallel, offload_optimizer=offload)
+    model = dataclasses.replace(config.model, remat=remat) if remat else config.model
+    train = dataclasses.replace(config.train, microbatches=microbatches)
+    return dataclasses.replace(config, parallel=parallel, model=model, train=train)
+
+
+# ------------------------------------------------------------------------------------------------ sums
+
+
+def sums(config: Config, topology: Topology) -> tuple[float, float]:
+    """(bytes of a device that it cannot do without, seconds that a step takes at least), from shapes alone.
+
+    Per layer and token, of a block of width D and MLP F in bfloat16: full saves D; dots the products' results; none
+    what every operation reads. A lower bound on purpose: what it rejects cannot fit.
+    """
+    chip, parallel, model = topology.chip, config.parallel, config.model
+    spec = model.make().spec
+    count, layers = params.count(spec, trainable=True), getattr(model, "num_layers", 1)
+    embed, mlp = getattr(model, "embed_dim", 0), getattr(model, "mlp_dim", 0)
+    rows, length = config.train.batch_size, getattr(config.data, "seq_len", 1)
+    shards = parallel.fsdp * parallel.tensor * parallel.expert
+    moments = 0 if getattr(parallel, "offload_optimizer", False) else 8
+    state = (4 + moments + 4) * count / shards
+    tokens = rows * length / (parallel.data * parallel.fsdp * config.train.microbatches)
+    width = {"full": embed, "dots": 4 * embed + 2 * mlp / parallel.tensor}.get(
+        getattr(model, "remat", ""), 8 * embed + 4 * mlp / parallel.tensor
+    )
+    memory = state + 2.0 * tokens * layers * width
+    # Experts that a token does not go to cost no time, but their weights move.
+    active = count if not hasattr(model, "num_experts") else _active(model, spec)
+    passes = {"full": 8, "dots": 6}.get(getattr(model, "remat", ""), 6)
+    compute = passes * active * rows * length / (topology.devices * chip.peak(config.precision.compute))
+    links = chip.links * chip.link / chip.devices
+    gathers = (3 if getattr(model, "remat", "") == "full" else 2) * config.train.microbatches
+    per_device = count / (parallel.tensor * parallel.expert)
+    network = 2.0 * per_device * (gathers + 1) * (parallel.fsdp > 1) / links
+    network += 4.0 * 2.0 * layers * embed * tokens * config.train.microbatches * 2 * (parallel.tensor > 1) / links
+    network += 8.0 * count / shards * (parallel.data > 1) / (chip.dcn / chip.devices if topology.slices > 1 else links)
+    offload = 16.0 * count / shards / 16e9 if getattr(parallel, "offload_optimizer", False) else 0.0
+    return memory, max(compute, network) + offload
+
+
+def _active(model, spec) -> float:
+    """Parameters that a token meets: of the experts those that it is sent to."""
+    flat = params.paths(spec)
+    experts = sum(p.size for path, p in flat.items() if "/experts/" in f"/{path}/")
+    share = getattr(model, "experts_per_token", 1) / model.num_experts
+    return sum(p.size for p in flat.values()) - experts * (1 - share)
+
+
+# ------------------------------------------------------------------------------------------------ the search
+
+
+def search(
+    config: Config,
+    topology: Topology,
+    *,
+    describe: Callable[[Config, Compiled], dict],
+    compiles: int = 8,
+    workers: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict:
+    """{"ranked": plans that fit, the fastest first, "rejected": rows with reasons, "considered": how many layouts}.
+
+    The best by sums are compiled, at most `compiles` of them, several at a time. What was compiled before comes from
+    the cache, so that a search that was stopped goes on where it stood.
+    """
+    found, rejected = candidates(config, topology)
+    considered = len(found) + len(rejected)
+    chosen, left = _varied(found, compiles)
+    ranked = []
+    say(f"{considered:,} layouts, {len(found):,} may fit; compiling {len(chosen)}")
+    for done, (candidate, result) in enumerate(
+        compile_all(((c, c.config) for c in chosen), topology, workers), start=1
+    ):
+        say(f"Compiled {done} of {len(chosen)}: {candidate.title}")
+        if isinstance(result, ValueError):
+            rejected.append((candidate.title, str(result)))
+        elif not result.memory:
+            rejected.append((candidate.title, "the compiler refuses it: too large for the memory"))
+        else:
+            plan = describe(candidate.config, result) | {"title": candidate.title, "sums": candidate.seconds}
+            ranked.append(plan) if plan["fits"] else rejected.append((candidate.title, "does not fit as compiled"))
+    rejected += [(c.title, f"by sums {c.seconds:.3f} s a step: slower than those that were compiled") for c in left]
+    ranked.sort(key=lambda plan: plan["step_seconds"])
+    return {"ranked": ranked, "rejected": rejected, "considered": considered}
+
+
+def _varied(found: list[Candidate], most: int) -> tuple[list[Candidate], list[Candidate]]:
+    """(the fastest by sums, at most two of each mesh; the others)."""
+    chosen, per_mesh = [], {}
+    for candidate in found:
+        mesh = candidate.config.parallel.sizes()
+        if len(chosen) < most and per_mesh.get(mesh, 0) < 2:
+            chosen.append(candidate)
+            per_mesh[mesh] = per_mesh.get(mesh, 0) + 1
+    return chosen, [c for c in found if c not in chosen]
+
+
+def write_config(path: Path, base: Path, best: dict, title: str) -> None:
+    """A config file: `base` with the winner's layout."""
+    parallel = {axis: best["config"]["parallel"][axis] for axis in AXES}
+    if "offload_optimizer" in best["config"]["parallel"]:
+        parallel["offload_optimizer"] = best["config"]["parallel"]["offload_optimizer"]
+    remat = best["config"]["model"].get("remat")
+    path.write_text(
+        FORMAT.format(
+            title=title,
+            base=str(base),
+            model=f", remat={remat!r}" if remat else "",
+            parallel=", ".join(f"{axis}={value!r}" for axis, value in parallel.items()),
+            microbatches=best["config"]["train"]["microbatches"],
+        )
+    )

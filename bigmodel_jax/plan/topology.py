@@ -1,0 +1,143 @@
+"""Machines by name: v5e:16x16, v5p:8x8x8, h100:1x8x8. What their chips can do, and devices to compile for."""
+
+import dataclasses
+import functools
+import importlib.util
+import math
+import re
+from pathlib import Path
+
+from bigmodel_jax.config import nearest
+from bigmodel_jax.core.sharding import AXES, ParallelConfig, factor
+from bigmodel_jax.plan.chips import BY_NAME, CHIPS, Chip
+
+ALIASES = {"v5": "v5p", "v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "ironwood": "tpu7x", "v7x": "tpu7x"}
+
+INSTALL = {"tpu": "uv sync --extra plan", "cuda": "uv sync --extra plan-gpu"}
+MODULE = {"tpu": "libtpu", "cuda": "jax_plugins.xla_cuda13"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """`slices` slices of `shape` chips each; of GPUs: shape is slices x hosts x GPUs of a host, and `slices` is 1."""
+
+    chip: Chip
+    shape: tuple[int, ...]
+    slices: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.slices} x {self.name}" if self.slices > 1 else self.name
+
+    @property
+    def chips(self) -> int:
+        return self.slices * math.prod(self.shape)
+
+    @property
+    def devices(self) -> int:
+        return self.chips * self.chip.devices
+
+
+def parse(name: str, slices: int = 1) -> Topology:
+    """The topology of a name such as v5e:16x16; ValueError with the nearest chip, or the form that is expected."""
+    kind, _, shape = name.strip().lower().replace("=", ":").partition(":")
+    known = [chip.name for chip in CHIPS]
+    if kind not in BY_NAME:
+        meant = f" (perhaps you meant {ALIASES[kind]!r})" if kind in ALIASES else nearest(kind, known)
+        raise ValueError(f"--topology {name!r}: chip {kind!r} is unknown{meant}; known: {', '.join(known)}")
+    chip = BY_NAME[kind]
+    form = "SLICESxHOSTSxGPUS, such as h100:1x8x8" if chip.platform == "cuda" else "CHIPS along each axis of the torus"
+    example = {2: "16x16", 3: "4x4x8"}[chip.dims]
+    if not re.fullmatch(rf"\d+(x\d+){{{chip.dims - 1}}}", shape) or "0" in shape.split("x"):
+        raise ValueError(
+            f"--topology {name!r}: {kind} takes {chip.dims} numbers, {kind}:{example} for example ({form})"
+        )
+    sizes = tuple(map(int, shape.split("x")))
+    if slices < 1 or (slices > 1 and chip.platform == "cuda"):
+        raise ValueError(f"--slices {slices}: 1 or more, and for GPUs part of the name: {kind}:{slices}x8x8")
+    if chip.largest and math.prod(sizes) > chip.largest:
+        raise ValueError(
+            f"--topology {name!r} has {math.prod(sizes):,} chips; a slice of {kind} has {chip.largest:,} at most. "
+            "Several slices: --slices N"
+        )
+    return Topology(chip, sizes, slices)
+
+
+def check_mesh(parallel: ParallelConfig, topology: Topology) -> None:
+    """ValueError where the mesh does not make up the devices, with what the first free axis would have to be."""
+    try:
+        factor(parallel, topology.devices)
+    except ValueError as error:
+        fitting = "; ".join(
+            " ".join(f"--parallel.{axis} {size}" for axis, size in sizes.items())
+            for sizes in nearest_meshes(parallel, topology.devices)
+        )
+        raise ValueError(f"{error} of {topology.title}; these fit: {fitting}") from error
+
+
+def nearest_meshes(parallel: ParallelConfig, devices: int, most: int = 3) -> list[dict[str, int]]:
+    """Meshes that make up the devices, those that change the given sizes least first."""
+    sizes = dict(zip(AXES, parallel.sizes(), strict=True))
+    fixed = math.prod(n for axis, n in sizes.items() if axis not in ("data", "fsdp", "tensor") and n > 0)
+    left = devices // fixed if devices % fixed == 0 else devices
+    found = [
+        {"data": left // (fsdp * tensor), "fsdp": fsdp, "tensor": tensor}
+        for tensor in divisors(min(left, 64))
+        if left % tensor == 0
+        for fsdp in divisors(left // tensor)
+    ]
+
+    def distance(mesh: dict[str, int]) -> float:
+        return sum(abs(math.log2(n / max(sizes[axis], 1))) for axis, n in mesh.items())
+
+    return sorted(found, key=distance)[:most]
+
+
+def divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def check_installed(topology: Topology) -> None:
+    """ValueError with the one command that installs the compiler of this platform, where it is missing."""
+    platform = topology.chip.platform
+    try:
+        found = importlib.util.find_spec(MODULE[platform]) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise ValueError(
+            f"--topology {topology.name}: the {platform} compiler is not installed; install it with: {INSTALL[platform]}"
+        )
+
+
+def compile_devices(topology: Topology) -> list:
+    """Devices that programs can be compiled for and not run on. Only in a process that `process.environment` started."""
+    from jax.experimental import topologies
+
+    chip = topology.chip
+    if chip.platform == "cuda":
+        kwargs = {"topology": "x".join(map(str, topology.shape)), "target_config": target_config(chip.target)}
+        return topologies.get_topology_desc(platform="cuda", topology_name="", **kwargs).devices
+    kwargs = dict(chip.options) | ({"num_slices": topology.slices} if topology.slices > 1 else {})
+    if math.prod(topology.shape) == 1:  # a host of one chip; by default a host has four
+        kwargs["chips_per_host_bounds"] = (1, 1, 1)
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **kwargs).devices
+
+
+@functools.cache
+def target_config(description: str) -> str:
+    """The target config (a text proto) that the CUDA plugin holds of a GPU, by its device_description_str."""
+    folder = Path(next(iter(importlib.util.find_spec("jax_plugins.xla_cuda13").submodule_search_locations)))
+    data = (folder / "xla_cuda_plugin.so").read_bytes()
+    found = {}
+    for match in re.finditer(rb"(?:# [^\x00]*?\n)?gpu_device_info \{", data):
+        text = data[match.start() : data.index(b"\x00", match.start())].decode("utf8", "replace")
+        if name := re.search(r'device_description_str: "([^"]*)"', text):
+            found[name[1]] = text
+    if description not in found:
+        raise ValueError(f"the CUDA plugin has no target config of {description!r}; it has: {', '.join(sorted(found))}")
+    return found[description]

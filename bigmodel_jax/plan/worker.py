@@ -1,0 +1,242 @@
+"""What runs in a process of its own: lowers a run's train step for a machine that is not there, and compiles it.
+
+`python -m bigmodel_jax.plan.worker REQUEST ANSWER`: two JSON files. Only `compile.py` starts it: the environment has to
+be right before JAX is imported.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import re
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bigmodel_jax import config_file
+from bigmodel_jax.config import Config, validate
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.precision import cast
+from bigmodel_jax.objectives import NextToken
+from bigmodel_jax.plan import cost, hlo, memory, roofline
+from bigmodel_jax.plan import topology as topologies
+from bigmodel_jax.plan.instructions import Code
+from bigmodel_jax.report.throughput import count_flops
+from bigmodel_jax.training.state import TrainState, abstract_state
+from bigmodel_jax.training.step import make_train_step
+
+
+def main(request_path: str, answer_path: str) -> None:
+    request = json.loads(Path(request_path).read_text())
+    try:
+        answer = run(request)
+    except ValueError as error:
+        answer = {"mistake": str(error)}
+    Path(answer_path).write_text(json.dumps(answer))
+
+
+def run(request: dict) -> dict:
+    """Sizes and FLOPs of the step, and the key under which the cache holds what the compiler made of it."""
+    config = config_file.from_json(request["config"])
+    topology = topologies.parse(request["topology"], request["slices"])
+    devices = topologies.compile_devices(topology)
+    validate(config, len(devices))
+    if config.parallel.strategy != "jit":
+        raise ValueError(f"parallel.strategy = {config.parallel.strategy!r}: plan compiles 'jit' alone")
+    mesh = sharding.make_mesh(config.parallel, devices)
+    state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)
+    begun = time.perf_counter()
+    lowered = make_train_step(config, mesh).lower(state, batch)
+    lower_seconds = time.perf_counter() - begun
+    options = request["compiler_options"]
+    key = cache_key(lowered.as_text(), topology, options)
+    folder = Path(request["cache"]) / key
+    cached = (folder / "compiled.json").is_file()
+    if not cached:
+        compile_into(folder, lowered, options)
+    flops, attention = model_flops(config, mesh, batch)
+    program = analyse(folder, config, mesh, topology) if (folder / "hlo.txt.gz").is_file() else {}
+    return {
+        "program": program,
+        "key": key,
+        "cached": cached,
+        "lower_seconds": lower_seconds,
+        "sizes": sizes(config, state, batch),
+        "model_flops": flops,
+        "attention_flops": attention,
+        "tokens": tokens_of(batch),
+        "mesh": dict(mesh.shape),
+    }
+
+
+def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    rows, rules = config.train.batch_size, config.parallel.rules
+
+    def one(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
+        place = sharding.batch_sharding(mesh, rules, 1 + len(shape))
+        return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=place)
+
+    return {name: one(*row) for name, row in config.data.row_shapes(config.model).items()}
+
+
+def tokens_of(batch: dict) -> int:
+    """Tokens of a step; of images, the images."""
+    if "tokens" in batch:
+        return math.prod(batch["tokens"].shape)
+    return next(iter(batch.values())).shape[0]
+
+
+def coords(device: Any) -> list[int]:
+    """Slice (GPU: host) and place on the torus of a device."""
+    group = getattr(device, "slice_index", 0) if device.platform == "tpu" else device.process_index
+    return [group or 0, *(getattr(device, "coords", None) or ())]
+
+
+def cache_key(text: str, topology: topologies.Topology, options: dict) -> str:
+    """A hash of the lowered program and of what else decides what the compiler makes of it."""
+    compiler = "libtpu" if topology.chip.platform == "tpu" else "jax-cuda13-plugin"
+    versions = [importlib.metadata.version(name) for name in ("jax", "jaxlib", compiler)]
+    facts = json.dumps([topology.name, topology.slices, options, versions], sort_keys=True)
+    return hashlib.sha256(f"{facts}\n{text}".encode()).hexdigest()[:24]
+
+
+def compile_into(folder: Path, lowered: Any, options: dict) -> None:
+    """Leaves compiled.json and, where the program fits, hlo.txt.gz in `folder`; complete or not at all."""
+    begun, cpu = time.perf_counter(), time.process_time()
+    try:
+        compiled, refused = lowered.compile(compiler_options=options or None), ""
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        compiled, refused = None, str(error)
+    facts = {
+        "compile_seconds": time.perf_counter() - begun,
+        "cpu_seconds": time.process_time() - cpu,
+        "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "refused": refused,
+    }
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True, exist_ok=True)
+    if compiled is not None:
+        usage = compiled.memory_analysis()
+        facts["memory"] = {
+            name.removesuffix("_in_bytes").removesuffix("_size"): getattr(usage, name)
+            for name in dir(usage)
+            if name.endswith("_in_bytes")
+        }
+        (partial / "hlo.txt.gz").write_bytes(gzip.compress(compiled.as_text().encode(), 6))
+        if proto := getattr(usage, "serialized_buffer_assignment_proto", b""):
+            (partial / "buffers.pb.gz").write_bytes(gzip.compress(proto, 6))
+    (partial / "compiled.json").write_text(json.dumps(facts))
+    try:
+        partial.rename(folder)
+    except OSError:  # another process was first, with the same content
+        if not (folder / "compiled.json").is_file():
+            raise
+
+
+# ------------------------------------------------------------------------------------------------ what it says
+
+
+def analyse(folder: Path, config: Config, mesh: jax.sharding.Mesh, topology: topologies.Topology) -> dict:
+    """FLOPs, bytes, collectives and the largest buffers of the compiled program in `folder`."""
+    text = gzip.decompress((folder / "hlo.txt.gz").read_bytes()).decode()
+    code = Code(text, causal=isinstance(config.objective, NextToken))
+    measured = cost.measure(code, topology.chip.peak, topology.chip.hbm_bandwidth / topology.chip.devices)
+    beside = asynchronous_channels(code)
+    rows = []
+    for one in hlo.collectives(text, mesh):
+        members = group_of(mesh, one.axes)
+        network, seconds = roofline.seconds(one, members, topology)
+        facts = dataclasses.asdict(one) | {"sent": one.sent, "network": network, "seconds": seconds}
+        rows.append(facts | {"asynchronous": one.across or one.channel in beside})
+    return {"cost": dataclasses.asdict(measured), "collectives": rows, "memory": memory.summary(code, text)}
+
+
+def asynchronous_channels(code: Code) -> set[int]:
+    """Channels of the collectives that have a start and an end of their own, and run beside what stands between."""
+    found = set()
+    for name, body in code.bodies.items():
+        for one in body.values():
+            if one.opcode.endswith("-start") or "async" in name or "async" in one.name:
+                found |= {int(n) for n in re.findall(r"channel_id=(\d+)", one.rest)}
+    return found
+
+
+def group_of(mesh: jax.sharding.Mesh, axes: tuple[str, ...]) -> list[list[int]]:
+    """Slice (GPU: host) and place on the torus of the devices of one group along these axes of the mesh."""
+    index = tuple(slice(None) if name in axes else 0 for name in mesh.axis_names)
+    devices = mesh.devices[index]
+    return [coords(d) for d in (devices.flat if hasattr(devices, "flat") else [devices])]
+
+
+# ------------------------------------------------------------------------------------------------ what is known without
+
+
+def sizes(config: Config, state: TrainState, batch: dict) -> dict[str, float]:
+    """Bytes on one device of what goes into the step and of its gradients; `host`: what lies in the host's memory."""
+    parts = {
+        "parameters": (state.params, state.frozen),
+        "optimizer": (state.opt_state, state.step),
+        "average": state.ema,
+        "batch": batch,
+    }
+    out = {name: sum(_bytes(x) for x in jax.tree.leaves(tree) if not _on_host(x)) for name, tree in parts.items()}
+    out["host"] = sum(_bytes(x) for x in jax.tree.leaves(state) if _on_host(x))
+    # Summed in float32 (training/step.py), and lying as the parameters do.
+    out["gradients"] = sum(_bytes(x, itemsize=4) for x in jax.tree.leaves(state.params))
+    return out
+
+
+def _bytes(x: jax.ShapeDtypeStruct, itemsize: int = 0) -> float:
+    return math.prod(x.sharding.shard_shape(x.shape)) * (itemsize or x.dtype.itemsize)
+
+
+def _on_host(x: jax.ShapeDtypeStruct) -> bool:
+    return x.sharding.memory_kind in ("pinned_host", "unpinned_host")
+
+
+def model_flops(config: Config, mesh: jax.sharding.Mesh, batch: dict) -> tuple[float, float]:
+    """(useful FLOPs of a step on all devices, those of them that are attention's).
+
+    3 x the forward pass' products (report/throughput.py), attention as the full square, recomputation not counted.
+    Attention: what a model with plain attention has more than twice the same with half the length, twice.
+    """
+    if not hasattr(config.model, "attention"):
+        return _flops(config, mesh, batch), 0.0
+    plain = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="plain"))
+    return _flops(plain, mesh, batch), _attention(plain, mesh, batch)
+
+
+def _attention(config: Config, mesh, batch: dict) -> float:
+    """The part of the FLOPs that grows with the square of the length."""
+    lengths = {x.shape[1] for x in batch.values() if len(x.shape) == 2}
+    if len(lengths) != 1 or "tokens" not in batch or (length := lengths.pop()) % 2:
+        return 0.0
+    half = {
+        name: jax.ShapeDtypeStruct((x.shape[0], length // 2), x.dtype, sharding=x.sharding) for name, x in batch.items()
+    }
+    return 2.0 * (_flops(config, mesh, batch) - 2.0 * _flops(config, mesh, half))
+
+
+def _flops(config: Config, mesh, batch: dict) -> float:
+    model = config.model.make()
+
+    def forward(tree, batch):
+        with sharding.use(mesh, config.parallel.rules):
+            tree = cast(tree, config.precision.compute)
+            return config.objective.loss(model, tree, batch, rng=jax.random.key(0), train=True).mean.total
+
+    shapes = jax.eval_shape(lambda batch: batch, batch)
+    return 3.0 * count_flops(forward, params.abstract(model.spec), shapes)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

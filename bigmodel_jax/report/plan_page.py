@@ -1,0 +1,163 @@
+"""plan.html: a plan as one page that opens offline, and its pictures beside it."""
+
+from html import escape
+from pathlib import Path
+
+from bigmodel_jax.report import elements, plan_plots
+from bigmodel_jax.report.shell import shell
+from bigmodel_jax.report.plot_style import DARK, LIGHT
+from bigmodel_jax.report.progress import short
+
+GIB = 2.0**30
+
+
+def build_plan_page(plan: dict, folder: Path) -> Path:
+    """Writes plan.html and one PNG per picture into `folder`; returns the page."""
+    light, dark = plan_plots.draw(plan, LIGHT), plan_plots.draw(plan, DARK)
+    for name, png in light.items():
+        (folder / f"{name}.png").write_bytes(png)
+    body = "".join(
+        (
+            _header(plan),
+            f'<div class="cards">{"".join(_cards(plan))}</div>',
+            elements.section("Where it goes", f'<div class="figures">{elements.pictures(light, dark)}</div>'),
+            elements.section("What would make it fit", _changes(plan), "Each change was compiled."),
+            elements.section("Largest buffers", _table(*_largest(plan)), "Of the compiler's buffers, on one device."),
+            elements.section("Collectives", _table(*_collectives(plan)), "By mesh axis, of one device and one step."),
+            elements.section(
+                "Slowest operations", _table(*_slowest(plan)), "Arithmetic and HBM, without communication."
+            ),
+            elements.section("The machine", elements.panel(elements.definitions(_machine(plan)))),
+            elements.section("Configuration", elements.panel(_config(plan["config"]))),
+        )
+    )
+    page = folder / "plan.html"
+    page.write_text(shell(f"{plan['name']} on {plan['topology']}", body), encoding="utf-8")
+    return page
+
+
+def _header(plan: dict) -> str:
+    mesh = " x ".join(f"{axis}={size}" for axis, size in plan["mesh"].items()) or "one device"
+    slices = f"{plan['slices']} x " if plan["slices"] > 1 else ""
+    items = [
+        f"<b>{escape(slices + plan['topology'])}</b>",
+        f"<b>{plan['chips']:,}</b> chips",
+        f"mesh {escape(mesh)}",
+        f"{escape(plan['model'])}, <b>{short(plan['parameters'])}</b> parameters",
+        f"{plan['tokens_per_step']:,} tokens a step",
+        escape(plan["date"]),
+    ]
+    spans = "".join(f"<span>{item}</span>" for item in items)
+    return f'<header><p class="kicker">Plan</p><h1>{escape(plan["name"])}</h1><p class="facts">{spans}</p></header>'
+
+
+def _cards(plan: dict) -> list[str]:
+    memory = plan["memory"]
+    limit = f"of {memory['limit'] / GIB:.2f} GiB a device"
+    fits = "Fits" if plan["fits"] else "Does not fit"
+    used = memory.get("used", 0.0)
+    bars = [(name, size / max(used, memory["limit"]), f"{size / GIB:.2f}") for name, size in _biggest_parts(memory)]
+    cards = [elements.hero(fits, f"{used / GIB:.2f} GiB" if used else fits, limit, bars)]
+    if "roofline" not in plan:
+        return cards
+    run = plan["run"]
+    line = plan["roofline"]
+    return [
+        *cards,
+        elements.card(
+            "Predicted step",
+            f"{line['step']:.3g} s",
+            f"{line['hidden']:.3g} to {line['exposed']:.3g} s; {line['bound']} takes longest",
+        ),
+        elements.card("MFU", f"{100 * plan['mfu']:.1f} %", f"{100 * plan['mfu_bound']:.1f} % at best"),
+        elements.card(
+            "Tokens/s", short(plan["tokens_per_second"]), f"{short(plan['tokens_per_second'] / plan['chips'])} a chip"
+        ),
+        elements.card("Run", f"{run['seconds'] / 86400:.3g} days", f"{short(run['tokens'])} tokens"),
+        elements.card("Chip-hours", short(run["chip_hours"]), f"{plan['chips']:,} chips"),
+        elements.card(
+            "Cost", f"${short(run['dollars'])}", f"{run['dollars_per_chip_hour']:.2f} $ a chip-hour, {run['prices_of']}"
+        ),
+    ]
+
+
+def _biggest_parts(memory: dict) -> list[tuple[str, float]]:
+    parts = sorted(memory.get("parts", {}).items(), key=lambda item: -item[1])[:4]
+    return [("all", memory["used"]), *parts] if parts else []
+
+
+def _table(head: tuple[str, ...], rows: list[tuple]) -> str:
+    if not rows:
+        return ""
+    names = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return elements.panel(f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def _largest(plan: dict):
+    rows = [
+        (f"{row['bytes'] / GIB:.3f}", row["shape"], row["source"], row["operation"])
+        for row in plan["memory"].get("largest", [])
+    ]
+    return ("GiB", "Array", "Line of the model", "Operation"), rows
+
+
+def _collectives(plan: dict):
+    rows = [
+        (
+            " x ".join(row["axes"]) or "-",
+            row["kind"],
+            "beside computation" if row["asynchronous"] else "waited for",
+            f"{row['runs']:,}",
+            f"{row['sent'] / 1e9:.3f}",
+            f"{row['seconds']:.4f}",
+            row["network"].upper(),
+        )
+        for row in plan.get("collectives", [])
+    ]
+    return ("Axes", "Collective", "", "Runs", "GB sent", "Seconds", "Network"), rows
+
+
+def _slowest(plan: dict):
+    rows = [
+        (label, f"{1000 * seconds:.2f}", f"{flops / 1e12:.3f}", f"{size / 1e9:.2f}")
+        for label, seconds, flops, size in plan.get("slowest", [])[:12]
+    ]
+    return ("Operation", "ms", "TFLOP", "GB"), rows
+
+
+def _changes(plan: dict) -> str:
+    rows = [
+        (
+            change["options"],
+            "fits" if change["fits"] else "does not fit",
+            f"{change['used'] / GIB:.2f}" if change["used"] else "refused",
+        )
+        for change in plan.get("changes", [])
+    ]
+    return _table(("Change", "", "GiB a device"), rows)
+
+
+def _machine(plan: dict) -> dict:
+    chip = plan["chip"]
+    return {
+        "chip": chip["name"],
+        "peak": f"{chip['bf16'] / 1e12:,.0f} TFLOP/s in bfloat16",
+        "HBM": f"{chip['hbm'] / GIB:.2f} GiB a device, {chip['hbm_bandwidth'] / 1e9:,.0f} GB/s a chip",
+        "links": f"{chip['links']} of {chip['link'] / 1e9:,.0f} GB/s each way",
+        "data-centre network": f"{chip['dcn'] / 1e9:,.3g} GB/s a chip",
+        "source": chip["source"],
+        "compiled in": f"{plan['compile']['seconds']:.0f} s, {plan['compile']['cpu_seconds']:.0f} CPU-seconds",
+    }
+
+
+def _config(config: dict) -> str:
+    parts = {key: value for key, value in config.items() if isinstance(value, dict)}
+    return "".join(
+        elements.folded(
+            key,
+            value.get("type", "").rpartition(":")[2],
+            elements.definitions({k: v for k, v in value.items() if k != "type"}),
+        )
+        for key, value in parts.items()
+    )

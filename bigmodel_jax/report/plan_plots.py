@@ -1,0 +1,73 @@
+"""Pictures of a plan: where a device's memory goes, and where a step's time goes."""
+
+from bigmodel_jax.report.plot_style import Theme, new_axes, render
+
+GIB = 2.0**30
+PARTS = ("parameters", "average", "optimizer", "gradients", "activations", "temporaries", "batch", "program")
+
+
+def draw(plan: dict, theme: Theme) -> dict[str, bytes]:
+    """PNGs by name; a program that was refused has none of time."""
+    return render({"memory": memory, "time": time, "collectives": collectives}, plan, theme)
+
+
+def memory(plan: dict, theme: Theme):
+    """One bar of what a device holds, against what it has."""
+    if "parts" not in plan["memory"]:
+        return None
+    parts, limit = plan["memory"]["parts"], plan["memory"]["limit"] / GIB
+    figure, axes = new_axes(theme, "Memory of a device", "GiB", height=2.9)
+    shown = [name for name in PARTS if parts.get(name, 0) > 0.002 * plan["memory"]["used"]]
+    start = 0.0
+    for name, color in zip(shown, theme.series, strict=False):
+        size = parts[name] / GIB
+        axes.barh(0, size, left=start, height=0.5, color=color, label=f"{name} {size:.2f}")
+        start += size
+    axes.axvline(limit, color=theme.ink, linewidth=2)
+    axes.text(limit, 0.36, f"{limit:.2f} ", ha="right", va="bottom", color=theme.ink, weight="bold")
+    axes.set_xlim(0, 1.03 * max(limit, start))
+    axes.set_ylim(-0.4, 0.6)
+    axes.set_yticks([])
+    axes.legend(ncols=2, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.35), fontsize=10.5)
+    return figure
+
+
+def time(plan: dict, theme: Theme):
+    """What each resource would take alone, and the step that comes of it."""
+    if "roofline" not in plan:
+        return None
+    line = plan["roofline"]
+    gpu = plan["chip"]["platform"] == "cuda"
+    names = {
+        "compute": "compute",
+        "hbm": "HBM",
+        "ici": "NVLink" if gpu else "between chips",
+        "dcn": "network" if gpu else "between slices",
+        "step": "predicted step",
+    }
+    shown = [(text, 1000 * line[name]) for name, text in names.items() if line[name]]
+    return _bars(theme, "Time of a step", "milliseconds", shown, last=True)
+
+
+def collectives(plan: dict, theme: Theme):
+    rows = plan.get("collectives", [])[:6]
+    if not rows:
+        return None
+    shown = [(f"{row['kind']} {' x '.join(row['axes'])}", 1000 * row["seconds"]) for row in rows]
+    return _bars(theme, "Collectives by mesh axis", "milliseconds a step", shown)
+
+
+def _bars(theme: Theme, title: str, unit: str, rows: list[tuple[str, float]], *, last: bool = False):
+    figure, axes = new_axes(theme, title, unit, height=1.4 + 0.36 * len(rows))
+    colors = [theme.series[0]] * len(rows)
+    colors[-1] = theme.series[1] if last else colors[-1]
+    places = range(len(rows))[::-1]
+    axes.barh(places, [value for _, value in rows], height=0.62, color=colors)
+    longest = max(value for _, value in rows)
+    for place, (_, value) in zip(places, rows, strict=True):
+        axes.text(value + 0.01 * longest, place, f"{value:.3g}", va="center", color=theme.muted, fontsize=11)
+    axes.set_yticks(places, [name for name, _ in rows])
+    axes.set_xlim(0, 1.2 * longest)
+    axes.locator_params(axis="x", nbins=5)
+    axes.grid(axis="y", visible=False)
+    return figure

@@ -1,0 +1,151 @@
+"""Verbs that answer before anything runs: plan."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from bigmodel_jax.verbs.base import CONFIG, Verb, one_target
+
+DOES_NOT_FIT = 3
+
+
+def plan(args: Sequence[str]) -> None:
+    """Prints a plan and writes it; exit code 3 where it does not fit."""
+    target, options = one_target("plan", args)
+    os.environ["JAX_PLATFORMS"] = "cpu"  # this process only reads shapes; whatever else is here stays free
+    from bigmodel_jax import config as configs
+    from bigmodel_jax import config_file
+    from bigmodel_jax.plan import topology as topologies
+
+    @dataclasses.dataclass(frozen=True)
+    class Arguments:
+        config: Annotated[configs.Config, tyro.conf.arg(name="")]
+        topology: str = ""
+        slices: int = 1
+        tokens: float = 0.0
+        prices: str = ""
+        output: str = ""
+        search: bool = False
+        compiles: int = 8
+        workers: int = 0
+
+    loaded, prog = config_file.load(target), f"launch.py plan {target}"
+    given = configs.override(Arguments(loaded), _flag(options, "--search"), prog=prog)
+    topology = topologies.parse(given.topology or _missing(), given.slices)
+    config = _sliced(given.config, given.slices)
+    if not given.search:
+        topologies.check_mesh(config.parallel, topology)
+    topologies.check_installed(topology)
+    name = target.parent.name if target.name == "config.json" else target.stem
+    folder = Path(given.output or Path("plans") / f"{name}_{topology.title.replace(' ', '').replace(':', '-')}")
+    found = (_search if given.search else _plan)(config, topology, given, name, folder, target)
+    if not found["fits"]:
+        raise SystemExit(DOES_NOT_FIT)
+
+
+def _sliced(config, slices: int):
+    """The config for so many slices, where it has a word for them."""
+    if slices == 1 or not hasattr(config.parallel, "slices"):
+        return config
+    return dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, slices=slices))
+
+
+def _plan(config, topology, given, name: str, folder: Path, target: Path) -> dict:
+    from bigmodel_jax.plan import estimate, screen
+
+    console = Console()
+    prices = Path(given.prices) if given.prices else estimate.PRICES
+    with console.status("") as status:
+        found = estimate.make_plan(
+            config, topology, name=name, tokens=given.tokens, prices=prices, say=lambda text: status.update(f"{text} …")
+        )
+    screen.show(found, console)
+    _write(found, folder, console)
+    return found
+
+
+def _search(config, topology, given, name: str, folder: Path, target: Path) -> dict:
+    from bigmodel_jax.plan import estimate, screen, search
+
+    console = Console()
+    prices = estimate.read_prices(Path(given.prices) if given.prices else estimate.PRICES, topology)
+
+    def describe(config, compiled):
+        plan = estimate.describe(config, topology, compiled, name=name)
+        return plan | estimate.seen(config, topology, compiled, given.tokens, prices)
+
+    with console.status("") as status:
+        found = search.search(
+            config,
+            topology,
+            describe=describe,
+            compiles=given.compiles,
+            workers=given.workers,
+            say=lambda text: status.update(f"{text} …"),
+        )
+    screen.show_search(found, console)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "search.json").write_text(json.dumps(found, indent=1) + "\n")
+    if not found["ranked"]:
+        return {"fits": False}
+    best = found["ranked"][0]
+    path = folder / f"{name}_best.py"
+    search.write_config(path, target, best, f"{name} on {topology.title}: {best['title']}.")
+    screen.show(best, console)
+    console.print(f"\nConfig: {path}", highlight=False, soft_wrap=True)
+    _write(best, folder, console)
+    return best
+
+
+def _write(plan: dict, folder: Path, console: Console) -> None:
+    from bigmodel_jax.report.plan_page import build_plan_page
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")
+    page = build_plan_page(plan, folder)
+    console.print(f"\nPlan: {page}", highlight=False, soft_wrap=True)
+
+
+def _flag(options: list[str], name: str) -> list[str]:
+    """`name` without a value means True."""
+    out = list(options)
+    for i, option in enumerate(options):
+        if option == name and (i + 1 == len(options) or options[i + 1].startswith("--")):
+            out.insert(i + 1, "True")
+    return out
+
+
+def _missing() -> str:
+    raise ValueError("plan: --topology is missing, such as --topology v5e:16x16 or --topology h100:1x8x8")
+
+
+VERBS = {
+    "plan": Verb(
+        plan,
+        "plan CONFIG --topology NAME [--slices N] [--FIELD VALUE ...]",
+        "what a run needs and costs on a machine that is not here",
+        f"CONFIG        {CONFIG}\n"
+        "--topology    v4:4x4x4, v5e:16x16, v5p:4x4x8, v6e:16x16, tpu7x:4x4x4: chips along each\n"
+        "              axis of a slice; a100, h100, h200, b200:1x8x8: 8 hosts of 8 GPUs\n"
+        "--slices      so many slices, over the data-centre network\n"
+        "--tokens      of the whole run; without it: those of train.steps\n"
+        "--prices      a table of prices (TOML); without it: bigmodel_jax/plan/prices.toml\n"
+        "--output      the folder; without it: plans/<config>_<topology>\n"
+        "--search      the best mesh, remat, microbatches and offload for these chips\n"
+        "--compiles    so many layouts of a search are compiled; without it: 8\n"
+        "--workers     processes that compile at once in a search; without it: one a core\n\n"
+        "Compiles the train step with the machine's own compiler. The folder gets plan.json\n"
+        "and plan.html. Exit code 0 where it fits, 3 where it does not.",
+        (
+            "plan configs/llama3_8b.py --topology v5e:16x16",
+            "plan configs/llama3_8b.py --topology v5p:4x4x8 --train.batch_size 256 --data.seq_len 8192",
+            "plan configs/llama3_8b.py --topology v5e:16x16 --search",
+        ),
+    ),
+}

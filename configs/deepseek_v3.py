@@ -1,0 +1,22 @@
+"""DeepSeek-V3 671B from scratch on your own text, made for 2,048 chips of TPU v5p: FSDP over 64, experts over 32.
+
+`launch.py plan configs/deepseek_v3.py --topology v5p:8x16x16` says what it needs and costs (docs/plan.md).
+"""
+
+import dataclasses
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.models.deepseek import PRESETS
+from configs import llama3_8b
+
+
+def get_config() -> Config:
+    base = llama3_8b.get_config()
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(PRESETS["deepseek-v3"], remat="full", num_mtp_layers=1),
+        optim=dataclasses.replace(base.optim, lr=2.2e-4),
+        parallel=ParallelConfig(data=1, fsdp=-1, expert=32),
+        train=dataclasses.replace(base.train, batch_size=2048),
+    )

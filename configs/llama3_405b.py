@@ -1,0 +1,23 @@
+"""Llama 3.1 405B from scratch on your own text, made for 2,048 chips of TPU v5p (8x16x16): FSDP over 256, tensor over 8.
+
+`launch.py plan configs/llama3_405b.py --topology v5p:8x16x16` says what it needs and costs (docs/plan.md).
+"""
+
+import dataclasses
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.models.llama import PRESETS
+from configs import llama3_8b
+
+
+def get_config() -> Config:
+    base = llama3_8b.get_config()
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(PRESETS["llama-3.1-405b"], remat="full"),
+        data=dataclasses.replace(base.data, seq_len=8192),
+        optim=dataclasses.replace(base.optim, lr=8e-5, warmup_steps=8000),
+        parallel=ParallelConfig(data=1, fsdp=-1, tensor=8),
+        train=dataclasses.replace(base.train, batch_size=2048),
+    )

@@ -1,0 +1,35 @@
+"""Llama 3 8B from scratch on your own text: point `data.source` and `data.tokenizer.path` at it.
+
+Made for 256 chips of TPU v5e, one row of 4,096 tokens each: `launch.py plan configs/llama3_8b.py --topology v5e:16x16`
+says what it needs and costs there (docs/plan.md). Never run on such a machine here.
+"""
+
+import dataclasses
+
+from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, TrainConfig
+from bigmodel_jax.core.precision import Policy
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.data import JsonlFiles, TextData, TokenizerConfig
+from bigmodel_jax.models.llama import PRESETS
+from bigmodel_jax.objectives import NextToken
+from bigmodel_jax.optim import OptimConfig
+
+SEQ_LEN = 4096
+
+
+def get_config() -> Config:
+    return Config(
+        model=dataclasses.replace(PRESETS["llama-3-8b"], remat="full"),
+        objective=NextToken(),
+        data=TextData(
+            source=JsonlFiles("data/train/*.jsonl", "data/validation/*.jsonl"),
+            tokenizer=TokenizerConfig(path="data/tokenizer.model"),
+            seq_len=SEQ_LEN,
+        ),
+        optim=OptimConfig(lr=3e-4, warmup_steps=2000),
+        parallel=ParallelConfig(data=1, fsdp=-1),
+        precision=Policy(compute="bfloat16"),
+        train=TrainConfig(steps=100_000, batch_size=256),
+        eval=EvalConfig(every=1000),
+        checkpoint=CheckpointConfig(every=500),
+    )

@@ -1,0 +1,19 @@
+"""Mixtral 8x7B from scratch on your own text, made for 256 chips of TPU v6e: two rows of 4,096 tokens each.
+
+`launch.py plan configs/mixtral_8x7b.py --topology v6e:16x16` says what it needs and costs (docs/plan.md).
+"""
+
+import dataclasses
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.models.mixtral import PRESETS
+from configs import llama3_8b
+
+
+def get_config() -> Config:
+    base = llama3_8b.get_config()
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(PRESETS["mixtral-8x7b"], remat="full", capacity_factor=1.25),
+        train=dataclasses.replace(base.train, batch_size=512),
+    )

@@ -1,0 +1,22 @@
+"""T5 v1.1 XXL (11 B) on your own text, spans of it taken out and asked for, made for 256 chips of TPU v5e.
+
+`launch.py plan configs/t5_xxl.py --topology v5e:16x16` says what it needs and costs (docs/plan.md).
+"""
+
+import dataclasses
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.data import SpanCorruptionData
+from bigmodel_jax.models.t5 import PRESETS
+from configs import llama3_8b
+
+
+def get_config() -> Config:
+    base = llama3_8b.get_config()
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(PRESETS["t5-v1.1-xxl"], remat="full", max_seq_len=512),
+        data=SpanCorruptionData(source=base.data.source, tokenizer=base.data.tokenizer, seq_len=512),
+        optim=dataclasses.replace(base.optim, lr=1e-3, warmup_steps=10_000),
+        train=dataclasses.replace(base.train, batch_size=2048),
+    )

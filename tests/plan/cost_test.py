@@ -1,0 +1,114 @@
+"""FLOPs and bytes counted in compiled programs against what the shapes say."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bigmodel_jax.plan import cost, instructions
+from bigmodel_jax.plan.instructions import Code
+from bigmodel_jax.report.throughput import count_flops
+
+
+def compiled(fn, *shapes) -> Code:
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return Code(jax.jit(fn).lower(*arguments).compile().as_text())
+
+
+def measure(code: Code) -> cost.Cost:
+    return cost.measure(code, lambda dtype: 1e12, 1e9)
+
+
+def layers(x, ws):
+    return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, ws)[0].sum()
+
+
+@pytest.mark.parametrize("unroll", [1, 5])
+def test_a_loops_body_counts_as_often_as_it_runs(unroll):
+    code = compiled(
+        lambda x, ws: jax.lax.scan(lambda x, w: (x @ w, None), x, ws, unroll=unroll)[0], (16, 32), (5, 32, 32)
+    )
+    assert sum(measure(code).flops.values()) == 5 * 2 * 16 * 32 * 32
+
+
+def test_forward_and_backward_are_three_times_forward_as_the_jaxpr_counts_them():
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((16, 32), (5, 32, 32))]
+    forward = count_flops(layers, *shapes)
+    both = sum(measure(compiled(jax.grad(layers, argnums=(0, 1)), (16, 32), (5, 32, 32))).flops.values())
+    assert both == 3 * forward == 3 * 5 * 2 * 16 * 32 * 32
+
+
+def test_a_tpus_products_are_convolutions_and_places_outside_do_not_count():
+    # (2, 1024, 256) x (256, 2, 64), heads as a spatial axis: window 2, padded by 1, reversed: half of it is empty.
+    one = instructions.parse(
+        "ROOT %c = bf16[2,1024,2,64,1]{1,3,4,2,0:T(8,128)(2,1)S(1)} convolution(%lhs, %rhs), "
+        "window={size=1x2x2 pad=0_0x1_1x0_0 rhs_reversal=0x1x0}, dim_labels=0b2f1_2i1o0->0b1f2"
+    )
+    lhs, rhs = "bf16[2,1024,2,128,1]", "bf16[2,128,2,64,1]"
+    assert instructions._convolution(one, lhs, rhs) == 2.0 * 2 * 1024 * (2 * 128) * (2 * 64)
+
+
+def test_a_plain_convolution_without_padding_counts_every_place():
+    code = compiled(lambda x, k: jax.lax.conv(x, k, (1, 1), "VALID"), (2, 3, 8, 8), (5, 3, 3, 3))
+    assert sum(measure(code).flops.values()) == 2 * (2 * 5 * 6 * 6) * (3 * 3 * 3)
+
+
+def test_the_slices_that_a_loop_reads_of_a_stack_are_the_whole_stack_once():
+    stack = 64 * 256 * 256 * 4
+    code = compiled(lambda x, ws: jax.lax.scan(lambda x, w: (x * w, None), x, ws)[0], (256, 256), (64, 256, 256))
+    # The stack once; the carry read and written in each of 64 rounds.
+    assert stack < measure(code).bytes < 4.5 * stack
+
+
+def test_memory_of_other_places_is_not_hbm():
+    assert instructions.memory_bytes("bf16[8,128]{1,0:T(8,128)(2,1)}") == 2048
+    assert instructions.memory_bytes("bf16[8,128]{1,0:T(8,128)(2,1)S(1)}") == 0
+    assert instructions.memory_bytes("(f32[4]{0:T(128)S(1)}, f32[4]{0:T(128)}, u32[]{:S(2)})") == 16
+
+
+def test_an_instruction_is_taken_apart():
+    one = instructions.parse(
+        "ROOT %f.1 = (f32[2,3]{1,0:T(2,128)}, s32[]) fusion(%a.2, s32[4]{0:T(128)} %b), kind=kLoop, calls=%body.3, "
+        'metadata={op_name="jit(step)/jvp()/while/body/dot_general" stack_frame_id=17}'
+    )
+    assert (one.name, one.opcode, one.operands, one.root) == ("f.1", "fusion", ("a.2", "b"), True)
+    assert one.result == "(f32[2,3]{1,0:T(2,128)}, s32[])"
+    assert one.attribute("calls") == "%body.3"
+    assert one.op_name == "jit(step)/jvp()/while/body/dot_general"
+
+
+def test_a_kernel_counts_what_its_author_states():
+    one = instructions.parse(
+        '%k = bf16[8,64]{1,0} custom-call(%q), custom_call_target="tpu_custom_call", '
+        'backend_config={"custom_call_config":{"cost_estimate":{"flops":"1234","transcendentals":"0"}}}'
+    )
+    assert instructions._kernel(one, ["bf16[8,64]{1,0}"], causal=True) == (1234.0, "bf16")
+
+
+def test_flash_attention_counts_the_blocks_that_it_visits():
+    """8 heads of 2 rows, 2,048 queries and keys, 4 blocks of 512: causal, 10 of the 16 blocks."""
+    names = ["fwd_segmented_residuals", "dq_segmented", "dkv_segmented"]
+    shapes = [
+        "s8[4,4]{1,0}",
+        "bf16[2,8,2048,128]{3,2,1,0}",
+        "bf16[2,4,2048,128]{3,2,1,0}",
+        "bf16[2,4,2048,64]{3,2,1,0}",
+    ]
+    pairs = 2 * 8 * 2048 * 2048
+    widths = {"fwd": 128 + 64, "dq": 2 * 128 + 64, "dkv": 2 * 128 + 2 * 64}
+    for name in names:
+        one = instructions.parse(
+            f"%splash_mha_{name}.3 = bf16[2]{{0}} custom-call(%q), custom_call_target=tpu_custom_call"
+        )
+        phase = name.split("_")[0]
+        assert instructions._kernel(one, shapes, causal=False)[0] == 2 * pairs * widths[phase]
+        assert instructions._kernel(one, shapes, causal=True)[0] == 2 * pairs * widths[phase] * 10 / 16
+
+
+def test_grouped_products_count_as_one_product_of_all_rows():
+    def grouped(x, w):
+        return jax.lax.ragged_dot(x, w, jnp.array([10, 22], jnp.int32))
+
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((32, 8), (2, 8, 16))]
+    assert count_flops(grouped, *shapes) == 2 * 32 * 8 * 16
+    both = jax.grad(lambda x, w: jnp.sum(grouped(x, w) ** 2), argnums=(0, 1))
+    assert count_flops(both, *shapes) == 3 * 2 * 32 * 8 * 16

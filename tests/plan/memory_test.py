@@ -1,0 +1,82 @@
+"""What lives when, followed through a program's text."""
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.plan import memory
+from bigmodel_jax.plan.instructions import Code
+
+# a and b live together, then b and c; d is written over b. The loop's carry is its caller's.
+TEXT = """HloModule m, is_scheduled=true
+
+FileNames
+1 "/home/me/bigmodel_jax/models/llama.py"
+2 "/home/me/.venv/lib/python3.12/site-packages/jax/x.py"
+
+FunctionNames
+1 "attend"
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=109 end_line=109 column=1 end_column=2}
+2 {file_name_id=2 function_name_id=1 line=7 end_line=7 column=1 end_column=2}
+
+StackFrames
+1 {file_location_id=1 parent_frame_id=1}
+2 {file_location_id=2 parent_frame_id=1}
+
+%body (p: (f32[256], s32[])) -> (f32[256], s32[]) {
+  %p = (f32[256]{0}, s32[]) parameter(0)
+  %x = f32[256]{0} get-tuple-element(%p), index=0
+  %i = s32[] get-tuple-element(%p), index=1
+  %inner = f32[1024]{0} broadcast(%x), dimensions={0}
+  %y = f32[256]{0} reduce(%inner), dimensions={1}
+  ROOT %t = (f32[256]{0}, s32[]) tuple(%y, %i)
+}
+
+%condition (p: (f32[256], s32[])) -> pred[] {
+  %p = (f32[256]{0}, s32[]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=1
+  %n = s32[] constant(3)
+  ROOT %c = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (x: f32[256]) -> f32[] {
+  %x = f32[256]{0} parameter(0)
+  %a = f32[256]{0} negate(%x), metadata={op_name="jit(step)/jvp()/neg" stack_frame_id=2}
+  %b = f32[512]{0} broadcast(%a), metadata={op_name="jit(step)/jvp()/broadcast_in_dim" stack_frame_id=2}
+  %i = s32[] constant(0)
+  %carry = (f32[256]{0}, s32[]) tuple(%a, %i)
+  %w = (f32[256]{0}, s32[]) while(%carry), condition=%condition, body=%body
+  %x1 = f32[256]{0} get-tuple-element(%w), index=0
+  %d = f32[512]{0} dynamic-update-slice(%b, %x1, %i)
+  ROOT %r = f32[] reduce(%d), dimensions={0}
+}
+"""
+
+
+def test_the_peak_is_where_most_lives_and_loops_add_what_they_make():
+    found = memory.at_the_peak(Code(TEXT))
+    # Inside the loop: a (the carry), b (needed afterwards), and the loop's own array.
+    assert sorted(b.bytes for b in found) == [1024, 2048, 4096]
+
+
+def test_stacked_results_of_the_forward_pass_are_activations_and_have_a_line():
+    found = memory.summary(Code(TEXT), TEXT)
+    assert (found["activations"], found["gradients"], found["temporaries"]) == (2048, 0, 5120)
+    rows = {row["shape"]: row for row in found["largest"]}
+    assert rows["f32[512]"]["source"] == "models/llama.py:109", "the model's line, not the library's that it called"
+    assert [row["bytes"] for row in found["largest"]] == sorted((r["bytes"] for r in found["largest"]), reverse=True)
+
+
+def test_a_compiled_programs_peak_is_near_the_compilers_own():
+    def step(ws, x):
+        def loss(ws):
+            return jnp.sum(jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, ws)[0] ** 2)
+
+        return jax.tree.map(lambda w, g: w - g, ws, jax.grad(loss)(ws))
+
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((8, 128, 128), (1024, 128))]
+    compiled = jax.jit(step, donate_argnums=0).lower(*shapes).compile()
+    own = compiled.memory_analysis().temp_size_in_bytes
+    found = sum(b.bytes for b in memory.at_the_peak(Code(compiled.as_text())))
+    assert 0.6 * own < found < 1.4 * own
