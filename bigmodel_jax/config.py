@@ -47,10 +47,20 @@ class SampleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ImageSampleConfig:
+    """Images generated at the end of a run whose objective is Diffusion (DDIM with classifier-free guidance)."""
+
+    num: int = 0  # 0 = none
+    steps: int = 50  # denoising steps, spread over objective.num_steps
+    guidance: float = 3.0  # 1 = what the model says given the label or text; above: further away from without it
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     every: int = 0  # steps between evaluations; 0 = only after the last step
     batch_size: int = 0  # 0 = the training batch size
     sample: SampleConfig = SampleConfig()
+    images: ImageSampleConfig = ImageSampleConfig()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,6 +64,7 @@ ROOMS = {
         "checkpoint",  # traverse_util
     ),
     "matplotlib": ("report",),
+    "PIL": ("data.pictures",),
     "tensorboardX": ("report",),
     "wandb": ("report",),
     "mlflow": ("report",),

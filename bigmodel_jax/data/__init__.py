@@ -6,6 +6,7 @@ Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loade
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.chat_data import ChatData
 from bigmodel_jax.data.image import ImageData, image_shape
+from bigmodel_jax.data.image_text import CaptionFiles, ImageTextData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.data.masking import MaskedTextData
 from bigmodel_jax.data.permutation import PermutedTextData
@@ -17,11 +18,13 @@ from bigmodel_jax.data.tokenizers import TokenizerConfig, load_tokenizer
 __all__ = [
     "Arrays",
     "BatchIterator",
+    "CaptionFiles",
     "ChatData",
     "CsvFiles",
     "DataConfig",
     "EvalBatches",
     "ImageData",
+    "ImageTextData",
     "JsonlFiles",
     "MaskedTextData",
     "PermutedTextData",

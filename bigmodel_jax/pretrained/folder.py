@@ -16,8 +16,8 @@ from bigmodel_jax.pretrained import FAMILIES, names
 from bigmodel_jax.pretrained.family import Family, spec_by_path
 from bigmodel_jax.pretrained.names import Source, Tensor
 
-INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
 SHARD_BYTES = 5 * 1024**3
 
@@ -25,17 +25,27 @@ SHARD_BYTES = 5 * 1024**3
 def read_config(folder: Path) -> tuple[Family, ModelConfig]:
     """The family and the model config of a folder; ValueError where the architecture is not one of ours."""
     hf = _json(folder / "config.json")
-    architectures = hf.get("architectures") or [f"(none, model_type {hf.get('model_type')!r})"]
-    family = FAMILIES.get(architectures[0])
+    architecture = _architecture(hf)
+    family = FAMILIES.get(architecture)
     if family is None:
         raise ValueError(
-            f"{folder / 'config.json'}: architecture {architectures[0]!r} is not supported"
-            f"{nearest(architectures[0], FAMILIES)}; supported: {', '.join(FAMILIES)}"
+            f"{folder / 'config.json'}: architecture {architecture!r} is not supported"
+            f"{nearest(architecture, FAMILIES)}; supported: {', '.join(FAMILIES)}"
         )
     try:
         return family, family.from_hf(hf)
     except KeyError as error:
         raise ValueError(f"{folder / 'config.json'}: {error} is missing") from None
+
+
+def _architecture(hf: dict) -> str:
+    """The model's class, as transformers or as diffusers names it."""
+    if hf.get("architectures"):
+        return hf["architectures"][0]
+    name = hf.get("_class_name", f"(none, model_type {hf.get('model_type')!r})")
+    # Older files of PixArt name the class that several models shared.
+    shared = name == "Transformer2DModel" and hf.get("norm_type") == "ada_norm_single"
+    return "PixArtTransformer2DModel" if shared else name
 
 
 def _json(path: Path) -> dict:
@@ -49,20 +59,22 @@ def _json(path: Path) -> dict:
 
 def open_weights(folder: Path) -> Source:
     """Every tensor of a folder, unread; ValueError for a missing or damaged shard, or weights in pickles alone."""
-    if (folder / INDEX).is_file():
-        files = sorted(set(_json(folder / INDEX)["weight_map"].values()))
+    weights = next((w for w in (WEIGHTS, DIFFUSERS_WEIGHTS) if any(folder.glob(f"{w}*"))), WEIGHTS)
+    index = f"{weights}.index.json"
+    if (folder / index).is_file():
+        files = sorted(set(_json(folder / index)["weight_map"].values()))
         missing = [name for name in files if not (folder / name).is_file()]
         if missing:
-            raise ValueError(f"{folder}: {INDEX} names {', '.join(missing)}, which is not there")
-    elif (folder / WEIGHTS).is_file():
-        files = [WEIGHTS]
+            raise ValueError(f"{folder}: {index} names {', '.join(missing)}, which is not there")
+    elif (folder / weights).is_file():
+        files = [weights]
     else:
         pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt*"))
         hint = (
             f"; {', '.join(pickles)} is a pickle, which may run code and is never opened: load it with transformers "
             "and call save_pretrained(folder, safe_serialization=True)"
         )
-        raise ValueError(f"{folder}: no {WEIGHTS} and no {INDEX}{hint if pickles else ''}")
+        raise ValueError(f"{folder}: no {weights} and no {index}{hint if pickles else ''}")
     return {name: tensor for file in files for name, tensor in _open_file(folder / file)}
 
 
@@ -106,7 +118,10 @@ def save_params(family: Family, cfg: ModelConfig, params: Mapping[str, Any], fol
     """config.json and the weights in shards of at most 5 GiB; params by path, as numpy arrays."""
     folder.mkdir(parents=True, exist_ok=True)
     dtype = next(iter(params.values())).dtype.name
-    hf = {"architectures": [family.architecture], **family.to_hf(cfg), "torch_dtype": dtype}
+    hf = family.to_hf(cfg)
+    weights = DIFFUSERS_WEIGHTS if "_class_name" in hf else WEIGHTS
+    if weights == WEIGHTS:
+        hf = {"architectures": [family.architecture], **hf, "torch_dtype": dtype}
     (folder / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
     tensors = names.to_theirs(family.rows, spec_by_path(cfg), cfg, params)
     shards, size = [{}], 0
@@ -116,18 +131,18 @@ def save_params(family: Family, cfg: ModelConfig, params: Mapping[str, Any], fol
             size = 0
         shards[-1][name] = array
         size += array.nbytes
-    _write_shards(shards, folder)
+    _write_shards(shards, folder, weights)
 
 
-def _write_shards(shards: list[dict], folder: Path) -> None:
+def _write_shards(shards: list[dict], folder: Path, weights: str) -> None:
     if len(shards) == 1:
-        save_file(shards[0], folder / WEIGHTS, metadata={"format": "pt"})
+        save_file(shards[0], folder / weights, metadata={"format": "pt"})
         return
     weight_map = {}
     for n, shard in enumerate(shards):
-        file = re.sub(r"\.safetensors$", f"-{n + 1:05}-of-{len(shards):05}.safetensors", WEIGHTS)
+        file = re.sub(r"\.safetensors$", f"-{n + 1:05}-of-{len(shards):05}.safetensors", weights)
         save_file(shard, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(shard, file)
     total = sum(array.nbytes for shard in shards for array in shard.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (folder / f"{weights}.index.json").write_text(json.dumps(index, indent=2) + "\n")

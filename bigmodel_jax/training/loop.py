@@ -24,9 +24,9 @@ from bigmodel_jax.report.progress import Progress, start_table
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops
 from bigmodel_jax.report.writers import open_writers
 from bigmodel_jax.training import run_folder
-from bigmodel_jax.training.checks import check_data, check_sample, samples_text
+from bigmodel_jax.training.checks import check_data, check_images, check_sample, samples_images, samples_text
 from bigmodel_jax.training.evaluate import evaluate
-from bigmodel_jax.training.saved import fresh_state, generate_text
+from bigmodel_jax.training.saved import fresh_state, generate_images, generate_text
 from bigmodel_jax.training.signals import Interrupted, Stop
 from bigmodel_jax.training.state import TrainState, abstract_state, weights
 from bigmodel_jax.training.step import make_eval_step, make_train_step
@@ -57,6 +57,8 @@ def train(config: Config, run_dir: Path, console: Console | None = None) -> dict
         check_data(config)
         if samples_text(config):
             check_sample(config, config.eval.sample, config.data.open_tokenizer(), prefix="eval.sample.")
+        if samples_images(config):
+            check_images(config, config.eval.images, prefix="eval.images.")
         log.info("data opened")
 
         # --- where the run stands
@@ -133,8 +135,9 @@ class Run:
         self.eval_step = make_eval_step(config, self.mesh)
         train_step, memory = self.compile_step(state, batch)
         log.info("step compiled")
-        self.tokens_per_step = batch["tokens"].size if "tokens" in batch else config.train.batch_size
-        self.unit = "tokens" if "tokens" in batch else "examples"
+        per_token = batch["weights"].ndim == 2  # what the loss is a mean over
+        self.tokens_per_step = batch["tokens"].size if per_token else config.train.batch_size
+        self.unit = "tokens" if per_token else "examples"
         flops = step_flops(config, params.merge(state.params, state.frozen), batch)
         self.throughput = Throughput(flops, self.peak * self.mesh.size)
         self.console.print(start_table(self.table(memory), title=self.run_dir.name))
@@ -259,6 +262,11 @@ class Run:
             text = generate_text(config, weights(state), config.eval.sample, seed=config.train.seed)
             (self.run_dir / "samples" / f"{config.train.steps:08d}.txt").write_text(text + "\n")
             self.say(f"\nSample: {text}\n")
+        if samples_images(config):
+            from bigmodel_jax.report.picture_grid import write_grid
+
+            images, titles = generate_images(config, weights(state), seed=config.train.seed)
+            write_grid(self.run_dir / "samples" / f"{config.train.steps:08d}.png", images, titles)
         store.wait(self.saves)
         page = build_report([self.run_dir], self.run_dir / "report.html")
         self.say(json.dumps(scalars))
