@@ -10,6 +10,7 @@ from bigmodel_jax.data.image_text import CaptionFiles, ImageTextData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.data.masking import MaskedTextData
 from bigmodel_jax.data.permutation import PermutedTextData
+from bigmodel_jax.data.sentence_pairs import SentencePairData
 from bigmodel_jax.data.sources import Arrays, CsvFiles, JsonlFiles, Source, TextFiles, Tfds
 from bigmodel_jax.data.span_corruption import SpanCorruptionData
 from bigmodel_jax.data.text import TextData, save_tokenizer, tokenizer, vocab_size
@@ -28,6 +29,7 @@ __all__ = [
     "JsonlFiles",
     "MaskedTextData",
     "PermutedTextData",
+    "SentencePairData",
     "Source",
     "SpanCorruptionData",
     "TextData",

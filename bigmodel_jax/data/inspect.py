@@ -153,11 +153,12 @@ def _row_table(rows: TextRows, tok: Tokenizer) -> Table:
         "column", "token", "target", "segment", "position", "weight", "target bytes", box=None, pad_edge=False
     )
     for i in range(first, min(first + 8, rows.seq_len)):
-        cells = {k: v[0, i] for k, v in batch.items()}
+        cells = {k: v[0, i] for k, v in batch.items() if v.ndim > 1}
         real = cells["segment_ids"] > 0
         style = COLORS[int(cells["segment_ids"]) % len(COLORS)] if real else "dim"
         pieces = [_readable(_piece(tok, int(cells[k]))) if real else "padding" for k in ("tokens", "targets")]
-        numbers = [f"{cells[k]:g}" for k in ("segment_ids", "positions", "weights", "target_bytes")]
+        names = ("segment_ids", "positions", "weights", "target_bytes")
+        numbers = [f"{cells[k]:g}" if k in cells else "-" for k in names]
         table.add_row(str(i), *(Text(p, style=style) for p in pieces), *numbers)
     return table
 

@@ -10,7 +10,7 @@ from bigmodel_jax.pretrained.deepseek import DEEPSEEK_V3
 from bigmodel_jax.pretrained.dit import DIT
 from bigmodel_jax.pretrained.efficientnet import EFFICIENTNET
 from bigmodel_jax.pretrained.family import Family
-from bigmodel_jax.pretrained.gemma import GEMMA, GEMMA2, GEMMA3
+from bigmodel_jax.pretrained.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_IMAGE_TEXT
 from bigmodel_jax.pretrained.gpt2 import GPT2
 from bigmodel_jax.pretrained.gpt_oss import GPT_OSS
 from bigmodel_jax.pretrained.llama import LLAMA
@@ -42,6 +42,7 @@ FAMILIES: dict[str, Family] = {
         GEMMA,
         GEMMA2,
         GEMMA3,
+        GEMMA3_IMAGE_TEXT,
         MIXTRAL,
         QWEN3_MOE,
         GPT_OSS,

@@ -24,6 +24,7 @@ FITS = {
     "classification": {"num_classes", "image_shape"},
     "regression": {"feature_shape", "num_outputs"},
     "masked_language_model": {"head"},
+    "bert_pretraining": {"head"},
     "question_answering": {"head"},
     "contrastive": {"vision", "text"},
     "diffusion": {"image_shape", "learn_sigma"},
@@ -31,7 +32,7 @@ FITS = {
 # What an encoder with such a head is trained for.
 HEADS = {
     "masked_lm": "masked_language_model",
-    "pretraining": "masked_language_model",
+    "pretraining": "bert_pretraining",
     "classification": "classification",
     "token_classification": "masked_language_model",
     "question_answering": "question_answering",
