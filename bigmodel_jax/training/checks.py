@@ -1,10 +1,20 @@
 """What can be known to be wrong once the data is open, before anything is compiled or written."""
 
+import jax
+
 from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.data.tokenizers import Tokenizer
 
 # The option of the data that a requirement on the model comes from.
 REQUIRED_BY = {"vocab_size": "tokenizer", "max_seq_len": "seq_len", "num_classes": "num_classes"}
+
+
+def check_processes(config: Config) -> None:
+    """ValueError where the run cannot be shared by several processes."""
+    if config.parallel.strategy == "pmap" and jax.process_count() > 1:
+        raise ValueError(
+            f"parallel.strategy = 'pmap' is for one process; this job has {jax.process_count()}: use 'jit'"
+        )
 
 
 def check_data(config: Config) -> None:
