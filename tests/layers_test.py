@@ -34,6 +34,7 @@ LAYERS = {
     "bigmodel_jax.training.saved": 7,  # checkpoints, evaluation and generation together
     "bigmodel_jax.training.loop": 8,
     "bigmodel_jax.plan": 7,  # the step compiled for another machine, and what follows from it
+    "bigmodel_jax.cluster": 8,  # what a run's processes must have in common: config and versions
     "bigmodel_jax.verbs": 9,
     "bigmodel_jax.cli": 10,
     "configs": 11,

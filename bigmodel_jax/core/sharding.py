@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -192,5 +193,11 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
 
 
 def to_host(tree: Any) -> Any:
-    """The tree as numpy arrays."""
-    return jax.tree.map(np.asarray, tree)
+    """The tree as numpy arrays; in every process the whole of each array."""
+
+    def one(x):
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+            return multihost_utils.process_allgather(x, tiled=True)
+        return np.asarray(x)
+
+    return jax.tree.map(one, tree)

@@ -3,6 +3,8 @@
 import functools
 from typing import Any
 
+import jax
+
 from bigmodel_jax.config import Config, ImageSampleConfig, SampleConfig
 from bigmodel_jax.data.tokenizers import Tokenizer
 from bigmodel_jax.objectives import Diffusion
@@ -18,6 +20,14 @@ REQUIRED_BY = {
     "vision.image_shape": "image_size",
 }
 EXACT = {"eos_token_id"}  # not a least number, but this one
+
+
+def check_processes(config: Config) -> None:
+    """ValueError where the run cannot be shared by several processes."""
+    if config.parallel.strategy == "pmap" and jax.process_count() > 1:
+        raise ValueError(
+            f"parallel.strategy = 'pmap' is for one process; this job has {jax.process_count()}: use 'jit'"
+        )
 
 
 def check_data(config: Config) -> None:
