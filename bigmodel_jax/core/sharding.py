@@ -22,7 +22,8 @@ MeshAxes = str | tuple[str, ...] | None
 class Rules:
     """Logical name -> mesh axis (or axes, or None for whole). A new layout is a new value here, no model changes."""
 
-    batch: MeshAxes = ("data", "fsdp")
+    # Outside the layers a pipeline's stages, and outside the experts their devices, share the batch as well.
+    batch: MeshAxes = ("stage", "data", "fsdp", "expert")
     seq: MeshAxes = "seq"
     layers: MeshAxes = "stage"
     vocab: MeshAxes = "tensor"
@@ -47,6 +48,9 @@ class ParallelConfig:
     strategy: Literal["jit", "pmap"] = "jit"
     "jit: shardings by name, the compiler adds the collectives; pmap: the classic replicated data-parallel step"
     rules: Rules = Rules()
+    pipeline_microbatches: int = 0  # pieces of the batch in the pipeline over `stage`; 0 = as many as stages
+    pipeline_rounds: int = 1  # how often a piece passes all stages; a stage holds so many groups of layers
+    pipeline_remat: bool = False  # keep only what enters a stage, and compute its layers again in the backward pass
 
     def sizes(self) -> tuple[int, ...]:
         return tuple(getattr(self, a) for a in AXES)
@@ -73,7 +77,7 @@ def make_mesh(parallel: ParallelConfig, devices: list | None = None) -> Mesh:
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def _names(axes: MeshAxes) -> tuple[str, ...]:
+def axis_names(axes: MeshAxes) -> tuple[str, ...]:
     return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
 
 
@@ -89,7 +93,7 @@ def partition_spec(logical: tuple[str | None, ...], rules: Rules, *, strict: boo
         if name is not None and not hasattr(rules, name):
             allowed = ", ".join(f.name for f in dataclasses.fields(rules))
             raise ValueError(f"logical axis {name!r} has no rule; known: {allowed}")
-        axes = _names(getattr(rules, name) if name else None)
+        axes = axis_names(getattr(rules, name) if name else None)
         for axis in axes:
             if axis in used and strict:
                 raise ValueError(
@@ -111,7 +115,7 @@ def shardings(spec: params.Tree, mesh: Mesh, rules: Rules) -> params.Tree:
     def one(path: str, p: params.Param) -> NamedSharding:
         dims = []
         for size, name, axes in zip(p.shape, p.axes, partition_spec(p.axes, rules), strict=True):
-            n = math.prod(mesh.shape[a] for a in _names(axes))
+            n = math.prod(mesh.shape[a] for a in axis_names(axes))
             if size % n and axes == "fsdp":
                 axes = None
             elif size % n:
@@ -132,7 +136,7 @@ def batch_sharding(mesh: Mesh, rules: Rules, ndim: int) -> NamedSharding:
 
 def batch_shards(mesh: Mesh, rules: Rules) -> int:
     """Number of pieces that the batch dimension is cut into."""
-    return math.prod(mesh.shape[a] for a in _names(rules.batch))
+    return math.prod(mesh.shape[a] for a in axis_names(rules.batch))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -143,10 +147,13 @@ _context = threading.local()
 
 
 @contextlib.contextmanager
-def use(mesh: Mesh, rules: Rules):
-    """While a step is traced inside it, `constrain` knows mesh and rules; outside, `constrain` does nothing."""
+def use(mesh: Mesh, rules: Rules, parallel: ParallelConfig | None = None):
+    """While a step is traced inside it, `constrain` knows mesh and rules; outside, `constrain` does nothing.
+
+    parallel: whose further choices the layers follow (the pipeline); None leaves them out.
+    """
     previous = getattr(_context, "value", None)
-    _context.value = (mesh, rules)
+    _context.value = (mesh, rules, parallel)
     try:
         yield
     finally:
@@ -159,12 +166,20 @@ def current_mesh() -> Mesh | None:
     return value and value[0]
 
 
+def current() -> tuple[Mesh | None, Rules | None, ParallelConfig | None]:
+    """What `use` was told, of the step being traced."""
+    return getattr(_context, "value", None) or (None, None, None)
+
+
 def fitting_spec(shape: tuple[int, ...], *logical: str | None) -> P:
     """PartitionSpec of an activation of this shape inside `use`; a size that its axes do not divide stays whole."""
-    mesh, rules = _context.value
+    mesh, rules, _ = _context.value
     spec = partition_spec(logical, rules, strict=False)
     return P(
-        *(a if d % math.prod(mesh.shape[n] for n in _names(a)) == 0 else None for d, a in zip(shape, spec, strict=True))
+        *(
+            a if d % math.prod(mesh.shape[n] for n in axis_names(a)) == 0 else None
+            for d, a in zip(shape, spec, strict=True)
+        )
     )
 
 

@@ -101,20 +101,20 @@ def apply(
     """Logits (B, T, V) float32 and the auxiliary losses; batch: tokens, positions, segment_ids (B, T); with a cache
     they follow its own. windows: (L,), where layers differ in how far a token sees."""
     q_where, k_where, cache = where(batch, cache)
-    mask_BT = q_where.segments > 0
     angles = position.rope_angles(q_where.positions, cfg.head_dim, theta=cfg.rope_theta, scaling=cfg.rope_scaling)
     x_BTD = constrain(linear.embed(p["embed"], batch["tokens"]), "batch", "seq", "embed")
 
-    def block(layer, x, xs):
+    def block(layer, x, xs, q_where, k_where, angles):
         layer_cache, window = xs
         x, layer_cache = llama.attend(
             cfg, layer, x, layer_cache, q_where, k_where, angles, cache and cache.index, window=window
         )
-        x, load = feed_forward(cfg, layer, x, mask_BT, train=train, activation=activation)
+        x, load = feed_forward(cfg, layer, x, q_where.segments > 0, train=train, activation=activation)
         return x, (layer_cache, load)
 
     xs = (None if cache is None else cache.layers, windows)
-    x_BTD, (layers, loads) = stack.run(block, p["layers"], x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll)
+    options = {"shared": (q_where, k_where, angles), "remat": cfg.remat, "unroll": cfg.unroll}
+    x_BTD, (layers, loads) = stack.run(block, p["layers"], x_BTD, xs, **options)
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
     logits = linear.unembed(p["embed" if cfg.tied_embeddings else "head"], x_BTD)
     return Out(
