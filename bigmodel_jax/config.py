@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib.util
 import io
+import math
 import re
 import typing
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import tyro
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.precision import Policy
-from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, factor
+from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, axis_names, factor
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.models import MODELS, ModelConfig
 from bigmodel_jax.objectives import OBJECTIVES, Objective
@@ -224,21 +225,61 @@ def _check_rules(rules: Rules) -> None:
 def _check_batch(config: Config, num_devices: int | None) -> None:
     if num_devices is None:
         return
-    sizes = factor(config.parallel, num_devices)
-    shards = sizes[1] * sizes[2]
-    if config.parallel.strategy == "pmap" and num_devices != sizes[1]:
+    sizes = dict(zip(AXES, factor(config.parallel, num_devices), strict=True))
+    if config.parallel.strategy == "pmap" and num_devices != sizes["data"]:
         raise ValueError("parallel.strategy = 'pmap' is data-parallel only: every axis but parallel.data must be 1")
-    pieces = shards * config.train.microbatches
-    if config.train.batch_size % pieces:
+    stages = sizes["stage"]
+    _check_pipeline(config, stages)
+    # A pipeline cuts the batch of all its stages into microbatches, and each of these over the other axes.
+    axes = [a for a in axis_names(config.parallel.rules.batch) if sizes[a] > 1 and not (a == "stage" and stages > 1)]
+    shards = math.prod(sizes[a] for a in axes)
+    pieces = [f"{shards} data shards ({' x '.join(f'parallel.{a}' for a in axes) or 'parallel.data'})"]
+    if stages > 1:
+        microbatches = config.parallel.pipeline_microbatches or stages
+        shards *= microbatches
+        pieces.append(f"parallel.pipeline_microbatches = {microbatches}")
+    for name, value, more in (
+        ("train.batch_size", config.train.batch_size, config.train.microbatches),
+        ("eval.batch_size", config.eval.batch_size, 1),
+    ):
+        if value % (shards * more):
+            product = " x ".join([*pieces, *([f"train.microbatches = {more}"] if more > 1 else [])])
+            raise ValueError(f"{name} = {value} is not divisible by {shards * more} = {product}")
+
+
+def _check_pipeline(config: Config, stages: int) -> None:
+    """Raises ValueError where layers or microbatches do not make up the pipeline."""
+    parallel, rounds = config.parallel, config.parallel.pipeline_rounds
+    if parallel.pipeline_microbatches < 0 or rounds < 1:
+        wrong, least = ("rounds", 1) if rounds < 1 else ("microbatches", 0)
+        value = getattr(parallel, f"pipeline_{wrong}")
+        raise ValueError(f"parallel.pipeline_{wrong} = {value}; it must be {least} or more")
+    if stages == 1:
+        if rounds > 1 or parallel.pipeline_microbatches > 1:
+            raise ValueError(
+                "parallel.pipeline_microbatches and parallel.pipeline_rounds need parallel.stage of 2 or more"
+            )
+        return
+    if parallel.pipeline_microbatches % stages:
         raise ValueError(
-            f"train.batch_size = {config.train.batch_size} is not divisible by {pieces} = {shards} data shards "
-            f"(parallel.data x parallel.fsdp) x train.microbatches = {config.train.microbatches}"
+            f"parallel.pipeline_microbatches = {parallel.pipeline_microbatches} is not a multiple of "
+            f"parallel.stage = {stages}"
         )
-    if config.eval.batch_size % shards:
+    if "stage" not in axis_names(parallel.rules.batch):
         raise ValueError(
-            f"eval.batch_size = {config.eval.batch_size} is not divisible by {shards} data shards "
-            "(parallel.data x parallel.fsdp)"
+            f"parallel.rules.batch = {parallel.rules.batch}: with parallel.stage = {stages} the batch lies on 'stage', too"
         )
+    spec = params.paths(config.model.make().spec)
+    layers = {path: p.shape[p.axes.index("layers")] for path, p in spec.items() if "layers" in p.axes}
+    if not layers:
+        raise ValueError(
+            f"parallel.stage = {stages}: {type(config.model).__name__} has no stack of equal layers to cut"
+        )
+    for path, num in layers.items():
+        if num % (stages * rounds):
+            product = f"parallel.stage = {stages}" + (f" x parallel.pipeline_rounds = {rounds}" if rounds > 1 else "")
+            stack = path.split("/")[0] if path.split("/")[0] != "layers" else "the model"
+            raise ValueError(f"the {num} layers of {stack} are not divisible by {product}")
 
 
 def _check_metric(config: Config) -> None:

@@ -187,10 +187,11 @@ def apply(cfg: DiTConfig, p, batch, *, rng=None, train=False, cache=None) -> Out
     B, T, _ = x_BTD.shape
     where = Where(jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T)), jnp.ones((B, T), jnp.int32))
 
-    def body(layer, x, _):
-        return block(cfg, layer, x, condition_BD, where), None
+    def body(layer, x, _, *shared):
+        return block(cfg, layer, x, *shared), None
 
-    x_BTD, _ = stack.run(body, p["layers"], x_BTD, remat=cfg.remat, unroll=cfg.unroll)
+    shared = (condition_BD, where)
+    x_BTD, _ = stack.run(body, p["layers"], x_BTD, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
     shift, scale = modulations(p["modulation"], condition_BD)
     return Out(unpatchify(cfg, linear.linear(p["head"], modulate(x_BTD, shift, scale))))
 

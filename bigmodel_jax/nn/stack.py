@@ -1,11 +1,14 @@
 """Running a stack of equal layers whose parameters lie stacked along dimension 0."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+
+from bigmodel_jax.nn import pipeline
 
 Remat = Literal[
     "none",
@@ -42,21 +45,47 @@ POLICIES = {
 
 
 def run(
-    block: Callable, stacked: Any, x: Any, xs: Any = None, *, remat: Remat = "none", unroll: bool = False
+    block: Callable,
+    stacked: Any,
+    x: Any,
+    xs: Any = None,
+    *,
+    shared: tuple = (),
+    remat: Remat = "none",
+    unroll: bool = False,
 ) -> tuple[Any, Any]:
-    """Applies `block(layer_params, x, layer_xs) -> (x, ys)` layer by layer; returns (x, stacked ys).
+    """Applies `block(layer_params, x, layer_xs, *shared) -> (x, ys)` layer by layer; returns (x, stacked ys).
 
+    shared: whatever else has the batch as dimension 0 (positions, a memory): the block must not close over it. In a step
+    for several stages the layers run as a pipeline (pipeline.py), and ys must then be sums over rows.
     remat: which activations are recomputed in the backward pass, and which wait for it in the host's memory.
     unroll: one copy of the layer in the program per layer, instead of one in a loop.
     """
+    options = {"remat": remat, "unroll": unroll}
+    if not pipeline.active():
+        return sequential(block, stacked, x, xs, shared=shared, **options)
+    return pipeline.run(functools.partial(sequential, block, **options), stacked, x, xs, shared)
 
-    def body(p, x, xs):
-        return block(p, jax.tree.map(lambda leaf: checkpoint_name(leaf, "input"), x), xs)
+
+def sequential(
+    block: Callable,
+    stacked: Any,
+    x: Any,
+    xs: Any = None,
+    *,
+    shared: tuple = (),
+    remat: Remat = "none",
+    unroll: bool = False,
+) -> tuple[Any, Any]:
+    """`run`, and never a pipeline: for layers that every stage holds, and for ys that are no sums."""
+
+    def body(p, x, xs, *shared):
+        return block(p, jax.tree.map(lambda leaf: checkpoint_name(leaf, "input"), x), xs, *shared)
 
     body = block if remat == "none" else jax.checkpoint(body, policy=POLICIES[remat], prevent_cse=unroll)
 
     def step(carry, layer):
-        return body(layer[0], carry, layer[1])
+        return body(layer[0], carry, layer[1], *shared)
 
     if not unroll:
         return jax.lax.scan(step, x, (stacked, xs))

@@ -30,7 +30,7 @@ def make_train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, dict], 
     shardings = state_shardings(config, mesh)
 
     def step(state, batch):
-        with sharding.use(mesh, config.parallel.rules, config.parallel.context):
+        with sharding.use(mesh, config.parallel.rules, config.parallel):
             return train_step(config, model, tx, state, batch, grad_shardings=shardings.params)
 
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
@@ -138,7 +138,7 @@ def make_eval_step(config: Config, mesh: Mesh) -> Callable[[params.Tree, dict], 
     model = config.model.make()
 
     def step(weights, batch):
-        with sharding.use(mesh, config.parallel.rules, config.parallel.context):
+        with sharding.use(mesh, config.parallel.rules, config.parallel):
             trainable, frozen = params.partition(weights, model.spec)
             weights = params.merge(cast(trainable, config.precision.compute), frozen)
             return config.objective.loss(model, weights, batch, rng=None, train=False).metrics
