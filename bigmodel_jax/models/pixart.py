@@ -178,10 +178,11 @@ def apply(cfg: PixArtConfig, p, batch, *, rng=None, train=False, cache=None) -> 
     segments = batch.get("segment_ids", jnp.ones(text_BSD.shape[:2], jnp.int32))
     there = Where(jnp.zeros_like(segments), segments)
 
-    def body(layer, x, _):
-        return block(cfg, layer, x, time_B6D, text_BSD, here, there), None
+    def body(layer, x, _, *shared):
+        return block(cfg, layer, x, *shared), None
 
-    x_BTD, _ = stack.run(body, p["layers"], x_BTD, remat=cfg.remat, unroll=cfg.unroll)
+    shared = (time_B6D, text_BSD, here, there)
+    x_BTD, _ = stack.run(body, p["layers"], x_BTD, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
     shift, scale = ((p["modulation"] + time_BD[:, None])[:, n, None] for n in range(2))
     return Out(dit.unpatchify(cfg, linear.linear(p["head"], dit.modulate(x_BTD, shift, scale))))
 
