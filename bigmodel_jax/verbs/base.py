@@ -30,10 +30,10 @@ def split(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(args[:first]), list(args[first:])
 
 
-def one_target(verb: str, args: Sequence[str]) -> tuple[Path, list[str]]:
+def one_target(verb: str, args: Sequence[str], what: str = "CONFIG") -> tuple[Path, list[str]]:
     targets, options = split(args)
     if len(targets) != 1:
-        raise ValueError(f"{verb}: expected one argument, got {targets}; launch.py {verb} --help shows how")
+        raise ValueError(f"{verb}: expected one {what}, got {targets}; launch.py {verb} --help shows how")
     return Path(targets[0]), options
 
 

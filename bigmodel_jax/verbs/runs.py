@@ -39,7 +39,7 @@ def generate(args: Sequence[str]) -> None:
     from bigmodel_jax import config as configs
     from bigmodel_jax import config_file
 
-    target, options = one_target("generate", args)
+    target, options = one_target("generate", args, "RUN")
     config, run_dir = config_file.load(target), run_dir_of(target)
 
     @dataclasses.dataclass(frozen=True)
