@@ -6,6 +6,7 @@ from typing import Literal
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, factor
+from bigmodel_jax.plan.topology import Topology
 
 Mode = Literal["weak", "strong"]
 
@@ -19,6 +20,7 @@ class Point:
     processes: int
     mode: Mode
     config: Config
+    topology: str = ""  # planned for this machine instead of measured here
 
 
 def parse_layout(text: str, parallel: ParallelConfig) -> ParallelConfig:
@@ -41,6 +43,15 @@ def parse_layout(text: str, parallel: ParallelConfig) -> ParallelConfig:
     return dataclasses.replace(parallel, **sizes)
 
 
+def planned_points(
+    config: Config, topologies: tuple[Topology, ...], layouts: tuple[str, ...], mode: Mode
+) -> list[Point]:
+    """As `make_points`, of machines that are not here."""
+    names = {t.devices: t.title for t in topologies}
+    points = make_points(config, tuple(names), layouts, mode) if names else []
+    return [dataclasses.replace(point, topology=names[point.devices]) for point in points]
+
+
 def make_points(
     config: Config, devices: tuple[int, ...], layouts: tuple[str, ...], mode: Mode, processes: int = 1
 ) -> list[Point]:
@@ -49,8 +60,8 @@ def make_points(
     weak: the batch grows with the devices, `train.batch_size` being that of the smallest number; strong: it stays.
     ValueError where a number of devices does not fit the processes or a layout.
     """
-    if not devices or min(devices) < 1:
-        raise ValueError(f"--devices {' '.join(map(str, devices)) or '(none)'}: whole numbers of 1 or more are needed")
+    if min(devices, default=1) < 1:
+        raise ValueError(f"--devices {' '.join(map(str, devices))}: whole numbers of 1 or more are needed")
     points = []
     for layout in layouts:
         parallel = parse_layout(layout, config.parallel)

@@ -42,7 +42,6 @@ def test_weak_grows_the_batch_and_strong_keeps_it():
     [
         ((2,), ("fdsp",), 1, "axis 'fdsp' is unknown (perhaps you meant 'fsdp')"),
         ((2,), ("tensor=two",), 1, "tensor = 'two'; it must be a whole number"),
-        ((), ("data",), 1, "--devices (none)"),
         ((0, 1), ("data",), 1, "--devices 0 1"),
         ((3,), ("data",), 2, "--processes 2 does not divide --devices 3"),
         ((3,), ("tensor=2",), 1, "does not make up the 3 devices"),
