@@ -21,7 +21,9 @@ def text_run(folder: Path, *, lr: float = 0.1, steps: int = 8, loss: float = 4.0
 def labelled_run(folder: Path) -> Path:
     """`digit_run` with the names of its classes."""
     digit_run(folder)
-    (folder / "vocabulary.json").write_text(json.dumps({"words": ["a"], "labels": ["negative & <sadness>", "positive"]}))
+    (folder / "vocabulary.json").write_text(
+        json.dumps({"words": ["a"], "labels": ["negative & <sadness>", "positive"]})
+    )
     return folder
 
 
