@@ -2,13 +2,15 @@
 
 import csv
 import dataclasses
+import io
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from bigmodel_jax.data import CaptionFiles, ImageTextData, Tfds, TokenizerConfig, builders, pictures
+from bigmodel_jax.data import CaptionFiles, ImageTextData, Tfds, TokenizerConfig, builders, inspect, pictures
 
 COLORS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255)}
 
@@ -150,6 +152,14 @@ def test_unusable_sources_are_one_line(folder, source, message):
 def test_impossible_sizes_are_refused(name, value):
     with pytest.raises(ValueError, match=rf"data\.{name}: {value}; it must be"):
         ImageTextData(**{name: value})
+
+
+def test_the_data_verb_shows_pictures_texts_and_tokens(folder):
+    console = Console(width=100, record=True, file=io.StringIO())
+    inspect.show(config(folder), console)
+    page = console.export_text()
+    for text in ("pairs", "distinct texts", "a green field", "skipped records"):
+        assert text in page
 
 
 # ---------------------------------------------------------------- emoji
