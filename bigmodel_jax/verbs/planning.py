@@ -128,8 +128,8 @@ def _missing() -> str:
 VERBS = {
     "plan": Verb(
         plan,
-        "plan CONFIG --topology NAME [--slices N] [--FIELD VALUE ...]",
-        "what a run needs and costs on a machine that is not here",
+        "plan CONFIG --topology NAME [--FIELD VALUE ...]",
+        "what a run needs and costs on another machine",
         f"CONFIG        {CONFIG}\n"
         "--topology    v4:4x4x4, v5e:16x16, v5p:4x4x8, v6e:16x16, tpu7x:4x4x4: chips along each\n"
         "              axis of a slice; a100, h100, h200, b200:1x8x8: 8 hosts of 8 GPUs\n"

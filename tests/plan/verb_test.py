@@ -1,0 +1,243 @@
+"""`launch.py plan` as it is typed: mistakes, the screen, the page, and one real compile."""
+
+import copy
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bigmodel_jax import cli, config_file
+from bigmodel_jax.plan import screen, search
+from bigmodel_jax.plan.topology import parse
+from bigmodel_jax.report.plan_page import build_plan_page
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs" / "llama3_8b.py"
+GIB = 2.0**30
+
+TINY = """
+from bigmodel_jax.config import Config, TrainConfig
+from bigmodel_jax.core.precision import Policy
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.data import TextData, TextFiles
+from bigmodel_jax.models import LlamaConfig
+from bigmodel_jax.objectives import NextToken
+
+
+def get_config():
+    return Config(
+        model=LlamaConfig(vocab_size=512, num_layers=2, embed_dim=128, num_heads=2, num_kv_heads=2, head_dim=64,
+                          mlp_dim=256, max_seq_len=256, remat="full"),
+        objective=NextToken(),
+        data=TextData(source=TextFiles("none.txt", "none.txt"), seq_len=256),
+        parallel=ParallelConfig(data=1, fsdp=4),
+        precision=Policy(compute="bfloat16"),
+        train=TrainConfig(batch_size=4),
+    )
+"""
+
+PLAN = {
+    "name": "llama3_8b",
+    "date": "2026-01-01",
+    "topology": "v5e:16x16",
+    "slices": 1,
+    "chip": vars(parse("v5e:16x16").chip),
+    "chips": 256,
+    "devices": 256,
+    "mesh": {"fsdp": 256},
+    "model": "Llama",
+    "parameters": 8_030_261_248,
+    "batch_size": 256,
+    "tokens_per_step": 1_048_576,
+    "precision": {"param": "float32", "compute": "bfloat16"},
+    "fits": True,
+    "refused": "",
+    "memory": {
+        "limit": 15.75 * GIB,
+        "used": 5.0 * GIB,
+        "headroom": 10.75 * GIB,
+        "host": 0,
+        "parts": {
+            "parameters": 0.12 * GIB,
+            "optimizer": 0.24 * GIB,
+            "temporaries": 4.5 * GIB,
+            "activations": 0.14 * GIB,
+        },
+        "compiler": {},
+        "largest": [
+            {
+                "bytes": GIB,
+                "shape": "bf16[1,4096,4096]",
+                "operation": "dot",
+                "source": "models/llama.py:109",
+                "kind": "temporaries",
+            }
+        ],
+    },
+    "flops": {
+        "model": 5e16,
+        "attention": 5e15,
+        "counted_per_device": 2.6e14,
+        "by_type": {"bf16": 2.6e14},
+        "kernels_per_device": 1e13,
+    },
+    "hbm_bytes": 2e11,
+    "collectives": [
+        {
+            "axes": ["fsdp"],
+            "kind": kind,
+            "network": "ici",
+            "asynchronous": i % 2 == 0,
+            "runs": 64,
+            "bytes": 1e9,
+            "sent": 1e9,
+            "seconds": 0.1 / (i + 1),
+        }
+        for i, kind in enumerate(["all-gather", "reduce-scatter", "all-reduce"] * 3)
+    ],
+    "slowest": [["mlp/dot_general", 0.5, 1e14, 1e9]],
+    "roofline": {
+        "compute": 1.3,
+        "hbm": 0.3,
+        "ici": 0.6,
+        "dcn": 0.0,
+        "busy": 1.4,
+        "hidden": 1.4,
+        "step": 1.6,
+        "exposed": 2.0,
+        "bound": "compute",
+    },
+    "step_seconds": 1.6,
+    "mfu": 0.5,
+    "mfu_bound": 0.6,
+    "tokens_per_second": 655_360.0,
+    "run": {
+        "tokens": 1.5e13,
+        "steps": 1.4e7,
+        "seconds": 2e7,
+        "chip_hours": 1.6e6,
+        "dollars_per_chip_hour": 1.2,
+        "dollars": 1.9e6,
+        "prices_of": "2025-11",
+    },
+    "compile": {"seconds": 170.0, "cpu_seconds": 200.0, "peak_rss": 2e9, "lower_seconds": 5.0, "cached": False},
+    "config": {"type": "x:Config", "train": {"type": "x:TrainConfig", "steps": 10}},
+}
+
+
+def failed(*args: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["plan", *args])
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ((), "--topology is missing"),
+        (("--topology", "v5f:16x16"), "perhaps you meant 'v5"),
+        (("--topology", "v5e:16x16", "--parallel.fsdp", "100"), "these fit: --parallel.data"),
+        (("--topology", "v5e:16x16", "--topologi", "x"), "--topology"),
+        (("--topology", "v5e:32x32"), "--slices N"),
+    ],
+)
+def test_a_mistake_is_one_line_with_what_is_meant(args, says, capsys, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    failed(str(CONFIG), *args)
+    err = capsys.readouterr().err
+    assert says in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_the_screen_fits_eighty_columns_and_says_all_that_is_asked(capsys):
+    screen.show(PLAN, Console(width=80))
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 45, "one screen"
+    for text in ("FITS", "10.75 GiB left", "MFU", "tokens/s", "optimizer state", "all-gather", "chip-hours", "2025-11"):
+        assert text in out
+
+
+def test_what_does_not_fit_is_shown_with_its_lines_and_the_change_that_helps(capsys):
+    plan = copy.deepcopy(PLAN) | {
+        "fits": False,
+        "changes": [
+            {"options": "--train.microbatches 2", "fits": False, "used": 0.0},
+            {"options": "--train.microbatches 4", "fits": True, "used": 9 * GIB},
+        ],
+    }
+    plan["memory"] |= {"used": 20 * GIB, "headroom": -4.25 * GIB}
+    screen.show(plan, Console(width=80))
+    out = capsys.readouterr().out
+    for text in (
+        "DOES NOT FIT",
+        "4.25 GiB too much",
+        "models/llama.py:109",
+        "This makes it fit (compiled): --train.microbatches 4",
+    ):
+        assert text in out
+
+
+def test_the_page_opens_offline_and_holds_the_pictures(tmp_path):
+    page = build_plan_page(PLAN, tmp_path).read_text()
+    assert "http://" not in page.replace("http-equiv", "")
+    assert "https://" not in page
+    for name in ("memory", "time", "collectives"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 5000
+    assert page.count("data:image/png;base64") == 2 * 3
+    assert "models/llama.py:109" in page
+
+
+def test_a_search_rejects_with_reasons_and_writes_a_config_that_loads(tmp_path):
+    config, topology = config_file.load(CONFIG), parse("v5e:16x16")
+    found, rejected = search.candidates(config, topology)
+    assert found
+    assert all(c.memory <= topology.chip.hbm for c in found)
+    assert [c.seconds for c in found] == sorted(c.seconds for c in found)
+    # Whole replicas of 8 B parameters with Adam are 96 GB and more.
+    assert any("data=256" in title and "GiB" in reason for title, reason in rejected)
+    best = found[0]
+    path = tmp_path / "best.py"
+    search.write_config(path, CONFIG, {"config": config_file.to_json(best.config)}, "The best.")
+    loaded = config_file.load(path)
+    assert loaded.parallel == best.config.parallel
+    assert (loaded.model, loaded.train) == (best.config.model, best.config.train)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: uv sync --extra plan")
+def test_a_tiny_model_is_planned_on_four_chips_of_v5e(tmp_path):
+    """The real compiler: it fits, nothing but the plan is printed, and the second time comes from the cache."""
+    (tmp_path / "tiny.py").write_text(TINY)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "JAX_", "XLA_"))}
+    command = [sys.executable, str(ROOT / "launch.py"), "plan", "tiny.py", "--topology", "v5e:2x2", "--output", "out"]
+
+    def run():
+        done = subprocess.run(
+            command, cwd=tmp_path, env=env | {"BIGMODEL_CACHE": str(tmp_path / "cache")}, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return json.loads((tmp_path / "out" / "plan.json").read_text())
+
+    first, second = run(), run()
+    assert first["fits"]
+    assert (first["compile"]["cached"], second["compile"]["cached"]) == (False, True)
+    # Weights' products 8 times forward (remat), the last one of each layer not recomputed; the head's 6 times.
+    tokens, width, mlp = 256, 128, 256
+    layer = 2 * tokens * (4 * width * width + 3 * width * mlp)
+    attention = 2 * 2 * tokens * tokens * width
+    head = 2 * tokens * 512 * width
+    forward = 2 * (layer + attention) + head
+    assert first["flops"]["model"] == pytest.approx(4 * 3 * forward, rel=0.01)
+    assert first["flops"]["counted_per_device"] == pytest.approx(3 * forward + 2 * (layer + attention), rel=0.1)
+    assert {tuple(row["axes"]) for row in first["collectives"]} == {("fsdp",)}
+    state = 3 * 4 * first["parameters"] / 4
+    assert first["memory"]["parts"]["parameters"] + first["memory"]["parts"]["optimizer"] == pytest.approx(
+        state, rel=0.01
+    )
