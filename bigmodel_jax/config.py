@@ -218,6 +218,8 @@ def _check_batch(config: Config, num_devices: int | None) -> None:
     shards = sizes[1] * sizes[2]
     if config.parallel.strategy == "pmap" and num_devices != sizes[1]:
         raise ValueError("parallel.strategy = 'pmap' is data-parallel only: every axis but parallel.data must be 1")
+    if config.parallel.strategy == "pmap" and config.parallel.offload_optimizer:
+        raise ValueError("parallel.offload_optimizer = True needs parallel.strategy = 'jit'")
     pieces = shards * config.train.microbatches
     if config.train.batch_size % pieces:
         raise ValueError(

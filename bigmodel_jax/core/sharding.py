@@ -47,6 +47,7 @@ class ParallelConfig:
     strategy: Literal["jit", "pmap"] = "jit"
     "jit: shardings by name, the compiler adds the collectives; pmap: the classic replicated data-parallel step"
     rules: Rules = Rules()
+    offload_optimizer: bool = False  # the optimizer's moments wait in the host's memory from step to step
 
     def sizes(self) -> tuple[int, ...]:
         return tuple(getattr(self, a) for a in AXES)
