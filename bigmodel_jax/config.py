@@ -228,6 +228,8 @@ def _check_batch(config: Config, num_devices: int | None) -> None:
     sizes = dict(zip(AXES, factor(config.parallel, num_devices), strict=True))
     if config.parallel.strategy == "pmap" and num_devices != sizes["data"]:
         raise ValueError("parallel.strategy = 'pmap' is data-parallel only: every axis but parallel.data must be 1")
+    if config.parallel.strategy == "pmap" and config.parallel.offload_optimizer:
+        raise ValueError("parallel.offload_optimizer = True needs parallel.strategy = 'jit'")
     stages = sizes["stage"]
     _check_pipeline(config, stages)
     # A pipeline cuts the batch of all its stages into microbatches, and each of these over the other axes.

@@ -55,6 +55,7 @@ class ParallelConfig:
     pipeline_microbatches: int = 0  # pieces of the batch in the pipeline over `stage`; 0 = as many as stages
     pipeline_rounds: int = 1  # how often a piece passes all stages; a stage holds so many groups of layers
     pipeline_remat: bool = False  # keep only what enters a stage, and compute its layers again in the backward pass
+    offload_optimizer: bool = False  # the optimizer's moments wait in the host's memory from step to step
 
     def sizes(self) -> tuple[int, ...]:
         return tuple(getattr(self, a) for a in AXES)

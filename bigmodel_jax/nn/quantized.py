@@ -59,9 +59,5 @@ def _scaled(a, b, contract_a: tuple[int, ...], contract_b: tuple[int, ...]) -> j
     (a, scale_a), (b, scale_b) = a, b
     wide = jnp.int32 if a.dtype == jnp.int8 else jnp.float32
     y = jax.lax.dot_general(a, b, ((contract_a, contract_b), ((), ())), preferred_element_type=wide)
-    free_a = scale_a.squeeze(contract_a)
-    return (
-        y.astype(jnp.float32)
-        * free_a.reshape(*free_a.shape, *(1,) * (b.ndim - len(contract_b)))
-        * scale_b.squeeze(contract_b)
-    )
+    scale_a, scale_b = scale_a.squeeze(contract_a), scale_b.squeeze(contract_b)
+    return y.astype(jnp.float32) * scale_a.reshape(*scale_a.shape, *(1,) * scale_b.ndim) * scale_b

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from bigmodel_jax import optim
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import metrics, params, sharding
+from bigmodel_jax.core import metrics, params, precision, sharding
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.models import Model
@@ -66,7 +66,8 @@ def train_step(
 
     # --- gradients of the summed loss, one microbatch after the other
     compute = cast(state.params, config.precision.compute)
-    grads, mean, sums, frozen = accumulate(config, model, compute, state.frozen, batch, rng)
+    with precision.use(config.precision):
+        grads, mean, sums, frozen = accumulate(config, model, compute, state.frozen, batch, rng)
     if axis is not None:
         grads, mean, sums = jax.lax.psum((grads, mean, sums), axis)
         frozen = jax.lax.pmean(frozen, axis)
@@ -78,6 +79,8 @@ def train_step(
     norm = optax.tree.norm(grads)
 
     # --- update, or skip it whole where anything is not finite
+    if config.parallel.offload_optimizer:
+        state = state.replace(opt_state=jax.device_put(state.opt_state, jax.memory.Space.Device))
     finite = jnp.isfinite(norm) & jnp.isfinite(mean.total)
 
     def update(state, grads):
