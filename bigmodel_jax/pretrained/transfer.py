@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
-from bigmodel_jax.config import CheckpointConfig, Config, nearest, validate
+from bigmodel_jax.config import CheckpointConfig, Config, nearest
+from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import Float, Policy
 from bigmodel_jax.core.sharding import ParallelConfig

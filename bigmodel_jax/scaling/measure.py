@@ -99,7 +99,7 @@ def record_of(config, num_devices: int, windows: int, steps: int) -> dict[str, A
     """Compiles the step for the first `num_devices` devices, times it, and reads its collectives."""
     import jax
 
-    from bigmodel_jax.config import validate
+    from bigmodel_jax.config_checks import validate
     from bigmodel_jax.core import params, sharding
     from bigmodel_jax.data import make_iterator
     from bigmodel_jax.plan.hlo import by_axes, collectives

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from bigmodel_jax import config_file, optim
 from bigmodel_jax.checkpoint import store
-from bigmodel_jax.config import Config, validate
+from bigmodel_jax.config import Config
+from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.report.environment import write_environment

@@ -9,7 +9,8 @@ import numpy as np
 
 from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
-from bigmodel_jax.config import Config, SampleConfig, validate
+from bigmodel_jax.config import Config, SampleConfig
+from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig

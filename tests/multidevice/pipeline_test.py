@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from bigmodel_jax.config import Config, TrainConfig, validate
+from bigmodel_jax.config import Config, TrainConfig
+from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.data import DataConfig

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from bigmodel_jax.config import Config, TrainConfig, validate
+from bigmodel_jax.config import Config, TrainConfig
+from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.sharding import ParallelConfig
