@@ -186,10 +186,16 @@ class _Walk:
             out.append(self._buffer(one, part) if known is None else known)
         return out
 
+    def _named(self, one: Instruction) -> Instruction:
+        """The instruction, or of a fusion without a name the last one in it that has one."""
+        inner = self.code.bodies.get(one.attribute("calls").lstrip("%"), {}) if not one.op_name else {}
+        return next((each for each in reversed(inner.values()) if each.op_name), one)
+
     def _buffer(self, one: Instruction, shape: str) -> Tree:
         size = memory_bytes(shape)
         if not size:
             return []
+        one = self._named(one)
         frame = re.search(r"stack_frame_id=(\d+)", one.rest)
         self.buffers.append(Buffer(size, _plain(shape), one.op_name, int(frame[1]) if frame else 0))
         return len(self.buffers) - 1

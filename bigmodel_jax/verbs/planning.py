@@ -131,11 +131,11 @@ VERBS = {
         "plan CONFIG --topology NAME [--FIELD VALUE ...]",
         "what a run needs and costs on another machine",
         f"CONFIG        {CONFIG}\n"
-        "--topology    v4:4x4x4, v5e:16x16, v5p:4x4x8, v6e:16x16, tpu7x:4x4x4: chips along each\n"
-        "              axis of a slice; a100, h100, h200, b200:1x8x8: 8 hosts of 8 GPUs\n"
+        "--topology    v4:4x4x4, v5e:16x16, v5p:4x4x8, v6e:16x16, tpu7x:4x4x4: chips along\n"
+        "              each axis of a slice; a100, h100, h200, b200:1x8x8: 8 hosts of 8 GPUs\n"
         "--slices      so many slices, over the data-centre network\n"
         "--tokens      of the whole run; without it: those of train.steps\n"
-        "--prices      a table of prices (TOML); without it: bigmodel_jax/plan/prices.toml\n"
+        "--prices      a table of prices (TOML); without it: plan/prices.toml\n"
         "--output      the folder; without it: plans/<config>_<topology>\n"
         "--search      the best mesh, remat, microbatches and offload for these chips\n"
         "--compiles    so many layouts of a search are compiled; without it: 8\n"
@@ -144,7 +144,7 @@ VERBS = {
         "and plan.html. Exit code 0 where it fits, 3 where it does not.",
         (
             "plan configs/llama3_8b.py --topology v5e:16x16",
-            "plan configs/llama3_8b.py --topology v5p:4x4x8 --train.batch_size 256 --data.seq_len 8192",
+            "plan configs/llama3_8b.py --topology v5p:4x4x8 --data.seq_len 8192",
             "plan configs/llama3_8b.py --topology v5e:16x16 --search",
         ),
     ),
