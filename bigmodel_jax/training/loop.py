@@ -143,6 +143,7 @@ class Run:
         self.eval_step = make_eval_step(config, self.mesh)
         train_step, memory = self.compile_step(state, batch)
         log.info("step compiled")
+        processes.meet("compiled")
         self.tokens_per_step = batch["tokens"].size if "tokens" in batch else config.train.batch_size
         self.unit = "tokens" if "tokens" in batch else "examples"
         self.throughput = self.make_throughput(state, batch)
