@@ -4,7 +4,9 @@ The engines that JAX knows are asked through JAX's own detection; a Kubernetes J
 cluster's API and the permission to read it, is read from variables that the manifest sets.
 """
 
+import atexit
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import hashlib
@@ -15,6 +17,7 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bigmodel_jax import runtime
@@ -25,6 +28,7 @@ from bigmodel_jax.cluster import peers
 # What the manifest of `submit --engine kubernetes` sets from the pod's annotations; Kubernetes sets the last one itself.
 JOBSET = ("JOBSET_COORDINATOR", "JOBSET_JOBS", "JOBSET_JOB_INDEX", "JOBSET_PODS_PER_JOB", "JOB_COMPLETION_INDEX")
 JOBSET_PORT = 8476
+SIGNS = ("SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "JOBSET_COORDINATOR", "TPU_WORKER_HOSTNAMES")
 PACKAGE = Path(__file__).parents[1]
 SHUTDOWN_SECONDS = 1800  # at the end all wait for the first process, which writes the report
 
@@ -50,6 +54,13 @@ class Place:
     process_id: int
     local_devices: tuple[int, ...] | None = None
     source: str = "--cluster"
+
+
+def hush(args: Sequence[str]) -> None:
+    """Before JAX is imported in what looks like a job: its service logs each broken connection as an error, in pages,
+    where the watch says it once."""
+    if any(a.startswith("--cluster.") for a in args) or any(name in os.environ for name in SIGNS):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def find(options: ClusterConfig) -> Place | None:
@@ -210,38 +221,66 @@ def _initialize(place: Place, timeout: int) -> None:
 
     local = None if place.local_devices is None else list(place.local_devices)
     try:
-        with _our_own_end():
+        with _no_abort():
             jax.distributed.initialize(
                 place.coordinator, place.num_processes, place.process_id, local,
                 cluster_detection_method="deactivate", initialization_timeout=timeout,
                 shutdown_timeout_seconds=SHUTDOWN_SECONDS,
             )  # fmt: skip
     except RuntimeError as error:  # JaxRuntimeError is one
+        atexit.unregister(_clean_up())  # it would wait for those that did not come, and raise
+        reason = "" if "bad_cast" in str(error) else f": {' '.join(str(error).split())[:300]}"
         raise peers.JobLost(
-            f"cluster: the {place.num_processes} processes did not all join at {place.coordinator} in {timeout} s: "
-            f"{' '.join(str(error).split())[:300]}"
+            f"cluster: the {place.num_processes} processes did not all join at {place.coordinator} in {timeout} s{reason}"
         ) from error
 
 
 @contextlib.contextmanager
-def _our_own_end():
-    """While JAX makes its client, gives it what to do when the job breaks.
+def _no_abort():
+    """While JAX makes its client, takes from it the abort, with pages of text, when process 0 dies.
 
-    Its own answer is to abort with pages of text. peers.py finds a dead process first and says it in a line.
+    A client with a callback calls it instead. Its argument has no Python form (jaxlib 0.12), which ends in C++'s
+    `terminate`: there the process waits until the watch ends it, which has the name of the dead process.
     """
     from jax._src.lib import _jax
 
     make = _jax.get_distributed_runtime_client
-    _jax.get_distributed_runtime_client = functools.partial(make, missed_heartbeat_callback=_job_broke)
+    _jax.get_distributed_runtime_client = functools.partial(make, missed_heartbeat_callback=_wait_for_the_watch)
+    _at_terminate(_wait_for_the_watch)
     try:
         yield
     finally:
         _jax.get_distributed_runtime_client = make
 
 
-def _job_broke(status) -> None:
-    time.sleep(5)  # in which the watch ends this process with the name of the dead one
-    peers.end_here(f"the job's coordination service failed: {' '.join(str(status).split())[:300]}", peers.LOST)
+def _wait_for_the_watch(*_) -> None:
+    time.sleep(5)
+
+
+def _at_terminate(wait: Callable[[], None]) -> None:
+    """Has C++'s `terminate` call `wait` before what it does otherwise; nothing where the library is another one."""
+    try:
+        set_terminate = ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE
+    except (OSError, AttributeError):
+        return
+    kind = ctypes.CFUNCTYPE(None)
+    set_terminate.restype, set_terminate.argtypes = kind, [kind]
+
+    def handler() -> None:
+        wait()
+        _kept[1]()
+
+    _kept[:] = [kind(handler)]
+    _kept.append(set_terminate(_kept[0]))
+
+
+_kept: list = []  # the handler and the one before it: C++ holds no reference
+
+
+def _clean_up() -> Callable:
+    from jax._src import api
+
+    return api.clean_up
 
 
 def _be_silent() -> None:

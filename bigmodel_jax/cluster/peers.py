@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -72,7 +73,7 @@ class Watch:
         self.deadline: tuple[float, str, int] | None = None  # an error that waits for a better reason
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="peers", daemon=True).start()
+        threading.Thread(target=self._watch, name="peers", daemon=True).start()
 
     def read(self, source: socket.socket, handle: Callable[[], None]) -> None:
         self.selector.register(source, selectors.EVENT_READ, handle)
@@ -84,6 +85,12 @@ class Watch:
     def wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
         with self.changed:
             return self.changed.wait_for(condition, seconds)
+
+    def _watch(self) -> None:
+        try:
+            self._run()
+        except Exception:  # a process that nobody watches would hang when another one dies
+            end_here(traceback.format_exc(), 1)
 
     def _run(self) -> None:
         while True:

@@ -153,6 +153,7 @@ class Run:
         self.eval_step = make_eval_step(config, self.mesh)
         train_step, memory = self.compile_step(state, batch)
         log.info("step compiled")
+        processes.meet("compiled")
         per_token = batch["weights"].ndim == 2  # what the loss is a mean over
         self.tokens_per_step = batch["tokens"].size if per_token else config.train.batch_size
         self.unit = "tokens" if per_token else "examples"

@@ -28,8 +28,9 @@ class Stop:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self.signal = number
-        # A second Ctrl-C ends at once.
-        signal.signal(number, self._before[number])
+        # A second Ctrl-C ends at once. A second SIGTERM is what an engine and its job's script send together.
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[number])
 
     def after(self, step: int) -> bool:
         """Whether the run stops after this step; asked once for every step, it has the same answer everywhere."""

@@ -56,6 +56,7 @@ def parse_config(target: Path, options: list[str], verb: str):
 def parse_job(verb: str, args: Sequence[str]):
     """(config, run folder) of a verb that several processes may run together: joins their job first, if there is one,
     so that a mistake in the config is said once; returns when all of them have the same config."""
+    join.hush(args)
     from bigmodel_jax.config import override
 
     @dataclasses.dataclass(frozen=True)
