@@ -84,8 +84,9 @@ def run(name: str, config: str, topology: str, options: str) -> int:
 
 
 def table() -> str:
-    head = "| plan | chips | fits | GiB of limit | predicted step | MFU (bound) | tokens/s a chip | longest | compile s (CPU s) | RSS GiB |"
-    rows = [head, "| --- " * 10 + "|"]
+    names = ("plan", "chips", "fits", "GiB of limit", "predicted step", "MFU (bound)", "tokens/s a chip", "longest")
+    names += ("compile s (CPU s)", "RSS GiB")
+    rows = [f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
     for path in sorted(PLANS.glob("*/plan.json")):
         plan = json.loads(path.read_text())
         memory, made = plan["memory"], plan["compile"]

@@ -21,7 +21,7 @@ from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.report.environment import write_environment
-from bigmodel_jax.report.progress import Progress, start_table
+from bigmodel_jax.report.progress import Progress, start_rows, start_table
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops
 from bigmodel_jax.report.writers import open_writers
 from bigmodel_jax.training import run_folder
@@ -159,7 +159,9 @@ class Run:
         self.unit = "tokens" if per_token else "examples"
         flops = step_flops(config, params.merge(state.params, state.frozen), batch)
         self.throughput = Throughput(flops, self.peak * self.mesh.size)
-        self.console.print(start_table(self.table(memory), title=self.run_dir.name))
+        rows = start_rows(config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, memory)
+        rows += [("MFU is of", self.peak_source), ("run folder", str(self.run_dir))]
+        self.console.print(start_table(rows, title=self.run_dir.name))
         self.schedule = jax.jit(optim.make_schedule(config.optim, config.train.steps))
 
         # --- the loop
@@ -221,23 +223,6 @@ class Run:
             compiled = step.lower(state, batch).compile()
         usage = compiled.memory_analysis()
         return compiled, usage.argument_size_in_bytes + usage.temp_size_in_bytes
-
-    def table(self, memory: int | None) -> list[tuple[str, str]]:
-        config, spec = self.config, self.config.model.make().spec
-        steps, rows = config.train.steps, config.train.batch_size
-        mesh = " x ".join(f"{a}={n}" for a, n in self.mesh.shape.items() if n > 1) or "one device"
-        micro = f", in {config.train.microbatches} microbatches" if config.train.microbatches > 1 else ""
-        out = [
-            ("model", type(config.model).__name__.removesuffix("Config")),
-            ("parameters", f"{params.count(spec, trainable=True):,}"),
-            (self.unit, f"{self.tokens_per_step * (steps - self.start):,} in {steps - self.start:,} steps"),
-            ("batch", f"{rows:,} rows, {self.tokens_per_step:,} {self.unit} a step{micro}"),
-            ("mesh", f"{mesh} ({self.mesh.devices.flat[0].device_kind}), {config.parallel.strategy}"),
-            ("precision", f"{config.precision.compute} compute, {config.precision.param} weights"),
-        ]
-        if memory is not None:
-            out.append(("memory", f"{memory / 2**20:,.0f} MiB a device"))
-        return [*out, ("MFU is of", self.peak_source), ("run folder", str(self.run_dir))]
 
     def record(self, step: int, sums: dict, wait: float) -> None:
         """Waits for the step's metrics, then logs them."""
