@@ -84,8 +84,9 @@ def run(name: str, config: str, topology: str, options: str) -> int:
 
 
 def table() -> str:
-    head = "| plan | chips | fits | GiB of limit | predicted step | MFU (bound) | tokens/s a chip | longest | compile s (CPU s) | RSS GiB |"
-    rows = [head, "| --- " * 10 + "|"]
+    columns = ("plan", "chips", "fits", "GiB of limit", "predicted step", "MFU (bound)", "tokens/s a chip", "longest")
+    columns += ("compile s (CPU s)", "RSS GiB")
+    rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for path in sorted(PLANS.glob("*/plan.json")):
         plan = json.loads(path.read_text())
         memory, made = plan["memory"], plan["compile"]
