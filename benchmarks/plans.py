@@ -51,7 +51,7 @@ PUBLISHED = {
     "llama31_8b_v6e": (
         "llama3_8b",
         "v6e:16x16",
-        "--data.seq_len 8192 --train.batch_size 512",
+        "--data.seq_len 8192 --train.batch_size 1024",
         45.5,
         "MaxText, Llama 3.1 8B",
     ),

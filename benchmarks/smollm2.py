@@ -1,15 +1,20 @@
 """SmolLM2-135M-Instruct from its GGUF file: the answer, the loss and the speed of generation, beside transformers.
 
-    uv run --extra pretrained python benchmarks/smollm2.py [--reference-python PATH]
+    uv run --extra pretrained python benchmarks/smollm2.py [--reference-python PATH] [--rounds 5]
 
-PATH is a Python with torch, transformers, gguf and accelerate; without it, only our side runs.
+PATH is a Python with torch and transformers; it reads our export. Both generate in turns, so that what else the machine
+does weighs on both alike; the figure is the median of the rounds. Without it, only our side runs.
 """
 
 import argparse
+import contextlib
 import json
+import resource
+import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -22,34 +27,35 @@ from bigmodel_jax.data.tokenizers import load_tokenizer
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.pretrained.packages import fetch
-from bigmodel_jax.pretrained.transfer import import_weights
+from bigmodel_jax.pretrained.transfer import export_weights, import_weights
 from bigmodel_jax.training.saved import load_weights
 
 SENTENCE = "The capital of France is Paris. It is known for the Eiffel Tower and its museums."
 PROMPT = "The capital of France is"
 TOKENS = 64
 
+# One JSON line with the loss, then for each line it reads one with a generation.
 REFERENCE = """
 import json, sys, time, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-folder = sys.argv[1]
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+folder, sentence, text, count = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 tokenizer = AutoTokenizer.from_pretrained(folder)
-ids = tokenizer(sys.argv[2], add_special_tokens=False, return_tensors="pt").input_ids
+ids = tokenizer(sentence, add_special_tokens=False, return_tensors="pt").input_ids
 with torch.no_grad():
-    loss = model(ids, labels=ids).loss.item()
-prompt = tokenizer(sys.argv[3], add_special_tokens=False, return_tensors="pt")
-options = dict(do_sample=False, max_new_tokens=int(sys.argv[4]), min_new_tokens=int(sys.argv[4]))
-seconds = []
-for _ in range(4):
+    print(json.dumps({"loss": model(ids, labels=ids).loss.item(), "threads": torch.get_num_threads()}), flush=True)
+prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+options = dict(do_sample=False, max_new_tokens=int(count), min_new_tokens=int(count))
+for _ in sys.stdin:
     begin = time.perf_counter()
     out = model.generate(**prompt, **options)
-    seconds.append(time.perf_counter() - begin)
-print(json.dumps({"loss": loss, "seconds": min(seconds[1:]), "text": tokenizer.decode(out[0])}))
+    seconds = time.perf_counter() - begin
+    print(json.dumps({"seconds": seconds, "text": tokenizer.decode(out[0])}), flush=True)
 """
 
 
-def ours(run_dir: Path) -> dict:
+def ours(run_dir: Path) -> tuple[float, Callable[[], tuple[float, str]]]:
+    """(loss on the sentence, a function that generates once: (seconds, text))."""
     config = config_file.load(run_dir)
     mesh = sharding.make_mesh(ParallelConfig(data=1))
     with sharding.use(mesh, config.parallel.rules):
@@ -58,39 +64,72 @@ def ours(run_dir: Path) -> dict:
         ids = jnp.array([tokenizer.encode(SENTENCE)], jnp.int32)
         batch = {"tokens": ids[:, :-1], "targets": ids[:, 1:], "weights": jnp.ones_like(ids[:, 1:], jnp.float32)}
         loss = NextToken().loss(model, weights, batch, rng=None, train=False).mean
-        sample, seconds = SampleConfig(max_tokens=TOKENS, temperature=0.0), []
-        for _ in range(4):
-            begin = time.perf_counter()
-            row = generate(model, weights, [tokenizer.encode(PROMPT)], sample, stop=())[0]
-            seconds.append(time.perf_counter() - begin)
-    return {"loss": float(loss.compute()), "seconds": min(seconds[1:]), "text": PROMPT + tokenizer.decode(row)}
+
+    def once() -> tuple[float, str]:
+        begin = time.perf_counter()
+        sample = SampleConfig(max_tokens=TOKENS, temperature=0.0)
+        row = generate(model, weights, [tokenizer.encode(PROMPT)], sample, stop=())[0]
+        return time.perf_counter() - begin, PROMPT + tokenizer.decode(row)
+
+    return float(loss.compute()), once
+
+
+@contextlib.contextmanager
+def transformers(python: str, folder: Path):
+    """As `ours`, in a process of its own."""
+    command = [python, "-c", REFERENCE, str(folder), SENTENCE, PROMPT, str(TOKENS)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def ask() -> dict:
+            return json.loads(process.stdout.readline() or "{}") or exit("the reference ended; see above")
+
+        def once() -> tuple[float, str]:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            found = ask()
+            return found["seconds"], found["text"]
+
+        yield ask()["loss"], once
+        process.stdin.close()
+
+
+def measure(sides: dict[str, Callable], rounds: int) -> None:
+    """Prints the median speed of each side, and the ratio of the first to the second."""
+    texts = {name: once()[1] for name, once in sides.items()}  # compiles, and warms up
+    seconds = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, once in sides.items():
+            seconds[name].append(once()[0])
+    speed = {name: [TOKENS / s for s in found] for name, found in seconds.items()}
+    for name, found in speed.items():
+        middle, low, high = statistics.median(found), min(found), max(found)
+        print(f"{name:14s} speed  {middle:8.1f} tokens/s ({low:.1f} to {high:.1f}), one row, greedy, float32")
+        print(f"{name:14s} says   {texts[name][:80]!r}")
+    if len(sides) == 2:
+        ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
+        print(f"tokens/s, {' / '.join(sides)}: {statistics.median(ratios):.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference-python")
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         run_dir, exported = Path(scratch) / "run", Path(scratch) / "exported"
         begin = time.perf_counter()
         import_weights(fetch("smollm2-135m-instruct"), run_dir)
-        print(f"import                {time.perf_counter() - begin:8.1f} s")
-        found = ours(run_dir)
-        report("ours", found)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(f"import                {time.perf_counter() - begin:8.1f} s, peak memory of the process {peak:.2f} GiB")
+        loss, once = ours(run_dir)
+        print(f"{'ours':14s} loss   {loss:8.5f}")
+        sides = {"ours": once}
         if args.reference_python:
-            from bigmodel_jax.pretrained.transfer import export_weights
-
             export_weights(config_file.load(run_dir), run_dir, exported)
-            command = [args.reference_python, "-c", REFERENCE, str(exported), SENTENCE, PROMPT, str(TOKENS)]
-            theirs = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            report("transformers", theirs)
-            print(f"tokens/s, ours / transformers {theirs['seconds'] / found['seconds']:.2f}")
-
-
-def report(name: str, found: dict) -> None:
-    print(f"{name:14s} loss   {found['loss']:8.5f}")
-    print(f"{name:14s} speed  {TOKENS / found['seconds']:8.1f} tokens/s, one row, greedy, float32")
-    print(f"{name:14s} says   {found['text'][:80]!r}")
+            loss, theirs = stack.enter_context(transformers(args.reference_python, exported))
+            print(f"{'transformers':14s} loss   {loss:8.5f}")
+            sides["transformers"] = theirs
+        measure(sides, args.rounds)
 
 
 if __name__ == "__main__":

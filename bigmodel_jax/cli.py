@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bigmodel_jax import runtime
+from bigmodel_jax.cluster import join, peers
 from bigmodel_jax.verbs import VERBS
 from bigmodel_jax.verbs.base import CONFIG, RUN
 
@@ -17,7 +18,10 @@ from bigmodel_jax.verbs.base import CONFIG, RUN
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs `launch.py VERB ...`. A user's mistake is one line on stderr and exit code 2."""
+    """Runs `launch.py VERB ...`. A user's mistake is one line on stderr and exit code 2.
+
+    In a job of several processes (cluster/) the line is one for all of them, and all end with the same code.
+    """
     if args is None:
         args = sys.argv[1:]
         if args[:1] == ["train"]:
@@ -26,16 +30,23 @@ def main(args: Sequence[str] | None = None) -> None:
     args = list(args)
     try:
         _dispatch(args)
-    except (ValueError, OSError) as error:
+        join.leave()
+    except (ValueError, OSError, peers.JobLost) as error:
         if os.environ.get("BIGMODEL_TRACEBACK"):
             traceback.print_exc()
-        sys.exit(_fail(_text(error)))
+        code = peers.LOST if isinstance(error, peers.JobLost) else 2
+        peers.end(f"error: {_text(error)}", code)
+        _fail(_text(error))
+        sys.exit(code)
     except Exception as error:
         from bigmodel_jax.training.signals import Interrupted
 
         if not isinstance(error, Interrupted):
+            peers.end(traceback.format_exc(), 1)
             raise
-        print(f"{error}; the same command resumes it", file=sys.stderr)
+        join.leave()
+        if peers.speaks():
+            print(f"{error}; the same command resumes it", file=sys.stderr)
         # SIGTERM is how clusters ask for a clean end; Ctrl-C is the user's own.
         sys.exit(0 if error.signal_number == 15 else 130)
 
@@ -46,9 +57,8 @@ def _text(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _fail(text: str) -> int:
+def _fail(text: str) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {escape(text)}")
-    return 2
 
 
 def _dispatch(args: list[str]) -> None:

@@ -7,7 +7,6 @@ line by its dotted name. In JSON each dataclass is an object whose "type" names 
 import contextlib
 import dataclasses
 import difflib
-import importlib.util
 import io
 import re
 import typing
@@ -16,9 +15,8 @@ from typing import Any, Literal
 
 import tyro
 
-from bigmodel_jax.core import params
 from bigmodel_jax.core.precision import Policy
-from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, factor
+from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.models import MODELS, ModelConfig
 from bigmodel_jax.objectives import OBJECTIVES, Objective
@@ -47,10 +45,20 @@ class SampleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ImageSampleConfig:
+    """Images generated at the end of a run whose objective is Diffusion (DDIM with classifier-free guidance)."""
+
+    num: int = 0  # 0 = none
+    steps: int = 50  # denoising steps, spread over objective.num_steps
+    guidance: float = 3.0  # 1 = what the model says given the label or text; above: further away from without it
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     every: int = 0  # steps between evaluations; 0 = only after the last step
     batch_size: int = 0  # 0 = the training batch size
     sample: SampleConfig = SampleConfig()
+    images: ImageSampleConfig = ImageSampleConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,112 +142,6 @@ def check_parts(config: Config) -> None:
             )
     if not isinstance(config.data, DataConfig):
         raise ValueError(f"config.data = {config.data!r} is not a DataConfig")
-
-
-def validate(config: Config, num_devices: int | None = None) -> None:
-    """Raises ValueError for whatever can be known to be wrong before data is opened or anything is compiled."""
-    check_parts(config)
-    check_types(config)
-    positive = {
-        "train.steps": config.train.steps,
-        "train.batch_size": config.train.batch_size,
-        "train.microbatches": config.train.microbatches,
-        "train.log_every": config.train.log_every,
-        "checkpoint.keep": config.checkpoint.keep,
-    }
-    zero_or_more = {
-        "train.seed": config.train.seed,
-        "data.max_bad_records": config.data.max_bad_records,
-        "eval.every": config.eval.every,
-        "eval.batch_size": config.eval.batch_size,
-        "checkpoint.every": config.checkpoint.every,
-    }
-    for name, value in (positive | zero_or_more).items():
-        least = 1 if name in positive else 0
-        if value < least:
-            raise ValueError(f"{name} = {value}; it must be {least} or more")
-    config.optim.validate(config.train.steps)
-    _check_rules(config.parallel.rules)
-    config.model.validate(config.parallel)
-    for path, param in params.paths(config.model.make().spec).items():
-        if not all(size > 0 for size in param.shape):
-            raise ValueError(f"model: parameter {path} would have shape {param.shape}; every size must be 1 or more")
-    _check_batch(config, num_devices)
-    _check_metric(config)
-    for name in config.report.trackers:
-        if importlib.util.find_spec(name) is None:
-            raise ValueError(f"report.trackers = {name!r}: the package is not installed; uv pip install {name}")
-
-
-def check_types(config: Any, prefix: str = "") -> None:
-    """Raises ValueError for a field whose value is not of its declared scalar type, or not one of its choices.
-
-    The command line cannot produce such a value; a Python file can.
-    """
-    hints = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value, hint, name = getattr(config, field.name), hints[field.name], f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(value):
-            check_types(value, f"{name}.")
-        elif typing.get_origin(hint) is tuple:
-            inner = typing.get_args(hint)[0]
-            for item in value:
-                _check_scalar(name, item, inner)
-        else:
-            _check_scalar(name, value, hint)
-
-
-def _check_scalar(name: str, value: Any, hint: Any) -> None:
-    if typing.get_origin(hint) is Literal:
-        allowed = typing.get_args(hint)
-        if value not in allowed:
-            listed = ", ".join(map(repr, allowed))
-            raise ValueError(f"{name} = {value!r}; allowed: {listed}{nearest(str(value), map(str, allowed))}")
-    elif hint in (int, float, str, bool):
-        accepted = (int, float) if hint is float else hint
-        if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-            raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}; it must be {hint.__name__}")
-
-
-def _check_rules(rules: Rules) -> None:
-    for field in dataclasses.fields(rules):
-        value = getattr(rules, field.name)
-        for axis in () if value is None else (value,) if isinstance(value, str) else value:
-            if axis not in AXES:
-                raise ValueError(
-                    f"parallel.rules.{field.name} = {axis!r}; allowed: {', '.join(AXES)}{nearest(str(axis), AXES)}"
-                )
-
-
-def _check_batch(config: Config, num_devices: int | None) -> None:
-    if num_devices is None:
-        return
-    sizes = factor(config.parallel, num_devices)
-    shards = sizes[1] * sizes[2]
-    if config.parallel.strategy == "pmap" and num_devices != sizes[1]:
-        raise ValueError("parallel.strategy = 'pmap' is data-parallel only: every axis but parallel.data must be 1")
-    pieces = shards * config.train.microbatches
-    if config.train.batch_size % pieces:
-        raise ValueError(
-            f"train.batch_size = {config.train.batch_size} is not divisible by {pieces} = {shards} data shards "
-            f"(parallel.data x parallel.fsdp) x train.microbatches = {config.train.microbatches}"
-        )
-    if config.eval.batch_size % shards:
-        raise ValueError(
-            f"eval.batch_size = {config.eval.batch_size} is not divisible by {shards} data shards "
-            "(parallel.data x parallel.fsdp)"
-        )
-
-
-def _check_metric(config: Config) -> None:
-    metric = config.checkpoint.best_metric
-    known = [f"eval/{name}" for name in config.objective.metric_names()]
-    if metric and metric not in known:
-        near = difflib.get_close_matches(metric, known, n=1, cutoff=0)
-        raise ValueError(
-            f"checkpoint.best_metric = {metric!r} is not a metric of {type(config.objective).__name__}; "
-            f"allowed: {', '.join(known)}. Perhaps you meant: {near[0]!r}"
-        )
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:

@@ -16,13 +16,17 @@ ARENA = {
 ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/kfd")
 
 
+def on_cpu() -> bool:
+    """Whether this process will compute on the CPU; JAX is not asked, since asking starts it."""
+    return os.environ.get("JAX_PLATFORMS", "cpu") == "cpu" and not any(map(glob.glob, ACCELERATORS))
+
+
 def keep_memory() -> None:
     """Starts this process once more with `ARENA` in its environment, where it will compute on a Linux CPU.
 
     glibc reads these at start-up only. The environment's own choice wins: any of them being set leaves all as they are.
     """
-    on_cpu = os.environ.get("JAX_PLATFORMS", "cpu") == "cpu" and not any(map(glob.glob, ACCELERATORS))
-    if sys.platform == "linux" and on_cpu and not ARENA.keys() & os.environ.keys():
+    if sys.platform == "linux" and on_cpu() and not ARENA.keys() & os.environ.keys():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | ARENA)
 
 

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from bigmodel_jax import config as configs
-from bigmodel_jax.config import Config, EvalConfig, ReportConfig, SampleConfig, TrainConfig, flat, override, validate
+from bigmodel_jax.config import Config, EvalConfig, ReportConfig, SampleConfig, TrainConfig, flat, override
+from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.data import ImageData, TextData
 from bigmodel_jax.models import CNNConfig, GPT2Config, LlamaConfig, MLPConfig

@@ -22,17 +22,20 @@ LAYERS = {
     "bigmodel_jax.models": 2,
     "bigmodel_jax.objectives": 3,
     "bigmodel_jax.config": 4,
+    "bigmodel_jax.config_checks": 5,
     "bigmodel_jax.config_file": 5,  # reads and writes a Config
     "bigmodel_jax.checkpoint": 6,
     "bigmodel_jax.inference": 6,
     "bigmodel_jax.pretrained.transfer": 8,  # checkpoints and published weights together
     "bigmodel_jax.pretrained": 6,  # published weights: into models, out of checkpoints
     "bigmodel_jax.report": 6,
+    "bigmodel_jax.scaling": 8,
     "bigmodel_jax.training": 6,
     "bigmodel_jax.training.run_folder": 6,
     "bigmodel_jax.training.saved": 7,  # checkpoints, evaluation and generation together
     "bigmodel_jax.training.loop": 8,
     "bigmodel_jax.plan": 7,  # the step compiled for another machine, and what follows from it
+    "bigmodel_jax.cluster": 8,  # what a run's processes must have in common: config and versions
     "bigmodel_jax.verbs": 9,
     "bigmodel_jax.cli": 10,
     "configs": 11,
@@ -63,10 +66,11 @@ ROOMS = {
         "checkpoint",  # traverse_util
     ),
     "matplotlib": ("report",),
+    "PIL": ("data.pictures",),
     "tensorboardX": ("report",),
     "wandb": ("report",),
     "mlflow": ("report",),
-    "rich": ("cli", "verbs", "report", "training.loop", "data.inspect", "plan.screen"),
+    "rich": ("cli", "verbs", "report", "training.loop", "data.inspect", "plan.screen", "scaling.benchmark"),
     "tyro": ("verbs", "config"),
 }
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}

@@ -5,26 +5,40 @@ import gc
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from bigmodel_jax.checkpoint import manifest
 from bigmodel_jax.checkpoint.manifest import Damaged
+from bigmodel_jax.core import processes
+
+
+def together[T](read: Callable[[], T]) -> T:
+    """What `read()` gives; where it meets Damaged in one process, all do, so that all go on with the same checkpoint."""
+    found, text = None, ""
+    try:
+        found = read()
+    except Damaged as error:
+        text = str(error) or "damaged"
+    bad = processes.failed(bool(text))
+    if bad is not None:
+        raise Damaged(text or f"process {bad} could not read it")
+    return found
 
 
 def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """The trees of `wanted`, each from its own Orbax folder; Damaged, without any noise, where one cannot be read.
 
-    Every process reads its own shards alone and then all agree: Orbax's own barriers would leave the others waiting
-    for one that met a damaged file.
+    Every process reads its own shards alone, and `together` makes all agree: Orbax's own barriers would leave the
+    others waiting for one that met a damaged file.
     """
     from orbax.checkpoint import v1 as ocp
 
-    me, trees, text = jax.process_index(), None, ""
+    manifest.check_files(folder, list(wanted))
+    me, text = jax.process_index(), ""
     context = ocp.Context()
     if jax.process_count() > 1:
         options = context.multiprocessing_options
@@ -32,15 +46,11 @@ def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     with _no_afterwords():
         try:
             with context:
-                trees = ocp.load_checkpointables(folder, wanted)
+                return ocp.load_checkpointables(folder, wanted)
         except (ValueError, KeyError, TypeError, OSError) as error:
             text = manifest.reason(error).replace(f"{folder}/", "")
-        if text:
-            gc.collect()
-    failed = np.flatnonzero(multihost_utils.process_allgather(np.asarray(bool(text))))
-    if failed.size:
-        raise Damaged(text or f"process {failed[0]} could not read it")
-    return trees
+        gc.collect()
+    raise Damaged(text)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,19 @@ class Mean:
         return self.total / np.maximum(self.count, 1)
 
 
-def add(a: dict[str, Mean], b: dict[str, Mean]) -> dict[str, Mean]:
+@struct.dataclass
+class Rows:
+    """Values of single examples, kept apart where a metric is no sum: values (N, ...), weights (N,), 0 for filled-up rows.
+    Added on the host, over evaluation batches."""
+
+    values: Any
+    weights: Any
+
+    def __add__(self, other: "Rows") -> "Rows":
+        return Rows(np.concatenate([self.values, other.values]), np.concatenate([self.weights, other.weights]))
+
+
+def add(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     """Key-wise sum of two metric dicts with the same keys."""
     return {k: a[k] + b[k] for k in a}
 

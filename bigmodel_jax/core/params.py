@@ -98,7 +98,7 @@ def abstract(spec: Tree, shardings: Tree | None = None) -> Tree:
     return map_spec(lambda p, s: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=s), spec, shardings)
 
 
-def stack(spec: Tree, n: int, axis: str = "layers") -> Tree:
+def stack(spec: Tree, n: int, axis: str | None = "layers") -> Tree:
     """`n` layers of `spec` as one tree with a leading dimension; each layer keeps its own initial draw."""
 
     def one(p: Param) -> Param:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -23,7 +24,8 @@ Context = Literal["ring", "ulysses"]
 class Rules:
     """Logical name -> mesh axis (or axes, or None for whole). A new layout is a new value here, no model changes."""
 
-    batch: MeshAxes = ("data", "fsdp")
+    # Outside the layers a pipeline's stages, and outside the experts their devices, share the batch as well.
+    batch: MeshAxes = ("stage", "data", "fsdp", "expert")
     seq: MeshAxes = "seq"
     layers: MeshAxes = "stage"
     vocab: MeshAxes = "tensor"
@@ -50,6 +52,10 @@ class ParallelConfig:
     rules: Rules = Rules()
     context: Context = "ring"
     "over seq: keys travel around a ring (arXiv:2310.01889), or heads are exchanged for the sequence (arXiv:2309.14509)"
+    pipeline_microbatches: int = 0  # pieces of the batch in the pipeline over `stage`; 0 = as many as stages
+    pipeline_rounds: int = 1  # how often a piece passes all stages; a stage holds so many groups of layers
+    pipeline_remat: bool = False  # keep only what enters a stage, and compute its layers again in the backward pass
+    offload_optimizer: bool = False  # the optimizer's moments wait in the host's memory from step to step
 
     def sizes(self) -> tuple[int, ...]:
         return tuple(getattr(self, a) for a in AXES)
@@ -146,13 +152,13 @@ _context = threading.local()
 
 
 @contextlib.contextmanager
-def use(mesh: Mesh, rules: Rules, context: Context = "ring"):
+def use(mesh: Mesh, rules: Rules, parallel: ParallelConfig | None = None):
     """While a step is traced inside it, `constrain` knows mesh and rules; outside, `constrain` does nothing.
 
-    context: how attention treats a sequence that is cut over devices.
+    parallel: whose further choices the layers follow (attention over seq, the pipeline); None: its defaults.
     """
     previous = getattr(_context, "value", None)
-    _context.value = (mesh, rules, context)
+    _context.value = (mesh, rules, parallel)
     try:
         yield
     finally:
@@ -165,9 +171,15 @@ def current_mesh() -> Mesh | None:
     return value and value[0]
 
 
+def current() -> tuple[Mesh | None, Rules | None, ParallelConfig | None]:
+    """What `use` was told, of the step being traced."""
+    return getattr(_context, "value", None) or (None, None, None)
+
+
 def current_context() -> Context:
     """How the step being traced attends to a sequence that is cut over devices."""
-    return _context.value[2]
+    parallel = current()[2]
+    return "ring" if parallel is None else parallel.context
 
 
 def fitting_spec(shape: tuple[int, ...], *logical: str | None) -> P:
@@ -192,5 +204,11 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
 
 
 def to_host(tree: Any) -> Any:
-    """The tree as numpy arrays."""
-    return jax.tree.map(np.asarray, tree)
+    """The tree as numpy arrays; in every process the whole of each array."""
+
+    def one(x):
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+            return multihost_utils.process_allgather(x, tiled=True)
+        return np.asarray(x)
+
+    return jax.tree.map(one, tree)

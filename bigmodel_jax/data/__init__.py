@@ -6,9 +6,11 @@ Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loade
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.chat_data import ChatData
 from bigmodel_jax.data.image import ImageData, image_shape
+from bigmodel_jax.data.image_text import CaptionFiles, ImageTextData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.data.masking import MaskedTextData
 from bigmodel_jax.data.permutation import PermutedTextData
+from bigmodel_jax.data.sentence_pairs import SentencePairData
 from bigmodel_jax.data.sources import Arrays, CsvFiles, JsonlFiles, Source, TextFiles, Tfds
 from bigmodel_jax.data.span_corruption import SpanCorruptionData
 from bigmodel_jax.data.text import TextData, save_tokenizer, tokenizer, vocab_size
@@ -17,14 +19,17 @@ from bigmodel_jax.data.tokenizers import TokenizerConfig, load_tokenizer
 __all__ = [
     "Arrays",
     "BatchIterator",
+    "CaptionFiles",
     "ChatData",
     "CsvFiles",
     "DataConfig",
     "EvalBatches",
     "ImageData",
+    "ImageTextData",
     "JsonlFiles",
     "MaskedTextData",
     "PermutedTextData",
+    "SentencePairData",
     "Source",
     "SpanCorruptionData",
     "TextData",

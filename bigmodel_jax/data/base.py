@@ -57,6 +57,9 @@ class DataConfig:
     def save_artifacts(self, folder: Path) -> None:
         """Writes what a run needs besides weights to be used later (a tokenizer)."""
 
+    def conditions(self, num: int) -> tuple[dict[str, np.ndarray], list[str]] | None:
+        """What `num` generated images are to show: a batch of all that a model is told, and a title for each image."""
+
     def open_tokenizer(self) -> Tokenizer | None:
         """Between text and tokens, where this data is text."""
 

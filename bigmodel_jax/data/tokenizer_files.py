@@ -17,7 +17,7 @@ WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
     r"\p{N}{%s}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-SPECIAL = 3  # tokenizer.ggml.token_type of a control token
+UNKNOWN, CONTROL, BYTE = 2, 3, 6  # of tokenizer.ggml.token_type
 
 
 def from_folder(folder: Path) -> Any:
@@ -98,30 +98,43 @@ def from_sentencepiece(path: Path) -> Any:
         raise ValueError(
             f"{path}: SentencePiece models need the package sentencepiece: uv sync --extra pretrained"
         ) from None
-    from tokenizers import Tokenizer, decoders, models, normalizers
-
     try:
         processor = SentencePieceProcessor(model_file=str(path))
     except RuntimeError as error:
         raise ValueError(f"{path}: not a SentencePiece model ({error})") from None
-    pieces = [(processor.id_to_piece(i), processor.get_score(i)) for i in range(processor.vocab_size())]
-    byte_fallback = any(processor.is_byte(i) for i in range(len(pieces)))
+    size = processor.vocab_size()
+    pieces = [(processor.id_to_piece(i), processor.get_score(i)) for i in range(size)]
+    byte_fallback = any(processor.is_byte(i) for i in range(size))
     control = [p for i, (p, _) in enumerate(pieces) if processor.is_control(i) or processor.is_unknown(i)]
     if _is_unigram(processor, pieces):
-        model = Tokenizer(models.Unigram(pieces, unk_id=processor.unk_id(), byte_fallback=byte_fallback))
+        from tokenizers import models
+
+        model = models.Unigram(pieces, unk_id=processor.unk_id(), byte_fallback=byte_fallback)
     else:
-        unknown = pieces[processor.unk_id()][0]
-        vocab = {piece: i for i, (piece, _) in enumerate(pieces)}
-        model = Tokenizer(
-            models.BPE(
-                vocab=vocab, merges=_merges(vocab), unk_token=unknown, fuse_unk=True, byte_fallback=byte_fallback
-            )
-        )
-    model.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tail = [decoders.Strip(content=" ", left=1, right=0)]
-    model.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *tail])
-    model.add_special_tokens(control)
-    return model
+        model = _merging(pieces, pieces[processor.unk_id()][0], byte_fallback)
+    return _sentencepiece(model, control)
+
+
+def _merging(pieces: list[tuple[str, float]], unknown: str, byte_fallback: bool) -> Any:
+    """SentencePiece's BPE as a model of `tokenizers`."""
+    from tokenizers import models
+
+    vocab = {piece: i for i, (piece, _) in enumerate(pieces)}
+    merges = _merges(vocab)
+    return models.BPE(vocab=vocab, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=byte_fallback)
+
+
+def _sentencepiece(model: Any, control: list[str], *, prefix: bool = True) -> Any:
+    """The tokenizer around a model whose pieces write a space as U+2581; prefix: a text is read with one in front."""
+    from tokenizers import Tokenizer, decoders, normalizers
+
+    tokenizer = Tokenizer(model)
+    first = [normalizers.Prepend("▁")] if prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*first, normalizers.Replace(" ", "▁")])
+    last = [decoders.Strip(content=" ", left=1, right=0)] if prefix else []
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *last])
+    tokenizer.add_special_tokens(control)
+    return tokenizer
 
 
 def _is_unigram(processor: Any, pieces: list[tuple[str, float]]) -> bool:
@@ -176,12 +189,25 @@ def _bpe(ranks: dict[bytes, int], token: bytes, below: int) -> list[bytes]:
 
 
 def from_gguf_metadata(metadata: dict, path: Path) -> Any:
-    """The tokenizer inside a GGUF file; ValueError for a kind that is not byte-level BPE."""
+    """The tokenizer inside a GGUF file; ValueError for a kind that is neither byte-level BPE nor SentencePiece's BPE."""
+    kind = metadata.get("tokenizer.ggml.model")
+    kinds = {"gpt2": _gguf_byte_level, "llama": _gguf_sentencepiece}
+    if kind not in kinds:
+        raise ValueError(
+            f"{path}: tokenizer kind {kind!r} is not supported; supported: 'gpt2' (byte-level BPE), 'llama' (SentencePiece)"
+        )
+    return kinds[kind](metadata, path)
+
+
+def _gguf_tokens(metadata: dict, *kinds: int) -> list[str]:
+    """The tokens of these kinds (tokenizer.ggml.token_type)."""
+    pairs = zip(metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"], strict=True)
+    return [token for token, kind in pairs if kind in kinds]
+
+
+def _gguf_byte_level(metadata: dict, path: Path) -> Any:
     from tokenizers import pre_tokenizers
 
-    kind = metadata.get("tokenizer.ggml.model")
-    if kind != "gpt2":
-        raise ValueError(f"{path}: tokenizer kind {kind!r} is not supported; supported: 'gpt2' (byte-level BPE)")
     first = {
         "smollm": [pre_tokenizers.Digits(individual_digits=True)],
         "llama-bpe": [_word_split("1,3")],
@@ -191,9 +217,19 @@ def from_gguf_metadata(metadata: dict, path: Path) -> Any:
     pre = metadata.get("tokenizer.ggml.pre", "gpt-2")
     if pre not in first:
         raise ValueError(f"{path}: tokenizer.ggml.pre = {pre!r} is not supported; supported: {', '.join(first)}")
-    tokens = metadata["tokenizer.ggml.tokens"]
+    vocab = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
-    model = _byte_level({token: i for i, token in enumerate(tokens)}, merges, first[pre])
-    kinds = metadata["tokenizer.ggml.token_type"]
-    model.add_special_tokens([t for t, kind in zip(tokens, kinds, strict=True) if kind == SPECIAL])
+    model = _byte_level(vocab, merges, first[pre])
+    model.add_special_tokens(_gguf_tokens(metadata, CONTROL))
     return model
+
+
+def _gguf_sentencepiece(metadata: dict, path: Path) -> Any:
+    """Llama 2's and Mistral's kind: pieces with scores, the list of merges left to be found."""
+    pieces = list(zip(metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.scores"], strict=True))
+    unknown = _gguf_tokens(metadata, UNKNOWN)
+    if not unknown:
+        raise ValueError(f"{path}: tokenizer.ggml.token_type marks no unknown token, which SentencePiece always has")
+    model = _merging(pieces, unknown[0], byte_fallback=bool(_gguf_tokens(metadata, BYTE)))
+    prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
+    return _sentencepiece(model, _gguf_tokens(metadata, CONTROL, UNKNOWN), prefix=prefix)

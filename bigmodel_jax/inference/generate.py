@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax.config import SampleConfig
+from bigmodel_jax.core import sharding
 from bigmodel_jax.models import Model
 
 # Prompts are padded to a multiple of this, so that few lengths are ever compiled.
@@ -41,7 +42,7 @@ def generate(
         tokens = model.decoder_start * segments
     stop = tuple(stop) or (-1,)
     run = _compiled(model.apply, model.make_cache, cfg, stop)
-    out = np.asarray(run(params, tokens, segments, encoder, jax.random.key(seed)))
+    out = sharding.to_host(run(params, tokens, segments, encoder, jax.random.key(seed)))
     return [row[: _first(row, stop)].tolist() for row in out]
 
 

@@ -21,6 +21,7 @@ from bigmodel_jax.models.llama import LlamaConfig
 from bigmodel_jax.models.mistral import MistralConfig
 from bigmodel_jax.models.mixtral import MixtralConfig
 from bigmodel_jax.models.mlp import MLPConfig
+from bigmodel_jax.models.pixart import PixArtConfig, TextToImageConfig
 from bigmodel_jax.models.qwen import Qwen2Config, Qwen3Config
 from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
 from bigmodel_jax.models.resnet import ResNetConfig
@@ -63,6 +64,8 @@ MODELS: dict[str, type[ModelConfig]] = {
     "clip": CLIPConfig,
     "siglip": SiglipConfig,
     "dit": DiTConfig,
+    "pixart": PixArtConfig,
+    "text_to_image": TextToImageConfig,
 }
 
 __all__ = [
@@ -88,6 +91,7 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Out",
+    "PixArtConfig",
     "Qwen2Config",
     "Qwen3Config",
     "Qwen3MoeConfig",
@@ -97,6 +101,7 @@ __all__ = [
     "RobertaConfig",
     "SiglipConfig",
     "T5Config",
+    "TextToImageConfig",
     "TransformerConfig",
     "ViTConfig",
     "XLNetConfig",

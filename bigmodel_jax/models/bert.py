@@ -162,14 +162,14 @@ def encode(cfg: BertConfig, p, batch, embed_rng=None, layer_rngs=None) -> jax.Ar
     x_BTD = norm.layer(p["embed_norm"], x_BTD, eps=cfg.norm_eps)
     x_BTD = constrain(dropout(cfg, x_BTD, embed_rng), "batch", "seq", "embed")
 
-    def attend(p, x_BTD):
-        h = attention.attend(*attention.qkv(p, x_BTD), here, here, causal=False, implementation=cfg.attention)
-        return attention.project_out(p, h)
+    def body(layer, x, rng, here):
+        def attend(p, x_BTD):
+            h = attention.attend(*attention.qkv(p, x_BTD), here, here, causal=False, implementation=cfg.attention)
+            return attention.project_out(p, h)
 
-    def body(layer, x, rng):
         return block(cfg, layer, x, rng, attend)
 
-    return stack.run(body, p["layers"], x_BTD, layer_rngs, remat=cfg.remat, unroll=cfg.unroll)[0]
+    return stack.run(body, p["layers"], x_BTD, layer_rngs, shared=(here,), remat=cfg.remat, unroll=cfg.unroll)[0]
 
 
 def pool(p, x_BTD):

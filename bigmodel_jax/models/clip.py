@@ -78,12 +78,16 @@ class CLIPConfig(ModelConfig):
 
 def check_towers(cfg, parallel) -> None:
     """Raises ValueError for sizes that make no tower, and where heads, vocabulary and mesh do not fit."""
-    for name in ("vision", "text"):
-        prenorm.check_encoder(getattr(cfg, name), parallel, f"model.{name}.")
+    prenorm.check_encoder(cfg.vision, parallel, "model.vision.")
     prenorm.check_image(cfg.vision.image_shape, cfg.vision.patch_size, "model.vision.")
-    if cfg.text.vocab_size % max(parallel.tensor, 1):
+    check_text_tower(cfg.text, parallel)
+
+
+def check_text_tower(tower: TextTower, parallel) -> None:
+    prenorm.check_encoder(tower, parallel, "model.text.")
+    if tower.vocab_size % max(parallel.tensor, 1):
         raise ValueError(
-            f"model.text.vocab_size = {cfg.text.vocab_size} is not divisible by parallel.tensor = {parallel.tensor}"
+            f"model.text.vocab_size = {tower.vocab_size} is not divisible by parallel.tensor = {parallel.tensor}"
         )
 
 

@@ -115,17 +115,19 @@ def apply(cfg: DebertaConfig, p, batch, *, rng=None, train=False, cache=None) ->
     x_BTD = norm.layer(p["embed_norm"], linear.embed(p["embed"], batch["tokens"]), eps=cfg.norm_eps)
     x_BTD = constrain(dropout(cfg, x_BTD, embed_rng), "batch", "seq", "embed")
 
-    def attend(p, x_BTD):
-        q, k, v = attention.qkv(p, x_BTD)
-        distance_q, distance_k, _ = attention.qkv(p, distances)
-        bias = constrain(distance_bias(q, k, distance_q[0], distance_k[0], rows_BTS), "batch", "heads", "seq", None)
-        h = attention.attend(q, k, v, here, here, causal=False, scale=scale, bias=scale * bias)
-        return attention.project_out(p, h)
+    def body(layer, x, rng, here, rows_BTS):
+        def attend(p, x_BTD):
+            q, k, v = attention.qkv(p, x_BTD)
+            distance_q, distance_k, _ = attention.qkv(p, distances)
+            bias = distance_bias(q, k, distance_q[0], distance_k[0], rows_BTS)
+            bias = scale * constrain(bias, "batch", "heads", "seq", None)
+            h = attention.attend(q, k, v, here, here, causal=False, scale=scale, bias=bias)
+            return attention.project_out(p, h)
 
-    def body(layer, x, rng):
         return bert.block(cfg, layer, x, rng, attend)
 
-    x_BTD, _ = stack.run(body, p["layers"], x_BTD, layer_rngs, remat=cfg.remat, unroll=cfg.unroll)
+    options = {"shared": (here, rows_BTS), "remat": cfg.remat, "unroll": cfg.unroll}
+    x_BTD, _ = stack.run(body, p["layers"], x_BTD, layer_rngs, **options)
     if cfg.head == "none":
         return Out({"hidden": x_BTD})
     head = bert.masked_lm(cfg, p, x_BTD)

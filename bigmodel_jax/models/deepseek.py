@@ -142,12 +142,12 @@ def spec(cfg: DeepseekConfig) -> params.Tree:
         "head": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=init),
     }
     if cfg.num_dense_layers:
-        tree["dense_layers"] = params.stack(block_spec(cfg, dense=True), cfg.num_dense_layers)
+        tree["dense_layers"] = params.stack(block_spec(cfg, dense=True), cfg.num_dense_layers, axis=None)
     if sparse:
         tree["layers"] = params.stack(block_spec(cfg, dense=False), sparse)
     if cfg.num_mtp_layers:
         tree["mtp"] = params.stack(
-            multi_token.spec(block_spec(cfg, dense=False), cfg.embed_dim, init=init), cfg.num_mtp_layers
+            multi_token.spec(block_spec(cfg, dense=False), cfg.embed_dim, init=init), cfg.num_mtp_layers, axis=None
         )
     return tree
 
@@ -223,16 +223,16 @@ def apply(cfg: DeepseekConfig, p, batch, *, rng=None, train=False, cache=None) -
     angles = rope_angles(cfg, q_where.positions)
     x_BTD = constrain(linear.embed(p["embed"], batch["tokens"]), "batch", "seq", "embed")
 
-    def body(layer, x, layer_cache):
-        return block(cfg, layer, x, layer_cache, q_where, k_where, angles, cache and cache.index)
+    def body(layer, x, layer_cache, *where):
+        return block(cfg, layer, x, layer_cache, *where, cache and cache.index)
 
     caches, routed = {}, {}
-    for name in ("dense_layers", "layers"):
+    options = {"shared": (q_where, k_where, angles), "remat": cfg.remat, "unroll": cfg.unroll}
+    # The few layers of another kind in front are no part of a pipeline.
+    for name, run in (("dense_layers", stack.sequential), ("layers", stack.run)):
         if name in p:
             xs = cache and cache.layers[name]
-            x_BTD, (caches[name], routed[name]) = stack.run(
-                body, p[name], x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll
-            )
+            x_BTD, (caches[name], routed[name]) = run(body, p[name], x_BTD, xs, **options)
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
     head = Head(x_BTD, p["head"]["table"])
     if not train:
@@ -270,7 +270,8 @@ def balance(cfg: DeepseekConfig, p, routed: dict) -> tuple[dict[str, jax.Array],
         bias = p[name]["router"]["choice_bias"]
         new = bias_routing.updated_bias(bias, of_layers["num_tokens"], cfg.bias_update_rate)
         updates[f"{name}/router/choice_bias"] = new
-    loss = cfg.balance_loss * sum(of_layers["balance"].sum() for of_layers in routed.values())
+    balances = [of_layers["balance"] for of_layers in routed.values()]
+    loss = cfg.balance_loss * sum(jnp.sum(b.total / jnp.maximum(b.count, 1.0)) for b in balances)
     return updates, {"balance_loss": loss} if cfg.balance_loss and routed else {}
 
 

@@ -59,20 +59,25 @@ class DiTConfig(ModelConfig):
         return Model(spec(self), functools.partial(apply, self))
 
     def validate(self, parallel) -> None:
-        prenorm.check_encoder(self, parallel)
-        prenorm.check_image(self.image_shape, self.patch_size)
-        if self.embed_dim % 4:
-            raise ValueError(f"model.embed_dim = {self.embed_dim}: positions in two dimensions need a multiple of 4")
-        if any(n % self.patch_size for n in self.image_shape[:2]):
-            raise ValueError(
-                f"model.patch_size = {self.patch_size} does not divide the sides of "
-                f"model.image_shape = {self.image_shape}: what comes out would be smaller"
-            )
+        check(self, parallel)
 
     @classmethod
     def tiny(cls) -> "DiTConfig":
         sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4}
         return cls((8, 8, 1), num_classes=10, **sizes, learn_sigma=False, zero_init=False)
+
+
+def check(cfg, parallel) -> None:
+    """Raises ValueError for sizes that make no denoiser of patches."""
+    prenorm.check_encoder(cfg, parallel)
+    prenorm.check_image(cfg.image_shape, cfg.patch_size)
+    if cfg.embed_dim % 4:
+        raise ValueError(f"model.embed_dim = {cfg.embed_dim}: positions in two dimensions need a multiple of 4")
+    if any(n % cfg.patch_size for n in cfg.image_shape[:2]):
+        raise ValueError(
+            f"model.patch_size = {cfg.patch_size} does not divide the sides of "
+            f"model.image_shape = {cfg.image_shape}: what comes out would be smaller"
+        )
 
 
 def modulation_spec(cfg: DiTConfig, num: int) -> params.Tree:
@@ -117,12 +122,12 @@ def sines(positions: np.ndarray, dim: int) -> np.ndarray:
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
 
 
-def positions(cfg: DiTConfig) -> np.ndarray:
-    """(T, D) float32: half of it from the patch's column, half from its row."""
+def positions(cfg, scale: float = 1.0) -> np.ndarray:
+    """(T, D) float32: half of it from the patch's column, half from its row, both divided by `scale`."""
     rows, columns = (n // cfg.patch_size for n in cfg.image_shape[:2])
     row, column = np.divmod(np.arange(rows * columns), columns)
     half = cfg.embed_dim // 2
-    return np.concatenate([sines(column, half), sines(row, half)], axis=1).astype(np.float32)
+    return np.concatenate([sines(column / scale, half), sines(row / scale, half)], axis=1).astype(np.float32)
 
 
 def embed_time(p, timestep_B) -> jax.Array:
@@ -134,11 +139,11 @@ def embed_time(p, timestep_B) -> jax.Array:
     return linear.linear(p["down"], jax.nn.silu(linear.linear(p["up"], waves)))
 
 
-def embed_label(cfg: DiTConfig, p, label_B, rng) -> jax.Array:
-    """(B, D); with `rng`, labels are hidden now and then. The label num_classes is the hidden one."""
-    if rng is not None and cfg.label_dropout:
-        label_B = jnp.where(jax.random.bernoulli(rng, cfg.label_dropout, label_B.shape), cfg.num_classes, label_B)
-    return linear.embed(p, label_B)
+def hidden_rows(batch, rng, rate: float) -> jax.Array:
+    """(B,) bool: rows whose label or text the model shall not know, by batch["hidden"]; with `rng`, others now and then."""
+    num = len(batch["image"])
+    hidden = batch.get("hidden", jnp.zeros(num, bool))
+    return hidden if rng is None or not rate else hidden | jax.random.bernoulli(rng, rate, (num,))
 
 
 def modulations(p, condition_BD) -> list[jax.Array]:
@@ -160,7 +165,7 @@ def block(cfg: DiTConfig, p, x_BTD, condition_BD, where: Where):
     return constrain(x_BTD + mlp_gate * h, "batch", "seq", "embed")
 
 
-def unpatchify(cfg: DiTConfig, x_BTF) -> jax.Array:
+def unpatchify(cfg, x_BTF) -> jax.Array:
     """(B, T, P * P * C) -> (B, H, W, C)."""
     B, P = x_BTF.shape[0], cfg.patch_size
     rows, columns = (n // P for n in cfg.image_shape[:2])
@@ -171,19 +176,22 @@ def unpatchify(cfg: DiTConfig, x_BTF) -> jax.Array:
 def apply(cfg: DiTConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
     """The noise in each image, (B, H, W, C), and with learn_sigma as many channels more.
 
-    batch: image (B, H, W, C) with noise, timestep (B,), label (B,) int, num_classes meaning none.
+    batch: image (B, H, W, C) with noise, timestep (B,), label (B,) int, num_classes meaning none; hidden (B,) bool
+    hides labels.
     """
     x_BTD = prenorm.embed_patches(p["patches"], batch["image"])
     x_BTD = constrain(x_BTD + jnp.asarray(positions(cfg), x_BTD.dtype), "batch", "seq", "embed")
-    label = embed_label(cfg, p["labels"], batch["label"], rng if train else None)
+    hidden = hidden_rows(batch, rng if train else None, cfg.label_dropout)
+    label = linear.embed(p["labels"], jnp.where(hidden, cfg.num_classes, batch["label"]))
     condition_BD = jax.nn.silu(embed_time(p["time"], batch["timestep"]) + label)
     B, T, _ = x_BTD.shape
     where = Where(jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T)), jnp.ones((B, T), jnp.int32))
 
-    def body(layer, x, _):
-        return block(cfg, layer, x, condition_BD, where), None
+    def body(layer, x, _, *shared):
+        return block(cfg, layer, x, *shared), None
 
-    x_BTD, _ = stack.run(body, p["layers"], x_BTD, remat=cfg.remat, unroll=cfg.unroll)
+    shared = (condition_BD, where)
+    x_BTD, _ = stack.run(body, p["layers"], x_BTD, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
     shift, scale = modulations(p["modulation"], condition_BD)
     return Out(unpatchify(cfg, linear.linear(p["head"], modulate(x_BTD, shift, scale))))
 

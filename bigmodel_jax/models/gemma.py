@@ -195,10 +195,11 @@ def apply(cfg: GemmaConfig, p, batch, *, rng=None, train=False, cache=None) -> O
     x_BTD = constrain(x_BTD * jnp.asarray(cfg.embed_dim**0.5, x_BTD.dtype), "batch", "seq", "embed")
     xs = (None if cache is None else cache.layers, is_local(cfg))
 
-    def body(layer, x, layer_xs):
-        return block(cfg, layer, x, *layer_xs, q_where, k_where, angles, cache and cache.index)
+    def body(layer, x, layer_xs, *where):
+        return block(cfg, layer, x, *layer_xs, *where, cache and cache.index)
 
-    x_BTD, layers = stack.run(body, p["layers"], x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll)
+    shared = (q_where, k_where, angles)
+    x_BTD, layers = stack.run(body, p["layers"], x_BTD, xs, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
     head = Head(rms(cfg, p["norm"], x_BTD), p["embed"]["table"], softcap=cfg.final_softcap)
     cache = None if cache is None else cache.advance(layers, x_BTD.shape[1])
     return Out(head.logits(), cache=cache, head=head)

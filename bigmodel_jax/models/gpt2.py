@@ -111,10 +111,11 @@ def apply(cfg: GPT2Config, p, batch, *, rng=None, train=False, cache=None) -> Ou
     x_BTD = constrain(dropout(cfg, x_BTD, None if rngs is None else rngs[0]), "batch", "seq", "embed")
     xs = (None if cache is None else cache.layers, None if rngs is None else rngs[1:])
 
-    def body(layer, x, layer_xs):
-        return block(cfg, layer, x, *layer_xs, q_where, k_where, cache and cache.index)
+    def body(layer, x, layer_xs, *where):
+        return block(cfg, layer, x, *layer_xs, *where, cache and cache.index)
 
-    x_BTD, layers = stack.run(body, p["layers"], x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll)
+    shared = (q_where, k_where)
+    x_BTD, layers = stack.run(body, p["layers"], x_BTD, xs, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
     head = Head(norm.layer(p["norm"], x_BTD, eps=cfg.norm_eps), p["embed"]["table"])
     cache = None if cache is None else cache.advance(layers, x_BTD.shape[1])
     return Out(head.logits(), cache=cache, head=head)

@@ -123,10 +123,11 @@ def apply(cfg: LlamaConfig, p, batch, *, rng=None, train=False, cache=None) -> O
     x_BTD = constrain(linear.embed(p["embed"], batch["tokens"]), "batch", "seq", "embed")
     layers = None if cache is None else cache.layers
 
-    def body(layer, x, layer_cache):
-        return block(cfg, layer, x, layer_cache, q_where, k_where, angles, cache and cache.index)
+    def body(layer, x, layer_cache, *where):
+        return block(cfg, layer, x, layer_cache, *where, cache and cache.index)
 
-    x_BTD, layers = stack.run(body, p["layers"], x_BTD, layers, remat=cfg.remat, unroll=cfg.unroll)
+    shared = (q_where, k_where, angles)
+    x_BTD, layers = stack.run(body, p["layers"], x_BTD, layers, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
     head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"])
     return Out(head.logits(), cache=cache and cache.advance(layers, jnp.shape(batch["tokens"])[1]), head=head)

@@ -103,20 +103,20 @@ def apply(
     they follow its own. local: (L,) bool, where the window holds in some
     layers only."""
     q_where, k_where, cache = where(batch, cache)
-    mask_BT = q_where.segments > 0
     angles = position.rope_angles(q_where.positions, cfg.head_dim, theta=cfg.rope_theta, scaling=cfg.rope_scaling)
     x_BTD = constrain(linear.embed(p["embed"], batch["tokens"]), "batch", "seq", "embed")
 
-    def block(layer, x, xs):
+    def block(layer, x, xs, q_where, k_where, angles):
         layer_cache, local = xs
         x, layer_cache = llama.attend(
             cfg, layer, x, layer_cache, q_where, k_where, angles, cache and cache.index, local=local
         )
-        x, load = feed_forward(cfg, layer, x, mask_BT, train=train, activation=activation)
+        x, load = feed_forward(cfg, layer, x, q_where.segments > 0, train=train, activation=activation)
         return x, (layer_cache, load)
 
     xs = (None if cache is None else cache.layers, local)
-    x_BTD, (layers, loads) = stack.run(block, p["layers"], x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll)
+    options = {"shared": (q_where, k_where, angles), "remat": cfg.remat, "unroll": cfg.unroll}
+    x_BTD, (layers, loads) = stack.run(block, p["layers"], x_BTD, xs, **options)
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
     head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"])
     return Out(

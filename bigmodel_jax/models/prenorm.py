@@ -66,10 +66,10 @@ def encode(cfg, layers, x_BTD, *, segments: jax.Array | None = None, causal: boo
     segments = jnp.ones((B, T), jnp.int32) if segments is None else segments
     where = Where(jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T)), segments)
 
-    def body(layer, x, _):
+    def body(layer, x, _, where):
         return block(cfg, layer, x, where, causal), None
 
-    return stack.run(body, layers, x_BTD, remat=cfg.remat, unroll=cfg.unroll)[0]
+    return stack.run(body, layers, x_BTD, shared=(where,), remat=cfg.remat, unroll=cfg.unroll)[0]
 
 
 def patch_spec(patch_size: int, channels: int, dim: int, *, init: Init, bias: bool = True) -> dict[str, Param]:

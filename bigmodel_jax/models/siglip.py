@@ -137,7 +137,7 @@ def encode_image(cfg: SiglipConfig, p, image_BHWC) -> jax.Array:
 
 def encode_text(cfg: SiglipConfig, p, batch) -> jax.Array:
     """(B, D), not normalised: the state of the last place, padding or not, as texts were filled up in training."""
-    return linear.linear(p["head"], text_states(cfg.text, p, batch, causal=False)[:, -1])
+    return linear.linear(p["head"], text_states(cfg.text, p, {"tokens": batch["tokens"]}, causal=False)[:, -1])
 
 
 def apply(cfg: SiglipConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:

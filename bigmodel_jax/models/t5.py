@@ -209,11 +209,14 @@ def run(cfg: T5Config, p, table, tokens, rng, caches, *where):
     first, last = (None, None) if rngs is None else (rngs[0], rngs[1])
     x_BTD = constrain(dropout(cfg.dropout, linear.embed(table, tokens), first), "batch", "seq", "embed")
 
-    def body(layer, x, xs):
-        return block(cfg, layer, x, *xs, *where)
+    q_where, k_where, *fixed, memory_BSD, memory_where = where
 
+    def body(layer, x, xs, q_where, k_where, *memory):
+        return block(cfg, layer, x, *xs, q_where, k_where, *fixed, *memory)
+
+    shared = (q_where, k_where, memory_BSD, memory_where)
     xs = (caches, None if rngs is None else rngs[2:])
-    x_BTD, kv = stack.run(body, p["layers"], x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll)
+    x_BTD, kv = stack.run(body, p["layers"], x_BTD, xs, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
     return dropout(cfg.dropout, norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps), last), kv
 
 

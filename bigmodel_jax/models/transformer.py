@@ -128,11 +128,14 @@ def run(cfg: TransformerConfig, table, layers, tokens, rng, caches, q_where, *wh
     x_BTD = x_BTD + jnp.take(sinusoids, q_where.positions, axis=0)
     x_BTD = constrain(dropout(cfg.dropout, x_BTD, None if rngs is None else rngs[0]), "batch", "seq", "embed")
 
-    def body(layer, x, xs):
-        return block(cfg, layer, x, *xs, q_where, *where)
+    k_where, *fixed, memory_BSD, memory_where = where
+
+    def body(layer, x, xs, q_where, k_where, *memory):
+        return block(cfg, layer, x, *xs, q_where, k_where, *fixed, *memory)
 
     xs = (caches, None if rngs is None else rngs[1:])
-    return stack.run(body, layers, x_BTD, xs, remat=cfg.remat, unroll=cfg.unroll)
+    shared = (q_where, k_where, memory_BSD, memory_where)
+    return stack.run(body, layers, x_BTD, xs, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
 
 
 def apply(cfg: TransformerConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:

@@ -174,10 +174,11 @@ def apply(cfg: XLNetConfig, p, batch, *, rng=None, train=False, cache=None) -> O
         x_BPD = constrain(dropout(cfg, x_BPD, query_rng), "batch", "seq", "embed")
     table = jnp.asarray(distances(x_BTD.shape[1], cfg.embed_dim), x_BTD.dtype)
 
-    def body(layer, x, rng):
-        return block(cfg, layer, x, rng, content, query, table)
+    def body(layer, x, rng, *streams):
+        return block(cfg, layer, x, rng, *streams, table)
 
-    x, _ = stack.run(body, p["layers"], (x_BTD, x_BPD), layer_rngs, remat=cfg.remat, unroll=cfg.unroll)
+    options = {"shared": (content, query), "remat": cfg.remat, "unroll": cfg.unroll}
+    x, _ = stack.run(body, p["layers"], (x_BTD, x_BPD), layer_rngs, **options)
     hidden = x[0] if query is None else x[1]
     if cfg.head == "none":
         return Out({"hidden": hidden})

@@ -8,6 +8,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.core import sharding
@@ -70,12 +71,12 @@ def qkv(
         y = linear.project(x_BTD, p[name])
         y = y + p[f"{name}_bias"] if f"{name}_bias" in p else y
         out.append(norm.rms(p[f"{name}_norm"], y, eps=norm_eps, offset=norm_offset) if f"{name}_norm" in p else y)
-    return tuple(out)
+    return tuple(checkpoint_name(y, "qkv") for y in out)
 
 
 def project_out(p: dict, x_BTHh: jax.Array) -> jax.Array:
     """(B, T, H, h) -> (B, T, D)."""
-    y = linear.project(x_BTHh, p["o"], num_dims=2)
+    y = linear.project(checkpoint_name(x_BTHh, "attn"), p["o"], num_dims=2)
     return y + p["o_bias"] if "o_bias" in p else y
 
 

@@ -7,6 +7,7 @@ Shapes: B batch, T tokens, D embed, E experts, k choices per token.
 import jax
 import jax.numpy as jnp
 
+from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.core.params import Init, Param, zeros
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import linear, moe
@@ -83,8 +84,8 @@ def updated_bias(bias: jax.Array, num_tokens: jax.Array, rate: float) -> jax.Arr
     return bias + rate * jnp.sign(num_tokens.mean(-1, keepdims=True) - num_tokens)
 
 
-def sequence_balance(routing: Routing, mask_BT: jax.Array) -> jax.Array:
-    """sum_e f_e P_e of each row, averaged over rows by their length: 1 when a row's tokens are spread evenly.
+def sequence_balance(routing: Routing, mask_BT: jax.Array) -> Mean:
+    """sum_e f_e P_e of each row, its mean over rows by their length: 1 when a row's tokens are spread evenly.
 
     arXiv:2412.19437, eq. 17-20: f_e counts the tokens for which e is among the k of highest affinity, without the bias,
     times E / k; P_e is the mean share of e in a token's affinities. Padding does not count.
@@ -97,4 +98,4 @@ def sequence_balance(routing: Routing, mask_BT: jax.Array) -> jax.Array:
     affinity = routing.probs / (routing.probs.sum(-1, keepdims=True) + 1e-20)
     f = jnp.einsum("bt,bte->be", share, likeliest.astype(jnp.float32)) * E / k
     rows = jnp.sum(f * jnp.einsum("bt,bte->be", share, affinity), axis=-1)
-    return jnp.sum(rows * length) / jnp.maximum(length.sum(), 1.0)
+    return Mean(jnp.sum(rows * length), length.sum())

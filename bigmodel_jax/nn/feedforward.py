@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from bigmodel_jax.core.params import Init, Param
 from bigmodel_jax.core.sharding import constrain
@@ -20,13 +21,18 @@ def swiglu_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict[s
 def swiglu(p: dict, x: jax.Array) -> jax.Array:
     """(silu(x gate) * (x up)) down; x (B, T, D). Shazeer, arXiv:2002.05202."""
     hidden = jax.nn.silu(linear.project(x, p["gate"])) * linear.project(x, p["up"])
-    return linear.project(constrain(hidden, "batch", "seq", "mlp"), p["down"])
+    return linear.project(_named(hidden), p["down"])
 
 
 def geglu(p: dict, x: jax.Array) -> jax.Array:
     """(gelu(x gate) * (x up)) down, of swiglu's parameters, with the tanh approximation; x (B, T, D)."""
     hidden = jax.nn.gelu(linear.project(x, p["gate"]), approximate=True) * linear.project(x, p["up"])
-    return linear.project(constrain(hidden, "batch", "seq", "mlp"), p["down"])
+    return linear.project(_named(hidden), p["down"])
+
+
+def _named(hidden: jax.Array) -> jax.Array:
+    """As the mesh has it, and under the name by which rematerialization may keep it."""
+    return checkpoint_name(constrain(hidden, "batch", "seq", "mlp"), "mlp")
 
 
 def mlp_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict:
@@ -39,10 +45,10 @@ def mlp_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict:
 def gelu_mlp(p: dict, x: jax.Array) -> jax.Array:
     """gelu(x up) down, with GPT-2's tanh approximation; x (B, T, D)."""
     hidden = jax.nn.gelu(linear.linear(p["up"], x), approximate=True)
-    return linear.linear(p["down"], constrain(hidden, "batch", "seq", "mlp"))
+    return linear.linear(p["down"], _named(hidden))
 
 
 def mlp(p: dict, x: jax.Array, activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """activation(x up) down; x (B, T, D)."""
     hidden = activation(linear.linear(p["up"], x))
-    return linear.linear(p["down"], constrain(hidden, "batch", "seq", "mlp"))
+    return linear.linear(p["down"], _named(hidden))

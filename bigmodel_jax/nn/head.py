@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.core.sharding import constrain
@@ -30,6 +31,7 @@ Form = Literal["auto", "whole", "blocks"]
 # What a block of logits may take on a device, and the columns it has at least: a product with fewer wastes its reads.
 BLOCK_BYTES = 2**27
 LEAST_COLUMNS = 2048
+ONE_RING = 8  # devices over which a sum is cut in one go
 NOWHERE = jnp.iinfo(jnp.int32).min  # the number of a column that an earlier block had
 
 
@@ -198,7 +200,8 @@ def _gradients(plan: Plan, x, table, bias, targets, log_z, d_nats, d_log_z):
         d = d.astype(x.dtype)
         product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
         dx += product(d, rows, (((1,), (0,)), ((), ())))
-        return (dx, _add(d_table, _reduce(plan, product(d, x, (((0,), (0,)), ((), ())))), first), d_bias), None
+        d_rows = _reduce(plan, product(x, d, (((0,), (0,)), ((), ()))))
+        return (dx, _add(d_table, d_rows.T, first), d_bias), None
 
     start = (jnp.zeros(x.shape, jnp.float32), jnp.zeros_like(table), None if bias is None else jnp.zeros_like(bias))
     (dx, d_table, d_bias), _ = jax.lax.scan(step, start, starts)
@@ -212,9 +215,23 @@ def _add(total, block, first):
 
 
 def _reduce(plan: Plan, d_rows):
-    """A block's gradient, (C, D) of a device's own tokens, summed over all tokens, in float32, and cut as the table is."""
-    if plan.at.embed:
-        d_rows = jax.lax.psum_scatter(d_rows, plan.at.embed, scatter_dimension=1, tiled=True)
-        # Devices that share their tokens have each added the same.
-        d_rows = d_rows / plan.at.size(tuple(a for a in plan.at.embed if a not in plan.at.tokens))
+    """A block's gradient, (D, C) of a device's own tokens, summed over all tokens, in float32, and cut as the table is."""
+    for axis in plan.at.embed:
+        d_rows = _scatter(d_rows, axis, plan.at.size((axis,)))
+    # Devices that share their tokens have each added the same.
+    d_rows = d_rows / plan.at.size(tuple(a for a in plan.at.embed if a not in plan.at.tokens))
     return jax.lax.psum(d_rows, tuple(a for a in plan.at.tokens if a not in plan.at.embed))
+
+
+def _scatter(x, axis: str, size: int):
+    """The sum over a mesh axis of `size` devices, cut along dimension 0.
+
+    In two rings, one after the other, with the bytes of one: for one ring through a torus a TPU's compiler writes an
+    all-reduce instead, of twice the bytes, and every device holds the whole sum.
+    """
+    inner = max(n for n in range(1, math.isqrt(size) + 1) if size % n == 0) if size > ONE_RING else 1
+    index = np.arange(size).reshape(-1, inner)
+    for groups in (index.T, index) if inner > 1 else (None,):
+        groups = None if groups is None else groups.tolist()
+        x = jax.lax.psum_scatter(x, axis, scatter_dimension=0, axis_index_groups=groups, tiled=True)
+    return x

@@ -7,6 +7,7 @@ ones, w value dimensions of a head.
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from bigmodel_jax.core.params import Init, Param, ones
 from bigmodel_jax.nn import attention, linear, norm, position
@@ -52,14 +53,15 @@ def queries(p: dict, x_BTD: jax.Array, angles: tuple[jax.Array, jax.Array]) -> t
         q = linear.project(x_BTD, p["q"])
     else:
         q = linear.project(norm.rms(p["q_norm"], linear.project(x_BTD, p["q_a"]), eps=EPS), p["q_b"])
-    nope_dim = q.shape[-1] - p["k_rope"].shape[-1]
+    q, nope_dim = checkpoint_name(q, "qkv"), q.shape[-1] - p["k_rope"].shape[-1]
     return q[..., :nope_dim], position.rope(q[..., nope_dim:], angles, interleaved=True)
 
 
 def latents(p: dict, x_BTD: jax.Array, angles: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """What a cache keeps of each token: the latent (B, T, R) and the key that all heads share, rotated (B, T, r)."""
-    latent = norm.rms(p["kv_norm"], linear.project(x_BTD, p["kv_a"]), eps=EPS)
-    k_rope = position.rope(linear.project(x_BTD, p["k_rope"])[:, :, None], angles, interleaved=True)
+    latent = norm.rms(p["kv_norm"], checkpoint_name(linear.project(x_BTD, p["kv_a"]), "qkv"), eps=EPS)
+    k_rope = checkpoint_name(linear.project(x_BTD, p["k_rope"])[:, :, None], "qkv")
+    k_rope = position.rope(k_rope, angles, interleaved=True)
     return latent, k_rope[:, :, 0]
 
 
@@ -113,7 +115,7 @@ def attend(
         out = attention.attend(
             q_all, k, kv_heads[..., n:], q_where, k_where, scale=scale, implementation=implementation
         )
-    return linear.project(out, p["o"], num_dims=2)
+    return linear.project(checkpoint_name(out, "attn"), p["o"], num_dims=2)
 
 
 def absorbing_is_cheaper(num_queries: int, kv_lora_rank: int, nope_dim: int, v_dim: int) -> bool:

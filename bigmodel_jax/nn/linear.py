@@ -5,9 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 
+from bigmodel_jax.core import precision
 from bigmodel_jax.core.params import Init, Param, normal, zeros
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.nn import cpu, table
+from bigmodel_jax.nn import cpu, quantized, table
 
 
 def linear_spec(
@@ -31,6 +32,8 @@ def linear(p: dict, x: jax.Array) -> jax.Array:
 
 def project(x: jax.Array, w: jax.Array, num_dims: int = 1) -> jax.Array:
     """Contracts the last `num_dims` dimensions of x with the first ones of w: every product with a weight goes here."""
+    if precision.matmul() != "compute":
+        return quantized.project(precision.matmul(), num_dims, x, w)
     if not cpu.active():
         return jnp.tensordot(x, w, axes=num_dims)
     kept, new = x.shape[: x.ndim - num_dims], w.shape[num_dims:]

@@ -18,8 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.params import Init, Param, zeros
-from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.nn import linear
+from bigmodel_jax.core.sharding import axis_names, constrain
+from bigmodel_jax.nn import expert_exchange, linear
 
 Implementation = Literal["auto", "dense", "grouped"]
 Activation = Callable[[jax.Array, jax.Array], jax.Array]
@@ -36,12 +36,13 @@ class Routing(NamedTuple):
 
 
 class Load(NamedTuple):
-    """Of one layer, or stacked over layers; means over tokens. assigned (E,): tokens sent to each expert, k in all;
-    probs (E,): router probability; log_z_squared ()."""
+    """Of one layer, or stacked over layers; sums over tokens. assigned (E,): tokens sent to each expert; probs (E,):
+    router probability; log_z_squared (); tokens (): how many there are."""
 
     assigned: jax.Array
     probs: jax.Array
     log_z_squared: jax.Array
+    tokens: jax.Array
 
 
 # ------------------------------------------------------------------------------------------------ parameters
@@ -109,7 +110,9 @@ def experts(
     if implementation == "auto":
         mesh = sharding.current_mesh()
         platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
-        implementation = "dense" if platform == "cpu" else "grouped"
+        # Where tokens travel to the experts, a device cannot compute all of these.
+        travelling = expert_exchange.axes(routing.logits.shape[-1], len(x_BTD))
+        implementation = "dense" if platform == "cpu" and not travelling else "grouped"
     return (dense if implementation == "dense" else grouped)(p, x_BTD, routing, activation)
 
 
@@ -143,7 +146,8 @@ def dense(p: dict, x_BTD: jax.Array, routing: Routing, activation: Activation = 
 def grouped(p: dict, x_BTD: jax.Array, routing: Routing, activation: Activation = swiglu) -> jax.Array:
     """Tokens sorted by expert, then one product per group of rows (`ragged_dot`; MegaBlocks, arXiv:2211.15841).
 
-    Each device sorts the tokens it holds and computes the experts, and columns of experts, that it holds.
+    Each device computes the experts, and columns of experts, that it holds: on the tokens that others sent it, where the
+    batch lies on the experts' axis, else on its own tokens, and the results are summed.
     """
     weights = {name: w for name, w in p.items() if name != "down_bias"}
     mesh = sharding.current_mesh()
@@ -156,13 +160,18 @@ def grouped(p: dict, x_BTD: jax.Array, routing: Routing, activation: Activation 
 
 def _grouped_by_shard(mesh, weights, x_BTD, routing, activation):
     E, _, F = weights["gate"].shape
-    # Experts first: where the batch is cut along the experts' axis as well, its pieces are gathered there.
+    travelling = expert_exchange.axes(E, len(x_BTD))
     e, f, b, t = sharding.fitting_spec((E, F, *x_BTD.shape[:2]), "experts", "mlp", "batch", "seq")
-    summed = tuple(a for axes in (e, f) if axes for a in ((axes,) if isinstance(axes, str) else axes))
+    if travelling:
+        b = sharding.fitting_spec(x_BTD.shape[:1], "batch")[0]
+    summed = (*(() if travelling else axis_names(e)), *axis_names(f))
 
     def one(weights, x, chosen, chosen_weights):
-        first = jax.lax.axis_index(e) * weights["gate"].shape[0] if e else 0
-        y = _sorted_by_expert(weights, x, chosen, chosen_weights, first=first, activation=activation)
+        if travelling:
+            y = _sent_to_experts(weights, x, chosen, chosen_weights, travelling, activation=activation)
+        else:
+            first = jax.lax.axis_index(e) * weights["gate"].shape[0] if e else 0
+            y = _sorted_by_expert(weights, x, chosen, chosen_weights, first=first, activation=activation)
         return jax.lax.psum(y, summed) if summed else y
 
     by_name = {"gate": P(e, None, f), "up": P(e, None, f), "down": P(e, f), "gate_bias": P(e, f), "up_bias": P(e, f)}
@@ -180,17 +189,45 @@ def _sorted_by_expert(p, x_BTD, chosen, weights, *, first=0, activation):
     ours = jnp.where(present, ours, E)  # other devices' experts: last, and in no group
     order = jnp.argsort(ours)
     sizes = jnp.bincount(ours, length=E + 1)[:E].astype(jnp.int32)
-    rows = x_BTD.reshape(B * T, D)[order // k]
-    product = functools.partial(jax.lax.ragged_dot, group_sizes=sizes)
-
-    def project_in(name):
-        y = product(rows, p[name])
-        return y + p[f"{name}_bias"][jnp.minimum(ours[order], E - 1)] if f"{name}_bias" in p else y
-
-    out = product(activation(project_in("gate"), project_in("up")), p["down"])
+    out = _products(p, x_BTD.reshape(B * T, D)[order // k], ours[order], sizes, activation)
     # Back in the tokens' order by a gather, not a scatter: sums in a fixed order, the same bits every time.
     out = out[jnp.argsort(order)].reshape(B, T, k, D)
     weights = jnp.where(present.reshape(B, T, k), weights, 0.0)
+    return jnp.einsum("btkd,btk->btd", out, weights.astype(out.dtype))
+
+
+def _products(p, rows_ND, expert_N, sizes_E, activation):
+    """Each row through its expert; rows sorted by expert, those past the last group left out."""
+    product = functools.partial(jax.lax.ragged_dot, group_sizes=sizes_E)
+
+    def project_in(name):
+        y = product(rows_ND, p[name])
+        return y + p[f"{name}_bias"][jnp.minimum(expert_N, len(sizes_E) - 1)] if f"{name}_bias" in p else y
+
+    return product(activation(project_in("gate"), project_in("up")), p["down"])
+
+
+def _sent_to_experts(p, x_BTD, chosen, weights, axis, *, activation):
+    """As `_sorted_by_expert`, of all experts: rows travel to the devices of their experts, and their results back.
+
+    However unbalanced, nothing is dropped: a token's choices are different experts, so a device of E' experts gets at
+    most min(k, E') rows for each token of all the devices, and its buffer holds as many.
+    """
+    (B, T, D), k, E = x_BTD.shape, chosen.shape[-1], p["gate"].shape[0]
+    e, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
+    order = jnp.argsort(chosen.reshape(-1))  # by expert, and so by device
+    sizes = jnp.bincount(chosen.reshape(-1), length=e * E).astype(jnp.int32)
+    from_to = jax.lax.all_gather(sizes.reshape(e, E), axis)  # (e, e, E)
+    bound = B * T * min(k, E)
+    rows = expert_exchange.send(x_BTD.reshape(B * T, D)[order // k], from_to.sum(-1), bound, e * bound, axis)
+    # What came is sorted by device, and within one by expert.
+    came = from_to[:, me]
+    expert = jnp.repeat(jnp.tile(jnp.arange(E), e), came.reshape(-1), total_repeat_length=e * bound)
+    expert = jnp.where(jnp.arange(e * bound) < came.sum(), expert, E)
+    by_expert = jnp.argsort(expert)
+    out = _products(p, rows[by_expert], expert[by_expert], came.sum(0), activation)
+    out = expert_exchange.send(out[jnp.argsort(by_expert)], from_to.sum(-1).T, bound, B * T * k, axis)
+    out = out[jnp.argsort(order)].reshape(B, T, k, D)
     return jnp.einsum("btkd,btk->btd", out, weights.astype(out.dtype))
 
 
@@ -216,7 +253,7 @@ def capacity(
     C = places(x_BTD.shape[1], *routing.experts.shape[-1:], combine.shape[-1], factor)
     dispatch = jax.nn.one_hot(place, C, dtype=x_BTD.dtype)  # (B, T, E, C), all 0 where no place is left
     inputs = jnp.einsum("btec,btd->ebcd", dispatch, x_BTD)
-    inputs = constrain(inputs, "experts", "batch", None, None)
+    inputs = expert_exchange.to_experts(inputs)
 
     def project_in(name):
         y = jnp.einsum("ebcd,edf->ebcf", inputs, p[name])
@@ -224,7 +261,7 @@ def capacity(
 
     hidden = constrain(activation(project_in("gate"), project_in("up")), "experts", "batch", None, "mlp")
     out = jnp.einsum("ebcf,efd->ebcd", hidden, p["down"])
-    out = out + p["down_bias"][:, None, None] if "down_bias" in p else out
+    out = expert_exchange.to_rows(out + p["down_bias"][:, None, None] if "down_bias" in p else out)
     return jnp.einsum("btec,ebcd->btd", (dispatch * combine[..., None]).astype(out.dtype), out)
 
 
@@ -234,13 +271,13 @@ def capacity(
 def load(routing: Routing, mask_BT: jax.Array) -> Load:
     """What the auxiliary losses need of one layer; padding (mask False) does not count."""
     mask = mask_BT.astype(jnp.float32)
-    share = mask / jnp.maximum(mask.sum(), 1.0)
     chosen = jax.nn.one_hot(routing.experts, routing.logits.shape[-1], dtype=jnp.float32).sum(-2)
     log_z = jax.nn.logsumexp(routing.logits, axis=-1)
     return Load(
-        assigned=jnp.einsum("bt,bte->e", share, chosen),
-        probs=jnp.einsum("bt,bte->e", share, routing.probs),
-        log_z_squared=jnp.sum(share * jnp.square(log_z)),
+        assigned=jnp.einsum("bt,bte->e", mask, chosen),
+        probs=jnp.einsum("bt,bte->e", mask, routing.probs),
+        log_z_squared=jnp.sum(mask * jnp.square(log_z)),
+        tokens=mask.sum(),
     )
 
 
@@ -251,10 +288,10 @@ def losses(layers: Load, *, balance: float, z: float) -> dict[str, jax.Array]:
     taken over all layers before the product, as transformers' load_balancing_loss_func does.
     router_z_loss: mean of log(Z)^2 over tokens and layers (ST-MoE, arXiv:2202.08906, eq. 5).
     """
-    found = {}
+    found, tokens = {}, jnp.maximum(layers.tokens.sum(), 1.0)
     if balance:
-        assigned, probs = layers.assigned.mean(0), layers.probs.mean(0)
+        assigned, probs = layers.assigned.sum(0) / tokens, layers.probs.sum(0) / tokens
         found["load_balancing_loss"] = balance * assigned.shape[0] * jnp.sum(assigned * probs)
     if z:
-        found["router_z_loss"] = z * layers.log_z_squared.mean()
+        found["router_z_loss"] = z * layers.log_z_squared.sum() / tokens
     return found

@@ -48,7 +48,7 @@ def hidden(
 
     ahead = range(1, len(p["norm"]["scale"]) + 1)
     xs = jnp.stack([shift(tokens_BT, k) for k in ahead]), jnp.stack([segments_ahead(segments_BT, k) for k in ahead])
-    return stack.run(body, p, hidden_BTD, xs, remat=remat, unroll=unroll)[1]
+    return stack.sequential(body, p, hidden_BTD, xs, remat=remat, unroll=unroll)[1]
 
 
 def shift(x_BT: jax.Array, n: int) -> jax.Array:

@@ -1,31 +1,91 @@
 """Running a stack of equal layers whose parameters lie stacked along dimension 0."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-Remat = Literal["none", "full", "dots"]
+from bigmodel_jax.nn import pipeline
 
+Remat = Literal[
+    "none",
+    "full",
+    "dots",
+    "save_attn",
+    "save_qkv_attn",
+    "save_qkv_attn_mlp",
+    "offload_input",
+    "offload_attn",
+    "offload_qkv_attn",
+]
+
+
+def _offload(*names: str):
+    """The tensors of these names go to the host's memory and come back for the backward pass."""
+    return jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=names, offload_src="device", offload_dst="pinned_host"
+    )
+
+
+# What a layer keeps for its backward pass beside its input; the rest is computed again. Names are given where the tensor
+# is made (`checkpoint_name`): "input" here, "qkv" and "attn" in attention.py, "mlp" in feedforward.py.
 POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "save_attn": jax.checkpoint_policies.save_only_these_names("attn"),
+    "save_qkv_attn": jax.checkpoint_policies.save_only_these_names("qkv", "attn"),
+    "save_qkv_attn_mlp": jax.checkpoint_policies.save_only_these_names("qkv", "attn", "mlp"),
+    "offload_input": _offload("input"),
+    "offload_attn": _offload("input", "attn"),
+    "offload_qkv_attn": _offload("input", "qkv", "attn"),
 }
 
 
 def run(
-    block: Callable, stacked: Any, x: Any, xs: Any = None, *, remat: Remat = "none", unroll: bool = False
+    block: Callable,
+    stacked: Any,
+    x: Any,
+    xs: Any = None,
+    *,
+    shared: tuple = (),
+    remat: Remat = "none",
+    unroll: bool = False,
 ) -> tuple[Any, Any]:
-    """Applies `block(layer_params, x, layer_xs) -> (x, ys)` layer by layer; returns (x, stacked ys).
+    """Applies `block(layer_params, x, layer_xs, *shared) -> (x, ys)` layer by layer; returns (x, stacked ys).
 
-    remat: recompute activations in the backward pass: all of them, or all but the matrix products.
+    shared: whatever else has the batch as dimension 0 (positions, a memory): the block must not close over it. In a step
+    for several stages the layers run as a pipeline (pipeline.py), and ys must then be sums over rows.
+    remat: which activations are recomputed in the backward pass, and which wait for it in the host's memory.
     unroll: one copy of the layer in the program per layer, instead of one in a loop.
     """
-    body = block if remat == "none" else jax.checkpoint(block, policy=POLICIES[remat], prevent_cse=unroll)
+    options = {"remat": remat, "unroll": unroll}
+    if not pipeline.active():
+        return sequential(block, stacked, x, xs, shared=shared, **options)
+    return pipeline.run(functools.partial(sequential, block, **options), stacked, x, xs, shared)
+
+
+def sequential(
+    block: Callable,
+    stacked: Any,
+    x: Any,
+    xs: Any = None,
+    *,
+    shared: tuple = (),
+    remat: Remat = "none",
+    unroll: bool = False,
+) -> tuple[Any, Any]:
+    """`run`, and never a pipeline: for layers that every stage holds, and for ys that are no sums."""
+
+    def body(p, x, xs, *shared):
+        return block(p, jax.tree.map(lambda leaf: checkpoint_name(leaf, "input"), x), xs, *shared)
+
+    body = block if remat == "none" else jax.checkpoint(body, policy=POLICIES[remat], prevent_cse=unroll)
 
     def step(carry, layer):
-        return body(layer[0], carry, layer[1])
+        return body(layer[0], carry, layer[1], *shared)
 
     if not unroll:
         return jax.lax.scan(step, x, (stacked, xs))

@@ -5,13 +5,14 @@ from bigmodel_jax.objectives.classification import Classification
 from bigmodel_jax.objectives.contrastive import Contrastive
 from bigmodel_jax.objectives.diffusion import Diffusion
 from bigmodel_jax.objectives.language_model import NextToken
-from bigmodel_jax.objectives.masked_language_model import MaskedLanguageModel
+from bigmodel_jax.objectives.masked_language_model import BertPretraining, MaskedLanguageModel
 from bigmodel_jax.objectives.question_answering import QuestionAnswering
 from bigmodel_jax.objectives.regression import Regression
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "next_token": NextToken,
     "masked_language_model": MaskedLanguageModel,
+    "bert_pretraining": BertPretraining,
     "question_answering": QuestionAnswering,
     "classification": Classification,
     "regression": Regression,
@@ -21,6 +22,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 __all__ = [
     "OBJECTIVES",
+    "BertPretraining",
     "Classification",
     "Contrastive",
     "Diffusion",

@@ -5,8 +5,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bigmodel_jax.core import metrics
+from bigmodel_jax.core.metrics import Rows
 from bigmodel_jax.nn.attention import MASKED
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.cross_entropy import cross_entropy
@@ -20,6 +22,8 @@ class Contrastive(Objective):
     sigmoid: for each of the B x B pairs whether it is one, summed over the texts of an image (SigLIP, arXiv:2303.15343).
     The logits are cosines times exp("logit_scale") plus "logit_bias", parameters of the model. Batch: weights (B,), 0 for
     rows that only fill it up, and what the model reads. A microbatch, or a pmap device, has only its own rows to compare.
+    "accuracy" is among a batch's texts; an evaluation also ranks each image's text among all texts that it saw, and the
+    reverse.
     """
 
     kind: Literal["softmax", "sigmoid"] = "softmax"
@@ -37,10 +41,42 @@ class Contrastive(Objective):
         here = jnp.arange(len(weights))
         sums = {"loss": metrics.weighted(nats, weights)}
         sums["accuracy"] = metrics.weighted(metrics.correct(masked, here), weights)
+        if not train:
+            sums["embeddings"] = Rows(out.value.astype(jnp.float32), weights)
         return Loss(sums["loss"], sums, out.updates)
 
     def metric_names(self):
-        return ("loss", "accuracy")
+        return ("loss", "accuracy", *(f"{way}_top{k}" for way in WAYS for k in TOPS), "chance_top1")
+
+    def summarize(self, metrics_):
+        sums = dict(metrics_)
+        embeddings = sums.pop("embeddings")
+        pairs = np.asarray(embeddings.values)[np.asarray(embeddings.weights) > 0]
+        return super().summarize(sums) | retrieval(pairs)
+
+
+WAYS, TOPS = ("image_to_text", "text_to_image"), (1, 5)
+BLOCK = 1024  # rows compared with all others at a time
+
+
+def retrieval(pairs: np.ndarray) -> dict[str, float]:
+    """How often the right text is among the 1 and the 5 nearest to an image, and the reverse; pairs (N, 2, E) float32."""
+    image, text = pairs[:, 0], pairs[:, 1]
+    found = {}
+    for way, ranks in zip(WAYS, (ranks_of(image, text), ranks_of(text, image)), strict=True):
+        found |= {f"{way}_top{k}": float(np.mean(ranks < k)) for k in TOPS}
+    return found | {"chance_top1": 1 / len(pairs)}
+
+
+def ranks_of(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """(N,): how many answers are nearer to query n than answer n is; answers equal to it are not."""
+    ranks = []
+    for start in range(0, len(queries), BLOCK):
+        cosines = queries[start : start + BLOCK] @ answers.T
+        own = np.take_along_axis(cosines, start + np.arange(len(cosines))[:, None], axis=1)
+        # Equal answers' products may differ in the last bit.
+        ranks.append(np.sum(cosines > own + 1e-6, axis=1))
+    return np.concatenate(ranks)
 
 
 def pair_logits(params, embeddings: jax.Array) -> jax.Array:

@@ -16,7 +16,8 @@ class Diffusion(Objective):
 
     Batch: image (B, H, W, C), weights (B,), and what the model reads. Of what the model gives, (B, H, W, C or more), the
     first C channels are the noise; a learned variance behind them is not trained here. Evaluation draws the same timesteps
-    and noise for every batch.
+    and noise for every batch, and also gives the loss of the model that is told nothing: the batch's "hidden" (B,) bool
+    says for which rows it shall ignore label or text.
     """
 
     num_steps: int = 1000
@@ -33,10 +34,21 @@ class Diffusion(Objective):
         noise = jax.random.normal(noise_rng, image.shape)
         noisy = batch | {"image": add_noise(self, image, noise, timestep), "timestep": timestep}
         out = model.apply(params, noisy, rng=model_rng if train else None, train=train)
-        predicted = out.value[..., : image.shape[-1]].astype(jnp.float32)
-        errors = jnp.mean(jnp.square(predicted - noise), axis=(1, 2, 3))
-        mean = metrics.weighted(errors, batch["weights"])
-        return Loss(mean, {"loss": mean}, out.updates)
+        mean = metrics.weighted(squared_error(out.value, noise), batch["weights"])
+        sums = {"loss": mean}
+        if not train:
+            hidden = model.apply(params, noisy | {"hidden": jnp.ones(len(image), bool)}, train=False)
+            sums["unconditional_loss"] = metrics.weighted(squared_error(hidden.value, noise), batch["weights"])
+        return Loss(mean, sums, out.updates)
+
+    def metric_names(self):
+        return ("loss", "unconditional_loss")
+
+
+def squared_error(predicted: jax.Array, noise: jax.Array) -> jax.Array:
+    """(B,): mean over the image; of what is predicted, the first channels count."""
+    predicted = predicted[..., : noise.shape[-1]].astype(jnp.float32)
+    return jnp.mean(jnp.square(predicted - noise), axis=(1, 2, 3))
 
 
 def kept(cfg: Diffusion) -> np.ndarray:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import metrics
 from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.models.base import Out
 from bigmodel_jax.nn.head import Form
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.cross_entropy import cross_entropy, of_tokens
@@ -13,41 +14,64 @@ from bigmodel_jax.objectives.cross_entropy import cross_entropy, of_tokens
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLanguageModel(Objective):
-    """Mean cross-entropy in nats over the targets with weight, plus that of the next sentence where the batch asks it.
+    """Mean cross-entropy in nats over the targets with weight (Devlin et al., arXiv:1810.04805, section 3.1).
 
     Batch: tokens, targets (B, T) int32, weights (B, T) float32, 1 where a token was chosen (see data.masking), and what
-    else the model reads; next_sentence (B,) int32, 0 where the second sentence follows the first. Targets may as well
-    be classes of tokens. The sum of both losses is BERT's (Devlin et al., arXiv:1810.04805, section 3.1 and A.2).
+    else the model reads. Targets may as well be classes of tokens.
     """
 
     logits: Form = "auto"  # in memory ("whole") or block by block of the vocabulary; auto: blocks where they are large
 
     def loss(self, model, params, batch, *, rng, train) -> Loss:
         out = model.apply(params, batch, rng=rng, train=train)
-        value = out.value if isinstance(out.value, dict) else {"logits": out.value}
-        weights = batch["weights"].astype(jnp.float32)
-        nats, _, likeliest = of_tokens(out, value["logits"], batch["targets"], self.logits)
-        mean = metrics.weighted(nats, weights)
-        sums, total = {"loss": mean}, mean.total
-        if not train:
-            sums["accuracy"] = metrics.weighted(likeliest == batch["targets"], weights)
-        if "next_sentence" in batch:
-            if "next_sentence" not in value:
-                raise ValueError("the batch asks for next_sentence; that needs model.head = 'pretraining'")
-            follows = _next_sentence(value["next_sentence"], batch["next_sentence"], weights)
-            sums["next_sentence_loss"] = rows = follows["loss"]
-            # Masked tokens are the unit that sums are divided by: the rows' mean counts once for each.
-            total = total + rows.total / jnp.maximum(rows.count, 1.0) * mean.count
-            if not train:
-                sums["next_sentence_accuracy"] = follows["accuracy"]
-        return Loss(Mean(total, mean.count), sums, out.updates)
+        logits = out.value["logits"] if isinstance(out.value, dict) else out.value
+        mean, sums = masked_tokens(out, logits, batch, train, self.logits)
+        return Loss(mean, sums, out.updates)
 
     def metric_names(self):
         return ("loss", "accuracy")
 
 
-def _next_sentence(logits, labels, weights) -> dict[str, Mean]:
+@dataclasses.dataclass(frozen=True)
+class BertPretraining(MaskedLanguageModel):
+    """The masked tokens' mean loss plus that of the next sentence, as BERT was trained (arXiv:1810.04805, A.2).
+
+    Batch: as `MaskedLanguageModel`'s, and next_sentence (B,) int32, 0 where the second sentence follows the first (see
+    data.sentence_pairs). The model's head is "pretraining". With microbatches each one's rows count by its masked tokens.
+    """
+
+    def loss(self, model, params, batch, *, rng, train) -> Loss:
+        if "next_sentence" not in batch:
+            raise ValueError("objective: BertPretraining asks for the next sentence; SentencePairData has it")
+        out = model.apply(params, batch, rng=rng, train=train)
+        if not isinstance(out.value, dict) or "next_sentence" not in out.value:
+            raise ValueError("objective: BertPretraining needs model.head = 'pretraining'")
+        mean, sums = masked_tokens(out, out.value["logits"], batch, train, self.logits)
+        follows = next_sentence(out.value["next_sentence"], batch)
+        sums["next_sentence_loss"] = rows = follows["loss"]
+        # Masked tokens are the unit that sums are divided by: the rows' mean counts once for each.
+        total = mean.total + rows.total / jnp.maximum(rows.count, 1.0) * mean.count
+        if not train:
+            sums["next_sentence_accuracy"] = follows["accuracy"]
+        return Loss(Mean(total, mean.count), sums, out.updates)
+
+    def metric_names(self):
+        return (*super().metric_names(), "next_sentence_loss", "next_sentence_accuracy")
+
+
+def masked_tokens(out: Out, logits, batch, train: bool, form: Form) -> tuple[Mean, dict[str, Mean]]:
+    """(mean loss over the chosen tokens, its metrics)."""
+    weights = batch["weights"].astype(jnp.float32)
+    nats, _, likeliest = of_tokens(out, logits, batch["targets"], form)
+    mean = metrics.weighted(nats, weights)
+    sums = {"loss": mean}
+    if not train:
+        sums["accuracy"] = metrics.weighted(likeliest == batch["targets"], weights)
+    return mean, sums
+
+
+def next_sentence(logits, batch) -> dict[str, Mean]:
     """Rows that fill up a batch have no weight anywhere and do not count."""
-    rows = (jnp.max(weights, axis=1) > 0).astype(jnp.float32)
+    labels, rows = batch["next_sentence"], (jnp.max(batch["weights"], axis=1) > 0).astype(jnp.float32)
     nats, _ = cross_entropy(logits, labels)
     return {"loss": metrics.weighted(nats, rows), "accuracy": metrics.weighted(metrics.correct(logits, labels), rows)}

@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from bigmodel_jax.config import Config, validate
+from bigmodel_jax.config import Config
+from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core.sharding import factor
 from bigmodel_jax.plan.compile import Compiled, compile_step
 from bigmodel_jax.plan.topology import Topology

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bigmodel_jax.config import Config, validate
+from bigmodel_jax.config import Config
+from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params
 from bigmodel_jax.core.sharding import AXES
 from bigmodel_jax.plan.compile import Compiled, compile_all

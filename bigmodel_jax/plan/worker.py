@@ -21,7 +21,8 @@ from typing import Any
 import jax
 
 from bigmodel_jax import config_file
-from bigmodel_jax.config import Config, validate
+from bigmodel_jax.config import Config
+from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.objectives import NextToken

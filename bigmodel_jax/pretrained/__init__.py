@@ -10,13 +10,14 @@ from bigmodel_jax.pretrained.deepseek import DEEPSEEK_V3
 from bigmodel_jax.pretrained.dit import DIT
 from bigmodel_jax.pretrained.efficientnet import EFFICIENTNET
 from bigmodel_jax.pretrained.family import Family
-from bigmodel_jax.pretrained.gemma import GEMMA, GEMMA2, GEMMA3
+from bigmodel_jax.pretrained.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_IMAGE_TEXT
 from bigmodel_jax.pretrained.gpt2 import GPT2
 from bigmodel_jax.pretrained.gpt_oss import GPT_OSS
 from bigmodel_jax.pretrained.llama import LLAMA
 from bigmodel_jax.pretrained.marian import MARIAN
 from bigmodel_jax.pretrained.mistral import MISTRAL
 from bigmodel_jax.pretrained.mixtral import MIXTRAL
+from bigmodel_jax.pretrained.pixart import PIXART
 from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
 from bigmodel_jax.pretrained.qwen_moe import QWEN3_MOE
 from bigmodel_jax.pretrained.resnet import RESNET
@@ -41,6 +42,7 @@ FAMILIES: dict[str, Family] = {
         GEMMA,
         GEMMA2,
         GEMMA3,
+        GEMMA3_IMAGE_TEXT,
         MIXTRAL,
         QWEN3_MOE,
         GPT_OSS,
@@ -52,6 +54,7 @@ FAMILIES: dict[str, Family] = {
         EFFICIENTNET,
         SIGLIP,
         DIT,
+        PIXART,
         CLIP,
     )
 }

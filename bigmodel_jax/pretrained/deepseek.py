@@ -1,6 +1,7 @@
-"""DeepSeek-V3's tensors and config.json."""
+"""DeepSeek-V3's tensors and config.json; published weights are 8-bit, an export is plain."""
 
 from bigmodel_jax.models.deepseek import DeepseekConfig
+from bigmodel_jax.pretrained import fp8
 from bigmodel_jax.pretrained.family import Family, check_fixed, rope_from_hf, rope_to_hf
 from bigmodel_jax.pretrained.llama import ENDS
 from bigmodel_jax.pretrained.names import Row, linear
@@ -96,8 +97,9 @@ def from_hf(hf: dict) -> DeepseekConfig:
         moe_layer_freq=1,
         num_key_value_heads=(hf["num_attention_heads"], None),
     )
-    if hf.get("quantization_config"):
-        raise ValueError("config.json: quantization_config: 8-bit weights are not supported; convert to bfloat16 first")
+    # Activations are quantised in the published inference code alone ("activation_scheme"); the weights do not show it.
+    quantized = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [fp8.BLOCK, fp8.BLOCK]}
+    check_fixed(hf.get("quantization_config") or {}, **quantized)
     theta, scaling = rope_from_hf(hf)
     found = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
     return DeepseekConfig(
@@ -132,4 +134,4 @@ def to_hf(cfg: DeepseekConfig) -> dict:
     }
 
 
-DEEPSEEK_V3 = Family("DeepseekV3ForCausalLM", DeepseekConfig, from_hf, to_hf, ROWS, IGNORED)
+DEEPSEEK_V3 = Family("DeepseekV3ForCausalLM", DeepseekConfig, from_hf, to_hf, ROWS, IGNORED, unpack=fp8.unpack)

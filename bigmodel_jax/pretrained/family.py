@@ -13,8 +13,9 @@ from bigmodel_jax.pretrained.names import Row, Source
 @dataclasses.dataclass(frozen=True)
 class Family:
     """architecture: the name in config.json's "architectures"; prefix: what may stand before every tensor's name;
-    ignored: patterns of tensors that hold no parameters (masks, tied copies); renamed: (pattern, replacement) of names
-    that older files use; unpack: a file's tensors -> those tensors, packed ones among them as plain ones."""
+    ignored: patterns of tensors that hold no parameters (masks, tied copies); left_out: of those that belong to a part
+    of their model which ours does not have, named in the log; renamed: (pattern, replacement) of names that older files
+    use; unpack: a file's tensors -> those tensors, packed ones among them as plain ones."""
 
     architecture: str
     config: type[ModelConfig]
@@ -25,6 +26,7 @@ class Family:
     prefix: str = ""
     renamed: tuple[tuple[str, str], ...] = ()
     unpack: Callable[[Source], Source] | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def spec_by_path(cfg: ModelConfig) -> dict[str, params.Param]:

@@ -1,12 +1,17 @@
 """A Hugging Face folder: config.json, and the weights as one safetensors file or several with an index."""
 
+import collections
+import functools
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -14,28 +19,42 @@ from bigmodel_jax.config import nearest
 from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.pretrained import FAMILIES, names
 from bigmodel_jax.pretrained.family import Family, spec_by_path
-from bigmodel_jax.pretrained.names import Source, Tensor
+from bigmodel_jax.pretrained.names import Piece, Source, Tensor
 
-INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+# What numpy has no type for, and safetensors therefore cannot give as its arrays.
+FLOAT8 = {"F8_E4M3": jnp.float8_e4m3fn, "F8_E5M2": jnp.float8_e5m2}
 SHARD_BYTES = 5 * 1024**3
+
+log = logging.getLogger(__name__)
 
 
 def read_config(folder: Path) -> tuple[Family, ModelConfig]:
     """The family and the model config of a folder; ValueError where the architecture is not one of ours."""
     hf = _json(folder / "config.json")
-    architectures = hf.get("architectures") or [f"(none, model_type {hf.get('model_type')!r})"]
-    family = FAMILIES.get(architectures[0])
+    architecture = _architecture(hf)
+    family = FAMILIES.get(architecture)
     if family is None:
         raise ValueError(
-            f"{folder / 'config.json'}: architecture {architectures[0]!r} is not supported"
-            f"{nearest(architectures[0], FAMILIES)}; supported: {', '.join(FAMILIES)}"
+            f"{folder / 'config.json'}: architecture {architecture!r} is not supported"
+            f"{nearest(architecture, FAMILIES)}; supported: {', '.join(FAMILIES)}"
         )
     try:
         return family, family.from_hf(hf)
     except KeyError as error:
         raise ValueError(f"{folder / 'config.json'}: {error} is missing") from None
+
+
+def _architecture(hf: dict) -> str:
+    """The model's class, as transformers or as diffusers names it."""
+    if hf.get("architectures"):
+        return hf["architectures"][0]
+    name = hf.get("_class_name", f"(none, model_type {hf.get('model_type')!r})")
+    # Older files of PixArt name the class that several models shared.
+    shared = name == "Transformer2DModel" and hf.get("norm_type") == "ada_norm_single"
+    return "PixArtTransformer2DModel" if shared else name
 
 
 def _json(path: Path) -> dict:
@@ -49,20 +68,22 @@ def _json(path: Path) -> dict:
 
 def open_weights(folder: Path) -> Source:
     """Every tensor of a folder, unread; ValueError for a missing or damaged shard, or weights in pickles alone."""
-    if (folder / INDEX).is_file():
-        files = sorted(set(_json(folder / INDEX)["weight_map"].values()))
+    weights = next((w for w in (WEIGHTS, DIFFUSERS_WEIGHTS) if any(folder.glob(f"{w}*"))), WEIGHTS)
+    index = f"{weights}.index.json"
+    if (folder / index).is_file():
+        files = sorted(set(_json(folder / index)["weight_map"].values()))
         missing = [name for name in files if not (folder / name).is_file()]
         if missing:
-            raise ValueError(f"{folder}: {INDEX} names {', '.join(missing)}, which is not there")
-    elif (folder / WEIGHTS).is_file():
-        files = [WEIGHTS]
+            raise ValueError(f"{folder}: {index} names {', '.join(missing)}, which is not there")
+    elif (folder / weights).is_file():
+        files = [weights]
     else:
         pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt*"))
         hint = (
             f"; {', '.join(pickles)} is a pickle, which may run code and is never opened: load it with transformers "
             "and call save_pretrained(folder, safe_serialization=True)"
         )
-        raise ValueError(f"{folder}: no {WEIGHTS} and no {INDEX}{hint if pickles else ''}")
+        raise ValueError(f"{folder}: no {weights} and no {index}{hint if pickles else ''}")
     return {name: tensor for file in files for name, tensor in _open_file(folder / file)}
 
 
@@ -73,8 +94,32 @@ def _open_file(path: Path) -> Iterator[tuple[str, Tensor]]:
         raise ValueError(f"{path}: damaged or cut short ({error})") from None
     for name in file.keys():  # noqa: SIM118 - not a dict
         part = file.get_slice(name)
-        dtype = DTYPES.get(part.get_dtype(), part.get_dtype())
-        yield name, Tensor(tuple(part.get_shape()), dtype, lambda name=name: file.get_tensor(name))
+        kind, shape = part.get_dtype(), tuple(part.get_shape())
+        if kind in FLOAT8:
+            read = functools.partial(_read_float8, path, name, np.dtype(FLOAT8[kind]), shape)
+            yield name, Tensor(shape, np.dtype(FLOAT8[kind]).name, read)
+        else:
+            yield name, Tensor(shape, DTYPES.get(kind, kind), functools.partial(file.get_tensor, name))
+
+
+def _read_float8(path: Path, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """The tensor's bytes: behind 8 bytes of the header's length, and the header, which says from where to where."""
+    with open(path, "rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        file.seek(8)
+        begin, end = json.loads(file.read(start - 8))[name]["data_offsets"]
+        file.seek(start + begin)
+        return np.frombuffer(file.read(end - begin), dtype).reshape(shape)
+
+
+def leave_out(family: Family, source: Source) -> Source:
+    """The tensors of our part of their model; what belongs to another part is named in the log."""
+    out = [name for name in source if any(re.fullmatch(pattern, name) for pattern in family.left_out)]
+    if out:
+        parts = collections.Counter(re.match(r"(?:model\.)?\w+", name)[0] for name in out)
+        named = ", ".join(f"{part} ({count} tensors)" for part, count in sorted(parts.items()))
+        log.warning("left out, since %s has no such part: %s", family.config.__name__, named)
+    return {name: tensor for name, tensor in source.items() if name not in set(out)}
 
 
 def match_prefix(family: Family, source: Source) -> Source:
@@ -88,46 +133,52 @@ def match_prefix(family: Family, source: Source) -> Source:
 
 
 def load_params(family: Family, cfg: ModelConfig, source: Source, shardings: Mapping[str, Any], dtype: str) -> dict:
-    """{path: jax.Array} on their shardings, one parameter at a time in host memory.
+    """{path: jax.Array} on their shardings: of one parameter at a time this process's part in host memory, read one of
+    their tensors at a time.
 
     ValueError names every tensor that is missing, too many or of another shape.
     """
     spec = spec_by_path(cfg)
-    source = match_prefix(family, family.unpack(source) if family.unpack else source)
+    source = leave_out(family, match_prefix(family, family.unpack(source) if family.unpack else source))
     names.check(family.rows, spec, cfg, source, family.ignored)
     out = {}
-    for path in spec:
-        array = names.to_ours(family.rows, spec, cfg, source, path).astype(dtype, copy=False)
-        out[path] = jax.make_array_from_callback(array.shape, shardings[path], lambda index, a=array: a[index])
+    for path, param in spec.items():
+        where = shardings[path].addressable_devices_indices_map(param.shape).values()
+        parts = names.to_ours(family.rows, spec, cfg, source, path, set(where), dtype)
+        out[path] = jax.make_array_from_callback(param.shape, shardings[path], parts.__getitem__)
     return out
 
 
 def save_params(family: Family, cfg: ModelConfig, params: Mapping[str, Any], folder: Path) -> None:
-    """config.json and the weights in shards of at most 5 GiB; params by path, as numpy arrays."""
+    """config.json and the weights in shards of at most 5 GiB, one of which is in host memory at a time.
+
+    params: by path, arrays of numpy or of jax, of one dtype.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    dtype = next(iter(params.values())).dtype.name
-    hf = {"architectures": [family.architecture], **family.to_hf(cfg), "torch_dtype": dtype}
+    dtype = np.dtype(next(iter(params.values())).dtype)
+    hf = family.to_hf(cfg)
+    weights = DIFFUSERS_WEIGHTS if "_class_name" in hf else WEIGHTS
+    if weights == WEIGHTS:
+        hf = {"architectures": [family.architecture], **hf, "torch_dtype": dtype.name}
     (folder / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
-    tensors = names.to_theirs(family.rows, spec_by_path(cfg), cfg, params)
-    shards, size = [{}], 0
-    for name, array in tensors:
-        if size and size + array.nbytes > SHARD_BYTES:
-            shards.append({})
-            size = 0
-        shards[-1][name] = array
-        size += array.nbytes
-    _write_shards(shards, folder)
-
-
-def _write_shards(shards: list[dict], folder: Path) -> None:
-    if len(shards) == 1:
-        save_file(shards[0], folder / WEIGHTS, metadata={"format": "pt"})
-        return
+    spec = spec_by_path(cfg)
+    shards: list[list[Piece]] = [[]]
+    sizes = [0]
+    for piece in names.pieces(family.rows, spec, cfg):
+        size = names.num_elements(piece, spec) * dtype.itemsize
+        if sizes[-1] and sizes[-1] + size > SHARD_BYTES:
+            shards.append([])
+            sizes.append(0)
+        shards[-1].append(piece)
+        sizes[-1] += size
     weight_map = {}
     for n, shard in enumerate(shards):
-        file = re.sub(r"\.safetensors$", f"-{n + 1:05}-of-{len(shards):05}.safetensors", WEIGHTS)
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(shard, file)
-    total = sum(array.nbytes for shard in shards for array in shard.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        number = "" if len(shards) == 1 else f"-{n + 1:05}-of-{len(shards):05}"
+        file = weights.replace(".safetensors", f"{number}.safetensors")
+        tensors = {piece.name: names.to_theirs(piece, params) for piece in shard}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, file)
+        del tensors
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
+        (folder / f"{weights}.index.json").write_text(json.dumps(index, indent=2) + "\n")

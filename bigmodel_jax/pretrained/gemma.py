@@ -1,5 +1,6 @@
 """Gemma's tensors and config.json, three generations."""
 
+import dataclasses
 import functools
 
 from bigmodel_jax.models.gemma import Gemma2Config, Gemma3Config, GemmaConfig
@@ -72,6 +73,24 @@ def gemma3_from_hf(hf: dict) -> Gemma3Config:
     )
 
 
+# Fields that the published image-text files leave to Gemma3TextConfig of transformers.
+GEMMA3_TEXT = {
+    "vocab_size": 262_208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131_072,
+    "rms_norm_eps": 1e-6,
+    "hidden_activation": ACTIVATION,
+    "query_pre_attn_scalar": 256,
+}
+
+
+def gemma3_text_from_hf(hf: dict) -> Gemma3Config:
+    """The text model of a Gemma 3 that reads images as well."""
+    return gemma3_from_hf(GEMMA3_TEXT | hf["text_config"])
+
+
 def to_hf(cfg: GemmaConfig, *, model_type: str) -> dict:
     if (cfg.post_norms, cfg.qk_norm) != NORMS[model_type]:
         raise ValueError(
@@ -106,3 +125,12 @@ def family(architecture: str, config: type[GemmaConfig], from_hf, model_type: st
 GEMMA = family("GemmaForCausalLM", GemmaConfig, gemma_from_hf, "gemma", llama.ROWS)
 GEMMA2 = family("Gemma2ForCausalLM", Gemma2Config, gemma2_from_hf, "gemma2", ROWS)
 GEMMA3 = family("Gemma3ForCausalLM", Gemma3Config, gemma3_from_hf, "gemma3_text", ROWS)
+# Its text alone; exported, that is a Gemma3ForCausalLM.
+GEMMA3_IMAGE_TEXT = dataclasses.replace(
+    GEMMA3,
+    architecture="Gemma3ForConditionalGeneration",
+    from_hf=gemma3_text_from_hf,
+    # transformers has moved the text model about: language_model.model, model.language_model.
+    renamed=((r"^(language_model\.model|model\.language_model)\.", "model."), (r"^language_model\.lm_head", "lm_head")),
+    left_out=(r"(model\.)?vision_tower\..*", r"(model\.)?multi_modal_projector\..*"),
+)

@@ -7,7 +7,7 @@ Rows whose parameter a config does not have (a head where embeddings are tied) a
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -129,36 +129,62 @@ def check(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, source: So
         raise ValueError(f"weights do not fit the config: {'; '.join(wrong)}")
 
 
-def to_ours(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, source: Source, path: str) -> np.ndarray:
-    """One parameter of ours, assembled from their tensors."""
-    found = [p for p in pieces(tuple(r for r in rows if path in r.paths), spec, cfg)]
-    out = None
-    for piece in found:
-        theirs = piece.row.layout
+Index = tuple[slice, ...]
+
+
+def to_ours(
+    rows: tuple[Row, ...],
+    spec: Mapping[str, Param],
+    cfg: Any,
+    source: Source,
+    path: str,
+    where: Iterable[Index],
+    dtype: Any,
+) -> dict[Index, np.ndarray]:
+    """Parts of one parameter of ours, by what of it they are, assembled from their tensors; each is read once, and none
+    of which no part is wanted."""
+    shape = spec[path].shape
+    parts = {index: np.empty([len(range(n)[s]) for n, s in zip(shape, index, strict=True)], dtype) for index in where}
+    for piece in pieces(tuple(r for r in rows if path in r.paths), spec, cfg):
+        lead = len(piece.index)
+        inside = {
+            index: at
+            for index in parts
+            if None not in (at := [_place(i, n, s) for i, n, s in zip(piece.index, shape, index, strict=False)])
+        }
+        array = _read(piece, spec, source, path) if inside else None
+        for index, at in inside.items():
+            parts[index][tuple(at)] = array[index[lead:]]
+    return parts
+
+
+def _place(i: int, size: int, part: slice) -> int | None:
+    """Where entry `i` of a dimension stands in a part of it, or None."""
+    entries = range(size)[part]
+    return entries.index(i) if i in entries else None
+
+
+def _read(piece: Piece, spec: Mapping[str, Param], source: Source, path: str) -> np.ndarray:
+    """What `piece` holds of the parameter, as it lies in ours."""
+    widths = [s[piece.row.axis] if s else 1 for s in their_shapes(piece, spec)]
+    array = source[piece.name].read()
+    if len(widths) > 1:
         part = piece.row.paths.index(path)
-        widths = [s[piece.row.axis] if s else 1 for s in their_shapes(piece, spec)]
-        array = source[piece.name].read()
-        if len(widths) > 1:
-            start = sum(widths[:part])
-            taken = (
-                range(part, sum(widths), len(widths)) if piece.row.interleaved else range(start, start + widths[part])
-            )
-            array = np.take(array, taken, axis=piece.row.axis)
-        array = theirs.ours(array, spec[path].shape[len(piece.index) :])
-        if not piece.index:
-            return np.asarray(array, order="C")
-        if out is None:
-            out = np.empty(spec[path].shape, array.dtype)
-        out[piece.index] = array
-    return out
+        start = sum(widths[:part])
+        whole = range(part, sum(widths), len(widths)) if piece.row.interleaved else range(start, start + widths[part])
+        array = np.take(array, whole, axis=piece.row.axis)
+    return piece.row.layout.ours(array, spec[path].shape[len(piece.index) :])
 
 
-def to_theirs(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, params: Mapping[str, Any]) -> Iterator:
-    """(name, array) of every tensor of theirs, from our parameters by path."""
-    for piece in pieces(rows, spec, cfg):
-        parts = [piece.row.layout.theirs(np.asarray(params[path][piece.index])) for path in piece.row.paths]
-        array = parts[0] if len(parts) == 1 else joined(parts, piece.row)
-        yield piece.name, np.asarray(array, order="C")
+def to_theirs(piece: Piece, params: Mapping[str, Any]) -> np.ndarray:
+    """A tensor of theirs, from our parameters by path; of a jax.Array only its part is brought to the host."""
+    parts = [piece.row.layout.theirs(np.asarray(params[path][piece.index])) for path in piece.row.paths]
+    array = parts[0] if len(parts) == 1 else joined(parts, piece.row)
+    return np.asarray(array, order="C")
+
+
+def num_elements(piece: Piece, spec: Mapping[str, Param]) -> int:
+    return sum(math.prod(spec[path].shape[len(piece.index) :]) for path in piece.row.paths)
 
 
 def joined(parts: list[np.ndarray], row: Row) -> np.ndarray:

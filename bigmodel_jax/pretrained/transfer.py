@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
-from bigmodel_jax.config import CheckpointConfig, Config, nearest, validate
+from bigmodel_jax.config import CheckpointConfig, Config, nearest
+from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import Float, Policy
 from bigmodel_jax.core.sharding import ParallelConfig
@@ -83,8 +82,8 @@ def import_weights(
 ) -> Config:
     """Makes `run_dir` a run at step 0 with the weights of `path`; returns its config.
 
-    Each parameter goes straight to its sharding, one at a time in host memory. ValueError, one line, for what cannot be
-    read, and nothing is written.
+    Each parameter goes straight to its sharding: of one at a time this process's part is in host memory. ValueError, one
+    line, for what cannot be read, and nothing is written.
     """
     found = open_source(path)
     with _whole_or_nothing(run_dir, "run_dir") as partial:
@@ -141,7 +140,7 @@ def export_weights(config: Config, run_dir: Path, target: Path, *, dtype: Float 
     family = family_of(config.model)
     mesh = sharding.make_mesh(config.parallel)
     tree, _ = load_weights(config, run_dir, mesh)
-    flat = {path: np.asarray(x.astype(dtype)) for path, x in params.paths(jax.device_get(tree)).items()}
+    flat = {path: x.astype(dtype) for path, x in params.paths(tree).items()}
     assert set(flat) == set(spec_by_path(config.model))
     with _whole_or_nothing(target, "export") as partial:
         folder.save_params(family, config.model, flat, partial)

@@ -13,6 +13,11 @@ FIGURE_NAMES = {
     "eval/bits_per_byte": ("Bits per byte", "{:.3f}", "less"),
     "eval/accuracy": ("Accuracy", "{:.2%}", "more"),
     "eval/macro_f1": ("Macro F1", "{:.2%}", "more"),
+    "eval/image_to_text_top1": ("Text found for an image", "{:.2%}", "more"),
+    "eval/image_to_text_top5": ("Text among the first 5", "{:.2%}", "more"),
+    "eval/text_to_image_top1": ("Image found for a text", "{:.2%}", "more"),
+    "eval/text_to_image_top5": ("Image among the first 5", "{:.2%}", "more"),
+    "eval/unconditional_loss": ("Held-out loss, told nothing", "{:.3f}", "less"),
     "eval/loss": ("Held-out loss", "{:.3f}", "less"),
     "eval/perplexity": ("Perplexity", "{:.4g}", "less"),
     "train_loss": ("Training loss", "{:.3f}", "less"),
@@ -80,6 +85,10 @@ def picture(light: bytes, dark: bytes, alt: str) -> str:
         f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{_data(dark)}">'
         f'<img src="{_data(light)}" alt="{escape(alt)}"></picture></figure>'
     )
+
+
+def png(data: bytes, alt: str) -> str:
+    return f'<img src="{_data(data)}" alt="{escape(alt)}">'
 
 
 def pictures(light: dict[str, bytes], dark: dict[str, bytes]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 
+from bigmodel_jax.core import processes
 from bigmodel_jax.report.writers import replace_text
 
 ENVIRONMENT_FILE = "environment.json"
@@ -46,14 +47,21 @@ def environment() -> dict:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "git": git_revision(Path(__file__).resolve().parents[2]),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": versions(),
         "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(PREFIXES)},
     }
 
 
+def versions() -> dict[str, str]:
+    """Of the packages that decide what a run computes."""
+    return {name: version for name in PACKAGES if (version := _version(name))}
+
+
 def write_environment(run_dir: Path, **facts: float | str) -> None:
-    """Writes environment.json. `facts` are figures of the run that only the run knows; the page shows those named
+    """Writes environment.json, in process 0. `facts` are figures of the run that only the run knows; the page shows those named
     parameters, tokens_per_step and peak_source."""
+    if not processes.first():
+        return
     path = Path(run_dir) / ENVIRONMENT_FILE
     replace_text(path, json.dumps(environment() | facts, indent=2) + "\n")
 

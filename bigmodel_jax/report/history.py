@@ -15,13 +15,16 @@ from bigmodel_jax.report.writers import read_metrics
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run left behind; `samples` is (file name, text) in the order of their names' numbers."""
+    """What a run left behind; `samples` and `pictures` are (file name, text or PNG) in the order of their names' numbers;
+    `labels` are the names of its classes, empty where it has none."""
 
     path: Path
     config: dict
     environment: dict
     metrics: list[dict]
     samples: list[tuple[str, str]]
+    pictures: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
+    labels: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -36,6 +39,10 @@ class Run:
     def last(self, key: str) -> Any:
         """The newest value under `key` that is not null; None where there is none."""
         return next((r[key] for r in reversed(self.metrics) if r.get(key) is not None), None)
+
+    def label(self, number: int) -> str:
+        """A class's name, or its number."""
+        return self.labels[number] if number < len(self.labels) else str(number)
 
     def elapsed(self, steps: np.ndarray) -> np.ndarray:
         """Training seconds at each of `steps`: step_seconds summed, the steps between two records at the later's."""
@@ -57,7 +64,9 @@ def load_run(run_dir: Path) -> Run:
         (f.name, f.read_text(encoding="utf-8", errors="replace"))
         for f in sorted(path.glob("samples/*.txt"), key=_by_number)
     ]
-    return Run(path, _json(path / "config.json"), _json(path / ENVIRONMENT_FILE), metrics, samples)
+    pictures = [(f.name, f.read_bytes()) for f in sorted(path.glob("samples/*.png"), key=_by_number)]
+    labels = _json(path / "vocabulary.json").get("labels", [])
+    return Run(path, _json(path / "config.json"), _json(path / ENVIRONMENT_FILE), metrics, samples, pictures, labels)
 
 
 def headline(run: Run) -> dict[str, float]:
@@ -70,6 +79,12 @@ def headline(run: Run) -> dict[str, float]:
         "bits_per_byte",
         "accuracy",
         "macro_f1",
+        "image_to_text_top1",
+        "image_to_text_top5",
+        "text_to_image_top1",
+        "text_to_image_top5",
+        "chance_top1",
+        "unconditional_loss",
         "xz_bits_per_byte",
         "xz_primed_bits_per_byte",
     )

@@ -1,7 +1,5 @@
 """report.html: one page that opens offline, for one run or for several side by side."""
 
-import base64
-import hashlib
 import os
 import shlex
 from collections.abc import Callable
@@ -16,25 +14,21 @@ from bigmodel_jax.report.comparison import comparison_body
 from bigmodel_jax.report.history import Run, confusion, flatten, headline, load_run, loss_unit, unit
 from bigmodel_jax.report.plot_style import DARK
 from bigmodel_jax.report.progress import short
+from bigmodel_jax.report.scaling import RECORDS_FILE
+from bigmodel_jax.report.scaling_page import build_scaling_page
+from bigmodel_jax.report.shell import shell
 
 SHOWN_SAMPLES = 2  # the newest; older ones are folded away
 SAMPLE_CHARACTERS = 4000
-
-# Selects the command beside the button and copies it; works from file:// too.
-SCRIPT = """
-for (const button of document.querySelectorAll("button")) button.onclick = () => {
-  getSelection().selectAllChildren(button.previousElementSibling);
-  document.execCommand("copy");
-  button.textContent = "Copied";
-};
-"""
 
 
 def build_report(run_dirs: list[Path], output: Path) -> Path:
     """Writes the page of one run (and its plots/*.png), or of several side by side, to `output`; returns `output`.
 
-    ValueError names a folder that holds no run.
+    Folders of scaling benchmarks make a page of their own kind. ValueError names a folder that holds no run.
     """
+    if all((Path(run_dir) / RECORDS_FILE).is_file() for run_dir in run_dirs):
+        return build_scaling_page(run_dirs, Path(output))
     runs = [load_run(run_dir) for run_dir in run_dirs]
     if len(runs) == 1:
         title, body = runs[0].name, _run_body(runs[0])
@@ -43,19 +37,6 @@ def build_report(run_dirs: list[Path], output: Path) -> Path:
     output = Path(output)
     output.write_text(shell(title, body), encoding="utf-8")
     return output
-
-
-def shell(title: str, body: str) -> str:
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    # The browser itself refuses every request, and every script but the one above.
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<style>{style}</style></head><body><main>{body}</main><script>{SCRIPT}</script></body></html>\n"
-    )
 
 
 def _run_body(run: Run) -> str:
@@ -100,6 +81,10 @@ def _cards(run: Run, figures: dict[str, float]) -> list[str]:
     cards = [_hero(run, figures)]
     notes: dict[str, Callable[[], str]] = {
         "eval/macro_f1": lambda: "mean over classes",
+        "eval/image_to_text_top5": lambda: "",
+        "eval/text_to_image_top1": lambda: "",
+        "eval/text_to_image_top5": lambda: "",
+        "eval/unconditional_loss": lambda: "label or text hidden",
         "eval/loss": lambda: loss_unit(run) + _training_note(figures),
         "eval/perplexity": lambda: f"per {unit(run)}",
         "train_loss": lambda: loss_unit(run),
@@ -117,7 +102,9 @@ def _cards(run: Run, figures: dict[str, float]) -> list[str]:
 
 
 def _hero_key(figures: dict[str, float]) -> str:
-    candidates = ("eval/bits_per_byte", "eval/accuracy", "eval/loss", "train_loss", "step")
+    candidates = (
+        *("eval/bits_per_byte", "eval/image_to_text_top1", "eval/accuracy", "eval/loss", "train_loss", "step"),
+    )
     if "eval/macro_f1" not in figures:  # a language model's accuracy is not what it is judged by
         candidates = tuple(key for key in candidates if key != "eval/accuracy")
     return next(key for key in candidates if key in figures)
@@ -136,9 +123,23 @@ def _hero(run: Run, figures: dict[str, float]) -> str:
     elif key == "eval/accuracy" and (matrix := confusion(run)) is not None:
         note = f"{np.trace(matrix):,.0f} of {matrix.sum():,.0f} held-out examples right"
         f1 = precision_recall_f1(matrix)["f1"]
-        levels = [("F1, mean", f1.mean())] + [(f"F1, class {c}", f1[c]) for c in np.argsort(f1, kind="stable")[:2]]
+        worst = np.argsort(f1, kind="stable")[:2]
+        levels = [("F1, mean", f1.mean())] + [(f"F1, {_class_title(run, c)}", f1[c]) for c in worst]
+        bars = [(name, level, f"{100 * level:.1f}") for name, level in levels]
+    elif key == "eval/image_to_text_top1":
+        note = "of the held-out images, among all held-out texts"
+        levels = [
+            ("first", value),
+            ("first 5", figures["eval/image_to_text_top5"]),
+            ("chance", figures["eval/chance_top1"]),
+        ]
         bars = [(name, level, f"{100 * level:.1f}") for name, level in levels]
     return elements.hero(elements.figure_name(key), elements.figure_text(key, value), note, bars)
+
+
+def _class_title(run: Run, number: int) -> str:
+    name = run.label(number)
+    return name if run.labels else f"class {name}"
 
 
 def _training_note(figures: dict[str, float]) -> str:
@@ -166,7 +167,7 @@ def _class_table(run: Run) -> str:
     scores = precision_recall_f1(matrix)
     scores = {name: 100 * values if name != "support" else values for name, values in scores.items()}
     rows = "".join(
-        f"<tr><th>{c}</th>"
+        f"<tr><th>{escape(run.label(c))}</th>"
         + "".join(f"<td>{scores[k][c]:.1f} %</td>" for k in ("precision", "recall"))
         + f'<td><span class="meter"><b style="width:{scores["f1"][c]:.1f}%"></b></span>{scores["f1"][c]:.1f} %</td>'
         f"<td>{scores['support'][c]:,.0f}</td></tr>"
@@ -179,13 +180,17 @@ def _class_table(run: Run) -> str:
 def _samples(run: Run) -> str:
     blocks = [_sample(name, text) for name, text in reversed(run.samples)]
     older = elements.folded("Older samples", str(len(blocks) - SHOWN_SAMPLES), "".join(blocks[SHOWN_SAMPLES:]))
-    shown = "".join(blocks[:SHOWN_SAMPLES])
+    shown = "".join(_picture(name, png) for name, png in run.pictures[-1:]) + "".join(blocks[:SHOWN_SAMPLES])
     return shown + (elements.panel(older) if len(blocks) > SHOWN_SAMPLES else "")
 
 
 def _sample(name: str, text: str) -> str:
     cut = text[:SAMPLE_CHARACTERS] + (" ..." if len(text) > SAMPLE_CHARACTERS else "")
     return f'<figure class="sample"><figcaption>{escape(name)}</figcaption><pre>{escape(cut)}</pre></figure>'
+
+
+def _picture(name: str, png: bytes) -> str:
+    return f'<figure class="sample"><figcaption>{escape(name)}</figcaption>{elements.png(png, name)}</figure>'
 
 
 def _class_name(tag: str) -> str:

@@ -4,9 +4,9 @@ from html import escape
 from pathlib import Path
 
 from bigmodel_jax.report import elements, plan_plots
-from bigmodel_jax.report.page import shell
 from bigmodel_jax.report.plot_style import DARK, LIGHT
 from bigmodel_jax.report.progress import short
+from bigmodel_jax.report.shell import shell
 
 GIB = 2.0**30
 

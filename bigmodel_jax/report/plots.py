@@ -96,6 +96,18 @@ def accuracy_figure(run: Run, theme: Theme):
     return label_ends(figure, axes, labels)
 
 
+def retrieval_figure(run: Run, theme: Theme):
+    steps, first = run.series("eval/image_to_text_top1")
+    if not len(steps):
+        return None
+    figure, axes = new_axes(theme, "Held-out images whose text is found")
+    labels = [curve(axes, steps, first, theme.series[0], "first", marker="o")]
+    labels.append(curve(axes, *run.series("eval/image_to_text_top5"), theme.series[1], "first 5", marker="o"))
+    axes.axhline(chance := run.last("eval/chance_top1"), color=theme.muted, linewidth=1.2, linestyle=(0, (5, 3)))
+    percent_ticks(axes.yaxis)
+    return label_ends(figure, axes, [*labels, (chance, "chance", theme.muted)])
+
+
 def learning_rate_figure(run: Run, theme: Theme):
     steps, rate = run.series("learning_rate")
     if not len(steps):
@@ -181,14 +193,20 @@ def confusion_figure(run: Run, theme: Theme):
     axes.set_ylabel("label")
     axes.grid(visible=False)
     if len(matrix) <= MOST_CLASSES:
-        axes.set_xticks(range(len(matrix)))
-        axes.set_yticks(range(len(matrix)))
+        names = [_short(run.label(c)) for c in range(len(matrix))]
+        long = max(map(len, names)) > 3
+        axes.set_xticks(range(len(matrix)), names, rotation=45 if long else 0, ha="right" if long else "center")
+        axes.set_yticks(range(len(matrix)), names)
         size = min(12, 130 / len(matrix))
         for row, column in zip(*np.nonzero(matrix), strict=True):
             dark = shares[row, column] > 0.4
             color = theme.paper if dark else theme.ink
             axes.text(column, row, f"{matrix[row, column]:.0f}", ha="center", va="center", color=color, fontsize=size)
     return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 16 else name[:15] + "…"
 
 
 def per_class_figure(run: Run, theme: Theme):
@@ -211,7 +229,7 @@ def per_class_figure(run: Run, theme: Theme):
     )  # smaller ones on top: equal scores stay visible
     for values, (text, marker, size), color in zip(spread, marks, theme.series, strict=False):
         axes.plot(100 * values, rows, marker, color=color, markersize=size, label=text, zorder=2)
-    axes.set_yticks(rows, [str(c) for c in classes])
+    axes.set_yticks(rows, [_short(run.label(c)) for c in classes])
     axes.set_ylabel("class")
     axes.grid(axis="y", visible=False)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, handletextpad=0.1, columnspacing=1)
@@ -222,6 +240,7 @@ FIGURES: dict[str, Callable] = {
     "loss": loss_figure,
     "bits_per_byte": bits_per_byte_figure,
     "accuracy": accuracy_figure,
+    "retrieval": retrieval_figure,
     "confusion": confusion_figure,
     "per_class": per_class_figure,
     "learning_rate": learning_rate_figure,

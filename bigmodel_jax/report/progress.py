@@ -11,9 +11,27 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column, Table
 
+from bigmodel_jax.core import params
+
 BAR_SECONDS = 0.5  # between redraws
 LINE_SECONDS = 10.0  # between plain lines
 WINDOW_SECONDS = 60.0  # of history behind the time left, so that the first compilation soon stops counting
+
+
+def start_rows(config, mesh, steps: int, tokens_per_step: int, unit: str, memory: int | None) -> list[tuple[str, str]]:
+    """What will run, as (name, text); steps: those still to do; unit: what tokens_per_step counts; memory: bytes a device."""
+    spec, train = config.model.make().spec, config.train
+    axes = " x ".join(f"{a}={n}" for a, n in mesh.shape.items() if n > 1) or "one device"
+    micro = f", in {train.microbatches} microbatches" if train.microbatches > 1 else ""
+    rows = [
+        ("model", type(config.model).__name__.removesuffix("Config")),
+        ("parameters", f"{params.count(spec, trainable=True):,}"),
+        (unit, f"{tokens_per_step * steps:,} in {steps:,} steps"),
+        ("batch", f"{train.batch_size:,} rows, {tokens_per_step:,} {unit} a step{micro}"),
+        ("mesh", f"{axes} ({mesh.devices.flat[0].device_kind}), {config.parallel.strategy}"),
+        ("precision", f"{config.precision.compute} compute, {config.precision.param} weights"),
+    ]
+    return rows if memory is None else [*rows, ("memory", f"{memory / 2**20:,.0f} MiB a device")]
 
 
 def start_table(rows: list[tuple[str, str]], title: str) -> Table:

@@ -49,6 +49,16 @@ def count_flops(fn: Callable, *abstract_args) -> float:
     return _jaxpr_flops(jaxpr)
 
 
+def step_flops(config, tree, batch) -> float:
+    """FLOPs of a training step of `config` on all devices: 3 x its forward pass. `tree`: all parameters, or shapes."""
+    model = config.model.make()
+
+    def forward(tree, batch):
+        return config.objective.loss(model, tree, batch, rng=jax.random.key(0), train=True).mean.total
+
+    return 3.0 * count_flops(forward, *jax.eval_shape(lambda: (tree, batch)))
+
+
 def peak_flops(devices: list[jax.Device], dtype: str) -> tuple[float, str]:
     """Peak FLOP/s of one of `devices` in `dtype`, and a phrase of where the figure comes from."""
     kind = devices[0].device_kind

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_jax.config import ReportConfig
+from bigmodel_jax.core import processes
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -63,8 +64,11 @@ class Writers:
 def open_writers(report: ReportConfig, run_dir: Path, *, from_step: int = 0, config: dict | None = None) -> Writers:
     """All writers that `report` asks for; `config` (plain JSON) is what W&B and MLflow show as the run's settings.
 
-    ValueError with the install command where a tracker's package is missing; raised before anything is written.
+    None in any process but the first. ValueError with the install command where a tracker's package is missing;
+    raised before anything is written.
     """
+    if not processes.first():
+        return Writers()
     run_dir = Path(run_dir)
     trackers = [TRACKERS[name](run_dir, config or {}) for name in report.trackers]
     return Writers(MetricsWriter(run_dir, from_step=from_step, tensorboard=report.tensorboard), *trackers)

@@ -1,25 +1,74 @@
 """What can be known to be wrong once the data is open, before anything is compiled or written."""
 
-from bigmodel_jax.config import Config, SampleConfig
+import functools
+from typing import Any
+
+import jax
+
+from bigmodel_jax.config import Config, ImageSampleConfig, SampleConfig
 from bigmodel_jax.data.tokenizers import Tokenizer
+from bigmodel_jax.objectives import Diffusion
 
 # The option of the data that a requirement on the model comes from.
-REQUIRED_BY = {"vocab_size": "tokenizer", "max_seq_len": "seq_len", "num_classes": "num_classes"}
+REQUIRED_BY = {
+    "vocab_size": "tokenizer",
+    "max_seq_len": "seq_len",
+    "num_classes": "num_classes",
+    "eos_token_id": "tokenizer",
+    "text.vocab_size": "tokenizer",
+    "text.max_seq_len": "seq_len",
+    "vision.image_shape": "image_size",
+}
+EXACT = {"eos_token_id"}  # not a least number, but this one
+
+
+def check_processes(config: Config) -> None:
+    """ValueError where the run cannot be shared by several processes."""
+    if config.parallel.strategy == "pmap" and jax.process_count() > 1:
+        raise ValueError(
+            f"parallel.strategy = 'pmap' is for one process; this job has {jax.process_count()}: use 'jit'"
+        )
 
 
 def check_data(config: Config) -> None:
     """ValueError where the model cannot take what the data gives, before anything is compiled."""
     for name, needed in config.data.requirements().items():
-        has = getattr(config.model, name, needed)
-        least = isinstance(needed, int)
-        if has < needed if least else tuple(has) != tuple(needed):
+        has = _field(config.model, name, needed)
+        least = isinstance(needed, int) and name not in EXACT
+        if has < needed if least else _plain(has) != _plain(needed):
             source = f" (data.{REQUIRED_BY[name]})" if name in REQUIRED_BY else ""
             raise ValueError(f"model.{name} = {has}, but the data needs {'at least ' if least else ''}{needed}{source}")
+
+
+def _field(model: Any, name: str, default: Any) -> Any:
+    """A field by its dotted name; the default where the model has no such field."""
+    return functools.reduce(lambda part, field: getattr(part, field, default), name.split("."), model)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def samples_text(config: Config) -> bool:
     """Whether the run ends with a generated text."""
     return bool(config.eval.sample.prompt) and config.model.make().make_cache is not None
+
+
+def samples_images(config: Config) -> bool:
+    """Whether the run ends with generated images."""
+    return bool(config.eval.images.num) and isinstance(config.objective, Diffusion)
+
+
+def check_images(config: Config, sample: ImageSampleConfig, prefix: str = "") -> None:
+    """ValueError for images that cannot be generated or shown; `prefix` stands before the names of options."""
+    most = config.objective.num_steps
+    if not 1 <= sample.steps <= most:
+        raise ValueError(f"{prefix}steps = {sample.steps}; it must be between 1 and objective.num_steps = {most}")
+    if sample.num < 0:
+        raise ValueError(f"{prefix}num = {sample.num}; it must be 0 or more")
+    shape = getattr(config.model, "image_shape", ())
+    if len(shape) != 3 or shape[2] not in (1, 3):
+        raise ValueError(f"{prefix}num = {sample.num}: images of shape {tuple(shape)} cannot be shown; give 0")
 
 
 def check_sample(

@@ -16,17 +16,25 @@ from rich.console import Console
 
 from bigmodel_jax import config_file, optim
 from bigmodel_jax.checkpoint import store
-from bigmodel_jax.config import Config, validate
-from bigmodel_jax.core import params, sharding
+from bigmodel_jax.config import Config
+from bigmodel_jax.config_checks import validate
+from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.report.environment import write_environment
-from bigmodel_jax.report.progress import Progress, start_table
-from bigmodel_jax.report.throughput import Throughput, count_flops, peak_flops
+from bigmodel_jax.report.progress import Progress, start_rows, start_table
+from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops
 from bigmodel_jax.report.writers import open_writers
 from bigmodel_jax.training import run_folder
-from bigmodel_jax.training.checks import check_data, check_sample, samples_text
+from bigmodel_jax.training.checks import (
+    check_data,
+    check_images,
+    check_processes,
+    check_sample,
+    samples_images,
+    samples_text,
+)
 from bigmodel_jax.training.evaluate import evaluate
-from bigmodel_jax.training.saved import fresh_state, generate_text
+from bigmodel_jax.training.saved import fresh_state, generate_images, generate_text
 from bigmodel_jax.training.signals import Interrupted, Stop
 from bigmodel_jax.training.state import TrainState, abstract_state, weights
 from bigmodel_jax.training.step import make_eval_step, make_train_step
@@ -37,10 +45,12 @@ log = logging.getLogger("bigmodel_jax")
 def train(config: Config, run_dir: Path, console: Console | None = None) -> dict[str, float]:
     """Trains until `train.steps`, continuing what the folder holds; returns the last evaluation's scalars.
 
-    ValueError and OSError, one line each, for a user's mistake; what was saved before stays.
+    ValueError and OSError, one line each, for a user's mistake; what was saved before stays. Of several processes,
+    all train, and the first one alone writes and prints.
     """
-    console = console or Console()
+    console = console or Console(quiet=not processes.first())
     validate(config, jax.device_count())
+    check_processes(config)
     with (
         run_folder.logging_to(run_dir / "log.txt") as start_log,
         store.open_store(run_dir / "checkpoints", config.checkpoint) as saves,
@@ -49,18 +59,19 @@ def train(config: Config, run_dir: Path, console: Console | None = None) -> dict
         run_folder.check(run_dir, config)
         mesh = sharding.make_mesh(config.parallel)
         last = store.latest_step(saves)
-        if last is not None and last > config.train.steps:
+        last = processes.from_first(-1 if last is None else last)
+        if last > config.train.steps:
             raise ValueError(f"train.steps = {config.train.steps} is below step {last}, where this run stands")
-        layout = {"mesh": mesh, "rules": config.parallel.rules}
-        batches = make_iterator(config.data, batch_size=config.train.batch_size, seed=config.train.seed, **layout)
-        validation = eval_batches(config.data, batch_size=config.eval.batch_size or config.train.batch_size, **layout)
+        batches, validation = processes.in_turn("data", lambda: open_data(config, mesh))
         check_data(config)
         if samples_text(config):
             check_sample(config, config.eval.sample, config.data.open_tokenizer(), prefix="eval.sample.")
+        if samples_images(config):
+            check_images(config, config.eval.images, prefix="eval.images.")
         log.info("data opened")
 
         # --- where the run stands
-        state = resume(config, mesh, saves, batches) if last is not None else begin(config, mesh, console)
+        state = resume(config, mesh, saves, batches) if last >= 0 else begin(config, mesh, console)
         start = int(state.step)
         if start >= config.train.steps:
             return _already_complete(run_dir, config, console)
@@ -71,6 +82,14 @@ def train(config: Config, run_dir: Path, console: Console | None = None) -> dict
             console.print(f"Resuming at step {start:,}.")
         run = Run(config, run_dir, mesh, console, saves, batches, validation, start)
         return run.go(state)
+
+
+def open_data(config: Config, mesh) -> tuple[BatchIterator, EvalBatches]:
+    """(training batches, validation batches), prepared where they are not yet."""
+    layout = {"mesh": mesh, "rules": config.parallel.rules}
+    batches = make_iterator(config.data, batch_size=config.train.batch_size, seed=config.train.seed, **layout)
+    size = config.eval.batch_size or config.train.batch_size
+    return batches, eval_batches(config.data, batch_size=size, **layout)
 
 
 def resume(config: Config, mesh, saves: store.Store, batches: BatchIterator) -> TrainState:
@@ -92,7 +111,7 @@ def begin(config: Config, mesh, console: Console) -> TrainState:
 def _already_complete(run_dir: Path, config: Config, console: Console) -> dict[str, float]:
     console.print(f"{run_dir} is complete: {config.train.steps:,} of {config.train.steps:,} steps are done.")
     page = run_dir / "report.html"
-    if not page.is_file():  # killed between the last save and the page
+    if processes.first() and not page.is_file():  # killed between the last save and the page
         from bigmodel_jax.report.page import build_report
 
         build_report([run_dir], page)
@@ -118,14 +137,15 @@ class Run:
         config = self.config
         began = time.perf_counter()
         log.info("state made")
-        config.data.save_artifacts(self.run_dir)
+        if processes.first():
+            config.data.save_artifacts(self.run_dir)
         # The peak is measured while nothing else runs.
         self.peak, self.peak_source = peak_flops(list(self.mesh.devices.flat), config.precision.compute)
         num_params = params.count(config.model.make().spec, trainable=True)
         write_environment(self.run_dir, parameters=num_params, peak_source=self.peak_source)
         # Seconds of compressing the first time: beside the compiler, which uses one core, and behind the loop.
         background = concurrent.futures.ThreadPoolExecutor(1, initializer=_step_back)
-        self.baselines = background.submit(config.data.baselines)
+        self.baselines = background.submit(config.data.baselines if processes.first() else dict)
 
         # --- compile, and say what will run
         batch = next(self.batches)
@@ -133,17 +153,22 @@ class Run:
         self.eval_step = make_eval_step(config, self.mesh)
         train_step, memory = self.compile_step(state, batch)
         log.info("step compiled")
-        self.tokens_per_step = batch["tokens"].size if "tokens" in batch else config.train.batch_size
-        self.unit = "tokens" if "tokens" in batch else "examples"
-        self.throughput = self.make_throughput(state, batch)
-        self.console.print(start_table(self.table(memory), title=self.run_dir.name))
+        processes.meet("compiled")
+        per_token = batch["weights"].ndim == 2  # what the loss is a mean over
+        self.tokens_per_step = batch["tokens"].size if per_token else config.train.batch_size
+        self.unit = "tokens" if per_token else "examples"
+        flops = step_flops(config, params.merge(state.params, state.frozen), batch)
+        self.throughput = Throughput(flops, self.peak * self.mesh.size)
+        rows = start_rows(config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, memory)
+        rows += [("MFU is of", self.peak_source), ("run folder", str(self.run_dir))]
+        self.console.print(start_table(rows, title=self.run_dir.name))
         self.schedule = jax.jit(optim.make_schedule(config.optim, config.train.steps))
 
         # --- the loop
         self.writers = open_writers(
             config.report, self.run_dir, from_step=self.start, config=config_file.to_json(config)
         )
-        enabled = jax.process_index() == 0
+        enabled = processes.first()
         with (
             Stop() as stop,
             Progress(config.train.steps, self.start, self.console, enabled, self.unit) as self.progress,
@@ -173,7 +198,7 @@ class Run:
             pending, done = (step + 1, sums, wait), step + 1
             last = done == config.train.steps
             evaluate_now = last or due(done, config.eval.every)
-            save_now = last or due(done, config.checkpoint.every) or stop.signal is not None
+            save_now = stop.after(done) or last or due(done, config.checkpoint.every)
             if not (evaluate_now or save_now):
                 continue
             self.record(*pending)
@@ -198,33 +223,6 @@ class Run:
             compiled = step.lower(state, batch).compile()
         usage = compiled.memory_analysis()
         return compiled, usage.argument_size_in_bytes + usage.temp_size_in_bytes
-
-    def make_throughput(self, state: TrainState, batch: dict) -> Throughput:
-        config, model = self.config, self.config.model.make()
-
-        def forward(tree, batch):
-            return config.objective.loss(model, tree, batch, rng=jax.random.key(0), train=True).mean.total
-
-        shapes = jax.eval_shape(lambda: (params.merge(state.params, state.frozen), batch))
-        flops = 3.0 * count_flops(forward, *shapes)
-        return Throughput(flops, self.peak * self.mesh.size)
-
-    def table(self, memory: int | None) -> list[tuple[str, str]]:
-        config, spec = self.config, self.config.model.make().spec
-        steps, rows = config.train.steps, config.train.batch_size
-        mesh = " x ".join(f"{a}={n}" for a, n in self.mesh.shape.items() if n > 1) or "one device"
-        micro = f", in {config.train.microbatches} microbatches" if config.train.microbatches > 1 else ""
-        out = [
-            ("model", type(config.model).__name__.removesuffix("Config")),
-            ("parameters", f"{params.count(spec, trainable=True):,}"),
-            (self.unit, f"{self.tokens_per_step * (steps - self.start):,} in {steps - self.start:,} steps"),
-            ("batch", f"{rows:,} rows, {self.tokens_per_step:,} {self.unit} a step{micro}"),
-            ("mesh", f"{mesh} ({self.mesh.devices.flat[0].device_kind}), {config.parallel.strategy}"),
-            ("precision", f"{config.precision.compute} compute, {config.precision.param} weights"),
-        ]
-        if memory is not None:
-            out.append(("memory", f"{memory / 2**20:,.0f} MiB a device"))
-        return [*out, ("MFU is of", self.peak_source), ("run folder", str(self.run_dir))]
 
     def record(self, step: int, sums: dict, wait: float) -> None:
         """Waits for the step's metrics, then logs them."""
@@ -266,16 +264,24 @@ class Run:
         config = self.config
         if samples_text(config):
             text = generate_text(config, weights(state), config.eval.sample, seed=config.train.seed)
-            (self.run_dir / "samples" / f"{config.train.steps:08d}.txt").write_text(text + "\n")
+            if processes.first():
+                (self.run_dir / "samples" / f"{config.train.steps:08d}.txt").write_text(text + "\n")
             self.say(f"\nSample: {text}\n")
+        if samples_images(config):
+            from bigmodel_jax.report.picture_grid import write_grid
+
+            images, titles = generate_images(config, weights(state), seed=config.train.seed)
+            if processes.first():
+                write_grid(self.run_dir / "samples" / f"{config.train.steps:08d}.png", images, titles)
         store.wait(self.saves)
+        if not processes.first():
+            return
         page = build_report([self.run_dir], self.run_dir / "report.html")
         self.say(json.dumps(scalars))
         self.say(f"Report: {page}")
 
     def say(self, text: str) -> None:
-        if jax.process_index() == 0:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _step_back() -> None:

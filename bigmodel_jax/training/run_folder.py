@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bigmodel_jax import config_file
 from bigmodel_jax.config import Config, flat
+from bigmodel_jax.core import processes
 
 log = logging.getLogger("bigmodel_jax")
 
@@ -46,7 +47,9 @@ def check(run_dir: Path, config: Config) -> None:
 
 
 def claim(run_dir: Path, config: Config) -> None:
-    """Makes the folder and writes what the run is; `check` comes first."""
+    """Makes the folder and writes what the run is, in process 0; `check` comes first."""
+    if not processes.first():
+        return
     try:
         for name in ("checkpoints", "samples", "plots"):
             (run_dir / name).mkdir(parents=True, exist_ok=True)
@@ -58,11 +61,27 @@ def claim(run_dir: Path, config: Config) -> None:
 
 
 @contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    null, log.propagate = logging.NullHandler(), False
+    log.addHandler(null)
+    try:
+        yield
+    finally:
+        log.removeHandler(null)
+        log.propagate = True
+
+
+@contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[Callable[[], None]]:
     """What is logged below "bigmodel_jax" goes to this file; warnings also to stderr, and nothing anywhere else.
 
     Yields the function that opens the file; records are kept until then, so that a run that cannot start writes nothing.
+    Of several processes the first one alone logs.
     """
+    if not processes.first():
+        with _silent():
+            yield lambda: None
+        return
     kept = logging.handlers.MemoryHandler(capacity=1 << 20, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     shown = logging.StreamHandler()
     shown.setLevel(logging.WARNING)

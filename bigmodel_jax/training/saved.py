@@ -5,10 +5,12 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
-from bigmodel_jax.config import Config, SampleConfig, validate
+from bigmodel_jax.config import Config, SampleConfig
+from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
@@ -16,6 +18,7 @@ from bigmodel_jax.data.chat import render
 from bigmodel_jax.data.loader import eval_batches
 from bigmodel_jax.data.tokenizers import Tokenizer, load_tokenizer
 from bigmodel_jax.inference.generate import generate
+from bigmodel_jax.inference.sample_images import sample_images
 from bigmodel_jax.training.checks import check_sample
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.state import TrainState, abstract_state, init_state
@@ -106,6 +109,15 @@ def generate_text(config: Config, weights: params.Tree, sample: SampleConfig, se
     tokenizer = config.data.open_tokenizer()
     prompt = check_sample(config, sample, tokenizer)
     return sample.prompt + continue_prompt(config, weights, prompt, sample, tokenizer, seed)[0]
+
+
+def generate_images(config: Config, weights: params.Tree, seed: int = 0) -> tuple[np.ndarray, list[str]]:
+    """(`eval.images.num` images (N, H, W, C) float32 in 0 .. 1, their titles), of what the data asks for."""
+    conditions, titles = config.data.conditions(config.eval.images.num)
+    shape = (len(titles), *config.model.image_shape)
+    noise = np.random.default_rng(seed).standard_normal(shape, np.float32)
+    compute = cast(weights, config.precision.compute)
+    return sample_images(config.model.make(), compute, config.objective, conditions, noise, config.eval.images), titles
 
 
 def continue_prompt(

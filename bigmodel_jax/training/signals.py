@@ -1,22 +1,42 @@
-"""Signals that end a run: noted when they come, obeyed between steps."""
+"""Signals that end a run: noted when they come, obeyed between steps, by all processes after the same step."""
 
+import os
 import signal
+
+import jax
+from jax.experimental import multihost_utils
 
 
 class Stop:
-    """Turns SIGTERM and Ctrl-C into a flag that the loop reads between steps, so that it saves and ends cleanly."""
+    """Turns SIGTERM and Ctrl-C into a flag that the loop reads between steps, so that it saves and ends cleanly.
+
+    In a run of several processes SIGTERM belongs to JAX's preemption service: one of them told is all of them told,
+    and the service names the step after which all stop. Ctrl-C becomes SIGTERM there.
+    """
 
     def __init__(self):
         self.signal: int | None = None
+        self._job = jax.process_count() > 1
 
     def __enter__(self) -> "Stop":
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        numbers = (signal.SIGINT,) if self._job else (signal.SIGTERM, signal.SIGINT)
+        self._before = {s: signal.signal(s, self._note) for s in numbers}
         return self
 
     def _note(self, number: int, _frame) -> None:
-        self.signal = number
-        # A second Ctrl-C ends at once.
-        signal.signal(number, self._before[number])
+        if self._job:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.signal = number
+        # A second Ctrl-C ends at once. A second SIGTERM is what an engine and its job's script send together.
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[number])
+
+    def after(self, step: int) -> bool:
+        """Whether the run stops after this step; asked once for every step, it has the same answer everywhere."""
+        if self._job and multihost_utils.reached_preemption_sync_point(step):
+            self.signal = signal.SIGTERM
+        return self.signal is not None
 
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():

@@ -14,6 +14,8 @@ from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.models import Model
 
+HOST = "pinned_host"
+
 
 @struct.dataclass
 class TrainState:
@@ -46,13 +48,27 @@ def state_shardings(config: Config, mesh: Mesh) -> TrainState:
         return jax.tree.map(lambda _: sharding.replicated(mesh), abstract)
     trainable, frozen = params.partition(sharding.shardings(model.spec, mesh, config.parallel.rules), model.spec)
     shapes, _ = params.partition(params.abstract(model.spec), model.spec)
+    opt_state = like_params(abstract.opt_state, shapes, trainable, sharding.replicated(mesh))
+    if config.parallel.offload_optimizer:
+        check_host_memory(mesh.devices.flat[0])
+        opt_state = jax.tree.map(lambda x, s: s.with_memory_kind(HOST) if x.ndim else s, abstract.opt_state, opt_state)
     return TrainState(
         step=sharding.replicated(mesh),
         params=trainable,
         frozen=frozen,
-        opt_state=like_params(abstract.opt_state, shapes, trainable, sharding.replicated(mesh)),
+        opt_state=opt_state,
         ema=trainable if abstract.ema is not None else None,
     )
+
+
+def check_host_memory(device: jax.Device) -> None:
+    """ValueError where a device cannot reach its host's memory."""
+    kinds = [memory.kind for memory in device.addressable_memories()]
+    if HOST not in kinds:
+        raise ValueError(
+            f"parallel.offload_optimizer = True: {device.device_kind} has no memory of kind {HOST!r} "
+            f"(it has {', '.join(kinds) or 'none'})"
+        )
 
 
 def like_params(opt_state: Any, shapes: params.Tree, shardings: params.Tree, other: NamedSharding) -> Any:

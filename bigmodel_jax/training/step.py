@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from bigmodel_jax import optim
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import metrics, params, sharding
+from bigmodel_jax.core import metrics, params, precision, sharding
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.models import Model
@@ -30,7 +30,7 @@ def make_train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, dict], 
     shardings = state_shardings(config, mesh)
 
     def step(state, batch):
-        with sharding.use(mesh, config.parallel.rules, config.parallel.context):
+        with sharding.use(mesh, config.parallel.rules, config.parallel):
             return train_step(config, model, tx, state, batch, grad_shardings=shardings.params)
 
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
@@ -66,7 +66,8 @@ def train_step(
 
     # --- gradients of the summed loss, one microbatch after the other
     compute = cast(state.params, config.precision.compute)
-    grads, mean, sums, frozen = accumulate(config, model, compute, state.frozen, batch, rng)
+    with precision.use(config.precision):
+        grads, mean, sums, frozen = accumulate(config, model, compute, state.frozen, batch, rng)
     if axis is not None:
         grads, mean, sums = jax.lax.psum((grads, mean, sums), axis)
         frozen = jax.lax.pmean(frozen, axis)
@@ -78,6 +79,8 @@ def train_step(
     norm = optax.tree.norm(grads)
 
     # --- update, or skip it whole where anything is not finite
+    if config.parallel.offload_optimizer:
+        state = state.replace(opt_state=jax.device_put(state.opt_state, jax.memory.Space.Device))
     finite = jnp.isfinite(norm) & jnp.isfinite(mean.total)
 
     def update(state, grads):
@@ -138,7 +141,7 @@ def make_eval_step(config: Config, mesh: Mesh) -> Callable[[params.Tree, dict], 
     model = config.model.make()
 
     def step(weights, batch):
-        with sharding.use(mesh, config.parallel.rules, config.parallel.context):
+        with sharding.use(mesh, config.parallel.rules, config.parallel):
             trainable, frozen = params.partition(weights, model.spec)
             weights = params.merge(cast(trainable, config.precision.compute), frozen)
             return config.objective.loss(model, weights, batch, rng=None, train=False).metrics

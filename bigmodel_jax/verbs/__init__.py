@@ -1,7 +1,8 @@
 """The verbs of the command line: what each one does, and what it says of itself."""
 
-from bigmodel_jax.verbs import planning, runs, weights
+from bigmodel_jax.verbs import jobs, planning, runs, scaling, weights
 
-_ALL = runs.VERBS | weights.VERBS | planning.VERBS
+_ALL = runs.VERBS | weights.VERBS | planning.VERBS | scaling.VERBS | jobs.VERBS
 # In the order of their use.
-VERBS = {name: _ALL[name] for name in ("plan", "train", "eval", "generate", "import", "export", "report", "data")}
+_ORDER = ("plan", "train", "eval", "generate", "import", "export", "report", "data", "scale", "submit")
+VERBS = {name: _ALL[name] for name in _ORDER}

@@ -7,6 +7,9 @@ from typing import Annotated, NamedTuple
 
 import tyro
 
+from bigmodel_jax.cluster import join
+from bigmodel_jax.cluster.join import ClusterConfig
+
 # JAX and the rest of the package are imported inside the verbs: `launch.py` and a misspelt verb answer at once.
 
 CONFIG = "a Python file with get_config(), a config.json, or a run's folder"
@@ -27,10 +30,10 @@ def split(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(args[:first]), list(args[first:])
 
 
-def one_target(verb: str, args: Sequence[str]) -> tuple[Path, list[str]]:
+def one_target(verb: str, args: Sequence[str], what: str = "CONFIG") -> tuple[Path, list[str]]:
     targets, options = split(args)
     if len(targets) != 1:
-        raise ValueError(f"{verb}: expected one argument, got {targets}; launch.py {verb} --help shows how")
+        raise ValueError(f"{verb}: expected one {what}, got {targets}; launch.py {verb} --help shows how")
     return Path(targets[0]), options
 
 
@@ -48,6 +51,29 @@ def parse_config(target: Path, options: list[str], verb: str):
 
     parsed = configs.override(Arguments(loaded), options, prog=f"launch.py {verb} {target}")
     return parsed.config, Path(parsed.run_dir) if parsed.run_dir else run_dir_of(target)
+
+
+def parse_job(verb: str, args: Sequence[str]):
+    """(config, run folder) of a verb that several processes may run together: joins their job first, if there is one,
+    so that a mistake in the config is said once; returns when all of them have the same config."""
+    join.hush(args)
+    from bigmodel_jax.config import override
+
+    @dataclasses.dataclass(frozen=True)
+    class Arguments:
+        cluster: ClusterConfig = ClusterConfig()
+
+    own, rest = [], list(args)
+    while (at := next((i for i, a in enumerate(rest) if a.startswith("--cluster.")), None)) is not None:
+        end = at + (1 if "=" in rest[at] else 2)
+        own, rest = own + rest[at:end], rest[:at] + rest[end:]
+    cluster = override(Arguments(), own, prog=f"launch.py {verb} CONFIG").cluster
+    if not {"-h", "--help"} & set(rest):
+        join.join(cluster)
+    target, options = one_target(verb, rest)
+    config, run_dir = parse_config(target, options, verb)
+    join.agree(config, run_dir, cluster.timeout)
+    return config, run_dir
 
 
 def run_dir_of(target: Path) -> Path:

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bigmodel_jax import runtime
-from bigmodel_jax.verbs.base import CONFIG, RUN, Verb, one_target, parse_config, run_dir_of, split
+from bigmodel_jax.cluster import peers
+from bigmodel_jax.verbs.base import CONFIG, RUN, Verb, one_target, parse_config, parse_job, run_dir_of, split
 
 
 def train(args: Sequence[str]) -> None:
-    target, options = one_target("train", args)
-    config, run_dir = parse_config(target, options, "train")
+    config, run_dir = parse_job("train", args)
     runtime.keep_programs()
     from bigmodel_jax.training import loop
 
@@ -23,8 +23,7 @@ def train(args: Sequence[str]) -> None:
 
 
 def evaluate(args: Sequence[str]) -> None:
-    target, options = one_target("eval", args)
-    config, run_dir = parse_config(target, options, "eval")
+    config, run_dir = parse_job("eval", args)
     runtime.keep_programs()
     from bigmodel_jax.training.saved import evaluate_run
 
@@ -33,14 +32,14 @@ def evaluate(args: Sequence[str]) -> None:
     for name, value in scalars.items():
         if isinstance(value, float):
             table.add_row(name, f"{value:.5g}")
-    Console().print(table)
+    Console(quiet=not peers.speaks()).print(table)
 
 
 def generate(args: Sequence[str]) -> None:
     from bigmodel_jax import config as configs
     from bigmodel_jax import config_file
 
-    target, options = one_target("generate", args)
+    target, options = one_target("generate", args, "RUN")
     config, run_dir = config_file.load(target), run_dir_of(target)
 
     @dataclasses.dataclass(frozen=True)
@@ -111,7 +110,9 @@ VERBS = {
         "train, or resume what the run's folder holds",
         f"CONFIG        {CONFIG}\n"
         "--run_dir     the run's folder; without it: runs/<name of the config file>\n"
-        "--FIELD       any field of the config by its dotted name\n\n"
+        "--FIELD       any field of the config by its dotted name\n"
+        "--cluster.X   one process of several: coordinator, num_processes, process_id;\n"
+        "              SLURM, Open MPI, JobSet and TPU hosts say it themselves\n\n"
         "Run again, it resumes, or says that the run is complete; a raised --train.steps\n"
         "trains on. The folder gets config.json, environment.json, metrics.jsonl, log.txt,\n"
         "report.html, tensorboard/, checkpoints/, plots/ and samples/.\n\n"

@@ -10,7 +10,7 @@ from bigmodel_jax.verbs.base import RUN, Verb, one_target, run_dir_of, split
 
 
 def import_(args: Sequence[str]) -> None:
-    target, options = one_target("import", args)
+    target, options = one_target("import", args, "SOURCE")
     from bigmodel_jax.config import override
     from bigmodel_jax.core.precision import Float
     from bigmodel_jax.core.sharding import ParallelConfig

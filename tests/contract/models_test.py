@@ -24,14 +24,15 @@ FITS = {
     "classification": {"num_classes", "image_shape"},
     "regression": {"feature_shape", "num_outputs"},
     "masked_language_model": {"head"},
+    "bert_pretraining": {"head"},
     "question_answering": {"head"},
     "contrastive": {"vision", "text"},
-    "diffusion": {"num_classes", "image_shape", "learn_sigma"},
+    "diffusion": {"image_shape", "learn_sigma"},
 }
 # What an encoder with such a head is trained for.
 HEADS = {
     "masked_lm": "masked_language_model",
-    "pretraining": "masked_language_model",
+    "pretraining": "bert_pretraining",
     "classification": "classification",
     "token_classification": "masked_language_model",
     "question_answering": "question_answering",
@@ -52,7 +53,7 @@ def fits(cfg: ModelConfig, objective: str) -> bool:
     if hasattr(cfg, "head"):
         return HEADS[cfg.head] == objective
     names = {f.name for f in dataclasses.fields(cfg)}
-    if "learn_sigma" in names:  # has classes, but to be told, not to find
+    if "learn_sigma" in names:  # has classes or texts, but to be told, not to find
         return objective == "diffusion"
     if objective == "classification" and names >= {"num_classes", "vocab_size"}:  # of texts
         return True
@@ -80,7 +81,9 @@ def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
         return {"image": image, "tokens": tokens, "weights": np.ones(ROWS, np.float32)}
     if objective == "diffusion":
         timestep = rng.integers(0, 1000, ROWS).astype(np.int32)  # for calls of the model alone
-        return make_batch(cfg, "classification") | {"timestep": timestep}
+        image = rng.random((ROWS, *cfg.image_shape), np.float32)
+        batch = {"image": image, "timestep": timestep, "weights": np.ones(ROWS, np.float32)}
+        return batch | condition_batch(cfg, rng)
     if objective == "regression":
         features = rng.standard_normal((ROWS, *cfg.feature_shape), np.float32)
         target = rng.standard_normal((ROWS, cfg.num_outputs), np.float32)
@@ -99,6 +102,17 @@ def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
             "weights": np.ones(ROWS, np.float32),
         }
     return batch | head_batch(cfg, rng) if hasattr(cfg, "head") else batch
+
+
+def condition_batch(cfg: ModelConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """What a denoiser is told: a label, a text's tokens, or their states; the last two places of a text are padding."""
+    if not hasattr(cfg, "text_dim"):
+        return {"label": rng.integers(0, cfg.num_classes, ROWS).astype(np.int32)}
+    segments = np.tile(np.array([1] * (LENGTH - 2) + [0] * 2, np.int32), (ROWS, 1))
+    if hasattr(cfg, "text"):
+        tokens = rng.integers(0, cfg.text.vocab_size, (ROWS, LENGTH)).astype(np.int32)
+        return {"tokens": tokens, "segment_ids": segments}
+    return {"text_states": rng.standard_normal((ROWS, LENGTH, cfg.text_dim), np.float32), "segment_ids": segments}
 
 
 def head_batch(cfg: ModelConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -16,7 +16,8 @@ from bigmodel_jax.pretrained.vit import from_hf, to_hf
 
 TINY = ViTConfig.tiny()
 
-# timm and torchvision list these; the paper rounds them to 86, 307 and 632 million.
+# Counted by timm 1.0.31 (vit_tiny_patch16_224 ... vit_huge_patch14_224, each with its head of 1,000 classes) on the meta
+# device; the paper rounds base, large and huge to 86, 307 and 632 million.
 PUBLISHED = {
     "vit-ti/16": 5_717_416,
     "vit-s/16": 22_050_664,

@@ -73,6 +73,13 @@ def test_every_layout_equals_one_device(layout):
         equal(evaluate("blocks", 24, **CASES["both"]), want)
 
 
+def test_a_long_axis_is_summed_in_two_rings(monkeypatch):
+    monkeypatch.setattr(heads, "ONE_RING", 2)  # so that 8 devices are 4 times 2
+    want = evaluate("whole", **CASES["plain"])
+    with sharding.use(sharding.make_mesh(ParallelConfig(**LAYOUTS["fsdp"])), Rules()):
+        equal(evaluate("blocks", 64), want)
+
+
 def test_rows_that_the_mesh_does_not_divide_are_added_once():
     """Three rows on eight devices: every device computes all of them, and the table's gradient counts them once."""
     x, targets = X[:3], TARGETS[:3]
@@ -144,7 +151,7 @@ def program(layout, columns=8):
 
 def test_under_fsdp_the_tables_gradient_is_scattered_block_by_block():
     text, sizes = program("fsdp")
-    assert re.search(r"f32\[8,32\]\S* reduce-scatter\(", text), "a block's gradient: 8 rows, an eighth of 256 columns"
+    assert re.search(r"f32\[32,8\]\S* reduce-scatter\(", text), "a block's gradient: an eighth of 256 columns, 8 rows"
     assert re.search(r"f32\[8,256\]\S* all-gather\(", text)
     assert "all-reduce(" not in text
     # Neither the table, nor its gradient, nor a device's logits are ever whole: the largest is the table's shard.

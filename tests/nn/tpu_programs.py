@@ -65,7 +65,7 @@ def attend(devices, *, parallel=ParallelConfig(data=1, fsdp=2, tensor=2), h=128,
     def loss(q, k, v, segments, sinks, local):
         at = Where(jnp.broadcast_to(jnp.arange(LENGTH), segments.shape), segments)
         options = {"sinks": sinks if use_sinks else None, "local": local if use_local else None}
-        with sharding.use(mesh, parallel.rules, parallel.context):
+        with sharding.use(mesh, parallel.rules, parallel):
             return jnp.sum(attention.attend(q, k, v, at, at, **options, **rule).astype(jnp.float32))
 
     use_sinks, use_local = sinks is not None, local is not None

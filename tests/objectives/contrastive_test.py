@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigmodel_jax.core import metrics
 from bigmodel_jax.models.base import Model, Out
 from bigmodel_jax.objectives import Contrastive
+from bigmodel_jax.objectives.contrastive import BLOCK, ranks_of, retrieval
 
 PARAMS = {"logit_scale": jnp.array(1.2), "logit_bias": jnp.array([-0.7])}
 
@@ -54,3 +56,42 @@ def test_accuracy_counts_images_that_find_their_text():
     assert float(loss("softmax", x, np.ones(4)).metrics["accuracy"].compute()) == 1
     x[:2, 1] = x[1::-1, 1]
     assert float(loss("softmax", x, np.ones(4)).metrics["accuracy"].compute()) == 0.5
+
+
+def evaluated(x, weights):
+    model = Model({}, lambda params, batch, **_: Out(batch["embeddings"]))
+    batch = {"embeddings": jnp.asarray(x), "weights": jnp.asarray(weights, jnp.float32)}
+    out = Contrastive().loss(model, PARAMS, batch, rng=None, train=False)
+    return jax.tree.map(np.asarray, out.metrics)
+
+
+def test_an_evaluation_ranks_among_all_texts_of_all_its_batches():
+    """Three batches, the last filled up by two rows that are no pairs."""
+    x = embeddings(22, seed=1)
+    x[:, 1] += 0.8 * x[:, 0]
+    x /= np.linalg.norm(x, axis=-1, keepdims=True)
+    filled = np.concatenate([x, x[-1:], x[-1:]])
+    parts = [evaluated(filled[n : n + 8], (np.arange(n, n + 8) < 22).astype(np.float32)) for n in (0, 8, 16)]
+    total = metrics.add(metrics.add(parts[0], parts[1]), parts[2])
+    found = Contrastive().summarize(total)
+    order = np.argsort(-(x[:, 0] @ x[:, 1].T), axis=1)
+    place = np.argmax(order == np.arange(22)[:, None], axis=1)
+    assert 0 < np.mean(place < 1) < np.mean(place < 5) < 1
+    assert found["image_to_text_top1"] == pytest.approx(np.mean(place < 1))
+    assert found["image_to_text_top5"] == pytest.approx(np.mean(place < 5))
+    backwards = retrieval(x[:, ::-1])
+    assert found["text_to_image_top5"] == pytest.approx(backwards["image_to_text_top5"])
+    assert found["chance_top1"] == pytest.approx(1 / 22)
+    assert set(found) == set(Contrastive().metric_names())
+
+
+def test_ranks_over_several_blocks():
+    rng = np.random.default_rng(0)
+    queries, answers = rng.integers(-9, 10, (2, BLOCK + 7, 3)).astype(np.float32)  # whose products are exact
+    products = queries @ answers.T
+    assert (ranks_of(queries, answers) == (products > np.diag(products)[:, None]).sum(1)).all()
+
+
+def test_equal_texts_are_all_right():
+    same = np.ones((4, 3), np.float32)
+    assert ranks_of(embeddings(4)[:, 0, :3], same).tolist() == [0, 0, 0, 0]

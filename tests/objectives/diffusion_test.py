@@ -79,3 +79,21 @@ def test_rows_without_weight_do_not_count():
         return jnp.where(jnp.arange(64)[:, None, None, None] < 32, 0.0, 1e3) * jnp.ones_like(noisy["image"])
 
     assert float(run(answer, batch)) == pytest.approx(1, abs=0.2)
+
+
+def test_evaluation_also_hides_what_the_model_is_told():
+    """A model that answers right only where it is told something."""
+    batch, cfg = batch_of(), Diffusion()
+    left = jnp.asarray(kept(cfg), jnp.float32)
+
+    def answer(noisy):
+        a = left[noisy["timestep"]][:, None, None, None]
+        right = (noisy["image"] - jnp.sqrt(a) * (2 * batch["image"] - 1)) / jnp.sqrt(1 - a)
+        return jnp.where(noisy.get("hidden", jnp.zeros(64, bool))[:, None, None, None], 0.0, right)
+
+    model = Model({}, lambda params, batch, **_: Out(answer(batch)))
+    sums = Diffusion().loss(model, {}, batch, rng=None, train=False).metrics
+    assert float(sums["loss"].compute()) < 1e-4
+    assert float(sums["unconditional_loss"].compute()) == pytest.approx(1, abs=0.1)
+    assert set(sums) == set(Diffusion().metric_names())
+    assert set(Diffusion().loss(model, {}, batch, rng=jax.random.key(0), train=True).metrics) == {"loss"}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.models import Model, Out
-from bigmodel_jax.objectives import MaskedLanguageModel
+from bigmodel_jax.objectives import BertPretraining, MaskedLanguageModel
 
 LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 7)), jnp.float32)
 PAIRS = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2)), jnp.float32)
@@ -15,10 +15,10 @@ WEIGHTS = jnp.array([[1.0, 0, 0, 1, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]])
 FOLLOWS = jnp.array([0, 1, 1])
 
 
-def loss(value, train=True, **batch):
+def loss(value, train=True, objective=MaskedLanguageModel(), **batch):
     model = Model(spec={}, apply=lambda *_, **__: Out(value))
     batch = {"targets": TARGETS, "weights": WEIGHTS} | batch
-    return MaskedLanguageModel().loss(model, {}, batch, rng=None, train=train)
+    return objective.loss(model, {}, batch, rng=None, train=train)
 
 
 def nats(logits, targets):
@@ -36,20 +36,27 @@ def test_mean_over_the_chosen():
     assert float(changed.mean.compute()) == float(out.mean.compute())
 
 
+def pretraining(value, train=True, **batch):
+    return loss(value, train, BertPretraining(), **batch)
+
+
 def test_next_sentence_is_added_once():
     expected = (nats(LOGITS, TARGETS) * np.asarray(WEIGHTS)).sum() / 3 + nats(PAIRS, FOLLOWS)[:2].mean()
-    out = loss({"logits": LOGITS, "next_sentence": PAIRS}, train=False, next_sentence=FOLLOWS)
+    out = pretraining({"logits": LOGITS, "next_sentence": PAIRS}, train=False, next_sentence=FOLLOWS)
     assert float(out.mean.compute()) == pytest.approx(expected, rel=1e-5)
     hits = np.mean(np.argmax(PAIRS, -1)[:2] == FOLLOWS[:2])
     assert float(out.metrics["next_sentence_accuracy"].compute()) == pytest.approx(hits)
     assert float(out.metrics["loss"].compute()) == pytest.approx(float(loss(LOGITS).mean.compute()))
+    assert set(out.metrics) == set(BertPretraining().metric_names())
 
 
-def test_a_model_without_that_head_is_told():
-    with pytest.raises(ValueError, match="pretraining"):
-        loss(LOGITS, next_sentence=FOLLOWS)
+def test_a_model_or_data_without_pairs_is_told():
+    with pytest.raises(ValueError, match="needs model.head = 'pretraining'"):
+        pretraining(LOGITS, next_sentence=FOLLOWS)
+    with pytest.raises(ValueError, match="SentencePairData"):
+        pretraining({"logits": LOGITS, "next_sentence": PAIRS})
 
 
 def test_a_batch_of_nothing_costs_nothing():
-    out = loss({"logits": LOGITS, "next_sentence": PAIRS}, weights=jnp.zeros((3, 5)), next_sentence=FOLLOWS)
+    out = pretraining({"logits": LOGITS, "next_sentence": PAIRS}, weights=jnp.zeros((3, 5)), next_sentence=FOLLOWS)
     assert float(out.mean.compute()) == 0.0

@@ -1,7 +1,10 @@
-"""DiT against the published architecture in torch: same weights, same outputs, states and gradients.
+"""DiT against the published architecture in torch, PixArt against diffusers: same weights, outputs, states and gradients.
 
-Tolerance 1e-4 absolute; the outputs have a standard deviation of about 1. Labels include the hidden one.
+Tolerance 1e-4 absolute; the outputs have a standard deviation of about 1. Labels include the hidden one, texts differ in
+length.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +12,24 @@ import numpy as np
 import pytest
 from reference import fixture_folder, load
 
+from bigmodel_jax.config import ImageSampleConfig
 from bigmodel_jax.core import params
+from bigmodel_jax.inference.sample_images import sample_images
 from bigmodel_jax.models.dit import positions
 from bigmodel_jax.nn import stack
+from bigmodel_jax.objectives import Diffusion
 from bigmodel_jax.pretrained import folder
 
 TOLERANCE = 1e-4
-NAME = "dit"
+CONDITIONS = {"dit": ("label",), "pixart": ("text_states", "segment_ids")}
+
+every_family = pytest.mark.parametrize("name", CONDITIONS)
 
 
 @pytest.fixture(scope="module")
-def ref(request, tmp_path_factory):
+def reference(request, tmp_path_factory):
     python = request.config.getoption("--reference-python")
-    return load(fixture_folder(NAME, python, tmp_path_factory.mktemp("reference")))
+    return functools.cache(lambda name: load(fixture_folder(name, python, tmp_path_factory.mktemp("reference"))))
 
 
 def distance(a, b) -> float:
@@ -29,26 +37,29 @@ def distance(a, b) -> float:
     return float(np.max(np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32))))
 
 
-def batch_of(ref):
-    return {name: jnp.asarray(ref.arrays[name]) for name in ("image", "timestep", "label")}
+def batch_of(name, ref):
+    return {key: jnp.asarray(ref.arrays[key]) for key in ("image", "timestep", *CONDITIONS[name])}
 
 
-@pytest.mark.slow
-def test_outputs(ref, measured):
-    ours = jax.jit(ref.model.apply)(ref.tree, batch_of(ref)).value
+@every_family
+def test_outputs(name, reference, measured):
+    ref = reference(name)
+    ours = jax.jit(ref.model.apply)(ref.tree, batch_of(name, ref)).value
     assert 0.3 < ref.arrays["logits"].std() < 30, "outputs of a scale at which 1e-4 says something"
-    assert measured(NAME, "forward", distance(ours, ref.arrays["logits"])) <= TOLERANCE
+    assert measured(name, "forward", distance(ours, ref.arrays["logits"])) <= TOLERANCE
 
 
 @pytest.mark.slow
-def test_positions(ref, measured):
+def test_positions(reference, measured):
+    name, ref = "dit", reference("dit")
     theirs = folder.open_weights(ref.folder)["pos_embed"].read()[0]
-    assert measured(NAME, "forward", distance(positions(ref.cfg), theirs)) <= TOLERANCE
+    assert measured(name, "forward", distance(positions(ref.cfg), theirs)) <= TOLERANCE
 
 
-@pytest.mark.slow
-def test_hidden_states(ref, measured, monkeypatch):
+@every_family
+def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into every layer."""
+    ref = reference(name)
     states, run = [], stack.run
 
     def recorded(block, stacked, x, xs=None, **options):
@@ -59,41 +70,56 @@ def test_hidden_states(ref, measured, monkeypatch):
         return run(watched, stacked, x, xs, **(options | {"unroll": True, "remat": "none"}))
 
     monkeypatch.setattr(stack, "run", recorded)
-    ref.model.apply(ref.tree, batch_of(ref))
+    ref.model.apply(ref.tree, batch_of(name, ref))
     worst = max(distance(x, ref.arrays[f"states/{n}"]) for n, x in enumerate(states))
     assert len(states) == ref.cfg.num_layers
-    assert measured(NAME, "forward", worst) <= TOLERANCE
+    assert measured(name, "forward", worst) <= TOLERANCE
 
 
-@pytest.mark.slow
-def test_gradients_of_every_parameter(ref, measured):
+@every_family
+def test_gradients_of_every_parameter(name, reference, measured):
     """Relative to the norm of the parameter's gradient."""
+    ref = reference(name)
     noise = ref.arrays["noise"]
 
     def loss(tree):
-        out = ref.model.apply(tree, batch_of(ref)).value
+        out = ref.model.apply(tree, batch_of(name, ref)).value
         channels = noise.shape[-1]
         return jnp.mean((out[..., :channels] - noise) ** 2) + jnp.mean(out[..., channels:] ** 2)
 
     value, ours = jax.jit(jax.value_and_grad(loss))(ref.tree)
-    assert measured(NAME, "forward", abs(float(value) - float(ref.arrays["loss"]))) <= TOLERANCE
+    assert measured(name, "forward", abs(float(value) - float(ref.arrays["loss"]))) <= TOLERANCE
     theirs = params.paths(ref.gradients)
     errors = {}
     for path, gradient in params.paths(ours).items():
         # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no scale.
         errors[path] = distance(gradient, theirs[path]) / max(np.linalg.norm(theirs[path]), 1e-3)
     worst = max(errors, key=errors.get)
-    assert measured(NAME, "backward", errors[worst]) <= TOLERANCE, worst
+    assert measured(name, "backward", errors[worst]) <= TOLERANCE, worst
 
 
-@pytest.mark.slow
-def test_export_gives_the_same_bits(ref, measured, tmp_path):
+@every_family
+def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
     """Theirs -> ours -> theirs: every tensor but the fixed positions bit for bit, and the same config."""
+    ref = reference(name)
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
     folder.save_params(ref.family, ref.cfg, flat, tmp_path)
     theirs, ours = dict(folder.open_weights(ref.folder)), folder.open_weights(tmp_path)
-    del theirs["pos_embed"]
+    theirs.pop("pos_embed", None)
     assert set(ours) == set(theirs)
     differing = [n for n in theirs if ours[n].read().tobytes() != theirs[n].read().tobytes()]
-    assert measured(NAME, "export", len(differing)) == 0, differing
+    assert measured(name, "export", len(differing)) == 0, differing
     assert folder.read_config(tmp_path) == (ref.family, ref.cfg)
+
+
+@pytest.mark.parametrize("name", ["pixart"])
+def test_sampling_is_diffusers_ddim_with_guidance(name, reference, measured):
+    """From the same noise, five steps of the scheduler that diffusers has."""
+    ref = reference(name)
+    conditions = {key: ref.arrays[key] for key in CONDITIONS[name]}
+    cfg, noise = ImageSampleConfig(steps=5, guidance=2.5), ref.arrays["noise"]
+    # Its pictures have values of -1 .. 1, cut off there.
+    theirs = np.clip(ref.arrays["sampled"] / 2 + 0.5, 0, 1)
+    assert theirs.std() > 0.1, "pictures that are not all one colour"
+    ours = sample_images(ref.model, ref.tree, Diffusion(), conditions, noise, cfg)
+    assert measured(name, "decode", distance(ours, theirs)) <= TOLERANCE

@@ -15,7 +15,7 @@ from reference import fixture_folder, load
 
 from bigmodel_jax.core import params
 from bigmodel_jax.nn import stack
-from bigmodel_jax.objectives import Classification, MaskedLanguageModel, QuestionAnswering
+from bigmodel_jax.objectives import BertPretraining, Classification, MaskedLanguageModel, QuestionAnswering
 from bigmodel_jax.pretrained import folder
 
 TOLERANCE = 1e-4
@@ -150,7 +150,11 @@ def loss_of(ref, tree, batch) -> jax.Array:
     if head == "none":
         value = ref.model.apply(tree, batch).value
         return sum(jnp.mean(jnp.square(x)) for x in value.values())
-    objectives = {"classification": Classification(), "question_answering": QuestionAnswering()}
+    objectives = {
+        "classification": Classification(),
+        "question_answering": QuestionAnswering(),
+        "pretraining": BertPretraining(),
+    }
     if "weights" not in batch:
         batch["weights"] = jnp.ones(batch["tokens"].shape[0])
     loss = objectives.get(head, MaskedLanguageModel()).loss(ref.model, tree, batch, rng=None, train=True)

@@ -1,6 +1,6 @@
 """Writes what the reference implementation computes, for the parity tests to compare with.
 
-Runs in a Python of its own that has torch and transformers, and imports nothing of the project:
+Runs in a Python of its own that has torch and transformers (PixArt: and diffusers), and imports nothing of the project:
 
     python tests/parity/make_reference.py llama gpt2 --output tests/parity/fixtures
 
@@ -11,6 +11,7 @@ loss in the same names (gradients.safetensors), everything else it computes (ref
 import argparse
 import json
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -19,7 +20,8 @@ from references import REFERENCES
 
 
 def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    found = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    return found | ({"diffusers": sys.modules["diffusers"].__version__} if "diffusers" in sys.modules else {})
 
 
 def main() -> None:

@@ -1,15 +1,18 @@
 """What is wrong with a folder is one line, everything at once, before anything is written."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from bigmodel_jax import cli
 from bigmodel_jax.core import params
+from bigmodel_jax.models import gemma
 from bigmodel_jax.pretrained import FAMILIES, folder, names
 from bigmodel_jax.pretrained.family import spec_by_path
 
@@ -109,6 +112,12 @@ def test_a_bad_folder_is_one_line_and_nothing_is_written(harm, said, llama, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["llama"]
 
 
+def whole(family, spec, cfg, source, path) -> np.ndarray:
+    """One parameter, all of it."""
+    index = tuple(slice(None) for _ in spec[path].shape)
+    return names.to_ours(family.rows, spec, cfg, source, path, [index], "float32")[index]
+
+
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_every_parameter_has_exactly_one_row(architecture):
     family = FAMILIES[architecture]
@@ -120,7 +129,7 @@ def test_a_large_export_is_sharded_and_read_back(monkeypatch, tmp_path):
     family, cfg = folder.read_config(FIXTURES / "llama")
     source = folder.open_weights(FIXTURES / "llama")
     spec = spec_by_path(cfg)
-    flat = {path: names.to_ours(family.rows, spec, cfg, source, path) for path in spec}
+    flat = {path: whole(family, spec, cfg, source, path) for path in spec}
     monkeypatch.setattr(folder, "SHARD_BYTES", 20_000)
     folder.save_params(family, cfg, flat, tmp_path)
     files = sorted(tmp_path.glob("model-*-of-*.safetensors"))
@@ -129,6 +138,24 @@ def test_a_large_export_is_sharded_and_read_back(monkeypatch, tmp_path):
     again = folder.open_weights(tmp_path)
     assert set(again) == set(source)
     assert all(np.array_equal(again[n].read(), source[n].read()) for n in source)
+
+
+def test_only_what_a_part_needs_is_read():
+    """The tensors of one layer for a part of one layer, each once for all parts, and of these the rows asked for."""
+    family, cfg = folder.read_config(FIXTURES / "llama")
+    spec, source, reads = spec_by_path(cfg), folder.open_weights(FIXTURES / "llama"), []
+
+    def counted(name, tensor):
+        return tensor._replace(read=lambda: [reads.append(name), tensor.read()][1])
+
+    counting = {name: counted(name, tensor) for name, tensor in source.items()}
+    path = "layers/mlp/up"
+    full = whole(family, spec, cfg, source, path)
+    first, second = (slice(1, 2), slice(0, 16), slice(None)), (slice(1, 2), slice(16, None), slice(None))
+    found = names.to_ours(family.rows, spec, cfg, counting, path, [first, second], "bfloat16")
+    assert reads == ["model.layers.1.mlp.up_proj.weight"]
+    for index, part in found.items():
+        np.testing.assert_array_equal(part, full[index].astype(part.dtype))
 
 
 def test_bfloat16_files_are_read(tmp_path):
@@ -142,6 +169,46 @@ def test_bfloat16_files_are_read(tmp_path):
     np.testing.assert_array_equal(
         source[name].read().astype(np.float32), full[name].astype(ml_dtypes.bfloat16).astype(np.float32)
     )
+
+
+@pytest.mark.parametrize("names_of", ["language_model.model.", "model.language_model."])
+def test_the_text_part_of_a_model_that_sees(names_of, tmp_path, caplog):
+    """A Gemma 3 with images, as published in both forms: its text is imported, the rest is named."""
+    family, cfg = folder.read_config(FIXTURES / "gemma3")
+    config = json.loads((FIXTURES / "gemma3" / "config.json").read_text())
+    nested = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": config, "vision_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(nested))
+    text = load_file(FIXTURES / "gemma3" / "model.safetensors")
+    vision = {"vision_tower.vision_model.post_layernorm.bias": np.zeros(4, np.float32)}
+    vision |= {f"multi_modal_projector.{n}": np.zeros(2, np.float32) for n in "ab"}
+    tensors = {n.replace("model.", names_of, 1): x for n, x in text.items() if n != "lm_head.weight"} | vision
+    save_file(tensors, tmp_path / "model.safetensors")
+    found = folder.read_config(tmp_path)
+    assert found[1] == cfg
+    where = dict.fromkeys(spec_by_path(cfg), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    ours = folder.load_params(*found, folder.open_weights(tmp_path), where, "float32")
+    theirs = folder.load_params(family, cfg, folder.open_weights(FIXTURES / "gemma3"), where, "float32")
+    for path, x in theirs.items():
+        np.testing.assert_array_equal(ours[path], x, path)
+    assert (
+        "left out, since Gemma3Config has no such part: multi_modal_projector (2 tensors), vision_tower (1 "
+        in caplog.text
+    )
+
+
+def test_what_a_model_that_sees_leaves_to_its_config_class():
+    """google/gemma-3-4b-it says so little of its text model; the sizes are the published ones."""
+    text = {
+        "hidden_size": 2560,
+        "intermediate_size": 10_240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    }
+    cfg = FAMILIES["Gemma3ForConditionalGeneration"].from_hf({"text_config": text})
+    known = gemma.PRESETS["gemma-3-4b"]
+    assert dataclasses.replace(cfg, vocab_size=known.vocab_size) == known
 
 
 def test_the_spec_of_a_family_is_covered_by_its_table():

@@ -1,10 +1,13 @@
 """GGUF files written by the gguf package, read as the model they came from."""
 
+import functools
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, GGUFWriter, quantize
+import sentencepiece
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, dequantize, quantize
 
 from bigmodel_jax import cli
 from bigmodel_jax.pretrained import folder, gguf
@@ -18,11 +21,17 @@ def permute(x: np.ndarray, heads: int) -> np.ndarray:
     return x.reshape(heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
-def write(path: Path, kind: GGMLQuantizationType, architecture: str = "llama", pre: str = "smollm") -> dict:
-    """The Llama fixture as GGUF; returns its tensors by Hugging Face name."""
-    source = folder.open_weights(FIXTURE)
-    tensors = {name: t.read() for name, t in source.items()}
-    back = {theirs: ours for ours, theirs in gguf.NAMES.items()}
+def byte_level(writer: GGUFWriter, pre: str = "smollm", model: str = "gpt2") -> None:
+    writer.add_tokenizer_model(model)
+    writer.add_tokenizer_pre(pre)
+    tokens = ["<|endoftext|>", *(chr(33 + i) for i in range(94)), "ab"]
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] + [1] * 95)
+    writer.add_token_merges(["a b"])
+
+
+def open_writer(path: Path, architecture: str = "llama", tokenizer=byte_level) -> GGUFWriter:
+    """With the sizes of the Llama fixture."""
     writer = GGUFWriter(path, architecture)
     writer.add_block_count(2)
     writer.add_context_length(64)
@@ -33,12 +42,23 @@ def write(path: Path, kind: GGMLQuantizationType, architecture: str = "llama", p
     writer.add_rope_dimension_count(8)
     writer.add_rope_freq_base(10_000.0)
     writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    tokens = ["<|endoftext|>", *(chr(33 + i) for i in range(94)), "ab"]
-    writer.add_token_list(tokens)
-    writer.add_token_types([3] + [1] * 95)
-    writer.add_token_merges(["a b"])
+    tokenizer(writer)
+    return writer
+
+
+def finish(writer: GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write(path: Path, kind: GGMLQuantizationType, architecture: str = "llama", tokenizer=byte_level) -> dict:
+    """The Llama fixture as GGUF; returns its tensors by Hugging Face name."""
+    source = folder.open_weights(FIXTURE)
+    tensors = {name: t.read() for name, t in source.items()}
+    back = {theirs: ours for ours, theirs in gguf.NAMES.items()}
+    writer = open_writer(path, architecture, tokenizer)
     for name, x in tensors.items():
         parts = name.removesuffix(".weight").split(".")
         layer = f"blk.{parts[2]}." if "layers" in parts else ""
@@ -46,10 +66,7 @@ def write(path: Path, kind: GGMLQuantizationType, architecture: str = "llama", p
         x = permute(x, HEADS[ours]) if ours in HEADS else x
         used = kind if x.ndim == 2 and x.shape[1] % 32 == 0 else GGMLQuantizationType.F32
         writer.add_tensor(f"{layer}{ours}.weight", quantize(x, used), raw_dtype=used)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return tensors
 
 
@@ -65,6 +82,116 @@ def test_weights_and_config_come_back(kind, worst, tmp_path):
     for name, tensor in found.source.items():
         assert tensor.shape == tensors[name].shape
         np.testing.assert_allclose(tensor.read(), tensors[name], atol=worst)
+
+
+# ---------------------------------------------------------------- K-quants, which the gguf package reads and cannot write
+
+
+def random_blocks(kind: str, rows: int) -> np.ndarray:
+    """(rows, 2 blocks' bytes) of any content, but for the factors of a whole block, which are finite numbers."""
+    size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]][1]
+    blocks = np.random.default_rng(0).integers(0, 256, (rows * 2, size)).astype(np.uint8)
+    factors = {"Q2_K": (80, 84), "Q3_K": (108, 110), "Q4_K": (0, 4), "Q5_K": (0, 4), "Q6_K": (208, 210)}
+    begin, end = factors[kind]
+    numbers = np.random.default_rng(1).uniform(0.01, 0.02, (rows * 2, (end - begin) // 2)).astype(np.float16)
+    blocks[:, begin:end] = numbers.view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def float16(block: bytes, at: int) -> float:
+    return float(np.frombuffer(block, np.float16, 1, at)[0])
+
+
+def q4_k(block: bytes) -> list[float]:
+    """dequantize_row_q4_K of llama.cpp's ggml-quants.c, a value at a time."""
+    d, least, scales, q, out = float16(block, 0), float16(block, 2), block[4:16], block[16:], []
+    for i in range(8):
+        if i < 4:
+            scale, offset = scales[i] & 63, scales[i + 4] & 63
+        else:
+            scale = scales[i + 4] & 15 | scales[i - 4] >> 6 << 4
+            offset = scales[i + 4] >> 4 | scales[i] >> 6 << 4
+        nibbles = (x >> 4 if i % 2 else x & 15 for x in q[i // 2 * 32 : i // 2 * 32 + 32])
+        out += [d * scale * x - least * offset for x in nibbles]
+    return out
+
+
+def q6_k(block: bytes) -> list[float]:
+    """dequantize_row_q6_K of llama.cpp's ggml-quants.c, a value at a time."""
+    scales, d, out = np.frombuffer(block, np.int8, 16, 192), float16(block, 208), []
+    for half in range(2):
+        low, high = block[half * 64 : half * 64 + 64], block[128 + half * 32 : 160 + half * 32]
+        for quarter in range(4):
+            for i in range(32):
+                x = low[i + quarter % 2 * 32] >> quarter // 2 * 4 & 15 | (high[i] >> 2 * quarter & 3) << 4
+                out.append(d * int(scales[half * 8 + quarter * 2 + i // 16]) * (x - 32))
+    return out
+
+
+@pytest.mark.parametrize("kind", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"])
+def test_k_quants(kind, tmp_path):
+    blocks, used = random_blocks(kind, rows=8), GGMLQuantizationType[kind]
+    writer = open_writer(tmp_path / "m.gguf")
+    for name in ("token_embd", "blk.0.ffn_up", "blk.0.attn_q"):
+        writer.add_tensor(f"{name}.weight", blocks, raw_dtype=used)
+    finish(writer)
+    source = gguf.open_gguf(tmp_path / "m.gguf").source
+    assert source["model.embed_tokens.weight"].shape == (8, 512)
+    found = source["model.layers.0.mlp.up_proj.weight"].read()
+    np.testing.assert_array_equal(source["model.embed_tokens.weight"].read(), found)
+    np.testing.assert_array_equal(source["model.layers.0.self_attn.q_proj.weight"].read(), gguf.unpermute(found, 4))
+    by_hand = {"Q4_K": q4_k, "Q6_K": q6_k}.get(kind)
+    expected = dequantize(blocks, used)
+    if by_hand:
+        size = GGML_QUANT_SIZES[used][1]
+        values = [by_hand(b.tobytes()) for b in blocks.reshape(-1, size)]
+        expected = np.array(values, np.float32).reshape(8, 512)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+# ---------------------------------------------------------------- tokenizers
+
+
+def sentencepiece_tokenizer(processor):
+    """What llama.cpp's converter writes of a SentencePiece model."""
+
+    def kind(i: int) -> int:
+        marks = {2: processor.is_unknown(i), 3: processor.is_control(i), 6: processor.is_byte(i)}
+        return next((number for number, marked in marks.items() if marked), 1)
+
+    def write(writer: GGUFWriter) -> None:
+        ids = range(processor.vocab_size())
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list([processor.id_to_piece(i) for i in ids])
+        writer.add_token_scores([processor.get_score(i) for i in ids])
+        writer.add_token_types([kind(i) for i in ids])
+
+    return write
+
+
+def test_a_sentencepiece_tokenizer_comes_back(tmp_path):
+    """Llama 2's kind: the ids of the SentencePiece model that the file was made of."""
+    model, texts = io.BytesIO(), ["the people of the united states establish justice", "welfare and liberty, 1787"]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts * 20),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=330,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+        hard_vocab_limit=False,
+    )
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    finish(open_writer(tmp_path / "m.gguf", tokenizer=sentencepiece_tokenizer(theirs)))
+    ours = gguf.open_gguf(tmp_path / "m.gguf").tokenizer
+    for text in [*texts, "  two  spaces ", "naïve café 🤗", "line\nbreak", "</s> spelled out"]:
+        ours.encode_special_tokens = True
+        assert ours.encode(text).ids == theirs.encode(text), text
+        assert ours.decode(theirs.encode(text)) == text
+    assert ours.token_to_id("<s>") == theirs.bos_id()
 
 
 def test_the_tokenizer_comes_back(tmp_path):
@@ -115,6 +242,9 @@ def test_another_architecture_or_tokenizer_is_refused_by_name(tmp_path):
     write(tmp_path / "m.gguf", GGMLQuantizationType.F32, architecture="llamma")
     with pytest.raises(ValueError, match=r"'llamma' is not supported \(perhaps you meant 'llama'\)"):
         gguf.open_gguf(tmp_path / "m.gguf")
-    write(tmp_path / "n.gguf", GGMLQuantizationType.F32, pre="unheard-of")
+    write(tmp_path / "n.gguf", GGMLQuantizationType.F32, tokenizer=functools.partial(byte_level, pre="unheard-of"))
     with pytest.raises(ValueError, match="tokenizer.ggml.pre = 'unheard-of'"):
         gguf.open_gguf(tmp_path / "n.gguf")
+    finish(open_writer(tmp_path / "o.gguf", tokenizer=functools.partial(byte_level, model="rwkv")))
+    with pytest.raises(ValueError, match="tokenizer kind 'rwkv' is not supported; supported: 'gpt2'"):
+        gguf.open_gguf(tmp_path / "o.gguf")

@@ -45,11 +45,18 @@ def pages(tmp_path_factory):
     text = folders.text_run(root / "text_run")
     other = folders.text_run(root / "other", lr=0.2, loss=8.0)
     digits = folders.digit_run(root / "digits")
-    made = {"text": [text], "digits": [digits], "several": [text, other, digits]}
+    labelled, pairs = folders.labelled_run(root / "labelled"), folders.pairs_run(root / "pairs")
+    made = {
+        "text": [text],
+        "digits": [digits],
+        "labelled": [labelled],
+        "pairs": [pairs],
+        "several": [text, other, digits],
+    }
     return {name: build_report(dirs, root / f"{name}.html").read_text() for name, dirs in made.items()}
 
 
-@pytest.mark.parametrize("name", ["text", "digits", "several"])
+@pytest.mark.parametrize("name", ["text", "digits", "labelled", "pairs", "several"])
 def test_the_page_is_whole_and_asks_for_nothing_outside(pages, name):
     page = Page(pages[name])
     assert page.open == []
@@ -84,6 +91,25 @@ def test_a_classifiers_page_has_accuracy_and_a_row_per_class(pages):
     table = pages["digits"].split("<tbody>")[1]
     assert table.count("<tr>") == 2
     assert "80.0 %" in table  # recall of class 0
+
+
+def test_classes_are_called_by_their_names(pages):
+    table = pages["labelled"].split("<tbody>")[1]
+    assert "<th>negative &amp; &lt;sadness&gt;</th>" in table
+    assert "<th>positive</th>" in table
+    assert "F1, positive" in pages["labelled"]
+    assert "<th>0</th>" in pages["digits"].split("<tbody>")[1]
+    assert "F1, class 1" in pages["digits"]
+
+
+def test_a_page_of_pairs_has_what_was_found_beside_chance(pages):
+    for text in ("25.00 %", "of the held-out images, among all held-out texts", "first 5", "50.0", "chance", "20.00 %"):
+        assert text in pages["pairs"]
+
+
+def test_generated_pictures_are_on_the_page(pages):
+    assert base64.b64encode(folders.PICTURE).decode() in pages["pairs"]
+    assert "00000003.png" in pages["pairs"]
 
 
 def test_several_runs_show_only_fields_that_differ(pages):

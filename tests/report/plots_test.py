@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import run_folders as folders
 
-from bigmodel_jax.report import plot_style
+from bigmodel_jax.report import plot_style, plots
 from bigmodel_jax.report.history import load_run
-from bigmodel_jax.report.plot_style import DARK, smooth
+from bigmodel_jax.report.picture_grid import write_grid
+from bigmodel_jax.report.plot_style import DARK, LIGHT, smooth
 from bigmodel_jax.report.plots import draw_together, letter, make_plots
 
 
@@ -23,7 +24,12 @@ COMMON = {"loss", "learning_rate", "grad_norm", "throughput", "step_time"}
 
 @pytest.mark.parametrize(
     ("make", "extra"),
-    [(folders.text_run, {"bits_per_byte"}), (folders.digit_run, {"accuracy", "confusion", "per_class"})],
+    [
+        (folders.text_run, {"bits_per_byte"}),
+        (folders.digit_run, {"accuracy", "confusion", "per_class"}),
+        (folders.labelled_run, {"accuracy", "confusion", "per_class"}),
+        (folders.pairs_run, {"retrieval"}),
+    ],
 )
 def test_a_run_gets_the_plots_it_has_data_for(tmp_path, make, extra):
     paths = make_plots(make(tmp_path / "run"))
@@ -50,6 +56,22 @@ def test_several_runs_are_drawn_together_and_need_no_evaluation(tmp_path):
     assert list(pictures) == ["loss_by_step", "loss_by_time", "loss_by_tokens"]
     assert all(len(png) > 3000 for png in pictures.values())
     assert draw_together(runs[1:2], DARK) == {}
+
+
+def test_a_classs_name_is_on_its_figures_and_a_long_one_cut(tmp_path):
+    run = load_run(folders.labelled_run(tmp_path / "run"))
+    for make in (plots.confusion_figure, plots.per_class_figure):
+        axes = make(run, LIGHT).axes[0]
+        shown = [tick.get_text() for tick in axes.get_yticklabels()]
+        assert sorted(shown) == ["negative & <sad…", "positive"]
+
+
+def test_generated_images_become_one_picture(tmp_path):
+    rng = np.random.default_rng(0)
+    for channels in (1, 3):
+        path = tmp_path / f"{channels}.png"
+        write_grid(path, rng.random((7, 8, 8, channels), np.float32), [f"title {n}" for n in range(7)])
+        assert min(size(path.read_bytes())) >= 280
 
 
 def test_smoothing_has_no_lag_and_keeps_a_straight_line():

@@ -18,6 +18,32 @@ def text_run(folder: Path, *, lr: float = 0.1, steps: int = 8, loss: float = 4.0
     return metrics(folder, [*records, {"step": steps} | evaluation | references])
 
 
+def labelled_run(folder: Path) -> Path:
+    """`digit_run` with the names of its classes."""
+    digit_run(folder)
+    (folder / "vocabulary.json").write_text(
+        json.dumps({"words": ["a"], "labels": ["negative & <sadness>", "positive"]})
+    )
+    return folder
+
+
+def pairs_run(folder: Path) -> Path:
+    """Images and texts told apart, and a picture that the run left."""
+    (folder / "samples").mkdir(parents=True)
+    (folder / "samples" / "00000003.png").write_bytes(PICTURE)
+    found = {
+        "image_to_text_top1": 0.25,
+        "image_to_text_top5": 0.5,
+        "text_to_image_top1": 0.2,
+        "text_to_image_top5": 0.4,
+    }
+    evaluation = {f"eval/{name}": value for name, value in found.items()} | {"eval/loss": 2.0, "eval/chance_top1": 0.01}
+    return metrics(folder, [training(step, 3.0) for step in (1, 2, 3)] + [{"step": 3, **evaluation}])
+
+
+PICTURE = b"\x89PNG of a run"
+
+
 def digit_run(folder: Path) -> Path:
     folder.mkdir(parents=True)
     confusion = [[8, 2], [0, 10]]

@@ -1,6 +1,7 @@
 """The train state: a function of the config alone, and where its leaves lie."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 import pytest
 
 from bigmodel_jax.config import Config, TrainConfig
+from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.sharding import ParallelConfig
@@ -16,7 +18,15 @@ from bigmodel_jax.data import ImageData, TextData
 from bigmodel_jax.models import CNNConfig, LlamaConfig
 from bigmodel_jax.objectives import Classification, NextToken
 from bigmodel_jax.optim import OptimConfig
-from bigmodel_jax.training.state import abstract_state, init_state, like_params, state_shardings, weights
+from bigmodel_jax.training.state import (
+    abstract_state,
+    check_host_memory,
+    init_state,
+    like_params,
+    state_shardings,
+    weights,
+)
+from bigmodel_jax.training.step import make_train_step
 
 LLAMA = Config(LlamaConfig.tiny(), NextToken(), TextData(), parallel=ParallelConfig(data=2, fsdp=2, tensor=2))
 CNN = dataclasses.replace(LLAMA, model=CNNConfig.tiny(), objective=Classification(), data=ImageData())
@@ -104,3 +114,45 @@ def test_a_leaf_of_another_shape_than_its_parameter_is_whole():
         assert sharding_ == (where["w"] if leaf.shape == (256, 256) else whole)
 
     jax.tree.map(check, state, placed)
+
+
+# ------------------------------------------------------------------------------------------------ in the host's memory
+
+
+def moments(state):
+    return [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "parallel", [ParallelConfig(data=1), ParallelConfig(data=2, fsdp=2, tensor=2)], ids=["one", "mesh"]
+)
+def test_an_offloaded_optimizer_takes_the_same_steps(parallel):
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 64, (8, 17)).astype(np.int32)
+    batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": np.ones((8, 16), np.float32)}
+    states = []
+    for offload in (False, True):
+        config = dataclasses.replace(LLAMA, parallel=dataclasses.replace(parallel, offload_optimizer=offload))
+        mesh = sharding.make_mesh(config.parallel, jax.devices()[: 8 if parallel.tensor > 1 else 1])
+        state, step = init_state(config, mesh), make_train_step(config, mesh)
+        for _ in range(3):
+            assert {leaf.sharding.memory_kind for leaf in moments(state)} == {"pinned_host" if offload else "device"}
+            assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(state.params)} == {"device"}
+            state, _ = step(state, batch)
+        states.append(sharding.to_host(state))
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_a_device_without_its_hosts_memory_is_refused_in_one_line():
+    device = types.SimpleNamespace(
+        device_kind="Toaster", addressable_memories=lambda: [types.SimpleNamespace(kind="device")]
+    )
+    with pytest.raises(ValueError, match=r"offload_optimizer = True: Toaster .* 'pinned_host' \(it has device\)$"):
+        check_host_memory(device)
+
+
+def test_offloading_needs_jit():
+    config = dataclasses.replace(CNN, parallel=ParallelConfig(strategy="pmap", offload_optimizer=True))
+    with pytest.raises(ValueError, match=r"parallel.offload_optimizer = True needs parallel.strategy = 'jit'$"):
+        validate(config, 8)

@@ -9,6 +9,7 @@ from references.encoders import ENCODERS
 from references.gemma import GEMMA
 from references.image_text import IMAGE_TEXT
 from references.mixtures import MIXTURES
+from references.pixart import PIXART
 from references.recurrent import RECURRENT
 from references.rope import ROPE
 from references.vision import VISION
@@ -23,6 +24,7 @@ REFERENCES = {
     **IMAGE_TEXT,
     **EFFICIENTNET,
     **DIT,
+    **PIXART,
     **ENCODER_DECODERS,
     **RECURRENT,
     **ROPE,

@@ -1,0 +1,315 @@
+"""The processes of a job watch over each other, so that all end within seconds of one, with one line that says why.
+
+Process 0 holds a TCP connection to every other. A process that dies closes it at once, whatever killed it, since its
+kernel does; a host that dies is missed by TCP's keepalive within 10 s. JAX alone would notice after 100 s. The same
+connections carry what is to be said once: a process with an error tells process 0, which says the first one and ends
+all. Exit codes: 0 done, or saved on request; 2 a mistake of the user's; 1 a bug; 75 the job was lost: start it again.
+
+Messages are lines of JSON. This file knows nothing of JAX.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+LOST = 75  # EX_TEMPFAIL of sysexits.h: the same command may work
+KEEPALIVE = (("TCP_KEEPIDLE", 4), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 10_000))
+
+
+class JobLost(Exception):
+    """The job did not come together, or fell apart: nobody's mistake, and the same command may work."""
+
+
+class Peer:
+    """The other end of a connection."""
+
+    def __init__(self, connection: socket.socket, name: str = ""):
+        self.connection, self.name = connection, name
+        self.process_id, self.host, self.facts, self.left = -1, "", None, False
+        self._buffer = b""
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE:
+            if hasattr(socket, option):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+    def send(self, **message: Any) -> None:
+        try:
+            self.connection.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            return  # it is gone, which its end of the connection says by itself
+
+    def receive(self) -> list[dict] | None:
+        """What has arrived; None at the end of the connection."""
+        try:
+            data = self.connection.recv(1 << 16)
+        except OSError:
+            data = b""
+        if not data:
+            return None
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError:
+            return None  # no process of ours speaks like that
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Watch:
+    """The thread that reads the connections of one process."""
+
+    def __init__(self):
+        self.selector = selectors.DefaultSelector()
+        self.changed = threading.Condition()
+        self.deadline: tuple[float, str, int] | None = None  # an error that waits for a better reason
+
+    def start(self) -> None:
+        threading.Thread(target=self._watch, name="peers", daemon=True).start()
+
+    def read(self, source: socket.socket, handle: Callable[[], None]) -> None:
+        self.selector.register(source, selectors.EVENT_READ, handle)
+
+    def forget(self, peer: Peer) -> None:
+        self.selector.unregister(peer.connection)
+        peer.connection.close()
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
+        with self.changed:
+            return self.changed.wait_for(condition, seconds)
+
+    def _watch(self) -> None:
+        try:
+            self._run()
+        except Exception:  # a process that nobody watches would hang when another one dies
+            end_here(traceback.format_exc(), 1)
+
+    def _run(self) -> None:
+        while True:
+            for key, _ in self.selector.select(1.0):
+                key.data()
+                with self.changed:
+                    self.changed.notify_all()
+            if self.deadline is not None and time.monotonic() >= self.deadline[0]:
+                self.end(*self.deadline[1:])
+
+    def end(self, text: str, code: int) -> None:
+        raise NotImplementedError
+
+
+class Leader(Watch):
+    """Process 0: knows all others, says what is to be said."""
+
+    def __init__(self, listener: socket.socket, token: str, num_processes: int):
+        super().__init__()
+        self.listener, self.token, self.num_processes = listener, token, num_processes
+        self.peers: dict[int, Peer] = {}
+        self.facts: dict | None = None
+        self._one_end = threading.Lock()
+        self.read(listener, self._accept)
+        self.start()
+
+    def _accept(self) -> None:
+        peer = Peer(self.listener.accept()[0])
+        self.read(peer.connection, lambda: self._hear(peer))
+
+    def _hear(self, peer: Peer) -> None:
+        messages = peer.receive()
+        if messages is None:
+            self.forget(peer)
+            if peer.process_id > 0 and not peer.left:
+                self.end(f"error: {peer} died; all other processes were ended; the same command resumes the run", LOST)
+            return
+        for message in messages:
+            if message.get("token") == self.token:
+                peer.process_id, peer.host = message["process_id"], message["host"]
+                peer.name = f"process {peer.process_id} (pid {message['pid']} on {peer.host})"
+                self.peers[peer.process_id] = peer
+            elif peer.process_id < 0:  # a stranger
+                self.forget(peer)
+                return
+            elif "facts" in message:
+                peer.facts = message["facts"]
+                self._compare(peer)
+            elif "fail" in message:
+                self.fail(message["fail"], message["code"])
+            elif "goodbye" in message:
+                peer.left = True
+
+    def fail(self, text: str, code: int) -> None:
+        """Ends all, at once for a mistake; after a second and a half for a failure, whose cause may be a death."""
+        if code != 1:
+            self.end(text, code)
+        elif self.deadline is None:
+            self.deadline = (time.monotonic() + 1.5, text, code)
+
+    def agree(self, facts: dict, seconds: float) -> None:
+        self.facts = facts
+        for peer in list(self.peers.values()):
+            self._compare(peer)
+        if not self.wait_for(lambda: all(p.facts is not None for p in self.peers.values()), seconds):
+            silent = ", ".join(str(p) for p in self.peers.values() if p.facts is None)
+            self.end(f"error: not ready after {seconds:.0f} s: {silent}", LOST)
+        self.send(agreed=True)
+
+    def _compare(self, peer: Peer) -> None:
+        if self.facts is None or peer.facts is None:
+            return
+        names = [n for n in self.facts | peer.facts if self.facts.get(n) != peer.facts.get(n)]
+        if names:
+            mine, theirs = self.facts.get(names[0], "nothing"), peer.facts.get(names[0], "nothing")
+            more = f", and {len(names) - 1} more differ: {', '.join(names[1:4])}" if names[1:] else ""
+            self.end(
+                f"error: the processes of the job differ: {names[0]} is {theirs} in {peer}, {mine} in process 0{more}",
+                2,
+            )
+
+    def send(self, **message: Any) -> None:
+        for peer in list(self.peers.values()):
+            peer.send(**message)
+
+    def end(self, text: str, code: int) -> None:
+        """Says it and ends every process; the others first, since JAX aborts those whose process 0 is gone."""
+        self._one_end.acquire()  # never released: the first reason is the one
+        _say(text)
+        self.send(end=code)
+        for peer in list(self.peers.values()):
+            with contextlib.suppress(OSError):  # closed already
+                peer.connection.settimeout(5)
+                while peer.receive() is not None:
+                    pass
+        os._exit(code)
+
+
+class Follower(Watch):
+    """Any other process."""
+
+    def __init__(self, leader: Peer):
+        super().__init__()
+        self.leader, self.speaks, self.welcome, self.agreed = leader, False, False, False
+        self.read(leader.connection, self._hear)
+        self.start()
+
+    def _hear(self) -> None:
+        messages = self.leader.receive()
+        if messages is None:
+            self.forget(self.leader)
+            if not self.leader.left:
+                text = f"error: {self.leader} died; all other processes were ended; the same command resumes the run"
+                end_here(text if self.speaks else "", LOST)
+        for message in messages or ():
+            if "end" in message:
+                end_here("", message["end"])
+            elif "welcome" in message:
+                self.leader.name, self.speaks = message["welcome"], message["speaks"]
+                self.welcome = True
+            elif "agreed" in message:
+                self.agreed = True
+            elif "goodbye" in message:
+                self.leader.left = True
+
+    def agree(self, facts: dict, seconds: float) -> None:
+        self.leader.send(facts=facts)
+        if not self.wait_for(lambda: self.agreed, seconds + 10):
+            self.end(f"error: {self.leader} was not ready after {seconds:.0f} s", LOST)
+
+    def end(self, text: str, code: int) -> None:
+        self.leader.send(fail=text, code=code)
+        time.sleep(15)  # in which process 0 ends this one
+        end_here(text, code)
+
+    def send(self, **message: Any) -> None:
+        self.leader.send(**message)
+
+
+# ------------------------------------------------------------------------------------------------ the process's own watch
+
+_watch: Leader | Follower | None = None
+
+
+def active() -> bool:
+    return _watch is not None
+
+
+def speaks() -> bool:
+    """Whether this process is the one that prints: the only one, or process 0 of a job."""
+    return not isinstance(_watch, Follower)
+
+
+def listen() -> socket.socket:
+    """A listening socket on a free port, of both IP versions where there are both."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
+    return socket.create_server(("", 0), backlog=4096)
+
+
+def lead(listener: socket.socket, token: str, num_processes: int, seconds: float) -> None:
+    """Starts the watch in process 0, and waits for all others; JobLost names those that do not come."""
+    global _watch
+    leader = Leader(listener, token, num_processes)
+    if not leader.wait_for(lambda: len(leader.peers) == num_processes - 1, seconds):
+        missing = ", ".join(str(i) for i in range(1, num_processes) if i not in leader.peers)
+        raise JobLost(f"cluster: process {missing} did not connect in {seconds:.0f} s")
+    host = socket.gethostname()
+    elsewhere = [i for i, peer in sorted(leader.peers.items()) if peer.host != host]
+    deputy = elsewhere[0] if elsewhere else 1  # who speaks if process 0 dies, perhaps with its host
+    for i, peer in leader.peers.items():
+        peer.send(welcome=f"process 0 (pid {os.getpid()} on {host})", speaks=i == deputy)
+    _watch = leader
+
+
+def follow(host: str, port: int, token: str, process_id: int, seconds: float) -> None:
+    """Starts the watch in any other process; JobLost where process 0 does not answer."""
+    global _watch
+    try:
+        leader = Peer(socket.create_connection((host, port), timeout=seconds), "process 0")
+    except OSError as error:
+        raise JobLost(f"cluster: process 0 does not answer at {host}:{port}: {error.strerror or error}") from error
+    leader.connection.settimeout(None)
+    follower = Follower(leader)
+    leader.send(token=token, process_id=process_id, host=socket.gethostname(), pid=os.getpid())
+    if not follower.wait_for(lambda: follower.welcome, seconds):
+        raise JobLost(f"cluster: process 0 at {host}:{port} did not answer in {seconds:.0f} s")
+    _watch = follower
+
+
+def agree(facts: dict, seconds: float) -> None:
+    """Returns when every process has said the same facts; otherwise all end, and the line names what differs."""
+    if _watch is not None:
+        _watch.agree({name: str(value) for name, value in facts.items()}, seconds)
+
+
+def end(text: str, code: int) -> None:
+    """Ends every process of the job with this exit code, and returns only outside a job. Of all that call it, one is
+    heard: `text` is printed once."""
+    if isinstance(_watch, Leader):
+        _watch.fail(text, code)
+        time.sleep(60)  # the watch ends this process
+    elif _watch is not None:
+        _watch.end(text, code)
+
+
+def say_goodbye() -> None:
+    """From here on the end of a connection is no death."""
+    if _watch is not None:
+        _watch.send(goodbye=True)
+
+
+def end_here(text: str, code: int) -> None:
+    """Ends this process alone, at once: what hangs in a collective can be ended in no other way."""
+    _say(text)
+    os._exit(code)
+
+
+def _say(text: str) -> None:
+    sys.stdout.flush()
+    if text:
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,63 @@
+"""The entry point of a Ray job: one process of the run on each node, and all of them again where one was lost.
+
+python -m bigmodel_jax.cluster.ray_driver NODES GPUS_PER_NODE RESTARTS COMMAND ...
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from bigmodel_jax.cluster.peers import LOST
+
+SECONDS_TO_PLACE = 600
+
+
+def main(args: Sequence[str]) -> int:
+    """The run's exit code."""
+    import ray
+    from ray.util.placement_group import placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    nodes, gpus, restarts, command = int(args[0]), int(args[1]), int(args[2]), list(args[3:])
+    ray.init(address="auto")
+    group = placement_group([{"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1}] * nodes, strategy="SPREAD")
+    ray.get(group.ready(), timeout=SECONDS_TO_PLACE)
+
+    def on(bundle: int, function):
+        place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
+        return ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0, scheduling_strategy=place)(function)
+
+    for _ in range(restarts + 1):
+        coordinator = ray.get(on(0, free_address).remote())
+        tasks = [on(i, run).remote(command, os.getcwd(), coordinator, nodes, i) for i in range(nodes)]
+        try:
+            codes = ray.get(tasks)
+        except ray.exceptions.RayError as error:  # a node is gone; the others end by themselves
+            print(f"ray: {str(error).splitlines()[0]}", file=sys.stderr)
+            codes = [LOST]
+        code = next((c for c in codes if c in (1, 2)), max(codes, key=abs))
+        if code in (0, 1, 2):
+            return code
+    return code
+
+
+def free_address() -> str:
+    """This node's address with a free port."""
+    import ray
+
+    with socket.create_server(("", 0)) as server:
+        return f"{ray.util.get_node_ip_address()}:{server.getsockname()[1]}"
+
+
+def run(command: Sequence[str], folder: str, coordinator: str, count: int, process_id: int) -> int:
+    """One process of the run, to its end."""
+    place = ["--cluster.coordinator", coordinator, "--cluster.num_processes", str(count)]
+    return subprocess.run(
+        [*command, *place, "--cluster.process_id", str(process_id)], cwd=folder, check=False
+    ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

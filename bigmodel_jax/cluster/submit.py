@@ -1,0 +1,236 @@
+"""Jobs for engines that exist: the file that one of them reads, from a template that a person can read, and the command
+that submits it.
+
+Every job restarts a run that lost a process (exit code 75) or was told to go, and never one with a mistake or a bug.
+"""
+
+import dataclasses
+import json
+import math
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bigmodel_jax.config import nearest
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+class Tpu(NamedTuple):
+    """What the clouds call one kind of TPU; cores: by which the accelerator type counts, for each chip."""
+
+    gke: str
+    gcloud: str
+    cores: int
+    runtime: str
+
+
+# cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus and cloud.google.com/tpu/docs/runtimes, November 2026.
+TPUS = {
+    "v4": Tpu("tpu-v4-podslice", "v4", 2, "tpu-ubuntu2204-base"),
+    "v5e": Tpu("tpu-v5-lite-podslice", "v5litepod", 1, "v2-alpha-tpuv5-lite"),
+    "v5p": Tpu("tpu-v5p-slice", "v5p", 2, "v2-alpha-tpuv5"),
+    "v6e": Tpu("tpu-v6e-slice", "v6e", 1, "v2-alpha-tpuv6e"),
+}
+CHIPS_PER_HOST = 4
+
+
+class Job(NamedTuple):
+    """file: name of what is written; command: what submits it, with the file's path in the place of FILE."""
+
+    file: str
+    text: str
+    command: Sequence[str]
+
+
+class Run(NamedTuple):
+    """What runs: the config's path, its options, and the run's folder."""
+
+    name: str
+    target: str
+    options: Sequence[str]
+    run_dir: Path
+
+    def command(self, python: str, launcher: str, run_dir: Path | None = None) -> str:
+        folder = str(run_dir or self.run_dir)
+        return shlex.join([python, launcher, "train", self.target, "--run_dir", folder, *self.options])
+
+
+# ------------------------------------------------------------------------------------------------ SLURM
+
+
+@dataclasses.dataclass(frozen=True)
+class Slurm:
+    nodes: int = 1
+    tasks_per_node: int = 1  # processes; one has all of its node's devices, several have one each
+    gpus_per_node: int = 0
+    time: str = ""  # limit as SLURM writes it, e.g. 24:00:00; empty: the partition's
+    partition: str = ""
+    account: str = ""
+    sbatch: str = ""  # further options of sbatch, e.g. "--qos=high --constraint=h100"
+    grace: int = 120  # seconds before the limit at which the run saves and goes back into the queue
+    restarts: int = 100
+
+    def job(self, run: Run) -> Job:
+        options = [f"--{name}={value}" for name in ("time", "partition", "account") if (value := getattr(self, name))]
+        options += [f"--gpus-per-node={self.gpus_per_node}"] if self.gpus_per_node else []
+        lines = [f"#SBATCH {option}" for option in [*options, *shlex.split(self.sbatch)]]
+        run = run._replace(target=str(Path(run.target).absolute()), run_dir=run.run_dir.absolute())
+        text = fill(
+            "slurm.sbatch",
+            **dataclasses.asdict(self) | {"options": "\n".join(lines)},
+            name=run.name,
+            run_dir=run.run_dir,
+            folder=shlex.quote(str(Path.cwd())),
+            command=run.command(sys.executable, str(Path(sys.argv[0]).absolute())),
+        )
+        return Job("job.sbatch", text, ("sbatch", "FILE"))
+
+
+# ------------------------------------------------------------------------------------------------ Kubernetes
+
+
+@dataclasses.dataclass(frozen=True)
+class Kubernetes:
+    image: str = ""  # a container image with this project in `workdir` and its Python on the path
+    nodes: int = 0  # pods; 0: one, or those of one TPU slice
+    gpus_per_node: int = 0
+    topology: str = ""  # a TPU slice, e.g. v5e:4x4
+    claim: str = ""  # a PersistentVolumeClaim that holds the runs; all pods must reach it
+    mount: str = "/runs"  # where it is mounted
+    workdir: str = "/app"
+    namespace: str = "default"
+    grace: int = 120  # seconds that a pod has to save when its node is taken
+    restarts: int = 100
+
+    def job(self, run: Run) -> Job:
+        if not self.image:
+            raise ValueError("submit: --image is missing: the container image that the pods run")
+        if self.topology and self.gpus_per_node:
+            raise ValueError(f"submit: --topology {self.topology} is of TPUs: --gpus_per_node does not go with it")
+        name = re.sub(r"[^a-z0-9-]+", "-", run.name.lower()).strip("-")[:40]
+        claimed = bool(self.claim)
+        values = dataclasses.asdict(self) | {
+            "name": name,
+            "script": run.command("python", "launch.py", None if not claimed else Path(self.mount) / name),
+            "mounts": f"- {{name: runs, mountPath: {self.mount}}}" if claimed else "",
+            "volumes": f"- name: runs\n  persistentVolumeClaim: {{claimName: {self.claim}}}" if claimed else "",
+        }
+        values["script"] = fill("pod.sh", command=values["script"])
+        if self.topology:
+            tpu = slice_of(self.topology, self.nodes)
+            text = fill("jobset_tpu.yaml", **values | tpu | {"accelerator": tpu["gke"]})
+        else:
+            limits = json.dumps({"nvidia.com/gpu": self.gpus_per_node} if self.gpus_per_node else {})
+            text = fill("jobset_gpu.yaml", **values | {"nodes": self.nodes or 1, "limits": limits})
+        return Job("jobset.yaml", text, ("kubectl", "apply", "-f", "FILE"))
+
+
+def slice_of(topology: str, nodes: int) -> dict[str, Any]:
+    """What a TPU topology such as "v5e:4x4" is made of, and how many slices `nodes` hosts are (0: one slice)."""
+    kind, _, shape = topology.partition(":")
+    if kind not in TPUS:
+        raise ValueError(
+            f"submit: --topology {topology!r}: there is {', '.join(TPUS)}{nearest(kind, TPUS)}, as v5e:4x4"
+        )
+    if not re.fullmatch(r"\d+x\d+(x\d+)?", shape):
+        raise ValueError(f"submit: --topology {topology!r}: the shape is not like 4x4 or 4x4x8")
+    chips = math.prod(map(int, shape.split("x")))
+    hosts = max(1, chips // CHIPS_PER_HOST)
+    if nodes % hosts:
+        raise ValueError(f"submit: --nodes {nodes} is no multiple of the {hosts} hosts of a {topology} slice")
+    tpu = TPUS[kind]
+    return {
+        "topology": shape,
+        "hosts": hosts,
+        "chips_per_host": min(CHIPS_PER_HOST, chips),
+        "slices": max(1, nodes // hosts),
+        "gke": tpu.gke,
+        "runtime": tpu.runtime,
+        "accelerator": f"{tpu.gcloud}-{chips * tpu.cores}",
+    }
+
+
+# ------------------------------------------------------------------------------------------------ Google Cloud
+
+
+@dataclasses.dataclass(frozen=True)
+class Gcloud:
+    topology: str = ""  # a TPU slice, e.g. v5e:4x4
+    nodes: int = 0  # hosts; 0: those of one slice
+    project: str = ""
+    zone: str = ""
+    folder: str = "bigmodel_jax"  # where this project lies on the hosts
+    runs: str = "runs"  # a folder that all hosts share (Filestore, Cloud Storage FUSE)
+    spot: bool = False
+    gke_cluster: str = ""  # a GKE cluster: the job goes there through xpk
+    image: str = ""  # of the container, with gke_cluster
+    restarts: int = 100
+
+    def job(self, run: Run) -> Job:
+        for name in ("topology", "project", "zone", *(("image",) if self.gke_cluster else ())):
+            if not getattr(self, name):
+                raise ValueError(f"submit: --{name} is missing")
+        name = re.sub(r"[^a-z0-9-]+", "-", run.name.lower()).strip("-")[:40]
+        values = dataclasses.asdict(self) | slice_of(self.topology, self.nodes) | {"name": name}
+        train = run.command("python", "launch.py", Path(self.runs) / run.name)
+        if self.gke_cluster:
+            return Job("xpk.sh", fill("xpk.sh", **values | {"command": shlex.quote(train)}), ("bash", "FILE"))
+        slices = values["slices"]
+        values |= {
+            "nodes": f"--node-id {name}" if slices == 1 else f"--node-count {slices} --node-prefix {name}",
+            "options": " --spot" if self.spot else "",
+            "command": fill("host.sh", folder=shlex.quote(self.folder), restarts=self.restarts, command=train),
+        }
+        return Job("gcloud.sh", fill("gcloud.sh", **values), ("bash", "FILE"))
+
+
+# ------------------------------------------------------------------------------------------------ Ray
+
+
+@dataclasses.dataclass(frozen=True)
+class Ray:
+    nodes: int = 1
+    gpus_per_node: int = 0
+    address: str = "http://127.0.0.1:8265"  # of the cluster's dashboard
+    folder: str = ""  # where this project lies on every node; empty: this folder, which all nodes share
+    restarts: int = 100
+
+    def job(self, run: Run) -> Job:
+        """The keyword arguments of ray.job_submission.JobSubmissionClient.submit_job, as JSON."""
+        driver = ["python", "-m", "bigmodel_jax.cluster.ray_driver", str(self.nodes), str(self.gpus_per_node)]
+        run = run._replace(run_dir=run.run_dir.absolute())
+        command = f"{shlex.join([*driver, str(self.restarts)])} {run.command('python', 'launch.py')}"
+        request = {
+            "entrypoint": f"cd {shlex.quote(self.folder or str(Path.cwd()))} && exec {command}",
+            "entrypoint_num_cpus": 0,
+            "metadata": {"run": run.name},
+        }
+        return Job("ray_job.json", json.dumps(request, indent=2) + "\n", ("ray", self.address, "FILE"))
+
+
+def send_to_ray(address: str, file: str) -> str:
+    """Submits through Ray's own client; returns the submission's id. ValueError where Ray is not installed."""
+    try:
+        from ray.job_submission import JobSubmissionClient
+    except ImportError as error:
+        raise ValueError("submit: --run needs Ray here: uv pip install 'ray[default]'") from error
+    return JobSubmissionClient(address).submit_job(**json.loads(Path(file).read_text()))
+
+
+ENGINES: dict[str, Callable[[], Any]] = {"slurm": Slurm, "kubernetes": Kubernetes, "ray": Ray, "gcloud": Gcloud}
+
+
+def fill(template: str, **values: Any) -> str:
+    """The template with each {{name}} replaced; a value of several lines keeps the place's indentation. A line that
+    becomes empty goes."""
+    lines = []
+    for line in (TEMPLATES / template).read_text().splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        filled = re.sub(r"\{\{(\w+)\}\}", lambda m: str(values[m[1]]).rstrip("\n"), line)
+        if filled.strip() or not line.strip():
+            lines.append(filled.replace("\n", f"\n{indent}"))
+    return "\n".join(lines) + "\n"

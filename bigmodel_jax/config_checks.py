@@ -1,0 +1,160 @@
+"""Whatever can be known to be wrong with a config before data is opened or anything is compiled."""
+
+import dataclasses
+import difflib
+import importlib.util
+import math
+import typing
+from typing import Any, Literal
+
+from bigmodel_jax.config import Config, check_parts, nearest
+from bigmodel_jax.core import params
+from bigmodel_jax.core.sharding import AXES, Rules, axis_names, factor
+
+
+def validate(config: Config, num_devices: int | None = None) -> None:
+    """Raises ValueError for whatever can be known to be wrong before data is opened or anything is compiled."""
+    check_parts(config)
+    check_types(config)
+    positive = {
+        "train.steps": config.train.steps,
+        "train.batch_size": config.train.batch_size,
+        "train.microbatches": config.train.microbatches,
+        "train.log_every": config.train.log_every,
+        "checkpoint.keep": config.checkpoint.keep,
+    }
+    zero_or_more = {
+        "train.seed": config.train.seed,
+        "data.max_bad_records": config.data.max_bad_records,
+        "eval.every": config.eval.every,
+        "eval.batch_size": config.eval.batch_size,
+        "checkpoint.every": config.checkpoint.every,
+    }
+    for name, value in (positive | zero_or_more).items():
+        least = 1 if name in positive else 0
+        if value < least:
+            raise ValueError(f"{name} = {value}; it must be {least} or more")
+    config.optim.validate(config.train.steps)
+    _check_rules(config.parallel.rules)
+    config.model.validate(config.parallel)
+    for path, param in params.paths(config.model.make().spec).items():
+        if not all(size > 0 for size in param.shape):
+            raise ValueError(f"model: parameter {path} would have shape {param.shape}; every size must be 1 or more")
+    _check_batch(config, num_devices)
+    _check_metric(config)
+    for name in config.report.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"report.trackers = {name!r}: the package is not installed; uv pip install {name}")
+
+
+def check_types(config: Any, prefix: str = "") -> None:
+    """Raises ValueError for a field whose value is not of its declared scalar type, or not one of its choices.
+
+    The command line cannot produce such a value; a Python file can.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint, name = getattr(config, field.name), hints[field.name], f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            check_types(value, f"{name}.")
+        elif typing.get_origin(hint) is tuple:
+            inner = typing.get_args(hint)[0]
+            for item in value:
+                _check_scalar(name, item, inner)
+        else:
+            _check_scalar(name, value, hint)
+
+
+def _check_scalar(name: str, value: Any, hint: Any) -> None:
+    if typing.get_origin(hint) is Literal:
+        allowed = typing.get_args(hint)
+        if value not in allowed:
+            listed = ", ".join(map(repr, allowed))
+            raise ValueError(f"{name} = {value!r}; allowed: {listed}{nearest(str(value), map(str, allowed))}")
+    elif hint in (int, float, str, bool):
+        accepted = (int, float) if hint is float else hint
+        if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+            raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}; it must be {hint.__name__}")
+
+
+def _check_rules(rules: Rules) -> None:
+    for field in dataclasses.fields(rules):
+        value = getattr(rules, field.name)
+        for axis in () if value is None else (value,) if isinstance(value, str) else value:
+            if axis not in AXES:
+                raise ValueError(
+                    f"parallel.rules.{field.name} = {axis!r}; allowed: {', '.join(AXES)}{nearest(str(axis), AXES)}"
+                )
+
+
+def _check_batch(config: Config, num_devices: int | None) -> None:
+    if num_devices is None:
+        return
+    sizes = dict(zip(AXES, factor(config.parallel, num_devices), strict=True))
+    if config.parallel.strategy == "pmap" and num_devices != sizes["data"]:
+        raise ValueError("parallel.strategy = 'pmap' is data-parallel only: every axis but parallel.data must be 1")
+    if config.parallel.strategy == "pmap" and config.parallel.offload_optimizer:
+        raise ValueError("parallel.offload_optimizer = True needs parallel.strategy = 'jit'")
+    stages = sizes["stage"]
+    _check_pipeline(config, stages)
+    # A pipeline cuts the batch of all its stages into microbatches, and each of these over the other axes.
+    axes = [a for a in axis_names(config.parallel.rules.batch) if sizes[a] > 1 and not (a == "stage" and stages > 1)]
+    shards = math.prod(sizes[a] for a in axes)
+    pieces = [f"{shards} data shards ({' x '.join(f'parallel.{a}' for a in axes) or 'parallel.data'})"]
+    if stages > 1:
+        microbatches = config.parallel.pipeline_microbatches or stages
+        shards *= microbatches
+        pieces.append(f"parallel.pipeline_microbatches = {microbatches}")
+    for name, value, more in (
+        ("train.batch_size", config.train.batch_size, config.train.microbatches),
+        ("eval.batch_size", config.eval.batch_size, 1),
+    ):
+        if value % (shards * more):
+            product = " x ".join([*pieces, *([f"train.microbatches = {more}"] if more > 1 else [])])
+            raise ValueError(f"{name} = {value} is not divisible by {shards * more} = {product}")
+
+
+def _check_pipeline(config: Config, stages: int) -> None:
+    """Raises ValueError where layers or microbatches do not make up the pipeline."""
+    parallel, rounds = config.parallel, config.parallel.pipeline_rounds
+    if parallel.pipeline_microbatches < 0 or rounds < 1:
+        wrong, least = ("rounds", 1) if rounds < 1 else ("microbatches", 0)
+        value = getattr(parallel, f"pipeline_{wrong}")
+        raise ValueError(f"parallel.pipeline_{wrong} = {value}; it must be {least} or more")
+    if stages == 1:
+        if rounds > 1 or parallel.pipeline_microbatches > 1:
+            raise ValueError(
+                "parallel.pipeline_microbatches and parallel.pipeline_rounds need parallel.stage of 2 or more"
+            )
+        return
+    if parallel.pipeline_microbatches % stages:
+        raise ValueError(
+            f"parallel.pipeline_microbatches = {parallel.pipeline_microbatches} is not a multiple of "
+            f"parallel.stage = {stages}"
+        )
+    if "stage" not in axis_names(parallel.rules.batch):
+        raise ValueError(
+            f"parallel.rules.batch = {parallel.rules.batch}: with parallel.stage = {stages} the batch lies on 'stage', too"
+        )
+    spec = params.paths(config.model.make().spec)
+    layers = {path: p.shape[p.axes.index("layers")] for path, p in spec.items() if "layers" in p.axes}
+    if not layers:
+        raise ValueError(
+            f"parallel.stage = {stages}: {type(config.model).__name__} has no stack of equal layers to cut"
+        )
+    for path, num in layers.items():
+        if num % (stages * rounds):
+            product = f"parallel.stage = {stages}" + (f" x parallel.pipeline_rounds = {rounds}" if rounds > 1 else "")
+            stack = path.split("/")[0] if path.split("/")[0] != "layers" else "the model"
+            raise ValueError(f"the {num} layers of {stack} are not divisible by {product}")
+
+
+def _check_metric(config: Config) -> None:
+    metric = config.checkpoint.best_metric
+    known = [f"eval/{name}" for name in config.objective.metric_names()]
+    if metric and metric not in known:
+        near = difflib.get_close_matches(metric, known, n=1, cutoff=0)
+        raise ValueError(
+            f"checkpoint.best_metric = {metric!r} is not a metric of {type(config.objective).__name__}; "
+            f"allowed: {', '.join(known)}. Perhaps you meant: {near[0]!r}"
+        )

@@ -1,0 +1,60 @@
+"""Several processes, one program: what process 0 alone does, and what all must agree on before they go on.
+
+Through JAX's coordination service and not by collectives: a process may then be late by minutes, because it prepares
+the data or compiles, where a collective of gloo's gives up after 30 s. In a run of one process each function is what its
+plain body would be. Every process makes these calls in the same order.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import jax
+
+WAIT_MS = 24 * 3600 * 1000  # a process that dies is missed by cluster/peers.py, not by a timeout here
+_calls = itertools.count()
+
+
+def _service():
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def first() -> bool:
+    """Whether this is process 0, which writes and prints."""
+    return jax.process_index() == 0
+
+
+def meet(name: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        _service().wait_at_barrier(f"bigmodel_jax/{name}/{next(_calls)}", WAIT_MS)
+
+
+def from_first(value: int) -> int:
+    """Process 0's value in every process: two hosts may see a shared folder at different moments."""
+    if jax.process_count() == 1:
+        return value
+    key = f"bigmodel_jax/value/{next(_calls)}"
+    if first():
+        _service().key_value_set(key, str(value))
+        return value
+    return int(_service().blocking_key_value_get(key, WAIT_MS))
+
+
+def failed(here: bool) -> int | None:
+    """The first process in which something failed, the same answer in all; None where it went well everywhere."""
+    if jax.process_count() == 1:
+        return 0 if here else None
+    folder = f"bigmodel_jax/failed/{next(_calls)}/"
+    if here:
+        _service().key_value_set(f"{folder}{jax.process_index()}", "")
+    meet("failed")
+    return min((int(key.rpartition("/")[2]) for key, _ in _service().key_value_dir_get(folder)), default=None)
+
+
+def in_turn[T](name: str, make: Callable[[], T]) -> T:
+    """`make()` in process 0 and then in the others, which find on disk what it has prepared."""
+    made = make() if first() else None
+    meet(name)
+    return made if first() else make()

@@ -1,0 +1,31 @@
+"""Pictures from files to arrays."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def read(path: Path) -> np.ndarray:
+    """A picture file as (H, W, 3) uint8; what is transparent lies on white. ValueError for a file that is no picture."""
+    try:
+        with Image.open(path) as file:
+            picture = file.convert("RGBA")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # each format has its own
+        raise ValueError(f"{path} is not a readable picture ({str(error)[:100]})") from None
+    white = Image.new("RGBA", picture.size, "white")
+    return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
+
+
+def square(image: np.ndarray, size: int) -> np.ndarray:
+    """(H, W, C) uint8 -> (size, size, C): scaled by its shorter side, cut at the centre, as CLIP's images are."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    cut = image[top : top + side, left : left + side]
+    if side == size:
+        return cut
+    channels = [
+        Image.fromarray(cut[..., c]).resize((size, size), Image.Resampling.BICUBIC) for c in range(cut.shape[2])
+    ]
+    return np.stack([np.asarray(c) for c in channels], axis=2)

@@ -1,0 +1,81 @@
+"""Expert parallelism: tokens travel to the devices that hold their experts, and back, by all-to-all over `expert`
+(GShard, arXiv:2006.16668; DeepSpeed-MoE, arXiv:2201.05596).
+
+The batch lies on the experts' axis as well (`Rules.batch`), so that outside the experts no device repeats another's work.
+Shapes: e devices of the axis, E experts, B batch, C places per expert, D embed, N rows that a device sends.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from bigmodel_jax.core import sharding
+from bigmodel_jax.core.sharding import axis_names, constrain
+
+
+def axes(num_experts: int, num_rows: int) -> tuple[str, ...]:
+    """The mesh axes that experts and batch share, () where no token has to travel."""
+    mesh = sharding.current_mesh()
+    if mesh is None:
+        return ()
+    experts = axis_names(sharding.fitting_spec((num_experts,), "experts")[0])
+    shared = set(experts) <= set(axis_names(sharding.fitting_spec((num_rows,), "batch")[0]))
+    return tuple(a for a in experts if mesh.shape[a] > 1) if shared else ()
+
+
+def to_experts(x_EBCD: jax.Array) -> jax.Array:
+    """Cut along the batch -> cut along the experts: each device's places for all experts, to the experts' devices."""
+    travelling = axes(*x_EBCD.shape[:2])
+    return constrain(_swap(x_EBCD, travelling, 0, 1), "experts", "batch", None, None)
+
+
+def to_rows(x_EBCD: jax.Array) -> jax.Array:
+    """The way back of `to_experts`."""
+    travelling = axes(*x_EBCD.shape[:2])
+    return _swap(x_EBCD, travelling, 1, 0)
+
+
+def _swap(x_EBCD, travelling, cut, joined):
+    if not travelling:
+        return x_EBCD
+    batch = axis_names(sharding.fitting_spec(x_EBCD.shape[1:2], "batch")[0])
+    by_batch, by_expert = P(None, batch), P(travelling, tuple(a for a in batch if a not in travelling))
+
+    def exchange(x):
+        return jax.lax.all_to_all(x, travelling, cut, joined, tiled=True)
+
+    specs = (by_batch, by_expert) if cut == 0 else (by_expert, by_batch)
+    mesh = sharding.current_mesh()
+    return jax.shard_map(exchange, mesh=mesh, in_specs=specs[:1], out_specs=specs[1], check_vma=False)(x_EBCD)
+
+
+def send(rows_ND: jax.Array, sizes: jax.Array, bound: int, length: int, axis: tuple[str, ...]) -> jax.Array:
+    """Inside `shard_map`: this device's rows, sorted by the device they go to, to those devices -> (length, D), sorted by
+    the device they came from, 0 past the last one.
+
+    sizes (e, e) int32: rows from each device to each; bound: no device sends another more; length: no device gets more.
+    """
+    me = jax.lax.axis_index(axis)
+    starts, ends = _starts(sizes, 1)[me], _starts(sizes, 0)[me]
+    mesh = sharding.current_mesh()
+    if mesh.devices.flat[0].platform != "cpu":
+        out = jnp.zeros((length, rows_ND.shape[1]), rows_ND.dtype)
+        name = axis[0] if len(axis) == 1 else axis
+        return jax.lax.ragged_all_to_all(rows_ND, out, starts, sizes[me], ends, sizes[:, me], axis_name=name)
+    # XLA's CPU backend has no ragged exchange: every pair of devices exchanges `bound` rows.
+    place = jnp.arange(bound)
+    padded = _rows(rows_ND, starts[:, None] + place, place < sizes[me][:, None])
+    received = jax.lax.all_to_all(padded, axis, 0, 0, tiled=True)
+    came, i = sizes[:, me], jnp.arange(length)
+    peer = jnp.minimum(jnp.searchsorted(jnp.cumsum(came), i, side="right"), len(came) - 1)
+    place = i - _starts(came, 0)[peer]
+    return _rows(received.reshape(-1, rows_ND.shape[1]), peer * bound + place, i < came.sum())
+
+
+def _starts(sizes: jax.Array, dim: int) -> jax.Array:
+    return jnp.cumsum(sizes, axis=dim) - sizes
+
+
+def _rows(x_ND, numbers, present):
+    """Rows by number, 0 where not present."""
+    return jnp.where(present[..., None], x_ND[jnp.clip(numbers, 0, len(x_ND) - 1)], jnp.zeros((), x_ND.dtype))

@@ -1,0 +1,220 @@
+"""Pipeline parallelism over the `stage` axis: GPipe (arXiv:1811.06965) and, with several rounds, the interleaved
+schedule (arXiv:2104.04473), also called circular.
+
+All stages compute at once, each its own layers on its own microbatch: one program over a leading dimension that lies on
+`stage`. After every tick a microbatch moves on to the next stage, and from the last to the first for its next round.
+Microbatches enter in waves of as many as there are stages, and a wave goes all its rounds before the next one enters, so
+that none ever waits. Of `ticks` ticks a stage idles in n - 1, a share of (n - 1) / (m r + n - 1).
+
+Shapes: n stages, r rounds, l layers of a stage in one round, m microbatches, k = m / n waves, b rows of a microbatch.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bigmodel_jax.core import sharding
+
+OF_ROUND = "weights of the round"
+
+
+def active() -> bool:
+    """Whether the step being traced is for a mesh of several stages."""
+    mesh, _, parallel = sharding.current()
+    return parallel is not None and parallel.stage != 1 and mesh.shape["stage"] > 1
+
+
+def ticks(stages: int, microbatches: int, rounds: int) -> int:
+    return microbatches * rounds + stages - 1
+
+
+def run(layers: Callable, stacked: Any, x: Any, xs: Any, shared: tuple) -> tuple[Any, Any]:
+    """`layers(stacked, x, xs, shared=...) -> (x, ys)`, a scan over layers, cut into stages; same arguments, same results.
+
+    Every leaf of x and `shared` has the batch as its dimension 0, and a microbatch takes its rows of each. ys are sums over
+    rows: those of the microbatches are added. Keys of random numbers in xs differ by microbatch.
+    """
+    mesh, _, parallel = sharding.current()
+    n, r = mesh.shape["stage"], parallel.pipeline_rounds
+    m = parallel.pipeline_microbatches or n
+    stacked = jax.tree.map(lambda w: _pin(deal(w, n, r), 1), stacked)
+    xs = jax.tree.map(lambda w: _pin(w.reshape(r, n, -1, *w.shape[1:]), 1), xs)
+    # What is shared twice travels once.
+    x_leaves, x_tree = jax.tree.flatten(x)
+    shared_leaves, shared_tree = jax.tree.flatten(shared)
+    distinct = list({id(leaf): leaf for leaf in shared_leaves}.values())
+    places = [next(i for i, d in enumerate(distinct) if d is leaf) for leaf in shared_leaves]
+
+    def stage(number, weights, xs, x, travelling):
+        """What one stage does in one tick; number: of the microbatch, its round."""
+        microbatch, round_ = number
+        of_round = jax.tree.map(lambda w: w[0] if r == 1 else w[round_], (weights, xs))
+        weights, xs = checkpoint_name(of_round[0], OF_ROUND), _own_keys(of_round[1], microbatch)
+        shared = jax.tree.unflatten(shared_tree, [travelling[i] for i in places])
+        out, ys = layers(weights, jax.tree.unflatten(x_tree, x), xs, shared=shared)
+        return jax.tree.leaves(out), ys
+
+    if parallel.pipeline_remat:
+        stage = jax.checkpoint(stage, prevent_cse=False)
+    elif r > 1:  # the copy of a round's weights is not kept for every tick
+        kept = jax.checkpoint_policies.save_anything_except_these_names(OF_ROUND)
+        stage = jax.checkpoint(stage, prevent_cse=False, policy=kept)
+    stages = jax.vmap(stage, in_axes=(0, 1, 1, 0, 0), spmd_axis_name="stage")
+    with _inside():
+        compute = lambda number, x, travelling: stages(number, stacked, xs, x, travelling)  # noqa: E731
+        x_leaves, ys = _schedule(
+            compute, [_home(a, n, m) for a in x_leaves], [_home(a, n, m) for a in distinct], n, m, r
+        )
+    ys = jax.tree.map(lambda y: y.reshape(-1, *y.shape[3:]), ys)
+    return jax.tree.unflatten(x_tree, [_away(a) for a in x_leaves]), ys
+
+
+# ------------------------------------------------------------------------------------------------ schedule
+
+
+def _schedule(compute: Callable, x: list, shared: list, n: int, m: int, r: int) -> tuple[list, Any]:
+    """All ticks; x and shared (n, k, b, ...) -> x after the last layer (n, k, b, ...), ys (r, n, l, ...).
+
+    Microbatch i is at home at stage i % n, the i // n -th there. A wave is taken from home into `inbox`, which turns towards
+    the first stage; what leaves the last stage turns in `outbox` until the whole wave is back at home.
+    """
+    period, stage = n * r, jnp.arange(n)
+
+    def tick(carry, t):
+        state, inbox, out, outbox, ys = carry
+        first = t % period  # how far the first stage is in its wave
+        wave = jnp.minimum(t // period, m // n - 1)
+        inbox = [jnp.where(first == 0, _slot(a, wave), b) for a, b in zip(home, inbox, strict=True)]
+        entering = (stage == 0) & (first < n)
+        state = [_where(entering, a, b) for a, b in zip(inbox, state, strict=True)]
+        # Place of each stage in the order of all (wave, round, microbatch).
+        place = t - stage
+        valid = (place >= 0) & (place < m * r)
+        place = jnp.clip(place, 0, m * r - 1)
+        round_ = place % period // n
+        done, new_ys = compute((place // period * n + place % n, round_), state[: len(x)], state[len(x) :])
+        at_round = (jnp.arange(r)[:, None] == round_) & valid
+        ys = jax.tree.map(lambda a, y: a + _where(at_round, y[None], jnp.zeros_like(y[None])), ys, new_ys)
+        outbox = [_where(stage == n - 1, a, b) for a, b in zip(done, outbox, strict=True)]
+        # Written at every tick: the wave's last one stays.
+        out = [
+            jax.lax.dynamic_update_index_in_dim(a, b, place[-1] // period, 1) for a, b in zip(out, outbox, strict=True)
+        ]
+        state = [_turn(a, 1) for a in [*done, *state[len(x) :]]]
+        return (state, [_turn(a, -1) for a in inbox], out, [_turn(a, -1) for a in outbox], ys), None
+
+    home = x + shared
+    # Stages that wait compute on rows of the batch, not on zeros: whatever they find is finite, and left out.
+    waiting = [_slot(a, 0) for a in home]
+    _, of_tick = jax.eval_shape(compute, (stage, stage), waiting[: len(x)], waiting[len(x) :])
+    ys = jax.tree.map(lambda y: _pin(jnp.zeros((r, *y.shape), y.dtype), 1), of_tick)
+    carry = (waiting, waiting, x, waiting[: len(x)], ys)
+    (_, _, out, _, ys), _ = jax.lax.scan(tick, carry, jnp.arange(ticks(n, m, r)))
+    return out, ys
+
+
+def _slot(a: jax.Array, wave: jax.Array | int) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(a, wave, 1, keepdims=False)
+
+
+def _where(of_stage: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.where(of_stage.reshape(*of_stage.shape, *[1] * (b.ndim - of_stage.ndim)), a, b)
+
+
+def _turn(a: jax.Array, by: int) -> jax.Array:
+    """Every stage's piece to the stage `by` further on, around: one collective-permute."""
+    mesh, _, _ = sharding.current()
+    n = mesh.shape["stage"]
+    pairs = [(i, (i + by) % n) for i in range(n)]
+    turn = functools.partial(jax.lax.ppermute, axis_name="stage", perm=pairs)
+    return jax.shard_map(turn, mesh=mesh, in_specs=P("stage"), out_specs=P("stage"), axis_names={"stage"})(a)
+
+
+def _own_keys(xs: Any, microbatch: jax.Array) -> Any:
+    """Keys of random numbers (l,) folded with the microbatch's number; everything else as it is."""
+
+    def own(leaf):
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return jax.vmap(jax.random.fold_in, (0, None))(leaf, microbatch)
+
+    return jax.tree.map(own, xs)
+
+
+# ------------------------------------------------------------------------------------------------ layout
+
+
+def _inside():
+    """Inside the layers the rows of a microbatch lie on the axes that are left, and there is no second pipeline."""
+    mesh, rules, parallel = sharding.current()
+    batch = tuple(axis for axis in sharding.axis_names(rules.batch) if axis != "stage")
+    rules = dataclasses.replace(rules, batch=batch)
+    return sharding.use(mesh, rules, dataclasses.replace(parallel, stage=1))
+
+
+def _pin(a: jax.Array, dim: int, *more: Any) -> jax.Array:
+    """Dimension `dim` on the stages; those after it as `more` says, all others as the compiler finds best."""
+    mesh, _, _ = sharding.current()
+    free = P.UNCONSTRAINED
+    spec = [free] * dim + ["stage", *more] + [free] * (a.ndim - dim - 1 - len(more))
+    return jax.lax.with_sharding_constraint(a, NamedSharding(mesh, P(*spec)))
+
+
+def _home(a: jax.Array, n: int, m: int) -> jax.Array:
+    """(B, ...) -> (n, k, b, ...); each device keeps the rows it holds."""
+    a = a.reshape(n, a.shape[0] // m, m // n, *a.shape[1:])
+    return _pin(jnp.moveaxis(a, 2, 1), 0, None, sharding.fitting_spec(a.shape[1:2], "batch")[0])
+
+
+def _away(a: jax.Array) -> jax.Array:
+    a = jnp.moveaxis(a, 1, 2)
+    return a.reshape(-1, *a.shape[3:])
+
+
+def deal(w: jax.Array, n: int, r: int) -> jax.Array:
+    """Layers (L, ...), stored in their order over the stages, to (r, n, l, ...): round j of stage s has group j n + s.
+
+    Stored so, a run can go on with other stages and rounds. With several rounds the groups change hands, once a step: a
+    stage sends at most all it holds, the part of it that the other axes leave it.
+    """
+    w = w.reshape(n, r, -1, *w.shape[1:])
+    if r == 1:
+        return jnp.swapaxes(w, 0, 1)
+    mesh, _, _ = sharding.current()
+
+    def here(w, number):
+        out = jnp.zeros_like(w[0])
+        for pairs, slots, new_slots in moves(n, r):
+            piece = w[0, jnp.asarray(slots)[number[0]]]
+            if any(a != b for a, b in pairs):
+                piece = jax.lax.ppermute(piece, "stage", pairs)
+            out = out.at[jnp.asarray(new_slots)[number[0]]].set(piece, mode="drop")
+        return out[:, None]
+
+    options = {"mesh": mesh, "axis_names": {"stage"}, "check_vma": False}
+    return jax.shard_map(here, in_specs=(P("stage"), P("stage")), out_specs=P(None, "stage"), **options)(
+        _pin(w, 0), jnp.arange(n)
+    )
+
+
+def moves(n: int, r: int) -> list[tuple[list[tuple[int, int]], np.ndarray, np.ndarray]]:
+    """The exchanges that `deal` needs: (from, to) pairs, and by stage the slot sent and the slot filled (r: none)."""
+    out = []
+    for distance in range(n):
+        of_stage = [[k for k in range(r) if (s * r + k) % n == (s + distance) % n] for s in range(n)]
+        for i in range(max(map(len, of_stage))):
+            sends = {s: ks[i] for s, ks in enumerate(of_stage) if i < len(ks)}
+            pairs = [(s, (s + distance) % n) for s in sends]
+            slots, new_slots = np.zeros(n, np.int32), np.full(n, r, np.int32)
+            for s, to in pairs:
+                slots[s], new_slots[to] = sends[s], (s * r + sends[s]) // n
+            out.append((pairs, slots, new_slots))
+    return out

@@ -1,0 +1,63 @@
+"""Products with a weight in 8 bits, for training: int8 or float8 operands, sums in int32 or float32.
+
+Both operands are scaled as they come (no calibration, no state): each row of the activations and each column of the weight
+by its own largest value, so that one outlier costs its own row alone. Rounding is straight through: gradients are those of
+the product without it (Bengio et al., arXiv:1308.3432). Of the three products of a training step two are in 8 bits, the
+output and the gradient of the input; the gradient of the weight, whose sum runs over all tokens of the batch and whose
+noise would end in the weights, stays in the dtype of the operands: SwitchBack (Wortsman et al., arXiv:2304.13013).
+float8: values in e4m3, gradients in e5m2 (Micikevicius et al., arXiv:2209.05433). The same scheme, int8 with dynamic
+channel-wise scales, is AQT's (github.com/google/aqt) and Qwix's.
+"""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Kind = Literal["int8", "float8"]
+VALUES = {"int8": jnp.int8, "float8": jnp.float8_e4m3fn}
+GRADIENTS = {"int8": jnp.int8, "float8": jnp.float8_e5m2}
+
+
+def quantize(x: jax.Array, dims: tuple[int, ...], dtype) -> tuple[jax.Array, jax.Array]:
+    """(x / scale in `dtype`, scale): one float32 scale, over `dims`, that the largest value just fits; dims kept as 1."""
+    info = jnp.iinfo(dtype) if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo(dtype)
+    x = x.astype(jnp.float32)
+    top = jnp.max(jnp.abs(x), axis=dims, keepdims=True)
+    scale = jnp.where(top > 0, top / float(info.max), 1.0)
+    x = jnp.clip(x / scale, -float(info.max), float(info.max))
+    return (jnp.round(x) if jnp.issubdtype(dtype, jnp.integer) else x).astype(dtype), scale
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def project(kind: Kind, num_dims: int, x: jax.Array, w: jax.Array) -> jax.Array:
+    """Contracts the last `num_dims` dimensions of x with the first ones of w, as `linear.project` does."""
+    return _forward(kind, num_dims, x, w)[0]
+
+
+def _forward(kind, num_dims, x, w):
+    inner_x, inner_w = tuple(range(x.ndim - num_dims, x.ndim)), tuple(range(num_dims))
+    y = _scaled(quantize(x, inner_x, VALUES[kind]), quantize(w, inner_w, VALUES[kind]), inner_x, inner_w)
+    return y.astype(x.dtype), (x, w)
+
+
+def _backward(kind, num_dims, saved, dy):
+    x, w = saved
+    outer_dy, outer_w = tuple(range(x.ndim - num_dims, dy.ndim)), tuple(range(num_dims, w.ndim))
+    dx = _scaled(quantize(dy, outer_dy, GRADIENTS[kind]), quantize(w, outer_w, VALUES[kind]), outer_dy, outer_w)
+    rows = tuple(range(x.ndim - num_dims))
+    dw = jax.lax.dot_general(x, dy, ((rows, rows), ((), ())), preferred_element_type=jnp.float32)
+    return dx.astype(x.dtype), dw.astype(w.dtype)
+
+
+project.defvjp(_forward, _backward)
+
+
+def _scaled(a, b, contract_a: tuple[int, ...], contract_b: tuple[int, ...]) -> jax.Array:
+    """The product of two quantized arrays in float32: a's free dimensions, then b's."""
+    (a, scale_a), (b, scale_b) = a, b
+    wide = jnp.int32 if a.dtype == jnp.int8 else jnp.float32
+    y = jax.lax.dot_general(a, b, ((contract_a, contract_b), ((), ())), preferred_element_type=wide)
+    scale_a, scale_b = scale_a.squeeze(contract_a), scale_b.squeeze(contract_b)
+    return y.astype(jnp.float32) * scale_a.reshape(*scale_a.shape, *(1,) * scale_b.ndim) * scale_b

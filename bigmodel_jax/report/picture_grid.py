@@ -1,0 +1,27 @@
+"""Generated images as one PNG."""
+
+import math
+import textwrap
+from pathlib import Path
+
+import numpy as np
+
+INCHES = 1.5  # a picture's side
+MOST_COLUMNS = 5
+
+
+def write_grid(path: Path, images: np.ndarray, titles: list[str]) -> None:
+    """Images (N, H, W, 1 or 3) of 0 .. 1 row by row, each under its title; pixels stay squares."""
+    from matplotlib.figure import Figure
+
+    columns = min(MOST_COLUMNS, len(images))
+    rows = math.ceil(len(images) / columns)
+    figure = Figure(figsize=(columns * INCHES, rows * 1.25 * INCHES), layout="constrained", facecolor="white")
+    for axes, image, title in zip(
+        np.ravel(figure.subplots(rows, columns, squeeze=False)), images, titles, strict=False
+    ):
+        axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
+        axes.set_title("\n".join(textwrap.wrap(title, 18)[:2]), fontsize=8)
+    for axes in figure.axes:
+        axes.set_axis_off()
+    figure.savefig(path, dpi=120)

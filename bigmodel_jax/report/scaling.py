@@ -1,0 +1,132 @@
+"""Records of a scaling benchmark read back: series over device counts, their efficiency, where they stop and why.
+
+A record is one point: layout, mode ("weak", "strong"), source ("measured", "planned"), devices, processes,
+batch_size, step_seconds, tokens_per_second, mfu, bytes_by_axis (of one device and step), and what it ran on.
+"""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from bigmodel_jax.report.progress import short
+
+RECORDS_FILE = "scale.jsonl"
+# A step up in devices that brings less than half of what it should is where scaling stops.
+HALF = 0.5
+
+Record = dict[str, Any]
+
+
+class Series(NamedTuple):
+    """Points of one layout, by rising number of devices; `name` tells it from the others of its page."""
+
+    name: str
+    records: list[Record]
+
+
+def read_records(run_dir: Path) -> list[Record]:
+    """The lines of scale.jsonl; ValueError where there is none or a line is broken."""
+    path = Path(run_dir) / RECORDS_FILE
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise ValueError(f"{run_dir} holds no {RECORDS_FILE}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not records:
+        raise ValueError(f"{path} is empty")
+    return records
+
+
+def series_of(records: list[Record], prefix: str = "") -> list[Series]:
+    """The records grouped by whatever is not the number of devices."""
+    groups: dict[tuple, list[Record]] = {}
+    for record in records:
+        per_process = record["processes"] > 1
+        key = (record["layout"], record["mode"], record["source"], record["device_kind"], per_process)
+        groups.setdefault(key, []).append(record)
+    differing = [len({key[i] for key in groups}) > 1 for i in range(5)]
+    out = []
+    for key, group in groups.items():
+        words = [key[0], *(str(k) for k, differs in zip(key[1:4], differing[1:4], strict=True) if differs)]
+        words += ["several processes"] if key[4] and differing[4] else []
+        out.append(Series(prefix + ", ".join(words), sorted(group, key=lambda r: r["devices"])))
+    return out
+
+
+def efficiency(series: Series) -> list[float]:
+    """Throughput a device, as a share of that on the fewest devices; 1 is ideal, weak or strong."""
+    rates = [r["tokens_per_second"] / r["devices"] for r in series.records]
+    return [rate / rates[0] for rate in rates]
+
+
+def verdict(series: Series) -> str:
+    """Where the series stops scaling, and why, in one line."""
+    for before, after in pairwise(series.records):
+        gain = after["tokens_per_second"] / before["tokens_per_second"] - 1
+        if gain < HALF * (after["devices"] / before["devices"] - 1):
+            return (
+                f"{series.name}: scaling stops at {before['devices']}; {after['devices']} devices bring {gain:+.0%} "
+                f"({_reason(after)})"
+            )
+    first, last = series.records[0]["devices"], series.records[-1]["devices"]
+    if first == last:
+        return f"{series.name}: one number of devices"
+    return f"{series.name}: scales to {last} devices, with {efficiency(series)[-1]:.0%} of the efficiency on {first}"
+
+
+def _reason(record: Record) -> str:
+    if record["source"] == "measured" and record["device_kind"] == "cpu":
+        cores = record["environment"]["cpu_cores"]
+        return f"{record['devices']} virtual devices share {cores} cores, which one device uses already"
+    if "bound" in record:
+        return f"bound by {record['bound']}"
+    moved = record["bytes_by_axis"]
+    if not moved:
+        return "no collective moves anything: the devices themselves are slower together"
+    axis = max(moved, key=moved.get)
+    return f"{moved[axis] / 2**20:,.1f} MiB a device and step cross {axis}"
+
+
+COLUMNS = ("Layout", "Devices", "Batch", "Step", "p95", "Throughput", "Efficiency", "MFU", "Moved a device")
+NARROW = tuple(name for name in COLUMNS if name not in ("Batch", "Moved a device"))  # what 80 columns hold
+
+
+def scaling_table(records: list[Record]) -> Table:
+    """What the terminal shows; the page has every column."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in NARROW:
+        table.add_column(name, justify="left" if name == "Layout" else "right")
+    for series in series_of(records):
+        for record, share in zip(series.records, efficiency(series), strict=True):
+            cells = dict(zip(COLUMNS, row(series.name, record, share), strict=True))
+            table.add_row(*(cells[name] for name in NARROW))
+    return table
+
+
+def row(name: str, record: Record, share: float) -> list[str]:
+    """One point as text, by COLUMNS."""
+    processes = f" ({record['processes']} processes)" if record["processes"] > 1 else ""
+    p95 = record.get("step_seconds_p95")
+    moved = ", ".join(f"{axis} {_bytes(n)}" for axis, n in record["bytes_by_axis"].items()) or "-"
+    return [
+        name,
+        f"{record['devices']}{processes}",
+        f"{record['batch_size']:,}",
+        f"{1e3 * record['step_seconds']:,.1f} ms",
+        "-" if p95 is None else f"{1e3 * p95:,.1f} ms",
+        f"{short(record['tokens_per_second'])} {record['unit']}/s",
+        f"{share:.0%}",
+        f"{record['mfu']:.1%}",
+        moved,
+    ]
+
+
+def _bytes(number: float) -> str:
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if number >= size:
+            return f"{number / size:,.1f} {unit}"
+    return f"{number:,.0f} B"

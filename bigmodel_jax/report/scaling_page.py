@@ -1,0 +1,163 @@
+"""scale.html: throughput, efficiency, MFU and bytes over the number of devices, of one benchmark or several."""
+
+from html import escape
+from pathlib import Path
+
+from bigmodel_jax.report import elements
+from bigmodel_jax.report.plot_style import DARK, LIGHT, Theme, label_ends, new_axes, percent_ticks, render, short_tick
+from bigmodel_jax.report.scaling import COLUMNS, Series, efficiency, read_records, row, series_of, verdict
+from bigmodel_jax.report.shell import shell
+
+
+def build_scaling_page(run_dirs: list[Path], output: Path) -> Path:
+    """Writes the page of the benchmarks in `run_dirs`, side by side, and of one its plots; returns `output`."""
+    several = len(run_dirs) > 1
+    found = [(Path(d), read_records(d)) for d in run_dirs]
+    series = [s for d, records in found for s in series_of(records, f"{d.name}: " if several else "")]
+    light, dark = (render(FIGURES, series, theme) for theme in (LIGHT, DARK))
+    if not several:
+        folder = found[0][0] / "plots"
+        folder.mkdir(exist_ok=True)
+        for name, png in light.items():
+            (folder / f"{name}.png").write_bytes(png)
+    title = found[0][0].name if not several else f"{len(found)} scaling benchmarks"
+    output.write_text(shell(title, _body(title, found, series, light, dark)), encoding="utf-8")
+    return output
+
+
+def _body(title, found, series: list[Series], light, dark) -> str:
+    header = f'<header><p class="kicker">Scaling</p><h1>{escape(title)}</h1></header>'
+    verdicts = "".join(f"<li>{escape(verdict(s))}</li>" for s in series)
+    environments = "".join(
+        elements.folded(folder.name, source, elements.definitions(facts))
+        for folder, records in found
+        for source, facts in _environments(records).items()
+    )
+    return "".join(
+        (
+            header,
+            elements.section("Where it stops", elements.panel(f"<ul>{verdicts}</ul>")),
+            elements.section("Curves", f'<div class="figures">{elements.pictures(light, dark)}</div>', NOTE),
+            elements.section("Points", _table(series)),
+            elements.section("Environment", elements.panel(environments)),
+        )
+    )
+
+
+NOTE = (
+    "Medians of windows between two idle devices, warm-up excluded. Dashed: every device as fast as on the fewest. "
+    "Bytes: what one device moves in a step, by mesh axis, read in the compiled program."
+)
+
+
+def _environments(records) -> dict[str, dict]:
+    """What the points ran on, once per source; lists and groups left out."""
+    out = {}
+    for record in records:
+        facts = {k: v for k, v in record.get("environment", {}).items() if v and not isinstance(v, dict)}
+        out.setdefault(record["source"], facts | record.get("environment", {}).get("packages", {}))
+    return out
+
+
+def _table(series: list[Series]) -> str:
+    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
+    body = ""
+    for s in series:
+        for record, share in zip(s.records, efficiency(s), strict=True):
+            first, *rest = row(s.name, record, share)
+            body += f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in rest)}</tr>"
+    return elements.panel(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+
+# ---- figures: (series, theme) -> Figure, or None ----
+
+
+def throughput_figure(series: list[Series], theme: Theme):
+    from matplotlib.ticker import LogLocator
+
+    figure, axes = _device_axes(series, theme, f"Throughput, {series[0].records[0]['unit']} per second")
+    labels = []
+    for i, s in enumerate(series):
+        color = theme.series[i % len(theme.series)]
+        counts = [r["devices"] for r in s.records]
+        rates = [r["tokens_per_second"] for r in s.records]
+        axes.plot(
+            counts, [rates[0] * n / counts[0] for n in counts], color=color, linewidth=1, linestyle="--", alpha=0.6
+        )
+        labels.append(_points(axes, counts, rates, color, s))
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(short_tick)
+    axes.yaxis.set_minor_formatter("")
+    return _legend(figure, axes, labels)
+
+
+def efficiency_figure(series: list[Series], theme: Theme):
+    figure, axes = _device_axes(series, theme, "Efficiency, of that on the fewest devices")
+    labels = []
+    for i, s in enumerate(series):
+        counts = [r["devices"] for r in s.records]
+        labels.append(_points(axes, counts, efficiency(s), theme.series[i % len(theme.series)], s))
+    axes.set_ylim(bottom=0)
+    percent_ticks(axes.yaxis)
+    return _legend(figure, axes, labels)
+
+
+def mfu_figure(series: list[Series], theme: Theme):
+    figure, axes = _device_axes(series, theme, "MFU")
+    labels = []
+    for i, s in enumerate(series):
+        counts, shares = [r["devices"] for r in s.records], [r["mfu"] for r in s.records]
+        labels.append(_points(axes, counts, shares, theme.series[i % len(theme.series)], s))
+    axes.set_ylim(bottom=0)
+    percent_ticks(axes.yaxis)
+    return _legend(figure, axes, labels)
+
+
+def bytes_figure(series: list[Series], theme: Theme):
+    """Stacked bars: a bar per point, a colour per mesh axis."""
+    bars = [(f"{r['devices']}", r["bytes_by_axis"]) for s in series for r in s.records]
+    names = sorted({axis for _, moved in bars for axis in moved})
+    if not names:
+        return None
+    figure, axes = new_axes(theme, "Moved by one device in a step, MiB", xlabel="devices")
+    bottom = [0.0] * len(bars)
+    for i, name in enumerate(names):
+        heights = [moved.get(name, 0) / 2**20 for _, moved in bars]
+        axes.bar(range(len(bars)), heights, bottom=bottom, color=theme.series[i % len(theme.series)], label=name)
+        bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
+    axes.set_xticks(range(len(bars)), [text for text, _ in bars])
+    axes.legend(frameon=False)
+    return figure
+
+
+FIGURES = {
+    "throughput": throughput_figure,
+    "efficiency": efficiency_figure,
+    "mfu": mfu_figure,
+    "bytes": bytes_figure,
+}
+
+
+def _device_axes(series: list[Series], theme: Theme, title: str):
+    figure, axes = new_axes(theme, title, xlabel="devices")
+    counts = sorted({r["devices"] for s in series for r in s.records})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [f"{n:,}" for n in counts])
+    axes.minorticks_off()
+    return figure, axes
+
+
+def _points(axes, x, y, color: str, series: Series) -> tuple[float, str, str]:
+    """A curve through the points, hollow where they are planned; what `label_ends` needs."""
+    face = "none" if series.records[0]["source"] == "planned" else color
+    axes.plot(x, y, color=color, linewidth=2, marker="o", markersize=6, markerfacecolor=face, label=series.name)
+    return float(y[-1]), series.name, color
+
+
+def _legend(figure, axes, labels):
+    """Names at the curves' ends on a linear scale; a legend where the scale is logarithmic or the names are long."""
+    if axes.get_yscale() == "linear" and max(len(text) for _, text, _ in labels) <= 12:
+        return label_ends(figure, axes, labels)
+    axes.legend(frameon=False, fontsize=10)
+    return figure

@@ -1,0 +1,58 @@
+"""The benchmark as a whole: every point measured, or planned where its devices do not exist; records, table and page."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bigmodel_jax import config_file
+from bigmodel_jax.plan.topology import Topology
+from bigmodel_jax.report.scaling import RECORDS_FILE, scaling_table
+from bigmodel_jax.report.scaling_page import build_scaling_page
+from bigmodel_jax.scaling.measure import measure
+from bigmodel_jax.scaling.planned import plan_point
+from bigmodel_jax.scaling.points import Point
+
+
+def scale(
+    points: list[Point], run_dir: Path, *, topologies: Sequence[Topology], windows: int, steps: int, console: Console
+) -> Path:
+    """Measures or plans all points and writes scale.jsonl, a line as soon as a point is done, and scale.html; returns the page.
+
+    A point whose layout does not fit its devices is left out with a line that says why; ValueError where none fits.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    machines = {topology.title: topology for topology in topologies}
+    records = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar, (run_dir / RECORDS_FILE).open("w") as file:
+        task = bar.add_task("", total=len(points))
+        for point in points:
+            bar.update(task, description=f"{point.layout} on {point.topology or point.devices}")
+            try:
+                if point.topology:
+                    found = plan_point(point, machines[point.topology])
+                else:
+                    found = measure(point, windows=windows, steps=steps)
+            except RuntimeError as error:
+                console.print(f"left out: {error}", markup=False, highlight=False, soft_wrap=True)
+            else:
+                records.append(describe(point) | found)
+                file.write(json.dumps(records[-1]) + "\n")
+                file.flush()
+            bar.advance(task)
+    if not records:
+        raise ValueError(f"{run_dir}: not one point could be measured or planned")
+    console.print(scaling_table(records))
+    return build_scaling_page([run_dir], run_dir / "scale.html")
+
+
+def describe(point: Point) -> dict[str, Any]:
+    """What a record says of its point: enough to measure it again."""
+    facts = {f.name: getattr(point, f.name) for f in dataclasses.fields(point) if f.name != "config"}
+    source = "planned" if point.topology else "measured"
+    return facts | {"source": source, "config": config_file.to_json(point.config)}

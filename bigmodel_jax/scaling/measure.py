@@ -1,0 +1,171 @@
+"""One point of a scaling benchmark, measured in processes of its own.
+
+A point needs its own number of devices, which JAX fixes when it starts: the parent never starts it. A child times
+windows of steps on one batch of the config's data that stays on the device. Before the clock of a window starts and
+before it stops, the device is idle; the first window, which warms up, does not count.
+"""
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bigmodel_jax.scaling.points import Point
+
+
+def measure(point: Point, *, windows: int, steps: int) -> dict[str, Any]:
+    """The record of a point. RuntimeError, one line, where its processes fail."""
+    from bigmodel_jax import config_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        job = Path(folder) / "job.json"
+        job.write_text(
+            json.dumps(
+                {
+                    "config": config_file.to_json(point.config),
+                    "devices": point.devices,
+                    "processes": point.processes,
+                    "coordinator": f"127.0.0.1:{_free_port()}",
+                    "windows": windows,
+                    "steps": steps,
+                }
+            )
+        )
+        children = [_start(job, number, point) for number in range(point.processes)]
+        errors = _wait(children)
+        record = job.with_suffix(".record")
+        if not record.is_file():
+            last = (errors.strip().splitlines() or ["no message"])[-1]
+            raise RuntimeError(f"{point.layout} on {point.devices} devices: {last}")
+        return json.loads(record.read_text())
+
+
+def _start(job: Path, number: int, point: Point) -> subprocess.Popen:
+    """A child that measures; where there is no accelerator it sees just its share of virtual devices."""
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(point.devices // point.processes)}
+    command = [sys.executable, "-m", "bigmodel_jax.scaling.measure", str(job), str(number)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def _wait(children: list[subprocess.Popen]) -> str:
+    """Waits for all; what the first that failed said. One that fails takes the others with it."""
+    failed = ""
+    try:
+        while any(child.poll() is None for child in children):
+            if any(child.poll() for child in children):
+                break
+            time.sleep(0.05)
+        failed = next((child.stderr.read() for child in children if child.poll()), "")
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+            child.stderr.close()
+    return failed
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+# ------------------------------------------------------------------------------------------------ the child
+
+
+def child(job_file: Path, number: int) -> None:
+    import jax
+
+    from bigmodel_jax import config_file, runtime
+
+    job = json.loads(job_file.read_text())
+    if job["processes"] > 1:
+        jax.distributed.initialize(job["coordinator"], job["processes"], number, cluster_detection_method="deactivate")
+    runtime.keep_programs()
+    record = record_of(config_file.from_json(job["config"]), job["devices"], job["windows"], job["steps"])
+    if number == 0:
+        unfinished = job_file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(record))
+        unfinished.rename(job_file.with_suffix(".record"))
+
+
+def record_of(config, num_devices: int, windows: int, steps: int) -> dict[str, Any]:
+    """Compiles the step for the first `num_devices` devices, times it, and reads its collectives."""
+    import jax
+
+    from bigmodel_jax.config_checks import validate
+    from bigmodel_jax.core import params, sharding
+    from bigmodel_jax.data import make_iterator
+    from bigmodel_jax.plan.hlo import by_axes, collectives
+    from bigmodel_jax.report.environment import environment
+    from bigmodel_jax.report.throughput import peak_flops, step_flops
+    from bigmodel_jax.training.state import init_state
+    from bigmodel_jax.training.step import make_train_step
+
+    devices = jax.devices()[:num_devices]
+    if len(devices) < num_devices:
+        raise ValueError(f"--devices {num_devices}: only {len(devices)} are present")
+    validate(config, num_devices)
+    mesh = sharding.make_mesh(config.parallel, devices)
+    peak, _ = peak_flops(devices, config.precision.compute)
+    state = init_state(config, mesh)
+    layout = {"mesh": mesh, "rules": config.parallel.rules}
+    batch = next(make_iterator(config.data, batch_size=config.train.batch_size, seed=config.train.seed, **layout))
+    start = time.perf_counter()
+    compiled = make_train_step(config, mesh).lower(state, batch).compile()
+    compile_seconds = time.perf_counter() - start
+    seconds = _time(compiled, state, batch, windows, steps)
+    usage, median = compiled.memory_analysis(), statistics.median(seconds)
+    tokens = batch["tokens"].size if "tokens" in batch else config.train.batch_size
+    flops = step_flops(config, params.merge(state.params, state.frozen), batch)
+    return {
+        "device_kind": devices[0].device_kind,
+        "mesh": {axis: size for axis, size in mesh.shape.items() if size > 1},
+        "batch_size": config.train.batch_size,
+        "unit": "tokens" if "tokens" in batch else "examples",
+        "step_seconds": median,
+        "step_seconds_p95": _percentile(seconds, 0.95),
+        "windows": seconds,
+        "tokens_per_second": tokens / median,
+        "mfu": flops / (median * peak * num_devices) if peak else 0.0,
+        "memory_bytes": usage.argument_size_in_bytes + usage.temp_size_in_bytes,
+        "bytes_by_axis": {
+            " x ".join(axes): n for axes, n in by_axes(collectives(compiled.as_text(), mesh)).items() if n
+        },
+        "compile_seconds": compile_seconds,
+        "environment": environment(),
+    }
+
+
+def _time(compiled, state, batch, windows: int, steps: int) -> list[float]:
+    """Seconds a step of each window; the window before the first one warms up."""
+    import jax
+
+    seconds = []
+    for _ in range(windows + 1):
+        jax.block_until_ready(state)
+        start = time.perf_counter()
+        for _ in range(steps):
+            state, sums = compiled(state, batch)
+        jax.block_until_ready((state, sums))
+        seconds.append((time.perf_counter() - start) / steps)
+    return seconds[1:]
+
+
+def _percentile(values: list[float], share: float) -> float:
+    """The smallest value that `share` of all are not above."""
+    ordered = sorted(values)
+    return ordered[max(0, -(-int(share * 100) * len(ordered) // 100) - 1)]
+
+
+if __name__ == "__main__":
+    try:
+        child(Path(sys.argv[1]), int(sys.argv[2]))
+    except (ValueError, OSError) as error:
+        sys.exit(" ".join(str(error).split()))

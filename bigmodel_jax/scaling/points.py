@@ -1,0 +1,78 @@
+"""What a scaling benchmark measures: a list of points, each a layout on a number of devices and processes."""
+
+import dataclasses
+import difflib
+from typing import Literal
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core.sharding import AXES, ParallelConfig, factor
+from bigmodel_jax.plan.topology import Topology
+
+Mode = Literal["weak", "strong"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """`config` is that of the point: its batch and its mesh. devices: all of them, over `processes`."""
+
+    layout: str
+    devices: int
+    processes: int
+    mode: Mode
+    config: Config
+    topology: str = ""  # planned for this machine instead of measured here
+
+
+def parse_layout(text: str, parallel: ParallelConfig) -> ParallelConfig:
+    """`parallel` with the axes of "fsdp" or "tensor=2,fsdp": an axis without a number takes all remaining devices.
+
+    Without such an axis the data axis takes them. ValueError for an axis that does not exist, or a size that is none.
+    """
+    sizes = dict.fromkeys(AXES, 1)
+    for part in text.split(","):
+        axis, _, number = (piece.strip() for piece in part.partition("="))
+        if axis not in AXES:
+            near = difflib.get_close_matches(axis, AXES, n=1, cutoff=0.5)
+            meant = f" (perhaps you meant {near[0]!r})" if near else ""
+            raise ValueError(f"--layouts {text!r}: axis {axis!r} is unknown{meant}; there is: {', '.join(AXES)}")
+        if number and not (number.isdigit() and int(number)):
+            raise ValueError(f"--layouts {text!r}: {axis} = {number!r}; it must be a whole number of 1 or more")
+        sizes[axis] = int(number) if number else -1
+    if -1 not in sizes.values() and sizes["data"] == 1:
+        sizes["data"] = -1
+    return dataclasses.replace(parallel, **sizes)
+
+
+def planned_points(
+    config: Config, topologies: tuple[Topology, ...], layouts: tuple[str, ...], mode: Mode
+) -> list[Point]:
+    """As `make_points`, of machines that are not here."""
+    names = {t.devices: t.title for t in topologies}
+    points = make_points(config, tuple(names), layouts, mode) if names else []
+    return [dataclasses.replace(point, topology=names[point.devices]) for point in points]
+
+
+def make_points(
+    config: Config, devices: tuple[int, ...], layouts: tuple[str, ...], mode: Mode, processes: int = 1
+) -> list[Point]:
+    """Every layout on every number of devices.
+
+    weak: the batch grows with the devices, `train.batch_size` being that of the smallest number; strong: it stays.
+    ValueError where a number of devices does not fit the processes or a layout.
+    """
+    if min(devices, default=1) < 1:
+        raise ValueError(f"--devices {' '.join(map(str, devices))}: whole numbers of 1 or more are needed")
+    points = []
+    for layout in layouts:
+        parallel = parse_layout(layout, config.parallel)
+        for count in sorted(set(devices)):
+            if count % min(processes, count):
+                raise ValueError(f"--processes {processes} does not divide --devices {count}")
+            factor(parallel, count)
+            rows = config.train.batch_size
+            if mode == "weak":
+                rows = rows * count // min(devices)
+            train = dataclasses.replace(config.train, batch_size=rows)
+            one = dataclasses.replace(config, parallel=parallel, train=train)
+            points.append(Point(layout, count, min(processes, count), mode, one))
+    return points

@@ -1,0 +1,96 @@
+"""Verbs for clusters: submit."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from bigmodel_jax.verbs.base import CONFIG, Verb, parse_config
+
+
+def submit(args: Sequence[str]) -> None:
+    from bigmodel_jax.cluster import submit as jobs
+    from bigmodel_jax.config import nearest, override, validate
+
+    targets, own, options, run_now = sort(args)
+    at = own.index("--engine") if "--engine" in own else -1
+    engine = own[at + 1] if 0 <= at < len(own) - 1 else ""
+    if engine not in jobs.ENGINES:
+        near = nearest(engine, jobs.ENGINES)
+        raise ValueError(f"submit: --engine {engine or 'is missing'}; there is: {', '.join(jobs.ENGINES)}{near}")
+    own = own[:at] + own[at + 2 :]
+    if len(targets) != 1:
+        raise ValueError(f"submit: expected one CONFIG, got {targets}; launch.py submit --help shows how")
+
+    output, own = take(own, "--output")
+    chosen = override(jobs.ENGINES[engine](), own, prog=f"launch.py submit --engine {engine} CONFIG")
+    # Whatever can be wrong with the config is said here and not by the cluster, hours later.
+    config, run_dir = parse_config(Path(targets[0]), options, "submit")
+    validate(config)
+    _, train_options = take(options, "--run_dir")
+    job = chosen.job(jobs.Run(run_dir.name, targets[0], train_options, run_dir))
+    file = Path(output) if output else run_dir / job.file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(job.text)
+    command = [str(file) if part == "FILE" else part for part in job.command]
+    print(file)
+    if not run_now:
+        return
+    if engine == "ray":
+        print(jobs.send_to_ray(*command[1:]))
+        return
+    try:
+        done = subprocess.run(command, check=False)
+    except FileNotFoundError as error:
+        raise ValueError(f"submit: --run needs {command[0]!r} on this machine; {file} is written") from error
+    if done.returncode:
+        raise ValueError(f"submit: {' '.join(command)} failed with exit code {done.returncode}")
+
+
+def sort(args: Sequence[str]) -> tuple[list[str], list[str], list[str], bool]:
+    """(targets, the engine's options, the config's options, whether to run): the config's have a dot in their names."""
+    targets, own, options, run_now, i = [], [], [], False, 0
+    while i < len(args):
+        name = args[i].split("=")[0]
+        if args[i] == "--run":
+            run_now, i = True, i + 1
+        elif not name.startswith("--"):
+            targets, i = [*targets, args[i]], i + 1
+        elif "." in name or name in ("--run_dir", "--run-dir"):
+            end = i + 1
+            while "=" not in args[i] and end < len(args) and not args[end].startswith("--"):
+                end += 1
+            options, i = options + list(args[i:end]), end
+        else:
+            end = i + (1 if "=" in args[i] else 2)
+            own, i = own + list(args[i:end]), end
+    return targets, own, options, run_now
+
+
+def take(options: list[str], name: str) -> tuple[str, list[str]]:
+    """(value of the option, the other options)."""
+    if name not in options[:-1]:
+        return "", options
+    at = options.index(name)
+    return options[at + 1], options[:at] + options[at + 2 :]
+
+
+VERBS = {
+    "submit": Verb(
+        submit,
+        "submit --engine slurm|kubernetes|ray|gcloud CONFIG --nodes N [--run] [options]",
+        "write, and with --run submit, a job for a cluster",
+        f"CONFIG        {CONFIG}\n"
+        "--engine      slurm: an sbatch file; kubernetes: a JobSet; ray: a Ray job; gcloud: the\n"
+        "              commands for TPU hosts, or for xpk\n"
+        "--nodes       hosts, one process on each\n"
+        "--run         submit it, too\n"
+        "--output      the file to write; without it: in the run's folder\n"
+        "--FIELD       any field of the config by its dotted name, and --run_dir: as for train\n\n"
+        "Each engine's own options: launch.py submit --engine ENGINE CONFIG --help\n"
+        "A job saves when it is told to go, goes back into the queue, and resumes.",
+        (
+            "submit --engine slurm configs/lm_tiny.py --nodes 2 --time 04:00:00 --run",
+            "submit --engine kubernetes configs/lm_tiny.py --topology v5e:4x4 --image IMAGE --claim runs",
+        ),
+    ),
+}

@@ -1,0 +1,74 @@
+"""The verb `scale`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from bigmodel_jax.verbs.base import CONFIG, Verb, one_target, run_dir_of
+
+
+def scale(args: Sequence[str]) -> None:
+    target, options = one_target("scale", args)
+    from bigmodel_jax import config as configs
+    from bigmodel_jax import config_file
+    from bigmodel_jax.plan import topology as topologies
+    from bigmodel_jax.scaling.benchmark import scale as run
+    from bigmodel_jax.scaling.points import make_points, planned_points
+
+    @dataclasses.dataclass(frozen=True)
+    class Arguments:
+        config: Annotated[configs.Config, tyro.conf.arg(name="")]
+        devices: tuple[int, ...] = (1, 2, 4, 8)
+        layouts: tuple[str, ...] = ("data",)
+        mode: Literal["weak", "strong"] = "weak"
+        processes: int = 1
+        topologies: tuple[str, ...] = ()
+        windows: int = 10
+        steps: int = 5  # steps of a window
+        run_dir: str = ""
+
+    parsed = configs.override(Arguments(config_file.load(target)), options, prog=f"launch.py scale {target}")
+    for name in ("processes", "windows", "steps"):
+        if getattr(parsed, name) < 1:
+            raise ValueError(f"--{name} {getattr(parsed, name)}; it must be 1 or more")
+    machines = [topologies.parse(name) for name in parsed.topologies]
+    for machine in machines:
+        topologies.check_installed(machine)
+    points = make_points(parsed.config, parsed.devices, parsed.layouts, parsed.mode, parsed.processes)
+    points += planned_points(parsed.config, machines, parsed.layouts, parsed.mode)
+    run_dir = (
+        Path(parsed.run_dir) if parsed.run_dir else run_dir_of(target).with_name(f"{run_dir_of(target).name}-scale")
+    )
+    page = run(points, run_dir, topologies=machines, windows=parsed.windows, steps=parsed.steps, console=Console())
+    print(page)
+
+
+VERBS = {
+    "scale": Verb(
+        scale,
+        "scale CONFIG [--devices N ...] [--layouts L ...]",
+        "measure how a config scales with devices",
+        f"CONFIG        {CONFIG}\n"
+        "--devices     numbers of devices; on a CPU they are virtual ones\n"
+        "--layouts     such as data, fsdp or tensor=2,fsdp; an axis without a number\n"
+        "              takes the rest\n"
+        "--mode        weak (default): train.batch_size is that of the fewest devices\n"
+        "              and grows with them; strong: it stays\n"
+        "--topologies  machines that are not here, such as v5e:4x4 v5e:8x8: planned with\n"
+        "              their compiler\n"
+        "--processes   share the devices among so many processes of this machine\n"
+        "--windows     timed windows a point; --steps: steps of one window\n"
+        "--run_dir     where scale.jsonl, scale.html and plots/ go; runs/<name>-scale\n"
+        "--FIELD       any field of the config by its dotted name\n\n"
+        "`report` lays several such folders side by side.",
+        (
+            "scale configs/lm_tiny.py --layouts data fsdp",
+            "scale configs/lm_tiny.py --mode strong --processes 2 --devices 2 4",
+            "scale configs/llama3_8b.py --devices --topologies v5e:8x8 v5e:16x16 --layouts fsdp",
+        ),
+    ),
+}

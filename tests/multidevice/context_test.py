@@ -1,0 +1,290 @@
+"""A sequence cut over devices: ring and Ulysses attention equal attention on one device, alone and in whole runs."""
+
+import dataclasses
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bigmodel_jax.config import Config, TrainConfig
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.data import DataConfig
+from bigmodel_jax.models import BertConfig, LlamaConfig, MixtralConfig, ViTConfig
+from bigmodel_jax.nn import attention, blockwise
+from bigmodel_jax.nn.attention import Where
+from bigmodel_jax.objectives import Classification, MaskedLanguageModel, NextToken
+from bigmodel_jax.optim import OptimConfig
+from bigmodel_jax.training.state import init_state
+from bigmodel_jax.training.step import make_train_step
+
+# ------------------------------------------------------------------------------------------------ attention alone
+
+B, T, H, h = 2, 64, 8, 8
+LAYOUTS = {
+    "ring": ParallelConfig(data=1, seq=4, tensor=2),
+    "ring of 8": ParallelConfig(data=1, seq=8),
+    "ulysses": ParallelConfig(data=2, seq=4, context="ulysses"),
+    "ulysses with tensor": ParallelConfig(data=1, seq=4, tensor=2, context="ulysses"),
+}
+# Options of attend, number of kv heads, documents in a row.
+CASES = {
+    "causal": ({}, 8, 1),
+    "full": ({"causal": False}, 8, 1),
+    "packed, grouped": ({}, 2, 4),
+    "packed, full, grouped": ({"causal": False}, 4, 4),
+    "packed, grouped, window": ({"window": 7}, 2, 3),
+    "full, window": ({"causal": False, "window": 9}, 8, 1),
+    "layers of both kinds": ({"window": 7, "local": True}, 2, 3),
+    "softcap and sinks": ({"softcap": 4.0, "sinks": True}, 4, 2),
+}
+
+
+def inputs(num_kv_heads: int, documents: int):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(B, T, n, h)).astype(np.float32) for n in (H, num_kv_heads, num_kv_heads))
+    starts = [np.sort(rng.choice(np.arange(1, T), documents - 1, replace=False)) for _ in range(B)]
+    segments = np.stack([1 + np.searchsorted(s, np.arange(T), side="right") for s in starts]).astype(np.int32)
+    first = np.stack([np.concatenate([[0], s])[row - 1] for s, row in zip(starts, segments, strict=True)])
+    return q, k, v[..., :6], np.arange(T, dtype=np.int32) - first.astype(np.int32), segments
+
+
+def outputs_and_gradients(parallel: ParallelConfig, num_devices: int, options: dict, *arrays):
+    mesh = sharding.make_mesh(parallel, jax.devices()[:num_devices])
+    options = dict(options)
+    sinks = jnp.linspace(-1.0, 2.0, H) if options.pop("sinks", False) else None
+    local = options.pop("local", None)
+
+    def loss(q, k, v, sinks, positions, segments, local):
+        at = Where(positions, segments)
+        with sharding.use(mesh, parallel.rules, parallel.context):
+            out = attention.attend(q, k, v, at, at, sinks=sinks, local=local, **options)
+        return jnp.sum(jnp.sin(out)), out
+
+    fn = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
+    grads, out = fn(*arrays[:3], sinks, *arrays[3:], None if local is None else jnp.array(local))
+    return out, jax.tree.leaves(grads)
+
+
+@pytest.mark.parametrize("layout", [p if p == "ring" else pytest.param(p, marks=pytest.mark.slow) for p in LAYOUTS])
+@pytest.mark.parametrize(
+    "case", [c if c == "packed, grouped, window" else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
+)
+def test_attention_equals_one_device(case, layout, monkeypatch):
+    monkeypatch.setattr(blockwise, "CHUNK", 4)  # several blocks on each device
+    options, num_kv_heads, documents = CASES[case]
+    arrays = inputs(num_kv_heads, documents)
+    want, want_grads = outputs_and_gradients(ParallelConfig(data=1), 1, options, *arrays)
+    got, got_grads = outputs_and_gradients(LAYOUTS[layout], 8, options, *arrays)
+    np.testing.assert_allclose(got, want, atol=2e-6)
+    for a, b in zip(got_grads, want_grads, strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-6)
+
+
+@pytest.mark.slow
+def test_a_length_that_the_devices_do_not_divide_is_left_whole():
+    arrays = [x[:, :63] for x in inputs(2, 3)]
+    want, want_grads = outputs_and_gradients(ParallelConfig(data=1), 1, {}, *arrays)
+    got, got_grads = outputs_and_gradients(LAYOUTS["ring"], 8, {}, *arrays)
+    np.testing.assert_allclose(got, want, atol=2e-6)
+    for a, b in zip(got_grads, want_grads, strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-6)
+
+
+def test_one_query_against_a_cache_is_left_to_the_compiler():
+    q, k, v, positions, segments = inputs(2, 1)
+    mesh = sharding.make_mesh(LAYOUTS["ring"])
+
+    def decode(q, k, v, positions, segments):
+        at = Where(positions, segments)
+        with sharding.use(mesh, LAYOUTS["ring"].rules):
+            return attention.attend(q, k, v, Where(at.positions[:, -1:], at.segments[:, -1:]), at)
+
+    got = jax.jit(decode)(q[:, -1:], k, v, positions, segments)
+    at = Where(positions, segments)
+    np.testing.assert_allclose(got, attention.attend(q, k, v, at, at)[:, -1:], atol=2e-6)
+
+
+# ------------------------------------------------------------------------------------------------ what it costs
+
+
+def compiled(parallel: ParallelConfig, length: int, *, backward: bool):
+    """The compiled program of one causal attention, batch 1, 4 heads over 2, heads of 16."""
+    mesh = sharding.make_mesh(parallel)
+    rows = NamedSharding(mesh, P(None, "seq"))
+    shapes = [jax.ShapeDtypeStruct((1, length, n, 16), jnp.float32, sharding=rows) for n in (4, 2, 2)]
+
+    def loss(q, k, v, where):
+        with sharding.use(mesh, parallel.rules, parallel.context):
+            return jnp.sum(attention.attend(q, k, v, where, where))
+
+    where = Where(*(jax.ShapeDtypeStruct((1, length), jnp.int32, sharding=rows) for _ in range(2)))
+    fn = jax.grad(loss, argnums=(0, 1, 2)) if backward else loss
+    return jax.jit(fn).lower(*shapes, where).compile()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["ring", "ulysses"])
+def test_memory_shrinks_with_the_devices(context):
+    """At 8,192 tokens the (T, T) logits of one head alone are 256 MiB."""
+
+    def temp(parallel):
+        return compiled(parallel, 8192, backward=True).memory_analysis().temp_size_in_bytes
+
+    cut = {n: temp(ParallelConfig(data=8 // n, seq=n, context=context)) for n in (2, 4)}
+    assert cut[2] < 64 * 2**20
+    assert cut[4] < 0.7 * cut[2]
+
+
+def moved(program: str, kind: str) -> int:
+    """Bytes that a device sends by collectives of this kind; what stands in a loop counts with the loop's turns."""
+    total = 0
+    turns = {body: int(n) for body, n in re.findall(r"body=(%[\w.-]+).*?known_trip_count\":\{\"n\":\"(\d+)\"", program)}
+    name = ""
+    for line in program.splitlines():
+        if line.startswith(("%", "ENTRY")):
+            name = line.split(" ")[0]
+        match = re.search(rf"= (\(.*?\)|\S+) {kind}(?:-start)?\(", line)
+        if match:
+            sizes = re.findall(r"(?:f32|s32)\[([\d,]*)\]", match[1])
+            total += turns.get(name, 1) * 4 * sum(math.prod(map(int, dims.split(","))) for dims in sizes)
+    return total
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_a_ring_moves_what_it_owes(n):
+    """t tokens a device, float32. Forward: n - 1 times keys, values and where they stand; before it the zig-zag order of
+    queries, keys, values and both of their places, after it that of the outputs. Backward: the same ring, with the keys'
+    gradients, which go one hop further, and the same orders for the gradients."""
+    t = 1024 // n
+    q, kv, where = (4 * t * size for size in (4 * 16, 2 * 2 * 16, 2))
+    forward = (n - 1) * (kv + where) + q + kv + where + q
+    backward = (n - 1) * (kv + where) + n * kv + q + kv + q
+    program = compiled(ParallelConfig(data=8 // n, seq=n), 1024, backward=False).as_text()
+    assert moved(program, "collective-permute") == pytest.approx(forward, rel=0.05)
+    program = compiled(ParallelConfig(data=8 // n, seq=n), 1024, backward=True).as_text()
+    assert moved(program, "collective-permute") == pytest.approx(forward + backward, rel=0.05)
+    assert not re.search(r"= \S+ (all-to-all|all-reduce|all-gather)\(", program)
+
+
+@pytest.mark.slow
+def test_ulysses_moves_what_it_owes():
+    """4 devices, 2 kv heads repeated to 4: queries, keys, values, outputs, and all their gradients, once each."""
+    t = 1024 // 4
+    parallel = ParallelConfig(data=2, seq=4, context="ulysses")
+    program = compiled(parallel, 1024, backward=True).as_text()
+    assert moved(program, "all-to-all") == pytest.approx(2 * 4 * 4 * t * 4 * 16, rel=0.05)
+
+
+# ------------------------------------------------------------------------------------------------ whole runs
+
+STEPS, ROWS = 5, 16
+
+
+def text_batch(step: int) -> dict:
+    rng = np.random.default_rng(step)
+    tokens = rng.integers(0, 64, (ROWS, 17)).astype(np.int32)
+    segments = np.sort(rng.integers(1, 4, (ROWS, 16)), axis=1).astype(np.int32)
+    starts = np.maximum.accumulate(np.where(np.diff(segments, prepend=0) > 0, np.arange(16), 0), axis=1)
+    return {
+        "tokens": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "segment_ids": segments,
+        "positions": (np.arange(16) - starts).astype(np.int32),
+        "weights": (rng.random((ROWS, 16)) < 0.8).astype(np.float32),
+    }
+
+
+def image_batch(step: int) -> dict:
+    rng = np.random.default_rng(step)
+    images = rng.random((ROWS, 8, 8, 1), np.float32)
+    return {"image": images, "label": rng.integers(0, 10, ROWS).astype(np.int32), "weights": np.ones(ROWS, np.float32)}
+
+
+MODELS = {
+    "llama": (LlamaConfig.tiny(), NextToken(), text_batch),
+    "mixtral": (MixtralConfig.tiny(), NextToken(), text_batch),
+    "bert": (BertConfig.tiny(), MaskedLanguageModel(), text_batch),
+    # 1 + 4 patches: the devices do not divide them.
+    "vit": (ViTConfig.tiny(), Classification(), image_batch),
+}
+MESHES = {
+    "seq": ParallelConfig(data=1, seq=8),
+    "seq_data": ParallelConfig(data=2, seq=4),
+    "seq_fsdp": ParallelConfig(data=1, fsdp=2, seq=4),
+    "seq_tensor": ParallelConfig(data=2, seq=2, tensor=2),
+    "ulysses_fsdp": ParallelConfig(data=1, fsdp=2, seq=4, context="ulysses"),
+    "ulysses_tensor": ParallelConfig(data=2, seq=2, tensor=2, context="ulysses"),
+}
+
+
+def train(model: str, parallel: ParallelConfig, num_devices: int):
+    """(losses, final parameters) of 5 steps."""
+    cfg, objective, batches = MODELS[model]
+    config = Config(
+        model=cfg,
+        objective=objective,
+        data=DataConfig(),
+        optim=OptimConfig(lr=1e-2, clip=0.5),
+        parallel=parallel,
+        train=TrainConfig(steps=STEPS, batch_size=ROWS),
+    )
+    mesh = sharding.make_mesh(parallel, jax.devices()[:num_devices])
+    state, step = init_state(config, mesh), make_train_step(config, mesh)
+    losses = []
+    for i in range(STEPS):
+        batch = {
+            k: jax.device_put(v, sharding.batch_sharding(mesh, parallel.rules, v.ndim)) for k, v in batches(i).items()
+        }
+        state, sums = step(state, batch)
+        losses.append(float(sums["loss"].compute()))
+    return np.array(losses), sharding.to_host(state.params)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    done = {}
+
+    def get(model):
+        if model not in done:
+            done[model] = train(model, ParallelConfig(data=1), 1)
+        return done[model]
+
+    return get
+
+
+# Every mesh for the dense decoder, three for the others; one of all is quick.
+PAIRS = [
+    pytest.param(model, mesh, marks=[] if (model, mesh) == ("llama", "seq_fsdp") else pytest.mark.slow)
+    for model in MODELS
+    for mesh in (MESHES if model == "llama" else ("seq_fsdp", "seq_tensor", "ulysses_fsdp"))
+]
+
+
+@pytest.mark.parametrize(("model", "mesh"), PAIRS)
+def test_a_run_equals_one_device(model, mesh, one_device):
+    losses, trained = one_device(model)
+    got_losses, got = train(model, MESHES[mesh], 8)
+    np.testing.assert_allclose(got_losses, losses, rtol=2e-6)
+    for path, leaf in params.paths(got).items():
+        np.testing.assert_allclose(leaf, params.paths(trained)[path], atol=2e-5, err_msg=path)
+    assert losses[-1] != losses[0]
+
+
+@pytest.mark.slow
+def test_prediction_further_ahead_is_untouched_by_the_order():
+    """Multi-token prediction shifts along the sequence: the zig-zag order of attention never reaches it."""
+    from bigmodel_jax.models import DeepseekConfig
+
+    MODELS["deepseek"] = (dataclasses.replace(DeepseekConfig.tiny(), num_mtp_layers=1), NextToken(), text_batch)
+    losses, trained = train("deepseek", ParallelConfig(data=1), 1)
+    got_losses, got = train("deepseek", MESHES["seq_data"], 8)
+    np.testing.assert_allclose(got_losses, losses, rtol=2e-6)
+    for path, leaf in params.paths(got).items():
+        np.testing.assert_allclose(leaf, params.paths(trained)[path], atol=2e-5, err_msg=path)

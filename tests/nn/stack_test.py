@@ -1,0 +1,65 @@
+"""What rematerialization keeps changes memory and nothing else."""
+
+import functools
+import re
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import checkpoint_name
+
+from bigmodel_jax.nn import stack
+
+L, N, D, F = 6, 64, 32, 128
+KEYS = jax.random.split(jax.random.key(0), 4)
+P = {
+    "qkv": jax.random.normal(KEYS[0], (L, D, D)) * D**-0.5,
+    "up": jax.random.normal(KEYS[1], (L, D, F)) * D**-0.5,
+    "down": jax.random.normal(KEYS[2], (L, F, D)) * F**-0.5,
+}
+X = jax.random.normal(KEYS[3], (N, D))
+EVERY = typing.get_args(stack.Remat)
+
+
+def block(p, x, _):
+    """The names of a transformer's layer on something that compiles faster."""
+    q = checkpoint_name(x @ p["qkv"], "qkv")
+    h = checkpoint_name(jnp.tanh(q) * q, "attn")
+    return x + checkpoint_name(jax.nn.silu(h @ p["up"]), "mlp") @ p["down"], None
+
+
+def loss(p, remat):
+    return jnp.sum(stack.run(block, p, X, remat=remat)[0] ** 2)
+
+
+@functools.cache
+def compiled(remat):
+    return jax.jit(jax.grad(functools.partial(loss, remat=remat))).lower(P).compile()
+
+
+def test_every_choice_but_none_has_a_policy():
+    assert set(EVERY) == {"none", *stack.POLICIES}
+
+
+@pytest.mark.parametrize("remat", [r for r in EVERY if r != "none"])
+def test_gradients_are_those_without_it(remat):
+    want = compiled("none")(P)
+    got = compiled(remat)(P)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * np.abs(b).max()), got, want)
+
+
+def test_the_more_is_kept_the_more_memory_it_takes():
+    kept = ("full", "save_attn", "save_qkv_attn", "save_qkv_attn_mlp")
+    sizes = [compiled(remat).memory_analysis().temp_size_in_bytes for remat in kept]
+    least = 0.8 * 4 * L * N * np.array([D, D, F])  # what each adds, in bytes
+    assert (np.diff(sizes) > least).all(), sizes
+
+
+@pytest.mark.parametrize(("remat", "names"), [("offload_input", 1), ("offload_attn", 2), ("offload_qkv_attn", 3)])
+def test_what_is_offloaded_waits_in_the_hosts_memory(remat, names):
+    """Of each name one array for all layers, and none of them on the device."""
+    program = str(jax.make_jaxpr(jax.grad(functools.partial(loss, remat=remat)))(P))
+    assert len(set(re.findall(rf"\w+:f32<host>\[{L},{N},{D}\] ", program))) == names
+    assert not re.search(rf"f32\[{L},{N},{D}\]", program)
