@@ -51,7 +51,7 @@ PUBLISHED = {
     "llama31_8b_v6e": (
         "llama3_8b",
         "v6e:16x16",
-        "--data.seq_len 8192 --train.batch_size 512",
+        "--data.seq_len 8192 --train.batch_size 1024",
         45.5,
         "MaxText, Llama 3.1 8B",
     ),
@@ -84,9 +84,9 @@ def run(name: str, config: str, topology: str, options: str) -> int:
 
 
 def table() -> str:
-    names = ("plan", "chips", "fits", "GiB of limit", "predicted step", "MFU (bound)", "tokens/s a chip", "longest")
-    names += ("compile s (CPU s)", "RSS GiB")
-    rows = [f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
+    columns = ("plan", "chips", "fits", "GiB of limit", "predicted step", "MFU (bound)", "tokens/s a chip", "longest")
+    columns += ("compile s (CPU s)", "RSS GiB")
+    rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for path in sorted(PLANS.glob("*/plan.json")):
         plan = json.loads(path.read_text())
         memory, made = plan["memory"], plan["compile"]

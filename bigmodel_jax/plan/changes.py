@@ -1,12 +1,13 @@
 """Single changes of a config that make it fit, each tried by compiling it."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
-from bigmodel_jax.core.sharding import factor
-from bigmodel_jax.plan.compile import Compiled, compile_step
+from bigmodel_jax.core.sharding import AXES, axis_names, factor
+from bigmodel_jax.plan.compile import compile_step, used_bytes
 from bigmodel_jax.plan.topology import Topology
 
 
@@ -18,12 +19,10 @@ class Change:
     config: Config
 
 
-def find(config: Config, topology: Topology, compiled: Compiled, say: Callable[[str], None]) -> list[dict]:
+def find(config: Config, topology: Topology, say: Callable[[str], None]) -> list[dict]:
     """Changes in the order of what they cost, each compiled, up to the first that fits; a refusal says so."""
-    from bigmodel_jax.plan.estimate import used_bytes
-
     tried = []
-    for change in candidates(config, topology, compiled):
+    for change in candidates(config, topology):
         say(f"Trying {change.options}")
         found = compile_step(change.config, topology)
         fits = bool(found.memory) and used_bytes(found) <= topology.chip.hbm
@@ -33,7 +32,7 @@ def find(config: Config, topology: Topology, compiled: Compiled, say: Callable[[
     return tried
 
 
-def candidates(config: Config, topology: Topology, compiled: Compiled) -> Iterator[Change]:
+def candidates(config: Config, topology: Topology) -> Iterator[Change]:
     """One option changed at a time: what costs least time first. Those that are not valid are left out."""
     for options, changed in (
         *_remat(config),
@@ -54,29 +53,31 @@ def _valid(config: Config, topology: Topology) -> bool:
 
 
 def _remat(config: Config):
-    if getattr(config.model, "remat", "full") != "full":
-        yield "--model.remat full", dataclasses.replace(config, model=dataclasses.replace(config.model, remat="full"))
-
-
-def _microbatches(config: Config, topology: Topology):
-    """Twice as many pieces, then all that the rows allow."""
-    sizes = factor(config.parallel, topology.devices)
-    most = config.train.batch_size // (sizes[1] * sizes[2])
-    now = config.train.microbatches
-    for n in dict.fromkeys((2 * now, 4 * now, most)):
-        if now < n <= most:
+    """Everything recomputed; then what the layers start from in the host's memory, too."""
+    now = getattr(config.model, "remat", None)
+    for remat in ("full", "offload_input") if now is not None else ():
+        if remat != now and not (remat == "full" and now.startswith("offload")):
             yield (
-                f"--train.microbatches {n}",
-                dataclasses.replace(config, train=dataclasses.replace(config.train, microbatches=n)),
+                f"--model.remat {remat}",
+                dataclasses.replace(config, model=dataclasses.replace(config.model, remat=remat)),
             )
 
 
+def _microbatches(config: Config, topology: Topology):
+    """Twice as many pieces, four times, then all that the rows allow."""
+    sizes = dict(zip(AXES, factor(config.parallel, topology.devices), strict=True))
+    most = config.train.batch_size // math.prod(sizes[axis] for axis in axis_names(config.parallel.rules.batch))
+    now = config.train.microbatches
+    for n in dict.fromkeys((2 * now, 4 * now, most)):
+        if now < n <= most:
+            train = dataclasses.replace(config.train, microbatches=n)
+            yield f"--train.microbatches {n}", dataclasses.replace(config, train=train)
+
+
 def _offload(config: Config):
-    if getattr(config.parallel, "offload_optimizer", True) is False:
-        yield (
-            "--parallel.offload_optimizer True",
-            dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, offload_optimizer=True)),
-        )
+    if not config.parallel.offload_optimizer:
+        parallel = dataclasses.replace(config.parallel, offload_optimizer=True)
+        yield "--parallel.offload_optimizer True", dataclasses.replace(config, parallel=parallel)
 
 
 def _mesh(config: Config, topology: Topology):

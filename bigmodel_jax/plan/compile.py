@@ -51,6 +51,19 @@ class Compiled:
     program: dict[str, Any]
 
 
+def used_bytes(compiled: Compiled) -> float:
+    """Bytes of a device's memory that the program needs.
+
+    The larger of the compiler's two accounts: all its allocations, in which gaps between buffers count, and what lives
+    at once at its worst moment. The latter counts on-chip memory as well, 128 MiB of it on a TPU.
+    """
+    if not compiled.memory:
+        return 0.0
+    m = compiled.memory
+    allocated = m["argument"] + m["temp"] + m["output"] - m["alias"]
+    return max(m["peak_memory"] - 2**27, allocated) + m["generated_code"]
+
+
 def compile_step(config: Config, topology: Topology, *, hbm: float = 0.0) -> Compiled:
     """The step of `config` for `topology`; from the cache where the same program was compiled before.
 

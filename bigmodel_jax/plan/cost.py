@@ -2,10 +2,11 @@
 
 import collections
 import dataclasses
+import re
 from collections.abc import Callable
 
 from bigmodel_jax.plan import instructions
-from bigmodel_jax.plan.hlo import KINDS
+from bigmodel_jax.plan.hlo import KINDS, num_bytes
 from bigmodel_jax.plan.instructions import Code, Instruction, memory_bytes
 
 # Names for what is there already, control flow whose bodies are counted themselves, and the second halves of pairs.
@@ -30,6 +31,7 @@ FREE = {
     "recv-done",
     "recv",
     "copy-done",
+    "slice-done",
 } | {f"{kind}-done" for kind in KINDS}
 
 
@@ -48,8 +50,10 @@ class Cost:
     rows: list[tuple[str, float, float, float]]
 
 
-def measure(code: Code, peak: Callable[[str], float], bandwidth: float) -> Cost:
-    """peak: FLOP/s of a device by operand type; bandwidth: bytes/s of its memory."""
+def measure(
+    code: Code, peak: Callable[[str], float], bandwidth: float, line: Callable[[int], str] = lambda frame: ""
+) -> Cost:
+    """peak: FLOP/s of a device by operand type; bandwidth: bytes/s of its memory; line: of a stack frame."""
     totals: dict[str, float] = collections.defaultdict(float)
     rows: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
     kernels = moved = busy = 0.0
@@ -65,7 +69,7 @@ def measure(code: Code, peak: Callable[[str], float], bandwidth: float) -> Cost:
                 totals[kind] += times * n
             kernels += times * sum(products.values()) if one.opcode == "custom-call" else 0.0
             moved, busy = moved + times * size, busy + times * seconds
-            row = rows[_label(one)]
+            row = rows[_label(one, line)]
             row[0], row[1], row[2] = (
                 row[0] + times * seconds,
                 row[1] + times * sum(products.values()),
@@ -75,14 +79,12 @@ def measure(code: Code, peak: Callable[[str], float], bandwidth: float) -> Cost:
     return Cost(dict(totals), kernels, moved, busy, top[:20])
 
 
-def _label(one: Instruction) -> str:
-    """The operation in the model's words, without the wrappers that JAX puts around it."""
-    parts = [
-        part
-        for part in one.op_name.split("/")
-        if part and not part.startswith(("jit(", "while", "body", "closed_call"))
-    ]
-    return "/".join(parts[-3:]) or one.opcode
+def _label(one: Instruction, line: Callable[[int], str]) -> str:
+    """The operation, the line of the model that it comes from, and the pass in which it runs."""
+    frame = re.search(r"stack_frame_id=(\d+)", one.rest)
+    name = one.op_name.rpartition("/")[2] or one.name.rstrip(".0123456789")
+    again = "recomputed" if "rematted" in one.op_name else "backward" if "transpose(" in one.op_name else ""
+    return ", ".join(filter(None, (name, line(int(frame[1])) if frame else "", again)))
 
 
 def _products(code: Code, computation: str, one: Instruction) -> dict[str, float]:
@@ -113,8 +115,11 @@ def _bytes(code: Code, computation: str, one: Instruction) -> float:
         return 2.0 * memory_bytes(one.result)
     if one.opcode == "dynamic-update-slice":
         return 2.0 * memory_bytes(shapes[1])
-    if one.opcode == "copy-start" or one.opcode.removesuffix("-start") in KINDS or one.opcode == "send":
-        # Its result names its operand once more, and what it writes is as large, or is not in HBM.
+    if one.opcode == "copy-start":  # (copy, operand, ...), each in HBM or on the chip
+        return float(memory_bytes(one.result))
+    if one.opcode == "slice-start":  # ((operand), slice, ...)
+        return float(num_bytes(instructions.ARRAY.findall(one.result)[1][0]))
+    if one.opcode.removesuffix("-start") in KINDS or one.opcode == "send":
         return 2.0 * sum(map(memory_bytes, shapes))
     return float(memory_bytes(one.result) + sum(map(memory_bytes, shapes)))
 

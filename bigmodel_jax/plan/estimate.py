@@ -10,7 +10,7 @@ from bigmodel_jax import config_file
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params
 from bigmodel_jax.plan import changes
-from bigmodel_jax.plan.compile import Compiled, compile_step
+from bigmodel_jax.plan.compile import Compiled, compile_step, used_bytes
 from bigmodel_jax.plan.roofline import Roofline, roofline
 from bigmodel_jax.plan.topology import Topology
 
@@ -35,7 +35,7 @@ def make_plan(
         plan |= describe(config, topology, compiled, name=name)
     plan |= seen(config, topology, compiled, tokens, table) if compiled.memory else {}
     if not plan["fits"]:
-        plan["changes"] = changes.find(config, topology, compiled, say)
+        plan["changes"] = changes.find(config, topology, say)
     return plan
 
 
@@ -70,19 +70,6 @@ def describe(config: Config, topology: Topology, compiled: Compiled, *, name: st
         },
         "config": config_file.to_json(config),
     }
-
-
-def used_bytes(compiled: Compiled) -> float:
-    """Bytes of a device's memory that the program needs.
-
-    The larger of the compiler's two accounts: all its allocations, in which gaps between buffers count, and what lives
-    at once at its worst moment. The latter counts on-chip memory as well, 128 MiB of it on a TPU.
-    """
-    if not compiled.memory:
-        return 0.0
-    m = compiled.memory
-    allocated = m["argument"] + m["temp"] + m["output"] - m["alias"]
-    return max(m["peak_memory"] - 2**27, allocated) + m["generated_code"]
 
 
 def memory_parts(compiled: Compiled, limit: float) -> dict:

@@ -255,11 +255,14 @@ class Frames:
             )
         }
 
+        # Some compilers number the parents from 1 where the frames start at 1: the first would be its own parent.
+        self.shift = int(self.frames.get("1", ("", ""))[1] == "1")
+
     def line(self, frame: int) -> str:
         """ "models/llama.py:112": the innermost line of a frame that is a model's, else any of this package or its user."""
         lines = self._lines(str(frame))
-        own = [line for line in lines if "site-packages" not in line and "/lib/python" not in line]
-        models = [line for line in own if "bigmodel_jax/" not in line or "/models/" in line]
+        own = [line for line in lines if not any(part in line for part in ("site-packages", "/lib/python", "<"))]
+        models = [line for line in own if "/bigmodel_jax/" not in line or "/models/" in line]
         chosen = next(iter(models or own or lines), "")
         return chosen.rpartition("bigmodel_jax/")[2] if "bigmodel_jax/" in chosen else chosen
 
@@ -269,9 +272,9 @@ class Frames:
             place, parent = self.frames[frame]
             file, line = self.places.get(place, ("", ""))
             found.append(f"{self.files.get(file, '?')}:{line}")
-            if parent in ("", frame):
+            if not parent:
                 break
-            frame = parent
+            frame = str(int(parent) - self.shift)
         return found
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
-from bigmodel_jax.core import params
 from bigmodel_jax.core.sharding import AXES
 from bigmodel_jax.plan.compile import Compiled, compile_all
+from bigmodel_jax.plan.sums import sums
 from bigmodel_jax.plan.topology import Topology, divisors
 
+REMATS = ("none", "dots", "save_qkv_attn_mlp", "save_qkv_attn", "full", "offload_qkv_attn", "offload_input")
 MOST_TENSOR = 16  # beyond it a layer's activations cross the network for a sliver of its weights
 FORMAT = '''"""{title}
 
@@ -49,8 +50,8 @@ class Candidate:
         parallel = self.config.parallel
         mesh = " ".join(f"{axis}={getattr(parallel, axis)}" for axis in AXES if getattr(parallel, axis) > 1)
         remat = getattr(self.config.model, "remat", "")
-        offload = " offloaded" if getattr(parallel, "offload_optimizer", False) else ""
-        return f"{mesh or 'one device'}, remat {remat}, {self.config.train.microbatches} microbatches{offload}"
+        host = ", optimizer on the host" if parallel.offload_optimizer else ""
+        return f"{mesh or 'one device'}, remat {remat}, microbatches {self.config.train.microbatches}{host}"
 
 
 def candidates(config: Config, topology: Topology) -> tuple[list[Candidate], list[tuple[str, str]]]:
@@ -74,8 +75,9 @@ def candidates(config: Config, topology: Topology) -> tuple[list[Candidate], lis
 def layouts(config: Config, topology: Topology) -> Iterator[Config]:
     """mesh x remat x microbatches x offload; slices lie along `data`, for only it may cross the network between them."""
     experts = divisors(getattr(config.model, "num_experts", 1))
-    remats = ("none", "dots", "full") if hasattr(config.model, "remat") else ("",)
-    offloads = (False, True) if hasattr(config.parallel, "offload_optimizer") else (False,)
+    remats = REMATS if hasattr(config.model, "remat") else ("",)
+    # The host's memory beside a GPU is not a kind of memory that programs for it name.
+    offloads = (False, True) if topology.chip.platform == "tpu" else (False,)
     per_slice = topology.devices // topology.slices
     for tensor, expert in itertools.product(divisors(math.gcd(per_slice, MOST_TENSOR)), experts):
         if per_slice % (tensor * expert):
@@ -83,7 +85,7 @@ def layouts(config: Config, topology: Topology) -> Iterator[Config]:
         rest = per_slice // (tensor * expert)
         for fsdp in divisors(rest):
             data = topology.slices * rest // fsdp
-            rows = config.train.batch_size // (data * fsdp)
+            rows = config.train.batch_size // (data * fsdp * expert)
             for remat, offload in itertools.product(remats, offloads):
                 for microbatches in (n for n in (1, 2, 4, 8) if n <= max(rows, 1)):
                     yield _layout(
@@ -92,56 +94,10 @@ def layouts(config: Config, topology: Topology) -> Iterator[Config]:
 
 
 def _layout(config: Config, remat: str, offload: bool, microbatches: int, **mesh: int) -> Config:
-    parallel = dataclasses.replace(config.parallel, **mesh)
-    if hasattr(parallel, "offload_optimizer"):
-        parallel = dataclasses.replace(parallel, offload_optimizer=offload)
+    parallel = dataclasses.replace(config.parallel, **mesh, offload_optimizer=offload)
     model = dataclasses.replace(config.model, remat=remat) if remat else config.model
     train = dataclasses.replace(config.train, microbatches=microbatches)
     return dataclasses.replace(config, parallel=parallel, model=model, train=train)
-
-
-# ------------------------------------------------------------------------------------------------ sums
-
-
-def sums(config: Config, topology: Topology) -> tuple[float, float]:
-    """(bytes of a device that it cannot do without, seconds that a step takes at least), from shapes alone.
-
-    Per layer and token, of a block of width D and MLP F in bfloat16: full saves D; dots the products' results; none
-    what every operation reads. A lower bound on purpose: what it rejects cannot fit.
-    """
-    chip, parallel, model = topology.chip, config.parallel, config.model
-    spec = model.make().spec
-    count, layers = params.count(spec, trainable=True), getattr(model, "num_layers", 1)
-    embed, mlp = getattr(model, "embed_dim", 0), getattr(model, "mlp_dim", 0)
-    rows, length = config.train.batch_size, getattr(config.data, "seq_len", 1)
-    shards = parallel.fsdp * parallel.tensor * parallel.expert
-    moments = 0 if getattr(parallel, "offload_optimizer", False) else 8
-    state = (4 + moments + 4) * count / shards
-    tokens = rows * length / (parallel.data * parallel.fsdp * config.train.microbatches)
-    width = {"full": embed, "dots": 4 * embed + 2 * mlp / parallel.tensor}.get(
-        getattr(model, "remat", ""), 8 * embed + 4 * mlp / parallel.tensor
-    )
-    memory = state + 2.0 * tokens * layers * width
-    # Experts that a token does not go to cost no time, but their weights move.
-    active = count if not hasattr(model, "num_experts") else _active(model, spec)
-    passes = {"full": 8, "dots": 6}.get(getattr(model, "remat", ""), 6)
-    compute = passes * active * rows * length / (topology.devices * chip.peak(config.precision.compute))
-    links = chip.links * chip.link / chip.devices
-    gathers = (3 if getattr(model, "remat", "") == "full" else 2) * config.train.microbatches
-    per_device = count / (parallel.tensor * parallel.expert)
-    network = 2.0 * per_device * (gathers + 1) * (parallel.fsdp > 1) / links
-    network += 4.0 * 2.0 * layers * embed * tokens * config.train.microbatches * 2 * (parallel.tensor > 1) / links
-    network += 8.0 * count / shards * (parallel.data > 1) / (chip.dcn / chip.devices if topology.slices > 1 else links)
-    offload = 16.0 * count / shards / 16e9 if getattr(parallel, "offload_optimizer", False) else 0.0
-    return memory, max(compute, network) + offload
-
-
-def _active(model, spec) -> float:
-    """Parameters that a token meets: of the experts those that it is sent to."""
-    flat = params.paths(spec)
-    experts = sum(p.size for path, p in flat.items() if "/experts/" in f"/{path}/")
-    share = getattr(model, "experts_per_token", 1) / model.num_experts
-    return sum(p.size for p in flat.values()) - experts * (1 - share)
 
 
 # ------------------------------------------------------------------------------------------------ the search
@@ -196,8 +152,7 @@ def _varied(found: list[Candidate], most: int) -> tuple[list[Candidate], list[Ca
 def write_config(path: Path, base: Path, best: dict, title: str) -> None:
     """A config file: `base` with the winner's layout."""
     parallel = {axis: best["config"]["parallel"][axis] for axis in AXES}
-    if "offload_optimizer" in best["config"]["parallel"]:
-        parallel["offload_optimizer"] = best["config"]["parallel"]["offload_optimizer"]
+    parallel["offload_optimizer"] = best["config"]["parallel"]["offload_optimizer"]
     remat = best["config"]["model"].get("remat")
     path.write_text(
         FORMAT.format(

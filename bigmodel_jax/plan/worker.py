@@ -150,7 +150,8 @@ def analyse(folder: Path, config: Config, mesh: jax.sharding.Mesh, topology: top
     """FLOPs, bytes, collectives and the largest buffers of the compiled program in `folder`."""
     text = gzip.decompress((folder / "hlo.txt.gz").read_bytes()).decode()
     code = Code(text, causal=isinstance(config.objective, NextToken))
-    measured = cost.measure(code, topology.chip.peak, topology.chip.hbm_bandwidth / topology.chip.devices)
+    bandwidth = topology.chip.hbm_bandwidth / topology.chip.devices
+    measured = cost.measure(code, topology.chip.peak, bandwidth, memory.Frames(text).line)
     beside = asynchronous_channels(code)
     rows = []
     for one in hlo.collectives(text, mesh):

@@ -22,7 +22,7 @@ FileLocations
 
 StackFrames
 1 {file_location_id=1 parent_frame_id=1}
-2 {file_location_id=2 parent_frame_id=1}
+2 {file_location_id=2 parent_frame_id=2}
 
 %body (p: (f32[256], s32[])) -> (f32[256], s32[]) {
   %p = (f32[256]{0}, s32[]) parameter(0)

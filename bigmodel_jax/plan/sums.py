@@ -1,0 +1,88 @@
+"""What a layout needs at least, from shapes alone: no compiler, microseconds. For sorting, and for rejecting what cannot be."""
+
+import math
+from typing import Any
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params
+from bigmodel_jax.core.sharding import AXES, axis_names
+from bigmodel_jax.plan.topology import Topology
+
+HOST_LINK = 16e9  # bytes/s between a chip and its host: PCIe Gen4 x 8, as Google's hosts share it
+
+
+def sums(config: Config, topology: Topology) -> tuple[float, float]:
+    """(bytes of a device that the layout cannot do without, seconds that a step takes at least)."""
+    return memory(config), seconds(config, topology)
+
+
+def memory(config: Config) -> float:
+    """Master weights, gradients, moments, and what the layers save. A lower bound: what it rejects cannot fit."""
+    parallel = config.parallel
+    count = params.count(config.model.make().spec, trainable=True) / (parallel.fsdp * parallel.tensor * parallel.expert)
+    moments = 0 if parallel.offload_optimizer else 2
+    return (
+        4.0 * count * (2 + moments)
+        + 2.0 * tokens(config) / config.train.microbatches * saved(config.model, parallel)[0]
+    )
+
+
+def seconds(config: Config, topology: Topology) -> float:
+    """The slower of arithmetic and the network, and the time that moments and activations take to the host and back."""
+    chip, parallel, model = topology.chip, config.parallel, config.model
+    spec = model.make().spec
+    count = params.count(spec, trainable=True)
+    rows = tokens(config)
+    _, hosted, passes = saved(model, parallel)
+    compute = passes * active(model, spec) * rows / parallel.tensor / parallel.seq / chip.peak(config.precision.compute)
+    links = chip.links * chip.link / chip.devices
+    # Weights are gathered forward and backward, once more where the forward pass is repeated; gradients go the other way.
+    gathers = (3 if passes > 7 else 2) * config.train.microbatches + 1
+    network = 2.0 * gathers * count / (parallel.tensor * parallel.expert) * (parallel.fsdp > 1) / links
+    if parallel.tensor > 1:  # two sums of activations a layer, forward and backward, each a gather and a scatter
+        network += 8.0 * 2.0 * getattr(model, "num_layers", 1) * getattr(model, "embed_dim", 0) * rows / links
+    if parallel.data > 1:
+        across = chip.dcn / chip.devices if topology.slices > 1 else links
+        network += 8.0 * count / (parallel.fsdp * parallel.tensor * parallel.expert) / across
+    host = 16.0 * count / (parallel.fsdp * parallel.tensor * parallel.expert) if parallel.offload_optimizer else 0.0
+    return max(compute, network, 4.0 * rows * hosted / HOST_LINK) + host / HOST_LINK
+
+
+def tokens(config: Config) -> float:
+    """Tokens of a step on one device; of images, patches do not count: images."""
+    sizes = dict(zip(AXES, config.parallel.sizes(), strict=True))
+    shards = math.prod(sizes[axis] for axis in axis_names(config.parallel.rules.batch)) * config.parallel.seq
+    return config.train.batch_size * getattr(config.data, "seq_len", 1) / shards
+
+
+def saved(model: Any, parallel: Any) -> tuple[float, float, float]:
+    """(numbers per token that all layers save on the device, on the host, FLOPs per token and weight: 8 recompute all).
+
+    Per layer of width D: its input D; queries, keys, values and attention's result; the MLP's two products.
+    """
+    layers, D, tensor = getattr(model, "num_layers", 1), getattr(model, "embed_dim", 0), parallel.tensor
+    heads, head_dim = getattr(model, "num_heads", 0), getattr(model, "head_dim", 0)
+    attn = heads * head_dim / tensor
+    qkv = attn + 2 * getattr(model, "num_kv_heads", heads) * head_dim / tensor
+    mlp = 2 * getattr(model, "mlp_dim", 0) / tensor
+    device, host, passes = {
+        "full": (D, 0, 8.0),
+        "save_attn": (D + attn, 0, 8.0),
+        "save_qkv_attn": (D + qkv + attn, 0, 7.6),
+        "save_qkv_attn_mlp": (D + qkv + attn + mlp, 0, 6.4),
+        "dots": (2 * D + qkv + attn + mlp, 0, 6.2),
+        "offload_input": (0, D, 8.0),
+        "offload_attn": (0, D + attn, 8.0),
+        "offload_qkv_attn": (0, D + qkv + attn, 7.6),
+    }.get(getattr(model, "remat", ""), (4 * D + qkv + attn + 2 * mlp, 0, 6.0))
+    return layers * device, layers * host, passes
+
+
+def active(model: Any, spec: params.Tree) -> float:
+    """Parameters that a token meets: of the experts those that it is sent to."""
+    flat = params.paths(spec)
+    total = sum(p.size for p in flat.values())
+    if not hasattr(model, "num_experts"):
+        return total
+    experts = sum(p.size for path, p in flat.items() if "/experts/" in f"/{path}/")
+    return total - experts * (1 - model.experts_per_token / model.num_experts)
