@@ -97,6 +97,7 @@ def _check_batch(config: Config, num_devices: int | None) -> None:
         raise ValueError("parallel.offload_optimizer = True needs parallel.strategy = 'jit'")
     stages = sizes["stage"]
     _check_pipeline(config, stages)
+    _check_sequence(config, sizes["seq"], sizes["tensor"])
     # A pipeline cuts the batch of all its stages into microbatches, and each of these over the other axes.
     axes = [a for a in axis_names(config.parallel.rules.batch) if sizes[a] > 1 and not (a == "stage" and stages > 1)]
     shards = math.prod(sizes[a] for a in axes)
@@ -147,6 +148,26 @@ def _check_pipeline(config: Config, stages: int) -> None:
             product = f"parallel.stage = {stages}" + (f" x parallel.pipeline_rounds = {rounds}" if rounds > 1 else "")
             stack = path.split("/")[0] if path.split("/")[0] != "layers" else "the model"
             raise ValueError(f"the {num} layers of {stack} are not divisible by {product}")
+
+
+def _check_sequence(config: Config, pieces: int, tensor: int) -> None:
+    """Raises ValueError where the sequence, or the heads that are exchanged for it, cannot be cut."""
+    length = getattr(config.data, "seq_len", pieces)
+    if length % pieces:
+        raise ValueError(f"data.seq_len = {length} is not divisible by parallel.seq = {pieces}")
+    heads = getattr(config.model, "num_heads", tensor * pieces)
+    if config.parallel.context == "ulysses" and heads % (tensor * pieces):
+        product = f"parallel.seq = {pieces}" + (f" x parallel.tensor = {tensor}" if tensor > 1 else "")
+        raise ValueError(
+            f"model.num_heads = {heads} is not divisible by {product}: parallel.context = 'ulysses' exchanges heads for "
+            "the sequence; 'ring' takes any number of heads"
+        )
+    asked = getattr(config.model, "attention", "auto")
+    if pieces > 1 and config.parallel.context == "ring" and asked not in ("auto", "chunked", "plain"):
+        raise ValueError(
+            f"model.attention = {asked!r} needs parallel.context = 'ulysses' where parallel.seq is above 1 "
+            f"(here {pieces}); with 'ring' allowed: 'auto', 'chunked', 'plain'"
+        )
 
 
 def _check_metric(config: Config) -> None:

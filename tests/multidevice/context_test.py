@@ -62,7 +62,7 @@ def outputs_and_gradients(parallel: ParallelConfig, num_devices: int, options: d
 
     def loss(q, k, v, sinks, positions, segments, local):
         at = Where(positions, segments)
-        with sharding.use(mesh, parallel.rules, parallel.context):
+        with sharding.use(mesh, parallel.rules, parallel):
             out = attention.attend(q, k, v, at, at, sinks=sinks, local=local, **options)
         return jnp.sum(jnp.sin(out)), out
 
@@ -96,13 +96,34 @@ def test_a_length_that_the_devices_do_not_divide_is_left_whole():
         np.testing.assert_allclose(a, b, atol=5e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["ring", "ulysses"])
+def test_attention_inside_a_region_that_divides_another_axis_by_hand(context):
+    """As the sum over slices does: its own shard_map over one axis, the others left to the compiler."""
+    parallel = ParallelConfig(data=2, seq=2, tensor=2, context=context)
+    mesh = sharding.make_mesh(parallel)
+    q, k, v, positions, segments = inputs(2, 3)
+
+    def local(q, k, v, positions, segments):
+        at = Where(positions, segments)
+        with sharding.use(mesh, dataclasses.replace(parallel.rules, batch="fsdp"), parallel):
+            return attention.attend(q, k, v, at, at)
+
+    by_hand = jax.shard_map(
+        local, mesh=mesh, in_specs=P("data"), out_specs=P("data"), axis_names={"data"}, check_vma=False
+    )
+    at = Where(positions, segments)
+    want = attention.attend(q, k, v, at, at)
+    np.testing.assert_allclose(jax.jit(by_hand)(q, k, v, positions, segments), want, atol=2e-6)
+
+
 def test_one_query_against_a_cache_is_left_to_the_compiler():
     q, k, v, positions, segments = inputs(2, 1)
     mesh = sharding.make_mesh(LAYOUTS["ring"])
 
     def decode(q, k, v, positions, segments):
         at = Where(positions, segments)
-        with sharding.use(mesh, LAYOUTS["ring"].rules):
+        with sharding.use(mesh, LAYOUTS["ring"].rules, LAYOUTS["ring"]):
             return attention.attend(q, k, v, Where(at.positions[:, -1:], at.segments[:, -1:]), at)
 
     got = jax.jit(decode)(q[:, -1:], k, v, positions, segments)
@@ -120,25 +141,28 @@ def compiled(parallel: ParallelConfig, length: int, *, backward: bool):
     shapes = [jax.ShapeDtypeStruct((1, length, n, 16), jnp.float32, sharding=rows) for n in (4, 2, 2)]
 
     def loss(q, k, v, where):
-        with sharding.use(mesh, parallel.rules, parallel.context):
-            return jnp.sum(attention.attend(q, k, v, where, where))
+        with sharding.use(mesh, parallel.rules, parallel):
+            return jnp.sum(jnp.sin(attention.attend(q, k, v, where, where)))
 
     where = Where(*(jax.ShapeDtypeStruct((1, length), jnp.int32, sharding=rows) for _ in range(2)))
-    fn = jax.grad(loss, argnums=(0, 1, 2)) if backward else loss
+    fn = jax.value_and_grad(loss, argnums=(0, 1, 2)) if backward else loss
     return jax.jit(fn).lower(*shapes, where).compile()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("context", ["ring", "ulysses"])
-def test_memory_shrinks_with_the_devices(context):
-    """At 8,192 tokens the (T, T) logits of one head alone are 256 MiB."""
+def test_memory_goes_with_the_part_of_a_device(context, monkeypatch):
+    """At 8,192 tokens the (T, T) logits of one head alone are 256 MiB; twice the length on twice the devices is the same."""
+    monkeypatch.setattr(blockwise, "CHUNK", 128)  # blocks are of one size whatever the length: small ones, here
 
-    def temp(parallel):
-        return compiled(parallel, 8192, backward=True).memory_analysis().temp_size_in_bytes
+    def temp(n, length):
+        parallel = ParallelConfig(data=8 // n, seq=n, context=context)
+        return compiled(parallel, length, backward=True).memory_analysis().temp_size_in_bytes
 
-    cut = {n: temp(ParallelConfig(data=8 // n, seq=n, context=context)) for n in (2, 4)}
-    assert cut[2] < 64 * 2**20
-    assert cut[4] < 0.7 * cut[2]
+    two, four = temp(2, 8192), temp(4, 8192)
+    assert two < 32 * 2**20
+    assert four < 0.65 * two
+    assert temp(4, 16_384) == pytest.approx(two, rel=0.1)
 
 
 def moved(program: str, kind: str) -> int:
@@ -157,7 +181,7 @@ def moved(program: str, kind: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [2, 4, 8])
+@pytest.mark.parametrize("n", [4, 8])  # of 2, the one move forward serves the backward pass, too
 def test_a_ring_moves_what_it_owes(n):
     """t tokens a device, float32. Forward: n - 1 times keys, values and where they stand; before it the zig-zag order of
     queries, keys, values and both of their places, after it that of the outputs. Backward: the same ring, with the keys'
@@ -219,6 +243,7 @@ MESHES = {
     "seq_data": ParallelConfig(data=2, seq=4),
     "seq_fsdp": ParallelConfig(data=1, fsdp=2, seq=4),
     "seq_tensor": ParallelConfig(data=2, seq=2, tensor=2),
+    "seq_stage": ParallelConfig(data=2, stage=2, seq=2),
     "ulysses_fsdp": ParallelConfig(data=1, fsdp=2, seq=4, context="ulysses"),
     "ulysses_tensor": ParallelConfig(data=2, seq=2, tensor=2, context="ulysses"),
 }
@@ -231,7 +256,8 @@ def train(model: str, parallel: ParallelConfig, num_devices: int):
         model=cfg,
         objective=objective,
         data=DataConfig(),
-        optim=OptimConfig(lr=1e-2, clip=0.5),
+        # eps: where a gradient is zero but for rounding, Adam would divide rounding by rounding.
+        optim=OptimConfig(lr=1e-2, clip=0.5, eps=1e-5),
         parallel=parallel,
         train=TrainConfig(steps=STEPS, batch_size=ROWS),
     )
