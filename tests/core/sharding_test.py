@@ -71,7 +71,7 @@ def test_an_axis_claimed_twice_is_an_error_for_parameters_and_settled_for_activa
     with pytest.raises(ValueError, match=r"'heads' and 'mlp' of .* both lie on mesh axis 'tensor'"):
         partition_spec(("heads", "mlp"), Rules())
     assert partition_spec(("batch", "embed"), Rules(), strict=False) == P(("stage", "data", "fsdp", "expert"), None)
-    assert partition_spec(("embed", "batch"), Rules(), strict=False) == P("fsdp", "data")
+    assert partition_spec(("embed", "batch"), Rules(), strict=False) == P("fsdp", ("stage", "data", "expert"))
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known():
