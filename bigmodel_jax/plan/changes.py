@@ -24,7 +24,11 @@ def find(config: Config, topology: Topology, say: Callable[[str], None]) -> list
     tried = []
     for change in candidates(config, topology):
         say(f"Trying {change.options}")
-        found = compile_step(change.config, topology)
+        try:
+            found = compile_step(change.config, topology)
+        except ValueError as error:  # what only the machine's devices can refuse, such as memory of the host's
+            tried.append({"options": change.options, "fits": False, "used": 0.0, "reason": str(error)})
+            continue
         fits = bool(found.memory) and used_bytes(found) <= topology.chip.hbm
         tried.append({"options": change.options, "fits": fits, "used": used_bytes(found)})
         if fits:

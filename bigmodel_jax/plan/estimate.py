@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bigmodel_jax import config_file
 from bigmodel_jax.config import Config
+from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params
 from bigmodel_jax.plan import changes
 from bigmodel_jax.plan.compile import Compiled, compile_step, used_bytes
@@ -26,13 +27,15 @@ def make_plan(
     ValueError, one line, for what cannot be planned.
     """
     table = read_prices(prices, topology)
+    validate(config, topology.devices)
     say("Compiling the step")
     compiled = compile_step(config, topology)
     plan = describe(config, topology, compiled, name=name)
     if not compiled.memory:  # refused: once more with room, to see what it would need
         say("It does not fit. Compiling with more memory, to see what takes it")
+        refused = {"fits": False, "refused": plan["refused"]}
         compiled = compile_step(config, topology, hbm=ROOM * topology.chip.hbm)
-        plan |= describe(config, topology, compiled, name=name)
+        plan = describe(config, topology, compiled, name=name) | refused
     plan |= seen(config, topology, compiled, tokens, table) if compiled.memory else {}
     if not plan["fits"]:
         plan["changes"] = changes.find(config, topology, say)

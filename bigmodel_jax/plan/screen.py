@@ -175,7 +175,13 @@ def changes_text(plan: dict) -> Panel:
 
 
 def size_text(change: dict) -> str:
-    return f", {change['used'] / GIB:.2f} GiB" if change["used"] else ""
+    return (
+        f", {change['used'] / GIB:.2f} GiB"
+        if change["used"]
+        else f" ({change['reason']})"
+        if "reason" in change
+        else ""
+    )
 
 
 def notes(plan: dict) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,17 +60,12 @@ def candidates(config: Config, topology: Topology) -> tuple[list[Candidate], lis
     kept, rejected = [], []
     for changed in layouts(config, topology):
         found = Candidate(changed, *sums(changed, topology))
-        try:
-            validate(changed, topology.devices)
-        except ValueError as error:
-            rejected.append((found.title, str(error)))
-            continue
         if found.memory > topology.chip.hbm:
             need = f"by sums alone {found.memory / 2**30:.1f} GiB of {topology.chip.hbm / 2**30:.2f}"
             rejected.append((found.title, need))
         else:
             kept.append(found)
-    return sorted(kept, key=lambda c: c.seconds), rejected
+    return sorted(kept, key=lambda c: (c.seconds, c.memory)), rejected
 
 
 def layouts(config: Config, topology: Topology) -> Iterator[Config]:
@@ -114,39 +110,61 @@ def search(
 ) -> dict:
     """{"ranked": plans that fit, the fastest first, "rejected": rows with reasons, "considered": how many layouts}.
 
-    The best by sums are compiled, at most `compiles` of them, several at a time. What was compiled before comes from
-    the cache, so that a search that was stopped goes on where it stood.
+    Layouts are compiled in the order of their sums, several at a time, until `compiles` of them fit. What was compiled
+    before comes from the cache, so that a search that was stopped goes on where it stood.
     """
-    found, rejected = candidates(config, topology)
-    considered = len(found) + len(rejected)
-    chosen, left = _varied(found, compiles)
-    ranked = []
-    say(f"{considered:,} layouts, {len(found):,} may fit; compiling {len(chosen)}")
-    for done, (candidate, result) in enumerate(
-        compile_all(((c, c.config) for c in chosen), topology, workers), start=1
-    ):
-        say(f"Compiled {done} of {len(chosen)}: {candidate.title}")
-        if isinstance(result, ValueError):
-            rejected.append((candidate.title, str(result)))
-        elif not result.memory:
-            rejected.append((candidate.title, "the compiler refuses it: too large for the memory"))
-        else:
+    left, rejected = candidates(config, topology)
+    considered, ranked = len(left) + len(rejected), []
+    workers = workers or os.cpu_count() or 1
+    while left and len(ranked) < compiles:
+        chosen, left = _next(left, ranked, min(workers, compiles - len(ranked)), topology, rejected)
+        say(f"{considered:,} layouts, {len(left):,} left; compiling {'; '.join(c.title for c in chosen)}")
+        for candidate, result in compile_all(((c, c.config) for c in chosen), topology, workers):
+            if isinstance(result, ValueError):
+                rejected.append((candidate.title, str(result)))
+                continue
             plan = describe(candidate.config, result) | {"title": candidate.title, "sums": candidate.seconds}
-            ranked.append(plan) if plan["fits"] else rejected.append((candidate.title, "does not fit as compiled"))
-    rejected += [(c.title, f"by sums {c.seconds:.3f} s a step: slower than those that were compiled") for c in left]
+            if plan["fits"]:
+                ranked.append(plan)
+                continue
+            rejected.append((candidate.title, "compiled, it does not fit"))
+            # The same mesh cannot fit with what needs more.
+            worse = [c for c in left if _mesh(c) == _mesh(candidate) and c.memory >= candidate.memory]
+            rejected += [(c.title, f"needs more than {candidate.title}, which does not fit") for c in worse]
+            left = [c for c in left if c not in worse]
     ranked.sort(key=lambda plan: plan["step_seconds"])
+    rejected += [(c.title, f"by sums {c.seconds:.3f} s a step: slower than those that were compiled") for c in left]
     return {"ranked": ranked, "rejected": rejected, "considered": considered}
 
 
-def _varied(found: list[Candidate], most: int) -> tuple[list[Candidate], list[Candidate]]:
-    """(the fastest by sums, at most two of each mesh; the others)."""
-    chosen, per_mesh = [], {}
-    for candidate in found:
-        mesh = candidate.config.parallel.sizes()
-        if len(chosen) < most and per_mesh.get(mesh, 0) < 2:
+def _mesh(candidate: Candidate) -> tuple[int, ...]:
+    return candidate.config.parallel.sizes()
+
+
+def _next(left, ranked, count: int, topology: Topology, rejected: list) -> tuple[list[Candidate], list[Candidate]]:
+    """(the next `count` to compile, the others): the fastest by sums, of each mesh two at most, and only valid ones."""
+    seen = [tuple(plan["config"]["parallel"][axis] for axis in AXES) for plan in ranked]
+    chosen, others = [], []
+    for candidate in left:
+        taken = seen.count(_mesh(candidate)) + sum(_mesh(c) == _mesh(candidate) for c in chosen)
+        if len(chosen) == count or taken >= 2:
+            others.append(candidate)
+        elif (reason := invalid(candidate.config, topology)) is not None:
+            rejected.append((candidate.title, reason))
+        else:
             chosen.append(candidate)
-            per_mesh[mesh] = per_mesh.get(mesh, 0) + 1
-    return chosen, [c for c in found if c not in chosen]
+    if not chosen:  # only meshes of which there are two: enough
+        rejected += [(c.title, "two of its mesh are faster") for c in others]
+        return [], []
+    return chosen, others
+
+
+def invalid(config: Config, topology: Topology) -> str | None:
+    try:
+        validate(config, topology.devices)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def write_config(path: Path, base: Path, best: dict, title: str) -> None:

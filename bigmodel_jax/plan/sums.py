@@ -1,5 +1,7 @@
 """What a layout needs at least, from shapes alone: no compiler, microseconds. For sorting, and for rejecting what cannot be."""
 
+import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -19,7 +21,7 @@ def sums(config: Config, topology: Topology) -> tuple[float, float]:
 def memory(config: Config) -> float:
     """Master weights, gradients, moments, and what the layers save. A lower bound: what it rejects cannot fit."""
     parallel = config.parallel
-    count = params.count(config.model.make().spec, trainable=True) / (parallel.fsdp * parallel.tensor * parallel.expert)
+    count = _counts(_shape(config.model))[0] / (parallel.fsdp * parallel.tensor * parallel.expert)
     moments = 0 if parallel.offload_optimizer else 2
     return (
         4.0 * count * (2 + moments)
@@ -30,11 +32,10 @@ def memory(config: Config) -> float:
 def seconds(config: Config, topology: Topology) -> float:
     """The slower of arithmetic and the network, and the time that moments and activations take to the host and back."""
     chip, parallel, model = topology.chip, config.parallel, config.model
-    spec = model.make().spec
-    count = params.count(spec, trainable=True)
+    count, met = _counts(_shape(model))
     rows = tokens(config)
     _, hosted, passes = saved(model, parallel)
-    compute = passes * active(model, spec) * rows / parallel.tensor / parallel.seq / chip.peak(config.precision.compute)
+    compute = passes * met * rows / parallel.tensor / parallel.seq / chip.peak(config.precision.compute)
     links = chip.links * chip.link / chip.devices
     # Weights are gathered forward and backward, once more where the forward pass is repeated; gradients go the other way.
     gathers = (3 if passes > 7 else 2) * config.train.microbatches + 1
@@ -78,11 +79,17 @@ def saved(model: Any, parallel: Any) -> tuple[float, float, float]:
     return layers * device, layers * host, passes
 
 
-def active(model: Any, spec: params.Tree) -> float:
-    """Parameters that a token meets: of the experts those that it is sent to."""
-    flat = params.paths(spec)
-    total = sum(p.size for p in flat.values())
+def _shape(model: Any) -> Any:
+    """The model without what does not change its parameters: layouts share one count."""
+    return dataclasses.replace(model, remat="none") if hasattr(model, "remat") else model
+
+
+@functools.cache
+def _counts(model: Any) -> tuple[int, float]:
+    """(trainable parameters, those that a token meets: of the experts the ones that it is sent to)."""
+    flat = params.paths(model.make().spec)
+    total = sum(p.size for p in flat.values() if p.trainable)
     if not hasattr(model, "num_experts"):
-        return total
+        return total, total
     experts = sum(p.size for path, p in flat.items() if "/experts/" in f"/{path}/")
-    return total - experts * (1 - model.experts_per_token / model.num_experts)
+    return total, total - experts * (1 - model.experts_per_token / model.num_experts)

@@ -16,7 +16,7 @@ def memory(plan: dict, theme: Theme):
     if "parts" not in plan["memory"]:
         return None
     parts, limit = plan["memory"]["parts"], plan["memory"]["limit"] / GIB
-    figure, axes = new_axes(theme, "Memory of a device", "GiB", height=2.9)
+    figure, axes = new_axes(theme, "Memory of a device", "GiB", height=3.3)
     shown = [name for name in PARTS if parts.get(name, 0) > 0.002 * plan["memory"]["used"]]
     start = 0.0
     for name, color in zip(shown, theme.series, strict=False):

@@ -78,7 +78,7 @@ def _search(config, topology, given, name: str, folder: Path, target: Path) -> d
 
     def describe(config, compiled):
         plan = estimate.describe(config, topology, compiled, name=name)
-        return plan | estimate.seen(config, topology, compiled, given.tokens, prices)
+        return plan | (estimate.seen(config, topology, compiled, given.tokens, prices) if compiled.memory else {})
 
     with console.status("") as status:
         found = search.search(

@@ -144,6 +144,8 @@ def failed(*args: str) -> str:
         (("--topology", "v5e:16x16", "--parallel.fsdp", "100"), "these fit: --parallel.data"),
         (("--topology", "v5e:16x16", "--topologi", "x"), "--topology"),
         (("--topology", "v5e:32x32"), "--slices N"),
+        (("--topology", "v5e:16x16", "--parallel.fsdp", "4", "--parallel.tensor", "64"), "model.num_heads = 32"),
+        (("--topology", "v5e:16x16", "--prices", "none.toml"), "--prices 'none.toml': no such file"),
     ],
 )
 def test_a_mistake_is_one_line_with_what_is_meant(args, says, capsys, monkeypatch):
@@ -210,22 +212,28 @@ def test_a_search_rejects_with_reasons_and_writes_a_config_that_loads(tmp_path):
     assert (loaded.model, loaded.train) == (best.config.model, best.config.train)
 
 
+NEEDS_LIBTPU = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: uv sync --extra plan"
+)
+
+
+def planned(folder: Path, topology: str, *options: str) -> tuple[int, dict]:
+    """(exit code, plan.json) of `launch.py plan` on the tiny model; nothing may come on stderr."""
+    (folder / "tiny.py").write_text(TINY)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "JAX_", "XLA_"))}
+    command = [sys.executable, str(ROOT / "launch.py"), "plan", "tiny.py", "--topology", topology, "--output", "out"]
+    env |= {"BIGMODEL_CACHE": str(folder / "cache")}
+    done = subprocess.run([*command, *options], cwd=folder, env=env, capture_output=True, text=True)
+    assert done.stderr == ""
+    return done.returncode, json.loads((folder / "out" / "plan.json").read_text())
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: uv sync --extra plan")
+@NEEDS_LIBTPU
 def test_a_tiny_model_is_planned_on_four_chips_of_v5e(tmp_path):
     """The real compiler: it fits, nothing but the plan is printed, and the second time comes from the cache."""
-    (tmp_path / "tiny.py").write_text(TINY)
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "JAX_", "XLA_"))}
-    command = [sys.executable, str(ROOT / "launch.py"), "plan", "tiny.py", "--topology", "v5e:2x2", "--output", "out"]
-
-    def run():
-        done = subprocess.run(
-            command, cwd=tmp_path, env=env | {"BIGMODEL_CACHE": str(tmp_path / "cache")}, capture_output=True, text=True
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        return json.loads((tmp_path / "out" / "plan.json").read_text())
-
-    first, second = run(), run()
+    (code, first), (_, second) = (planned(tmp_path, "v5e:2x2") for _ in range(2))
+    assert code == 0
     assert first["fits"]
     assert (first["compile"]["cached"], second["compile"]["cached"]) == (False, True)
     # Weights' products 8 times forward (remat), the last one of each layer not recomputed; the head's 6 times.
@@ -241,3 +249,20 @@ def test_a_tiny_model_is_planned_on_four_chips_of_v5e(tmp_path):
     assert first["memory"]["parts"]["parameters"] + first["memory"]["parts"]["optimizer"] == pytest.approx(
         state, rel=0.01
     )
+
+
+@pytest.mark.slow
+@NEEDS_LIBTPU
+def test_what_does_not_fit_ends_with_a_change_that_was_compiled_and_fits(tmp_path):
+    """65,536 rows on one chip: the attention logits alone, 65,536 x 2 x 256 x 256 in float32, are 32 GiB."""
+    code, plan = planned(tmp_path, "v5e:1x1", "--parallel.fsdp", "1", "--train.batch_size", "65536")
+    assert code == 3
+    assert not plan["fits"]
+    assert "RESOURCE_EXHAUSTED" in plan["refused"]
+    assert plan["memory"]["used"] > plan["memory"]["limit"]
+    assert plan["memory"]["largest"][0]["bytes"] > 4 * GIB
+    assert all(":" in row["source"] for row in plan["memory"]["largest"][:3])
+    *failed, helped = plan["changes"]
+    assert helped["fits"]
+    assert helped["used"] <= plan["memory"]["limit"]
+    assert not any(change["fits"] for change in failed)
