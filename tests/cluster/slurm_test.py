@@ -1,10 +1,8 @@
 """A real SLURM: a job of two nodes trains, gives way to another one, is requeued and resumes, as if nothing had been."""
 
 import json
-import os
 import subprocess
 import sys
-import time
 
 import jobs
 import numpy as np
@@ -60,24 +58,11 @@ def test_a_preempted_job_saves_is_requeued_and_ends_as_an_uninterrupted_run(clus
     got, want = runs.losses(run_dir), runs.losses(tmp_path / "alone")
     assert list(got) == list(want) == list(range(1, STEPS + 1))
     np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=1e-4)
-    if os.environ.get("SHOW_SLURM_LOG"):
-        print(time.strftime("%F"), log)
 
 
 def test_sbatch_itself_accepts_what_submit_writes(cluster, tmp_path):
     path = runs.write(tmp_path)
-    options = (
-        "--nodes",
-        "2",
-        "--time",
-        "00:10:00",
-        "--partition",
-        "low",
-        "--tasks_per_node",
-        "2",
-        "--sbatch",
-        "--nice=5",
-    )
+    options = ("--nodes", "2", "--time", "00:10:00", "--partition", "low", "--tasks_per_node", "2", "--sbatch=--nice=5")
     file = submit(cluster, path, "--run_dir", tmp_path / "run", *options).strip()
     assert not cluster.run("sbatch", "--test-only", file)  # it says when the job would start, on stderr
     assert "#SBATCH --nice=5" in (tmp_path / "run" / "job.sbatch").read_text()

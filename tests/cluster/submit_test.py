@@ -56,7 +56,7 @@ def test_every_field_of_a_jobset_is_one_of_the_published_models(path, tmp_path, 
 
 def test_a_jobset_of_gpus_tells_each_pod_its_place(path, tmp_path, capsys, monkeypatch):
     """The manifest's variables, with the values that the JobSet controller would give, are a place in the job."""
-    from bigmodel_jax.cluster import join
+    from bigmodel_jax.cluster import place
 
     manifest = yaml.safe_load(written(path, tmp_path, capsys, "kubernetes", *GPUS).read_text())
     assert manifest["metadata"]["name"] == "my-run"
@@ -69,7 +69,7 @@ def test_a_jobset_of_gpus_tells_each_pod_its_place(path, tmp_path, capsys, monke
         name = re.fullmatch(r"metadata\.annotations\['jobset\.sigs\.k8s\.io/(.+)'\]", field)
         monkeypatch.setenv(variable["name"], annotations[name[1]] if name else variable["value"])
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
-    assert join.find(join.ClusterConfig()) == join.Place("my-run-train-0-0.my-run:8476", 4, 3, None, "JobSet")
+    assert place.find(place.ClusterConfig()) == place.Place("my-run-train-0-0.my-run:8476", 4, 3, None, "JobSet")
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
     assert "python launch.py train" in container["args"][0]
     assert "--run_dir /runs/my-run --train.steps 50" in container["args"][0]
