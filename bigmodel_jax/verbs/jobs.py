@@ -59,7 +59,11 @@ def sort(args: Sequence[str]) -> tuple[list[str], list[str], list[str], bool]:
             end = i + 1
             while "=" not in args[i] and end < len(args) and not args[end].startswith("--"):
                 end += 1
-            options, i = options + list(args[i:end]), end
+            if end - i > 2 and Path(args[end - 1]).exists():  # CONFIG after the option's own values
+                targets, end = [*targets, args[end - 1]], end - 1
+                options, i = options + list(args[i:end]), end + 1
+            else:
+                options, i = options + list(args[i:end]), end
         else:
             end = i + (1 if "=" in args[i] else 2)
             own, i = own + list(args[i:end]), end
