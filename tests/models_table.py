@@ -62,6 +62,7 @@ uv run pytest tests/parity tests/contract -m "slow or not slow" --models-table d
   *one pass*: the 20 steps are run for a family of each kind only; forward and backward stand in the row. *no cache*: the
   model does not generate token by token. *no files*: nobody publishes weights of it in a form of its own. *not measured*:
   it applies, and no test measured it.
+- XLNet runs without memory of earlier segments (`mems`), as its published config.json has it (`mem_len` null).
 
 """
 

@@ -95,7 +95,8 @@ def import_weights(
         tree = params.from_paths(folder.load_params(found.family, found.config, found.source, placed, dtype))
         trainable, frozen = params.partition(tree, spec)
         state = {"step": jnp.zeros((), jnp.int32), "params": trainable, "frozen": frozen}
-        with store.open_store(partial / "checkpoints", CheckpointConfig()) as saves:
+        largest = max(x.nbytes for x in params.paths(tree).values())
+        with store.open_store(partial / "checkpoints", CheckpointConfig(), copy_bytes=largest) as saves:
             store.save(saves, 0, state, {"next_batch": 0}, config_file.to_json(config))
         config_file.save(config, partial / "config.json")
         if found.tokenizer is not None:
@@ -117,11 +118,17 @@ def make_config(found: Opened, run_dir: Path) -> Config:
 
 def family_of(config: ModelConfig) -> Family:
     """The family whose files say exactly this config."""
+    reasons = []
     for family in FAMILIES.values():
         if family.config is type(config):
-            hf = {"architectures": [family.architecture], **family.to_hf(config)}
-            if family.from_hf(hf) == _published(config):
-                return family
+            try:  # one config class may serve several architectures, a head each
+                hf = {"architectures": [family.architecture], **family.to_hf(config)}
+                if family.from_hf(hf) == _published(config):
+                    return family
+            except ValueError as error:
+                reasons.append(str(error))
+    if len(reasons) == 1:
+        raise ValueError(reasons[0])
     known = sorted({family.config.__name__ for family in FAMILIES.values()})
     raise ValueError(
         f"model: {type(config).__name__} with these fields has no Hugging Face form; exported are: {', '.join(known)}"
