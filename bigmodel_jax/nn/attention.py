@@ -72,14 +72,16 @@ def qkv(
         y = linear.project(x_BTD, p[name])
         y = y + p[f"{name}_bias"] if f"{name}_bias" in p else y
         y = norm.rms(p[f"{name}_norm"], y, eps=norm_eps, offset=norm_offset) if f"{name}_norm" in p else y
-        # Else, where x is cut along the sequence over `tensor`, the weights would be gathered instead of x.
+        # By heads, here and in project_out: where x is cut along the sequence over `tensor`, the weights would be gathered
+        # instead of x.
         out.append(constrain(y, "batch", "seq", "heads" if name == "q" else "kv_heads", "head_dim"))
     return tuple(checkpoint_name(y, "qkv") for y in out)
 
 
 def project_out(p: dict, x_BTHh: jax.Array) -> jax.Array:
     """(B, T, H, h) -> (B, T, D)."""
-    y = linear.project(checkpoint_name(x_BTHh, "attn"), p["o"], num_dims=2)
+    x_BTHh = constrain(checkpoint_name(x_BTHh, "attn"), "batch", "seq", "heads", "head_dim")
+    y = linear.project(x_BTHh, p["o"], num_dims=2)
     return y + p["o_bias"] if "o_bias" in p else y
 
 

@@ -35,8 +35,10 @@ PAIRS = [
 ]
 
 
-# Products with a weight whose input all devices of `tensor` hold: their gradients are summed over it one by one on a CPU.
-# Per layer, and outside the layers: (forward sums, backward sums) of one activation each.
+# Sums of one activation over `tensor`: per layer forward and backward, and outside the layers. Backward there is one for each
+# product whose input the whole axis holds (q, k, v, gate, up): a CPU's compiler does not add them first, as a TPU's does.
+# Where the sequence is cut between products there are six gathers per layer more (before each half of the layer, again in
+# its backward pass, and of the gradient of each half's output), and two outside.
 TENSOR_SUMS = {"llama": (2, 5, 2), "mixtral": (2, 5, 2), "bert": (2, 4, 2), "vit": (2, 4, 0)}
 
 
@@ -71,8 +73,11 @@ def owed(case: str, parallel: ParallelConfig) -> dict[str, tuple[float, str]] | 
         out = {axis: (due + router, f"{formula} + R") for axis, (due, formula) in out.items()}
     if tensor > 1:
         forward, backward, rest = TENSOR_SUMS[case]
-        sums = (forward + backward) * config.model.num_layers + rest
-        out["tensor"] = (sums * layout_runs.activation_bytes(config, mesh), f"({forward + backward} L + {rest}) A")
+        per_layer = forward + backward
+        if parallel.rules == SEQUENCE and case != "vit":  # five tokens, which two devices do not divide
+            per_layer, rest = per_layer + 6, rest + 2
+        moves = per_layer * config.model.num_layers + rest
+        out["tensor"] = (moves * layout_runs.activation_bytes(config, mesh), f"({per_layer} L + {rest}) A")
     return out
 
 
