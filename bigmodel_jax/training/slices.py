@@ -37,7 +37,7 @@ def gradients(config: Config, mesh: Mesh, specs: Any, one: Callable, compute, fr
 
     def local(compute, frozen, batch, rng):
         rng = jax.random.fold_in(rng, jax.lax.axis_index(SLICE))
-        with sharding.use(inner, config.parallel.rules):
+        with sharding.use(inner, config.parallel.rules, config.parallel):
             grads, mean, sums, frozen = one(compute, frozen, batch, rng)
             # Summed inside the slice before the rounding, whatever order the compiler would choose.
             grads = jax.lax.optimization_barrier(sharding.pin(grads, specs))
