@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.params import Init, Param, ones, zeros
+from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import blockwise, context, cpu, kernels, linear, norm, shards
 from bigmodel_jax.nn.visibility import Rule, Where, capped, reach, visible
 
@@ -70,13 +71,17 @@ def qkv(
     for name in ("q", "k", "v"):
         y = linear.project(x_BTD, p[name])
         y = y + p[f"{name}_bias"] if f"{name}_bias" in p else y
-        out.append(norm.rms(p[f"{name}_norm"], y, eps=norm_eps, offset=norm_offset) if f"{name}_norm" in p else y)
+        y = norm.rms(p[f"{name}_norm"], y, eps=norm_eps, offset=norm_offset) if f"{name}_norm" in p else y
+        # By heads, here and in project_out: where x is cut along the sequence over `tensor`, the weights would be gathered
+        # instead of x.
+        out.append(constrain(y, "batch", "seq", "heads" if name == "q" else "kv_heads", "head_dim"))
     return tuple(checkpoint_name(y, "qkv") for y in out)
 
 
 def project_out(p: dict, x_BTHh: jax.Array) -> jax.Array:
     """(B, T, H, h) -> (B, T, D)."""
-    y = linear.project(checkpoint_name(x_BTHh, "attn"), p["o"], num_dims=2)
+    x_BTHh = constrain(checkpoint_name(x_BTHh, "attn"), "batch", "seq", "heads", "head_dim")
+    y = linear.project(x_BTHh, p["o"], num_dims=2)
     return y + p["o_bias"] if "o_bias" in p else y
 
 

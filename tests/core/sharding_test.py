@@ -75,7 +75,7 @@ def test_an_axis_claimed_twice_is_an_error_for_parameters_and_settled_for_activa
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known():
-    with pytest.raises(ValueError, match="'embd' has no rule; known: batch, seq, layers"):
+    with pytest.raises(ValueError, match="'embd' has no rule; known: batch, seq, residual_seq, layers"):
         partition_spec(("embd",), Rules())
 
 
