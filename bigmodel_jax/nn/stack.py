@@ -65,7 +65,15 @@ def run(
     options = {"remat": remat, "unroll": unroll}
     if not pipeline.active():
         return sequential(block, stacked, x, xs, shared=shared, **options)
-    return pipeline.run(functools.partial(sequential, block, **options), stacked, x, xs, shared)
+    return pipeline.run(functools.partial(sequential, block, **options), stacked, x, xs, shared, _kept(remat))
+
+
+def _kept(remat):
+    """The policy of all that layers keep: what POLICIES say, and the input of each, which is not theirs to say."""
+    if remat == "none" or remat.startswith("offload"):
+        return POLICIES.get(remat)
+    inputs = jax.checkpoint_policies.save_only_these_names("input")
+    return jax.checkpoint_policies.save_from_both_policies(inputs, POLICIES[remat])
 
 
 def sequential(
