@@ -156,7 +156,8 @@ class _Walk:
         if one.opcode.endswith("-start") and one.result.startswith("("):
             # (what it makes, its operand, ...) of a copy; (its operand, what it makes, ...) of a collective.
             shared |= {1 if one.opcode == "copy-start" else 0: 0}
-        return self._new(one, lambda index: operands[shared[index]] if index in shared else None)
+        given = {index: operands[n] for index, n in shared.items() if n < len(operands)}
+        return self._new(one, given.get)
 
     def _in_place(self, one: Instruction) -> dict[int | None, int]:
         """{position in a result's tuple (None: the result itself): operand that is written over}."""

@@ -80,3 +80,9 @@ def test_a_compiled_programs_peak_is_near_the_compilers_own():
     own = compiled.memory_analysis().temp_size_in_bytes
     found = sum(b.bytes for b in memory.at_the_peak(Code(compiled.as_text())))
     assert 0.6 * own < found < 1.4 * own
+
+
+def test_a_start_without_operands_makes_a_buffer_of_its_own():
+    line = "  %q = (f32[4096]{0}, u32[]{:S(2)}) call-start()\n"
+    text = TEXT.replace("  %carry", line + "  %carry").replace("reduce(%d)", "reduce(%d, %q)")
+    assert sorted(b.bytes for b in memory.at_the_peak(Code(text))) == [1024, 2048, 4096, 16384]
