@@ -90,7 +90,7 @@ VERBS = {
         "--nodes       hosts, one process on each\n"
         "--run         submit it, too\n"
         "--output      the file to write; without it: in the run's folder\n"
-        "--FIELD       any field of the config by its dotted name, and --run_dir: as for train\n\n"
+        "--FIELD       any field of the config by its dotted name; --run_dir, as for train\n\n"
         "Each engine's own options: launch.py submit --engine ENGINE CONFIG --help\n"
         "A job saves when it is told to go, goes back into the queue, and resumes.",
         (
