@@ -32,7 +32,7 @@ def _offload(*names: str):
 
 
 # What a layer keeps for its backward pass beside its input; the rest is computed again. Names are given where the tensor
-# is made (`checkpoint_name`): "input" here, "qkv" and "attn" in attention.py, "mlp" in feedforward.py.
+# is made (`checkpoint_name`): "input" here, "qkv" in attention.py, "attn" where attention is computed, "mlp" in feedforward.py.
 POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

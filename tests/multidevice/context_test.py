@@ -1,6 +1,7 @@
 """A sequence cut over devices: ring and Ulysses attention equal attention on one device, alone and in whole runs."""
 
 import dataclasses
+import functools
 import math
 import re
 
@@ -16,7 +17,7 @@ from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig
 from bigmodel_jax.models import BertConfig, LlamaConfig, MixtralConfig, ViTConfig
-from bigmodel_jax.nn import attention, blockwise
+from bigmodel_jax.nn import attention, blockwise, context
 from bigmodel_jax.nn.attention import Where
 from bigmodel_jax.objectives import Classification, MaskedLanguageModel, NextToken
 from bigmodel_jax.optim import OptimConfig
@@ -96,10 +97,10 @@ def test_a_length_that_the_devices_do_not_divide_is_left_whole():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("context", ["ring", "ulysses"])
-def test_attention_inside_a_region_that_divides_another_axis_by_hand(context):
+@pytest.mark.parametrize("kind", ["ring", "ulysses"])
+def test_attention_inside_a_region_that_divides_another_axis_by_hand(kind):
     """As the sum over slices does: its own shard_map over one axis, the others left to the compiler."""
-    parallel = ParallelConfig(data=2, seq=2, tensor=2, context=context)
+    parallel = ParallelConfig(data=2, seq=2, tensor=2, context=kind)
     mesh = sharding.make_mesh(parallel)
     q, k, v, positions, segments = inputs(2, 3)
 
@@ -114,6 +115,20 @@ def test_attention_inside_a_region_that_divides_another_axis_by_hand(context):
     at = Where(positions, segments)
     want = attention.attend(q, k, v, at, at)
     np.testing.assert_allclose(jax.jit(by_hand)(q, k, v, positions, segments), want, atol=2e-6)
+
+
+def test_the_zigzag_order_gives_every_device_the_same_in_every_turn():
+    """Pairs of pieces in which a query sees a key: two of four, and one more at home; in the text's order 0 to 4."""
+    n = 8
+    reorder = functools.partial(context._reorder, axis="seq")
+    mesh = sharding.make_mesh(ParallelConfig(data=1, seq=n))
+    order = jax.shard_map(reorder, mesh=mesh, in_specs=P(None, "seq"), out_specs=P(None, "seq"), check_vma=False)
+    pieces = np.asarray(order(jnp.arange(2 * n)[None]))[0].reshape(n, 2)
+    assert sorted(map(tuple, np.sort(pieces, axis=1))) == [(i, 2 * n - 1 - i) for i in range(n)]
+    for turn in range(n):
+        keys = np.roll(pieces, turn, axis=0)
+        seen = (pieces[:, :, None] >= keys[:, None, :]).sum((1, 2))
+        assert set(seen) == {3 if turn == 0 else 2}
 
 
 def test_one_query_against_a_cache_is_left_to_the_compiler():
@@ -151,13 +166,13 @@ def compiled(parallel: ParallelConfig, length: int, *, backward: bool, num_kv_he
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("context", "n"), [("ring", 4), ("ulysses", 2)])
-def test_memory_goes_with_the_part_of_a_device(context, n, monkeypatch):
+@pytest.mark.parametrize(("kind", "n"), [("ring", 4), ("ulysses", 2)])
+def test_memory_goes_with_the_part_of_a_device(kind, n, monkeypatch):
     """At 65,536 tokens the (T, T) logits of one head are 16 GiB; twice the length on twice the devices costs the same."""
     monkeypatch.setattr(blockwise, "CHUNK", 128)  # blocks are of one size whatever the length: small ones, here
 
     def temp(n, length):
-        parallel = ParallelConfig(data=8 // n, seq=n, context=context)
+        parallel = ParallelConfig(data=8 // n, seq=n, context=kind)
         return compiled(parallel, length, backward=True, num_kv_heads=4).memory_analysis().temp_size_in_bytes
 
     few, many = temp(n, 65_536), temp(2 * n, 65_536)
@@ -309,6 +324,18 @@ def test_a_run_equals_one_device(model, mesh, one_device):
     for path, leaf in params.paths(got).items():
         np.testing.assert_allclose(leaf, params.paths(trained)[path], atol=2e-5, err_msg=path)
     assert losses[-1] != losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["full", "offload_attn"])
+def test_what_is_computed_again_or_kept_elsewhere_changes_nothing(remat, one_device, monkeypatch):
+    """A ring under remat: its outputs and log-sums are recomputed, or wait in the host's memory."""
+    monkeypatch.setitem(MODELS, remat, (dataclasses.replace(LlamaConfig.tiny(), remat=remat), NextToken(), text_batch))
+    losses, trained = one_device("llama")
+    got_losses, got = train(remat, MESHES["seq_fsdp"], 8)
+    np.testing.assert_allclose(got_losses, losses, rtol=2e-6)
+    for path, leaf in params.paths(got).items():
+        np.testing.assert_allclose(leaf, params.paths(trained)[path], atol=2e-5, err_msg=path)
 
 
 @pytest.mark.slow
