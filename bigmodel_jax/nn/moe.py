@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.params import Init, Param, zeros
 from bigmodel_jax.core.sharding import axis_names, constrain
-from bigmodel_jax.nn import expert_exchange, linear
+from bigmodel_jax.nn import expert_exchange, linear, shards
 
 Implementation = Literal["auto", "dense", "grouped"]
 Activation = Callable[[jax.Array, jax.Array], jax.Array]
@@ -79,10 +79,19 @@ def route(p: dict, x_BTD: jax.Array, num_chosen: int, *, normalize: bool = True)
     softmax over their logits alone (Mixtral, arXiv:2401.04088)."""
     logits = linear.linear(jax.tree.map(lambda w: w.astype(jnp.float32), p), x_BTD.astype(jnp.float32))
     probs = jax.nn.softmax(constrain(logits, "batch", "seq", None), axis=-1)
-    weights, experts_ = jax.lax.top_k(probs, num_chosen)
+    weights, experts_ = top_k(probs, num_chosen)
     if normalize:
         weights = weights / weights.sum(-1, keepdims=True)
     return Routing(logits, probs, experts_, weights)
+
+
+def top_k(x_BT: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """`jax.lax.top_k` over the last dimension of (B, T, ...), each device for the tokens it holds: XLA's partitioner would
+    gather those of all devices first."""
+    tokens = P()
+    if sharding.current_mesh() is not None:
+        tokens = sharding.fitting_spec(x_BT.shape[:2], "batch", "seq")
+    return shards.run(lambda x: tuple(jax.lax.top_k(x, k)), (tokens,), (tokens, tokens), x_BT)
 
 
 def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
