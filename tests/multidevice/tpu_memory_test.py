@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tpu_memory_programs import MODEL
 
 PROGRAMS = Path(__file__).with_name("tpu_memory_programs.py")
 
@@ -36,8 +35,7 @@ def test_a_head_in_blocks_is_gathered_and_scattered_and_never_whole(found):
 
 
 def test_inputs_of_layers_wait_in_the_hosts_memory(found):
-    rows, size = 2, 2
-    inputs = MODEL.num_layers * rows * MODEL.max_seq_len * MODEL.embed_dim * size
+    inputs = 4 * 2 * 512 * 256 * 2  # layers, rows of a chip, tokens, dimension, bytes
     assert found["offload_input"]["host_temporaries"] == inputs
     assert found["plain"]["temporaries"] - found["offload_input"]["temporaries"] > 0.9 * inputs
 
