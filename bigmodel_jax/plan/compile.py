@@ -8,6 +8,7 @@ import concurrent.futures
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -134,10 +135,15 @@ def _ask(request: dict, platform: str) -> dict:
             finally:
                 process.kill()  # not terminate: libtpu answers that with a dump of its stack
         if code or not paths[1].is_file():
-            raise ValueError(f"the compiler's process ended with code {code}: {_last_words(paths[2])}")
+            kept = Path(request["cache"]) / "last_failure.txt"
+            raise ValueError(f"the compiler's process ended with code {code}: {_last_words(paths[2], kept)}")
         return json.loads(paths[1].read_text())
 
 
-def _last_words(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:400] if lines else "it said nothing"
+def _last_words(log: Path, kept: Path) -> str:
+    """The line that says what was wrong: a failed check of the compiler's, or an exception's; all of it goes to `kept`."""
+    text = log.read_text(errors="replace")
+    kept.write_text(text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if re.search(r"Check failed|^F\d{4}|^[\w.]*(Error|Exception)\b", line)]
+    return f"{(telling or lines or ['it said nothing'])[-1][:300]} (all it said: {kept})"
