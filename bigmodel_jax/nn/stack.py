@@ -116,6 +116,10 @@ def unstack(tree: Any) -> tuple:
     return tuple(jax.tree.unflatten(treedef, layer) for layer in zip(*map(jnp.unstack, leaves), strict=True))
 
 
+def num_layers(stacked: Any) -> int:
+    return len(stacked) if isinstance(stacked, tuple) else jax.tree.leaves(stacked)[0].shape[0]
+
+
 def apart(spec: Tree, params: Tree) -> Tree:
     """`params` with a tuple of layers for each stack of them: for a loop around `run`, which would otherwise copy every
     layer out of its stack in every turn (XLA's CPU backend does)."""

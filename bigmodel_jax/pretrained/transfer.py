@@ -95,8 +95,7 @@ def import_weights(
         tree = params.from_paths(folder.load_params(found.family, found.config, found.source, placed, dtype))
         trainable, frozen = params.partition(tree, spec)
         state = {"step": jnp.zeros((), jnp.int32), "params": trainable, "frozen": frozen}
-        largest = max(x.nbytes for x in params.paths(tree).values())
-        with store.open_store(partial / "checkpoints", CheckpointConfig(), copy_bytes=largest) as saves:
+        with store.open_store(partial / "checkpoints", CheckpointConfig()) as saves:
             store.save(saves, 0, state, {"next_batch": 0}, config_file.to_json(config))
         config_file.save(config, partial / "config.json")
         if found.tokenizer is not None:
