@@ -40,8 +40,8 @@ PAIRS = [
 # Where the sequence is cut between products there are six gathers per layer more (before each half of the layer, again in
 # its backward pass, and of the gradient of each half's output), and two outside.
 TENSOR_SUMS = {"llama": (2, 5, 2), "mixtral": (2, 5, 2), "bert": (2, 4, 4), "vit": (2, 4, 0)}
-# Not accounted for: what BERT's three tables of embeddings exchange where both axes cut them.
-UNKNOWN = {("bert", "fsdp_tp")}
+# Not accounted for: what the compiler exchanges at either end of these two where both axes cut tables and kernels.
+UNKNOWN = {("bert", "fsdp_tp"), ("vit", "fsdp_tp"), ("vit", "tp_sequence")}
 # Tables that are only looked up: where `tensor` does not cut them, their gradients are summed whole.
 LOOKED_UP = ("positions/table", "token_types/table")
 
