@@ -65,20 +65,17 @@ def used_bytes(compiled: Compiled) -> float:
     return max(m["peak_memory"] - 2**27, allocated) + m["generated_code"]
 
 
-def compile_step(config: Config, topology: Topology, *, hbm: float = 0.0) -> Compiled:
+def compile_step(config: Config, topology: Topology) -> Compiled:
     """The step of `config` for `topology`; from the cache where the same program was compiled before.
 
-    hbm: bytes of memory that the compiler is told a device has (TPU only); 0: what it really has. ValueError, one line,
-    for a config that cannot be compiled.
+    ValueError, one line, for a config that cannot be compiled.
     """
-    options = {"xla_tpu_max_hbm_size_mib": str(int(hbm / 2**20))} if hbm and topology.chip.platform == "tpu" else {}
     folder = cache.root() / f"plan-{FORMAT}"
     folder.mkdir(parents=True, exist_ok=True)
     request = {
         "config": config_file.to_json(config),
         "topology": topology.name,
         "slices": topology.slices,
-        "compiler_options": options,
         "cache": str(folder),
     }
     begun = time.perf_counter()

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import datetime
+import re
 import tomllib
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params
 from bigmodel_jax.plan import changes
+from bigmodel_jax.plan.chips import GIB
 from bigmodel_jax.plan.compile import Compiled, compile_step, used_bytes
 from bigmodel_jax.plan.roofline import Roofline, roofline
-from bigmodel_jax.plan.topology import Topology
+from bigmodel_jax.plan.topology import Topology, roomier
 
 PRICES = Path(__file__).with_name("prices.toml")
-ROOM = 8  # times a chip's memory: what a program that does not fit is compiled with, to see where it would go
 
 
 def make_plan(
@@ -31,11 +32,8 @@ def make_plan(
     say("Compiling the step")
     compiled = compile_step(config, topology)
     plan = describe(config, topology, compiled, name=name)
-    if not compiled.memory:  # refused: once more with room, to see what it would need
-        say("It does not fit. Compiling with more memory, to see what takes it")
-        refused = {"fits": False, "refused": plan["refused"]}
-        compiled = compile_step(config, topology, hbm=ROOM * topology.chip.hbm)
-        plan = describe(config, topology, compiled, name=name) | refused
+    if not compiled.memory:
+        plan["memory"] |= refused_memory(config, topology, compiled, say)
     plan |= seen(config, topology, compiled, tokens, table) if compiled.memory else {}
     if not plan["fits"]:
         plan["changes"] = changes.find(config, topology, say)
@@ -98,6 +96,22 @@ def memory_parts(compiled: Compiled, limit: float) -> dict:
         "compiler": compiled.memory,
         "largest": saved["largest"],
     }
+
+
+def refused_memory(config: Config, topology: Topology, compiled: Compiled, say) -> dict:
+    """What a refused program would need, in the compiler's words, and its largest buffers where a larger chip takes it."""
+    sizes = compiled.sizes
+    need = re.search(r"temporaries \(([\d.]+)G\)", compiled.refused)
+    used = sum(sizes[name] for name in ("parameters", "optimizer", "average", "batch"))
+    used += float(need[1]) * GIB if need else 0.0
+    out = {"used": used, "headroom": topology.chip.hbm - used, "largest": []}
+    larger = roomier(topology)
+    if larger is not None:
+        say(f"It does not fit. Compiling for {larger.name}, to see what takes the memory")
+        seen_there = compile_step(config, larger)
+        if seen_there.memory:
+            out |= {"largest": seen_there.program["memory"]["largest"], "largest_on": larger.name}
+    return out
 
 
 def seen(config: Config, topology: Topology, compiled: Compiled, tokens: float, prices: dict) -> dict:

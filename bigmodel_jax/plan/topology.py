@@ -67,6 +67,11 @@ def parse(name: str, slices: int = 1) -> Topology:
     return Topology(chip, sizes, slices)
 
 
+def roomier(topology: Topology) -> Topology | None:
+    """As many chips with more memory in the same plane: v5p for v5e and v6e. None where there is none to be had."""
+    return Topology(BY_NAME["v5p"], (*topology.shape, 1), topology.slices) if topology.chip.dims == 2 else None
+
+
 def check_mesh(parallel: ParallelConfig, topology: Topology) -> None:
     """ValueError where the mesh does not make up the devices, with what the first free axis would have to be."""
     try:

@@ -56,12 +56,11 @@ def run(request: dict) -> dict:
     begun = time.perf_counter()
     lowered = make_train_step(config, mesh).lower(state, batch)
     lower_seconds = time.perf_counter() - begun
-    options = request["compiler_options"]
-    key = cache_key(lowered.as_text(), topology, options)
+    key = cache_key(lowered.as_text(), topology)
     folder = Path(request["cache"]) / key
     cached = (folder / "compiled.json").is_file()
     if not cached:
-        compile_into(folder, lowered, options)
+        compile_into(folder, lowered)
     flops, attention = model_flops(config, mesh, batch)
     program = analyse(folder, config, mesh, topology) if (folder / "hlo.txt.gz").is_file() else {}
     return {
@@ -100,19 +99,19 @@ def coords(device: Any) -> list[int]:
     return [group or 0, *(getattr(device, "coords", None) or ())]
 
 
-def cache_key(text: str, topology: topologies.Topology, options: dict) -> str:
+def cache_key(text: str, topology: topologies.Topology) -> str:
     """A hash of the lowered program and of what else decides what the compiler makes of it."""
     compiler = "libtpu" if topology.chip.platform == "tpu" else "jax-cuda13-plugin"
     versions = [importlib.metadata.version(name) for name in ("jax", "jaxlib", compiler)]
-    facts = json.dumps([topology.name, topology.slices, options, versions], sort_keys=True)
+    facts = json.dumps([topology.name, topology.slices, {}, versions], sort_keys=True)
     return hashlib.sha256(f"{facts}\n{text}".encode()).hexdigest()[:24]
 
 
-def compile_into(folder: Path, lowered: Any, options: dict) -> None:
+def compile_into(folder: Path, lowered: Any) -> None:
     """Leaves compiled.json and, where the program fits, hlo.txt.gz in `folder`; complete or not at all."""
     begun, cpu = time.perf_counter(), time.process_time()
     try:
-        compiled, refused = lowered.compile(compiler_options=options or None), ""
+        compiled, refused = lowered.compile(), ""
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
