@@ -96,7 +96,7 @@ def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into every layer; the reference's last hidden state is normed, which the logits prove."""
     ref = reference(name)
     states = []
-    run = stack.run
+    run = stack.sequential  # which stack.run comes to as well, where there is no pipeline
 
     def recorded(block, stacked, x, xs=None, **options):
         def watched(p, x, xs, *shared):
@@ -105,7 +105,7 @@ def test_hidden_states(name, reference, measured, monkeypatch):
 
         return run(watched, stacked, x, xs, **(options | {"unroll": True, "remat": "none"}))
 
-    monkeypatch.setattr(stack, "run", recorded)
+    monkeypatch.setattr(stack, "sequential", recorded)
     ref.model.apply(ref.tree, {"tokens": jnp.asarray(ref.arrays["tokens"], jnp.int32)})
     theirs = ref.arrays["hidden_states"][:-1]
     assert len(states) == len(theirs)
