@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from bigmodel_jax.config import Config, check_parts, nearest
 from bigmodel_jax.core import params
-from bigmodel_jax.core.sharding import AXES, Rules, axis_names, factor
+from bigmodel_jax.core.sharding import AXES, Rules, axis_names, factor, slice_axis
 
 
 def validate(config: Config, num_devices: int | None = None) -> None:
@@ -97,6 +97,9 @@ def _check_batch(config: Config, num_devices: int | None) -> None:
         raise ValueError("parallel.offload_optimizer = True needs parallel.strategy = 'jit'")
     stages = sizes["stage"]
     _check_pipeline(config, stages)
+    _check_sequence(config, sizes["seq"], sizes["tensor"])
+    _check_slices(config, sizes)
+    _check_deterministic(config, sizes)
     # A pipeline cuts the batch of all its stages into microbatches, and each of these over the other axes.
     axes = [a for a in axis_names(config.parallel.rules.batch) if sizes[a] > 1 and not (a == "stage" and stages > 1)]
     shards = math.prod(sizes[a] for a in axes)
@@ -147,6 +150,72 @@ def _check_pipeline(config: Config, stages: int) -> None:
             product = f"parallel.stage = {stages}" + (f" x parallel.pipeline_rounds = {rounds}" if rounds > 1 else "")
             stack = path.split("/")[0] if path.split("/")[0] != "layers" else "the model"
             raise ValueError(f"the {num} layers of {stack} are not divisible by {product}")
+
+
+def _check_sequence(config: Config, pieces: int, tensor: int) -> None:
+    """Raises ValueError where the sequence, or the heads that are exchanged for it, cannot be cut."""
+    length = getattr(config.data, "seq_len", pieces)
+    if length % pieces:
+        raise ValueError(f"data.seq_len = {length} is not divisible by parallel.seq = {pieces}")
+    heads = getattr(config.model, "num_heads", tensor * pieces)
+    if config.parallel.context == "ulysses" and heads % (tensor * pieces):
+        product = f"parallel.seq = {pieces}" + (f" x parallel.tensor = {tensor}" if tensor > 1 else "")
+        raise ValueError(
+            f"model.num_heads = {heads} is not divisible by {product}: parallel.context = 'ulysses' exchanges heads for "
+            "the sequence; 'ring' takes any number of heads"
+        )
+    asked = getattr(config.model, "attention", "auto")
+    if pieces > 1 and config.parallel.context == "ring" and asked not in ("auto", "chunked", "plain"):
+        raise ValueError(
+            f"model.attention = {asked!r} needs parallel.context = 'ulysses' where parallel.seq is above 1 "
+            f"(here {pieces}); with 'ring' allowed: 'auto', 'chunked', 'plain'"
+        )
+
+
+def _check_slices(config: Config, sizes: dict[str, int]) -> None:
+    parallel = config.parallel
+    if parallel.slices < 1:
+        raise ValueError(f"parallel.slices = {parallel.slices}; it must be 1 or more")
+    if parallel.slices > 1 and parallel.strategy == "pmap":
+        raise ValueError(f"parallel.slices = {parallel.slices} with parallel.strategy = 'pmap'; slices need 'jit'")
+    across = slice_axis(parallel, tuple(sizes.values()))
+    if parallel.slices == 1 or parallel.slice_gradients == "float32":
+        return
+    if across != "data":
+        raise ValueError(
+            f"parallel.slice_gradients = {parallel.slice_gradients!r} needs parallel.data divisible by parallel.slices; "
+            f"here {across} goes across the {parallel.slices} slices"
+        )
+    if sizes["stage"] > 1:
+        raise ValueError(
+            f"parallel.stage = {sizes['stage']} with parallel.slice_gradients = {parallel.slice_gradients!r}; it must be 1"
+        )
+
+
+def _check_deterministic(config: Config, sizes: dict[str, int]) -> None:
+    parallel, shards = config.parallel, sizes["data"] * sizes["fsdp"]
+    if not parallel.deterministic:
+        return
+    groups = parallel.deterministic_groups
+    for name, value, allowed in (
+        *((f"parallel.{axis}", size, 1) for axis, size in sizes.items() if axis not in ("data", "fsdp")),
+        ("parallel.strategy", parallel.strategy, "jit"),
+        ("parallel.slice_gradients", parallel.slice_gradients, "float32"),
+        ("train.microbatches", config.train.microbatches, 1),
+    ):
+        if value != allowed:
+            raise ValueError(f"{name} = {value!r} with parallel.deterministic = True; it must be {allowed!r}")
+    if groups < 2 or groups & (groups - 1):
+        raise ValueError(f"parallel.deterministic_groups = {groups}; it must be a power of 2, at least 2")
+    if groups % (2 * shards):
+        raise ValueError(
+            f"parallel.deterministic_groups = {groups} is not divisible by {2 * shards} = 2 x {shards} data shards "
+            "(parallel.data x parallel.fsdp)"
+        )
+    if config.train.batch_size % groups:
+        raise ValueError(
+            f"train.batch_size = {config.train.batch_size} is not divisible by parallel.deterministic_groups = {groups}"
+        )
 
 
 def _check_metric(config: Config) -> None:

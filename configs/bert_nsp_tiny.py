@@ -1,36 +1,31 @@
-"""A small BERT pretrained as BERT was: hidden tokens, and whether the second of two spans follows the first."""
+"""bert_tiny pretrained as BERT was: hidden bytes, and whether the second of two spans of bytes follows the first.
 
-from bigmodel_jax.config import Config, EvalConfig, TrainConfig
-from bigmodel_jax.data import SentencePairData, Tfds, TokenizerConfig
-from bigmodel_jax.models import BertConfig
+Cost: 47 seconds of processor time. On the addresses after 2000 it is right about 64 % of the pairs, where chance is 50 %,
+and about 41 % of the hidden bytes. With 16 bytes a row most pairs are cut within a sentence, in the middle: what it learns
+is whether the letters on both sides go together.
+"""
+
+import dataclasses
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.data import SentencePairData
 from bigmodel_jax.objectives import BertPretraining
-from bigmodel_jax.optim import OptimConfig
+from configs import bert_tiny
 
-VOCAB_SIZE = 4096
-# Every tenth hundredth of the addresses is held out, so that both parts are of all times.
-TRAIN = "+".join(f"train[{i}%:{i + 9}%]" for i in range(0, 100, 10))
-HELD_OUT = "+".join(f"train[{i + 9}%:{i + 10}%]" for i in range(0, 100, 10))
+SEQ_LEN = 19  # 16 bytes of text, as in bert_tiny, and the three marks of a pair
 
 
 def get_config() -> Config:
-    return Config(
-        model=BertConfig(
-            vocab_size=VOCAB_SIZE,
-            num_layers=2,
-            embed_dim=128,
-            num_heads=4,
-            mlp_dim=256,
-            max_seq_len=64,
+    base = bert_tiny.get_config()
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(
+            base.model,
+            vocab_size=base.model.vocab_size + 1,  # [CLS]
+            max_seq_len=SEQ_LEN,
+            num_token_types=2,
             head="pretraining",
-            init_std=0.09,  # 1/sqrt(embed_dim): at this width the usual 0.02 attends to everything alike for long
         ),
         objective=BertPretraining(),
-        data=SentencePairData(
-            source=Tfds("sotu", train_split=TRAIN, eval_split=HELD_OUT),
-            tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=VOCAB_SIZE),
-            seq_len=64,
-        ),
-        optim=OptimConfig(lr=2e-3, betas=(0.9, 0.98), warmup_steps=50, weight_decay=0.01, final_lr_ratio=0.0),
-        train=TrainConfig(steps=300, batch_size=32),
-        eval=EvalConfig(batch_size=64),
+        data=SentencePairData(source=base.data.source, tokenizer=base.data.tokenizer, seq_len=SEQ_LEN),
     )

@@ -112,6 +112,30 @@ BAD = {
         ("checkpoint.best_metric = 'accuracy'", "NextToken", "meant: 'eval/accuracy'"),
     ),
     "pmap": (replaced(parallel=ParallelConfig(strategy="pmap", data=1, tensor=8)), ("tensor",)),
+    "sequence": (
+        replaced(data=TextData(seq_len=100), parallel=ParallelConfig(data=1, seq=8)),
+        ("data.seq_len = 100", "parallel.seq = 8"),
+    ),
+    "heads for the sequence": (
+        replaced(data=TextData(seq_len=64), parallel=ParallelConfig(data=1, seq=8, context="ulysses")),
+        ("model.num_heads = 4", "parallel.seq = 8", "'ulysses'", "'ring'"),
+    ),
+    "heads for the sequence and tensor": (
+        replaced(data=TextData(seq_len=64), parallel=ParallelConfig(seq=4, tensor=2, context="ulysses")),
+        ("model.num_heads = 4", "parallel.seq = 4 x parallel.tensor = 2"),
+    ),
+    "a kernel in a ring": (
+        replaced(model=dataclasses.replace(LlamaConfig.tiny(), attention="splash"), parallel=ParallelConfig(seq=2)),
+        ("model.attention = 'splash'", "parallel.context = 'ulysses'", "'chunked'"),
+    ),
+    "context": (
+        replaced(parallel=ParallelConfig(context="rign")),
+        ("parallel.context = 'rign'", "'ring', 'ulysses'", "meant 'ring'"),
+    ),
+    "attention": (
+        replaced(model=dataclasses.replace(LlamaConfig.tiny(), attention="flash")),
+        ("model.attention = 'flash'", "'splash'", "'cudnn'"),
+    ),
     "batch": (replaced(train=TrainConfig(batch_size=12)), ("train.batch_size = 12", "8 data shards")),
     "evaluation batch": (replaced(eval=EvalConfig(batch_size=12)), ("eval.batch_size = 12", "8 data shards")),
     "microbatches": (replaced(train=TrainConfig(batch_size=8, microbatches=2)), ("= 8", "train.microbatches = 2")),

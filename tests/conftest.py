@@ -1,5 +1,6 @@
 """Every test sees 8 virtual CPU devices; compiled programs are kept between runs."""
 
+import importlib
 import os
 from pathlib import Path
 
@@ -22,14 +23,15 @@ def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/*.txt anew from the configs")
     parser.addoption("--reference-python", help="a Python with torch and transformers: run the reference live")
     parser.addoption("--models-table", help="write this file from the parity and contract tests' results")
+    parser.addoption("--layouts-table", help="write this file from the results of tests/multidevice")
 
 
 def pytest_configure(config):
     # Workers send their reports to the one process that writes.
-    if config.getoption("--models-table") and not hasattr(config, "workerinput"):
-        from models_table import Results
-
-        config.pluginmanager.register(Results(Path(config.getoption("--models-table")).absolute()))
+    for option, plugin in (("--models-table", "models_table"), ("--layouts-table", "layouts_table")):
+        if config.getoption(option) and not hasattr(config, "workerinput"):
+            results = importlib.import_module(plugin).Results(Path(config.getoption(option)).absolute())
+            config.pluginmanager.register(results)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -53,6 +53,7 @@ ROOMS = {
     "sentencepiece": ("data.tokenizer_files",),
     "jinja2": ("data.chat",),
     "gguf": ("pretrained.gguf",),
+    "ray": ("cluster",),  # no dependency: a Ray job runs where Ray is
     "safetensors": ("pretrained",),
     "flax": (
         "models.flax_module",

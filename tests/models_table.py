@@ -62,6 +62,9 @@ uv run pytest tests/parity tests/contract -m "slow or not slow" --models-table d
   *one pass*: the 20 steps are run for a family of each kind only; forward and backward stand in the row. *no cache*: the
   model does not generate token by token. *no files*: nobody publishes weights of it in a form of its own. *not measured*:
   it applies, and no test measured it.
+- The fixtures say which versions made them. Run live as well (`--reference-python`, torch 2.13, transformers 5.23): GPT-2's
+  logits and greedy ids, BERT's pretraining head with its gradients, T5's logits and gradients.
+- XLNet runs without memory of earlier segments (`mems`), as its published config.json has it (`mem_len` null).
 
 """
 

@@ -31,7 +31,7 @@ def digest(x: jax.Array) -> jax.Array:
     the sum, since a weighted sum of plain bits is blind to a lost block of constants (1.0 has 23 trailing zero bits).
     An integer sum has no order, so a sharding changes nothing.
     """
-    words = _words(x)
+    words = _words(jax.device_put(x, jax.memory.Space.Device))  # from the host's memory, where it waits there
     position = jnp.zeros(words.shape, jnp.uint32)
     for dim in range(words.ndim):
         stride = math.prod(words.shape[dim + 1 :]) & 0xFFFFFFFF

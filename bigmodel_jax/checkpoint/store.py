@@ -49,6 +49,7 @@ class Store:
 
     directory: Path
     config: CheckpointConfig
+    copy_bytes: int | None = None  # a save copies so much at a time to host memory; None: all, and returns at once
     checkpointer: Any = None  # Orbax's; made by the first save, since its making tidies the folder
     pending: int | None = None  # the step being written
     damaged: dict[int, str] = dataclasses.field(default_factory=dict)  # what restore found wrong, by step
@@ -72,10 +73,14 @@ class Store:
 # ---------------------------------------------------------------- the folder
 
 
-def open_store(directory: Path, cfg: CheckpointConfig) -> Store:
-    """The checkpoints under `directory`, which need not exist before the first save."""
+def open_store(directory: Path, cfg: CheckpointConfig, *, copy_bytes: int | None = None) -> Store:
+    """The checkpoints under `directory`, which need not exist before the first save.
+
+    copy_bytes: a save holds no more than this beside the arrays themselves, but for a single larger one; it then reads
+    them until it is done, so they may not be donated before `wait`.
+    """
     logging.getLogger("absl").addFilter(_not_orbax)
-    return Store(Path(directory).absolute(), cfg)
+    return Store(Path(directory).absolute(), cfg, copy_bytes)
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
@@ -182,6 +187,7 @@ def _make_checkpointer(store: Store) -> Any:
     context = ocp.Context()
     # float32 state of 1.2 GB: zstd saves 8% of the size, and costs 1.6 times the time to save and 1.3 to restore.
     context.array_options.saving.use_compression = False
+    context.memory_options.transfer_concurrent_bytes = store.copy_bytes
     context.checkpointables_options.registry = ocp.handlers.local_registry()
     context.checkpointables_options.registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")
     policies = ocp.training.preservation_policies

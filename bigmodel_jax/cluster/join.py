@@ -1,13 +1,8 @@
-"""This process's place in a job of several, found in the environment, and the joining of it through `jax.distributed`.
-
-The engines that JAX knows are asked through JAX's own detection; a Kubernetes JobSet, for which JAX would need the
-cluster's API and the permission to read it, is read from variables that the manifest sets.
-"""
+"""Joining a job of several processes through `jax.distributed`, and leaving it."""
 
 import atexit
 import contextlib
 import ctypes
-import dataclasses
 import functools
 import hashlib
 import logging
@@ -22,38 +17,13 @@ from pathlib import Path
 
 from bigmodel_jax import runtime
 from bigmodel_jax.cluster import peers
+from bigmodel_jax.cluster.place import ClusterConfig, Place, find
 
 # JAX is imported inside the functions: the verbs import this file for its options alone.
 
-# What the manifest of `submit --engine kubernetes` sets from the pod's annotations; Kubernetes sets the last one itself.
-JOBSET = ("JOBSET_COORDINATOR", "JOBSET_JOBS", "JOBSET_JOB_INDEX", "JOBSET_PODS_PER_JOB", "JOB_COMPLETION_INDEX")
-JOBSET_PORT = 8476
-SIGNS = ("SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "JOBSET_COORDINATOR", "TPU_WORKER_HOSTNAMES")
 PACKAGE = Path(__file__).parents[1]
 SHUTDOWN_SECONDS = 1800  # at the end all wait for the first process, which writes the report
-
-
-@dataclasses.dataclass(frozen=True)
-class ClusterConfig:
-    """Which process of which job this one is. Where nothing is given, the environment says it, or it is alone."""
-
-    coordinator: str = ""
-    "host:port at which process 0 listens, the same in every process"
-    num_processes: int = 0
-    process_id: int = -1
-    timeout: int = 300
-    "seconds to wait for the other processes at the start"
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """One process's place in a job; local_devices: the numbers of its devices on its host, None for all of them."""
-
-    coordinator: str
-    num_processes: int
-    process_id: int
-    local_devices: tuple[int, ...] | None = None
-    source: str = "--cluster"
+SIGNS = ("SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "JOBSET_COORDINATOR", "TPU_WORKER_HOSTNAMES")
 
 
 def hush(args: Sequence[str]) -> None:
@@ -61,84 +31,6 @@ def hush(args: Sequence[str]) -> None:
     where the watch says it once."""
     if any(a.startswith("--cluster.") for a in args) or any(name in os.environ for name in SIGNS):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
-def find(options: ClusterConfig) -> Place | None:
-    """The place that `options` name, completed by the environment; None for a process that is alone."""
-    place = _from_engine(options)
-    if options.coordinator or options.num_processes or options.process_id >= 0:
-        given = {
-            "coordinator": options.coordinator or (place.coordinator if place else ""),
-            "num_processes": options.num_processes or (place.num_processes if place else 0),
-            "process_id": options.process_id if options.process_id >= 0 else (place.process_id if place else -1),
-        }
-        for name, value in given.items():
-            if value in ("", 0, -1) and not (name == "process_id" and value == 0):
-                raise ValueError(f"cluster.{name} is missing: the environment names no job, so give all three")
-        place = dataclasses.replace(place, **given) if place else Place(**given)
-    if place is not None:
-        _check(place)
-    return place if place is not None and place.num_processes > 1 else None
-
-
-def _check(place: Place) -> None:
-    host, _, port = place.coordinator.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"cluster.coordinator = {place.coordinator!r} is not host:port")
-    if not 0 <= place.process_id < place.num_processes:
-        raise ValueError(
-            f"cluster.process_id = {place.process_id}; with cluster.num_processes = {place.num_processes} it is 0 to "
-            f"{place.num_processes - 1}"
-        )
-
-
-def _from_engine(options: ClusterConfig) -> Place | None:
-    """What the engine that started this process says of it."""
-    if all(name in os.environ for name in JOBSET):
-        return _from_jobset()
-    from jax._src import clusters
-
-    for env in clusters.ClusterEnv._cluster_types:
-        if env.opt_in_only_method or env is clusters.K8sCluster or not env.is_env_present():
-            continue
-        try:
-            port = os.environ.get("JAX_COORDINATOR_PORT")
-            address = options.coordinator or env.get_coordinator_address(options.timeout, port)
-            local = None if _alone_on_host() else env.get_local_process_id()
-            return Place(
-                address,
-                options.num_processes or env.get_process_count(),
-                options.process_id if options.process_id >= 0 else env.get_process_id(),
-                None if local is None else (local,),
-                env.__name__.removesuffix("Cluster"),
-            )
-        except (RuntimeError, KeyError, ImportError) as error:
-            name = env.__name__.removesuffix("Cluster")
-            raise ValueError(
-                f"cluster: started by {name}, which does not say all: {str(error) or error!r}; give "
-                "--cluster.coordinator, --cluster.num_processes and --cluster.process_id"
-            ) from error
-    return None
-
-
-def _from_jobset() -> Place:
-    host, jobs, job, pods, pod = (os.environ[name] for name in JOBSET)
-    try:
-        jobs, job, pods, pod = int(jobs), int(job), int(pods), int(pod)
-    except ValueError as error:
-        shown = ", ".join(f"{name}={os.environ[name]!r}" for name in JOBSET)
-        raise ValueError(f"cluster: {shown}: not whole numbers") from error
-    port = os.environ.get("JAX_COORDINATOR_PORT", JOBSET_PORT)
-    return Place(f"{host}:{port}", jobs * pods, job * pods + pod, source="JobSet")
-
-
-def _alone_on_host() -> bool:
-    """Whether SLURM runs one task on each node, which then has all of the node's devices."""
-    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
-    return bool(tasks) and all(part.split("(")[0] == "1" for part in tasks.split(","))
-
-
-# ------------------------------------------------------------------------------------------------ joining
 
 
 def join(options: ClusterConfig) -> bool:

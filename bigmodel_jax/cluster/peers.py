@@ -5,11 +5,10 @@ kernel does; a host that dies is missed by TCP's keepalive within 10 s. JAX alon
 connections carry what is to be said once: a process with an error tells process 0, which says the first one and ends
 all. Exit codes: 0 done, or saved on request; 2 a mistake of the user's; 1 a bug; 75 the job was lost: start it again.
 
-Messages are lines of JSON. This file knows nothing of JAX.
+This file knows nothing of JAX.
 """
 
 import contextlib
-import json
 import os
 import selectors
 import socket
@@ -20,48 +19,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from bigmodel_jax.cluster.connection import Peer
+
 LOST = 75  # EX_TEMPFAIL of sysexits.h: the same command may work
-KEEPALIVE = (("TCP_KEEPIDLE", 4), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 10_000))
 
 
 class JobLost(Exception):
     """The job did not come together, or fell apart: nobody's mistake, and the same command may work."""
-
-
-class Peer:
-    """The other end of a connection."""
-
-    def __init__(self, connection: socket.socket, name: str = ""):
-        self.connection, self.name = connection, name
-        self.process_id, self.host, self.facts, self.left = -1, "", None, False
-        self._buffer = b""
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in KEEPALIVE:
-            if hasattr(socket, option):
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-
-    def send(self, **message: Any) -> None:
-        try:
-            self.connection.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            return  # it is gone, which its end of the connection says by itself
-
-    def receive(self) -> list[dict] | None:
-        """What has arrived; None at the end of the connection."""
-        try:
-            data = self.connection.recv(1 << 16)
-        except OSError:
-            data = b""
-        if not data:
-            return None
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        try:
-            return [json.loads(line) for line in lines]
-        except ValueError:
-            return None  # no process of ours speaks like that
-
-    def __str__(self) -> str:
-        return self.name
 
 
 class Watch:

@@ -70,7 +70,7 @@ class Slurm:
     time: str = ""  # limit as SLURM writes it, e.g. 24:00:00; empty: the partition's
     partition: str = ""
     account: str = ""
-    sbatch: str = ""  # further options of sbatch, e.g. "--qos=high --constraint=h100"
+    sbatch: str = ""  # further options of sbatch, e.g. --sbatch="--qos=high --constraint=h100"
     grace: int = 120  # seconds before the limit at which the run saves and goes back into the queue
     restarts: int = 100
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -27,6 +27,7 @@ class Rules:
     # Outside the layers a pipeline's stages, and outside the experts their devices, share the batch as well.
     batch: MeshAxes = ("stage", "data", "fsdp", "expert")
     seq: MeshAxes = "seq"
+    residual_seq: MeshAxes = "seq"  # the sequence between products, where a whole "embed" stands beside it
     layers: MeshAxes = "stage"
     vocab: MeshAxes = "tensor"
     embed: MeshAxes = "fsdp"
@@ -56,6 +57,14 @@ class ParallelConfig:
     pipeline_rounds: int = 1  # how often a piece passes all stages; a stage holds so many groups of layers
     pipeline_remat: bool = False  # keep only what enters a stage, and compute its layers again in the backward pass
     offload_optimizer: bool = False  # the optimizer's moments wait in the host's memory from step to step
+    slices: int = 1
+    "groups of devices with fast links inside; the first of data, stage and fsdp that they divide goes across them"
+    slice_gradients: Literal["float32", "bfloat16"] = "float32"
+    "what gradients travel in across slices; inside one they are float32"
+    deterministic: bool = False
+    "gradients, loss and metrics summed in one order on any number of devices (data and fsdp)"
+    deterministic_groups: int = 16
+    "the batch's fixed pieces whose gradients are added up in that order; a power of 2"
 
     def sizes(self) -> tuple[int, ...]:
         return tuple(getattr(self, a) for a in AXES)
@@ -75,11 +84,38 @@ def factor(parallel: ParallelConfig, num_devices: int) -> tuple[int, ...]:
     return tuple(num_devices // known if n == -1 else n for n in sizes)
 
 
+def slice_axis(parallel: ParallelConfig, sizes: tuple[int, ...]) -> str:
+    """The mesh axis that goes across slices: the outermost that they divide, by how little it moves."""
+    for axis in ("data", "stage", "fsdp"):
+        if sizes[AXES.index(axis)] % parallel.slices == 0:
+            return axis
+    given = " x ".join(f"{a}={sizes[AXES.index(a)]}" for a in ("data", "stage", "fsdp"))
+    raise ValueError(f"parallel.slices = {parallel.slices} divides none of {given}, one of which goes across slices")
+
+
 def make_mesh(parallel: ParallelConfig, devices: list | None = None) -> Mesh:
     """A mesh of `devices` (default: all) with all six axes, by name, of type Auto."""
     devices = jax.devices() if devices is None else devices
     sizes = factor(parallel, len(devices))
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    at = AXES.index(slice_axis(parallel, sizes))
+    inside = (*sizes[:at], sizes[at] // parallel.slices, *sizes[at + 1 :])
+    # An axis may share a dimension of the torus with another: a mesh need not be one that the machine's shape suggests.
+    blocks = [
+        mesh_utils.create_device_mesh(inside, block, allow_split_physical_axes=True)
+        for block in _slices(parallel.slices, devices)
+    ]
+    return Mesh(np.stack(blocks, axis=at).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _slices(num: int, devices: list) -> list[list]:
+    """The devices of each slice, as they say it themselves; of devices that know no slice, contiguous blocks."""
+    known = sorted({d.slice_index for d in devices if hasattr(d, "slice_index")})
+    if len(known) <= 1:  # none to be seen
+        size = len(devices) // num
+        return [devices[i * size : (i + 1) * size] for i in range(num)]
+    if len(known) != num:
+        raise ValueError(f"parallel.slices = {num}, but the devices present are in {len(known)} slices")
+    return [[d for d in devices if d.slice_index == i] for i in known]
 
 
 def axis_names(axes: MeshAxes) -> tuple[str, ...]:
@@ -183,15 +219,22 @@ def current_context() -> Context:
 
 
 def fitting_spec(shape: tuple[int, ...], *logical: str | None) -> P:
-    """PartitionSpec of an activation of this shape inside `use`; a size that its axes do not divide stays whole."""
+    """PartitionSpec of an activation of this shape inside `use`.
+
+    The sequence beside a whole "embed" lies by `residual_seq`. A size that its axes do not divide keeps the first of
+    them that do, or stays whole: batch 1 at generation, say.
+    """
     mesh, rules, _ = _context.value
+    if logical[-1] == "embed":
+        logical = tuple("residual_seq" if name == "seq" else name for name in logical)
     spec = partition_spec(logical, rules, strict=False)
-    return P(
-        *(
-            a if d % math.prod(mesh.shape[n] for n in axis_names(a)) == 0 else None
-            for d, a in zip(shape, spec, strict=True)
-        )
-    )
+    return P(*(_fitting(size, axis_names(axes), mesh) for size, axes in zip(shape, spec, strict=True)))
+
+
+def _fitting(size: int, axes: tuple[str, ...], mesh: Mesh) -> MeshAxes:
+    while size % math.prod(mesh.shape[a] for a in axes):
+        axes = axes[:-1]
+    return axes[0] if len(axes) == 1 else axes or None
 
 
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
@@ -199,8 +242,14 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     mesh = current_mesh()
     if mesh is None or mesh.size == 1:
         return x
-    # A size that its axes do not divide stays whole: batch 1 at generation, say.
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, fitting_spec(x.shape, *logical)))
+    return pin(x, fitting_spec(x.shape, *logical))
+
+
+def pin(tree: Any, specs: Any) -> Any:
+    """The tree laid out by a PartitionSpec per leaf on the mesh of the step being traced, inside a manual region too."""
+    here = jax.sharding.get_abstract_mesh()
+    mesh = here if here.manual_axes else current_mesh()
+    return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda s: NamedSharding(mesh, s), specs))
 
 
 def to_host(tree: Any) -> Any:

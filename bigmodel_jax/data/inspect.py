@@ -169,8 +169,8 @@ def _row_table(rows: TextRows, tok: Tokenizer) -> Table:
 
 
 def _piece(tok: Tokenizer, token: int) -> str:
-    """A token as text; the one that hides others may lie beyond the tokenizer's (see masking)."""
-    return tok.piece(token) if token < tok.vocab_size else "[MASK]"
+    """A token as text; marks that the tokenizer lacks lie beyond its last (see masking and sentence_pairs)."""
+    return tok.piece(token) if token < tok.vocab_size else ("[MASK]", "[CLS]")[token - tok.vocab_size]
 
 
 def _token_table(tok: Tokenizer, count: np.ndarray, token_bytes: np.ndarray) -> Group:

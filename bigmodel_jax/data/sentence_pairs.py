@@ -1,9 +1,10 @@
 """Pairs of sentences for BERT's pretraining: does B follow A, and which tokens were hidden (arXiv:1810.04805, section 3.1).
 
 A row is `[CLS] A [SEP] B [SEP]`. "Sentence" is the paper's word for a span of text (section A.2): a row's worth of a
-document, cut in two at the end of a sentence. In half of the rows B is instead such a second span of another document.
+document, cut in two at the end of a sentence (where there is none, in the middle). In half of the rows B is instead such a
+second span of another document.
 
-Shapes: B rows, T tokens of a row, W = T - 3 tokens of text in it.
+Shapes: B rows, T tokens of a row.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from bigmodel_jax.data import packing, shuffle
-from bigmodel_jax.data.masking import MaskedRows, MaskedTextData, hide
+from bigmodel_jax.data.masking import MaskedRows, MaskedTextData, hide, mask_token
 from bigmodel_jax.data.packing import Packing
 from bigmodel_jax.data.text import tokenizer
 from bigmodel_jax.data.tokenizers import Tokenizer, TokenizerConfig
@@ -24,7 +25,8 @@ FOLLOWS, RANDOM = 0, 1  # the classes of next_sentence, as in BERT
 class SentencePairData(MaskedTextData):
     """Rows of two spans, of which some tokens are hidden, for `BertPretraining`.
 
-    The tokenizer's [CLS] and [SEP] are used; one that has none gives its separator for both.
+    The tokenizer's own [CLS], [SEP] and mask are used. One that has none gives its separator for [SEP], and mask and [CLS]
+    get the ids after its last, so the model's vocabulary is larger by these.
     """
 
     tokenizer: TokenizerConfig = TokenizerConfig(kind="wordpiece")
@@ -51,16 +53,12 @@ class SentencePairData(MaskedTextData):
                 "pairs of sentences need two, since a B that does not follow comes from another document"
             )
         tok = tokenizer(self)
-        cls = tok.model.token_to_id("[CLS]")
-        return SentencePairRows(
-            **fields | {"plan": plan},
-            documents=documents.first,
-            cls=tok.separator if cls is None else cls,
-            ends_sentence=ends_sentence(tok),
-        )
+        marks = {"documents": documents.first, "cls": cls_token(tok), "ends_sentence": ends_sentence(tok)}
+        return SentencePairRows(**fields | {"plan": plan} | marks)
 
     def requirements(self) -> dict:
-        return super().requirements() | {"num_token_types": 2}
+        needs = super().requirements()
+        return needs | {"vocab_size": max(needs["vocab_size"], cls_token(tokenizer(self)) + 1), "num_token_types": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +93,8 @@ class SentencePairRows(MaskedRows):
         inside = column < length[:, None]
         before = self.stream[np.where(inside, start[:, None] + column - 1, 0)]
         allowed = inside & self.ends_sentence[before]
-        # A span without the end of a sentence is cut anywhere.
-        allowed = np.where(allowed.any(axis=1, keepdims=True), allowed, inside)
+        # A span without the end of a sentence is cut in its middle.
+        allowed |= ~allowed.any(axis=1, keepdims=True) & (column == length[:, None] // 2)
         nth = (draw % allowed.sum(axis=1).astype(np.uint64)).astype(np.int64)
         return start, length, 1 + np.argmax(np.cumsum(allowed, axis=1) > nth[:, None], axis=1)
 
@@ -149,6 +147,12 @@ def pair_plan(offsets: np.ndarray, width: int) -> tuple[packing.Plan, packing.Pl
     first = np.append(np.flatnonzero(np.diff(document, prepend=-1)), len(starts))
     rows = packing.Plan(starts, lengths, np.arange(len(starts) + 1))
     return rows, packing.Plan(starts, lengths, first)
+
+
+def cls_token(tok: Tokenizer) -> int:
+    """The id of [CLS]."""
+    own = tok.model.token_to_id("[CLS]")
+    return max(tok.vocab_size, mask_token(tok) + 1) if own is None else own
 
 
 def ends_sentence(tok: Tokenizer) -> np.ndarray:

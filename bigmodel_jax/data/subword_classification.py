@@ -16,6 +16,11 @@ class SubwordClassificationData(TextClassificationData):
     tokenizer_path: str = ""
     "the encoder's tokenizer.json"
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_chars:
+            raise ValueError(f"data.max_chars = {self.max_chars}; these tokens are pieces of words already: 0")
+
     def open(self, split: str) -> LabelledTexts:
         tokenizer, (_, labels) = self.open_tokenizer(), vocabulary(self)
         examples, skipped = self.examples(split)

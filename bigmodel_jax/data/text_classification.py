@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -21,10 +22,11 @@ WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")  # don't, 1990s; every other cha
 
 @dataclasses.dataclass(frozen=True)
 class TextClassificationData(DataConfig):
-    """Lower-case words, cut at `seq_len`, padded on the right.
+    """Lower-case words, cut at `seq_len`, padded on the right; and, where asked for, what characters they are made of.
 
-    Batch: tokens and segment_ids (1, and 0 for padding) (B, T) int32, label (B,) int32, weights (B,) float32.
-    Labels are numbered in the order of their names; vocabulary and labels are those of the training rows.
+    Batch: tokens and segment_ids (1, and 0 for padding) (B, T) int32, label (B,) int32, weights (B,) float32; with
+    `max_chars` also ngrams (B, N) int32, 0 for padding. Labels are numbered in the order of their names; vocabulary and
+    labels are those of the training rows.
     """
 
     train_path: str = "data/train.txt"
@@ -36,17 +38,25 @@ class TextClassificationData(DataConfig):
     vocab_size: int = 20_000
     "the commonest words, padding and unknown included"
     seq_len: int = 64
+    min_chars: int = 3
+    max_chars: int = 0
+    "of each word, its ends marked, the runs of min_chars to max_chars characters; 0: none"
+    ngram_buckets: int = 32_768
+    "numbers that these runs share by their hash, 0 not among them"
 
     def __post_init__(self):
         check_fraction(self.validation_fraction)
-        for name, least in (("vocab_size", 3), ("seq_len", 1)):
+        if self.max_chars and not 1 <= self.min_chars <= self.max_chars:
+            raise ValueError(f"data.min_chars = {self.min_chars}; it must be 1 to data.max_chars = {self.max_chars}")
+        for name, least in (("vocab_size", 3), ("seq_len", 1), ("max_chars", 0), ("ngram_buckets", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"data.{name} = {getattr(self, name)}; it must be {least} or more")
 
     def open(self, split: str) -> "LabelledTexts":
         words, labels = vocabulary(self)
         examples, skipped = self.examples(split)
-        return LabelledTexts(*encode(examples, words, labels, self.seq_len), skipped)
+        tokens, numbers = encode(examples, words, labels, self.seq_len)
+        return LabelledTexts(tokens, numbers, skipped, char_ngrams(examples, self) if self.max_chars else None)
 
     def examples(self, split: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         """((text, label) of every usable line of a split, what was skipped)."""
@@ -58,7 +68,8 @@ class TextClassificationData(DataConfig):
 
     def requirements(self) -> dict:
         words, labels = vocabulary(self)
-        return {"vocab_size": len(words), "num_classes": len(labels)}
+        needs = {"vocab_size": len(words), "num_classes": len(labels)}
+        return needs | ({"ngram_buckets": self.ngram_buckets} if self.max_chars else {})
 
     def baselines(self) -> dict[str, float]:
         """The accuracy of always answering with the commonest label of training."""
@@ -81,11 +92,12 @@ class TextClassificationData(DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class LabelledTexts:
-    """One split. tokens (N, T) and labels (N,) int32."""
+    """One split. tokens (N, T), labels (N,) and, if any, the n-grams (N, M), int32."""
 
     tokens: np.ndarray
     labels: np.ndarray
     skipped: list[tuple[str, str]]
+    ngrams: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,7 +106,8 @@ class LabelledTexts:
         tokens = self.tokens[indices]
         segments = (tokens != PADDING).astype(np.int32)
         weights = np.ones(len(indices), np.float32)
-        return {"tokens": tokens, "segment_ids": segments, "label": self.labels[indices], "weights": weights}
+        batch = {"tokens": tokens, "segment_ids": segments, "label": self.labels[indices], "weights": weights}
+        return batch if self.ngrams is None else batch | {"ngrams": self.ngrams[indices]}
 
 
 # ---------------------------------------------------------------- reading
@@ -175,3 +188,24 @@ def encode(examples, words: tuple[str, ...], labels: tuple[str, ...], seq_len: i
         ids = [number.get(word, UNKNOWN) for word in split_words(text)[:seq_len]]
         tokens[row, : len(ids)] = ids
     return tokens, np.array([labels.index(label) for _, label in examples], np.int32)
+
+
+def char_ngrams(examples, cfg: TextClassificationData) -> np.ndarray:
+    """(N, M) int32: the hashed n-grams of each text's first `seq_len` words, as many columns as the longest has.
+
+    Bojanowski et al., arXiv:1607.04606, section 3.2.
+    """
+    of_word = functools.cache(functools.partial(word_ngrams, cfg=cfg))
+    rows = [[n for word in split_words(text)[: cfg.seq_len] for n in of_word(word)] for text, _ in examples]
+    out = np.full((len(rows), max(map(len, rows), default=0) or 1), PADDING, np.int32)
+    for row, ids in enumerate(rows):
+        out[row, : len(ids)] = ids
+    return out
+
+
+def word_ngrams(word: str, cfg: TextClassificationData) -> list[int]:
+    """1 .. ngram_buckets - 1 for each run of characters of <word>."""
+    marked = f"<{word}>"
+    lengths = range(cfg.min_chars, cfg.max_chars + 1)
+    runs = (marked[i : i + n] for n in lengths for i in range(len(marked) - n + 1))
+    return [1 + zlib.crc32(run.encode()) % (cfg.ngram_buckets - 1) for run in runs]

@@ -12,6 +12,8 @@ import numpy as np
 
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 "What other tokenizers call the token between documents; ours is the first."
+STARTS = ("<s>", "<bos>", "<|begin_of_text|>")
+"What published decoders read before a text, where it is another token than their separator."
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 "What chat models write when their turn is over."
 
@@ -33,7 +35,7 @@ class TokenizerConfig:
 
 
 class Tokenizer:
-    """encode and decode; `separator` is the id that stands before every document."""
+    """encode and decode; `separator` is the id that stands before every document, `start` that before a text to continue."""
 
     def __init__(self, model):
         self.model = model
@@ -44,6 +46,8 @@ class Tokenizer:
         if not ids:
             raise ValueError(f"no document separator in its vocabulary, which is one of {', '.join(SEPARATORS)}")
         self.separator: int = ids[0]
+        starts = [model.token_to_id(s) for s in STARTS if model.token_to_id(s) is not None]
+        self.start: int = starts[0] if starts else self.separator
         ends = [self.model.token_to_id(s) for s in TURN_ENDS]
         self.stops: tuple[int, ...] = (self.separator, *(i for i in ends if i is not None))
 

@@ -1,6 +1,8 @@
-"""A bag of embeddings: the mean over a text's words and word pairs, a hidden layer, the classes.
+"""A bag of embeddings: means over a text's words, word pairs and runs of characters, a hidden layer, the classes.
 
-Joulin et al., "Bag of Tricks for Efficient Text Classification" (fastText), arXiv:1607.01759, section 2.
+Joulin et al., "Bag of Tricks for Efficient Text Classification" (fastText), arXiv:1607.01759, section 2; the characters
+as in Bojanowski et al., arXiv:1607.04606. Each kind has a mean of its own, and x is their sum: in one mean the many runs
+of characters would leave nothing of the words.
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ class BagOfEmbeddingsConfig(ModelConfig):
     embed_dim: int = 64
     hidden_dim: int = 64  # 0 = the classes directly
     bigram_buckets: int = 65_536  # rows that all pairs of neighbouring words share by their hash; 0 = words alone
+    ngram_buckets: int = 0  # rows for the runs of characters that the data numbers; 0 = none
     embed_std: float = 0.1  # of the initial embeddings
     dropout: float = 0.0  # of the mean, in training
     word_dropout: float = 0.0  # words left out of a text, in training
@@ -36,7 +39,7 @@ class BagOfEmbeddingsConfig(ModelConfig):
         for name in ("dropout", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} = {getattr(self, name)}; it must be 0 or more and below 1")
-        for name in ("vocab_size", "bigram_buckets", "hidden_dim"):
+        for name in ("vocab_size", "bigram_buckets", "ngram_buckets", "hidden_dim"):
             if getattr(self, name) < 0 or getattr(self, name) % max(parallel.tensor, 1):
                 raise ValueError(
                     f"model.{name} = {getattr(self, name)}; it must be a multiple of parallel.tensor = {parallel.tensor}"
@@ -52,6 +55,8 @@ def spec(cfg: BagOfEmbeddingsConfig) -> Tree:
     tree = {"embed": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=init)}
     if cfg.bigram_buckets:
         tree["bigrams"] = linear.embedding_spec(cfg.bigram_buckets, cfg.embed_dim, init=init)
+    if cfg.ngram_buckets:
+        tree["ngrams"] = linear.embedding_spec(cfg.ngram_buckets, cfg.embed_dim, init=init)
     if cfg.hidden_dim:
         he = normal((2 / cfg.embed_dim) ** 0.5)  # for ReLU: He et al., arXiv:1502.01852
         tree["hidden"] = linear.linear_spec(cfg.embed_dim, cfg.hidden_dim, init=he, bias=True)
@@ -68,26 +73,46 @@ def hash_pairs(first: jax.Array, second: jax.Array, buckets: int) -> jax.Array:
 
 
 def mean_embedding(cfg: BagOfEmbeddingsConfig, p: Tree, tokens_BT: jax.Array, real_BT: jax.Array) -> jax.Array:
-    """(B, D): mean over the words that are `real`, and over the pairs of neighbours that both are."""
-    weights = real_BT.astype(p["embed"]["table"].dtype)
-    total = jnp.einsum("btd,bt->bd", linear.embed(p["embed"], tokens_BT), weights)
-    count = weights.sum(axis=1)
+    """(B, D): the mean over the words that are `real`, and that over the pairs of neighbours which both are."""
+    total = mean(linear.embed(p["embed"], tokens_BT), real_BT)
     if cfg.bigram_buckets and tokens_BT.shape[1] > 1:
         pairs = hash_pairs(tokens_BT[:, :-1], tokens_BT[:, 1:], cfg.bigram_buckets)
-        both = weights[:, :-1] * weights[:, 1:]
-        total += jnp.einsum("btd,bt->bd", linear.embed(p["bigrams"], pairs), both)
-        count += both.sum(axis=1)
-    return constrain(total / jnp.maximum(count, 1)[:, None], "batch", None)
+        total += mean(linear.embed(p["bigrams"], pairs), real_BT[:, :-1] & real_BT[:, 1:])
+    return total
+
+
+def mean(x_BTD: jax.Array, real_BT: jax.Array) -> jax.Array:
+    weights = real_BT.astype(x_BTD.dtype)
+    return jnp.einsum("btd,bt->bd", x_BTD, weights) / jnp.maximum(weights.sum(axis=1), 1)[:, None]
+
+
+def mean_ngrams(p: Tree, ngrams_BN: jax.Array, real_BN: jax.Array) -> jax.Array:
+    """(B, D), as `mean`: how often each bucket occurs, times the table. A text has hundreds of runs, and the gradient of
+    looking them up would be written row by row."""
+    table = p["ngrams"]["table"]
+    weights = real_BN.astype(table.dtype)
+    rows = jnp.arange(len(ngrams_BN))[:, None]
+    counts_BV = jnp.zeros((len(ngrams_BN), len(table)), table.dtype).at[rows, ngrams_BN].add(weights)
+    counts_BV = constrain(counts_BV, "batch", "vocab") / jnp.maximum(weights.sum(axis=1), 1)[:, None]
+    return linear.project(counts_BV, table)
 
 
 def apply(cfg: BagOfEmbeddingsConfig, p: Tree, batch: dict, *, rng=None, train=False, cache=None) -> Out:
-    """Logits (B, num_classes) of batch["tokens"] (B, T) where batch["segment_ids"] is not 0."""
+    """Logits (B, num_classes) of batch["tokens"] (B, T) where batch["segment_ids"] is not 0, and of batch["ngrams"]
+    (B, N) where these are not 0."""
     tokens = batch["tokens"]
     real = batch.get("segment_ids", jnp.ones_like(tokens)) > 0
     word_rng, mean_rng = jax.random.split(rng) if train and (cfg.dropout or cfg.word_dropout) else (None, None)
     if train and cfg.word_dropout:
         real &= jax.random.bernoulli(word_rng, 1 - cfg.word_dropout, real.shape)
     x = mean_embedding(cfg, p, tokens, real)
+    if cfg.ngram_buckets and "ngrams" in batch:
+        ngrams = batch["ngrams"]
+        real = ngrams > 0
+        if train and cfg.word_dropout:
+            real &= jax.random.bernoulli(jax.random.fold_in(word_rng, 1), 1 - cfg.word_dropout, real.shape)
+        x += mean_ngrams(p, ngrams, real)
+    x = constrain(x, "batch", None)
     if train and cfg.dropout:
         keep = jax.random.bernoulli(mean_rng, 1 - cfg.dropout, x.shape)
         x = jnp.where(keep, x / (1 - cfg.dropout), 0).astype(x.dtype)

@@ -204,7 +204,7 @@ def block(cfg: T5Config, p, x_BTD, caches, rng, q_where, k_where, index, bias, c
 
 def run(cfg: T5Config, p, table, tokens, rng, caches, *where):
     """One stack: tokens (B, T) -> normed (B, T, D), and the layers' keys and values."""
-    num_layers = p["layers"]["attn_norm"]["scale"].shape[0]
+    num_layers = stack.num_layers(p["layers"])
     rngs = None if rng is None else jax.random.split(rng, num_layers + 2)
     first, last = (None, None) if rngs is None else (rngs[0], rngs[1])
     x_BTD = constrain(dropout(cfg.dropout, linear.embed(table, tokens), first), "batch", "seq", "embed")

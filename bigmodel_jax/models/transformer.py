@@ -120,7 +120,7 @@ def block(cfg: TransformerConfig, p, x_BTD, caches, rng, q_where, k_where, index
 
 def run(cfg: TransformerConfig, table, layers, tokens, rng, caches, q_where, *where):
     """One stack: tokens (B, T) -> (B, T, D), and the layers' keys and values."""
-    num_layers = layers["attn_norm"]["scale"].shape[0]
+    num_layers = stack.num_layers(layers)
     rngs = None if rng is None else jax.random.split(rng, num_layers + 1)
     x_BTD = linear.embed(table, tokens)
     x_BTD = x_BTD * cfg.embed_dim**0.5 if cfg.scale_embedding else x_BTD

@@ -70,7 +70,7 @@ def apply(cfg: ViTConfig, p, batch, *, rng=None, train=False, cache=None) -> Out
     cls = jnp.broadcast_to(p["cls"], (x_BTD.shape[0], 1, cfg.embed_dim)).astype(x_BTD.dtype)
     x_BTD = constrain(jnp.concatenate([cls, x_BTD], axis=1) + p["positions"], "batch", "seq", "embed")
     x_BTD = prenorm.encode(cfg, p["layers"], x_BTD)
-    return Out(linear.linear(p["head"], norm.layer(p["norm"], x_BTD[:, 0], eps=cfg.norm_eps)))
+    return Out(constrain(linear.linear(p["head"], norm.layer(p["norm"], x_BTD[:, 0], eps=cfg.norm_eps)), "batch", None))
 
 
 TI_16 = ViTConfig(embed_dim=192, num_heads=3, mlp_dim=768)

@@ -13,8 +13,9 @@ from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.params import Init, Param, ones, zeros
+from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import blockwise, context, cpu, kernels, linear, norm, shards
-from bigmodel_jax.nn.visibility import Rule, Where, capped, reach, visible
+from bigmodel_jax.nn.visibility import KEPT, Rule, Where, capped, reach, visible
 
 __all__ = ["Implementation", "Where", "attend", "plain", "project_out", "qkv", "spec", "visible"]
 
@@ -70,13 +71,17 @@ def qkv(
     for name in ("q", "k", "v"):
         y = linear.project(x_BTD, p[name])
         y = y + p[f"{name}_bias"] if f"{name}_bias" in p else y
-        out.append(norm.rms(p[f"{name}_norm"], y, eps=norm_eps, offset=norm_offset) if f"{name}_norm" in p else y)
+        y = norm.rms(p[f"{name}_norm"], y, eps=norm_eps, offset=norm_offset) if f"{name}_norm" in p else y
+        # By heads, here and in project_out: where x is cut along the sequence over `tensor`, the weights would be gathered
+        # instead of x.
+        out.append(constrain(y, "batch", "seq", "heads" if name == "q" else "kv_heads", "head_dim"))
     return tuple(checkpoint_name(y, "qkv") for y in out)
 
 
 def project_out(p: dict, x_BTHh: jax.Array) -> jax.Array:
     """(B, T, H, h) -> (B, T, D)."""
-    y = linear.project(checkpoint_name(x_BTHh, "attn"), p["o"], num_dims=2)
+    x_BTHh = constrain(x_BTHh, "batch", "seq", "heads", "head_dim")
+    y = linear.project(x_BTHh, p["o"], num_dims=2)
     return y + p["o_bias"] if "o_bias" in p else y
 
 
@@ -149,8 +154,8 @@ def _choose(implementation, rule, q, k, v, sinks, bias) -> str:
 def _plain(rule, q, k, v, sinks, q_where, k_where, local, bias=None):
     mask = visible(q_where, k_where, rule.causal, reach(rule, local))
     if cpu.active() and not rule.softcap and sinks is None and bias is None:
-        return _plain_on_cpu(q, k, v, mask)
-    return plain(q, k, v, mask, rule.softcap, sinks, bias)
+        return checkpoint_name(_plain_on_cpu(q, k, v, mask), KEPT)
+    return checkpoint_name(plain(q, k, v, mask, rule.softcap, sinks, bias), KEPT)
 
 
 def _chunked(rule, q, k, v, sinks, q_where, k_where, local):

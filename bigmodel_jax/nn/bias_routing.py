@@ -57,7 +57,7 @@ def route(
     choice = jax.lax.stop_gradient(scores) + p["choice_bias"].astype(jnp.float32)
     if num_groups > num_chosen_groups:
         choice = _within_best_groups(choice, num_groups, num_chosen_groups)
-    experts = jax.lax.top_k(choice, num_chosen)[1]
+    experts = moe.top_k(choice, num_chosen)[1]
     weights = jnp.take_along_axis(scores, experts, axis=-1)
     if normalize:
         weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
@@ -67,8 +67,8 @@ def route(
 def _within_best_groups(choice, num_groups, num_chosen_groups):
     """-inf for the experts outside the best groups."""
     groups = choice.reshape(*choice.shape[:-1], num_groups, -1)
-    strength = jax.lax.top_k(groups, 2)[0].sum(-1)
-    best = jax.lax.top_k(strength, num_chosen_groups)[1]
+    strength = moe.top_k(groups, 2)[0].sum(-1)
+    best = moe.top_k(strength, num_chosen_groups)[1]
     kept = jax.nn.one_hot(best, num_groups, dtype=jnp.int32).sum(-2) > 0
     return jnp.where(kept[..., None], groups, -jnp.inf).reshape(choice.shape)
 
@@ -94,7 +94,7 @@ def sequence_balance(routing: Routing, mask_BT: jax.Array) -> Mean:
     mask = mask_BT.astype(jnp.float32)
     length = mask.sum(-1)
     share = mask / jnp.maximum(length, 1.0)[:, None]
-    likeliest = routing.probs >= jax.lax.top_k(routing.probs, k)[0][..., -1:]
+    likeliest = routing.probs >= moe.top_k(routing.probs, k)[0][..., -1:]
     affinity = routing.probs / (routing.probs.sum(-1, keepdims=True) + 1e-20)
     f = jnp.einsum("bt,bte->be", share, likeliest.astype(jnp.float32)) * E / k
     rows = jnp.sum(f * jnp.einsum("bt,bte->be", share, affinity), axis=-1)

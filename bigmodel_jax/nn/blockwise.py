@@ -13,8 +13,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
-from bigmodel_jax.nn.visibility import Rule, Where, capped, visible
+from bigmodel_jax.nn.visibility import KEPT, Rule, Where, capped, visible
 
 CHUNK = 512
 # The start of a running maximum: finite, so that differences of two of them are 0 and not NaN.
@@ -119,7 +120,8 @@ def _logits(rule, q, k, mask):
 def finish(running: Running, shape: tuple[int, ...], dtype) -> tuple[jax.Array, jax.Array]:
     """The outputs (B, T, H, w), and the logarithm of each row's sum (N, B, K, R); `shape`: of the queries."""
     total = jnp.where(running.total == 0.0, 1.0, running.total)
-    return join_queries(running.acc / total[..., None], shape).astype(dtype), running.top + jnp.log(total)
+    out = join_queries(running.acc / total[..., None], shape).astype(dtype)
+    return checkpoint_name(out, KEPT), checkpoint_name(running.top + jnp.log(total), KEPT)
 
 
 # ------------------------------------------------------------------------------------------------ backward

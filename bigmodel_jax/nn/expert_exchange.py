@@ -2,8 +2,11 @@
 (GShard, arXiv:2006.16668; DeepSpeed-MoE, arXiv:2201.05596).
 
 The batch lies on the experts' axis as well (`Rules.batch`), so that outside the experts no device repeats another's work.
-Shapes: e devices of the axis, E experts, B batch, C places per expert, D embed, N rows that a device sends.
+Shapes: e devices of the axis, E experts, B batch, T tokens, C places per expert, D embed, k choices
+per token, N rows that a device sends.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +50,30 @@ def _swap(x_EBCD, travelling, cut, joined):
     specs = (by_batch, by_expert) if cut == 0 else (by_expert, by_batch)
     mesh = sharding.current_mesh()
     return jax.shard_map(exchange, mesh=mesh, in_specs=specs[:1], out_specs=specs[1], check_vma=False)(x_EBCD)
+
+
+def apply(products: Callable, x_BTD: jax.Array, chosen: jax.Array, E: int, axis: tuple[str, ...]) -> jax.Array:
+    """Inside `shard_map`: (B, T, k, D), this device's tokens x_BTD through the experts `chosen` (B, T, k), E on each device.
+
+    Rows are sorted by expert, travel, go through `products(rows, expert of each, rows of each expert)`, and travel back.
+    However unbalanced, nothing is dropped: a token's choices are different experts, so a device gets at most min(k, E)
+    rows for each token of all the devices, and its buffer holds as many.
+    """
+    (B, T, D), k = x_BTD.shape, chosen.shape[-1]
+    e, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
+    order = jnp.argsort(chosen.reshape(-1))  # by expert, and so by device
+    sizes = jnp.bincount(chosen.reshape(-1), length=e * E).astype(jnp.int32)
+    from_to = jax.lax.all_gather(sizes.reshape(e, E), axis)  # (e, e, E)
+    bound = B * T * min(k, E)
+    rows = send(x_BTD.reshape(B * T, D)[order // k], from_to.sum(-1), bound, e * bound, axis)
+    # What came is sorted by device, and within one by expert.
+    came = from_to[:, me]
+    expert = jnp.repeat(jnp.tile(jnp.arange(E), e), came.reshape(-1), total_repeat_length=e * bound)
+    expert = jnp.where(jnp.arange(e * bound) < came.sum(), expert, E)
+    by_expert = jnp.argsort(expert)
+    out = products(rows[by_expert], expert[by_expert], came.sum(0))
+    out = send(out[jnp.argsort(by_expert)], from_to.sum(-1).T, bound, B * T * k, axis)
+    return out[jnp.argsort(order)].reshape(B, T, k, D)
 
 
 def send(rows_ND: jax.Array, sizes: jax.Array, bound: int, length: int, axis: tuple[str, ...]) -> jax.Array:

@@ -148,8 +148,8 @@ def _block(plan: Plan, x, table, bias, start, size):
     columns that it shares with the one before are NOWHERE."""
     first = jnp.minimum(start, table.shape[0] - size)
     rows = jax.lax.dynamic_slice_in_dim(table, first, size)
-    if plan.at.embed:
-        rows = jax.lax.all_gather(rows, plan.at.embed, axis=1, tiled=True)
+    for axis in reversed(plan.at.embed):
+        rows = _gather(rows, axis, plan.at.size((axis,)))
     logits = jax.lax.dot_general(x, rows, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
     bias = None if bias is None else jax.lax.dynamic_slice_in_dim(bias, first, size)
     shard = jax.lax.axis_index(plan.at.vocab) if plan.at.vocab else 0
@@ -223,15 +223,26 @@ def _reduce(plan: Plan, d_rows):
     return jax.lax.psum(d_rows, tuple(a for a in plan.at.tokens if a not in plan.at.embed))
 
 
-def _scatter(x, axis: str, size: int):
-    """The sum over a mesh axis of `size` devices, cut along dimension 0.
+def _rings(size: int) -> list:
+    """Groups of an axis of `size` devices for its collectives: two rings, one after the other, with the bytes of one.
 
-    In two rings, one after the other, with the bytes of one: for one ring through a torus a TPU's compiler writes an
-    all-reduce instead, of twice the bytes, and every device holds the whole sum.
+    For one long ring through a torus a TPU's compiler writes an all-reduce instead, of twice the bytes, after which every
+    device holds the whole sum; a gather becomes an all-reduce of zeros and one piece.
     """
     inner = max(n for n in range(1, math.isqrt(size) + 1) if size % n == 0) if size > ONE_RING else 1
     index = np.arange(size).reshape(-1, inner)
-    for groups in (index.T, index) if inner > 1 else (None,):
-        groups = None if groups is None else groups.tolist()
+    return [index.T.tolist(), index.tolist()] if inner > 1 else [None]
+
+
+def _scatter(x, axis: str, size: int):
+    """The sum over a mesh axis, cut along dimension 0."""
+    for groups in _rings(size):
         x = jax.lax.psum_scatter(x, axis, scatter_dimension=0, axis_index_groups=groups, tiled=True)
+    return x
+
+
+def _gather(x, axis: str, size: int):
+    """The pieces of a mesh axis, one behind the other along dimension 1."""
+    for groups in reversed(_rings(size)):
+        x = jax.lax.all_gather(x, axis, axis=1, axis_index_groups=groups, tiled=True)
     return x

@@ -7,8 +7,9 @@ Shapes: B batch, T query, S key, H heads, K kv heads, h head_dim, w value dimens
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from bigmodel_jax.nn.visibility import Rule, Where, reach, visible
+from bigmodel_jax.nn.visibility import KEPT, Rule, Where, reach, visible
 
 # cuDNN takes segments as an additive mask (B, 1, T, S) of 2 bytes each: half a GiB a row at this length.
 CUDNN_MAX_KEYS = 16_384
@@ -34,7 +35,7 @@ def dot_product(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, loca
 
 def _dot_product(rule, q, k, v, q_where, k_where, local, **options):
     mask = visible(q_where, k_where, rule.causal, reach(rule, local))[:, None]
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=1.0, **options)
+    return checkpoint_name(jax.nn.dot_product_attention(q, k, v, mask=mask, scale=1.0, **options), KEPT)
 
 
 # ------------------------------------------------------------------------------------------------ what each can do

@@ -115,7 +115,7 @@ def attend(
         out = attention.attend(
             q_all, k, kv_heads[..., n:], q_where, k_where, scale=scale, implementation=implementation
         )
-    return linear.project(checkpoint_name(out, "attn"), p["o"], num_dims=2)
+    return linear.project(out, p["o"], num_dims=2)
 
 
 def absorbing_is_cheaper(num_queries: int, kv_lora_rank: int, nope_dim: int, v_dim: int) -> bool:

@@ -51,7 +51,9 @@ def embed(p: dict, ids: jax.Array) -> jax.Array:
     if table.exchange_is_cheaper(p["table"], ids):
         return table.lookup(p["table"], ids)
     # Rows whole before the lookup: cut along dim, every activation would have to be exchanged instead.
-    return jnp.take(constrain(p["table"], "vocab", None), ids, axis=0)
+    x = jnp.take(constrain(p["table"], "vocab", None), ids, axis=0)
+    # And where a sequence is cut over `tensor`, the looked-up rows are, not the table gathered.
+    return constrain(x, "batch", "seq", None) if ids.ndim == 2 else x
 
 
 def unembed(p: dict, x: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.params import Init, Param, zeros
 from bigmodel_jax.core.sharding import axis_names, constrain
-from bigmodel_jax.nn import expert_exchange, linear
+from bigmodel_jax.nn import expert_exchange, linear, shards
 
 Implementation = Literal["auto", "dense", "grouped"]
 Activation = Callable[[jax.Array, jax.Array], jax.Array]
@@ -79,10 +79,19 @@ def route(p: dict, x_BTD: jax.Array, num_chosen: int, *, normalize: bool = True)
     softmax over their logits alone (Mixtral, arXiv:2401.04088)."""
     logits = linear.linear(jax.tree.map(lambda w: w.astype(jnp.float32), p), x_BTD.astype(jnp.float32))
     probs = jax.nn.softmax(constrain(logits, "batch", "seq", None), axis=-1)
-    weights, experts_ = jax.lax.top_k(probs, num_chosen)
+    weights, experts_ = top_k(probs, num_chosen)
     if normalize:
         weights = weights / weights.sum(-1, keepdims=True)
     return Routing(logits, probs, experts_, weights)
+
+
+def top_k(x_BT: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """`jax.lax.top_k` over the last dimension of (B, T, ...), each device for the tokens it holds: XLA's partitioner would
+    gather those of all devices first."""
+    tokens = P()
+    if sharding.current_mesh() is not None:
+        tokens = sharding.fitting_spec(x_BT.shape[:2], "batch", "seq")
+    return shards.run(lambda x: tuple(jax.lax.top_k(x, k)), (tokens,), (tokens, tokens), x_BT)
 
 
 def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
@@ -168,7 +177,9 @@ def _grouped_by_shard(mesh, weights, x_BTD, routing, activation):
 
     def one(weights, x, chosen, chosen_weights):
         if travelling:
-            y = _sent_to_experts(weights, x, chosen, chosen_weights, travelling, activation=activation)
+            products = functools.partial(_products, weights, activation=activation)
+            y = expert_exchange.apply(products, x, chosen, len(weights["gate"]), travelling)
+            y = jnp.einsum("btkd,btk->btd", y, chosen_weights.astype(y.dtype))
         else:
             first = jax.lax.axis_index(e) * weights["gate"].shape[0] if e else 0
             y = _sorted_by_expert(weights, x, chosen, chosen_weights, first=first, activation=activation)
@@ -205,30 +216,6 @@ def _products(p, rows_ND, expert_N, sizes_E, activation):
         return y + p[f"{name}_bias"][jnp.minimum(expert_N, len(sizes_E) - 1)] if f"{name}_bias" in p else y
 
     return product(activation(project_in("gate"), project_in("up")), p["down"])
-
-
-def _sent_to_experts(p, x_BTD, chosen, weights, axis, *, activation):
-    """As `_sorted_by_expert`, of all experts: rows travel to the devices of their experts, and their results back.
-
-    However unbalanced, nothing is dropped: a token's choices are different experts, so a device of E' experts gets at
-    most min(k, E') rows for each token of all the devices, and its buffer holds as many.
-    """
-    (B, T, D), k, E = x_BTD.shape, chosen.shape[-1], p["gate"].shape[0]
-    e, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
-    order = jnp.argsort(chosen.reshape(-1))  # by expert, and so by device
-    sizes = jnp.bincount(chosen.reshape(-1), length=e * E).astype(jnp.int32)
-    from_to = jax.lax.all_gather(sizes.reshape(e, E), axis)  # (e, e, E)
-    bound = B * T * min(k, E)
-    rows = expert_exchange.send(x_BTD.reshape(B * T, D)[order // k], from_to.sum(-1), bound, e * bound, axis)
-    # What came is sorted by device, and within one by expert.
-    came = from_to[:, me]
-    expert = jnp.repeat(jnp.tile(jnp.arange(E), e), came.reshape(-1), total_repeat_length=e * bound)
-    expert = jnp.where(jnp.arange(e * bound) < came.sum(), expert, E)
-    by_expert = jnp.argsort(expert)
-    out = _products(p, rows[by_expert], expert[by_expert], came.sum(0), activation)
-    out = expert_exchange.send(out[jnp.argsort(by_expert)], from_to.sum(-1).T, bound, B * T * k, axis)
-    out = out[jnp.argsort(order)].reshape(B, T, k, D)
-    return jnp.einsum("btkd,btk->btd", out, weights.astype(out.dtype))
 
 
 # ------------------------------------------------------------------------------------------------ capacity

@@ -36,8 +36,12 @@ def ticks(stages: int, microbatches: int, rounds: int) -> int:
     return microbatches * rounds + stages - 1
 
 
-def run(layers: Callable, stacked: Any, x: Any, xs: Any, shared: tuple) -> tuple[Any, Any]:
+def run(
+    layers: Callable, stacked: Any, x: Any, xs: Any, shared: tuple, kept: Callable | None = None
+) -> tuple[Any, Any]:
     """`layers(stacked, x, xs, shared=...) -> (x, ys)`, a scan over layers, cut into stages; same arguments, same results.
+
+    kept: the remat policy of what `layers` keeps for the backward pass, None for everything.
 
     Every leaf of x and `shared` has the batch as its dimension 0, and a microbatch takes its rows of each. ys are sums over
     rows: those of the microbatches are added. Keys of random numbers in xs differ by microbatch.
@@ -65,7 +69,7 @@ def run(layers: Callable, stacked: Any, x: Any, xs: Any, shared: tuple) -> tuple
     if parallel.pipeline_remat:
         stage = jax.checkpoint(stage, prevent_cse=False)
     elif r > 1:  # the copy of a round's weights is not kept for every tick
-        kept = jax.checkpoint_policies.save_anything_except_these_names(OF_ROUND)
+        kept = kept or jax.checkpoint_policies.save_anything_except_these_names(OF_ROUND)
         stage = jax.checkpoint(stage, prevent_cse=False, policy=kept)
     stages = jax.vmap(stage, in_axes=(0, 1, 1, 0, 0), spmd_axis_name="stage")
     with _inside():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
-from bigmodel_jax.nn.visibility import Rule, Where
+from bigmodel_jax.nn.visibility import KEPT, Rule, Where
 
 # Blocks are made of rows of 128 lanes; 512 is MaxText's choice, too.
 LANES, BLOCK = 128, 512
@@ -64,5 +64,6 @@ def _kernel(rule: Rule, num_heads: int, shape: tuple[int, int], interpret: bool)
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=rule.softcap or None,
+        residual_checkpoint_name=KEPT,
         interpret=interpret,
     )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from bigmodel_jax.core.params import Param, Tree
 from bigmodel_jax.nn import pipeline
 
 Remat = Literal[
@@ -31,7 +32,7 @@ def _offload(*names: str):
 
 
 # What a layer keeps for its backward pass beside its input; the rest is computed again. Names are given where the tensor
-# is made (`checkpoint_name`): "input" here, "qkv" and "attn" in attention.py, "mlp" in feedforward.py.
+# is made (`checkpoint_name`): "input" here, "qkv" in attention.py, "attn" where attention is computed, "mlp" in feedforward.py.
 POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -59,12 +60,20 @@ def run(
     shared: whatever else has the batch as dimension 0 (positions, a memory): the block must not close over it. In a step
     for several stages the layers run as a pipeline (pipeline.py), and ys must then be sums over rows.
     remat: which activations are recomputed in the backward pass, and which wait for it in the host's memory.
-    unroll: one copy of the layer in the program per layer, instead of one in a loop.
+    unroll: one copy of the layer in the program per layer, instead of one in a loop; so it is, too, for layers `apart`.
     """
     options = {"remat": remat, "unroll": unroll}
     if not pipeline.active():
         return sequential(block, stacked, x, xs, shared=shared, **options)
-    return pipeline.run(functools.partial(sequential, block, **options), stacked, x, xs, shared)
+    return pipeline.run(functools.partial(sequential, block, **options), stacked, x, xs, shared, _kept(remat))
+
+
+def _kept(remat):
+    """The policy of all that layers keep: what POLICIES say, and the input of each, which is not theirs to say."""
+    if remat == "none" or remat.startswith("offload"):
+        return POLICIES.get(remat)
+    inputs = jax.checkpoint_policies.save_only_these_names("input")
+    return jax.checkpoint_policies.save_from_both_policies(inputs, POLICIES[remat])
 
 
 def sequential(
@@ -87,13 +96,36 @@ def sequential(
     def step(carry, layer):
         return body(layer[0], carry, layer[1], *shared)
 
-    if not unroll:
+    if isinstance(stacked, tuple):
+        layers = zip(stacked, unstack(xs) or [None] * len(stacked), strict=True)
+    elif unroll:
+        # Not scan's own `unroll`: split once, the layers' gradients come back by one concatenation.
+        layers = unstack((stacked, xs))
+    else:
         return jax.lax.scan(step, x, (stacked, xs))
-    # Not scan's own `unroll`: split once, the layers' gradients come back by one concatenation.
-    leaves, treedef = jax.tree.flatten((stacked, xs))
-    layers = [jax.tree.unflatten(treedef, layer) for layer in zip(*map(jnp.unstack, leaves), strict=True)]
     ys = []
     for layer in layers:
         x, y = step(x, layer)
         ys.append(y)
     return x, jax.tree.map(lambda *y: jnp.stack(y), *ys)
+
+
+def unstack(tree: Any) -> tuple:
+    """The layers of a tree one by one; of a tree without leaves, none."""
+    leaves, treedef = jax.tree.flatten(tree)
+    return tuple(jax.tree.unflatten(treedef, layer) for layer in zip(*map(jnp.unstack, leaves), strict=True))
+
+
+def num_layers(stacked: Any) -> int:
+    return len(stacked) if isinstance(stacked, tuple) else jax.tree.leaves(stacked)[0].shape[0]
+
+
+def apart(spec: Tree, params: Tree) -> Tree:
+    """`params` with a tuple of layers for each stack of them: for a loop around `run`, which would otherwise copy every
+    layer out of its stack in every turn (XLA's CPU backend does)."""
+    if isinstance(spec, Param):
+        return params
+    inside = jax.tree.leaves(spec, is_leaf=lambda x: isinstance(x, Param))
+    if inside and all(p.axes[:1] == ("layers",) for p in inside):
+        return unstack(params)
+    return {name: apart(spec[name], part) for name, part in params.items()}

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 
 # A window that holds no key back.
 EVERYTHING = 2**31 - 1
+# Name (`checkpoint_name`) of what an implementation's gradient needs of its forward pass, beside q, k and v: remat that
+# keeps it does not run the forward pass again.
+KEPT = "attn"
 
 
 class Where(NamedTuple):

@@ -28,6 +28,7 @@ KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
+BY_HAND = 1  # the channel that JAX gives every collective of a `shard_map`: it tells none from another
 BITS = {"pred": 8, "bf16": 16, "token": 0} | {f"c{n}": n for n in (64, 128)}
 
 _SHAPE = re.compile(r"\b(pred|token|[subfc]\d+\w*|bf16)\[([\d,]*)\]")
@@ -80,7 +81,7 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
         times = program.times(name)
         for line in lines if times else ():
             one = _inside(line, name, program, mesh) or _between_slices(line, name, program, mesh)
-            key = one and (one.kind, program.owner(name), line if one.channel is None else one.channel)
+            key = one and (one.kind, program.owner(name), line if one.channel in (None, BY_HAND) else one.channel)
             if one and key not in seen:
                 seen.add(key)
                 found.append(one)

@@ -117,11 +117,17 @@ def make_config(found: Opened, run_dir: Path) -> Config:
 
 def family_of(config: ModelConfig) -> Family:
     """The family whose files say exactly this config."""
+    reasons = []
     for family in FAMILIES.values():
         if family.config is type(config):
-            hf = {"architectures": [family.architecture], **family.to_hf(config)}
-            if family.from_hf(hf) == _published(config):
-                return family
+            try:  # one config class may serve several architectures, a head each
+                hf = {"architectures": [family.architecture], **family.to_hf(config)}
+                if family.from_hf(hf) == _published(config):
+                    return family
+            except ValueError as error:
+                reasons.append(str(error))
+    if len(reasons) == 1:
+        raise ValueError(reasons[0])
     known = sorted({family.config.__name__ for family in FAMILIES.values()})
     raise ValueError(
         f"model: {type(config).__name__} with these fields has no Hugging Face form; exported are: {', '.join(known)}"

@@ -16,9 +16,12 @@ from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.models import Model
 from bigmodel_jax.models.flax_module import BATCH_AXIS
+from bigmodel_jax.training import deterministic, slices
 from bigmodel_jax.training.state import TrainState, state_shardings
 
 Metrics = dict[str, Mean]
+# (compute parameters, frozen, batch, rng) -> summed gradients (float32), summed loss, summed metrics, new frozen values
+Gradients = Callable[[params.Tree, params.Tree, dict, jax.Array], tuple[params.Tree, Mean, Metrics, params.Tree]]
 
 
 def make_train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
@@ -28,17 +31,36 @@ def make_train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, dict], 
     if config.parallel.strategy == "pmap":
         return _pmap_step(config, mesh, model, tx)
     shardings = state_shardings(config, mesh)
+    gradients, norm = _reduction(config, mesh, model, shardings.params)
 
     def step(state, batch):
         with sharding.use(mesh, config.parallel.rules, config.parallel):
-            return train_step(config, model, tx, state, batch, grad_shardings=shardings.params)
+            return train_step(config, tx, gradients, state, batch, norm=norm, grad_shardings=shardings.params)
 
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
 
 
+def _reduction(config: Config, mesh: Mesh, model: Model, shardings: Any) -> tuple[Gradients, Callable]:
+    """How gradients are added up over the mesh, and their norm: by the compiler unless the config says more."""
+    gradients, norm = functools.partial(accumulate, config, model), optax.tree.norm
+    specs = jax.tree.map(lambda s: s.spec, shardings)
+    if config.parallel.deterministic:
+        gradients = functools.partial(deterministic.gradients, config, mesh, specs, gradients)
+        norm = functools.partial(deterministic.norm, config, mesh, model.spec, specs)
+    elif config.parallel.slices > 1 and config.parallel.slice_gradients == "bfloat16":
+        gradients = functools.partial(slices.gradients, config, mesh, specs, gradients)
+    return gradients, norm
+
+
 def _pmap_step(config, mesh, model, tx):
     """The classic replicated data-parallel step: one program per device, gradients summed over the axis."""
-    fn = functools.partial(train_step, config, model, tx, axis=BATCH_AXIS)
+
+    def gradients(compute, frozen, batch, rng):
+        rng = jax.random.fold_in(rng, jax.lax.axis_index(BATCH_AXIS))
+        grads, mean, sums, frozen = accumulate(config, model, compute, frozen, batch, rng)
+        return *jax.lax.psum((grads, mean, sums), BATCH_AXIS), jax.lax.pmean(frozen, BATCH_AXIS)
+
+    fn = functools.partial(train_step, config, tx, gradients)
     devices = list(mesh.devices.flat)
     step = jax.pmap(fn, axis_name=BATCH_AXIS, in_axes=(None, 0), out_axes=(None, None), devices=devices)
 
@@ -51,40 +73,37 @@ def _pmap_step(config, mesh, model, tx):
 
 def train_step(
     config: Config,
-    model: Model,
     tx: optax.GradientTransformation,
+    gradients: Gradients,
     state: TrainState,
     batch: dict,
     *,
+    norm: Callable = optax.tree.norm,
     grad_shardings: Any = None,
-    axis: str | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """The step itself. `axis`: the mapped axis to sum gradients and metrics over, under pmap."""
+    """The step itself; `gradients` are those of the summed loss over the whole batch, `norm` their global norm's form."""
     rng = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
-    if axis is not None:
-        rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
 
-    # --- gradients of the summed loss, one microbatch after the other
+    # --- gradients of the summed loss
     compute = cast(state.params, config.precision.compute)
     with precision.use(config.precision):
-        grads, mean, sums, frozen = accumulate(config, model, compute, state.frozen, batch, rng)
-    if axis is not None:
-        grads, mean, sums = jax.lax.psum((grads, mean, sums), axis)
-        frozen = jax.lax.pmean(frozen, axis)
+        grads, mean, sums, frozen = gradients(compute, state.frozen, batch, rng)
 
-    # --- one division by the global count: exact for microbatches of unequal token counts
-    grads = jax.tree.map(lambda g: g / jnp.maximum(mean.count, 1.0), grads)
+    # --- one division by the global count: exact for microbatches of unequal token counts. A factor, since compilers
+    # make one of it anyway, or not: the bits would depend on the mesh.
+    per_count = 1.0 / jnp.maximum(mean.count, 1.0)
+    grads = jax.tree.map(lambda g: g * per_count, grads)
     if grad_shardings is not None:
         grads = jax.lax.with_sharding_constraint(grads, grad_shardings)
-    norm = optax.tree.norm(grads)
+    grad_norm = norm(grads)
 
     # --- update, or skip it whole where anything is not finite
     if config.parallel.offload_optimizer:
         state = state.replace(opt_state=jax.device_put(state.opt_state, jax.memory.Space.Device))
-    finite = jnp.isfinite(norm) & jnp.isfinite(mean.total)
+    finite = jnp.isfinite(grad_norm) & jnp.isfinite(mean.total)
 
     def update(state, grads):
-        grads = optim.clip(grads, norm, config.optim.clip)
+        grads = optim.clip(grads, grad_norm, config.optim.clip)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         new = state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state, frozen=frozen)
         if state.ema is None:
@@ -94,7 +113,7 @@ def train_step(
     # A branch, not a select over all leaves: that would cost a tenth of a step on a CPU.
     new = jax.lax.cond(finite, update, lambda state, _: state, state, grads)
     sums |= {
-        "grad_norm": Mean(norm, jnp.ones(())),
+        "grad_norm": Mean(grad_norm, jnp.ones(())),
         "skipped_steps": Mean(1.0 - finite.astype(jnp.float32), jnp.zeros(())),
     }
     return new.replace(step=state.step + 1), sums

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 import tyro
 
 from bigmodel_jax.cluster import join
-from bigmodel_jax.cluster.join import ClusterConfig
+from bigmodel_jax.cluster.place import ClusterConfig
 
 # JAX and the rest of the package are imported inside the verbs: `launch.py` and a misspelt verb answer at once.
 

@@ -9,7 +9,8 @@ from bigmodel_jax.verbs.base import CONFIG, Verb, parse_config
 
 def submit(args: Sequence[str]) -> None:
     from bigmodel_jax.cluster import submit as jobs
-    from bigmodel_jax.config import nearest, override, validate
+    from bigmodel_jax.config import nearest, override
+    from bigmodel_jax.config_checks import validate
 
     targets, own, options, run_now = sort(args)
     at = own.index("--engine") if "--engine" in own else -1
@@ -59,7 +60,11 @@ def sort(args: Sequence[str]) -> tuple[list[str], list[str], list[str], bool]:
             end = i + 1
             while "=" not in args[i] and end < len(args) and not args[end].startswith("--"):
                 end += 1
-            options, i = options + list(args[i:end]), end
+            if end - i > 2 and Path(args[end - 1]).exists():  # CONFIG after the option's own values
+                targets, end = [*targets, args[end - 1]], end - 1
+                options, i = options + list(args[i:end]), end + 1
+            else:
+                options, i = options + list(args[i:end]), end
         else:
             end = i + (1 if "=" in args[i] else 2)
             own, i = own + list(args[i:end]), end
@@ -77,20 +82,20 @@ def take(options: list[str], name: str) -> tuple[str, list[str]]:
 VERBS = {
     "submit": Verb(
         submit,
-        "submit --engine slurm|kubernetes|ray|gcloud CONFIG --nodes N [--run] [options]",
-        "write, and with --run submit, a job for a cluster",
+        "submit CONFIG --engine ENGINE --nodes N [--run] [...]",
+        "write a job for a cluster's engine",
         f"CONFIG        {CONFIG}\n"
-        "--engine      slurm: an sbatch file; kubernetes: a JobSet; ray: a Ray job; gcloud: the\n"
-        "              commands for TPU hosts, or for xpk\n"
+        "--engine      slurm: an sbatch file; kubernetes: a JobSet; ray: a Ray job;\n"
+        "              gcloud: the commands for TPU hosts, or for xpk\n"
         "--nodes       hosts, one process on each\n"
         "--run         submit it, too\n"
         "--output      the file to write; without it: in the run's folder\n"
-        "--FIELD       any field of the config by its dotted name, and --run_dir: as for train\n\n"
+        "--FIELD       any field of the config by its dotted name; --run_dir, as for train\n\n"
         "Each engine's own options: launch.py submit --engine ENGINE CONFIG --help\n"
         "A job saves when it is told to go, goes back into the queue, and resumes.",
         (
-            "submit --engine slurm configs/lm_tiny.py --nodes 2 --time 04:00:00 --run",
-            "submit --engine kubernetes configs/lm_tiny.py --topology v5e:4x4 --image IMAGE --claim runs",
+            "submit configs/lm_tiny.py --engine slurm --nodes 2 --run",
+            "submit configs/lm_tiny.py --engine kubernetes --topology v5e:4x4 --image IMAGE",
         ),
     ),
 }

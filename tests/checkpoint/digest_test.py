@@ -54,3 +54,9 @@ def test_no_sharding_and_no_device_count_changes_it(dtype):
             result = digests([jax.device_put(x, NamedSharding(mesh, spec))])
             assert result.is_fully_replicated
             assert int(result[0]) == alone, (count, spec)
+
+
+def test_an_array_in_the_hosts_memory_has_the_same_digest():
+    x = jnp.arange(12.0).reshape(3, 4)
+    there = jax.device_put(x, x.sharding.with_memory_kind("pinned_host"))
+    assert digests([there])[0] == digests([x])[0]

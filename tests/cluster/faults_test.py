@@ -35,55 +35,44 @@ def wait_for_step(job, run_dir, step):
 
 @pytest.mark.parametrize("dies", [0, 1])
 def test_a_process_that_dies_takes_the_job_with_it_in_15_seconds_and_is_named(path, tmp_path, dies):
-    with jobs.job(
-        3,
-        "train",
-        path,
-        "--run_dir",
-        tmp_path / "run",
-        *LONG,
-        devices=2,
-    ) as job:
+    with jobs.job(2, "train", path, "--run_dir", tmp_path / "run", *LONG) as job:
         wait_for_step(job, tmp_path / "run", 3)
         os.kill(job.processes[dies].pid, signal.SIGKILL)
         began = time.monotonic()
         codes = job.wait(60)
         assert time.monotonic() - began < 15
-        assert codes == [-signal.SIGKILL if i == dies else 75 for i in range(3)], job.everything()
-        said = lines(job, 3)
-        assert len(said) == 1, job.everything()
-        assert said[0].startswith(f"error: process {dies} (pid {job.processes[dies].pid} on ")
-        assert "died" in said[0]
+        assert codes == [-signal.SIGKILL if i == dies else 75 for i in range(2)], job.everything()
+        (said,) = lines(job, 2)
+        assert said.startswith(f"error: process {dies} (pid {job.processes[dies].pid} on ")
+        assert "died" in said
 
 
-@pytest.mark.parametrize("told", [(1,), (0, 1)])
-def test_sigterm_to_one_or_all_saves_the_same_step_and_ends_all(path, tmp_path, told):
+def test_sigterm_to_one_saves_the_same_step_and_ends_all(path, tmp_path):
+    """SLURM's test sends it to all."""
     run_dir = tmp_path / "run"
     with jobs.job(2, "train", path, "--run_dir", run_dir, "--train.steps", "400", "--checkpoint.every", "0") as job:
         wait_for_step(job, run_dir, 3)
-        for i in told:
-            os.kill(job.processes[i].pid, signal.SIGTERM)
+        os.kill(job.processes[1].pid, signal.SIGTERM)
         assert job.wait(60) == [0, 0], job.everything()
         (said,) = lines(job, 2)
     assert said.startswith("interrupted by SIGTERM; saved at step ")
     step = int(said.split("saved at step ")[1].split(";")[0])
     assert 3 <= step < 400
     assert [p.name for p in (run_dir / "checkpoints").iterdir()] == [str(step)]
-    if told == (1,):  # resumed by one process
-        done = runs.launch("train", run_dir, "--train.steps", str(step + 5))
-        assert done.returncode == 0, done.stderr
-        assert f"Resuming at step {step}." in done.stdout
-        whole = runs.launch("train", path, "--run_dir", tmp_path / "whole", "--train.steps", str(step + 5))
-        assert whole.returncode == 0, whole.stderr
-        got, want = runs.losses(run_dir), runs.losses(tmp_path / "whole")
-        np.testing.assert_allclose([got[s] for s in sorted(want)], [want[s] for s in sorted(want)], rtol=1e-3)
+    # --- one process resumes it
+    done = runs.launch("train", run_dir, "--train.steps", str(step + 5))
+    assert done.returncode == 0, done.stderr
+    assert f"Resuming at step {step}." in done.stdout
+    whole = runs.launch("train", path, "--run_dir", tmp_path / "whole", "--train.steps", str(step + 5))
+    assert whole.returncode == 0, whole.stderr
+    got, want = runs.losses(run_dir), runs.losses(tmp_path / "whole")
+    np.testing.assert_allclose([got[s] for s in sorted(want)], [want[s] for s in sorted(want)], rtol=1e-3)
 
 
 @pytest.mark.parametrize(
     ("args", "extra", "says"),
     [
         (("--optim.lrr", "1"), None, ("Unrecognized options: --optim.lrr 1", "--optim.lr ")),
-        (("--train.batch_size", "9"), None, ("train.batch_size = 9", "4 data shards")),
         ((), ((), (), ("--optim.lr", "0.5")), ("differ: optim.lr is 0.5 in process 2 (pid", "0.003 in process 0")),
         ((), ((), ("--optim.lrr", "1"), ()), ("Unrecognized options: --optim.lrr 1",)),
     ],

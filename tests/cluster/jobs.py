@@ -37,7 +37,7 @@ class Job:
     def err(self, i: int) -> str:
         return (self.folder / f"err{i}").read_text()
 
-    def wait(self, seconds: float = 240) -> list[int]:
+    def wait(self, seconds: float = 400) -> list[int]:
         """Every exit code; AssertionError where one is still there after so many seconds."""
         end = time.monotonic() + seconds
         for i, process in enumerate(self.processes):

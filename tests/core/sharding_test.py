@@ -58,24 +58,24 @@ def test_a_mesh_always_has_all_axes():
 # ---- names to axes ----
 def test_partition_spec_follows_the_rules():
     assert partition_spec(("layers", "embed", "mlp", None), Rules()) == P("stage", "fsdp", "tensor", None)
-    assert partition_spec(("batch", "seq"), Rules()) == P(("data", "fsdp"), "seq")
+    assert partition_spec(("batch", "seq"), Rules()) == P(("stage", "data", "fsdp", "expert"), "seq")
     assert partition_spec(("embed",), Rules(embed=("fsdp", "tensor"))) == P(("fsdp", "tensor"))
 
 
 def test_every_rule_names_axes_of_the_mesh():
     for name, axes in vars(Rules()).items():
-        assert set(sharding._names(axes)) <= set(AXES), name
+        assert set(sharding.axis_names(axes)) <= set(AXES), name
 
 
 def test_an_axis_claimed_twice_is_an_error_for_parameters_and_settled_for_activations():
     with pytest.raises(ValueError, match=r"'heads' and 'mlp' of .* both lie on mesh axis 'tensor'"):
         partition_spec(("heads", "mlp"), Rules())
-    assert partition_spec(("batch", "embed"), Rules(), strict=False) == P(("data", "fsdp"), None)
-    assert partition_spec(("embed", "batch"), Rules(), strict=False) == P("fsdp", "data")
+    assert partition_spec(("batch", "embed"), Rules(), strict=False) == P(("stage", "data", "fsdp", "expert"), None)
+    assert partition_spec(("embed", "batch"), Rules(), strict=False) == P("fsdp", ("stage", "data", "expert"))
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known():
-    with pytest.raises(ValueError, match="'embd' has no rule; known: batch, seq, layers"):
+    with pytest.raises(ValueError, match="'embd' has no rule; known: batch, seq, residual_seq, layers"):
         partition_spec(("embd",), Rules())
 
 

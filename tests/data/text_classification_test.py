@@ -1,10 +1,18 @@
 import dataclasses
 import json
+import zlib
 
 import numpy as np
 import pytest
 
-from bigmodel_jax.data.text_classification import TextClassificationData, read, split_words, vocabulary
+from bigmodel_jax.data.text_classification import (
+    TextClassificationData,
+    char_ngrams,
+    read,
+    split_words,
+    vocabulary,
+    word_ngrams,
+)
 
 LINES = [f"Word{i} is {'good' if i % 2 else 'bad'}, common.\t{'pos' if i % 2 else 'neg'}" for i in range(40)]
 
@@ -65,6 +73,22 @@ def test_the_same_text_is_never_on_both_sides(config, tmp_path):
     assert both
 
 
+def test_runs_of_characters(config):
+    """Of the words <...>, in their order, each by a number of its own; what the vocabulary lacks has them as well."""
+    cfg = dataclasses.replace(config, max_chars=4, seq_len=2)
+    marked = ["<ab", "abc", "bc>", "<abc", "abc>"]
+    numbers = [1 + zlib.crc32(run.encode()) % (cfg.ngram_buckets - 1) for run in marked]
+    assert word_ngrams("abc", cfg) == numbers
+    found = char_ngrams([("ABC a never", "x"), ("é", "x")], cfg)
+    first = [*numbers, *word_ngrams("a", cfg)]
+    np.testing.assert_array_equal(found, [first, [*word_ngrams("é", cfg), *[0] * (len(first) - 1)]])
+    assert cfg.requirements()["ngram_buckets"] == cfg.ngram_buckets
+    batch = cfg.open("train").batch(np.arange(3), None)
+    assert batch["ngrams"].dtype == np.int32
+    assert (batch["ngrams"] > 0).any(axis=1).all()
+    assert "ngrams" not in config.open("train").batch(np.arange(3), None)
+
+
 def test_artifacts_and_baseline(config, tmp_path):
     config.save_artifacts(tmp_path)
     saved = json.loads((tmp_path / "vocabulary.json").read_text())
@@ -98,6 +122,7 @@ def test_a_label_that_training_lacks(config, tmp_path):
         ({"validation_fraction": 0.0}, r"data\.validation_fraction = 0\.0"),
         ({"vocab_size": 2}, r"data\.vocab_size = 2; it must be 3 or more"),
         ({"seq_len": 0}, r"data\.seq_len = 0; it must be 1 or more"),
+        ({"max_chars": 2}, r"data\.min_chars = 3; it must be 1 to data\.max_chars = 2"),
     ],
 )
 def test_a_mistake_is_one_line(config, changes, message):

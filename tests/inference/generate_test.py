@@ -9,8 +9,10 @@ import pytest
 
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params
+from bigmodel_jax.inference import generate as generate_module
 from bigmodel_jax.inference.generate import PROMPT_MULTIPLE, generate, left_pad, sample
 from bigmodel_jax.models import GPT2Config, LlamaConfig, MLPConfig
+from bigmodel_jax.nn import stack
 
 GREEDY = SampleConfig(max_tokens=6, temperature=0)
 NEVER = ()
@@ -40,6 +42,17 @@ def test_greedy_is_the_argmax_of_the_full_forward_pass(model, greedy):
 
 def test_prompts_of_different_lengths_together_equal_each_alone(model, greedy):
     assert generate(*model, PROMPTS, GREEDY, stop=NEVER) == greedy
+
+
+def test_layers_that_lie_apart_say_the_same(model, greedy, monkeypatch):
+    _, weights = model
+    monkeypatch.setattr(generate_module, "APART_FROM", 0)
+    seen = []
+    monkeypatch.setattr(stack, "apart", lambda *args, apart=stack.apart: seen.append(apart(*args)) or seen[-1])
+    assert generate(*model, PROMPTS, GREEDY, stop=NEVER) == greedy
+    assert isinstance(seen[-1]["layers"], tuple)
+    second = jax.tree.map(lambda x: x[1], weights["layers"])
+    jax.tree.map(np.testing.assert_array_equal, seen[-1]["layers"][1], second)
 
 
 @pytest.mark.parametrize("change", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}])

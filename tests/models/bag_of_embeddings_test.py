@@ -15,6 +15,8 @@ from bigmodel_jax.models.bag_of_embeddings import BagOfEmbeddingsConfig, hash_pa
 CFG = BagOfEmbeddingsConfig.tiny()
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(2, 64, (4, 7)), jnp.int32)
 LENGTHS = (7, 1, 4, 2)
+# One bucket twice in a text, and padding.
+NGRAMS = jnp.asarray([[3, 3, 31, 0], [1, 0, 0, 0], [2, 9, 17, 4], [5, 6, 0, 0]], jnp.int32)
 BATCH = {"tokens": TOKENS, "segment_ids": jnp.asarray([[1] * n + [0] * (7 - n) for n in LENGTHS], jnp.int32)}
 
 
@@ -26,16 +28,18 @@ def make(**changes):
 
 @pytest.mark.parametrize("bigram_buckets", [0, 64])
 @pytest.mark.parametrize("hidden_dim", [0, 16])
-def test_it_is_the_mean_over_words_and_pairs(bigram_buckets, hidden_dim):
-    model, p = make(bigram_buckets=bigram_buckets, hidden_dim=hidden_dim)
-    ours = model.apply(p, BATCH).value
+@pytest.mark.parametrize("ngram_buckets", [0, 32])
+def test_it_is_a_mean_over_each_kind(bigram_buckets, hidden_dim, ngram_buckets):
+    model, p = make(bigram_buckets=bigram_buckets, hidden_dim=hidden_dim, ngram_buckets=ngram_buckets)
+    ours = model.apply(p, BATCH | {"ngrams": NGRAMS}).value
     for row, length in enumerate(LENGTHS):
         words = np.asarray(TOKENS[row, :length])
-        rows = [p["embed"]["table"][w] for w in words]
-        if bigram_buckets:
+        x = np.mean([p["embed"]["table"][w] for w in words], axis=0)
+        if bigram_buckets and length > 1:
             pairs = itertools.pairwise(words)
-            rows += [p["bigrams"]["table"][hash_pairs(jnp.int32(a), jnp.int32(b), 64)] for a, b in pairs]
-        x = np.mean(rows, axis=0)
+            x += np.mean([p["bigrams"]["table"][hash_pairs(*map(jnp.int32, pair), 64)] for pair in pairs], axis=0)
+        if ngram_buckets:
+            x += np.mean([p["ngrams"]["table"][n] for n in NGRAMS[row] if n], axis=0)
         if hidden_dim:
             x = np.maximum(x @ p["hidden"]["kernel"] + p["hidden"]["bias"], 0)
         np.testing.assert_allclose(ours[row], x @ p["head"]["kernel"] + p["head"]["bias"], atol=1e-5)

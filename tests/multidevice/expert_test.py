@@ -31,12 +31,8 @@ LAYOUTS = {
 @pytest.mark.parametrize(
     ("case", "name"),
     [("mixtral_experts", name) for name in LAYOUTS]
-    + [("mixtral_capacity", name) for name in LAYOUTS]
-    + [
-        ("qwen3_moe_experts", "expert_fsdp"),
-        ("deepseek_experts", "expert_fsdp"),
-        ("deepseek_experts", "expert_tensor"),
-    ],
+    + [("mixtral_capacity", name) for name in ("expert_fsdp", "expert_tensor")]
+    + [("qwen3_moe_experts", "expert"), ("deepseek_experts", "expert_fsdp")],
 )
 def test_experts_on_their_devices_equal_one_device(case, name):
     check(case, LAYOUTS[name])

@@ -1,7 +1,8 @@
 """The pipeline gives the one-device run, in every combination, and moves between stages what it owes and nothing else.
 
 Tolerances as in layouts_test.py. Adam divides a gradient by its own size: with an eps of 1e-8, an element whose gradient is
-that small would move by the learning rate in whichever direction its last bits say. Here eps is 1e-5.
+that small would move by the learning rate in whichever direction its last bits say. Here eps is 1e-5; and at a learning
+rate well below the initial values no embedding comes near zero, where its norm would magnify the last bits as well.
 """
 
 import dataclasses
@@ -81,7 +82,7 @@ def config_of(case: str, parallel: ParallelConfig, microbatches: int = 1) -> Con
         model=model,
         objective=objective,
         data=DataConfig(),
-        optim=OptimConfig(lr=1e-2, clip=0.5, eps=1e-5),
+        optim=OptimConfig(lr=2e-3, clip=0.5, eps=1e-5),
         parallel=parallel,
         train=TrainConfig(steps=STEPS, batch_size=ROWS, microbatches=microbatches),
     )
@@ -124,15 +125,12 @@ def check(case: str, parallel: ParallelConfig, microbatches: int = 1) -> None:
 
 LAYOUTS = {
     "gpipe": layout(4, 8),
-    "gpipe_as_many_as_stages": layout(2),
-    "circular": layout(2, 4, 2),
-    "circular_four_rounds": layout(2, 2, 4),
-    "circular_four_stages": layout(4, 8, 2),
+    "circular": layout(2, 2, 4),
     "stage_remat": dataclasses.replace(layout(2, 4, 2), pipeline_remat=True),
     "stage_data": layout(2, 4, 2, data=4),
-    "stage_fsdp": layout(4, 8, fsdp=2),
+    "stage_fsdp": layout(4, 8, 2, fsdp=2),
     "stage_tensor": layout(2, 4, 2, tensor=2),
-    "stage_fsdp_tensor": layout(2, 4, fsdp=2, tensor=2),
+    "stage_fsdp_tensor": layout(2, fsdp=2, tensor=2),
 }
 
 

@@ -73,7 +73,7 @@ def test_every_layout_equals_one_device(layout):
         equal(evaluate("blocks", 24, **CASES["both"]), want)
 
 
-def test_a_long_axis_is_summed_in_two_rings(monkeypatch):
+def test_a_long_axis_is_gathered_and_summed_in_two_rings(monkeypatch):
     monkeypatch.setattr(heads, "ONE_RING", 2)  # so that 8 devices are 4 times 2
     want = evaluate("whole", **CASES["plain"])
     with sharding.use(sharding.make_mesh(ParallelConfig(**LAYOUTS["fsdp"])), Rules()):

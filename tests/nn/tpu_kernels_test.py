@@ -34,8 +34,9 @@ def test_layers_that_differ_in_their_window_are_one_program_with_both(found):
     assert found["window_in_some_layers"] == sorted([*BACKWARD, FORWARD] * 2)
 
 
-def test_a_step_with_full_remat_computes_the_forward_kernel_twice(found):
-    assert found["train_step"] == [*BACKWARD, FORWARD, FORWARD]
+def test_the_forward_kernel_runs_again_only_where_nothing_of_it_is_kept(found):
+    assert found["train_step, full"] == [*BACKWARD, FORWARD, FORWARD]
+    assert found["train_step, save_attn"] == [*BACKWARD, FORWARD]
 
 
 def test_ring_attention_compiles_for_tpu_without_a_kernel(found):

@@ -81,10 +81,10 @@ def attend(devices, *, parallel=ParallelConfig(data=1, fsdp=2, tensor=2), h=128,
     return jax.jit(jax.grad(loss, (0, 1, 2))).lower(*shapes).compile(compiler_options=QUICK).as_text()
 
 
-def train_step(devices):
+def train_step(devices, remat):
     """A whole step of a small Llama, weights and heads cut."""
     model = dataclasses.replace(
-        LlamaConfig.tiny(), embed_dim=256, num_heads=4, num_kv_heads=2, head_dim=128, max_seq_len=LENGTH, remat="full"
+        LlamaConfig.tiny(), embed_dim=256, num_heads=4, num_kv_heads=2, head_dim=128, max_seq_len=LENGTH, remat=remat
     )
     parallel = ParallelConfig(data=1, fsdp=2, tensor=2)
     config = Config(
@@ -109,7 +109,7 @@ def train_step(devices):
 
 def main():
     devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
-    found = {"train_step": kernels(train_step(devices))}
+    found = {f"train_step, {remat}": kernels(train_step(devices, remat)) for remat in ("full", "save_attn")}
     for name, options in CASES.items():
         found[name] = kernels(attend(devices, **options))
     print(json.dumps(found))

@@ -127,9 +127,9 @@ def test_hidden_states(name, reference, measured, monkeypatch):
     run = stack.run
 
     def recorded(block, stacked, x, xs=None, **options):
-        def watched(p, x, xs):
+        def watched(p, x, xs, *shared):
             states.append(jax.tree.leaves(x)[0])
-            return block(p, x, xs)
+            return block(p, x, xs, *shared)
 
         out = run(watched, stacked, x, xs, **(options | {"unroll": True, "remat": "none"}))
         states.append(jax.tree.leaves(out[0])[0])

@@ -71,9 +71,9 @@ def test_hidden_states(name, reference, measured, monkeypatch):
     run = stack.run
 
     def recorded(block, stacked, x, xs=None, **options):
-        def watched(p, x, xs):
+        def watched(p, x, xs, *shared):
             states.append(x)
-            return block(p, x, xs)
+            return block(p, x, xs, *shared)
 
         out = run(watched, stacked, x, xs, **(options | {"unroll": True, "remat": "none"}))
         states.append(out[0])

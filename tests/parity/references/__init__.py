@@ -12,6 +12,7 @@ from references.mixtures import MIXTURES
 from references.pixart import PIXART
 from references.recurrent import RECURRENT
 from references.rope import ROPE
+from references.sizes import SIZES
 from references.vision import VISION
 
 REFERENCES = {
@@ -28,4 +29,5 @@ REFERENCES = {
     **ENCODER_DECODERS,
     **RECURRENT,
     **ROPE,
+    **SIZES,
 }

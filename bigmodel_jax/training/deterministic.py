@@ -1,0 +1,156 @@
+"""Gradients summed in one order on any number of devices: `parallel.deterministic`.
+
+A sum of floats depends on its order, and a product's bits on its shape. So the batch is cut into a fixed number of
+groups of consecutive rows; each group's gradient is computed by one device on whole parameters, with the same shapes on
+every mesh; and the groups are added up by one binary tree, neighbours first. A device adds the subtree of its own
+groups; what is above goes on between devices, by recursive halving (Thakur et al., 2005, 10.1177/1094342005051521),
+whose partner in round b is the device whose number differs in bit b: the same tree.
+
+It serves data parallelism, FSDP and both together. In the step each device holds the parameters whole, and as many whole
+gradients as its subtree is deep; what FSDP keeps cut is the state between steps. It stops where a product itself is cut:
+under tensor, sequence, expert or pipeline parallelism partial sums are added inside the layers.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.sharding import AXES
+
+
+def gradients(config: Config, mesh: Mesh, specs: Any, one: Callable, compute, frozen, batch, rng) -> tuple:
+    """`one(compute, frozen, rows, rng) -> (grads, mean, sums, frozen)` of every group, added up in one order.
+
+    specs: PartitionSpecs of compute and of the gradients that come back. New frozen values are the groups' mean.
+    """
+    parallel = config.parallel
+    axes = sharding.axis_names(parallel.rules.batch)
+    local_groups = parallel.deterministic_groups // sharding.batch_shards(mesh, parallel.rules)
+    # What each device traces is a program for one device: no constraint, and a CPU's own forms.
+    alone = Mesh(mesh.devices.flat[:1].reshape((1,) * len(AXES)), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+    def local(compute, frozen, batch, rng):
+        whole = jax.tree.map(gather, compute, specs)
+        pieces = jax.tree.map(lambda x: x.reshape(local_groups, -1, *x.shape[1:]), batch)
+        first = jax.lax.axis_index(axes) * local_groups
+
+        def group(i):
+            rows = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), pieces)
+            with sharding.use(alone, parallel.rules):
+                return one(whole, frozen, rows, jax.random.fold_in(rng, first + i))
+
+        grads, *rest = tree_sum(group, local_groups)
+        add = functools.partial(reduce, mesh=mesh, axes=axes)
+        grads = jax.tree.map(add, grads, specs)
+        mean, sums, frozen = jax.tree.map(lambda x: add(x, P()), tuple(rest))
+        return grads, mean, sums, jax.tree.map(lambda x: x / parallel.deterministic_groups, frozen)
+
+    run = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(specs, P(), P(axes), P()),
+        out_specs=(specs, P(), P(), P()),
+        check_vma=False,
+    )
+    return run(compute, frozen, batch, rng)
+
+
+def tree_sum(leaf: Callable[[jax.Array], Any], n: int, start: jax.Array | int = 0) -> Any:
+    """leaf(start) + ... + leaf(start + n - 1), n a power of 2, by a binary tree; a loop in a loop for each level, so
+    that the leaf stands in the program once, apart from what adds it up."""
+    if n == 1:
+        return leaf(start)
+    half = n // 2
+    both = jax.lax.map(lambda i: tree_sum(leaf, half, start + i * half), jnp.arange(2))
+    return jax.tree.map(lambda x: x[0] + x[1], both)
+
+
+# ------------------------------------------------------------------------------------------------ between devices
+
+
+def gather(x: jax.Array, spec: P) -> jax.Array:
+    """The whole array of a shard, inside shard_map."""
+    for dim, axes in enumerate(spec):
+        x = jax.lax.all_gather(x, axes, axis=dim, tiled=True) if axes else x
+    return x
+
+
+def reduce(x: jax.Array, spec: P, *, mesh: Mesh, axes: tuple[str, ...]) -> jax.Array:
+    """The shard that `spec` keeps here of the sum of x over `axes`; the last axis numbers neighbours, so it goes first."""
+    for axis in reversed(axes):
+        n = mesh.shape[axis]
+        dim = next((d for d, names in enumerate(spec) if axis in sharding.axis_names(names)), None)
+        if n > 1:
+            x = all_reduce(x, axis, n) if dim is None else reduce_scatter(x, axis, n, dim)
+    return x
+
+
+def reduce_scatter(x: jax.Array, axis: str, n: int, dim: int = 0) -> jax.Array:
+    """This device's block of dimension `dim` of the sum over `axis`: log2(n) rounds, each sends half of what is left."""
+    bits = n.bit_length() - 1
+    x = jnp.moveaxis(x, dim, 0)
+    x = x.reshape(*(2,) * bits, x.shape[0] // n, *x.shape[1:])  # a block's number in binary, the highest bit first
+    here = jax.lax.axis_index(axis)
+    for bit in range(bits):
+        mine, at = (here >> bit) & 1, bits - 1 - bit
+        keep = jax.lax.dynamic_index_in_dim(x, mine, at, keepdims=False)
+        give = jax.lax.dynamic_index_in_dim(x, 1 - mine, at, keepdims=False)
+        x = keep + jax.lax.ppermute(give, axis, [(i, i ^ (1 << bit)) for i in range(n)])
+    return jnp.moveaxis(x, 0, dim)
+
+
+def all_reduce(x: jax.Array, axis: str, n: int) -> jax.Array:
+    """The sum over `axis`, whole on every device."""
+    flat = jnp.pad(x.reshape(-1), (0, -x.size % n))
+    return jax.lax.all_gather(reduce_scatter(flat, axis, n), axis, tiled=True)[: x.size].reshape(x.shape)
+
+
+# ------------------------------------------------------------------------------------------------ norm
+
+
+def norm(config: Config, mesh: Mesh, spec: params.Tree, specs: Any, grads: Any) -> jax.Array:
+    """The global norm, of sums that do not depend on how the gradients are cut.
+
+    The squares are folded along all dimensions but the one that is cut where anything is, which is then gathered: the
+    same vector on every mesh, folded by every device.
+    """
+    batch_axes = set(sharding.axis_names(config.parallel.rules.batch))
+
+    def kept(p: params.Param) -> int:
+        cut = [d for d, a in enumerate(sharding.partition_spec(p.axes, config.parallel.rules)) if _on(a, batch_axes)]
+        return cut[0] if cut else 0
+
+    dims = params.map_spec(kept, params.partition(spec, spec)[0])
+
+    def local(grads):
+        def squares(g, where, dim):
+            # Apart from what made g and from what adds it up, lest a product and a sum become one instruction.
+            x = jax.lax.optimization_barrier(jnp.square(jax.lax.optimization_barrier(g)))
+            for d in range(g.ndim):
+                x = x if d == dim else fold(x, d)
+            x = gather(x, P(*(axes if d == dim else None for d, axes in enumerate(where))))
+            return fold(x, dim).reshape(()) if g.ndim else x
+
+        return jnp.sqrt(sum(jax.tree.leaves(jax.tree.map(squares, grads, specs, dims))))
+
+    return jax.shard_map(local, mesh=mesh, in_specs=(specs,), out_specs=P(), check_vma=False)(grads)
+
+
+def fold(x: jax.Array, dim: int) -> jax.Array:
+    """The sum along `dim`, kept as a dimension of size 1, by halves: element-wise additions, whose order no compiler
+    changes, as it may that of a reduction."""
+    while (n := x.shape[dim]) > 1:
+        low, high = (jax.lax.slice_in_dim(x, *bounds, axis=dim) for bounds in ((0, (n + 1) // 2), ((n + 1) // 2, n)))
+        x = low + jnp.pad(high, [(0, n % 2 if d == dim else 0) for d in range(x.ndim)])
+    return x
+
+
+def _on(axes: sharding.MeshAxes, wanted: set[str]) -> bool:
+    return bool(set(sharding.axis_names(axes)) & wanted)

@@ -1,0 +1,70 @@
+"""docs/layouts.md from the tests' own results.
+
+uv run pytest tests/multidevice -m "slow or not slow" --layouts-table docs/layouts.md
+"""
+
+from pathlib import Path
+
+HEAD = """# Layouts
+
+Every layout against one device: the same five AdamW steps on 8 virtual CPU devices, float32, tiny models of four kinds.
+Written by
+
+```
+uv run pytest tests/multidevice -m "slow or not slow" --layouts-table docs/layouts.md
+```
+
+- **loss**: largest relative difference of the five losses (bar 2e-6). **parameters**: largest difference of any parameter
+  after them (bar 2e-5). Every parameter and both Adam moments lie on each device as the rules say (asserted from the live
+  arrays).
+- **moves**: bytes of the buffers that one step's collectives gather or sum over a mesh axis, read from the compiled program
+  (loops multiplied out; a sum over two axes counts on both) / what the layout owes by its formula (bar 5 %).
+
+In the formulas, in bytes: P, the parameters that a device has after `tensor` has cut them; C, those of them that `fsdp`
+cuts; W, those of C in the layers, which are gathered forward and backward (the rest, at either end, once); A, one
+activation (batch / (data x fsdp), T, D); L, the layers. A CPU's compiler adds S, those of C that it sums whole before it
+cuts (vectors, tables that are only looked up, and the untied head), T, a tied table, whose two gradients it sums apart,
+and R, the router's probabilities, which it gathers for top_k; it has no reduce-scatter, and sums the gradients of products
+that share an input one by one. What TPUs do is in [results.md](results.md#collectives-on-tpus).
+
+"""
+
+
+class Results:
+    """A pytest plugin: collects from the reports of all workers, writes at the end."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: dict[tuple[str, str], str] = {}
+        self.digests: dict[str, dict] = {}
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.when != "call":
+            return
+        for name, value in report.user_properties:
+            if name == "layout":
+                layout, case, mesh, loss, weight, moved = value
+                passed = "" if report.passed else " FAILED"
+                cell = "; ".join(move(*each) for each in moved) or "-"
+                self.rows[layout, case] = f"| {layout} | {mesh} | {case}{passed} | {loss:.1e} | {weight:.1e} | {cell} |"
+            elif name == "digests":
+                self.digests[value[0]] = value[1]
+
+    def pytest_sessionfinish(self) -> None:
+        titles = ("layout", "mesh", "model", "loss", "parameters", "moves: measured / owed")
+        lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}", *self.rows.values()]
+        lines += ["", *deterministic(self.digests)] if self.digests else []
+        self.path.write_text(HEAD + "\n".join(lines) + "\n")
+
+
+def move(axis, measured: float, owed: float, formula: str) -> str:
+    return f"{axis}: {measured / 1e3:.1f} / {owed / 1e3:.1f} kB = {measured / max(owed, 1):.3f} ({formula})"
+
+
+def deterministic(digests: dict[str, dict]) -> list[str]:
+    """Hashes of every bit of the parameters after 20 steps."""
+    lines = ["## parallel.deterministic", "", "SHA-256 (its first 16 digits) of all parameters after 20 steps.", ""]
+    lines += ["| model | mesh | parameters | losses and norms |", "| --- | --- | --- | --- |"]
+    for case, found in digests.items():
+        lines += [f"| {case} | {mesh} | `{weights}` | `{rest}` |" for mesh, (weights, rest) in found.items()]
+    return lines

@@ -1,0 +1,54 @@
+"""The real TPU compiler's word on what training steps hold in memory, and where."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = Path(__file__).with_name("tpu_memory_programs.py")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def found():
+    done = subprocess.run([sys.executable, PROGRAMS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_head_in_blocks_is_gathered_and_scattered_and_never_whole(found):
+    """On 64 chips: a block of 8,192 rows of 1,024, its gradient summed in two rings of 8."""
+    whole, blocks = found["head_whole"], found["head_blocks"]
+    assert whole["whole_tables"]
+    assert whole["reduced"], "the compiler's own choice: all of the gradient on every chip"
+    assert blocks["scattered"] == ["f32[128,8192]", "f32[16,8192]"]
+    assert not blocks["reduced"]
+    assert not blocks["whole_tables"]
+    assert blocks["temporaries"] < 0.25 * whole["temporaries"]
+
+
+def test_inputs_of_layers_wait_in_the_hosts_memory(found):
+    inputs = 4 * 2 * 512 * 256 * 2  # layers, rows of a chip, tokens, dimension, bytes
+    assert found["offload_input"]["host_temporaries"] == inputs
+    assert found["plain"]["temporaries"] - found["offload_input"]["temporaries"] > 0.9 * inputs
+
+
+def test_moments_are_arguments_in_the_hosts_memory(found):
+    plain, offloaded = found["plain"], found["offload_optimizer"]
+    assert not plain["host_arguments"]
+    # Two moments beside the parameters: two thirds of the state.
+    assert offloaded["host_arguments"] > 0.66 * plain["arguments"]
+    assert offloaded["arguments"] + offloaded["host_arguments"] == plain["arguments"]
+
+
+def test_most_products_of_an_int8_step_have_int8_operands(found):
+    """Those that remain: the gradients of weights, attention, the head."""
+    assert not found["plain"]["products_of_8_bits"]
+    assert found["int8"]["products_of_8_bits"] > found["int8"]["products"]
