@@ -145,15 +145,17 @@ def _places(window: dict[str, str], i: int, size: int, size_out: int) -> int:
 
     low = int(window["pad"].split("x")[i].split("_")[0]) if "pad" in window else 0
     stride, dilate, spread = number("stride"), number("rhs_dilate"), number("lhs_dilate")
+    common = math.gcd(stride, spread)
+    every = spread // common
     count = 0
     for k in range(number("size")):
         offset = k * dilate - low
-        if spread == 1:  # 0 <= out * stride + offset < size
-            first, last = max(0, -(offset // stride)), min(size_out - 1, (size - 1 - offset) // stride)
-            count += max(0, last - first + 1)
-        else:
-            at = (out * stride + offset for out in range(size_out))
-            count += sum(0 <= a <= (size - 1) * spread and a % spread == 0 for a in at)
+        first, last = max(0, -(offset // stride)), min(size_out - 1, ((size - 1) * spread - offset) // stride)
+        if offset % common or last < first:
+            continue
+        # Outputs that meet an element and not a gap: a * stride + offset divisible by the spread.
+        start = -offset // common * pow(stride // common, -1, every) % every if every > 1 else 0
+        count += (last - start) // every - (first - 1 - start) // every
     return count
 
 

@@ -112,3 +112,19 @@ def test_grouped_products_count_as_one_product_of_all_rows():
     assert count_flops(grouped, *shapes) == 2 * 32 * 8 * 16
     both = jax.grad(lambda x, w: jnp.sum(grouped(x, w) ** 2), argnums=(0, 1))
     assert count_flops(both, *shapes) == 3 * 2 * 32 * 8 * 16
+
+
+def test_places_between_the_elements_of_a_spread_input_do_not_count():
+    """Against trying every pair, for a handful of windows that a TPU's batched products use."""
+    for size, n, stride, spread, pad in (
+        (4, 4, 3, 4, 0),
+        (8, 8, 7, 8, 0),
+        (5, 3, 1, 2, 2),
+        (6, 2, 2, 3, 1),
+        (7, 3, 1, 1, 1),
+    ):
+        out = (size - 1) * spread // stride + 1
+        window = {"size": str(n), "stride": str(stride), "pad": f"{pad}_{pad}", "lhs_dilate": str(spread)}
+        places = [o * stride + k - pad for k in range(n) for o in range(out)]
+        meant = sum(0 <= a <= (size - 1) * spread and a % spread == 0 for a in places)
+        assert instructions._places(window, 0, size, out) == meant
