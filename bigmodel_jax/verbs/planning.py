@@ -41,7 +41,6 @@ def plan(args: Sequence[str]) -> None:
     config = _sliced(given.config, given.slices)
     if not given.search:
         topologies.check_mesh(config.parallel, topology)
-    topologies.check_installed(topology)
     name = target.parent.name if target.name == "config.json" else target.stem
     folder = Path(given.output or Path("plans") / f"{name}_{topology.title.replace(' ', '').replace(':', '-')}")
     found = (_search if given.search else _plan)(config, topology, given, name, folder, target)
@@ -72,9 +71,11 @@ def _plan(config, topology, given, name: str, folder: Path, target: Path) -> dic
 
 def _search(config, topology, given, name: str, folder: Path, target: Path) -> dict:
     from bigmodel_jax.plan import estimate, screen, search
+    from bigmodel_jax.plan.topology import check_installed
 
     console = Console()
     prices = estimate.read_prices(Path(given.prices) if given.prices else estimate.PRICES, topology)
+    check_installed(topology)
 
     def describe(config, compiled):
         plan = estimate.describe(config, topology, compiled, name=name)

@@ -11,7 +11,7 @@ from flax import nnx
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
-from bigmodel_jax.nn import attention, feedforward, linear, norm, position
+from bigmodel_jax.nn import attention, blockwise, feedforward, linear, norm, position
 from bigmodel_jax.nn.attention import Where
 
 B, T, D, H, K, h, F = 2, 12, 16, 4, 2, 8, 24
@@ -130,7 +130,7 @@ def heads(num, seed):
 @pytest.mark.parametrize("implementation", ["plain", "chunked"])
 def test_attend(implementation, kv_heads, causal, monkeypatch):
     """Flax's attention under the same mask, keys and values repeated for each group of heads."""
-    monkeypatch.setattr(attention, "CHUNK", 5)  # several blocks, the last one short
+    monkeypatch.setattr(blockwise, "CHUNK", 5)  # several blocks, the last one short
     q, k, v = heads(H, 1), heads(kv_heads, 2), heads(kv_heads, 3)
     mask = nn.combine_masks(
         SEGMENTS[:, None, :, None] == SEGMENTS[:, None, None, :],
