@@ -65,7 +65,8 @@ def _bars(theme: Theme, title: str, unit: str, rows: list[tuple[str, float]], *,
     axes.barh(places, [value for _, value in rows], height=0.62, color=colors)
     longest = max(value for _, value in rows)
     for place, (_, value) in zip(places, rows, strict=True):
-        axes.text(value + 0.01 * longest, place, f"{value:.3g}", va="center", color=theme.muted, fontsize=11)
+        text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        axes.text(value + 0.01 * longest, place, text, va="center", color=theme.muted, fontsize=11)
     axes.set_yticks(places, [name for name, _ in rows])
     axes.set_xlim(0, 1.2 * longest)
     axes.locator_params(axis="x", nbins=5)
