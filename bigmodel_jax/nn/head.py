@@ -178,7 +178,8 @@ def _statistics(plan: Plan, x, table, bias, targets):
     (top, total, picked, best), _ = jax.lax.scan(step, (zeros - jnp.inf, zeros, zeros, targets * 0), starts)
     if plan.at.vocab:
         own, top = top, jax.lax.pmax(top, plan.at.vocab)
-        total, picked = jax.lax.psum((total * jnp.exp(own - top), picked), plan.at.vocab)
+        # One array: the GPU compiler has failed on a sum of two.
+        total, picked = jax.lax.psum(jnp.stack([total * jnp.exp(own - top), picked]), plan.at.vocab)
         best = jax.lax.pmin(jnp.where(own == top, best, jnp.iinfo(best.dtype).max), plan.at.vocab)
     log_z = jnp.log(total) + top
     return tuple(y.reshape(shape) for y in (log_z - picked, log_z, best))
