@@ -40,8 +40,8 @@ PAIRS = [
 # Where the sequence is cut between products there are six gathers per layer more (before each half of the layer, again in
 # its backward pass, and of the gradient of each half's output), and two outside.
 TENSOR_SUMS = {"llama": (2, 5, 2), "mixtral": (2, 5, 2), "bert": (2, 4, 4), "vit": (2, 4, 0)}
-# Not accounted for: what the compiler exchanges at either end of these two where both axes cut tables and kernels.
-UNKNOWN = {("bert", "fsdp_tp"), ("vit", "fsdp_tp"), ("vit", "tp_sequence")}
+# Not accounted for: what the compiler exchanges beside the layers where several axes cut tables and kernels.
+UNKNOWN = {("bert", "fsdp_tp"), ("mixtral", "fsdp_tp"), ("vit", "fsdp_tp"), ("vit", "tp_sequence")}
 # Tables that are only looked up: where `tensor` does not cut them, their gradients are summed whole.
 LOOKED_UP = ("positions/table", "token_types/table")
 
@@ -75,11 +75,6 @@ def owed(case: str, parallel: ParallelConfig) -> dict[str, tuple[float, str]] | 
         # The tied table's two gradients, of the lookup and of the head, are summed apart and whole.
         table = local(lambda path, param, cut: path == "embed/table")
         out = {axis: (due + table, f"{formula} + T") for axis, (due, formula) in out.items()}
-    if case == "mixtral":
-        # A CPU's top_k is not divided over rows: it gathers every token's router probabilities.
-        model = config.model
-        router = model.num_layers * layout_runs.ROWS * layout_runs.LENGTH * model.num_experts * 4
-        out = {axis: (due + router, f"{formula} + R") for axis, (due, formula) in out.items()}
     if tensor > 1:
         forward, backward, rest = TENSOR_SUMS[case]
         per_layer = forward + backward
