@@ -121,7 +121,7 @@ def norm(config: Config, mesh: Mesh, spec: params.Tree, specs: Any, grads: Any) 
     The squares are folded along all dimensions but the one that is cut where anything is, which is then gathered: the
     same vector on every mesh, folded by every device.
     """
-    batch_axes = set(sharding.axis_names(config.parallel.rules.batch))
+    batch_axes = {"data", "fsdp"}  # the others are 1, and the choice must be the same on every mesh
 
     def kept(p: params.Param) -> int:
         cut = [d for d, a in enumerate(sharding.partition_spec(p.axes, config.parallel.rules)) if _on(a, batch_axes)]
