@@ -148,7 +148,7 @@ def _shapes(text: str) -> list[str]:
 def num_bytes(shape: str) -> int:
     """Bytes of a shape as it is printed, e.g. "bf16[16,64]"."""
     dtype, dims = _SHAPE.match(shape).groups()
-    bits = BITS.get(dtype) or int(re.search(r"\d+", dtype)[0])
+    bits = BITS[dtype] if dtype in BITS else int(re.search(r"\d+", dtype)[0])
     return math.ceil(bits * math.prod(int(d) for d in dims.split(",") if d) / 8)
 
 
