@@ -95,15 +95,21 @@ def table() -> str:
             f"{plan['slices']} x {plan['topology']}" if plan["slices"] > 1 else plan["topology"],
             "yes" if plan["fits"] else "no",
             f"{memory.get('used', 0) / GIB:.2f} of {memory['limit'] / GIB:.2f}",
-            f"{plan['step_seconds']:.2f} s",
-            f"{plan['mfu']:.1%} ({plan['mfu_bound']:.1%})",
-            f"{plan['tokens_per_second'] / plan['chips']:,.0f}",
-            plan["roofline"]["bound"],
+            *speed(plan),
             f"{made['seconds']:.0f} ({made['cpu_seconds']:.0f})",
             f"{made['peak_rss'] / GIB:.1f}",
         ]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
+
+
+def speed(plan: dict) -> tuple[str, ...]:
+    """Step, MFU, rate and what bounds them; a program that the compiler refuses has none."""
+    if "roofline" not in plan:
+        return ("-",) * 4
+    rate = f"{plan['tokens_per_second'] / plan['chips']:,.0f}"
+    mfu = f"{plan['mfu']:.1%} ({plan['mfu_bound']:.1%})"
+    return f"{plan['step_seconds']:.2f} s", mfu, rate, plan["roofline"]["bound"]
 
 
 def published() -> str:
