@@ -24,12 +24,11 @@ from bigmodel_jax import config_file
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
-from bigmodel_jax.core.precision import cast
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.plan import cost, hlo, memory, roofline
 from bigmodel_jax.plan import topology as topologies
 from bigmodel_jax.plan.instructions import Code
-from bigmodel_jax.report.throughput import count_flops
+from bigmodel_jax.report.throughput import step_flops
 from bigmodel_jax.training.state import TrainState, abstract_state
 from bigmodel_jax.training.step import make_train_step
 
@@ -228,15 +227,8 @@ def _attention(config: Config, mesh, batch: dict) -> float:
 
 
 def _flops(config: Config, mesh, batch: dict) -> float:
-    model = config.model.make()
-
-    def forward(tree, batch):
-        with sharding.use(mesh, config.parallel.rules):
-            tree = cast(tree, config.precision.compute)
-            return config.objective.loss(model, tree, batch, rng=jax.random.key(0), train=True).mean.total
-
-    shapes = jax.eval_shape(lambda batch: batch, batch)
-    return 3.0 * count_flops(forward, params.abstract(model.spec), shapes)
+    with sharding.use(mesh, config.parallel.rules):
+        return step_flops(config, params.abstract(config.model.make().spec), batch)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def step_flops(config, tree, batch) -> float:
     def forward(tree, batch):
         return config.objective.loss(model, tree, batch, rng=jax.random.key(0), train=True).mean.total
 
-    return 3.0 * count_flops(forward, *jax.eval_shape(lambda: (tree, batch)))
+    return 3.0 * count_flops(forward, *jax.eval_shape(lambda *both: both, tree, batch))
 
 
 def peak_flops(devices: list[jax.Device], dtype: str) -> tuple[float, str]:

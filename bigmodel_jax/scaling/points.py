@@ -1,10 +1,9 @@
 """What a scaling benchmark measures: a list of points, each a layout on a number of devices and processes."""
 
 import dataclasses
-import difflib
 from typing import Literal
 
-from bigmodel_jax.config import Config
+from bigmodel_jax.config import Config, nearest
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, factor
 from bigmodel_jax.plan.topology import Topology
 
@@ -32,9 +31,9 @@ def parse_layout(text: str, parallel: ParallelConfig) -> ParallelConfig:
     for part in text.split(","):
         axis, _, number = (piece.strip() for piece in part.partition("="))
         if axis not in AXES:
-            near = difflib.get_close_matches(axis, AXES, n=1, cutoff=0.5)
-            meant = f" (perhaps you meant {near[0]!r})" if near else ""
-            raise ValueError(f"--layouts {text!r}: axis {axis!r} is unknown{meant}; there is: {', '.join(AXES)}")
+            raise ValueError(
+                f"--layouts {text!r}: axis {axis!r} is unknown{nearest(axis, AXES)}; there is: {', '.join(AXES)}"
+            )
         if number and not (number.isdigit() and int(number)):
             raise ValueError(f"--layouts {text!r}: {axis} = {number!r}; it must be a whole number of 1 or more")
         sizes[axis] = int(number) if number else -1
