@@ -1,6 +1,6 @@
 """TFDS builders of the sets that ship inside packages: no download, no TensorFlow.
 
-Prepared with `file_format="array_record"`. Raise sources.BUILDERS_VERSION when a builder yields other records.
+Prepared with `file_format="array_record"`. Raise packaged.VERSION when a builder yields other records.
 """
 
 import contextlib
@@ -14,23 +14,22 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from bigmodel_jax.data import cache, pictures
+from bigmodel_jax.data import cache, packaged, pictures
 from bigmodel_jax.data.holdout import held_out
-from bigmodel_jax.data.sources import BUILDERS_VERSION, OWN_BUILDERS
 
 
 def _package_folder(import_name: str, builder: str) -> Path:
     """An installed package's folder, found without importing it."""
     spec = importlib.util.find_spec(import_name)
     if spec is None:
-        raise ValueError(f"data.source.name: {builder!r} reads the package {OWN_BUILDERS[builder]}: not installed")
+        raise ValueError(f"data.source.name: {builder!r} reads the package {packaged.PACKAGES[builder]}: not installed")
     return Path(spec.submodule_search_locations[0])
 
 
 class _Packaged(tfds.core.GeneratorBasedBuilder):
     """Base of builders that read an installed package."""
 
-    VERSION = tfds.core.Version(BUILDERS_VERSION)
+    VERSION = tfds.core.Version(packaged.VERSION)
     url_infos = None  # nothing is downloaded; TFDS's own lookup of checksums needs importlib_resources
 
 

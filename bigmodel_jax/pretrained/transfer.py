@@ -27,6 +27,8 @@ from bigmodel_jax.pretrained.names import Source
 from bigmodel_jax.pretrained.packages import PACKAGES, fetch
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights
 
+COPY_BYTES = 1 << 26  # what writing the checkpoint holds beside the weights, but for a single larger array
+
 
 class Opened(NamedTuple):
     family: Family
@@ -95,7 +97,7 @@ def import_weights(
         tree = params.from_paths(folder.load_params(found.family, found.config, found.source, placed, dtype))
         trainable, frozen = params.partition(tree, spec)
         state = {"step": jnp.zeros((), jnp.int32), "params": trainable, "frozen": frozen}
-        with store.open_store(partial / "checkpoints", CheckpointConfig()) as saves:
+        with store.open_store(partial / "checkpoints", CheckpointConfig(), copy_bytes=COPY_BYTES) as saves:
             store.save(saves, 0, state, {"next_batch": 0}, config_file.to_json(config))
         config_file.save(config, partial / "config.json")
         if found.tokenizer is not None:

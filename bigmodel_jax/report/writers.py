@@ -1,9 +1,11 @@
 """Where metrics go: metrics.jsonl always, TensorBoard beside it, W&B and MLflow when asked."""
 
+import contextlib
 import importlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +131,13 @@ def _tensorboard(folder: Path, from_step: int):
 
 
 class WandbTracker:
-    """Scalars to Weights & Biases; resumed under the run folder's name."""
+    """Scalars to Weights & Biases; resumed under the run folder's name. WANDB_MODE=offline keeps them in the folder."""
 
     def __init__(self, run_dir: Path, config: dict):
         wandb = _import("wandb")
-        self._run = wandb.init(name=run_dir.name, id=run_dir.name, dir=str(run_dir), config=config, resume="allow")
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with _one_line("wandb", wandb.Error):
+            self._run = wandb.init(name=run_dir.name, id=run_dir.name, dir=str(run_dir), config=config, resume="allow")
 
     def write(self, step: int, values: dict[str, float | list]) -> None:
         self._run.log(_scalars({k: _plain(v) for k, v in values.items()}), step=int(step))
@@ -143,12 +147,20 @@ class WandbTracker:
 
 
 class MlflowTracker:
-    """Scalars to MLflow: to MLFLOW_TRACKING_URI where it is set, else as MLflow defaults."""
+    """Scalars to MLflow: to MLFLOW_TRACKING_URI where it is set, else as MLflow defaults.
+
+    The id of its run stays in the run's folder, so that a resumed run goes on as the same one.
+    """
 
     def __init__(self, run_dir: Path, config: dict):
         self._mlflow = _import("mlflow")
-        self._mlflow.start_run(run_name=run_dir.name)
-        self._mlflow.log_dict(config, "config.json")
+        kept = run_dir / "mlflow_run_id"
+        with _one_line("mlflow", self._mlflow.exceptions.MlflowException):
+            known = kept.read_text() if kept.is_file() else None
+            run = self._mlflow.start_run(run_id=known, run_name=run_dir.name)
+            self._mlflow.log_dict(config, "config.json")
+        run_dir.mkdir(parents=True, exist_ok=True)
+        kept.write_text(run.info.run_id)
 
     def write(self, step: int, values: dict[str, float | list]) -> None:
         self._mlflow.log_metrics(_scalars({k: _plain(v) for k, v in values.items()}), step=int(step))
@@ -165,3 +177,12 @@ def _import(package: str):
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise ValueError(f"report.trackers={package}: not installed; uv pip install {package}") from error
+
+
+@contextlib.contextmanager
+def _one_line(name: str, kind: type[Exception]) -> Iterator[None]:
+    """A tracker that is not set up (no key, no server) says so in one line."""
+    try:
+        yield
+    except kind as error:
+        raise ValueError(f"report.trackers={name}: {str(error).strip().splitlines()[0]}") from error

@@ -39,15 +39,32 @@ def make_state(config: Config, model: Model, tx: optax.GradientTransformation) -
     return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, tx.init(trainable), ema)
 
 
-def state_shardings(config: Config, mesh: Mesh) -> TrainState:
-    """NamedSharding of every leaf: parameters by their rules, optimizer moments and averages like their parameter."""
+def abstract_state(config: Config, mesh: Mesh) -> TrainState:
+    """The state as shapes with shardings: what a checkpoint is restored into."""
     model = config.model.make()
     tx, _ = optim.make(config.optim, model.spec, config.train.steps)
-    abstract = jax.eval_shape(lambda: make_state(config, model, tx))
+    shapes = jax.eval_shape(lambda: make_state(config, model, tx))
+    where = _shardings(config, model.spec, shapes, mesh)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
+
+
+def state_shardings(config: Config, mesh: Mesh) -> TrainState:
+    """NamedSharding of every leaf: parameters by their rules, optimizer moments and averages like their parameter."""
+    return jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
+
+
+def init_state(config: Config, mesh: Mesh) -> TrainState:
+    """The fresh state, each device making only its own shards."""
+    model = config.model.make()
+    tx, _ = optim.make(config.optim, model.spec, config.train.steps)
+    return jax.jit(lambda: make_state(config, model, tx), out_shardings=state_shardings(config, mesh))()
+
+
+def _shardings(config: Config, spec: params.Tree, abstract: TrainState, mesh: Mesh) -> TrainState:
     if config.parallel.strategy == "pmap":
         return jax.tree.map(lambda _: sharding.replicated(mesh), abstract)
-    trainable, frozen = params.partition(sharding.shardings(model.spec, mesh, config.parallel.rules), model.spec)
-    shapes, _ = params.partition(params.abstract(model.spec), model.spec)
+    trainable, frozen = params.partition(sharding.shardings(spec, mesh, config.parallel.rules), spec)
+    shapes, _ = params.partition(params.abstract(spec), spec)
     opt_state = like_params(abstract.opt_state, shapes, trainable, sharding.replicated(mesh))
     if config.parallel.offload_optimizer:
         check_host_memory(mesh.devices.flat[0])
@@ -84,24 +101,6 @@ def like_params(opt_state: Any, shapes: params.Tree, shardings: params.Tree, oth
         return found if shape == leaf.shape else other
 
     return jax.tree_util.tree_map_with_path(one, opt_state)
-
-
-def init_state(config: Config, mesh: Mesh) -> TrainState:
-    """The fresh state, each device making only its own shards."""
-    model = config.model.make()
-    tx, _ = optim.make(config.optim, model.spec, config.train.steps)
-    out = state_shardings(config, mesh)
-    return jax.jit(lambda: make_state(config, model, tx), out_shardings=out)()
-
-
-def abstract_state(config: Config, mesh: Mesh) -> TrainState:
-    """The state as shapes with shardings: what a checkpoint is restored into."""
-    model = config.model.make()
-    tx, _ = optim.make(config.optim, model.spec, config.train.steps)
-    shapes = jax.eval_shape(lambda: make_state(config, model, tx))
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, state_shardings(config, mesh)
-    )
 
 
 def weights(state: TrainState) -> params.Tree:

@@ -30,6 +30,18 @@ def split(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(args[:first]), list(args[first:])
 
 
+def take(options: list[str], *names: str) -> tuple[str, list[str]]:
+    """(value of the option of one of these names, the other options); "" where it is not given."""
+    at = next((i for i, option in enumerate(options) if option.split("=")[0] in names), None)
+    if at is None:
+        return "", options
+    if "=" in options[at]:
+        return options[at].split("=", 1)[1], options[:at] + options[at + 1 :]
+    if at + 1 == len(options):
+        raise ValueError(f"{options[at]}: its value is missing")
+    return options[at + 1], options[:at] + options[at + 2 :]
+
+
 def one_target(verb: str, args: Sequence[str], what: str = "CONFIG") -> tuple[Path, list[str]]:
     targets, options = split(args)
     if len(targets) != 1:

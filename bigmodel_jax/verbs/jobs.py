@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from bigmodel_jax.verbs.base import CONFIG, Verb, parse_config
+from bigmodel_jax.verbs.base import CONFIG, Verb, parse_config, take
 
 
 def submit(args: Sequence[str]) -> None:
@@ -13,12 +13,10 @@ def submit(args: Sequence[str]) -> None:
     from bigmodel_jax.config_checks import validate
 
     targets, own, options, run_now = sort(args)
-    at = own.index("--engine") if "--engine" in own else -1
-    engine = own[at + 1] if 0 <= at < len(own) - 1 else ""
+    engine, own = take(own, "--engine")
     if engine not in jobs.ENGINES:
         near = nearest(engine, jobs.ENGINES)
         raise ValueError(f"submit: --engine {engine or 'is missing'}; there is: {', '.join(jobs.ENGINES)}{near}")
-    own = own[:at] + own[at + 2 :]
     if len(targets) != 1:
         raise ValueError(f"submit: expected one CONFIG, got {targets}; launch.py submit --help shows how")
 
@@ -27,7 +25,7 @@ def submit(args: Sequence[str]) -> None:
     # Whatever can be wrong with the config is said here and not by the cluster, hours later.
     config, run_dir = parse_config(Path(targets[0]), options, "submit")
     validate(config)
-    _, train_options = take(options, "--run_dir")
+    _, train_options = take(options, "--run_dir", "--run-dir")
     job = chosen.job(jobs.Run(run_dir.name, targets[0], train_options, run_dir))
     file = Path(output) if output else run_dir / job.file
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -69,14 +67,6 @@ def sort(args: Sequence[str]) -> tuple[list[str], list[str], list[str], bool]:
             end = i + (1 if "=" in args[i] else 2)
             own, i = own + list(args[i:end]), end
     return targets, own, options, run_now
-
-
-def take(options: list[str], name: str) -> tuple[str, list[str]]:
-    """(value of the option, the other options)."""
-    if name not in options[:-1]:
-        return "", options
-    at = options.index(name)
-    return options[at + 1], options[:at] + options[at + 2 :]
 
 
 VERBS = {

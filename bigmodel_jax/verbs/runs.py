@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bigmodel_jax import runtime
 from bigmodel_jax.cluster import peers
-from bigmodel_jax.verbs.base import CONFIG, RUN, Verb, one_target, parse_config, parse_job, run_dir_of, split
+from bigmodel_jax.verbs.base import CONFIG, RUN, Verb, one_target, parse_config, parse_job, run_dir_of, split, take
 
 
 def train(args: Sequence[str]) -> None:
@@ -79,7 +79,7 @@ def report(args: Sequence[str]) -> None:
 
 def data(args: Sequence[str]) -> None:
     target, options = one_target("data", args)
-    path, options = _take(options, "--train-tokenizer", "--train_tokenizer")
+    path, options = take(options, "--train-tokenizer", "--train_tokenizer")
     config, _ = parse_config(target, options, "data")
     if path:
         tokenizer = config.data.open_tokenizer()
@@ -91,16 +91,6 @@ def data(args: Sequence[str]) -> None:
     from bigmodel_jax.data.inspect import show
 
     show(config.data)
-
-
-def _take(options: list[str], *names: str) -> tuple[str, list[str]]:
-    """(value of the option, the other options)."""
-    at = next((i for i, option in enumerate(options) if option in names), None)
-    if at is None:
-        return "", options
-    if at + 1 == len(options):
-        raise ValueError(f"{options[at]}: the path to write is missing")
-    return options[at + 1], options[:at] + options[at + 2 :]
 
 
 VERBS = {

@@ -50,8 +50,8 @@ def test_a_prepared_folder_is_read_by_name(cache_dir, digits):
     code = f"""
 import sys
 from pathlib import Path
-from bigmodel_jax.data import sources
-sources.OWN_BUILDERS.clear()
+from bigmodel_jax.data import packaged, sources
+packaged.PACKAGES.clear()
 from bigmodel_jax.data.base import BadRecords
 source = sources.Tfds("digits", data_dir={str(cache_dir / "tfds")!r})
 print(len(source.fingerprint("train", Path("unused"))), len(list(source.records("train", Path("unused"), BadRecords(0)))))

@@ -106,8 +106,8 @@ def test_unknown_tfds_name_is_one_line_with_the_nearest(tmp_path):
 
 
 def test_missing_package_is_named(tmp_path, monkeypatch):
-    from bigmodel_jax.data import sources
+    from bigmodel_jax.data import packaged
 
-    monkeypatch.setitem(sources.OWN_BUILDERS, "digits", "not-a-package")
+    monkeypatch.setitem(packaged.PACKAGES, "digits", "not-a-package")
     with pytest.raises(ValueError, match=r"'digits' reads the package not-a-package, which is not installed"):
         Tfds("digits").fingerprint("train", tmp_path)

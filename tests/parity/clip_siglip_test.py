@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import fixture_folder, load
+from reference import fixture_folder, load, record_layers
 
 from bigmodel_jax.core import params
-from bigmodel_jax.nn import stack
 from bigmodel_jax.objectives import Contrastive
 from bigmodel_jax.objectives.contrastive import pair_logits
 from bigmodel_jax.pretrained import folder
@@ -55,17 +54,9 @@ def test_embeddings_and_logits(name, reference, measured):
 def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into every layer of the image's tower, then of the text's."""
     ref = reference(name)
-    states, run = [], stack.run
-
-    def recorded(block, stacked, x, xs=None, **options):
-        def watched(p, x, xs, *shared):
-            states.append(x)
-            return block(p, x, xs, *shared)
-
-        return run(watched, stacked, x, xs, **(options | {"unroll": True, "remat": "none"}))
-
-    monkeypatch.setattr(stack, "run", recorded)
+    stacks = record_layers(monkeypatch)
     ref.model.apply(ref.tree, batch_of(ref))
+    states = [x for states in stacks for x in states[:-1]]
     theirs = [ref.arrays[f"{tower}_states/{n}"] for tower in ("vision", "text") for n in range(2)]
     mask = ref.arrays["mask"][..., None]
     worst = 0.0

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reference import fixture_folder, load
+from reference import fixture_folder, load, record_layers
 
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params
 from bigmodel_jax.inference import generate as generation
-from bigmodel_jax.nn import stack
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.pretrained import folder
 
@@ -95,18 +94,9 @@ def test_logits_of_packed_documents(name, reference, measured):
 def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into every layer; the reference's last hidden state is normed, which the logits prove."""
     ref = reference(name)
-    states = []
-    run = stack.sequential  # which stack.run comes to as well, where there is no pipeline
-
-    def recorded(block, stacked, x, xs=None, **options):
-        def watched(p, x, xs, *shared):
-            states.append(x)
-            return block(p, x, xs, *shared)
-
-        return run(watched, stacked, x, xs, **(options | {"unroll": True, "remat": "none"}))
-
-    monkeypatch.setattr(stack, "sequential", recorded)
+    stacks = record_layers(monkeypatch)
     ref.model.apply(ref.tree, {"tokens": jnp.asarray(ref.arrays["tokens"], jnp.int32)})
+    states = [x for states in stacks for x in states[:-1]]
     theirs = ref.arrays["hidden_states"][:-1]
     assert len(states) == len(theirs)
     worst = max(distance(a, b) for a, b in zip(states, theirs, strict=True))

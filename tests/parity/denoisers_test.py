@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import fixture_folder, load
+from reference import fixture_folder, load, record_layers
 
 from bigmodel_jax.config import ImageSampleConfig
 from bigmodel_jax.core import params
 from bigmodel_jax.inference.sample_images import sample_images
 from bigmodel_jax.models.dit import positions
-from bigmodel_jax.nn import stack
 from bigmodel_jax.objectives import Diffusion
 from bigmodel_jax.pretrained import folder
 
@@ -60,17 +59,9 @@ def test_positions(reference, measured):
 def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into every layer."""
     ref = reference(name)
-    states, run = [], stack.run
-
-    def recorded(block, stacked, x, xs=None, **options):
-        def watched(p, x, xs, *shared):
-            states.append(x)
-            return block(p, x, xs, *shared)
-
-        return run(watched, stacked, x, xs, **(options | {"unroll": True, "remat": "none"}))
-
-    monkeypatch.setattr(stack, "run", recorded)
+    stacks = record_layers(monkeypatch)
     ref.model.apply(ref.tree, batch_of(name, ref))
+    states = [x for states in stacks for x in states[:-1]]
     worst = max(distance(x, ref.arrays[f"states/{n}"]) for n, x in enumerate(states))
     assert len(states) == ref.cfg.num_layers
     assert measured(name, "forward", worst) <= TOLERANCE

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reference import fixture_folder, load
+from reference import fixture_folder, load, record_layers
 
 from bigmodel_jax.core import params
-from bigmodel_jax.nn import stack
 from bigmodel_jax.objectives import BertPretraining, Classification, MaskedLanguageModel, QuestionAnswering
 from bigmodel_jax.pretrained import folder
 
@@ -123,20 +122,9 @@ def test_outputs_in_an_order_of_prediction(reference, measured):
 def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into every layer, and what comes out of the last."""
     ref = reference(name)
-    states = []
-    run = stack.run
-
-    def recorded(block, stacked, x, xs=None, **options):
-        def watched(p, x, xs, *shared):
-            states.append(jax.tree.leaves(x)[0])
-            return block(p, x, xs, *shared)
-
-        out = run(watched, stacked, x, xs, **(options | {"unroll": True, "remat": "none"}))
-        states.append(jax.tree.leaves(out[0])[0])
-        return out
-
-    monkeypatch.setattr(stack, "run", recorded)
+    stacks = record_layers(monkeypatch)
     ref.model.apply(ref.tree, {k: jnp.asarray(v, jnp.int32) for k, v in inputs(ref).items()})
+    (states,) = stacks
     expected = ref.arrays["hidden_states"]
     assert len(states) == len(expected)
     worst = max(distance(a, b) for a, b in zip(states, expected, strict=True))

@@ -12,6 +12,7 @@ from jax.sharding import SingleDeviceSharding
 
 from bigmodel_jax.core import params
 from bigmodel_jax.models import Model, ModelConfig
+from bigmodel_jax.nn import stack
 from bigmodel_jax.pretrained import Family, folder
 from bigmodel_jax.pretrained.family import spec_by_path
 
@@ -52,3 +53,23 @@ def read(family: Family, cfg: ModelConfig, source) -> Any:
     device = SingleDeviceSharding(jax.devices()[0])
     shardings = dict.fromkeys(spec_by_path(cfg), device)
     return params.from_paths(folder.load_params(family, cfg, source, shardings, "float32"))
+
+
+def record_layers(monkeypatch) -> list[list[jax.Array]]:
+    """From now on, for every stack of layers that runs: what goes into each of its layers, and what leaves the last."""
+    stacks, run = [], stack.sequential  # which stack.run comes to as well, where there is no pipeline
+
+    def recorded(block, stacked, x, xs=None, **options):
+        states = []
+        stacks.append(states)
+
+        def watched(p, x, xs, *shared):
+            states.append(jax.tree.leaves(x)[0])
+            return block(p, x, xs, *shared)
+
+        out = run(watched, stacked, x, xs, **(options | {"unroll": True, "remat": "none"}))
+        states.append(jax.tree.leaves(out[0])[0])
+        return out
+
+    monkeypatch.setattr(stack, "sequential", recorded)
+    return stacks

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reference import fixture_folder, load, read
+from reference import fixture_folder, load, read, record_layers
 
 from bigmodel_jax.core import params
 from bigmodel_jax.models.resnet import ResNet
-from bigmodel_jax.nn import stack
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.pretrained import folder, names
 
@@ -67,20 +66,9 @@ def test_rows_do_not_see_each_other(name, reference, measured):
 def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into every layer, and what leaves the last."""
     ref = reference(name)
-    states = []
-    run = stack.run
-
-    def recorded(block, stacked, x, xs=None, **options):
-        def watched(p, x, xs, *shared):
-            states.append(x)
-            return block(p, x, xs, *shared)
-
-        out = run(watched, stacked, x, xs, **(options | {"unroll": True, "remat": "none"}))
-        states.append(out[0])
-        return out
-
-    monkeypatch.setattr(stack, "run", recorded)
+    stacks = record_layers(monkeypatch)
     ref.model.apply(ref.tree, batch_of(ref))
+    (states,) = stacks
     theirs = [ref.arrays[f"hidden_states/{n}"] for n in range(len(states))]
     assert f"hidden_states/{len(states)}" not in ref.arrays
     worst = max(distance(a, b) for a, b in zip(states, theirs, strict=True))

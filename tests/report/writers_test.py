@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.config import ReportConfig
-from bigmodel_jax.report.writers import MetricsWriter, Writers, open_writers, read_metrics
+from bigmodel_jax.report.writers import MetricsWriter, open_writers, read_metrics
 
 
 def write(run_dir, steps, from_step=0, **values):
@@ -85,26 +85,3 @@ def test_a_missing_tracker_is_one_line_before_anything_is_written(tmp_path, monk
     with pytest.raises(ValueError, match=f"report.trackers={name}: not installed; uv pip install {name}"):
         open_writers(ReportConfig(trackers=(name,)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_trackers_get_the_scalars(tmp_path, monkeypatch):
-    logged = []
-
-    class Wandb:
-        def init(self, **settings):
-            logged.append(settings["config"])
-            return self
-
-        def log(self, values, step):
-            logged.append((step, values))
-
-        def finish(self):
-            logged.append("finished")
-
-    monkeypatch.setitem(sys.modules, "wandb", Wandb())
-    config = ReportConfig(tensorboard=False, trackers=("wandb",))
-    writers = open_writers(config, tmp_path, config={"seed": 0})
-    writers.write(1, {"loss": np.float32(0.5), "eval/confusion": [[1]], "nan": math.nan})
-    writers.close()
-    assert isinstance(writers, Writers)
-    assert logged == [{"seed": 0}, (1, {"loss": 0.5}), "finished"]
