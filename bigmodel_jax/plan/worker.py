@@ -28,7 +28,7 @@ from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.plan import cost, hlo, memory, roofline
 from bigmodel_jax.plan import topology as topologies
 from bigmodel_jax.plan.instructions import Code
-from bigmodel_jax.report.throughput import step_flops
+from bigmodel_jax.report.throughput import step_flops, step_size
 from bigmodel_jax.training.state import TrainState, abstract_state
 from bigmodel_jax.training.step import make_train_step
 
@@ -70,7 +70,7 @@ def run(request: dict) -> dict:
         "sizes": sizes(config, state, batch),
         "model_flops": flops,
         "attention_flops": attention,
-        "tokens": tokens_of(batch),
+        "tokens": step_size(batch)[0],
         "mesh": dict(mesh.shape),
     }
 
@@ -83,13 +83,6 @@ def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, jax.Sha
         return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=place)
 
     return {name: one(*row) for name, row in config.data.row_shapes(config.model).items()}
-
-
-def tokens_of(batch: dict) -> int:
-    """Tokens of a step; of images, the images."""
-    if "tokens" in batch:
-        return math.prod(batch["tokens"].shape)
-    return next(iter(batch.values())).shape[0]
 
 
 def coords(device: Any) -> list[int]:
@@ -227,7 +220,7 @@ def _attention(config: Config, mesh, batch: dict) -> float:
 
 
 def _flops(config: Config, mesh, batch: dict) -> float:
-    with sharding.use(mesh, config.parallel.rules):
+    with sharding.use(mesh, config.parallel.rules, config.parallel):
         return step_flops(config, params.abstract(config.model.make().spec), batch)
 
 

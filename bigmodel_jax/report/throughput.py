@@ -59,6 +59,12 @@ def step_flops(config, tree, batch) -> float:
     return 3.0 * count_flops(forward, *jax.eval_shape(lambda *both: both, tree, batch))
 
 
+def step_size(batch) -> tuple[int, str]:
+    """(how many a step's loss is a mean over, what they are): tokens of a text that is predicted, else examples."""
+    per_token = batch["weights"].ndim == 2
+    return (batch["tokens"].size, "tokens") if per_token else (batch["weights"].shape[0], "examples")
+
+
 def peak_flops(devices: list[jax.Device], dtype: str) -> tuple[float, str]:
     """Peak FLOP/s of one of `devices` in `dtype`, and a phrase of where the figure comes from."""
     kind = devices[0].device_kind

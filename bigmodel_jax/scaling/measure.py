@@ -104,7 +104,7 @@ def record_of(config, num_devices: int, windows: int, steps: int) -> dict[str, A
     from bigmodel_jax.data import make_iterator
     from bigmodel_jax.plan.hlo import by_axes, collectives
     from bigmodel_jax.report.environment import environment
-    from bigmodel_jax.report.throughput import peak_flops, step_flops
+    from bigmodel_jax.report.throughput import peak_flops, step_flops, step_size
     from bigmodel_jax.training.state import init_state
     from bigmodel_jax.training.step import make_train_step
 
@@ -122,17 +122,17 @@ def record_of(config, num_devices: int, windows: int, steps: int) -> dict[str, A
     compile_seconds = time.perf_counter() - start
     seconds = _time(compiled, state, batch, windows, steps)
     usage, median = compiled.memory_analysis(), statistics.median(seconds)
-    tokens = batch["tokens"].size if "tokens" in batch else config.train.batch_size
+    size, unit = step_size(batch)
     flops = step_flops(config, params.merge(state.params, state.frozen), batch)
     return {
         "device_kind": devices[0].device_kind,
         "mesh": {axis: size for axis, size in mesh.shape.items() if size > 1},
         "batch_size": config.train.batch_size,
-        "unit": "tokens" if "tokens" in batch else "examples",
+        "unit": unit,
         "step_seconds": median,
         "step_seconds_p95": _percentile(seconds, 0.95),
         "windows": seconds,
-        "tokens_per_second": tokens / median,
+        "tokens_per_second": size / median,
         "mfu": flops / (median * peak * num_devices) if peak else 0.0,
         "memory_bytes": usage.argument_size_in_bytes + usage.temp_size_in_bytes,
         "bytes_by_axis": {

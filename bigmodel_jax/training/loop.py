@@ -22,7 +22,7 @@ from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.report.environment import write_environment
 from bigmodel_jax.report.progress import Progress, start_rows, start_table
-from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops
+from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
 from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.checks import (
@@ -49,8 +49,6 @@ def train(config: Config, run_dir: Path, console: Console | None = None) -> dict
     all train, and the first one alone writes and prints.
     """
     console = console or Console(quiet=not processes.first())
-    # The thread that prepares the next batch gives way to this one after half a millisecond, not after five.
-    sys.setswitchinterval(5e-4)
     validate(config, jax.device_count())
     check_processes(config)
     with (
@@ -156,9 +154,7 @@ class Run:
         train_step, memory = self.compile_step(state, batch)
         log.info("step compiled")
         processes.meet("compiled")
-        per_token = batch["weights"].ndim == 2  # what the loss is a mean over
-        self.tokens_per_step = batch["tokens"].size if per_token else config.train.batch_size
-        self.unit = "tokens" if per_token else "examples"
+        self.tokens_per_step, self.unit = step_size(batch)
         flops = step_flops(config, params.merge(state.params, state.frozen), batch)
         self.throughput = Throughput(flops, self.peak * self.mesh.size)
         rows = start_rows(config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, memory)
@@ -194,6 +190,7 @@ class Run:
             batch = next(self.batches)
             wait = time.perf_counter() - wait
             state, sums = train_step(state, batch)
+            self.batches.prefetch()
             # Step n + 1 is on its way to the device before the host reads the metrics of step n.
             if pending is not None:
                 self.record(*pending)
