@@ -60,3 +60,9 @@ def test_an_array_in_the_hosts_memory_has_the_same_digest():
     x = jnp.arange(12.0).reshape(3, 4)
     there = jax.device_put(x, x.sharding.with_memory_kind("pinned_host"))
     assert digests([there])[0] == digests([x])[0]
+
+
+def test_one_array_at_a_time_is_written_down():
+    leaves = [jax.ShapeDtypeStruct((256, 1024), jnp.float32)] * 8
+    usage = digests.lower(leaves).compile().memory_analysis()
+    assert usage.temp_size_in_bytes < 2 * 256 * 1024 * 4
