@@ -225,7 +225,8 @@ class Run:
 
     def record(self, step: int, sums: dict, wait: float) -> None:
         """Waits for the step's metrics, then logs them."""
-        sums = sharding.to_host(sums)
+        logged = due(step, self.config.train.log_every) or step == self.config.train.steps
+        sums = sharding.to_host(sums if logged else {name: sums[name] for name in ("loss", "skipped_steps")})
         now = time.perf_counter()
         if step == self.start + 1:
             log.info("first step done")
@@ -237,7 +238,7 @@ class Run:
         self.skipped += int(sums["skipped_steps"].total)
         if sums["skipped_steps"].total:
             log.warning("step %d: loss or gradient not finite; the update was skipped", step)
-        if due(step, self.config.train.log_every) or step == self.config.train.steps:
+        if logged:
             values = {name: float(mean.compute()) for name, mean in sums.items()}
             values["skipped_steps"] = self.skipped  # since the process started
             values["learning_rate"] = float(self.schedule(step - 1))
