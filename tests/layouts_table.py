@@ -22,10 +22,11 @@ uv run pytest tests/multidevice -m "slow or not slow" --layouts-table docs/layou
 
 In the formulas, in bytes: P, the parameters that a device has after `tensor` has cut them; C, those of them that `fsdp`
 cuts; W, those of C in the layers, which are gathered forward and backward (the rest, at either end, once); A, one
-activation (batch / (data x fsdp), T, D); L, the layers. A CPU's compiler adds S, those of C that it sums whole before it
-cuts (vectors, tables that are only looked up, and the untied head), and T, a tied table, whose two gradients it sums
-apart; it has no reduce-scatter, and sums the gradients of products that share an input one by one. What TPUs do is in
-[results.md](results.md#collectives-on-tpus).
+activation (batch / (data x fsdp), T, D); G, one number per token and expert; L, the layers. A CPU's compiler adds S, those
+of C that it sums whole before it cuts (vectors, tables that are only looked up, and the untied head), T, a tied table,
+whose two gradients it sums apart, and K, a kernel that `tensor` leaves whole and whose product it spreads over `tensor` all
+the same where `fsdp` cuts it (a router, those at either end); it has no reduce-scatter, and sums the gradients of products
+that share an input one by one. What TPUs do is in [results.md](results.md#collectives-on-tpus).
 
 """
 

@@ -90,7 +90,7 @@ def embed_patches(p: dict, image_BHWC: jax.Array) -> jax.Array:
     """(B, patches, D): a convolution whose stride is its width, as one matrix product."""
     kernel = p["kernel"]
     y = linear.project(patchify(image_BHWC.astype(kernel.dtype), kernel.shape[0]), kernel, num_dims=3)
-    return constrain(y + p["bias"] if "bias" in p else y, "batch", "seq", "embed")
+    return y + p["bias"] if "bias" in p else y
 
 
 def num_patches(image_shape: tuple[int, int, int], patch_size: int) -> int:

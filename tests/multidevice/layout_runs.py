@@ -177,3 +177,8 @@ def activation_bytes(config: Config, mesh) -> int:
     if hasattr(model, "image_shape"):
         length = 1 + math.prod(n // model.patch_size for n in model.image_shape[:2])
     return 4 * ROWS // sharding.batch_shards(mesh, config.parallel.rules) * length * model.embed_dim
+
+
+def gate_bytes(config: Config, mesh) -> int:
+    """G: one number per token and expert (batch / (data x fsdp), T, experts) in float32."""
+    return 4 * ROWS // sharding.batch_shards(mesh, config.parallel.rules) * LENGTH * config.model.num_experts
