@@ -46,6 +46,8 @@ MODEL = LlamaConfig(
     max_seq_len=512,
     remat="full",
 )
+# Its state takes more than what a step computes.
+WIDE = {"vocab_size": 8192, "embed_dim": 1024, "num_heads": 8, "num_kv_heads": 8, "mlp_dim": 4096, "max_seq_len": 128}
 VOCAB, DIM = 32_768, 1024
 # The programs need not be the fastest.
 QUICK = {"optimization_level": "O0"}
@@ -70,17 +72,18 @@ def step(devices, model=None, parallel=None, precision=None) -> dict:
         "temporaries": memory.temp_size_in_bytes,
         "host_arguments": memory.host_argument_size_in_bytes,
         "host_temporaries": memory.host_temp_size_in_bytes,
-        "products_of_8_bits": products(program, "s8"),
-        "products": products(program, "bf16"),
+        "products_of_8_bits": products(program, ("s8",)),
+        "products_of_float8": products(program, ("f8e4m3fn", "f8e5m2")),
+        "products": products(program, ("bf16",)),
     }
 
 
-def products(program: str, dtype: str) -> int:
-    """Products of two operands of a type (a TPU's program calls them convolutions)."""
+def products(program: str, dtypes: tuple[str, ...]) -> int:
+    """Products of two operands of these types (a TPU's program calls them convolutions)."""
     types = dict(re.findall(r"%([\w.-]+) = (\w+)\[", program))
     types |= dict(re.findall(r"%?([\w.-]+): (\w+)\[", program))
     operands = re.findall(r" (?:convolution|dot)\(%([\w.-]+), %([\w.-]+)\)", program)
-    return sum(types.get(a) == dtype == types.get(b) for a, b in operands)
+    return sum(types.get(a) in dtypes and types.get(b) in dtypes for a, b in operands)
 
 
 def vocabulary(devices, form) -> dict:
@@ -117,7 +120,10 @@ def main() -> None:
         "plain": step(few),
         "offload_input": step(few, model={"remat": "offload_input"}),
         "offload_optimizer": step(few, parallel={"offload_optimizer": True}),
+        "wide": step(few, model=WIDE),
+        "wide_offload_optimizer": step(few, model=WIDE, parallel={"offload_optimizer": True}),
         "int8": step(few, precision={"matmul": "int8"}),
+        "float8": step(few, precision={"matmul": "float8"}),
     }
     print(json.dumps(found))
 

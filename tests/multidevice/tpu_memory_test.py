@@ -48,7 +48,19 @@ def test_moments_are_arguments_in_the_hosts_memory(found):
     assert offloaded["arguments"] + offloaded["host_arguments"] == plain["arguments"]
 
 
+def test_moments_on_the_host_leave_the_device_more_room(found):
+    plain, offloaded = (
+        found[name]["arguments"] + found[name]["temporaries"] for name in ("wide", "wide_offload_optimizer")
+    )
+    assert offloaded < 0.8 * plain
+
+
 def test_most_products_of_an_int8_step_have_int8_operands(found):
     """Those that remain: the gradients of weights, attention, the head."""
     assert not found["plain"]["products_of_8_bits"]
     assert found["int8"]["products_of_8_bits"] > found["int8"]["products"]
+
+
+def test_most_products_of_a_float8_step_have_float8_operands(found):
+    assert not found["plain"]["products_of_float8"]
+    assert found["float8"]["products_of_float8"] > 4 * found["float8"]["products"]
