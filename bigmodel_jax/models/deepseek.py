@@ -42,6 +42,8 @@ class DeepseekConfig(ModelConfig):
     groups_per_token: int = 4
     normalize_weights: bool = True  # the weights of a token's experts sum to 1
     routed_scale: float = 2.5
+    expert_buffer: float = 0.0
+    "in training over several devices, rows that one's experts take over an even share; 0 = no token is dropped"
     bias_update_rate: float = 0.001  # by how much a training step moves a routing bias
     balance_loss: float = 1e-4  # weight of the balance within a sequence
     num_mtp_layers: int = 0  # modules that predict one token further each, in training alone
@@ -81,6 +83,8 @@ class DeepseekConfig(ModelConfig):
                 wrong = (name, f"multiples of parallel.{axis} = {getattr(parallel, axis)}")
         if wrong:
             raise ValueError(f"model.{wrong[0]} = {getattr(self, wrong[0])}; allowed: {wrong[1]}")
+        if self.expert_buffer < 0:
+            raise ValueError(f"model.expert_buffer = {self.expert_buffer}; it must be above 0, or 0 to drop no token")
 
     @classmethod
     def tiny(cls) -> "DeepseekConfig":
@@ -200,7 +204,8 @@ def mixture(cfg: DeepseekConfig, p, h_BTD, mask_BT):
         normalize=cfg.normalize_weights,
         scale=cfg.routed_scale,
     )
-    y = moe.experts(p["experts"], h_BTD, routing, mask_BT) + feedforward.swiglu(p["shared"], h_BTD)
+    experts = moe.experts(p["experts"], h_BTD, routing, mask_BT, buffer=cfg.expert_buffer)
+    y = experts + feedforward.swiglu(p["shared"], h_BTD)
     balance = bias_routing.sequence_balance(routing, mask_BT)
     return y, {"num_tokens": bias_routing.num_tokens(routing, mask_BT), "balance": balance}
 
@@ -220,6 +225,8 @@ def apply(cfg: DeepseekConfig, p, batch, *, rng=None, train=False, cache=None) -
     weights (B, T) in the batch.
     """
     q_where, k_where, cache = decoder.where(batch, cache)
+    # Tokens are dropped in training alone: what a token is told later must not depend on the tokens beside it.
+    cfg = cfg if train else dataclasses.replace(cfg, expert_buffer=0.0)
     angles = rope_angles(cfg, q_where.positions)
     x_BTD = constrain(linear.embed(p["embed"], batch["tokens"]), "batch", "seq", "embed")
 

@@ -32,6 +32,8 @@ class MixtralConfig(LlamaConfig):
     experts_per_token: int = 2
     normalized_weights: bool = True  # the weights of a token's experts sum to 1
     capacity_factor: float = 0.0  # in training, an expert's places per row over its even share; 0 = no token is dropped
+    expert_buffer: float = 0.0
+    "in training over several devices, rows that one's experts take over an even share; 0 = no token is dropped"
     load_balancing_loss: float = 0.02  # coefficients of the auxiliary losses
     router_z_loss: float = 0.0
 
@@ -61,8 +63,9 @@ def check_experts(cfg, parallel) -> None:
         raise ValueError(
             f"model.num_experts = {cfg.num_experts} is not divisible by parallel.expert = {parallel.expert}"
         )
-    if cfg.capacity_factor < 0:
-        raise ValueError(f"model.capacity_factor = {cfg.capacity_factor}; it must be above 0, or 0 to drop no token")
+    for name in ("capacity_factor", "expert_buffer"):
+        if getattr(cfg, name) < 0:
+            raise ValueError(f"model.{name} = {getattr(cfg, name)}; it must be above 0, or 0 to drop no token")
 
 
 def block_spec(cfg: MixtralConfig) -> params.Tree:
@@ -83,8 +86,8 @@ def feed_forward(cfg: MixtralConfig, p, x_BTD, mask_BT, *, train: bool, activati
     h = norm.rms(p["mlp_norm"], x_BTD, eps=cfg.norm_eps)
     routing = moe.route(p["router"], h, cfg.experts_per_token, normalize=cfg.normalized_weights)
     # Tokens are dropped in training alone: what a token is told later must not depend on the tokens beside it.
-    factor = cfg.capacity_factor if train else 0.0
-    y = moe.experts(p["experts"], h, routing, mask_BT, capacity_factor=factor, activation=activation)
+    room = {"capacity_factor": cfg.capacity_factor, "buffer": cfg.expert_buffer} if train else {}
+    y = moe.experts(p["experts"], h, routing, mask_BT, **room, activation=activation)
     return constrain(x_BTD + y, "batch", "seq", "embed"), moe.load(routing, mask_BT)
 
 

@@ -6,6 +6,7 @@ Shapes: e devices of the axis, E experts, B batch, T tokens, C places per expert
 per token, N rows that a device sends.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -52,12 +53,15 @@ def _swap(x_EBCD, travelling, cut, joined):
     return jax.shard_map(exchange, mesh=mesh, in_specs=specs[:1], out_specs=specs[1], check_vma=False)(x_EBCD)
 
 
-def apply(products: Callable, x_BTD: jax.Array, chosen: jax.Array, E: int, axis: tuple[str, ...]) -> jax.Array:
+def apply(
+    products: Callable, x_BTD: jax.Array, chosen: jax.Array, E: int, axis: tuple[str, ...], buffer: float = 0.0
+) -> jax.Array:
     """Inside `shard_map`: (B, T, k, D), this device's tokens x_BTD through the experts `chosen` (B, T, k), E on each device.
 
     Rows are sorted by expert, travel, go through `products(rows, expert of each, rows of each expert)`, and travel back.
-    However unbalanced, nothing is dropped: a token's choices are different experts, so a device gets at most min(k, E)
-    rows for each token of all the devices, and its buffer holds as many.
+    buffer: rows that a device has room for, over an even share; what comes after them, from the last devices, does not
+    travel and is 0. With 0 nothing is dropped, however unbalanced: a token's choices are different experts, so a device
+    gets at most min(k, E) rows for each token of all the devices, and its buffer holds as many.
     """
     (B, T, D), k = x_BTD.shape, chosen.shape[-1]
     e, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
@@ -65,38 +69,58 @@ def apply(products: Callable, x_BTD: jax.Array, chosen: jax.Array, E: int, axis:
     sizes = jnp.bincount(chosen.reshape(-1), length=e * E).astype(jnp.int32)
     from_to = jax.lax.all_gather(sizes.reshape(e, E), axis)  # (e, e, E)
     bound = B * T * min(k, E)
-    rows = send(x_BTD.reshape(B * T, D)[order // k], from_to.sum(-1), bound, e * bound, axis)
+    length = min(e * bound, math.ceil(buffer * B * T * k)) if buffer else e * bound
+    travel = from_to if length == e * bound else _first(from_to, length)
+    sizes = travel.sum(-1)
+    starts, ends = _starts(from_to.sum(-1), 1), _starts(sizes, 0)
+    rows = send(x_BTD.reshape(B * T, D)[order // k], sizes, starts, ends, min(bound, length), length, axis)
     # What came is sorted by device, and within one by expert.
-    came = from_to[:, me]
-    expert = jnp.repeat(jnp.tile(jnp.arange(E), e), came.reshape(-1), total_repeat_length=e * bound)
-    expert = jnp.where(jnp.arange(e * bound) < came.sum(), expert, E)
+    came = travel[:, me]
+    expert = jnp.repeat(jnp.tile(jnp.arange(E), e), came.reshape(-1), total_repeat_length=length)
+    expert = jnp.where(jnp.arange(length) < came.sum(), expert, E)
     by_expert = jnp.argsort(expert)
     out = products(rows[by_expert], expert[by_expert], came.sum(0))
-    out = send(out[jnp.argsort(by_expert)], from_to.sum(-1).T, bound, B * T * k, axis)
+    out = send(out[jnp.argsort(by_expert)], sizes.T, ends.T, starts.T, min(bound, length), B * T * k, axis)
     return out[jnp.argsort(order)].reshape(B, T, k, D)
 
 
-def send(rows_ND: jax.Array, sizes: jax.Array, bound: int, length: int, axis: tuple[str, ...]) -> jax.Array:
-    """Inside `shard_map`: this device's rows, sorted by the device they go to, to those devices -> (length, D), sorted by
-    the device they came from, 0 past the last one.
+def _first(from_to: jax.Array, length: int) -> jax.Array:
+    """What is left of the rows (e, e, E) from each device to each one's experts, where a device takes the first `length`."""
+    e, _, E = from_to.shape
+    arriving = from_to.swapaxes(0, 1).reshape(e, e * E)
+    kept = jnp.minimum(jnp.cumsum(arriving, axis=1), length)
+    return jnp.diff(kept, axis=1, prepend=0).reshape(e, e, E).swapaxes(0, 1)
 
-    sizes (e, e) int32: rows from each device to each; bound: no device sends another more; length: no device gets more.
+
+def send(
+    rows_ND: jax.Array,
+    sizes: jax.Array,
+    starts: jax.Array,
+    ends: jax.Array,
+    bound: int,
+    length: int,
+    axis: tuple[str, ...],
+) -> jax.Array:
+    """Inside `shard_map`: this device's rows, sorted by the device they go to, to those devices -> (length, D), sorted by
+    the device they came from, 0 where none lands.
+
+    sizes (e, e) int32: rows from each device to each, of which the first lies at `starts` (e, e) and lands at `ends` (e, e);
+    bound: no device sends another more; length: no device gets more.
     """
     me = jax.lax.axis_index(axis)
-    starts, ends = _starts(sizes, 1)[me], _starts(sizes, 0)[me]
     mesh = sharding.current_mesh()
     if mesh.devices.flat[0].platform != "cpu":
         out = jnp.zeros((length, rows_ND.shape[1]), rows_ND.dtype)
         name = axis[0] if len(axis) == 1 else axis
-        return jax.lax.ragged_all_to_all(rows_ND, out, starts, sizes[me], ends, sizes[:, me], axis_name=name)
+        return jax.lax.ragged_all_to_all(rows_ND, out, starts[me], sizes[me], ends[me], sizes[:, me], axis_name=name)
     # XLA's CPU backend has no ragged exchange: every pair of devices exchanges `bound` rows.
     place = jnp.arange(bound)
-    padded = _rows(rows_ND, starts[:, None] + place, place < sizes[me][:, None])
+    padded = _rows(rows_ND, starts[me][:, None] + place, place < sizes[me][:, None])
     received = jax.lax.all_to_all(padded, axis, 0, 0, tiled=True)
-    came, i = sizes[:, me], jnp.arange(length)
-    peer = jnp.minimum(jnp.searchsorted(jnp.cumsum(came), i, side="right"), len(came) - 1)
-    place = i - _starts(came, 0)[peer]
-    return _rows(received.reshape(-1, rows_ND.shape[1]), peer * bound + place, i < came.sum())
+    i = jnp.arange(length)
+    peer = jnp.searchsorted(ends[:, me], i, side="right") - 1
+    place = i - ends[peer, me]
+    return _rows(received.reshape(-1, rows_ND.shape[1]), peer * bound + place, place < sizes[peer, me])
 
 
 def _starts(sizes: jax.Array, dim: int) -> jax.Array:

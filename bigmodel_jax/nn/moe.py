@@ -105,6 +105,7 @@ def experts(
     mask_BT: jax.Array,
     *,
     capacity_factor: float = 0.0,
+    buffer: float = 0.0,
     activation: Activation = swiglu,
     implementation: Implementation = "auto",
 ) -> jax.Array:
@@ -112,7 +113,8 @@ def experts(
 
     mask_BT: False for padding, which takes no place. capacity_factor: 0 drops nothing; otherwise every expert has
     `capacity_factor` times its even share of places in a row, and what finds none adds nothing to the residual.
-    implementation: of the dropless form; a CPU has no grouped product and would compute every expert anyway.
+    buffer: of the dropless form, where tokens travel to the experts: rows that a device has room for, over an even share;
+    0 has room for all. implementation: of the dropless form; a CPU has no grouped product and would compute every expert anyway.
     """
     if capacity_factor:
         return capacity(p, x_BTD, routing, mask_BT, capacity_factor, activation)
@@ -122,7 +124,9 @@ def experts(
         # Where tokens travel to the experts, a device cannot compute all of these.
         travelling = expert_exchange.axes(routing.logits.shape[-1], len(x_BTD))
         implementation = "dense" if platform == "cpu" and not travelling else "grouped"
-    return (dense if implementation == "dense" else grouped)(p, x_BTD, routing, activation)
+    if implementation == "dense":
+        return dense(p, x_BTD, routing, activation)
+    return grouped(p, x_BTD, routing, activation, buffer)
 
 
 def _combine(routing: Routing) -> jax.Array:
@@ -152,7 +156,9 @@ def dense(p: dict, x_BTD: jax.Array, routing: Routing, activation: Activation = 
 # ------------------------------------------------------------------------------------------------ grouped
 
 
-def grouped(p: dict, x_BTD: jax.Array, routing: Routing, activation: Activation = swiglu) -> jax.Array:
+def grouped(
+    p: dict, x_BTD: jax.Array, routing: Routing, activation: Activation = swiglu, buffer: float = 0.0
+) -> jax.Array:
     """Tokens sorted by expert, then one product per group of rows (`ragged_dot`; MegaBlocks, arXiv:2211.15841).
 
     Each device computes the experts, and columns of experts, that it holds: on the tokens that others sent it, where the
@@ -163,11 +169,11 @@ def grouped(p: dict, x_BTD: jax.Array, routing: Routing, activation: Activation 
     if mesh is None or mesh.size == 1:
         y = _sorted_by_expert(weights, x_BTD, routing.experts, routing.weights, activation=activation)
     else:
-        y = _grouped_by_shard(mesh, weights, x_BTD, routing, activation)
+        y = _grouped_by_shard(mesh, weights, x_BTD, routing, activation, buffer)
     return y + (_combine(routing).astype(y.dtype) @ p["down_bias"] if "down_bias" in p else 0.0)
 
 
-def _grouped_by_shard(mesh, weights, x_BTD, routing, activation):
+def _grouped_by_shard(mesh, weights, x_BTD, routing, activation, buffer):
     E, _, F = weights["gate"].shape
     travelling = expert_exchange.axes(E, len(x_BTD))
     e, f, b, t = sharding.fitting_spec((E, F, *x_BTD.shape[:2]), "experts", "mlp", "batch", "seq")
@@ -178,7 +184,7 @@ def _grouped_by_shard(mesh, weights, x_BTD, routing, activation):
     def one(weights, x, chosen, chosen_weights):
         if travelling:
             products = functools.partial(_products, weights, activation=activation)
-            y = expert_exchange.apply(products, x, chosen, len(weights["gate"]), travelling)
+            y = expert_exchange.apply(products, x, chosen, len(weights["gate"]), travelling, buffer)
             y = jnp.einsum("btkd,btk->btd", y, chosen_weights.astype(y.dtype))
         else:
             first = jax.lax.axis_index(e) * weights["gate"].shape[0] if e else 0

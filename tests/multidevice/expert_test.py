@@ -4,13 +4,19 @@ Tolerances, batches and steps are those of pipeline_test.py.
 """
 
 import dataclasses
+import functools
+import math
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 from pipeline_test import CASES, LENGTH, ROWS, check, program, text, tiny
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
-from bigmodel_jax.nn import moe
+from bigmodel_jax.nn import expert_exchange, moe
 from bigmodel_jax.objectives import NextToken
 
 CASES |= {
@@ -79,11 +85,40 @@ def test_more_devices_than_experts_is_one_line():
 
 
 def test_tokens_stay_where_the_batch_is_not_cut_over_experts():
-    from bigmodel_jax.nn import expert_exchange
-
     mesh = sharding.make_mesh(LAYOUTS["expert_data"])
     with sharding.use(mesh, Rules()):
         assert expert_exchange.axes(4, 8) == ("expert",)
         assert expert_exchange.axes(4, 1) == ()  # one row: generation
     with sharding.use(mesh, dataclasses.replace(Rules(), batch=("data", "fsdp"))):
         assert expert_exchange.axes(4, 8) == ()
+
+
+@pytest.mark.parametrize("buffer", [0.0, 1.0, 1.25])
+def test_a_device_takes_the_first_rows_that_its_buffer_has_room_for(buffer):
+    e, E, B, T, k, D = 4, 2, 2, 6, 3, 5  # devices, experts on each, a device's rows and tokens, choices
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(e * B, T, D)).astype(np.float32)
+    scores = rng.random((e * B, T, e * E)) + (np.arange(e * E) < 3)  # most choices are of the first three experts
+    chosen = np.argsort(-scores, axis=-1)[..., :k].astype(np.int32)
+
+    def times_expert(rows, expert, sizes):
+        first = jax.lax.axis_index("expert") * E
+        in_group = jnp.arange(len(rows)) < sizes.sum()
+        return jnp.where(in_group[:, None], rows * (first + expert + 1)[:, None], 0)
+
+    mesh = sharding.make_mesh(ParallelConfig(data=1, expert=e), jax.devices()[:e])
+    with sharding.use(mesh, Rules()):
+        run = functools.partial(expert_exchange.apply, times_expert, E=E, axis=("expert",), buffer=buffer)
+        cut = P("expert")
+        got = jax.shard_map(run, mesh=mesh, in_specs=(cut, cut), out_specs=cut, check_vma=False)(x, chosen)
+
+    room = dict.fromkeys(range(e), math.ceil(buffer * B * T * k) if buffer else e * B * T * k)
+    want = np.zeros((e * B, T, k, D), np.float32)
+    for device in range(e):  # the order in which rows arrive: by sender, expert and token
+        of = [(chosen[b, t, i], b, t, i) for b in range(device * B, device * B + B) for t in range(T) for i in range(k)]
+        for expert, b, t, i in sorted(of):
+            if room[expert // E]:
+                room[expert // E] -= 1
+                want[b, t, i] = x[b, t] * (expert + 1)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    assert (want == 0).any() == bool(buffer)
