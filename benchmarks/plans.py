@@ -24,7 +24,11 @@ PRESETS = {
     "70b_v5p": ("llama3_70b", "v5p:8x8x8", ""),
     "70b_v6e": ("llama3_70b", "v6e:16x16", "--train.batch_size 256"),
     "405b_v5p": ("llama3_405b", "v5p:8x16x16", ""),
-    "405b_v6e": ("llama3_405b", "v6e:16x16", "--slices 8 --train.batch_size 2048 --parallel.data 8"),
+    "405b_v6e": (
+        "llama3_405b",
+        "v6e:16x16",
+        "--slices 8 --train.batch_size 1024 --parallel.data 8 --parallel.offload_optimizer True --model.remat offload_input",
+    ),
     "mixtral_v6e": ("mixtral_8x7b", "v6e:16x16", ""),
     "deepseek_v5p": ("deepseek_v3", "v5p:8x16x16", ""),
     "vit_22b_v5p": ("vit_22b", "v5p:4x8x8", ""),
@@ -33,7 +37,8 @@ PRESETS = {
     "8b_131k_v5p": (
         "llama3_8b",
         "v5p:4x4x8",
-        "--data.seq_len 131072 --model.max_seq_len 131072 --train.batch_size 16 --parallel.fsdp 16 --parallel.seq 8",
+        "--data.seq_len 131072 --model.max_seq_len 131072 --train.batch_size 16 --parallel.fsdp 16 --parallel.seq 8"
+        " --parallel.context ulysses",
     ),
     "8b_h100": ("llama3_8b", "h100:1x8x8", "--train.batch_size 64 --data.seq_len 8192"),
 }

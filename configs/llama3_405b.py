@@ -19,5 +19,5 @@ def get_config() -> Config:
         data=dataclasses.replace(base.data, seq_len=8192),
         optim=dataclasses.replace(base.optim, lr=8e-5, warmup_steps=8000),
         parallel=ParallelConfig(data=1, fsdp=-1, tensor=8),
-        train=dataclasses.replace(base.train, batch_size=2048),
+        train=dataclasses.replace(base.train, batch_size=2048, microbatches=4),
     )

@@ -54,8 +54,8 @@ def attend(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, window) -
 
 def _attend_forward(rule, q, k, v, sinks, q_where, k_where, window):
     keys = Keys(k, v, k_where)
-    queries = cut_queries(q, q_where, k.shape[2])
-    running = accumulate(rule, start(queries, sinks, v.shape[-1]), queries, keys, window)
+    queries, seen = bound(cut_queries(q, q_where, k.shape[2]), keys)
+    running = accumulate(rule, start(queries, sinks, v.shape[-1]), queries, seen, window)
     out, log_sum = finish(running, q.shape, v.dtype)
     return out, (q, keys, sinks, q_where, window, out, log_sum)
 
@@ -74,6 +74,12 @@ attend.defvjp(_attend_forward, _attend_backward)
 
 
 # ------------------------------------------------------------------------------------------------ forward
+
+
+def bound(queries: Queries, keys: Keys) -> tuple[Queries, Keys]:
+    """The same, not to be computed with apart. JAX takes out of a loop over layers what no layer changes, and keeps it: here
+    the masks of all pairs of blocks, which grow with the square of the length."""
+    return jax.lax.optimization_barrier((queries, keys))
 
 
 def start(queries: Queries, sinks: jax.Array | None, v_dim: int) -> Running:

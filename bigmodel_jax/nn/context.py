@@ -99,8 +99,8 @@ def _ring(rule, axis, q, k, v, sinks, q_where, k_where, window):
 
 
 def _ring_forward(rule, axis, q, k, v, sinks, q_where, k_where, window):
-    queries = blockwise.cut_queries(q, q_where, k.shape[2])
     keys = Keys(k, v, k_where)
+    queries, seen = blockwise.bound(blockwise.cut_queries(q, q_where, k.shape[2]), keys)
 
     def turn(carry, _):
         running, keys = carry
@@ -108,7 +108,7 @@ def _ring_forward(rule, axis, q, k, v, sinks, q_where, k_where, window):
         return (blockwise.accumulate(rule, running, queries, keys, window), _next(keys, axis)), None
 
     running = blockwise.start(queries, sinks, v.shape[-1])
-    (running, last), _ = jax.lax.scan(turn, (running, keys), length=jax.lax.axis_size(axis) - 1)
+    (running, last), _ = jax.lax.scan(turn, (running, seen), length=jax.lax.axis_size(axis) - 1)
     running = blockwise.accumulate(rule, running, queries, last, window)
     out, log_sum = blockwise.finish(running, q.shape, v.dtype)
     return out, (q, keys, sinks, q_where, window, out, log_sum)

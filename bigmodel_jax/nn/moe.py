@@ -114,7 +114,8 @@ def experts(
     mask_BT: False for padding, which takes no place. capacity_factor: 0 drops nothing; otherwise every expert has
     `capacity_factor` times its even share of places in a row, and what finds none adds nothing to the residual.
     buffer: of the dropless form, where tokens travel to the experts: rows that a device has room for, over an even share;
-    0 has room for all. implementation: of the dropless form; a CPU has no grouped product and would compute every expert anyway.
+    0 has room for all.
+    implementation: of the dropless form; a CPU has no grouped product and would compute every expert anyway.
     """
     if capacity_factor:
         return capacity(p, x_BTD, routing, mask_BT, capacity_factor, activation)

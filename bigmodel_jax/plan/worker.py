@@ -199,13 +199,14 @@ def _on_host(x: jax.ShapeDtypeStruct) -> bool:
 def model_flops(config: Config, mesh: jax.sharding.Mesh, batch: dict) -> tuple[float, float]:
     """(useful FLOPs of a step on all devices, those of them that are attention's).
 
-    3 x the forward pass' products (report/throughput.py), attention as the full square, recomputation not counted.
-    Attention: what a model with plain attention has more than twice the same with half the length, twice.
+    3 x the forward pass' products (report/throughput.py), attention as the full square, of experts those that a token is
+    sent to, recomputation not counted. Attention: what a model with plain attention has more than twice the same with half
+    the length, twice.
     """
-    if not hasattr(config.model, "attention"):
-        return _flops(config, mesh, batch), 0.0
-    plain = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="plain"))
-    return _flops(plain, mesh, batch), _attention(plain, mesh, batch)
+    definition = {"attention": "plain", "capacity_factor": 0.0}
+    own = {name: value for name, value in definition.items() if hasattr(config.model, name)}
+    plain = dataclasses.replace(config, model=dataclasses.replace(config.model, **own))
+    return _flops(plain, mesh, batch), _attention(plain, mesh, batch) if "attention" in own else 0.0
 
 
 def _attention(config: Config, mesh, batch: dict) -> float:
@@ -220,7 +221,9 @@ def _attention(config: Config, mesh, batch: dict) -> float:
 
 
 def _flops(config: Config, mesh, batch: dict) -> float:
-    with sharding.use(mesh, config.parallel.rules, config.parallel):
+    # On one device no expert has places or a buffer for tokens that may come, or not, from others.
+    alone = sharding.make_mesh(sharding.ParallelConfig(data=1), list(mesh.devices.flat[:1]))
+    with sharding.use(alone, config.parallel.rules):
         return step_flops(config, params.abstract(config.model.make().spec), batch)
 
 

@@ -17,12 +17,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params, sharding
-from bigmodel_jax.core.sharding import AXES
 
 
 def gradients(config: Config, mesh: Mesh, specs: Any, one: Callable, compute, frozen, batch, rng) -> tuple:
@@ -34,7 +33,7 @@ def gradients(config: Config, mesh: Mesh, specs: Any, one: Callable, compute, fr
     axes = sharding.axis_names(parallel.rules.batch)
     local_groups = parallel.deterministic_groups // sharding.batch_shards(mesh, parallel.rules)
     # What each device traces is a program for one device: no constraint, and a CPU's own forms.
-    alone = Mesh(mesh.devices.flat[:1].reshape((1,) * len(AXES)), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    alone = sharding.make_mesh(sharding.ParallelConfig(data=1), list(mesh.devices.flat[:1]))
 
     def local(compute, frozen, batch, rng):
         whole = jax.tree.map(gather, compute, specs)

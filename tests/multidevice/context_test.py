@@ -157,8 +157,12 @@ def compiled(parallel: ParallelConfig, length: int, *, backward: bool, num_kv_he
     ]
 
     def loss(q, k, v, where):
+        def layer(q, _):
+            return jnp.sin(attention.attend(q, k, v, where, where)), None
+
+        # As in a model: a loop over layers, out of which whatever is the same in all of them may be taken.
         with sharding.use(mesh, parallel.rules, parallel):
-            return jnp.sum(jnp.sin(attention.attend(q, k, v, where, where)))
+            return jnp.sum(jax.lax.scan(layer, q, length=1)[0])
 
     where = Where(*(jax.ShapeDtypeStruct((1, length), jnp.int32, sharding=rows) for _ in range(2)))
     fn = jax.value_and_grad(loss, argnums=(0, 1, 2)) if backward else loss
