@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PLANS = ROOT / "docs" / "plans"
 GIB = 2.0**30
 
+LONG = "--data.seq_len 131072 --model.max_seq_len 131072 --train.batch_size 16"
 # name: (config, topology, options)
 PRESETS = {
     "8b_v5e": ("llama3_8b", "v5e:16x16", ""),
@@ -37,8 +38,7 @@ PRESETS = {
     "8b_131k_v5p": (
         "llama3_8b",
         "v5p:4x4x8",
-        "--data.seq_len 131072 --model.max_seq_len 131072 --train.batch_size 16 --parallel.fsdp 16 --parallel.seq 8"
-        " --parallel.context ulysses",
+        LONG + " --parallel.fsdp 16 --parallel.seq 8 --parallel.context ulysses",
     ),
     "8b_h100": ("llama3_8b", "h100:1x8x8", "--train.batch_size 64 --data.seq_len 8192"),
 }
