@@ -126,27 +126,35 @@ def _bytes(code: Code, computation: str, one: Instruction) -> float:
 
 def _fusion_bytes(code: Code, one: Instruction, shapes: list[str]) -> float:
     name = one.attribute("calls").lstrip("%")
+    read = sum(_taken(code, name, i, shape) for i, shape in enumerate(shapes))
     body = code.bodies.get(name, {})
-    users: dict[str, list[Instruction]] = collections.defaultdict(list)
-    for inner in body.values():
-        for operand in inner.operands:
-            users[operand].append(inner)
-    parameters = {int(inner.args): inner.name for inner in body.values() if inner.opcode == "parameter"}
-    read = sum(_read(parameters.get(i, ""), shape, users) for i, shape in enumerate(shapes))
     roots = [inner for inner in body.values() if inner.root]
     return read + sum(_written(body, root) for root in roots) if roots else read + memory_bytes(one.result)
 
 
-def _read(parameter: str, shape: str, users: dict[str, list[Instruction]]) -> float:
-    """Bytes read of an operand of a fusion: slices where nothing else is taken of it; none where it is written in place."""
+def _taken(code: Code, fused: str, number: int, shape: str) -> float:
+    """Bytes that a fused computation reads of the operand with this number."""
+    body = code.bodies.get(fused, {})
+    names = [inner.name for inner in body.values() if inner.opcode == "parameter" and int(inner.args) == number]
+    return _read(code, body, names[0], shape) if names else 0.0
+
+
+def _read(code: Code, body: dict[str, Instruction], name: str, shape: str) -> float:
+    """Bytes read of an operand of a fusion: slices where nothing else is taken of it, also by what is fused into the fusion;
+    none where it is written in place."""
     read = 0.0
-    for user in users[parameter]:
-        if user.opcode == "dynamic-slice" and user.operands[0] == parameter and memory_bytes(shape):
+    for user in body.values():
+        if name not in user.operands:
+            continue
+        if user.opcode == "dynamic-slice" and user.operands[0] == name and memory_bytes(shape):
             read += memory_bytes(user.result.split("S(")[0])
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter:
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
             continue
         elif user.opcode == "bitcast":
-            read += _read(user.name, shape, users)
+            read += _read(code, body, user.name, shape)
+        elif user.opcode == "fusion":
+            inside = user.attribute("calls").lstrip("%")
+            read += sum(_taken(code, inside, i, shape) for i, operand in enumerate(user.operands) if operand == name)
         else:
             return float(memory_bytes(shape))
     return min(read, memory_bytes(shape))

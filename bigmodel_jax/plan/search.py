@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
-from bigmodel_jax.core.sharding import AXES
+from bigmodel_jax.core.sharding import AXES, factor
 from bigmodel_jax.plan.compile import Compiled, compile_all
 from bigmodel_jax.plan.sums import sums
 from bigmodel_jax.plan.topology import Topology, divisors
@@ -114,6 +114,8 @@ def search(
     before comes from the cache, so that a search that was stopped goes on where it stood.
     """
     left, rejected = candidates(config, topology)
+    # The layout that the config itself asks for, first: a search never answers worse than that.
+    left.sort(key=lambda candidate: not _same(candidate.config, config, topology.devices))
     considered, ranked = len(left) + len(rejected), []
     workers = workers or os.cpu_count() or 1
     while left and len(ranked) < compiles:
@@ -135,6 +137,18 @@ def search(
     ranked.sort(key=lambda plan: plan["step_seconds"])
     rejected += [(c.title, f"by sums {c.seconds:.3f} s a step: slower than those that were compiled") for c in left]
     return {"ranked": ranked, "rejected": rejected, "considered": considered}
+
+
+def _same(layout: Config, asked: Config, num_devices: int) -> bool:
+    """Whether a layout is the one that a config asks for; False for a mesh that is none."""
+    try:
+        sizes = factor(asked.parallel, num_devices)
+    except ValueError:
+        return False
+    fields = [
+        (getattr(c.model, "remat", ""), c.train.microbatches, c.parallel.offload_optimizer) for c in (layout, asked)
+    ]
+    return layout.parallel.sizes() == sizes and fields[0] == fields[1]
 
 
 def _mesh(candidate: Candidate) -> tuple[int, ...]:

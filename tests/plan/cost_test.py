@@ -128,3 +128,34 @@ def test_places_between_the_elements_of_a_spread_input_do_not_count():
         places = [o * stride + k - pad for k in range(n) for o in range(out)]
         meant = sum(0 <= a <= (size - 1) * spread and a % spread == 0 for a in places)
         assert instructions._places(window, 0, size, out) == meant
+
+
+NESTED = """HloModule step, num_partitions=1
+
+%inner (a: bf16[64,256,256], i: s32[]) -> bf16[256,256] {
+  %a = bf16[64,256,256]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %slice = bf16[1,256,256]{2,1,0} dynamic-slice(%a, %i, %zero, %zero), dynamic_slice_sizes={1,256,256}
+  ROOT %layer = bf16[256,256]{1,0} bitcast(%slice)
+}
+
+%outer (w: bf16[256,256], stack: bf16[64,256,256], n: s32[]) -> bf16[256,256] {
+  %w = bf16[256,256]{1,0} parameter(0)
+  %stack = bf16[64,256,256]{2,1,0} parameter(1)
+  %n = s32[] parameter(2)
+  %x = bf16[256,256]{1,0} fusion(%stack, %n), kind=kLoop, calls=%inner
+  ROOT %y = bf16[256,256]{1,0} convolution(%x, %w), dim_labels=bf_io->bf
+}
+
+ENTRY %main (w.1: bf16[256,256], stack.1: bf16[64,256,256], n.1: s32[]) -> bf16[256,256] {
+  %w.1 = bf16[256,256]{1,0} parameter(0)
+  %stack.1 = bf16[64,256,256]{2,1,0} parameter(1)
+  %n.1 = s32[] parameter(2)
+  ROOT %out = bf16[256,256]{1,0} fusion(%w.1, %stack.1, %n.1), kind=kOutput, calls=%outer
+}
+"""
+
+
+def test_a_slice_that_a_fusion_inside_a_fusion_takes_is_no_more_than_the_slice():
+    assert measure(Code(NESTED)).bytes == 3 * 256 * 256 * 2 + 4  # layer, weight and result, and the layer's number
