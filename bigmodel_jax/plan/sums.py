@@ -30,7 +30,8 @@ def memory(config: Config) -> float:
 
 
 def seconds(config: Config, topology: Topology) -> float:
-    """The slower of arithmetic and the network, and the time that moments and activations take to the host and back."""
+    """The slower of arithmetic and the network that it can hide, and what nothing hides: sums of activations over `tensor`,
+    which the next product waits for, and the time that moments and activations take to the host and back."""
     chip, parallel, model = topology.chip, config.parallel, config.model
     count, met = _counts(_shape(model))
     rows = tokens(config)
@@ -39,14 +40,15 @@ def seconds(config: Config, topology: Topology) -> float:
     links = chip.links * chip.link / chip.devices
     # Weights are gathered forward and backward, once more where the forward pass is repeated; gradients go the other way.
     gathers = (3 if passes > 7 else 2) * config.train.microbatches + 1
-    network = 2.0 * gathers * count / (parallel.tensor * parallel.expert) * (parallel.fsdp > 1) / links
-    if parallel.tensor > 1:  # two sums of activations a layer, forward and backward, each a gather and a scatter
-        network += 8.0 * 2.0 * getattr(model, "num_layers", 1) * getattr(model, "embed_dim", 0) * rows / links
+    hidden = 2.0 * gathers * count / (parallel.tensor * parallel.expert) * (parallel.fsdp > 1) / links
     if parallel.data > 1:
         across = chip.dcn / chip.devices if topology.slices > 1 else links
-        network += 8.0 * count / (parallel.fsdp * parallel.tensor * parallel.expert) / across
+        hidden += 8.0 * count / (parallel.fsdp * parallel.tensor * parallel.expert) / across
+    waited = 0.0
+    if parallel.tensor > 1:  # two sums a layer, forward and backward, each a gather and a scatter, over one axis of the torus
+        waited = 8.0 * 2.0 * getattr(model, "num_layers", 1) * getattr(model, "embed_dim", 0) * rows / (2 * chip.link)
     host = 16.0 * count / (parallel.fsdp * parallel.tensor * parallel.expert) if parallel.offload_optimizer else 0.0
-    return max(compute, network, 4.0 * rows * hosted / HOST_LINK) + host / HOST_LINK
+    return max(compute, hidden, 4.0 * rows * hosted / HOST_LINK) + waited + host / HOST_LINK
 
 
 def tokens(config: Config) -> float:
