@@ -81,33 +81,25 @@ class DeepseekConfig(ModelConfig):
         for name, axis in (("num_experts", "expert"), ("expert_dim", "tensor")):
             if getattr(self, name) % max(getattr(parallel, axis), 1):
                 wrong = (name, f"multiples of parallel.{axis} = {getattr(parallel, axis)}")
+        if self.expert_buffer < 0:
+            wrong = ("expert_buffer", "above 0, or 0 to drop no token")
         if wrong:
             raise ValueError(f"model.{wrong[0]} = {getattr(self, wrong[0])}; allowed: {wrong[1]}")
-        if self.expert_buffer < 0:
-            raise ValueError(f"model.expert_buffer = {self.expert_buffer}; it must be above 0, or 0 to drop no token")
 
     @classmethod
     def tiny(cls) -> "DeepseekConfig":
-        return cls(
-            vocab_size=64,
-            num_layers=3,
-            num_dense_layers=1,
-            embed_dim=32,
-            num_heads=4,
-            q_lora_rank=16,
-            kv_lora_rank=16,
-            qk_nope_head_dim=8,
-            qk_rope_head_dim=4,
-            v_head_dim=8,
-            mlp_dim=64,
-            expert_dim=16,
-            num_experts=8,
-            experts_per_token=2,
-            num_groups=4,
-            groups_per_token=2,
-            max_seq_len=32,
-            init_std=0.02,
-        )
+        sizes = {
+            "vocab_size": 64,
+            "num_layers": 3,
+            "num_dense_layers": 1,
+            "embed_dim": 32,
+            "mlp_dim": 64,
+            "max_seq_len": 32,
+        }
+        ranks = {"num_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16}
+        heads = {"qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+        experts = {"expert_dim": 16, "num_experts": 8, "experts_per_token": 2, "num_groups": 4, "groups_per_token": 2}
+        return cls(**sizes, **ranks, **heads, **experts, init_std=0.02)
 
 
 def block_spec(cfg: DeepseekConfig, *, dense: bool) -> params.Tree:
@@ -204,8 +196,8 @@ def mixture(cfg: DeepseekConfig, p, h_BTD, mask_BT):
         normalize=cfg.normalize_weights,
         scale=cfg.routed_scale,
     )
-    experts = moe.experts(p["experts"], h_BTD, routing, mask_BT, buffer=cfg.expert_buffer)
-    y = experts + feedforward.swiglu(p["shared"], h_BTD)
+    y = moe.experts(p["experts"], h_BTD, routing, mask_BT, buffer=cfg.expert_buffer)
+    y += feedforward.swiglu(p["shared"], h_BTD)
     balance = bias_routing.sequence_balance(routing, mask_BT)
     return y, {"num_tokens": bias_routing.num_tokens(routing, mask_BT), "balance": balance}
 
