@@ -44,11 +44,9 @@ def seconds(config: Config, topology: Topology) -> float:
     if parallel.data > 1:
         across = chip.dcn / chip.devices if topology.slices > 1 else links
         hidden += 8.0 * count / (parallel.fsdp * parallel.tensor * parallel.expert) / across
-    waited = 0.0
-    if (
-        parallel.tensor > 1
-    ):  # two sums a layer, forward and backward, each a gather and a scatter, over one axis of the torus
-        waited = 8.0 * 2.0 * getattr(model, "num_layers", 1) * getattr(model, "embed_dim", 0) * rows / (2 * chip.link)
+    # Over `tensor` two sums a layer, forward and backward, each a gather and a scatter along one axis of the torus.
+    activations = getattr(model, "num_layers", 1) * getattr(model, "embed_dim", 0) * rows
+    waited = 8.0 * 2.0 * activations * (parallel.tensor > 1) / (2 * chip.link)
     host = 16.0 * count / (parallel.fsdp * parallel.tensor * parallel.expert) if parallel.offload_optimizer else 0.0
     return max(compute, hidden, 4.0 * rows * hosted / HOST_LINK) + waited + host / HOST_LINK
 
