@@ -28,7 +28,7 @@ def memory(plan: dict, theme: Theme):
     axes.set_xlim(0, 1.03 * max(limit, start))
     axes.set_ylim(-0.4, 0.6)
     axes.set_yticks([])
-    axes.legend(ncols=2, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.35), fontsize=10.5)
+    axes.legend(ncols=3, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.35), fontsize=10.5)
     return figure
 
 

@@ -143,7 +143,7 @@ def short(value: float) -> str:
     """Three digits and a letter: 123, 12.3k, 4.57M."""
     if not math.isfinite(value):
         return str(value)
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
     return f"{value:.3g}"

@@ -80,7 +80,8 @@ def test_start_table_shows_every_row_under_the_name():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.5, "0.5"), (999.0, "999"), (12_345.0, "12.3k"), (6.13e6, "6.13M"), (7e9, "7G")]
+    ("value", "text"),
+    [(0.5, "0.5"), (999.0, "999"), (12_345.0, "12.3k"), (6.13e6, "6.13M"), (7e9, "7B"), (1.68e12, "1.68T")],
 )
 def test_short(value, text):
     assert short(value) == text
