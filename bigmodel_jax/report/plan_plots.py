@@ -16,7 +16,7 @@ def memory(plan: dict, theme: Theme):
     if "parts" not in plan["memory"]:
         return None
     parts, limit = plan["memory"]["parts"], plan["memory"]["limit"] / GIB
-    figure, axes = new_axes(theme, "Memory of a device", "GiB", height=3.3)
+    figure, axes = new_axes(theme, "Memory of a device", "GiB", height=3.5)
     shown = [name for name in PARTS if parts.get(name, 0) > 0.002 * plan["memory"]["used"]]
     start = 0.0
     for name, color in zip(shown, theme.series, strict=False):
@@ -28,7 +28,7 @@ def memory(plan: dict, theme: Theme):
     axes.set_xlim(0, 1.03 * max(limit, start))
     axes.set_ylim(-0.4, 0.6)
     axes.set_yticks([])
-    axes.legend(ncols=3, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.35), fontsize=10.5)
+    axes.legend(ncols=3, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.27), fontsize=10.5)
     return figure
 
 
