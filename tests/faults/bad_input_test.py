@@ -224,6 +224,7 @@ def check_line(code: int, err: str, says: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_a_mistake_is_one_line_and_nothing_is_written(name, template, capsys, monkeypatch):
     monkeypatch.chdir(template)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # not there, whether it is installed or not
     args, says = CASES[name]
     before = digest(template)
     with pytest.raises(SystemExit) as stop:
