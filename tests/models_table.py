@@ -60,9 +60,8 @@ uv run pytest tests/parity tests/contract -m "slow or not slow" --models-table d
   (tests/models/linear_test.py), the layers of the others with Flax's (tests/parity/flax_layers_test.py); text_to_image is
   pixart's network and clip's text tower, rnn_classifier the cells of rnn, lstm and gru, each compared in its own row.
   *one pass*: the 20 steps are run for a family of each kind only; forward and backward stand in the row. *no cache*: the
-  model does not generate token by token. *left out*: decoding does without
-  these modules. *no files*: nobody publishes weights of it in a form of its own. *not measured*:
-  it applies, and no test measured it.
+  model does not generate token by token. *left out*: decoding does without these modules. *no files*: nobody publishes
+  weights of it in a form of its own. *not measured*: it applies, and no test measured it.
 - The fixtures say which versions made them. With `--reference-python PATH` the same tests run the references themselves: all
   of them passed so as well (torch 2.13, transformers 5.23, diffusers 0.42).
 - XLNet runs without memory of earlier segments (`mems`), as its published config.json has it (`mem_len` null).

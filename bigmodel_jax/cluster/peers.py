@@ -276,4 +276,5 @@ def end_here(text: str, code: int) -> None:
 def _say(text: str) -> None:
     sys.stdout.flush()
     if text:
-        print(text, file=sys.stderr, flush=True)
+        # Not sys.stderr: another thread may be catching what is printed there, as reading the options does.
+        print(text, file=sys.__stderr__, flush=True)
