@@ -28,7 +28,8 @@ PRESETS = {
     "405b_v6e": (
         "llama3_405b",
         "v6e:16x16",
-        "--slices 8 --train.batch_size 1024 --parallel.data 8 --parallel.offload_optimizer True --model.remat offload_input",
+        "--slices 8 --parallel.tensor 4 --parallel.rules.residual_seq seq tensor "
+        "--train.batch_size 1024 --train.microbatches 1",
     ),
     "mixtral_v6e": ("mixtral_8x7b", "v6e:16x16", ""),
     "deepseek_v5p": ("deepseek_v3", "v5p:8x16x16", ""),
@@ -65,7 +66,7 @@ PUBLISHED = {
     "70b_4x_v5e": (
         "llama3_70b",
         "v5e:16x16",
-        "--slices 4 --parallel.data 4 --data.seq_len 4096 --parallel.offload_optimizer True",
+        "--slices 4 --parallel.data 4 --data.seq_len 4096 --model.remat offload_input",
         59.9,
         "AXLearn, 70B",
     ),

@@ -10,6 +10,8 @@ from bigmodel_jax.core.sharding import AXES, axis_names, factor
 from bigmodel_jax.plan.compile import compile_step, used_bytes
 from bigmodel_jax.plan.topology import Topology
 
+SEQUENCE_CUT = ("seq", "tensor")
+
 
 @dataclasses.dataclass(frozen=True)
 class Change:
@@ -39,6 +41,7 @@ def find(config: Config, topology: Topology, say: Callable[[str], None]) -> list
 def candidates(config: Config, topology: Topology) -> Iterator[Change]:
     """One option changed at a time: what costs least time first. Those that are not valid are left out."""
     for options, changed in (
+        *_sequence(config, topology),
         *_remat(config),
         *_microbatches(config, topology),
         *_offload(config),
@@ -54,6 +57,13 @@ def _valid(config: Config, topology: Topology) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _sequence(config: Config, topology: Topology):
+    """What stands between a layer's products is cut along the sequence where its heads are cut over tensor."""
+    tensor, rules = factor(config.parallel, topology.devices)[-1], config.parallel.rules
+    if tensor > 1 and "tensor" not in axis_names(rules.residual_seq):
+        yield f"--parallel.rules.residual_seq {' '.join(SEQUENCE_CUT)}", cut_sequence(config)
 
 
 def _remat(config: Config):
@@ -76,6 +86,11 @@ def _microbatches(config: Config, topology: Topology):
         if now < n <= most:
             train = dataclasses.replace(config.train, microbatches=n)
             yield f"--train.microbatches {n}", dataclasses.replace(config, train=train)
+
+
+def cut_sequence(config: Config, axes: tuple[str, ...] = SEQUENCE_CUT) -> Config:
+    rules = dataclasses.replace(config.parallel.rules, residual_seq=axes)
+    return dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, rules=rules))
 
 
 def _offload(config: Config):

@@ -32,6 +32,9 @@ FREE = {
     "recv",
     "copy-done",
     "slice-done",
+    "dynamic-slice-done",
+    "dynamic-update-slice-done",
+    "fusion-done",
 } | {f"{kind}-done" for kind in KINDS}
 
 
@@ -89,7 +92,7 @@ def _label(one: Instruction, line: Callable[[int], str]) -> str:
 
 def _products(code: Code, computation: str, one: Instruction) -> dict[str, float]:
     """FLOPs by type of an instruction, with all that is fused into it."""
-    if one.opcode == "fusion":
+    if one.opcode in ("fusion", "fusion-start"):
         return _products_of(code, one.attribute("calls").lstrip("%"))
     number, kind = instructions.flops(code, computation, one)
     return {kind: number} if number else {}
@@ -109,12 +112,15 @@ def _products_of(code: Code, computation: str) -> dict[str, float]:
 def _bytes(code: Code, computation: str, one: Instruction) -> float:
     """Bytes that an instruction reads and writes in HBM; of a slice of a large array, the slice."""
     shapes = [code.shape(computation, name) for name in one.operands]
-    if one.opcode == "fusion":
+    if one.opcode in ("fusion", "fusion-start"):
         return _fusion_bytes(code, one, shapes)
     if one.opcode in ("dynamic-slice", "gather", "slice"):
         return 2.0 * memory_bytes(one.result)
     if one.opcode == "dynamic-update-slice":
         return 2.0 * memory_bytes(shapes[1])
+    if one.opcode in ("dynamic-slice-start", "dynamic-update-slice-start"):  # one end may be the host's memory
+        piece = instructions.ARRAY.search(shapes[1])[0] if "update" in one.opcode else _made(one)
+        return memory_bytes(piece) + (num_bytes(piece.split("{")[0]) if memory_bytes(shapes[0]) else 0.0)
     if one.opcode == "copy-start":  # (copy, operand, ...), each in HBM or on the chip
         return float(memory_bytes(one.result))
     if one.opcode == "slice-start":  # ((operand), slice, ...)
@@ -122,6 +128,11 @@ def _bytes(code: Code, computation: str, one: Instruction) -> float:
     if one.opcode.removesuffix("-start") in KINDS or one.opcode == "send":
         return 2.0 * sum(map(memory_bytes, shapes))
     return float(memory_bytes(one.result) + sum(map(memory_bytes, shapes)))
+
+
+def _made(one: Instruction) -> str:
+    """The array that the start of a pair makes, as printed: ((operands), array, ...)."""
+    return [match[0] for match in instructions.ARRAY.finditer(one.result)][-2]
 
 
 def _fusion_bytes(code: Code, one: Instruction, shapes: list[str]) -> float:

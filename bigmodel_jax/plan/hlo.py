@@ -42,20 +42,24 @@ class Collective:
 
     kind: one of KINDS. bytes: of the whole buffer on one device: what an all-gather makes, a reduce-scatter or an
     all-reduce reads, the others send. axes: the mesh axes that its groups span, of size above 1, in the mesh's order.
-    group: devices in a group. count: how often one run of the program runs it (a branch of a conditional counts as
-    taken). shapes: e.g. ("f32[16,64]",), more than one where the compiler has combined several. across: between slices,
-    over the data-centre network. source: the JAX operation it comes from and its line.
+    members: positions in the mesh of the devices of one group. count: how often one run of the program runs it (a branch
+    of a conditional counts as taken). shapes: e.g. ("f32[16,64]",), more than one where the compiler has combined several.
+    across: between slices, over the data-centre network. source: the JAX operation it comes from and its line.
     """
 
     kind: str
     bytes: int
     axes: tuple[str, ...]
-    group: int
+    members: tuple[int, ...]
     count: int
     channel: int | None
     shapes: tuple[str, ...]
     source: str
     across: bool = False
+
+    @property
+    def group(self) -> int:
+        return len(self.members)
 
     @property
     def sent(self) -> float:
@@ -104,7 +108,7 @@ def _inside(line: str, computation: str, program: Program, mesh: Mesh) -> Collec
         kind=kind,
         bytes=total,
         axes=spanned(groups, mesh),
-        group=len(groups[0]),
+        members=tuple(groups[0]),
         count=program.times(computation),
         channel=_channel(line),
         shapes=shapes,
@@ -119,12 +123,13 @@ def _between_slices(line: str, computation: str, program: Program, mesh: Mesh) -
     if not kind:
         return None
     shape = _SHAPE.search(match[1])[0]
+    kind = kind[1].lower().replace("_", "-")
     groups = list(zip(*slices_of(mesh), strict=True))
     return Collective(
-        kind=kind[1].lower().replace("_", "-"),
-        bytes=num_bytes(shape),
+        kind=kind,
+        bytes=num_bytes(shape) * (len(groups[0]) if kind == "all-gather" else 1),  # a gather prints its own shard
         axes=spanned(groups, mesh),
-        group=len(groups[0]),
+        members=groups[0],
         count=program.times(computation),
         channel=_channel(line),
         shapes=(shape,),
@@ -156,11 +161,11 @@ def _results(result: str, kind: str, start: bool) -> tuple[str, ...]:
     """The shapes of the results proper: a start prints (operands, results, ...) for all but an all-reduce."""
     result = re.sub(r"\{[^{}]*\}", "", result)  # layouts, which have brackets of their own
     if start and result.startswith("(") and (kind != "all-reduce" or result.startswith("((")):
-        return tuple(_shapes(_top_level(result[1:-1])[1]))
+        return tuple(_shapes(top_level(result[1:-1])[1]))
     return tuple(_shapes(result))
 
 
-def _top_level(text: str) -> list[str]:
+def top_level(text: str) -> list[str]:
     """The parts of "a, (b, c), d[1,2]" between the commas that no bracket holds."""
     parts, depth = [""], 0
     for char in text:

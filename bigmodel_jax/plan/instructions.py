@@ -99,9 +99,24 @@ def dtype(shape: str) -> str:
 
 
 def memory_bytes(shape: str) -> int:
-    """Bytes of the arrays of a printed shape that lie in the device's main memory: S(1) and above are other places."""
+    """Bytes of the arrays of a printed shape that lie in the device's main memory: S(1) and above are other places.
+
+    A TPU's arrays lie in tiles, T(8,128) of their two innermost dimensions, and fill the last one of each dimension up.
+    """
     arrays = ARRAY.findall(shape)
-    return sum(num_bytes(array) for array, layout in arrays if not re.search(r"S\([1-9]\d*\)", layout))
+    return sum(_tiled(array, layout) for array, layout in arrays if not re.search(r"S\([1-9]\d*\)", layout))
+
+
+def _tiled(array: str, layout: str) -> int:
+    size, sizes = num_bytes(array), dims(array)
+    tile = re.search(r"T\(([\d,]+)\)", layout)
+    if not tile or not sizes or not size:
+        return size
+    filled = list(sizes)
+    innermost = map(int, layout.partition(":")[0].split(","))
+    for dim, length in zip(innermost, reversed(tile[1].split(",")), strict=False):
+        filled[dim] = -(-sizes[dim] // int(length)) * int(length)
+    return size * math.prod(filled) // math.prod(sizes)
 
 
 # ------------------------------------------------------------------------------------------------ products

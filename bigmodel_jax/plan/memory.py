@@ -11,28 +11,36 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from bigmodel_jax.plan.hlo import top_level
 from bigmodel_jax.plan.instructions import ARRAY, Code, Instruction, memory_bytes
+from bigmodel_jax.plan.origin import Origins
 
 Tree = Any  # a buffer's number, or a list of trees for a tuple
 
-SAME = ("bitcast", "opt-barrier", "copy-done", "add-dependency", "optimization-barrier")
+SAME = ("bitcast", "opt-barrier", "add-dependency", "optimization-barrier")
 
 
 @dataclasses.dataclass(frozen=True)
 class Buffer:
-    """bytes in HBM; shape as printed; operation: JAX's name of what made it; frame: of the program's stack frames."""
+    """bytes in HBM; shape as printed; operation: JAX's name of what made or fills it; frame: of the program's stack frames;
+    stacked: whether a loop fills it slice by slice."""
 
     bytes: int
     shape: str
     operation: str
     frame: int
+    stacked: bool
 
     @property
     def kind(self) -> str:
-        """activations: what the forward pass stacks for the backward pass; gradients: what that one sums."""
-        backward = "transpose(" in self.operation
-        stacked = self.operation.endswith(("broadcast_in_dim", "/while", "dynamic_update_slice"))
-        return ("gradients" if backward else "activations") if stacked and "jvp(" in self.operation else "temporaries"
+        """activations: what the forward pass stacks for the backward pass; gradients: what that one stacks, and their sums
+        over microbatches."""
+        if "/sum_gradients/" in self.operation:
+            return "gradients"
+        stacked = self.stacked or self.operation.endswith(("broadcast_in_dim", "/while", "dynamic_update_slice"))
+        if not stacked or "jvp(" not in self.operation:
+            return "temporaries"
+        return "gradients" if "transpose(" in self.operation else "activations"
 
 
 def at_the_peak(code: Code) -> list[Buffer]:
@@ -41,10 +49,9 @@ def at_the_peak(code: Code) -> list[Buffer]:
     return sorted(peak, key=lambda b: -b.bytes)
 
 
-def summary(code: Code, text: str, most: int = 12) -> dict:
+def summary(code: Code, most: int = 12) -> dict:
     """bytes of the peak by kind, and its largest buffers with the line that made each."""
     found = at_the_peak(code)
-    frames = Frames(text)
     kinds = {
         kind: sum(b.bytes for b in found if b.kind == kind) for kind in ("activations", "gradients", "temporaries")
     }
@@ -56,7 +63,7 @@ def summary(code: Code, text: str, most: int = 12) -> dict:
             "bytes": sum(b.bytes for b in group),
             "shape": shape + (f" x {len(group)}" if len(group) > 1 else ""),
             "operation": readable(operation),
-            "source": frames.line(frame),
+            "source": code.program.frames.line(frame),
             "kind": group[0].kind,
         }
         for (shape, operation, frame), group in alike.items()
@@ -77,6 +84,7 @@ def readable(operation: str) -> str:
 class _Walk:
     def __init__(self, code: Code):
         self.code = code
+        self.origins = Origins(code)
         self.buffers: list[Buffer] = []
 
     @functools.cache  # noqa: B019 - lives as long as one walk
@@ -144,30 +152,42 @@ class _Walk:
             return whole[index] if isinstance(whole, list) and index < len(whole) else []
         if one.opcode == "tuple":
             return operands
-        if one.opcode in SAME or one.opcode.endswith(("-done", "-update")):
-            first = operands[0] if operands else []
-            # The end of a pair gives what its start made.
-            return first[-1] if one.opcode.endswith("-done") and isinstance(first, list) and len(first) == 2 else first
+        if one.opcode in SAME or one.opcode.endswith("-update"):
+            return operands[0] if operands else []
+        if one.opcode.endswith("-done"):
+            return self._ended(self.code.bodies[computation].get(one.operands[0]), operands[0])
         if one.opcode == "while":
             return operands[0]
         if one.opcode == "conditional":  # written over the arguments, which a step gives away
             return _nothing(one.result)
+        if one.opcode.endswith("-start") and one.result.startswith("(") and operands:
+            return self._started(computation, one, operands)
         shared = self._in_place(one)
-        if one.opcode.endswith("-start") and one.result.startswith("("):
-            # (what it makes, its operand, ...) of a copy; (its operand, what it makes, ...) of a collective.
-            shared |= {1 if one.opcode == "copy-start" else 0: 0}
         given = {index: operands[n] for index, n in shared.items() if n < len(operands)}
-        return self._new(one, given.get)
+        return self._new(computation, one, given.get)
+
+    def _started(self, computation: str, one: Instruction, operands: list[Tree]) -> Tree:
+        """[its operands, what it makes] of the start of a pair; a copy's prints the two the other way round."""
+        parts = top_level(re.sub(r"\{[^{}]*\}", lambda m: m[0].replace(",", ";"), one.result)[1:-1])
+        made = parts[0 if one.opcode == "copy-start" else 1].replace(";", ",")
+        if None in (shared := self._in_place(one)):
+            return [operands, operands[shared[None]]]
+        whole = dataclasses.replace(one, result=made)
+        return [operands, self._new(computation, whole, lambda index: None)]
+
+    def _ended(self, start: Instruction | None, tree: Tree) -> Tree:
+        """What the start of a pair made."""
+        return tree[1] if isinstance(tree, list) and len(tree) == 2 and start and "-start" in start.opcode else tree
 
     def _in_place(self, one: Instruction) -> dict[int | None, int]:
         """{position in a result's tuple (None: the result itself): operand that is written over}."""
         found: dict[int | None, int] = {}
-        if one.opcode == "dynamic-update-slice":
+        if one.opcode.startswith("dynamic-update-slice"):
             return {None: 0}
         aliases = re.search(r"output_to_operand_aliasing=\{(.*?\))\}", one.rest)
         for index, operand in re.findall(r"\{(\d*)\}: \((\d+), \{\}", aliases[1] if aliases else ""):
             found[int(index) if index else None] = int(operand)
-        if one.opcode == "fusion" and not found:
+        if one.opcode.startswith("fusion") and not found:
             body = self.code.bodies.get(one.attribute("calls").lstrip("%"), {})
             root = next((inner for inner in body.values() if inner.root), None)
             roots = [body.get(n) for n in root.operands] if root and root.opcode == "tuple" else [root]
@@ -176,29 +196,24 @@ class _Walk:
                     found[i if root.opcode == "tuple" else None] = source
         return found
 
-    def _new(self, one: Instruction, given: Callable[[int | None], Tree | None]) -> Tree:
+    def _new(self, computation: str, one: Instruction, given: Callable[[int | None], Tree | None]) -> Tree:
         """Buffers for a result, but where `given` has one already."""
         if not one.result.startswith("("):
             known = given(None)
-            return self._buffer(one, one.result) if known is None else known
+            return self._buffer(computation, one, one.result) if known is None else known
         out = []
         for i, part in enumerate(_parts(one.result)):
             known = given(i)
-            out.append(self._buffer(one, part) if known is None else known)
+            out.append(self._buffer(computation, one, part) if known is None else known)
         return out
 
-    def _named(self, one: Instruction) -> Instruction:
-        """The instruction, or of a fusion without a name the last one in it that has one."""
-        inner = self.code.bodies.get(one.attribute("calls").lstrip("%"), {}) if not one.op_name else {}
-        return next((each for each in reversed(inner.values()) if each.op_name), one)
-
-    def _buffer(self, one: Instruction, shape: str) -> Tree:
+    def _buffer(self, computation: str, one: Instruction, shape: str) -> Tree:
         size = memory_bytes(shape)
         if not size:
             return []
-        one = self._named(one)
+        one, stacked = self.origins.of(computation, one)
         frame = re.search(r"stack_frame_id=(\d+)", one.rest)
-        self.buffers.append(Buffer(size, _plain(shape), one.op_name, int(frame[1]) if frame else 0))
+        self.buffers.append(Buffer(size, _plain(shape), one.op_name, int(frame[1]) if frame else 0, stacked))
         return len(self.buffers) - 1
 
 
@@ -231,54 +246,3 @@ def _parts(result: str) -> list[str]:
 def _plain(shape: str) -> str:
     match = ARRAY.search(shape)
     return match[1] if match else shape
-
-
-# ------------------------------------------------------------------------------------------------ lines
-
-
-class Frames:
-    """The tables of stack frames that a program's text begins with."""
-
-    def __init__(self, text: str):
-        end = text.find("\n%")
-        head = text[: end if end > 0 else 0]
-        self.files = dict(re.findall(r'^(\d+) "([^"]*)"$', _table(head, "FileNames"), re.M))
-        self.places = {
-            n: (file, line)
-            for n, file, line in re.findall(
-                r"^(\d+) \{file_name_id=(\d+).*? line=(\d+)", _table(head, "FileLocations"), re.M
-            )
-        }
-        self.frames = {
-            n: (place, parent)
-            for n, place, parent in re.findall(
-                r"^(\d+) \{file_location_id=(\d+)(?: parent_frame_id=(\d+))?", _table(head, "StackFrames"), re.M
-            )
-        }
-
-        # Some compilers number the parents from 1 where the frames start at 1: the first would be its own parent.
-        self.shift = int(self.frames.get("1", ("", ""))[1] == "1")
-
-    def line(self, frame: int) -> str:
-        """ "models/llama.py:112": the innermost line of a frame that is a model's, else any of this package or its user."""
-        lines = self._lines(str(frame))
-        own = [line for line in lines if not any(part in line for part in ("site-packages", "/lib/python", "<"))]
-        models = [line for line in own if "/bigmodel_jax/" not in line or "/models/" in line]
-        chosen = next(iter(models or own or lines), "")
-        return chosen.rpartition("bigmodel_jax/")[2] if "bigmodel_jax/" in chosen else chosen
-
-    def _lines(self, frame: str) -> list[str]:
-        found = []
-        while frame in self.frames and len(found) < 100:
-            place, parent = self.frames[frame]
-            file, line = self.places.get(place, ("", ""))
-            found.append(f"{self.files.get(file, '?')}:{line}")
-            if not parent:
-                break
-            frame = str(int(parent) - self.shift)
-        return found
-
-
-def _table(head: str, name: str) -> str:
-    _, _, rest = head.partition(f"\n{name}\n")
-    return rest.partition("\n\n")[0]

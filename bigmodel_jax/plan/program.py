@@ -4,6 +4,8 @@ import collections
 import functools
 import re
 
+from bigmodel_jax.plan.frames import Frames
+
 _CALLS = re.compile(
     r"\b(?:calls|to_apply|called_computations|branch_computations|true_computation|false_computation)"
     r"=(\{[^}]*\}|[^,\s]+)"
@@ -17,7 +19,7 @@ class Program:
     def __init__(self, text: str):
         self.computations, self.entry = _split(text)
         self.partitions = int((re.search(r"num_partitions=(\d+)", text[: text.find("\n")]) or [0, 1])[1])
-        self.frames = _frames(text)
+        self.frames = Frames(text)
         self.callers: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
         self.fused: dict[str, str] = {}  # called by a fusion, so part of its caller -> the line that calls it
         for name, lines in self.computations.items():
@@ -35,7 +37,7 @@ class Program:
             for callee in re.findall(r"[\w.\-]+", callees):
                 if callee in self.computations:
                     self.callers[callee].append((name, 1))
-                    if " fusion(" in line:
+                    if " fusion(" in line or " fusion-start(" in line:
                         self.fused[callee] = line
 
     @functools.cache  # noqa: B019 - lives as long as its program
@@ -56,7 +58,7 @@ class Program:
             return self.source(self.fused[computation], self.owner(computation))
         frame = re.search(r"stack_frame_id=(\d+)", line)
         file, number = (re.search(p, line) for p in (r'source_file="([^"]*)"', r"source_line=(\d+)"))
-        where = self.frames.get(frame[1], "") if frame else f"{file[1]}:{number[1]}" if file and number else ""
+        where = self.frames.innermost(int(frame[1])) if frame else f"{file[1]}:{number[1]}" if file and number else ""
         return f"{name[1] if name else ''} {where}".strip()
 
 
@@ -73,18 +75,6 @@ def _split(text: str) -> tuple[dict[str, list[str]], str | None]:
         elif current is not None:
             current.append(line.strip())
     return out, entry
-
-
-def _frames(text: str) -> dict[str, str]:
-    """{number of a stack frame: "file:line"}, from the tables at the head of the text."""
-    head = text.partition("StackFrames\n")
-    files = dict(re.findall(r'^(\d+) "(.*)"$', head[0].partition("FunctionNames")[0], re.MULTILINE))
-    places = {
-        number: f"{files.get(file, '')}:{line}"
-        for number, file, line in re.findall(r"^(\d+) \{file_name_id=(\d+) .*?\bline=(\d+)", head[0], re.MULTILINE)
-    }
-    found = re.findall(r"^(\d+) \{file_location_id=(\d+)", head[2].partition("\n\n")[0], re.MULTILINE)
-    return {number: places.get(place, "") for number, place in found}
 
 
 def trip_count(line: str, condition: list[str]) -> int:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
-from bigmodel_jax.core.sharding import AXES, factor
+from bigmodel_jax.core.sharding import AXES, axis_names, factor
+from bigmodel_jax.plan.changes import cut_sequence
 from bigmodel_jax.plan.compile import Compiled, compile_all
 from bigmodel_jax.plan.sums import sums
 from bigmodel_jax.plan.topology import Topology, divisors
@@ -32,7 +33,11 @@ def get_config() -> Config:
     return dataclasses.replace(
         base,
         model=dataclasses.replace(base.model{model}),
-        parallel=dataclasses.replace(base.parallel, {parallel}),
+        parallel=dataclasses.replace(
+            base.parallel,
+            {parallel},
+            rules=dataclasses.replace(base.parallel.rules, residual_seq={residual_seq!r}),
+        ),
         train=dataclasses.replace(base.train, microbatches={microbatches}),
     )
 '''
@@ -52,7 +57,8 @@ class Candidate:
         mesh = " ".join(f"{axis}={getattr(parallel, axis)}" for axis in AXES if getattr(parallel, axis) > 1)
         remat = getattr(self.config.model, "remat", "")
         host = ", optimizer on the host" if parallel.offload_optimizer else ""
-        return f"{mesh or 'one device'}, remat {remat}, microbatches {self.config.train.microbatches}{host}"
+        cut = ", sequence cut over tensor" if "tensor" in axis_names(parallel.rules.residual_seq) else ""
+        return f"{mesh or 'one device'}, remat {remat}, microbatches {self.config.train.microbatches}{cut}{host}"
 
 
 def candidates(config: Config, topology: Topology) -> tuple[list[Candidate], list[tuple[str, str]]]:
@@ -69,7 +75,10 @@ def candidates(config: Config, topology: Topology) -> tuple[list[Candidate], lis
 
 
 def layouts(config: Config, topology: Topology) -> Iterator[Config]:
-    """mesh x remat x microbatches x offload; slices lie along `data`, for only it may cross the network between them."""
+    """mesh x remat x microbatches x offload, with `tensor` the sequence between products cut or not.
+
+    Slices lie along `data`, for only it may cross the network between them.
+    """
     experts = divisors(getattr(config.model, "num_experts", 1))
     remats = REMATS if hasattr(config.model, "remat") else ("",)
     # The host's memory beside a GPU is not a kind of memory that programs for it name.
@@ -79,13 +88,15 @@ def layouts(config: Config, topology: Topology) -> Iterator[Config]:
         if per_slice % (tensor * expert):
             continue
         rest = per_slice // (tensor * expert)
+        cuts = tensor > 1 and hasattr(config.data, "seq_len")
+        residuals = (cut_sequence(config, ("seq",)), cut_sequence(config)) if cuts else (config,)
         for fsdp in divisors(rest):
             data = topology.slices * rest // fsdp
             rows = config.train.batch_size // (data * fsdp * expert)
-            for remat, offload in itertools.product(remats, offloads):
+            for base, remat, offload in itertools.product(residuals, remats, offloads):
                 for microbatches in (n for n in (1, 2, 4, 8) if n <= max(rows, 1)):
                     yield _layout(
-                        config, remat, offload, microbatches, data=data, fsdp=fsdp, tensor=tensor, expert=expert
+                        base, remat, offload, microbatches, data=data, fsdp=fsdp, tensor=tensor, expert=expert
                     )
 
 
@@ -146,7 +157,13 @@ def _same(layout: Config, asked: Config, num_devices: int) -> bool:
     except ValueError:
         return False
     fields = [
-        (getattr(c.model, "remat", ""), c.train.microbatches, c.parallel.offload_optimizer) for c in (layout, asked)
+        (
+            getattr(c.model, "remat", ""),
+            c.train.microbatches,
+            c.parallel.offload_optimizer,
+            "tensor" in axis_names(c.parallel.rules.residual_seq),
+        )
+        for c in (layout, asked)
     ]
     return layout.parallel.sizes() == sizes and fields[0] == fields[1]
 
@@ -192,6 +209,11 @@ def write_config(path: Path, base: Path, best: dict, title: str) -> None:
             base=str(base),
             model=f", remat={remat!r}" if remat else "",
             parallel=", ".join(f"{axis}={value!r}" for axis, value in parallel.items()),
+            residual_seq=_axes(best["config"]["parallel"]["rules"]["residual_seq"]),
             microbatches=best["config"]["train"]["microbatches"],
         )
     )
+
+
+def _axes(value: str | list | None) -> str | tuple | None:
+    return tuple(value) if isinstance(value, list) else value

@@ -64,6 +64,8 @@ def saved(model: Any, parallel: Any) -> tuple[float, float, float]:
     Per layer of width D: its input D; queries, keys, values and attention's result; the MLP's two products.
     """
     layers, D, tensor = getattr(model, "num_layers", 1), getattr(model, "embed_dim", 0), parallel.tensor
+    if "tensor" in axis_names(parallel.rules.residual_seq):
+        D = D / tensor
     heads, head_dim = getattr(model, "num_heads", 0), getattr(model, "head_dim", 0)
     attn = heads * head_dim / tensor
     qkv = attn + 2 * getattr(model, "num_kv_heads", heads) * head_dim / tensor

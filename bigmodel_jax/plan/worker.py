@@ -124,8 +124,6 @@ def compile_into(folder: Path, lowered: Any) -> None:
             if name.endswith("_in_bytes")
         }
         (partial / "hlo.txt.gz").write_bytes(gzip.compress(compiled.as_text().encode(), 6))
-        if proto := getattr(usage, "serialized_buffer_assignment_proto", b""):
-            (partial / "buffers.pb.gz").write_bytes(gzip.compress(proto, 6))
     (partial / "compiled.json").write_text(json.dumps(facts))
     try:
         partial.rename(folder)
@@ -142,15 +140,15 @@ def analyse(folder: Path, config: Config, mesh: jax.sharding.Mesh, topology: top
     text = gzip.decompress((folder / "hlo.txt.gz").read_bytes()).decode()
     code = Code(text, causal=isinstance(config.objective, NextToken))
     bandwidth = topology.chip.hbm_bandwidth / topology.chip.devices
-    measured = cost.measure(code, topology.chip.peak, bandwidth, memory.Frames(text).line)
+    measured = cost.measure(code, topology.chip.peak, bandwidth, code.program.frames.line)
     beside = asynchronous_channels(code)
     rows = []
     for one in hlo.collectives(text, mesh):
-        members = group_of(mesh, one.axes)
+        members = [coords(mesh.devices.flat[position]) for position in one.members]
         network, seconds = roofline.seconds(one, members, topology)
         facts = dataclasses.asdict(one) | {"sent": one.sent, "network": network, "seconds": seconds}
         rows.append(facts | {"asynchronous": one.across or one.channel in beside})
-    return {"cost": dataclasses.asdict(measured), "collectives": rows, "memory": memory.summary(code, text)}
+    return {"cost": dataclasses.asdict(measured), "collectives": rows, "memory": memory.summary(code)}
 
 
 def asynchronous_channels(code: Code) -> set[int]:
@@ -161,13 +159,6 @@ def asynchronous_channels(code: Code) -> set[int]:
             if one.opcode.endswith("-start") or "async" in name or "async" in one.name:
                 found |= {int(n) for n in re.findall(r"channel_id=(\d+)", one.rest)}
     return found
-
-
-def group_of(mesh: jax.sharding.Mesh, axes: tuple[str, ...]) -> list[list[int]]:
-    """Slice (GPU: host) and place on the torus of the devices of one group along these axes of the mesh."""
-    index = tuple(slice(None) if name in axes else 0 for name in mesh.axis_names)
-    devices = mesh.devices[index]
-    return [coords(d) for d in (devices.flat if hasattr(devices, "flat") else [devices])]
 
 
 # ------------------------------------------------------------------------------------------------ what is known without

@@ -62,7 +62,7 @@ def test_the_slices_that_a_loop_reads_of_a_stack_are_the_whole_stack_once():
 def test_memory_of_other_places_is_not_hbm():
     assert instructions.memory_bytes("bf16[8,128]{1,0:T(8,128)(2,1)}") == 2048
     assert instructions.memory_bytes("bf16[8,128]{1,0:T(8,128)(2,1)S(1)}") == 0
-    assert instructions.memory_bytes("(f32[4]{0:T(128)S(1)}, f32[4]{0:T(128)}, u32[]{:S(2)})") == 16
+    assert instructions.memory_bytes("(f32[4]{0:S(1)}, f32[4]{0}, u32[]{:S(2)})") == 16
 
 
 def test_an_instruction_is_taken_apart():
@@ -159,3 +159,47 @@ ENTRY %main (w.1: bf16[256,256], stack.1: bf16[64,256,256], n.1: s32[]) -> bf16[
 
 def test_a_slice_that_a_fusion_inside_a_fusion_takes_is_no_more_than_the_slice():
     assert measure(Code(NESTED)).bytes == 3 * 256 * 256 * 2 + 4  # layer, weight and result, and the layer's number
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ("f32[80,256,32]{2,1,0:T(8,128)}", 80 * 256 * 128 * 4),  # 32 of 128 places in a row
+        ("f32[80,256,32]{1,2,0:T(8,128)}", 80 * 256 * 32 * 4),  # the same numbers the other way round fill their tiles
+        ("bf16[3,5]{1,0:T(8,128)(2,1)}", 8 * 128 * 2),
+        ("s32[]{:T(128)}", 4),
+    ],
+)
+def test_tiles_are_filled_up(shape, size):
+    assert instructions.memory_bytes(shape) == size
+
+
+def test_an_overlapped_slice_of_the_hosts_memory_moves_its_piece_once():
+    text = """ENTRY %main (x: f32[9,128], i: s32[]) -> f32[1,128] {
+  %x = f32[9,128]{1,0:S(5)} parameter(0)
+  %i = s32[] parameter(1)
+  %s = ((f32[9,128]{1,0:S(5)}, s32[]), f32[1,128]{1,0}, u32[]{:S(2)}) dynamic-slice-start(%x, %i), dynamic_slice_sizes={1,128}
+  ROOT %d = f32[1,128]{1,0} dynamic-slice-done(%s)
+}
+"""
+    assert measure(Code("HloModule m\n" + text)).bytes == 512
+    assert measure(Code("HloModule m\n" + text.replace(":S(5)", ""))).bytes == 1024
+
+
+def test_an_overlapped_fusion_that_writes_a_slice_moves_the_slice():
+    text = """%put (a: f32[9,128], u: f32[1,128], i: s32[]) -> f32[9,128] {
+  %a = f32[9,128]{1,0} parameter(0)
+  %u = f32[1,128]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %r = f32[9,128]{1,0} dynamic-update-slice(%a, %u, %i, %i)
+}
+
+ENTRY %main (a: f32[9,128], u: f32[1,128], i: s32[]) -> f32[9,128] {
+  %a = f32[9,128]{1,0} parameter(0)
+  %u = f32[1,128]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %s = ((f32[9,128]{1,0}, f32[1,128]{1,0}, s32[]), f32[9,128]{1,0}, u32[]) fusion-start(%a, %u, %i), kind=kLoop, calls=%put
+  ROOT %d = f32[9,128]{1,0} fusion-done(%s)
+}
+"""
+    assert measure(Code("HloModule m\n\n" + text)).bytes == 2 * 512 + 4

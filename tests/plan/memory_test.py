@@ -61,7 +61,7 @@ def test_the_peak_is_where_most_lives_and_loops_add_what_they_make():
 
 
 def test_stacked_results_of_the_forward_pass_are_activations_and_have_a_line():
-    found = memory.summary(Code(TEXT), TEXT)
+    found = memory.summary(Code(TEXT))
     assert (found["activations"], found["gradients"], found["temporaries"]) == (2048, 0, 5120)
     rows = {row["shape"]: row for row in found["largest"]}
     assert rows["f32[512]"]["source"] == "models/llama.py:109", "the model's line, not the library's that it called"

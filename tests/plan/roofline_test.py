@@ -8,7 +8,7 @@ from bigmodel_jax.plan.topology import parse
 
 
 def collective(kind="all-gather", size=1e9, group=16, **fields) -> Collective:
-    return Collective(kind, int(size), ("fsdp",), group, 1, 1, ("bf16[1]",), "", **fields)
+    return Collective(kind, int(size), ("fsdp",), tuple(range(group)), 1, 1, ("bf16[1]",), "", **fields)
 
 
 def places(*ranges):

@@ -1,6 +1,7 @@
 """`launch.py plan` as it is typed: mistakes, the screen, the page, and one real compile."""
 
 import copy
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from bigmodel_jax import cli, config_file
-from bigmodel_jax.plan import screen, search
+from bigmodel_jax.plan import changes, screen, search
+from bigmodel_jax.plan.sums import saved
 from bigmodel_jax.plan.topology import parse
 from bigmodel_jax.report.plan_page import build_plan_page
 
@@ -204,12 +206,25 @@ def test_a_search_rejects_with_reasons_and_writes_a_config_that_loads(tmp_path):
     assert [c.seconds for c in found] == sorted(c.seconds for c in found)
     # Whole replicas of 8 B parameters with Adam are 96 GB and more.
     assert any("data=256" in title and "GiB" in reason for title, reason in rejected)
-    best = found[0]
-    path = tmp_path / "best.py"
-    search.write_config(path, CONFIG, {"config": config_file.to_json(best.config)}, "The best.")
-    loaded = config_file.load(path)
-    assert loaded.parallel == best.config.parallel
-    assert (loaded.model, loaded.train) == (best.config.model, best.config.train)
+    cut = next(c for c in found if "sequence cut over tensor" in c.title)
+    for name, best in (("best", found[0]), ("cut", cut)):
+        path = tmp_path / f"{name}.py"
+        search.write_config(path, CONFIG, {"config": config_file.to_json(best.config)}, "The best.")
+        loaded = config_file.load(path)
+        assert loaded.parallel == best.config.parallel
+        assert (loaded.model, loaded.train) == (best.config.model, best.config.train)
+
+
+def test_cutting_the_sequence_over_tensor_is_tried_and_saves_what_layers_keep():
+    topology = parse("v5e:16x16")
+    config = config_file.load(CONFIG)
+    tensor = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, fsdp=32, tensor=8))
+    tried = {change.options: change.config for change in changes.candidates(tensor, topology)}
+    cut = tried["--parallel.rules.residual_seq seq tensor"]
+    assert cut.parallel.rules.residual_seq == ("seq", "tensor")
+    assert not any("residual_seq" in change.options for change in changes.candidates(config, topology))
+    whole, eighth = (saved(c.model, c.parallel)[0] for c in (tensor, cut))
+    assert whole == 8 * eighth
 
 
 NEEDS_LIBTPU = pytest.mark.skipif(

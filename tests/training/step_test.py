@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from bigmodel_jax.models.cnn import CNNConfig
 from bigmodel_jax.objectives import Classification, NextToken
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.training.state import init_state, weights
-from bigmodel_jax.training.step import accumulate, make_eval_step, make_train_step
+from bigmodel_jax.training.step import accumulate, make_eval_step, make_train_step, train_step
 
 ROWS, LENGTH = 8, 16
 CONFIG = Config(
@@ -154,6 +155,21 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
     assert float(sums["skipped_steps"].total) == 1
     assert after.step == before.step + 1
     jax.tree.map(np.testing.assert_array_equal, after.replace(step=0), before.replace(step=0))
+
+
+def test_a_select_skips_what_a_branch_skips():
+    """On TPUs and GPUs the step has no branch: the same states, after a good step and after a bad one."""
+    config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, ema_decay=0.9))
+    model = config.model.make()
+    tx, _ = optim.make(config.optim, model.spec, config.train.steps)
+    gradients = functools.partial(accumulate, config, model)
+    state = sharding.to_host(init_state(config, one_device()))
+    bad = text_batch() | {"weights": np.full((ROWS, LENGTH), np.nan, np.float32)}
+    for batch in (text_batch(), bad):
+        step = functools.partial(train_step, config, tx, gradients)
+        branch, select = (jax.jit(functools.partial(step, branch=b))(state, batch)[0] for b in (True, False))
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7), select, branch)
+    jax.tree.map(np.testing.assert_array_equal, select.replace(step=0), state.replace(step=0))
 
 
 def test_the_average_follows_the_parameters():
