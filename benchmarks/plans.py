@@ -18,6 +18,7 @@ PLANS = ROOT / "docs" / "plans"
 GIB = 2.0**30
 
 LONG = "--data.seq_len 131072 --model.max_seq_len 131072 --train.batch_size 16"
+ONE_PIECE = "--train.microbatches 1"
 # name: (config, topology, options)
 PRESETS = {
     "8b_v5e": ("llama3_8b", "v5e:16x16", ""),
@@ -28,8 +29,7 @@ PRESETS = {
     "405b_v6e": (
         "llama3_405b",
         "v6e:16x16",
-        "--slices 8 --parallel.tensor 4 --parallel.rules.residual_seq seq tensor "
-        "--train.batch_size 1024 --train.microbatches 1",
+        "--slices 8 --parallel.tensor 4 --parallel.rules.residual_seq seq tensor --train.batch_size 1024 " + ONE_PIECE,
     ),
     "mixtral_v6e": ("mixtral_8x7b", "v6e:16x16", ""),
     "deepseek_v5p": ("deepseek_v3", "v5p:8x16x16", ""),

@@ -137,17 +137,32 @@ def test_a_tpu_gathers_twice_and_reduce_scatters_once():
         assert "step.py:1" in c.source
 
 
+class Chip:
+    def __init__(self, i):
+        self.slice_index = i // 8
+
+
+class TwoSlices:
+    devices = np.array([Chip(i) for i in range(16)], object).reshape(1, 2, 8, 1, 1, 1)
+    axis_names, size = sharding.AXES, 16
+
+
+def test_a_gather_between_slices_makes_all_their_shards():
+    """It prints the part that a device sends; an all-reduce prints the whole."""
+    text = (TEXTS / "tpu_two_slices.txt").read_text().replace("ALL_REDUCE", "ALL_GATHER")
+    across = [c for c in hlo.collectives(text, TwoSlices()) if c.across]
+    assert [(c.kind, c.bytes, c.sent) for c in across] == [("all-gather", 2 * WEIGHT // 8, 6 * WEIGHT // 8)] * 2
+
+
+def test_a_group_inside_a_slice_is_the_slices_own():
+    """Of an axis that goes across slices as well: the time of a gather inside one is that of its links."""
+    found = hlo.collectives((TEXTS / "tpu_two_slices.txt").read_text(), TwoSlices())
+    assert {c.members for c in found if not c.across} == {tuple(range(8))}
+    assert {c.members for c in found if c.across} == {(0, 8)}
+
+
 def test_two_slices_send_their_shards():
     """The program is one slice's; what goes to the other is a send, of the part that a device holds."""
-
-    class Chip:
-        def __init__(self, i):
-            self.slice_index = i // 8
-
-    class TwoSlices:
-        devices = np.array([Chip(i) for i in range(16)], object).reshape(1, 2, 8, 1, 1, 1)
-        axis_names, size = sharding.AXES, 16
-
     found = hlo.collectives((TEXTS / "tpu_two_slices.txt").read_text(), TwoSlices())
     across = [c for c in found if c.across]
     assert [(c.kind, c.axes, c.bytes, c.count, c.group) for c in across] == [

@@ -86,3 +86,65 @@ def test_a_start_without_operands_makes_a_buffer_of_its_own():
     line = "  %q = (f32[4096]{0}, u32[]{:S(2)}) call-start()\n"
     text = TEXT.replace("  %carry", line + "  %carry").replace("reduce(%d)", "reduce(%d, %q)")
     assert sorted(b.bytes for b in memory.at_the_peak(Code(text))) == [1024, 2048, 4096, 16384]
+
+
+# A loop of two layers: it stacks what each starts from, and sums something up. Neither array has a name of its own.
+LOOP = (
+    TEXT[: TEXT.index("%body")]
+    + """%body (p: (s32[], f32[2,256], f32[512], f32[2,128])) -> (s32[], f32[2,256], f32[512], f32[2,128]) {
+  %p = (s32[], f32[2,256]{1,0}, f32[512]{0}, f32[2,128]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %stack = f32[2,256]{1,0} get-tuple-element(%p), index=1
+  %sum = f32[512]{0} get-tuple-element(%p), index=2
+  %w = f32[2,128]{1,0} get-tuple-element(%p), index=3
+  %x = f32[1,256]{1,0} broadcast(%i), metadata={op_name="jit(step)/jvp()/while/body/add" stack_frame_id=2}
+  %piece = f32[1,256]{1,0} bitcast(%x)
+  %put = f32[2,256]{1,0} dynamic-update-slice(%stack, %piece, %i, %i), metadata={op_name="update.7"}
+  %more = f32[512]{0} add(%sum, %sum), metadata={op_name="jit(step)/while/body/sum_gradients/add" stack_frame_id=2}
+  ROOT %t = (s32[], f32[2,256]{1,0}, f32[512]{0}, f32[2,128]{1,0}) tuple(%i, %put, %more, %w)
+}
+
+%condition (p: (s32[], f32[2,256], f32[512], f32[2,128])) -> pred[] {
+  %p = (s32[], f32[2,256]{1,0}, f32[512]{0}, f32[2,128]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %n = s32[] constant(2)
+  ROOT %c = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (w: f32[2,128]) -> f32[] {
+  %w = f32[2,128]{1,0} parameter(0), metadata={op_name="state.params['w']"}
+  %i = s32[] constant(0)
+  %empty = f32[2,256]{1,0} broadcast(%i), metadata={op_name="broadcast.311"}
+  %zeros = f32[512]{0} custom-call(), custom_call_target="AllocateBuffer"
+  %copy = f32[2,128]{1,0} copy(%w)
+  %carry = (s32[], f32[2,256]{1,0}, f32[512]{0}, f32[2,128]{1,0}) tuple(%i, %empty, %zeros, %copy)
+  %loop = (s32[], f32[2,256]{1,0}, f32[512]{0}, f32[2,128]{1,0}) while(%carry), condition=%condition, body=%body
+  %out = f32[2,256]{1,0} get-tuple-element(%loop), index=1
+  %outs = f32[512]{0} get-tuple-element(%loop), index=2
+  ROOT %r = f32[] reduce(%out, %outs), dimensions={0,1}
+}
+"""
+)
+
+
+def test_an_array_without_a_name_is_named_by_what_a_loop_writes_into_it():
+    found = {b.shape: b for b in memory.at_the_peak(Code(LOOP))}
+    stack, total, copied = (found[shape] for shape in ("f32[2,256]", "f32[512]", "f32[2,128]"))
+    assert (stack.operation, stack.kind) == ("jit(step)/jvp()/while/body/add", "activations")
+    assert (total.operation, total.kind) == ("jit(step)/while/body/sum_gradients/add", "gradients")
+    assert (copied.operation, copied.kind) == ("state.params['w']", "temporaries"), (
+        "it is only read: what it is a copy of"
+    )
+
+
+def test_the_end_of_a_pair_gives_what_its_start_made():
+    """What the start reads is needed no longer than the end, and is not made again."""
+    text = TEXT.replace(
+        "  %d = f32[512]{0} dynamic-update-slice(%b, %x1, %i)",
+        """  %s = ((f32[512]{0}, s32[]), f32[128]{0}, u32[]) dynamic-slice-start(%b, %i)
+  %piece = f32[128]{0} dynamic-slice-done(%s)
+  %late = f32[8192]{0} broadcast(%piece)
+  %d = f32[512]{0} reduce(%late)""",
+    )
+    # At its worst moment the last broadcast and its sum: b and the piece are gone.
+    assert sorted(b.bytes for b in memory.at_the_peak(Code(text))) == [2048, 32768]
