@@ -117,9 +117,7 @@ def attend(
     if bias is not None or implementation == "plain":
         place = place._replace(seq=None)
     if place.seq and sharding.current_context() == "ring":
-        if implementation not in ("auto", "chunked"):
-            raise ValueError(f"model.attention = {implementation!r} needs parallel.context = 'ulysses', not 'ring'")
-        one = functools.partial(context.ring, rule, place.seq)
+        one = functools.partial(context.ring, rule, place.seq, _turns(implementation, rule, place.seq, q, k))
     else:
         name = _choose(implementation, rule, q, k, v, sinks, bias)
         if name == "plain" and not place.seq:
@@ -149,6 +147,19 @@ def _choose(implementation, rule, q, k, v, sinks, bias) -> str:
     if kernel and S >= KERNEL_FROM and not refusal(kernel):
         return kernel
     return "chunked" if S >= CHUNKED_FROM and bias is None else "plain"
+
+
+def _turns(implementation, rule, axis: str, q, k) -> context.Turns:
+    """How the turns of a ring are computed; ValueError where that asked for cannot."""
+    mesh = sharding.current_mesh()
+    reason = kernels.ring_refusal(mesh.devices.flat[0].platform, rule, q.shape[1], k.shape[1], mesh.shape[axis])
+    if implementation not in ("auto", "chunked", "splash"):
+        raise ValueError(f"model.attention = {implementation!r} needs parallel.context = 'ulysses', not 'ring'")
+    if implementation == "splash" and reason:
+        raise ValueError(
+            f"model.attention = 'splash' with parallel.context = 'ring': {reason}; 'auto' chooses one that can"
+        )
+    return context.blockwise_turns if implementation == "chunked" or reason else kernels.splash_turns
 
 
 def _plain(rule, q, k, v, sinks, q_where, k_where, local, bias=None):

@@ -8,6 +8,7 @@ Shapes: B batch, T query and S key of one device, H heads, K kv heads, h head_di
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -61,9 +62,16 @@ def place(q: jax.Array, k: jax.Array) -> Place:
 
 # ------------------------------------------------------------------------------------------------ ring
 
+# (rule, axis, q, k, v, sinks, q_where, k_where, window) -> (B, T, H, w)
+Turns = Callable[..., jax.Array]
 
-def ring(rule: Rule, axis: str, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None) -> jax.Array:
+
+def ring(
+    rule: Rule, axis: str, turns: Turns, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None
+) -> jax.Array:
     """One device's part, in a shard_map over `axis`: its queries against all keys, (B, T, H, w); q already scaled.
+
+    turns: `blockwise_turns`, or a kernel's (splash_ring.py).
 
     Causal: in zig-zag order, device i of n holding pieces i and 2n-1-i of 2n. In the order of the text the last device
     would compute n blocks and the first one, and all would wait for the last; so each of them computes half a block per
@@ -73,18 +81,26 @@ def ring(rule: Rule, axis: str, q, k, v, sinks, q_where: Where, k_where: Where, 
     zigzag = rule.causal and q.shape[1] % 2 == 0 and k.shape[1] % 2 == 0
     if zigzag:
         q, k, v, q_where, k_where = jax.tree.map(functools.partial(_reorder, axis=axis), (q, k, v, q_where, k_where))
-    out = _ring(rule, axis, q, k, v, sinks, q_where, k_where, reach(rule, local))
+    out = turns(rule, axis, q, k, v, sinks, q_where, k_where, reach(rule, local))
     return _reorder(out, axis, back=True) if zigzag else out
 
 
 def _reorder(x: jax.Array, axis: str, back: bool = False) -> jax.Array:
-    """Pieces 2i and 2i + 1 on device i -> pieces i and 2n-1-i, the even one first; `back`: the inverse."""
+    """Pieces 2i and 2i + 1 on device i -> pieces i and 2n-1-i, in this order; `back`: the inverse."""
     n = jax.lax.axis_size(axis)
+    x = _swapped(x, axis) if back else x
     moved = []
     for parity, half in enumerate(jnp.split(x, 2, axis=1)):
         moves = [(i, min(2 * i + parity, 2 * n - 1 - 2 * i - parity)) for i in range(n)]
         moved.append(jax.lax.ppermute(half, axis, [pair[::-1] for pair in moves] if back else moves))
-    return jnp.concatenate(moved, axis=1)
+    x = jnp.concatenate(moved, axis=1)
+    return x if back else _swapped(x, axis)
+
+
+def _swapped(x: jax.Array, axis: str) -> jax.Array:
+    """The halves in the other order on devices of odd number: of pieces i and 2n-1-i the even one has come first."""
+    odd = jax.lax.axis_index(axis) % 2 == 1
+    return jnp.where(odd, jnp.roll(x, x.shape[1] // 2, axis=1), x)
 
 
 def _next(tree, axis: str):
@@ -94,7 +110,8 @@ def _next(tree, axis: str):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _ring(rule, axis, q, k, v, sinks, q_where, k_where, window):
+def blockwise_turns(rule, axis, q, k, v, sinks, q_where, k_where, window):
+    """The ring with blocks of blockwise.py, on any platform and for every rule."""
     return _ring_forward(rule, axis, q, k, v, sinks, q_where, k_where, window)[0]
 
 
@@ -138,7 +155,7 @@ def _ring_backward(rule, axis, saved, d_out):
     return dq, dk.astype(keys.k.dtype), dv.astype(keys.v.dtype), given.d_sinks, None, None, None
 
 
-_ring.defvjp(_ring_forward, _ring_backward)
+blockwise_turns.defvjp(_ring_forward, _ring_backward)
 
 
 # ------------------------------------------------------------------------------------------------ ulysses

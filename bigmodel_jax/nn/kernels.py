@@ -13,6 +13,8 @@ from bigmodel_jax.nn.visibility import KEPT, Rule, Where, reach, visible
 
 # cuDNN takes segments as an additive mask (B, 1, T, S) of 2 bytes each: half a GiB a row at this length.
 CUDNN_MAX_KEYS = 16_384
+# Half a device's keys are whole rows of lanes.
+RING_LANES = 128
 
 
 def splash(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None) -> jax.Array:
@@ -20,6 +22,13 @@ def splash(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: ja
     from bigmodel_jax.nn import splash  # Pallas, half a second to import, where it is used alone
 
     return splash.attend(rule, q, k, v, sinks, q_where, k_where, local)
+
+
+def splash_turns(rule: Rule, axis: str, q, k, v, sinks, q_where: Where, k_where: Where, window: jax.Array) -> jax.Array:
+    """(B, T, H, w) by splash_ring.py, as `turns` of `context.ring`."""
+    from bigmodel_jax.nn import splash_ring
+
+    return splash_ring.attend(rule, axis, False, q, k, v, sinks, q_where, k_where)
 
 
 def cudnn(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None) -> jax.Array:
@@ -56,6 +65,17 @@ def refusal(name: str, platform: str, rule: Rule, q, k, v, sinks, bias) -> str:
         ),
     }
     return checks[name]()
+
+
+def ring_refusal(platform: str, rule: Rule, T: int, S: int, devices: int) -> str:
+    """Why splash cannot compute a ring's turns over so many devices, or ''; T queries, S keys of all of them."""
+    if only := _only("TPU", ("tpu",), platform):
+        return only
+    if rule.window and rule.window < S:
+        return "which blocks a window hides depends on the device"
+    if T != S or T % (2 * RING_LANES * devices):
+        return f"queries and keys are as many, a multiple of {2 * RING_LANES} a device, not {T} and {S} over {devices}"
+    return ""
 
 
 def _no(**features) -> str:

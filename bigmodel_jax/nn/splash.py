@@ -30,8 +30,9 @@ def attend(
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
 
     def run(window: int):
-        kernel = _kernel(rule._replace(window=window), q.shape[1], (q.shape[2], k.shape[2]), interpret)
-        return jax.vmap(kernel, in_axes=(0, 0, 0, 0, None))(q, k, v, segments, sinks)
+        shape = (q.shape[2], k.shape[2])
+        one = kernel(rule._replace(window=window), q.shape[1], shape, interpret, residual_checkpoint_name=KEPT)
+        return jax.vmap(one, in_axes=(0, 0, 0, 0, None))(q, k, v, segments, sinks)
 
     if rule.window >= S or local is None:
         out = run(0 if rule.window >= S else rule.window)
@@ -47,7 +48,8 @@ def _lanes(x, where):
     return jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0))), segments
 
 
-def _kernel(rule: Rule, num_heads: int, shape: tuple[int, int], interpret: bool):
+def kernel(rule: Rule, num_heads: int, shape: tuple[int, int], interpret: bool, **options):
+    """Splash for one row of the batch: q (H, T, h), k (K, S, h), v (K, S, w); shape: (T, S). options: of `make_splash_mha`."""
     before = rule.window - 1 if rule.window else None
     if before is None and not rule.causal:
         mask = splash_mask.FullMask(shape)
@@ -64,6 +66,6 @@ def _kernel(rule: Rule, num_heads: int, shape: tuple[int, int], interpret: bool)
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=rule.softcap or None,
-        residual_checkpoint_name=KEPT,
         interpret=interpret,
+        **options,
     )

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig
 from bigmodel_jax.models import BertConfig, LlamaConfig, MixtralConfig, ViTConfig
-from bigmodel_jax.nn import attention, blockwise, context
+from bigmodel_jax.nn import attention, blockwise, context, splash_ring
 from bigmodel_jax.nn.attention import Where
 from bigmodel_jax.objectives import Classification, MaskedLanguageModel, NextToken
 from bigmodel_jax.optim import OptimConfig
@@ -84,6 +85,26 @@ def test_attention_equals_one_device(case, layout, monkeypatch):
     np.testing.assert_allclose(got, want, atol=2e-6)
     for a, b in zip(got_grads, want_grads, strict=True):
         np.testing.assert_allclose(a, b, atol=5e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [c for c in CASES if "window" not in CASES[c][0]])
+@pytest.mark.parametrize("seq", [2, 4])
+def test_a_ring_of_splash_kernels_equals_one_device(case, seq, monkeypatch):
+    """In Pallas's interpreter: the turns' masks, their merging, and the gradients of the whole row's softmax."""
+    monkeypatch.setattr(sys.modules[__name__], "T", 256 * seq)
+
+    def turns(rule, axis, q, k, v, sinks, q_where, k_where, window):
+        return splash_ring.attend(rule, axis, True, q, k, v, sinks, q_where, k_where)
+
+    options, num_kv_heads, documents = CASES[case]
+    arrays = inputs(num_kv_heads, documents)
+    want, want_grads = outputs_and_gradients(ParallelConfig(data=1), 1, options, *arrays)
+    monkeypatch.setattr(attention, "_turns", lambda *_: turns)
+    got, got_grads = outputs_and_gradients(ParallelConfig(data=1, seq=seq), seq, options, *arrays)
+    np.testing.assert_allclose(got, want, atol=2e-6)
+    for a, b in zip(got_grads, want_grads, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow

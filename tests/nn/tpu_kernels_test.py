@@ -39,5 +39,11 @@ def test_the_forward_kernel_runs_again_only_where_nothing_of_it_is_kept(found):
     assert found["train_step, save_attn"] == [*BACKWARD, FORWARD]
 
 
-def test_ring_attention_compiles_for_tpu_without_a_kernel(found):
-    assert found["ring"] == []
+def test_a_ring_has_kernels_for_its_own_keys_and_for_those_of_each_side(found):
+    """Over two devices: what lies on the device, then either an earlier device's keys or a later one's."""
+    assert found["ring"] == sorted([*BACKWARD, FORWARD] * 3)
+    assert found["ring_full"] == sorted([*BACKWARD, FORWARD] * 2)
+
+
+def test_a_ring_with_a_window_compiles_without_a_kernel(found):
+    assert found["ring_window"] == []

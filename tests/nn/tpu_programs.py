@@ -50,6 +50,8 @@ CASES = {
     "narrow": {"h": 64, "w": 64},
     "ulysses": {"parallel": ParallelConfig(data=1, fsdp=2, seq=2, context="ulysses")},
     "ring": {"parallel": ParallelConfig(data=1, fsdp=2, seq=2)},
+    "ring_full": {"parallel": ParallelConfig(data=1, fsdp=2, seq=2), "causal": False},
+    "ring_window": {"parallel": ParallelConfig(data=1, fsdp=2, seq=2), "window": 256},
 }
 
 
