@@ -7,7 +7,7 @@ import re
 from bigmodel_jax.plan.frames import Frames
 
 _CALLS = re.compile(
-    r"\b(?:calls|to_apply|called_computations|branch_computations|true_computation|false_computation)"
+    r"\b(?:calls|body|condition|to_apply|called_computations|branch_computations|true_computation|false_computation)"
     r"=(\{[^}]*\}|[^,\s]+)"
 )
 
@@ -33,16 +33,27 @@ class Program:
             self.callers[body].append((name, times))
             self.callers[condition].append((name, times + 1))
             return
-        for callees in _CALLS.findall(line):
-            for callee in re.findall(r"[\w.\-]+", callees):
-                if callee in self.computations:
-                    self.callers[callee].append((name, 1))
-                    if " fusion(" in line or " fusion-start(" in line:
-                        self.fused[callee] = line
+        callees = self._callees(line)
+        if " conditional(" in line and callees:
+            callees = [max(callees, key=self._length)]
+        for callee in callees:
+            self.callers[callee].append((name, 1))
+            if " fusion(" in line or " fusion-start(" in line:
+                self.fused[callee] = line
+
+    def _callees(self, line: str) -> list[str]:
+        names = (name for found in _CALLS.findall(line) for name in re.findall(r"[\w.\-]+", found))
+        return [name for name in names if name in self.computations]
+
+    @functools.cache  # noqa: B019
+    def _length(self, name: str) -> int:
+        """Lines of a computation and of all that it calls."""
+        lines = self.computations[name]
+        return len(lines) + sum(self._length(callee) for line in lines for callee in self._callees(line))
 
     @functools.cache  # noqa: B019 - lives as long as its program
     def times(self, name: str) -> int:
-        """How often one run of the program runs this computation; a branch of a conditional counts as taken."""
+        """How often one run of the program runs this computation; of a conditional's branches the longest is taken."""
         return 1 if name == self.entry else sum(self.times(caller) * n for caller, n in self.callers[name])
 
     def owner(self, name: str) -> str:

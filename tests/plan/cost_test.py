@@ -203,3 +203,10 @@ ENTRY %main (a: f32[9,128], u: f32[1,128], i: s32[]) -> f32[9,128] {
 }
 """
     assert measure(Code("HloModule m\n\n" + text)).bytes == 2 * 512 + 4
+
+
+def test_of_a_conditional_one_branch_counts():
+    def fn(x, w):
+        return jax.lax.cond(x[0, 0] > 0, lambda: jnp.tanh(x @ w) @ w, lambda: x @ w)
+
+    assert sum(measure(compiled(fn, (16, 32), (32, 32))).flops.values()) == 2 * 2 * 16 * 32 * 32
