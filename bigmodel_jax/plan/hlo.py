@@ -43,8 +43,8 @@ class Collective:
     kind: one of KINDS. bytes: of the whole buffer on one device: what an all-gather makes, a reduce-scatter or an
     all-reduce reads, the others send. axes: the mesh axes that its groups span, of size above 1, in the mesh's order.
     members: positions in the mesh of the devices of one group. count: how often one run of the program runs it (of a
-    conditional's branches the longest is taken). shapes: e.g. ("f32[16,64]",), more than one where the compiler has
-    combined several. across: between slices, over the data-centre network. source: the JAX operation it comes from and its line.
+    conditional's branches the longest). shapes: e.g. ("f32[16,64]",), more than one where the compiler has combined
+    several. across: between slices, over the data-centre network. source: the JAX operation it comes from and its line.
     """
 
     kind: str

@@ -67,6 +67,12 @@ def parse(name: str, slices: int = 1) -> Topology:
     return Topology(chip, sizes, slices)
 
 
+def parse_slices(name: str) -> Topology:
+    """As `parse`, with the number of slices in front: 4xv5e:16x16."""
+    several = re.fullmatch(r"(\d+)x(\D.*)", name)
+    return parse(several[2], int(several[1])) if several else parse(name)
+
+
 def roomier(topology: Topology) -> Topology | None:
     """As many chips with more memory in the same plane: v5p for v5e and v6e. None where there is none to be had."""
     return Topology(BY_NAME["v5p"], (*topology.shape, 1), topology.slices) if topology.chip.dims == 2 else None

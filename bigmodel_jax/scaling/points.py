@@ -46,9 +46,13 @@ def planned_points(
     config: Config, topologies: tuple[Topology, ...], layouts: tuple[str, ...], mode: Mode
 ) -> list[Point]:
     """As `make_points`, of machines that are not here."""
-    names = {t.devices: t.title for t in topologies}
-    points = make_points(config, tuple(names), layouts, mode) if names else []
-    return [dataclasses.replace(point, topology=names[point.devices]) for point in points]
+    made = make_points(config, tuple(t.devices for t in topologies), layouts, mode) if topologies else []
+    pairs = [(point, t) for point in made for t in topologies if t.devices == point.devices]
+    return [dataclasses.replace(p, topology=t.title, config=_sliced(p.config, t.slices)) for p, t in pairs]
+
+
+def _sliced(config: Config, slices: int) -> Config:
+    return dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, slices=slices))
 
 
 def make_points(

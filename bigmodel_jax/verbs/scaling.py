@@ -35,7 +35,7 @@ def scale(args: Sequence[str]) -> None:
     for name in ("processes", "windows", "steps"):
         if getattr(parsed, name) < 1:
             raise ValueError(f"--{name} {getattr(parsed, name)}; it must be 1 or more")
-    machines = [topologies.parse(name) for name in parsed.topologies]
+    machines = [topologies.parse_slices(name) for name in parsed.topologies]
     for machine in machines:
         topologies.check_installed(machine)
     points = make_points(parsed.config, parsed.devices, parsed.layouts, parsed.mode, parsed.processes)
@@ -58,8 +58,8 @@ VERBS = {
         "              takes the rest\n"
         "--mode        weak (default): train.batch_size is that of the fewest devices\n"
         "              and grows with them; strong: it stays\n"
-        "--topologies  machines that are not here, such as v5e:4x4 v5e:8x8: planned with\n"
-        "              their compiler\n"
+        "--topologies  machines that are not here, such as v5e:16x16, or 4xv5e:16x16 for\n"
+        "              four slices of it: planned with their compiler\n"
         "--processes   share the devices among so many processes of this machine\n"
         "--windows     timed windows a point; --steps: steps of one window\n"
         "--run_dir     where scale.jsonl, scale.html and plots/ go; runs/<name>-scale\n"

@@ -43,6 +43,11 @@ def test_a_name_that_is_none_is_one_line_with_what_is_meant(name, says):
     assert "\n" not in str(error.value)
 
 
+def test_slices_may_stand_in_front():
+    assert topologies.parse_slices("4xv5e:16x16") == topologies.parse("v5e:16x16", 4)
+    assert topologies.parse_slices("v5e:16x16") == topologies.parse("v5e:16x16")
+
+
 def test_gpus_have_their_slices_in_their_name():
     with pytest.raises(ValueError, match="part of the name: h100:2x8x8"):
         topologies.parse("h100:1x8x8", 2)

@@ -7,7 +7,8 @@ from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig
 from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.objectives import NextToken
-from bigmodel_jax.scaling.points import make_points, parse_layout
+from bigmodel_jax.plan import topology as topologies
+from bigmodel_jax.scaling.points import make_points, parse_layout, planned_points
 
 CONFIG = Config(LlamaConfig.tiny(), NextToken(), DataConfig(), train=TrainConfig(batch_size=8))
 
@@ -35,6 +36,17 @@ def test_weak_grows_the_batch_and_strong_keeps_it():
         ("fsdp", 4, 16),
     ]
     assert {p.config.train.batch_size for p in make_points(CONFIG, (2, 4), ("data",), "strong")} == {8}
+
+
+def test_planned_points_are_machines_and_not_their_number_of_chips():
+    """256 chips of one slice and of four are two points, and the layout is told of the slices."""
+    machines = [topologies.parse_slices(name) for name in ("v5e:8x8", "v5e:16x16", "4xv5e:8x8")]
+    points = planned_points(CONFIG, tuple(machines), ("fsdp",), "weak")
+    assert [(p.topology, p.config.train.batch_size, p.config.parallel.slices) for p in points] == [
+        ("v5e:8x8", 8, 1),
+        ("v5e:16x16", 32, 1),
+        ("4 x v5e:8x8", 32, 4),
+    ]
 
 
 @pytest.mark.parametrize(
