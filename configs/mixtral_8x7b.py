@@ -14,6 +14,6 @@ def get_config() -> Config:
     base = llama3_8b.get_config()
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(PRESETS["mixtral-8x7b"], remat="full", capacity_factor=1.25),
+        model=dataclasses.replace(PRESETS["mixtral-8x7b"], remat="full"),
         train=dataclasses.replace(base.train, batch_size=512),
     )
