@@ -52,7 +52,7 @@ def test_moments_on_the_host_leave_the_device_more_room(found):
     plain, offloaded = (
         found[name]["arguments"] + found[name]["temporaries"] for name in ("wide", "wide_offload_optimizer")
     )
-    assert offloaded < 0.8 * plain
+    assert offloaded < 0.9 * plain
 
 
 def test_most_products_of_an_int8_step_have_int8_operands(found):
