@@ -6,7 +6,6 @@ from, so here a reduction of exactly a gradient's shape stands for both.
 
 import collections
 import math
-import re
 
 import jax
 import numpy as np
@@ -18,6 +17,7 @@ from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig
 from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.objectives import NextToken
+from bigmodel_jax.plan import hlo, instructions
 from bigmodel_jax.training.state import abstract_state
 from bigmodel_jax.training.step import make_train_step
 
@@ -26,9 +26,6 @@ MODEL = LlamaConfig(
     vocab_size=512, num_layers=3, embed_dim=64, num_heads=4, num_kv_heads=2, head_dim=24, mlp_dim=160, max_seq_len=40
 )
 ROWS, LENGTH = 16, 40
-COLLECTIVE = re.compile(
-    r"= (\(.*?\)|\S+) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-)
 SMALL = 2048  # elements: norms, scalars and row numbers stay below
 
 
@@ -47,14 +44,11 @@ def collectives(parallel: ParallelConfig) -> dict[str, list[tuple[int, ...]]]:
     batch = {k: jax.ShapeDtypeStruct((ROWS, LENGTH), d, sharding=where) for k, d in names.items()}
     program = make_train_step(config, mesh).lower(abstract_state(config, mesh), batch).compile().as_text()
     found = collections.defaultdict(list)
-    for line in program.splitlines():
-        match = COLLECTIVE.search(line)
-        shapes = re.findall(r"\w+\[([\d,]*)\]", match[1]) if match else []
-        dims = [tuple(sorted(int(d) for d in shape.split(",") if d and d != "1")) for shape in shapes]
-        if match and match[2] == "all-to-all":  # its results are the pieces, one per device
+    for one in hlo.collectives(program, mesh):
+        dims = [tuple(sorted(d for d in instructions.dims(shape) if d != 1)) for shape in one.shapes]
+        if one.kind == "all-to-all":  # its results are the pieces, one per device
             dims = [(sum(map(math.prod, dims)),)]
-        if match:
-            found[match[2]] += [d for d in dims if math.prod(d) >= SMALL]
+        found[one.kind] += [d for d in dims if math.prod(d) >= SMALL]
     return found
 
 
