@@ -77,7 +77,7 @@ def candidates(config: Config, topology: Topology) -> tuple[list[Candidate], lis
 def layouts(config: Config, topology: Topology) -> Iterator[Config]:
     """mesh x remat x microbatches x offload, with `tensor` the sequence between products cut or not.
 
-    Slices lie along `data`, for only it may cross the network between them.
+    Slices lie along `data` or, where they do not divide it, along `fsdp`: what else goes across waits for its network.
     """
     experts = divisors(getattr(config.model, "num_experts", 1))
     remats = REMATS if hasattr(config.model, "remat") else ("",)
@@ -87,11 +87,13 @@ def layouts(config: Config, topology: Topology) -> Iterator[Config]:
     for tensor, expert in itertools.product(divisors(math.gcd(per_slice, MOST_TENSOR)), experts):
         if per_slice % (tensor * expert):
             continue
-        rest = per_slice // (tensor * expert)
+        shards = topology.devices // (tensor * expert)
         cuts = tensor > 1 and hasattr(config.data, "seq_len")
         residuals = (cut_sequence(config, ("seq",)), cut_sequence(config)) if cuts else (config,)
-        for fsdp in divisors(rest):
-            data = topology.slices * rest // fsdp
+        for fsdp in divisors(shards):
+            data = shards // fsdp
+            if data % topology.slices and fsdp % topology.slices:
+                continue
             rows = config.train.batch_size // (data * fsdp * expert)
             for base, remat, offload in itertools.product(residuals, remats, offloads):
                 for microbatches in (n for n in (1, 2, 4, 8) if n <= max(rows, 1)):

@@ -41,13 +41,16 @@ def seconds(config: Config, topology: Topology) -> float:
     # Weights are gathered forward and backward, once more where the forward pass is repeated; gradients go the other way.
     gathers = (3 if passes > 7 else 2) * config.train.microbatches + 1
     hidden = 2.0 * gathers * count / (parallel.tensor * parallel.expert) * (parallel.fsdp > 1) / links
+    mine, dcn = count / (parallel.fsdp * parallel.tensor * parallel.expert), chip.dcn / chip.devices
+    by_data = topology.slices > 1 and parallel.data % topology.slices == 0
     if parallel.data > 1:
-        across = chip.dcn / chip.devices if topology.slices > 1 else links
-        hidden += 8.0 * count / (parallel.fsdp * parallel.tensor * parallel.expert) / across
+        hidden += 8.0 * mine / (dcn if by_data else links)
+    if topology.slices > 1 and not by_data:  # of every gather a chip sends its part to each of the other slices
+        hidden += 2.0 * gathers * mine * (topology.slices - 1) / dcn
     # Over `tensor` two sums a layer, forward and backward, each a gather and a scatter along one axis of the torus.
     activations = getattr(model, "num_layers", 1) * getattr(model, "embed_dim", 0) * rows
     waited = 8.0 * 2.0 * activations * (parallel.tensor > 1) / (2 * chip.link)
-    host = 16.0 * count / (parallel.fsdp * parallel.tensor * parallel.expert) if parallel.offload_optimizer else 0.0
+    host = 16.0 * mine if parallel.offload_optimizer else 0.0
     return max(compute, hidden, 4.0 * rows * hosted / HOST_LINK) + waited + host / HOST_LINK
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.plan import changes, screen, search
-from bigmodel_jax.plan.sums import saved
+from bigmodel_jax.plan.sums import saved, seconds
 from bigmodel_jax.plan.topology import parse
 from bigmodel_jax.report.plan_page import build_plan_page
 
@@ -213,6 +213,28 @@ def test_a_search_rejects_with_reasons_and_writes_a_config_that_loads(tmp_path):
         loaded = config_file.load(path)
         assert loaded.parallel == best.config.parallel
         assert (loaded.model, loaded.train) == (best.config.model, best.config.train)
+
+
+def test_slices_lie_along_data_or_fsdp():
+    topology = parse("v5e:4x4", 4)
+    config = config_file.load(CONFIG)
+    config = dataclasses.replace(
+        config,
+        parallel=dataclasses.replace(config.parallel, slices=4),
+        data=dataclasses.replace(config.data, seq_len=512),
+        train=dataclasses.replace(config.train, batch_size=64),
+    )
+    meshes = {layout.parallel for layout in search.layouts(config, topology)}
+    assert all(mesh.data % 4 == 0 or mesh.fsdp % 4 == 0 for mesh in meshes)
+    across = [m for m in meshes if m.data == 1 and m.fsdp == 64 and not m.offload_optimizer]
+    within = [m for m in meshes if m.data == 4 and m.fsdp == 16 and not m.offload_optimizer]
+    assert across
+    assert within
+    # A gather between slices waits for their network: three parts of 8 B / 64 numbers, three times over and once back.
+    step = {name: dataclasses.replace(config, parallel=m[0]) for name, m in (("across", across), ("within", within))}
+    slow, fast = (seconds(step[name], topology) for name in ("across", "within"))
+    assert slow > 2.0 * 4 * 8.03e9 / 64 * 3 / topology.chip.dcn
+    assert fast < slow
 
 
 def test_cutting_the_sequence_over_tensor_is_tried_and_saves_what_layers_keep():
