@@ -232,9 +232,9 @@ def test_slices_lie_along_data_or_fsdp():
     assert within
     # A gather between slices waits for their network: three parts of 8 B / 64 numbers, three times over and once back.
     step = {name: dataclasses.replace(config, parallel=m[0]) for name, m in (("across", across), ("within", within))}
-    slow, fast = (seconds(step[name], topology) for name in ("across", "within"))
-    assert slow > 2.0 * 4 * 8.03e9 / 64 * 3 / topology.chip.dcn
-    assert fast < slow
+    assert seconds(step["across"], topology) > 2.0 * 4 * 8.03e9 / 64 * 3 / topology.chip.dcn
+    # A gradient's all-reduce in float32, of a sixteenth.
+    assert seconds(step["within"], topology) > 8.0 * 8.03e9 / 16 / topology.chip.dcn
 
 
 def test_cutting_the_sequence_over_tensor_is_tried_and_saves_what_layers_keep():
