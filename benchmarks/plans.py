@@ -18,7 +18,6 @@ PLANS = ROOT / "docs" / "plans"
 GIB = 2.0**30
 
 LONG = "--data.seq_len 131072 --model.max_seq_len 131072 --train.batch_size 16"
-ONE_PIECE = "--train.microbatches 1"
 # name: (config, topology, options)
 PRESETS = {
     "8b_v5e": ("llama3_8b", "v5e:16x16", ""),
@@ -26,11 +25,7 @@ PRESETS = {
     "70b_v5p": ("llama3_70b", "v5p:8x8x8", ""),
     "70b_v6e": ("llama3_70b", "v6e:16x16", "--train.batch_size 256"),
     "405b_v5p": ("llama3_405b", "v5p:8x16x16", ""),
-    "405b_v6e": (
-        "llama3_405b",
-        "v6e:16x16",
-        "--slices 8 --parallel.tensor 4 --parallel.rules.residual_seq seq tensor --train.batch_size 1024 " + ONE_PIECE,
-    ),
+    "405b_v6e": ("llama3_405b", "v6e:16x16", "--slices 8 --parallel.tensor 4 --train.batch_size 1024"),
     "mixtral_v6e": ("mixtral_8x7b", "v6e:16x16", ""),
     "deepseek_v5p": ("deepseek_v3", "v5p:8x16x16", ""),
     "vit_22b_v5p": ("vit_22b", "v5p:4x8x8", ""),
@@ -62,7 +57,7 @@ PUBLISHED = {
         "MaxText, Llama 3.1 8B",
     ),
     "llama31_70b_v6e": ("llama3_70b", "v6e:16x16", "--train.batch_size 256", 50.3, "MaxText, Llama 3.1 70B"),
-    "mixtral_v5p": ("mixtral_8x7b", "v5p:4x8x8", "", 52.6, "MaxText, Mixtral 8x7B"),
+    "mixtral_v5p": ("mixtral_8x7b", "v5p:4x8x8", "--parallel.expert 1", 52.6, "MaxText, Mixtral 8x7B"),
     "70b_4x_v5e": (
         "llama3_70b",
         "v5e:16x16",

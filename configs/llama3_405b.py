@@ -1,4 +1,5 @@
-"""Llama 3.1 405B from scratch on your own text, made for 2,048 chips of TPU v5p (8x16x16): FSDP over 256, tensor over 8.
+"""Llama 3.1 405B from scratch on your own text, made for 2,048 chips of TPU v5p (8x16x16): FSDP over 1,024, tensor over 2,
+which also cuts the sequence between a layer's products.
 
 `launch.py plan configs/llama3_405b.py --topology v5p:8x16x16` says what it needs and costs (docs/plan.md).
 """
@@ -6,7 +7,7 @@
 import dataclasses
 
 from bigmodel_jax.config import Config
-from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.models.llama import PRESETS
 from configs import llama3_8b
 
@@ -18,6 +19,6 @@ def get_config() -> Config:
         model=dataclasses.replace(PRESETS["llama-3.1-405b"], remat="full"),
         data=dataclasses.replace(base.data, seq_len=8192),
         optim=dataclasses.replace(base.optim, lr=8e-5, warmup_steps=8000),
-        parallel=ParallelConfig(data=1, fsdp=-1, tensor=8),
-        train=dataclasses.replace(base.train, batch_size=2048, microbatches=4),
+        parallel=ParallelConfig(data=1, fsdp=-1, tensor=2, rules=Rules(residual_seq=("seq", "tensor"))),
+        train=dataclasses.replace(base.train, batch_size=2048),
     )

@@ -91,8 +91,8 @@ def _reason(record: Record) -> str:
     return f"{moved[axis] / 2**20:,.1f} MiB a device and step cross {axis}"
 
 
-COLUMNS = ("Layout", "Devices", "Batch", "Step", "p95", "Throughput", "Efficiency", "MFU", "Moved a device")
-NARROW = tuple(name for name in COLUMNS if name not in ("Batch", "Moved a device"))  # what 80 columns hold
+COLUMNS = ("Layout", "Devices", "Machine", "Batch", "Step", "p95", "Throughput", "Efficiency", "MFU", "Moved a device")
+NARROW = tuple(name for name in COLUMNS if name not in ("Machine", "Batch", "Moved a device"))  # what 80 columns hold
 
 
 def scaling_table(records: list[Record]) -> Table:
@@ -115,6 +115,7 @@ def row(name: str, record: Record, share: float) -> list[str]:
     return [
         name,
         f"{record['devices']}{processes}",
+        record.get("topology") or record["device_kind"],
         f"{record['batch_size']:,}",
         f"{1e3 * record['step_seconds']:,.1f} ms",
         "-" if p95 is None else f"{1e3 * p95:,.1f} ms",

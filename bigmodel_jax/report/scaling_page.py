@@ -45,8 +45,9 @@ def _body(title, found, series: list[Series], light, dark) -> str:
 
 
 NOTE = (
-    "Medians of windows between two idle devices, warm-up excluded. Dashed: every device as fast as on the fewest. "
-    "Bytes: what one device moves in a step, by mesh axis, read in the compiled program."
+    "Medians of windows between two idle devices, warm-up excluded; hollow: not measured, planned with the machine's own "
+    "compiler and its published rates. Dashed: every device as fast as on the fewest. Bytes: what one device moves in a "
+    "step, by mesh axis, read in the compiled program."
 )
 
 
@@ -98,8 +99,7 @@ def efficiency_figure(series: list[Series], theme: Theme):
     for i, s in enumerate(series):
         counts = [r["devices"] for r in s.records]
         labels.append(_points(axes, counts, efficiency(s), theme.series[i % len(theme.series)], s))
-    axes.set_ylim(bottom=0)
-    percent_ticks(axes.yaxis)
+    _from_zero(axes)
     return _legend(figure, axes, labels)
 
 
@@ -109,8 +109,7 @@ def mfu_figure(series: list[Series], theme: Theme):
     for i, s in enumerate(series):
         counts, shares = [r["devices"] for r in s.records], [r["mfu"] for r in s.records]
         labels.append(_points(axes, counts, shares, theme.series[i % len(theme.series)], s))
-    axes.set_ylim(bottom=0)
-    percent_ticks(axes.yaxis)
+    _from_zero(axes)
     return _legend(figure, axes, labels)
 
 
@@ -146,6 +145,12 @@ def _device_axes(series: list[Series], theme: Theme, title: str):
     axes.set_xticks(counts, [f"{n:,}" for n in counts])
     axes.minorticks_off()
     return figure, axes
+
+
+def _from_zero(axes) -> None:
+    """A scale of percent from 0, with room above the highest point."""
+    axes.set_ylim(0.0, 1.1 * max(y for line in axes.lines for y in line.get_ydata()))
+    percent_ticks(axes.yaxis)
 
 
 def _points(axes, x, y, color: str, series: Series) -> tuple[float, str, str]:
