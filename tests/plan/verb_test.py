@@ -1,7 +1,6 @@
 """`launch.py plan` as it is typed: mistakes, the screen, the page, and one real compile."""
 
 import copy
-import dataclasses
 import importlib.util
 import json
 import os
@@ -12,9 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bigmodel_jax import cli, config_file
-from bigmodel_jax.plan import changes, screen, search
-from bigmodel_jax.plan.sums import saved, seconds
+from bigmodel_jax import cli
+from bigmodel_jax.plan import screen
 from bigmodel_jax.plan.topology import parse
 from bigmodel_jax.report.plan_page import build_plan_page
 
@@ -198,59 +196,13 @@ def test_the_page_opens_offline_and_holds_the_pictures(tmp_path):
     assert "models/llama.py:109" in page
 
 
-def test_a_search_rejects_with_reasons_and_writes_a_config_that_loads(tmp_path):
-    config, topology = config_file.load(CONFIG), parse("v5e:16x16")
-    found, rejected = search.candidates(config, topology)
-    assert found
-    assert all(c.memory <= topology.chip.hbm for c in found)
-    assert [c.seconds for c in found] == sorted(c.seconds for c in found)
-    # Whole replicas of 8 B parameters with Adam are 96 GB and more.
-    assert any("data=256" in title and "GiB" in reason for title, reason in rejected)
-    cut = next(c for c in found if "sequence cut over tensor" in c.title)
-    for name, best in (("best", found[0]), ("cut", cut)):
-        path = tmp_path / f"{name}.py"
-        search.write_config(path, CONFIG, {"config": config_file.to_json(best.config)}, "The best.")
-        loaded = config_file.load(path)
-        assert loaded.parallel == best.config.parallel
-        assert (loaded.model, loaded.train) == (best.config.model, best.config.train)
-
-
-def test_slices_lie_along_data_or_fsdp():
-    topology = parse("v5e:4x4", 4)
-    config = config_file.load(CONFIG)
-    config = dataclasses.replace(
-        config,
-        parallel=dataclasses.replace(config.parallel, slices=4),
-        data=dataclasses.replace(config.data, seq_len=512),
-        train=dataclasses.replace(config.train, batch_size=64),
-    )
-    meshes = {layout.parallel for layout in search.layouts(config, topology)}
-    assert all(mesh.data % 4 == 0 or mesh.fsdp % 4 == 0 for mesh in meshes)
-    across = [m for m in meshes if m.data == 1 and m.fsdp == 64 and not m.offload_optimizer]
-    within = [m for m in meshes if m.data == 4 and m.fsdp == 16 and not m.offload_optimizer]
-    assert across
-    assert within
-    # A gather between slices waits for their network: three parts of 8 B / 64 numbers, three times over and once back.
-    step = {name: dataclasses.replace(config, parallel=m[0]) for name, m in (("across", across), ("within", within))}
-    assert seconds(step["across"], topology) > 2.0 * 4 * 8.03e9 / 64 * 3 / topology.chip.dcn
-    # A gradient's all-reduce in float32, of a sixteenth.
-    assert seconds(step["within"], topology) > 8.0 * 8.03e9 / 16 / topology.chip.dcn
-
-
-def test_cutting_the_sequence_over_tensor_is_tried_and_saves_what_layers_keep():
-    topology = parse("v5e:16x16")
-    config = config_file.load(CONFIG)
-    tensor = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, fsdp=32, tensor=8))
-    tried = {change.options: change.config for change in changes.candidates(tensor, topology)}
-    cut = tried["--parallel.rules.residual_seq seq tensor"]
-    assert cut.parallel.rules.residual_seq == ("seq", "tensor")
-    assert not any("residual_seq" in change.options for change in changes.candidates(config, topology))
-    whole, eighth = (saved(c.model, c.parallel)[0] for c in (tensor, cut))
-    assert whole == 8 * eighth
-
-
 NEEDS_LIBTPU = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: uv sync --extra plan"
+)
+
+NEEDS_CUDA = pytest.mark.skipif(
+    importlib.util.find_spec("jax_plugins") is None or importlib.util.find_spec("jax_plugins.xla_cuda13") is None,
+    reason="the CUDA compiler is not installed: uv sync --extra plan-gpu",
 )
 
 
@@ -303,3 +255,17 @@ def test_what_does_not_fit_ends_with_a_change_that_was_compiled_and_fits(tmp_pat
     assert helped["fits"]
     assert helped["used"] <= plan["memory"]["limit"]
     assert not any(change["fits"] for change in failed)
+
+
+@pytest.mark.slow
+@NEEDS_CUDA
+def test_hosts_of_gpus_are_planned_by_their_own_compiler(tmp_path):
+    """Two hosts of four H100s: attention is cuDNN's, and what leaves a host is told from what stays in it."""
+    sizes = ("--data.seq_len", "1024", "--model.max_seq_len", "1024", "--train.batch_size", "8")
+    code, plan = planned(tmp_path, "h100:1x2x4", *sizes, "--parallel.fsdp", "4", "--parallel.data", "2")
+    assert code == 0
+    assert plan["flops"]["kernels_per_device"] > 0
+    networks = {(row["network"], *row["axes"]) for row in plan["collectives"] if row["sent"]}
+    assert ("ici", "fsdp") in networks
+    assert ("dcn", "data") in networks
+    assert ("dcn", "fsdp") not in networks

@@ -1,0 +1,62 @@
+"""The search for a layout, before anything is compiled: what is considered, rejected, and written."""
+
+import dataclasses
+from pathlib import Path
+
+from bigmodel_jax import config_file
+from bigmodel_jax.plan import changes, search
+from bigmodel_jax.plan.sums import saved, seconds
+from bigmodel_jax.plan.topology import parse
+
+CONFIG = Path(__file__).parents[2] / "configs" / "llama3_8b.py"
+
+
+def test_a_search_rejects_with_reasons_and_writes_a_config_that_loads(tmp_path):
+    config, topology = config_file.load(CONFIG), parse("v5e:16x16")
+    found, rejected = search.candidates(config, topology)
+    assert found
+    assert all(c.memory <= topology.chip.hbm for c in found)
+    assert [c.seconds for c in found] == sorted(c.seconds for c in found)
+    # Whole replicas of 8 B parameters with Adam are 96 GB and more.
+    assert any("data=256" in title and "GiB" in reason for title, reason in rejected)
+    cut = next(c for c in found if "sequence cut over tensor" in c.title)
+    for name, best in (("best", found[0]), ("cut", cut)):
+        path = tmp_path / f"{name}.py"
+        search.write_config(path, CONFIG, {"config": config_file.to_json(best.config)}, "The best.")
+        loaded = config_file.load(path)
+        assert loaded.parallel == best.config.parallel
+        assert (loaded.model, loaded.train) == (best.config.model, best.config.train)
+
+
+def test_slices_lie_along_data_or_fsdp():
+    topology = parse("v5e:4x4", 4)
+    config = config_file.load(CONFIG)
+    config = dataclasses.replace(
+        config,
+        parallel=dataclasses.replace(config.parallel, slices=4),
+        data=dataclasses.replace(config.data, seq_len=512),
+        train=dataclasses.replace(config.train, batch_size=64),
+    )
+    meshes = {layout.parallel for layout in search.layouts(config, topology)}
+    assert all(mesh.data % 4 == 0 or mesh.fsdp % 4 == 0 for mesh in meshes)
+    across = [m for m in meshes if m.data == 1 and m.fsdp == 64 and not m.offload_optimizer]
+    within = [m for m in meshes if m.data == 4 and m.fsdp == 16 and not m.offload_optimizer]
+    assert across
+    assert within
+    # A gather between slices waits for their network: three parts of 8 B / 64 numbers, three times over and once back.
+    step = {name: dataclasses.replace(config, parallel=m[0]) for name, m in (("across", across), ("within", within))}
+    assert seconds(step["across"], topology) > 2.0 * 4 * 8.03e9 / 64 * 3 / topology.chip.dcn
+    # A gradient's all-reduce in float32, of a sixteenth.
+    assert seconds(step["within"], topology) > 8.0 * 8.03e9 / 16 / topology.chip.dcn
+
+
+def test_cutting_the_sequence_over_tensor_is_tried_and_saves_what_layers_keep():
+    topology = parse("v5e:16x16")
+    config = config_file.load(CONFIG)
+    tensor = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, fsdp=32, tensor=8))
+    tried = {change.options: change.config for change in changes.candidates(tensor, topology)}
+    cut = tried["--parallel.rules.residual_seq seq tensor"]
+    assert cut.parallel.rules.residual_seq == ("seq", "tensor")
+    assert not any("residual_seq" in change.options for change in changes.candidates(config, topology))
+    whole, eighth = (saved(c.model, c.parallel)[0] for c in (tensor, cut))
+    assert whole == 8 * eighth
