@@ -103,7 +103,7 @@ def _swapped(x: jax.Array, axis: str) -> jax.Array:
     return jnp.where(odd, jnp.roll(x, x.shape[1] // 2, axis=1), x)
 
 
-def _next(tree, axis: str):
+def pass_on(tree, axis: str):
     """Every array to the next device of the ring."""
     n = jax.lax.axis_size(axis)
     return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, [(i, (i + 1) % n) for i in range(n)]), tree)
@@ -122,7 +122,7 @@ def _ring_forward(rule, axis, q, k, v, sinks, q_where, k_where, window):
     def turn(carry, _):
         running, keys = carry
         # Both read the same keys: they are on their way while they are computed with.
-        return (blockwise.accumulate(rule, running, queries, keys, window), _next(keys, axis)), None
+        return (blockwise.accumulate(rule, running, queries, keys, window), pass_on(keys, axis)), None
 
     running = blockwise.start(queries, sinks, v.shape[-1])
     (running, last), _ = jax.lax.scan(turn, (running, seen), length=jax.lax.axis_size(axis) - 1)
@@ -143,14 +143,14 @@ def _ring_backward(rule, axis, saved, d_out):
     def turn(carry, _):
         dq, keys, dkv = carry
         dq, dkv = add(dq, keys, dkv)
-        return (dq, *_next((keys, dkv), axis)), None
+        return (dq, *pass_on((keys, dkv), axis)), None
 
     # The keys' gradients travel with them, in float32: every device adds to them.
     dkv = tuple(jnp.zeros(x.shape, jnp.float32) for x in (keys.k, keys.v))
     carry = jnp.zeros(queries.q.shape, jnp.float32), keys, dkv
     (dq, last, dkv), _ = jax.lax.scan(turn, carry, length=jax.lax.axis_size(axis) - 1)
     dq, dkv = add(dq, last, dkv)
-    dk, dv = _next(dkv, axis)  # home
+    dk, dv = pass_on(dkv, axis)  # home
     dq = blockwise.join_queries(dq, q.shape).astype(q.dtype)
     return dq, dk.astype(keys.k.dtype), dv.astype(keys.v.dtype), given.d_sinks, None, None, None
 

@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 
 from bigmodel_jax.nn import splash
+from bigmodel_jax.nn.context import pass_on
 from bigmodel_jax.nn.visibility import KEPT, Rule, Where
 
 LOWEST = -1e30  # the logarithm of no sum; finite, so that differences of two are 0 and not NaN
@@ -63,11 +64,11 @@ def _forward(rule, axis, interpret, q, k, v, sinks, q_where, k_where):
     def turn(carry, t):
         found, keys = carry
         # Both read the same keys: they are on their way while they are computed with.
-        return (_merged(found, _turn(rule, axis, t, see, keys)), _next(keys, axis)), None
+        return (_merged(found, _turn(rule, axis, t, see, keys)), pass_on(keys, axis)), None
 
     n = jax.lax.axis_size(axis)
     found = _with_sinks(see(keys, rule.causal), sinks)
-    (found, last), _ = jax.lax.scan(turn, (found, _next(keys, axis)), jnp.arange(1, n - 1))
+    (found, last), _ = jax.lax.scan(turn, (found, pass_on(keys, axis)), jnp.arange(1, n - 1))
     found = _merged(found, _turn(rule, axis, n - 1, see, last))
     out = checkpoint_name(found.out.astype(v.dtype), KEPT)
     log_sum = checkpoint_name(found.log_sum, KEPT)
@@ -86,14 +87,14 @@ def _backward(rule, axis, interpret, saved, d_out):
     def turn(carry, t):
         dq, dkv, keys = carry
         dq, dkv = add(dq, dkv, t, keys)
-        return (dq, *_next((dkv, keys), axis)), None
+        return (dq, *pass_on((dkv, keys), axis)), None
 
     n = jax.lax.axis_size(axis)
     # The keys' gradients travel with them, in float32: every device adds to them.
     dq, *dkv = see(keys, rule.causal)
-    (dq, dkv, last), _ = jax.lax.scan(turn, (dq, *_next((tuple(dkv), keys), axis)), jnp.arange(1, n - 1))
+    (dq, dkv, last), _ = jax.lax.scan(turn, (dq, *pass_on((tuple(dkv), keys), axis)), jnp.arange(1, n - 1))
     dq, dkv = add(dq, dkv, n - 1, last)
-    dk, dv = _next(dkv, axis)  # home
+    dk, dv = pass_on(dkv, axis)  # home
     d_sinks = None
     if sinks is not None:
         delta = jnp.sum(d_out.astype(jnp.float32) * found.out.astype(jnp.float32), axis=-1)
@@ -107,12 +108,6 @@ attend.defvjp(_forward, _backward)
 
 
 # ------------------------------------------------------------------------------------------------ turns
-
-
-def _next(tree, axis: str):
-    """Every array to the next device of the ring."""
-    n = jax.lax.axis_size(axis)
-    return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, [(i, (i + 1) % n) for i in range(n)]), tree)
 
 
 def _turn(rule: Rule, axis: str, t, see, keys: Keys):
