@@ -45,19 +45,29 @@ def time(plan: dict, theme: Theme):
         "dcn": "network" if gpu else "between slices",
         "step": "predicted step",
     }
-    shown = [(text, 1000 * line[name]) for name, text in names.items() if line[name]]
-    return _bars(theme, "Time of a step", "milliseconds", shown, last=True)
+    shown = [(text, line[name]) for name, text in names.items() if line[name]]
+    return _bars(theme, "Time of a step", shown, last=True)
 
 
 def collectives(plan: dict, theme: Theme):
     rows = plan.get("collectives", [])[:6]
     if not rows:
         return None
-    shown = [(f"{row['kind']} {' x '.join(row['axes'])}", 1000 * row["seconds"]) for row in rows]
-    return _bars(theme, "Collectives by mesh axis", "milliseconds a step", shown)
+    several = len({row["network"] for row in rows}) > 1
+    shown = [
+        (f"{row['kind']} {' x '.join(row['axes'])}{_network(row) if several else ''}", row["seconds"]) for row in rows
+    ]
+    return _bars(theme, "Collectives by mesh axis", shown)
 
 
-def _bars(theme: Theme, title: str, unit: str, rows: list[tuple[str, float]], *, last: bool = False):
+def _network(row: dict) -> str:
+    return f", {row['network'].upper()}"
+
+
+def _bars(theme: Theme, title: str, rows: list[tuple[str, float]], *, last: bool = False):
+    """A bar a row, of so many seconds; in milliseconds where none is longer than ten."""
+    scale, unit = (1.0, "seconds") if max(seconds for _, seconds in rows) > 10.0 else (1000.0, "milliseconds")
+    rows = [(name, scale * seconds) for name, seconds in rows]
     figure, axes = new_axes(theme, title, unit, height=1.4 + 0.36 * len(rows))
     colors = [theme.series[0]] * len(rows)
     colors[-1] = theme.series[1] if last else colors[-1]
