@@ -13,8 +13,7 @@ from bigmodel_jax.nn.visibility import KEPT, Rule, Where, reach, visible
 
 # cuDNN takes segments as an additive mask (B, 1, T, S) of 2 bytes each: half a GiB a row at this length.
 CUDNN_MAX_KEYS = 16_384
-# Half a device's keys are whole rows of lanes.
-RING_LANES = 128
+LANES = 128  # of a TPU's vector unit: splash's blocks are whole rows of them
 
 
 def splash(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None) -> jax.Array:
@@ -73,8 +72,8 @@ def ring_refusal(platform: str, rule: Rule, T: int, S: int, devices: int) -> str
         return only
     if rule.window and rule.window < S:
         return "which blocks a window hides depends on the device"
-    if T != S or T % (2 * RING_LANES * devices):
-        return f"queries and keys are as many, a multiple of {2 * RING_LANES} a device, not {T} and {S} over {devices}"
+    if T != S or T % (2 * LANES * devices):  # half a device's keys are a kernel's, too
+        return f"queries and keys are as many, a multiple of {2 * LANES} a device, not {T} and {S} over {devices}"
     return ""
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
+from bigmodel_jax.nn.kernels import LANES
 from bigmodel_jax.nn.visibility import KEPT, Rule, Where
 
-# Blocks are made of rows of 128 lanes; 512 is MaxText's choice, too.
-LANES, BLOCK = 128, 512
+BLOCK = 512  # MaxText's choice, too
 
 
 def attend(

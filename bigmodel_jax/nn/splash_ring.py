@@ -11,7 +11,7 @@ Shapes: B batch, T query, S key of one device, H heads, K kv heads, h head_dim, 
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 
 from bigmodel_jax.nn import splash
+from bigmodel_jax.nn.blockwise import LOWEST
 from bigmodel_jax.nn.context import pass_on
 from bigmodel_jax.nn.visibility import KEPT, Rule, Where
-
-LOWEST = -1e30  # the logarithm of no sum; finite, so that differences of two are 0 and not NaN
 
 
 class Queries(NamedTuple):
@@ -51,7 +50,7 @@ class Result(NamedTuple):
 def attend(rule: Rule, axis: str, interpret: bool, q, k, v, sinks, q_where: Where, k_where: Where) -> jax.Array:
     """(B, T, H, w); as `context.ring`'s inner part: q scaled, zig-zag order where the rule is causal, no window.
 
-    T = S, both a multiple of 256 where causal, else of 128. interpret: on any platform.
+    T = S, a multiple of 256: half of it is whole rows of lanes. interpret: on any platform.
     """
     return _forward(rule, axis, interpret, q, k, v, sinks, q_where, k_where)[0]
 
@@ -115,15 +114,29 @@ def _turn(rule: Rule, axis: str, t, see, keys: Keys):
     if not rule.causal:
         return see(keys, False)
     earlier = t <= jax.lax.axis_index(axis)
-    return jax.lax.cond(earlier, lambda: see(keys, False, of_keys=1), lambda: see(keys, False, of_queries=1))
+    return jax.lax.cond(earlier, lambda: see(keys, False, k_part=1), lambda: see(keys, False, q_part=2))
 
 
-def _halves(x: jax.Array, part: int | None, axis: int) -> jax.Array:
-    """All of it, or its first (1) or second (2) half."""
-    if part is None:
-        return x
-    half = x.shape[axis] // 2
-    return jax.lax.slice_in_dim(x, half * (part - 1), half * part, axis=axis)
+def _half(tree: Any, part: int) -> Any:
+    """Of every array all tokens (part 0), or the first (1) or second (2) half of them."""
+
+    def one(x: jax.Array) -> jax.Array:
+        axis = _tokens(x)
+        half = x.shape[axis] // 2
+        return jax.lax.slice_in_dim(x, half * (part - 1), half * part, axis=axis)
+
+    return jax.tree.map(one, tree) if part else tree
+
+
+def _placed(x: jax.Array, part: int, fill: float = 0.0) -> jax.Array:
+    """The inverse: `fill` in the place of the other half."""
+    other = jnp.full_like(x, fill)
+    return jnp.concatenate([(x, other), (other, x)][part - 1], axis=_tokens(x)) if part else x
+
+
+def _tokens(x: jax.Array) -> int:
+    """The dimension that counts tokens: the last of (B, T), of the others the third."""
+    return min(2, x.ndim - 1)
 
 
 def _merged(a: Result, b: Result) -> Result:
@@ -144,30 +157,23 @@ def _with_sinks(found: Result, sinks: jax.Array | None) -> Result:
 # ------------------------------------------------------------------------------------------------ kernels
 
 
-def _see(rule, interpret, queries: Queries, keys: Keys, own: bool, of_keys=None, of_queries=None) -> Result:
-    """Attention of the queries (of_queries: of their second half alone) to the keys (of_keys: to their first half)."""
-    part = 2 if of_queries else None
-    q, q_segments = _halves(queries.q, part, 2), _halves(queries.segments, part, 1)
-    k, v, k_segments = _halves(keys.k, of_keys, 2), _halves(keys.v, of_keys, 2), _halves(keys.segments, of_keys, 1)
+def _see(rule, interpret, queries: Queries, keys: Keys, own: bool, q_part: int = 0, k_part: int = 0) -> Result:
+    """Attention of the queries, or half of them, to the keys, or half of them."""
+    (q, q_segments), (k, v, k_segments) = _half(queries, q_part), _half(keys, k_part)
     kernel = _kernel(rule, own, q, k, interpret, save_residuals=True)
 
     def one(q, k, v, *segments):
         out, (log_sum,) = kernel(q, k, v, splash_kernel.SegmentIds(*segments))
-        return Result(out.astype(jnp.float32), log_sum)
+        return out.astype(jnp.float32), log_sum
 
-    found = jax.vmap(one)(q, k, v, q_segments, k_segments)
-    if part is None:
-        return found
-    nothing = Result(jnp.zeros_like(found.out), jnp.full_like(found.log_sum, LOWEST))
-    return jax.tree.map(lambda *halves: jnp.concatenate(halves, axis=2), nothing, found)
+    out, log_sum = jax.vmap(one)(q, k, v, q_segments, k_segments)
+    return Result(_placed(out, q_part), _placed(log_sum, q_part, LOWEST))
 
 
-def _gradients(rule, interpret, queries, found: Result, d_out, keys: Keys, own: bool, of_keys=None, of_queries=None):
+def _gradients(rule, interpret, queries, found: Result, d_out, keys: Keys, own: bool, q_part: int = 0, k_part: int = 0):
     """(dq, dk, dv), float32, of `_see`; found: of all turns together."""
-    part = 2 if of_queries else None
-    q, q_segments = _halves(queries.q, part, 2), _halves(queries.segments, part, 1)
-    k, v, k_segments = _halves(keys.k, of_keys, 2), _halves(keys.v, of_keys, 2), _halves(keys.segments, of_keys, 1)
-    given = (_halves(x, part, 2) for x in (found.out, found.log_sum, d_out))
+    (q, q_segments), (k, v, k_segments) = _half(queries, q_part), _half(keys, k_part)
+    given = _half((*found, d_out), q_part)
     kernel = _kernel(rule, own, q, k, interpret)
     options = [kernel.kwargs[name] for name in BACKWARD]
 
@@ -177,9 +183,8 @@ def _gradients(rule, interpret, queries, found: Result, d_out, keys: Keys, own: 
         # Not public; the public gradient is that of one turn's own softmax.
         return splash_kernel._splash_attention_bwd(*options, saved, d_out)[3:6]
 
-    grads = [x.astype(jnp.float32) for x in jax.vmap(one)(q, k, v, q_segments, k_segments, *given)]
-    places = (part, of_keys, of_keys)
-    return tuple(_placed(g, where) for g, where in zip(grads, places, strict=True))
+    dq, dk, dv = (x.astype(jnp.float32) for x in jax.vmap(one)(q, k, v, q_segments, k_segments, *given))
+    return _placed(dq, q_part), _placed(dk, k_part), _placed(dv, k_part)
 
 
 # In the order of splash's backward pass.
@@ -193,14 +198,6 @@ BACKWARD = (
     "attn_logits_soft_cap",
     "interpret",
 )
-
-
-def _placed(x: jax.Array, part: int | None) -> jax.Array:
-    """A half with zeros for the other one."""
-    if part is None:
-        return x
-    halves = (x, jnp.zeros_like(x)) if part == 1 else (jnp.zeros_like(x), x)
-    return jnp.concatenate(halves, axis=2)
 
 
 def _kernel(rule: Rule, own: bool, q, k, interpret: bool, **options):

@@ -8,6 +8,7 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core.sharding import AXES, axis_names, factor
 from bigmodel_jax.plan.compile import compile_step, used_bytes
+from bigmodel_jax.plan.sums import cuts_sequence
 from bigmodel_jax.plan.topology import Topology
 
 SEQUENCE_CUT = ("seq", "tensor")
@@ -61,8 +62,7 @@ def _valid(config: Config, topology: Topology) -> bool:
 
 def _sequence(config: Config, topology: Topology):
     """What stands between a layer's products is cut along the sequence where its heads are cut over tensor."""
-    tensor, rules = factor(config.parallel, topology.devices)[-1], config.parallel.rules
-    if tensor > 1 and "tensor" not in axis_names(rules.residual_seq):
+    if factor(config.parallel, topology.devices)[-1] > 1 and not cuts_sequence(config.parallel):
         yield f"--parallel.rules.residual_seq {' '.join(SEQUENCE_CUT)}", cut_sequence(config)
 
 

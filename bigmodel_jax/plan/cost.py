@@ -119,20 +119,15 @@ def _bytes(code: Code, computation: str, one: Instruction) -> float:
     if one.opcode == "dynamic-update-slice":
         return 2.0 * memory_bytes(shapes[1])
     if one.opcode in ("dynamic-slice-start", "dynamic-update-slice-start"):  # one end may be the host's memory
-        piece = instructions.ARRAY.search(shapes[1])[0] if "update" in one.opcode else _made(one)
+        piece = shapes[1] if "update" in one.opcode else instructions.made(one)
         return memory_bytes(piece) + (num_bytes(piece.split("{")[0]) if memory_bytes(shapes[0]) else 0.0)
     if one.opcode == "copy-start":  # (copy, operand, ...), each in HBM or on the chip
         return float(memory_bytes(one.result))
     if one.opcode == "slice-start":  # ((operand), slice, ...)
-        return float(num_bytes(instructions.ARRAY.findall(one.result)[1][0]))
+        return float(num_bytes(instructions.made(one)))
     if one.opcode.removesuffix("-start") in KINDS or one.opcode == "send":
         return 2.0 * sum(map(memory_bytes, shapes))
     return float(memory_bytes(one.result) + sum(map(memory_bytes, shapes)))
-
-
-def _made(one: Instruction) -> str:
-    """The array that the start of a pair makes, as printed: ((operands), array, ...)."""
-    return [match[0] for match in instructions.ARRAY.finditer(one.result)][-2]
 
 
 def _fusion_bytes(code: Code, one: Instruction, shapes: list[str]) -> float:

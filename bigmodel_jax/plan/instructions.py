@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 
-from bigmodel_jax.plan.hlo import num_bytes
+from bigmodel_jax.plan.hlo import num_bytes, top_level
 from bigmodel_jax.plan.program import Program
 
 _HEAD = re.compile(r"^(?:ROOT )?%?([\w.\-]+) = ")
@@ -37,6 +37,12 @@ class Instruction:
     def op_name(self) -> str:
         match = re.search(r'op_name="([^"]*)"', self.rest)
         return match[1] if match else ""
+
+
+def made(one: Instruction) -> str:
+    """What the start of a pair makes, of the tuple that it prints: (its operands, what it makes, ...), of a copy the two
+    the other way round."""
+    return top_level(one.result[1:-1])[0 if one.opcode == "copy-start" else 1].strip()
 
 
 def parse(line: str) -> Instruction | None:

@@ -11,8 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from bigmodel_jax.plan.hlo import top_level
-from bigmodel_jax.plan.instructions import ARRAY, Code, Instruction, memory_bytes
+from bigmodel_jax.plan.instructions import ARRAY, Code, Instruction, made, memory_bytes
 from bigmodel_jax.plan.origin import Origins
 
 Tree = Any  # a buffer's number, or a list of trees for a tuple
@@ -167,13 +166,10 @@ class _Walk:
         return self._new(computation, one, given.get)
 
     def _started(self, computation: str, one: Instruction, operands: list[Tree]) -> Tree:
-        """[its operands, what it makes] of the start of a pair; a copy's prints the two the other way round."""
-        parts = top_level(re.sub(r"\{[^{}]*\}", lambda m: m[0].replace(",", ";"), one.result)[1:-1])
-        made = parts[0 if one.opcode == "copy-start" else 1].replace(";", ",")
+        """[its operands, what it makes] of the start of a pair."""
         if None in (shared := self._in_place(one)):
             return [operands, operands[shared[None]]]
-        whole = dataclasses.replace(one, result=made)
-        return [operands, self._new(computation, whole, lambda index: None)]
+        return [operands, self._new(computation, dataclasses.replace(one, result=made(one)), lambda index: None)]
 
     def _ended(self, start: Instruction | None, tree: Tree) -> Tree:
         """What the start of a pair made."""

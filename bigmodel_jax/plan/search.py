@@ -9,10 +9,10 @@ from pathlib import Path
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
-from bigmodel_jax.core.sharding import AXES, axis_names, factor
+from bigmodel_jax.core.sharding import AXES, factor
 from bigmodel_jax.plan.changes import cut_sequence
 from bigmodel_jax.plan.compile import Compiled, compile_all
-from bigmodel_jax.plan.sums import sums
+from bigmodel_jax.plan.sums import cuts_sequence, sums
 from bigmodel_jax.plan.topology import Topology, divisors
 
 REMATS = ("none", "dots", "save_qkv_attn_mlp", "save_qkv_attn", "full", "offload_qkv_attn", "offload_input")
@@ -57,7 +57,7 @@ class Candidate:
         mesh = " ".join(f"{axis}={getattr(parallel, axis)}" for axis in AXES if getattr(parallel, axis) > 1)
         remat = getattr(self.config.model, "remat", "")
         host = ", optimizer on the host" if parallel.offload_optimizer else ""
-        cut = ", sequence cut over tensor" if "tensor" in axis_names(parallel.rules.residual_seq) else ""
+        cut = ", sequence cut over tensor" if cuts_sequence(parallel) else ""
         return f"{mesh or 'one device'}, remat {remat}, microbatches {self.config.train.microbatches}{cut}{host}"
 
 
@@ -163,7 +163,7 @@ def _same(layout: Config, asked: Config, num_devices: int) -> bool:
             getattr(c.model, "remat", ""),
             c.train.microbatches,
             c.parallel.offload_optimizer,
-            "tensor" in axis_names(c.parallel.rules.residual_seq),
+            cuts_sequence(c.parallel),
         )
         for c in (layout, asked)
     ]

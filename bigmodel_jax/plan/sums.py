@@ -7,7 +7,7 @@ from typing import Any
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params
-from bigmodel_jax.core.sharding import AXES, axis_names
+from bigmodel_jax.core.sharding import AXES, ParallelConfig, axis_names
 from bigmodel_jax.plan.topology import Topology
 
 HOST_LINK = 16e9  # bytes/s between a chip and its host: PCIe Gen4 x 8, as Google's hosts share it
@@ -67,7 +67,7 @@ def saved(model: Any, parallel: Any) -> tuple[float, float, float]:
     Per layer of width D: its input D; queries, keys, values and attention's result; the MLP's two products.
     """
     layers, D, tensor = getattr(model, "num_layers", 1), getattr(model, "embed_dim", 0), parallel.tensor
-    if "tensor" in axis_names(parallel.rules.residual_seq):
+    if cuts_sequence(parallel):
         D = D / tensor
     heads, head_dim = getattr(model, "num_heads", 0), getattr(model, "head_dim", 0)
     attn = heads * head_dim / tensor
@@ -84,6 +84,11 @@ def saved(model: Any, parallel: Any) -> tuple[float, float, float]:
         "offload_qkv_attn": (0, D + qkv + attn, 7.6),
     }.get(getattr(model, "remat", ""), (4 * D + qkv + attn + 2 * mlp, 0, 6.0))
     return layers * device, layers * host, passes
+
+
+def cuts_sequence(parallel: ParallelConfig) -> bool:
+    """Whether the sequence between a layer's products is cut over `tensor`."""
+    return "tensor" in axis_names(parallel.rules.residual_seq)
 
 
 def _shape(model: Any) -> Any:

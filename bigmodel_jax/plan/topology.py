@@ -7,7 +7,7 @@ import math
 import re
 from pathlib import Path
 
-from bigmodel_jax.config import nearest
+from bigmodel_jax.config import Config, nearest
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, factor
 from bigmodel_jax.plan.chips import BY_NAME, CHIPS, Chip
 
@@ -71,6 +71,13 @@ def parse_slices(name: str) -> Topology:
     """As `parse`, with the number of slices in front: 4xv5e:16x16."""
     several = re.fullmatch(r"(\d+)x(\D.*)", name)
     return parse(several[2], int(several[1])) if several else parse(name)
+
+
+def sliced(config: Config, slices: int) -> Config:
+    """The config for so many slices; for one as it is."""
+    if slices == 1:
+        return config
+    return dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, slices=slices))
 
 
 def roomier(topology: Topology) -> Topology | None:

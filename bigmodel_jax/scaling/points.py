@@ -5,7 +5,7 @@ from typing import Literal
 
 from bigmodel_jax.config import Config, nearest
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, factor
-from bigmodel_jax.plan.topology import Topology
+from bigmodel_jax.plan.topology import Topology, sliced
 
 Mode = Literal["weak", "strong"]
 
@@ -48,11 +48,7 @@ def planned_points(
     """As `make_points`, of machines that are not here."""
     made = make_points(config, tuple(t.devices for t in topologies), layouts, mode) if topologies else []
     pairs = [(point, t) for point in made for t in topologies if t.devices == point.devices]
-    return [dataclasses.replace(p, topology=t.title, config=_sliced(p.config, t.slices)) for p, t in pairs]
-
-
-def _sliced(config: Config, slices: int) -> Config:
-    return dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, slices=slices))
+    return [dataclasses.replace(p, topology=t.title, config=sliced(p.config, t.slices)) for p, t in pairs]
 
 
 def make_points(

@@ -38,7 +38,7 @@ def plan(args: Sequence[str]) -> None:
     loaded, prog = config_file.load(target), f"launch.py plan {target}"
     given = configs.override(Arguments(loaded), _flag(options, "--search"), prog=prog)
     topology = topologies.parse(given.topology or _missing(), given.slices)
-    config = _sliced(given.config, given.slices)
+    config = topologies.sliced(given.config, given.slices)
     if not given.search:
         topologies.check_mesh(config.parallel, topology)
     name = target.parent.name if target.name == "config.json" else target.stem
@@ -46,13 +46,6 @@ def plan(args: Sequence[str]) -> None:
     found = (_search if given.search else _plan)(config, topology, given, name, folder, target)
     if not found["fits"]:
         raise SystemExit(DOES_NOT_FIT)
-
-
-def _sliced(config, slices: int):
-    """The config for so many slices, where it has a word for them."""
-    if slices == 1 or not hasattr(config.parallel, "slices"):
-        return config
-    return dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, slices=slices))
 
 
 def _plan(config, topology, given, name: str, folder: Path, target: Path) -> dict:
