@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.params import Init, Param, ones, zeros
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.nn import blockwise, context, cpu, kernels, linear, norm, shards
+from bigmodel_jax.nn import blockwise, context, cpu, kernels, linear, norm, recompute, shards
 from bigmodel_jax.nn.visibility import KEPT, Rule, Where, capped, reach, visible
 
 __all__ = ["Implementation", "Where", "attend", "plain", "project_out", "qkv", "spec", "visible"]
@@ -166,7 +166,11 @@ def _plain(rule, q, k, v, sinks, q_where, k_where, local, bias=None):
     mask = visible(q_where, k_where, rule.causal, reach(rule, local))
     if cpu.active() and not rule.softcap and sinks is None and bias is None:
         return checkpoint_name(_plain_on_cpu(q, k, v, mask), KEPT)
-    return checkpoint_name(plain(q, k, v, mask, rule.softcap, sinks, bias), KEPT)
+
+    def fn(q, k, v, mask, sinks, bias):
+        return plain(q, k, v, mask, rule.softcap, sinks, bias)
+
+    return checkpoint_name(recompute.from_arguments(fn)(q, k, v, mask, sinks, bias), KEPT)
 
 
 def _chunked(rule, q, k, v, sinks, q_where, k_where, local):

@@ -1,5 +1,6 @@
 """The position-wise half of a transformer block."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -7,7 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bigmodel_jax.core.params import Init, Param
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.nn import linear
+from bigmodel_jax.nn import linear, recompute
 
 
 def swiglu_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict[str, Param]:
@@ -20,14 +21,18 @@ def swiglu_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict[s
 
 def swiglu(p: dict, x: jax.Array) -> jax.Array:
     """(silu(x gate) * (x up)) down; x (B, T, D). Shazeer, arXiv:2002.05202."""
-    hidden = jax.nn.silu(linear.project(x, p["gate"])) * linear.project(x, p["up"])
+    hidden = recompute.from_arguments(lambda gate, up: jax.nn.silu(gate) * up)(*_gated(p, x))
     return linear.project(_named(hidden), p["down"])
 
 
 def geglu(p: dict, x: jax.Array) -> jax.Array:
     """(gelu(x gate) * (x up)) down, of swiglu's parameters, with the tanh approximation; x (B, T, D)."""
-    hidden = jax.nn.gelu(linear.project(x, p["gate"]), approximate=True) * linear.project(x, p["up"])
+    hidden = recompute.from_arguments(lambda gate, up: jax.nn.gelu(gate, approximate=True) * up)(*_gated(p, x))
     return linear.project(_named(hidden), p["down"])
+
+
+def _gated(p: dict, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return linear.project(x, p["gate"]), linear.project(x, p["up"])
 
 
 def _named(hidden: jax.Array) -> jax.Array:
@@ -44,11 +49,10 @@ def mlp_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict:
 
 def gelu_mlp(p: dict, x: jax.Array) -> jax.Array:
     """gelu(x up) down, with GPT-2's tanh approximation; x (B, T, D)."""
-    hidden = jax.nn.gelu(linear.linear(p["up"], x), approximate=True)
-    return linear.linear(p["down"], _named(hidden))
+    return mlp(p, x, functools.partial(jax.nn.gelu, approximate=True))
 
 
 def mlp(p: dict, x: jax.Array, activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """activation(x up) down; x (B, T, D)."""
-    hidden = activation(linear.linear(p["up"], x))
+    hidden = recompute.from_arguments(activation)(linear.linear(p["up"], x))
     return linear.linear(p["down"], _named(hidden))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core.params import Param, ones, zeros
+from bigmodel_jax.nn import recompute
 
 
 def rms_spec(dim: int) -> dict[str, Param]:
@@ -12,9 +13,13 @@ def rms_spec(dim: int) -> dict[str, Param]:
 
 def rms(p: dict, x: jax.Array, *, eps: float = 1e-5, offset: float = 0.0) -> jax.Array:
     """RMSNorm (Zhang & Sennrich, arXiv:1910.07467), times scale + `offset` (1 where scales are kept around 0, Gemma)."""
-    x32 = x.astype(jnp.float32)
-    y = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
-    return (y * (p["scale"].astype(jnp.float32) + offset)).astype(x.dtype)
+
+    def fn(x, scale):
+        x32 = x.astype(jnp.float32)
+        y = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+        return (y * (scale.astype(jnp.float32) + offset)).astype(x.dtype)
+
+    return recompute.from_arguments(fn)(x, p["scale"])
 
 
 def layer_spec(dim: int) -> dict[str, Param]:
@@ -23,7 +28,11 @@ def layer_spec(dim: int) -> dict[str, Param]:
 
 def layer(p: dict, x: jax.Array, *, eps: float = 1e-5) -> jax.Array:
     """LayerNorm (Ba et al., arXiv:1607.06450)."""
-    x32 = x.astype(jnp.float32)
-    centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-    y = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
-    return (y * p["scale"].astype(jnp.float32) + p["bias"].astype(jnp.float32)).astype(x.dtype)
+
+    def fn(x, scale, bias):
+        x32 = x.astype(jnp.float32)
+        centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+        return (y * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
+
+    return recompute.from_arguments(fn)(x, p["scale"], p["bias"])
