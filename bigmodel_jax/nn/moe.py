@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.params import Init, Param, zeros
 from bigmodel_jax.core.sharding import axis_names, constrain
-from bigmodel_jax.nn import expert_exchange, linear, shards
+from bigmodel_jax.nn import expert_exchange, hopper, linear, recompute, shards
 
 Implementation = Literal["auto", "dense", "grouped"]
 Activation = Callable[[jax.Array, jax.Array], jax.Array]
@@ -117,6 +117,7 @@ def experts(
     0 has room for all.
     implementation: of the dropless form; a CPU has no grouped product and would compute every expert anyway.
     """
+    activation = recompute.from_arguments(activation)
     if capacity_factor:
         return capacity(p, x_BTD, routing, mask_BT, capacity_factor, activation)
     if implementation == "auto":
@@ -216,7 +217,11 @@ def _sorted_by_expert(p, x_BTD, chosen, weights, *, first=0, activation):
 
 def _products(p, rows_ND, expert_N, sizes_E, activation):
     """Each row through its expert; rows sorted by expert, those past the last group left out."""
-    product = functools.partial(jax.lax.ragged_dot, group_sizes=sizes_E)
+
+    def product(rows, w):
+        if hopper.usable(rows, w):
+            return hopper.grouped_product(rows, w, sizes_E)
+        return jax.lax.ragged_dot(rows, w, group_sizes=sizes_E)
 
     def project_in(name):
         y = product(rows_ND, p[name])

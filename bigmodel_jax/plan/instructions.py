@@ -195,7 +195,19 @@ def _kernel(one: Instruction, shapes: list[str], causal: bool) -> tuple[float, s
         return 2.0 * math.prod(dims(one.result)) * math.prod(sizes[d] for d in contracted), dtype(shapes[0])
     if "fmha" in target and len(shapes) >= 3:
         return _fmha(one, shapes, causal, backward="Backward" in target)
+    if target.startswith("mosaic_gpu"):
+        return _grouped(one, [s for s in shapes if dtype(s) == "bf16"])
     return 0.0, ""
+
+
+def _grouped(one: Instruction, shapes: list[str]) -> tuple[float, str]:
+    """nn/hopper.py: rows and matrices (E, ., .) into rows, or two arrays of rows into matrices."""
+    if len(shapes) != 2:
+        return 0.0, ""
+    rows, other = map(dims, shapes)
+    inner = rows[0] if len(other) == 2 else rows[1]
+    size = rows[1] * other[1] if len(other) == 2 else math.prod(dims(one.result))
+    return 2.0 * inner * size, "bf16"
 
 
 # Products per pair of query and key of each pass: over the width of queries and keys, over that of values.
