@@ -114,7 +114,9 @@ def environment(platform: str, folder: str) -> dict[str, str]:
         # Any legal type does: it is not the one that is compiled for.
         tpu = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-16"}
         return env | tpu | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_PLATFORMS": "cpu"}
-    return env | {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "JAX_PLATFORMS": "", "CUDA_VISIBLE_DEVICES": "-1"}
+    # CUB, with which a GPU sorts, asks the device how much room it needs: without one there is the compiler's own sort.
+    cuda = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "XLA_FLAGS": "--xla_gpu_enable_cub_radix_sort=false"}
+    return env | cuda | {"JAX_PLATFORMS": "", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
 def _ask(request: dict, platform: str) -> dict:
