@@ -27,6 +27,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if args[:1] == ["train"]:
             runtime.keep_memory()
         runtime.quiet_tpu_runtime()
+        runtime.use_gpu_memory()
     args = list(args)
     try:
         _dispatch(args)

@@ -45,7 +45,7 @@ class Chip:
 
 
 # hbm of TPUs is what the compiler itself allows (read from its message where a program is too large): libtpu 0.0.52.
-# hbm of GPUs is 92 % of the device's memory, as XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 gives it; JAX's default is 75 %.
+# hbm of GPUs is 92 % of the device's memory, what runtime.py asks for.
 TPU_DOCS = "docs.cloud.google.com/tpu/docs/"
 CHIPS = (
     Chip(
