@@ -1,0 +1,112 @@
+"""One setting of `gpu_settings.py` on the GPU that is here: memory, step time, tokens/s and MFU beside its plan.
+
+    uv run --extra gpu python benchmarks/gpu_speed.py NAME [profile]
+
+prints a JSON object; with `profile` a second one follows, the kernels that took longest in two steps. A process of its own
+for each setting, since a process's peak of memory is that of all it did.
+"""
+
+import collections
+import json
+import re
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+from gpu_settings import FOLDER, GIB, SETTINGS, random_batch
+
+from bigmodel_jax import runtime
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.report.throughput import peak_flops, step_flops, step_size
+from bigmodel_jax.training.state import TrainState, init_state
+from bigmodel_jax.training.step import make_train_step
+
+WINDOWS, STEPS = 6, 4
+
+
+def time_windows(step, state, batch) -> tuple[list[float], list[float], TrainState]:
+    """(seconds a step of each window, the loss after each, the state then); a window begins and ends on an idle device."""
+    seconds, losses = [], []
+    for _ in range(WINDOWS + 1):
+        jax.block_until_ready(state)
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            state, sums = step(state, batch)
+        jax.block_until_ready((state, sums))
+        seconds.append((time.perf_counter() - start) / STEPS)
+        losses.append(float(sums["loss"].compute()))
+    return seconds[1:], losses, state  # the first one warms up
+
+
+def kernels(text: str) -> dict[str, int]:
+    """How often each of a GPU's library calls stands in the compiled program; a loop's body counts once."""
+    targets = re.findall(r'custom_call_target="([^"]+)"', text)
+    return {name: targets.count(name) for name in sorted(set(targets))}
+
+
+def longest(step, state, batch, most: int = 40) -> dict[str, float]:
+    """Milliseconds of the kernels that took longest in two steps, by name."""
+    total = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(2):
+                state, _ = step(state, batch)
+            jax.block_until_ready(state)
+        profile = jax.profiler.ProfileData.from_file(str(next(Path(folder).rglob("*.xplane.pb"))))
+    for plane in profile.planes:
+        for line in plane.lines if "/device:" in plane.name else ():
+            for event in line.events if "Stream" in line.name else ():
+                total[event.name] += event.duration_ns / 1e6
+    return dict(total.most_common(most)) | {"all": total.total()}
+
+
+def measure(name: str, profiled: bool) -> None:
+    config = SETTINGS[name]
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
+    state, batch = init_state(config, mesh), random_batch(config, mesh)
+    begun = time.perf_counter()
+    compiled = make_train_step(config, mesh).lower(state, batch).compile()
+    compile_seconds = time.perf_counter() - begun
+    flops = step_flops(config, params.merge(state.params, state.frozen), batch)
+    seconds, losses, state = time_windows(compiled, state, batch)
+    usage, median = compiled.memory_analysis(), statistics.median(seconds)
+    peak, _ = peak_flops(jax.devices()[:1], config.precision.compute)
+    memory = jax.devices()[0].memory_stats() or {}
+    size, unit = step_size(batch)
+    record = {
+        "name": name,
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "compile_seconds": compile_seconds,
+        "analysis_gib": (usage.argument_size_in_bytes + usage.temp_size_in_bytes) / GIB,
+        "peak_gib": memory.get("peak_bytes_in_use", 0) / GIB,
+        "limit_gib": memory.get("bytes_limit", 0) / GIB,
+        "step_ms": 1e3 * median,
+        "windows_ms": [1e3 * s for s in seconds],
+        unit + "_per_second": size / median,
+        "mfu": flops / median / peak if peak else 0.0,
+        "losses": losses,
+        "kernels": kernels(compiled.as_text()),
+        "predicted": predicted(name),
+    }
+    print(json.dumps(record), flush=True)
+    if profiled:
+        print(json.dumps({"name": name, "kernel_ms": longest(compiled, state, batch)}), flush=True)
+
+
+def predicted(name: str) -> dict:
+    """What `gpu_settings.py` planned, where it did."""
+    path = FOLDER / name / "plan.json"
+    if not path.is_file():
+        return {}
+    plan = json.loads(path.read_text())
+    return {"gib": plan["memory"]["used"] / GIB, "step_ms": 1e3 * plan["step_seconds"], "mfu": plan["mfu"]}
+
+
+if __name__ == "__main__":
+    runtime.use_gpu_memory()
+    runtime.keep_programs()
+    measure(sys.argv[1], "profile" in sys.argv[2:])
