@@ -1,6 +1,6 @@
 """How long a step takes: arithmetic, memory, and the two networks.
 
-Nothing here was ever measured on the machine: these are the chips' published rates and the compiler's program.
+These are the chips' published rates and the compiler's program: a bound. docs/results.md has it beside steps on a GPU.
 """
 
 import dataclasses
