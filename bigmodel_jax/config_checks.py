@@ -125,9 +125,9 @@ def _check_pipeline(config: Config, stages: int) -> None:
         value = getattr(parallel, f"pipeline_{wrong}")
         raise ValueError(f"parallel.pipeline_{wrong} = {value}; it must be {least} or more")
     if stages == 1:
-        if rounds > 1 or parallel.pipeline_microbatches > 1:
+        if rounds > 1 or parallel.pipeline_microbatches > 1 or parallel.pipeline_schedule != "gpipe":
             raise ValueError(
-                "parallel.pipeline_microbatches and parallel.pipeline_rounds need parallel.stage of 2 or more"
+                "parallel.pipeline_microbatches, pipeline_rounds and pipeline_schedule need parallel.stage of 2 or more"
             )
         return
     if parallel.pipeline_microbatches % stages:
@@ -144,6 +144,18 @@ def _check_pipeline(config: Config, stages: int) -> None:
     if not layers:
         raise ValueError(
             f"parallel.stage = {stages}: {type(config.model).__name__} has no stack of equal layers to cut"
+        )
+    remat = getattr(config.model, "remat", "none")
+    if parallel.pipeline_schedule == "1f1b" and remat.startswith("offload") and not parallel.pipeline_remat:
+        raise ValueError(
+            f"model.remat = {remat!r} needs parallel.pipeline_remat = True with parallel.pipeline_schedule = '1f1b', which "
+            "keeps what waits for its backward pass on the device"
+        )
+    stacks = {path.partition("layers/")[0] for path in layers}
+    if parallel.pipeline_schedule == "1f1b" and stacks != {""}:
+        raise ValueError(
+            f"parallel.pipeline_schedule = '1f1b' is for models of one stack of layers, and {type(config.model).__name__} "
+            "has several; 'gpipe' takes any number"
         )
     for path, num in layers.items():
         if num % (stages * rounds):

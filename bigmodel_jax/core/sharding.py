@@ -55,6 +55,8 @@ class ParallelConfig:
     "over seq: keys travel around a ring (arXiv:2310.01889), or heads are exchanged for the sequence (arXiv:2309.14509)"
     pipeline_microbatches: int = 0  # pieces of the batch in the pipeline over `stage`; 0 = as many as stages
     pipeline_rounds: int = 1  # how often a piece passes all stages; a stage holds so many groups of layers
+    pipeline_schedule: Literal["gpipe", "1f1b"] = "gpipe"
+    "backward passes after all forward passes, or each as soon as it can, so that few microbatches wait for theirs"
     pipeline_remat: bool = False  # keep only what enters a stage, and compute its layers again in the backward pass
     offload_optimizer: bool = False  # the optimizer's moments wait in the host's memory from step to step
     slices: int = 1

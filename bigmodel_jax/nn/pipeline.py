@@ -1,5 +1,5 @@
 """Pipeline parallelism over the `stage` axis: GPipe (arXiv:1811.06965) and, with several rounds, the interleaved
-schedule (arXiv:2104.04473), also called circular.
+schedule (arXiv:2104.04473), also called circular. 1F1B, whose loss is inside the pipeline, is training/pipeline_1f1b.py.
 
 All stages compute at once, each its own layers on its own microbatch: one program over a leading dimension that lies on
 `stage`. After every tick a microbatch moves on to the next stage, and from the last to the first for its next round.
@@ -9,6 +9,8 @@ that none ever waits. Of `ticks` ticks a stage idles in n - 1, a share of (n - 1
 Shapes: n stages, r rounds, l layers of a stage in one round, m microbatches, k = m / n waves, b rows of a microbatch.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -32,6 +34,24 @@ def active() -> bool:
     return parallel is not None and parallel.stage != 1 and mesh.shape["stage"] > 1
 
 
+_taken = contextvars.ContextVar("taken", default=None)
+
+
+@contextlib.contextmanager
+def taken_by(fn: Callable):
+    """While a model is traced inside it, `nn.stack.run` calls `fn(layers, stacked, x, xs, shared)`, what `run` would be
+    called with, and returns what that does."""
+    token = _taken.set(fn)
+    try:
+        yield
+    finally:
+        _taken.reset(token)
+
+
+def taken() -> Callable | None:
+    return _taken.get()
+
+
 def ticks(stages: int, microbatches: int, rounds: int) -> int:
     return microbatches * rounds + stages - 1
 
@@ -49,8 +69,8 @@ def run(
     mesh, _, parallel = sharding.current()
     n, r = mesh.shape["stage"], parallel.pipeline_rounds
     m = parallel.pipeline_microbatches or n
-    stacked = jax.tree.map(lambda w: _pin(deal(w, n, r), 1), stacked)
-    xs = jax.tree.map(lambda w: _pin(w.reshape(r, n, -1, *w.shape[1:]), 1), xs)
+    stacked = jax.tree.map(lambda w: pin(deal(w, n, r), 1), stacked)
+    xs = jax.tree.map(lambda w: pin(w.reshape(r, n, -1, *w.shape[1:]), 1), xs)
     # What is shared twice travels once.
     x_leaves, x_tree = jax.tree.flatten(x)
     shared_leaves, shared_tree = jax.tree.flatten(shared)
@@ -61,7 +81,7 @@ def run(
         """What one stage does in one tick; number: of the microbatch, its round."""
         microbatch, round_ = number
         of_round = jax.tree.map(lambda w: w[0] if r == 1 else w[round_], (weights, xs))
-        weights, xs = checkpoint_name(of_round[0], OF_ROUND), _own_keys(of_round[1], microbatch)
+        weights, xs = checkpoint_name(of_round[0], OF_ROUND), own_keys(of_round[1], microbatch)
         shared = jax.tree.unflatten(shared_tree, [travelling[i] for i in places])
         out, ys = layers(weights, jax.tree.unflatten(x_tree, x), xs, shared=shared)
         return jax.tree.leaves(out), ys
@@ -72,11 +92,10 @@ def run(
         kept = kept or jax.checkpoint_policies.save_anything_except_these_names(OF_ROUND)
         stage = jax.checkpoint(stage, prevent_cse=False, policy=kept)
     stages = jax.vmap(stage, in_axes=(0, 1, 1, 0, 0), spmd_axis_name="stage")
-    with _inside():
+    with inside():
         compute = lambda number, x, travelling: stages(number, stacked, xs, x, travelling)  # noqa: E731
-        x_leaves, ys = _schedule(
-            compute, [_home(a, n, m) for a in x_leaves], [_home(a, n, m) for a in distinct], n, m, r
-        )
+        at_home = [[home(a, n, m) for a in leaves] for leaves in (x_leaves, distinct)]
+        x_leaves, ys = _schedule(compute, *at_home, n, m, r)
     ys = jax.tree.map(lambda y: y.reshape(-1, *y.shape[3:]), ys)
     return jax.tree.unflatten(x_tree, [_away(a) for a in x_leaves]), ys
 
@@ -90,15 +109,15 @@ def _schedule(compute: Callable, x: list, shared: list, n: int, m: int, r: int) 
     Microbatch i is at home at stage i % n, the i // n -th there. A wave is taken from home into `inbox`, which turns towards
     the first stage; what leaves the last stage turns in `outbox` until the whole wave is back at home.
     """
-    period, stage = n * r, jnp.arange(n)
+    period, stage, leaves = n * r, jnp.arange(n), x + shared
 
     def tick(carry, t):
         state, inbox, out, outbox, ys = carry
         first = t % period  # how far the first stage is in its wave
         wave = jnp.minimum(t // period, m // n - 1)
-        inbox = [jnp.where(first == 0, _slot(a, wave), b) for a, b in zip(home, inbox, strict=True)]
+        inbox = [jnp.where(first == 0, of_wave(a, wave), b) for a, b in zip(leaves, inbox, strict=True)]
         entering = (stage == 0) & (first < n)
-        state = [_where(entering, a, b) for a, b in zip(inbox, state, strict=True)]
+        state = [where(entering, a, b) for a, b in zip(inbox, state, strict=True)]
         # Place of each stage in the order of all (wave, round, microbatch).
         place = t - stage
         valid = (place >= 0) & (place < m * r)
@@ -106,34 +125,33 @@ def _schedule(compute: Callable, x: list, shared: list, n: int, m: int, r: int) 
         round_ = place % period // n
         done, new_ys = compute((place // period * n + place % n, round_), state[: len(x)], state[len(x) :])
         at_round = (jnp.arange(r)[:, None] == round_) & valid
-        ys = jax.tree.map(lambda a, y: a + _where(at_round, y[None], jnp.zeros_like(y[None])), ys, new_ys)
-        outbox = [_where(stage == n - 1, a, b) for a, b in zip(done, outbox, strict=True)]
+        ys = jax.tree.map(lambda a, y: a + where(at_round, y[None], jnp.zeros_like(y[None])), ys, new_ys)
+        outbox = [where(stage == n - 1, a, b) for a, b in zip(done, outbox, strict=True)]
         # Written at every tick: the wave's last one stays.
         out = [
             jax.lax.dynamic_update_index_in_dim(a, b, place[-1] // period, 1) for a, b in zip(out, outbox, strict=True)
         ]
-        state = [_turn(a, 1) for a in [*done, *state[len(x) :]]]
-        return (state, [_turn(a, -1) for a in inbox], out, [_turn(a, -1) for a in outbox], ys), None
+        state = [turn(a, 1) for a in [*done, *state[len(x) :]]]
+        return (state, [turn(a, -1) for a in inbox], out, [turn(a, -1) for a in outbox], ys), None
 
-    home = x + shared
     # Stages that wait compute on rows of the batch, not on zeros: whatever they find is finite, and left out.
-    waiting = [_slot(a, 0) for a in home]
+    waiting = [of_wave(a, 0) for a in leaves]
     _, of_tick = jax.eval_shape(compute, (stage, stage), waiting[: len(x)], waiting[len(x) :])
-    ys = jax.tree.map(lambda y: _pin(jnp.zeros((r, *y.shape), y.dtype), 1), of_tick)
+    ys = jax.tree.map(lambda y: pin(jnp.zeros((r, *y.shape), y.dtype), 1), of_tick)
     carry = (waiting, waiting, x, waiting[: len(x)], ys)
     (_, _, out, _, ys), _ = jax.lax.scan(tick, carry, jnp.arange(ticks(n, m, r)))
     return out, ys
 
 
-def _slot(a: jax.Array, wave: jax.Array | int) -> jax.Array:
+def of_wave(a: jax.Array, wave: jax.Array | int) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(a, wave, 1, keepdims=False)
 
 
-def _where(of_stage: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+def where(of_stage: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(of_stage.reshape(*of_stage.shape, *[1] * (b.ndim - of_stage.ndim)), a, b)
 
 
-def _turn(a: jax.Array, by: int) -> jax.Array:
+def turn(a: jax.Array, by: int) -> jax.Array:
     """Every stage's piece to the stage `by` further on, around: one collective-permute."""
     mesh, _, _ = sharding.current()
     n = mesh.shape["stage"]
@@ -142,7 +160,7 @@ def _turn(a: jax.Array, by: int) -> jax.Array:
     return jax.shard_map(turn, mesh=mesh, in_specs=P("stage"), out_specs=P("stage"), axis_names={"stage"})(a)
 
 
-def _own_keys(xs: Any, microbatch: jax.Array) -> Any:
+def own_keys(xs: Any, microbatch: jax.Array) -> Any:
     """Keys of random numbers (l,) folded with the microbatch's number; everything else as it is."""
 
     def own(leaf):
@@ -156,7 +174,7 @@ def _own_keys(xs: Any, microbatch: jax.Array) -> Any:
 # ------------------------------------------------------------------------------------------------ layout
 
 
-def _inside():
+def inside():
     """Inside the layers the rows of a microbatch lie on the axes that are left, and there is no second pipeline."""
     mesh, rules, parallel = sharding.current()
     batch = tuple(axis for axis in sharding.axis_names(rules.batch) if axis != "stage")
@@ -164,7 +182,7 @@ def _inside():
     return sharding.use(mesh, rules, dataclasses.replace(parallel, stage=1))
 
 
-def _pin(a: jax.Array, dim: int, *more: Any) -> jax.Array:
+def pin(a: jax.Array, dim: int, *more: Any) -> jax.Array:
     """Dimension `dim` on the stages; those after it as `more` says, all others as the compiler finds best."""
     mesh, _, _ = sharding.current()
     free = P.UNCONSTRAINED
@@ -172,10 +190,10 @@ def _pin(a: jax.Array, dim: int, *more: Any) -> jax.Array:
     return jax.lax.with_sharding_constraint(a, NamedSharding(mesh, P(*spec)))
 
 
-def _home(a: jax.Array, n: int, m: int) -> jax.Array:
+def home(a: jax.Array, n: int, m: int) -> jax.Array:
     """(B, ...) -> (n, k, b, ...); each device keeps the rows it holds."""
     a = a.reshape(n, a.shape[0] // m, m // n, *a.shape[1:])
-    return _pin(jnp.moveaxis(a, 2, 1), 0, None, sharding.fitting_spec(a.shape[1:2], "batch")[0])
+    return pin(jnp.moveaxis(a, 2, 1), 0, None, sharding.fitting_spec(a.shape[1:2], "batch")[0])
 
 
 def _away(a: jax.Array) -> jax.Array:
@@ -205,7 +223,7 @@ def deal(w: jax.Array, n: int, r: int) -> jax.Array:
 
     options = {"mesh": mesh, "axis_names": {"stage"}, "check_vma": False}
     return jax.shard_map(here, in_specs=(P("stage"), P("stage")), out_specs=P(None, "stage"), **options)(
-        _pin(w, 0), jnp.arange(n)
+        pin(w, 0), jnp.arange(n)
     )
 
 

@@ -62,10 +62,12 @@ def run(
     remat: which activations are recomputed in the backward pass, and which wait for it in the host's memory.
     unroll: one copy of the layer in the program per layer, instead of one in a loop; so it is, too, for layers `apart`.
     """
-    options = {"remat": remat, "unroll": unroll}
+    layers = functools.partial(sequential, block, remat=remat, unroll=unroll)
+    if take := pipeline.taken():
+        return take(layers, stacked, x, xs, shared)
     if not pipeline.active():
-        return sequential(block, stacked, x, xs, shared=shared, **options)
-    return pipeline.run(functools.partial(sequential, block, **options), stacked, x, xs, shared, _kept(remat))
+        return layers(stacked, x, xs, shared=shared)
+    return pipeline.run(layers, stacked, x, xs, shared, _kept(remat))
 
 
 def _kept(remat):

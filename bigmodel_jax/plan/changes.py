@@ -43,6 +43,7 @@ def candidates(config: Config, topology: Topology) -> Iterator[Change]:
     """One option changed at a time: what costs least time first. Those that are not valid are left out."""
     for options, changed in (
         *_sequence(config, topology),
+        *_schedule(config, topology),
         *_remat(config),
         *_microbatches(config, topology),
         *_offload(config),
@@ -64,6 +65,13 @@ def _sequence(config: Config, topology: Topology):
     """What stands between a layer's products is cut along the sequence where its heads are cut over tensor."""
     if factor(config.parallel, topology.devices)[-1] > 1 and not cuts_sequence(config.parallel):
         yield f"--parallel.rules.residual_seq {' '.join(SEQUENCE_CUT)}", cut_sequence(config)
+
+
+def _schedule(config: Config, topology: Topology):
+    """A pipeline's backward passes as soon as they can be."""
+    if factor(config.parallel, topology.devices)[0] > 1 and config.parallel.pipeline_schedule != "1f1b":
+        parallel = dataclasses.replace(config.parallel, pipeline_schedule="1f1b")
+        yield "--parallel.pipeline_schedule 1f1b", dataclasses.replace(config, parallel=parallel)
 
 
 def _remat(config: Config):

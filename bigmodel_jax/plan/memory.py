@@ -33,9 +33,10 @@ class Buffer:
     @property
     def kind(self) -> str:
         """activations: what the forward pass stacks for the backward pass; gradients: what that one stacks, and their sums
-        over microbatches."""
-        if "/sum_gradients/" in self.operation:
-            return "gradients"
+        over microbatches. Steps that do both by themselves say so by a scope."""
+        for scope, kind in (("/sum_gradients/", "gradients"), ("/save_activations/", "activations")):
+            if scope in self.operation:
+                return kind
         stacked = self.stacked or self.operation.endswith(("broadcast_in_dim", "/while", "dynamic_update_slice"))
         if not stacked or "jvp(" not in self.operation:
             return "temporaries"

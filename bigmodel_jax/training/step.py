@@ -16,7 +16,8 @@ from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.models import Model
 from bigmodel_jax.models.flax_module import BATCH_AXIS
-from bigmodel_jax.training import deterministic, slices
+from bigmodel_jax.nn import pipeline
+from bigmodel_jax.training import deterministic, pipeline_1f1b, slices
 from bigmodel_jax.training.state import TrainState, state_shardings
 
 Metrics = dict[str, Mean]
@@ -141,6 +142,8 @@ def accumulate(config, model, compute, frozen, batch, rng):
         return out.mean.total, (out.mean, out.metrics, params.from_paths(updates))
 
     def one(frozen, piece, rng):
+        if pipeline.active() and config.parallel.pipeline_schedule == "1f1b":
+            return pipeline_1f1b.gradients(loss, compute, frozen, piece, rng)
         grads, (mean, sums, frozen) = jax.grad(loss, has_aux=True)(compute, frozen, piece, rng)
         return cast(grads, "float32"), mean, sums, frozen
 

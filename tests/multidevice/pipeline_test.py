@@ -71,6 +71,7 @@ CASES = {
     "deepseek": (tiny("deepseek", num_layers=5, num_mtp_layers=1), NextToken(), text),
     "gemma3": (tiny("gemma3", num_layers=4), NextToken(), text),
     "bert": (tiny("bert", num_layers=4), MaskedLanguageModel(), text),
+    "deberta": (tiny("deberta", num_layers=4), MaskedLanguageModel(), text),
     "t5": (tiny("t5"), NextToken(), pairs),
     "vit": (tiny("vit", num_layers=4), Classification(), images),
 }

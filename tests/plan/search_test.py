@@ -60,3 +60,14 @@ def test_cutting_the_sequence_over_tensor_is_tried_and_saves_what_layers_keep():
     assert not any("residual_seq" in change.options for change in changes.candidates(config, topology))
     whole, eighth = (saved(c.model, c.parallel)[0] for c in (tensor, cut))
     assert whole == 8 * eighth
+
+
+def test_a_pipeline_that_keeps_all_microbatches_is_tried_with_few_waiting():
+    topology = parse("v5e:16x16")
+    config = config_file.load(CONFIG)
+    stages = dataclasses.replace(config.parallel, stage=4, fsdp=64, pipeline_microbatches=4)
+    train = dataclasses.replace(config.train, batch_size=256)
+    staged = dataclasses.replace(config, parallel=stages, train=train)
+    options = [change.options for change in changes.candidates(staged, topology)]
+    assert options[0] == "--parallel.pipeline_schedule 1f1b"
+    assert not any("pipeline" in change.options for change in changes.candidates(config, topology))

@@ -1,0 +1,73 @@
+"""Arrays whose dimension 0 is the pipeline's stage, each stage with an index of its own: nothing moves between stages."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from bigmodel_jax.core import sharding
+from bigmodel_jax.nn.pipeline import pin
+
+
+def _local(fn: Callable, *args) -> jax.Array:
+    """`fn` of each stage's own arrays, without their dimension 0: indices that differ by stage stay local."""
+    mesh, _, _ = sharding.current()
+    own = lambda *args: fn(*(a[0] for a in args))[None]  # noqa: E731
+    specs = {"in_specs": P("stage"), "out_specs": P("stage"), "axis_names": {"stage"}, "check_vma": False}
+    return jax.shard_map(own, mesh=mesh, **specs)(*args)
+
+
+def take(slots: Any, at: jax.Array) -> Any:
+    """(n, slots, ...) at (n,) -> (n, ...)."""
+    return jax.tree.map(lambda a: _local(lambda a, i: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), a, at), slots)
+
+
+def put(slots: Any, at: jax.Array, values: Any, valid: jax.Array) -> Any:
+    def one(a, i, value, valid):
+        value = jnp.where(valid, value, jax.lax.dynamic_index_in_dim(a, i, keepdims=False))
+        return jax.lax.dynamic_update_index_in_dim(a, value, i, 0)
+
+    leaves = zip(jax.tree.leaves(slots), jax.tree.leaves(values), strict=True)
+    return jax.tree.unflatten(jax.tree.structure(slots), [_local(one, a, at, value, valid) for a, value in leaves])
+
+
+def add_at(slots: list, at: jax.Array, values: list) -> list:
+    def one(a, i, value):
+        value = value.astype(a.dtype) + jax.lax.dynamic_index_in_dim(a, i, keepdims=False)
+        return jax.lax.dynamic_update_index_in_dim(a, value, i, 0)
+
+    return [_local(one, a, at, value) for a, value in zip(slots, values, strict=True)]
+
+
+def zeros(like: Any, more: tuple[int, ...] = (), *, slots: int = 0, dtype: Any = None) -> Any:
+    """Zeros like every array (n, ...), of that dtype: with dimensions `more` in front, and with slots (n, slots, ...)."""
+
+    def one(a):
+        shape = (*more, *a.shape)
+        shape = (shape[0], slots, *shape[1:]) if slots else shape
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            return pin(jnp.broadcast_to(jax.random.key(0, impl=jax.random.key_impl(a)), shape), 0)
+        return pin(jnp.zeros(shape, dtype or a.dtype), 0)
+
+    return jax.tree.map(one, like)
+
+
+def to_homes(y: jax.Array, half: jax.Array, rounds: int) -> jax.Array:
+    """What layers returned of one of two waves, where it was computed, to the microbatches' homes.
+
+    (n, 2 n r, l, ...), of each stage by wave, microbatch and round, -> (n, L, ...), of each microbatch by layer.
+    """
+    n = y.shape[0]
+    y = jax.lax.dynamic_slice_in_dim(y, half * n * rounds, n * rounds, 1)
+    y = jnp.moveaxis(y.reshape(n, n, rounds, *y.shape[2:]), 0, 2)
+    return pin(y.reshape(n, -1, *y.shape[4:]), 0)
+
+
+def from_homes(y: jax.Array, at_home: jax.Array, half: jax.Array, rounds: int) -> jax.Array:
+    """`to_homes` back: (n, L, ...) into its half of (n, 2 n r, l, ...)."""
+    n = y.shape[0]
+    of_stage = jnp.moveaxis(at_home.reshape(n, rounds, n, -1, *at_home.shape[2:]), 2, 0)
+    of_stage = pin(of_stage.reshape(n, n * rounds, *of_stage.shape[3:]), 0)
+    return jax.lax.dynamic_update_slice_in_dim(y, of_stage, half * n * rounds, 1)
