@@ -28,6 +28,11 @@ whose two gradients it sums apart, and K, a kernel that `tensor` leaves whole an
 the same where `fsdp` cuts it (a router, those at either end); it has no reduce-scatter, and sums the gradients of products
 that share an input one by one. What TPUs do is in [results.md](results.md#collectives-on-tpus).
 
+Pipelines, rings and exchanges of heads and of tokens follow: with Adam's eps at 1e-5, and of what they move only what the axis
+itself owes, in bytes that a device sends over it. x, one microbatch's activation; s, what the layers share of it (positions,
+segments, cosines); g, the weights of one group of layers, which change hands where there are several rounds; q and kv, queries,
+and keys and values, of a device's tokens; t, their activations in all places that they may be sent to.
+
 """
 
 
@@ -36,7 +41,7 @@ class Results:
 
     def __init__(self, path: Path):
         self.path = path
-        self.rows: dict[tuple[str, str], str] = {}
+        self.rows: dict[tuple[str, str, str], list[str]] = {}
         self.digests: dict[str, dict] = {}
 
     def pytest_runtest_logreport(self, report) -> None:
@@ -47,15 +52,25 @@ class Results:
                 layout, case, mesh, loss, weight, moved = value
                 passed = "" if report.passed else " FAILED"
                 cell = "; ".join(move(*each) for each in moved) or "-"
-                self.rows[layout, case] = f"| {layout} | {mesh} | {case}{passed} | {loss:.1e} | {weight:.1e} | {cell} |"
+                cells = ["-" if x is None else f"{x:.1e}" for x in (loss, weight)] + [cell]
+                before = self.rows.get((layout, mesh, f"{case}{passed}"), ["-"] * 3)
+                self.rows[layout, mesh, f"{case}{passed}"] = [
+                    b if a == "-" else a for a, b in zip(cells, before, strict=True)
+                ]
             elif name == "digests":
                 self.digests[value[0]] = value[1]
 
     def pytest_sessionfinish(self) -> None:
         titles = ("layout", "mesh", "model", "loss", "parameters", "moves: measured / owed")
-        lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}", *self.rows.values()]
+        lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}", *self.lines()]
         lines += ["", *deterministic(self.digests)] if self.digests else []
         self.path.write_text(HEAD + "\n".join(lines) + "\n")
+
+    def lines(self) -> list[str]:
+        """Rows of one layout together, whichever worker ran them."""
+        first = {layout: i for i, (layout, *_) in reversed(list(enumerate(self.rows)))}
+        ordered = sorted(self.rows.items(), key=lambda row: first[row[0][0]])
+        return [f"| {' | '.join((*key, *cells))} |" for key, cells in ordered]
 
 
 def move(axis, measured: float, owed: float, formula: str) -> str:

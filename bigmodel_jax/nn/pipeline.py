@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.core import sharding
@@ -153,11 +152,15 @@ def where(of_stage: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
 
 def turn(a: jax.Array, by: int) -> jax.Array:
     """Every stage's piece to the stage `by` further on, around: one collective-permute."""
-    mesh, _, _ = sharding.current()
-    n = mesh.shape["stage"]
+    n = len(a)
     pairs = [(i, (i + by) % n) for i in range(n)]
-    turn = functools.partial(jax.lax.ppermute, axis_name="stage", perm=pairs)
-    return jax.shard_map(turn, mesh=mesh, in_specs=P("stage"), out_specs=P("stage"), axis_names={"stage"})(a)
+    return by_stage(functools.partial(jax.lax.ppermute, axis_name="stage", perm=pairs), P("stage"), P("stage"))(a)
+
+
+def by_stage(fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
+    """`fn` of each stage's own pieces; the other axes are left to the compiler."""
+    specs = {"in_specs": in_specs, "out_specs": out_specs}
+    return jax.shard_map(fn, mesh=sharding.current_mesh(), axis_names={"stage"}, check_vma=False, **specs)
 
 
 def own_keys(xs: Any, microbatch: jax.Array) -> Any:
@@ -184,10 +187,8 @@ def inside():
 
 def pin(a: jax.Array, dim: int, *more: Any) -> jax.Array:
     """Dimension `dim` on the stages; those after it as `more` says, all others as the compiler finds best."""
-    mesh, _, _ = sharding.current()
     free = P.UNCONSTRAINED
-    spec = [free] * dim + ["stage", *more] + [free] * (a.ndim - dim - 1 - len(more))
-    return jax.lax.with_sharding_constraint(a, NamedSharding(mesh, P(*spec)))
+    return sharding.pin(a, P(*[free] * dim, "stage", *more, *[free] * (a.ndim - dim - 1 - len(more))))
 
 
 def home(a: jax.Array, n: int, m: int) -> jax.Array:
@@ -210,7 +211,6 @@ def deal(w: jax.Array, n: int, r: int) -> jax.Array:
     w = w.reshape(n, r, -1, *w.shape[1:])
     if r == 1:
         return jnp.swapaxes(w, 0, 1)
-    mesh, _, _ = sharding.current()
 
     def here(w, number):
         out = jnp.zeros_like(w[0])
@@ -221,10 +221,7 @@ def deal(w: jax.Array, n: int, r: int) -> jax.Array:
             out = out.at[jnp.asarray(new_slots)[number[0]]].set(piece, mode="drop")
         return out[:, None]
 
-    options = {"mesh": mesh, "axis_names": {"stage"}, "check_vma": False}
-    return jax.shard_map(here, in_specs=(P("stage"), P("stage")), out_specs=P(None, "stage"), **options)(
-        pin(w, 0), jnp.arange(n)
-    )
+    return by_stage(here, (P("stage"), P("stage")), P(None, "stage"))(pin(w, 0), jnp.arange(n))
 
 
 def moves(n: int, r: int) -> list[tuple[list[tuple[int, int]], np.ndarray, np.ndarray]]:

@@ -7,16 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from bigmodel_jax.core import sharding
-from bigmodel_jax.nn.pipeline import pin
+from bigmodel_jax.nn.pipeline import by_stage, pin
 
 
 def _local(fn: Callable, *args) -> jax.Array:
     """`fn` of each stage's own arrays, without their dimension 0: indices that differ by stage stay local."""
-    mesh, _, _ = sharding.current()
     own = lambda *args: fn(*(a[0] for a in args))[None]  # noqa: E731
-    specs = {"in_specs": P("stage"), "out_specs": P("stage"), "axis_names": {"stage"}, "check_vma": False}
-    return jax.shard_map(own, mesh=mesh, **specs)(*args)
+    return by_stage(own, P("stage"), P("stage"))(*args)
 
 
 def take(slots: Any, at: jax.Array) -> Any:

@@ -10,7 +10,22 @@ from bigmodel_jax.core.sharding import ParallelConfig
 
 
 @pytest.fixture
-def prove(record_property):
+def note(record_property):
+    """note(layout, case, parallel, loss, weight, moved=()): one row of the table of layouts.
+
+    loss, weight: largest relative difference of the losses and largest of the parameters, from those of one device, or
+    None; moved: (mesh axis, bytes, bytes owed, formula) of what a step moves.
+    """
+
+    def row(layout, case, parallel, loss=None, weight=None, moved=()):
+        numbers = (None if x is None else float(x) for x in (loss, weight))
+        record_property("layout", (layout, case, parallel_text(parallel), *numbers, list(moved)))
+
+    return row
+
+
+@pytest.fixture
+def prove(note):
     """prove(layout, case, parallel, owed=None, **model fields): asserts that a layout is the one-device run.
 
     layout: its name in the table; case: a key of layout_runs.CASES. Losses of 5 steps to 2e-6, gradient norms to 1e-5
@@ -30,7 +45,7 @@ def prove(record_property):
             for path, leaf in params.paths(tree).items()
         )
         moved = layout_runs.moved(config, case, owed) if owed else []
-        record_property("layout", (layout, case, parallel_text(parallel), float(loss), float(weight), moved))
+        note(layout, case, parallel, loss, weight, moved)
         print(layout, case, f"loss {loss:.1e} parameters {weight:.1e}", *moved)
         assert loss <= losses
         np.testing.assert_allclose(got.norms, base.norms, rtol=1e-5)
@@ -48,4 +63,9 @@ def parallel_text(parallel: ParallelConfig) -> str:
     """The sizes that are not 1, and what else is chosen."""
     sizes = [f"{axis} {n}" for axis, n in zip(sharding.AXES, parallel.sizes(), strict=True) if n != 1]
     extra = [] if parallel.slices == 1 else [f"{parallel.slices} slices"]
+    if parallel.stage > 1:
+        extra += [f"{parallel.pipeline_microbatches or parallel.stage} microbatches"]
+        extra += [f"{parallel.pipeline_rounds} rounds"] if parallel.pipeline_rounds > 1 else []
+        extra += ["stages recomputed"] if parallel.pipeline_remat else []
+    extra += [parallel.context] if parallel.seq > 1 else []
     return ", ".join(sizes + extra + ([parallel.strategy] if parallel.strategy != "jit" else []))

@@ -108,9 +108,11 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("model", "mesh"), PAIRS)
-def test_a_run_equals_one_device(model, mesh, one_device):
+def test_a_run_equals_one_device(model, mesh, one_device, note):
     losses, trained = one_device(model)
     got_losses, got = train(model, MESHES[mesh], 8)
+    weight = max(np.abs(leaf - params.paths(trained)[path]).max() for path, leaf in params.paths(got).items())
+    note("sequence", model, MESHES[mesh], np.abs(got_losses / losses - 1).max(), weight)
     np.testing.assert_allclose(got_losses, losses, rtol=2e-6)
     for path, leaf in params.paths(got).items():
         np.testing.assert_allclose(leaf, params.paths(trained)[path], atol=2e-5, err_msg=path)

@@ -216,7 +216,7 @@ def moved(program: str, kind: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [4, 8])  # of 2, the one move forward serves the backward pass, too
-def test_a_ring_moves_what_it_owes(n):
+def test_a_ring_moves_what_it_owes(n, note):
     """t tokens a device, float32. Forward: n - 1 times keys, values and where they stand; before it the zig-zag order of
     queries, keys, values and both of their places, after it that of the outputs. Backward: the same ring, with the keys'
     gradients, which go one hop further, and the same orders for the gradients."""
@@ -226,16 +226,21 @@ def test_a_ring_moves_what_it_owes(n):
     backward = (n - 1) * (kv + where) + n * kv + q + kv + q
     program = compiled(ParallelConfig(data=8 // n, seq=n), 1024, backward=False).as_text()
     assert moved(program, "collective-permute") == pytest.approx(forward, rel=0.05)
-    program = compiled(ParallelConfig(data=8 // n, seq=n), 1024, backward=True).as_text()
-    assert moved(program, "collective-permute") == pytest.approx(forward + backward, rel=0.05)
+    parallel = ParallelConfig(data=8 // n, seq=n)
+    program = compiled(parallel, 1024, backward=True).as_text()
+    found, formula = moved(program, "collective-permute"), f"{2 * n - 2} (kv + s) + {n} kv + 2 kv + s + 4 q"
+    note("sequence", "one attention", parallel, moved=[("seq", found, forward + backward, formula)])
+    assert found == pytest.approx(forward + backward, rel=0.05)
     # The loss alone is a sum over devices.
     assert set(re.findall(r"= (\S+) (?:all-to-all|all-reduce|all-gather)\(", program)) == {"f32[]"}
 
 
 @pytest.mark.slow
-def test_ulysses_moves_what_it_owes():
+def test_ulysses_moves_what_it_owes(note):
     """4 devices, 2 kv heads repeated to 4: queries, keys, values, outputs, and all their gradients, once each."""
     t = 1024 // 4
     parallel = ParallelConfig(data=2, seq=4, context="ulysses")
     program = compiled(parallel, 1024, backward=True).as_text()
-    assert moved(program, "all-to-all") == pytest.approx(2 * 4 * 4 * t * 4 * 16, rel=0.05)
+    found, due = moved(program, "all-to-all"), 2 * 4 * 4 * t * 4 * 16
+    note("sequence", "one attention", parallel, moved=[("seq", found, due, "8 q")])
+    assert found == pytest.approx(due, rel=0.05)

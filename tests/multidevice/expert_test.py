@@ -40,14 +40,15 @@ LAYOUTS = {
     + [("mixtral_capacity", name) for name in ("expert_fsdp", "expert_tensor")]
     + [("qwen3_moe_experts", "expert"), ("deepseek_experts", "expert_fsdp")],
 )
-def test_experts_on_their_devices_equal_one_device(case, name):
-    check(case, LAYOUTS[name])
+def test_experts_on_their_devices_equal_one_device(case, name, note):
+    note("experts", case, LAYOUTS[name], *check(case, LAYOUTS[name]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["mixtral_experts", "mixtral_capacity"])
-def test_experts_and_stages_equal_one_device(case):
-    check(case, ParallelConfig(stage=2, data=1, expert=2, tensor=2, pipeline_microbatches=4))
+def test_experts_and_stages_equal_one_device(case, note):
+    parallel = ParallelConfig(stage=2, data=1, expert=2, tensor=2, pipeline_microbatches=4)
+    note("experts, gpipe", case, parallel, *check(case, parallel))
 
 
 def owed(case: str, parallel: ParallelConfig) -> int:
@@ -68,12 +69,14 @@ def owed(case: str, parallel: ParallelConfig) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["mixtral_experts", "mixtral_capacity"])
-def test_tokens_travel_and_no_weight_does(case):
+def test_tokens_travel_and_no_weight_does(case, note):
     parallel = LAYOUTS["expert_fsdp"]
     found = program(case, parallel)
     travelling = [c for c in found if c.kind == "all-to-all"]
     assert {c.axes for c in travelling} == {("expert",)}
-    assert sum(c.count * c.bytes for c in travelling) == pytest.approx(owed(case, parallel), rel=0.05)
+    moved, due = sum(c.count * c.bytes for c in travelling), owed(case, parallel)
+    note("experts", case, parallel, moved=[("expert", moved, due, "4 L t")])
+    assert moved == pytest.approx(due, rel=0.05)
     for c in found:
         if c.kind == "all-gather" and "expert" in c.axes:  # how many rows each device sends each expert
             assert c.bytes == 4 * parallel.expert * CASES[case][0].num_experts, c

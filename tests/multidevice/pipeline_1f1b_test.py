@@ -43,8 +43,8 @@ LAYOUTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_equals_one_device(name):
-    pipelines.check("llama", LAYOUTS[name])
+def test_every_layout_equals_one_device(name, note):
+    note("1f1b", "llama", LAYOUTS[name], *pipelines.check("llama", LAYOUTS[name]))
 
 
 OF_ROWS = ("llama_remat", "llama_unrolled", "gemma3", "bert", "deberta", "vit")
@@ -53,18 +53,21 @@ OF_ROWS = ("llama_remat", "llama_unrolled", "gemma3", "bert", "deberta", "vit")
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 @pytest.mark.parametrize("case", OF_ROWS)
-def test_every_kind_of_model_equals_one_device(case, remat):
-    pipelines.check(case, layout(2, 4, 2, fsdp=2, remat=remat))
+def test_every_kind_of_model_equals_one_device(case, remat, note):
+    parallel = layout(2, 4, 2, fsdp=2, remat=remat)
+    note("1f1b", case, parallel, *pipelines.check(case, parallel))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", [layout(2, 4, 2), layout(4, 8, expert=2), layout(2, 4, 2, fsdp=2, remat=True)])
-def test_a_mixture_equals_gradients_accumulated_over_the_same_microbatches(parallel):
+def test_a_mixture_equals_gradients_accumulated_over_the_same_microbatches(parallel, note):
     """The balance of experts is a microbatch's in both."""
     losses, norms, tree = accumulated("mixtral", parallel.stage, parallel.pipeline_microbatches)
     got_losses, got_norms, got = pipelines.run("mixtral", parallel)
     np.testing.assert_allclose(got_losses, losses, rtol=2e-6)
     np.testing.assert_allclose(got_norms, norms, rtol=1e-5)
+    weight = max(np.abs(params.paths(got[0])[path] - leaf).max() for path, leaf in params.paths(tree[0]).items())
+    note("1f1b", "mixtral", parallel, np.abs(got_losses / losses - 1).max(), weight)
     for path, leaf in params.paths(tree[0]).items():
         np.testing.assert_allclose(params.paths(got[0])[path], leaf, atol=2e-5, err_msg=path)
 
@@ -121,11 +124,13 @@ def owed(cfg, parallel: ParallelConfig) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rounds", [1, 2])
-def test_stages_hand_on_what_they_owe_and_gather_no_weight(rounds):
+def test_stages_hand_on_what_they_owe_and_gather_no_weight(rounds, note):
     parallel = layout(4, 8, rounds, fsdp=2)
     found = pipelines.program("llama", parallel)
     moved = sum(c.sent for c in found if c.kind == "collective-permute" and c.axes == ("stage",))
-    assert moved == pytest.approx(owed(pipelines.CASES["llama"][0], parallel), rel=0.05)
+    due = owed(pipelines.CASES["llama"][0], parallel)
+    note("1f1b", "llama", parallel, moved=[("stage", moved, due, pipelines.formula(parallel))])
+    assert moved == pytest.approx(due, rel=0.05)
     for c in found:
         if "stage" in c.axes and c.kind != "collective-permute":
             # Once a step, of what is outside the layers: sums of gradients, and of scalars.

@@ -113,15 +113,19 @@ def layout(stage: int, microbatches: int = 0, rounds: int = 1, *, data: int = 1,
     return ParallelConfig(stage, data, pipeline_microbatches=microbatches, pipeline_rounds=rounds, **axes)
 
 
-def check(case: str, parallel: ParallelConfig, microbatches: int = 1) -> None:
+def check(case: str, parallel: ParallelConfig, microbatches: int = 1) -> tuple[float, float]:
+    """Largest relative difference of the losses, largest of the parameters, both within their bars."""
     losses, norms, tree = one_device(case)
     got_losses, got_norms, got = run(case, parallel, microbatches)
+    weight = 0.0
     np.testing.assert_allclose(got_losses, losses, rtol=2e-6)
     np.testing.assert_allclose(got_norms[0], norms[0], rtol=2e-6)
     for mine, theirs in zip(got, tree, strict=True):
         for path, leaf in params.paths(theirs).items():
             np.testing.assert_allclose(params.paths(mine)[path], leaf, atol=2e-5, err_msg=path)
+            weight = max(weight, np.abs(params.paths(mine)[path] - leaf).max(initial=0))
     assert losses[-1] != losses[0]
+    return np.abs(got_losses / losses - 1).max(), weight
 
 
 LAYOUTS = {
@@ -137,14 +141,15 @@ LAYOUTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_equals_one_device(name):
-    check("llama", LAYOUTS[name])
+def test_every_layout_equals_one_device(name, note):
+    note("gpipe", "llama", LAYOUTS[name], *check("llama", LAYOUTS[name]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in CASES if c != "llama"])
-def test_every_kind_of_model_equals_one_device(case):
-    check(case, layout(2, 4, 1 if case in ("t5", "deepseek") else 2, fsdp=2))
+def test_every_kind_of_model_equals_one_device(case, note):
+    parallel = layout(2, 4, 1 if case in ("t5", "deepseek") else 2, fsdp=2)
+    note("gpipe", case, parallel, *check(case, parallel))
 
 
 @pytest.mark.slow
@@ -182,14 +187,22 @@ def owed(cfg: ModelConfig, parallel: ParallelConfig) -> int:
     return pipeline.ticks(n, m, r) * a_tick + 2 * exchanges * group
 
 
+def formula(parallel: ParallelConfig) -> str:
+    ticks = pipeline.ticks(parallel.stage, parallel.pipeline_microbatches, parallel.pipeline_rounds)
+    exchanges = 2 * (len(pipeline.moves(parallel.stage, parallel.pipeline_rounds)) - 1)
+    return f"{ticks} (6 x + 2 s)" + (f" + {exchanges} g" if parallel.pipeline_rounds > 1 else "")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rounds", [1, 2])
-def test_stages_hand_on_what_they_owe_and_gather_no_weight(rounds):
+def test_stages_hand_on_what_they_owe_and_gather_no_weight(rounds, note):
     parallel = layout(4, 8, rounds, fsdp=2)
     found = program("llama", parallel)
     assert {c.kind for c in found} == {"collective-permute", "all-gather", "all-reduce"}
     moved = sum(c.sent for c in found if c.kind == "collective-permute" and c.axes == ("stage",))
-    assert moved == pytest.approx(owed(CASES["llama"][0], parallel), rel=0.05)
+    due = owed(CASES["llama"][0], parallel)
+    note("gpipe", "llama", parallel, moved=[("stage", moved, due, formula(parallel))])
+    assert moved == pytest.approx(due, rel=0.05)
     for c in found:
         if c.kind == "collective-permute":
             assert c.axes == ("stage",)
