@@ -75,31 +75,33 @@ def candidates(config: Config, topology: Topology) -> tuple[list[Candidate], lis
 
 
 def layouts(config: Config, topology: Topology) -> Iterator[Config]:
-    """mesh x remat x microbatches x offload, with `tensor` the sequence between products cut or not.
+    """mesh x remat x microbatches x offload, with `tensor` the sequence between products cut or not; `stage` and `seq` are the
+    config's own.
 
-    Slices lie along `data` or, where they do not divide it, along `fsdp`: what else goes across waits for its network.
+    Slices lie along `data` or, where they do not divide it, along `stage` or `fsdp`: what else goes across waits for its
+    network.
     """
+    stage, seq = max(config.parallel.stage, 1), max(config.parallel.seq, 1)
     experts = divisors(getattr(config.model, "num_experts", 1))
     remats = REMATS if hasattr(config.model, "remat") else ("",)
     # The host's memory beside a GPU is not a kind of memory that programs for it name.
     offloads = (False, True) if topology.chip.platform == "tpu" else (False,)
     per_slice = topology.devices // topology.slices
     for tensor, expert in itertools.product(divisors(math.gcd(per_slice, MOST_TENSOR)), experts):
-        if per_slice % (tensor * expert):
+        if per_slice % (tensor * expert * seq) or topology.devices % (tensor * expert * seq * stage):
             continue
-        shards = topology.devices // (tensor * expert)
+        shards = topology.devices // (tensor * expert * seq * stage)
         cuts = tensor > 1 and hasattr(config.data, "seq_len")
         residuals = (cut_sequence(config, ("seq",)), cut_sequence(config)) if cuts else (config,)
         for fsdp in divisors(shards):
             data = shards // fsdp
-            if data % topology.slices and fsdp % topology.slices:
+            if data % topology.slices and stage % topology.slices and fsdp % topology.slices:
                 continue
-            rows = config.train.batch_size // (data * fsdp * expert)
+            rows = config.train.batch_size // (data * fsdp * expert * stage)
             for base, remat, offload in itertools.product(residuals, remats, offloads):
                 for microbatches in (n for n in (1, 2, 4, 8) if n <= max(rows, 1)):
-                    yield _layout(
-                        base, remat, offload, microbatches, data=data, fsdp=fsdp, tensor=tensor, expert=expert
-                    )
+                    mesh = {"stage": stage, "data": data, "fsdp": fsdp, "expert": expert, "seq": seq, "tensor": tensor}
+                    yield _layout(base, remat, offload, microbatches, **mesh)
 
 
 def _layout(config: Config, remat: str, offload: bool, microbatches: int, **mesh: int) -> Config:

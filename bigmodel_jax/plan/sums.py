@@ -8,6 +8,7 @@ from typing import Any
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, axis_names
+from bigmodel_jax.nn import pipeline
 from bigmodel_jax.plan.topology import Topology
 
 HOST_LINK = 16e9  # bytes/s between a chip and its host: PCIe Gen4 x 8, as Google's hosts share it
@@ -21,12 +22,15 @@ def sums(config: Config, topology: Topology) -> tuple[float, float]:
 def memory(config: Config) -> float:
     """Master weights, gradients, moments, and what the layers save. A lower bound: what it rejects cannot fit."""
     parallel = config.parallel
-    count = _counts(_shape(config.model))[0] / (parallel.fsdp * parallel.tensor * parallel.expert)
+    count = _counts(_shape(config.model))[0] / math.prod(parallel.sizes()) * parallel.data * parallel.seq
     moments = 0 if parallel.offload_optimizer else 2
-    return (
-        4.0 * count * (2 + moments)
-        + 2.0 * tokens(config) / config.train.microbatches * saved(config.model, parallel)[0]
-    )
+    waiting = tokens(config) / config.train.microbatches * saved(config.model, parallel)[0]
+    if parallel.stage > 1 and parallel.pipeline_remat:
+        waiting = 0.0
+    elif parallel.pipeline_schedule == "1f1b":
+        n, m, r = _pipeline(parallel)
+        waiting *= min(1.0, (n * (r + 2) - 1) / (m * r))
+    return 4.0 * count * (2 + moments) + 2.0 * waiting
 
 
 def seconds(config: Config, topology: Topology) -> float:
@@ -36,22 +40,33 @@ def seconds(config: Config, topology: Topology) -> float:
     count, met = _counts(_shape(model))
     rows = tokens(config)
     _, hosted, passes = saved(model, parallel)
-    compute = passes * met * rows / parallel.tensor / parallel.seq / chip.peak(config.precision.compute)
+    n, m, r = _pipeline(parallel)
+    ticks = pipeline.ticks(n, m, r) / r  # of a stage's layers; m of them do work
+    compute = passes * met * rows / parallel.tensor * ticks / m / chip.peak(config.precision.compute)
     links = chip.links * chip.link / chip.devices
     # Weights are gathered forward and backward, once more where the forward pass is repeated; gradients go the other way.
     gathers = (3 if passes > 7 else 2) * config.train.microbatches + 1
+    if n > 1:  # a stage has its part of the weights, and gathers it at every tick
+        gathers *= ticks / n
     hidden = 2.0 * gathers * count / (parallel.tensor * parallel.expert) * (parallel.fsdp > 1) / links
-    mine, dcn = count / (parallel.fsdp * parallel.tensor * parallel.expert), chip.dcn / chip.devices
+    mine, dcn = count / math.prod(parallel.sizes()) * parallel.data * parallel.seq, chip.dcn / chip.devices
     by_data = topology.slices > 1 and parallel.data % topology.slices == 0
     if parallel.data > 1:
         hidden += 8.0 * mine / (dcn if by_data else links)
-    if topology.slices > 1 and not by_data:  # of every gather a chip sends its part to each of the other slices
+    if (
+        parallel.stage % topology.slices and topology.slices > 1 and not by_data
+    ):  # of every gather a chip sends its part to each of the other slices
         hidden += 2.0 * gathers * mine * (topology.slices - 1) / dcn
     # Over `tensor` two sums a layer, forward and backward, each a gather and a scatter along one axis of the torus.
     activations = getattr(model, "num_layers", 1) * getattr(model, "embed_dim", 0) * rows
     waited = 8.0 * 2.0 * activations * (parallel.tensor > 1) / (2 * chip.link)
     host = 16.0 * mine if parallel.offload_optimizer else 0.0
     return max(compute, hidden, 4.0 * rows * hosted / HOST_LINK) + waited + host / HOST_LINK
+
+
+def _pipeline(parallel: ParallelConfig) -> tuple[int, int, int]:
+    """Stages, microbatches, rounds; without stages one of each."""
+    return parallel.stage, parallel.pipeline_microbatches or parallel.stage, parallel.pipeline_rounds
 
 
 def tokens(config: Config) -> float:

@@ -11,6 +11,7 @@ import math
 import re
 
 import jax
+import layout_runs
 import numpy as np
 import pytest
 
@@ -101,6 +102,7 @@ def run(case: str, parallel: ParallelConfig, microbatches: int = 1):
         state, sums = step(state, batch)
         losses.append(float(sums["loss"].compute()))
         norms.append(float(sums["grad_norm"].compute()))
+    assert not layout_runs.not_cut(state, config, mesh)
     return np.array(losses), np.array(norms), sharding.to_host((state.params, state.frozen))
 
 

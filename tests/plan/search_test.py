@@ -1,11 +1,14 @@
 """The search for a layout, before anything is compiled: what is considered, rejected, and written."""
 
 import dataclasses
+import math
 from pathlib import Path
+
+import pytest
 
 from bigmodel_jax import config_file
 from bigmodel_jax.plan import changes, search
-from bigmodel_jax.plan.sums import saved, seconds
+from bigmodel_jax.plan.sums import memory, saved, seconds
 from bigmodel_jax.plan.topology import parse
 
 CONFIG = Path(__file__).parents[2] / "configs" / "llama3_8b.py"
@@ -48,6 +51,40 @@ def test_slices_lie_along_data_or_fsdp():
     assert seconds(step["across"], topology) > 2.0 * 4 * 8.03e9 / 64 * 3 / topology.chip.dcn
     # A gradient's all-reduce in float32, of a sixteenth.
     assert seconds(step["within"], topology) > 8.0 * 8.03e9 / 16 / topology.chip.dcn
+
+
+@pytest.mark.parametrize("own", [{"seq": 8}, {"stage": 2, "pipeline_microbatches": 8}])
+def test_a_search_keeps_the_stages_and_the_cut_sequence_of_the_config(own):
+    topology, config = parse("v5e:16x16"), config_file.load(CONFIG)
+    parallel = dataclasses.replace(config.parallel, **own)
+    train = dataclasses.replace(config.train, batch_size=2048)
+    config = dataclasses.replace(config, parallel=parallel, train=train)
+    found, _ = search.candidates(config, topology)
+    assert found
+    for candidate in found:
+        assert math.prod(candidate.config.parallel.sizes()) == topology.devices
+        assert own.items() <= dataclasses.asdict(candidate.config.parallel).items()
+    assert any(search.invalid(candidate.config, topology) is None for candidate in found)
+
+
+def test_sums_of_a_pipeline():
+    topology, config = parse("v5e:16x16"), config_file.load(CONFIG)
+    train = dataclasses.replace(config.train, batch_size=2048)
+    plain, few, many, early = (
+        dataclasses.replace(config, train=train, parallel=dataclasses.replace(config.parallel, data=1, **changes))
+        for changes in (
+            {"fsdp": 256},
+            {"stage": 4, "fsdp": 64, "pipeline_microbatches": 4},
+            {"stage": 4, "fsdp": 64, "pipeline_microbatches": 32},
+            {"stage": 4, "fsdp": 64, "pipeline_microbatches": 32, "pipeline_schedule": "1f1b"},
+        )
+    )
+    # 3 of 7 ticks are idle, or 3 of 35.
+    assert seconds(few, topology) / seconds(plain, topology) == pytest.approx(7 / 4, rel=0.01)
+    assert seconds(many, topology) / seconds(plain, topology) == pytest.approx(35 / 32, rel=0.01)
+    state = 16.0 * 8.03e9 / 256
+    assert memory(many) == pytest.approx(memory(plain))
+    assert memory(early) - state == pytest.approx((memory(many) - state) * 11 / 32, rel=0.01)
 
 
 def test_cutting_the_sequence_over_tensor_is_tried_and_saves_what_layers_keep():
