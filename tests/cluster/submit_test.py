@@ -1,15 +1,18 @@
 """What `submit` writes: read back, held against the engines' published schemas, and run by a shell where it is one."""
 
+import contextlib
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-import runs
 import yaml
 
+import runs
 from bigmodel_jax import cli
 from bigmodel_jax.cluster import submit
 
@@ -119,19 +122,24 @@ def test_scripts_are_shell(path, tmp_path, capsys, engine, options, says):
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("ends", "told", "code"), [(0, False, 0), (0, True, 143), (75, False, 75), (2, False, 2)])
+@pytest.mark.parametrize(
+    ("ends", "told", "code"),
+    [(0, "", 0), (0, "later", 143), (0, "before it starts", 143), (75, "", 75), (2, "", 2)],
+)
 def test_a_pod_that_was_told_to_go_does_not_count_as_done(tmp_path, ends, told, code):
     """The pod's script with another command: one that ends by itself, or on SIGTERM."""
     command = f"exit {ends}" if not told else f"trap 'exit {ends}' TERM; echo up; while true; do sleep 0.05; done"
-    script = submit.fill("pod.sh", command=f"bash -c {shlex.quote(command)}")
-    process = subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True)
+    first = "kill -TERM $$; sleep 0.2; " if told == "before it starts" else ""
+    script = submit.fill("pod.sh", command=f"{first}bash -c {shlex.quote(command)}")
+    process = subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        if told:
+        if told == "later":
             assert process.stdout.readline() == "up\n"
             process.terminate()
         assert process.wait(20) == code
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 

@@ -1,7 +1,9 @@
-told=
-trap 'told=1; kill -TERM "$child"' TERM
+told= child= passed=
+pass() { if [ -n "$child" ] && [ -z "$passed" ]; then passed=1; kill -TERM "$child"; fi; }
+trap 'told=1; pass' TERM
 {{command}} &
 child=$!
+if [ -n "$told" ]; then pass; fi # told before there was anyone to tell
 wait "$child"
 code=$?
 while kill -0 "$child" 2>/dev/null; do # a trapped signal ends `wait` early
