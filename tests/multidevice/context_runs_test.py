@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import layout_runs
 import numpy as np
 import pytest
 
@@ -78,6 +79,7 @@ def train(model: str, parallel: ParallelConfig, num_devices: int):
         }
         state, sums = step(state, batch)
         losses.append(float(sums["loss"].compute()))
+    assert not layout_runs.not_cut(state, config, mesh)
     return np.array(losses), sharding.to_host(state.params)
 
 
