@@ -21,24 +21,11 @@ from gpu_settings import FOLDER, GIB, SETTINGS, random_batch
 from bigmodel_jax import runtime
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.report.throughput import peak_flops, step_flops, step_size
-from bigmodel_jax.training.state import TrainState, init_state
+from bigmodel_jax.scaling.measure import time_windows
+from bigmodel_jax.training.state import init_state
 from bigmodel_jax.training.step import make_train_step
 
 WINDOWS, STEPS = 6, 4
-
-
-def time_windows(step, state, batch) -> tuple[list[float], list[float], TrainState]:
-    """(seconds a step of each window, the loss after each, the state then); a window begins and ends on an idle device."""
-    seconds, losses = [], []
-    for _ in range(WINDOWS + 1):
-        jax.block_until_ready(state)
-        start = time.perf_counter()
-        for _ in range(STEPS):
-            state, sums = step(state, batch)
-        jax.block_until_ready((state, sums))
-        seconds.append((time.perf_counter() - start) / STEPS)
-        losses.append(float(sums["loss"].compute()))
-    return seconds[1:], losses, state  # the first one warms up
 
 
 def kernels(text: str) -> dict[str, int]:
@@ -71,7 +58,7 @@ def measure(name: str, profiled: bool) -> None:
     compiled = make_train_step(config, mesh).lower(state, batch).compile()
     compile_seconds = time.perf_counter() - begun
     flops = step_flops(config, params.merge(state.params, state.frozen), batch)
-    seconds, losses, state = time_windows(compiled, state, batch)
+    seconds, metrics, state = time_windows(compiled, state, batch, WINDOWS, STEPS)
     usage, median = compiled.memory_analysis(), statistics.median(seconds)
     peak, _ = peak_flops(jax.devices()[:1], config.precision.compute)
     memory = jax.devices()[0].memory_stats() or {}
@@ -88,7 +75,7 @@ def measure(name: str, profiled: bool) -> None:
         "windows_ms": [1e3 * s for s in seconds],
         unit + "_per_second": size / median,
         "mfu": flops / median / peak if peak else 0.0,
-        "losses": losses,
+        "losses": [float(sums["loss"].compute()) for sums in metrics],
         "kernels": kernels(compiled.as_text()),
         "predicted": predicted(name),
     }

@@ -22,7 +22,7 @@ def sums(config: Config, topology: Topology) -> tuple[float, float]:
 def memory(config: Config) -> float:
     """Master weights, gradients, moments, and what the layers save. A lower bound: what it rejects cannot fit."""
     parallel = config.parallel
-    count = _counts(_shape(config.model))[0] / math.prod(parallel.sizes()) * parallel.data * parallel.seq
+    count = _counts(_shape(config.model))[0] / _cuts(parallel)
     moments = 0 if parallel.offload_optimizer else 2
     waiting = tokens(config) / config.train.microbatches * saved(config.model, parallel)[0]
     if parallel.stage > 1 and parallel.pipeline_remat:
@@ -49,7 +49,7 @@ def seconds(config: Config, topology: Topology) -> float:
     if n > 1:  # a stage has its part of the weights, and gathers it at every tick
         gathers *= ticks / n
     hidden = 2.0 * gathers * count / (parallel.tensor * parallel.expert) * (parallel.fsdp > 1) / links
-    mine, dcn = count / math.prod(parallel.sizes()) * parallel.data * parallel.seq, chip.dcn / chip.devices
+    mine, dcn = count / _cuts(parallel), chip.dcn / chip.devices
     by_data = topology.slices > 1 and parallel.data % topology.slices == 0
     if parallel.data > 1:
         hidden += 8.0 * mine / (dcn if by_data else links)
@@ -62,6 +62,11 @@ def seconds(config: Config, topology: Topology) -> float:
     waited = 8.0 * 2.0 * activations * (parallel.tensor > 1) / (2 * chip.link)
     host = 16.0 * mine if parallel.offload_optimizer else 0.0
     return max(compute, hidden, 4.0 * rows * hosted / HOST_LINK) + waited + host / HOST_LINK
+
+
+def _cuts(parallel: ParallelConfig) -> int:
+    """Pieces that the parameters are cut into."""
+    return parallel.stage * parallel.fsdp * parallel.expert * parallel.tensor
 
 
 def _pipeline(parallel: ParallelConfig) -> tuple[int, int, int]:

@@ -120,7 +120,7 @@ def record_of(config, num_devices: int, windows: int, steps: int) -> dict[str, A
     start = time.perf_counter()
     compiled = make_train_step(config, mesh).lower(state, batch).compile()
     compile_seconds = time.perf_counter() - start
-    seconds = _time(compiled, state, batch, windows, steps)
+    seconds, *_ = time_windows(compiled, state, batch, windows, steps)
     usage, median = compiled.memory_analysis(), statistics.median(seconds)
     size, unit = step_size(batch)
     flops = step_flops(config, params.merge(state.params, state.frozen), batch)
@@ -143,19 +143,20 @@ def record_of(config, num_devices: int, windows: int, steps: int) -> dict[str, A
     }
 
 
-def _time(compiled, state, batch, windows: int, steps: int) -> list[float]:
-    """Seconds a step of each window; the window before the first one warms up."""
+def time_windows(step, state, batch, windows: int, steps: int) -> tuple[list[float], list[dict], Any]:
+    """(seconds a step of each window, the metrics after each, the state then); the window before the first one warms up."""
     import jax
 
-    seconds = []
+    seconds, metrics = [], []
     for _ in range(windows + 1):
         jax.block_until_ready(state)
         start = time.perf_counter()
         for _ in range(steps):
-            state, sums = compiled(state, batch)
+            state, sums = step(state, batch)
         jax.block_until_ready((state, sums))
         seconds.append((time.perf_counter() - start) / steps)
-    return seconds[1:]
+        metrics.append(sums)
+    return seconds[1:], metrics[1:], state
 
 
 def _percentile(values: list[float], share: float) -> float:

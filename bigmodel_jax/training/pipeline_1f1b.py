@@ -140,7 +140,7 @@ def _forward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
     run = jax.vmap(functools.partial(stage_passes.forward, job), in_axes=(0, 0, 0, None, 0), spmd_axis_name="stage")
     x, ys, kept = run(microbatch, round_, job.layered, job.closed, state)
     with jax.named_scope("save_activations"):  # by which `plan` and profiles tell them
-        kept = stage_arrays.put(c.kept, jnp.asarray(s.slots()[0])[microbatch, round_], kept, valid)
+        kept = stage_arrays.put(c.kept, s.slot(microbatch, round_), kept, valid)
     ys = stage_arrays.put(c.ys, s.place_of_two_waves(microbatch, round_), ys, valid)
     outbox = _where(np.arange(s.n) == s.n - 1, x, _turn(c.outbox, -1))
     state = _turn((x, *state[1:]), 1)
@@ -173,7 +173,7 @@ def _backward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
     valid, microbatch, round_ = s.backward(t)
     entering = (np.arange(s.n) == s.n - 1) & ((t - s.delay) % s.period < s.n)
     d_x, d_shared = _where(entering, (c.d_inbox, _zeros(c.d_state[1])), c.d_state)
-    kept = stage_arrays.take(c.kept, jnp.asarray(s.slots()[0])[microbatch, round_])
+    kept = stage_arrays.take(c.kept, s.slot(microbatch, round_))
     d_ys = stage_arrays.take(c.d_ys, s.place_of_two_waves(microbatch, round_))
     run = jax.vmap(
         functools.partial(stage_passes.backward, job), in_axes=(0, 0, 0, None, 0, 0, 0), spmd_axis_name="stage"

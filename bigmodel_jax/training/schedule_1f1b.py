@@ -10,6 +10,8 @@ import functools
 import heapq
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax.nn import pipeline
@@ -55,6 +57,10 @@ class Schedule:
     def place_of_two_waves(self, microbatch: Any, round_: Any) -> Any:
         """Where what is kept of two waves has this microbatch's: by wave, microbatch in it, and round."""
         return microbatch % (2 * self.n) * self.r + round_
+
+    def slot(self, microbatch: jax.Array, round_: jax.Array) -> jax.Array:
+        """Where what waits for these backward passes is kept (`slots`)."""
+        return jnp.asarray(self.slots()[0])[microbatch, round_]
 
     @functools.cache  # noqa: B019 - a handful of schedules in a program's life
     def slots(self) -> tuple[np.ndarray, int]:

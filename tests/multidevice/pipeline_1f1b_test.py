@@ -17,7 +17,6 @@ from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models import MODELS
-from bigmodel_jax.nn import pipeline
 from bigmodel_jax.training.schedule_1f1b import Schedule
 from bigmodel_jax.training.state import abstract_state
 from bigmodel_jax.training.step import make_train_step
@@ -109,26 +108,13 @@ def test_inside_accumulated_gradients():
 # ------------------------------------------------------------------------------------------------ compiled
 
 
-def owed(cfg, parallel: ParallelConfig) -> int:
-    """Bytes that a device hands on in a step, float32: as in GPipe, but no cotangents of what layers share without one.
-
-    Forward a tick's x three times, positions, segments, cosines and sines twice; backward the cotangents of x three times.
-    """
-    n, m, r = parallel.stage, parallel.pipeline_microbatches, parallel.pipeline_rounds
-    tokens = pipelines.ROWS // m // (parallel.data * parallel.fsdp) * pipelines.LENGTH
-    group = 4 * sum(p.size for p in params.paths(cfg.make().spec["layers"]).values()) // (n * r * parallel.fsdp)
-    exchanges = sum(any(a != b for a, b in pairs) for pairs, _, _ in pipeline.moves(n, r)) if r > 1 else 0
-    a_tick = tokens * 4 * (6 * cfg.embed_dim + 2 * (1 + 1 + cfg.head_dim))
-    return pipeline.ticks(n, m, r) * a_tick + 2 * exchanges * group
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_stages_hand_on_what_they_owe_and_gather_no_weight(rounds, note):
     parallel = layout(4, 8, rounds, fsdp=2)
     found = pipelines.program("llama", parallel)
     moved = sum(c.sent for c in found if c.kind == "collective-permute" and c.axes == ("stage",))
-    due = owed(pipelines.CASES["llama"][0], parallel)
+    due = pipelines.owed(pipelines.CASES["llama"][0], parallel)
     note("1f1b", "llama", parallel, moved=[("stage", moved, due, pipelines.formula(parallel))])
     assert moved == pytest.approx(due, rel=0.05)
     for c in found:
