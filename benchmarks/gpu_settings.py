@@ -22,6 +22,7 @@ from bigmodel_jax.data import ImageData, MaskedTextData, TextData, Tfds
 from bigmodel_jax.models import MixtralConfig, bert, llama, vit
 from bigmodel_jax.objectives import Classification, MaskedLanguageModel, NextToken
 from bigmodel_jax.optim import OptimConfig
+from bigmodel_jax.pretrained.llama import LLAMA as LLAMA_FAMILY
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "runs" / "gpu"
@@ -90,10 +91,12 @@ def random_batch(config: Config, mesh: jax.sharding.Mesh, seed: int = 0) -> dict
 
 
 def save(name: str) -> Path:
-    """The setting's folder, with its config in it."""
+    """The setting's folder, with its config in it, and that of a Llama as transformers writes it."""
     folder = FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     config_file.save(SETTINGS[name], folder / "config.json")
+    if isinstance(SETTINGS[name].model, llama.LlamaConfig):
+        (folder / "transformers.json").write_text(json.dumps(LLAMA_FAMILY.to_hf(SETTINGS[name].model)))
     return folder
 
 

@@ -4,7 +4,7 @@
 
 bfloat16 autocast over float32 weights, SDPA attention, clip_grad_norm_, fused AdamW; `full` recomputes every layer;
 `residual` has the residual stream in bfloat16, as ours, where autocast leaves it in the embedding's float32. The setting is
-the config.json of `gpu_settings.py`. The last line is a JSON object.
+the config.json of `gpu_settings.py`, beside its transformers.json. The last line is a JSON object.
 """
 
 import json
@@ -15,38 +15,20 @@ from pathlib import Path
 
 import torch
 import transformers
+from torch_decoder import make_optimizer
 
 WINDOWS, STEPS = 6, 4
 
 
-def make_model(c: dict, device: str) -> torch.nn.Module:
-    rope = {"rope_type": "default", "rope_theta": c["rope_theta"]}
-    if (s := c["rope_scaling"])["kind"] == "llama3":
-        rope |= {"rope_type": "llama3"} | {name: s[name] for name in ("factor", "low_freq_factor", "high_freq_factor")}
-        rope["original_max_position_embeddings"] = s["original_max_seq_len"]
-    config = transformers.LlamaConfig(
-        vocab_size=c["vocab_size"],
-        hidden_size=c["embed_dim"],
-        intermediate_size=c["mlp_dim"],
-        num_hidden_layers=c["num_layers"],
-        num_attention_heads=c["num_heads"],
-        num_key_value_heads=c["num_kv_heads"],
-        head_dim=c["head_dim"],
-        max_position_embeddings=c["max_seq_len"],
-        rms_norm_eps=c["norm_eps"],
-        rope_parameters=rope,
-        tie_word_embeddings=c["tied_embeddings"],
-        use_cache=False,
-    )
+def make_model(path: Path, device: str) -> torch.nn.Module:
+    config = transformers.LlamaConfig(**json.loads(path.read_text()), use_cache=False)
     config._attn_implementation = "sdpa"
     with torch.device(device):
         return transformers.LlamaForCausalLM(config)
 
 
 def make_step(model, rows: int, seq_len: int, vocab: int, mode: str, device: str):
-    decayed, rest = ([p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False))
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
+    optimizer = make_optimizer(model, lr=1e-4)
     forward = torch.compile(model) if mode == "compile" else model
     tokens = torch.randint(0, vocab, (rows, seq_len), device=device)
 
@@ -85,16 +67,16 @@ def time_windows(step, device: str) -> tuple[list[float], float, float]:
 
 def main(path: str, mode: str, *options: str) -> None:
     setting = json.loads(Path(path).read_text())
-    c, rows, seq_len = setting["model"], setting["train"]["batch_size"], setting["data"]["seq_len"]
+    rows, seq_len = setting["train"]["batch_size"], setting["data"]["seq_len"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
-    model = make_model(c, device).train()
+    model = make_model(Path(path).with_name("transformers.json"), device).train()
     if "residual" in options:
         model.model.embed_tokens.register_forward_hook(lambda module, inputs, output: output.to(torch.bfloat16))
     if "full" in options:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    step = make_step(model, rows, seq_len, c["vocab_size"], mode, device)
+    step = make_step(model, rows, seq_len, setting["model"]["vocab_size"], mode, device)
     seconds, first, loss = time_windows(step, device)
     median = statistics.median(seconds)
     record = {

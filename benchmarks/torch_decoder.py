@@ -65,13 +65,18 @@ class Decoder(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
 
 
+def make_optimizer(model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Fused AdamW; vectors do not decay."""
+    decayed, rest = ([p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False))
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)
+
+
 def main():
     c, mode = json.loads(sys.argv[1]), sys.argv[2]
     torch.manual_seed(0)
     model = Decoder(c)
-    decayed, rest = ([p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False))
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
+    optimizer = make_optimizer(model, lr=1e-3)
     forward = torch.compile(model) if mode == "compile" else model
     data = torch.randint(0, c["vocab_size"], (8, c["batch_size"], c["seq_len"] + 1))
 
