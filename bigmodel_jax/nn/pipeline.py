@@ -70,11 +70,10 @@ def run(
     m = parallel.pipeline_microbatches or n
     stacked = jax.tree.map(lambda w: pin(deal(w, n, r), 1), stacked)
     xs = jax.tree.map(lambda w: pin(w.reshape(r, n, -1, *w.shape[1:]), 1), xs)
-    # What is shared twice travels once.
     x_leaves, x_tree = jax.tree.flatten(x)
     shared_leaves, shared_tree = jax.tree.flatten(shared)
-    distinct = list({id(leaf): leaf for leaf in shared_leaves}.values())
-    places = [next(i for i, d in enumerate(distinct) if d is leaf) for leaf in shared_leaves]
+    once, places = shared_once(shared_leaves)
+    distinct = [shared_leaves[i] for i in once]
 
     def stage(number, weights, xs, x, travelling):
         """What one stage does in one tick; number: of the microbatch, its round."""
@@ -97,6 +96,12 @@ def run(
         x_leaves, ys = _schedule(compute, *at_home, n, m, r)
     ys = jax.tree.map(lambda y: y.reshape(-1, *y.shape[3:]), ys)
     return jax.tree.unflatten(x_tree, [_away(a) for a in x_leaves]), ys
+
+
+def shared_once(leaves: list) -> tuple[list[int], list[int]]:
+    """What is shared twice travels once: (numbers of the leaves that do, the place among them of each leaf)."""
+    once = [i for i, leaf in enumerate(leaves) if not any(leaf is earlier for earlier in leaves[:i])]
+    return once, [next(k for k, i in enumerate(once) if leaves[i] is leaf) for leaf in leaves]
 
 
 # ------------------------------------------------------------------------------------------------ schedule

@@ -60,10 +60,9 @@ def split(loss: Callable, compute: Any, frozen: Any, rows: Any, rng: jax.Array, 
     x_tree, shared_tree = jax.tree.structure(x), jax.tree.structure(shared)
     leaves = jax.tree.leaves(shared)
     _, pull = jax.vjp(lambda compute: jax.tree.leaves(reach(compute, rows, rng)[4]), compute)
-    # What is shared twice travels once.
-    once = [i for i, leaf in enumerate(leaves) if not any(leaf is earlier for earlier in leaves[:i])]
+    once, places = pipeline.shared_once(leaves)
     moved, fixed = [i for i in once if pull.out_nzs[i]], [i for i in once if not pull.out_nzs[i]]
-    places = [next(k for k, i in enumerate(moved + fixed) if leaves[i] is leaf) for leaf in leaves]
+    places = [(moved + fixed).index(once[k]) for k in places]
 
     def enter(compute, rows, rng):
         _, _, x, _, shared = reach(compute, rows, rng)
