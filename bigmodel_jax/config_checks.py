@@ -145,23 +145,28 @@ def _check_pipeline(config: Config, stages: int) -> None:
         raise ValueError(
             f"parallel.stage = {stages}: {type(config.model).__name__} has no stack of equal layers to cut"
         )
-    remat = getattr(config.model, "remat", "none")
-    if parallel.pipeline_schedule == "1f1b" and remat.startswith("offload") and not parallel.pipeline_remat:
-        raise ValueError(
-            f"model.remat = {remat!r} needs parallel.pipeline_remat = True with parallel.pipeline_schedule = '1f1b', which "
-            "keeps what waits for its backward pass on the device"
-        )
-    stacks = {path.partition("layers/")[0] for path in layers}
-    if parallel.pipeline_schedule == "1f1b" and stacks != {""}:
-        raise ValueError(
-            f"parallel.pipeline_schedule = '1f1b' is for models of one stack of layers, and {type(config.model).__name__} "
-            "has several; 'gpipe' takes any number"
-        )
+    if parallel.pipeline_schedule == "1f1b":
+        _check_1f1b(config, layers)
     for path, num in layers.items():
         if num % (stages * rounds):
             product = f"parallel.stage = {stages}" + (f" x parallel.pipeline_rounds = {rounds}" if rounds > 1 else "")
             stack = path.split("/")[0] if path.split("/")[0] != "layers" else "the model"
             raise ValueError(f"the {num} layers of {stack} are not divisible by {product}")
+
+
+def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
+    """Raises ValueError for what the schedule does not do; layers: of each stacked parameter, by path."""
+    remat = getattr(config.model, "remat", "none")
+    if remat.startswith("offload") and not config.parallel.pipeline_remat:
+        raise ValueError(
+            f"model.remat = {remat!r} needs parallel.pipeline_remat = True with parallel.pipeline_schedule = '1f1b', which "
+            "keeps what waits for its backward pass on the device"
+        )
+    if {path.partition("layers/")[0] for path in layers} != {""}:
+        raise ValueError(
+            f"parallel.pipeline_schedule = '1f1b' is for models of one stack of layers, and {type(config.model).__name__} "
+            "has several; 'gpipe' takes any number"
+        )
 
 
 def _check_sequence(config: Config, pieces: int, tensor: int) -> None:

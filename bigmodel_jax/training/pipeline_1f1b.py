@@ -137,8 +137,7 @@ def _forward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
     valid, microbatch, round_ = s.forward(t)
     entering = (np.arange(s.n) == 0) & (t % s.period < s.n)
     state = _where(entering, inbox, c.state)
-    run = jax.vmap(functools.partial(stage_passes.forward, job), in_axes=(0, 0, 0, None, 0), spmd_axis_name="stage")
-    x, ys, kept = run(microbatch, round_, job.layered, job.closed, state)
+    x, ys, kept = stage_passes.by_all(stage_passes.forward, job, microbatch, round_, state)
     with jax.named_scope("save_activations"):  # by which `plan` and profiles tell them
         kept = stage_arrays.put(c.kept, s.slot(microbatch, round_), kept, valid)
     ys = stage_arrays.put(c.ys, s.place_of_two_waves(microbatch, round_), ys, valid)
@@ -175,10 +174,7 @@ def _backward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
     d_x, d_shared = _where(entering, (c.d_inbox, _zeros(c.d_state[1])), c.d_state)
     kept = stage_arrays.take(c.kept, s.slot(microbatch, round_))
     d_ys = stage_arrays.take(c.d_ys, s.place_of_two_waves(microbatch, round_))
-    run = jax.vmap(
-        functools.partial(stage_passes.backward, job), in_axes=(0, 0, 0, None, 0, 0, 0), spmd_axis_name="stage"
-    )
-    found = run(microbatch, round_, job.layered, job.closed, kept, d_x, d_ys)
+    found = stage_passes.by_all(stage_passes.backward, job, microbatch, round_, kept, d_x, d_ys)
     of_layers, of_closed, d_x, of_shared = _where(valid, found, _zeros(found))
     with jax.named_scope("sum_gradients"):
         grads = (stage_arrays.add_at(c.grads[0], round_, of_layers), _add(c.grads[1], of_closed), c.grads[2])
@@ -221,8 +217,8 @@ def _start(job: Job) -> Carry:
     s, split = job.schedule, job.split
     rows, rngs = _of(job, 0)
     state = jax.eval_shape(_each(split.enter), job.compute, rows, rngs)
-    stages = jax.vmap(functools.partial(stage_passes.forward, job), in_axes=(0, 0, 0, None, 0), spmd_axis_name="stage")
-    _, ys, kept = jax.eval_shape(stages, jnp.arange(s.n), jnp.arange(s.n), job.layered, job.closed, state)
+    forward = functools.partial(stage_passes.by_all, stage_passes.forward, job)
+    _, ys, kept = jax.eval_shape(forward, jnp.arange(s.n), jnp.arange(s.n), state)
     at_home = [jax.ShapeDtypeStruct((s.n, s.period * y.shape[1], *y.shape[2:]), y.dtype) for y in ys]
     _, total = jax.eval_shape(_each(split.leave), job.compute, rows, rngs, state[0], at_home)
     state, d_state = stage_arrays.zeros(state), stage_arrays.zeros(state[:2])

@@ -1,6 +1,7 @@
 """What a stage of the pipeline does in one tick: its layers forward, and back."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -59,3 +60,10 @@ def backward(job: Job, microbatch, round_, layered, closed, kept, d_x, d_ys) -> 
     else:
         pull = kept.replace(args_res=[floats(layered), floats(closed), *kept.args_res[2:]])
     return pull((d_x, d_ys))
+
+
+def by_all(fn: Callable, job: Job, microbatch, round_, *rest) -> tuple:
+    """`fn`, one of the two above, by every stage on its own arguments."""
+    axes = (0, 0, 0, None, *[0] * len(rest))
+    run = jax.vmap(functools.partial(fn, job), in_axes=axes, spmd_axis_name="stage")
+    return run(microbatch, round_, job.layered, job.closed, *rest)
