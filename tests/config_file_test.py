@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 import pytest
-import runs
 
+import runs
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.config import flat
 from bigmodel_jax.data import Arrays

@@ -4,9 +4,10 @@ import os
 import signal
 import time
 
-import jobs
 import numpy as np
 import pytest
+
+import jobs
 import runs
 
 pytestmark = pytest.mark.slow

@@ -6,9 +6,10 @@ import shutil
 import subprocess
 import sys
 
-import jobs
 import numpy as np
 import pytest
+
+import jobs
 import runs
 
 pytestmark = [

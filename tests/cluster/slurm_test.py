@@ -4,9 +4,10 @@ import json
 import subprocess
 import sys
 
-import jobs
 import numpy as np
 import pytest
+
+import jobs
 import runs
 import slurm
 

@@ -5,11 +5,11 @@ import hashlib
 import json
 
 import jax
-import jobs
 import numpy as np
 import pytest
-import runs
 
+import jobs
+import runs
 from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.core import sharding

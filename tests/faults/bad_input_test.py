@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import runs
 
+import runs
 from bigmodel_jax import cli
 
 DATA_CONFIG = """

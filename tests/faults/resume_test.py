@@ -8,8 +8,8 @@ import time
 import jax
 import numpy as np
 import pytest
-import runs
 
+import runs
 from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.core import sharding

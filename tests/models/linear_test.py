@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from runs import launch
 from sklearn.linear_model import LogisticRegression
 
 from bigmodel_jax import config_file
@@ -23,6 +22,7 @@ from bigmodel_jax.objectives import Classification
 from bigmodel_jax.training.saved import load_weights
 from bigmodel_jax.training.state import init_state
 from bigmodel_jax.training.step import make_train_step
+from runs import launch
 
 ROOT = Path(__file__).parents[2]
 CONFIG = config_file.load(ROOT / "configs" / "linear_regression.py")

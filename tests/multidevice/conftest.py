@@ -1,10 +1,10 @@
 """The fixture by which every layout is proved, whatever file its test stands in."""
 
 import jax
-import layout_runs
 import numpy as np
 import pytest
 
+import layout_runs
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 

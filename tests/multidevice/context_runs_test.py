@@ -3,10 +3,10 @@
 import dataclasses
 
 import jax
-import layout_runs
 import numpy as np
 import pytest
 
+import layout_runs
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig

@@ -5,11 +5,11 @@ import hashlib
 
 import jax
 import jax.numpy as jnp
-import layout_runs
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+import layout_runs
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from pipeline_test import CASES, LENGTH, ROWS, check, program, text, tiny
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.nn import expert_exchange, moe
 from bigmodel_jax.objectives import NextToken
+from pipeline_test import CASES, LENGTH, ROWS, check, program, text, tiny
 
 CASES |= {
     "mixtral_experts": (tiny("mixtral", router_z_loss=0.01), NextToken(), text),

@@ -4,10 +4,10 @@ float32 sums in another order differ in the last bits; 5 AdamW steps at lr 1e-2 
 parameter (Adam divides by small second moments), which is the tolerance.
 """
 
-import layout_runs
 import pytest
 from jax.sharding import PartitionSpec as P
 
+import layout_runs
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.training.state import init_state

@@ -10,9 +10,9 @@ import re
 
 import jax
 import numpy as np
-import pipeline_test as pipelines
 import pytest
 
+import pipeline_test as pipelines
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig

@@ -11,10 +11,10 @@ import math
 import re
 
 import jax
-import layout_runs
 import numpy as np
 import pytest
 
+import layout_runs
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding

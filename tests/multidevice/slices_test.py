@@ -2,11 +2,11 @@
 
 import dataclasses
 
-import layout_runs
 import numpy as np
 import pytest
 from jax.experimental import topologies
 
+import layout_runs
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import AXES, ParallelConfig

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import fixture_folder, load, record_layers
 
 from bigmodel_jax.core import params
 from bigmodel_jax.objectives import Contrastive
 from bigmodel_jax.objectives.contrastive import pair_logits
 from bigmodel_jax.pretrained import folder
+from reference import fixture_folder, load, record_layers
 
 TOLERANCE = 1e-4
 KINDS = {"clip": "softmax", "siglip": "sigmoid"}

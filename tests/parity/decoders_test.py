@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reference import fixture_folder, load, record_layers
 
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params
 from bigmodel_jax.inference import generate as generation
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.pretrained import folder
+from reference import fixture_folder, load, record_layers
 
 TOLERANCE = 1e-4
 FAMILIES = [

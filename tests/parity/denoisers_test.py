@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import fixture_folder, load, record_layers
 
 from bigmodel_jax.config import ImageSampleConfig
 from bigmodel_jax.core import params
@@ -18,6 +17,7 @@ from bigmodel_jax.inference.sample_images import sample_images
 from bigmodel_jax.models.dit import positions
 from bigmodel_jax.objectives import Diffusion
 from bigmodel_jax.pretrained import folder
+from reference import fixture_folder, load, record_layers
 
 TOLERANCE = 1e-4
 CONDITIONS = {"dit": ("label",), "pixart": ("text_states", "segment_ids")}

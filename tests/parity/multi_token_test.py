@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import fixture_folder, load, read
 
 from bigmodel_jax.core import params
 from bigmodel_jax.models import deepseek
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.pretrained import folder
+from reference import fixture_folder, load, read
 
 TOLERANCE = 1e-4
 MODULES = 2

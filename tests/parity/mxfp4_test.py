@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import fixture_folder, load, read
 
 from bigmodel_jax.core import params
 from bigmodel_jax.pretrained import folder, mxfp4
 from bigmodel_jax.pretrained.names import Tensor
+from reference import fixture_folder, load, read
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import fixture_folder
 from safetensors.numpy import load_file
 
 from bigmodel_jax.config import SampleConfig
@@ -18,6 +17,7 @@ from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.models import rnn
 from bigmodel_jax.models.rnn import RNNConfig
 from bigmodel_jax.objectives import NextToken
+from reference import fixture_folder
 
 TOLERANCE = 1e-4
 GATES = {"rnn": [""], "lstm": ["i", "f", "g", "o"], "gru": ["r", "z", "n"]}

@@ -7,7 +7,6 @@ import dataclasses
 import json
 
 import pytest
-from reference import HERE, fixture_folder
 
 from bigmodel_jax.core import params
 from bigmodel_jax.models import (
@@ -28,6 +27,7 @@ from bigmodel_jax.models import (
 )
 from bigmodel_jax.pretrained import FAMILIES
 from bigmodel_jax.pretrained.transfer import family_of
+from reference import HERE, fixture_folder
 
 CONFIGS = HERE / "fixtures" / "sizes" / "configs.json"
 MODELS = (llama, gpt2, bert, roberta, deberta, xlnet, mistral, qwen, gemma, mixtral, qwen_moe, deepseek, gpt_oss, t5)

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reference import fixture_folder, load, read, record_layers
 
 from bigmodel_jax.core import params
 from bigmodel_jax.models.resnet import ResNet
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.pretrained import folder, names
+from reference import fixture_folder, load, read, record_layers
 
 TOLERANCE = 1e-4
 FAMILIES = ["vit", "resnet", "resnet_basic", "efficientnet"]

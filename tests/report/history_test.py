@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-import run_folders as folders
 
+import run_folders as folders
 from bigmodel_jax.report.history import Run, config_diff, flatten, headline, load_run, loss_unit, unit
 
 

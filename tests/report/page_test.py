@@ -3,8 +3,8 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-import run_folders as folders
 
+import run_folders as folders
 from bigmodel_jax.report import plots
 from bigmodel_jax.report.page import build_report
 from bigmodel_jax.report.plot_style import DARK

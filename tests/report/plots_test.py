@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-import run_folders as folders
 
+import run_folders as folders
 from bigmodel_jax.report import plot_style, plots
 from bigmodel_jax.report.history import load_run
 from bigmodel_jax.report.picture_grid import write_grid

@@ -6,8 +6,8 @@ import json
 import jax
 import numpy as np
 import pytest
-import runs
 
+import runs
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params, sharding
