@@ -13,7 +13,7 @@ class Chip:
     dims: numbers in a topology's name. devices: JAX devices per chip. hbm: bytes that a program may use on one device.
     bf16, int8, fp8: dense FLOP/s (0: no such unit). hbm_bandwidth: bytes/s. link: bytes/s of one link between chips, one
     way; links: how many a chip has. dcn: bytes/s per chip out of its slice (TPU) or its host (GPU). largest: chips that
-    a slice may have.
+    a slice may have. clock: cycles/s of a TPU's core, in which its compiler estimates products.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Chip:
     links: int
     dcn: float
     largest: int
+    clock: float = 0.0
     options: tuple[tuple[str, Any], ...] = ()  # of the topology's description
     target: str = ""  # device_description_str of the GPU's target config
     source: str = ""
@@ -46,6 +47,8 @@ class Chip:
 
 # hbm of TPUs is what the compiler itself allows (read from its message where a program is too large): libtpu 0.0.52.
 # hbm of GPUs is 92 % of the device's memory, what runtime.py asks for.
+# clock of TPUs: the peak over the products of a cycle, which are those of 8 (v4, v5p), 4 (v5e) units of 128 x 128, and on
+# v6e and a core of tpu7x as many as 4 of 256 x 256 do: the compiler's estimates of large products come close to that.
 TPU_DOCS = "docs.cloud.google.com/tpu/docs/"
 CHIPS = (
     Chip(
@@ -62,6 +65,7 @@ CHIPS = (
         links=6,
         dcn=6.25e9,
         largest=4096,
+        clock=1.05e9,
         options=(("chip_config_name", "megacore"),),
         source=TPU_DOCS + "v4: 275 TFLOPS, 1228 GB/s, 2400 Gbps ICI",
     ),
@@ -79,6 +83,7 @@ CHIPS = (
         links=4,
         dcn=3.125e9,
         largest=256,
+        clock=1.5e9,
         source=TPU_DOCS
         + "v5e: 197 TFLOPS, 393 int8 TOPS, 819 GB/s, 400 GB/s ICI both ways, 6.4 Tbps DCN per 256 chips",
     ),
@@ -96,6 +101,7 @@ CHIPS = (
         links=6,
         dcn=6.25e9,
         largest=6144,
+        clock=1.75e9,
         source=TPU_DOCS + "v5p: 459 TFLOPS, 2765 GB/s, 1200 GB/s ICI both ways, 50 Gbps DCN per chip; int8 twice bf16",
     ),
     Chip(
@@ -112,6 +118,7 @@ CHIPS = (
         links=4,
         dcn=12.5e9,
         largest=256,
+        clock=1.75e9,
         source=TPU_DOCS + "v6e: 918 TFLOPS, 1836 int8 TOPS, 1638 GB/s, 800 GB/s ICI both ways, 100 Gbps DCN per chip",
     ),
     Chip(
@@ -128,6 +135,7 @@ CHIPS = (
         links=6,
         dcn=12.5e9,
         largest=9216,
+        clock=2.2e9,
         source=TPU_DOCS + "tpu7x: 2307 TFLOPS, 4614 fp8, 7380 GB/s, 1200 GB/s ICI both ways, 100 Gbps DCN per chip",
     ),
     Chip(

@@ -38,28 +38,38 @@ FREE = {
 } | {f"{kind}-done" for kind in KINDS}
 
 
+UNKNOWN = 2**62  # cycles; the compiler writes the largest integer where it does not know
+
+
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """Of one device and one step. flops: by the type of the operands; bytes: read and written in HBM.
 
-    busy: seconds if nothing but arithmetic and HBM took time, each instruction at the slower of the two. rows: the
-    instructions that take most of it, as (operation, seconds, FLOPs, bytes).
+    busy: seconds if nothing but arithmetic and HBM took time, each instruction at the slower of the two. expected: the same
+    with products as slow as the compiler expects them to be. rows: the instructions that take most of `expected`, as
+    (operation, seconds, FLOPs, bytes).
     """
 
     flops: dict[str, float]
     kernel_flops: float
     bytes: float
     busy: float
+    expected: float
     rows: list[tuple[str, float, float, float]]
 
 
 def measure(
-    code: Code, peak: Callable[[str], float], bandwidth: float, line: Callable[[int], str] = lambda frame: ""
+    code: Code,
+    peak: Callable[[str], float],
+    bandwidth: float,
+    clock: float = 0.0,
+    line: Callable[[int], str] = lambda frame: "",
 ) -> Cost:
-    """peak: FLOP/s of a device by operand type; bandwidth: bytes/s of its memory; line: of a stack frame."""
+    """peak: FLOP/s of a device by operand type; bandwidth: bytes/s of its memory; clock: its cycles/s, where the compiler
+    states cycles; line: of a stack frame."""
     totals: dict[str, float] = collections.defaultdict(float)
     rows: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
-    kernels = moved = busy = 0.0
+    kernels = moved = busy = expected = 0.0
     for name, body in code.bodies.items():
         times = 0 if name in code.program.fused else code.program.times(name)
         for one in body.values() if times else ():
@@ -72,6 +82,8 @@ def measure(
                 totals[kind] += times * n
             kernels += times * sum(products.values()) if one.opcode == "custom-call" else 0.0
             moved, busy = moved + times * size, busy + times * seconds
+            seconds = max(seconds, _stated(one, clock) if products else 0.0)
+            expected += times * seconds
             row = rows[_label(one, line)]
             row[0], row[1], row[2] = (
                 row[0] + times * seconds,
@@ -79,7 +91,16 @@ def measure(
                 row[2] + times * size,
             )
     top = sorted(((label, *row) for label, row in rows.items()), key=lambda row: -row[1])
-    return Cost(dict(totals), kernels, moved, busy, top[:20])
+    return Cost(dict(totals), kernels, moved, busy, expected, top[:20])
+
+
+def _stated(one: Instruction, clock: float) -> float:
+    """Seconds of a product by the TPU compiler's own model, with the windows that it chose; 0 where it states none.
+
+    Its statements about what is no product are not used: they are 2.5 times what the memory takes, or no number at all.
+    """
+    cycles = re.search(r'"estimated_cycles":"(\d+)"', one.rest) if clock else None
+    return int(cycles[1]) / clock if cycles and int(cycles[1]) < UNKNOWN else 0.0
 
 
 def _label(one: Instruction, line: Callable[[int], str]) -> str:

@@ -122,7 +122,8 @@ def seen(config: Config, topology: Topology, compiled: Compiled, tokens: float, 
     rows = compiled.program["collectives"]
     compute = sum(n / chip.peak(kind) for kind, n in measured["flops"].items())
     waits = [(row["network"], row["asynchronous"], row["seconds"]) for row in rows]
-    line = roofline(compute, measured["bytes"] / (chip.hbm_bandwidth / chip.devices), measured["busy"], waits)
+    hbm = measured["bytes"] / (chip.hbm_bandwidth / chip.devices)
+    line = roofline(compute, hbm, measured["busy"], measured["expected"], waits)
     peak = devices * chip.peak(config.precision.compute)
     return {
         "flops": {

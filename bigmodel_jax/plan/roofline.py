@@ -1,6 +1,7 @@
 """How long a step takes: arithmetic, memory, and the two networks.
 
-These are the chips' published rates and the compiler's program: a bound. docs/results.md has it beside steps on a GPU.
+These are the chips' published rates and the compiler's program; for products on a TPU the compiler's own estimates, which are
+longer. docs/results.md has them beside steps on a GPU and published ones on TPUs.
 """
 
 import dataclasses
@@ -15,9 +16,9 @@ from bigmodel_jax.plan.topology import Topology
 class Roofline:
     """Seconds of one step, each as if nothing else took time.
 
-    busy: arithmetic and HBM together, each instruction at the slower of the two. hidden: all communication beside
-    computation; exposed: none of it. step: what the program's own schedule makes of that: asynchronous collectives run
-    beside computation, the others after it.
+    busy: arithmetic and HBM together, each instruction at the slower of the two; expected: with products as the compiler
+    expects them. hidden: the bound: all communication beside `busy`; exposed: none of it beside `expected`. step: what the
+    program's own schedule makes of that: asynchronous collectives run beside computation, the others after it.
     """
 
     compute: float
@@ -25,6 +26,7 @@ class Roofline:
     ici: float
     dcn: float
     busy: float
+    expected: float
     hidden: float
     step: float
     exposed: float
@@ -35,13 +37,16 @@ class Roofline:
         return max(("compute", "hbm", "ici", "dcn"), key=lambda name: getattr(self, name))
 
 
-def roofline(compute: float, hbm: float, busy: float, waits: Sequence[tuple[str, bool, float]]) -> Roofline:
+def roofline(
+    compute: float, hbm: float, busy: float, expected: float, waits: Sequence[tuple[str, bool, float]]
+) -> Roofline:
     """waits: (network "ici" or "dcn", whether it is asynchronous, seconds) of each collective."""
     ici, dcn = (sum(s for network, _, s in waits if network == name) for name in ("ici", "dcn"))
     beside = max(sum(s for network, a, s in waits if a and network == name) for name in ("ici", "dcn"))
     after = sum(s for _, asynchronous, s in waits if not asynchronous)
     # The two networks are apart from each other and from the chip: each may work while the others do.
-    return Roofline(compute, hbm, ici, dcn, busy, max(busy, ici, dcn), max(busy, beside) + after, busy + ici + dcn)
+    step, exposed = max(expected, beside) + after, expected + ici + dcn
+    return Roofline(compute, hbm, ici, dcn, busy, expected, max(busy, ici, dcn), step, exposed)
 
 
 def seconds(one: Collective, members: Sequence[Sequence[int]], topology: Topology) -> tuple[str, float]:

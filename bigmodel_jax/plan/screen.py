@@ -101,9 +101,10 @@ def time_table(plan: dict) -> Table:
     table = Table("time of a step", "seconds", "", box=None, padding=(0, 2, 0, 0))
     table.columns[1].justify = "right"
     longest = max(line[name] for name in ("compute", "hbm", "ici", "dcn", "step"))
-    rows = {"compute": "compute", "hbm": "HBM", "ici": "between chips", "dcn": "between slices"}
-    if plan["chip"]["platform"] == "cuda":
-        rows |= {"ici": "NVLink", "dcn": "network"}
+    rows = {"compute": "compute", "hbm": "HBM"}
+    rows |= {"expected": "both, as compiled"} if line["expected"] > line["busy"] else {}
+    gpu = plan["chip"]["platform"] == "cuda"
+    rows |= {"ici": "NVLink", "dcn": "network"} if gpu else {"ici": "between chips", "dcn": "between slices"}
     for name, text in rows.items():
         if line[name]:
             table.add_row(text, f"{line[name]:.4f}", bar(line[name] / longest))
@@ -188,9 +189,13 @@ def notes(plan: dict) -> str:
     made = plan["compile"]
     how = "compiled before" if made["cached"] else "compiled now"
     text = f"{how} in {made['seconds']:.0f} s ({made['cpu_seconds']:.0f} CPU-seconds, {made['peak_rss'] / GIB:.1f} GiB)"
-    return (
-        text + ". Rates are published ones: nothing was measured on this machine. Attention counts as the full square."
+    stated = plan.get("roofline", {})
+    rates = (
+        "published ones, of products the compiler's"
+        if stated and stated["expected"] > stated["busy"]
+        else "published ones"
     )
+    return text + f". Rates are {rates}: nothing was measured on this machine. Attention counts as the full square."
 
 
 def number(value: float) -> str:

@@ -24,6 +24,7 @@ from bigmodel_jax import config_file
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.compiler_options import compiler_options
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.plan import cost, hlo, memory, roofline
 from bigmodel_jax.plan import topology as topologies
@@ -55,7 +56,7 @@ def run(request: dict) -> dict:
     begun = time.perf_counter()
     lowered = make_train_step(config, mesh).lower(state, batch)
     lower_seconds = time.perf_counter() - begun
-    key = cache_key(lowered.as_text(), topology)
+    key = cache_key(lowered.as_text(), topology, compiler_options(devices[0]))
     folder = Path(request["cache"]) / key
     cached = (folder / "compiled.json").is_file()
     if not cached:
@@ -91,11 +92,11 @@ def coords(device: Any) -> list[int]:
     return [group or 0, *(getattr(device, "coords", None) or ())]
 
 
-def cache_key(text: str, topology: topologies.Topology) -> str:
+def cache_key(text: str, topology: topologies.Topology, options: dict[str, str]) -> str:
     """A hash of the lowered program and of what else decides what the compiler makes of it."""
     compiler = "libtpu" if topology.chip.platform == "tpu" else "jax-cuda13-plugin"
     versions = [importlib.metadata.version(name) for name in ("jax", "jaxlib", compiler)]
-    facts = json.dumps([topology.name, topology.slices, {}, versions], sort_keys=True)
+    facts = json.dumps([topology.name, topology.slices, options, versions], sort_keys=True)
     return hashlib.sha256(f"{facts}\n{text}".encode()).hexdigest()[:24]
 
 
@@ -140,7 +141,7 @@ def analyse(folder: Path, config: Config, mesh: jax.sharding.Mesh, topology: top
     text = gzip.decompress((folder / "hlo.txt.gz").read_bytes()).decode()
     code = Code(text, causal=isinstance(config.objective, NextToken))
     bandwidth = topology.chip.hbm_bandwidth / topology.chip.devices
-    measured = cost.measure(code, topology.chip.peak, bandwidth, code.program.frames.line)
+    measured = cost.measure(code, topology.chip.peak, bandwidth, topology.chip.clock, code.program.frames.line)
     beside = asynchronous_channels(code)
     rows = []
     for one in hlo.collectives(text, mesh):

@@ -38,9 +38,11 @@ def time(plan: dict, theme: Theme):
         return None
     line = plan["roofline"]
     gpu = plan["chip"]["platform"] == "cuda"
+    as_compiled = {"expected": "both, as compiled"} if line["expected"] > line["busy"] else {}
     names = {
         "compute": "compute",
         "hbm": "HBM",
+        **as_compiled,
         "ici": "NVLink" if gpu else "between chips",
         "dcn": "network" if gpu else "between slices",
         "step": "predicted step",

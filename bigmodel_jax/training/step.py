@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from bigmodel_jax import optim
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import metrics, params, precision, sharding
+from bigmodel_jax.core.compiler_options import compiler_options
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.models import Model
@@ -33,7 +34,8 @@ def make_train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, dict], 
         return _pmap_step(config, mesh, model, tx)
     shardings = state_shardings(config, mesh)
     gradients, norm = _reduction(config, mesh, model, shardings.params)
-    branch = mesh.devices.flat[0].platform == "cpu"
+    device = mesh.devices.flat[0]
+    branch = device.platform == "cpu"
 
     def step(state, batch):
         with sharding.use(mesh, config.parallel.rules, config.parallel):
@@ -41,7 +43,8 @@ def make_train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, dict], 
                 config, tx, gradients, state, batch, norm=norm, grad_shardings=shardings.params, branch=branch
             )
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+    out = (shardings, sharding.replicated(mesh))
+    return jax.jit(step, donate_argnums=0, out_shardings=out, compiler_options=compiler_options(device))
 
 
 def _reduction(config: Config, mesh: Mesh, model: Model, shardings: Any) -> tuple[Gradients, Callable]:

@@ -210,3 +210,36 @@ def test_of_a_conditional_one_branch_counts():
         return jax.lax.cond(x[0, 0] > 0, lambda: jnp.tanh(x @ w) @ w, lambda: x @ w)
 
     assert sum(measure(compiled(fn, (16, 32), (32, 32))).flops.values()) == 2 * 2 * 16 * 32 * 32
+
+
+STATED = """%product (a: f32[16,32], b: f32[32,64]) -> f32[16,64] {
+  %a = f32[16,32]{1,0} parameter(0)
+  %b = f32[32,64]{1,0} parameter(1)
+  ROOT %d = f32[16,64]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%sum (a: f32[16,64]) -> f32[16,64] {
+  %a = f32[16,64]{1,0} parameter(0)
+  ROOT %s = f32[16,64]{1,0} add(%a, %a)
+}
+
+ENTRY %main (a: f32[16,32], b: f32[32,64]) -> f32[16,64] {
+  %a = f32[16,32]{1,0} parameter(0)
+  %b = f32[32,64]{1,0} parameter(1)
+  %p = f32[16,64]{1,0} fusion(%a, %b), kind=kOutput, calls=%product, backend_config={"estimated_cycles":"CYCLES"}
+  ROOT %r = f32[16,64]{1,0} fusion(%p), kind=kLoop, calls=%sum, backend_config={"estimated_cycles":"900000"}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("cycles", "clock", "product"),
+    [(30_000, 1e9, 30e-6), (3_000, 1e9, 0.0), (30_000, 0.0, 0.0), (2**63 - 1, 1e9, 0.0)],
+    ids=["longer than memory takes", "shorter", "of a chip without cycles", "not known"],
+)
+def test_a_product_takes_what_the_compiler_states_where_that_is_longer(cycles, clock, product):
+    code = Code("HloModule m\n\n" + STATED.replace("CYCLES", str(cycles)))
+    found = cost.measure(code, lambda dtype: 1e12, 1e9, clock)
+    by_memory = 4e-9 * (16 * 32 + 32 * 64 + 16 * 64), 4e-9 * 2 * 16 * 64
+    assert found.busy == pytest.approx(sum(by_memory))
+    assert found.expected == pytest.approx(max(product, by_memory[0]) + by_memory[1])

@@ -76,10 +76,11 @@ def test_gpus_of_one_host_use_nvlink_and_of_several_the_network():
 
 
 def test_a_step_hides_what_runs_beside_it_and_waits_for_the_rest():
-    line = roofline.roofline(1.0, 0.5, 1.2, [("ici", True, 0.9), ("ici", False, 0.3), ("dcn", True, 1.5)])
+    line = roofline.roofline(1.0, 0.5, 1.2, 1.4, [("ici", True, 0.9), ("ici", False, 0.3), ("dcn", True, 1.5)])
     assert (line.compute, line.hbm, line.ici, line.dcn) == (1.0, 0.5, pytest.approx(1.2), 1.5)
     assert line.hidden == 1.5
     assert line.step == pytest.approx(1.5 + 0.3)
-    assert line.exposed == pytest.approx(1.2 + 1.2 + 1.5)
+    assert line.exposed == pytest.approx(1.4 + 1.2 + 1.5)
     assert line.bound == "dcn"
-    assert roofline.roofline(1.0, 0.5, 1.2, []).step == 1.2
+    alone = roofline.roofline(1.0, 0.5, 1.2, 1.4, [])
+    assert (alone.hidden, alone.step) == (1.2, 1.4)

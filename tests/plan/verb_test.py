@@ -107,6 +107,7 @@ PLAN = {
         "ici": 0.6,
         "dcn": 0.0,
         "busy": 1.4,
+        "expected": 1.5,
         "hidden": 1.4,
         "step": 1.6,
         "exposed": 2.0,

@@ -1,0 +1,38 @@
+"""What the real TPU compiler expects of a large product, on every chip that `plan` knows."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def found():
+    program = Path(__file__).with_name("tpu_products.py")
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("topology", "share"),
+    [("v4:2x2x1", 0.9), ("v5e:2x2", 0.95), ("v5p:2x2x1", 0.95), ("v6e:2x2", 0.85), ("tpu7x:2x2x1", 0.9)],
+)
+def test_a_large_product_comes_close_to_the_chips_peak_and_not_above_it(topology, share, found):
+    """So that the clock in which the compiler counts is right."""
+    peak, ours, _ = found[topology]
+    assert share < peak / ours < 1.0
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
+def test_our_options_make_it_faster(topology, found):
+    _, ours, without = found[topology]
+    assert ours < 0.94 * without
