@@ -189,13 +189,10 @@ def notes(plan: dict) -> str:
     made = plan["compile"]
     how = "compiled before" if made["cached"] else "compiled now"
     text = f"{how} in {made['seconds']:.0f} s ({made['cpu_seconds']:.0f} CPU-seconds, {made['peak_rss'] / GIB:.1f} GiB)"
-    stated = plan.get("roofline", {})
-    rates = (
-        "published ones, of products the compiler's"
-        if stated and stated["expected"] > stated["busy"]
-        else "published ones"
-    )
-    return text + f". Rates are {rates}: nothing was measured on this machine. Attention counts as the full square."
+    line = plan.get("roofline", {"expected": 0.0, "busy": 0.0})
+    stated = ", of products the compiler's" if line["expected"] > line["busy"] else ""
+    rates = f"Rates are published ones{stated}: nothing was measured on this machine."
+    return f"{text}. {rates} Attention counts as the full square."
 
 
 def number(value: float) -> str:
