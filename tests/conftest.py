@@ -1,7 +1,10 @@
 """Every test sees 8 virtual CPU devices; compiled programs are kept between runs."""
 
 import importlib
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +58,17 @@ def measured(record_property):
         return value
 
     return note
+
+
+@pytest.fixture(scope="session")
+def compiled_for_tpus(tmp_path_factory):
+    """Starts a program that compiles for TPUs that are not here, as `plan` starts its own; what it prints last, as JSON."""
+    from bigmodel_jax.plan.compile import environment  # not before JAX's environment is set
+
+    def run(program):
+        env = environment("tpu", str(tmp_path_factory.mktemp("libtpu")))
+        done = subprocess.run([sys.executable, program], env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run

@@ -1,22 +1,11 @@
 """Compiles training steps for TPUs that are not here, in a process of its own; prints what takes memory in each as JSON.
 
-python tests/multidevice/tpu_memory_programs.py
+Started by the fixture `compiled_for_tpus`.
 """
 
 import dataclasses
 import json
-import os
 import re
-
-# Before libtpu is loaded: no search for a TPU, no lock, no message.
-os.environ |= {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "JAX_PLATFORMS": "cpu",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
 
 import jax
 import jax.numpy as jnp

@@ -1,9 +1,6 @@
 """The real TPU compiler's word on what training steps hold in memory, and where."""
 
 import importlib.util
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,10 +14,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def found():
-    done = subprocess.run([sys.executable, PROGRAMS], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+def found(compiled_for_tpus):
+    return compiled_for_tpus(PROGRAMS)
 
 
 def test_a_head_in_blocks_is_gathered_and_scattered_and_never_whole(found):

@@ -1,9 +1,6 @@
 """The real TPU compiler puts splash's kernels where attention is: forward, and dq and dkv of the backward pass."""
 
 import importlib.util
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,10 +16,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def found():
-    done = subprocess.run([sys.executable, PROGRAMS], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+def found(compiled_for_tpus):
+    return compiled_for_tpus(PROGRAMS)
 
 
 @pytest.mark.parametrize("case", ["causal", "window", "softcap", "sinks", "full", "latent", "narrow", "ulysses"])

@@ -1,9 +1,6 @@
 """What the real TPU compiler expects of a large product, on every chip that `plan` knows."""
 
 import importlib.util
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,11 +12,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def found():
-    program = Path(__file__).with_name("tpu_products.py")
-    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+def found(compiled_for_tpus):
+    return compiled_for_tpus(Path(__file__).with_name("tpu_products.py"))
 
 
 @pytest.mark.parametrize(
