@@ -14,7 +14,6 @@ from pathlib import Path
 
 from bigmodel_jax import config_file
 from bigmodel_jax.core.compiler_options import SCOPED_VMEM
-from bigmodel_jax.data import cache
 from bigmodel_jax.plan import compile as compiling
 from bigmodel_jax.plan import estimate, topology
 
@@ -31,11 +30,8 @@ def row(name: str, limit: int) -> str:
     SCOPED_VMEM.clear()
     if limit:
         SCOPED_VMEM[KINDS[where.chip.name]] = limit
-    folder = cache.root() / f"plan-{compiling.FORMAT}"
-    answer = worker.run({"config": plan["config"], "cache": str(folder)} | {k: plan[k] for k in ("topology", "slices")})
-    key = folder / answer.pop("key")
-    kept = json.loads((key / "compiled.json").read_text())
-    made = compiling.Compiled(folder=key, seconds=0.0, **{"memory": {}} | kept, **answer)
+    request = {name: plan[name] for name in ("config", "topology", "slices")} | {"cache": str(compiling.root())}
+    made = compiling.read(worker.run(request), seconds=0.0)
     if made.refused:
         return f"| {name} | {limit or 'default'} | does not fit |" + " |" * 5
     seen = estimate.seen(config_file.from_json(plan["config"]), where, made, 0.0, {"price": 0.0, "date": ""})

@@ -70,21 +70,30 @@ def compile_step(config: Config, topology: Topology) -> Compiled:
 
     ValueError, one line, for a config that cannot be compiled.
     """
-    folder = cache.root() / f"plan-{FORMAT}"
-    folder.mkdir(parents=True, exist_ok=True)
+    root().mkdir(parents=True, exist_ok=True)
     request = {
         "config": config_file.to_json(config),
         "topology": topology.name,
         "slices": topology.slices,
-        "cache": str(folder),
+        "cache": str(root()),
     }
     begun = time.perf_counter()
     answer = _ask(request, topology.chip.platform)
     if "mistake" in answer:
         raise ValueError(answer["mistake"])
-    key = folder / answer.pop("key")
-    kept = json.loads((key / "compiled.json").read_text())
-    return Compiled(folder=key, seconds=time.perf_counter() - begun, memory=kept.pop("memory", {}), **kept, **answer)
+    return read(answer, time.perf_counter() - begun)
+
+
+def root() -> Path:
+    """Where programs are kept."""
+    return cache.root() / f"plan-{FORMAT}"
+
+
+def read(answer: dict, seconds: float) -> Compiled:
+    """A worker's answer, with what is kept of its program."""
+    folder = root() / answer.pop("key")
+    kept = json.loads((folder / "compiled.json").read_text())
+    return Compiled(folder=folder, seconds=seconds, memory=kept.pop("memory", {}), **kept, **answer)
 
 
 def compile_all(jobs: Iterable[tuple[Any, Config]], topology: Topology, workers: int = 0) -> Iterator[tuple]:
