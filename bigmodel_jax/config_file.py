@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_jax.config import Config, check_parts, nearest, override
+from bigmodel_jax.core import files
+
+
+class Unreadable(ValueError):
+    """A config.json that is missing or is no whole JSON."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -19,7 +24,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     path = Path(path)
     source = path / "config.json" if path.is_dir() else path
     if not source.is_file():
-        raise ValueError(f"config {str(path)!r}: no such file{_nearby(source)}")
+        raise Unreadable(f"config {str(path)!r}: no such file{_nearby(source)}")
     config = _from_json_file(source) if source.suffix == ".json" else _from_python(source)
     check_parts(config)
     return override(config, overrides, prog=f"launch.py train {path}") if overrides else config
@@ -34,7 +39,7 @@ def _from_json_file(path: Path) -> Config:
     try:
         config = from_json(json.loads(path.read_bytes()))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"config {str(path)!r} is not JSON: {error}") from error
+        raise Unreadable(f"config {str(path)!r} is not JSON: {error}") from error
     except ValueError as error:
         raise ValueError(f"config {str(path)!r}: {error}") from error
     if not isinstance(config, Config):
@@ -145,5 +150,5 @@ def _find_class(tag: str) -> type:
 
 
 def save(config: Config, path: Path) -> None:
-    """Writes config.json, from which the run can be repeated."""
-    path.write_text(json.dumps(to_json(config), indent=2) + "\n")
+    """Writes config.json, from which the run can be repeated, whole or not at all."""
+    files.replace(path, json.dumps(to_json(config), indent=2) + "\n")

@@ -31,7 +31,7 @@ LAYERS = {
     "bigmodel_jax.report": 6,
     "bigmodel_jax.scaling": 8,
     "bigmodel_jax.training": 6,
-    "bigmodel_jax.training.run_folder": 6,
+    "bigmodel_jax.training.run_folder": 7,  # a run known by its config.json or its checkpoints
     "bigmodel_jax.training.saved": 7,  # checkpoints, evaluation and generation together
     "bigmodel_jax.training.loop": 8,
     "bigmodel_jax.plan": 7,  # the step compiled for another machine, and what follows from it

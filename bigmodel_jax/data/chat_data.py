@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bigmodel_jax.core import files
 from bigmodel_jax.data import cache, chat, packing
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.packing import Packing
@@ -54,7 +55,7 @@ class ChatData(DataConfig):
 
     def save_artifacts(self, folder: Path) -> None:
         self.open_tokenizer().save(folder / "tokenizer.json")
-        (folder / "chat_template.jinja").write_text(Path(self.template_path).read_text())
+        files.replace(folder / "chat_template.jinja", Path(self.template_path).read_text())
 
     def _write(self, path: str, out: Path) -> None:
         """The stream `S c1 S c2 ... S` of all conversations, the mask of the assistant's tokens, where each begins."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bigmodel_jax.core import files
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.holdout import check_fraction, held_out
 from bigmodel_jax.data.sources import _nearest
@@ -75,7 +76,7 @@ class TabularData(DataConfig):
         train = read_split(self, "train")
         columns = {"features": (train.names, train.features), "target": (self.target, train.targets)}
         scaling = {kind: {"names": list(names)} | fit_scaling(x).to_json() for kind, (names, x) in columns.items()}
-        (folder / "scaling.json").write_text(json.dumps(scaling, indent=1) + "\n")
+        files.replace(folder / "scaling.json", json.dumps(scaling, indent=1) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)

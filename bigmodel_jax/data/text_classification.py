@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from bigmodel_jax.core import files
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.holdout import check_fraction, held_out
 
@@ -80,7 +81,7 @@ class TextClassificationData(DataConfig):
         """vocabulary.json: words and labels in the order of their numbers."""
         words, labels = vocabulary(self)
         text = json.dumps({"words": list(words), "labels": list(labels)}, ensure_ascii=False, indent=0)
-        (folder / "vocabulary.json").write_text(text + "\n", encoding="utf-8")
+        files.replace(folder / "vocabulary.json", text + "\n")
 
     def _from_test(self, split: str) -> bool:
         return split == "validation" and self.evaluate_on == "test"

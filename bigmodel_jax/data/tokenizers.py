@@ -10,6 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from bigmodel_jax.core import files
+
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 "What other tokenizers call the token between documents; ours is the first."
 STARTS = ("<s>", "<bos>", "<|begin_of_text|>")
@@ -99,7 +101,7 @@ class Tokenizer:
         return np.array([0 if i in special else count(name) for i, name in enumerate(names)], np.int32)
 
     def save(self, path: str | Path) -> None:
-        self.model.save(str(path))
+        files.replace(path, self.model.to_str(pretty=True))
 
 
 def _sentencepiece_bytes(piece: str) -> int:

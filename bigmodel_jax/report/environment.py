@@ -13,8 +13,7 @@ from pathlib import Path
 
 import jax
 
-from bigmodel_jax.core import processes
-from bigmodel_jax.report.writers import replace_text
+from bigmodel_jax.core import files, processes
 
 ENVIRONMENT_FILE = "environment.json"
 PACKAGES = (
@@ -63,7 +62,7 @@ def write_environment(run_dir: Path, **facts: float | str) -> None:
     if not processes.first():
         return
     path = Path(run_dir) / ENVIRONMENT_FILE
-    replace_text(path, json.dumps(environment() | facts, indent=2) + "\n")
+    files.replace(path, json.dumps(environment() | facts, indent=2) + "\n")
 
 
 def cpu_model() -> str:

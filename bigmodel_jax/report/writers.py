@@ -4,13 +4,12 @@ import contextlib
 import importlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bigmodel_jax.config import ReportConfig
-from bigmodel_jax.core import processes
+from bigmodel_jax.core import files, processes
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -27,7 +26,7 @@ class MetricsWriter:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._path.exists():
             kept = [r for r in _parse(self._path) if r["step"] <= from_step]
-            replace_text(self._path, "".join(_line(r) for r in kept))
+            files.replace(self._path, "".join(_line(r) for r in kept))
         self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._board = _tensorboard(self._path.parent / "tensorboard", from_step) if tensorboard else None
 
@@ -83,16 +82,6 @@ def read_metrics(run_dir: Path) -> list[dict]:
         return _parse(path)
     except FileNotFoundError as error:
         raise ValueError(f"{run_dir}: not a run's folder, it has no {METRICS_FILE}") from error
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all, also when the process dies half-way."""
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _parse(path: Path) -> list[dict]:
@@ -160,7 +149,7 @@ class MlflowTracker:
             run = self._mlflow.start_run(run_id=known, run_name=run_dir.name)
             self._mlflow.log_dict(config, "config.json")
         run_dir.mkdir(parents=True, exist_ok=True)
-        kept.write_text(run.info.run_id)
+        files.replace(kept, run.info.run_id)
 
     def write(self, step: int, values: dict[str, float | list]) -> None:
         self._mlflow.log_metrics(_scalars({k: _plain(v) for k, v in values.items()}), step=int(step))

@@ -18,13 +18,13 @@ from bigmodel_jax import config_file, optim
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
-from bigmodel_jax.core import params, processes, sharding
+from bigmodel_jax.core import files, params, processes, sharding
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.report.environment import write_environment
 from bigmodel_jax.report.progress import Progress, start_rows, start_table
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
-from bigmodel_jax.training import run_folder
+from bigmodel_jax.training import holder, run_folder
 from bigmodel_jax.training.checks import (
     check_data,
     check_images,
@@ -53,10 +53,13 @@ def train(config: Config, run_dir: Path, console: Console | None = None) -> dict
     check_processes(config)
     with (
         run_folder.logging_to(run_dir / "log.txt") as start_log,
+        holder.Holder(run_dir) as hold,
         store.open_store(run_dir / "checkpoints", config.checkpoint) as saves,
     ):
         # --- whatever can be wrong is found before the run's folder is touched
         run_folder.check(run_dir, config)
+        if run_dir.is_dir() and processes.first():
+            hold.take()
         mesh = sharding.make_mesh(config.parallel)
         last = store.latest_step(saves)
         last = processes.from_first(-1 if last is None else last)
@@ -76,11 +79,14 @@ def train(config: Config, run_dir: Path, console: Console | None = None) -> dict
         if start >= config.train.steps:
             return _already_complete(run_dir, config, console)
         run_folder.claim(run_dir, config)
+        if processes.first():
+            hold.take()
+            run_folder.check_still(saves, last)
         start_log()
         if start:
             log.info("resumed at step %d", start)
             console.print(f"Resuming at step {start:,}.")
-        run = Run(config, run_dir, mesh, console, saves, batches, validation, start)
+        run = Run(config, run_dir, mesh, console, hold, saves, batches, validation, start)
         return run.go(state)
 
 
@@ -127,6 +133,7 @@ class Run:
     run_dir: Path
     mesh: Any
     console: Console
+    hold: holder.Holder
     saves: store.Store
     batches: BatchIterator
     validation: EvalBatches
@@ -253,6 +260,7 @@ class Run:
         return scalars
 
     def save(self, step: int, state: TrainState, scalars: dict[str, float]) -> None:
+        self.hold.check()
         numbers = {k: v for k, v in scalars.items() if isinstance(v, float)}
         store.save(self.saves, step, state, self.batches.get_state(), config_file.to_json(self.config), metrics=numbers)
         log.info("step %d saved", step)
@@ -265,7 +273,7 @@ class Run:
         if samples_text(config):
             text = generate_text(config, weights(state), config.eval.sample, seed=config.train.seed)
             if processes.first():
-                (self.run_dir / "samples" / f"{config.train.steps:08d}.txt").write_text(text + "\n")
+                files.replace(self.run_dir / "samples" / f"{config.train.steps:08d}.txt", text + "\n")
             self.say(f"\nSample: {text}\n")
         if samples_images(config):
             from bigmodel_jax.report.picture_grid import write_grid

@@ -4,11 +4,13 @@ import contextlib
 import logging
 import logging.handlers
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bigmodel_jax import config_file
-from bigmodel_jax.config import Config, flat
+from bigmodel_jax.checkpoint import store
+from bigmodel_jax.config import Config, flat, override
 from bigmodel_jax.core import processes
 
 log = logging.getLogger("bigmodel_jax")
@@ -30,6 +32,22 @@ def differences(old: Config, new: Config) -> dict[str, tuple]:
     }
 
 
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """As `config_file.load`; where a run's config.json is missing or damaged, the config of its newest checkpoint."""
+    checkpoints = Path(path) / "checkpoints"
+    try:
+        return config_file.load(path, overrides)
+    except config_file.Unreadable as error:
+        if not checkpoints.is_dir():
+            raise
+        try:
+            found = config_file.from_json(store.read_config(checkpoints))
+        except ValueError:
+            raise error from None
+        log.warning("%s; the config of the newest checkpoint is used", error)
+        return override(found, overrides, prog=f"launch.py train {path}") if overrides else found
+
+
 def check(run_dir: Path, config: Config) -> None:
     """Writes nothing. ValueError if another run lives in the folder, naming what differs, or if it cannot be made."""
     path = run_dir / "config.json"
@@ -37,8 +55,8 @@ def check(run_dir: Path, config: Config) -> None:
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         wrong = "is not a folder" if not parent.is_dir() else "cannot be written"
         raise ValueError(f"run_dir = {str(run_dir)!r}: {parent} {wrong}; give another --run_dir")
-    if path.is_file():
-        changed = differences(config_file.load(path), config)
+    if path.is_file() or any(run_dir.glob("checkpoints/[0-9]*")):
+        changed = differences(load(run_dir), config)
         if changed:
             shown = "; ".join(f"{name} was {a!r}, now {b!r}" for name, (a, b) in list(changed.items())[:4])
             raise ValueError(
@@ -58,6 +76,36 @@ def claim(run_dir: Path, config: Config) -> None:
             f"run_dir = {str(run_dir)!r} cannot be made: {error.strerror}; give another --run_dir"
         ) from error
     config_file.save(config, run_dir / "config.json")
+
+
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written says so once, in one line, and the run goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.failed:
+            self.failed = True
+            print(f"warning: {self.baseFilename}: {error.strerror}; log records are lost", file=sys.stderr)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError:
+            assert self.failed  # it was said when the record could not be written
+
+    failed = False
+
+
+def check_still(saves: store.Store, last: int) -> None:
+    """ValueError where checkpoints have come since the newest one was step `last` (-1: none): another process was here."""
+    now = store.latest_step(saves)
+    if (-1 if now is None else now) != last:
+        raise ValueError(
+            f"run_dir = {str(saves.directory.parent)!r}: another process has trained there since this one started; "
+            "the same command resumes the run"
+        )
 
 
 @contextlib.contextmanager
@@ -85,7 +133,7 @@ def logging_to(path: Path) -> Iterator[Callable[[], None]]:
     kept = logging.handlers.MemoryHandler(capacity=1 << 20, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     shown = logging.StreamHandler()
     shown.setLevel(logging.WARNING)
-    file = logging.FileHandler(path, delay=True)
+    file = _LogFile(path, delay=True)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
     def start() -> None:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.config_checks import validate
@@ -19,6 +18,7 @@ from bigmodel_jax.data.loader import eval_batches
 from bigmodel_jax.data.tokenizers import Tokenizer, load_tokenizer
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.inference.sample_images import sample_images
+from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.checks import check_sample
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.state import TrainState, abstract_state, init_state
@@ -52,7 +52,7 @@ def fresh_state(config: Config, mesh) -> tuple[TrainState, list[str]]:
         raise ValueError(
             f"train.init_from = {str(other)!r} is not a run's folder; `import` makes one of published weights"
         )
-    source = dataclasses.replace(config_file.load(other), parallel=config.parallel)
+    source = dataclasses.replace(run_folder.load(other), parallel=config.parallel)
     found = params.paths(load_weights(source, other, mesh)[0])
     own = params.paths(params.merge(state.params, state.frozen))
     wrong = [

@@ -52,9 +52,9 @@ def one_target(verb: str, args: Sequence[str], what: str = "CONFIG") -> tuple[Pa
 def parse_config(target: Path, options: list[str], verb: str):
     """(config, run folder): the run's own options beside every field of its config."""
     from bigmodel_jax import config as configs
-    from bigmodel_jax import config_file
+    from bigmodel_jax.training import run_folder
 
-    loaded = config_file.load(target)
+    loaded = run_folder.load(target)
 
     @dataclasses.dataclass(frozen=True)
     class Arguments:

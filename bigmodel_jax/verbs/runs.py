@@ -37,10 +37,10 @@ def evaluate(args: Sequence[str]) -> None:
 
 def generate(args: Sequence[str]) -> None:
     from bigmodel_jax import config as configs
-    from bigmodel_jax import config_file
+    from bigmodel_jax.training import run_folder
 
     target, options = one_target("generate", args, "RUN")
-    config, run_dir = config_file.load(target), run_dir_of(target)
+    config, run_dir = run_folder.load(target), run_dir_of(target)
 
     @dataclasses.dataclass(frozen=True)
     class Arguments:

@@ -44,10 +44,10 @@ def export(args: Sequence[str]) -> None:
     targets, options = split(args)
     if len(targets) != 2:
         raise ValueError(f"export: expected a run and a folder, got {targets}; launch.py export --help shows how")
-    from bigmodel_jax import config_file
     from bigmodel_jax.config import override
     from bigmodel_jax.core.precision import Float
     from bigmodel_jax.pretrained.transfer import export_weights
+    from bigmodel_jax.training import run_folder
 
     @dataclasses.dataclass(frozen=True)
     class Arguments:
@@ -55,7 +55,7 @@ def export(args: Sequence[str]) -> None:
 
     dtype = override(Arguments(), options, prog="launch.py export RUN FOLDER").dtype
     run = Path(targets[0])
-    family = export_weights(config_file.load(run), run_dir_of(run), Path(targets[1]), dtype=dtype)
+    family = export_weights(run_folder.load(run), run_dir_of(run), Path(targets[1]), dtype=dtype)
     print(f"{targets[1]}: {family.architecture}, {dtype}")
 
 

@@ -2,10 +2,13 @@
 
 import dataclasses
 import logging
+from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 from bigmodel_jax import config_file
+from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import ImageData
@@ -90,3 +93,44 @@ def test_a_run_that_never_starts_leaves_no_log(tmp_path):
     with run_folder.logging_to(tmp_path / "log.txt"):
         logging.getLogger("bigmodel_jax").warning("seen")
     assert not (tmp_path / "log.txt").exists()
+
+
+def save_checkpoint(run_dir, config, step):
+    with store.open_store(run_dir / "checkpoints", config.checkpoint) as saves:
+        store.save(saves, step, {"step": jnp.asarray(step)}, {"next_batch": step}, config_file.to_json(config))
+
+
+@pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_text(p.read_text()[:60])])
+def test_a_run_without_its_config_file_is_known_by_its_checkpoints(tmp_path, damage, caplog):
+    run_folder.claim(tmp_path, BASE)
+    save_checkpoint(tmp_path, BASE, 3)
+    damage(tmp_path / "config.json")
+    assert run_folder.load(tmp_path) == BASE
+    assert "the config of the newest checkpoint is used" in caplog.text
+    run_folder.check(tmp_path, BASE)
+    with pytest.raises(ValueError, match=r"train\.seed was 0, now 1"):
+        run_folder.check(tmp_path, dataclasses.replace(BASE, train=TrainConfig(seed=1)))
+    longer = run_folder.load(tmp_path, ["--train.steps", "2000"])
+    assert longer == dataclasses.replace(BASE, train=TrainConfig(steps=2000))
+
+
+def test_a_folder_with_neither_config_nor_checkpoint_is_no_run(tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        run_folder.load(tmp_path)
+
+
+def test_checkpoints_that_came_in_between_are_not_overlooked(tmp_path):
+    with store.open_store(tmp_path / "checkpoints", BASE.checkpoint) as saves:
+        run_folder.check_still(saves, -1)
+        save_checkpoint(tmp_path, BASE, 3)
+        run_folder.check_still(saves, 3)
+        with pytest.raises(ValueError, match="another process has trained there"):
+            run_folder.check_still(saves, -1)
+
+
+def test_a_log_on_a_full_disk_says_so_once_and_raises_nothing(capsys):
+    with run_folder.logging_to(Path("/dev/full")) as start:
+        start()
+        for _ in range(3):
+            logging.getLogger("bigmodel_jax").info("step")
+    assert capsys.readouterr().err.strip() == "warning: /dev/full: No space left on device; log records are lost"

@@ -1,0 +1,40 @@
+"""Files that are replaced whole or not at all, also when the process dies or the disk fills half-way."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields the name of a temporary file beside `path`; what the caller writes there becomes `path` at the end.
+
+    The content is on the disk before the name changes, and the name before this returns. The temporary file is
+    deleted where the caller fails. OSError names `path`.
+    """
+    temporary = path.with_name(f"{path.name}.partial")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replace(path: Path, content: str | bytes) -> None:
+    """Writes `content` (text as UTF-8) to `path`, whole or not at all; OSError names `path`."""
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _sync(path: Path) -> None:
+    """Waits until the disk has a file's content, or a folder's names."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

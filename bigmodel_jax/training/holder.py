@@ -1,0 +1,153 @@
+"""One process at a time trains in a run's folder: `holder.json` there names it while it lives.
+
+Two marks show that the holder lives. The kernel's lock on the file ends with the process that has it, but on some
+shared file systems other hosts do not see it. There the beat shows it, a count that the holder raises every few
+seconds. A new process takes the folder where it gets the lock and no beat comes.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from pathlib import Path
+
+FILE = "holder.json"
+BEAT_SECONDS = 5.0
+SILENT_SECONDS = 20.0  # a holder of another host that has not beaten for so long is taken for dead
+LENGTH = 512  # bytes of the file
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # the file system has no locks
+
+
+class Holder:
+    """The hold on a run's folder; a context manager whose end releases what `take` has taken."""
+
+    def __init__(self, run_dir: Path):
+        self._path, self._file = run_dir / FILE, None
+        self._name = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now(), "id": secrets.token_hex(8)}
+        self._released = threading.Event()
+
+    def __enter__(self) -> "Holder":
+        return self
+
+    def take(self) -> None:
+        """Takes the folder, which exists; nothing where this process has it already.
+
+        ValueError, one line, names the process that holds it. OSError names the file.
+        """
+        if self._file is not None:
+            return
+        self._file = _take(self._path)
+        self._beat(0)
+        threading.Thread(target=self._beats, name="holder", daemon=True).start()
+
+    def check(self) -> None:
+        """ValueError where another process has taken the folder, as it may from a process that was stopped for long."""
+        if self._file is not None and not self._ours():
+            run_dir, found = str(self._path.parent), _text(_read(self._path))
+            raise ValueError(f"run_dir = {run_dir!r}: {found} has taken the run; this process stops without a save")
+
+    def __exit__(self, *exception) -> None:
+        self._released.set()
+        if self._file is None:
+            return
+        if self._ours():
+            self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+    def _ours(self) -> bool:
+        return _read(self._path).get("id") == self._name["id"]
+
+    def _beats(self) -> None:
+        count = 0
+        while not self._released.wait(BEAT_SECONDS) and self._ours():
+            count += 1
+            with contextlib.suppress(OSError):  # a full disk must not end the beat
+                self._beat(count)
+
+    def _beat(self, count: int) -> None:
+        # One write of one length: a reader on another host never sees half of two beats.
+        os.pwrite(self._file, json.dumps({**self._name, "beat": count}).ljust(LENGTH).encode(), 0)
+
+
+def _take(path: Path) -> int:
+    """The open and locked file; it still has the content of the holder before."""
+    while True:
+        try:
+            number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        try:
+            _refuse_living(path, locked=_lock(number))
+            if _same(path, number):  # the holder before may have deleted the file in between
+                return number
+        except BaseException:
+            os.close(number)
+            raise
+        os.close(number)
+
+
+def _lock(number: int) -> bool | None:
+    """True: this process has the lock; False: another one has it; None: the file system has no locks."""
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return None
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _refuse_living(path: Path, locked: bool | None) -> None:
+    found = _read(path)
+    here = found.get("host") == socket.gethostname()
+    if locked is False or (found and not (here and locked) and _beating(path, found)):
+        raise ValueError(
+            f"run_dir = {str(path.parent)!r} is in use: {_text(found)} trains there; "
+            f"wait for its end, stop it, or give another --run_dir"
+        )
+
+
+def _beating(path: Path, found: dict) -> bool:
+    """Whether the holder's count rises while this process watches."""
+    end = time.monotonic() + SILENT_SECONDS
+    while time.monotonic() < end:
+        now = _read(path)
+        if not now:
+            return False
+        if now != found:
+            return True
+        time.sleep(BEAT_SECONDS / 5)
+    return False
+
+
+def _same(path: Path, number: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(number))
+    except FileNotFoundError:
+        return False
+
+
+def _read(path: Path) -> dict:
+    """What the file says; empty where there is none or it is not whole."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(found: dict) -> str:
+    if not {"host", "pid", "since"} <= found.keys():
+        return "another process"
+    return f"process {found['pid']} on {found['host']}, started {found['since']},"
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")

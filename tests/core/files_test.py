@@ -1,0 +1,55 @@
+"""A file is replaced whole or not at all."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bigmodel_jax.core import files
+
+
+def test_a_replaced_file_has_the_new_content_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("old")
+    files.replace(path, "new é")
+    assert path.read_bytes() == "new é".encode()
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_a_write_that_fails_half_way_keeps_the_old_content_and_names_the_file(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("old")
+    program = f"""
+import resource, signal
+from pathlib import Path
+from bigmodel_jax.core import files
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    files.replace(Path({str(path)!r}), "x" * 5000)
+except OSError as error:
+    print(error.errno, error.filename)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(errno.EFBIG), str(path)]
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_a_writer_that_raises_keeps_the_old_content(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    with pytest.raises(KeyError), files.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyError("no such metric")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    path = tmp_path / "gone" / "config.json"
+    with pytest.raises(OSError, match="No such file") as raised:
+        files.replace(path, "x")
+    assert raised.value.filename == str(path)
