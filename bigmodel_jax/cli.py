@@ -11,6 +11,7 @@ from rich.table import Table
 
 from bigmodel_jax import runtime
 from bigmodel_jax.cluster import join, peers
+from bigmodel_jax.core import trust
 from bigmodel_jax.verbs import VERBS
 from bigmodel_jax.verbs.base import CONFIG, RUN
 
@@ -28,7 +29,9 @@ def main(args: Sequence[str] | None = None) -> None:
             runtime.keep_memory()
         runtime.quiet_tpu_runtime()
         runtime.use_gpu_memory()
-    args = list(args)
+    if "--trust" in args:
+        trust.allow()
+    args = [a for a in args if a != "--trust"]
     try:
         _dispatch(args)
         join.leave()

@@ -15,7 +15,9 @@ from typing import Any, Literal
 
 import tyro
 
+from bigmodel_jax.core import ranges
 from bigmodel_jax.core.precision import Policy
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Seed, ShareAboveZero
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.models import MODELS, ModelConfig
@@ -25,11 +27,11 @@ from bigmodel_jax.optim import OptimConfig
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    steps: int = 1000
-    batch_size: int = 32  # examples (rows) of one optimizer step, over all devices
-    microbatches: int = 1  # the batch is computed in this many pieces, one after the other
-    seed: int = 0
-    log_every: int = 10
+    steps: Count = 1000
+    batch_size: Count = 32  # examples (rows) of one optimizer step, over all devices
+    microbatches: Count = 1  # the batch is computed in this many pieces, one after the other
+    seed: Seed = 0
+    log_every: Count = 10
     init_from: str = ""  # a run's folder, imported or trained, whose weights this run starts from
 
 
@@ -38,33 +40,33 @@ class SampleConfig:
     """Text generated at the end of a training run, and the defaults of `generate`."""
 
     prompt: str = ""
-    max_tokens: int = 128
-    temperature: float = 0.8  # 0 = always the likeliest token
-    top_k: int = 0  # 0 = all
-    top_p: float = 1.0
+    max_tokens: Count = 128
+    temperature: NonNegative = 0.8  # 0 = always the likeliest token
+    top_k: CountOrZero = 0  # 0 = all
+    top_p: ShareAboveZero = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSampleConfig:
     """Images generated at the end of a run whose objective is Diffusion (DDIM with classifier-free guidance)."""
 
-    num: int = 0  # 0 = none
-    steps: int = 50  # denoising steps, spread over objective.num_steps
-    guidance: float = 3.0  # 1 = what the model says given the label or text; above: further away from without it
+    num: CountOrZero = 0  # 0 = none
+    steps: Count = 50  # denoising steps, spread over objective.num_steps
+    guidance: NonNegative = 3.0  # 1 = what the model says given the label or text; above: further away from without it
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    every: int = 0  # steps between evaluations; 0 = only after the last step
-    batch_size: int = 0  # 0 = the training batch size
+    every: CountOrZero = 0  # steps between evaluations; 0 = only after the last step
+    batch_size: CountOrZero = 0  # 0 = the training batch size
     sample: SampleConfig = SampleConfig()
     images: ImageSampleConfig = ImageSampleConfig()
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    every: int = 0  # steps between saves; 0 = only after the last step
-    keep: int = 2  # the newest so many
+    every: CountOrZero = 0  # steps between saves; 0 = only after the last step
+    keep: Count = 2  # the newest so many
     best_metric: str = ""  # also keep the save that is best by this metric of the evaluation, e.g. "eval/loss"
     best_mode: Literal["min", "max"] = "min"
 
@@ -101,13 +103,15 @@ def override(config: Config, args: Sequence[str], prog: str = "launch.py train C
     options = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     try:
         with contextlib.nullcontext() if {"-h", "--help"} & set(args) else contextlib.redirect_stderr(message):
-            return tyro.cli(
+            found = tyro.cli(
                 type(config), default=config, args=list(args), prog=prog, config=options, use_underscores=True
             )
     except SystemExit as stop:
         if not stop.code:
             raise
         raise ValueError(one_line(message.getvalue())) from None
+    ranges.check(found)
+    return found
 
 
 def one_line(box: str) -> str:

@@ -4,36 +4,16 @@ import dataclasses
 import difflib
 import importlib.util
 import math
-import typing
-from typing import Any, Literal
 
 from bigmodel_jax.config import Config, check_parts, nearest
-from bigmodel_jax.core import params
+from bigmodel_jax.core import params, ranges
 from bigmodel_jax.core.sharding import AXES, Rules, axis_names, factor, slice_axis
 
 
 def validate(config: Config, num_devices: int | None = None) -> None:
     """Raises ValueError for whatever can be known to be wrong before data is opened or anything is compiled."""
     check_parts(config)
-    check_types(config)
-    positive = {
-        "train.steps": config.train.steps,
-        "train.batch_size": config.train.batch_size,
-        "train.microbatches": config.train.microbatches,
-        "train.log_every": config.train.log_every,
-        "checkpoint.keep": config.checkpoint.keep,
-    }
-    zero_or_more = {
-        "train.seed": config.train.seed,
-        "data.max_bad_records": config.data.max_bad_records,
-        "eval.every": config.eval.every,
-        "eval.batch_size": config.eval.batch_size,
-        "checkpoint.every": config.checkpoint.every,
-    }
-    for name, value in (positive | zero_or_more).items():
-        least = 1 if name in positive else 0
-        if value < least:
-            raise ValueError(f"{name} = {value}; it must be {least} or more")
+    ranges.check(config)
     config.optim.validate(config.train.steps)
     _check_rules(config.parallel.rules)
     config.model.validate(config.parallel)
@@ -45,36 +25,6 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     for name in config.report.trackers:
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"report.trackers = {name!r}: the package is not installed; uv pip install {name}")
-
-
-def check_types(config: Any, prefix: str = "") -> None:
-    """Raises ValueError for a field whose value is not of its declared scalar type, or not one of its choices.
-
-    The command line cannot produce such a value; a Python file can.
-    """
-    hints = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value, hint, name = getattr(config, field.name), hints[field.name], f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(value):
-            check_types(value, f"{name}.")
-        elif typing.get_origin(hint) is tuple:
-            inner = typing.get_args(hint)[0]
-            for item in value:
-                _check_scalar(name, item, inner)
-        else:
-            _check_scalar(name, value, hint)
-
-
-def _check_scalar(name: str, value: Any, hint: Any) -> None:
-    if typing.get_origin(hint) is Literal:
-        allowed = typing.get_args(hint)
-        if value not in allowed:
-            listed = ", ".join(map(repr, allowed))
-            raise ValueError(f"{name} = {value!r}; allowed: {listed}{nearest(str(value), map(str, allowed))}")
-    elif hint in (int, float, str, bool):
-        accepted = (int, float) if hint is float else hint
-        if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-            raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}; it must be {hint.__name__}")
 
 
 def _check_rules(rules: Rules) -> None:

@@ -12,21 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_jax.config import Config, check_parts, nearest, override
-from bigmodel_jax.core import files
+from bigmodel_jax.core import files, ranges, trust
 
 
 class Unreadable(ValueError):
     """A config.json that is missing or is no whole JSON."""
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The config of a .py file, a config.json or a run's folder, with dotted overrides applied."""
+def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = True) -> Config:
+    """The config of a .py file, a config.json or a run's folder, with dotted overrides applied.
+
+    runs_code: the caller may call functions that the config names, so these must be trusted as well as its classes.
+    """
     path = Path(path)
     source = path / "config.json" if path.is_dir() else path
     if not source.is_file():
         raise Unreadable(f"config {str(path)!r}: no such file{_nearby(source)}")
     config = _from_json_file(source) if source.suffix == ".json" else _from_python(source)
     check_parts(config)
+    ranges.check(config)
+    function = getattr(getattr(config.data, "source", None), "function", "")
+    if runs_code and function and source.suffix == ".json":
+        trust.check(function, source.parent)
     return override(config, overrides, prog=f"launch.py train {path}") if overrides else config
 
 
@@ -37,7 +44,9 @@ def _nearby(path: Path) -> str:
 
 def _from_json_file(path: Path) -> Config:
     try:
-        config = from_json(json.loads(path.read_bytes()))
+        config = from_json(json.loads(path.read_bytes()), path.parent)
+    except RecursionError as error:
+        raise Unreadable(f"config {str(path)!r}: its brackets are nested too deeply") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise Unreadable(f"config {str(path)!r} is not JSON: {error}") from error
     except ValueError as error:
@@ -112,13 +121,14 @@ def to_json(value: Any) -> Any:
     raise ValueError(f"config: {value!r} of type {type(value).__name__} cannot be written to config.json")
 
 
-def from_json(node: Any) -> Any:
-    """The inverse of `to_json`; ValueError for an unknown type or field."""
+def from_json(node: Any, run_dir: Path | None = None) -> Any:
+    """The inverse of `to_json`; ValueError for an unknown type or field, a value that its field cannot hold, or code
+    that is not trusted (core/trust.py), which a config.json in `run_dir` may name."""
     if isinstance(node, list):
-        return tuple(from_json(v) for v in node)
+        return tuple(from_json(v, run_dir) for v in node)
     if not isinstance(node, dict):
         return node
-    cls = _find_class(node.get("type", ""))
+    cls = _find_class(node.get("type", ""), run_dir)
     known = {f.name for f in dataclasses.fields(cls)}
     values = {}
     for name, value in node.items():
@@ -126,18 +136,24 @@ def from_json(node: Any) -> Any:
             continue
         if name not in known:
             raise ValueError(f"{cls.__name__} has no field {name!r}{nearest(name, known)}")
-        values[name] = from_json(value)
+        values[name] = from_json(value, run_dir)
     required = {f.name for f in dataclasses.fields(cls) if dataclasses.MISSING is f.default is f.default_factory}
     if missing := sorted(required - values.keys()):
         raise ValueError(f"{cls.__name__} lacks {', '.join(missing)}")
+    for name, value in values.items():  # before the class's own checks, which take the types for granted
+        ranges.check_value(f"{cls.__name__}.{name}", value, ranges.hints(cls)[name])
     return cls(**values)
 
 
-def _find_class(tag: str) -> type:
-    module_name, _, class_name = tag.partition(":")
+def _find_class(tag: Any, run_dir: Path | None) -> type:
+    if not isinstance(tag, str):
+        raise ValueError(f"type {tag!r} is unknown; it must be a text, module:Class")
+    module_name, _, class_name = tag.rpartition(":")
     is_file = module_name.endswith(".py")
     if is_file and not Path(module_name).is_file():
         raise ValueError(f"{class_name} is defined in {module_name!r}, which is not there any more")
+    if (str(Path(module_name).resolve()) if is_file else module_name) not in sys.modules:
+        trust.check(tag, run_dir)
     try:
         module = _import_file(Path(module_name)) if is_file else importlib.import_module(module_name)
     except (ImportError, ValueError):

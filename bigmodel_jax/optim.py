@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from bigmodel_jax.core import params
+from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Share, ShareBelowOne
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,15 +19,15 @@ class OptimConfig:
     """
 
     name: Literal["adamw", "lion", "sgd"] = "adamw"
-    lr: float = 3e-4
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    warmup_steps: int = 0
+    lr: NonNegative = 3e-4
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)
+    eps: NonNegative = 1e-8
+    weight_decay: NonNegative = 0.1
+    warmup_steps: CountOrZero = 0
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    final_lr_ratio: float = 0.1
-    clip: float = 1.0  # largest global gradient norm; 0 = no clipping
-    ema_decay: float = 0.0  # moving average of the parameters, used for evaluation; 0 = none
+    final_lr_ratio: Share = 0.1
+    clip: NonNegative = 1.0  # largest global gradient norm; 0 = no clipping
+    ema_decay: ShareBelowOne = 0.0  # moving average of the parameters, used for evaluation; 0 = none
 
     def validate(self, total_steps: int) -> None:
         for name in ("lr", "weight_decay", "clip", "eps", "warmup_steps"):

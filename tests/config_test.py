@@ -84,8 +84,8 @@ BAD = {
         replaced(report=ReportConfig(trackers=("wand",))),
         ("report.trackers", "'wand'", "meant 'wandb'"),
     ),
-    "betas": (replaced(optim=OptimConfig(betas=(0.9, 1.0))), ("optim.betas = 1.0", "[0, 1)")),
-    "ema": (replaced(optim=OptimConfig(ema_decay=1.5)), ("optim.ema_decay = 1.5", "[0, 1)")),
+    "betas": (replaced(optim=OptimConfig(betas=(0.9, 1.0))), ("optim.betas = 1.0", "0 or more and below 1")),
+    "ema": (replaced(optim=OptimConfig(ema_decay=1.5)), ("optim.ema_decay = 1.5", "0 or more and below 1")),
     "rule": (
         replaced(parallel=ParallelConfig(rules=Rules(mlp="tensr"))),
         ("parallel.rules.mlp", "'tensr'", "'tensor'"),
@@ -106,7 +106,7 @@ BAD = {
     ),
     "too many stages": (replaced(model=CNNConfig(channels=(4,) * 6)), ("model.channels", "28 pixels")),
     "no classes": (replaced(model=MLPConfig(num_classes=0)), ("model.num_classes = 0", "1 or more")),
-    "a size of zero": (replaced(model=CNNConfig(hidden_dim=0)), ("kernel", "(0, 10)", "1 or more")),
+    "a size of zero": (replaced(model=CNNConfig(hidden_dim=0)), ("model.hidden_dim = 0", "1 or more")),
     "metric": (
         replaced(checkpoint=configs.CheckpointConfig(best_metric="accuracy")),
         ("checkpoint.best_metric = 'accuracy'", "NextToken", "meant: 'eval/accuracy'"),

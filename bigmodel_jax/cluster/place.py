@@ -7,6 +7,8 @@ cluster's API and the permission to read it, is read from variables that the man
 import dataclasses
 import os
 
+from bigmodel_jax.core.ranges import Count, CountOrZero
+
 # What the manifest of `submit --engine kubernetes` sets from the pod's annotations; Kubernetes sets the last one itself.
 JOBSET = ("JOBSET_COORDINATOR", "JOBSET_JOBS", "JOBSET_JOB_INDEX", "JOBSET_PODS_PER_JOB", "JOB_COMPLETION_INDEX")
 JOBSET_PORT = 8476
@@ -18,9 +20,9 @@ class ClusterConfig:
 
     coordinator: str = ""
     "host:port at which process 0 listens, the same in every process"
-    num_processes: int = 0
+    num_processes: CountOrZero = 0
     process_id: int = -1
-    timeout: int = 300
+    timeout: Count = 300
     "seconds to wait for the other processes at the start"
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bigmodel_jax.config import nearest
+from bigmodel_jax.core.ranges import Count, CountOrZero
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -64,15 +65,15 @@ class Run(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Slurm:
-    nodes: int = 1
-    tasks_per_node: int = 1  # processes; one has all of its node's devices, several have one each
-    gpus_per_node: int = 0
+    nodes: Count = 1
+    tasks_per_node: Count = 1  # processes; one has all of its node's devices, several have one each
+    gpus_per_node: CountOrZero = 0
     time: str = ""  # limit as SLURM writes it, e.g. 24:00:00; empty: the partition's
     partition: str = ""
     account: str = ""
     sbatch: str = ""  # further options of sbatch, e.g. --sbatch="--qos=high --constraint=h100"
-    grace: int = 120  # seconds before the limit at which the run saves and goes back into the queue
-    restarts: int = 100
+    grace: CountOrZero = 120  # seconds before the limit at which the run saves and goes back into the queue
+    restarts: CountOrZero = 100
 
     def job(self, run: Run) -> Job:
         options = [f"--{name}={value}" for name in ("time", "partition", "account") if (value := getattr(self, name))]
@@ -96,15 +97,15 @@ class Slurm:
 @dataclasses.dataclass(frozen=True)
 class Kubernetes:
     image: str = ""  # a container image with this project in `workdir` and its Python on the path
-    nodes: int = 0  # pods; 0: one, or those of one TPU slice
-    gpus_per_node: int = 0
+    nodes: CountOrZero = 0  # pods; 0: one, or those of one TPU slice
+    gpus_per_node: CountOrZero = 0
     topology: str = ""  # a TPU slice, e.g. v5e:4x4
     claim: str = ""  # a PersistentVolumeClaim that holds the runs; all pods must reach it
     mount: str = "/runs"  # where it is mounted
     workdir: str = "/app"
     namespace: str = "default"
-    grace: int = 120  # seconds that a pod has to save when its node is taken
-    restarts: int = 100
+    grace: CountOrZero = 120  # seconds that a pod has to save when its node is taken
+    restarts: CountOrZero = 100
 
     def job(self, run: Run) -> Job:
         if not self.image:
@@ -160,7 +161,7 @@ def slice_of(topology: str, nodes: int) -> dict[str, Any]:
 @dataclasses.dataclass(frozen=True)
 class Gcloud:
     topology: str = ""  # a TPU slice, e.g. v5e:4x4
-    nodes: int = 0  # hosts; 0: those of one slice
+    nodes: CountOrZero = 0  # hosts; 0: those of one slice
     project: str = ""
     zone: str = ""
     folder: str = "bigmodel_jax"  # where this project lies on the hosts
@@ -168,7 +169,7 @@ class Gcloud:
     spot: bool = False
     gke_cluster: str = ""  # a GKE cluster: the job goes there through xpk
     image: str = ""  # of the container, with gke_cluster
-    restarts: int = 100
+    restarts: CountOrZero = 100
 
     def job(self, run: Run) -> Job:
         for name in ("topology", "project", "zone", *(("image",) if self.gke_cluster else ())):
@@ -193,11 +194,11 @@ class Gcloud:
 
 @dataclasses.dataclass(frozen=True)
 class Ray:
-    nodes: int = 1
-    gpus_per_node: int = 0
+    nodes: Count = 1
+    gpus_per_node: CountOrZero = 0
     address: str = "http://127.0.0.1:8265"  # of the cluster's dashboard
     folder: str = ""  # where this project lies on every node; empty: this folder, which all nodes share
-    restarts: int = 100
+    restarts: CountOrZero = 100
 
     def job(self, run: Run) -> Job:
         """The keyword arguments of ray.job_submission.JobSubmissionClient.submit_job, as JSON."""

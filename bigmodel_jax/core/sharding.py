@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.core import params
+from bigmodel_jax.core.ranges import Count, CountOrAll, CountOrZero
 
 AXES = ("stage", "data", "fsdp", "expert", "seq", "tensor")
 
@@ -42,30 +43,30 @@ class Rules:
 class ParallelConfig:
     """Size of each mesh axis; one of them may be -1: all remaining devices."""
 
-    stage: int = 1
-    data: int = -1
-    fsdp: int = 1
-    expert: int = 1
-    seq: int = 1
-    tensor: int = 1
+    stage: CountOrAll = 1
+    data: CountOrAll = -1
+    fsdp: CountOrAll = 1
+    expert: CountOrAll = 1
+    seq: CountOrAll = 1
+    tensor: CountOrAll = 1
     strategy: Literal["jit", "pmap"] = "jit"
     "jit: shardings by name, the compiler adds the collectives; pmap: the classic replicated data-parallel step"
     rules: Rules = Rules()
     context: Context = "ring"
     "over seq: keys travel around a ring (arXiv:2310.01889), or heads are exchanged for the sequence (arXiv:2309.14509)"
-    pipeline_microbatches: int = 0  # pieces of the batch in the pipeline over `stage`; 0 = as many as stages
-    pipeline_rounds: int = 1  # how often a piece passes all stages; a stage holds so many groups of layers
+    pipeline_microbatches: CountOrZero = 0  # pieces of the batch in the pipeline over `stage`; 0 = as many as stages
+    pipeline_rounds: Count = 1  # how often a piece passes all stages; a stage holds so many groups of layers
     pipeline_schedule: Literal["gpipe", "1f1b"] = "gpipe"
     "backward passes after all forward passes, or each as soon as it can, so that few microbatches wait for theirs"
     pipeline_remat: bool = False  # keep only what enters a stage, and compute its layers again in the backward pass
     offload_optimizer: bool = False  # the optimizer's moments wait in the host's memory from step to step
-    slices: int = 1
+    slices: Count = 1
     "groups of devices with fast links inside; the first of data, stage and fsdp that they divide goes across them"
     slice_gradients: Literal["float32", "bfloat16"] = "float32"
     "what gradients travel in across slices; inside one they are float32"
     deterministic: bool = False
     "gradients, loss and metrics summed in one order on any number of devices (data and fsdp)"
-    deterministic_groups: int = 16
+    deterministic_groups: Count = 16
     "the batch's fixed pieces whose gradients are added up in that order; a power of 2"
 
     def sizes(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bigmodel_jax.core.ranges import CountOrZero
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.tokenizers import Tokenizer
 
@@ -32,7 +33,7 @@ class DataConfig:
 
     cache_dir: str = ""
     "where prepared data is kept; empty: $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax"
-    max_bad_records: int = 0
+    max_bad_records: CountOrZero = 0
     "so many unusable records of a split are skipped and logged; one more is an error"
 
     def open(self, split: str) -> Rows:

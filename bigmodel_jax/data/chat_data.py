@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bigmodel_jax.core import files
+from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache, chat, packing
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.packing import Packing
@@ -26,7 +27,7 @@ class ChatData(DataConfig):
     "the model's tokenizer.json"
     template_path: str = ""
     "its chat_template.jinja"
-    seq_len: int = 1024
+    seq_len: Count = 1024
     packing: Packing = "first_fit"
     "first_fit: whole conversations packed; none: one a row; concat: cut at row ends"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, Shapes, log_skipped
 from bigmodel_jax.data.sources import Source, Tfds
@@ -22,9 +23,9 @@ class ImageData(DataConfig):
     """
 
     source: Source = Tfds("mnist_5k")
-    num_classes: int = 10
+    num_classes: Count = 10
     "labels are 0 .. num_classes - 1; any other is a bad record"
-    max_shift: int = 0
+    max_shift: CountOrZero = 0
     "in training, images are moved by up to so many pixels each way, black coming in at the edge"
 
     def __post_init__(self):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.data import cache, pictures, text
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.image import shift
@@ -104,10 +105,10 @@ class ImageTextData(DataConfig):
 
     source: Source = Tfds("emoji")
     tokenizer: TokenizerConfig = TokenizerConfig("wordpiece", vocab_size=1024)
-    image_size: int = 32
+    image_size: Count = 32
     "pixels a side: pictures are scaled by their shorter side and cut at the centre"
-    seq_len: int = 16
-    max_shift: int = 0
+    seq_len: Count = 16
+    max_shift: CountOrZero = 0
     "in training, images are moved by up to so many pixels each way, white coming in at the edge"
 
     def __post_init__(self):

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from bigmodel_jax.core.ranges import Share
 from bigmodel_jax.data import shuffle
 from bigmodel_jax.data.text import TextData, TextRows, tokenizer
 
@@ -20,7 +21,7 @@ class MaskedTextData(TextData):
     one larger.
     """
 
-    mask_rate: float = 0.15
+    mask_rate: Share = 0.15
     "share of the tokens that are asked for"
 
     def __post_init__(self):

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from bigmodel_jax.core.ranges import ShareAboveZero
 from bigmodel_jax.data import shuffle
 from bigmodel_jax.data.base import Shapes
 from bigmodel_jax.data.text import TextData, TextRows
@@ -13,7 +14,7 @@ from bigmodel_jax.data.text import TextData, TextRows
 class PermutedTextData(TextData):
     """Documents as rows of tokens, with those to predict and their order (arXiv:1906.08237, sections 2.2 and 2.3)."""
 
-    predict_rate: float = 1 / 6
+    predict_rate: ShareAboveZero = 1 / 6
     "share of a row's tokens that are predicted: the last ones of the order, which have most to go by"
 
     def __post_init__(self):

@@ -11,6 +11,7 @@ import dataclasses
 
 import numpy as np
 
+from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import packing, shuffle
 from bigmodel_jax.data.masking import MaskedRows, MaskedTextData, hide, mask_token
 from bigmodel_jax.data.packing import Packing
@@ -30,7 +31,7 @@ class SentencePairData(MaskedTextData):
     """
 
     tokenizer: TokenizerConfig = TokenizerConfig(kind="wordpiece")
-    seq_len: int = 128
+    seq_len: Count = 128
     packing: Packing = "none"
     "none: a row is cut out of one document; pairs know nothing else"
 

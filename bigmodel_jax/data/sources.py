@@ -284,7 +284,13 @@ class Arrays(Source):
             function = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"data.source.function: {self.function!r} is not module:function ({error})") from None
-        return function().get(split, {})
+        splits = function()
+        if not isinstance(splits, dict) or not all(isinstance(columns, dict) for columns in splits.values()):
+            kind = type(splits).__name__
+            raise ValueError(
+                f"data.source.function: {self.function} returns {kind}; it must be a dict of dicts of columns"
+            )
+        return splits.get(split, {})
 
     def fingerprint(self, split, root):
         digest = hashlib.sha256()

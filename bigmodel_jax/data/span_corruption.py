@@ -14,6 +14,7 @@ import dataclasses
 
 import numpy as np
 
+from bigmodel_jax.core.ranges import AtLeastOne, ProperShare
 from bigmodel_jax.data import shuffle, text
 from bigmodel_jax.data.base import Shapes
 from bigmodel_jax.data.text import TextData, TextRows
@@ -25,9 +26,9 @@ EVALUATION = shuffle.start(0)  # the same spans of a row in every evaluation
 class SpanCorruptionData(TextData):
     """`seq_len` tokens of text a row, some of them taken out as spans: for encoder-decoders."""
 
-    noise_density: float = 0.15
+    noise_density: ProperShare = 0.15
     "share of the tokens that is taken out"
-    mean_span: float = 3.0
+    mean_span: AtLeastOne = 3.0
     "mean length of a span, in tokens"
 
     def __post_init__(self):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bigmodel_jax.core import files
+from bigmodel_jax.core.ranges import CountOrZero, ProperShare
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.holdout import check_fraction, held_out
 from bigmodel_jax.data.sources import _nearest
@@ -35,11 +36,11 @@ class TabularData(DataConfig):
     target: tuple[str, ...] = ("progression",)
     features: tuple[str, ...] = ()
     "feature columns in this order; empty: all columns but the targets"
-    num_classes: int = 0
+    num_classes: CountOrZero = 0
     "0: the targets are numbers; else the one target is a label 0 .. num_classes - 1"
     validation_path: str = ""
     "a CSV file with the same columns; empty: a part of the rows of `path` is held out"
-    validation_fraction: float = 0.2
+    validation_fraction: ProperShare = 0.2
     "share of the rows held out, chosen by their content"
 
     def __post_init__(self):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache, packing, tokenizers
 from bigmodel_jax.data.base import BadRecords, DataConfig, Shapes, log_skipped
 from bigmodel_jax.data.baseline import xz_bits_per_byte
@@ -26,7 +27,7 @@ class TextData(DataConfig):
 
     source: Source = Tfds("sotu")
     tokenizer: TokenizerConfig = TokenizerConfig()
-    seq_len: int = 256
+    seq_len: Count = 256
     packing: Packing = "concat"
     "concat: no padding, documents run over row ends; first_fit: whole documents packed; none: one document a row"
 

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from bigmodel_jax.core import files
+from bigmodel_jax.core.ranges import Count, CountOrZero, ProperShare
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.holdout import check_fraction, held_out
 
@@ -34,15 +35,15 @@ class TextClassificationData(DataConfig):
     test_path: str = "data/test.txt"
     evaluate_on: Literal["validation", "test"] = "validation"
     "what an evaluation reads: the rows of `train_path` that are held out, or `test_path`"
-    validation_fraction: float = 0.1
+    validation_fraction: ProperShare = 0.1
     "share of the rows of `train_path` held out, chosen by their content"
-    vocab_size: int = 20_000
+    vocab_size: Count = 20_000
     "the commonest words, padding and unknown included"
-    seq_len: int = 64
-    min_chars: int = 3
-    max_chars: int = 0
+    seq_len: Count = 64
+    min_chars: CountOrZero = 3
+    max_chars: CountOrZero = 0
     "of each word, its ends marked, the runs of min_chars to max_chars characters; 0: none"
-    ngram_buckets: int = 32_768
+    ngram_buckets: CountOrZero = 32_768
     "numbers that these runs share by their hash, 0 not among them"
 
     def __post_init__(self):

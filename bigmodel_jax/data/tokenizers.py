@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from bigmodel_jax.core import files
+from bigmodel_jax.core.ranges import Count
 
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 "What other tokenizers call the token between documents; ours is the first."
@@ -26,7 +27,7 @@ class TokenizerConfig:
 
     kind: Literal["bpe", "wordpiece", "unigram", "bytes"] = "bpe"
     "bpe: byte-level, as GPT-2's; wordpiece: lower case, as BERT's; unigram: as SentencePiece's (T5)"
-    vocab_size: int = 4096
+    vocab_size: Count = 4096
     "tokens to learn; bpe: the 256 bytes and the separator included"
     path: str = ""
     "a tokenizer.json to use instead"

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core.params import Tree, normal
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Share, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import linear
@@ -19,15 +20,17 @@ from bigmodel_jax.nn import linear
 
 @dataclasses.dataclass(frozen=True)
 class BagOfEmbeddingsConfig(ModelConfig):
-    vocab_size: int = 20_000
-    num_classes: int = 2
-    embed_dim: int = 64
-    hidden_dim: int = 64  # 0 = the classes directly
-    bigram_buckets: int = 65_536  # rows that all pairs of neighbouring words share by their hash; 0 = words alone
-    ngram_buckets: int = 0  # rows for the runs of characters that the data numbers; 0 = none
-    embed_std: float = 0.1  # of the initial embeddings
-    dropout: float = 0.0  # of the mean, in training
-    word_dropout: float = 0.0  # words left out of a text, in training
+    vocab_size: Count = 20_000
+    num_classes: Count = 2
+    embed_dim: Count = 64
+    hidden_dim: CountOrZero = 64  # 0 = the classes directly
+    bigram_buckets: CountOrZero = (
+        65_536  # rows that all pairs of neighbouring words share by their hash; 0 = words alone
+    )
+    ngram_buckets: CountOrZero = 0  # rows for the runs of characters that the data numbers; 0 = none
+    embed_std: NonNegative = 0.1  # of the initial embeddings
+    dropout: ShareBelowOne = 0.0  # of the mean, in training
+    word_dropout: Share = 0.0  # words left out of a text, in training
 
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))

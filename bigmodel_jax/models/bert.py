@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import where
@@ -31,18 +32,18 @@ gelu = functools.partial(jax.nn.gelu, approximate=False)
 class BertConfig(ModelConfig):
     """Defaults: bert-base-uncased. It was trained with dropout 0.1."""
 
-    vocab_size: int = 30_522
-    num_layers: int = 12
-    embed_dim: int = 768
-    num_heads: int = 12
-    mlp_dim: int = 3072
-    max_seq_len: int = 512
-    num_token_types: int = 2
+    vocab_size: Count = 30_522
+    num_layers: Count = 12
+    embed_dim: Count = 768
+    num_heads: Count = 12
+    mlp_dim: Count = 3072
+    max_seq_len: Count = 512
+    num_token_types: Count = 2
     head: Head = "masked_lm"
-    num_classes: int = 0  # of the heads classification and token_classification
-    norm_eps: float = 1e-12
-    init_std: float = 0.02
-    dropout: float = 0.0
+    num_classes: CountOrZero = 0  # of the heads classification and token_classification
+    norm_eps: NonNegative = 1e-12
+    init_std: NonNegative = 0.02
+    dropout: ShareBelowOne = 0.0
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
     attention: Implementation = "auto"

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Init, Param, normal
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -22,12 +23,12 @@ from bigmodel_jax.nn.attention import Implementation
 class Tower:
     """One of the two encoders."""
 
-    num_layers: int = 12
-    embed_dim: int = 768
-    num_heads: int = 12
-    mlp_dim: int = 3072
+    num_layers: Count = 12
+    embed_dim: Count = 768
+    num_heads: Count = 12
+    mlp_dim: Count = 3072
     activation: prenorm.Activation = "quick_gelu"
-    norm_eps: float = 1e-5
+    norm_eps: NonNegative = 1e-5
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
     attention: Implementation = "auto"
@@ -35,17 +36,17 @@ class Tower:
 
 @dataclasses.dataclass(frozen=True)
 class VisionTower(Tower):
-    image_shape: tuple[int, int, int] = (224, 224, 3)
-    patch_size: int = 32
+    image_shape: tuple[Count, Count, Count] = (224, 224, 3)
+    patch_size: Count = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class TextTower(Tower):
-    embed_dim: int = 512
-    num_heads: int = 8
-    mlp_dim: int = 2048
-    vocab_size: int = 49_408
-    max_seq_len: int = 77
+    embed_dim: Count = 512
+    num_heads: Count = 8
+    mlp_dim: Count = 2048
+    vocab_size: Count = 49_408
+    max_seq_len: Count = 77
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,8 @@ class CLIPConfig(ModelConfig):
 
     vision: VisionTower = VisionTower()
     text: TextTower = TextTower()
-    projection_dim: int = 512
-    eos_token_id: int = 49_407
+    projection_dim: Count = 512
+    eos_token_id: CountOrZero = 49_407
     "the token whose state stands for the text; 2, as older files have it: the token of the highest id"
     logit_scale_init: float = 2.6592  # ln(1 / 0.07)
 

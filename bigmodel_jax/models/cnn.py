@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 from flax import nnx
 
+from bigmodel_jax.core.ranges import Count, ShareBelowOne
 from bigmodel_jax.models.base import Model, ModelConfig
 from bigmodel_jax.models.flax_module import from_linen, from_nnx
 
@@ -25,11 +26,11 @@ MOMENTUM = 0.9  # of the running statistics: runs of a few hundred steps would n
 
 @dataclasses.dataclass(frozen=True)
 class CNNConfig(ModelConfig):
-    image_shape: tuple[int, int, int] = (28, 28, 1)
-    num_classes: int = 10
-    channels: tuple[int, ...] = (32, 64)  # one stage each; a stage halves height and width
-    hidden_dim: int = 128
-    dropout: float = 0.0
+    image_shape: tuple[Count, Count, Count] = (28, 28, 1)
+    num_classes: Count = 10
+    channels: tuple[Count, ...] = (32, 64)  # one stage each; a stage halves height and width
+    hidden_dim: Count = 128
+    dropout: ShareBelowOne = 0.0
     door: Literal["nnx", "linen"] = "nnx"
 
     def make(self) -> Model:

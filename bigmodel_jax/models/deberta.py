@@ -17,6 +17,7 @@ import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
+from bigmodel_jax.core.ranges import Count, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import bert
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -29,17 +30,17 @@ from bigmodel_jax.nn import attention, linear, norm, stack
 class DebertaConfig(ModelConfig):
     """Defaults: deberta-v3-base. It was trained with dropout 0.1."""
 
-    vocab_size: int = 128_100
-    num_layers: int = 12
-    embed_dim: int = 768
-    num_heads: int = 12
-    mlp_dim: int = 3072
-    max_seq_len: int = 512
-    num_buckets: int = 256  # of distances in each direction
+    vocab_size: Count = 128_100
+    num_layers: Count = 12
+    embed_dim: Count = 768
+    num_heads: Count = 12
+    mlp_dim: Count = 3072
+    max_seq_len: Count = 512
+    num_buckets: Count = 256  # of distances in each direction
     head: Literal["none", "masked_lm"] = "masked_lm"
-    norm_eps: float = 1e-7
-    init_std: float = 0.02
-    dropout: float = 0.0
+    norm_eps: NonNegative = 1e-7
+    init_std: NonNegative = 0.02
+    dropout: ShareBelowOne = 0.0
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
 

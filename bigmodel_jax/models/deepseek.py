@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -23,38 +24,40 @@ from bigmodel_jax.nn.head import Head
 
 @dataclasses.dataclass(frozen=True)
 class DeepseekConfig(ModelConfig):
-    vocab_size: int = 129_280
-    num_layers: int = 61
-    num_dense_layers: int = 3  # the first ones, without experts
-    embed_dim: int = 7168
-    num_heads: int = 128
-    q_lora_rank: int = 1536  # 0 = queries without a latent
-    kv_lora_rank: int = 512
-    qk_nope_head_dim: int = 128
-    qk_rope_head_dim: int = 64
-    v_head_dim: int = 128
-    mlp_dim: int = 18_432  # of a dense layer
-    expert_dim: int = 2048  # of one expert
-    num_experts: int = 256
-    num_shared_experts: int = 1  # those that every token goes to
-    experts_per_token: int = 8
-    num_groups: int = 8
-    groups_per_token: int = 4
+    vocab_size: Count = 129_280
+    num_layers: Count = 61
+    num_dense_layers: CountOrZero = 3  # the first ones, without experts
+    embed_dim: Count = 7168
+    num_heads: Count = 128
+    q_lora_rank: CountOrZero = 1536  # 0 = queries without a latent
+    kv_lora_rank: Count = 512
+    qk_nope_head_dim: Count = 128
+    qk_rope_head_dim: Count = 64
+    v_head_dim: Count = 128
+    mlp_dim: Count = 18_432  # of a dense layer
+    expert_dim: Count = 2048  # of one expert
+    num_experts: Count = 256
+    num_shared_experts: CountOrZero = 1  # those that every token goes to
+    experts_per_token: Count = 8
+    num_groups: Count = 8
+    groups_per_token: Count = 4
     normalize_weights: bool = True  # the weights of a token's experts sum to 1
-    routed_scale: float = 2.5
-    expert_buffer: float = 0.0
+    routed_scale: Positive = 2.5
+    expert_buffer: NonNegative = 0.0
     "in training over several devices, rows that one's experts take over an even share; 0 = no token is dropped"
-    bias_update_rate: float = 0.001  # by how much a training step moves a routing bias
-    balance_loss: float = 1e-4  # weight of the balance within a sequence
-    num_mtp_layers: int = 0  # modules that predict one token further each, in training alone
-    mtp_loss: float = 0.3  # weight of their mean loss
-    max_seq_len: int = 4096
-    rope_theta: float = 10_000.0
+    bias_update_rate: NonNegative = 0.001  # by how much a training step moves a routing bias
+    balance_loss: NonNegative = 1e-4  # weight of the balance within a sequence
+    num_mtp_layers: CountOrZero = 0  # modules that predict one token further each, in training alone
+    mtp_loss: NonNegative = 0.3  # weight of their mean loss
+    max_seq_len: Count = 4096
+    rope_theta: Positive = 10_000.0
     rope_scaling: position.RopeScaling = position.RopeScaling()
-    mscale: float = 0.0  # with mscale_all_dim: cos and sin are multiplied by the ratio of the two scales
-    mscale_all_dim: float = 0.0  # logits are multiplied by the square of its scale, (0.1 mscale_all_dim ln(factor) + 1)
-    norm_eps: float = 1e-6
-    init_std: float = 0.006
+    mscale: NonNegative = 0.0  # with mscale_all_dim: cos and sin are multiplied by the ratio of the two scales
+    mscale_all_dim: NonNegative = (
+        0.0  # logits are multiplied by the square of its scale, (0.1 mscale_all_dim ln(factor) + 1)
+    )
+    norm_eps: NonNegative = 1e-6
+    init_std: NonNegative = 0.006
     remat: stack.Remat = "none"
     unroll: bool = False
     attention: Implementation = "auto"

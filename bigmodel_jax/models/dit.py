@@ -15,6 +15,7 @@ import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
+from bigmodel_jax.core.ranges import Count, CountOrZero, Share
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -32,13 +33,13 @@ UNIT = {"scale": np.float32(1), "bias": np.float32(0)}
 class DiTConfig(ModelConfig):
     """Defaults: DiT-XL/2 on the 32 x 32 latents of 256-pixel ImageNet pictures."""
 
-    image_shape: tuple[int, int, int] = (32, 32, 4)
-    num_classes: int = 1000
-    patch_size: int = 2
-    num_layers: int = 28
-    embed_dim: int = 1152
-    num_heads: int = 16
-    label_dropout: float = 0.1
+    image_shape: tuple[Count, Count, Count] = (32, 32, 4)
+    num_classes: CountOrZero = 1000
+    patch_size: Count = 2
+    num_layers: Count = 28
+    embed_dim: Count = 1152
+    num_heads: Count = 16
+    label_dropout: Share = 0.1
     "how often training hides the label, so that guidance has an unconditional model (arXiv:2207.12598)"
     learn_sigma: bool = True  # twice the channels come out, the second half for the variance of a step
     zero_init: bool = True

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from bigmodel_jax.core.ranges import Count, Share, ShareBelowOne
 from bigmodel_jax.models.base import Model, ModelConfig
 from bigmodel_jax.models.cnn import conv_axes
 from bigmodel_jax.models.flax_module import from_linen
@@ -26,17 +27,17 @@ EPS = 1e-3  # of batch norm
 class EfficientNetConfig(ModelConfig):
     """Defaults: EfficientNet-lite0. One entry per stage in each of the five tuples."""
 
-    image_shape: tuple[int, int, int] = (224, 224, 3)
-    num_classes: int = 1000
-    repeats: tuple[int, ...] = (1, 2, 2, 3, 3, 4, 1)  # blocks
-    widths: tuple[int, ...] = (3, 3, 5, 3, 5, 5, 3)  # of the depthwise convolutions
-    strides: tuple[int, ...] = (1, 2, 2, 2, 1, 2, 1)  # of the stage's first block
-    expansions: tuple[int, ...] = (1, 6, 6, 6, 6, 6, 6)  # channels inside a block per channel of its input
-    channels: tuple[int, ...] = (16, 24, 40, 80, 112, 192, 320)
-    stem_channels: int = 32
-    head_channels: int = 1280
-    dropout: float = 0.2  # before the classifier
-    momentum: float = 0.99  # of the running statistics
+    image_shape: tuple[Count, Count, Count] = (224, 224, 3)
+    num_classes: Count = 1000
+    repeats: tuple[Count, ...] = (1, 2, 2, 3, 3, 4, 1)  # blocks
+    widths: tuple[Count, ...] = (3, 3, 5, 3, 5, 5, 3)  # of the depthwise convolutions
+    strides: tuple[Count, ...] = (1, 2, 2, 2, 1, 2, 1)  # of the stage's first block
+    expansions: tuple[Count, ...] = (1, 6, 6, 6, 6, 6, 6)  # channels inside a block per channel of its input
+    channels: tuple[Count, ...] = (16, 24, 40, 80, 112, 192, 320)
+    stem_channels: Count = 32
+    head_channels: Count = 1280
+    dropout: ShareBelowOne = 0.2  # before the classifier
+    momentum: Share = 0.99  # of the running statistics
 
     def make(self) -> Model:
         return from_linen(EfficientNet(self), {"image": np.zeros((1, *self.image_shape), np.float32)})

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import check_decoder, make_cache, update_cache, where
@@ -27,26 +28,26 @@ from bigmodel_jax.nn.head import Head
 class GemmaConfig(ModelConfig):
     """Defaults: Gemma 7B."""
 
-    vocab_size: int = 256_000
-    num_layers: int = 28
-    embed_dim: int = 3072
-    num_heads: int = 16
-    num_kv_heads: int = 16
-    head_dim: int = 256
-    mlp_dim: int = 24_576
-    max_seq_len: int = 8192
-    rope_theta: float = 10_000.0
+    vocab_size: Count = 256_000
+    num_layers: Count = 28
+    embed_dim: Count = 3072
+    num_heads: Count = 16
+    num_kv_heads: Count = 16
+    head_dim: Count = 256
+    mlp_dim: Count = 24_576
+    max_seq_len: Count = 8192
+    rope_theta: Positive = 10_000.0
     rope_scaling: position.RopeScaling = position.RopeScaling()  # of global layers
-    local_rope_theta: float = 10_000.0
-    window: int = 0  # tokens that a token of a local layer sees, itself included; 0 = there are no local layers
-    global_every: int = 1  # one layer in so many, the last of them, is global
-    query_pre_attn_scalar: int = 0  # queries are divided by its square root; 0 = head_dim
-    attn_softcap: float = 0.0  # attention's logits become c tanh(logits / c); 0 = no cap
-    final_softcap: float = 0.0  # the same for the model's logits
+    local_rope_theta: Positive = 10_000.0
+    window: CountOrZero = 0  # tokens that a token of a local layer sees, itself included; 0 = there are no local layers
+    global_every: Count = 1  # one layer in so many, the last of them, is global
+    query_pre_attn_scalar: CountOrZero = 0  # queries are divided by its square root; 0 = head_dim
+    attn_softcap: NonNegative = 0.0  # attention's logits become c tanh(logits / c); 0 = no cap
+    final_softcap: NonNegative = 0.0  # the same for the model's logits
     post_norms: bool = False
     qk_norm: bool = False
-    norm_eps: float = 1e-6
-    init_std: float = 0.02
+    norm_eps: NonNegative = 1e-6
+    init_std: NonNegative = 0.02
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
     attention: Implementation = "auto"
@@ -76,14 +77,14 @@ class GemmaConfig(ModelConfig):
 class Gemma2Config(GemmaConfig):
     """Defaults: Gemma 2 9B."""
 
-    num_layers: int = 42
-    embed_dim: int = 3584
-    num_kv_heads: int = 8
-    mlp_dim: int = 14_336
-    window: int = 4096
-    global_every: int = 2
-    attn_softcap: float = 50.0
-    final_softcap: float = 30.0
+    num_layers: Count = 42
+    embed_dim: Count = 3584
+    num_kv_heads: Count = 8
+    mlp_dim: Count = 14_336
+    window: CountOrZero = 4096
+    global_every: Count = 2
+    attn_softcap: NonNegative = 50.0
+    final_softcap: NonNegative = 30.0
     post_norms: bool = True
 
     @classmethod
@@ -95,17 +96,17 @@ class Gemma2Config(GemmaConfig):
 class Gemma3Config(GemmaConfig):
     """Defaults: Gemma 3 4B."""
 
-    vocab_size: int = 262_208
-    num_layers: int = 34
-    embed_dim: int = 2560
-    num_heads: int = 8
-    num_kv_heads: int = 4
-    mlp_dim: int = 10_240
-    max_seq_len: int = 131_072
-    rope_theta: float = 1_000_000.0
+    vocab_size: Count = 262_208
+    num_layers: Count = 34
+    embed_dim: Count = 2560
+    num_heads: Count = 8
+    num_kv_heads: Count = 4
+    mlp_dim: Count = 10_240
+    max_seq_len: Count = 131_072
+    rope_theta: Positive = 1_000_000.0
     rope_scaling: position.RopeScaling = position.RopeScaling("linear", factor=8.0, original_max_seq_len=131_072)
-    window: int = 1024
-    global_every: int = 6
+    window: CountOrZero = 1024
+    global_every: Count = 6
     post_norms: bool = True
     qk_norm: bool = True
 

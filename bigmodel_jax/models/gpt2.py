@@ -10,6 +10,7 @@ import jax
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
+from bigmodel_jax.core.ranges import Count, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import check_decoder, make_cache, update_cache, where
@@ -22,14 +23,14 @@ from bigmodel_jax.nn.head import Head
 class GPT2Config(ModelConfig):
     """Defaults: the 124M model."""
 
-    vocab_size: int = 50_257
-    num_layers: int = 12
-    embed_dim: int = 768
-    num_heads: int = 12
-    max_seq_len: int = 1024
-    norm_eps: float = 1e-5
-    init_std: float = 0.02
-    dropout: float = 0.0
+    vocab_size: Count = 50_257
+    num_layers: Count = 12
+    embed_dim: Count = 768
+    num_heads: Count = 12
+    max_seq_len: Count = 1024
+    norm_eps: NonNegative = 1e-5
+    init_std: NonNegative = 0.02
+    dropout: ShareBelowOne = 0.0
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
     attention: Implementation = "auto"

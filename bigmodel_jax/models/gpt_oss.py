@@ -10,6 +10,7 @@ import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, zeros
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive
 from bigmodel_jax.models import mixtral
 from bigmodel_jax.models.base import Model
 from bigmodel_jax.models.decoder import make_cache
@@ -22,22 +23,22 @@ from bigmodel_jax.nn.position import RopeScaling
 class GptOssConfig(MixtralConfig):
     """Defaults: 20B. window: of the first layer and every second one after it; the others see everything before."""
 
-    vocab_size: int = 201_088
-    num_layers: int = 24
-    embed_dim: int = 2880
-    num_heads: int = 64
-    head_dim: int = 64
-    mlp_dim: int = 2880
-    max_seq_len: int = 131_072
-    rope_theta: float = 150_000.0
+    vocab_size: Count = 201_088
+    num_layers: Count = 24
+    embed_dim: Count = 2880
+    num_heads: Count = 64
+    head_dim: Count = 64
+    mlp_dim: Count = 2880
+    max_seq_len: Count = 131_072
+    rope_theta: Positive = 150_000.0
     rope_scaling: RopeScaling = RopeScaling("yarn", 32.0, 4096, truncate=False)
-    window: int = 128
+    window: CountOrZero = 128
     qkv_bias: bool = True
-    num_experts: int = 32
-    experts_per_token: int = 4
-    load_balancing_loss: float = 0.001
+    num_experts: Count = 32
+    experts_per_token: Count = 4
+    load_balancing_loss: NonNegative = 0.001
     swiglu_alpha: float = 1.702  # x sigmoid(alpha x) is near GELU there
-    swiglu_limit: float = 7.0  # gates above, and linear parts beyond it on either side, are cut off
+    swiglu_limit: NonNegative = 7.0  # gates above, and linear parts beyond it on either side, are cut off
 
     def make(self) -> Model:
         apply = functools.partial(

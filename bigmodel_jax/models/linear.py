@@ -5,14 +5,15 @@ import functools
 import math
 
 from bigmodel_jax.core.params import Tree, zeros
+from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn.linear import linear, linear_spec
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearConfig(ModelConfig):
-    feature_shape: tuple[int, ...] = (10,)  # of one example
-    num_outputs: int = 1  # numbers that are predicted, or classes
+    feature_shape: tuple[Count, ...] = (10,)  # of one example
+    num_outputs: Count = 1  # numbers that are predicted, or classes
 
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))

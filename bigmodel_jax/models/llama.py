@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import check_decoder, make_cache, update_cache, where
@@ -22,21 +23,21 @@ from bigmodel_jax.nn.head import Head
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig(ModelConfig):
-    vocab_size: int = 32_000
-    num_layers: int = 32
-    embed_dim: int = 4096
-    num_heads: int = 32
-    num_kv_heads: int = 32
-    head_dim: int = 128
-    mlp_dim: int = 11_008
-    max_seq_len: int = 4096
-    rope_theta: float = 10_000.0
+    vocab_size: Count = 32_000
+    num_layers: Count = 32
+    embed_dim: Count = 4096
+    num_heads: Count = 32
+    num_kv_heads: Count = 32
+    head_dim: Count = 128
+    mlp_dim: Count = 11_008
+    max_seq_len: Count = 4096
+    rope_theta: Positive = 10_000.0
     rope_scaling: position.RopeScaling = position.RopeScaling()
-    window: int = 0  # tokens that a token sees, itself included; 0 = all before it
+    window: CountOrZero = 0  # tokens that a token sees, itself included; 0 = all before it
     qkv_bias: bool = False
     qk_norm: bool = False
-    norm_eps: float = 1e-5
-    init_std: float = 0.02
+    norm_eps: NonNegative = 1e-5
+    init_std: NonNegative = 0.02
     depth_scaled_init: bool = False  # what adds to the residual starts at init_std / sqrt(2 num_layers), as in GPT-2
     tied_embeddings: bool = False
     remat: stack.Remat = "none"

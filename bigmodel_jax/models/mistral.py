@@ -5,6 +5,7 @@ Later versions of the published model keep the family and drop the window.
 
 import dataclasses
 
+from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.models.llama import LlamaConfig
 
 
@@ -12,10 +13,10 @@ from bigmodel_jax.models.llama import LlamaConfig
 class MistralConfig(LlamaConfig):
     """Defaults: the 7B model, version 0.1."""
 
-    num_kv_heads: int = 8
-    mlp_dim: int = 14_336
-    max_seq_len: int = 32_768
-    window: int = 4096
+    num_kv_heads: Count = 8
+    mlp_dim: Count = 14_336
+    max_seq_len: Count = 32_768
+    window: CountOrZero = 4096
 
     def validate(self, parallel) -> None:
         super().validate(parallel)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax.core import params
+from bigmodel_jax.core.ranges import Count, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import llama
 from bigmodel_jax.models.base import Model, Out
@@ -24,18 +25,20 @@ from bigmodel_jax.nn.head import Head
 class MixtralConfig(LlamaConfig):
     """Defaults: 8x7B. mlp_dim is that of one expert."""
 
-    num_kv_heads: int = 8
-    mlp_dim: int = 14_336
-    max_seq_len: int = 32_768
-    rope_theta: float = 1_000_000.0
-    num_experts: int = 8
-    experts_per_token: int = 2
+    num_kv_heads: Count = 8
+    mlp_dim: Count = 14_336
+    max_seq_len: Count = 32_768
+    rope_theta: Positive = 1_000_000.0
+    num_experts: Count = 8
+    experts_per_token: Count = 2
     normalized_weights: bool = True  # the weights of a token's experts sum to 1
-    capacity_factor: float = 0.0  # in training, an expert's places per row over its even share; 0 = no token is dropped
-    expert_buffer: float = 0.0
+    capacity_factor: NonNegative = (
+        0.0  # in training, an expert's places per row over its even share; 0 = no token is dropped
+    )
+    expert_buffer: NonNegative = 0.0
     "in training over several devices, rows that one's experts take over an even share; 0 = no token is dropped"
-    load_balancing_loss: float = 0.02  # coefficients of the auxiliary losses
-    router_z_loss: float = 0.0
+    load_balancing_loss: NonNegative = 0.02  # coefficients of the auxiliary losses
+    router_z_loss: NonNegative = 0.0
 
     def make(self) -> Model:
         return Model(

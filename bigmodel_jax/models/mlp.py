@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core.params import Tree, normal
+from bigmodel_jax.core.ranges import Count, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn.linear import linear, linear_spec
@@ -16,10 +17,10 @@ from bigmodel_jax.nn.linear import linear, linear_spec
 
 @dataclasses.dataclass(frozen=True)
 class MLPConfig(ModelConfig):
-    image_shape: tuple[int, ...] = (28, 28, 1)  # of one example, rows of features included: all of it is flattened
-    num_classes: int = 10
-    hidden_dims: tuple[int, ...] = (256, 256)
-    dropout: float = 0.0
+    image_shape: tuple[Count, ...] = (28, 28, 1)  # of one example, rows of features included: all of it is flattened
+    num_classes: Count = 10
+    hidden_dims: tuple[Count, ...] = (256, 256)
+    dropout: ShareBelowOne = 0.0
 
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))

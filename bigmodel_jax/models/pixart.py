@@ -15,6 +15,7 @@ import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
+from bigmodel_jax.core.ranges import Count, Positive, Share
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import clip, dit, prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -28,16 +29,16 @@ from bigmodel_jax.nn.attention import Implementation, Where
 class PixArtConfig(ModelConfig):
     """Defaults: PixArt-XL/2 on the 64 x 64 latents of 512-pixel pictures, told by the states of T5-XXL."""
 
-    image_shape: tuple[int, int, int] = (64, 64, 4)
-    patch_size: int = 2
-    num_layers: int = 28
-    embed_dim: int = 1152
-    num_heads: int = 16
-    text_dim: int = 4096
+    image_shape: tuple[Count, Count, Count] = (64, 64, 4)
+    patch_size: Count = 2
+    num_layers: Count = 28
+    embed_dim: Count = 1152
+    num_heads: Count = 16
+    text_dim: Count = 4096
     "width of the text's states"
-    text_dropout: float = 0.1
+    text_dropout: Share = 0.1
     "how often training hides the text, so that guidance has an unconditional model (arXiv:2207.12598)"
-    position_scale: float = 1.0
+    position_scale: Positive = 1.0
     "positions are divided by it, so that larger pictures see those of smaller ones (2 at 128 x 128 latents)"
     learn_sigma: bool = True  # twice the channels come out, the second half for the variance of a step
     zero_init: bool = True
@@ -72,7 +73,7 @@ class PixArtConfig(ModelConfig):
 class TextToImageConfig(PixArtConfig):
     """PixArt with a text tower that is trained along with it, for texts as tokens."""
 
-    text_dim: int = 512
+    text_dim: Count = 512
     text: TextTower = TextTower()
 
     def make(self) -> Model:

@@ -3,6 +3,7 @@ each head's queries and keys in their place (Qwen3: arXiv:2505.09388)."""
 
 import dataclasses
 
+from bigmodel_jax.core.ranges import Count, NonNegative, Positive
 from bigmodel_jax.models.llama import LlamaConfig
 
 
@@ -10,30 +11,30 @@ from bigmodel_jax.models.llama import LlamaConfig
 class Qwen2Config(LlamaConfig):
     """Defaults: Qwen2.5-7B."""
 
-    vocab_size: int = 152_064
-    num_layers: int = 28
-    embed_dim: int = 3584
-    num_heads: int = 28
-    num_kv_heads: int = 4
-    mlp_dim: int = 18_944
-    max_seq_len: int = 131_072
-    rope_theta: float = 1_000_000.0
+    vocab_size: Count = 152_064
+    num_layers: Count = 28
+    embed_dim: Count = 3584
+    num_heads: Count = 28
+    num_kv_heads: Count = 4
+    mlp_dim: Count = 18_944
+    max_seq_len: Count = 131_072
+    rope_theta: Positive = 1_000_000.0
     qkv_bias: bool = True
-    norm_eps: float = 1e-6
+    norm_eps: NonNegative = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Qwen3Config(LlamaConfig):
     """Defaults: Qwen3-8B."""
 
-    vocab_size: int = 151_936
-    num_layers: int = 36
-    num_kv_heads: int = 8
-    mlp_dim: int = 12_288
-    max_seq_len: int = 40_960
-    rope_theta: float = 1_000_000.0
+    vocab_size: Count = 151_936
+    num_layers: Count = 36
+    num_kv_heads: Count = 8
+    mlp_dim: Count = 12_288
+    max_seq_len: Count = 40_960
+    rope_theta: Positive = 1_000_000.0
     qk_norm: bool = True
-    norm_eps: float = 1e-6
+    norm_eps: NonNegative = 1e-6
 
 
 SMALL = {"vocab_size": 151_936, "max_seq_len": 32_768, "tied_embeddings": True}

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from bigmodel_jax.core.ranges import Count, NonNegative
 from bigmodel_jax.models.mixtral import MixtralConfig
 
 
@@ -9,17 +10,17 @@ from bigmodel_jax.models.mixtral import MixtralConfig
 class Qwen3MoeConfig(MixtralConfig):
     """Defaults: 30B-A3B."""
 
-    vocab_size: int = 151_936
-    num_layers: int = 48
-    embed_dim: int = 2048
-    num_kv_heads: int = 4
-    mlp_dim: int = 768
-    max_seq_len: int = 40_960
+    vocab_size: Count = 151_936
+    num_layers: Count = 48
+    embed_dim: Count = 2048
+    num_kv_heads: Count = 4
+    mlp_dim: Count = 768
+    max_seq_len: Count = 40_960
     qk_norm: bool = True
-    norm_eps: float = 1e-6
-    num_experts: int = 128
-    experts_per_token: int = 8
-    load_balancing_loss: float = 0.001
+    norm_eps: NonNegative = 1e-6
+    num_experts: Count = 128
+    experts_per_token: Count = 8
+    load_balancing_loss: NonNegative = 0.001
 
 
 PRESETS = {

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.models.base import Model, ModelConfig
 from bigmodel_jax.models.cnn import conv_axes
 from bigmodel_jax.models.flax_module import from_linen
@@ -27,16 +28,16 @@ MOMENTUM, EPS = 0.9, 1e-5  # of batch norm; torch calls the first one 0.1
 class ResNetConfig(ModelConfig):
     """Defaults: ResNet-50."""
 
-    image_shape: tuple[int, int, int] = (224, 224, 3)
-    num_classes: int = 1000
-    depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks of each stage; every stage but the first halves height and width
-    channels: tuple[int, ...] = (
+    image_shape: tuple[Count, Count, Count] = (224, 224, 3)
+    num_classes: Count = 1000
+    depths: tuple[Count, ...] = (3, 4, 6, 3)  # blocks of each stage; every stage but the first halves height and width
+    channels: tuple[Count, ...] = (
         256,
         512,
         1024,
         2048,
     )  # what leaves each stage; a bottleneck is 4 times narrower inside
-    stem_channels: int = 64
+    stem_channels: Count = 64
     block: Literal["basic", "bottleneck"] = "bottleneck"
     stem: Literal["imagenet", "cifar"] = "imagenet"
     "imagenet: 7x7 convolution and pooling, a quarter of height and width; cifar: 3x3, all of them (section 4.2)"

@@ -18,6 +18,7 @@ from flax import linen as nn
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Init, Param, normal, zeros
+from bigmodel_jax.core.ranges import Count, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import linear
@@ -31,13 +32,13 @@ class RecurrentConfig(ModelConfig):
     """What the language model and the classifier share."""
 
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
-    vocab_size: int = 10_000
-    num_layers: int = 2
-    embed_dim: int = 650
-    hidden_dim: int = 650
-    dropout: float = 0.0  # of what goes into each layer and into the head
-    recurrent_dropout: float = 0.0  # of the state, where it enters the next step's products
-    embedding_dropout: float = 0.0  # of word types
+    vocab_size: Count = 10_000
+    num_layers: Count = 2
+    embed_dim: Count = 650
+    hidden_dim: Count = 650
+    dropout: ShareBelowOne = 0.0  # of what goes into each layer and into the head
+    recurrent_dropout: ShareBelowOne = 0.0  # of the state, where it enters the next step's products
+    embedding_dropout: ShareBelowOne = 0.0  # of word types
 
     def validate(self, parallel) -> None:
         for name in ("vocab_size", "num_layers", "embed_dim", "hidden_dim"):
@@ -55,7 +56,7 @@ class RecurrentConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class RNNConfig(RecurrentConfig):
-    max_seq_len: int = 1024  # of generated texts; the state itself knows no length
+    max_seq_len: Count = 1024  # of generated texts; the state itself knows no length
 
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self), make_cache=functools.partial(make_cache, self))
@@ -67,7 +68,7 @@ class RNNConfig(RecurrentConfig):
 
 @dataclasses.dataclass(frozen=True)
 class RNNClassifierConfig(RecurrentConfig):
-    num_classes: int = 2
+    num_classes: Count = 2
 
     def make(self) -> Model:
         return Model(classifier_spec(self), functools.partial(classify, self))

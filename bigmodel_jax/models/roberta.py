@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from bigmodel_jax.core.ranges import Count, NonNegative
 from bigmodel_jax.models.bert import BertConfig
 
 
@@ -9,9 +10,9 @@ from bigmodel_jax.models.bert import BertConfig
 class RobertaConfig(BertConfig):
     """Defaults: roberta-base. Its pooler stands in the classification head, before the classes."""
 
-    vocab_size: int = 50_265
-    num_token_types: int = 1
-    norm_eps: float = 1e-5
+    vocab_size: Count = 50_265
+    num_token_types: Count = 1
+    norm_eps: NonNegative = 1e-5
 
     @property
     def first_position(self) -> int:

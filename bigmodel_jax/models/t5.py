@@ -17,6 +17,7 @@ import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -36,23 +37,23 @@ from bigmodel_jax.nn.head import Head
 class T5Config(ModelConfig):
     """Defaults: T5-small v1.0."""
 
-    vocab_size: int = 32_128
-    num_layers: int = 6  # of the encoder
-    num_decoder_layers: int = 6
-    embed_dim: int = 512
-    num_heads: int = 8
-    head_dim: int = 64
-    mlp_dim: int = 2048
-    max_seq_len: int = 512  # of pretraining; positions are relative, so longer ones work
-    num_buckets: int = 32  # of distances: half of them one each, the others ever wider
-    max_distance: int = 128  # from which on all distances share a bucket
+    vocab_size: Count = 32_128
+    num_layers: Count = 6  # of the encoder
+    num_decoder_layers: Count = 6
+    embed_dim: Count = 512
+    num_heads: Count = 8
+    head_dim: Count = 64
+    mlp_dim: Count = 2048
+    max_seq_len: Count = 512  # of pretraining; positions are relative, so longer ones work
+    num_buckets: Count = 32  # of distances: half of them one each, the others ever wider
+    max_distance: Count = 128  # from which on all distances share a bucket
     gated: bool = False  # v1.1: gelu(x gate) * (x up) instead of relu(x up)
     tied_embeddings: bool = True  # v1.0: the head is the embedding, its logits times embed_dim**-0.5
-    norm_eps: float = 1e-6
-    init_factor: float = 1.0
-    dropout: float = 0.0
-    decoder_start_token_id: int = 0
-    eos_token_id: int = 1
+    norm_eps: NonNegative = 1e-6
+    init_factor: NonNegative = 1.0
+    dropout: ShareBelowOne = 0.0
+    decoder_start_token_id: CountOrZero = 0
+    eos_token_id: CountOrZero = 1
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -31,20 +32,20 @@ ACTIVATIONS = {"relu": jax.nn.relu, "silu": jax.nn.silu, "gelu": functools.parti
 class TransformerConfig(ModelConfig):
     """Defaults: the paper's base model, with its shared English-German vocabulary."""
 
-    vocab_size: int = 37_000
-    num_layers: int = 6  # of the encoder
-    num_decoder_layers: int = 6
-    embed_dim: int = 512
-    num_heads: int = 8
-    mlp_dim: int = 2048
-    max_seq_len: int = 1024
+    vocab_size: Count = 37_000
+    num_layers: Count = 6  # of the encoder
+    num_decoder_layers: Count = 6
+    embed_dim: Count = 512
+    num_heads: Count = 8
+    mlp_dim: Count = 2048
+    max_seq_len: Count = 1024
     activation: Literal["relu", "silu", "gelu"] = "relu"
     scale_embedding: bool = True  # embeddings times sqrt(embed_dim)
     logits_bias: bool = False  # Marian's models have one
-    init_std: float = 0.02
-    dropout: float = 0.0  # the paper: 0.1, on what each half of a layer adds and on the embeddings
-    decoder_start_token_id: int = 0
-    eos_token_id: int = 0
+    init_std: NonNegative = 0.02
+    dropout: ShareBelowOne = 0.0  # the paper: 0.1, on what each half of a layer adds and on the embeddings
+    decoder_start_token_id: CountOrZero = 0
+    eos_token_id: CountOrZero = 0
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
     attention: Implementation = "auto"

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal
+from bigmodel_jax.core.ranges import Count, NonNegative
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -21,16 +22,16 @@ from bigmodel_jax.nn.attention import Implementation
 class ViTConfig(ModelConfig):
     """Defaults: ViT-B/16 for ImageNet."""
 
-    image_shape: tuple[int, int, int] = (224, 224, 3)
-    num_classes: int = 1000
-    patch_size: int = 16
-    num_layers: int = 12
-    embed_dim: int = 768
-    num_heads: int = 12
-    mlp_dim: int = 3072
+    image_shape: tuple[Count, Count, Count] = (224, 224, 3)
+    num_classes: Count = 1000
+    patch_size: Count = 16
+    num_layers: Count = 12
+    embed_dim: Count = 768
+    num_heads: Count = 12
+    mlp_dim: Count = 3072
     activation: prenorm.Activation = "gelu"
-    norm_eps: float = 1e-12
-    init_std: float = 0.02
+    norm_eps: NonNegative = 1e-12
+    init_std: NonNegative = 0.02
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
     attention: Implementation = "auto"

@@ -16,6 +16,7 @@ import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
+from bigmodel_jax.core.ranges import Count, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import bert
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -30,16 +31,16 @@ from bigmodel_jax.nn.head import Head
 class XLNetConfig(ModelConfig):
     """Defaults: xlnet-base-cased. It was trained with dropout 0.1."""
 
-    vocab_size: int = 32_000
-    num_layers: int = 12
-    embed_dim: int = 768
-    num_heads: int = 12
-    mlp_dim: int = 3072
-    max_seq_len: int = 512  # of pretraining; nothing in the model is of this length
+    vocab_size: Count = 32_000
+    num_layers: Count = 12
+    embed_dim: Count = 768
+    num_heads: Count = 12
+    mlp_dim: Count = 3072
+    max_seq_len: Count = 512  # of pretraining; nothing in the model is of this length
     head: Literal["none", "permuted_lm"] = "permuted_lm"
-    norm_eps: float = 1e-12
-    init_std: float = 0.02
-    dropout: float = 0.0
+    norm_eps: NonNegative = 1e-12
+    init_std: NonNegative = 0.02
+    dropout: ShareBelowOne = 0.0
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
 

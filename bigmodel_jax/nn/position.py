@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigmodel_jax.core.ranges import Count, NonNegative, Positive
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
@@ -18,13 +20,13 @@ class RopeScaling:
     """
 
     kind: Literal["none", "linear", "llama3", "yarn"] = "none"
-    factor: float = 1.0
-    original_max_seq_len: int = 8192
-    low_freq_factor: float = 1.0  # llama3: wavelengths above original_max_seq_len / this are divided by factor
-    high_freq_factor: float = 4.0  # llama3: wavelengths below original_max_seq_len / this are kept
-    beta_fast: float = 32.0  # yarn: turns over the original context from which on a frequency is kept
-    beta_slow: float = 1.0  # yarn: turns up to which a frequency is divided by factor
-    attention_factor: float = 0.0  # yarn: multiplies cos and sin; 0 = 0.1 ln(factor) + 1
+    factor: Positive = 1.0
+    original_max_seq_len: Count = 8192
+    low_freq_factor: Positive = 1.0  # llama3: wavelengths above original_max_seq_len / this are divided by factor
+    high_freq_factor: Positive = 4.0  # llama3: wavelengths below original_max_seq_len / this are kept
+    beta_fast: Positive = 32.0  # yarn: turns over the original context from which on a frequency is kept
+    beta_slow: Positive = 1.0  # yarn: turns up to which a frequency is divided by factor
+    attention_factor: NonNegative = 0.0  # yarn: multiplies cos and sin; 0 = 0.1 ln(factor) + 1
     truncate: bool = True  # yarn: the ramp's ends at whole dimensions
 
 

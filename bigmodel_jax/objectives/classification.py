@@ -8,6 +8,7 @@ import optax
 
 from bigmodel_jax.core import metrics
 from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.core.ranges import ShareBelowOne
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.cross_entropy import cross_entropy
 
@@ -16,7 +17,7 @@ from bigmodel_jax.objectives.cross_entropy import cross_entropy
 class Classification(Objective):
     """Mean cross-entropy in nats. Batch: label (B,) int32, weights (B,) float32, and what the model reads."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: ShareBelowOne = 0.0
 
     def loss(self, model, params, batch, *, rng, train) -> Loss:
         out = model.apply(params, batch, rng=rng, train=train)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax.core import metrics
+from bigmodel_jax.core.ranges import Count, Positive, ProperShare
 from bigmodel_jax.objectives.base import Loss, Objective
 
 
@@ -20,11 +21,11 @@ class Diffusion(Objective):
     says for which rows it shall ignore label or text.
     """
 
-    num_steps: int = 1000
-    beta_start: float = 1e-4  # variance that the first step adds, and the last; linear between
-    beta_end: float = 0.02
+    num_steps: Count = 1000
+    beta_start: ProperShare = 1e-4  # variance that the first step adds, and the last; linear between
+    beta_end: ProperShare = 0.02
     offset: float = 0.5  # the model sees (image - offset) * scale: -1 .. 1 for images of 0 .. 1
-    scale: float = 2.0
+    scale: Positive = 2.0
 
     def loss(self, model, params, batch, *, rng, train) -> Loss:
         rng = jax.random.key(0) if rng is None else rng

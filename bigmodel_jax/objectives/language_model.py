@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import metrics
 from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.core.ranges import NonNegative
 from bigmodel_jax.nn.head import Form
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.cross_entropy import of_tokens
@@ -20,7 +21,7 @@ class NextToken(Objective):
     target_bytes (B, T) int32, the UTF-8 bytes that each target stands for (evaluation only).
     """
 
-    z_loss: float = (
+    z_loss: NonNegative = (
         0.0  # weight of log(Z)^2, which keeps the logits' scale in place (PaLM, arXiv:2204.02311, section 5)
     )
     logits: Form = "auto"  # in memory ("whole") or block by block of the vocabulary; auto: blocks where they are large

@@ -23,7 +23,7 @@ import jax
 from bigmodel_jax import config_file
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
-from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core import params, sharding, trust
 from bigmodel_jax.core.compiler_options import compiler_options
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.plan import cost, hlo, memory, roofline
@@ -35,6 +35,7 @@ from bigmodel_jax.training.step import make_train_step
 
 
 def main(request_path: str, answer_path: str) -> None:
+    trust.allow()  # the process that asks has opened this config already
     request = json.loads(Path(request_path).read_text())
     try:
         answer = run(request)

@@ -83,7 +83,9 @@ def child(job_file: Path, number: int) -> None:
     import jax
 
     from bigmodel_jax import config_file, runtime
+    from bigmodel_jax.core import trust
 
+    trust.allow()  # the process that asks has opened this config already
     job = json.loads(job_file.read_text())
     if job["processes"] > 1:
         jax.distributed.initialize(job["coordinator"], job["processes"], number, cluster_detection_method="deactivate")

@@ -32,16 +32,16 @@ def differences(old: Config, new: Config) -> dict[str, tuple]:
     }
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = True) -> Config:
     """As `config_file.load`; where a run's config.json is missing or damaged, the config of its newest checkpoint."""
     checkpoints = Path(path) / "checkpoints"
     try:
-        return config_file.load(path, overrides)
+        return config_file.load(path, overrides, runs_code=runs_code)
     except config_file.Unreadable as error:
         if not checkpoints.is_dir():
             raise
         try:
-            found = config_file.from_json(store.read_config(checkpoints))
+            found = config_file.from_json(store.read_config(checkpoints), Path(path))
         except ValueError:
             raise error from None
         log.warning("%s; the config of the newest checkpoint is used", error)
@@ -56,7 +56,7 @@ def check(run_dir: Path, config: Config) -> None:
         wrong = "is not a folder" if not parent.is_dir() else "cannot be written"
         raise ValueError(f"run_dir = {str(run_dir)!r}: {parent} {wrong}; give another --run_dir")
     if path.is_file() or any(run_dir.glob("checkpoints/[0-9]*")):
-        changed = differences(load(run_dir), config)
+        changed = differences(load(run_dir, runs_code=False), config)
         if changed:
             shown = "; ".join(f"{name} was {a!r}, now {b!r}" for name, (a, b) in list(changed.items())[:4])
             raise ValueError(

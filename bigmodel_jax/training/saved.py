@@ -52,7 +52,7 @@ def fresh_state(config: Config, mesh) -> tuple[TrainState, list[str]]:
         raise ValueError(
             f"train.init_from = {str(other)!r} is not a run's folder; `import` makes one of published weights"
         )
-    source = dataclasses.replace(run_folder.load(other), parallel=config.parallel)
+    source = dataclasses.replace(run_folder.load(other, runs_code=False), parallel=config.parallel)
     found = params.paths(load_weights(source, other, mesh)[0])
     own = params.paths(params.merge(state.params, state.frozen))
     wrong = [

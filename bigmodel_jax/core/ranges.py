@@ -1,0 +1,122 @@
+"""What a config's field may hold, said once, where the field is declared: `lr: NonNegative = 3e-4`.
+
+`check` reads the declarations; the command line, Python files and JSON all come through it. A float without a range
+is any finite number.
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+import types
+import typing
+from typing import Annotated, Any, Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers from `least` to `most`; `text` says them after "it must be"."""
+
+    text: str
+    least: float = -math.inf
+    most: float = math.inf
+    above: bool = False  # `least` itself is outside
+    below: bool = False  # `most` itself is outside
+
+    def holds(self, value: float) -> bool:
+        high_enough = value > self.least if self.above else value >= self.least
+        return high_enough and (value < self.most if self.below else value <= self.most)
+
+
+FINITE = Range("a finite number")
+
+Count = Annotated[int, Range("1 or more", 1)]
+CountOrZero = Annotated[int, Range("0 or more", 0)]
+CountOrAll = Annotated[int, Range("1 or more, or -1 for all remaining devices", -1)]  # sharding.factor refuses 0
+Seed = Annotated[int, Range("0 or more and below 2**32", 0, 2**32, below=True)]  # a JAX key takes 32 bits
+Positive = Annotated[float, Range("above 0", 0, above=True)]
+NonNegative = Annotated[float, Range("0 or more", 0)]
+AtLeastOne = Annotated[float, Range("1 or more", 1)]
+Share = Annotated[float, Range("0 or more and at most 1", 0, 1)]
+ShareBelowOne = Annotated[float, Range("0 or more and below 1", 0, 1, below=True)]
+ShareAboveZero = Annotated[float, Range("above 0 and at most 1", 0, 1, above=True)]
+ProperShare = Annotated[float, Range("above 0 and below 1", 0, 1, above=True, below=True)]
+
+
+def check(config: Any, prefix: str = "") -> None:
+    """ValueError, one line, for the first field whose value is not of its declared type, no choice, or out of range."""
+    declared = hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint = getattr(config, field.name), declared[field.name]
+        # A part whose name the command line leaves out (tyro.conf.arg(name="")) is left out of messages as well.
+        unnamed = any(getattr(m, "name", None) == "" for m in getattr(hint, "__metadata__", ()))
+        if unnamed:
+            check(value, prefix)
+        else:
+            check_value(f"{prefix}{field.name}", value, hint)
+
+
+@functools.cache
+def hints(cls: type) -> dict[str, Any]:
+    """The declared type of each field of a dataclass, ranges included."""
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """As `check`, of one value that was declared as `hint`."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        _check_union(name, value, typing.get_args(hint))
+    elif typing.get_origin(hint) is tuple:
+        _check_tuple(name, value, typing.get_args(hint))
+    else:
+        _check_scalar(name, value, hint)
+    if dataclasses.is_dataclass(value):
+        check(value, f"{name}.")
+
+
+def _check_union(name: str, value: Any, hints: tuple) -> None:
+    """ValueError where no hint of the union takes the value; it speaks of the last one tried."""
+    refused = None
+    for hint in hints:
+        if hint is type(None):
+            if value is None:
+                return
+            continue
+        try:
+            return check_value(name, value, hint)
+        except ValueError as error:
+            refused = error
+    raise refused
+
+
+def _check_tuple(name: str, value: Any, hints: tuple) -> None:
+    if not isinstance(value, (tuple, list)):
+        raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}; it must be a tuple")
+    if not hints:
+        return
+    if hints[-1] is not Ellipsis and len(value) != len(hints):
+        raise ValueError(f"{name} = {value!r}; it must have {len(hints)} values")
+    for item, hint in zip(value, hints * len(value) if hints[-1] is not Ellipsis else hints[:1] * len(value)):  # noqa: B905
+        check_value(name, item, hint)
+
+
+def _check_scalar(name: str, value: Any, hint: Any) -> None:
+    (kind, *ranges) = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+    if typing.get_origin(kind) is Literal:
+        return _check_choice(name, value, typing.get_args(kind))
+    if isinstance(kind, type):
+        accepted = (int, float) if kind is float else kind
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}; it must be {kind.__name__}")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"{name} = {value}; it must be a finite number")
+    for allowed in ranges:
+        if isinstance(allowed, Range) and not allowed.holds(value):
+            raise ValueError(f"{name} = {value}; it must be {allowed.text}")
+
+
+def _check_choice(name: str, value: Any, allowed: tuple) -> None:
+    if value not in allowed:
+        listed, near = ", ".join(map(repr, allowed)), difflib.get_close_matches(str(value), map(str, allowed), 1, 0.5)
+        hint = f" (perhaps you meant {near[0]!r})" if near else ""
+        raise ValueError(f"{name} = {value!r}; allowed: {listed}{hint}")

@@ -1,0 +1,62 @@
+"""Which code a config.json may name: ours, and the user's own under the working directory.
+
+A run's folder may come from somebody else. Opening it imports the classes that its config.json names, and importing a
+Python file runs it. So code in a run's folder, and code outside both this package and the working directory, is refused
+until the user says `--trust`. A Python config file is trusted: the user names it to have it run.
+"""
+
+import importlib.machinery
+import os
+import re
+import sys
+from pathlib import Path
+
+VARIABLE = "BIGMODEL_TRUST"  # in the environment, so that the processes that this one starts inherit it
+OURS = "bigmodel_jax"
+
+
+def allow() -> None:
+    """From here on whatever a config.json names is imported."""
+    os.environ[VARIABLE] = "1"
+
+
+def allowed() -> bool:
+    return os.environ.get(VARIABLE) == "1"
+
+
+def check(tag: str, run_dir: Path | None) -> None:
+    """ValueError unless the code of `tag` ("module:name" or "path/of/file.py:name") may be imported.
+
+    run_dir: the folder whose config.json names it.
+    """
+    module, _, name = tag.rpartition(":")
+    if not name or not (module.endswith(".py") or re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module)):
+        raise ValueError(f"{tag!r} is not module:name or path/of/file.py:name")
+    if allowed() or module.split(".")[0] == OURS:
+        return
+    file = Path(module) if module.endswith(".py") else _origin(module)
+    wrong = _stranger(file, run_dir)
+    if wrong:
+        raise ValueError(
+            f"{name} is defined in {str(file or module)!r}, {wrong}; opening this run would execute it: "
+            "read it, then add --trust"
+        )
+
+
+def _origin(module: str) -> Path | None:
+    """The file of a module's outermost package, found without importing it; None where it has no file."""
+    outermost = module.split(".")[0]
+    loaded = sys.modules.get(outermost)
+    spec = loaded.__spec__ if loaded else importlib.machinery.PathFinder.find_spec(outermost)
+    origin = getattr(spec, "origin", None) or next(iter(getattr(spec, "submodule_search_locations", None) or ()), None)
+    return Path(origin) if origin and Path(origin).exists() else None
+
+
+def _stranger(file: Path | None, run_dir: Path | None) -> str:
+    """Why the user has not written this file, as far as can be known; "" where it is the user's own."""
+    here, path = Path.cwd().resolve(), file.resolve() if file else None
+    if path is None or not path.is_relative_to(here) or "site-packages" in path.parts:
+        return f"outside the working directory {str(here)!r}"
+    if run_dir is not None and path.is_relative_to(Path(run_dir).resolve()):
+        return "inside the run's folder"
+    return ""
