@@ -4,11 +4,18 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
+
+SEAL = "files.json"  # what the other files were when they were written
+_checked: set[Path] = set()  # the folders that this process has read through once
 
 
 def root(cache_dir: str = "") -> Path:
@@ -37,23 +44,64 @@ def lock(path: Path):
 
 
 def build(folder: Path, write: Callable[[Path], None]) -> Path:
-    """`folder`, filled by `write(temporary folder)` unless it exists.
+    """`folder`, filled by `write(temporary folder)` unless it exists and its files are as they were written.
 
     The lock spares a second process the work; the rename makes the folder appear whole or not at all, also on file
-    systems where locks do not reach other hosts.
+    systems where locks do not reach other hosts. A damaged folder is named in the log and made again.
     """
-    if folder.exists():
+    if _whole(folder):  # without the lock, which a cache that cannot be written has not
         return folder
     with lock(folder):
-        if folder.exists():
+        if _whole(folder):
             return folder
+        if folder.exists():
+            log.warning("%s is damaged and is made again: %s", folder, _damage(folder))
+            shutil.rmtree(folder)
         partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}-{os.urandom(4).hex()}")
         partial.mkdir()
         try:
             write(partial)
+            (partial / SEAL).write_text(json.dumps(_state(partial), indent=1) + "\n")
             os.rename(partial, folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             if not folder.exists():  # otherwise another host was first, with the same content
                 raise
+    _checked.add(folder)
     return folder
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a folder's files are as they were written; each process reads them through once."""
+    if folder.exists() and folder not in _checked and not _damage(folder):
+        _checked.add(folder)
+    return folder in _checked and folder.exists()
+
+
+def _state(folder: Path) -> dict[str, list]:
+    """{file: [bytes, crc32]} of a folder's files, the seal apart."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SEAL)
+    return {str(p.relative_to(folder)): [p.stat().st_size, _crc32(p)] for p in files}
+
+
+def _crc32(path: Path) -> int:
+    """A flipped bit is what it must find, and it reads a gigabyte in a second."""
+    value = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 22):
+            value = zlib.crc32(chunk, value)
+    return value
+
+
+def _damage(folder: Path) -> str:
+    """What is wrong with a folder's files; "" where nothing is."""
+    try:
+        sealed = json.loads((folder / SEAL).read_bytes())
+    except FileNotFoundError:
+        return f"{SEAL} is missing"
+    except ValueError:
+        return f"{SEAL} is not JSON"
+    found = _state(folder)
+    if not isinstance(sealed, dict) or sealed.keys() != found.keys():
+        return f"its files are not those of {SEAL}"
+    return next((f"{name} has other content" for name in found if found[name] != sealed[name]), "")

@@ -66,6 +66,63 @@ def test_the_first_of_two_hosts_wins(tmp_path):
     assert not list(tmp_path.glob("*.partial-*"))
 
 
+@pytest.fixture
+def sealed(tmp_path, monkeypatch):
+    """(a folder that was built, the builder, how often it has been built): each call is a process's first."""
+    built = []
+
+    def write(folder):
+        built.append(1)
+        (folder / "tokens.bin").write_bytes(bytes(range(256)) * 40)
+        (folder / "sub").mkdir()
+        (folder / "sub" / "meta.json").write_text("{}")
+
+    def build():
+        monkeypatch.setattr(cache, "_checked", set())
+        return cache.build(tmp_path / "data", write)
+
+    return build(), build, built
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "one bit": lambda folder: flip(folder / "tokens.bin", 777),
+    "the last byte": lambda folder: flip(folder / "tokens.bin", -1),
+    "cut": lambda folder: os.truncate(folder / "tokens.bin", 100),
+    "longer": lambda folder: (folder / "tokens.bin").write_bytes((folder / "tokens.bin").read_bytes() + b"x"),
+    "gone": lambda folder: (folder / "sub" / "meta.json").unlink(),
+    "one more": lambda folder: (folder / "other").touch(),
+    "no seal": lambda folder: (folder / cache.SEAL).unlink(),
+    "seal cut": lambda folder: os.truncate(folder / cache.SEAL, 9),
+    "seal no object": lambda folder: (folder / cache.SEAL).write_text("[]"),
+    "seal empty": lambda folder: (folder / cache.SEAL).write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_data_is_named_and_made_again(sealed, damage, caplog):
+    folder, build, built = sealed
+    whole = (folder / "tokens.bin").read_bytes()
+    DAMAGES[damage](folder)
+    assert build() == folder
+    assert len(built) == 2
+    assert (folder / "tokens.bin").read_bytes() == whole
+    assert f"{folder} is damaged and is made again: " in caplog.text
+
+
+def test_whole_data_is_not_made_again_and_is_read_through_once_a_process(sealed, monkeypatch):
+    folder, build, built = sealed
+    assert build() == folder
+    monkeypatch.setattr(cache, "_damage", lambda folder: pytest.fail("read twice"))
+    assert cache.build(folder, lambda out: pytest.fail("made twice")) == folder
+    assert len(built) == 1
+
+
 def test_root(monkeypatch):
     monkeypatch.setenv("BIGMODEL_CACHE", "/a")
     assert (str(cache.root()), str(cache.root("/b"))) == ("/a", "/b")
