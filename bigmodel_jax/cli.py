@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bigmodel_jax import runtime
 from bigmodel_jax.cluster import join, peers
-from bigmodel_jax.core import trust
+from bigmodel_jax.core import interrupts, trust
 from bigmodel_jax.verbs import VERBS
 from bigmodel_jax.verbs.base import CONFIG, RUN
 
@@ -24,6 +24,7 @@ def main(args: Sequence[str] | None = None) -> None:
     In a job of several processes (cluster/) the line is one for all of them, and all end with the same code.
     """
     if args is None:
+        interrupts.tell = peers.end
         args = sys.argv[1:]
         if args[:1] == ["train"]:
             runtime.keep_memory()
@@ -42,6 +43,8 @@ def main(args: Sequence[str] | None = None) -> None:
         peers.end(f"error: {_text(error)}", code)
         _fail(_text(error))
         sys.exit(code)
+    except interrupts.Interrupt as stop:
+        interrupts.end(stop)
     except Exception as error:
         from bigmodel_jax.training.signals import Interrupted
 
@@ -51,8 +54,8 @@ def main(args: Sequence[str] | None = None) -> None:
         join.leave()
         if peers.speaks():
             print(f"{error}; the same command resumes it", file=sys.stderr)
-        # SIGTERM is how clusters ask for a clean end; Ctrl-C is the user's own.
-        sys.exit(0 if error.signal_number == 15 else 130)
+        interrupts.take()  # a second signal on the way out has nothing to add
+        sys.exit(interrupts.CODES[error.signal_number])
 
 
 def _text(error: Exception) -> str:

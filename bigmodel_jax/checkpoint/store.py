@@ -8,6 +8,7 @@ Reading changes nothing in the folder. The first save of a process tidies it: fo
 and steps found damaged are renamed to `<step>.damaged`, so that they are saved anew.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -27,7 +28,7 @@ from bigmodel_jax.checkpoint import arrays, manifest
 from bigmodel_jax.checkpoint.digest import digests
 from bigmodel_jax.checkpoint.manifest import Damaged
 from bigmodel_jax.config import CheckpointConfig
-from bigmodel_jax.core import processes, sharding
+from bigmodel_jax.core import interrupts, processes, sharding
 
 # Orbax is imported inside the functions that need it: half a second that `--help` and the planner do not pay.
 
@@ -53,6 +54,7 @@ class Store:
     checkpointer: Any = None  # Orbax's; made by the first save, since its making tidies the folder
     pending: int | None = None  # the step being written
     damaged: dict[int, str] = dataclasses.field(default_factory=dict)  # what restore found wrong, by step
+    patience: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)  # while a save is pending
 
     def __enter__(self) -> "Store":
         return self
@@ -137,8 +139,10 @@ def save(
         if store.checkpointer is None:
             store.checkpointer = _make_checkpointer(store)
         # force: Orbax's own policy skips a step that is not newer than the newest.
+        store.patience.enter_context(interrupts.patient())
         store.checkpointer.save_checkpointables_async(step, items, force=True, metrics=ranking)
     except OSError as error:
+        store.patience.close()
         raise _failed(store, step, error) from error
     store.pending = step
 
@@ -152,6 +156,8 @@ def wait(store: Store) -> None:
         store.checkpointer.wait()
     except Exception as error:  # whatever the writing thread met
         raise _failed(store, step, error) from error
+    finally:
+        store.patience.close()
 
 
 def _failed(store: Store, step: int, error: Exception) -> OSError:

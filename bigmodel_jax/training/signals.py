@@ -6,6 +6,8 @@ import signal
 import jax
 from jax.experimental import multihost_utils
 
+from bigmodel_jax.core import interrupts
+
 
 class Stop:
     """Turns SIGTERM and Ctrl-C into a flag that the loop reads between steps, so that it saves and ends cleanly.
@@ -21,6 +23,9 @@ class Stop:
     def __enter__(self) -> "Stop":
         numbers = (signal.SIGINT,) if self._job else (signal.SIGTERM, signal.SIGINT)
         self._before = {s: signal.signal(s, self._note) for s in numbers}
+        self._patient = interrupts.patient()
+        self._patient.__enter__()
+        self.signal = None if self._job else interrupts.take()
         return self
 
     def _note(self, number: int, _frame) -> None:
@@ -39,6 +44,7 @@ class Stop:
         return self.signal is not None
 
     def __exit__(self, *_) -> None:
+        self._patient.__exit__(None, None, None)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

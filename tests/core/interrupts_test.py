@@ -1,0 +1,80 @@
+"""A signal ends a command in one line, wherever the main thread is."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+PROGRAM = """
+import gc, os, sys, time
+from bigmodel_jax.core import interrupts
+interrupts.GRACE_SECONDS = 0.5
+interrupts.install()
+try:
+    {body}
+except interrupts.Interrupt as stop:
+    interrupts.end(stop)
+"""
+READY = "print('ready', flush=True); "
+BODIES = {
+    "python": READY + "time.sleep(60)",
+    "a long call of C": "import ctypes; c = ctypes.CDLL(None); "
+    + READY
+    + "[c.usleep(1_000_000) for _ in [0]]; c.sleep(60)",
+    "a callback that swallows": "gc.callbacks.append(lambda *_: time.sleep(0.2)); "
+    + READY
+    + "[gc.collect() for _ in range(300)]",
+    "code that catches": "exec('''\\nprint(\"ready\", flush=True)\\nwhile True:\\n    try:\\n        time.sleep(9)\\n"
+    "    except BaseException:\\n        continue\\n''')",
+}
+
+
+SAVE = """with interrupts.patient():
+        print("ready", flush=True)
+        ends = time.monotonic() + 2
+        while time.monotonic() < ends:
+            try:
+                time.sleep(0.1)
+            except interrupts.Interrupt:
+                continue
+        print("saved", file=sys.stderr, flush=True)
+        print(interrupts.take(), file=sys.stderr)"""
+
+
+def run(body, *signals, pause=0.3):
+    """(exit code, lines on stderr, seconds from the first signal to the end)."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    began = time.monotonic()
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(pause)
+    _, err = process.communicate(timeout=30)
+    return process.returncode, err.splitlines(), time.monotonic() - began
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize("where", BODIES)
+def test_one_line_and_the_signals_own_code(where, number, code):
+    returned, lines, seconds = run(BODIES[where], number)
+    assert returned == code, lines
+    assert len(lines) == 1, lines
+    assert f"interrupted by {number.name}; the same command" in lines[0]
+    assert seconds < 5
+
+
+def test_a_save_is_not_cut_by_the_first_signal_and_ends_by_itself():
+    returned, lines, _ = run(SAVE, signal.SIGTERM)
+    assert (returned, lines) == (0, ["saved", "15"])
+
+
+def test_the_third_ctrl_c_ends_even_a_save():
+    body = BODIES["code that catches"].replace("print", "interrupts.patient().__enter__(); print", 1)
+    returned, lines, seconds = run(body, *[signal.SIGINT] * 3)
+    assert returned == 130, lines
+    assert len(lines) == 1
+    assert seconds < 10

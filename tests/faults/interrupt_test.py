@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM at any moment of a run: one line, the right code, within seconds, and the run can be resumed."""
+
+import signal
+import time
+
+import pytest
+
+import runs
+
+SECONDS = 6.0  # 4 of grace, and what a busy machine needs to notice
+
+
+def interrupt(tmp_path, number, after):
+    path, run_dir = runs.write(tmp_path), tmp_path / "run"
+    process = runs.start("train", path, "--run_dir", run_dir, "--train.steps", "100000")
+    time.sleep(after)
+    began = time.monotonic()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err, time.monotonic() - began
+
+
+def check(tmp_path, number, after):
+    code, err, seconds = interrupt(tmp_path, number, after)
+    assert code == (130 if number == signal.SIGINT else 0), err
+    assert len(err.splitlines()) == 1, err
+    assert f"interrupted by {number.name}" in err
+    assert seconds < SECONDS
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("after", [0.5, 1.5, 3.0])
+def test_a_run_is_told_to_end(tmp_path, number, after):
+    check(tmp_path, number, after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("after", [0.3 + 0.35 * n for n in range(20)])
+def test_a_run_is_told_to_end_at_any_moment(tmp_path, number, after):
+    check(tmp_path, number, after)
