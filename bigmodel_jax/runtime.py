@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from bigmodel_jax.core import interrupts
+
 # A step frees and allocates hundreds of MiB. Above glibc's threshold each block is a fresh mapping, zeroed page by page:
 # half of the kernel's time in a CPU run. With these, memory once taken stays in the process, in huge pages.
 ARENA = {
@@ -27,6 +29,7 @@ def keep_memory() -> None:
     glibc reads these at start-up only. The environment's own choice wins: any of them being set leaves all as they are.
     """
     if sys.platform == "linux" and on_cpu() and not ARENA.keys() & os.environ.keys():
+        interrupts.block()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | ARENA)
 
 

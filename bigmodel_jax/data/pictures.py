@@ -3,14 +3,27 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
+
+# Formats that Pillow decodes itself: for EPS it starts Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+DEEP = {"I": "32-bit whole numbers", "F": "floating-point numbers"}  # Pillow's modes, whose white is unknown
 
 
 def read(path: Path) -> np.ndarray:
-    """A picture file as (H, W, 3) uint8; what is transparent lies on white. ValueError for a file that is no picture."""
+    """A picture file as (H, W, 3) uint8, turned as its EXIF data says; what is transparent lies on white.
+
+    Pixels of 16 bits keep their upper 8. ValueError for a file that is no picture, or whose pixels have no known white.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path} is not a file")
     try:
-        with Image.open(path) as file:
-            picture = file.convert("RGBA")
+        with Image.open(path, formats=FORMATS) as file:
+            if file.mode in DEEP:
+                raise ValueError(f"its pixels are {DEEP[file.mode]}; 8 and 16 bits a channel are read")
+            if file.mode.startswith("I;16"):
+                file = Image.fromarray((np.asarray(file) >> 8).astype(np.uint8))
+            picture = ImageOps.exif_transpose(file).convert("RGBA")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # each format has its own
         raise ValueError(f"{path} is not a readable picture ({str(error)[:100]})") from None
     white = Image.new("RGBA", picture.size, "white")

@@ -12,7 +12,6 @@ import glob
 import hashlib
 import importlib
 import importlib.metadata
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 
 from bigmodel_jax.data import cache, packaged
 from bigmodel_jax.data.base import BadRecords
+from bigmodel_jax.data.lines import parse_json, read_lines, read_rows
 
 Records = Iterator[tuple[str, dict[str, Any]]]
 
@@ -204,23 +204,18 @@ class JsonlFiles(Files):
 
     def records(self, split, root, bad):
         for path in self.paths(split):
-            with open(path, "rb") as file:
-                for number, line in enumerate(file, 1):
-                    where = f"{path} line {number}"
-                    text, reason = self._text(line)
-                    if reason:
-                        bad.skip(where, reason)
-                    else:
-                        yield where, {"text": text}
+            for number, line, reason in read_lines(path):
+                text, reason = ("", reason) if reason else self._text(line)
+                if reason:
+                    bad.skip(f"{path} line {number}", reason)
+                else:
+                    yield f"{path} line {number}", {"text": text}
 
     def _text(self, line: bytes) -> tuple[str, str]:
         """(text, "") of a line, or ("", what is wrong with it)."""
-        try:
-            value = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            return "", f"not UTF-8 ({error.reason} at byte {error.start})"
-        except json.JSONDecodeError as error:
-            return "", f"not JSON ({error.msg} at column {error.colno})"
+        value, reason = parse_json(line)
+        if reason:
+            return "", reason
         if not isinstance(value, dict):
             return "", f"a JSON object is needed, not {type(value).__name__}"
         if self.text_field not in value:
@@ -239,14 +234,16 @@ class CsvFiles(Files):
 
     def records(self, split, root, bad):
         for path in self.paths(split):
-            with open(path, newline="", encoding="utf-8", errors="replace") as file:
+            with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
                 rows = csv.reader(file)
                 header = next(rows, [])
                 label, features = self._columns(header, path)
-                for row in rows:
+                for row, reason in read_rows(rows):
                     where = f"{path} line {rows.line_num}"
-                    if len(row) != len(header):
-                        bad.skip(where, f"{len(row)} cells, but the header has {len(header)}")
+                    if not reason and len(row) != len(header):
+                        reason = f"{len(row)} cells, but the header has {len(header)}"
+                    if reason:
+                        bad.skip(where, reason)
                         continue
                     try:
                         values = np.array([float(row[i]) for i in features], np.float32)
@@ -286,10 +283,7 @@ class Arrays(Source):
             raise ValueError(f"data.source.function: {self.function!r} is not module:function ({error})") from None
         splits = function()
         if not isinstance(splits, dict) or not all(isinstance(columns, dict) for columns in splits.values()):
-            kind = type(splits).__name__
-            raise ValueError(
-                f"data.source.function: {self.function} returns {kind}; it must be a dict of dicts of columns"
-            )
+            raise ValueError(f"data.source.function: {self.function} must return a dict of dicts of columns")
         return splits.get(split, {})
 
     def fingerprint(self, split, root):

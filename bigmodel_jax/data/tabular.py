@@ -16,6 +16,7 @@ from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import CountOrZero, ProperShare
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.holdout import check_fraction, held_out
+from bigmodel_jax.data.lines import read_rows
 from bigmodel_jax.data.sources import _nearest
 
 DIABETES = "sklearn:diabetes"
@@ -180,9 +181,8 @@ def _csv(path: str) -> Iterator[tuple[str, list[str]]]:
         raise ValueError(f"data.path: no such file: {path} (a CSV file, or {DIABETES})")
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
         rows = csv.reader(file)
-        for row in rows:
-            if row:
-                yield f"{path} line {rows.line_num}", [cell.strip() for cell in row]
+        for row, _ in read_rows(rows):  # a row with a cell beyond csv's limit comes without cells
+            yield f"{path} line {rows.line_num}", [cell.strip() for cell in row]
 
 
 def _diabetes() -> Iterator[tuple[str, list[str]]]:

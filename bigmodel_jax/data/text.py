@@ -12,13 +12,13 @@ from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache, packing, tokenizers
 from bigmodel_jax.data.base import BadRecords, DataConfig, Shapes, log_skipped
 from bigmodel_jax.data.baseline import xz_bits_per_byte
+from bigmodel_jax.data.lines import MOST_BYTES
 from bigmodel_jax.data.packing import Packing
 from bigmodel_jax.data.sources import Source, Tfds
 from bigmodel_jax.data.tokenizers import Tokenizer, TokenizerConfig
 
 FORMAT = 1  # raise it when the files below change
 CHUNK = 1 << 22  # characters tokenized at a time
-MAX_DOCUMENT_BYTES = 1 << 28  # a tokenizer holds a whole document in memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _wrong(text: str | None) -> str:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError as error:
         return f"not encodable as UTF-8 ({error.reason} at character {error.start})"
-    return f"{size} bytes long; {MAX_DOCUMENT_BYTES} is the most" if size > MAX_DOCUMENT_BYTES else ""
+    return f"{size} bytes long; {MOST_BYTES} is the most" if size > MOST_BYTES else ""
 
 
 def encoded_folder(cfg: TextData, split: str) -> Path:
