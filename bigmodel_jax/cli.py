@@ -46,8 +46,13 @@ def main(args: Sequence[str] | None = None) -> None:
     except interrupts.Interrupt as stop:
         interrupts.end(stop)
     except Exception as error:
+        from bigmodel_jax.training.diverged import Diverged
         from bigmodel_jax.training.signals import Interrupted
 
+        if isinstance(error, Diverged):
+            peers.end(f"error: {error}", 1)
+            _fail(str(error))
+            sys.exit(1)
         if not isinstance(error, Interrupted):
             peers.end(traceback.format_exc(), 1)
             raise

@@ -32,6 +32,7 @@ class TrainConfig:
     microbatches: Count = 1  # the batch is computed in this many pieces, one after the other
     seed: Seed = 0
     log_every: Count = 10
+    max_skipped: Count = 10  # after so many steps in a row that are not finite the run ends
     init_from: str = ""  # a run's folder, imported or trained, whose weights this run starts from
 
 
@@ -146,6 +147,13 @@ def check_parts(config: Config) -> None:
             )
     if not isinstance(config.data, DataConfig):
         raise ValueError(f"config.data = {config.data!r} is not a DataConfig")
+    for field in dataclasses.fields(Config):
+        value, cls = getattr(config, field.name), field.type
+        if field.name not in ("model", "objective", "data") and isinstance(value, cls) and type(value) is not cls:
+            raise ValueError(
+                f"config.{field.name} is a {type(value).__name__}; it must be {cls.__name__} itself, since what a subclass "
+                "adds would not be used; model, objective and data may be of your own classes"
+            )
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:

@@ -71,6 +71,13 @@ def make(cfg: OptimConfig, spec: params.Tree, total_steps: int) -> tuple[optax.G
     return tx, schedule
 
 
+def num_updates(opt_state: Any) -> jax.Array:
+    """Updates that the optimizer has made: what its schedule counts."""
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, optax.ScaleByScheduleState))
+    (state,) = [x for x in leaves if isinstance(x, optax.ScaleByScheduleState)]
+    return state.count
+
+
 def clip(grads: Any, norm: jax.Array, limit: float) -> Any:
     """Gradients scaled so that their global norm, given as `norm`, is at most `limit`; 0 = unchanged."""
     if not limit:

@@ -164,3 +164,15 @@ def test_validate_names_the_option_its_value_and_what_is_allowed(name):
 )
 def test_validate_lets_through_what_works(config):
     validate(config, num_devices=8)
+
+
+def test_a_subclass_of_a_part_that_nobody_would_use_is_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Muon(OptimConfig):
+        ns_steps: int = 5
+
+        def make(self, spec, total_steps):
+            raise AssertionError("never called")
+
+    with pytest.raises(ValueError, match=r"config\.optim is a Muon; it must be OptimConfig itself"):
+        validate(replaced(optim=Muon()))

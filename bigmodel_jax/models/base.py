@@ -10,8 +10,9 @@ from bigmodel_jax.nn.head import Head
 
 
 class Out(NamedTuple):
-    """value: the model's output (logits); updates: new values of non-trainable parameters by path; losses: auxiliary
-    losses to add to the objective's, by name (mean over tokens); cache: the decode cache after this call.
+    """value: the model's output (logits); updates: new values of non-trainable parameters by path, or what
+    `Model.advance` makes them of; losses: auxiliary losses to add to the objective's, by name (mean over tokens); cache:
+    the decode cache after this call.
 
     head: what the logits over a vocabulary are made of, for an objective that does without them: of the two, the
     compiler drops the one that is not used."""
@@ -29,6 +30,8 @@ class Model(NamedTuple):
     init(rng) -> params replaces `params.init(spec, rng)` only where a Flax module brings its own initial values.
     make_cache(batch_size, length, dtype) -> decode cache, for models that generate.
     decoder_start: of an encoder-decoder, the token its decoder begins with; prompts go to the encoder.
+    advance(non-trainable parameters, sums by path) -> new ones, once a step: for a model whose `updates` are sums over
+    the tokens of a call, which add up over the pieces of a batch. Without it each piece's `updates` replace the last's.
     """
 
     spec: Any
@@ -36,6 +39,7 @@ class Model(NamedTuple):
     init: Callable[[jax.Array], Any] | None = None
     make_cache: Callable[[int, int, Any], Any] | None = None
     decoder_start: int | None = None
+    advance: Callable[[Any, dict[str, jax.Array]], Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core import params
-from bigmodel_jax.core.params import normal
+from bigmodel_jax.core.params import Tree, normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import bias_routing, feedforward, latent_attention, linear, moe, multi_token, norm, position, stack
 from bigmodel_jax.nn.attention import Implementation, Where
+from bigmodel_jax.nn.bias_routing import CHOICE_BIAS
 from bigmodel_jax.nn.head import Head
 
 
@@ -64,7 +65,10 @@ class DeepseekConfig(ModelConfig):
 
     def make(self) -> Model:
         return Model(
-            spec=spec(self), apply=functools.partial(apply, self), make_cache=functools.partial(make_cache, self)
+            spec=spec(self),
+            apply=functools.partial(apply, self),
+            make_cache=functools.partial(make_cache, self),
+            advance=functools.partial(advance, self),
         )
 
     @property
@@ -244,8 +248,9 @@ def apply(cfg: DeepseekConfig, p, batch, *, rng=None, train=False, cache=None) -
         further, routed["mtp"] = further_head(cfg, p, batch["tokens"], x_BTD, q_where, angles)
         loss = multi_token.loss(further, batch["targets"], batch["weights"], q_where.segments)
         losses["mtp_loss"] = cfg.mtp_loss * loss
-    updates, balance_loss = balance(cfg, p, {name: of_layers for name, of_layers in routed.items() if of_layers})
-    return Out(head.logits(), updates=updates, losses=losses | balance_loss, head=head)
+    routed = {name: of_layers for name, of_layers in routed.items() if of_layers}
+    loads = {f"{name}/{CHOICE_BIAS}": of_layers["num_tokens"] for name, of_layers in routed.items()}
+    return Out(head.logits(), updates=loads, losses=losses | balance(cfg, routed, batch), head=head)
 
 
 def further_head(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
@@ -265,16 +270,20 @@ def further_head(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
     return Head(further, p["head"]["table"]), routed
 
 
-def balance(cfg: DeepseekConfig, p, routed: dict) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """The routing biases after this batch, by path, and the loss; routed: of each stack of layers with experts."""
-    updates = {}
-    for name, of_layers in routed.items():
-        bias = p[name]["router"]["choice_bias"]
-        new = bias_routing.updated_bias(bias, of_layers["num_tokens"], cfg.bias_update_rate)
-        updates[f"{name}/router/choice_bias"] = new
-    balances = [of_layers["balance"] for of_layers in routed.values()]
-    loss = cfg.balance_loss * sum(jnp.sum(b.total / jnp.maximum(b.count, 1.0)) for b in balances)
-    return updates, {"balance_loss": loss} if cfg.balance_loss and routed else {}
+def balance(cfg: DeepseekConfig, routed: dict, batch: dict) -> dict[str, jax.Array]:
+    """The balance loss by name; routed: what the routing of each stack of layers with experts did."""
+    if not (cfg.balance_loss and routed):
+        return {}
+    means = [of_layers["balance"] for of_layers in routed.values()]
+    loss = sum(jnp.sum(mean.total / jnp.maximum(mean.count, 1.0)) for mean in means)
+    return {"balance_loss": cfg.balance_loss * loss * moe.token_share(batch)}
+
+
+def advance(cfg: DeepseekConfig, biases: Tree, loads: dict[str, jax.Array]) -> Tree:
+    """The routing biases after a step, whose tokens sent to each expert `loads` counts, by the biases' paths."""
+    flat = params.paths(biases)
+    moved = {path: bias_routing.updated_bias(flat[path], n, cfg.bias_update_rate) for path, n in loads.items()}
+    return params.from_paths(flat | moved)
 
 
 PRESETS = {

@@ -55,6 +55,10 @@ Inputs = Callable[[dict], tuple]
 # Keyword of `__call__` -> its value in training; the opposite in evaluation.
 MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
 
+# What Flax's layers call their vectors. Weight decay leaves them alone, also where nnx.vmap or nn.scan has stacked them to
+# matrices without a name for the new axis.
+VECTORS = ("bias", "scale")
+
 # Name under which a step that runs per device (pmap, shard_map) binds its devices.
 BATCH_AXIS = "batch"
 
@@ -72,7 +76,9 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], *, inputs: Inputs = image) 
     graph, variables = _abstract(make)
     names = {path: "/".join(map(str, path)) for path, v in variables.items() if not isinstance(v, nnx.RngState)}
     spec = {
-        name: _param(variables[path].get_value(), _nnx_axes(variables[path]), isinstance(variables[path], nnx.Param))
+        name: _param(
+            name, variables[path].get_value(), _nnx_axes(variables[path]), isinstance(variables[path], nnx.Param)
+        )
         for path, name in names.items()
     }
 
@@ -109,7 +115,7 @@ def from_linen(module: nn.Module, example: dict, *, inputs: Inputs = image) -> M
     abstract = jax.eval_shape(lambda: variables(jax.random.key(0)))
     names = {key: "/".join(key[1:]) for key in abstract}  # key: (collection, *path)
     spec = {
-        n: _param(_unbox(abstract[key]), _linen_axes(abstract[key]), key[0] == "params") for key, n in names.items()
+        n: _param(n, _unbox(abstract[key]), _linen_axes(abstract[key]), key[0] == "params") for key, n in names.items()
     }
     if len(spec) < len(names):
         raise ValueError(f"{type(module).__name__}: two collections of this Linen module hold a variable of one path")
@@ -163,13 +169,14 @@ def _streams(variables: dict, rng: jax.Array | None, train: bool) -> dict[tuple,
     return {path: one(path, v) for path, v in streams.items()}
 
 
-def _param(value: jax.ShapeDtypeStruct, axes: tuple | None, trainable: bool) -> Param:
+def _param(name: str, value: jax.ShapeDtypeStruct, axes: tuple | None, trainable: bool) -> Param:
     ndim = len(value.shape)
     if axes is None:
         longest = max(range(ndim), key=lambda i: value.shape[i], default=None)
         axes = tuple("embed" if ndim >= 2 and i == longest else None for i in range(ndim))
     axes = (*axes, *(None,) * (ndim - len(axes)))
-    decay = trainable and ndim - ("layers" in axes) >= 2
+    vector = name.rpartition("/")[2] in VECTORS
+    decay = trainable and not vector and ndim - ("layers" in axes) >= 2
     return Param(value.shape, axes, Init("flax", _own_init), str(value.dtype), decay, trainable)
 
 

@@ -127,7 +127,7 @@ def apply(
     head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"])
     return Out(
         head.logits(),
-        losses=moe.losses(loads, balance=cfg.load_balancing_loss, z=cfg.router_z_loss),
+        losses=moe.losses(loads, balance=cfg.load_balancing_loss, z=cfg.router_z_loss, share=moe.token_share(batch)),
         cache=cache and cache.advance(layers, jnp.shape(batch["tokens"])[1]),
         head=head,
     )

@@ -13,6 +13,8 @@ from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import linear, moe
 from bigmodel_jax.nn.moe import Routing
 
+CHOICE_BIAS = "router/choice_bias"  # its path below a stack of layers
+
 
 def spec(dim: int, num_experts: int, *, init: Init) -> dict[str, Param]:
     """kernel (D, E); choice_bias (E,), which moves by `updated_bias` alone."""

@@ -280,17 +280,30 @@ def load(routing: Routing, mask_BT: jax.Array) -> Load:
     )
 
 
-def losses(layers: Load, *, balance: float, z: float) -> dict[str, jax.Array]:
-    """Auxiliary losses from the stacked loads of all layers, times their coefficients; those with 0 are left out.
+def token_share(batch: dict) -> jax.Array | float:
+    """The factor of a mean over the tokens of one piece of a batch, where pieces count by the weight of their targets:
+    with it each counts by its tokens, and means of pieces add up to the batch's. 1 for a batch in one piece.
+
+    batch: "token_share" (B,), each row's tokens times the whole batch's weight over its tokens (training/step.py).
+    """
+    if "token_share" not in batch:
+        return 1.0
+    return batch["token_share"].sum() / jnp.maximum(batch["weights"].astype(jnp.float32).sum(), 1.0)
+
+
+def losses(layers: Load, *, balance: float, z: float, share: jax.Array | float = 1.0) -> dict[str, jax.Array]:
+    """Auxiliary losses from the stacked loads of all layers, times their coefficients and `share` (`token_share`);
+    those with 0 are left out.
 
     load_balancing_loss: E sum_e assigned_e probs_e, k when all is even; Switch (arXiv:2101.03961) eq. 4-6, the means
     taken over all layers before the product, as transformers' load_balancing_loss_func does.
     router_z_loss: mean of log(Z)^2 over tokens and layers (ST-MoE, arXiv:2202.08906, eq. 5).
+    Over the pieces of a batch the second adds up to the batch's; the first, a product of means, does not.
     """
     found, tokens = {}, jnp.maximum(layers.tokens.sum(), 1.0)
     if balance:
         assigned, probs = layers.assigned.sum(0) / tokens, layers.probs.sum(0) / tokens
-        found["load_balancing_loss"] = balance * assigned.shape[0] * jnp.sum(assigned * probs)
+        found["load_balancing_loss"] = share * balance * assigned.shape[0] * jnp.sum(assigned * probs)
     if z:
-        found["router_z_loss"] = z * layers.log_z_squared.sum() / tokens
+        found["router_z_loss"] = share * z * layers.log_z_squared.sum() / tokens
     return found

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from bigmodel_jax import config_file, optim
+from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
@@ -33,6 +33,7 @@ from bigmodel_jax.training.checks import (
     samples_images,
     samples_text,
 )
+from bigmodel_jax.training.diverged import Diverged, diverged
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.saved import fresh_state, generate_images, generate_text
 from bigmodel_jax.training.signals import Interrupted, Stop
@@ -139,6 +140,7 @@ class Run:
     validation: EvalBatches
     start: int
     skipped: int = 0
+    in_a_row: int = 0  # steps skipped, up to the last one recorded
 
     def go(self, state: TrainState) -> dict[str, float]:
         config = self.config
@@ -167,7 +169,6 @@ class Run:
         rows = start_rows(config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, memory)
         rows += [("MFU is of", self.peak_source), ("run folder", str(self.run_dir))]
         self.console.print(start_table(rows, title=self.run_dir.name))
-        self.schedule = jax.jit(optim.make_schedule(config.optim, config.train.steps))
 
         # --- the loop
         self.writers = open_writers(
@@ -178,7 +179,11 @@ class Run:
             Stop() as stop,
             Progress(config.train.steps, self.start, self.console, enabled, self.unit) as self.progress,
         ):
-            state, scalars = self.loop(state, train_step, stop)
+            try:
+                state, scalars = self.loop(state, train_step, stop)
+            except Diverged:
+                self.close()
+                raise
         if stop.signal is not None:
             self.writers.close()
             raise Interrupted(stop.signal, int(state.step))
@@ -201,6 +206,7 @@ class Run:
             # Step n + 1 is on its way to the device before the host reads the metrics of step n.
             if pending is not None:
                 self.record(*pending)
+                self.check_finite(state)
             pending, done = (step + 1, sums, wait), step + 1
             last = done == config.train.steps
             evaluate_now = last or due(done, config.eval.every)
@@ -208,6 +214,7 @@ class Run:
             if not (evaluate_now or save_now):
                 continue
             self.record(*pending)
+            self.check_finite(state)
             pending = None
             if evaluate_now:
                 scalars = self.evaluate(done, state)
@@ -232,6 +239,7 @@ class Run:
 
     def record(self, step: int, sums: dict, wait: float) -> None:
         """Waits for the step's metrics, then logs them."""
+        self.recorded = step
         logged = due(step, self.config.train.log_every) or step == self.config.train.steps
         sums = sharding.to_host(sums if logged else {name: sums[name] for name in ("loss", "skipped_steps")})
         now = time.perf_counter()
@@ -242,14 +250,23 @@ class Run:
         loss = float(sums["loss"].compute())
         rates = self.throughput.rates(self.tokens_per_step)
         self.progress.update(step, loss=loss, tokens_per_second=rates["tokens_per_second"], mfu=rates["mfu"])
-        self.skipped += int(sums["skipped_steps"].total)
-        if sums["skipped_steps"].total:
+        skipped = int(sums["skipped_steps"].total)
+        self.skipped, self.in_a_row = self.skipped + skipped, (self.in_a_row + 1) * skipped
+        if skipped:
             log.warning("step %d: loss or gradient not finite; the update was skipped", step)
         if logged:
             values = {name: float(mean.compute()) for name, mean in sums.items()}
             values["skipped_steps"] = self.skipped  # since the process started
-            values["learning_rate"] = float(self.schedule(step - 1))
             self.writers.write(step, values | rates)
+
+    def check_finite(self, state: TrainState) -> None:
+        """Raises Diverged after `train.max_skipped` skipped steps in a row; what the state is by then is saved."""
+        if self.in_a_row < self.config.train.max_skipped:
+            return
+        done = int(state.step)
+        if done not in store.steps(self.saves):
+            self.save(done, state, {})
+        raise diverged(self.config, self.mesh, state, self.batches, self.recorded - self.in_a_row + 1, self.in_a_row)
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         scalars = evaluate(self.config, self.eval_step, weights(state), self.validation)
@@ -287,6 +304,15 @@ class Run:
         page = build_report([self.run_dir], self.run_dir / "report.html")
         self.say(json.dumps(scalars))
         self.say(f"Report: {page}")
+
+    def close(self) -> None:
+        """The page of a run that diverged: its curves show how."""
+        from bigmodel_jax.report.page import build_report
+
+        self.writers.close()
+        store.wait(self.saves)
+        if processes.first():
+            build_report([self.run_dir], self.run_dir / "report.html")
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

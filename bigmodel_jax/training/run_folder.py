@@ -17,7 +17,16 @@ log = logging.getLogger("bigmodel_jax")
 
 # What may differ when a run is continued: how long, where and how it is watched; not what is learned from what.
 FREE = (
-    *("train.steps", "train.log_every", "parallel", "eval", "checkpoint", "report", "data.cache_dir"),
+    *(
+        "train.steps",
+        "train.log_every",
+        "train.max_skipped",
+        "parallel",
+        "eval",
+        "checkpoint",
+        "report",
+        "data.cache_dir",
+    ),
     *("model.remat", "model.unroll", "model.attention", "objective.logits"),
 )
 

@@ -64,7 +64,7 @@ def fresh_state(config: Config, mesh) -> tuple[TrainState, list[str]]:
     missing = [path for path in own if path not in found]
     merged = {path: found[path].astype(x.dtype) if path in found else x for path, x in own.items()}
     trainable, frozen = params.partition(params.from_paths(merged), config.model.make().spec)
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, trainable)
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, cast(trainable, "float32"))
     return dataclasses.replace(state, params=trainable, frozen=frozen, ema=ema), missing
 
 

@@ -19,7 +19,8 @@ HOST = "pinned_host"
 
 @struct.dataclass
 class TrainState:
-    """step: updates done; params: trainable; frozen: the rest (batch statistics); ema: averaged params or None."""
+    """step: steps done, skipped ones included; params: trainable; frozen: the rest (batch statistics); ema: averaged
+    params in float32, or None."""
 
     step: jax.Array
     params: Any
@@ -34,9 +35,11 @@ def make_state(config: Config, model: Model, tx: optax.GradientTransformation) -
     tree = model.init(rng) if model.init else params.init(model.spec, rng)
     trainable, frozen = params.partition(tree, model.spec)
     trainable = cast(trainable, config.precision.param)
+    # Moments and averages are float32: in bfloat16 an average that moves by a thousandth a step stands still.
+    full = cast(trainable, "float32")
     # A copy: one buffer donated twice is an error.
-    ema = jax.tree.map(jnp.copy, trainable) if config.optim.ema_decay else None
-    return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, tx.init(trainable), ema)
+    ema = jax.tree.map(jnp.copy, full) if config.optim.ema_decay else None
+    return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, tx.init(full), ema)
 
 
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:

@@ -22,6 +22,7 @@ from bigmodel_jax.training import deterministic, pipeline_1f1b, slices
 from bigmodel_jax.training.state import TrainState, state_shardings
 
 Metrics = dict[str, Mean]
+STATISTIC = "statistic/"  # before the path of a statistic, among the metrics of a step: a sum for `Model.advance`
 # (compute parameters, frozen, batch, rng) -> summed gradients (float32), summed loss, summed metrics, new frozen values
 Gradients = Callable[[params.Tree, params.Tree, dict, jax.Array], tuple[params.Tree, Mean, Metrics, params.Tree]]
 
@@ -29,9 +30,9 @@ Gradients = Callable[[params.Tree, params.Tree, dict, jax.Array], tuple[params.T
 def make_train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
     """(state, batch) -> (state, metrics as sums), compiled; the state's buffers are donated."""
     model = config.model.make()
-    tx, _ = optim.make(config.optim, model.spec, config.train.steps)
+    optimizer = optim.make(config.optim, model.spec, config.train.steps)
     if config.parallel.strategy == "pmap":
-        return _pmap_step(config, mesh, model, tx)
+        return _pmap_step(config, mesh, model, optimizer)
     shardings = state_shardings(config, mesh)
     gradients, norm = _reduction(config, mesh, model, shardings.params)
     device = mesh.devices.flat[0]
@@ -40,7 +41,15 @@ def make_train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, dict], 
     def step(state, batch):
         with sharding.use(mesh, config.parallel.rules, config.parallel):
             return train_step(
-                config, tx, gradients, state, batch, norm=norm, grad_shardings=shardings.params, branch=branch
+                config,
+                model,
+                optimizer,
+                gradients,
+                state,
+                batch,
+                norm=norm,
+                grad_shardings=shardings.params,
+                branch=branch,
             )
 
     out = (shardings, sharding.replicated(mesh))
@@ -59,16 +68,17 @@ def _reduction(config: Config, mesh: Mesh, model: Model, shardings: Any) -> tupl
     return gradients, norm
 
 
-def _pmap_step(config, mesh, model, tx):
+def _pmap_step(config, mesh, model, optimizer):
     """The classic replicated data-parallel step: one program per device, gradients summed over the axis."""
 
     def gradients(compute, frozen, batch, rng):
         rng = jax.random.fold_in(rng, jax.lax.axis_index(BATCH_AXIS))
+        batch = with_token_share(batch, total=lambda x: jax.lax.psum(x, BATCH_AXIS))
         grads, mean, sums, frozen = accumulate(config, model, compute, frozen, batch, rng)
         return *jax.lax.psum((grads, mean, sums), BATCH_AXIS), jax.lax.pmean(frozen, BATCH_AXIS)
 
     devices = list(mesh.devices.flat)
-    fn = functools.partial(train_step, config, tx, gradients, branch=devices[0].platform == "cpu")
+    fn = functools.partial(train_step, config, model, optimizer, gradients, branch=devices[0].platform == "cpu")
     step = jax.pmap(fn, axis_name=BATCH_AXIS, in_axes=(None, 0), out_axes=(None, None), devices=devices)
 
     def run(state, batch):
@@ -80,7 +90,8 @@ def _pmap_step(config, mesh, model, tx):
 
 def train_step(
     config: Config,
-    tx: optax.GradientTransformation,
+    model: Model,
+    optimizer: tuple[optax.GradientTransformation, optax.Schedule],
     gradients: Gradients,
     state: TrainState,
     batch: dict,
@@ -96,11 +107,16 @@ def train_step(
     from the host.
     """
     rng = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+    tx, schedule = optimizer
 
     # --- gradients of the summed loss
+    if _in_pieces(config):
+        batch = with_token_share(batch)
     compute = cast(state.params, config.precision.compute)
     with precision.use(config.precision):
         grads, mean, sums, frozen = gradients(compute, state.frozen, batch, rng)
+    if model.advance:
+        frozen = model.advance(state.frozen, {path: sums.pop(STATISTIC + path).total for path in params.paths(frozen)})
 
     # --- one division by the global count: exact for microbatches of unequal token counts. A factor, since compilers
     # make one of it anyway, or not: the bits would depend on the mesh.
@@ -116,19 +132,26 @@ def train_step(
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(mean.total)
 
     def update(state, grads):
+        # float32, whatever the parameters are stored in: of an update's 24 bits bfloat16 keeps what the weight leaves it.
+        weights = cast(state.params, "float32")
         grads = optim.clip(grads, grad_norm, config.optim.clip)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        new = state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state, frozen=frozen)
-        if state.ema is None:
-            return new
-        return new.replace(ema=optax.incremental_update(new.params, state.ema, 1.0 - config.optim.ema_decay))
+        updates, opt_state = tx.update(grads, state.opt_state, weights)
+        new, lost = precision.store(optax.apply_updates(weights, updates), state.params, config.precision, rng)
+        new = state.replace(params=new, opt_state=opt_state, frozen=frozen)
+        if state.ema is not None:
+            kept = optax.incremental_update(cast(new.params, "float32"), state.ema, 1.0 - config.optim.ema_decay)
+            new = new.replace(ema=kept)
+        return new, lost
 
+    unchanged = state, precision.no_loss(config.precision)
     if branch:
-        new = jax.lax.cond(finite, update, lambda state, _: state, state, grads)
+        new, lost = jax.lax.cond(finite, update, lambda *_: unchanged, state, grads)
     else:
-        new = jax.tree.map(functools.partial(jnp.where, finite), update(state, grads), state)
-    sums |= {
+        new, lost = jax.tree.map(functools.partial(jnp.where, finite), update(state, grads), unchanged)
+    sums |= lost | {
         "grad_norm": Mean(grad_norm, jnp.ones(())),
+        # Of the optimizer's own count, which a skipped step does not raise.
+        "learning_rate": Mean(jnp.asarray(schedule(optim.num_updates(state.opt_state)), jnp.float32), jnp.ones(())),
         "skipped_steps": Mean(1.0 - finite.astype(jnp.float32), jnp.zeros(())),
     }
     return new.replace(step=state.step + 1), sums
@@ -141,6 +164,14 @@ def accumulate(config, model, compute, frozen, batch, rng):
         # Running statistics stay float32: in bfloat16 an average with momentum 0.99 stops moving.
         tree = params.merge(trainable, frozen)
         out = config.objective.loss(model, tree, piece, rng=rng, train=True)
+        if missing := sorted(params.paths(frozen).keys() - out.updates.keys()):
+            raise ValueError(
+                f"model: the parameter {missing[0]} is declared trainable=False, and the model returns no new value of it in "
+                "Out.updates; trainable=False is for statistics that the forward pass sets, not for frozen weights"
+            )
+        if model.advance:  # sums, which go the way of all sums
+            summed = {STATISTIC + path: Mean(out.updates[path], jnp.zeros(())) for path in params.paths(frozen)}
+            return out.mean.total, (out.mean, out.metrics | summed, frozen)
         updates = {path: out.updates[path].astype(leaf.dtype) for path, leaf in params.paths(frozen).items()}
         return out.mean.total, (out.mean, out.metrics, params.from_paths(updates))
 
@@ -167,6 +198,24 @@ def accumulate(config, model, compute, frozen, batch, rng):
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first[:3])
     ((grads, mean, sums), frozen), _ = jax.lax.scan(body, (zeros, frozen), (pieces, rngs))
     return grads, mean, sums, frozen
+
+
+def _in_pieces(config: Config) -> bool:
+    """Whether the loss is computed on pieces of the batch, each for itself."""
+    parallel = config.parallel
+    groups = parallel.deterministic or (parallel.slices > 1 and parallel.slice_gradients == "bfloat16")
+    return config.train.microbatches > 1 or parallel.pipeline_schedule == "1f1b" or groups
+
+
+def with_token_share(batch: dict, total: Callable = lambda x: x) -> dict:
+    """A batch of tokens with "token_share" (B,), by which means over the tokens of its pieces add up to its own
+    (nn/moe.py). total: adds a number up over the devices where each has a part of the batch."""
+    if not {"tokens", "weights"} <= batch.keys():
+        return batch
+    held = batch["segment_ids"] > 0 if "segment_ids" in batch else jnp.ones_like(batch["tokens"], bool)
+    tokens = held.astype(jnp.float32).sum(tuple(range(1, held.ndim)))
+    weight = total(batch["weights"].astype(jnp.float32).sum())
+    return batch | {"token_share": tokens * weight / jnp.maximum(total(tokens.sum()), 1.0)}
 
 
 def split(x: jax.Array, n: int) -> jax.Array:

@@ -76,9 +76,10 @@ def fresh(cfg, seed=0):
 def test_a_training_step_moves_the_biases_towards_an_even_load():
     model, p = fresh(TINY)
     tokens = jax.random.randint(jax.random.key(1), (4, 17), 0, 64)
-    updates = model.apply(p, batch_of(tokens), train=True).updates
-    bias = updates["layers/router/choice_bias"]
-    assert set(updates) == {"layers/router/choice_bias"}
+    loads = model.apply(p, batch_of(tokens), train=True).updates
+    assert set(loads) == {"layers/router/choice_bias"}
+    assert loads["layers/router/choice_bias"].sum() == 2 * 4 * 16 * TINY.experts_per_token, "each token of both layers"
+    bias = model.advance(params.partition(p, model.spec)[1], loads)["layers"]["router"]["choice_bias"]
     assert bias.shape == (2, 8)
     np.testing.assert_allclose(np.abs(bias[bias != 0]), TINY.bias_update_rate)
     assert (bias > 0).any(1).all()
@@ -175,7 +176,7 @@ def test_training_with_modules_lowers_their_loss_and_every_parameter_learns():
         trainable = jax.tree.map(lambda w, g: w - 0.5 * g, trainable, gradients)
         mtp_loss = out.metrics["mtp_loss"]
         found = mtp_loss.total / mtp_loss.count, jax.tree.map(lambda g: jnp.any(g != 0), gradients)
-        return (trainable, params.from_paths(out.updates)), found
+        return (trainable, model.advance(frozen, out.updates)), found
 
     (_, frozen), (losses, reached) = jax.jit(lambda carry: jax.lax.scan(step, carry, length=12))((trainable, frozen))
     assert set(params.paths(frozen)) == {"layers/router/choice_bias", "mtp/router/choice_bias"}

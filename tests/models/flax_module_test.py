@@ -321,3 +321,20 @@ def test_fsdp_stores_the_unannotated_in_shards_and_equals_one_device(make):
     with sharding.use(mesh, rules):
         got = jax.jit(jax.value_and_grad(loss), out_shardings=(None, layout))(p, batch)
     close(sharding.to_host(got), jax.jit(jax.value_and_grad(loss))(sharding.to_host(p), sharding.to_host(batch)))
+
+
+def test_stacked_norms_and_biases_have_no_weight_decay_as_unstacked_ones():
+    class Block(nnx.Module):
+        def __init__(self, rngs):
+            self.norm, self.linear = nnx.LayerNorm(8, rngs=rngs), nnx.Linear(8, 8, rngs=rngs)
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            make = nnx.split_rngs(splits=3)(nnx.vmap(Block, in_axes=(0,), out_axes=0))
+            self.stacked, self.single = make(rngs), Block(rngs)
+
+    spec = params.paths(from_nnx(Net).spec)
+    decay = {path.partition("/")[2]: p.decay for path, p in spec.items() if path.startswith("single")}
+    assert decay == {"norm/scale": False, "norm/bias": False, "linear/kernel": True, "linear/bias": False}
+    for path, p in spec.items():
+        assert p.decay == decay[path.partition("/")[2]], path

@@ -161,12 +161,12 @@ def test_a_select_skips_what_a_branch_skips():
     """On TPUs and GPUs the step has no branch: the same states, after a good step and after a bad one."""
     config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, ema_decay=0.9))
     model = config.model.make()
-    tx, _ = optim.make(config.optim, model.spec, config.train.steps)
+    optimizer = optim.make(config.optim, model.spec, config.train.steps)
     gradients = functools.partial(accumulate, config, model)
     state = sharding.to_host(init_state(config, one_device()))
     bad = text_batch() | {"weights": np.full((ROWS, LENGTH), np.nan, np.float32)}
     for batch in (text_batch(), bad):
-        step = functools.partial(train_step, config, tx, gradients)
+        step = functools.partial(train_step, config, model, optimizer, gradients)
         branch, select = (jax.jit(functools.partial(step, branch=b))(state, batch)[0] for b in (True, False))
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7), select, branch)
     jax.tree.map(np.testing.assert_array_equal, select.replace(step=0), state.replace(step=0))

@@ -1,0 +1,57 @@
+"""The end of a run whose steps are no longer finite: at which step it began, and where."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params, precision, sharding
+from bigmodel_jax.core.precision import cast
+from bigmodel_jax.data.loader import BatchIterator
+from bigmodel_jax.training.state import TrainState
+from bigmodel_jax.training.step import accumulate
+
+log = logging.getLogger(__name__)
+
+
+class Diverged(Exception):
+    """`train.max_skipped` steps in a row were not finite; the run has ended, and its last state is saved."""
+
+    def __init__(self, first: int, num: int, where: str):
+        super().__init__(
+            f"the run diverged: from step {first:,} on, {num:,} steps in a row were skipped (train.max_skipped); {where}; "
+            "a lower optim.lr, a smaller optim.clip or a longer optim.warmup_steps may help, in another --run_dir"
+        )
+
+
+def diverged(config: Config, mesh, state: TrainState, batches: BatchIterator, first: int, num: int) -> Diverged:
+    """The error to raise, after it is logged: `num` steps were skipped from step `first` on."""
+    batches.set_state({"next_batch": first - 1})
+    error = Diverged(first, num, describe(config, mesh, state, next(batches), first))
+    log.info("%s", error)  # the terminal has it from the error itself
+    return error
+
+
+def describe(config: Config, mesh, state: TrainState, batch: dict, step: int) -> str:
+    """What is not finite in the step number `step`, whose batch is `batch`, from weights that no step has changed since.
+
+    The step is computed once more, which costs a compilation: a step that is well pays for no search.
+    """
+    model = config.model.make()
+
+    def flags(state, batch):
+        with sharding.use(mesh, config.parallel.rules, config.parallel), precision.use(config.precision):
+            rng = jax.random.fold_in(jax.random.key(config.train.seed), step - 1)
+            compute = cast(state.params, config.precision.compute)
+            grads, mean, _, _ = accumulate(config, model, compute, state.frozen, batch, rng)
+        return jax.tree.map(lambda x: jnp.isfinite(x).all(), (state.params, grads, mean.total))
+
+    weights, grads, loss = sharding.to_host(jax.jit(flags, out_shardings=sharding.replicated(mesh))(state, batch))
+    if bad := [path for path, finite in params.paths(weights).items() if not finite]:
+        return f"the parameter {bad[0]} itself is not finite ({len(bad)} of {len(params.paths(weights))} are not)"
+    bad = [path for path, finite in params.paths(grads).items() if not finite]
+    named = f"the gradient of {bad[0]} ({len(bad)} of {len(params.paths(grads))} are not finite)" if bad else ""
+    if not loss:
+        return "the loss is not finite" + (f", nor is {named}" if bad else "")
+    return f"the loss is finite, but not {named}" if bad else "computed again, that step is finite"

@@ -1,0 +1,105 @@
+"""What a step does once, whatever the number of pieces that its batch is cut into."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from bigmodel_jax.config import Config, TrainConfig
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.data import DataConfig
+from bigmodel_jax.models import DeepseekConfig, LlamaConfig, MixtralConfig
+from bigmodel_jax.objectives import NextToken
+from bigmodel_jax.optim import OptimConfig
+from bigmodel_jax.training.state import init_state
+from bigmodel_jax.training.step import make_train_step
+
+ROWS, LENGTH = 8, 16
+SGD = OptimConfig(name="sgd", lr=0.1, betas=(0.0, 0.0), clip=0.0, weight_decay=0.0, schedule="constant")
+# What is cut -> the config's part that cuts it, and the devices that it takes.
+PIECES = {
+    "microbatches": ({"train": TrainConfig(steps=4, batch_size=ROWS, microbatches=4)}, 1),
+    "data": ({"parallel": ParallelConfig(data=4)}, 4),
+    "pmap": ({"parallel": ParallelConfig(data=4, strategy="pmap")}, 4),
+    "deterministic": ({"parallel": ParallelConfig(data=2, deterministic=True, deterministic_groups=8)}, 2),
+    "slices": ({"parallel": ParallelConfig(data=4, slices=2, slice_gradients="bfloat16")}, 4),
+    "1f1b": ({"parallel": ParallelConfig(stage=2, pipeline_microbatches=4, pipeline_schedule="1f1b")}, 2),
+}
+
+
+def batch():
+    """Rows of unequal length, padding behind, and targets whose number is no share of the tokens'."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 64, (ROWS, LENGTH + 1)).astype(np.int32)
+    held = np.arange(LENGTH) < np.arange(2, 2 + ROWS)[:, None]
+    weights = held & (rng.random((ROWS, LENGTH)) < 0.5)
+    weights[:, 0] = True
+    positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (ROWS, LENGTH))
+    rows = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "positions": positions}
+    return rows | {"weights": weights.astype(np.float32), "segment_ids": held.astype(np.int32)}
+
+
+def step(model, change=None, devices=1, optim=SGD):
+    """(trained, statistics, metrics) after one step, by path, on the host."""
+    train = TrainConfig(steps=4, batch_size=ROWS)
+    config = Config(model, NextToken(), DataConfig(), optim=optim, parallel=ParallelConfig(data=1), train=train)
+    config = dataclasses.replace(config, **(change or {}))
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:devices])
+    rows = {
+        k: jax.device_put(v, sharding.batch_sharding(mesh, config.parallel.rules, v.ndim)) for k, v in batch().items()
+    }
+    state, sums = make_train_step(config, mesh)(init_state(config, mesh), rows)
+    state, sums = sharding.to_host((state, sums))
+    return params.paths(state.params), params.paths(state.frozen), {k: float(v.compute()) for k, v in sums.items()}
+
+
+def deepseek():
+    tiny = dataclasses.replace(DeepseekConfig.tiny(), num_mtp_layers=0, bias_update_rate=0.01, balance_loss=0.01)
+    return dataclasses.replace(tiny, num_layers=2, num_dense_layers=0)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return step(deepseek())
+
+
+@pytest.mark.parametrize("pieces", PIECES)
+def test_routing_biases_move_once_a_step_by_the_load_of_the_whole_batch(whole, pieces):
+    _, biases, metrics = step(deepseek(), *PIECES[pieces])
+    for path, bias in whole[1].items():
+        assert set(np.round(np.abs(bias), 6).ravel()) <= {0.0, np.float32(0.01)}, "one update of the rate"
+        np.testing.assert_array_equal(biases[path], bias)
+    assert not any("statistic" in name for name in metrics), "loads are no metrics"
+
+
+@pytest.mark.parametrize("pieces", [p for p in PIECES if p != "slices"])  # those round gradients
+def test_the_balance_of_sequences_has_the_gradient_of_the_whole_batch(whole, pieces):
+    trained, _, metrics = step(deepseek(), *PIECES[pieces])
+    for path, x in whole[0].items():
+        np.testing.assert_allclose(trained[path], x, atol=2e-6, err_msg=path)
+    np.testing.assert_allclose(metrics["balance_loss"], whole[2]["balance_loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("pieces", ["microbatches", "pmap", "deterministic", "1f1b"])
+def test_the_z_loss_has_the_gradient_of_the_whole_batch(pieces):
+    model = dataclasses.replace(MixtralConfig.tiny(), router_z_loss=0.1, load_balancing_loss=0.0, num_layers=2)
+    (one, _, metrics), (cut, _, cut_metrics) = step(model), step(model, *PIECES[pieces])
+    for path, x in one.items():
+        np.testing.assert_allclose(cut[path], x, atol=3e-6, err_msg=path)
+    np.testing.assert_allclose(cut_metrics["router_z_loss"], metrics["router_z_loss"], rtol=1e-5)
+
+
+def test_a_parameter_that_is_frozen_by_hand_is_refused_in_one_line():
+    @dataclasses.dataclass(frozen=True)
+    class Frozen(LlamaConfig):
+        def make(self):
+            model = super().make()
+            flat = params.paths(model.spec)
+            flat["norm/scale"] = dataclasses.replace(flat["norm/scale"], trainable=False)
+            return model._replace(spec=params.from_paths(flat))
+
+    tiny = dataclasses.asdict(LlamaConfig.tiny()) | {"rope_scaling": LlamaConfig.tiny().rope_scaling}
+    with pytest.raises(ValueError, match="norm/scale is declared trainable=False"):
+        step(Frozen(**tiny))
