@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core import params
-from bigmodel_jax.core.params import Tree, normal
+from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import decoder
@@ -68,7 +68,7 @@ class DeepseekConfig(ModelConfig):
             spec=spec(self),
             apply=functools.partial(apply, self),
             make_cache=functools.partial(make_cache, self),
-            advance=functools.partial(advance, self),
+            advance=functools.partial(bias_routing.advance, self.bias_update_rate),
         )
 
     @property
@@ -250,7 +250,10 @@ def apply(cfg: DeepseekConfig, p, batch, *, rng=None, train=False, cache=None) -
         losses["mtp_loss"] = cfg.mtp_loss * loss
     routed = {name: of_layers for name, of_layers in routed.items() if of_layers}
     loads = {f"{name}/{CHOICE_BIAS}": of_layers["num_tokens"] for name, of_layers in routed.items()}
-    return Out(head.logits(), updates=loads, losses=losses | balance(cfg, routed, batch), head=head)
+    if cfg.balance_loss and routed:
+        balances = [of_layers["balance"] for of_layers in routed.values()]
+        losses["balance_loss"] = cfg.balance_loss * bias_routing.balance_loss(balances, moe.token_share(batch))
+    return Out(head.logits(), updates=loads, losses=losses, head=head)
 
 
 def further_head(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
@@ -268,22 +271,6 @@ def further_head(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
     options = {"eps": cfg.norm_eps, "remat": cfg.remat, "unroll": cfg.unroll}
     further, routed = multi_token.hidden(p["mtp"], embed, run, tokens, hidden_BTD, at.segments, **options)
     return Head(further, p["head"]["table"]), routed
-
-
-def balance(cfg: DeepseekConfig, routed: dict, batch: dict) -> dict[str, jax.Array]:
-    """The balance loss by name; routed: what the routing of each stack of layers with experts did."""
-    if not (cfg.balance_loss and routed):
-        return {}
-    means = [of_layers["balance"] for of_layers in routed.values()]
-    loss = sum(jnp.sum(mean.total / jnp.maximum(mean.count, 1.0)) for mean in means)
-    return {"balance_loss": cfg.balance_loss * loss * moe.token_share(batch)}
-
-
-def advance(cfg: DeepseekConfig, biases: Tree, loads: dict[str, jax.Array]) -> Tree:
-    """The routing biases after a step, whose tokens sent to each expert `loads` counts, by the biases' paths."""
-    flat = params.paths(biases)
-    moved = {path: bias_routing.updated_bias(flat[path], n, cfg.bias_update_rate) for path, n in loads.items()}
-    return params.from_paths(flat | moved)
 
 
 PRESETS = {

@@ -7,8 +7,9 @@ Shapes: B batch, T tokens, D embed, E experts, k choices per token.
 import jax
 import jax.numpy as jnp
 
+from bigmodel_jax.core import params
 from bigmodel_jax.core.metrics import Mean
-from bigmodel_jax.core.params import Init, Param, zeros
+from bigmodel_jax.core.params import Init, Param, Tree, zeros
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import linear, moe
 from bigmodel_jax.nn.moe import Routing
@@ -84,6 +85,17 @@ def num_tokens(routing: Routing, mask_BT: jax.Array) -> jax.Array:
 def updated_bias(bias: jax.Array, num_tokens: jax.Array, rate: float) -> jax.Array:
     """bias + rate for experts with fewer tokens than the mean, - rate for those with more; both (..., E)."""
     return bias + rate * jnp.sign(num_tokens.mean(-1, keepdims=True) - num_tokens)
+
+
+def advance(rate: float, biases: Tree, loads: dict[str, jax.Array]) -> Tree:
+    """The biases after a step; loads: tokens sent to each expert, by the path of its bias."""
+    flat = params.paths(biases)
+    return params.from_paths(flat | {path: updated_bias(flat[path], n, rate) for path, n in loads.items()})
+
+
+def balance_loss(layers: list[Mean], share: jax.Array | float) -> jax.Array:
+    """The sum over layers of `sequence_balance`, each stacked; share: `moe.token_share`."""
+    return share * sum(jnp.sum(mean.total / jnp.maximum(mean.count, 1.0)) for mean in layers)
 
 
 def sequence_balance(routing: Routing, mask_BT: jax.Array) -> Mean:
