@@ -1,0 +1,64 @@
+"""Generated tokens of a model that is a table: each has a key of its own, and each of several stop tokens stops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigmodel_jax.config import SampleConfig
+from bigmodel_jax.inference.generate import generate, left_pad
+from bigmodel_jax.models.base import Model, Out
+
+VOCAB = 4096
+
+
+def counting(scale: float) -> Model:
+    """A model that says token + 1 (scale above 0) or anything (scale 0), and counts in its cache what it has read."""
+
+    def apply(params, batch, *, cache=None, **_):
+        logits = scale * jax.nn.one_hot(batch["tokens"] + 1, VOCAB)
+        # A token whose position is not that of its place says 0.
+        right = batch["positions"] == jnp.maximum(jnp.cumsum(batch["segment_ids"], axis=1) - 1 + cache, 0)
+        logits = jnp.where(right[..., None], logits, scale * jax.nn.one_hot(jnp.zeros_like(batch["tokens"]), VOCAB))
+        return Out(logits, cache=cache + batch["segment_ids"].sum(1, keepdims=True))
+
+    return Model({}, apply, make_cache=lambda rows, length, dtype: jnp.zeros((rows, 1), jnp.int32))
+
+
+PARAMS = {"unused": np.zeros(1, np.float32)}
+
+
+def say(prompts, *, scale, stop=(), seed=0, tokens=12, temperature=0.0):
+    cfg = SampleConfig(max_tokens=tokens, temperature=temperature)
+    return generate(counting(scale), PARAMS, prompts, cfg, stop=stop, seed=seed)
+
+
+def test_every_token_of_every_row_is_drawn_anew():
+    """With one key for two tokens both would be the same one of 4,096."""
+    rows = say([[1]] * 3, scale=0.0, temperature=1.0)
+    drawn = [token for row in rows for token in row]
+    assert len(drawn) == 36
+    assert len(set(drawn)) >= 35
+    other = [token for row in say([[1]] * 3, scale=0.0, temperature=1.0, seed=1) for token in row]
+    assert len(set(drawn) & set(other)) <= 2
+
+
+@pytest.mark.parametrize("stop", [(7, 9), (9, 7), (7,), (9,), ()])
+def test_each_of_several_stop_tokens_ends_a_row_where_it_comes(stop):
+    """Rows that begin at 3, 7 and 20: the first meets 7, the second 9, the third neither."""
+    whole = [list(range(n + 1, n + 13)) for n in (3, 7, 20)]
+    want = [row[: min([row.index(s) for s in stop if s in row], default=12)] for row in whole]
+    assert say([[3], [7], [20]], scale=1.0, stop=stop) == want
+
+
+def test_a_row_that_has_stopped_says_no_more_while_others_go_on():
+    short, long = say([[5], [100]], scale=1.0, stop=(7, 105), tokens=8)
+    assert short == [6]
+    assert long == [101, 102, 103, 104]
+
+
+def test_prompts_of_unequal_length_count_on_from_their_own_end():
+    assert say([[4], [50, 51, 52, 60]], scale=1.0, tokens=3) == [[5, 6, 7], [61, 62, 63]]
+    tokens, segments = left_pad([[4], [1, 2, 3]])
+    assert tokens[:, -3:].tolist() == [[0, 0, 4], [1, 2, 3]]
+    assert segments[:, -3:].tolist() == [[0, 0, 1], [1, 1, 1]]
