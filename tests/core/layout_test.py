@@ -1,0 +1,76 @@
+"""Activations on a mesh: sizes that an axis divides in part, and the sequence beside a whole embedding."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.sharding import ParallelConfig, Rules, fitting_spec, make_mesh
+from bigmodel_jax.models import LlamaConfig
+
+MESH = {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+def spec_of(shape, *logical, rules=Rules(), **axes):
+    with sharding.use(make_mesh(ParallelConfig(**(axes or MESH))), rules):
+        return fitting_spec(shape, *logical)
+
+
+@pytest.mark.parametrize(
+    ("rows", "axes"),
+    [
+        (8, ("stage", "data", "fsdp", "expert")),
+        (4, ("stage", "data", "fsdp", "expert")),
+        (6, ("stage", "data")),
+        (2, ("stage", "data")),
+        (3, "stage"),
+        (1, "stage"),
+    ],
+)
+def test_a_size_keeps_the_first_axes_that_divide_it(rows, axes):
+    """data 2 and fsdp 2: six rows lie on data alone, three on neither (stage and expert are 1)."""
+    assert spec_of((rows, 4), "batch", None) == P(axes, None)
+
+
+def test_what_no_axis_divides_stays_whole():
+    assert spec_of((4, 7), None, "mlp") == P(None, None)
+    assert spec_of((4, 6), None, "mlp") == P(None, "tensor")
+
+
+def test_a_sequence_beside_a_whole_embedding_has_a_rule_of_its_own():
+    rules = Rules(residual_seq=("seq", "tensor"))
+    assert spec_of((4, 8, 16), "batch", "seq", "embed", rules=rules)[1] == ("seq", "tensor")
+    assert spec_of((4, 8, 16), "batch", "seq", "mlp", rules=rules)[1:] == ("seq", "tensor")
+    assert spec_of((4, 8), "batch", "seq", rules=rules)[1] == "seq"
+    assert spec_of((4, 6, 16), "batch", "seq", "embed", rules=rules, data=2, tensor=4)[1] == "seq", (
+        "6 = 1 x 6, not 4 x n"
+    )
+
+
+def test_a_blocks_outputs_lie_by_that_rule():
+    """A step of a Llama pins what it adds to the residual: the sequence over `tensor`, the embedding whole."""
+    cfg = LlamaConfig.tiny()
+    tree = params.abstract(cfg.make().spec)
+    batch = {"tokens": jax.ShapeDtypeStruct((8, 16), jnp.int32)}
+    for rules, pinned in ((Rules(), False), (Rules(residual_seq=("seq", "tensor")), True)):
+        with sharding.use(make_mesh(ParallelConfig(**MESH)), rules):
+            program = str(jax.make_jaxpr(lambda p, b: cfg.make().apply(p, b).value)(tree, batch))
+        found = "P(('stage', 'data', 'fsdp', 'expert'), ('seq', 'tensor'), None)" in program
+        assert found == pinned
+
+
+def test_slices_lie_on_the_first_axis_that_they_divide():
+    """Blocks of neighbouring devices are slices where devices do not say theirs."""
+    for axes, name in (({"data": 4, "fsdp": 2}, "data"), ({"data": 1, "stage": 2, "fsdp": 4}, "stage")):
+        mesh = make_mesh(ParallelConfig(**axes, slices=2))
+        at = sharding.AXES.index(name)
+        first = mesh.devices.take(range(mesh.devices.shape[at] // 2), axis=at)
+        assert sorted(d.id for d in first.flat) == [0, 1, 2, 3]
+
+
+def test_a_double_claim_goes_to_the_first_dimension():
+    rules = Rules(batch=("data", "fsdp"), embed=("fsdp", "tensor"))
+    assert sharding.partition_spec(("batch", "embed"), rules, strict=False) == P(("data", "fsdp"), "tensor")
+    with pytest.raises(ValueError, match="both lie on mesh axis 'fsdp'"):
+        sharding.partition_spec(("batch", "embed"), rules)
