@@ -104,11 +104,10 @@ def test_all_agree_only_when_all_have_said_the_same(job, monkeypatch):
     assert said == []
     others[1].send(facts={"jax": "0.12", "lr": "0.2", "seed": "1"})
     assert watch.wait_for(lambda: said, SECONDS)
-    assert said[0] == (
-        f"error: the processes of the job differ: lr is 0.2 in process 2 (pid 1002 on {HERE}), 0.1 in process 0, "
-        "and 1 more differ: seed",
-        2,
-    )
+    text, code = said[0]
+    assert code == 2
+    differs = f"lr is 0.2 in process 2 (pid 1002 on {HERE}), 0.1 in process 0, and 1 more differ: seed"
+    assert text == f"error: the processes of the job differ: {differs}"
 
 
 def test_one_that_is_not_ready_is_named(job, monkeypatch):
