@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core import params, precision, sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules, fitting_spec, make_mesh
 from bigmodel_jax.models import LlamaConfig
 
@@ -58,6 +58,23 @@ def test_a_blocks_outputs_lie_by_that_rule():
             program = str(jax.make_jaxpr(lambda p, b: cfg.make().apply(p, b).value)(tree, batch))
         found = "P(('stage', 'data', 'fsdp', 'expert'), ('seq', 'tensor'), None)" in program
         assert found == pinned
+
+
+def test_rows_alone_of_an_image_are_cut():
+    """The second dimension is a sequence where there are two, and nothing else: not an image's height, not a stack's."""
+    mesh = make_mesh(ParallelConfig(data=4, seq=2))
+    shapes = {(8, 6): (2, 3), (8, 6, 4): (2, 6, 4), (8, 6, 4, 3): (2, 6, 4, 3), (8,): (2,)}
+    for shape, shard in shapes.items():
+        assert sharding.batch_sharding(mesh, Rules(), len(shape)).shard_shape(shape) == shard
+
+
+def test_a_format_of_products_ends_with_its_step():
+    assert precision.matmul() == "compute"
+    with precision.use(precision.Policy(matmul="int8")):
+        with precision.use(precision.Policy()):
+            assert precision.matmul() == "compute"
+        assert precision.matmul() == "int8"
+    assert precision.matmul() == "compute"
 
 
 def test_slices_lie_on_the_first_axis_that_they_divide():
