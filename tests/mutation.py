@@ -158,7 +158,7 @@ def parse(text: str) -> ast.AST:
 
 def replaced(source: str, node: ast.AST, new: str) -> str:
     lines = source.encode().split(b"\n")
-    before = b"\n".join(lines[: node.lineno - 1] + [lines[node.lineno - 1][: node.col_offset]])
+    before = b"\n".join([*lines[: node.lineno - 1], lines[node.lineno - 1][: node.col_offset]])
     after = b"\n".join([lines[node.end_lineno - 1][node.end_col_offset :], *lines[node.end_lineno :]])
     return (before + new.encode() + after).decode()
 
@@ -166,10 +166,8 @@ def replaced(source: str, node: ast.AST, new: str) -> str:
 # ------------------------------------------------------------------------------------------------ drawing
 
 
-SWAPPED = {
-    **{ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "=="},
-    **{ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "//"},
-}
+COMPARED = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "=="}
+COMPUTED = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "//"}
 
 
 def drawn(seed: int, count: int, only: str) -> list[Mistake]:
@@ -213,13 +211,13 @@ def changes(source: str, node: ast.expr) -> list[str]:
 
     if (
         isinstance(node, ast.BinOp)
-        and type(node.op) in SWAPPED
+        and type(node.op) in COMPUTED
         and not isinstance(node.left, ast.Constant | ast.JoinedStr)
     ):
-        swapped = f"({text(node.left)}) {SWAPPED[type(node.op)]} ({text(node.right)})"
+        swapped = f"({text(node.left)}) {COMPUTED[type(node.op)]} ({text(node.right)})"
         return [swapped, text(node.left)]
-    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in SWAPPED:
-        return [f"({text(node.left)}) {SWAPPED[type(node.ops[0])]} ({text(node.comparators[0])})"]
+    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARED:
+        return [f"({text(node.left)}) {COMPARED[type(node.ops[0])]} ({text(node.comparators[0])})"]
     if isinstance(node, ast.BoolOp):
         return [f" {'or' if isinstance(node.op, ast.And) else 'and'} ".join(f"({text(v)})" for v in node.values)]
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not | ast.Invert):

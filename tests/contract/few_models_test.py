@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.core import params
-from bigmodel_jax.models import MODELS
+from bigmodel_jax.models import MODELS, gpt_oss
 
 LENGTH = 8
 
@@ -83,6 +83,40 @@ def test_gemmas_norms_are_one_plus_their_scale():
     for name in ("gemma", "gemma2", "gemma3"):
         assert np.abs(logits(name)).max() > 0.1
         assert not np.any(logits(name, lambda flat: {"norm/scale": flat["norm/scale"] - 1.0}))
+
+
+def test_the_clamped_gate_of_gpt_oss():
+    """gate sigmoid(alpha gate) (up + 1), the gate cut above and the linear part on both sides."""
+    gate, up = np.array([-9.0, -1.0, 2.0, 9.0]), np.array([0.5, -9.0, 9.0, -1.0])
+    got = gpt_oss.clamped_swiglu(jnp.asarray(gate), jnp.asarray(up), alpha=1.5, limit=3.0)
+    cut, linear = [-9.0, -1.0, 2.0, 3.0], [0.5, -3.0, 3.0, -1.0]
+    want = [g / (1 + np.exp(-1.5 * g)) * (u + 1) for g, u in zip(cut, linear, strict=True)]
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    assert (
+        gpt_oss.is_local(dataclasses.replace(gpt_oss.GptOssConfig.tiny(), num_layers=4)).tolist() == [True, False] * 2
+    )
+
+
+@pytest.mark.parametrize("name", ["mixtral", "deepseek"])
+def test_padding_has_no_part_in_what_balances_experts(name):
+    """Other tokens in the padding change neither losses nor the new biases; other tokens in the text do."""
+    cfg = dataclasses.replace(MODELS[name].tiny(), init_std=0.3)
+    model = cfg.make()
+    p = params.init(model.spec, jax.random.key(0))
+    segments = np.array([[1] * 5 + [0] * 3, [1] * 2 + [0] * 6], np.int32)
+    tokens = np.arange(16, dtype=np.int32).reshape(2, 8)
+
+    @jax.jit
+    def balance(tokens):
+        batch = {"tokens": tokens, "segment_ids": segments, "targets": tokens, "weights": (segments > 0) * 1.0}
+        out = model.apply(p, batch, rng=jax.random.key(1), train=True)
+        return out.losses, out.updates
+
+    first = balance(tokens)
+    assert jax.tree.leaves(first)
+    jax.tree.map(np.testing.assert_array_equal, balance(np.where(segments > 0, tokens, 30)), first)
+    other = balance(np.where(segments > 0, tokens + 20, tokens))
+    assert any((np.asarray(a) != b).any() for a, b in zip(*map(jax.tree.leaves, (other, first)), strict=True))
 
 
 DROPOUT = {

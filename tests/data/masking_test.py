@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import MaskedTextData, TextData, TextFiles, TokenizerConfig, masking, shuffle
+from bigmodel_jax.data import JsonlFiles, MaskedTextData, TextData, TextFiles, TokenizerConfig, masking, shuffle
 
 VOCAB, MASK = 1000, 1000
 TOKENS = np.random.default_rng(0).integers(1, VOCAB, (400, 128)).astype(np.int32)
@@ -70,6 +70,20 @@ def test_rows_ask_for_what_they_hide(data):
     assert (batch["tokens"] == 257).any()
     assert not (batch["targets"] == 257).any()
     assert not asked[batch["targets"] == rows.separator].any()
+
+
+def test_separators_are_never_asked_for(data, tmp_path):
+    """Sixty documents of two letters: a third of all tokens are separators, and nine of ten tokens are hidden."""
+    (tmp_path / "short.jsonl").write_text('{"text": "ab"}\n' * 60)
+    source = JsonlFiles(train=str(tmp_path / "short.jsonl"), validation=str(tmp_path / "short.jsonl"))
+    rows = MaskedTextData(**data | {"source": source}, mask_rate=0.9).open("train")
+    for noise in (NOISE[:5], None):
+        batch = rows.batch(np.arange(5), noise)
+        separators = (batch["targets"] == rows.separator) & (batch["segment_ids"] > 0)
+        assert separators.sum() > 40
+        assert not batch["weights"][separators].any()
+        assert (batch["tokens"][separators] == rows.separator).all()
+        assert batch["weights"].sum() > 60
 
 
 def test_evaluation_hides_the_same_every_time(data):

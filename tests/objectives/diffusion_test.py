@@ -55,6 +55,24 @@ def test_who_answers_zero_has_the_noise_itself_as_error():
     assert float(run(lambda b: 0 * b["image"], batch_of(), jax.random.key(0), True)) == pytest.approx(1, abs=0.1)
 
 
+def test_timestep_noise_and_model_have_keys_of_their_own(monkeypatch):
+    keys = []
+
+    def recorded(draw):
+        def call(key, *args, **kwargs):
+            keys.append(key)
+            return draw(key, *args, **kwargs)
+
+        return call
+
+    for name in ("randint", "normal"):
+        monkeypatch.setattr(jax.random, name, recorded(getattr(jax.random, name)))
+    model = Model({}, lambda params, batch, *, rng, **_: keys.append(rng) or Out(batch["image"]))
+    Diffusion().loss(model, {}, batch_of(), rng=jax.random.key(0), train=True)
+    assert len(keys) == 3
+    assert len({tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in keys}) == 3
+
+
 def test_further_channels_are_not_read():
     def answer(noisy):
         return jnp.concatenate([0 * noisy["image"], 100 + noisy["image"]], axis=-1)
