@@ -31,6 +31,24 @@ LIST = ROOT / "tests" / "mutation_list.txt"
 LEAST_SECONDS = 120  # of the time limit, which is also four times what the tests take where nothing is planted
 
 
+# The quick tests of models and of their published forms, whose mirrors are slow.
+FAMILIES = {
+    "decoders": ("mistral", "qwen", "qwen_moe"),
+    "encoders": ("roberta", "deberta"),
+    "encoder_decoders": ("encoder_decoder", "t5", "transformer"),
+    "vision": ("vit", "resnet", "efficientnet"),
+    "clip_siglip": ("clip", "siglip", "prenorm"),
+    "denoisers": ("dit", "pixart"),
+    "recurrent": ("rnn",),
+}
+PUBLISHED = {
+    "decoders": ("llama", "mistral", "gemma", "gpt2", "qwen", "mixtral", "qwen_moe", "gpt_oss", "deepseek"),
+    "encoders": ("bert", "roberta", "deberta", "xlnet"),
+    "encoder_decoders": ("t5", "marian"),
+    "vision": ("vit", "resnet", "efficientnet"),
+    "clip_siglip": ("clip", "siglip"),
+    "denoisers": ("dit", "pixart"),
+}
 # Quick tests beside (or, where there is none, instead of) a file's mirror; the fastest first.
 TESTS = {
     "core/precision.py": ("core/layout_test.py",),
@@ -49,15 +67,18 @@ TESTS = {
     "nn/multi_token.py": ("nn/by_hand_test.py",),
     "nn/pipeline.py": ("nn/pipeline_by_hand_test.py", "training/randomness_test.py", "multidevice/pipeline_test.py"),
     "nn/context.py": ("multidevice/context_test.py",),
-    "models/decoder.py": ("inference/generate_test.py",),
-    "models/gemma.py": ("contract/few_models_test.py",),
-    "models/gpt2.py": ("contract/few_models_test.py",),
-    "models/llama.py": ("contract/few_models_test.py",),
-    "models/gpt_oss.py": ("contract/few_models_test.py",),
-    "models/bert.py": ("contract/few_models_test.py",),
-    "models/mixtral.py": ("contract/few_models_test.py",),
-    "models/deepseek.py": ("contract/few_models_test.py",),
+    **{f"models/{name}.py": (f"parity/{test}_test.py",) for test, names in FAMILIES.items() for name in names},
+    "models/decoder.py": ("inference/generate_test.py", "parity/decoders_test.py"),
+    "models/gemma.py": ("contract/few_models_test.py", "parity/decoders_test.py"),
+    "models/gpt2.py": ("contract/few_models_test.py", "parity/decoders_test.py"),
+    "models/llama.py": ("contract/few_models_test.py", "parity/decoders_test.py"),
+    "models/mixtral.py": ("contract/few_models_test.py", "parity/decoders_test.py"),
+    "models/deepseek.py": ("contract/few_models_test.py", "parity/decoders_test.py"),
+    "models/gpt_oss.py": ("contract/few_models_test.py", "parity/decoders_test.py"),
+    "models/bert.py": ("contract/few_models_test.py", "parity/encoders_test.py"),
+    "models/xlnet.py": ("contract/few_models_test.py", "parity/encoders_test.py"),
     "models/mlp.py": ("models/mlp_test.py", "contract/few_models_test.py"),
+    **{f"pretrained/{name}.py": (f"parity/{test}_test.py",) for test, names in PUBLISHED.items() for name in names},
     "training/step.py": ("training/randomness_test.py", "training/denominator_test.py"),
     "training/deterministic.py": (
         "training/randomness_test.py",
@@ -90,6 +111,23 @@ TESTS = {
     "plan/chips.py": ("plan/roofline_test.py", "plan/cost_test.py"),
     "config_checks.py": ("config_test.py",),
     "verbs/base.py": ("cli_test.py",),
+    "core/processes.py": ("checkpoint/store_test.py",),
+    "nn/shards.py": ("nn/moe_test.py",),
+    "data/base.py": ("data/sources_test.py", "data/image_test.py"),
+    "data/pictures.py": ("data/image_text_test.py",),
+    "data/chat_data.py": ("data/chat_test.py",),
+    "checkpoint/arrays.py": ("checkpoint/store_test.py",),
+    "checkpoint/manifest.py": ("checkpoint/store_test.py",),
+    "cluster/connection.py": ("cluster/second_events_test.py", "cluster/peers_test.py"),
+    "pretrained/family.py": ("nn/position_test.py", "pretrained/folder_test.py"),
+    "pretrained/mxfp4.py": ("parity/mxfp4_test.py",),
+    "report/elements.py": ("report/page_test.py",),
+    "report/comparison.py": ("report/page_test.py",),
+    "report/plot_style.py": ("report/plots_test.py",),
+    "plan/origin.py": ("plan/memory_test.py",),
+    "plan/program.py": ("plan/hlo_test.py", "plan/cost_test.py"),
+    "plan/instructions.py": ("plan/cost_test.py",),
+    "plan/sums.py": ("plan/search_test.py",),
 }
 
 
@@ -171,7 +209,7 @@ COMPUTED = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDi
 
 
 def drawn(seed: int, count: int, only: str) -> list[Mistake]:
-    """`count` mistakes, at most two of a function, from all that the rules below know."""
+    """`count` of the mistakes that the rules below know, of files that have quick tests."""
     random_ = random.Random(seed)
     files = sorted(str(p.relative_to(ROOT / PACKAGE)) for p in (ROOT / PACKAGE).rglob("*.py"))
     every = [m for file in files if file.startswith(only) and tests_of(file) for m in of_file(file)]
@@ -182,8 +220,7 @@ def drawn(seed: int, count: int, only: str) -> list[Mistake]:
 def of_file(file: str) -> Iterator[Mistake]:
     source = (ROOT / PACKAGE / file).read_text()
     for node, place in functions(ast.parse(source), ""):
-        inner = [n for n in ast.walk(node) if isinstance(n, ast.expr)]
-        for expression in inner:
+        for expression in expressions(node):
             old = ast.get_source_segment(source, expression)
             for new in changes(source, expression):
                 mistake = Mistake(file, place, old, new)
@@ -192,6 +229,15 @@ def of_file(file: str) -> Iterator[Mistake]:
                 except (LookupError, SyntaxError):  # several equal ones, or no Python
                     continue
                 yield mistake
+
+
+def expressions(node: ast.AST) -> Iterator[ast.expr]:
+    """Those of a function, without those of the functions inside it."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            yield child
+        if not isinstance(child, ast.FunctionDef | ast.ClassDef):
+            yield from expressions(child)
 
 
 def functions(node: ast.AST, prefix: str) -> Iterator[tuple[ast.AST, str]]:

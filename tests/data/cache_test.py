@@ -24,6 +24,11 @@ def start(folder, seconds, content="x"):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+def test_a_key_is_of_facts_and_not_of_their_order():
+    assert cache.key({"a": 1, "b": [2]}, "x") == cache.key({"b": [2], "a": 1}, "x")
+    assert len({cache.key(1, 2), cache.key(2, 1), cache.key([1, 2]), cache.key("1", 2), cache.key(1, 2, None)}) == 5
+
+
 def test_two_processes_build_once(tmp_path):
     processes = [start(tmp_path / "data", 0.5, str(i)) for i in range(2)]
     outputs = [p.communicate(timeout=60)[0] for p in processes]
