@@ -51,6 +51,22 @@ def test_each_of_several_stop_tokens_ends_a_row_where_it_comes(stop):
     assert say([[3], [7], [20]], scale=1.0, stop=stop) == want
 
 
+@pytest.mark.parametrize("stop", [(7, 9), (9, 7)])
+def test_nothing_is_computed_once_every_row_has_stopped(stop):
+    """Rows that meet 7 after three tokens and 9 after one: three of forty turns, and one before the loop knows."""
+    model, calls = counting(1.0), []
+
+    def apply(*args, **options):
+        jax.debug.callback(lambda: calls.append(1))
+        return model.apply(*args, **options)
+
+    cfg = SampleConfig(max_tokens=40, temperature=0.0)
+    rows = generate(model._replace(apply=apply), PARAMS, [[4], [8]], cfg, stop=stop)
+    jax.effects_barrier()
+    assert rows == [[5, 6], []]
+    assert len(calls) <= 5
+
+
 def test_a_row_that_has_stopped_says_no_more_while_others_go_on():
     short, long = say([[5], [100]], scale=1.0, stop=(7, 105), tokens=8)
     assert short == [6]

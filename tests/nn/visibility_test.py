@@ -127,6 +127,13 @@ def test_every_implementation_is_the_definition(implementation, case, monkeypatc
     np.testing.assert_allclose(np.asarray(out)[:, real], by_hand(**rule)[:, real], atol=2e-6)
 
 
+def test_a_bias_of_many_keys_is_computed_plainly():
+    """The other portable form, which long keys get, takes no bias."""
+    q = jax.ShapeDtypeStruct((1, 4096, 2, 8), jnp.float32)
+    choose = functools.partial(attention._choose, "auto", Rule(), q, q, q, None)
+    assert (choose(None), choose(jnp.zeros((1, 2, 1, 1)))) == ("chunked", "plain")
+
+
 def test_a_window_that_does_not_hold_here_is_none():
     for local, window in ((True, 2), (False, 0)):
         out = attention.attend(Q, KEYS, V, AT, AT, window=2, local=jnp.array(local), implementation="plain")
