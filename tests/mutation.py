@@ -5,7 +5,7 @@
     uv run tests/mutation.py --seed 3 --count 40    mistakes drawn anew, of which some may change nothing
     uv run tests/mutation.py --list FILE            another list in the same form
 
-A mistake replaces one node of a file's syntax tree. The tests are the file's mirror and those that TESTS names, until the
+A mistake replaces one node of a file's syntax tree. The tests are the file's mirror and those that mirrors.py names, until the
 first that fails. Results are kept, so that the list may be run in parts; --again runs those anew that nothing noticed.
 """
 
@@ -25,111 +25,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[1]
+from mirrors import ROOT, tests_of
+
 PACKAGE = "bigmodel_jax"
 COPIED = (PACKAGE, "configs", "docs", "launch.py", "pyproject.toml", "README.md", "tests")
 LIST = ROOT / "tests" / "mutation_list.txt"
 LEAST_SECONDS = 120  # of the time limit, which is also four times what the tests take where nothing is planted
-
-
-# The quick tests of models and of their published forms, whose mirrors are slow.
-FAMILIES = {
-    "decoders": ("mistral", "qwen", "qwen_moe"),
-    "encoders": ("roberta", "deberta"),
-    "encoder_decoders": ("encoder_decoder", "t5", "transformer"),
-    "vision": ("vit", "resnet", "efficientnet"),
-    "clip_siglip": ("clip", "siglip", "prenorm"),
-    "denoisers": ("dit", "pixart"),
-    "recurrent": ("rnn",),
-}
-PUBLISHED = {
-    "decoders": ("llama", "mistral", "gemma", "gpt2", "qwen", "mixtral", "qwen_moe", "gpt_oss", "deepseek"),
-    "encoders": ("bert", "roberta", "deberta", "xlnet"),
-    "encoder_decoders": ("t5", "marian"),
-    "vision": ("vit", "resnet", "efficientnet"),
-    "clip_siglip": ("clip", "siglip"),
-    "denoisers": ("dit", "pixart"),
-}
-# Quick tests beside (or, where there is none, instead of) a file's mirror; the fastest first.
-TESTS = {
-    "core/precision.py": ("core/layout_test.py",),
-    "core/sharding.py": ("core/layout_test.py",),
-    "nn/attention.py": ("nn/visibility_test.py", "nn/cpu_test.py"),
-    "nn/blockwise.py": ("nn/visibility_test.py", "nn/attention_test.py"),
-    "nn/cpu.py": ("nn/cpu_test.py",),
-    "nn/cross_entropy.py": ("objectives/cross_entropy_test.py", "nn/head_test.py"),
-    "nn/norm.py": ("nn/visibility_test.py",),
-    "nn/position.py": ("nn/by_hand_test.py",),
-    "nn/feedforward.py": ("nn/by_hand_test.py",),
-    "nn/linear.py": ("nn/by_hand_test.py",),
-    "nn/moe.py": ("nn/by_hand_test.py",),
-    "nn/bias_routing.py": ("nn/by_hand_test.py",),
-    "nn/expert_exchange.py": ("nn/expert_exchange_test.py", "nn/moe_test.py"),
-    "nn/multi_token.py": ("nn/by_hand_test.py",),
-    "nn/pipeline.py": ("nn/pipeline_by_hand_test.py", "training/randomness_test.py", "multidevice/pipeline_test.py"),
-    "nn/context.py": ("multidevice/context_test.py",),
-    **{f"models/{name}.py": (f"parity/{test}_test.py",) for test, names in FAMILIES.items() for name in names},
-    "models/decoder.py": ("inference/generate_test.py", "parity/decoders_test.py"),
-    "models/gemma.py": ("contract/few_models_test.py", "parity/decoders_test.py"),
-    "models/gpt2.py": ("contract/few_models_test.py", "parity/decoders_test.py"),
-    "models/llama.py": ("contract/few_models_test.py", "parity/decoders_test.py"),
-    "models/mixtral.py": ("contract/few_models_test.py", "parity/decoders_test.py"),
-    "models/deepseek.py": ("contract/few_models_test.py", "parity/decoders_test.py"),
-    "models/gpt_oss.py": ("contract/few_models_test.py", "parity/decoders_test.py"),
-    "models/bert.py": ("contract/few_models_test.py", "parity/encoders_test.py"),
-    "models/xlnet.py": ("contract/few_models_test.py", "parity/encoders_test.py"),
-    "models/mlp.py": ("models/mlp_test.py", "contract/few_models_test.py"),
-    **{f"pretrained/{name}.py": (f"parity/{test}_test.py",) for test, names in PUBLISHED.items() for name in names},
-    "training/step.py": ("training/randomness_test.py", "training/denominator_test.py"),
-    "training/deterministic.py": (
-        "training/randomness_test.py",
-        "training/denominator_test.py",
-        "multidevice/deterministic_test.py",
-    ),
-    "training/slices.py": ("training/randomness_test.py", "training/denominator_test.py"),
-    "training/pipeline_1f1b.py": (
-        "training/schedule_1f1b_test.py",
-        "multidevice/pipeline_1f1b_test.py",
-    ),
-    "training/schedule_1f1b.py": ("training/schedule_1f1b_test.py", "multidevice/pipeline_1f1b_test.py"),
-    "training/stage_passes.py": ("training/schedule_1f1b_test.py",),
-    "training/stage_arrays.py": ("training/schedule_1f1b_test.py",),
-    "training/split_loss.py": ("training/schedule_1f1b_test.py",),
-    "training/loop.py": ("training/signals_test.py",),
-    "training/run_folder.py": ("training/free_fields_test.py",),
-    "checkpoint/digest.py": ("checkpoint/positions_test.py",),
-    "data/shuffle.py": ("data/shuffle_test.py", "data/epochs_test.py"),
-    "data/loader.py": ("data/epochs_test.py",),
-    "data/masking.py": ("data/epochs_test.py",),
-    "data/permutation.py": ("data/epochs_test.py",),
-    "data/span_corruption.py": ("data/epochs_test.py",),
-    "data/image.py": ("data/epochs_test.py",),
-    "data/holdout.py": ("data/tabular_test.py",),
-    "inference/generate.py": ("inference/tokens_test.py",),
-    "cluster/peers.py": ("cluster/second_events_test.py",),
-    "cluster/place.py": ("cluster/submit_test.py",),
-    "pretrained/names.py": ("pretrained/folder_test.py",),
-    "plan/chips.py": ("plan/roofline_test.py", "plan/cost_test.py"),
-    "config_checks.py": ("config_test.py",),
-    "verbs/base.py": ("cli_test.py",),
-    "core/processes.py": ("checkpoint/store_test.py",),
-    "nn/shards.py": ("nn/moe_test.py",),
-    "data/base.py": ("data/sources_test.py", "data/image_test.py"),
-    "data/pictures.py": ("data/image_text_test.py",),
-    "data/chat_data.py": ("data/chat_test.py",),
-    "checkpoint/arrays.py": ("checkpoint/store_test.py",),
-    "checkpoint/manifest.py": ("checkpoint/store_test.py",),
-    "cluster/connection.py": ("cluster/second_events_test.py", "cluster/peers_test.py"),
-    "pretrained/family.py": ("nn/position_test.py", "pretrained/folder_test.py"),
-    "pretrained/mxfp4.py": ("parity/mxfp4_test.py",),
-    "report/elements.py": ("report/page_test.py",),
-    "report/comparison.py": ("report/page_test.py",),
-    "report/plot_style.py": ("report/plots_test.py",),
-    "plan/origin.py": ("plan/memory_test.py",),
-    "plan/program.py": ("plan/hlo_test.py", "plan/cost_test.py"),
-    "plan/instructions.py": ("plan/cost_test.py",),
-    "plan/sums.py": ("plan/search_test.py",),
-}
 
 
 class Mistake(NamedTuple):
@@ -283,15 +184,6 @@ def changes(source: str, node: ast.expr) -> list[str]:
 # ------------------------------------------------------------------------------------------------ running
 
 
-def tests_of(file: str) -> list[str]:
-    """The quick tests of a file: what TESTS names, and its mirror; where there are none, all of its room."""
-    mirror = f"{file.removesuffix('.py')}_test.py"
-    named = [*TESTS.get(file, ()), mirror]
-    found = [f"tests/{name}" for name in dict.fromkeys(named) if (ROOT / "tests" / name).is_file()]
-    room = f"tests/{file.partition('/')[0]}"
-    return found or [room if (ROOT / room).is_dir() else "tests/cli_test.py"]
-
-
 def copy_project(folder: Path) -> None:
     for name in COPIED:
         source = ROOT / name
@@ -352,8 +244,7 @@ def main() -> None:
     mistakes = [m for m in reviewed(options.list) if m.file.startswith(options.only)]
     if options.seed is not None:
         mistakes = drawn(options.seed, options.count, options.only)
-    for mistake in mistakes:  # an anchor that has moved is an error before anything runs
-        planted((ROOT / PACKAGE / mistake.file).read_text(), mistake)
+    check_anchors(mistakes)
     results = read_results(options.results)
     todo = [m for m in mistakes if str(m) not in results or (options.again and not results[str(m)])]
     options.results.parent.mkdir(parents=True, exist_ok=True)
@@ -361,6 +252,18 @@ def main() -> None:
         copy_project(Path(folder))
         run(Path(folder), todo, results, options.results)
     report(mistakes, results)
+
+
+def check_anchors(mistakes: list[Mistake]) -> None:
+    """Ends the script, before anything runs, where an anchor has moved."""
+    moved = []
+    for mistake in mistakes:
+        try:
+            planted((ROOT / PACKAGE / mistake.file).read_text(), mistake)
+        except (LookupError, SyntaxError, OSError) as error:
+            moved.append(f"error: {error if isinstance(error, LookupError) else f'{mistake}: {error}'}")
+    if moved:
+        sys.exit("\n".join(moved))
 
 
 def read_results(path: Path) -> dict[str, str]:
