@@ -33,7 +33,7 @@ TESTS = {
     "nn/norm.py": ("nn/visibility_test.py",),
     "nn/position.py": ("nn/by_hand_test.py",),
     "nn/feedforward.py": ("nn/by_hand_test.py",),
-    "nn/linear.py": ("nn/by_hand_test.py",),
+    "nn/linear.py": ("core/layout_test.py", "nn/by_hand_test.py"),
     "nn/moe.py": ("nn/by_hand_test.py",),
     "nn/bias_routing.py": ("nn/by_hand_test.py",),
     "nn/expert_exchange.py": ("nn/expert_exchange_test.py", "nn/moe_test.py"),

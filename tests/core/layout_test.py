@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec as P
 from bigmodel_jax.core import params, precision, sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules, fitting_spec, make_mesh
 from bigmodel_jax.models import LlamaConfig
+from bigmodel_jax.nn import linear
 
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 
@@ -58,6 +59,19 @@ def test_a_blocks_outputs_lie_by_that_rule():
             program = str(jax.make_jaxpr(lambda p, b: cfg.make().apply(p, b).value)(tree, batch))
         found = "P(('stage', 'data', 'fsdp', 'expert'), ('seq', 'tensor'), None)" in program
         assert found == pinned
+
+
+def test_looked_up_rows_lie_as_their_tokens_do():
+    """Of (batch, seq) tokens; a list of rows, positions say, has no such layout."""
+    table = {"table": jnp.ones((16, 4))}
+
+    def program(ids):
+        with sharding.use(make_mesh(ParallelConfig(data=4, seq=2)), Rules()):
+            return str(jax.make_jaxpr(lambda ids: linear.embed(table, ids))(ids))
+
+    pinned = "P(('stage', 'data', 'fsdp', 'expert'), 'seq', None)"
+    assert pinned in program(jnp.zeros((8, 6), jnp.int32))
+    assert pinned not in program(jnp.zeros(6, jnp.int32))
 
 
 def test_rows_alone_of_an_image_are_cut():

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigmodel_jax.nn import bias_routing, feedforward, linear, moe, multi_token, position
+from bigmodel_jax.nn import bias_routing, feedforward, latent_attention, linear, moe, multi_token, position
+from bigmodel_jax.nn.attention import Where
 from bigmodel_jax.nn.head import Head
 from bigmodel_jax.nn.moe import Routing
+from bigmodel_jax.nn.position import RopeScaling
 
 RNG = np.random.default_rng(0)
 
@@ -34,6 +36,17 @@ def test_a_rotation_is_the_product_with_a_complex_number(interleaved):
     got = (turned[..., 0::2], turned[..., 1::2]) if interleaved else (turned[..., :3], turned[..., 3:])
     np.testing.assert_allclose(got[0], want.real, atol=2e-4)
     np.testing.assert_allclose(got[1], want.imag, atol=2e-4)
+
+
+def test_a_stretched_rotation_is_longer_by_its_factor():
+    """yarn's factor multiplies cosines and sines alike; DeepSeek's and GPT-OSS's products count on both."""
+    positions, scaling = jnp.array([[0, 3, 700]]), RopeScaling("yarn", 4.0, 64, attention_factor=1.5)
+    cos, sin = position.rope_angles(positions, 8, scaling=scaling)
+    angle = np.array([0, 3, 700])[:, None] * position.frequencies(8, 10_000.0, scaling)
+    np.testing.assert_allclose(cos[0, :, 0], 1.5 * np.cos(angle), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(sin[0, :, 0], 1.5 * np.sin(angle), rtol=1e-4, atol=1e-4)
+    assert position.attention_factor(RopeScaling("yarn", 4.0)) == pytest.approx(0.1 * math.log(4.0) + 1.0)
+    assert position.attention_factor(RopeScaling("linear", 4.0)) == 1.0
 
 
 def test_sinusoids_are_those_of_the_paper():
@@ -72,6 +85,33 @@ def test_a_perceptron_has_its_biases():
 def test_an_embedding_is_its_row():
     table = normal(7, 4)
     np.testing.assert_array_equal(linear.embed({"table": table}, jnp.array([[6, 0], [3, 3]])), table[[[6, 0], [3, 3]]])
+
+
+@pytest.mark.parametrize("absorb", [False, True])
+def test_latent_attention_head_by_head(absorb):
+    """Keys and values of unequal width out of one latent, and one rotary key for all heads."""
+    (T, H, R, n, r, w), scale = (4, 2, 5, 3, 2, 4), 0.3
+    q, kv = (normal(1, T, H, n), normal(1, T, H, r)), (normal(1, T, R), normal(1, T, r))
+    p = {"kv_b": normal(R, H, n + w), "o": normal(H, w, 6)}
+    at = Where(jnp.arange(T)[None], jnp.ones((1, T), jnp.int32))
+    got = latent_attention.attend(p, q, kv, at, at, scale=scale, absorb=absorb)
+    want = np.zeros((T, 6))
+    for t, h in np.ndindex(T, H):
+        keys_values = kv[0][0] @ p["kv_b"][:, h]
+        logits = [scale * float(q[0][0, t, h] @ keys_values[s, :n] + q[1][0, t, h] @ kv[1][0, s]) for s in range(t + 1)]
+        shares = np.exp(logits) / np.exp(logits).sum()
+        want[t] += shares @ keys_values[: t + 1, n:] @ p["o"][h]
+    np.testing.assert_allclose(got[0], want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cache_of_latents_is_written_where_it_ends():
+    cache = jax.tree.map(lambda x: x[0], latent_attention.empty_cache(1, 2, 5, 3, 2, jnp.float32))
+    new = normal(2, 2, 3), normal(2, 2, 2)
+    found = latent_attention.update_cache(cache, new, jnp.int32(2))
+    for name, x in zip(("latent", "k_rope"), new, strict=True):
+        np.testing.assert_array_equal(found[name][:, 2:4], x)
+        assert not np.any(found[name][:, :2])
+        assert not np.any(found[name][:, 4:])
 
 
 # ------------------------------------------------------------------------------------------------ experts
@@ -140,6 +180,7 @@ def test_every_expert_has_its_share_of_places_and_the_first_tokens_take_them():
     }
     x = np.array([[[1.0, 0], [2, 0], [3, 0], [4, 0]]], np.float32)
     assert moe.places(4, 2, 3, 0.3) == 1
+    assert [moe.places(5, 2, 4, f) for f in (1.0, 1.25, 1.9)] == [3, 4, 5], "2.5, 3.125 and 4.75, rounded up"
     out = moe.capacity(jax.tree.map(np.float32, p), x, ROUTING, MASK, 0.3, lambda gate, up: gate)
     np.testing.assert_allclose(out[0, :, 0], [11, 0, 300, 0])
     np.testing.assert_allclose(out[0, :, 1], [11, 0, 300, 0])
