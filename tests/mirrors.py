@@ -84,7 +84,6 @@ TESTS = {
     "plan/chips.py": ("plan/roofline_test.py", "plan/cost_test.py"),
     "config_checks.py": ("config_test.py",),
     "verbs/base.py": ("cli_test.py",),
-    "core/processes.py": ("checkpoint/store_test.py",),
     "nn/shards.py": ("nn/moe_test.py",),
     "data/base.py": ("data/sources_test.py", "data/image_test.py"),
     "data/pictures.py": ("data/image_text_test.py",),

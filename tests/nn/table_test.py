@@ -15,6 +15,7 @@ from bigmodel_jax.nn import linear, table
 B, T, D, V = 8, 4, 16, 96
 TABLE = jax.random.normal(jax.random.key(0), (V, D))
 IDS = jax.random.randint(jax.random.key(1), (B, T), 0, V // 4)  # so that some come up more than once
+IDS = IDS.at[0].set(jnp.array([0, V // 2 - 1, V // 2, V - 1]))  # the first and last rows of two parts
 DX = jax.random.normal(jax.random.key(2), (B, T, D))
 LAYOUTS = {
     "fsdp": {"data": 1, "fsdp": 8},
