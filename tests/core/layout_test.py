@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 from bigmodel_jax.core import params, precision, sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules, fitting_spec, make_mesh
 from bigmodel_jax.models import LlamaConfig
-from bigmodel_jax.nn import linear
+from bigmodel_jax.nn import context, linear
 
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 
@@ -72,6 +72,23 @@ def test_looked_up_rows_lie_as_their_tokens_do():
     pinned = "P(('stage', 'data', 'fsdp', 'expert'), 'seq', None)"
     assert pinned in program(jnp.zeros((8, 6), jnp.int32))
     assert pinned not in program(jnp.zeros(6, jnp.int32))
+
+
+def test_attention_knows_where_its_arrays_lie():
+    """A sequence that is cut, heads that are; and where one of them cannot be, it is whole."""
+
+    def place(q, k, **axes):
+        with sharding.use(make_mesh(ParallelConfig(**axes)), Rules()):
+            return context.place(jnp.zeros(q), jnp.zeros(k))
+
+    batch = ("stage", "data", "fsdp", "expert")
+    both = {"data": 2, "seq": 2, "tensor": 2}
+    assert place((4, 8, 4, 2), (4, 8, 2, 2), **both) == (batch, "seq", "tensor", "tensor")
+    assert place((4, 8, 4, 2), (4, 8, 1, 2), **both) == (batch, "seq", "tensor", None), "one kv head serves all"
+    assert place((4, 8, 4, 2), (4, 8, 3, 2), **both) == (batch, "seq", None, None), "three do not divide"
+    assert place((4, 8, 4, 2), (4, 7, 2, 2), **both)[1] is None, "keys that are not cut alike"
+    assert place((4, 8, 4, 2), (4, 8, 2, 2), data=4, tensor=2)[1] is None, "one device along seq"
+    assert context.place(jnp.zeros((4, 8, 4, 2)), jnp.zeros((4, 8, 2, 2))) == (None, None, None, None)
 
 
 def test_rows_alone_of_an_image_are_cut():

@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigmodel_jax.nn import bias_routing, feedforward, latent_attention, linear, moe, multi_token, position
+from bigmodel_jax.nn import (
+    bias_routing,
+    expert_exchange,
+    feedforward,
+    latent_attention,
+    linear,
+    moe,
+    multi_token,
+    position,
+)
 from bigmodel_jax.nn.attention import Where
 from bigmodel_jax.nn.head import Head
 from bigmodel_jax.nn.moe import Routing
@@ -186,6 +195,19 @@ def test_every_expert_has_its_share_of_places_and_the_first_tokens_take_them():
     np.testing.assert_allclose(out[0, :, 1], [11, 0, 300, 0])
     every = moe.dense(jax.tree.map(np.float32, p), x, ROUTING, lambda gate, up: gate)
     np.testing.assert_allclose(every[0, :, 0], [11, 22, 330, 44])
+
+
+def test_a_device_takes_the_first_rows_that_come():
+    """Two devices with two experts each; rows from (device, to device, of expert), and room for five on each device.
+
+    To device 0 come 2, 1 from itself and 1, 4 from the other: the last three of eight stay. To device 1 come 3 in all.
+    """
+    from_to = jnp.array([[[2, 1], [0, 3]], [[1, 4], [0, 0]]])
+    np.testing.assert_array_equal(expert_exchange._first(from_to, 5), [[[2, 1], [0, 3]], [[1, 1], [0, 0]]])
+    np.testing.assert_array_equal(expert_exchange._first(from_to, 2), [[[2, 0], [0, 2]], [[0, 0], [0, 0]]])
+    np.testing.assert_array_equal(expert_exchange._first(from_to, 8), from_to)
+    np.testing.assert_array_equal(expert_exchange._starts(jnp.array([[2, 3], [4, 1]]), 1), [[0, 2], [0, 4]])
+    np.testing.assert_array_equal(expert_exchange._starts(jnp.array([[2, 3], [4, 1]]), 0), [[0, 0], [2, 3]])
 
 
 # ------------------------------------------------------------------------------------------------ further tokens

@@ -1,0 +1,140 @@
+"""Whole runs of a second each, in this process: which batches they see, what they log, save and continue with."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from bigmodel_jax.checkpoint import store
+from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, ReportConfig, TrainConfig
+from bigmodel_jax.core import sharding
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.data import ImageData
+from bigmodel_jax.data.loader import Sampler
+from bigmodel_jax.data.sources import Arrays
+from bigmodel_jax.models import MLPConfig
+from bigmodel_jax.objectives import Classification
+from bigmodel_jax.optim import OptimConfig
+from bigmodel_jax.report import page
+from bigmodel_jax.training import loop
+from bigmodel_jax.training.saved import load_weights
+from bigmodel_jax.training.signals import Interrupted
+
+
+def make_arrays():
+    rng = np.random.default_rng(0)
+    split = lambda n: {"image": rng.integers(0, 256, (n, 8, 8, 1), np.uint8), "label": np.arange(n) % 10}  # noqa: E731
+    return {"train": split(37), "validation": split(21)}
+
+
+def config_of(folder) -> Config:
+    return Config(
+        dataclasses.replace(MLPConfig.tiny(), dropout=0.2),
+        Classification(),
+        ImageData(cache_dir=str(folder / "cache"), source=Arrays(f"{__name__}:make_arrays"), max_shift=1),
+        optim=OptimConfig(lr=1e-2, warmup_steps=2, schedule="constant", ema_decay=0.5),
+        parallel=ParallelConfig(data=8),
+        train=TrainConfig(steps=6, batch_size=8, log_every=2),
+        eval=EvalConfig(every=4),
+        checkpoint=CheckpointConfig(every=3, keep=10),
+        report=ReportConfig(tensorboard=False),
+    )
+
+
+def run(config, run_dir) -> tuple[str, list[int]]:
+    """(what was said, the numbers of the training batches that were made); neither a page nor a peak is made."""
+    said, numbers, local = io.StringIO(), [], Sampler.local
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Sampler, "local", lambda self, number, *part: numbers.append(number) or local(self, number, *part)
+        )
+        patch.setattr(page, "build_report", lambda folders, path: path.write_text("") and path)
+        patch.setattr(loop, "peak_flops", lambda devices, dtype: (1e12, "a guess"))
+        loop.train(config, run_dir, Console(file=said, width=200))
+    return said.getvalue(), numbers
+
+
+def records(run_dir) -> dict[int, dict]:
+    found = {}
+    for line in (run_dir / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        found.setdefault(record["step"], {}).update(record)
+    return found
+
+
+def same(config, a, b) -> None:
+    mesh = sharding.make_mesh(ParallelConfig(), jax.devices()[:1])
+    (one, step), (other, step_too) = (load_weights(config, folder, mesh) for folder in (a, b))
+    assert step == step_too
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(config, folder, what was said, batches) of a run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = config_of(folder)
+    return config, folder / "run", *run(config, folder / "run")
+
+
+def test_a_run_sees_its_batches_once_and_writes_what_is_due(whole):
+    _, folder, said, numbers = whole
+    assert numbers[0] == 0, "the one that the step is compiled for"
+    assert numbers[1:] == [0, 1, 2, 3, 4, 5, 6], "and one that was prepared in vain"
+    found = records(folder)
+    assert [step for step, r in found.items() if "loss" in r] == [2, 4, 6]
+    assert [step for step, r in found.items() if "eval/loss" in r] == [4, 6]
+    assert sorted(int(p.name) for p in (folder / "checkpoints").iterdir()) == [3, 6]
+    assert all(r["skipped_steps"] == 0 for r in found.values() if "loss" in r)
+    assert np.sum(found[6]["eval/confusion"]) == 21
+    assert "6 steps in" in said
+    assert (folder / "report.html").is_file()
+
+
+def test_a_run_that_is_longer_goes_on_with_the_next_batch(whole, tmp_path):
+    """Three steps and three more are six, bit for bit: state, averages, order, noise and keys."""
+    config, folder, _, _ = whole
+    run(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=3)), tmp_path)
+    said, numbers = run(config, tmp_path)
+    assert "Resuming at step 3" in said
+    assert numbers[:4] == [3, 3, 4, 5]
+    same(config, folder, tmp_path)
+    assert records(folder)[6]["loss"] == records(tmp_path)[6]["loss"]
+    said, numbers = run(config, tmp_path)
+    assert "is complete: 6 of 6 steps are done" in said
+    assert numbers == []
+    with pytest.raises(ValueError, match=r"train\.steps = 5 is below step 6"):
+        run(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=5)), tmp_path)
+
+
+def test_a_second_sigterm_while_it_saves_is_no_second_end(whole, tmp_path, monkeypatch):
+    """The first comes in step 2, two more while the save that it asked for is written; the run goes on from there."""
+    config, folder, _, _ = whole
+    record, save = loop.Run.record, store.save
+
+    def recorded(self, step, *rest):
+        record(self, step, *rest)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def saved(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(*args, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Run, "record", recorded)
+    monkeypatch.setattr(store, "save", saved)
+    with pytest.raises(Interrupted) as interrupted:
+        run(config, tmp_path)
+    assert (interrupted.value.step, interrupted.value.signal_number) == (2, signal.SIGTERM)
+    monkeypatch.undo()
+    said, numbers = run(config, tmp_path)
+    assert "Resuming at step 2" in said
+    assert numbers[1:5] == [2, 3, 4, 5]
+    same(config, folder, tmp_path)
