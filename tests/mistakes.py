@@ -1,0 +1,161 @@
+"""Mistakes that mutation.py plants: read from its list, or drawn; each replaces one node of a file's syntax tree."""
+
+import ast
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from mirrors import ROOT
+
+PACKAGE = "bigmodel_jax"
+LIST = ROOT / "tests" / "mutation_list.txt"
+
+
+class Mistake(NamedTuple):
+    """file: below the package; place: the function, "" for the module; old: one expression or statement in it, as source;
+    nth: which of several equal ones."""
+
+    file: str
+    place: str
+    old: str
+    new: str
+    nth: int = -1
+
+    def __str__(self) -> str:
+        return f"{self.file} {self.place}: {' '.join(self.old.split())} -> {' '.join(self.new.split())}"
+
+
+def reviewed(path: Path = LIST) -> list[Mistake]:
+    lines = (line for line in path.read_text().splitlines() if line and not line.startswith("#"))
+    return [parse_line(line) for line in lines]
+
+
+def parse_line(line: str) -> Mistake:
+    file, place, change = line.split(" | ", 2)
+    old, new, nth = re.fullmatch(r"(.+) => (.+?)(?: @(\d+))?", change).groups()
+    return Mistake(file, place, old, new, -1 if nth is None else int(nth))
+
+
+# ------------------------------------------------------------------------------------------------ planting
+
+
+def planted(source: str, mistake: Mistake) -> str:
+    """The file with the mistake; LookupError where its anchor is not there, or is there more often than once."""
+    scope = find_scope(ast.parse(source), mistake.place)
+    wanted = parse(mistake.old)
+    found = [n for n in ast.walk(scope) if isinstance(n, ast.expr | ast.stmt) and ast.dump(n) == ast.dump(wanted)]
+    if not found or (len(found) > 1 and mistake.nth < 0):
+        raise LookupError(f"{mistake}: the anchor is there {len(found)} times; mend its line in mutation_list.txt")
+    node = sorted(found, key=lambda n: (n.lineno, n.col_offset))[max(mistake.nth, 0)]
+    new = f"({mistake.new})" if isinstance(node, ast.expr) else mistake.new
+    changed = replaced(source, node, new)
+    if ast.dump(ast.parse(changed)) == ast.dump(ast.parse(source)):
+        raise LookupError(f"{mistake}: it changes nothing")
+    return changed
+
+
+def find_scope(tree: ast.Module, place: str) -> ast.AST:
+    """The function or class by its dotted name."""
+    scope = tree
+    for name in filter(None, place.split(".")):
+        inside = [n for n in ast.walk(scope) if n is not scope and getattr(n, "name", None) == name]
+        kinds = (ast.FunctionDef, ast.ClassDef)
+        inside = [n for n in inside if isinstance(n, kinds)]
+        if len(inside) != 1:
+            raise LookupError(f"{place}: {name} is defined {len(inside)} times; mend mutation_list.txt")
+        scope = inside[0]
+    return scope
+
+
+def parse(text: str) -> ast.AST:
+    try:
+        return ast.parse(text, mode="eval").body
+    except SyntaxError:
+        return ast.parse(text).body[0]
+
+
+def replaced(source: str, node: ast.AST, new: str) -> str:
+    lines = source.encode().split(b"\n")
+    before = b"\n".join([*lines[: node.lineno - 1], lines[node.lineno - 1][: node.col_offset]])
+    after = b"\n".join([lines[node.end_lineno - 1][node.end_col_offset :], *lines[node.end_lineno :]])
+    return (before + new.encode() + after).decode()
+
+
+# ------------------------------------------------------------------------------------------------ drawing
+
+
+COMPARED = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "=="}
+COMPUTED = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "//"}
+
+
+def drawn(seed: int, count: int, only: str) -> list[Mistake]:
+    """`count` of the mistakes that the rules below know."""
+    random_ = random.Random(seed)
+    files = sorted(str(p.relative_to(ROOT / PACKAGE)) for p in (ROOT / PACKAGE).rglob("*.py"))
+    every = [m for file in files if file.startswith(only) for m in of_file(file)]
+    random_.shuffle(every)
+    return every[:count]
+
+
+def of_file(file: str) -> Iterator[Mistake]:
+    source = (ROOT / PACKAGE / file).read_text()
+    for node, place in functions(ast.parse(source), ""):
+        for expression in expressions(node):
+            old = ast.get_source_segment(source, expression)
+            for new in changes(source, expression):
+                mistake = Mistake(file, place, old, new)
+                try:
+                    planted(source, mistake)
+                except (LookupError, SyntaxError):  # several equal ones, or no Python
+                    continue
+                yield mistake
+
+
+def expressions(node: ast.AST) -> Iterator[ast.expr]:
+    """Those of a function, without those of the functions inside it."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            yield child
+        if not isinstance(child, ast.FunctionDef | ast.ClassDef):
+            yield from expressions(child)
+
+
+def functions(node: ast.AST, prefix: str) -> Iterator[tuple[ast.AST, str]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            name = f"{prefix}.{child.name}".lstrip(".")
+            if isinstance(child, ast.FunctionDef):
+                yield child, name
+            yield from functions(child, name)
+
+
+def changes(source: str, node: ast.expr) -> list[str]:
+    """What may stand in the place of an expression: another sign, comparison, bound, axis, order, or a term less."""
+
+    def text(part: ast.AST) -> str:
+        return ast.get_source_segment(source, part)
+
+    if (
+        isinstance(node, ast.BinOp)
+        and type(node.op) in COMPUTED
+        and not isinstance(node.left, ast.Constant | ast.JoinedStr)
+    ):
+        swapped = f"({text(node.left)}) {COMPUTED[type(node.op)]} ({text(node.right)})"
+        return [swapped, text(node.left)]
+    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARED:
+        return [f"({text(node.left)}) {COMPARED[type(node.ops[0])]} ({text(node.comparators[0])})"]
+    if isinstance(node, ast.BoolOp):
+        return [f" {'or' if isinstance(node.op, ast.And) else 'and'} ".join(f"({text(v)})" for v in node.values)]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not | ast.Invert):
+        return [text(node.operand)]
+    if isinstance(node, ast.IfExp):
+        return [f"({text(node.orelse)}) if ({text(node.test)}) else ({text(node.body)})"]
+    if isinstance(node, ast.Call):
+        name, args = text(node.func), [text(a) for a in node.args]
+        if name.endswith(("fold_in", "stop_gradient", "abs", "floor", "ceil")) and args:
+            return [args[0]]
+        if name.endswith(("min", "minimum")) and len(args) == 2:
+            return [text(node.func).replace("min", "max") + f"({', '.join(args)})"]
+    return []
