@@ -3,11 +3,14 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core import sharding
+from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig
 from bigmodel_jax.models import LinearConfig
@@ -94,6 +97,26 @@ def test_an_evaluation_is_the_closed_form():
     error = BATCH["features"] @ tree["kernel"].astype(np.float64) + 1 - y
     variance = (real * y**2).sum(0) - (real * y).sum(0) ** 2 / real.sum()
     assert scalars["r2"] == pytest.approx(np.mean(1 - (real * error**2).sum(0) / variance), rel=1e-4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Formats(Regression):
+    """Regression that also says in how many bits its parameters come."""
+
+    def loss(self, model, params, batch, *, rng, train):
+        found = super().loss(model, params, batch, rng=rng, train=train)
+        bits = Mean(jnp.float32(8 * params["kernel"].dtype.itemsize), jnp.zeros(()))
+        return found._replace(metrics=found.metrics | {"bits": bits})
+
+
+@pytest.mark.parametrize(("compute", "bits"), [("float32", 32), ("bfloat16", 16)])
+def test_training_and_evaluation_compute_in_the_same_format(compute, bits):
+    config = dataclasses.replace(CONFIG, objective=Formats(), precision=Policy(compute=compute))
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
+    state = init_state(config, mesh)
+    evaluated = make_eval_step(config, mesh)(weights(state), BATCH)
+    _, trained = make_train_step(config, mesh)(state, BATCH)
+    assert float(evaluated["bits"].total) == float(trained["bits"].total) == bits
 
 
 def test_a_clipped_step_is_the_limit_long():

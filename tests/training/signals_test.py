@@ -16,12 +16,12 @@ ME = os.getpid()
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Whatever a test leaves behind, SIGTERM and SIGINT do again what they did."""
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-    yield before
-    assert {s: signal.getsignal(s) for s in before} == before
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    """SIGTERM and SIGINT as Python has them (a shell's background jobs ignore SIGINT), and again after each test."""
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    left = {number: signal.signal(number, handler) for number, handler in before.items()}
+    assert left == usual
 
 
 def test_a_second_sigterm_is_only_noted():
