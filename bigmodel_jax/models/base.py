@@ -51,3 +51,9 @@ class ModelConfig:
 
     def validate(self, parallel) -> None:
         """Raises ValueError for a combination that cannot work, before anything is compiled."""
+
+    def windows(self) -> tuple[int, ...]:
+        """How many keys a token sees in each layer's causal attention, 0 = all before it; () where no layer has a window.
+
+        All its layers attend with `num_heads` heads of `head_dim`."""
+        return ()

@@ -67,6 +67,10 @@ class GemmaConfig(ModelConfig):
             if getattr(self, name) < least:
                 raise ValueError(f"model.{name} = {getattr(self, name)}; it must be {least} or more")
 
+    def windows(self) -> tuple[int, ...]:
+        local = [(i + 1) % self.global_every != 0 for i in range(self.num_layers)]
+        return tuple(self.window if one else 0 for one in local)
+
     @classmethod
     def tiny(cls) -> "GemmaConfig":
         sizes = {"vocab_size": 64, "num_layers": 2, "embed_dim": 32, "mlp_dim": 64, "max_seq_len": 32}
@@ -144,7 +148,7 @@ def spec(cfg: GemmaConfig) -> params.Tree:
 
 def is_local(cfg: GemmaConfig) -> jax.Array | None:
     """(L,) bool, or None where every layer is global."""
-    return (jnp.arange(cfg.num_layers) + 1) % cfg.global_every != 0 if cfg.window else None
+    return jnp.array(cfg.windows()) > 0 if cfg.window else None
 
 
 def rms(cfg: GemmaConfig, p, x):

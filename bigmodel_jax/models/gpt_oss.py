@@ -54,6 +54,9 @@ class GptOssConfig(MixtralConfig):
         if self.window < 1:
             raise ValueError(f"model.window = {self.window}; a gpt-oss has windows of 1 or more tokens")
 
+    def windows(self) -> tuple[int, ...]:
+        return tuple(self.window if local else 0 for local in is_local(self))
+
     @classmethod
     def tiny(cls) -> "GptOssConfig":
         return dataclasses.replace(super().tiny(), window=4)

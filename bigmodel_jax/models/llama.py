@@ -52,6 +52,9 @@ class LlamaConfig(ModelConfig):
     def validate(self, parallel) -> None:
         check_decoder(self, parallel)
 
+    def windows(self) -> tuple[int, ...]:
+        return (self.window,) * self.num_layers
+
     @classmethod
     def tiny(cls) -> "LlamaConfig":
         return cls(

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from bigmodel_jax.core import peaks
+
 GIB = 2.0**30
 
 
@@ -11,9 +13,10 @@ class Chip:
     """One accelerator; every rate is of a whole chip.
 
     dims: numbers in a topology's name. devices: JAX devices per chip. hbm: bytes that a program may use on one device.
-    bf16, int8, fp8: dense FLOP/s (0: no such unit). hbm_bandwidth: bytes/s. link: bytes/s of one link between chips, one
-    way; links: how many a chip has. dcn: bytes/s per chip out of its slice (TPU) or its host (GPU). largest: chips that
-    a slice may have. clock: cycles/s of a TPU's core, in which its compiler estimates products.
+    kind: what JAX calls one device, by which core/peaks.py has its peak, and the compiler of GPUs its target. int8, fp8:
+    dense FLOP/s (0: no such unit). hbm_bandwidth: bytes/s. link: bytes/s of one link between chips, one way; links: how
+    many a chip has. dcn: bytes/s per chip out of its slice (TPU) or its host (GPU). largest: chips that a slice may have.
+    clock: cycles/s of a TPU's core, in which its compiler estimates products.
     """
 
     name: str
@@ -21,7 +24,7 @@ class Chip:
     dims: int
     devices: int
     hbm: float
-    bf16: float
+    kind: str
     int8: float
     fp8: float
     hbm_bandwidth: float
@@ -31,18 +34,20 @@ class Chip:
     largest: int
     clock: float = 0.0
     options: tuple[tuple[str, Any], ...] = ()  # of the topology's description
-    target: str = ""  # device_description_str of the GPU's target config
     source: str = ""
 
-    def peak(self, dtype: str) -> float:
-        """FLOP/s of one device for products of this type; int8 and float8 only where there is a unit for them.
+    @property
+    def bf16(self) -> float:
+        """Dense FLOP/s of the chip in bfloat16."""
+        return self.devices * peaks.find(self.kind).half
 
-        float32 as JAX multiplies it by default: one pass in bfloat16 on a TPU, TF32 at half that rate on a GPU.
-        """
-        if dtype in ("f32", "float32") and self.platform == "cuda":
-            return self.bf16 / 2 / self.devices
+    def peak(self, dtype: str) -> float:
+        """FLOP/s of one device for products of this type; int8 and float8 only where there is a unit for them."""
+        _, half, single = peaks.find(self.kind)
+        if dtype in ("f32", "float32"):
+            return single
         narrow = self.int8 if dtype in ("s8", "u8", "int8") else self.fp8 if dtype.startswith(("f8", "float8")) else 0.0
-        return (narrow or self.bf16) / self.devices
+        return narrow / self.devices or half
 
 
 # hbm of TPUs is what the compiler itself allows (read from its message where a program is too large): libtpu 0.0.52.
@@ -57,7 +62,7 @@ CHIPS = (
         dims=3,
         devices=1,
         hbm=30.75 * GIB,
-        bf16=275e12,
+        kind="TPU v4",
         int8=275e12,
         fp8=0.0,
         hbm_bandwidth=1228e9,
@@ -75,7 +80,7 @@ CHIPS = (
         dims=2,
         devices=1,
         hbm=15.75 * GIB,
-        bf16=197e12,
+        kind="TPU v5 lite",
         int8=393e12,
         fp8=0.0,
         hbm_bandwidth=819e9,
@@ -93,7 +98,7 @@ CHIPS = (
         dims=3,
         devices=1,
         hbm=95.73 * GIB,
-        bf16=459e12,
+        kind="TPU v5",
         int8=918e12,
         fp8=0.0,
         hbm_bandwidth=2765e9,
@@ -110,7 +115,7 @@ CHIPS = (
         dims=2,
         devices=1,
         hbm=31.24 * GIB,
-        bf16=918e12,
+        kind="TPU v6 lite",
         int8=1836e12,
         fp8=0.0,
         hbm_bandwidth=1638e9,
@@ -127,7 +132,7 @@ CHIPS = (
         dims=3,
         devices=2,
         hbm=94.74 * GIB,
-        bf16=2307e12,
+        kind="TPU7x",
         int8=0.0,
         fp8=4614e12,
         hbm_bandwidth=7380e9,
@@ -144,7 +149,7 @@ CHIPS = (
         dims=3,
         devices=1,
         hbm=0.92 * 80 * GIB,
-        bf16=312e12,
+        kind="NVIDIA A100-SXM4-80GB",
         int8=624e12,
         fp8=0.0,
         hbm_bandwidth=2039e9,
@@ -152,7 +157,6 @@ CHIPS = (
         links=1,
         dcn=25e9,
         largest=0,
-        target="NVIDIA A100-SXM4-80GB",
         source="A100 80GB SXM data sheet; NVLink 600 GB/s both ways; 200 Gbps network per GPU (DGX A100)",
     ),
     Chip(
@@ -161,7 +165,7 @@ CHIPS = (
         dims=3,
         devices=1,
         hbm=0.92 * 84942979072,
-        bf16=989.4e12,
+        kind="NVIDIA H100 80GB HBM3",
         int8=1978.9e12,
         fp8=1978.9e12,
         hbm_bandwidth=3350e9,
@@ -169,7 +173,6 @@ CHIPS = (
         links=1,
         dcn=50e9,
         largest=0,
-        target="NVIDIA H100 80GB HBM3",
         source="H100 SXM data sheet, without sparsity; NVLink 900 GB/s both ways; 400 Gbps network per GPU (DGX H100)",
     ),
     Chip(
@@ -178,7 +181,7 @@ CHIPS = (
         dims=3,
         devices=1,
         hbm=0.92 * 141e9,
-        bf16=989.4e12,
+        kind="NVIDIA H200",
         int8=1978.9e12,
         fp8=1978.9e12,
         hbm_bandwidth=4800e9,
@@ -186,7 +189,6 @@ CHIPS = (
         links=1,
         dcn=50e9,
         largest=0,
-        target="NVIDIA H200",
         source="H200 SXM data sheet, without sparsity; NVLink 900 GB/s both ways; 400 Gbps network per GPU",
     ),
     Chip(
@@ -195,7 +197,7 @@ CHIPS = (
         dims=3,
         devices=1,
         hbm=0.92 * 180e9,
-        bf16=2250e12,
+        kind="NVIDIA B200",
         int8=4500e12,
         fp8=4500e12,
         hbm_bandwidth=7700e9,
@@ -203,7 +205,6 @@ CHIPS = (
         links=1,
         dcn=50e9,
         largest=0,
-        target="NVIDIA B200",
         source="HGX B200 data sheet, dense; NVLink 1.8 TB/s both ways; 400 Gbps network per GPU",
     ),
 )

@@ -140,7 +140,7 @@ def compile_devices(topology: Topology) -> list:
     if chip.platform == "cuda":
         # The compiler's first number counts domains of NVLink, inside which it sums by kernels of its own: a host is one.
         slices, hosts, gpus = topology.shape
-        kwargs = {"topology": f"{slices * hosts}x1x{gpus}", "target_config": target_config(chip.target)}
+        kwargs = {"topology": f"{slices * hosts}x1x{gpus}", "target_config": target_config(chip.kind)}
         return topologies.get_topology_desc(platform="cuda", topology_name="", **kwargs).devices
     kwargs = dict(chip.options) | ({"num_slices": topology.slices} if topology.slices > 1 else {})
     if math.prod(topology.shape) == 1:  # a host of one chip; by default a host has four

@@ -29,7 +29,7 @@ from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.plan import cost, hlo, memory, roofline
 from bigmodel_jax.plan import topology as topologies
 from bigmodel_jax.plan.instructions import Code
-from bigmodel_jax.report.throughput import step_flops, step_size
+from bigmodel_jax.report.throughput import step_flops, step_size, unseen_flops
 from bigmodel_jax.training.state import TrainState, abstract_state
 from bigmodel_jax.training.step import make_train_step
 
@@ -192,25 +192,26 @@ def _on_host(x: jax.ShapeDtypeStruct) -> bool:
 def model_flops(config: Config, mesh: jax.sharding.Mesh, batch: dict) -> tuple[float, float]:
     """(useful FLOPs of a step on all devices, those of them that are attention's).
 
-    3 x the forward pass' products (report/throughput.py), attention as the full square, of experts those that a token is
-    sent to, recomputation not counted. Attention: what a model with plain attention has more than twice the same with half
-    the length, twice.
+    As report/throughput.py counts them; of experts those that a token is sent to. Attention: what a model has more than
+    twice the same with half the length, twice, less what its windows hide.
     """
-    definition = {"attention": "plain", "capacity_factor": 0.0}
-    own = {name: value for name, value in definition.items() if hasattr(config.model, name)}
-    plain = dataclasses.replace(config, model=dataclasses.replace(config.model, **own))
-    return _flops(plain, mesh, batch), _attention(plain, mesh, batch) if "attention" in own else 0.0
+    if hasattr(config.model, "capacity_factor"):
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, capacity_factor=0.0))
+    attends = hasattr(config.model, "attention")
+    return _flops(config, mesh, batch), _attention(config, mesh, batch) if attends else 0.0
 
 
 def _attention(config: Config, mesh, batch: dict) -> float:
-    """The part of the FLOPs that grows with the square of the length."""
+    """The part of the FLOPs that without windows grows with the square of the length."""
     lengths = {x.shape[1] for x in batch.values() if len(x.shape) == 2}
     if len(lengths) != 1 or "tokens" not in batch or (length := lengths.pop()) % 2:
         return 0.0
     half = {
         name: jax.ShapeDtypeStruct((x.shape[0], length // 2), x.dtype, sharding=x.sharding) for name, x in batch.items()
     }
-    return 2.0 * (_flops(config, mesh, batch) - 2.0 * _flops(config, mesh, half))
+    unseen, unseen_in_half = (3.0 * unseen_flops(config, rows) for rows in (batch, half))
+    whole = _flops(config, mesh, batch) + unseen
+    return 2.0 * (whole - 2.0 * (_flops(config, mesh, half) + unseen_in_half)) - unseen
 
 
 def _flops(config: Config, mesh, batch: dict) -> float:

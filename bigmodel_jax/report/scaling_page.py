@@ -46,8 +46,9 @@ def _body(title, found, series: list[Series], light, dark) -> str:
 
 NOTE = (
     "Medians of windows between two idle devices, warm-up excluded; hollow: not measured, planned with the machine's own "
-    "compiler and its published rates. Dashed: every device as fast as on the fewest. Bytes: what one device moves in a "
-    "step, by mesh axis, read in the compiled program."
+    "compiler and its published rates. The axes of devices and of throughput are logarithmic: equal distances are equal "
+    "factors. Dashed: every device as fast as on the fewest. MFU: of one peak for all points, measured once before them or "
+    "read in the data sheet. Bytes: what one device moves in a step, by mesh axis, read in the compiled program."
 )
 
 
@@ -76,7 +77,7 @@ def _table(series: list[Series]) -> str:
 def throughput_figure(series: list[Series], theme: Theme):
     from matplotlib.ticker import LogLocator
 
-    figure, axes = _device_axes(series, theme, f"Throughput, {series[0].records[0]['unit']} per second")
+    figure, axes = _device_axes(series, theme, f"Throughput, {series[0].records[0]['unit']} per second (log scale)")
     labels = []
     for i, s in enumerate(series):
         color = theme.series[i % len(theme.series)]
@@ -139,7 +140,7 @@ FIGURES = {
 
 
 def _device_axes(series: list[Series], theme: Theme, title: str):
-    figure, axes = new_axes(theme, title, xlabel="devices")
+    figure, axes = new_axes(theme, title, xlabel="devices (logarithmic scale)")
     counts = sorted({r["devices"] for s in series for r in s.records})
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [f"{n:,}" for n in counts])

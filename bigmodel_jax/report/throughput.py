@@ -1,6 +1,7 @@
 """How fast a run goes, and how far that is from what the device can do: FLOPs, peak, rolling rates."""
 
 import collections
+import dataclasses
 import functools
 import math
 import time
@@ -11,29 +12,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
-# Dense peak of one JAX device in TFLOP/s: (part of device_kind, bfloat16 and float16, float32 as JAX multiplies it by
-# default: TF32 on NVIDIA, one bfloat16 pass on TPU). The first line that matches counts: longer names stand first.
-# TPU: cloud.google.com/tpu/docs/system-architecture-tpu-vm. NVIDIA: the data sheets, whose figures "with sparsity" are
-# halved.
-PEAK_TFLOPS = (
-    ("TPU v4", 275.0, 275.0),
-    ("TPU v5 lite", 197.0, 197.0),
-    ("TPU v5e", 197.0, 197.0),
-    ("TPU v5", 459.0, 459.0),
-    ("TPU v6 lite", 918.0, 918.0),
-    ("TPU v6e", 918.0, 918.0),
-    ("A100", 312.0, 156.0),
-    ("H100 PCIe", 756.5, 378.0),
-    ("H100 NVL", 835.5, 417.5),
-    ("H200 NVL", 835.5, 417.5),
-    ("H100", 989.4, 494.7),
-    ("H200", 989.4, 494.7),
-    ("GB200", 2500.0, 1250.0),
-    ("B200", 2250.0, 1125.0),
-    ("L40S", 362.0, 183.0),
-    ("L40", 181.0, 90.5),
-    ("L4", 121.0, 60.0),
-)
+from bigmodel_jax.core import peaks
 
 
 def count_flops(fn: Callable, *abstract_args) -> float:
@@ -41,7 +20,7 @@ def count_flops(fn: Callable, *abstract_args) -> float:
 
     A scan's body counts times its length, a `while` body once (its trip count is unknown), of a `cond` the costliest
     branch, a shard_map body times its devices. Causal attention counts as the full square (PaLM, arXiv:2204.02311,
-    appendix B). A training step is 3 x its forward pass; recomputation (remat) is not useful work and does not count.
+    appendix B).
     """
     jaxpr = jax.make_jaxpr(fn)(*abstract_args).jaxpr
     # What no result depends on is not computed: logits, where the loss is made without them.
@@ -50,13 +29,28 @@ def count_flops(fn: Callable, *abstract_args) -> float:
 
 
 def step_flops(config, tree, batch) -> float:
-    """FLOPs of a training step of `config` on all devices: 3 x its forward pass. `tree`: all parameters, or shapes."""
-    model = config.model.make()
+    """Useful FLOPs of a training step of `config` on all devices: 3 x its forward pass. `tree`: all parameters, or shapes.
+
+    Attention counts the keys that its definition multiplies, which are min(T, window) a query. What an implementation
+    computes beside that (a whole last block) and what is computed again (remat) is no useful work and does not count.
+    """
+    plain = {"attention": "plain"} if hasattr(config.model, "attention") else {}
+    model = dataclasses.replace(config.model, **plain).make()
 
     def forward(tree, batch):
         return config.objective.loss(model, tree, batch, rng=jax.random.key(0), train=True).mean.total
 
-    return 3.0 * count_flops(forward, *jax.eval_shape(lambda *both: both, tree, batch))
+    return 3.0 * (count_flops(forward, *jax.eval_shape(lambda *both: both, tree, batch)) - unseen_flops(config, batch))
+
+
+def unseen_flops(config, batch) -> float:
+    """FLOPs of a forward pass that plain attention spends on keys that a layer's window hides from every query."""
+    windows = [window for window in config.model.windows() if window]
+    if not windows:
+        return 0.0
+    B, T = batch["tokens"].shape
+    unseen = sum(T - min(T, window) for window in windows)
+    return 4.0 * B * T * unseen * config.model.num_heads * config.model.head_dim
 
 
 def step_size(batch) -> tuple[int, str]:
@@ -68,13 +62,13 @@ def step_size(batch) -> tuple[int, str]:
 def peak_flops(devices: list[jax.Device], dtype: str) -> tuple[float, str]:
     """Peak FLOP/s of one of `devices` in `dtype`, and a phrase of where the figure comes from."""
     kind = devices[0].device_kind
-    for name, half, single in PEAK_TFLOPS:
-        if name in kind and dtype in ("bfloat16", "float16", "float32"):
-            return (single if dtype == "float32" else half) * 1e12, f"{kind} data sheet"
-    peak = _measured_peak(devices[0].platform, dtype)
+    peak = peaks.find(kind)
+    if peak and dtype in ("bfloat16", "float16", "float32"):
+        return (peak.single if dtype == "float32" else peak.half), f"{kind} data sheet"
+    measured = _measured_peak(devices[0].platform, dtype)
     # Virtual CPU devices share one machine: each one's share of it.
     share = len(jax.local_devices(backend="cpu")) if devices[0].platform == "cpu" else 1
-    return peak / share, "measured matmul peak"
+    return measured / share, "measured matmul peak"
 
 
 class Throughput:

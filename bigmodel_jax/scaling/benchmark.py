@@ -13,7 +13,7 @@ from bigmodel_jax import config_file
 from bigmodel_jax.plan.topology import Topology
 from bigmodel_jax.report.scaling import RECORDS_FILE, scaling_table
 from bigmodel_jax.report.scaling_page import build_scaling_page
-from bigmodel_jax.scaling.measure import measure
+from bigmodel_jax.scaling.measure import measure, measure_peak
 from bigmodel_jax.scaling.planned import plan_point
 from bigmodel_jax.scaling.points import Point
 
@@ -27,7 +27,8 @@ def scale(
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     machines = {topology.title: topology for topology in topologies}
-    records = []
+    records, measured = [], [point for point in points if not point.topology]
+    peak = measure_peak(measured[0].config.precision.compute) if measured else {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar, (run_dir / RECORDS_FILE).open("w") as file:
         task = bar.add_task("", total=len(points))
@@ -37,7 +38,7 @@ def scale(
                 if point.topology:
                     found = plan_point(point, machines[point.topology])
                 else:
-                    found = measure(point, windows=windows, steps=steps)
+                    found = measure(point, windows=windows, steps=steps, peak=peak)
             except RuntimeError as error:
                 console.print(f"left out: {error}", markup=False, highlight=False, soft_wrap=True)
             else:

@@ -19,36 +19,52 @@ from typing import Any
 from bigmodel_jax.scaling.points import Point
 
 
-def measure(point: Point, *, windows: int, steps: int) -> dict[str, Any]:
-    """The record of a point. RuntimeError, one line, where its processes fail."""
+def measure_peak(dtype: str) -> dict[str, Any]:
+    """{"flops", "source", "shared"}: the peak of one device, and whether virtual devices share it.
+
+    One figure for all points of a benchmark: a peak measured anew beside more virtual devices comes out lower, and the MFU
+    of that point higher. ValueError, one line, where the process fails.
+    """
+    try:
+        return _run({"peak": dtype}, devices=1, processes=1)
+    except RuntimeError as error:
+        raise ValueError(f"the peak of a device could not be measured: {error}") from error
+
+
+def measure(point: Point, *, windows: int, steps: int, peak: dict[str, Any]) -> dict[str, Any]:
+    """The record of a point; peak: of `measure_peak`. RuntimeError, one line, where its processes fail."""
     from bigmodel_jax import config_file
 
+    job = {
+        "config": config_file.to_json(point.config),
+        "devices": point.devices,
+        "processes": point.processes,
+        "coordinator": f"127.0.0.1:{_free_port()}",
+        "windows": windows,
+        "steps": steps,
+        "peak": peak,
+    }
+    try:
+        return _run(job, point.devices, point.processes)
+    except RuntimeError as error:
+        raise RuntimeError(f"{point.layout} on {point.devices} devices: {error}") from error
+
+
+def _run(job: dict[str, Any], devices: int, processes: int) -> dict[str, Any]:
+    """What the first of a job's processes leaves; RuntimeError with the last line of the first that failed."""
     with tempfile.TemporaryDirectory() as folder:
-        job = Path(folder) / "job.json"
-        job.write_text(
-            json.dumps(
-                {
-                    "config": config_file.to_json(point.config),
-                    "devices": point.devices,
-                    "processes": point.processes,
-                    "coordinator": f"127.0.0.1:{_free_port()}",
-                    "windows": windows,
-                    "steps": steps,
-                }
-            )
-        )
-        children = [_start(job, number, point) for number in range(point.processes)]
-        errors = _wait(children)
-        record = job.with_suffix(".record")
+        file = Path(folder) / "job.json"
+        file.write_text(json.dumps(job))
+        errors = _wait([_start(file, number, devices // processes) for number in range(processes)])
+        record = file.with_suffix(".record")
         if not record.is_file():
-            last = (errors.strip().splitlines() or ["no message"])[-1]
-            raise RuntimeError(f"{point.layout} on {point.devices} devices: {last}")
+            raise RuntimeError((errors.strip().splitlines() or ["no message"])[-1])
         return json.loads(record.read_text())
 
 
-def _start(job: Path, number: int, point: Point) -> subprocess.Popen:
+def _start(job: Path, number: int, devices: int) -> subprocess.Popen:
     """A child that measures; where there is no accelerator it sees just its share of virtual devices."""
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(point.devices // point.processes)}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, "-m", "bigmodel_jax.scaling.measure", str(job), str(number)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
@@ -80,24 +96,44 @@ def _free_port() -> int:
 
 
 def child(job_file: Path, number: int) -> None:
-    import jax
-
-    from bigmodel_jax import config_file, runtime
     from bigmodel_jax.core import trust
 
     trust.allow()  # the process that asks has opened this config already
     job = json.loads(job_file.read_text())
-    if job["processes"] > 1:
-        jax.distributed.initialize(job["coordinator"], job["processes"], number, cluster_detection_method="deactivate")
-    runtime.keep_programs()
-    record = record_of(config_file.from_json(job["config"]), job["devices"], job["windows"], job["steps"])
+    record = peak_of(job["peak"]) if "config" not in job else _record(job, number)
     if number == 0:
         unfinished = job_file.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(record))
         unfinished.rename(job_file.with_suffix(".record"))
 
 
-def record_of(config, num_devices: int, windows: int, steps: int) -> dict[str, Any]:
+def peak_of(dtype: str) -> dict[str, Any]:
+    import jax
+
+    from bigmodel_jax.report.throughput import peak_flops
+
+    flops, source = peak_flops(jax.devices()[:1], dtype)
+    return {"flops": flops, "source": source, "shared": jax.devices()[0].platform == "cpu"}
+
+
+def peak_of_all(peak: dict[str, Any], num_devices: int) -> float:
+    """FLOP/s of all devices together: virtual ones share one machine."""
+    return peak["flops"] * (1 if peak["shared"] else num_devices)
+
+
+def _record(job: dict[str, Any], number: int) -> dict[str, Any]:
+    import jax
+
+    from bigmodel_jax import config_file, runtime
+
+    if job["processes"] > 1:
+        jax.distributed.initialize(job["coordinator"], job["processes"], number, cluster_detection_method="deactivate")
+    runtime.keep_programs()
+    config = config_file.from_json(job["config"])
+    return record_of(config, job["devices"], job["windows"], job["steps"], job["peak"])
+
+
+def record_of(config, num_devices: int, windows: int, steps: int, peak: dict[str, Any]) -> dict[str, Any]:
     """Compiles the step for the first `num_devices` devices, times it, and reads its collectives."""
     import jax
 
@@ -106,7 +142,7 @@ def record_of(config, num_devices: int, windows: int, steps: int) -> dict[str, A
     from bigmodel_jax.data import make_iterator
     from bigmodel_jax.plan.hlo import by_axes, collectives
     from bigmodel_jax.report.environment import environment
-    from bigmodel_jax.report.throughput import peak_flops, step_flops, step_size
+    from bigmodel_jax.report.throughput import step_flops, step_size
     from bigmodel_jax.training.state import init_state
     from bigmodel_jax.training.step import make_train_step
 
@@ -115,7 +151,6 @@ def record_of(config, num_devices: int, windows: int, steps: int) -> dict[str, A
         raise ValueError(f"--devices {num_devices}: only {len(devices)} are present")
     validate(config, num_devices)
     mesh = sharding.make_mesh(config.parallel, devices)
-    peak, _ = peak_flops(devices, config.precision.compute)
     state = init_state(config, mesh)
     layout = {"mesh": mesh, "rules": config.parallel.rules}
     batch = next(make_iterator(config.data, batch_size=config.train.batch_size, seed=config.train.seed, **layout))
@@ -126,6 +161,7 @@ def record_of(config, num_devices: int, windows: int, steps: int) -> dict[str, A
     usage, median = compiled.memory_analysis(), statistics.median(seconds)
     size, unit = step_size(batch)
     flops = step_flops(config, params.merge(state.params, state.frozen), batch)
+    whole = peak_of_all(peak, num_devices)
     return {
         "device_kind": devices[0].device_kind,
         "mesh": {axis: size for axis, size in mesh.shape.items() if size > 1},
@@ -135,7 +171,9 @@ def record_of(config, num_devices: int, windows: int, steps: int) -> dict[str, A
         "step_seconds_p95": _percentile(seconds, 0.95),
         "windows": seconds,
         "tokens_per_second": size / median,
-        "mfu": flops / (median * peak * num_devices) if peak else 0.0,
+        "mfu": flops / (median * whole),
+        "peak_flops": whole,
+        "peak_source": peak["source"],
         "memory_bytes": usage.argument_size_in_bytes + usage.temp_size_in_bytes,
         "bytes_by_axis": {
             " x ".join(axes): n for axes, n in by_axes(collectives(compiled.as_text(), mesh)).items() if n

@@ -1,3 +1,4 @@
+import dataclasses
 import types
 
 import jax
@@ -6,8 +7,14 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params, peaks
+from bigmodel_jax.data import DataConfig
+from bigmodel_jax.models import Gemma3Config, GptOssConfig, LlamaConfig, MistralConfig
+from bigmodel_jax.objectives import NextToken
+from bigmodel_jax.plan.chips import CHIPS
 from bigmodel_jax.report import throughput
-from bigmodel_jax.report.throughput import Throughput, count_flops, peak_flops
+from bigmodel_jax.report.throughput import Throughput, count_flops, peak_flops, step_flops
 
 
 def array(*shape):
@@ -75,6 +82,55 @@ def test_a_shard_map_counts_all_its_devices():
     assert count_flops(fn, *MLP) == MLP_FLOPS
 
 
+def flops(model, rows, length):
+    """Of a training step on `rows` x `length` tokens."""
+    kinds = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), "int32") | {"weights": "float32"}
+    batch = {name: jax.ShapeDtypeStruct((rows, length), kind) for name, kind in kinds.items()}
+    return step_flops(Config(model, NextToken(), DataConfig()), params.abstract(model.make().spec), batch)
+
+
+def test_a_step_is_three_times_the_forward_pass():
+    """Llama.tiny: 2 layers of 9,216 weights and a head of 2,048; 8 keys of 32 dimensions, twice, a query and layer."""
+    per_token = 2 * 9216 + 2048 + 2 * (2 * 8 * 32)
+    assert flops(LlamaConfig.tiny(), rows=2, length=8) == 3 * 2 * 16 * per_token == 2_064_384
+
+
+@pytest.mark.parametrize(
+    ("model", "seen", "dim"),
+    [
+        (MistralConfig.tiny(), [5, 5], 32),
+        (dataclasses.replace(MistralConfig.tiny(), window=16), [16, 16], 32),
+        (dataclasses.replace(MistralConfig.tiny(), window=99), [16, 16], 32),
+        (dataclasses.replace(MistralConfig.tiny(), window=0), [16, 16], 32),
+        (Gemma3Config.tiny(), [4, 16, 4], 32),
+        (GptOssConfig.tiny(), [4, 16], 32),
+    ],
+)
+def test_a_window_counts_the_keys_that_a_query_sees(model, seen, dim):
+    """16 tokens; `seen`: keys a query by layer, `dim`: of all heads together."""
+    everything = flops(dataclasses.replace(model, window=16), rows=2, length=16)
+    hidden = sum(16 - n for n in seen)
+    assert everything - flops(model, rows=2, length=16) == 3 * 2 * 2 * (2 * 16) * hidden * dim
+
+
+def test_a_last_block_that_is_not_full_is_no_useful_work():
+    model = dataclasses.replace(LlamaConfig.tiny(), max_seq_len=4096)
+    counted = {flops(dataclasses.replace(model, attention=a), 1, 2500) for a in ("auto", "chunked", "plain")}
+    assert counted == {3 * 2 * 2500 * (2 * 9216 + 2048 + 2 * (2 * 2500 * 32))}
+
+
+def test_plan_and_mfu_read_one_table():
+    for chip in CHIPS:
+        device = types.SimpleNamespace(device_kind=chip.kind, platform="gpu")
+        for dtype in ("bfloat16", "float32"):
+            assert chip.peak(dtype) == peak_flops([device], dtype)[0]
+
+
+def test_every_row_of_the_table_can_be_found():
+    for row in peaks.PEAKS:
+        assert peaks.find(row.part) == row, f"an earlier row hides {row.part}"
+
+
 @pytest.mark.parametrize(
     ("kind", "dtype", "tflops"),
     [
@@ -89,6 +145,12 @@ def test_a_shard_map_counts_all_its_devices():
         ("NVIDIA H200", "float16", 989.4),
         ("NVIDIA B200", "bfloat16", 2250),
         ("NVIDIA GB200", "bfloat16", 2500),
+        ("NVIDIA B300 SXM6 AC", "bfloat16", 2250),
+        ("NVIDIA B300 SXM6 AC", "float32", 1125),
+        ("NVIDIA GB300", "bfloat16", 2500),
+        ("NVIDIA GB300", "float32", 1250),
+        ("TPU7x", "bfloat16", 2307 / 2),
+        ("TPU v3", "bfloat16", 123 / 2),
         ("NVIDIA L40S", "float32", 183),
         ("NVIDIA L4", "bfloat16", 121),
     ],
