@@ -7,7 +7,7 @@ import math
 
 from bigmodel_jax.config import Config, check_parts, nearest
 from bigmodel_jax.core import params, ranges
-from bigmodel_jax.core.sharding import AXES, Rules, axis_names, factor, slice_axis
+from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, axis_names, factor, slice_axis
 
 
 def validate(config: Config, num_devices: int | None = None) -> None:
@@ -16,7 +16,7 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     ranges.check(config)
     config.optim.validate(config.train.steps)
     _check_rules(config.parallel.rules)
-    config.model.validate(config.parallel)
+    config.model.validate(_with_sizes(config.parallel, num_devices))
     for path, param in params.paths(config.model.make().spec).items():
         if not all(size > 0 for size in param.shape):
             raise ValueError(f"model: parameter {path} would have shape {param.shape}; every size must be 1 or more")
@@ -25,6 +25,13 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     for name in config.report.trackers:
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"report.trackers = {name!r}: the package is not installed; uv pip install {name}")
+
+
+def _with_sizes(parallel: ParallelConfig, num_devices: int | None) -> ParallelConfig:
+    """With the size of an axis of -1, where the number of devices is known."""
+    if num_devices is None:
+        return parallel
+    return dataclasses.replace(parallel, **dict(zip(AXES, factor(parallel, num_devices), strict=True)))
 
 
 def _check_rules(rules: Rules) -> None:

@@ -152,24 +152,41 @@ def partition_spec(logical: tuple[str | None, ...], rules: Rules, *, strict: boo
 def shardings(spec: params.Tree, mesh: Mesh, rules: Rules) -> params.Tree:
     """NamedSharding of every parameter.
 
-    A dimension that its fsdp axis does not divide is left whole (fsdp is only storage); any other axis that does not
-    divide its dimension is a ValueError naming the parameter.
+    A dimension that its fsdp axis does not divide is left whole (fsdp is only storage), and so are kv heads: every device
+    has all of them where there are fewer than devices. Any other axis that does not divide its dimension is a ValueError
+    naming the parameter.
     """
 
     def one(path: str, p: params.Param) -> NamedSharding:
         dims = []
         for size, name, axes in zip(p.shape, p.axes, partition_spec(p.axes, rules), strict=True):
             n = math.prod(mesh.shape[a] for a in axis_names(axes))
-            if size % n and axes == "fsdp":
+            if size % n and (axes == "fsdp" or name == "kv_heads"):
                 axes = None
             elif size % n:
                 raise ValueError(
-                    f"parallel.{axes}: {n} does not divide dimension {name!r} of {path}, which is {size} long"
+                    f"parallel.{axes}: {n} does not divide dimension {name!r} of {path}, which is {size} long; "
+                    f"--parallel.rules.{name} None leaves it whole on every device"
                 )
             dims.append(axes)
         return NamedSharding(mesh, P(*dims))
 
     return params.from_paths({path: one(path, p) for path, p in params.paths(spec).items()})
+
+
+def check_divides(parallel: ParallelConfig, field: str, size: int, logical: str, way_out: str = "") -> None:
+    """ValueError where the axes on which the rules lay `logical` do not divide `size`, which the config's `field` says.
+
+    way_out: what else helps than a rule of None.
+    """
+    axes = axis_names(getattr(parallel.rules, logical))
+    if axes == ("fsdp",) or size % math.prod(max(getattr(parallel, axis), 1) for axis in axes) == 0:
+        return
+    product = " x ".join(f"parallel.{axis} = {getattr(parallel, axis)}" for axis in axes if getattr(parallel, axis) > 1)
+    raise ValueError(
+        f"{field} = {size} is not divisible by {product}: {way_out}{' or ' if way_out else ''}"
+        f"--parallel.rules.{logical} None leaves it whole on every device"
+    )
 
 
 def batch_sharding(mesh: Mesh, rules: Rules, ndim: int) -> NamedSharding:

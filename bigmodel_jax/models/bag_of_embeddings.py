@@ -13,9 +13,18 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core.params import Tree, normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Share, ShareBelowOne
-from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import linear
+
+SMALLEST = {
+    "vocab_size": 1,
+    "num_classes": 2,
+    "embed_dim": 1,
+    "hidden_dim": 0,
+    "bigram_buckets": 0,
+    "ngram_buckets": 0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +45,14 @@ class BagOfEmbeddingsConfig(ModelConfig):
         return Model(spec(self), functools.partial(apply, self))
 
     def validate(self, parallel) -> None:
-        for name, least in (("vocab_size", 1), ("num_classes", 2), ("embed_dim", 1), ("hidden_dim", 0)):
+        for name, least in SMALLEST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"model.{name} = {getattr(self, name)}; it must be {least} or more")
         for name in ("dropout", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} = {getattr(self, name)}; it must be 0 or more and below 1")
         for name in ("vocab_size", "bigram_buckets", "ngram_buckets", "hidden_dim"):
-            if getattr(self, name) < 0 or getattr(self, name) % max(parallel.tensor, 1):
-                raise ValueError(
-                    f"model.{name} = {getattr(self, name)}; it must be a multiple of parallel.tensor = {parallel.tensor}"
-                )
+            check_divides(parallel, f"model.{name}", getattr(self, name), "mlp" if name == "hidden_dim" else "vocab")
 
     @classmethod
     def tiny(cls) -> "BagOfEmbeddingsConfig":

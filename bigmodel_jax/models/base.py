@@ -57,3 +57,8 @@ class ModelConfig:
 
         All its layers attend with `num_heads` heads of `head_dim`."""
         return ()
+
+
+def unpadded(config: ModelConfig) -> ModelConfig:
+    """The same model with tables of just its vocabulary, as published files hold them."""
+    return dataclasses.replace(config, pad_vocab=1) if hasattr(config, "pad_vocab") else config

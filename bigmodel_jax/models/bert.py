@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, ShareBelowOne
-from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import where
 from bigmodel_jax.models.gpt2 import dropout
@@ -77,11 +77,8 @@ def check_encoder(cfg, parallel) -> None:
             raise ValueError(f"model.{name} = {getattr(cfg, name)}; it must be 1 or more")
     if cfg.embed_dim % cfg.num_heads:
         raise ValueError(f"model.num_heads = {cfg.num_heads} does not divide model.embed_dim = {cfg.embed_dim}")
-    for name in ("num_heads", "mlp_dim", "vocab_size"):
-        if getattr(cfg, name) % max(parallel.tensor, 1):
-            raise ValueError(
-                f"model.{name} = {getattr(cfg, name)} is not divisible by parallel.tensor = {parallel.tensor}"
-            )
+    for name, logical in (("num_heads", "heads"), ("mlp_dim", "mlp"), ("vocab_size", "vocab")):
+        check_divides(parallel, f"model.{name}", getattr(cfg, name), logical)
 
 
 # ------------------------------------------------------------------------------------------------ parameters

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Init, Param, normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative
-from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import linear, norm, stack
@@ -86,10 +86,7 @@ def check_towers(cfg, parallel) -> None:
 
 def check_text_tower(tower: TextTower, parallel) -> None:
     prenorm.check_encoder(tower, parallel, "model.text.")
-    if tower.vocab_size % max(parallel.tensor, 1):
-        raise ValueError(
-            f"model.text.vocab_size = {tower.vocab_size} is not divisible by parallel.tensor = {parallel.tensor}"
-        )
+    check_divides(parallel, "model.text.vocab_size", tower.vocab_size, "vocab")
 
 
 def constant(value: float) -> Init:

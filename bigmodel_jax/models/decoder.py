@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from bigmodel_jax.core.params import Init, Param
+from bigmodel_jax.core.sharding import check_divides
+from bigmodel_jax.nn import linear
 from bigmodel_jax.nn.attention import Where
 
 
@@ -63,6 +66,21 @@ def update_cache(cache: dict | None, k: jax.Array, v: jax.Array, index: jax.Arra
     )
 
 
+def table_rows(cfg) -> int:
+    """Rows of the embedding and the head: the vocabulary, and the zeros behind it up to a multiple of model.pad_vocab."""
+    return -(-cfg.vocab_size // cfg.pad_vocab) * cfg.pad_vocab
+
+
+def table_spec(cfg, init: Init) -> dict[str, Param]:
+    """table (rows, D); the vocabulary's rows begin as those of a table without padding."""
+    rows = table_rows(cfg)
+
+    def draw(key, shape, dtype):
+        return jnp.pad(init.fn(key, (cfg.vocab_size, *shape[1:]), dtype), ((0, rows - cfg.vocab_size), (0, 0)))
+
+    return linear.embedding_spec(rows, cfg.embed_dim, init=init if rows == cfg.vocab_size else Init(init.name, draw))
+
+
 def check_decoder(cfg, parallel) -> None:
     """Raises ValueError for sizes that make no model, and where heads and mesh do not fit."""
     for name in ("vocab_size", "num_layers", "embed_dim", "num_heads", "num_kv_heads", "mlp_dim", "max_seq_len"):
@@ -72,10 +90,12 @@ def check_decoder(cfg, parallel) -> None:
         raise ValueError(
             f"model.num_heads = {cfg.num_heads} is not a multiple of model.num_kv_heads = {cfg.num_kv_heads}"
         )
-    for name in ("num_heads", "num_kv_heads", "mlp_dim", "vocab_size"):
-        if getattr(cfg, name) % max(parallel.tensor, 1):
-            raise ValueError(
-                f"model.{name} = {getattr(cfg, name)} is not divisible by parallel.tensor = {parallel.tensor}"
-            )
+    if cfg.pad_vocab < 1:
+        raise ValueError(f"model.pad_vocab = {cfg.pad_vocab}; it must be 1 or more")
+    for name, logical in (("num_heads", "heads"), ("mlp_dim", "mlp")):
+        check_divides(parallel, f"model.{name}", getattr(cfg, name), logical)
+    rows, padded = table_rows(cfg), f" padded to multiples of model.pad_vocab = {cfg.pad_vocab}"
+    way_out = f"--model.pad_vocab {max(parallel.tensor, 1)} pads the tables,"
+    check_divides(parallel, f"model.vocab_size{padded if cfg.pad_vocab > 1 else ''}", rows, "vocab", way_out)
     if cfg.head_dim % 2:
         raise ValueError(f"model.head_dim = {cfg.head_dim} is odd; rotary positions turn pairs of dimensions")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive
-from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import bias_routing, feedforward, latent_attention, linear, moe, multi_token, norm, position, stack
@@ -62,6 +62,7 @@ class DeepseekConfig(ModelConfig):
     remat: stack.Remat = "none"
     unroll: bool = False
     attention: Implementation = "auto"
+    pad_vocab: int = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
     def make(self) -> Model:
         return Model(
@@ -85,9 +86,8 @@ class DeepseekConfig(ModelConfig):
         wrong = bias_routing.wrong_size(*sizes)
         if not 0 <= self.num_dense_layers <= self.num_layers:
             wrong = ("num_dense_layers", f"0 to num_layers = {self.num_layers}")
-        for name, axis in (("num_experts", "expert"), ("expert_dim", "tensor")):
-            if getattr(self, name) % max(getattr(parallel, axis), 1):
-                wrong = (name, f"multiples of parallel.{axis} = {getattr(parallel, axis)}")
+        for name, logical in (("num_experts", "experts"), ("expert_dim", "mlp")):
+            check_divides(parallel, f"model.{name}", getattr(self, name), logical)
         if self.expert_buffer < 0:
             wrong = ("expert_buffer", "above 0, or 0 to drop no token")
         if wrong:
@@ -140,9 +140,9 @@ def spec(cfg: DeepseekConfig) -> params.Tree:
     init = normal(cfg.init_std)
     sparse = cfg.num_layers - cfg.num_dense_layers
     tree = {
-        "embed": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=init),
+        "embed": decoder.table_spec(cfg, init),
         "norm": norm.rms_spec(cfg.embed_dim),
-        "head": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=init),
+        "head": decoder.table_spec(cfg, init),
     }
     if cfg.num_dense_layers:
         tree["dense_layers"] = params.stack(block_spec(cfg, dense=True), cfg.num_dense_layers, axis=None)
@@ -240,7 +240,7 @@ def apply(cfg: DeepseekConfig, p, batch, *, rng=None, train=False, cache=None) -
             xs = cache and cache.layers[name]
             x_BTD, (caches[name], routed[name]) = run(body, p[name], x_BTD, xs, **options)
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
-    head = Head(x_BTD, p["head"]["table"])
+    head = Head(x_BTD, p["head"]["table"], vocab=cfg.vocab_size)
     if not train:
         return Out(head.logits(), cache=cache and cache.advance(caches, batch["tokens"].shape[1]), head=head)
     losses = {}
@@ -270,7 +270,7 @@ def further_head(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
     embed = functools.partial(linear.embed, p["embed"])
     options = {"eps": cfg.norm_eps, "remat": cfg.remat, "unroll": cfg.unroll}
     further, routed = multi_token.hidden(p["mtp"], embed, run, tokens, hidden_BTD, at.segments, **options)
-    return Head(further, p["head"]["table"]), routed
+    return Head(further, p["head"]["table"], vocab=cfg.vocab_size), routed
 
 
 PRESETS = {

@@ -14,6 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from bigmodel_jax.core.ranges import Count, Share, ShareBelowOne
+from bigmodel_jax.core.sharding import check_divides
 from bigmodel_jax.models.base import Model, ModelConfig
 from bigmodel_jax.models.cnn import conv_axes
 from bigmodel_jax.models.flax_module import from_linen
@@ -51,8 +52,7 @@ class EfficientNetConfig(ModelConfig):
             if min(getattr(self, name)) < 1:
                 raise ValueError(f"model.{name} = {getattr(self, name)}; all must be 1 or more")
         for n in (self.stem_channels, *self.channels, self.head_channels):
-            if n % max(parallel.tensor, 1):
-                raise ValueError(f"model.channels: {n} is not divisible by parallel.tensor = {parallel.tensor}")
+            check_divides(parallel, "model.channels", n, "mlp")
 
     def blocks(self) -> list[tuple[int, int, int, int]]:
         """(width, stride, expansion, channels) of every block."""

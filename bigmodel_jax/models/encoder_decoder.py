@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bigmodel_jax.core.sharding import check_divides
 from bigmodel_jax.models import decoder
 from bigmodel_jax.nn import attention, linear
 from bigmodel_jax.nn.attention import Where
@@ -87,11 +88,8 @@ def check(cfg, parallel) -> None:
     for name in (*sizes, "max_seq_len"):
         if getattr(cfg, name) < 1:
             raise ValueError(f"model.{name} = {getattr(cfg, name)}; it must be 1 or more")
-    for name in ("num_heads", "mlp_dim", "vocab_size"):
-        if getattr(cfg, name) % max(parallel.tensor, 1):
-            raise ValueError(
-                f"model.{name} = {getattr(cfg, name)} is not divisible by parallel.tensor = {parallel.tensor}"
-            )
+    for name, logical in (("num_heads", "heads"), ("mlp_dim", "mlp"), ("vocab_size", "vocab")):
+        check_divides(parallel, f"model.{name}", getattr(cfg, name), logical)
     for name in ("decoder_start_token_id", "eos_token_id"):
         if not 0 <= getattr(cfg, name) < cfg.vocab_size:
             raise ValueError(

@@ -18,7 +18,7 @@ from bigmodel_jax.core.params import Param, normal, zeros
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
-from bigmodel_jax.models.decoder import check_decoder, make_cache, update_cache, where
+from bigmodel_jax.models.decoder import check_decoder, make_cache, table_spec, update_cache, where
 from bigmodel_jax.nn import attention, feedforward, linear, norm, position, stack
 from bigmodel_jax.nn.attention import Implementation
 from bigmodel_jax.nn.head import Head
@@ -51,6 +51,7 @@ class GemmaConfig(ModelConfig):
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
     attention: Implementation = "auto"
+    pad_vocab: int = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
     @property
     def tied_embeddings(self) -> bool:
@@ -140,7 +141,7 @@ def block_spec(cfg: GemmaConfig) -> params.Tree:
 
 def spec(cfg: GemmaConfig) -> params.Tree:
     return {
-        "embed": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=normal(cfg.init_std)),
+        "embed": table_spec(cfg, normal(cfg.init_std)),
         "layers": params.stack(block_spec(cfg), cfg.num_layers),
         "norm": rms_spec(cfg.embed_dim),
     }
@@ -205,7 +206,7 @@ def apply(cfg: GemmaConfig, p, batch, *, rng=None, train=False, cache=None) -> O
 
     shared = (q_where, k_where, angles)
     x_BTD, layers = stack.run(body, p["layers"], x_BTD, xs, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
-    head = Head(rms(cfg, p["norm"], x_BTD), p["embed"]["table"], softcap=cfg.final_softcap)
+    head = Head(rms(cfg, p["norm"], x_BTD), p["embed"]["table"], softcap=cfg.final_softcap, vocab=cfg.vocab_size)
     cache = None if cache is None else cache.advance(layers, x_BTD.shape[1])
     return Out(head.logits(), cache=cache, head=head)
 

@@ -13,7 +13,7 @@ from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.ranges import Count, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
-from bigmodel_jax.models.decoder import check_decoder, make_cache, update_cache, where
+from bigmodel_jax.models.decoder import check_decoder, make_cache, table_spec, update_cache, where
 from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import Implementation
 from bigmodel_jax.nn.head import Head
@@ -34,6 +34,7 @@ class GPT2Config(ModelConfig):
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
     attention: Implementation = "auto"
+    pad_vocab: int = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
     @property
     def num_kv_heads(self) -> int:
@@ -76,7 +77,7 @@ def block_spec(cfg: GPT2Config) -> params.Tree:
 def spec(cfg: GPT2Config) -> params.Tree:
     init = normal(cfg.init_std)
     return {
-        "embed": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=init),
+        "embed": table_spec(cfg, init),
         "positions": linear.embedding_spec(cfg.max_seq_len, cfg.embed_dim, init=normal(cfg.init_std / 2), axis=None),
         "layers": params.stack(block_spec(cfg), cfg.num_layers),
         "norm": norm.layer_spec(cfg.embed_dim),
@@ -117,7 +118,7 @@ def apply(cfg: GPT2Config, p, batch, *, rng=None, train=False, cache=None) -> Ou
 
     shared = (q_where, k_where)
     x_BTD, layers = stack.run(body, p["layers"], x_BTD, xs, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
-    head = Head(norm.layer(p["norm"], x_BTD, eps=cfg.norm_eps), p["embed"]["table"])
+    head = Head(norm.layer(p["norm"], x_BTD, eps=cfg.norm_eps), p["embed"]["table"], vocab=cfg.vocab_size)
     cache = None if cache is None else cache.advance(layers, x_BTD.shape[1])
     return Out(head.logits(), cache=cache, head=head)
 

@@ -15,7 +15,7 @@ from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
-from bigmodel_jax.models.decoder import check_decoder, make_cache, update_cache, where
+from bigmodel_jax.models.decoder import check_decoder, make_cache, table_spec, update_cache, where
 from bigmodel_jax.nn import attention, feedforward, linear, norm, position, stack
 from bigmodel_jax.nn.attention import Implementation
 from bigmodel_jax.nn.head import Head
@@ -43,6 +43,7 @@ class LlamaConfig(ModelConfig):
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
     attention: Implementation = "auto"
+    pad_vocab: int = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
     def make(self) -> Model:
         return Model(
@@ -93,12 +94,12 @@ def block_spec(cfg: LlamaConfig) -> params.Tree:
 def spec(cfg: LlamaConfig) -> params.Tree:
     init = normal(cfg.init_std)
     tree = {
-        "embed": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=init),
+        "embed": table_spec(cfg, init),
         "layers": params.stack(block_spec(cfg), cfg.num_layers),
         "norm": norm.rms_spec(cfg.embed_dim),
     }
     if not cfg.tied_embeddings:
-        tree["head"] = linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=init)
+        tree["head"] = table_spec(cfg, init)
     return tree
 
 
@@ -133,7 +134,7 @@ def apply(cfg: LlamaConfig, p, batch, *, rng=None, train=False, cache=None) -> O
     shared = (q_where, k_where, angles)
     x_BTD, layers = stack.run(body, p["layers"], x_BTD, layers, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
-    head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"])
+    head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"], vocab=cfg.vocab_size)
     return Out(head.logits(), cache=cache and cache.advance(layers, jnp.shape(batch["tokens"])[1]), head=head)
 
 

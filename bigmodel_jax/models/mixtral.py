@@ -12,7 +12,7 @@ import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.ranges import Count, NonNegative, Positive
-from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.models import llama
 from bigmodel_jax.models.base import Model, Out
 from bigmodel_jax.models.decoder import make_cache, where
@@ -62,10 +62,7 @@ def check_experts(cfg, parallel) -> None:
         raise ValueError(
             f"model.experts_per_token = {cfg.experts_per_token}; it must be 1 to model.num_experts = {cfg.num_experts}"
         )
-    if cfg.num_experts % max(parallel.expert, 1):
-        raise ValueError(
-            f"model.num_experts = {cfg.num_experts} is not divisible by parallel.expert = {parallel.expert}"
-        )
+    check_divides(parallel, "model.num_experts", cfg.num_experts, "experts")
     for name in ("capacity_factor", "expert_buffer"):
         if getattr(cfg, name) < 0:
             raise ValueError(f"model.{name} = {getattr(cfg, name)}; it must be above 0, or 0 to drop no token")
@@ -124,7 +121,7 @@ def apply(
     options = {"shared": (q_where, k_where, angles), "remat": cfg.remat, "unroll": cfg.unroll}
     x_BTD, (layers, loads) = stack.run(block, p["layers"], x_BTD, xs, **options)
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
-    head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"])
+    head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"], vocab=cfg.vocab_size)
     return Out(
         head.logits(),
         losses=moe.losses(loads, balance=cfg.load_balancing_loss, z=cfg.router_z_loss, share=moe.token_share(batch)),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Init, Param, zeros
-from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import Where
 
@@ -104,11 +104,8 @@ def check_encoder(cfg, parallel, prefix: str = "model.") -> None:
             raise ValueError(f"{prefix}{name} = {getattr(cfg, name)}; it must be 1 or more")
     if cfg.embed_dim % cfg.num_heads:
         raise ValueError(f"{prefix}num_heads = {cfg.num_heads} does not divide {prefix}embed_dim = {cfg.embed_dim}")
-    for name in ("num_heads", "mlp_dim"):
-        if getattr(cfg, name) % max(parallel.tensor, 1):
-            raise ValueError(
-                f"{prefix}{name} = {getattr(cfg, name)} is not divisible by parallel.tensor = {parallel.tensor}"
-            )
+    for name, logical in (("num_heads", "heads"), ("mlp_dim", "mlp")):
+        check_divides(parallel, f"{prefix}{name}", getattr(cfg, name), logical)
 
 
 def check_image(image_shape: tuple[int, int, int], patch_size: int, prefix: str = "model.") -> None:

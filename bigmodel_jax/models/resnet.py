@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from bigmodel_jax.core.ranges import Count
+from bigmodel_jax.core.sharding import check_divides
 from bigmodel_jax.models.base import Model, ModelConfig
 from bigmodel_jax.models.cnn import conv_axes
 from bigmodel_jax.models.flax_module import from_linen
@@ -53,8 +54,7 @@ class ResNetConfig(ModelConfig):
         if self.block == "bottleneck" and any(n % 4 for n in self.channels):
             raise ValueError(f"model.channels = {self.channels}: a bottleneck needs multiples of 4")
         for n in (self.stem_channels, *self.channels):
-            if n % max(parallel.tensor, 1):
-                raise ValueError(f"model.channels: {n} is not divisible by parallel.tensor = {parallel.tensor}")
+            check_divides(parallel, "model.channels", n, "mlp")
 
     @classmethod
     def tiny(cls) -> "ResNetConfig":

@@ -19,7 +19,7 @@ from flax import linen as nn
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Init, Param, normal, zeros
 from bigmodel_jax.core.ranges import Count, ShareBelowOne
-from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import linear
 from bigmodel_jax.nn.head import Head
@@ -47,11 +47,8 @@ class RecurrentConfig(ModelConfig):
         for name in ("dropout", "recurrent_dropout", "embedding_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} = {getattr(self, name)}; it must be 0 or more and below 1")
-        for name in ("vocab_size", "hidden_dim"):
-            if getattr(self, name) % max(parallel.tensor, 1):
-                raise ValueError(
-                    f"model.{name} = {getattr(self, name)} is not divisible by parallel.tensor = {parallel.tensor}"
-                )
+        for name, logical in (("vocab_size", "vocab"), ("hidden_dim", "mlp")):
+            check_divides(parallel, f"model.{name}", getattr(self, name), logical)
 
 
 @dataclasses.dataclass(frozen=True)

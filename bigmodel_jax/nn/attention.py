@@ -112,6 +112,7 @@ def attend(
     `parallel.context` says (context.py), but with "plain". ValueError where `implementation` cannot do what is asked.
     """
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    k, v = context.spread(q, k, v)
     rule, place = Rule(causal, window or 0, softcap), context.place(q, k)
     # "plain" leaves a sequence that is cut to the compiler, as a bias does.
     if bias is not None or implementation == "plain":

@@ -60,6 +60,22 @@ def place(q: jax.Array, k: jax.Array) -> Place:
     return Place(batch, seq if cut else None, heads, kv_heads)
 
 
+def spread(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """k and v with each kv head as often as the mesh needs it to cut them with the query heads (B, T, H, h).
+
+    The weights of kv heads that are fewer than the devices over `heads` lie whole on each (sharding.shardings); of the
+    repeated heads a device keeps the one that its query heads share. Without that it would compute all query heads.
+    """
+    mesh, rules, _ = sharding.current()
+    K, H = k.shape[2], q.shape[2]
+    if mesh is None or mesh.size == 1 or K == 1 or rules.heads != rules.kv_heads:
+        return k, v
+    (axes,) = sharding.fitting_spec((H,), "heads")
+    n = math.prod(mesh.shape[a] for a in sharding.axis_names(axes))
+    times = math.lcm(K, n) // K
+    return tuple(jnp.repeat(x, times, axis=2) for x in (k, v)) if times > 1 else (k, v)
+
+
 # ------------------------------------------------------------------------------------------------ ring
 
 # (rule, axis, q, k, v, sinks, q_where, k_where, window) -> (B, T, H, w)

@@ -32,22 +32,39 @@ Form = Literal["auto", "whole", "blocks"]
 BLOCK_BYTES = 2**27
 LEAST_COLUMNS = 2048
 ONE_RING = 8  # devices over which a sum is cut in one go
-NOWHERE = jnp.iinfo(jnp.int32).min  # the number of a column that an earlier block had
+MASKED = -1e30  # the logit of a row that is no token: finite, so that a difference of two of them is 0 and not NaN
+NOWHERE = jnp.iinfo(jnp.int32).min  # the number of a column that an earlier block had, or that is no token
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Head:
     """Logits that are not computed yet: x (..., T, D) against the rows of table (V, D), plus bias (V,), then
-    softcap tanh(logits / softcap) where softcap is not 0 (Gemma 2, arXiv:2408.00118)."""
+    softcap tanh(logits / softcap) where softcap is not 0 (Gemma 2, arXiv:2408.00118).
+
+    vocab: so many first rows are tokens; what lies behind them fills up the mesh and has no logits. 0 = all are."""
 
     x: jax.Array
     table: jax.Array
     bias: jax.Array | None = None
     softcap: float = dataclasses.field(default=0.0, metadata={"static": True})
+    vocab: int = dataclasses.field(default=0, metadata={"static": True})
+
+    @property
+    def padded(self) -> bool:
+        return 0 < self.vocab < self.table.shape[0]
 
     def logits(self) -> jax.Array:
-        """(..., T, V) float32."""
+        """(..., T, vocab) float32."""
+        logits = self._of_all_rows()
+        return logits[..., : self.vocab] if self.padded else logits
+
+    def masked_logits(self) -> jax.Array:
+        """(..., T, V) float32, which a mesh divides: rows that are no tokens have no probability and no gradient."""
+        logits = self._of_all_rows()
+        return jnp.where(jnp.arange(logits.shape[-1]) < self.vocab, logits, MASKED)
+
+    def _of_all_rows(self) -> jax.Array:
         logits = _finish(linear.unembed({"table": self.table}, self.x), self.bias, self.softcap)
         return constrain(logits, *(None,) * (logits.ndim - 3), "batch", "seq", "vocab")
 
@@ -61,17 +78,18 @@ def _finish(logits, bias, softcap):
 
 
 class Plan(NamedTuple):
-    """How a device makes its logits: columns are those of a block."""
+    """How a device makes its logits: columns are those of a block; vocab: how many of all rows are tokens, 0 = all."""
 
     at: Cut
     columns: int
     softcap: float
+    vocab: int
 
 
 def make_plan(head: Head, columns: int = 0) -> Plan:
     """columns: of a block on a device; 0 = as many as BLOCK_BYTES hold."""
     at = cut(head.x.shape[:-1], head.table.shape)
-    return Plan(at, columns or _columns(*local_shape(head, at)), head.softcap)
+    return Plan(at, columns or _columns(*local_shape(head, at)), head.softcap, head.vocab if head.padded else 0)
 
 
 def local_shape(head: Head, at: Cut) -> tuple[int, int]:
@@ -103,7 +121,7 @@ def cross_entropy(
     """
     plan = make_plan(head, columns)
     if form == "whole" or (form == "auto" and not is_large(head, plan)):
-        logits = head.logits()
+        logits = head.masked_logits() if head.padded and plan.at.vocab else head.logits()
         return *of_logits(logits, targets), jnp.argmax(logits, axis=-1).astype(targets.dtype)
     return _cross_entropy(plan, head.x, head.table, head.bias, targets)
 
@@ -145,7 +163,7 @@ def _starts(plan: Plan, table) -> tuple[jax.Array, int]:
 
 def _block(plan: Plan, x, table, bias, start, size):
     """(rows (C, D), logits (N, C), their columns (C,), first row); the last block begins early enough to be whole, and
-    columns that it shares with the one before are NOWHERE."""
+    columns that it shares with the one before are NOWHERE, as are those that are no tokens."""
     first = jnp.minimum(start, table.shape[0] - size)
     rows = jax.lax.dynamic_slice_in_dim(table, first, size)
     for axis in reversed(plan.at.embed):
@@ -155,6 +173,8 @@ def _block(plan: Plan, x, table, bias, start, size):
     shard = jax.lax.axis_index(plan.at.vocab) if plan.at.vocab else 0
     columns = first + jnp.arange(size)
     columns = jnp.where(columns >= start, columns + shard * table.shape[0], NOWHERE)
+    if plan.vocab:
+        columns = jnp.where(columns < plan.vocab, columns, NOWHERE)
     return rows, _finish(logits, bias, plan.softcap), columns, first
 
 
@@ -175,7 +195,7 @@ def _statistics(plan: Plan, x, table, bias, targets):
         return (new_top, total, picked, best), None
 
     zeros = jnp.zeros(len(targets), jnp.float32)
-    (top, total, picked, best), _ = jax.lax.scan(step, (zeros - jnp.inf, zeros, zeros, targets * 0), starts)
+    (top, total, picked, best), _ = jax.lax.scan(step, (zeros + MASKED, zeros, zeros, targets * 0), starts)
     if plan.at.vocab:
         own, top = top, jax.lax.pmax(top, plan.at.vocab)
         # One array: the GPU compiler has failed on a sum of two.

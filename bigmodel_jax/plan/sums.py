@@ -91,7 +91,8 @@ def saved(model: Any, parallel: Any) -> tuple[float, float, float]:
         D = D / tensor
     heads, head_dim = getattr(model, "num_heads", 0), getattr(model, "head_dim", 0)
     attn = heads * head_dim / tensor
-    qkv = attn + 2 * getattr(model, "num_kv_heads", heads) * head_dim / tensor
+    kv_heads = getattr(model, "num_kv_heads", heads)
+    qkv = attn + 2 * (kv_heads / tensor if kv_heads % tensor == 0 else kv_heads) * head_dim
     mlp = 2 * getattr(model, "mlp_dim", 0) / tensor
     device, host, passes = {
         "full": (D, 0, 8.0),

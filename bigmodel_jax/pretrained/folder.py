@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from bigmodel_jax.config import nearest
 from bigmodel_jax.models import ModelConfig
+from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.pretrained import FAMILIES, names
 from bigmodel_jax.pretrained.family import Family, spec_by_path
 from bigmodel_jax.pretrained.names import Piece, Source, Tensor
@@ -138,15 +139,31 @@ def load_params(family: Family, cfg: ModelConfig, source: Source, shardings: Map
 
     ValueError names every tensor that is missing, too many or of another shape.
     """
-    spec = spec_by_path(cfg)
+    spec, own = spec_by_path(unpadded(cfg)), spec_by_path(cfg)
     source = leave_out(family, match_prefix(family, family.unpack(source) if family.unpack else source))
     names.check(family.rows, spec, cfg, source, family.ignored)
     out = {}
-    for path, param in spec.items():
+    for path, param in own.items():
+        shape = spec[path].shape
         where = shardings[path].addressable_devices_indices_map(param.shape).values()
-        parts = names.to_ours(family.rows, spec, cfg, source, path, set(where), dtype)
-        out[path] = jax.make_array_from_callback(param.shape, shardings[path], parts.__getitem__)
+        inside = {index: _inside(index, shape) for index in where}
+        parts = names.to_ours(family.rows, spec, cfg, source, path, set(inside.values()), dtype)
+        whole = {index: _filled_up(parts[cut], index, param.shape) for index, cut in inside.items()}
+        out[path] = jax.make_array_from_callback(param.shape, shardings[path], whole.__getitem__)
     return out
+
+
+def _inside(index: names.Index, shape: tuple[int, ...]) -> names.Index:
+    """What of a part of a padded parameter lies in its tensor, which has this shape."""
+    return tuple(
+        slice(min(s.start or 0, n), n if s.stop is None else min(s.stop, n)) for s, n in zip(index, shape, strict=True)
+    )
+
+
+def _filled_up(part: np.ndarray, index: names.Index, shape: tuple[int, ...]) -> np.ndarray:
+    """The part with zeros in the rows that `model.pad_vocab` adds."""
+    missing = [(0, len(range(n)[s]) - have) for n, s, have in zip(shape, index, part.shape, strict=True)]
+    return np.pad(part, missing) if any(more for _, more in missing) else part
 
 
 def save_params(family: Family, cfg: ModelConfig, params: Mapping[str, Any], folder: Path) -> None:

@@ -19,6 +19,7 @@ from bigmodel_jax.core.precision import Float, Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig, TextData, TokenizerConfig, tokenizer_files
 from bigmodel_jax.models import ModelConfig
+from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.objectives import NextToken, Objective
 from bigmodel_jax.pretrained import FAMILIES, Family, folder
 from bigmodel_jax.pretrained.family import spec_by_path
@@ -80,14 +81,23 @@ def _whole_or_nothing(target: Path, option: str) -> Iterator[Path]:
 
 
 def import_weights(
-    path: Path, run_dir: Path, *, dtype: Float = "float32", parallel: ParallelConfig = ParallelConfig()
+    path: Path,
+    run_dir: Path,
+    *,
+    dtype: Float = "float32",
+    parallel: ParallelConfig = ParallelConfig(),
+    pad_vocab: int = 1,
 ) -> Config:
-    """Makes `run_dir` a run at step 0 with the weights of `path`; returns its config.
+    """Makes `run_dir` a run at step 0 with the weights of `path`; returns its config. pad_vocab: the model's field.
 
     Each parameter goes straight to its sharding: of one at a time this process's part is in host memory. ValueError, one
     line, for what cannot be read, and nothing is written.
     """
     found = open_source(path)
+    if pad_vocab != 1:
+        if not hasattr(found.config, "pad_vocab"):
+            raise ValueError(f"--pad_vocab {pad_vocab}: {type(found.config).__name__} has no such field")
+        found = found._replace(config=dataclasses.replace(found.config, pad_vocab=pad_vocab))
     with _whole_or_nothing(run_dir, "run_dir") as partial:
         config = dataclasses.replace(make_config(found, run_dir), parallel=parallel, precision=Policy(param=dtype))
         validate(dataclasses.replace(config, data=DataConfig()))
@@ -145,13 +155,15 @@ def _published(config: ModelConfig) -> ModelConfig:
 
 def export_weights(config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32") -> Family:
     """Writes weights, config.json and tokenizer of the run's newest checkpoint as a Hugging Face folder."""
-    family = family_of(config.model)
+    plain = unpadded(config.model)
+    family = family_of(plain)
     mesh = sharding.make_mesh(config.parallel)
     tree, _ = load_weights(config, run_dir, mesh)
-    flat = {path: x.astype(dtype) for path, x in params.paths(tree).items()}
-    assert set(flat) == set(spec_by_path(config.model))
+    flat, spec = params.paths(tree), spec_by_path(plain)
+    assert set(flat) == set(spec)
+    flat = {path: x[tuple(map(slice, spec[path].shape))].astype(dtype) for path, x in flat.items()}
     with _whole_or_nothing(target, "export") as partial:
-        folder.save_params(family, config.model, flat, partial)
+        folder.save_params(family, plain, flat, partial)
         _write_tokenizer(run_dir, partial)
     return family
 

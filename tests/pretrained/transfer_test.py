@@ -148,3 +148,38 @@ def test_chat_needs_a_template_and_uses_it(imported, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["generate", str(bare), "--prompt", "hi", "--chat", "True"])
     assert "holds no chat_template.jinja" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("parallel", [ParallelConfig(data=1), ParallelConfig(data=2, tensor=4)])
+def test_padded_tables_come_in_with_zeros_and_go_out_as_published(imported, tmp_path, parallel):
+    source, run = imported
+    parallel = dataclasses.replace(parallel, data=-1)
+    config = import_weights(source, tmp_path / "run", parallel=parallel, pad_vocab=128)
+    tree, _ = load_weights(config, tmp_path / "run", sharding.make_mesh(parallel))
+    plain, _ = load_weights(config_file.load(run), run, sharding.make_mesh(ParallelConfig()))
+    rows = config.model.vocab_size
+    for path in ("embed/table", "head/table"):
+        padded, published = np.asarray(params.paths(tree)[path]), np.asarray(params.paths(plain)[path])
+        assert len(padded) == 128 > rows
+        np.testing.assert_array_equal(padded[:rows], published)
+        assert not padded[rows:].any()
+    export_weights(config, tmp_path / "run", tmp_path / "out")
+    assert tensors(tmp_path / "out") == tensors(source)
+    assert folder.read_config(tmp_path / "out") == folder.read_config(source)
+
+
+def test_a_run_starts_from_tables_with_another_padding(imported, tmp_path):
+    """From a run without padding into one with it, and the other way round."""
+    source, run = imported
+    import_weights(source, tmp_path / "padded", pad_vocab=128)
+    found = {}
+    for start, multiple, parallel in ((run, 128, ParallelConfig(tensor=4)), (tmp_path / "padded", 1, ParallelConfig())):
+        config = dataclasses.replace(config_of(start, pad_vocab=multiple), parallel=parallel)
+        state, missing = fresh_state(config, sharding.make_mesh(parallel))
+        assert missing == []
+        found[multiple] = table = state.params["embed"]["table"]
+        assert table.sharding.shard_shape(table.shape)[0] == len(table) // parallel.tensor
+    rows = config.model.vocab_size
+    assert (len(found[128]), len(found[1])) == (128, rows)
+    np.testing.assert_array_equal(found[128][:rows], found[1])
+    assert not np.asarray(found[128][rows:]).any()
