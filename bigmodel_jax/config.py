@@ -60,6 +60,8 @@ class ImageSampleConfig:
 class EvalConfig:
     every: CountOrZero = 0  # steps between evaluations; 0 = only after the last step
     batch_size: CountOrZero = 0  # 0 = the training batch size
+    baselines: bool = True
+    "beside the metrics, what simple methods reach (xz on text), once they are computed; nothing waits for them"
     sample: SampleConfig = SampleConfig()
     images: ImageSampleConfig = ImageSampleConfig()
 

@@ -1,12 +1,8 @@
 """A run from its config to its last line: the one loop."""
 
-import concurrent.futures
 import dataclasses
 import json
 import logging
-import os
-import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ from bigmodel_jax.report.progress import Progress, start_rows, start_table
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
 from bigmodel_jax.training import holder, run_folder
+from bigmodel_jax.training.baselines import Baselines
 from bigmodel_jax.training.checks import (
     check_data,
     check_images,
@@ -153,8 +150,7 @@ class Run:
         num_params = params.count(config.model.make().spec, trainable=True)
         write_environment(self.run_dir, parameters=num_params, peak_source=self.peak_source)
         # Seconds of compressing the first time: beside the compiler, which uses one core, and behind the loop.
-        background = concurrent.futures.ThreadPoolExecutor(1, initializer=_step_back)
-        self.baselines = background.submit(config.data.baselines if processes.first() else dict)
+        self.baselines = Baselines(config.data.baselines if processes.first() and config.eval.baselines else dict)
 
         # --- compile, and say what will run
         batch = next(self.batches)
@@ -270,7 +266,7 @@ class Run:
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         scalars = evaluate(self.config, self.eval_step, weights(state), self.validation)
-        scalars |= {f"eval/{k}": v for k, v in self.baselines.result().items()}
+        scalars |= {f"eval/{k}": v for k, v in self.baselines.so_far().items()}
         self.writers.write(step, scalars)
         shown = {k.removeprefix("eval/"): v for k, v in scalars.items() if isinstance(v, float)}
         self.progress.message(f"step {step:,}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
@@ -316,12 +312,6 @@ class Run:
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _step_back() -> None:
-    """Gives this thread the lowest priority where threads have one of their own (Linux)."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def due(step: int, every: int) -> bool:

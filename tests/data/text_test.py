@@ -1,10 +1,11 @@
 import json
 import logging
+import lzma
 
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import text
+from bigmodel_jax.data import baseline, text
 from bigmodel_jax.data.sources import JsonlFiles, TextFiles
 from bigmodel_jax.data.text import TextData
 from bigmodel_jax.data.tokenizers import TokenizerConfig, load_tokenizer
@@ -95,6 +96,32 @@ def test_xz_is_cached_and_priming_helps(tmp_path, monkeypatch):
     assert primed < 0.2 < 3 < alone < 8  # all of the validation text stands in the training text
     monkeypatch.setattr(TextFiles, "records", None)
     assert cfg.baselines() == {"xz_bits_per_byte": alone, "xz_primed_bits_per_byte": primed}
+
+
+def test_a_long_text_is_sampled_evenly_and_not_read_to_its_end(monkeypatch):
+    """Forty documents of 98 bytes fill a limit of 4,000; of more every n-th is taken, of those that READ bytes hold."""
+    monkeypatch.setattr(baseline, "READ", 100_000)
+    seen = []
+
+    def documents(num):
+        for i in range(num):
+            seen.append(i)
+            yield f"{i:098d}"
+
+    whole = baseline.sample(documents(40), 4000)
+    assert whole == "\n\n".join(f"{i:098d}" for i in range(40)).encode(), "a text within the limit is taken whole"
+    parts = baseline.sample(documents(400), 4000).split(b"\n\n")
+    assert [int(part) for part in parts] == list(range(0, 400, 10))
+    seen.clear()
+    assert len(baseline.sample(documents(10**9), 4000)) <= 4000
+    assert len(seen) == 1000
+    assert baseline.sample(["x" * 9000], 4000) == b"x" * 4000
+
+
+def test_a_window_of_the_texts_length_changes_no_size():
+    rng = np.random.default_rng(0)
+    sample = b" ".join(rng.choice([b"peace", b"war", b"the", b"state", b"of"], 30_000).tolist())
+    assert baseline._compressed(sample) == len(lzma.compress(sample, preset=9 | lzma.PRESET_EXTREME))
 
 
 # ---------------------------------------------------------------- bad records

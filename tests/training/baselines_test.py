@@ -1,0 +1,52 @@
+"""What simple methods reach stands beside the metrics when it is known; nothing waits for it."""
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+
+from bigmodel_jax.training.baselines import Baselines
+
+
+def until(condition) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("5 seconds were not enough")
+
+
+def test_an_evaluation_has_what_is_known_and_waits_for_nothing():
+    go = threading.Event()
+    baselines = Baselines(lambda: {"xz_bits_per_byte": 2.25} if go.wait(60) else {})
+    assert baselines.so_far() == {}
+    go.set()
+    until(baselines.so_far)
+    assert baselines.so_far() == {"xz_bits_per_byte": 2.25}
+
+
+def test_a_process_ends_without_it():
+    """SIGTERM's way out, too: the interpreter joins the threads of a pool, and this one not."""
+    code = """
+import lzma, os
+from bigmodel_jax.training.baselines import Baselines
+text = os.urandom(1 << 24)
+Baselines(lambda: {"size": float(len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)))})
+raise SystemExit(7)
+"""
+    begun = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (7, "")
+    assert time.perf_counter() - begun < 5, "16 MiB under xz -9e take 15 seconds"
+
+
+def test_what_fails_is_said_in_the_log_and_left_out(caplog):
+    def fail():
+        raise OSError("the disk is gone")
+
+    with caplog.at_level(logging.WARNING, "bigmodel_jax"):
+        baselines = Baselines(fail)
+        until(lambda: caplog.records)
+    assert baselines.so_far() == {}
+    assert caplog.messages == ["baselines are left out: the disk is gone"]
