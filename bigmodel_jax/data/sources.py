@@ -79,12 +79,9 @@ class Tfds(Source):
     def records(self, split, root, bad):
         builder = self._builder(root)
         name = self._split(split)
+        self._check_split(builder, split)
         try:
             rows = builder.as_data_source(split=name)
-        except (ValueError, KeyError) as error:
-            field = "train_split" if split == "train" else "eval_split"
-            known = ", ".join(builder.info.splits)
-            raise ValueError(f"data.source.{field}: {name!r} is no split of {self.name}, which has {known}") from error
         except NotImplementedError as error:
             raise ValueError(f"data.source.name: {self.name} is not stored as ArrayRecord ({error})") from error
         for i in range(len(rows)):
@@ -97,6 +94,20 @@ class Tfds(Source):
                     bad.skip(where, f"not UTF-8 ({error.reason} at byte {error.start})")
                     continue
             yield where, record
+
+    def _check_split(self, builder, split: str) -> None:
+        """ValueError where the expression names no records, with the reason."""
+        name, splits = self._split(split), builder.info.splits
+        option = f"data.source.{'train_split' if split == 'train' else 'eval_split'}: {name!r}"
+        known = ", ".join(f"{n} ({info.num_examples:,} records)" for n, info in splits.items())
+        try:
+            found = splits[name].num_examples
+        except (ValueError, KeyError) as error:
+            if "Unknown split" in str(error):
+                raise ValueError(f"{option} is no split of {self.name}, which has {known}") from error
+            raise ValueError(f"{option} of {self.name}: {str(error).splitlines()[-1]}; it has {known}") from error
+        if not found:
+            raise ValueError(f"{option} of {self.name} is empty: it has {known}; take more of it")
 
     def _split(self, split: str) -> str:
         return {"train": self.train_split, "validation": self.eval_split}.get(split, split)
@@ -134,9 +145,11 @@ def _registered_builder(name: str, data_dir: str):
         builder.download_and_prepare()
     except Exception as error:  # anything: a lost network, a missing package, a full disk
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        package = getattr(error, "name", None) if isinstance(error, ImportError) else None
+        needs = f"; its TFDS builder needs the package: uv pip install {package.partition('.')[0]}" if package else ""
         place = data_dir or "~/tensorflow_datasets"
         raise ValueError(
-            f"data.source.name: {name!r} is not prepared in {place} and could not be: {first[:150]}"
+            f"data.source.name: {name!r} is not prepared in {place} and could not be: {first[:150]}{needs}"
         ) from error
     return builder
 

@@ -45,6 +45,47 @@ def test_any_tfds_split_can_be_asked_for(cache_dir, digits):
         list(Tfds("digits", eval_split="test").records("validation", cache_dir, BadRecords(0)))
 
 
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        (
+            "validation[:0%]",
+            "of digits is empty: it has train (1,442 records), validation (355 records); take more of it",
+        ),
+        ("validation[5:5]", "is empty"),
+        ("validation[9999:]", "Requested slice [9999:355] incompatible with 355 examples.; it has train"),
+        ("train[:200%]", "percent slice boundaries should be in [-100, 100]"),
+        ("train[:x]", "Unrecognized split format: 'train[:x]'"),
+    ],
+)
+def test_a_split_without_records_is_refused_with_the_reason(cache_dir, digits, split, says):
+    with pytest.raises(ValueError) as error:
+        list(Tfds("digits", eval_split=split).records("validation", cache_dir, BadRecords(0)))
+    assert str(error.value).startswith(f"data.source.eval_split: {split!r}")
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_tfds_imports_for_downloads_is_installed(tmp_path):
+    """The checksums of its own sets, which it reads through importlib_resources without declaring that."""
+    import tensorflow_datasets as tfds
+
+    assert len(tfds.builder("mnist", data_dir=tmp_path).url_infos) == 4
+
+
+def test_a_package_that_a_builder_lacks_is_named(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def prepare(self, **options):
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", prepare)
+    with pytest.raises(
+        ValueError, match=r"could not be: No module named 'tensorflow'; its TFDS builder needs the package"
+    ):
+        Tfds("mnist", data_dir=str(tmp_path)).fingerprint("train", tmp_path)
+
+
 def test_a_prepared_folder_is_read_by_name(cache_dir, digits):
     """As any TFDS set in a data_dir, from a process that does not know the builder's class, and without TensorFlow."""
     code = f"""
