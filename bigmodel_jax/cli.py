@@ -12,6 +12,7 @@ from rich.table import Table
 from bigmodel_jax import runtime
 from bigmodel_jax.cluster import join, peers
 from bigmodel_jax.core import interrupts, trust
+from bigmodel_jax.core.local_paths import check_local
 from bigmodel_jax.verbs import VERBS
 from bigmodel_jax.verbs.base import CONFIG, RUN
 
@@ -87,6 +88,7 @@ def _dispatch(args: list[str]) -> None:
         if not rest:
             raise ValueError(f"{name}: what to {name} is missing; usage: launch.py {VERBS[name].usage}")
         return
+    check_local("BIGMODEL_CACHE", os.environ.get("BIGMODEL_CACHE", ""))
     VERBS[name].run(rest)
 
 

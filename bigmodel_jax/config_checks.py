@@ -5,15 +5,21 @@ import difflib
 import importlib.util
 import math
 
-from bigmodel_jax.config import Config, check_parts, nearest
+from bigmodel_jax.config import Config, check_parts, flat, nearest
 from bigmodel_jax.core import params, ranges
+from bigmodel_jax.core.local_paths import check_local
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, axis_names, factor, slice_axis
+
+# Fields that name files and folders.
+PATH_ENDS = ("path", "dir", "folder", "file")
+PATHS = ("train.init_from", "data.source.train", "data.source.validation")
 
 
 def validate(config: Config, num_devices: int | None = None) -> None:
     """Raises ValueError for whatever can be known to be wrong before data is opened or anything is compiled."""
     check_parts(config)
     ranges.check(config)
+    check_paths(config)
     config.optim.validate(config.train.steps)
     _check_rules(config.parallel.rules)
     config.model.validate(_with_sizes(config.parallel, num_devices))
@@ -32,6 +38,15 @@ def _with_sizes(parallel: ParallelConfig, num_devices: int | None) -> ParallelCo
     if num_devices is None:
         return parallel
     return dataclasses.replace(parallel, **dict(zip(AXES, factor(parallel, num_devices), strict=True)))
+
+
+def check_paths(config: Config) -> None:
+    """Raises ValueError for a field that names a file or a folder and holds an address; of users' own classes, too."""
+    for name, value in flat(config).items():
+        last = name.rpartition(".")[2]
+        if isinstance(value, str) and (last.endswith(PATH_ENDS) or name in PATHS):
+            for part in value.split(","):
+                check_local(name, part.strip())
 
 
 def _check_rules(rules: Rules) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bigmodel_jax.core.local_paths import check_local
+
 log = logging.getLogger(__name__)
 
 SEAL = "files.json"  # what the other files were when they were written
@@ -20,7 +22,9 @@ _checked: set[Path] = set()  # the folders that this process has read through on
 
 def root(cache_dir: str = "") -> Path:
     """`cache_dir`, or $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax."""
-    return Path(cache_dir or os.environ.get("BIGMODEL_CACHE", "") or "~/.cache/bigmodel_jax").expanduser()
+    place = os.environ.get("BIGMODEL_CACHE", "")
+    check_local("data.cache_dir" if cache_dir else "BIGMODEL_CACHE", cache_dir or place)
+    return Path(cache_dir or place or "~/.cache/bigmodel_jax").expanduser()
 
 
 def key(*parts: Any) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel_jax.data import cache, packaged
+from bigmodel_jax.data import cache, packaged, tfds_names
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.lines import parse_json, read_lines, read_rows
 
@@ -79,7 +79,8 @@ class Tfds(Source):
     def records(self, split, root, bad):
         builder = self._builder(root)
         name = self._split(split)
-        self._check_split(builder, split)
+        option = f"data.source.{'train_split' if split == 'train' else 'eval_split'}"
+        tfds_names.check_split(option, name, self.name, builder)
         try:
             rows = builder.as_data_source(split=name)
         except NotImplementedError as error:
@@ -95,20 +96,6 @@ class Tfds(Source):
                     continue
             yield where, record
 
-    def _check_split(self, builder, split: str) -> None:
-        """ValueError where the expression names no records, with the reason."""
-        name, splits = self._split(split), builder.info.splits
-        option = f"data.source.{'train_split' if split == 'train' else 'eval_split'}: {name!r}"
-        known = ", ".join(f"{n} ({info.num_examples:,} records)" for n, info in splits.items())
-        try:
-            found = splits[name].num_examples
-        except (ValueError, KeyError) as error:
-            if "Unknown split" in str(error):
-                raise ValueError(f"{option} is no split of {self.name}, which has {known}") from error
-            raise ValueError(f"{option} of {self.name}: {str(error).splitlines()[-1]}; it has {known}") from error
-        if not found:
-            raise ValueError(f"{option} of {self.name} is empty: it has {known}; take more of it")
-
     def _split(self, split: str) -> str:
         return {"train": self.train_split, "validation": self.eval_split}.get(split, split)
 
@@ -117,7 +104,7 @@ class Tfds(Source):
             from bigmodel_jax.data import builders  # imports TFDS
 
             return builders.prepare(self.name, Path(self.data_dir) if self.data_dir else root / "tfds")
-        return _registered_builder(self.name, self.data_dir)
+        return tfds_names.registered_builder(self.name, self.data_dir)
 
 
 def _version(package: str, name: str) -> str:
@@ -125,39 +112,6 @@ def _version(package: str, name: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         raise ValueError(f"data.source.name: {name!r} reads the package {package}, which is not installed") from None
-
-
-def _registered_builder(name: str, data_dir: str):
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, data_dir=data_dir or None)
-    except tfds.core.DatasetNotFoundError:
-        near = _nearest(name, [*packaged.PACKAGES, *_tfds_names()])
-        own = ", ".join(packaged.PACKAGES)
-        raise ValueError(
-            f"data.source.name: no dataset {name!r}: own sets are {own}, others are TFDS's{near}"
-        ) from None
-    if builder.info.splits:
-        return builder
-    try:
-        builder = tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
-        builder.download_and_prepare()
-    except Exception as error:  # anything: a lost network, a missing package, a full disk
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        package = getattr(error, "name", None) if isinstance(error, ImportError) else None
-        needs = f"; its TFDS builder needs the package: uv pip install {package.partition('.')[0]}" if package else ""
-        place = data_dir or "~/tensorflow_datasets"
-        raise ValueError(
-            f"data.source.name: {name!r} is not prepared in {place} and could not be: {first[:150]}{needs}"
-        ) from error
-    return builder
-
-
-def _tfds_names() -> list[str]:
-    import tensorflow_datasets as tfds
-
-    return tfds.list_builders(with_community_datasets=False)
 
 
 # ---------------------------------------------------------------- files

@@ -15,6 +15,7 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import CheckpointConfig, Config, nearest
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.local_paths import check_local
 from bigmodel_jax.core.precision import Float, Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig, TextData, TokenizerConfig, tokenizer_files
@@ -66,6 +67,7 @@ def _chat_template(path: Path) -> str:
 @contextlib.contextmanager
 def _whole_or_nothing(target: Path, option: str) -> Iterator[Path]:
     """A folder beside `target` that becomes it at the end; what failed half-way is deleted."""
+    check_local(option, target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{option} = {str(target)!r} exists and is not empty; give another")
     partial = target.with_name(f"{target.name}.partial")

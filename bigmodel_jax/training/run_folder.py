@@ -12,6 +12,7 @@ from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config, flat, override
 from bigmodel_jax.core import processes
+from bigmodel_jax.core.local_paths import check_local
 
 log = logging.getLogger("bigmodel_jax")
 
@@ -59,6 +60,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = T
 
 def check(run_dir: Path, config: Config) -> None:
     """Writes nothing. ValueError if another run lives in the folder, naming what differs, or if it cannot be made."""
+    check_local("run_dir", run_dir)
     path = run_dir / "config.json"
     parent = next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):

@@ -9,6 +9,7 @@ import tyro
 
 from bigmodel_jax.cluster import join
 from bigmodel_jax.cluster.place import ClusterConfig
+from bigmodel_jax.core.local_paths import check_local
 
 # JAX and the rest of the package are imported inside the verbs: `launch.py` and a misspelt verb answer at once.
 
@@ -46,12 +47,19 @@ def one_target(verb: str, args: Sequence[str], what: str = "CONFIG") -> tuple[Pa
     targets, options = split(args)
     if len(targets) != 1:
         raise ValueError(f"{verb}: expected one {what}, got {targets}; launch.py {verb} --help shows how")
-    return Path(targets[0]), options
+    return local(verb, targets[0]), options
+
+
+def local(option: str, path: str) -> Path:
+    """The path; ValueError where it is the address of an object store."""
+    check_local(option, path)
+    return Path(path)
 
 
 def parse_config(target: Path, options: list[str], verb: str):
     """(config, run folder): the run's own options beside every field of its config."""
     from bigmodel_jax import config as configs
+    from bigmodel_jax.config_checks import check_paths
     from bigmodel_jax.training import run_folder
 
     loaded = run_folder.load(target)
@@ -62,7 +70,8 @@ def parse_config(target: Path, options: list[str], verb: str):
         run_dir: str = ""  # the run's folder; empty: runs/<name of the config file>
 
     parsed = configs.override(Arguments(loaded), options, prog=f"launch.py {verb} {target}")
-    return parsed.config, Path(parsed.run_dir) if parsed.run_dir else run_dir_of(target)
+    check_paths(parsed.config)
+    return parsed.config, local("--run_dir", parsed.run_dir) if parsed.run_dir else run_dir_of(target)
 
 
 def parse_job(verb: str, args: Sequence[str]):

@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from bigmodel_jax.verbs.base import CONFIG, Verb, parse_config, take
+from bigmodel_jax.verbs.base import CONFIG, Verb, local, parse_config, take
 
 
 def submit(args: Sequence[str]) -> None:
@@ -23,11 +23,11 @@ def submit(args: Sequence[str]) -> None:
     output, own = take(own, "--output")
     chosen = override(jobs.ENGINES[engine](), own, prog=f"launch.py submit --engine {engine} CONFIG")
     # Whatever can be wrong with the config is said here and not by the cluster, hours later.
-    config, run_dir = parse_config(Path(targets[0]), options, "submit")
+    config, run_dir = parse_config(local("submit", targets[0]), options, "submit")
     validate(config)
     _, train_options = take(options, "--run_dir", "--run-dir")
     job = chosen.job(jobs.Run(run_dir.name, targets[0], train_options, run_dir))
-    file = Path(output) if output else run_dir / job.file
+    file = local("--output", output) if output else run_dir / job.file
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(job.text)
     command = [str(file) if part == "FILE" else part for part in job.command]

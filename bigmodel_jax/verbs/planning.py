@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from bigmodel_jax.verbs.base import CONFIG, Verb, one_target
+from bigmodel_jax.verbs.base import CONFIG, Verb, local, one_target
 
 DOES_NOT_FIT = 3
 
@@ -21,6 +21,7 @@ def plan(args: Sequence[str]) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"  # this process only reads shapes; whatever else is here stays free
     from bigmodel_jax import config as configs
     from bigmodel_jax import config_file
+    from bigmodel_jax.config_checks import check_paths
     from bigmodel_jax.plan import topology as topologies
 
     @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,8 @@ def plan(args: Sequence[str]) -> None:
     if not given.search:
         topologies.check_mesh(config.parallel, topology)
     name = target.parent.name if target.name == "config.json" else target.stem
-    folder = Path(given.output or Path("plans") / f"{name}_{topology.title.replace(' ', '').replace(':', '-')}")
+    check_paths(config)
+    folder = local("--output", given.output or f"plans/{name}_{topology.title.replace(' ', '').replace(':', '-')}")
     found = (_search if given.search else _plan)(config, topology, given, name, folder, target)
     if not found["fits"]:
         raise SystemExit(DOES_NOT_FIT)
@@ -52,7 +54,7 @@ def _plan(config, topology, given, name: str, folder: Path, target: Path) -> dic
     from bigmodel_jax.plan import estimate, screen
 
     console = Console()
-    prices = Path(given.prices) if given.prices else estimate.PRICES
+    prices = local("--prices", given.prices) if given.prices else estimate.PRICES
     with console.status("") as status:
         found = estimate.make_plan(
             config, topology, name=name, tokens=given.tokens, prices=prices, say=lambda text: status.update(f"{text} …")
@@ -67,7 +69,7 @@ def _search(config, topology, given, name: str, folder: Path, target: Path) -> d
     from bigmodel_jax.plan.topology import check_installed
 
     console = Console()
-    prices = estimate.read_prices(Path(given.prices) if given.prices else estimate.PRICES, topology)
+    prices = estimate.read_prices(local("--prices", given.prices) if given.prices else estimate.PRICES, topology)
     check_installed(topology)
 
     def describe(config, compiled):

@@ -11,7 +11,19 @@ from rich.table import Table
 
 from bigmodel_jax import runtime
 from bigmodel_jax.cluster import peers
-from bigmodel_jax.verbs.base import CONFIG, RUN, Verb, one_target, parse_config, parse_job, run_dir_of, split, take
+from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.verbs.base import (
+    CONFIG,
+    RUN,
+    Verb,
+    local,
+    one_target,
+    parse_config,
+    parse_job,
+    run_dir_of,
+    split,
+    take,
+)
 
 
 def train(args: Sequence[str]) -> None:
@@ -67,20 +79,21 @@ def report(args: Sequence[str]) -> None:
         output: str = ""  # the page to write; empty: report.html in the run's folder, or comparison.html here
 
     output = override(Arguments(), options, prog="launch.py report RUN ...").output
-    folders = [run_dir_of(Path(t)) for t in targets]
+    folders = [run_dir_of(local("report", t)) for t in targets]
     for target, folder in zip(targets, folders, strict=True):
         if not folder.is_dir():
             tried = "" if str(folder) == target else f", nor is {str(folder)!r}"
             near = nearest(target, [str(p.parent) for p in Path("runs").glob("*/metrics.jsonl")])
             raise ValueError(f"report: {target!r} is not a run's folder{tried}{near}")
     default = folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html")
-    print(build_report(folders, Path(output) if output else default))
+    print(build_report(folders, local("--output", output) if output else default))
 
 
 def data(args: Sequence[str]) -> None:
     target, options = one_target("data", args)
     path, options = take(options, "--train-tokenizer", "--train_tokenizer")
     config, _ = parse_config(target, options, "data")
+    check_local("--train-tokenizer", path)
     if path:
         tokenizer = config.data.open_tokenizer()
         if tokenizer is None:

@@ -2,19 +2,19 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
-from bigmodel_jax.verbs.base import CONFIG, Verb, one_target, run_dir_of
+from bigmodel_jax.verbs.base import CONFIG, Verb, local, one_target, run_dir_of
 
 
 def scale(args: Sequence[str]) -> None:
     target, options = one_target("scale", args)
     from bigmodel_jax import config as configs
     from bigmodel_jax import config_file
+    from bigmodel_jax.config_checks import check_paths
     from bigmodel_jax.plan import topology as topologies
     from bigmodel_jax.scaling.benchmark import scale as run
     from bigmodel_jax.scaling.points import make_points, planned_points
@@ -35,14 +35,14 @@ def scale(args: Sequence[str]) -> None:
     for name in ("processes", "windows", "steps"):
         if getattr(parsed, name) < 1:
             raise ValueError(f"--{name} {getattr(parsed, name)}; it must be 1 or more")
+    check_paths(parsed.config)
     machines = [topologies.parse_slices(name) for name in parsed.topologies]
     for machine in machines:
         topologies.check_installed(machine)
     points = make_points(parsed.config, parsed.devices, parsed.layouts, parsed.mode, parsed.processes)
     points += planned_points(parsed.config, machines, parsed.layouts, parsed.mode)
-    run_dir = (
-        Path(parsed.run_dir) if parsed.run_dir else run_dir_of(target).with_name(f"{run_dir_of(target).name}-scale")
-    )
+    name = run_dir_of(target)
+    run_dir = local("--run_dir", parsed.run_dir) if parsed.run_dir else name.with_name(f"{name.name}-scale")
     page = run(points, run_dir, topologies=machines, windows=parsed.windows, steps=parsed.steps, console=Console())
     print(page)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bigmodel_jax.verbs.base import RUN, Verb, one_target, run_dir_of, split
+from bigmodel_jax.verbs.base import RUN, Verb, local, one_target, run_dir_of, split
 
 
 def import_(args: Sequence[str]) -> None:
@@ -25,7 +25,7 @@ def import_(args: Sequence[str]) -> None:
 
     parsed = override(Arguments(), options, prog=f"launch.py import {target}")
     run_dir = (
-        Path(parsed.run_dir)
+        local("--run_dir", parsed.run_dir)
         if parsed.run_dir
         else Path("runs") / (target.stem if target.suffix == ".gguf" else target.name)
     )
@@ -57,8 +57,8 @@ def export(args: Sequence[str]) -> None:
         dtype: Float = "float32"
 
     dtype = override(Arguments(), options, prog="launch.py export RUN FOLDER").dtype
-    run = Path(targets[0])
-    family = export_weights(run_folder.load(run), run_dir_of(run), Path(targets[1]), dtype=dtype)
+    run, folder = (local("export", target) for target in targets)
+    family = export_weights(run_folder.load(run), run_dir_of(run), folder, dtype=dtype)
     print(f"{targets[1]}: {family.architecture}, {dtype}")
 
 
