@@ -50,13 +50,13 @@ def at_the_peak(code: Code) -> list[Buffer]:
 
 
 def summary(code: Code, most: int = 12) -> dict:
-    """bytes of the peak by kind, and its largest buffers with the line that made each."""
+    """bytes of the peak by kind, and its largest arrays with the line that made each."""
     found = at_the_peak(code)
     kinds = {
         kind: sum(b.bytes for b in found if b.kind == kind) for kind in ("activations", "gradients", "temporaries")
     }
     alike: dict[tuple, list[Buffer]] = {}
-    for b in found:
+    for b in (b for b in found if _is_array(b.shape)):
         alike.setdefault((b.shape, b.operation, b.frame), []).append(b)
     rows = [
         {
@@ -69,6 +69,11 @@ def summary(code: Code, most: int = 12) -> dict:
         for (shape, operation, frame), group in alike.items()
     ]
     return kinds | {"largest": sorted(rows, key=lambda row: -row["bytes"])[:most]}
+
+
+def _is_array(shape: str) -> bool:
+    """Whether it has more than one entry; a compiler's scalars take a whole tile each, and say nothing."""
+    return any(int(size) > 1 for size in re.findall(r"\d+", shape[shape.find("[") :]))
 
 
 def readable(operation: str) -> str:

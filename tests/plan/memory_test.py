@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from bigmodel_jax.plan import memory
 from bigmodel_jax.plan.instructions import Code
@@ -148,3 +149,161 @@ def test_the_end_of_a_pair_gives_what_its_start_made():
     )
     # At its worst moment the last broadcast and its sum: b and the piece are gone.
     assert sorted(b.bytes for b in memory.at_the_peak(Code(text))) == [2048, 32768]
+
+
+# ---- exact programs, a rule each ----
+def peak(entry: str, *computations: str) -> list[int]:
+    """Bytes of what lives at the worst moment, sorted; lines of ENTRY, whose %x is 4 KiB given by the caller."""
+    lines = "\n".join(f"  {line}" for line in entry.strip().splitlines())
+    head = "HloModule m, is_scheduled=true\n"
+    text = "\n\n".join([head, *computations, f"ENTRY %main (x: f32[1024]) -> f32[] {{\n{lines}\n}}\n"])
+    return sorted(b.bytes for b in memory.at_the_peak(Code(text)))
+
+
+ARGUMENT = "%x = f32[1024]{0} parameter(0)\n%i = s32[] constant(0)\n"
+
+
+def branch(name: str, number: int) -> str:
+    """A computation that makes one array of so many numbers on its way from 4 KiB to 4 KiB."""
+    return f"""%{name} (p: f32[1024]) -> f32[1024] {{
+  %p = f32[1024]{{0}} parameter(0)
+  %wide = f32[{number}]{{0}} broadcast(%p), dimensions={{0}}
+  ROOT %back = f32[1024]{{0}} reduce(%wide), dimensions={{0}}
+}}"""
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "branch_computations={%narrow, %wide}",
+        "branch_computations={%wide, %narrow}",
+        "true_computation=%narrow, false_computation=%wide",
+        "true_computation=%wide, false_computation=%narrow",
+    ],
+)
+def test_of_a_conditional_the_largest_branch_lives_and_its_result_has_its_arguments_place(named):
+    entry = f"""{ARGUMENT}%a = f32[1024]{{0}} negate(%x)
+%c = f32[1024]{{0}} conditional(%i, %a, %a), {named}
+%late = f32[512]{{0}} slice(%c)
+ROOT %r = f32[] reduce(%late)"""
+    assert peak(entry, branch("narrow", 2048), branch("wide", 8192)) == [4096, 32768], "a, and the wide branch's array"
+
+
+def test_what_a_called_computation_makes_lives_while_it_runs():
+    entry = f"{ARGUMENT}%a = f32[1024]{{0}} call(%x), to_apply=%wide\nROOT %r = f32[] reduce(%a)"
+    assert peak(entry, branch("wide", 8192)) == [4096, 32768]
+
+
+FUSED = """%fused (p0: f32[256], p1: f32[1024], p2: s32[]) -> f32[1024] {
+  %p0 = f32[256]{0} parameter(0)
+  %p1 = f32[1024]{0} parameter(1)
+  %p2 = s32[] parameter(2)
+  %whole = f32[1024]{0} bitcast(%p1)
+  %put = f32[1024]{0} dynamic-update-slice(%whole, %p0, %p2)
+  ROOT %out = f32[1024]{0} bitcast(%put)
+}"""
+TWO = """%two (p0: f32[1024], p1: f32[256]) -> (f32[256], f32[1024]) {
+  %p0 = f32[1024]{0} parameter(0)
+  %p1 = f32[256]{0} parameter(1)
+  %i = s32[] constant(0)
+  %n = f32[256]{0} negate(%p1)
+  %put = f32[1024]{0} dynamic-update-slice(%p0, %p1, %i)
+  ROOT %t = (f32[256]{0}, f32[1024]{0}) tuple(%n, %put)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("update", "computations", "bytes_"),
+    [
+        ("%d = f32[1024]{0} dynamic-update-slice(%a, %p, %i)", (), [1024, 4096]),
+        ("%d = f32[1024]{0} fusion(%p, %a, %i), kind=kLoop, calls=%fused", (FUSED,), [1024, 4096]),
+        ("%d = f32[1024]{0} custom-call(%p, %a), output_to_operand_aliasing={{}: (1, {})}", (), [1024, 4096]),
+        ("%d = f32[1024]{0} custom-call(%a, %p), output_to_operand_aliasing={{}: (0, {})}", (), [1024, 4096]),
+        ("%d = f32[1024]{0} opt-barrier(%a)", (), [1024, 4096]),
+        ("%d = f32[1024]{0} add(%a, %p)", (), [1024, 4096, 4096]),
+        ("%d = f32[1024]{0} custom-call(%p, %a)", (), [1024, 4096, 4096]),
+        (
+            (
+                "%t = (f32[256]{0}, f32[1024]{0}) fusion(%a, %p), kind=kLoop, calls=%two\n"
+                "%n = f32[256]{0} get-tuple-element(%t), index=0\n%d = f32[1024]{0} get-tuple-element(%t), index=1"
+            ),
+            (TWO,),
+            [1024, 1024, 4096],
+        ),
+        (
+            (
+                "%t = (f32[1024]{0}, f32[256]{0}) custom-call(%p, %a), output_to_operand_aliasing={{0}: (1, {})}\n"
+                "%d = f32[1024]{0} get-tuple-element(%t), index=0\n%n = f32[256]{0} get-tuple-element(%t), index=1"
+            ),
+            (),
+            [1024, 1024, 4096],
+        ),
+    ],
+)
+def test_what_is_written_over_an_operand_takes_no_room_and_anything_else_does(update, computations, bytes_):
+    """a is 4 KiB, and p, which is put into it, 1 KiB; all of them are read at the end but a, which has become d."""
+    last = "ROOT %r = f32[] reduce(%d, %p, %n)" if "%n" in update else "ROOT %r = f32[] reduce(%d, %p)"
+    entry = f"{ARGUMENT}%p = f32[256]{{0}} slice(%x)\n%a = f32[1024]{{0}} negate(%x)\n{update}\n{last}"
+    assert peak(entry, *computations) == bytes_
+
+
+def test_an_array_dies_with_its_last_reader_and_a_result_is_its_callers():
+    entry = f"""{ARGUMENT}%a = f32[2048]{{0}} broadcast(%x)
+%b = f32[1024]{{0}} reduce(%a)
+%c = f32[4096]{{0}} broadcast(%b)
+ROOT %r = f32[1024]{{0}} reduce(%c)"""
+    assert peak(entry) == [4096, 16384], "b and c: a is gone before c, and r lies where the caller keeps it"
+
+
+FORWARD, BACKWARD = "jit(step)/jvp()", "jit(step)/transpose(jvp())"
+
+
+@pytest.mark.parametrize(
+    ("operation", "stacked", "kind"),
+    [
+        (f"{FORWARD}/while/body/add", True, "activations"),
+        (f"{BACKWARD}/while/body/add", True, "gradients"),
+        (f"{FORWARD}/while/body/add", False, "temporaries"),
+        (f"{BACKWARD}/while/body/add", False, "temporaries"),
+        ("jit(step)/while/body/add", True, "temporaries"),
+        *(
+            (f"{FORWARD}/{last}", False, "activations")
+            for last in ("broadcast_in_dim", "while", "dynamic_update_slice")
+        ),
+        *((f"{BACKWARD}/{last}", False, "gradients") for last in ("broadcast_in_dim", "while", "dynamic_update_slice")),
+        (f"{FORWARD}/sum_gradients/add", False, "gradients"),
+        (f"{BACKWARD}/save_activations/add", False, "activations"),
+    ],
+)
+def test_what_a_buffer_is_for(operation, stacked, kind):
+    assert memory.Buffer(1, "f32[1]", operation, 0, stacked).kind == kind
+
+
+def test_what_the_backward_pass_stacks_are_gradients():
+    text = LOOP.replace("jit(step)/jvp()/while/body/add", "jit(step)/transpose(jvp())/while/body/add")
+    found = memory.summary(Code(text))
+    assert found["gradients"] == 2 * 256 * 4 + 512 * 4, "the stack of two layers, and the sum that names itself"
+    assert found["activations"] == 0
+
+
+def test_equal_buffers_are_one_row_with_their_number():
+    entry = f"""{ARGUMENT}%a = f32[2048]{{0}} broadcast(%x)
+%b = f32[2048]{{0}} broadcast(%x)
+ROOT %r = f32[] reduce(%a, %b)"""
+    text = f"HloModule m, is_scheduled=true\n\nENTRY %main (x: f32[1024]) -> f32[] {{\n{entry}\n}}\n"
+    (row,) = memory.summary(Code(text))["largest"]
+    assert (row["bytes"], row["shape"]) == (16384, "f32[2048] x 2")
+
+
+def test_scalars_are_no_largest_buffers():
+    entry = f"""{ARGUMENT}%a = f32[2048]{{0}} broadcast(%x)
+%s = f32[] reduce(%a)
+%t = f32[1,1]{{1,0}} broadcast(%s)
+ROOT %r = f32[] reduce(%a, %s, %t)"""
+    text = f"HloModule m, is_scheduled=true\n\nENTRY %main (x: f32[1024]) -> f32[] {{\n{entry}\n}}\n"
+    assert [row["shape"] for row in memory.summary(Code(text))["largest"]] == ["f32[2048]"]
+
+
+def test_an_operation_is_read_without_the_wrappers():
+    assert memory.readable("jit(step)/while/body/closed_call/layer/attend/dot_general") == "attend/dot_general"
+    assert memory.readable("jit(step)/checkpoint/rematted_computation/exp") == "exp"
