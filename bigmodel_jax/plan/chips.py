@@ -35,11 +35,10 @@ class Chip:
     clock: float = 0.0
     options: tuple[tuple[str, Any], ...] = ()  # of the topology's description
     source: str = ""
+    bf16: float = dataclasses.field(init=False)  # dense FLOP/s of the chip: the devices' of core/peaks.py
 
-    @property
-    def bf16(self) -> float:
-        """Dense FLOP/s of the chip in bfloat16."""
-        return self.devices * peaks.find(self.kind).half
+    def __post_init__(self):
+        object.__setattr__(self, "bf16", self.devices * peaks.find(self.kind).half)
 
     def peak(self, dtype: str) -> float:
         """FLOP/s of one device for products of this type; int8 and float8 only where there is a unit for them."""

@@ -51,7 +51,7 @@ def describe(config: Config, topology: Topology, compiled: Compiled, *, name: st
         "date": datetime.date.today().isoformat(),
         "topology": topology.name,
         "slices": topology.slices,
-        "chip": dataclasses.asdict(topology.chip) | {"bf16": topology.chip.bf16},
+        "chip": dataclasses.asdict(topology.chip),
         "chips": topology.chips,
         "devices": topology.devices,
         "mesh": {axis: size for axis, size in compiled.mesh.items() if size > 1},

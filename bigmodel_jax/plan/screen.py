@@ -4,6 +4,8 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
+from bigmodel_jax.report.progress import duration
+
 GIB = 2.0**30
 MEMORY = {
     "parameters": "parameters",
@@ -200,10 +202,3 @@ def number(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{suffix}"
     return f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} seconds"

@@ -1,11 +1,12 @@
 """plan.html: a plan as one page that opens offline, and its pictures beside it."""
 
+import re
 from html import escape
 from pathlib import Path
 
 from bigmodel_jax.report import elements, plan_plots
 from bigmodel_jax.report.plot_style import DARK, LIGHT
-from bigmodel_jax.report.progress import short
+from bigmodel_jax.report.progress import duration, short, size_text
 from bigmodel_jax.report.shell import shell
 
 GIB = 2.0**30
@@ -56,8 +57,10 @@ def _cards(plan: dict) -> list[str]:
     limit = f"of {memory['limit'] / GIB:.2f} GiB a device"
     fits = "Fits" if plan["fits"] else "Does not fit"
     used = memory.get("used", 0.0)
-    bars = [(name, size / max(used, memory["limit"]), f"{size / GIB:.2f}") for name, size in _biggest_parts(memory)]
-    cards = [elements.hero(fits, f"{used / GIB:.2f} GiB" if used else fits, limit, bars)]
+    unit = GIB if used >= GIB else 2.0**20  # the bars' numbers are in the unit of the one above them
+    bars = [(name, size / max(used, memory["limit"]), f"{size / unit:.2f}") for name, size in _biggest_parts(memory)]
+    value = f"{used / unit:.2f} {'GiB' if unit == GIB else 'MiB'}" if used else fits
+    cards = [elements.hero(fits, value, limit, bars)]
     if "roofline" not in plan:
         return cards
     run = plan["run"]
@@ -66,19 +69,27 @@ def _cards(plan: dict) -> list[str]:
         *cards,
         elements.card(
             "Predicted step",
-            f"{line['step']:.3g} s",
-            f"{line['hidden']:.3g} to {line['exposed']:.3g} s; {line['bound']} takes longest",
+            duration(line["step"]),
+            f"{duration(line['hidden'])} to {duration(line['exposed'])}; {BOUNDS[line['bound']]} longest",
         ),
         elements.card("MFU", f"{100 * plan['mfu']:.1f} %", f"{100 * plan['mfu_bound']:.1f} % at best"),
         elements.card(
             "Tokens/s", short(plan["tokens_per_second"]), f"{short(plan['tokens_per_second'] / plan['chips'])} a chip"
         ),
-        elements.card("Run", f"{run['seconds'] / 86400:.3g} days", f"{short(run['tokens'])} tokens"),
-        elements.card("Chip-hours", short(run["chip_hours"]), f"{plan['chips']:,} chips"),
+        elements.card("Run", duration(run["seconds"]), f"{short(run['tokens'])} tokens"),
+        elements.card("Chip-hours", _least(run["chip_hours"]), f"{plan['chips']:,} chips"),
         elements.card(
-            "Cost", f"${short(run['dollars'])}", f"{run['dollars_per_chip_hour']:.2f} $ a chip-hour, {run['prices_of']}"
+            "Cost", _least(run["dollars"], "$"), f"{run['dollars_per_chip_hour']:.2f} $ a chip-hour, {run['prices_of']}"
         ),
     ]
+
+
+BOUNDS = {"compute": "arithmetic takes", "hbm": "HBM takes", "ici": "the chips' links take", "dcn": "the network takes"}
+
+
+def _least(value: float, sign: str = "") -> str:
+    """To three digits; of less than a hundredth that alone."""
+    return f"{sign}{short(value)}" if value >= 0.01 else f"< {sign}0.01"
 
 
 def _biggest_parts(memory: dict) -> list[tuple[str, float]]:
@@ -90,40 +101,46 @@ def _table(head: tuple[str, ...], rows: list[tuple]) -> str:
     if not rows:
         return ""
     names = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return elements.panel(f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>")
+    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
+    return elements.panel(f'<table class="dense"><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>')
+
+
+def _cell(text: str) -> str:
+    """A name may wrap; a number stays beside its unit."""
+    if re.fullmatch(r"[\d.,]+ ?[A-Za-zµ]*", text):
+        return f'<td class="number">{text}</td>'
+    return f"<td>{elements.breakable(text)}</td>"
 
 
 def _largest(plan: dict):
     rows = [
-        (f"{row['bytes'] / GIB:.3f}", row["shape"], row["source"], row["operation"])
+        (size_text(row["bytes"]), row["shape"], row["source"], row["operation"])
         for row in plan["memory"].get("largest", [])
     ]
-    return ("GiB", "Array", "Line of the model", "Operation"), rows
+    return ("Size", "Array", "Line of the model", "Operation"), rows
 
 
 def _collectives(plan: dict):
     rows = [
         (
             " x ".join(row["axes"]) or "-",
-            row["kind"],
-            "beside computation" if row["asynchronous"] else "waited for",
+            row["kind"] + (", beside computation" if row["asynchronous"] else ", waited for"),
             f"{row['runs']:,}",
-            f"{row['sent'] / 1e9:.3f}",
-            f"{row['seconds']:.4f}",
+            size_text(row["sent"]),
+            duration(row["seconds"]),
             row["network"].upper(),
         )
         for row in plan.get("collectives", [])
     ]
-    return ("Axes", "Collective", "", "Runs", "GB sent", "Seconds", "Network"), rows
+    return ("Axes", "Collective", "Runs", "Sent", "Time", "Over"), rows
 
 
 def _slowest(plan: dict):
     rows = [
-        (label, f"{1000 * seconds:.2f}", f"{flops / 1e12:.3f}", f"{size / 1e9:.2f}")
+        (label, duration(seconds), short(flops), size_text(size))
         for label, seconds, flops, size in plan.get("slowest", [])[:12]
     ]
-    return ("Operation", "ms", "TFLOP", "GB"), rows
+    return ("Operation", "Time", "FLOPs", "HBM"), rows
 
 
 def _changes(plan: dict) -> str:
@@ -131,11 +148,11 @@ def _changes(plan: dict) -> str:
         (
             change["options"],
             "fits" if change["fits"] else "does not fit",
-            f"{change['used'] / GIB:.2f}" if change["used"] else "refused",
+            size_text(change["used"]) if change["used"] else "refused",
         )
         for change in plan.get("changes", [])
     ]
-    return _table(("Change", "", "GiB a device"), rows)
+    return _table(("Change", "", "Of a device"), rows)
 
 
 def _machine(plan: dict) -> dict:

@@ -18,17 +18,18 @@ def memory(plan: dict, theme: Theme):
     parts, limit = plan["memory"]["parts"], plan["memory"]["limit"] / GIB
     figure, axes = new_axes(theme, "Memory of a device", "GiB", height=3.5)
     shown = [name for name in PARTS if parts.get(name, 0) > 0.002 * plan["memory"]["used"]]
+    unit, suffix, columns = (GIB, "", 3) if plan["memory"]["used"] >= GIB else (2.0**20, " MiB", 2)
     start = 0.0
     for name, color in zip(shown, theme.series, strict=False):
         size = parts[name] / GIB
-        axes.barh(0, size, left=start, height=0.5, color=color, label=f"{name} {size:.2f}")
+        axes.barh(0, size, left=start, height=0.5, color=color, label=f"{name} {parts[name] / unit:.2f}{suffix}")
         start += size
     axes.axvline(limit, color=theme.ink, linewidth=2)
     axes.text(limit, 0.36, f"{limit:.2f} ", ha="right", va="bottom", color=theme.ink, weight="bold")
     axes.set_xlim(0, 1.03 * max(limit, start))
     axes.set_ylim(-0.4, 0.6)
     axes.set_yticks([])
-    axes.legend(ncols=3, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.27), fontsize=10.5)
+    axes.legend(ncols=columns, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.27), fontsize=10.5)
     return figure
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from bigmodel_jax.report.progress import short
+from bigmodel_jax.report.progress import short, size_text
 
 RECORDS_FILE = "scale.jsonl"
 # A step up in devices that brings less than half of what it should is where scaling stops.
@@ -111,7 +111,7 @@ def row(name: str, record: Record, share: float) -> list[str]:
     """One point as text, by COLUMNS."""
     processes = f" ({record['processes']} processes)" if record["processes"] > 1 else ""
     p95 = record.get("step_seconds_p95")
-    moved = ", ".join(f"{axis} {_bytes(n)}" for axis, n in record["bytes_by_axis"].items()) or "-"
+    moved = ", ".join(f"{axis} {size_text(n)}" for axis, n in record["bytes_by_axis"].items()) or "-"
     return [
         name,
         f"{record['devices']}{processes}",
@@ -124,10 +124,3 @@ def row(name: str, record: Record, share: float) -> list[str]:
         f"{record['mfu']:.1%}",
         moved,
     ]
-
-
-def _bytes(number: float) -> str:
-    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if number >= size:
-            return f"{number / size:,.1f} {unit}"
-    return f"{number:,.0f} B"

@@ -215,11 +215,11 @@ TWO = """%two (p0: f32[1024], p1: f32[256]) -> (f32[256], f32[1024]) {
 @pytest.mark.parametrize(
     ("update", "computations", "bytes_"),
     [
-        ("%d = f32[1024]{0} dynamic-update-slice(%a, %p, %i)", (), [1024, 4096]),
-        ("%d = f32[1024]{0} fusion(%p, %a, %i), kind=kLoop, calls=%fused", (FUSED,), [1024, 4096]),
-        ("%d = f32[1024]{0} custom-call(%p, %a), output_to_operand_aliasing={{}: (1, {})}", (), [1024, 4096]),
-        ("%d = f32[1024]{0} custom-call(%a, %p), output_to_operand_aliasing={{}: (0, {})}", (), [1024, 4096]),
-        ("%d = f32[1024]{0} opt-barrier(%a)", (), [1024, 4096]),
+        ("%d = f32[1024]{0} dynamic-update-slice(%a, %p, %i)", (), [1024, 2048, 4096]),
+        ("%d = f32[1024]{0} fusion(%p, %a, %i), kind=kLoop, calls=%fused", (FUSED,), [1024, 2048, 4096]),
+        ("%d = f32[1024]{0} custom-call(%p, %a), output_to_operand_aliasing={{}: (1, {})}", (), [1024, 2048, 4096]),
+        ("%d = f32[1024]{0} custom-call(%a, %p), output_to_operand_aliasing={{}: (0, {})}", (), [1024, 2048, 4096]),
+        ("%d = f32[1024]{0} opt-barrier(%a)", (), [1024, 2048, 4096]),
         ("%d = f32[1024]{0} add(%a, %p)", (), [1024, 4096, 4096]),
         ("%d = f32[1024]{0} custom-call(%p, %a)", (), [1024, 4096, 4096]),
         (
@@ -228,7 +228,7 @@ TWO = """%two (p0: f32[1024], p1: f32[256]) -> (f32[256], f32[1024]) {
                 "%n = f32[256]{0} get-tuple-element(%t), index=0\n%d = f32[1024]{0} get-tuple-element(%t), index=1"
             ),
             (TWO,),
-            [1024, 1024, 4096],
+            [1024, 1024, 2048, 4096],
         ),
         (
             (
@@ -236,14 +236,18 @@ TWO = """%two (p0: f32[1024], p1: f32[256]) -> (f32[256], f32[1024]) {
                 "%d = f32[1024]{0} get-tuple-element(%t), index=0\n%n = f32[256]{0} get-tuple-element(%t), index=1"
             ),
             (),
-            [1024, 1024, 4096],
+            [1024, 1024, 2048, 4096],
         ),
     ],
 )
 def test_what_is_written_over_an_operand_takes_no_room_and_anything_else_does(update, computations, bytes_):
-    """a is 4 KiB, and p, which is put into it, 1 KiB; all of them are read at the end but a, which has become d."""
-    last = "ROOT %r = f32[] reduce(%d, %p, %n)" if "%n" in update else "ROOT %r = f32[] reduce(%d, %p)"
-    entry = f"{ARGUMENT}%p = f32[256]{{0}} slice(%x)\n%a = f32[1024]{{0}} negate(%x)\n{update}\n{last}"
+    """a is 4 KiB, and p, which is put into it, 1 KiB; d, which a has become, is read beside p and a later array of 2 KiB."""
+    more = ", %n" if "%n" in update else ""
+    entry = f"""{ARGUMENT}%p = f32[256]{{0}} slice(%x)
+%a = f32[1024]{{0}} negate(%x)
+{update}
+%late = f32[512]{{0}} slice(%x)
+ROOT %r = f32[] reduce(%d, %p, %late{more})"""
     assert peak(entry, *computations) == bytes_
 
 

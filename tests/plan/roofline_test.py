@@ -113,6 +113,7 @@ def test_a_chip_is_what_its_data_sheet_says(name):
     assert chip.devices == devices
     found = tuple(devices * chip.peak(kind) for kind in ("bf16", "s8", "f8e4m3fn", "f32"))
     assert found == pytest.approx(rates)
+    assert chip.bf16 == pytest.approx(rates[0])
     assert (chip.hbm_bandwidth, chip.link, chip.dcn) == bandwidths
     assert (chip.links, chip.hbm / 2**30) == (links, pytest.approx(gib, abs=0.01))
 
