@@ -109,7 +109,7 @@ def _cell(text: str) -> str:
     """A name may wrap; a number stays beside its unit."""
     if re.fullmatch(r"[\d.,]+ ?[A-Za-zµ]*", text):
         return f'<td class="number">{text}</td>'
-    return f"<td>{elements.breakable(text)}</td>"
+    return f"<td>{escape(text)}</td>"
 
 
 def _largest(plan: dict):
