@@ -40,11 +40,13 @@ CHIPS_PER_HOST = 4
 
 
 class Job(NamedTuple):
-    """file: name of what is written; command: what submits it, with the file's path in the place of FILE."""
+    """file: name of what is written; command: what submits it, with the file's path in the place of FILE; notes: what the
+    job does not ask for, and a user may have meant it to."""
 
     file: str
     text: str
     command: Sequence[str]
+    notes: Sequence[str] = ()
 
 
 class Run(NamedTuple):
@@ -58,6 +60,10 @@ class Run(NamedTuple):
     def command(self, python: str, launcher: str, run_dir: Path | None = None) -> str:
         folder = str(run_dir or self.run_dir)
         return shlex.join([python, launcher, "train", self.target, "--run_dir", folder, *self.options])
+
+
+NO_GPU = "the job asks for no GPU and computes on its nodes' CPUs; --gpus_per_node N asks for N on each"
+LOST = "the run's folder lies inside the {place} and is lost with it, so that a restart begins anew; {way_out}"
 
 
 # ------------------------------------------------------------------------------------------------ SLURM
@@ -88,7 +94,8 @@ class Slurm:
             folder=shlex.quote(str(Path.cwd())),
             command=run.command(sys.executable, str(Path(sys.argv[0]).absolute())),
         )
-        return Job("job.sbatch", text, ("sbatch", "FILE"))
+        asked = self.gpus_per_node or re.search(r"--(gpus|gres|tres)|-G\b", self.sbatch)
+        return Job("job.sbatch", text, ("sbatch", "FILE"), () if asked else (NO_GPU,))
 
 
 # ------------------------------------------------------------------------------------------------ Kubernetes
@@ -127,7 +134,11 @@ class Kubernetes:
         else:
             limits = json.dumps({"nvidia.com/gpu": self.gpus_per_node} if self.gpus_per_node else {})
             text = fill("jobset_gpu.yaml", **values | {"nodes": self.nodes or 1, "limits": limits})
-        return Job("jobset.yaml", text, ("kubectl", "apply", "-f", "FILE"))
+        notes = () if self.topology or self.gpus_per_node else (NO_GPU,)
+        if not claimed:
+            way_out = "--claim NAME mounts a PersistentVolumeClaim that all pods reach"
+            notes += (LOST.format(place="pod", way_out=way_out),)
+        return Job("jobset.yaml", text, ("kubectl", "apply", "-f", "FILE"), notes)
 
 
 def slice_of(topology: str, nodes: int) -> dict[str, Any]:
@@ -178,15 +189,20 @@ class Gcloud:
         name = re.sub(r"[^a-z0-9-]+", "-", run.name.lower()).strip("-")[:40]
         values = dataclasses.asdict(self) | slice_of(self.topology, self.nodes) | {"name": name}
         train = run.command("python", "launch.py", Path(self.runs) / run.name)
+        notes = ()
+        if not Path(self.runs).is_absolute():
+            place = "container" if self.gke_cluster else "TPU host"
+            notes = (LOST.format(place=place, way_out="--runs /PATH names a folder that all hosts share"),)
         if self.gke_cluster:
-            return Job("xpk.sh", fill("xpk.sh", **values | {"command": shlex.quote(train)}), ("bash", "FILE"))
+            text = fill("xpk.sh", **values | {"command": shlex.quote(train)})
+            return Job("xpk.sh", text, ("bash", "FILE"), notes)
         slices = values["slices"]
         values |= {
             "nodes": f"--node-id {name}" if slices == 1 else f"--node-count {slices} --node-prefix {name}",
             "options": " --spot" if self.spot else "",
             "command": fill("host.sh", folder=shlex.quote(self.folder), restarts=self.restarts, command=train),
         }
-        return Job("gcloud.sh", fill("gcloud.sh", **values), ("bash", "FILE"))
+        return Job("gcloud.sh", fill("gcloud.sh", **values), ("bash", "FILE"), notes)
 
 
 # ------------------------------------------------------------------------------------------------ Ray
@@ -210,7 +226,8 @@ class Ray:
             "entrypoint_num_cpus": 0,
             "metadata": {"run": run.name},
         }
-        return Job("ray_job.json", json.dumps(request, indent=2) + "\n", ("ray", self.address, "FILE"))
+        text = json.dumps(request, indent=2) + "\n"
+        return Job("ray_job.json", text, ("ray", self.address, "FILE"), () if self.gpus_per_node else (NO_GPU,))
 
 
 def send_to_ray(address: str, file: str) -> str:

@@ -1,6 +1,7 @@
 """Verbs for clusters: submit."""
 
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,10 +33,18 @@ def submit(args: Sequence[str]) -> None:
     file.write_text(job.text)
     command = [str(file) if part == "FILE" else part for part in job.command]
     print(file)
-    if not run_now:
-        return
+    if run_now:
+        _send(engine, command, file)
+    for note in job.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _send(engine: str, command: Sequence[str], file: Path) -> None:
+    """Submits the job; ValueError where the engine's command is missing or fails."""
     if engine == "ray":
-        print(jobs.send_to_ray(*command[1:]))
+        from bigmodel_jax.cluster.submit import send_to_ray
+
+        print(send_to_ray(*command[1:]))
         return
     try:
         done = subprocess.run(command, check=False)

@@ -165,3 +165,35 @@ def test_mistakes(path, tmp_path, capsys, args, says):
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert [part for part in says if part not in line] == [], line
+
+
+CLOUD = ("--topology", "v5e:4x4", "--project", "p", "--zone", "z")
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "notes"),
+    [
+        ("slurm", (), ["asks for no GPU"]),
+        ("slurm", ("--gpus_per_node", "8"), []),
+        ("slurm", ("--sbatch=--gres=gpu:4",), []),
+        ("kubernetes", ("--image", "i"), ["asks for no GPU", "lies inside the pod and is lost with it"]),
+        ("kubernetes", ("--image", "i", "--gpus_per_node", "8"), ["--claim NAME mounts"]),
+        ("kubernetes", ("--image", "i", "--topology", "v5e:4x4"), ["--claim NAME mounts"]),
+        ("kubernetes", ("--image", "i", "--topology", "v5e:4x4", "--claim", "shared"), []),
+        ("ray", ("--nodes", "2"), ["asks for no GPU"]),
+        ("ray", ("--nodes", "2", "--gpus_per_node", "8"), []),
+        ("gcloud", CLOUD, ["lies inside the TPU host"]),
+        ("gcloud", (*CLOUD, "--runs", "/shared/runs"), []),
+        ("gcloud", (*CLOUD, "--gke_cluster", "c", "--image", "i"), ["lies inside the container"]),
+    ],
+)
+def test_what_a_job_does_not_ask_for_is_said(path, tmp_path, capsys, engine, options, notes):
+    args = ["submit", "--engine", engine, path, "--run_dir", tmp_path / "run", *options]
+    cli.main(list(map(str, args)))
+    out, said = capsys.readouterr()
+    assert Path(out.strip()).is_file(), "the file's path stands alone on stdout"
+    lines = said.splitlines()
+    assert len(lines) == len(notes)
+    for line, note in zip(lines, notes, strict=True):
+        assert line.startswith("note: ")
+        assert note in line
