@@ -52,7 +52,7 @@ ROOMS = {
     "tokenizers": ("data",),
     "sentencepiece": ("data.tokenizer_files",),
     "jinja2": ("data.chat",),
-    "gguf": ("pretrained.gguf",),
+    "gguf": ("pretrained.gguf", "pretrained.gguf_config"),
     "ray": ("cluster",),  # no dependency: a Ray job runs where Ray is
     "safetensors": ("pretrained",),
     "flax": (

@@ -58,7 +58,9 @@ def _yarn(frequency, head_dim: int, theta: float, s: RopeScaling):
     if s.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
-    ramp = np.clip((np.arange(head_dim // 2, dtype=np.float32) - low) / max(high - low, 0.001), 0.0, 1.0)
+    # Both ends may lie beyond the last dimension: then high < low, and every frequency is divided, as in transformers.
+    width = high - low or 0.001
+    ramp = np.clip((np.arange(head_dim // 2, dtype=np.float32) - low) / width, 0.0, 1.0)
     return frequency / s.factor * ramp + frequency * (1 - ramp)
 
 

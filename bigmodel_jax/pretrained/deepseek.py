@@ -1,8 +1,10 @@
 """DeepSeek-V3's tensors and config.json; published weights are 8-bit, an export is plain."""
 
+import dataclasses
+
 from bigmodel_jax.models.deepseek import DeepseekConfig
 from bigmodel_jax.pretrained import fp8
-from bigmodel_jax.pretrained.family import Family, check_fixed, rope_from_hf, rope_to_hf
+from bigmodel_jax.pretrained.family import MSCALES, Family, check_fixed, rope_from_hf, rope_settings, rope_to_hf
 from bigmodel_jax.pretrained.llama import ENDS
 from bigmodel_jax.pretrained.names import Row, linear
 
@@ -81,7 +83,6 @@ SIZES = {
     "norm_eps": "rms_norm_eps",
     "init_std": "initializer_range",
 }
-MSCALES = ("mscale", "mscale_all_dim")
 
 
 def from_hf(hf: dict) -> DeepseekConfig:
@@ -101,7 +102,9 @@ def from_hf(hf: dict) -> DeepseekConfig:
     quantized = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [fp8.BLOCK, fp8.BLOCK]}
     check_fixed(hf.get("quantization_config") or {}, **quantized)
     theta, scaling = rope_from_hf(hf)
-    found = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    found = rope_settings(hf)
+    # The model's own fields hold the two scales, since attention reads one of them as well.
+    scaling = dataclasses.replace(scaling, attention_factor=float(found.get("attention_factor") or 0.0))
     return DeepseekConfig(
         **{ours: hf[theirs] for ours, theirs in SIZES.items()},
         **{name: float(found.get(name) or 0.0) for name in MSCALES},

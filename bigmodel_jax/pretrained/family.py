@@ -6,7 +6,7 @@ from typing import Any
 
 from bigmodel_jax.core import params
 from bigmodel_jax.models import ModelConfig
-from bigmodel_jax.nn.position import RopeScaling
+from bigmodel_jax.nn.position import RopeScaling, mscale
 from bigmodel_jax.pretrained.names import Row, Source
 
 
@@ -42,27 +42,57 @@ def check_fixed(hf: dict, **expected: Any) -> None:
             raise ValueError(f"config.json: {name} = {hf[name]!r} is not supported; supported: {listed}")
 
 
+MSCALES = ("mscale", "mscale_all_dim")
+ROPE_KINDS = ("linear", "llama3", "yarn")
+
+
+def rope_settings(hf: dict) -> dict:
+    """What config.json says of rotary positions: transformers reads `rope_parameters` (5) only where `rope_scaling` (4)
+    is absent, null or empty."""
+    return hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+
+
 def rope_from_hf(hf: dict, default_theta: float = 10_000.0) -> tuple[float, RopeScaling]:
-    """(theta, scaling) from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4)."""
-    found = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    """(theta, scaling) as transformers takes them from `rope_parameters`, `rope_scaling`, `rope_theta` and lengths."""
+    found = rope_settings(hf)
+    check_fixed(hf, partial_rotary_factor=(1.0, None))
+    check_fixed(found, partial_rotary_factor=(1.0, None))
     theta = float(found.get("rope_theta") or hf.get("rope_theta") or default_theta)
     kind = found.get("rope_type", found.get("type", "default"))
     if kind in ("default", "none"):
         return theta, RopeScaling()
-    if kind not in ("linear", "llama3", "yarn"):
+    if kind not in ROPE_KINDS:
         raise ValueError(
-            f"config.json: rope_type = {kind!r} is not supported; supported: default, linear, llama3, yarn"
+            f"config.json: rope_type = {kind!r} is not supported; supported: default, {', '.join(ROPE_KINDS)}"
         )
-    length = found.get("original_max_position_embeddings") or hf.get("original_max_position_embeddings")
-    names = ("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "truncate")
-    fields = {name: found[name] for name in names if found.get(name) is not None}
-    return theta, RopeScaling(
-        kind=kind,
-        factor=float(found["factor"]),
-        original_max_seq_len=int(length or hf["max_position_embeddings"]),
-        attention_factor=float(found.get("attention_factor") or 0.0),
-        **fields,
+    # The length beside the settings goes before the one inside them.
+    length = hf.get("original_max_position_embeddings") or found.get("original_max_position_embeddings")
+    length = int(length or hf["max_position_embeddings"])
+    factor = found["factor"]
+    if kind == "yarn" and factor is None:
+        factor = hf["max_position_embeddings"] / length
+    if kind == "linear":
+        return theta, RopeScaling(kind, float(factor), length)
+    if kind == "llama3":
+        low, high = float(found["low_freq_factor"]), float(found["high_freq_factor"])
+        return theta, RopeScaling(kind, float(factor), length, low_freq_factor=low, high_freq_factor=high)
+    return theta, _yarn_from_hf(found, float(factor), length)
+
+
+def _yarn_from_hf(found: dict, factor: float, length: int) -> RopeScaling:
+    """`mscale` and `mscale_all_dim` say attention_factor in another form, unless it is given or one of them is 0."""
+    scaling = RopeScaling(
+        "yarn",
+        factor,
+        length,
+        beta_fast=float(found.get("beta_fast") or 32.0),
+        beta_slow=float(found.get("beta_slow") or 1.0),
+        truncate=bool(found.get("truncate", True)),
     )
+    given, scales = found.get("attention_factor"), [found.get(name) for name in MSCALES]
+    if given is None and all(scales):
+        given = mscale(factor, scales[0]) / mscale(factor, scales[1])
+    return scaling if given is None else dataclasses.replace(scaling, attention_factor=float(given))
 
 
 def rope_to_hf(theta: float, scaling: RopeScaling) -> dict:

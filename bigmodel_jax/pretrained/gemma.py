@@ -62,9 +62,13 @@ def gemma2_from_hf(hf: dict) -> Gemma2Config:
 def gemma3_from_hf(hf: dict) -> Gemma3Config:
     check_fixed(hf, hidden_activation=ACTIVATION, attn_logit_softcapping=None)
     rope = hf.get("rope_parameters") or {}
-    near, far = rope.get("sliding_attention", {}), rope.get("full_attention", {})
-    check_fixed(near, rope_type="default")
-    far = {"rope_parameters": far} if far else {"rope_theta": hf.get("rope_theta", 1_000_000.0)}
+    near, far = rope.get("sliding_attention") or {}, rope.get("full_attention") or {}
+    check_fixed(near, rope_type="default", type="default", partial_rotary_factor=(1.0, None))
+    # As transformers: `rope_scaling` adds to what is said of the global layers, and its old name for the kind is not read.
+    scaling = hf.get("rope_scaling") or {}
+    check_fixed(scaling, type=("default", scaling.get("rope_type")))
+    far = {"rope_theta": hf.get("rope_theta", 1_000_000.0)} | far | scaling
+    far = {"rope_parameters": far, "rope_scaling": None, "original_max_position_embeddings": None}
     return Gemma3Config(
         **sizes_from_hf(hf | far),
         **local_from_hf(hf, global_every=6),

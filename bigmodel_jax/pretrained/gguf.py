@@ -13,12 +13,14 @@ from bigmodel_jax.config import nearest
 from bigmodel_jax.data.tokenizer_files import from_gguf_metadata
 from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.pretrained import FAMILIES, Family
+from bigmodel_jax.pretrained.gguf_config import hf_config
 from bigmodel_jax.pretrained.names import Source, Tensor
 
 # general.architecture -> the architecture whose names and config we read it as.
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 # llama.cpp's converter reorders the rows of q and k of these to the interleaved rotary pairs.
 PERMUTED = {"llama"}
+ROPE_FACTORS = "rope_freqs.weight"
 NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
@@ -51,17 +53,24 @@ def open_gguf(path: Path) -> Opened:
     """Everything in the file, tensors unread; ValueError for a damaged file, another architecture or quantisation."""
     reader = _reader(path)
     metadata = {name: field.contents() for name, field in reader.fields.items()}
-    architecture = metadata["general.architecture"]
-    family = FAMILIES.get(ARCHITECTURES.get(architecture, ""))
+    architecture = metadata.get("general.architecture")
+    family = FAMILIES.get(ARCHITECTURES.get(str(architecture), ""))
     if family is None:
         raise ValueError(
-            f"{path}: architecture {architecture!r} is not supported{nearest(architecture, ARCHITECTURES)}; "
+            f"{path}: architecture {architecture!r} is not supported{nearest(str(architecture), ARCHITECTURES)}; "
             f"supported: {', '.join(ARCHITECTURES)}"
         )
-    hf = hf_config(metadata, tied="output.weight" not in {t.name for t in reader.tensors})
-    config = family.from_hf(hf)
+    tensors = {t.name: t for t in reader.tensors}
+    factors = _factors(path, tensors.pop(ROPE_FACTORS)) if architecture == "llama" and ROPE_FACTORS in tensors else None
+    try:
+        config = family.from_hf(hf_config(metadata, tied="output.weight" not in tensors, factors=factors))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads} if architecture in PERMUTED else {}
-    source = dict(_tensor(path, t, heads) for t in reader.tensors if t.name != "rope_freqs.weight")
+    strange = [name for name in tensors if not _part(name)]
+    if strange:
+        raise ValueError(f"{path}: {', '.join(strange)} has no place in this model; supported: {', '.join(NAMES)}")
+    source = dict(_tensor(path, t, heads) for t in tensors.values())
     return Opened(
         family, config, source, from_gguf_metadata(metadata, path), metadata.get("tokenizer.chat_template", "")
     )
@@ -81,30 +90,15 @@ def _reader(path: Path) -> Any:
         raise ValueError(f"{path}: not a GGUF file, or cut short ({error})") from None
 
 
-def hf_config(metadata: dict, *, tied: bool) -> dict:
-    """The same facts in the words of config.json."""
-    prefix = metadata["general.architecture"]
+def _part(name: str) -> tuple[str | None, str, str] | None:
+    """(layer, part, "weight" or "bias") of a tensor's name, or None where no part is so called."""
+    found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
+    return found.groups() if found and found[2] in NAMES else None
 
-    def get(name: str, default: Any = None) -> Any:
-        return metadata.get(f"{prefix}.{name}", default)
 
-    hf = {
-        "vocab_size": get("vocab_size") or len(metadata["tokenizer.ggml.tokens"]),
-        "hidden_size": get("embedding_length"),
-        "num_hidden_layers": get("block_count"),
-        "num_attention_heads": get("attention.head_count"),
-        "num_key_value_heads": get("attention.head_count_kv"),
-        "head_dim": get("attention.key_length") or get("rope.dimension_count"),
-        "intermediate_size": get("feed_forward_length"),
-        "max_position_embeddings": get("context_length"),
-        "rope_theta": get("rope.freq_base", 10_000.0),
-        # A float32 in the file: 9.999999747378752e-06 is 1e-05.
-        "rms_norm_eps": float(np.format_float_scientific(np.float32(get("attention.layer_norm_rms_epsilon")))),
-        "tie_word_embeddings": tied,
-    }
-    if get("rope.scaling.type") not in (None, "none"):
-        hf["rope_scaling"] = {"rope_type": get("rope.scaling.type"), "factor": get("rope.scaling.factor")}
-    return hf
+def _factors(path: Path, tensor: Any) -> np.ndarray:
+    """What each rotary frequency is divided by."""
+    return _tensor(path, tensor, {})[1].read()
 
 
 def _tensor(path: Path, tensor: Any, heads: dict[str, int]) -> tuple[str, Tensor]:
@@ -114,7 +108,7 @@ def _tensor(path: Path, tensor: Any, heads: dict[str, int]) -> tuple[str, Tensor
     kind = tensor.tensor_type
     if kind.name not in ("F32", "F16") and kind not in _type_traits:
         raise ValueError(f"{path}: {tensor.name} is quantised as {kind.name}, which the gguf package cannot dequantise")
-    layer, part, suffix = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", tensor.name).groups()
+    layer, part, suffix = _part(tensor.name) or (None, tensor.name, "weight")
     name = NAMES.get(part, part)
     name = f"model.layers.{layer}.{name}.{suffix}" if layer is not None else f"{name}.{suffix}"
     shape = tuple(int(n) for n in reversed(tensor.shape))

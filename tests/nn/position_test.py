@@ -15,7 +15,7 @@ import pytest
 from bigmodel_jax.models import deepseek
 from bigmodel_jax.nn import position
 from bigmodel_jax.nn.position import RopeScaling
-from bigmodel_jax.pretrained.family import rope_from_hf, rope_to_hf
+from bigmodel_jax.pretrained.family import rope_from_hf, rope_settings, rope_to_hf
 
 FIXTURE = Path(__file__).parents[1] / "parity" / "fixtures" / "rope" / "reference.json"
 CASES = json.loads(FIXTURE.read_text())
@@ -35,21 +35,20 @@ def test_frequencies_are_those_of_the_reference(case):
 
 @every_case
 def test_attention_factors_are_those_of_the_reference(case):
-    """DeepSeek's two scales are of its model; everything else is of the scaling."""
+    """Of a Llama, and of a DeepSeek, whose config holds the two scales itself."""
     theta, scaling = rope_from_hf(case["config"])
-    rope = case["config"]["rope_parameters"]
+    rope = rope_settings(case["config"])
     cfg = dataclasses.replace(
         deepseek.DeepseekConfig.tiny(),
         qk_rope_head_dim=case["config"]["head_dim"],
         rope_theta=theta,
-        rope_scaling=scaling,
+        rope_scaling=dataclasses.replace(scaling, attention_factor=rope.get("attention_factor", 0.0)),
         mscale=rope.get("mscale", 0.0),
         mscale_all_dim=rope.get("mscale_all_dim", 0.0),
     )
     cos, _ = deepseek.rope_angles(cfg, jnp.zeros((1, 1), jnp.int32))
     np.testing.assert_allclose(cos, case["attention_factor"], rtol=1e-6)
-    if "mscale" not in rope:
-        assert position.attention_factor(scaling) == pytest.approx(case["attention_factor"], rel=1e-12)
+    assert position.attention_factor(scaling) == pytest.approx(case["attention_factor"], rel=1e-12)
 
 
 @every_case

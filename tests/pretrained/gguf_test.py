@@ -1,7 +1,9 @@
 """GGUF files written by the gguf package, read as the model they came from."""
 
+import dataclasses
 import functools
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,10 @@ import sentencepiece
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, dequantize, quantize
 
 from bigmodel_jax import cli
-from bigmodel_jax.pretrained import folder, gguf
+from bigmodel_jax.nn import position
+from bigmodel_jax.nn.position import RopeScaling
+from bigmodel_jax.pretrained import folder, gguf, gguf_config
+from bigmodel_jax.pretrained.family import rope_from_hf
 
 FIXTURE = Path(__file__).parents[1] / "parity" / "fixtures" / "llama"
 HEADS = {"attn_q": 4, "attn_k": 2}
@@ -53,12 +58,20 @@ def finish(writer: GGUFWriter) -> None:
     writer.close()
 
 
-def write(path: Path, kind: GGMLQuantizationType, architecture: str = "llama", tokenizer=byte_level) -> dict:
-    """The Llama fixture as GGUF; returns its tensors by Hugging Face name."""
-    source = folder.open_weights(FIXTURE)
+def write(
+    path: Path,
+    kind: GGMLQuantizationType = GGMLQuantizationType.F32,
+    architecture: str = "llama",
+    tokenizer=byte_level,
+    fixture: Path = FIXTURE,
+    more=lambda writer: None,
+) -> dict:
+    """The Llama fixture as GGUF; returns its tensors by Hugging Face name. more: adds keys and tensors."""
+    source = folder.open_weights(fixture)
     tensors = {name: t.read() for name, t in source.items()}
     back = {theirs: ours for ours, theirs in gguf.NAMES.items()}
     writer = open_writer(path, architecture, tokenizer)
+    more(writer)
     for name, x in tensors.items():
         parts = name.removesuffix(".weight").split(".")
         layer = f"blk.{parts[2]}." if "layers" in parts else ""
@@ -82,6 +95,132 @@ def test_weights_and_config_come_back(kind, worst, tmp_path):
     for name, tensor in found.source.items():
         assert tensor.shape == tensors[name].shape
         np.testing.assert_allclose(tensor.read(), tensors[name], atol=worst)
+
+
+# ---------------------------------------------------------------- rotary positions
+
+
+def published_factors(theta, head_dim, factor, low, high, length) -> np.ndarray:
+    """As llama.cpp's converter computes `rope_freqs.weight` (conversion of Llama 3.1)."""
+    out = []
+    for frequency in 1.0 / theta ** (np.arange(0, head_dim, 2) / head_dim):
+        wave = 2 * math.pi / frequency
+        smooth = (length / wave - low) / (high - low)
+        if wave < length / high:
+            out.append(1.0)
+        elif wave > length / low:
+            out.append(factor)
+        else:
+            out.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(out, np.float32)
+
+
+def test_llama31_is_read_as_its_folder(tmp_path):
+    """The parity fixture, whose logits are transformers', with its scaling as a tensor."""
+    factors = published_factors(10_000.0, 8, 8.0, 1.0, 4.0, 16)
+    assert factors[0] == pytest.approx(1 / ((1 - 0.515493) / 8 + 0.515493), rel=1e-5)  # (16 / 2 pi - 1) / 3
+    fixture = FIXTURE.with_name("llama31")
+    write(tmp_path / "m.gguf", fixture=fixture, more=lambda w: w.add_tensor("rope_freqs.weight", factors))
+    found, (family, cfg) = gguf.open_gguf(tmp_path / "m.gguf"), folder.read_config(fixture)
+    assert cfg.rope_scaling == RopeScaling("llama3", 8.0, 16)
+    assert (found.family, dataclasses.replace(found.config, norm_eps=cfg.norm_eps)) == (family, cfg)
+
+
+# (theta, head_dim, factor, low, high, length): 3.1 8B, 3.2 1B, settings of nobody, and a ramp that no frequency is on.
+FACTORS = [
+    (5e5, 128, 8.0, 1.0, 4.0, 8192),
+    (5e5, 64, 32.0, 1.0, 4.0, 8192),
+    (500.0, 64, 5.3, 0.7, 2.1, 24),
+    (1e4, 8, 8.0, 1.0, 4.0, 40),
+]
+
+
+@pytest.mark.parametrize("settings", FACTORS, ids=str)
+def test_factors_of_frequencies_are_found_again(settings):
+    theta, head_dim, factor, *_ = settings
+    factors = published_factors(*settings)
+    rope = gguf_config.from_factors(factors, head_dim, theta)
+    _, scaling = rope_from_hf({"rope_scaling": rope, "rope_theta": theta, "max_position_embeddings": 1})
+    plain = theta ** -(np.arange(0, head_dim, 2) / head_dim)
+    np.testing.assert_allclose(position.frequencies(head_dim, theta, scaling), plain / factors, rtol=3e-6)
+    if settings[3:] == (1.0, 4.0, 8192):
+        assert scaling == RopeScaling("llama3", factor, 8192)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        (
+            "yarn",
+            {"type": "yarn", "factor": 4.0, "original_context_length": 16, "yarn_beta_fast": 3.0},
+            RopeScaling("yarn", 4.0, 16, beta_fast=3.0),
+        ),
+        ("yarn without a length", {"type": "yarn", "factor": 4.0}, RopeScaling("yarn", 4.0, 64)),
+        ("linear", {"type": "linear", "factor": 4.0}, RopeScaling("linear", 4.0, 64)),
+        ("a factor alone", {"factor": 4.0}, RopeScaling("linear", 4.0, 64)),
+        ("none", {"type": "none", "factor": 4.0, "finetuned": False}, RopeScaling()),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_scaling_is_read(name, settings, expected, tmp_path):
+    write(tmp_path / "m.gguf", more=functools.partial(add, {f"rope.scaling.{k}": v for k, v in settings.items()}))
+    assert gguf.open_gguf(tmp_path / "m.gguf").config.rope_scaling == expected
+
+
+def add(keys: dict, writer: GGUFWriter, architecture: str = "llama") -> None:
+    """Keys of the architecture, by the type of their value."""
+    kinds = {bool: "add_bool", int: "add_uint32", float: "add_float32", str: "add_string", list: "add_array"}
+    for name, value in keys.items():
+        if name.startswith("rope.dimension"):
+            del writer.kv_data[0][f"{architecture}.{name}"]
+        getattr(writer, kinds[type(value)])(f"{architecture}.{name}", value)
+
+
+REFUSED = [
+    ({"rope.scaling.attn_factor": 0.6}, r"llama.rope.scaling.attn_factor = 0.6\d* is not supported; supported: 1"),
+    (
+        {"rope.scaling.type": "longrope"},
+        "rope.scaling.type = 'longrope' is not supported; supported: none, linear, yarn",
+    ),
+    ({"rope.dimension_count": 4}, "rope.dimension_count = 4 is not supported; supported: the heads' 8"),
+    ({"attention.value_length": 4}, "attention.value_length = 4"),
+    ({"attention.sliding_window": 8}, "attention.sliding_window = 8 is not supported; supported: 0"),
+    ({"logit_scale": 2.0}, "logit_scale = 2.0"),
+    ({"expert_count": 2}, "expert_count = 2"),
+    ({"attention.temperature_scale": 0.5}, "attention.temperature_scale = 0.5 is not supported; supported: files with"),
+    ({"vocab_size": "many"}, "vocab_size = 'many'; allowed: numbers above 0"),
+]
+
+
+@pytest.mark.parametrize(("keys", "said"), REFUSED, ids=lambda x: next(iter(x)) if isinstance(x, dict) else "")
+def test_what_would_change_the_logits_is_refused(keys, said, tmp_path):
+    write(tmp_path / "m.gguf", more=functools.partial(add, keys))
+    with pytest.raises(ValueError, match=said) as error:
+        gguf.open_gguf(tmp_path / "m.gguf")
+    assert str(tmp_path) in str(error.value)
+
+
+def test_keys_that_nobody_knows_are_named(tmp_path, caplog):
+    keys = {"logit_scale": 1.0, "rope.scaling.finetuned": True, "a.key": 3, "attention.causal": True}
+    write(tmp_path / "m.gguf", more=functools.partial(add, keys))
+    gguf.open_gguf(tmp_path / "m.gguf")
+    assert [r.getMessage() for r in caplog.records] == ["not used: llama.a.key"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"), [("qwen2", "rope_freqs"), ("llama", "rope_factors_long"), ("llama", "blk.0.ffn_gate.1")]
+)
+def test_a_tensor_without_a_place_is_refused(architecture, name, tmp_path):
+    more = lambda w: w.add_tensor(f"{name}.weight", np.ones(4, np.float32))  # noqa: E731
+    write(tmp_path / "m.gguf", architecture=architecture, more=more)
+    with pytest.raises(ValueError, match=f"{name}.weight has no place in this model"):
+        gguf.open_gguf(tmp_path / "m.gguf")
+
+
+def test_factors_of_another_form_are_refused(tmp_path):
+    for factors in ([1, 2, 3, 2], [1, 1, 0.5, 1], [1, 2], [1, 2, 4, 8]):
+        with pytest.raises(ValueError, match=r"rope_freqs.weight holds factors of another form than Llama 3.1's"):
+            gguf_config.from_factors(np.array(factors, np.float32), 8, 10_000.0)
 
 
 # ---------------------------------------------------------------- K-quants, which the gguf package reads and cannot write

@@ -1,5 +1,6 @@
 """Rotary frequencies and attention factors of transformers' ROPE_INIT_FUNCTIONS, for settings of published models."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -45,13 +46,87 @@ CASES = {
     ),
 }
 
+# name: (head_dim, the keys of a config.json): what is said in several places, or in other words.
+KEYS = {
+    "yarn, both ends of the ramp beyond the last dimension": (
+        8,
+        {
+            "max_position_embeddings": 64,
+            "rope_parameters": {"rope_type": "yarn", "rope_theta": 10.0, "factor": 4.0, "beta_fast": 1.0}
+            | {"beta_slow": 0.5, "original_max_position_embeddings": 64_000},
+        },
+    ),
+    "yarn, one of the two mscales": (
+        16,
+        {
+            "max_position_embeddings": 64,
+            "rope_parameters": YARN | {"factor": 4.0, "original_max_position_embeddings": 16, "mscale": 2.0},
+        },
+    ),
+    "yarn, attention factor beside mscales": (
+        16,
+        {
+            "max_position_embeddings": 64,
+            "rope_parameters": YARN
+            | {"factor": 4.0, "original_max_position_embeddings": 16, "mscale": 2.0, "mscale_all_dim": 0.5}
+            | {"attention_factor": 0.7},
+        },
+    ),
+    "yarn, the factor from the lengths": (
+        16,
+        {
+            "max_position_embeddings": 96,
+            "rope_parameters": YARN | {"factor": None, "original_max_position_embeddings": 16},
+        },
+    ),
+    "yarn, two original lengths": (
+        16,
+        {
+            "max_position_embeddings": 64,
+            "original_max_position_embeddings": 32,
+            "rope_parameters": YARN | {"factor": 4.0, "original_max_position_embeddings": 16},
+        },
+    ),
+    "yarn, no original length": (16, {"max_position_embeddings": 64, "rope_parameters": YARN | {"factor": 4.0}}),
+    "yarn, no end given and truncate null": (
+        32,
+        {
+            "max_position_embeddings": 2048,
+            "rope_theta": 500.0,
+            "rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": None, "truncate": None}
+            | {"original_max_position_embeddings": 512},
+        },
+    ),
+    "rope_scaling before rope_parameters": (
+        16,
+        {
+            "max_position_embeddings": 64,
+            "rope_theta": 77.0,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0},
+            "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+        },
+    ),
+    "rope_parameters before an empty rope_scaling": (
+        16,
+        {
+            "max_position_embeddings": 64,
+            "rope_theta": 77.0,
+            "rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 1000.0},
+            "rope_scaling": {},
+        },
+    ),
+}
+SAID = {
+    n: (dim, {"max_position_embeddings": length, "rope_parameters": rope}) for n, (dim, length, rope) in CASES.items()
+}
+
 
 def write(folder: Path) -> None:
     found = []
-    for name, (head_dim, length, rope) in CASES.items():
-        hf = {"head_dim": head_dim, "max_position_embeddings": length, "rope_parameters": rope}
-        config = LlamaConfig(hidden_size=4 * head_dim, num_attention_heads=4, **hf)
-        frequencies, factor = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")
+    for name, (head_dim, keys) in (SAID | KEYS).items():
+        hf = {"head_dim": head_dim, **keys}
+        config = LlamaConfig(hidden_size=4 * head_dim, num_attention_heads=4, **copy.deepcopy(hf))
+        frequencies, factor = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config, "cpu")
         found.append({"name": name, "config": hf, "frequencies": frequencies.tolist(), "attention_factor": factor})
     (folder / "reference.json").write_text(json.dumps(found) + "\n")
 

@@ -1,0 +1,210 @@
+"""A GGUF file's metadata in the words of config.json: every key is used, refused, or said to change nothing.
+
+Which keys mean something is the list of the `gguf` package, which llama.cpp reads by.
+"""
+
+import logging
+import math
+from typing import Any
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+# Keys that the mathematics would change with, and the values with which they do not: of a model without what they say.
+NEUTRAL: dict[str, tuple] = {
+    "attention.causal": (True,),
+    "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attention.output_scale": (0, 1),
+    "attention.scale": (0,),
+    "attention.shared_kv_layers": (0,),
+    "attention.sliding_window": (0,),
+    "attn_logit_softcapping": (0,),
+    "embedding_scale": (0, 1),
+    "expert_count": (0,),
+    "expert_shared_count": (0,),
+    "expert_used_count": (0,),
+    "final_logit_softcapping": (0,),
+    "general.type": ("model",),
+    "leading_dense_block_count": (0,),
+    "logit_scale": (0, 1),
+    "nextn_predict_layers": (0,),
+    "residual_scale": (0, 1),
+    "rope.scaling.attn_factor": (1,),
+    "rope.scaling.yarn_attn_factor": (1,),
+    "rope.scaling.yarn_ext_factor": (1, -1),
+    "rope.scaling.yarn_log_multiplier": (0,),
+    "split.count": (0, 1),
+    "swin_norm": (False,),
+    "use_parallel_residual": (False,),
+}
+# Notes of the tools that wrote the file; the lengths, the layout and the pooling change no logits.
+INERT = ("rope.scaling.finetuned", "tensor_data_layout", "pooling_type")
+# What tells of the file, its tokenizer (read elsewhere) and its quantisation.
+INERT_PREFIXES = ("GGUF.", "general.", "tokenizer.", "quantize.", "split.", "imatrix.")
+SCALINGS = ("none", "linear", "yarn")
+
+
+class Metadata:
+    """The keys of one architecture, and which of them have been read."""
+
+    def __init__(self, fields: dict[str, Any], architecture: str):
+        self.fields, self.prefix, self.read = fields, f"{architecture}.", set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value; where a file gives one a layer, the one that all layers share."""
+        self.read.add(name)
+        value = self.fields.get(self.prefix + name, default)
+        if not isinstance(value, list):
+            return value
+        if not value or any(x != value[0] for x in value):
+            raise ValueError(f"{self.prefix}{name} = {value} differs between layers; supported: one value for all")
+        return value[0]
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """ValueError unless it is a finite number above 0, or absent where there is a default."""
+        value = self.get(name, default)
+        if value is None:
+            raise ValueError(f"{self.prefix}{name} is missing")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise ValueError(f"{self.prefix}{name} = {value!r}; allowed: numbers above 0")
+        return value
+
+    def whole(self, name: str, default: int | None = None) -> int:
+        value = self.number(name, default)
+        if not isinstance(value, int):
+            raise ValueError(f"{self.prefix}{name} = {value!r}; allowed: whole numbers above 0")
+        return value
+
+    def check_unread(self) -> None:
+        """ValueError for a key that llama.cpp knows and we do not follow; unknown ones are named in the log, once."""
+        meant, unknown = _known_keys(), []
+        for key, value in self.fields.items():
+            name = key.removeprefix(self.prefix)
+            if name in self.read or name in INERT or value in NEUTRAL.get(name, ()):
+                continue
+            if name not in NEUTRAL and key.startswith(INERT_PREFIXES):
+                continue
+            if name in NEUTRAL or name in meant:
+                allowed = " or ".join(map(repr, NEUTRAL.get(name, ())))
+                raise ValueError(f"{key} = {value!r} is not supported; supported: {allowed or 'files without it'}")
+            unknown.append(key)
+        if unknown:
+            log.warning("not used: %s", ", ".join(sorted(unknown)))
+
+
+def _known_keys() -> set[str]:
+    """The names that the gguf package gives to keys, without the architecture."""
+    from gguf.constants import Keys
+
+    groups = [group for group in vars(Keys).values() if isinstance(group, type)]
+    names = [name for group in groups for name in vars(group).values() if isinstance(name, str)]
+    return {name.removeprefix("{arch}.") for name in names}
+
+
+def hf_config(fields: dict[str, Any], *, tied: bool, factors: np.ndarray | None = None) -> dict:
+    """The same facts in the words of config.json; factors: what the rotary frequencies are divided by, if the file says.
+
+    ValueError for a key that is missing, of another type, or that asks for what the family does not have.
+    """
+    meta = Metadata(fields, fields["general.architecture"])
+    heads, width = meta.whole("attention.head_count"), meta.whole("embedding_length")
+    head_dim = meta.whole("attention.key_length", width // heads or None)
+    hf = {
+        "vocab_size": meta.whole("vocab_size", len(fields.get("tokenizer.ggml.tokens", ())) or None),
+        "hidden_size": width,
+        "num_hidden_layers": meta.whole("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": meta.whole("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "intermediate_size": meta.whole("feed_forward_length"),
+        "max_position_embeddings": meta.whole("context_length"),
+        "rope_theta": meta.number("rope.freq_base", 10_000.0),
+        # A float32 in the file: 9.999999747378752e-06 is 1e-05.
+        "rms_norm_eps": _shortest(meta.number("attention.layer_norm_rms_epsilon")),
+        "tie_word_embeddings": tied,
+    }
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if meta.whole(name, head_dim) != head_dim:
+            raise ValueError(
+                f"{meta.prefix}{name} = {meta.get(name)} is not supported; supported: the heads' {head_dim}"
+            )
+    hf["rope_scaling"] = _scaling(meta, hf, factors)
+    meta.check_unread()
+    return hf
+
+
+def _shortest(value: float) -> float:
+    """The decimal number that a float32 stands for."""
+    return float(np.format_float_scientific(np.float32(value)))
+
+
+def _scaling(meta: Metadata, hf: dict, factors: np.ndarray | None) -> dict | None:
+    """llama.cpp's defaults: a factor without a kind is linear, and a kind "none" has no factor."""
+    kind = meta.get("rope.scaling.type")
+    if kind not in (None, *SCALINGS):
+        raise ValueError(
+            f"{meta.prefix}rope.scaling.type = {kind!r} is not supported; supported: {', '.join(SCALINGS)}"
+        )
+    factor = _shortest(meta.number("rope.scaling.factor", meta.number("rope.scale_linear", 1.0)))
+    length = meta.whole("rope.scaling.original_context_length", hf["max_position_embeddings"])
+    ends = {"beta_fast": meta.number("rope.scaling.yarn_beta_fast", 32.0)}
+    ends |= {"beta_slow": meta.number("rope.scaling.yarn_beta_slow", 1.0)}
+    plain = kind == "none" or (kind != "yarn" and factor == 1.0)
+    if factors is not None and np.any(factors != 1.0):
+        if not plain:
+            raise ValueError(
+                f"{meta.prefix}rope.scaling beside rope_freqs.weight is not supported; supported: one of both"
+            )
+        return from_factors(factors, hf["head_dim"], hf["rope_theta"])
+    if plain:
+        return None
+    found = {"rope_type": kind or "linear", "factor": factor, "original_max_position_embeddings": length}
+    return found | ends if kind == "yarn" else found
+
+
+def from_factors(factors: np.ndarray, head_dim: int, theta: float) -> dict:
+    """config.json's `rope_scaling` with which each rotary frequency is divided by its factor.
+
+    Published files hold Llama 3.1's: 1 for short waves, one stretch for long ones, and a ramp between two wavelengths.
+    ValueError where the factors are of another form.
+    """
+    wrong = ValueError("rope_freqs.weight holds factors of another form than Llama 3.1's, which alone are supported")
+    if factors.shape != (head_dim // 2,) or not np.all(np.isfinite(factors)) or np.any(factors < 1.0):
+        raise wrong
+    factors = factors.astype(np.float64)
+    stretch = _shortest(factors.max())
+    if np.all(factors == factors[0]):
+        return {"rope_type": "linear", "factor": stretch}
+    waves = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
+    smooth = (stretch / factors - 1) / (stretch - 1)  # 1 where a frequency is kept, 0 where it is divided by `stretch`
+    length, ratio = _ramp(waves, smooth)
+    if not (1 < ratio < math.inf and 0.5 < length < math.inf):
+        raise wrong
+    # Only wavelengths count, so the length may be any: a whole number, with the ends of the ramp as files give them.
+    whole = max(round(length), 1)
+    low = _near(whole / length)
+    high = _near(low * ratio)
+    again = np.clip((whole / waves - low) / (high - low), 0.0, 1.0)
+    if np.abs(((1 - again) / stretch + again) * factors - 1).max() > 2e-6:
+        raise wrong
+    ends = {"low_freq_factor": low, "high_freq_factor": high, "original_max_position_embeddings": whole}
+    return {"rope_type": "llama3", "factor": stretch, **ends}
+
+
+def _ramp(waves: np.ndarray, smooth: np.ndarray) -> tuple[float, float]:
+    """(length, ratio) such that smooth = (length / wave - 1) / (ratio - 1), cut off at 0 and 1."""
+    inside = (smooth > 1e-5) & (smooth < 1 - 1e-5)
+    if inside.sum() > 1:
+        slope, offset = np.polyfit(1 / waves[inside], smooth[inside], 1)
+        return (slope / -offset, 1 - 1 / offset) if offset < 0 else (0.0, 0.0)
+    if inside.sum() == 1:  # the published ratio
+        return float(waves[inside][0] * (1 + 3 * smooth[inside][0])), 4.0
+    kept, divided = waves[smooth > 0.5], waves[smooth < 0.5]
+    return (math.sqrt(4 * kept.max() * divided.min()), 4.0) if kept.size else (0.0, 0.0)
+
+
+def _near(x: float) -> float:
+    """The number of two decimals that x stands for, if it does."""
+    return round(x, 2) if abs(x - round(x, 2)) < 1e-4 * x else x
