@@ -3,7 +3,13 @@
 from bigmodel_jax.models.clip import CLIPConfig, TextTower, VisionTower
 from bigmodel_jax.pretrained.family import Family
 from bigmodel_jax.pretrained.names import CONV, SAME, VECTOR, Row, linear
-from bigmodel_jax.pretrained.vit import encoder_from_hf, encoder_to_hf, image_shape_from_hf, image_shape_to_hf
+from bigmodel_jax.pretrained.vit import (
+    encoder_from_hf,
+    encoder_to_hf,
+    image_shape_from_hf,
+    image_shape_to_hf,
+    patch_size_from_hf,
+)
 
 
 def dense(ours: str, theirs: str) -> tuple[Row, Row]:
@@ -55,7 +61,7 @@ IGNORED = (r".*\.position_ids",)  # 0, 1, 2 ... in older files
 def vision_from_hf(hf: dict, defaults: dict) -> VisionTower:
     """transformers leaves out of a tower's config what equals its class's defaults."""
     hf = defaults | hf
-    return VisionTower(image_shape=image_shape_from_hf(hf), patch_size=hf["patch_size"], **encoder_from_hf(hf))
+    return VisionTower(image_shape=image_shape_from_hf(hf), patch_size=patch_size_from_hf(hf), **encoder_from_hf(hf))
 
 
 def text_from_hf(hf: dict, defaults: dict) -> TextTower:
@@ -78,10 +84,16 @@ TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
 VOCABULARY = {"vocab_size": 49_408, "max_position_embeddings": 77}
 
 
+def tower(hf: dict, name: str) -> dict:
+    """transformers takes all of a tower from the table of the old name, where a file has it as well."""
+    new, old = hf.get(name) or {}, hf.get(f"{name}_dict")
+    return new if old is None else old
+
+
 def from_hf(hf: dict) -> CLIPConfig:
-    text = hf["text_config"]
+    text, vision = tower(hf, "text_config"), tower(hf, "vision_config")
     return CLIPConfig(
-        vision=vision_from_hf(hf["vision_config"], LAYERS | VISION),
+        vision=vision_from_hf(vision, LAYERS | VISION),
         text=text_from_hf(text, LAYERS | TEXT | VOCABULARY),
         projection_dim=hf.get("projection_dim", 512),
         eos_token_id=text.get("eos_token_id", 49_407),

@@ -97,6 +97,8 @@ def from_hf(hf: dict) -> DeepseekConfig:
         topk_method="noaux_tc",
         moe_layer_freq=1,
         num_key_value_heads=(hf["num_attention_heads"], None),
+        head_dim=(hf["qk_rope_head_dim"], None),
+        qk_head_dim=(hf["qk_nope_head_dim"] + hf["qk_rope_head_dim"], None),
     )
     # Activations are quantised in the published inference code alone ("activation_scheme"); the weights do not show it.
     quantized = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [fp8.BLOCK, fp8.BLOCK]}

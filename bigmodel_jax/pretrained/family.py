@@ -42,6 +42,12 @@ def check_fixed(hf: dict, **expected: Any) -> None:
             raise ValueError(f"config.json: {name} = {hf[name]!r} is not supported; supported: {listed}")
 
 
+def check_layer_types(hf: dict, window: int = 0) -> None:
+    """Raises ValueError where `layer_types` says that layers differ, in a family where all or none have the window."""
+    kind = "sliding_attention" if window else "full_attention"
+    check_fixed(hf, layer_types=(None, [kind] * hf["num_hidden_layers"]))
+
+
 MSCALES = ("mscale", "mscale_all_dim")
 ROPE_KINDS = ("linear", "llama3", "yarn")
 
@@ -49,7 +55,8 @@ ROPE_KINDS = ("linear", "llama3", "yarn")
 def rope_settings(hf: dict) -> dict:
     """What config.json says of rotary positions: transformers reads `rope_parameters` (5) only where `rope_scaling` (4)
     is absent, null or empty."""
-    return hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+    parameters, scaling = hf.get("rope_parameters"), hf.get("rope_scaling")
+    return scaling or parameters or {}
 
 
 def rope_from_hf(hf: dict, default_theta: float = 10_000.0) -> tuple[float, RopeScaling]:

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from bigmodel_jax.config import nearest
 from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.models.base import unpadded
-from bigmodel_jax.pretrained import FAMILIES, names
+from bigmodel_jax.pretrained import FAMILIES, config_json, names
 from bigmodel_jax.pretrained.family import Family, spec_by_path
 from bigmodel_jax.pretrained.names import Piece, Source, Tensor
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 def read_config(folder: Path) -> tuple[Family, ModelConfig]:
     """The family and the model config of a folder; ValueError where the architecture is not one of ours."""
-    hf = _json(folder / "config.json")
+    hf = config_json.read_table(folder / "config.json")
     architecture = _architecture(hf)
     family = FAMILIES.get(architecture)
     if family is None:
@@ -43,9 +43,12 @@ def read_config(folder: Path) -> tuple[Family, ModelConfig]:
             f"{nearest(architecture, FAMILIES)}; supported: {', '.join(FAMILIES)}"
         )
     try:
-        return family, family.from_hf(hf)
+        config = family.from_hf(hf)
     except KeyError as error:
         raise ValueError(f"{folder / 'config.json'}: {error} is missing") from None
+    config_json.check_unread(family, hf)
+    config_json.check_fields(config)
+    return family, config
 
 
 def _architecture(hf: dict) -> str:

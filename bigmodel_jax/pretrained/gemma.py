@@ -5,6 +5,7 @@ import functools
 
 from bigmodel_jax.models.gemma import Gemma2Config, Gemma3Config, GemmaConfig
 from bigmodel_jax.pretrained import llama
+from bigmodel_jax.pretrained.config_keys import ROPE_KEYS
 from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.names import Row
 
@@ -29,12 +30,11 @@ def sizes_from_hf(hf: dict) -> dict:
 
 
 def local_from_hf(hf: dict, global_every: int) -> dict:
-    """Window and pattern, from `layer_types` or the number that older files give."""
-    every = hf.get("sliding_window_pattern") or hf.get("_sliding_window_pattern") or global_every
-    types = hf.get("layer_types")
+    """Window and pattern, from `layer_types` or as `global_every` says."""
+    every, types = global_every, hf.get("layer_types")
     if types and "full_attention" in types:
         every = types.index("full_attention") + 1
-    if types and types != layer_types(len(types), every):
+    if types and types != layer_types(hf["num_hidden_layers"], every):
         raise ValueError(f"config.json: layer_types = {types} is not supported; supported: every n-th full_attention")
     return {"window": hf["sliding_window"] or 0, "global_every": every}
 
@@ -67,11 +67,14 @@ def gemma3_from_hf(hf: dict) -> Gemma3Config:
     # As transformers: `rope_scaling` adds to what is said of the global layers, and its old name for the kind is not read.
     scaling = hf.get("rope_scaling") or {}
     check_fixed(scaling, type=("default", scaling.get("rope_type")))
-    far = {"rope_theta": hf.get("rope_theta", 1_000_000.0)} | far | scaling
+    said = {name: table.get(name) for table in (far, scaling) for name in ROPE_KEYS if name in table}
+    check_fixed(far, partial_rotary_factor=(1.0, None))
+    check_fixed(scaling, partial_rotary_factor=(1.0, None))
+    far = {"rope_theta": hf.get("rope_theta", 1_000_000.0)} | said
     far = {"rope_parameters": far, "rope_scaling": None, "original_max_position_embeddings": None}
     return Gemma3Config(
         **sizes_from_hf(hf | far),
-        **local_from_hf(hf, global_every=6),
+        **local_from_hf(hf, global_every=hf.get("sliding_window_pattern", 6)),
         local_rope_theta=float(near.get("rope_theta") or hf.get("rope_local_base_freq", 10_000.0)),
         final_softcap=hf.get("final_logit_softcapping") or 0.0,
     )

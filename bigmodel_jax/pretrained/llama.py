@@ -1,7 +1,7 @@
 """Llama's tensors and config.json; the names that Mistral, Qwen and others took over."""
 
 from bigmodel_jax.models.llama import LlamaConfig
-from bigmodel_jax.pretrained.family import Family, check_fixed, rope_from_hf, rope_to_hf
+from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types, rope_from_hf, rope_to_hf
 from bigmodel_jax.pretrained.names import VECTOR, Row, linear
 
 ATTENTION = (
@@ -73,6 +73,7 @@ def sizes_to_hf(cfg) -> dict:
 
 def from_hf(hf: dict) -> LlamaConfig:
     check_fixed(hf, hidden_act="silu", attention_bias=False, mlp_bias=False)
+    check_layer_types(hf)
     return LlamaConfig(**sizes_from_hf(hf))
 
 

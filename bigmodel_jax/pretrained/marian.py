@@ -48,6 +48,7 @@ ACTIVATIONS = {"relu": "relu", "swish": "silu", "silu": "silu", "gelu": "gelu"}
 
 def from_hf(hf: dict) -> TransformerConfig:
     check_fixed(hf, share_encoder_decoder_embeddings=True, tie_word_embeddings=True, static_position_embeddings=True)
+    check_fixed(hf, is_encoder_decoder=True)
     # Older files spell out what Marian's code no longer reads.
     check_fixed(hf, normalize_before=False, normalize_embedding=False, add_final_layer_norm=False)
     check_fixed(hf, activation_function=tuple(ACTIVATIONS), decoder_vocab_size=(hf["vocab_size"], None))

@@ -1,13 +1,15 @@
 """Mistral's config.json; its tensors are Llama's."""
 
 from bigmodel_jax.models.mistral import MistralConfig
-from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types
 from bigmodel_jax.pretrained.llama import IGNORED, ROWS, sizes_from_hf, sizes_to_hf
 
 
 def from_hf(hf: dict) -> MistralConfig:
+    window = hf.get("sliding_window", 4096) or 0
     check_fixed(hf, hidden_act="silu")
-    return MistralConfig(**sizes_from_hf(hf), window=hf.get("sliding_window", 4096) or 0)
+    check_layer_types(hf, window)
+    return MistralConfig(**sizes_from_hf(hf), window=window)
 
 
 def to_hf(cfg: MistralConfig) -> dict:

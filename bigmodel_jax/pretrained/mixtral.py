@@ -1,7 +1,7 @@
 """Mixtral's tensors and config.json; its attention is Llama's."""
 
 from bigmodel_jax.models.mixtral import MixtralConfig
-from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types
 from bigmodel_jax.pretrained.llama import ATTENTION, ENDS, IGNORED, sizes_from_hf, sizes_to_hf
 from bigmodel_jax.pretrained.names import Row, linear
 
@@ -32,11 +32,13 @@ def losses_to_hf(cfg) -> dict:
 
 
 def from_hf(hf: dict) -> MixtralConfig:
+    window = hf.get("sliding_window") or 0
     check_fixed(hf, hidden_act="silu")
+    check_layer_types(hf, window)
     return MixtralConfig(
         **sizes_from_hf(hf),
         **losses_from_hf(hf),
-        window=hf.get("sliding_window") or 0,
+        window=window,
         num_experts=hf["num_local_experts"],
         experts_per_token=hf["num_experts_per_tok"],
     )

@@ -4,7 +4,7 @@ import functools
 
 from bigmodel_jax.models.llama import LlamaConfig
 from bigmodel_jax.models.qwen import Qwen2Config, Qwen3Config
-from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types
 from bigmodel_jax.pretrained.llama import IGNORED, ROWS, sizes_from_hf, sizes_to_hf
 
 # What a config.json says in so many words; Qwen2's has no field for the biases it always has.
@@ -13,6 +13,8 @@ NO_BIAS = {"qwen2": {}, "qwen3": {"attention_bias": False}}
 
 def from_hf(hf: dict, *, config: type[LlamaConfig], model_type: str) -> LlamaConfig:
     check_fixed(hf, hidden_act="silu", use_sliding_window=False, **NO_BIAS[model_type])
+    check_layer_types(hf)
+    hf.get("sliding_window")  # has no say without use_sliding_window
     # Where a file leaves it out, Qwen3's head_dim is 128 whatever embed_dim and num_heads are.
     head_dim = {"head_dim": hf.get("head_dim", 128)} if model_type == "qwen3" else {}
     return config(**sizes_from_hf(hf) | head_dim)

@@ -1,7 +1,7 @@
 """Qwen3-MoE's tensors and config.json; its attention is Qwen3's, named as Llama's."""
 
 from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
-from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types
 from bigmodel_jax.pretrained.llama import ATTENTION, ENDS, IGNORED, sizes_from_hf, sizes_to_hf
 from bigmodel_jax.pretrained.mixtral import MLP_NORM, losses_from_hf, losses_to_hf
 from bigmodel_jax.pretrained.names import Row, linear
@@ -27,7 +27,9 @@ FIXED = {
 
 
 def from_hf(hf: dict) -> Qwen3MoeConfig:
-    check_fixed({name: value for name, value in hf.items() if value is not None}, **FIXED)
+    check_fixed(hf, **{name: (value, None) for name, value in FIXED.items()})
+    check_layer_types(hf)
+    hf.get("sliding_window")  # has no say without use_sliding_window
     return Qwen3MoeConfig(
         **sizes_from_hf(hf) | {"mlp_dim": hf["moe_intermediate_size"]},
         **losses_from_hf(hf),

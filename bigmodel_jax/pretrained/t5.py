@@ -55,6 +55,8 @@ IGNORED = (
 
 def from_hf(hf: dict) -> T5Config:
     check_fixed(hf, feed_forward_proj=("relu", "gated-gelu"), is_encoder_decoder=True)
+    gated = hf.get("feed_forward_proj", "relu") == "gated-gelu"
+    check_fixed(hf, dense_act_fn=("gelu_new" if gated else "relu", None), is_gated_act=(gated, None))
     return T5Config(
         vocab_size=hf["vocab_size"],
         num_layers=hf["num_layers"],
@@ -66,9 +68,9 @@ def from_hf(hf: dict) -> T5Config:
         max_seq_len=hf.get("n_positions", 512),
         num_buckets=hf["relative_attention_num_buckets"],
         max_distance=hf.get("relative_attention_max_distance", 128),
-        gated=hf.get("feed_forward_proj", "relu") == "gated-gelu",
+        gated=gated,
         # transformers 5 writes tie_word_embeddings = true whatever there is, and this beside it.
-        tied_embeddings=hf.get("tie_word_embeddings", True) and hf.get("scale_decoder_outputs", True),
+        tied_embeddings=all([hf.get("tie_word_embeddings", True), hf.get("scale_decoder_outputs", True)]),
         norm_eps=hf["layer_norm_epsilon"],
         init_factor=hf.get("initializer_factor", 1.0),
         decoder_start_token_id=hf.get("decoder_start_token_id") or 0,

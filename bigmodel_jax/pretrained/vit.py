@@ -44,6 +44,15 @@ def image_shape_from_hf(hf: dict) -> tuple[int, int, int]:
     return height, width, hf.get("num_channels", 3)
 
 
+def patch_size_from_hf(hf: dict) -> int:
+    """The side of a patch; [4, 4] says 4. ValueError for patches that are not square."""
+    size = hf["patch_size"]
+    sides = size if isinstance(size, list) else [size]
+    if len(set(sides)) > 1:
+        raise ValueError(f"config.json: patch_size = {size} is not supported; supported: square patches")
+    return sides[0]
+
+
 def image_shape_to_hf(shape: tuple[int, int, int]) -> dict:
     height, width, channels = shape
     return {"image_size": height if height == width else [height, width], "num_channels": channels}
@@ -88,7 +97,7 @@ def from_hf(hf: dict) -> ViTConfig:
     check_fixed(hf, qkv_bias=True)
     return ViTConfig(
         image_shape=image_shape_from_hf(hf),
-        patch_size=hf["patch_size"],
+        patch_size=patch_size_from_hf(hf),
         num_classes=num_classes_from_hf(hf),
         init_std=hf.get("initializer_range", 0.02),
         **encoder_from_hf(hf),

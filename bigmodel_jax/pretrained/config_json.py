@@ -1,0 +1,120 @@
+"""config.json with every key accounted for: read by a family, known to change nothing, refused, or named as not used."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bigmodel_jax.models import ModelConfig
+from bigmodel_jax.pretrained import config_keys
+from bigmodel_jax.pretrained.family import Family
+
+log = logging.getLogger(__name__)
+
+# Tables whose keys count one by one; of others (id2label) the whole is read or not.
+ROTARY = ("rope_parameters", "rope_scaling", "full_attention", "sliding_attention")
+NESTED = (*ROTARY, "quantization_config", "text_config", "vision_config", "text_config_dict", "vision_config_dict")
+
+
+class Keys(dict):
+    """A table of config.json that checks a value's type when it is read, and notes which keys have been."""
+
+    def __init__(self, table: dict, path: str = "", read: set[str] | None = None):
+        self.path, self.seen = path, set() if read is None else read
+        super().__init__({k: Keys(x, f"{path}{k}.", self.seen) if isinstance(x, dict) else x for k, x in table.items()})
+
+    def __getitem__(self, name: str) -> Any:
+        return self._checked(name, super().__getitem__(name))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._checked(name, super().get(name)) if name in self else self._noted(name, default)
+
+    def __or__(self, other: dict) -> "Keys":
+        return self._merged({**self, **other})
+
+    def __ror__(self, other: dict) -> "Keys":
+        return self._merged({**other, **self})
+
+    def _merged(self, table: dict) -> "Keys":
+        """The tables inside keep the paths at which they stood."""
+        merged = Keys({}, self.path, self.seen)
+        merged.update(table)
+        return merged
+
+    def _noted(self, name: str, value: Any) -> Any:
+        self.seen.add(self.path + name)
+        return value
+
+    def _checked(self, name: str, value: Any) -> Any:
+        kind = config_keys.KINDS.get(name)
+        if kind and not kind.holds(value):
+            raise ValueError(f"config.json: {self.path}{name} = {json.dumps(value)}; allowed: {kind.allowed}")
+        return self._noted(name, value)
+
+    def unread(self) -> Iterator[tuple[str, str, Any]]:
+        """(path, name, value) of each key that nothing has asked for."""
+        for name, value in self.items():
+            path = self.path + name
+            inside = isinstance(value, Keys) and name in NESTED
+            if path not in self.seen or (inside and value and not any(f"{path}.{key}" in self.seen for key in value)):
+                yield path, name, value
+            elif inside:
+                yield from value.unread()
+
+
+def read_table(path: Path) -> Keys:
+    """ValueError for a file that is not there, no JSON, or no table of keys."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; a Hugging Face folder has one")
+    try:
+        table = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(table, dict):
+        raise ValueError(f"{path}: a {type(table).__name__}; allowed: a table of keys, {{...}}")
+    return Keys(table)
+
+
+def check_unread(family: Family, hf: Keys) -> None:
+    """ValueError for a key that asks for other mathematics than the family's; unknown keys are named in the log, once."""
+    ours = family.config.__name__
+    check_model_type(ours, hf)
+    aliases, unknown = config_keys.ALIASES.get(ours, {}), []
+    for path, name, value in list(hf.unread()):
+        above = path.removesuffix(name).rstrip(".")
+        inside = above.rpartition(".")[2]
+        allowed = config_keys.NEUTRAL.get(name)
+        if not above and aliases.get(name) in hf:
+            allowed = (hf[aliases[name]], None)
+        if name in config_keys.INERT or (allowed is not None and value in allowed):
+            continue
+        if allowed is not None or (inside in ROTARY and name not in config_keys.ROPE_KEYS):
+            said = f"supported: {' or '.join(map(json.dumps, allowed))}" if allowed else "supported: files without it"
+            raise ValueError(f"config.json: {path} = {json.dumps(value)} is not supported; {said}")
+        unknown.append(path)
+    if unknown:
+        log.warning("config.json: not used: %s", ", ".join(sorted(unknown)))
+
+
+def check_fields(config: ModelConfig) -> None:
+    """ValueError for a field of another type than its default, which a key without a type of its own may give."""
+    for field in dataclasses.fields(config):
+        value, default = getattr(config, field.name), field.default
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        if type(value) not in kinds:
+            raise ValueError(
+                f"config.json says {field.name} = {value!r} of a {type(config).__name__}, which is no {kinds[-1].__name__}"
+            )
+
+
+def check_model_type(ours: str, hf: dict) -> None:
+    """transformers chooses the model by `model_type`, whatever `architectures` says."""
+    given, known = hf.get("model_type"), config_keys.MODEL_TYPES
+    allowed = known.get(ours, (given,))
+    if any(given in types for types in known.values()) and given not in allowed:
+        raise ValueError(
+            f"config.json: model_type = {given!r} is another model than {hf.get('architectures')}; "
+            f"supported: {', '.join(allowed)}"
+        )
