@@ -158,9 +158,9 @@ def check_parts(config: Config) -> None:
             )
 
 
-def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """ " (perhaps you meant ...)" with the closest of `known`, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+def nearest(word: str, known: typing.Iterable[str], cutoff: float = 0.5) -> str:
+    """ " (perhaps you meant ...)" with the closest of `known`, or nothing; cutoff: how alike they must be, up to 1."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f" (perhaps you meant {near[0]!r})" if near else ""
 
 

@@ -75,7 +75,7 @@ _KINDS: dict[Kind, str] = {
     SIGNED: "logit_scale_init_value",
     FLAG: """tie_word_embeddings scale_embedding output_router_logits learn_sigma zero_init scale_decoder_outputs""",
     FLAG_OR_NULL: "norm_topk_prob truncate use_additional_conditions",
-    TEXT: "hidden_act activation_function feed_forward_proj layer_type hidden_activation rope_type type",
+    TEXT: "_class_name norm_type hidden_act activation_function feed_forward_proj layer_type hidden_activation rope_type type",
     TABLE: "text_config vision_config",
     TABLE_OR_NULL: """rope_parameters rope_scaling quantization_config id2label full_attention sliding_attention
         text_config_dict vision_config_dict""",

@@ -17,9 +17,9 @@ def _theirs(row: Row) -> Row:
     return Row(row.ours, name, row.layout)
 
 
-ABSENT = ("positions", "token_types", "pooler", "next_sentence")
+NOT_IN_DEBERTA = ("positions", "token_types", "pooler", "next_sentence")
 ROWS = (
-    *(_theirs(row) for row in PRETRAINING if row.paths[0].split("/")[0] not in ABSENT),
+    *(_theirs(row) for row in PRETRAINING if row.paths[0].split("/")[0] not in NOT_IN_DEBERTA),
     Row("distances/table", "deberta.encoder.rel_embeddings.weight"),
     Row("distance_norm/scale", "deberta.encoder.LayerNorm.weight"),
     Row("distance_norm/bias", "deberta.encoder.LayerNorm.bias"),
@@ -36,7 +36,18 @@ RENAMED = (
 )
 
 
+# What transformers takes where a file leaves it out: none of it is DeBERTa-v3's.
+ABSENT = {
+    "relative_attention": False,
+    "position_biased_input": True,
+    "pos_att_type": None,
+    "share_att_key": False,
+    "norm_rel_ebd": "none",
+}
+
+
 def from_hf(head: str, hf: dict) -> DebertaConfig:
+    hf = ABSENT | hf
     length = hf["max_position_embeddings"]
     check_fixed(hf, relative_attention=True, position_biased_input=False, share_att_key=True, type_vocab_size=0)
     check_fixed(hf, norm_rel_ebd="layer_norm", max_relative_positions=(-1, length), conv_kernel_size=0)

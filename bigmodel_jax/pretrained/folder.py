@@ -15,11 +15,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from bigmodel_jax.config import nearest
 from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.pretrained import FAMILIES, config_json, names
 from bigmodel_jax.pretrained.family import Family, spec_by_path
+from bigmodel_jax.pretrained.kin import hint
 from bigmodel_jax.pretrained.names import Piece, Source, Tensor
 
 WEIGHTS = "model.safetensors"
@@ -40,7 +40,7 @@ def read_config(folder: Path) -> tuple[Family, ModelConfig]:
     if family is None:
         raise ValueError(
             f"{folder / 'config.json'}: architecture {architecture!r} is not supported"
-            f"{nearest(architecture, FAMILIES)}; supported: {', '.join(FAMILIES)}"
+            f"{hint(architecture, FAMILIES)}; supported: {', '.join(FAMILIES)}"
         )
     try:
         config = family.from_hf(hf)
@@ -136,15 +136,21 @@ def match_prefix(family: Family, source: Source) -> Source:
     return {name if name in outside else family.prefix + name: tensor for name, tensor in source.items()}
 
 
+def check_weights(family: Family, cfg: ModelConfig, source: Source) -> Source:
+    """The tensors by the names of the family's table; ValueError, one line, where they are not those of the config."""
+    source = leave_out(family, match_prefix(family, family.unpack(source) if family.unpack else source))
+    names.check(family.rows, spec_by_path(cfg), cfg, source, family.ignored)
+    return source
+
+
 def load_params(family: Family, cfg: ModelConfig, source: Source, shardings: Mapping[str, Any], dtype: str) -> dict:
     """{path: jax.Array} on their shardings: of one parameter at a time this process's part in host memory, read one of
     their tensors at a time.
 
     ValueError names every tensor that is missing, too many or of another shape.
     """
-    spec, own = spec_by_path(unpadded(cfg)), spec_by_path(cfg)
-    source = leave_out(family, match_prefix(family, family.unpack(source) if family.unpack else source))
-    names.check(family.rows, spec, cfg, source, family.ignored)
+    published = unpadded(cfg)
+    spec, own, source = spec_by_path(published), spec_by_path(cfg), check_weights(family, published, source)
     out = {}
     for path, param in own.items():
         shape = spec[path].shape

@@ -13,11 +13,23 @@ from bigmodel_jax.config import nearest
 from bigmodel_jax.data.tokenizer_files import from_gguf_metadata
 from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.pretrained import FAMILIES, Family
-from bigmodel_jax.pretrained.gguf_config import hf_config
+from bigmodel_jax.pretrained.gguf_config import check_tokenizer, hf_config
 from bigmodel_jax.pretrained.names import Source, Tensor
 
 # general.architecture -> the architecture whose names and config we read it as.
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+# Those of which the Hugging Face folder alone is read.
+FOLDERS = {
+    "bert": "BertModel",
+    "deepseek2": "DeepseekV3ForCausalLM",
+    "gemma": "GemmaForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",
+    "gpt-oss": "GptOssForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+    "qwen3moe": "Qwen3MoeForCausalLM",
+    "t5": "T5ForConditionalGeneration",
+}
 # llama.cpp's converter reorders the rows of q and k of these to the interleaved rotary pairs.
 PERMUTED = {"llama"}
 ROPE_FACTORS = "rope_freqs.weight"
@@ -57,9 +69,10 @@ def open_gguf(path: Path) -> Opened:
     family = FAMILIES.get(ARCHITECTURES.get(str(architecture), ""))
     if family is None:
         raise ValueError(
-            f"{path}: architecture {architecture!r} is not supported{nearest(str(architecture), ARCHITECTURES)}; "
+            f"{path}: architecture {architecture!r} is not supported{_way_out(str(architecture))}; "
             f"supported: {', '.join(ARCHITECTURES)}"
         )
+    check_tokenizer(metadata, path)
     tensors = {t.name: t for t in reader.tensors}
     factors = _factors(path, tensors.pop(ROPE_FACTORS)) if architecture == "llama" and ROPE_FACTORS in tensors else None
     try:
@@ -74,6 +87,15 @@ def open_gguf(path: Path) -> Opened:
     return Opened(
         family, config, source, from_gguf_metadata(metadata, path), metadata.get("tokenizer.chat_template", "")
     )
+
+
+def _way_out(architecture: str) -> str:
+    """Where the model can be had from otherwise, or the name that a slip of the pen stands for."""
+    from gguf.constants import MODEL_ARCH_NAMES
+
+    if architecture in FOLDERS:
+        return f" in this form (its Hugging Face folder is: {FOLDERS[architecture]})"
+    return "" if architecture in MODEL_ARCH_NAMES.values() else nearest(architecture, ARCHITECTURES)
 
 
 def _reader(path: Path) -> Any:

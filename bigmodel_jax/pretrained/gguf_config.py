@@ -5,6 +5,7 @@ Which keys mean something is the list of the `gguf` package, which llama.cpp rea
 
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,33 @@ class Metadata:
             unknown.append(key)
         if unknown:
             log.warning("not used: %s", ", ".join(sorted(unknown)))
+
+
+def check_tokenizer(fields: dict[str, Any], path: Path) -> None:
+    """ValueError, one line, for lists of the tokenizer that are not there, of another type, or do not fit each other."""
+    for name in ("tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.chat_template"):
+        if not isinstance(fields.get(name, ""), str):
+            raise ValueError(f"{path}: {name} = {fields[name]!r} is no text")
+    tokens = fields.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not tokens or not all(isinstance(x, str) for x in tokens):
+        raise ValueError(f"{path}: tokenizer.ggml.tokens is missing, or no list of texts")
+    kinds = {"token_type": (int,), "scores": (int, float), "merges": (str,)}
+    for name, types in kinds.items():
+        found = fields.get(f"tokenizer.ggml.{name}", [])
+        if not isinstance(found, list) or not all(isinstance(x, types) for x in found):
+            raise ValueError(f"{path}: tokenizer.ggml.{name} is no list of {types[-1].__name__}")
+        if name != "merges" and found and len(found) != len(tokens):
+            raise ValueError(f"{path}: tokenizer.ggml.{name} has {len(found)} entries for {len(tokens)} tokens")
+    model = fields.get("tokenizer.ggml.model")
+    needed = {"gpt2": ("token_type", "merges"), "llama": ("token_type", "scores")}.get(model, ())
+    for name in needed:
+        if f"tokenizer.ggml.{name}" not in fields:
+            raise ValueError(f"{path}: tokenizer.ggml.{name} is missing, which a tokenizer of kind {model!r} has")
+    known = set(tokens)
+    for merge in fields.get("tokenizer.ggml.merges", []):
+        parts = merge.split(" ")
+        if len(parts) != 2 or not known >= {*parts, "".join(parts)}:
+            raise ValueError(f"{path}: tokenizer.ggml.merges has {merge!r}, which does not join two tokens to a third")
 
 
 def _known_keys() -> set[str]:

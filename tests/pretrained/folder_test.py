@@ -15,6 +15,7 @@ from bigmodel_jax.core import params
 from bigmodel_jax.models import gemma
 from bigmodel_jax.pretrained import FAMILIES, folder, names
 from bigmodel_jax.pretrained.family import spec_by_path
+from bigmodel_jax.pretrained.kin import hint
 
 FIXTURES = Path(__file__).parents[1] / "parity" / "fixtures"
 
@@ -221,3 +222,20 @@ def test_the_spec_of_a_family_is_covered_by_its_table():
         # One config class may serve several architectures, each with a head of its own.
         others = {path for f in FAMILIES.values() if f.config is family.config for row in f.rows for path in row.paths}
         assert spec <= rows | others, family.architecture
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said"),
+    [
+        ("Qwen2MoeForCausalLM", "nearest in kind: 'Qwen3MoeForCausalLM'"),
+        ("DistilBertForSequenceClassification", "nearest in kind: 'BertForSequenceClassification'"),
+        ("BartForConditionalGeneration", "nearest in kind: 'MarianMTModel'"),
+        ("LlamaForSequenceClassification", "nearest in kind: 'LlamaForCausalLM'"),
+        ("LLamaForCausalLM", "perhaps you meant 'LlamaForCausalLM'"),
+        ("Qwen9ForCausalLM", ""),
+        ("Mamba2ForCausalLM", ""),  # in spelling it is nearest to Gemma2ForCausalLM
+        ("SegformerForSemanticSegmentation", ""),
+    ],
+)
+def test_the_hint_names_what_is_nearest_in_kind(architecture, said):
+    assert hint(architecture, FAMILIES) == (f" ({said})" if said else "")

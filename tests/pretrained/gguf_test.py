@@ -217,6 +217,56 @@ def test_a_tensor_without_a_place_is_refused(architecture, name, tmp_path):
         gguf.open_gguf(tmp_path / "m.gguf")
 
 
+def drop(name: str, writer: GGUFWriter) -> None:
+    del writer.kv_data[0][name]
+
+
+def merge_without_a_token(writer: GGUFWriter) -> None:
+    writer.kv_data[0]["tokenizer.ggml.merges"].value = ["a b", "b c"]
+
+
+def experts_by_their_old_names(writer: GGUFWriter) -> None:
+    for e in range(2):
+        writer.add_tensor(f"blk.0.ffn_gate.{e}.weight", np.zeros((48, 32), np.float32))
+
+
+DAMAGED = [
+    (merge_without_a_token, "merges has 'b c', which does not join two tokens"),
+    (experts_by_their_old_names, "blk.0.ffn_gate.0.weight, blk.0.ffn_gate.1.weight has no place in this model"),
+    (functools.partial(drop, "llama.block_count"), "llama.block_count is missing"),
+    (functools.partial(drop, "llama.embedding_length"), "llama.embedding_length is missing"),
+    (functools.partial(drop, "general.architecture"), "architecture None is not supported"),
+    (functools.partial(drop, "tokenizer.ggml.tokens"), "tokenizer.ggml.tokens is missing"),
+    (functools.partial(drop, "tokenizer.ggml.token_type"), "tokenizer.ggml.token_type is missing"),
+]
+
+
+@pytest.mark.parametrize(("harm", "said"), DAMAGED, ids=lambda x: x if isinstance(x, str) else "")
+def test_metadata_that_does_not_fit_is_one_line(harm, said, tmp_path):
+    write(tmp_path / "m.gguf", more=harm)
+    with pytest.raises(ValueError, match=said) as error:
+        gguf.open_gguf(tmp_path / "m.gguf")
+    assert "\n" not in str(error.value)
+
+
+def test_one_value_a_layer_is_read_where_all_are_equal(tmp_path):
+    def per_layer(writer: GGUFWriter, kv_heads=(2, 2)) -> None:
+        drop("llama.attention.head_count_kv", writer)
+        writer.add_head_count_kv(list(kv_heads))
+
+    write(tmp_path / "m.gguf", more=per_layer)
+    assert gguf.open_gguf(tmp_path / "m.gguf").config.num_kv_heads == 2
+    write(tmp_path / "m.gguf", more=functools.partial(per_layer, kv_heads=(2, 1)))
+    with pytest.raises(ValueError, match=r"head_count_kv = \[2, 1\] differs between layers"):
+        gguf.open_gguf(tmp_path / "m.gguf")
+
+
+def test_an_architecture_that_is_read_in_another_form(tmp_path):
+    finish(open_writer(tmp_path / "m.gguf", architecture="gemma2"))
+    with pytest.raises(ValueError, match=r"'gemma2' is not supported in this form \(its .* is: Gemma2ForCausalLM\)"):
+        gguf.open_gguf(tmp_path / "m.gguf")
+
+
 def test_factors_of_another_form_are_refused(tmp_path):
     for factors in ([1, 2, 3, 2], [1, 1, 0.5, 1], [1, 2], [1, 2, 4, 8]):
         with pytest.raises(ValueError, match=r"rope_freqs.weight holds factors of another form than Llama 3.1's"):

@@ -183,3 +183,13 @@ def test_a_run_starts_from_tables_with_another_padding(imported, tmp_path):
     assert (len(found[128]), len(found[1])) == (128, rows)
     np.testing.assert_array_equal(found[128][:rows], found[1])
     assert not np.asarray(found[128][rows:]).any()
+
+
+def test_a_package_that_holds_a_pickle_is_refused_before_it_is_fetched(tmp_path, capsys):
+    for name, said in (("efficientnet-lite0", "holds its weights as a pickle"), ("efficientnet-lite", "minilm-l6")):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["import", name, "--run_dir", str(tmp_path / "run")])
+        error = capsys.readouterr().err
+        assert (stop.value.code, len(error.strip().splitlines())) == (2, 1)
+        assert said in error
+        assert "perhaps you meant" not in error
