@@ -61,13 +61,12 @@ def _architecture(hf: dict) -> str:
     return "PixArtTransformer2DModel" if shared else name
 
 
-def _json(path: Path) -> dict:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; a Hugging Face folder has one")
-    try:
-        return json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
+def _shards(index: Path) -> list[str]:
+    """The files that an index names."""
+    weight_map = config_json.read_table(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ValueError(f"{index}: weight_map is no table of tensors and the files that hold them")
+    return sorted(set(weight_map.values()))
 
 
 def open_weights(folder: Path) -> Source:
@@ -75,7 +74,7 @@ def open_weights(folder: Path) -> Source:
     weights = next((w for w in (WEIGHTS, DIFFUSERS_WEIGHTS) if any(folder.glob(f"{w}*"))), WEIGHTS)
     index = f"{weights}.index.json"
     if (folder / index).is_file():
-        files = sorted(set(_json(folder / index)["weight_map"].values()))
+        files = _shards(folder / index)
         missing = [name for name in files if not (folder / name).is_file()]
         if missing:
             raise ValueError(f"{folder}: {index} names {', '.join(missing)}, which is not there")
@@ -129,7 +128,13 @@ def leave_out(family: Family, source: Source) -> Source:
 def match_prefix(family: Family, source: Source) -> Source:
     """The tensors by their full names; some files leave out the prefix that the whole model would give."""
     for pattern, replacement in family.renamed:
-        source = {re.sub(pattern, replacement, name): tensor for name, tensor in source.items()}
+        now = {name: re.sub(pattern, replacement, name) for name in source}
+        twice = [name for name, count in collections.Counter(now.values()).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"weights: {', '.join(twice)} is there twice, under an older name as well; keep one of both"
+            )
+        source = {now[name]: tensor for name, tensor in source.items()}
     if not family.prefix or any(name.startswith(family.prefix) for name in source):
         return source
     outside = {row.theirs for row in family.rows if not row.theirs.startswith(family.prefix)}

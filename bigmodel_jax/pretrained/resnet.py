@@ -38,6 +38,7 @@ IGNORED = (r".*\.num_batches_tracked",)  # a counter that nothing reads where th
 def from_hf(hf: dict) -> ResNetConfig:
     """The images' size is not in a config.json, nor does the network depend on it: ImageNet's."""
     check_fixed(hf, hidden_act="relu", downsample_in_first_stage=False, downsample_in_bottleneck=False)
+    check_fixed(hf, layer_type=("bottleneck", "basic"))
     return ResNetConfig(
         image_shape=(224, 224, hf.get("num_channels", 3)),
         num_classes=num_classes_from_hf(hf),

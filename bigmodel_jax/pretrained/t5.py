@@ -2,7 +2,7 @@
 
 from bigmodel_jax.models.t5 import T5Config
 from bigmodel_jax.pretrained.family import Family, check_fixed
-from bigmodel_jax.pretrained.names import Row, linear
+from bigmodel_jax.pretrained.names import Row, Source, linear
 
 
 def attention(ours: str, theirs: str) -> tuple[Row, ...]:
@@ -103,4 +103,10 @@ def to_hf(cfg: T5Config) -> dict:
     }
 
 
-T5 = Family("T5ForConditionalGeneration", T5Config, from_hf, to_hf, ROWS, IGNORED)
+def with_head(source: Source) -> Source:
+    """transformers 5 ties every head when it saves, also one whose outputs are not scaled: its table is the embedding's."""
+    tied = {"lm_head.weight": source["shared.weight"]} if "shared.weight" in source else {}
+    return tied | dict(source)
+
+
+T5 = Family("T5ForConditionalGeneration", T5Config, from_hf, to_hf, ROWS, IGNORED, unpack=with_head)

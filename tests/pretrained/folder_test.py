@@ -85,7 +85,12 @@ def add_a_tensor(path):
     change_weights(path, lambda t: t.update({"model.layers.7.mlp.up_proj.weight": np.zeros(2, np.float32)}))
 
 
+def break_the_index(path):
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": ["a"]}))
+
+
 CASES = [
+    (break_the_index, ["weight_map is no table"]),
     (break_architecture, ["LlamaForCausalLMM", "perhaps you meant 'LlamaForCausalLM'", "supported: "]),
     (break_activation, ["hidden_act = 'relu'", "'silu'"]),
     (break_vocabulary, ["embed_tokens.weight has shape (96, 32), expected (97, 32)", "lm_head.weight has shape"]),
@@ -239,3 +244,26 @@ def test_the_spec_of_a_family_is_covered_by_its_table():
 )
 def test_the_hint_names_what_is_nearest_in_kind(architecture, said):
     assert hint(architecture, FAMILIES) == (f" ({said})" if said else "")
+
+
+def placed(path: Path) -> dict:
+    family, cfg = folder.read_config(path)
+    where = dict.fromkeys(spec_by_path(cfg), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    return folder.load_params(family, cfg, folder.open_weights(path), where, "float32")
+
+
+def test_an_untied_t5_saved_by_transformers_5(tmp_path):
+    """It ties the head when it saves: there is none in the file, and no scale on the outputs."""
+    shutil.copytree(FIXTURES / "t5_v11", tmp_path, dirs_exist_ok=True)
+    change_config(tmp_path, tie_word_embeddings=True, scale_decoder_outputs=False)
+    change_weights(tmp_path, lambda t: t.pop("lm_head.weight"))
+    found = placed(tmp_path)
+    np.testing.assert_array_equal(found["head/table"], found["embed/table"])
+
+
+def test_a_tensor_under_two_names_is_refused(tmp_path):
+    shutil.copytree(FIXTURES / "bert", tmp_path, dirs_exist_ok=True)
+    name = "bert.embeddings.LayerNorm."
+    change_weights(tmp_path, lambda t: t.update({f"{name}gamma": 2 * t[f"{name}weight"]}))
+    with pytest.raises(ValueError, match=r"bert.embeddings.LayerNorm.weight is there twice"):
+        placed(tmp_path)
