@@ -42,6 +42,7 @@ SIGNED = Kind("numbers", is_number)
 FLAG = Kind("true, false", lambda x: isinstance(x, bool))
 FLAG_OR_NULL = Kind("true, false, null", lambda x: x is None or isinstance(x, bool))
 TEXT = Kind("text", lambda x: isinstance(x, str))
+TEXT_OR_NULL = Kind("text, or null", lambda x: x is None or isinstance(x, str))
 TABLE = Kind("a table of keys", lambda x: isinstance(x, dict))
 TABLE_OR_NULL = Kind("a table of keys, or null", lambda x: x is None or isinstance(x, dict))
 COUNTS = Kind("a list of whole numbers above 0", is_list_of(COUNT.holds))
@@ -75,7 +76,8 @@ _KINDS: dict[Kind, str] = {
     SIGNED: "logit_scale_init_value",
     FLAG: """tie_word_embeddings scale_embedding output_router_logits learn_sigma zero_init scale_decoder_outputs""",
     FLAG_OR_NULL: "norm_topk_prob truncate use_additional_conditions",
-    TEXT: "_class_name norm_type hidden_act activation_function feed_forward_proj layer_type hidden_activation rope_type type",
+    TEXT: "_class_name norm_type hidden_act activation_function feed_forward_proj layer_type rope_type type",
+    TEXT_OR_NULL: "hidden_activation",
     TABLE: "text_config vision_config",
     TABLE_OR_NULL: """rope_parameters rope_scaling quantization_config id2label full_attention sliding_attention
         text_config_dict vision_config_dict""",
@@ -95,12 +97,12 @@ INERT = frozenset(
     output_attentions output_hidden_states output_past use_cache use_bfloat16 gradient_checkpointing
     chunk_size_feed_forward directionality _attn_implementation attn_implementation _attn_implementation_autoset
     _flash_attn_2_enabled _attn_implementation_internal _experts_implementation_internal unsloth_fixed unsloth_version
-    is_llama_config mlx_version tf_legacy_loss ep_size seq_aux pretraining_tp num_nextn_predict_layers
-    num_mtp_layers reorder_and_upcast_attn upcast_attention activation_dropout attention_dropout
-    attention_probs_dropout_prob attn_pdrop embd_pdrop resid_pdrop dropout dropout_rate hidden_dropout_prob
-    classifier_dropout classifier_dropout_prob classif_dropout encoder_layerdrop decoder_layerdrop layerdrop
-    pooler_dropout summary_first_dropout summary_last_dropout router_jitter_noise initializer_range initializer_factor
-    init_std gate_init router_aux_loss_coef output_router_logits aux_loss_alpha pad_token_id bos_token_id eos_token_id
+    is_llama_config mlx_version tf_legacy_loss ep_size seq_aux pretraining_tp num_nextn_predict_layers num_mtp_layers
+    reorder_and_upcast_attn upcast_attention activation_dropout attention_dropout attention_probs_dropout_prob
+    attn_pdrop embd_pdrop resid_pdrop dropout dropout_rate hidden_dropout_prob classifier_dropout
+    classifier_dropout_prob classif_dropout encoder_layerdrop decoder_layerdrop layerdrop pooler_dropout
+    summary_first_dropout summary_last_dropout router_jitter_noise initializer_range initializer_factor init_std
+    gate_init router_aux_loss_coef output_router_logits aux_loss_alpha pad_token_id bos_token_id eos_token_id
     sep_token_id cls_token_id mask_token_id unk_token_id decoder_start_token_id forced_bos_token_id
     forced_eos_token_id bad_words_ids begin_suppress_tokens suppress_tokens num_beams num_beam_groups do_sample
     early_stopping max_length min_length length_penalty repetition_penalty no_repeat_ngram_size top_k top_p
@@ -111,7 +113,8 @@ INERT = frozenset(
     pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type encoder_stride out_features
     out_indices stage_names _out_features _out_indices add_bias_logits max_window_layers num_embeds_ada_norm
     norm_num_groups mm_tokens_per_image boi_token_index eoi_token_index image_token_index _sliding_window_pattern
-    projection_dim initial_context_length modules_to_not_convert activation_scheme
+    projection_dim _num_labels cache_implementation force_bos_token_to_be_generated transformers.js_config
+    sliding_window_size initial_context_length modules_to_not_convert activation_scheme
     """)
 )
 
@@ -150,6 +153,7 @@ NEUTRAL: dict[str, tuple] = {
     "num_experts": (None, 0),
     "num_kv_shared_layers": (0, None),
     "num_local_experts": (None, 0),
+    "num_vector_embeds": (None,),
     "only_cross_attention": (False, None),
     "partial_rotary_factor": (1.0, None),
     "per_layer_config": (None,),
@@ -162,6 +166,7 @@ NEUTRAL: dict[str, tuple] = {
     "query_pre_attn_scalar": (None,),
     "residual_multiplier": (1.0, None),
     "rope_interleave": (False, None),
+    "rope_interleaved": (False, None),
     "rotary_pct": (1.0, None),
     "scale_depth": (None,),
     "scale_emb": (1, None),
@@ -170,6 +175,7 @@ NEUTRAL: dict[str, tuple] = {
     "tie_encoder_decoder": (False, None),
     "use_bias": (False, None),
     "use_bidirectional_attention": (False, None),
+    "use_linear_projection": (False, None),
     "use_mrope": (False, None),
     "use_parallel_residual": (False, None),
     "use_qk_norm": (False, None),

@@ -221,6 +221,31 @@ def test_unknown_keys_are_named_once(tmp_path, caplog):
     assert [r.getMessage() for r in caplog.records] == ["config.json: not used: another, my_key"]
 
 
+# What published files hold beside the sizes, by fixture.
+PUBLISHED = {
+    "llama": {"is_llama_config": True, "rope_interleaved": False, "rope_scaling": None, "pretraining_tp": 1}
+    | {"eos_token_id": [128_001, 128_009], "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}},
+    "gemma": {"hidden_activation": None, "hidden_act": "gelu", "rope_scaling": None},
+    "gemma2": {"cache_implementation": "hybrid", "sliding_window_size": 4096},
+    "qwen2": {"use_mrope": False, "sliding_window": 131_072, "max_window_layers": 28},
+    "gpt2": {"n_ctx": 1024, "_num_labels": 1, "task_specific_params": {"text-generation": {"max_length": 50}}},
+    "gpt_oss": {"initial_context_length": 4096, "experts_per_token": 2}
+    | {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}},
+    "deepseek": {"auto_map": {"AutoConfig": "x"}, "ep_size": 1, "seq_aux": True, "num_nextn_predict_layers": 1}
+    | {"quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8"}},
+    "bert": {"directionality": "bidi", "pooler_fc_size": 768, "gradient_checkpointing": False, "pruned_heads": {}},
+    "clip": {"text_config_dict": None, "vision_config_dict": None},
+    "opus_mt": {"num_hidden_layers": 2, "bad_words_ids": [[1]], "add_bias_logits": False, "extra_pos_embeddings": 1},
+    "t5": {"output_past": True, "n_positions": 512, "num_beams": 4},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_published_files_hold_is_passed_over(name, tmp_path, caplog):
+    change(name, tmp_path, **PUBLISHED[name])
+    assert not caplog.records
+
+
 def test_no_key_alone_may_be_left_out_but_the_reviewed_ones(tmp_path):
     """Every key of every fixture, taken away."""
     for name in FOLDERS:
