@@ -27,12 +27,13 @@ ABSENT = config_keys.words("""
     attn_type beta_fast beta_slow bi_data clamp_len cross_attention_dim d_head decoder_sparse_step decoder_vocab_size
     dense_act_fn downsample_in_bottleneck downsample_in_first_stage feed_forward_proj ff_activation
     final_logit_softcapping head_dim hidden_act hidden_activation is_decoder is_encoder_decoder is_gated_act
-    label_dropout layer_norm_eps layer_types learn_sigma legacy logit_scale_init_value max_relative_positions mlp_bias
-    mlp_only_layers momentum n_inner norm_elementwise_affine norm_eps norm_type num_channels num_decoder_layers
-    out_channels patch_size projection_size qk_head_dim qkv_bias rope_interleave rope_parameters rope_theta rope_type
-    same_length scale_attn_by_inverse_layer_idx scale_attn_weights scale_decoder_outputs
-    share_encoder_decoder_embeddings sliding_window sliding_window_pattern swiglu_alpha tie_word_embeddings
-    type_vocab_size use_additional_conditions use_bidirectional_attention use_sliding_window vision_use_head
+    label_dropout layer_norm_eps layer_norm_epsilon layer_type layer_types learn_sigma legacy logit_scale_init_value
+    max_relative_positions mlp_bias mlp_only_layers momentum n_inner norm_elementwise_affine norm_eps norm_topk_prob
+    norm_type num_channels num_decoder_layers out_channels patch_size projection_size qk_head_dim qkv_bias
+    rms_norm_eps rope_interleave rope_parameters rope_theta rope_type routed_scaling_factor same_length
+    scale_attn_by_inverse_layer_idx scale_attn_weights scale_decoder_outputs share_encoder_decoder_embeddings
+    sliding_window sliding_window_pattern swiglu_alpha tie_word_embeddings type_vocab_size use_additional_conditions
+    use_bidirectional_attention use_sliding_window vision_use_head
 """)
 # Keys that are read and of which another value means the same.
 SAME = {"sliding_window": "without use_sliding_window"}
