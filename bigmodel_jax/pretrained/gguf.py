@@ -4,6 +4,7 @@ Quantised tensors are dequantised to float32 by the `gguf` package when they are
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,9 +81,7 @@ def open_gguf(path: Path) -> Opened:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads} if architecture in PERMUTED else {}
-    strange = [name for name in tensors if not _part(name)]
-    if strange:
-        raise ValueError(f"{path}: {', '.join(strange)} has no place in this model; supported: {', '.join(NAMES)}")
+    _check_names(path, tensors)
     source = dict(_tensor(path, t, heads) for t in tensors.values())
     return Opened(
         family, config, source, from_gguf_metadata(metadata, path), metadata.get("tokenizer.chat_template", "")
@@ -116,6 +115,13 @@ def _part(name: str) -> tuple[str | None, str, str] | None:
     """(layer, part, "weight" or "bias") of a tensor's name, or None where no part is so called."""
     found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
     return found.groups() if found and found[2] in NAMES else None
+
+
+def _check_names(path: Path, names: Iterable[str]) -> None:
+    """ValueError for tensors that no part of a model is called by: none of them is left out."""
+    strange = [name if name.isprintable() else repr(name) for name in names if not _part(name)]
+    if strange:
+        raise ValueError(f"{path}: {', '.join(strange)} has no place in this model; supported: {', '.join(NAMES)}")
 
 
 def _factors(path: Path, tensor: Any) -> np.ndarray:
