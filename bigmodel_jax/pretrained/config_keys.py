@@ -34,6 +34,7 @@ COUNT = Kind("whole numbers above 0", lambda x: is_whole(x) and x > 0)
 COUNT_OR_NULL = Kind("whole numbers above 0, or null", lambda x: x is None or COUNT.holds(x))
 INDEX = Kind("whole numbers from 0", lambda x: is_whole(x) and x >= 0)
 INDEX_OR_NULL = Kind("whole numbers from 0, or null", lambda x: x is None or INDEX.holds(x))
+INDICES_OR_NULL = Kind("ids, or null", lambda x: INDEX_OR_NULL.holds(x) or is_list_of(INDEX.holds)(x))
 POSITIVE = Kind("numbers above 0", lambda x: is_number(x) and x > 0)
 POSITIVE_OR_NULL = Kind("numbers above 0, or null", lambda x: x is None or POSITIVE.holds(x))
 NUMBER = Kind("numbers from 0", lambda x: is_number(x) and x >= 0)
@@ -63,7 +64,8 @@ _KINDS: dict[Kind, str] = {
     COUNT_OR_NULL: """num_key_value_heads num_decoder_layers num_experts num_local_experts num_experts_per_tok
         experts_per_token q_lora_rank head_dim projection_size n_inner d_head sliding_window original_max_position_embeddings
         decoder_vocab_size num_labels""",
-    INDEX: "first_k_dense_replace eos_token_id type_vocab_size",
+    INDEX: "first_k_dense_replace type_vocab_size",
+    INDICES_OR_NULL: "eos_token_id",
     INDEX_OR_NULL: "decoder_start_token_id",
     POSITIVE: """rms_norm_eps layer_norm_eps layer_norm_epsilon rope_local_base_freq rope_theta
         routed_scaling_factor query_pre_attn_scalar swiglu_alpha swiglu_limit low_freq_factor high_freq_factor norm_eps
