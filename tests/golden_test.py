@@ -34,7 +34,7 @@ def test_config_and_parameters_are_as_written_down(path, request):
     if now != written:
         pytest.fail(
             f"{path.relative_to(ROOT)} is not what {golden.relative_to(ROOT)} says. If the change is meant:\n"
-            "  uv run pytest tests/golden_test.py --update-golden\n" + "\n".join(changed),
+            "  uv run --group dev pytest tests/golden_test.py --update-golden\n" + "\n".join(changed),
             pytrace=False,
         )
 

@@ -1,6 +1,6 @@
 """docs/layouts.md from the tests' own results.
 
-uv run pytest tests/multidevice -m "slow or not slow" --layouts-table docs/layouts.md
+uv run --group dev pytest tests/multidevice -m "slow or not slow" --layouts-table docs/layouts.md
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ Every layout against one device: the same five AdamW steps on 8 virtual CPU devi
 Written by
 
 ```
-uv run pytest tests/multidevice -m "slow or not slow" --layouts-table docs/layouts.md
+uv run --group dev pytest tests/multidevice -m "slow or not slow" --layouts-table docs/layouts.md
 ```
 
 - **loss**: largest relative difference of the five losses (bar 2e-6). **parameters**: largest difference of any parameter

@@ -1,6 +1,6 @@
 """docs/models.md from the tests' own results.
 
-uv run pytest tests/parity tests/contract -m "slow or not slow" --models-table docs/models.md
+uv run --group dev pytest tests/parity tests/contract -m "slow or not slow" --models-table docs/models.md
 """
 
 import re
@@ -47,7 +47,7 @@ HEAD = """# Models
 Every family against its reference implementation: same weights, same inputs, float32 on a CPU. Written by
 
 ```
-uv run pytest tests/parity tests/contract -m "slow or not slow" --models-table docs/models.md
+uv run --group dev pytest tests/parity tests/contract -m "slow or not slow" --models-table docs/models.md
 ```
 
 - **forward**: largest difference of logits and hidden states, padding and packing included. **backward**: of any

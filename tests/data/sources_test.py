@@ -109,5 +109,6 @@ def test_missing_package_is_named(tmp_path, monkeypatch):
     from bigmodel_jax.data import packaged
 
     monkeypatch.setitem(packaged.PACKAGES, "digits", "not-a-package")
-    with pytest.raises(ValueError, match=r"'digits' reads the package not-a-package, which is not installed"):
+    way = r"which is not installed; `uv run --extra digits launch\.py \.\.\.` installs it"
+    with pytest.raises(ValueError, match=rf"'digits' reads the package not-a-package, {way}"):
         Tfds("digits").fingerprint("train", tmp_path)
