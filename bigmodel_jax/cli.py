@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -86,17 +87,24 @@ def _dispatch(args: list[str]) -> None:
     if not rest or rest in (["-h"], ["--help"]):
         describe(name)
         if not rest:
-            raise ValueError(f"{name}: what to {name} is missing; usage: launch.py {VERBS[name].usage}")
+            raise ValueError(f"{name}: what to {name} is missing; usage: {_program()} {VERBS[name].usage}")
         return
     check_local("BIGMODEL_CACHE", os.environ.get("BIGMODEL_CACHE", ""))
     VERBS[name].run(rest)
 
 
+def _program() -> str:
+    """How this process was started, as a user types it: three names of one command line."""
+    started = {"bin/bigmodel-jax": "bigmodel-jax", "bigmodel_jax/__main__.py": "python -m bigmodel_jax"}
+    return started.get("/".join(Path(sys.argv[0]).parts[-2:]), "python launch.py")
+
+
 def overview() -> None:
     """What `launch.py` alone says."""
+    program = _program()
     print = Console(highlight=False).print
     print("\n[bold]bigmodel_jax[/]: train, measure and use large models in JAX, from one launcher.\n")
-    print("[bold]Usage[/]     python launch.py [cyan]VERB[/] ...\n")
+    print(f"[bold]Usage[/]     {program} [cyan]VERB[/] ...\n")
     print(_table((f"[cyan]{verb.usage.split(' [')[0].split(' --')[0]}[/]", verb.summary) for verb in VERBS.values()))
     print(f"\n  CONFIG  {CONFIG}\n  RUN     {RUN}\n")
     _print_examples(verb.examples[0] for verb in VERBS.values())
@@ -105,7 +113,7 @@ def overview() -> None:
         "VERB --help": "a verb's options and examples",
         "train CONFIG --help": "every field and its default",
     }
-    print(_table((f"python launch.py {usage}", text) for usage, text in help_.items()))
+    print(_table((f"{program} {usage}", text) for usage, text in help_.items()))
     print()
 
 
@@ -114,7 +122,7 @@ def describe(name: str) -> None:
     verb = VERBS[name]
     print = Console(highlight=False).print
     print(f"\n[bold]{name}[/]: {verb.summary}.\n")
-    print(f"[bold]Usage[/]     python launch.py [cyan]{escape(verb.usage)}[/]\n", soft_wrap=True)
+    print(f"[bold]Usage[/]     {_program()} [cyan]{escape(verb.usage)}[/]\n", soft_wrap=True)
     print(f"{escape(verb.details)}\n", soft_wrap=True)
     _print_examples(verb.examples)
     print()
@@ -124,7 +132,7 @@ def _print_examples(examples: Iterable[str]) -> None:
     print = Console(highlight=False).print
     print("[bold]Examples[/]")
     for example in examples:
-        print(f"  python launch.py {escape(example)}", soft_wrap=True)
+        print(f"  {_program()} {escape(example)}", soft_wrap=True)
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> Table:

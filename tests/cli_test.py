@@ -2,6 +2,9 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,40 @@ def test_launch_alone_shows_every_verb_in_one_line_each(width, capsys):
     for name, verb in cli.VERBS.items():
         assert [line for line in lines if line.startswith(f"  {name} ") and verb.summary in line], name
         assert f"  python launch.py {verb.examples[0]}" in lines
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        ("/somewhere/bin/bigmodel-jax", "bigmodel-jax"),
+        ("/somewhere/bigmodel_jax/__main__.py", "python -m bigmodel_jax"),
+        ("launch.py", "python launch.py"),
+    ],
+)
+def test_the_help_names_the_program_as_it_was_started(argv, name, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", [argv])
+    cli.main([])
+    cli.main(["train", "--help"])
+    assert f"Usage     {name} VERB" in (out := capsys.readouterr().out)
+    assert f"Usage     {name} train CONFIG" in out
+    assert f"  {name} train configs/lm_tiny.py" in out
+
+
+def test_the_package_is_a_program_and_has_a_console_script():
+    done = subprocess.run([sys.executable, "-m", "bigmodel_jax"], capture_output=True, text=True, check=True)
+    assert "Usage     python -m bigmodel_jax VERB" in done.stdout
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"bigmodel-jax": f"{cli.main.__module__}:{cli.main.__name__}"}
+
+
+def test_the_first_command_installs_no_tool_of_the_developers():
+    """`uv run` installs the default groups; the digits of configs/mnist_*.py are data, and all else is for developers."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["uv"]["default-groups"] == ["digits"]
+    groups, extras = project["dependency-groups"], project["project"]["optional-dependencies"]
+    assert groups["digits"] == extras["digits"]
+    run = (ROOT / ".ci" / "run").read_text()
+    assert all("--group dev" in line for line in run.splitlines() if line.startswith("uv run"))
 
 
 def test_help_is_the_overview(capsys):

@@ -38,6 +38,7 @@ LAYERS = {
     "bigmodel_jax.cluster": 8,  # what a run's processes must have in common: config and versions
     "bigmodel_jax.verbs": 9,
     "bigmodel_jax.cli": 10,
+    "bigmodel_jax.__main__": 11,
     "configs": 11,
     "launch": 11,
 }

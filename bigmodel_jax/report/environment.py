@@ -37,7 +37,7 @@ def environment() -> dict:
     """Versions, machine, devices, git revision, command line and date, as plain JSON."""
     kinds = collections.Counter(device.device_kind for device in jax.devices())
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([*_program(), *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "devices": [f"{count} x {kind}" for kind, count in kinds.items()],
         "process_count": jax.process_count(),
@@ -49,6 +49,12 @@ def environment() -> dict:
         "packages": versions(),
         "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(PREFIXES)},
     }
+
+
+def _program() -> list[str]:
+    """The program's name without its folder, which says more of a person than of a run."""
+    program = Path(sys.argv[0])
+    return ["-m", "bigmodel_jax"] if program.parts[-2:] == ("bigmodel_jax", "__main__.py") else [program.name]
 
 
 def versions() -> dict[str, str]:
