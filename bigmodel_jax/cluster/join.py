@@ -33,6 +33,12 @@ def hush(args: Sequence[str]) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+def expected(args: Sequence[str]) -> bool:
+    """Whether this may be one process of several, before JAX can be asked: which of them speaks is not known yet."""
+    hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    return hosts or any(a.startswith("--cluster.") for a in args) or any(name in os.environ for name in SIGNS[:3])
+
+
 def join(options: ClusterConfig) -> bool:
     """Joins the job that this process belongs to, before the first use of a device; False for a process that is alone.
 

@@ -32,7 +32,7 @@ class MetricsWriter:
 
     def write(self, step: int, values: dict[str, float | list]) -> None:
         """Appends one record; a float that is not finite becomes null. TensorBoard gets the finite numbers alone."""
-        record = {"step": int(step)} | {k: _plain(v) for k, v in values.items()}
+        record = {"step": int(step)} | {k: plain(v) for k, v in values.items()}
         try:
             self._file.write(_line(record))
         except OSError as error:
@@ -100,11 +100,11 @@ def _line(record: dict) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Numbers, numpy and JAX arrays and nested lists as JSON values; NaN and infinities, which JSON lacks, as null."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -129,7 +129,7 @@ class WandbTracker:
             self._run = wandb.init(name=run_dir.name, id=run_dir.name, dir=str(run_dir), config=config, resume="allow")
 
     def write(self, step: int, values: dict[str, float | list]) -> None:
-        self._run.log(_scalars({k: _plain(v) for k, v in values.items()}), step=int(step))
+        self._run.log(_scalars({k: plain(v) for k, v in values.items()}), step=int(step))
 
     def close(self) -> None:
         self._run.finish()
@@ -152,7 +152,7 @@ class MlflowTracker:
         files.replace(kept, run.info.run_id)
 
     def write(self, step: int, values: dict[str, float | list]) -> None:
-        self._mlflow.log_metrics(_scalars({k: _plain(v) for k, v in values.items()}), step=int(step))
+        self._mlflow.log_metrics(_scalars({k: plain(v) for k, v in values.items()}), step=int(step))
 
     def close(self) -> None:
         self._mlflow.end_run()

@@ -1,7 +1,6 @@
 """A run from its config to its last line: the one loop."""
 
 import dataclasses
-import json
 import logging
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from bigmodel_jax.core import files, params, processes, sharding
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.report.environment import write_environment
 from bigmodel_jax.report.progress import Progress, start_rows, start_table
+from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
 from bigmodel_jax.training import holder, run_folder
@@ -40,13 +40,14 @@ from bigmodel_jax.training.step import make_eval_step, make_train_step
 log = logging.getLogger("bigmodel_jax")
 
 
-def train(config: Config, run_dir: Path, console: Console | None = None) -> dict[str, float]:
+def train(config: Config, run_dir: Path, stages: Stages | None = None) -> dict[str, float]:
     """Trains until `train.steps`, continuing what the folder holds; returns the last evaluation's scalars.
 
     ValueError and OSError, one line each, for a user's mistake; what was saved before stays. Of several processes,
     all train, and the first one alone writes and prints.
     """
-    console = console or Console(quiet=not processes.first())
+    stages = stages or Stages(Console(quiet=not processes.first()))
+    console = stages.console
     validate(config, jax.device_count())
     check_processes(config)
     with (
@@ -63,6 +64,7 @@ def train(config: Config, run_dir: Path, console: Console | None = None) -> dict
         last = processes.from_first(-1 if last is None else last)
         if last > config.train.steps:
             raise ValueError(f"train.steps = {config.train.steps} is below step {last}, where this run stands")
+        stages.begin("Preparing data")
         batches, validation = processes.in_turn("data", lambda: open_data(config, mesh))
         check_data(config)
         if samples_text(config):
@@ -72,9 +74,11 @@ def train(config: Config, run_dir: Path, console: Console | None = None) -> dict
         log.info("data opened")
 
         # --- where the run stands
+        stages.begin("Building the model")
         state = resume(config, mesh, saves, batches) if last >= 0 else begin(config, mesh, console)
         start = int(state.step)
         if start >= config.train.steps:
+            stages.end()
             return _already_complete(run_dir, config, console)
         run_folder.claim(run_dir, config)
         if processes.first():
@@ -84,7 +88,7 @@ def train(config: Config, run_dir: Path, console: Console | None = None) -> dict
         if start:
             log.info("resumed at step %d", start)
             console.print(f"Resuming at step {start:,}.")
-        run = Run(config, run_dir, mesh, console, hold, saves, batches, validation, start)
+        run = Run(config, run_dir, mesh, stages, hold, saves, batches, validation, start)
         return run.go(state)
 
 
@@ -130,7 +134,7 @@ class Run:
     config: Config
     run_dir: Path
     mesh: Any
-    console: Console
+    stages: Stages
     hold: holder.Holder
     saves: store.Store
     batches: BatchIterator
@@ -156,6 +160,7 @@ class Run:
         batch = next(self.batches)
         self.batches.set_state({"next_batch": self.start})
         self.eval_step = make_eval_step(config, self.mesh)
+        self.stages.begin("Compiling the step")
         train_step, memory = self.compile_step(state, batch)
         log.info("step compiled")
         processes.meet("compiled")
@@ -164,7 +169,8 @@ class Run:
         self.throughput = Throughput(flops, self.peak * self.mesh.size)
         rows = start_rows(config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, memory)
         rows += [("MFU is of", self.peak_source), ("run folder", str(self.run_dir))]
-        self.console.print(start_table(rows, title=self.run_dir.name))
+        self.stages.end()
+        self.stages.console.print(start_table(rows, title=self.run_dir.name))
 
         # --- the loop
         self.writers = open_writers(
@@ -173,7 +179,7 @@ class Run:
         enabled = processes.first()
         with (
             Stop() as stop,
-            Progress(config.train.steps, self.start, self.console, enabled, self.unit) as self.progress,
+            Progress(config.train.steps, self.start, self.stages.console, enabled, self.unit) as self.progress,
         ):
             try:
                 state, scalars = self.loop(state, train_step, stop)
@@ -185,7 +191,7 @@ class Run:
             raise Interrupted(stop.signal, int(state.step))
 
         # --- the end
-        self.finish(state, scalars)
+        self.finish(state)
         self.writers.close()
         self.say(f"{config.train.steps - self.start:,} steps in {time.perf_counter() - began:.0f} s.")
         return scalars
@@ -228,8 +234,7 @@ class Run:
         step = make_train_step(self.config, self.mesh)
         if not hasattr(step, "lower"):
             return step, None
-        with self.console.status("Compiling the step ..."):
-            compiled = step.lower(state, batch).compile()
+        compiled = step.lower(state, batch).compile()
         usage = compiled.memory_analysis()
         return compiled, usage.argument_size_in_bytes + usage.temp_size_in_bytes
 
@@ -278,7 +283,7 @@ class Run:
         store.save(self.saves, step, state, self.batches.get_state(), config_file.to_json(self.config), metrics=numbers)
         log.info("step %d saved", step)
 
-    def finish(self, state: TrainState, scalars: dict[str, float]) -> None:
+    def finish(self, state: TrainState) -> None:
         """Samples, the report page, and the last lines on the terminal."""
         from bigmodel_jax.report.page import build_report
 
@@ -297,8 +302,8 @@ class Run:
         store.wait(self.saves)
         if not processes.first():
             return
+        self.stages.begin("Writing the report")
         page = build_report([self.run_dir], self.run_dir / "report.html")
-        self.say(json.dumps(scalars))
         self.say(f"Report: {page}")
 
     def close(self) -> None:
@@ -311,7 +316,8 @@ class Run:
             build_report([self.run_dir], self.run_dir / "report.html")
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.stages.end()
+        self.stages.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def due(step: int, every: int) -> bool:

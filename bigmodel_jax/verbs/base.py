@@ -43,6 +43,15 @@ def take(options: list[str], *names: str) -> tuple[str, list[str]]:
     return options[at + 1], options[:at] + options[at + 2 :]
 
 
+def take_flag(options: Sequence[str], name: str) -> tuple[bool, list[str]]:
+    """(whether the option is given, the others)."""
+    return name in options, [option for option in options if option != name]
+
+
+def asks_for_help(args: Sequence[str]) -> bool:
+    return bool({"-h", "--help"} & set(args))
+
+
 def one_target(verb: str, args: Sequence[str], what: str = "CONFIG") -> tuple[Path, list[str]]:
     targets, options = split(args)
     if len(targets) != 1:
@@ -89,7 +98,7 @@ def parse_job(verb: str, args: Sequence[str]):
         end = at + (1 if "=" in rest[at] else 2)
         own, rest = own + rest[at:end], rest[:at] + rest[end:]
     cluster = override(Arguments(), own, prog=f"launch.py {verb} CONFIG").cluster
-    if not {"-h", "--help"} & set(rest):
+    if not asks_for_help(rest):
         join.join(cluster)
     target, options = one_target(verb, rest)
     config, run_dir = parse_config(target, options, verb)

@@ -1,6 +1,7 @@
 """Verbs that make, continue and show runs: train, eval, generate, report, data."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bigmodel_jax import runtime
-from bigmodel_jax.cluster import peers
+from bigmodel_jax.cluster import join, peers
 from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.verbs.base import (
     CONFIG,
     RUN,
     Verb,
+    asks_for_help,
     local,
     one_target,
     parse_config,
@@ -23,23 +26,43 @@ from bigmodel_jax.verbs.base import (
     run_dir_of,
     split,
     take,
+    take_flag,
 )
 
 
 def train(args: Sequence[str]) -> None:
-    config, run_dir = parse_job("train", args)
-    runtime.keep_programs()
-    from bigmodel_jax.training import loop
+    as_json, args = take_flag(args, "--json")
+    in_job = join.expected(args)
+    with Stages(Console(quiet=in_job or asks_for_help(args))) as stages:
+        stages.begin("Importing packages")
+        config, run_dir = parse_job("train", args)
+        runtime.keep_programs()
+        from bigmodel_jax.report.writers import read_metrics
+        from bigmodel_jax.training import loop
 
-    loop.train(config, run_dir)
+        loop.train(config, run_dir, None if in_job else stages)
+    if as_json and peers.speaks():
+        evaluations = (record for record in reversed(read_metrics(run_dir)) if _is_evaluation(record))
+        print(json.dumps(next(evaluations, {})))
+
+
+def _is_evaluation(record: dict) -> bool:
+    return any(name.startswith("eval/") for name in record)
 
 
 def evaluate(args: Sequence[str]) -> None:
-    config, run_dir = parse_job("eval", args)
-    runtime.keep_programs()
-    from bigmodel_jax.training.saved import evaluate_run
+    as_json, args = take_flag(args, "--json")
+    with _status("Evaluating", args):
+        config, run_dir = parse_job("eval", args)
+        runtime.keep_programs()
+        from bigmodel_jax.report.writers import plain
+        from bigmodel_jax.training.saved import evaluate_run
 
-    step, scalars = evaluate_run(config, run_dir)
+        step, scalars = evaluate_run(config, run_dir)
+    if as_json:
+        if peers.speaks():
+            print(json.dumps({"step": step} | {name: plain(value) for name, value in scalars.items()}))
+        return
     table = Table(title=f"{run_dir} at step {step:,}", title_justify="left", show_header=False)
     for name, value in scalars.items():
         if isinstance(value, float):
@@ -48,10 +71,17 @@ def evaluate(args: Sequence[str]) -> None:
 
 
 def generate(args: Sequence[str]) -> None:
+    target, options = one_target("generate", args, "RUN")
+    with _status("Generating", args):
+        texts = _generated(target, options)
+    for text in texts:
+        Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _generated(target: Path, options: list[str]) -> list[str]:
     from bigmodel_jax import config as configs
     from bigmodel_jax.training import run_folder
 
-    target, options = one_target("generate", args, "RUN")
     config, run_dir = run_folder.load(target), run_dir_of(target)
 
     @dataclasses.dataclass(frozen=True)
@@ -65,8 +95,12 @@ def generate(args: Sequence[str]) -> None:
     runtime.keep_programs()
     from bigmodel_jax.training.saved import generate_from_run
 
-    for text in generate_from_run(config, run_dir, parsed.sample, parsed.seed, parsed.num_samples, parsed.chat):
-        Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    return generate_from_run(config, run_dir, parsed.sample, parsed.seed, parsed.num_samples, parsed.chat)
+
+
+def _status(text: str, args: Sequence[str]):
+    """A line on a terminal while JAX is imported and the verb works; nothing of it remains, and nothing is piped."""
+    return Console(stderr=True, quiet=asks_for_help(args)).status(f"{text} ...")
 
 
 def report(args: Sequence[str]) -> None:
@@ -114,6 +148,7 @@ VERBS = {
         f"CONFIG        {CONFIG}\n"
         "--run_dir     the run's folder; without it: runs/<name of the config file>\n"
         "--FIELD       any field of the config by its dotted name\n"
+        "--json        the last line printed is the last evaluation, as one JSON object\n"
         "--cluster.X   one process of several: coordinator, num_processes, process_id;\n"
         "              SLURM, Open MPI, JobSet and TPU hosts say it themselves\n\n"
         "Run again, it resumes, or says that the run is complete; a raised --train.steps\n"
@@ -131,7 +166,8 @@ VERBS = {
         "eval RUN [--FIELD VALUE ...]",
         "evaluate a run's newest checkpoint",
         f"RUN           {RUN}\n"
-        "--FIELD       any field of the run's config, such as --eval.batch_size\n\n"
+        "--FIELD       any field of the run's config, such as --eval.batch_size\n"
+        "--json        one JSON object instead of a table\n\n"
         "On its validation split.",
         ("eval runs/lm_tiny", "eval runs/lm_tiny --eval.batch_size 8"),
     ),

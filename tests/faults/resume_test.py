@@ -31,6 +31,11 @@ def whole(tmp_path_factory):
     path = runs.write(folder)
     done = runs.launch("train", path, "--run_dir", folder / "run")
     assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert not [line for line in lines if line.startswith("{")], "JSON that nobody asked for"
+    stages = ("Importing packages", "Preparing data", "Building the model", "Compiling the step", "Writing the report")
+    assert [line for line in lines if line.endswith(" ...")] == [f"{stage} ..." for stage in stages]
+    assert lines[0] == "Importing packages ..."
     return path, folder / "run"
 
 
@@ -126,12 +131,22 @@ def test_config_json_alone_repeats_the_run(whole, tmp_path):
     assert runs.losses(again) == runs.losses(run_dir)
 
 
+def test_the_last_line_is_the_last_evaluation_where_json_is_asked_for(whole):
+    path, run_dir = whole
+    done = runs.launch("train", path, "--run_dir", run_dir, "--json")  # complete: it only says so
+    assert done.returncode == 0, done.stderr
+    *_, last = done.stdout.splitlines()
+    assert json.loads(last) == json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+
+
 def test_eval_and_generate_read_the_run(whole):
     _, run_dir = whole
     record = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
     done = runs.launch("eval", run_dir)
     assert done.returncode == 0, done.stderr
     assert f"{record['eval/bits_per_byte']:.5g}" in done.stdout
+    as_json = json.loads(runs.launch("eval", run_dir, "--json").stdout)
+    np.testing.assert_allclose(as_json["eval/bits_per_byte"], record["eval/bits_per_byte"], rtol=1e-6)
     args = ("generate", run_dir, "--prompt", "the quick", "--max_tokens", "5", "--temperature", "0")
     first, second = runs.launch(*args), runs.launch(*args)
     assert first.returncode == 0, first.stderr
