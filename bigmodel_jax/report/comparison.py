@@ -2,21 +2,26 @@
 
 from html import escape
 
-from bigmodel_jax.report import elements, plots
+from bigmodel_jax.report import elements, plots_together
+from bigmodel_jax.report.comparable import difference
 from bigmodel_jax.report.history import Run, config_diff, headline
 from bigmodel_jax.report.plot_style import DARK, LIGHT
 
 
 def comparison_body(runs: list[Run]) -> str:
-    light, dark = (plots.draw_together(runs, theme) for theme in (LIGHT, DARK))
+    light, dark = (plots_together.draw_together(runs, theme) for theme in (LIGHT, DARK))
     header = f'<header><p class="kicker">Comparison</p><h1>{len(runs)} runs side by side</h1></header>'
     pictures = f'<div class="figures">{elements.pictures(light, dark)}</div>' if light else ""
     note = "Fields that are the same in all runs are left out."
+    best = "The best of a row is marked where it can be compared; else the row says what differs."
+    curves = "With points: held-out. Thin: training, smoothed."
+    if why := difference("eval/loss", runs):
+        curves += f" Losses do not compare here: the {why} differs."
     return "".join(
         (
             header,
-            elements.section("Final figures", _figure_table(runs), "The best of each row is marked."),
-            elements.section("Curves", pictures, "With points: held-out loss. Thin: training loss, smoothed."),
+            elements.section("Final figures", _figure_table(runs), best),
+            elements.section("Curves", pictures, curves),
             elements.section("Configurations", _diff_table(runs), note),
         )
     )
@@ -25,12 +30,14 @@ def comparison_body(runs: list[Run]) -> str:
 def _figure_table(runs: list[Run]) -> str:
     figures = [headline(run) for run in runs]
     rows = ""
-    for key in elements.FIGURE_NAMES:
+    found = dict.fromkeys(key for figure in figures for key in figure)
+    for key in dict.fromkeys((*(k for k in elements.FIGURE_NAMES if k in found), *found)):
         values = [figure.get(key) for figure in figures]
-        if any(value is not None for value in values):
-            winner = elements.best(key, values)
-            cells = "".join(_cell(key, value, winner) for value in values)
-            rows += f"<tr><th>{escape(elements.figure_name(key))}</th>{cells}</tr>"
+        winner = elements.best(key, values)
+        why = winner and difference(key, [run for run, value in zip(runs, values, strict=True) if value is not None])
+        cells = "".join(_cell(key, value, None if why else winner) for value in values)
+        note = f'<div class="note">{escape(why)} differs</div>' if why else ""
+        rows += f"<tr><th>{escape(elements.figure_name(key))}{note}</th>{cells}</tr>"
     return elements.panel(f'<table class="compare">{_head(runs)}<tbody>{rows}</tbody></table>')
 
 
@@ -42,7 +49,10 @@ def _cell(key: str, value: float | None, winner: str | None) -> str:
 def _diff_table(runs: list[Run]) -> str:
     rows = ""
     for name, values in config_diff(runs).items():
-        cells = "".join(f"<td>{'–' if v is None else escape(elements.plain(v))}</td>" for v in values)
+        texts = ("–" if v is None else elements.plain(v) for v in values)
+        if name.rpartition(".")[2] == "type":  # LlamaConfig of "bigmodel_jax.models.llama:LlamaConfig"
+            texts = (text.rpartition(":")[2] for text in texts)
+        cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
         rows += f"<tr><th>{elements.breakable(name)}</th>{cells}</tr>"
     if not rows:
         return elements.panel("<dl><dt>No field differs.</dt></dl>")
@@ -59,4 +69,4 @@ def _head(runs: list[Run]) -> str:
 
 def _letter(index: int) -> str:
     light, dark = (theme.series[index % len(theme.series)] for theme in (LIGHT, DARK))
-    return f'<span class="dot" style="color:light-dark({light},{dark})">{plots.letter(index)}</span>'
+    return f'<span class="dot" style="color:light-dark({light},{dark})">{plots_together.letter(index)}</span>'

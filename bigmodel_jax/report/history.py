@@ -1,6 +1,7 @@
 """A run's folder read back: config, environment, samples, and its metrics as series over steps, seconds and tokens."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -16,7 +17,7 @@ from bigmodel_jax.report.writers import read_metrics
 @dataclasses.dataclass(frozen=True)
 class Run:
     """What a run left behind; `samples` and `pictures` are (file name, text or PNG) in the order of their names' numbers;
-    `labels` are the names of its classes, empty where it has none."""
+    `labels` are the names of its classes, empty where it has none; `tokenizer` is a digest, empty where it has none."""
 
     path: Path
     config: dict
@@ -25,6 +26,7 @@ class Run:
     samples: list[tuple[str, str]]
     pictures: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
     labels: list[str] = dataclasses.field(default_factory=list)
+    tokenizer: str = ""
 
     @property
     def name(self) -> str:
@@ -39,6 +41,11 @@ class Run:
     def last(self, key: str) -> Any:
         """The newest value under `key` that is not null; None where there is none."""
         return next((r[key] for r in reversed(self.metrics) if r.get(key) is not None), None)
+
+    def names(self) -> list[str]:
+        """The keys under which a finite number was ever recorded, in the order of their appearance."""
+        found = dict.fromkeys(k for r in self.metrics for k, v in r.items() if isinstance(v, int | float))
+        return [name for name in found if name != "step"]
 
     def label(self, number: int) -> str:
         """A class's name, or its number."""
@@ -66,29 +73,18 @@ def load_run(run_dir: Path) -> Run:
     ]
     pictures = [(f.name, f.read_bytes()) for f in sorted(path.glob("samples/*.png"), key=_by_number)]
     labels = _json(path / "vocabulary.json").get("labels", [])
-    return Run(path, _json(path / "config.json"), _json(path / ENVIRONMENT_FILE), metrics, samples, pictures, labels)
+    file = path / "tokenizer.json"
+    tokenizer = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    config, environment = _json(path / "config.json"), _json(path / ENVIRONMENT_FILE)
+    return Run(path, config, environment, metrics, samples, pictures, labels, tokenizer)
 
 
 def headline(run: Run) -> dict[str, float]:
     """The figures that sum a run up, by name, those that it has: its newest evaluation, medians over its steps."""
     last_step = max((r["step"] for r in run.metrics), default=0)
     rates = {k: run.series(k)[1] for k in ("tokens_per_second", "mfu", "step_seconds", "data_wait_seconds")}
-    names = (
-        "loss",
-        "perplexity",
-        "bits_per_byte",
-        "accuracy",
-        "macro_f1",
-        "image_to_text_top1",
-        "image_to_text_top5",
-        "text_to_image_top1",
-        "text_to_image_top5",
-        "chance_top1",
-        "unconditional_loss",
-        "xz_bits_per_byte",
-        "xz_primed_bits_per_byte",
-    )
-    figures = {"step": last_step, "train_loss": run.last("loss")} | {f"eval/{n}": run.last(f"eval/{n}") for n in names}
+    figures = {"step": last_step, "train_loss": run.last("loss")}
+    figures |= {name: run.last(name) for name in run.names() if name.startswith("eval/")}
     if len(rates["step_seconds"]):
         figures["wall_seconds"] = float(run.elapsed(np.asarray([last_step]))[0])
         # The median: the first record holds the compilation.

@@ -20,6 +20,8 @@ from bigmodel_jax.report.shell import shell
 
 SHOWN_SAMPLES = 2  # the newest; older ones are folded away
 SAMPLE_CHARACTERS = 4000
+# What the run's own figure is measured by, and so stands beside it.
+IN_HERO = ("eval/xz_bits_per_byte", "eval/xz_primed_bits_per_byte", "eval/chance_top1")
 
 
 def build_report(run_dirs: list[Path], output: Path) -> Path:
@@ -93,8 +95,11 @@ def _cards(run: Run, figures: dict[str, float]) -> list[str]:
         "wall_seconds": lambda: _seen(run, figures),
         "data_wait_share": lambda: "of the time in steps",
     }
+    # Whatever else an evaluation measured, such as a metric that an objective of the user's own adds.
+    others = [key for key in figures if key.startswith("eval/") and key not in notes and key not in IN_HERO]
     hidden = {_hero_key(figures)} | ({"train_loss"} if "eval/loss" in figures else set())
-    for key, note in notes.items():
+    measured = {key: note for key, note in notes.items() if key.startswith("eval/")}
+    for key, note in (measured | dict.fromkeys(others, lambda: "") | notes).items():
         if key in figures and key not in hidden:
             name = f"{unit(run).title()}s/s" if key == "tokens_per_second" else elements.figure_name(key)
             cards.append(elements.card(name, elements.figure_text(key, figures[key]), note()))
@@ -174,7 +179,7 @@ def _class_table(run: Run) -> str:
         for c in range(len(matrix))
     )
     names = "".join(f"<th>{name}</th>" for name in ("Class", "Precision", "Recall", "F1", "Examples"))
-    return elements.panel(f"<table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>")
+    return elements.panel(f'<table class="classes"><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>')
 
 
 def _samples(run: Run) -> str:

@@ -127,17 +127,32 @@ def cut_start(axes, curves: list[tuple[np.ndarray, np.ndarray]]) -> None:
 
 def label_ends(figure, axes, labels: list[tuple[float, str, str]]):
     """Names each curve at its right end, in its colour, pushed apart where they would overlap."""
-    low, high = axes.get_ylim()
+    axes.get_ylim()  # settles the limits, on which the places depend
     labels = sorted(labels)
-    places = [(value - low) / (high - low) for value, _, _ in labels]
-    room = [0.04 * (2 + a[1].count("\n") + b[1].count("\n")) for a, b in itertools.pairwise(labels)]
-    for _ in range(10):
-        for i, gap in enumerate(room):
-            push = max(0.0, gap - (places[i + 1] - places[i])) / 2
-            places[i], places[i + 1] = places[i] - push, places[i + 1] + push
-    for place, (_, text, color) in zip(places, labels, strict=True):
-        axes.text(1.015, place, text, color=color, transform=axes.transAxes, va="center", weight="bold", fontsize=12)
+    half = [0.04 * (1 + text.count("\n")) for _, text, _ in labels]
+    scale = min(1.0, 1 / (2 * sum(half)))  # smaller where there are more labels than the height holds
+    to_axes = axes.transData + axes.transAxes.inverted()
+    wanted = [to_axes.transform((axes.get_xlim()[1], value))[1] for value, _, _ in labels]
+    for place, (_, text, color) in zip(spread(wanted, [scale * h for h in half]), labels, strict=True):
+        place = {"y": place, "va": "center", "transform": axes.transAxes}
+        axes.text(1.015, s=text, color=color, weight="bold", fontsize=12 * scale, **place)
     return figure
+
+
+def spread(wanted: list[float], half: list[float]) -> list[float]:
+    """The centres of labels of these half heights, none over another and all of them within 0 .. 1; each as near as
+    that allows to where it is wanted (rising)."""
+    offsets = list(itertools.accumulate(a + b for a, b in itertools.pairwise(half)))
+    offsets = [0.0, *offsets]
+    # Without their heights, labels that touch are one point: the mean of what its members want.
+    blocks: list[list[float]] = []
+    for place, offset in zip(wanted, offsets, strict=True):
+        blocks.append([place - offset])
+        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    points = [float(np.mean(block)) for block in blocks for _ in block]
+    low, high = half[0], 1 - half[-1] - offsets[-1]
+    return [min(max(point, low), high) + offset for point, offset in zip(points, offsets, strict=True)]
 
 
 def percent_ticks(axis) -> None:

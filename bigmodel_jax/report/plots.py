@@ -1,14 +1,16 @@
-"""The figures of one run, and the curves of several on top of each other.
+"""The figures of one run.
 
 Each figure is a function (run, theme) -> Figure, or None where the run has nothing to draw.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from bigmodel_jax.core.metrics import precision_recall_f1
+from bigmodel_jax.report.elements import figure_name, is_share
 from bigmodel_jax.report.history import Run, confusion, load_run, loss_unit, unit
 from bigmodel_jax.report.plot_style import (
     LIGHT,
@@ -30,26 +32,46 @@ def make_plots(run_dir: Path) -> list[Path]:
     """Writes `run_dir`/plots/*.png, those that the run has data for, and returns their paths."""
     folder = Path(run_dir) / "plots"
     folder.mkdir(exist_ok=True)
-    paths = []
-    for name, png in draw(load_run(run_dir), LIGHT).items():
-        paths.append(folder / f"{name}.png")
-        paths[-1].write_bytes(png)
+    pictures = draw(load_run(run_dir), LIGHT)
+    for stale in folder.glob("*.png"):
+        stale.unlink()
+    paths = [folder / f"{name}.png" for name in pictures]
+    for path, png in zip(paths, pictures.values(), strict=True):
+        path.write_bytes(png)
     return paths
 
 
 def draw(run: Run, theme: Theme) -> dict[str, bytes]:
     """{name: PNG} of one run's figures."""
-    return render(FIGURES, run, theme)
+    return render(
+        FIGURES | {file_name(name): functools.partial(metric_figure, name) for name in others(run)}, run, theme
+    )
 
 
-def draw_together(runs: list[Run], theme: Theme) -> dict[str, bytes]:
-    """{name: PNG} of several runs' loss by step, by training time and by tokens; the curves are lettered A, B, C ..."""
-    return render(TOGETHER, runs, theme)
+# What every step records, and what a figure of its own shows (perplexity is e to the loss).
+STEP_NAMES = {
+    *("loss", "learning_rate", "grad_norm", "skipped_steps", "tokens_per_second", "mfu", "step_seconds"),
+    "data_wait_seconds",
+}
+REFERENCES = {"xz_bits_per_byte", "xz_primed_bits_per_byte", "chance_top1"}
 
 
-def letter(index: int) -> str:
-    """The name of the run of that index in figures and tables: A to Z, then A1 ..."""
-    return chr(ord("A") + index % 26) + (str(index // 26) if index >= 26 else "")
+def measured(run: Run) -> list[str]:
+    """What evaluations and objectives record beside `STEP_NAMES`, without the "eval/" in front."""
+    names = dict.fromkeys(name.removeprefix("eval/") for name in run.names() if name not in STEP_NAMES)
+    return [name for name in names if name not in REFERENCES]
+
+
+def others(run: Run) -> list[str]:
+    """Those of them that no figure of `FIGURES` shows, such as metrics that an objective of the user's own adds."""
+    drawn = {"loss", "perplexity", "bits_per_byte", "image_to_text_top1", "image_to_text_top5"}
+    drawn |= {"accuracy", "macro_f1"} if confusion(run) is not None else set()
+    return [name for name in measured(run) if name not in drawn]
+
+
+def file_name(name: str) -> str:
+    """A metric's name as a file's."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
 
 
 # ---- one run ----
@@ -57,22 +79,43 @@ def letter(index: int) -> str:
 
 def loss_figure(run: Run, theme: Theme):
     (steps, train), (eval_steps, held_out) = run.series("loss"), run.series("eval/loss")
-    if not len(steps) and not len(eval_steps):
+    if not is_curve(steps, eval_steps):
         return None
     figure, axes = new_axes(theme, f"Loss, {loss_unit(run)}")
+    labels = _train_and_eval(run, theme, axes, "loss")
+    cut_start(axes, [(train, held_out)])
+    return label_ends(figure, axes, labels)
+
+
+def is_curve(*steps: np.ndarray) -> bool:
+    """One point is no curve: it stands in the cards, where an empty frame around a dot would say no more."""
+    return max(map(len, steps)) > 1
+
+
+def _train_and_eval(run: Run, theme: Theme, axes, name: str) -> list[tuple[float, str, str]]:
+    (steps, train), (eval_steps, held_out) = run.series(name), run.series(f"eval/{name}")
     labels = []
     if len(steps):
         axes.plot(steps, train, color=theme.series[0], linewidth=0.8, alpha=0.35)
         labels.append(curve(axes, steps, smooth(train), theme.series[0], "train"))
     if len(eval_steps):
         labels.append(curve(axes, eval_steps, held_out, theme.series[1], "eval", marker="o"))
-    cut_start(axes, [(train, held_out)])
-    return label_ends(figure, axes, labels)
+    return labels
+
+
+def metric_figure(name: str, run: Run, theme: Theme):
+    """Of any metric, in training and on held-out data."""
+    if not is_curve(run.series(name)[0], run.series(f"eval/{name}")[0]):
+        return None
+    figure, axes = new_axes(theme, figure_name(f"eval/{name}"))
+    if is_share(f"eval/{name}"):
+        percent_ticks(axes.yaxis)
+    return label_ends(figure, axes, _train_and_eval(run, theme, axes, name))
 
 
 def bits_per_byte_figure(run: Run, theme: Theme):
     steps, bits = run.series("eval/bits_per_byte")
-    if not len(steps):
+    if not is_curve(steps):
         return None
     figure, axes = new_axes(theme, "Bits per byte, held-out text")
     labels = [curve(axes, steps, bits, theme.series[0], f"{bits[-1]:.2f}", marker="o")]
@@ -84,7 +127,7 @@ def bits_per_byte_figure(run: Run, theme: Theme):
 
 
 def accuracy_figure(run: Run, theme: Theme):
-    if confusion(run) is None:
+    if confusion(run) is None or not is_curve(run.series("eval/accuracy")[0]):
         return None
     figure, axes = new_axes(theme, "Held-out accuracy and macro F1")
     labels = []
@@ -98,7 +141,7 @@ def accuracy_figure(run: Run, theme: Theme):
 
 def retrieval_figure(run: Run, theme: Theme):
     steps, first = run.series("eval/image_to_text_top1")
-    if not len(steps):
+    if not is_curve(steps):
         return None
     figure, axes = new_axes(theme, "Held-out images whose text is found")
     labels = [curve(axes, steps, first, theme.series[0], "first", marker="o")]
@@ -110,7 +153,7 @@ def retrieval_figure(run: Run, theme: Theme):
 
 def learning_rate_figure(run: Run, theme: Theme):
     steps, rate = run.series("learning_rate")
-    if not len(steps):
+    if not is_curve(steps):
         return None
     figure, axes = new_axes(theme, "Learning rate")
     axes.fill_between(steps, rate, color=theme.series[0], alpha=0.12, linewidth=0)
@@ -122,7 +165,7 @@ def learning_rate_figure(run: Run, theme: Theme):
 
 def grad_norm_figure(run: Run, theme: Theme):
     steps, norm = run.series("grad_norm")
-    if not len(steps) or not (norm > 0).any():
+    if not is_curve(steps) or not (norm > 0).any():
         return None
     figure, axes = new_axes(theme, "Gradient norm")
     axes.plot(steps, norm, color=theme.series[0], linewidth=0.8, alpha=0.35)
@@ -134,7 +177,7 @@ def grad_norm_figure(run: Run, theme: Theme):
 
 def throughput_figure(run: Run, theme: Theme):
     steps, rate = run.series("tokens_per_second")
-    if not len(steps):
+    if not is_curve(steps):
         return None
     figure, axes = new_axes(theme, f"Throughput, {unit(run)}s per second")
     curve(axes, steps, rate, theme.series[0], "")
@@ -247,43 +290,4 @@ FIGURES: dict[str, Callable] = {
     "grad_norm": grad_norm_figure,
     "throughput": throughput_figure,
     "step_time": step_time_figure,
-}
-
-
-# ---- several runs ----
-
-
-def _together(runs: list[Run], theme: Theme, title: str, xlabel: str, x_of: Callable[[Run, np.ndarray], np.ndarray]):
-    """Held-out loss with points over training loss, thin and smoothed."""
-    figure, axes = new_axes(theme, title, xlabel=xlabel)
-    labels, cuts = [], []
-    for index, run in enumerate(runs):
-        color = theme.series[index % len(theme.series)]
-        (steps, train), (eval_steps, held_out) = run.series("loss"), run.series("eval/loss")
-        axes.plot(x_of(run, steps), smooth(train), color=color, linewidth=1, alpha=0.55)
-        axes.plot(x_of(run, eval_steps), held_out, color=color, linewidth=2, marker="o", markersize=4)
-        if len(train) or len(held_out):
-            labels.append((float((held_out if len(held_out) else train)[-1]), letter(index), color))
-            cuts.append((train, held_out))
-    cut_start(axes, cuts)
-    return label_ends(figure, axes, labels) if labels else None
-
-
-def loss_by_step_figure(runs: list[Run], theme: Theme):
-    return _together(runs, theme, "Loss by step", "step", lambda run, steps: steps)
-
-
-def loss_by_time_figure(runs: list[Run], theme: Theme):
-    return _together(runs, theme, "Loss by training time", "minutes", lambda run, steps: run.elapsed(steps) / 60)
-
-
-def loss_by_tokens_figure(runs: list[Run], theme: Theme):
-    title = f"Loss by {unit(runs[0])}s seen"
-    return _together(runs, theme, title, "millions", lambda run, steps: run.tokens(steps) / 1e6)
-
-
-TOGETHER: dict[str, Callable] = {
-    "loss_by_step": loss_by_step_figure,
-    "loss_by_time": loss_by_time_figure,
-    "loss_by_tokens": loss_by_tokens_figure,
 }

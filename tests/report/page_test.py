@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 import run_folders as folders
-from bigmodel_jax.report import plots
+from bigmodel_jax.report import plots, plots_together
 from bigmodel_jax.report.page import build_report
 from bigmodel_jax.report.plot_style import DARK
 
@@ -35,7 +35,10 @@ class Page(HTMLParser):
 def quick_pictures():
     """plots_test draws; here it only matters where a picture goes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "render", lambda figures, subject, theme: dict.fromkeys(figures, theme.paper.encode()))
+        for module in (plots, plots_together):
+            patch.setattr(
+                module, "render", lambda figures, subject, theme: dict.fromkeys(figures, theme.paper.encode())
+            )
         yield
 
 
@@ -51,12 +54,14 @@ def pages(tmp_path_factory):
         "digits": [digits],
         "labelled": [labelled],
         "pairs": [pairs],
+        "own": [folders.own_metrics_run(root / "own", evaluations=1)],
+        "faster": [text, other],
         "several": [text, other, digits],
     }
     return {name: build_report(dirs, root / f"{name}.html").read_text() for name, dirs in made.items()}
 
 
-@pytest.mark.parametrize("name", ["text", "digits", "labelled", "pairs", "several"])
+@pytest.mark.parametrize("name", ["text", "digits", "labelled", "pairs", "own", "several"])
 def test_the_page_is_whole_and_asks_for_nothing_outside(pages, name):
     page = Page(pages[name])
     assert page.open == []
@@ -107,6 +112,15 @@ def test_a_page_of_pairs_has_what_was_found_beside_chance(pages):
         assert text in pages["pairs"]
 
 
+def test_a_metric_that_is_not_known_is_on_the_page_and_in_the_comparison(pages, tmp_path):
+    assert '<div class="name">F/beta</div><div class="value">0.125</div>' in pages["own"]
+    assert "Plot: router entropy" in pages["own"]
+    both = [folders.own_metrics_run(tmp_path / name) for name in "ab"]
+    page = build_report(both, tmp_path / "r.html").read_text()
+    assert "<th>F/beta</th>" in page
+    assert {"Plot: f beta", "Plot: router entropy", "Plot: learning rate"} <= set(re.findall(r'alt="(.*?)"', page))
+
+
 def test_generated_pictures_are_on_the_page(pages):
     assert base64.b64encode(folders.PICTURE).decode() in pages["pairs"]
     assert "00000003.png" in pages["pairs"]
@@ -127,8 +141,11 @@ def test_equal_configs_say_so(tmp_path):
 
 
 def test_the_best_of_several_is_marked_by_direction(pages):
-    row = re.search(r"<tr><th>Held-out loss</th>(.*?)</tr>", pages["several"]).group(1)
-    assert re.findall(r'best">([^<]*)', row) == ["0.200"]
+    row = re.search(r"<tr><th>Held-out loss</th>(.*?)</tr>", pages["faster"]).group(1)
+    assert re.findall(r'best">([^<]*)', row) == ["1.000"]
+    row = re.search(r"<tr><th>Held-out loss(.*?)</tr>", pages["several"]).group(1)
+    assert "best" not in row  # tokens, tokens and digits
+    assert "task differs" in row
     row = re.search(r"<tr><th>Bits per byte</th>(.*?)</tr>", pages["several"]).group(1)
     assert "best" not in row  # equal in both that have it
     assert "–" in row

@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 
 import run_folders as folders
-from bigmodel_jax.report import plot_style, plots
+from bigmodel_jax.report import plot_style, plots, plots_together
 from bigmodel_jax.report.history import load_run
 from bigmodel_jax.report.picture_grid import write_grid
 from bigmodel_jax.report.plot_style import DARK, LIGHT, smooth
-from bigmodel_jax.report.plots import draw_together, letter, make_plots
+from bigmodel_jax.report.plots import make_plots
+from bigmodel_jax.report.plots_together import draw_together, letter
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,8 @@ COMMON = {"loss", "learning_rate", "grad_norm", "throughput", "step_time"}
         (folders.text_run, {"bits_per_byte"}),
         (folders.digit_run, {"accuracy", "confusion", "per_class"}),
         (folders.labelled_run, {"accuracy", "confusion", "per_class"}),
-        (folders.pairs_run, {"retrieval"}),
+        (folders.pairs_run, {"retrieval", "text_to_image_top1", "text_to_image_top5"}),
+        (folders.own_metrics_run, {"router_entropy", "f_beta"}),
     ],
 )
 def test_a_run_gets_the_plots_it_has_data_for(tmp_path, make, extra):
@@ -46,14 +48,47 @@ def test_a_run_gets_the_plots_it_has_data_for(tmp_path, make, extra):
 )
 def test_a_run_that_died_early_gets_what_there_is(tmp_path, records):
     paths = make_plots(folders.metrics(tmp_path / "run", records))
-    assert ("loss" in {p.stem for p in paths}) == any(r.get("loss") or r.get("eval/loss") for r in records)
+    assert not paths, "an empty frame around one dot"
+
+
+def test_one_evaluation_is_no_curve(tmp_path):
+    made = {path.stem for path in make_plots(folders.own_metrics_run(tmp_path / "run", evaluations=1))}
+    assert made == COMMON | {"router_entropy"}
+
+
+def test_plots_of_an_earlier_report_do_not_stay(tmp_path):
+    run = folders.own_metrics_run(tmp_path / "run")
+    make_plots(run)
+    folders.own_metrics_run(run, evaluations=1)
+    make_plots(run)
+    assert not (run / "plots" / "f_beta.png").exists()
+
+
+def test_labels_are_inside_the_axes_and_none_over_another():
+    for wanted in ([0.02] * 5, [1.3, 1.4], [-0.5, 0.4, 0.42, 0.43, 2.0], [0.5], np.linspace(-1, 2, 12)):
+        half = [0.04] * len(wanted)
+        places = plot_style.spread(list(wanted), half)
+        assert min(places) >= 0.04 - 1e-9
+        assert max(places) <= 0.96 + 1e-9
+        assert all(np.diff(places) >= 0.08 - 1e-9)
+    np.testing.assert_allclose(plot_style.spread([0.2, 0.5, 0.51, 0.9], [0.04] * 4), [0.2, 0.465, 0.545, 0.9])
+
+
+def test_twenty_runs_that_end_alike_keep_their_labels_inside(tmp_path):
+    runs = [load_run(folders.text_run(tmp_path / str(n), loss=4 + n / 100)) for n in range(20)]
+    figure = plots_together.loss_by_step_figure(runs, LIGHT)
+    places = sorted(text.get_position()[1] for text in figure.axes[0].texts)
+    assert len(places) == 20
+    assert 0 < places[0] < places[-1] < 1
+    assert min(np.diff(places)) > 0.04
 
 
 def test_several_runs_are_drawn_together_and_need_no_evaluation(tmp_path):
     runs = [load_run(folders.text_run(tmp_path / "a")), load_run(folders.metrics(tmp_path / "b", []))]
     runs.append(load_run(folders.metrics(tmp_path / "c", [folders.training(step, 1.0) for step in range(1, 70)])))
     pictures = draw_together(runs, DARK)
-    assert list(pictures) == ["loss_by_step", "loss_by_time", "loss_by_tokens"]
+    of_steps = ["learning_rate", "grad_norm", "tokens_per_second"]
+    assert list(pictures) == ["loss_by_step", "loss_by_time", "loss_by_tokens", "bits_per_byte", *of_steps]
     assert all(len(png) > 3000 for png in pictures.values())
     assert draw_together(runs[1:2], DARK) == {}
 

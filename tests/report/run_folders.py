@@ -15,7 +15,8 @@ def text_run(folder: Path, *, lr: float = 0.1, steps: int = 8, loss: float = 4.0
     records = [training(step, loss / step) for step in range(1, steps + 1)]
     evaluation = {"eval/loss": loss / 4, "eval/perplexity": 7.0, "eval/bits_per_byte": 1.75}
     references = {"eval/xz_bits_per_byte": 2.25, "eval/xz_primed_bits_per_byte": 2.0}
-    return metrics(folder, [*records, {"step": steps} | evaluation | references])
+    early = {"step": 1, "eval/loss": loss / 2, "eval/bits_per_byte": 3.5}
+    return metrics(folder, [*records, early, {"step": steps} | evaluation | references])
 
 
 def labelled_run(folder: Path) -> Path:
@@ -38,7 +39,7 @@ def pairs_run(folder: Path) -> Path:
         "text_to_image_top5": 0.4,
     }
     evaluation = {f"eval/{name}": value for name, value in found.items()} | {"eval/loss": 2.0, "eval/chance_top1": 0.01}
-    return metrics(folder, [training(step, 3.0) for step in (1, 2, 3)] + [{"step": 3, **evaluation}])
+    return metrics(folder, [training(step, 3.0) for step in (1, 2, 3)] + [{"step": s, **evaluation} for s in (2, 3)])
 
 
 PICTURE = b"\x89PNG of a run"
@@ -54,7 +55,14 @@ def digit_run(folder: Path) -> Path:
         "eval/macro_f1": 0.899,
         "eval/confusion": confusion,
     }
-    return metrics(folder, [training(step, 1.0 / step) for step in (1, 2, 3)] + [evaluation])
+    return metrics(folder, [training(step, 1.0 / step) for step in (1, 2, 3)] + [evaluation | {"step": 2}, evaluation])
+
+
+def own_metrics_run(folder: Path, evaluations: int = 2) -> Path:
+    """What an objective of the user's own adds, in training and evaluation."""
+    records = [training(step, 1.0) | {"router_entropy": 0.5 * step} for step in (1, 2, 3)]
+    more = [{"step": n + 1, "eval/loss": 1.0, "eval/f/beta": 0.125 * (n + 1)} for n in range(evaluations)]
+    return metrics(folder, records + more)
 
 
 def training(step: int, loss: float) -> dict:
