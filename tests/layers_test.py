@@ -51,7 +51,7 @@ ROOMS = {
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
     "tokenizers": ("data",),
-    "sentencepiece": ("data.tokenizer_files",),
+    "sentencepiece": ("data.sentencepiece_model",),
     "jinja2": ("data.chat",),
     "gguf": ("pretrained.gguf", "pretrained.gguf_config"),
     "ray": ("cluster",),  # no dependency: a Ray job runs where Ray is

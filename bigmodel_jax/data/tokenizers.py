@@ -6,12 +6,13 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count
+from bigmodel_jax.data import sentencepiece_model
 
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 "What other tokenizers call the token between documents; ours is the first."
@@ -184,16 +185,24 @@ def make_bytes() -> Tokenizer:
     return Tokenizer(model)
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """A tokenizer from a tokenizer.json; ValueError where the file is not one."""
+def read_json(path: Path, prefix: str = "") -> Any:
+    """What a tokenizer.json holds, one with a SentencePiece model inside included; `prefix` stands before an error."""
     from tokenizers import Tokenizer as Model
 
+    try:
+        with open(path, "rb") as file:
+            own = file.read(len(sentencepiece_model.SAVED)) == sentencepiece_model.SAVED
+        return sentencepiece_model.load(path) if own else Model.from_file(str(path))
+    except Exception as error:  # the binding raises plain Exception
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError(f"{prefix}{path} is not a tokenizer.json ({reason})") from None
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """A tokenizer from a tokenizer.json; ValueError where the file is not one."""
     if not Path(path).is_file():
         raise ValueError(f"data.tokenizer.path: no such file: {path}")
-    try:
-        model = Model.from_file(str(path))
-    except Exception as error:  # the binding raises plain Exception
-        raise ValueError(f"data.tokenizer.path: {path} is not a tokenizer.json ({str(error)[:100]})") from None
+    model = read_json(Path(path), "data.tokenizer.path: ")
     model.no_truncation()
     model.no_padding()
     try:

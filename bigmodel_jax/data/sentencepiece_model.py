@@ -1,0 +1,259 @@
+"""SentencePiece models: encoded by `sentencepiece` itself, or as a `tokenizers.Tokenizer` where that gives the same ids.
+
+`tokenizers` has no exact form of most of what a model may hold: its character map matches whole graphemes where
+SentencePiece matches the longest sequence, and it has no user-defined pieces, no suffix for spaces, no word models.
+"""
+
+import base64
+import bisect
+import functools
+import importlib.util
+import itertools
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SAVED = b'{"sentencepiece": '
+"How a file begins that `SentencePieceModel.save` wrote."
+
+
+class Added(NamedTuple):
+    """A token that a text is searched for; a special one only where special tokens are read.
+
+    lstrip, rstrip: it takes the spaces before and after it along. single_word: it is no part of a word.
+    """
+
+    content: str
+    id: int
+    special: bool = True
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+
+    @property
+    def pattern(self) -> str:
+        name = re.escape(self.content)
+        name = rf"(?<!\w){name}(?!\w)" if self.single_word else name
+        return f"({r'\s*' * self.lstrip}{name}{r'\s*' * self.rstrip})"
+
+
+class Encoded(NamedTuple):
+    """What `tokenizers.Encoding` says; offsets: of each token, (start, end) in characters of the text."""
+
+    ids: list[int]
+    tokens: list[str]
+    offsets: list[tuple[int, int]]
+
+
+class SentencePieceModel:
+    """A SentencePiece model behind the methods of `tokenizers.Tokenizer` that the package calls.
+
+    added: tokens beside the model's own. closing: ids that stand after a text that an encoder reads whole. file and
+    tokenizer_class: what the model's file and its class in transformers are called, for an export.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        added: tuple[Added, ...] = (),
+        closing: tuple[int, ...] = (),
+        file: str = "tokenizer.model",
+        tokenizer_class: str = "LlamaTokenizer",
+    ):
+        self.processor = read_model(model)
+        self.proto, self.added, self.closing, self.file, self.tokenizer_class = (
+            model,
+            added,
+            closing,
+            file,
+            tokenizer_class,
+        )
+        size = self.processor.vocab_size()
+        self._own = [self.processor.id_to_piece(i) for i in range(size)]
+        control = [
+            Added(piece, i)
+            for i, piece in enumerate(self._own)
+            if self.processor.is_control(i) or self.processor.is_unknown(i)
+        ]
+        self._tokens = {token.id: token for token in (*control, *added)}
+        self._names = {i: piece for i, piece in enumerate(self._own)} | {t.id: t.content for t in added}
+        self._ids = {name: i for i, name in self._names.items()}
+        self.encode_special_tokens = False
+        self._length: int | None = None
+
+    @property
+    def decoder(self) -> str:
+        """What `token_bytes` asks: U+2581 where the pieces of a text spell exactly that text."""
+        spec = parse(self.proto).normalizer_spec
+        lossless = not spec.precompiled_charsmap and not spec.remove_extra_whitespaces
+        return "▁" if lossless and any(map(self.processor.is_byte, range(len(self._own)))) else ""
+
+    def get_vocab_size(self) -> int:
+        return len(self._names)
+
+    def get_vocab(self) -> dict[str, int]:
+        return dict(self._ids)
+
+    def token_to_id(self, token: str) -> int | None:
+        return self._ids.get(token)
+
+    def id_to_token(self, token: int) -> str | None:
+        return self._names.get(token)
+
+    def get_added_tokens_decoder(self) -> dict[int, Any]:
+        from tokenizers import AddedToken
+
+        return {i: AddedToken(t.content, special=t.special, normalized=False) for i, t in self._tokens.items()}
+
+    def enable_truncation(self, length: int) -> None:
+        self._length = length
+
+    def no_truncation(self) -> None:
+        self._length = None
+
+    def no_padding(self) -> None:
+        pass
+
+    @functools.cache  # noqa: B019 - two entries, and a model lives as long as its process
+    def _searched(self, special: bool) -> tuple[list[Added], re.Pattern | None]:
+        """The tokens that a text is searched for, longest first, one group of the pattern each."""
+        found = sorted((t for t in self._tokens.values() if special or not t.special), key=lambda t: -len(t.content))
+        return found, re.compile("|".join(t.pattern for t in found)) if found else None
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> Encoded:
+        searched, pattern = self._searched(not self.encode_special_tokens)
+        parts, last = [], 0
+        for match in pattern.finditer(text) if pattern else ():
+            token = searched[match.lastindex - 1]
+            parts += [self._encode_plain(text, last, match.start())]
+            parts += [Encoded([token.id], [token.content], [match.span()])]
+            last = match.end()
+        parts.append(self._encode_plain(text, last, len(text)))
+        out = Encoded(*(list(itertools.chain(*lists)) for lists in zip(*parts, strict=True)))
+        closing = self.closing if add_special_tokens else ()
+        out = Encoded(*(x[: max(0, self._length - len(closing))] if self._length is not None else x for x in out))
+        end = [(len(text), len(text))] * len(closing)
+        return Encoded(out.ids + list(closing), out.tokens + [self._names[i] for i in closing], out.offsets + end)
+
+    def _encode_plain(self, text: str, start: int, end: int) -> Encoded:
+        pieces = self.processor.encode(text[start:end], return_type="proto").pieces
+        # SentencePiece counts bytes; a character is where its first byte is.
+        ends = list(itertools.accumulate(len(c.encode()) for c in text[start:end]))
+        offsets = [
+            (start + bisect.bisect_right(ends, p.begin), start + bisect.bisect_left(ends, p.end) + 1) for p in pieces
+        ]
+        offsets = [(a, min(b, end) if p.end > p.begin else a) for (a, b), p in zip(offsets, pieces, strict=True)]
+        return Encoded([p.id for p in pieces], [self._names[p.id] for p in pieces], offsets)
+
+    def encode_batch_fast(self, texts: list[str], add_special_tokens: bool = True) -> list[Encoded]:
+        if add_special_tokens or self._searched(not self.encode_special_tokens)[0]:
+            return [self.encode(text, add_special_tokens) for text in texts]
+        return [Encoded(ids, [], []) for ids in self.processor.encode(texts, num_threads=os.cpu_count() or 1)]
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        out = []
+        for own, group in itertools.groupby(ids, lambda i: i < len(self._own) and i not in self._tokens):
+            names = [self._tokens[i] for i in group] if not own else []
+            shown = [t.content for t in names if not (skip_special_tokens and t.special)]
+            out.append(self.processor.decode(list(group)) if own else "".join(shown))
+        return "".join(out)
+
+    def save(self, path: str) -> None:
+        """Everything in one JSON file, the model as base64; `load` reads it."""
+        about = {
+            "sentencepiece": base64.b64encode(self.proto).decode(),
+            "added": self.added,
+            "closing": self.closing,
+            "file": self.file,
+            "tokenizer_class": self.tokenizer_class,
+        }
+        Path(path).write_text(json.dumps(about))
+
+
+def load(path: Path) -> SentencePieceModel:
+    """What `SentencePieceModel.save` wrote."""
+    about = json.loads(path.read_bytes())
+    model = base64.b64decode(about.pop("sentencepiece"))
+    added, closing = tuple(Added(*token) for token in about.pop("added")), tuple(about.pop("closing"))
+    return SentencePieceModel(model, added=added, closing=closing, **about)
+
+
+def read_model(model: bytes) -> Any:
+    """A SentencePieceProcessor; ValueError for bytes that are no model."""
+    _require()
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        return SentencePieceProcessor(model_proto=model)
+    except RuntimeError as error:
+        raise ValueError(f"not a SentencePiece model ({' '.join(str(error).split())[:100]})") from None
+
+
+def _require() -> None:
+    if importlib.util.find_spec("sentencepiece") is None:
+        raise ValueError("SentencePiece models need the package sentencepiece: uv sync --extra pretrained")
+
+
+def parse(model: bytes) -> Any:
+    """The model's fields: pieces with scores and kinds, how it was trained, how it normalises."""
+    _require()
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+    return ModelProto.FromString(model)
+
+
+# ---------------------------------------------------------------- as a model of `tokenizers`
+
+
+def convert(model: bytes) -> Any:
+    """Llama 2's and Mistral's kind as a `tokenizers.Tokenizer`: BPE on the text as it is. None for every other kind."""
+    from tokenizers import models
+
+    read_model(model)  # which says what is wrong with it
+    proto = parse(model)
+    kind, spec, pieces = proto.SentencePiece, proto.normalizer_spec, proto.pieces
+    special = [p.piece for p in pieces if p.type in (kind.CONTROL, kind.UNKNOWN)]
+    exact = (
+        proto.trainer_spec.model_type == proto.trainer_spec.BPE
+        and not spec.precompiled_charsmap
+        and not spec.remove_extra_whitespaces
+        and spec.escape_whitespaces
+        and not proto.trainer_spec.treat_whitespace_as_suffix
+        and not any(p.type in (kind.USER_DEFINED, kind.UNUSED) for p in pieces)
+    )
+    if not exact:
+        return None
+    bpe = models.BPE(
+        vocab={p.piece: i for i, p in enumerate(pieces)},
+        merges=_merges({p.piece: p.score for p in pieces if p.type == kind.NORMAL}),
+        unk_token=next(p.piece for p in pieces if p.type == kind.UNKNOWN),
+        fuse_unk=True,
+        byte_fallback=any(p.type == kind.BYTE for p in pieces),
+    )
+    return _with_spaces(bpe, special, prefix=spec.add_dummy_prefix)
+
+
+def _with_spaces(model: Any, control: list[str], *, prefix: bool) -> Any:
+    """The tokenizer around a model whose pieces write a space as U+2581; prefix: a text is read with one in front."""
+    from tokenizers import Tokenizer, decoders, normalizers
+
+    tokenizer = Tokenizer(model)
+    first = [normalizers.Prepend("▁")] if prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*first, normalizers.Replace(" ", "▁")])
+    last = [decoders.Strip(content=" ", left=1, right=0)] if prefix else []
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *last])
+    tokenizer.add_special_tokens(control)
+    return tokenizer
+
+
+def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
+    """Every way to make a piece of two pieces, best score first: SentencePiece keeps no list."""
+    order = {piece: i for i, piece in enumerate(scores)}
+    out = []
+    for piece, score in scores.items():
+        halves = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
+        out += [(-score, order[a], order[b], a, b) for a, b in halves if a in scores and b in scores]
+    return [(a, b) for *_, a, b in sorted(out)]
