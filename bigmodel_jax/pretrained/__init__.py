@@ -4,6 +4,7 @@
 """
 
 from bigmodel_jax.pretrained.bert import BERT
+from bigmodel_jax.pretrained.class_defaults import with_defaults
 from bigmodel_jax.pretrained.clip import CLIP
 from bigmodel_jax.pretrained.deberta import DEBERTA
 from bigmodel_jax.pretrained.deepseek import DEEPSEEK_V3
@@ -28,7 +29,7 @@ from bigmodel_jax.pretrained.vit import VIT
 from bigmodel_jax.pretrained.xlnet import XLNET
 
 FAMILIES: dict[str, Family] = {
-    family.architecture: family
+    family.architecture: with_defaults(family)
     for family in (
         LLAMA,
         GPT2,

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 from bigmodel_jax.models.gemma import Gemma2Config, Gemma3Config, GemmaConfig
-from bigmodel_jax.pretrained import llama
+from bigmodel_jax.pretrained import class_defaults, llama
 from bigmodel_jax.pretrained.config_keys import ROPE_KEYS
 from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.names import Row
@@ -80,16 +80,11 @@ def gemma3_from_hf(hf: dict) -> Gemma3Config:
     )
 
 
-# Fields that the published image-text files leave to Gemma3TextConfig of transformers.
-GEMMA3_TEXT = {
+# Sizes that the published image-text files leave to Gemma3TextConfig of transformers.
+GEMMA3_TEXT = class_defaults.GEMMA3 | {
     "vocab_size": 262_208,
     "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
     "max_position_embeddings": 131_072,
-    "rms_norm_eps": 1e-6,
-    "hidden_activation": ACTIVATION,
-    "query_pre_attn_scalar": 256,
 }
 
 

@@ -2,6 +2,7 @@
 
 from bigmodel_jax.models.gpt_oss import GptOssConfig
 from bigmodel_jax.pretrained import mxfp4
+from bigmodel_jax.pretrained.class_defaults import GPT_OSS_ROPE
 from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.llama import ATTENTION, ENDS, IGNORED, sizes_from_hf, sizes_to_hf
 from bigmodel_jax.pretrained.mixtral import MLP_NORM, losses_from_hf, losses_to_hf
@@ -32,6 +33,8 @@ def from_hf(hf: dict) -> GptOssConfig:
     alternating = layer_types(hf["num_hidden_layers"])
     check_fixed(hf, hidden_act="silu", attention_bias=True, layer_types=alternating)
     check_fixed(hf.get("quantization_config") or {}, quant_method="mxfp4")
+    if not (hf.get("rope_parameters") or hf.get("rope_scaling")):
+        hf = hf | {"rope_scaling": GPT_OSS_ROPE}  # as transformers, which takes null for nothing said
     return GptOssConfig(
         **sizes_from_hf(hf),
         **losses_from_hf(hf),
@@ -46,10 +49,13 @@ def from_hf(hf: dict) -> GptOssConfig:
 def to_hf(cfg: GptOssConfig) -> dict:
     if not cfg.qkv_bias or cfg.qk_norm or not cfg.normalized_weights:
         raise ValueError("model: a gpt-oss has qkv_bias = True, qk_norm = False and normalized_weights = True")
+    # Without a table of its own transformers gives the model the published one's.
+    unscaled = {} if cfg.rope_scaling.kind != "none" else {"rope_scaling": {"rope_type": "default"}}
     return {
         "model_type": "gpt_oss",
         **sizes_to_hf(cfg),
         **losses_to_hf(cfg),
+        **unscaled,
         "attention_bias": True,
         "sliding_window": cfg.window,
         "layer_types": layer_types(cfg.num_layers),

@@ -1,0 +1,99 @@
+"""What transformers' config classes take for keys that a config.json leaves out (transformers 5.23).
+
+Sizes that nobody leaves out on purpose are not here: without them a file is refused.
+"""
+
+import dataclasses
+from typing import Any
+
+from bigmodel_jax import models
+from bigmodel_jax.models import ModelConfig
+from bigmodel_jax.pretrained.family import Family
+
+LLAMA = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10_000.0, "tie_word_embeddings": False}
+BERT = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "hidden_dropout_prob": 0.1, "type_vocab_size": 2}
+GEMMA = {"head_dim": 256, "rms_norm_eps": 1e-6, "rope_theta": 10_000.0, "tie_word_embeddings": True}
+GEMMA2 = GEMMA | {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "num_key_value_heads": 4,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+}
+GEMMA3 = GEMMA2 | {"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0, "final_logit_softcapping": None}
+GPT_OSS_ROPE = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+
+DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
+    models.GPT2Config: {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "n_inner": None},
+    models.BertConfig: BERT,
+    models.RobertaConfig: BERT,
+    models.DebertaConfig: BERT
+    | {
+        "layer_norm_eps": 1e-7,
+        "type_vocab_size": 0,
+        "relative_attention": False,
+        "position_biased_input": True,
+        "pos_att_type": None,
+        "share_att_key": False,
+        "norm_rel_ebd": "none",
+    },
+    models.XLNetConfig: {"layer_norm_eps": 1e-12, "dropout": 0.1},
+    models.LlamaConfig: LLAMA,
+    models.MistralConfig: LLAMA | {"num_key_value_heads": 8, "sliding_window": 4096},
+    models.Qwen2Config: LLAMA | {"num_key_value_heads": 32},
+    models.Qwen3Config: LLAMA | {"num_key_value_heads": 32, "head_dim": 128},
+    models.GemmaConfig: GEMMA | {"hidden_act": "gelu_pytorch_tanh", "num_key_value_heads": 16},
+    models.Gemma2Config: GEMMA2 | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    models.Gemma3Config: GEMMA3,
+    models.MixtralConfig: LLAMA
+    | {"rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0, "num_key_value_heads": 8, "sliding_window": None},
+    models.Qwen3MoeConfig: LLAMA | {"num_key_value_heads": 4, "norm_topk_prob": False},
+    models.GptOssConfig: LLAMA
+    | {
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 150_000.0,
+        "head_dim": 64,
+        "num_key_value_heads": 8,
+        "sliding_window": 128,
+        "swiglu_alpha": 1.702,
+        "swiglu_limit": 7.0,
+    },
+    models.DeepseekConfig: LLAMA
+    | {
+        "num_key_value_heads": 128,
+        "q_lora_rank": 1536,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 2.5,
+        "initializer_range": 0.02,
+        "n_shared_experts": 1,
+    },
+    models.ViTConfig: {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "num_channels": 3, "qkv_bias": True},
+    models.ResNetConfig: {"hidden_act": "relu", "layer_type": "bottleneck", "num_channels": 3},
+    models.T5Config: {
+        "feed_forward_proj": "relu",
+        "layer_norm_epsilon": 1e-6,
+        "relative_attention_num_buckets": 32,
+        "relative_attention_max_distance": 128,
+    },
+    models.TransformerConfig: {
+        "activation_function": "gelu",
+        "decoder_attention_heads": 16,
+        "decoder_ffn_dim": 4096,
+        "decoder_start_token_id": 58_100,
+        "scale_embedding": False,
+        "eos_token_id": 0,
+    },
+}
+
+
+def with_defaults(family: Family) -> Family:
+    """The family, whose `from_hf` finds the class's defaults where a config.json says nothing."""
+    defaults = DEFAULTS.get(family.config, {})
+    read = family.from_hf
+    return dataclasses.replace(family, from_hf=lambda hf: read(defaults | hf)) if defaults else family
