@@ -156,9 +156,10 @@ class SentencePieceModel:
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         out = []
         for own, group in itertools.groupby(ids, lambda i: i < len(self._own) and i not in self._tokens):
-            names = [self._tokens[i] for i in group] if not own else []
+            found = list(group)
+            names = [] if own else [self._tokens[i] for i in found]
             shown = [t.content for t in names if not (skip_special_tokens and t.special)]
-            out.append(self.processor.decode(list(group)) if own else "".join(shown))
+            out.append(self.processor.decode(found) if own else "".join(shown))
         return "".join(out)
 
     def save(self, path: str) -> None:

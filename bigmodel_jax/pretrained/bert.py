@@ -50,6 +50,10 @@ ANSWERS = (*ENCODER, Row("head/kernel", "qa_outputs.weight", linear()), Row("hea
 # Buffers of older files, tied copies of the embedding and its bias, and what another head would read.
 IGNORED = (r"(.*\.)?embeddings\.position_ids", r"cls\.predictions\.decoder\.(weight|bias)")
 UNREAD = (*IGNORED, r"(bert\.)?pooler\.dense\.(weight|bias)", r"cls\..*")
+COPIES = (
+    ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
+    ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+)
 # Files converted from TensorFlow call a norm's scale and bias gamma and beta.
 RENAMED = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
 
@@ -121,9 +125,9 @@ def to_hf(head: str, cfg: BertConfig) -> dict:
     }
 
 
-def _family(architecture: str, head: str, rows, ignored) -> Family:
+def _family(architecture: str, head: str, rows, ignored, copies=()) -> Family:
     read, write = functools.partial(from_hf, head), functools.partial(to_hf, head)
-    return Family(architecture, BertConfig, read, write, rows, ignored, prefix="bert.", renamed=RENAMED)
+    return Family(architecture, BertConfig, read, write, rows, ignored, prefix="bert.", renamed=RENAMED, copies=copies)
 
 
 BERT = (
@@ -132,8 +136,8 @@ BERT = (
         prefix="",
         renamed=((r"^bert\.", ""), *RENAMED),
     ),
-    _family("BertForMaskedLM", "masked_lm", PRETRAINING, UNREAD),
-    _family("BertForPreTraining", "pretraining", PRETRAINING, IGNORED),
+    _family("BertForMaskedLM", "masked_lm", PRETRAINING, UNREAD, COPIES),
+    _family("BertForPreTraining", "pretraining", PRETRAINING, IGNORED, COPIES),
     _family("BertForSequenceClassification", "classification", CLASSIFIER, IGNORED),
     _family("BertForTokenClassification", "token_classification", CLASSIFIER, UNREAD),
     _family("BertForQuestionAnswering", "question_answering", ANSWERS, UNREAD),

@@ -3,6 +3,7 @@
 import functools
 
 from bigmodel_jax.models.deberta import DebertaConfig
+from bigmodel_jax.pretrained.bert import COPIES as BERT_COPIES
 from bigmodel_jax.pretrained.bert import PRETRAINING, sizes_from_hf, sizes_to_hf, without_prefix
 from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.names import Row
@@ -29,6 +30,7 @@ IGNORED = (
     r"cls\.predictions\.decoder\.(weight|bias)",
     r"mask_predictions\..*",  # the discriminator that v3 was pretrained with
 )
+COPIES = tuple((copy, name.replace("bert.", "deberta.", 1)) for copy, name in BERT_COPIES)
 # Microsoft's own files call the head so.
 RENAMED = (
     (r"^lm_predictions\.lm_head\.(dense|LayerNorm)\.", r"cls.predictions.transform.\1."),
@@ -75,9 +77,9 @@ def to_hf(head: str, cfg: DebertaConfig) -> dict:
     }
 
 
-def _family(architecture: str, head: str, rows, ignored, prefix: str, renamed) -> Family:
+def _family(architecture: str, head: str, rows, ignored, prefix: str, renamed, copies=()) -> Family:
     read, write = functools.partial(from_hf, head), functools.partial(to_hf, head)
-    return Family(architecture, DebertaConfig, read, write, rows, ignored, prefix, renamed)
+    return Family(architecture, DebertaConfig, read, write, rows, ignored, prefix, renamed, copies=copies)
 
 
 DEBERTA = (
@@ -89,5 +91,5 @@ DEBERTA = (
         "",
         ((r"^deberta\.", ""), *RENAMED),
     ),
-    _family("DebertaV2ForMaskedLM", "masked_lm", ROWS, IGNORED, "deberta.", RENAMED),
+    _family("DebertaV2ForMaskedLM", "masked_lm", ROWS, IGNORED, "deberta.", RENAMED, COPIES),
 )

@@ -5,7 +5,7 @@ transformers has no such architecture: config.json holds the fields of our confi
 
 import dataclasses
 
-from bigmodel_jax.models.dit import DiTConfig
+from bigmodel_jax.models.dit import DiTConfig, positions
 from bigmodel_jax.pretrained.clip import dense
 from bigmodel_jax.pretrained.family import Family
 from bigmodel_jax.pretrained.names import CONV, VECTOR, Row, linear
@@ -34,6 +34,7 @@ ROWS = (
     *dense("head", "final_layer.linear"),
 )
 IGNORED = ("pos_embed",)  # the fixed sines and cosines
+COPIES = (("pos_embed", lambda cfg: positions(cfg)[None]),)
 
 
 def from_hf(hf: dict) -> DiTConfig:
@@ -55,4 +56,4 @@ def to_hf(cfg: DiTConfig) -> dict:
     return {"model_type": "dit", **ours, "image_shape": list(cfg.image_shape)}
 
 
-DIT = Family("DiT", DiTConfig, from_hf, to_hf, ROWS, IGNORED)
+DIT = Family("DiT", DiTConfig, from_hf, to_hf, ROWS, IGNORED, copies=COPIES)

@@ -15,7 +15,9 @@ class Family:
     """architecture: the name in config.json's "architectures"; prefix: what may stand before every tensor's name;
     ignored: patterns of tensors that hold no parameters (masks, tied copies); left_out: of those that belong to a part
     of their model which ours does not have, named in the log; renamed: (pattern, replacement) of names that older files
-    use; unpack: a file's tensors -> those tensors, packed ones among them as plain ones."""
+    use; unpack: a file's tensors -> those tensors, packed ones among them as plain ones;
+    copies: (name, what it must equal: another tensor, or what a config computes) of ignored tensors that the reference
+    reads."""
 
     architecture: str
     config: type[ModelConfig]
@@ -27,6 +29,7 @@ class Family:
     renamed: tuple[tuple[str, str], ...] = ()
     unpack: Callable[[Source], Source] | None = None
     left_out: tuple[str, ...] = ()
+    copies: tuple[tuple[str, str | Callable[[Any], Any]], ...] = ()
 
 
 def spec_by_path(cfg: ModelConfig) -> dict[str, params.Param]:

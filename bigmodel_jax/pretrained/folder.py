@@ -148,6 +148,26 @@ def check_weights(family: Family, cfg: ModelConfig, source: Source) -> Source:
     return source
 
 
+def check_copies(family: Family, cfg: ModelConfig, source: Source) -> None:
+    """ValueError for a tensor that the reference computes with and our one parameter for it and its origin would lose."""
+    used = {piece.name for piece in names.pieces(family.rows, spec_by_path(cfg), cfg)}
+    for copy, origin in family.copies:
+        computed = callable(origin)
+        if copy not in source or copy in used or not (computed or origin in used):
+            continue
+        ours, theirs = (np.asarray(x, np.float32) for x in (source[copy].read(), _origin(origin, cfg, source)))
+        # What is computed was rounded to the file's type.
+        if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=0, atol=1e-2 if computed else 0):
+            said = "the positions that the model computes" if computed else origin
+            untied = any(row.theirs == copy for row in family.rows)
+            way = '; with "tie_word_embeddings": false in config.json both are read' if untied else ""
+            raise ValueError(f"weights: {copy} differs from {said}, and the model has one for both{way}")
+
+
+def _origin(origin: Any, cfg: ModelConfig, source: Source) -> Any:
+    return origin(cfg) if callable(origin) else source[origin].read()
+
+
 def load_params(family: Family, cfg: ModelConfig, source: Source, shardings: Mapping[str, Any], dtype: str) -> dict:
     """{path: jax.Array} on their shardings: of one parameter at a time this process's part in host memory, read one of
     their tensors at a time.
@@ -156,6 +176,7 @@ def load_params(family: Family, cfg: ModelConfig, source: Source, shardings: Map
     """
     published = unpadded(cfg)
     spec, own, source = spec_by_path(published), spec_by_path(cfg), check_weights(family, published, source)
+    check_copies(family, published, source)
     out = {}
     for path, param in own.items():
         shape = spec[path].shape

@@ -121,7 +121,7 @@ def to_hf(cfg: GemmaConfig, *, model_type: str) -> dict:
 
 def family(architecture: str, config: type[GemmaConfig], from_hf, model_type: str, rows: tuple[Row, ...]) -> Family:
     write = functools.partial(to_hf, model_type=model_type)
-    return Family(architecture, config, from_hf, write, rows, llama.IGNORED)
+    return Family(architecture, config, from_hf, write, rows, llama.IGNORED, copies=llama.COPIES)
 
 
 GEMMA = family("GemmaForCausalLM", GemmaConfig, gemma_from_hf, "gemma", llama.ROWS)

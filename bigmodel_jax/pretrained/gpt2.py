@@ -25,6 +25,7 @@ ROWS = (
 )
 # The causal masks of older files, and the head, which is the embedding.
 IGNORED = (r".*\.attn\.(masked_)?bias", r"lm_head\.weight")
+COPIES = (("lm_head.weight", "transformer.wte.weight"),)
 
 
 def from_hf(hf: dict) -> GPT2Config:
@@ -57,4 +58,4 @@ def to_hf(cfg: GPT2Config) -> dict:
     }
 
 
-GPT2 = Family("GPT2LMHeadModel", GPT2Config, from_hf, to_hf, ROWS, IGNORED, prefix="transformer.")
+GPT2 = Family("GPT2LMHeadModel", GPT2Config, from_hf, to_hf, ROWS, IGNORED, prefix="transformer.", copies=COPIES)

@@ -4,7 +4,7 @@ from bigmodel_jax.models.gpt_oss import GptOssConfig
 from bigmodel_jax.pretrained import mxfp4
 from bigmodel_jax.pretrained.class_defaults import GPT_OSS_ROPE
 from bigmodel_jax.pretrained.family import Family, check_fixed
-from bigmodel_jax.pretrained.llama import ATTENTION, ENDS, IGNORED, sizes_from_hf, sizes_to_hf
+from bigmodel_jax.pretrained.llama import ATTENTION, COPIES, ENDS, IGNORED, sizes_from_hf, sizes_to_hf
 from bigmodel_jax.pretrained.mixtral import MLP_NORM, losses_from_hf, losses_to_hf
 from bigmodel_jax.pretrained.names import Row, linear
 
@@ -66,4 +66,4 @@ def to_hf(cfg: GptOssConfig) -> dict:
     }
 
 
-GPT_OSS = Family("GptOssForCausalLM", GptOssConfig, from_hf, to_hf, ROWS, IGNORED, unpack=mxfp4.unpack)
+GPT_OSS = Family("GptOssForCausalLM", GptOssConfig, from_hf, to_hf, ROWS, IGNORED, unpack=mxfp4.unpack, copies=COPIES)

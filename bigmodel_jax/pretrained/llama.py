@@ -31,6 +31,7 @@ ROWS = (
 )
 # Older files hold the rotary frequencies; where embeddings are tied, the head may be written a second time.
 IGNORED = (r".*rotary_emb\.inv_freq", r"lm_head\.weight")
+COPIES = (("lm_head.weight", "model.embed_tokens.weight"),)
 
 
 def sizes_from_hf(hf: dict) -> dict:
@@ -83,4 +84,4 @@ def to_hf(cfg: LlamaConfig) -> dict:
     return {"model_type": "llama", **sizes_to_hf(cfg), "attention_bias": False, "mlp_bias": False}
 
 
-LLAMA = Family("LlamaForCausalLM", LlamaConfig, from_hf, to_hf, ROWS, IGNORED)
+LLAMA = Family("LlamaForCausalLM", LlamaConfig, from_hf, to_hf, ROWS, IGNORED, copies=COPIES)

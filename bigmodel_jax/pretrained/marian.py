@@ -1,6 +1,7 @@
 """Marian's tensors and config.json: the original Transformer, as the opus-mt translation models are published."""
 
 from bigmodel_jax.models.transformer import TransformerConfig
+from bigmodel_jax.nn import position
 from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.names import VECTOR, Layout, Row, linear
 
@@ -43,6 +44,17 @@ ROWS = (
 )
 # The sinusoids, which we compute, and tied copies.
 IGNORED = (r"model\.(encoder|decoder)\.embed_(positions|tokens)\.weight", r"lm_head\.weight")
+
+
+def sinusoids(cfg: TransformerConfig):
+    return position.sinusoids(cfg.max_seq_len, cfg.embed_dim)
+
+
+COPIES = (
+    ("lm_head.weight", "model.shared.weight"),
+    *((f"model.{side}.embed_tokens.weight", "model.shared.weight") for side in ("encoder", "decoder")),
+    *((f"model.{side}.embed_positions.weight", sinusoids) for side in ("encoder", "decoder")),
+)
 ACTIVATIONS = {"relu": "relu", "swish": "silu", "silu": "silu", "gelu": "gelu"}
 
 
@@ -102,4 +114,4 @@ def to_hf(cfg: TransformerConfig) -> dict:
     }
 
 
-MARIAN = Family("MarianMTModel", TransformerConfig, from_hf, to_hf, ROWS, IGNORED)
+MARIAN = Family("MarianMTModel", TransformerConfig, from_hf, to_hf, ROWS, IGNORED, copies=COPIES)

@@ -2,7 +2,7 @@
 
 from bigmodel_jax.models.mistral import MistralConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types
-from bigmodel_jax.pretrained.llama import IGNORED, ROWS, sizes_from_hf, sizes_to_hf
+from bigmodel_jax.pretrained.llama import COPIES, IGNORED, ROWS, sizes_from_hf, sizes_to_hf
 
 
 def from_hf(hf: dict) -> MistralConfig:
@@ -18,4 +18,4 @@ def to_hf(cfg: MistralConfig) -> dict:
     return {"model_type": "mistral", **sizes_to_hf(cfg), "sliding_window": cfg.window or None}
 
 
-MISTRAL = Family("MistralForCausalLM", MistralConfig, from_hf, to_hf, ROWS, IGNORED)
+MISTRAL = Family("MistralForCausalLM", MistralConfig, from_hf, to_hf, ROWS, IGNORED, copies=COPIES)

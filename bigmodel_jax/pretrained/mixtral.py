@@ -2,7 +2,7 @@
 
 from bigmodel_jax.models.mixtral import MixtralConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types
-from bigmodel_jax.pretrained.llama import ATTENTION, ENDS, IGNORED, sizes_from_hf, sizes_to_hf
+from bigmodel_jax.pretrained.llama import ATTENTION, COPIES, ENDS, IGNORED, sizes_from_hf, sizes_to_hf
 from bigmodel_jax.pretrained.names import Row, linear
 
 MLP_NORM = Row("layers/mlp_norm/scale", "model.layers.{i}.post_attention_layernorm.weight")
@@ -57,4 +57,4 @@ def to_hf(cfg: MixtralConfig) -> dict:
     }
 
 
-MIXTRAL = Family("MixtralForCausalLM", MixtralConfig, from_hf, to_hf, ROWS, IGNORED)
+MIXTRAL = Family("MixtralForCausalLM", MixtralConfig, from_hf, to_hf, ROWS, IGNORED, copies=COPIES)

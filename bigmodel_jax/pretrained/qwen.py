@@ -5,7 +5,7 @@ import functools
 from bigmodel_jax.models.llama import LlamaConfig
 from bigmodel_jax.models.qwen import Qwen2Config, Qwen3Config
 from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types
-from bigmodel_jax.pretrained.llama import IGNORED, ROWS, sizes_from_hf, sizes_to_hf
+from bigmodel_jax.pretrained.llama import COPIES, IGNORED, ROWS, sizes_from_hf, sizes_to_hf
 
 # What a config.json says in so many words; Qwen2's has no field for the biases it always has.
 NO_BIAS = {"qwen2": {}, "qwen3": {"attention_bias": False}}
@@ -32,7 +32,9 @@ def to_hf(cfg: LlamaConfig, *, model_type: str) -> dict:
 
 def family(architecture: str, config: type[LlamaConfig], model_type: str) -> Family:
     read = functools.partial(from_hf, config=config, model_type=model_type)
-    return Family(architecture, config, read, functools.partial(to_hf, model_type=model_type), ROWS, IGNORED)
+    return Family(
+        architecture, config, read, functools.partial(to_hf, model_type=model_type), ROWS, IGNORED, copies=COPIES
+    )
 
 
 QWEN2 = family("Qwen2ForCausalLM", Qwen2Config, "qwen2")

@@ -2,7 +2,7 @@
 
 from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types
-from bigmodel_jax.pretrained.llama import ATTENTION, ENDS, IGNORED, sizes_from_hf, sizes_to_hf
+from bigmodel_jax.pretrained.llama import ATTENTION, COPIES, ENDS, IGNORED, sizes_from_hf, sizes_to_hf
 from bigmodel_jax.pretrained.mixtral import MLP_NORM, losses_from_hf, losses_to_hf
 from bigmodel_jax.pretrained.names import Row, linear
 
@@ -56,4 +56,4 @@ def to_hf(cfg: Qwen3MoeConfig) -> dict:
     }
 
 
-QWEN3_MOE = Family("Qwen3MoeForCausalLM", Qwen3MoeConfig, from_hf, to_hf, ROWS, IGNORED)
+QWEN3_MOE = Family("Qwen3MoeForCausalLM", Qwen3MoeConfig, from_hf, to_hf, ROWS, IGNORED, copies=COPIES)

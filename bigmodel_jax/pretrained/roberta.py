@@ -31,6 +31,10 @@ IGNORED = (
     r"lm_head\.decoder\.(weight|bias)",
     r"(roberta\.)?pooler\.dense\.(weight|bias)",
 )
+COPIES = (
+    ("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"),
+    ("lm_head.decoder.bias", "lm_head.bias"),
+)
 
 
 def from_hf(head: str, hf: dict) -> RobertaConfig:
@@ -59,13 +63,13 @@ def to_hf(head: str, cfg: RobertaConfig) -> dict:
     }
 
 
-def _family(architecture: str, head: str, rows, prefix: str = "roberta.", renamed=()) -> Family:
+def _family(architecture: str, head: str, rows, prefix: str = "roberta.", renamed=(), copies=()) -> Family:
     read, write = functools.partial(from_hf, head), functools.partial(to_hf, head)
-    return Family(architecture, RobertaConfig, read, write, rows, IGNORED, prefix, renamed)
+    return Family(architecture, RobertaConfig, read, write, rows, IGNORED, prefix, renamed, copies=copies)
 
 
 ROBERTA = (
     _family("RobertaModel", "none", without_prefix(ENCODER, "roberta."), "", ((r"^roberta\.", ""),)),
-    _family("RobertaForMaskedLM", "masked_lm", MASKED_LM),
+    _family("RobertaForMaskedLM", "masked_lm", MASKED_LM, copies=COPIES),
     _family("RobertaForSequenceClassification", "classification", CLASSIFIER),
 )

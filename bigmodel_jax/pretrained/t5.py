@@ -51,6 +51,9 @@ IGNORED = (
     r"lm_head\.weight",
     r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
 )
+COPIES = tuple(
+    (f"{name}.weight", "shared.weight") for name in ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head")
+)
 
 
 def from_hf(hf: dict) -> T5Config:
@@ -109,4 +112,4 @@ def with_head(source: Source) -> Source:
     return tied | dict(source)
 
 
-T5 = Family("T5ForConditionalGeneration", T5Config, from_hf, to_hf, ROWS, IGNORED, unpack=with_head)
+T5 = Family("T5ForConditionalGeneration", T5Config, from_hf, to_hf, ROWS, IGNORED, unpack=with_head, copies=COPIES)

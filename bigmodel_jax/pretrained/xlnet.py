@@ -35,6 +35,7 @@ ROWS = (
     Row("lm/bias", "lm_loss.bias"),
 )
 IGNORED = (r"lm_loss\.weight",)
+COPIES = (("lm_loss.weight", "transformer.word_embedding.weight"),)
 
 
 def from_hf(head: str, hf: dict) -> XLNetConfig:
@@ -73,14 +74,14 @@ def to_hf(head: str, cfg: XLNetConfig) -> dict:
     }
 
 
-def _family(architecture: str, head: str, rows, ignored, prefix: str, renamed=()) -> Family:
+def _family(architecture: str, head: str, rows, ignored, prefix: str, renamed=(), copies=()) -> Family:
     read, write = functools.partial(from_hf, head), functools.partial(to_hf, head)
-    return Family(architecture, XLNetConfig, read, write, rows, ignored, prefix, renamed)
+    return Family(architecture, XLNetConfig, read, write, rows, ignored, prefix, renamed, copies=copies)
 
 
 XLNET = (
     _family(
         "XLNetModel", "none", without_prefix(ROWS, "transformer."), (r"lm_loss\..*",), "", ((r"^transformer\.", ""),)
     ),
-    _family("XLNetLMHeadModel", "permuted_lm", ROWS, IGNORED, "transformer."),
+    _family("XLNetLMHeadModel", "permuted_lm", ROWS, IGNORED, "transformer.", copies=COPIES),
 )
