@@ -54,6 +54,9 @@ def to_hf(cfg: GPT2Config) -> dict:
         "layer_norm_epsilon": cfg.norm_eps,
         "initializer_range": cfg.init_std,
         "activation_function": "gelu_new",
+        "resid_pdrop": cfg.dropout,
+        "embd_pdrop": cfg.dropout,
+        "attn_pdrop": 0.0,
         "tie_word_embeddings": True,
     }
 

@@ -19,16 +19,25 @@ from bigmodel_jax.core.local_paths import check_local
 from bigmodel_jax.core.precision import Float, Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig, TextData, TokenizerConfig, tokenizer_files
-from bigmodel_jax.models import ModelConfig
+from bigmodel_jax.models import ModelConfig, ResNetConfig, XLNetConfig
 from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.objectives import NextToken, Objective
-from bigmodel_jax.pretrained import FAMILIES, Family, folder
+from bigmodel_jax.pretrained import FAMILIES, Family, folder, labels
 from bigmodel_jax.pretrained.family import spec_by_path
 from bigmodel_jax.pretrained.gguf import open_gguf
 from bigmodel_jax.pretrained.names import Source
 from bigmodel_jax.pretrained.packages import PACKAGES, check_readable, fetch, readable
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights
 
+# Fields that never decide whether weights have a published form, though a config.json may hold some of them.
+TRAINING = {
+    *("dropout", "label_dropout", "text_dropout", "momentum"),
+    *("init_std", "init_factor", "depth_scaled_init", "zero_init", "logit_scale_init", "logit_bias_init"),
+    *("load_balancing_loss", "router_z_loss", "balance_loss", "mtp_loss", "bias_update_rate"),
+}
+COMPUTING = {"remat", "unroll", "attention", "capacity_factor", "expert_buffer"}
+# Weights do not depend on these, and no config.json says them.
+NOT_IN_FILES = {ResNetConfig: ("image_shape",), XLNetConfig: ("max_seq_len",)}
 COPY_BYTES = 1 << 26  # what writing the checkpoint holds beside the weights, but for a single larger array
 
 
@@ -112,6 +121,7 @@ def import_weights(
         with store.open_store(partial / "checkpoints", CheckpointConfig(), copy_bytes=COPY_BYTES) as saves:
             store.save(saves, 0, state, {"next_batch": 0}, config_file.to_json(config))
         config_file.save(config, partial / "config.json")
+        labels.keep(path, partial)
         if found.tokenizer is not None:
             found.tokenizer.save(str(partial / "tokenizer.json"))
         if found.chat_template:
@@ -136,7 +146,7 @@ def family_of(config: ModelConfig) -> Family:
         if family.config is type(config):
             try:  # one config class may serve several architectures, a head each
                 hf = {"architectures": [family.architecture], **family.to_hf(config)}
-                if family.from_hf(hf) == _published(config):
+                if published(family.from_hf(hf)) == published(config):
                     return family
             except ValueError as error:
                 reasons.append(str(error))
@@ -148,11 +158,16 @@ def family_of(config: ModelConfig) -> Family:
     )
 
 
-def _published(config: ModelConfig) -> ModelConfig:
-    """`config` without the fields that say how it is computed, which no file holds."""
-    default = {f.name: f.default for f in dataclasses.fields(config)}
-    names = ("remat", "unroll", "attention", "dropout", "depth_scaled_init")
-    return dataclasses.replace(config, **{name: default[name] for name in names if name in default})
+def published(config: Any) -> Any:
+    """`config` without what only says how it is trained or computed, in its towers as well."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in TRAINING | COMPUTING or field.name in NOT_IN_FILES.get(type(config), ()):
+            changes[field.name] = field.default
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = published(value)
+    return dataclasses.replace(config, **changes)
 
 
 def export_weights(config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32") -> Family:
@@ -166,6 +181,7 @@ def export_weights(config: Config, run_dir: Path, target: Path, *, dtype: Float 
     flat = {path: x[tuple(map(slice, spec[path].shape))].astype(dtype) for path, x in flat.items()}
     with _whole_or_nothing(target, "export") as partial:
         folder.save_params(family, plain, flat, partial)
+        labels.restore(run_dir, partial)
         _write_tokenizer(run_dir, partial)
     return family
 
