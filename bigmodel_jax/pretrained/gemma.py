@@ -36,7 +36,8 @@ def local_from_hf(hf: dict, global_every: int) -> dict:
         every = types.index("full_attention") + 1
     if types and types != layer_types(hf["num_hidden_layers"], every):
         raise ValueError(f"config.json: layer_types = {types} is not supported; supported: every n-th full_attention")
-    return {"window": hf["sliding_window"] or 0, "global_every": every}
+    # Where every layer is global the window has no say.
+    return {"window": (hf["sliding_window"] or 0) if every > 1 else 0, "global_every": every}
 
 
 def layer_types(num_layers: int, global_every: int) -> list[str]:
@@ -109,7 +110,8 @@ def to_hf(cfg: GemmaConfig, *, model_type: str) -> dict:
         return hf
     hf |= {
         "query_pre_attn_scalar": cfg.query_pre_attn_scalar or cfg.head_dim,
-        "sliding_window": cfg.window or None,
+        # transformers wants a number even where every layer is global.
+        "sliding_window": cfg.window or class_defaults.GEMMA2["sliding_window"],
         "layer_types": layer_types(cfg.num_layers, cfg.global_every if cfg.window else 1),
         "attn_logit_softcapping": cfg.attn_softcap or None,
         "final_logit_softcapping": cfg.final_softcap or None,

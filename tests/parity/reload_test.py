@@ -1,0 +1,253 @@
+"""Exports loaded by transformers (PixArt's by diffusers): the same logits as ours, for configs near and far from its defaults.
+
+With --reference-python the exports are loaded live; --update-golden then writes fixtures/<name>/exports.json (each export's
+config.json, and a digest of its tensors) and fixtures/<name>/exports.npz (what the reference computed with it). Without it,
+the export must be what those fixtures hold, byte for byte, and our logits are compared with theirs.
+
+Tolerance 1e-4 absolute, as where the reference's own files are read.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigmodel_jax import models
+from bigmodel_jax.core import params
+from bigmodel_jax.nn.position import RopeScaling
+from bigmodel_jax.pretrained import folder
+from bigmodel_jax.pretrained.transfer import family_of
+from reference import HERE, load
+
+TOLERANCE = 1e-4
+SOURCES = sorted(path.parent.name for path in HERE.glob("fixtures/*/config.json"))
+NONE = RopeScaling()
+LINEAR = RopeScaling("linear", 3.0, 64)
+LLAMA3 = RopeScaling("llama3", 5.3, 24, low_freq_factor=0.7, high_freq_factor=2.1)
+YARN = RopeScaling("yarn", 4.0, 16, beta_fast=3.0, beta_slow=0.5)
+YARN_FACTOR = RopeScaling("yarn", 4.0, 16, attention_factor=0.7, truncate=False)
+BARE = {"rope_scaling": NONE, "rope_theta": 333.0, "norm_eps": 1e-3}
+# What a fixture's own config does not show: every choice of a family once each way, beside transformers' default.
+VARIANTS = {
+    "llama": {
+        "bare": BARE | {"num_kv_heads": 4, "head_dim": 6},
+        "tied": {"tied_embeddings": True, "rope_scaling": YARN_FACTOR},
+        "llama3": {"rope_scaling": LLAMA3},
+    },
+    "mistral": {"bare": BARE | {"window": 0}, "tied": {"tied_embeddings": True, "window": 3, "rope_scaling": YARN}},
+    "qwen2": {"bare": BARE, "tied": {"tied_embeddings": True, "rope_scaling": YARN}},
+    "qwen3": {"bare": BARE | {"tied_embeddings": False, "head_dim": 6}, "scaled": {"rope_scaling": LINEAR}},
+    "gemma": {"bare": BARE | {"num_kv_heads": 1}, "scaled": {"rope_scaling": LINEAR, "head_dim": 12}},
+    "gemma2": {
+        "bare": BARE
+        | {"attn_softcap": 0.0, "final_softcap": 0.0, "query_pre_attn_scalar": 0, "window": 0, "global_every": 1},
+        "other": {"attn_softcap": 0.7, "final_softcap": 1.3, "query_pre_attn_scalar": 7, "window": 3},
+    },
+    "gemma3": {
+        "bare": BARE | {"query_pre_attn_scalar": 0, "local_rope_theta": 10_000.0},
+        "all_global": {"window": 0, "global_every": 1},
+        "other": {"final_softcap": 1.5, "query_pre_attn_scalar": 9, "window": 2, "global_every": 2},
+    },
+    "mixtral": {
+        "bare": BARE | {"window": 0, "experts_per_token": 1, "load_balancing_loss": 0.0},
+        "tied": {"tied_embeddings": True, "window": 3, "experts_per_token": 3},
+    },
+    "qwen3_moe": {
+        "bare": BARE | {"normalized_weights": False, "load_balancing_loss": 0.0},
+        "tied": {"tied_embeddings": True, "normalized_weights": True, "rope_scaling": YARN},
+    },
+    "gpt_oss": {
+        "bare": BARE | {"window": 3, "load_balancing_loss": 0.0},
+        "other": {"swiglu_alpha": 0.4, "swiglu_limit": 0.3, "tied_embeddings": True, "experts_per_token": 3},
+    },
+    "deepseek": {
+        "bare": BARE | {"mscale": 0.0, "mscale_all_dim": 0.0, "q_lora_rank": 0, "normalize_weights": False},
+        "dense": {"num_dense_layers": 3, "routed_scale": 1.7},
+        "sparse": {"num_dense_layers": 0, "num_shared_experts": 2, "groups_per_token": 3},
+    },
+    "gpt2": {"bare": {"norm_eps": 1e-2, "dropout": 0.3}},
+    "bert": {"other": {"num_token_types": 5, "norm_eps": 1e-3, "dropout": 0.3}},
+    "bert-classification": {"regression": {"num_classes": 1}},
+    "roberta": {"other": {"num_token_types": 3, "norm_eps": 1e-3}},
+    "deberta": {"other": {"num_buckets": 16, "norm_eps": 1e-3, "max_seq_len": 30}},
+    "xlnet": {"other": {"norm_eps": 1e-3}},
+    "t5": {
+        "untied": {"tied_embeddings": False, "num_buckets": 6, "max_distance": 9},
+        "gated": {"gated": True, "num_decoder_layers": 1, "norm_eps": 1e-3, "decoder_start_token_id": 7},
+    },
+    "transformer": {"other": {"activation": "gelu", "scale_embedding": False}, "silu": {"activation": "silu"}},
+    "vit": {"other": {"activation": "quick_gelu", "norm_eps": 1e-3, "image_shape": (12, 16, 3), "num_classes": 2}},
+    "resnet": {"other": {"num_classes": 2, "depths": (2, 1, 1)}},
+    "dit": {"other": {"zero_init": False}},
+}
+CASES = [(name, variant) for name in SOURCES for variant in ("given", *VARIANTS.get(name, {}))]
+
+
+def config_of(name: str, variant: str):
+    cfg = folder.read_config(HERE / "fixtures" / name)[1]
+    return dataclasses.replace(cfg, **VARIANTS[name][variant]) if variant != "given" else cfg
+
+
+def weights(name: str, cfg) -> dict[str, np.ndarray]:
+    """By path: the fixture's, or drawn from integers alone, so that every machine draws the same."""
+    ref = source(name)
+    if cfg == ref.cfg:
+        return {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
+    rng, out = np.random.default_rng(0), {}
+    for path, param in sorted(params.paths(cfg.make().spec).items()):
+        noise = (rng.integers(-(2**20), 2**20, param.shape) / 2**20).astype(np.float32)
+        last = path.rpartition("/")[2]
+        around = 1.0 if last in ("scale", "var") else 0.0
+        out[path] = around + noise * np.float32(0.25 if param.decay or "table" in last else 0.1)
+    return out
+
+
+@functools.cache
+def source(name: str):
+    return load(HERE / "fixtures" / name)
+
+
+def batch_of(name: str) -> dict[str, np.ndarray]:
+    """Our inputs, of few rows."""
+    arrays = source(name).arrays
+    keys = ("tokens", "token_types", "encoder_tokens", "image", "timestep", "label", "text_states", "segment_ids")
+    batch = {key: arrays[key][:2] for key in keys if key in arrays}
+    if "mask" in arrays:
+        batch["segment_ids"] = arrays["mask"][:2]
+    if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(("bert", "roberta")):
+        batch.pop("label", None)
+    return batch
+
+
+def inputs_of(name: str, batch: dict) -> dict[str, np.ndarray]:
+    """The same by the reference's names, pictures with their channels first."""
+    out = {key: np.moveaxis(x, -1, 1) if key == "image" else x for key, x in batch.items()}
+    if name in ("dit", "efficientnet"):
+        return out
+    names = {"tokens": "input_ids", "token_types": "token_type_ids", "segment_ids": "attention_mask"}
+    names["image"] = "pixel_values"
+    if "encoder_tokens" in batch:
+        names |= {"encoder_tokens": "input_ids", "tokens": "decoder_input_ids"}
+    if name == "pixart":
+        names = {
+            "image": "hidden_states",
+            "text_states": "encoder_hidden_states",
+            "segment_ids": "encoder_attention_mask",
+        }
+    if name == "siglip":
+        out.pop("segment_ids")
+    return {names.get(key, key): x for key, x in out.items()}
+
+
+def outputs(name: str, cfg, flat: dict, batch: dict) -> dict[str, np.ndarray]:
+    """What our model gives, by the reference's names."""
+    batch = {key: jnp.asarray(x, None if x.dtype.kind == "f" else jnp.int32) for key, x in batch.items()}
+    value = jax.jit(cfg.make().apply)(params.from_paths({p: jnp.asarray(x) for p, x in flat.items()}), batch).value
+    names = {"hidden": "last_hidden_state", "pooled": "pooler_output", "next_sentence": "seq_relationship_logits"}
+    if isinstance(value, dict):
+        return {names.get(key, "prediction_logits"): np.asarray(x) for key, x in value.items()}
+    value = np.asarray(value)
+    if getattr(cfg, "head", None) == "question_answering":
+        return {"start_logits": value[..., 0], "end_logits": value[..., 1]}
+    if isinstance(cfg, models.CLIPConfig | models.SiglipConfig):
+        return {"image_embeds": value[:, 0], "text_embeds": value[:, 1]}
+    if name in ("dit", "pixart"):
+        return {"sample" if name == "pixart" else "logits": np.moveaxis(value, -1, 1)}
+    return {"logits": value}
+
+
+def export(name: str, variant: str, target: Path) -> tuple:
+    """(config, weights), and the export as `launch.py export` writes it."""
+    cfg = config_of(name, variant)
+    family, flat = family_of(cfg), weights(name, cfg)
+    folder.save_params(family, cfg, flat, target)
+    return cfg, flat
+
+
+def digest(path: Path) -> str:
+    """Of names, shapes and values of all tensors."""
+    found = hashlib.sha256()
+    for tensor, x in sorted(folder.open_weights(path).items()):
+        found.update(f"{tensor} {tuple(x.shape)} ".encode() + x.read().tobytes())
+    return found.hexdigest()
+
+
+def written(path: Path) -> dict:
+    return {"config": json.loads((path / "config.json").read_text()), "sha256": digest(path)}
+
+
+def approved(name: str) -> dict:
+    return json.loads((HERE / "fixtures" / name / "exports.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def theirs(request, tmp_path_factory):
+    """theirs(name, variant): what the reference computes with the export; live for all selected cases in one process."""
+    python = request.config.getoption("--reference-python")
+    if not python:
+        return kept
+    selected = [item.callspec.params for item in request.session.items if "theirs" in item.fixturenames]
+    folders = {}
+    for case in selected:
+        name, variant = case["name"], case["variant"]
+        path = folders[name, variant] = tmp_path_factory.mktemp("exports") / f"{name}-{variant}"
+        export(name, variant, path)
+        np.savez(path / "inputs.npz", **inputs_of(name, batch_of(name)))
+    subprocess.run([python, str(HERE / "reload.py"), *map(str, folders.values())], check=True)
+
+    def read(name: str, variant: str) -> dict[str, np.ndarray]:
+        with np.load(folders[name, variant] / "reloaded.npz") as arrays:
+            return dict(arrays)
+
+    return read
+
+
+def kept(name: str, variant: str) -> dict[str, np.ndarray]:
+    with np.load(HERE / "fixtures" / name / "exports.npz") as arrays:
+        return {key.partition("/")[2]: x for key, x in arrays.items() if key.startswith(f"{variant}/")}
+
+
+def keep(name: str, variant: str, about: dict, arrays: dict) -> None:
+    path = HERE / "fixtures" / name
+    (path / "exports.json").touch()
+    said = json.loads((path / "exports.json").read_text() or "{}") | {variant: about}
+    said = {v: said[v] for n, v in CASES if n == name and v in said}
+    (path / "exports.json").write_text(json.dumps(said, indent=1) + "\n")
+    found = {}
+    if (path / "exports.npz").exists():
+        with np.load(path / "exports.npz") as before:
+            found = {key: x for key, x in before.items() if key.partition("/")[0] in said}
+    np.savez_compressed(path / "exports.npz", **found | {f"{variant}/{key}": x for key, x in arrays.items()})
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_an_export_reloaded_computes_the_same(name, variant, request, theirs, tmp_path, measured):
+    cfg, flat = export(name, variant, tmp_path)
+    ours, expected = outputs(name, cfg, flat, batch_of(name)), theirs(name, variant)
+    assert set(ours) <= set(expected)
+    worst = max(float(np.abs(ours[key] - expected[key]).max()) for key in ours)
+    assert all(0.02 < expected[key].std() < 30 for key in ours), "outputs of a scale at which 1e-4 says something"
+    assert measured(name.partition("-")[0], "reload", worst) <= TOLERANCE
+    if request.config.getoption("--reference-python") and request.config.getoption("--update-golden"):
+        keep(name, variant, written(tmp_path), {key: expected[key] for key in ours})
+
+
+@pytest.mark.parametrize(("source_name", "variant"), CASES)
+def test_an_export_is_the_approved_one(source_name, variant, tmp_path):
+    """What transformers was shown, key by key and tensor by tensor; token ids, which change no logits, may be added."""
+    export(source_name, variant, tmp_path)
+    found, expected = written(tmp_path), approved(source_name)[variant]
+    found["config"] = {
+        key: x for key, x in found["config"].items() if key in expected["config"] or not key.endswith("token_id")
+    }
+    assert found == expected, (
+        f"reload it: {sys.executable} -m pytest {__file__} --reference-python PATH --update-golden"
+    )
