@@ -31,6 +31,7 @@ LAYERS = {
     "bigmodel_jax.report": 6,
     "bigmodel_jax.scaling": 8,
     "bigmodel_jax.training": 6,
+    "bigmodel_jax.training.beginning": 7,  # a state, fresh or from checkpoints
     "bigmodel_jax.training.run_folder": 7,  # a run known by its config.json or its checkpoints
     "bigmodel_jax.training.saved": 7,  # checkpoints, evaluation and generation together
     "bigmodel_jax.training.loop": 8,
@@ -72,7 +73,16 @@ ROOMS = {
     "tensorboardX": ("report",),
     "wandb": ("report",),
     "mlflow": ("report",),
-    "rich": ("cli", "verbs", "report", "training.loop", "data.inspect", "plan.screen", "scaling.benchmark"),
+    "rich": (
+        "cli",
+        "verbs",
+        "report",
+        "training.loop",
+        "training.beginning",
+        "data.inspect",
+        "plan.screen",
+        "scaling.benchmark",
+    ),
     "tyro": ("verbs", "config"),
 }
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}

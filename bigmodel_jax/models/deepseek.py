@@ -62,7 +62,7 @@ class DeepseekConfig(ModelConfig):
     remat: stack.Remat = "none"
     unroll: bool = False
     attention: Implementation = "auto"
-    pad_vocab: int = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
+    pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
     def make(self) -> Model:
         return Model(

@@ -34,7 +34,7 @@ class GPT2Config(ModelConfig):
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
     attention: Implementation = "auto"
-    pad_vocab: int = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
+    pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
     @property
     def num_kv_heads(self) -> int:

@@ -43,7 +43,7 @@ class LlamaConfig(ModelConfig):
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
     attention: Implementation = "auto"
-    pad_vocab: int = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
+    pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
     def make(self) -> Model:
         return Model(

@@ -281,19 +281,15 @@ def load(routing: Routing, mask_BT: jax.Array) -> Load:
 
 
 def token_share(batch: dict) -> jax.Array | float:
-    """The factor of a mean over the tokens of one piece of a batch, where pieces count by the weight of their targets:
-    with it each counts by its tokens, and means of pieces add up to the batch's. 1 for a batch in one piece.
-
-    batch: "token_share" (B,), each row's tokens times the whole batch's weight over its tokens (training/step.py).
-    """
+    """The factor that makes means over the tokens of a batch's pieces, which count by the weight of their targets, add up
+    to the batch's mean; 1 without batch["token_share"] (B,), which training/step.py defines."""
     if "token_share" not in batch:
         return 1.0
     return batch["token_share"].sum() / jnp.maximum(batch["weights"].astype(jnp.float32).sum(), 1.0)
 
 
 def losses(layers: Load, *, balance: float, z: float, share: jax.Array | float = 1.0) -> dict[str, jax.Array]:
-    """Auxiliary losses from the stacked loads of all layers, times their coefficients and `share` (`token_share`);
-    those with 0 are left out.
+    """Auxiliary losses from the stacked loads of all layers, times their coefficients and `share`; none for 0.
 
     load_balancing_loss: E sum_e assigned_e probs_e, k when all is even; Switch (arXiv:2101.03961) eq. 4-6, the means
     taken over all layers before the product, as transformers' load_balancing_loss_func does.

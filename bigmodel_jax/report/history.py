@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import re
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 
 from bigmodel_jax.report.environment import ENVIRONMENT_FILE
 from bigmodel_jax.report.writers import read_metrics
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +157,10 @@ def _json(path: Path) -> dict:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):  # the page does without it
+        log.warning("%s is not a JSON object and is left out", path)
+        return {}
+    return found

@@ -1,5 +1,6 @@
 """report.html: one page that opens offline, for one run or for several side by side."""
 
+import logging
 import os
 import shlex
 from collections.abc import Callable
@@ -8,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
+from bigmodel_jax.core import files
 from bigmodel_jax.core.metrics import precision_recall_f1
 from bigmodel_jax.report import elements, plots
 from bigmodel_jax.report.comparison import comparison_body
 from bigmodel_jax.report.history import Run, confusion, flatten, headline, load_run, loss_unit, unit
-from bigmodel_jax.report.plot_style import DARK
+from bigmodel_jax.report.plot_style import DARK, LIGHT
 from bigmodel_jax.report.progress import short
 from bigmodel_jax.report.scaling import RECORDS_FILE
 from bigmodel_jax.report.scaling_page import build_scaling_page
 from bigmodel_jax.report.shell import shell
+
+log = logging.getLogger(__name__)
 
 SHOWN_SAMPLES = 2  # the newest; older ones are folded away
 SAMPLE_CHARACTERS = 4000
@@ -37,14 +41,18 @@ def build_report(run_dirs: list[Path], output: Path) -> Path:
     else:
         title, body = f"{len(runs)} runs", comparison_body(runs)
     output = Path(output)
-    output.write_text(shell(title, body), encoding="utf-8")
+    files.replace(output, shell(title, body))
     return output
 
 
 def _run_body(run: Run) -> str:
     figures = headline(run)
     dark = plots.draw(run, DARK)
-    light = {path.stem: path.read_bytes() for path in plots.make_plots(run.path)}
+    light = plots.draw(run, LIGHT)
+    try:
+        plots.write(run.path, light)
+    except OSError as error:  # a run that may only be read has a page elsewhere, which holds its plots
+        log.warning("%s: %s; the page alone has the plots", error.filename, error.strerror)
     return "".join(
         (
             _header(run, figures),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bigmodel_jax.core import files
 from bigmodel_jax.core.metrics import precision_recall_f1
 from bigmodel_jax.report.elements import figure_name, is_share
 from bigmodel_jax.report.history import Run, confusion, load_run, loss_unit, unit
@@ -30,14 +31,18 @@ MOST_CLASSES = 25  # with more, only the worst are drawn, and the matrix goes wi
 
 def make_plots(run_dir: Path) -> list[Path]:
     """Writes `run_dir`/plots/*.png, those that the run has data for, and returns their paths."""
+    return write(run_dir, draw(load_run(run_dir), LIGHT))
+
+
+def write(run_dir: Path, pictures: dict[str, bytes]) -> list[Path]:
+    """Makes `run_dir`/plots hold the pictures that `draw` gives, and no others; OSError names the file."""
     folder = Path(run_dir) / "plots"
     folder.mkdir(exist_ok=True)
-    pictures = draw(load_run(run_dir), LIGHT)
-    for stale in folder.glob("*.png"):
-        stale.unlink()
     paths = [folder / f"{name}.png" for name in pictures]
     for path, png in zip(paths, pictures.values(), strict=True):
-        path.write_bytes(png)
+        files.replace(path, png)
+    for stale in set(folder.glob("*.png")) - set(paths):
+        stale.unlink()
     return paths
 
 

@@ -88,12 +88,21 @@ def _parse(path: Path) -> list[dict]:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     records = []
     for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ValueError(f"{path}:{number}: not a JSON record: {line[:60]!r}") from error
+        record = _record(line)
+        if record is not None:
+            records.append(record)
+        elif number < len(lines):
+            raise ValueError(f"{path}:{number}: not a record, a JSON object with a step: {line[:60]!r}")
     return records
+
+
+def _record(line: str) -> dict | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    known = isinstance(record, dict) and isinstance(record.get("step"), int)
+    return record if known else None
 
 
 def _line(record: dict) -> str:

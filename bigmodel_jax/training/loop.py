@@ -14,7 +14,7 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import files, params, processes, sharding
-from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
+from bigmodel_jax.data.loader import BatchIterator, EvalBatches
 from bigmodel_jax.report.environment import write_environment
 from bigmodel_jax.report.progress import Progress, start_rows, start_table
 from bigmodel_jax.report.stages import Stages
@@ -22,6 +22,7 @@ from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, s
 from bigmodel_jax.report.writers import open_writers
 from bigmodel_jax.training import holder, run_folder
 from bigmodel_jax.training.baselines import Baselines
+from bigmodel_jax.training.beginning import already_complete, begin, open_data, resume
 from bigmodel_jax.training.checks import (
     check_data,
     check_images,
@@ -32,9 +33,9 @@ from bigmodel_jax.training.checks import (
 )
 from bigmodel_jax.training.diverged import Diverged, diverged
 from bigmodel_jax.training.evaluate import evaluate
-from bigmodel_jax.training.saved import fresh_state, generate_images, generate_text
+from bigmodel_jax.training.saved import generate_images, generate_text
 from bigmodel_jax.training.signals import Interrupted, Stop
-from bigmodel_jax.training.state import TrainState, abstract_state, weights
+from bigmodel_jax.training.state import TrainState, weights
 from bigmodel_jax.training.step import make_eval_step, make_train_step
 
 log = logging.getLogger("bigmodel_jax")
@@ -79,7 +80,7 @@ def train(config: Config, run_dir: Path, stages: Stages | None = None) -> dict[s
         start = int(state.step)
         if start >= config.train.steps:
             stages.end()
-            return _already_complete(run_dir, config, console)
+            return already_complete(run_dir, config, console)
         run_folder.claim(run_dir, config)
         if processes.first():
             hold.take()
@@ -90,41 +91,6 @@ def train(config: Config, run_dir: Path, stages: Stages | None = None) -> dict[s
             console.print(f"Resuming at step {start:,}.")
         run = Run(config, run_dir, mesh, stages, hold, saves, batches, validation, start)
         return run.go(state)
-
-
-def open_data(config: Config, mesh) -> tuple[BatchIterator, EvalBatches]:
-    """(training batches, validation batches), prepared where they are not yet."""
-    layout = {"mesh": mesh, "rules": config.parallel.rules}
-    batches = make_iterator(config.data, batch_size=config.train.batch_size, seed=config.train.seed, **layout)
-    size = config.eval.batch_size or config.train.batch_size
-    return batches, eval_batches(config.data, batch_size=size, **layout)
-
-
-def resume(config: Config, mesh, saves: store.Store, batches: BatchIterator) -> TrainState:
-    """The newest good checkpoint on this mesh; `batches` continues after the last batch it has seen."""
-    restored = store.restore(saves, abstract_state(config, mesh))
-    batches.set_state(restored.data_state)
-    return restored.state
-
-
-def begin(config: Config, mesh, console: Console) -> TrainState:
-    """The state at step 0: initial values, or the weights of `train.init_from`."""
-    state, missing = fresh_state(config, mesh)
-    if config.train.init_from:
-        new = f"; new here: {', '.join(missing)}" if missing else ""
-        console.print(f"Starting from the weights of {config.train.init_from}{new}.", soft_wrap=True)
-    return state
-
-
-def _already_complete(run_dir: Path, config: Config, console: Console) -> dict[str, float]:
-    console.print(f"{run_dir} is complete: {config.train.steps:,} of {config.train.steps:,} steps are done.")
-    page = run_dir / "report.html"
-    if processes.first() and not page.is_file():  # killed between the last save and the page
-        from bigmodel_jax.report.page import build_report
-
-        build_report([run_dir], page)
-    console.print(f"Report: {page}. To train on, raise --train.steps.")
-    return {}
 
 
 @dataclasses.dataclass
@@ -270,7 +236,11 @@ class Run:
         raise diverged(self.config, self.mesh, state, self.batches, self.recorded - self.in_a_row + 1, self.in_a_row)
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
-        scalars = evaluate(self.config, self.eval_step, weights(state), self.validation)
+        try:
+            scalars = evaluate(self.config, self.eval_step, weights(state), self.validation)
+        except (OSError, ValueError):
+            self.save(step, state, {})  # a full disk or a bad record must not cost the steps that are done
+            raise
         scalars |= {f"eval/{k}": v for k, v in self.baselines.so_far().items()}
         self.writers.write(step, scalars)
         shown = {k.removeprefix("eval/"): v for k, v in scalars.items() if isinstance(v, float)}

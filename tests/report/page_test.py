@@ -161,3 +161,23 @@ def test_a_run_that_died_early_has_a_page(tmp_path, records):
 def test_no_run_is_one_clear_error(tmp_path):
     with pytest.raises(ValueError, match="not a run's folder"):
         build_report([tmp_path], tmp_path / "r.html")
+
+
+def test_a_run_that_may_only_be_read_has_its_page_elsewhere(tmp_path, monkeypatch, caplog):
+    run = folders.metrics(tmp_path / "run", [{"step": n, "loss": 3.0 - n / 9} for n in range(1, 9)])
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied", str(run / "plots"))
+
+    monkeypatch.setattr(plots, "write", refused)
+    built = build_report([run], tmp_path / "page.html")
+    assert "data:image/png" in built.read_text()
+    assert "Permission denied; the page alone has the plots" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null", "[" * 100_000, "\x00"])
+def test_a_damaged_environment_file_is_left_out_of_the_page(tmp_path, content, caplog):
+    run = folders.metrics(tmp_path / "run", [{"step": n, "loss": 3.0 - n / 9} for n in range(1, 9)])
+    (run / "environment.json").write_text(content)
+    build_report([run], tmp_path / "page.html")
+    assert "environment.json is not a JSON object and is left out" in caplog.text
