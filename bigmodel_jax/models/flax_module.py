@@ -25,6 +25,8 @@ What becomes of a module's parts:
 - Logical axes come from Flax's partitioning metadata (`nnx.with_partitioning`, `nn.with_logical_partitioning`) and must be
   names that `sharding.Rules` knows. An array of two or more dimensions without any is stored over the fsdp axis along its
   longest dimension; all others are whole on every device.
+- Weight decay applies to parameters of two or more dimensions, counted in one layer where `nnx.vmap`, `nn.scan` and the
+  like stack several.
 - Every other variable or collection (batch norm's statistics) is a parameter with trainable=False, whose new value
   leaves a training call in `Out.updates`. Batch norm averages over the pmap step's devices by itself.
 - Random streams are no state: each call derives them from its `rng`.
@@ -33,8 +35,10 @@ What becomes of a module's parts:
 - Floating inputs are cast to the parameters' dtype: Flax promotes, so a float32 image would undo bfloat16 compute.
 """
 
+import contextlib
 import functools
 import inspect
+import threading
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -55,9 +59,8 @@ Inputs = Callable[[dict], tuple]
 # Keyword of `__call__` -> its value in training; the opposite in evaluation.
 MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
 
-# What Flax's layers call their vectors. Weight decay leaves them alone, also where nnx.vmap or nn.scan has stacked them to
-# matrices without a name for the new axis.
-VECTORS = ("bias", "scale")
+RANK = "rank_where_made"  # metadata of an nnx variable
+_lock = threading.RLock()
 
 # Name under which a step that runs per device (pmap, shard_map) binds its devices.
 BATCH_AXIS = "batch"
@@ -76,10 +79,8 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], *, inputs: Inputs = image) 
     graph, variables = _abstract(make)
     names = {path: "/".join(map(str, path)) for path, v in variables.items() if not isinstance(v, nnx.RngState)}
     spec = {
-        name: _param(
-            name, variables[path].get_value(), _nnx_axes(variables[path]), isinstance(variables[path], nnx.Param)
-        )
-        for path, name in names.items()
+        name: _param(v.get_value(), _nnx_axes(v), isinstance(v, nnx.Param), v.get_metadata()[RANK])
+        for name, v in ((name, variables[path]) for path, name in names.items())
     }
 
     def init(rng: jax.Array) -> param_trees.Tree:
@@ -112,10 +113,12 @@ def from_linen(module: nn.Module, example: dict, *, inputs: Inputs = image) -> M
     def variables(rng: jax.Array) -> dict[tuple, Any]:
         return traverse_util.flatten_dict(module.init(rng, *inputs(example), **_mode(module, False)))
 
-    abstract = jax.eval_shape(lambda: variables(jax.random.key(0)))
+    with _linen_ranks() as ranks:
+        abstract = jax.eval_shape(lambda: variables(jax.random.key(0)))
     names = {key: "/".join(key[1:]) for key in abstract}  # key: (collection, *path)
     spec = {
-        n: _param(n, _unbox(abstract[key]), _linen_axes(abstract[key]), key[0] == "params") for key, n in names.items()
+        n: _param(_unbox(abstract[key]), _linen_axes(abstract[key]), key[0] == "params", ranks.get(key))
+        for key, n in names.items()
     }
     if len(spec) < len(names):
         raise ValueError(f"{type(module).__name__}: two collections of this Linen module hold a variable of one path")
@@ -146,7 +149,7 @@ def from_linen(module: nn.Module, example: dict, *, inputs: Inputs = image) -> M
 def _abstract(make: Callable) -> tuple[nnx.GraphDef, dict[tuple, nnx.Variable]]:
     """The module's structure and its variables by path, holding ShapeDtypeStructs."""
     # Eagerly, annotated parameters would ask for a mesh. Not nnx.eval_shape: in a mesh it takes logical names for axes.
-    with nnx.use_eager_sharding(False):
+    with nnx.use_eager_sharding(False), _nnx_ranks():
         graph, state = jax.eval_shape(lambda: nnx.split(make(nnx.Rngs(0)), graph=True))
     return graph, dict(nnx.to_flat_state(state))
 
@@ -169,14 +172,48 @@ def _streams(variables: dict, rng: jax.Array | None, train: bool) -> dict[tuple,
     return {path: one(path, v) for path, v in streams.items()}
 
 
-def _param(name: str, value: jax.ShapeDtypeStruct, axes: tuple | None, trainable: bool) -> Param:
+@contextlib.contextmanager
+def _nnx_ranks():
+    """Every nnx variable that is made inside notes its rank, under `nnx.vmap` and the like that of one layer."""
+    with _lock:
+        own = nnx.Variable.__init__
+
+        def noting(self, *args, **kwargs):
+            own(self, *args, **kwargs)
+            self.set_metadata(**{RANK: jnp.ndim(self.get_value())})
+
+        nnx.Variable.__init__ = noting
+        try:
+            yield
+        finally:
+            nnx.Variable.__init__ = own
+
+
+@contextlib.contextmanager
+def _linen_ranks():
+    """Yields {(collection, *path): rank} of what Linen modules make inside; under `nn.scan` and `nn.vmap`, which hand a
+    module one layer of it, that is the lowest rank that any module sees."""
+    ranks: dict[tuple, int] = {}
+
+    def note(call, args, kwargs, context):
+        result = call(*args, **kwargs)
+        for (collection, *path), value in traverse_util.flatten_dict(dict(context.module.variables)).items():
+            key, rank = (collection, *context.module.path, *path), jnp.ndim(_unbox(value))
+            ranks[key] = min(rank, ranks.get(key, rank))
+        return result
+
+    with nn.intercept_methods(note):
+        yield ranks
+
+
+def _param(value: jax.ShapeDtypeStruct, axes: tuple | None, trainable: bool, rank: int | None) -> Param:
+    """rank: that of one layer's; None where it is not known."""
     ndim = len(value.shape)
     if axes is None:
         longest = max(range(ndim), key=lambda i: value.shape[i], default=None)
         axes = tuple("embed" if ndim >= 2 and i == longest else None for i in range(ndim))
     axes = (*axes, *(None,) * (ndim - len(axes)))
-    vector = name.rpartition("/")[2] in VECTORS
-    decay = trainable and not vector and ndim - ("layers" in axes) >= 2
+    decay = trainable and (ndim - ("layers" in axes) if rank is None else rank) >= 2
     return Param(value.shape, axes, Init("flax", _own_init), str(value.dtype), decay, trainable)
 
 

@@ -155,6 +155,62 @@ def test_collections_that_collide_are_refused():
         from_linen(Twice(), {"image": np.zeros((1, 6), np.float32)})
 
 
+class NnxLayer(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.LayerNorm(6, rngs=rngs)
+        self.linear = nnx.Linear(6, 6, rngs=rngs)
+        self.gain = nnx.Param(jnp.ones(6))
+
+    def __call__(self, x):
+        return x + self.linear(self.norm(x)) * self.gain
+
+
+class NnxStack(nnx.Module):
+    def __init__(self, axis, annotated, rngs):
+        metadata = {"transform_metadata": {nnx.PARTITION_NAME: "layers"}} if annotated else {}
+        make = nnx.vmap(NnxLayer, in_axes=0, out_axes=axis, **metadata)
+        self.blocks = nnx.split_rngs(splits=3)(make)(rngs)
+        self.last = nnx.LayerNorm(6, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(x)
+
+
+@pytest.mark.parametrize(("axis", "annotated"), [(0, False), (1, False), (0, True)])
+def test_layers_stacked_by_nnx_decay_as_one_of_them(axis, annotated):
+    one = {f"blocks/{path}": p for path, p in params.paths(from_nnx(NnxLayer).spec).items()}
+    stacked = params.paths(from_nnx(functools.partial(NnxStack, axis, annotated)).spec)
+    assert {path for path, p in one.items() if p.decay} == {"blocks/linear/kernel"}
+    assert {path for path, p in stacked.items() if p.decay} == {"blocks/linear/kernel"}
+    assert all(
+        stacked[path].shape[axis] == 3 and len(stacked[path].shape) == len(p.shape) + 1 for path, p in one.items()
+    )
+    assert nnx.Variable.__init__.__qualname__ == "Variable.__init__"
+
+
+@pytest.mark.parametrize("lift", [nn.vmap, nn.scan])
+def test_layers_stacked_by_linen_without_names_decay_as_one_of_them(lift):
+    class Inner(nn.Module):
+        @nn.compact
+        def __call__(self, x, *_):
+            gain = self.param("gain", jax.nn.initializers.ones, (6,))
+            x = x + nn.Dense(6, name="linear")(nn.LayerNorm(name="norm")(x)) * gain
+            return (x, None) if lift is nn.scan else x
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            options = dict(variable_axes={"params": 0}, split_rngs={"params": True})
+            if lift is nn.vmap:
+                layers = nn.vmap(Inner, in_axes=None, axis_size=3, **options)
+                return layers(name="blocks")(x).sum(0)
+            return nn.scan(Inner, length=3, **options)(name="blocks")(x, None)[0]
+
+    spec = params.paths(from_linen(Net(), {"image": np.zeros((1, 6), np.float32)}).spec)
+    assert spec["blocks/norm/scale"].shape == (3, 6)
+    assert {path for path, p in spec.items() if p.decay} == {"blocks/linear/kernel"}
+
+
 def test_stacked_layers_decide_decay_before_stacking():
     class Layer(nn.Module):
         @nn.compact
@@ -321,20 +377,3 @@ def test_fsdp_stores_the_unannotated_in_shards_and_equals_one_device(make):
     with sharding.use(mesh, rules):
         got = jax.jit(jax.value_and_grad(loss), out_shardings=(None, layout))(p, batch)
     close(sharding.to_host(got), jax.jit(jax.value_and_grad(loss))(sharding.to_host(p), sharding.to_host(batch)))
-
-
-def test_stacked_norms_and_biases_have_no_weight_decay_as_unstacked_ones():
-    class Block(nnx.Module):
-        def __init__(self, rngs):
-            self.norm, self.linear = nnx.LayerNorm(8, rngs=rngs), nnx.Linear(8, 8, rngs=rngs)
-
-    class Net(nnx.Module):
-        def __init__(self, rngs):
-            make = nnx.split_rngs(splits=3)(nnx.vmap(Block, in_axes=(0,), out_axes=0))
-            self.stacked, self.single = make(rngs), Block(rngs)
-
-    spec = params.paths(from_nnx(Net).spec)
-    decay = {path.partition("/")[2]: p.decay for path, p in spec.items() if path.startswith("single")}
-    assert decay == {"norm/scale": False, "norm/bias": False, "linear/kernel": True, "linear/bias": False}
-    for path, p in spec.items():
-        assert p.decay == decay[path.partition("/")[2]], path
