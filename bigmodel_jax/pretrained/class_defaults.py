@@ -1,4 +1,4 @@
-"""What transformers' config classes take for keys that a config.json leaves out (transformers 5.23).
+"""What transformers' config classes take for keys that a config.json leaves out (transformers 5.23, diffusers 0.42).
 
 Sizes that nobody leaves out on purpose are not here: without them a file is refused.
 """
@@ -81,6 +81,7 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
         "relative_attention_num_buckets": 32,
         "relative_attention_max_distance": 128,
     },
+    models.PixArtConfig: {"in_channels": 4, "out_channels": 8, "cross_attention_dim": 1152},
     models.TransformerConfig: {
         "activation_function": "gelu",
         "decoder_attention_heads": 16,

@@ -81,3 +81,15 @@ def test_a_gpt_oss_without_scaling_says_so():
     written = family.to_hf(cfg)
     assert written["rope_scaling"] == {"rope_type": "default"}
     assert family.from_hf(written) == cfg
+
+
+@pytest.mark.parametrize(("key", "value"), [("in_channels", 4), ("out_channels", 8), ("cross_attention_dim", 1152)])
+def test_a_pixart_has_the_defaults_of_diffusers(key, value):
+    """From the signature of PixArtTransformer2DModel; the published sizes, so that what is left out may fit."""
+    family = FAMILIES["PixArtTransformer2DModel"]
+    table = json.loads((PARITY / "pixart" / "config.json").read_text())
+    published = {"in_channels": 4, "out_channels": 8, "num_attention_heads": 16, "attention_head_dim": 72}
+    table |= published | {"cross_attention_dim": 1152}
+    assert family.from_hf(changed(table, key)) == family.from_hf(changed(table, key, value))
+    with pytest.raises(ValueError, match="is not supported"):
+        family.from_hf(changed(table | {"in_channels": 3, "attention_head_dim": 8}, key))

@@ -70,6 +70,12 @@ def test_the_way_out_is_named_where_there_is_one(tmp_path):
     np.testing.assert_array_equal(flat["head/table"], 2 * np.asarray(flat["embed/table"]))
 
 
+def test_no_way_out_is_named_where_there_is_none(tmp_path):
+    path = with_tensor("gemma", tmp_path, LM_HEAD[0], lambda tensors: 2 * tensors[LM_HEAD[1]])
+    with pytest.raises(ValueError, match="the model has one for both$"):
+        load(path)
+
+
 def test_another_head_that_the_architecture_does_not_have_is_passed_over(tmp_path):
     """As transformers does with a classifier's unexpected tensors."""
     make = lambda tensors: tensors[BERT_HEAD[1]] + 1  # noqa: E731
