@@ -60,7 +60,6 @@ def train_loop(config) -> tuple[list[float], float]:
 def main() -> None:
     runtime.keep_memory()
     runtime.keep_programs()
-    runtime.quiet_tpu_runtime()
     config = config_file.load(sys.argv[1] if len(sys.argv) > 1 else "configs/lm_tiny.py")
     config = dataclasses.replace(
         config,

@@ -10,3 +10,8 @@
 
 Start with configs/lm_tiny.py, then launch.py and training/loop.py.
 """
+
+from bigmodel_jax import runtime
+
+# Whatever starts JAX after this import: a script, a notebook, a benchmark, the launcher.
+runtime.quiet_tpu_runtime()

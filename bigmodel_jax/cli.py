@@ -29,8 +29,8 @@ def main(args: Sequence[str] | None = None) -> None:
         interrupts.tell = peers.end
         args = sys.argv[1:]
         if args[:1] == ["train"]:
-            runtime.keep_memory()
-        runtime.quiet_tpu_runtime()
+            with interrupts.held():
+                runtime.keep_memory()
         runtime.use_gpu_memory()
     if "--trust" in args:
         trust.allow()

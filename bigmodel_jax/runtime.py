@@ -5,8 +5,6 @@ import os
 import sys
 from pathlib import Path
 
-from bigmodel_jax.core import interrupts
-
 # A step frees and allocates hundreds of MiB. Above glibc's threshold each block is a fresh mapping, zeroed page by page:
 # half of the kernel's time in a CPU run. With these, memory once taken stays in the process, in huge pages.
 ARENA = {
@@ -29,14 +27,13 @@ def keep_memory() -> None:
     glibc reads these at start-up only. The environment's own choice wins: any of them being set leaves all as they are.
     """
     if sys.platform == "linux" and on_cpu() and not ARENA.keys() & os.environ.keys():
-        interrupts.block()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | ARENA)
 
 
 def quiet_tpu_runtime() -> None:
     """Where the TPU's runtime is installed for `plan` and there is no TPU, it prints a page whenever JAX starts, unless
-    these say which machine it is on. Nothing else depends on them."""
-    if not any(map(glob.glob, ACCELERATORS)):
+    these say which machine it is on, or JAX is told to use the CPU. Nothing else depends on them."""
+    if os.environ.get("JAX_PLATFORMS") != "cpu" and not any(map(glob.glob, ACCELERATORS)):
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
 

@@ -15,7 +15,7 @@ FILES = [ROOT / "launch.py", *sorted((ROOT / "configs").glob("*.py")), *sorted(P
 LAYERS = {
     "bigmodel_jax": 0,
     "bigmodel_jax.core": 0,
-    "bigmodel_jax.runtime": 1,
+    "bigmodel_jax.runtime": -1,  # the package itself imports it, before anything starts JAX
     "bigmodel_jax.nn": 1,
     "bigmodel_jax.optim": 1,
     "bigmodel_jax.data": 1,

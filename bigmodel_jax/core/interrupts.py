@@ -44,9 +44,14 @@ def install() -> None:
     sys.unraisablehook = lambda u: None if u.exc_type is Interrupt else unraisable(u)
 
 
-def block() -> None:
-    """Signals wait until `install`, in the program that takes this one's place as well."""
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """A block in which signals wait: for its end, or for `install` in a program that takes this one's place."""
     signal.pthread_sigmask(signal.SIG_BLOCK, CODES)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)
 
 
 def end(stop: Interrupt) -> None:
