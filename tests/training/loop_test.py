@@ -23,7 +23,7 @@ from bigmodel_jax.objectives import Classification
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.report import page
 from bigmodel_jax.training import loop
-from bigmodel_jax.training.saved import load_weights
+from bigmodel_jax.training.saved import fresh_state, load_weights
 from bigmodel_jax.training.signals import Interrupted
 
 
@@ -111,6 +111,19 @@ def test_a_run_that_is_longer_goes_on_with_the_next_batch(whole, tmp_path):
     assert numbers == []
     with pytest.raises(ValueError, match=r"train\.steps = 5 is below step 6"):
         run(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=5)), tmp_path)
+
+
+def test_a_run_that_starts_from_another_ones_weights_averages_from_there(whole):
+    config, folder, _, _ = whole
+    mesh = sharding.make_mesh(config.parallel)
+    state, missing = fresh_state(dataclasses.replace(config, train=TrainConfig(init_from=str(folder), seed=7)), mesh)
+    assert missing == []
+    assert int(state.step) == 0
+    there, _ = load_weights(config, folder, mesh)
+    for tree in (state.params, state.ema):
+        jax.tree.map(np.testing.assert_array_equal, tree, there)
+    averages = {id(x) for x in jax.tree.leaves(state.ema)}
+    assert not averages & {id(x) for x in jax.tree.leaves(state.params)}, "one buffer cannot be donated twice"
 
 
 def test_a_second_sigterm_while_it_saves_is_no_second_end(whole, tmp_path, monkeypatch):
