@@ -84,7 +84,6 @@ TESTS = {
     "data/holdout.py": ("data/tabular_test.py",),
     "inference/generate.py": ("inference/tokens_test.py",),
     "cluster/peers.py": ("cluster/second_events_test.py",),
-    "cluster/place.py": ("cluster/submit_test.py",),
     "pretrained/names.py": ("pretrained/folder_test.py",),
     "plan/chips.py": ("plan/roofline_test.py", "plan/cost_test.py"),
     "config_checks.py": ("config_test.py",),
