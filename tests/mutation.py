@@ -64,7 +64,8 @@ def run_tests(folder: Path, tests: list[str], limit: float) -> tuple[bool, str]:
     if done[1] == 0:
         return True, ""
     failed = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return False, failed[0].split(" - ")[0].split(" ", 1)[1] if failed else text[-300:]
+    named = failed[0].split(" - ")[0].split(" ", 1)[1] if failed else text[-300:]
+    return False, named or "the end of the process"
 
 
 def _in_child(folder: Path, tests: list[str], output: Path) -> None:
