@@ -46,7 +46,7 @@ class ChatData(DataConfig):
         log_skipped(split, json.loads((folder / "bad_records.json").read_text()))
         tokens, mask, offsets = (np.load(folder / f"{name}.npy") for name in ("tokens", "mask", "offsets"))
         plan = packing.make_plan(self.packing, offsets, self.seq_len)
-        return ChatRows(tokens, mask, plan, self.seq_len, int(tokens[-1]))
+        return ChatRows(tokens, mask, offsets, plan, self.seq_len)
 
     def requirements(self) -> dict:
         return {"vocab_size": self.open_tokenizer().vocab_size, "max_seq_len": self.seq_len}
@@ -108,16 +108,16 @@ def _wrong(messages) -> str:
 class ChatRows:
     stream: np.ndarray
     mask: np.ndarray
+    offsets: np.ndarray
     plan: packing.Plan
     seq_len: int
-    separator: int
 
     def __len__(self) -> int:
         return self.plan.num_rows
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
         """As text's, with weight 1 only where the target is the assistant's."""
-        out = packing.collate(self.stream, self.plan, indices, self.seq_len, self.separator)
+        out = packing.collate(self.stream, self.plan, indices, self.seq_len, self.offsets)
         # The same rows of the mask: which targets count lies one place behind the token that asks for it.
-        flags = packing.collate(self.mask.astype(np.int32), self.plan, indices, self.seq_len, -1)["targets"]
+        flags = packing.collate(self.mask.astype(np.int32), self.plan, indices, self.seq_len, self.offsets)["targets"]
         return out | {"weights": out["weights"] * flags}

@@ -54,7 +54,7 @@ class MaskedRows(TextRows):
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
         out = super().batch(indices, noise)
         noise = shuffle.noise(shuffle.start(0), np.asarray(indices)) if noise is None else noise
-        real = (out["segment_ids"] > 0) & (out["tokens"] != self.separator)
+        real = (out["segment_ids"] > 0) & ~np.isin(out["tokens"], (self.separator, self.start))
         targets = out["tokens"]
         out["tokens"], chosen = hide(targets, real, noise, self.mask_rate, self.mask_token, self.vocab_size)
         if "target_bytes" in out:

@@ -7,7 +7,8 @@ target with weight 1 exactly once per pass, in training and in evaluation, under
 a pass = nats / ln 2 / UTF-8 bytes of all documents, where the separators cost nats and count no bytes.
 
 A separator belongs to the document that follows it: it is position 0 of that document's segment, predicts its first
-token, and is itself predicted by the last token of the document before.
+token, and is itself predicted by the last token of the document before. Where a published model reads another token in
+front of a text than the one that ends it (Llama's <s> and </s>), the model is fed the first and asked for the second.
 """
 
 from typing import Literal, NamedTuple
@@ -46,6 +47,11 @@ def make_plan(packing: Packing, offsets: np.ndarray, seq_len: int) -> Plan:
     nth = ranges(np.zeros_like(count), count)
     starts = np.repeat(offsets[:-1], count) + nth * seq_len
     lengths = np.minimum(seq_len, np.repeat(sizes, count) - nth * seq_len)
+    return pack(packing, starts, lengths, seq_len)
+
+
+def pack(packing: Literal["first_fit", "none"], starts: np.ndarray, lengths: np.ndarray, seq_len: int) -> Plan:
+    """The rows of whole pieces, none of which is longer than seq_len."""
     if packing == "none":
         return Plan(starts, lengths, np.arange(len(starts) + 1))
     row = first_fit(lengths, seq_len)
@@ -75,30 +81,39 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
 
 
-def collate(stream: np.ndarray, plan: Plan, rows: np.ndarray, seq_len: int, separator: int) -> dict[str, np.ndarray]:
+def collate(
+    stream: np.ndarray, plan: Plan, rows: np.ndarray, seq_len: int, offsets: np.ndarray, start: int | None = None
+) -> dict[str, np.ndarray]:
     """Arrays (len(rows), seq_len) of those rows: tokens, targets, segment_ids, positions int32, weights float32.
 
     segment_ids count from 1 in each row and are 0 in padding, which also has weight 0; positions count from 0 in each
-    segment. A piece that continues a document is a segment of its own.
+    segment. A segment begins at every offset and at every piece, so a piece that continues a document is a segment of
+    its own. `start` is fed at each offset in the place of the separator, which stays the target that ends a document.
     """
     shape = (len(rows), seq_len)
     count = plan.first[rows + 1] - plan.first[rows]
     pieces = ranges(plan.first[rows], count)
-    lengths = plan.lengths[pieces]
+    starts, lengths = plan.starts[pieces], plan.lengths[pieces]
     # Where each piece begins in the batch laid out flat: after the pieces before it in its row.
     before = np.cumsum(lengths) - lengths
     row_of_piece = np.repeat(np.arange(len(rows)), count)
     begins = row_of_piece * seq_len + before - before[np.cumsum(count) - count][row_of_piece]
 
-    source, place = ranges(plan.starts[pieces], lengths), ranges(begins, lengths)
+    source, place = ranges(starts, lengths), ranges(begins, lengths)
     tokens, targets = np.zeros((2, shape[0] * shape[1]), np.int32)
     weights = np.zeros(len(tokens), np.float32)
     tokens[place], targets[place], weights[place] = stream[source], stream[source + 1], 1.0
-    real = weights > 0
-    new_segment = (tokens == separator) & real
-    new_segment[begins] = True
 
-    new_segment, real = new_segment.reshape(shape), real.reshape(shape)
+    # The documents that begin in each piece, by their offsets: a token's value says nothing about where it stands.
+    lowest, highest = np.searchsorted(offsets, starts), np.searchsorted(offsets, starts + lengths)
+    documents = begins.repeat(highest - lowest) + offsets[ranges(lowest, highest - lowest)]
+    documents -= starts.repeat(highest - lowest)
+    if start is not None:
+        tokens[documents] = start
+    new_segment = np.zeros(len(tokens), bool)
+    new_segment[begins] = new_segment[documents] = True
+
+    new_segment, real = new_segment.reshape(shape), (weights > 0).reshape(shape)
     column = np.arange(seq_len, dtype=np.int32)
     segment_ids = np.cumsum(new_segment, axis=1, dtype=np.int32) * real
     positions = (column - np.maximum.accumulate(np.where(new_segment, column, 0), axis=1)) * real

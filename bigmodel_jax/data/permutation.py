@@ -50,7 +50,7 @@ class PermutedRows(TextRows):
         """tokens, segment_ids, positions, order (B, T) int32; places, targets (B, P) int32, weights (B, P) float32."""
         out = super().batch(indices, None)
         noise = shuffle.noise(shuffle.start(0), np.asarray(indices)) if noise is None else noise
-        allowed = (out["segment_ids"] > 0) & (out["tokens"] != self.separator)
+        allowed = (out["segment_ids"] > 0) & ~np.isin(out["tokens"], (self.separator, self.start))
         order, places = permute(allowed, noise, self.num_places)
         batch = {name: out[name] for name in ("tokens", "segment_ids", "positions")}
         targets = np.take_along_axis(out["tokens"], places, axis=1)

@@ -42,7 +42,9 @@ class TextData(DataConfig):
         offsets = np.load(folder / "offsets.npy")
         plan = packing.make_plan(self.packing, offsets, self.seq_len)
         token_bytes = np.load(tokenizer_folder(self) / "token_bytes.npy")
-        return TextRows(tokens, offsets, plan, self.seq_len, meta["separator"], token_bytes, meta)
+        # A tokenizer that is trained here begins a text with its separator; a published one need not.
+        start = tokenizer(self).start if self.tokenizer.path else meta["separator"]
+        return TextRows(tokens, offsets, plan, self.seq_len, meta["separator"], start, token_bytes, meta)
 
     def row_shapes(self, model) -> Shapes:
         whole = ("tokens", "targets", "segment_ids", "positions")
@@ -64,13 +66,15 @@ class TextData(DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TextRows:
-    """One split. stream: `S d1 S d2 ... S dn S`; offsets (documents + 1,): where each S is; meta: counts and names."""
+    """One split. stream: `S d1 S d2 ... S dn S`; offsets (documents + 1,): where each S is; start: the token that a model
+    is fed at a document's beginning; meta: counts and names."""
 
     stream: np.ndarray
     offsets: np.ndarray
     plan: packing.Plan
     seq_len: int
     separator: int
+    start: int
     token_bytes: np.ndarray
     meta: dict
 
@@ -78,7 +82,7 @@ class TextRows:
         return self.plan.num_rows
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
-        out = packing.collate(self.stream, self.plan, indices, self.seq_len, self.separator)
+        out = packing.collate(self.stream, self.plan, indices, self.seq_len, self.offsets, self.start)
         if noise is None and self.token_bytes.any():  # else its text cannot be told from its tokens
             out["target_bytes"] = self.token_bytes[out["targets"]]
         return out

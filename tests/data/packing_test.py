@@ -21,7 +21,7 @@ LENGTHS = (3, 1, 20, 7, 8, 2, 30, 5, 1, 1, 4)
 def batch(request):
     stream, offsets = make_stream(LENGTHS)
     plan = packing.make_plan(request.param, offsets, SEQ_LEN)
-    return packing.collate(stream, plan, np.arange(plan.num_rows), SEQ_LEN, SEPARATOR)
+    return packing.collate(stream, plan, np.arange(plan.num_rows), SEQ_LEN, offsets)
 
 
 def test_every_token_and_every_end_is_a_target_exactly_once(batch):
@@ -87,12 +87,29 @@ def test_first_fit_fills_rows_well():
     assert lengths.sum() / (128 * (row.max() + 1)) > 0.9
 
 
+def test_a_separator_inside_a_document_starts_no_segment():
+    """Mistral ends a turn with </s>, which is also what stands between documents."""
+    stream, offsets = np.array([0, 5, 0, 6, 0, 7, 8, 0]), np.array([0, 4, 7])
+    for kind in ("first_fit", "concat"):
+        batch = packing.collate(stream, packing.make_plan(kind, offsets, 8), np.array([0]), 8, offsets)
+        assert batch["segment_ids"][0].tolist() == [1, 1, 1, 1, 2, 2, 2, 0]
+        assert batch["positions"][0].tolist() == [0, 1, 2, 3, 0, 1, 2, 0]
+
+
+def test_a_start_token_is_fed_where_documents_begin_and_the_separator_asked_for():
+    stream, offsets = make_stream((2, 3))
+    batch = packing.collate(stream, packing.make_plan("concat", offsets, 5), np.arange(2), 5, offsets, start=9)
+    assert batch["tokens"].tolist() == [[9, 100, 101, 9, 200], [201, 202, 0, 0, 0]]
+    assert batch["targets"].tolist() == [[100, 101, 0, 200, 201], [202, 0, 0, 0, 0]]
+    assert batch["segment_ids"].tolist() == [[1, 1, 1, 2, 2], [1, 1, 0, 0, 0]]
+
+
 def test_a_row_can_be_read_alone():
     stream, offsets = make_stream(LENGTHS)
     plan = packing.make_plan("first_fit", offsets, SEQ_LEN)
-    whole = packing.collate(stream, plan, np.arange(plan.num_rows), SEQ_LEN, SEPARATOR)
+    whole = packing.collate(stream, plan, np.arange(plan.num_rows), SEQ_LEN, offsets)
     for r in range(plan.num_rows):
-        alone = packing.collate(stream, plan, np.array([r]), SEQ_LEN, SEPARATOR)
+        alone = packing.collate(stream, plan, np.array([r]), SEQ_LEN, offsets)
         assert all(np.array_equal(whole[k][r : r + 1], alone[k]) for k in whole)
 
 
