@@ -101,7 +101,7 @@ def tokenizer_folder(cfg: TextData) -> Path:
     if tok.path:
         if not Path(tok.path).is_file():
             raise ValueError(f"data.tokenizer.path: no such file: {tok.path}")
-        name, make = f"file-{cache.file_digest(tok.path)[:16]}", lambda: tokenizers.load_tokenizer(tok.path)
+        name, make = f"file-{tokenizers.fingerprint(tok.path)}", lambda: tokenizers.load_tokenizer(tok.path)
     elif tok.kind == "bytes":
         name, make = "bytes", tokenizers.make_bytes
     else:

@@ -12,14 +12,17 @@ import numpy as np
 
 from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count
-from bigmodel_jax.data import sentencepiece_model
+from bigmodel_jax.data import cache, sentencepiece_model, special_tokens
+from bigmodel_jax.data.special_tokens import SpecialTokens
 
-SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
+SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]", "<｜end▁of▁sentence｜>")
 "What other tokenizers call the token between documents; ours is the first."
-STARTS = ("<s>", "<bos>", "<|begin_of_text|>")
+STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>")
 "What published decoders read before a text, where it is another token than their separator."
-TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|return|>")
 "What chat models write when their turn is over."
+TURN_STARTS = ("<|im_start|>",)
+"What some tokenizer_config.json call bos_token, though it stands before a turn and not before a text."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,21 +42,45 @@ class TokenizerConfig:
 
 
 class Tokenizer:
-    """encode and decode; `separator` is the id that stands before every document, `start` that before a text to continue."""
+    """encode and decode.
 
-    def __init__(self, model):
+    separator: the id that stands between documents. start: the id that a model is fed in front of a text, once.
+    stops: the ids that end a generated text; the first is what a model is taught to write.
+    """
+
+    def __init__(self, model, special: SpecialTokens = SpecialTokens()):
         self.model = model
+        self.special = special
         # A document that spells "<|endoftext|>" must not end there.
         self.model.encode_special_tokens = True
         self.vocab_size: int = model.get_vocab_size()
-        ids = [model.token_to_id(s) for s in SEPARATORS if model.token_to_id(s) is not None]
-        if not ids:
-            raise ValueError(f"no document separator in its vocabulary, which is one of {', '.join(SEPARATORS)}")
-        self.separator: int = ids[0]
-        starts = [model.token_to_id(s) for s in STARTS if model.token_to_id(s) is not None]
-        self.start: int = starts[0] if starts else self.separator
-        ends = [self.model.token_to_id(s) for s in TURN_ENDS]
-        self.stops: tuple[int, ...] = (self.separator, *(i for i in ends if i is not None))
+        ends = [*self._ids(special.token("eos_token")), *special.ids("eos_token_id")]
+        separators = [*self._ids(*SEPARATORS), *ends]
+        if not separators:
+            raise ValueError(
+                f"no document separator: its vocabulary has none of {', '.join(SEPARATORS)}, and no eos_token is named "
+                "beside it in tokenizer_config.json, generation_config.json or config.json"
+            )
+        self.separator: int = separators[0]
+        self.start: int = self._start()
+        self.stops: tuple[int, ...] = tuple(dict.fromkeys([*ends, self.separator, *self._ids(*TURN_ENDS)]))
+
+    def _ids(self, *names: str | None) -> list[int]:
+        """The ids of those tokens that the vocabulary has."""
+        found = [self.model.token_to_id(name) for name in names if name]
+        return [i for i in found if i is not None]
+
+    def _start(self) -> int:
+        """The named bos token where the tokenizer puts it in front of a text; else the separator."""
+        named = self._ids(self.special.token("bos_token"))
+        if self.special.token("bos_token") in TURN_STARTS:
+            named = []
+        elif "bos_token" not in self.special.names:
+            named = self._ids(*STARTS)
+        adds = self.special.names.get("add_bos_token")
+        if adds is None:  # what the tokenizer itself puts around a text says it, where it has such a rule
+            adds = self.model.post_processor is None or self.model.encode("a").ids[:1] == named[:1]
+        return named[0] if named and adds else self.separator
 
     def encode(self, text: str) -> list[int]:
         return self.model.encode(text, add_special_tokens=False).ids
@@ -83,7 +110,7 @@ class Tokenizer:
 
     def piece(self, token: int) -> str:
         """One token as readable text."""
-        return self.model.id_to_token(token) if token == self.separator else self.model.decode([token])
+        return self.model.id_to_token(token) if token in (self.separator, self.start) else self.model.decode([token])
 
     def token_bytes(self) -> np.ndarray:
         """UTF-8 bytes of each token, (vocab_size,) int32; 0 for special tokens, and for all where encoding loses text.
@@ -103,7 +130,10 @@ class Tokenizer:
         return np.array([0 if i in special else count(name) for i, name in enumerate(names)], np.int32)
 
     def save(self, path: str | Path) -> None:
-        files.replace(path, self.model.to_str(pretty=True))
+        """Writes tokenizer.json to `path`, and beside it what is known of its special tokens."""
+        with files.replacing(Path(path)) as temporary:
+            self.model.save(str(temporary))
+        self.special.write(Path(path).parent)
 
 
 def _sentencepiece_bytes(piece: str) -> int:
@@ -206,10 +236,19 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     model.no_truncation()
     model.no_padding()
     try:
-        return Tokenizer(model)
+        return Tokenizer(model, special_tokens.read(Path(path).parent))
     except ValueError as error:
         raise ValueError(f"data.tokenizer.path: {path}: {error}") from None
 
 
 def copy_tokenizer(folder: Path, path: str | Path) -> None:
+    """tokenizer.json of a folder to `path`, with what is known of its special tokens."""
     shutil.copyfile(folder / "tokenizer.json", path)
+    special_tokens.read(folder).write(Path(path).parent)
+
+
+def fingerprint(path: str | Path) -> str:
+    """A digest of a tokenizer.json and of what the files beside it say of its special tokens."""
+    special = special_tokens.read(Path(path).parent)
+    digest = cache.file_digest(path)
+    return cache.key(digest, dataclasses.asdict(special)) if special else digest[:16]

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigmodel_jax.config import nearest
+from bigmodel_jax.data import special_tokens
+from bigmodel_jax.data.special_tokens import SpecialTokens
 from bigmodel_jax.data.tokenizer_files import from_gguf_metadata
 from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.pretrained import FAMILIES, Family
@@ -60,6 +62,7 @@ class Opened(NamedTuple):
     source: Source
     tokenizer: Any
     chat_template: str
+    special: SpecialTokens
 
 
 def open_gguf(path: Path) -> Opened:
@@ -83,9 +86,8 @@ def open_gguf(path: Path) -> Opened:
     heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads} if architecture in PERMUTED else {}
     _check_names(path, tensors)
     source = dict(_tensor(path, t, heads) for t in tensors.values())
-    return Opened(
-        family, config, source, from_gguf_metadata(metadata, path), metadata.get("tokenizer.chat_template", "")
-    )
+    tokenizer, template = from_gguf_metadata(metadata, path), metadata.get("tokenizer.chat_template", "")
+    return Opened(family, config, source, tokenizer, template, special_tokens.from_gguf(metadata))
 
 
 def _way_out(architecture: str) -> str:

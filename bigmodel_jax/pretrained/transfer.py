@@ -18,7 +18,9 @@ from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.local_paths import check_local
 from bigmodel_jax.core.precision import Float, Policy
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.data import DataConfig, TextData, TokenizerConfig, tokenizer_files
+from bigmodel_jax.data import DataConfig, TextData, TokenizerConfig, special_tokens, tokenizer_files
+from bigmodel_jax.data.special_tokens import SpecialTokens
+from bigmodel_jax.data.tokenizers import load_tokenizer
 from bigmodel_jax.models import ModelConfig, ResNetConfig, XLNetConfig
 from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.objectives import NextToken, Objective
@@ -47,6 +49,7 @@ class Opened(NamedTuple):
     source: Source
     tokenizer: Any
     chat_template: str
+    special: SpecialTokens
 
 
 def open_source(path: Path) -> Opened:
@@ -62,7 +65,8 @@ def open_source(path: Path) -> Opened:
         )
     family, config = folder.read_config(path)
     source = folder.open_weights(path)
-    return Opened(family, config, source, tokenizer_files.from_folder(path), _chat_template(path))
+    tokenizer, special = tokenizer_files.from_folder(path), special_tokens.read(path)
+    return Opened(family, config, source, tokenizer, _chat_template(path), special)
 
 
 def _chat_template(path: Path) -> str:
@@ -70,6 +74,8 @@ def _chat_template(path: Path) -> str:
         return (path / CHAT_TEMPLATE).read_text()
     config = path / "tokenizer_config.json"
     found = json.loads(config.read_text()).get("chat_template") if config.is_file() else ""
+    if isinstance(found, list):  # several templates by name, of which a conversation uses "default"
+        found = next((t["template"] for t in found if t.get("name") == "default"), "")
     return found if isinstance(found, str) else ""
 
 
@@ -122,6 +128,7 @@ def import_weights(
             store.save(saves, 0, state, {"next_batch": 0}, config_file.to_json(config))
         config_file.save(config, partial / "config.json")
         labels.keep(path, partial)
+        found.special.write(partial)
         if found.tokenizer is not None:
             found.tokenizer.save(str(partial / "tokenizer.json"))
         if found.chat_template:
@@ -182,20 +189,42 @@ def export_weights(config: Config, run_dir: Path, target: Path, *, dtype: Float 
     with _whole_or_nothing(target, "export") as partial:
         folder.save_params(family, plain, flat, partial)
         labels.restore(run_dir, partial)
+        _write_special(run_dir, partial)
         _write_tokenizer(run_dir, partial)
     return family
+
+
+def _write_special(run_dir: Path, target: Path) -> None:
+    """The ids of config.json, and generation_config.json: those of the source, or of a tokenizer that was trained here.
+
+    Without them transformers takes its class's defaults, whatever the vocabulary.
+    """
+    special, path = special_tokens.read(run_dir), target / "config.json"
+    hf = json.loads(path.read_text())
+    if special:
+        hf |= special.model
+    elif (run_dir / "tokenizer.json").is_file():
+        own = load_tokenizer(run_dir / "tokenizer.json")
+        hf = {"bos_token_id": own.start, "eos_token_id": own.separator, **hf}
+    path.write_text(json.dumps(hf, indent=2) + "\n")
+    if special.generation:
+        (target / "generation_config.json").write_text(json.dumps(special.generation, indent=2) + "\n")
 
 
 def _write_tokenizer(run_dir: Path, target: Path) -> None:
     """tokenizer.json, and what transformers' AutoTokenizer wants to know about it."""
     if not (run_dir / "tokenizer.json").is_file():
         return
-    from bigmodel_jax.data.tokenizers import load_tokenizer
-
     shutil.copyfile(run_dir / "tokenizer.json", target / "tokenizer.json")
-    model = load_tokenizer(run_dir / "tokenizer.json")
-    separator = model.piece(model.separator)
-    about = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": separator, "bos_token": separator}
-    (target / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    own = load_tokenizer(run_dir / "tokenizer.json")
+    if own.special:
+        ids = {f"{kind}_token": own.special.ids(f"{kind}_token_id")[:1] for kind in ("bos", "eos", "pad")}
+        found = {name: own.model.id_to_token(i[0]) for name, i in ids.items() if i}
+        names = {name: token for name, token in found.items() if token} | own.special.names
+    else:
+        names = {"eos_token": own.piece(own.separator), "bos_token": own.piece(own.start)}
+    # The class that reads tokenizer.json as it stands; others build a tokenizer of their own kind.
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+    (target / "tokenizer_config.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     if (run_dir / CHAT_TEMPLATE).is_file():
         shutil.copyfile(run_dir / CHAT_TEMPLATE, target / CHAT_TEMPLATE)

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import cli, config_file
+from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.data.tokenizers import make_bytes
+from bigmodel_jax.data.sources import TextFiles
+from bigmodel_jax.data.tokenizers import load_tokenizer, make_bytes
 from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.pretrained import folder
 from bigmodel_jax.pretrained.transfer import export_weights, family_of, import_weights
-from bigmodel_jax.training.saved import fresh_state, load_weights
+from bigmodel_jax.training.checks import check_sample
+from bigmodel_jax.training.saved import _render, fresh_state, load_weights
 
 FIXTURE = Path(__file__).parents[1] / "parity" / "fixtures" / "llama"
 
@@ -193,3 +196,59 @@ def test_a_package_that_holds_a_pickle_is_refused_before_it_is_fetched(tmp_path,
         assert (stop.value.code, len(error.strip().splitlines())) == (2, 1)
         assert said in error
         assert "perhaps you meant" not in error
+
+
+def published(folder: Path) -> Path:
+    """A folder whose ids are nobody's defaults: three stops, a bos of its own, a pad, and sampling options."""
+    shutil.copytree(FIXTURE, folder)
+    own = make_bytes()
+    own.model.add_special_tokens(["<s>", "</s>", "<stop>", "<pad>"])
+    own.model.save(str(folder / "tokenizer.json"))
+    hf = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(hf | {"bos_token_id": 3, "eos_token_id": [5, 7], "pad_token_id": 9}))
+    generation = {"bos_token_id": 3, "eos_token_id": [5, 7, 11], "pad_token_id": 9, "temperature": 0.6}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    names = {"bos_token": {"content": "<s>", "lstrip": False}, "eos_token": "<stop>", "add_bos_token": True}
+    about = {"tokenizer_class": "LlamaTokenizer", **names, "chat_template": "{{ bos_token }}{{ messages[0].content }}"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_special_tokens_are_kept_from_source_to_run_to_export(tmp_path):
+    source, run, out = published(tmp_path / "hf"), tmp_path / "run", tmp_path / "out"
+    import_weights(source, run)
+    own = load_tokenizer(run / "tokenizer.json")
+    stop, bos = own.model.token_to_id("<stop>"), own.model.token_to_id("<s>")
+    assert (own.start, own.stops) == (bos, (stop, 5, 7, 11, own.separator))
+    export_weights(config_file.load(run), run, out)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        assert (
+            json.loads((out / "config.json").read_text())[name]
+            == json.loads((source / "config.json").read_text())[name]
+        )
+    assert (out / "generation_config.json").exists()
+    assert json.loads((out / "generation_config.json").read_text()) == json.loads(
+        (source / "generation_config.json").read_text()
+    )
+    about = json.loads((out / "tokenizer_config.json").read_text())
+    assert about["bos_token"] == {"content": "<s>", "lstrip": False}
+    assert (about["eos_token"], about["add_bos_token"]) == ("<stop>", True)
+    assert (out / "chat_template.jinja").read_text() == (run / "chat_template.jinja").read_text()
+
+
+def test_rows_evaluation_and_generation_begin_with_the_same_token(tmp_path):
+    run = tmp_path / "run"
+    config = import_weights(published(tmp_path / "hf"), run)
+    (tmp_path / "text.txt").write_text("abc")
+    source = TextFiles(str(tmp_path / "text.txt"), str(tmp_path / "text.txt"))
+    data = dataclasses.replace(config.data, source=source, seq_len=8, cache_dir=str(tmp_path / "cache"))
+    own = data.open_tokenizer()
+    bos = own.model.token_to_id("<s>")
+    for split in ("train", "validation"):
+        batch = data.open(split).batch(np.array([0]), None)
+        assert batch["tokens"][0, :4].tolist() == [bos, *own.encode("abc")]
+        assert batch["targets"][0, 3] == own.separator
+    assert check_sample(config, SampleConfig(prompt="abc", max_tokens=1), own) == [bos, *own.encode("abc")]
+    assert own.encode_chat(_render(run, "abc", own)) == [bos, *own.encode("abc")]
+    data.save_artifacts(tmp_path)
+    assert load_tokenizer(tmp_path / "tokenizer.json").stops == own.stops

@@ -1,0 +1,97 @@
+"""Which tokens a published model begins and ends with, kept from its folder to a run and to an export."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from bigmodel_jax.core import files
+
+FILE = "special_tokens.json"  # in a run's folder, beside tokenizer.json
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id")  # of config.json
+# What tokenizer_config.json says about files and classes of its own folder, and what is kept elsewhere.
+LEFT_OUT = (
+    "chat_template",
+    "tokenizer_class",
+    "auto_map",
+    "name_or_path",
+    "tokenizer_file",
+    "vocab_file",
+    "processor_class",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecialTokens:
+    """names: tokenizer_config.json; generation: generation_config.json; model: the ids of config.json. Each may be empty."""
+
+    names: dict[str, Any] = dataclasses.field(default_factory=dict)
+    generation: dict[str, Any] = dataclasses.field(default_factory=dict)
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.generation or self.model)
+
+    def token(self, name: str) -> str | None:
+        """The text of a token by its name ("bos_token"), or None where the model has no such token."""
+        found = self.names.get(name)
+        found = found.get("content") if isinstance(found, dict) else found
+        return found if isinstance(found, str) and found else None
+
+    def tokens(self) -> dict[str, str]:
+        """Every named token's text, as chat templates are told it."""
+        found = {name: self.token(name) for name in self.names if name.endswith("_token")}
+        return {name: text for name, text in found.items() if text}
+
+    def ids(self, name: str) -> list[int]:
+        """The ids under a name ("eos_token_id"): of generation_config.json where it has them, else of config.json."""
+        value = self.generation.get(name)
+        value = self.model.get(name) if value is None else value
+        found = value if isinstance(value, list) else [value]
+        if any(isinstance(i, bool) or not isinstance(i, int | None) for i in found):
+            raise ValueError(f"{name} = {json.dumps(value)}; it must be a token's number, or a list of numbers")
+        return [i for i in found if i is not None]
+
+    def write(self, folder: Path) -> None:
+        if self:
+            files.replace(folder / FILE, json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n")
+
+
+def read(folder: Path) -> SpecialTokens:
+    """What a run's folder or a Hugging Face folder says; ValueError for a file that is no JSON object."""
+    if (folder / FILE).is_file():
+        return SpecialTokens(**_object(folder / FILE))
+    names = _object(folder / "special_tokens_map.json") | _object(folder / "tokenizer_config.json")
+    names = {name: value for name, value in names.items() if name not in LEFT_OUT}
+    config = _object(folder / "config.json")
+    model = {name: config[name] for name in IDS if name in config}
+    return SpecialTokens(names, _object(folder / "generation_config.json"), model)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: it must hold a JSON object, and holds a {type(found).__name__}")
+    return found
+
+
+def from_gguf(metadata: dict[str, Any]) -> SpecialTokens:
+    """What a GGUF file says of its tokenizer; it ends a turn with `eot` where that is another token than `eos`."""
+    tokens = metadata.get("tokenizer.ggml.tokens", [])
+
+    def number(kind: str) -> int | None:
+        found = metadata.get(f"tokenizer.ggml.{kind}_token_id")
+        return int(found) if found is not None and 0 <= found < len(tokens) else None
+
+    kinds = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
+    names = {f"{ours}_token": tokens[number(kind)] for ours, kind in kinds.items() if number(kind) is not None}
+    if "tokenizer.ggml.add_bos_token" in metadata:
+        names["add_bos_token"] = bool(metadata["tokenizer.ggml.add_bos_token"])
+    ends = [i for i in dict.fromkeys((number("eos"), number("eot"))) if i is not None]
+    model = {f"{ours}_token_id": number(kinds[ours]) for ours in ("bos", "pad") if number(kinds[ours]) is not None}
+    return SpecialTokens(names, {}, model | ({"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {}))
