@@ -1,6 +1,7 @@
 """A Hugging Face folder: config.json, and the weights as one safetensors file or several with an index."""
 
 import collections
+import dataclasses
 import functools
 import json
 import logging
@@ -159,7 +160,8 @@ def check_copies(family: Family, cfg: ModelConfig, source: Source) -> None:
         # What is computed was rounded to the file's type.
         if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=0, atol=1e-2 if computed else 0):
             said = "the positions that the model computes" if computed else origin
-            untied = hasattr(cfg, "tied_embeddings") and any(row.theirs == copy for row in family.rows)
+            choice = any(field.name == "tied_embeddings" for field in dataclasses.fields(cfg))
+            untied = choice and any(row.theirs == copy for row in family.rows)
             way = '; with "tie_word_embeddings": false in config.json both are read' if untied else ""
             raise ValueError(f"weights: {copy} differs from {said}, and the model has one for both{way}")
 
