@@ -174,19 +174,24 @@ def shardings(spec: params.Tree, mesh: Mesh, rules: Rules) -> params.Tree:
     return params.from_paths({path: one(path, p) for path, p in params.paths(spec).items()})
 
 
+def uncut(parallel: ParallelConfig, size: int, logical: str) -> str:
+    """The axes on which the rules lay `logical`, as "parallel.tensor = 2", where they do not divide `size`; else ''."""
+    axes = axis_names(getattr(parallel.rules, logical))
+    if axes == ("fsdp",) or size % math.prod(max(getattr(parallel, axis), 1) for axis in axes) == 0:
+        return ""
+    return " x ".join(f"parallel.{axis} = {getattr(parallel, axis)}" for axis in axes if getattr(parallel, axis) > 1)
+
+
 def check_divides(parallel: ParallelConfig, field: str, size: int, logical: str, way_out: str = "") -> None:
-    """ValueError where the axes on which the rules lay `logical` do not divide `size`, which the config's `field` says.
+    """ValueError where the mesh does not divide `size`, which the config's `field` says.
 
     way_out: what else helps than a rule of None.
     """
-    axes = axis_names(getattr(parallel.rules, logical))
-    if axes == ("fsdp",) or size % math.prod(max(getattr(parallel, axis), 1) for axis in axes) == 0:
-        return
-    product = " x ".join(f"parallel.{axis} = {getattr(parallel, axis)}" for axis in axes if getattr(parallel, axis) > 1)
-    raise ValueError(
-        f"{field} = {size} is not divisible by {product}: {way_out}{' or ' if way_out else ''}"
-        f"--parallel.rules.{logical} None leaves it whole on every device"
-    )
+    if product := uncut(parallel, size, logical):
+        raise ValueError(
+            f"{field} = {size} is not divisible by {product}: {way_out}{' or ' if way_out else ''}"
+            f"--parallel.rules.{logical} None leaves it whole on every device"
+        )
 
 
 def batch_sharding(mesh: Mesh, rules: Rules, ndim: int) -> NamedSharding:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core.params import Tree, normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Share, ShareBelowOne
-from bigmodel_jax.core.sharding import check_divides, constrain
+from bigmodel_jax.core.sharding import constrain, uncut
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import linear
 
@@ -52,7 +52,12 @@ class BagOfEmbeddingsConfig(ModelConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} = {getattr(self, name)}; it must be 0 or more and below 1")
         for name in ("vocab_size", "bigram_buckets", "ngram_buckets", "hidden_dim"):
-            check_divides(parallel, f"model.{name}", getattr(self, name), "mlp" if name == "hidden_dim" else "vocab")
+            logical = "mlp" if name == "hidden_dim" else "vocab"
+            if product := uncut(parallel, getattr(self, name), logical):
+                raise ValueError(
+                    f"model.{name} = {getattr(self, name)}; it must be a multiple of {product}, or "
+                    f"--parallel.rules.{logical} None leaves it whole"
+                )
 
     @classmethod
     def tiny(cls) -> "BagOfEmbeddingsConfig":

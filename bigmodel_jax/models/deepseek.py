@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive
-from bigmodel_jax.core.sharding import check_divides, constrain
+from bigmodel_jax.core.sharding import constrain, uncut
 from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import bias_routing, feedforward, latent_attention, linear, moe, multi_token, norm, position, stack
@@ -87,7 +87,8 @@ class DeepseekConfig(ModelConfig):
         if not 0 <= self.num_dense_layers <= self.num_layers:
             wrong = ("num_dense_layers", f"0 to num_layers = {self.num_layers}")
         for name, logical in (("num_experts", "experts"), ("expert_dim", "mlp")):
-            check_divides(parallel, f"model.{name}", getattr(self, name), logical)
+            if product := uncut(parallel, getattr(self, name), logical):
+                wrong = (name, f"multiples of {product}, or --parallel.rules.{logical} None")
         if self.expert_buffer < 0:
             wrong = ("expert_buffer", "above 0, or 0 to drop no token")
         if wrong:
