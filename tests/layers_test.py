@@ -48,6 +48,7 @@ LAYERS = {
 EVERYWHERE = {"jax", "numpy"}
 ROOMS = {
     "optax": ("optim", "objectives", "training.step", "training.state"),
+    "chex": ("core.metrics", "nn.attention", "nn.cross_entropy", "training.step"),  # shapes at boundaries
     "orbax": ("checkpoint",),
     "grain": ("data",),
     "tensorflow_datasets": ("data",),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +42,7 @@ def add(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 def weighted(values: jax.Array, weights: jax.Array) -> Mean:
     """Mean of `values` under `weights` of the same shape, both summed in float32."""
+    chex.assert_equal_shape((values, weights))  # (B, 1) and (B,) would broadcast to a mean over all pairs
     weights = weights.astype(jnp.float32)
     return Mean(jnp.sum(values.astype(jnp.float32) * weights), jnp.sum(weights))
 
@@ -52,6 +54,7 @@ def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def confusion(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
     """Counts (C, C) of [label, prediction]; logits (B, C), labels and weights (B,)."""
+    chex.assert_rank((logits, labels, weights), (2, 1, 1))
     num_classes = logits.shape[-1]
     true = jax.nn.one_hot(labels, num_classes) * weights[:, None]
     predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), num_classes)

@@ -6,6 +6,7 @@ Shapes: B batch, T query, S key, D embed, H heads, K kv heads, G = H / K query h
 import functools
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -111,6 +112,8 @@ def attend(
     "auto" chooses by the platform of the mesh being traced. A sequence that is cut over devices is attended to as
     `parallel.context` says (context.py), but with "plain". ValueError where `implementation` cannot do what is asked.
     """
+    chex.assert_rank((q, k, v), 4)
+    chex.assert_equal_shape_prefix((k, v), 3)
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
     k, v = context.spread(q, k, v)
     rule, place = Rule(causal, window or 0, softcap), context.place(q, k)

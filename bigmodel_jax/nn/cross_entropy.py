@@ -1,5 +1,6 @@
 """Softmax cross-entropy of logits, in float32 whatever their dtype: its sum runs over the whole vocabulary."""
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -8,6 +9,7 @@ from bigmodel_jax.nn import cpu
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(-log p(target), log Z) in nats, each (...,); logits (..., V), targets (...) int."""
+    chex.assert_shape(targets, logits.shape[:-1])
     logits = logits.astype(jnp.float32)
     if cpu.active():
         return cpu.softmax_cross_entropy(logits, targets)

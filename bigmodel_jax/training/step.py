@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -147,7 +148,9 @@ def train_step(
     if branch:
         new, lost = jax.lax.cond(finite, update, lambda *_: unchanged, state, grads)
     else:
-        new, lost = jax.tree.map(functools.partial(jnp.where, finite), update(state, grads), unchanged)
+        updated = update(state, grads)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updated, unchanged)  # a select would broadcast and promote
+        new, lost = jax.tree.map(functools.partial(jnp.where, finite), updated, unchanged)
     sums |= lost | {
         "grad_norm": Mean(grad_norm, jnp.ones(())),
         # Of the optimizer's own count, which a skipped step does not raise.

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -154,8 +155,8 @@ def test_a_checkpoint_of_four_processes_is_read_in_every_layout(path, four):
             restored = store.restore(saves, abstract_state(config, mesh))
         assert (restored.step, restored.data_state) == (STEPS, {"next_batch": STEPS})
         found.append(jax.tree.map(np.asarray, restored.state))
-    jax.tree.map(np.testing.assert_array_equal, found[0], found[1])
-    jax.tree.map(np.testing.assert_array_equal, found[0], found[2])
+    chex.assert_trees_all_equal(found[0], found[1])
+    chex.assert_trees_all_equal(found[0], found[2])
 
 
 def test_two_processes_evaluate_what_four_have_saved(four):

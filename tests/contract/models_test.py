@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -246,11 +247,11 @@ def test_apply_is_pure(pair):
     before = jax.tree.map(np.array, (c.params, c.batch))
     apply = jax.jit(lambda tree, batch: c.model.apply(tree, batch, rng=jax.random.key(1), train=True)[:2])
     first, second = apply(c.params, c.batch), apply(c.params, c.batch)
-    jax.tree.map(np.testing.assert_array_equal, first, second)
+    chex.assert_trees_all_equal(first, second)
     keys = set(c.batch)
     c.model.apply(c.params, c.batch)
     assert set(c.batch) == keys
-    jax.tree.map(np.testing.assert_array_equal, (c.params, c.batch), before)
+    chex.assert_trees_all_equal((c.params, c.batch), before)
 
 
 @every_pair

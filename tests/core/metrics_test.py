@@ -85,3 +85,8 @@ def test_precision_recall_f1():
 def test_a_class_never_seen_nor_predicted_scores_zero():
     got = metrics.precision_recall_f1(np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]]))
     assert {k: v[2] for k, v in got.items()} == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
+
+
+def test_values_and_weights_that_would_broadcast_are_refused():
+    with pytest.raises(AssertionError, match="weighted|shape"):
+        metrics.weighted(jnp.ones((50, 1)), WEIGHTS)

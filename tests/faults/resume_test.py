@@ -5,6 +5,7 @@ import json
 import signal
 import time
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_sigkill_between_two_saves(whole, tmp_path, kill_after):
     a, b = final_state(path, run_dir), final_state(path, uninterrupted)
     assert a.step == b.step == 12
     assert a.data_state == b.data_state
-    jax.tree.map(np.testing.assert_array_equal, a.state, b.state)
+    chex.assert_trees_all_equal(a.state, b.state)
 
 
 def test_sigterm_saves_and_exits_0_and_the_rest_is_the_same(whole, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_weights_are_the_same_on_another_mesh(run):
     split = ParallelConfig(data=2, fsdp=2, tensor=2)
     here, _ = load_weights(config, run_dir, sharding.make_mesh(config.parallel))
     there, _ = load_weights(dataclasses.replace(config, parallel=split), run_dir, sharding.make_mesh(split))
-    jax.tree.map(np.testing.assert_array_equal, here, there)
+    chex.assert_trees_all_equal(here, there)
 
 
 def test_every_text_begins_with_the_prompt_and_the_seed_repeats_it(run):

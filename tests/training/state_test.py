@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +71,7 @@ def test_trainable_and_frozen_follow_the_spec(made):
 
 def test_the_average_starts_as_a_copy_and_is_what_an_evaluation_uses(made):
     _, _, state = made
-    jax.tree.map(np.testing.assert_array_equal, state.ema, state.params)
+    chex.assert_trees_all_equal(state.ema, state.params)
     moved = state.replace(ema=jax.tree.map(lambda x: x + 1, state.ema))
     merged = params.paths(weights(moved))
     for path, value in params.paths(state.params).items():
@@ -82,7 +83,7 @@ def test_the_state_is_a_function_of_the_seed_on_any_mesh(made):
     config, _, state = made
     alone = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(alone.parallel, jax.devices()[:1])
-    jax.tree.map(np.testing.assert_array_equal, init_state(alone, mesh), state)
+    chex.assert_trees_all_equal(init_state(alone, mesh), state)
     other = init_state(dataclasses.replace(alone, train=TrainConfig(seed=1)), mesh)
     pairs = zip(jax.tree.leaves(other.params), jax.tree.leaves(state.params), strict=True)
     assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in pairs)
@@ -141,7 +142,7 @@ def test_an_offloaded_optimizer_takes_the_same_steps(parallel):
             assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(state.params)} == {"device"}
             state, _ = step(state, batch)
         states.append(sharding.to_host(state))
-    jax.tree.map(np.testing.assert_array_equal, *states)
+    chex.assert_trees_all_equal(*states)
 
 
 def test_a_device_without_its_hosts_memory_is_refused_in_one_line():

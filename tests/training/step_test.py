@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,7 +155,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
     after = sharding.to_host(after)
     assert float(sums["skipped_steps"].total) == 1
     assert after.step == before.step + 1
-    jax.tree.map(np.testing.assert_array_equal, after.replace(step=0), before.replace(step=0))
+    chex.assert_trees_all_equal(after.replace(step=0), before.replace(step=0))
 
 
 def test_a_select_skips_what_a_branch_skips():
@@ -169,7 +170,7 @@ def test_a_select_skips_what_a_branch_skips():
         step = functools.partial(train_step, config, model, optimizer, gradients)
         branch, select = (jax.jit(functools.partial(step, branch=b))(state, batch)[0] for b in (True, False))
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7), select, branch)
-    jax.tree.map(np.testing.assert_array_equal, select.replace(step=0), state.replace(step=0))
+    chex.assert_trees_all_equal(select.replace(step=0), state.replace(step=0))
 
 
 def test_the_average_follows_the_parameters():
@@ -195,6 +196,29 @@ def test_the_step_compiles_once():
     for i in range(3):
         state, _ = step(state, jax.device_put(text_batch(i), sharding.batch_sharding(mesh, CONFIG.parallel.rules, 2)))
     assert step._cache_size() == 1
+
+
+def test_the_step_without_a_compiler_is_the_step():
+    """The Python of a step is its program: nothing in it depends on being traced."""
+    batches = [text_batch(seed) for seed in range(2)]
+    with chex.fake_jit():
+        losses, state, _ = run(CONFIG, batches)
+    compiled, compiled_state, _ = run(CONFIG, batches)
+    np.testing.assert_allclose(losses, compiled, rtol=1e-6)
+    chex.assert_trees_all_close(state.params, compiled_state.params, atol=1e-4)  # Adam turns rounding into steps
+
+
+def test_pmap_on_devices_that_are_not_there_is_the_step():
+    """Four replicas as one program over a leading dimension: what is summed over the devices is what one device sums."""
+    replicated = dataclasses.replace(CONFIG, parallel=ParallelConfig(strategy="pmap", data=4))
+    mesh = sharding.make_mesh(ParallelConfig(data=4), jax.devices()[:4])
+    with chex.fake_pmap():
+        state, sums = make_train_step(replicated, mesh)(init_state(CONFIG, one_device()), text_batch())
+    losses, want, _ = run(CONFIG, [text_batch()])
+    np.testing.assert_allclose(sums["loss"].compute(), np.repeat(losses, 4), rtol=1e-6)
+    for replica in range(4):  # each has the whole state
+        mine = jax.tree.map(lambda x: x[replica], state.params)  # noqa: B023
+        chex.assert_trees_all_close(mine, sharding.to_host(want.params), atol=1e-4)
 
 
 def test_clipping_bounds_the_update_and_reports_the_norm_before():
