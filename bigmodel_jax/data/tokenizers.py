@@ -94,10 +94,47 @@ class Tokenizer:
 
     def encode_chat(self, text: str) -> list[int]:
         """As `encode`, but the names of special tokens in the text are those tokens: for rendered chat templates."""
-        self.model.encode_special_tokens = False
-        ids = self.encode(text)
+        return self.encode_rendered(text)[0]
+
+    def encode_rendered(
+        self, text: str, *, inside: bool = False, as_text: bool = False
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """(ids, which characters each stands for) of a rendered chat template, or of a part from its `inside`.
+
+        as_text: the names of special tokens are text; ValueError where the tokenizer makes a special token all the same.
+        """
+        # SentencePiece puts a space in front of a text, which does not belong inside one.
+        front = "\n" if inside else ""
+        found = self._encode_control(front + text, control=not as_text)
+        ids, offsets = list(found.ids), [(a - len(front), b - len(front)) for a, b in found.offsets]
+        if inside:
+            lead = self._encode_control(front, control=True).ids
+            if ids[: len(lead)] != lead:
+                return self.encode_rendered(text, as_text=as_text)
+            ids, offsets = ids[len(lead) :], offsets[len(lead) :]
+        if as_text and self.model.token_to_id(text) in ids:
+            raise ValueError(f"{text!r} in a message cannot be read as text: the tokenizer makes the token of it")
+        return ids, offsets
+
+    def _encode_control(self, text: str, *, control: bool):
+        self.model.encode_special_tokens = not control
+        found = self.model.encode(text, add_special_tokens=False)
         self.model.encode_special_tokens = True
-        return ids
+        return found
+
+    def control_tokens(self) -> list[str]:
+        """The special tokens by their text, which no message may become."""
+        return [token.content for token in self.model.get_added_tokens_decoder().values() if token.special]
+
+    def control_ids(self) -> set[int]:
+        return {i for i, token in self.model.get_added_tokens_decoder().items() if token.special}
+
+    def names(self) -> dict[str, str]:
+        """bos_token, eos_token and the others as chat templates are told them."""
+        own = {"eos_token": self.model.id_to_token(self.separator)}
+        if self.start != self.separator:
+            own["bos_token"] = self.model.id_to_token(self.start)
+        return own | self.special.tokens()
 
     def encode_batch(self, texts: list[str]) -> Iterator[np.ndarray]:
         """Token ids of each text, on all cores."""

@@ -1,6 +1,7 @@
 """What can be known to be wrong once the data is open, before anything is compiled or written."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -72,9 +73,9 @@ def check_images(config: Config, sample: ImageSampleConfig, prefix: str = "") ->
 
 
 def check_sample(
-    config: Config, sample: SampleConfig, tokenizer: Tokenizer | None, *, chat: str = "", prefix: str = ""
+    config: Config, sample: SampleConfig, tokenizer: Tokenizer | None, *, chat: Sequence[int] = (), prefix: str = ""
 ) -> list[int]:
-    """The prompt's token ids: what starts a text, and the text, or `chat`, the prompt rendered in a chat template.
+    """The prompt's token ids: what starts a text, and the text, or `chat`, the tokens of the prompt in a chat template.
 
     ValueError for what cannot be generated; `prefix` stands before the names of options.
     """
@@ -90,7 +91,7 @@ def check_sample(
             f"{prefix}prompt = {sample.prompt!r}: a {type(config.model).__name__} on {type(config.data).__name__} "
             "cannot generate; it takes a model with a decode cache, and a tokenizer"
         )
-    prompt = tokenizer.encode_chat(chat) if chat else [tokenizer.start, *tokenizer.encode(sample.prompt)]
+    prompt = list(chat) if chat else [tokenizer.start, *tokenizer.encode(sample.prompt)]
     limit = config.model.max_seq_len
     if len(prompt) + sample.max_tokens > limit:
         raise ValueError(

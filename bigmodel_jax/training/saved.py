@@ -13,7 +13,7 @@ from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.data.chat import render
+from bigmodel_jax.data import chat as chat_format
 from bigmodel_jax.data.loader import eval_batches
 from bigmodel_jax.data.tokenizers import Tokenizer, load_tokenizer
 from bigmodel_jax.inference.generate import generate
@@ -107,7 +107,9 @@ def generate_from_run(
         raise ValueError(f"num_samples = {num_samples}; it must be 1 or more")
     own = run_dir / "tokenizer.json"  # its data need not be there any more
     tokenizer = load_tokenizer(own) if own.is_file() else config.data.open_tokenizer()
-    prompt = check_sample(config, sample, tokenizer, chat=_render(run_dir, sample.prompt, tokenizer) if chat else "")
+    prompt = check_sample(
+        config, sample, tokenizer, chat=_chat_prompt(run_dir, sample.prompt, tokenizer) if chat else ()
+    )
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, _ = load_weights(config, run_dir, mesh)
@@ -115,13 +117,12 @@ def generate_from_run(
     return rows if chat else [sample.prompt + row for row in rows]
 
 
-def _render(run_dir: Path, prompt: str, tokenizer: Tokenizer) -> str:
+def _chat_prompt(run_dir: Path, text: str, tokenizer: Tokenizer) -> list[int]:
+    """The tokens that ask for an answer to `text`, a user's message."""
     template = run_dir / CHAT_TEMPLATE
     if not template.is_file():
         raise ValueError(f"chat = True: {run_dir} holds no {CHAT_TEMPLATE}; it comes with an imported chat model")
-    messages = [{"role": "user", "content": prompt}]
-    tokens = tokenizer.special.tokens()
-    return render(template.read_text(), messages, add_generation_prompt=True, special_tokens=tokens)
+    return chat_format.prompt(template.read_text(), [{"role": "user", "content": text}], tokenizer)
 
 
 def generate_text(config: Config, weights: params.Tree, sample: SampleConfig, seed: int = 0) -> str:

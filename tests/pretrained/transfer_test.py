@@ -19,7 +19,7 @@ from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.pretrained import folder
 from bigmodel_jax.pretrained.transfer import export_weights, family_of, import_weights
 from bigmodel_jax.training.checks import check_sample
-from bigmodel_jax.training.saved import _render, fresh_state, load_weights
+from bigmodel_jax.training.saved import _chat_prompt, fresh_state, load_weights
 
 FIXTURE = Path(__file__).parents[1] / "parity" / "fixtures" / "llama"
 
@@ -208,7 +208,7 @@ def published(folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(hf | {"bos_token_id": 3, "eos_token_id": [5, 7], "pad_token_id": 9}))
     generation = {"bos_token_id": 3, "eos_token_id": [5, 7, 11], "pad_token_id": 9, "temperature": 0.6}
     (folder / "generation_config.json").write_text(json.dumps(generation))
-    names = {"bos_token": {"content": "<s>", "lstrip": False}, "eos_token": "<stop>", "add_bos_token": True}
+    names = {"bos_token": {"__type": "AddedToken", "content": "<s>"}, "eos_token": "<stop>", "add_bos_token": True}
     about = {"tokenizer_class": "LlamaTokenizer", **names, "chat_template": "{{ bos_token }}{{ messages[0].content }}"}
     (folder / "tokenizer_config.json").write_text(json.dumps(about))
     return folder
@@ -231,7 +231,7 @@ def test_special_tokens_are_kept_from_source_to_run_to_export(tmp_path):
         (source / "generation_config.json").read_text()
     )
     about = json.loads((out / "tokenizer_config.json").read_text())
-    assert about["bos_token"] == {"content": "<s>", "lstrip": False}
+    assert about["bos_token"] == {"__type": "AddedToken", "content": "<s>"}
     assert (about["eos_token"], about["add_bos_token"]) == ("<stop>", True)
     assert (out / "chat_template.jinja").read_text() == (run / "chat_template.jinja").read_text()
 
@@ -249,6 +249,6 @@ def test_rows_evaluation_and_generation_begin_with_the_same_token(tmp_path):
         assert batch["tokens"][0, :4].tolist() == [bos, *own.encode("abc")]
         assert batch["targets"][0, 3] == own.separator
     assert check_sample(config, SampleConfig(prompt="abc", max_tokens=1), own) == [bos, *own.encode("abc")]
-    assert own.encode_chat(_render(run, "abc", own)) == [bos, *own.encode("abc")]
+    assert _chat_prompt(run, "abc", own) == [bos, *own.encode("abc")]
     data.save_artifacts(tmp_path)
     assert load_tokenizer(tmp_path / "tokenizer.json").stops == own.stops
