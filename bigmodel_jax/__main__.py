@@ -1,6 +1,14 @@
-"""`python -m bigmodel_jax` is `python launch.py`, from any folder."""
+"""`python -m bigmodel_jax` and the console script `bigmodel-jax` are `python launch.py`, from any folder."""
 
-from bigmodel_jax.cli import main
+from bigmodel_jax.core import interrupts
+
+
+def start() -> None:
+    interrupts.install()  # before the imports, which take a second
+    from bigmodel_jax.cli import main
+
+    main()
+
 
 if __name__ == "__main__":
-    main()
+    start()

@@ -1,6 +1,7 @@
 """What the command line says, as a newcomer reads it."""
 
 import dataclasses
+import importlib
 import re
 import subprocess
 import sys
@@ -51,7 +52,8 @@ def test_the_package_is_a_program_and_has_a_console_script():
     done = subprocess.run([sys.executable, "-m", "bigmodel_jax"], capture_output=True, text=True, check=True)
     assert "Usage     python -m bigmodel_jax VERB" in done.stdout
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {"bigmodel-jax": f"{cli.main.__module__}:{cli.main.__name__}"}
+    assert scripts == {"bigmodel-jax": "bigmodel_jax.__main__:start"}
+    assert callable(importlib.import_module("bigmodel_jax.__main__").start)
 
 
 def test_the_first_command_installs_no_tool_of_the_developers():

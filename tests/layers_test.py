@@ -41,7 +41,7 @@ LAYERS = {
     "bigmodel_jax.cli": 10,
     "bigmodel_jax.__main__": 11,
     "configs": 11,
-    "launch": 11,
+    "launch": 12,
 }
 
 # Third party -> the modules (or their folders) that may import it. Whatever is not listed here may be used nowhere.

@@ -25,7 +25,8 @@ CHATML = LOOP + "{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|
 CHATML += PROMPT + "{{ '<|im_start|>assistant\n' }}{% endif %}"
 MARKED = (
     LOOP
-    + "{{'<|im_start|>' + m['role'] + '\n'}}{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>\n' }}"
+    + "{{'<|im_start|>' + m['role'] + '\n'}}"
+    + "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>\n' }}"
 )
 MARKED += "{% endgeneration %}{% else %}{{ m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
 MARKED += PROMPT + "{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -66,7 +67,8 @@ PHI = LOOP + "{{'<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endf
 PHI += PROMPT + "{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
 QWEN3 = (
     LOOP
-    + "{% set content = m.content %}{% if m.role == 'assistant' and not loop.last %}{% set content = content.split('</think>')[-1].lstrip('\n') %}"
+    + "{% set content = m.content %}{% if m.role == 'assistant' and not loop.last %}"
+    + "{% set content = content.split('</think>')[-1].lstrip('\n') %}"
 )
 QWEN3 += "{% endif %}{{'<|im_start|>' + m['role'] + '\n' + content + '<|im_end|>' + '\n'}}{% endfor %}"
 QWEN3 += PROMPT + "{{ '<|im_start|>assistant\n' }}{% endif %}"
