@@ -21,7 +21,7 @@ from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig, TextData, TokenizerConfig, special_tokens, tokenizer_files
 from bigmodel_jax.data.special_tokens import SpecialTokens
 from bigmodel_jax.data.tokenizers import load_tokenizer
-from bigmodel_jax.models import ModelConfig, ResNetConfig, XLNetConfig
+from bigmodel_jax.models import GemmaConfig, ModelConfig, ResNetConfig, XLNetConfig
 from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.objectives import NextToken, Objective
 from bigmodel_jax.pretrained import FAMILIES, Family, folder, labels
@@ -174,6 +174,8 @@ def published(config: Any) -> Any:
             changes[field.name] = field.default
         elif dataclasses.is_dataclass(value):
             changes[field.name] = published(value)
+    if isinstance(config, GemmaConfig) and (not config.window or config.global_every == 1):
+        changes |= {"window": 0, "global_every": 1}  # either way every layer is global
     return dataclasses.replace(config, **changes)
 
 

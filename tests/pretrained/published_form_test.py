@@ -49,6 +49,17 @@ def test_how_it_is_trained_and_computed_does_not_decide(name):
         assert family_of(other).architecture == family.architecture, field
 
 
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+@pytest.mark.parametrize("changes", [{"window": 0}, {"global_every": 1}, {"window": 0, "global_every": 1}])
+def test_a_gemma_of_global_layers_alone_is_exported(name, changes):
+    family, config = folder.read_config(PARITY / name)
+    other = dataclasses.replace(config, **changes)
+    assert family_of(other).architecture == family.architecture
+    written = family.to_hf(other)
+    assert set(written["layer_types"]) == {"full_attention"}
+    assert written["sliding_window"] == (other.window or 4096)
+
+
 def test_what_a_model_is_does_decide():
     config = folder.read_config(PARITY / "llama")[1]
     with pytest.raises(ValueError, match="no Hugging Face form|are not in a Llama"):
