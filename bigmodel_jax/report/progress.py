@@ -99,7 +99,7 @@ class Progress:
     def message(self, text: str) -> None:
         """Prints a line above the bar."""
         if self._enabled:
-            self._console.print(text, markup=False, highlight=False)
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def line(self) -> str:
         """The figures of this moment in one line, without the bar."""

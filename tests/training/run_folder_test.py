@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -134,3 +135,9 @@ def test_a_log_on_a_full_disk_says_so_once_and_raises_nothing(capsys):
         for _ in range(3):
             logging.getLogger("bigmodel_jax").info("step")
     assert capsys.readouterr().err.strip() == "warning: /dev/full: No space left on device; log records are lost"
+
+
+def test_the_docs_list_exactly_what_may_change():
+    docs = (Path(__file__).parents[2] / "docs" / "train.md").read_text()
+    passage = docs.split("**What may change between resumes**:")[1].split("Anything else")[0]
+    assert sorted(re.findall(r"`([\w.]+)`", passage)) == sorted(run_folder.FREE)
