@@ -145,7 +145,8 @@ class WandbTracker:
 
 
 class MlflowTracker:
-    """Scalars to MLflow: to MLFLOW_TRACKING_URI where it is set, else as MLflow defaults.
+    """Scalars to MLflow: to MLFLOW_TRACKING_URI where it is set, else to `mlflow/` in the run's folder, which
+    `mlflow ui --backend-store-uri sqlite:///RUN/mlflow/mlflow.db` shows.
 
     The id of its run stays in the run's folder, so that a resumed run goes on as the same one.
     """
@@ -154,6 +155,9 @@ class MlflowTracker:
         self._mlflow = _import("mlflow")
         kept = run_dir / "mlflow_run_id"
         with _one_line("mlflow", self._mlflow.exceptions.MlflowException):
+            self._own = "MLFLOW_TRACKING_URI" not in os.environ
+            if self._own:
+                self._keep_in(run_dir.absolute() / "mlflow")
             known = kept.read_text() if kept.is_file() else None
             run = self._mlflow.start_run(run_id=known, run_name=run_dir.name)
             self._mlflow.log_dict(config, "config.json")
@@ -165,6 +169,18 @@ class MlflowTracker:
 
     def close(self) -> None:
         self._mlflow.end_run()
+        if self._own:  # MLflow keeps it in the environment, where the next run would find it
+            self._mlflow.set_tracking_uri(None)
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+    def _keep_in(self, folder: Path) -> None:
+        """MLflow's own default is the folder in which the process was started, for its database and its files alike."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        name = folder.parent.name
+        if self._mlflow.get_experiment_by_name(name) is None:
+            self._mlflow.create_experiment(name, artifact_location=(folder / "artifacts").as_uri())
+        self._mlflow.set_experiment(name)
 
 
 TRACKERS = {"wandb": WandbTracker, "mlflow": MlflowTracker}

@@ -2,6 +2,7 @@
 
 import math
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,6 +79,21 @@ def test_mlflow_in_a_file(tmp_path, monkeypatch):
     assert found == [(1, "loss", 0.5), (2, "loss", 0.25)]
     assert names == [("first", "FINISHED")]
     assert len(list(tmp_path.glob("mlruns/**/config.json"))) == 1
+
+
+def test_mlflow_leaves_nothing_outside_the_runs_folder(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="uv sync --extra mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second"):
+        run("mlflow", Path("runs") / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    for name in ("first", "second"):
+        folder = tmp_path / "runs" / name / "mlflow"
+        with sqlite3.connect(folder / "mlflow.db") as database:
+            assert database.execute("select name, status from runs").fetchall() == [(name, "FINISHED")]
+            assert len(database.execute("select value from metrics").fetchall()) == 2
+        assert len(list(folder.glob("artifacts/**/config.json"))) == 1
 
 
 def test_mlflow_without_its_server_is_one_line(tmp_path, monkeypatch):
