@@ -27,6 +27,8 @@ from bigmodel_jax.optim import OptimConfig
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
+    """How long a run trains, on batches of what size, and from which weights it starts."""
+
     steps: Count = 1000
     batch_size: Count = 32  # examples (rows) of one optimizer step, over all devices
     microbatches: Count = 1  # the batch is computed in this many pieces, one after the other
@@ -58,6 +60,8 @@ class ImageSampleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
+    """When a run is evaluated on its validation split, and what it generates at its end."""
+
     every: CountOrZero = 0  # steps between evaluations; 0 = only after the last step
     batch_size: CountOrZero = 0  # 0 = the training batch size
     baselines: bool = True
@@ -68,6 +72,8 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
+    """When a run is saved, and which saves are kept."""
+
     every: CountOrZero = 0  # steps between saves; 0 = only after the last step
     keep: Count = 2  # the newest so many
     best_metric: str = ""  # also keep the save that is best by this metric of the evaluation, e.g. "eval/loss"
@@ -76,12 +82,20 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
+    """Where metrics go beside metrics.jsonl."""
+
     tensorboard: bool = True
     trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    """One run, described whole: what `get_config()` returns and config.json holds.
+
+    Only `model`, `objective` and `data` have no default. A field of a part has its dotted name on the command line:
+    `--optim.lr 1e-3`; `launch.py train CONFIG --help` lists them all.
+    """
+
     model: ModelConfig
     objective: Objective
     data: DataConfig

@@ -9,8 +9,8 @@ from bigmodel_jax.config import Config, EvalConfig, ReportConfig, SampleConfig, 
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.data import ImageData, TextData
-from bigmodel_jax.models import CNNConfig, GPT2Config, LlamaConfig, MLPConfig
-from bigmodel_jax.objectives import Classification, NextToken
+from bigmodel_jax.models import MODELS, CNNConfig, GPT2Config, LlamaConfig, MLPConfig
+from bigmodel_jax.objectives import OBJECTIVES, Classification, NextToken
 from bigmodel_jax.optim import OptimConfig
 
 BASE = Config(LlamaConfig.tiny(), NextToken(), TextData(seq_len=16))
@@ -176,3 +176,10 @@ def test_a_subclass_of_a_part_that_nobody_would_use_is_refused():
 
     with pytest.raises(ValueError, match=r"config\.optim is a Muon; it must be OptimConfig itself"):
         validate(replaced(optim=Muon()))
+
+
+def test_every_config_says_what_it_is():
+    """`help(LlamaConfig)` begins with a sentence; a dataclass without a docstring shows its signature instead."""
+    parts = [c for c in vars(configs).values() if dataclasses.is_dataclass(c)]
+    classes = {c for c in (*MODELS.values(), *OBJECTIVES.values(), *parts) for c in c.__mro__ if c is not object}
+    assert not [c.__name__ for c in classes if not c.__doc__ or c.__doc__.startswith(f"{c.__name__}(")]

@@ -29,6 +29,8 @@ SMALLEST = {
 
 @dataclasses.dataclass(frozen=True)
 class BagOfEmbeddingsConfig(ModelConfig):
+    """A classifier of texts by the mean of their words' embeddings (arXiv:1607.01759)."""
+
     vocab_size: Count = 20_000
     num_classes: Count = 2
     embed_dim: Count = 64

@@ -26,6 +26,8 @@ MOMENTUM = 0.9  # of the running statistics: runs of a few hundred steps would n
 
 @dataclasses.dataclass(frozen=True)
 class CNNConfig(ModelConfig):
+    """A small convolutional classifier of images, one stage per entry of `channels`."""
+
     image_shape: tuple[Count, Count, Count] = (28, 28, 1)
     num_classes: Count = 10
     channels: tuple[Count, ...] = (32, 64)  # one stage each; a stage halves height and width

@@ -25,6 +25,8 @@ from bigmodel_jax.nn.head import Head
 
 @dataclasses.dataclass(frozen=True)
 class DeepseekConfig(ModelConfig):
+    """Latent attention and a mixture of experts (arXiv:2412.19437); the defaults are those of DeepSeek V3."""
+
     vocab_size: Count = 129_280
     num_layers: Count = 61
     num_dense_layers: CountOrZero = 3  # the first ones, without experts
@@ -259,9 +261,7 @@ def apply(cfg: DeepseekConfig, p, batch, *, rng=None, train=False, cache=None) -
 
 def further_head(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
     """The head of the modules that predict further, x (M, B, T, D), and what their routing did; hidden: the normed output.
-
-    Every module is told the places of the hidden states: rotary positions count by their differences alone.
-    """
+    Every module is told the places of the hidden states: rotary positions count by their differences alone."""
 
     def run(layer, x, segments):
         at_tokens = Where(at.positions, segments)

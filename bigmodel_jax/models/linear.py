@@ -12,6 +12,8 @@ from bigmodel_jax.nn.linear import linear, linear_spec
 
 @dataclasses.dataclass(frozen=True)
 class LinearConfig(ModelConfig):
+    """One linear layer: a regression, or with classes a logistic one."""
+
     feature_shape: tuple[Count, ...] = (10,)  # of one example
     num_outputs: Count = 1  # numbers that are predicted, or classes
 

@@ -23,6 +23,11 @@ from bigmodel_jax.nn.head import Head
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig(ModelConfig):
+    """A decoder of the Llama family: RMS norms, rotary positions, grouped queries, a gated MLP (arXiv:2302.13971).
+
+    The defaults are those of Llama 2 7B. Widths are in units, `window` and `max_seq_len` in tokens (window 0: all).
+    """
+
     vocab_size: Count = 32_000
     num_layers: Count = 32
     embed_dim: Count = 4096

@@ -17,6 +17,8 @@ from bigmodel_jax.nn.linear import linear, linear_spec
 
 @dataclasses.dataclass(frozen=True)
 class MLPConfig(ModelConfig):
+    """Fully connected layers over one example, flattened."""
+
     image_shape: tuple[Count, ...] = (28, 28, 1)  # of one example, rows of features included: all of it is flattened
     num_classes: Count = 10
     hidden_dims: tuple[Count, ...] = (256, 256)

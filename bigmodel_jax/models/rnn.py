@@ -53,6 +53,8 @@ class RecurrentConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class RNNConfig(RecurrentConfig):
+    """A language model of recurrent cells (RNN, LSTM or GRU), which keeps a state instead of a cache."""
+
     max_seq_len: Count = 1024  # of generated texts; the state itself knows no length
 
     def make(self) -> Model:
@@ -65,6 +67,8 @@ class RNNConfig(RecurrentConfig):
 
 @dataclasses.dataclass(frozen=True)
 class RNNClassifierConfig(RecurrentConfig):
+    """A classifier of texts by the last state of recurrent cells."""
+
     num_classes: Count = 2
 
     def make(self) -> Model:

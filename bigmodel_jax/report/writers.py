@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
