@@ -153,9 +153,13 @@ def run(folder: Path, todo: list[Mistake], results: dict[str, str], path: Path) 
         )
 
 
+def room_of(mistake: Mistake) -> str:
+    return mistake.file.rpartition("/")[0] or "."
+
+
 def report(mistakes: list[Mistake], results: dict[str, str]) -> None:
     done = [m for m in mistakes if str(m) in results]
-    for room, group in itertools.groupby(sorted(done), key=lambda m: m.file.rpartition("/")[0] or "."):
+    for room, group in itertools.groupby(sorted(done, key=room_of), key=room_of):
         group = list(group)
         print(f"{room:<12} {sum(bool(results[str(m)]) for m in group):>3} of {len(group)}")
     noticed = sum(bool(results[str(m)]) for m in done)
