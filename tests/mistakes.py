@@ -1,6 +1,7 @@
 """Mistakes that mutation.py plants: read from its list, or drawn; each replaces one node of a file's syntax tree."""
 
 import ast
+import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -92,11 +93,19 @@ COMPUTED = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDi
 
 def drawn(seed: int, count: int, only: str) -> list[Mistake]:
     """`count` of the mistakes that the rules below know."""
-    random_ = random.Random(seed)
     files = sorted(str(p.relative_to(ROOT / PACKAGE)) for p in (ROOT / PACKAGE).rglob("*.py"))
-    every = [m for file in files if file.startswith(only) for m in of_file(file)]
-    random_.shuffle(every)
-    return every[:count]
+    every = [mistake for file in files if file.startswith(only) for mistake in of_file(file)]
+    random.Random(seed).shuffle(every)
+    return list(itertools.islice(filter(fits, every), count))
+
+
+def fits(mistake: Mistake) -> bool:
+    """Whether its anchor is there once, and what it makes is Python."""
+    try:
+        planted((ROOT / PACKAGE / mistake.file).read_text(), mistake)
+    except (LookupError, SyntaxError):
+        return False
+    return True
 
 
 def of_file(file: str) -> Iterator[Mistake]:
@@ -104,13 +113,7 @@ def of_file(file: str) -> Iterator[Mistake]:
     for node, place in functions(ast.parse(source), ""):
         for expression in expressions(node):
             old = ast.get_source_segment(source, expression)
-            for new in changes(source, expression):
-                mistake = Mistake(file, place, old, new)
-                try:
-                    planted(source, mistake)
-                except (LookupError, SyntaxError):  # several equal ones, or no Python
-                    continue
-                yield mistake
+            yield from (Mistake(file, place, old, new) for new in changes(source, expression))
 
 
 def expressions(node: ast.AST) -> Iterator[ast.expr]:
