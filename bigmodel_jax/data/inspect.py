@@ -9,6 +9,7 @@ from rich.text import Text
 
 from bigmodel_jax.data import shuffle
 from bigmodel_jax.data.base import DataConfig, Rows
+from bigmodel_jax.data.chat_data import ChatRows
 from bigmodel_jax.data.image import ImageRows
 from bigmodel_jax.data.image_text import ImageTextRows
 from bigmodel_jax.data.text import TextRows, tokenizer
@@ -30,6 +31,8 @@ def _counts(rows: Rows) -> dict:
         return _text_counts(rows)
     if isinstance(rows, ImageTextRows):
         return _pair_counts(rows)
+    if isinstance(rows, ChatRows):
+        return _chat_counts(rows)
     return _image_counts(rows) if isinstance(rows, ImageRows) else {"rows": len(rows)}
 
 
@@ -189,6 +192,20 @@ def _token_table(tok: Tokenizer, count: np.ndarray, token_bytes: np.ndarray) -> 
         long.append(f"{_readable(tok.piece(i))}  ", style="yellow")
     named = {_readable(tok.piece(int(i))): int(count[i]) for i in common}
     return Group(head, long, Text("most frequent:", style="bold"), _bars(named))
+
+
+def _chat_counts(rows: ChatRows) -> dict:
+    fed = int(rows.plan.lengths.sum())
+    return {
+        "conversations": rows.meta["conversations"],
+        "samples": len(rows.stream.offsets) - 1,
+        "too long, dropped": rows.meta["dropped"],
+        "too long, cut at the front": rows.meta["cut"],
+        "tokens": fed,
+        f"rows of {rows.seq_len} tokens": len(rows),
+        "padding, % of row cells": 100 * (1 - fed / (len(rows) * rows.seq_len)),
+        "skipped records": len(rows.meta["bad_records"]),
+    }
 
 
 # ---------------------------------------------------------------- images

@@ -23,11 +23,8 @@ LOOP = "{% for m in messages %}"
 PROMPT = "{% if add_generation_prompt %}"
 CHATML = LOOP + "{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
 CHATML += PROMPT + "{{ '<|im_start|>assistant\n' }}{% endif %}"
-MARKED = (
-    LOOP
-    + "{{'<|im_start|>' + m['role'] + '\n'}}"
-    + "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>\n' }}"
-)
+MARKED = LOOP + "{{'<|im_start|>' + m['role'] + '\n'}}{% if m['role'] == 'assistant' %}{% generation %}"
+MARKED += "{{ m['content'] + '<|im_end|>\n' }}"
 MARKED += "{% endgeneration %}{% else %}{{ m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
 MARKED += PROMPT + "{{ '<|im_start|>assistant\n' }}{% endif %}"
 LLAMA2 = LOOP + "{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
@@ -65,11 +62,8 @@ GLM = (
 )
 PHI = LOOP + "{{'<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
 PHI += PROMPT + "{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
-QWEN3 = (
-    LOOP
-    + "{% set content = m.content %}{% if m.role == 'assistant' and not loop.last %}"
-    + "{% set content = content.split('</think>')[-1].lstrip('\n') %}"
-)
+QWEN3 = LOOP + "{% set content = m.content %}{% if m.role == 'assistant' and not loop.last %}"
+QWEN3 += "{% set content = content.split('</think>')[-1].lstrip('\n') %}"
 QWEN3 += "{% endif %}{{'<|im_start|>' + m['role'] + '\n' + content + '<|im_end|>' + '\n'}}{% endfor %}"
 QWEN3 += PROMPT + "{{ '<|im_start|>assistant\n' }}{% endif %}"
 
