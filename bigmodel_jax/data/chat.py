@@ -94,8 +94,8 @@ def _render(template: str, messages: Sequence[Message], add_generation_prompt: b
     fields = {"add_generation_prompt": add_generation_prompt, "tools": None, "documents": None, **names}
     try:
         return _compile(template).render(messages=list(messages), **fields)
-    except (TemplateError, TypeError) as error:
-        raise ValueError(f"chat template: {error}") from None
+    except (TemplateError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+        raise ValueError(f"chat template: {type(error).__name__}: {error}") from None
 
 
 # ---------------------------------------------------------------- control tokens in what people write
@@ -112,7 +112,7 @@ def _quoted(value: Any, control: re.Pattern) -> Any:
 
 def quote(messages: Sequence[Message], tokenizer: Tokenizer, *, escape: bool) -> list[Message]:
     """Messages in which a control token is marked as text; without `escape` a control token is a ValueError."""
-    longest_first = sorted(tokenizer.control_tokens(), key=len, reverse=True)
+    longest_first = sorted(tokenizer.control, key=len, reverse=True)
     out = _quoted(list(messages), re.compile("|".join(map(re.escape, longest_first)) or "(?!)"))
     found = re.search(f"{QUOTE}(.*?){UNQUOTE}", json.dumps(out, ensure_ascii=False), re.DOTALL)
     if found and not escape:
@@ -218,7 +218,7 @@ def _close(ids: list[int], mask: np.ndarray, tokenizer: Tokenizer) -> None:
     GLM's turns end where <|user|> begins, and some marks leave the end of the turn outside.
     """
     edges = np.flatnonzero(np.diff(mask, prepend=0.0, append=0.0))
-    ends = set(tokenizer.stops) | tokenizer.control_ids() - {tokenizer.start}
+    ends = set(tokenizer.stops) | set(tokenizer.control.values()) - {tokenizer.start}
     for begin, past in edges.reshape(-1, 2).tolist():
         if past < len(ids) and ids[past] in ends and not set(ids[begin:past]) & set(tokenizer.stops):
             mask[past] = 1.0

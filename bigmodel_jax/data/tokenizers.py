@@ -45,7 +45,8 @@ class Tokenizer:
     """encode and decode.
 
     separator: the id that stands between documents. start: the id that a model is fed in front of a text, once.
-    stops: the ids that end a generated text; the first is what a model is taught to write.
+    stops: the ids that end a generated text; the first is what a model is taught to write. control: the special tokens, text
+    to id, which nothing that people write may become.
     """
 
     def __init__(self, model, special: SpecialTokens = SpecialTokens()):
@@ -63,6 +64,8 @@ class Tokenizer:
             )
         self.separator: int = separators[0]
         self.start: int = self._start()
+        added = model.get_added_tokens_decoder().items()
+        self.control: dict[str, int] = {token.content: i for i, token in added if token.special}
         self.stops: tuple[int, ...] = tuple(dict.fromkeys([*ends, self.separator, *self._ids(*TURN_ENDS)]))
 
     def _ids(self, *names: str | None) -> list[int]:
@@ -121,13 +124,6 @@ class Tokenizer:
         found = self.model.encode(text, add_special_tokens=False)
         self.model.encode_special_tokens = True
         return found
-
-    def control_tokens(self) -> list[str]:
-        """The special tokens by their text, which no message may become."""
-        return [token.content for token in self.model.get_added_tokens_decoder().values() if token.special]
-
-    def control_ids(self) -> set[int]:
-        return {i for i, token in self.model.get_added_tokens_decoder().items() if token.special}
 
     def names(self) -> dict[str, str]:
         """bos_token, eos_token and the others as chat templates are told them."""

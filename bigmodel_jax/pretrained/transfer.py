@@ -205,7 +205,7 @@ def _write_special(run_dir: Path, target: Path) -> None:
     hf = json.loads(path.read_text())
     if special:
         hf |= special.model
-    elif (run_dir / "tokenizer.json").is_file():
+    elif "_class_name" not in hf and (run_dir / "tokenizer.json").is_file():  # diffusers has no such ids
         own = load_tokenizer(run_dir / "tokenizer.json")
         hf = {"bos_token_id": own.start, "eos_token_id": own.separator, **hf}
     path.write_text(json.dumps(hf, indent=2) + "\n")

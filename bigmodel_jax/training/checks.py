@@ -86,12 +86,16 @@ def check_sample(
             raise ValueError(f"{prefix}{name} = {getattr(sample, name)}; it must be {least} or more")
     if not 0 < sample.top_p <= 1:
         raise ValueError(f"{prefix}top_p = {sample.top_p}; it must be above 0 and at most 1")
-    if tokenizer is None or config.model.make().make_cache is None:
+    model = config.model.make()
+    if tokenizer is None or model.make_cache is None:
         raise ValueError(
             f"{prefix}prompt = {sample.prompt!r}: a {type(config.model).__name__} on {type(config.data).__name__} "
             "cannot generate; it takes a model with a decode cache, and a tokenizer"
         )
-    prompt = list(chat) if chat else [tokenizer.start, *tokenizer.encode(sample.prompt)]
+    ids = tokenizer.encode(sample.prompt)
+    # An encoder reads a text and its end; a decoder reads what begins a text, and the text.
+    whole = [*ids, tokenizer.separator] if model.decoder_start is not None else [tokenizer.start, *ids]
+    prompt = list(chat) if chat else whole
     limit = config.model.max_seq_len
     if len(prompt) + sample.max_tokens > limit:
         raise ValueError(

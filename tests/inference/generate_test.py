@@ -68,6 +68,15 @@ def test_the_stop_token_ends_a_row_and_is_left_out(model, greedy):
     assert len(ended[0]) <= 2
 
 
+def test_each_of_several_stop_tokens_ends_a_row(model, greedy):
+    spoken = {token for row in greedy for token in row}
+    unspoken = next(i for i in range(100) if i not in spoken)
+    stop = greedy[0][2]
+    ended = [row[: row.index(stop)] if stop in row else row for row in greedy]
+    for stops in ((unspoken, stop), (stop, unspoken)):
+        assert generate(*model, PROMPTS, GREEDY, stop=stops) == ended
+
+
 def test_a_seed_repeats_its_text_and_another_gives_another(model):
     cfg = SampleConfig(max_tokens=12, temperature=2.0)
     one, again, other = (generate(*model, PROMPTS, cfg, stop=NEVER, seed=s) for s in (1, 1, 2))
