@@ -116,6 +116,7 @@ def override(config: Config, args: Sequence[str], prog: str = "launch.py train C
 
     Raises ValueError, one line with the option, its value, what is allowed and the nearest spelling.
     """
+    _refuse_old_names(getattr(config, "config", config), args)
     message = io.StringIO()
     options = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     try:
@@ -129,6 +130,13 @@ def override(config: Config, args: Sequence[str], prog: str = "launch.py train C
         raise ValueError(one_line(message.getvalue())) from None
     ranges.check(found)
     return found
+
+
+def _refuse_old_names(config: Any, args: Sequence[str]) -> None:
+    for old, new in getattr(getattr(config, "data", None), "RENAMED", {}).items():
+        for arg in args:
+            if arg.split("=")[0].replace("-", "_") == f"__data.{old}":
+                raise ValueError(f"{arg.split('=')[0]} is now called --data.{new}")
 
 
 def one_line(box: str) -> str:

@@ -103,7 +103,10 @@ def _nearest_field(text: str, names: dict[str, Any]) -> str:
     """What a misspelt field of a config class may have meant."""
     found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text)
     cls = names.get(found[1]) if found else None
-    return nearest(found[2], [f.name for f in dataclasses.fields(cls)]) if dataclasses.is_dataclass(cls) else ""
+    if not dataclasses.is_dataclass(cls):
+        return ""
+    now = getattr(cls, "RENAMED", {}).get(found[2])
+    return f" (it is now called {now!r})" if now else nearest(found[2], [f.name for f in dataclasses.fields(cls)])
 
 
 # ------------------------------------------------------------------------------------------------ JSON
@@ -134,6 +137,7 @@ def from_json(node: Any, run_dir: Path | None = None) -> Any:
     for name, value in node.items():
         if name == "type":
             continue
+        name = getattr(cls, "RENAMED", {}).get(name, name)
         if name not in known:
             raise ValueError(f"{cls.__name__} has no field {name!r}{nearest(name, known)}")
         values[name] = from_json(value, run_dir)

@@ -9,8 +9,12 @@ import pytest
 
 import runs
 from bigmodel_jax import cli, config_file
-from bigmodel_jax.config import flat
-from bigmodel_jax.data import Arrays
+from bigmodel_jax.config import Config, flat, override
+from bigmodel_jax.data import Arrays, ChatData
+from bigmodel_jax.data.tabular import TabularData
+from bigmodel_jax.data.text_classification import TextClassificationData
+from bigmodel_jax.models import MLPConfig
+from bigmodel_jax.objectives import Classification
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 EXAMPLES = sorted(p for p in (Path(__file__).parent / "examples").glob("*.py") if not p.stem.endswith("_test"))
@@ -127,3 +131,34 @@ def test_a_flax_module_of_ones_own_trains(tmp_path, capsys):
     data = f"ImageData(source={source}, cache_dir={str(tmp_path)!r})"
     train_two_steps(small(tmp_path, example, data, width=8), tmp_path / "run")
     assert "eval/macro_f1" in capsys.readouterr().out
+
+
+RENAMED = [
+    (TabularData, {"path": "a.csv", "validation_path": "b.csv"}, TabularData(train="a.csv", validation="b.csv")),
+    (ChatData, {"train_path": "a", "validation_path": "b"}, ChatData(train="a", validation="b")),
+    (TextClassificationData, {"train_path": "a", "test_path": "b"}, TextClassificationData(train="a", test="b")),
+]
+
+
+@pytest.mark.parametrize(("cls", "old", "now"), RENAMED)
+def test_a_run_of_before_a_field_was_renamed_still_opens(cls, old, now):
+    kept = {k: v for k, v in config_file.to_json(now).items() if k not in cls.RENAMED.values()}
+    assert config_file.from_json(kept | old) == now
+
+
+@pytest.mark.parametrize(("cls", "old", "now"), RENAMED)
+def test_an_options_old_name_is_one_line_with_the_new_one(cls, old, now):
+    base = Config(MLPConfig(), Classification(), now)
+    for name in old:
+        for args in ([f"--data.{name}", "x"], [f"--data.{name.replace('_', '-')}=x"]):
+            with pytest.raises(ValueError, match=rf"^--data\.[\w-]+ is now called --data\.{cls.RENAMED[name]}$"):
+                override(base, args)
+
+
+def test_a_python_files_old_name_is_one_line_with_the_new_one(tmp_path):
+    path = tmp_path / "old.py"
+    path.write_text(
+        "from bigmodel_jax.data.tabular import TabularData\ndef get_config():\n    return TabularData(path='a')\n"
+    )
+    with pytest.raises(ValueError, match=r"it is now called 'train'"):
+        config_file.load(path)

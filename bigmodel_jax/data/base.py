@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -29,7 +29,10 @@ class Rows(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Base of every data config."""
+    """Base of every data config. A field that names a split's file is called as the split: train, validation, test."""
+
+    RENAMED: ClassVar[dict[str, str]] = {}
+    "what fields were once called: a run's config.json of then still opens, and an option says what it is called now"
 
     cache_dir: str = ""
     "where prepared data is kept; empty: $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax"

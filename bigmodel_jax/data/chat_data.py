@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -32,8 +32,10 @@ log = logging.getLogger(__name__)
 class ChatData(DataConfig):
     """JSONL files, one conversation a line: {"messages": [{"role": ..., "content": ...}, ...]}."""
 
-    train_path: str = ""
-    validation_path: str = ""
+    RENAMED: ClassVar = {"train_path": "train", "validation_path": "validation"}
+
+    train: str = ""
+    validation: str = ""
     tokenizer_path: str = ""
     "the model's tokenizer.json"
     template_path: str = ""
@@ -47,7 +49,7 @@ class ChatData(DataConfig):
     "a message that spells a control token such as <|im_end|>: error makes it a bad record; escape reads it as text"
 
     def open(self, split: str) -> "ChatRows":
-        path = {"train": self.train_path, "validation": self.validation_path}[split]
+        path = {"train": self.train, "validation": self.validation}[split]
         self._check(split, path)
         digests = [cache.file_digest(path), fingerprint(self.tokenizer_path), cache.file_digest(self.template_path)]
         folder = cache.build(
@@ -75,7 +77,7 @@ class ChatData(DataConfig):
             if not Path(getattr(self, name)).is_file():
                 raise ValueError(f"data.{name} = {getattr(self, name)!r}: no such file")
         if not Path(path).is_file():
-            raise ValueError(f"data.{split}_path = {path!r}: no such file")
+            raise ValueError(f"data.{split} = {path!r}: no such file")
         if self.packing == "concat":
             raise ValueError(
                 "data.packing = 'concat': it cuts conversations at row ends, and answers off their questions; "

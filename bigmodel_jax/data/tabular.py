@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,15 +33,17 @@ class TabularData(DataConfig):
     target_scale and target_mean (B, K), which turn a target back into its own unit. Labels are left as they are.
     """
 
-    path: str = DIABETES
+    RENAMED: ClassVar = {"path": "train", "validation_path": "validation"}
+
+    train: str = DIABETES
     "a CSV file, or sklearn:diabetes: 442 patients, 10 measurements, progression of the disease after a year"
     target: tuple[str, ...] = ("progression",)
     features: tuple[str, ...] = ()
     "feature columns in this order; empty: all columns but the targets"
     num_classes: CountOrZero = 0
     "0: the targets are numbers; else the one target is a label 0 .. num_classes - 1"
-    validation_path: str = ""
-    "a CSV file with the same columns; empty: a part of the rows of `path` is held out"
+    validation: str = ""
+    "a CSV file with the same columns; empty: a part of the rows of `train` is held out"
     validation_fraction: ProperShare = 0.2
     "share of the rows held out, chosen by their content"
 
@@ -141,8 +144,8 @@ class Table:
 
 def read_split(cfg: TabularData, split: str) -> Table:
     """The usable rows of a split; ValueError for a file or column that is not there, or too many bad rows."""
-    own_file = bool(cfg.validation_path)
-    path = cfg.validation_path if own_file and split == "validation" else cfg.path
+    own_file = bool(cfg.validation)
+    path = cfg.validation if own_file and split == "validation" else cfg.train
     table = _read(path, cfg, _modified(path))
     if own_file:
         return table
@@ -170,7 +173,7 @@ def _read(path: str, cfg: TabularData, _modified: int) -> Table:
         else:
             rows.append(values)
     if not rows:
-        raise ValueError(f"data.path: {path} has no usable rows")
+        raise ValueError(f"data: {path} has no usable rows")
     numbers = np.array(rows)
     return Table(numbers[:, features], numbers[:, targets], tuple(header[i] for i in features), bad.skipped)
 
@@ -178,7 +181,7 @@ def _read(path: str, cfg: TabularData, _modified: int) -> Table:
 def _csv(path: str) -> Iterator[tuple[str, list[str]]]:
     """(where, cells) of each line, the header first."""
     if not Path(path).is_file():
-        raise ValueError(f"data.path: no such file: {path} (a CSV file, or {DIABETES})")
+        raise ValueError(f"data.train, data.validation: no such file: {path} (a CSV file, or {DIABETES})")
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
         rows = csv.reader(file)
         for row, _ in read_rows(rows):  # a row with a cell beyond csv's limit comes without cells
@@ -189,7 +192,7 @@ def _diabetes() -> Iterator[tuple[str, list[str]]]:
     """Efron, Hastie, Johnstone and Tibshirani (2004), "Least angle regression", as scikit-learn carries it."""
     found = importlib.util.find_spec("sklearn")
     if found is None:
-        raise ValueError(f"data.path: {DIABETES!r} reads the package scikit-learn, which is not installed")
+        raise ValueError(f"data.train: {DIABETES!r} reads the package scikit-learn, which is not installed")
     folder = Path(found.submodule_search_locations[0]) / "datasets/data"
     yield DIABETES, list(DIABETES_COLUMNS)
     files = (folder / "diabetes_data_raw.csv.gz", folder / "diabetes_target.csv.gz")

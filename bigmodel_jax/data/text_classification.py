@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -31,12 +31,14 @@ class TextClassificationData(DataConfig):
     labels are those of the training rows.
     """
 
-    train_path: str = "data/train.txt"
-    test_path: str = "data/test.txt"
+    RENAMED: ClassVar = {"train_path": "train", "test_path": "test"}
+
+    train: str = "data/train.txt"
+    test: str = "data/test.txt"
     evaluate_on: Literal["validation", "test"] = "validation"
-    "what an evaluation reads: the rows of `train_path` that are held out, or `test_path`"
+    "what an evaluation reads: the rows of `train` that are held out, or `test`"
     validation_fraction: ProperShare = 0.1
-    "share of the rows of `train_path` held out, chosen by their content"
+    "share of the rows of `train` held out, chosen by their content"
     vocab_size: Count = 20_000
     "the commonest words, padding and unknown included"
     seq_len: Count = 64
@@ -62,7 +64,7 @@ class TextClassificationData(DataConfig):
 
     def examples(self, split: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         """((text, label) of every usable line of a split, what was skipped)."""
-        path = self.test_path if self._from_test(split) else self.train_path
+        path = self.test if self._from_test(split) else self.train
         known = vocabulary(self)[1] if self._from_test(split) else None
         examples, skipped = read(path, self.max_bad_records, known=known)
         log_skipped(split, skipped)
@@ -118,9 +120,7 @@ class LabelledTexts:
 def read(path: str, limit: int, known: tuple[str, ...] | None = None) -> tuple[list[tuple[str, str]], list]:
     """((text, label) of every usable line, what was skipped); `known`: the only labels that are usable."""
     if not Path(path).is_file():
-        raise ValueError(
-            f"data: no such file: {path} (data.train_path and data.test_path: one `text<TAB>label` a line)"
-        )
+        raise ValueError(f"data: no such file: {path} (data.train and data.test: one `text<TAB>label` a line)")
     bad, examples = BadRecords(limit), []
     for where, line in _lines(path):
         reason, example = _parse(line)
@@ -164,18 +164,16 @@ def split_words(text: str) -> list[str]:
 
 def vocabulary(cfg: TextClassificationData) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(words, labels) in the order of their numbers, from the training rows alone."""
-    stamp = Path(cfg.train_path).stat().st_mtime_ns if Path(cfg.train_path).is_file() else 0
-    return _vocabulary(dataclasses.replace(cfg, test_path="", evaluate_on="validation"), stamp)
+    stamp = Path(cfg.train).stat().st_mtime_ns if Path(cfg.train).is_file() else 0
+    return _vocabulary(dataclasses.replace(cfg, test="", evaluate_on="validation"), stamp)
 
 
 @functools.lru_cache(maxsize=4)
 def _vocabulary(cfg: TextClassificationData, _modified: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    every, _ = read(cfg.train_path, cfg.max_bad_records)
+    every, _ = read(cfg.train, cfg.max_bad_records)
     labels = sorted({label for _, label in every})
     if len(labels) < 2:
-        raise ValueError(
-            f"data.train_path: {cfg.train_path} has one label only, {labels[0]!r}; at least two are needed"
-        )
+        raise ValueError(f"data.train: {cfg.train} has one label only, {labels[0]!r}; at least two are needed")
     count = collections.Counter(word for text, _ in cfg._part(every, "train") for word in split_words(text))
     # By count, then by the alphabet: the order of the lines plays no part.
     words = sorted(count, key=lambda word: (-count[word], word))[: cfg.vocab_size - len(SPECIAL)]

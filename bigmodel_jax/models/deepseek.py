@@ -1,8 +1,7 @@
 """DeepSeek-V3: latent attention, many small experts beside shared ones, routing balanced by biases, and prediction of
 several tokens ahead in training (arXiv:2412.19437).
 
-Shapes: B batch, T tokens, S cache length, D embed, R latent, r rotary dimensions, E experts, V vocab, M modules that
-predict further ahead.
+Shapes: B batch, T tokens, S cache length, D embed, R latent, r rotary dimensions, E experts, V vocab, M modules ahead.
 """
 
 import dataclasses

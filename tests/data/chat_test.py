@@ -73,7 +73,7 @@ def write(tmp_path, tokenizer, lines, template=CHATML, **fields):
     (tmp_path / "chat_template.jinja").write_text(template)
     (tmp_path / "talks.jsonl").write_text("\n".join(lines))
     return ChatData(
-        train_path=str(tmp_path / "talks.jsonl"),
+        train=str(tmp_path / "talks.jsonl"),
         tokenizer_path=str(tmp_path / "tokenizer.json"),
         template_path=str(tmp_path / "chat_template.jinja"),
         cache_dir=str(tmp_path / "cache"),
@@ -98,7 +98,7 @@ def test_a_second_bad_line_is_named(tokenizer, tmp_path):
     data = write(tmp_path, tokenizer, ["{", json.dumps({"messages": TALK[:2]})])
     with pytest.raises(ValueError, match=r"talks.jsonl line 2: the assistant says nothing"):
         data.open("train")
-    with pytest.raises(ValueError, match=r"data\.validation_path = ''"):
+    with pytest.raises(ValueError, match=r"data\.validation = ''"):
         data.open("validation")
 
 
@@ -149,7 +149,7 @@ def test_a_conversation_longer_than_a_row_is_left_out_and_counted(tokenizer, tmp
     rows = data.open("train")
     assert [said(rows, tokenizer, r)[0] for r in range(len(rows))] == ["[Hi]Hello!<|endoftext|>"]
     assert "1 of 2 samples are longer than data.seq_len = 20: dropped (data.too_long)" in caplog.text
-    counts = describe(dataclasses.replace(data, validation_path=data.train_path))["train"]
+    counts = describe(dataclasses.replace(data, validation=data.train))["train"]
     assert (counts["conversations"], counts["too long, dropped"], counts["too long, cut at the front"]) == (2, 1, 0)
 
 

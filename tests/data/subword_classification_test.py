@@ -18,8 +18,8 @@ def data(tmp_path):
     (tmp_path / "train.txt").write_text("\n".join(LINES * 5) + "\n")
     (tmp_path / "test.txt").write_text("\n".join(LINES) + "\n")
     return SubwordClassificationData(
-        train_path=str(tmp_path / "train.txt"),
-        test_path=str(tmp_path / "test.txt"),
+        train=str(tmp_path / "train.txt"),
+        test=str(tmp_path / "test.txt"),
         evaluate_on="test",
         tokenizer_path=str(tmp_path / "tokenizer.json"),
         seq_len=6,

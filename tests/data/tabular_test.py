@@ -13,7 +13,7 @@ TABLE = "x,y,size\n" + "".join(f"{i},{i * i % 7},{3 * i + 1}\n" for i in range(2
 @pytest.fixture
 def config(tmp_path):
     (tmp_path / "table.csv").write_text(TABLE)
-    return TabularData(path=str(tmp_path / "table.csv"), target=("size",))
+    return TabularData(train=str(tmp_path / "table.csv"), target=("size",))
 
 
 def test_training_rows_are_standardised_and_the_rest_by_the_same_numbers(config, tmp_path):
@@ -58,7 +58,7 @@ def test_the_split_does_not_depend_on_the_order_and_keeps_equal_rows_together(co
 
 def test_a_file_of_its_own_for_validation(config, tmp_path):
     (tmp_path / "other.csv").write_text("x,y,size\n1,2,3\n")
-    config = dataclasses.replace(config, validation_path=str(tmp_path / "other.csv"))
+    config = dataclasses.replace(config, validation=str(tmp_path / "other.csv"))
     assert (len(config.open("train")), len(config.open("validation"))) == (20, 1)
 
 
@@ -95,7 +95,7 @@ def test_bad_rows_are_counted_and_named(config, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"path": "missing.csv"}, r"data\.path: no such file: missing\.csv"),
+        ({"train": "missing.csv"}, r"data\.train, data\.validation: no such file: missing\.csv"),
         ({"target": ("sise",)}, r"data\.target: .*table\.csv line 1 has no column 'sise'; did you mean 'size'\?"),
         ({"features": ("z",)}, r"data\.features: .* has no column 'z'"),
         ({"target": ("x", "y", "size")}, r"has no other column to predict it from"),

@@ -21,9 +21,7 @@ LINES = [f"Word{i} is {'good' if i % 2 else 'bad'}, common.\t{'pos' if i % 2 els
 def config(tmp_path):
     (tmp_path / "train.txt").write_text("\n".join(LINES) + "\n")
     (tmp_path / "test.txt").write_text("good novel\tpos\nbad\tneg\n\u00e9t\u00e9 a\tb\tneg\n")
-    return TextClassificationData(
-        train_path=str(tmp_path / "train.txt"), test_path=str(tmp_path / "test.txt"), seq_len=6
-    )
+    return TextClassificationData(train=str(tmp_path / "train.txt"), test=str(tmp_path / "test.txt"), seq_len=6)
 
 
 def test_words():
@@ -118,7 +116,7 @@ def test_a_label_that_training_lacks(config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_path": "missing.txt"}, r"data: no such file: missing\.txt \(data\.train_path and data\.test_path"),
+        ({"train": "missing.txt"}, r"data: no such file: missing\.txt \(data\.train and data\.test"),
         ({"validation_fraction": 0.0}, r"data\.validation_fraction = 0\.0"),
         ({"vocab_size": 2}, r"data\.vocab_size = 2; it must be 3 or more"),
         ({"seq_len": 0}, r"data\.seq_len = 0; it must be 1 or more"),

@@ -119,7 +119,7 @@ def write_table(path, features, label, num_classes):
         *(",".join(map(repr, [*x, y])) for x, y in zip(features.tolist(), label.tolist(), strict=True)),
     ]
     path.write_text("\n".join(rows))
-    return TabularData(path=str(path), validation_path=str(path), target=("label",), num_classes=num_classes)
+    return TabularData(train=str(path), validation=str(path), target=("label",), num_classes=num_classes)
 
 
 def test_it_is_the_formula_and_starts_at_zero():
