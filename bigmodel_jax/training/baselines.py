@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 log = logging.getLogger("bigmodel_jax")
 
-# Of a thread beside the steps: a tenth of a busy core, most of an idle one.
-NICENESS = 10
+# Of a thread beside the steps: a quarter of a busy core, most of an idle one.
+NICENESS = 5
 
 
 class Baselines:
