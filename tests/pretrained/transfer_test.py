@@ -252,3 +252,17 @@ def test_rows_evaluation_and_generation_begin_with_the_same_token(tmp_path):
     assert _chat_prompt(run, "abc", own) == [bos, *own.encode("abc")]
     data.save_artifacts(tmp_path)
     assert load_tokenizer(tmp_path / "tokenizer.json").stops == own.stops
+
+
+def test_a_tokenizer_that_was_trained_here_gives_its_separator_for_both_ends(tmp_path):
+    """Without the ids transformers takes its class's defaults: 1 and 2, two bytes of this vocabulary."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    import_weights(FIXTURE, run)
+    for name in ("special_tokens.json", "tokenizer.json"):
+        (run / name).unlink(missing_ok=True)
+    make_bytes().save(run / "tokenizer.json")
+    export_weights(config_file.load(run), run, out)
+    hf = json.loads((out / "config.json").read_text())
+    assert (hf["bos_token_id"], hf["eos_token_id"]) == (0, 0)
+    about = json.loads((out / "tokenizer_config.json").read_text())
+    assert (about["bos_token"], about["eos_token"]) == ("<|endoftext|>", "<|endoftext|>")
