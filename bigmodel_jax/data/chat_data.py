@@ -201,4 +201,4 @@ class ChatRows:
         out = packing.collate(tokens, self.plan, indices, self.seq_len, offsets)
         # The same rows of the mask: which targets count lies one place behind the token that asks for it.
         flags = packing.collate(mask.astype(np.int32), self.plan, indices, self.seq_len, offsets)["targets"]
-        return out | {"weights": out["weights"] * flags}
+        return out | {"weights": out["weights"] * flags.astype(np.float32)}

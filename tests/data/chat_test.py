@@ -92,6 +92,7 @@ def test_packed_conversations_are_asked_for_the_assistants_words_alone(tokenizer
     said = tokenizer.model.decode(asked, skip_special_tokens=False)
     assert sorted(said.split("<|im_end|>\n")) == ["", "Hello!", "Hello!", "See you."]
     assert set(batch["segment_ids"][0]) == {0, 1, 2}
+    assert {name: x.dtype.name for name, x in batch.items()} == dict.fromkeys(batch, "int32") | {"weights": "float32"}
 
 
 def test_a_second_bad_line_is_named(tokenizer, tmp_path):

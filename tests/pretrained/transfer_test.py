@@ -8,6 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as Model
+from tokenizers import decoders, models, pre_tokenizers
 
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.config import SampleConfig
@@ -201,9 +203,11 @@ def test_a_package_that_holds_a_pickle_is_refused_before_it_is_fetched(tmp_path,
 def published(folder: Path) -> Path:
     """A folder whose ids are nobody's defaults: three stops, a bos of its own, a pad, and sampling options."""
     shutil.copytree(FIXTURE, folder)
-    own = make_bytes()
-    own.model.add_special_tokens(["<s>", "</s>", "<stop>", "<pad>"])
-    own.model.save(str(folder / "tokenizer.json"))
+    vocab = {chr(n): n - 33 for n in range(33, 123)}  # 90 characters; the model has 96 rows
+    own = Model(models.BPE(vocab=vocab, merges=[]))
+    own.pre_tokenizer, own.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    own.add_special_tokens(["<s>", "</s>", "<stop>", "<pad>"])
+    own.save(str(folder / "tokenizer.json"))
     hf = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(hf | {"bos_token_id": 3, "eos_token_id": [5, 7], "pad_token_id": 9}))
     generation = {"bos_token_id": 3, "eos_token_id": [5, 7, 11], "pad_token_id": 9, "temperature": 0.6}
