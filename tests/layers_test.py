@@ -54,6 +54,7 @@ ROOMS = {
     "tensorflow_datasets": ("data",),
     "tokenizers": ("data",),
     "sentencepiece": ("data.sentencepiece_model",),
+    "google": ("data.sentencepiece_model",),  # protobuf, in which SentencePiece models are written
     "jinja2": ("data.chat",),
     "gguf": ("pretrained.gguf", "pretrained.gguf_config"),
     "ray": ("cluster",),  # no dependency: a Ray job runs where Ray is

@@ -59,7 +59,7 @@ def byte_level(
     try:
         model = Tokenizer(models.BPE(vocab=vocab, merges=merges, **bpe))
     except Exception as error:  # the binding raises plain Exception
-        raise ValueError(f"its merges do not fit its vocabulary ({str(error)[:100]})") from None
+        raise ValueError(f"its merges do not fit its vocabulary ({str(error).rpartition(': ')[2][:100]})") from None
     last = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=words)
     model.pre_tokenizer = pre_tokenizers.Sequence([*first, last]) if first else last
     model.decoder = decoders.ByteLevel()

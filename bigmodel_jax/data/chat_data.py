@@ -19,7 +19,8 @@ from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache, chat, packing
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.packing import Packing
-from bigmodel_jax.data.tokenizers import Tokenizer, fingerprint, load_tokenizer
+from bigmodel_jax.data.special_tokens import fingerprint
+from bigmodel_jax.data.tokenizers import Tokenizer, load_tokenizer
 
 FORMAT = 2
 TooLong = Literal["drop", "cut"]

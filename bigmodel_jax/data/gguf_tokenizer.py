@@ -85,7 +85,7 @@ def _tokens(metadata: dict) -> list[str]:
 
 
 def _types(metadata: dict, length: int) -> list[int]:
-    return _list(metadata, "token_type", lambda x: isinstance(x, int) and NORMAL <= x <= BYTE, length)
+    return _list(metadata, "token_type", lambda x: type(x) is int and NORMAL <= x <= BYTE, length)
 
 
 def _byte_level(metadata: dict) -> Any:

@@ -54,6 +54,8 @@ class SentencePieceModel:
     tokenizer_class: what the model's file and its class in transformers are called, for an export.
     """
 
+    post_processor = None  # what stands around a text, its files say
+
     def __init__(
         self,
         model: bytes,
@@ -173,6 +175,12 @@ class SentencePieceModel:
         }
         Path(path).write_text(json.dumps(about))
 
+    def export(self, folder: Path) -> dict[str, Any]:
+        """Writes the model's own file, as transformers reads it; returns what its tokenizer_config.json says."""
+        (folder / self.file).write_bytes(self.proto)
+        decoder = {t.id: {"content": t.content, "special": t.special} for t in self.added}
+        return {"tokenizer_class": self.tokenizer_class, "added_tokens_decoder": decoder}
+
 
 def load(path: Path) -> SentencePieceModel:
     """What `SentencePieceModel.save` wrote."""
@@ -187,6 +195,8 @@ def read_model(model: bytes) -> Any:
     _require()
     from sentencepiece import SentencePieceProcessor
 
+    if not model:
+        raise ValueError("not a SentencePiece model (it is empty)")
     try:
         return SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:
@@ -201,9 +211,13 @@ def _require() -> None:
 def parse(model: bytes) -> Any:
     """The model's fields: pieces with scores and kinds, how it was trained, how it normalises."""
     _require()
+    from google.protobuf.message import DecodeError
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-    return ModelProto.FromString(model)
+    try:
+        return ModelProto.FromString(model)
+    except DecodeError as error:
+        raise ValueError(f"not a SentencePiece model ({error})") from None
 
 
 # ---------------------------------------------------------------- as a model of `tokenizers`

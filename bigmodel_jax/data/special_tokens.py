@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_jax.core import files
+from bigmodel_jax.data import cache
 
 FILE = "special_tokens.json"  # in a run's folder, beside tokenizer.json
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")  # of config.json
@@ -95,3 +96,10 @@ def from_gguf(metadata: dict[str, Any]) -> SpecialTokens:
     ends = [i for i in dict.fromkeys((number("eos"), number("eot"))) if i is not None]
     model = {f"{ours}_token_id": number(kinds[ours]) for ours in ("bos", "pad") if number(kinds[ours]) is not None}
     return SpecialTokens(names, {}, model | ({"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {}))
+
+
+def fingerprint(path: str | Path) -> str:
+    """A digest of a tokenizer.json and of what the files beside it say of its special tokens."""
+    special = read(Path(path).parent)
+    digest = cache.file_digest(path)
+    return cache.key(digest, dataclasses.asdict(special)) if special else digest[:16]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bigmodel_jax.core.ranges import Count
-from bigmodel_jax.data import baseline, cache, packing, tokenizers
+from bigmodel_jax.data import baseline, cache, packing, special_tokens, tokenizers
 from bigmodel_jax.data.base import BadRecords, DataConfig, Shapes, log_skipped
 from bigmodel_jax.data.lines import MOST_BYTES
 from bigmodel_jax.data.packing import Packing
@@ -101,7 +101,7 @@ def tokenizer_folder(cfg: TextData) -> Path:
     if tok.path:
         if not Path(tok.path).is_file():
             raise ValueError(f"data.tokenizer.path: no such file: {tok.path}")
-        name, make = f"file-{tokenizers.fingerprint(tok.path)}", lambda: tokenizers.load_tokenizer(tok.path)
+        name, make = f"file-{special_tokens.fingerprint(tok.path)}", lambda: tokenizers.load_tokenizer(tok.path)
     elif tok.kind == "bytes":
         name, make = "bytes", tokenizers.make_bytes
     else:

@@ -61,6 +61,9 @@ class Token(NamedTuple):
     single_word: bool = False
     normalized: bool = False
 
+    def flags(self) -> dict[str, bool]:
+        return {name: getattr(self, name) for name in ("special", "lstrip", "rstrip", "single_word", "normalized")}
+
 
 class About(NamedTuple):
     """tokenizer_class: without "Fast", and empty where the folder does not say."""
@@ -164,8 +167,7 @@ def add_tokens(model: Any, about: About, defaults: dict[str, str]) -> None:
     own = [Token(name) for key, name in named.items() if model.token_to_id(name) is not None and key in defaults]
     said = added_tokens(about, named)
     for token in [*(t for t in own if t.content not in {s.content for s in said}), *said]:
-        flags = {name: getattr(token, name) for name in ("special", "lstrip", "rstrip", "single_word", "normalized")}
-        model.add_tokens([AddedToken(token.content, **flags)])
+        model.add_tokens([AddedToken(token.content, **token.flags())])
         check_id(about, token, model.token_to_id(token.content))
 
 

@@ -26,6 +26,12 @@ BERT = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
+BERT_NORMALIZER = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+"Keys of tokenizer_config.json, and what `tokenizers.normalizers.BertNormalizer` calls them."
 WORDPIECE = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
 SENTENCEPIECE = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "MistralTokenizer", "T5Tokenizer")
 "The classes that read a text as SentencePiece does, without a step of their own."
@@ -33,9 +39,9 @@ SENTENCEPIECE = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "Mist
 
 def from_folder(folder: Path) -> Any:
     """The tokenizer of a Hugging Face folder, or None where it has none; ValueError for one that cannot be read right."""
-    if (folder / "tokenizer.json").is_file():
-        return read_json(folder / "tokenizer.json")
     about = tokenizer_config.read_about(folder)
+    if (folder / "tokenizer.json").is_file():
+        return _from_json(about, folder / "tokenizer.json")
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return from_vocab_and_merges(about)
     if (folder / "vocab.txt").is_file():
@@ -48,6 +54,25 @@ def from_folder(folder: Path) -> Any:
     if ranks or re.match(rb"[A-Za-z0-9+/=]+ \d+\s", path.read_bytes()[:200]):
         return _with_tokens(from_tiktoken(path), about)
     return from_sentencepiece(about, path)
+
+
+def _from_json(about: About, path: Path) -> Any:
+    """tokenizer.json, changed as transformers changes it where tokenizer_config.json says otherwise."""
+    from tokenizers import AddedToken, normalizers, pre_tokenizers
+
+    model = read_json(path)
+    if isinstance(model.normalizer, normalizers.BertNormalizer):
+        for key, name in BERT_NORMALIZER.items():
+            if key in about.config:
+                setattr(model.normalizer, name, about.config[key])
+    if isinstance(model.pre_tokenizer, pre_tokenizers.ByteLevel) and about.config.get("add_prefix_space") is not None:
+        model.pre_tokenizer.add_prefix_space = bool(about.config["add_prefix_space"])
+    for token in added_tokens(about, named_tokens(about, {})):
+        if token.id is not None:  # others would only name one that the file has
+            if model.token_to_id(token.content) is None:
+                model.add_tokens([AddedToken(token.content, **token.flags())])
+            check_id(about, token, model.token_to_id(token.content))
+    return model
 
 
 def _with_tokens(model: Any, about: About) -> Any:
@@ -107,6 +132,8 @@ def from_sentencepiece(about: About, path: Path) -> Any:
         converted = sentencepiece_model.convert(model)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    if not about.tokenizer_class and _is_t5(path, model):
+        about = about._replace(tokenizer_class="T5Tokenizer")
     prefix = sentencepiece_model.parse(model).normalizer_spec.add_dummy_prefix
     if about.config.get("add_prefix_space") not in (None, prefix):
         about.refuse(f"tokenizer_config.json has add_prefix_space = {not prefix}, and {path.name} says {prefix}")
@@ -115,6 +142,12 @@ def from_sentencepiece(about: About, path: Path) -> Any:
     added, closing = _beside(about, model)
     name = about.tokenizer_class or "LlamaTokenizer"
     return SentencePieceModel(model, added=added, closing=closing, file=path.name, tokenizer_class=name)
+
+
+def _is_t5(path: Path, model: bytes) -> bool:
+    """Whether a model that no file says anything of has T5's name and T5's first pieces."""
+    pieces = sentencepiece_model.parse(model).pieces if path.name == "spiece.model" else []
+    return [piece.piece for piece in pieces[:3]] == ["<pad>", "</s>", "<unk>"]
 
 
 def _beside(about: About, model: bytes) -> tuple[tuple[Added, ...], tuple[int, ...]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count
-from bigmodel_jax.data import cache, sentencepiece_model, special_tokens
+from bigmodel_jax.data import sentencepiece_model, special_tokens
 from bigmodel_jax.data.special_tokens import SpecialTokens
 
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]", "<｜end▁of▁sentence｜>")
@@ -23,6 +23,13 @@ TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|return|>")
 "What chat models write when their turn is over."
 TURN_STARTS = ("<|im_start|>",)
 "What some tokenizer_config.json call bos_token, though it stands before a turn and not before a text."
+MOST_IDS = 1 << 24
+LEAST = {
+    "bpe": (257, "the bytes and the separator"),
+    "wordpiece": (6, "the special tokens and a piece"),
+    "unigram": (4, "the special tokens and a piece"),
+}
+"The smallest vocabulary of each kind that is trained."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +44,17 @@ class TokenizerConfig:
     "a tokenizer.json to use instead"
 
     def __post_init__(self):
-        if self.kind == "bpe" and not self.path and self.vocab_size < 257:
-            raise ValueError(f"data.tokenizer.vocab_size: {self.vocab_size}; at least 257: the bytes and the separator")
+        least, what = LEAST.get(self.kind, (self.vocab_size, ""))
+        if not self.path and self.vocab_size < least:
+            raise ValueError(f"data.tokenizer.vocab_size: {self.vocab_size}; at least {least}: {what}")
 
 
 class Tokenizer:
     """encode and decode.
 
-    separator: the id that stands between documents. start: the id that a model is fed in front of a text, once.
-    stops: the ids that end a generated text; the first is what a model is taught to write. control: the special tokens, text
-    to id, which nothing that people write may become.
+    vocab_size: one more than the highest id. separator: the id that stands between documents. start: the id that a model
+    is fed in front of a text, once. stops: the ids that end a generated text; the first is what a model is taught to write.
+    control: the special tokens, text to id, which nothing that people write may become.
     """
 
     def __init__(self, model, special: SpecialTokens = SpecialTokens()):
@@ -54,7 +62,7 @@ class Tokenizer:
         self.special = special
         # A document that spells "<|endoftext|>" must not end there.
         self.model.encode_special_tokens = True
-        self.vocab_size: int = model.get_vocab_size()
+        self.vocab_size: int = num_ids(model)
         ends = [*self._ids(special.token("eos_token")), *special.ids("eos_token_id")]
         separators = [*self._ids(*SEPARATORS), *ends]
         if not separators:
@@ -169,6 +177,14 @@ class Tokenizer:
         self.special.write(Path(path).parent)
 
 
+def num_ids(model: Any) -> int:
+    """One more than the highest id, which is more than the number of tokens where ids are left out."""
+    most = max(model.get_vocab().values(), default=-1) + 1
+    if most > MOST_IDS:
+        raise ValueError(f"its ids go up to {most - 1}; at most {MOST_IDS - 1} is supported")
+    return most
+
+
 def _sentencepiece_bytes(piece: str) -> int:
     return 1 if re.fullmatch(r"<0x[0-9A-F]{2}>", piece) else len(piece.replace("▁", " ").encode())
 
@@ -223,7 +239,14 @@ def train_unigram(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
     )
-    model.train_from_iterator(texts, trainer)
+    try:
+        model.train_from_iterator(texts, trainer)
+    except Exception as error:  # the binding raises plain Exception
+        if "vocabulary is not large enough" not in str(error):
+            raise
+        raise ValueError(
+            f"data.tokenizer.vocab_size: {vocab_size} is less than the characters that the training split holds; give more"
+        ) from None
     return Tokenizer(model)
 
 
@@ -278,10 +301,3 @@ def copy_tokenizer(folder: Path, path: str | Path) -> None:
     """tokenizer.json of a folder to `path`, with what is known of its special tokens."""
     shutil.copyfile(folder / "tokenizer.json", path)
     special_tokens.read(folder).write(Path(path).parent)
-
-
-def fingerprint(path: str | Path) -> str:
-    """A digest of a tokenizer.json and of what the files beside it say of its special tokens."""
-    special = special_tokens.read(Path(path).parent)
-    digest = cache.file_digest(path)
-    return cache.key(digest, dataclasses.asdict(special)) if special else digest[:16]

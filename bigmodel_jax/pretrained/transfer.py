@@ -19,8 +19,9 @@ from bigmodel_jax.core.local_paths import check_local
 from bigmodel_jax.core.precision import Float, Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig, TextData, TokenizerConfig, special_tokens, tokenizer_files
+from bigmodel_jax.data.sentencepiece_model import SentencePieceModel
 from bigmodel_jax.data.special_tokens import SpecialTokens
-from bigmodel_jax.data.tokenizers import load_tokenizer
+from bigmodel_jax.data.tokenizers import load_tokenizer, num_ids
 from bigmodel_jax.models import GemmaConfig, ModelConfig, ResNetConfig, XLNetConfig
 from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.objectives import NextToken, Objective
@@ -29,6 +30,7 @@ from bigmodel_jax.pretrained.family import spec_by_path
 from bigmodel_jax.pretrained.gguf import open_gguf
 from bigmodel_jax.pretrained.names import Source
 from bigmodel_jax.pretrained.packages import PACKAGES, check_readable, fetch, readable
+from bigmodel_jax.training.checks import check_ids
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights
 
 # Fields that never decide whether weights have a published form, though a config.json may hold some of them.
@@ -115,6 +117,8 @@ def import_weights(
         if not hasattr(found.config, "pad_vocab"):
             raise ValueError(f"--pad_vocab {pad_vocab}: {type(found.config).__name__} has no such field")
         found = found._replace(config=dataclasses.replace(found.config, pad_vocab=pad_vocab))
+    if found.tokenizer is not None:
+        check_ids(found.config, num_ids(found.tokenizer), f"import: {path}: ")
     with _whole_or_nothing(run_dir, "run_dir") as partial:
         config = dataclasses.replace(make_config(found, run_dir), parallel=parallel, precision=Policy(param=dtype))
         validate(dataclasses.replace(config, data=DataConfig()))
@@ -217,7 +221,6 @@ def _write_tokenizer(run_dir: Path, target: Path) -> None:
     """tokenizer.json, and what transformers' AutoTokenizer wants to know about it."""
     if not (run_dir / "tokenizer.json").is_file():
         return
-    shutil.copyfile(run_dir / "tokenizer.json", target / "tokenizer.json")
     own = load_tokenizer(run_dir / "tokenizer.json")
     if own.special:
         ids = {f"{kind}_token": own.special.ids(f"{kind}_token_id")[:1] for kind in ("bos", "eos", "pad")}
@@ -227,6 +230,10 @@ def _write_tokenizer(run_dir: Path, target: Path) -> None:
         names = {"eos_token": own.piece(own.separator), "bos_token": own.piece(own.start)}
     # The class that reads tokenizer.json as it stands; others build a tokenizer of their own kind.
     about = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+    if isinstance(own.model, SentencePieceModel):
+        about |= own.model.export(target)
+    else:
+        shutil.copyfile(run_dir / "tokenizer.json", target / "tokenizer.json")
     (target / "tokenizer_config.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     if (run_dir / CHAT_TEMPLATE).is_file():
         shutil.copyfile(run_dir / CHAT_TEMPLATE, target / CHAT_TEMPLATE)

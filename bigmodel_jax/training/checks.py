@@ -50,6 +50,17 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def check_ids(model: Any, num_ids: int, prefix: str) -> None:
+    """ValueError where the tokenizer has more ids than the model has rows; `prefix` stands before the message."""
+    text = getattr(model, "text", model)
+    rows = getattr(text, "vocab_size", num_ids)
+    if num_ids > rows:
+        raise ValueError(
+            f"{prefix}the tokenizer's ids go up to {num_ids - 1}, but the model has {rows} rows (vocab_size); take the "
+            "tokenizer that belongs to the weights, or add rows to them: model.resize_token_embeddings in transformers"
+        )
+
+
 def samples_text(config: Config) -> bool:
     """Whether the run ends with a generated text."""
     return bool(config.eval.sample.prompt) and config.model.make().make_cache is not None
@@ -92,6 +103,7 @@ def check_sample(
             f"{prefix}prompt = {sample.prompt!r}: a {type(config.model).__name__} on {type(config.data).__name__} "
             "cannot generate; it takes a model with a decode cache, and a tokenizer"
         )
+    check_ids(config.model, tokenizer.vocab_size, f"{prefix}prompt = {sample.prompt[:40]!r}: ")
     ids = tokenizer.encode(sample.prompt)
     # An encoder reads a text and its end; a decoder reads what begins a text, and the text.
     whole = [*ids, tokenizer.separator] if model.decoder_start is not None else [tokenizer.start, *ids]

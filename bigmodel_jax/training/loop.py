@@ -228,7 +228,8 @@ class Run:
 
     def check_finite(self, state: TrainState) -> None:
         """Raises Diverged after `train.max_skipped` skipped steps in a row; what the state is by then is saved."""
-        if self.in_a_row < self.config.train.max_skipped:
+        # A run shorter than that has diverged where none of its steps was taken.
+        if self.in_a_row < min(self.config.train.max_skipped, self.config.train.steps - self.start):
             return
         done = int(state.step)
         if done not in store.steps(self.saves):

@@ -132,7 +132,10 @@ def data(args: Sequence[str]) -> None:
         tokenizer = config.data.open_tokenizer()
         if tokenizer is None:
             raise ValueError(f"--train-tokenizer {path}: {type(config.data).__name__} is not text")
-        tokenizer.save(path)
+        try:
+            tokenizer.save(path)
+        except Exception as error:  # the binding raises plain Exception
+            raise ValueError(f"--train-tokenizer {path}: it cannot be written ({error})") from None
         print(f"{path}: {tokenizer.vocab_size:,} tokens")
         return
     from bigmodel_jax.data.inspect import show

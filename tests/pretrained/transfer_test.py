@@ -15,6 +15,7 @@ from bigmodel_jax import cli, config_file
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.data import tokenizers
 from bigmodel_jax.data.sources import TextFiles
 from bigmodel_jax.data.tokenizers import load_tokenizer, make_bytes
 from bigmodel_jax.models import LlamaConfig
@@ -30,11 +31,19 @@ def tensors(path: Path) -> dict[str, bytes]:
     return {name: t.read().tobytes() for name, t in folder.open_weights(path).items()}
 
 
+def small_tokenizer() -> tokenizers.Tokenizer:
+    """ASCII's printable characters and the separator: as many ids as the fixture's model has rows."""
+    vocab = {c: i + 1 for i, c in enumerate(tokenizers.byte_characters()[32:127])}
+    model = tokenizers._byte_level(models.BPE(vocab={"<|endoftext|>": 0} | vocab, merges=[]))
+    model.add_special_tokens(["<|endoftext|>"])
+    return tokenizers.Tokenizer(model)
+
+
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
     source, run = tmp_path_factory.mktemp("hf"), tmp_path_factory.mktemp("runs") / "llama"
     shutil.copytree(FIXTURE, source, dirs_exist_ok=True)
-    make_bytes().save(source / "tokenizer.json")
+    small_tokenizer().save(source / "tokenizer.json")
     (source / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
     import_weights(source, run)
     return source, run

@@ -1,5 +1,6 @@
 """Steps that are not finite: what is logged of them, and when they end the run."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -96,6 +97,14 @@ def test_fewer_in_a_row_do_not_end_it(diverging):
     path, run_dir = diverging
     cli.main(["train", str(path), "--run_dir", str(run_dir), "--train.steps", "8", "--train.max_skipped", "4"])
     assert [r["skipped_steps"] for r in read_metrics(run_dir) if "skipped_steps" in r] == [0] * 5 + [1, 2, 3]
+
+
+def test_a_short_run_of_which_no_step_was_taken_has_diverged(diverging):
+    path, run_dir = diverging
+    for steps, code in (("5", None), ("8", 1)):
+        with contextlib.nullcontext() if code is None else pytest.raises(SystemExit) as stopped:
+            cli.main(["train", str(path), "--run_dir", str(run_dir), "--train.steps", steps])
+    assert stopped.value.code == 1
 
 
 def test_the_error_is_one_line():
