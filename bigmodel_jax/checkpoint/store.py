@@ -278,6 +278,8 @@ def _load(store: Store, step: int, abstract: Tree, whole: bool) -> tuple[Tree, d
     """(tree like `abstract`, meta) of one step. whole: the saved tree may hold no other fields."""
     folder = store.directory / str(step)
     meta = arrays.together(lambda: manifest.read(folder))
+    if meta["step"] != step:
+        raise Damaged(f"meta/data.json is of step {meta['step']}")
     flat = manifest.flatten(abstract)
     manifest.check_same_tree(folder, flat, meta["leaves"], whole)
     wanted = {path: arrays.placed(x) for path, x in flat.items()} | {"digest": np.zeros(len(meta["leaves"]), np.uint32)}

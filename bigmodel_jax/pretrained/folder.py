@@ -188,6 +188,8 @@ def load_params(family: Family, cfg: ModelConfig, source: Source, shardings: Map
         parts = names.to_ours(family.rows, spec, cfg, source, path, set(inside.values()), dtype)
         whole = {index: _filled_up(parts[cut], index, param.shape) for index, cut in inside.items()}
         out[path] = jax.make_array_from_callback(param.shape, shardings[path], whole.__getitem__)
+        if not bool(jnp.isfinite(out[path]).all()):
+            raise ValueError(f"weights: the tensors of {path} hold values that are not finite")
     return out
 
 

@@ -125,6 +125,11 @@ def check(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, source: So
         for n, shape in expected.items()
         if n in source and tuple(source[n].shape) != shape
     ]
+    wrong += [
+        f"{n} holds {str(source[n].dtype).lower()}, which are no weights"
+        for n in expected
+        if n in source and "float" not in str(source[n].dtype)
+    ]
     if wrong:
         raise ValueError(f"weights do not fit the config: {'; '.join(wrong)}")
 

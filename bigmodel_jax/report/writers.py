@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib
+import itertools
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from typing import Any
 
 from bigmodel_jax.config import ReportConfig
 from bigmodel_jax.core import files, processes
+
+log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -25,8 +29,9 @@ class MetricsWriter:
     def __init__(self, run_dir: Path, *, from_step: int = 0, tensorboard: bool = True):
         self._path = Path(run_dir) / METRICS_FILE
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [r for r in _parse(self._path) if r["step"] <= from_step] if self._path.exists() else []
+        _warn_of_gap(self._path, [r["step"] for r in kept], from_step)
         if self._path.exists():
-            kept = [r for r in _parse(self._path) if r["step"] <= from_step]
             files.replace(self._path, "".join(_line(r) for r in kept))
         self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._board = _tensorboard(self._path.parent / "tensorboard", from_step) if tensorboard else None
@@ -74,6 +79,14 @@ def open_writers(report: ReportConfig, run_dir: Path, *, from_step: int = 0, con
     run_dir = Path(run_dir)
     trackers = [TRACKERS[name](run_dir, config or {}) for name in report.trackers]
     return Writers(MetricsWriter(run_dir, from_step=from_step, tensorboard=report.tensorboard), *trackers)
+
+
+def _warn_of_gap(path: Path, steps: list[int], from_step: int) -> None:
+    """Says in the log which steps have no record though the run has taken them: the file was cut, or deleted."""
+    last = max(steps, default=0)
+    usual = max((b - a for a, b in itertools.pairwise(sorted({0, *steps}))), default=0)
+    if from_step - last > usual:
+        log.warning("%s: no records of steps %d to %d, which the run has taken", path, last + 1, from_step)
 
 
 def read_metrics(run_dir: Path) -> list[dict]:

@@ -20,7 +20,7 @@ from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.inference.sample_images import sample_images
 from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.training import run_folder
-from bigmodel_jax.training.checks import check_sample
+from bigmodel_jax.training.checks import check_data, check_sample
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.state import TrainState, abstract_state, init_state
 from bigmodel_jax.training.step import make_eval_step
@@ -90,6 +90,7 @@ def evaluate_run(config: Config, run_dir: Path) -> tuple[int, dict[str, float]]:
     """(step, scalars) of the run's newest checkpoint on the validation split."""
     validate(config, jax.device_count())
     mesh = sharding.make_mesh(config.parallel)
+    check_data(config)  # before the weights are read: another tokenizer or longer rows than the model takes
     weights, step = load_weights(config, run_dir, mesh)
     size = config.eval.batch_size or config.train.batch_size
     batches = eval_batches(config.data, batch_size=size, mesh=mesh, rules=config.parallel.rules)

@@ -354,3 +354,14 @@ def test_sigkill_in_the_middle_of_a_save_costs_that_save_at_most(tmp_path, delay
         store.save(saves, 3, {"w": jnp.full((4096, 4096), 3.0)}, {}, {})
     assert "3" in {p.name for p in tmp_path.iterdir()}
     assert not list(tmp_path.glob("*tmp*"))  # what the killed save has left is gone
+
+
+def test_the_description_of_another_step_is_damage(tmp_path, caplog):
+    with store.open_store(tmp_path, CheckpointConfig(keep=5)) as saves:
+        for step in (1, 2):
+            store.save(saves, step, {"x": jnp.arange(4.0)}, {"next_batch": step}, {})
+    shutil.copytree(tmp_path / "1" / "meta", tmp_path / "2" / "meta", dirs_exist_ok=True)
+    with store.open_store(tmp_path, CheckpointConfig(keep=5)) as saves:
+        found = store.restore(saves, {"x": jax.ShapeDtypeStruct((4,), jnp.float32)})
+    assert found.step == 1
+    assert "step 2 (meta/data.json is of step 1)" in caplog.text

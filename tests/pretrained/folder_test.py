@@ -16,6 +16,7 @@ from bigmodel_jax.models import gemma
 from bigmodel_jax.pretrained import FAMILIES, folder, names
 from bigmodel_jax.pretrained.family import spec_by_path
 from bigmodel_jax.pretrained.kin import hint
+from bigmodel_jax.pretrained.transfer import import_weights
 
 FIXTURES = Path(__file__).parents[1] / "parity" / "fixtures"
 
@@ -267,3 +268,23 @@ def test_a_tensor_under_two_names_is_refused(tmp_path):
     change_weights(tmp_path, lambda t: t.update({f"{name}gamma": 2 * t[f"{name}weight"]}))
     with pytest.raises(ValueError, match=r"bert.embeddings.LayerNorm.weight is there twice"):
         placed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda x: np.full_like(x, np.nan), "hold values that are not finite"),
+        (lambda x: x * np.float32(np.inf), "hold values that are not finite"),
+        (lambda x: x.astype(np.int32), "holds int32, which are no weights"),
+        (lambda x: x != 0, "holds bool, which are no weights"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused(tmp_path, spoil, said):
+    source = tmp_path / "hf"
+    shutil.copytree(Path(__file__).parents[1] / "parity" / "fixtures" / "llama", source)
+    tensors = load_file(source / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file(tensors | {name: spoil(tensors[name])}, source / "model.safetensors")
+    with pytest.raises(ValueError, match=said):
+        import_weights(source, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

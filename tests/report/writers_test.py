@@ -85,3 +85,30 @@ def test_a_missing_tracker_is_one_line_before_anything_is_written(tmp_path, monk
     with pytest.raises(ValueError, match=f"report.trackers={name}: not installed; uv pip install {name}"):
         open_writers(ReportConfig(trackers=(name,)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "from_step", "lost"),
+    [
+        ([], 40, "steps 1 to 40"),
+        ([10, 20], 40, "steps 21 to 40"),
+        ([10, 20, 30], 40, ""),
+        ([10, 20, 30, 40], 40, ""),
+        ([1, 2, 3], 3, ""),
+        ([], 0, ""),
+        ([10, 20], 25, ""),
+    ],
+)
+def test_records_that_were_cut_off_are_said(tmp_path, caplog, steps, from_step, lost):
+    if steps:
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": n, "loss": 1.0}) + "\n" for n in steps))
+    MetricsWriter(tmp_path, from_step=from_step, tensorboard=False).close()
+    assert (f"no records of {lost}, which the run has taken" in caplog.text) == bool(lost), caplog.text
+
+
+@pytest.mark.parametrize("line", ["3", '"x"', "[]", "{}", '{"step": "a"}', '{"step": null}', "[" * 100_000])
+def test_a_line_that_is_no_record_is_named_with_its_number(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not a record") as error:
+        read_metrics(tmp_path)
+    assert "\n" not in str(error.value)
