@@ -24,7 +24,7 @@ PUBLISHED = {
 }
 # Quick tests beside (or, where there is none, instead of) a file's mirror; the fastest first.
 TESTS = {
-    "core/precision.py": ("core/layout_test.py",),
+    "core/precision.py": ("core/layout_test.py", "training/bfloat16_test.py"),
     "core/sharding.py": ("core/layout_test.py",),
     "nn/attention.py": ("nn/visibility_test.py", "nn/cpu_test.py"),
     "nn/blockwise.py": ("nn/visibility_test.py", "nn/attention_test.py"),
@@ -34,9 +34,9 @@ TESTS = {
     "nn/position.py": ("nn/by_hand_test.py",),
     "nn/feedforward.py": ("nn/by_hand_test.py",),
     "nn/linear.py": ("core/layout_test.py", "nn/by_hand_test.py"),
-    "nn/moe.py": ("nn/by_hand_test.py",),
+    "nn/moe.py": ("nn/by_hand_test.py", "training/statistics_test.py"),
     "nn/latent_attention.py": ("nn/by_hand_test.py",),
-    "nn/bias_routing.py": ("nn/by_hand_test.py",),
+    "nn/bias_routing.py": ("nn/by_hand_test.py", "training/statistics_test.py"),
     "nn/expert_exchange.py": ("nn/by_hand_test.py", "nn/expert_exchange_test.py", "nn/moe_test.py"),
     "nn/multi_token.py": ("nn/by_hand_test.py",),
     "nn/pipeline.py": ("nn/pipeline_by_hand_test.py", "training/randomness_test.py", "multidevice/pipeline_test.py"),
@@ -56,7 +56,13 @@ TESTS = {
     "models/xlnet.py": ("contract/few_models_test.py", "parity/encoders_test.py"),
     "models/mlp.py": ("models/mlp_test.py", "contract/few_models_test.py"),
     **{f"pretrained/{name}.py": (f"parity/{test}_test.py",) for test, names in PUBLISHED.items() for name in names},
-    "training/step.py": ("training/randomness_test.py", "training/denominator_test.py"),
+    "training/step.py": (
+        "training/randomness_test.py",
+        "training/denominator_test.py",
+        "training/statistics_test.py",
+    ),
+    "training/beginning.py": ("training/loop_test.py",),
+    "training/diverged.py": ("training/skipped_test.py",),
     "training/deterministic.py": (
         "training/randomness_test.py",
         "training/denominator_test.py",
@@ -71,7 +77,7 @@ TESTS = {
     "training/stage_passes.py": ("training/schedule_1f1b_test.py",),
     "training/stage_arrays.py": ("training/schedule_1f1b_test.py",),
     "training/split_loss.py": ("training/schedule_1f1b_test.py",),
-    "training/loop.py": ("training/signals_test.py", "training/loop_test.py"),
+    "training/loop.py": ("training/signals_test.py", "training/loop_test.py", "training/skipped_test.py"),
     "training/saved.py": ("training/saved_test.py", "training/loop_test.py"),
     "training/run_folder.py": ("training/free_fields_test.py",),
     "checkpoint/digest.py": ("checkpoint/positions_test.py",),
