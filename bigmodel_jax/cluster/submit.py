@@ -82,6 +82,11 @@ class Slurm:
     restarts: CountOrZero = 100
 
     def job(self, run: Run) -> Job:
+        # man sbatch: minutes, minutes:seconds, hours:minutes:seconds, days-hours and longer.
+        if self.time and not re.fullmatch(r"(\d+-)?\d+(:\d{1,2}){0,2}|UNLIMITED|INFINITE", self.time):
+            raise ValueError(
+                f"submit: --time {self.time!r} is no limit of SLURM's; for instance 90, 24:00:00 or 2-12:00:00"
+            )
         options = [f"--{name}={value}" for name in ("time", "partition", "account") if (value := getattr(self, name))]
         options += [f"--gpus-per-node={self.gpus_per_node}"] if self.gpus_per_node else []
         lines = [f"#SBATCH {option}" for option in [*options, *shlex.split(self.sbatch)]]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core.local_paths import check_local, expanded
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def root(cache_dir: str = "") -> Path:
     """`cache_dir`, or $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax."""
     place = os.environ.get("BIGMODEL_CACHE", "")
     check_local("data.cache_dir" if cache_dir else "BIGMODEL_CACHE", cache_dir or place)
-    return Path(cache_dir or place or "~/.cache/bigmodel_jax").expanduser()
+    return expanded("data.cache_dir" if cache_dir else "BIGMODEL_CACHE", cache_dir or place or "~/.cache/bigmodel_jax")
 
 
 def key(*parts: Any) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_jax.core.local_paths import expanded
 from bigmodel_jax.data import cache, packaged, tfds_names
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.lines import parse_json, read_lines, read_rows
@@ -132,7 +133,7 @@ class Files(Source):
             raise ValueError(f"{option}: empty; a path or glob pattern is needed")
         found = []
         for pattern in patterns:
-            matches = sorted(p for p in glob.glob(str(Path(pattern).expanduser()), recursive=True) if Path(p).is_file())
+            matches = sorted(p for p in glob.glob(str(expanded(option, pattern)), recursive=True) if Path(p).is_file())
             if not matches:
                 raise ValueError(f"{option}: {pattern!r} matches no file")
             found += matches

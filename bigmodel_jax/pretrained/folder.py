@@ -67,6 +67,8 @@ def _shards(index: Path) -> list[str]:
     weight_map = config_json.read_table(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise ValueError(f"{index}: weight_map is no table of tensors and the files that hold them")
+    if outside := [name for name in weight_map.values() if name != Path(name).name]:
+        raise ValueError(f"{index}: the shard {outside[0]!r} is no file of this folder, and is not read")
     return sorted(set(weight_map.values()))
 
 

@@ -92,6 +92,8 @@ def check_sample(
     """
     if not sample.prompt:
         raise ValueError(f"{prefix}prompt = '': it is empty; give at least one character to continue from")
+    if any("\ud800" <= character <= "\udfff" for character in sample.prompt):
+        raise ValueError(f"{prefix}prompt = {sample.prompt[:40]!r} is not UTF-8 text")
     for name, least in (("max_tokens", 1), ("temperature", 0), ("top_k", 0)):
         if getattr(sample, name) < least:
             raise ValueError(f"{prefix}{name} = {getattr(sample, name)}; it must be {least} or more")

@@ -197,3 +197,12 @@ def test_what_a_job_does_not_ask_for_is_said(path, tmp_path, capsys, engine, opt
     for line, note in zip(lines, notes, strict=True):
         assert line.startswith("note: ")
         assert note in line
+
+
+@pytest.mark.parametrize(
+    ("time", "fine"), [("90", True), ("24:00:00", True), ("2-12", True), ("soon", False), ("-1", False)]
+)
+def test_a_limit_that_slurm_would_not_take_is_refused(path, tmp_path, capsys, time, fine):
+    with contextlib.nullcontext() if fine else pytest.raises(SystemExit):
+        cli.main(["submit", "--engine", "slurm", str(path), f"--time={time}", "--output", str(tmp_path / "job")])
+    assert ("is no limit of SLURM's" in capsys.readouterr().err) != fine

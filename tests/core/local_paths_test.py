@@ -70,3 +70,13 @@ def test_the_environments_cache_is_a_path_too(tmp_path, monkeypatch, capsys):
         cli.main(["data", LM_TINY])
     assert "BIGMODEL_CACHE = 'gs://bucket/cache' is an address" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_user_who_does_not_exist_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["data", LM_TINY, "--data.cache_dir", "~nouser/cache"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert "data.cache_dir = '~nouser/cache': there is no such user" in said
+    assert "\n" not in said

@@ -288,3 +288,10 @@ def test_tensors_that_are_no_weights_are_refused(tmp_path, spoil, said):
     with pytest.raises(ValueError, match=said):
         import_weights(source, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/model.safetensors", "sub/model.safetensors"])
+def test_a_shard_outside_the_folder_is_not_read(tmp_path, shard):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(ValueError, match="is no file of this folder, and is not read"):
+        folder.open_weights(tmp_path)

@@ -6,13 +6,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bigmodel_jax.config import Config, EvalConfig, ImageSampleConfig, TrainConfig
+from bigmodel_jax import config_file
+from bigmodel_jax.config import Config, EvalConfig, ImageSampleConfig, SampleConfig, TrainConfig
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import Arrays, DataConfig, ImageData
+from bigmodel_jax.data.tokenizers import make_bytes
 from bigmodel_jax.models import CLIPConfig, DiTConfig, TextToImageConfig
 from bigmodel_jax.objectives import Contrastive, Diffusion
 from bigmodel_jax.training import loop
-from bigmodel_jax.training.checks import check_data, check_images
+from bigmodel_jax.training.checks import check_data, check_images, check_sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,3 +92,10 @@ def test_a_run_of_a_denoiser_ends_with_its_images_on_the_page(tmp_path):
     png = (tmp_path / "run" / "samples" / "00000002.png").read_bytes()
     assert png[:4] == b"\x89PNG"
     assert base64.b64encode(png).decode() in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_prompt_that_is_no_utf8_text_is_refused():
+    """As the interpreter hands over bytes of the command line that are no UTF-8."""
+    sample = SampleConfig(prompt=b"caf\xe9".decode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match="is not UTF-8 text"):
+        check_sample(config_file.load("configs/lm_tiny.py"), sample, make_bytes())
