@@ -37,11 +37,11 @@ def install() -> None:
     os.set_blocking(told, False)
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(pipe,), name="interrupts", daemon=True).start()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)
     uncaught, unraisable = sys.excepthook, sys.unraisablehook
     sys.excepthook = lambda kind, error, tb: end(error) if kind is Interrupt else uncaught(kind, error, tb)
     # A finaliser or a callback of the garbage collector swallows the exception; its traceback says nothing to a user.
     sys.unraisablehook = lambda u: None if u.exc_type is Interrupt else unraisable(u)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)  # the last line: a signal that has waited in `held` comes here
 
 
 @contextlib.contextmanager

@@ -161,7 +161,7 @@ def test_a_checkpoint_of_four_processes_is_read_in_every_layout(path, four):
 
 def test_two_processes_evaluate_what_four_have_saved(four):
     run_dir, _ = four
-    with jobs.job(2, "eval", run_dir, "--parallel.fsdp", "2", devices=1) as job:
+    with jobs.job(2, "eval", run_dir, "--trust", "--parallel.fsdp", "2", devices=1) as job:
         assert job.wait() == [0, 0], job.everything()
     record = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
     assert f"{record['eval/loss']:.5g}" in job.out(0)
