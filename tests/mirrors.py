@@ -25,7 +25,7 @@ PUBLISHED = {
 # Quick tests beside (or, where there is none, instead of) a file's mirror; the fastest first.
 TESTS = {
     "core/precision.py": ("core/layout_test.py", "training/bfloat16_test.py"),
-    "core/sharding.py": ("core/layout_test.py",),
+    "core/sharding.py": ("core/layout_test.py", "multidevice/indivisible_test.py"),
     "nn/attention.py": ("nn/visibility_test.py", "nn/cpu_test.py"),
     "nn/blockwise.py": ("nn/visibility_test.py", "nn/attention_test.py"),
     "nn/cpu.py": ("nn/cpu_test.py",),
