@@ -28,8 +28,6 @@ class Range:
         return high_enough and (value < self.most if self.below else value <= self.most)
 
 
-FINITE = Range("a finite number")
-
 Count = Annotated[int, Range("1 or more", 1)]
 CountOrZero = Annotated[int, Range("0 or more", 0)]
 CountOrAll = Annotated[int, Range("1 or more, or -1 for all remaining devices", -1)]  # sharding.factor refuses 0
@@ -65,8 +63,8 @@ def hints(cls: type) -> dict[str, Any]:
 def check_value(name: str, value: Any, hint: Any) -> None:
     """As `check`, of one value that was declared as `hint`."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        _check_union(name, value, typing.get_args(hint))
-    elif typing.get_origin(hint) is tuple:
+        return _check_union(name, value, typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
         _check_tuple(name, value, typing.get_args(hint))
     else:
         _check_scalar(name, value, hint)
@@ -94,9 +92,11 @@ def _check_tuple(name: str, value: Any, hints: tuple) -> None:
         raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}; it must be a tuple")
     if not hints:
         return
-    if hints[-1] is not Ellipsis and len(value) != len(hints):
+    if hints[-1] is Ellipsis:
+        hints = hints[:1] * len(value)
+    if len(value) != len(hints):
         raise ValueError(f"{name} = {value!r}; it must have {len(hints)} values")
-    for item, hint in zip(value, hints * len(value) if hints[-1] is not Ellipsis else hints[:1] * len(value)):  # noqa: B905
+    for item, hint in zip(value, hints, strict=True):
         check_value(name, item, hint)
 
 

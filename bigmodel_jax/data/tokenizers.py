@@ -103,10 +103,6 @@ class Tokenizer:
         self.model.no_truncation()
         return ids
 
-    def encode_chat(self, text: str) -> list[int]:
-        """As `encode`, but the names of special tokens in the text are those tokens: for rendered chat templates."""
-        return self.encode_rendered(text)[0]
-
     def encode_rendered(
         self, text: str, *, inside: bool = False, as_text: bool = False
     ) -> tuple[list[int], list[tuple[int, int]]]:

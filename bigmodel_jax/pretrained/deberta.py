@@ -38,18 +38,7 @@ RENAMED = (
 )
 
 
-# What transformers takes where a file leaves it out: none of it is DeBERTa-v3's.
-ABSENT = {
-    "relative_attention": False,
-    "position_biased_input": True,
-    "pos_att_type": None,
-    "share_att_key": False,
-    "norm_rel_ebd": "none",
-}
-
-
 def from_hf(head: str, hf: dict) -> DebertaConfig:
-    hf = ABSENT | hf
     length = hf["max_position_embeddings"]
     check_fixed(hf, relative_attention=True, position_biased_input=False, share_att_key=True, type_vocab_size=0)
     check_fixed(hf, norm_rel_ebd="layer_norm", max_relative_positions=(-1, length), conv_kernel_size=0)

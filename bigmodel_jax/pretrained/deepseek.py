@@ -88,7 +88,7 @@ SIZES = {
 def from_hf(hf: dict) -> DeepseekConfig:
     """The decoder alone: a file need not hold the modules of `num_nextn_predict_layers`, whatever its config says."""
     check_fixed(
-        {"num_key_value_heads": 128} | hf,  # transformers' default
+        hf,
         hidden_act="silu",
         attention_bias=False,
         tie_word_embeddings=False,
@@ -110,7 +110,7 @@ def from_hf(hf: dict) -> DeepseekConfig:
     return DeepseekConfig(
         **{ours: hf[theirs] for ours, theirs in SIZES.items()},
         **{name: float(found.get(name) or 0.0) for name in MSCALES},
-        q_lora_rank=hf.get("q_lora_rank", 1536) or 0,
+        q_lora_rank=hf["q_lora_rank"] or 0,
         balance_loss=hf.get("aux_loss_alpha", 0.0),
         rope_theta=theta,
         rope_scaling=scaling,

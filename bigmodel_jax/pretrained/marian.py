@@ -64,8 +64,7 @@ def from_hf(hf: dict) -> TransformerConfig:
     # Older files spell out what Marian's code no longer reads.
     check_fixed(hf, normalize_before=False, normalize_embedding=False, add_final_layer_norm=False)
     check_fixed(hf, activation_function=tuple(ACTIVATIONS), decoder_vocab_size=(hf["vocab_size"], None))
-    sides = {"decoder_ffn_dim": 4096, "decoder_attention_heads": 16} | hf  # transformers' defaults
-    check_fixed(sides, decoder_ffn_dim=hf["encoder_ffn_dim"], decoder_attention_heads=hf["encoder_attention_heads"])
+    check_fixed(hf, decoder_ffn_dim=hf["encoder_ffn_dim"], decoder_attention_heads=hf["encoder_attention_heads"])
     return TransformerConfig(
         vocab_size=hf["vocab_size"],
         num_layers=hf["encoder_layers"],

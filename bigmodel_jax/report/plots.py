@@ -12,9 +12,8 @@ import numpy as np
 from bigmodel_jax.core import files
 from bigmodel_jax.core.metrics import precision_recall_f1
 from bigmodel_jax.report.elements import figure_name, is_share
-from bigmodel_jax.report.history import Run, confusion, load_run, loss_unit, unit
+from bigmodel_jax.report.history import Run, confusion, loss_unit, unit
 from bigmodel_jax.report.plot_style import (
-    LIGHT,
     Theme,
     curve,
     cut_start,
@@ -27,11 +26,6 @@ from bigmodel_jax.report.plot_style import (
 )
 
 MOST_CLASSES = 25  # with more, only the worst are drawn, and the matrix goes without numbers
-
-
-def make_plots(run_dir: Path) -> list[Path]:
-    """Writes `run_dir`/plots/*.png, those that the run has data for, and returns their paths."""
-    return write(run_dir, draw(load_run(run_dir), LIGHT))
 
 
 def write(run_dir: Path, pictures: dict[str, bytes]) -> list[Path]:

@@ -57,7 +57,7 @@ def test_a_template_that_refuses_is_one_line(template, said):
 
 def test_only_the_assistants_tokens_have_weight(tokenizer):
     ids, mask = chat.encode(CHATML, TALK, tokenizer)
-    whole = tokenizer.encode_chat(chat.render(CHATML, TALK))
+    whole = tokenizer.encode_rendered(chat.render(CHATML, TALK))[0]
     assert ids.tolist() == whole
     said = tokenizer.model.decode(ids[mask > 0].tolist(), skip_special_tokens=False)
     assert said == "Hello!<|im_end|>\nSee you.<|im_end|>\n"
@@ -123,7 +123,7 @@ def test_an_end_of_turn_that_equals_the_separator_keeps_a_conversation_together(
     rows = write(tmp_path, tokenizer, lines(TALK[1:], TALK[1:3]), template=EOS).open("train")
     batch = rows.batch(np.array([0]), None)
     one = "[Hi]Hello!<|endoftext|>[Bye]See you.<|endoftext|>"
-    length = len(tokenizer.encode_chat(one))
+    length = len(tokenizer.encode_rendered(one)[0])
     assert batch["segment_ids"][0][:length].tolist() == [1] * length
     assert batch["positions"][0][:length].tolist() == list(range(length))
     assert said(rows, tokenizer) == (

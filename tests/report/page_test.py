@@ -7,7 +7,7 @@ import pytest
 import run_folders as folders
 from bigmodel_jax.report import plots, plots_together
 from bigmodel_jax.report.page import build_report
-from bigmodel_jax.report.plot_style import DARK
+from bigmodel_jax.report.plot_style import DARK, LIGHT
 
 
 class Page(HTMLParser):
@@ -72,7 +72,7 @@ def test_the_page_is_whole_and_asks_for_nothing_outside(pages, name):
 
 
 def test_pictures_are_inlined_for_light_and_dark(pages):
-    light, dark = (base64.b64encode(theme.paper.encode()).decode() for theme in (plots.LIGHT, DARK))
+    light, dark = (base64.b64encode(theme.paper.encode()).decode() for theme in (LIGHT, DARK))
     pairs = re.findall(
         r'dark\)" srcset="data:image/png;base64,(.*?)"><img src="data:image/png;base64,(.*?)"', pages["text"]
     )

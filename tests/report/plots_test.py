@@ -6,13 +6,18 @@ from bigmodel_jax.report import plot_style, plots, plots_together
 from bigmodel_jax.report.history import load_run
 from bigmodel_jax.report.picture_grid import write_grid
 from bigmodel_jax.report.plot_style import DARK, LIGHT, smooth
-from bigmodel_jax.report.plots import make_plots
+from bigmodel_jax.report.plots import draw, write
 from bigmodel_jax.report.plots_together import draw_together, letter
 
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     monkeypatch.setattr(plot_style, "DPI", 80)
+
+
+def make_plots(run_dir):
+    """The pictures of a run's page, written as the page writes them."""
+    return write(run_dir, draw(load_run(run_dir), LIGHT))
 
 
 def size(png):
