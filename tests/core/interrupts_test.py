@@ -31,14 +31,16 @@ BODIES = {
 }
 
 
+# The line "ready" is printed inside `try`: the signal may come before the next line runs.
 SAVE = """with interrupts.patient():
-        print("ready", flush=True)
         ends = time.monotonic() + 2
+        ready = False
         while time.monotonic() < ends:
             try:
+                ready = ready or not print("ready", flush=True)
                 time.sleep(0.1)
             except interrupts.Interrupt:
-                continue
+                ready = True
         print("saved", file=sys.stderr, flush=True)
         print(interrupts.take(), file=sys.stderr)"""
 
