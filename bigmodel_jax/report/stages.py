@@ -30,3 +30,8 @@ class Stages:
     def end(self) -> None:
         if self._status is not None:
             self._status.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.end()
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -13,14 +13,14 @@ from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
-from bigmodel_jax.core import files, params, processes, sharding
+from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches
 from bigmodel_jax.report.environment import write_environment
 from bigmodel_jax.report.progress import Progress, start_rows, start_table
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
-from bigmodel_jax.training import holder, run_folder
+from bigmodel_jax.training import ending, holder, run_folder
 from bigmodel_jax.training.baselines import Baselines
 from bigmodel_jax.training.beginning import already_complete, begin, open_data, resume
 from bigmodel_jax.training.checks import (
@@ -33,7 +33,6 @@ from bigmodel_jax.training.checks import (
 )
 from bigmodel_jax.training.diverged import Diverged, diverged
 from bigmodel_jax.training.evaluate import evaluate
-from bigmodel_jax.training.saved import generate_images, generate_text
 from bigmodel_jax.training.signals import Interrupted, Stop
 from bigmodel_jax.training.state import TrainState, weights
 from bigmodel_jax.training.step import make_eval_step, make_train_step
@@ -150,16 +149,17 @@ class Run:
             try:
                 state, scalars = self.loop(state, train_step, stop)
             except Diverged:
-                self.close()
+                self.writers.close()
+                ending.report(self.run_dir, self.saves)
                 raise
         if stop.signal is not None:
             self.writers.close()
             raise Interrupted(stop.signal, int(state.step))
 
         # --- the end
-        self.finish(state)
+        ending.finish(config, self.run_dir, state, self.saves, self.stages)
         self.writers.close()
-        self.say(f"{config.train.steps - self.start:,} steps in {time.perf_counter() - began:.0f} s.")
+        self.stages.say(f"{config.train.steps - self.start:,} steps in {time.perf_counter() - began:.0f} s.")
         return scalars
 
     def loop(self, state: TrainState, train_step, stop: Stop) -> tuple[TrainState, dict[str, float]]:
@@ -253,42 +253,6 @@ class Run:
         numbers = {k: v for k, v in scalars.items() if isinstance(v, float)}
         store.save(self.saves, step, state, self.batches.get_state(), config_file.to_json(self.config), metrics=numbers)
         log.info("step %d saved", step)
-
-    def finish(self, state: TrainState) -> None:
-        """Samples, the report page, and the last lines on the terminal."""
-        from bigmodel_jax.report.page import build_report
-
-        config = self.config
-        if samples_text(config):
-            text = generate_text(config, weights(state), config.eval.sample, seed=config.train.seed)
-            if processes.first():
-                files.replace(self.run_dir / "samples" / f"{config.train.steps:08d}.txt", text + "\n")
-            self.say(f"\nSample: {text}\n")
-        if samples_images(config):
-            from bigmodel_jax.report.picture_grid import write_grid
-
-            images, titles = generate_images(config, weights(state), seed=config.train.seed)
-            if processes.first():
-                write_grid(self.run_dir / "samples" / f"{config.train.steps:08d}.png", images, titles)
-        store.wait(self.saves)
-        if not processes.first():
-            return
-        self.stages.begin("Writing the report")
-        page = build_report([self.run_dir], self.run_dir / "report.html")
-        self.say(f"Report: {page}")
-
-    def close(self) -> None:
-        """The page of a run that diverged: its curves show how."""
-        from bigmodel_jax.report.page import build_report
-
-        self.writers.close()
-        store.wait(self.saves)
-        if processes.first():
-            build_report([self.run_dir], self.run_dir / "report.html")
-
-    def say(self, text: str) -> None:
-        self.stages.end()
-        self.stages.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def due(step: int, every: int) -> bool:
