@@ -31,6 +31,7 @@ class Interrupt(KeyboardInterrupt):
 
 def install() -> None:
     """Handles both signals from here on, before the imports that take seconds."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, CODES)  # half of what follows would handle a signal wrongly
     for number in CODES:
         signal.signal(number, _raise)
     pipe, told = os.pipe()
@@ -41,7 +42,7 @@ def install() -> None:
     sys.excepthook = lambda kind, error, tb: end(error) if kind is Interrupt else uncaught(kind, error, tb)
     # A finaliser or a callback of the garbage collector swallows the exception; its traceback says nothing to a user.
     sys.unraisablehook = lambda u: None if u.exc_type is Interrupt else unraisable(u)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)  # the last line: a signal that has waited in `held` comes here
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)  # a signal that has waited, in `held` too, comes here
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +11,20 @@ import runs
 SECONDS = 6.0  # 4 of grace, and what a busy machine needs to notice
 
 
+def until_it_listens(process):
+    """Waits for the command's first line: Python takes no SIGTERM before it, however long its own start takes."""
+    bit = 1 << (signal.SIGTERM - 1)
+    while process.poll() is None:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        if any(int(line.split()[1], 16) & bit for line in lines if line.startswith(("SigBlk", "SigCgt"))):
+            return
+        time.sleep(0.01)
+
+
 def interrupt(tmp_path, number, after):
     path, run_dir = runs.write(tmp_path), tmp_path / "run"
     process = runs.start("train", path, "--run_dir", run_dir, "--train.steps", "100000")
+    until_it_listens(process)
     time.sleep(after)
     began = time.monotonic()
     process.send_signal(number)
