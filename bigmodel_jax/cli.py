@@ -81,7 +81,7 @@ def _dispatch(args: list[str]) -> None:
         return
     name, rest = args[0], args[1:]
     if name not in VERBS:
-        from bigmodel_jax.config import nearest
+        from bigmodel_jax.core.spelling import nearest
 
         raise ValueError(f"verb {name!r} is unknown{nearest(name, VERBS)}; there is: {', '.join(VERBS)}")
     if not rest or rest in (["-h"], ["--help"]):

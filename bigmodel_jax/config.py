@@ -6,10 +6,8 @@ line by its dotted name. In JSON each dataclass is an object whose "type" names 
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import re
-import typing
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -19,6 +17,7 @@ from bigmodel_jax.core import ranges
 from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Seed, ShareAboveZero
 from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.models import MODELS, ModelConfig
 from bigmodel_jax.objectives import OBJECTIVES, Objective
@@ -152,8 +151,7 @@ def one_line(box: str) -> str:
         text = text.replace(", ", " ", 1) + ("" if "Perhaps" in text else "; --help lists every option")
     choice = re.search(r"invalid choice '(.*?)'.*Expected one of \((.*?)\)", text)
     if choice:
-        near = difflib.get_close_matches(choice[1], re.findall(r"'(.*?)'", choice[2]), n=1, cutoff=0.5)
-        text += f" Perhaps you meant: {near[0]!r}" if near else ""
+        text += nearest(choice[1], re.findall(r"'(.*?)'", choice[2]))
     return text
 
 
@@ -178,12 +176,6 @@ def check_parts(config: Config) -> None:
                 f"config.{field.name} is a {type(value).__name__}; it must be {cls.__name__} itself, since what a subclass "
                 "adds would not be used; model, objective and data may be of your own classes"
             )
-
-
-def nearest(word: str, known: typing.Iterable[str], cutoff: float = 0.5) -> str:
-    """ " (perhaps you meant ...)" with the closest of `known`, or nothing; cutoff: how alike they must be, up to 1."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
-    return f" (perhaps you meant {near[0]!r})" if near else ""
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:

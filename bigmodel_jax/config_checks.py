@@ -1,14 +1,14 @@
 """Whatever can be known to be wrong with a config before data is opened or anything is compiled."""
 
 import dataclasses
-import difflib
 import importlib.util
 import math
 
-from bigmodel_jax.config import Config, check_parts, flat, nearest
+from bigmodel_jax.config import Config, check_parts, flat
 from bigmodel_jax.core import params, ranges
 from bigmodel_jax.core.local_paths import check_local
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, axis_names, factor, slice_axis
+from bigmodel_jax.core.spelling import nearest
 
 # Fields that name files and folders.
 PATH_ENDS = ("path", "dir", "folder", "file")
@@ -211,8 +211,7 @@ def _check_metric(config: Config) -> None:
     metric = config.checkpoint.best_metric
     known = [f"eval/{name}" for name in config.objective.metric_names()]
     if metric and metric not in known:
-        near = difflib.get_close_matches(metric, known, n=1, cutoff=0)
         raise ValueError(
             f"checkpoint.best_metric = {metric!r} is not a metric of {type(config.objective).__name__}; "
-            f"allowed: {', '.join(known)}. Perhaps you meant: {near[0]!r}"
+            f"allowed: {', '.join(known)}{nearest(metric, known, cutoff=0)}"
         )

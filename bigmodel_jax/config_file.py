@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bigmodel_jax.config import Config, check_parts, nearest, override
+from bigmodel_jax.config import Config, check_parts, override
 from bigmodel_jax.core import files, ranges, trust
+from bigmodel_jax.core.spelling import nearest
 
 
 class Unreadable(ValueError):

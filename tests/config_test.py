@@ -109,7 +109,7 @@ BAD = {
     "a size of zero": (replaced(model=CNNConfig(hidden_dim=0)), ("model.hidden_dim = 0", "1 or more")),
     "metric": (
         replaced(checkpoint=configs.CheckpointConfig(best_metric="accuracy")),
-        ("checkpoint.best_metric = 'accuracy'", "NextToken", "meant: 'eval/accuracy'"),
+        ("checkpoint.best_metric = 'accuracy'", "NextToken", "perhaps you meant 'eval/accuracy'"),
     ),
     "pmap": (replaced(parallel=ParallelConfig(strategy="pmap", data=1, tensor=8)), ("tensor",)),
     "sequence": (

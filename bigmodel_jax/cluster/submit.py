@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bigmodel_jax.config import nearest
 from bigmodel_jax.core.ranges import Count, CountOrZero
+from bigmodel_jax.core.spelling import nearest
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -5,12 +5,13 @@ is any finite number.
 """
 
 import dataclasses
-import difflib
 import functools
 import math
 import types
 import typing
 from typing import Annotated, Any, Literal
+
+from bigmodel_jax.core.spelling import nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +118,5 @@ def _check_scalar(name: str, value: Any, hint: Any) -> None:
 
 def _check_choice(name: str, value: Any, allowed: tuple) -> None:
     if value not in allowed:
-        listed, near = ", ".join(map(repr, allowed)), difflib.get_close_matches(str(value), map(str, allowed), 1, 0.5)
-        hint = f" (perhaps you meant {near[0]!r})" if near else ""
-        raise ValueError(f"{name} = {value!r}; allowed: {listed}{hint}")
+        listed = ", ".join(map(repr, allowed))
+        raise ValueError(f"{name} = {value!r}; allowed: {listed}{nearest(str(value), map(str, allowed))}")

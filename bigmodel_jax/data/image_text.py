@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from bigmodel_jax.core.ranges import Count, CountOrZero
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache, pictures, text
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.image import shift
-from bigmodel_jax.data.sources import Files, Source, Tfds, _nearest
+from bigmodel_jax.data.sources import Files, Source, Tfds
 from bigmodel_jax.data.tokenizers import Tokenizer, TokenizerConfig
 
 FORMAT = 1  # raise it when the files below change
@@ -63,7 +64,7 @@ def _rows(path: Path, fields: tuple[str, str], split: str) -> Iterator[tuple[str
             rows = csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t")
             for option, name in zip(("image_field", "text_field"), fields, strict=True):
                 if name not in (rows.fieldnames or ()):
-                    near = _nearest(name, rows.fieldnames or ())
+                    near = nearest(name, rows.fieldnames or ())
                     raise ValueError(f"data.source.{option}: {path} has no column {name!r}{near}")
             for row in rows:
                 yield f"{path} line {rows.line_num}", row, _missing(row, fields)
@@ -88,7 +89,7 @@ def _json_row(line: bytes, fields: tuple[str, str]) -> tuple[dict[str, Any] | No
 def _missing(row: dict[str, Any], fields: tuple[str, str]) -> str:
     for name in fields:
         if not isinstance(row.get(name), str) or not row[name].strip():
-            return f"no text in field {name!r}{_nearest(name, map(str, row)) if name not in row else ''}"
+            return f"no text in field {name!r}{nearest(name, map(str, row)) if name not in row else ''}"
     return ""
 
 

@@ -7,7 +7,6 @@ with "text", with "image" (or "features") and "label", or with "image" and "text
 
 import csv
 import dataclasses
-import difflib
 import glob
 import hashlib
 import importlib
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel_jax.core.local_paths import expanded
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache, packaged, tfds_names
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.lines import parse_json, read_lines, read_rows
@@ -40,11 +40,6 @@ class Source:
     def short_name(self) -> str:
         """A short name for folders and tables."""
         return type(self).__name__.lower()
-
-
-def _nearest(word: str, known) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 # ---------------------------------------------------------------- TFDS
@@ -187,7 +182,7 @@ class JsonlFiles(Files):
         if not isinstance(value, dict):
             return "", f"a JSON object is needed, not {type(value).__name__}"
         if self.text_field not in value:
-            return "", f"no field {self.text_field!r} (data.source.text_field){_nearest(self.text_field, value)}"
+            return "", f"no field {self.text_field!r} (data.source.text_field){nearest(self.text_field, value)}"
         text = value[self.text_field]
         return (text, "") if isinstance(text, str) else ("", f"field {self.text_field!r} is not a string")
 
@@ -223,7 +218,7 @@ class CsvFiles(Files):
         for option, names in (("label", [self.label]), ("features", self.features)):
             for name in names:
                 if name not in header:
-                    near = _nearest(name, header)
+                    near = nearest(name, header)
                     raise ValueError(f"data.source.{option}: {path} has no column {name!r}{near}")
         label = header.index(self.label)
         features = [header.index(f) for f in self.features] or [i for i in range(len(header)) if i != label]

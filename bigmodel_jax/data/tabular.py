@@ -15,10 +15,10 @@ import numpy as np
 
 from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import CountOrZero, ProperShare
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.holdout import check_fraction, held_out
 from bigmodel_jax.data.lines import read_rows
-from bigmodel_jax.data.sources import _nearest
 
 DIABETES = "sklearn:diabetes"
 DIABETES_COLUMNS = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6", "progression")
@@ -206,7 +206,7 @@ def _columns(cfg: TabularData, header: list[str], where: str) -> tuple[list[int]
     for option, names in (("target", cfg.target), ("features", cfg.features)):
         for name in names:
             if name not in header:
-                raise ValueError(f"data.{option}: {where} has no column {name!r}{_nearest(name, header)}")
+                raise ValueError(f"data.{option}: {where} has no column {name!r}{nearest(name, header)}")
     targets = [header.index(name) for name in cfg.target]
     features = [header.index(name) for name in cfg.features]
     features = features or [i for i in range(len(header)) if i not in targets]

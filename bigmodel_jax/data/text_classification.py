@@ -68,7 +68,7 @@ class TextClassificationData(DataConfig):
         known = vocabulary(self)[1] if self._from_test(split) else None
         examples, skipped = read(path, self.max_bad_records, known=known)
         log_skipped(split, skipped)
-        return (examples if self._from_test(split) else self._part(examples, split)), skipped
+        return (examples if self._from_test(split) else self.of_split(examples, split)), skipped
 
     def requirements(self) -> dict:
         words, labels = vocabulary(self)
@@ -89,7 +89,7 @@ class TextClassificationData(DataConfig):
     def _from_test(self, split: str) -> bool:
         return split == "validation" and self.evaluate_on == "test"
 
-    def _part(self, examples: list[tuple[str, str]], split: str) -> list[tuple[str, str]]:
+    def of_split(self, examples: list[tuple[str, str]], split: str) -> list[tuple[str, str]]:
         sides = held_out(["\t".join(e).encode() for e in examples], self.validation_fraction)
         return [e for e, held in zip(examples, sides, strict=True) if held == (split == "validation")]
 
@@ -174,7 +174,7 @@ def _vocabulary(cfg: TextClassificationData, _modified: int) -> tuple[tuple[str,
     labels = sorted({label for _, label in every})
     if len(labels) < 2:
         raise ValueError(f"data.train: {cfg.train} has one label only, {labels[0]!r}; at least two are needed")
-    count = collections.Counter(word for text, _ in cfg._part(every, "train") for word in split_words(text))
+    count = collections.Counter(word for text, _ in cfg.of_split(every, "train") for word in split_words(text))
     # By count, then by the alphabet: the order of the lines plays no part.
     words = sorted(count, key=lambda word: (-count[word], word))[: cfg.vocab_size - len(SPECIAL)]
     return (*SPECIAL, *words), tuple(labels)

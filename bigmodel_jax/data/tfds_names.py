@@ -1,7 +1,6 @@
 """TFDS's own names: its data sets and their splits, and why one of them cannot be had."""
 
-import difflib
-
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import packaged
 
 
@@ -11,8 +10,7 @@ def registered_builder(name: str, data_dir: str):
     try:
         builder = tfds.builder(name, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError:
-        near = difflib.get_close_matches(name, [*packaged.PACKAGES, *_names()], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = nearest(name, [*packaged.PACKAGES, *_names()])
         own = ", ".join(packaged.PACKAGES)
         raise ValueError(
             f"data.source.name: no dataset {name!r}: own sets are {own}, others are TFDS's{hint}"

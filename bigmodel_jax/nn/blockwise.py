@@ -18,6 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from bigmodel_jax.nn.visibility import KEPT, Rule, Where, capped, visible
 
 CHUNK = 512
+LANES = 128  # of a TPU's vector unit: a kernel's blocks are whole rows of them
 # The start of a running maximum: finite, so that differences of two of them are 0 and not NaN.
 LOWEST = -1e30
 

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from bigmodel_jax.nn.blockwise import LANES
 from bigmodel_jax.nn.visibility import KEPT, Rule, Where, reach, visible
 
 # cuDNN takes segments as an additive mask (B, 1, T, S) of 2 bytes each: half a GiB a row at this length.
 CUDNN_MAX_KEYS = 16_384
-LANES = 128  # of a TPU's vector unit: splash's blocks are whole rows of them
 
 
 def splash(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None) -> jax.Array:

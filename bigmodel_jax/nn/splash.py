@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
-from bigmodel_jax.nn.kernels import LANES
+from bigmodel_jax.nn.blockwise import LANES
 from bigmodel_jax.nn.visibility import KEPT, Rule, Where
 
 BLOCK = 512  # MaxText's choice, too

@@ -7,8 +7,9 @@ import math
 import re
 from pathlib import Path
 
-from bigmodel_jax.config import Config, nearest
+from bigmodel_jax.config import Config
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, factor
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.plan.chips import BY_NAME, CHIPS, Chip
 
 ALIASES = {"v5": "v5p", "v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "ironwood": "tpu7x", "v7x": "tpu7x"}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigmodel_jax.config import nearest
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import special_tokens
 from bigmodel_jax.data.special_tokens import SpecialTokens
 from bigmodel_jax.data.tokenizer_files import from_gguf_metadata

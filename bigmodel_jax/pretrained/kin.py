@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from bigmodel_jax.config import nearest
+from bigmodel_jax.core.spelling import nearest
 
 # Ours, without what it is for -> the models of transformers whose blocks are most like its own.
 KIN = {

@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from bigmodel_jax.config import nearest
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
 
 

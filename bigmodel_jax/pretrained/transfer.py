@@ -12,12 +12,13 @@ import jax.numpy as jnp
 
 from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
-from bigmodel_jax.config import CheckpointConfig, Config, nearest
+from bigmodel_jax.config import CheckpointConfig, Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.local_paths import check_local
 from bigmodel_jax.core.precision import Float, Policy
 from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import DataConfig, TextData, TokenizerConfig, special_tokens, tokenizer_files
 from bigmodel_jax.data.sentencepiece_model import SentencePieceModel
 from bigmodel_jax.data.special_tokens import SpecialTokens

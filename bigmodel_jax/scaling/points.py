@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Literal
 
-from bigmodel_jax.config import Config, nearest
+from bigmodel_jax.config import Config
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, factor
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.plan.topology import Topology, sliced
 
 Mode = Literal["weak", "strong"]

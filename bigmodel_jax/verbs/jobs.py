@@ -10,8 +10,9 @@ from bigmodel_jax.verbs.base import CONFIG, Verb, local, parse_config, take
 
 def submit(args: Sequence[str]) -> None:
     from bigmodel_jax.cluster import submit as jobs
-    from bigmodel_jax.config import nearest, override
+    from bigmodel_jax.config import override
     from bigmodel_jax.config_checks import validate
+    from bigmodel_jax.core.spelling import nearest
 
     targets, own, options, run_now = sort(args)
     engine, own = take(own, "--engine")

@@ -105,7 +105,8 @@ def _status(text: str, args: Sequence[str]):
 
 def report(args: Sequence[str]) -> None:
     targets, options = split(args)
-    from bigmodel_jax.config import nearest, override
+    from bigmodel_jax.config import override
+    from bigmodel_jax.core.spelling import nearest
     from bigmodel_jax.report.page import build_report
 
     @dataclasses.dataclass(frozen=True)

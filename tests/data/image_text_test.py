@@ -104,7 +104,10 @@ BAD_LINES = {
     "missing picture": ('{"image": "pictures/none.png", "text": "x"}', "no such picture: .*none.png"),
     "not a picture": ('{"image": "captions.csv", "text": "x"}', "captions.csv is not a readable picture"),
     "no text": ('{"image": "pictures/red.png", "text": " "}', "no text in field 'text'"),
-    "misspelt field": ('{"image": "pictures/red.png", "texts": "x"}', "no text in field 'text'; did you mean 'texts'"),
+    "misspelt field": (
+        '{"image": "pictures/red.png", "texts": "x"}',
+        "no text in field 'text' .perhaps you meant 'texts'",
+    ),
     "not JSON": ("{", "not JSON"),
     "no object": ("[1]", "a JSON object is needed, not list"),
 }
@@ -138,7 +141,7 @@ def test_a_picture_cut_short_is_a_bad_record(folder):
         ({"train": "nothing.jsonl"}, r"data\.source\.train: 'nothing\.jsonl' matches no file"),
         ({"train": ""}, r"data\.source\.train: empty; a path or glob pattern is needed"),
         ({"train": "{}/captions.txt"}, r"captions\.txt' is no caption file; its name must end in \.jsonl, \.csv or"),
-        ({"train": "{}/captions.csv", "text_field": "txt"}, r"data\.source\.text_field: .* no column 'txt'; .* 'text'"),
+        ({"train": "{}/captions.csv", "text_field": "txt"}, r"data\.source\.text_field: .* no column 'txt' .* 'text'"),
     ],
 )
 def test_unusable_sources_are_one_line(folder, source, message):

@@ -75,7 +75,7 @@ def test_bad_rows_are_named_or_skipped(tmp_path, case):
 
 def test_misspelt_column_is_suggested(tmp_path):
     path = write(tmp_path / "t.csv", "x,label\n1,0\n")
-    with pytest.raises(ValueError, match=r"data\.source\.label: .*'lable'; did you mean 'label'"):
+    with pytest.raises(ValueError, match=r"data\.source\.label: .*'lable' .perhaps you meant 'label'"):
         records(CsvFiles(path, label="lable"), tmp_path)
 
 
@@ -99,7 +99,7 @@ def test_empty_split_is_named(tmp_path):
 
 def test_unknown_tfds_name_is_one_line_with_the_nearest(tmp_path):
     with pytest.raises(
-        ValueError, match=r"data\.source\.name: no dataset 'mnist_5kk'.*did you mean 'mnist_5k'"
+        ValueError, match=r"data\.source\.name: no dataset 'mnist_5kk'.*perhaps you meant 'mnist_5k'"
     ) as error:
         records(Tfds("mnist_5kk", data_dir=str(tmp_path)), tmp_path)
     assert "\n" not in str(error.value)

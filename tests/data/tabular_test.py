@@ -96,7 +96,7 @@ def test_bad_rows_are_counted_and_named(config, tmp_path, caplog):
     ("changes", "message"),
     [
         ({"train": "missing.csv"}, r"data\.train, data\.validation: no such file: missing\.csv"),
-        ({"target": ("sise",)}, r"data\.target: .*table\.csv line 1 has no column 'sise'; did you mean 'size'\?"),
+        ({"target": ("sise",)}, r"data\.target: .*table\.csv line 1 has no column 'sise' \(perhaps you meant 'size'\)"),
         ({"features": ("z",)}, r"data\.features: .* has no column 'z'"),
         ({"target": ("x", "y", "size")}, r"has no other column to predict it from"),
         ({"target": ()}, r"data\.target = \(\): at least one is needed"),

@@ -131,7 +131,7 @@ BAD_LINES = {
     "cut short": (b'{"text": "hal', "not JSON"),
     "not utf-8": (b'{"text": "\xff"}\n', "not UTF-8"),
     "not an object": (b"[1]\n", "JSON object"),
-    "misspelt field": (b'{"texts": "a"}\n', "did you mean 'texts'"),
+    "misspelt field": (b'{"texts": "a"}\n', "perhaps you meant 'texts'"),
     "not a string": (b'{"text": 7}\n', "not a string"),
     "empty": (b'{"text": " "}\n', "empty"),
     "lone surrogate": (b'{"text": "\\ud800"}\n', "not encodable"),
