@@ -209,7 +209,7 @@ def _check_deterministic(config: Config, sizes: dict[str, int]) -> None:
 
 def _check_metric(config: Config) -> None:
     metric = config.checkpoint.best_metric
-    known = [f"eval/{name}" for name in config.objective.metric_names()]
+    known = [f"eval/{m.name}" for m in config.objective.metrics]
     if metric and metric not in known:
         raise ValueError(
             f"checkpoint.best_metric = {metric!r} is not a metric of {type(config.objective).__name__}; "

@@ -1,6 +1,8 @@
 """Metrics as sums: `Mean(total, count)` adds over microbatches, batches and devices, and divides once."""
 
-from typing import Any
+import dataclasses
+import re
+from typing import Any, Literal
 
 import chex
 import jax
@@ -33,6 +35,37 @@ class Rows:
 
     def __add__(self, other: "Rows") -> "Rows":
         return Rows(np.concatenate([self.values, other.values]), np.concatenate([self.weights, other.weights]))
+
+
+FORM = re.compile(r"[^{}]{0,20}\{:,?(\.\d{1,2})?[efg%]?\}[^{}]{0,20}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """What a reader must know of one number of an evaluation. Where it is declared, the page, the comparison of runs,
+    the best checkpoint and the trackers know it.
+
+    name: its key, without the "eval/" in front. better: which direction is an improvement; "" where neither is.
+    form: how it is written, a format of `str.format`. unit: what it counts. headline: a run is judged by it; of several
+    headlines, the first that a run has is its figure. beside: the metric in whose plot it is drawn; its own where empty.
+    level: what chance or a simple method reaches, drawn as a line. label: its name at the end of a curve.
+    """
+
+    name: str
+    title: str = ""
+    better: Literal["", "less", "more"] = ""
+    form: str = "{:.4g}"
+    unit: str = ""
+    headline: bool = False
+    beside: str = ""
+    level: bool = False
+    label: str = ""
+
+    def __post_init__(self):
+        if not FORM.fullmatch(self.form):  # a run's folder may be another person's: a width could be a billion
+            raise ValueError(
+                f"metric {self.name!r}: form = {self.form!r}; it must be like '{{:.3f}}' or '{{:.1%}} of all'"
+            )
 
 
 def add(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:

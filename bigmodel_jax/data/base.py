@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import CountOrZero
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.tokenizers import Tokenizer
@@ -31,6 +32,8 @@ class Rows(Protocol):
 class DataConfig:
     """Base of every data config. A field that names a split's file is called as the split: train, validation, test."""
 
+    levels: ClassVar[tuple[Metric, ...]] = ()
+    "what `baselines` gives"
     RENAMED: ClassVar[dict[str, str]] = {}
     "what fields were once called: a run's config.json of then still opens, and an option says what it is called now"
 
@@ -55,7 +58,7 @@ class DataConfig:
         return {}
 
     def baselines(self) -> dict[str, float]:
-        """What simple methods reach on the validation split, by metric name; may take seconds the first time."""
+        """What simple methods reach on the validation split, by the names of `levels`; may take seconds the first time."""
         return {}
 
     def save_artifacts(self, folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from bigmodel_jax.core import files
+from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import CountOrZero, ProperShare
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
@@ -32,6 +33,8 @@ class TabularData(DataConfig):
     Features and targets have mean 0 and standard deviation 1 over the training rows; in evaluation a batch also holds
     target_scale and target_mean (B, K), which turn a target back into its own unit. Labels are left as they are.
     """
+
+    levels = (Metric("least_squares_rmse", "Least squares, RMSE", beside="rmse", level=True, label="linear"),)
 
     RENAMED: ClassVar = {"path": "train", "validation_path": "validation"}
 

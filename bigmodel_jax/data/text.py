@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import baseline, cache, packing, special_tokens, tokenizers
 from bigmodel_jax.data.base import BadRecords, DataConfig, Shapes, log_skipped
@@ -23,6 +24,18 @@ CHUNK = 1 << 22  # characters tokenized at a time
 @dataclasses.dataclass(frozen=True)
 class TextData(DataConfig):
     """Documents as rows of tokens for next-token prediction."""
+
+    levels = tuple(
+        Metric(
+            f"{key}_bits_per_byte",
+            f"{name}, bits per byte",
+            form="{:.3f}",
+            beside="bits_per_byte",
+            level=True,
+            label=name,
+        )
+        for key, name in (("xz_primed", "xz -9 primed"), ("xz", "xz -9"))
+    )
 
     source: Source = Tfds("sotu")
     tokenizer: TokenizerConfig = TokenizerConfig()

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from bigmodel_jax.core import files
+from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import Count, CountOrZero, ProperShare
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.holdout import check_fraction, held_out
@@ -30,6 +31,17 @@ class TextClassificationData(DataConfig):
     `max_chars` also ngrams (B, N) int32, 0 for padding. Labels are numbered in the order of their names; vocabulary and
     labels are those of the training rows.
     """
+
+    levels = (
+        Metric(
+            "majority_accuracy",
+            "Commonest label's share",
+            form="{:.2%}",
+            beside="accuracy",
+            level=True,
+            label="commonest",
+        ),
+    )
 
     RENAMED: ClassVar = {"train_path": "train", "test_path": "test"}
 

@@ -7,15 +7,21 @@ import numpy as np
 import optax
 
 from bigmodel_jax.core import metrics
-from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.core.metrics import Mean, Metric
 from bigmodel_jax.core.ranges import ShareBelowOne
-from bigmodel_jax.objectives.base import Loss, Objective
+from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 from bigmodel_jax.objectives.cross_entropy import cross_entropy
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification(Objective):
     """Mean cross-entropy in nats. Batch: label (B,) int32, weights (B,) float32, and what the model reads."""
+
+    metrics = (
+        Metric("accuracy", "Accuracy", "more", "{:.2%}", headline=True, label="acc."),
+        Metric("macro_f1", "Macro F1", "more", "{:.2%}", "mean over classes", beside="accuracy", label="F1"),
+        held_out_loss("nats per example"),
+    )
 
     label_smoothing: ShareBelowOne = 0.0
 
@@ -31,9 +37,6 @@ class Classification(Objective):
             soft = optax.smooth_labels(jnp.eye(logits.shape[-1])[labels], self.label_smoothing)
             mean = metrics.weighted(optax.softmax_cross_entropy(logits.astype(jnp.float32), soft), weights)
         return Loss(mean, sums, out.updates)
-
-    def metric_names(self):
-        return ("loss", "accuracy", "macro_f1")
 
     def summarize(self, metrics_: dict[str, Mean]):
         sums = dict(metrics_)

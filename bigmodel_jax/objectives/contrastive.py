@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax.core import metrics
-from bigmodel_jax.core.metrics import Rows
+from bigmodel_jax.core.metrics import Metric, Rows
 from bigmodel_jax.nn.attention import MASKED
-from bigmodel_jax.objectives.base import Loss, Objective
+from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 from bigmodel_jax.objectives.cross_entropy import cross_entropy
+
+WAYS, TOPS = ("image_to_text", "text_to_image"), (1, 5)
+AMONG = "of the held-out images, among all held-out texts"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +28,25 @@ class Contrastive(Objective):
     "accuracy" is among a batch's texts; an evaluation also ranks each image's text among all texts that it saw, and the
     reverse.
     """
+
+    metrics = (
+        Metric("image_to_text_top1", "Text found for an image", "more", "{:.2%}", AMONG, headline=True, label="first"),
+        Metric(
+            "image_to_text_top5",
+            "Text among the first 5",
+            "more",
+            "{:.2%}",
+            beside="image_to_text_top1",
+            label="first 5",
+        ),
+        Metric(
+            "chance_top1", "Found by chance", form="{:.2%}", beside="image_to_text_top1", level=True, label="chance"
+        ),
+        Metric("text_to_image_top1", "Image found for a text", "more", "{:.2%}"),
+        Metric("text_to_image_top5", "Image among the first 5", "more", "{:.2%}"),
+        Metric("accuracy", "Accuracy", "more", "{:.2%}", "among the texts of a batch"),
+        held_out_loss("nats per example"),
+    )
 
     kind: Literal["softmax", "sigmoid"] = "softmax"
 
@@ -45,9 +67,6 @@ class Contrastive(Objective):
             sums["embeddings"] = Rows(out.value.astype(jnp.float32), weights)
         return Loss(sums["loss"], sums, out.updates)
 
-    def metric_names(self):
-        return ("loss", "accuracy", *(f"{way}_top{k}" for way in WAYS for k in TOPS), "chance_top1")
-
     def summarize(self, metrics_):
         sums = dict(metrics_)
         embeddings = sums.pop("embeddings")
@@ -55,7 +74,6 @@ class Contrastive(Objective):
         return super().summarize(sums) | retrieval(pairs)
 
 
-WAYS, TOPS = ("image_to_text", "text_to_image"), (1, 5)
 BLOCK = 1024  # rows compared with all others at a time
 
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax.core import metrics
+from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import Count, Positive, ProperShare
-from bigmodel_jax.objectives.base import Loss, Objective
+from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,12 @@ class Diffusion(Objective):
     and noise for every batch, and also gives the loss of the model that is told nothing: the batch's "hidden" (B,) bool
     says for which rows it shall ignore label or text.
     """
+
+    makes_images = True
+    metrics = (
+        held_out_loss("squared error", headline=True),
+        Metric("unconditional_loss", "Held-out loss, told nothing", "less", "{:.3f}", "label or text hidden"),
+    )
 
     num_steps: Count = 1000
     beta_start: ProperShare = 1e-4  # variance that the first step adds, and the last; linear between
@@ -41,9 +48,6 @@ class Diffusion(Objective):
             hidden = model.apply(params, noisy | {"hidden": jnp.ones(len(image), bool)}, train=False)
             sums["unconditional_loss"] = metrics.weighted(squared_error(hidden.value, noise), batch["weights"])
         return Loss(mean, sums, out.updates)
-
-    def metric_names(self):
-        return ("loss", "unconditional_loss")
 
 
 def squared_error(predicted: jax.Array, noise: jax.Array) -> jax.Array:

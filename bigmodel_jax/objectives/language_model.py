@@ -6,10 +6,10 @@ import math
 import jax.numpy as jnp
 
 from bigmodel_jax.core import metrics
-from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.core.metrics import Mean, Metric
 from bigmodel_jax.core.ranges import NonNegative
 from bigmodel_jax.nn.head import Form
-from bigmodel_jax.objectives.base import Loss, Objective
+from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 from bigmodel_jax.objectives.cross_entropy import of_tokens
 
 
@@ -20,6 +20,16 @@ class NextToken(Objective):
     Batch: tokens, targets (B, T) int32; weights (B, T) float32; segment_ids, positions (B, T) int32;
     target_bytes (B, T) int32, the UTF-8 bytes that each target stands for (evaluation only).
     """
+
+    causal = True
+    metrics = (
+        Metric(
+            "bits_per_byte", "Bits per byte", "less", "{:.3f}", "on the held-out text; lower is better", headline=True
+        ),
+        held_out_loss("nats per token", headline=True),
+        Metric("perplexity", "Perplexity", "less", unit="per token", beside="loss"),
+        Metric("accuracy", "Accuracy", "more", "{:.2%}"),
+    )
 
     z_loss: NonNegative = (
         0.0  # weight of log(Z)^2, which keeps the logits' scale in place (PaLM, arXiv:2204.02311, section 5)
@@ -44,9 +54,6 @@ class NextToken(Objective):
                 num_bytes = jnp.sum(batch["target_bytes"].astype(jnp.float32) * weights)
                 sums["bits_per_byte"] = Mean(mean.total / math.log(2), num_bytes)
         return Loss(Mean(objective, mean.count), sums, out.updates)
-
-    def metric_names(self):
-        return ("loss", "perplexity", "bits_per_byte", "accuracy")
 
     def summarize(self, metrics):
         scalars = super().summarize(metrics)

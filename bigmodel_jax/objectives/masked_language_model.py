@@ -5,10 +5,10 @@ import dataclasses
 import jax.numpy as jnp
 
 from bigmodel_jax.core import metrics
-from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.core.metrics import Mean, Metric
 from bigmodel_jax.models.base import Out
 from bigmodel_jax.nn.head import Form
-from bigmodel_jax.objectives.base import Loss, Objective
+from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 from bigmodel_jax.objectives.cross_entropy import cross_entropy, of_tokens
 
 
@@ -20,6 +20,8 @@ class MaskedLanguageModel(Objective):
     else the model reads. Targets may as well be classes of tokens.
     """
 
+    metrics = (held_out_loss("nats per token", headline=True), Metric("accuracy", "Accuracy", "more", "{:.2%}"))
+
     logits: Form = "auto"  # in memory ("whole") or block by block of the vocabulary; auto: blocks where they are large
 
     def loss(self, model, params, batch, *, rng, train) -> Loss:
@@ -27,9 +29,6 @@ class MaskedLanguageModel(Objective):
         logits = out.value["logits"] if isinstance(out.value, dict) else out.value
         mean, sums = masked_tokens(out, logits, batch, train, self.logits)
         return Loss(mean, sums, out.updates)
-
-    def metric_names(self):
-        return ("loss", "accuracy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +38,12 @@ class BertPretraining(MaskedLanguageModel):
     Batch: as `MaskedLanguageModel`'s, and next_sentence (B,) int32, 0 where the second sentence follows the first (see
     data.sentence_pairs). The model's head is "pretraining". With microbatches each one's rows count by its masked tokens.
     """
+
+    metrics = (
+        *MaskedLanguageModel.metrics,
+        Metric("next_sentence_loss", "Next sentence, loss", "less", "{:.3f}", "nats per example"),
+        Metric("next_sentence_accuracy", "Next sentence, accuracy", "more", "{:.2%}"),
+    )
 
     def loss(self, model, params, batch, *, rng, train) -> Loss:
         if "next_sentence" not in batch:
@@ -54,9 +59,6 @@ class BertPretraining(MaskedLanguageModel):
         if not train:
             sums["next_sentence_accuracy"] = follows["accuracy"]
         return Loss(Mean(total, mean.count), sums, out.updates)
-
-    def metric_names(self):
-        return (*super().metric_names(), "next_sentence_loss", "next_sentence_accuracy")
 
 
 def masked_tokens(out: Out, logits, batch, train: bool, form: Form) -> tuple[Mean, dict[str, Mean]]:

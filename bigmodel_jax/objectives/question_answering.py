@@ -5,7 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 
 from bigmodel_jax.core import metrics
-from bigmodel_jax.objectives.base import Loss, Objective
+from bigmodel_jax.core.metrics import Metric
+from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 from bigmodel_jax.objectives.cross_entropy import cross_entropy
 
 
@@ -17,6 +18,11 @@ class QuestionAnswering(Objective):
     model gives (B, T, 2).
     """
 
+    metrics = (
+        Metric("exact_match", "Exact match", "more", "{:.2%}", "of the answers, first and last token", headline=True),
+        held_out_loss("nats per example"),
+    )
+
     def loss(self, model, params, batch, *, rng, train) -> Loss:
         out = model.apply(params, batch, rng=rng, train=train)
         weights = batch["weights"].astype(jnp.float32)
@@ -25,6 +31,3 @@ class QuestionAnswering(Objective):
         mean = metrics.weighted(nats, weights)
         exact = metrics.correct(*ends[0]) * metrics.correct(*ends[1])
         return Loss(mean, {"loss": mean, "exact_match": metrics.weighted(exact, weights)}, out.updates)
-
-    def metric_names(self):
-        return ("loss", "exact_match")

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax.core import metrics
-from bigmodel_jax.core.metrics import Mean
-from bigmodel_jax.objectives.base import Loss, Objective
+from bigmodel_jax.core.metrics import Mean, Metric
+from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +17,12 @@ class Regression(Objective):
     Batch: target (B, K) float32, weights (B,) float32, and what the model reads; in evaluation target_scale and
     target_mean (B, K), where there are any: rmse is then in the target's own unit.
     """
+
+    metrics = (
+        Metric("rmse", "Root mean squared error", "less", unit="in the target's own unit", headline=True),
+        held_out_loss("squared error"),
+        Metric("r2", "Variance explained (R²)", "more", "{:.3f}"),
+    )
 
     def loss(self, model, params, batch, *, rng, train) -> Loss:
         out = model.apply(params, batch, rng=rng, train=train)
@@ -31,9 +37,6 @@ class Regression(Objective):
         if not train:
             sums |= spread(error, target, batch.get("target_scale", jnp.ones_like(target)), weights)
         return Loss(mean, sums, out.updates)
-
-    def metric_names(self):
-        return ("loss", "rmse", "r2")
 
     def summarize(self, metrics_: dict[str, Mean]):
         sums = {k: np.asarray(m.total, np.float64) for k, m in metrics_.items() if k in SUMS}

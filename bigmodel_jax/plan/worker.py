@@ -25,7 +25,6 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding, trust
 from bigmodel_jax.core.compiler_options import compiler_options
-from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.plan import cost, hlo, memory, roofline
 from bigmodel_jax.plan import topology as topologies
 from bigmodel_jax.plan.instructions import Code
@@ -140,7 +139,7 @@ def compile_into(folder: Path, lowered: Any) -> None:
 def analyse(folder: Path, config: Config, mesh: jax.sharding.Mesh, topology: topologies.Topology) -> dict:
     """FLOPs, bytes, collectives and the largest buffers of the compiled program in `folder`."""
     text = gzip.decompress((folder / "hlo.txt.gz").read_bytes()).decode()
-    code = Code(text, causal=isinstance(config.objective, NextToken))
+    code = Code(text, causal=config.objective.causal)
     bandwidth = topology.chip.hbm_bandwidth / topology.chip.devices
     measured = cost.measure(code, topology.chip.peak, bandwidth, topology.chip.clock, code.program.frames.line)
     beside = asynchronous_channels(code)

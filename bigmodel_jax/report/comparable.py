@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from bigmodel_jax.report.history import Run, flatten, objective, unit
+from bigmodel_jax.report.history import Run, flatten, unit
 
 # Of a data config, what decides which rows are held out; the rest says how they are prepared.
 HELD_OUT = ("train", "validation", "test", "evaluate_on", "validation_fraction", "target", "num_classes", "source")
@@ -23,7 +23,7 @@ def _under(name: str, parents: tuple[str, ...]) -> bool:
 
 
 def _task(run: Run) -> Any:
-    return objective(run), unit(run)
+    return run.config.get("objective", {}).get("type", ""), unit(run)
 
 
 def _held_out(run: Run) -> Any:

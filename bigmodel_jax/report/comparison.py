@@ -2,9 +2,10 @@
 
 from html import escape
 
-from bigmodel_jax.report import elements, plots_together
+from bigmodel_jax.core.metrics import Metric
+from bigmodel_jax.report import declared, elements, plots_together
 from bigmodel_jax.report.comparable import difference
-from bigmodel_jax.report.history import Run, config_diff, headline
+from bigmodel_jax.report.history import Run, config_diff, headline, metric_of
 from bigmodel_jax.report.plot_style import DARK, LIGHT
 
 
@@ -31,18 +32,19 @@ def _figure_table(runs: list[Run]) -> str:
     figures = [headline(run) for run in runs]
     rows = ""
     found = dict.fromkeys(key for figure in figures for key in figure)
-    for key in dict.fromkeys((*(k for k in elements.FIGURE_NAMES if k in found), *found)):
-        values = [figure.get(key) for figure in figures]
-        winner = elements.best(key, values)
+    order = (*(key for run in runs for key in run.known), *(metric.name for metric in declared.OWN))
+    for key in dict.fromkeys((*(key for key in order if key in found), *found)):
+        values, metric = [figure.get(key) for figure in figures], metric_of(runs, key)
+        winner = declared.best(metric, values)
         why = winner and difference(key, [run for run, value in zip(runs, values, strict=True) if value is not None])
-        cells = "".join(_cell(key, value, None if why else winner) for value in values)
+        cells = "".join(_cell(metric, value, None if why else winner) for value in values)
         note = f'<div class="note">{escape(why)} differs</div>' if why else ""
-        rows += f"<tr><th>{escape(elements.figure_name(key))}{note}</th>{cells}</tr>"
+        rows += f"<tr><th>{escape(metric.title)}{note}</th>{cells}</tr>"
     return elements.panel(f'<table class="compare">{_head(runs)}<tbody>{rows}</tbody></table>')
 
 
-def _cell(key: str, value: float | None, winner: str | None) -> str:
-    text = "–" if value is None else elements.figure_text(key, value)
+def _cell(metric: Metric, value: float | None, winner: str | None) -> str:
+    text = "–" if value is None else declared.text(metric, value)
     return f'<td class="marked{" best" if text == winner else ""}">{text}</td>'
 
 

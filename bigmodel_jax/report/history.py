@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_jax.core.metrics import Metric
+from bigmodel_jax.report import declared
 from bigmodel_jax.report.environment import ENVIRONMENT_FILE
 from bigmodel_jax.report.writers import read_metrics
 
@@ -30,6 +32,8 @@ class Run:
     pictures: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
     labels: list[str] = dataclasses.field(default_factory=list)
     tokenizer: str = ""
+    known: declared.Known = dataclasses.field(default_factory=dict)
+    counts: str = ""  # what a step's loss is a mean over: "tokens" or "examples"; "" where the folder does not say
 
     @property
     def name(self) -> str:
@@ -49,6 +53,10 @@ class Run:
         """The keys under which a finite number was ever recorded, in the order of their appearance."""
         found = dict.fromkeys(k for r in self.metrics for k, v in r.items() if isinstance(v, int | float))
         return [name for name in found if name != "step"]
+
+    def metric(self, key: str) -> Metric:
+        """What the number under `key` is."""
+        return declared.find(self.known, key)
 
     def label(self, number: int) -> str:
         """A class's name, or its number."""
@@ -79,7 +87,19 @@ def load_run(run_dir: Path) -> Run:
     file = path / "tokenizer.json"
     tokenizer = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
     config, environment = _json(path / "config.json"), _json(path / ENVIRONMENT_FILE)
-    return Run(path, config, environment, metrics, samples, pictures, labels, tokenizer)
+    known, counts = declared.read(path, config)
+    return Run(path, config, environment, metrics, samples, pictures, labels, tokenizer, known, counts)
+
+
+def metric_of(runs: list[Run], key: str) -> Metric:
+    """What the number under `key` is, by the first run that declares it."""
+    return declared.find({k: m for run in reversed(runs) for k, m in run.known.items()}, key)
+
+
+def levels(run: Run, name: str) -> dict[str, Metric]:
+    """What was recorded as a level of this metric, by key."""
+    keys = (key for key in run.names() if run.metric(key).level)
+    return {key: run.metric(key) for key in keys if run.metric(key).beside == name and run.last(key) is not None}
 
 
 def headline(run: Run) -> dict[str, float]:
@@ -105,22 +125,17 @@ def confusion(run: Run) -> np.ndarray | None:
     return np.asarray(matrix, float) if matrix else None
 
 
-SQUARED_ERROR = {"Regression", "Diffusion"}
-PER_EXAMPLE = {*SQUARED_ERROR, "Contrastive"}
-
-
-def objective(run: Run) -> str:
-    """The name of its objective's class."""
-    return run.config.get("objective", {}).get("type", "").rpartition(":")[2]
-
-
 def unit(run: Run) -> str:
-    """What a run's loss and throughput count: classifiers have one label per example, language models work on tokens."""
-    return "token" if confusion(run) is None and objective(run) not in PER_EXAMPLE else "example"
+    """What its throughput counts: "token" or "example"."""
+    if run.counts:
+        return run.counts.removesuffix("s")
+    loss = run.metric("eval/loss").unit
+    of_examples = "token" not in loss if loss else confusion(run) is not None
+    return "example" if of_examples else "token"
 
 
 def loss_unit(run: Run) -> str:
-    return "squared error" if objective(run) in SQUARED_ERROR else f"nats per {unit(run)}"
+    return run.metric("eval/loss").unit or f"per {unit(run)}"
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

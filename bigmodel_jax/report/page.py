@@ -11,9 +11,9 @@ import numpy as np
 
 from bigmodel_jax.core import files
 from bigmodel_jax.core.metrics import precision_recall_f1
-from bigmodel_jax.report import elements, plots
+from bigmodel_jax.report import declared, elements, plots
 from bigmodel_jax.report.comparison import comparison_body
-from bigmodel_jax.report.history import Run, confusion, flatten, headline, load_run, loss_unit, unit
+from bigmodel_jax.report.history import Run, confusion, flatten, headline, levels, load_run, loss_unit, unit
 from bigmodel_jax.report.plot_style import DARK, LIGHT
 from bigmodel_jax.report.progress import short
 from bigmodel_jax.report.scaling import RECORDS_FILE
@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 SHOWN_SAMPLES = 2  # the newest; older ones are folded away
 SAMPLE_CHARACTERS = 4000
-# What the run's own figure is measured by, and so stands beside it.
-IN_HERO = ("eval/xz_bits_per_byte", "eval/xz_primed_bits_per_byte", "eval/chance_top1")
 
 
 def build_report(run_dirs: list[Path], output: Path) -> Path:
@@ -88,66 +86,64 @@ def _devices(environment: dict) -> str:
 
 def _cards(run: Run, figures: dict[str, float]) -> list[str]:
     """Only what the run has; what the run is judged by comes first and large."""
-    cards = [_hero(run, figures)]
+    judged = _hero_key(run, figures)
     notes: dict[str, Callable[[], str]] = {
-        "eval/macro_f1": lambda: "mean over classes",
-        "eval/image_to_text_top5": lambda: "",
-        "eval/text_to_image_top1": lambda: "",
-        "eval/text_to_image_top5": lambda: "",
-        "eval/unconditional_loss": lambda: "label or text hidden",
         "eval/loss": lambda: loss_unit(run) + _training_note(figures),
-        "eval/perplexity": lambda: f"per {unit(run)}",
         "train_loss": lambda: loss_unit(run),
-        "tokens_per_second": lambda: f"step {elements.figure_text('step_seconds', figures['step_seconds'])}, median",
+        "tokens_per_second": lambda: f"step {_written(run, 'step_seconds', figures)}, median",
         "mfu": lambda: f"of {run.environment.get('peak_source', 'peak')}",
         "wall_seconds": lambda: _seen(run, figures),
-        "data_wait_share": lambda: "of the time in steps",
     }
-    # Whatever else an evaluation measured, such as a metric that an objective of the user's own adds.
-    others = [key for key in figures if key.startswith("eval/") and key not in notes and key not in IN_HERO]
-    hidden = {_hero_key(figures)} | ({"train_loss"} if "eval/loss" in figures else set())
-    measured = {key: note for key, note in notes.items() if key.startswith("eval/")}
-    for key, note in (measured | dict.fromkeys(others, lambda: "") | notes).items():
+    # What an evaluation declares, what else it measured, and then the loop's own.
+    measured = [*run.known, *(key for key in figures if key.startswith("eval/"))]
+    own = ("train_loss", "tokens_per_second", "mfu", "wall_seconds", "data_wait_share")
+    hidden = {judged, *levels(run, judged.removeprefix("eval/"))} | (
+        {"train_loss"} if "eval/loss" in figures else set()
+    )
+    cards = [_hero(run, judged, figures)]
+    for key in dict.fromkeys((*measured, *own)):
         if key in figures and key not in hidden:
-            name = f"{unit(run).title()}s/s" if key == "tokens_per_second" else elements.figure_name(key)
-            cards.append(elements.card(name, elements.figure_text(key, figures[key]), note()))
+            metric = run.metric(key)
+            name = f"{unit(run).title()}s/s" if key == "tokens_per_second" else metric.title
+            note = notes[key]() if key in notes else metric.unit
+            cards.append(elements.card(name, _written(run, key, figures), note))
     return cards
 
 
-def _hero_key(figures: dict[str, float]) -> str:
-    candidates = (
-        *("eval/bits_per_byte", "eval/image_to_text_top1", "eval/accuracy", "eval/loss", "train_loss", "step"),
-    )
-    if "eval/macro_f1" not in figures:  # a language model's accuracy is not what it is judged by
-        candidates = tuple(key for key in candidates if key != "eval/accuracy")
-    return next(key for key in candidates if key in figures)
+def _written(run: Run, key: str, figures: dict[str, float]) -> str:
+    return declared.text(run.metric(key), figures[key])
 
 
-def _hero(run: Run, figures: dict[str, float]) -> str:
-    key = _hero_key(figures)
-    value, bars = figures[key], []
-    note = loss_unit(run) if key.endswith("loss") else ""
-    if key == "eval/bits_per_byte":
-        note = "on the held-out text; lower is better"
-        others = (("xz -9 primed", "eval/xz_primed_bits_per_byte"), ("xz -9", "eval/xz_bits_per_byte"))
-        levels = [("this model", value)] + [(name, figures[k]) for name, k in others if k in figures]
-        longest = max(level for _, level in levels)
-        bars = [(name, level / longest, f"{level:.2f}") for name, level in levels] if len(levels) > 1 else []
-    elif key == "eval/accuracy" and (matrix := confusion(run)) is not None:
+def _hero_key(run: Run, figures: dict[str, float]) -> str:
+    headlines = (key for key, metric in run.known.items() if metric.headline)
+    return next(key for key in (*headlines, "eval/loss", "train_loss", "step") if key in figures)
+
+
+def _hero(run: Run, key: str, figures: dict[str, float]) -> str:
+    """What the run is judged by, over what it is measured by."""
+    metric = run.metric(key)
+    note = loss_unit(run) if key.endswith("loss") else metric.unit
+    if (matrix := confusion(run)) is not None:
         note = f"{np.trace(matrix):,.0f} of {matrix.sum():,.0f} held-out examples right"
         f1 = precision_recall_f1(matrix)["f1"]
         worst = np.argsort(f1, kind="stable")[:2]
-        levels = [("F1, mean", f1.mean())] + [(f"F1, {_class_title(run, c)}", f1[c]) for c in worst]
-        bars = [(name, level, f"{100 * level:.1f}") for name, level in levels]
-    elif key == "eval/image_to_text_top1":
-        note = "of the held-out images, among all held-out texts"
-        levels = [
-            ("first", value),
-            ("first 5", figures["eval/image_to_text_top5"]),
-            ("chance", figures["eval/chance_top1"]),
-        ]
-        bars = [(name, level, f"{100 * level:.1f}") for name, level in levels]
-    return elements.hero(elements.figure_name(key), elements.figure_text(key, value), note, bars)
+        bars = [("F1, mean", f1.mean(), f"{100 * f1.mean():.1f}")]
+        bars += [(f"F1, {_class_title(run, c)}", f1[c], f"{100 * f1[c]:.1f}") for c in worst]
+    else:
+        bars = _beside(run, key, figures)
+    return elements.hero(metric.title, _written(run, key, figures), note, bars)
+
+
+def _beside(run: Run, key: str, figures: dict[str, float]) -> list[tuple[str, float, str]]:
+    """The run's own bar, and those of the metrics and levels that are drawn beside it."""
+    name = key.removeprefix("eval/")
+    others = [k for k in run.known if run.metric(k).beside == name and k in figures]
+    if not others or name == "loss":
+        return []
+    longest = 1.0 if declared.is_share(run.metric(key)) else max(figures[k] for k in (key, *others))
+    titles = {k: run.metric(k).label or run.metric(k).title for k in others}
+    written = {k: _written(run, k, figures).removesuffix(" %") for k in (key, *others)}
+    return [(title, figures[k] / longest, written[k]) for k, title in ({key: "this model"} | titles).items()]
 
 
 def _class_title(run: Run, number: int) -> str:

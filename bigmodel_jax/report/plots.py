@@ -4,15 +4,16 @@ Each figure is a function (run, theme) -> Figure, or None where the run has noth
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from bigmodel_jax.core import files
-from bigmodel_jax.core.metrics import precision_recall_f1
-from bigmodel_jax.report.elements import figure_name, is_share
-from bigmodel_jax.report.history import Run, confusion, loss_unit, unit
+from bigmodel_jax.core.metrics import Metric, precision_recall_f1
+from bigmodel_jax.report.declared import is_share
+from bigmodel_jax.report.history import Run, confusion, levels, loss_unit, unit
 from bigmodel_jax.report.plot_style import (
     Theme,
     curve,
@@ -42,30 +43,29 @@ def write(run_dir: Path, pictures: dict[str, bytes]) -> list[Path]:
 
 def draw(run: Run, theme: Theme) -> dict[str, bytes]:
     """{name: PNG} of one run's figures."""
-    return render(
-        FIGURES | {file_name(name): functools.partial(metric_figure, name) for name in others(run)}, run, theme
-    )
+    own = {file_name(group[0]): functools.partial(metric_figure, group) for group in groups(run)}
+    return render({"loss": loss_figure} | own | FIGURES, run, theme)
 
 
-# What every step records, and what a figure of its own shows (perplexity is e to the loss).
+# What every step records.
 STEP_NAMES = {
     *("loss", "learning_rate", "grad_norm", "skipped_steps", "tokens_per_second", "mfu", "step_seconds"),
     "data_wait_seconds",
 }
-REFERENCES = {"xz_bits_per_byte", "xz_primed_bits_per_byte", "chance_top1"}
 
 
 def measured(run: Run) -> list[str]:
-    """What evaluations and objectives record beside `STEP_NAMES`, without the "eval/" in front."""
+    """What evaluations and objectives record beside `STEP_NAMES` and levels, without the "eval/" in front."""
     names = dict.fromkeys(name.removeprefix("eval/") for name in run.names() if name not in STEP_NAMES)
-    return [name for name in names if name not in REFERENCES]
+    return [name for name in names if not run.metric(f"eval/{name}").level]
 
 
-def others(run: Run) -> list[str]:
-    """Those of them that no figure of `FIGURES` shows, such as metrics that an objective of the user's own adds."""
-    drawn = {"loss", "perplexity", "bits_per_byte", "image_to_text_top1", "image_to_text_top5"}
-    drawn |= {"accuracy", "macro_f1"} if confusion(run) is not None else set()
-    return [name for name in measured(run) if name not in drawn]
+def groups(run: Run) -> list[tuple[str, ...]]:
+    """The metrics that are drawn, those together that share a plot; the loss has a figure of its own in `FIGURES`."""
+    names = measured(run)
+    beside = {name: run.metric(f"eval/{name}").beside for name in names}
+    alone = [name for name in names if beside[name] not in (*names, "loss") and name != "loss"]
+    return [(name, *(other for other in names if beside[other] == name)) for name in alone]
 
 
 def file_name(name: str) -> str:
@@ -102,52 +102,38 @@ def _train_and_eval(run: Run, theme: Theme, axes, name: str) -> list[tuple[float
     return labels
 
 
-def metric_figure(name: str, run: Run, theme: Theme):
-    """Of any metric, in training and on held-out data."""
-    if not is_curve(run.series(name)[0], run.series(f"eval/{name}")[0]):
+def metric_figure(names: tuple[str, ...], run: Run, theme: Theme):
+    """One metric in training and on held-out data, or several on held-out data, over the levels to beat."""
+    if not is_curve(*(run.series(key)[0] for name in names for key in (name, f"eval/{name}"))):
         return None
-    figure, axes = new_axes(theme, figure_name(f"eval/{name}"))
-    if is_share(f"eval/{name}"):
+    metrics = [run.metric(f"eval/{name}") for name in names]
+    figure, axes = new_axes(theme, _titles(metrics))
+    if is_share(metrics[0]):
         percent_ticks(axes.yaxis)
-    return label_ends(figure, axes, _train_and_eval(run, theme, axes, name))
+    labels = _held_out(run, theme, axes, metrics) if len(metrics) > 1 else _train_and_eval(run, theme, axes, names[0])
+    return label_ends(figure, axes, labels + _levels(run, theme, axes, names[0]))
 
 
-def bits_per_byte_figure(run: Run, theme: Theme):
-    steps, bits = run.series("eval/bits_per_byte")
-    if not is_curve(steps):
-        return None
-    figure, axes = new_axes(theme, "Bits per byte, held-out text")
-    labels = [curve(axes, steps, bits, theme.series[0], f"{bits[-1]:.2f}", marker="o")]
-    for key, text in (("eval/xz_bits_per_byte", "xz -9"), ("eval/xz_primed_bits_per_byte", "xz -9\nprimed")):
-        if (level := run.last(key)) is not None:
-            axes.axhline(level, color=theme.muted, linewidth=1.2, linestyle=(0, (5, 3)))
-            labels.append((level, text, theme.muted))
-    return label_ends(figure, axes, labels)
+def _titles(metrics: list[Metric]) -> str:
+    first, *others = (m.title for m in metrics)
+    return " and ".join((first, *(t if t[1:2].isupper() else t[:1].lower() + t[1:] for t in others)))
 
 
-def accuracy_figure(run: Run, theme: Theme):
-    if confusion(run) is None or not is_curve(run.series("eval/accuracy")[0]):
-        return None
-    figure, axes = new_axes(theme, "Held-out accuracy and macro F1")
+def _held_out(run: Run, theme: Theme, axes, metrics: list[Metric]) -> list[tuple[float, str, str]]:
     labels = []
-    for key, text, color in (("accuracy", "acc.", theme.series[0]), ("macro_f1", "F1", theme.series[1])):
-        steps, values = run.series(f"eval/{key}")
+    for metric, color in zip(metrics, itertools.cycle(theme.series)):
+        steps, values = run.series(f"eval/{metric.name}")
         if len(steps):
-            labels.append(curve(axes, steps, values, color, text, marker="o"))
-    percent_ticks(axes.yaxis)
-    return label_ends(figure, axes, labels)
+            labels.append(curve(axes, steps, values, color, metric.label or metric.title, marker="o"))
+    return labels
 
 
-def retrieval_figure(run: Run, theme: Theme):
-    steps, first = run.series("eval/image_to_text_top1")
-    if not is_curve(steps):
-        return None
-    figure, axes = new_axes(theme, "Held-out images whose text is found")
-    labels = [curve(axes, steps, first, theme.series[0], "first", marker="o")]
-    labels.append(curve(axes, *run.series("eval/image_to_text_top5"), theme.series[1], "first 5", marker="o"))
-    axes.axhline(chance := run.last("eval/chance_top1"), color=theme.muted, linewidth=1.2, linestyle=(0, (5, 3)))
-    percent_ticks(axes.yaxis)
-    return label_ends(figure, axes, [*labels, (chance, "chance", theme.muted)])
+def _levels(run: Run, theme: Theme, axes, name: str) -> list[tuple[float, str, str]]:
+    labels = []
+    for key, level in levels(run, name).items():
+        axes.axhline(value := run.last(key), color=theme.muted, linewidth=1.2, linestyle=(0, (5, 3)))
+        labels.append((value, level.label.replace(" primed", "\nprimed") or level.title, theme.muted))
+    return labels
 
 
 def learning_rate_figure(run: Run, theme: Theme):
@@ -280,9 +266,6 @@ def per_class_figure(run: Run, theme: Theme):
 
 FIGURES: dict[str, Callable] = {
     "loss": loss_figure,
-    "bits_per_byte": bits_per_byte_figure,
-    "accuracy": accuracy_figure,
-    "retrieval": retrieval_figure,
     "confusion": confusion_figure,
     "per_class": per_class_figure,
     "learning_rate": learning_rate_figure,

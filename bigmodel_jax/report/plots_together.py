@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bigmodel_jax.report.elements import figure_name, is_share
-from bigmodel_jax.report.history import Run, unit
+from bigmodel_jax.report.declared import is_share
+from bigmodel_jax.report.history import Run, metric_of, unit
 from bigmodel_jax.report.plot_style import (
     Theme,
     cut_start,
@@ -28,7 +28,9 @@ STEPS_TOGETHER = ("learning_rate", "grad_norm", "tokens_per_second")
 def draw_together(runs: list[Run], theme: Theme) -> dict[str, bytes]:
     """{name: PNG} of several runs' loss by step, by training time and by tokens, and of what else they measured by step;
     the curves are lettered A, B, C ..."""
-    names = dict.fromkeys(name for run in runs for name in measured(run) if name not in ("loss", "perplexity"))
+    names = dict.fromkeys(
+        name for run in runs for name in measured(run) if "loss" not in (name, run.metric(f"eval/{name}").beside)
+    )
     more = {file_name(name): functools.partial(metric_together_figure, name) for name in (*names, *STEPS_TOGETHER)}
     return render(TOGETHER | more, runs, theme)
 
@@ -68,7 +70,7 @@ def _together(
     elif name == "tokens_per_second":
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(short_tick)
-    elif is_share(f"eval/{name}"):
+    elif is_share(metric_of(runs, f"eval/{name}")):
         percent_ticks(axes.yaxis)
     return label_ends(figure, axes, labels)
 
@@ -91,7 +93,7 @@ def loss_by_tokens_figure(runs: list[Run], theme: Theme):
 
 def metric_together_figure(name: str, runs: list[Run], theme: Theme):
     titles = {"learning_rate": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_second": "Throughput"}
-    return _together(runs, theme, titles.get(name) or figure_name(f"eval/{name}"), name)
+    return _together(runs, theme, titles.get(name) or metric_of(runs, f"eval/{name}").title, name)
 
 
 TOGETHER: dict[str, Callable] = {

@@ -13,6 +13,7 @@ from typing import Any
 
 from bigmodel_jax.config import ReportConfig
 from bigmodel_jax.core import files, processes
+from bigmodel_jax.report.declared import Known
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +69,11 @@ class Writers:
             writer.close()
 
 
-def open_writers(report: ReportConfig, run_dir: Path, *, from_step: int = 0, config: dict | None = None) -> Writers:
-    """All writers that `report` asks for; `config` (plain JSON) is what W&B and MLflow show as the run's settings.
+def open_writers(
+    report: ReportConfig, run_dir: Path, *, from_step: int = 0, config: dict | None = None, known: Known | None = None
+) -> Writers:
+    """All writers that `report` asks for; `config` (plain JSON) is what W&B and MLflow show as the run's settings;
+    known: what the numbers are, by key.
 
     None in any process but the first. ValueError with the install command where a tracker's package is missing;
     raised before anything is written.
@@ -77,7 +81,7 @@ def open_writers(report: ReportConfig, run_dir: Path, *, from_step: int = 0, con
     if not processes.first():
         return Writers()
     run_dir = Path(run_dir)
-    trackers = [TRACKERS[name](run_dir, config or {}) for name in report.trackers]
+    trackers = [TRACKERS[name](run_dir, config or {}, known or {}) for name in report.trackers]
     return Writers(MetricsWriter(run_dir, from_step=from_step, tensorboard=report.tensorboard), *trackers)
 
 
@@ -145,11 +149,14 @@ def _tensorboard(folder: Path, from_step: int):
 class WandbTracker:
     """Scalars to Weights & Biases; resumed under the run folder's name. WANDB_MODE=offline keeps them in the folder."""
 
-    def __init__(self, run_dir: Path, config: dict):
+    def __init__(self, run_dir: Path, config: dict, known: Known):
         wandb = _import("wandb")
         run_dir.mkdir(parents=True, exist_ok=True)
         with _one_line("wandb", wandb.Error):
             self._run = wandb.init(name=run_dir.name, id=run_dir.name, dir=str(run_dir), config=config, resume="allow")
+            for key, metric in known.items():  # the summary holds the best value, not the last
+                if metric.better:
+                    self._run.define_metric(key, summary="min" if metric.better == "less" else "max")
 
     def write(self, step: int, values: dict[str, float | list]) -> None:
         self._run.log(_scalars({k: plain(v) for k, v in values.items()}), step=int(step))
@@ -165,7 +172,7 @@ class MlflowTracker:
     The id of its run stays in the run's folder, so that a resumed run goes on as the same one.
     """
 
-    def __init__(self, run_dir: Path, config: dict):
+    def __init__(self, run_dir: Path, config: dict, known: Known):
         self._mlflow = _import("mlflow")
         kept = run_dir / "mlflow_run_id"
         with _one_line("mlflow", self._mlflow.exceptions.MlflowException):

@@ -8,7 +8,6 @@ import jax
 
 from bigmodel_jax.config import Config, ImageSampleConfig, SampleConfig
 from bigmodel_jax.data.tokenizers import Tokenizer
-from bigmodel_jax.objectives import Diffusion
 
 # The option of the data that a requirement on the model comes from.
 REQUIRED_BY = {
@@ -68,7 +67,7 @@ def samples_text(config: Config) -> bool:
 
 def samples_images(config: Config) -> bool:
     """Whether the run ends with generated images."""
-    return bool(config.eval.images.num) and isinstance(config.objective, Diffusion)
+    return bool(config.eval.images.num) and config.objective.makes_images
 
 
 def check_images(config: Config, sample: ImageSampleConfig, prefix: str = "") -> None:

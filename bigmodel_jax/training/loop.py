@@ -15,6 +15,7 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches
+from bigmodel_jax.report import declared
 from bigmodel_jax.report.environment import write_environment
 from bigmodel_jax.report.progress import Progress, start_rows, start_table
 from bigmodel_jax.report.stages import Stages
@@ -134,12 +135,15 @@ class Run:
         self.throughput = Throughput(flops, self.peak * self.mesh.size)
         rows = start_rows(config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, memory)
         rows += [("MFU is of", self.peak_source), ("run folder", str(self.run_dir))]
+        known = declared.of(config.objective, config.data)
+        if processes.first():
+            declared.write(self.run_dir, known, self.unit)
         self.stages.end()
         self.stages.console.print(start_table(rows, title=self.run_dir.name))
 
         # --- the loop
         self.writers = open_writers(
-            config.report, self.run_dir, from_step=self.start, config=config_file.to_json(config)
+            config.report, self.run_dir, from_step=self.start, config=config_file.to_json(config), known=known
         )
         enabled = processes.first()
         with (

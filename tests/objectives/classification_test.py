@@ -26,7 +26,7 @@ def test_scalars_are_sklearns():
     assert scalars["loss"] == pytest.approx(oracle.log_loss(BATCH["label"], probs), rel=1e-5)
     assert scalars["accuracy"] == pytest.approx(oracle.accuracy_score(BATCH["label"], predicted))
     assert scalars["macro_f1"] == pytest.approx(oracle.f1_score(BATCH["label"], predicted, average="macro"))
-    assert set(scalars) == set(Classification().metric_names())
+    assert set(scalars) == {m.name for m in Classification().metrics}
 
 
 def test_rows_that_only_pad_the_batch_change_nothing():

@@ -30,7 +30,7 @@ def test_metrics_are_scikit_learns_and_batches_add_up():
     )
     scalars = Regression().summarize({k: type(m)(np.asarray(m.total), np.asarray(m.count)) for k, m in sums.items()})
     predicted = FEATURES[:25] @ PARAMS["kernel"] + PARAMS["bias"]
-    assert set(scalars) == set(Regression().metric_names())
+    assert set(scalars) == {m.name for m in Regression().metrics}
     assert scalars["loss"] == pytest.approx(sklearn_metrics.mean_squared_error(TARGET[:25], predicted), rel=1e-5)
     assert scalars["r2"] == pytest.approx(sklearn_metrics.r2_score(TARGET[:25], predicted), rel=1e-4)
     squares = sklearn_metrics.mean_squared_error(TARGET[:25] * SCALE[:25], predicted * SCALE[:25])

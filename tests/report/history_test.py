@@ -1,8 +1,13 @@
+import json
+
 import numpy as np
 import pytest
 
 import run_folders as folders
-from bigmodel_jax.report.history import Run, config_diff, flatten, headline, load_run, loss_unit, unit
+from bigmodel_jax.core.metrics import Metric
+from bigmodel_jax.report import declared
+from bigmodel_jax.report.history import config_diff, flatten, headline, load_run, loss_unit, unit
+from bigmodel_jax.report.page import build_report
 
 
 def test_seconds_and_tokens_accumulate_over_steps_not_over_records(tmp_path):
@@ -67,5 +72,39 @@ def test_a_field_that_one_run_lacks_differs(tmp_path):
     ],
 )
 def test_a_loss_is_counted_in_the_unit_of_its_objective(objective, counted, loss, tmp_path):
-    run = Run(tmp_path, {"objective": {"type": objective}}, {}, [], [])
+    """In a folder that does not say what its metrics are, such as an older version's."""
+    run_dir = folders.metrics(tmp_path / "run", [folders.training(1, 2.0)])
+    (run_dir / "config.json").write_text(json.dumps({"objective": {"type": objective}}))
+    run = load_run(run_dir)
     assert (unit(run), loss_unit(run)) == (counted, loss)
+
+
+def test_a_metric_of_a_users_own_is_declared_once(tmp_path):
+    """Its title, form, direction and level come from the folder: no line of the report knows them."""
+    own = Metric("exact", "Exactly right", "more", "{:.1%}", "of the sums", headline=True)
+    guess = Metric("guess", "By chance", form="{:.1%}", beside="exact", level=True)
+    runs = []
+    for name, exact in (("a", 0.25), ("b", 0.5)):
+        run_dir = folders.metrics(
+            tmp_path / name, [{"step": n, "eval/exact": exact, "eval/guess": 0.1} for n in (1, 2)]
+        )
+        declared.write(run_dir, {"eval/exact": own, "eval/guess": guess}, "examples")
+        runs.append(run_dir)
+    page = build_report(runs[:1], tmp_path / "a.html").read_text()
+    assert (runs[0] / "plots" / "exact.png").is_file()
+    assert "Exactly right" in page
+    assert "25.0 %" in page
+    assert "By chance" in page
+    both = build_report(runs, tmp_path / "both.html").read_text()
+    assert 'best">50.0 %' in both
+
+
+WIDE = '{"counts": "tokens", "metrics": [{"name": "f/beta", "form": "{:1000000000d}"}]}'
+NO_TEXT = '{"counts": "tokens", "metrics": [{"name": "f/beta", "title": ["x"]}]}'
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"metrics": 3}', '{"counts": 1, "metrics": [{"nome": 1}]}', WIDE, NO_TEXT])
+def test_a_folder_that_declares_nothing_readable_is_shown_by_its_names(tmp_path, text):
+    run_dir = folders.own_metrics_run(tmp_path / "run")
+    (run_dir / declared.DECLARED_FILE).write_text(text)
+    assert load_run(run_dir).metric("eval/f/beta").title == "F/beta"

@@ -34,7 +34,7 @@ COMMON = {"loss", "learning_rate", "grad_norm", "throughput", "step_time"}
         (folders.text_run, {"bits_per_byte"}),
         (folders.digit_run, {"accuracy", "confusion", "per_class"}),
         (folders.labelled_run, {"accuracy", "confusion", "per_class"}),
-        (folders.pairs_run, {"retrieval", "text_to_image_top1", "text_to_image_top5"}),
+        (folders.pairs_run, {"image_to_text_top1", "text_to_image_top1", "text_to_image_top5"}),
         (folders.own_metrics_run, {"router_entropy", "f_beta"}),
     ],
 )

@@ -3,10 +3,15 @@
 import json
 from pathlib import Path
 
+from bigmodel_jax.data import DataConfig, TextData
+from bigmodel_jax.objectives import Classification, Contrastive, NextToken, Objective
+from bigmodel_jax.report import declared
+
 SAMPLE = "fellow <script>alert('x')</script> citizens & friends"
 
 
 def text_run(folder: Path, *, lr: float = 0.1, steps: int = 8, loss: float = 4.0) -> Path:
+    declare(folder, NextToken, "tokens", TextData)
     (folder / "samples").mkdir(parents=True)
     (folder / "samples" / "step_8.txt").write_text(SAMPLE)
     config = {"model": {"type": "Tiny<Config>", "dim": 8, "rules": {"a": [1, 2]}}, "optim": {"lr": lr}}
@@ -30,6 +35,7 @@ def labelled_run(folder: Path) -> Path:
 
 def pairs_run(folder: Path) -> Path:
     """Images and texts told apart, and a picture that the run left."""
+    declare(folder, Contrastive, "examples")
     (folder / "samples").mkdir(parents=True)
     (folder / "samples" / "00000003.png").write_bytes(PICTURE)
     found = {
@@ -46,7 +52,7 @@ PICTURE = b"\x89PNG of a run"
 
 
 def digit_run(folder: Path) -> Path:
-    folder.mkdir(parents=True)
+    declare(folder, Classification, "examples")
     confusion = [[8, 2], [0, 10]]
     evaluation = {
         "step": 3,
@@ -63,6 +69,11 @@ def own_metrics_run(folder: Path, evaluations: int = 2) -> Path:
     records = [training(step, 1.0) | {"router_entropy": 0.5 * step} for step in (1, 2, 3)]
     more = [{"step": n + 1, "eval/loss": 1.0, "eval/f/beta": 0.125 * (n + 1)} for n in range(evaluations)]
     return metrics(folder, records + more)
+
+
+def declare(folder: Path, objective: type[Objective], counts: str, data: type[DataConfig] = DataConfig) -> None:
+    folder.mkdir(parents=True)
+    declared.write(folder, declared.of(objective, data), counts)
 
 
 def training(step: int, loss: float) -> dict:

@@ -57,7 +57,7 @@ def test_metrics_are_what_numpy_says(scalars):
 
 
 def test_names_are_those_that_the_objective_declares(scalars):
-    declared = {f"eval/{name}" for name in CONFIG.objective.metric_names()}
+    declared = {f"eval/{m.name}" for m in CONFIG.objective.metrics}
     assert scalars[ROWS].keys() == declared | {"eval/confusion"}
 
 

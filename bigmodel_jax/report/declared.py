@@ -1,0 +1,96 @@
+"""What the numbers of a run are: declared by its objective and data, and kept in its folder for the page to read."""
+
+import dataclasses
+import importlib.util
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from bigmodel_jax.core import files, ranges
+from bigmodel_jax.core.metrics import Metric
+from bigmodel_jax.data.base import DataConfig
+from bigmodel_jax.objectives import Objective
+from bigmodel_jax.report.progress import clock, short
+
+log = logging.getLogger(__name__)
+
+DECLARED_FILE = "metrics.json"
+# What the loop itself measures, in the order of the comparison's rows.
+OWN = (
+    Metric("train_loss", "Training loss", "less", "{:.3f}"),
+    Metric("tokens_per_second", "Throughput", "more"),
+    Metric("mfu", "MFU", "more", "{:.1%}"),
+    Metric("step_seconds", "Step time", "less"),
+    Metric("data_wait_share", "Waiting for data", "less", "{:.2%}", "of the time in steps"),
+    Metric("wall_seconds", "Training time"),
+    Metric("step", "Steps", form="{:,.0f}"),
+)
+# Those of them that a format does not write.
+WRITTEN = {"tokens_per_second": short, "wall_seconds": clock, "step_seconds": lambda s: f"{1000 * s:.3g} ms"}
+Known = dict[str, Metric]  # by the key under which a number is recorded: "eval/accuracy"
+
+
+def of(objective: Objective | type[Objective], data: DataConfig | type[DataConfig]) -> Known:
+    return {f"eval/{m.name}": m for m in (*objective.metrics, *data.levels)}
+
+
+def write(run_dir: Path, known: Known, counts: str) -> None:
+    """Keeps it in the run's folder; counts: what a step's loss is a mean over, "tokens" or "examples"."""
+    metrics = [dataclasses.asdict(m) for m in known.values()]
+    files.replace(run_dir / DECLARED_FILE, json.dumps({"counts": counts, "metrics": metrics}, indent=1) + "\n")
+
+
+def read(run_dir: Path, config: dict) -> tuple[Known, str]:
+    """(metrics by key, "tokens", "examples" or ""). A folder without the file tells them by the classes of its config."""
+    path = run_dir / DECLARED_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        metrics = [Metric(**m) for m in found["metrics"]]
+        for metric in metrics:
+            ranges.check(metric)
+        return {f"eval/{m.name}": m for m in metrics}, str(found["counts"])
+    except FileNotFoundError:
+        return _by_class(config), ""
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("%s does not say what the metrics are (%s); their names stand for them", path, error)
+        return _by_class(config), ""
+
+
+def _by_class(config: dict) -> Known:
+    parts = (("objective", Objective), ("data", DataConfig))
+    return of(*(_class(str(config.get(name, {}).get("type", "")), base) for name, base in parts))
+
+
+def _class(tag: str, base: type) -> type:
+    """The class of the package that "module:Class" names; the base of all where it names none."""
+    module, _, name = tag.partition(":")
+    if not module.startswith("bigmodel_jax.") or importlib.util.find_spec(module) is None:
+        return base
+    cls = getattr(importlib.import_module(module), name, base)
+    return cls if isinstance(cls, type) and issubclass(cls, base) else base
+
+
+def find(known: Known, key: str) -> Metric:
+    """The declaration of a number; its own name, where there is none."""
+    name = key.removeprefix("eval/")
+    title = name.replace("_", " ")
+    return known.get(key) or next((m for m in OWN if m.name == key), Metric(name, title[:1].upper() + title[1:]))
+
+
+def text(metric: Metric, value: float) -> str:
+    """A number as a reader wants it: 0.3012 of MFU is 30.1 %."""
+    return WRITTEN.get(metric.name, metric.form.format)(value).replace("%", " %")
+
+
+def is_share(metric: Metric) -> bool:
+    """Whether it is written in percent."""
+    return metric.form.endswith("%}")
+
+
+def best(metric: Metric, values: Iterable[float | None]) -> str | None:
+    """The best of several runs' numbers, as written; None where all that can be read are the same."""
+    numbers = [v for v in values if v is not None]
+    if not metric.better or len({text(metric, v) for v in numbers}) < 2:
+        return None
+    return text(metric, min(numbers) if metric.better == "less" else max(numbers))
