@@ -71,6 +71,7 @@ ROOMS = {
         "core",  # struct and traverse_util: pytrees and their paths
         "checkpoint",  # traverse_util
     ),
+    "pyarrow": ("data.table_files",),  # the extra "parquet"
     "matplotlib": ("report",),
     "PIL": ("data.pictures",),
     "tensorboardX": ("report",),

@@ -6,6 +6,7 @@ Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loade
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.chat_data import ChatData
 from bigmodel_jax.data.image import ImageData, image_shape
+from bigmodel_jax.data.image_folders import ImageFolders
 from bigmodel_jax.data.image_text import CaptionFiles, ImageTextData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.data.masking import MaskedTextData
@@ -13,7 +14,9 @@ from bigmodel_jax.data.permutation import PermutedTextData
 from bigmodel_jax.data.sentence_pairs import SentencePairData
 from bigmodel_jax.data.sources import Arrays, CsvFiles, JsonlFiles, Source, TextFiles, Tfds
 from bigmodel_jax.data.span_corruption import SpanCorruptionData
+from bigmodel_jax.data.table_files import TableFiles
 from bigmodel_jax.data.text import TextData, save_tokenizer, tokenizer, vocab_size
+from bigmodel_jax.data.text_pairs import TextPairData
 from bigmodel_jax.data.tokenizers import TokenizerConfig, load_tokenizer
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "DataConfig",
     "EvalBatches",
     "ImageData",
+    "ImageFolders",
     "ImageTextData",
     "JsonlFiles",
     "MaskedTextData",
@@ -32,8 +36,10 @@ __all__ = [
     "SentencePairData",
     "Source",
     "SpanCorruptionData",
+    "TableFiles",
     "TextData",
     "TextFiles",
+    "TextPairData",
     "Tfds",
     "TokenizerConfig",
     "eval_batches",

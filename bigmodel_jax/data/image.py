@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, Shapes, log_skipped
@@ -53,10 +54,18 @@ class ImageData(DataConfig):
     def requirements(self) -> dict:
         return {"num_classes": self.num_classes, "image_shape": image_shape(self)}
 
+    def save_artifacts(self, folder: Path) -> None:
+        """vocabulary.json: the names of the classes, in the order of their numbers."""
+        if labels := self.source.labels():
+            files.replace(
+                folder / "vocabulary.json", json.dumps({"labels": labels}, ensure_ascii=False, indent=0) + "\n"
+            )
+
     def conditions(self, num: int) -> tuple[dict[str, np.ndarray], list[str]]:
         """The classes in turn."""
         labels = np.arange(num, dtype=np.int32) % self.num_classes
-        return {"label": labels}, [f"class {label}" for label in labels]
+        names = self.source.labels()
+        return {"label": labels}, [names[label] if names else f"class {label}" for label in labels]
 
 
 @dataclasses.dataclass(frozen=True)

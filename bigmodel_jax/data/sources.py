@@ -37,6 +37,10 @@ class Source:
     def records(self, split: str, root: Path, bad: BadRecords) -> Records:
         raise NotImplementedError(f"{type(self).__name__} does not define records()")
 
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their numbers; empty where they have none."""
+        return ()
+
     def short_name(self) -> str:
         """A short name for folders and tables."""
         return type(self).__name__.lower()

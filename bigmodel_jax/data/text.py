@@ -160,7 +160,7 @@ def documents(cfg: TextData, split: str, bad: BadRecords | None = None) -> Itera
     bad = bad or BadRecords(cfg.max_bad_records)
     found = 0
     for where, record in cfg.source.records(split, cfg.root(), bad):
-        reason = _wrong(record.get("text"))
+        reason = wrong(record.get("text"))
         if reason:
             bad.skip(where, reason)
         else:
@@ -170,7 +170,7 @@ def documents(cfg: TextData, split: str, bad: BadRecords | None = None) -> Itera
         raise ValueError(f"data.source: the {split} split of {cfg.source} has no documents")
 
 
-def _wrong(text: str | None) -> str:
+def wrong(text: str | None) -> str:
     """What makes a document unusable, or nothing."""
     if not isinstance(text, str):
         return "no text"

@@ -19,7 +19,7 @@ REQUIRED_BY = {
     "text.max_seq_len": "seq_len",
     "vision.image_shape": "image_size",
 }
-EXACT = {"eos_token_id"}  # not a least number, but this one
+EXACT = {"eos_token_id", "decoder_start_token_id"}  # not a least number, but this one
 
 
 def check_processes(config: Config) -> None:
