@@ -11,12 +11,14 @@ from bigmodel_jax.data.image_text import CaptionFiles, ImageTextData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.data.masking import MaskedTextData
 from bigmodel_jax.data.permutation import PermutedTextData
+from bigmodel_jax.data.question_answering import QuestionAnsweringData, SquadFiles
 from bigmodel_jax.data.sentence_pairs import SentencePairData
 from bigmodel_jax.data.sources import Arrays, CsvFiles, JsonlFiles, Source, TextFiles, Tfds
 from bigmodel_jax.data.span_corruption import SpanCorruptionData
 from bigmodel_jax.data.table_files import TableFiles
 from bigmodel_jax.data.text import TextData, save_tokenizer, tokenizer, vocab_size
 from bigmodel_jax.data.text_pairs import TextPairData
+from bigmodel_jax.data.token_labels import ConllFiles, TokenLabelData
 from bigmodel_jax.data.tokenizers import TokenizerConfig, load_tokenizer
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "BatchIterator",
     "CaptionFiles",
     "ChatData",
+    "ConllFiles",
     "CsvFiles",
     "DataConfig",
     "EvalBatches",
@@ -33,14 +36,17 @@ __all__ = [
     "JsonlFiles",
     "MaskedTextData",
     "PermutedTextData",
+    "QuestionAnsweringData",
     "SentencePairData",
     "Source",
     "SpanCorruptionData",
+    "SquadFiles",
     "TableFiles",
     "TextData",
     "TextFiles",
     "TextPairData",
     "Tfds",
+    "TokenLabelData",
     "TokenizerConfig",
     "eval_batches",
     "image_shape",
