@@ -16,6 +16,7 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Share, Sha
 from bigmodel_jax.core.sharding import constrain, uncut
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import linear
+from bigmodel_jax.nn.dropout import dropout
 
 SMALLEST = {
     "vocab_size": 1,
@@ -130,8 +131,7 @@ def apply(cfg: BagOfEmbeddingsConfig, p: Tree, batch: dict, *, rng=None, train=F
         x += mean_ngrams(p, ngrams, real)
     x = constrain(x, "batch", None)
     if train and cfg.dropout:
-        keep = jax.random.bernoulli(mean_rng, 1 - cfg.dropout, x.shape)
-        x = jnp.where(keep, x / (1 - cfg.dropout), 0).astype(x.dtype)
+        x = dropout(cfg.dropout, x, mean_rng)
     if cfg.hidden_dim:
         x = constrain(jax.nn.relu(linear.linear(p["hidden"], x)), "batch", "mlp")
     return Out(linear.linear(p["head"], x))

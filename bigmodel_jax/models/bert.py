@@ -18,9 +18,9 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, ShareBelow
 from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import where
-from bigmodel_jax.models.gpt2 import dropout
 from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import Implementation
+from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head as TableHead
 
 Head = Literal["none", "masked_lm", "pretraining", "classification", "token_classification", "question_answering"]
@@ -144,9 +144,9 @@ def split(cfg, rng, train: bool) -> tuple:
 def block(cfg, p, x_BTD, rng, attend):
     """Norms after the residual sums; attend(p, x) is the attention with its output projection."""
     attn_rng, mlp_rng = (None, None) if rng is None else jax.random.split(rng)
-    h = dropout(cfg, attend(p["attn"], x_BTD), attn_rng)
+    h = dropout(cfg.dropout, attend(p["attn"], x_BTD), attn_rng)
     x_BTD = constrain(norm.layer(p["attn_norm"], x_BTD + h, eps=cfg.norm_eps), "batch", "seq", "embed")
-    h = dropout(cfg, feedforward.mlp(p["mlp"], x_BTD, gelu), mlp_rng)
+    h = dropout(cfg.dropout, feedforward.mlp(p["mlp"], x_BTD, gelu), mlp_rng)
     return constrain(norm.layer(p["mlp_norm"], x_BTD + h, eps=cfg.norm_eps), "batch", "seq", "embed"), None
 
 
@@ -158,7 +158,7 @@ def encode(cfg: BertConfig, p, batch, embed_rng=None, layer_rngs=None) -> jax.Ar
     x_BTD += linear.embed(p["token_types"], jnp.zeros_like(batch["tokens"]) if types is None else types)
     x_BTD += linear.embed(p["positions"], here.positions + cfg.first_position)
     x_BTD = norm.layer(p["embed_norm"], x_BTD, eps=cfg.norm_eps)
-    x_BTD = constrain(dropout(cfg, x_BTD, embed_rng), "batch", "seq", "embed")
+    x_BTD = constrain(dropout(cfg.dropout, x_BTD, embed_rng), "batch", "seq", "embed")
 
     def body(layer, x, rng, here):
         def attend(p, x_BTD):
@@ -200,7 +200,7 @@ def apply(cfg: BertConfig, p, batch, *, rng=None, train=False, cache=None) -> Ou
         head = masked_lm(cfg, p, x_BTD)
         return Out({"logits": head.logits(), "next_sentence": next_sentence}, head=head)
     features = pool(p, x_BTD) if cfg.head == "classification" else x_BTD
-    return Out(linear.linear(p["head"], dropout(cfg, features, head_rng)))
+    return Out(linear.linear(p["head"], dropout(cfg.dropout, features, head_rng)))
 
 
 LARGE = BertConfig(num_layers=24, embed_dim=1024, num_heads=16, mlp_dim=4096)

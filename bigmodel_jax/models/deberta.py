@@ -22,8 +22,8 @@ from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import bert
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import where
-from bigmodel_jax.models.gpt2 import dropout
 from bigmodel_jax.nn import attention, linear, norm, stack
+from bigmodel_jax.nn.dropout import dropout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ def apply(cfg: DebertaConfig, p, batch, *, rng=None, train=False, cache=None) ->
     distances = norm.layer(p["distance_norm"], p["distances"]["table"], eps=cfg.norm_eps)[None]
     scale = 1 / math.sqrt(3 * cfg.head_dim)  # three terms, each of the variance that one has elsewhere
     x_BTD = norm.layer(p["embed_norm"], linear.embed(p["embed"], batch["tokens"]), eps=cfg.norm_eps)
-    x_BTD = constrain(dropout(cfg, x_BTD, embed_rng), "batch", "seq", "embed")
+    x_BTD = constrain(dropout(cfg.dropout, x_BTD, embed_rng), "batch", "seq", "embed")
 
     def body(layer, x, rng, here, rows_BTS):
         def attend(p, x_BTD):

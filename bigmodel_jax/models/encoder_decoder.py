@@ -74,14 +74,6 @@ def project(p: dict, name: str, x_BTD: jax.Array) -> jax.Array:
     return y + p[f"{name}_bias"] if f"{name}_bias" in p else y
 
 
-def dropout(rate: float, x: jax.Array, rng: jax.Array | None) -> jax.Array:
-    """Zeroes entries with probability `rate` and scales the rest; the identity without `rng`."""
-    if rng is None or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(rng, 1.0 - rate, x.shape)
-    return (x * keep / (1.0 - rate)).astype(x.dtype)
-
-
 def check(cfg, parallel) -> None:
     """Raises ValueError for sizes that make no model, and where heads and mesh do not fit."""
     sizes = ("vocab_size", "num_layers", "num_decoder_layers", "embed_dim", "num_heads", "head_dim", "mlp_dim")

@@ -16,6 +16,7 @@ from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import check_decoder, make_cache, table_spec, update_cache, where
 from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import Implementation
+from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head
 
 
@@ -84,24 +85,16 @@ def spec(cfg: GPT2Config) -> params.Tree:
     }
 
 
-def dropout(cfg: GPT2Config, x, rng):
-    """Zeroes entries with probability cfg.dropout and scales the rest; the identity without `rng`."""
-    if rng is None or cfg.dropout == 0.0:
-        return x
-    keep = jax.random.bernoulli(rng, 1.0 - cfg.dropout, x.shape)
-    return (x * keep / (1.0 - cfg.dropout)).astype(x.dtype)
-
-
 def block(cfg: GPT2Config, p, x_BTD, cache, rng, q_where, k_where, index):
     attn_rng, mlp_rng = (None, None) if rng is None else jax.random.split(rng)
     h = norm.layer(p["attn_norm"], x_BTD, eps=cfg.norm_eps)
     q, k, v = attention.qkv(p["attn"], h)
     k, v = update_cache(cache, k, v, index)
     h = attention.attend(q, k, v, q_where, k_where, implementation=cfg.attention)
-    h = dropout(cfg, attention.project_out(p["attn"], h), attn_rng)
+    h = dropout(cfg.dropout, attention.project_out(p["attn"], h), attn_rng)
     x_BTD = constrain(x_BTD + h, "batch", "seq", "embed")
     h = feedforward.gelu_mlp(p["mlp"], norm.layer(p["mlp_norm"], x_BTD, eps=cfg.norm_eps))
-    x_BTD = constrain(x_BTD + dropout(cfg, h, mlp_rng), "batch", "seq", "embed")
+    x_BTD = constrain(x_BTD + dropout(cfg.dropout, h, mlp_rng), "batch", "seq", "embed")
     return x_BTD, None if cache is None else {"k": k, "v": v}
 
 
@@ -110,7 +103,7 @@ def apply(cfg: GPT2Config, p, batch, *, rng=None, train=False, cache=None) -> Ou
     q_where, k_where, cache = where(batch, cache)
     rngs = jax.random.split(rng, cfg.num_layers + 1) if train and rng is not None else None
     x_BTD = linear.embed(p["embed"], batch["tokens"]) + linear.embed(p["positions"], q_where.positions)
-    x_BTD = constrain(dropout(cfg, x_BTD, None if rngs is None else rngs[0]), "batch", "seq", "embed")
+    x_BTD = constrain(dropout(cfg.dropout, x_BTD, None if rngs is None else rngs[0]), "batch", "seq", "embed")
     xs = (None if cache is None else cache.layers, None if rngs is None else rngs[1:])
 
     def body(layer, x, layer_xs, *where):

@@ -6,12 +6,12 @@ import itertools
 import math
 
 import jax
-import jax.numpy as jnp
 
 from bigmodel_jax.core.params import Tree, normal
 from bigmodel_jax.core.ranges import Count, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.linear import linear, linear_spec
 
 
@@ -54,6 +54,5 @@ def apply(cfg: MLPConfig, p: Tree, batch: dict, *, rng=None, train=False, cache=
     for i in range(len(cfg.hidden_dims)):
         x = constrain(jax.nn.relu(linear(p[f"hidden{i}"], x)), "batch", "embed" if i % 2 else "mlp")
         if train and cfg.dropout:
-            keep = jax.random.bernoulli(jax.random.fold_in(rng, i), 1 - cfg.dropout, x.shape)
-            x = jnp.where(keep, x / (1 - cfg.dropout), 0).astype(x.dtype)
+            x = dropout(cfg.dropout, x, jax.random.fold_in(rng, i))
     return Out(linear(p["head"], x))

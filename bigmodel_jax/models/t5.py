@@ -25,11 +25,11 @@ from bigmodel_jax.models.encoder_decoder import (
     attend_memory,
     check,
     check_batch,
-    dropout,
     encoder_where,
     make_cache,
 )
 from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
+from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head
 
 

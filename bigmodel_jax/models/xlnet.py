@@ -21,9 +21,9 @@ from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import bert
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import where
-from bigmodel_jax.models.gpt2 import dropout
 from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import MASKED, Where
+from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head
 
 
@@ -168,11 +168,13 @@ def apply(cfg: XLNetConfig, p, batch, *, rng=None, train=False, cache=None) -> O
     """
     embed_rng, query_rng, layer_rngs = bert.split(cfg, rng, train)
     content, query = streams(batch)
-    x_BTD = constrain(dropout(cfg, linear.embed(p["embed"], batch["tokens"]), embed_rng), "batch", "seq", "embed")
+    x_BTD = constrain(
+        dropout(cfg.dropout, linear.embed(p["embed"], batch["tokens"]), embed_rng), "batch", "seq", "embed"
+    )
     x_BPD = None
     if query is not None:
         x_BPD = jnp.broadcast_to(p["query"], (*batch["places"].shape, cfg.embed_dim))
-        x_BPD = constrain(dropout(cfg, x_BPD, query_rng), "batch", "seq", "embed")
+        x_BPD = constrain(dropout(cfg.dropout, x_BPD, query_rng), "batch", "seq", "embed")
     table = jnp.asarray(distances(x_BTD.shape[1], cfg.embed_dim), x_BTD.dtype)
 
     def body(layer, x, rng, *streams):
