@@ -28,7 +28,11 @@ class ImageFolders(Source):
 
     def fingerprint(self, split, root):
         """Of pictures, size and time of change stand for the content."""
-        stats = [(str(path), (s := path.stat()).st_size, s.st_mtime_ns) for path, _ in self._pictures(split)]
+        folder = self._folder(split)
+        stats = [
+            (str(path.relative_to(folder)), (s := path.stat()).st_size, s.st_mtime_ns)
+            for path, _ in self._pictures(split)
+        ]
         return cache.key(self.image_size, self.labels(), stats)
 
     def records(self, split, root, bad):
