@@ -15,7 +15,7 @@ import tyro
 
 from bigmodel_jax.core import ranges
 from bigmodel_jax.core.precision import Policy
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Seed, ShareAboveZero
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive, Seed, ShareAboveZero
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.base import DataConfig
@@ -28,13 +28,19 @@ from bigmodel_jax.optim import OptimConfig
 class TrainConfig:
     """How long a run trains, on batches of what size, and from which weights it starts."""
 
-    steps: Count = 1000
+    steps: Count | None = None  # optimizer steps; None = as many as `epochs` are, or 1000 where that is None, too
+    epochs: Positive | None = None  # passes over the training rows, in place of `steps`
     batch_size: Count = 32  # examples (rows) of one optimizer step, over all devices
     microbatches: Count = 1  # the batch is computed in this many pieces, one after the other
     seed: Seed = 0
     log_every: Count = 10
     max_skipped: Count = 10  # after so many steps in a row that are not finite the run ends
-    init_from: str = ""  # a run's folder, imported or trained, whose weights this run starts from
+    init_from: str = ""  # a run, imported or trained, to start from: its folder, FOLDER@STEP or FOLDER@best
+    init_state: Literal["weights", "all"] = "weights"  # what of it; all: the optimizer's state and the step, too
+
+    def __post_init__(self):
+        if self.steps is None and self.epochs is None:
+            object.__setattr__(self, "steps", 1000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +69,7 @@ class EvalConfig:
 
     every: CountOrZero = 0  # steps between evaluations; 0 = only after the last step
     batch_size: CountOrZero = 0  # 0 = the training batch size
+    patience: CountOrZero = 0  # evaluations in a row without a better checkpoint.best_metric end the run; 0 = none do
     baselines: bool = True
     "beside the metrics, what simple methods reach (xz on text), once they are computed; nothing waits for them"
     sample: SampleConfig = SampleConfig()
@@ -128,7 +135,19 @@ def override(config: Config, args: Sequence[str], prog: str = "launch.py train C
             raise
         raise ValueError(one_line(message.getvalue())) from None
     ranges.check(found)
-    return found
+    return _last_duration(found, args)
+
+
+def _last_duration(found: Any, args: Sequence[str]) -> Any:
+    """With `train.steps` alone where `args` name it alone, and so with `train.epochs`: the config's other one gives way."""
+    options = {arg.split("=")[0].replace("-", "_") for arg in args}
+    given = [name for name in ("steps", "epochs") if f"__train.{name}" in options]
+    config = getattr(found, "config", found)
+    if len(given) != 1 or not isinstance(config, Config) or getattr(config.train, given[0]) is None:
+        return found
+    other = "epochs" if given == ["steps"] else "steps"
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **{other: None}))
+    return config if isinstance(found, Config) else dataclasses.replace(found, config=config)
 
 
 def _refuse_old_names(config: Any, args: Sequence[str]) -> None:

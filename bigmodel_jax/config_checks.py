@@ -20,7 +20,7 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     check_parts(config)
     ranges.check(config)
     check_paths(config)
-    config.optim.validate(config.train.steps)
+    check_duration(config)
     _check_rules(config.parallel.rules)
     config.model.validate(_with_sizes(config.parallel, num_devices))
     for path, param in params.paths(config.model.make().spec).items():
@@ -38,6 +38,22 @@ def _with_sizes(parallel: ParallelConfig, num_devices: int | None) -> ParallelCo
     if num_devices is None:
         return parallel
     return dataclasses.replace(parallel, **dict(zip(AXES, factor(parallel, num_devices), strict=True)))
+
+
+def check_duration(config: Config) -> None:
+    """Raises ValueError unless one of steps and epochs says how long the run is, from which state on.
+
+    Epochs become steps in training/epochs.py.
+    """
+    train, data = config.train, type(config.data)
+    if train.init_state == "all" and not train.init_from:
+        raise ValueError("train.init_state = 'all' needs train.init_from, such as runs/other@400")
+    if train.epochs is None:
+        return config.optim.validate(train.steps)
+    if train.steps is not None:
+        raise ValueError(f"train.steps = {train.steps} and train.epochs = {train.epochs:g} are both given; give one")
+    if data.endless:
+        raise ValueError(f"train.epochs = {train.epochs:g}: {data.__name__} has no end to count; give train.steps")
 
 
 def check_paths(config: Config) -> None:
@@ -215,3 +231,7 @@ def _check_metric(config: Config) -> None:
             f"checkpoint.best_metric = {metric!r} is not a metric of {type(config.objective).__name__}; "
             f"allowed: {', '.join(known)}{nearest(metric, known, cutoff=0)}"
         )
+    for name, missing in (("checkpoint.best_metric", not metric), ("eval.every", not config.eval.every)):
+        if config.eval.patience and missing:
+            example = "eval/loss" if name == "checkpoint.best_metric" else "100"
+            raise ValueError(f"eval.patience = {config.eval.patience} needs {name}, such as {example}")

@@ -87,7 +87,7 @@ def test_a_verbs_help_fits_the_terminal_and_its_examples_are_of_that_verb(name, 
 
 def test_examples_name_configs_and_options_that_exist():
     """Options of `train`, `eval` and `data` are fields of the config, or `--run_dir`; configs are files that ship."""
-    fields = set(config.flat(config_file.load(LM_TINY))) | {"run_dir", "dtype", "topology", "search"}
+    fields = set(config.flat(config_file.load(LM_TINY))) | {"run_dir", "dtype", "topology", "search", "step"}
     for verb in cli.VERBS.values():
         for example in verb.examples:
             assert all((ROOT / path).is_file() for path in re.findall(r"configs/\S+", example)), example
@@ -97,7 +97,7 @@ def test_examples_name_configs_and_options_that_exist():
 
 def test_the_help_of_generate_lists_the_options_that_it_takes():
     listed = set(re.findall(r"--(\w+)", cli.VERBS["generate"].details))
-    assert listed == {f.name for f in dataclasses.fields(config.SampleConfig)} | {"seed", "num_samples", "chat"}
+    assert listed == {f.name for f in dataclasses.fields(config.SampleConfig)} | {"seed", "num_samples", "chat", "step"}
 
 
 @pytest.mark.parametrize("verb", ["train", "eval", "data"])

@@ -36,6 +36,8 @@ class DataConfig:
     "what `baselines` gives"
     RENAMED: ClassVar[dict[str, str]] = {}
     "what fields were once called: a run's config.json of then still opens, and an option says what it is called now"
+    endless: ClassVar[bool] = False
+    "its training rows have no end (a stream, or rows made as they are asked for): a run says its steps, not its epochs"
 
     cache_dir: str = ""
     "where prepared data is kept; empty: $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax"

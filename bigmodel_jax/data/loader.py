@@ -39,6 +39,7 @@ class BatchIterator:
     """
 
     def __init__(self, sampler: Sampler, mesh: Mesh, rules: Rules):
+        self.rows = sampler.rows
         place = Placement(mesh, rules, sampler.batch_size)
         numbers = grain.MapDataset.range(1 << 62)
         self._batches = numbers.map(lambda number: sampler.local(number, place.low, place.high)).map(place)

@@ -16,6 +16,7 @@ from bigmodel_jax.plan.chips import GIB
 from bigmodel_jax.plan.compile import Compiled, compile_step, used_bytes
 from bigmodel_jax.plan.roofline import Roofline, roofline
 from bigmodel_jax.plan.topology import Topology, check_installed, roomier
+from bigmodel_jax.training import epochs
 
 PRICES = Path(__file__).with_name("prices.toml")
 
@@ -29,6 +30,7 @@ def make_plan(
     """
     table = read_prices(prices, topology)
     validate(config, topology.devices)
+    config = epochs.resolve(config)
     check_installed(topology)
     say("Compiling the step")
     compiled = compile_step(config, topology)

@@ -184,12 +184,12 @@ def published(config: Any) -> Any:
     return dataclasses.replace(config, **changes)
 
 
-def export_weights(config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32") -> Family:
-    """Writes weights, config.json and tokenizer of the run's newest checkpoint as a Hugging Face folder."""
+def export_weights(config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32", which: str = "") -> Family:
+    """Writes weights, config.json and tokenizer of a run as a Hugging Face folder; which: as `load_weights` has it."""
     plain = unpadded(config.model)
     family = family_of(plain)
     mesh = sharding.make_mesh(config.parallel)
-    tree, _ = load_weights(config, run_dir, mesh)
+    tree, _ = load_weights(config, run_dir, mesh, which)
     flat, spec = params.paths(tree), spec_by_path(plain)
     assert set(flat) == set(spec)
     flat = {path: x[tuple(map(slice, spec[path].shape))].astype(dtype) for path, x in flat.items()}

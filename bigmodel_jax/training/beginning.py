@@ -1,5 +1,6 @@
 """Where a run begins: its data, and its state, fresh, from another run's weights or from its own newest checkpoint."""
 
+import logging
 from pathlib import Path
 
 from rich.console import Console
@@ -8,8 +9,11 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import processes
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
+from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.saved import fresh_state
 from bigmodel_jax.training.state import TrainState, abstract_state
+
+log = logging.getLogger("bigmodel_jax")
 
 
 def open_data(config: Config, mesh) -> tuple[BatchIterator, EvalBatches]:
@@ -20,28 +24,47 @@ def open_data(config: Config, mesh) -> tuple[BatchIterator, EvalBatches]:
     return batches, eval_batches(config.data, batch_size=size, **layout)
 
 
-def resume(config: Config, mesh, saves: store.Store, batches: BatchIterator) -> TrainState:
-    """The newest good checkpoint on this mesh; `batches` continues after the last batch it has seen."""
+def resume(config: Config, mesh, saves: store.Store, batches: BatchIterator, patience: Patience) -> TrainState:
+    """The newest good checkpoint on this mesh; `batches` and `patience` continue where they stood at that save."""
     restored = store.restore(saves, abstract_state(config, mesh))
     batches.set_state(restored.data_state)
+    patience.set_state(restored.data_state)
     return restored.state
 
 
 def begin(config: Config, mesh, console: Console) -> TrainState:
-    """The state at step 0: initial values, or the weights of `train.init_from`."""
+    """The first state of a new run: initial values, or what it takes from `train.init_from`."""
     state, missing = fresh_state(config, mesh)
     if config.train.init_from:
         new = f"; new here: {', '.join(missing)}" if missing else ""
-        console.print(f"Starting from the weights of {config.train.init_from}{new}.", soft_wrap=True)
+        what = "weights" if config.train.init_state == "weights" else f"weights, optimizer and step ({state.step:,})"
+        text = f"Starting from the {what} of {config.train.init_from}{new}."
+        log.info("%s", text)
+        console.print(text, soft_wrap=True)
     return state
 
 
 def already_complete(run_dir: Path, config: Config, console: Console) -> dict[str, float]:
     console.print(f"{run_dir} is complete: {config.train.steps:,} of {config.train.steps:,} steps are done.")
+    console.print(f"Report: {_page(run_dir)}. To train on, raise --train.steps.")
+    return {}
+
+
+def already_stopped(run_dir: Path, step: int, patience: Patience, console: Console) -> dict[str, float]:
+    """Says that the run had stopped early, why, and the way out; it does not train on."""
+    console.print(f"{run_dir} stopped early at step {step:,}: {patience.why()}.", soft_wrap=True)
+    text = (
+        "To train on, raise --eval.patience, or give 0. eval, generate and export take the best save with --step best."
+    )
+    console.print(f"Report: {_page(run_dir)}. {text}", soft_wrap=True)
+    return {}
+
+
+def _page(run_dir: Path) -> Path:
+    """The page of a run that has ended, made where it is missing."""
     page = run_dir / "report.html"
     if processes.first() and not page.is_file():  # killed between the last save and the page
         from bigmodel_jax.report.page import build_report
 
         build_report([run_dir], page)
-    console.print(f"Report: {page}. To train on, raise --train.steps.")
-    return {}
+    return page

@@ -13,7 +13,7 @@ from bigmodel_jax.training.state import TrainState, weights
 
 def finish(config: Config, run_dir: Path, state: TrainState, saves: store.Store, stages: Stages) -> None:
     """What a complete run leaves beside its checkpoints; of several processes, the first one alone writes."""
-    name = f"{config.train.steps:08d}"
+    name = f"{int(state.step):08d}"
     if samples_text(config):
         text = generate_text(config, weights(state), config.eval.sample, seed=config.train.seed)
         if processes.first():

@@ -21,9 +21,9 @@ from bigmodel_jax.report.progress import Progress, start_rows, start_table
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
-from bigmodel_jax.training import ending, holder, run_folder
+from bigmodel_jax.training import ending, epochs, holder, run_folder
 from bigmodel_jax.training.baselines import Baselines
-from bigmodel_jax.training.beginning import already_complete, begin, open_data, resume
+from bigmodel_jax.training.beginning import already_complete, already_stopped, begin, open_data, resume
 from bigmodel_jax.training.checks import (
     check_data,
     check_images,
@@ -33,6 +33,7 @@ from bigmodel_jax.training.checks import (
     samples_text,
 )
 from bigmodel_jax.training.diverged import Diverged, diverged
+from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.signals import Interrupted, Stop
 from bigmodel_jax.training.state import TrainState, weights
@@ -63,10 +64,11 @@ def train(config: Config, run_dir: Path, stages: Stages | None = None) -> dict[s
         mesh = sharding.make_mesh(config.parallel)
         last = store.latest_step(saves)
         last = processes.from_first(-1 if last is None else last)
-        if last > config.train.steps:
-            raise ValueError(f"train.steps = {config.train.steps} is below step {last}, where this run stands")
         stages.begin("Preparing data")
         batches, validation = processes.in_turn("data", lambda: open_data(config, mesh))
+        config = epochs.resolve(config, len(batches.rows))
+        if last > config.train.steps:
+            raise ValueError(f"train.steps = {config.train.steps} is below step {last}, where this run stands")
         check_data(config)
         if samples_text(config):
             check_sample(config, config.eval.sample, config.data.open_tokenizer(), prefix="eval.sample.")
@@ -76,20 +78,24 @@ def train(config: Config, run_dir: Path, stages: Stages | None = None) -> dict[s
 
         # --- where the run stands
         stages.begin("Building the model")
-        state = resume(config, mesh, saves, batches) if last >= 0 else begin(config, mesh, console)
+        patience = Patience.of(config)
+        state = resume(config, mesh, saves, batches, patience) if last >= 0 else begin(config, mesh, console)
         start = int(state.step)
         if start >= config.train.steps:
             stages.end()
             return already_complete(run_dir, config, console)
+        if patience.is_over:
+            stages.end()
+            return already_stopped(run_dir, start, patience, console)
         run_folder.claim(run_dir, config)
         if processes.first():
             hold.take()
             run_folder.check_still(saves, last)
         start_log()
-        if start:
+        if start and last >= 0:
             log.info("resumed at step %d", start)
             console.print(f"Resuming at step {start:,}.")
-        run = Run(config, run_dir, mesh, stages, hold, saves, batches, validation, start)
+        run = Run(config, run_dir, mesh, stages, hold, saves, batches, validation, patience, start)
         return run.go(state)
 
 
@@ -105,6 +111,7 @@ class Run:
     saves: store.Store
     batches: BatchIterator
     validation: EvalBatches
+    patience: Patience
     start: int
     skipped: int = 0
     in_a_row: int = 0  # steps skipped, up to the last one recorded
@@ -163,7 +170,10 @@ class Run:
         # --- the end
         ending.finish(config, self.run_dir, state, self.saves, self.stages)
         self.writers.close()
-        self.stages.say(f"{config.train.steps - self.start:,} steps in {time.perf_counter() - began:.0f} s.")
+        done = int(state.step)
+        self.stages.say(f"{done - self.start:,} steps in {time.perf_counter() - began:.0f} s.")
+        if done < config.train.steps:
+            self.stages.say(f"Stopped early: {self.patience.why()}.")
         return scalars
 
     def loop(self, state: TrainState, train_step, stop: Stop) -> tuple[TrainState, dict[str, float]]:
@@ -190,10 +200,13 @@ class Run:
             pending = None
             if evaluate_now:
                 scalars = self.evaluate(done, state)
+                save_now |= self.patience.see(done, scalars)
             # Asked once more: a signal may have come during the evaluation.
-            stopping = stop.signal is not None
+            stopping = stop.signal is not None or self.patience.is_over
             if save_now or stopping:
-                self.save(done, state, scalars)
+                # A run that stops early must know its best save: the one that was evaluated, and not the next one.
+                ranked = evaluate_now or not self.patience.limit
+                self.save(done, state, scalars if ranked else {})
             if stopping:
                 break
             self.clock = time.perf_counter()
@@ -255,7 +268,8 @@ class Run:
     def save(self, step: int, state: TrainState, scalars: dict[str, float]) -> None:
         self.hold.check()
         numbers = {k: v for k, v in scalars.items() if isinstance(v, float)}
-        store.save(self.saves, step, state, self.batches.get_state(), config_file.to_json(self.config), metrics=numbers)
+        position = self.batches.get_state() | self.patience.get_state()
+        store.save(self.saves, step, state, position, config_file.to_json(self.config), metrics=numbers)
         log.info("step %d saved", step)
 
 

@@ -20,6 +20,7 @@ log = logging.getLogger("bigmodel_jax")
 FREE = (
     *(
         "train.steps",
+        "train.epochs",
         "train.log_every",
         "train.max_skipped",
         "parallel",
@@ -71,7 +72,9 @@ def check(run_dir: Path, config: Config) -> None:
         if changed:
             shown = "; ".join(f"{name} was {a!r}, now {b!r}" for name, (a, b) in list(changed.items())[:4])
             raise ValueError(
-                f"run_dir = {str(run_dir)!r} holds a run of another config: {shown}; give another --run_dir"
+                f"run_dir = {str(run_dir)!r} holds a run of another config: {shown}; give another --run_dir; with "
+                f"--train.init_from {run_dir}@STEP it starts from these weights, with --train.init_state all from the "
+                "optimizer's state and the step, too"
             )
 
 

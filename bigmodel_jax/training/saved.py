@@ -1,4 +1,4 @@
-"""Using a run's newest checkpoint: evaluation and generation."""
+"""Using a run's checkpoint, the newest or a chosen one: evaluation, generation, and the start of another run."""
 
 import dataclasses
 from pathlib import Path
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigmodel_jax.checkpoint import store
+from bigmodel_jax.checkpoint import kept, store
 from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
@@ -28,33 +28,41 @@ from bigmodel_jax.training.step import make_eval_step
 CHAT_TEMPLATE = "chat_template.jinja"  # in a run's folder, and in Hugging Face's
 
 
-def load_weights(config: Config, run_dir: Path, mesh) -> tuple[params.Tree, int]:
-    """(parameters that an evaluation uses, step) of the newest good checkpoint; the optimizer state is not read."""
+def load_weights(config: Config, run_dir: Path, mesh, which: str = "", said: str = "") -> tuple[params.Tree, int]:
+    """(parameters that an evaluation uses, step) of one checkpoint; the optimizer state is not read.
+
+    which: "" for the newest good one, a step, or "best" (checkpoint/kept.py); said: what the user wrote.
+    """
     if not (run_dir / "checkpoints").is_dir():
         raise ValueError(f"run_dir = {str(run_dir)!r} holds no checkpoints; train it first")
+    step = kept.find(run_dir, config.checkpoint, which, said)
     abstract = abstract_state(config, mesh)
     weights = "params" if abstract.ema is None else "ema"
     fields = {weights: getattr(abstract, weights), "frozen": abstract.frozen, "step": abstract.step}
     with store.open_store(run_dir / "checkpoints", config.checkpoint) as saves:
-        found = store.restore_params(saves, fields)
+        found = store.restore_params(saves, fields, step)
     return params.merge(found[weights], found.get("frozen", {})), int(found["step"])
 
 
 def fresh_state(config: Config, mesh) -> tuple[TrainState, list[str]]:
-    """A state at step 0 with the weights of `train.init_from`, and the paths of parameters that it does not have.
+    """The state in which a run starts, and the paths of parameters that `train.init_from` does not have.
 
-    Those, a new head say, keep their initial values. ValueError where shapes differ or nothing fits.
+    Those, a new head say, keep their initial values. With `train.init_state` "all" the state is the other run's, its
+    step included. ValueError where shapes differ or nothing fits.
     """
-    state = init_state(config, mesh)
     if not config.train.init_from:
-        return state, []
-    other = Path(config.train.init_from)
+        return init_state(config, mesh), []
+    other, which = kept.split(config.train.init_from)
     if not (other / "config.json").is_file():
         raise ValueError(
             f"train.init_from = {str(other)!r} is not a run's folder; `import` makes one of published weights"
         )
+    source = run_folder.load(other, runs_code=False)
+    if config.train.init_state == "all":
+        return _forked(source, config, other, which, mesh), []
+    state = init_state(config, mesh)
     own = params.paths(params.merge(state.params, state.frozen))
-    found = _published_rows(run_folder.load(other, runs_code=False), config, other, mesh)
+    found = _published_rows(source, config, other, which, mesh)
     found = {path: _fill_up(x, own[path], config, path) if path in own else x for path, x in found.items()}
     wrong = [
         f"{p} {found[p].shape}, here {x.shape}" for p, x in own.items() if p in found and found[p].shape != x.shape
@@ -69,12 +77,38 @@ def fresh_state(config: Config, mesh) -> tuple[TrainState, list[str]]:
     return dataclasses.replace(state, params=trainable, frozen=frozen, ema=ema), missing
 
 
-def _published_rows(source: Config, config: Config, run_dir: Path, mesh) -> dict[str, jax.Array]:
+def _forked(source: Config, config: Config, run_dir: Path, which: str, mesh) -> TrainState:
+    """The whole state of one checkpoint; an average that only this run keeps begins at the weights.
+
+    ValueError where the optimizer's state does not fit, or where `train.steps` leaves nothing to train.
+    """
+    abstract = abstract_state(config, mesh)
+    names = ["step", "params", "frozen", "opt_state", *(["ema"] if source.optim.ema_decay else [])]
+    fields = {name: getattr(abstract, name) for name in names}
+    step = kept.find(run_dir, source.checkpoint, which, f"train.init_from = {config.train.init_from!r}")
+    try:
+        with store.open_store(run_dir / "checkpoints", source.checkpoint) as saves:
+            found = store.restore_params(saves, fields, step)
+    except ValueError as error:
+        raise ValueError(f"train.init_state = 'all': {error}; 'weights' takes the weights alone") from error
+    if int(found["step"]) >= config.train.steps:
+        raise ValueError(
+            f"train.steps = {config.train.steps} is not above step {int(found['step'])}, where {config.train.init_from} "
+            "stands; train.init_state = 'all' goes on counting from there"
+        )
+    ema = found.get("ema")
+    if config.optim.ema_decay and ema is None:
+        ema = jax.tree.map(jnp.copy, cast(found["params"], "float32"))
+    return TrainState(**(found | {"ema": ema if config.optim.ema_decay else None}))
+
+
+def _published_rows(source: Config, config: Config, run_dir: Path, which: str, mesh) -> dict[str, jax.Array]:
     """The weights of `source` by path, its tables without padding, which another `model.pad_vocab` may cut elsewhere."""
     parallel = config.parallel
     if getattr(source.model, "pad_vocab", 1) != getattr(config.model, "pad_vocab", 1):
         parallel = dataclasses.replace(parallel, rules=dataclasses.replace(parallel.rules, vocab=None))
-    found = params.paths(load_weights(dataclasses.replace(source, parallel=parallel), run_dir, mesh)[0])
+    source = dataclasses.replace(source, parallel=parallel)
+    found = params.paths(load_weights(source, run_dir, mesh, which, f"train.init_from = {config.train.init_from!r}")[0])
     spec = params.paths(unpadded(source.model).make().spec)
     return {path: x[tuple(map(slice, spec[path].shape))] for path, x in found.items()}
 
@@ -86,23 +120,29 @@ def _fill_up(x: jax.Array, own: jax.Array, config: Config, path: str) -> jax.Arr
     return jax.device_put(x, own.sharding) if x.shape == own.shape else x
 
 
-def evaluate_run(config: Config, run_dir: Path) -> tuple[int, dict[str, float]]:
-    """(step, scalars) of the run's newest checkpoint on the validation split."""
+def evaluate_run(config: Config, run_dir: Path, which: str = "") -> tuple[int, dict[str, float]]:
+    """(step, scalars) of one checkpoint on the validation split; which: as `load_weights` has it."""
     validate(config, jax.device_count())
     mesh = sharding.make_mesh(config.parallel)
     check_data(config)  # before the weights are read: another tokenizer or longer rows than the model takes
-    weights, step = load_weights(config, run_dir, mesh)
+    weights, step = load_weights(config, run_dir, mesh, which)
     size = config.eval.batch_size or config.train.batch_size
     batches = eval_batches(config.data, batch_size=size, mesh=mesh, rules=config.parallel.rules)
     return step, evaluate(config, make_eval_step(config, mesh), weights, batches)
 
 
 def generate_from_run(
-    config: Config, run_dir: Path, sample: SampleConfig, seed: int, num_samples: int, chat: bool = False
+    config: Config,
+    run_dir: Path,
+    sample: SampleConfig,
+    seed: int,
+    num_samples: int,
+    chat: bool = False,
+    which: str = "",
 ) -> list[str]:
     """Texts that continue `sample.prompt`, each with the prompt in front; on one device, whatever the run's mesh was.
 
-    chat: answers to the prompt as a user's message, in the run's chat template.
+    chat: answers to the prompt as a user's message, in the run's chat template. which: as `load_weights` has it.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples = {num_samples}; it must be 1 or more")
@@ -113,7 +153,7 @@ def generate_from_run(
     )
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
-    weights, _ = load_weights(config, run_dir, mesh)
+    weights, _ = load_weights(config, run_dir, mesh, which)
     rows = continue_prompt(config, weights, prompt, sample, tokenizer, seed, num_samples)
     return rows if chat else [sample.prompt + row for row in rows]
 

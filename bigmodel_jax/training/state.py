@@ -45,7 +45,7 @@ def make_state(config: Config, model: Model, tx: optax.GradientTransformation) -
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     """The state as shapes with shardings: what a checkpoint is restored into."""
     model = config.model.make()
-    tx, _ = optim.make(config.optim, model.spec, config.train.steps)
+    tx, _ = optim.make(config.optim, model.spec, config.train.steps or 1)  # no shape depends on how many
     shapes = jax.eval_shape(lambda: make_state(config, model, tx))
     where = _shardings(config, model.spec, shapes, mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)

@@ -15,6 +15,7 @@ from bigmodel_jax.core.local_paths import check_local
 
 CONFIG = "a Python file with get_config(), a config.json, or a run's folder"
 RUN = "a run's folder, or the config file of a run in runs/"
+STEP = "--step        which checkpoint: a step that is kept, or best; else the newest"
 
 
 class Verb(NamedTuple):

@@ -67,6 +67,7 @@ def _plan(config, topology, given, name: str, folder: Path, target: Path) -> dic
 def _search(config, topology, given, name: str, folder: Path, target: Path) -> dict:
     from bigmodel_jax.plan import estimate, screen, search
     from bigmodel_jax.plan.topology import check_installed
+    from bigmodel_jax.training import epochs
 
     console = Console()
     prices = estimate.read_prices(local("--prices", given.prices) if given.prices else estimate.PRICES, topology)
@@ -78,7 +79,7 @@ def _search(config, topology, given, name: str, folder: Path, target: Path) -> d
 
     with console.status("") as status:
         found = search.search(
-            config,
+            epochs.resolve(config),
             topology,
             describe=describe,
             compiles=given.compiles,

@@ -17,6 +17,7 @@ from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.verbs.base import (
     CONFIG,
     RUN,
+    STEP,
     Verb,
     asks_for_help,
     local,
@@ -52,13 +53,14 @@ def _is_evaluation(record: dict) -> bool:
 
 def evaluate(args: Sequence[str]) -> None:
     as_json, args = take_flag(args, "--json")
+    which, args = take(args, "--step")
     with _status("Evaluating", args):
         config, run_dir = parse_job("eval", args)
         runtime.keep_programs()
         from bigmodel_jax.report.writers import plain
         from bigmodel_jax.training.saved import evaluate_run
 
-        step, scalars = evaluate_run(config, run_dir)
+        step, scalars = evaluate_run(config, run_dir, which)
     if as_json:
         if peers.speaks():
             print(json.dumps({"step": step} | {name: plain(value) for name, value in scalars.items()}))
@@ -89,13 +91,14 @@ def _generated(target: Path, options: list[str]) -> list[str]:
         sample: Annotated[configs.SampleConfig, tyro.conf.arg(name="")]
         seed: int = 0
         num_samples: int = 1
+        step: str = ""  # which checkpoint: a step, or best; empty: the newest
         chat: bool = False  # the prompt is a user's message in the model's chat template
 
     parsed = configs.override(Arguments(config.eval.sample), options, prog=f"launch.py generate {target}")
     runtime.keep_programs()
     from bigmodel_jax.training.saved import generate_from_run
 
-    return generate_from_run(config, run_dir, parsed.sample, parsed.seed, parsed.num_samples, parsed.chat)
+    return generate_from_run(config, run_dir, parsed.sample, parsed.seed, parsed.num_samples, parsed.chat, parsed.step)
 
 
 def _status(text: str, args: Sequence[str]):
@@ -167,13 +170,14 @@ VERBS = {
     ),
     "eval": Verb(
         evaluate,
-        "eval RUN [--FIELD VALUE ...]",
+        "eval RUN [--step N] [--FIELD VALUE ...]",
         "evaluate a run's newest checkpoint",
         f"RUN           {RUN}\n"
+        f"{STEP}\n"
         "--FIELD       any field of the run's config, such as --eval.batch_size\n"
         "--json        one JSON object instead of a table\n\n"
         "On its validation split.",
-        ("eval runs/lm_tiny", "eval runs/lm_tiny --eval.batch_size 8"),
+        ("eval runs/lm_tiny", "eval runs/lm_tiny --step best --eval.batch_size 8"),
     ),
     "generate": Verb(
         generate,
@@ -187,7 +191,8 @@ VERBS = {
         "--top_p         only the likeliest tokens that together have probability p\n"
         "--num_samples   number of continuations\n"
         "--chat True     the prompt is a user's message, in the model's chat template\n"
-        "--seed          another seed, another text\n\n"
+        "--seed          another seed, another text\n"
+        "--step          which checkpoint: a step that is kept, or best; else the newest\n\n"
         "Without an option, the run's config decides (eval.sample).",
         (
             'generate runs/lm_tiny --prompt "My fellow Americans,"',

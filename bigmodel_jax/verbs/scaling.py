@@ -18,6 +18,7 @@ def scale(args: Sequence[str]) -> None:
     from bigmodel_jax.plan import topology as topologies
     from bigmodel_jax.scaling.benchmark import scale as run
     from bigmodel_jax.scaling.points import make_points, planned_points
+    from bigmodel_jax.training import epochs
 
     @dataclasses.dataclass(frozen=True)
     class Arguments:
@@ -36,11 +37,12 @@ def scale(args: Sequence[str]) -> None:
         if getattr(parsed, name) < 1:
             raise ValueError(f"--{name} {getattr(parsed, name)}; it must be 1 or more")
     check_paths(parsed.config)
+    config = epochs.resolve(parsed.config)
     machines = [topologies.parse_slices(name) for name in parsed.topologies]
     for machine in machines:
         topologies.check_installed(machine)
-    points = make_points(parsed.config, parsed.devices, parsed.layouts, parsed.mode, parsed.processes)
-    points += planned_points(parsed.config, machines, parsed.layouts, parsed.mode)
+    points = make_points(config, parsed.devices, parsed.layouts, parsed.mode, parsed.processes)
+    points += planned_points(config, machines, parsed.layouts, parsed.mode)
     name = run_dir_of(target)
     run_dir = local("--run_dir", parsed.run_dir) if parsed.run_dir else name.with_name(f"{name.name}-scale")
     page = run(points, run_dir, topologies=machines, windows=parsed.windows, steps=parsed.steps, console=Console())

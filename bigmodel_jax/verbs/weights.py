@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bigmodel_jax.verbs.base import RUN, Verb, local, one_target, run_dir_of, split
+from bigmodel_jax.verbs.base import RUN, STEP, Verb, local, one_target, run_dir_of, split
 
 
 def import_(args: Sequence[str]) -> None:
@@ -55,11 +55,13 @@ def export(args: Sequence[str]) -> None:
     @dataclasses.dataclass(frozen=True)
     class Arguments:
         dtype: Float = "float32"
+        step: str = ""  # which checkpoint: a step, or best; empty: the newest
 
-    dtype = override(Arguments(), options, prog="launch.py export RUN FOLDER").dtype
+    parsed = override(Arguments(), options, prog="launch.py export RUN FOLDER")
     run, folder = (local("export", target) for target in targets)
-    family = export_weights(run_folder.load(run), run_dir_of(run), folder, dtype=dtype)
-    print(f"{targets[1]}: {family.architecture}, {dtype}")
+    config, run_dir = run_folder.load(run), run_dir_of(run)
+    family = export_weights(config, run_dir, folder, dtype=parsed.dtype, which=parsed.step)
+    print(f"{targets[1]}: {family.architecture}, {parsed.dtype}")
 
 
 VERBS = {
@@ -80,12 +82,13 @@ VERBS = {
     ),
     "export": Verb(
         export,
-        "export RUN FOLDER [--dtype bfloat16]",
+        "export RUN FOLDER [--dtype bfloat16] [--step N]",
         "write a run's weights as a Hugging Face folder",
         f"RUN           {RUN}\n"
         "FOLDER        a new folder: config.json, safetensors, tokenizer; transformers\n"
         "              reads it with from_pretrained\n"
-        "--dtype       float32 or bfloat16",
+        "--dtype       float32 or bfloat16\n"
+        f"{STEP}",
         ("export runs/lm_tiny exported/lm_tiny", "export runs/lm_tiny exported/half --dtype bfloat16"),
     ),
 }
