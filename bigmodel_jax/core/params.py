@@ -102,14 +102,19 @@ def stack(spec: Tree, n: int, axis: str | None = "layers") -> Tree:
     """`n` layers of `spec` as one tree with a leading dimension; each layer keeps its own initial draw."""
 
     def one(p: Param) -> Param:
-        def draw(key, shape, dtype):
-            return jax.vmap(lambda k: p.init.fn(k, shape[1:], dtype))(jax.random.split(key, shape[0]))
-
-        return dataclasses.replace(
-            p, shape=(n, *p.shape), axes=(axis, *p.axes), init=Init(p.init.name, draw), decay=p.decay
-        )
+        init = Init(p.init.name, each(p.init.fn))
+        return dataclasses.replace(p, shape=(n, *p.shape), axes=(axis, *p.axes), init=init, decay=p.decay)
 
     return map_spec(one, spec)
+
+
+def each(fn: Callable) -> Callable:
+    """The initial distribution of arrays with one more leading dimension, each entry a draw of its own from `fn`."""
+
+    def draw(key, shape, dtype):
+        return jax.vmap(lambda k: fn(k, shape[1:], dtype))(jax.random.split(key, shape[0]))
+
+    return draw
 
 
 def partition(tree: Tree, spec: Tree) -> tuple[Tree, Tree]:

@@ -11,11 +11,14 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from bigmodel_jax.core import initial
+from bigmodel_jax.core.initial import Initial
 from bigmodel_jax.core.params import Tree, normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Share, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain, uncut
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import linear
+from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
 from bigmodel_jax.nn.dropout import dropout
 
 SMALLEST = {
@@ -43,6 +46,9 @@ class BagOfEmbeddingsConfig(ModelConfig):
     embed_std: NonNegative = 0.1  # of the initial embeddings
     dropout: ShareBelowOne = 0.0  # of the mean, in training
     word_dropout: Share = 0.0  # words left out of a text, in training
+    activation: Activation = "relu"  # of the hidden layer
+    init: Initial = "default"  # of the kernels; default: He's normal for the hidden layer, LeCun's for the head
+    init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
 
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
@@ -78,7 +84,8 @@ def spec(cfg: BagOfEmbeddingsConfig) -> Tree:
         he = normal((2 / cfg.embed_dim) ** 0.5)  # for ReLU: He et al., arXiv:1502.01852
         tree["hidden"] = linear.linear_spec(cfg.embed_dim, cfg.hidden_dim, init=he, bias=True)
     last, axis = (cfg.hidden_dim, "mlp") if cfg.hidden_dim else (cfg.embed_dim, "embed")
-    return tree | {"head": linear.linear_spec(last, cfg.num_classes, axes=(axis, None), bias=True)}
+    tree |= {"head": linear.linear_spec(last, cfg.num_classes, axes=(axis, None), bias=True)}
+    return initial.weights(tree, cfg.init, cfg.init_std)
 
 
 def hash_pairs(first: jax.Array, second: jax.Array, buckets: int) -> jax.Array:
@@ -133,5 +140,5 @@ def apply(cfg: BagOfEmbeddingsConfig, p: Tree, batch: dict, *, rng=None, train=F
     if train and cfg.dropout:
         x = dropout(cfg.dropout, x, mean_rng)
     if cfg.hidden_dim:
-        x = constrain(jax.nn.relu(linear.linear(p["hidden"], x)), "batch", "mlp")
+        x = constrain(ACTIVATIONS[cfg.activation](linear.linear(p["hidden"], x)), "batch", "mlp")
     return Out(linear.linear(p["head"], x))

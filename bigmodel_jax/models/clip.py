@@ -16,6 +16,7 @@ from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import linear, norm, stack
+from bigmodel_jax.nn.activations import Activation
 from bigmodel_jax.nn.attention import Implementation
 
 
@@ -27,7 +28,7 @@ class Tower:
     embed_dim: Count = 768
     num_heads: Count = 12
     mlp_dim: Count = 3072
-    activation: prenorm.Activation = "quick_gelu"
+    activation: Activation = "quick_gelu"
     norm_eps: NonNegative = 1e-5
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep

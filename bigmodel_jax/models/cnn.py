@@ -8,6 +8,7 @@ channels "mlp" (split over tensor).
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -15,11 +16,13 @@ import numpy as np
 from flax import linen as nn
 from flax import nnx
 
-from bigmodel_jax.core.ranges import Count, ShareBelowOne
+from bigmodel_jax.core import initial
+from bigmodel_jax.core.initial import Initial
+from bigmodel_jax.core.ranges import Count, NonNegative, ShareBelowOne
 from bigmodel_jax.models.base import Model, ModelConfig
 from bigmodel_jax.models.flax_module import from_linen, from_nnx
+from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
 
-KERNEL_INIT = jax.nn.initializers.he_normal()  # for ReLU: He et al., arXiv:1502.01852
 ZEROS, ONES = jax.nn.initializers.zeros, jax.nn.initializers.ones
 MOMENTUM = 0.9  # of the running statistics: runs of a few hundred steps would never reach Flax's default 0.99
 
@@ -33,6 +36,9 @@ class CNNConfig(ModelConfig):
     channels: tuple[Count, ...] = (32, 64)  # one stage each; a stage halves height and width
     hidden_dim: Count = 128
     dropout: ShareBelowOne = 0.0
+    activation: Activation = "relu"
+    init: Initial = "default"  # of the kernels; default: He's normal
+    init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
     door: Literal["nnx", "linen"] = "nnx"
 
     def make(self) -> Model:
@@ -50,6 +56,11 @@ class CNNConfig(ModelConfig):
     @classmethod
     def tiny(cls) -> "CNNConfig":
         return cls(image_shape=(8, 8, 1), channels=(8, 16), hidden_dim=16)
+
+
+def kernel_init(cfg: CNNConfig, axes: tuple[str | None, ...]) -> tuple[Callable, tuple[str | None, ...]]:
+    """(initial distribution, logical axes) of a kernel; by default He's, for ReLU (arXiv:1502.01852)."""
+    return initial.initializer("he_normal" if cfg.init == "default" else cfg.init, cfg.init_std, axes), axes
 
 
 def conv_axes(in_channels: int) -> tuple[str | None, ...]:
@@ -73,25 +84,25 @@ class NnxCNN(nnx.Module):
         scale = nnx.with_partitioning(ONES, ("mlp",))
         size = (cfg.image_shape[2], *cfg.channels)
         for i, (n_in, n_out) in enumerate(itertools.pairwise(size)):
-            kernel = nnx.with_partitioning(KERNEL_INIT, conv_axes(n_in))
+            kernel = nnx.with_partitioning(*kernel_init(cfg, conv_axes(n_in)))
             setattr(self, f"conv{i}", nnx.Conv(n_in, n_out, (3, 3), kernel_init=kernel, use_bias=False, rngs=rngs))
             norm = nnx.BatchNorm(n_out, momentum=MOMENTUM, bias_init=bias, scale_init=scale, rngs=rngs)
             setattr(self, f"norm{i}", norm)
         flat = math.prod(n >> len(cfg.channels) for n in cfg.image_shape[:2]) * size[-1]
-        kernel = nnx.with_partitioning(KERNEL_INIT, ("embed", "mlp"))
+        kernel = nnx.with_partitioning(*kernel_init(cfg, ("embed", "mlp")))
         self.hidden = nnx.Linear(flat, cfg.hidden_dim, kernel_init=kernel, bias_init=bias, rngs=rngs)
         self.dropout = nnx.Dropout(cfg.dropout, rngs=rngs)
-        kernel = nnx.with_partitioning(KERNEL_INIT, ("mlp", None))
+        kernel = nnx.with_partitioning(*kernel_init(cfg, ("mlp", None)))
         self.head = nnx.Linear(cfg.hidden_dim, cfg.num_classes, kernel_init=kernel, rngs=rngs)
-        self.num_stages = len(cfg.channels)
+        self.num_stages, self.activation = len(cfg.channels), cfg.activation
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         dtype = x_BHWC.dtype
         for i in range(self.num_stages):
             x_BHWC = max_pool(getattr(self, f"conv{i}")(x_BHWC))
             # NNX's batch norm answers in float32, its statistics' dtype.
-            x_BHWC = nnx.relu(getattr(self, f"norm{i}")(x_BHWC).astype(dtype))
-        x = nnx.relu(self.hidden(x_BHWC.reshape(x_BHWC.shape[0], -1)))
+            x_BHWC = ACTIVATIONS[self.activation](getattr(self, f"norm{i}")(x_BHWC).astype(dtype))
+        x = ACTIVATIONS[self.activation](self.hidden(x_BHWC.reshape(x_BHWC.shape[0], -1)))
         return self.head(self.dropout(x))
 
 
@@ -104,13 +115,13 @@ class LinenCNN(nn.Module):
         bias = nn.with_logical_partitioning(ZEROS, ("mlp",))
         scale = nn.with_logical_partitioning(ONES, ("mlp",))
         for i, n_out in enumerate(self.cfg.channels):
-            kernel = nn.with_logical_partitioning(KERNEL_INIT, conv_axes(x_BHWC.shape[-1]))
+            kernel = nn.with_logical_partitioning(*kernel_init(self.cfg, conv_axes(x_BHWC.shape[-1])))
             x_BHWC = max_pool(nn.Conv(n_out, (3, 3), kernel_init=kernel, use_bias=False, name=f"conv{i}")(x_BHWC))
             norm = nn.BatchNorm(momentum=MOMENTUM, bias_init=bias, scale_init=scale, name=f"norm{i}")
-            x_BHWC = nn.relu(norm(x_BHWC, use_running_average=not train))
-        kernel = nn.with_logical_partitioning(KERNEL_INIT, ("embed", "mlp"))
+            x_BHWC = ACTIVATIONS[self.cfg.activation](norm(x_BHWC, use_running_average=not train))
+        kernel = nn.with_logical_partitioning(*kernel_init(self.cfg, ("embed", "mlp")))
         hidden = nn.Dense(self.cfg.hidden_dim, kernel_init=kernel, bias_init=bias, name="hidden")
-        x = nn.relu(hidden(x_BHWC.reshape(x_BHWC.shape[0], -1)))
+        x = ACTIVATIONS[self.cfg.activation](hidden(x_BHWC.reshape(x_BHWC.shape[0], -1)))
         x = nn.Dropout(self.cfg.dropout)(x, deterministic=not train)
-        kernel = nn.with_logical_partitioning(KERNEL_INIT, ("mlp", None))
+        kernel = nn.with_logical_partitioning(*kernel_init(self.cfg, ("mlp", None)))
         return nn.Dense(self.cfg.num_classes, kernel_init=kernel, name="head")(x)

@@ -4,8 +4,10 @@ import dataclasses
 import functools
 import math
 
+from bigmodel_jax.core import initial
+from bigmodel_jax.core.initial import Initial
 from bigmodel_jax.core.params import Tree, zeros
-from bigmodel_jax.core.ranges import Count
+from bigmodel_jax.core.ranges import Count, NonNegative
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn.linear import linear, linear_spec
 
@@ -16,6 +18,8 @@ class LinearConfig(ModelConfig):
 
     feature_shape: tuple[Count, ...] = (10,)  # of one example
     num_outputs: Count = 1  # numbers that are predicted, or classes
+    init: Initial = "default"  # of the kernels; default: zeros
+    init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
 
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
@@ -31,7 +35,9 @@ class LinearConfig(ModelConfig):
 
 def spec(cfg: LinearConfig) -> Tree:
     # Zeros: both losses are convex, so that the start decides nothing, and every run begins at the same loss.
-    return linear_spec(math.prod(cfg.feature_shape), cfg.num_outputs, axes=("embed", None), init=zeros(), bias=True)
+    num = math.prod(cfg.feature_shape)
+    tree = linear_spec(num, cfg.num_outputs, axes=("embed", None), init=zeros(), bias=True)
+    return initial.weights(tree, cfg.init, cfg.init_std)
 
 
 def apply(cfg: LinearConfig, p: Tree, batch: dict, *, rng=None, train=False, cache=None) -> Out:

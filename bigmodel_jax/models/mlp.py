@@ -7,10 +7,13 @@ import math
 
 import jax
 
+from bigmodel_jax.core import initial
+from bigmodel_jax.core.initial import Initial
 from bigmodel_jax.core.params import Tree, normal
-from bigmodel_jax.core.ranges import Count, ShareBelowOne
+from bigmodel_jax.core.ranges import Count, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
 from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.linear import linear, linear_spec
 
@@ -23,6 +26,9 @@ class MLPConfig(ModelConfig):
     num_classes: Count = 10
     hidden_dims: tuple[Count, ...] = (256, 256)
     dropout: ShareBelowOne = 0.0
+    activation: Activation = "relu"
+    init: Initial = "default"  # of the kernels; default: He's normal where an activation follows, LeCun's for the head
+    init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
 
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
@@ -45,14 +51,15 @@ def spec(cfg: MLPConfig) -> Tree:
         axes = ("mlp", "embed") if i % 2 else ("embed", "mlp")
         tree[f"hidden{i}"] = linear_spec(n_in, n_out, axes=axes, init=normal((2 / n_in) ** 0.5), bias=True)
     last = "embed" if len(dims) % 2 else "mlp"
-    return tree | {"head": linear_spec(dims[-1], cfg.num_classes, axes=(last, None), bias=True)}
+    tree |= {"head": linear_spec(dims[-1], cfg.num_classes, axes=(last, None), bias=True)}
+    return initial.weights(tree, cfg.init, cfg.init_std)
 
 
 def apply(cfg: MLPConfig, p: Tree, batch: dict, *, rng=None, train=False, cache=None) -> Out:
     """Logits (B, num_classes) of batch["image"] (B, *image_shape)."""
     x = batch["image"].reshape(batch["image"].shape[0], -1).astype(p["head"]["kernel"].dtype)
     for i in range(len(cfg.hidden_dims)):
-        x = constrain(jax.nn.relu(linear(p[f"hidden{i}"], x)), "batch", "embed" if i % 2 else "mlp")
+        x = constrain(ACTIVATIONS[cfg.activation](linear(p[f"hidden{i}"], x)), "batch", "embed" if i % 2 else "mlp")
         if train and cfg.dropout:
             x = dropout(cfg.dropout, x, jax.random.fold_in(rng, i))
     return Out(linear(p["head"], x))

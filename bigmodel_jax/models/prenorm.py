@@ -3,9 +3,6 @@
 Shapes: B batch, T tokens, D embed, F mlp, P patch side, C channels, L layers.
 """
 
-import functools
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 
@@ -13,21 +10,8 @@ from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Init, Param, zeros
 from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
+from bigmodel_jax.nn.activations import ACTIVATIONS
 from bigmodel_jax.nn.attention import Where
-
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
-
-
-def quick_gelu(x: jax.Array) -> jax.Array:
-    """x sigmoid(1.702 x): the approximation of GELU that CLIP was trained with (arXiv:1606.08415)."""
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-ACTIVATIONS = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "quick_gelu": quick_gelu,
-}
 
 
 def xavier(fan_in: int, fan_out: int) -> Init:

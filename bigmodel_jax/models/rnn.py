@@ -16,12 +16,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from bigmodel_jax.core import initial as initial_values
 from bigmodel_jax.core import params
+from bigmodel_jax.core.initial import Initial
 from bigmodel_jax.core.params import Init, Param, normal, zeros
-from bigmodel_jax.core.ranges import Count, ShareBelowOne
+from bigmodel_jax.core.ranges import Count, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import linear
+from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
 from bigmodel_jax.nn.head import Head
 
 CELLS = {"rnn": nn.SimpleCell, "lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}
@@ -39,6 +42,9 @@ class RecurrentConfig(ModelConfig):
     dropout: ShareBelowOne = 0.0  # of what goes into each layer and into the head
     recurrent_dropout: ShareBelowOne = 0.0  # of the state, where it enters the next step's products
     embedding_dropout: ShareBelowOne = 0.0  # of word types
+    activation: Activation = "tanh"  # of what goes into the state; the gates of an LSTM or a GRU are sigmoids
+    init: Initial = "default"  # of the kernels; default: orthogonal for the state's, LeCun's normal for the others
+    init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
 
     def validate(self, parallel) -> None:
         for name in ("vocab_size", "num_layers", "embed_dim", "hidden_dim"):
@@ -113,11 +119,13 @@ def body_spec(cfg: RecurrentConfig) -> params.Tree:
 
 def spec(cfg: RNNConfig) -> params.Tree:
     head = linear.embedding_spec(cfg.vocab_size, cfg.hidden_dim, init=normal(cfg.hidden_dim**-0.5))
-    return body_spec(cfg) | {"head": head | {"bias": Param((cfg.vocab_size,), ("vocab",), zeros())}}
+    tree = body_spec(cfg) | {"head": head | {"bias": Param((cfg.vocab_size,), ("vocab",), zeros())}}
+    return initial_values.weights(tree, cfg.init, cfg.init_std)
 
 
 def classifier_spec(cfg: RNNClassifierConfig) -> params.Tree:
-    return body_spec(cfg) | {"head": linear.linear_spec(cfg.hidden_dim, cfg.num_classes, axes=("mlp", None), bias=True)}
+    head = linear.linear_spec(cfg.hidden_dim, cfg.num_classes, axes=("mlp", None), bias=True)
+    return initial_values.weights(body_spec(cfg) | {"head": head}, cfg.init, cfg.init_std)
 
 
 # ---- state ----
@@ -176,7 +184,7 @@ def call_cell(cell: nn.Module, p: params.Tree, carry: Any, x_BD: jax.Array, mask
 
 def layer(cfg: RecurrentConfig, p, x_BTD, carry, fresh_BT, real_BT, mask) -> tuple[Any, jax.Array]:
     """(state after the last token, outputs (B, T, H))."""
-    cell = CELLS[cfg.cell](cfg.hidden_dim)
+    cell = CELLS[cfg.cell](cfg.hidden_dim, activation_fn=ACTIVATIONS[cfg.activation])
     # A cell's weights are stored in pieces and used whole. Split over "tensor" they would cost a collective per time step,
     # and with the batch split over two axes XLA (0.12) computes wrong gradients for the loop.
     p = jax.tree.map(lambda w: constrain(w, *(None,) * w.ndim), p)

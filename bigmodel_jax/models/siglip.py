@@ -25,6 +25,7 @@ from bigmodel_jax.models.clip import (
     text_states,
 )
 from bigmodel_jax.nn import attention, feedforward, linear, norm
+from bigmodel_jax.nn.activations import ACTIVATIONS
 from bigmodel_jax.nn.attention import Where
 
 SIZES = {"activation": "gelu_tanh", "norm_eps": 1e-6}
@@ -124,7 +125,7 @@ def pool(tower: VisionTower, p, x_BTD) -> jax.Array:
     here, there = (Where(jnp.zeros((B, n), jnp.int32), jnp.ones((B, n), jnp.int32)) for n in (1, T))
     h = attention.attend(q, k, v, here, there, causal=False, implementation=tower.attention)
     h = attention.project_out(p["attn"], h)
-    mlp = feedforward.mlp(p["mlp"], norm.layer(p["norm"], h, eps=tower.norm_eps), prenorm.ACTIVATIONS[tower.activation])
+    mlp = feedforward.mlp(p["mlp"], norm.layer(p["norm"], h, eps=tower.norm_eps), ACTIVATIONS[tower.activation])
     return (h + mlp)[:, 0]
 
 

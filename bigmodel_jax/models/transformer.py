@@ -9,7 +9,6 @@ Shapes: B batch, T decoder tokens, S encoder tokens, D embed, H heads, h head_di
 
 import dataclasses
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +21,10 @@ from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.encoder_decoder import attend_memory, check, check_batch, encoder_where, make_cache
 from bigmodel_jax.nn import attention, feedforward, linear, norm, position, stack
+from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
 from bigmodel_jax.nn.attention import Implementation
 from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head
-
-ACTIVATIONS = {"relu": jax.nn.relu, "silu": jax.nn.silu, "gelu": functools.partial(jax.nn.gelu, approximate=False)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +38,7 @@ class TransformerConfig(ModelConfig):
     num_heads: Count = 8
     mlp_dim: Count = 2048
     max_seq_len: Count = 1024
-    activation: Literal["relu", "silu", "gelu"] = "relu"
+    activation: Activation = "relu"
     scale_embedding: bool = True  # embeddings times sqrt(embed_dim)
     logits_bias: bool = False  # Marian's models have one
     init_std: NonNegative = 0.02

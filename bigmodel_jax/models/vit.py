@@ -15,6 +15,7 @@ from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import linear, norm, stack
+from bigmodel_jax.nn.activations import Activation
 from bigmodel_jax.nn.attention import Implementation
 
 
@@ -29,7 +30,7 @@ class ViTConfig(ModelConfig):
     embed_dim: Count = 768
     num_heads: Count = 12
     mlp_dim: Count = 3072
-    activation: prenorm.Activation = "gelu"
+    activation: Activation = "gelu"
     norm_eps: NonNegative = 1e-12
     init_std: NonNegative = 0.02
     remat: stack.Remat = "none"

@@ -88,7 +88,7 @@ def encoder_to_hf(cfg) -> dict:
         "hidden_size": cfg.embed_dim,
         "num_attention_heads": cfg.num_heads,
         "intermediate_size": cfg.mlp_dim,
-        "hidden_act": THEIR_ACTIVATIONS[cfg.activation],
+        "hidden_act": THEIR_ACTIVATIONS.get(cfg.activation, cfg.activation),
         "layer_norm_eps": cfg.norm_eps,
     }
 

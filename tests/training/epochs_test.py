@@ -12,6 +12,10 @@ from bigmodel_jax import cli, config_file
 from bigmodel_jax.config import Config, TrainConfig, override
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.data.base import DataConfig
+from bigmodel_jax.models import MLPConfig
+from bigmodel_jax.objectives import Classification
+from bigmodel_jax.plan import estimate, topology
+from bigmodel_jax.scaling import points
 from bigmodel_jax.training import epochs, loop
 from loop_test import config_of, records, run, same
 
@@ -41,14 +45,7 @@ class Generated(Counted):
 
 
 def config_with(data: DataConfig, **train) -> Config:
-    return dataclasses.replace(runs_config(), data=data, train=TrainConfig(**train))
-
-
-def runs_config() -> Config:
-    from bigmodel_jax.models import MLPConfig
-    from bigmodel_jax.objectives import Classification
-
-    return Config(MLPConfig.tiny(), Classification(), Counted())
+    return Config(MLPConfig.tiny(), Classification(), data, train=TrainConfig(**train))
 
 
 @pytest.mark.parametrize(
@@ -140,3 +137,25 @@ def test_fewer_epochs_than_a_run_has_are_refused(tmp_path):
     run(config, tmp_path / "run")
     with pytest.raises(ValueError, match=r"train\.steps = 3 is below step 5"):
         loop.train(loop_config, tmp_path / "run")
+
+
+class Asked(Exception):
+    pass
+
+
+def caught(config, *_):
+    raise Asked(config.train)
+
+
+def test_a_plan_and_a_scaling_benchmark_know_steps_alone(tmp_path, monkeypatch):
+    config = config_with(Counted(num=40), epochs=2, batch_size=8)
+    monkeypatch.setattr(estimate, "check_installed", lambda topology: None)
+    monkeypatch.setattr(estimate, "compile_step", caught)
+    with pytest.raises(Asked) as plan:
+        estimate.make_plan(config, topology.parse("v5e:2x2", 1), name="x")
+    monkeypatch.setattr(points, "make_points", caught)
+    monkeypatch.setattr(config_file, "load", lambda target: config)
+    with pytest.raises(Asked) as scale:
+        cli.VERBS["scale"].run(["x.py", "--devices", "1"])
+    for asked in (plan, scale):
+        assert (asked.value.args[0].steps, asked.value.args[0].epochs) == (10, None)

@@ -1,0 +1,111 @@
+"""Initial distributions by name, for the weights of any spec: the fans come from a parameter's logical axes.
+
+The distributions are `jax.nn.initializers`'. He, LeCun and the normal Xavier are cut at two standard deviations and scaled
+back, as there, so that the variance is the one of the paper. Xavier: Glorot & Bengio 2010; He: arXiv:1502.01852; LeCun:
+"Efficient BackProp", 1998; orthogonal: Saxe et al., arXiv:1312.6120.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Init, Param, Tree
+
+Initial = Literal[
+    "default",
+    "normal",
+    "truncated_normal",
+    "uniform",
+    "xavier_normal",
+    "xavier_uniform",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "orthogonal",
+]
+
+COPIES = {"layers", "experts"}  # a leading dimension of so many weights of their own: no fan
+HEADS = {"heads", "kv_heads"}
+CUT = 0.87962566103423978  # the standard deviation of a standard normal distribution cut at +-2
+
+BY_STD = {
+    "normal": jax.nn.initializers.normal,
+    "truncated_normal": lambda std: jax.nn.initializers.truncated_normal(std / CUT),
+    "uniform": lambda std: centred_uniform(std),
+}
+BY_FANS = {
+    "xavier_normal": jax.nn.initializers.glorot_normal,
+    "xavier_uniform": jax.nn.initializers.glorot_uniform,
+    "glorot_normal": jax.nn.initializers.glorot_normal,
+    "glorot_uniform": jax.nn.initializers.glorot_uniform,
+    "he_normal": jax.nn.initializers.he_normal,
+    "he_uniform": jax.nn.initializers.he_uniform,
+    "lecun_normal": jax.nn.initializers.lecun_normal,
+    "lecun_uniform": jax.nn.initializers.lecun_uniform,
+}
+
+
+def centred_uniform(std: float) -> Callable:
+    """Uniform around 0 with this standard deviation; JAX's own `uniform` begins at 0."""
+    bound = 3**0.5 * std
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def initializer(name: Initial, std: float, axes: tuple[str | None, ...]) -> Callable:
+    """fn(key, shape, dtype) for a weight with these logical axes; std: of the distributions that no fan decides."""
+    if axes[0] in COPIES:
+        return params.each(initializer(name, std, axes[1:]))
+    if name in BY_STD:
+        return BY_STD[name](std)
+    ins, outs = fans(axes)
+    return orthogonal(ins, outs) if name == "orthogonal" else BY_FANS[name](ins, outs)
+
+
+def fans(axes: tuple[str | None, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(input dimensions, output dimensions) of one weight; what is neither is the receptive field of a convolution."""
+    every = tuple(range(len(axes)))
+    if len(axes) < 2:
+        raise ValueError(f"a parameter with axes {axes} has no fans: it is no matrix")
+    if axes[0] in HEADS:  # (heads, head_dim, embed): out of attention
+        return every[:-1], every[-1:]
+    if len(axes) == 2:  # a table's rows are what its head puts out
+        return (every[1:], every[:1]) if axes[0] == "vocab" else (every[:1], every[1:])
+    if axes[0] == "embed" or HEADS & set(axes):  # (embed, heads, head_dim): into attention
+        return every[:1], every[1:]
+    return every[-2:-1], every[-1:]
+
+
+def orthogonal(ins: tuple[int, ...], outs: tuple[int, ...]) -> Callable:
+    """Orthonormal rows or columns, whichever are fewer, of the weight as a matrix of its inputs and outputs."""
+
+    def draw(key, shape, dtype=jnp.float32):
+        split = min(outs) if min(outs) > max(ins) else min(ins)
+        matrix = (math.prod(shape[:split]), math.prod(shape[split:]))
+        return jax.nn.initializers.orthogonal()(key, matrix, dtype).reshape(shape)
+
+    return draw
+
+
+def weights(spec: Tree, name: Initial, std: float) -> Tree:
+    """`spec` with every kernel, and the table of a head, drawn from this distribution; "default" changes nothing.
+
+    Biases, norms and embeddings, which no sum runs over, keep their own.
+    """
+    if name == "default":
+        return spec
+    text = f"{name}({std:.4g})" if name in BY_STD else name
+
+    def one(path: str, p: Param) -> Param:
+        if not (path.endswith("kernel") or path == "head/table"):
+            return p
+        return dataclasses.replace(p, init=Init(text, initializer(name, std, p.axes)))
+
+    return params.from_paths({path: one(path, p) for path, p in params.paths(spec).items()})
