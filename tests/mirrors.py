@@ -61,7 +61,7 @@ TESTS = {
         "training/denominator_test.py",
         "training/statistics_test.py",
     ),
-    "training/beginning.py": ("training/loop_test.py",),
+    "training/beginning.py": ("training/loop_test.py", "training/early_stopping_test.py"),
     "training/diverged.py": ("training/skipped_test.py",),
     "training/deterministic.py": (
         "training/randomness_test.py",
@@ -78,7 +78,7 @@ TESTS = {
     "training/stage_arrays.py": ("training/schedule_1f1b_test.py",),
     "training/split_loss.py": ("training/schedule_1f1b_test.py",),
     "training/loop.py": ("training/signals_test.py", "training/loop_test.py", "training/skipped_test.py"),
-    "training/saved.py": ("training/saved_test.py", "training/loop_test.py"),
+    "training/saved.py": ("training/saved_test.py", "training/loop_test.py", "training/forks_test.py"),
     "training/run_folder.py": ("training/free_fields_test.py",),
     "checkpoint/digest.py": ("checkpoint/positions_test.py",),
     "data/shuffle.py": ("data/shuffle_test.py", "data/epochs_test.py"),

@@ -66,6 +66,14 @@ def test_what_a_model_is_does_decide():
         family_of(dataclasses.replace(config, qk_norm=True))
 
 
+@pytest.mark.parametrize("name", ["vit", "opus_mt"])
+@pytest.mark.parametrize("activation", ["mish", "elu"])
+def test_an_activation_that_the_published_form_does_not_know_is_refused(name, activation):
+    config = folder.read_config(PARITY / name)[1]
+    with pytest.raises(ValueError, match=rf"(hidden_act|activation_function) = '{activation}' is not supported; supp"):
+        family_of(dataclasses.replace(config, activation=activation))
+
+
 @pytest.fixture
 def classifier(tmp_path):
     """A BERT of five classes as transformers writes it with its own default dropout."""

@@ -1,4 +1,4 @@
-"""Early stopping, and the checkpoint that is meant: the newest, one by its step, the best."""
+"""Early stopping: what counts as better, where a run ends, and what a start after that says."""
 
 import dataclasses
 import json
@@ -7,14 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-import runs
-from bigmodel_jax import cli
-from bigmodel_jax.checkpoint import kept
 from bigmodel_jax.config import CheckpointConfig, EvalConfig
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.training import loop
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.saved import load_weights
@@ -148,133 +144,3 @@ def test_the_best_checkpoint_or_one_by_its_step_is_loaded(tmp_path, evaluations)
     assert (kernels["best"] == kernels["4"]).all()
     assert (kernels[""] == kernels["10"]).all()
     assert (kernels["best"] != kernels[""]).any()
-
-
-# ------------------------------------------------------------------------------------------------ which checkpoint
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """The folder of a run of 6 steps with its saves of steps 3 and 6."""
-    folder = tmp_path_factory.mktemp("kept")
-    options = ["--train.steps", "6", "--checkpoint.every", "3", "--checkpoint.best_metric", "eval/loss"]
-    cli.main(["train", str(runs.write(folder)), "--run_dir", str(folder / "run"), "--eval.every", "3", *options])
-    return folder / "run"
-
-
-def test_every_verb_that_opens_a_run_takes_a_step(saved, tmp_path, capsys):
-    for step in ("3", "6", "best"):
-        cli.main(["eval", str(saved), "--step", step, "--json"])
-        cli.main(["generate", str(saved), "--prompt", "the", "--max_tokens", "4", "--step", step])
-        cli.main(["export", str(saved), str(tmp_path / step), "--step", step])
-        evaluated = json.loads(capsys.readouterr().out.splitlines()[0])
-        written = records(saved)[evaluated["step"]]
-        assert evaluated["eval/loss"] == pytest.approx(written["eval/loss"], rel=1e-6)
-        assert evaluated["step"] == (6 if step == "best" else int(step))
-    weights = [(tmp_path / step / "model.safetensors").read_bytes() for step in ("3", "6", "best")]
-    assert weights[0] != weights[1] == weights[2]
-
-
-@pytest.mark.parametrize("verb", ["eval", "generate", "export"])
-@pytest.mark.parametrize(
-    ("step", "says"),
-    [
-        ("5", "--step 5: that step is not kept; {run} holds steps 3, 6"),
-        ("last", "--step last: it must be a step or 'best'; {run} holds steps 3, 6"),
-    ],
-)
-def test_a_step_that_is_not_kept_is_refused_with_those_that_are(saved, tmp_path, capsys, verb, step, says):
-    more = {"eval": [], "generate": ["--prompt", "the"], "export": [str(tmp_path / "out")]}[verb]
-    with pytest.raises(SystemExit) as stop:
-        cli.main([verb, str(saved), *more, "--step", step])
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.strip().removeprefix("error: ") == says.format(run=saved)
-
-
-def test_no_save_is_the_best_where_none_was_ranked(saved):
-    with pytest.raises(ValueError, match="none of them evaluated by checkpoint.best_metric = 'eval/accuracy'; give a"):
-        kept.find(saved, CheckpointConfig(best_metric="eval/accuracy"), "best")
-    with pytest.raises(ValueError, match="checkpoint.best_metric is empty, so that none is the best; give a step"):
-        kept.find(saved, CheckpointConfig(), "best")
-
-
-# ------------------------------------------------------------------------------------------------ forks
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """(config, folder) of a run of 6 steps with saves of steps 3 and 6."""
-    folder = tmp_path_factory.mktemp("source")
-    run(config_of(folder), folder / "run")
-    return config_of(folder), folder / "run"
-
-
-def fork(source, which: str, **train):
-    config, folder = source
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, init_from=f"{folder}{which}", **train))
-
-
-def test_a_fork_of_all_goes_on_bit_for_bit_as_its_source_did(source, tmp_path):
-    said, numbers = run(fork(source, "@3", init_state="all"), tmp_path / "fork")
-    assert f"Starting from the weights, optimizer and step (3) of {source[1]}@3." in said
-    assert "Resuming" not in said
-    assert "3 steps in" in said
-    assert numbers[1:4] == [3, 4, 5]
-    mesh = sharding.make_mesh(ParallelConfig(), jax.devices()[:1])
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        *(load_weights(source[0], folder, mesh)[0] for folder in (source[1], tmp_path / "fork")),
-    )
-    assert records(source[1])[6]["loss"] == records(tmp_path / "fork")[6]["loss"]
-
-
-def test_a_fork_of_weights_begins_at_step_0_with_those_of_that_step(source, tmp_path):
-    mesh = sharding.make_mesh(source[0].parallel)
-    state, _ = loop.begin(fork(source, "@3"), mesh, loop.Console(quiet=True)), None
-    assert int(state.step) == 0
-    jax.tree.map(np.testing.assert_array_equal, state.params, load_weights(source[0], source[1], mesh, "3")[0])
-
-
-@pytest.mark.parametrize(
-    ("which", "train", "changes", "says"),
-    [
-        ("@4", {}, {}, r"train\.init_from = '.*@4': that step is not kept; .* holds steps 3, 6$"),
-        ("@best", {}, {}, r"train\.init_from = '.*@best': .* holds steps 3, 6, and checkpoint\.best_metric is empty"),
-        ("@x", {}, {}, r"train\.init_from = '.*@x': it must be a step or 'best'"),
-        ("/no@3", {}, {}, r"train\.init_from = '.*/no' is not a run's folder"),
-        ("@3", {"init_state": "all", "steps": 3}, {}, r"train\.steps = 3 is not above step 3, where .*@3 stands"),
-        (
-            "@3",
-            {"init_state": "all"},
-            {"optim": OptimConfig(name="lion")},
-            r"init_state = 'all': .* optimizer: .*; 'we",
-        ),
-    ],
-    ids=["step", "best", "word", "folder", "steps", "optimizer"],
-)
-def test_what_cannot_be_forked_is_refused_in_one_line(source, tmp_path, which, train, changes, says):
-    with pytest.raises(ValueError, match=says) as error:
-        run(dataclasses.replace(fork(source, which, **train), **changes), tmp_path / "fork")
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "fork").exists()
-
-
-def test_all_needs_a_run_to_take_it_from(source):
-    config, _ = source
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, init_state="all"))
-    with pytest.raises(ValueError, match=r"train\.init_state = 'all' needs train\.init_from, such as"):
-        validate(config)
-
-
-def test_a_changed_config_is_told_of_the_fork(source):
-    config, folder = source
-    changed = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=0.5))
-    with pytest.raises(ValueError, match=rf"optim\.lr .*--train\.init_from {folder}@STEP .*--train\.init_state all"):
-        loop.train(changed, folder)
-
-
-def test_a_folder_may_have_an_at_in_its_name(tmp_path):
-    (tmp_path / "a@3").mkdir()
-    assert kept.split(f"{tmp_path}/a@3") == (tmp_path / "a@3", "")
-    assert kept.split(f"{tmp_path}/a@3@best") == (tmp_path / "a@3", "best")
-    assert kept.split("runs/a") == (kept.Path("runs/a"), "")
