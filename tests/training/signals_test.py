@@ -9,6 +9,7 @@ import pytest
 
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.training import loop
+from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.signals import Interrupted, Stop
 
 ME = os.getpid()
@@ -84,6 +85,7 @@ class Recorded(loop.Run):
             checkpoint=SimpleNamespace(every=save_every),
         )  # fmt: skip
         self.batches, self.start, self.seen, self.during = Batches(), start, [], during or {}
+        self.patience = Patience("eval/loss", "min", limit=0)
 
     def note(self, what, step):
         self.seen.append((what, step))
