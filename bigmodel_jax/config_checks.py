@@ -225,11 +225,17 @@ def _check_deterministic(config: Config, sizes: dict[str, int]) -> None:
 
 def _check_metric(config: Config) -> None:
     metric = config.checkpoint.best_metric
-    known = [f"eval/{m.name}" for m in config.objective.metrics]
+    known = {f"eval/{m.name}": m for m in config.objective.metrics}
     if metric and metric not in known:
         raise ValueError(
             f"checkpoint.best_metric = {metric!r} is not a metric of {type(config.objective).__name__}; "
             f"allowed: {', '.join(known)}{nearest(metric, known, cutoff=0)}"
+        )
+    mode = {"less": "min", "more": "max"}.get(known[metric].better if metric else "", config.checkpoint.best_mode)
+    if mode != config.checkpoint.best_mode:
+        raise ValueError(
+            f"checkpoint.best_mode = {config.checkpoint.best_mode!r}, but {known[metric].better} of {metric} is better; "
+            f"give --checkpoint.best_mode {mode}"
         )
     for name, missing in (("checkpoint.best_metric", not metric), ("eval.every", not config.eval.every)):
         if config.eval.patience and missing:

@@ -107,6 +107,10 @@ BAD = {
     "too many stages": (replaced(model=CNNConfig(channels=(4,) * 6)), ("model.channels", "28 pixels")),
     "no classes": (replaced(model=MLPConfig(num_classes=0)), ("model.num_classes = 0", "1 or more")),
     "a size of zero": (replaced(model=CNNConfig(hidden_dim=0)), ("model.hidden_dim = 0", "1 or more")),
+    "mode": (
+        replaced(checkpoint=configs.CheckpointConfig(best_metric="eval/accuracy")),
+        ("checkpoint.best_mode = 'min', but more of eval/accuracy is better", "--checkpoint.best_mode max"),
+    ),
     "metric": (
         replaced(checkpoint=configs.CheckpointConfig(best_metric="accuracy")),
         ("checkpoint.best_metric = 'accuracy'", "NextToken", "perhaps you meant 'eval/accuracy'"),
