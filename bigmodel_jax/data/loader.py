@@ -61,6 +61,11 @@ class BatchIterator:
         if self._ahead is None:
             self._ahead = self._thread.submit(self._batches.__getitem__, self._next)
 
+    def wait(self, seconds: float) -> bool:
+        """Whether the next batch is there, after so many seconds at most."""
+        self.prefetch()
+        return self._ahead.done() or bool(concurrent.futures.wait([self._ahead], seconds).done)
+
     def get_state(self) -> dict[str, int]:
         return {"next_batch": self._next}
 

@@ -57,7 +57,7 @@ def _batch(run: Run) -> Any:
 def _needs(key: str, per_token: bool) -> dict[str, Callable[[Run], Any]]:
     """{what must be the same in all runs: a function that reads it from a run} for a figure to be compared."""
     tokens = {"preparation of the data": _prepared, "tokenizer": _tokenizer} if per_token else {}
-    if key in ("mfu", "data_wait_share"):
+    if key in ("mfu", "data_wait_share", "goodput"):
         return {}
     if key == "step_seconds":
         return {"batch": _batch}

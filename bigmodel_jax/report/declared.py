@@ -23,6 +23,7 @@ OWN = (
     Metric("mfu", "MFU", "more", "{:.1%}"),
     Metric("step_seconds", "Step time", "less"),
     Metric("data_wait_share", "Waiting for data", "less", "{:.2%}", "of the time in steps"),
+    Metric("goodput", "Goodput", "more", "{:.1%}"),
     Metric("wall_seconds", "Training time"),
     Metric("step", "Steps", form="{:,.0f}"),
 )

@@ -6,6 +6,7 @@ import re
 from html import escape
 from typing import Any
 
+from bigmodel_jax.report.plot_style import DARK, LIGHT
 
 def plain(value: Any) -> str:
     """A config value as text: strings bare, everything else as JSON."""
@@ -35,6 +36,22 @@ def hero(name: str, value: str, note: str, bars: list[tuple[str, float, str]]) -
         f'<div class="card hero"><div class="name">{escape(name)}</div><div class="value">{escape(value)}</div>'
         f'<div class="note">{escape(note)}</div><div class="bars">{rows}</div></div>'
     )
+
+
+def stacked(parts: list[tuple[str, float, str]]) -> str:
+    """One bar over the whole width, cut into (name, share 0 to 1, text), above a list that names the pieces.
+
+    A piece's colour is that of its place, of which there are as many as colours and a last one in grey; one of share 0
+    is left out.
+    """
+    colors = [f"light-dark({light},{dark})" for light, dark in zip(LIGHT.series, DARK.series, strict=True)]
+    shown = [(*part, color) for part, color in zip(parts, [*colors, "var(--rest)"], strict=False) if part[1]]
+    pieces = "".join(f'<i style="flex-grow:{share:.6f};background:{color}"></i>' for _, share, _, color in shown)
+    rows = "".join(
+        f'<li><i style="background:{color}"></i>{escape(name)}<b>{100 * share:.1f} %</b><span>{escape(text)}</span></li>'
+        for name, share, text, color in shown
+    )
+    return panel(f'<div class="stacked"><div aria-hidden="true">{pieces}</div><ul>{rows}</ul></div>')
 
 
 def picture(light: bytes, dark: bytes, alt: str) -> str:

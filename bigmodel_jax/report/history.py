@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel_jax.core.metrics import Metric
-from bigmodel_jax.report import declared
+from bigmodel_jax.report import declared, goodput
 from bigmodel_jax.report.environment import ENVIRONMENT_FILE
 from bigmodel_jax.report.writers import read_metrics
 
@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 @dataclasses.dataclass(frozen=True)
 class Run:
     """What a run left behind; `samples` and `pictures` are (file name, text or PNG) in the order of their names' numbers;
-    `labels` are the names of its classes, empty where it has none; `tokenizer` is a digest, empty where it has none."""
+    `labels` are the names of its classes, empty where it has none; `tokenizer` is a digest, empty where it has none;
+    `split` says where its wall time went, None where it has no record of that."""
 
     path: Path
     config: dict
@@ -34,6 +35,7 @@ class Run:
     tokenizer: str = ""
     known: declared.Known = dataclasses.field(default_factory=dict)
     counts: str = ""  # what a step's loss is a mean over: "tokens" or "examples"; "" where the folder does not say
+    split: goodput.Split | None = None
 
     @property
     def name(self) -> str:
@@ -88,7 +90,8 @@ def load_run(run_dir: Path) -> Run:
     tokenizer = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
     config, environment = _json(path / "config.json"), _json(path / ENVIRONMENT_FILE)
     known, counts = declared.read(path, config)
-    return Run(path, config, environment, metrics, samples, pictures, labels, tokenizer, known, counts)
+    split = goodput.read(path)
+    return Run(path, config, environment, metrics, samples, pictures, labels, tokenizer, known, counts, split)
 
 
 def metric_of(runs: list[Run], key: str) -> Metric:
@@ -116,6 +119,8 @@ def headline(run: Run) -> dict[str, float]:
         }
         if len(rates["data_wait_seconds"]):
             figures["data_wait_share"] = float(rates["data_wait_seconds"].sum() / rates["step_seconds"].sum())
+    if run.split is not None:
+        figures["goodput"] = run.split.goodput
     return {k: v for k, v in figures.items() if v is not None and math.isfinite(v)}
 
 

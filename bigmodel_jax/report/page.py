@@ -13,9 +13,10 @@ from bigmodel_jax.core import files
 from bigmodel_jax.core.metrics import precision_recall_f1
 from bigmodel_jax.report import declared, elements, plots
 from bigmodel_jax.report.comparison import comparison_body
+from bigmodel_jax.report.goodput import PARTS
 from bigmodel_jax.report.history import Run, confusion, flatten, headline, levels, load_run, loss_unit, unit
 from bigmodel_jax.report.plot_style import DARK, LIGHT
-from bigmodel_jax.report.progress import short
+from bigmodel_jax.report.progress import duration, short
 from bigmodel_jax.report.scaling import RECORDS_FILE
 from bigmodel_jax.report.scaling_page import build_scaling_page
 from bigmodel_jax.report.shell import shell
@@ -56,6 +57,7 @@ def _run_body(run: Run) -> str:
             _header(run, figures),
             f'<div class="cards">{"".join(_cards(run, figures))}</div>',
             elements.section("Curves", _grid(elements.pictures(light, dark))),
+            elements.section("Wall time", _wall_time(run), _restarts(run)),
             elements.section("Per class", _class_table(run), "Of the newest evaluation."),
             elements.section("Samples", _samples(run)),
             elements.section("Run it again", _command(run)) if run.config else "",
@@ -92,11 +94,12 @@ def _cards(run: Run, figures: dict[str, float]) -> list[str]:
         "train_loss": lambda: loss_unit(run),
         "tokens_per_second": lambda: f"step {_written(run, 'step_seconds', figures)}, median",
         "mfu": lambda: f"of {run.environment.get('peak_source', 'peak')}",
+        "goodput": lambda: f"of {duration(run.split.wall / 1000)} wall time",
         "wall_seconds": lambda: _seen(run, figures),
     }
     # What an evaluation declares, what else it measured, and then the loop's own.
     measured = [*run.known, *(key for key in figures if key.startswith("eval/"))]
-    own = ("train_loss", "tokens_per_second", "mfu", "wall_seconds", "data_wait_share")
+    own = ("train_loss", "tokens_per_second", "mfu", "goodput", "wall_seconds", "data_wait_share")
     hidden = {judged, *levels(run, judged.removeprefix("eval/"))} | (
         {"train_loss"} if "eval/loss" in figures else set()
     )
@@ -163,6 +166,20 @@ def _seen(run: Run, figures: dict[str, float]) -> str:
 
 def _count(number: float, noun: str) -> str:
     return f"{number:,.0f} {noun}{'' if number == 1 else 's'}"
+
+
+def _wall_time(run: Run) -> str:
+    if run.split is None or not run.split.wall:
+        return ""
+    parts = run.split.parts.items()
+    return elements.stacked([(PARTS[name], ms / run.split.wall, duration(ms / 1000)) for name, ms in parts])
+
+
+def _restarts(run: Run) -> str:
+    if run.split is None:
+        return ""
+    since = f", recorded from step {run.split.since:,} on" if run.split.since else ""
+    return f"{_count(run.split.starts, 'start')}, {duration(run.split.wall / 1000)}{since}."
 
 
 def _grid(body: str) -> str:

@@ -18,6 +18,7 @@ from bigmodel_jax.data.loader import BatchIterator, EvalBatches
 from bigmodel_jax.report import declared
 from bigmodel_jax.report.environment import write_environment
 from bigmodel_jax.report.progress import Progress, start_rows, start_table
+from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
@@ -42,11 +43,11 @@ from bigmodel_jax.training.step import make_eval_step, make_train_step
 log = logging.getLogger("bigmodel_jax")
 
 
-def train(config: Config, run_dir: Path, stages: Stages | None = None) -> dict[str, float]:
+def train(config: Config, run_dir: Path, stages: Stages | None = None, began: float | None = None) -> dict[str, float]:
     """Trains until `train.steps`, continuing what the folder holds; returns the last evaluation's scalars.
 
     ValueError and OSError, one line each, for a user's mistake; what was saved before stays. Of several processes,
-    all train, and the first one alone writes and prints.
+    all train, and the first one alone writes and prints. began: when the process started, in seconds since 1970; None: now.
     """
     stages = stages or Stages(Console(quiet=not processes.first()))
     console = stages.console
@@ -54,6 +55,7 @@ def train(config: Config, run_dir: Path, stages: Stages | None = None) -> dict[s
     check_processes(config)
     with (
         run_folder.logging_to(run_dir / "log.txt") as start_log,
+        RunClock(run_dir, began) as wall,
         holder.Holder(run_dir) as hold,
         store.open_store(run_dir / "checkpoints", config.checkpoint) as saves,
     ):
@@ -79,7 +81,8 @@ def train(config: Config, run_dir: Path, stages: Stages | None = None) -> dict[s
         # --- where the run stands
         stages.begin("Building the model")
         patience = Patience.of(config)
-        state = resume(config, mesh, saves, batches, patience) if last >= 0 else begin(config, mesh, console)
+        with wall.phase("restore" if last >= 0 else "other"):
+            state = resume(config, mesh, saves, batches, patience) if last >= 0 else begin(config, mesh, console)
         start = int(state.step)
         if start >= config.train.steps:
             stages.end()
@@ -92,10 +95,11 @@ def train(config: Config, run_dir: Path, stages: Stages | None = None) -> dict[s
             hold.take()
             run_folder.check_still(saves, last)
         start_log()
+        wall.open(start)
         if start and last >= 0:
             log.info("resumed at step %d", start)
             console.print(f"Resuming at step {start:,}.")
-        run = Run(config, run_dir, mesh, stages, hold, saves, batches, validation, patience, start)
+        run = Run(config, run_dir, mesh, stages, hold, saves, batches, validation, patience, wall, start)
         return run.go(state)
 
 
@@ -112,6 +116,7 @@ class Run:
     batches: BatchIterator
     validation: EvalBatches
     patience: Patience
+    wall: RunClock
     start: int
     skipped: int = 0
     in_a_row: int = 0  # steps skipped, up to the last one recorded
@@ -130,13 +135,15 @@ class Run:
         self.baselines = Baselines(config.data.baselines if processes.first() and config.eval.baselines else dict)
 
         # --- compile, and say what will run
-        batch = next(self.batches)
+        with self.wall.phase("data"):
+            batch = next(self.batches)
         self.batches.set_state({"next_batch": self.start})
         self.eval_step = make_eval_step(config, self.mesh)
         self.stages.begin("Compiling the step")
-        train_step, memory = self.compile_step(state, batch)
-        log.info("step compiled")
-        processes.meet("compiled")
+        with self.wall.phase("compile"):
+            train_step, memory = self.compile_step(state, batch)
+            log.info("step compiled")
+            processes.meet("compiled")
         self.tokens_per_step, self.unit = step_size(batch)
         flops = step_flops(config, params.merge(state.params, state.frozen), batch)
         self.throughput = Throughput(flops, self.peak * self.mesh.size)
@@ -158,11 +165,14 @@ class Run:
             Progress(config.train.steps, self.start, self.stages.console, enabled, self.unit) as self.progress,
         ):
             try:
-                state, scalars = self.loop(state, train_step, stop)
+                with self.wall.phase("steps"):
+                    state, scalars = self.loop(state, train_step, stop)
             except Diverged:
                 self.writers.close()
                 ending.report(self.run_dir, self.saves)
                 raise
+        with self.wall.phase("save"):
+            store.wait(self.saves)
         if stop.signal is not None:
             self.writers.close()
             raise Interrupted(stop.signal, int(state.step))
@@ -172,6 +182,8 @@ class Run:
         self.writers.close()
         done = int(state.step)
         self.stages.say(f"{done - self.start:,} steps in {time.perf_counter() - began:.0f} s.")
+        if text := self.wall.text():
+            self.stages.say(text)
         if done < config.train.steps:
             self.stages.say(f"Stopped early: {self.patience.why()}.")
         return scalars
@@ -181,7 +193,7 @@ class Run:
         self.clock = time.perf_counter()
         for step in range(self.start, config.train.steps):
             wait = time.perf_counter()
-            batch = next(self.batches)
+            batch = self.wall.next(self.batches, pending and pending[1])
             wait = time.perf_counter() - wait
             state, sums = train_step(state, batch)
             self.batches.prefetch()
@@ -229,6 +241,7 @@ class Run:
         now = time.perf_counter()
         if step == self.start + 1:
             log.info("first step done")
+        self.wall.step(step, write=logged)
         self.throughput.record(now - self.clock, wait)
         self.clock = now
         loss = float(sums["loss"].compute())
@@ -255,7 +268,8 @@ class Run:
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         try:
-            scalars = evaluate(self.config, self.eval_step, weights(state), self.validation)
+            with self.wall.phase("eval"):
+                scalars = evaluate(self.config, self.eval_step, weights(state), self.validation)
         except (OSError, ValueError):
             self.save(step, state, {})  # a full disk or a bad record must not cost the steps that are done
             raise
@@ -268,8 +282,9 @@ class Run:
     def save(self, step: int, state: TrainState, scalars: dict[str, float]) -> None:
         self.hold.check()
         numbers = {k: v for k, v in scalars.items() if isinstance(v, float)}
-        position = self.batches.get_state() | self.patience.get_state()
-        store.save(self.saves, step, state, position, config_file.to_json(self.config), metrics=numbers)
+        with self.wall.phase("save"):
+            position, config = self.batches.get_state() | self.patience.get_state(), config_file.to_json(self.config)
+            store.save(self.saves, step, state, position, config, metrics=numbers)
         log.info("step %d saved", step)
 
 

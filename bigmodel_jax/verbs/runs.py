@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,7 @@ from bigmodel_jax.verbs.base import (
 
 
 def train(args: Sequence[str]) -> None:
+    began = time.time()
     as_json, args = take_flag(args, "--json")
     in_job = join.expected(args)
     with Stages(Console(quiet=in_job or asks_for_help(args))) as stages:
@@ -41,7 +43,7 @@ def train(args: Sequence[str]) -> None:
         from bigmodel_jax.report.writers import read_metrics
         from bigmodel_jax.training import loop
 
-        loop.train(config, run_dir, None if in_job else stages)
+        loop.train(config, run_dir, None if in_job else stages, began)
     if as_json and peers.speaks():
         evaluations = (record for record in reversed(read_metrics(run_dir)) if _is_evaluation(record))
         print(json.dumps(next(evaluations, {})))

@@ -2,12 +2,14 @@
 
 import os
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.training import loop
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.signals import Interrupted, Stop
@@ -86,6 +88,7 @@ class Recorded(loop.Run):
         )  # fmt: skip
         self.batches, self.start, self.seen, self.during = Batches(), start, [], during or {}
         self.patience = Patience("eval/loss", "min", limit=0)
+        self.wall = RunClock(Path())
 
     def note(self, what, step):
         self.seen.append((what, step))
@@ -125,6 +128,9 @@ class Batches:
 
     def prefetch(self):
         pass
+
+    def wait(self, seconds):
+        return True
 
 
 def what(run: Recorded, name: str) -> list[int]:
@@ -183,6 +189,7 @@ def test_a_record_counts_skipped_steps_and_logs_when_it_is_due():
     written, shown = [], []
     run = object.__new__(loop.Run)
     run.start, run.skipped, run.clock, run.tokens_per_step = 0, 0, 0.0, 10
+    run.wall = RunClock(Path())
     run.config = SimpleNamespace(train=SimpleNamespace(log_every=2, steps=3))
     run.throughput = SimpleNamespace(record=lambda *_: None, rates=lambda _: {"tokens_per_second": 1.0, "mfu": 0.5})
     run.progress = SimpleNamespace(update=lambda step, **values: shown.append((step, values["loss"])))

@@ -1,0 +1,151 @@
+"""The clock of a run's process: what it is doing, written to the run's goodput.jsonl while it does it."""
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bigmodel_jax.core import processes
+from bigmodel_jax.report import goodput
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 30.0  # a process that is killed leaves at most so much of its time out of the record
+POLL_SECONDS = 0.001
+
+
+class RunClock:
+    """Attributes each moment of this process to a phase; a context manager whose end is the end of the process's time.
+
+    Nothing is written before `open`; lines until then are kept. Each line is one write to the file's end, so a kill
+    leaves whole lines. A record that cannot be written is a warning, and the run goes on.
+    """
+
+    def __init__(self, run_dir: Path, began: float | None = None):
+        """began: when the process started, in seconds since 1970; None: now."""
+        now = time.time()
+        self._path, self._file, self._torn = Path(run_dir) / goodput.FILE, None, False
+        self._offset = now - time.perf_counter()  # within a process its own clock counts, which nobody sets
+        self._phase, self._step, self._data, self._lock = "other", 0, 0.0, threading.Lock()
+        self._last = int(1000 * min(now, began or now))
+        self._kept: list[dict] | None = [{"time": self._last, "phase": goodput.START}]
+        self._ended = threading.Event()
+
+    def __enter__(self) -> "RunClock":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        """Writes the last line, and the split of the run so far to the log."""
+        text = self.text()
+        self._ended.set()
+        with self._lock:
+            file, self._file, self._kept = self._file, None, None
+        if file is not None:
+            file.close()
+            log.info("%s", text)
+
+    def open(self, step: int) -> None:
+        """From here on process 0 writes the record: the run begins, or goes on, at `step`. Its folder exists."""
+        kept, self._kept = self._kept, None
+        if not processes.first():
+            return
+        try:
+            file = open(self._path, "ab+", buffering=0)  # noqa: SIM115 - closed by __exit__
+            size = file.seek(0, os.SEEK_END)
+            self._torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+        except OSError as error:
+            log.warning("%s: %s; the wall time of this process is not recorded", self._path, error.strerror)
+            return
+        if before := goodput.read(self._path.parent):
+            log.info("until now: %s", before.text())
+        with self._lock:
+            self._step, self._file = step, file
+            for line in kept:
+                self._write(line | {"step": step})
+        threading.Thread(target=self._beats, name="run clock", daemon=True).start()
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """A block in which the process is in the phase `name` of `goodput.PARTS`; blocks may stand in one another."""
+        assert name in goodput.PHASES, name
+        before = self._enter(name)
+        try:
+            yield
+        finally:
+            self._enter(before)
+
+    def step(self, step: int, *, write: bool) -> None:
+        """`step` steps are done, as far as the host knows."""
+        with self._lock:
+            self._step = step
+            if write:
+                self._line()
+
+    def next(self, batches: Any, running: Any) -> Any:
+        """The next of `batches` (`wait` says whether it is there); running: what the step on the device returns, or None.
+
+        Time counts as waiting for data from when the device has finished that step. It is looked at, not waited for.
+        """
+        while not batches.wait(POLL_SECONDS) and not _finished(running):
+            pass
+        idle = time.perf_counter()
+        batch = next(batches)
+        with self._lock:
+            self._data += time.perf_counter() - idle
+        return batch
+
+    def text(self) -> str:
+        """The split of the run so far in one line; empty where this process keeps no record."""
+        with self._lock:
+            self._line()
+        found = goodput.read(self._path.parent) if self._file is not None else None
+        return found.text() if found else ""
+
+    def _enter(self, name: str) -> str:
+        with self._lock:
+            self._line()
+            before, self._phase = self._phase, name
+        return before
+
+    def _beats(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            with self._lock:
+                if self._now() - self._last >= 1000 * BEAT_SECONDS:
+                    self._line()
+
+    def _now(self) -> int:
+        return int(1000 * (time.perf_counter() + self._offset))
+
+    def _line(self) -> None:
+        """Ends the stretch since the line before."""
+        now = max(self._last, self._now())
+        line = {"time": now, "phase": self._phase, "step": self._step}
+        if data := min(int(1000 * self._data), now - self._last):
+            line["data"] = data
+            self._data -= data / 1000
+        self._last = now
+        if self._file is not None:
+            self._write(line)
+        elif self._kept is not None:
+            self._kept.append(line)
+
+    def _write(self, line: dict) -> None:
+        content = (b"\n" if self._torn else b"") + json.dumps(line).encode() + b"\n"
+        try:
+            whole = self._file.write(content) == len(content)
+        except OSError as error:
+            whole = False
+            if not self._torn:
+                log.warning("%s: %s; a part of the wall time is not recorded", self._path, error.strerror)
+        self._torn = not whole
+
+
+def _finished(running: Any) -> bool:
+    return all(x.is_ready() for x in jax.tree.leaves(running) if isinstance(x, jax.Array))
