@@ -1,6 +1,7 @@
 """A run that is killed and resumed is the run that was not: every logged loss and every parameter, bit for bit."""
 
 import dataclasses
+import itertools
 import json
 import signal
 import time
@@ -15,6 +16,7 @@ from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.report import goodput
 from bigmodel_jax.training.state import abstract_state
 
 
@@ -66,6 +68,24 @@ def test_sigkill_between_two_saves(whole, tmp_path, kill_after):
     assert a.step == b.step == 12
     assert a.data_state == b.data_state
     chex.assert_trees_all_equal(a.state, b.state)
+    check_wall_time(run_dir, done.stdout)
+
+
+def check_wall_time(run_dir, printed):
+    """What the record of a run that was killed once says of its wall time, beside when its lines were written."""
+    found = goodput.read(run_dir)
+    lines = [json.loads(line) for line in (run_dir / goodput.FILE).read_text().splitlines()]
+    assert found.wall == sum(found.parts.values()) == lines[-1]["time"] - lines[0]["time"]
+    first, second = (i for i, line in enumerate(lines) if line["phase"] == "start")
+    assert found.parts["down"] == lines[second]["time"] - lines[second - 1]["time"] > 0
+    began = lines[second]["step"]
+    lost = [(a, b) for a, b in itertools.pairwise(lines[first:second]) if b["phase"] == "steps" and a["step"] >= began]
+    assert found.parts["lost"] == sum(b["time"] - a["time"] - b.get("data", 0) for a, b in lost)
+    assert found.parts["lost"] > 0 or lines[second - 1]["step"] == began, "the kill came right after a save"
+    assert all(found.parts[name] > 0 for name in ("steps", "compile", "save", "eval", "other"))
+    assert (found.parts["restore"] > 0) == (began > 0)
+    assert printed.splitlines()[-1].startswith("Goodput ")
+    assert found.text() in (run_dir / "log.txt").read_text()
 
 
 def test_sigterm_saves_and_exits_0_and_the_rest_is_the_same(whole, tmp_path):
