@@ -14,6 +14,7 @@ from bigmodel_jax.core import params
 from bigmodel_jax.plan import changes
 from bigmodel_jax.plan.chips import GIB
 from bigmodel_jax.plan.compile import Compiled, compile_step, used_bytes
+from bigmodel_jax.plan.failures import Failures, forecast
 from bigmodel_jax.plan.roofline import Roofline, roofline
 from bigmodel_jax.plan.topology import Topology, check_installed, roomier
 from bigmodel_jax.training import epochs
@@ -22,7 +23,14 @@ PRICES = Path(__file__).with_name("prices.toml")
 
 
 def make_plan(
-    config: Config, topology: Topology, *, name: str, tokens: float = 0.0, prices: Path = PRICES, say=lambda text: None
+    config: Config,
+    topology: Topology,
+    *,
+    name: str,
+    tokens: float = 0.0,
+    prices: Path = PRICES,
+    failures: Failures = Failures(),
+    say=lambda text: None,
 ) -> dict:
     """Everything that `launch.py plan` answers; tokens: of the whole run (0: those of train.steps).
 
@@ -38,6 +46,7 @@ def make_plan(
     if not compiled.memory:
         plan["memory"] |= refused_memory(config, topology, compiled, say)
     plan |= seen(config, topology, compiled, tokens, table) if compiled.memory else {}
+    plan |= forecast(plan, topology, failures)
     if not plan["fits"]:
         plan["changes"] = changes.find(config, topology, say)
     return plan
@@ -61,6 +70,7 @@ def describe(config: Config, topology: Topology, compiled: Compiled, *, name: st
         "parameters": params.count(spec, trainable=True),
         "batch_size": config.train.batch_size,
         "tokens_per_step": compiled.tokens,
+        "checkpoint_bytes": compiled.sizes["checkpoint"],
         "precision": dataclasses.asdict(config.precision),
         "fits": bool(compiled.memory) and not compiled.refused and used <= limit,
         "refused": " ".join(compiled.refused.split())[:400],

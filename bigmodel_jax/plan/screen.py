@@ -133,7 +133,28 @@ def run_table(plan: dict) -> Table:
     table.add_row("run", f"{number(run['tokens'])} tokens, {run['steps']:,.0f} steps: {duration(run['seconds'])}")
     price = f"{run['dollars']:,.0f} $ at {run['dollars_per_chip_hour']:.2f} a chip-hour ({run['prices_of']})"
     table.add_row("cost", f"{run['chip_hours']:,.0f} chip-hours, {price}")
+    for name, text in failure_rows(plan):
+        table.add_row(name, text)
     return table
+
+
+def failure_rows(plan: dict) -> list[tuple[str, str]]:
+    """What failures make of the run, as (name, text); nothing where the plan was told of none."""
+    if "goodput" not in plan:
+        return []
+    found = plan["goodput"]
+    often = f"a failure every {duration(found['job_mtbf_seconds'])} on {found['hosts']:,} hosts"
+    every = f"--checkpoint.every {found['save_every_steps']}, {duration(found['save_every_seconds'])}"
+    waits = f"steps wait {duration(found['save_seconds'])} for a save"
+    return [
+        ("goodput", f"{found['share']:.1%} with {often}"),
+        ("save", f"{every}; {waits}"),
+        ("", f"on disk after {duration(found['write_seconds'])}; a restart takes {duration(found['restart_seconds'])}"),
+        (
+            "with failures",
+            f"{duration(found['seconds'])}, {number(found['failures'])} failures, {found['dollars']:,.0f} $",
+        ),
+    ]
 
 
 def collective_table(plan: dict) -> Table:

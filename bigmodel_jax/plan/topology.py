@@ -15,6 +15,7 @@ from bigmodel_jax.plan.chips import BY_NAME, CHIPS, Chip
 ALIASES = {"v5": "v5p", "v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "ironwood": "tpu7x", "v7x": "tpu7x"}
 
 INSTALL = {"tpu": "uv sync --extra plan", "cuda": "uv sync --extra plan-gpu"}
+CHIPS_OF_A_HOST = 4  # of TPUs
 MODULE = {"tpu": "libtpu", "cuda": "jax_plugins.xla_cuda13"}
 
 
@@ -37,6 +38,13 @@ class Topology:
     @property
     def chips(self) -> int:
         return self.slices * math.prod(self.shape)
+
+    @property
+    def hosts(self) -> int:
+        """Machines with an operating system of their own: of TPUs those of 4 chips that make up a slice of several."""
+        if self.chip.platform == "cuda":
+            return self.shape[0] * self.shape[1]
+        return self.slices * math.ceil(math.prod(self.shape) / CHIPS_OF_A_HOST)
 
     @property
     def devices(self) -> int:

@@ -166,7 +166,8 @@ def asynchronous_channels(code: Code) -> set[int]:
 
 
 def sizes(config: Config, state: TrainState, batch: dict) -> dict[str, float]:
-    """Bytes on one device of what goes into the step and of its gradients; `host`: what lies in the host's memory."""
+    """Bytes on one device of what goes into the step and of its gradients; `host`: what lies in the host's memory;
+    `checkpoint`: of the whole state, each array once."""
     parts = {
         "parameters": (state.params, state.frozen),
         "optimizer": (state.opt_state, state.step),
@@ -175,6 +176,7 @@ def sizes(config: Config, state: TrainState, batch: dict) -> dict[str, float]:
     }
     out = {name: sum(_bytes(x) for x in jax.tree.leaves(tree) if not _on_host(x)) for name, tree in parts.items()}
     out["host"] = sum(_bytes(x) for x in jax.tree.leaves(state) if _on_host(x))
+    out["checkpoint"] = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
     # Summed in float32 (training/step.py), and lying as the parameters do.
     out["gradients"] = sum(_bytes(x, itemsize=4) for x in jax.tree.leaves(state.params))
     return out

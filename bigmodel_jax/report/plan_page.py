@@ -23,6 +23,9 @@ def build_plan_page(plan: dict, folder: Path) -> Path:
             f'<div class="cards">{"".join(_cards(plan))}</div>',
             elements.section("Where it goes", f'<div class="figures">{elements.pictures(light, dark)}</div>'),
             elements.section("What would make it fit", _changes(plan), "Each change was compiled."),
+            elements.section(
+                "Failures", elements.panel(elements.definitions(_failures(plan)) if "goodput" in plan else "")
+            ),
             elements.section("Largest buffers", _table(*_largest(plan)), "Of the compiler's buffers, on one device."),
             elements.section("Collectives", _table(*_collectives(plan)), "By mesh axis, of one device and one step."),
             elements.section(
@@ -67,6 +70,7 @@ def _cards(plan: dict) -> list[str]:
     line = plan["roofline"]
     return [
         *cards,
+        *_goodput_cards(plan),
         elements.card(
             "Predicted step",
             duration(line["step"]),
@@ -82,6 +86,33 @@ def _cards(plan: dict) -> list[str]:
             "Cost", _least(run["dollars"], "$"), f"{run['dollars_per_chip_hour']:.2f} $ a chip-hour, {run['prices_of']}"
         ),
     ]
+
+
+def _goodput_cards(plan: dict) -> list[str]:
+    if "goodput" not in plan:
+        return []
+    found = plan["goodput"]
+    return [
+        elements.card(
+            "Goodput", f"{100 * found['share']:.1f} %", f"a failure every {duration(found['job_mtbf_seconds'])}"
+        ),
+        elements.card("Save every", f"{found['save_every_steps']:,} steps", duration(found["save_every_seconds"])),
+    ]
+
+
+def _failures(plan: dict) -> dict:
+    found = plan["goodput"]
+    return {
+        "failures of one host": f"every {found['host_mtbf_hours']:,g} hours",
+        "failures of the job": f"every {duration(found['job_mtbf_seconds'])}, with {found['hosts']:,} hosts",
+        "best interval": f"--checkpoint.every {found['save_every_steps']}, {duration(found['save_every_seconds'])} (Daly)",
+        "a save": f"{size_text(found['checkpoint_bytes'])}; the steps wait {duration(found['save_seconds'])}",
+        "on disk after": f"{duration(found['write_seconds'])}, {found['storage_bytes_per_second'] / 1e9:g} GB/s a host",
+        "a restart": duration(found["restart_seconds"]),
+        "the run": f"{duration(found['seconds'])} and {short(found['failures'])} failures, instead of "
+        f"{duration(plan['run']['seconds'])}",
+        "cost": f"{short(found['chip_hours'])} chip-hours, {_least(found['dollars'], '$')}",
+    }
 
 
 BOUNDS = {"compute": "arithmetic takes", "hbm": "HBM takes", "ici": "the chips' links take", "dcn": "the network takes"}

@@ -23,6 +23,7 @@ def plan(args: Sequence[str]) -> None:
     from bigmodel_jax import config_file
     from bigmodel_jax.config_checks import check_paths
     from bigmodel_jax.plan import topology as topologies
+    from bigmodel_jax.plan.failures import Failures, check
 
     @dataclasses.dataclass(frozen=True)
     class Arguments:
@@ -35,9 +36,11 @@ def plan(args: Sequence[str]) -> None:
         search: bool = False
         compiles: int = 8
         workers: int = 0
+        failures: Annotated[Failures, tyro.conf.arg(name="")] = Failures()
 
     loaded, prog = config_file.load(target), f"launch.py plan {target}"
     given = configs.override(Arguments(loaded), _flag(options, "--search"), prog=prog)
+    check(given.failures)
     topology = topologies.parse(given.topology or _missing(), given.slices)
     config = topologies.sliced(given.config, given.slices)
     if not given.search:
@@ -57,7 +60,13 @@ def _plan(config, topology, given, name: str, folder: Path, target: Path) -> dic
     prices = local("--prices", given.prices) if given.prices else estimate.PRICES
     with console.status("") as status:
         found = estimate.make_plan(
-            config, topology, name=name, tokens=given.tokens, prices=prices, say=lambda text: status.update(f"{text} …")
+            config,
+            topology,
+            name=name,
+            tokens=given.tokens,
+            prices=prices,
+            failures=given.failures,
+            say=lambda text: status.update(f"{text} …"),
         )
     screen.show(found, console)
     _write(found, folder, console)
@@ -66,6 +75,7 @@ def _plan(config, topology, given, name: str, folder: Path, target: Path) -> dic
 
 def _search(config, topology, given, name: str, folder: Path, target: Path) -> dict:
     from bigmodel_jax.plan import estimate, screen, search
+    from bigmodel_jax.plan.failures import forecast
     from bigmodel_jax.plan.topology import check_installed
     from bigmodel_jax.training import epochs
 
@@ -92,6 +102,7 @@ def _search(config, topology, given, name: str, folder: Path, target: Path) -> d
     if not found["ranked"]:
         return {"fits": False}
     best = found["ranked"][0]
+    best |= forecast(best, topology, given.failures)
     path = folder / f"{name}_best.py"
     search.write_config(path, target, best, f"{name} on {topology.title}: {best['title']}.")
     screen.show(best, console)
@@ -136,13 +147,20 @@ VERBS = {
         "--output      the folder; without it: plans/<config>_<topology>\n"
         "--search      the best mesh, remat, microbatches and offload for these chips\n"
         "--compiles    so many layouts of a search are compiled; without it: 8\n"
-        "--workers     processes that compile at once in a search; without it: one a core\n\n"
+        "--workers     processes that compile at once in a search; without it: one a core\n"
+        "--mtbf        HOURS between failures of ONE host, on average (the job fails as many\n"
+        "              times as often as it has hosts); predicts the goodput, which is time\n"
+        "              in steps that count / wall time, and says how often to save. With it:\n"
+        "  --storage          GB/s a host to and from the checkpoints; without it: 1\n"
+        "  --save_seconds     that the steps wait for a save; without it: its copy to the host\n"
+        "  --restart_minutes  from a failure to the next start's restore; without it: 10\n\n"
         "Compiles the train step with the machine's own compiler. The folder gets plan.json\n"
         "and plan.html. Exit code 0 where it fits, 3 where it does not.",
         (
             "plan configs/llama3_8b.py --topology v5e:16x16",
             "plan configs/llama3_8b.py --topology v5p:4x4x8 --data.seq_len 8192",
             "plan configs/llama3_8b.py --topology v5e:16x16 --search",
+            "plan configs/llama3_8b.py --topology v5e:16x16 --mtbf 5000",
         ),
     ),
 }

@@ -147,6 +147,15 @@ def failed(*args: str) -> str:
         (("--topology", "v5e:32x32"), "--slices N"),
         (("--topology", "v5e:16x16", "--parallel.fsdp", "4", "--parallel.tensor", "64"), "model.num_heads = 32"),
         (("--topology", "v5e:16x16", "--prices", "none.toml"), "--prices 'none.toml': no such file"),
+        (("--topology", "v5e:16x16", "--mtbf", "0"), "mtbf = 0.0; it must be above 0"),
+        (("--topology", "v5e:16x16", "--mtbf", "-5"), "mtbf = -5.0; it must be above 0"),
+        (("--topology", "v5e:16x16", "--mtbf", "nan"), "mtbf = nan; it must be a finite number"),
+        (("--topology", "v5e:16x16", "--mtbf", "inf"), "mtbf = inf; it must be a finite number"),
+        (("--topology", "v5e:16x16", "--mtbf", "often"), "--mtbf = 'often'"),
+        (("--topology", "v5e:16x16", "--mtbf", "9", "--storage", "0"), "storage = 0.0; it must be above 0"),
+        (("--topology", "v5e:16x16", "--mtbf", "9", "--save_seconds", "-1"), "save_seconds = -1.0; it must be above 0"),
+        (("--topology", "v5e:16x16", "--mtbf", "9", "--restart_minutes", "-1"), "restart_minutes = -1.0; it must be 0"),
+        (("--topology", "v5e:16x16", "--restart_minutes", "5"), "need --mtbf HOURS, which is missing"),
     ],
 )
 def test_a_mistake_is_one_line_with_what_is_meant(args, says, capsys, monkeypatch):
