@@ -13,19 +13,24 @@ from bigmodel_jax.core.ranges import NonNegative, Positive
 from bigmodel_jax.plan.sums import HOST_LINK
 from bigmodel_jax.plan.topology import Topology
 
+PREPARE_SECONDS = 1.0  # of a save before it copies: digests, folders, and hosts that wait for one another
 LEAST = 0.001  # of a goodput; below that a run gets nowhere
 
 
 @dataclasses.dataclass(frozen=True)
 class Failures:
-    """What `launch.py plan` is told of a pod's failures and saves."""
+    """What `launch.py plan` is told of a pod's failures and saves.
 
-    mtbf: Positive | None = None  # hours between failures of ONE host; None: no forecast
-    storage: Positive = 1.0  # GB/s that one host writes to the checkpoints' file system, and reads from it
-    save_seconds: Positive | None = (
-        None  # that the steps wait for a save; None: the bytes of a chip over its host's link
-    )
-    restart_minutes: NonNegative = 10.0  # from a failure to the next process's restore: scheduling, imports, compiling
+    mtbf: hours between two failures of ONE host, on average; None: no forecast. storage: GB/s that one host writes to the
+    checkpoints' file system, and reads from it. save_seconds: that the steps wait for a save; None: PREPARE_SECONDS and
+    the copy of a chip's part to its host. restart_minutes: from a failure to the next process's restore, which are
+    scheduling, imports and compiling.
+    """
+
+    mtbf: Positive | None = None
+    storage: Positive = 1.0
+    save_seconds: Positive | None = None
+    restart_minutes: NonNegative = 10.0
 
 
 def check(given: Failures) -> None:
@@ -72,7 +77,7 @@ def forecast(plan: dict, topology: Topology, given: Failures) -> dict:
     hosts, mtbf, rate = topology.hosts, 3600 * given.mtbf / topology.hosts, 1e9 * given.storage
     parts = plan["memory"]["parts"]
     resident = sum(parts.get(name, 0.0) for name in ("parameters", "optimizer", "average")) + plan["memory"]["host"]
-    save = given.save_seconds or state_bytes / topology.chips / HOST_LINK
+    save = given.save_seconds or PREPARE_SECONDS + state_bytes / topology.chips / HOST_LINK
     write, read = state_bytes / hosts / rate, resident * topology.devices / hosts / rate
     restart = 60 * given.restart_minutes + read
     step = plan["step_seconds"]

@@ -145,7 +145,7 @@ def failure_rows(plan: dict) -> list[tuple[str, str]]:
     found = plan["goodput"]
     often = f"a failure every {duration(found['job_mtbf_seconds'])} on {found['hosts']:,} hosts"
     every = f"--checkpoint.every {found['save_every_steps']}, {duration(found['save_every_seconds'])}"
-    waits = f"steps wait {duration(found['save_seconds'])} for a save"
+    waits = f"a save holds up {duration(found['save_seconds'])}"
     return [
         ("goodput", f"{found['share']:.1%} with {often}"),
         ("save", f"{every}; {waits}"),

@@ -152,7 +152,8 @@ VERBS = {
         "              times as often as it has hosts); predicts the goodput, which is time\n"
         "              in steps that count / wall time, and says how often to save. With it:\n"
         "  --storage          GB/s a host to and from the checkpoints; without it: 1\n"
-        "  --save_seconds     that the steps wait for a save; without it: its copy to the host\n"
+        "  --save_seconds     that the steps wait for a save; without it: 1, and the\n"
+        "                     copy to the host\n"
         "  --restart_minutes  from a failure to the next start's restore; without it: 10\n\n"
         "Compiles the train step with the machine's own compiler. The folder gets plan.json\n"
         "and plan.html. Exit code 0 where it fits, 3 where it does not.",

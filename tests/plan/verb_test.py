@@ -231,10 +231,13 @@ def planned(folder: Path, topology: str, *options: str) -> tuple[int, dict]:
 @NEEDS_LIBTPU
 def test_a_tiny_model_is_planned_on_four_chips_of_v5e(tmp_path):
     """The real compiler: it fits, nothing but the plan is printed, and the second time comes from the cache."""
-    (code, first), (_, second) = (planned(tmp_path, "v5e:2x2") for _ in range(2))
+    (code, first), (_, second) = (planned(tmp_path, "v5e:2x2", *more) for more in ((), ("--mtbf", "5000")))
     assert code == 0
     assert first["fits"]
     assert (first["compile"]["cached"], second["compile"]["cached"]) == (False, True)
+    assert "goodput" not in first
+    assert second["goodput"]["checkpoint_bytes"] == pytest.approx(3 * 4 * second["parameters"], abs=64)  # and counts
+    assert second["goodput"]["hosts"] == 1
     # Weights' products 8 times forward (remat), the last one of each layer not recomputed; the head's 6 times.
     tokens, width, mlp = 256, 128, 256
     layer = 2 * tokens * (4 * width * width + 3 * width * mlp)
