@@ -96,7 +96,9 @@ def _goodput_cards(plan: dict) -> list[str]:
         elements.card(
             "Goodput", f"{100 * found['share']:.1f} %", f"a failure every {duration(found['job_mtbf_seconds'])}"
         ),
-        elements.card("Save every", f"{found['save_every_steps']:,} steps", duration(found["save_every_seconds"])),
+        elements.card(
+            "Save every", f"{found['save_every_steps']:,}", f"steps, {duration(found['save_every_seconds'])}"
+        ),
     ]
 
 

@@ -136,7 +136,7 @@ def test_the_screen_and_the_page_say_it(capsys, tmp_path, monkeypatch):
         assert text in shown
     for text in (
         "<h2>Failures</h2>",
-        f"{steps:,} steps",
+        f"{steps:,}</div>",
         f"--checkpoint.every {steps}",
         "89.41 GiB",
         "every 5,000 hours",
