@@ -56,6 +56,7 @@ TESTS = {
     "models/xlnet.py": ("contract/few_models_test.py", "parity/encoders_test.py"),
     "models/mlp.py": ("models/mlp_test.py", "contract/few_models_test.py"),
     **{f"pretrained/{name}.py": (f"parity/{test}_test.py",) for test, names in PUBLISHED.items() for name in names},
+    "report/run_clock.py": ("report/goodput_test.py",),
     "training/step.py": (
         "training/randomness_test.py",
         "training/denominator_test.py",

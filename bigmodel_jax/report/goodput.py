@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from bigmodel_jax.report.progress import duration
 
@@ -34,9 +35,8 @@ PHASES = {START, "steps", "compile", "restore", "save", "eval", "data", "other"}
 LARGEST = 2**53  # of a line's numbers; more is no time and no step
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One stretch of time, as the record has it."""
+class Line(NamedTuple):
+    """One stretch of time, as the record has it; a long run has hundreds of thousands."""
 
     time: int
     phase: str
@@ -118,7 +118,7 @@ def _processes(lines: list[Line]) -> Iterator[list[Line]]:
     starts = [0, *(i for i, line in enumerate(lines) if i and line.phase == START), len(lines)]
     for first, last in itertools.pairwise(starts):
         times = itertools.accumulate((line.time for line in lines[first:last]), max)
-        yield [dataclasses.replace(line, time=time) for line, time in zip(lines[first:last], times, strict=True)]
+        yield [line._replace(time=time) for line, time in zip(lines[first:last], times, strict=True)]
 
 
 def _stretch(before: Line, line: Line, kept: int) -> dict[str, int]:
