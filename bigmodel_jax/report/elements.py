@@ -8,6 +8,7 @@ from typing import Any
 
 from bigmodel_jax.report.plot_style import DARK, LIGHT
 
+
 def plain(value: Any) -> str:
     """A config value as text: strings bare, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
