@@ -177,6 +177,9 @@ def one_line(box: str) -> str:
 # ------------------------------------------------------------------------------------------------ checks
 
 
+OPEN = ("model", "objective", "data", "optim")  # the parts whose subclasses are used
+
+
 def check_parts(config: Config) -> None:
     """Raises ValueError where model, objective or data is not what its name says."""
     for name, base, table in (("model", ModelConfig, MODELS), ("objective", Objective, OBJECTIVES)):
@@ -190,10 +193,10 @@ def check_parts(config: Config) -> None:
         raise ValueError(f"config.data = {config.data!r} is not a DataConfig")
     for field in dataclasses.fields(Config):
         value, cls = getattr(config, field.name), field.type
-        if field.name not in ("model", "objective", "data") and isinstance(value, cls) and type(value) is not cls:
+        if field.name not in OPEN and isinstance(value, cls) and type(value) is not cls:
             raise ValueError(
                 f"config.{field.name} is a {type(value).__name__}; it must be {cls.__name__} itself, since what a subclass "
-                "adds would not be used; model, objective and data may be of your own classes"
+                f"adds would not be used; {', '.join(OPEN[:-1])} and {OPEN[-1]} may be of your own classes"
             )
 
 

@@ -23,9 +23,11 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     check_duration(config)
     _check_rules(config.parallel.rules)
     config.model.validate(_with_sizes(config.parallel, num_devices))
-    for path, param in params.paths(config.model.make().spec).items():
+    spec = config.model.make().spec
+    for path, param in params.paths(spec).items():
         if not all(size > 0 for size in param.shape):
             raise ValueError(f"model: parameter {path} would have shape {param.shape}; every size must be 1 or more")
+    config.optim.frozen(spec)  # refuses patterns
     _check_batch(config, num_devices)
     _check_metric(config)
     for name in config.report.trackers:

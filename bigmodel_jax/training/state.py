@@ -4,15 +4,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
-from bigmodel_jax import optim
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.models import Model
+from bigmodel_jax.optim.optimizer import Optimizer, state_like
 
 HOST = "pinned_host"
 
@@ -29,7 +28,7 @@ class TrainState:
     ema: Any
 
 
-def make_state(config: Config, model: Model, tx: optax.GradientTransformation) -> TrainState:
+def make_state(config: Config, model: Model, optimizer: Optimizer) -> TrainState:
     """A fresh state, a pure function of the config (its seed)."""
     rng = jax.random.key(config.train.seed)
     tree = model.init(rng) if model.init else params.init(model.spec, rng)
@@ -38,16 +37,16 @@ def make_state(config: Config, model: Model, tx: optax.GradientTransformation) -
     # Moments and averages are float32: in bfloat16 an average that moves by a thousandth a step stands still.
     full = cast(trainable, "float32")
     # A copy: one buffer donated twice is an error.
-    ema = jax.tree.map(jnp.copy, full) if config.optim.ema_decay else None
-    return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, tx.init(full), ema)
+    ema = jax.tree.map(jnp.copy, full) if optimizer.average else None
+    return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, optimizer.tx.init(full), ema)
 
 
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     """The state as shapes with shardings: what a checkpoint is restored into."""
     model = config.model.make()
-    tx, _ = optim.make(config.optim, model.spec, config.train.steps or 1)  # no shape depends on how many
-    shapes = jax.eval_shape(lambda: make_state(config, model, tx))
-    where = _shardings(config, model.spec, shapes, mesh)
+    optimizer = config.optim.make(model.spec, config.train.steps or 1)  # no shape depends on how many
+    shapes = jax.eval_shape(lambda: make_state(config, model, optimizer))
+    where = _shardings(config, model.spec, optimizer, shapes, mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
 
 
@@ -59,16 +58,16 @@ def state_shardings(config: Config, mesh: Mesh) -> TrainState:
 def init_state(config: Config, mesh: Mesh) -> TrainState:
     """The fresh state, each device making only its own shards."""
     model = config.model.make()
-    tx, _ = optim.make(config.optim, model.spec, config.train.steps)
-    return jax.jit(lambda: make_state(config, model, tx), out_shardings=state_shardings(config, mesh))()
+    optimizer = config.optim.make(model.spec, config.train.steps)
+    return jax.jit(lambda: make_state(config, model, optimizer), out_shardings=state_shardings(config, mesh))()
 
 
-def _shardings(config: Config, spec: params.Tree, abstract: TrainState, mesh: Mesh) -> TrainState:
+def _shardings(config: Config, spec: params.Tree, optimizer: Optimizer, abstract: TrainState, mesh: Mesh) -> TrainState:
     if config.parallel.strategy == "pmap":
         return jax.tree.map(lambda _: sharding.replicated(mesh), abstract)
     trainable, frozen = params.partition(sharding.shardings(spec, mesh, config.parallel.rules), spec)
     shapes, _ = params.partition(params.abstract(spec), spec)
-    opt_state = like_params(abstract.opt_state, shapes, trainable, sharding.replicated(mesh))
+    opt_state = state_like(optimizer.tx, abstract.opt_state, shapes, trainable, sharding.replicated(mesh))
     if config.parallel.offload_optimizer:
         check_host_memory(mesh.devices.flat[0])
         opt_state = jax.tree.map(lambda x, s: s.with_memory_kind(HOST) if x.ndim else s, abstract.opt_state, opt_state)
@@ -89,21 +88,6 @@ def check_host_memory(device: jax.Device) -> None:
             f"parallel.offload_optimizer = True: {device.device_kind} has no memory of kind {HOST!r} "
             f"(it has {', '.join(kinds) or 'none'})"
         )
-
-
-def like_params(opt_state: Any, shapes: params.Tree, shardings: params.Tree, other: NamedSharding) -> Any:
-    """Each optimizer leaf takes the sharding of the parameter whose path ends its own and whose shape it has.
-
-    By path and shape, since no optax structure says it for every transformation (factored moments, masked nodes).
-    """
-    by_path = {path: (leaf.shape, params.paths(shardings)[path]) for path, leaf in params.paths(shapes).items()}
-
-    def one(key_path, leaf):
-        names = [str(k.key) for k in key_path if isinstance(k, jax.tree_util.DictKey)]
-        shape, found = by_path.get("/".join(names), (None, other))
-        return found if shape == leaf.shape else other
-
-    return jax.tree_util.tree_map_with_path(one, opt_state)
 
 
 def weights(state: TrainState) -> params.Tree:

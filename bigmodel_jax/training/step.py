@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bigmodel_jax import optim
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import metrics, params, precision, sharding
 from bigmodel_jax.core.compiler_options import compiler_options
@@ -19,6 +18,8 @@ from bigmodel_jax.core.precision import cast
 from bigmodel_jax.models import Model
 from bigmodel_jax.models.flax_module import BATCH_AXIS
 from bigmodel_jax.nn import pipeline
+from bigmodel_jax.optim import groups
+from bigmodel_jax.optim.optimizer import Optimizer
 from bigmodel_jax.training import deterministic, pipeline_1f1b, slices
 from bigmodel_jax.training.state import TrainState, state_shardings
 
@@ -31,7 +32,7 @@ Gradients = Callable[[params.Tree, params.Tree, dict, jax.Array], tuple[params.T
 def make_train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
     """(state, batch) -> (state, metrics as sums), compiled; the state's buffers are donated."""
     model = config.model.make()
-    optimizer = optim.make(config.optim, model.spec, config.train.steps)
+    optimizer = config.optim.make(model.spec, config.train.steps)
     if config.parallel.strategy == "pmap":
         return _pmap_step(config, mesh, model, optimizer)
     shardings = state_shardings(config, mesh)
@@ -92,7 +93,7 @@ def _pmap_step(config, mesh, model, optimizer):
 def train_step(
     config: Config,
     model: Model,
-    optimizer: tuple[optax.GradientTransformation, optax.Schedule],
+    optimizer: Optimizer,
     gradients: Gradients,
     state: TrainState,
     batch: dict,
@@ -108,7 +109,6 @@ def train_step(
     from the host.
     """
     rng = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
-    tx, schedule = optimizer
 
     # --- gradients of the summed loss
     if _in_pieces(config):
@@ -131,17 +131,16 @@ def train_step(
     if config.parallel.offload_optimizer:
         state = state.replace(opt_state=jax.device_put(state.opt_state, jax.memory.Space.Device))
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(mean.total)
+    value = mean.total * per_count
 
     def update(state, grads):
         # float32, whatever the parameters are stored in: of an update's 24 bits bfloat16 keeps what the weight leaves it.
         weights = cast(state.params, "float32")
-        grads = optim.clip(grads, grad_norm, config.optim.clip)
-        updates, opt_state = tx.update(grads, state.opt_state, weights)
+        updates, opt_state = optimizer.tx.update(grads, state.opt_state, weights, grad_norm=grad_norm, value=value)
         new, lost = precision.store(optax.apply_updates(weights, updates), state.params, config.precision, rng)
         new = state.replace(params=new, opt_state=opt_state, frozen=frozen)
         if state.ema is not None:
-            kept = optax.incremental_update(cast(new.params, "float32"), state.ema, 1.0 - config.optim.ema_decay)
-            new = new.replace(ema=kept)
+            new = new.replace(ema=optimizer.average(opt_state, cast(new.params, "float32"), state.ema))
         return new, lost
 
     unchanged = state, precision.no_loss(config.precision)
@@ -153,17 +152,19 @@ def train_step(
         new, lost = jax.tree.map(functools.partial(jnp.where, finite), updated, unchanged)
     sums |= lost | {
         "grad_norm": Mean(grad_norm, jnp.ones(())),
-        # Of the optimizer's own count, which a skipped step does not raise.
-        "learning_rate": Mean(jnp.asarray(schedule(optim.num_updates(state.opt_state)), jnp.float32), jnp.ones(())),
         "skipped_steps": Mean(1.0 - finite.astype(jnp.float32), jnp.zeros(())),
     }
+    rates = optimizer.rates(state.opt_state, new.opt_state)
+    sums |= {name: Mean(rate, jnp.ones(())) for name, rate in rates.items()}
     return new.replace(step=state.step + 1), sums
 
 
 def accumulate(config, model, compute, frozen, batch, rng):
     """Summed gradients (float32), summed loss, summed metrics and the last frozen values over the microbatches."""
+    fixed = config.optim.frozen(model.spec)
 
     def loss(trainable, frozen, piece, rng):
+        trainable = groups.stop(trainable, fixed)
         # Running statistics stay float32: in bfloat16 an average with momentum 0.99 stops moving.
         tree = params.merge(trainable, frozen)
         out = config.objective.loss(model, tree, piece, rng=rng, train=True)
@@ -180,13 +181,16 @@ def accumulate(config, model, compute, frozen, batch, rng):
 
     def one(frozen, piece, rng):
         if pipeline.active() and config.parallel.pipeline_schedule == "1f1b":
-            return pipeline_1f1b.gradients(loss, compute, frozen, piece, rng)
-        grads, (mean, sums, frozen) = jax.grad(loss, has_aux=True)(compute, frozen, piece, rng)
-        return cast(grads, "float32"), mean, sums, frozen
+            grads, mean, sums, frozen = pipeline_1f1b.gradients(loss, compute, frozen, piece, rng)
+        else:
+            grads, (mean, sums, frozen) = jax.grad(loss, has_aux=True)(compute, frozen, piece, rng)
+            grads = cast(grads, "float32")
+        return groups.without(grads, fixed), mean, sums, frozen
 
     n = config.train.microbatches
     if n == 1:
-        return one(frozen, batch, rng)
+        grads, *rest = one(frozen, batch, rng)
+        return groups.with_zeros(grads, compute, fixed), *rest
 
     def body(carry, piece_and_rng):
         (grads, mean, sums), frozen = carry
@@ -200,7 +204,7 @@ def accumulate(config, model, compute, frozen, batch, rng):
     first = jax.eval_shape(one, frozen, jax.tree.map(lambda x: x[0], pieces), rngs[0])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first[:3])
     ((grads, mean, sums), frozen), _ = jax.lax.scan(body, (zeros, frozen), (pieces, rngs))
-    return grads, mean, sums, frozen
+    return groups.with_zeros(grads, compute, fixed), mean, sums, frozen
 
 
 def _in_pieces(config: Config) -> bool:

@@ -96,7 +96,7 @@ CASES = {
     "wrong type": Case(TRAIN + "--train.steps many", ("--train.steps", "'many'", "INT")),
     "fraction for a whole number": Case(TRAIN + "--train.steps 1.5", ("--train.steps", "'1.5'", "INT")),
     "one value for a pair": Case(TRAIN + "--optim.betas 0.9", ("--optim.betas", "2 values")),
-    "unknown optimizer": Case(TRAIN + "--optim.name adam", ("--optim.name", "'adam'", "'sgd'", "meant: 'adamw'")),
+    "unknown optimizer": Case(TRAIN + "--optim.name adamww", ("--optim.name", "'adamww'", "'sgd'", "meant: 'adamw'")),
     "unknown precision": Case(TRAIN + "--precision.compute float23", ("--precision.compute", "meant: 'float32'")),
     "unknown packing": Case(TRAIN + "--data.packing conc", ("--data.packing", "'conc'", "meant: 'concat'")),
     # --- config files

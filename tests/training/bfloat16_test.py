@@ -106,11 +106,10 @@ def test_parameters_are_rounded_by_draws_of_their_own():
 def test_a_select_and_a_branch_agree_in_bfloat16():
     import functools
 
-    from bigmodel_jax import optim
     from bigmodel_jax.training.step import accumulate, train_step
 
     model = BFLOAT16.model.make()
-    optimizer = optim.make(BFLOAT16.optim, model.spec, BFLOAT16.train.steps)
+    optimizer = BFLOAT16.optim.make(model.spec, BFLOAT16.train.steps)
     step = functools.partial(train_step, BFLOAT16, model, optimizer, functools.partial(accumulate, BFLOAT16, model))
     state = sharding.to_host(init_state(BFLOAT16, one_device()))
     both = [jax.eval_shape(functools.partial(step, branch=b), state, text_batch()) for b in (True, False)]

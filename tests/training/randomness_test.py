@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigmodel_jax import optim
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.metrics import Mean
@@ -133,7 +132,7 @@ def test_every_piece_of_a_pipeline_draws_anew_in_every_layer(case):
 def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped():
     """Both forms of the skip, and the reverse: a loss that is not finite with a finite gradient."""
     model = CONFIG.model.make()
-    optimizer = optim.make(CONFIG.optim, model.spec, 4)
+    optimizer = CONFIG.optim.make(model.spec, 4)
     state = init_state(CONFIG, sharding.make_mesh(CONFIG.parallel, jax.devices()[:1]))
     before = sharding.to_host(state)
 

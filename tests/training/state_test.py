@@ -19,11 +19,11 @@ from bigmodel_jax.data import ImageData, TextData
 from bigmodel_jax.models import CNNConfig, LlamaConfig
 from bigmodel_jax.objectives import Classification, NextToken
 from bigmodel_jax.optim import OptimConfig
+from bigmodel_jax.optim.optimizer import state_like
 from bigmodel_jax.training.state import (
     abstract_state,
     check_host_memory,
     init_state,
-    like_params,
     state_shardings,
     weights,
 )
@@ -108,8 +108,9 @@ def test_a_leaf_of_another_shape_than_its_parameter_is_whole():
     spec = {"w": params.Param((256, 256), ("embed", None), params.normal(1.0))}
     where, whole = sharding.shardings(spec, mesh, sharding.Rules()), sharding.replicated(mesh)
     shapes = params.abstract(spec)
-    state = jax.eval_shape(optax.adafactor(1e-3).init, shapes)
-    placed = like_params(state, shapes, where, whole)
+    tx = optax.adafactor(1e-3)
+    state = jax.eval_shape(tx.init, shapes)
+    placed = state_like(tx, state, shapes, where, whole)
 
     def check(leaf, sharding_):
         assert sharding_ == (where["w"] if leaf.shape == (256, 256) else whole)

@@ -1,0 +1,8 @@
+"""From an `OptimConfig` to an `Optimizer`: update rule, schedule, clipping, average and groups in one value."""
+
+from bigmodel_jax.optim.config import OptimConfig
+from bigmodel_jax.optim.groups import Group
+from bigmodel_jax.optim.optimizer import Optimizer, clip, num_updates
+from bigmodel_jax.optim.schedules import Plateau, make_schedule
+
+__all__ = ["Group", "OptimConfig", "Optimizer", "Plateau", "clip", "make_schedule", "num_updates"]
