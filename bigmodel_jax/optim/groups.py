@@ -147,5 +147,7 @@ def rows(groups: tuple[Group, ...], spec: params.Tree) -> list[tuple[str, str, s
     out = []
     for n, pattern, done in [*((n, g.pattern, g.done()) for n, g in enumerate(groups)), (None, "the rest", "trained")]:
         mine = [sizes[path] for path, at in found.items() if at == n]
+        if not mine:  # the rest, where the groups have everything
+            continue
         out.append((pattern, f"{len(mine):,}", f"{sum(mine):,}", f"{sum(mine) / total:.1%}", done))
     return out

@@ -64,7 +64,8 @@ def wsd(cfg: Config, warm: int, rest: int) -> optax.Schedule:
 def inverse_sqrt(cfg: Config, warm: int, rest: int) -> optax.Schedule:
     """The peak times sqrt(warm / step) (arXiv:1706.03762, section 5.3); it does not depend on the number of steps."""
     start = max(warm, 1)
-    return lambda count: cfg.lr * jnp.sqrt(start / (start + count))
+    # join_schedules asks for updates before the start as well, and does not use what it gets.
+    return lambda count: cfg.lr * jnp.sqrt(start / (start + jnp.maximum(count, 0)))
 
 
 def piecewise(cfg: Config, warm: int, rest: int) -> optax.Schedule:

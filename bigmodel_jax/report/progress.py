@@ -7,11 +7,13 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column, Table
 
 from bigmodel_jax.core import params
+from bigmodel_jax.optim import groups
 
 BAR_SECONDS = 0.5  # between redraws
 LINE_SECONDS = 10.0  # between plain lines
@@ -41,6 +43,17 @@ def start_table(rows: list[tuple[str, str]], title: str) -> Table:
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, value)
+    return table
+
+
+def group_table(config) -> Table:
+    """What is done to which parameters, where the config has groups of them."""
+    title = "parameters by path; the first pattern that matches counts"
+    table = Table(title=title, title_justify="left", title_style="dim", box=box.SIMPLE_HEAD)
+    for name in ("pattern", "leaves", "parameters", "share", "what is done"):
+        table.add_column(name, justify="left" if name in ("pattern", "what is done") else "right", overflow="fold")
+    for row in groups.rows(config.optim.groups, config.model.make().spec):
+        table.add_row(*map(escape, row))
     return table
 
 

@@ -17,7 +17,7 @@ from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches
 from bigmodel_jax.report import declared
 from bigmodel_jax.report.environment import write_environment
-from bigmodel_jax.report.progress import Progress, start_rows, start_table
+from bigmodel_jax.report.progress import Progress, group_table, start_rows, start_table
 from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
@@ -154,6 +154,8 @@ class Run:
             declared.write(self.run_dir, known, self.unit)
         self.stages.end()
         self.stages.console.print(start_table(rows, title=self.run_dir.name))
+        if config.optim.groups:
+            self.stages.console.print(group_table(config))
 
         # --- the loop
         self.writers = open_writers(

@@ -42,9 +42,8 @@ def test_every_moment_lies_like_its_parameter(name):
         if mine and mine[0][0] == leaf.shape:
             assert leaf.sharding == mine[0][1], jax.tree_util.keystr(keys)
             found += 1
-        elif name != "adafactor":  # whose moments are sums over rows and columns
-            small = max(max(p.shape) for p, _ in [(leaf, 0)]) if leaf.shape else 1
-            assert leaf.size == small, f"{jax.tree_util.keystr(keys)} has a shape of its own: {leaf.shape}"
+        elif name != "adafactor":  # which keeps sums over rows and columns
+            assert leaf.ndim < 2, f"{jax.tree_util.keystr(keys)} has a shape of its own: {leaf.shape}"
     without_moments = {"adafactor", "fromage", "noisy_sgd", "sign_sgd", "polyak_sgd"}
     assert found >= (0 if name in without_moments else len(own) - 1)
 
@@ -74,7 +73,7 @@ def learns_and_comes_back(config: Config, folder, data: dict, steps: int = 20) -
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), again, state)
 
 
-QUICK = {"adafactor", "muon", "noisy_sgd", "schedule_free_adamw"}
+QUICK = {"muon", "noisy_sgd"}
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in OPTIMIZERS])
@@ -115,7 +114,7 @@ def test_the_table_names_arguments_that_there_are():
         assert set(named.takes.split()) <= known.keys(), name
 
 
-def test_a_schedule_free_rule_is_evaluated_at_its_average(tmp_path):
+def test_a_schedule_free_rule_is_evaluated_at_its_average():
     optim = OptimConfig(
         name="schedule_free_sgd", lr=0.5, betas=(0.9, 0.99), schedule="constant", weight_decay=0.0, clip=0.0
     )
@@ -130,11 +129,7 @@ def test_a_schedule_free_rule_is_evaluated_at_its_average(tmp_path):
         before = params.paths(jax.tree.map(np.asarray, state.params))["head/kernel"]
         np.testing.assert_allclose(before, 0.1 * z + 0.9 * average, rtol=1e-4, atol=1e-6)
         state, _ = step(state, batch())
-        z = np.asarray(
-            state.opt_state[0].z["head"]["kernel"]
-            if isinstance(state.opt_state, tuple) and not hasattr(state.opt_state, "z")
-            else state.opt_state.z["head"]["kernel"]
-        )
+        z = np.asarray(state.opt_state.z["head"]["kernel"])
         average = (1 - 1 / (n + 1)) * average + z / (n + 1)
         np.testing.assert_allclose(params.paths(weights(state))["head/kernel"], average, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match=r"optim.ema_decay = 0.9 with a schedule-free optimizer"):
@@ -169,11 +164,8 @@ def test_muon_takes_the_matrices_of_each_layer_and_leaves_tables_to_adam():
 
 def test_muon_makes_the_update_of_each_layer_orthogonal():
     """All singular values of one layer's update are alike, those of the gradient are not."""
-    spec = {
-        "layers": {
-            "w": params.Param((3, 8, 2, 4), ("layers", "embed", "heads", "head_dim"), params.normal(1.0), decay=True)
-        }
-    }
+    axes = ("layers", "embed", "heads", "head_dim")
+    spec = {"layers": {"w": params.Param((3, 8, 2, 4), axes, params.normal(1.0), decay=True)}}
     tree = params.init(spec, jax.random.key(0))
     grads = jax.tree.map(lambda x: x * np.array([1.0, 10.0, 100.0]).reshape(3, 1, 1, 1).astype(np.float32), tree)
     tx = OptimConfig(name="muon", lr=1.0, schedule="constant", weight_decay=0.0, clip=0.0).make(spec, 10).tx
