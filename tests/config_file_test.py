@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -99,9 +100,12 @@ def small(tmp_path, example: Path, data: str, **fields) -> Path:
     return path
 
 
+FEW = ("--train.batch_size", "8", "--train.log_every", "1")
+
+
 def train_two_steps(path: Path, run_dir: Path) -> None:
     """Trains, evaluates and resumes from config.json alone."""
-    steps = ["--optim.warmup_steps", "1", "--train.batch_size", "8", "--train.log_every", "1"]
+    steps = ["--optim.warmup_steps", "1", *FEW]
     cli.main(["train", str(path), "--run_dir", str(run_dir), "--train.steps", "2", *steps])
     cli.main(["train", str(run_dir), "--train.steps", "3"])
     assert sorted(runs.losses(run_dir)) == [1, 2, 3]
@@ -122,6 +126,29 @@ def test_a_model_in_one_file_trains_and_is_found_again_from_config_json(tmp_path
     assert flat(config_file.load(run_dir))["model"] == "NgramConfig"
     assert json.loads((run_dir / "config.json").read_text())["model"]["type"] == f"{path}:NgramConfig"
     assert "eval/bits_per_byte" in capsys.readouterr().out
+
+
+def test_an_optimizer_of_ones_own_trains_and_is_found_again_from_config_json(tmp_path, capsys):
+    """An optax transformation in one line, a schedule in another, groups; read back, with its own field as an option."""
+    example = Path(__file__).parent / "examples" / "own_optimizer.py"
+    texts = runs.write(tmp_path).parent
+    data = (
+        f"TextData(source=TextFiles({str(texts / 'train.txt')!r}, {str(texts / 'validation.txt')!r}), "
+        f"tokenizer=TokenizerConfig('bytes'), seq_len=16, cache_dir={str(tmp_path / 'cache')!r})"
+    )
+    path = small(
+        tmp_path, example, data, vocab_size=264, embed_dim=16, num_heads=2, num_kv_heads=2, head_dim=8, mlp_dim=16
+    )
+    run_dir = tmp_path / "run"
+    cli.main(["train", str(path), "--run_dir", str(run_dir), "--optim.half_life", "1", *FEW, "--train.steps", "2"])
+    shown = capsys.readouterr().out
+    assert re.search(r"embed/\.\* +1 +4,224 +\S+% +frozen", shown), shown
+    cli.main(["train", str(run_dir), "--train.steps", "3"])
+    written = json.loads((run_dir / "config.json").read_text())["optim"]
+    assert (written["type"], written["half_life"]) == (f"{path}:CentralizedConfig", 1.0)
+    records = [r for r in map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines()) if "learning_rate" in r]
+    assert [r["learning_rate"] for r in records] == pytest.approx([3e-3, 1.5e-3, 0.75e-3])
+    assert [r["learning_rate/layers/attn"] for r in records] == pytest.approx([1e-3, 0.5e-3, 0.25e-3])
 
 
 @pytest.mark.slow
