@@ -22,7 +22,7 @@ from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.checks import check_data, check_sample
 from bigmodel_jax.training.evaluate import evaluate
-from bigmodel_jax.training.state import TrainState, abstract_state, init_state
+from bigmodel_jax.training.state import TrainState, abstract_state, init_state, with_weights
 from bigmodel_jax.training.step import make_eval_step
 
 CHAT_TEMPLATE = "chat_template.jinja"  # in a run's folder, and in Hugging Face's
@@ -73,8 +73,7 @@ def fresh_state(config: Config, mesh) -> tuple[TrainState, list[str]]:
     missing = [path for path in own if path not in found]
     merged = {path: found[path].astype(x.dtype) if path in found else x for path, x in own.items()}
     trainable, frozen = params.partition(params.from_paths(merged), config.model.make().spec)
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, cast(trainable, "float32"))
-    return dataclasses.replace(state, params=trainable, frozen=frozen, ema=ema), missing
+    return with_weights(config, state, trainable, frozen), missing
 
 
 def _forked(source: Config, config: Config, run_dir: Path, which: str, mesh) -> TrainState:

@@ -62,6 +62,16 @@ def init_state(config: Config, mesh: Mesh) -> TrainState:
     return jax.jit(lambda: make_state(config, model, optimizer), out_shardings=state_shardings(config, mesh))()
 
 
+def with_weights(config: Config, state: TrainState, trainable: params.Tree, frozen: params.Tree) -> TrainState:
+    """The state at step 0 that begins with these weights: some optimizers keep what a run began with."""
+    optimizer = config.optim.make(config.model.make().spec, config.train.steps)
+    where = jax.tree.map(lambda x: x.sharding, state.opt_state)
+    state = state.replace(params=trainable, frozen=frozen, opt_state=None)  # not two of them at a time
+    full = cast(trainable, "float32")
+    make = jax.jit(lambda tree: optimizer.tx.init(jax.tree.map(jnp.copy, tree)), out_shardings=where)
+    return state.replace(opt_state=make(full), ema=None if state.ema is None else jax.tree.map(jnp.copy, full))
+
+
 def _shardings(config: Config, spec: params.Tree, optimizer: Optimizer, abstract: TrainState, mesh: Mesh) -> TrainState:
     if config.parallel.strategy == "pmap":
         return jax.tree.map(lambda _: sharding.replicated(mesh), abstract)

@@ -1,6 +1,7 @@
 """Every optimizer that ships: it learns, its state lies on the mesh like the parameters, and a save brings it back."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from bigmodel_jax.objectives import Classification, NextToken
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.optim.muon import dimensions
 from bigmodel_jax.optim.names import OPTIMIZERS, arguments
-from bigmodel_jax.training.state import abstract_state, init_state, weights
+from bigmodel_jax.training.state import abstract_state, init_state, weights, with_weights
 from bigmodel_jax.training.step import make_train_step
 
 FSDP = ParallelConfig(data=1, fsdp=8)
@@ -48,15 +49,18 @@ def test_every_moment_lies_like_its_parameter(name):
     assert found >= (0 if name in without_moments else len(own) - 1)
 
 
+STEPS = {"dog": 200, "prodigy": 80}  # which begin with a rate of 1e-6
+
+
 def batch() -> dict:
     image = np.random.default_rng(0).normal(size=(32, 8, 8, 1)).astype(np.float32)
     return {"image": image, "label": np.arange(32, dtype=np.int32) % 10, "weights": np.ones(32, np.float32)}
 
 
-def learns_and_comes_back(config: Config, folder, data: dict, steps: int = 20) -> None:
+def learns_and_comes_back(config: Config, folder, data: dict) -> None:
     mesh = sharding.make_mesh(config.parallel)
     state, step = init_state(config, mesh), make_train_step(config, mesh)
-    losses = []
+    losses, steps = [], config.train.steps
     for n in range(steps):
         state, sums = step(state, data)
         losses.append(float(sums["loss"].compute()))
@@ -79,7 +83,7 @@ QUICK = {"muon", "noisy_sgd"}
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in OPTIMIZERS])
 def test_an_optimizer_learns_and_its_state_comes_back_bit_for_bit(name, tmp_path):
     optim = OptimConfig(name=name, lr=RATES.get(name, 1e-2), schedule="constant", weight_decay=1e-4)
-    train = TrainConfig(steps=20, batch_size=32)
+    train = TrainConfig(steps=STEPS.get(name, 20), batch_size=32)
     config = Config(MLPConfig.tiny(), Classification(), ImageData(), optim=optim, train=train, parallel=FSDP)
     learns_and_comes_back(config, tmp_path, batch())
 
@@ -134,6 +138,21 @@ def test_a_schedule_free_rule_is_evaluated_at_its_average():
         np.testing.assert_allclose(params.paths(weights(state))["head/kernel"], average, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match=r"optim.ema_decay = 0.9 with a schedule-free optimizer"):
         dataclasses.replace(optim, ema_decay=0.9).make(config.model.make().spec, 10)
+
+
+def test_a_rule_that_keeps_its_first_weights_begins_with_those_of_another_run():
+    config = dataclasses.replace(LLAMA, optim=OptimConfig(name="schedule_free_adamw"))
+    state = init_state(config, sharding.make_mesh(FSDP))
+    other = jax.tree.map(lambda x: x + 1, state.params)
+    found = with_weights(config, state, other, state.frozen)
+    for tree in (found.opt_state.z, found.ema, found.params):
+        jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), tree, other)
+    jax.tree.map(lambda x, y: x.sharding == y.sharding, found, state)
+
+
+def test_the_page_names_every_optimizer():
+    page = (Path(__file__).parents[2] / "docs" / "train.md").read_text()
+    assert [name for name in OPTIMIZERS if f"`{name}`" not in page] == []
 
 
 # ------------------------------------------------------------------------------------------------ Muon
