@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_jax.config import Config, check_parts, override
-from bigmodel_jax.core import files, ranges, trust
+from bigmodel_jax.core import files, formats, ranges, trust
 from bigmodel_jax.core.spelling import nearest
 
 
@@ -45,11 +45,14 @@ def _nearby(path: Path) -> str:
 
 def _from_json_file(path: Path) -> Config:
     try:
-        config = from_json(json.loads(path.read_bytes()), path.parent)
+        node = json.loads(path.read_bytes())
+        config = from_json(formats.opened(node, path) if isinstance(node, dict) else node, path.parent)
     except RecursionError as error:
         raise Unreadable(f"config {str(path)!r}: its brackets are nested too deeply") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise Unreadable(f"config {str(path)!r} is not JSON: {error}") from error
+    except formats.Unknown:  # it names the file
+        raise
     except ValueError as error:
         raise ValueError(f"config {str(path)!r}: {error}") from error
     if not isinstance(config, Config):
@@ -172,4 +175,4 @@ def _find_class(tag: Any, run_dir: Path | None) -> type:
 
 def save(config: Config, path: Path) -> None:
     """Writes config.json, from which the run can be repeated, whole or not at all."""
-    files.replace(path, json.dumps(to_json(config), indent=2) + "\n")
+    files.replace(path, json.dumps(formats.stamp() | to_json(config), indent=2) + "\n")

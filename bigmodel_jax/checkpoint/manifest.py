@@ -1,7 +1,7 @@
 """What a checkpoint says of itself, `meta/data.json`, and what can be checked before an array is read.
 
-{"step", "config", "data_state", "leaves": {"params/layers/w": "float32[64,32]", ...}, "crc32"}, where crc32 is that of
-the rest, and the order of `leaves` is that of the digests.
+{"step", "config", "data_state", "leaves": {"params/layers/w": "float32[64,32]", ...}, "format", "version", "crc32"}, where
+crc32 is that of the rest, and the order of `leaves` is that of the digests.
 """
 
 import json
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from bigmodel_jax.core import formats
 
 
 class Damaged(Exception):
@@ -27,8 +29,8 @@ def describe(x: jax.Array | jax.ShapeDtypeStruct) -> str:
 
 
 def seal(meta: dict) -> dict:
-    """`meta` as JSON gives it back (tuples are lists), with a checksum of itself."""
-    meta = json.loads(json.dumps(meta))
+    """`meta` as JSON gives it back (tuples are lists), with the number of its format and a checksum of itself."""
+    meta = json.loads(json.dumps(formats.stamp() | meta))
     return meta | {"crc32": _crc32(meta)}
 
 
@@ -37,13 +39,13 @@ def _crc32(meta: dict) -> int:
 
 
 def read(folder: Path) -> dict:
-    """The sealed `meta` of one step; Damaged if it is not as it was written."""
+    """The sealed `meta` of one step; Damaged if it is not as it was written, ValueError if a newer version wrote it."""
     if not any(folder.iterdir()):
         raise Damaged("empty folder")
     meta = _read_json(folder, "meta/data.json")
     if meta.pop("crc32", None) != _crc32(meta):
         raise Damaged("meta/data.json has a wrong checksum")
-    return meta
+    return formats.opened(meta, folder)
 
 
 def _read_json(folder: Path, name: str) -> dict:

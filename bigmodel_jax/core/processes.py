@@ -6,6 +6,7 @@ plain body would be. Every process makes these calls in the same order.
 """
 
 import itertools
+import json
 from collections.abc import Callable
 
 import jax
@@ -31,15 +32,15 @@ def meet(name: str) -> None:
         _service().wait_at_barrier(f"bigmodel_jax/{name}/{next(_calls)}", WAIT_MS)
 
 
-def from_first(value: int) -> int:
-    """Process 0's value in every process: two hosts may see a shared folder at different moments."""
+def from_first[T](value: T) -> T:
+    """Process 0's value, a number or a text, in every process: two hosts may see a folder at different moments."""
     if jax.process_count() == 1:
         return value
     key = f"bigmodel_jax/value/{next(_calls)}"
     if first():
-        _service().key_value_set(key, str(value))
+        _service().key_value_set(key, json.dumps(value))
         return value
-    return int(_service().blocking_key_value_get(key, WAIT_MS))
+    return json.loads(_service().blocking_key_value_get(key, WAIT_MS))
 
 
 def failed(here: bool) -> int | None:

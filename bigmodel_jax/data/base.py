@@ -2,11 +2,13 @@
 
 import dataclasses
 import logging
+import os
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from bigmodel_jax.core import ranges
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import CountOrZero
 from bigmodel_jax.data import cache
@@ -72,8 +74,26 @@ class DataConfig:
     def open_tokenizer(self) -> Tokenizer | None:
         """Between text and tokens, where this data is text."""
 
+    def reads(self) -> dict[str, list[Path] | str]:
+        """What the records are made from, by the name of the field that says it: files, or a text that changes when the
+        records do. It is compared when a run is continued. A class that reads what no text field names adds it here."""
+        return named_files(self, self.root())
+
     def root(self) -> Path:
         return cache.root(self.cache_dir)
+
+
+def named_files(part: Any, root: Path, prefix: str = "data") -> dict[str, list[Path] | str]:
+    """The files that text fields name, and what sources and tokenizers say of themselves, by dotted names."""
+    found = {}
+    for field in dataclasses.fields(part):
+        value, name = getattr(part, field.name), f"{prefix}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            says = value.reads(root) if hasattr(value, "reads") else None
+            found |= named_files(value, root, name) if says is None else {f"{name}.{k}": v for k, v in says.items()}
+        elif ranges.hints(type(part))[field.name] is str and os.path.isfile(path := os.path.expanduser(value)):
+            found[name] = [Path(path)]
+    return found
 
 
 class BadRecords:

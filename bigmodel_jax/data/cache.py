@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 SEAL = "files.json"  # what the other files were when they were written
 _checked: set[Path] = set()  # the folders that this process has read through once
+_digests: dict[tuple[str, int, int], str] = {}  # by absolute name, size and time of change
+SETTLED_NS = 2_000_000_000
 
 
 def root(cache_dir: str = "") -> Path:
@@ -33,9 +36,23 @@ def key(*parts: Any) -> str:
 
 
 def file_digest(path: str | Path) -> str:
-    """sha256 of a file's content, about a second per gigabyte."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """sha256 of a file's content, about a second per gigabyte; a process reads a file once while its size and time of
+    change stay."""
+    name, stat = os.path.abspath(path), os.stat(path)
+    known = _digests.get((name, stat.st_size, stat.st_mtime_ns))
+    if known is None:
+        with open(path, "rb") as file:
+            known = hashlib.file_digest(file, "sha256").hexdigest()
+        if (
+            time.time_ns() - stat.st_mtime_ns > SETTLED_NS
+        ):  # a second change within one tick of the clock would not show
+            know_digest(name, stat.st_size, stat.st_mtime_ns, known)
+    return known
+
+
+def know_digest(name: str, size: int, mtime_ns: int, digest: str) -> None:
+    """The file of this absolute name need not be read while its size and time of change are these."""
+    _digests[name, size, mtime_ns] = digest
 
 
 @contextlib.contextmanager

@@ -85,6 +85,10 @@ class ChatData(DataConfig):
                 "allowed: 'first_fit', 'none'"
             )
 
+    def reads(self) -> dict[str, list[Path] | str]:
+        found = super().reads()
+        return found | {name: fingerprint(found[name][0]) for name in found.keys() & {"data.tokenizer_path"}}
+
     def requirements(self) -> dict:
         return {"vocab_size": self.open_tokenizer().vocab_size, "max_seq_len": self.seq_len}
 

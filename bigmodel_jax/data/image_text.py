@@ -36,10 +36,16 @@ class CaptionFiles(Files):
     def fingerprint(self, split, root):
         """Of pictures, size and time of change stand for the content."""
         stats = []
-        for _, record in self.records(split, root, BadRecords(1 << 62)):
-            stat = record["image"].stat()
-            stats.append((str(record["image"]), stat.st_size, stat.st_mtime_ns))
+        for picture in self._pictures(split, root):
+            stat = picture.stat()
+            stats.append((str(picture), stat.st_size, stat.st_mtime_ns))
         return cache.key(super().fingerprint(split, root), stats)
+
+    def reads(self, root):
+        return {split: [*files, *self._pictures(split, root)] for split, files in super().reads(root).items()}
+
+    def _pictures(self, split: str, root: Path) -> list[Path]:
+        return [record["image"] for _, record in self.records(split, root, BadRecords(1 << 62))]
 
     def records(self, split, root, bad):
         for path in self.paths(split):

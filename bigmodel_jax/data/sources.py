@@ -37,6 +37,10 @@ class Source:
     def records(self, split: str, root: Path, bad: BadRecords) -> Records:
         raise NotImplementedError(f"{type(self).__name__} does not define records()")
 
+    def reads(self, root: Path) -> dict[str, list[Path] | str]:
+        """As `DataConfig.reads`, by the source's own fields or splits."""
+        return {split: self.fingerprint(split, root) for split in ("train", "validation")}
+
     def labels(self) -> tuple[str, ...]:
         """The names of the classes, in the order of their numbers; empty where they have none."""
         return ()
@@ -75,6 +79,13 @@ class Tfds(Source):
             return cache.key(self.name, name, package, _version(package, self.name), packaged.VERSION, self.text_field)
         builder = self._builder(root)
         return cache.key(builder.info.full_name, name, str(builder.info.splits), self.text_field)
+
+    def reads(self, root):
+        if self.name in packaged.PACKAGES:
+            package = packaged.PACKAGES[self.name]
+            return {"name": f"{self.name} {packaged.VERSION} of {package} {_version(package, self.name)}"}
+        info = self._builder(root).info
+        return {"name": f"{info.full_name} {cache.key(str(info.splits))}"}
 
     def records(self, split, root, bad):
         builder = self._builder(root)
@@ -137,6 +148,9 @@ class Files(Source):
                 raise ValueError(f"{option}: {pattern!r} matches no file")
             found += matches
         return [Path(p) for p in dict.fromkeys(found)]
+
+    def reads(self, root):
+        return {split: self.paths(split) for split in ("train", "validation") if getattr(self, split)}
 
     def fingerprint(self, split, root):
         facts = dataclasses.asdict(self) | {"train": "", "validation": ""}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bigmodel_jax.data import special_tokens
 from bigmodel_jax.data.text_classification import LabelledTexts, TextClassificationData, vocabulary
 from bigmodel_jax.data.tokenizers import Tokenizer, load_tokenizer
 
@@ -34,6 +35,12 @@ class SubwordClassificationData(TextClassificationData):
         if not Path(self.tokenizer_path).is_file():
             raise ValueError(f"data.tokenizer_path = {self.tokenizer_path!r}: no such file; `import` writes one")
         return load_tokenizer(self.tokenizer_path)
+
+    def reads(self) -> dict[str, list[Path] | str]:
+        found = super().reads()
+        return found | {
+            name: special_tokens.fingerprint(found[name][0]) for name in found.keys() & {"data.tokenizer_path"}
+        }
 
     def requirements(self) -> dict:
         needs = {"vocab_size": self.open_tokenizer().vocab_size, "max_seq_len": self.seq_len}

@@ -82,6 +82,10 @@ class TextClassificationData(DataConfig):
         log_skipped(split, skipped)
         return (examples if self._from_test(split) else self.of_split(examples, split)), skipped
 
+    def reads(self) -> dict[str, list[Path] | str]:
+        found = super().reads()
+        return found if self.evaluate_on == "test" else {k: v for k, v in found.items() if k != "data.test"}
+
     def requirements(self) -> dict:
         words, labels = vocabulary(self)
         needs = {"vocab_size": len(words), "num_classes": len(labels)}

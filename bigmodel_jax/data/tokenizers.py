@@ -48,6 +48,10 @@ class TokenizerConfig:
         if not self.path and self.vocab_size < least:
             raise ValueError(f"data.tokenizer.vocab_size: {self.vocab_size}; at least {least}: {what}")
 
+    def reads(self, root: Path) -> dict[str, str]:
+        """As `DataConfig.reads`: the tokenizer.json with what lies beside it of its special tokens."""
+        return {"path": special_tokens.fingerprint(self.path)} if Path(self.path).is_file() else {}
+
 
 class Tokenizer:
     """encode and decode.

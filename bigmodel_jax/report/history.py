@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_jax.core import formats
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.report import declared, goodput
 from bigmodel_jax.report.environment import ENVIRONMENT_FILE
@@ -88,7 +89,8 @@ def load_run(run_dir: Path) -> Run:
     labels = _json(path / "vocabulary.json").get("labels", [])
     file = path / "tokenizer.json"
     tokenizer = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
-    config, environment = _json(path / "config.json"), _json(path / ENVIRONMENT_FILE)
+    config = formats.opened(_json(path / "config.json"), path / "config.json")
+    environment = _json(path / ENVIRONMENT_FILE)
     known, counts = declared.read(path, config)
     split = goodput.read(path)
     return Run(path, config, environment, metrics, samples, pictures, labels, tokenizer, known, counts, split)

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
-from bigmodel_jax.training import ending, epochs, holder, run_folder
+from bigmodel_jax.training import ending, epochs, holder, provenance, run_folder
 from bigmodel_jax.training.baselines import Baselines
 from bigmodel_jax.training.beginning import already_complete, already_stopped, begin, open_data, resume
 from bigmodel_jax.training.checks import (
@@ -43,9 +44,18 @@ from bigmodel_jax.training.step import make_eval_step, make_train_step
 log = logging.getLogger("bigmodel_jax")
 
 
-def train(config: Config, run_dir: Path, stages: Stages | None = None, began: float | None = None) -> dict[str, float]:
+def train(
+    config: Config,
+    run_dir: Path,
+    stages: Stages | None = None,
+    *,
+    began: float | None = None,
+    source: Path | None = None,
+    accept: Sequence[str] = (),
+) -> dict[str, float]:
     """Trains until `train.steps`, continuing what the folder holds; returns the last evaluation's scalars.
 
+    source: what the config was read from. accept: "data", "code": what may have changed since the run was last here.
     ValueError and OSError, one line each, for a user's mistake; what was saved before stays. Of several processes,
     all train, and the first one alone writes and prints. began: when the process started, in seconds since 1970; None: now.
     """
@@ -66,6 +76,7 @@ def train(config: Config, run_dir: Path, stages: Stages | None = None, began: fl
         mesh = sharding.make_mesh(config.parallel)
         last = store.latest_step(saves)
         last = processes.from_first(-1 if last is None else last)
+        facts = provenance.check(config, run_dir, resumes=last >= 0, source=source, accept=accept)
         stages.begin("Preparing data")
         batches, validation = processes.in_turn("data", lambda: open_data(config, mesh))
         config = epochs.resolve(config, len(batches.rows))
@@ -94,6 +105,7 @@ def train(config: Config, run_dir: Path, stages: Stages | None = None, began: fl
         if processes.first():
             hold.take()
             run_folder.check_still(saves, last)
+        provenance.write(run_dir, facts)
         start_log()
         wall.open(start)
         if start and last >= 0:

@@ -13,6 +13,7 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config, flat, override
 from bigmodel_jax.core import processes
 from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.training import provenance
 
 log = logging.getLogger("bigmodel_jax")
 
@@ -69,6 +70,9 @@ def check(run_dir: Path, config: Config) -> None:
         raise ValueError(f"run_dir = {str(run_dir)!r}: {parent} {wrong}; give another --run_dir")
     if path.is_file() or any(run_dir.glob("checkpoints/[0-9]*")):
         changed = differences(load(run_dir, runs_code=False), config)
+        resumes = any(p.name.isdecimal() for p in run_dir.glob("checkpoints/*"))
+        by_content = provenance.compared(run_dir) if resumes else set()  # provenance.check has the last word on these
+        changed = {name: values for name, values in changed.items() if name not in by_content}
         if changed:
             shown = "; ".join(f"{name} was {a!r}, now {b!r}" for name, (a, b) in list(changed.items())[:4])
             raise ValueError(

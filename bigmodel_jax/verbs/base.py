@@ -85,8 +85,8 @@ def parse_config(target: Path, options: list[str], verb: str):
 
 
 def parse_job(verb: str, args: Sequence[str]):
-    """(config, run folder) of a verb that several processes may run together: joins their job first, if there is one,
-    so that a mistake in the config is said once; returns when all of them have the same config."""
+    """(config, run folder, target) of a verb that several processes may run together: joins their job first, if there
+    is one, so that a mistake in the config is said once; returns when all of them have the same config."""
     join.hush(args)
     from bigmodel_jax.config import override
 
@@ -104,7 +104,7 @@ def parse_job(verb: str, args: Sequence[str]):
     target, options = one_target(verb, rest)
     config, run_dir = parse_config(target, options, verb)
     join.agree(config, run_dir, cluster.timeout)
-    return config, run_dir
+    return config, run_dir, target
 
 
 def run_dir_of(target: Path) -> Path:

@@ -38,12 +38,14 @@ def train(args: Sequence[str]) -> None:
     in_job = join.expected(args)
     with Stages(Console(quiet=in_job or asks_for_help(args))) as stages:
         stages.begin("Importing packages")
-        config, run_dir = parse_job("train", args)
+        accept, args = take(args, "--accept")
+        config, run_dir, target = parse_job("train", args)
         runtime.keep_programs()
         from bigmodel_jax.report.writers import read_metrics
-        from bigmodel_jax.training import loop
+        from bigmodel_jax.training import loop, provenance
 
-        loop.train(config, run_dir, None if in_job else stages, began)
+        accepted = provenance.kinds(accept)
+        loop.train(config, run_dir, None if in_job else stages, began=began, source=target, accept=accepted)
     if as_json and peers.speaks():
         evaluations = (record for record in reversed(read_metrics(run_dir)) if _is_evaluation(record))
         print(json.dumps(next(evaluations, {})))
@@ -57,7 +59,7 @@ def evaluate(args: Sequence[str]) -> None:
     as_json, args = take_flag(args, "--json")
     which, args = take(args, "--step")
     with _status("Evaluating", args):
-        config, run_dir = parse_job("eval", args)
+        config, run_dir, _ = parse_job("eval", args)
         runtime.keep_programs()
         from bigmodel_jax.report.writers import plain
         from bigmodel_jax.training.saved import evaluate_run
@@ -157,6 +159,8 @@ VERBS = {
         f"CONFIG        {CONFIG}\n"
         "--run_dir     the run's folder; without it: runs/<name of the config file>\n"
         "--FIELD       any field of the config by its dotted name\n"
+        "--accept      data, code or data,code: this much may have changed since the run was\n"
+        "              last here\n"
         "--json        the last line printed is the last evaluation, as one JSON object\n"
         "--cluster.X   one process of several: coordinator, num_processes, process_id;\n"
         "              SLURM, Open MPI, JobSet and TPU hosts say it themselves\n\n"

@@ -1,0 +1,233 @@
+"""What a run learns from: its data and the user's own code, recorded in the run's folder and compared when it goes on.
+
+provenance.json holds a digest of every file that the data is made from, and of the Python files that are the user's:
+the config file, the files that its classes come from, and what lies below their folders and is imported. code/ holds a
+copy of each of these Python files. A difference ends the start in one line, unless `--accept` names its kind.
+
+A file whose path, size and time of change are as recorded is not read again. Code is compared byte by byte, so a new
+comment is a change. A file that has only moved, or was only touched, is none.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bigmodel_jax.config import Config, nearest
+from bigmodel_jax.core import files, processes
+from bigmodel_jax.data import cache
+
+FILE = "provenance.json"
+KINDS = ("data", "code")
+ENTRIES = {"data": {"digest"}, "code": {"path", "bytes", "digest", "copy"}}  # what an entry has at least
+MOST = 1000  # of a field with more files the digests of the single ones are not kept
+INSTALLED = [Path(__file__).parents[1], *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib"))]
+
+log = logging.getLogger("bigmodel_jax")
+
+
+def kinds(text: str) -> tuple[str, ...]:
+    """The value of `--accept`, "data", "code" or "data,code"; ValueError for another one."""
+    found = tuple(filter(None, text.split(",")))
+    if wrong := [kind for kind in found if kind not in KINDS]:
+        raise ValueError(f"--accept {text}: {wrong[0]!r} is unknown; allowed: data, code{nearest(wrong[0], KINDS)}")
+    return found
+
+
+def check(
+    config: Config, run_dir: Path, *, resumes: bool, source: Path | None = None, accept: Sequence[str] = ()
+) -> dict:
+    """The record that `write` is to write; compared, where the run resumes, with the one that the folder holds.
+
+    ValueError, one line in all processes, names what has changed unless `accept` has its kind; then it is logged.
+    source: what the config was read from, if that is known.
+    """
+    record, wrong = {}, ""
+    if processes.first():
+        try:
+            before = read(run_dir) if resumes else {}
+            record = _record(config, source, before)
+            wrong = _judge(run_dir, before, record, accept) if resumes else ""
+        except (ValueError, OSError) as error:
+            wrong = str(error)
+    if wrong := processes.from_first(wrong):
+        raise ValueError(wrong)
+    return record
+
+
+def write(run_dir: Path, record: dict) -> None:
+    """Writes the record and the copies of code, in process 0."""
+    if not processes.first():
+        return
+    for entry in record["code"].values():
+        copy = run_dir / entry["copy"]
+        content = Path(entry["path"]).read_bytes() if not copy.exists() else b""
+        if hashlib.sha256(content).hexdigest() == entry["digest"]:  # it may have been edited since it was recorded
+            copy.parent.mkdir(exist_ok=True)
+            files.replace(copy, content)
+    files.replace(run_dir / FILE, json.dumps(record, indent=1) + "\n")
+
+
+def read(run_dir: Path) -> dict:
+    """What the folder holds; empty where it holds no whole record."""
+    try:
+        found = json.loads((run_dir / FILE).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and all(_whole(found.get(kind), keys) for kind, keys in ENTRIES.items()):
+        return found
+    log.warning("%s is damaged; the run's data and code are not compared, and recorded anew", run_dir / FILE)
+    return {}
+
+
+def _whole(part: Any, keys: set[str]) -> bool:
+    return isinstance(part, dict) and all(isinstance(e, dict) and keys <= e.keys() for e in part.values())
+
+
+def compared(run_dir: Path) -> set[str]:
+    """The config's fields whose files are compared by content, so that their paths may change."""
+    return set(read(run_dir).get("data", {}))
+
+
+# ---------------------------------------------------------------- what there is
+
+
+def _record(config: Config, source: Path | None, before: dict) -> dict:
+    known = before.get("data", {})
+    data = {name: _entry(name, what, known.get(name, {})) for name, what in config.data.reads().items()}
+    return {"data": data, "code": {name: _copy(path) for name, path in code_files(config, source).items()}}
+
+
+def _entry(name: str, what: list[Path] | str, before: dict) -> dict:
+    """{"digest"} of a text, {"digest", "stamp", "files": {path: [bytes, sha256]}} of files; `before` where that holds."""
+    if isinstance(what, str):
+        return {"digest": what}
+    try:
+        stats = {os.path.abspath(path): os.stat(path) for path in what}
+        stamp = cache.key([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()])
+        if before.get("stamp") == stamp:
+            for path, (size, digest) in before["files"].items():
+                cache.know_digest(path, size, stats[path].st_mtime_ns, digest)
+            return before
+        found = {path: [stat.st_size, cache.file_digest(path)] for path, stat in stats.items()}
+    except OSError as error:
+        raise ValueError(f"{name}: {str(error.filename)!r} cannot be read: {error.strerror}") from error
+    whole = hashlib.sha256("".join(digest for _, digest in found.values()).encode()).hexdigest()
+    return {"digest": whole, "stamp": stamp, "files": found if len(found) <= MOST else {}}
+
+
+def _copy(path: Path) -> dict:
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    copy = f"code/{path.stem}.{digest[:8]}.py"  # never overwritten: what an accepted change replaced stays
+    return {"path": str(path), "bytes": len(content), "digest": digest, "copy": copy}
+
+
+def code_files(config: Config, source: Path | None) -> dict[str, Path]:
+    """The user's Python files that are in use, by module; a file that was loaded by its path goes by its name.
+
+    Those are the config file, the files of the config's classes and of an `Arrays` function, and what was imported from
+    the folders of these. Installed packages and this one are not among them.
+    """
+    names = {type(part).__module__ for part in _parts(config)}
+    names.add(getattr(getattr(config.data, "source", None), "function", "").partition(":")[0])
+    if source is not None and source.suffix == ".py":
+        names.add(str(source.resolve()))
+    found = {name: file for name in names if (file := _own_file(name))}
+    real = functools.cache(os.path.realpath)
+    folders = tuple(f"{file.parent}{os.sep}" for file in found.values())
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        by_path = name == "__main__" or name.endswith(".py")  # neither was imported by another file
+        if isinstance(file, str) and not by_path and f"{real(os.path.dirname(file))}{os.sep}".startswith(folders):
+            found |= {name: own} if (own := _own_file(name)) else {}
+    return {Path(name).name if name.endswith(".py") else name: found[name] for name in sorted(found)}
+
+
+def _own_file(module: str) -> Path | None:
+    """The file of an imported module; None where it has none or is installed."""
+    path = Path(getattr(sys.modules.get(module), "__file__", None) or "").resolve()
+    installed = "site-packages" in path.parts or any(path.is_relative_to(folder) for folder in INSTALLED)
+    return path if path.suffix == ".py" and path.is_file() and not installed else None
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if dataclasses.is_dataclass(value):
+        yield value
+        for field in dataclasses.fields(value):
+            yield from _parts(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _parts(item)
+
+
+# ---------------------------------------------------------------- what has changed
+
+
+def _judge(run_dir: Path, before: dict, now: dict, accept: Sequence[str]) -> str:
+    """What is to be said against going on, or nothing. Completes `now` by the code that is not in use this time."""
+    if not before:
+        log.info("data and code: nothing was recorded of them when this run began; what there is now is recorded")
+        return ""
+    for name in now["code"].keys() - before["code"].keys():
+        log.info("code: %s is in use for the first time in this run", now["code"][name]["path"])
+    now["code"] = before["code"] | now["code"]
+    changed = {"data": _changed_data(before["data"], now["data"]), "code": _changed_code(before["code"], now["code"])}
+    for kind in accept:
+        for change in changed[kind]:
+            log.warning("accepted: %s: %s", kind, change)
+    refused = [kind for kind in KINDS if changed[kind] and kind not in accept]
+    if not refused:
+        return ""
+    shown = [change for kind in refused for change in changed[kind]]
+    more = f" (and {len(shown) - 3} more)" if len(shown) > 3 else ""
+    return (
+        f"run_dir = {str(run_dir)!r} holds a run of other {' and '.join(refused)}: {'; '.join(shown[:3])}{more}; put back "
+        f"what was there, give another --run_dir, or add --accept {','.join(refused)}"
+    )
+
+
+def _changed_data(before: dict, now: dict) -> list[str]:
+    found = [f"{name} was read from files, and is not now" for name in before.keys() - now.keys()]
+    found += [f"{name} was not read before" for name in now.keys() - before.keys()]
+    both = [name for name in now if name in before and before[name]["digest"] != now[name]["digest"]]
+    return sorted(found) + [f"{name}: {_difference(before[name], now[name])}" for name in both]
+
+
+def _difference(before: dict, now: dict) -> str:
+    """How two entries of one name differ, by the first file that does."""
+    old, new = before.get("files", {}), now.get("files", {})
+    for path in [*new, *old]:
+        if path in old and path in new and old[path] != new[path]:
+            return f"{path} has other content ({_sizes(*old[path], *new[path])})"
+    if old.keys() & new.keys() or (new and len(old) != len(new)):
+        words = [f"{path} is new" for path in new if path not in old] + [f"{p} is gone" for p in old if p not in new]
+        return words[0] if words else "the files come in another order"
+    return f"other content ({_short(before['digest'])}, now {_short(now['digest'])})"
+
+
+def _changed_code(before: dict, now: dict) -> list[str]:
+    pairs = [(before[name], now[name]) for name in now if name in before]
+    return [
+        f"{b['path']} has other content ({_sizes(a['bytes'], a['digest'], b['bytes'], b['digest'])}; before: {a['copy']})"
+        for a, b in pairs
+        if a["digest"] != b["digest"]
+    ]
+
+
+def _sizes(old_size: int, old: str, new_size: int, new: str) -> str:
+    return f"{old_size:,} bytes, sha256 {old[:12]}, now {new_size:,} bytes, sha256 {new[:12]}"
+
+
+def _short(digest: str) -> str:
+    """A text as it is; of a sha256 as much as tells it from others."""
+    return digest[:12] if len(digest) == 64 else digest
