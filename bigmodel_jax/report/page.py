@@ -82,7 +82,7 @@ def _header(run: Run, figures: dict[str, float]) -> str:
 def _devices(environment: dict) -> str:
     devices = environment.get("devices", [])
     if all(device.endswith(" cpu") for device in devices):
-        devices = [f"{device}, {environment['cpu']}" for device in devices]
+        devices = [f"{device}, {environment.get('cpu', 'unknown')}" for device in devices]
     return ", ".join(devices)
 
 

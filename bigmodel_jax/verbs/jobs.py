@@ -13,6 +13,7 @@ def submit(args: Sequence[str]) -> None:
     from bigmodel_jax.config import override
     from bigmodel_jax.config_checks import validate
     from bigmodel_jax.core.spelling import nearest
+    from bigmodel_jax.training import provenance
 
     targets, own, options, run_now = sort(args)
     engine, own = take(own, "--engine")
@@ -25,7 +26,9 @@ def submit(args: Sequence[str]) -> None:
     output, own = take(own, "--output")
     chosen = override(jobs.ENGINES[engine](), own, prog=f"launch.py submit --engine {engine} CONFIG")
     # Whatever can be wrong with the config is said here and not by the cluster, hours later.
-    config, run_dir = parse_config(local("submit", targets[0]), options, "submit")
+    accept, checked = take(options, "--accept")
+    provenance.kinds(accept)
+    config, run_dir = parse_config(local("submit", targets[0]), checked, "submit")
     validate(config)
     _, train_options = take(options, "--run_dir", "--run-dir")
     job = chosen.job(jobs.Run(run_dir.name, targets[0], train_options, run_dir))
@@ -64,7 +67,7 @@ def sort(args: Sequence[str]) -> tuple[list[str], list[str], list[str], bool]:
             run_now, i = True, i + 1
         elif not name.startswith("--"):
             targets, i = [*targets, args[i]], i + 1
-        elif "." in name or name in ("--run_dir", "--run-dir"):
+        elif "." in name or name in ("--run_dir", "--run-dir", "--accept"):
             end = i + 1
             while "=" not in args[i] and end < len(args) and not args[end].startswith("--"):
                 end += 1
@@ -90,7 +93,8 @@ VERBS = {
         "--nodes       hosts, one process on each\n"
         "--run         submit it, too\n"
         "--output      the file to write; without it: in the run's folder\n"
-        "--FIELD       any field of the config by its dotted name; --run_dir, as for train\n\n"
+        "--FIELD       any field of the config by its dotted name; --run_dir and --accept,\n"
+        "              as for train\n\n"
         "Each engine's own options: launch.py submit --engine ENGINE CONFIG --help\n"
         "A job saves when it is told to go, goes back into the queue, and resumes.",
         (

@@ -206,3 +206,11 @@ def test_a_limit_that_slurm_would_not_take_is_refused(path, tmp_path, capsys, ti
     with contextlib.nullcontext() if fine else pytest.raises(SystemExit):
         cli.main(["submit", "--engine", "slurm", str(path), f"--time={time}", "--output", str(tmp_path / "job")])
     assert ("is no limit of SLURM's" in capsys.readouterr().err) != fine
+
+
+def test_what_a_resume_accepts_is_passed_on_and_checked_at_once(path, tmp_path, capsys):
+    text = written(path, tmp_path, capsys, "slurm", "--nodes", "1", "--accept", "data,code").read_text()
+    assert "--train.steps 50 --accept data,code" in text
+    with pytest.raises(SystemExit):
+        written(path, tmp_path, capsys, "slurm", "--nodes", "1", "--accept", "dta")
+    assert "--accept dta: 'dta' is unknown; allowed: data, code" in capsys.readouterr().err

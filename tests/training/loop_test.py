@@ -48,7 +48,7 @@ def config_of(folder) -> Config:
     )
 
 
-def run(config, run_dir) -> tuple[str, list[int]]:
+def run(config, run_dir, accept=()) -> tuple[str, list[int]]:
     """(what was said, the numbers of the training batches that were made); neither a page nor a peak is made."""
     said, numbers, local = io.StringIO(), [], Sampler.local
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +57,7 @@ def run(config, run_dir) -> tuple[str, list[int]]:
         )
         patch.setattr(page, "build_report", lambda folders, path: path.write_text("") and path)
         patch.setattr(loop, "peak_flops", lambda devices, dtype: (1e12, "a guess"))
-        loop.train(config, run_dir, Stages(Console(file=said, width=200)))
+        loop.train(config, run_dir, Stages(Console(file=said, width=200)), accept=accept)
     return said.getvalue(), numbers
 
 
@@ -152,3 +152,20 @@ def test_a_second_sigterm_while_it_saves_is_no_second_end(whole, tmp_path, monke
     assert "Resuming at step 2" in said
     assert numbers[1:5] == [2, 3, 4, 5]
     same(config, folder, tmp_path)
+
+
+def test_a_run_is_continued_only_with_the_data_that_it_had_unless_others_are_accepted(tmp_path, monkeypatch):
+    config = dataclasses.replace(config_of(tmp_path), checkpoint=CheckpointConfig(every=3))
+    run(config, tmp_path / "run")
+    other = {name: {"image": x["image"] + 1, "label": x["label"]} for name, x in make_arrays().items()}
+    monkeypatch.setitem(globals(), "make_arrays", lambda: other)
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=8))
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"holds a run of other data: data\.source\.train: other content"):
+        run(longer, tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    run(longer, tmp_path / "run", accept=("data",))
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "accepted: data: data.source.train: other content (" in log
+    assert max(records(tmp_path / "run")) == 8
+    run(dataclasses.replace(longer, train=dataclasses.replace(longer.train, steps=9)), tmp_path / "run")
