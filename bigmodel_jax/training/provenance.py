@@ -20,8 +20,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bigmodel_jax.config import Config, nearest
+from bigmodel_jax.config import Config
 from bigmodel_jax.core import files, processes
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
 
 FILE = "provenance.json"
