@@ -24,9 +24,7 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     _check_rules(config.parallel.rules)
     config.model.validate(_with_sizes(config.parallel, num_devices))
     spec = config.model.make().spec
-    for path, param in params.paths(spec).items():
-        if not all(size > 0 for size in param.shape):
-            raise ValueError(f"model: parameter {path} would have shape {param.shape}; every size must be 1 or more")
+    params.check_sizes(spec)
     config.optim.frozen(spec)  # refuses patterns
     _check_batch(config, num_devices)
     _check_metric(config)

@@ -56,7 +56,7 @@ ROOMS = {
     "tokenizers": ("data",),
     "sentencepiece": ("data.sentencepiece_model",),
     "google": ("data.sentencepiece_model",),  # protobuf, in which SentencePiece models are written
-    "jinja2": ("data.chat",),
+    "jinja2": ("data.chat_sandbox",),
     "gguf": ("pretrained.gguf", "pretrained.gguf_config"),
     "ray": ("cluster",),  # no dependency: a Ray job runs where Ray is
     "safetensors": ("pretrained",),

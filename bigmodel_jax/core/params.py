@@ -117,6 +117,13 @@ def each(fn: Callable) -> Callable:
     return draw
 
 
+def check_sizes(spec: Tree) -> None:
+    """ValueError, one line, for a parameter without elements: a width smaller than the number of heads, say."""
+    for path, param in paths(spec).items():
+        if not all(size > 0 for size in param.shape):
+            raise ValueError(f"model: parameter {path} would have shape {param.shape}; every size must be 1 or more")
+
+
 def partition(tree: Tree, spec: Tree) -> tuple[Tree, Tree]:
     """Splits a tree shaped like `spec` into (trainable, frozen); branches left empty are dropped."""
     flat, specs = paths(tree), paths(spec)

@@ -1,8 +1,6 @@
 """Chat templates, rendered as Hugging Face renders them, and which tokens of a conversation the assistant wrote."""
 
 import bisect
-import datetime
-import functools
 import json
 import re
 from collections.abc import Sequence
@@ -10,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bigmodel_jax.data import chat_process
 from bigmodel_jax.data.tokenizers import Tokenizer
 
 Message = dict[str, Any]  # {"role": "user" | "assistant" | "system", "content": ...}
@@ -30,49 +29,6 @@ class Sample(NamedTuple):
 # ---------------------------------------------------------------- from messages to text
 
 
-@functools.lru_cache(maxsize=8)
-def _compile(template: str) -> Any:
-    """The template in a sandbox, with the functions and settings of transformers' chat_template_utils."""
-    try:
-        from jinja2 import nodes
-        from jinja2.exceptions import TemplateSyntaxError
-        from jinja2.ext import Extension
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError:
-        raise ValueError("chat templates need the package jinja2: uv sync --extra pretrained") from None
-
-    class Generation(Extension):
-        """{% generation %} ... {% endgeneration %}: what stands between is the assistant's."""
-
-        tags = frozenset({"generation"})
-
-        def parse(self, parser):
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
-
-        def _mark(self, caller):
-            return BEGIN + caller() + END
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-
-    def raise_exception(message: str):
-        raise ValueError(f"chat template: {message}")
-
-    def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    try:
-        return environment.from_string(template)
-    except TemplateSyntaxError as error:
-        raise ValueError(f"chat template: {error.message} (line {error.lineno})") from None
-
-
 def render(
     template: str,
     messages: Sequence[Message],
@@ -89,13 +45,8 @@ def render(
 
 def _render(template: str, messages: Sequence[Message], add_generation_prompt: bool, names: dict[str, str]) -> str:
     """The text with its marks."""
-    from jinja2.exceptions import TemplateError
-
     fields = {"add_generation_prompt": add_generation_prompt, "tools": None, "documents": None, **names}
-    try:
-        return _compile(template).render(messages=list(messages), **fields)
-    except (TemplateError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
-        raise ValueError(f"chat template: {type(error).__name__}: {error}") from None
+    return chat_process.render(template, {"messages": list(messages), **fields})
 
 
 # ---------------------------------------------------------------- control tokens in what people write

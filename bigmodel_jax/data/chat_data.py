@@ -18,6 +18,7 @@ from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache, chat, packing
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.lines import parse_json, read_lines
 from bigmodel_jax.data.packing import Packing
 from bigmodel_jax.data.special_tokens import fingerprint
 from bigmodel_jax.data.tokenizers import Tokenizer, load_tokenizer
@@ -130,24 +131,19 @@ def _with_end(sample: chat.Sample, tokenizer: Tokenizer) -> tuple[np.ndarray, np
 
 def _conversations(path: str, bad: BadRecords) -> Iterator[tuple[str, list[chat.Message]]]:
     """(where, messages) of every usable line."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                messages = json.loads(line)["messages"]
-                reason = _wrong(messages)
-            except (ValueError, KeyError, TypeError) as error:
-                reason = f"not a JSON object with messages ({error})"
-            if reason:
-                bad.skip(f"{path} line {number}", reason)
-            else:
-                yield f"{path} line {number}", messages
+    for number, line, reason in read_lines(Path(path)):
+        record, reason = (None, reason) if reason else parse_json(line)
+        messages = record.get("messages") if isinstance(record, dict) else None
+        reason = reason or _wrong(messages)
+        if reason:
+            bad.skip(f"{path} line {number}", reason)
+        else:
+            yield f"{path} line {number}", messages
 
 
 def _wrong(messages) -> str:
     if not isinstance(messages, list):
-        return "messages is no list"
+        return "not a JSON object with a list of messages"
     if not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
         return "a message without role or content"
     return "" if any(m["role"] == "assistant" for m in messages) else "the assistant says nothing"

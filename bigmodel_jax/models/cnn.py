@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 
@@ -44,7 +44,7 @@ class CNNConfig(ModelConfig):
     def make(self) -> Model:
         if self.door == "nnx":
             return from_nnx(lambda rngs: NnxCNN(self, rngs))
-        return from_linen(LinenCNN(self), {"image": np.zeros((1, *self.image_shape), np.float32)})
+        return from_linen(LinenCNN(self), {"image": jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)})
 
     def validate(self, parallel) -> None:
         smallest = min(self.image_shape[:2])

@@ -41,7 +41,7 @@ class EfficientNetConfig(ModelConfig):
     momentum: Share = 0.99  # of the running statistics
 
     def make(self) -> Model:
-        return from_linen(EfficientNet(self), {"image": np.zeros((1, *self.image_shape), np.float32)})
+        return from_linen(EfficientNet(self), {"image": jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)})
 
     def validate(self, parallel) -> None:
         for name in ("widths", "strides", "expansions", "channels"):

@@ -105,13 +105,17 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], *, inputs: Inputs = image) 
 
 
 def from_linen(module: nn.Module, example: dict, *, inputs: Inputs = image) -> Model:
-    """Model of a Linen module; `inputs(batch)` gives the arguments of its `__call__`, `example` a batch of any size.
+    """Model of a Linen module; `inputs(batch)` gives the arguments of its `__call__`, `example` a batch of any size,
+    as arrays or as `jax.ShapeDtypeStruct`.
 
     `init(rng)` holds the collections that `module.init(rng, *inputs(example))` makes, merged into one tree.
     """
 
     def variables(rng: jax.Array) -> dict[tuple, Any]:
-        return traverse_util.flatten_dict(module.init(rng, *inputs(example), **_mode(module, False)))
+        batch = {
+            k: jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x for k, x in example.items()
+        }
+        return traverse_util.flatten_dict(module.init(rng, *inputs(batch), **_mode(module, False)))
 
     with _linen_ranks() as ranks:
         abstract = jax.eval_shape(lambda: variables(jax.random.key(0)))

@@ -11,7 +11,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from bigmodel_jax.core.ranges import Count
@@ -44,7 +43,7 @@ class ResNetConfig(ModelConfig):
     "imagenet: 7x7 convolution and pooling, a quarter of height and width; cifar: 3x3, all of them (section 4.2)"
 
     def make(self) -> Model:
-        return from_linen(ResNet(self), {"image": np.zeros((1, *self.image_shape), np.float32)})
+        return from_linen(ResNet(self), {"image": jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)})
 
     def validate(self, parallel) -> None:
         if len(self.depths) != len(self.channels):

@@ -30,10 +30,17 @@ def is_list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda x: isinstance(x, list) and bool(x) and all(map(holds, x))
 
 
-COUNT = Kind("whole numbers above 0", lambda x: is_whole(x) and x > 0)
-COUNT_OR_NULL = Kind("whole numbers above 0, or null", lambda x: x is None or COUNT.holds(x))
-INDEX = Kind("whole numbers from 0", lambda x: is_whole(x) and x >= 0)
-INDEX_OR_NULL = Kind("whole numbers from 0, or null", lambda x: x is None or INDEX.holds(x))
+# Sizes, positions and ids are int32 on the devices.
+COUNT = Kind("whole numbers above 0 and below 2**31", lambda x: is_whole(x) and 0 < x < 2**31)
+COUNT_OR_NULL = Kind("whole numbers above 0 and below 2**31, or null", lambda x: x is None or COUNT.holds(x))
+# Lists with an entry a layer are made before any tensor is looked at, so depths have a bound of their own.
+DEPTH = Kind("whole numbers from 1 to 10000", lambda x: is_whole(x) and 0 < x <= 10_000)
+DEPTH_OR_NULL = Kind("whole numbers from 1 to 10000, or null", lambda x: x is None or DEPTH.holds(x))
+DEPTH_OR_ZERO = Kind("whole numbers from 0 to 10000", lambda x: is_whole(x) and 0 <= x <= 10_000)
+# A network of convolutions has its blocks written out one by one.
+BLOCKS = Kind("a list of whole numbers from 1 to 50", is_list_of(lambda x: is_whole(x) and 0 < x <= 50))
+INDEX = Kind("whole numbers from 0 and below 2**31", lambda x: is_whole(x) and 0 <= x < 2**31)
+INDEX_OR_NULL = Kind("whole numbers from 0 and below 2**31, or null", lambda x: x is None or INDEX.holds(x))
 INDICES_OR_NULL = Kind("ids, or null", lambda x: INDEX_OR_NULL.holds(x) or is_list_of(INDEX.holds)(x))
 POSITIVE = Kind("numbers above 0", lambda x: is_number(x) and x > 0)
 POSITIVE_OR_NULL = Kind("numbers above 0, or null", lambda x: x is None or POSITIVE.holds(x))
@@ -53,18 +60,22 @@ SIZE = Kind("a whole number above 0, or [height, width]", lambda x: COUNT.holds(
 SHAPE = Kind("[height, width, channels]", lambda x: COUNTS.holds(x) and len(x) == 3)
 
 _KINDS: dict[Kind, str] = {
-    COUNT: """vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings
-        n_layer n_embd n_head n_positions d_model d_kv d_ff d_inner num_heads num_layers encoder_layers decoder_layers
+    COUNT: """vocab_size hidden_size num_attention_heads intermediate_size max_position_embeddings
+        n_embd n_head n_positions d_model d_kv d_ff d_inner num_heads
         encoder_attention_heads decoder_attention_heads encoder_ffn_dim decoder_ffn_dim moe_intermediate_size
         n_routed_experts n_shared_experts kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim n_group topk_group
         relative_attention_num_buckets relative_attention_max_distance projection_dim num_channels
         head_channels
         embedding_size attention_head_dim sample_size in_channels out_channels caption_channels cross_attention_dim
         sliding_window_pattern position_buckets embed_dim num_classes stem_channels feature_channels""",
-    COUNT_OR_NULL: """num_key_value_heads num_decoder_layers num_experts num_local_experts num_experts_per_tok
+    COUNT_OR_NULL: """num_key_value_heads num_experts num_local_experts num_experts_per_tok
         experts_per_token q_lora_rank head_dim projection_size n_inner d_head sliding_window original_max_position_embeddings
         decoder_vocab_size num_labels""",
-    INDEX: "first_k_dense_replace type_vocab_size",
+    DEPTH: "num_hidden_layers n_layer num_layers encoder_layers decoder_layers",
+    DEPTH_OR_NULL: "num_decoder_layers",
+    DEPTH_OR_ZERO: "first_k_dense_replace",
+    BLOCKS: "depths repeats",
+    INDEX: "type_vocab_size",
     INDICES_OR_NULL: "eos_token_id",
     INDEX_OR_NULL: "decoder_start_token_id",
     POSITIVE: """rms_norm_eps layer_norm_eps layer_norm_epsilon rope_local_base_freq rope_theta
@@ -83,7 +94,7 @@ _KINDS: dict[Kind, str] = {
     TABLE: "text_config vision_config",
     TABLE_OR_NULL: """rope_parameters rope_scaling quantization_config id2label full_attention sliding_attention
         text_config_dict vision_config_dict""",
-    COUNTS: "depths hidden_sizes repeats widths strides expansions channels",
+    COUNTS: "hidden_sizes widths strides expansions channels",
     NAMES_OR_NULL: "architectures layer_types",
     SIZE: "image_size patch_size",
     SHAPE: "image_shape",

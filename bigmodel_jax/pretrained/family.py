@@ -41,8 +41,14 @@ def check_fixed(hf: dict, **expected: Any) -> None:
     for name, value in expected.items():
         allowed = value if isinstance(value, tuple) else (value,)
         if hf.get(name, allowed[0]) not in allowed:
-            listed = ", ".join(map(repr, allowed))
-            raise ValueError(f"config.json: {name} = {hf[name]!r} is not supported; supported: {listed}")
+            listed = ", ".join(shown(x) for x in allowed)
+            raise ValueError(f"config.json: {name} = {shown(hf[name])} is not supported; supported: {listed}")
+
+
+def shown(value: Any, most: int = 200) -> str:
+    """A value for a message: of a list with an entry a layer, its beginning."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 def check_layer_types(hf: dict, window: int = 0) -> None:

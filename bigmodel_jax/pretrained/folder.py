@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from bigmodel_jax.core import params
 from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.pretrained import FAMILIES, config_json, names
@@ -146,6 +147,7 @@ def match_prefix(family: Family, source: Source) -> Source:
 
 def check_weights(family: Family, cfg: ModelConfig, source: Source) -> Source:
     """The tensors by the names of the family's table; ValueError, one line, where they are not those of the config."""
+    params.check_sizes(cfg.make().spec)
     source = leave_out(family, match_prefix(family, family.unpack(source) if family.unpack else source))
     names.check(family.rows, spec_by_path(cfg), cfg, source, family.ignored)
     return source

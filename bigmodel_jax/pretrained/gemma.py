@@ -6,7 +6,7 @@ import functools
 from bigmodel_jax.models.gemma import Gemma2Config, Gemma3Config, GemmaConfig
 from bigmodel_jax.pretrained import class_defaults, llama
 from bigmodel_jax.pretrained.config_keys import ROPE_KEYS
-from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.family import Family, check_fixed, shown
 from bigmodel_jax.pretrained.names import Row
 
 # From Gemma 2 on, Llama's name of the norm before the MLP means the one after attention.
@@ -35,7 +35,9 @@ def local_from_hf(hf: dict, global_every: int) -> dict:
     if types and "full_attention" in types:
         every = types.index("full_attention") + 1
     if types and types != layer_types(hf["num_hidden_layers"], every):
-        raise ValueError(f"config.json: layer_types = {types} is not supported; supported: every n-th full_attention")
+        raise ValueError(
+            f"config.json: layer_types = {shown(types)} is not supported; supported: every n-th full_attention"
+        )
     # Where every layer is global the window has no say.
     return {"window": (hf["sliding_window"] or 0) if every > 1 else 0, "global_every": every}
 

@@ -44,6 +44,8 @@ NEUTRAL: dict[str, tuple] = {
 INERT = ("rope.scaling.finetuned", "tensor_data_layout", "pooling_type")
 # What tells of the file, its tokenizer (read elsewhere) and its quantisation.
 INERT_PREFIXES = ("GGUF.", "general.", "tokenizer.", "quantize.", "split.", "imatrix.")
+# Sizes are int32 on the devices; lists with an entry a layer are made before any tensor is looked at.
+MOST = {"block_count": 10_000}
 SCALINGS = ("none", "linear", "yarn")
 
 
@@ -73,9 +75,9 @@ class Metadata:
         return value
 
     def whole(self, name: str, default: int | None = None) -> int:
-        value = self.number(name, default)
-        if not isinstance(value, int):
-            raise ValueError(f"{self.prefix}{name} = {value!r}; allowed: whole numbers above 0")
+        value, most = self.number(name, default), MOST.get(name, 2**31 - 1)
+        if not isinstance(value, int) or value > most:
+            raise ValueError(f"{self.prefix}{name} = {value!r}; allowed: whole numbers above 0 and up to {most}")
         return value
 
     def check_unread(self) -> None:

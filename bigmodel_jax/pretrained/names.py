@@ -79,6 +79,9 @@ class Tensor(NamedTuple):
 
 Source = Mapping[str, Tensor]
 
+MOST_UNNAMED = 10_000  # tensors that may be missing for each of them to be looked for
+MOST_NAMED = 50  # tensors that one message names
+
 
 def pieces(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any) -> Iterator[Piece]:
     """Every tensor of theirs that holds parameters of `spec` (by path)."""
@@ -91,6 +94,16 @@ def pieces(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any) -> Iterat
         for index in np.ndindex(*stacked):
             marks = {"i": index[0] + start if index else 0, "e": index[1] if len(index) > 1 else 0}
             yield Piece(row.theirs.format(**marks), row, index)
+
+
+def num_pieces(rows: tuple[Row, ...], spec: Mapping[str, Param]) -> int:
+    """How many `pieces` there are, without making them: a config may ask for a billion."""
+    shapes = (
+        (spec[row.paths[0]].shape, ("{i}" in row.theirs) + ("{e}" in row.theirs))
+        for row in rows
+        if row.paths[0] in spec
+    )
+    return sum(math.prod(shape[:lead]) for shape, lead in shapes)
 
 
 def their_shapes(piece: Piece, spec: Mapping[str, Param]) -> list[tuple[int, ...]]:
@@ -111,7 +124,16 @@ def joined_shape(shapes: list[tuple[int, ...]], axis: int) -> tuple[int, ...]:
 
 def check(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, source: Source, ignored: tuple[str, ...]) -> None:
     """Raises one ValueError that names every missing, extra and mis-shaped tensor."""
-    expected = {p.name: joined_shape(their_shapes(p, spec), p.row.axis) for p in pieces(rows, spec, cfg)}
+    asked = num_pieces(rows, spec)
+    if asked > len(source) + MOST_UNNAMED:
+        raise ValueError(
+            f"weights do not fit the config: it asks for {asked} tensors, and the files hold {len(source)}"
+        )
+    shapes: dict[Row, tuple[int, ...]] = {}  # those of one row are equal
+    expected = {}
+    for p in pieces(rows, spec, cfg):
+        shapes[p.row] = shapes.get(p.row) or joined_shape(their_shapes(p, spec), p.row.axis)
+        expected[p.name] = shapes[p.row]
     unmapped = set(spec) - {path for row in rows for path in row.paths}
     assert not unmapped, f"the name table lacks rows for {sorted(unmapped)}"
     wrong = [f"{n} is missing" for n in expected if n not in source]
@@ -131,7 +153,8 @@ def check(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, source: So
         if n in source and "float" not in str(source[n].dtype)
     ]
     if wrong:
-        raise ValueError(f"weights do not fit the config: {'; '.join(wrong)}")
+        more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
+        raise ValueError(f"weights do not fit the config: {'; '.join(wrong[:MOST_NAMED])}{more}")
 
 
 Index = tuple[slice, ...]
