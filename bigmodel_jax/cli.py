@@ -38,7 +38,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         _dispatch(args)
         join.leave()
-    except (ValueError, OSError, peers.JobLost) as error:
+    except (ValueError, OSError, MemoryError, peers.JobLost) as error:
         if os.environ.get("BIGMODEL_TRACEBACK"):
             traceback.print_exc()
         code = peers.LOST if isinstance(error, peers.JobLost) else 2
@@ -55,6 +55,11 @@ def main(args: Sequence[str] | None = None) -> None:
             peers.end(f"error: {error}", 1)
             _fail(str(error))
             sys.exit(1)
+        if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
+            text = f"a device's memory is not enough ({str(error).splitlines()[0]}); launch.py plan says what fits"
+            peers.end(f"error: {text}", 2)
+            _fail(text)
+            sys.exit(2)
         if not isinstance(error, Interrupted):
             peers.end(traceback.format_exc(), 1)
             raise
@@ -68,6 +73,8 @@ def main(args: Sequence[str] | None = None) -> None:
 def _text(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"this host's memory is not enough ({error or 'nothing more could be had'})"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -10,11 +10,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bigmodel_jax.core import sharding
+from bigmodel_jax.core.device_memory import Room, host_memory, refuse
 from bigmodel_jax.core.sharding import Rules
 from bigmodel_jax.data import shuffle
 from bigmodel_jax.data.base import DataConfig, Rows
 
 Batch = dict[str, jax.Array]
+FEW = 10_000  # rows of a batch for which no row is made to see its size
 
 
 class Sampler:
@@ -41,6 +43,7 @@ class BatchIterator:
     def __init__(self, sampler: Sampler, mesh: Mesh, rules: Rules):
         self.rows = sampler.rows
         place = Placement(mesh, rules, sampler.batch_size)
+        check_room(sampler.rows, place, "train.batch_size")
         numbers = grain.MapDataset.range(1 << 62)
         self._batches = numbers.map(lambda number: sampler.local(number, place.low, place.high)).map(place)
         self._next = 0
@@ -101,6 +104,16 @@ class Placement:
         return jax.make_array_from_callback((self.batch_size, *local.shape[1:]), target, shard)
 
 
+def check_room(rows: Rows, place: Placement, option: str) -> None:
+    """ValueError where this process's rows of a batch do not fit in host memory; `option` names the batch's size."""
+    num = place.high - place.low
+    if num < FEW:
+        return
+    row = rows.batch(np.zeros(1, np.int64), np.zeros(1, np.uint64))
+    host = Room(host_memory(), "this host")
+    refuse(f"{option} = {place.batch_size}", num * sum(x.nbytes for x in row.values()), host, "a smaller batch")
+
+
 def make_iterator(
     cfg: DataConfig, *, batch_size: int, seed: int, mesh: Mesh, split: str = "train", rules: Rules = Rules()
 ) -> BatchIterator:
@@ -117,6 +130,7 @@ class EvalBatches:
     def __init__(self, rows: Rows, batch_size: int, mesh: Mesh, rules: Rules):
         self.rows, self.batch_size = rows, batch_size
         self._place = Placement(mesh, rules, batch_size)
+        check_room(rows, self._place, "eval.batch_size")
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, ShareBelowOne
+from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import where
@@ -33,7 +33,7 @@ class BertConfig(ModelConfig):
     """Defaults: bert-base-uncased. It was trained with dropout 0.1."""
 
     vocab_size: Count = 30_522
-    num_layers: Count = 12
+    num_layers: Depth = 12
     embed_dim: Count = 768
     num_heads: Count = 12
     mlp_dim: Count = 3072

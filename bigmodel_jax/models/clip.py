@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Init, Param, normal
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative
+from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative
 from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -24,7 +24,7 @@ from bigmodel_jax.nn.attention import Implementation
 class Tower:
     """One of the two encoders."""
 
-    num_layers: Count = 12
+    num_layers: Depth = 12
     embed_dim: Count = 768
     num_heads: Count = 12
     mlp_dim: Count = 3072

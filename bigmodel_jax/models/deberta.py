@@ -17,7 +17,7 @@ import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
-from bigmodel_jax.core.ranges import Count, NonNegative, ShareBelowOne
+from bigmodel_jax.core.ranges import Count, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import bert
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -31,7 +31,7 @@ class DebertaConfig(ModelConfig):
     """Defaults: deberta-v3-base. It was trained with dropout 0.1."""
 
     vocab_size: Count = 128_100
-    num_layers: Count = 12
+    num_layers: Depth = 12
     embed_dim: Count = 768
     num_heads: Count = 12
     mlp_dim: Count = 3072

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive
+from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain, uncut
 from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -27,7 +27,7 @@ class DeepseekConfig(ModelConfig):
     """Latent attention and a mixture of experts (arXiv:2412.19437); the defaults are those of DeepSeek V3."""
 
     vocab_size: Count = 129_280
-    num_layers: Count = 61
+    num_layers: Depth = 61
     num_dense_layers: CountOrZero = 3  # the first ones, without experts
     embed_dim: Count = 7168
     num_heads: Count = 128

@@ -15,7 +15,7 @@ import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
-from bigmodel_jax.core.ranges import Count, CountOrZero, Share
+from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, Share
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -36,7 +36,7 @@ class DiTConfig(ModelConfig):
     image_shape: tuple[Count, Count, Count] = (32, 32, 4)
     num_classes: CountOrZero = 1000
     patch_size: Count = 2
-    num_layers: Count = 28
+    num_layers: Depth = 28
     embed_dim: Count = 1152
     num_heads: Count = 16
     label_dropout: Share = 0.1

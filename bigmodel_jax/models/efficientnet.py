@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from bigmodel_jax.core.ranges import Count, Share, ShareBelowOne
+from bigmodel_jax.core.ranges import Blocks, Count, Share, ShareBelowOne
 from bigmodel_jax.core.sharding import check_divides
 from bigmodel_jax.models.base import Model, ModelConfig
 from bigmodel_jax.models.cnn import conv_axes
@@ -30,7 +30,7 @@ class EfficientNetConfig(ModelConfig):
 
     image_shape: tuple[Count, Count, Count] = (224, 224, 3)
     num_classes: Count = 1000
-    repeats: tuple[Count, ...] = (1, 2, 2, 3, 3, 4, 1)  # blocks
+    repeats: tuple[Blocks, ...] = (1, 2, 2, 3, 3, 4, 1)  # blocks
     widths: tuple[Count, ...] = (3, 3, 5, 3, 5, 5, 3)  # of the depthwise convolutions
     strides: tuple[Count, ...] = (1, 2, 2, 2, 1, 2, 1)  # of the stage's first block
     expansions: tuple[Count, ...] = (1, 6, 6, 6, 6, 6, 6)  # channels inside a block per channel of its input

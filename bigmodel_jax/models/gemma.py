@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive
+from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import check_decoder, make_cache, table_spec, update_cache, where
@@ -29,7 +29,7 @@ class GemmaConfig(ModelConfig):
     """Defaults: Gemma 7B."""
 
     vocab_size: Count = 256_000
-    num_layers: Count = 28
+    num_layers: Depth = 28
     embed_dim: Count = 3072
     num_heads: Count = 16
     num_kv_heads: Count = 16
@@ -82,7 +82,7 @@ class GemmaConfig(ModelConfig):
 class Gemma2Config(GemmaConfig):
     """Defaults: Gemma 2 9B."""
 
-    num_layers: Count = 42
+    num_layers: Depth = 42
     embed_dim: Count = 3584
     num_kv_heads: Count = 8
     mlp_dim: Count = 14_336
@@ -102,7 +102,7 @@ class Gemma3Config(GemmaConfig):
     """Defaults: Gemma 3 4B."""
 
     vocab_size: Count = 262_208
-    num_layers: Count = 34
+    num_layers: Depth = 34
     embed_dim: Count = 2560
     num_heads: Count = 8
     num_kv_heads: Count = 4

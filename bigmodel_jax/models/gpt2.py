@@ -10,7 +10,7 @@ import jax
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
-from bigmodel_jax.core.ranges import Count, NonNegative, ShareBelowOne
+from bigmodel_jax.core.ranges import Count, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import check_decoder, make_cache, table_spec, update_cache, where
@@ -25,7 +25,7 @@ class GPT2Config(ModelConfig):
     """Defaults: the 124M model."""
 
     vocab_size: Count = 50_257
-    num_layers: Count = 12
+    num_layers: Depth = 12
     embed_dim: Count = 768
     num_heads: Count = 12
     max_seq_len: Count = 1024

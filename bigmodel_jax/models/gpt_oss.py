@@ -10,7 +10,7 @@ import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, zeros
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive
+from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Positive
 from bigmodel_jax.models import mixtral
 from bigmodel_jax.models.base import Model
 from bigmodel_jax.models.decoder import make_cache
@@ -24,7 +24,7 @@ class GptOssConfig(MixtralConfig):
     """Defaults: 20B. window: of the first layer and every second one after it; the others see everything before."""
 
     vocab_size: Count = 201_088
-    num_layers: Count = 24
+    num_layers: Depth = 24
     embed_dim: Count = 2880
     num_heads: Count = 64
     head_dim: Count = 64

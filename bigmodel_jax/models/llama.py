@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive
+from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import check_decoder, make_cache, table_spec, update_cache, where
@@ -29,7 +29,7 @@ class LlamaConfig(ModelConfig):
     """
 
     vocab_size: Count = 32_000
-    num_layers: Count = 32
+    num_layers: Depth = 32
     embed_dim: Count = 4096
     num_heads: Count = 32
     num_kv_heads: Count = 32

@@ -15,7 +15,7 @@ import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
-from bigmodel_jax.core.ranges import Count, Positive, Share
+from bigmodel_jax.core.ranges import Count, Depth, Positive, Share
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import clip, dit, prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -31,7 +31,7 @@ class PixArtConfig(ModelConfig):
 
     image_shape: tuple[Count, Count, Count] = (64, 64, 4)
     patch_size: Count = 2
-    num_layers: Count = 28
+    num_layers: Depth = 28
     embed_dim: Count = 1152
     num_heads: Count = 16
     text_dim: Count = 4096

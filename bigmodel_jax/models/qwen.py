@@ -3,7 +3,7 @@ each head's queries and keys in their place (Qwen3: arXiv:2505.09388)."""
 
 import dataclasses
 
-from bigmodel_jax.core.ranges import Count, NonNegative, Positive
+from bigmodel_jax.core.ranges import Count, Depth, NonNegative, Positive
 from bigmodel_jax.models.llama import LlamaConfig
 
 
@@ -12,7 +12,7 @@ class Qwen2Config(LlamaConfig):
     """Defaults: Qwen2.5-7B."""
 
     vocab_size: Count = 152_064
-    num_layers: Count = 28
+    num_layers: Depth = 28
     embed_dim: Count = 3584
     num_heads: Count = 28
     num_kv_heads: Count = 4
@@ -28,7 +28,7 @@ class Qwen3Config(LlamaConfig):
     """Defaults: Qwen3-8B."""
 
     vocab_size: Count = 151_936
-    num_layers: Count = 36
+    num_layers: Depth = 36
     num_kv_heads: Count = 8
     mlp_dim: Count = 12_288
     max_seq_len: Count = 40_960

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from bigmodel_jax.core.ranges import Count, NonNegative
+from bigmodel_jax.core.ranges import Count, Depth, NonNegative
 from bigmodel_jax.models.mixtral import MixtralConfig
 
 
@@ -11,7 +11,7 @@ class Qwen3MoeConfig(MixtralConfig):
     """Defaults: 30B-A3B."""
 
     vocab_size: Count = 151_936
-    num_layers: Count = 48
+    num_layers: Depth = 48
     embed_dim: Count = 2048
     num_kv_heads: Count = 4
     mlp_dim: Count = 768

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bigmodel_jax.core.ranges import Count
+from bigmodel_jax.core.ranges import Blocks, Count
 from bigmodel_jax.core.sharding import check_divides
 from bigmodel_jax.models.base import Model, ModelConfig
 from bigmodel_jax.models.cnn import conv_axes
@@ -30,7 +30,7 @@ class ResNetConfig(ModelConfig):
 
     image_shape: tuple[Count, Count, Count] = (224, 224, 3)
     num_classes: Count = 1000
-    depths: tuple[Count, ...] = (3, 4, 6, 3)  # blocks of each stage; every stage but the first halves height and width
+    depths: tuple[Blocks, ...] = (3, 4, 6, 3)  # blocks of each stage; every stage but the first halves height and width
     channels: tuple[Count, ...] = (
         256,
         512,

@@ -20,7 +20,7 @@ from bigmodel_jax.core import initial as initial_values
 from bigmodel_jax.core import params
 from bigmodel_jax.core.initial import Initial
 from bigmodel_jax.core.params import Init, Param, normal, zeros
-from bigmodel_jax.core.ranges import Count, NonNegative, ShareBelowOne
+from bigmodel_jax.core.ranges import Count, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import linear
@@ -36,7 +36,7 @@ class RecurrentConfig(ModelConfig):
 
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     vocab_size: Count = 10_000
-    num_layers: Count = 2
+    num_layers: Depth = 2
     embed_dim: Count = 650
     hidden_dim: Count = 650
     dropout: ShareBelowOne = 0.0  # of what goes into each layer and into the head

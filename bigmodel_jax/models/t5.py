@@ -17,7 +17,7 @@ import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, ShareBelowOne
+from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -38,8 +38,8 @@ class T5Config(ModelConfig):
     """Defaults: T5-small v1.0."""
 
     vocab_size: Count = 32_128
-    num_layers: Count = 6  # of the encoder
-    num_decoder_layers: Count = 6
+    num_layers: Depth = 6  # of the encoder
+    num_decoder_layers: Depth = 6
     embed_dim: Count = 512
     num_heads: Count = 8
     head_dim: Count = 64

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, ShareBelowOne
+from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -32,8 +32,8 @@ class TransformerConfig(ModelConfig):
     """Defaults: the paper's base model, with its shared English-German vocabulary."""
 
     vocab_size: Count = 37_000
-    num_layers: Count = 6  # of the encoder
-    num_decoder_layers: Count = 6
+    num_layers: Depth = 6  # of the encoder
+    num_decoder_layers: Depth = 6
     embed_dim: Count = 512
     num_heads: Count = 8
     mlp_dim: Count = 2048

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal
-from bigmodel_jax.core.ranges import Count, NonNegative
+from bigmodel_jax.core.ranges import Count, Depth, NonNegative
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -26,7 +26,7 @@ class ViTConfig(ModelConfig):
     image_shape: tuple[Count, Count, Count] = (224, 224, 3)
     num_classes: Count = 1000
     patch_size: Count = 16
-    num_layers: Count = 12
+    num_layers: Depth = 12
     embed_dim: Count = 768
     num_heads: Count = 12
     mlp_dim: Count = 3072

@@ -16,7 +16,7 @@ import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
-from bigmodel_jax.core.ranges import Count, NonNegative, ShareBelowOne
+from bigmodel_jax.core.ranges import Count, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import bert
 from bigmodel_jax.models.base import Model, ModelConfig, Out
@@ -32,7 +32,7 @@ class XLNetConfig(ModelConfig):
     """Defaults: xlnet-base-cased. It was trained with dropout 0.1."""
 
     vocab_size: Count = 32_000
-    num_layers: Count = 12
+    num_layers: Depth = 12
     embed_dim: Count = 768
     num_heads: Count = 12
     mlp_dim: Count = 3072

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from bigmodel_jax.core import params
+from bigmodel_jax.core import device_memory, params
 from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.pretrained import FAMILIES, config_json, names
@@ -183,6 +183,7 @@ def load_params(family: Family, cfg: ModelConfig, source: Source, shardings: Map
     """
     published = unpadded(cfg)
     spec, own, source = spec_by_path(published), spec_by_path(cfg), check_weights(family, published, source)
+    _check_room(cfg, own, shardings, dtype)
     check_copies(family, published, source)
     out = {}
     for path, param in own.items():
@@ -195,6 +196,14 @@ def load_params(family: Family, cfg: ModelConfig, source: Source, shardings: Map
         if not bool(jnp.isfinite(out[path]).all()):
             raise ValueError(f"weights: the tensors of {path} hold values that are not finite")
     return out
+
+
+def _check_room(cfg: ModelConfig, own: Mapping[str, Any], shardings: Mapping[str, Any], dtype: str) -> None:
+    """ValueError where the weights do not fit in the memory of the devices."""
+    shapes = {path: jax.ShapeDtypeStruct(p.shape, dtype, sharding=shardings[path]) for path, p in own.items()}
+    what = f"the weights of {type(cfg).__name__} ({sum(p.size for p in own.values()):,} parameters)"
+    mesh = next(iter(shardings.values())).mesh
+    device_memory.check(what, shapes, mesh, "more {more} with --parallel.fsdp, --dtype bfloat16", copies=False)
 
 
 def _inside(index: names.Index, shape: tuple[int, ...]) -> names.Index:

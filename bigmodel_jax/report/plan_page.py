@@ -4,9 +4,10 @@ import re
 from html import escape
 from pathlib import Path
 
+from bigmodel_jax.core.device_memory import size_text
 from bigmodel_jax.report import elements, plan_plots
 from bigmodel_jax.report.plot_style import DARK, LIGHT
-from bigmodel_jax.report.progress import duration, short, size_text
+from bigmodel_jax.report.progress import duration, short
 from bigmodel_jax.report.shell import shell
 
 GIB = 2.0**30

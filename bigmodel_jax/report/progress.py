@@ -174,11 +174,3 @@ def duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{1e6 * seconds:.3g} µs"
-
-
-def size_text(number: float) -> str:
-    """Bytes in the unit that leaves one to four digits before the point."""
-    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if number >= size:
-            return f"{number / size:,.2f} {unit}"
-    return f"{number:,.0f} B"

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from bigmodel_jax.report.progress import short, size_text
+from bigmodel_jax.core.device_memory import size_text
+from bigmodel_jax.report.progress import short
 
 RECORDS_FILE = "scale.jsonl"
 # A step up in devices that brings less than half of what it should is where scaling stops.

@@ -9,6 +9,7 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import processes
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
+from bigmodel_jax.training import fits
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.saved import fresh_state
 from bigmodel_jax.training.state import TrainState, abstract_state
@@ -26,7 +27,9 @@ def open_data(config: Config, mesh) -> tuple[BatchIterator, EvalBatches]:
 
 def resume(config: Config, mesh, saves: store.Store, batches: BatchIterator, patience: Patience) -> TrainState:
     """The newest good checkpoint on this mesh; `batches` and `patience` continue where they stood at that save."""
-    restored = store.restore(saves, abstract_state(config, mesh))
+    abstract = abstract_state(config, mesh)
+    fits.check_state(config, mesh, abstract)
+    restored = store.restore(saves, abstract)
     batches.set_state(restored.data_state)
     patience.set_state(restored.data_state)
     return restored.state

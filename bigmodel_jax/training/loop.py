@@ -23,7 +23,7 @@ from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
-from bigmodel_jax.training import ending, epochs, holder, provenance, run_folder
+from bigmodel_jax.training import ending, epochs, fits, holder, provenance, run_folder
 from bigmodel_jax.training.baselines import Baselines
 from bigmodel_jax.training.beginning import already_complete, already_stopped, begin, open_data, resume
 from bigmodel_jax.training.checks import (
@@ -76,6 +76,7 @@ def train(
         mesh = sharding.make_mesh(config.parallel)
         last = store.latest_step(saves)
         last = processes.from_first(-1 if last is None else last)
+        fits.check_weights(config, mesh)
         facts = provenance.check(config, run_dir, resumes=last >= 0, source=source, accept=accept)
         stages.begin("Preparing data")
         batches, validation = processes.in_turn("data", lambda: open_data(config, mesh))
@@ -243,7 +244,11 @@ class Run:
         step = make_train_step(self.config, self.mesh)
         if not hasattr(step, "lower"):
             return step, None
-        compiled = step.lower(state, batch).compile()
+        try:
+            compiled = fits.compile_step(step.lower(state, batch), self.mesh)
+        except ValueError:
+            run_folder.release(self.run_dir)
+            raise
         usage = compiled.memory_analysis()
         return compiled, usage.argument_size_in_bytes + usage.temp_size_in_bytes
 

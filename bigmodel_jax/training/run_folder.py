@@ -96,6 +96,12 @@ def claim(run_dir: Path, config: Config) -> None:
     config_file.save(config, run_dir / "config.json")
 
 
+def release(run_dir: Path) -> None:
+    """Frees a folder for another config, in process 0: that of a run that was refused before it saved anything."""
+    if processes.first() and not any(run_dir.glob("checkpoints/[0-9]*")):
+        (run_dir / "config.json").unlink(missing_ok=True)
+
+
 class _LogFile(logging.FileHandler):
     """A log that cannot be written says so once, in one line, and the run goes on."""
 

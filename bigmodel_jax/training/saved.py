@@ -19,7 +19,7 @@ from bigmodel_jax.data.tokenizers import Tokenizer, load_tokenizer
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.inference.sample_images import sample_images
 from bigmodel_jax.models.base import unpadded
-from bigmodel_jax.training import run_folder
+from bigmodel_jax.training import fits, run_folder
 from bigmodel_jax.training.checks import check_data, check_sample
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.state import TrainState, abstract_state, init_state, with_weights
@@ -36,6 +36,7 @@ def load_weights(config: Config, run_dir: Path, mesh, which: str = "", said: str
     if not (run_dir / "checkpoints").is_dir():
         raise ValueError(f"run_dir = {str(run_dir)!r} holds no checkpoints; train it first")
     step = kept.find(run_dir, config.checkpoint, which, said)
+    fits.check_weights(config, mesh, fits.WEIGHTS, copies=False)
     abstract = abstract_state(config, mesh)
     weights = "params" if abstract.ema is None else "ema"
     fields = {weights: getattr(abstract, weights), "frozen": abstract.frozen, "step": abstract.step}

@@ -12,6 +12,7 @@ from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.models import Model
 from bigmodel_jax.optim.optimizer import Optimizer, state_like
+from bigmodel_jax.training import fits
 
 HOST = "pinned_host"
 
@@ -56,10 +57,14 @@ def state_shardings(config: Config, mesh: Mesh) -> TrainState:
 
 
 def init_state(config: Config, mesh: Mesh) -> TrainState:
-    """The fresh state, each device making only its own shards."""
+    """The fresh state, each device making only its own shards; ValueError where it does not fit in memory."""
     model = config.model.make()
+    fits.check_weights(config, mesh)
+    abstract = abstract_state(config, mesh)
+    fits.check_state(config, mesh, abstract)
     optimizer = config.optim.make(model.spec, config.train.steps)
-    return jax.jit(lambda: make_state(config, model, optimizer), out_shardings=state_shardings(config, mesh))()
+    where = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(lambda: make_state(config, model, optimizer), out_shardings=where)()
 
 
 def with_weights(config: Config, state: TrainState, trainable: params.Tree, frozen: params.Tree) -> TrainState:

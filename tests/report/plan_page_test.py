@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bigmodel_jax.core.device_memory import size_text
 from bigmodel_jax.report.plan_page import build_plan_page
-from bigmodel_jax.report.progress import duration, size_text
+from bigmodel_jax.report.progress import duration
 
 PLAN = json.loads((Path(__file__).parents[2] / "docs" / "plans" / "8b_v5e" / "plan.json").read_text())
 

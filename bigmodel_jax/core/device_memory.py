@@ -1,0 +1,111 @@
+"""What is to be kept in memory against what there is: known from shapes, before anything is made.
+
+A refusal is certain. What is counted is the least that must be in memory at once, against all the memory there is, so
+nothing that could run is refused.
+"""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+HOST_KINDS = ("pinned_host", "unpinned_host")
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """size: bytes, None where nobody says; where: whose they are, for a message; shared: by all of a process's devices."""
+
+    size: int | None
+    where: str
+    shared: bool = False
+
+
+def room(mesh: Mesh) -> Room:
+    """What a device of this process may hold; on CPUs, what all of them may hold together: the host's memory."""
+    device = mesh.local_devices[0]
+    if device.platform == "cpu":
+        return Room(host_memory(), "this host", shared=True)
+    stats = device.memory_stats() or {}
+    return Room(stats.get("bytes_limit"), f"each {device.device_kind}")
+
+
+def host_memory(root: Path = Path("/")) -> int | None:
+    """Bytes of memory and swap that this process may use: the host's, or its control group's. None where unknown.
+
+    root: where `proc` and `sys` are.
+    """
+    if sys.platform != "linux":
+        return None
+    sizes = dict(line.split()[:2] for line in (root / "proc/meminfo").read_text().splitlines())
+    memory, swap = (1024 * int(sizes.get(name, "0")) for name in ("MemTotal:", "SwapTotal:"))
+    return (min(memory, *_group_limits(root)) + swap) or None
+
+
+def _group_limits(root: Path) -> Iterable[int]:
+    """memory.max (version 1: memory.limit_in_bytes) of the process's control group and of those above it."""
+    yield sys.maxsize
+    groups = root / "proc/self/cgroup"
+    for line in groups.read_text().splitlines() if groups.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if "memory" not in controllers.split(",") and controllers:
+            continue
+        version, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
+        group = Path(path.lstrip("/"))
+        for above in (group, *group.parents):
+            limit = root / "sys/fs/cgroup" / version / above / name
+            if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+                yield int(text)
+
+
+def tree_bytes(tree: Any, mesh: Mesh) -> tuple[int, int]:
+    """(bytes on one device, bytes in the host's memory beside it) of a tree of shapes with shardings."""
+    sizes = [0, 0]
+    for x in jax.tree.leaves(tree):
+        part = math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        sizes[x.sharding.memory_kind in HOST_KINDS and mesh.local_devices[0].platform != "cpu"] += part
+    return sizes[0], sizes[1]
+
+
+def check(what: str, tree: Any, mesh: Mesh, ways: str, *, copies: bool = True) -> None:
+    """ValueError, one line, where a tree of shapes with shardings does not fit in memory.
+
+    what: the tree's name; ways: what would make it fit, with {more} for devices, or hosts of CPUs; copies: False where
+    devices of one host may share what is equal.
+    """
+    found, (device, host), num = room(mesh), tree_bytes(tree, mesh), len(mesh.local_devices)
+    if found.shared and not copies:
+        whole = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+        return refuse(what, min(device * num, whole), found, ways)
+    refuse(what, device * num if found.shared else device, found, ways)
+    refuse(f"{what}, the part in host memory", host * num, Room(host_memory(), "this host"), ways)
+
+
+def check_step(arguments: int, temporary: int, mesh: Mesh, ways: str) -> None:
+    """ValueError where a compiled step does not fit; arguments, temporary: bytes on one device."""
+    found = room(mesh)
+    # Devices that are threads of one host may take turns, and then have their temporary arrays one after the other.
+    need = arguments * (len(mesh.local_devices) if found.shared else 1) + temporary
+    refuse("the compiled step", need, found, ways)
+
+
+def refuse(what: str, need: int, found: Room, ways: str) -> None:
+    if found.size is not None and need > found.size:
+        more = "hosts" if found.shared else "devices"
+        raise ValueError(
+            f"{what}: {size_text(need)} of memory needed, and {found.where} has {size_text(found.size)}; what helps: "
+            f"{ways.format(more=more)}"
+        )
+
+
+def size_text(number: float) -> str:
+    """Bytes in the unit that leaves one to four digits before the point."""
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if number >= size:
+            return f"{number / size:,.2f} {unit}"
+    return f"{number:,.0f} B"

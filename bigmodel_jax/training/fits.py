@@ -1,0 +1,58 @@
+"""Whether a run fits in memory, asked where an answer is first known: weights, state, compiled step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import device_memory, params, sharding
+
+CUT = "more {more} with parallel.fsdp (or tensor, stage, expert)"
+STATE = f"{CUT}, precision.param = 'bfloat16', an optimizer with fewer moments, a smaller model; launch.py plan says what fits"
+WEIGHTS = f"{CUT}, weights in bfloat16, a smaller model"
+STEP = (
+    "a smaller train.batch_size, more train.microbatches, model.remat where the model has it, more {more} with "
+    "parallel.data or parallel.fsdp; launch.py plan says what fits"
+)
+
+
+def check_weights(config: Config, mesh: Mesh, ways: str = STATE, *, copies: bool = True) -> None:
+    """ValueError where the weights alone do not fit: from the spec, before anything is traced."""
+    spec = config.model.make().spec
+    placed = sharding.shardings(spec, mesh, config.parallel.rules)
+    if config.parallel.strategy == "pmap":
+        placed = params.map_spec(lambda _: sharding.replicated(mesh), spec)
+
+    def stored(p: params.Param, s: Any) -> jax.ShapeDtypeStruct:
+        kept = config.precision.param if p.trainable and jnp.issubdtype(p.dtype, jnp.floating) else p.dtype
+        return jax.ShapeDtypeStruct(p.shape, kept, sharding=s)
+
+    what = f"the weights of {_named(config, spec)}"
+    device_memory.check(what, params.map_spec(stored, spec, placed), mesh, ways, copies=copies)
+
+
+def check_state(config: Config, mesh: Mesh, abstract: Any) -> None:
+    """ValueError where the train state, as shapes with shardings, does not fit."""
+    spec = config.model.make().spec
+    device_memory.check(f"the train state of {_named(config, spec)}", abstract, mesh, STATE)
+
+
+def compile_step(lowered: Any, mesh: Mesh) -> Any:
+    """The compiled step; ValueError where the compiler, or what it says of its program, finds that it does not fit."""
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ValueError(
+            f"the step does not fit in memory ({str(error).splitlines()[0][:300]}): {STEP.format(more='devices')}"
+        ) from None
+    usage = compiled.memory_analysis()
+    device_memory.check_step(usage.argument_size_in_bytes, usage.temp_size_in_bytes, mesh, STEP)
+    return compiled
+
+
+def _named(config: Config, spec: params.Tree) -> str:
+    return f"{type(config.model).__name__} ({params.count(spec):,} parameters)"
