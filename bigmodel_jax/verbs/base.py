@@ -9,7 +9,7 @@ import tyro
 
 from bigmodel_jax.cluster import join
 from bigmodel_jax.cluster.place import ClusterConfig
-from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core.local_paths import check_local, expanded
 
 # JAX and the rest of the package are imported inside the verbs: `launch.py` and a misspelt verb answer at once.
 
@@ -61,9 +61,9 @@ def one_target(verb: str, args: Sequence[str], what: str = "CONFIG") -> tuple[Pa
 
 
 def local(option: str, path: str) -> Path:
-    """The path; ValueError where it is the address of an object store."""
+    """The path, ~ expanded; ValueError where it is the address of an object store, or of a user who is not there."""
     check_local(option, path)
-    return Path(path)
+    return expanded(option, path)
 
 
 def parse_config(target: Path, options: list[str], verb: str):

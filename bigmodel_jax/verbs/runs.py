@@ -86,6 +86,7 @@ def generate(args: Sequence[str]) -> None:
 
 def _generated(target: Path, options: list[str]) -> list[str]:
     from bigmodel_jax import config as configs
+    from bigmodel_jax.core.ranges import Seed
     from bigmodel_jax.training import run_folder
 
     config, run_dir = run_folder.load(target), run_dir_of(target)
@@ -93,7 +94,7 @@ def _generated(target: Path, options: list[str]) -> list[str]:
     @dataclasses.dataclass(frozen=True)
     class Arguments:
         sample: Annotated[configs.SampleConfig, tyro.conf.arg(name="")]
-        seed: int = 0
+        seed: Seed = 0
         num_samples: int = 1
         step: str = ""  # which checkpoint: a step, or best; empty: the newest
         chat: bool = False  # the prompt is a user's message in the model's chat template

@@ -1,11 +1,13 @@
 """An address of an object store where a path is asked for: one line, exit code 2, and no folder of its name here."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from bigmodel_jax import cli
+from bigmodel_jax import cli, config_file
 from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.verbs import base
 
 LM_TINY = str(Path(__file__).parents[2] / "configs" / "lm_tiny.py")
 
@@ -80,3 +82,18 @@ def test_a_user_who_does_not_exist_is_one_line(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err.strip()
     assert "data.cache_dir = '~nouser/cache': there is no such user" in said
     assert "\n" not in said
+
+
+def test_a_runs_folder_may_be_a_users_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert base.local("--run_dir", "~/runs/x") == tmp_path / "runs" / "x"
+    with pytest.raises(SystemExit):
+        cli.main(["train", LM_TINY, "--run_dir", "~nouser/x"])
+    assert "--run_dir = '~nouser/x': there is no such user" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_seed_of_a_text_has_a_range(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(config_file.to_json(config_file.load(LM_TINY))))
+    with pytest.raises(SystemExit):
+        cli.main(["generate", str(tmp_path), "--prompt", "a", "--seed", str(2**70)])
+    assert f"seed = {2**70}; it must be 0 or more and below 2**32" in " ".join(capsys.readouterr().err.split())
