@@ -1,8 +1,10 @@
 """What a process needs before JAX starts: a place for compiled programs, and on a CPU an allocator that keeps its memory."""
 
+import contextlib
 import glob
 import os
 import sys
+import warnings
 from pathlib import Path
 
 # A step frees and allocates hundreds of MiB. Above glibc's threshold each block is a fresh mapping, zeroed page by page:
@@ -13,6 +15,7 @@ ARENA = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
+PROGRAM_BYTES = 1 << 16
 ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/kfd")
 
 
@@ -45,11 +48,33 @@ def use_gpu_memory() -> None:
 
 
 def keep_programs() -> None:
-    """Compiled programs are kept between processes; JAX_COMPILATION_CACHE_DIR names another place."""
+    """Compiled programs are kept between processes; JAX_COMPILATION_CACHE_DIR names another place.
+
+    A place that cannot be written is one warning, and what it holds is read all the same.
+    """
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    if not folder:
         root = Path(os.environ.get("BIGMODEL_CACHE") or Path.home() / ".cache" / "bigmodel_jax")
-        jax.config.update("jax_compilation_cache_dir", str(root / "programs"))
+        folder = str(root / "programs")
+        jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if "://" not in folder and (reason := _unwritable(Path(folder))):
+        print(f"warning: compiled programs are not kept: {folder}: {reason}", file=sys.stderr)
+        warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
+
+
+def _unwritable(folder: Path) -> str:
+    """Why a file of a program's size cannot be written in a folder; "" where it can."""
+    probe = folder / f".probe-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(PROGRAM_BYTES))
+    except OSError as error:
+        return error.strerror or str(error)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    return ""
