@@ -1,0 +1,103 @@
+"""Chaos in one command: seeded disturbances of runs, and what came of each, as one table.
+
+    uv run --group dev python tests/faults/chaos.py --seed 0 --signals 300 --damages 300 --full_disks 40 --starters 40
+
+A kind that is not named is left out. `--only KIND:INDEX` repeats one job. The moments and the damages follow from the
+seed; what the machine was doing at a moment does not.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def as_pytest_does() -> None:
+    """Where modules are found, and JAX's environment: pyproject.toml and tests/conftest.py say it for pytest alone."""
+    folders = ("", "tests", "tests/faults", "tests/parity", "tests/pretrained")
+    sys.path[:0] = [str(ROOT / name) for name in folders]
+    os.environ["JAX_NUM_CPU_DEVICES"] = "1"
+    import conftest  # noqa: F401
+
+
+class Rate(TextColumn):
+    """Events a minute."""
+
+    def __init__(self):
+        super().__init__("")
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{60 * task.speed:.0f}/min" if task.speed else "")
+
+
+def progress() -> Progress:
+    columns = (BarColumn(), MofNCompleteColumn(), Rate(), TimeElapsedColumn(), TimeRemainingColumn())
+    faults = TextColumn("{task.fields[faults]} faults")
+    return Progress(
+        TextColumn("{task.description}"), *columns, faults, console=Console(stderr=True), speed_estimate_period=300
+    )
+
+
+def arguments(kinds) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="jobs at a time")
+    parser.add_argument("--folder", type=Path, help="where the runs live, and stay if they have a fault")
+    parser.add_argument("--only", help="KIND:INDEX, one job again")
+    for kind in kinds:
+        parser.add_argument(f"--{kind}", type=int, default=0, metavar="N")
+    return parser.parse_args()
+
+
+def main() -> None:
+    import chaos_kinds
+
+    args = arguments(chaos_kinds.KINDS)
+    folder = args.folder or Path(tempfile.mkdtemp(prefix="chaos_"))
+    folder.mkdir(parents=True, exist_ok=True)
+    began, results = time.monotonic(), {}
+    totals = {kind: getattr(args, kind) for kind in chaos_kinds.KINDS if getattr(args, kind)}
+    with chaos_kinds.prepared(args.seed, folder) as chaos, progress() as bar:
+        if args.only:
+            kind, index = args.only.split(":")
+            results[kind], totals = chaos.one(kind, int(index)), {}
+        for kind, total in totals.items():
+            task = bar.add_task(kind, total=total, faults=0)
+
+            def told(result, task=task) -> None:
+                for column, text in (*result.faults, *(("refused", text) for text in result.refused)):
+                    bar.console.print(f"{column}: {text}", markup=False, highlight=False, soft_wrap=True)
+                faults = bar.tasks[task].fields["faults"] + len(result.faults)
+                bar.update(task, advance=result.count, faults=faults)
+
+            results[kind] = chaos.all(kind, total, args.workers, told)
+    minutes = (time.monotonic() - began) / 60
+    print(f"{time.strftime('%Y-%m-%d')}, seed {args.seed}, {os.cpu_count()} CPU cores, {minutes:.0f} minutes\n")
+    print(chaos_kinds.table(results))
+    faults = [f"{column}: {text}" for result in results.values() for column, text in result.faults]
+    print("".join(f"\n{fault}\n" for fault in faults))
+    if not faults and args.folder is None:
+        shutil.rmtree(folder)
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    as_pytest_does()
+    main()
