@@ -14,6 +14,7 @@ from typing import Any
 from bigmodel_jax.config import ReportConfig
 from bigmodel_jax.core import files, processes
 from bigmodel_jax.report.declared import Known
+from bigmodel_jax.report.tensorboard import Board
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class MetricsWriter:
         if self._path.exists():
             files.replace(self._path, "".join(_line(r) for r in kept))
         self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._board = _tensorboard(self._path.parent / "tensorboard", from_step) if tensorboard else None
+        self._board = Board(self._path.parent / "tensorboard", from_step + 1) if tensorboard else None
 
     def write(self, step: int, values: dict[str, float | list]) -> None:
         """Appends one record; a float that is not finite becomes null. TensorBoard gets the finite numbers alone."""
@@ -45,8 +46,7 @@ class MetricsWriter:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         if self._board is not None:
-            for name, value in _scalars(record).items():
-                self._board.add_scalar(name, value, record["step"])
+            self._board.write(record["step"], _scalars(record))
 
     def close(self) -> None:
         self._file.close()
@@ -137,13 +137,6 @@ def plain(value: Any) -> Any:
 
 def _scalars(record: dict) -> dict[str, float]:
     return {k: v for k, v in record.items() if k != "step" and isinstance(v, int | float)}
-
-
-def _tensorboard(folder: Path, from_step: int):
-    from tensorboardX import SummaryWriter  # 0.3 s to import, and only process 0 writes
-
-    # purge_step makes TensorBoard hide what an interrupted run logged past the step it resumes from.
-    return SummaryWriter(str(folder), purge_step=from_step + 1, flush_secs=10)
 
 
 class WandbTracker:

@@ -1,5 +1,6 @@
 import json
 import math
+import resource
 import sys
 
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.config import ReportConfig
+from bigmodel_jax.report.tensorboard import framed
 from bigmodel_jax.report.writers import MetricsWriter, open_writers, read_metrics
 
 
@@ -77,6 +79,55 @@ def test_tensorboard_gets_the_finite_scalars(tmp_path):
     assert b"loss" in events
     assert b"confusion" not in events
     assert b"bad" not in events
+
+
+def events(folder):
+    """Every event of every file, its checksums compared."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        while content:
+            size = int.from_bytes(content[:8], "little")
+            record, content = content[: 16 + size], content[16 + size :]
+            assert record == framed(record[12:-4])
+            yield Event.FromString(record[12:-4])
+
+
+def test_tensorboard_reads_what_was_written_and_hides_what_is_taken_again(tmp_path):
+    writer = MetricsWriter(tmp_path, from_step=7)
+    writer.write(8, {"loss": 1.5, "accuracy": 0.25})
+    writer.close()
+    version, restart, step = events(tmp_path / "tensorboard")
+    assert version.file_version == "brain.Event:2"
+    assert (restart.step, restart.session_log.status) == (8, 1)
+    assert (step.step, {v.tag: v.simple_value for v in step.summary.value}) == (8, {"loss": 1.5, "accuracy": 0.25})
+
+
+def test_a_full_disk_ends_tensorboard_and_not_the_run(tmp_path, caplog):
+    """Every file but metrics.jsonl is full after 200 bytes, for 100 records: the queue of a writer's thread is 10 long."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = MetricsWriter(tmp_path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        for step in range(100):
+            writer._board.write(step, {"loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    writer.write(100, {"loss": 2.0})
+    writer.close()
+    assert read_metrics(tmp_path) == [{"step": 100, "loss": 2.0}]
+    said = [r.getMessage() for r in caplog.records]
+    assert len(said) == 1
+    assert "TensorBoard gets nothing more of this run" in said[0]
+
+
+def test_a_board_that_cannot_be_opened_is_a_warning(tmp_path, caplog):
+    (tmp_path / "tensorboard").write_text("a file where the folder should be")
+    writer = MetricsWriter(tmp_path)
+    writer.write(1, {"loss": 1.0})
+    writer.close()
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

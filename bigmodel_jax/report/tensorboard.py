@@ -1,0 +1,70 @@
+"""Scalars for TensorBoard: an event file that the caller's own thread appends to, one write a step.
+
+tensorboardX's `SummaryWriter` hands events to a thread through a queue of bounded length. Where the disk is full the
+thread dies, and the next call waits for room in the queue for ever; so the package serves for the format alone.
+"""
+
+import logging
+import socket
+import struct
+import time
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+class Board:
+    """Writes to a new file in `folder`; a file that cannot be written is said once, and the run goes on without it.
+
+    TensorBoard hides what earlier files of the folder say of steps from `purge_step` on.
+    """
+
+    def __init__(self, folder: Path, purge_step: int):
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # 0.3 s to import, and only process 0 writes
+
+        self._path = folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._file = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+        except OSError as error:
+            self._give_up(error)
+        self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        restart = SessionLog(status=SessionLog.START)
+        self._append(Event(wall_time=time.time(), step=purge_step, session_log=restart))
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _append(self, event) -> None:
+        if self._file is None:
+            return
+        content = framed(event.SerializeToString())
+        try:
+            if self._file.write(content) < len(content):  # the next write would say why
+                raise OSError(0, "only a part of a record could be written")
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        log.warning("%s: %s; TensorBoard gets nothing more of this run", self._path, error.strerror)
+        self.close()
+        self._file = None
+
+
+def framed(content: bytes) -> bytes:
+    """One record of a TFRecord file: length, its checksum, content, its checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    length = struct.pack("<Q", len(content))
+    return b"".join(
+        (length, struct.pack("<I", masked_crc32c(length)), content, struct.pack("<I", masked_crc32c(content)))
+    )
