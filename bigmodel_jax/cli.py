@@ -39,6 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
         _dispatch(args)
         join.leave()
     except (ValueError, OSError, MemoryError, peers.JobLost) as error:
+        _obey_signal()
         if os.environ.get("BIGMODEL_TRACEBACK"):
             traceback.print_exc()
         code = peers.LOST if isinstance(error, peers.JobLost) else 2
@@ -61,6 +62,7 @@ def main(args: Sequence[str] | None = None) -> None:
             _fail(text)
             sys.exit(2)
         if not isinstance(error, Interrupted):
+            _obey_signal()
             peers.end(traceback.format_exc(), 1)
             raise
         join.leave()
@@ -68,6 +70,14 @@ def main(args: Sequence[str] | None = None) -> None:
             print(f"{error}; the same command resumes it", file=sys.stderr)
         interrupts.take()  # a second signal on the way out has nothing to add
         sys.exit(interrupts.CODES[error.signal_number])
+
+
+def _obey_signal() -> None:
+    """Ends the process where a signal was heard: the error is what a library has made of it."""
+    try:
+        interrupts.obey()
+    except interrupts.Interrupt as stop:
+        interrupts.end(stop)
 
 
 def _text(error: Exception) -> str:

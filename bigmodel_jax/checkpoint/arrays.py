@@ -13,7 +13,7 @@ import jax
 
 from bigmodel_jax.checkpoint import manifest
 from bigmodel_jax.checkpoint.manifest import Damaged
-from bigmodel_jax.core import processes
+from bigmodel_jax.core import interrupts, processes
 
 
 def together[T](read: Callable[[], T]) -> T:
@@ -48,6 +48,7 @@ def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
             with context:
                 return ocp.load_checkpointables(folder, wanted)
         except (ValueError, KeyError, TypeError, OSError) as error:
+            interrupts.obey()  # Orbax turns an Interrupt into a ValueError; the checkpoint is none the worse for it
             text = manifest.reason(error).replace(f"{folder}/", "")
         gc.collect()
     raise Damaged(text)

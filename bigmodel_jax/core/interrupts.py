@@ -30,8 +30,8 @@ class Interrupt(KeyboardInterrupt):
 
 
 def install() -> None:
-    """Handles both signals from here on, before the imports that take seconds."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, CODES)  # half of what follows would handle a signal wrongly
+    """Handles both signals from here on, before the imports that take seconds. One that comes meanwhile waits."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, CODES)  # until the hooks below know what an Interrupt is
     for number in CODES:
         signal.signal(number, _raise)
     pipe, told = os.pipe()
@@ -88,6 +88,13 @@ def take() -> int | None:
     global _heard
     number, _heard = _heard, None
     return number
+
+
+def obey() -> None:
+    """Raises the Interrupt of a signal that was heard, where a library has made an error of its own of the first one."""
+    number = take()
+    if number is not None:
+        raise Interrupt(number)
 
 
 def _raise(number: int, _frame) -> None:

@@ -123,9 +123,12 @@ class _LogFile(logging.FileHandler):
 
 
 def check_still(saves: store.Store, last: int) -> None:
-    """ValueError where checkpoints have come since the newest one was step `last` (-1: none): another process was here."""
+    """ValueError where a checkpoint newer than step `last` (-1: none) has come: another process was here.
+
+    An older one may be the newest by now, where step `last` was found damaged.
+    """
     now = store.latest_step(saves)
-    if (-1 if now is None else now) != last:
+    if now is not None and now > last:
         raise ValueError(
             f"run_dir = {str(saves.directory.parent)!r}: another process has trained there since this one started; "
             "the same command resumes the run"

@@ -80,3 +80,47 @@ def test_the_third_ctrl_c_ends_even_a_save():
     assert returned == 130, lines
     assert len(lines) == 1
     assert seconds < 10
+
+
+EARLY = """
+import os, signal, threading
+from bigmodel_jax.core import interrupts
+start = threading.Thread.start
+threading.Thread.start = lambda thread: (os.kill(os.getpid(), signal.{name}), start(thread))
+try:
+    interrupts.install()
+finally:
+    threading.Thread.start = start
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_while_the_handlers_are_made_waits_until_they_are(number, code):
+    program = EARLY.format(name=number.name)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.splitlines() == [f"interrupted by {number.name}; the same command starts or resumes it"]
+
+
+SWALLOWED = """
+import os, signal, sys
+from bigmodel_jax.core import interrupts
+interrupts.install()
+from bigmodel_jax import cli
+def verb(args):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+    except BaseException as error:
+        raise {kind}("a library's own words") from error
+cli.VERBS["train"] = cli.VERBS["train"]._replace(run=verb)
+cli.main(["train", "x"])
+"""
+
+
+@pytest.mark.parametrize("kind", ["ValueError", "OSError", "RuntimeError"])
+def test_an_error_that_a_library_makes_of_a_signal_is_the_signal(kind):
+    program = SWALLOWED.format(kind=kind)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines() == ["interrupted by SIGINT; the same command starts or resumes it"]

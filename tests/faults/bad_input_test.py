@@ -41,8 +41,11 @@ CSV = """    return dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """A config file, bad variants of it, bad data, and a trained run of 4 steps."""
-    folder = tmp_path_factory.mktemp("bad") / "here"
+    return make_template(tmp_path_factory.mktemp("bad") / "here")
+
+
+def make_template(folder: Path) -> Path:
+    """A config file, bad variants of it, bad data, and a trained run of 4 steps, in a new folder."""
     folder.mkdir()
     tiny = runs.write(folder)
     cli.main(["train", str(tiny), "--run_dir", str(folder / "run"), "--train.steps", "4"])

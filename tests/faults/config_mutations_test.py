@@ -78,12 +78,15 @@ def test_a_thousand_mutations_end_in_one_line_or_in_a_config_that_differs(base, 
     assert changed > 50, changed
 
 
+NO_CONFIG = (
+    *("", "null", "5", '"x"', "[]", "{}", "[" * 100_000, '{"a":' * 100_000, "\ufeff{}", "{]", "\x00", "nan"),
+    *('{"type": 5}', '{"type": ".x:Y"}', '{"type": "os:abort"}', '{"type": "bigmodel_jax.config:Config"}'),
+)
+
+
 @pytest.mark.parametrize(
     "text",
-    [
-        *("", "null", "5", '"x"', "[]", "{}", "[" * 100_000, '{"a":' * 100_000, "\ufeff{}", "{]", "\x00", "nan"),
-        *('{"type": 5}', '{"type": ".x:Y"}', '{"type": "os:abort"}', '{"type": "bigmodel_jax.config:Config"}'),
-    ],
+    NO_CONFIG,
     ids=lambda text: repr(text[:20]),
 )
 def test_a_file_that_is_no_config_is_one_line(tmp_path, text):

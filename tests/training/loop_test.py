@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -112,6 +113,17 @@ def test_a_run_that_is_longer_goes_on_with_the_next_batch(whole, tmp_path):
     assert numbers == []
     with pytest.raises(ValueError, match=r"train\.steps = 5 is below step 6"):
         run(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=5)), tmp_path)
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(whole, tmp_path):
+    """The start is not taken for one of two, though the newest step is another one once it is read."""
+    config, folder, _, _ = whole
+    shutil.copytree(folder / "checkpoints", tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "6" / "params" / "manifest.ocdbt").unlink()
+    said, _ = run(config, tmp_path)
+    assert "Resuming at step 3" in said
+    same(config, folder, tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["3", "6", "6.damaged"]
 
 
 def test_a_run_that_starts_from_another_ones_weights_averages_from_there(whole):

@@ -125,6 +125,7 @@ def test_checkpoints_that_came_in_between_are_not_overlooked(tmp_path):
         run_folder.check_still(saves, -1)
         save_checkpoint(tmp_path, BASE, 3)
         run_folder.check_still(saves, 3)
+        run_folder.check_still(saves, 4)  # step 4 was found damaged
         with pytest.raises(ValueError, match="another process has trained there"):
             run_folder.check_still(saves, -1)
 
