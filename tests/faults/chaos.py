@@ -1,6 +1,7 @@
 """Chaos in one command: seeded disturbances of runs, and what came of each, as one table.
 
-    uv run --group dev python tests/faults/chaos.py --seed 0 --signals 300 --damages 300 --full_disks 40 --starters 40
+    uv run --group dev python tests/faults/chaos.py --seed 0 --signals 300 --damages 300 --full_disks 40 --starters 40 \\
+        --bad_inputs 200 --config_mutations 1000 --gguf_mutations 1000
 
 A kind that is not named is left out. `--only KIND:INDEX` repeats one job. The moments and the damages follow from the
 seed; what the machine was doing at a moment does not.
@@ -74,15 +75,15 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     began, results = time.monotonic(), {}
     totals = {kind: getattr(args, kind) for kind in chaos_kinds.KINDS if getattr(args, kind)}
-    with chaos_kinds.prepared(args.seed, folder) as chaos, progress() as bar:
-        if args.only:
-            kind, index = args.only.split(":")
+    kind, _, index = (args.only or "").partition(":")
+    with chaos_kinds.prepared(args.seed, folder, [kind, *totals]) as chaos, progress() as bar:
+        if kind:
             results[kind], totals = chaos.one(kind, int(index)), {}
         for kind, total in totals.items():
             task = bar.add_task(kind, total=total, faults=0)
 
             def told(result, task=task) -> None:
-                for column, text in (*result.faults, *(("refused", text) for text in result.refused)):
+                for column, text in result.faults:
                     bar.console.print(f"{column}: {text}", markup=False, highlight=False, soft_wrap=True)
                 faults = bar.tasks[task].fields["faults"] + len(result.faults)
                 bar.update(task, advance=result.count, faults=faults)

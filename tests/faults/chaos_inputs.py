@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-import random
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from chaos_runs import Commands
 VALUES = {
     "--optim.lr": "nan inf -inf -1 fast '' 1,5 0x10",
     "--optim.eps": "nan inf -1e-9 small",
-    "--optim.betas": "0.9 0.9,0.95 nan",
+    "--optim.betas": "0.9 0.9,1.0 0.9,0.95,0.9 nan",
     "--optim.weight_decay": "nan inf -0.1",
     "--optim.clip": "nan -1 -inf",
     "--optim.warmup_steps": "-1 1.5 many",
@@ -32,7 +32,7 @@ VALUES = {
     "--model.norm_eps": "-1e-6 nan inf",
     "--model.init_std": "-1 nan inf",
     "--model.rope_theta": "0 -1 nan inf",
-    "--model.window": "-3 0 x",
+    "--model.window": "-3 1.5 x",
     "--model.num_layers": "0 -1 2.5",
     "--model.embed_dim": "0 -32 x",
     "--model.attention": "cudnn splash plane",
@@ -98,7 +98,7 @@ TABLES = {
 }
 LINES = (
     *("train", "train --help=x {here}/tiny.py", "eval {here}", "eval /dev/null", "report /dev/null", "report"),
-    *("generate {here}/run", "generate {here}/run --prompt a --seed -1", "generate {here}/run --prompt a --top_p 2"),
+    *("generate {here}/run --prompt a --top_k -1", "generate {here}/run --prompt a --top_p 2"),
     *("generate {here}/run --prompt a --temperature nan", "generate {here}/run --prompt a --num_samples 0"),
     *(
         "import /no/where",
@@ -131,44 +131,35 @@ def bad_inputs(here: Path) -> Iterator[tuple[str, list[str]]]:
         path = here / f"no_config_{number}.json"
         path.write_text(text)
         yield f"a config that is {text[:20]!r}", ["train", str(path)]
-    new = ["--run_dir", str(here / "new")]
+    run_dirs = (["--run_dir", str(here / f"new_{n}")] for n in itertools.count())  # a run may begin before it ends
     for option, values in VALUES.items():
         for value in values.split():
             words = value.replace("''", "").split(",") if option == "--optim.betas" else [value.replace("''", "")]
-            yield f"{option} {value}", ["train", str(here / "tiny.py"), *new, option, *words]
+            yield f"{option} {value}", ["train", str(here / "tiny.py"), *next(run_dirs), option, *words]
     for config, contents in (("tiny", TEXTS), ("jsonl", JSON_LINES), ("csv", TABLES)):
         for number, (name, content) in enumerate(contents.items()):
             path = here / f"{config}_{number}.data"
             path.write_bytes(content)
             files = ["--data.source.train", str(path), "--data.source.validation", str(path)]
-            yield f"{config} data: {name}", ["train", str(here / f"{config}.py"), *new, *files]
+            yield f"{config} data: {name}", ["train", str(here / f"{config}.py"), *next(run_dirs), *files]
 
 
 def _words(line: str, here: Path) -> list[str]:
     return [word.format(here=here).replace("''", "") for word in line.split()]
 
 
-def drawn(here: Path, draw: random.Random, total: int) -> list[tuple[str, list[str]]]:
-    """So many of them in a drawn order; all of them where more are asked for."""
-    inputs = list(bad_inputs(here))
-    draw.shuffle(inputs)
-    return inputs[:total]
-
-
-def make(folder: Path) -> Path:
+def make(folder: Path) -> list[tuple[str, list[str]]]:
+    """All of them, with the files they need in a new folder."""
     with contextlib.redirect_stdout(io.StringIO()):
-        return bad_input_test.make_template(folder)
+        return list(bad_inputs(bad_input_test.make_template(folder)))
 
 
-def refuse(commands: Commands, here: Path, name: str, args: list[str]) -> Result:
-    """One bad input: exit code 2, one line, and nothing written where the run would be."""
-    result = Result(count=1)
-    done = commands.run(*args)
+def refuse(commands: Commands, inputs: list[tuple[str, list[str]]], index: int) -> Result:
+    """One bad input: exit code 2 and one line."""
+    name, args = inputs[index % len(inputs)]
+    result, done = Result(count=1), commands.run(*args)
     if done.code == 0:
         result.fault("silent", f"{name}: accepted: {done.out[-300:]}")
-    else:
-        result.ended(done, (2,), name)
-        result.refused.append("") if done.code == 2 else None
-    if (here / "new").exists():
-        result.fault("silent", f"{name}: {here / 'new'} was written")
+    elif result.ended(done, (2,), name):
+        result.refused.append(name)
     return result

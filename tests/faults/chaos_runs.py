@@ -97,12 +97,13 @@ class Command:
 class Commands:
     """Starts commands; a context manager. Every start has its own files for what it says."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, devices: int = 1):
         self._folder, self._lock, self._count = folder, threading.Lock(), 0
+        self._env = dict(os.environ, JAX_NUM_CPU_DEVICES=str(devices), COLUMNS="120")
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> "Commands":
-        env = dict(_environment(), OPENBLAS_NUM_THREADS="1", PYTHONPATH=str(runs.ROOT))
+        env = dict(self._env, OPENBLAS_NUM_THREADS="1", PYTHONPATH=str(runs.ROOT))
         program = [sys.executable, str(Path(__file__).with_name("chaos_server.py"))]
         self._server = subprocess.Popen(program, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert json.loads(self._server.stdout.readline()) == "ready"
@@ -132,16 +133,12 @@ class Commands:
         with open(out, "w") as stdout, open(err, "w") as stderr:
             process = subprocess.Popen(
                 [sys.executable, str(runs.ROOT / "launch.py"), *args],
-                env=_environment(), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+                env=self._env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
             )  # fmt: skip
         return Command(process.pid, process.poll, out, err)
 
     def run(self, *args, **how) -> Ended:
         return self.start(*args, **how).wait()
-
-
-def _environment() -> dict[str, str]:
-    return dict(os.environ, JAX_NUM_CPU_DEVICES="1", COLUMNS="120")
 
 
 # ---------------------------------------------------------------- what a run left
