@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from bigmodel_jax.report.tensorboard import Board
 log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
+SUMS_FILE = "metrics.crc32"  # one checksum a line of metrics.jsonl, so that a resumed run knows its own records
 
 
 class MetricsWriter:
@@ -33,16 +35,24 @@ class MetricsWriter:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         kept = [r for r in _parse(self._path) if r["step"] <= from_step] if self._path.exists() else []
         _warn_of_gap(self._path, [r["step"] for r in kept], from_step)
+        _warn_of_changes(self._path)
+        sums = self._path.with_name(SUMS_FILE)
+        lines = [_line(r) for r in kept]
         if self._path.exists():
-            files.replace(self._path, "".join(_line(r) for r in kept))
-        self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - closed by close()
+            files.replace(self._path, "".join(lines))
+        files.replace(sums, "".join(map(_sum, lines)))
+        # close() closes them
+        self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        self._sums = open(sums, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         self._board = Board(self._path.parent / "tensorboard", from_step + 1) if tensorboard else None
 
     def write(self, step: int, values: dict[str, float | list]) -> None:
         """Appends one record; a float that is not finite becomes null. TensorBoard gets the finite numbers alone."""
         record = {"step": int(step)} | {k: plain(v) for k, v in values.items()}
+        line = _line(record)
         try:
-            self._file.write(_line(record))
+            self._file.write(line)
+            self._sums.write(_sum(line))
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         if self._board is not None:
@@ -50,6 +60,7 @@ class MetricsWriter:
 
     def close(self) -> None:
         self._file.close()
+        self._sums.close()
         if self._board is not None:
             self._board.close()
 
@@ -93,6 +104,22 @@ def _warn_of_gap(path: Path, steps: list[int], from_step: int) -> None:
         log.warning("%s: no records of steps %d to %d, which the run has taken", path, last + 1, from_step)
 
 
+def _warn_of_changes(path: Path) -> None:
+    """Says in the log which line is not the one that the run wrote: a flipped bit, a line taken out, an edit.
+
+    A kill may cost the last line's checksum; runs of older versions have none.
+    """
+    sums = path.with_name(SUMS_FILE)
+    if not path.exists() or not sums.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    written = sums.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    changed = [n for n, (line, there) in enumerate(zip(lines, written, strict=False), 1) if _sum(line) != there]
+    if changed:
+        more = f", nor are {len(changed) - 1} lines below it" if len(changed) > 1 else ""
+        log.warning("%s:%d: not the record that the run wrote (%s)%s", path, changed[0], SUMS_FILE, more)
+
+
 def read_metrics(run_dir: Path) -> list[dict]:
     """The records of a run in the order written; a last line that was cut by a kill is left out."""
     path = Path(run_dir) / METRICS_FILE
@@ -125,6 +152,10 @@ def _record(line: str) -> dict | None:
 
 def _line(record: dict) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
+
+
+def _sum(line: str) -> str:
+    return f"{zlib.crc32(line.encode()):08x}\n"
 
 
 def plain(value: Any) -> Any:

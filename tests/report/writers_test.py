@@ -157,6 +157,45 @@ def test_records_that_were_cut_off_are_said(tmp_path, caplog, steps, from_step, 
     assert (f"no records of {lost}, which the run has taken" in caplog.text) == bool(lost), caplog.text
 
 
+def flip_a_digit(lines):
+    return [lines[0], lines[1].replace("1.0", "9.0"), *lines[2:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (flip_a_digit, "metrics.jsonl:2: not the record that the run wrote (metrics.crc32)"),
+        (
+            lambda lines: lines[1:],
+            "metrics.jsonl:1: not the record that the run wrote (metrics.crc32), nor are 2 lines",
+        ),
+        (lambda lines: [*lines, lines[-1][:9]], ""),  # killed while it wrote
+        (lambda lines: lines, ""),
+    ],
+)
+def test_a_record_that_was_changed_is_said(tmp_path, caplog, change, said):
+    write(tmp_path, [1, 2, 3, 4])
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+    write(tmp_path, [5], from_step=4)
+    assert len(caplog.records) == bool(said), caplog.text
+    assert said in caplog.text
+    caplog.clear()
+    write(tmp_path, [6], from_step=5)  # it is said once
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("sums", [None, "", "0000", "\x00"])
+def test_a_run_without_checksums_is_resumed(tmp_path, caplog, sums):
+    write(tmp_path, [1, 2])
+    (tmp_path / "metrics.crc32").unlink()
+    if sums is not None:
+        (tmp_path / "metrics.crc32").write_text(sums)
+    write(tmp_path, [3], from_step=2)
+    assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2, 3]
+    assert (tmp_path / "metrics.crc32").read_text().count("\n") == 3
+
+
 @pytest.mark.parametrize("line", ["3", '"x"', "[]", "{}", '{"step": "a"}', '{"step": null}', "[" * 100_000])
 def test_a_line_that_is_no_record_is_named_with_its_number(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
