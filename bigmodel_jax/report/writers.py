@@ -33,7 +33,10 @@ class MetricsWriter:
     def __init__(self, run_dir: Path, *, from_step: int = 0, tensorboard: bool = True):
         self._path = Path(run_dir) / METRICS_FILE
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [r for r in _parse(self._path) if r["step"] <= from_step] if self._path.exists() else []
+        damaged: list[str] = []
+        kept = [r for r in _parse(self._path, damaged) if r["step"] <= from_step] if self._path.exists() else []
+        if damaged:
+            log.warning("%s; left out: such lines are no records", "; ".join(damaged[:3]))
         _warn_of_gap(self._path, [r["step"] for r in kept], from_step)
         _warn_of_changes(self._path)
         sums = self._path.with_name(SUMS_FILE)
@@ -129,15 +132,20 @@ def read_metrics(run_dir: Path) -> list[dict]:
         raise ValueError(f"{run_dir}: not a run's folder, it has no {METRICS_FILE}") from error
 
 
-def _parse(path: Path) -> list[dict]:
+def _parse(path: Path, damaged: list[str] | None = None) -> list[dict]:
+    """The records; what is wrong with a line that is none is added to `damaged`, or raised where that is not given."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    records = []
+    records, wrong = [], []
     for number, line in enumerate(lines, 1):
         record = _record(line)
         if record is not None:
             records.append(record)
         elif number < len(lines):
-            raise ValueError(f"{path}:{number}: not a record, a JSON object with a step: {line[:60]!r}")
+            wrong.append(f"{path}:{number}: not a record, a JSON object with a step: {line[:60]!r}")
+    if damaged is not None:
+        damaged.extend(wrong)
+    elif wrong:
+        raise ValueError(wrong[0])
     return records
 
 

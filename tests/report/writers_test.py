@@ -185,6 +185,16 @@ def test_a_record_that_was_changed_is_said(tmp_path, caplog, change, said):
     assert caplog.text == ""
 
 
+def test_a_run_with_a_line_that_is_no_record_is_resumed_without_it(tmp_path, caplog):
+    """A flipped bit in a log must not cost the run."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step"; 2}\n{"step": 3}\n')
+    write(tmp_path, [4], from_step=3)
+    assert [r["step"] for r in read_metrics(tmp_path)] == [1, 3, 4]
+    (said,) = (r.getMessage() for r in caplog.records)
+    assert "metrics.jsonl:2: not a record" in said
+    assert said.endswith("left out: such lines are no records")
+
+
 @pytest.mark.parametrize("sums", [None, "", "0000", "\x00"])
 def test_a_run_without_checksums_is_resumed(tmp_path, caplog, sums):
     write(tmp_path, [1, 2])
