@@ -3,13 +3,15 @@
     uv run --group dev python tests/faults/chaos.py --seed 0 --signals 300 --damages 300 --full_disks 40 --starters 40 \\
         --bad_inputs 200 --config_mutations 1000 --gguf_mutations 1000
 
-A kind that is not named is left out. `--only KIND:INDEX` repeats one job. The moments and the damages follow from the
+A kind that is not named is left out; Ctrl-C ends early, with the table of what was done. `--only KIND:INDEX` repeats one job. The moments and the damages follow from the
 seed; what the machine was doing at a moment does not.
 """
 
 import argparse
+import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -67,28 +69,36 @@ def arguments(kinds) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def all_kinds(chaos, totals: dict[str, int], workers: int, results: dict) -> None:
+    """Runs them, adding to `results`; Ctrl-C ends them early."""
+    with progress() as bar, contextlib.suppress(KeyboardInterrupt):
+        for kind, total in totals.items():
+            task = bar.add_task(kind, total=total, faults=0)
+
+            def told(result, kind=kind, task=task) -> None:
+                results[kind] = results[kind] + result if kind in results else result
+                for column, text in result.faults:
+                    bar.console.print(f"{column}: {text}", markup=False, highlight=False, soft_wrap=True)
+                bar.update(task, advance=result.count, faults=len(results[kind].faults))
+
+            chaos.all(kind, total, workers, told)
+
+
 def main() -> None:
     import chaos_kinds
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     args = arguments(chaos_kinds.KINDS)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="chaos_"))
     folder.mkdir(parents=True, exist_ok=True)
     began, results = time.monotonic(), {}
     totals = {kind: getattr(args, kind) for kind in chaos_kinds.KINDS if getattr(args, kind)}
     kind, _, index = (args.only or "").partition(":")
-    with chaos_kinds.prepared(args.seed, folder, [kind, *totals]) as chaos, progress() as bar:
+    with chaos_kinds.prepared(args.seed, folder, [kind, *totals]) as chaos:
         if kind:
-            results[kind], totals = chaos.one(kind, int(index)), {}
-        for kind, total in totals.items():
-            task = bar.add_task(kind, total=total, faults=0)
-
-            def told(result, task=task) -> None:
-                for column, text in result.faults:
-                    bar.console.print(f"{column}: {text}", markup=False, highlight=False, soft_wrap=True)
-                faults = bar.tasks[task].fields["faults"] + len(result.faults)
-                bar.update(task, advance=result.count, faults=faults)
-
-            results[kind] = chaos.all(kind, total, args.workers, told)
+            results[kind] = chaos.one(kind, int(index))
+        else:
+            all_kinds(chaos, totals, args.workers, results)
     minutes = (time.monotonic() - began) / 60
     print(f"{time.strftime('%Y-%m-%d')}, seed {args.seed}, {os.cpu_count()} CPU cores, {minutes:.0f} minutes\n")
     print(chaos_kinds.table(results))
