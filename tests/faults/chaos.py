@@ -3,8 +3,8 @@
     uv run --group dev python tests/faults/chaos.py --seed 0 --signals 300 --damages 300 --full_disks 40 --starters 40 \\
         --bad_inputs 200 --config_mutations 1000 --gguf_mutations 1000
 
-A kind that is not named is left out; Ctrl-C ends early, with the table of what was done. `--only KIND:INDEX` repeats one job. The moments and the damages follow from the
-seed; what the machine was doing at a moment does not.
+A kind that is not named is left out. `--only KIND:INDEX` repeats one job. Ctrl-C ends early, with the table of what was
+done. The moments and the damages follow from the seed; what the machine was doing at a moment does not.
 """
 
 import argparse
