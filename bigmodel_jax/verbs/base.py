@@ -1,6 +1,7 @@
 """What verbs share: what a verb says of itself, and how its arguments become a config."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -79,9 +80,18 @@ def parse_config(target: Path, options: list[str], verb: str):
         config: Annotated[configs.Config, tyro.conf.arg(name="")]
         run_dir: str = ""  # the run's folder; empty: runs/<name of the config file>
 
+    _check_run_dir(options, target)
     parsed = configs.override(Arguments(loaded), options, prog=f"launch.py {verb} {target}")
     check_paths(parsed.config)
     return parsed.config, local("--run_dir", parsed.run_dir) if parsed.run_dir else run_dir_of(target)
+
+
+def _check_run_dir(options: list[str], target: Path) -> None:
+    """ValueError for an empty --run_dir, such as a variable of a script that is not set: it is no wish for the default."""
+    names = ("--run_dir", "--run-dir")
+    empty = any(value == "" and name in names for name, value in itertools.pairwise(options))
+    if empty or any(f"{name}=" in options for name in names):
+        raise ValueError(f"run_dir = ''; it must be a folder; without --run_dir it is {run_dir_of(target)}")
 
 
 def parse_job(verb: str, args: Sequence[str]):

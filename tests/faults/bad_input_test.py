@@ -187,6 +187,7 @@ CASES = {
     "folder below a file": Case(
         "train {here}/tiny.py --run_dir {here}/train.txt/new", ("run_dir", "{here}/train.txt/new", "not a folder")
     ),
+    "empty folder": Case("train {here}/tiny.py --run_dir ''", ("run_dir = ''", "without --run_dir it is runs/tiny")),
     "unwritable folder": Case("train {here}/tiny.py --run_dir /proc/new", ("run_dir", "'/proc/new'", "--run_dir")),
     "eval without a finished checkpoint": Case("eval {here}/unsaved", ("no finished checkpoint", "{here}/unsaved")),
     "eval without checkpoints": Case("eval {here}/tiny.py --run_dir {here}/new", ("{here}/new", "no checkpoints")),

@@ -113,7 +113,6 @@ LINES = (
     *(
         "plan {here}/tiny.py --topology v99:2x2",
         "scale {here}/tiny.py --devices 0",
-        "train {here}/tiny.py --run_dir ''",
     ),
     *("train gs://bucket/config.py", "train {here}/tiny.py --run_dir gs://bucket/run", "train ~nouser/tiny.py"),
     *("data {here}/tiny.py --train-tokenizer {here}/no/t.json", "eval {here}/run --eval.batch_size -1"),
