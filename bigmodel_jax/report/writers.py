@@ -41,9 +41,10 @@ class MetricsWriter:
         _warn_of_changes(self._path)
         sums = self._path.with_name(SUMS_FILE)
         lines = [_line(r) for r in kept]
+        # Killed in between, the run has fewer checksums than lines, which says nothing wrong.
+        files.replace(sums, "".join(map(_sum, lines)))
         if self._path.exists():
             files.replace(self._path, "".join(lines))
-        files.replace(sums, "".join(map(_sum, lines)))
         # close() closes them
         self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         self._sums = open(sums, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
@@ -108,7 +109,7 @@ def _warn_of_gap(path: Path, steps: list[int], from_step: int) -> None:
 
 
 def _warn_of_changes(path: Path) -> None:
-    """Says in the log which line is not the one that the run wrote: a flipped bit, a line taken out, an edit.
+    """Says in the log which line is not the one that the run wrote: a flipped bit, a line taken out, a cut, an edit.
 
     A kill may cost the last line's checksum; runs of older versions have none.
     """
@@ -121,6 +122,8 @@ def _warn_of_changes(path: Path) -> None:
     if changed:
         more = f", nor are {len(changed) - 1} lines below it" if len(changed) > 1 else ""
         log.warning("%s:%d: not the record that the run wrote (%s)%s", path, changed[0], SUMS_FILE, more)
+    elif len(written) > len(lines):
+        log.warning("%s: the last records that the run wrote are missing: %d", path, len(written) - len(lines))
 
 
 def read_metrics(run_dir: Path) -> list[dict]:
