@@ -30,6 +30,15 @@ def check_processes(config: Config) -> None:
         )
 
 
+def check_run(config: Config) -> None:
+    """ValueError where model and data do not fit each other, or the run could not end with its samples."""
+    check_data(config)
+    if samples_text(config):
+        check_sample(config, config.eval.sample, config.data.open_tokenizer(), prefix="eval.sample.")
+    if samples_images(config):
+        check_images(config, config.eval.images, prefix="eval.images.")
+
+
 def check_data(config: Config) -> None:
     """ValueError where the model cannot take what the data gives, before anything is compiled."""
     for name, needed in config.data.requirements().items():

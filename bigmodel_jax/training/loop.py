@@ -26,14 +26,7 @@ from bigmodel_jax.report.writers import open_writers
 from bigmodel_jax.training import ending, epochs, fits, holder, provenance, run_folder
 from bigmodel_jax.training.baselines import Baselines
 from bigmodel_jax.training.beginning import already_complete, already_stopped, begin, open_data, resume
-from bigmodel_jax.training.checks import (
-    check_data,
-    check_images,
-    check_processes,
-    check_sample,
-    samples_images,
-    samples_text,
-)
+from bigmodel_jax.training.checks import check_processes, check_run
 from bigmodel_jax.training.diverged import Diverged, diverged
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.evaluate import evaluate
@@ -83,11 +76,7 @@ def train(
         config = epochs.resolve(config, len(batches.rows))
         if last > config.train.steps:
             raise ValueError(f"train.steps = {config.train.steps} is below step {last}, where this run stands")
-        check_data(config)
-        if samples_text(config):
-            check_sample(config, config.eval.sample, config.data.open_tokenizer(), prefix="eval.sample.")
-        if samples_images(config):
-            check_images(config, config.eval.images, prefix="eval.images.")
+        check_run(config)
         log.info("data opened")
 
         # --- where the run stands
