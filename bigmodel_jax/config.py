@@ -84,6 +84,8 @@ class CheckpointConfig:
     keep: Count = 2  # the newest so many
     best_metric: str = ""  # also keep the save that is best by this metric of the evaluation, e.g. "eval/loss"
     best_mode: Literal["min", "max"] = "min"
+    local_dir: str = ""  # a folder on a disk, or in the memory, of each host, for local saves; "" = none are made
+    local_every: CountOrZero = 0  # steps between local saves
 
 
 @dataclasses.dataclass(frozen=True)

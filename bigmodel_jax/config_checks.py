@@ -28,6 +28,7 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     config.optim.frozen(spec)  # refuses patterns
     _check_batch(config, num_devices)
     _check_metric(config)
+    _check_local(config)
     for name in config.report.trackers:
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"report.trackers = {name!r}: the package is not installed; uv pip install {name}")
@@ -241,3 +242,17 @@ def _check_metric(config: Config) -> None:
         if config.eval.patience and missing:
             example = "eval/loss" if name == "checkpoint.best_metric" else "100"
             raise ValueError(f"eval.patience = {config.eval.patience} needs {name}, such as {example}")
+
+
+def _check_local(config: Config) -> None:
+    folder, every = config.checkpoint.local_dir, config.checkpoint.local_every
+    if every and not folder:
+        raise ValueError(
+            f"checkpoint.local_every = {every} needs a folder on each host's own disk, "
+            "such as --checkpoint.local_dir /dev/shm/bigmodel"
+        )
+    if folder and not every:
+        raise ValueError(
+            f"checkpoint.local_dir = {folder!r} needs the number of steps between local saves, "
+            "such as --checkpoint.local_every 20"
+        )

@@ -38,13 +38,13 @@ def _crc32(meta: dict) -> int:
     return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
-def read(folder: Path) -> dict:
+def read(folder: Path, name: str = "meta/data.json") -> dict:
     """The sealed `meta` of one step; Damaged if it is not as it was written, ValueError if a newer version wrote it."""
     if not any(folder.iterdir()):
         raise Damaged("empty folder")
-    meta = _read_json(folder, "meta/data.json")
+    meta = _read_json(folder, name)
     if meta.pop("crc32", None) != _crc32(meta):
-        raise Damaged("meta/data.json has a wrong checksum")
+        raise Damaged(f"{name} has a wrong checksum")
     return formats.opened(meta, folder)
 
 

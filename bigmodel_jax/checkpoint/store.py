@@ -4,19 +4,15 @@ One step is one folder, `<directory>/<step>/`:
   params/ frozen/ opt_state/ ...   one Orbax tree per field of the state, so that each can be read alone
   digest/                          (n,) uint32, one digest per leaf (see digest.py): Orbax itself finds no flipped bit
   meta/data.json                   step, config, data_state, leaves (see manifest.py)
+Beside them there may be saves on the hosts' own disks (local.py): `restore` takes the newest whole save of either kind.
 Reading changes nothing in the folder. The first save of a process tidies it: folders of unfinished saves are deleted,
 and steps found damaged are renamed to `<step>.damaged`, so that they are saved anew.
 """
 
 import contextlib
 import dataclasses
-import json
 import logging
-import math
-import shutil
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +20,9 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from bigmodel_jax.checkpoint import arrays, manifest
+from bigmodel_jax.checkpoint import arrays, checkpointer, local, local_reading, manifest
 from bigmodel_jax.checkpoint.digest import digests
+from bigmodel_jax.checkpoint.local import Local
 from bigmodel_jax.checkpoint.manifest import Damaged
 from bigmodel_jax.config import CheckpointConfig
 from bigmodel_jax.core import interrupts, processes, sharding
@@ -55,21 +52,27 @@ class Store:
     pending: int | None = None  # the step being written
     damaged: dict[int, str] = dataclasses.field(default_factory=dict)  # what restore found wrong, by step
     patience: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)  # while a save is pending
+    local: Local | None = None  # saves on the hosts' own disks
 
     def __enter__(self) -> "Store":
         return self
 
-    def __exit__(self, *exception) -> None:
-        self.close()
+    def __exit__(self, kind, *exception) -> None:
+        self.close(failed=kind is not None)
 
-    def close(self) -> None:
-        """Waits for the last save; OSError if it failed."""
+    def close(self, failed: bool = False) -> None:
+        """Waits for the last save; OSError if it failed. failed: an exception ends the run; local saves are left."""
+        saved = False
         try:
             wait(self)
+            saved = True
         finally:
             if self.checkpointer is not None:
                 self.checkpointer.close()
                 self.checkpointer = None
+            if self.local is not None:
+                local.close(self.local, max(_on_disk(self.directory), default=-1), failed or not saved)
+                self.local = None
 
 
 # ---------------------------------------------------------------- the folder
@@ -83,6 +86,20 @@ def open_store(directory: Path, cfg: CheckpointConfig, *, copy_bytes: int | None
     """
     logging.getLogger("absl").addFilter(_not_orbax)
     return Store(Path(directory).absolute(), cfg, copy_bytes)
+
+
+def open_local(store: Store, run_dir: Path, mesh: jax.sharding.Mesh) -> int:
+    """The newest step that `restore` may find, -1 for none; all processes call this together.
+
+    Where the config names a `local_dir`, local saves are looked for and may be made from here on. A local save of
+    another mesh, or of another number of processes, is not used, and a warning says so.
+    """
+    last = latest_step(store)
+    last = processes.from_first(-1 if last is None else last)
+    if store.config.local_dir:
+        store.local = local_reading.open_local(store.config.local_dir, run_dir, mesh, newer_than=last)
+        last = max([last, *local.steps(store.local)])
+    return last
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
@@ -137,7 +154,9 @@ def save(
     ranking = {name: float(metrics[name])} if name in (metrics or {}) else None
     try:
         if store.checkpointer is None:
-            store.checkpointer = _make_checkpointer(store)
+            store.checkpointer = checkpointer.make_checkpointer(
+                store.directory, store.config, store.copy_bytes, store.damaged
+            )
         # force: Orbax's own policy skips a step that is not newer than the newest.
         store.patience.enter_context(interrupts.patient())
         store.checkpointer.save_checkpointables_async(step, items, force=True, metrics=ranking)
@@ -145,6 +164,11 @@ def save(
         store.patience.close()
         raise _failed(store, step, error) from error
     store.pending = step
+
+
+def save_local(store: Store, step: int, state: Tree, data_state: dict, config: dict) -> None:
+    """As `save`, to the hosts' own disks; after `open_local`. What fails is a warning."""
+    local.save(store.local, step, state, data_state, config)
 
 
 def wait(store: Store) -> None:
@@ -163,89 +187,32 @@ def wait(store: Store) -> None:
 def _failed(store: Store, step: int, error: Exception) -> OSError:
     """The error to raise; makes room by deleting what the failed save has written."""
     if jax.process_index() == 0:
-        _remove_unfinished(store.directory, step)
+        checkpointer.remove_unfinished(store.directory, step)
     store.checkpointer = None  # its list of steps is no longer that of the disk; the next save makes another
     return OSError(f"checkpoint: step {step} could not be saved in {store.directory}: {manifest.reason(error)}")
-
-
-def _remove_unfinished(directory: Path, step: int) -> None:
-    """Deletes what a failed save has written, until nothing has come back for half a second (10 s at most).
-
-    Orbax reports the first failure while its other writers still run, and they make their folders again.
-    """
-    absent = 0
-    for _ in range(200):
-        left = list(directory.glob(f"{step}.orbax-checkpoint-tmp*"))
-        for folder in left:
-            shutil.rmtree(folder, ignore_errors=True)
-        absent = 0 if left else absent + 1
-        if absent == 10:
-            return
-        time.sleep(0.05)
-
-
-def _make_checkpointer(store: Store) -> Any:
-    from orbax.checkpoint import v1 as ocp
-
-    if jax.process_index() == 0:
-        _tidy(store)
-    processes.meet("checkpoints tidied")
-    context = ocp.Context()
-    # float32 state of 1.2 GB: zstd saves 8% of the size, and costs 1.6 times the time to save and 1.3 to restore.
-    context.array_options.saving.use_compression = False
-    context.memory_options.transfer_concurrent_bytes = store.copy_bytes
-    context.checkpointables_options.registry = ocp.handlers.local_registry()
-    context.checkpointables_options.registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")
-    policies = ocp.training.preservation_policies
-    keep = [policies.LatestN(n=store.config.keep)]
-    if store.config.best_metric:
-        merit = partial(_merit, name=store.config.best_metric, sign=1 if store.config.best_mode == "max" else -1)
-        keep.append(policies.BestN(get_metric_fn=merit, n=1, keep_checkpoints_without_metrics=False))
-    return ocp.training.Checkpointer(
-        store.directory,
-        context=context,
-        preservation_policy=policies.AnyPreservationPolicy(keep),
-        cleanup_tmp_directories=True,
-    )
-
-
-def _merit(metrics: dict, name: str, sign: int) -> float:
-    value = sign * metrics.get(name, math.nan)
-    return -math.inf if math.isnan(value) else value
-
-
-def _tidy(store: Store) -> None:
-    """Moves damaged steps out of the way of new ones."""
-    for step in store.damaged:
-        target = store.directory / f"{step}.damaged"
-        shutil.rmtree(target, ignore_errors=True)
-        if (store.directory / str(step)).is_dir():
-            (store.directory / str(step)).rename(target)
-    for file in store.directory.glob("[0-9]*/metrics/metrics"):
-        try:
-            json.loads(file.read_bytes())
-        except ValueError:
-            log.warning("checkpoint: %s is damaged and was deleted; that step counts as never the best", file)
-            file.unlink()
 
 
 # ---------------------------------------------------------------- restore
 
 
-def restore(store: Store, abstract_state: Tree, step: int | None = None) -> Restored:
-    """The newest undamaged checkpoint, or that of `step`, verified and in the layout of `abstract_state`.
+def restore(store: Store, abstract_state: Tree, step: int | None = None) -> Restored | None:
+    """The newest undamaged checkpoint, or the shared one of `step`, verified and in the layout of `abstract_state`.
 
     abstract_state: tree of `jax.ShapeDtypeStruct` with shardings of any mesh (none: the first device).
     A damaged checkpoint is named in one warning line and the one before it is used. ValueError, in one line: no
-    checkpoint, all damaged, or a tree that differs from the saved one.
+    checkpoint, all damaged, or a tree that differs from the saved one. None: there were local saves alone, all damaged.
     """
 
     def load(step: int) -> Restored:
         state, meta = _load(store, step, abstract_state, whole=True)
         return Restored(state, meta["data_state"], meta["config"], step)
 
+    def load_local(step: int) -> Restored:
+        state, meta = arrays.together(lambda: local_reading.load(store.local, step, abstract_state))
+        return Restored(state, meta["data_state"], meta["config"], step)
+
     wait(store)
-    return _newest_good(store, step, load)
+    return _newest_good(store, step, load, load_local if store.local and step is None else None)
 
 
 def restore_params(store: Store, abstract_fields: dict[str, Tree], step: int | None = None) -> dict[str, Tree]:
@@ -254,23 +221,33 @@ def restore_params(store: Store, abstract_fields: dict[str, Tree], step: int | N
     return _newest_good(store, step, lambda step: _load(store, step, abstract_fields, whole=False)[0])
 
 
-def _newest_good(store: Store, step: int | None, load: Callable[[int], Any]) -> Any:
+def _newest_good(
+    store: Store, step: int | None, load: Callable[[int], Any], load_local: Callable[[int], Any] | None = None
+) -> Any:
     found = _on_disk(store.directory)
     if step is not None and step not in found:
         raise ValueError(f"checkpoint: no step {step} in {store.directory}; there is {found or 'none'}")
-    damaged, candidates = [], iter(found[::-1] if step is None else [step])
-    while (candidate := processes.from_first(next(candidates, -1))) >= 0:
+    # 2 * step for a shared save, + 1 for a local one: at the same step the local one, which is nearer, comes first.
+    numbers = [2 * s for s in (found if step is None else [step])]
+    numbers += [2 * s + 1 for s in local.steps(store.local)] if load_local else []
+    damaged, candidates = [], iter(sorted(numbers, reverse=True))
+    while (number := processes.from_first(next(candidates, -1))) >= 0:
+        candidate, is_local = divmod(number, 2)
         try:
-            result = load(candidate)
+            result = load_local(candidate) if is_local else load(candidate)
         except Damaged as error:
-            store.damaged[candidate] = str(error)
-            damaged.append(f"step {candidate} ({error})")
+            if not is_local:
+                store.damaged[candidate] = str(error)
+            damaged.append(f"{'local ' if is_local else ''}step {candidate} ({error})")
             continue
         if damaged:
             log.warning("checkpoint: damaged in %s: %s; using step %d", store.directory, "; ".join(damaged), candidate)
         return result
     if not damaged:
         raise ValueError(f"checkpoint: no finished checkpoint in {store.directory}")
+    if load_local and not found:
+        log.warning("checkpoint: damaged: %s; the run begins anew", "; ".join(damaged))
+        return None
     raise ValueError(f"checkpoint: no undamaged checkpoint in {store.directory}: {'; '.join(damaged)}")
 
 

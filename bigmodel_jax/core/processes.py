@@ -54,6 +54,29 @@ def failed(here: bool) -> int | None:
     return min((int(key.rpartition("/")[2]) for key, _ in _service().key_value_dir_get(folder)), default=None)
 
 
+def gather(name: str, turn: str, value: str) -> dict[int, str]:
+    """{process: value} of every process that gives one that is not empty, the same answer in all.
+
+    A thread beside the main one may call it, under a `name` of its own; `turn` is another one at each call.
+    """
+    if jax.process_count() == 1:
+        return {0: value} if value else {}
+    folder = f"bigmodel_jax/{name}/{turn}/"
+    if value:
+        _service().key_value_set(f"{folder}{jax.process_index()}", value)
+    _service().wait_at_barrier(f"bigmodel_jax/{name}", WAIT_MS)
+    found = {int(key.rpartition("/")[2]): text for key, text in _service().key_value_dir_get(folder)}
+    return dict(sorted(found.items()))
+
+
+def coordinator_host() -> str:
+    """The name or address under which this process knows process 0's host; "" where there is one process alone."""
+    from jax._src import distributed
+
+    address = distributed.global_state.coordinator_address or ""
+    return address.rpartition(":")[0].strip("[]")
+
+
 def in_turn[T](name: str, make: Callable[[], T]) -> T:
     """`make()` in process 0 and then in the others, which find on disk what it has prepared."""
     made = make() if first() else None

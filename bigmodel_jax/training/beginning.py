@@ -25,11 +25,13 @@ def open_data(config: Config, mesh) -> tuple[BatchIterator, EvalBatches]:
     return batches, eval_batches(config.data, batch_size=size, **layout)
 
 
-def resume(config: Config, mesh, saves: store.Store, batches: BatchIterator, patience: Patience) -> TrainState:
-    """The newest good checkpoint on this mesh; `batches` and `patience` continue where they stood at that save."""
+def resume(config: Config, mesh, saves: store.Store, batches: BatchIterator, patience: Patience) -> TrainState | None:
+    """The newest good checkpoint on this mesh, None where none is good; `batches` and `patience` continue where they stood."""
     abstract = abstract_state(config, mesh)
     fits.check_state(config, mesh, abstract)
     restored = store.restore(saves, abstract)
+    if restored is None:
+        return None
     batches.set_state(restored.data_state)
     patience.set_state(restored.data_state)
     return restored.state

@@ -67,23 +67,24 @@ def train(
         if run_dir.is_dir() and processes.first():
             hold.take()
         mesh = sharding.make_mesh(config.parallel)
-        last = store.latest_step(saves)
-        last = processes.from_first(-1 if last is None else last)
+        last = -1 if (found := store.latest_step(saves)) is None else found
+        newest = store.open_local(saves, run_dir, mesh)
         fits.check_weights(config, mesh)
-        facts = provenance.check(config, run_dir, resumes=last >= 0, source=source, accept=accept)
+        facts = provenance.check(config, run_dir, resumes=newest >= 0, source=source, accept=accept)
         stages.begin("Preparing data")
         batches, validation = processes.in_turn("data", lambda: open_data(config, mesh))
         config = epochs.resolve(config, len(batches.rows))
-        if last > config.train.steps:
-            raise ValueError(f"train.steps = {config.train.steps} is below step {last}, where this run stands")
+        if newest > config.train.steps:
+            raise ValueError(f"train.steps = {config.train.steps} is below step {newest}, where this run stands")
         check_run(config)
         log.info("data opened")
 
         # --- where the run stands
         stages.begin("Building the model")
         patience = Patience.of(config)
-        with wall.phase("restore" if last >= 0 else "other"):
-            state = resume(config, mesh, saves, batches, patience) if last >= 0 else begin(config, mesh, console)
+        with wall.phase("restore" if newest >= 0 else "other"):
+            found = resume(config, mesh, saves, batches, patience) if newest >= 0 else None
+            state = begin(config, mesh, console) if found is None else found
         start = int(state.step)
         if start >= config.train.steps:
             stages.end()
@@ -98,7 +99,7 @@ def train(
         provenance.write(run_dir, facts)
         start_log()
         wall.open(start)
-        if start and last >= 0:
+        if start and found is not None:
             log.info("resumed at step %d", start)
             console.print(f"Resuming at step {start:,}.")
         run = Run(config, run_dir, mesh, stages, hold, saves, batches, validation, patience, wall, start)
@@ -209,7 +210,8 @@ class Run:
             last = done == config.train.steps
             evaluate_now = last or due(done, config.eval.every)
             save_now = stop.after(done) or last or due(done, config.checkpoint.every)
-            if not (evaluate_now or save_now):
+            save_locally = due(done, config.checkpoint.local_every)
+            if not (evaluate_now or save_now or save_locally):
                 continue
             self.record(*pending)
             self.check_finite(state)
@@ -219,6 +221,8 @@ class Run:
                 save_now |= self.patience.see(done, scalars)
             # Asked once more: a signal may have come during the evaluation.
             stopping = stop.signal is not None or self.patience.is_over
+            if save_locally:
+                self.save_locally(done, state)
             if save_now or stopping:
                 # A run that stops early must know its best save: the one that was evaluated, and not the next one.
                 ranked = evaluate_now or not self.patience.limit
@@ -294,6 +298,12 @@ class Run:
             position, config = self.batches.get_state() | self.patience.get_state(), config_file.to_json(self.config)
             store.save(self.saves, step, state, position, config, metrics=numbers)
         log.info("step %d saved", step)
+
+    def save_locally(self, step: int, state: TrainState) -> None:
+        self.hold.check()
+        with self.wall.phase("save"):
+            position, config = self.batches.get_state() | self.patience.get_state(), config_file.to_json(self.config)
+            store.save_local(self.saves, step, state, position, config)
 
 
 def due(step: int, every: int) -> bool:

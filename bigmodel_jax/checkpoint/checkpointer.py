@@ -1,0 +1,80 @@
+"""Orbax's checkpointer as it is used here, and the folder that it finds."""
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bigmodel_jax.config import CheckpointConfig
+from bigmodel_jax.core import processes
+
+log = logging.getLogger(__name__)
+
+
+def make_checkpointer(directory: Path, config: CheckpointConfig, copy_bytes: int | None, damaged: Iterable[int]) -> Any:
+    """Orbax's checkpointer over `directory`, which process 0 tidies first; all processes make theirs together."""
+    from orbax.checkpoint import v1 as ocp
+
+    if jax.process_index() == 0:
+        _tidy(directory, damaged)
+    processes.meet("checkpoints tidied")
+    context = ocp.Context()
+    # float32 state of 1.2 GB: zstd saves 8% of the size, and costs 1.6 times the time to save and 1.3 to restore.
+    context.array_options.saving.use_compression = False
+    context.memory_options.transfer_concurrent_bytes = copy_bytes
+    context.checkpointables_options.registry = ocp.handlers.local_registry()
+    context.checkpointables_options.registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")
+    policies = ocp.training.preservation_policies
+    keep = [policies.LatestN(n=config.keep)]
+    if config.best_metric:
+        merit = partial(_merit, name=config.best_metric, sign=1 if config.best_mode == "max" else -1)
+        keep.append(policies.BestN(get_metric_fn=merit, n=1, keep_checkpoints_without_metrics=False))
+    return ocp.training.Checkpointer(
+        directory,
+        context=context,
+        preservation_policy=policies.AnyPreservationPolicy(keep),
+        cleanup_tmp_directories=True,
+    )
+
+
+def _merit(metrics: dict, name: str, sign: int) -> float:
+    value = sign * metrics.get(name, math.nan)
+    return -math.inf if math.isnan(value) else value
+
+
+def _tidy(directory: Path, damaged: Iterable[int]) -> None:
+    """Moves damaged steps out of the way of new ones."""
+    for step in damaged:
+        target = directory / f"{step}.damaged"
+        shutil.rmtree(target, ignore_errors=True)
+        if (directory / str(step)).is_dir():
+            (directory / str(step)).rename(target)
+    for file in directory.glob("[0-9]*/metrics/metrics"):
+        try:
+            json.loads(file.read_bytes())
+        except ValueError:
+            log.warning("checkpoint: %s is damaged and was deleted; that step counts as never the best", file)
+            file.unlink()
+
+
+def remove_unfinished(directory: Path, step: int) -> None:
+    """Deletes what a failed save has written, until nothing has come back for half a second (10 s at most).
+
+    Orbax reports the first failure while its other writers still run, and they make their folders again.
+    """
+    absent = 0
+    for _ in range(200):
+        left = list(directory.glob(f"{step}.orbax-checkpoint-tmp*"))
+        for folder in left:
+            shutil.rmtree(folder, ignore_errors=True)
+        absent = 0 if left else absent + 1
+        if absent == 10:
+            return
+        time.sleep(0.05)

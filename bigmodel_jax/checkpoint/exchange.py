@@ -1,0 +1,129 @@
+"""Pieces of local saves between the processes of a job, over TCP: a request and its answer per connection.
+
+Not by a collective: pieces travel while the next steps run, and collectives of two threads would meet each other's. A
+request is a line with the job's token, which process 0 made and the coordination service has spread, then a line of
+JSON, then as many bytes as it says; the answer is a line of JSON and bytes. Who has not the token is not answered.
+"""
+
+import hmac
+import json
+import logging
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+from bigmodel_jax.core import processes
+
+SECONDS = 60.0  # a process that says nothing for so long is not there
+CHUNK = 4 << 20  # bytes
+LINE = 256 << 20  # bytes of the longest line: the list of a process's pieces
+
+log = logging.getLogger(__name__)
+
+Answer = Callable[[dict, Iterator[bytes]], tuple[dict, bytes]]  # request, its bytes -> answer, its bytes
+
+
+class Refused(OSError):
+    """The other process has answered that it cannot."""
+
+
+class Exchange:
+    """The open door of one process, and the way to the others' doors."""
+
+    def __init__(self, answer: Answer, token: str = "", addresses: dict[int, tuple[str, int]] | None = None):
+        self.token, self.addresses = token, addresses or {}
+        self._server = _Server(("", 0), _Handler)
+        self._server.exchange, self._server.answer = self, answer
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.1,), name="exchange", daemon=True).start()
+
+    def ask(self, process: int, request: dict, body: Iterable[bytes | memoryview] = ()) -> tuple[dict, bytes]:
+        """The answer of a process, and its bytes; OSError where there is none, Refused where it is no."""
+        with (
+            socket.create_connection(self.addresses[process], timeout=SECONDS) as connection,
+            connection.makefile("rb") as answer,
+        ):
+            connection.sendall(f"{self.token}\n{json.dumps(request)}\n".encode())
+            for chunk in body:
+                connection.sendall(chunk)
+            reply = json.loads(answer.readline(LINE) or "{}")
+            if "error" in reply:
+                raise Refused(0, reply["error"])
+            if "bytes" not in reply:
+                raise OSError(0, f"process {process} has closed the connection")
+            data = answer.read(reply["bytes"])
+        return reply, data
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads, block_on_close, request_queue_size = True, False, 1024
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    exchange: Exchange
+    answer: Answer
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+    def handle_error(self, request, client_address) -> None:
+        log.info("checkpoint: a connection from %s broke", client_address[0], exc_info=True)
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    timeout = SECONDS
+
+    def handle(self) -> None:
+        token = self.rfile.readline(100).strip()
+        if not hmac.compare_digest(token, self.server.exchange.token.encode()):
+            return
+        request = json.loads(self.rfile.readline(LINE))
+        body = self._body(request.get("bytes", 0))
+        try:
+            reply, data = self.server.answer(request, body)
+        except OSError as error:
+            reply, data = {"error": f"{error.strerror or error} ({error.filename})"}, b""
+            for _ in body:  # else the kernel would drop the answer together with what nobody has read
+                pass
+        self.wfile.write(json.dumps(reply | {"bytes": len(data)}).encode() + b"\n")
+        self.wfile.write(data)
+
+    def _body(self, left: int) -> Iterator[bytes]:
+        while left:
+            chunk = self.rfile.read(min(left, CHUNK))
+            if not chunk:
+                raise ConnectionError(0, "the connection was cut")
+            left -= len(chunk)
+            yield chunk
+
+
+# ------------------------------------------------------------------------------------------------ who is where
+
+
+def own_address() -> str:
+    """The address of this host on the way to process 0; "" in process 0 itself, which the others know already."""
+    host = processes.coordinator_host()
+    if processes.first() or not host:
+        return ""
+    family, kind, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as way:
+        way.connect(address)  # sends nothing
+        return way.getsockname()[0]
+
+
+def partner(hosts: list[str], process: int) -> int:
+    """Who keeps the copy of a process's pieces: one of another host, and nobody keeps two.
+
+    hosts: of every process; where all are on one host, each process counts as a host. A host that has more than half
+    of the processes keeps some copies itself.
+    """
+    if len(set(hosts)) == 1:
+        return (process + 1) % len(hosts)
+    order = sorted(range(len(hosts)), key=lambda p: (hosts.index(hosts[p]), p))
+    step = max(hosts.count(host) for host in hosts)
+    return order[(order.index(process) + step) % len(hosts)]
