@@ -115,6 +115,14 @@ BAD = {
         replaced(checkpoint=configs.CheckpointConfig(best_metric="accuracy")),
         ("checkpoint.best_metric = 'accuracy'", "NextToken", "perhaps you meant 'eval/accuracy'"),
     ),
+    "local saves nowhere": (
+        replaced(checkpoint=configs.CheckpointConfig(local_every=5)),
+        ("checkpoint.local_every = 5 needs a folder", "--checkpoint.local_dir "),
+    ),
+    "local saves never": (
+        replaced(checkpoint=configs.CheckpointConfig(local_dir="/fast")),
+        ("checkpoint.local_dir = '/fast' needs the number of steps", "--checkpoint.local_every 20"),
+    ),
     "pmap": (replaced(parallel=ParallelConfig(strategy="pmap", data=1, tensor=8)), ("tensor",)),
     "sequence": (
         replaced(data=TextData(seq_len=100), parallel=ParallelConfig(data=1, seq=8)),

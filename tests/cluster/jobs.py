@@ -59,7 +59,12 @@ class Job:
 
 @contextlib.contextmanager
 def job(
-    count: int, *args: str, devices: int = 2, extra: Sequence[Sequence[str]] | None = None, timeout: int = 60
+    count: int,
+    *args: str,
+    devices: int = 2,
+    extra: Sequence[Sequence[str]] | None = None,
+    timeout: int = 60,
+    environments: Sequence[dict] | None = None,
 ) -> Iterator[Job]:
     """`launch.py ARGS` in `count` processes that find each other by options; `extra` gives each its own more."""
     port = free_port()
@@ -71,7 +76,7 @@ def job(
         ]
         for i in range(count)
     ]  # fmt: skip
-    started = Job(commands, devices)
+    started = Job(commands, devices, environments)
     try:
         yield started
     finally:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 
 import jax
 import numpy as np
@@ -181,3 +182,46 @@ def test_a_run_is_continued_only_with_the_data_that_it_had_unless_others_are_acc
     assert "accepted: data: data.source.train: other content (" in log
     assert max(records(tmp_path / "run")) == 8
     run(dataclasses.replace(longer, train=dataclasses.replace(longer.train, steps=9)), tmp_path / "run")
+
+
+def test_a_run_that_dies_goes_on_from_its_local_save(whole, tmp_path, monkeypatch):
+    """Nothing is on the shared disk when it dies, at step 5; and nothing stays on the local one at its end."""
+    config, folder, _, _ = whole
+    local = CheckpointConfig(every=0, local_dir=str(tmp_path / "disk"), local_every=2)
+    config = dataclasses.replace(config, checkpoint=local, eval=EvalConfig(every=5))
+
+    def die(*_):
+        for thread in threading.enumerate():
+            if thread.name == "local save":
+                thread.join()
+        raise KeyError("a bug")
+
+    with monkeypatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr(loop, "evaluate", die)
+        run(config, tmp_path / "run")
+    assert not any((tmp_path / "run" / "checkpoints").iterdir())
+    said, numbers = run(config, tmp_path / "run")
+    assert "Resuming at step 4" in said
+    assert numbers[:3] == [4, 4, 5]
+    same(config, folder, tmp_path / "run")
+    assert records(folder)[6]["loss"] == records(tmp_path / "run")[6]["loss"]
+    assert sorted(records(tmp_path / "run")) == [2, 4, 5, 6]
+    assert not any((tmp_path / "disk").iterdir())
+
+
+def test_a_run_whose_local_save_is_damaged_begins_anew(whole, tmp_path, caplog):
+    config, folder, _, _ = whole
+    local = CheckpointConfig(every=0, local_dir=str(tmp_path / "disk"), local_every=2)
+    config = dataclasses.replace(config, checkpoint=local)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr(store, "save", lambda *_, **__: {}["a bug"])
+        run(config, tmp_path / "run")
+    for thread in threading.enumerate():
+        if thread.name == "local save":
+            thread.join()
+    for path in tmp_path.glob("disk/*/*/*/own_0.data"):
+        path.write_bytes(bytes(path.stat().st_size))
+    said, _ = run(config, tmp_path / "run")
+    assert "Resuming" not in said
+    assert "the run begins anew" in (tmp_path / "run" / "log.txt").read_text()
+    same(config, folder, tmp_path / "run")
