@@ -98,8 +98,16 @@ def _to_host(leaves: list[jax.Array]) -> dict[pieces.Key, np.ndarray]:
             shards.setdefault(pieces.key(leaf, shard.index, x.shape), shard.data)
     for data in shards.values():
         data.copy_to_host_async()
-    # numpy's view of a CPU's array is the array's own memory.
-    return {key: np.array(data, order="C", copy=True) for key, data in shards.items()}
+    return {key: _copied(data) for key, data in shards.items()}
+
+
+def _copied(data: jax.Array) -> np.ndarray:
+    """One shard in memory of its own."""
+    (device,) = data.devices()
+    if device.platform != "cpu" and data.sharding.memory_kind == device.default_memory().kind:
+        return np.asarray(data, order="C")  # a copy by itself
+    # numpy's view of an array in the host's memory is that memory.
+    return np.array(data, order="C", copy=True)
 
 
 def _unshared(local: Local, leaf: int, x: jax.Array) -> frozenset[pieces.Key]:
