@@ -1,5 +1,6 @@
 """Saves on the hosts' own disks: whole or not used, the newest of both kinds, and never another run's."""
 
+import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -320,6 +321,41 @@ def test_a_reason_arrives_although_much_was_still_to_be_sent(doors):
     doors[1]._server.answer = full
     with pytest.raises(exchange.Refused, match="No space left on device"):
         doors[0].ask(1, {"keep": "a", "bytes": 64 << 20}, [bytes(64 << 20)])
+
+
+@pytest.mark.parametrize("own", ["damaged", "lost"])
+@pytest.mark.parametrize("copy", ["whole", "damaged", "silent"])
+def test_what_a_host_has_lost_comes_from_the_copy_on_another(run, tmp_path, own, copy):
+    """The other process is another door in this one, over a disk of its own."""
+    run.save([3])
+    saves, _ = run.open()
+    here, name = saves.local, run.one("3.*").name
+    there = dataclasses.replace(here, folder=tmp_path / "other", headers={})
+    there.door = exchange.Exchange(lambda request, body: local_reading._answer(there, request, body), here.door.token)
+    (there.folder / "1" / name).mkdir(parents=True)
+    for end in ("data", "json"):
+        shutil.copy(run.one("3.*") / f"own_0.{end}", there.folder / "1" / name / f"copy_0.{end}")
+    where = {"copy_0": [1]} | ({"own_0": [0]} if own == "damaged" else {})
+    here.held = {3: {"name": name, "where": where}}
+    here.door.addresses = {1: ("127.0.0.1", there.door.port)}
+    if own == "damaged":
+        damage_data(run.one("3.*"))
+    else:
+        shutil.rmtree(run.one("3.*"))
+    if copy == "damaged":
+        (there.folder / "1" / name / "copy_0.data").write_bytes(bytes(20))
+    there.door.close() if copy == "silent" else None
+    try:
+        if copy == "whole":
+            found, _ = local_reading.load(here, 3, abstract(make_state(make_mesh(), 0)))
+            assert_same(found, make_state(make_mesh(), 3))
+        else:
+            with pytest.raises(local_reading.Damaged):
+                local_reading.load(here, 3, abstract(make_state(make_mesh(), 0)))
+    finally:
+        here.door.close()
+        if copy != "silent":
+            there.door.close()
 
 
 def test_names_from_outside_stay_in_the_folder(run):

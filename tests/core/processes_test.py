@@ -87,6 +87,13 @@ def test_all_hear_of_the_first_that_failed(job, failing, first):
     assert job(run) == [(first, None)] * COUNT
 
 
+def test_all_hear_what_some_have_to_say(job):
+    def run(number):
+        return [processes.gather("name", turn, "" if number == 1 else f"{turn}{number}") for turn in "ab"]
+
+    assert job(run) == [[{0: "a0", 2: "a2"}, {0: "b0", 2: "b2"}]] * COUNT
+
+
 def test_the_first_one_makes_and_the_others_find(job):
     made = []
 
