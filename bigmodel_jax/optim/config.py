@@ -20,7 +20,7 @@ from bigmodel_jax.optim.optimizer import (
     schedule_free_average,
     with_plain_keys,
 )
-from bigmodel_jax.optim.schedules import Plateau
+from bigmodel_jax.optim.schedules import PlateauConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class OptimConfig:
     decay_share: ProperShare = 0.1  # the share of the steps over which "wsd" goes down
     drops: tuple[tuple[ProperShare, NonNegative], ...] = ((0.5, 0.1), (0.75, 0.1))
     'what "piecewise" does: (share of the steps, factor on the rate from there on)'
-    plateau: Plateau = Plateau()
+    plateau: PlateauConfig = PlateauConfig()
     clip: NonNegative = 1.0  # largest global gradient norm; 0 = no clipping
     ema_decay: ShareBelowOne = 0.0  # moving average of the parameters, used for evaluation; 0 = none
     groups: tuple[Group, ...] = ()  # what differs for some parameters; the first pattern that matches a path counts

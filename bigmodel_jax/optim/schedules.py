@@ -13,7 +13,7 @@ Config = Any  # an OptimConfig, whose fields the functions below read
 
 
 @dataclasses.dataclass(frozen=True)
-class Plateau:
+class PlateauConfig:
     """When `schedule = "plateau"` lowers the rate: the training loss, averaged over `window` steps, has not fallen by
     the share `rtol` in `patience` windows one after the other."""
 
