@@ -16,6 +16,7 @@ from bigmodel_jax.data.tabular import TabularData
 from bigmodel_jax.data.text_classification import TextClassificationData
 from bigmodel_jax.models import MLPConfig
 from bigmodel_jax.objectives import Classification
+from bigmodel_jax.optim import OptimConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 EXAMPLES = sorted(p for p in (Path(__file__).parent / "examples").glob("*.py") if not p.stem.endswith("_test"))
@@ -189,3 +190,10 @@ def test_a_python_files_old_name_is_one_line_with_the_new_one(tmp_path):
     )
     with pytest.raises(ValueError, match=r"it is now called 'train'"):
         config_file.load(path)
+
+
+def test_a_config_json_from_before_optim_was_a_folder_still_opens():
+    now = OptimConfig(lr=1e-2, warmup_steps=3)
+    new = {"warmup_share", "decay_share", "drops", "plateau", "groups"}
+    old = {k: v for k, v in config_file.to_json(now).items() if k not in new}
+    assert config_file.from_json(old | {"type": "bigmodel_jax.optim:OptimConfig"}) == now
