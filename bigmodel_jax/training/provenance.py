@@ -112,16 +112,19 @@ def _entry(name: str, what: list[Path] | str, before: dict) -> dict:
     """{"digest"} of a text, {"digest", "stamp", "files": {path: [bytes, sha256]}} of files; `before` where that holds."""
     if isinstance(what, str):
         return {"digest": what}
+    path = ""
     try:
-        stats = {os.path.abspath(path): os.stat(path) for path in what}
+        stats = {path: os.stat(path) for path in map(os.path.abspath, what)}
         stamp = cache.key([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()])
         if before.get("stamp") == stamp:
             for path, (size, digest) in before["files"].items():
                 cache.know_digest(path, size, stats[path].st_mtime_ns, digest)
             return before
-        found = {path: [stat.st_size, cache.file_digest(path)] for path, stat in stats.items()}
-    except OSError as error:
-        raise ValueError(f"{name}: {str(error.filename)!r} cannot be read: {error.strerror}") from error
+        found = {}
+        for path in stats:
+            found[path] = [stats[path].st_size, cache.file_digest(path)]
+    except OSError as error:  # which names no file where a read fails
+        raise ValueError(f"{name}: {str(error.filename or path)!r} cannot be read: {error.strerror}") from error
     whole = hashlib.sha256("".join(digest for _, digest in found.values()).encode()).hexdigest()
     return {"digest": whole, "stamp": stamp, "files": found if len(found) <= MOST else {}}
 
