@@ -59,7 +59,7 @@ def _tidy(directory: Path, damaged: Iterable[int]) -> None:
     for file in directory.glob("[0-9]*/metrics/metrics"):
         try:
             json.loads(file.read_bytes())
-        except ValueError:
+        except (ValueError, RecursionError):
             log.warning("checkpoint: %s is damaged and was deleted; that step counts as never the best", file)
             file.unlink()
 

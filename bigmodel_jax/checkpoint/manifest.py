@@ -53,7 +53,7 @@ def _read_json(folder: Path, name: str) -> dict:
         value = json.loads((folder / name).read_bytes())
     except FileNotFoundError:
         raise Damaged(f"{name} is missing") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise Damaged(f"{name} is not JSON: cut short or overwritten")

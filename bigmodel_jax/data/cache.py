@@ -120,7 +120,7 @@ def _damage(folder: Path) -> str:
         sealed = json.loads((folder / SEAL).read_bytes())
     except FileNotFoundError:
         return f"{SEAL} is missing"
-    except ValueError:
+    except (ValueError, RecursionError):
         return f"{SEAL} is not JSON"
     found = _state(folder)
     if not isinstance(sealed, dict) or sealed.keys() != found.keys():

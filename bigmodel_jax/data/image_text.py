@@ -14,6 +14,7 @@ from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache, pictures, text
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.image import shift
+from bigmodel_jax.data.lines import parse_json
 from bigmodel_jax.data.sources import Files, Source, Tfds
 from bigmodel_jax.data.tokenizers import Tokenizer, TokenizerConfig
 
@@ -81,12 +82,9 @@ def _rows(path: Path, fields: tuple[str, str], split: str) -> Iterator[tuple[str
 
 
 def _json_row(line: bytes, fields: tuple[str, str]) -> tuple[dict[str, Any] | None, str]:
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return None, f"not UTF-8 ({error.reason} at byte {error.start})"
-    except json.JSONDecodeError as error:
-        return None, f"not JSON ({error.msg} at column {error.colno})"
+    row, reason = parse_json(line)
+    if reason:
+        return None, reason
     if not isinstance(row, dict):
         return None, f"a JSON object is needed, not {type(row).__name__}"
     return row, _missing(row, fields)

@@ -74,7 +74,7 @@ def _object(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: it must hold a JSON object, and holds a {type(found).__name__}")

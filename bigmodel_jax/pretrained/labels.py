@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from bigmodel_jax.pretrained import config_json
+
 KEPT = "labels.json"  # in a run's folder
 NAMES = ("id2label", "label2id", "problem_type")
 
@@ -25,4 +27,4 @@ def restore(run_dir: Path, target: Path) -> None:
         return
     hf = json.loads(config.read_text())
     if "id2label" in hf:  # an architecture without classes has nothing to name
-        config.write_text(json.dumps(hf | json.loads(path.read_text()), indent=2) + "\n")
+        config.write_text(json.dumps(hf | config_json.read_table(path), indent=2) + "\n")

@@ -26,7 +26,7 @@ from bigmodel_jax.data.tokenizers import load_tokenizer, num_ids
 from bigmodel_jax.models import GemmaConfig, ModelConfig, ResNetConfig, XLNetConfig
 from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.objectives import NextToken, Objective
-from bigmodel_jax.pretrained import FAMILIES, Family, folder, labels
+from bigmodel_jax.pretrained import FAMILIES, Family, config_json, folder, labels
 from bigmodel_jax.pretrained.family import spec_by_path
 from bigmodel_jax.pretrained.gguf import open_gguf
 from bigmodel_jax.pretrained.names import Source
@@ -76,9 +76,9 @@ def _chat_template(path: Path) -> str:
     if (path / CHAT_TEMPLATE).is_file():
         return (path / CHAT_TEMPLATE).read_text()
     config = path / "tokenizer_config.json"
-    found = json.loads(config.read_text()).get("chat_template") if config.is_file() else ""
+    found = config_json.read_table(config).get("chat_template") if config.is_file() else ""
     if isinstance(found, list):  # several templates by name, of which a conversation uses "default"
-        found = next((t["template"] for t in found if t.get("name") == "default"), "")
+        found = next((t.get("template") for t in found if isinstance(t, dict) and t.get("name") == "default"), "")
     return found if isinstance(found, str) else ""
 
 

@@ -157,7 +157,7 @@ def _record(line: str) -> dict | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    known = isinstance(record, dict) and isinstance(record.get("step"), int)
+    known = isinstance(record, dict) and isinstance(record.get("step"), int) and 0 <= record["step"] < 2**63
     return record if known else None
 
 

@@ -138,7 +138,7 @@ def _read(path: Path) -> dict:
     """What the file says; empty where there is none or it is not whole."""
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
