@@ -35,6 +35,8 @@ class TrainConfig:
     seed: Seed = 0
     log_every: Count = 10
     max_skipped: Count = 10  # after so many steps in a row that are not finite the run ends
+    max_step_seconds: NonNegative | None = None
+    "a step that takes longer ends the run with exit code 75; 0 = no limit, None = 10 times the median step, 300 at least"
     init_from: str = ""  # a run, imported or trained, to start from: its folder, FOLDER@STEP or FOLDER@best
     init_state: Literal["weights", "all"] = "weights"  # what of it; all: the optimizer's state and the step, too
 

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import threading
+import time
 from typing import Any
 
 # Ten seconds until a host that does not answer counts as gone.
@@ -14,15 +16,25 @@ class Peer:
     def __init__(self, connection: socket.socket, name: str = ""):
         self.connection, self.name = connection, name
         self.process_id, self.host, self.facts, self.left = -1, "", None, False
-        self._buffer = b""
+        self.beat, self.heard, self.stacks = (
+            None,
+            time.monotonic(),
+            None,
+        )  # what it says of itself, and when it last did
+        self._buffer, self._sending = b"", threading.Lock()  # two threads must not mix their lines
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEPALIVE:
             if hasattr(socket, option):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
+    @property
+    def closed(self) -> bool:
+        return self.connection.fileno() < 0
+
     def send(self, **message: Any) -> None:
         try:
-            self.connection.sendall(json.dumps(message).encode() + b"\n")
+            with self._sending:
+                self.connection.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             return  # it is gone, which its end of the connection says by itself
 

@@ -23,6 +23,7 @@ from bigmodel_jax.cluster.place import ClusterConfig, Place, find
 
 PACKAGE = Path(__file__).parents[1]
 SHUTDOWN_SECONDS = 1800  # at the end all wait for the first process, which writes the report
+HEARTBEAT_SECONDS = 24 * 3600  # JAX aborts where it misses one; the watch (peers.py) names who hangs, long before
 SIGNS = ("SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "JOBSET_COORDINATOR", "TPU_WORKER_HOSTNAMES")
 
 
@@ -123,7 +124,7 @@ def _initialize(place: Place, timeout: int) -> None:
             jax.distributed.initialize(
                 place.coordinator, place.num_processes, place.process_id, local,
                 cluster_detection_method="deactivate", initialization_timeout=timeout,
-                shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+                shutdown_timeout_seconds=SHUTDOWN_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             )  # fmt: skip
     except RuntimeError as error:  # JaxRuntimeError is one
         atexit.unregister(_clean_up())  # it would wait for those that did not come, and raise
@@ -152,7 +153,7 @@ def _no_abort():
 
 
 def _wait_for_the_watch(*_) -> None:
-    time.sleep(5)
+    time.sleep(30)
 
 
 def _at_terminate(wait: Callable[[], None]) -> None:

@@ -1,7 +1,8 @@
 """The processes of a job watch over each other, so that all end within seconds of one, with one line that says why.
 
 Process 0 holds a TCP connection to every other. A process that dies closes it at once, whatever killed it, since its
-kernel does; a host that dies is missed by TCP's keepalive within 10 s. JAX alone would notice after 100 s. The same
+kernel does; a host that dies is missed by TCP's keepalive within 10 s. JAX alone would notice after 100 s. A process
+that hangs keeps its connection: process 0 asks each one every second where it stands, and judges (hung.py). The same
 connections carry what is to be said once: a process with an error tells process 0, which says the first one and ends
 all. Exit codes: 0 done, or saved on request; 2 a mistake of the user's; 1 a bug; 75 the job was lost: start it again.
 
@@ -9,19 +10,26 @@ This file knows nothing of JAX.
 """
 
 import contextlib
+import dataclasses
+import logging
 import os
 import selectors
 import socket
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
+from bigmodel_jax.cluster import hung
 from bigmodel_jax.cluster.connection import Peer
+from bigmodel_jax.core import pulse
 
-LOST = 75  # EX_TEMPFAIL of sysexits.h: the same command may work
+LOST = pulse.LOST
+STACKS_SECONDS = 10.0  # for which process 0 waits for the stacks of the others
+RESUMES = "the same command resumes the run"
+
+log = logging.getLogger(__name__)
 
 
 class JobLost(Exception):
@@ -35,6 +43,7 @@ class Watch:
         self.selector = selectors.DefaultSelector()
         self.changed = threading.Condition()
         self.deadline: tuple[float, str, int] | None = None  # an error that waits for a better reason
+        self.ticks, self.next_look = pulse.Ticks(), 0.0
 
     def start(self) -> None:
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
@@ -62,8 +71,20 @@ class Watch:
                 key.data()
                 with self.changed:
                     self.changed.notify_all()
+            if gap := self.ticks.gap():
+                self.forgive(gap)
+            elif time.monotonic() >= self.next_look:
+                self.look()
             if self.deadline is not None and time.monotonic() >= self.deadline[0]:
                 self.end(*self.deadline[1:])
+
+    def look(self) -> None:
+        """Once in a while: whether another process hangs. Sets `next_look`."""
+        raise NotImplementedError
+
+    def forgive(self, seconds: float) -> None:
+        """This process itself stood still for so long, so it cannot say that another one was silent."""
+        pulse.forgive(seconds)
 
     def end(self, text: str, code: int) -> None:
         raise NotImplementedError
@@ -77,6 +98,9 @@ class Leader(Watch):
         self.listener, self.token, self.num_processes = listener, token, num_processes
         self.peers: dict[int, Peer] = {}
         self.facts: dict | None = None
+        self.interval = max(1.0, num_processes / 100)  # seconds between two questions to each process
+        self.name = f"process 0 (pid {os.getpid()} on {socket.gethostname()})"
+        self.slow: set[int] = set()
         self._one_end = threading.Lock()
         self.read(listener, self._accept)
         self.start()
@@ -105,8 +129,67 @@ class Leader(Watch):
                 self._compare(peer)
             elif "fail" in message:
                 self.fail(message["fail"], message["code"])
+            elif "beat" in message:
+                peer.beat, peer.heard = pulse.Beat(**message["beat"]), time.monotonic()
+            elif "stacks" in message:
+                peer.stacks = message["stacks"]
+            elif "given_up" in message:
+                self.end(message["given_up"], LOST)
             elif "goodbye" in message:
                 peer.left = True
+
+    def forgive(self, seconds: float) -> None:
+        super().forgive(seconds)
+        for peer in self.peers.values():
+            peer.heard = time.monotonic()
+
+    def look(self) -> None:
+        """Asks all where they stand, and ends the job where one hangs."""
+        self.next_look = time.monotonic() + self.interval
+        members = self._members()
+        verdict = hung.judge(list(members.values()), self.interval)
+        if verdict is not None:
+            self._give_up(verdict)
+        self._name_slow(members)
+        self.send(where=True)
+
+    def _members(self) -> dict[int, hung.Member]:
+        now, mine = time.monotonic(), hung.Member(self.name, pulse.read())
+        peers = {i: p for i, p in self.peers.items() if p.process_id > 0 and not p.left and not p.closed}
+        return {0: mine} | {i: hung.Member(p.name, p.beat, now - p.heard) for i, p in peers.items()}
+
+    def _name_slow(self, members: dict[int, hung.Member]) -> None:
+        slow = {i: m for i, m in members.items() if m in hung.slow(list(members.values()))}
+        for i in slow.keys() - self.slow:
+            beat = slow[i].beat
+            text = (
+                f"{slow[i].name} is slow: it spends {beat.own:.3g} s of a step on its own, reading data or writing "
+                f"metrics, while the others wait; a step takes {beat.whole:.3g} s"
+            )
+            pulse.aside(lambda text=text: log.info(text))
+        self.slow = set(slow)
+
+    def _give_up(self, verdict: hung.Verdict) -> None:
+        """Collects the stacks of all that answer, writes them, and ends the job; the silent ones hear why, once awake."""
+        text = f"error: {verdict.text}; {pulse.stacks_text()}all processes were ended; {RESUMES}"
+        silent = {m.name for m in verdict.silent}
+        for peer in list(self.peers.values()):
+            peer.send(given_up=_given_up(peer.name)) if peer.name in silent else peer.send(dump=True)
+        found = [pulse.stacks(self.name), *self._stacks([p for p in self.peers.values() if p.name not in silent])]
+        pulse.write_stacks("\n".join([text, *found]))
+        self.end(text, LOST)
+
+    def _stacks(self, peers: list[Peer]) -> list[str]:
+        """Read here, since this is the thread that hears; what else arrives meanwhile no longer matters."""
+        end = time.monotonic() + STACKS_SECONDS
+        for peer in peers:
+            while peer.stacks is None and (left := end - time.monotonic()) > 0 and not peer.closed:
+                peer.connection.settimeout(left)
+                messages = peer.receive()
+                if messages is None:
+                    break
+                peer.stacks = next((m["stacks"] for m in messages if "stacks" in m), None)
+        return [p.stacks or f"stacks of {p.name}: it did not send them" for p in peers]
 
     def fail(self, text: str, code: int) -> None:
         """Ends all, at once for a mistake; after a second and a half for a failure, whose cause may be a death."""
@@ -143,7 +226,7 @@ class Leader(Watch):
     def end(self, text: str, code: int) -> None:
         """Says it and ends every process; the others first, since JAX aborts those whose process 0 is gone."""
         self._one_end.acquire()  # never released: the first reason is the one
-        _say(text)
+        pulse.say(text)
         self.send(end=code)
         for peer in list(self.peers.values()):
             with contextlib.suppress(OSError):  # closed already
@@ -159,6 +242,7 @@ class Follower(Watch):
     def __init__(self, leader: Peer):
         super().__init__()
         self.leader, self.speaks, self.welcome, self.agreed = leader, False, False, False
+        self.name, self.interval = "", 1.0  # process 0 says them
         self.read(leader.connection, self._hear)
         self.start()
 
@@ -174,11 +258,37 @@ class Follower(Watch):
                 end_here("", message["end"])
             elif "welcome" in message:
                 self.leader.name, self.speaks = message["welcome"], message["speaks"]
-                self.welcome = True
+                self.name, self.interval = message["you"], message["interval"]
+                self.leader.heard, self.welcome = time.monotonic(), True
             elif "agreed" in message:
                 self.agreed = True
+            elif "where" in message:
+                self.leader.heard = time.monotonic()
+                self.leader.send(beat=dataclasses.asdict(pulse.read()))
+            elif "dump" in message:
+                self.leader.send(stacks=pulse.stacks(self.name))
+            elif "given_up" in message:
+                end_here(message["given_up"], LOST)
             elif "goodbye" in message:
                 self.leader.left = True
+
+    def forgive(self, seconds: float) -> None:
+        super().forgive(seconds)
+        self.leader.heard = time.monotonic()
+
+    def look(self) -> None:
+        """Whether process 0 is silent, which nobody else can tell. Each of the others then ends by itself."""
+        self.next_look = time.monotonic() + 1.0
+        if not self.welcome or self.leader.left or self.leader.closed:
+            return
+        mine, silence = pulse.read(), time.monotonic() - self.leader.heard
+        if silence > hung.SILENT_SECONDS or (mine.overdue and silence > 2 * self.interval + 1):
+            member = hung.Member(self.leader.name, None, silence)
+            verdict = hung.judge([hung.Member(self.name, mine), member], self.interval)
+            text = f"error: {verdict.text}; {pulse.stacks_text()}all processes were ended; {RESUMES}"
+            pulse.write_stacks((text + "\n") * self.speaks + pulse.stacks(self.name))
+            self.leader.send(given_up=_given_up(self.leader.name))
+            end_here(text if self.speaks else "", LOST)
 
     def agree(self, facts: dict, seconds: float) -> None:
         self.leader.send(facts=facts)
@@ -226,7 +336,8 @@ def lead(listener: socket.socket, token: str, num_processes: int, seconds: float
     elsewhere = [i for i, peer in sorted(leader.peers.items()) if peer.host != host]
     deputy = elsewhere[0] if elsewhere else 1  # who speaks if process 0 dies, perhaps with its host
     for i, peer in leader.peers.items():
-        peer.send(welcome=f"process 0 (pid {os.getpid()} on {host})", speaks=i == deputy)
+        peer.heard = time.monotonic()
+        peer.send(welcome=leader.name, you=peer.name, interval=leader.interval, speaks=i == deputy)
     _watch = leader
 
 
@@ -269,12 +380,10 @@ def say_goodbye() -> None:
 
 def end_here(text: str, code: int) -> None:
     """Ends this process alone, at once: what hangs in a collective can be ended in no other way."""
-    _say(text)
+    pulse.say(text)
     os._exit(code)
 
 
-def _say(text: str) -> None:
-    sys.stdout.flush()
-    if text:
-        # Not sys.stderr: another thread may be catching what is printed there, as reading the options does.
-        print(text, file=sys.__stderr__, flush=True)
+def _given_up(name: str) -> str:
+    """What a process says that wakes after the others have ended."""
+    return f"error: {name} did not answer, and the others have ended without it; {RESUMES}"

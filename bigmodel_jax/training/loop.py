@@ -14,7 +14,7 @@ from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
-from bigmodel_jax.core import params, processes, sharding
+from bigmodel_jax.core import params, processes, pulse, sharding
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches
 from bigmodel_jax.report import declared
 from bigmodel_jax.report.environment import write_environment
@@ -103,7 +103,9 @@ def train(
             log.info("resumed at step %d", start)
             console.print(f"Resuming at step {start:,}.")
         run = Run(config, run_dir, mesh, stages, hold, saves, batches, validation, patience, wall, start)
-        return run.go(state)
+        limit, alone = config.train.max_step_seconds, jax.process_count() == 1
+        with pulse.watched(limit, run_dir / "log.txt", alone=alone):
+            return run.go(state)
 
 
 @dataclasses.dataclass
@@ -197,9 +199,11 @@ class Run:
         config, scalars, pending = self.config, {}, None
         self.clock = time.perf_counter()
         for step in range(self.start, config.train.steps):
+            pulse.at(pulse.DATA, step + 1)
             wait = time.perf_counter()
             batch = self.wall.next(self.batches, pending and pending[1])
             wait = time.perf_counter() - wait
+            pulse.at(pulse.DEVICES)
             state, sums = train_step(state, batch)
             self.batches.prefetch()
             # Step n + 1 is on its way to the device before the host reads the metrics of step n.
@@ -247,9 +251,11 @@ class Run:
 
     def record(self, step: int, sums: dict, wait: float) -> None:
         """Waits for the step's metrics, then logs them."""
+        pulse.at(pulse.DEVICES)
         self.recorded = step
         logged = due(step, self.config.train.log_every) or step == self.config.train.steps
         sums = sharding.to_host(sums if logged else {name: sums[name] for name in ("loss", "skipped_steps")})
+        pulse.at(pulse.RECORD)
         now = time.perf_counter()
         if step == self.start + 1:
             log.info("first step done")
@@ -273,12 +279,14 @@ class Run:
         # A run shorter than that has diverged where none of its steps was taken.
         if self.in_a_row < min(self.config.train.max_skipped, self.config.train.steps - self.start):
             return
+        pulse.at("looking for what is not finite")
         done = int(state.step)
         if done not in store.steps(self.saves):
             self.save(done, state, {})
         raise diverged(self.config, self.mesh, state, self.batches, self.recorded - self.in_a_row + 1, self.in_a_row)
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+        pulse.at("evaluating")
         try:
             with self.wall.phase("eval"):
                 scalars = evaluate(self.config, self.eval_step, weights(state), self.validation)
@@ -292,6 +300,7 @@ class Run:
         return scalars
 
     def save(self, step: int, state: TrainState, scalars: dict[str, float]) -> None:
+        pulse.at("saving")
         self.hold.check()
         numbers = {k: v for k, v in scalars.items() if isinstance(v, float)}
         with self.wall.phase("save"):
@@ -300,6 +309,7 @@ class Run:
         log.info("step %d saved", step)
 
     def save_locally(self, step: int, state: TrainState) -> None:
+        pulse.at("saving")
         self.hold.check()
         with self.wall.phase("save"):
             position, config = self.batches.get_state() | self.patience.get_state(), config_file.to_json(self.config)

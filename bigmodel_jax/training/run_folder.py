@@ -24,6 +24,7 @@ FREE = (
         "train.epochs",
         "train.log_every",
         "train.max_skipped",
+        "train.max_step_seconds",
         "parallel",
         "eval",
         "checkpoint",

@@ -160,7 +160,7 @@ def test_a_follower_whose_leader_goes_ends_and_speaks_if_it_is_the_deputy(messag
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
         leader = Peer(listener.accept()[0])
         assert hear(leader, "token")["process_id"] == 1
-        leader.send(welcome="process 0 (pid 7 on there)", speaks=message["speaks"])
+        leader.send(welcome="process 0 (pid 7 on there)", you="process 1", interval=1.0, speaks=message["speaks"])
         assert process.stdout.readline() == "here\n"
         if "end" in message:
             leader.send(end=message["end"])

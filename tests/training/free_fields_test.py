@@ -14,7 +14,8 @@ from bigmodel_jax.training import run_folder
 CONFIG = Config(LlamaConfig.tiny(), NextToken(), TextData(source=TextFiles("a", "b")))
 # Each of these, or what is below it; nothing else.
 FREE = {
-    *("train.steps", "train.epochs", "train.log_every", "train.max_skipped", "data.cache_dir", "objective.logits"),
+    *("train.steps", "train.epochs", "train.log_every", "train.max_skipped", "train.max_step_seconds"),
+    *("data.cache_dir", "objective.logits"),
     *("model.remat", "model.unroll", "model.attention"),
     *("parallel", "eval", "checkpoint", "report"),
 }
