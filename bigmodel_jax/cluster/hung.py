@@ -41,7 +41,9 @@ def judge(members: Sequence[Member], interval: float) -> Verdict | None:
     silent = [m for m in members if m.silence > SILENT_SECONDS]
     if silent:
         return Verdict(tuple(silent), _line(members, silent, _silence(silent)))
-    silent = [m for m in members if m.silence > 2 * interval + 1]
+    limits = [m.beat.limit for m in members if m.beat is not None]
+    patience = max(2 * interval + 1, min(30.0, max(limits, default=0.0) / 2))  # a busy interpreter answers late
+    silent = [m for m in members if m.silence > patience]
     awake = [m for m in members if m not in silent]
     if not awake or not all(m.beat is not None and m.beat.overdue for m in awake):
         return None

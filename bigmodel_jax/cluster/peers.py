@@ -282,9 +282,9 @@ class Follower(Watch):
         if not self.welcome or self.leader.left or self.leader.closed:
             return
         mine, silence = pulse.read(), time.monotonic() - self.leader.heard
-        if silence > hung.SILENT_SECONDS or (mine.overdue and silence > 2 * self.interval + 1):
-            member = hung.Member(self.leader.name, None, silence)
-            verdict = hung.judge([hung.Member(self.name, mine), member], self.interval)
+        leader = hung.Member(self.leader.name, None, silence)
+        verdict = hung.judge([hung.Member(self.name, mine), leader], self.interval)
+        if verdict is not None:
             text = f"error: {verdict.text}; {pulse.stacks_text()}all processes were ended; {RESUMES}"
             pulse.write_stacks((text + "\n") * self.speaks + pulse.stacks(self.name))
             self.leader.send(given_up=_given_up(self.leader.name))

@@ -4,15 +4,21 @@ import os
 import signal
 import time
 
+import chex
+import jax
+import numpy as np
 import pytest
 
 import jobs
 import runs
+from bigmodel_jax import config_file
+from bigmodel_jax.checkpoint import store
+from bigmodel_jax.core import sharding
+from bigmodel_jax.training.state import abstract_state
 
 pytestmark = pytest.mark.slow
 
-STEPS = 60
-OPTIONS = ("--train.steps", STEPS, "--checkpoint.every", "5", "--checkpoint.keep", "50", "--train.max_step_seconds", "8")
+OPTIONS = ("--checkpoint.every", "5", "--checkpoint.keep", "2", "--train.max_step_seconds", "8")
 OPTIONS += ("--train.batch_size", "12", "--eval.batch_size", "12")
 
 
@@ -22,7 +28,7 @@ def path(tmp_path_factory):
 
 
 def train(path, run_dir, count, *more):
-    return jobs.job(count, "train", *(path, "--run_dir", run_dir) if path else (run_dir,), *map(str, OPTIONS), *more, devices=1)
+    return jobs.job(count, "train", path, "--run_dir", run_dir, *OPTIONS, *more, devices=1)
 
 
 def wait_for_step(job, run_dir, step):
@@ -32,6 +38,14 @@ def wait_for_step(job, run_dir, step):
             return
         time.sleep(0.01)
     raise AssertionError(f"step {step} was not reached\n{job.everything()}")
+
+
+def parameters(path, run_dir):
+    config = config_file.load(path)
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
+    with store.open_store(run_dir / "checkpoints", config.checkpoint) as saves:
+        restored = store.restore(saves, abstract_state(config, mesh))
+    return restored.step, jax.tree.map(np.asarray, restored.state)
 
 
 def end_of(job, others, seconds=150):
@@ -67,3 +81,13 @@ def test_a_stopped_process_is_named_and_the_run_goes_on_from_its_save(path, tmp_
     for i in others:
         assert f"stacks of process {i} (pid {pids[i]} on " in log
     assert log.count('training/loop.py", line') >= len(others)
+    if count > 2:
+        return
+    # --- what was saved is resumed, and the hang leaves no trace in the numbers
+    steps = str(max(int(p.name) for p in (run_dir / "checkpoints").iterdir() if p.name.isdigit()) + 3)
+    for folder in (run_dir, tmp_path / "whole"):
+        with train(path, folder, count, "--train.steps", steps) as job:
+            assert job.wait() == [0] * count, job.everything()
+    assert runs.losses(run_dir) == runs.losses(tmp_path / "whole")
+    assert parameters(path, run_dir)[0] == int(steps)
+    chex.assert_trees_all_equal(parameters(path, run_dir), parameters(path, tmp_path / "whole"))

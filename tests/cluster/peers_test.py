@@ -1,5 +1,8 @@
 """The watch between processes, alone: no JAX in these processes, so that every way to end is tried in a second."""
 
+import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,6 +37,59 @@ if what == "well":
     sys.exit()
 time.sleep(60)
 """
+
+
+STANDS_STILL = """
+import sys, time
+from pathlib import Path
+from bigmodel_jax.cluster import hung, peers
+from bigmodel_jax.core import pulse
+
+me, count, port, log = *map(int, sys.argv[1:4]), Path(sys.argv[4])
+hung.SILENT_SECONDS = 6.0
+if me == 0:
+    listener = peers.listen()
+    print(listener.getsockname()[1], flush=True)
+    peers.lead(listener, "secret", count, 60)
+else:
+    peers.follow("127.0.0.1", port, "secret", me, 60)
+with pulse.watched(None, log, alone=False):
+    peers.agree({}, 60)
+    print("here", flush=True)
+    def wait_for_the_others():
+        time.sleep(300)
+    wait_for_the_others()
+"""
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_stopped_process_is_named_with_the_stacks_of_the_others_and_ends_once_it_is_woken(stopped, tmp_path):
+    started, port, log = [], "0", tmp_path / "log.txt"
+    others = [i for i in range(3) if i != stopped]
+    try:
+        for me in range(3):
+            command = [sys.executable, "-c", STANDS_STILL, str(me), "3", port, str(log)]
+            started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+            port = started[0].stdout.readline().strip() if me == 0 else port
+        assert [p.stdout.readline() for p in started] == ["here\n"] * 3
+        os.kill(started[stopped].pid, signal.SIGSTOP)
+        said = "".join(started[i].communicate(timeout=90)[1] for i in others)
+        os.kill(started[stopped].pid, signal.SIGCONT)
+        woken = started[stopped].communicate(timeout=60)[1]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    name = f"error: process {stopped} (pid {started[stopped].pid} on {socket.gethostname()}) "
+    assert [p.returncode for p in started] == [75, 75, 75], (said, woken)
+    assert said.startswith(f"{name}has not answered for "), said
+    assert said.count("\n") == 1
+    assert woken.startswith(f"{name}did not answer, and the others have ended without it"), woken
+    assert woken.count("\n") == 1
+    for i in others:
+        assert f"stacks of process {i} (pid {started[i].pid} on " in log.read_text()
+    assert said in log.read_text()
+    assert log.read_text().count("wait_for_the_others") >= 2
 
 
 def run(what: str, count: int = 4) -> tuple[list[int], list[str], float]:
