@@ -9,231 +9,21 @@ all. Exit codes: 0 done, or saved on request; 2 a mistake of the user's; 1 a bug
 This file knows nothing of JAX.
 """
 
-import contextlib
 import dataclasses
-import logging
 import os
-import selectors
 import socket
-import threading
 import time
-import traceback
-from collections.abc import Callable
 from typing import Any
 
 from bigmodel_jax.cluster import hung
 from bigmodel_jax.cluster.connection import Peer
+from bigmodel_jax.cluster.leader import Leader
+from bigmodel_jax.cluster.watch import LOST, RESUMES, Watch, end_here, given_up
 from bigmodel_jax.core import pulse
-
-LOST = pulse.LOST
-STACKS_SECONDS = 10.0  # for which process 0 waits for the stacks of the others
-RESUMES = "the same command resumes the run"
-
-log = logging.getLogger(__name__)
 
 
 class JobLost(Exception):
     """The job did not come together, or fell apart: nobody's mistake, and the same command may work."""
-
-
-class Watch:
-    """The thread that reads the connections of one process."""
-
-    def __init__(self):
-        self.selector = selectors.DefaultSelector()
-        self.changed = threading.Condition()
-        self.deadline: tuple[float, str, int] | None = None  # an error that waits for a better reason
-        self.ticks, self.next_look = pulse.Ticks(), 0.0
-
-    def start(self) -> None:
-        threading.Thread(target=self._watch, name="peers", daemon=True).start()
-
-    def read(self, source: socket.socket, handle: Callable[[], None]) -> None:
-        self.selector.register(source, selectors.EVENT_READ, handle)
-
-    def forget(self, peer: Peer) -> None:
-        self.selector.unregister(peer.connection)
-        peer.connection.close()
-
-    def wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
-        with self.changed:
-            return self.changed.wait_for(condition, seconds)
-
-    def _watch(self) -> None:
-        try:
-            self._run()
-        except Exception:  # a process that nobody watches would hang when another one dies
-            end_here(traceback.format_exc(), 1)
-
-    def _run(self) -> None:
-        while True:
-            for key, _ in self.selector.select(1.0):
-                key.data()
-                with self.changed:
-                    self.changed.notify_all()
-            if gap := self.ticks.gap():
-                self.forgive(gap)
-            elif time.monotonic() >= self.next_look:
-                self.look()
-            if self.deadline is not None and time.monotonic() >= self.deadline[0]:
-                self.end(*self.deadline[1:])
-
-    def look(self) -> None:
-        """Once in a while: whether another process hangs. Sets `next_look`."""
-        raise NotImplementedError
-
-    def forgive(self, seconds: float) -> None:
-        """This process itself stood still for so long, so it cannot say that another one was silent."""
-        pulse.forgive(seconds)
-
-    def end(self, text: str, code: int) -> None:
-        raise NotImplementedError
-
-
-class Leader(Watch):
-    """Process 0: knows all others, says what is to be said."""
-
-    def __init__(self, listener: socket.socket, token: str, num_processes: int):
-        super().__init__()
-        self.listener, self.token, self.num_processes = listener, token, num_processes
-        self.peers: dict[int, Peer] = {}
-        self.facts: dict | None = None
-        self.interval = max(1.0, num_processes / 100)  # seconds between two questions to each process
-        self.name = f"process 0 (pid {os.getpid()} on {socket.gethostname()})"
-        self.slow: set[int] = set()
-        self._one_end = threading.Lock()
-        self.read(listener, self._accept)
-        self.start()
-
-    def _accept(self) -> None:
-        peer = Peer(self.listener.accept()[0])
-        self.read(peer.connection, lambda: self._hear(peer))
-
-    def _hear(self, peer: Peer) -> None:
-        messages = peer.receive()
-        if messages is None:
-            self.forget(peer)
-            if peer.process_id > 0 and not peer.left:
-                self.end(f"error: {peer} died; all other processes were ended; the same command resumes the run", LOST)
-            return
-        for message in messages:
-            if message.get("token") == self.token:
-                peer.process_id, peer.host = message["process_id"], message["host"]
-                peer.name = f"process {peer.process_id} (pid {message['pid']} on {peer.host})"
-                self.peers[peer.process_id] = peer
-            elif peer.process_id < 0:  # a stranger
-                self.forget(peer)
-                return
-            elif "facts" in message:
-                peer.facts = message["facts"]
-                self._compare(peer)
-            elif "fail" in message:
-                self.fail(message["fail"], message["code"])
-            elif "beat" in message:
-                peer.beat, peer.heard = pulse.Beat(**message["beat"]), time.monotonic()
-            elif "stacks" in message:
-                peer.stacks = message["stacks"]
-            elif "given_up" in message:
-                self.end(message["given_up"], LOST)
-            elif "goodbye" in message:
-                peer.left = True
-
-    def forgive(self, seconds: float) -> None:
-        super().forgive(seconds)
-        for peer in self.peers.values():
-            peer.heard = time.monotonic()
-
-    def look(self) -> None:
-        """Asks all where they stand, and ends the job where one hangs."""
-        self.next_look = time.monotonic() + self.interval
-        members = self._members()
-        verdict = hung.judge(list(members.values()), self.interval)
-        if verdict is not None:
-            self._give_up(verdict)
-        self._name_slow(members)
-        self.send(where=True)
-
-    def _members(self) -> dict[int, hung.Member]:
-        now, mine = time.monotonic(), hung.Member(self.name, pulse.read())
-        peers = {i: p for i, p in self.peers.items() if p.process_id > 0 and not p.left and not p.closed}
-        return {0: mine} | {i: hung.Member(p.name, p.beat, now - p.heard) for i, p in peers.items()}
-
-    def _name_slow(self, members: dict[int, hung.Member]) -> None:
-        slow = {i: m for i, m in members.items() if m in hung.slow(list(members.values()))}
-        for i in slow.keys() - self.slow:
-            beat = slow[i].beat
-            text = (
-                f"{slow[i].name} is slow: it spends {beat.own:.3g} s of a step on its own, reading data or writing "
-                f"metrics, while the others wait; a step takes {beat.whole:.3g} s"
-            )
-            pulse.aside(lambda text=text: log.info(text))
-        self.slow = set(slow)
-
-    def _give_up(self, verdict: hung.Verdict) -> None:
-        """Collects the stacks of all that answer, writes them, and ends the job; the silent ones hear why, once awake."""
-        text = f"error: {verdict.text}; {pulse.stacks_text()}all processes were ended; {RESUMES}"
-        silent = {m.name for m in verdict.silent}
-        for peer in list(self.peers.values()):
-            peer.send(given_up=_given_up(peer.name)) if peer.name in silent else peer.send(dump=True)
-        found = [pulse.stacks(self.name), *self._stacks([p for p in self.peers.values() if p.name not in silent])]
-        pulse.write_stacks("\n".join([text, *found]))
-        self.end(text, LOST)
-
-    def _stacks(self, peers: list[Peer]) -> list[str]:
-        """Read here, since this is the thread that hears; what else arrives meanwhile no longer matters."""
-        end = time.monotonic() + STACKS_SECONDS
-        for peer in peers:
-            while peer.stacks is None and (left := end - time.monotonic()) > 0 and not peer.closed:
-                peer.connection.settimeout(left)
-                messages = peer.receive()
-                if messages is None:
-                    break
-                peer.stacks = next((m["stacks"] for m in messages if "stacks" in m), None)
-        return [p.stacks or f"stacks of {p.name}: it did not send them" for p in peers]
-
-    def fail(self, text: str, code: int) -> None:
-        """Ends all, at once for a mistake; after a second and a half for a failure, whose cause may be a death."""
-        if code != 1:
-            self.end(text, code)
-        elif self.deadline is None:
-            self.deadline = (time.monotonic() + 1.5, text, code)
-
-    def agree(self, facts: dict, seconds: float) -> None:
-        self.facts = facts
-        for peer in list(self.peers.values()):
-            self._compare(peer)
-        if not self.wait_for(lambda: all(p.facts is not None for p in self.peers.values()), seconds):
-            silent = ", ".join(str(p) for p in self.peers.values() if p.facts is None)
-            self.end(f"error: not ready after {seconds:.0f} s: {silent}", LOST)
-        self.send(agreed=True)
-
-    def _compare(self, peer: Peer) -> None:
-        if self.facts is None or peer.facts is None:
-            return
-        names = [n for n in self.facts | peer.facts if self.facts.get(n) != peer.facts.get(n)]
-        if names:
-            mine, theirs = self.facts.get(names[0], "nothing"), peer.facts.get(names[0], "nothing")
-            more = f", and {len(names) - 1} more differ: {', '.join(names[1:4])}" if names[1:] else ""
-            self.end(
-                f"error: the processes of the job differ: {names[0]} is {theirs} in {peer}, {mine} in process 0{more}",
-                2,
-            )
-
-    def send(self, **message: Any) -> None:
-        for peer in list(self.peers.values()):
-            peer.send(**message)
-
-    def end(self, text: str, code: int) -> None:
-        """Says it and ends every process; the others first, since JAX aborts those whose process 0 is gone."""
-        self._one_end.acquire()  # never released: the first reason is the one
-        pulse.say(text)
-        self.send(end=code)
-        for peer in list(self.peers.values()):
-            with contextlib.suppress(OSError):  # closed already
-                peer.connection.settimeout(5)
-                while peer.receive() is not None:
-                    pass
-        os._exit(code)
 
 
 class Follower(Watch):
@@ -287,7 +77,7 @@ class Follower(Watch):
         if verdict is not None:
             text = f"error: {verdict.text}; {pulse.stacks_text()}all processes were ended; {RESUMES}"
             pulse.write_stacks((text + "\n") * self.speaks + pulse.stacks(self.name))
-            self.leader.send(given_up=_given_up(self.leader.name))
+            self.leader.send(given_up=given_up(self.leader.name))
             end_here(text if self.speaks else "", LOST)
 
     def agree(self, facts: dict, seconds: float) -> None:
@@ -376,14 +166,3 @@ def say_goodbye() -> None:
     """From here on the end of a connection is no death."""
     if _watch is not None:
         _watch.send(goodbye=True)
-
-
-def end_here(text: str, code: int) -> None:
-    """Ends this process alone, at once: what hangs in a collective can be ended in no other way."""
-    pulse.say(text)
-    os._exit(code)
-
-
-def _given_up(name: str) -> str:
-    """What a process says that wakes after the others have ended."""
-    return f"error: {name} did not answer, and the others have ended without it; {RESUMES}"

@@ -163,7 +163,7 @@ def limit_text(beat: Beat) -> str:
 
 def stacks_text() -> str:
     """Where the stacks are, as a part of a line."""
-    return f"the stacks of its threads are in {log_file()}; " if log_file() else ""
+    return f"the stacks of all threads are in {log_file()}; " if log_file() else ""
 
 
 # ------------------------------------------------------------------------------------------------ stacks and last words

@@ -1,0 +1,80 @@
+"""What the watch of every process of a job shares: a thread that hears, and the end of the process. See peers.py."""
+
+import os
+import selectors
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from bigmodel_jax.cluster.connection import Peer
+from bigmodel_jax.core import pulse
+
+LOST = pulse.LOST
+RESUMES = "the same command resumes the run"
+
+
+class Watch:
+    """The thread that reads the connections of one process."""
+
+    def __init__(self):
+        self.selector = selectors.DefaultSelector()
+        self.changed = threading.Condition()
+        self.deadline: tuple[float, str, int] | None = None  # an error that waits for a better reason
+        self.ticks, self.next_look = pulse.Ticks(), 0.0
+
+    def start(self) -> None:
+        threading.Thread(target=self._watch, name="peers", daemon=True).start()
+
+    def read(self, source: socket.socket, handle: Callable[[], None]) -> None:
+        self.selector.register(source, selectors.EVENT_READ, handle)
+
+    def forget(self, peer: Peer) -> None:
+        self.selector.unregister(peer.connection)
+        peer.connection.close()
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
+        with self.changed:
+            return self.changed.wait_for(condition, seconds)
+
+    def _watch(self) -> None:
+        try:
+            self._run()
+        except Exception:  # a process that nobody watches would hang when another one dies
+            end_here(traceback.format_exc(), 1)
+
+    def _run(self) -> None:
+        while True:
+            for key, _ in self.selector.select(1.0):
+                key.data()
+                with self.changed:
+                    self.changed.notify_all()
+            if gap := self.ticks.gap():
+                self.forgive(gap)
+            elif time.monotonic() >= self.next_look:
+                self.look()
+            if self.deadline is not None and time.monotonic() >= self.deadline[0]:
+                self.end(*self.deadline[1:])
+
+    def look(self) -> None:
+        """Once in a while: whether another process hangs. Sets `next_look`."""
+        raise NotImplementedError
+
+    def forgive(self, seconds: float) -> None:
+        """This process itself stood still for so long, so it cannot say that another one was silent."""
+        pulse.forgive(seconds)
+
+    def end(self, text: str, code: int) -> None:
+        raise NotImplementedError
+
+
+def end_here(text: str, code: int) -> None:
+    """Ends this process alone, at once: what hangs in a collective can be ended in no other way."""
+    pulse.say(text)
+    os._exit(code)
+
+
+def given_up(name: str) -> str:
+    """What a process says that wakes after the others have ended."""
+    return f"error: {name} did not answer, and the others have ended without it; {RESUMES}"
