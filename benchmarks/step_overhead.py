@@ -20,7 +20,8 @@ from rich.console import Console
 from bigmodel_jax import config_file, runtime
 from bigmodel_jax.core import sharding
 from bigmodel_jax.data import make_iterator
-from bigmodel_jax.training import loop
+from bigmodel_jax.report.stages import Stages
+from bigmodel_jax.training.run import train
 from bigmodel_jax.training.state import init_state
 from bigmodel_jax.training.step import make_train_step
 
@@ -50,7 +51,7 @@ def bare_step(config) -> list[float]:
 def train_loop(config) -> tuple[list[float], float]:
     """(the same of a real `train`, from its own metrics, share of it spent waiting for data)."""
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(config, Path(folder) / "run", Console(quiet=True))
+        train(config, Path(folder) / "run", Stages(Console(quiet=True)))
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     records = [r for r in map(json.loads, lines) if "step_seconds" in r and r["step"] > WINDOW]
     seconds = [r["step_seconds"] for r in records]

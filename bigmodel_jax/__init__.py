@@ -8,7 +8,7 @@
     plan        a run's cost, known before   scaling     a step on 1, 2, 4 devices  report     metrics, plots, pages
     verbs, cli  the command line
 
-Start with configs/lm_tiny.py, then launch.py and training/loop.py.
+Start with configs/lm_tiny.py, then launch.py and training/run.py.
 """
 
 from bigmodel_jax import runtime

@@ -36,6 +36,7 @@ LAYERS = {
     "bigmodel_jax.training.run_folder": 7,  # a run known by its config.json or its checkpoints
     "bigmodel_jax.training.saved": 7,  # checkpoints, evaluation and generation together
     "bigmodel_jax.training.loop": 8,
+    "bigmodel_jax.training.run": 8,
     "bigmodel_jax.plan": 7,  # the step compiled for another machine, and what follows from it
     "bigmodel_jax.cluster": 8,  # what a run's processes must have in common: config and versions
     "bigmodel_jax.verbs": 9,
@@ -81,7 +82,7 @@ ROOMS = {
         "cli",
         "verbs",
         "report",
-        "training.loop",
+        "training.run",
         "training.beginning",
         "data.inspect",
         "plan.screen",

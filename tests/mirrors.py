@@ -78,6 +78,7 @@ TESTS = {
     "training/stage_passes.py": ("training/schedule_1f1b_test.py",),
     "training/stage_arrays.py": ("training/schedule_1f1b_test.py",),
     "training/split_loss.py": ("training/schedule_1f1b_test.py",),
+    "training/run.py": ("training/loop_test.py", "training/skipped_test.py"),
     "training/loop.py": ("training/signals_test.py", "training/loop_test.py", "training/skipped_test.py"),
     "training/saved.py": ("training/saved_test.py", "training/loop_test.py", "training/forks_test.py"),
     "training/run_folder.py": ("training/free_fields_test.py",),

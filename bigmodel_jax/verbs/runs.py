@@ -42,10 +42,10 @@ def train(args: Sequence[str]) -> None:
         config, run_dir, target = parse_job("train", args)
         runtime.keep_programs()
         from bigmodel_jax.report.writers import read_metrics
-        from bigmodel_jax.training import loop, provenance
+        from bigmodel_jax.training import provenance, run
 
         accepted = provenance.kinds(accept)
-        loop.train(config, run_dir, None if in_job else stages, began=began, source=target, accept=accepted)
+        run.train(config, run_dir, None if in_job else stages, began=began, source=target, accept=accepted)
     if as_json and peers.speaks():
         evaluations = (record for record in reversed(read_metrics(run_dir)) if _is_evaluation(record))
         print(json.dumps(next(evaluations, {})))

@@ -13,7 +13,7 @@ from bigmodel_jax.models import BertConfig
 from bigmodel_jax.objectives import QuestionAnswering
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.training.checks import check_data
-from bigmodel_jax.training.loop import train
+from bigmodel_jax.training.run import train
 
 BERT = Path(__file__).parent / "tokenizer_forms" / "bert"
 CONTEXT = "Ada lives in Paris. " + "She walks a lot. " * 20 + "Her dog is called Rex."

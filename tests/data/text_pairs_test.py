@@ -115,7 +115,7 @@ def test_an_encoder_decoder_learns_pairs_and_a_model_with_another_start_is_refus
     from bigmodel_jax.objectives import NextToken
     from bigmodel_jax.optim import OptimConfig
     from bigmodel_jax.training.checks import check_data
-    from bigmodel_jax.training.loop import train
+    from bigmodel_jax.training.run import train
 
     sizes = {
         "vocab_size": 264,

@@ -19,7 +19,7 @@ def preload() -> None:
     from orbax.checkpoint import v1  # noqa: F401
 
     import bigmodel_jax.report.page
-    import bigmodel_jax.training.loop
+    import bigmodel_jax.training.run
     import bigmodel_jax.verbs.runs
     import bigmodel_jax.verbs.weights  # noqa: F401
 

@@ -13,8 +13,8 @@ from bigmodel_jax.data import Arrays, DataConfig, ImageData
 from bigmodel_jax.data.tokenizers import make_bytes
 from bigmodel_jax.models import CLIPConfig, DiTConfig, TextToImageConfig
 from bigmodel_jax.objectives import Contrastive, Diffusion
-from bigmodel_jax.training import loop
 from bigmodel_jax.training.checks import check_data, check_images, check_sample
+from bigmodel_jax.training.run import train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def test_a_run_of_a_denoiser_ends_with_its_images_on_the_page(tmp_path):
         train=TrainConfig(steps=2, batch_size=8),
         eval=EvalConfig(images=ImageSampleConfig(num=3, steps=2)),
     )
-    scalars = loop.train(config, tmp_path / "run")
+    scalars = train(config, tmp_path / "run")
     assert {"eval/loss", "eval/unconditional_loss"} <= set(scalars)
     png = (tmp_path / "run" / "samples" / "00000002.png").read_bytes()
     assert png[:4] == b"\x89PNG"

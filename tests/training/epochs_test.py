@@ -16,7 +16,8 @@ from bigmodel_jax.models import MLPConfig
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.plan import estimate, topology
 from bigmodel_jax.scaling import points
-from bigmodel_jax.training import epochs, loop
+from bigmodel_jax.training import epochs
+from bigmodel_jax.training.run import train
 from loop_test import config_of, records, run, same
 
 
@@ -136,7 +137,7 @@ def test_fewer_epochs_than_a_run_has_are_refused(tmp_path):
     loop_config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=0.5))
     run(config, tmp_path / "run")
     with pytest.raises(ValueError, match=r"train\.steps = 3 is below step 5"):
-        loop.train(loop_config, tmp_path / "run")
+        train(loop_config, tmp_path / "run")
 
 
 class Asked(Exception):

@@ -94,6 +94,6 @@ def test_memory_that_ran_out_is_one_line(trained, tmp_path, capsys, monkeypatch)
     def fails(*_):
         raise MemoryError("Unable to allocate 5 TiB")
 
-    monkeypatch.setattr("bigmodel_jax.training.loop.train", fails)
+    monkeypatch.setattr("bigmodel_jax.training.run.train", fails)
     line = said(capsys, "train", trained[0], "--run_dir", tmp_path / "run")
     assert line == "error: this host's memory is not enough (Unable to allocate 5 TiB)"

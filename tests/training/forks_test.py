@@ -11,8 +11,8 @@ from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.optim import OptimConfig
-from bigmodel_jax.training import loop
 from bigmodel_jax.training.beginning import begin
+from bigmodel_jax.training.run import train
 from bigmodel_jax.training.saved import load_weights
 from loop_test import config_of, records, run
 
@@ -86,7 +86,7 @@ def test_a_changed_config_is_told_of_the_fork(source):
     config, folder = source
     changed = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=0.5))
     with pytest.raises(ValueError, match=rf"optim\.lr .*--train\.init_from {folder}@STEP .*--train\.init_state all"):
-        loop.train(changed, folder)
+        train(changed, folder)
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.5])

@@ -26,6 +26,7 @@ from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.report import page
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training import loop
+from bigmodel_jax.training.run import train
 from bigmodel_jax.training.saved import fresh_state, load_weights
 from bigmodel_jax.training.signals import Interrupted
 
@@ -59,7 +60,7 @@ def run(config, run_dir, accept=()) -> tuple[str, list[int]]:
         )
         patch.setattr(page, "build_report", lambda folders, path: path.write_text("") and path)
         patch.setattr(loop, "peak_flops", lambda devices, dtype: (1e12, "a guess"))
-        loop.train(config, run_dir, Stages(Console(file=said, width=200)), accept=accept)
+        train(config, run_dir, Stages(Console(file=said, width=200)), accept=accept)
     return said.getvalue(), numbers
 
 

@@ -13,7 +13,7 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.core import sharding
 from bigmodel_jax.optim import OptimConfig, make_schedule
 from bigmodel_jax.report.writers import read_metrics
-from bigmodel_jax.training import loop
+from bigmodel_jax.training import run
 from bigmodel_jax.training.diverged import Diverged, describe
 from bigmodel_jax.training.state import init_state
 from bigmodel_jax.training.step import make_train_step
@@ -59,7 +59,7 @@ def test_what_is_not_finite_is_named():
 def diverging(tmp_path, monkeypatch):
     """A run's config whose batches have a weight that is not finite from the sixth on, and its folder."""
     path = runs.write(tmp_path)
-    real = loop.open_data
+    real = run.open_data
 
     def poisoned(config, mesh):
         batches, validation = real(config, mesh)
@@ -74,7 +74,7 @@ def diverging(tmp_path, monkeypatch):
         batches.__class__ = Poisoned
         return batches, validation
 
-    monkeypatch.setattr(loop, "open_data", poisoned)
+    monkeypatch.setattr(run, "open_data", poisoned)
     return path, tmp_path / "run"
 
 

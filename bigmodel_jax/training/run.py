@@ -1,0 +1,92 @@
+"""A run from its config to its last line: what is checked, opened and held around the loop."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from bigmodel_jax.checkpoint import store
+from bigmodel_jax.config import Config
+from bigmodel_jax.config_checks import validate
+from bigmodel_jax.core import processes, pulse, sharding
+from bigmodel_jax.report.run_clock import RunClock
+from bigmodel_jax.report.stages import Stages
+from bigmodel_jax.training import epochs, fits, holder, loop, provenance, run_folder
+from bigmodel_jax.training.beginning import already_complete, already_stopped, begin, open_data, resume
+from bigmodel_jax.training.checks import check_processes, check_run
+from bigmodel_jax.training.early_stopping import Patience
+
+log = logging.getLogger("bigmodel_jax")
+
+
+def train(
+    config: Config,
+    run_dir: Path,
+    stages: Stages | None = None,
+    *,
+    began: float | None = None,
+    source: Path | None = None,
+    accept: Sequence[str] = (),
+) -> dict[str, float]:
+    """Trains until `train.steps`, continuing what the folder holds; returns the last evaluation's scalars.
+
+    source: what the config was read from. accept: "data", "code": what may have changed since the run was last here.
+    ValueError and OSError, one line each, for a user's mistake; what was saved before stays. Of several processes,
+    all train, and the first one alone writes and prints. began: when the process started, in seconds since 1970; None: now.
+    """
+    stages = stages or Stages(Console(quiet=not processes.first()))
+    console = stages.console
+    validate(config, jax.device_count())
+    check_processes(config)
+    with (
+        run_folder.logging_to(run_dir / "log.txt") as start_log,
+        RunClock(run_dir, began) as wall,
+        holder.Holder(run_dir) as hold,
+        store.open_store(run_dir / "checkpoints", config.checkpoint) as saves,
+    ):
+        # --- whatever can be wrong is found before the run's folder is touched
+        run_folder.check(run_dir, config)
+        if run_dir.is_dir() and processes.first():
+            hold.take()
+        mesh = sharding.make_mesh(config.parallel)
+        last = -1 if (found := store.latest_step(saves)) is None else found
+        newest = store.open_local(saves, run_dir, mesh)
+        fits.check_weights(config, mesh)
+        facts = provenance.check(config, run_dir, resumes=newest >= 0, source=source, accept=accept)
+        stages.begin("Preparing data")
+        batches, validation = processes.in_turn("data", lambda: open_data(config, mesh))
+        config = epochs.resolve(config, len(batches.rows))
+        if newest > config.train.steps:
+            raise ValueError(f"train.steps = {config.train.steps} is below step {newest}, where this run stands")
+        check_run(config)
+        log.info("data opened")
+
+        # --- where the run stands
+        stages.begin("Building the model")
+        patience = Patience.of(config)
+        with wall.phase("restore" if newest >= 0 else "other"):
+            found = resume(config, mesh, saves, batches, patience) if newest >= 0 else None
+            state = begin(config, mesh, console) if found is None else found
+        start = int(state.step)
+        if start >= config.train.steps:
+            stages.end()
+            return already_complete(run_dir, config, console)
+        if patience.is_over:
+            stages.end()
+            return already_stopped(run_dir, start, patience, console)
+        run_folder.claim(run_dir, config)
+        if processes.first():
+            hold.take()
+            run_folder.check_still(saves, last)
+        provenance.write(run_dir, facts)
+        start_log()
+        wall.open(start)
+        if start and found is not None:
+            log.info("resumed at step %d", start)
+            console.print(f"Resuming at step {start:,}.")
+        run = loop.Run(config, run_dir, mesh, stages, hold, saves, batches, validation, patience, wall, start)
+        limit, alone = config.train.max_step_seconds, jax.process_count() == 1
+        with pulse.watched(limit, run_dir / "log.txt", alone=alone):
+            return run.go(state)
