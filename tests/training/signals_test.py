@@ -84,7 +84,7 @@ class Recorded(loop.Run):
     def __init__(self, steps=6, evaluate_every=0, save_every=0, start=0, during=None):
         self.config = SimpleNamespace(
             train=SimpleNamespace(steps=steps, max_skipped=9), eval=SimpleNamespace(every=evaluate_every),
-            checkpoint=SimpleNamespace(every=save_every),
+            checkpoint=SimpleNamespace(every=save_every, local_every=0),
         )  # fmt: skip
         self.batches, self.start, self.seen, self.during = Batches(), start, [], during or {}
         self.patience = Patience("eval/loss", "min", limit=0)
