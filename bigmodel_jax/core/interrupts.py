@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 
 GRACE_SECONDS = 4.0  # from the signal to the end, where nothing is being saved
@@ -60,7 +61,7 @@ def end(stop: Interrupt) -> None:
     if _one_end.acquire(blocking=False):
         tell(str(stop), stop.code)
         print(stop, file=sys.__stderr__)
-        with contextlib.suppress(OSError):  # a pipe that nobody reads any more
+        with contextlib.suppress(OSError, RuntimeError):  # a pipe that nobody reads any more, a signal within a write
             sys.stdout.flush()
         os._exit(stop.code)
 
@@ -97,10 +98,22 @@ def obey() -> None:
         raise Interrupt(number)
 
 
-def _raise(number: int, _frame) -> None:
+def _raise(number: int, frame: types.FrameType | None) -> None:
     global _heard
     _heard = number
-    raise Interrupt(number)
+    if not _imports(frame):
+        raise Interrupt(number)
+    if not _saving:  # else the thread ends the process once it has saved
+        end(Interrupt(number))
+
+
+def _imports(frame: types.FrameType | None) -> bool:
+    """Whether a module is being imported. jaxlib aborts the process where an exception unwinds the import of its C++."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _watch(pipe: int) -> None:

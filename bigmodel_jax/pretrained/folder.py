@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -202,7 +203,7 @@ def _check_room(cfg: ModelConfig, own: Mapping[str, Any], shardings: Mapping[str
     """ValueError where the weights do not fit in the memory of the devices."""
     shapes = {path: jax.ShapeDtypeStruct(p.shape, dtype, sharding=shardings[path]) for path, p in own.items()}
     what = f"the weights of {type(cfg).__name__} ({sum(p.size for p in own.values()):,} parameters)"
-    mesh = next(iter(shardings.values())).mesh
+    mesh = Mesh(np.array(list(next(iter(shardings.values())).device_set)), ("all",))
     device_memory.check(what, shapes, mesh, "more {more} with --parallel.fsdp, --dtype bfloat16", copies=False)
 
 

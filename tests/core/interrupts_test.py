@@ -18,7 +18,20 @@ except interrupts.Interrupt as stop:
     interrupts.end(stop)
 """
 READY = "print('ready', flush=True); "
+IMPORT = """import tempfile, pathlib
+    folder = tempfile.mkdtemp()
+    pathlib.Path(folder, "slow.py").write_text('''
+import os, time
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except BaseException:
+    os.abort()
+''')
+    sys.path.insert(0, folder)
+    import slow"""
 BODIES = {
+    "an import that no exception may unwind": IMPORT,
     "python": READY + "time.sleep(60)",
     "a long call of C": "import ctypes; c = ctypes.CDLL(None); "
     + READY

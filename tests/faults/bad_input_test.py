@@ -99,9 +99,9 @@ CASES = {
     "wrong type": Case(TRAIN + "--train.steps many", ("--train.steps", "'many'", "INT")),
     "fraction for a whole number": Case(TRAIN + "--train.steps 1.5", ("--train.steps", "'1.5'", "INT")),
     "one value for a pair": Case(TRAIN + "--optim.betas 0.9", ("--optim.betas", "2 values")),
-    "unknown optimizer": Case(TRAIN + "--optim.name adamww", ("--optim.name", "'adamww'", "'sgd'", "meant: 'adamw'")),
-    "unknown precision": Case(TRAIN + "--precision.compute float23", ("--precision.compute", "meant: 'float32'")),
-    "unknown packing": Case(TRAIN + "--data.packing conc", ("--data.packing", "'conc'", "meant: 'concat'")),
+    "unknown optimizer": Case(TRAIN + "--optim.name adamww", ("--optim.name", "'adamww'", "'sgd'", "meant 'adamw'")),
+    "unknown precision": Case(TRAIN + "--precision.compute float23", ("--precision.compute", "meant 'float32'")),
+    "unknown packing": Case(TRAIN + "--data.packing conc", ("--data.packing", "'conc'", "meant 'concat'")),
     # --- config files
     "config missing": Case("train {here}/tinny.py", ("tinny.py", "no such file", "{here}/tiny.py")),
     "no get_config": Case("train {here}/no_get_config.py", ("no_get_config.py", "get_config()")),
@@ -145,7 +145,7 @@ CASES = {
     ),
     "unknown metric": Case(
         TRAIN + "--checkpoint.best_metric eval/los",
-        ("checkpoint.best_metric = 'eval/los'", "accuracy", "meant: 'eval/loss'"),
+        ("checkpoint.best_metric = 'eval/los'", "accuracy", "meant 'eval/loss'"),
     ),
     "tracker not installed": Case(TRAIN + "--report.trackers wandb", ("report.trackers = 'wandb'", "uv pip install")),
     "sample longer than the model": Case(

@@ -91,7 +91,7 @@ def test_every_verb_that_makes_weights_asks(trained, tmp_path, capsys, monkeypat
 
 
 def test_memory_that_ran_out_is_one_line(trained, tmp_path, capsys, monkeypatch):
-    def fails(*_):
+    def fails(*_, **__):
         raise MemoryError("Unable to allocate 5 TiB")
 
     monkeypatch.setattr("bigmodel_jax.training.run.train", fails)
