@@ -26,6 +26,10 @@ class ImageFolders(Source):
     def labels(self) -> tuple[str, ...]:
         return tuple(folder.name for folder in _visible(self._folder("train")) if folder.is_dir())
 
+    def reads(self, root):
+        splits = [split for split in ("train", "validation") if getattr(self, split)]
+        return {split: [path for path, _ in self._pictures(split)] for split in splits}
+
     def fingerprint(self, split, root):
         """Of pictures, size and time of change stand for the content."""
         folder = self._folder(split)

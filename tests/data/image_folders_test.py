@@ -52,6 +52,12 @@ def test_a_changed_picture_is_read_anew(photos):
     assert not np.array_equal(before, data(photos).open("train").batch(np.arange(1), None)["image"])
 
 
+def test_a_resume_compares_the_content_of_the_pictures(photos):
+    found = data(photos).reads()
+    assert [path.name for path in found["data.source.train"]] == ["0.png", "1.png"] * 3
+    assert set(found) == {"data.source.train", "data.source.validation"}
+
+
 def test_what_is_no_picture_or_of_no_class_is_a_bad_record(photos):
     (photos / "train" / "dog" / "notes.txt").write_text("a dog")
     with pytest.raises(ValueError, match="notes.txt is not a readable picture"):
