@@ -78,9 +78,19 @@ def learns_and_comes_back(config: Config, folder, data: dict) -> None:
 
 
 QUICK = {"muon", "noisy_sgd"}
+SLOW = {
+    "adafactor",
+    "lamb",
+    "prodigy",
+    "schedule_free_adamw",
+}  # a kind of state each: sums over rows, a ratio, a rate, an average
 
 
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in OPTIMIZERS])
+def marks(name: str) -> tuple:
+    return () if name in QUICK else (pytest.mark.slow if name in SLOW else pytest.mark.exhaustive,)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=marks(n)) for n in OPTIMIZERS])
 def test_an_optimizer_learns_and_its_state_comes_back_bit_for_bit(name, tmp_path):
     optim = OptimConfig(name=name, lr=RATES.get(name, 1e-2), schedule="constant", weight_decay=1e-4)
     train = TrainConfig(steps=STEPS.get(name, 20), batch_size=32)

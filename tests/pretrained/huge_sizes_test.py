@@ -64,7 +64,7 @@ def test_a_size_that_the_files_do_not_hold_is_one_short_line(tmp_path, name, key
     assert what == "read" or len(said) < 20_000
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", FOLDERS)
 def test_every_size_of_every_family(tmp_path, name):
     for place in places(json.loads((FIXTURES / name / "config.json").read_text())):
