@@ -20,14 +20,9 @@ def path(tmp_path_factory):
     return runs.write(tmp_path_factory.mktemp("faults"))
 
 
-def ours(text: str) -> list[str]:
-    """What the job said of itself; a busy machine may make the runtime log beside it."""
-    return [line for line in text.splitlines() if line.startswith(("error: ", "interrupted "))]
-
-
 def lines(job, count) -> list[str]:
     """All that the processes said on stderr."""
-    return ours("".join(job.err(i) for i in range(count)))
+    return jobs.ours("".join(job.err(i) for i in range(count)))
 
 
 def wait_for_step(job, run_dir, step):
@@ -98,7 +93,7 @@ def test_a_coordinator_that_does_not_answer_is_named_with_the_seconds_waited(pat
     place = ("--cluster.coordinator", address, "--cluster.num_processes", "2", "--cluster.timeout", "3")
     done = runs.launch("train", path, *place, "--cluster.process_id", "1")
     assert done.returncode == 75
-    (said,) = ours(done.stderr)
+    (said,) = jobs.ours(done.stderr)
     assert said.startswith(f"error: cluster: the coordinator {address} could not be reached in 3 s: Connection refused")
 
 
@@ -107,5 +102,5 @@ def test_processes_that_never_come_are_missed(path):
     place = ("--cluster.coordinator", address, "--cluster.num_processes", "2", "--cluster.timeout", "5")
     done = runs.launch("train", path, *place, "--cluster.process_id", "0")
     assert done.returncode == 75
-    (said,) = ours(done.stderr)
+    (said,) = jobs.ours(done.stderr)
     assert f"the 2 processes did not all join at {address} in " in said

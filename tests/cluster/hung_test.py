@@ -65,8 +65,9 @@ def test_a_stopped_process_is_named_and_the_run_goes_on_from_its_save(path, tmp_
         assert end_of(job, others) == [75] * len(others), job.everything()
         os.kill(pid, signal.SIGCONT)
         assert end_of(job, [stopped]) == [75], job.everything()
-        said = [line for i in others for line in job.err(i).splitlines()]
-        woken = job.err(stopped).splitlines()
+        said = [line for i in others for line in jobs.ours(job.err(i))]
+        woken = jobs.ours(job.err(stopped))
+        assert "Traceback" not in job.everything()
         log = (run_dir / "log.txt").read_text()
         pids = [p.pid for p in job.processes]
     assert len(said) == 1, said

@@ -81,3 +81,8 @@ def job(
         yield started
     finally:
         started.kill()
+
+
+def ours(text: str) -> list[str]:
+    """What the job said of itself; a busy machine may make the runtime log beside it."""
+    return [line for line in text.splitlines() if line.startswith(("error: ", "interrupted "))]
