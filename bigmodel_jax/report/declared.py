@@ -1,7 +1,7 @@
 """What the numbers of a run are: declared by its objective and data, and kept in its folder for the page to read."""
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import logging
 from collections.abc import Iterable
@@ -66,9 +66,12 @@ def _by_class(config: dict) -> Known:
 def _class(tag: str, base: type) -> type:
     """The class of the package that "module:Class" names; the base of all where it names none."""
     module, _, name = tag.partition(":")
-    if not module.startswith("bigmodel_jax.") or importlib.util.find_spec(module) is None:
+    if not module.startswith("bigmodel_jax."):
         return base
-    cls = getattr(importlib.import_module(module), name, base)
+    try:
+        cls = getattr(importlib.import_module(module), name, base)
+    except ImportError:  # a module that another version had
+        return base
     return cls if isinstance(cls, type) and issubclass(cls, base) else base
 
 

@@ -108,3 +108,12 @@ def test_a_folder_that_declares_nothing_readable_is_shown_by_its_names(tmp_path,
     run_dir = folders.own_metrics_run(tmp_path / "run")
     (run_dir / declared.DECLARED_FILE).write_text(text)
     assert load_run(run_dir).metric("eval/f/beta").title == "F/beta"
+
+
+@pytest.mark.parametrize(
+    "tag", ["bigmodel_jax.gone.away:Lost", "bigmodel_jax.objectives:Gone", "bigmodel_jax.core.files:replace"]
+)
+def test_a_class_that_is_not_there_any_more_declares_nothing(tmp_path, tag):
+    run_dir = folders.own_metrics_run(tmp_path / "run")
+    (run_dir / "config.json").write_text(json.dumps({"objective": {"type": tag}}))
+    assert load_run(run_dir).metric("eval/f/beta").title == "F/beta"
