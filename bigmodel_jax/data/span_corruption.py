@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 
 from bigmodel_jax.core.ranges import AtLeastOne, ProperShare
-from bigmodel_jax.data import shuffle, text
+from bigmodel_jax.data import encoder_decoder_rows, shuffle, text
 from bigmodel_jax.data.base import Shapes
 from bigmodel_jax.data.text import TextData, TextRows
 
@@ -46,7 +46,7 @@ class SpanCorruptionData(TextData):
         return SpanRows(**fields, noise_density=self.noise_density, mean_span=self.mean_span)
 
     def row_shapes(self, model) -> Shapes:
-        row = _empty(1, *row_lengths(self.seq_len, self.noise_density, self.mean_span))
+        row = encoder_decoder_rows.empty(1, *row_lengths(self.seq_len, self.noise_density, self.mean_span))
         return {name: (x.shape[1:], x.dtype.name) for name, x in row.items()}
 
     def requirements(self) -> dict:
@@ -68,7 +68,7 @@ class SpanRows(TextRows):
         rows = super().batch(indices, None)
         seeds = shuffle.noise(EVALUATION, indices) if noise is None else noise
         _, num_spans = num_noise(self.seq_len, self.noise_density, self.mean_span)
-        out = _empty(len(indices), *row_lengths(self.seq_len, self.noise_density, self.mean_span))
+        out = encoder_decoder_rows.empty(len(indices), *row_lengths(self.seq_len, self.noise_density, self.mean_span))
         for row, seed in enumerate(seeds):
             # Targets rather than tokens: they are the row's text without the separator in front of it.
             sequence = rows["targets"][row, rows["weights"][row] > 0]
@@ -84,26 +84,7 @@ class SpanRows(TextRows):
         first_sentinel = len(self.token_bytes)
         source = np.append(replace_spans(sequence, taken, first_sentinel), self.separator)
         target = np.append(replace_spans(sequence, ~taken, first_sentinel), self.separator)
-        out["encoder_tokens"][row, : len(source)] = source
-        out["encoder_segment_ids"][row, : len(source)] = 1
-        n = len(target)
-        out["tokens"][row, :n] = np.append(self.separator, target[:-1])
-        out["targets"][row, :n], out["weights"][row, :n], out["segment_ids"][row, :n] = target, 1.0, 1
-
-
-def _empty(num_rows: int, encoder_len: int, decoder_len: int) -> dict[str, np.ndarray]:
-    def zeros(width: int, dtype: type = np.int32) -> np.ndarray:
-        return np.zeros((num_rows, width), dtype)
-
-    return {
-        "encoder_tokens": zeros(encoder_len),
-        "encoder_segment_ids": zeros(encoder_len),
-        "tokens": zeros(decoder_len),
-        "targets": zeros(decoder_len),
-        "weights": zeros(decoder_len, np.float32),
-        "segment_ids": zeros(decoder_len),
-        "positions": np.tile(np.arange(decoder_len, dtype=np.int32), (num_rows, 1)),
-    }
+        encoder_decoder_rows.fill(out, row, source, target, self.separator)
 
 
 def row_lengths(length: int, density: float, mean_span: float) -> tuple[int, int]:

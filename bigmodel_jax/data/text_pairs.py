@@ -17,7 +17,7 @@ import numpy as np
 
 from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.core.spelling import nearest
-from bigmodel_jax.data import cache, text
+from bigmodel_jax.data import cache, encoder_decoder_rows, text
 from bigmodel_jax.data.base import DataConfig, Shapes, log_skipped
 from bigmodel_jax.data.sources import Source
 from bigmodel_jax.data.table_files import TableFiles
@@ -73,7 +73,10 @@ class TextPairData(DataConfig):
         return PairRows(tokens, begins[:-1].reshape(-1, 2)[kept], lengths[kept], token_bytes, meta, self)
 
     def row_shapes(self, model) -> Shapes:
-        return {name: (x.shape[1:], x.dtype.name) for name, x in _empty(1, self.input_len, self.target_len).items()}
+        return {
+            name: (x.shape[1:], x.dtype.name)
+            for name, x in encoder_decoder_rows.empty(1, self.input_len, self.target_len).items()
+        }
 
     def requirements(self) -> dict:
         return {
@@ -144,14 +147,10 @@ class PairRows:
         return len(self.begins)
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
-        out = _empty(len(indices), self.cfg.input_len, self.cfg.target_len)
+        out = encoder_decoder_rows.empty(len(indices), self.cfg.input_len, self.cfg.target_len)
         for row, index in enumerate(indices):
             source, target = (self._side(index, side) for side in (0, 1))
-            out["encoder_tokens"][row, : len(source)] = source
-            out["encoder_segment_ids"][row, : len(source)] = 1
-            n = len(target)
-            out["tokens"][row, :n] = np.append(self.cfg.decoder_start, target[:-1])
-            out["targets"][row, :n], out["weights"][row, :n], out["segment_ids"][row, :n] = target, 1.0, 1
+            encoder_decoder_rows.fill(out, row, source, target, self.cfg.decoder_start)
         if noise is None and self.token_bytes.any():
             out["target_bytes"] = self.token_bytes[out["targets"]]
         return out
@@ -162,18 +161,3 @@ class PairRows:
         room = (self.cfg.input_len, self.cfg.target_len)[side]
         ids = self.tokens[begin : begin + length].astype(np.int32)
         return ids if length <= room else np.append(ids[: room - 1], ids[-1])
-
-
-def _empty(num_rows: int, input_len: int, target_len: int) -> dict[str, np.ndarray]:
-    def zeros(width: int, dtype: type = np.int32) -> np.ndarray:
-        return np.zeros((num_rows, width), dtype)
-
-    return {
-        "encoder_tokens": zeros(input_len),
-        "encoder_segment_ids": zeros(input_len),
-        "tokens": zeros(target_len),
-        "targets": zeros(target_len),
-        "weights": zeros(target_len, np.float32),
-        "segment_ids": zeros(target_len),
-        "positions": np.tile(np.arange(target_len, dtype=np.int32), (num_rows, 1)),
-    }

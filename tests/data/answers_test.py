@@ -1,19 +1,14 @@
 """Questions about a text: the parts of a context, the answer's tokens in them, and records that are wrong."""
 
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bigmodel_jax.config import Config, EvalConfig, TrainConfig
 from bigmodel_jax.data import QuestionAnsweringData, SquadFiles, TableFiles, tokenizer_files
-from bigmodel_jax.models import BertConfig
 from bigmodel_jax.objectives import QuestionAnswering
-from bigmodel_jax.optim import OptimConfig
-from bigmodel_jax.training.checks import check_data
-from bigmodel_jax.training.run import train
+from tiny_encoder import learns
 
 BERT = Path(__file__).parent / "tokenizer_forms" / "bert"
 CONTEXT = "Ada lives in Paris. " + "She walks a lot. " * 20 + "Her dog is called Rex."
@@ -114,23 +109,5 @@ def test_an_overlap_as_long_as_a_row_is_refused(make):
 
 def test_an_encoder_learns_it_and_one_with_another_head_is_refused(make, tmp_path):
     data = make([row("Paris")] * 8, seq_len=96)
-    tiny = {
-        "num_layers": 1,
-        "embed_dim": 32,
-        "num_heads": 2,
-        "mlp_dim": 64,
-        "max_seq_len": data.seq_len,
-        "dropout": 0.0,
-    }
-    model = BertConfig(vocab_size=data.requirements()["vocab_size"], head="question_answering", **tiny)
-    config = Config(
-        model=model,
-        objective=QuestionAnswering(),
-        data=data,
-        optim=OptimConfig(lr=1e-2, warmup_steps=2),
-        train=TrainConfig(steps=40, batch_size=8),
-        eval=EvalConfig(batch_size=8),
-    )
-    assert train(config, tmp_path / "run")["eval/exact_match"] > 0.9
-    with pytest.raises(ValueError, match="model.head = masked_lm, but the data needs question_answering"):
-        check_data(dataclasses.replace(config, model=dataclasses.replace(model, head="masked_lm")))
+    scalars = learns(data, QuestionAnswering(), "question_answering", tmp_path / "run", steps=40)
+    assert scalars["eval/exact_match"] > 0.9

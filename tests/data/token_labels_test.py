@@ -1,19 +1,14 @@
 """One label a word: where it is asked for, how labels are numbered, and records that are wrong."""
 
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bigmodel_jax.config import Config, EvalConfig, TrainConfig
 from bigmodel_jax.data import ConllFiles, TableFiles, TokenLabelData, tokenizer_files
-from bigmodel_jax.models import BertConfig
 from bigmodel_jax.objectives import MaskedLanguageModel
-from bigmodel_jax.optim import OptimConfig
-from bigmodel_jax.training.checks import check_data
-from bigmodel_jax.training.run import train
+from tiny_encoder import learns
 
 BERT = Path(__file__).parent / "tokenizer_forms" / "bert"
 ROWS = [
@@ -87,24 +82,5 @@ def test_a_label_that_training_does_not_have_is_a_bad_record(make):
 
 
 def test_an_encoder_learns_it_and_one_with_another_head_is_refused(make, tmp_path):
-    data = make()
-    tiny = {
-        "num_layers": 1,
-        "embed_dim": 32,
-        "num_heads": 2,
-        "mlp_dim": 64,
-        "max_seq_len": data.seq_len,
-        "dropout": 0.0,
-    }
-    model = BertConfig(vocab_size=data.requirements()["vocab_size"], head="token_classification", **tiny, num_classes=3)
-    config = Config(
-        model=model,
-        objective=MaskedLanguageModel(),
-        data=data,
-        optim=OptimConfig(lr=1e-2, warmup_steps=2),
-        train=TrainConfig(steps=30, batch_size=8),
-        eval=EvalConfig(batch_size=8),
-    )
-    assert train(config, tmp_path / "run")["eval/accuracy"] > 0.9
-    with pytest.raises(ValueError, match="model.head = masked_lm, but the data needs token_classification"):
-        check_data(dataclasses.replace(config, model=dataclasses.replace(model, head="masked_lm")))
+    scalars = learns(make(), MaskedLanguageModel(), "token_classification", tmp_path / "run", steps=30, num_classes=3)
+    assert scalars["eval/accuracy"] > 0.9

@@ -1,0 +1,29 @@
+"""Rows of encoder-decoders: what the encoder reads, what the decoder is fed, and what it is asked for."""
+
+import numpy as np
+
+
+def empty(num_rows: int, encoder_len: int, decoder_len: int) -> dict[str, np.ndarray]:
+    """A batch of padding alone: arrays (num_rows, encoder_len) and (num_rows, decoder_len)."""
+
+    def zeros(width: int, dtype: type = np.int32) -> np.ndarray:
+        return np.zeros((num_rows, width), dtype)
+
+    return {
+        "encoder_tokens": zeros(encoder_len),
+        "encoder_segment_ids": zeros(encoder_len),
+        "tokens": zeros(decoder_len),
+        "targets": zeros(decoder_len),
+        "weights": zeros(decoder_len, np.float32),
+        "segment_ids": zeros(decoder_len),
+        "positions": np.tile(np.arange(decoder_len, dtype=np.int32), (num_rows, 1)),
+    }
+
+
+def fill(out: dict[str, np.ndarray], row: int, source: np.ndarray, target: np.ndarray, start: int) -> None:
+    """Writes one pair into a batch of `empty`; source and target hold their ends, and start begins the decoder's input."""
+    out["encoder_tokens"][row, : len(source)] = source
+    out["encoder_segment_ids"][row, : len(source)] = 1
+    n = len(target)
+    out["tokens"][row, :n] = np.append(start, target[:-1])
+    out["targets"][row, :n], out["weights"][row, :n], out["segment_ids"][row, :n] = target, 1.0, 1
