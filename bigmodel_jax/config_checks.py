@@ -42,9 +42,10 @@ def _with_sizes(parallel: ParallelConfig, num_devices: int | None) -> ParallelCo
 
 
 def check_duration(config: Config) -> None:
-    """Raises ValueError unless one of steps and epochs says how long the run is, from which state on.
+    """Checks the length of the run and the state that it starts from; epochs become steps in training/epochs.py.
 
-    Epochs become steps in training/epochs.py.
+    Raises ValueError where steps and epochs are both given, where the data has no end to count epochs by, where the
+    optimizer cannot run for so many steps, and where the start takes a state from no run.
     """
     train, data = config.train, type(config.data)
     if train.init_state == "all" and not train.init_from:

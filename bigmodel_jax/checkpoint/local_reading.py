@@ -56,7 +56,7 @@ def _count(number: int) -> str:
 
 
 def _held_here(folder: Path) -> dict[str, list]:
-    """{"<step>.<attempt>": [[file, layout], ...]} of the files on this host that are as long as they were written."""
+    """{"<step>.<attempt>": [[file, layout], ...]} of the files on this host whose length is the one recorded."""
     found: dict[str, list] = {}
     for path in sorted(folder.glob("*/*/*.json")):
         if not NAME.fullmatch(path.parent.name) or not FILE.fullmatch(path.stem):

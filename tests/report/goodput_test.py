@@ -1,4 +1,4 @@
-"""Where a run's wall time went: records written by hand, whose split is known to the millisecond, and the clock's own."""
+"""The split of a run's wall time. Records written by hand have a known split; the clock writes records of its own."""
 
 import json
 import threading
