@@ -1,9 +1,13 @@
 """Files that are replaced whole or not at all, also when the process dies or the disk fills half-way."""
 
 import contextlib
+import glob
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+STALE_SECONDS = 3600.0  # a temporary file so old belongs to a process that was killed
 
 
 @contextlib.contextmanager
@@ -11,10 +15,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields the name of a temporary file beside `path`; what the caller writes there becomes `path` at the end.
 
     The content is on the disk before the name changes, and the name before this returns. The temporary file is
-    deleted where the caller fails. OSError names `path`.
+    deleted where the caller fails. Two processes that replace one file do not meet: the later one's content stays.
+    OSError names `path`.
     """
-    temporary = path.with_name(f"{path.name}.partial")
+    temporary = path.with_name(f"{path.name}.partial-{os.getpid()}-{os.urandom(4).hex()}")
     try:
+        _delete_stale(path)
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
@@ -29,6 +35,14 @@ def replace(path: Path, content: str | bytes) -> None:
     """Writes `content` (text as UTF-8) to `path`, whole or not at all; OSError names `path`."""
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _delete_stale(path: Path) -> None:
+    """Deletes what killed processes have left beside `path`."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.partial*"):
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink()
 
 
 def _sync(path: Path) -> None:

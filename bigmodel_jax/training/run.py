@@ -76,10 +76,7 @@ def train(
         if patience.is_over:
             stages.end()
             return already_stopped(run_dir, start, patience, console)
-        run_folder.claim(run_dir, config)
-        if processes.first():
-            hold.take()
-            run_folder.check_still(saves, last)
+        run_folder.claim(run_dir, config, hold, saves, last)
         provenance.write(run_dir, facts)
         start_log()
         wall.open(start)

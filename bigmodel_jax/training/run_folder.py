@@ -13,7 +13,7 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config, flat, override
 from bigmodel_jax.core import processes
 from bigmodel_jax.core.local_paths import check_local
-from bigmodel_jax.training import provenance
+from bigmodel_jax.training import holder, provenance
 
 log = logging.getLogger("bigmodel_jax")
 
@@ -83,8 +83,12 @@ def check(run_dir: Path, config: Config) -> None:
             )
 
 
-def claim(run_dir: Path, config: Config) -> None:
-    """Makes the folder and writes what the run is, in process 0; `check` comes first."""
+def claim(run_dir: Path, config: Config, hold: holder.Holder, saves: store.Store, last: int) -> None:
+    """Makes the folder, takes it and writes what the run is, in process 0; `check` comes first.
+
+    Another start may have come since. Whoever takes the folder alone writes there, so what `check` has found is found
+    once more by the one that has it. last: as in `check_still`.
+    """
     if not processes.first():
         return
     try:
@@ -94,6 +98,9 @@ def claim(run_dir: Path, config: Config) -> None:
         raise ValueError(
             f"run_dir = {str(run_dir)!r} cannot be made: {error.strerror}; give another --run_dir"
         ) from error
+    hold.take()
+    check_still(saves, last)
+    check(run_dir, config)
     config_file.save(config, run_dir / "config.json")
 
 

@@ -53,3 +53,24 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(OSError, match="No such file") as raised:
         files.replace(path, "x")
     assert raised.value.filename == str(path)
+
+
+def test_two_that_replace_one_file_at_once_do_not_meet(tmp_path):
+    path = tmp_path / "config.json"
+    with files.replacing(path) as first:
+        first.write_text("first")
+        with files.replacing(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_what_a_killed_writer_left_is_deleted_when_it_is_old(tmp_path):
+    old, young, other = (tmp_path / name for name in ("a.json.partial-1-ab", "a.json.partial-2-cd", "b.json"))
+    for path in (old, young, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (1, 1))
+    files.replace(tmp_path / "a.json", "whole")
+    assert sorted(os.listdir(tmp_path)) == ["a.json", young.name, other.name]

@@ -110,8 +110,8 @@ def test_touched_files_are_equal_and_untouched_ones_are_not_read(place, monkeypa
 
 
 def test_a_moved_folder_of_equal_files_is_no_change(place, tmp_path):
-    run_folder.claim(place.run_dir, place.config())
-    (place.run_dir / "checkpoints" / "3").mkdir()
+    config_file.save(place.config(), place.run_dir / "config.json")
+    (place.run_dir / "checkpoints" / "3").mkdir(parents=True)
     shutil.copytree(place.folder, tmp_path / "there")
     moved = place.config(train=str(tmp_path / "there" / "*.jsonl"), validation=str(tmp_path / "there" / "held.txt"))
     run_folder.check(place.run_dir, moved)
@@ -121,8 +121,8 @@ def test_a_moved_folder_of_equal_files_is_no_change(place, tmp_path):
 
 
 def test_another_path_is_another_run_where_nothing_is_recorded(place):
-    run_folder.claim(place.run_dir, place.config())
-    (place.run_dir / "checkpoints" / "3").mkdir()
+    config_file.save(place.config(), place.run_dir / "config.json")
+    (place.run_dir / "checkpoints" / "3").mkdir(parents=True)
     (place.run_dir / provenance.FILE).unlink()
     with pytest.raises(ValueError, match=r"data\.source\.train was"):
         run_folder.check(place.run_dir, place.config(train="elsewhere.jsonl"))

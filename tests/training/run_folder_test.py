@@ -16,7 +16,7 @@ from bigmodel_jax.data import ImageData
 from bigmodel_jax.models import CNNConfig, MLPConfig
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.optim import OptimConfig
-from bigmodel_jax.training import run_folder
+from bigmodel_jax.training import holder, run_folder
 
 BASE = Config(MLPConfig(), Classification(), ImageData())
 
@@ -55,11 +55,16 @@ def test_another_model_is_another_run():
     )
 
 
+def claim(run_dir, config):
+    with holder.Holder(run_dir) as hold, store.open_store(run_dir / "checkpoints", config.checkpoint) as saves:
+        run_folder.claim(run_dir, config, hold, saves, -1)
+
+
 def test_check_writes_nothing_and_claim_writes_the_config(tmp_path):
     run_dir = tmp_path / "a" / "b"
     run_folder.check(run_dir, BASE)
     assert not (tmp_path / "a").exists()
-    run_folder.claim(run_dir, BASE)
+    claim(run_dir, BASE)
     assert config_file.load(run_dir) == BASE
     run_folder.check(run_dir, BASE)
     with pytest.raises(ValueError, match=r"train\.seed was 0, now 1"):
@@ -69,8 +74,24 @@ def test_check_writes_nothing_and_claim_writes_the_config(tmp_path):
 def test_a_continued_run_keeps_its_newest_config(tmp_path):
     longer = dataclasses.replace(BASE, train=TrainConfig(steps=2000))
     for config in (BASE, longer):
-        run_folder.claim(tmp_path, config)
+        claim(tmp_path, config)
     assert config_file.load(tmp_path) == longer
+
+
+def test_who_does_not_get_the_folder_writes_no_config(tmp_path):
+    with holder.Holder(tmp_path) as first:
+        first.take()
+        with pytest.raises(ValueError, match="is in use"):
+            claim(tmp_path, BASE)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_config_that_another_start_wrote_since_the_check_is_not_overwritten(tmp_path):
+    run_folder.check(tmp_path, BASE)
+    claim(tmp_path, dataclasses.replace(BASE, train=TrainConfig(seed=1)))
+    with pytest.raises(ValueError, match=r"train\.seed was 1, now 0"):
+        claim(tmp_path, BASE)
+    assert config_file.load(tmp_path).train.seed == 1
 
 
 def test_nothing_is_logged_to_a_file_before_the_start_and_everything_after(tmp_path, capsys):
@@ -103,7 +124,7 @@ def save_checkpoint(run_dir, config, step):
 
 @pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_text(p.read_text()[:60])])
 def test_a_run_without_its_config_file_is_known_by_its_checkpoints(tmp_path, damage, caplog):
-    run_folder.claim(tmp_path, BASE)
+    claim(tmp_path, BASE)
     save_checkpoint(tmp_path, BASE, 3)
     damage(tmp_path / "config.json")
     assert run_folder.load(tmp_path) == BASE
