@@ -5,6 +5,7 @@ unwinds the main thread. That can fail: the main thread may be inside XLA's comp
 callback that swallows exceptions. So a thread hears of each signal as well, and ends the process where it goes on.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -43,7 +44,15 @@ def install() -> None:
     sys.excepthook = lambda kind, error, tb: end(error) if kind is Interrupt else uncaught(kind, error, tb)
     # A finaliser or a callback of the garbage collector swallows the exception; its traceback says nothing to a user.
     sys.unraisablehook = lambda u: None if u.exc_type is Interrupt else unraisable(u)
+    atexit.register(_ignore)  # the first that is registered is the last that runs
     signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)  # a signal that has waited, in `held` too, comes here
+
+
+def _ignore() -> None:
+    """Ignores what comes while the interpreter ends: it would take our handlers away first, and a signal would kill a
+    process whose work is done, in the place of its exit code."""
+    for number in CODES:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

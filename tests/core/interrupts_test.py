@@ -137,3 +137,23 @@ def test_an_error_that_a_library_makes_of_a_signal_is_the_signal(kind):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 130, done.stderr
     assert done.stderr.splitlines() == ["interrupted by SIGINT; the same command starts or resumes it"]
+
+
+ENDING = """
+import os, signal, sys
+from bigmodel_jax.core import interrupts
+interrupts.install()
+
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.{name}):
+        kill(pid, number)
+
+last = Last()  # deleted with this module, when the interpreter has taken its handlers of signals away
+sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_the_interpreter_ends_does_not_change_the_exit_code(name):
+    done = subprocess.run([sys.executable, "-c", ENDING.format(name=name)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
