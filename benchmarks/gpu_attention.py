@@ -24,8 +24,8 @@ import numpy as np
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
-from bigmodel_jax.nn import attention
-from bigmodel_jax.nn.visibility import Where
+from bigmodel_jax.nn.attention import attention
+from bigmodel_jax.nn.attention.visibility import Where
 
 # name: (causal, window, packed: several documents and padding at the end of a row)
 CASES = {

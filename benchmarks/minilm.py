@@ -20,7 +20,7 @@ from sklearn.model_selection import train_test_split
 from bigmodel_jax import config_file
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.data.tokenizers import load_tokenizer
+from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer
 from bigmodel_jax.pretrained.transfer import import_weights
 from bigmodel_jax.training.saved import evaluate_run, load_weights
 

@@ -23,7 +23,7 @@ from bigmodel_jax import config_file
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.data.tokenizers import load_tokenizer
+from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.pretrained.packages import fetch

@@ -32,7 +32,7 @@ from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bigmodel_jax.plan import hlo
+from bigmodel_jax.plan.program import hlo
 
 LAYERS, DIM, MLP, ROWS = 4, 2048, 8192, 64
 OPTIONS = {

@@ -157,6 +157,7 @@ def _find_class(tag: Any, run_dir: Path | None) -> type:
     if not isinstance(tag, str):
         raise ValueError(f"type {tag!r} is unknown; it must be a text, module:Class")
     module_name, _, class_name = tag.rpartition(":")
+    module_name = formats.module_now(module_name)
     is_file = module_name.endswith(".py")
     if is_file and not Path(module_name).is_file():
         raise ValueError(f"{class_name} is defined in {module_name!r}, which is not there any more")

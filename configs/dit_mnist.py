@@ -7,7 +7,7 @@ images to train on, 1,000 to test.
 """
 
 from bigmodel_jax.config import Config, EvalConfig, ImageSampleConfig, TrainConfig
-from bigmodel_jax.data.image import ImageData
+from bigmodel_jax.data.images.image import ImageData
 from bigmodel_jax.models.dit import DiTConfig
 from bigmodel_jax.objectives import Diffusion
 from bigmodel_jax.optim import OptimConfig

@@ -6,7 +6,7 @@ reaches 78.6 % on the same split, and a bag of embeddings (text_classification.p
 """
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig
-from bigmodel_jax.data.text_classification import TextClassificationData
+from bigmodel_jax.data.text.text_classification import TextClassificationData
 from bigmodel_jax.models import RNNClassifierConfig
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.optim import OptimConfig

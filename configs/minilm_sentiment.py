@@ -6,7 +6,7 @@ First `uv run launch.py import minilm-l6`. benchmarks/minilm.py runs it on movie
 import dataclasses
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig
-from bigmodel_jax.data.subword_classification import SubwordClassificationData
+from bigmodel_jax.data.text.subword_classification import SubwordClassificationData
 from bigmodel_jax.models.bert import PRESETS
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.optim import OptimConfig

@@ -5,7 +5,7 @@
 """
 
 from bigmodel_jax.config import Config, TrainConfig
-from bigmodel_jax.data.image import ImageData
+from bigmodel_jax.data.images.image import ImageData
 from bigmodel_jax.models.cnn import CNNConfig
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.optim import OptimConfig

@@ -4,7 +4,7 @@
 """
 
 from bigmodel_jax.config import Config, TrainConfig
-from bigmodel_jax.data.image import ImageData
+from bigmodel_jax.data.images.image import ImageData
 from bigmodel_jax.models.mlp import MLPConfig
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.optim import OptimConfig

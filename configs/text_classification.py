@@ -9,7 +9,7 @@ of steps suits 7,200 texts, 12 times over.
 """
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig
-from bigmodel_jax.data.text_classification import TextClassificationData
+from bigmodel_jax.data.text.text_classification import TextClassificationData
 from bigmodel_jax.models import BagOfEmbeddingsConfig
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.optim import OptimConfig

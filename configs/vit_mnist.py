@@ -5,7 +5,7 @@ a convolutional network of 99 thousand parameters reaches more (mnist_cnn.py).
 """
 
 from bigmodel_jax.config import Config, TrainConfig
-from bigmodel_jax.data.image import ImageData
+from bigmodel_jax.data.images.image import ImageData
 from bigmodel_jax.models.vit import ViTConfig
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.optim import OptimConfig

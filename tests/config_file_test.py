@@ -1,6 +1,7 @@
 """Configs as files: Python, JSON, a user's own classes."""
 
 import dataclasses
+import importlib
 import json
 import math
 import re
@@ -11,9 +12,10 @@ import pytest
 import runs
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.config import Config, flat, override
+from bigmodel_jax.core import formats
 from bigmodel_jax.data import Arrays, ChatData
 from bigmodel_jax.data.tabular import TabularData
-from bigmodel_jax.data.text_classification import TextClassificationData
+from bigmodel_jax.data.text.text_classification import TextClassificationData
 from bigmodel_jax.models import MLPConfig
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.optim import OptimConfig
@@ -197,3 +199,13 @@ def test_a_config_json_from_before_optim_was_a_folder_still_opens():
     new = {"warmup_share", "decay_share", "drops", "plateau", "groups"}
     old = {k: v for k, v in config_file.to_json(now).items() if k not in new}
     assert config_file.from_json(old | {"type": "bigmodel_jax.optim:OptimConfig"}) == now
+
+
+@pytest.mark.parametrize("folder", formats.MOVED)
+def test_a_config_json_from_before_a_file_of_data_moved_finds_its_classes(folder):
+    for name in formats.MOVED[folder]:
+        module = importlib.import_module(f"bigmodel_jax.data.{folder}.{name}")
+        classes = [c for c in vars(module).values() if dataclasses.is_dataclass(c) and c.__module__ == module.__name__]
+        assert classes
+        for cls in classes:
+            assert config_file._find_class(f"bigmodel_jax.data.{name}:{cls.__name__}", None) is cls

@@ -26,21 +26,21 @@ PUBLISHED = {
 TESTS = {
     "core/precision.py": ("core/layout_test.py", "training/bfloat16_test.py"),
     "core/sharding.py": ("core/layout_test.py", "multidevice/indivisible_test.py"),
-    "nn/attention.py": ("nn/visibility_test.py", "nn/cpu_test.py"),
-    "nn/blockwise.py": ("nn/visibility_test.py", "nn/attention_test.py"),
+    "nn/attention/attention.py": ("nn/visibility_test.py", "nn/cpu_test.py"),
+    "nn/attention/blockwise.py": ("nn/visibility_test.py", "nn/attention_test.py"),
     "nn/cpu.py": ("nn/cpu_test.py",),
     "nn/cross_entropy.py": ("objectives/cross_entropy_test.py", "nn/head_test.py"),
     "nn/norm.py": ("nn/visibility_test.py",),
     "nn/position.py": ("nn/by_hand_test.py",),
     "nn/feedforward.py": ("nn/by_hand_test.py",),
     "nn/linear.py": ("core/layout_test.py", "nn/by_hand_test.py"),
-    "nn/moe.py": ("nn/by_hand_test.py", "training/statistics_test.py"),
-    "nn/latent_attention.py": ("nn/by_hand_test.py",),
-    "nn/bias_routing.py": ("nn/by_hand_test.py", "training/statistics_test.py"),
-    "nn/expert_exchange.py": ("nn/by_hand_test.py", "nn/expert_exchange_test.py", "nn/moe_test.py"),
+    "nn/experts/moe.py": ("nn/by_hand_test.py", "training/statistics_test.py"),
+    "nn/attention/latent_attention.py": ("nn/by_hand_test.py",),
+    "nn/experts/bias_routing.py": ("nn/by_hand_test.py", "training/statistics_test.py"),
+    "nn/experts/expert_exchange.py": ("nn/by_hand_test.py", "nn/expert_exchange_test.py", "nn/moe_test.py"),
     "nn/multi_token.py": ("nn/by_hand_test.py",),
     "nn/pipeline.py": ("nn/pipeline_by_hand_test.py", "training/randomness_test.py", "multidevice/pipeline_test.py"),
-    "nn/context.py": (
+    "nn/attention/context.py": (
         "core/layout_test.py",
         "multidevice/context_test.py",
     ),
@@ -70,14 +70,14 @@ TESTS = {
         "multidevice/deterministic_test.py",
     ),
     "training/slices.py": ("training/randomness_test.py", "training/denominator_test.py"),
-    "training/pipeline_1f1b.py": (
+    "training/pipeline/pipeline_1f1b.py": (
         "training/schedule_1f1b_test.py",
         "multidevice/pipeline_1f1b_test.py",
     ),
-    "training/schedule_1f1b.py": ("training/schedule_1f1b_test.py", "multidevice/pipeline_1f1b_test.py"),
-    "training/stage_passes.py": ("training/schedule_1f1b_test.py",),
-    "training/stage_arrays.py": ("training/schedule_1f1b_test.py",),
-    "training/split_loss.py": ("training/schedule_1f1b_test.py",),
+    "training/pipeline/schedule_1f1b.py": ("training/schedule_1f1b_test.py", "multidevice/pipeline_1f1b_test.py"),
+    "training/pipeline/stage_passes.py": ("training/schedule_1f1b_test.py",),
+    "training/pipeline/stage_arrays.py": ("training/schedule_1f1b_test.py",),
+    "training/pipeline/split_loss.py": ("training/schedule_1f1b_test.py",),
     "training/run.py": ("training/loop_test.py", "training/skipped_test.py"),
     "training/loop.py": ("training/signals_test.py", "training/loop_test.py", "training/skipped_test.py"),
     "training/saved.py": ("training/saved_test.py", "training/loop_test.py", "training/forks_test.py"),
@@ -85,10 +85,10 @@ TESTS = {
     "checkpoint/digest.py": ("checkpoint/positions_test.py",),
     "data/shuffle.py": ("data/shuffle_test.py", "data/epochs_test.py"),
     "data/loader.py": ("data/epochs_test.py",),
-    "data/masking.py": ("data/epochs_test.py",),
-    "data/permutation.py": ("data/epochs_test.py",),
-    "data/span_corruption.py": ("data/epochs_test.py",),
-    "data/image.py": ("data/epochs_test.py",),
+    "data/text/masking.py": ("data/epochs_test.py",),
+    "data/text/permutation.py": ("data/epochs_test.py",),
+    "data/text/span_corruption.py": ("data/epochs_test.py",),
+    "data/images/image.py": ("data/epochs_test.py",),
     "data/holdout.py": ("data/tabular_test.py",),
     "inference/generate.py": ("inference/tokens_test.py",),
     "cluster/peers.py": ("cluster/second_events_test.py",),
@@ -97,12 +97,12 @@ TESTS = {
     "config_checks.py": ("config_test.py", "multidevice/pipeline_test.py"),
     "cli.py": ("cli_test.py", "faults/resume_test.py"),
     "verbs/base.py": ("verbs_test.py", "cli_test.py"),
-    "plan/cost.py": ("plan/rows_test.py",),
+    "plan/program/cost.py": ("plan/rows_test.py",),
     "plan/topology.py": ("plan/rows_test.py",),
     "nn/shards.py": ("nn/moe_test.py",),
     "data/base.py": ("data/sources_test.py", "data/image_test.py"),
-    "data/pictures.py": ("data/image_text_test.py",),
-    "data/chat_data.py": ("data/chat_test.py",),
+    "data/images/pictures.py": ("data/image_text_test.py",),
+    "data/text/chat_data.py": ("data/chat_test.py",),
     "checkpoint/arrays.py": ("checkpoint/store_test.py",),
     "checkpoint/checkpointer.py": ("checkpoint/store_test.py",),
     "checkpoint/exchange.py": ("checkpoint/local_test.py",),
@@ -115,16 +115,16 @@ TESTS = {
     "report/elements.py": ("report/page_test.py",),
     "report/comparison.py": ("report/page_test.py",),
     "report/plot_style.py": ("report/plots_test.py",),
-    "plan/origin.py": ("plan/memory_test.py",),
-    "plan/program.py": ("plan/hlo_test.py", "plan/cost_test.py"),
-    "plan/instructions.py": ("plan/cost_test.py",),
+    "plan/program/origin.py": ("plan/memory_test.py",),
+    "plan/program/program.py": ("plan/hlo_test.py", "plan/cost_test.py"),
+    "plan/program/instructions.py": ("plan/cost_test.py",),
     "plan/sums.py": ("plan/search_test.py",),
 }
 
 
 def tests_of(file: str) -> list[str]:
     """The quick tests of a file: what TESTS names, and its mirror; where there are none, all of its room."""
-    mirror = f"{file.removesuffix('.py')}_test.py"
+    mirror = f"{file.partition('/')[0]}/{Path(file).stem}_test.py" if "/" in file else f"{Path(file).stem}_test.py"
     named = [*TESTS.get(file, ()), mirror]
     found = [f"tests/{name}" for name in dict.fromkeys(named) if (ROOT / "tests" / name).is_file()]
     room = f"tests/{file.partition('/')[0]}"

@@ -1,7 +1,7 @@
 """Plants one mistake at a time in a copy of the project, and prints which the quick tests of that file notice.
 
     uv run tests/mutation.py                        the reviewed list (mutation_list.txt)
-    uv run tests/mutation.py --only nn/moe.py       those of one file, or of one folder
+    uv run tests/mutation.py --only nn/experts/moe.py       those of one file, or of one folder
     uv run tests/mutation.py --seed 3 --count 40    mistakes drawn anew, of which some may change nothing
     uv run tests/mutation.py --list FILE            another list in the same form
 

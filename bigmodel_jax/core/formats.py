@@ -10,10 +10,27 @@ from typing import Any
 
 FORMAT = 2  # 1 carried no number
 KEYS = ("format", "version")
+# Where the classes of a config.json lay when it was written: a folder of data/ -> the files that lay beside it.
+MOVED = {
+    "images": ("image", "image_text"),
+    "sources": ("image_folders", "sources", "table_files"),
+    "text": (
+        *("chat_data", "masking", "permutation", "question_answering", "sentence_pairs", "span_corruption"),
+        *("subword_classification", "text", "text_classification", "text_pairs", "token_labels"),
+    ),
+    "tokenizers": ("tokenizers",),
+}
+_DATA = "bigmodel_jax.data"
+_NOW = {f"{_DATA}.{file}": f"{_DATA}.{folder}.{file}" for folder, names in MOVED.items() for file in names}
 
 
 class Unknown(ValueError):
     """A format that this version does not read."""
+
+
+def module_now(name: str) -> str:
+    """The module that has the classes which a config.json finds in the module `name`."""
+    return _NOW.get(name, name)
 
 
 def version() -> str:

@@ -4,22 +4,22 @@ Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loade
 """
 
 from bigmodel_jax.data.base import DataConfig
-from bigmodel_jax.data.chat_data import ChatData
-from bigmodel_jax.data.image import ImageData, image_shape
-from bigmodel_jax.data.image_folders import ImageFolders
-from bigmodel_jax.data.image_text import CaptionFiles, ImageTextData
+from bigmodel_jax.data.images.image import ImageData, image_shape
+from bigmodel_jax.data.images.image_text import CaptionFiles, ImageTextData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
-from bigmodel_jax.data.masking import MaskedTextData
-from bigmodel_jax.data.permutation import PermutedTextData
-from bigmodel_jax.data.question_answering import QuestionAnsweringData, SquadFiles
-from bigmodel_jax.data.sentence_pairs import SentencePairData
-from bigmodel_jax.data.sources import Arrays, CsvFiles, JsonlFiles, Source, TextFiles, Tfds
-from bigmodel_jax.data.span_corruption import SpanCorruptionData
-from bigmodel_jax.data.table_files import TableFiles
-from bigmodel_jax.data.text import TextData, save_tokenizer, tokenizer, vocab_size
-from bigmodel_jax.data.text_pairs import TextPairData
-from bigmodel_jax.data.token_labels import ConllFiles, TokenLabelData
-from bigmodel_jax.data.tokenizers import TokenizerConfig, load_tokenizer
+from bigmodel_jax.data.sources.image_folders import ImageFolders
+from bigmodel_jax.data.sources.sources import Arrays, CsvFiles, JsonlFiles, Source, TextFiles, Tfds
+from bigmodel_jax.data.sources.table_files import TableFiles
+from bigmodel_jax.data.text.chat_data import ChatData
+from bigmodel_jax.data.text.masking import MaskedTextData
+from bigmodel_jax.data.text.permutation import PermutedTextData
+from bigmodel_jax.data.text.question_answering import QuestionAnsweringData, SquadFiles
+from bigmodel_jax.data.text.sentence_pairs import SentencePairData
+from bigmodel_jax.data.text.span_corruption import SpanCorruptionData
+from bigmodel_jax.data.text.text import TextData, save_tokenizer, tokenizer, vocab_size
+from bigmodel_jax.data.text.text_pairs import TextPairData
+from bigmodel_jax.data.text.token_labels import ConllFiles, TokenLabelData
+from bigmodel_jax.data.tokenizers.tokenizers import TokenizerConfig, load_tokenizer
 
 __all__ = [
     "Arrays",

@@ -12,7 +12,7 @@ from bigmodel_jax.core import ranges
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import CountOrZero
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.tokenizers import Tokenizer
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from rich.text import Text
 
 from bigmodel_jax.data import shuffle
 from bigmodel_jax.data.base import DataConfig, Rows
-from bigmodel_jax.data.chat_data import ChatRows
-from bigmodel_jax.data.image import ImageRows
-from bigmodel_jax.data.image_text import ImageTextRows
-from bigmodel_jax.data.text import TextRows, tokenizer
-from bigmodel_jax.data.tokenizers import Tokenizer
+from bigmodel_jax.data.images.image import ImageRows
+from bigmodel_jax.data.images.image_text import ImageTextRows
+from bigmodel_jax.data.text.chat_data import ChatRows
+from bigmodel_jax.data.text.text import TextRows, tokenizer
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 SPLITS = ("train", "validation")
 SHADES = " .:-=+*#%@"

@@ -19,7 +19,7 @@ from bigmodel_jax.core.ranges import CountOrZero, ProperShare
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.holdout import check_fraction, held_out
-from bigmodel_jax.data.lines import read_rows
+from bigmodel_jax.data.sources.lines import read_rows
 
 DIABETES = "sklearn:diabetes"
 DIABETES_COLUMNS = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6", "progression")

@@ -17,7 +17,7 @@ from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.nn import linear, norm, stack
 from bigmodel_jax.nn.activations import Activation
-from bigmodel_jax.nn.attention import Implementation
+from bigmodel_jax.nn.attention.attention import Implementation
 
 
 @dataclasses.dataclass(frozen=True)

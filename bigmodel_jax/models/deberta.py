@@ -22,7 +22,8 @@ from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import bert
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import where
-from bigmodel_jax.nn import attention, linear, norm, stack
+from bigmodel_jax.nn import linear, norm, stack
+from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.dropout import dropout
 
 

@@ -9,7 +9,7 @@ from flax import struct
 from bigmodel_jax.core.params import Init, Param
 from bigmodel_jax.core.sharding import check_divides
 from bigmodel_jax.nn import linear
-from bigmodel_jax.nn.attention import Where
+from bigmodel_jax.nn.attention.attention import Where
 
 
 @struct.dataclass

@@ -16,9 +16,11 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Pos
 from bigmodel_jax.core.sharding import constrain, uncut
 from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
-from bigmodel_jax.nn import bias_routing, feedforward, latent_attention, linear, moe, multi_token, norm, position, stack
-from bigmodel_jax.nn.attention import Implementation, Where
-from bigmodel_jax.nn.bias_routing import CHOICE_BIAS
+from bigmodel_jax.nn import feedforward, linear, multi_token, norm, position, stack
+from bigmodel_jax.nn.attention import latent_attention
+from bigmodel_jax.nn.attention.attention import Implementation, Where
+from bigmodel_jax.nn.experts import bias_routing, moe
+from bigmodel_jax.nn.experts.bias_routing import CHOICE_BIAS
 from bigmodel_jax.nn.head import Head
 
 

@@ -20,8 +20,9 @@ from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.prenorm import xavier
-from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
-from bigmodel_jax.nn.attention import Implementation, Where
+from bigmodel_jax.nn import feedforward, linear, norm, stack
+from bigmodel_jax.nn.attention import attention
+from bigmodel_jax.nn.attention.attention import Implementation, Where
 
 FREQUENCIES = 256  # sines and cosines of the timestep
 NORM_EPS = 1e-6

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core.sharding import check_divides
 from bigmodel_jax.models import decoder
-from bigmodel_jax.nn import attention, linear
-from bigmodel_jax.nn.attention import Where
+from bigmodel_jax.nn import linear
+from bigmodel_jax.nn.attention import attention
+from bigmodel_jax.nn.attention.attention import Where
 
 
 class Cache(NamedTuple):

@@ -15,7 +15,7 @@ from bigmodel_jax.models import mixtral
 from bigmodel_jax.models.base import Model
 from bigmodel_jax.models.decoder import make_cache
 from bigmodel_jax.models.mixtral import MixtralConfig
-from bigmodel_jax.nn import moe
+from bigmodel_jax.nn.experts import moe
 from bigmodel_jax.nn.position import RopeScaling
 
 

@@ -16,8 +16,9 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Pos
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import check_decoder, make_cache, table_spec, update_cache, where
-from bigmodel_jax.nn import attention, feedforward, linear, norm, position, stack
-from bigmodel_jax.nn.attention import Implementation
+from bigmodel_jax.nn import feedforward, linear, norm, position, stack
+from bigmodel_jax.nn.attention import attention
+from bigmodel_jax.nn.attention.attention import Implementation
 from bigmodel_jax.nn.head import Head
 
 

@@ -17,7 +17,8 @@ from bigmodel_jax.models import llama
 from bigmodel_jax.models.base import Model, Out
 from bigmodel_jax.models.decoder import make_cache, where
 from bigmodel_jax.models.llama import LlamaConfig
-from bigmodel_jax.nn import linear, moe, norm, position, stack
+from bigmodel_jax.nn import linear, norm, position, stack
+from bigmodel_jax.nn.experts import moe
 from bigmodel_jax.nn.head import Head
 
 

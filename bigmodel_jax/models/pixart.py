@@ -21,8 +21,9 @@ from bigmodel_jax.models import clip, dit, prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.clip import TextTower
 from bigmodel_jax.models.prenorm import xavier
-from bigmodel_jax.nn import attention, feedforward, linear, stack
-from bigmodel_jax.nn.attention import Implementation, Where
+from bigmodel_jax.nn import feedforward, linear, stack
+from bigmodel_jax.nn.attention import attention
+from bigmodel_jax.nn.attention.attention import Implementation, Where
 
 
 @dataclasses.dataclass(frozen=True)

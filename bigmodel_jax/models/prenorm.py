@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Init, Param, zeros
 from bigmodel_jax.core.sharding import check_divides, constrain
-from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
+from bigmodel_jax.nn import feedforward, linear, norm, stack
 from bigmodel_jax.nn.activations import ACTIVATIONS
-from bigmodel_jax.nn.attention import Where
+from bigmodel_jax.nn.attention import attention
+from bigmodel_jax.nn.attention.attention import Where
 
 
 def xavier(fan_in: int, fan_out: int) -> Init:

@@ -24,9 +24,10 @@ from bigmodel_jax.models.clip import (
     text_spec,
     text_states,
 )
-from bigmodel_jax.nn import attention, feedforward, linear, norm
+from bigmodel_jax.nn import feedforward, linear, norm
 from bigmodel_jax.nn.activations import ACTIVATIONS
-from bigmodel_jax.nn.attention import Where
+from bigmodel_jax.nn.attention import attention
+from bigmodel_jax.nn.attention.attention import Where
 
 SIZES = {"activation": "gelu_tanh", "norm_eps": 1e-6}
 BASE = {"num_layers": 12, "embed_dim": 768, "num_heads": 12, "mlp_dim": 3072, **SIZES}

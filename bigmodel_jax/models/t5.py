@@ -28,7 +28,8 @@ from bigmodel_jax.models.encoder_decoder import (
     encoder_where,
     make_cache,
 )
-from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
+from bigmodel_jax.nn import feedforward, linear, norm, stack
+from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head
 

@@ -20,9 +20,10 @@ from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.encoder_decoder import attend_memory, check, check_batch, encoder_where, make_cache
-from bigmodel_jax.nn import attention, feedforward, linear, norm, position, stack
+from bigmodel_jax.nn import feedforward, linear, norm, position, stack
 from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
-from bigmodel_jax.nn.attention import Implementation
+from bigmodel_jax.nn.attention import attention
+from bigmodel_jax.nn.attention.attention import Implementation
 from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head
 

@@ -21,8 +21,9 @@ from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import bert
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.decoder import where
-from bigmodel_jax.nn import attention, feedforward, linear, norm, stack
-from bigmodel_jax.nn.attention import MASKED, Where
+from bigmodel_jax.nn import feedforward, linear, norm, stack
+from bigmodel_jax.nn.attention import attention
+from bigmodel_jax.nn.attention.attention import MASKED, Where
 from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head
 

@@ -1,5 +1,5 @@
 """Pipeline parallelism over the `stage` axis: GPipe (arXiv:1811.06965) and, with several rounds, the interleaved
-schedule (arXiv:2104.04473), also called circular. 1F1B, whose loss is inside the pipeline, is training/pipeline_1f1b.py.
+schedule (arXiv:2104.04473), also called circular. The loss is inside the pipeline in 1F1B (training/pipeline).
 
 All stages compute at once, each its own layers on its own microbatch: one program over a leading dimension that lies on
 `stage`. After every tick a microbatch moves on to the next stage, and from the last to the first for its next round.

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from bigmodel_jax.plan.hlo import Collective
+from bigmodel_jax.plan.program.hlo import Collective
 from bigmodel_jax.plan.topology import Topology
 
 

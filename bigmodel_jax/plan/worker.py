@@ -25,9 +25,10 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding, trust
 from bigmodel_jax.core.compiler_options import compiler_options
-from bigmodel_jax.plan import cost, hlo, memory, roofline
+from bigmodel_jax.plan import roofline
 from bigmodel_jax.plan import topology as topologies
-from bigmodel_jax.plan.instructions import Code
+from bigmodel_jax.plan.program import cost, hlo, memory
+from bigmodel_jax.plan.program.instructions import Code
 from bigmodel_jax.report.throughput import step_flops, step_size, unseen_flops
 from bigmodel_jax.training.state import TrainState, abstract_state
 from bigmodel_jax.training.step import make_train_step

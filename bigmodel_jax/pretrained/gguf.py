@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigmodel_jax.core.spelling import nearest
-from bigmodel_jax.data import special_tokens
-from bigmodel_jax.data.special_tokens import SpecialTokens
-from bigmodel_jax.data.tokenizer_files import from_gguf_metadata
+from bigmodel_jax.data.tokenizers import special_tokens
+from bigmodel_jax.data.tokenizers.special_tokens import SpecialTokens
+from bigmodel_jax.data.tokenizers.tokenizer_files import from_gguf_metadata
 from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.pretrained import FAMILIES, Family
 from bigmodel_jax.pretrained.gguf_config import check_tokenizer, hf_config

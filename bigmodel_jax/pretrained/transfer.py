@@ -19,10 +19,11 @@ from bigmodel_jax.core.local_paths import check_local
 from bigmodel_jax.core.precision import Float, Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
-from bigmodel_jax.data import DataConfig, TextData, TokenizerConfig, special_tokens, tokenizer_files
-from bigmodel_jax.data.sentencepiece_model import SentencePieceModel
-from bigmodel_jax.data.special_tokens import SpecialTokens
-from bigmodel_jax.data.tokenizers import load_tokenizer, num_ids
+from bigmodel_jax.data import DataConfig, TextData, TokenizerConfig
+from bigmodel_jax.data.tokenizers import special_tokens, tokenizer_files
+from bigmodel_jax.data.tokenizers.sentencepiece_model import SentencePieceModel
+from bigmodel_jax.data.tokenizers.special_tokens import SpecialTokens
+from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer, num_ids
 from bigmodel_jax.models import GemmaConfig, ModelConfig, ResNetConfig, XLNetConfig
 from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.objectives import NextToken, Objective

@@ -114,7 +114,7 @@ def _equation_flops(equation) -> float:
         kernel = equation.invars[1].aval.shape
         out_features = kernel[params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / out_features
-    if params.get("name") == "grouped_product":  # a kernel (nn/hopper.py): as `ragged_dot`, which it stands for
+    if params.get("name") == "grouped_product":  # a kernel (nn/experts/hopper.py): as `ragged_dot`, which it stands for
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * equation.invars[0].aval.shape[-1]
     bodies = [_jaxpr_flops(body) for body in _bodies(params)]
     if name == "cond":

@@ -140,7 +140,7 @@ def record_of(config, num_devices: int, windows: int, steps: int, peak: dict[str
     from bigmodel_jax.config_checks import validate
     from bigmodel_jax.core import params, sharding
     from bigmodel_jax.data import make_iterator
-    from bigmodel_jax.plan.hlo import by_axes, collectives
+    from bigmodel_jax.plan.program.hlo import by_axes, collectives
     from bigmodel_jax.report.environment import environment
     from bigmodel_jax.report.throughput import step_flops, step_size
     from bigmodel_jax.training.state import init_state

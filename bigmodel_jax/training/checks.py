@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from bigmodel_jax.config import Config, ImageSampleConfig, SampleConfig
-from bigmodel_jax.data.tokenizers import Tokenizer
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 # The option of the data that a requirement on the model comes from.
 REQUIRED_BY = {

@@ -13,9 +13,9 @@ from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.data import chat as chat_format
 from bigmodel_jax.data.loader import eval_batches
-from bigmodel_jax.data.tokenizers import Tokenizer, load_tokenizer
+from bigmodel_jax.data.text import chat as chat_format
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.inference.sample_images import sample_images
 from bigmodel_jax.models.base import unpadded

@@ -20,7 +20,8 @@ from bigmodel_jax.models.flax_module import BATCH_AXIS
 from bigmodel_jax.nn import pipeline
 from bigmodel_jax.optim import groups
 from bigmodel_jax.optim.optimizer import Optimizer
-from bigmodel_jax.training import deterministic, pipeline_1f1b, slices
+from bigmodel_jax.training import deterministic, slices
+from bigmodel_jax.training.pipeline import pipeline_1f1b
 from bigmodel_jax.training.state import TrainState, state_shardings
 
 Metrics = dict[str, Mean]
@@ -216,7 +217,7 @@ def _in_pieces(config: Config) -> bool:
 
 def with_token_share(batch: dict, total: Callable = lambda x: x) -> dict:
     """A batch of tokens with "token_share" (B,), by which means over the tokens of its pieces add up to its own
-    (nn/moe.py). total: adds a number up over the devices where each has a part of the batch."""
+    (nn/experts/moe.py). total: adds a number up over the devices where each has a part of the batch."""
     if not {"tokens", "weights"} <= batch.keys():
         return batch
     held = batch["segment_ids"] > 0 if "segment_ids" in batch else jnp.ones_like(batch["tokens"], bool)

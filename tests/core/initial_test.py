@@ -24,7 +24,8 @@ from bigmodel_jax.models import (
     RNNClassifierConfig,
     RNNConfig,
 )
-from bigmodel_jax.nn import attention, linear
+from bigmodel_jax.nn import linear
+from bigmodel_jax.nn.attention import attention
 
 NAMES = [name for name in get_args(Initial) if name != "default"]
 STD = 0.05

@@ -8,7 +8,8 @@ from jax.sharding import PartitionSpec as P
 from bigmodel_jax.core import params, precision, sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules, fitting_spec, make_mesh
 from bigmodel_jax.models import LlamaConfig
-from bigmodel_jax.nn import context, linear
+from bigmodel_jax.nn import linear
+from bigmodel_jax.nn.attention import context
 
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 

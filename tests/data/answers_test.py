@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import QuestionAnsweringData, SquadFiles, TableFiles, tokenizer_files
+from bigmodel_jax.data import QuestionAnsweringData, SquadFiles, TableFiles
+from bigmodel_jax.data.tokenizers import tokenizer_files
 from bigmodel_jax.objectives import QuestionAnswering
 from tiny_encoder import learns
 

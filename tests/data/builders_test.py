@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.data.base import BadRecords
-from bigmodel_jax.data.image import ImageData
-from bigmodel_jax.data.sources import Tfds
+from bigmodel_jax.data.images.image import ImageData
+from bigmodel_jax.data.sources.sources import Tfds
 
 sklearn_datasets = pytest.importorskip("sklearn.datasets")
 
@@ -91,7 +91,7 @@ def test_a_prepared_folder_is_read_by_name(cache_dir, digits):
     code = f"""
 import sys
 from pathlib import Path
-from bigmodel_jax.data import packaged, sources
+from bigmodel_jax.data.sources import packaged, sources
 packaged.PACKAGES.clear()
 from bigmodel_jax.data.base import BadRecords
 source = sources.Tfds("digits", data_dir={str(cache_dir / "tfds")!r})

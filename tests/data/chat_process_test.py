@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bigmodel_jax.data import chat, chat_process
+from bigmodel_jax.data.text import chat, chat_process
 
 REFERENCE = json.loads((Path(__file__).parent / "fixtures" / "chat.json").read_text())
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer as Model
 
-from bigmodel_jax.data import chat
-from bigmodel_jax.data.special_tokens import SpecialTokens
-from bigmodel_jax.data.tokenizers import Tokenizer
+from bigmodel_jax.data.text import chat
+from bigmodel_jax.data.tokenizers.special_tokens import SpecialTokens
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 REFERENCE = json.loads((Path(__file__).parent / "fixtures" / "chat.json").read_text())
 CASES = {case["name"]: case for case in REFERENCE["cases"]}

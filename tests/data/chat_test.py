@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import chat, chat_data, tokenizers
-from bigmodel_jax.data.chat_data import ChatData
 from bigmodel_jax.data.inspect import describe
+from bigmodel_jax.data.text import chat, chat_data
+from bigmodel_jax.data.text.chat_data import ChatData
+from bigmodel_jax.data.tokenizers import tokenizers
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.core.sharding import ParallelConfig, Rules, make_mesh
-from bigmodel_jax.data import loader, masking, permutation, shuffle, span_corruption
-from bigmodel_jax.data.image import shift
+from bigmodel_jax.data import loader, shuffle
+from bigmodel_jax.data.images.image import shift
 from bigmodel_jax.data.loader import EvalBatches, Placement, Sampler
+from bigmodel_jax.data.text import masking, permutation, span_corruption
 
 SIZE, BATCH = 7, 4
 

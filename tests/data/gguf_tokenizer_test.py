@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from bigmodel_jax.data import tokenizers
-from bigmodel_jax.data.gguf_tokenizer import PRE
-from bigmodel_jax.data.tokenizer_files import from_gguf_metadata
+from bigmodel_jax.data.tokenizers import tokenizers
+from bigmodel_jax.data.tokenizers.gguf_tokenizer import PRE
+from bigmodel_jax.data.tokenizers.tokenizer_files import from_gguf_metadata
 from sentencepiece_model_test import train
 from tokenizer_texts import CORPUS, texts
 

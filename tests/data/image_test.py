@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import image
-from bigmodel_jax.data.image import ImageData
-from bigmodel_jax.data.sources import Arrays
+from bigmodel_jax.data.images import image
+from bigmodel_jax.data.images.image import ImageData
+from bigmodel_jax.data.sources.sources import Arrays
 
 LABELS = np.arange(20) % 4
 

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from bigmodel_jax.data import CaptionFiles, ImageTextData, Tfds, TokenizerConfig, builders, inspect, pictures
+from bigmodel_jax.data import CaptionFiles, ImageTextData, Tfds, TokenizerConfig, inspect
+from bigmodel_jax.data.images import pictures
+from bigmodel_jax.data.sources import builders
 
 COLORS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255)}
 

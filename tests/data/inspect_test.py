@@ -5,7 +5,7 @@ from rich.console import Console
 
 from bigmodel_jax.data import ImageData, JsonlFiles, MaskedTextData, PermutedTextData, TextData, TokenizerConfig
 from bigmodel_jax.data.inspect import describe, show
-from bigmodel_jax.data.sources import Arrays
+from bigmodel_jax.data.sources.sources import Arrays
 
 
 def page(cfg):

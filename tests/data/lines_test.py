@@ -3,8 +3,8 @@
 import pytest
 
 from bigmodel_jax.data.base import BadRecords
-from bigmodel_jax.data.lines import parse_json, read_lines
-from bigmodel_jax.data.sources import CsvFiles, JsonlFiles
+from bigmodel_jax.data.sources.lines import parse_json, read_lines
+from bigmodel_jax.data.sources.sources import CsvFiles, JsonlFiles
 
 
 def lines(tmp_path, content, **kwargs):

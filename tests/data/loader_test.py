@@ -8,7 +8,7 @@ import pytest
 from bigmodel_jax.core.sharding import ParallelConfig, Rules, make_mesh
 from bigmodel_jax.data import ImageData, TextData, TextFiles, TokenizerConfig, eval_batches, make_iterator
 from bigmodel_jax.data.loader import EvalBatches, Sampler
-from bigmodel_jax.data.sources import Arrays
+from bigmodel_jax.data.sources.sources import Arrays
 
 
 def make_arrays():

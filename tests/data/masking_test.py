@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import JsonlFiles, MaskedTextData, TextData, TextFiles, TokenizerConfig, masking, shuffle
+from bigmodel_jax.data import JsonlFiles, MaskedTextData, TextData, TextFiles, TokenizerConfig, shuffle
+from bigmodel_jax.data.text import masking
 
 VOCAB, MASK = 1000, 1000
 TOKENS = np.random.default_rng(0).integers(1, VOCAB, (400, 128)).astype(np.int32)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import packing
+from bigmodel_jax.data.text import packing
 
 SEPARATOR, SEQ_LEN = 0, 8
 PACKINGS = ("concat", "first_fit", "none")

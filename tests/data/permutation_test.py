@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import PermutedTextData, TextData, TextFiles, TokenizerConfig, permutation, shuffle
+from bigmodel_jax.data import PermutedTextData, TextData, TextFiles, TokenizerConfig, shuffle
+from bigmodel_jax.data.text import permutation
 
 ALLOWED = np.broadcast_to(np.arange(24) % 6 > 0, (300, 24))
 NOISE = shuffle.noise(shuffle.start(3), np.arange(300))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigmodel_jax.data import pictures
+from bigmodel_jax.data.images import pictures
 
 RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 

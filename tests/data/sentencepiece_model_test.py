@@ -7,8 +7,8 @@ import json
 import pytest
 import sentencepiece
 
-from bigmodel_jax.data import sentencepiece_model, tokenizer_files, tokenizers
-from bigmodel_jax.data.sentencepiece_model import SentencePieceModel
+from bigmodel_jax.data.tokenizers import sentencepiece_model, tokenizer_files, tokenizers
+from bigmodel_jax.data.tokenizers.sentencepiece_model import SentencePieceModel
 from tokenizer_texts import CORPUS, texts
 
 AS_IT_IS = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.data.base import BadRecords
-from bigmodel_jax.data.image import ImageData, image_shape
-from bigmodel_jax.data.sources import Arrays, CsvFiles, TextFiles, Tfds
+from bigmodel_jax.data.images.image import ImageData, image_shape
+from bigmodel_jax.data.sources.sources import Arrays, CsvFiles, TextFiles, Tfds
 
 
 def records(source, root, split="train", limit=0):
@@ -106,7 +106,7 @@ def test_unknown_tfds_name_is_one_line_with_the_nearest(tmp_path):
 
 
 def test_missing_package_is_named(tmp_path, monkeypatch):
-    from bigmodel_jax.data import packaged
+    from bigmodel_jax.data.sources import packaged
 
     monkeypatch.setitem(packaged.PACKAGES, "digits", "not-a-package")
     way = r"which is not installed; `uv run --extra digits launch\.py \.\.\.` installs it"

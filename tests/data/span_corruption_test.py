@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.data import SpanCorruptionData, TokenizerConfig, shuffle
-from bigmodel_jax.data.sources import TextFiles
-from bigmodel_jax.data.span_corruption import noise_mask, num_noise, random_lengths, replace_spans
+from bigmodel_jax.data.sources.sources import TextFiles
+from bigmodel_jax.data.text.span_corruption import noise_mask, num_noise, random_lengths, replace_spans
 
 TEXT = "Thank you for inviting me to your party last week, where naïve guests sang until the morning. " * 7
 SENTINEL = 257  # the first id above the bytes and the separator

@@ -6,9 +6,9 @@ import pytest
 from tokenizers import Tokenizer as Model
 from tokenizers import models, processors
 
-from bigmodel_jax.data import special_tokens
-from bigmodel_jax.data.special_tokens import SpecialTokens
-from bigmodel_jax.data.tokenizers import Tokenizer, load_tokenizer
+from bigmodel_jax.data.tokenizers import special_tokens
+from bigmodel_jax.data.tokenizers.special_tokens import SpecialTokens
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
 WORDS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<turn>", "a"]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import tokenizer_files, tokenizers
-from bigmodel_jax.data.subword_classification import SubwordClassificationData
+from bigmodel_jax.data.text.subword_classification import SubwordClassificationData
+from bigmodel_jax.data.tokenizers import tokenizer_files, tokenizers
 
 LINES = ["a fine film indeed\tgood", "a dull film\tbad", "fine and not dull\tgood", "indeed a dull and dull film\tbad"]
 

@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 
-from bigmodel_jax.data.text_classification import (
+from bigmodel_jax.data.text.text_classification import (
     TextClassificationData,
     char_ngrams,
     read,

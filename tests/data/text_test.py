@@ -5,10 +5,10 @@ import lzma
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import baseline, text
-from bigmodel_jax.data.sources import JsonlFiles, TextFiles
-from bigmodel_jax.data.text import TextData
-from bigmodel_jax.data.tokenizers import TokenizerConfig, load_tokenizer
+from bigmodel_jax.data.sources.sources import JsonlFiles, TextFiles
+from bigmodel_jax.data.text import baseline, text
+from bigmodel_jax.data.text.text import TextData
+from bigmodel_jax.data.tokenizers.tokenizers import TokenizerConfig, load_tokenizer
 
 DOCUMENTS = ["the first document, naïvely short", "two " * 40, "日本語 and <|endoftext|> inside", "x"]
 BYTES = TokenizerConfig("bytes")

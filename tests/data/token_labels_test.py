@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import ConllFiles, TableFiles, TokenLabelData, tokenizer_files
+from bigmodel_jax.data import ConllFiles, TableFiles, TokenLabelData
+from bigmodel_jax.data.tokenizers import tokenizer_files
 from bigmodel_jax.objectives import MaskedLanguageModel
 from tiny_encoder import learns
 

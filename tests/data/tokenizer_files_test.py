@@ -7,7 +7,7 @@ import json
 import pytest
 import sentencepiece
 
-from bigmodel_jax.data import tokenizer_files, tokenizers
+from bigmodel_jax.data.tokenizers import tokenizer_files, tokenizers
 
 TEXTS = [
     "The people of the United States, in order to form a more perfect union,",

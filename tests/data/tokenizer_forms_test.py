@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bigmodel_jax.data.tokenizer_files import from_folder
+from bigmodel_jax.data.tokenizers.tokenizer_files import from_folder
 from tokenizer_texts import texts
 
 FORMS = Path(__file__).parent / "tokenizer_forms"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import tokenizers
+from bigmodel_jax.data.tokenizers import tokenizers
 
 TEXTS = ["the cat sat on the mat, the cat sat.", "naïve café — 日本語 🤗\r\n\ttabs", " leading and  double  blanks "]
 

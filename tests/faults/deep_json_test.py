@@ -3,7 +3,9 @@
 import pytest
 
 from bigmodel_jax.checkpoint import manifest
-from bigmodel_jax.data import cache, image_text, special_tokens
+from bigmodel_jax.data import cache
+from bigmodel_jax.data.images import image_text
+from bigmodel_jax.data.tokenizers import special_tokens
 from bigmodel_jax.pretrained import transfer
 from bigmodel_jax.report import writers
 from bigmodel_jax.training import holder

@@ -17,7 +17,7 @@ from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig
 from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.objectives import NextToken
-from bigmodel_jax.plan import hlo, instructions
+from bigmodel_jax.plan.program import hlo, instructions
 from bigmodel_jax.training.state import abstract_state
 from bigmodel_jax.training.step import make_train_step
 

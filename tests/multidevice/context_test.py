@@ -15,8 +15,8 @@ from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.nn import attention, blockwise, context, splash_ring
-from bigmodel_jax.nn.attention import Where
+from bigmodel_jax.nn.attention import attention, blockwise, context, splash_ring
+from bigmodel_jax.nn.attention.attention import Where
 
 # ------------------------------------------------------------------------------------------------ attention alone
 

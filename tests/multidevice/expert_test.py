@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
-from bigmodel_jax.nn import expert_exchange, moe
+from bigmodel_jax.nn.experts import expert_exchange, moe
 from bigmodel_jax.objectives import NextToken
 from pipeline_test import CASES, LENGTH, ROWS, check, program, text, tiny
 

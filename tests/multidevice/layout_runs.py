@@ -22,7 +22,7 @@ from bigmodel_jax.models import BertConfig, LlamaConfig, MixtralConfig, ViTConfi
 from bigmodel_jax.models.cnn import CNNConfig
 from bigmodel_jax.objectives import Classification, MaskedLanguageModel, NextToken
 from bigmodel_jax.optim import OptimConfig
-from bigmodel_jax.plan import hlo
+from bigmodel_jax.plan.program import hlo
 from bigmodel_jax.training.state import abstract_state, init_state
 from bigmodel_jax.training.step import make_train_step
 

@@ -17,7 +17,7 @@ from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models import MODELS
-from bigmodel_jax.training.schedule_1f1b import Schedule
+from bigmodel_jax.training.pipeline.schedule_1f1b import Schedule
 from bigmodel_jax.training.state import abstract_state
 from bigmodel_jax.training.step import make_train_step
 

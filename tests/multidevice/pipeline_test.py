@@ -25,7 +25,7 @@ from bigmodel_jax.models.base import ModelConfig
 from bigmodel_jax.nn import pipeline
 from bigmodel_jax.objectives import Classification, MaskedLanguageModel, NextToken
 from bigmodel_jax.optim import OptimConfig
-from bigmodel_jax.plan.hlo import Collective, collectives
+from bigmodel_jax.plan.program.hlo import Collective, collectives
 from bigmodel_jax.training.state import abstract_state, init_state
 from bigmodel_jax.training.step import make_train_step
 

@@ -10,7 +10,7 @@ import layout_runs
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import AXES, ParallelConfig
-from bigmodel_jax.plan import hlo
+from bigmodel_jax.plan.program import hlo
 from bigmodel_jax.training.slices import split_mesh
 
 

@@ -8,9 +8,9 @@ import pytest
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.models import MODELS
 from bigmodel_jax.models.decoder import Cache
-from bigmodel_jax.nn import attention, blockwise, splash
-from bigmodel_jax.nn.attention import Where
-from bigmodel_jax.nn.visibility import Rule
+from bigmodel_jax.nn.attention import attention, blockwise, splash
+from bigmodel_jax.nn.attention.attention import Where
+from bigmodel_jax.nn.attention.visibility import Rule
 
 # Encoder-decoders need pairs: tests/parity/encoder_decoders_test.py holds them, packed and decoded, to their references.
 DECODERS = [

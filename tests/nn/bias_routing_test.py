@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.core import params
-from bigmodel_jax.nn import bias_routing
+from bigmodel_jax.nn.experts import bias_routing
 
 D, E, K = 16, 8, 2
 

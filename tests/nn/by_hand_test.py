@@ -7,19 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigmodel_jax.nn import (
-    bias_routing,
-    expert_exchange,
-    feedforward,
-    latent_attention,
-    linear,
-    moe,
-    multi_token,
-    position,
-)
-from bigmodel_jax.nn.attention import Where
+from bigmodel_jax.nn import feedforward, linear, multi_token, position
+from bigmodel_jax.nn.attention import latent_attention
+from bigmodel_jax.nn.attention.attention import Where
+from bigmodel_jax.nn.experts import bias_routing, expert_exchange, moe
+from bigmodel_jax.nn.experts.moe import Routing
 from bigmodel_jax.nn.head import Head
-from bigmodel_jax.nn.moe import Routing
 from bigmodel_jax.nn.position import RopeScaling
 
 RNG = np.random.default_rng(0)

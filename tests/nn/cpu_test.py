@@ -10,8 +10,9 @@ import pytest
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
-from bigmodel_jax.nn import attention, cpu
-from bigmodel_jax.nn.attention import Where
+from bigmodel_jax.nn import cpu
+from bigmodel_jax.nn.attention import attention
+from bigmodel_jax.nn.attention.attention import Where
 
 RNG = np.random.default_rng(0)
 close = functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5)

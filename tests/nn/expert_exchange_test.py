@@ -12,7 +12,7 @@ import pytest
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
-from bigmodel_jax.nn import moe
+from bigmodel_jax.nn.experts import moe
 
 TPU_EXPERTS = Path(__file__).parent / "tpu_experts.py"
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.core import sharding
-from bigmodel_jax.nn import hopper
-from bigmodel_jax.plan import instructions
+from bigmodel_jax.nn.experts import hopper
+from bigmodel_jax.plan.program import instructions
 from bigmodel_jax.report.throughput import count_flops
 
 N, E, D, F = 512, 4, 128, 256

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.core import params
-from bigmodel_jax.nn import latent_attention, position
-from bigmodel_jax.nn.attention import Where
+from bigmodel_jax.nn import position
+from bigmodel_jax.nn.attention import latent_attention
+from bigmodel_jax.nn.attention.attention import Where
 
 D, H, R, N, ROPE, W, T = 32, 4, 16, 8, 4, 6, 9
 

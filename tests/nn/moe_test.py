@@ -10,7 +10,7 @@ import pytest
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
-from bigmodel_jax.nn import moe
+from bigmodel_jax.nn.experts import moe
 
 B, T, D, E, K, F = 4, 6, 8, 4, 2, 16
 X = jax.random.normal(jax.random.key(0), (B, T, D))

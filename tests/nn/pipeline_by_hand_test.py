@@ -7,7 +7,8 @@ import pytest
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
-from bigmodel_jax.nn import moe, pipeline, stack
+from bigmodel_jax.nn import pipeline, stack
+from bigmodel_jax.nn.experts import moe
 
 ROWS, LAYERS = 16, 8
 SHAPES = {

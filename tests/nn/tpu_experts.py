@@ -13,7 +13,7 @@ from jax.experimental import topologies
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
-from bigmodel_jax.nn import moe
+from bigmodel_jax.nn.experts import moe
 
 B, T, D, E, K, F = 8, 128, 128, 8, 2, 256
 

@@ -20,8 +20,8 @@ from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig
 from bigmodel_jax.models import LlamaConfig
-from bigmodel_jax.nn import attention
-from bigmodel_jax.nn.attention import Where
+from bigmodel_jax.nn.attention import attention
+from bigmodel_jax.nn.attention.attention import Where
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.training.state import abstract_state
 from bigmodel_jax.training.step import make_train_step

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.core.params import ones
-from bigmodel_jax.nn import attention, blockwise, norm
-from bigmodel_jax.nn.visibility import Rule, Where, capped, reach, visible
+from bigmodel_jax.nn import norm
+from bigmodel_jax.nn.attention import attention, blockwise
+from bigmodel_jax.nn.attention.visibility import Rule, Where, capped, reach, visible
 
 # One row of two documents and two places of padding; the second document begins at position 0 again.
 SEGMENTS = np.array([[1, 1, 1, 1, 2, 2, 0, 0]], np.int32)

@@ -11,8 +11,9 @@ from flax import nnx
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
-from bigmodel_jax.nn import attention, blockwise, feedforward, linear, norm, position
-from bigmodel_jax.nn.attention import Where
+from bigmodel_jax.nn import feedforward, linear, norm, position
+from bigmodel_jax.nn.attention import attention, blockwise
+from bigmodel_jax.nn.attention.attention import Where
 
 B, T, D, H, K, h, F = 2, 12, 16, 4, 2, 8, 24
 X = jax.random.normal(jax.random.key(0), (B, T, D))

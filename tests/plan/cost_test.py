@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bigmodel_jax.plan import cost, instructions
-from bigmodel_jax.plan.instructions import Code
+from bigmodel_jax.plan.program import cost, instructions
+from bigmodel_jax.plan.program.instructions import Code
 from bigmodel_jax.report.throughput import count_flops
 
 

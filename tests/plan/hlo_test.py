@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.plan import hlo, program
+from bigmodel_jax.plan.program import hlo, program
 
 CUBE = ParallelConfig(data=2, fsdp=2, tensor=2)
 

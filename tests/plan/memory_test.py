@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bigmodel_jax.plan import memory
-from bigmodel_jax.plan.instructions import Code
+from bigmodel_jax.plan.program import memory
+from bigmodel_jax.plan.program.instructions import Code
 
 # a and b live together, then b and c; d is written over b. The loop's carry is its caller's.
 TEXT = """HloModule m, is_scheduled=true

@@ -6,7 +6,7 @@ import pytest
 
 from bigmodel_jax.plan import roofline
 from bigmodel_jax.plan.chips import BY_NAME
-from bigmodel_jax.plan.hlo import Collective
+from bigmodel_jax.plan.program.hlo import Collective
 from bigmodel_jax.plan.topology import parse
 
 

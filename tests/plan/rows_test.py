@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bigmodel_jax.plan import cost, topology
-from bigmodel_jax.plan.instructions import Code
+from bigmodel_jax.plan import topology
+from bigmodel_jax.plan.program import cost
+from bigmodel_jax.plan.program.instructions import Code
 
 
 def test_the_rows_of_a_loop_count_its_turns():

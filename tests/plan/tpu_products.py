@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core.compiler_options import compiler_options
-from bigmodel_jax.plan import cost, topology
-from bigmodel_jax.plan.instructions import Code
+from bigmodel_jax.plan import topology
+from bigmodel_jax.plan.program import cost
+from bigmodel_jax.plan.program.instructions import Code
 
 SIZE = 8192
 

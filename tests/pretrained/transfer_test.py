@@ -15,9 +15,9 @@ from bigmodel_jax import cli, config_file
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.data import tokenizers
-from bigmodel_jax.data.sources import TextFiles
-from bigmodel_jax.data.tokenizers import load_tokenizer, make_bytes
+from bigmodel_jax.data.sources.sources import TextFiles
+from bigmodel_jax.data.tokenizers import tokenizers
+from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer, make_bytes
 from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.pretrained import folder
 from bigmodel_jax.pretrained.transfer import export_weights, family_of, import_weights

@@ -20,7 +20,7 @@ TEXT = {
 }
 LABELS = {
     "objective": {"type": "bigmodel_jax.objectives.classification:Classification", "label_smoothing": 0.0},
-    "data": {"type": "bigmodel_jax.data.text_classification:TextClassificationData", "train": "a", "seq_len": 64},
+    "data": {"type": "bigmodel_jax.data.text.text_classification:TextClassificationData", "train": "a", "seq_len": 64},
 }
 OWN = {"objective": TEXT["objective"], "data": {"type": "my.py:Rows", "file": "a", "noise": 0.1}}
 METRICS = {"NextToken": [], "Classification": [{"step": 1, "eval/confusion": [[1]]}]}
@@ -57,7 +57,12 @@ CASES = [
     ("eval/accuracy", TEXT, {"data.mask_fraction": 0.3}, "preparation of the data"),
     ("step_seconds", TEXT, {"train.batch_size": 4}, "batch"),
     ("mfu", TEXT, {"train.batch_size": 4, "data.source.validation": "c.txt"}, ""),
-    ("eval/accuracy", LABELS, {"data.type": "bigmodel_jax.data.subword_classification:SubwordClassificationData"}, ""),
+    (
+        "eval/accuracy",
+        LABELS,
+        {"data.type": "bigmodel_jax.data.text.subword_classification:SubwordClassificationData"},
+        "",
+    ),
     ("eval/accuracy", LABELS, {"data.train": "b"}, "held-out data"),
     ("eval/loss", OWN, {"data.noise": 0.2}, "held-out data"),
 ]

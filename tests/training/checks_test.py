@@ -10,7 +10,7 @@ from bigmodel_jax import config_file
 from bigmodel_jax.config import Config, EvalConfig, ImageSampleConfig, SampleConfig, TrainConfig
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import Arrays, DataConfig, ImageData
-from bigmodel_jax.data.tokenizers import make_bytes
+from bigmodel_jax.data.tokenizers.tokenizers import make_bytes
 from bigmodel_jax.models import CLIPConfig, DiTConfig, TextToImageConfig
 from bigmodel_jax.objectives import Contrastive, Diffusion
 from bigmodel_jax.training.checks import check_data, check_images, check_sample

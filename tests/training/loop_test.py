@@ -19,7 +19,7 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import ImageData
 from bigmodel_jax.data.loader import Sampler
-from bigmodel_jax.data.sources import Arrays
+from bigmodel_jax.data.sources.sources import Arrays
 from bigmodel_jax.models import MLPConfig
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.optim import OptimConfig

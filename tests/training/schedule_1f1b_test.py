@@ -19,7 +19,7 @@ from bigmodel_jax.models.base import Model, Out
 from bigmodel_jax.nn import stack
 from bigmodel_jax.objectives import Objective
 from bigmodel_jax.objectives.base import Loss
-from bigmodel_jax.training.schedule_1f1b import Schedule
+from bigmodel_jax.training.pipeline.schedule_1f1b import Schedule
 from bigmodel_jax.training.step import accumulate
 
 # ------------------------------------------------------------------------------------------------ the timetable

@@ -1,0 +1,229 @@
+"""Images with a text each: decoded and tokenized once into the cache, memory-mapped, batched by indexing."""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigmodel_jax.core.ranges import Count, CountOrZero
+from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.data import cache
+from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.images import pictures
+from bigmodel_jax.data.images.image import shift
+from bigmodel_jax.data.sources.lines import parse_json
+from bigmodel_jax.data.sources.sources import Files, Source, Tfds
+from bigmodel_jax.data.text import text
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, TokenizerConfig
+
+FORMAT = 1  # raise it when the files below change
+
+
+# ---------------------------------------------------------------- files
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionFiles(Files):
+    """Pictures named by caption files: JSON Lines (.jsonl), or rows under a header (.csv, .tsv).
+
+    Paths of pictures are relative to the caption file's folder; whatever Pillow reads.
+    """
+
+    image_field: str = "image"
+    text_field: str = "text"
+
+    def fingerprint(self, split, root):
+        """Of pictures, size and time of change stand for the content."""
+        stats = []
+        for picture in self._pictures(split, root):
+            stat = picture.stat()
+            stats.append((str(picture), stat.st_size, stat.st_mtime_ns))
+        return cache.key(super().fingerprint(split, root), stats)
+
+    def reads(self, root):
+        return {split: [*files, *self._pictures(split, root)] for split, files in super().reads(root).items()}
+
+    def _pictures(self, split: str, root: Path) -> list[Path]:
+        return [record["image"] for _, record in self.records(split, root, BadRecords(1 << 62))]
+
+    def records(self, split, root, bad):
+        for path in self.paths(split):
+            for where, row, reason in _rows(path, (self.image_field, self.text_field), split):
+                picture = path.parent / str((row or {}).get(self.image_field, ""))
+                if not reason and not picture.is_file():
+                    reason = f"no such picture: {picture}"
+                if reason:
+                    bad.skip(where, reason)
+                else:
+                    yield where, {"image": picture, "text": row[self.text_field]}
+
+
+def _rows(path: Path, fields: tuple[str, str], split: str) -> Iterator[tuple[str, dict[str, Any] | None, str]]:
+    """(where, row, what is wrong with it) of every line of a caption file."""
+    if path.suffix == ".jsonl":
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                yield f"{path} line {number}", *_json_row(line, fields)
+    elif path.suffix in (".csv", ".tsv"):
+        with open(path, newline="", encoding="utf-8", errors="replace") as file:
+            rows = csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t")
+            for option, name in zip(("image_field", "text_field"), fields, strict=True):
+                if name not in (rows.fieldnames or ()):
+                    near = nearest(name, rows.fieldnames or ())
+                    raise ValueError(f"data.source.{option}: {path} has no column {name!r}{near}")
+            for row in rows:
+                yield f"{path} line {rows.line_num}", row, _missing(row, fields)
+    else:
+        raise ValueError(
+            f"data.source.{split}: {str(path)!r} is no caption file; its name must end in .jsonl, .csv or .tsv"
+        )
+
+
+def _json_row(line: bytes, fields: tuple[str, str]) -> tuple[dict[str, Any] | None, str]:
+    row, reason = parse_json(line)
+    if reason:
+        return None, reason
+    if not isinstance(row, dict):
+        return None, f"a JSON object is needed, not {type(row).__name__}"
+    return row, _missing(row, fields)
+
+
+def _missing(row: dict[str, Any], fields: tuple[str, str]) -> str:
+    for name in fields:
+        if not isinstance(row.get(name), str) or not row[name].strip():
+            return f"no text in field {name!r}{nearest(name, map(str, row)) if name not in row else ''}"
+    return ""
+
+
+# ---------------------------------------------------------------- rows
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTextData(DataConfig):
+    """Pictures with a text each, for contrastive training and for text-conditioned generation.
+
+    Batch: image (B, S, S, 3) float32 in 0 .. 1; tokens (B, T) int32, the text, cut, and the tokenizer's separator after it;
+    segment_ids (B, T) int32, 1, and 0 for padding; weights (B,) float32. The separator is what CLIP's eos_token_id must be.
+    """
+
+    source: Source = Tfds("emoji")
+    tokenizer: TokenizerConfig = TokenizerConfig("wordpiece", vocab_size=1024)
+    image_size: Count = 32
+    "pixels a side: pictures are scaled by their shorter side and cut at the centre"
+    seq_len: Count = 16
+    max_shift: CountOrZero = 0
+    "in training, images are moved by up to so many pixels each way, white coming in at the edge"
+
+    def __post_init__(self):
+        for name, least in (("image_size", 1), ("seq_len", 2), ("max_shift", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"data.{name}: {getattr(self, name)}; it must be {least} or more")
+
+    def open(self, split: str) -> "ImageTextRows":
+        folder = decoded_folder(self, split)
+        meta = json.loads((folder / "meta.json").read_text())
+        log_skipped(split, meta["bad_records"])
+        texts = json.loads((folder / "texts.json").read_text("utf-8"))
+        shape = (len(texts), self.image_size, self.image_size, 3)
+        images = np.asarray(np.memmap(folder / "image.bin", np.uint8, mode="r", shape=shape))
+        return ImageTextRows(images, encode(self.open_tokenizer(), texts, self.seq_len), texts, self.max_shift, meta)
+
+    def requirements(self) -> dict:
+        tokenizer, shape = self.open_tokenizer(), (self.image_size, self.image_size, 3)
+        tower = {"text.vocab_size": tokenizer.vocab_size, "text.max_seq_len": self.seq_len}
+        return tower | {"vision.image_shape": shape, "image_shape": shape, "eos_token_id": tokenizer.separator}
+
+    def conditions(self, num: int) -> tuple[dict[str, np.ndarray], list[str]]:
+        """Texts of the validation split, evenly spread over it."""
+        rows = self.open("validation")
+        chosen = np.linspace(0, len(rows) - 1, num).astype(int)
+        batch = rows.batch(chosen, None)
+        return {name: batch[name] for name in ("tokens", "segment_ids")}, [rows.texts[i] for i in chosen]
+
+    def open_tokenizer(self) -> Tokenizer:
+        return text.tokenizer(self)
+
+    def save_artifacts(self, folder: Path) -> None:
+        text.save_tokenizer(self, folder / "tokenizer.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTextRows:
+    """One split. images (N, S, S, 3) uint8, tokens (N, T) int32 with -1 for padding; meta: counts and what was skipped."""
+
+    images: np.ndarray
+    tokens: np.ndarray
+    texts: list[str]
+    max_shift: int
+    meta: dict
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
+        images, tokens = self.images[indices], self.tokens[indices]
+        if noise is not None and self.max_shift:
+            images = 255 - shift(255 - images, noise, self.max_shift)
+        return {
+            "image": images.astype(np.float32) / np.float32(255),
+            "tokens": np.maximum(tokens, 0),
+            "segment_ids": (tokens >= 0).astype(np.int32),
+            "weights": np.ones(len(indices), np.float32),
+        }
+
+
+def encode(tokenizer: Tokenizer, texts: list[str], seq_len: int) -> np.ndarray:
+    """(N, seq_len) int32: each text, cut where it is too long, then the separator, then -1."""
+    tokens = np.full((len(texts), seq_len), -1, np.int32)
+    for row, ids in enumerate(tokenizer.encode_batch(texts)):
+        ids = ids[: seq_len - 1]
+        tokens[row, : len(ids)], tokens[row, len(ids)] = ids, tokenizer.separator
+    return tokens
+
+
+# ---------------------------------------------------------------- the cache
+
+
+def decoded_folder(cfg: ImageTextData, split: str) -> Path:
+    """The cache folder with image.bin, texts.json and meta.json of a split, made at first."""
+    facts = cache.key(cfg.source.fingerprint(split, cfg.root()), cfg.image_size, cfg.max_bad_records)
+    name = f"{cfg.source.short_name()}-{split}-{facts}"
+    return cache.build(cfg.root() / f"image-text-{FORMAT}" / name, lambda folder: _decode(cfg, split, folder))
+
+
+def _decode(cfg: ImageTextData, split: str, folder: Path) -> None:
+    """Reads a split's usable pairs into `folder`, one at a time in memory."""
+    bad, texts = BadRecords(cfg.max_bad_records), []
+    with open(folder / "image.bin", "wb") as file:
+        for where, record in cfg.source.records(split, cfg.root(), bad):
+            image, reason = _picture(record)
+            if reason:
+                bad.skip(where, reason)
+            else:
+                pictures.square(image, cfg.image_size).tofile(file)
+                texts.append(record["text"])
+    if not texts:
+        raise ValueError(f"data.source: the {split} split of {cfg.source} has no pairs of a picture and a text")
+    (folder / "texts.json").write_text(json.dumps(texts, ensure_ascii=False, indent=0), encoding="utf-8")
+    meta = {"split": split, "pairs": len(texts), "bad_records": bad.skipped}
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def _picture(record: dict[str, Any]) -> tuple[np.ndarray, str]:
+    """(picture (H, W, 3) uint8, "") of a record, or what makes it unusable."""
+    image, none = record.get("image"), np.zeros(0)
+    if not isinstance(record.get("text"), str) or not record["text"].strip():
+        return none, "no text"
+    if isinstance(image, Path):
+        try:
+            image = pictures.read(image)
+        except ValueError as error:
+            return none, str(error)
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        return none, f"no picture of bytes in three channels, but {image.dtype} {image.shape}"
+    return image, ""

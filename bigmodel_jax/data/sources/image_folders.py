@@ -1,0 +1,83 @@
+"""Folders of pictures, one folder a class, as torchvision's ImageFolder reads them."""
+
+import dataclasses
+from pathlib import Path
+
+from bigmodel_jax.core.local_paths import expanded
+from bigmodel_jax.core.ranges import Count
+from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.data import cache
+from bigmodel_jax.data.images import pictures
+from bigmodel_jax.data.sources.sources import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFolders(Source):
+    """`train` and `validation` hold a folder for each class, and in it, at any depth, its pictures.
+
+    Classes are numbered by the order of their names in `train`. Pictures are scaled by their shorter side and cut at the
+    centre. Files and folders whose names begin with a dot are left out; what else is no picture is a bad record.
+    """
+
+    train: str = ""
+    validation: str = ""
+    image_size: Count = 224
+    "pixels a side"
+
+    def labels(self) -> tuple[str, ...]:
+        return tuple(folder.name for folder in _visible(self._folder("train")) if folder.is_dir())
+
+    def reads(self, root):
+        splits = [split for split in ("train", "validation") if getattr(self, split)]
+        return {split: [path for path, _ in self._pictures(split)] for split in splits}
+
+    def fingerprint(self, split, root):
+        """Of pictures, size and time of change stand for the content."""
+        folder = self._folder(split)
+        stats = [
+            (str(path.relative_to(folder)), (s := path.stat()).st_size, s.st_mtime_ns)
+            for path, _ in self._pictures(split)
+        ]
+        return cache.key(self.image_size, self.labels(), stats)
+
+    def records(self, split, root, bad):
+        numbers = {name: number for number, name in enumerate(self.labels())}
+        for path, label in self._pictures(split):
+            if label not in numbers:
+                bad.skip(str(path), f"class {label!r} is not in data.source.train{nearest(label, numbers)}")
+                continue
+            try:
+                image = pictures.square(pictures.read(path), self.image_size)
+            except ValueError as error:
+                bad.skip(str(path), str(error))
+                continue
+            yield str(path), {"image": image, "label": numbers[label]}
+
+    def _pictures(self, split: str) -> list[tuple[Path, str]]:
+        """(file, class) in the order of names."""
+        classes = [folder for folder in _visible(self._folder(split)) if folder.is_dir()]
+        if not classes:
+            raise ValueError(f"data.source.{split}: {getattr(self, split)!r} holds no folders; each class needs one")
+        return [(path, folder.name) for folder in classes for path in _files(folder)]
+
+    def _folder(self, split: str) -> Path:
+        option = f"data.source.{split}"
+        path = Path(expanded(option, getattr(self, split))) if getattr(self, split) else None
+        if path is None or not path.is_dir():
+            raise ValueError(f"{option}: {getattr(self, split)!r} is not a folder")
+        return path
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below, in the order of names; a link to a folder is not followed, so that none is walked for ever."""
+    found = []
+    for path in _visible(folder):
+        if path.is_dir():
+            found += [] if path.is_symlink() else _files(path)
+        else:
+            found.append(path)
+    return found

@@ -1,0 +1,281 @@
+"""Where records come from: TFDS by name, files by path, arrays made by a function.
+
+A source yields `(where, record)` pairs; `where` names the record in messages ("notes.jsonl line 7"), `record` is a dict
+with "text", with "image" (or "features") and "label", or with "image" and "text". What it cannot read it reports to a
+`BadRecords`.
+"""
+
+import csv
+import dataclasses
+import glob
+import hashlib
+import importlib
+import importlib.metadata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigmodel_jax.core.local_paths import expanded
+from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.data import cache
+from bigmodel_jax.data.base import BadRecords
+from bigmodel_jax.data.sources import packaged, tfds_names
+from bigmodel_jax.data.sources.lines import parse_json, read_lines, read_rows
+
+Records = Iterator[tuple[str, dict[str, Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Base of every source. Splits are called "train" and "validation"."""
+
+    def fingerprint(self, split: str, root: Path) -> str:
+        """Changes whenever the records of `split` do; `root` is the cache."""
+        raise NotImplementedError(f"{type(self).__name__} does not define fingerprint()")
+
+    def records(self, split: str, root: Path, bad: BadRecords) -> Records:
+        raise NotImplementedError(f"{type(self).__name__} does not define records()")
+
+    def reads(self, root: Path) -> dict[str, list[Path] | str]:
+        """As `DataConfig.reads`, by the source's own fields or splits."""
+        return {split: self.fingerprint(split, root) for split in ("train", "validation")}
+
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their numbers; empty where they have none."""
+        return ()
+
+    def short_name(self) -> str:
+        """A short name for folders and tables."""
+        return type(self).__name__.lower()
+
+
+# ---------------------------------------------------------------- TFDS
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds(Source):
+    """A TFDS dataset, read as ArrayRecord without TensorFlow.
+
+    The project's own builders (sotu, digits, mnist_5k, emoji) are prepared from installed packages at first use. Any other
+    name is TFDS's: prepared before in `data_dir`, or downloaded where there is a network.
+    """
+
+    name: str = "sotu"
+    data_dir: str = ""
+    "where the dataset is or will be prepared; empty: the cache for own builders, ~/tensorflow_datasets for others"
+    train_split: str = "train"
+    eval_split: str = "validation"
+    "TFDS split expressions, e.g. test or train[90%:]"
+    text_field: str = "text"
+
+    def short_name(self) -> str:
+        return self.name.replace("/", "-")
+
+    def fingerprint(self, split, root):
+        name = self._split(split)
+        if self.name in packaged.PACKAGES:
+            package = packaged.PACKAGES[self.name]
+            return cache.key(self.name, name, package, _version(package, self.name), packaged.VERSION, self.text_field)
+        builder = self._builder(root)
+        return cache.key(builder.info.full_name, name, str(builder.info.splits), self.text_field)
+
+    def reads(self, root):
+        if self.name in packaged.PACKAGES:
+            package = packaged.PACKAGES[self.name]
+            return {"name": f"{self.name} {packaged.VERSION} of {package} {_version(package, self.name)}"}
+        info = self._builder(root).info
+        return {"name": f"{info.full_name} {cache.key(str(info.splits))}"}
+
+    def records(self, split, root, bad):
+        builder = self._builder(root)
+        name = self._split(split)
+        option = f"data.source.{'train_split' if split == 'train' else 'eval_split'}"
+        tfds_names.check_split(option, name, self.name, builder)
+        try:
+            rows = builder.as_data_source(split=name)
+        except NotImplementedError as error:
+            raise ValueError(f"data.source.name: {self.name} is not stored as ArrayRecord ({error})") from error
+        for i in range(len(rows)):
+            where = f"{self.name} {name} record {i}"
+            record = dict(rows[i])
+            if isinstance(record.get(self.text_field), bytes):
+                try:
+                    record["text"] = record[self.text_field].decode("utf-8")
+                except UnicodeDecodeError as error:
+                    bad.skip(where, f"not UTF-8 ({error.reason} at byte {error.start})")
+                    continue
+            yield where, record
+
+    def _split(self, split: str) -> str:
+        return {"train": self.train_split, "validation": self.eval_split}.get(split, split)
+
+    def _builder(self, root: Path):
+        if self.name in packaged.PACKAGES:
+            from bigmodel_jax.data.sources import builders  # imports TFDS
+
+            return builders.prepare(self.name, Path(self.data_dir) if self.data_dir else root / "tfds")
+        return tfds_names.registered_builder(self.name, self.data_dir)
+
+
+def _version(package: str, name: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise ValueError(packaged.not_installed(name)) from None
+
+
+# ---------------------------------------------------------------- files
+
+
+@dataclasses.dataclass(frozen=True)
+class Files(Source):
+    """Base of sources that read files. `train` and `validation` are paths or glob patterns, comma-separated."""
+
+    train: str = ""
+    validation: str = ""
+
+    def paths(self, split: str) -> list[Path]:
+        """The split's files, sorted by name."""
+        option = f"data.source.{split}"
+        patterns = [p.strip() for p in getattr(self, split).split(",") if p.strip()]
+        if not patterns:
+            raise ValueError(f"{option}: empty; a path or glob pattern is needed")
+        found = []
+        for pattern in patterns:
+            matches = sorted(p for p in glob.glob(str(expanded(option, pattern)), recursive=True) if Path(p).is_file())
+            if not matches:
+                raise ValueError(f"{option}: {pattern!r} matches no file")
+            found += matches
+        return [Path(p) for p in dict.fromkeys(found)]
+
+    def reads(self, root):
+        return {split: self.paths(split) for split in ("train", "validation") if getattr(self, split)}
+
+    def fingerprint(self, split, root):
+        facts = dataclasses.asdict(self) | {"train": "", "validation": ""}
+        return cache.key(type(self).__name__, facts, [_digest(f"data.source.{split}", p) for p in self.paths(split)])
+
+
+def _digest(option: str, path: Path) -> str:
+    """Digest of a file's content: every file is read here first, so here it shows whether it can be read."""
+    try:
+        return cache.file_digest(path)
+    except OSError as error:
+        raise ValueError(f"{option}: {str(path)!r} cannot be read: {error.strerror}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFiles(Files):
+    """Plain UTF-8 text; each file is one document."""
+
+    def records(self, split, root, bad):
+        for path in self.paths(split):
+            try:
+                yield str(path), {"text": path.read_bytes().decode("utf-8")}
+            except UnicodeDecodeError as error:
+                bad.skip(str(path), f"not UTF-8 ({error.reason} at byte {error.start})")
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonlFiles(Files):
+    """One JSON object a line; each is one document."""
+
+    text_field: str = "text"
+
+    def records(self, split, root, bad):
+        for path in self.paths(split):
+            for number, line, reason in read_lines(path):
+                text, reason = ("", reason) if reason else self._text(line)
+                if reason:
+                    bad.skip(f"{path} line {number}", reason)
+                else:
+                    yield f"{path} line {number}", {"text": text}
+
+    def _text(self, line: bytes) -> tuple[str, str]:
+        """(text, "") of a line, or ("", what is wrong with it)."""
+        value, reason = parse_json(line)
+        if reason:
+            return "", reason
+        if not isinstance(value, dict):
+            return "", f"a JSON object is needed, not {type(value).__name__}"
+        if self.text_field not in value:
+            return "", f"no field {self.text_field!r} (data.source.text_field){nearest(self.text_field, value)}"
+        text = value[self.text_field]
+        return (text, "") if isinstance(text, str) else ("", f"field {self.text_field!r} is not a string")
+
+
+@dataclasses.dataclass(frozen=True)
+class CsvFiles(Files):
+    """Comma-separated rows of numbers under a header line: one label column, the others are features."""
+
+    label: str = "label"
+    features: tuple[str, ...] = ()
+    "feature columns in this order; empty: all columns but the label"
+
+    def records(self, split, root, bad):
+        for path in self.paths(split):
+            with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+                rows = csv.reader(file)
+                header = next(rows, [])
+                label, features = self._columns(header, path)
+                for row, reason in read_rows(rows):
+                    where = f"{path} line {rows.line_num}"
+                    if not reason and len(row) != len(header):
+                        reason = f"{len(row)} cells, but the header has {len(header)}"
+                    if reason:
+                        bad.skip(where, reason)
+                        continue
+                    try:
+                        values = np.array([float(row[i]) for i in features], np.float32)
+                        yield where, {"features": values, "label": int(row[label])}
+                    except ValueError as error:
+                        bad.skip(where, str(error))
+
+    def _columns(self, header: list[str], path: Path) -> tuple[int, list[int]]:
+        for option, names in (("label", [self.label]), ("features", self.features)):
+            for name in names:
+                if name not in header:
+                    near = nearest(name, header)
+                    raise ValueError(f"data.source.{option}: {path} has no column {name!r}{near}")
+        label = header.index(self.label)
+        features = [header.index(f) for f in self.features] or [i for i in range(len(header)) if i != label]
+        return label, features
+
+
+# ---------------------------------------------------------------- arrays in memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays(Source):
+    """Arrays in memory, returned by a function that is named as "module:function", so that a config stays text.
+
+    The function takes no arguments and returns {"train": columns, "validation": columns}, each a dict of sequences of
+    equal length: "text", or "image" (or "features") and "label".
+    """
+
+    function: str = ""
+
+    def _columns(self, split: str) -> dict[str, Any]:
+        module, _, name = self.function.partition(":")
+        try:
+            function = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"data.source.function: {self.function!r} is not module:function ({error})") from None
+        splits = function()
+        if not isinstance(splits, dict) or not all(isinstance(columns, dict) for columns in splits.values()):
+            raise ValueError(f"data.source.function: {self.function} must return a dict of dicts of columns")
+        return splits.get(split, {})
+
+    def fingerprint(self, split, root):
+        digest = hashlib.sha256()
+        for name, column in sorted(self._columns(split).items()):
+            for value in map(np.asarray, column):
+                digest.update(f"{name} {value.dtype} {value.shape} ".encode() + value.tobytes())
+        return digest.hexdigest()[:16]
+
+    def records(self, split, root, bad):
+        columns = self._columns(split)
+        for i, values in enumerate(zip(*columns.values(), strict=True)):
+            yield f"{self.function} {split} record {i}", dict(zip(columns, values, strict=True))

@@ -1,0 +1,82 @@
+"""Records with named fields: JSON Lines, rows under a header, or Parquet, told by the ending of the file's name."""
+
+import csv
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bigmodel_jax.data.sources.lines import parse_json, read_lines, read_rows
+from bigmodel_jax.data.sources.sources import Files
+
+# (where, record, what is wrong with it)
+Rows = Iterator[tuple[str, dict[str, Any], str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TableFiles(Files):
+    """Rows of .jsonl, .csv, .tsv and .parquet files; a record is a row's fields by name.
+
+    Parquet needs pyarrow (the extra `parquet`). `text_field` is what data sets of one text a record read.
+    """
+
+    text_field: str = "text"
+
+    def records(self, split, root, bad):
+        for path in self.paths(split):
+            if path.suffix not in READERS:
+                raise ValueError(f"data.source.{split}: {str(path)!r} must end in {', '.join(READERS)}")
+            for where, record, reason in READERS[path.suffix](path):
+                if reason:
+                    bad.skip(where, reason)
+                else:
+                    own = {"text": record[self.text_field]} if self.text_field in record else {}
+                    yield where, record | own
+
+
+def read_jsonl(path: Path) -> Rows:
+    for number, line, reason in read_lines(path):
+        value, reason = (None, reason) if reason else parse_json(line)
+        if not reason and not isinstance(value, dict):
+            reason = f"a JSON object is needed, not {type(value).__name__}"
+        yield f"{path} line {number}", value if isinstance(value, dict) else {}, reason
+
+
+def read_csv(path: Path, delimiter: str = ",") -> Rows:
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+        reader = csv.reader(file, delimiter=delimiter)
+        header = next(reader, [])
+        for row, reason in read_rows(reader):
+            if not reason and len(row) != len(header):
+                reason = f"{len(row)} cells, but the header has {len(header)}"
+            yield f"{path} line {reader.line_num}", dict(zip(header, row, strict=False)), reason
+
+
+def read_tsv(path: Path) -> Rows:
+    return read_csv(path, delimiter="\t")
+
+
+def read_parquet(path: Path) -> Rows:
+    """One group of rows is in memory at a time."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError:
+        raise ValueError(f"{path}: Parquet needs the package pyarrow: uv sync --extra parquet") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches():
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{path} row {number}", record, ""
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+READERS: dict[str, Callable[[Path], Rows]] = {
+    ".jsonl": read_jsonl,
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".parquet": read_parquet,
+}

@@ -1,0 +1,1 @@
+"""Data sets of texts: documents, conversations, pairs, questions, labels; how tokens become rows."""

@@ -1,0 +1,206 @@
+"""Conversations for fine-tuning: rendered in the model's chat template, loss on the assistant's turns alone.
+
+The stream of a split is `c1 e c2 e ... cn e`: the tokens of each sample, and one token that ends it. The model is fed c,
+exactly what the template gives, and asked for the token that follows. e is asked for only where the template writes
+nothing with which the assistant's last turn ends.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from bigmodel_jax.core import files
+from bigmodel_jax.core.ranges import Count
+from bigmodel_jax.data import cache
+from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.sources.lines import parse_json, read_lines
+from bigmodel_jax.data.text import chat, packing
+from bigmodel_jax.data.text.packing import Packing
+from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+
+FORMAT = 2
+TooLong = Literal["drop", "cut"]
+ControlTokens = Literal["error", "escape"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatData(DataConfig):
+    """JSONL files, one conversation a line: {"messages": [{"role": ..., "content": ...}, ...]}."""
+
+    RENAMED: ClassVar = {"train_path": "train", "validation_path": "validation"}
+
+    train: str = ""
+    validation: str = ""
+    tokenizer_path: str = ""
+    "the model's tokenizer.json"
+    template_path: str = ""
+    "its chat_template.jinja"
+    seq_len: Count = 1024
+    packing: Packing = "first_fit"
+    "first_fit: several conversations in a row; none: one a row; concat is refused: it cuts answers off their questions"
+    too_long: TooLong = "drop"
+    "a conversation longer than seq_len: drop leaves it out; cut removes tokens at its front, and never of its last answer"
+    control_tokens: ControlTokens = "error"
+    "a message that spells a control token such as <|im_end|>: error makes it a bad record; escape reads it as text"
+
+    def open(self, split: str) -> "ChatRows":
+        path = {"train": self.train, "validation": self.validation}[split]
+        self._check(split, path)
+        digests = [cache.file_digest(path), fingerprint(self.tokenizer_path), cache.file_digest(self.template_path)]
+        folder = cache.build(
+            self.root() / f"chat-{FORMAT}" / cache.key(digests, self.max_bad_records, self.control_tokens),
+            lambda out: self._write(path, out),
+        )
+        meta = json.loads((folder / "meta.json").read_text())
+        log_skipped(split, meta["bad_records"])
+        stream = Stream(*(np.load(folder / f"{name}.npy") for name in Stream._fields))
+        starts, lengths, counts = fit(stream, self.seq_len, self.too_long, meta["start"])
+        for how, count in counts.items():
+            if count:
+                log.warning("%s split: %d of %d samples are longer than data.seq_len = %d: %s (data.too_long)",
+                            split, count, len(stream.offsets) - 1, self.seq_len, how)  # fmt: skip
+        if not len(starts):
+            raise ValueError(
+                f"data.seq_len = {self.seq_len}: every conversation of {path} is longer; give more"
+                + (", or data.too_long = 'cut'" if self.too_long == "drop" else "")
+            )
+        plan = packing.pack(self.packing, starts, lengths, self.seq_len)
+        return ChatRows(stream, plan, self.seq_len, meta | counts)
+
+    def _check(self, split: str, path: str) -> None:
+        for name in ("tokenizer_path", "template_path"):
+            if not Path(getattr(self, name)).is_file():
+                raise ValueError(f"data.{name} = {getattr(self, name)!r}: no such file")
+        if not Path(path).is_file():
+            raise ValueError(f"data.{split} = {path!r}: no such file")
+        if self.packing == "concat":
+            raise ValueError(
+                "data.packing = 'concat': it cuts conversations at row ends, and answers off their questions; "
+                "allowed: 'first_fit', 'none'"
+            )
+
+    def reads(self) -> dict[str, list[Path] | str]:
+        found = super().reads()
+        return found | {name: fingerprint(found[name][0]) for name in found.keys() & {"data.tokenizer_path"}}
+
+    def requirements(self) -> dict:
+        return {"vocab_size": self.open_tokenizer().vocab_size, "max_seq_len": self.seq_len}
+
+    def open_tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.tokenizer_path)
+
+    def save_artifacts(self, folder: Path) -> None:
+        self.open_tokenizer().save(folder / "tokenizer.json")
+        files.replace(folder / "chat_template.jinja", Path(self.template_path).read_text())
+
+    def _write(self, path: str, out: Path) -> None:
+        tokenizer, template = load_tokenizer(self.tokenizer_path), Path(self.template_path).read_text()
+        bad = BadRecords(self.max_bad_records)
+        conversations, samples = 0, []
+        for where, messages in _conversations(path, bad):
+            try:
+                found = chat.samples(template, messages, tokenizer, escape=self.control_tokens == "escape")
+            except ValueError as error:
+                bad.skip(where, str(error))
+                continue
+            conversations += 1
+            samples += [_with_end(sample, tokenizer) for sample in found]
+        if not samples:
+            raise ValueError(f"{path}: no conversation in which an assistant speaks")
+        np.save(out / "tokens.npy", np.concatenate([ids for ids, _ in samples]))
+        np.save(out / "mask.npy", np.concatenate([mask for _, mask in samples]))
+        np.save(out / "offsets.npy", np.cumsum([0, *(len(ids) for ids, _ in samples)]))
+        meta = {"conversations": conversations, "bad_records": bad.skipped, "start": tokenizer.start}
+        (out / "meta.json").write_text(json.dumps(meta))
+
+
+def _with_end(sample: chat.Sample, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """The sample and the token that ends it, asked for where the assistant's last turn has no stop token of its own."""
+    ids, mask = sample
+    last = ids[len(mask) - np.argmin(np.append(mask[::-1], 0.0)) :]  # the assistant's tokens at the very end
+    open_end = len(last) > 0 and not np.isin(last, tokenizer.stops).any()
+    return np.append(ids, np.int32(tokenizer.stops[0])), np.append(mask, np.float32(open_end))
+
+
+def _conversations(path: str, bad: BadRecords) -> Iterator[tuple[str, list[chat.Message]]]:
+    """(where, messages) of every usable line."""
+    for number, line, reason in read_lines(Path(path)):
+        record, reason = (None, reason) if reason else parse_json(line)
+        messages = record.get("messages") if isinstance(record, dict) else None
+        reason = reason or _wrong(messages)
+        if reason:
+            bad.skip(f"{path} line {number}", reason)
+        else:
+            yield f"{path} line {number}", messages
+
+
+def _wrong(messages) -> str:
+    if not isinstance(messages, list):
+        return "not a JSON object with a list of messages"
+    if not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
+        return "a message without role or content"
+    return "" if any(m["role"] == "assistant" for m in messages) else "the assistant says nothing"
+
+
+class Stream(NamedTuple):
+    """tokens, mask: of all samples, each with the token that ends it; offsets (samples + 1,): where each begins."""
+
+    tokens: np.ndarray
+    mask: np.ndarray
+    offsets: np.ndarray
+
+
+def fit(stream: Stream, seq_len: int, too_long: TooLong, bos: int) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """(starts, lengths of what is fed, how many were dropped and cut) of the samples that fit a row.
+
+    cut writes into `stream`: the token that begins a text (bos) is moved to the cut, and an answer of which the cut
+    takes a part or the whole question is not asked for. A sample with nothing left to ask for is dropped.
+    """
+    starts, lengths = stream.offsets[:-1].copy(), np.diff(stream.offsets) - 1
+    counts = {"dropped": 0, "cut": 0}
+    keep = np.ones(len(starts), bool)
+    for i in np.flatnonzero(lengths > seq_len):
+        end = starts[i] + lengths[i]
+        begin = end - seq_len
+        front = int(stream.tokens[starts[i]] == bos)
+        asked = stream.mask[begin + front : end + 1]
+        if too_long == "cut" and asked[np.argmin(asked) :].any() and not asked.all():
+            asked[: np.argmin(asked)] = 0.0
+            stream.mask[begin : begin + front] = 0.0
+            if front:
+                stream.tokens[begin] = bos
+            starts[i], lengths[i] = begin, seq_len
+            counts["cut"] += 1
+        else:
+            keep[i] = False
+            counts["dropped"] += 1
+    return starts[keep], lengths[keep], counts
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatRows:
+    """One split; meta: counts and names."""
+
+    stream: Stream
+    plan: packing.Plan
+    seq_len: int
+    meta: dict
+
+    def __len__(self) -> int:
+        return self.plan.num_rows
+
+    def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
+        """As text's, with weight 1 only where the target is the assistant's."""
+        tokens, mask, offsets = self.stream
+        out = packing.collate(tokens, self.plan, indices, self.seq_len, offsets)
+        # The same rows of the mask: which targets count lies one place behind the token that asks for it.
+        flags = packing.collate(mask.astype(np.int32), self.plan, indices, self.seq_len, offsets)["targets"]
+        return out | {"weights": out["weights"] * flags.astype(np.float32)}

@@ -1,0 +1,73 @@
+"""Text for permutation language modelling: some tokens of every row are predicted, in an order of their own."""
+
+import dataclasses
+
+import numpy as np
+
+from bigmodel_jax.core.ranges import ShareAboveZero
+from bigmodel_jax.data import shuffle
+from bigmodel_jax.data.base import Shapes
+from bigmodel_jax.data.text.text import TextData, TextRows
+
+
+@dataclasses.dataclass(frozen=True)
+class PermutedTextData(TextData):
+    """Documents as rows of tokens, with those to predict and their order (arXiv:1906.08237, sections 2.2 and 2.3)."""
+
+    predict_rate: ShareAboveZero = 1 / 6
+    "share of a row's tokens that are predicted: the last ones of the order, which have most to go by"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0.0 < self.predict_rate <= 1.0:
+            raise ValueError(f"data.predict_rate: {self.predict_rate}; it must be above 0 and at most 1")
+
+    def open(self, split: str) -> "PermutedRows":
+        rows = super().open(split)
+        fields = {f.name: getattr(rows, f.name) for f in dataclasses.fields(rows)}
+        return PermutedRows(**fields, num_places=max(1, round(self.seq_len * self.predict_rate)))
+
+    def row_shapes(self, model) -> Shapes:
+        row, few = (self.seq_len,), (max(1, round(self.seq_len * self.predict_rate)),)
+        whole = ("tokens", "segment_ids", "positions", "order")
+        return (
+            {name: (row, "int32") for name in whole}
+            | {name: (few, "int32") for name in ("places", "targets")}
+            | {"weights": (few, "float32")}
+        )
+
+    def baselines(self) -> dict[str, float]:
+        return {}  # a compressor reads in one direction
+
+
+@dataclasses.dataclass(frozen=True)
+class PermutedRows(TextRows):
+    """The rows of `TextRows` with an order of prediction: anew in every epoch, always alike in an evaluation."""
+
+    num_places: int
+
+    def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
+        """tokens, segment_ids, positions, order (B, T) int32; places, targets (B, P) int32, weights (B, P) float32."""
+        out = super().batch(indices, None)
+        noise = shuffle.noise(shuffle.start(0), np.asarray(indices)) if noise is None else noise
+        allowed = (out["segment_ids"] > 0) & ~np.isin(out["tokens"], (self.separator, self.start))
+        order, places = permute(allowed, noise, self.num_places)
+        batch = {name: out[name] for name in ("tokens", "segment_ids", "positions")}
+        targets = np.take_along_axis(out["tokens"], places, axis=1)
+        weights = np.take_along_axis(order, places, axis=1) > 0
+        return batch | {"order": order, "places": places, "targets": targets, "weights": weights.astype(np.float32)}
+
+
+def permute(allowed: np.ndarray, noise: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """(order (B, T), places (B, num)) int32: `num` of the allowed places, in text order, and when each is predicted.
+
+    Order 0 is given, n is predicted n-th. A row with fewer allowed places is filled up with places of order 0.
+    noise (B,) uint64 decides, and nothing else.
+    """
+    column = (np.arange(allowed.shape[1], dtype=np.uint64) + np.uint64(1)) * shuffle.GOLDEN
+    # Half the range each: places that are not allowed come after all that are.
+    key = shuffle.mix(noise[:, None] + column[None]) >> np.uint64(1)
+    turn = np.argsort(np.where(allowed, key, key | np.uint64(1 << 63)), axis=1)[:, :num]
+    order = np.zeros(allowed.shape, np.int32)
+    np.put_along_axis(order, turn, np.arange(1, num + 1, dtype=np.int32)[None], axis=1)
+    return order * allowed, np.sort(turn, axis=1).astype(np.int32)

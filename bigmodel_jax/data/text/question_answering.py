@@ -1,0 +1,201 @@
+"""Questions about a text, and where in it the answer stands: rows for `QuestionAnswering`, as SQuAD is prepared for BERT.
+
+A row is `[CLS] question [SEP] part of the context [SEP]`, as the encoder's own tokenizer writes a pair. A context that is
+longer than a row is read in parts that overlap (Devlin et al., arXiv:1810.04805; run_squad.py's doc_stride). Where a part
+holds no whole answer, the answer is the row's first token.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bigmodel_jax.core.ranges import Count, CountOrZero
+from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.data import cache
+from bigmodel_jax.data.base import BadRecords, DataConfig, Shapes, log_skipped
+from bigmodel_jax.data.sources.sources import Files, Source
+from bigmodel_jax.data.sources.table_files import TableFiles
+from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+
+FORMAT = 1  # raise it when the files below change
+FIELDS = ("question", "context", "answers")
+
+
+class Example(NamedTuple):
+    """answer: (first character, the one after the last) in the context; None where the context does not answer."""
+
+    question: str
+    context: str
+    answer: tuple[int, int] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class SquadFiles(Files):
+    """SQuAD's own JSON, versions 1.1 and 2.0: {"data": [{"paragraphs": [{"context": ..., "qas": [...]}]}]}."""
+
+    def records(self, split, root, bad):
+        for path in self.paths(split):
+            try:
+                articles = json.loads(path.read_bytes())["data"]
+                found = [(c["context"], qa) for a in articles for c in a["paragraphs"] for qa in c["qas"]]
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise ValueError(f"data.source.{split}: {path} is not SQuAD's JSON ({error!r})") from None
+            for number, (context, qa) in enumerate(found, 1):
+                yield f"{path} question {number}", {"context": context} | dict(qa)
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionAnsweringData(DataConfig):
+    """Records {"question", "context", "answers"}; answers as in SQuAD: a list of {"text", "answer_start"}, or the two as
+    lists (the form of the Hub). Training reads the first answer; without one the context does not answer the question.
+
+    Batch: tokens, token_types, segment_ids, positions (B, T) int32; start, end (B,) int32, the answer's first and last
+    token; weights (B,) float32.
+    """
+
+    source: Source = TableFiles()
+    tokenizer_path: str = ""
+    "the encoder's tokenizer.json"
+    seq_len: Count = 384
+    overlap: CountOrZero = 128
+    "tokens that two parts of a context share"
+
+    def open(self, split: str) -> "AnswerRows":
+        self._check()
+        facts = [self.source.fingerprint(split, self.root()), fingerprint(self.tokenizer_path)]
+        name = f"{split}-{cache.key(facts, self.seq_len, self.overlap, self.max_bad_records)}"
+        folder = cache.build(self.root() / f"answers-{FORMAT}" / name, lambda out: self._write(split, out))
+        meta = json.loads((folder / "meta.json").read_text())
+        log_skipped(split, meta["bad_records"])
+        return AnswerRows(np.load(folder / "tokens.npy"), np.load(folder / "places.npy"), meta)
+
+    def row_shapes(self, model) -> Shapes:
+        per_token = ("tokens", "token_types", "segment_ids", "positions")
+        return {n: ((self.seq_len,), "int32") for n in per_token} | {
+            "start": ((), "int32"), "end": ((), "int32"), "weights": ((), "float32")
+        }  # fmt: skip
+
+    def requirements(self) -> dict:
+        needs = {"vocab_size": self.open_tokenizer().vocab_size, "max_seq_len": self.seq_len}
+        return needs | {"head": "question_answering"}
+
+    def open_tokenizer(self) -> Tokenizer:
+        self._check()
+        return load_tokenizer(self.tokenizer_path)
+
+    def save_artifacts(self, folder: Path) -> None:
+        self.open_tokenizer().save(folder / "tokenizer.json")
+
+    def _check(self) -> None:
+        if not Path(self.tokenizer_path).is_file():
+            raise ValueError(f"data.tokenizer_path = {self.tokenizer_path!r}: no such file; `import` writes one")
+        if self.overlap >= self.seq_len:
+            raise ValueError(f"data.overlap = {self.overlap}; it must be below data.seq_len = {self.seq_len}")
+
+    def _write(self, split: str, out: Path) -> None:
+        tokenizer, bad = self.open_tokenizer(), BadRecords(self.max_bad_records)
+        tokens, places, questions = [], [], 0
+        for where, example in self._examples(split, bad):
+            try:
+                parts = parts_of(tokenizer, example, self.seq_len, self.overlap)
+            except ValueError as error:
+                bad.skip(where, f"{error} (data.seq_len, data.overlap)")
+                continue
+            questions += 1
+            for part in parts:
+                tokens.append(_padded([part.ids, part.type_ids, part.attention_mask], self.seq_len))
+                places.append(place(part, example.answer))
+        if not tokens:
+            raise ValueError(f"data.source: the {split} split of {self.source} has no questions")
+        np.save(out / "tokens.npy", np.stack(tokens))
+        np.save(out / "places.npy", np.array(places, np.int32))
+        meta = {"split": split, "questions": questions, "rows": len(tokens), "bad_records": bad.skipped}
+        (out / "meta.json").write_text(json.dumps(meta, indent=1))
+
+    def _examples(self, split: str, bad: BadRecords) -> Iterator[tuple[str, Example]]:
+        for where, record in self.source.records(split, self.root(), bad):
+            try:
+                yield where, example(record)
+            except ValueError as error:
+                bad.skip(where, str(error))
+
+
+def example(record: dict[str, Any]) -> Example:
+    """ValueError where a field is missing, or the answer does not stand where the record says."""
+    for name in FIELDS:
+        if name not in record:
+            raise ValueError(f"no field {name!r}{nearest(name, map(str, record))}")
+    question, context = record["question"], record["context"]
+    for name, value in (("question", question), ("context", context)):
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"field {name!r}: no text")
+    answers = record["answers"]
+    try:
+        if isinstance(answers, dict):
+            answers = [
+                {"text": t, "answer_start": s} for t, s in zip(*map(answers.get, ("text", "answer_start")), strict=True)
+            ]
+        if not answers:
+            return Example(question, context, None)
+        text, start = answers[0]["text"], answers[0]["answer_start"]
+        right = isinstance(start, int) and start >= 0 and text and context[start : start + len(text)] == text
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError):
+        raise ValueError("field 'answers': not a list of {'text', 'answer_start'}") from None
+    if not right:
+        raise ValueError(f"field 'answers': {str(text)[:40]!r} does not stand at character {start} of the context")
+    return Example(question, context, (start, start + len(text)))
+
+
+def parts_of(tokenizer: Tokenizer, example: Example, length: int, overlap: int) -> list[Any]:
+    """Rows of at most `length` tokens with the whole question: an `Encoding` of the package tokenizers for each part of the
+    context. ValueError where the question leaves no room."""
+    model = tokenizer.model
+    room = length - len(tokenizer.encode(example.question)) - model.num_special_tokens_to_add(is_pair=True)
+    if room <= overlap:  # the package would panic
+        raise ValueError(f"{room} of {length} tokens are left for a part of the text; more than {overlap} are needed")
+    model.enable_truncation(length, stride=overlap, strategy="only_second")
+    found = model.encode(example.question, example.context)
+    model.no_truncation()
+    return [found, *found.overflowing]
+
+
+def place(part: Any, answer: tuple[int, int] | None) -> tuple[int, int]:
+    """(first token, last token) of the answer in a part of the context; (0, 0) where not all of it is there."""
+    if answer is None:
+        return 0, 0
+    context = [i for i, which in enumerate(part.sequence_ids) if which == 1]
+    inside = [i for i in context if part.offsets[i][0] < answer[1] and part.offsets[i][1] > answer[0]]
+    whole = inside and part.offsets[inside[0]][0] <= answer[0] and part.offsets[inside[-1]][1] >= answer[1]
+    return (inside[0], inside[-1]) if whole else (0, 0)
+
+
+def _padded(columns: list[list[int]], length: int) -> np.ndarray:
+    """(3, length) int32: ids, types and which are real, padded on the right with 0."""
+    out = np.zeros((3, length), np.int32)
+    for row, values in zip(out, columns, strict=True):
+        row[: len(values)] = values
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerRows:
+    """One split. tokens (N, 3, T): ids, types, which are real; places (N, 2); meta: counts and what was skipped."""
+
+    tokens: np.ndarray
+    places: np.ndarray
+    meta: dict
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
+        rows = self.tokens[indices]
+        positions = np.broadcast_to(np.arange(rows.shape[2], dtype=np.int32), (len(rows), rows.shape[2])).copy()
+        per_token = {"tokens": rows[:, 0], "token_types": rows[:, 1], "segment_ids": rows[:, 2], "positions": positions}
+        start, end = self.places[indices].T.copy()
+        return per_token | {"start": start, "end": end, "weights": np.ones(len(rows), np.float32)}

@@ -1,0 +1,124 @@
+"""Span corruption: rows of text as pairs of what is left and what was taken out (T5, arXiv:1910.10683, section 3.1.4).
+
+"Thank you for inviting me to your party last week" becomes, with <X> and <Y> the sentinels and S the separator,
+
+    encoder   Thank you <X> me to your party <Y> week S
+    decoder   S <X> for inviting <Y> last              (the tokens, shifted right)
+    targets   <X> for inviting <Y> last S
+
+Sentinels are ids of their own: in each row the first is the tokenizer's vocab_size, the next one more. As in T5, a row is
+one sequence, also where it runs over the end of a document.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from bigmodel_jax.core.ranges import AtLeastOne, ProperShare
+from bigmodel_jax.data import shuffle
+from bigmodel_jax.data.base import Shapes
+from bigmodel_jax.data.text import encoder_decoder_rows, text
+from bigmodel_jax.data.text.text import TextData, TextRows
+
+EVALUATION = shuffle.start(0)  # the same spans of a row in every evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanCorruptionData(TextData):
+    """`seq_len` tokens of text a row, some of them taken out as spans: for encoder-decoders."""
+
+    noise_density: ProperShare = 0.15
+    "share of the tokens that is taken out"
+    mean_span: AtLeastOne = 3.0
+    "mean length of a span, in tokens"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.noise_density < 1:
+            raise ValueError(f"data.noise_density: {self.noise_density} must be above 0 and below 1")
+        if self.mean_span < 1:
+            raise ValueError(f"data.mean_span: {self.mean_span} must be 1 or more")
+        if self.seq_len < 2:
+            raise ValueError(f"data.seq_len: {self.seq_len} must be 2 or more: one token to keep, one to take out")
+
+    def open(self, split: str) -> "SpanRows":
+        rows = super().open(split)
+        fields = {field.name: getattr(rows, field.name) for field in dataclasses.fields(rows)}
+        return SpanRows(**fields, noise_density=self.noise_density, mean_span=self.mean_span)
+
+    def row_shapes(self, model) -> Shapes:
+        row = encoder_decoder_rows.empty(1, *row_lengths(self.seq_len, self.noise_density, self.mean_span))
+        return {name: (x.shape[1:], x.dtype.name) for name, x in row.items()}
+
+    def requirements(self) -> dict:
+        _, num_spans = num_noise(self.seq_len, self.noise_density, self.mean_span)
+        return {"vocab_size": text.vocab_size(self) + num_spans, "max_seq_len": self.seq_len}
+
+    def baselines(self) -> dict[str, float]:
+        return {}  # a compressor reads what comes before, not what stands around
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanRows(TextRows):
+    """The rows of `TextRows` as pairs: cut anew in every epoch, always alike in an evaluation."""
+
+    noise_density: float
+    mean_span: float
+
+    def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
+        rows = super().batch(indices, None)
+        seeds = shuffle.noise(EVALUATION, indices) if noise is None else noise
+        _, num_spans = num_noise(self.seq_len, self.noise_density, self.mean_span)
+        out = encoder_decoder_rows.empty(len(indices), *row_lengths(self.seq_len, self.noise_density, self.mean_span))
+        for row, seed in enumerate(seeds):
+            # Targets rather than tokens: they are the row's text without the separator in front of it.
+            sequence = rows["targets"][row, rows["weights"][row] > 0]
+            if len(sequence) > 1:
+                self._fill(out, row, sequence, np.random.default_rng(seed))
+        if noise is None and self.token_bytes.any():
+            num_bytes = np.append(self.token_bytes, np.zeros(num_spans, self.token_bytes.dtype))
+            out["target_bytes"] = num_bytes[out["targets"]]
+        return out
+
+    def _fill(self, out: dict[str, np.ndarray], row: int, sequence: np.ndarray, rng: np.random.Generator) -> None:
+        taken = noise_mask(rng, len(sequence), self.noise_density, self.mean_span)
+        first_sentinel = len(self.token_bytes)
+        source = np.append(replace_spans(sequence, taken, first_sentinel), self.separator)
+        target = np.append(replace_spans(sequence, ~taken, first_sentinel), self.separator)
+        encoder_decoder_rows.fill(out, row, source, target, self.separator)
+
+
+def row_lengths(length: int, density: float, mean_span: float) -> tuple[int, int]:
+    """Tokens on the encoder's side and on the decoder's, each with its end."""
+    num_tokens, num_spans = num_noise(length, density, mean_span)
+    return length - num_tokens + num_spans + 1, num_tokens + num_spans + 1
+
+
+def num_noise(length: int, density: float, mean_span: float) -> tuple[int, int]:
+    """(tokens, spans) taken out of a row of `length` tokens; never all, and never fewer than one."""
+    num_tokens = min(max(round(length * density), 1), length - 1)
+    num_spans = max(round(num_tokens / mean_span), 1)
+    return num_tokens, min(num_spans, length - num_tokens)
+
+
+def noise_mask(rng: np.random.Generator, length: int, density: float, mean_span: float) -> np.ndarray:
+    """Boolean (length,): which tokens are taken out; kept and taken spans alternate, a kept one first.
+
+    random_spans_noise_mask of google-research/text-to-text-transfer-transformer.
+    """
+    num_tokens, num_spans = num_noise(length, density, mean_span)
+    kept = random_lengths(rng, length - num_tokens, num_spans)
+    taken = random_lengths(rng, num_tokens, num_spans)
+    return np.repeat(np.tile([False, True], num_spans), np.stack([kept, taken], axis=1).ravel())
+
+
+def random_lengths(rng: np.random.Generator, total: int, parts: int) -> np.ndarray:
+    """(parts,) whole numbers of 1 or more that add up to `total`, all such cuts being equally likely."""
+    cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
+    return np.diff(cuts, prepend=0, append=total)
+
+
+def replace_spans(tokens: np.ndarray, gone: np.ndarray, first_sentinel: int) -> np.ndarray:
+    """`tokens` with each run of `gone` as one sentinel, numbered from `first_sentinel` in order."""
+    begins = gone & ~np.append(False, gone[:-1])
+    return np.where(begins, first_sentinel + np.cumsum(begins) - 1, tokens)[begins | ~gone]

@@ -1,0 +1,51 @@
+"""Texts with one label each, in the tokens of a pretrained encoder's tokenizer."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from bigmodel_jax.data.text.text_classification import LabelledTexts, TextClassificationData, vocabulary
+from bigmodel_jax.data.tokenizers import special_tokens
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class SubwordClassificationData(TextClassificationData):
+    """As `TextClassificationData`, but its tokens are those of `tokenizer_path`: [CLS] text [SEP], cut at `seq_len`."""
+
+    tokenizer_path: str = ""
+    "the encoder's tokenizer.json"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_chars:
+            raise ValueError(f"data.max_chars = {self.max_chars}; these tokens are pieces of words already: 0")
+
+    def open(self, split: str) -> LabelledTexts:
+        tokenizer, (_, labels) = self.open_tokenizer(), vocabulary(self)
+        examples, skipped = self.examples(split)
+        tokens = np.zeros((len(examples), self.seq_len), np.int32)  # 0 is [PAD] in every vocabulary of BERT's kind
+        for row, (text, _) in enumerate(examples):
+            ids = tokenizer.encode_whole(text, self.seq_len)
+            tokens[row, : len(ids)] = ids
+        return LabelledTexts(tokens, np.array([labels.index(label) for _, label in examples], np.int32), skipped)
+
+    def open_tokenizer(self) -> Tokenizer:
+        if not Path(self.tokenizer_path).is_file():
+            raise ValueError(f"data.tokenizer_path = {self.tokenizer_path!r}: no such file; `import` writes one")
+        return load_tokenizer(self.tokenizer_path)
+
+    def reads(self) -> dict[str, list[Path] | str]:
+        found = super().reads()
+        return found | {
+            name: special_tokens.fingerprint(found[name][0]) for name in found.keys() & {"data.tokenizer_path"}
+        }
+
+    def requirements(self) -> dict:
+        needs = {"vocab_size": self.open_tokenizer().vocab_size, "max_seq_len": self.seq_len}
+        return super().requirements() | needs
+
+    def save_artifacts(self, folder: Path) -> None:
+        super().save_artifacts(folder)
+        self.open_tokenizer().save(folder / "tokenizer.json")

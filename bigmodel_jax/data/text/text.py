@@ -1,0 +1,249 @@
+"""Text in, rows of tokens out. Documents are tokenized once into the cache and memory-mapped from there."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bigmodel_jax.core.metrics import Metric
+from bigmodel_jax.core.ranges import Count
+from bigmodel_jax.data import cache
+from bigmodel_jax.data.base import BadRecords, DataConfig, Shapes, log_skipped
+from bigmodel_jax.data.sources.lines import MOST_BYTES
+from bigmodel_jax.data.sources.sources import Source, Tfds
+from bigmodel_jax.data.text import baseline, packing
+from bigmodel_jax.data.text.packing import Packing
+from bigmodel_jax.data.tokenizers import special_tokens, tokenizers
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, TokenizerConfig
+
+FORMAT = 1  # raise it when the files below change
+CHUNK = 1 << 22  # characters tokenized at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class TextData(DataConfig):
+    """Documents as rows of tokens for next-token prediction."""
+
+    levels = tuple(
+        Metric(
+            f"{key}_bits_per_byte",
+            f"{name}, bits per byte",
+            form="{:.3f}",
+            beside="bits_per_byte",
+            level=True,
+            label=name,
+        )
+        for key, name in (("xz_primed", "xz -9 primed"), ("xz", "xz -9"))
+    )
+
+    source: Source = Tfds("sotu")
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    seq_len: Count = 256
+    packing: Packing = "concat"
+    "concat: no padding, documents run over row ends; first_fit: whole documents packed; none: one document a row"
+
+    def __post_init__(self):
+        if self.seq_len < 1:
+            raise ValueError(f"data.seq_len: {self.seq_len} must be positive")
+
+    def open(self, split: str) -> "TextRows":
+        folder = encoded_folder(self, split)
+        meta = json.loads((folder / "meta.json").read_text())
+        log_skipped(split, meta["bad_records"])
+        tokens = np.asarray(np.memmap(folder / "tokens.bin", meta["dtype"], mode="r"))
+        offsets = np.load(folder / "offsets.npy")
+        plan = packing.make_plan(self.packing, offsets, self.seq_len)
+        token_bytes = np.load(tokenizer_folder(self) / "token_bytes.npy")
+        # A tokenizer that is trained here begins a text with its separator; a published one need not.
+        start = tokenizer(self).start if self.tokenizer.path else meta["separator"]
+        return TextRows(tokens, offsets, plan, self.seq_len, meta["separator"], start, token_bytes, meta)
+
+    def row_shapes(self, model) -> Shapes:
+        whole = ("tokens", "targets", "segment_ids", "positions")
+        return {name: ((self.seq_len,), "int32") for name in whole} | {"weights": ((self.seq_len,), "float32")}
+
+    def requirements(self) -> dict:
+        return {"vocab_size": vocab_size(self), "max_seq_len": self.seq_len}
+
+    def baselines(self) -> dict[str, float]:
+        alone, primed = xz_baseline(self)
+        return {"xz_bits_per_byte": alone, "xz_primed_bits_per_byte": primed}
+
+    def open_tokenizer(self) -> Tokenizer:
+        return tokenizer(self)
+
+    def save_artifacts(self, folder: Path) -> None:
+        save_tokenizer(self, folder / "tokenizer.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextRows:
+    """One split. stream: `S d1 S d2 ... S dn S`; offsets (documents + 1,): where each S is; start: the token that a model
+    is fed at a document's beginning; meta: counts and names."""
+
+    stream: np.ndarray
+    offsets: np.ndarray
+    plan: packing.Plan
+    seq_len: int
+    separator: int
+    start: int
+    token_bytes: np.ndarray
+    meta: dict
+
+    def __len__(self) -> int:
+        return self.plan.num_rows
+
+    def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
+        out = packing.collate(self.stream, self.plan, indices, self.seq_len, self.offsets, self.start)
+        if noise is None and self.token_bytes.any():  # else its text cannot be told from its tokens
+            out["target_bytes"] = self.token_bytes[out["targets"]]
+        return out
+
+    def document(self, i: int) -> np.ndarray:
+        """Token ids of document i, without separators."""
+        return self.stream[self.offsets[i] + 1 : self.offsets[i + 1]]
+
+
+# ---------------------------------------------------------------- the tokenizer
+
+
+def tokenizer_folder(cfg: TextData) -> Path:
+    """The cache folder with tokenizer.json and token_bytes.npy, made at first."""
+    tok = cfg.tokenizer
+    if tok.path:
+        if not Path(tok.path).is_file():
+            raise ValueError(f"data.tokenizer.path: no such file: {tok.path}")
+        name, make = f"file-{special_tokens.fingerprint(tok.path)}", lambda: tokenizers.load_tokenizer(tok.path)
+    elif tok.kind == "bytes":
+        name, make = "bytes", tokenizers.make_bytes
+    else:
+        name = f"{tok.kind}-{tok.vocab_size}-{cache.key(_source_key(cfg, 'train'))}"
+        make = functools.partial(_train_tokenizer, cfg)
+
+    def write(folder: Path) -> None:
+        tokenizer = make()
+        tokenizer.save(folder / "tokenizer.json")
+        np.save(folder / "token_bytes.npy", tokenizer.token_bytes())
+
+    return cache.build(cfg.root() / f"tokenizers-{FORMAT}" / name, write)
+
+
+def _train_tokenizer(cfg: TextData) -> Tokenizer:
+    train = tokenizers.TRAINERS[cfg.tokenizer.kind]
+    return train((text for _, text in documents(cfg, "train")), cfg.tokenizer.vocab_size)
+
+
+def tokenizer(cfg: TextData) -> Tokenizer:
+    return tokenizers.load_tokenizer(tokenizer_folder(cfg) / "tokenizer.json")
+
+
+def save_tokenizer(cfg: TextData, path: str | Path) -> None:
+    """Writes the config's tokenizer.json to `path`."""
+    tokenizers.copy_tokenizer(tokenizer_folder(cfg), path)
+
+
+def vocab_size(cfg: TextData) -> int:
+    """Number of token ids; a BPE over little text may have fewer than asked for."""
+    return len(np.load(tokenizer_folder(cfg) / "token_bytes.npy"))
+
+
+# ---------------------------------------------------------------- the documents
+
+
+def _source_key(cfg: TextData, split: str) -> list:
+    return [cfg.source.fingerprint(split, cfg.root()), cfg.max_bad_records]
+
+
+def documents(cfg: TextData, split: str, bad: BadRecords | None = None) -> Iterator[tuple[str, str]]:
+    """(where, text) of every usable document of a split; ValueError where there is none."""
+    bad = bad or BadRecords(cfg.max_bad_records)
+    found = 0
+    for where, record in cfg.source.records(split, cfg.root(), bad):
+        reason = wrong(record.get("text"))
+        if reason:
+            bad.skip(where, reason)
+        else:
+            found += 1
+            yield where, record["text"]
+    if not found:
+        raise ValueError(f"data.source: the {split} split of {cfg.source} has no documents")
+
+
+def wrong(text: str | None) -> str:
+    """What makes a document unusable, or nothing."""
+    if not isinstance(text, str):
+        return "no text"
+    if not text.strip():
+        return "empty"
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        return f"not encodable as UTF-8 ({error.reason} at character {error.start})"
+    return f"{size} bytes long; {MOST_BYTES} is the most" if size > MOST_BYTES else ""
+
+
+def encoded_folder(cfg: TextData, split: str) -> Path:
+    """The cache folder with tokens.bin, offsets.npy and meta.json of a split, made at first."""
+    tokens = tokenizer_folder(cfg)
+    name = f"{cfg.source.short_name()}-{split}-{cache.key(_source_key(cfg, split), tokens.name)}"
+    return cache.build(
+        cfg.root() / f"text-{FORMAT}" / name, lambda folder: _encode(cfg, split, tokens / "tokenizer.json", folder)
+    )
+
+
+def _encode(cfg: TextData, split: str, tokenizer_path: Path, folder: Path) -> None:
+    """Tokenizes a split into `folder`."""
+    tokenizer, bad = tokenizers.load_tokenizer(tokenizer_path), BadRecords(cfg.max_bad_records)
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    separator = np.array([tokenizer.separator], dtype)
+    sizes, characters, num_bytes = [], 0, 0
+    with open(folder / "tokens.bin", "wb") as file:
+        for texts in _chunks(text for _, text in documents(cfg, split, bad)):
+            characters += sum(map(len, texts))
+            num_bytes += sum(len(text.encode()) for text in texts)
+            for ids in tokenizer.encode_batch(texts):
+                separator.tofile(file)
+                ids.astype(dtype).tofile(file)
+                sizes.append(len(ids) + 1)
+        separator.tofile(file)
+    np.save(folder / "offsets.npy", np.cumsum([0, *sizes]))
+    meta = {
+        "split": split,
+        "dtype": np.dtype(dtype).name,
+        "separator": tokenizer.separator,
+        "documents": len(sizes),
+        "characters": characters,
+        "bytes": num_bytes,
+        "tokens": sum(sizes) - len(sizes),
+        "bad_records": bad.skipped,
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
+    """Lists of texts of about CHUNK characters together."""
+    chunk, size = [], 0
+    for text in texts:
+        chunk.append(text)
+        size += len(text)
+        if size >= CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def xz_baseline(cfg: TextData) -> tuple[float, float]:
+    """`xz_bits_per_byte` of the two splits, or of samples of them, kept in the cache: 10 seconds the first time."""
+    keys = [_source_key(cfg, split) for split in ("train", "validation")]
+    folder = cfg.root() / "xz-2" / f"{cfg.source.short_name()}-{cache.key(keys)}"
+    if not folder.exists():
+        # Computed before the folder is made: what is cut off by the process's end leaves nothing behind.
+        most = {"train": baseline.TRAIN, "validation": baseline.VALIDATION}
+        texts = (baseline.sample((text for _, text in documents(cfg, split)), size) for split, size in most.items())
+        found = baseline.xz_bits_per_byte(*texts)
+        cache.build(folder, lambda folder: (folder / "bits_per_byte.json").write_text(json.dumps(found)))
+    return tuple(json.loads((folder / "bits_per_byte.json").read_text()))

@@ -1,0 +1,164 @@
+"""Pairs of texts for encoder-decoders: a sentence and its translation, an article and its summary, a question and its
+answer.
+
+    encoder   prefix and input, S
+    decoder   start, target            (shifted right)
+    targets   target, S
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bigmodel_jax.core.ranges import Count, CountOrZero
+from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.data import cache
+from bigmodel_jax.data.base import DataConfig, Shapes, log_skipped
+from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.table_files import TableFiles
+from bigmodel_jax.data.text import encoder_decoder_rows, text
+from bigmodel_jax.data.text.text import TextData
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, TokenizerConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextPairData(DataConfig):
+    """One pair a row, each side padded on the right.
+
+    Batch: encoder_tokens and encoder_segment_ids (B, input_len), tokens, targets, segment_ids and positions
+    (B, target_len) int32; weights (B, target_len) float32; in evaluation target_bytes (B, target_len) int32.
+    """
+
+    source: Source = TableFiles()
+    input_field: str = "input"
+    target_field: str = "target"
+    prefix: str = ""
+    'what stands before each input, such as "translate English to German: "'
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    input_len: Count = 128
+    target_len: Count = 128
+    "tokens of each side, its end included"
+    too_long: Literal["drop", "cut"] = "drop"
+    "a pair of which a side is longer: drop leaves it out; cut takes tokens from the side's end"
+    decoder_start: CountOrZero = 0
+    "the token that the decoder begins with: model.decoder_start_token_id"
+
+    def open(self, split: str) -> "PairRows":
+        texts = self._texts()
+        folder = text.encoded_folder(texts, split)
+        meta = json.loads((folder / "meta.json").read_text())
+        log_skipped(split, meta["bad_records"])
+        tokens = np.asarray(np.memmap(folder / "tokens.bin", meta["dtype"], mode="r"))
+        # `S input S target S input ... S`: one offset a text, of the separator in front of it.
+        begins = np.load(folder / "offsets.npy") + 1
+        lengths = np.diff(begins).reshape(-1, 2)
+        fits = (lengths <= (self.input_len, self.target_len)).all(axis=1)
+        if not fits.all():
+            log.warning("%s split: %d of %d pairs are longer than data.input_len = %d or data.target_len = %d: %s "
+                        "(data.too_long)", split, (~fits).sum(), len(fits), self.input_len, self.target_len,
+                        {"drop": "dropped", "cut": "cut"}[self.too_long])  # fmt: skip
+        kept = np.flatnonzero(fits | (self.too_long == "cut"))
+        if not len(kept):
+            raise ValueError(
+                f"data.input_len = {self.input_len}, data.target_len = {self.target_len}: every pair of the {split} "
+                "split is longer; give more, or data.too_long = 'cut'"
+            )
+        token_bytes = np.load(text.tokenizer_folder(texts) / "token_bytes.npy")
+        return PairRows(tokens, begins[:-1].reshape(-1, 2)[kept], lengths[kept], token_bytes, meta, self)
+
+    def row_shapes(self, model) -> Shapes:
+        return {
+            name: (x.shape[1:], x.dtype.name)
+            for name, x in encoder_decoder_rows.empty(1, self.input_len, self.target_len).items()
+        }
+
+    def requirements(self) -> dict:
+        return {
+            "vocab_size": text.vocab_size(self._texts()),
+            "max_seq_len": max(self.input_len, self.target_len),
+            "decoder_start_token_id": self.decoder_start,
+            "eos_token_id": self.open_tokenizer().separator,
+        }
+
+    def open_tokenizer(self) -> Tokenizer:
+        return text.tokenizer(self._texts())
+
+    def save_artifacts(self, folder: Path) -> None:
+        text.save_tokenizer(self._texts(), folder / "tokenizer.json")
+
+    def _texts(self) -> TextData:
+        """Both sides of all pairs in turn, as documents."""
+        sides = Sides(self.source, self.input_field, self.target_field, self.prefix)
+        same = {name: getattr(self, name) for name in ("tokenizer", "cache_dir", "max_bad_records")}
+        return TextData(source=sides, **same)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sides(Source):
+    """Each pair of a source as two records, the input and the target; a pair that lacks one is a bad record."""
+
+    source: Source
+    input_field: str
+    target_field: str
+    prefix: str
+
+    def short_name(self) -> str:
+        return f"pairs-{self.source.short_name()}"
+
+    def fingerprint(self, split, root):
+        return cache.key(self.source.fingerprint(split, root), self.input_field, self.target_field, self.prefix)
+
+    def records(self, split, root, bad) -> Iterator[tuple[str, dict[str, Any]]]:
+        for where, record in self.source.records(split, root, bad):
+            fields = (self.input_field, self.target_field)
+            reason = next(filter(None, (_wrong(record, name) for name in fields)), "")
+            if reason:
+                bad.skip(where, reason)
+            else:
+                yield where, {"text": self.prefix + record[self.input_field]}
+                yield where, {"text": record[self.target_field]}
+
+
+def _wrong(record: dict[str, Any], name: str) -> str:
+    if name not in record:
+        return f"no field {name!r}{nearest(name, map(str, record))}"
+    reason = text.wrong(record[name])
+    return f"field {name!r}: {reason}" if reason else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PairRows:
+    """One split. begins, lengths (N, 2): of each pair's input and target in `tokens`; a length counts the end."""
+
+    tokens: np.ndarray
+    begins: np.ndarray
+    lengths: np.ndarray
+    token_bytes: np.ndarray
+    meta: dict
+    cfg: TextPairData
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
+        out = encoder_decoder_rows.empty(len(indices), self.cfg.input_len, self.cfg.target_len)
+        for row, index in enumerate(indices):
+            source, target = (self._side(index, side) for side in (0, 1))
+            encoder_decoder_rows.fill(out, row, source, target, self.cfg.decoder_start)
+        if noise is None and self.token_bytes.any():
+            out["target_bytes"] = self.token_bytes[out["targets"]]
+        return out
+
+    def _side(self, index: int, side: int) -> np.ndarray:
+        """Its tokens and its end, as many as a row has room for: the end stays."""
+        begin, length = self.begins[index, side], self.lengths[index, side]
+        room = (self.cfg.input_len, self.cfg.target_len)[side]
+        ids = self.tokens[begin : begin + length].astype(np.int32)
+        return ids if length <= room else np.append(ids[: room - 1], ids[-1])

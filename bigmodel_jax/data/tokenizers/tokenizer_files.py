@@ -1,0 +1,173 @@
+"""The forms in which published tokenizers come.
+
+tokenizer.json, vocab.json and merges.txt, BERT's vocab.txt, a SentencePiece model, tiktoken-style ranks, GGUF. Whatever in
+the files changes ids is used, or the tokenizer is refused.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from bigmodel_jax.data.tokenizers import sentencepiece_model, tokenizer_config
+from bigmodel_jax.data.tokenizers.byte_level_files import from_tiktoken, from_vocab_and_merges
+from bigmodel_jax.data.tokenizers.gguf_tokenizer import from_gguf_metadata
+from bigmodel_jax.data.tokenizers.sentencepiece_model import Added, SentencePieceModel
+from bigmodel_jax.data.tokenizers.tokenizer_config import About, Token, add_tokens, added_tokens, check_id, named_tokens
+from bigmodel_jax.data.tokenizers.tokenizers import read_json
+
+# `tokenizers` is imported inside: 0.1 s that `--help` does not pay.
+
+__all__ = ["from_folder", "from_gguf_metadata", "from_sentencepiece", "from_wordpiece"]
+
+BERT = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+BERT_NORMALIZER = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+"Keys of tokenizer_config.json, and what `tokenizers.normalizers.BertNormalizer` calls them."
+WORDPIECE = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
+SENTENCEPIECE = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "MistralTokenizer", "T5Tokenizer")
+"The classes that read a text as SentencePiece does, without a step of their own."
+
+
+def from_folder(folder: Path) -> Any:
+    """The tokenizer of a Hugging Face folder, or None where it has none; ValueError for one that cannot be read right."""
+    about = tokenizer_config.read_about(folder)
+    if (folder / "tokenizer.json").is_file():
+        return _from_json(about, folder / "tokenizer.json")
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return from_vocab_and_merges(about)
+    if (folder / "vocab.txt").is_file():
+        return from_wordpiece(about)
+    models = sorted(folder.glob("*.model")) + sorted(folder.glob("*.model.v*"))
+    ranks = sorted(folder.glob("*.tiktoken"))
+    if not models and not ranks:
+        return None
+    path = (models or ranks)[0]  # Llama 3 calls its ranks tokenizer.model, too
+    if ranks or re.match(rb"[A-Za-z0-9+/=]+ \d+\s", path.read_bytes()[:200]):
+        return _with_tokens(from_tiktoken(path), about)
+    return from_sentencepiece(about, path)
+
+
+def _from_json(about: About, path: Path) -> Any:
+    """tokenizer.json, changed as transformers changes it where tokenizer_config.json says otherwise."""
+    from tokenizers import AddedToken, normalizers, pre_tokenizers
+
+    model = read_json(path)
+    if isinstance(model.normalizer, normalizers.BertNormalizer):
+        for key, name in BERT_NORMALIZER.items():
+            if key in about.config:
+                setattr(model.normalizer, name, about.config[key])
+    if isinstance(model.pre_tokenizer, pre_tokenizers.ByteLevel) and about.config.get("add_prefix_space") is not None:
+        model.pre_tokenizer.add_prefix_space = bool(about.config["add_prefix_space"])
+    for token in added_tokens(about, named_tokens(about, {})):
+        if token.id is not None:  # others would only name one that the file has
+            if model.token_to_id(token.content) is None:
+                model.add_tokens([AddedToken(token.content, **token.flags())])
+            check_id(about, token, model.token_to_id(token.content))
+    return model
+
+
+def _with_tokens(model: Any, about: About) -> Any:
+    add_tokens(model, about, {})
+    return model
+
+
+# ---------------------------------------------------------------- WordPiece
+
+
+def from_wordpiece(about: About) -> Any:
+    """BERT's vocab.txt, one piece a line, with BERT's normaliser, word split and [CLS] text [SEP]."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    path = about.folder / "vocab.txt"
+    about.check_class("vocab.txt", *WORDPIECE)
+    about.check_keys("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+    vocab, named = _lines(path), named_tokens(about, BERT)
+    missing = [named[key] for key in ("unk_token", "cls_token", "sep_token") if named[key] not in vocab]
+    if missing:
+        raise ValueError(
+            f"{path}: no {', '.join(missing)} among its {len(vocab)} pieces, so it is no WordPiece vocabulary"
+        )
+    model = Tokenizer(models.WordPiece(vocab=vocab, unk_token=named["unk_token"]))
+    model.normalizer = normalizers.BertNormalizer(
+        handle_chinese_chars=bool(about.config.get("tokenize_chinese_chars", True)),
+        strip_accents=about.config.get("strip_accents"),
+        lowercase=bool(about.config.get("do_lower_case", True)),
+    )
+    model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    model.decoder = decoders.WordPiece()
+    ends = [(named[key], vocab[named[key]]) for key in ("sep_token", "cls_token")]
+    model.post_processor = processors.BertProcessing(*ends)
+    add_tokens(model, about, BERT)
+    return model
+
+
+def _lines(path: Path) -> dict[str, int]:
+    """{piece: number of its line}, the last line of a piece that stands there twice, as transformers reads it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error})") from None
+    lines = text.removesuffix("\n").split("\n")
+    return {line: i for i, line in enumerate(lines)} if text else {}
+
+
+# ---------------------------------------------------------------- SentencePiece
+
+
+def from_sentencepiece(about: About, path: Path) -> Any:
+    """A SentencePiece model: Llama 2's and Mistral's kind as a `tokenizers.Tokenizer`, others by sentencepiece itself."""
+    about.check_class(path.name, *SENTENCEPIECE)
+    about.check_keys("add_prefix_space", "extra_ids")
+    model = path.read_bytes()
+    try:
+        converted = sentencepiece_model.convert(model)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not about.tokenizer_class and _is_t5(path, model):
+        about = about._replace(tokenizer_class="T5Tokenizer")
+    prefix = sentencepiece_model.parse(model).normalizer_spec.add_dummy_prefix
+    if about.config.get("add_prefix_space") not in (None, prefix):
+        about.refuse(f"tokenizer_config.json has add_prefix_space = {not prefix}, and {path.name} says {prefix}")
+    if converted is not None and about.tokenizer_class != "T5Tokenizer":
+        return _with_tokens(converted, about)
+    added, closing = _beside(about, model)
+    name = about.tokenizer_class or "LlamaTokenizer"
+    return SentencePieceModel(model, added=added, closing=closing, file=path.name, tokenizer_class=name)
+
+
+def _is_t5(path: Path, model: bytes) -> bool:
+    """Whether a model that no file says anything of has T5's name and T5's first pieces."""
+    pieces = sentencepiece_model.parse(model).pieces if path.name == "spiece.model" else []
+    return [piece.piece for piece in pieces[:3]] == ["<pad>", "</s>", "<unk>"]
+
+
+def _beside(about: About, model: bytes) -> tuple[tuple[Added, ...], tuple[int, ...]]:
+    """(the tokens beside the model's own, numbered after them; the ids that end a text that an encoder reads whole)."""
+    ids = {piece.piece: i for i, piece in enumerate(sentencepiece_model.parse(model).pieces)}
+    t5 = about.tokenizer_class == "T5Tokenizer"
+    named = named_tokens(about, {"eos_token": "</s>"} if t5 else {})
+    out = []
+    for token in [*(_sentinels(about) if t5 else []), *added_tokens(about, named)]:
+        got = ids.setdefault(token.content, len(ids))
+        check_id(about, token, got)
+        out.append(Added(token.content, got, token.special, token.lstrip, token.rstrip, token.single_word))
+    if t5 and named["eos_token"] not in ids:
+        about.refuse(f"its SentencePiece model has no {named['eos_token']!r}")
+    return tuple({token.id: token for token in out}.values()), (ids[named["eos_token"]],) if t5 else ()
+
+
+def _sentinels(about: About) -> list[Token]:
+    """T5's tokens for what was taken out of a text, the last of which comes first."""
+    count = about.config.get("extra_ids", 100)
+    if type(count) is not int or count < 0:
+        about.refuse(f"tokenizer_config.json has extra_ids = {count!r}")
+    return [Token(f"<extra_id_{i}>") for i in reversed(range(count))]

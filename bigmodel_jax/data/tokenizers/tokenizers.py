@@ -1,0 +1,303 @@
+"""Tokenizers: trained here (byte-level BPE, bytes) or read from a file, all behind one small class."""
+
+import dataclasses
+import itertools
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bigmodel_jax.core import files
+from bigmodel_jax.core.ranges import Count
+from bigmodel_jax.data.tokenizers import sentencepiece_model, special_tokens
+from bigmodel_jax.data.tokenizers.special_tokens import SpecialTokens
+
+SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]", "<｜end▁of▁sentence｜>")
+"What other tokenizers call the token between documents; ours is the first."
+STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>")
+"What published decoders read before a text, where it is another token than their separator."
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|return|>")
+"What chat models write when their turn is over."
+TURN_STARTS = ("<|im_start|>",)
+"What some tokenizer_config.json call bos_token, though it stands before a turn and not before a text."
+MOST_IDS = 1 << 24
+LEAST = {
+    "bpe": (257, "the bytes and the separator"),
+    "wordpiece": (6, "the special tokens and a piece"),
+    "unigram": (4, "the special tokens and a piece"),
+}
+"The smallest vocabulary of each kind that is trained."
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """A tokenizer trained on the training split, the 256 bytes themselves, or a tokenizer.json."""
+
+    kind: Literal["bpe", "wordpiece", "unigram", "bytes"] = "bpe"
+    "bpe: byte-level, as GPT-2's; wordpiece: lower case, as BERT's; unigram: as SentencePiece's (T5)"
+    vocab_size: Count = 4096
+    "tokens to learn; bpe: the 256 bytes and the separator included"
+    path: str = ""
+    "a tokenizer.json to use instead"
+
+    def __post_init__(self):
+        least, what = LEAST.get(self.kind, (self.vocab_size, ""))
+        if not self.path and self.vocab_size < least:
+            raise ValueError(f"data.tokenizer.vocab_size: {self.vocab_size}; at least {least}: {what}")
+
+    def reads(self, root: Path) -> dict[str, str]:
+        """As `DataConfig.reads`: the tokenizer.json with what lies beside it of its special tokens."""
+        return {"path": special_tokens.fingerprint(self.path)} if Path(self.path).is_file() else {}
+
+
+class Tokenizer:
+    """encode and decode.
+
+    vocab_size: one more than the highest id. separator: the id that stands between documents. start: the id that a model
+    is fed in front of a text, once. stops: the ids that end a generated text; the first is what a model is taught to write.
+    control: the special tokens, text to id, which nothing that people write may become.
+    """
+
+    def __init__(self, model, special: SpecialTokens = SpecialTokens()):
+        self.model = model
+        self.special = special
+        # A document that spells "<|endoftext|>" must not end there.
+        self.model.encode_special_tokens = True
+        self.vocab_size: int = num_ids(model)
+        ends = [*self._ids(special.token("eos_token")), *special.ids("eos_token_id")]
+        separators = [*self._ids(*SEPARATORS), *ends]
+        if not separators:
+            raise ValueError(
+                f"no document separator: its vocabulary has none of {', '.join(SEPARATORS)}, and no eos_token is named "
+                "beside it in tokenizer_config.json, generation_config.json or config.json"
+            )
+        self.separator: int = separators[0]
+        self.start: int = self._start()
+        added = model.get_added_tokens_decoder().items()
+        self.control: dict[str, int] = {token.content: i for i, token in added if token.special}
+        self.stops: tuple[int, ...] = tuple(dict.fromkeys([*ends, self.separator, *self._ids(*TURN_ENDS)]))
+
+    def _ids(self, *names: str | None) -> list[int]:
+        """The ids of those tokens that the vocabulary has."""
+        found = [self.model.token_to_id(name) for name in names if name]
+        return [i for i in found if i is not None]
+
+    def _start(self) -> int:
+        """The named bos token where the tokenizer puts it in front of a text; else the separator."""
+        named = self._ids(self.special.token("bos_token"))
+        if self.special.token("bos_token") in TURN_STARTS:
+            named = []
+        elif "bos_token" not in self.special.names:
+            named = self._ids(*STARTS)
+        adds = self.special.names.get("add_bos_token")
+        if adds is None:  # what the tokenizer itself puts around a text says it, where it has such a rule
+            adds = self.model.post_processor is None or self.model.encode("a").ids[:1] == named[:1]
+        return named[0] if named and adds else self.separator
+
+    def encode(self, text: str) -> list[int]:
+        return self.model.encode(text, add_special_tokens=False).ids
+
+    def encode_whole(self, text: str, length: int) -> list[int]:
+        """As an encoder reads it: with what its tokenizer puts around a text ([CLS], [SEP]), at most `length` tokens."""
+        self.model.enable_truncation(length)
+        ids = self.model.encode(text).ids
+        self.model.no_truncation()
+        return ids
+
+    def encode_rendered(
+        self, text: str, *, inside: bool = False, as_text: bool = False
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """(ids, which characters each stands for) of a rendered chat template, or of a part from its `inside`.
+
+        as_text: the names of special tokens are text; ValueError where the tokenizer makes a special token all the same.
+        """
+        # SentencePiece puts a space in front of a text, which does not belong inside one.
+        front = "\n" if inside else ""
+        found = self._encode_control(front + text, control=not as_text)
+        ids, offsets = list(found.ids), [(a - len(front), b - len(front)) for a, b in found.offsets]
+        if inside:
+            lead = self._encode_control(front, control=True).ids
+            if ids[: len(lead)] != lead:
+                return self.encode_rendered(text, as_text=as_text)
+            ids, offsets = ids[len(lead) :], offsets[len(lead) :]
+        if as_text and self.model.token_to_id(text) in ids:
+            raise ValueError(f"{text!r} in a message cannot be read as text: the tokenizer makes the token of it")
+        return ids, offsets
+
+    def _encode_control(self, text: str, *, control: bool):
+        self.model.encode_special_tokens = not control
+        found = self.model.encode(text, add_special_tokens=False)
+        self.model.encode_special_tokens = True
+        return found
+
+    def names(self) -> dict[str, str]:
+        """bos_token, eos_token and the others as chat templates are told them."""
+        own = {"eos_token": self.model.id_to_token(self.separator)}
+        if self.start != self.separator:
+            own["bos_token"] = self.model.id_to_token(self.start)
+        return own | self.special.tokens()
+
+    def encode_batch(self, texts: list[str]) -> Iterator[np.ndarray]:
+        """Token ids of each text, on all cores."""
+        for encoding in self.model.encode_batch_fast(texts, add_special_tokens=False):
+            yield np.array(encoding.ids, np.uint32)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; special tokens are left out, a torn UTF-8 character becomes U+FFFD."""
+        return self.model.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def piece(self, token: int) -> str:
+        """One token as readable text."""
+        return self.model.id_to_token(token) if token in (self.separator, self.start) else self.model.decode([token])
+
+    def token_bytes(self) -> np.ndarray:
+        """UTF-8 bytes of each token, (vocab_size,) int32; 0 for special tokens, and for all where encoding loses text.
+
+        A byte-level token spells each of its bytes as one character (radford2019language, section 2.2); SentencePiece
+        writes a space as U+2581 and a byte as <0x..>.
+        """
+        decoder = str(self.model.decoder)
+        if "ByteLevel" in decoder:
+            count = len
+        elif "▁" in decoder or "Metaspace" in decoder:
+            count = _sentencepiece_bytes
+        else:
+            return np.zeros(self.vocab_size, np.int32)
+        special = {i for i, t in self.model.get_added_tokens_decoder().items() if t.special}
+        names = (self.model.id_to_token(i) or "" for i in range(self.vocab_size))
+        return np.array([0 if i in special else count(name) for i, name in enumerate(names)], np.int32)
+
+    def save(self, path: str | Path) -> None:
+        """Writes tokenizer.json to `path`, and beside it what is known of its special tokens."""
+        with files.replacing(Path(path)) as temporary:
+            self.model.save(str(temporary))
+        self.special.write(Path(path).parent)
+
+
+def num_ids(model: Any) -> int:
+    """One more than the highest id, which is more than the number of tokens where ids are left out."""
+    most = max(model.get_vocab().values(), default=-1) + 1
+    if most > MOST_IDS:
+        raise ValueError(f"its ids go up to {most - 1}; at most {MOST_IDS - 1} is supported")
+    return most
+
+
+def _sentencepiece_bytes(piece: str) -> int:
+    return 1 if re.fullmatch(r"<0x[0-9A-F]{2}>", piece) else len(piece.replace("▁", " ").encode())
+
+
+def _byte_level(bpe):
+    """A tokenizers.Tokenizer around a BPE model, lossless on every text."""
+    from tokenizers import Tokenizer as Model
+    from tokenizers import decoders, pre_tokenizers
+
+    model = Model(bpe)
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    return model
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE learned from texts; smaller than `vocab_size` where the texts hold no more pairs."""
+    from tokenizers import models, pre_tokenizers, trainers
+
+    model = _byte_level(models.BPE())
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[SEPARATORS[0]], initial_alphabet=alphabet, show_progress=False
+    )
+    model.train_from_iterator(texts, trainer)
+    return Tokenizer(model)
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """BERT's kind (arXiv:1609.08144): lower-cased words in pieces, ## where a piece continues a word; loses spacing."""
+    from tokenizers import Tokenizer as Model
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+    model = Model(models.WordPiece(unk_token="[UNK]"))
+    model.normalizer = normalizers.BertNormalizer(lowercase=True)
+    model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    model.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    model.train_from_iterator(texts, trainer)
+    return Tokenizer(model)
+
+
+def train_unigram(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """SentencePiece's unigram model (arXiv:1804.10959), a space written as U+2581."""
+    from tokenizers import Tokenizer as Model
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    model = Model(models.Unigram())
+    model.pre_tokenizer = pre_tokenizers.Metaspace()
+    model.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    try:
+        model.train_from_iterator(texts, trainer)
+    except Exception as error:  # the binding raises plain Exception
+        if "vocabulary is not large enough" not in str(error):
+            raise
+        raise ValueError(
+            f"data.tokenizer.vocab_size: {vocab_size} is less than the characters that the training split holds; give more"
+        ) from None
+    return Tokenizer(model)
+
+
+TRAINERS = {"bpe": train_bpe, "wordpiece": train_wordpiece, "unigram": train_unigram}
+
+
+def byte_characters() -> list[str]:
+    """The character by which a byte-level tokenizer spells each byte: itself where it is printable, else the next free
+    one from 256 on (openai/gpt-2, encoder.py)."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    spare = itertools.count(256)
+    return [chr(b if b in printable else next(spare)) for b in range(256)]
+
+
+def make_bytes() -> Tokenizer:
+    """The separator is token 0, byte b is token b + 1."""
+    from tokenizers import models
+
+    vocab = {SEPARATORS[0]: 0} | {c: b + 1 for b, c in enumerate(byte_characters())}
+    model = _byte_level(models.BPE(vocab=vocab, merges=[]))
+    model.add_special_tokens([SEPARATORS[0]])
+    return Tokenizer(model)
+
+
+def read_json(path: Path, prefix: str = "") -> Any:
+    """What a tokenizer.json holds, one with a SentencePiece model inside included; `prefix` stands before an error."""
+    from tokenizers import Tokenizer as Model
+
+    try:
+        with open(path, "rb") as file:
+            own = file.read(len(sentencepiece_model.SAVED)) == sentencepiece_model.SAVED
+        return sentencepiece_model.load(path) if own else Model.from_file(str(path))
+    except Exception as error:  # the binding raises plain Exception
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError(f"{prefix}{path} is not a tokenizer.json ({reason})") from None
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """A tokenizer from a tokenizer.json; ValueError where the file is not one."""
+    if not Path(path).is_file():
+        raise ValueError(f"data.tokenizer.path: no such file: {path}")
+    model = read_json(Path(path), "data.tokenizer.path: ")
+    model.no_truncation()
+    model.no_padding()
+    try:
+        return Tokenizer(model, special_tokens.read(Path(path).parent))
+    except ValueError as error:
+        raise ValueError(f"data.tokenizer.path: {path}: {error}") from None
+
+
+def copy_tokenizer(folder: Path, path: str | Path) -> None:
+    """tokenizer.json of a folder to `path`, with what is known of its special tokens."""
+    shutil.copyfile(folder / "tokenizer.json", path)
+    special_tokens.read(folder).write(Path(path).parent)

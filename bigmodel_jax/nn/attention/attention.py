@@ -1,0 +1,220 @@
+"""Attention: one door, `attend`, over several implementations.
+
+Shapes: B batch, T query, S key, D embed, H heads, K kv heads, G = H / K query heads per kv head, h head_dim.
+"""
+
+import functools
+from typing import Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
+
+from bigmodel_jax.core import sharding
+from bigmodel_jax.core.params import Init, Param, ones, zeros
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.nn import cpu, linear, norm, recompute, shards
+from bigmodel_jax.nn.attention import blockwise, context, kernels
+from bigmodel_jax.nn.attention.visibility import KEPT, Rule, Where, capped, reach, visible
+
+__all__ = ["Implementation", "Where", "attend", "plain", "project_out", "qkv", "spec", "visible"]
+
+Implementation = Literal["auto", "plain", "chunked", "dot_product", "splash", "cudnn"]
+
+# The masked logit: finite, so that a row of nothing but masked keys gives a mean and not NaN.
+MASKED = -1e30
+# From this many keys on the (T, S) logits cost more memory than the running softmax costs time.
+CHUNKED_FROM = 2048
+# From this many keys on an accelerator's kernel: one of its blocks.
+KERNEL_FROM = 512
+KERNELS = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
+
+
+def spec(
+    dim: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    *,
+    init: Init,
+    out_init: Init,
+    bias: bool = False,
+    out_bias: bool | None = None,
+    qk_norm: bool = False,
+) -> dict[str, Param | dict]:
+    """q (D, H, h), k and v (D, K, h), o (H, h, D); with `bias` one for each (`out_bias` decides for o alone); with
+    `qk_norm` an RMSNorm over each head's queries and keys."""
+    tree = {
+        "q": Param((dim, num_heads, head_dim), ("embed", "heads", "head_dim"), init),
+        "k": Param((dim, num_kv_heads, head_dim), ("embed", "kv_heads", "head_dim"), init),
+        "v": Param((dim, num_kv_heads, head_dim), ("embed", "kv_heads", "head_dim"), init),
+        "o": Param((num_heads, head_dim, dim), ("heads", "head_dim", "embed"), out_init),
+    }
+    if bias:
+        # (H, h) biases are vectors in disguise: no weight decay.
+        tree["q_bias"] = Param((num_heads, head_dim), ("heads", "head_dim"), zeros(), decay=False)
+        tree["k_bias"] = Param((num_kv_heads, head_dim), ("kv_heads", "head_dim"), zeros(), decay=False)
+        tree["v_bias"] = Param((num_kv_heads, head_dim), ("kv_heads", "head_dim"), zeros(), decay=False)
+    if bias if out_bias is None else out_bias:
+        tree["o_bias"] = Param((dim,), ("embed",), zeros())
+    if qk_norm:
+        tree["q_norm"] = {"scale": Param((head_dim,), ("head_dim",), ones())}
+        tree["k_norm"] = {"scale": Param((head_dim,), ("head_dim",), ones())}
+    return tree
+
+
+def qkv(
+    p: dict, x_BTD: jax.Array, *, norm_eps: float = 1e-6, norm_offset: float = 0.0
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries (B, T, H, h), keys and values (B, T, K, h), with the biases and norms that `p` holds."""
+    out = []
+    for name in ("q", "k", "v"):
+        y = linear.project(x_BTD, p[name])
+        y = y + p[f"{name}_bias"] if f"{name}_bias" in p else y
+        y = norm.rms(p[f"{name}_norm"], y, eps=norm_eps, offset=norm_offset) if f"{name}_norm" in p else y
+        # By heads, here and in project_out: where x is cut along the sequence over `tensor`, the weights would be gathered
+        # instead of x.
+        out.append(constrain(y, "batch", "seq", "heads" if name == "q" else "kv_heads", "head_dim"))
+    return tuple(checkpoint_name(y, "qkv") for y in out)
+
+
+def project_out(p: dict, x_BTHh: jax.Array) -> jax.Array:
+    """(B, T, H, h) -> (B, T, D)."""
+    x_BTHh = constrain(x_BTHh, "batch", "seq", "heads", "head_dim")
+    y = linear.project(x_BTHh, p["o"], num_dims=2)
+    return y + p["o_bias"] if "o_bias" in p else y
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    q_where: Where,
+    k_where: Where,
+    *,
+    causal: bool = True,
+    window: int | None = None,
+    local: jax.Array | None = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    sinks: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    implementation: Implementation = "auto",
+) -> jax.Array:
+    """softmax(scale q k + bias) v within segments -> (B, T, H, w); q (B, T, H, h), k (B, S, K, h), v (B, S, K, w).
+
+    window: a query sees so many positions back, its own included (arXiv:2004.05150); local: () bool, whether it does in
+    this layer, where layers differ. scale: 1/sqrt(h) by default. softcap: logits become c tanh(logits / c) (Gemma 2,
+    arXiv:2408.00118). sinks: (H,) logits of a key without a value, so that a head may attend to nothing (gpt-oss,
+    arXiv:2309.17453). bias: (B or 1, H, T, S), added to the logits; the plain implementation alone takes it.
+
+    "auto" chooses by the platform of the mesh being traced. A sequence that is cut over devices is attended to as
+    `parallel.context` says (context.py), but with "plain". ValueError where `implementation` cannot do what is asked.
+    """
+    chex.assert_rank((q, k, v), 4)
+    chex.assert_equal_shape_prefix((k, v), 3)
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    k, v = context.spread(q, k, v)
+    rule, place = Rule(causal, window or 0, softcap), context.place(q, k)
+    # "plain" leaves a sequence that is cut to the compiler, as a bias does.
+    if bias is not None or implementation == "plain":
+        place = place._replace(seq=None)
+    if place.seq and sharding.current_context() == "ring":
+        one = functools.partial(context.ring, rule, place.seq, _turns(implementation, rule, place.seq, q, k))
+    else:
+        name = _choose(implementation, rule, q, k, v, sinks, bias)
+        if name == "plain" and not place.seq:
+            return _plain(rule, q, k, v, sinks, q_where, k_where, local, bias)
+        one = functools.partial(LOCAL[name], rule)
+        one = functools.partial(context.ulysses, one, place.seq) if place.seq else one
+    specs = (place.q, place.kv, place.kv, place.sinks, place.where, place.where, P())
+    return shards.run(one, specs, place.q, q, k, v, sinks, q_where, k_where, local)
+
+
+def _choose(implementation, rule, q, k, v, sinks, bias) -> str:
+    """The implementation that computes this; ValueError where the one asked for cannot."""
+    mesh = sharding.current_mesh()
+    platform = mesh.devices.flat[0].platform if mesh else ""
+    T, S = q.shape[1], k.shape[1]
+    # Kernels count slots: with a decode cache the queries are other rows than the keys. A step has none.
+    if T == 1 or not platform or (T != S and (rule.causal or rule.window)):
+        implementation = "plain" if T == 1 else implementation if implementation in ("plain", "chunked") else "auto"
+        platform = ""
+    refusal = functools.partial(kernels.refusal, platform=platform, rule=rule, q=q, k=k, v=v, sinks=sinks, bias=bias)
+    if implementation != "auto":
+        reason = refusal(implementation)
+        if reason:
+            raise ValueError(f"model.attention = {implementation!r}: {reason}; 'auto' chooses one that can")
+        return implementation
+    kernel = KERNELS.get(platform)
+    if kernel and S >= KERNEL_FROM and not refusal(kernel):
+        return kernel
+    return "chunked" if S >= CHUNKED_FROM and bias is None else "plain"
+
+
+def _turns(implementation, rule, axis: str, q, k) -> context.Turns:
+    """How the turns of a ring are computed; ValueError where that asked for cannot."""
+    mesh = sharding.current_mesh()
+    reason = kernels.ring_refusal(mesh.devices.flat[0].platform, rule, q.shape[1], k.shape[1], mesh.shape[axis])
+    if implementation not in ("auto", "chunked", "splash"):
+        raise ValueError(f"model.attention = {implementation!r} needs parallel.context = 'ulysses', not 'ring'")
+    if implementation == "splash" and reason:
+        raise ValueError(
+            f"model.attention = 'splash' with parallel.context = 'ring': {reason}; 'auto' chooses one that can"
+        )
+    return context.blockwise_turns if implementation == "chunked" or reason else kernels.splash_turns
+
+
+def _plain(rule, q, k, v, sinks, q_where, k_where, local, bias=None):
+    mask = visible(q_where, k_where, rule.causal, reach(rule, local))
+    if cpu.active() and not rule.softcap and sinks is None and bias is None:
+        return checkpoint_name(_plain_on_cpu(q, k, v, mask), KEPT)
+
+    def fn(q, k, v, mask, sinks, bias):
+        return plain(q, k, v, mask, rule.softcap, sinks, bias)
+
+    return checkpoint_name(recompute.from_arguments(fn)(q, k, v, mask, sinks, bias), KEPT)
+
+
+def _chunked(rule, q, k, v, sinks, q_where, k_where, local):
+    return blockwise.attend(rule, q, k, v, sinks, q_where, k_where, reach(rule, local))
+
+
+# One device's part of each: (rule, q, k, v, sinks, q_where, k_where, local) -> (B, T, H, w), q already scaled.
+LOCAL = {
+    "plain": _plain,
+    "chunked": _chunked,
+    "dot_product": kernels.dot_product,
+    "splash": kernels.splash,
+    "cudnn": kernels.cudnn,
+}
+
+
+def plain(q, k, v, mask, softcap=0.0, sinks=None, bias=None):
+    """The definition: logits (B, K, G, T, S) in memory, softmax in float32; q already scaled, mask (B, T, S)."""
+    B, T, H, h = q.shape
+    K, S = k.shape[2], k.shape[1]
+    grouped = (K, H // K)
+    logits = jnp.einsum("btkgh,bskh->bkgts", q.reshape(B, T, *grouped, h), k, preferred_element_type=jnp.float32)
+    logits = capped(logits, softcap)
+    if bias is not None:
+        logits += bias.reshape(bias.shape[0], *grouped, T, S).astype(jnp.float32)
+    logits = jnp.where(mask[:, None, None], logits, MASKED)
+    if sinks is not None:
+        sink = jnp.broadcast_to(sinks.reshape(*grouped, 1, 1).astype(jnp.float32), (B, *grouped, T, 1))
+        logits = jnp.concatenate([logits, sink], axis=-1)
+    probs = jax.nn.softmax(logits, axis=-1)[..., :S].astype(v.dtype)
+    return jnp.einsum("bkgts,bskw->btkgw", probs, v).reshape(B, T, H, v.shape[-1])
+
+
+def _plain_on_cpu(q, k, v, mask):
+    """`plain` as one batched product per kv head: a group's query heads are stacked over rows."""
+    B, T, H, h = q.shape
+    K = k.shape[2]
+    q = q.transpose(0, 2, 1, 3).reshape(B, K, H // K * T, h)
+    bias = jnp.tile(jnp.where(mask, 0.0, MASKED)[:, None], (1, 1, H // K, 1))
+    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    out = cpu.attend(*(x.astype(jnp.float32) for x in (q, k, v)), bias)
+    return out.reshape(B, H, T, v.shape[-1]).transpose(0, 2, 1, 3).astype(v.dtype)

@@ -1,0 +1,129 @@
+"""Multi-head latent attention: all heads' keys and values come from one short vector a token (DeepSeek-V2,
+arXiv:2405.04434, section 2.1), which is all that a decode cache keeps, beside one rotary key.
+
+Shapes: B batch, T query, S key, D embed, H heads, R latent, n dimensions of a head without positions, r with rotary
+ones, w value dimensions of a head.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from bigmodel_jax.core.params import Init, Param, ones
+from bigmodel_jax.nn import linear, norm, position
+from bigmodel_jax.nn.attention import attention
+from bigmodel_jax.nn.attention.attention import Implementation, Where
+
+EPS = 1e-6  # of the norms of the latents, whatever the model's other norms have
+
+
+def spec(
+    dim: int,
+    num_heads: int,
+    *,
+    q_lora_rank: int,
+    kv_lora_rank: int,
+    nope_dim: int,
+    rope_dim: int,
+    v_dim: int,
+    init: Init,
+    out_init: Init,
+) -> dict[str, Param | dict]:
+    """Queries q (D, H, n + r), or through a latent of their own where q_lora_rank > 0: q_a, q_norm, q_b; kv_a (D, R),
+    kv_norm, k_rope (D, r), kv_b (R, H, n + w), o (H, w, D)."""
+    heads = ("embed", "heads", "head_dim")  # a latent takes embed's place: cut over fsdp for storage
+    tree = {
+        "kv_a": Param((dim, kv_lora_rank), ("embed", None), init),
+        "kv_norm": {"scale": Param((kv_lora_rank,), (None,), ones())},
+        "k_rope": Param((dim, rope_dim), ("embed", None), init),
+        "kv_b": Param((kv_lora_rank, num_heads, nope_dim + v_dim), heads, init),
+        "o": Param((num_heads, v_dim, dim), ("heads", "head_dim", "embed"), out_init),
+    }
+    if not q_lora_rank:
+        return tree | {"q": Param((dim, num_heads, nope_dim + rope_dim), heads, init)}
+    return tree | {
+        "q_a": Param((dim, q_lora_rank), ("embed", None), init),
+        "q_norm": {"scale": Param((q_lora_rank,), (None,), ones())},
+        "q_b": Param((q_lora_rank, num_heads, nope_dim + rope_dim), heads, init),
+    }
+
+
+def queries(p: dict, x_BTD: jax.Array, angles: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The queries' part without positions (B, T, H, n), and the rotated part (B, T, H, r)."""
+    if "q" in p:
+        q = linear.project(x_BTD, p["q"])
+    else:
+        q = linear.project(norm.rms(p["q_norm"], linear.project(x_BTD, p["q_a"]), eps=EPS), p["q_b"])
+    q, nope_dim = checkpoint_name(q, "qkv"), q.shape[-1] - p["k_rope"].shape[-1]
+    return q[..., :nope_dim], position.rope(q[..., nope_dim:], angles, interleaved=True)
+
+
+def latents(p: dict, x_BTD: jax.Array, angles: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """What a cache keeps of each token: the latent (B, T, R) and the key that all heads share, rotated (B, T, r)."""
+    latent = norm.rms(p["kv_norm"], checkpoint_name(linear.project(x_BTD, p["kv_a"]), "qkv"), eps=EPS)
+    k_rope = checkpoint_name(linear.project(x_BTD, p["k_rope"])[:, :, None], "qkv")
+    k_rope = position.rope(k_rope, angles, interleaved=True)
+    return latent, k_rope[:, :, 0]
+
+
+def empty_cache(num_layers: int, batch_size: int, length: int, kv_lora_rank: int, rope_dim: int, dtype) -> dict:
+    """Of each layer and token the latent (L, B, S, R) and the key that the heads share (L, B, S, r)."""
+    sizes = {"latent": kv_lora_rank, "k_rope": rope_dim}
+    return {name: jnp.zeros((num_layers, batch_size, length, size), dtype) for name, size in sizes.items()}
+
+
+def update_cache(cache: dict, kv: tuple[jax.Array, jax.Array], index: jax.Array) -> dict:
+    """The cache of one layer, latent (B, S, R) and k_rope (B, S, r), with the new tokens' written at `index`."""
+    new = {"latent": kv[0], "k_rope": kv[1]}
+    return {
+        name: jax.lax.dynamic_update_slice(cache[name], x.astype(cache[name].dtype), (0, index, 0))
+        for name, x in new.items()
+    }
+
+
+def attend(
+    p: dict,
+    q: tuple[jax.Array, jax.Array],
+    kv: tuple[jax.Array, jax.Array],
+    q_where: Where,
+    k_where: Where,
+    *,
+    scale: float,
+    absorb: bool = False,
+    implementation: Implementation = "auto",
+) -> jax.Array:
+    """The heads' outputs, projected (B, T, D); q of `queries`, kv of `latents` for all S keys.
+
+    absorb: compare in the space of the latents, without making any head's keys or values. The same function, at a cost
+    that suits few queries and many keys: see `absorbing_is_cheaper`.
+    """
+    (q_nope, q_rope), (latent, k_rope) = q, kv
+    n = q_nope.shape[-1]
+    if absorb:
+        # q . (K c) = (q K) . c, and the weighted sum of V c is V times the weighted sum of c.
+        q_latent = jnp.einsum("bthn,rhn->bthr", q_nope, p["kv_b"][..., :n])
+        q_all = jnp.concatenate([q_latent, q_rope], axis=-1)
+        k = jnp.concatenate([latent, k_rope], axis=-1)[:, :, None]
+        out = attention.attend(
+            q_all, k, latent[:, :, None], q_where, k_where, scale=scale, implementation=implementation
+        )
+        out = jnp.einsum("bthr,rhw->bthw", out, p["kv_b"][..., n:])
+    else:
+        kv_heads = linear.project(latent, p["kv_b"])
+        shared = jnp.broadcast_to(k_rope[:, :, None], (*kv_heads.shape[:-1], k_rope.shape[-1]))
+        k = jnp.concatenate([kv_heads[..., :n], shared], axis=-1)
+        q_all = jnp.concatenate([q_nope, q_rope], axis=-1)
+        out = attention.attend(
+            q_all, k, kv_heads[..., n:], q_where, k_where, scale=scale, implementation=implementation
+        )
+    return linear.project(out, p["o"], num_dims=2)
+
+
+def absorbing_is_cheaper(num_queries: int, kv_lora_rank: int, nope_dim: int, v_dim: int) -> bool:
+    """Whether `num_queries` against very many keys multiply less in the space of the latents.
+
+    Per key and head: queries (n + w) and the making of key and value, R (n + w), against queries 2 R (rotary part left
+    out on both sides). For DeepSeek-V3 that is up to 170 queries.
+    """
+    made = kv_lora_rank * (nope_dim + v_dim)
+    return num_queries * 2 * kv_lora_rank < num_queries * (nope_dim + v_dim) + made

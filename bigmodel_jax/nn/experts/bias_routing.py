@@ -1,0 +1,116 @@
+"""Routing to experts by sigmoid affinities, kept even by a bias per expert that no gradient reaches, in the place of a
+large auxiliary loss (DeepSeek-V3, arXiv:2412.19437, section 2.1.2; arXiv:2408.15664).
+
+Shapes: B batch, T tokens, D embed, E experts, k choices per token.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.core.params import Init, Param, Tree, zeros
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.nn import linear
+from bigmodel_jax.nn.experts import moe
+from bigmodel_jax.nn.experts.moe import Routing
+
+CHOICE_BIAS = "router/choice_bias"  # its path below a stack of layers
+
+
+def spec(dim: int, num_experts: int, *, init: Init) -> dict[str, Param]:
+    """kernel (D, E); choice_bias (E,), which moves by `updated_bias` alone."""
+    bias = Param((num_experts,), (None,), zeros(), trainable=False)
+    return {**moe.router_spec(dim, num_experts, init=init), "choice_bias": bias}
+
+
+def wrong_size(
+    num_experts: int, num_groups: int, groups_per_token: int, experts_per_token: int
+) -> tuple[str, str] | None:
+    """The first of these numbers by name that does not fit the others, and what is allowed."""
+    if num_groups < 1 or num_experts % num_groups:
+        return "num_groups", f"divisors of num_experts = {num_experts}"
+    size = num_experts // num_groups
+    if num_groups > 1 and size < 2:
+        return "num_groups", "two or more experts in a group: its two best stand for it"
+    if not 1 <= groups_per_token <= num_groups:
+        return "groups_per_token", f"1 to num_groups = {num_groups}"
+    if not 1 <= experts_per_token <= groups_per_token * size:
+        return "experts_per_token", f"1 to {groups_per_token * size}, the experts of a token's groups"
+    return None
+
+
+def route(
+    p: dict,
+    x_BTD: jax.Array,
+    num_chosen: int,
+    *,
+    num_groups: int = 1,
+    num_chosen_groups: int = 1,
+    normalize: bool = True,
+    scale: float = 1.0,
+) -> Routing:
+    """The `num_chosen` experts of highest affinity + bias; the bias decides who is chosen, not with what weight.
+
+    num_groups: neighbouring experts form groups (on one node, say), and a token goes to the `num_chosen_groups` best
+    alone, by the sum of a group's two best. normalize: weights sum to 1, before all are multiplied by `scale`.
+    """
+    # float32: near ties decide where a token goes.
+    logits = linear.project(x_BTD.astype(jnp.float32), p["kernel"].astype(jnp.float32))
+    scores = jax.nn.sigmoid(constrain(logits, "batch", "seq", None))
+    choice = jax.lax.stop_gradient(scores) + p["choice_bias"].astype(jnp.float32)
+    if num_groups > num_chosen_groups:
+        choice = _within_best_groups(choice, num_groups, num_chosen_groups)
+    experts = moe.top_k(choice, num_chosen)[1]
+    weights = jnp.take_along_axis(scores, experts, axis=-1)
+    if normalize:
+        weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
+    return Routing(logits, scores, experts, weights * scale)
+
+
+def _within_best_groups(choice, num_groups, num_chosen_groups):
+    """-inf for the experts outside the best groups."""
+    groups = choice.reshape(*choice.shape[:-1], num_groups, -1)
+    strength = moe.top_k(groups, 2)[0].sum(-1)
+    best = moe.top_k(strength, num_chosen_groups)[1]
+    kept = jax.nn.one_hot(best, num_groups, dtype=jnp.int32).sum(-2) > 0
+    return jnp.where(kept[..., None], groups, -jnp.inf).reshape(choice.shape)
+
+
+def num_tokens(routing: Routing, mask_BT: jax.Array) -> jax.Array:
+    """Tokens sent to each expert, (E,) float32; padding (mask False) does not count."""
+    chosen = jax.nn.one_hot(routing.experts, routing.logits.shape[-1], dtype=jnp.float32).sum(-2)
+    return jnp.einsum("bt,bte->e", mask_BT.astype(jnp.float32), chosen)
+
+
+def updated_bias(bias: jax.Array, num_tokens: jax.Array, rate: float) -> jax.Array:
+    """bias + rate for experts with fewer tokens than the mean, - rate for those with more; both (..., E)."""
+    return bias + rate * jnp.sign(num_tokens.mean(-1, keepdims=True) - num_tokens)
+
+
+def advance(rate: float, biases: Tree, loads: dict[str, jax.Array]) -> Tree:
+    """The biases after a step; loads: tokens sent to each expert, by the path of its bias."""
+    flat = params.paths(biases)
+    return params.from_paths(flat | {path: updated_bias(flat[path], n, rate) for path, n in loads.items()})
+
+
+def balance_loss(layers: list[Mean], share: jax.Array | float) -> jax.Array:
+    """The sum over layers of `sequence_balance`, each stacked; share: `moe.token_share`."""
+    return share * sum(jnp.sum(mean.total / jnp.maximum(mean.count, 1.0)) for mean in layers)
+
+
+def sequence_balance(routing: Routing, mask_BT: jax.Array) -> Mean:
+    """sum_e f_e P_e of each row, its mean over rows by their length: 1 when a row's tokens are spread evenly.
+
+    arXiv:2412.19437, eq. 17-20: f_e counts the tokens for which e is among the k of highest affinity, without the bias,
+    times E / k; P_e is the mean share of e in a token's affinities. Padding does not count.
+    """
+    E, k = routing.probs.shape[-1], routing.experts.shape[-1]
+    mask = mask_BT.astype(jnp.float32)
+    length = mask.sum(-1)
+    share = mask / jnp.maximum(length, 1.0)[:, None]
+    likeliest = routing.probs >= moe.top_k(routing.probs, k)[0][..., -1:]
+    affinity = routing.probs / (routing.probs.sum(-1, keepdims=True) + 1e-20)
+    f = jnp.einsum("bt,bte->be", share, likeliest.astype(jnp.float32)) * E / k
+    rows = jnp.sum(f * jnp.einsum("bt,bte->be", share, affinity), axis=-1)
+    return Mean(jnp.sum(rows * length), length.sum())

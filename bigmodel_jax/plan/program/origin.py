@@ -1,0 +1,133 @@
+"""What a buffer is for: many are made without a name, and what a loop writes into them says it."""
+
+import collections
+import functools
+import re
+
+from bigmodel_jax.plan.program.instructions import Code, Instruction
+
+# What gives on the array that it is given, or a piece of it.
+PASSES = ("bitcast", "copy", "copy-start", "copy-done", "convert", "tuple", "opt-barrier", "add-dependency")
+READS = (*PASSES, "all-gather", "all-gather-start", "all-reduce", "collective-permute-start")
+SLICES = ("dynamic-slice", "dynamic-slice-start", "slice", "slice-start", "get-tuple-element")
+
+
+class Origins:
+    def __init__(self, code: Code):
+        self.code = code
+
+    def of(self, computation: str, one: Instruction) -> tuple[Instruction, bool]:
+        """(the instruction with the name and the line that say most about what `one` makes, whether a loop fills it slice
+        by slice): what a loop writes into it, else itself, else what it is a copy of."""
+        writer = self._filled(computation, one.name)
+        if writer is not None:
+            return writer
+        own = self._named(one)
+        return (own if telling(own) else self._read_from(computation, one) or own), False
+
+    def _named(self, one: Instruction) -> Instruction:
+        """The instruction, or of a fusion without a name the last one in it that has one."""
+        inner = self.code.bodies.get(one.attribute("calls").lstrip("%"), {}) if not telling(one) else {}
+        return next((each for each in reversed(inner.values()) if telling(each)), one)
+
+    # ------------------------------------------------------------------------------ forwards: what a loop writes
+
+    @functools.cache  # noqa: B019 - lives as long as one program
+    def _users(self, computation: str) -> dict[str, list[Instruction]]:
+        found = collections.defaultdict(list)
+        for one in self.code.bodies[computation].values():
+            for name in one.operands:
+                found[name].append(one)
+        return found
+
+    def _filled(self, computation: str, name: str, depth: int = 0) -> tuple[Instruction, bool] | None:
+        """What a loop that carries the array writes into its place; None where there is no loop, or it only reads."""
+        for user in self._users(computation)[name] if depth < 8 else ():
+            if user.opcode == "tuple":
+                loops = [w for w in self._users(computation)[user.name] if w.opcode == "while"]
+                places = [i for i, operand in enumerate(user.operands) if operand == name]
+                found = [self._written(w.attribute("body").lstrip("%"), i) for w in loops for i in places]
+            elif user.opcode in PASSES:
+                found = [self._filled(computation, user.name, depth + 1)]
+            else:
+                continue
+            if written := next(filter(None, found), None):
+                return written
+        return None
+
+    @functools.cache  # noqa: B019
+    def _written(self, body: str, place: int) -> tuple[Instruction, bool] | None:
+        """What a loop's body leaves at a place of its carry; None where that is what it was given."""
+        instructions = self.code.bodies[body]
+        root = next(one for one in instructions.values() if one.root)
+        one = instructions.get(root.operands[place]) if root.opcode == "tuple" else None
+        index = None
+        while one is not None:
+            if one.opcode == "parameter":
+                return None
+            if one.opcode == "while":
+                return self._written(one.attribute("body").lstrip("%"), index) if index is not None else None
+            if one.opcode == "get-tuple-element":
+                index = int(one.attribute("index"))
+            elif one.opcode not in PASSES and not one.opcode.endswith("-done"):
+                break
+            one = instructions.get(one.operands[0]) if one.operands else None
+        return self._update(body, one) if one is not None else None
+
+    def _update(self, body: str, one: Instruction) -> tuple[Instruction, bool]:
+        """(what is put into a slice, True) of an instruction that writes one, else (the instruction, False)."""
+        inside, instructions = one, self.code.bodies[body]
+        if one.opcode == "fusion":
+            fused = self.code.bodies.get(one.attribute("calls").lstrip("%"), {})
+            inside = next((each for each in fused.values() if each.opcode == "dynamic-update-slice"), one)
+            instructions = instructions if inside is one else fused
+        if inside.opcode not in ("dynamic-update-slice", "dynamic-update-slice-start"):
+            return self._named(one), False
+        update = instructions.get(inside.operands[1])
+        while update is not None and not telling(self._named(update)):
+            if update.opcode == "parameter" and instructions is not self.code.bodies[body]:
+                update, instructions = (
+                    self.code.bodies[body].get(one.operands[int(update.args)]),
+                    self.code.bodies[body],
+                )
+            else:
+                update = instructions.get(update.operands[0]) if update.operands else None
+        return (self._named(update) if update is not None else inside), True
+
+    # ------------------------------------------------------------------------------ backwards: what it is a copy of
+
+    def _read_from(self, computation: str, one: Instruction) -> Instruction | None:
+        """The nearest instruction with a name that this one's array is a copy or a piece of, also outside the loop."""
+        for _ in range(16):
+            if telling(self._named(one)):
+                return self._named(one)
+            if one.opcode == "get-tuple-element":
+                one, computation = self._element(computation, one)
+            elif one.opcode in ("dynamic-update-slice", "dynamic-update-slice-start"):
+                return self._update(computation, one)[0]
+            elif one.operands and (one.opcode in (*READS, *SLICES) or one.opcode.endswith("-done")):
+                one = self.code.bodies[computation].get(one.operands[0])
+            else:
+                return None
+            if one is None:
+                return None
+        return None
+
+    def _element(self, computation: str, one: Instruction) -> tuple[Instruction | None, str]:
+        """What stands at this place of a tuple; of a loop's carry, what goes into the loop."""
+        index, whole = int(one.attribute("index")), self.code.bodies[computation].get(one.operands[0])
+        if whole is not None and whole.opcode == "parameter" and self.code.program.callers[computation]:
+            caller = self.code.program.callers[computation][0][0]
+            loops = (w for w in self.code.bodies[caller].values() if w.attribute("body").lstrip("%") == computation)
+            loop = next(loops, None)
+            whole, computation = self.code.bodies[caller].get(loop.operands[0]) if loop else None, caller
+        elif whole is not None and whole.opcode == "while":
+            whole = self.code.bodies[computation].get(whole.operands[0])
+        if whole is None or whole.opcode != "tuple":
+            return whole if whole is not None and whole.opcode != "parameter" else None, computation
+        return self.code.bodies[computation].get(whole.operands[index]), computation
+
+
+def telling(one: Instruction) -> bool:
+    """Whether an instruction has a name that JAX gave it: a path, or an argument's; compilers add "broadcast.311"."""
+    return bool(re.search(r"[/\[]", one.op_name))

@@ -1,0 +1,109 @@
+"""The text of a compiled program taken apart: its computations, how often each runs, where its lines come from."""
+
+import collections
+import functools
+import re
+
+from bigmodel_jax.plan.program.frames import Frames
+
+_CALLS = re.compile(
+    r"\b(?:calls|body|condition|to_apply|called_computations|branch_computations|true_computation|false_computation)"
+    r"=(\{[^}]*\}|[^,\s]+)"
+)
+
+
+class Program:
+    """computations: {name: its lines}; entry: the name of the one that runs; partitions: devices it is compiled for (of
+    one slice, where there are several)."""
+
+    def __init__(self, text: str):
+        self.computations, self.entry = _split(text)
+        self.partitions = int((re.search(r"num_partitions=(\d+)", text[: text.find("\n")]) or [0, 1])[1])
+        self.frames = Frames(text)
+        self.callers: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
+        self.fused: dict[str, str] = {}  # called by a fusion, so part of its caller -> the line that calls it
+        for name, lines in self.computations.items():
+            for line in lines:
+                self._note_calls(name, line)
+
+    def _note_calls(self, name: str, line: str) -> None:
+        if " while(" in line:
+            body, condition = (re.search(rf"{key}=%?([\w.\-]+)", line)[1] for key in ("body", "condition"))
+            times = trip_count(line, self.computations[condition])
+            self.callers[body].append((name, times))
+            self.callers[condition].append((name, times + 1))
+            return
+        callees = self._callees(line)
+        if " conditional(" in line and callees:
+            callees = [max(callees, key=self._length)]
+        for callee in callees:
+            self.callers[callee].append((name, 1))
+            if " fusion(" in line or " fusion-start(" in line:
+                self.fused[callee] = line
+
+    def _callees(self, line: str) -> list[str]:
+        names = (name for found in _CALLS.findall(line) for name in re.findall(r"[\w.\-]+", found))
+        return [name for name in names if name in self.computations]
+
+    @functools.cache  # noqa: B019
+    def _length(self, name: str) -> int:
+        """Lines of a computation and of all that it calls."""
+        lines = self.computations[name]
+        return len(lines) + sum(self._length(callee) for line in lines for callee in self._callees(line))
+
+    @functools.cache  # noqa: B019 - lives as long as its program
+    def times(self, name: str) -> int:
+        """How often one run of the program runs this computation; of a conditional's branches the longest is taken."""
+        return 1 if name == self.entry else sum(self.times(caller) * n for caller, n in self.callers[name])
+
+    def owner(self, name: str) -> str:
+        """The computation whose line the fused ones are part of."""
+        while name in self.fused:
+            name = self.callers[name][0][0]
+        return name
+
+    def source(self, line: str, computation: str) -> str:
+        """The JAX operation that a line comes from, and its file and line: "jit(step)/.../dot_general llama.py:109"."""
+        name = re.search(r'op_name="([^"]*)"', line)
+        if name is None and computation in self.fused:
+            return self.source(self.fused[computation], self.owner(computation))
+        frame = re.search(r"stack_frame_id=(\d+)", line)
+        file, number = (re.search(p, line) for p in (r'source_file="([^"]*)"', r"source_line=(\d+)"))
+        where = self.frames.innermost(int(frame[1])) if frame else f"{file[1]}:{number[1]}" if file and number else ""
+        return f"{name[1] if name else ''} {where}".strip()
+
+
+def _split(text: str) -> tuple[dict[str, list[str]], str | None]:
+    out: dict[str, list[str]] = {}
+    current, entry = None, None
+    for line in text.splitlines():
+        head = re.match(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line)
+        if head:
+            current = out[head[2]] = []
+            entry = head[2] if head[1] else entry
+        elif line.rstrip() == "}":  # not "}}", which ends a kernel's configuration over several lines
+            current = None
+        elif current is not None:
+            current.append(line.strip())
+    return out, entry
+
+
+def trip_count(line: str, condition: list[str]) -> int:
+    """How often a while loop runs its body: as it is annotated, else the bound that its condition compares with.
+
+    ValueError where neither is there.
+    """
+    known = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', line)
+    if known:
+        return int(known[1])
+    constants: dict[str, int] = {}
+    for each in condition:
+        constants |= {n: int(v) for n, v in re.findall(r"%(\S+) = [su]32\[\]\S* constant\((-?\d+)\)", each)}
+    for each in condition:
+        compare = re.search(r"compare\((.*?)\), direction=", each)
+        bounds = [constants[n] for n in re.findall(r"%([\w.\-]+)", compare[1]) if n in constants] if compare else []
+        if bounds:
+            return bounds[0]
+    if not constants:
+        raise ValueError(f"a while loop whose length is not in its condition: {line[:120]}")
+    return max(constants.values())

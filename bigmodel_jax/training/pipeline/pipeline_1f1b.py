@@ -1,0 +1,276 @@
+"""The pipeline whose backward passes begin while microbatches still enter: 1F1B (PipeDream-Flush, arXiv:2006.09503), and
+with several rounds the interleaved form (arXiv:2104.04473).
+
+Stages, rounds, waves, homes and rings are those of nn/pipeline.py. As a wave of n microbatches goes in, each stage embeds
+the one it is home of; once the wave is back, each stage has the loss of its own, and cotangents set out on the way back, to
+the last stage first, the last microbatch of a wave before the first. At every tick a stage does one forward and one backward
+pass, of different microbatches; the first `delay` ticks have forward passes only, the last ones backward passes only, so
+that stages idle as long as in GPipe. What a pass keeps for its way back waits a time that does not grow with m.
+
+The loss, and what a model computes over its batch (the balance of experts), is a microbatch's, as with `train.microbatches`.
+"""
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax.core import sharding
+from bigmodel_jax.core.precision import cast
+from bigmodel_jax.nn import pipeline
+from bigmodel_jax.nn.pipeline import home, of_wave, pin, turn, where
+from bigmodel_jax.training.pipeline import stage_arrays, stage_passes
+from bigmodel_jax.training.pipeline.schedule_1f1b import Schedule
+from bigmodel_jax.training.pipeline.split_loss import Split, floats, split
+from bigmodel_jax.training.pipeline.stage_passes import Job
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Carry:
+    """What goes from tick to tick; dimension 0 is the stage.
+
+    state, inbox, outbox: (x, shared, fixed) of each stage's next pass and of the wave on its way in, x of the wave on its way
+    out; coming: the wave that goes in next; kept: what passes keep for their way back (n, slots, ...); ys: what layers
+    return, of two waves (n, 2 n r, l, ...). d_*: their cotangents, on the way back; gone: those of a whole wave's input.
+    grads: of what layers take (n, r, l, ...), of what they close over and of what is outside the stack (n, ...), float32.
+    total: (loss's mean, metrics, frozen values), summed.
+    """
+
+    state: tuple[list, list, list]
+    coming: tuple[list, list, list]
+    inbox: tuple[list, list, list]
+    outbox: list
+    kept: Any
+    ys: list
+    d_state: tuple[list, list]
+    d_inbox: list
+    d_outbox: tuple[list, list]
+    gone: tuple[list, list]
+    d_ys: list
+    grads: tuple[list, list, list]
+    total: Any
+
+
+def gradients(loss: Callable, compute: Any, frozen: Any, batch: dict, rng: jax.Array) -> tuple:
+    """Summed gradients (float32), summed loss, summed metrics, and the mean of the new frozen values over microbatches.
+
+    `loss(compute, frozen, rows, rng) -> (total, (mean, metrics, frozen))`, and runs one stack of layers.
+    """
+    mesh, _, parallel = sharding.current()
+    n, r = mesh.shape["stage"], parallel.pipeline_rounds
+    m = parallel.pipeline_microbatches or n
+    with pipeline.inside():
+        rows, rngs = jax.tree.map(lambda a: home(a, n, m), (batch, jax.random.split(rng, m)))
+        rngs = rngs[:, :, 0]
+        parts = split(loss, compute, frozen, jax.tree.map(lambda a: a[0, 0], rows), rngs[0, 0], n * r)
+        layered, closed = _by_stage(parts, n, r, compute)
+        job = Job(Schedule(n, m, r), parts, compute, layered, closed, rows, rngs, parallel.pipeline_remat)
+        c = _run(job)
+        grads = _together(job, c.grads)
+    mean, sums, new = jax.tree.map(lambda a: a.sum(0), c.total)
+    return grads, mean, sums, jax.tree.map(lambda a, b: (a / m).astype(b.dtype), new, frozen)
+
+
+def _run(job: Job) -> Carry:
+    """All ticks: forward passes, both, backward passes."""
+    s = job.schedule
+    period, waves = s.period, s.m // s.n
+    forward, backward = functools.partial(_forward, job), functools.partial(_backward, job)
+    two = jax.lax.map(functools.partial(_enter, job), jnp.arange(2))
+    inbox, coming = (jax.tree.map(operator.itemgetter(i), two) for i in range(2))
+    c = dataclasses.replace(_start(job), inbox=inbox, coming=coming)
+    c, _ = jax.lax.scan(forward, c, jnp.arange(s.delay))
+
+    def of_wave(c, wave):
+        c = dataclasses.replace(_loss(job, c, wave), coming=_enter(job, wave + 2))
+        c, _ = jax.lax.scan(lambda c, t: backward(forward(c, t)[0], t), c, s.delay + wave * period + jnp.arange(period))
+        return _exit(job, c, wave - 1, c.gone), None
+
+    c, _ = jax.lax.scan(of_wave, c, jnp.arange(waves - 1))
+    c = _loss(job, c, waves - 1)
+    c, _ = jax.lax.scan(backward, c, jnp.arange(s.one_way, s.delay + s.one_way))
+    last = jax.tree.map(lambda *pair: jnp.stack(pair), c.gone, c.d_outbox)
+    c, _ = jax.lax.scan(lambda c, xs: (_exit(job, c, *xs), None), c, (waves - 2 + jnp.arange(2), last))
+    return c
+
+
+def _by_stage(parts: Split, n: int, r: int, compute: Any) -> tuple[list, list]:
+    """What layers take, dealt to the stages (n, r, l, ...), and what they close over."""
+    stacked, xs, closed = parts.weights(compute)
+    layered = [pipeline.deal(w, n, r) for w in stacked]
+    layered += [w.reshape(r, n, -1, *w.shape[1:]) for w in map(jnp.asarray, xs)]
+    return [pin(jnp.swapaxes(w, 0, 1), 0) for w in layered], closed
+
+
+def _together(job: Job, grads: tuple[list, list, list]) -> Any:
+    """The gradient of every parameter, from those of the three parts."""
+    of_layers, of_closed, of_outside = grads
+    n, r = job.schedule.n, job.schedule.r
+    compute = cast(job.compute, "float32")
+    _, pull = jax.vjp(lambda p: tuple(map(floats, _by_stage(job.split, n, r, p))), compute)
+    (whole,) = pull((of_layers, [g.sum(0) for g in of_closed]))
+    outside = iter(of_outside)
+    leaves, tree = jax.tree.flatten(whole)
+    leaves = [g + next(outside).sum(0) if used else g for g, used in zip(leaves, job.split.outside, strict=True)]
+    return jax.tree.unflatten(tree, leaves)
+
+
+# ------------------------------------------------------------------------------------------------ ticks
+
+
+def _enter(job: Job, wave: jax.Array) -> tuple[list, list, list]:
+    """The input of the layers, (x, shared, fixed), of each stage's own microbatch of the wave."""
+    return jax.tree.map(lambda a: pin(a, 0), _each(job.split.enter)(job.compute, *_of(job, wave)))
+
+
+def _forward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
+    """The forward pass of every stage at tick t."""
+    s = job.schedule
+    new_wave = (t > 0) & (t % s.period == 0)
+    inbox = jax.tree.map(functools.partial(jnp.where, new_wave), c.coming, c.inbox)
+    valid, microbatch, round_ = s.forward(t)
+    entering = (np.arange(s.n) == 0) & (t % s.period < s.n)
+    state = _where(entering, inbox, c.state)
+    x, ys, kept = stage_passes.by_all(stage_passes.forward, job, microbatch, round_, state)
+    with jax.named_scope("save_activations"):  # by which `plan` and profiles tell them
+        kept = stage_arrays.put(c.kept, s.slot(microbatch, round_), kept, valid)
+    ys = stage_arrays.put(c.ys, s.place_of_two_waves(microbatch, round_), ys, valid)
+    outbox = _where(np.arange(s.n) == s.n - 1, x, _turn(c.outbox, -1))
+    state = _turn((x, *state[1:]), 1)
+    return dataclasses.replace(c, state=state, inbox=_turn(inbox, -1), outbox=outbox, kept=kept, ys=ys), None
+
+
+def _loss(job: Job, c: Carry, wave: jax.Array) -> Carry:
+    """The loss of every microbatch of the wave at its home, and the cotangents that go back from there."""
+    s = job.schedule
+
+    def one(outside, rows, rng, x, ys):
+        def total(outside, x, ys):
+            return job.split.leave(_with_outside(job, outside), rows, rng, x, ys)
+
+        (_, aux), grads = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(outside, x, ys)
+        return aux, grads
+
+    ys = [stage_arrays.to_homes(y, wave % 2, s.r) for y in c.ys]
+    aux, (of_outside, d_x, d_ys) = _each(one)(_outside(job), *_of(job, wave), c.outbox, ys)
+    d_ys = [stage_arrays.from_homes(a, d, wave % 2, s.r) for a, d in zip(c.d_ys, d_ys, strict=True)]
+    with jax.named_scope("sum_gradients"):
+        grads = (*c.grads[:2], _add(c.grads[2], of_outside))
+    total = jax.tree.map(jnp.add, c.total, aux)
+    return dataclasses.replace(c, d_inbox=[pin(d, 0) for d in d_x], d_ys=d_ys, grads=grads, total=total)
+
+
+def _backward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
+    """The backward pass of every stage at tick t; with it a wave may have gone all the way back."""
+    s = job.schedule
+    valid, microbatch, round_ = s.backward(t)
+    entering = (np.arange(s.n) == s.n - 1) & ((t - s.delay) % s.period < s.n)
+    d_x, d_shared = _where(entering, (c.d_inbox, _zeros(c.d_state[1])), c.d_state)
+    kept = stage_arrays.take(c.kept, s.slot(microbatch, round_))
+    d_ys = stage_arrays.take(c.d_ys, s.place_of_two_waves(microbatch, round_))
+    found = stage_passes.by_all(stage_passes.backward, job, microbatch, round_, kept, d_x, d_ys)
+    of_layers, of_closed, d_x, of_shared = _where(valid, found, _zeros(found))
+    with jax.named_scope("sum_gradients"):
+        grads = (stage_arrays.add_at(c.grads[0], round_, of_layers), _add(c.grads[1], of_closed), c.grads[2])
+    state = (d_x, _add(d_shared, of_shared))
+    outbox = _where(np.arange(s.n) == 0, state, _turn(c.d_outbox, 1))
+    whole = ((t - s.delay) % s.period == s.n - 2) & (t < s.delay + s.m * s.r)
+    gone = jax.tree.map(functools.partial(jnp.where, whole), outbox, c.gone)
+    state, inbox = _turn(state, -1), _turn(c.d_inbox, 1)
+    return dataclasses.replace(c, d_state=state, d_inbox=inbox, d_outbox=outbox, gone=gone, grads=grads), None
+
+
+def _exit(job: Job, c: Carry, wave: jax.Array, gone: tuple[list, list]) -> Carry:
+    """The gradient of what comes before the layers, of each stage's own microbatch of a wave that has gone all the way."""
+
+    def one(outside, rows, rng, d):
+        def enter(outside):
+            return job.split.enter(_with_outside(job, outside), rows, rng)[:2]
+
+        return jax.vjp(enter, outside)[1](d)[0]
+
+    of_outside = _each(one)(_outside(job), *_of(job, wave), gone)
+    with jax.named_scope("sum_gradients"):
+        return dataclasses.replace(c, grads=(*c.grads[:2], _add(c.grads[2], of_outside)))
+
+
+def _each(fn: Callable) -> Callable:
+    """`fn(compute, ...)` by every stage, of its own arguments; the first is the same for all."""
+
+    def run(first, *args):
+        return jax.vmap(functools.partial(fn, first), spmd_axis_name="stage")(*args)
+
+    return run
+
+
+# ------------------------------------------------------------------------------------------------ arrays
+
+
+def _start(job: Job) -> Carry:
+    """Zeros: what is computed of them is not kept."""
+    s, split = job.schedule, job.split
+    rows, rngs = _of(job, 0)
+    state = jax.eval_shape(_each(split.enter), job.compute, rows, rngs)
+    forward = functools.partial(stage_passes.by_all, stage_passes.forward, job)
+    _, ys, kept = jax.eval_shape(forward, jnp.arange(s.n), jnp.arange(s.n), state)
+    at_home = [jax.ShapeDtypeStruct((s.n, s.period * y.shape[1], *y.shape[2:]), y.dtype) for y in ys]
+    _, total = jax.eval_shape(_each(split.leave), job.compute, rows, rngs, state[0], at_home)
+    state, d_state = stage_arrays.zeros(state), stage_arrays.zeros(state[:2])
+    of_layers = stage_arrays.zeros(floats(job.layered), dtype=jnp.float32)
+    of_others = [stage_arrays.zeros(part, (s.n,), dtype=jnp.float32) for part in (floats(job.closed), _outside(job))]
+    return Carry(
+        state=state,
+        coming=state,
+        inbox=state,
+        outbox=state[0],
+        kept=stage_arrays.zeros(kept, slots=s.slots()[1]),
+        ys=stage_arrays.zeros(ys, slots=2 * s.period),
+        d_state=d_state,
+        d_inbox=d_state[0],
+        d_outbox=d_state,
+        gone=d_state,
+        d_ys=stage_arrays.zeros(ys, slots=2 * s.period),
+        grads=(of_layers, *of_others),
+        total=stage_arrays.zeros(total),
+    )
+
+
+def _of(job: Job, wave: Any) -> tuple[Any, jax.Array]:
+    """Rows and keys of the microbatch of a wave that each stage is home of."""
+    wave = jnp.clip(wave, 0, job.schedule.m // job.schedule.n - 1)
+    return jax.tree.map(lambda a: of_wave(a, wave), (job.rows, job.rngs))
+
+
+def _outside(job: Job) -> list:
+    leaves = jax.tree.leaves(job.compute)
+    return [a for a, used in zip(leaves, job.split.outside, strict=True) if used]
+
+
+def _with_outside(job: Job, outside: list) -> Any:
+    leaves, tree = jax.tree.flatten(job.compute)
+    new = iter(outside)
+    return jax.tree.unflatten(
+        tree, [next(new) if used else a for a, used in zip(leaves, job.split.outside, strict=True)]
+    )
+
+
+def _where(of_stage: jax.Array, a: Any, b: Any) -> Any:
+    return jax.tree.map(functools.partial(where, of_stage), a, b)
+
+
+def _turn(tree: Any, by: int) -> Any:
+    return jax.tree.map(functools.partial(turn, by=by), tree)
+
+
+def _zeros(tree: Any) -> Any:
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def _add(a: list, b: list) -> list:
+    return [x + y.astype(x.dtype) for x, y in zip(a, b, strict=True)]

@@ -1,0 +1,69 @@
+"""What a stage of the pipeline does in one tick: its layers forward, and back."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from bigmodel_jax.nn.pipeline import own_keys
+from bigmodel_jax.training.pipeline.schedule_1f1b import Schedule
+from bigmodel_jax.training.pipeline.split_loss import Split, floats, put_floats
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What no tick changes; rows (n, k, b, ...) and their keys (n, k) by home and wave."""
+
+    schedule: Schedule
+    split: Split
+    compute: Any
+    layered: list
+    closed: list
+    rows: Any
+    rngs: jax.Array
+    remat: bool
+
+
+def _of_round(job: Job, microbatch: jax.Array, round_: jax.Array, layered: list) -> list:
+    return [own_keys(w[0] if job.schedule.r == 1 else w[round_], microbatch) for w in layered]
+
+
+def _vjp(
+    job: Job, layered: list, closed: list, x: list, shared: list, fixed: list
+) -> tuple[tuple[list, list], Callable]:
+    """The layers of a stage, and their cotangents' way back."""
+
+    def layers(layered_floats, closed_floats, x, shared):
+        return job.split.layers(
+            put_floats(layered, layered_floats), put_floats(closed, closed_floats), x, shared, fixed
+        )
+
+    return jax.vjp(layers, floats(layered), floats(closed), x, shared)
+
+
+def forward(job: Job, microbatch, round_, layered, closed, state) -> tuple[list, list, Any]:
+    """The forward pass of a stage, (x, ys), and what it keeps for the backward pass, but for weights."""
+    layered = _of_round(job, microbatch, round_, layered)
+    if job.remat:
+        return *job.split.layers(layered, closed, *state), state
+    (out, ys), pull = _vjp(job, layered, closed, *state)
+    return out, ys, pull.replace(args_res=[None, None, *pull.args_res[2:]])
+
+
+def backward(job: Job, microbatch, round_, layered, closed, kept, d_x, d_ys) -> tuple[list, list, list, list]:
+    """The backward pass of a stage: cotangents of its weights, of what it closes over, of its input and of what is shared."""
+    layered = _of_round(job, microbatch, round_, layered)
+    if job.remat:
+        _, pull = _vjp(job, layered, closed, *kept)
+    else:
+        pull = kept.replace(args_res=[floats(layered), floats(closed), *kept.args_res[2:]])
+    return pull((d_x, d_ys))
+
+
+def by_all(fn: Callable, job: Job, microbatch, round_, *rest) -> tuple:
+    """`fn`, one of the two above, by every stage on its own arguments."""
+    axes = (0, 0, 0, None, *[0] * len(rest))
+    run = jax.vmap(functools.partial(fn, job), in_axes=axes, spmd_axis_name="stage")
+    return run(microbatch, round_, job.layered, job.closed, *rest)
