@@ -57,7 +57,11 @@ KINDS = {
         lambda chaos, job: chaos_mutations.mutations("gguf_mutations", chaos.seed, job.index, job.most),
         100,
     ),
-    # Mutations of chat templates are one more row here, and one more function of chaos_mutations.judges.
+    "template_mutations": Kind(
+        "mutations of chat templates",
+        lambda chaos, job: chaos_mutations.mutations("template_mutations", chaos.seed, job.index, job.most),
+        100,
+    ),
 }
 
 

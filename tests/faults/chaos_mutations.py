@@ -21,7 +21,11 @@ SECONDS = 300  # of COUNT mutations; one takes milliseconds
 
 def judges(folder: Path) -> dict:
     """{kind: draw -> (mutation, what came of it, whether that is accounted for)}, made where they are used."""
-    return {"config_mutations": lambda: _configs(folder), "gguf_mutations": lambda: _ggufs(folder)}
+    return {
+        "config_mutations": lambda: _configs(folder),
+        "gguf_mutations": lambda: _ggufs(folder),
+        "template_mutations": _templates,
+    }
 
 
 def _configs(folder: Path):
@@ -47,6 +51,12 @@ def _ggufs(folder: Path):
     log.addHandler(handler)
     log.propagate = False
     return lambda draw: mutations_test.gguf_outcome(path, plain, draw, handler.lines)
+
+
+def _templates():
+    import chat_process_test
+
+    return chat_process_test.template_outcome
 
 
 def main() -> None:
