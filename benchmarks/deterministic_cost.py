@@ -32,7 +32,7 @@ MODEL = LlamaConfig(
 def batch(mesh, rules) -> dict:
     tokens = np.random.default_rng(0).integers(0, MODEL.vocab_size, (ROWS, LENGTH + 1)).astype(np.int32)
     arrays = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": np.ones((ROWS, LENGTH), np.float32)}
-    return {k: jax.device_put(v, sharding.batch_sharding(mesh, rules, 2)) for k, v in arrays.items()}
+    return {k: jax.device_put(v, sharding.batch_sharding(mesh, rules, ("seq",))) for k, v in arrays.items()}
 
 
 def runner(parallel: ParallelConfig, microbatches: int):

@@ -18,7 +18,7 @@ from bigmodel_jax import config_file
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.precision import Policy
-from bigmodel_jax.data import ImageData, MaskedTextData, TextData, Tfds
+from bigmodel_jax.data import ImageData, MaskedTextData, TextData, Tfds, fields
 from bigmodel_jax.models import MixtralConfig, bert, llama, vit
 from bigmodel_jax.objectives import Classification, MaskedLanguageModel, NextToken
 from bigmodel_jax.optim import OptimConfig
@@ -85,8 +85,9 @@ def random_batch(config: Config, mesh: jax.sharding.Mesh, seed: int = 0) -> dict
             return rng.random(whole, np.float32)
         return rng.integers(0, getattr(config.model, "vocab_size", 0) or config.model.num_classes, whole).astype(dtype)
 
-    arrays = {name: one(name, *row) for name, row in config.data.row_shapes(config.model).items()}
-    place = {name: sharding.batch_sharding(mesh, config.parallel.rules, x.ndim) for name, x in arrays.items()}
+    row = fields.complete(config.data, config.model.inputs())
+    arrays = {name: one(name, field.shape, field.dtype) for name, field in row.items()}
+    place = {name: sharding.batch_sharding(mesh, config.parallel.rules, field.axes) for name, field in row.items()}
     return {name: jax.device_put(x, place[name]) for name, x in arrays.items()}
 
 

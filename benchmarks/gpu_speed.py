@@ -62,7 +62,7 @@ def measure(name: str, profiled: bool) -> None:
     usage, median = compiled.memory_analysis(), statistics.median(seconds)
     peak, _ = peak_flops(jax.devices()[:1], config.precision.compute)
     memory = jax.devices()[0].memory_stats() or {}
-    size, unit = step_size(batch)
+    size, unit = step_size(config.data, batch)
     record = {
         "name": name,
         "device": jax.devices()[0].device_kind,

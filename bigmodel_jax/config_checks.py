@@ -7,7 +7,7 @@ import math
 from bigmodel_jax.config import Config, check_parts, flat
 from bigmodel_jax.core import params, ranges
 from bigmodel_jax.core.local_paths import check_local
-from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, axis_names, factor, slice_axis
+from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, axis_names, factor, partition_spec, slice_axis
 from bigmodel_jax.core.spelling import nearest
 
 # Fields that name files and folders.
@@ -87,6 +87,7 @@ def _check_batch(config: Config, num_devices: int | None) -> None:
         raise ValueError("parallel.offload_optimizer = True needs parallel.strategy = 'jit'")
     stages = sizes["stage"]
     _check_pipeline(config, stages)
+    _check_rows(config, sizes)
     _check_sequence(config, sizes["seq"], sizes["tensor"])
     _check_slices(config, sizes)
     _check_deterministic(config, sizes)
@@ -159,11 +160,23 @@ def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
         )
 
 
+def _check_rows(config: Config, sizes: dict[str, int]) -> None:
+    """Raises ValueError where the mesh does not divide what a row has along a logical axis."""
+    for name, field in config.data.row().items():
+        spec = partition_spec(("batch", *field.axes), config.parallel.rules)
+        for size, axes in zip(field.shape or (), spec[1:], strict=False):
+            cut = [axis for axis in axis_names(axes) if sizes[axis] > 1]
+            if size % math.prod(sizes[axis] for axis in cut):
+                options = [
+                    f"data.{f.name}" for f in dataclasses.fields(config.data) if getattr(config.data, f.name) == size
+                ]
+                what = f"{options[0]} = {size}" if options else f"data: {name!r} has {size} places, which"
+                product = " x ".join(f"parallel.{axis} = {sizes[axis]}" for axis in cut)
+                raise ValueError(f"{what} is not divisible by {product}")
+
+
 def _check_sequence(config: Config, pieces: int, tensor: int) -> None:
-    """Raises ValueError where the sequence, or the heads that are exchanged for it, cannot be cut."""
-    length = getattr(config.data, "seq_len", pieces)
-    if length % pieces:
-        raise ValueError(f"data.seq_len = {length} is not divisible by parallel.seq = {pieces}")
+    """Raises ValueError where the heads that are exchanged for the sequence cannot be cut, or its attention is another."""
     heads = getattr(config.model, "num_heads", tensor * pieces)
     if config.parallel.context == "ulysses" and heads % (tensor * pieces):
         product = f"parallel.seq = {pieces}" + (f" x parallel.tensor = {tensor}" if tensor > 1 else "")

@@ -194,10 +194,9 @@ def check_divides(parallel: ParallelConfig, field: str, size: int, logical: str,
         )
 
 
-def batch_sharding(mesh: Mesh, rules: Rules, ndim: int) -> NamedSharding:
-    """Sharding of a batch array: dimension 0 is the batch, dimension 1 of a (batch, seq) array the sequence."""
-    logical = ("batch", "seq") if ndim == 2 else ("batch",) + (None,) * (ndim - 1)
-    return NamedSharding(mesh, partition_spec(logical, rules))
+def batch_sharding(mesh: Mesh, rules: Rules, axes: tuple[str | None, ...] = ()) -> NamedSharding:
+    """Sharding of a batch array; axes: the logical names of one row's dimensions, () where none has one."""
+    return NamedSharding(mesh, partition_spec(("batch", *axes), rules))
 
 
 def batch_shards(mesh: Mesh, rules: Rules) -> int:

@@ -4,6 +4,7 @@ Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loade
 """
 
 from bigmodel_jax.data.base import DataConfig
+from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.images.image import ImageData, image_shape
 from bigmodel_jax.data.images.image_text import CaptionFiles, ImageTextData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
@@ -30,6 +31,7 @@ __all__ = [
     "CsvFiles",
     "DataConfig",
     "EvalBatches",
+    "Field",
     "ImageData",
     "ImageFolders",
     "ImageTextData",

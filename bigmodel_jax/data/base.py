@@ -12,11 +12,10 @@ from bigmodel_jax.core import ranges
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import CountOrZero
 from bigmodel_jax.data import cache
+from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
-
-Shapes = dict[str, tuple[tuple[int, ...], str]]
 
 
 class Rows(Protocol):
@@ -50,11 +49,13 @@ class DataConfig:
         """The rows of `split` ("train" or "validation"), prepared into the cache at first."""
         raise NotImplementedError(f"{type(self).__name__} does not define open()")
 
-    def row_shapes(self, model: Any) -> Shapes:
-        """Shape and type of each array of a training row, by name. Read from the data here; classes that know better
-        answer without it, so that a program can be compiled where there is no data. model: the run's model config."""
-        row = self.open("train").batch(np.zeros(1, np.int64), np.zeros(1, np.uint64))
-        return {name: (x.shape[1:], x.dtype.name) for name, x in row.items()}
+    def row(self) -> dict[str, Field]:
+        """The arrays of a row by name, known from the config alone: no data is read.
+
+        {}: not declared. Then shapes are read from the data, every device has its rows' arrays whole, a step is counted
+        in examples, and what model and objective read is checked once the data is open.
+        """
+        return {}
 
     def requirements(self) -> dict:
         """What a model must offer to take this data, by the names of its config's fields: a whole number is the

@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.device_memory import Room, host_memory, refuse
 from bigmodel_jax.core.sharding import Rules
-from bigmodel_jax.data import shuffle
+from bigmodel_jax.data import fields, shuffle
 from bigmodel_jax.data.base import DataConfig, Rows
+from bigmodel_jax.data.fields import Row
 
 Batch = dict[str, jax.Array]
 FEW = 10_000  # rows of a batch for which no row is made to see its size
@@ -40,9 +41,9 @@ class BatchIterator:
     the step is on its way, so that thread and loop do not fight for the interpreter while the device waits for both.
     """
 
-    def __init__(self, sampler: Sampler, mesh: Mesh, rules: Rules):
+    def __init__(self, sampler: Sampler, mesh: Mesh, rules: Rules, row: Row | None = None):
         self.rows = sampler.rows
-        place = Placement(mesh, rules, sampler.batch_size)
+        place = Placement(mesh, rules, sampler.batch_size, row)
         check_room(sampler.rows, place, "train.batch_size")
         numbers = grain.MapDataset.range(1 << 62)
         self._batches = numbers.map(lambda number: sampler.local(number, place.low, place.high)).map(place)
@@ -77,24 +78,28 @@ class BatchIterator:
 
 
 class Placement:
-    """Puts this process's rows [low, high) of a global batch onto the mesh, as parts of global arrays."""
+    """Puts this process's rows [low, high) of a global batch onto the mesh, as parts of global arrays.
 
-    def __init__(self, mesh: Mesh, rules: Rules, batch_size: int):
-        self.mesh, self.rules, self.batch_size = mesh, rules, batch_size
-        rows = sharding.batch_sharding(mesh, rules, 1).addressable_devices_indices_map((batch_size,))
+    row: what a row declares of its arrays; one that is not declared lies whole on every device that has its rows.
+    """
+
+    def __init__(self, mesh: Mesh, rules: Rules, batch_size: int, row: Row | None = None):
+        self.mesh, self.rules, self.batch_size, self.row = mesh, rules, batch_size, row or {}
+        rows = sharding.batch_sharding(mesh, rules).addressable_devices_indices_map((batch_size,))
         bounds = [index[0].indices(batch_size) for index in rows.values()]
         self.low, self.high = min(b[0] for b in bounds), max(b[1] for b in bounds)
 
     def __call__(self, local: dict[str, np.ndarray]) -> Batch:
         """`local` must not be written to afterwards: on CPU the device arrays may be the same memory."""
-        where = {k: self._sharding(v.ndim) for k, v in local.items()}
+        fields.check(self.row, local)
+        where = {k: self._sharding(k) for k in local}
         if jax.process_count() == 1:
             return jax.device_put(local, where)
         return {k: self._assemble(v, where[k]) for k, v in local.items()}
 
     @functools.cache  # noqa: B019 - lives as long as its iterator
-    def _sharding(self, ndim: int) -> jax.sharding.Sharding:
-        return sharding.batch_sharding(self.mesh, self.rules, ndim)
+    def _sharding(self, name: str) -> jax.sharding.Sharding:
+        return sharding.batch_sharding(self.mesh, self.rules, self.row[name].axes if name in self.row else ())
 
     def _assemble(self, local: np.ndarray, target: jax.sharding.Sharding) -> jax.Array:
         def shard(index):
@@ -121,15 +126,15 @@ def make_iterator(
 
     ValueError for data that cannot be used (see the source's docstring).
     """
-    return BatchIterator(Sampler(cfg.open(split), batch_size, seed), mesh, rules)
+    return BatchIterator(Sampler(cfg.open(split), batch_size, seed), mesh, rules, cfg.row())
 
 
 class EvalBatches:
     """Every row of a split once, in order; the rows that fill up the last batch have weight 0. Can be iterated again."""
 
-    def __init__(self, rows: Rows, batch_size: int, mesh: Mesh, rules: Rules):
+    def __init__(self, rows: Rows, batch_size: int, mesh: Mesh, rules: Rules, row: Row | None = None):
         self.rows, self.batch_size = rows, batch_size
-        self._place = Placement(mesh, rules, batch_size)
+        self._place = Placement(mesh, rules, batch_size, row)
         check_room(rows, self._place, "eval.batch_size")
 
     def __len__(self) -> int:
@@ -143,6 +148,8 @@ class EvalBatches:
         """Rows [low, high) of global batch `number`."""
         indices = number * self.batch_size + np.arange(low, high)
         out = self.rows.batch(np.minimum(indices, len(self.rows) - 1), None)
+        if "weights" not in out:
+            raise ValueError(f"data: the rows hold no 'weights' ({', '.join(out)}); {fields.WEIGHTS}")
         out["weights"][indices >= len(self.rows)] = 0.0
         return out
 
@@ -151,4 +158,4 @@ def eval_batches(
     cfg: DataConfig, *, batch_size: int, mesh: Mesh, split: str = "validation", rules: Rules = Rules()
 ) -> EvalBatches:
     """One pass over a split, for exact metrics: every record or token counts once."""
-    return EvalBatches(cfg.open(split), batch_size, mesh, rules)
+    return EvalBatches(cfg.open(split), batch_size, mesh, rules, cfg.row())

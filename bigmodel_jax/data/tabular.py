@@ -18,6 +18,7 @@ from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import CountOrZero, ProperShare
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.fields import Field, per_row
 from bigmodel_jax.data.holdout import check_fraction, held_out
 from bigmodel_jax.data.sources.lines import read_rows
 
@@ -65,6 +66,15 @@ class TabularData(DataConfig):
         train = table if split == "train" else read_split(self, "train")
         inputs, outputs = fit_scaling(train.features), fit_scaling(train.targets)
         return TabularRows(inputs.standardise(table.features), table.targets, self.num_classes, outputs, table.skipped)
+
+    def row(self) -> dict[str, Field]:
+        features = Field((len(self.features),) if self.features else None)
+        row = {"features": features} | per_row(["weights"], "float32")
+        if self.num_classes:
+            return row | per_row(["label"])
+        targets = (len(self.target),)
+        scaling = {name: Field(targets, evaluation=True) for name in ("target_scale", "target_mean")}
+        return row | {"target": Field(targets)} | scaling
 
     def requirements(self) -> dict:
         train = read_split(self, "train")

@@ -50,6 +50,9 @@ class BagOfEmbeddingsConfig(ModelConfig):
     init: Initial = "default"  # of the kernels; default: He's normal for the hidden layer, LeCun's for the head
     init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
 
+    def inputs(self):
+        return {"tokens": None}
+
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
 

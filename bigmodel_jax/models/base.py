@@ -49,6 +49,11 @@ class ModelConfig:
     def make(self) -> Model:
         raise NotImplementedError(f"{type(self).__name__} does not define make()")
 
+    def inputs(self) -> dict[str, tuple[int, ...] | None]:
+        """The arrays of a batch that the model cannot do without, by name, with the shape of one row's, None where any
+        will do. {}: not declared, and nothing is checked."""
+        return {}
+
     def validate(self, parallel) -> None:
         """Raises ValueError for a combination that cannot work, before anything is compiled."""
 

@@ -58,6 +58,9 @@ class BertConfig(ModelConfig):
         """The row of the position table that a document's first token reads."""
         return 0
 
+    def inputs(self):
+        return {"tokens": None}
+
     def make(self) -> Model:
         return Model(spec=spec(self), apply=functools.partial(apply, self))
 

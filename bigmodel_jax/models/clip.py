@@ -61,6 +61,9 @@ class CLIPConfig(ModelConfig):
     "the token whose state stands for the text; 2, as older files have it: the token of the highest id"
     logit_scale_init: float = 2.6592  # ln(1 / 0.07)
 
+    def inputs(self):
+        return {"image": self.vision.image_shape, "tokens": None}
+
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
 

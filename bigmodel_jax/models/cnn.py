@@ -41,6 +41,9 @@ class CNNConfig(ModelConfig):
     init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
     door: Literal["nnx", "linen"] = "nnx"
 
+    def inputs(self):
+        return {"image": self.image_shape}
+
     def make(self) -> Model:
         if self.door == "nnx":
             return from_nnx(lambda rngs: NnxCNN(self, rngs))

@@ -67,6 +67,9 @@ class DeepseekConfig(ModelConfig):
     attention: Implementation = "auto"
     pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
+    def inputs(self):
+        return {"tokens": None}
+
     def make(self) -> Model:
         return Model(
             spec=spec(self),
@@ -99,14 +102,8 @@ class DeepseekConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "DeepseekConfig":
-        sizes = {
-            "vocab_size": 64,
-            "num_layers": 3,
-            "num_dense_layers": 1,
-            "embed_dim": 32,
-            "mlp_dim": 64,
-            "max_seq_len": 32,
-        }
+        sizes = {"vocab_size": 64, "num_layers": 3, "num_dense_layers": 1, "max_seq_len": 32}
+        sizes |= {"embed_dim": 32, "mlp_dim": 64}
         ranks = {"num_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16}
         heads = {"qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
         experts = {"expert_dim": 16, "num_experts": 8, "experts_per_token": 2, "num_groups": 4, "groups_per_token": 2}

@@ -57,6 +57,9 @@ class DiTConfig(ModelConfig):
     def out_channels(self) -> int:
         return self.image_shape[2] * (2 if self.learn_sigma else 1)
 
+    def inputs(self):
+        return {"image": self.image_shape, "label": (), "timestep": ()}
+
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
 

@@ -40,6 +40,9 @@ class EfficientNetConfig(ModelConfig):
     dropout: ShareBelowOne = 0.2  # before the classifier
     momentum: Share = 0.99  # of the running statistics
 
+    def inputs(self):
+        return {"image": self.image_shape}
+
     def make(self) -> Model:
         return from_linen(EfficientNet(self), {"image": jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)})
 

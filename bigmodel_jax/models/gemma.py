@@ -58,6 +58,9 @@ class GemmaConfig(ModelConfig):
     def tied_embeddings(self) -> bool:
         return True
 
+    def inputs(self):
+        return {"tokens": None}
+
     def make(self) -> Model:
         return Model(
             spec=spec(self), apply=functools.partial(apply, self), make_cache=functools.partial(make_cache, self)

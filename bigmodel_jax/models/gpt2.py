@@ -50,6 +50,9 @@ class GPT2Config(ModelConfig):
     def mlp_dim(self) -> int:
         return 4 * self.embed_dim
 
+    def inputs(self):
+        return {"tokens": None}
+
     def make(self) -> Model:
         return Model(
             spec=spec(self), apply=functools.partial(apply, self), make_cache=functools.partial(make_cache, self)

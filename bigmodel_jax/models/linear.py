@@ -21,6 +21,9 @@ class LinearConfig(ModelConfig):
     init: Initial = "default"  # of the kernels; default: zeros
     init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
 
+    def inputs(self):
+        return {"features": self.feature_shape}
+
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
 

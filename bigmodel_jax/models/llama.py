@@ -51,6 +51,9 @@ class LlamaConfig(ModelConfig):
     attention: Implementation = "auto"
     pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
+    def inputs(self):
+        return {"tokens": None}
+
     def make(self) -> Model:
         return Model(
             spec=spec(self), apply=functools.partial(apply, self), make_cache=functools.partial(make_cache, self)

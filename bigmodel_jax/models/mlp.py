@@ -30,6 +30,9 @@ class MLPConfig(ModelConfig):
     init: Initial = "default"  # of the kernels; default: He's normal where an activation follows, LeCun's for the head
     init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
 
+    def inputs(self):
+        return {"image": self.image_shape}
+
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
 

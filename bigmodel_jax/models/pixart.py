@@ -56,6 +56,9 @@ class PixArtConfig(ModelConfig):
     def out_channels(self) -> int:
         return self.image_shape[2] * (2 if self.learn_sigma else 1)
 
+    def inputs(self):
+        return {"image": self.image_shape, "text_states": None, "timestep": ()}
+
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
 
@@ -76,6 +79,9 @@ class TextToImageConfig(PixArtConfig):
 
     text_dim: Count = 512
     text: TextTower = TextTower()
+
+    def inputs(self):
+        return {"image": self.image_shape, "tokens": None, "timestep": ()}
 
     def make(self) -> Model:
         return Model(spec(self) | {"text": text_spec(self.text)}, functools.partial(apply_to_tokens, self))

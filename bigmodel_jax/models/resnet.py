@@ -42,6 +42,9 @@ class ResNetConfig(ModelConfig):
     stem: Literal["imagenet", "cifar"] = "imagenet"
     "imagenet: 7x7 convolution and pooling, a quarter of height and width; cifar: 3x3, all of them (section 4.2)"
 
+    def inputs(self):
+        return {"image": self.image_shape}
+
     def make(self) -> Model:
         return from_linen(ResNet(self), {"image": jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)})
 

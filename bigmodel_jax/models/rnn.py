@@ -46,6 +46,9 @@ class RecurrentConfig(ModelConfig):
     init: Initial = "default"  # of the kernels; default: orthogonal for the state's, LeCun's normal for the others
     init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
 
+    def inputs(self):
+        return {"tokens": None}
+
     def validate(self, parallel) -> None:
         for name in ("vocab_size", "num_layers", "embed_dim", "hidden_dim"):
             if getattr(self, name) < 1:

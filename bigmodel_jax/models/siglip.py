@@ -42,6 +42,9 @@ class SiglipConfig(ModelConfig):
     logit_scale_init: float = 2.302585  # ln 10
     logit_bias_init: float = -10.0  # at first nearly every pair is none (section 3.2)
 
+    def inputs(self):
+        return {"image": self.vision.image_shape, "tokens": None}
+
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
 

@@ -58,6 +58,9 @@ class T5Config(ModelConfig):
     remat: stack.Remat = "none"
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
 
+    def inputs(self):
+        return {"encoder_tokens": None, "tokens": None}
+
     def make(self) -> Model:
         return Model(
             spec=spec(self),

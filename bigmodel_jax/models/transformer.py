@@ -54,6 +54,9 @@ class TransformerConfig(ModelConfig):
     def head_dim(self) -> int:
         return self.embed_dim // self.num_heads
 
+    def inputs(self):
+        return {"encoder_tokens": None, "tokens": None}
+
     def make(self) -> Model:
         return Model(
             spec=spec(self),

@@ -37,6 +37,9 @@ class ViTConfig(ModelConfig):
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
     attention: Implementation = "auto"
 
+    def inputs(self):
+        return {"image": self.image_shape}
+
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
 

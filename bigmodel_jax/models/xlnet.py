@@ -49,6 +49,9 @@ class XLNetConfig(ModelConfig):
     def head_dim(self) -> int:
         return self.embed_dim // self.num_heads
 
+    def inputs(self):
+        return {"tokens": None}
+
     def make(self) -> Model:
         return Model(spec=spec(self), apply=functools.partial(apply, self))
 

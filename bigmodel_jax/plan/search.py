@@ -10,6 +10,7 @@ from pathlib import Path
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core.sharding import AXES, factor
+from bigmodel_jax.data.fields import along
 from bigmodel_jax.plan.changes import cut_sequence
 from bigmodel_jax.plan.compile import Compiled, compile_all
 from bigmodel_jax.plan.sums import cuts_sequence, sums
@@ -91,7 +92,7 @@ def layouts(config: Config, topology: Topology) -> Iterator[Config]:
         if per_slice % (tensor * expert * seq) or topology.devices % (tensor * expert * seq * stage):
             continue
         shards = topology.devices // (tensor * expert * seq * stage)
-        cuts = tensor > 1 and hasattr(config.data, "seq_len")
+        cuts = tensor > 1 and bool(along(config.data.row(), "seq"))
         residuals = (cut_sequence(config, ("seq",)), cut_sequence(config)) if cuts else (config,)
         for fsdp in divisors(shards):
             data = shards // fsdp

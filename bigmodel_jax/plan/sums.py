@@ -8,6 +8,7 @@ from typing import Any
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, axis_names
+from bigmodel_jax.data.fields import num_tokens
 from bigmodel_jax.nn import pipeline
 from bigmodel_jax.plan.topology import Topology
 
@@ -78,7 +79,7 @@ def tokens(config: Config) -> float:
     """Tokens of a step on one device; of images, patches do not count: images."""
     sizes = dict(zip(AXES, config.parallel.sizes(), strict=True))
     shards = math.prod(sizes[axis] for axis in axis_names(config.parallel.rules.batch)) * config.parallel.seq
-    return config.train.batch_size * getattr(config.data, "seq_len", 1) / shards
+    return config.train.batch_size * max(num_tokens(config.data.row()), 1) / shards
 
 
 def saved(model: Any, parallel: Any) -> tuple[float, float, float]:

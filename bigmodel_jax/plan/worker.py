@@ -25,6 +25,8 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding, trust
 from bigmodel_jax.core.compiler_options import compiler_options
+from bigmodel_jax.data import fields
+from bigmodel_jax.data.fields import Field
 from bigmodel_jax.plan import roofline
 from bigmodel_jax.plan import topology as topologies
 from bigmodel_jax.plan.program import cost, hlo, memory
@@ -72,7 +74,7 @@ def run(request: dict) -> dict:
         "sizes": sizes(config, state, batch),
         "model_flops": flops,
         "attention_flops": attention,
-        "tokens": step_size(batch)[0],
+        "tokens": step_size(config.data, batch)[0],
         "mesh": dict(mesh.shape),
     }
 
@@ -80,11 +82,11 @@ def run(request: dict) -> dict:
 def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     rows, rules = config.train.batch_size, config.parallel.rules
 
-    def one(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
-        place = sharding.batch_sharding(mesh, rules, 1 + len(shape))
-        return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=place)
+    def one(field: Field) -> jax.ShapeDtypeStruct:
+        place = sharding.batch_sharding(mesh, rules, field.axes)
+        return jax.ShapeDtypeStruct((rows, *field.shape), field.dtype, sharding=place)
 
-    return {name: one(*row) for name, row in config.data.row_shapes(config.model).items()}
+    return {name: one(field) for name, field in fields.complete(config.data, config.model.inputs()).items()}
 
 
 def coords(device: Any) -> list[int]:
@@ -205,12 +207,17 @@ def model_flops(config: Config, mesh: jax.sharding.Mesh, batch: dict) -> tuple[f
 
 def _attention(config: Config, mesh, batch: dict) -> float:
     """The part of the FLOPs that without windows grows with the square of the length."""
-    lengths = {x.shape[1] for x in batch.values() if len(x.shape) == 2}
-    if len(lengths) != 1 or "tokens" not in batch or (length := lengths.pop()) % 2:
+    row = config.data.row()
+    lengths = set(fields.along(row, "seq").values())
+    if len(lengths) != 1 or lengths.pop() % 2:
         return 0.0
-    half = {
-        name: jax.ShapeDtypeStruct((x.shape[0], length // 2), x.dtype, sharding=x.sharding) for name, x in batch.items()
-    }
+
+    def halved(name: str, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        axes = ("batch", *row[name].axes)
+        shape = [n // 2 if i < len(axes) and axes[i] == "seq" else n for i, n in enumerate(x.shape)]
+        return jax.ShapeDtypeStruct(tuple(shape), x.dtype, sharding=x.sharding)
+
+    half = {name: halved(name, x) for name, x in batch.items()}
     unseen, unseen_in_half = (3.0 * unseen_flops(config, rows) for rows in (batch, half))
     whole = _flops(config, mesh, batch) + unseen
     return 2.0 * (whole - 2.0 * (_flops(config, mesh, half) + unseen_in_half)) - unseen

@@ -48,15 +48,19 @@ def unseen_flops(config, batch) -> float:
     windows = [window for window in config.model.windows() if window]
     if not windows:
         return 0.0
-    B, T = batch["tokens"].shape
+    num, T = batch["tokens"].size, batch["tokens"].shape[-1]
     unseen = sum(T - min(T, window) for window in windows)
-    return 4.0 * B * T * unseen * config.model.num_heads * config.model.head_dim
+    return 4.0 * num * unseen * config.model.num_heads * config.model.head_dim
 
 
-def step_size(batch) -> tuple[int, str]:
-    """(how many a step's loss is a mean over, what they are): tokens of a text that is predicted, else examples."""
-    per_token = batch["weights"].ndim == 2
-    return (batch["tokens"].size, "tokens") if per_token else (batch["weights"].shape[0], "examples")
+def step_size(data, batch) -> tuple[int, str]:
+    """(how many a step's loss is a mean over, what they are): tokens where the weights lie along the sequence, as the data
+    declares them, else examples."""
+    weights = data.row().get("weights")
+    per_token = weights is not None and "seq" in weights.axes
+    return (
+        (batch.get("tokens", batch["weights"]).size, "tokens") if per_token else (batch["weights"].shape[0], "examples")
+    )
 
 
 def peak_flops(devices: list[jax.Device], dtype: str) -> tuple[float, str]:

@@ -159,7 +159,7 @@ def record_of(config, num_devices: int, windows: int, steps: int, peak: dict[str
     compile_seconds = time.perf_counter() - start
     seconds, *_ = time_windows(compiled, state, batch, windows, steps)
     usage, median = compiled.memory_analysis(), statistics.median(seconds)
-    size, unit = step_size(batch)
+    size, unit = step_size(config.data, batch)
     flops = step_flops(config, params.merge(state.params, state.frozen), batch)
     whole = peak_of_all(peak, num_devices)
     return {

@@ -71,7 +71,7 @@ class Run:
             train_step, memory = self.compile_step(state, batch)
             log.info("step compiled")
             processes.meet("compiled")
-        self.tokens_per_step, self.unit = step_size(batch)
+        self.tokens_per_step, self.unit = step_size(config.data, batch)
         flops = step_flops(config, params.merge(state.params, state.frozen), batch)
         self.throughput = Throughput(flops, self.peak * self.mesh.size)
         rows = start_rows(config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, memory)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from text_axes import axes
 
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
@@ -303,7 +304,7 @@ def test_eight_devices_equal_one(pair, layout):
     mesh = sharding.make_mesh(ParallelConfig(**layout))
     placed = sharding.shardings(c.model.spec, mesh, rules)
     assert any(not s.is_fully_replicated for s in jax.tree.leaves(placed))
-    batch = {k: jax.device_put(v, sharding.batch_sharding(mesh, rules, v.ndim)) for k, v in c.batch.items()}
+    batch = {k: jax.device_put(v, sharding.batch_sharding(mesh, rules, axes(v))) for k, v in c.batch.items()}
     out_shardings = (None, params.partition(placed, c.model.spec)[0])
     with sharding.use(mesh, rules):
         got = jax.jit(c.step, out_shardings=out_shardings)(jax.device_put(c.params, placed), batch)

@@ -92,12 +92,20 @@ def test_attention_knows_where_its_arrays_lie():
     assert context.place(jnp.zeros((4, 8, 4, 2)), jnp.zeros((4, 8, 2, 2))) == (None, None, None, None)
 
 
-def test_rows_alone_of_an_image_are_cut():
-    """The second dimension is a sequence where there are two, and nothing else: not an image's height, not a stack's."""
+def test_a_row_is_cut_where_its_axes_say_and_nowhere_else():
+    """Not by the number of its dimensions: features (8, 6) are no sequence, and the texts of a pair are."""
     mesh = make_mesh(ParallelConfig(data=4, seq=2))
-    shapes = {(8, 6): (2, 3), (8, 6, 4): (2, 6, 4), (8, 6, 4, 3): (2, 6, 4, 3), (8,): (2,)}
-    for shape, shard in shapes.items():
-        assert sharding.batch_sharding(mesh, Rules(), len(shape)).shard_shape(shape) == shard
+    text, none, pair = ("seq",), (), (None, "seq")
+    cases = [
+        ((8, 6), text, (2, 3)),
+        ((8, 6), none, (2, 6)),
+        ((8, 2, 6), pair, (2, 2, 3)),
+        ((8, 6, 4, 3), none, (2, 6, 4, 3)),
+    ]
+    for shape, axes, shard in cases:
+        assert sharding.batch_sharding(mesh, Rules(), axes).shard_shape(shape) == shard
+    with pytest.raises(ValueError, match="logical axis 'time' has no rule; known: batch, seq"):
+        sharding.batch_sharding(mesh, Rules(), ("time",))
 
 
 def test_a_format_of_products_ends_with_its_step():

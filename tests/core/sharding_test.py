@@ -101,10 +101,10 @@ def test_a_dimension_that_tensor_does_not_divide_is_named():
 def test_batch_sharding_and_its_number_of_pieces():
     mesh = make_mesh(ParallelConfig(data=2, fsdp=2, tensor=2))
     assert sharding.batch_shards(mesh, Rules()) == 4
-    for ndim, shape in {1: (8,), 2: (8, 6), 4: (8, 6, 6, 3)}.items():
-        assert sharding.batch_sharding(mesh, Rules(), ndim).shard_shape(shape) == (2, *shape[1:])
+    for axes, shape in {(): (8,), ("seq",): (8, 6), (None, "seq"): (8, 2, 6)}.items():
+        assert sharding.batch_sharding(mesh, Rules(), axes).shard_shape(shape) == (2, *shape[1:])
     ring = make_mesh(ParallelConfig(data=4, seq=2))
-    assert sharding.batch_sharding(ring, Rules(), 2).shard_shape((8, 6)) == (2, 3)
+    assert sharding.batch_sharding(ring, Rules(), ("seq",)).shard_shape((8, 6)) == (2, 3)
 
 
 # ---- constrain ----

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import QuestionAnsweringData, SquadFiles, TableFiles
+from bigmodel_jax.data import QuestionAnsweringData, SquadFiles, TableFiles, fields
 from bigmodel_jax.data.tokenizers import tokenizer_files
 from bigmodel_jax.objectives import QuestionAnswering
 from tiny_encoder import learns
@@ -62,8 +62,8 @@ def test_a_row_is_laid_out_as_bert_reads_a_pair_and_parts_overlap(make):
     assert batch["token_types"][0].tolist() == [0] * len(begins) + [1] * (64 - len(begins))
     assert batch["tokens"][0, -1] == sep
     assert batch["tokens"][0, -17:-1].tolist() == batch["tokens"][1, len(begins) : len(begins) + 16].tolist()
-    shapes = {name: (x.shape[1:], x.dtype.name) for name, x in batch.items()}
-    assert shapes == data.row_shapes(None)
+    fields.check(data.row(), batch)
+    assert batch.keys() == data.row().keys()
 
 
 def test_squad_and_the_hubs_form_give_the_same_rows(make, tmp_path):

@@ -135,7 +135,7 @@ class Owned:
 
 
 def test_a_process_makes_its_own_rows_and_puts_them_where_they_belong(monkeypatch):
-    monkeypatch.setattr(loader.sharding, "batch_sharding", lambda mesh, rules, ndim: Owned())
+    monkeypatch.setattr(loader.sharding, "batch_sharding", lambda mesh, rules, axes=(): Owned())
     place = Placement(None, Rules(), 12)
     assert (place.low, place.high) == (4, 8)
     local = np.arange(4 * 3).reshape(4, 3) + 100

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import TableFiles, TextPairData, TokenizerConfig
+from bigmodel_jax.data import TableFiles, TextPairData, TokenizerConfig, fields
 
 PAIRS = [("two plus two", "four"), ("the colour of the sky", "blue"), ("naïve", "ingénu"), ("x" * 40, "y" * 30)]
 END = 0  # the separator of the byte tokenizer, in which byte b is b + 1
@@ -54,10 +54,8 @@ def test_a_row_is_the_input_and_the_target_each_with_its_end(tmp_path, name):
         assert batch["tokens"][row].tolist() == [7, *target[:-1]] + [0] * (48 - len(target))
         assert batch["weights"][row].tolist() == [1.0] * len(target) + [0.0] * (48 - len(target))
         assert (batch["target_bytes"][row] * batch["weights"][row]).sum() == len(target) - 1
-    shapes = {
-        name: (x.shape[1:], x.dtype.name) for name, x in cfg.open("train").batch(np.arange(1), np.zeros(1)).items()
-    }
-    assert shapes == cfg.row_shapes(None)
+    fields.check(cfg.row(), batch)
+    assert cfg.open("train").batch(np.arange(1), np.zeros(1)).keys() == fields.in_training(cfg.row()).keys()
 
 
 def test_a_side_that_is_too_long_is_dropped_or_cut_before_its_end(tmp_path, caplog):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import ConllFiles, TableFiles, TokenLabelData
+from bigmodel_jax.data import ConllFiles, TableFiles, TokenLabelData, fields
 from bigmodel_jax.data.tokenizers import tokenizer_files
 from bigmodel_jax.objectives import MaskedLanguageModel
 from tiny_encoder import learns
@@ -42,8 +42,8 @@ def test_a_label_is_asked_for_at_the_first_token_of_its_word(make):
         begins = [model.id_to_token(i) for i in batch["tokens"][row, asked]]
         assert all(word.lower().startswith(piece) for word, piece in zip(record["words"], begins, strict=True))
         assert model.id_to_token(batch["tokens"][row, 0]) == "[CLS]"
-    shapes = {name: (x.shape[1:], x.dtype.name) for name, x in batch.items()}
-    assert shapes == data.row_shapes(None)
+    fields.check(data.row(), batch)
+    assert batch.keys() == data.row().keys()
     assert data.requirements()["num_classes"] == 3
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from text_axes import axes
 
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
@@ -71,7 +72,7 @@ def test_layouts_equal_one_device_and_gather_no_activation(cfg, layout):
     mesh = sharding.make_mesh(ParallelConfig(**layout))
     placed = sharding.shardings(model.spec, mesh, rules)
     p, batch = model.init(jax.random.key(0)), batch_of(num)
-    put = {k: jax.device_put(v, sharding.batch_sharding(mesh, rules, v.ndim)) for k, v in batch.items()}
+    put = {k: jax.device_put(v, sharding.batch_sharding(mesh, rules, axes(v))) for k, v in batch.items()}
 
     def step(p, batch):
         return jax.value_and_grad(lambda p: loss(model, p, batch), has_aux=True)(p)

@@ -245,7 +245,7 @@ def test_training_with_modules_on_eight_devices_equals_one(layout):
     one = jax.jit(step)(trainable, frozen, batch)
     mesh = sharding.make_mesh(ParallelConfig(**layout))
     placed = params.partition(sharding.shardings(model.spec, mesh, Rules()), model.spec)
-    batch = {k: jax.device_put(v, sharding.batch_sharding(mesh, Rules(), 2)) for k, v in batch.items()}
+    batch = {k: jax.device_put(v, sharding.batch_sharding(mesh, Rules(), ("seq",))) for k, v in batch.items()}
     with sharding.use(mesh, Rules()):
         eight = jax.jit(step)(*jax.device_put((trainable, frozen), placed), batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), eight, one)

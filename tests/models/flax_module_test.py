@@ -369,7 +369,7 @@ def test_fsdp_stores_the_unannotated_in_shards_and_equals_one_device(make):
     layout = sharding.shardings(model.spec, mesh, rules)
     assert layout["head"]["kernel"].spec == P("fsdp", None)
     p = jax.jit(model.init, out_shardings=layout)(jax.random.key(0))
-    batch = jax.device_put(batch_of(64), sharding.batch_sharding(mesh, rules, 2))
+    batch = jax.device_put(batch_of(64), sharding.batch_sharding(mesh, rules, ("seq",)))
 
     def loss(p, batch):
         return jnp.mean(model.apply(p, batch, rng=jax.random.key(0), train=True).value ** 2)

@@ -33,7 +33,7 @@ def collectives(parallel: ParallelConfig) -> dict[str, list[tuple[int, ...]]]:
     """{kind: sorted dims of every result of at least SMALL elements} of the compiled step."""
     config = Config(MODEL, NextToken(), DataConfig(), parallel=parallel, train=TrainConfig(steps=4, batch_size=ROWS))
     mesh = sharding.make_mesh(parallel)
-    where = sharding.batch_sharding(mesh, parallel.rules, 2)
+    where = sharding.batch_sharding(mesh, parallel.rules, ("seq",))
     names = {
         "tokens": np.int32,
         "targets": np.int32,

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from text_axes import axes
 
 import layout_runs
 from bigmodel_jax.config import Config, TrainConfig
@@ -75,7 +76,7 @@ def train(model: str, parallel: ParallelConfig, num_devices: int):
     losses = []
     for i in range(STEPS):
         batch = {
-            k: jax.device_put(v, sharding.batch_sharding(mesh, parallel.rules, v.ndim)) for k, v in batches(i).items()
+            k: jax.device_put(v, sharding.batch_sharding(mesh, parallel.rules, axes(v))) for k, v in batches(i).items()
         }
         state, sums = step(state, batch)
         losses.append(float(sums["loss"].compute()))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from text_axes import axes
 
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core import params, sharding
@@ -85,7 +86,7 @@ def config_of(case: str, parallel: ParallelConfig, **changes) -> Config:
 
 
 def place(batch: dict, mesh, rules) -> dict:
-    return {k: jax.device_put(v, sharding.batch_sharding(mesh, rules, v.ndim)) for k, v in batch.items()}
+    return {k: jax.device_put(v, sharding.batch_sharding(mesh, rules, axes(v))) for k, v in batch.items()}
 
 
 def run(config: Config, case: str, num_devices: int, steps: int = STEPS) -> Run:
@@ -111,7 +112,7 @@ def lowered(config: Config, case: str, devices: list | None = None) -> jax.stage
     mesh = sharding.make_mesh(config.parallel, devices)
 
     def abstract(x):
-        where = sharding.batch_sharding(mesh, config.parallel.rules, x.ndim)
+        where = sharding.batch_sharding(mesh, config.parallel.rules, axes(x))
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
     batch = jax.tree.map(abstract, CASES[case][2](0))

@@ -134,7 +134,7 @@ def temporaries(microbatches: int, schedule: str, *, remat: str, pipeline_remat:
         config, model=model, train=dataclasses.replace(config.train, batch_size=2 * microbatches)
     )
     mesh = sharding.make_mesh(parallel, jax.devices()[:4])
-    place = sharding.batch_sharding(mesh, parallel.rules, 2)
+    place = sharding.batch_sharding(mesh, parallel.rules, ("seq",))
     batch = {
         k: jax.ShapeDtypeStruct((2 * microbatches, 64), v.dtype, sharding=place) for k, v in pipelines.text(0).items()
     }

@@ -13,6 +13,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from text_axes import axes
 
 import layout_runs
 from bigmodel_jax.config import Config, TrainConfig
@@ -98,7 +99,7 @@ def run(case: str, parallel: ParallelConfig, microbatches: int = 1):
     losses, norms = [], []
     for i in range(STEPS):
         batch = CASES[case][2](i)
-        batch = {k: jax.device_put(v, sharding.batch_sharding(mesh, parallel.rules, v.ndim)) for k, v in batch.items()}
+        batch = {k: jax.device_put(v, sharding.batch_sharding(mesh, parallel.rules, axes(v))) for k, v in batch.items()}
         state, sums = step(state, batch)
         losses.append(float(sums["loss"].compute()))
         norms.append(float(sums["grad_norm"].compute()))
@@ -167,7 +168,7 @@ def program(case: str, parallel: ParallelConfig) -> list[Collective]:
     config = config_of(case, parallel)
     mesh = sharding.make_mesh(parallel, jax.devices()[: math.prod(parallel.sizes())])
     batch = {
-        k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding.batch_sharding(mesh, parallel.rules, v.ndim))
+        k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding.batch_sharding(mesh, parallel.rules, axes(v)))
         for k, v in CASES[case][2](0).items()
     }
     compiled = make_train_step(config, mesh).lower(abstract_state(config, mesh), batch).compile()

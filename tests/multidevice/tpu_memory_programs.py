@@ -49,7 +49,7 @@ def step(devices, model=None, parallel=None, precision=None) -> dict:
     train = TrainConfig(steps=4, batch_size=2 * len(devices))
     config = Config(model, NextToken(), DataConfig(), parallel=parallel, train=train, precision=policy)
     mesh = sharding.make_mesh(parallel, devices)
-    where = sharding.batch_sharding(mesh, parallel.rules, 2)
+    where = sharding.batch_sharding(mesh, parallel.rules, ("seq",))
     names = {"tokens": np.int32, "targets": np.int32, "weights": np.float32}
     shape = (train.batch_size, model.max_seq_len)
     batch = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for name, dtype in names.items()}

@@ -138,7 +138,7 @@ def program(layout, columns=8):
     }
     shapes = {"x": (64, 8, 256), "table": (1024, 256)}
     arrays = {k: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place[k]) for k, shape in shapes.items()}
-    targets = jax.ShapeDtypeStruct((64, 8), jnp.int32, sharding=sharding.batch_sharding(mesh, Rules(), 2))
+    targets = jax.ShapeDtypeStruct((64, 8), jnp.int32, sharding=sharding.batch_sharding(mesh, Rules(), ("seq",)))
 
     def fn(arrays, targets):
         with sharding.use(mesh, parallel.rules):

@@ -23,7 +23,7 @@ def main() -> None:
     mesh = sharding.make_mesh(ParallelConfig(data=1, expert=4), devices)
     spec = moe.spec(E, D, F, init=normal(1), out_init=normal(1)) | {"router": moe.router_spec(D, E, init=normal(1))}
     weights = params.abstract(spec, sharding.shardings(spec, mesh, Rules()))
-    x = jax.ShapeDtypeStruct((B, T, D), jnp.bfloat16, sharding=sharding.batch_sharding(mesh, Rules(), 3))
+    x = jax.ShapeDtypeStruct((B, T, D), jnp.bfloat16, sharding=sharding.batch_sharding(mesh, Rules(), ("seq", None)))
 
     def loss(p, x):
         with sharding.use(mesh, Rules()):

@@ -87,7 +87,7 @@ def train_step(devices, remat):
         precision=Policy(compute="bfloat16"),
     )
     mesh = sharding.make_mesh(parallel, devices)
-    where = sharding.batch_sharding(mesh, parallel.rules, 2)
+    where = sharding.batch_sharding(mesh, parallel.rules, ("seq",))
     names = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), np.int32) | {"weights": np.float32}
     batch = {k: jax.ShapeDtypeStruct((4, LENGTH), d, sharding=where) for k, d in names.items()}
     return (

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import text_axes
 
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core import sharding
@@ -67,7 +68,8 @@ def test_two_steps_are_the_closed_form(case):
     state, step, batch = init_state(config, mesh), make_train_step(config, mesh), BATCH
     if config.parallel.strategy == "jit":
         batch = {
-            k: jax.device_put(v, sharding.batch_sharding(mesh, config.parallel.rules, v.ndim)) for k, v in BATCH.items()
+            k: jax.device_put(v, sharding.batch_sharding(mesh, config.parallel.rules, text_axes.axes(v)))
+            for k, v in BATCH.items()
         }
     want = {"kernel": np.zeros((WIDTH, OUT)), "bias": np.zeros(OUT)}
     rtol = 2e-2 if case == "slices" else 1e-5  # the sums of slices travel in bfloat16

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from text_axes import axes
 
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core import sharding
@@ -54,7 +55,7 @@ def draws(config: Config, steps: int = 2, start: int = 0) -> np.ndarray:
     batch = BATCH
     if config.parallel.strategy == "jit":
         rules = config.parallel.rules
-        batch = {k: jax.device_put(v, sharding.batch_sharding(mesh, rules, v.ndim)) for k, v in BATCH.items()}
+        batch = {k: jax.device_put(v, sharding.batch_sharding(mesh, rules, axes(v))) for k, v in BATCH.items()}
     found = []
     for _ in range(steps):
         state, sums = step(state, batch)

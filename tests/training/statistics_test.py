@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from text_axes import axes
 
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core import params, sharding
@@ -48,7 +49,7 @@ def step(model, change=None, devices=1, optim=SGD):
     config = dataclasses.replace(config, **(change or {}))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:devices])
     rows = {
-        k: jax.device_put(v, sharding.batch_sharding(mesh, config.parallel.rules, v.ndim)) for k, v in batch().items()
+        k: jax.device_put(v, sharding.batch_sharding(mesh, config.parallel.rules, axes(v))) for k, v in batch().items()
     }
     state, sums = make_train_step(config, mesh)(init_state(config, mesh), rows)
     state, sums = sharding.to_host((state, sums))

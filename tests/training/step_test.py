@@ -193,7 +193,9 @@ def test_the_step_compiles_once():
     mesh = one_device()
     step, state = make_train_step(CONFIG, mesh), init_state(CONFIG, mesh)
     for i in range(3):
-        state, _ = step(state, jax.device_put(text_batch(i), sharding.batch_sharding(mesh, CONFIG.parallel.rules, 2)))
+        state, _ = step(
+            state, jax.device_put(text_batch(i), sharding.batch_sharding(mesh, CONFIG.parallel.rules, ("seq",)))
+        )
     assert step._cache_size() == 1
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, DataConfig, Shapes, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.fields import Field, per_row
 from bigmodel_jax.data.sources.sources import Source, Tfds
 
 FORMAT = 1  # raise it when the files below change
@@ -46,10 +47,8 @@ class ImageData(DataConfig):
             )
         return ImageRows(np.asarray(images), np.load(folder / "label.npy"), self.max_shift, meta)
 
-    def row_shapes(self, model) -> Shapes:
-        if not hasattr(model, "image_shape"):
-            return super().row_shapes(model)
-        return {"image": (tuple(model.image_shape), "float32"), "label": ((), "int32"), "weights": ((), "float32")}
+    def row(self) -> dict[str, Field]:
+        return {"image": Field(None)} | per_row(["label"]) | per_row(["weights"], "float32")
 
     def requirements(self) -> dict:
         return {"num_classes": self.num_classes, "image_shape": image_shape(self)}

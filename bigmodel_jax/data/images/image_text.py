@@ -13,6 +13,7 @@ from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.fields import Field, per_row, per_token
 from bigmodel_jax.data.images import pictures
 from bigmodel_jax.data.images.image import shift
 from bigmodel_jax.data.sources.lines import parse_json
@@ -131,6 +132,10 @@ class ImageTextData(DataConfig):
         shape = (len(texts), self.image_size, self.image_size, 3)
         images = np.asarray(np.memmap(folder / "image.bin", np.uint8, mode="r", shape=shape))
         return ImageTextRows(images, encode(self.open_tokenizer(), texts, self.seq_len), texts, self.max_shift, meta)
+
+    def row(self) -> dict[str, Field]:
+        texts = per_token(["tokens", "segment_ids"], self.seq_len)
+        return {"image": Field((self.image_size, self.image_size, 3))} | texts | per_row(["weights"], "float32")
 
     def requirements(self) -> dict:
         tokenizer, shape = self.open_tokenizer(), (self.image_size, self.image_size, 3)

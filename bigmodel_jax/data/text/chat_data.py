@@ -18,6 +18,7 @@ from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.sources.lines import parse_json, read_lines
 from bigmodel_jax.data.text import chat, packing
 from bigmodel_jax.data.text.packing import Packing
@@ -90,6 +91,9 @@ class ChatData(DataConfig):
     def reads(self) -> dict[str, list[Path] | str]:
         found = super().reads()
         return found | {name: fingerprint(found[name][0]) for name in found.keys() & {"data.tokenizer_path"}}
+
+    def row(self) -> dict[str, Field]:
+        return packing.row(self.seq_len)
 
     def requirements(self) -> dict:
         return {"vocab_size": self.open_tokenizer().vocab_size, "max_seq_len": self.seq_len}

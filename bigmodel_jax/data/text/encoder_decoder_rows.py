@@ -2,6 +2,15 @@
 
 import numpy as np
 
+from bigmodel_jax.data.fields import Field, per_token
+from bigmodel_jax.data.text import packing
+
+
+def row(encoder_len: int, decoder_len: int) -> dict[str, Field]:
+    """What `empty` makes, and the bytes of each target, where an evaluation knows them."""
+    encoder = per_token(["encoder_tokens", "encoder_segment_ids"], encoder_len)
+    return encoder | packing.row(decoder_len) | per_token(["target_bytes"], decoder_len, evaluation=True)
+
 
 def empty(num_rows: int, encoder_len: int, decoder_len: int) -> dict[str, np.ndarray]:
     """A batch of padding alone: arrays (num_rows, encoder_len) and (num_rows, decoder_len)."""

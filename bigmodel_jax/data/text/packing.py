@@ -15,6 +15,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from bigmodel_jax.data.fields import Field, per_token
+
+TOKENS = ("tokens", "targets", "segment_ids", "positions")
 Packing = Literal["concat", "first_fit", "none"]
 
 OPEN_ROWS = 512  # first_fit looks at so many rows; a plan over millions of documents stays linear
@@ -79,6 +82,11 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """concatenate([arange(s, s + n) for s, n in zip(starts, lengths)]), without the loop."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+
+
+def row(seq_len: int) -> dict[str, Field]:
+    """What `collate` makes."""
+    return per_token(TOKENS, seq_len) | per_token(["weights"], seq_len, "float32")
 
 
 def collate(

@@ -6,7 +6,7 @@ import numpy as np
 
 from bigmodel_jax.core.ranges import ShareAboveZero
 from bigmodel_jax.data import shuffle
-from bigmodel_jax.data.base import Shapes
+from bigmodel_jax.data.fields import Field, per_token
 from bigmodel_jax.data.text.text import TextData, TextRows
 
 
@@ -25,16 +25,18 @@ class PermutedTextData(TextData):
     def open(self, split: str) -> "PermutedRows":
         rows = super().open(split)
         fields = {f.name: getattr(rows, f.name) for f in dataclasses.fields(rows)}
-        return PermutedRows(**fields, num_places=max(1, round(self.seq_len * self.predict_rate)))
+        return PermutedRows(**fields, num_places=self.num_places)
 
-    def row_shapes(self, model) -> Shapes:
-        row, few = (self.seq_len,), (max(1, round(self.seq_len * self.predict_rate)),)
-        whole = ("tokens", "segment_ids", "positions", "order")
-        return (
-            {name: (row, "int32") for name in whole}
-            | {name: (few, "int32") for name in ("places", "targets")}
-            | {"weights": (few, "float32")}
+    @property
+    def num_places(self) -> int:
+        return max(1, round(self.seq_len * self.predict_rate))
+
+    def row(self) -> dict[str, Field]:
+        # The predicted places stand in the order of the text: they are cut with it.
+        predicted = per_token(["places", "targets"], self.num_places) | per_token(
+            ["weights"], self.num_places, "float32"
         )
+        return per_token(["tokens", "segment_ids", "positions", "order"], self.seq_len) | predicted
 
     def baselines(self) -> dict[str, float]:
         return {}  # a compressor reads in one direction

@@ -16,7 +16,8 @@ import numpy as np
 from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, DataConfig, Shapes, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.fields import Field, per_row, per_token
 from bigmodel_jax.data.sources.sources import Files, Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
@@ -74,11 +75,9 @@ class QuestionAnsweringData(DataConfig):
         log_skipped(split, meta["bad_records"])
         return AnswerRows(np.load(folder / "tokens.npy"), np.load(folder / "places.npy"), meta)
 
-    def row_shapes(self, model) -> Shapes:
-        per_token = ("tokens", "token_types", "segment_ids", "positions")
-        return {n: ((self.seq_len,), "int32") for n in per_token} | {
-            "start": ((), "int32"), "end": ((), "int32"), "weights": ((), "float32")
-        }  # fmt: skip
+    def row(self) -> dict[str, Field]:
+        read = per_token(["tokens", "token_types", "segment_ids", "positions"], self.seq_len)
+        return read | per_row(["start", "end"]) | per_row(["weights"], "float32")
 
     def requirements(self) -> dict:
         needs = {"vocab_size": self.open_tokenizer().vocab_size, "max_seq_len": self.seq_len}

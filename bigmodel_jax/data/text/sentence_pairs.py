@@ -13,6 +13,7 @@ import numpy as np
 
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import shuffle
+from bigmodel_jax.data.fields import Field, per_row, per_token
 from bigmodel_jax.data.text import packing
 from bigmodel_jax.data.text.masking import MaskedRows, MaskedTextData, hide, mask_token
 from bigmodel_jax.data.text.packing import Packing
@@ -57,6 +58,9 @@ class SentencePairData(MaskedTextData):
         tok = tokenizer(self)
         marks = {"documents": documents.first, "cls": cls_token(tok), "ends_sentence": ends_sentence(tok)}
         return SentencePairRows(**fields | {"plan": plan} | marks)
+
+    def row(self) -> dict[str, Field]:
+        return packing.row(self.seq_len) | per_token(["token_types"], self.seq_len) | per_row(["next_sentence"])
 
     def requirements(self) -> dict:
         needs = super().requirements()

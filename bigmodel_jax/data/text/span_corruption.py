@@ -16,7 +16,7 @@ import numpy as np
 
 from bigmodel_jax.core.ranges import AtLeastOne, ProperShare
 from bigmodel_jax.data import shuffle
-from bigmodel_jax.data.base import Shapes
+from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.text import encoder_decoder_rows, text
 from bigmodel_jax.data.text.text import TextData, TextRows
 
@@ -46,9 +46,8 @@ class SpanCorruptionData(TextData):
         fields = {field.name: getattr(rows, field.name) for field in dataclasses.fields(rows)}
         return SpanRows(**fields, noise_density=self.noise_density, mean_span=self.mean_span)
 
-    def row_shapes(self, model) -> Shapes:
-        row = encoder_decoder_rows.empty(1, *row_lengths(self.seq_len, self.noise_density, self.mean_span))
-        return {name: (x.shape[1:], x.dtype.name) for name, x in row.items()}
+    def row(self) -> dict[str, Field]:
+        return encoder_decoder_rows.row(*row_lengths(self.seq_len, self.noise_density, self.mean_span))
 
     def requirements(self) -> dict:
         _, num_spans = num_noise(self.seq_len, self.noise_density, self.mean_span)

@@ -11,7 +11,8 @@ import numpy as np
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, DataConfig, Shapes, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.fields import Field, per_token
 from bigmodel_jax.data.sources.lines import MOST_BYTES
 from bigmodel_jax.data.sources.sources import Source, Tfds
 from bigmodel_jax.data.text import baseline, packing
@@ -61,9 +62,8 @@ class TextData(DataConfig):
         start = tokenizer(self).start if self.tokenizer.path else meta["separator"]
         return TextRows(tokens, offsets, plan, self.seq_len, meta["separator"], start, token_bytes, meta)
 
-    def row_shapes(self, model) -> Shapes:
-        whole = ("tokens", "targets", "segment_ids", "positions")
-        return {name: ((self.seq_len,), "int32") for name in whole} | {"weights": ((self.seq_len,), "float32")}
+    def row(self) -> dict[str, Field]:
+        return packing.row(self.seq_len) | per_token(["target_bytes"], self.seq_len, evaluation=True)
 
     def requirements(self) -> dict:
         return {"vocab_size": vocab_size(self), "max_seq_len": self.seq_len}

@@ -16,6 +16,7 @@ from bigmodel_jax.core import files
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import Count, CountOrZero, ProperShare
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.fields import Field, per_row, per_token
 from bigmodel_jax.data.holdout import check_fraction, held_out
 
 PADDING, UNKNOWN = 0, 1
@@ -85,6 +86,12 @@ class TextClassificationData(DataConfig):
     def reads(self) -> dict[str, list[Path] | str]:
         found = super().reads()
         return found if self.evaluate_on == "test" else {k: v for k, v in found.items() if k != "data.test"}
+
+    def row(self) -> dict[str, Field]:
+        texts = (
+            per_token(["tokens", "segment_ids"], self.seq_len) | per_row(["label"]) | per_row(["weights"], "float32")
+        )
+        return texts | ({"ngrams": Field(None, "int32")} if self.max_chars else {})
 
     def requirements(self) -> dict:
         words, labels = vocabulary(self)

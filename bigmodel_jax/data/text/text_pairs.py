@@ -18,7 +18,8 @@ import numpy as np
 from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import DataConfig, Shapes, log_skipped
+from bigmodel_jax.data.base import DataConfig, log_skipped
+from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.sources.sources import Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import encoder_decoder_rows, text
@@ -73,11 +74,8 @@ class TextPairData(DataConfig):
         token_bytes = np.load(text.tokenizer_folder(texts) / "token_bytes.npy")
         return PairRows(tokens, begins[:-1].reshape(-1, 2)[kept], lengths[kept], token_bytes, meta, self)
 
-    def row_shapes(self, model) -> Shapes:
-        return {
-            name: (x.shape[1:], x.dtype.name)
-            for name, x in encoder_decoder_rows.empty(1, self.input_len, self.target_len).items()
-        }
+    def row(self) -> dict[str, Field]:
+        return encoder_decoder_rows.row(self.input_len, self.target_len)
 
     def requirements(self) -> dict:
         return {

@@ -18,9 +18,11 @@ from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, DataConfig, Shapes, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.sources.sources import Files, Source
 from bigmodel_jax.data.sources.table_files import TableFiles
+from bigmodel_jax.data.text import packing
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
@@ -83,9 +85,8 @@ class TokenLabelData(DataConfig):
         log_skipped(split, meta["bad_records"])
         return LabelledRows(np.load(folder / "tokens.npy"), meta)
 
-    def row_shapes(self, model) -> Shapes:
-        whole = ("tokens", "segment_ids", "positions", "targets")
-        return {name: ((self.seq_len,), "int32") for name in whole} | {"weights": ((self.seq_len,), "float32")}
+    def row(self) -> dict[str, Field]:
+        return packing.row(self.seq_len)
 
     def requirements(self) -> dict:
         needs = {"vocab_size": self.open_tokenizer().vocab_size, "max_seq_len": self.seq_len}
