@@ -26,7 +26,7 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import ImageData, MaskedTextData, TextData
-from bigmodel_jax.models import BertConfig, LlamaConfig, MixtralConfig, ViTConfig
+from bigmodel_jax.models import BertConfig, Compute, LlamaConfig, MixtralConfig, ViTConfig, compute
 from bigmodel_jax.objectives import Classification, MaskedLanguageModel, NextToken
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.training.state import init_state
@@ -52,7 +52,13 @@ CASES = {
     "llama, deterministic": (LLAMA, NextToken(), TEXT, {"deterministic": True}, Policy()),
     "llama, offload_optimizer": (LLAMA, NextToken(), TEXT, {"offload_optimizer": True}, Policy()),
     **{
-        f"llama, remat {remat}": (dataclasses.replace(LLAMA, remat=remat), NextToken(), TEXT, {}, Policy())
+        f"llama, remat {remat}": (
+            dataclasses.replace(LLAMA, compute=Compute(remat=remat)),
+            NextToken(),
+            TEXT,
+            {},
+            Policy(),
+        )
         for remat in ("full", "dots", "offload_input", "offload_attn", "offload_qkv_attn")
     },
     "llama, blocks of logits": (LLAMA, NextToken(logits="blocks"), TEXT, {}, Policy()),
@@ -95,8 +101,7 @@ def on_cpu(config: Config) -> np.ndarray:
 
 def definition(config: Config) -> Config:
     """The run to be equal to: float32, nothing recomputed, nothing elsewhere."""
-    model = dataclasses.replace(config.model, remat="none")
-    return dataclasses.replace(config, model=model, parallel=ParallelConfig(), precision=Policy())
+    return dataclasses.replace(config, model=compute.reset(config.model), parallel=ParallelConfig(), precision=Policy())
 
 
 def compare(name: str) -> dict:

@@ -19,7 +19,7 @@ from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.data import ImageData, MaskedTextData, TextData, Tfds, fields
-from bigmodel_jax.models import MixtralConfig, bert, llama, vit
+from bigmodel_jax.models import Compute, MixtralConfig, bert, llama, vit
 from bigmodel_jax.objectives import Classification, MaskedLanguageModel, NextToken
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.pretrained.llama import LLAMA as LLAMA_FAMILY
@@ -51,9 +51,9 @@ def setting(model, objective, data, rows: int, matmul: str = "compute") -> Confi
 
 SETTINGS = {
     "llama_1b": decoder(LLAMA, 4),
-    "llama_1b_unroll": decoder(LLAMA, 4, unroll=True),
+    "llama_1b_unroll": decoder(LLAMA, 4, compute=Compute(unroll=True)),
     "llama_1b_8rows": decoder(LLAMA, 8),
-    "llama_1b_full": decoder(LLAMA, 16, remat="full"),
+    "llama_1b_full": decoder(LLAMA, 16, compute=Compute(remat="full")),
     "llama_1b_float8": decoder(LLAMA, 4, matmul="float8"),
     "llama_1b_int8": decoder(LLAMA, 4, matmul="int8"),
     "mixtral": decoder(MIXTRAL, 8),

@@ -61,7 +61,7 @@ PUBLISHED = {
     "70b_4x_v5e": (
         "llama3_70b",
         "v5e:16x16",
-        "--slices 4 --parallel.data 4 --data.seq_len 4096 --model.remat offload_input",
+        "--slices 4 --parallel.data 4 --data.seq_len 4096 --model.compute.remat offload_input",
         59.9,
         "AXLearn, 70B",
     ),

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import tyro
@@ -155,10 +155,20 @@ def _last_duration(found: Any, args: Sequence[str]) -> Any:
 
 
 def _refuse_old_names(config: Any, args: Sequence[str]) -> None:
-    for old, new in getattr(getattr(config, "data", None), "RENAMED", {}).items():
-        for arg in args:
-            if arg.split("=")[0].replace("-", "_") == f"__data.{old}":
-                raise ValueError(f"{arg.split('=')[0]} is now called --data.{new}")
+    """ValueError with the new name for an option by which a field was once called."""
+    old_names = dict(_old_names(config))
+    for option in (arg.split("=")[0] for arg in args):
+        if new := old_names.get(option.replace("-", "_")):
+            raise ValueError(f"{option} is now called --{new}")
+
+
+def _old_names(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    names = [f.name for f in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
+    for old, new in getattr(config, "RENAMED", {}).items():
+        if old not in names and new.partition(".")[0] in names:
+            yield f"__{prefix}{old}", f"{prefix}{new}"
+    for name in names:
+        yield from _old_names(getattr(config, name), f"{prefix}{name}.")
 
 
 def one_line(box: str) -> str:

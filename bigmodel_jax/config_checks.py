@@ -9,6 +9,7 @@ from bigmodel_jax.core import params, ranges
 from bigmodel_jax.core.local_paths import check_local
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, axis_names, factor, partition_spec, slice_axis
 from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.models import compute
 
 # Fields that name files and folders.
 PATH_ENDS = ("path", "dir", "folder", "file")
@@ -147,11 +148,11 @@ def _check_pipeline(config: Config, stages: int) -> None:
 
 def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
     """Raises ValueError for what the schedule does not do; layers: of each stacked parameter, by path."""
-    remat = getattr(config.model, "remat", "none")
+    remat = compute.remat(config.model)
     if remat.startswith("offload") and not config.parallel.pipeline_remat:
         raise ValueError(
-            f"model.remat = {remat!r} needs parallel.pipeline_remat = True with parallel.pipeline_schedule = '1f1b', which "
-            "keeps what waits for its backward pass on the device"
+            f"model.compute.remat = {remat!r} needs parallel.pipeline_remat = True with parallel.pipeline_schedule = '1f1b', "
+            "which keeps what waits for its backward pass on the device"
         )
     if {path.partition("layers/")[0] for path in layers} != {""}:
         raise ValueError(
@@ -184,10 +185,10 @@ def _check_sequence(config: Config, pieces: int, tensor: int) -> None:
             f"model.num_heads = {heads} is not divisible by {product}: parallel.context = 'ulysses' exchanges heads for "
             "the sequence; 'ring' takes any number of heads"
         )
-    asked = getattr(config.model, "attention", "auto")
+    asked = getattr(compute.of(config.model), "attention", "auto")
     if pieces > 1 and config.parallel.context == "ring" and asked not in ("auto", "chunked", "plain"):
         raise ValueError(
-            f"model.attention = {asked!r} needs parallel.context = 'ulysses' where parallel.seq is above 1 "
+            f"model.compute.attention = {asked!r} needs parallel.context = 'ulysses' where parallel.seq is above 1 "
             f"(here {pieces}); with 'ring' allowed: 'auto', 'chunked', 'plain'"
         )
 

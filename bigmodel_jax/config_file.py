@@ -7,6 +7,8 @@ import inspect
 import json
 import re
 import sys
+import traceback
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,24 +95,29 @@ def _import_file(path: Path) -> Any:
 
 def _where(error: Exception) -> str:
     """One line: kind, text and line number of an exception raised by a user's file."""
-    line = error.__traceback__
-    while line and line.tb_next:
-        line = line.tb_next
     text = str(error).splitlines()[0] if str(error) else ""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} (line {error.lineno} of {error.filename})"
-    at = f" (line {line.tb_lineno} of {line.tb_frame.f_code.co_filename})" if line else ""
-    return f"{type(error).__name__}: {text}{_nearest_field(text, line.tb_frame.f_globals) if line else ''}{at}"
+    frames = list(traceback.walk_tb(error.__traceback__))
+    asked = [(f, line) for f, line in frames if f.f_code.co_filename != dataclasses.__file__]  # not inside `replace`
+    at = f" (line {asked[-1][1]} of {asked[-1][0].f_code.co_filename})" if asked else ""
+    return f"{type(error).__name__}: {text}{_nearest_field(text, frames[-1][0]) if frames else ''}{at}"
 
 
-def _nearest_field(text: str, names: dict[str, Any]) -> str:
-    """What a misspelt field of a config class may have meant."""
+def _nearest_field(text: str, frame: types.FrameType) -> str:
+    """What a misspelt field of a config class may have meant, for an error raised in `frame`."""
     found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text)
-    cls = names.get(found[1]) if found else None
+    if not found:
+        return ""
+    known = {type(value).__name__: type(value) for value in frame.f_locals.values()}  # what `replace` was given
+    cls = frame.f_globals.get(found[1], known.get(found[1]))
     if not dataclasses.is_dataclass(cls):
         return ""
     now = getattr(cls, "RENAMED", {}).get(found[2])
-    return f" (it is now called {now!r})" if now else nearest(found[2], [f.name for f in dataclasses.fields(cls)])
+    if not now:
+        return nearest(found[2], [f.name for f in dataclasses.fields(cls)])
+    part, _, inside = now.partition(".")
+    return f" (it is now called {now!r}{f', as in {part}=Compute({inside}=...)' if inside else ''})"
 
 
 # ------------------------------------------------------------------------------------------------ JSON
@@ -136,15 +143,20 @@ def from_json(node: Any, run_dir: Path | None = None) -> Any:
     if not isinstance(node, dict):
         return node
     cls = _find_class(node.get("type", ""), run_dir)
-    known = {f.name for f in dataclasses.fields(cls)}
-    values = {}
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    values, moved = {}, {}
     for name, value in node.items():
         if name == "type":
             continue
-        name = getattr(cls, "RENAMED", {}).get(name, name)
-        if name not in known:
+        part, _, inside = ("" if name in known else getattr(cls, "RENAMED", {}).get(name, "")).partition(".")
+        if (part or name) not in known:
             raise ValueError(f"{cls.__name__} has no field {name!r}{nearest(name, known)}")
-        values[name] = from_json(value, run_dir)
+        if inside:
+            moved.setdefault(part, {})[inside] = value
+        else:
+            values[part or name] = from_json(value, run_dir)
+    for part, fields in moved.items():  # fields that stood in the class itself before they had a part of their own
+        values[part] = from_json(to_json(values.get(part, known[part].default)) | fields, run_dir)
     required = {f.name for f in dataclasses.fields(cls) if dataclasses.MISSING is f.default is f.default_factory}
     if missing := sorted(required - values.keys()):
         raise ValueError(f"{cls.__name__} lacks {', '.join(missing)}")

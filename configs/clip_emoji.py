@@ -7,11 +7,12 @@ among all 190 names, and has it among its first five for 31.1 % (one seed); gues
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig
 from bigmodel_jax.data import ImageTextData
+from bigmodel_jax.models import Compute
 from bigmodel_jax.models.clip import CLIPConfig, TextTower, VisionTower
 from bigmodel_jax.objectives import Contrastive
 from bigmodel_jax.optim import OptimConfig
 
-SIZES = {"embed_dim": 96, "num_heads": 4, "mlp_dim": 288, "unroll": True}
+SIZES = {"embed_dim": 96, "num_heads": 4, "mlp_dim": 288, "compute": Compute(unroll=True)}
 
 
 def get_config() -> Config:

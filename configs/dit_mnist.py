@@ -8,6 +8,7 @@ images to train on, 1,000 to test.
 
 from bigmodel_jax.config import Config, EvalConfig, ImageSampleConfig, TrainConfig
 from bigmodel_jax.data.images.image import ImageData
+from bigmodel_jax.models import Compute
 from bigmodel_jax.models.dit import DiTConfig
 from bigmodel_jax.objectives import Diffusion
 from bigmodel_jax.optim import OptimConfig
@@ -23,7 +24,7 @@ def get_config() -> Config:
             embed_dim=96,
             num_heads=4,
             learn_sigma=False,
-            unroll=True,
+            compute=Compute(unroll=True),
         ),
         objective=Diffusion(),
         data=ImageData(),

@@ -9,7 +9,7 @@ that it makes of held-out names are coloured patches.
 
 from bigmodel_jax.config import Config, EvalConfig, ImageSampleConfig, TrainConfig
 from bigmodel_jax.data import ImageTextData
-from bigmodel_jax.models import TextToImageConfig
+from bigmodel_jax.models import Compute, TextToImageConfig
 from bigmodel_jax.models.clip import TextTower
 from bigmodel_jax.objectives import Diffusion
 from bigmodel_jax.optim import OptimConfig
@@ -27,10 +27,16 @@ def get_config() -> Config:
             num_heads=4,
             text_dim=WIDTH,
             text=TextTower(
-                vocab_size=1024, max_seq_len=16, num_layers=1, embed_dim=WIDTH, num_heads=4, mlp_dim=384, unroll=True
+                vocab_size=1024,
+                max_seq_len=16,
+                num_layers=1,
+                embed_dim=WIDTH,
+                num_heads=4,
+                mlp_dim=384,
+                compute=Compute(unroll=True),
             ),
             learn_sigma=False,
-            unroll=True,
+            compute=Compute(unroll=True),
         ),
         objective=Diffusion(),
         data=ImageTextData(image_size=16),

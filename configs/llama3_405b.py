@@ -8,6 +8,7 @@ import dataclasses
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
+from bigmodel_jax.models import Compute
 from bigmodel_jax.models.llama import PRESETS
 from configs import llama3_8b
 
@@ -16,7 +17,7 @@ def get_config() -> Config:
     base = llama3_8b.get_config()
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(PRESETS["llama-3.1-405b"], remat="full"),
+        model=dataclasses.replace(PRESETS["llama-3.1-405b"], compute=Compute(remat="full")),
         data=dataclasses.replace(base.data, seq_len=8192),
         optim=dataclasses.replace(base.optim, lr=8e-5, warmup_steps=8000),
         parallel=ParallelConfig(data=1, fsdp=-1, tensor=2, rules=Rules(residual_seq=("seq", "tensor"))),

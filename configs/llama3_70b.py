@@ -6,6 +6,7 @@
 import dataclasses
 
 from bigmodel_jax.config import Config
+from bigmodel_jax.models import Compute
 from bigmodel_jax.models.llama import PRESETS
 from configs import llama3_8b
 
@@ -14,7 +15,7 @@ def get_config() -> Config:
     base = llama3_8b.get_config()
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(PRESETS["llama-3-70b"], remat="full"),
+        model=dataclasses.replace(PRESETS["llama-3-70b"], compute=Compute(remat="full")),
         data=dataclasses.replace(base.data, seq_len=8192),
         optim=dataclasses.replace(base.optim, lr=1.5e-4),
         train=dataclasses.replace(base.train, batch_size=1024),

@@ -10,6 +10,7 @@ from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, TrainConfi
 from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import JsonlFiles, TextData, TokenizerConfig
+from bigmodel_jax.models import Compute
 from bigmodel_jax.models.llama import PRESETS
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.optim import OptimConfig
@@ -19,7 +20,7 @@ SEQ_LEN = 4096
 
 def get_config() -> Config:
     return Config(
-        model=dataclasses.replace(PRESETS["llama-3-8b"], remat="full"),
+        model=dataclasses.replace(PRESETS["llama-3-8b"], compute=Compute(remat="full")),
         objective=NextToken(),
         data=TextData(
             source=JsonlFiles("data/train/*.jsonl", "data/validation/*.jsonl"),

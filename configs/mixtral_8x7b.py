@@ -8,6 +8,7 @@ import dataclasses
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.models import Compute
 from bigmodel_jax.models.mixtral import PRESETS
 from configs import llama3_8b
 
@@ -16,7 +17,7 @@ def get_config() -> Config:
     base = llama3_8b.get_config()
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(PRESETS["mixtral-8x7b"], remat="full", expert_buffer=1.5),
+        model=dataclasses.replace(PRESETS["mixtral-8x7b"], compute=Compute(remat="full"), expert_buffer=1.5),
         parallel=ParallelConfig(data=1, fsdp=-1, expert=8),
         train=dataclasses.replace(base.train, batch_size=512),
     )

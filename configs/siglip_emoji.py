@@ -7,12 +7,13 @@ softmax (clip_emoji.py) learns faster than pairs asked one by one.
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig
 from bigmodel_jax.data import ImageTextData
+from bigmodel_jax.models import Compute
 from bigmodel_jax.models.clip import TextTower, VisionTower
 from bigmodel_jax.models.siglip import SiglipConfig
 from bigmodel_jax.objectives import Contrastive
 from bigmodel_jax.optim import OptimConfig
 
-SIZES = {"embed_dim": 96, "num_heads": 4, "mlp_dim": 288, "unroll": True}
+SIZES = {"embed_dim": 96, "num_heads": 4, "mlp_dim": 288, "compute": Compute(unroll=True)}
 
 
 def get_config() -> Config:

@@ -7,6 +7,7 @@ import dataclasses
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.data import SpanCorruptionData
+from bigmodel_jax.models import StackCompute
 from bigmodel_jax.models.t5 import PRESETS
 from configs import llama3_8b
 
@@ -15,7 +16,7 @@ def get_config() -> Config:
     base = llama3_8b.get_config()
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(PRESETS["t5-v1.1-xxl"], remat="full", max_seq_len=512),
+        model=dataclasses.replace(PRESETS["t5-v1.1-xxl"], compute=StackCompute(remat="full"), max_seq_len=512),
         data=SpanCorruptionData(source=base.data.source, tokenizer=base.data.tokenizer, seq_len=512),
         optim=dataclasses.replace(base.optim, lr=1e-3, warmup_steps=10_000),
         train=dataclasses.replace(base.train, batch_size=2048),

@@ -9,6 +9,7 @@ from bigmodel_jax.config import CheckpointConfig, Config, TrainConfig
 from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import ImageData, Tfds
+from bigmodel_jax.models import Compute
 from bigmodel_jax.models.vit import ViTConfig
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.optim import OptimConfig
@@ -26,7 +27,7 @@ def get_config() -> Config:
             num_heads=48,
             mlp_dim=24_576,
             norm_eps=1e-6,
-            remat="full",
+            compute=Compute(remat="full"),
         ),
         objective=Classification(),
         data=ImageData(source=Tfds("imagenet2012"), num_classes=NUM_CLASSES),

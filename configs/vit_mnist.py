@@ -6,6 +6,7 @@ a convolutional network of 99 thousand parameters reaches more (mnist_cnn.py).
 
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.data.images.image import ImageData
+from bigmodel_jax.models import Compute
 from bigmodel_jax.models.vit import ViTConfig
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.optim import OptimConfig
@@ -23,7 +24,7 @@ def get_config() -> Config:
             mlp_dim=192,
             norm_eps=1e-6,
             init_std=0.1,  # near 1/sqrt(embed_dim): at this width the usual 0.02 starts too small
-            unroll=True,
+            compute=Compute(unroll=True),
         ),
         objective=Classification(),
         data=ImageData(max_shift=2),

@@ -13,11 +13,12 @@ import runs
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.config import Config, flat, override
 from bigmodel_jax.core import formats
-from bigmodel_jax.data import Arrays, ChatData
+from bigmodel_jax.data import Arrays, ChatData, TextData
 from bigmodel_jax.data.tabular import TabularData
 from bigmodel_jax.data.text.text_classification import TextClassificationData
-from bigmodel_jax.models import MLPConfig
-from bigmodel_jax.objectives import Classification
+from bigmodel_jax.models import CLIPConfig, LlamaConfig, MLPConfig, T5Config, compute
+from bigmodel_jax.models.clip import VisionTower
+from bigmodel_jax.objectives import Classification, NextToken
 from bigmodel_jax.optim import OptimConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -192,6 +193,81 @@ def test_a_python_files_old_name_is_one_line_with_the_new_one(tmp_path):
     )
     with pytest.raises(ValueError, match=r"it is now called 'train'"):
         config_file.load(path)
+
+
+COMPUTE = {"remat": "full", "unroll": True, "attention": "plain"}
+BEFORE_COMPUTE = {  # before these fields were a part of their own
+    "decoder": (LlamaConfig.tiny(), COMPUTE),
+    "without a choice of attention": (T5Config.tiny(), {"remat": "dots", "unroll": True}),
+    "tower": (VisionTower(patch_size=4), COMPUTE),
+    "one of them": (LlamaConfig.tiny(), {"attention": "chunked"}),
+}
+
+
+@pytest.mark.parametrize("case", BEFORE_COMPUTE)
+def test_a_config_json_from_before_compute_was_a_part_opens_with_its_values(case):
+    now, fields = BEFORE_COMPUTE[case]
+    old = {k: v for k, v in config_file.to_json(now).items() if k != "compute"} | fields
+    assert config_file.from_json(old) == compute.changed(now, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"remat": "ful"}, r"Compute.remat = 'ful'; allowed: .* \(perhaps you meant 'full'\)"),
+        ({"remat": ["full"]}, r"Compute.remat = \('full',\)"),
+        ({"unroll": 1}, "Compute.unroll = 1 is of type int; it must be bool"),
+    ],
+)
+def test_what_an_old_field_cannot_hold_is_one_line(fields, message):
+    old = {k: v for k, v in config_file.to_json(LlamaConfig.tiny()).items() if k != "compute"} | fields
+    with pytest.raises(ValueError, match=message) as error:
+        config_file.from_json(old)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "option", "new"),
+    [
+        (LlamaConfig.tiny(), "--model.remat", "--model.compute.remat"),
+        (LlamaConfig.tiny(), "--model.unroll=True", "--model.compute.unroll"),
+        (CLIPConfig.tiny(), "--model.text.attention", "--model.text.compute.attention"),
+    ],
+)
+def test_an_option_from_before_compute_was_a_part_is_one_line_with_the_new_one(model, option, new):
+    with pytest.raises(ValueError, match=rf"^{option.split('=')[0]} is now called {new}$"):
+        override(Config(model, NextToken(), TextData()), [option, "full"])
+
+
+@pytest.mark.parametrize(
+    "made", ["LlamaConfig(remat='full')", "dataclasses.replace(PRESETS['llama-7b'], remat='full')"]
+)
+def test_a_python_file_from_before_compute_was_a_part_is_told_the_new_name(made, tmp_path):
+    path = tmp_path / "old.py"
+    head = "import dataclasses\nfrom bigmodel_jax.models.llama import LlamaConfig, PRESETS\n"
+    path.write_text(f"{head}def get_config():\n    return {made}\n")
+    with pytest.raises(
+        ValueError, match=r"now called 'compute.remat', as in compute=Compute\(remat=...\)\) \(line 4 of"
+    ):
+        config_file.load(path)
+
+
+def test_a_model_of_ones_own_that_reads_an_old_name_is_told_the_new_one():
+    with pytest.raises(AttributeError, match=r"^LlamaConfig.unroll is now called 'compute.unroll'$"):
+        LlamaConfig.tiny().unroll  # noqa: B018
+    assert not hasattr(LlamaConfig.tiny(), "remat")
+
+
+def test_a_field_of_ones_own_of_an_old_name_stays_its_own():
+    own = Own(remat="mine")
+    assert config_file.from_json(config_file.to_json(own)) == own
+    config = override(Config(own, NextToken(), TextData()), ["--model.remat", "other"])
+    assert config.model == Own(remat="other")
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(LlamaConfig):
+    remat: str = ""
 
 
 def test_a_config_json_from_before_optim_was_a_folder_still_opens():

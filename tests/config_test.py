@@ -9,7 +9,7 @@ from bigmodel_jax.config import Config, EvalConfig, ReportConfig, SampleConfig, 
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.data import ImageData, TextData
-from bigmodel_jax.models import MODELS, CNNConfig, GPT2Config, LlamaConfig, MLPConfig
+from bigmodel_jax.models import MODELS, CNNConfig, Compute, GPT2Config, LlamaConfig, MLPConfig
 from bigmodel_jax.objectives import OBJECTIVES, Classification, NextToken
 from bigmodel_jax.optim import OptimConfig
 
@@ -137,16 +137,19 @@ BAD = {
         ("model.num_heads = 4", "parallel.seq = 4 x parallel.tensor = 2"),
     ),
     "a kernel in a ring": (
-        replaced(model=dataclasses.replace(LlamaConfig.tiny(), attention="splash"), parallel=ParallelConfig(seq=2)),
-        ("model.attention = 'splash'", "parallel.context = 'ulysses'", "'chunked'"),
+        replaced(
+            model=dataclasses.replace(LlamaConfig.tiny(), compute=Compute(attention="splash")),
+            parallel=ParallelConfig(seq=2),
+        ),
+        ("model.compute.attention = 'splash'", "parallel.context = 'ulysses'", "'chunked'"),
     ),
     "context": (
         replaced(parallel=ParallelConfig(context="rign")),
         ("parallel.context = 'rign'", "'ring', 'ulysses'", "meant 'ring'"),
     ),
     "attention": (
-        replaced(model=dataclasses.replace(LlamaConfig.tiny(), attention="flash")),
-        ("model.attention = 'flash'", "'splash'", "'cudnn'"),
+        replaced(model=dataclasses.replace(LlamaConfig.tiny(), compute=Compute(attention="flash"))),
+        ("model.compute.attention = 'flash'", "'splash'", "'cudnn'"),
     ),
     "batch": (replaced(train=TrainConfig(batch_size=12)), ("train.batch_size = 12", "8 data shards")),
     "evaluation batch": (replaced(eval=EvalConfig(batch_size=12)), ("eval.batch_size = 12", "8 data shards")),

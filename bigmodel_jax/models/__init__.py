@@ -8,6 +8,7 @@ from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.bert import BertConfig
 from bigmodel_jax.models.clip import CLIPConfig
 from bigmodel_jax.models.cnn import CNNConfig
+from bigmodel_jax.models.compute import Compute, StackCompute
 from bigmodel_jax.models.deberta import DebertaConfig
 from bigmodel_jax.models.deepseek import DeepseekConfig
 from bigmodel_jax.models.dit import DiTConfig
@@ -74,6 +75,7 @@ __all__ = [
     "BertConfig",
     "CLIPConfig",
     "CNNConfig",
+    "Compute",
     "DebertaConfig",
     "DeepseekConfig",
     "DiTConfig",
@@ -100,6 +102,7 @@ __all__ = [
     "ResNetConfig",
     "RobertaConfig",
     "SiglipConfig",
+    "StackCompute",
     "T5Config",
     "TextToImageConfig",
     "TransformerConfig",

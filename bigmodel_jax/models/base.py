@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 
+from bigmodel_jax.models.compute import MOVED
 from bigmodel_jax.nn.head import Head
 
 
@@ -46,6 +47,8 @@ class Model(NamedTuple):
 class ModelConfig:
     """Base of every model's config: numbers that describe one model, and `make` to build its two functions."""
 
+    RENAMED: ClassVar[dict[str, str]] = MOVED
+
     def make(self) -> Model:
         raise NotImplementedError(f"{type(self).__name__} does not define make()")
 
@@ -53,6 +56,11 @@ class ModelConfig:
         """The arrays of a batch that the model cannot do without, by name, with the shape of one row's, None where any
         will do. {}: not declared, and nothing is checked."""
         return {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self.RENAMED:
+            return object.__getattribute__(self, name)  # raises what it raised before
+        raise AttributeError(f"{type(self).__name__}.{name} is now called {self.RENAMED[name]!r}")
 
     def validate(self, parallel) -> None:
         """Raises ValueError for a combination that cannot work, before anything is compiled."""

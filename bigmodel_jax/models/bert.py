@@ -17,10 +17,10 @@ from bigmodel_jax.core.params import Param, normal, zeros
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.models.decoder import where
 from bigmodel_jax.nn import feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import attention
-from bigmodel_jax.nn.attention.attention import Implementation
 from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head as TableHead
 
@@ -45,9 +45,7 @@ class BertConfig(ModelConfig):
     norm_eps: NonNegative = 1e-12
     init_std: NonNegative = 0.02
     dropout: ShareBelowOne = 0.0
-    remat: stack.Remat = "none"
-    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
-    attention: Implementation = "auto"
+    compute: Compute = Compute()
 
     @property
     def head_dim(self) -> int:
@@ -166,12 +164,16 @@ def encode(cfg: BertConfig, p, batch, embed_rng=None, layer_rngs=None) -> jax.Ar
 
     def body(layer, x, rng, here):
         def attend(p, x_BTD):
-            h = attention.attend(*attention.qkv(p, x_BTD), here, here, causal=False, implementation=cfg.attention)
+            h = attention.attend(
+                *attention.qkv(p, x_BTD), here, here, causal=False, implementation=cfg.compute.attention
+            )
             return attention.project_out(p, h)
 
         return block(cfg, layer, x, rng, attend)
 
-    return stack.run(body, p["layers"], x_BTD, layer_rngs, shared=(here,), remat=cfg.remat, unroll=cfg.unroll)[0]
+    return stack.run(
+        body, p["layers"], x_BTD, layer_rngs, shared=(here,), remat=cfg.compute.remat, unroll=cfg.compute.unroll
+    )[0]
 
 
 def pool(p, x_BTD):

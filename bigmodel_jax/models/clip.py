@@ -5,6 +5,7 @@ Shapes: B batch, H height, W width, C channels, T tokens or 1 + patches, D embed
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,9 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative
 from bigmodel_jax.core.sharding import check_divides, constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
-from bigmodel_jax.nn import linear, norm, stack
+from bigmodel_jax.models.compute import MOVED, Compute
+from bigmodel_jax.nn import linear, norm
 from bigmodel_jax.nn.activations import Activation
-from bigmodel_jax.nn.attention.attention import Implementation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Tower:
     mlp_dim: Count = 3072
     activation: Activation = "quick_gelu"
     norm_eps: NonNegative = 1e-5
-    remat: stack.Remat = "none"
-    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
-    attention: Implementation = "auto"
+    compute: Compute = Compute()
+
+    RENAMED: ClassVar[dict[str, str]] = MOVED
 
 
 @dataclasses.dataclass(frozen=True)

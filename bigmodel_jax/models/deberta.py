@@ -21,6 +21,7 @@ from bigmodel_jax.core.ranges import Count, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import bert
 from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.compute import StackCompute
 from bigmodel_jax.models.decoder import where
 from bigmodel_jax.nn import linear, norm, stack
 from bigmodel_jax.nn.attention import attention
@@ -42,8 +43,7 @@ class DebertaConfig(ModelConfig):
     norm_eps: NonNegative = 1e-7
     init_std: NonNegative = 0.02
     dropout: ShareBelowOne = 0.0
-    remat: stack.Remat = "none"
-    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
+    compute: StackCompute = StackCompute()
 
     @property
     def head_dim(self) -> int:
@@ -131,7 +131,7 @@ def apply(cfg: DebertaConfig, p, batch, *, rng=None, train=False, cache=None) ->
 
         return bert.block(cfg, layer, x, rng, attend)
 
-    options = {"shared": (here, rows_BTS), "remat": cfg.remat, "unroll": cfg.unroll}
+    options = {"shared": (here, rows_BTS), "remat": cfg.compute.remat, "unroll": cfg.compute.unroll}
     x_BTD, _ = stack.run(body, p["layers"], x_BTD, layer_rngs, **options)
     if cfg.head == "none":
         return Out({"hidden": x_BTD})

@@ -16,9 +16,10 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Pos
 from bigmodel_jax.core.sharding import constrain, uncut
 from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.nn import feedforward, linear, multi_token, norm, position, stack
 from bigmodel_jax.nn.attention import latent_attention
-from bigmodel_jax.nn.attention.attention import Implementation, Where
+from bigmodel_jax.nn.attention.attention import Where
 from bigmodel_jax.nn.experts import bias_routing, moe
 from bigmodel_jax.nn.experts.bias_routing import CHOICE_BIAS
 from bigmodel_jax.nn.head import Head
@@ -62,9 +63,7 @@ class DeepseekConfig(ModelConfig):
     )
     norm_eps: NonNegative = 1e-6
     init_std: NonNegative = 0.006
-    remat: stack.Remat = "none"
-    unroll: bool = False
-    attention: Implementation = "auto"
+    compute: Compute = Compute()
     pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
     def inputs(self):
@@ -188,7 +187,7 @@ def attend(cfg: DeepseekConfig, p, x_BTD, cache, q_where, k_where, angles, index
     if cfg.rope_scaling.kind != "none" and cfg.mscale_all_dim:
         scale *= position.mscale(cfg.rope_scaling.factor, cfg.mscale_all_dim) ** 2
     y = latent_attention.attend(
-        p["attn"], q, kv, q_where, k_where, scale=scale, absorb=absorb, implementation=cfg.attention
+        p["attn"], q, kv, q_where, k_where, scale=scale, absorb=absorb, implementation=cfg.compute.attention
     )
     return constrain(x_BTD + y, "batch", "seq", "embed"), cache
 
@@ -234,7 +233,7 @@ def apply(cfg: DeepseekConfig, p, batch, *, rng=None, train=False, cache=None) -
         return block(cfg, layer, x, layer_cache, *where, cache and cache.index)
 
     caches, routed = {}, {}
-    options = {"shared": (q_where, k_where, angles), "remat": cfg.remat, "unroll": cfg.unroll}
+    options = {"shared": (q_where, k_where, angles), "remat": cfg.compute.remat, "unroll": cfg.compute.unroll}
     # The few layers of another kind in front are no part of a pipeline.
     for name, run in (("dense_layers", stack.sequential), ("layers", stack.run)):
         if name in p:
@@ -267,7 +266,7 @@ def further_head(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
         return x, routed
 
     embed = functools.partial(linear.embed, p["embed"])
-    options = {"eps": cfg.norm_eps, "remat": cfg.remat, "unroll": cfg.unroll}
+    options = {"eps": cfg.norm_eps, "remat": cfg.compute.remat, "unroll": cfg.compute.unroll}
     further, routed = multi_token.hidden(p["mtp"], embed, run, tokens, hidden_BTD, at.segments, **options)
     return Head(further, p["head"]["table"], vocab=cfg.vocab_size), routed
 

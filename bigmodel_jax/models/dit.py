@@ -19,10 +19,11 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, Share
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.models.prenorm import xavier
 from bigmodel_jax.nn import feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import attention
-from bigmodel_jax.nn.attention.attention import Implementation, Where
+from bigmodel_jax.nn.attention.attention import Where
 
 FREQUENCIES = 256  # sines and cosines of the timestep
 NORM_EPS = 1e-6
@@ -45,9 +46,7 @@ class DiTConfig(ModelConfig):
     learn_sigma: bool = True  # twice the channels come out, the second half for the variance of a step
     zero_init: bool = True
     "gates and output start at zero; False: plain adaptive layer norm, the paper's ablation (figure 5)"
-    remat: stack.Remat = "none"
-    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
-    attention: Implementation = "auto"
+    compute: Compute = Compute()
 
     @property
     def mlp_dim(self) -> int:
@@ -164,7 +163,7 @@ def modulate(x_BTD, shift, scale) -> jax.Array:
 def block(cfg: DiTConfig, p, x_BTD, condition_BD, where: Where):
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulations(p["modulation"], condition_BD)
     h = attention.qkv(p["attn"], modulate(x_BTD, shift, scale))
-    h = attention.attend(*h, where, where, causal=False, implementation=cfg.attention)
+    h = attention.attend(*h, where, where, causal=False, implementation=cfg.compute.attention)
     x_BTD = constrain(x_BTD + gate * attention.project_out(p["attn"], h), "batch", "seq", "embed")
     h = feedforward.gelu_mlp(p["mlp"], modulate(x_BTD, mlp_shift, mlp_scale))
     return constrain(x_BTD + mlp_gate * h, "batch", "seq", "embed")
@@ -196,7 +195,7 @@ def apply(cfg: DiTConfig, p, batch, *, rng=None, train=False, cache=None) -> Out
         return block(cfg, layer, x, *shared), None
 
     shared = (condition_BD, where)
-    x_BTD, _ = stack.run(body, p["layers"], x_BTD, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
+    x_BTD, _ = stack.run(body, p["layers"], x_BTD, shared=shared, remat=cfg.compute.remat, unroll=cfg.compute.unroll)
     shift, scale = modulations(p["modulation"], condition_BD)
     return Out(unpatchify(cfg, linear.linear(p["head"], modulate(x_BTD, shift, scale))))
 

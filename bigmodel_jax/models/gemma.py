@@ -18,10 +18,10 @@ from bigmodel_jax.core.params import Param, normal, zeros
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.models.decoder import check_decoder, make_cache, table_spec, update_cache, where
 from bigmodel_jax.nn import feedforward, linear, norm, position, stack
 from bigmodel_jax.nn.attention import attention
-from bigmodel_jax.nn.attention.attention import Implementation
 from bigmodel_jax.nn.head import Head
 
 
@@ -49,9 +49,7 @@ class GemmaConfig(ModelConfig):
     qk_norm: bool = False
     norm_eps: NonNegative = 1e-6
     init_std: NonNegative = 0.02
-    remat: stack.Remat = "none"
-    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
-    attention: Implementation = "auto"
+    compute: Compute = Compute()
     pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
     @property
@@ -179,7 +177,7 @@ def attend(cfg: GemmaConfig, p, x_BTD, cache, local, q_where, k_where, angles, i
         local=local,
         scale=scale,
         softcap=cfg.attn_softcap,
-        implementation=cfg.attention,
+        implementation=cfg.compute.attention,
     )
     return attention.project_out(p, h), None if cache is None else {"k": k, "v": v}
 
@@ -209,7 +207,9 @@ def apply(cfg: GemmaConfig, p, batch, *, rng=None, train=False, cache=None) -> O
         return block(cfg, layer, x, *layer_xs, *where, cache and cache.index)
 
     shared = (q_where, k_where, angles)
-    x_BTD, layers = stack.run(body, p["layers"], x_BTD, xs, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
+    x_BTD, layers = stack.run(
+        body, p["layers"], x_BTD, xs, shared=shared, remat=cfg.compute.remat, unroll=cfg.compute.unroll
+    )
     head = Head(rms(cfg, p["norm"], x_BTD), p["embed"]["table"], softcap=cfg.final_softcap, vocab=cfg.vocab_size)
     cache = None if cache is None else cache.advance(layers, x_BTD.shape[1])
     return Out(head.logits(), cache=cache, head=head)

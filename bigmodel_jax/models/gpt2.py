@@ -13,10 +13,10 @@ from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.ranges import Count, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.models.decoder import check_decoder, make_cache, table_spec, update_cache, where
 from bigmodel_jax.nn import feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import attention
-from bigmodel_jax.nn.attention.attention import Implementation
 from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head
 
@@ -33,9 +33,7 @@ class GPT2Config(ModelConfig):
     norm_eps: NonNegative = 1e-5
     init_std: NonNegative = 0.02
     dropout: ShareBelowOne = 0.0
-    remat: stack.Remat = "none"
-    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
-    attention: Implementation = "auto"
+    compute: Compute = Compute()
     pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
     @property
@@ -94,7 +92,7 @@ def block(cfg: GPT2Config, p, x_BTD, cache, rng, q_where, k_where, index):
     h = norm.layer(p["attn_norm"], x_BTD, eps=cfg.norm_eps)
     q, k, v = attention.qkv(p["attn"], h)
     k, v = update_cache(cache, k, v, index)
-    h = attention.attend(q, k, v, q_where, k_where, implementation=cfg.attention)
+    h = attention.attend(q, k, v, q_where, k_where, implementation=cfg.compute.attention)
     h = dropout(cfg.dropout, attention.project_out(p["attn"], h), attn_rng)
     x_BTD = constrain(x_BTD + h, "batch", "seq", "embed")
     h = feedforward.gelu_mlp(p["mlp"], norm.layer(p["mlp_norm"], x_BTD, eps=cfg.norm_eps))
@@ -114,7 +112,9 @@ def apply(cfg: GPT2Config, p, batch, *, rng=None, train=False, cache=None) -> Ou
         return block(cfg, layer, x, *layer_xs, *where, cache and cache.index)
 
     shared = (q_where, k_where)
-    x_BTD, layers = stack.run(body, p["layers"], x_BTD, xs, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
+    x_BTD, layers = stack.run(
+        body, p["layers"], x_BTD, xs, shared=shared, remat=cfg.compute.remat, unroll=cfg.compute.unroll
+    )
     head = Head(norm.layer(p["norm"], x_BTD, eps=cfg.norm_eps), p["embed"]["table"], vocab=cfg.vocab_size)
     cache = None if cache is None else cache.advance(layers, x_BTD.shape[1])
     return Out(head.logits(), cache=cache, head=head)

@@ -15,10 +15,10 @@ from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.models.decoder import check_decoder, make_cache, table_spec, update_cache, where
 from bigmodel_jax.nn import feedforward, linear, norm, position, stack
 from bigmodel_jax.nn.attention import attention
-from bigmodel_jax.nn.attention.attention import Implementation
 from bigmodel_jax.nn.head import Head
 
 
@@ -46,9 +46,7 @@ class LlamaConfig(ModelConfig):
     init_std: NonNegative = 0.02
     depth_scaled_init: bool = False  # what adds to the residual starts at init_std / sqrt(2 num_layers), as in GPT-2
     tied_embeddings: bool = False
-    remat: stack.Remat = "none"
-    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
-    attention: Implementation = "auto"
+    compute: Compute = Compute()
     pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
     def inputs(self):
@@ -119,7 +117,7 @@ def attend(cfg: LlamaConfig, p, x_BTD, cache, q_where, k_where, angles, index, *
     q, k = position.rope(q, angles), position.rope(k, angles)
     k, v = update_cache(cache, k, v, index)
     options = {"window": cfg.window or None, "local": local, "sinks": p["attn"].get("sinks")}
-    h = attention.attend(q, k, v, q_where, k_where, **options, implementation=cfg.attention)
+    h = attention.attend(q, k, v, q_where, k_where, **options, implementation=cfg.compute.attention)
     x_BTD = constrain(x_BTD + attention.project_out(p["attn"], h), "batch", "seq", "embed")
     return x_BTD, None if cache is None else {"k": k, "v": v}
 
@@ -141,7 +139,9 @@ def apply(cfg: LlamaConfig, p, batch, *, rng=None, train=False, cache=None) -> O
         return block(cfg, layer, x, layer_cache, *where, cache and cache.index)
 
     shared = (q_where, k_where, angles)
-    x_BTD, layers = stack.run(body, p["layers"], x_BTD, layers, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
+    x_BTD, layers = stack.run(
+        body, p["layers"], x_BTD, layers, shared=shared, remat=cfg.compute.remat, unroll=cfg.compute.unroll
+    )
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
     head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"], vocab=cfg.vocab_size)
     return Out(head.logits(), cache=cache and cache.advance(layers, jnp.shape(batch["tokens"])[1]), head=head)

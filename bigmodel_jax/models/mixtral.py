@@ -119,7 +119,7 @@ def apply(
         return x, (layer_cache, load)
 
     xs = (None if cache is None else cache.layers, local)
-    options = {"shared": (q_where, k_where, angles), "remat": cfg.remat, "unroll": cfg.unroll}
+    options = {"shared": (q_where, k_where, angles), "remat": cfg.compute.remat, "unroll": cfg.compute.unroll}
     x_BTD, (layers, loads) = stack.run(block, p["layers"], x_BTD, xs, **options)
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
     head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"], vocab=cfg.vocab_size)

@@ -20,10 +20,11 @@ from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import clip, dit, prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.clip import TextTower
+from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.models.prenorm import xavier
 from bigmodel_jax.nn import feedforward, linear, stack
 from bigmodel_jax.nn.attention import attention
-from bigmodel_jax.nn.attention.attention import Implementation, Where
+from bigmodel_jax.nn.attention.attention import Where
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +45,7 @@ class PixArtConfig(ModelConfig):
     learn_sigma: bool = True  # twice the channels come out, the second half for the variance of a step
     zero_init: bool = True
     "attention to the text and the output start at zero, as published"
-    remat: stack.Remat = "none"
-    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
-    attention: Implementation = "auto"
+    compute: Compute = Compute()
 
     @property
     def mlp_dim(self) -> int:
@@ -148,7 +147,7 @@ def attend_text(cfg: PixArtConfig, p, x_BTD, text_BSD, here: Where, there: Where
     q = linear.project(x_BTD, p["q"]) + p["q_bias"]
     k = linear.project(text_BSD, p["k"]) + p["k_bias"]
     v = linear.project(text_BSD, p["v"]) + p["v_bias"]
-    h = attention.attend(q, k, v, here, there, causal=False, implementation=cfg.attention)
+    h = attention.attend(q, k, v, here, there, causal=False, implementation=cfg.compute.attention)
     return attention.project_out(p, h)
 
 
@@ -156,7 +155,7 @@ def block(cfg: PixArtConfig, p, x_BTD, time_B6D, text_BSD, here: Where, there: W
     six = (p["modulation"] + time_B6D)[:, :, None]
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (six[:, n] for n in range(6))
     h = attention.qkv(p["attn"], dit.modulate(x_BTD, shift, scale))
-    h = attention.attend(*h, here, here, causal=False, implementation=cfg.attention)
+    h = attention.attend(*h, here, here, causal=False, implementation=cfg.compute.attention)
     x_BTD = constrain(x_BTD + gate * attention.project_out(p["attn"], h), "batch", "seq", "embed")
     # No norm before it, as published.
     x_BTD = constrain(x_BTD + attend_text(cfg, p["text_attn"], x_BTD, text_BSD, here, there), "batch", "seq", "embed")
@@ -190,7 +189,7 @@ def apply(cfg: PixArtConfig, p, batch, *, rng=None, train=False, cache=None) -> 
         return block(cfg, layer, x, *shared), None
 
     shared = (time_B6D, text_BSD, here, there)
-    x_BTD, _ = stack.run(body, p["layers"], x_BTD, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
+    x_BTD, _ = stack.run(body, p["layers"], x_BTD, shared=shared, remat=cfg.compute.remat, unroll=cfg.compute.unroll)
     shift, scale = ((p["modulation"] + time_BD[:, None])[:, n, None] for n in range(2))
     return Out(dit.unpatchify(cfg, linear.linear(p["head"], dit.modulate(x_BTD, shift, scale))))
 

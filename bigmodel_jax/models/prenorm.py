@@ -38,7 +38,7 @@ def block_spec(cfg, *, qkv: Init, out: Init, up: Init, down: Init) -> params.Tre
 
 def block(cfg, p, x_BTD, where: Where, causal: bool):
     h = attention.qkv(p["attn"], norm.layer(p["attn_norm"], x_BTD, eps=cfg.norm_eps))
-    h = attention.attend(*h, where, where, causal=causal, implementation=cfg.attention)
+    h = attention.attend(*h, where, where, causal=causal, implementation=cfg.compute.attention)
     x_BTD = constrain(x_BTD + attention.project_out(p["attn"], h), "batch", "seq", "embed")
     h = norm.layer(p["mlp_norm"], x_BTD, eps=cfg.norm_eps)
     h = feedforward.mlp(p["mlp"], h, ACTIVATIONS[cfg.activation])
@@ -54,7 +54,7 @@ def encode(cfg, layers, x_BTD, *, segments: jax.Array | None = None, causal: boo
     def body(layer, x, _, where):
         return block(cfg, layer, x, where, causal), None
 
-    return stack.run(body, layers, x_BTD, shared=(where,), remat=cfg.remat, unroll=cfg.unroll)[0]
+    return stack.run(body, layers, x_BTD, shared=(where,), remat=cfg.compute.remat, unroll=cfg.compute.unroll)[0]
 
 
 def patch_spec(patch_size: int, channels: int, dim: int, *, init: Init, bias: bool = True) -> dict[str, Param]:

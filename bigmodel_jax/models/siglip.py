@@ -127,7 +127,7 @@ def pool(tower: VisionTower, p, x_BTD) -> jax.Array:
     k = linear.project(x_BTD, p["attn"]["k"]) + p["attn"]["k_bias"]
     v = linear.project(x_BTD, p["attn"]["v"]) + p["attn"]["v_bias"]
     here, there = (Where(jnp.zeros((B, n), jnp.int32), jnp.ones((B, n), jnp.int32)) for n in (1, T))
-    h = attention.attend(q, k, v, here, there, causal=False, implementation=tower.attention)
+    h = attention.attend(q, k, v, here, there, causal=False, implementation=tower.compute.attention)
     h = attention.project_out(p["attn"], h)
     mlp = feedforward.mlp(p["mlp"], norm.layer(p["norm"], h, eps=tower.norm_eps), ACTIVATIONS[tower.activation])
     return (h + mlp)[:, 0]

@@ -21,6 +21,7 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Sha
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.compute import StackCompute
 from bigmodel_jax.models.encoder_decoder import (
     attend_memory,
     check,
@@ -55,8 +56,7 @@ class T5Config(ModelConfig):
     dropout: ShareBelowOne = 0.0
     decoder_start_token_id: CountOrZero = 0
     eos_token_id: CountOrZero = 1
-    remat: stack.Remat = "none"
-    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
+    compute: StackCompute = StackCompute()
 
     def inputs(self):
         return {"encoder_tokens": None, "tokens": None}
@@ -221,7 +221,9 @@ def run(cfg: T5Config, p, table, tokens, rng, caches, *where):
 
     shared = (q_where, k_where, memory_BSD, memory_where)
     xs = (caches, None if rngs is None else rngs[2:])
-    x_BTD, kv = stack.run(body, p["layers"], x_BTD, xs, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
+    x_BTD, kv = stack.run(
+        body, p["layers"], x_BTD, xs, shared=shared, remat=cfg.compute.remat, unroll=cfg.compute.unroll
+    )
     return dropout(cfg.dropout, norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps), last), kv
 
 

@@ -19,11 +19,11 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Sha
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.models.encoder_decoder import attend_memory, check, check_batch, encoder_where, make_cache
 from bigmodel_jax.nn import feedforward, linear, norm, position, stack
 from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
 from bigmodel_jax.nn.attention import attention
-from bigmodel_jax.nn.attention.attention import Implementation
 from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head
 
@@ -46,9 +46,7 @@ class TransformerConfig(ModelConfig):
     dropout: ShareBelowOne = 0.0  # the paper: 0.1, on what each half of a layer adds and on the embeddings
     decoder_start_token_id: CountOrZero = 0
     eos_token_id: CountOrZero = 0
-    remat: stack.Remat = "none"
-    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
-    attention: Implementation = "auto"
+    compute: Compute = Compute()
 
     @property
     def head_dim(self) -> int:
@@ -111,11 +109,11 @@ def block(cfg: TransformerConfig, p, x_BTD, caches, rng, q_where, k_where, index
 
     q, k, v = attention.qkv(p["attn"], x_BTD)
     k, v = decoder.update_cache(own, k, v, index)
-    h = attention.attend(q, k, v, q_where, k_where, causal=causal, implementation=cfg.attention)
+    h = attention.attend(q, k, v, q_where, k_where, causal=causal, implementation=cfg.compute.attention)
     x_BTD = add(x_BTD, attention.project_out(p["attn"], h), p["attn_norm"], rngs[0])
     kv = None
     if "cross" in p:
-        options = {"implementation": cfg.attention}
+        options = {"implementation": cfg.compute.attention}
         h, kv = attend_memory(p["cross"], x_BTD, memory_BSD, cached, q_where, memory_where, **options)
         x_BTD = add(x_BTD, h, p["cross_norm"], rngs[1])
     h = feedforward.mlp(p["mlp"], x_BTD, ACTIVATIONS[cfg.activation])
@@ -139,7 +137,7 @@ def run(cfg: TransformerConfig, table, layers, tokens, rng, caches, q_where, *wh
 
     xs = (caches, None if rngs is None else rngs[1:])
     shared = (q_where, k_where, memory_BSD, memory_where)
-    return stack.run(body, layers, x_BTD, xs, shared=shared, remat=cfg.remat, unroll=cfg.unroll)
+    return stack.run(body, layers, x_BTD, xs, shared=shared, remat=cfg.compute.remat, unroll=cfg.compute.unroll)
 
 
 def apply(cfg: TransformerConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:

@@ -14,9 +14,9 @@ from bigmodel_jax.core.ranges import Count, Depth, NonNegative
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
-from bigmodel_jax.nn import linear, norm, stack
+from bigmodel_jax.models.compute import Compute
+from bigmodel_jax.nn import linear, norm
 from bigmodel_jax.nn.activations import Activation
-from bigmodel_jax.nn.attention.attention import Implementation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +33,7 @@ class ViTConfig(ModelConfig):
     activation: Activation = "gelu"
     norm_eps: NonNegative = 1e-12
     init_std: NonNegative = 0.02
-    remat: stack.Remat = "none"
-    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
-    attention: Implementation = "auto"
+    compute: Compute = Compute()
 
     def inputs(self):
         return {"image": self.image_shape}

@@ -20,6 +20,7 @@ from bigmodel_jax.core.ranges import Count, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import bert
 from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.compute import StackCompute
 from bigmodel_jax.models.decoder import where
 from bigmodel_jax.nn import feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import attention
@@ -42,8 +43,7 @@ class XLNetConfig(ModelConfig):
     norm_eps: NonNegative = 1e-12
     init_std: NonNegative = 0.02
     dropout: ShareBelowOne = 0.0
-    remat: stack.Remat = "none"
-    unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
+    compute: StackCompute = StackCompute()
 
     @property
     def head_dim(self) -> int:
@@ -184,7 +184,7 @@ def apply(cfg: XLNetConfig, p, batch, *, rng=None, train=False, cache=None) -> O
     def body(layer, x, rng, *streams):
         return block(cfg, layer, x, rng, *streams, table)
 
-    options = {"shared": (content, query), "remat": cfg.remat, "unroll": cfg.unroll}
+    options = {"shared": (content, query), "remat": cfg.compute.remat, "unroll": cfg.compute.unroll}
     x, _ = stack.run(body, p["layers"], (x_BTD, x_BPD), layer_rngs, **options)
     hidden = x[0] if query is None else x[1]
     if cfg.head == "none":

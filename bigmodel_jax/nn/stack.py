@@ -11,38 +11,31 @@ from jax.ad_checkpoint import checkpoint_name
 from bigmodel_jax.core.params import Param, Tree
 from bigmodel_jax.nn import pipeline
 
-Remat = Literal[
-    "none",
-    "full",
-    "dots",
-    "save_attn",
-    "save_qkv_attn",
-    "save_qkv_attn_mlp",
-    "offload_input",
-    "offload_attn",
-    "offload_qkv_attn",
-]
+# What a layer keeps for its backward pass beside its input, or, offloaded, in the host's memory; the rest is computed again.
+# Names are given where the tensor is made (`checkpoint_name`): "input" here, "qkv" in attention.py, "attn" where attention
+# is computed, "mlp" in feedforward.py.
+SAVED = {"save_attn": ("attn",), "save_qkv_attn": ("qkv", "attn"), "save_qkv_attn_mlp": ("qkv", "attn", "mlp")}
+OFFLOADED = {
+    "offload_input": ("input",),
+    "offload_attn": ("input", "attn"),
+    "offload_qkv_attn": ("input", "qkv", "attn"),
+}
 
 
-def _offload(*names: str):
+def _offload(names: tuple[str, ...]):
     """The tensors of these names go to the host's memory and come back for the backward pass."""
     return jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[], names_which_can_be_offloaded=names, offload_src="device", offload_dst="pinned_host"
     )
 
 
-# What a layer keeps for its backward pass beside its input; the rest is computed again. Names are given where the tensor
-# is made (`checkpoint_name`): "input" here, "qkv" in attention.py, "attn" where attention is computed, "mlp" in feedforward.py.
 POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "save_attn": jax.checkpoint_policies.save_only_these_names("attn"),
-    "save_qkv_attn": jax.checkpoint_policies.save_only_these_names("qkv", "attn"),
-    "save_qkv_attn_mlp": jax.checkpoint_policies.save_only_these_names("qkv", "attn", "mlp"),
-    "offload_input": _offload("input"),
-    "offload_attn": _offload("input", "attn"),
-    "offload_qkv_attn": _offload("input", "qkv", "attn"),
+    **{remat: jax.checkpoint_policies.save_only_these_names(*names) for remat, names in SAVED.items()},
+    **{remat: _offload(names) for remat, names in OFFLOADED.items()},
 }
+Remat = Literal["none", *POLICIES]
 
 
 def run(
@@ -72,7 +65,7 @@ def run(
 
 def _kept(remat):
     """The policy of all that layers keep: what POLICIES say, and the input of each, which is not theirs to say."""
-    if remat == "none" or remat.startswith("offload"):
+    if remat == "none" or remat in OFFLOADED:
         return POLICIES.get(remat)
     inputs = jax.checkpoint_policies.save_only_these_names("input")
     return jax.checkpoint_policies.save_from_both_policies(inputs, POLICIES[remat])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core.sharding import AXES, axis_names, factor
+from bigmodel_jax.models import compute
 from bigmodel_jax.plan.compile import compile_step, used_bytes
 from bigmodel_jax.plan.sums import cuts_sequence
 from bigmodel_jax.plan.topology import Topology
@@ -76,13 +77,11 @@ def _schedule(config: Config, topology: Topology):
 
 def _remat(config: Config):
     """Everything recomputed; then what the layers start from in the host's memory, too."""
-    now = getattr(config.model, "remat", None)
-    for remat in ("full", "offload_input") if now is not None else ():
+    now = compute.remat(config.model)
+    for remat in ("full", "offload_input") if now else ():
         if remat != now and not (remat == "full" and now.startswith("offload")):
-            yield (
-                f"--model.remat {remat}",
-                dataclasses.replace(config, model=dataclasses.replace(config.model, remat=remat)),
-            )
+            model = compute.changed(config.model, remat=remat)
+            yield f"--model.compute.remat {remat}", dataclasses.replace(config, model=model)
 
 
 def _microbatches(config: Config, topology: Topology):

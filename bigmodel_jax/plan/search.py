@@ -11,6 +11,7 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core.sharding import AXES, factor
 from bigmodel_jax.data.fields import along
+from bigmodel_jax.models import compute
 from bigmodel_jax.plan.changes import cut_sequence
 from bigmodel_jax.plan.compile import Compiled, compile_all
 from bigmodel_jax.plan.sums import cuts_sequence, sums
@@ -56,7 +57,7 @@ class Candidate:
     def title(self) -> str:
         parallel = self.config.parallel
         mesh = " ".join(f"{axis}={getattr(parallel, axis)}" for axis in AXES if getattr(parallel, axis) > 1)
-        remat = getattr(self.config.model, "remat", "")
+        remat = compute.remat(self.config.model)
         host = ", optimizer on the host" if parallel.offload_optimizer else ""
         cut = ", sequence cut over tensor" if cuts_sequence(parallel) else ""
         return f"{mesh or 'one device'}, remat {remat}, microbatches {self.config.train.microbatches}{cut}{host}"
@@ -84,7 +85,7 @@ def layouts(config: Config, topology: Topology) -> Iterator[Config]:
     """
     stage, seq = max(config.parallel.stage, 1), max(config.parallel.seq, 1)
     experts = divisors(getattr(config.model, "num_experts", 1))
-    remats = REMATS if hasattr(config.model, "remat") else ("",)
+    remats = REMATS if compute.remat(config.model) else ("",)
     # The host's memory beside a GPU is not a kind of memory that programs for it name.
     offloads = (False, True) if topology.chip.platform == "tpu" else (False,)
     per_slice = topology.devices // topology.slices
@@ -107,7 +108,7 @@ def layouts(config: Config, topology: Topology) -> Iterator[Config]:
 
 def _layout(config: Config, remat: str, offload: bool, microbatches: int, **mesh: int) -> Config:
     parallel = dataclasses.replace(config.parallel, **mesh, offload_optimizer=offload)
-    model = dataclasses.replace(config.model, remat=remat) if remat else config.model
+    model = compute.changed(config.model, remat=remat) if remat else config.model
     train = dataclasses.replace(config.train, microbatches=microbatches)
     return dataclasses.replace(config, parallel=parallel, model=model, train=train)
 
@@ -163,7 +164,7 @@ def _same(layout: Config, asked: Config, num_devices: int) -> bool:
         return False
     fields = [
         (
-            getattr(c.model, "remat", ""),
+            compute.remat(c.model),
             c.train.microbatches,
             c.parallel.offload_optimizer,
             cuts_sequence(c.parallel),
@@ -207,12 +208,12 @@ def write_config(path: Path, base: Path, best: dict, title: str) -> None:
     """A config file: `base` with the winner's layout."""
     parallel = {axis: best["config"]["parallel"][axis] for axis in AXES}
     parallel["offload_optimizer"] = best["config"]["parallel"]["offload_optimizer"]
-    remat = best["config"]["model"].get("remat")
+    remat = best["config"]["model"].get("compute", {}).get("remat")
     path.write_text(
         FORMAT.format(
             title=title,
             base=str(base),
-            model=f", remat={remat!r}" if remat else "",
+            model=f", compute=dataclasses.replace(base.model.compute, remat={remat!r})" if remat else "",
             parallel=", ".join(f"{axis}={value!r}" for axis, value in parallel.items()),
             residual_seq=_axes(best["config"]["parallel"]["rules"]["residual_seq"]),
             microbatches=best["config"]["train"]["microbatches"],

@@ -1,6 +1,5 @@
 """What a layout needs at least, from shapes alone: no compiler, microseconds. For sorting, and for rejecting what cannot be."""
 
-import dataclasses
 import functools
 import math
 from typing import Any
@@ -9,7 +8,8 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.core import params
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, axis_names
 from bigmodel_jax.data.fields import num_tokens
-from bigmodel_jax.nn import pipeline
+from bigmodel_jax.models import compute
+from bigmodel_jax.nn import pipeline, stack
 from bigmodel_jax.plan.topology import Topology
 
 HOST_LINK = 16e9  # bytes/s between a chip and its host: PCIe Gen4 x 8, as Google's hosts share it
@@ -23,7 +23,7 @@ def sums(config: Config, topology: Topology) -> tuple[float, float]:
 def memory(config: Config) -> float:
     """Master weights, gradients, moments, and what the layers save. A lower bound: what it rejects cannot fit."""
     parallel = config.parallel
-    count = _counts(_shape(config.model))[0] / _cuts(parallel)
+    count = _counts(compute.reset(config.model))[0] / _cuts(parallel)
     moments = 0 if parallel.offload_optimizer else 2
     waiting = tokens(config) / config.train.microbatches * saved(config.model, parallel)[0]
     if parallel.stage > 1 and parallel.pipeline_remat:
@@ -38,12 +38,12 @@ def seconds(config: Config, topology: Topology) -> float:
     """The slower of arithmetic and the network that it can hide, and what nothing hides: sums of activations over `tensor`,
     which the next product waits for, and the time that moments and activations take to the host and back."""
     chip, parallel, model = topology.chip, config.parallel, config.model
-    count, met = _counts(_shape(model))
+    count, met = _counts(compute.reset(model))
     rows = tokens(config)
     _, hosted, passes = saved(model, parallel)
     n, m, r = _pipeline(parallel)
     ticks = pipeline.ticks(n, m, r) / r  # of a stage's layers; m of them do work
-    compute = passes * met * rows / parallel.tensor * ticks / m / chip.peak(config.precision.compute)
+    arithmetic = passes * met * rows / parallel.tensor * ticks / m / chip.peak(config.precision.compute)
     links = chip.links * chip.link / chip.devices
     # Weights are gathered forward and backward, once more where the forward pass is repeated; gradients go the other way.
     gathers = (3 if passes > 7 else 2) * config.train.microbatches + 1
@@ -62,7 +62,7 @@ def seconds(config: Config, topology: Topology) -> float:
     activations = getattr(model, "num_layers", 1) * getattr(model, "embed_dim", 0) * rows
     waited = 8.0 * 2.0 * activations * (parallel.tensor > 1) / (2 * chip.link)
     host = 16.0 * mine if parallel.offload_optimizer else 0.0
-    return max(compute, hidden, 4.0 * rows * hosted / HOST_LINK) + waited + host / HOST_LINK
+    return max(arithmetic, hidden, 4.0 * rows * hosted / HOST_LINK) + waited + host / HOST_LINK
 
 
 def _cuts(parallel: ParallelConfig) -> int:
@@ -95,27 +95,20 @@ def saved(model: Any, parallel: Any) -> tuple[float, float, float]:
     kv_heads = getattr(model, "num_kv_heads", heads)
     qkv = attn + 2 * (kv_heads / tensor if kv_heads % tensor == 0 else kv_heads) * head_dim
     mlp = 2 * getattr(model, "mlp_dim", 0) / tensor
-    device, host, passes = {
-        "full": (D, 0, 8.0),
-        "save_attn": (D + attn, 0, 8.0),
-        "save_qkv_attn": (D + qkv + attn, 0, 7.6),
-        "save_qkv_attn_mlp": (D + qkv + attn + mlp, 0, 6.4),
-        "dots": (2 * D + qkv + attn + mlp, 0, 6.2),
-        "offload_input": (0, D, 8.0),
-        "offload_attn": (0, D + attn, 8.0),
-        "offload_qkv_attn": (0, D + qkv + attn, 7.6),
-    }.get(getattr(model, "remat", ""), (4 * D + qkv + attn + 2 * mlp, 0, 6.0))
-    return layers * device, layers * host, passes
+    remat, width = compute.remat(model), {"input": D, "qkv": qkv, "attn": attn, "mlp": mlp}
+    if remat == "dots":
+        return layers * (2 * D + qkv + attn + mlp), 0, 6.2
+    if remat in ("none", ""):
+        return layers * (4 * D + qkv + attn + 2 * mlp), 0, 6.0
+    names = stack.SAVED.get(remat, stack.OFFLOADED.get(remat, ()))
+    passes = 8.0 - sum({"qkv": 0.4, "mlp": 1.2}.get(name, 0) for name in names)
+    kept = layers * sum(width[name] for name in names)
+    return (0, kept, passes) if remat in stack.OFFLOADED else (layers * D + kept, 0, passes)
 
 
 def cuts_sequence(parallel: ParallelConfig) -> bool:
     """Whether the sequence between a layer's products is cut over `tensor`."""
     return "tensor" in axis_names(parallel.rules.residual_seq)
-
-
-def _shape(model: Any) -> Any:
-    """The model without what does not change its parameters: layouts share one count."""
-    return dataclasses.replace(model, remat="none") if hasattr(model, "remat") else model
 
 
 @functools.cache

@@ -27,6 +27,7 @@ from bigmodel_jax.core import params, sharding, trust
 from bigmodel_jax.core.compiler_options import compiler_options
 from bigmodel_jax.data import fields
 from bigmodel_jax.data.fields import Field
+from bigmodel_jax.models import compute
 from bigmodel_jax.plan import roofline
 from bigmodel_jax.plan import topology as topologies
 from bigmodel_jax.plan.program import cost, hlo, memory
@@ -201,7 +202,7 @@ def model_flops(config: Config, mesh: jax.sharding.Mesh, batch: dict) -> tuple[f
     """
     if hasattr(config.model, "capacity_factor"):
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, capacity_factor=0.0))
-    attends = hasattr(config.model, "attention")
+    attends = isinstance(compute.of(config.model), compute.Compute)
     return _flops(config, mesh, batch), _attention(config, mesh, batch) if attends else 0.0
 
 

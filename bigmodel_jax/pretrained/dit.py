@@ -52,7 +52,7 @@ def from_hf(hf: dict) -> DiTConfig:
 
 
 def to_hf(cfg: DiTConfig) -> dict:
-    ours = {name: x for name, x in dataclasses.asdict(cfg).items() if name not in ("remat", "unroll", "attention")}
+    ours = {name: x for name, x in dataclasses.asdict(cfg).items() if name != "compute"}
     return {"model_type": "dit", **ours, "image_shape": list(cfg.image_shape)}
 
 

@@ -41,7 +41,7 @@ TRAINING = {
     *("init_std", "init_factor", "depth_scaled_init", "zero_init", "logit_scale_init", "logit_bias_init"),
     *("load_balancing_loss", "router_z_loss", "balance_loss", "mtp_loss", "bias_update_rate"),
 }
-COMPUTING = {"remat", "unroll", "attention", "capacity_factor", "expert_buffer"}
+COMPUTING = {"compute", "capacity_factor", "expert_buffer"}
 # Weights do not depend on these, and no config.json says them.
 NOT_IN_FILES = {ResNetConfig: ("image_shape",), XLNetConfig: ("max_seq_len",)}
 COPY_BYTES = 1 << 26  # what writing the checkpoint holds beside the weights, but for a single larger array

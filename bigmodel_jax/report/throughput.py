@@ -1,7 +1,6 @@
 """How fast a run goes, and how far that is from what the device can do: FLOPs, peak, rolling rates."""
 
 import collections
-import dataclasses
 import functools
 import math
 import time
@@ -13,6 +12,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from bigmodel_jax.core import peaks
+from bigmodel_jax.models import compute
 
 
 def count_flops(fn: Callable, *abstract_args) -> float:
@@ -34,8 +34,8 @@ def step_flops(config, tree, batch) -> float:
     Attention counts the keys that its definition multiplies, which are min(T, window) a query. What an implementation
     computes beside that (a whole last block) and what is computed again (remat) is no useful work and does not count.
     """
-    plain = {"attention": "plain"} if hasattr(config.model, "attention") else {}
-    model = dataclasses.replace(config.model, **plain).make()
+    attends = isinstance(compute.of(config.model), compute.Compute)
+    model = (compute.changed(config.model, attention="plain") if attends else config.model).make()
 
     def forward(tree, batch):
         return config.objective.loss(model, tree, batch, rng=jax.random.key(0), train=True).mean.total

@@ -13,7 +13,7 @@ CUT = "more {more} with parallel.fsdp (or tensor, stage, expert)"
 STATE = f"{CUT}, precision.param = 'bfloat16', an optimizer with fewer moments, a smaller model; launch.py plan says what fits"
 WEIGHTS = f"{CUT}, weights in bfloat16, a smaller model"
 STEP = (
-    "a smaller train.batch_size, more train.microbatches, model.remat where the model has it, more {more} with "
+    "a smaller train.batch_size, more train.microbatches, model.compute.remat where the model has it, more {more} with "
     "parallel.data or parallel.fsdp; launch.py plan says what fits"
 )
 

@@ -31,18 +31,20 @@ FREE = (
         "report",
         "data.cache_dir",
     ),
-    *("model.remat", "model.unroll", "model.attention", "objective.logits"),
+    "objective.logits",
 )
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple]:
     """{"optim.lr": (old, new)} of the fields that make it another run."""
     a, b = flat(old), flat(new)
-    return {
-        name: (a.get(name), b.get(name))
-        for name in a | b
-        if a.get(name) != b.get(name) and not any(name == free or name.startswith(f"{free}.") for free in FREE)
-    }
+    return {name: (a.get(name), b.get(name)) for name in a | b if a.get(name) != b.get(name) and not _free(name)}
+
+
+def _free(name: str) -> bool:
+    """Whether a field may differ: one of FREE, or in a `compute` of the model or of its towers."""
+    computing = name.startswith("model.") and "compute" in name.split(".")
+    return computing or any(name == free or name.startswith(f"{free}.") for free in FREE)
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = True) -> Config:

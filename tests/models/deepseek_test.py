@@ -9,7 +9,7 @@ import pytest
 
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
-from bigmodel_jax.models import deepseek
+from bigmodel_jax.models import Compute, deepseek
 from bigmodel_jax.models.deepseek import PRESETS, DeepseekConfig
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.pretrained.deepseek import DEEPSEEK_V3
@@ -160,7 +160,7 @@ def test_only_targets_of_the_same_document_count():
 
 
 def test_training_with_modules_lowers_their_loss_and_every_parameter_learns():
-    cfg = dataclasses.replace(WITH_MODULES, remat="full")
+    cfg = dataclasses.replace(WITH_MODULES, compute=Compute(remat="full"))
     model, p = fresh(cfg)
     batch = batch_of(jax.random.randint(jax.random.key(1), (4, 17), 0, 64))
     trainable, frozen = params.partition(p, model.spec)

@@ -9,7 +9,7 @@ import pytest
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.models import gpt_oss
+from bigmodel_jax.models import Compute, gpt_oss
 from bigmodel_jax.models.gpt_oss import PRESETS, GptOssConfig
 from bigmodel_jax.pretrained.gpt_oss import GPT_OSS
 
@@ -51,7 +51,9 @@ def test_every_second_layer_is_windowed():
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_the_first_layer_sees_its_window_and_the_second_everything(num_layers, unroll):
     """By gradient."""
-    cfg = dataclasses.replace(GptOssConfig.tiny(), num_layers=num_layers, window=3, init_std=0.3, unroll=unroll)
+    cfg = dataclasses.replace(
+        GptOssConfig.tiny(), num_layers=num_layers, window=3, init_std=0.3, compute=Compute(unroll=unroll)
+    )
     model = cfg.make()
     p = params.init(model.spec, jax.random.key(0))
     tokens = jnp.arange(12)[None]  # every token once, so that a row of the table is a place in the text

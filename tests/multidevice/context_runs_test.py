@@ -12,7 +12,7 @@ from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig
-from bigmodel_jax.models import BertConfig, LlamaConfig, MixtralConfig, ViTConfig
+from bigmodel_jax.models import BertConfig, Compute, LlamaConfig, MixtralConfig, ViTConfig
 from bigmodel_jax.objectives import Classification, MaskedLanguageModel, NextToken
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.training.state import init_state
@@ -126,7 +126,9 @@ def test_a_run_equals_one_device(model, mesh, one_device, note):
 @pytest.mark.parametrize("remat", ["full", "offload_attn"])
 def test_what_is_computed_again_or_kept_elsewhere_changes_nothing(remat, one_device, monkeypatch):
     """A ring under remat: its outputs and log-sums are recomputed, or wait in the host's memory."""
-    monkeypatch.setitem(MODELS, remat, (dataclasses.replace(LlamaConfig.tiny(), remat=remat), NextToken(), text_batch))
+    monkeypatch.setitem(
+        MODELS, remat, (dataclasses.replace(LlamaConfig.tiny(), compute=Compute(remat=remat)), NextToken(), text_batch)
+    )
     losses, trained = one_device("llama")
     got_losses, got = train(remat, MESHES["seq_fsdp"], 8)
     np.testing.assert_allclose(got_losses, losses, rtol=2e-6)

@@ -14,7 +14,7 @@ from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.data import DataConfig
 from bigmodel_jax.inference.generate import generate
-from bigmodel_jax.models import DeepseekConfig, Gemma2Config, GPT2Config, LlamaConfig, MixtralConfig
+from bigmodel_jax.models import Compute, DeepseekConfig, Gemma2Config, GPT2Config, LlamaConfig, MixtralConfig
 from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.objectives import NextToken
 
@@ -140,15 +140,18 @@ def test_generation_is_that_of_the_vocabulary():
     ],
 )
 def test_fewer_kv_heads_than_devices_lie_whole_on_each(kv_heads, attention, parallel):
-    sizes = {"num_layers": 1, "num_heads": 8, "num_kv_heads": kv_heads, "attention": attention}
+    sizes = {"num_layers": 1, "num_heads": 8, "num_kv_heads": kv_heads, "compute": Compute(attention=attention)}
     model = dataclasses.replace(LlamaConfig.tiny(), **sizes)
     validate(Config(model, NextToken(), DataConfig(), parallel=parallel, train=TrainConfig(batch_size=8)))
-    equal(loss_and_gradients(model, parallel), of_one_device(dataclasses.replace(model, attention="plain")))
+    equal(
+        loss_and_gradients(model, parallel),
+        of_one_device(dataclasses.replace(model, compute=Compute(attention="plain"))),
+    )
 
 
 def test_a_device_computes_its_own_query_heads_alone():
     """4 query heads over 4 devices with 2 kv heads: the products of attention are cut to one head."""
-    model, mesh = dataclasses.replace(LlamaConfig.tiny(), attention="chunked"), sharding.make_mesh(TP4)
+    model, mesh = dataclasses.replace(LlamaConfig.tiny(), compute=Compute(attention="chunked")), sharding.make_mesh(TP4)
 
     def apply(tree, rows):
         with sharding.use(mesh, TP4.rules, TP4):

@@ -16,7 +16,7 @@ import pipeline_test as pipelines
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.models import MODELS
+from bigmodel_jax.models import MODELS, Compute
 from bigmodel_jax.training.pipeline.schedule_1f1b import Schedule
 from bigmodel_jax.training.state import abstract_state
 from bigmodel_jax.training.step import make_train_step
@@ -127,7 +127,7 @@ def test_stages_hand_on_what_they_owe_and_gather_no_weight(rounds, note):
 
 def temporaries(microbatches: int, schedule: str, *, remat: str, pipeline_remat: bool) -> int:
     """Bytes of one device, of a step over microbatches of 2 rows of 64 tokens; 8 layers on 4 stages."""
-    model = dataclasses.replace(pipelines.CASES["llama"][0], embed_dim=64, mlp_dim=256, remat=remat)
+    model = dataclasses.replace(pipelines.CASES["llama"][0], embed_dim=64, mlp_dim=256, compute=Compute(remat=remat))
     parallel = dataclasses.replace(layout(4, microbatches), pipeline_schedule=schedule, pipeline_remat=pipeline_remat)
     config = pipelines.config_of("llama", parallel)
     config = dataclasses.replace(
@@ -212,12 +212,16 @@ def test_slots_hold_what_waits_and_no_more_for_more_microbatches(n, r):
         ),
         ("transformer", layout(2, 4), "is for models of one stack of layers, and TransformerConfig has several"),
         ("llama", layout(1), "pipeline_schedule need parallel.stage of 2 or more"),
-        ("offload", layout(2, 4), "model.remat = 'offload_input' needs parallel.pipeline_remat = True"),
+        ("offload", layout(2, 4), "model.compute.remat = 'offload_input' needs parallel.pipeline_remat = True"),
     ],
 )
 def test_what_it_is_not_for_is_one_line(model, parallel, message):
     config = pipelines.config_of("llama", parallel)
-    cfg = dataclasses.replace(config.model, remat="offload_input") if model == "offload" else MODELS[model].tiny()
+    cfg = (
+        dataclasses.replace(config.model, compute=Compute(remat="offload_input"))
+        if model == "offload"
+        else MODELS[model].tiny()
+    )
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         validate(dataclasses.replace(config, model=cfg), math.prod(parallel.sizes()))
     assert "\n" not in str(error.value)

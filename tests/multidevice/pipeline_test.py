@@ -21,7 +21,7 @@ from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.data import DataConfig
-from bigmodel_jax.models import MODELS
+from bigmodel_jax.models import MODELS, Compute
 from bigmodel_jax.models.base import ModelConfig
 from bigmodel_jax.nn import pipeline
 from bigmodel_jax.objectives import Classification, MaskedLanguageModel, NextToken
@@ -67,8 +67,8 @@ def tiny(name: str, **changes) -> ModelConfig:
 
 CASES = {
     "llama": (tiny("llama", num_layers=8), NextToken(), text),
-    "llama_remat": (tiny("llama", num_layers=8, remat="full"), NextToken(), text),
-    "llama_unrolled": (tiny("llama", num_layers=8, unroll=True), NextToken(), text),
+    "llama_remat": (tiny("llama", num_layers=8, compute=Compute(remat="full")), NextToken(), text),
+    "llama_unrolled": (tiny("llama", num_layers=8, compute=Compute(unroll=True)), NextToken(), text),
     "mixtral": (tiny("mixtral", num_layers=4), NextToken(), text),
     "deepseek": (tiny("deepseek", num_layers=5, num_mtp_layers=1), NextToken(), text),
     "gemma3": (tiny("gemma3", num_layers=4), NextToken(), text),

@@ -18,7 +18,7 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.data import DataConfig
-from bigmodel_jax.models import LlamaConfig
+from bigmodel_jax.models import Compute, LlamaConfig
 from bigmodel_jax.nn import head
 from bigmodel_jax.nn.head import Head
 from bigmodel_jax.objectives import NextToken
@@ -33,7 +33,7 @@ MODEL = LlamaConfig(
     num_kv_heads=2,
     mlp_dim=512,
     max_seq_len=512,
-    remat="full",
+    compute=Compute(remat="full"),
 )
 # Its state takes more than what a step computes.
 WIDE = {"vocab_size": 8192, "embed_dim": 1024, "num_heads": 8, "num_kv_heads": 8, "mlp_dim": 4096, "max_seq_len": 128}
@@ -107,7 +107,7 @@ def main() -> None:
         "head_whole": vocabulary(many, "whole"),
         "head_blocks": vocabulary(many, "blocks"),
         "plain": step(few),
-        "offload_input": step(few, model={"remat": "offload_input"}),
+        "offload_input": step(few, model={"compute": Compute(remat="offload_input")}),
         "offload_optimizer": step(few, parallel={"offload_optimizer": True}),
         "wide": step(few, model=WIDE),
         "wide_offload_optimizer": step(few, model=WIDE, parallel={"offload_optimizer": True}),

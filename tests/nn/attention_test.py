@@ -189,7 +189,7 @@ def test_what_an_implementation_cannot_do_is_one_line(case):
     q, k, v = random_qkv(8, 8)
     with sharding.use(Platform(platform), sharding.Rules()), pytest.raises(ValueError, match=words) as error:
         attention._choose(name, options["rule"], q, k, v, options["sinks"], options["bias"])
-    assert str(error.value).startswith(f"model.attention = {name!r}: ")
+    assert str(error.value).startswith(f"model.compute.attention = {name!r}: ")
     assert "\n" not in str(error.value)
 
 

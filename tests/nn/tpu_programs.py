@@ -19,7 +19,7 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig
-from bigmodel_jax.models import LlamaConfig
+from bigmodel_jax.models import Compute, LlamaConfig
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.attention.attention import Where
 from bigmodel_jax.objectives import NextToken
@@ -75,7 +75,13 @@ def attend(devices, *, parallel=ParallelConfig(data=1, fsdp=2, tensor=2), h=128,
 def train_step(devices, remat):
     """A whole step of a small Llama, weights and heads cut."""
     model = dataclasses.replace(
-        LlamaConfig.tiny(), embed_dim=256, num_heads=4, num_kv_heads=2, head_dim=128, max_seq_len=LENGTH, remat=remat
+        LlamaConfig.tiny(),
+        embed_dim=256,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=128,
+        max_seq_len=LENGTH,
+        compute=Compute(remat=remat),
     )
     parallel = ParallelConfig(data=1, fsdp=2, tensor=2)
     config = Config(

@@ -25,14 +25,14 @@ from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import TextData, TextFiles
-from bigmodel_jax.models import LlamaConfig
+from bigmodel_jax.models import Compute, LlamaConfig
 from bigmodel_jax.objectives import NextToken
 
 
 def get_config():
     return Config(
         model=LlamaConfig(vocab_size=512, num_layers=2, embed_dim=128, num_heads=2, num_kv_heads=2, head_dim=64,
-                          mlp_dim=256, max_seq_len=256, remat="full"),
+                          mlp_dim=256, max_seq_len=256, compute=Compute(remat="full")),
         objective=NextToken(),
         data=TextData(source=TextFiles("none.txt", "none.txt"), seq_len=256),
         parallel=ParallelConfig(data=1, fsdp=4),

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params, peaks
 from bigmodel_jax.data import DataConfig
-from bigmodel_jax.models import Gemma3Config, GptOssConfig, LlamaConfig, MistralConfig
+from bigmodel_jax.models import Compute, Gemma3Config, GptOssConfig, LlamaConfig, MistralConfig
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.plan.chips import CHIPS
 from bigmodel_jax.report import throughput
@@ -115,7 +115,9 @@ def test_a_window_counts_the_keys_that_a_query_sees(model, seen, dim):
 
 def test_a_last_block_that_is_not_full_is_no_useful_work():
     model = dataclasses.replace(LlamaConfig.tiny(), max_seq_len=4096)
-    counted = {flops(dataclasses.replace(model, attention=a), 1, 2500) for a in ("auto", "chunked", "plain")}
+    counted = {
+        flops(dataclasses.replace(model, compute=Compute(attention=a)), 1, 2500) for a in ("auto", "chunked", "plain")
+    }
     assert counted == {3 * 2 * 2500 * (2 * 9216 + 2048 + 2 * (2 * 2500 * 32))}
 
 

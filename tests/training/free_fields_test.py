@@ -16,7 +16,7 @@ CONFIG = Config(LlamaConfig.tiny(), NextToken(), TextData(source=TextFiles("a", 
 FREE = {
     *("train.steps", "train.epochs", "train.log_every", "train.max_skipped", "train.max_step_seconds"),
     *("data.cache_dir", "objective.logits"),
-    *("model.remat", "model.unroll", "model.attention"),
+    "model.compute",
     *("parallel", "eval", "checkpoint", "report"),
 }
 
@@ -56,7 +56,14 @@ def test_another_class_makes_another_run(room):
 
 def test_a_name_that_only_begins_like_a_free_one_is_not_free(monkeypatch):
     names = ["evaluation", "evaluation.every", "parallelism", "train.steps_per_epoch", "data.cache_dir_of_others"]
-    names += ["model.unrolled", "reports.html", "objective.logits_scale", "train.stepsize", "checkpoints"]
+    names += [
+        "model.computed.remat",
+        "data.compute.remat",
+        "reports.html",
+        "objective.logits_scale",
+        "train.stepsize",
+        "checkpoints",
+    ]
     monkeypatch.setattr(run_folder, "flat", dict)
     old, new = ({name: n for name in names} for n in (0, 1))
     assert run_folder.differences(old, new) == {name: (0, 1) for name in names}

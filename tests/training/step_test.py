@@ -12,7 +12,7 @@ from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig
-from bigmodel_jax.models import LlamaConfig
+from bigmodel_jax.models import Compute, LlamaConfig
 from bigmodel_jax.models.cnn import CNNConfig
 from bigmodel_jax.objectives import Classification, NextToken
 from bigmodel_jax.optim import OptimConfig
@@ -118,7 +118,7 @@ def test_products_in_8_bits_follow_float32(matmul):
 def test_remat_and_unroll_change_nothing(remat):
     base, _, _ = run(CONFIG, [text_batch(i) for i in range(3)])
     for change in ({"remat": remat}, {"unroll": True}, {"remat": remat, "unroll": True}):
-        config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **change))
+        config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, compute=Compute(**change)))
         np.testing.assert_allclose(run(config, [text_batch(i) for i in range(3)])[0], base, rtol=1e-5)
 
 
@@ -128,7 +128,7 @@ def test_remat_lowers_memory():
     model = dataclasses.replace(CONFIG.model, num_layers=12)
     sizes = {}
     for remat in ("none", "full"):
-        config = dataclasses.replace(CONFIG, model=dataclasses.replace(model, remat=remat))
+        config = dataclasses.replace(CONFIG, model=dataclasses.replace(model, compute=Compute(remat=remat)))
         state, step = init_state(config, one_device()), make_train_step(config, one_device())
         sizes[remat] = step.lower(state, text_batch()).compile().memory_analysis().temp_size_in_bytes
     assert sizes["full"] < 0.7 * sizes["none"], sizes

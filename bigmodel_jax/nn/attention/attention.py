@@ -146,7 +146,7 @@ def _choose(implementation, rule, q, k, v, sinks, bias) -> str:
     if implementation != "auto":
         reason = refusal(implementation)
         if reason:
-            raise ValueError(f"model.attention = {implementation!r}: {reason}; 'auto' chooses one that can")
+            raise ValueError(f"model.compute.attention = {implementation!r}: {reason}; 'auto' chooses one that can")
         return implementation
     kernel = KERNELS.get(platform)
     if kernel and S >= KERNEL_FROM and not refusal(kernel):
@@ -159,10 +159,10 @@ def _turns(implementation, rule, axis: str, q, k) -> context.Turns:
     mesh = sharding.current_mesh()
     reason = kernels.ring_refusal(mesh.devices.flat[0].platform, rule, q.shape[1], k.shape[1], mesh.shape[axis])
     if implementation not in ("auto", "chunked", "splash"):
-        raise ValueError(f"model.attention = {implementation!r} needs parallel.context = 'ulysses', not 'ring'")
+        raise ValueError(f"model.compute.attention = {implementation!r} needs parallel.context = 'ulysses', not 'ring'")
     if implementation == "splash" and reason:
         raise ValueError(
-            f"model.attention = 'splash' with parallel.context = 'ring': {reason}; 'auto' chooses one that can"
+            f"model.compute.attention = 'splash' with parallel.context = 'ring': {reason}; 'auto' chooses one that can"
         )
     return context.blockwise_turns if implementation == "chunked" or reason else kernels.splash_turns
 
