@@ -16,6 +16,7 @@ ARENA = {
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
 PROGRAM_BYTES = 1 << 16
+GPU_SHARE = 0.92  # of a GPU's memory is for arrays, and is what `plan` counts with; JAX's own default is three quarters
 ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/kfd")
 
 
@@ -42,9 +43,9 @@ def quiet_tpu_runtime() -> None:
 
 
 def use_gpu_memory() -> None:
-    """The share of a GPU's memory that `plan` counts with (plan/chips.py); JAX's own default is three quarters of it."""
+    """Lets JAX take GPU_SHARE of a GPU's memory, unless the environment says otherwise."""
     if not {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & os.environ.keys():
-        os.environ["XLA_CLIENT_MEM_FRACTION"] = "0.92"
+        os.environ["XLA_CLIENT_MEM_FRACTION"] = str(GPU_SHARE)
 
 
 def keep_programs() -> None:

@@ -30,6 +30,7 @@ class Range:
 
 
 Count = Annotated[int, Range("1 or more", 1)]
+Classes = Annotated[int, Range("2 or more", 2)]
 CountOrZero = Annotated[int, Range("0 or more", 0)]
 CountOrAll = Annotated[int, Range("1 or more, or -1 for all remaining devices", -1)]  # sharding.factor refuses 0
 Depth = Annotated[

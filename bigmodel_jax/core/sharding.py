@@ -182,18 +182,6 @@ def uncut(parallel: ParallelConfig, size: int, logical: str) -> str:
     return " x ".join(f"parallel.{axis} = {getattr(parallel, axis)}" for axis in axes if getattr(parallel, axis) > 1)
 
 
-def check_divides(parallel: ParallelConfig, field: str, size: int, logical: str, way_out: str = "") -> None:
-    """ValueError where the mesh does not divide `size`, which the config's `field` says.
-
-    way_out: what else helps than a rule of None.
-    """
-    if product := uncut(parallel, size, logical):
-        raise ValueError(
-            f"{field} = {size} is not divisible by {product}: {way_out}{' or ' if way_out else ''}"
-            f"--parallel.rules.{logical} None leaves it whole on every device"
-        )
-
-
 def batch_sharding(mesh: Mesh, rules: Rules, axes: tuple[str | None, ...] = ()) -> NamedSharding:
     """Sharding of a batch array; axes: the logical names of one row's dimensions, () where none has one."""
     return NamedSharding(mesh, partition_spec(("batch", *axes), rules))

@@ -7,6 +7,7 @@ of characters would leave nothing of the words.
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +15,13 @@ import jax.numpy as jnp
 from bigmodel_jax.core import initial
 from bigmodel_jax.core.initial import Initial
 from bigmodel_jax.core.params import Tree, normal
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Share, ShareBelowOne
-from bigmodel_jax.core.sharding import constrain, uncut
+from bigmodel_jax.core.ranges import Classes, Count, CountOrZero, NonNegative, ShareBelowOne
+from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.sizes import Cut
 from bigmodel_jax.nn import linear
 from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
 from bigmodel_jax.nn.dropout import dropout
-
-SMALLEST = {
-    "vocab_size": 1,
-    "num_classes": 2,
-    "embed_dim": 1,
-    "hidden_dim": 0,
-    "bigram_buckets": 0,
-    "ngram_buckets": 0,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +29,7 @@ class BagOfEmbeddingsConfig(ModelConfig):
     """A classifier of texts by the mean of their words' embeddings (arXiv:1607.01759)."""
 
     vocab_size: Count = 20_000
-    num_classes: Count = 2
+    num_classes: Classes = 2
     embed_dim: Count = 64
     hidden_dim: CountOrZero = 64  # 0 = the classes directly
     bigram_buckets: CountOrZero = (
@@ -45,31 +38,21 @@ class BagOfEmbeddingsConfig(ModelConfig):
     ngram_buckets: CountOrZero = 0  # rows for the runs of characters that the data numbers; 0 = none
     embed_std: NonNegative = 0.1  # of the initial embeddings
     dropout: ShareBelowOne = 0.0  # of the mean, in training
-    word_dropout: Share = 0.0  # words left out of a text, in training
+    word_dropout: ShareBelowOne = 0.0  # words left out of a text, in training
     activation: Activation = "relu"  # of the hidden layer
     init: Initial = "default"  # of the kernels; default: He's normal for the hidden layer, LeCun's for the head
     init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
+
+    SIZES: ClassVar[tuple] = (
+        *(Cut(name, "vocab") for name in ("vocab_size", "bigram_buckets", "ngram_buckets")),
+        Cut("hidden_dim", "mlp"),
+    )
 
     def inputs(self):
         return {"tokens": None}
 
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
-
-    def validate(self, parallel) -> None:
-        for name, least in SMALLEST.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"model.{name} = {getattr(self, name)}; it must be {least} or more")
-        for name in ("dropout", "word_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name} = {getattr(self, name)}; it must be 0 or more and below 1")
-        for name in ("vocab_size", "bigram_buckets", "ngram_buckets", "hidden_dim"):
-            logical = "mlp" if name == "hidden_dim" else "vocab"
-            if product := uncut(parallel, getattr(self, name), logical):
-                raise ValueError(
-                    f"model.{name} = {getattr(self, name)}; it must be a multiple of {product}, or "
-                    f"--parallel.rules.{logical} None leaves it whole"
-                )
 
     @classmethod
     def tiny(cls) -> "BagOfEmbeddingsConfig":

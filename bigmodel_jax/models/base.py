@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 
+from bigmodel_jax.models import sizes
 from bigmodel_jax.models.compute import MOVED
 from bigmodel_jax.nn.head import Head
 
@@ -48,6 +49,7 @@ class ModelConfig:
     """Base of every model's config: numbers that describe one model, and `make` to build its two functions."""
 
     RENAMED: ClassVar[dict[str, str]] = MOVED
+    SIZES: ClassVar[tuple] = ()  # which of its numbers fit each other and the mesh: sizes.py
 
     def make(self) -> Model:
         raise NotImplementedError(f"{type(self).__name__} does not define make()")
@@ -63,7 +65,8 @@ class ModelConfig:
         raise AttributeError(f"{type(self).__name__}.{name} is now called {self.RENAMED[name]!r}")
 
     def validate(self, parallel) -> None:
-        """Raises ValueError for a combination that cannot work, before anything is compiled."""
+        """Raises ValueError for a combination that cannot work, before anything is compiled; extended, not replaced."""
+        sizes.check(self, parallel)
 
     def windows(self) -> tuple[int, ...]:
         """How many keys a token sees in each layer's causal attention, 0 = all before it; () where no layer has a window.

@@ -7,7 +7,7 @@ Shapes: B batch, T tokens, D embed, V vocab, L layers, C classes.
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,12 @@ import jax.numpy as jnp
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, ShareBelowOne
-from bigmodel_jax.core.sharding import check_divides, constrain
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.models.decoder import where
+from bigmodel_jax.models.sizes import Cut
 from bigmodel_jax.nn import feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.dropout import dropout
@@ -27,6 +29,9 @@ from bigmodel_jax.nn.head import Head as TableHead
 Head = Literal["none", "masked_lm", "pretraining", "classification", "token_classification", "question_answering"]
 POOLED = ("none", "pretraining", "classification")
 gelu = functools.partial(jax.nn.gelu, approximate=False)
+
+
+SIZES = (*prenorm.SIZES, Cut("vocab_size", "vocab"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +52,8 @@ class BertConfig(ModelConfig):
     dropout: ShareBelowOne = 0.0
     compute: Compute = Compute()
 
+    SIZES: ClassVar[tuple] = SIZES
+
     @property
     def head_dim(self) -> int:
         return self.embed_dim // self.num_heads
@@ -63,24 +70,13 @@ class BertConfig(ModelConfig):
         return Model(spec=spec(self), apply=functools.partial(apply, self))
 
     def validate(self, parallel) -> None:
-        check_encoder(self, parallel)
+        super().validate(parallel)
         if self.num_classes < 1 and self.head in ("classification", "token_classification"):
             raise ValueError(f"model.num_classes = {self.num_classes}; model.head = {self.head!r} needs 1 or more")
 
     @classmethod
     def tiny(cls) -> "BertConfig":
         return cls(vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, mlp_dim=64, max_seq_len=32)
-
-
-def check_encoder(cfg, parallel) -> None:
-    """Raises ValueError for sizes that make no model, and where they and the mesh do not fit."""
-    for name in ("vocab_size", "num_layers", "embed_dim", "num_heads", "mlp_dim", "max_seq_len"):
-        if getattr(cfg, name) < 1:
-            raise ValueError(f"model.{name} = {getattr(cfg, name)}; it must be 1 or more")
-    if cfg.embed_dim % cfg.num_heads:
-        raise ValueError(f"model.num_heads = {cfg.num_heads} does not divide model.embed_dim = {cfg.embed_dim}")
-    for name, logical in (("num_heads", "heads"), ("mlp_dim", "mlp"), ("vocab_size", "vocab")):
-        check_divides(parallel, f"model.{name}", getattr(cfg, name), logical)
 
 
 # ------------------------------------------------------------------------------------------------ parameters

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Init, Param, normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative
-from bigmodel_jax.core.sharding import check_divides, constrain
+from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.compute import MOVED, Compute
+from bigmodel_jax.models.sizes import Cut
 from bigmodel_jax.nn import linear, norm
 from bigmodel_jax.nn.activations import Activation
 
@@ -34,12 +35,15 @@ class Tower:
     compute: Compute = Compute()
 
     RENAMED: ClassVar[dict[str, str]] = MOVED
+    SIZES: ClassVar[tuple] = prenorm.SIZES
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionTower(Tower):
     image_shape: tuple[Count, Count, Count] = (224, 224, 3)
     patch_size: Count = 32
+
+    SIZES: ClassVar[tuple] = (*Tower.SIZES, prenorm.Patches())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +53,8 @@ class TextTower(Tower):
     mlp_dim: Count = 2048
     vocab_size: Count = 49_408
     max_seq_len: Count = 77
+
+    SIZES: ClassVar[tuple] = (*Tower.SIZES, Cut("vocab_size", "vocab"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +74,6 @@ class CLIPConfig(ModelConfig):
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
 
-    def validate(self, parallel) -> None:
-        check_towers(self, parallel)
-
     @classmethod
     def tiny(cls) -> "CLIPConfig":
         sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64}
@@ -80,18 +83,6 @@ class CLIPConfig(ModelConfig):
             projection_dim=64,
             eos_token_id=63,
         )
-
-
-def check_towers(cfg, parallel) -> None:
-    """Raises ValueError for sizes that make no tower, and where heads, vocabulary and mesh do not fit."""
-    prenorm.check_encoder(cfg.vision, parallel, "model.vision.")
-    prenorm.check_image(cfg.vision.image_shape, cfg.vision.patch_size, "model.vision.")
-    check_text_tower(cfg.text, parallel)
-
-
-def check_text_tower(tower: TextTower, parallel) -> None:
-    prenorm.check_encoder(tower, parallel, "model.text.")
-    check_divides(parallel, "model.text.vocab_size", tower.vocab_size, "vocab")
 
 
 def constant(value: float) -> Init:

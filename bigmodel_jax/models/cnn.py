@@ -50,6 +50,7 @@ class CNNConfig(ModelConfig):
         return from_linen(LinenCNN(self), {"image": jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)})
 
     def validate(self, parallel) -> None:
+        super().validate(parallel)
         smallest = min(self.image_shape[:2])
         if smallest < 2 ** len(self.channels):
             raise ValueError(

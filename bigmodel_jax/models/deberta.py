@@ -9,7 +9,7 @@ Shapes: B batch, T queries, S keys, D embed, H heads, h head_dim, V vocab, L lay
 import dataclasses
 import functools
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,8 @@ class DebertaConfig(ModelConfig):
     dropout: ShareBelowOne = 0.0
     compute: StackCompute = StackCompute()
 
+    SIZES: ClassVar[tuple] = bert.SIZES
+
     @property
     def head_dim(self) -> int:
         return self.embed_dim // self.num_heads
@@ -56,7 +58,7 @@ class DebertaConfig(ModelConfig):
         return Model(spec=spec(self), apply=functools.partial(apply, self))
 
     def validate(self, parallel) -> None:
-        bert.check_encoder(self, parallel)
+        super().validate(parallel)
         if not 4 <= self.num_buckets < 2 * (self.max_seq_len - 1):
             raise ValueError(
                 f"model.num_buckets = {self.num_buckets}; it must be 4 or more, and less than twice the longest "

@@ -1,4 +1,4 @@
-"""What every decoder-only model shares: its decode cache and the checks of its config."""
+"""What every decoder-only model shares: its decode cache and which of its sizes fit each other."""
 
 from typing import Any
 
@@ -7,9 +7,17 @@ import jax.numpy as jnp
 from flax import struct
 
 from bigmodel_jax.core.params import Init, Param
-from bigmodel_jax.core.sharding import check_divides
+from bigmodel_jax.models.sizes import Cut, Divides, Multiple, padded
 from bigmodel_jax.nn import linear
 from bigmodel_jax.nn.attention.attention import Where
+
+SIZES = (
+    Divides("num_kv_heads", "num_heads"),
+    Cut("num_heads", "heads"),
+    Cut("mlp_dim", "mlp"),
+    Cut("vocab_size", "vocab", pad="pad_vocab"),
+)
+ROTARY = Multiple("head_dim", 2, "rotary positions turn pairs of dimensions")
 
 
 @struct.dataclass
@@ -68,7 +76,7 @@ def update_cache(cache: dict | None, k: jax.Array, v: jax.Array, index: jax.Arra
 
 def table_rows(cfg) -> int:
     """Rows of the embedding and the head: the vocabulary, and the zeros behind it up to a multiple of model.pad_vocab."""
-    return -(-cfg.vocab_size // cfg.pad_vocab) * cfg.pad_vocab
+    return padded(cfg.vocab_size, cfg.pad_vocab)
 
 
 def table_spec(cfg, init: Init) -> dict[str, Param]:
@@ -79,23 +87,3 @@ def table_spec(cfg, init: Init) -> dict[str, Param]:
         return jnp.pad(init.fn(key, (cfg.vocab_size, *shape[1:]), dtype), ((0, rows - cfg.vocab_size), (0, 0)))
 
     return linear.embedding_spec(rows, cfg.embed_dim, init=init if rows == cfg.vocab_size else Init(init.name, draw))
-
-
-def check_decoder(cfg, parallel) -> None:
-    """Raises ValueError for sizes that make no model, and where heads and mesh do not fit."""
-    for name in ("vocab_size", "num_layers", "embed_dim", "num_heads", "num_kv_heads", "mlp_dim", "max_seq_len"):
-        if getattr(cfg, name) < 1:
-            raise ValueError(f"model.{name} = {getattr(cfg, name)}; it must be 1 or more")
-    if cfg.num_heads % cfg.num_kv_heads:
-        raise ValueError(
-            f"model.num_heads = {cfg.num_heads} is not a multiple of model.num_kv_heads = {cfg.num_kv_heads}"
-        )
-    if cfg.pad_vocab < 1:
-        raise ValueError(f"model.pad_vocab = {cfg.pad_vocab}; it must be 1 or more")
-    for name, logical in (("num_heads", "heads"), ("mlp_dim", "mlp")):
-        check_divides(parallel, f"model.{name}", getattr(cfg, name), logical)
-    rows, padded = table_rows(cfg), f" padded to multiples of model.pad_vocab = {cfg.pad_vocab}"
-    way_out = f"--model.pad_vocab {max(parallel.tensor, 1)} pads the tables,"
-    check_divides(parallel, f"model.vocab_size{padded if cfg.pad_vocab > 1 else ''}", rows, "vocab", way_out)
-    if cfg.head_dim % 2:
-        raise ValueError(f"model.head_dim = {cfg.head_dim} is odd; rotary positions turn pairs of dimensions")

@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, S cache length, D embed, R latent, r rotary dimension
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,11 @@ import jax.numpy as jnp
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Positive
-from bigmodel_jax.core.sharding import constrain, uncut
+from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.compute import Compute
+from bigmodel_jax.models.sizes import AtMost, Cut, Multiple
 from bigmodel_jax.nn import feedforward, linear, multi_token, norm, position, stack
 from bigmodel_jax.nn.attention import latent_attention
 from bigmodel_jax.nn.attention.attention import Where
@@ -66,6 +68,14 @@ class DeepseekConfig(ModelConfig):
     compute: Compute = Compute()
     pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
+    SIZES: ClassVar[tuple] = (
+        *decoder.SIZES,
+        Multiple("qk_rope_head_dim", 2, "rotary positions turn pairs of dimensions"),
+        AtMost("num_dense_layers", "num_layers"),
+        Cut("num_experts", "experts"),
+        Cut("expert_dim", "mlp"),
+    )
+
     def inputs(self):
         return {"tokens": None}
 
@@ -86,16 +96,9 @@ class DeepseekConfig(ModelConfig):
         return self.qk_rope_head_dim
 
     def validate(self, parallel) -> None:
-        decoder.check_decoder(self, parallel)
+        super().validate(parallel)
         sizes = (self.num_experts, self.num_groups, self.groups_per_token, self.experts_per_token)
         wrong = bias_routing.wrong_size(*sizes)
-        if not 0 <= self.num_dense_layers <= self.num_layers:
-            wrong = ("num_dense_layers", f"0 to num_layers = {self.num_layers}")
-        for name, logical in (("num_experts", "experts"), ("expert_dim", "mlp")):
-            if product := uncut(parallel, getattr(self, name), logical):
-                wrong = (name, f"multiples of {product}, or --parallel.rules.{logical} None")
-        if self.expert_buffer < 0:
-            wrong = ("expert_buffer", "above 0, or 0 to drop no token")
         if wrong:
             raise ValueError(f"model.{wrong[0]} = {getattr(self, wrong[0])}; allowed: {wrong[1]}")
 

@@ -8,6 +8,7 @@ Shapes: B batch, H height, W width, C channels, T patches, P patch side, D embed
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.models.prenorm import xavier
+from bigmodel_jax.models.sizes import Multiple
 from bigmodel_jax.nn import feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.attention.attention import Where
@@ -29,6 +31,13 @@ FREQUENCIES = 256  # sines and cosines of the timestep
 NORM_EPS = 1e-6
 # The layers' norms have no parameters: the conditioning vector gives scale and shift.
 UNIT = {"scale": np.float32(1), "bias": np.float32(0)}
+
+
+SIZES = (
+    *prenorm.SIZES,
+    prenorm.Patches(all_whole=True),
+    Multiple("embed_dim", 4, "positions have two dimensions, each with sines and cosines"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +57,8 @@ class DiTConfig(ModelConfig):
     "gates and output start at zero; False: plain adaptive layer norm, the paper's ablation (figure 5)"
     compute: Compute = Compute()
 
+    SIZES: ClassVar[tuple] = SIZES
+
     @property
     def mlp_dim(self) -> int:
         return 4 * self.embed_dim
@@ -62,26 +73,10 @@ class DiTConfig(ModelConfig):
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
 
-    def validate(self, parallel) -> None:
-        check(self, parallel)
-
     @classmethod
     def tiny(cls) -> "DiTConfig":
         sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4}
         return cls((8, 8, 1), num_classes=10, **sizes, learn_sigma=False, zero_init=False)
-
-
-def check(cfg, parallel) -> None:
-    """Raises ValueError for sizes that make no denoiser of patches."""
-    prenorm.check_encoder(cfg, parallel)
-    prenorm.check_image(cfg.image_shape, cfg.patch_size)
-    if cfg.embed_dim % 4:
-        raise ValueError(f"model.embed_dim = {cfg.embed_dim}: positions in two dimensions need a multiple of 4")
-    if any(n % cfg.patch_size for n in cfg.image_shape[:2]):
-        raise ValueError(
-            f"model.patch_size = {cfg.patch_size} does not divide the sides of "
-            f"model.image_shape = {cfg.image_shape}: what comes out would be smaller"
-        )
 
 
 def modulation_spec(cfg: DiTConfig, num: int) -> params.Tree:

@@ -7,6 +7,7 @@ Shapes: B batch, H height, W width, C channels. Images: (value - 127) / 128 for 
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,10 @@ import numpy as np
 from flax import linen as nn
 
 from bigmodel_jax.core.ranges import Blocks, Count, Share, ShareBelowOne
-from bigmodel_jax.core.sharding import check_divides
 from bigmodel_jax.models.base import Model, ModelConfig
 from bigmodel_jax.models.cnn import conv_axes
 from bigmodel_jax.models.flax_module import from_linen
+from bigmodel_jax.models.sizes import Cut, SameLength
 from bigmodel_jax.nn import cpu
 
 ZEROS, ONES = jax.nn.initializers.zeros, jax.nn.initializers.ones
@@ -40,22 +41,16 @@ class EfficientNetConfig(ModelConfig):
     dropout: ShareBelowOne = 0.2  # before the classifier
     momentum: Share = 0.99  # of the running statistics
 
+    SIZES: ClassVar[tuple] = (
+        *(SameLength(name, "repeats") for name in ("widths", "strides", "expansions", "channels")),
+        *(Cut(name, "mlp") for name in ("stem_channels", "channels", "head_channels")),
+    )
+
     def inputs(self):
         return {"image": self.image_shape}
 
     def make(self) -> Model:
         return from_linen(EfficientNet(self), {"image": jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)})
-
-    def validate(self, parallel) -> None:
-        for name in ("widths", "strides", "expansions", "channels"):
-            if len(getattr(self, name)) != len(self.repeats):
-                raise ValueError(
-                    f"model.{name} = {getattr(self, name)} and model.repeats = {self.repeats} differ in length"
-                )
-            if min(getattr(self, name)) < 1:
-                raise ValueError(f"model.{name} = {getattr(self, name)}; all must be 1 or more")
-        for n in (self.stem_channels, *self.channels, self.head_channels):
-            check_divides(parallel, "model.channels", n, "mlp")
 
     def blocks(self) -> list[tuple[int, int, int, int]]:
         """(width, stride, expansion, channels) of every block."""

@@ -1,4 +1,4 @@
-"""What every encoder-decoder shares: attention to the encoder's output, its decode cache, the checks of its config.
+"""What encoder-decoders share: attention to the encoder's output, its decode cache, and which sizes fit each other.
 
 Batch: encoder_tokens (B, S) and encoder_segment_ids (B, S), default one document a row, 0 being padding; the decoder's
 tokens (shifted right: they begin with decoder_start_token_id), positions and segment_ids (B, T). In packed rows segment n
@@ -12,11 +12,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax.core.sharding import check_divides
 from bigmodel_jax.models import decoder
+from bigmodel_jax.models.sizes import AtMost, Cut
 from bigmodel_jax.nn import linear
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.attention.attention import Where
+
+SIZES = (
+    Cut("num_heads", "heads"),
+    Cut("mlp_dim", "mlp"),
+    Cut("vocab_size", "vocab"),
+    AtMost("decoder_start_token_id", "vocab_size", below=True),
+    AtMost("eos_token_id", "vocab_size", below=True),
+)
 
 
 class Cache(NamedTuple):
@@ -73,20 +81,3 @@ def project(p: dict, name: str, x_BTD: jax.Array) -> jax.Array:
     """Queries, keys or values (B, T, H, h), with their bias where there is one."""
     y = linear.project(x_BTD, p[name])
     return y + p[f"{name}_bias"] if f"{name}_bias" in p else y
-
-
-def check(cfg, parallel) -> None:
-    """Raises ValueError for sizes that make no model, and where heads and mesh do not fit."""
-    sizes = ("vocab_size", "num_layers", "num_decoder_layers", "embed_dim", "num_heads", "head_dim", "mlp_dim")
-    for name in (*sizes, "max_seq_len"):
-        if getattr(cfg, name) < 1:
-            raise ValueError(f"model.{name} = {getattr(cfg, name)}; it must be 1 or more")
-    for name, logical in (("num_heads", "heads"), ("mlp_dim", "mlp"), ("vocab_size", "vocab")):
-        check_divides(parallel, f"model.{name}", getattr(cfg, name), logical)
-    for name in ("decoder_start_token_id", "eos_token_id"):
-        if not 0 <= getattr(cfg, name) < cfg.vocab_size:
-            raise ValueError(
-                f"model.{name} = {getattr(cfg, name)}; it must be 0 or more and below model.vocab_size = {cfg.vocab_size}"
-            )
-    if not 0 <= cfg.dropout < 1:
-        raise ValueError(f"model.dropout = {cfg.dropout}; it must be 0 or more and below 1")

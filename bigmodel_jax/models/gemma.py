@@ -9,6 +9,7 @@ Shapes: B batch, T tokens, S cache length, D embed, H heads, K kv heads, h head_
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Pos
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.compute import Compute
-from bigmodel_jax.models.decoder import check_decoder, make_cache, table_spec, update_cache, where
+from bigmodel_jax.models.decoder import ROTARY, SIZES, make_cache, table_spec, update_cache, where
 from bigmodel_jax.nn import feedforward, linear, norm, position, stack
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.head import Head
@@ -52,6 +53,8 @@ class GemmaConfig(ModelConfig):
     compute: Compute = Compute()
     pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
+    SIZES: ClassVar[tuple] = (*SIZES, ROTARY)
+
     @property
     def tied_embeddings(self) -> bool:
         return True
@@ -63,12 +66,6 @@ class GemmaConfig(ModelConfig):
         return Model(
             spec=spec(self), apply=functools.partial(apply, self), make_cache=functools.partial(make_cache, self)
         )
-
-    def validate(self, parallel) -> None:
-        check_decoder(self, parallel)
-        for name, least in (("window", 0), ("global_every", 1), ("attn_softcap", 0), ("final_softcap", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"model.{name} = {getattr(self, name)}; it must be {least} or more")
 
     def windows(self) -> tuple[int, ...]:
         local = [(i + 1) % self.global_every != 0 for i in range(self.num_layers)]

@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, D embed, V vocab, L layers.
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 
@@ -14,7 +15,8 @@ from bigmodel_jax.core.ranges import Count, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.compute import Compute
-from bigmodel_jax.models.decoder import check_decoder, make_cache, table_spec, update_cache, where
+from bigmodel_jax.models.decoder import SIZES, make_cache, table_spec, update_cache, where
+from bigmodel_jax.models.sizes import Divides
 from bigmodel_jax.nn import feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.dropout import dropout
@@ -36,6 +38,8 @@ class GPT2Config(ModelConfig):
     compute: Compute = Compute()
     pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
+    SIZES: ClassVar[tuple] = (Divides("num_heads", "embed_dim"), *SIZES)
+
     @property
     def num_kv_heads(self) -> int:
         return self.num_heads
@@ -55,11 +59,6 @@ class GPT2Config(ModelConfig):
         return Model(
             spec=spec(self), apply=functools.partial(apply, self), make_cache=functools.partial(make_cache, self)
         )
-
-    def validate(self, parallel) -> None:
-        if self.num_heads > 0 and self.embed_dim % self.num_heads:
-            raise ValueError(f"model.num_heads = {self.num_heads} does not divide model.embed_dim = {self.embed_dim}")
-        check_decoder(self, parallel)
 
     @classmethod
     def tiny(cls) -> "GPT2Config":

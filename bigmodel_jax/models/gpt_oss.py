@@ -10,7 +10,7 @@ import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, zeros
-from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Positive
+from bigmodel_jax.core.ranges import Count, Depth, NonNegative, Positive
 from bigmodel_jax.models import mixtral
 from bigmodel_jax.models.base import Model
 from bigmodel_jax.models.decoder import make_cache
@@ -32,7 +32,7 @@ class GptOssConfig(MixtralConfig):
     max_seq_len: Count = 131_072
     rope_theta: Positive = 150_000.0
     rope_scaling: RopeScaling = RopeScaling("yarn", 32.0, 4096, truncate=False)
-    window: CountOrZero = 128
+    window: Count = 128
     qkv_bias: bool = True
     num_experts: Count = 32
     experts_per_token: Count = 4
@@ -48,11 +48,6 @@ class GptOssConfig(MixtralConfig):
             activation=functools.partial(clamped_swiglu, alpha=self.swiglu_alpha, limit=self.swiglu_limit),
         )
         return Model(spec=mixtral.spec(self, block_spec), apply=apply, make_cache=functools.partial(make_cache, self))
-
-    def validate(self, parallel) -> None:
-        super().validate(parallel)
-        if self.window < 1:
-            raise ValueError(f"model.window = {self.window}; a gpt-oss has windows of 1 or more tokens")
 
     def windows(self) -> tuple[int, ...]:
         return tuple(self.window if local else 0 for local in is_local(self))

@@ -27,10 +27,6 @@ class LinearConfig(ModelConfig):
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
 
-    def validate(self, parallel) -> None:
-        if self.num_outputs < 1:
-            raise ValueError(f"model.num_outputs = {self.num_outputs}; it must be 1 or more")
-
     @classmethod
     def tiny(cls) -> "LinearConfig":
         return cls(feature_shape=(16,), num_outputs=2)

@@ -7,6 +7,7 @@ Shapes: B batch, T tokens, S cache length, D embed, H heads, K kv heads, h head_
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -16,7 +17,7 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Pos
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.compute import Compute
-from bigmodel_jax.models.decoder import check_decoder, make_cache, table_spec, update_cache, where
+from bigmodel_jax.models.decoder import ROTARY, SIZES, make_cache, table_spec, update_cache, where
 from bigmodel_jax.nn import feedforward, linear, norm, position, stack
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.head import Head
@@ -49,6 +50,8 @@ class LlamaConfig(ModelConfig):
     compute: Compute = Compute()
     pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
+    SIZES: ClassVar[tuple] = (*SIZES, ROTARY)
+
     def inputs(self):
         return {"tokens": None}
 
@@ -56,9 +59,6 @@ class LlamaConfig(ModelConfig):
         return Model(
             spec=spec(self), apply=functools.partial(apply, self), make_cache=functools.partial(make_cache, self)
         )
-
-    def validate(self, parallel) -> None:
-        check_decoder(self, parallel)
 
     def windows(self) -> tuple[int, ...]:
         return (self.window,) * self.num_layers

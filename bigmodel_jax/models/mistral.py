@@ -18,11 +18,6 @@ class MistralConfig(LlamaConfig):
     max_seq_len: Count = 32_768
     window: CountOrZero = 4096
 
-    def validate(self, parallel) -> None:
-        super().validate(parallel)
-        if self.window < 0:
-            raise ValueError(f"model.window = {self.window}; it must be 1 or more tokens, or 0 for no window")
-
     @classmethod
     def tiny(cls) -> "MistralConfig":
         return dataclasses.replace(super().tiny(), window=5)

@@ -6,17 +6,19 @@ Shapes as in llama.py; E experts, F their mlp_dim.
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.ranges import Count, NonNegative, Positive
-from bigmodel_jax.core.sharding import check_divides, constrain
+from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import llama
 from bigmodel_jax.models.base import Model, Out
 from bigmodel_jax.models.decoder import make_cache, where
 from bigmodel_jax.models.llama import LlamaConfig
+from bigmodel_jax.models.sizes import AtMost, Cut
 from bigmodel_jax.nn import linear, norm, position, stack
 from bigmodel_jax.nn.experts import moe
 from bigmodel_jax.nn.head import Head
@@ -41,32 +43,20 @@ class MixtralConfig(LlamaConfig):
     load_balancing_loss: NonNegative = 0.02  # coefficients of the auxiliary losses
     router_z_loss: NonNegative = 0.0
 
+    SIZES: ClassVar[tuple] = (
+        *LlamaConfig.SIZES,
+        AtMost("experts_per_token", "num_experts"),
+        Cut("num_experts", "experts"),
+    )
+
     def make(self) -> Model:
         return Model(
             spec=spec(self), apply=functools.partial(apply, self), make_cache=functools.partial(make_cache, self)
         )
 
-    def validate(self, parallel) -> None:
-        super().validate(parallel)
-        check_experts(self, parallel)
-
     @classmethod
     def tiny(cls) -> "MixtralConfig":
         return dataclasses.replace(super().tiny(), mlp_dim=32, num_experts=4, experts_per_token=2)
-
-
-def check_experts(cfg, parallel) -> None:
-    """Raises ValueError for a mixture that cannot be, or that the mesh does not divide."""
-    if cfg.num_experts < 1:
-        raise ValueError(f"model.num_experts = {cfg.num_experts}; it must be 1 or more")
-    if not 1 <= cfg.experts_per_token <= cfg.num_experts:
-        raise ValueError(
-            f"model.experts_per_token = {cfg.experts_per_token}; it must be 1 to model.num_experts = {cfg.num_experts}"
-        )
-    check_divides(parallel, "model.num_experts", cfg.num_experts, "experts")
-    for name in ("capacity_factor", "expert_buffer"):
-        if getattr(cfg, name) < 0:
-            raise ValueError(f"model.{name} = {getattr(cfg, name)}; it must be above 0, or 0 to drop no token")
 
 
 def block_spec(cfg: MixtralConfig) -> params.Tree:

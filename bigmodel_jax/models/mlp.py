@@ -36,11 +36,6 @@ class MLPConfig(ModelConfig):
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
 
-    def validate(self, parallel) -> None:
-        for name, size in [("num_classes", self.num_classes), *(("hidden_dims", n) for n in self.hidden_dims)]:
-            if size < 1:
-                raise ValueError(f"model.{name} = {size}; it must be 1 or more")
-
     @classmethod
     def tiny(cls) -> "MLPConfig":
         return cls(image_shape=(8, 8, 1), hidden_dims=(16, 16))

@@ -8,6 +8,7 @@ Shapes: B batch, H height, W width, C channels, T patches, S text tokens, P patc
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,8 @@ class PixArtConfig(ModelConfig):
     "attention to the text and the output start at zero, as published"
     compute: Compute = Compute()
 
+    SIZES: ClassVar[tuple] = dit.SIZES
+
     @property
     def mlp_dim(self) -> int:
         return 4 * self.embed_dim
@@ -60,11 +63,6 @@ class PixArtConfig(ModelConfig):
 
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
-
-    def validate(self, parallel) -> None:
-        dit.check(self, parallel)
-        if self.position_scale <= 0:
-            raise ValueError(f"model.position_scale = {self.position_scale}; it must be above 0")
 
     @classmethod
     def tiny(cls) -> "PixArtConfig":
@@ -87,7 +85,6 @@ class TextToImageConfig(PixArtConfig):
 
     def validate(self, parallel) -> None:
         super().validate(parallel)
-        clip.check_text_tower(self.text, parallel)
         if self.text_dim != self.text.embed_dim:
             raise ValueError(f"model.text_dim = {self.text_dim} is not model.text.embed_dim = {self.text.embed_dim}")
 

@@ -3,12 +3,15 @@
 Shapes: B batch, T tokens, D embed, F mlp, P patch side, C channels, L layers.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Init, Param, zeros
-from bigmodel_jax.core.sharding import check_divides, constrain
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models.sizes import Cut, Divides
 from bigmodel_jax.nn import feedforward, linear, norm, stack
 from bigmodel_jax.nn.activations import ACTIVATIONS
 from bigmodel_jax.nn.attention import attention
@@ -82,21 +85,18 @@ def num_patches(image_shape: tuple[int, int, int], patch_size: int) -> int:
     return (image_shape[0] // patch_size) * (image_shape[1] // patch_size)
 
 
-def check_encoder(cfg, parallel, prefix: str = "model.") -> None:
-    """Raises ValueError for sizes that make no encoder, and where heads and mesh do not fit."""
-    for name in ("num_layers", "embed_dim", "num_heads", "mlp_dim"):
-        if getattr(cfg, name) < 1:
-            raise ValueError(f"{prefix}{name} = {getattr(cfg, name)}; it must be 1 or more")
-    if cfg.embed_dim % cfg.num_heads:
-        raise ValueError(f"{prefix}num_heads = {cfg.num_heads} does not divide {prefix}embed_dim = {cfg.embed_dim}")
-    for name, logical in (("num_heads", "heads"), ("mlp_dim", "mlp")):
-        check_divides(parallel, f"{prefix}{name}", getattr(cfg, name), logical)
+class Patches(NamedTuple):
+    """The images hold a whole patch; all of them: nothing but whole ones."""
+
+    all_whole: bool = False
+
+    def wrong(self, cfg, prefix: str, parallel) -> str:
+        shape, size = f"{prefix}image_shape = {cfg.image_shape}", f"{prefix}patch_size = {cfg.patch_size}"
+        if num_patches(cfg.image_shape, cfg.patch_size) < 1:
+            return f"{size}; it must be at most the sides of {shape}"
+        if self.all_whole and any(side % cfg.patch_size for side in cfg.image_shape[:2]):
+            return f"{size} does not divide the sides of {shape}: what comes out would be smaller"
+        return ""
 
 
-def check_image(image_shape: tuple[int, int, int], patch_size: int, prefix: str = "model.") -> None:
-    """Raises ValueError where the images hold no whole patch."""
-    if patch_size < 1 or num_patches(image_shape, patch_size) < 1:
-        raise ValueError(
-            f"{prefix}patch_size = {patch_size}; it must be 1 or more, and at most the sides of "
-            f"{prefix}image_shape = {image_shape}"
-        )
+SIZES = (Divides("num_heads", "embed_dim"), Cut("num_heads", "heads"), Cut("mlp_dim", "mlp"))

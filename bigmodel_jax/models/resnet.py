@@ -7,17 +7,17 @@ Shapes: B batch, H height, W width, C channels.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from bigmodel_jax.core.ranges import Blocks, Count
-from bigmodel_jax.core.sharding import check_divides
 from bigmodel_jax.models.base import Model, ModelConfig
 from bigmodel_jax.models.cnn import conv_axes
 from bigmodel_jax.models.flax_module import from_linen
+from bigmodel_jax.models.sizes import Cut, SameLength
 
 KERNEL_INIT = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # He et al., arXiv:1502.01852
 ZEROS, ONES = jax.nn.initializers.zeros, jax.nn.initializers.ones
@@ -42,6 +42,8 @@ class ResNetConfig(ModelConfig):
     stem: Literal["imagenet", "cifar"] = "imagenet"
     "imagenet: 7x7 convolution and pooling, a quarter of height and width; cifar: 3x3, all of them (section 4.2)"
 
+    SIZES: ClassVar[tuple] = (SameLength("depths", "channels"), Cut("stem_channels", "mlp"), Cut("channels", "mlp"))
+
     def inputs(self):
         return {"image": self.image_shape}
 
@@ -49,14 +51,9 @@ class ResNetConfig(ModelConfig):
         return from_linen(ResNet(self), {"image": jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)})
 
     def validate(self, parallel) -> None:
-        if len(self.depths) != len(self.channels):
-            raise ValueError(f"model.depths = {self.depths} and model.channels = {self.channels} differ in length")
-        if min(*self.depths, *self.channels, self.stem_channels) < 1:
-            raise ValueError(f"model.depths = {self.depths}, model.channels = {self.channels}: all must be 1 or more")
+        super().validate(parallel)
         if self.block == "bottleneck" and any(n % 4 for n in self.channels):
             raise ValueError(f"model.channels = {self.channels}: a bottleneck needs multiples of 4")
-        for n in (self.stem_channels, *self.channels):
-            check_divides(parallel, "model.channels", n, "mlp")
 
     @classmethod
     def tiny(cls) -> "ResNetConfig":

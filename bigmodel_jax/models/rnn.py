@@ -10,7 +10,7 @@ Shapes: B batch, T tokens, D embed, H hidden, V vocab.
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,10 @@ from bigmodel_jax.core import initial as initial_values
 from bigmodel_jax.core import params
 from bigmodel_jax.core.initial import Initial
 from bigmodel_jax.core.params import Init, Param, normal, zeros
-from bigmodel_jax.core.ranges import Count, Depth, NonNegative, ShareBelowOne
-from bigmodel_jax.core.sharding import check_divides, constrain
+from bigmodel_jax.core.ranges import Classes, Count, Depth, NonNegative, ShareBelowOne
+from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.sizes import Cut
 from bigmodel_jax.nn import linear
 from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
 from bigmodel_jax.nn.head import Head
@@ -46,18 +47,10 @@ class RecurrentConfig(ModelConfig):
     init: Initial = "default"  # of the kernels; default: orthogonal for the state's, LeCun's normal for the others
     init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
 
+    SIZES: ClassVar[tuple] = (Cut("vocab_size", "vocab"), Cut("hidden_dim", "mlp"))
+
     def inputs(self):
         return {"tokens": None}
-
-    def validate(self, parallel) -> None:
-        for name in ("vocab_size", "num_layers", "embed_dim", "hidden_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} = {getattr(self, name)}; it must be 1 or more")
-        for name in ("dropout", "recurrent_dropout", "embedding_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name} = {getattr(self, name)}; it must be 0 or more and below 1")
-        for name, logical in (("vocab_size", "vocab"), ("hidden_dim", "mlp")):
-            check_divides(parallel, f"model.{name}", getattr(self, name), logical)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,15 +71,10 @@ class RNNConfig(RecurrentConfig):
 class RNNClassifierConfig(RecurrentConfig):
     """A classifier of texts by the last state of recurrent cells."""
 
-    num_classes: Count = 2
+    num_classes: Classes = 2
 
     def make(self) -> Model:
         return Model(classifier_spec(self), functools.partial(classify, self))
-
-    def validate(self, parallel) -> None:
-        super().validate(parallel)
-        if self.num_classes < 2:
-            raise ValueError(f"model.num_classes = {self.num_classes}; it must be 2 or more")
 
     @classmethod
     def tiny(cls) -> "RNNClassifierConfig":

@@ -18,7 +18,6 @@ from bigmodel_jax.models.clip import (
     TextTower,
     Tower,
     VisionTower,
-    check_towers,
     constant,
     normalised,
     text_spec,
@@ -47,9 +46,6 @@ class SiglipConfig(ModelConfig):
 
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
-
-    def validate(self, parallel) -> None:
-        check_towers(self, parallel)
 
     @classmethod
     def tiny(cls) -> "SiglipConfig":

@@ -10,6 +10,7 @@ Shapes: B batch, T decoder tokens, S encoder tokens, D embed, H heads, h head_di
 import dataclasses
 import functools
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +20,16 @@ from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.models import decoder
+from bigmodel_jax.models import decoder, encoder_decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.compute import StackCompute
 from bigmodel_jax.models.encoder_decoder import (
     attend_memory,
-    check,
     check_batch,
     encoder_where,
     make_cache,
 )
+from bigmodel_jax.models.sizes import Multiple
 from bigmodel_jax.nn import feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.dropout import dropout
@@ -58,6 +59,8 @@ class T5Config(ModelConfig):
     eos_token_id: CountOrZero = 1
     compute: StackCompute = StackCompute()
 
+    SIZES: ClassVar[tuple] = (*encoder_decoder.SIZES, Multiple("num_buckets", 4, "two sides, two halves"))
+
     def inputs(self):
         return {"encoder_tokens": None, "tokens": None}
 
@@ -70,11 +73,7 @@ class T5Config(ModelConfig):
         )
 
     def validate(self, parallel) -> None:
-        check(self, parallel)
-        if self.num_buckets < 4 or self.num_buckets % 4:
-            raise ValueError(
-                f"model.num_buckets = {self.num_buckets}; it must be a multiple of 4: two sides, two halves"
-            )
+        super().validate(parallel)
         if self.max_distance <= self.num_buckets // 2:
             raise ValueError(
                 f"model.max_distance = {self.max_distance}; it must be above model.num_buckets / 2 = {self.num_buckets // 2}"

@@ -9,6 +9,7 @@ Shapes: B batch, T decoder tokens, S encoder tokens, D embed, H heads, h head_di
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,11 @@ from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.models import decoder
+from bigmodel_jax.models import decoder, encoder_decoder
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.compute import Compute
-from bigmodel_jax.models.encoder_decoder import attend_memory, check, check_batch, encoder_where, make_cache
+from bigmodel_jax.models.encoder_decoder import attend_memory, check_batch, encoder_where, make_cache
+from bigmodel_jax.models.sizes import Divides, Multiple
 from bigmodel_jax.nn import feedforward, linear, norm, position, stack
 from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
 from bigmodel_jax.nn.attention import attention
@@ -48,6 +50,12 @@ class TransformerConfig(ModelConfig):
     eos_token_id: CountOrZero = 0
     compute: Compute = Compute()
 
+    SIZES: ClassVar[tuple] = (
+        Divides("num_heads", "embed_dim"),
+        Multiple("embed_dim", 2, "half of it are sines, half cosines"),
+        *encoder_decoder.SIZES,
+    )
+
     @property
     def head_dim(self) -> int:
         return self.embed_dim // self.num_heads
@@ -62,13 +70,6 @@ class TransformerConfig(ModelConfig):
             make_cache=functools.partial(make_cache, self),
             decoder_start=self.decoder_start_token_id,
         )
-
-    def validate(self, parallel) -> None:
-        if self.num_heads > 0 and self.embed_dim % self.num_heads:
-            raise ValueError(f"model.num_heads = {self.num_heads} does not divide model.embed_dim = {self.embed_dim}")
-        if self.embed_dim % 2:
-            raise ValueError(f"model.embed_dim = {self.embed_dim} is odd; half of it are sines, half cosines")
-        check(self, parallel)
 
     @classmethod
     def tiny(cls) -> "TransformerConfig":

@@ -5,6 +5,7 @@ Shapes: B batch, H height, W width, C channels, T 1 + patches, D embed, L layers
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -35,15 +36,13 @@ class ViTConfig(ModelConfig):
     init_std: NonNegative = 0.02
     compute: Compute = Compute()
 
+    SIZES: ClassVar[tuple] = (*prenorm.SIZES, prenorm.Patches())
+
     def inputs(self):
         return {"image": self.image_shape}
 
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
-
-    def validate(self, parallel) -> None:
-        prenorm.check_encoder(self, parallel)
-        prenorm.check_image(self.image_shape, self.patch_size)
 
     @classmethod
     def tiny(cls) -> "ViTConfig":

@@ -8,7 +8,7 @@ Shapes: B batch, T tokens, P predicted places, Q queries, S keys, D embed, H hea
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from bigmodel_jax.models import bert
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 from bigmodel_jax.models.compute import StackCompute
 from bigmodel_jax.models.decoder import where
+from bigmodel_jax.models.sizes import Multiple
 from bigmodel_jax.nn import feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.attention.attention import MASKED, Where
@@ -45,6 +46,8 @@ class XLNetConfig(ModelConfig):
     dropout: ShareBelowOne = 0.0
     compute: StackCompute = StackCompute()
 
+    SIZES: ClassVar[tuple] = (*bert.SIZES, Multiple("embed_dim", 2, "distances are sines and cosines in pairs"))
+
     @property
     def head_dim(self) -> int:
         return self.embed_dim // self.num_heads
@@ -54,11 +57,6 @@ class XLNetConfig(ModelConfig):
 
     def make(self) -> Model:
         return Model(spec=spec(self), apply=functools.partial(apply, self))
-
-    def validate(self, parallel) -> None:
-        bert.check_encoder(self, parallel)
-        if self.embed_dim % 2:
-            raise ValueError(f"model.embed_dim = {self.embed_dim} is odd; distances are sines and cosines in pairs")
 
     @classmethod
     def tiny(cls) -> "XLNetConfig":

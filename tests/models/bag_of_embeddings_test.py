@@ -91,7 +91,7 @@ def test_initial_values():
     [
         ({"num_classes": 1}, r"model\.num_classes = 1; it must be 2 or more"),
         ({"word_dropout": 1.0}, r"model\.word_dropout = 1\.0; it must be 0 or more and below 1"),
-        ({"bigram_buckets": 63}, r"model\.bigram_buckets = 63; it must be a multiple of parallel\.tensor = 2"),
+        ({"bigram_buckets": 63}, r"model\.bigram_buckets = 63 is not divisible by parallel\.tensor = 2"),
     ],
 )
 def test_a_mistake_is_one_line(changes, message):

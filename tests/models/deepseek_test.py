@@ -196,12 +196,12 @@ def test_modules_are_left_out_of_evaluation_and_generation():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_dense_layers": 4}, "model.num_dense_layers = 4; allowed: 0 to num_layers = 3"),
+        ({"num_dense_layers": 4}, "model.num_dense_layers = 4; it must be at most model.num_layers = 3"),
         ({"num_groups": 3}, "model.num_groups = 3; allowed: divisors of num_experts = 8"),
-        ({"expert_buffer": -1.0}, "model.expert_buffer = -1.0; allowed: above 0, or 0 to drop no token"),
+        ({"expert_buffer": -1.0}, "model.expert_buffer = -1.0; it must be 0 or more"),
         ({"experts_per_token": 5}, "model.experts_per_token = 5; allowed: 1 to 4"),
-        ({"expert_dim": 15}, "model.expert_dim = 15; allowed: multiples of parallel.tensor = 2"),
-        ({"num_experts": 12}, "model.num_experts = 12; allowed: multiples of parallel.expert = 8"),
+        ({"expert_dim": 15}, "model.expert_dim = 15 is not divisible by parallel.tensor = 2"),
+        ({"num_experts": 12}, "model.num_experts = 12 is not divisible by parallel.expert = 8"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(fields, message):

@@ -70,7 +70,7 @@ def test_config_round_trip():
     ("change", "message"),
     [
         ({"widths": (3,)}, r"model\.widths = \(3,\) and model\.repeats = \(1, 2\) differ in length"),
-        ({"channels": (8, 0)}, r"model\.channels = \(8, 0\); all must be 1 or more"),
+        ({"channels": (8, 0)}, r"model\.channels = 0; it must be 1 or more"),
     ],
 )
 def test_impossible_sizes_are_refused(change, message):

@@ -77,7 +77,7 @@ def test_clamped_swiglu():
 
 
 def test_what_a_gpt_oss_does_not_have_is_refused():
-    with pytest.raises(ValueError, match=r"model.window = 0; a gpt-oss has windows of 1 or more"):
+    with pytest.raises(ValueError, match=r"model.window = 0; it must be 1 or more"):
         dataclasses.replace(GptOssConfig.tiny(), window=0).validate(ParallelConfig())
     with pytest.raises(ValueError, match="a gpt-oss has qkv_bias = True"):
         GPT_OSS.to_hf(dataclasses.replace(GptOssConfig.tiny(), qkv_bias=False))

@@ -104,10 +104,10 @@ def test_experts_cut_over_devices_give_the_same_losses(layout):
     ("fields", "message"),
     [
         ({"num_experts": 0}, r"model.num_experts = 0; it must be 1 or more"),
-        ({"experts_per_token": 5}, r"model.experts_per_token = 5; it must be 1 to model.num_experts = 4"),
+        ({"experts_per_token": 5}, r"model.experts_per_token = 5; it must be at most model.num_experts = 4"),
         ({"num_experts": 5}, r"model.num_experts = 5 is not divisible by parallel.expert = 2"),
-        ({"capacity_factor": -1.0}, r"model.capacity_factor = -1.0; it must be above 0, or 0 to drop no token"),
-        ({"expert_buffer": -1.0}, r"model.expert_buffer = -1.0; it must be above 0, or 0 to drop no token"),
+        ({"capacity_factor": -1.0}, r"model.capacity_factor = -1.0; it must be 0 or more"),
+        ({"expert_buffer": -1.0}, r"model.expert_buffer = -1.0; it must be 0 or more"),
     ],
 )
 def test_mixtures_that_cannot_be_are_refused(fields, message):

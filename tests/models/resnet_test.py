@@ -63,7 +63,7 @@ def test_config_round_trip():
     [
         ({"depths": (1, 1, 1)}, r"model\.depths = \(1, 1, 1\) and model\.channels = \(16, 32\) differ in length"),
         ({"channels": (16, 30)}, r"model\.channels = \(16, 30\): a bottleneck needs multiples of 4"),
-        ({"depths": (1, 0)}, r"all must be 1 or more"),
+        ({"depths": (1, 0)}, r"model\.depths = 0; it must be 1 or more"),
     ],
 )
 def test_impossible_sizes_are_refused(change, message):

@@ -91,7 +91,7 @@ def test_dropout_needs_a_key_and_training():
         ({"num_decoder_layers": 0}, "model.num_decoder_layers = 0; it must be 1 or more"),
         ({"num_buckets": 6}, "model.num_buckets = 6; it must be a multiple of 4"),
         ({"max_distance": 4}, "model.max_distance = 4; it must be above model.num_buckets / 2 = 4"),
-        ({"eos_token_id": 64}, "model.eos_token_id = 64; it must be 0 or more and below model.vocab_size = 64"),
+        ({"eos_token_id": 64}, "model.eos_token_id = 64; it must be below model.vocab_size = 64"),
         ({"dropout": 1.0}, "model.dropout = 1.0; it must be 0 or more and below 1"),
         ({"num_heads": 3}, "model.num_heads = 3 is not divisible by parallel.tensor = 2"),
     ],

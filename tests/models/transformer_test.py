@@ -68,7 +68,7 @@ def test_dropout_needs_a_key_and_training():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"embed_dim": 33, "num_heads": 3}, "model.embed_dim = 33 is odd"),
+        ({"embed_dim": 33, "num_heads": 3}, "model.embed_dim = 33; it must be a multiple of 2"),
         ({"num_heads": 5}, "model.num_heads = 5 does not divide model.embed_dim = 32"),
         ({"decoder_start_token_id": -1}, "model.decoder_start_token_id = -1; it must be 0 or more"),
     ],
