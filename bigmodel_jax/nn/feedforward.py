@@ -8,7 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bigmodel_jax.core.params import Init, Param
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.nn import linear, recompute
+from bigmodel_jax.nn import kept, linear, recompute
 
 
 def swiglu_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict[str, Param]:
@@ -37,7 +37,7 @@ def _gated(p: dict, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _named(hidden: jax.Array) -> jax.Array:
     """As the mesh has it, and under the name by which rematerialization may keep it."""
-    return checkpoint_name(constrain(hidden, "batch", "seq", "mlp"), "mlp")
+    return checkpoint_name(constrain(hidden, "batch", "seq", "mlp"), kept.MLP)
 
 
 def mlp_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict:

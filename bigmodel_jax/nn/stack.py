@@ -9,16 +9,18 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from bigmodel_jax.core.params import Param, Tree
-from bigmodel_jax.nn import pipeline
+from bigmodel_jax.nn import kept, pipeline
 
 # What a layer keeps for its backward pass beside its input, or, offloaded, in the host's memory; the rest is computed again.
-# Names are given where the tensor is made (`checkpoint_name`): "input" here, "qkv" in attention.py, "attn" where attention
-# is computed, "mlp" in feedforward.py.
-SAVED = {"save_attn": ("attn",), "save_qkv_attn": ("qkv", "attn"), "save_qkv_attn_mlp": ("qkv", "attn", "mlp")}
+SAVED = {
+    "save_attn": (kept.ATTN,),
+    "save_qkv_attn": (kept.QKV, kept.ATTN),
+    "save_qkv_attn_mlp": (kept.QKV, kept.ATTN, kept.MLP),
+}
 OFFLOADED = {
-    "offload_input": ("input",),
-    "offload_attn": ("input", "attn"),
-    "offload_qkv_attn": ("input", "qkv", "attn"),
+    "offload_input": (kept.INPUT,),
+    "offload_attn": (kept.INPUT, kept.ATTN),
+    "offload_qkv_attn": (kept.INPUT, kept.QKV, kept.ATTN),
 }
 
 
@@ -67,7 +69,7 @@ def _kept(remat):
     """The policy of all that layers keep: what POLICIES say, and the input of each, which is not theirs to say."""
     if remat == "none" or remat in OFFLOADED:
         return POLICIES.get(remat)
-    inputs = jax.checkpoint_policies.save_only_these_names("input")
+    inputs = jax.checkpoint_policies.save_only_these_names(kept.INPUT)
     return jax.checkpoint_policies.save_from_both_policies(inputs, POLICIES[remat])
 
 
@@ -84,7 +86,7 @@ def sequential(
     """`run`, and never a pipeline: for layers that every stage holds, and for ys that are no sums."""
 
     def body(p, x, xs, *shared):
-        return block(p, jax.tree.map(lambda leaf: checkpoint_name(leaf, "input"), x), xs, *shared)
+        return block(p, jax.tree.map(lambda leaf: checkpoint_name(leaf, kept.INPUT), x), xs, *shared)
 
     body = block if remat == "none" else jax.checkpoint(body, policy=POLICIES[remat], prevent_cse=unroll)
 

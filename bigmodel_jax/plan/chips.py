@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from bigmodel_jax.core import peaks
+from bigmodel_jax.runtime import GPU_SHARE
 
 GIB = 2.0**30
 
@@ -50,7 +51,7 @@ class Chip:
 
 
 # hbm of TPUs is what the compiler itself allows (read from its message where a program is too large): libtpu 0.0.52.
-# hbm of GPUs is 92 % of the device's memory, what runtime.py asks for.
+# hbm of GPUs is the share of the device's memory that runtime.py asks for.
 # clock of TPUs: the peak over the products of a cycle, which are those of 8 (v4, v5p), 4 (v5e) units of 128 x 128, and on
 # v6e and a core of tpu7x as many as 4 of 256 x 256 do: the compiler's estimates of large products come close to that.
 TPU_DOCS = "docs.cloud.google.com/tpu/docs/"

@@ -9,7 +9,7 @@ from bigmodel_jax.core import params
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, axis_names
 from bigmodel_jax.data.fields import num_tokens
 from bigmodel_jax.models import compute
-from bigmodel_jax.nn import pipeline, stack
+from bigmodel_jax.nn import kept, pipeline, stack
 from bigmodel_jax.plan.topology import Topology
 
 HOST_LINK = 16e9  # bytes/s between a chip and its host: PCIe Gen4 x 8, as Google's hosts share it
@@ -95,15 +95,15 @@ def saved(model: Any, parallel: Any) -> tuple[float, float, float]:
     kv_heads = getattr(model, "num_kv_heads", heads)
     qkv = attn + 2 * (kv_heads / tensor if kv_heads % tensor == 0 else kv_heads) * head_dim
     mlp = 2 * getattr(model, "mlp_dim", 0) / tensor
-    remat, width = compute.remat(model), {"input": D, "qkv": qkv, "attn": attn, "mlp": mlp}
+    remat, width = compute.remat(model), {kept.INPUT: D, kept.QKV: qkv, kept.ATTN: attn, kept.MLP: mlp}
     if remat == "dots":
         return layers * (2 * D + qkv + attn + mlp), 0, 6.2
     if remat in ("none", ""):
         return layers * (4 * D + qkv + attn + 2 * mlp), 0, 6.0
     names = stack.SAVED.get(remat, stack.OFFLOADED.get(remat, ()))
-    passes = 8.0 - sum({"qkv": 0.4, "mlp": 1.2}.get(name, 0) for name in names)
-    kept = layers * sum(width[name] for name in names)
-    return (0, kept, passes) if remat in stack.OFFLOADED else (layers * D + kept, 0, passes)
+    passes = 8.0 - sum({kept.QKV: 0.4, kept.MLP: 1.2}.get(name, 0) for name in names)
+    numbers = layers * sum(width[name] for name in names)
+    return (0, numbers, passes) if remat in stack.OFFLOADED else (layers * D + numbers, 0, passes)
 
 
 def cuts_sequence(parallel: ParallelConfig) -> bool:

@@ -20,7 +20,7 @@ from bigmodel_jax.models.flax_module import BATCH_AXIS
 from bigmodel_jax.nn import pipeline
 from bigmodel_jax.optim import groups
 from bigmodel_jax.optim.optimizer import Optimizer
-from bigmodel_jax.training import deterministic, slices
+from bigmodel_jax.training import deterministic, scopes, slices
 from bigmodel_jax.training.pipeline import pipeline_1f1b
 from bigmodel_jax.training.state import TrainState, state_shardings
 
@@ -196,7 +196,7 @@ def accumulate(config, model, compute, frozen, batch, rng):
     def body(carry, piece_and_rng):
         (grads, mean, sums), frozen = carry
         g, m, s, frozen = one(frozen, *piece_and_rng)
-        with jax.named_scope("sum_gradients"):  # by which `plan` and profiles tell them
+        with jax.named_scope(scopes.SUM_GRADIENTS):  # by which `plan` and profiles tell them
             grads = jax.tree.map(jnp.add, grads, g)
         return ((grads, mean + m, metrics.add(sums, s)), frozen), None
 

@@ -11,6 +11,7 @@ from bigmodel_jax.models import MODELS, CLIPConfig, GPT2Config, LlamaConfig, Mod
 from bigmodel_jax.models.sizes import AtMost, Cut, Divides, Multiple, SameLength
 
 WHOLE = "None leaves it whole on every device"
+WHOLE_VOCAB = f"--parallel.rules.vocab {WHOLE}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Own(ModelConfig):
         ({"other": Part(0)}, "model.other.width = 0; it must be 1 or more"),
         (
             {"vocab": 61},
-            f"model.vocab = 61 is not divisible by parallel.tensor = 2: --model.pad 2 pads it, or --parallel.rules.vocab {WHOLE}",
+            f"model.vocab = 61 is not divisible by parallel.tensor = 2: --model.pad 2 pads it, or {WHOLE_VOCAB}",
         ),
         ({"pad": 7}, "model.vocab padded to multiples of model.pad = 7 = 63 is not divisible by parallel.tensor = 2"),
         ({"stages": (4, 5)}, f"model.stages = 5 is not divisible by parallel.tensor = 2: --parallel.rules.mlp {WHOLE}"),

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.params import Init, Param, ones, zeros
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.nn import cpu, linear, norm, recompute, shards
+from bigmodel_jax.nn import cpu, kept, linear, norm, recompute, shards
 from bigmodel_jax.nn.attention import blockwise, context, kernels
 from bigmodel_jax.nn.attention.visibility import KEPT, Rule, Where, capped, reach, visible
 
@@ -77,7 +77,7 @@ def qkv(
         # By heads, here and in project_out: where x is cut along the sequence over `tensor`, the weights would be gathered
         # instead of x.
         out.append(constrain(y, "batch", "seq", "heads" if name == "q" else "kv_heads", "head_dim"))
-    return tuple(checkpoint_name(y, "qkv") for y in out)
+    return tuple(checkpoint_name(y, kept.QKV) for y in out)
 
 
 def project_out(p: dict, x_BTHh: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from bigmodel_jax.core.params import Init, Param, ones
-from bigmodel_jax.nn import linear, norm, position
+from bigmodel_jax.nn import kept, linear, norm, position
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.attention.attention import Implementation, Where
 
@@ -54,14 +54,14 @@ def queries(p: dict, x_BTD: jax.Array, angles: tuple[jax.Array, jax.Array]) -> t
         q = linear.project(x_BTD, p["q"])
     else:
         q = linear.project(norm.rms(p["q_norm"], linear.project(x_BTD, p["q_a"]), eps=EPS), p["q_b"])
-    q, nope_dim = checkpoint_name(q, "qkv"), q.shape[-1] - p["k_rope"].shape[-1]
+    q, nope_dim = checkpoint_name(q, kept.QKV), q.shape[-1] - p["k_rope"].shape[-1]
     return q[..., :nope_dim], position.rope(q[..., nope_dim:], angles, interleaved=True)
 
 
 def latents(p: dict, x_BTD: jax.Array, angles: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """What a cache keeps of each token: the latent (B, T, R) and the key that all heads share, rotated (B, T, r)."""
-    latent = norm.rms(p["kv_norm"], checkpoint_name(linear.project(x_BTD, p["kv_a"]), "qkv"), eps=EPS)
-    k_rope = checkpoint_name(linear.project(x_BTD, p["k_rope"])[:, :, None], "qkv")
+    latent = norm.rms(p["kv_norm"], checkpoint_name(linear.project(x_BTD, p["kv_a"]), kept.QKV), eps=EPS)
+    k_rope = checkpoint_name(linear.project(x_BTD, p["k_rope"])[:, :, None], kept.QKV)
     k_rope = position.rope(k_rope, angles, interleaved=True)
     return latent, k_rope[:, :, 0]
 

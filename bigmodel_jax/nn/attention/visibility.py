@@ -5,11 +5,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bigmodel_jax.nn import kept
+
 # A window that holds no key back.
 EVERYTHING = 2**31 - 1
 # Name (`checkpoint_name`) of what an implementation's gradient needs of its forward pass, beside q, k and v: remat that
 # keeps it does not run the forward pass again.
-KEPT = "attn"
+KEPT = kept.ATTN
 
 
 class Where(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any
 
 from bigmodel_jax.plan.program.instructions import ARRAY, Code, Instruction, made, memory_bytes
 from bigmodel_jax.plan.program.origin import Origins
+from bigmodel_jax.training import scopes
 
 Tree = Any  # a buffer's number, or a list of trees for a tuple
 
@@ -34,8 +35,8 @@ class Buffer:
     def kind(self) -> str:
         """activations: what the forward pass stacks for the backward pass; gradients: what that one stacks, and their sums
         over microbatches. Steps that do both by themselves say so by a scope."""
-        for scope, kind in (("/sum_gradients/", "gradients"), ("/save_activations/", "activations")):
-            if scope in self.operation:
+        for scope, kind in ((scopes.SUM_GRADIENTS, "gradients"), (scopes.SAVE_ACTIVATIONS, "activations")):
+            if f"/{scope}/" in self.operation:
                 return kind
         stacked = self.stacked or self.operation.endswith(("broadcast_in_dim", "/while", "dynamic_update_slice"))
         if not stacked or "jvp(" not in self.operation:

@@ -24,6 +24,7 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.nn import pipeline
 from bigmodel_jax.nn.pipeline import home, of_wave, pin, turn, where
+from bigmodel_jax.training import scopes
 from bigmodel_jax.training.pipeline import stage_arrays, stage_passes
 from bigmodel_jax.training.pipeline.schedule_1f1b import Schedule
 from bigmodel_jax.training.pipeline.split_loss import Split, floats, split
@@ -138,7 +139,7 @@ def _forward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
     entering = (np.arange(s.n) == 0) & (t % s.period < s.n)
     state = _where(entering, inbox, c.state)
     x, ys, kept = stage_passes.by_all(stage_passes.forward, job, microbatch, round_, state)
-    with jax.named_scope("save_activations"):  # by which `plan` and profiles tell them
+    with jax.named_scope(scopes.SAVE_ACTIVATIONS):  # by which `plan` and profiles tell them
         kept = stage_arrays.put(c.kept, s.slot(microbatch, round_), kept, valid)
     ys = stage_arrays.put(c.ys, s.place_of_two_waves(microbatch, round_), ys, valid)
     outbox = _where(np.arange(s.n) == s.n - 1, x, _turn(c.outbox, -1))
@@ -160,7 +161,7 @@ def _loss(job: Job, c: Carry, wave: jax.Array) -> Carry:
     ys = [stage_arrays.to_homes(y, wave % 2, s.r) for y in c.ys]
     aux, (of_outside, d_x, d_ys) = _each(one)(_outside(job), *_of(job, wave), c.outbox, ys)
     d_ys = [stage_arrays.from_homes(a, d, wave % 2, s.r) for a, d in zip(c.d_ys, d_ys, strict=True)]
-    with jax.named_scope("sum_gradients"):
+    with jax.named_scope(scopes.SUM_GRADIENTS):
         grads = (*c.grads[:2], _add(c.grads[2], of_outside))
     total = jax.tree.map(jnp.add, c.total, aux)
     return dataclasses.replace(c, d_inbox=[pin(d, 0) for d in d_x], d_ys=d_ys, grads=grads, total=total)
@@ -176,7 +177,7 @@ def _backward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
     d_ys = stage_arrays.take(c.d_ys, s.place_of_two_waves(microbatch, round_))
     found = stage_passes.by_all(stage_passes.backward, job, microbatch, round_, kept, d_x, d_ys)
     of_layers, of_closed, d_x, of_shared = _where(valid, found, _zeros(found))
-    with jax.named_scope("sum_gradients"):
+    with jax.named_scope(scopes.SUM_GRADIENTS):
         grads = (stage_arrays.add_at(c.grads[0], round_, of_layers), _add(c.grads[1], of_closed), c.grads[2])
     state = (d_x, _add(d_shared, of_shared))
     outbox = _where(np.arange(s.n) == 0, state, _turn(c.d_outbox, 1))
@@ -196,7 +197,7 @@ def _exit(job: Job, c: Carry, wave: jax.Array, gone: tuple[list, list]) -> Carry
         return jax.vjp(enter, outside)[1](d)[0]
 
     of_outside = _each(one)(_outside(job), *_of(job, wave), gone)
-    with jax.named_scope("sum_gradients"):
+    with jax.named_scope(scopes.SUM_GRADIENTS):
         return dataclasses.replace(c, grads=(*c.grads[:2], _add(c.grads[2], of_outside)))
 
 
