@@ -112,10 +112,6 @@ def _check_batch(config: Config, num_devices: int | None) -> None:
 def _check_pipeline(config: Config, stages: int) -> None:
     """Raises ValueError where layers or microbatches do not make up the pipeline."""
     parallel, rounds = config.parallel, config.parallel.pipeline_rounds
-    if parallel.pipeline_microbatches < 0 or rounds < 1:
-        wrong, least = ("rounds", 1) if rounds < 1 else ("microbatches", 0)
-        value = getattr(parallel, f"pipeline_{wrong}")
-        raise ValueError(f"parallel.pipeline_{wrong} = {value}; it must be {least} or more")
     if stages == 1:
         if rounds > 1 or parallel.pipeline_microbatches > 1 or parallel.pipeline_schedule != "gpipe":
             raise ValueError(
@@ -195,8 +191,6 @@ def _check_sequence(config: Config, pieces: int, tensor: int) -> None:
 
 def _check_slices(config: Config, sizes: dict[str, int]) -> None:
     parallel = config.parallel
-    if parallel.slices < 1:
-        raise ValueError(f"parallel.slices = {parallel.slices}; it must be 1 or more")
     if parallel.slices > 1 and parallel.strategy == "pmap":
         raise ValueError(f"parallel.slices = {parallel.slices} with parallel.strategy = 'pmap'; slices need 'jit'")
     across = slice_axis(parallel, tuple(sizes.values()))

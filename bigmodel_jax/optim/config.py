@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bigmodel_jax.core import params
+from bigmodel_jax.core import params, ranges
 from bigmodel_jax.core.ranges import CountOrZero, NonNegative, ProperShare, Share, ShareBelowOne
 from bigmodel_jax.optim import groups, names, schedules
 from bigmodel_jax.optim.groups import Group
@@ -49,12 +49,7 @@ class OptimConfig:
     groups: tuple[Group, ...] = ()  # what differs for some parameters; the first pattern that matches a path counts
 
     def validate(self, total_steps: int) -> None:
-        for name in ("lr", "weight_decay", "clip", "eps", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"optim.{name} = {getattr(self, name)} is negative; it must be 0 or more")
-        for name, value in (("ema_decay", self.ema_decay), ("betas", max(self.betas)), ("betas", min(self.betas))):
-            if not 0 <= value < 1:
-                raise ValueError(f"optim.{name} = {value} is outside [0, 1)")
+        ranges.check(self, "optim.")
         schedules.check(self, total_steps)
 
     def schedule_fn(self, total_steps: int) -> optax.Schedule:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from bigmodel_jax.config import Config, ImageSampleConfig, SampleConfig
+from bigmodel_jax.core import ranges
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 # The option of the data that a requirement on the model comes from.
@@ -81,11 +82,10 @@ def samples_images(config: Config) -> bool:
 
 def check_images(config: Config, sample: ImageSampleConfig, prefix: str = "") -> None:
     """ValueError for images that cannot be generated or shown; `prefix` stands before the names of options."""
+    ranges.check(sample, prefix)
     most = config.objective.num_steps
-    if not 1 <= sample.steps <= most:
-        raise ValueError(f"{prefix}steps = {sample.steps}; it must be between 1 and objective.num_steps = {most}")
-    if sample.num < 0:
-        raise ValueError(f"{prefix}num = {sample.num}; it must be 0 or more")
+    if sample.steps > most:
+        raise ValueError(f"{prefix}steps = {sample.steps}; it must be at most objective.num_steps = {most}")
     shape = getattr(config.model, "image_shape", ())
     if len(shape) != 3 or shape[2] not in (1, 3):
         raise ValueError(f"{prefix}num = {sample.num}: images of shape {tuple(shape)} cannot be shown; give 0")
@@ -102,11 +102,7 @@ def check_sample(
         raise ValueError(f"{prefix}prompt = '': it is empty; give at least one character to continue from")
     if any("\ud800" <= character <= "\udfff" for character in sample.prompt):
         raise ValueError(f"{prefix}prompt = {sample.prompt[:40]!r} is not UTF-8 text")
-    for name, least in (("max_tokens", 1), ("temperature", 0), ("top_k", 0)):
-        if getattr(sample, name) < least:
-            raise ValueError(f"{prefix}{name} = {getattr(sample, name)}; it must be {least} or more")
-    if not 0 < sample.top_p <= 1:
-        raise ValueError(f"{prefix}top_p = {sample.top_p}; it must be above 0 and at most 1")
+    ranges.check(sample, prefix)
     model = config.model.make()
     if tokenizer is None or model.make_cache is None:
         raise ValueError(

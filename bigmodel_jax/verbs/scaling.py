@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.verbs.base import CONFIG, Verb, local, one_target, run_dir_of
 
 
@@ -26,16 +27,13 @@ def scale(args: Sequence[str]) -> None:
         devices: tuple[int, ...] = (1, 2, 4, 8)
         layouts: tuple[str, ...] = ("data",)
         mode: Literal["weak", "strong"] = "weak"
-        processes: int = 1
+        processes: Count = 1
         topologies: tuple[str, ...] = ()
-        windows: int = 10
-        steps: int = 5  # steps of a window
+        windows: Count = 10
+        steps: Count = 5  # steps of a window
         run_dir: str = ""
 
     parsed = configs.override(Arguments(config_file.load(target)), options, prog=f"launch.py scale {target}")
-    for name in ("processes", "windows", "steps"):
-        if getattr(parsed, name) < 1:
-            raise ValueError(f"--{name} {getattr(parsed, name)}; it must be 1 or more")
     check_paths(parsed.config)
     config = epochs.resolve(parsed.config)
     machines = [topologies.parse_slices(name) for name in parsed.topologies]

@@ -53,8 +53,8 @@ def test_a_model_without_that_field_needs_nothing():
 @pytest.mark.parametrize(
     ("change", "shape", "message"),
     [
-        ({"steps": 0}, (8, 8, 1), r"eval\.images\.steps = 0; it must be between 1 and objective\.num_steps = 1000"),
-        ({"steps": 1001}, (8, 8, 1), r"eval\.images\.steps = 1001"),
+        ({"steps": 0}, (8, 8, 1), r"eval\.images\.steps = 0; it must be 1 or more"),
+        ({"steps": 1001}, (8, 8, 1), r"eval\.images\.steps = 1001; it must be at most objective\.num_steps = 1000"),
         ({"num": -1}, (8, 8, 3), r"eval\.images\.num = -1; it must be 0 or more"),
         ({}, (8, 8, 4), r"eval\.images\.num = 4: images of shape \(8, 8, 4\) cannot be shown; give 0"),
     ],
