@@ -1,13 +1,16 @@
-"""What a model is: two pure functions, made from a frozen config."""
+"""What a model is: two pure functions, made from a frozen config; the second may be given in three parts."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 
+from bigmodel_jax.core.params import Tree
 from bigmodel_jax.models import sizes
 from bigmodel_jax.models.compute import MOVED
+from bigmodel_jax.nn import stack as stacks
 from bigmodel_jax.nn.head import Head
 
 
@@ -26,8 +29,66 @@ class Out(NamedTuple):
     head: Head | None = None
 
 
+class Entry(NamedTuple):
+    """What a model hands to its stack of layers.
+
+    x: what a layer passes to the next; xs: what each layer takes for itself, (L, ...) (keys, a cache); shared: what all
+    layers take, each leaf with the batch as its dimension 0; whole: what all layers take and no row of the batch changes
+    (a number, a table made of parameters); kept: what `leave` takes over.
+    """
+
+    x: Any
+    xs: Any = None
+    shared: tuple = ()
+    whole: tuple = ()
+    kept: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A model of one stack of layers in its three parts; called, it is the model's `apply`.
+
+    enter(params, batch, *, rng, train, cache) -> Entry: all that comes before the stack; rng is None outside training.
+    block(layer, x, xs, *shared, *whole, train) -> (x, ys): one layer. In a pipeline ys must be sums over rows.
+    leave(params, entry, x, ys, batch, *, train) -> Out: all that comes after the stack.
+    stack: the name of the layers in the parameters; `enter` and `leave` get the parameters without it.
+    """
+
+    enter: Callable[..., Entry]
+    block: Callable[..., tuple[Any, Any]]
+    leave: Callable[..., Out]
+    stack: str = "layers"
+    remat: stacks.Remat = "none"
+    unroll: bool = False
+
+    def __call__(self, params: Tree, batch: dict, *, rng=None, train: bool = False, cache: Any = None) -> Out:
+        layers, outside = params[self.stack], self.outside(params)
+        entry = self.enter(outside, batch, rng=rng if train else None, train=train, cache=cache)
+        run = self.layers(stacks.run, entry.whole, train)
+        x, ys = run(layers, entry.x, entry.xs, shared=entry.shared)
+        return self.leave(outside, entry, x, ys, batch, train=train)
+
+    def outside(self, params: Tree) -> Tree:
+        """The parameters without the stack's."""
+        return {name: part for name, part in params.items() if name != self.stack}
+
+    def layers(self, run: Callable, whole: tuple, train: bool) -> Callable:
+        """(stacked, x, xs, *, shared) -> (x, ys): the layers by `run`, stack.run or stack.sequential."""
+
+        def body(layer, x, xs, *shared):
+            return self.block(layer, x, xs, *shared, *whole, train=train)
+
+        return functools.partial(run, body, remat=self.remat, unroll=self.unroll)
+
+
+def parts_of(config: "ModelConfig", enter: Callable, block: Callable, leave: Callable, stack: str = "layers") -> Parts:
+    """The parts whose functions take the model's config first; it says how the layers are computed."""
+    of_config = (functools.partial(part, config) for part in (enter, block, leave))
+    return Parts(*of_config, stack, remat=config.remat, unroll=config.unroll)
+
+
 class Model(NamedTuple):
-    """spec: nested dict of `Param`; apply(params, batch, *, rng=None, train=False, cache=None) -> Out.
+    """spec: nested dict of `Param`; apply(params, batch, *, rng=None, train=False, cache=None) -> Out, best as `Parts`.
 
     init(rng) -> params replaces `params.init(spec, rng)` only where a Flax module brings its own initial values.
     make_cache(batch_size, length, dtype) -> decode cache, for models that generate.
@@ -42,6 +103,11 @@ class Model(NamedTuple):
     make_cache: Callable[[int, int, Any], Any] | None = None
     decoder_start: int | None = None
     advance: Callable[[Any, dict[str, jax.Array]], Any] | None = None
+
+    @property
+    def parts(self) -> Parts | None:
+        """The parts of a model whose `apply` is given in parts."""
+        return self.apply if isinstance(self.apply, Parts) else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,11 +17,11 @@ from bigmodel_jax.core.params import Param, normal, zeros
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
-from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.base import Entry, Model, ModelConfig, Out, parts_of
 from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.models.decoder import where
 from bigmodel_jax.models.sizes import Cut
-from bigmodel_jax.nn import feedforward, linear, norm, stack
+from bigmodel_jax.nn import feedforward, linear, norm
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head as TableHead
@@ -67,7 +67,7 @@ class BertConfig(ModelConfig):
         return {"tokens": None}
 
     def make(self) -> Model:
-        return Model(spec=spec(self), apply=functools.partial(apply, self))
+        return Model(spec(self), parts_of(self, enter, block, leave))
 
     def validate(self, parallel) -> None:
         super().validate(parallel)
@@ -131,15 +131,15 @@ def spec(cfg: BertConfig) -> params.Tree:
 # ------------------------------------------------------------------------------------------------ apply
 
 
-def split(cfg, rng, train: bool) -> tuple:
+def split(cfg, rng) -> tuple:
     """Dropout keys of the embeddings, the head and the layers (L,); None where nothing is dropped."""
-    if not train or rng is None or cfg.dropout == 0.0:
+    if rng is None or cfg.dropout == 0.0:
         return None, None, None
     keys = jax.random.split(rng, cfg.num_layers + 2)
     return keys[0], keys[1], keys[2:]
 
 
-def block(cfg, p, x_BTD, rng, attend):
+def layer(cfg, p, x_BTD, rng, attend):
     """Norms after the residual sums; attend(p, x) is the attention with its output projection."""
     attn_rng, mlp_rng = (None, None) if rng is None else jax.random.split(rng)
     h = dropout(cfg.dropout, attend(p["attn"], x_BTD), attn_rng)
@@ -148,8 +148,17 @@ def block(cfg, p, x_BTD, rng, attend):
     return constrain(norm.layer(p["mlp_norm"], x_BTD + h, eps=cfg.norm_eps), "batch", "seq", "embed"), None
 
 
-def encode(cfg: BertConfig, p, batch, embed_rng=None, layer_rngs=None) -> jax.Array:
-    """Embeddings and layers, (B, T, D)."""
+def block(cfg: BertConfig, p, x_BTD, rng, here, *, train: bool):
+    def attend(p, x_BTD):
+        h = attention.attend(*attention.qkv(p, x_BTD), here, here, causal=False, implementation=cfg.compute.attention)
+        return attention.project_out(p, h)
+
+    return layer(cfg, p, x_BTD, rng, attend)
+
+
+def enter(cfg: BertConfig, p, batch, *, rng, train: bool, cache) -> Entry:
+    """Embeddings; batch: tokens, and as one has them token_types, positions, segment_ids (B, T)."""
+    embed_rng, head_rng, layer_rngs = split(cfg, rng)
     here, _, _ = where(batch, None)
     types = batch.get("token_types")
     x_BTD = linear.embed(p["embed"], batch["tokens"])
@@ -157,19 +166,7 @@ def encode(cfg: BertConfig, p, batch, embed_rng=None, layer_rngs=None) -> jax.Ar
     x_BTD += linear.embed(p["positions"], here.positions + cfg.first_position)
     x_BTD = norm.layer(p["embed_norm"], x_BTD, eps=cfg.norm_eps)
     x_BTD = constrain(dropout(cfg.dropout, x_BTD, embed_rng), "batch", "seq", "embed")
-
-    def body(layer, x, rng, here):
-        def attend(p, x_BTD):
-            h = attention.attend(
-                *attention.qkv(p, x_BTD), here, here, causal=False, implementation=cfg.compute.attention
-            )
-            return attention.project_out(p, h)
-
-        return block(cfg, layer, x, rng, attend)
-
-    return stack.run(
-        body, p["layers"], x_BTD, layer_rngs, shared=(here,), remat=cfg.compute.remat, unroll=cfg.compute.unroll
-    )[0]
+    return Entry(x_BTD, layer_rngs, (here,), kept=head_rng)
 
 
 def pool(p, x_BTD):
@@ -183,15 +180,13 @@ def masked_lm(cfg, p, x_BTD) -> TableHead:
     return TableHead(h, p["embed"]["table"], p["mlm"]["bias"])
 
 
-def apply(cfg: BertConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """What the head gives; batch: tokens, and as one has them token_types, positions, segment_ids (B, T).
+def leave(cfg: BertConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
+    """What the head gives.
 
     none: {"hidden" (B, T, D), "pooled" (B, D)}; masked_lm: logits (B, T, V); pretraining: {"logits" (B, T, V),
     "next_sentence" (B, 2)}; classification: (B, C); token_classification: (B, T, C); question_answering: (B, T, 2), the
     logits of where an answer starts and ends. What is pooled is the row's first token, so such rows hold one document.
     """
-    embed_rng, head_rng, layer_rngs = split(cfg, rng, train)
-    x_BTD = encode(cfg, p, batch, embed_rng, layer_rngs)
     if cfg.head == "none":
         return Out({"hidden": x_BTD, "pooled": pool(p, x_BTD)})
     if cfg.head == "masked_lm":
@@ -202,7 +197,7 @@ def apply(cfg: BertConfig, p, batch, *, rng=None, train=False, cache=None) -> Ou
         head = masked_lm(cfg, p, x_BTD)
         return Out({"logits": head.logits(), "next_sentence": next_sentence}, head=head)
     features = pool(p, x_BTD) if cfg.head == "classification" else x_BTD
-    return Out(linear.linear(p["head"], dropout(cfg.dropout, features, head_rng)))
+    return Out(linear.linear(p["head"], dropout(cfg.dropout, features, entry.kept)))
 
 
 LARGE = BertConfig(num_layers=24, embed_dim=1024, num_heads=16, mlp_dim=4096)

@@ -20,10 +20,10 @@ from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.ranges import Count, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import bert
-from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.base import Entry, Model, ModelConfig, Out, parts_of
 from bigmodel_jax.models.compute import StackCompute
 from bigmodel_jax.models.decoder import where
-from bigmodel_jax.nn import linear, norm, stack
+from bigmodel_jax.nn import linear, norm
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.dropout import dropout
 
@@ -55,7 +55,7 @@ class DebertaConfig(ModelConfig):
         return {"tokens": None}
 
     def make(self) -> Model:
-        return Model(spec=spec(self), apply=functools.partial(apply, self))
+        return Model(spec(self), parts_of(self, enter, block, leave))
 
     def validate(self, parallel) -> None:
         super().validate(parallel)
@@ -112,29 +112,33 @@ def distance_bias(q, k, distance_q, distance_k, rows_BTS):
     return from_query + from_key.swapaxes(2, 3)
 
 
-def apply(cfg: DebertaConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """Logits (B, T, V) float32, or {"hidden" (B, T, D)} without a head; batch: tokens, positions, segment_ids (B, T)."""
-    embed_rng, _, layer_rngs = bert.split(cfg, rng, train)
+def enter(cfg: DebertaConfig, p, batch, *, rng, train: bool, cache) -> Entry:
+    """batch: tokens, positions, segment_ids (B, T)."""
+    embed_rng, _, layer_rngs = bert.split(cfg, rng)
     here, _, _ = where(batch, None)
     rows_BTS = rows(cfg, here.positions)
     distances = norm.layer(p["distance_norm"], p["distances"]["table"], eps=cfg.norm_eps)[None]
-    scale = 1 / math.sqrt(3 * cfg.head_dim)  # three terms, each of the variance that one has elsewhere
     x_BTD = norm.layer(p["embed_norm"], linear.embed(p["embed"], batch["tokens"]), eps=cfg.norm_eps)
     x_BTD = constrain(dropout(cfg.dropout, x_BTD, embed_rng), "batch", "seq", "embed")
+    return Entry(x_BTD, layer_rngs, (here, rows_BTS), (distances,))
 
-    def body(layer, x, rng, here, rows_BTS):
-        def attend(p, x_BTD):
-            q, k, v = attention.qkv(p, x_BTD)
-            distance_q, distance_k, _ = attention.qkv(p, distances)
-            bias = distance_bias(q, k, distance_q[0], distance_k[0], rows_BTS)
-            bias = scale * constrain(bias, "batch", "heads", "seq", None)
-            h = attention.attend(q, k, v, here, here, causal=False, scale=scale, bias=bias)
-            return attention.project_out(p, h)
 
-        return bert.block(cfg, layer, x, rng, attend)
+def block(cfg: DebertaConfig, p, x_BTD, rng, here, rows_BTS, distances, *, train: bool):
+    scale = 1 / math.sqrt(3 * cfg.head_dim)  # three terms, each of the variance that one has elsewhere
 
-    options = {"shared": (here, rows_BTS), "remat": cfg.compute.remat, "unroll": cfg.compute.unroll}
-    x_BTD, _ = stack.run(body, p["layers"], x_BTD, layer_rngs, **options)
+    def attend(p, x_BTD):
+        q, k, v = attention.qkv(p, x_BTD)
+        distance_q, distance_k, _ = attention.qkv(p, distances)
+        bias = distance_bias(q, k, distance_q[0], distance_k[0], rows_BTS)
+        bias = scale * constrain(bias, "batch", "heads", "seq", None)
+        h = attention.attend(q, k, v, here, here, causal=False, scale=scale, bias=bias)
+        return attention.project_out(p, h)
+
+    return bert.layer(cfg, p, x_BTD, rng, attend)
+
+
+def leave(cfg: DebertaConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
+    """Logits (B, T, V) float32, or {"hidden" (B, T, D)} without a head."""
     if cfg.head == "none":
         return Out({"hidden": x_BTD})
     head = bert.masked_lm(cfg, p, x_BTD)

@@ -1,12 +1,16 @@
-"""What every decoder-only model shares: its decode cache and which of its sizes fit each other."""
+"""What every decoder-only model shares: the parts around its blocks, its decode cache and which of its sizes fit each other."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from bigmodel_jax.core.params import Init, Param
+from bigmodel_jax.core.params import Init, Param, Tree
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models.base import Entry, Model, Out, parts_of
 from bigmodel_jax.models.sizes import Cut, Divides, Multiple, padded
 from bigmodel_jax.nn import linear
 from bigmodel_jax.nn.attention.attention import Where
@@ -18,6 +22,37 @@ SIZES = (
     Cut("vocab_size", "vocab", pad="pad_vocab"),
 )
 ROTARY = Multiple("head_dim", 2, "rotary positions turn pairs of dimensions")
+
+
+def model(
+    cfg, spec: Tree, *, embed: Callable, block: Callable, head: Callable, losses: Callable = lambda *_: {}
+) -> Model:
+    """A decoder of one stack of layers; every function takes its config first.
+
+    embed(cfg, params, tokens, positions, rng) -> (x, xs, shared): the embeddings (B, T, D), what each layer takes beside
+    its cache, and what all layers take beside the places of queries and keys, a tuple.
+    block(cfg, layer, x, (cache, xs), q_where, k_where, *shared, index, train) -> (x, (cache, found)).
+    head(cfg, params, x) -> Head. losses(cfg, found, batch) -> auxiliary losses, of what the layers found.
+    """
+    before, after = functools.partial(enter, embed), functools.partial(leave, head, losses)
+    return Model(spec, parts_of(cfg, before, block, after), make_cache=functools.partial(make_cache, cfg))
+
+
+def enter(embed: Callable, cfg, p: Tree, batch: dict, *, rng, train: bool, cache: "Cache | None") -> Entry:
+    """Embeddings, and where queries and keys stand; batch: tokens, positions, segment_ids (B, T), which follow the
+    cache's own."""
+    q_where, k_where, cache = where(batch, cache)
+    x_BTD, xs, shared = embed(cfg, p, batch["tokens"], q_where.positions, rng)
+    x_BTD = constrain(x_BTD, "batch", "seq", "embed")
+    return Entry(x_BTD, (cache and cache.layers, xs), (q_where, k_where, *shared), (cache and cache.index,), cache)
+
+
+def leave(head: Callable, losses: Callable, cfg, p: Tree, entry: Entry, x_BTD, ys, batch: dict, *, train: bool) -> Out:
+    """Logits (B, T, V) float32, auxiliary losses, and the cache after this call."""
+    layers, found = ys
+    made, cache = head(cfg, p, x_BTD), entry.kept
+    out = Out(made.logits(), losses=losses(cfg, found, batch), head=made)
+    return out._replace(cache=cache and cache.advance(layers, batch["tokens"].shape[1]))
 
 
 @struct.dataclass

@@ -16,7 +16,7 @@ from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import decoder
-from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.base import Entry, Model, ModelConfig, Out, Parts, parts_of
 from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.models.sizes import AtMost, Cut, Multiple
 from bigmodel_jax.nn import feedforward, linear, multi_token, norm, position, stack
@@ -82,7 +82,7 @@ class DeepseekConfig(ModelConfig):
     def make(self) -> Model:
         return Model(
             spec=spec(self),
-            apply=functools.partial(apply, self),
+            apply=parts(self),
             make_cache=functools.partial(make_cache, self),
             advance=functools.partial(bias_routing.advance, self.bias_update_rate),
         )
@@ -195,7 +195,7 @@ def attend(cfg: DeepseekConfig, p, x_BTD, cache, q_where, k_where, angles, index
     return constrain(x_BTD + y, "batch", "seq", "embed"), cache
 
 
-def mixture(cfg: DeepseekConfig, p, h_BTD, mask_BT):
+def mixture(cfg: DeepseekConfig, p, h_BTD, mask_BT, *, train: bool):
     """Shared and routed experts; (their sum, what the routing's balance needs of this layer)."""
     routing = bias_routing.route(
         p["router"],
@@ -206,48 +206,50 @@ def mixture(cfg: DeepseekConfig, p, h_BTD, mask_BT):
         normalize=cfg.normalize_weights,
         scale=cfg.routed_scale,
     )
-    y = moe.experts(p["experts"], h_BTD, routing, mask_BT, buffer=cfg.expert_buffer)
+    # Tokens are dropped in training alone: what a token is told later must not depend on the tokens beside it.
+    y = moe.experts(p["experts"], h_BTD, routing, mask_BT, buffer=cfg.expert_buffer if train else 0.0)
     y += feedforward.swiglu(p["shared"], h_BTD)
     balance = bias_routing.sequence_balance(routing, mask_BT)
     return y, {"num_tokens": bias_routing.num_tokens(routing, mask_BT), "balance": balance}
 
 
-def block(cfg: DeepseekConfig, p, x_BTD, cache, q_where, *where):
+def block(cfg: DeepseekConfig, p, x_BTD, cache, q_where, *where, train: bool):
     """One layer of either kind; (x, (the layer's cache, what its routing did))."""
     x_BTD, cache = attend(cfg, p, x_BTD, cache, q_where, *where)
-    h = norm.rms(p["mlp_norm"], x_BTD, eps=cfg.norm_eps)
-    y, routed = (feedforward.swiglu(p["mlp"], h), {}) if "mlp" in p else mixture(cfg, p, h, q_where.segments > 0)
+    h, mask_BT = norm.rms(p["mlp_norm"], x_BTD, eps=cfg.norm_eps), q_where.segments > 0
+    y, routed = (feedforward.swiglu(p["mlp"], h), {}) if "mlp" in p else mixture(cfg, p, h, mask_BT, train=train)
     return constrain(x_BTD + y, "batch", "seq", "embed"), (cache, routed)
 
 
-def apply(cfg: DeepseekConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """Logits (B, T, V) float32; batch: tokens, positions, segment_ids (B, T); with a cache they follow its own.
+def parts(cfg: DeepseekConfig) -> Parts:
+    """The few layers of another kind in front are no part of the stack, unless there are no others."""
+    return parts_of(cfg, enter, block, leave, "dense_layers" if cfg.num_dense_layers == cfg.num_layers else "layers")
 
-    In training, updates of the routing biases and, with num_mtp_layers, the loss of the modules: that needs targets and
-    weights (B, T) in the batch.
-    """
+
+def enter(cfg: DeepseekConfig, p, batch, *, rng, train: bool, cache) -> Entry:
+    """batch: tokens, positions, segment_ids (B, T); with a cache they follow its own."""
     q_where, k_where, cache = decoder.where(batch, cache)
-    # Tokens are dropped in training alone: what a token is told later must not depend on the tokens beside it.
-    cfg = cfg if train else dataclasses.replace(cfg, expert_buffer=0.0)
-    angles = rope_angles(cfg, q_where.positions)
+    shared, whole = (q_where, k_where, rope_angles(cfg, q_where.positions)), (cache and cache.index,)
     x_BTD = constrain(linear.embed(p["embed"], batch["tokens"]), "batch", "seq", "embed")
+    caches = dict(cache.layers) if cache else {}
+    if "dense_layers" in p:
+        run = parts(cfg).layers(stack.sequential, whole, train)
+        x_BTD, (caches["dense_layers"], _) = run(p["dense_layers"], x_BTD, caches.get("dense_layers"), shared=shared)
+    return Entry(x_BTD, caches.get(parts(cfg).stack), shared, whole, (cache, caches))
 
-    def body(layer, x, layer_cache, *where):
-        return block(cfg, layer, x, layer_cache, *where, cache and cache.index)
 
-    caches, routed = {}, {}
-    options = {"shared": (q_where, k_where, angles), "remat": cfg.compute.remat, "unroll": cfg.compute.unroll}
-    # The few layers of another kind in front are no part of a pipeline.
-    for name, run in (("dense_layers", stack.sequential), ("layers", stack.run)):
-        if name in p:
-            xs = cache and cache.layers[name]
-            x_BTD, (caches[name], routed[name]) = run(body, p[name], x_BTD, xs, **options)
+def leave(cfg: DeepseekConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
+    """Logits (B, T, V) float32. In training, updates of the routing biases and, with num_mtp_layers, the loss of the
+    modules: that needs targets and weights (B, T) in the batch."""
+    (new, found), (cache, caches) = ys, entry.kept
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
     head = Head(x_BTD, p["head"]["table"], vocab=cfg.vocab_size)
     if not train:
+        caches = caches | {parts(cfg).stack: new}
         return Out(head.logits(), cache=cache and cache.advance(caches, batch["tokens"].shape[1]), head=head)
-    losses = {}
+    losses, routed = {}, {"layers": found}
     if cfg.num_mtp_layers:
+        q_where, _, angles = entry.shared
         further, routed["mtp"] = further_head(cfg, p, batch["tokens"], x_BTD, q_where, angles)
         loss = multi_token.loss(further, batch["targets"], batch["weights"], q_where.segments)
         losses["mtp_loss"] = cfg.mtp_loss * loss
@@ -265,7 +267,7 @@ def further_head(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
 
     def run(layer, x, segments):
         at_tokens = Where(at.positions, segments)
-        x, (_, routed) = block(cfg, layer, x, None, at_tokens, at_tokens, angles, None)
+        x, (_, routed) = block(cfg, layer, x, None, at_tokens, at_tokens, angles, None, train=True)
         return x, routed
 
     embed = functools.partial(linear.embed, p["embed"])

@@ -7,7 +7,6 @@ Shapes: B batch, H height, W width, C channels, T patches, P patch side, D embed
 """
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import jax
@@ -19,11 +18,11 @@ from bigmodel_jax.core.params import Param, normal, zeros
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, Share
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
-from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.base import Entry, Model, ModelConfig, Out, parts_of
 from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.models.prenorm import xavier
 from bigmodel_jax.models.sizes import Multiple
-from bigmodel_jax.nn import feedforward, linear, norm, stack
+from bigmodel_jax.nn import feedforward, linear, norm
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.attention.attention import Where
 
@@ -71,7 +70,7 @@ class DiTConfig(ModelConfig):
         return {"image": self.image_shape, "label": (), "timestep": ()}
 
     def make(self) -> Model:
-        return Model(spec(self), functools.partial(apply, self))
+        return Model(spec(self), parts_of(self, enter, block, leave))
 
     @classmethod
     def tiny(cls) -> "DiTConfig":
@@ -155,13 +154,13 @@ def modulate(x_BTD, shift, scale) -> jax.Array:
     return norm.layer(UNIT, x_BTD, eps=NORM_EPS) * (1 + scale) + shift
 
 
-def block(cfg: DiTConfig, p, x_BTD, condition_BD, where: Where):
+def block(cfg: DiTConfig, p, x_BTD, _, condition_BD, where: Where, *, train: bool):
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulations(p["modulation"], condition_BD)
     h = attention.qkv(p["attn"], modulate(x_BTD, shift, scale))
     h = attention.attend(*h, where, where, causal=False, implementation=cfg.compute.attention)
     x_BTD = constrain(x_BTD + gate * attention.project_out(p["attn"], h), "batch", "seq", "embed")
     h = feedforward.gelu_mlp(p["mlp"], modulate(x_BTD, mlp_shift, mlp_scale))
-    return constrain(x_BTD + mlp_gate * h, "batch", "seq", "embed")
+    return constrain(x_BTD + mlp_gate * h, "batch", "seq", "embed"), None
 
 
 def unpatchify(cfg, x_BTF) -> jax.Array:
@@ -172,26 +171,20 @@ def unpatchify(cfg, x_BTF) -> jax.Array:
     return squares.reshape(B, rows * P, columns * P, cfg.out_channels)
 
 
-def apply(cfg: DiTConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """The noise in each image, (B, H, W, C), and with learn_sigma as many channels more.
-
-    batch: image (B, H, W, C) with noise, timestep (B,), label (B,) int, num_classes meaning none; hidden (B,) bool
-    hides labels.
-    """
+def enter(cfg: DiTConfig, p, batch, *, rng, train: bool, cache) -> Entry:
+    """batch: image (B, H, W, C) with noise, timestep (B,), label (B,) int, num_classes meaning none; hidden (B,) bool
+    hides labels."""
     x_BTD = prenorm.embed_patches(p["patches"], batch["image"])
     x_BTD = constrain(x_BTD + jnp.asarray(positions(cfg), x_BTD.dtype), "batch", "seq", "embed")
-    hidden = hidden_rows(batch, rng if train else None, cfg.label_dropout)
+    hidden = hidden_rows(batch, rng, cfg.label_dropout)
     label = linear.embed(p["labels"], jnp.where(hidden, cfg.num_classes, batch["label"]))
     condition_BD = jax.nn.silu(embed_time(p["time"], batch["timestep"]) + label)
-    B, T, _ = x_BTD.shape
-    where = Where(jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T)), jnp.ones((B, T), jnp.int32))
+    return Entry(x_BTD, shared=(condition_BD, prenorm.places(x_BTD)))
 
-    def body(layer, x, _, *shared):
-        return block(cfg, layer, x, *shared), None
 
-    shared = (condition_BD, where)
-    x_BTD, _ = stack.run(body, p["layers"], x_BTD, shared=shared, remat=cfg.compute.remat, unroll=cfg.compute.unroll)
-    shift, scale = modulations(p["modulation"], condition_BD)
+def leave(cfg: DiTConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
+    """The noise in each image, (B, H, W, C), and with learn_sigma as many channels more."""
+    shift, scale = modulations(p["modulation"], entry.shared[0])
     return Out(unpatchify(cfg, linear.linear(p["head"], modulate(x_BTD, shift, scale))))
 
 

@@ -8,7 +8,6 @@ Shapes: B batch, T tokens, S cache length, D embed, H heads, K kv heads, h head_
 """
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import jax
@@ -18,10 +17,11 @@ from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal, zeros
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models import decoder
+from bigmodel_jax.models.base import Model, ModelConfig
 from bigmodel_jax.models.compute import Compute
-from bigmodel_jax.models.decoder import ROTARY, SIZES, make_cache, table_spec, update_cache, where
-from bigmodel_jax.nn import feedforward, linear, norm, position, stack
+from bigmodel_jax.models.decoder import ROTARY, SIZES, table_spec, update_cache
+from bigmodel_jax.nn import feedforward, linear, norm, position
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.head import Head
 
@@ -63,9 +63,7 @@ class GemmaConfig(ModelConfig):
         return {"tokens": None}
 
     def make(self) -> Model:
-        return Model(
-            spec=spec(self), apply=functools.partial(apply, self), make_cache=functools.partial(make_cache, self)
-        )
+        return decoder.model(self, spec(self), embed=embed, block=block, head=head)
 
     def windows(self) -> tuple[int, ...]:
         local = [(i + 1) % self.global_every != 0 for i in range(self.num_layers)]
@@ -179,37 +177,28 @@ def attend(cfg: GemmaConfig, p, x_BTD, cache, local, q_where, k_where, angles, i
     return attention.project_out(p, h), None if cache is None else {"k": k, "v": v}
 
 
-def block(cfg: GemmaConfig, p, x_BTD, cache, local, *where):
+def block(cfg: GemmaConfig, p, x_BTD, xs, *where, train):
+    cache, local = xs
     h, cache = attend(cfg, p["attn"], rms(cfg, p["attn_norm"], x_BTD), cache, local, *where)
     h = rms(cfg, p["attn_post_norm"], h) if cfg.post_norms else h
     x_BTD = constrain(x_BTD + h, "batch", "seq", "embed")
     h = feedforward.geglu(p["mlp"], rms(cfg, p["mlp_norm"], x_BTD))
     h = rms(cfg, p["mlp_post_norm"], h) if cfg.post_norms else h
-    return constrain(x_BTD + h, "batch", "seq", "embed"), cache
+    return constrain(x_BTD + h, "batch", "seq", "embed"), (cache, None)
 
 
-def apply(cfg: GemmaConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """Logits (B, T, V) float32; batch: tokens, positions, segment_ids (B, T); with a cache they follow its own."""
-    q_where, k_where, cache = where(batch, cache)
+def embed(cfg: GemmaConfig, p, tokens, positions, rng):
     angles = (
-        position.rope_angles(q_where.positions, cfg.head_dim, theta=cfg.rope_theta, scaling=cfg.rope_scaling),
-        position.rope_angles(q_where.positions, cfg.head_dim, theta=cfg.local_rope_theta),
+        position.rope_angles(positions, cfg.head_dim, theta=cfg.rope_theta, scaling=cfg.rope_scaling),
+        position.rope_angles(positions, cfg.head_dim, theta=cfg.local_rope_theta),
     )
-    x_BTD = linear.embed(p["embed"], batch["tokens"])
+    x_BTD = linear.embed(p["embed"], tokens)
     # Rounded to the embedding's dtype first, as the published models were trained: sqrt(3072) is 55.5 in bfloat16.
-    x_BTD = constrain(x_BTD * jnp.asarray(cfg.embed_dim**0.5, x_BTD.dtype), "batch", "seq", "embed")
-    xs = (None if cache is None else cache.layers, is_local(cfg))
+    return x_BTD * jnp.asarray(cfg.embed_dim**0.5, x_BTD.dtype), is_local(cfg), (angles,)
 
-    def body(layer, x, layer_xs, *where):
-        return block(cfg, layer, x, *layer_xs, *where, cache and cache.index)
 
-    shared = (q_where, k_where, angles)
-    x_BTD, layers = stack.run(
-        body, p["layers"], x_BTD, xs, shared=shared, remat=cfg.compute.remat, unroll=cfg.compute.unroll
-    )
-    head = Head(rms(cfg, p["norm"], x_BTD), p["embed"]["table"], softcap=cfg.final_softcap, vocab=cfg.vocab_size)
-    cache = None if cache is None else cache.advance(layers, x_BTD.shape[1])
-    return Out(head.logits(), cache=cache, head=head)
+def head(cfg: GemmaConfig, p, x_BTD) -> Head:
+    return Head(rms(cfg, p["norm"], x_BTD), p["embed"]["table"], softcap=cfg.final_softcap, vocab=cfg.vocab_size)
 
 
 NO_SCALING = position.RopeScaling()

@@ -4,7 +4,6 @@ Shapes: B batch, T tokens, D embed, V vocab, L layers.
 """
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import jax
@@ -13,11 +12,12 @@ from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.ranges import Count, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models import decoder
+from bigmodel_jax.models.base import Model, ModelConfig
 from bigmodel_jax.models.compute import Compute
-from bigmodel_jax.models.decoder import SIZES, make_cache, table_spec, update_cache, where
+from bigmodel_jax.models.decoder import SIZES, table_spec, update_cache
 from bigmodel_jax.models.sizes import Divides
-from bigmodel_jax.nn import feedforward, linear, norm, stack
+from bigmodel_jax.nn import feedforward, linear, norm
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head
@@ -56,9 +56,7 @@ class GPT2Config(ModelConfig):
         return {"tokens": None}
 
     def make(self) -> Model:
-        return Model(
-            spec=spec(self), apply=functools.partial(apply, self), make_cache=functools.partial(make_cache, self)
-        )
+        return decoder.model(self, spec(self), embed=embed, block=block, head=head)
 
     @classmethod
     def tiny(cls) -> "GPT2Config":
@@ -86,7 +84,8 @@ def spec(cfg: GPT2Config) -> params.Tree:
     }
 
 
-def block(cfg: GPT2Config, p, x_BTD, cache, rng, q_where, k_where, index):
+def block(cfg: GPT2Config, p, x_BTD, xs, q_where, k_where, index, train):
+    cache, rng = xs
     attn_rng, mlp_rng = (None, None) if rng is None else jax.random.split(rng)
     h = norm.layer(p["attn_norm"], x_BTD, eps=cfg.norm_eps)
     q, k, v = attention.qkv(p["attn"], h)
@@ -96,27 +95,17 @@ def block(cfg: GPT2Config, p, x_BTD, cache, rng, q_where, k_where, index):
     x_BTD = constrain(x_BTD + h, "batch", "seq", "embed")
     h = feedforward.gelu_mlp(p["mlp"], norm.layer(p["mlp_norm"], x_BTD, eps=cfg.norm_eps))
     x_BTD = constrain(x_BTD + dropout(cfg.dropout, h, mlp_rng), "batch", "seq", "embed")
-    return x_BTD, None if cache is None else {"k": k, "v": v}
+    return x_BTD, (None if cache is None else {"k": k, "v": v}, None)
 
 
-def apply(cfg: GPT2Config, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """Logits (B, T, V) float32; batch: tokens, positions, segment_ids (B, T); with a cache they follow its own."""
-    q_where, k_where, cache = where(batch, cache)
-    rngs = jax.random.split(rng, cfg.num_layers + 1) if train and rng is not None else None
-    x_BTD = linear.embed(p["embed"], batch["tokens"]) + linear.embed(p["positions"], q_where.positions)
-    x_BTD = constrain(dropout(cfg.dropout, x_BTD, None if rngs is None else rngs[0]), "batch", "seq", "embed")
-    xs = (None if cache is None else cache.layers, None if rngs is None else rngs[1:])
+def embed(cfg: GPT2Config, p, tokens, positions, rng):
+    rngs = None if rng is None else jax.random.split(rng, cfg.num_layers + 1)
+    x_BTD = linear.embed(p["embed"], tokens) + linear.embed(p["positions"], positions)
+    return dropout(cfg.dropout, x_BTD, None if rngs is None else rngs[0]), None if rngs is None else rngs[1:], ()
 
-    def body(layer, x, layer_xs, *where):
-        return block(cfg, layer, x, *layer_xs, *where, cache and cache.index)
 
-    shared = (q_where, k_where)
-    x_BTD, layers = stack.run(
-        body, p["layers"], x_BTD, xs, shared=shared, remat=cfg.compute.remat, unroll=cfg.compute.unroll
-    )
-    head = Head(norm.layer(p["norm"], x_BTD, eps=cfg.norm_eps), p["embed"]["table"], vocab=cfg.vocab_size)
-    cache = None if cache is None else cache.advance(layers, x_BTD.shape[1])
-    return Out(head.logits(), cache=cache, head=head)
+def head(cfg: GPT2Config, p, x_BTD) -> Head:
+    return Head(norm.layer(p["norm"], x_BTD, eps=cfg.norm_eps), p["embed"]["table"], vocab=cfg.vocab_size)
 
 
 PRESETS = {

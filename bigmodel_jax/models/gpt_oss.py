@@ -11,9 +11,8 @@ import numpy as np
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, zeros
 from bigmodel_jax.core.ranges import Count, Depth, NonNegative, Positive
-from bigmodel_jax.models import mixtral
+from bigmodel_jax.models import llama, mixtral
 from bigmodel_jax.models.base import Model
-from bigmodel_jax.models.decoder import make_cache
 from bigmodel_jax.models.mixtral import MixtralConfig
 from bigmodel_jax.nn.experts import moe
 from bigmodel_jax.nn.position import RopeScaling
@@ -41,13 +40,7 @@ class GptOssConfig(MixtralConfig):
     swiglu_limit: NonNegative = 7.0  # gates above, and linear parts beyond it on either side, are cut off
 
     def make(self) -> Model:
-        apply = functools.partial(
-            mixtral.apply,
-            self,
-            local=is_local(self),
-            activation=functools.partial(clamped_swiglu, alpha=self.swiglu_alpha, limit=self.swiglu_limit),
-        )
-        return Model(spec=mixtral.spec(self, block_spec), apply=apply, make_cache=functools.partial(make_cache, self))
+        return llama.model(self, block_spec, embed=embed, block=block, losses=mixtral.losses)
 
     def windows(self) -> tuple[int, ...]:
         return tuple(self.window if local else 0 for local in is_local(self))
@@ -80,6 +73,16 @@ def block_spec(cfg: GptOssConfig) -> params.Tree:
     router = moe.router_spec(D, E, init=init, bias_init=init)
     experts = moe.spec(E, D, cfg.mlp_dim, init=init, out_init=out_init, bias=True)
     return tree | {"attn": attn, "router": router, "experts": experts}
+
+
+def embed(cfg: GptOssConfig, *args):
+    x_BTD, _, shared = llama.embed(cfg, *args)
+    return x_BTD, is_local(cfg), shared
+
+
+def block(cfg: GptOssConfig, *args, train: bool):
+    activation = functools.partial(clamped_swiglu, alpha=cfg.swiglu_alpha, limit=cfg.swiglu_limit)
+    return mixtral.block(cfg, *args, train=train, activation=activation)
 
 
 PRESETS = {

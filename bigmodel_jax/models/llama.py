@@ -6,19 +6,17 @@ Shapes: B batch, T tokens, S cache length, D embed, H heads, K kv heads, h head_
 """
 
 import dataclasses
-import functools
 from typing import ClassVar
-
-import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models import decoder
+from bigmodel_jax.models.base import Model, ModelConfig
 from bigmodel_jax.models.compute import Compute
-from bigmodel_jax.models.decoder import ROTARY, SIZES, make_cache, table_spec, update_cache, where
-from bigmodel_jax.nn import feedforward, linear, norm, position, stack
+from bigmodel_jax.models.decoder import ROTARY, SIZES, table_spec, update_cache
+from bigmodel_jax.nn import feedforward, linear, norm, position
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.head import Head
 
@@ -56,9 +54,7 @@ class LlamaConfig(ModelConfig):
         return {"tokens": None}
 
     def make(self) -> Model:
-        return Model(
-            spec=spec(self), apply=functools.partial(apply, self), make_cache=functools.partial(make_cache, self)
-        )
+        return model(self)
 
     def windows(self) -> tuple[int, ...]:
         return (self.window,) * self.num_layers
@@ -98,7 +94,7 @@ def block_spec(cfg: LlamaConfig) -> params.Tree:
     }
 
 
-def spec(cfg: LlamaConfig) -> params.Tree:
+def spec(cfg: LlamaConfig, block_spec=block_spec) -> params.Tree:
     init = normal(cfg.init_std)
     tree = {
         "embed": table_spec(cfg, init),
@@ -122,29 +118,26 @@ def attend(cfg: LlamaConfig, p, x_BTD, cache, q_where, k_where, angles, index, *
     return x_BTD, None if cache is None else {"k": k, "v": v}
 
 
-def block(cfg: LlamaConfig, p, x_BTD, cache, *where):
+def block(cfg: LlamaConfig, p, x_BTD, xs, *where, train):
+    cache, _ = xs
     x_BTD, cache = attend(cfg, p, x_BTD, cache, *where)
     h = norm.rms(p["mlp_norm"], x_BTD, eps=cfg.norm_eps)
-    return constrain(x_BTD + feedforward.swiglu(p["mlp"], h), "batch", "seq", "embed"), cache
+    return constrain(x_BTD + feedforward.swiglu(p["mlp"], h), "batch", "seq", "embed"), (cache, None)
 
 
-def apply(cfg: LlamaConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """Logits (B, T, V) float32; batch: tokens, positions, segment_ids (B, T); with a cache they follow its own."""
-    q_where, k_where, cache = where(batch, cache)
-    angles = position.rope_angles(q_where.positions, cfg.head_dim, theta=cfg.rope_theta, scaling=cfg.rope_scaling)
-    x_BTD = constrain(linear.embed(p["embed"], batch["tokens"]), "batch", "seq", "embed")
-    layers = None if cache is None else cache.layers
+def embed(cfg: LlamaConfig, p, tokens, positions, rng):
+    angles = position.rope_angles(positions, cfg.head_dim, theta=cfg.rope_theta, scaling=cfg.rope_scaling)
+    return linear.embed(p["embed"], tokens), None, (angles,)
 
-    def body(layer, x, layer_cache, *where):
-        return block(cfg, layer, x, layer_cache, *where, cache and cache.index)
 
-    shared = (q_where, k_where, angles)
-    x_BTD, layers = stack.run(
-        body, p["layers"], x_BTD, layers, shared=shared, remat=cfg.compute.remat, unroll=cfg.compute.unroll
-    )
+def head(cfg: LlamaConfig, p, x_BTD) -> Head:
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
-    head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"], vocab=cfg.vocab_size)
-    return Out(head.logits(), cache=cache and cache.advance(layers, jnp.shape(batch["tokens"])[1]), head=head)
+    return Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"], vocab=cfg.vocab_size)
+
+
+def model(cfg: LlamaConfig, block_spec=block_spec, **parts) -> Model:
+    """The model; block_spec, and of `decoder.model` block, embed, head and losses may be another's."""
+    return decoder.model(cfg, spec(cfg, block_spec), **({"embed": embed, "block": block, "head": head} | parts))
 
 
 LLAMA_3_8B = LlamaConfig(vocab_size=128_256, num_kv_heads=8, mlp_dim=14_336, max_seq_len=8192, rope_theta=500_000.0)

@@ -5,23 +5,17 @@ Shapes as in llama.py; E experts, F their mlp_dim.
 """
 
 import dataclasses
-import functools
 from typing import ClassVar
-
-import jax.numpy as jnp
-import numpy as np
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.ranges import Count, NonNegative, Positive
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import llama
-from bigmodel_jax.models.base import Model, Out
-from bigmodel_jax.models.decoder import make_cache, where
+from bigmodel_jax.models.base import Model
 from bigmodel_jax.models.llama import LlamaConfig
 from bigmodel_jax.models.sizes import AtMost, Cut
-from bigmodel_jax.nn import linear, norm, position, stack
+from bigmodel_jax.nn import norm
 from bigmodel_jax.nn.experts import moe
-from bigmodel_jax.nn.head import Head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +44,7 @@ class MixtralConfig(LlamaConfig):
     )
 
     def make(self) -> Model:
-        return Model(
-            spec=spec(self), apply=functools.partial(apply, self), make_cache=functools.partial(make_cache, self)
-        )
+        return llama.model(self, block_spec, block=block, losses=losses)
 
     @classmethod
     def tiny(cls) -> "MixtralConfig":
@@ -68,10 +60,6 @@ def block_spec(cfg: MixtralConfig) -> params.Tree:
     }
 
 
-def spec(cfg: MixtralConfig, block_spec=block_spec) -> params.Tree:
-    return llama.spec(cfg) | {"layers": params.stack(block_spec(cfg), cfg.num_layers)}
-
-
 def feed_forward(cfg: MixtralConfig, p, x_BTD, mask_BT, *, train: bool, activation: moe.Activation):
     """The mixture half of a block, with its residual; (x, the layer's load)."""
     h = norm.rms(p["mlp_norm"], x_BTD, eps=cfg.norm_eps)
@@ -82,43 +70,17 @@ def feed_forward(cfg: MixtralConfig, p, x_BTD, mask_BT, *, train: bool, activati
     return constrain(x_BTD + y, "batch", "seq", "embed"), moe.load(routing, mask_BT)
 
 
-def apply(
-    cfg: MixtralConfig,
-    p,
-    batch,
-    *,
-    rng=None,
-    train=False,
-    cache=None,
-    local: np.ndarray | None = None,
-    activation: moe.Activation = moe.swiglu,
-) -> Out:
-    """Logits (B, T, V) float32 and the auxiliary losses; batch: tokens, positions, segment_ids (B, T); with a cache
-    they follow its own. local: (L,) bool, where the window holds in some
-    layers only."""
-    q_where, k_where, cache = where(batch, cache)
-    angles = position.rope_angles(q_where.positions, cfg.head_dim, theta=cfg.rope_theta, scaling=cfg.rope_scaling)
-    x_BTD = constrain(linear.embed(p["embed"], batch["tokens"]), "batch", "seq", "embed")
+def block(cfg: MixtralConfig, p, x_BTD, xs, q_where, *where, train: bool, activation: moe.Activation = moe.swiglu):
+    """xs: the layer's cache, and whether its window holds."""
+    cache, local = xs
+    x_BTD, cache = llama.attend(cfg, p, x_BTD, cache, q_where, *where, local=local)
+    x_BTD, load = feed_forward(cfg, p, x_BTD, q_where.segments > 0, train=train, activation=activation)
+    return x_BTD, (cache, load)
 
-    def block(layer, x, xs, q_where, k_where, angles):
-        layer_cache, local = xs
-        x, layer_cache = llama.attend(
-            cfg, layer, x, layer_cache, q_where, k_where, angles, cache and cache.index, local=local
-        )
-        x, load = feed_forward(cfg, layer, x, q_where.segments > 0, train=train, activation=activation)
-        return x, (layer_cache, load)
 
-    xs = (None if cache is None else cache.layers, local)
-    options = {"shared": (q_where, k_where, angles), "remat": cfg.compute.remat, "unroll": cfg.compute.unroll}
-    x_BTD, (layers, loads) = stack.run(block, p["layers"], x_BTD, xs, **options)
-    x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
-    head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"], vocab=cfg.vocab_size)
-    return Out(
-        head.logits(),
-        losses=moe.losses(loads, balance=cfg.load_balancing_loss, z=cfg.router_z_loss, share=moe.token_share(batch)),
-        cache=cache and cache.advance(layers, jnp.shape(batch["tokens"])[1]),
-        head=head,
-    )
+def losses(cfg: MixtralConfig, loads: moe.Load, batch) -> dict:
+    share = moe.token_share(batch)
+    return moe.losses(loads, balance=cfg.load_balancing_loss, z=cfg.router_z_loss, share=share)
 
 
 PRESETS = {

@@ -7,7 +7,6 @@ Shapes: B batch, H height, W width, C channels, T patches, S text tokens, P patc
 """
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import jax
@@ -19,11 +18,11 @@ from bigmodel_jax.core.params import Param, normal, zeros
 from bigmodel_jax.core.ranges import Count, Depth, Positive, Share
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import clip, dit, prenorm
-from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.base import Entry, Model, ModelConfig, Out, parts_of
 from bigmodel_jax.models.clip import TextTower
 from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.models.prenorm import xavier
-from bigmodel_jax.nn import feedforward, linear, stack
+from bigmodel_jax.nn import feedforward, linear
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.attention.attention import Where
 
@@ -62,7 +61,7 @@ class PixArtConfig(ModelConfig):
         return {"image": self.image_shape, "text_states": None, "timestep": ()}
 
     def make(self) -> Model:
-        return Model(spec(self), functools.partial(apply, self))
+        return Model(spec(self), parts_of(self, enter, block, leave))
 
     @classmethod
     def tiny(cls) -> "PixArtConfig":
@@ -81,7 +80,7 @@ class TextToImageConfig(PixArtConfig):
         return {"image": self.image_shape, "tokens": None, "timestep": ()}
 
     def make(self) -> Model:
-        return Model(spec(self) | {"text": text_spec(self.text)}, functools.partial(apply_to_tokens, self))
+        return Model(spec(self) | {"text": text_spec(self.text)}, parts_of(self, enter_tokens, block, leave))
 
     def validate(self, parallel) -> None:
         super().validate(parallel)
@@ -148,7 +147,7 @@ def attend_text(cfg: PixArtConfig, p, x_BTD, text_BSD, here: Where, there: Where
     return attention.project_out(p, h)
 
 
-def block(cfg: PixArtConfig, p, x_BTD, time_B6D, text_BSD, here: Where, there: Where):
+def block(cfg: PixArtConfig, p, x_BTD, _, time_B6D, text_BSD, here: Where, there: Where, *, train: bool):
     six = (p["modulation"] + time_B6D)[:, :, None]
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (six[:, n] for n in range(6))
     h = attention.qkv(p["attn"], dit.modulate(x_BTD, shift, scale))
@@ -157,7 +156,7 @@ def block(cfg: PixArtConfig, p, x_BTD, time_B6D, text_BSD, here: Where, there: W
     # No norm before it, as published.
     x_BTD = constrain(x_BTD + attend_text(cfg, p["text_attn"], x_BTD, text_BSD, here, there), "batch", "seq", "embed")
     h = feedforward.gelu_mlp(p["mlp"], dit.modulate(x_BTD, mlp_shift, mlp_scale))
-    return constrain(x_BTD + mlp_gate * h, "batch", "seq", "embed")
+    return constrain(x_BTD + mlp_gate * h, "batch", "seq", "embed"), None
 
 
 def positions(cfg: PixArtConfig) -> np.ndarray:
@@ -165,36 +164,30 @@ def positions(cfg: PixArtConfig) -> np.ndarray:
     return dit.positions(cfg, cfg.position_scale)
 
 
-def apply(cfg: PixArtConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """The noise in each image, (B, H, W, C), and with learn_sigma as many channels more.
-
-    batch: image (B, H, W, C) with noise, timestep (B,), text_states (B, S, E), segment_ids (B, S), 0 being padding;
-    hidden (B,) bool hides texts.
-    """
+def enter(cfg: PixArtConfig, p, batch, *, rng, train: bool, cache) -> Entry:
+    """batch: image (B, H, W, C) with noise, timestep (B,), text_states (B, S, E), segment_ids (B, S), 0 being padding;
+    hidden (B,) bool hides texts."""
     x_BTD = prenorm.embed_patches(p["patches"], batch["image"])
     x_BTD = constrain(x_BTD + jnp.asarray(positions(cfg), x_BTD.dtype), "batch", "seq", "embed")
     time_BD = dit.embed_time(p["time"], batch["timestep"])
     time_B6D = linear.project(jax.nn.silu(time_BD), p["time_modulation"]["kernel"]) + p["time_modulation"]["bias"]
-    hidden = dit.hidden_rows(batch, rng if train else None, cfg.text_dropout)
+    hidden = dit.hidden_rows(batch, rng, cfg.text_dropout)
     text_BSD = constrain(project_text(p["text_projection"], batch["text_states"], hidden), "batch", None, "embed")
-    B, T, _ = x_BTD.shape
-    here = Where(jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T)), jnp.ones((B, T), jnp.int32))
     segments = batch.get("segment_ids", jnp.ones(text_BSD.shape[:2], jnp.int32))
     there = Where(jnp.zeros_like(segments), segments)
-
-    def body(layer, x, _, *shared):
-        return block(cfg, layer, x, *shared), None
-
-    shared = (time_B6D, text_BSD, here, there)
-    x_BTD, _ = stack.run(body, p["layers"], x_BTD, shared=shared, remat=cfg.compute.remat, unroll=cfg.compute.unroll)
-    shift, scale = ((p["modulation"] + time_BD[:, None])[:, n, None] for n in range(2))
-    return Out(dit.unpatchify(cfg, linear.linear(p["head"], dit.modulate(x_BTD, shift, scale))))
+    return Entry(x_BTD, shared=(time_B6D, text_BSD, prenorm.places(x_BTD), there), kept=time_BD)
 
 
-def apply_to_tokens(cfg: TextToImageConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """As `apply`, but of tokens (B, S) int instead of states."""
+def enter_tokens(cfg: TextToImageConfig, p, batch, *, rng, train: bool, cache) -> Entry:
+    """As `enter`, but of tokens (B, S) int instead of states."""
     states = clip.text_states(cfg.text, p["text"], batch, causal=False)
-    return apply(cfg, p, batch | {"text_states": states}, rng=rng, train=train)
+    return enter(cfg, p, batch | {"text_states": states}, rng=rng, train=train, cache=cache)
+
+
+def leave(cfg: PixArtConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
+    """The noise in each image, (B, H, W, C), and with learn_sigma as many channels more."""
+    shift, scale = ((p["modulation"] + entry.kept[:, None])[:, n, None] for n in range(2))
+    return Out(dit.unpatchify(cfg, linear.linear(p["head"], dit.modulate(x_BTD, shift, scale))))
 
 
 # The paper's model at its three resolutions' latents; Sigma's 1,024-pixel model (arXiv:2403.04692) has no size embedding.

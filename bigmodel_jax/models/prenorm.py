@@ -48,16 +48,21 @@ def block(cfg, p, x_BTD, where: Where, causal: bool):
     return constrain(x_BTD + h, "batch", "seq", "embed")
 
 
-def encode(cfg, layers, x_BTD, *, segments: jax.Array | None = None, causal: bool = False) -> jax.Array:
-    """All layers; (B, T, D). segments (B, T) int32: tokens see those of their own, 0 being padding; default: all."""
+def places(x_BTD: jax.Array, segments: jax.Array | None = None) -> Where:
+    """Where the tokens stand; segments (B, T) int32: tokens see those of their own, 0 being padding; default: all."""
     B, T, _ = x_BTD.shape
     segments = jnp.ones((B, T), jnp.int32) if segments is None else segments
-    where = Where(jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T)), segments)
+    return Where(jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T)), segments)
+
+
+def encode(cfg, layers, x_BTD, *, segments: jax.Array | None = None, causal: bool = False) -> jax.Array:
+    """All layers; (B, T, D). segments: as in `places`."""
 
     def body(layer, x, _, where):
         return block(cfg, layer, x, where, causal), None
 
-    return stack.run(body, layers, x_BTD, shared=(where,), remat=cfg.compute.remat, unroll=cfg.compute.unroll)[0]
+    shared = (places(x_BTD, segments),)
+    return stack.run(body, layers, x_BTD, shared=shared, remat=cfg.compute.remat, unroll=cfg.compute.unroll)[0]
 
 
 def patch_spec(patch_size: int, channels: int, dim: int, *, init: Init, bias: bool = True) -> dict[str, Param]:

@@ -4,7 +4,6 @@ Shapes: B batch, H height, W width, C channels, T 1 + patches, D embed, L layers
 """
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from bigmodel_jax.core.params import Param, normal
 from bigmodel_jax.core.ranges import Count, Depth, NonNegative
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
-from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.base import Entry, Model, ModelConfig, Out, parts_of
 from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.nn import linear, norm
 from bigmodel_jax.nn.activations import Activation
@@ -42,7 +41,7 @@ class ViTConfig(ModelConfig):
         return {"image": self.image_shape}
 
     def make(self) -> Model:
-        return Model(spec(self), functools.partial(apply, self))
+        return Model(spec(self), parts_of(self, enter, block, leave))
 
     @classmethod
     def tiny(cls) -> "ViTConfig":
@@ -66,12 +65,20 @@ def spec(cfg: ViTConfig) -> params.Tree:
     }
 
 
-def apply(cfg: ViTConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """Logits (B, num_classes) of batch["image"] (B, H, W, C): a linear map of the class token."""
+def enter(cfg: ViTConfig, p, batch, *, rng, train: bool, cache) -> Entry:
+    """batch: image (B, H, W, C)."""
     x_BTD = prenorm.embed_patches(p["patches"], batch["image"])
     cls = jnp.broadcast_to(p["cls"], (x_BTD.shape[0], 1, cfg.embed_dim)).astype(x_BTD.dtype)
     x_BTD = constrain(jnp.concatenate([cls, x_BTD], axis=1) + p["positions"], "batch", "seq", "embed")
-    x_BTD = prenorm.encode(cfg, p["layers"], x_BTD)
+    return Entry(x_BTD, shared=(prenorm.places(x_BTD),))
+
+
+def block(cfg: ViTConfig, p, x_BTD, _, where, *, train: bool):
+    return prenorm.block(cfg, p, x_BTD, where, causal=False), None
+
+
+def leave(cfg: ViTConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
+    """Logits (B, num_classes): a linear map of the class token."""
     return Out(constrain(linear.linear(p["head"], norm.layer(p["norm"], x_BTD[:, 0], eps=cfg.norm_eps)), "batch", None))
 
 

@@ -19,11 +19,11 @@ from bigmodel_jax.core.params import Param, normal, zeros
 from bigmodel_jax.core.ranges import Count, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import bert
-from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.base import Entry, Model, ModelConfig, Out, parts_of
 from bigmodel_jax.models.compute import StackCompute
 from bigmodel_jax.models.decoder import where
 from bigmodel_jax.models.sizes import Multiple
-from bigmodel_jax.nn import feedforward, linear, norm, stack
+from bigmodel_jax.nn import feedforward, linear, norm
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.attention.attention import MASKED, Where
 from bigmodel_jax.nn.dropout import dropout
@@ -56,7 +56,7 @@ class XLNetConfig(ModelConfig):
         return {"tokens": None}
 
     def make(self) -> Model:
-        return Model(spec=spec(self), apply=functools.partial(apply, self))
+        return Model(spec(self), parts_of(self, enter, block, leave))
 
     @classmethod
     def tiny(cls) -> "XLNetConfig":
@@ -147,7 +147,7 @@ def attend(cfg: XLNetConfig, p, x_BQD, stream: Stream, k, v, distance_k, keys: W
     return attention.project_out(p, h)
 
 
-def block(cfg: XLNetConfig, p, x, rng, content: Stream, query: Stream | None, table):
+def block(cfg: XLNetConfig, p, x, rng, content: Stream, query: Stream | None, table, *, train: bool):
     """x: both streams, (B, T, D) and (B, P, D) or None; the query stream reads the contents before this layer."""
     x_BTD, x_BPD = x
     k, v, distance_k = (linear.project(y, p["attn"][n]) for y, n in ((x_BTD, "k"), (x_BTD, "v"), (table, "distance")))
@@ -157,18 +157,18 @@ def block(cfg: XLNetConfig, p, x, rng, content: Stream, query: Stream | None, ta
         def attended(p, x):
             return attend(cfg, p, x, stream, k, v, distance_k, content.where)
 
-        return bert.block(cfg, p, x, rng, attended)[0]
+        return bert.layer(cfg, p, x, rng, attended)[0]
 
     return (one(content, x_BTD, rngs[0]), None if query is None else one(query, x_BPD, rngs[1])), None
 
 
-def apply(cfg: XLNetConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """Logits float32, or {"hidden"} without a head; batch: tokens, positions, segment_ids, token_types (B, T).
+def enter(cfg: XLNetConfig, p, batch, *, rng, train: bool, cache) -> Entry:
+    """batch: tokens, positions, segment_ids, token_types (B, T).
 
-    With order (B, T) int32, each token's turn to be predicted, 0 = given, and places (B, P) int32, those to predict,
-    the result is of these, (B, P, V), and no token has seen itself. Otherwise all see all, and it is (B, T, V).
+    With order (B, T) int32, each token's turn to be predicted, 0 = given, and places (B, P) int32, those to predict, the
+    result is of these, and no token has seen itself. Otherwise all see all, and it is of all tokens.
     """
-    embed_rng, query_rng, layer_rngs = bert.split(cfg, rng, train)
+    embed_rng, query_rng, layer_rngs = bert.split(cfg, rng)
     content, query = streams(batch)
     x_BTD = constrain(
         dropout(cfg.dropout, linear.embed(p["embed"], batch["tokens"]), embed_rng), "batch", "seq", "embed"
@@ -178,13 +178,13 @@ def apply(cfg: XLNetConfig, p, batch, *, rng=None, train=False, cache=None) -> O
         x_BPD = jnp.broadcast_to(p["query"], (*batch["places"].shape, cfg.embed_dim))
         x_BPD = constrain(dropout(cfg.dropout, x_BPD, query_rng), "batch", "seq", "embed")
     table = jnp.asarray(distances(x_BTD.shape[1], cfg.embed_dim), x_BTD.dtype)
+    return Entry((x_BTD, x_BPD), layer_rngs, (content, query), (table,))
 
-    def body(layer, x, rng, *streams):
-        return block(cfg, layer, x, rng, *streams, table)
 
-    options = {"shared": (content, query), "remat": cfg.compute.remat, "unroll": cfg.compute.unroll}
-    x, _ = stack.run(body, p["layers"], (x_BTD, x_BPD), layer_rngs, **options)
-    hidden = x[0] if query is None else x[1]
+def leave(cfg: XLNetConfig, p, entry: Entry, x, ys, batch, *, train: bool) -> Out:
+    """Logits (B, P, V) or (B, T, V) float32, or {"hidden"} without a head."""
+    x_BTD, x_BPD = x
+    hidden = x_BTD if x_BPD is None else x_BPD
     if cfg.head == "none":
         return Out({"hidden": hidden})
     head = Head(hidden, p["embed"]["table"], p["lm"]["bias"])

@@ -94,7 +94,7 @@ def sequential(
         return body(layer[0], carry, layer[1], *shared)
 
     if isinstance(stacked, tuple):
-        layers = zip(stacked, unstack(xs) or [None] * len(stacked), strict=True)
+        layers = zip(stacked, unstack(xs) or [xs] * len(stacked), strict=True)
     elif unroll:
         # Not scan's own `unroll`: split once, the layers' gradients come back by one concatenation.
         layers = unstack((stacked, xs))

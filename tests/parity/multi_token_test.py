@@ -42,8 +42,8 @@ def logits_of_modules(cfg, weights, tokens, monkeypatch):
     found = []
     loss = deepseek.multi_token.loss
     monkeypatch.setattr(deepseek.multi_token, "loss", lambda x, *rest: (found.append(x.logits()), loss(x, *rest))[1])
-    deepseek.apply(
-        cfg, weights, batch_of(tokens) | {"targets": tokens, "tokens": tokens, "weights": 1.0 + 0 * tokens}, train=True
+    cfg.make().apply(
+        weights, batch_of(tokens) | {"targets": tokens, "tokens": tokens, "weights": 1.0 + 0 * tokens}, train=True
     )
     return found[0]
 
@@ -68,7 +68,7 @@ def test_loss_and_gradients(case, measured):
 
     def loss(modules):
         tree = params.merge(trainable | {"mtp": modules}, frozen)
-        mean = deepseek.apply(cfg, tree, batch, train=True).losses["mtp_loss"]
+        mean = cfg.make().apply(tree, batch, train=True).losses["mtp_loss"]
         return mean * MODULES * batch["weights"].sum()
 
     value, ours = jax.jit(jax.value_and_grad(loss))(trainable["mtp"])
