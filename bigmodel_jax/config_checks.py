@@ -155,6 +155,16 @@ def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
             f"parallel.pipeline_schedule = '1f1b' is for models of one stack of layers, and {type(config.model).__name__} "
             "has several; 'gpipe' takes any number"
         )
+    if config.model.make().parts is None:
+        raise ValueError(
+            f"parallel.pipeline_schedule = '1f1b' is for models in parts (models/base.py, Parts), and "
+            f"{type(config.model).__name__} brings `apply` alone; 'gpipe' takes any model with a stack"
+        )
+    if not config.objective.scores:
+        raise ValueError(
+            f"parallel.pipeline_schedule = '1f1b' needs an objective that defines score(out, batch), and "
+            f"{type(config.objective).__name__} defines its loss() alone; 'gpipe' takes any objective"
+        )
 
 
 def _check_rows(config: Config, sizes: dict[str, int]) -> None:

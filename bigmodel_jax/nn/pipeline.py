@@ -9,8 +9,6 @@ that none ever waits. Of `ticks` ticks a stage idles in n - 1, a share of (n - 1
 Shapes: n stages, r rounds, l layers of a stage in one round, m microbatches, k = m / n waves, b rows of a microbatch.
 """
 
-import contextlib
-import contextvars
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -31,24 +29,6 @@ def active() -> bool:
     """Whether the step being traced is for a mesh of several stages."""
     mesh, _, parallel = sharding.current()
     return parallel is not None and parallel.stage != 1 and mesh.shape["stage"] > 1
-
-
-_taken = contextvars.ContextVar("taken", default=None)
-
-
-@contextlib.contextmanager
-def taken_by(fn: Callable):
-    """While a model is traced inside it, `nn.stack.run` calls `fn(layers, stacked, x, xs, shared)`, what `run` would be
-    called with, and returns what that does."""
-    token = _taken.set(fn)
-    try:
-        yield
-    finally:
-        _taken.reset(token)
-
-
-def taken() -> Callable | None:
-    return _taken.get()
 
 
 def ticks(stages: int, microbatches: int, rounds: int) -> int:

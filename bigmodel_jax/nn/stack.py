@@ -58,8 +58,6 @@ def run(
     unroll: one copy of the layer in the program per layer, instead of one in a loop; so it is, too, for layers `apart`.
     """
     layers = functools.partial(sequential, block, remat=remat, unroll=unroll)
-    if take := pipeline.taken():
-        return take(layers, stacked, x, xs, shared)
     if not pipeline.active():
         return layers(stacked, x, xs, shared=shared)
     return pipeline.run(layers, stacked, x, xs, shared, _kept(remat))

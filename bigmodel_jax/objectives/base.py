@@ -1,4 +1,4 @@
-"""What an objective is: a loss over a batch, as sums."""
+"""What an objective is: a loss over a batch, as sums; best as the score of what one call of the model gives."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 
 from bigmodel_jax.core.metrics import Mean, Metric
-from bigmodel_jax.models.base import Model
+from bigmodel_jax.models.base import Model, Out
 
 
 class Loss(NamedTuple):
@@ -23,7 +23,8 @@ def held_out_loss(unit: str, headline: bool = False) -> Metric:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Base of every objective's config. `params` are the merged parameters, already in the compute dtype."""
+    """Base of every objective's config: `score` where one call of the model is enough, `loss` where it is not. `params` are
+    the merged parameters, already in the compute dtype."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (held_out_loss(""),)
     "what an evaluation reports; a number that is not declared is shown under its own name"
@@ -32,8 +33,25 @@ class Objective:
     makes_images: ClassVar[bool] = False
     "whether its model generates images (see inference/diffusion.py)"
 
+    def inputs(self, batch: dict, rng: jax.Array | None) -> tuple[dict, jax.Array | None]:
+        """What the model reads, which `score` gets as its batch, and the model's key."""
+        return batch, rng
+
+    def score(self, out: Out, batch: dict, *, params: Any, train: bool) -> Loss:
+        """The loss of what the model gave for `batch`; params: at least those outside its stack of layers."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither score() nor loss()")
+
     def loss(self, model: Model, params: Any, batch: dict, *, rng: jax.Array | None, train: bool) -> Loss:
-        raise NotImplementedError(f"{type(self).__name__} does not define loss()")
+        batch, rng = self.inputs(batch, rng)
+        return self.score(model.apply(params, batch, rng=rng, train=train), batch, params=params, train=train)
+
+    @property
+    def scores(self) -> bool:
+        """Whether `score` is the whole of its training loss: no `loss` was defined after it."""
+        first = {
+            name: next(i for i, c in enumerate(type(self).__mro__) if name in vars(c)) for name in ("score", "loss")
+        }
+        return type(self).score is not Objective.score and first["score"] <= first["loss"]
 
     def summarize(self, metrics: dict[str, Mean]) -> dict[str, float]:
         """Scalars of one evaluation from its summed metrics, without the "eval/" in front."""

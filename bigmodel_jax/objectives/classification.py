@@ -25,8 +25,7 @@ class Classification(Objective):
 
     label_smoothing: ShareBelowOne = 0.0
 
-    def loss(self, model, params, batch, *, rng, train) -> Loss:
-        out = model.apply(params, batch, rng=rng, train=train)
+    def score(self, out, batch, *, params, train) -> Loss:
         logits, labels, weights = out.value, batch["label"], batch["weights"].astype(jnp.float32)
         nats, _ = cross_entropy(logits, labels)
         mean = metrics.weighted(nats, weights)

@@ -50,8 +50,7 @@ class Contrastive(Objective):
 
     kind: Literal["softmax", "sigmoid"] = "softmax"
 
-    def loss(self, model, params, batch, *, rng, train) -> Loss:
-        out = model.apply(params, batch, rng=rng, train=train)
+    def score(self, out, batch, *, params, train) -> Loss:
         weights = batch["weights"].astype(jnp.float32)
         logits = pair_logits(params, out.value)
         # A row that only fills the batch is no negative of the others.

@@ -1,6 +1,7 @@
 """Denoising: the noise that was added to an image is to be found (Ho et al., arXiv:2006.11239)."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -34,20 +35,26 @@ class Diffusion(Objective):
     offset: float = 0.5  # the model sees (image - offset) * scale: -1 .. 1 for images of 0 .. 1
     scale: Positive = 2.0
 
-    def loss(self, model, params, batch, *, rng, train) -> Loss:
-        rng = jax.random.key(0) if rng is None else rng
-        time_rng, noise_rng, model_rng = jax.random.split(rng, 3)
+    def inputs(self, batch, rng) -> tuple[dict, jax.Array]:
+        time_rng, noise_rng, model_rng = jax.random.split(jax.random.key(0) if rng is None else rng, 3)
         image = (batch["image"].astype(jnp.float32) - self.offset) * self.scale
         timestep = jax.random.randint(time_rng, (len(image),), 0, self.num_steps)
         noise = jax.random.normal(noise_rng, image.shape)
-        noisy = batch | {"image": add_noise(self, image, noise, timestep), "timestep": timestep}
-        out = model.apply(params, noisy, rng=model_rng if train else None, train=train)
-        mean = metrics.weighted(squared_error(out.value, noise), batch["weights"])
-        sums = {"loss": mean}
+        noisy = {"image": add_noise(self, image, noise, timestep), "timestep": timestep, "noise": noise}
+        return batch | noisy, model_rng
+
+    def score(self, out, batch, *, params, train) -> Loss:
+        mean = metrics.weighted(squared_error(out.value, batch["noise"]), batch["weights"])
+        return Loss(mean, {"loss": mean}, out.updates)
+
+    def loss(self, model, params, batch, *, rng, train) -> Loss:
+        batch, model_rng = self.inputs(batch, rng)
+        call = functools.partial(model.apply, params, rng=model_rng if train else None, train=train)
+        loss = self.score(call(batch), batch, params=params, train=train)
         if not train:
-            hidden = model.apply(params, noisy | {"hidden": jnp.ones(len(image), bool)}, train=False)
-            sums["unconditional_loss"] = metrics.weighted(squared_error(hidden.value, noise), batch["weights"])
-        return Loss(mean, sums, out.updates)
+            told_nothing = call(batch | {"hidden": jnp.ones(len(batch["image"]), bool)})
+            loss.metrics["unconditional_loss"] = self.score(told_nothing, batch, params=params, train=train).mean
+        return loss
 
 
 def squared_error(predicted: jax.Array, noise: jax.Array) -> jax.Array:

@@ -36,8 +36,7 @@ class NextToken(Objective):
     )
     logits: Form = "auto"  # in memory ("whole") or block by block of the vocabulary; auto: blocks where they are large
 
-    def loss(self, model, params, batch, *, rng, train) -> Loss:
-        out = model.apply(params, batch, rng=rng, train=train)
+    def score(self, out, batch, *, params, train) -> Loss:
         nats, log_z, likeliest = of_tokens(out, out.value, batch["targets"], self.logits)
         weights = batch["weights"].astype(jnp.float32)
         mean = metrics.weighted(nats, weights)

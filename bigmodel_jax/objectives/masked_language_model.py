@@ -24,8 +24,7 @@ class MaskedLanguageModel(Objective):
 
     logits: Form = "auto"  # in memory ("whole") or block by block of the vocabulary; auto: blocks where they are large
 
-    def loss(self, model, params, batch, *, rng, train) -> Loss:
-        out = model.apply(params, batch, rng=rng, train=train)
+    def score(self, out, batch, *, params, train) -> Loss:
         logits = out.value["logits"] if isinstance(out.value, dict) else out.value
         mean, sums = masked_tokens(out, logits, batch, train, self.logits)
         return Loss(mean, sums, out.updates)
@@ -45,10 +44,9 @@ class BertPretraining(MaskedLanguageModel):
         Metric("next_sentence_accuracy", "Next sentence, accuracy", "more", "{:.2%}"),
     )
 
-    def loss(self, model, params, batch, *, rng, train) -> Loss:
+    def score(self, out, batch, *, params, train) -> Loss:
         if "next_sentence" not in batch:
             raise ValueError("objective: BertPretraining asks for the next sentence; SentencePairData has it")
-        out = model.apply(params, batch, rng=rng, train=train)
         if not isinstance(out.value, dict) or "next_sentence" not in out.value:
             raise ValueError("objective: BertPretraining needs model.head = 'pretraining'")
         mean, sums = masked_tokens(out, out.value["logits"], batch, train, self.logits)

@@ -23,8 +23,7 @@ class QuestionAnswering(Objective):
         held_out_loss("nats per example"),
     )
 
-    def loss(self, model, params, batch, *, rng, train) -> Loss:
-        out = model.apply(params, batch, rng=rng, train=train)
+    def score(self, out, batch, *, params, train) -> Loss:
         weights = batch["weights"].astype(jnp.float32)
         ends = [(out.value[..., n], batch[name]) for n, name in enumerate(("start", "end"))]
         nats = sum(cross_entropy(logits, places)[0] for logits, places in ends) / 2

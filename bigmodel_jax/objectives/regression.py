@@ -24,8 +24,7 @@ class Regression(Objective):
         Metric("r2", "Variance explained (R²)", "more", "{:.3f}"),
     )
 
-    def loss(self, model, params, batch, *, rng, train) -> Loss:
-        out = model.apply(params, batch, rng=rng, train=train)
+    def score(self, out, batch, *, params, train) -> Loss:
         value, target, weights = out.value.astype(jnp.float32), batch["target"], batch["weights"].astype(jnp.float32)
         if value.shape != target.shape:
             raise ValueError(

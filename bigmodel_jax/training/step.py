@@ -22,6 +22,7 @@ from bigmodel_jax.optim import groups
 from bigmodel_jax.optim.optimizer import Optimizer
 from bigmodel_jax.training import deterministic, scopes, slices
 from bigmodel_jax.training.pipeline import pipeline_1f1b
+from bigmodel_jax.training.pipeline.split_loss import PartedLoss
 from bigmodel_jax.training.state import TrainState, state_shardings
 
 Metrics = dict[str, Mean]
@@ -164,25 +165,30 @@ def accumulate(config, model, compute, frozen, batch, rng):
     """Summed gradients (float32), summed loss, summed metrics and the last frozen values over the microbatches."""
     fixed = config.optim.frozen(model.spec)
 
-    def loss(trainable, frozen, piece, rng):
-        trainable = groups.stop(trainable, fixed)
+    def whole(trainable, frozen):
         # Running statistics stay float32: in bfloat16 an average with momentum 0.99 stops moving.
-        tree = params.merge(trainable, frozen)
-        out = config.objective.loss(model, tree, piece, rng=rng, train=True)
+        return params.merge(groups.stop(trainable, fixed), frozen)
+
+    def loss(trainable, frozen, piece, rng):
+        return summed(config.objective.loss(model, whole(trainable, frozen), piece, rng=rng, train=True), frozen)
+
+    def summed(out, frozen):
         if missing := sorted(params.paths(frozen).keys() - out.updates.keys()):
             raise ValueError(
                 f"model: the parameter {missing[0]} is declared trainable=False, and the model returns no new value of it in "
                 "Out.updates; trainable=False is for statistics that the forward pass sets, not for frozen weights"
             )
         if model.advance:  # sums, which go the way of all sums
-            summed = {STATISTIC + path: Mean(out.updates[path], jnp.zeros(())) for path in params.paths(frozen)}
-            return out.mean.total, (out.mean, out.metrics | summed, frozen)
+            sums = {STATISTIC + path: Mean(out.updates[path], jnp.zeros(())) for path in params.paths(frozen)}
+            return out.mean.total, (out.mean, out.metrics | sums, frozen)
         updates = {path: out.updates[path].astype(leaf.dtype) for path, leaf in params.paths(frozen).items()}
         return out.mean.total, (out.mean, out.metrics, params.from_paths(updates))
 
     def one(frozen, piece, rng):
         if pipeline.active() and config.parallel.pipeline_schedule == "1f1b":
-            grads, mean, sums, frozen = pipeline_1f1b.gradients(loss, compute, frozen, piece, rng)
+            of_frozen = (functools.partial(fn, frozen=frozen) for fn in (whole, summed))
+            parted = PartedLoss(model.parts, config.objective, *of_frozen)
+            grads, mean, sums, frozen = pipeline_1f1b.gradients(parted, compute, frozen, piece, rng)
         else:
             grads, (mean, sums, frozen) = jax.grad(loss, has_aux=True)(compute, frozen, piece, rng)
             grads = cast(grads, "float32")

@@ -15,8 +15,7 @@ from bigmodel_jax.core.params import Param, ones
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig
 from bigmodel_jax.models import ModelConfig
-from bigmodel_jax.models.base import Model, Out
-from bigmodel_jax.nn import stack
+from bigmodel_jax.models.base import Entry, Model, Out, Parts
 from bigmodel_jax.objectives import Objective
 from bigmodel_jax.objectives.base import Loss
 from bigmodel_jax.training.pipeline.schedule_1f1b import Schedule
@@ -89,27 +88,30 @@ class Chain(ModelConfig):
     def make(self) -> Model:
         layer = {"w": Param((WIDTH,), ("embed",), ones())}
         spec = {"enter": Param((WIDTH,), ("embed",), ones()), "layers": params.stack(layer, LAYERS)}
-        return Model(spec | {"leave": Param((WIDTH,), ("embed",), ones())}, apply)
+        return Model(spec | {"leave": Param((WIDTH,), ("embed",), ones())}, Parts(enter, block, leave))
 
 
-def block(p, x, key, shift, number):
+def enter(p, batch, *, rng, train, cache) -> Entry:
+    of_layers, outside = jax.random.split(rng)
+    x, shared = batch["x"] * p["enter"], (batch["shift"] * p["enter"], batch["number"])
+    return Entry(x, jax.random.split(of_layers, LAYERS), shared, kept=outside)
+
+
+def block(p, x, key, shift, number, *, train):
     draw = jax.nn.one_hot(number.min(), ROWS) * (1.0 + jax.random.uniform(key))
     new = jnp.tanh(x * p["w"] + shift)
     return new, (draw, jnp.sum(new**2))
 
 
-def apply(p, batch, *, rng=None, train=False, cache=None) -> Out:
-    x, shared = batch["x"] * p["enter"], (batch["shift"] * p["enter"], batch["number"])
-    of_layers, outside = jax.random.split(rng)
-    x, (draws, sizes) = stack.run(block, p["layers"], x, jax.random.split(of_layers, LAYERS), shared=shared)
-    outside = jax.nn.one_hot(batch["number"].min(), ROWS) * (1.0 + jax.random.uniform(outside))
+def leave(p, entry, x, ys, batch, *, train) -> Out:
+    draws, sizes = ys
+    outside = jax.nn.one_hot(batch["number"].min(), ROWS) * (1.0 + jax.random.uniform(entry.kept))
     return Out(x * p["leave"], losses={"draws": draws, "sizes": sizes, "outside": outside})
 
 
 @dataclasses.dataclass(frozen=True)
 class Squares(Objective):
-    def loss(self, model, params, batch, *, rng, train) -> Loss:
-        out = model.apply(params, batch, rng=rng, train=train)
+    def score(self, out, batch, *, params, train) -> Loss:
         total = jnp.sum(batch["weights"] * jnp.sum((out.value - batch["y"]) ** 2, -1)) + 0.1 * jnp.sum(
             out.losses["sizes"]
         )

@@ -27,7 +27,7 @@ from bigmodel_jax.nn.pipeline import home, of_wave, pin, turn, where
 from bigmodel_jax.training import scopes
 from bigmodel_jax.training.pipeline import stage_arrays, stage_passes
 from bigmodel_jax.training.pipeline.schedule_1f1b import Schedule
-from bigmodel_jax.training.pipeline.split_loss import Split, floats, split
+from bigmodel_jax.training.pipeline.split_loss import PartedLoss, Split, floats, split
 from bigmodel_jax.training.pipeline.stage_passes import Job
 
 
@@ -39,7 +39,7 @@ class Carry:
     state, inbox, outbox: (x, shared, fixed) of each stage's next pass and of the wave on its way in, x of the wave on its way
     out; coming: the wave that goes in next; kept: what passes keep for their way back (n, slots, ...); ys: what layers
     return, of two waves (n, 2 n r, l, ...). d_*: their cotangents, on the way back; gone: those of a whole wave's input.
-    grads: of what layers take (n, r, l, ...), of what they close over and of what is outside the stack (n, ...), float32.
+    grads: of what layers take (n, r, l, ...), of what all take whole and of what is outside the stack (n, ...), float32.
     total: (loss's mean, metrics, frozen values), summed.
     """
 
@@ -54,22 +54,20 @@ class Carry:
     d_outbox: tuple[list, list]
     gone: tuple[list, list]
     d_ys: list
-    grads: tuple[list, list, list]
+    grads: tuple[list, list, Any]
     total: Any
 
 
-def gradients(loss: Callable, compute: Any, frozen: Any, batch: dict, rng: jax.Array) -> tuple:
-    """Summed gradients (float32), summed loss, summed metrics, and the mean of the new frozen values over microbatches.
-
-    `loss(compute, frozen, rows, rng) -> (total, (mean, metrics, frozen))`, and runs one stack of layers.
-    """
+def gradients(loss: PartedLoss, compute: Any, frozen: Any, batch: dict, rng: jax.Array) -> tuple:
+    """Summed gradients (float32), summed loss, summed metrics, and the mean of the new frozen values over microbatches;
+    the loss's further results are (mean, metrics, frozen)."""
     mesh, _, parallel = sharding.current()
     n, r = mesh.shape["stage"], parallel.pipeline_rounds
     m = parallel.pipeline_microbatches or n
     with pipeline.inside():
         rows, rngs = jax.tree.map(lambda a: home(a, n, m), (batch, jax.random.split(rng, m)))
         rngs = rngs[:, :, 0]
-        parts = split(loss, compute, frozen, jax.tree.map(lambda a: a[0, 0], rows), rngs[0, 0], n * r)
+        parts = split(loss, compute, jax.tree.map(lambda a: a[0, 0], rows), rngs[0, 0])
         layered, closed = _by_stage(parts, n, r, compute)
         job = Job(Schedule(n, m, r), parts, compute, layered, closed, rows, rngs, parallel.pipeline_remat)
         c = _run(job)
@@ -102,24 +100,22 @@ def _run(job: Job) -> Carry:
 
 
 def _by_stage(parts: Split, n: int, r: int, compute: Any) -> tuple[list, list]:
-    """What layers take, dealt to the stages (n, r, l, ...), and what they close over."""
+    """What layers take, dealt to the stages (n, r, l, ...), and what all take whole."""
     stacked, xs, closed = parts.weights(compute)
     layered = [pipeline.deal(w, n, r) for w in stacked]
     layered += [w.reshape(r, n, -1, *w.shape[1:]) for w in map(jnp.asarray, xs)]
-    return [pin(jnp.swapaxes(w, 0, 1), 0) for w in layered], closed
+    return [pin(jnp.swapaxes(w, 0, 1), 0) for w in layered], [jnp.asarray(w) for w in closed]
 
 
-def _together(job: Job, grads: tuple[list, list, list]) -> Any:
+def _together(job: Job, grads: tuple[list, list, Any]) -> Any:
     """The gradient of every parameter, from those of the three parts."""
     of_layers, of_closed, of_outside = grads
     n, r = job.schedule.n, job.schedule.r
     compute = cast(job.compute, "float32")
     _, pull = jax.vjp(lambda p: tuple(map(floats, _by_stage(job.split, n, r, p))), compute)
     (whole,) = pull((of_layers, [g.sum(0) for g in of_closed]))
-    outside = iter(of_outside)
-    leaves, tree = jax.tree.flatten(whole)
-    leaves = [g + next(outside).sum(0) if used else g for g, used in zip(leaves, job.split.outside, strict=True)]
-    return jax.tree.unflatten(tree, leaves)
+    outside = jax.tree.map(lambda g: g.sum(0), of_outside)
+    return whole | jax.tree.map(jnp.add, job.split.outside(whole), outside)
 
 
 # ------------------------------------------------------------------------------------------------ ticks
@@ -153,13 +149,13 @@ def _loss(job: Job, c: Carry, wave: jax.Array) -> Carry:
 
     def one(outside, rows, rng, x, ys):
         def total(outside, x, ys):
-            return job.split.leave(_with_outside(job, outside), rows, rng, x, ys)
+            return job.split.leave(job.compute | outside, rows, rng, x, ys)
 
         (_, aux), grads = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(outside, x, ys)
         return aux, grads
 
     ys = [stage_arrays.to_homes(y, wave % 2, s.r) for y in c.ys]
-    aux, (of_outside, d_x, d_ys) = _each(one)(_outside(job), *_of(job, wave), c.outbox, ys)
+    aux, (of_outside, d_x, d_ys) = _each(one)(job.split.outside(job.compute), *_of(job, wave), c.outbox, ys)
     d_ys = [stage_arrays.from_homes(a, d, wave % 2, s.r) for a, d in zip(c.d_ys, d_ys, strict=True)]
     with jax.named_scope(scopes.SUM_GRADIENTS):
         grads = (*c.grads[:2], _add(c.grads[2], of_outside))
@@ -192,11 +188,11 @@ def _exit(job: Job, c: Carry, wave: jax.Array, gone: tuple[list, list]) -> Carry
 
     def one(outside, rows, rng, d):
         def enter(outside):
-            return job.split.enter(_with_outside(job, outside), rows, rng)[:2]
+            return job.split.enter(job.compute | outside, rows, rng)[:2]
 
         return jax.vjp(enter, outside)[1](d)[0]
 
-    of_outside = _each(one)(_outside(job), *_of(job, wave), gone)
+    of_outside = _each(one)(job.split.outside(job.compute), *_of(job, wave), gone)
     with jax.named_scope(scopes.SUM_GRADIENTS):
         return dataclasses.replace(c, grads=(*c.grads[:2], _add(c.grads[2], of_outside)))
 
@@ -224,7 +220,8 @@ def _start(job: Job) -> Carry:
     _, total = jax.eval_shape(_each(split.leave), job.compute, rows, rngs, state[0], at_home)
     state, d_state = stage_arrays.zeros(state), stage_arrays.zeros(state[:2])
     of_layers = stage_arrays.zeros(floats(job.layered), dtype=jnp.float32)
-    of_others = [stage_arrays.zeros(part, (s.n,), dtype=jnp.float32) for part in (floats(job.closed), _outside(job))]
+    outside = job.split.outside(job.compute)
+    of_others = [stage_arrays.zeros(part, (s.n,), dtype=jnp.float32) for part in (floats(job.closed), outside)]
     return Carry(
         state=state,
         coming=state,
@@ -248,19 +245,6 @@ def _of(job: Job, wave: Any) -> tuple[Any, jax.Array]:
     return jax.tree.map(lambda a: of_wave(a, wave), (job.rows, job.rngs))
 
 
-def _outside(job: Job) -> list:
-    leaves = jax.tree.leaves(job.compute)
-    return [a for a, used in zip(leaves, job.split.outside, strict=True) if used]
-
-
-def _with_outside(job: Job, outside: list) -> Any:
-    leaves, tree = jax.tree.flatten(job.compute)
-    new = iter(outside)
-    return jax.tree.unflatten(
-        tree, [next(new) if used else a for a, used in zip(leaves, job.split.outside, strict=True)]
-    )
-
-
 def _where(of_stage: jax.Array, a: Any, b: Any) -> Any:
     return jax.tree.map(functools.partial(where, of_stage), a, b)
 
@@ -273,5 +257,5 @@ def _zeros(tree: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
-def _add(a: list, b: list) -> list:
-    return [x + y.astype(x.dtype) for x, y in zip(a, b, strict=True)]
+def _add(a: Any, b: Any) -> Any:
+    return jax.tree.map(lambda x, y: x + y.astype(x.dtype), a, b)

@@ -1,7 +1,7 @@
-"""A loss cut where its model runs its stack of layers: what comes before, the layers, and what comes after.
+"""The loss of a model in parts: what comes before its layers, the layers, and what comes after, on leaves of trees.
 
-The three are the model's own code. The loss is traced with the stack's input taken (`enter`), and with its output given
-(`leave`); what is computed in either and not used, the compiler drops.
+The three are the model's and the objective's own code. `leave` enters again for what it takes over of that; whatever is
+computed in either and not used, the compiler drops.
 """
 
 import dataclasses
@@ -9,12 +9,38 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 
-from bigmodel_jax.nn import pipeline
+from bigmodel_jax.core.params import Tree
+from bigmodel_jax.models.base import Entry, Parts
+from bigmodel_jax.nn import pipeline, stack
+from bigmodel_jax.objectives import Objective
 
 Leaves = list  # the leaves of a tree that is known where they are made and used
+
+
+@dataclasses.dataclass(frozen=True)
+class PartedLoss:
+    """The loss of one call of a model in parts.
+
+    whole(trained parameters) -> the model's. summed(Loss) -> (total, the loss's further results).
+    """
+
+    parts: Parts
+    objective: Objective
+    whole: Callable[[Tree], Tree]
+    summed: Callable[..., tuple[jax.Array, Any]]
+
+    def enter(self, compute: Tree, rows: Any, rng: jax.Array) -> tuple[Tree, dict, Entry]:
+        """The parameters outside the stack, what the model reads, and what goes into the stack."""
+        rows, rng = self.objective.inputs(rows, rng)
+        outside = self.parts.outside(self.whole(compute))
+        return outside, rows, self.parts.enter(outside, rows, rng=rng, train=True, cache=None)
+
+    def leave(self, compute: Tree, rows: Any, rng: jax.Array, x: Any, ys: Any) -> tuple[jax.Array, Any]:
+        outside, rows, entry = self.enter(compute, rows, rng)
+        out = self.parts.leave(outside, entry, x, ys, rows, train=True)
+        return self.summed(self.objective.score(out, rows, params=outside, train=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,101 +48,63 @@ class Split:
     """The parts of a loss over microbatches of one shape.
 
     enter(compute, rows, rng) -> (x, shared, fixed): what layers hand on, and what all take, with a gradient and without.
-    weights(compute) -> (stacked, xs, closed): what layers take layer by layer, (L, ...), and what they close over.
+    weights(compute) -> (stacked, xs, closed): what layers take layer by layer, (L, ...), and what all take whole.
     layers(stacked + xs, closed, x, shared, fixed) -> (x, ys), for the layers of one group. leave(compute, rows, rng, x, ys)
-    -> (total, the loss's further results). outside: which leaves of `compute` the first and the last use.
+    -> (total, the loss's further results). outside(compute): what the first and the last use.
     """
 
     enter: Callable[..., tuple[Leaves, Leaves, Leaves]]
     weights: Callable[..., tuple[Leaves, Leaves, Leaves]]
     layers: Callable[..., tuple[Leaves, Leaves]]
     leave: Callable[..., tuple[jax.Array, Any]]
-    outside: list[bool]
+    outside: Callable[[Tree], Tree]
 
 
-class _Reached(Exception):
-    """Carries the stack's input out of the model."""
+def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
+    """`loss` on leaves; rows, rng: of one microbatch, for their shapes, and for what its layers take whole."""
 
-    def __init__(self, *call):
-        self.call = call
+    def entered(compute, rows, rng) -> Entry:
+        return loss.enter(compute, rows, rng)[2]
 
+    def of_layers(compute):
+        entry = entered(compute, rows, rng)
+        return loss.whole(compute)[loss.parts.stack], entry.xs, entry.whole
 
-def _stop(*call):
-    raise _Reached(*call)
-
-
-def split(loss: Callable, compute: Any, frozen: Any, rows: Any, rng: jax.Array, groups: int) -> Split:
-    """`loss(compute, frozen, rows, rng)` cut at its stack, whose layers come in `groups` of equal size."""
-
-    def reach(compute, rows, rng):
-        with pipeline.taken_by(_stop):
-            try:
-                loss(compute, frozen, rows, rng)
-            except _Reached as reached:
-                return reached.call
-        raise ValueError("parallel.pipeline_schedule = '1f1b': the model runs no stack of layers")
-
-    _, _, x, _, shared = reach(compute, rows, rng)
-    x_tree, shared_tree = jax.tree.structure(x), jax.tree.structure(shared)
-    leaves = jax.tree.leaves(shared)
-    _, pull = jax.vjp(lambda compute: jax.tree.leaves(reach(compute, rows, rng)[4]), compute)
-    once, places = pipeline.shared_once(leaves)
+    first = entered(compute, rows, rng)
+    trees = jax.tree.structure(of_layers(compute)[:2]), jax.tree.structure(first.whole), jax.tree.structure(first.x)
+    layered_tree, whole_tree, x_tree = trees
+    shared_leaves, shared_tree = jax.tree.flatten(first.shared)
+    once, places = pipeline.shared_once(shared_leaves)
+    _, pull = jax.vjp(lambda compute: jax.tree.leaves(entered(compute, rows, rng).shared), compute)
     moved, fixed = [i for i in once if pull.out_nzs[i]], [i for i in once if not pull.out_nzs[i]]
     places = [(moved + fixed).index(once[k]) for k in places]
 
     def enter(compute, rows, rng):
-        _, _, x, _, shared = reach(compute, rows, rng)
-        shared = jax.tree.leaves(shared)
-        return jax.tree.leaves(x), [shared[i] for i in moved], [shared[i] for i in fixed]
-
-    def trace(compute):
-        """The layers of one group, and what they take layer by layer."""
-        layers, stacked, x, xs, shared = reach(compute, rows, rng)
-        group = jax.tree.map(lambda w: w[: w.shape[0] // groups], (stacked, xs))
-
-        def of_group(layered, x, shared):
-            shared = jax.tree.unflatten(shared_tree, [shared[k] for k in places])
-            return layers(layered[0], x, layered[1], shared=shared)
-
-        shared = jax.tree.leaves(shared)
-        traced = jax.make_jaxpr(of_group, return_shape=True)(group, x, [shared[i] for i in moved + fixed])
-        return *traced, jax.tree.leaves(stacked), jax.tree.leaves(xs)
-
-    jaxpr, (_, ys), *_ = trace(compute)
-    ys_tree = jax.tree.structure(ys)
+        entry = entered(compute, rows, rng)
+        shared = jax.tree.leaves(entry.shared)
+        return jax.tree.leaves(entry.x), [shared[i] for i in moved], [shared[i] for i in fixed]
 
     def weights(compute):
-        jaxpr, _, stacked, xs = trace(compute)
-        return stacked, xs, [c for c in jaxpr.consts if isinstance(c, jax.core.Tracer)]
+        return tuple(map(jax.tree.leaves, of_layers(compute)))
 
-    def layers(layered, closed, x, shared, fixed):
-        closed = iter(closed)
-        consts = [next(closed) if isinstance(c, jax.core.Tracer) else c for c in jaxpr.consts]
-        out = jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr.jaxpr, consts))(*layered, *x, *shared, *fixed)
-        return out[: len(x)], out[len(x) :]
+    def run(layered, closed, x, shared, fixed):
+        stacked, xs = jax.tree.unflatten(layered_tree, layered)
+        travelling = [*shared, *fixed]
+        shared = jax.tree.unflatten(shared_tree, [travelling[k] for k in places])
+        layers = loss.parts.layers(stack.sequential, jax.tree.unflatten(whole_tree, closed), train=True)
+        return layers(stacked, jax.tree.unflatten(x_tree, x), xs, shared=shared)
+
+    def layers(*leaves):
+        x, ys = run(*leaves)
+        return jax.tree.leaves(x), jax.tree.leaves(ys)
+
+    stacked, xs, closed = weights(compute)
+    ys_tree = jax.tree.structure(jax.eval_shape(run, stacked + xs, closed, *enter(compute, rows, rng))[1])
 
     def leave(compute, rows, rng, x, ys):
-        given = [(jax.tree.unflatten(x_tree, x), jax.tree.unflatten(ys_tree, ys))]
+        return loss.leave(compute, rows, rng, jax.tree.unflatten(x_tree, x), jax.tree.unflatten(ys_tree, ys))
 
-        def give(*_):
-            if not given:
-                raise ValueError("parallel.pipeline_schedule = '1f1b' is for models of one stack of layers")
-            return given.pop()
-
-        with pipeline.taken_by(give):
-            return loss(compute, frozen, rows, rng)
-
-    x, *_ = enter(compute, rows, rng)
-    ys = [jnp.zeros((groups * y.shape[0], *y.shape[1:]), y.dtype) for y in jax.tree.leaves(ys)]
-    used = _used(enter, compute, rows, rng), _used(leave, compute, rows, rng, x, ys)
-    return Split(enter, weights, layers, leave, [a or b for a, b in zip(*used, strict=True)])
-
-
-def _used(fn: Callable, tree: Any, *args) -> list[bool]:
-    """Which leaves of `tree` the function `fn(tree, *args)` reads."""
-    jaxpr = jax.make_jaxpr(fn)(tree, *args).jaxpr
-    read = {id(v) for e in jaxpr.eqns for v in e.invars} | {id(v) for v in jaxpr.outvars}
-    return [id(v) in read for v in jaxpr.invars[: len(jax.tree.leaves(tree))]]
+    return Split(enter, weights, layers, leave, loss.parts.outside)
 
 
 def floats(leaves: Leaves) -> Leaves:

@@ -40,7 +40,9 @@ def _vjp(
             put_floats(layered, layered_floats), put_floats(closed, closed_floats), x, shared, fixed
         )
 
-    return jax.vjp(layers, floats(layered), floats(closed), x, shared)
+    # Weights do not wait with what a pass keeps: they are there when it goes back.
+    saved = {"saveable_args": (False, False, True, True)}
+    return jax.vjp(layers, floats(layered), floats(closed), x, shared, **saved)
 
 
 def forward(job: Job, microbatch, round_, layered, closed, state) -> tuple[list, list, Any]:
@@ -49,16 +51,17 @@ def forward(job: Job, microbatch, round_, layered, closed, state) -> tuple[list,
     if job.remat:
         return *job.split.layers(layered, closed, *state), state
     (out, ys), pull = _vjp(job, layered, closed, *state)
-    return out, ys, pull.replace(args_res=[None, None, *pull.args_res[2:]])
+    return out, ys, pull
 
 
 def backward(job: Job, microbatch, round_, layered, closed, kept, d_x, d_ys) -> tuple[list, list, list, list]:
-    """The backward pass of a stage: cotangents of its weights, of what it closes over, of its input and of what is shared."""
+    """The backward pass of a stage: cotangents of its weights, of what all take whole, of its input and of what is shared."""
     layered = _of_round(job, microbatch, round_, layered)
     if job.remat:
         _, pull = _vjp(job, layered, closed, *kept)
     else:
-        pull = kept.replace(args_res=[floats(layered), floats(closed), *kept.args_res[2:]])
+        pull = kept
+        pull.args_res[:2] = floats(layered), floats(closed)
     return pull((d_x, d_ys))
 
 
