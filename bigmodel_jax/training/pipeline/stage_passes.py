@@ -57,11 +57,8 @@ def forward(job: Job, microbatch, round_, layered, closed, state) -> tuple[list,
 def backward(job: Job, microbatch, round_, layered, closed, kept, d_x, d_ys) -> tuple[list, list, list, list]:
     """The backward pass of a stage: cotangents of its weights, of what all take whole, of its input and of what is shared."""
     layered = _of_round(job, microbatch, round_, layered)
-    if job.remat:
-        _, pull = _vjp(job, layered, closed, *kept)
-    else:
-        pull = kept
-        pull.args_res[:2] = floats(layered), floats(closed)
+    pull = _vjp(job, layered, closed, *kept)[1] if job.remat else kept
+    pull.args_res[:2] = floats(layered), floats(closed)
     return pull((d_x, d_ys))
 
 
