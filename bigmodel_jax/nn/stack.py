@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from bigmodel_jax.core.params import Param, Tree
-from bigmodel_jax.nn import kept, pipeline
+from bigmodel_jax.nn import kept, pipeline, taps
 
 # What a layer keeps for its backward pass beside its input, or, offloaded, in the host's memory; the rest is computed again.
 SAVED = {
@@ -60,6 +60,8 @@ def run(
     layers = functools.partial(sequential, block, remat=remat, unroll=unroll)
     if not pipeline.active():
         return layers(stacked, x, xs, shared=shared)
+    if taps.asked():
+        raise ValueError("parallel.stage: taps are read on a mesh of one stage; a pipeline's layers return sums alone")
     return pipeline.run(layers, stacked, x, xs, shared, _kept(remat))
 
 
@@ -82,6 +84,7 @@ def sequential(
     unroll: bool = False,
 ) -> tuple[Any, Any]:
     """`run`, and never a pipeline: for layers that every stage holds, and for ys that are no sums."""
+    block, without_taps = taps.watch(block)
 
     def body(p, x, xs, *shared):
         return block(p, jax.tree.map(lambda leaf: checkpoint_name(leaf, kept.INPUT), x), xs, *shared)
@@ -97,12 +100,12 @@ def sequential(
         # Not scan's own `unroll`: split once, the layers' gradients come back by one concatenation.
         layers = unstack((stacked, xs))
     else:
-        return jax.lax.scan(step, x, (stacked, xs))
+        return without_taps(jax.lax.scan(step, x, (stacked, xs)))
     ys = []
     for layer in layers:
         x, y = step(x, layer)
         ys.append(y)
-    return x, jax.tree.map(lambda *y: jnp.stack(y), *ys)
+    return without_taps((x, jax.tree.map(lambda *y: jnp.stack(y), *ys)))
 
 
 def unstack(tree: Any) -> tuple:

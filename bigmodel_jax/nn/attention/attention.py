@@ -18,6 +18,7 @@ from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import cpu, kept, linear, norm, recompute, shards
 from bigmodel_jax.nn.attention import blockwise, context, kernels
 from bigmodel_jax.nn.attention.visibility import KEPT, Rule, Where, capped, reach, visible
+from bigmodel_jax.nn.taps import tap
 
 __all__ = ["Implementation", "Where", "attend", "plain", "project_out", "qkv", "spec", "visible"]
 
@@ -84,7 +85,7 @@ def project_out(p: dict, x_BTHh: jax.Array) -> jax.Array:
     """(B, T, H, h) -> (B, T, D)."""
     x_BTHh = constrain(x_BTHh, "batch", "seq", "heads", "head_dim")
     y = linear.project(x_BTHh, p["o"], num_dims=2)
-    return y + p["o_bias"] if "o_bias" in p else y
+    return tap("attention", y + p["o_bias"] if "o_bias" in p else y)
 
 
 def attend(

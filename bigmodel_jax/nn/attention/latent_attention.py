@@ -13,6 +13,7 @@ from bigmodel_jax.core.params import Init, Param, ones
 from bigmodel_jax.nn import kept, linear, norm, position
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.attention.attention import Implementation, Where
+from bigmodel_jax.nn.taps import tap
 
 EPS = 1e-6  # of the norms of the latents, whatever the model's other norms have
 
@@ -116,7 +117,7 @@ def attend(
         out = attention.attend(
             q_all, k, kv_heads[..., n:], q_where, k_where, scale=scale, implementation=implementation
         )
-    return linear.project(out, p["o"], num_dims=2)
+    return tap("attention", linear.project(out, p["o"], num_dims=2))
 
 
 def absorbing_is_cheaper(num_queries: int, kv_lora_rank: int, nope_dim: int, v_dim: int) -> bool:

@@ -1,0 +1,95 @@
+"""Taps: what layers compute on their way, read out by name and layer.
+
+`tap` is the identity, and costs nothing where nobody asks. Its names are apart from those that remat keeps
+(nn/stack.py, POLICIES). "residual" is what leaves a layer, "attention" the output of attention after its projection.
+"""
+
+import contextvars
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core.spelling import nearest
+
+
+@dataclasses.dataclass
+class Harvest:
+    """names: what is asked for; seen: what there was; found: by name, (L, ...); layer: of the layer being traced."""
+
+    names: tuple[str, ...]
+    seen: set[str] = dataclasses.field(default_factory=set)
+    found: dict[str, Any] = dataclasses.field(default_factory=dict)
+    layer: dict[str, Any] | None = None
+
+
+_asked: contextvars.ContextVar[Harvest | None] = contextvars.ContextVar("asked", default=None)
+
+
+def asked() -> bool:
+    return _asked.get() is not None
+
+
+def tap(name: str, x: Any) -> Any:
+    """x itself. A layer's second tap of one name is "name/1", its third "name/2"."""
+    if (harvest := _asked.get()) and harvest.layer is not None:
+        harvest.seen.add(name)
+        if name in harvest.names:
+            num = sum(key.partition("/")[0] == name for key in harvest.layer)
+            harvest.layer[f"{name}/{num}" if num else name] = x
+    return x
+
+
+def tapped(fn: Callable, *names: str) -> Callable:
+    """`fn`, which then returns (its result, {name: (L, ...)}): what the taps of these names saw in each layer.
+
+    Layers of several stacks follow one another in the order in which they run. To compile it, put `jax.jit` around the
+    result and not around `fn`. Raises ValueError for a name that no layer taps.
+    """
+
+    def run(*args, **kwargs):
+        harvest = Harvest(names)
+        token = _asked.set(harvest)
+        try:
+            out = fn(*args, **kwargs)
+        finally:
+            _asked.reset(token)
+        if missing := [name for name in names if name not in harvest.seen]:
+            known = ", ".join(sorted(harvest.seen)) or "none"
+            raise ValueError(f"taps: no layer has {missing[0]!r}; allowed: {known}{nearest(missing[0], harvest.seen)}")
+        return out, harvest.found
+
+    return run
+
+
+def watch(block: Callable) -> tuple[Callable, Callable]:
+    """For whoever runs layers: (the block that also returns its taps, what takes them out of the stacked results)."""
+    harvest = _asked.get()
+    if harvest is None:
+        return block, lambda out: out
+
+    def watched(*args):
+        outer, harvest.layer = harvest.layer, {}
+        try:
+            x, ys = block(*args)
+            return tap("residual", x), (ys, harvest.layer)
+        finally:
+            harvest.layer = outer
+
+    def take(out):
+        x, (ys, found) = out
+        into = harvest.found if harvest.layer is None else harvest.layer
+        for name, value in found.items():
+            into[name] = _after(name, into[name], value) if name in into else value
+        return x, ys
+
+    return watched, take
+
+
+def _after(name: str, before: Any, value: Any) -> Any:
+    """The layers of one stack behind those of another."""
+    if [a.shape[1:] for a in jax.tree.leaves(before)] != [a.shape[1:] for a in jax.tree.leaves(value)]:
+        raise ValueError(f"taps: {name!r} has different shapes in two stacks of layers; give one of them another name")
+    return jax.tree.map(lambda *stacks: jnp.concatenate(stacks), before, value)
