@@ -4,16 +4,11 @@ A config file is plain Python whose `get_config()` returns a complete `Config`. 
 line by its dotted name. In JSON each dataclass is an object whose "type" names its class.
 """
 
-import contextlib
 import dataclasses
-import io
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-import tyro
-
-from bigmodel_jax.core import ranges
+from bigmodel_jax.core import options
 from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive, Seed, ShareAboveZero
 from bigmodel_jax.core.sharding import ParallelConfig
@@ -121,71 +116,35 @@ class Config:
 # ------------------------------------------------------------------------------------------------ command line
 
 
+@dataclasses.dataclass(frozen=True)
+class _Fields:
+    """A config alone, whose fields are options without a prefix."""
+
+    config: options.Unnamed
+
+
 def override(config: Config, args: Sequence[str], prog: str = "launch.py train CONFIG") -> Config:
     """`config` with the fields named in `args` ("--optim.lr", "3e-4") replaced.
 
     Raises ValueError, one line with the option, its value, what is allowed and the nearest spelling.
     """
-    _refuse_old_names(getattr(config, "config", config), args)
-    message = io.StringIO()
-    options = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
-    try:
-        with contextlib.nullcontext() if {"-h", "--help"} & set(args) else contextlib.redirect_stderr(message):
-            found = tyro.cli(
-                type(config), default=config, args=list(args), prog=prog, config=options, use_underscores=True
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ValueError(one_line(message.getvalue())) from None
-    ranges.check(found)
-    return _last_duration(found, args)
+    return parse(_Fields(config), args, prog).config
 
 
-def _last_duration(found: Any, args: Sequence[str]) -> Any:
+def parse(default: Any, args: Sequence[str], prog: str) -> Any:
+    """As `override`, of a dataclass with options of its own beside the fields of its `config`."""
+    found = options.parse(default, args, prog)
+    return dataclasses.replace(found, config=_last_duration(found.config, args))
+
+
+def _last_duration(config: Config, args: Sequence[str]) -> Config:
     """With `train.steps` alone where `args` name it alone, and so with `train.epochs`: the config's other one gives way."""
-    options = {arg.split("=")[0].replace("-", "_") for arg in args}
-    given = [name for name in ("steps", "epochs") if f"__train.{name}" in options]
-    config = getattr(found, "config", found)
-    if len(given) != 1 or not isinstance(config, Config) or getattr(config.train, given[0]) is None:
-        return found
+    typed = {arg.split("=")[0].replace("-", "_") for arg in args}
+    given = [name for name in ("steps", "epochs") if f"__train.{name}" in typed]
+    if len(given) != 1 or getattr(config.train, given[0]) is None:
+        return config
     other = "epochs" if given == ["steps"] else "steps"
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **{other: None}))
-    return config if isinstance(found, Config) else dataclasses.replace(found, config=config)
-
-
-def _refuse_old_names(config: Any, args: Sequence[str]) -> None:
-    """ValueError with the new name for an option by which a field was once called."""
-    old_names = dict(_old_names(config))
-    for option in (arg.split("=")[0] for arg in args):
-        if new := old_names.get(option.replace("-", "_")):
-            raise ValueError(f"{option} is now called --{new}")
-
-
-def _old_names(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    names = [f.name for f in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
-    for old, new in getattr(config, "RENAMED", {}).items():
-        if old not in names and new.partition(".")[0] in names:
-            yield f"__{prefix}{old}", f"{prefix}{new}"
-    for name in names:
-        yield from _old_names(getattr(config, name), f"{prefix}{name}.")
-
-
-def one_line(box: str) -> str:
-    """A tyro error box as one line, with the nearest of the allowed choices where it names them."""
-    lines = [re.sub(r"[╭╮╰╯│─]", "", line).strip() for line in box.splitlines()]
-    kept = [line for line in lines if line and not set(line) <= {"-"} and "full helptext" not in line][1:]
-    text = " ".join(kept)
-    # A check of a config's own class, a value of the wrong type, an option that does not exist.
-    text = re.sub(r"^Error parsing config[\w.]*: ", "", text)
-    text = re.sub(r"^Error parsing (--\S+): .*('.*?') Argument helptext: --\S+ (.*)", r"\1 = \2; expected \3", text)
-    text = text.replace("Argument helptext:", "Expected")
-    if text.startswith("Unrecognized options: "):
-        text = text.replace(", ", " ", 1) + ("" if "Perhaps" in text else "; --help lists every option")
-    choice = re.search(r"invalid choice '(.*?)'.*Expected one of \((.*?)\)", text)
-    if choice:
-        text += nearest(choice[1], re.findall(r"'(.*?)'", choice[2]))
-    return text
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **{other: None}))
 
 
 # ------------------------------------------------------------------------------------------------ checks

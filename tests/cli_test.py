@@ -110,7 +110,7 @@ def test_help_of_a_config_lists_every_field_with_its_value(verb, capsys, monkeyp
     out = capsys.readouterr().out
     loaded = config_file.load(LM_TINY)
     for name, value in config.flat(loaded).items():
-        if not (isinstance(value, str) and value.endswith(("Config", "Data", "Rules", "Policy", "Scaling"))):
+        if not (isinstance(value, str) and value.endswith(("Compute", "Config", "Data", "Rules", "Policy", "Scaling"))):
             # Groups are written in a config file; each one that is there has options, `--optim.groups.0.lr`.
             assert f"--{name} " in out or name in ("config", "objective", "data.source", "optim.groups"), name
     assert f"(default: {loaded.optim.lr})" in out

@@ -12,7 +12,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from bigmodel_jax import runtime
@@ -27,17 +27,17 @@ HEARTBEAT_SECONDS = 24 * 3600  # JAX aborts where it misses one; the watch (peer
 SIGNS = ("SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "JOBSET_COORDINATOR", "TPU_WORKER_HOSTNAMES")
 
 
-def hush(args: Sequence[str]) -> None:
+def hush(options: ClusterConfig) -> None:
     """Before JAX is imported in what looks like a job: its service logs each broken connection as an error, in pages,
     where the watch says it once."""
-    if any(a.startswith("--cluster.") for a in args) or any(name in os.environ for name in SIGNS):
+    if options != ClusterConfig() or any(name in os.environ for name in SIGNS):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def expected(args: Sequence[str]) -> bool:
+def expected(options: ClusterConfig) -> bool:
     """Whether this may be one process of several, before JAX can be asked: which of them speaks is not known yet."""
     hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    return hosts or any(a.startswith("--cluster.") for a in args) or any(name in os.environ for name in SIGNS[:3])
+    return hosts or options != ClusterConfig() or any(name in os.environ for name in SIGNS[:3])
 
 
 def join(options: ClusterConfig) -> bool:

@@ -52,12 +52,16 @@ def check(config: Any, prefix: str = "") -> None:
     declared = hints(type(config))
     for field in dataclasses.fields(config):
         value, hint = getattr(config, field.name), declared[field.name]
-        # A part whose name the command line leaves out (tyro.conf.arg(name="")) is left out of messages as well.
-        unnamed = any(getattr(m, "name", None) == "" for m in getattr(hint, "__metadata__", ()))
-        if unnamed:
-            check(value, prefix)
+        if unnamed(hint):  # in messages as well
+            if value is not None:
+                check(value, prefix)
         else:
             check_value(f"{prefix}{field.name}", value, hint)
+
+
+def unnamed(hint: Any) -> bool:
+    """Whether the command line leaves out the part's name (tyro.conf.arg(name=""))."""
+    return any(getattr(m, "name", None) == "" for m in getattr(hint, "__metadata__", ()))
 
 
 @functools.cache

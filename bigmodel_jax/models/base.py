@@ -84,7 +84,7 @@ class Parts:
 def parts_of(config: "ModelConfig", enter: Callable, block: Callable, leave: Callable, stack: str = "layers") -> Parts:
     """The parts whose functions take the model's config first; it says how the layers are computed."""
     of_config = (functools.partial(part, config) for part in (enter, block, leave))
-    return Parts(*of_config, stack, remat=config.remat, unroll=config.unroll)
+    return Parts(*of_config, stack, remat=config.compute.remat, unroll=config.compute.unroll)
 
 
 class Model(NamedTuple):

@@ -5,14 +5,27 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.console import Console
 
+from bigmodel_jax.core.options import Unnamed
 from bigmodel_jax.verbs.base import CONFIG, Verb, local, one_target
 
 DOES_NOT_FIT = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    config: Unnamed
+    topology: str = ""
+    slices: int = 1
+    tokens: float = 0.0
+    prices: str = ""
+    output: str = ""
+    search: bool = False
+    compiles: int = 8
+    workers: int = 0
+    failures: Unnamed = None
 
 
 def plan(args: Sequence[str]) -> None:
@@ -25,21 +38,8 @@ def plan(args: Sequence[str]) -> None:
     from bigmodel_jax.plan import topology as topologies
     from bigmodel_jax.plan.failures import Failures, check
 
-    @dataclasses.dataclass(frozen=True)
-    class Arguments:
-        config: Annotated[configs.Config, tyro.conf.arg(name="")]
-        topology: str = ""
-        slices: int = 1
-        tokens: float = 0.0
-        prices: str = ""
-        output: str = ""
-        search: bool = False
-        compiles: int = 8
-        workers: int = 0
-        failures: Annotated[Failures, tyro.conf.arg(name="")] = Failures()
-
-    loaded, prog = config_file.load(target), f"launch.py plan {target}"
-    given = configs.override(Arguments(loaded), _flag(options, "--search"), prog=prog)
+    own = Plan(config_file.load(target), failures=Failures())
+    given = configs.parse(own, options, prog=f"launch.py plan {target}")
     check(given.failures)
     topology = topologies.parse(given.topology or _missing(), given.slices)
     config = topologies.sliced(given.config, given.slices)
@@ -118,15 +118,6 @@ def _write(plan: dict, folder: Path, console: Console) -> None:
     (folder / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")
     page = build_plan_page(plan, folder)
     console.print(f"\nPlan: {page}", highlight=False, soft_wrap=True)
-
-
-def _flag(options: list[str], name: str) -> list[str]:
-    """`name` without a value means True."""
-    out = list(options)
-    for i, option in enumerate(options):
-        if option == name and (i + 1 == len(options) or options[i + 1].startswith("--")):
-            out.insert(i + 1, "True")
-    return out
 
 
 def _missing() -> str:

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -14,39 +13,46 @@ from rich.table import Table
 from bigmodel_jax import runtime
 from bigmodel_jax.cluster import join, peers
 from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core.options import Unnamed, asks_for_help, parse, parse_known
+from bigmodel_jax.core.ranges import Seed
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.verbs.base import (
     CONFIG,
     RUN,
     STEP,
+    OfConfig,
+    OfJob,
     Verb,
-    asks_for_help,
     local,
     one_target,
     parse_config,
     parse_job,
     run_dir_of,
     split,
-    take,
-    take_flag,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(OfJob):
+    accept: str = ""  # data, code or data,code: this much may have changed since the run was last here
+    json: bool = False  # the last line printed is the last evaluation, as one JSON object
 
 
 def train(args: Sequence[str]) -> None:
     began = time.time()
-    as_json, args = take_flag(args, "--json")
-    in_job = join.expected(args)
+    in_job = join.expected(parse_known(Train(), args, prog="launch.py train CONFIG")[0].cluster)
     with Stages(Console(quiet=in_job or asks_for_help(args))) as stages:
         stages.begin("Importing packages")
-        accept, args = take(args, "--accept")
-        config, run_dir, target = parse_job("train", args)
+        given, run_dir, target = parse_job(Train(), "train", args)
         runtime.keep_programs()
         from bigmodel_jax.report.writers import read_metrics
         from bigmodel_jax.training import provenance, run
 
-        accepted = provenance.kinds(accept)
-        run.train(config, run_dir, None if in_job else stages, began=began, source=target, accept=accepted)
-    if as_json and peers.speaks():
+        accepted = provenance.kinds(given.accept)
+        say = None if in_job else stages
+        run.train(given.config, run_dir, say, began=began, source=target, accept=accepted)
+    if given.json and peers.speaks():
         evaluations = (record for record in reversed(read_metrics(run_dir)) if _is_evaluation(record))
         print(json.dumps(next(evaluations, {})))
 
@@ -55,17 +61,21 @@ def _is_evaluation(record: dict) -> bool:
     return any(name.startswith("eval/") for name in record)
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluate(OfJob):
+    step: str = ""  # which checkpoint: a step that is kept, or best; empty: the newest
+    json: bool = False  # one JSON object instead of a table
+
+
 def evaluate(args: Sequence[str]) -> None:
-    as_json, args = take_flag(args, "--json")
-    which, args = take(args, "--step")
     with _status("Evaluating", args):
-        config, run_dir, _ = parse_job("eval", args)
+        given, run_dir, _ = parse_job(Evaluate(), "eval", args)
         runtime.keep_programs()
         from bigmodel_jax.report.writers import plain
         from bigmodel_jax.training.saved import evaluate_run
 
-        step, scalars = evaluate_run(config, run_dir, which)
-    if as_json:
+        step, scalars = evaluate_run(given.config, run_dir, given.step)
+    if given.json:
         if peers.speaks():
             print(json.dumps({"step": step} | {name: plain(value) for name, value in scalars.items()}))
         return
@@ -84,26 +94,24 @@ def generate(args: Sequence[str]) -> None:
         Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class Generate:
+    sample: Unnamed
+    seed: Seed = 0
+    num_samples: int = 1
+    step: str = ""  # which checkpoint: a step, or best; empty: the newest
+    chat: tyro.conf.FlagConversionOff[bool] = False  # the prompt is a user's message in the model's chat template
+
+
 def _generated(target: Path, options: list[str]) -> list[str]:
-    from bigmodel_jax import config as configs
-    from bigmodel_jax.core.ranges import Seed
     from bigmodel_jax.training import run_folder
 
     config, run_dir = run_folder.load(target), run_dir_of(target)
-
-    @dataclasses.dataclass(frozen=True)
-    class Arguments:
-        sample: Annotated[configs.SampleConfig, tyro.conf.arg(name="")]
-        seed: Seed = 0
-        num_samples: int = 1
-        step: str = ""  # which checkpoint: a step, or best; empty: the newest
-        chat: bool = False  # the prompt is a user's message in the model's chat template
-
-    parsed = configs.override(Arguments(config.eval.sample), options, prog=f"launch.py generate {target}")
+    given = parse(Generate(config.eval.sample), options, prog=f"launch.py generate {target}")
     runtime.keep_programs()
     from bigmodel_jax.training.saved import generate_from_run
 
-    return generate_from_run(config, run_dir, parsed.sample, parsed.seed, parsed.num_samples, parsed.chat, parsed.step)
+    return generate_from_run(config, run_dir, given.sample, given.seed, given.num_samples, given.chat, given.step)
 
 
 def _status(text: str, args: Sequence[str]):
@@ -111,17 +119,16 @@ def _status(text: str, args: Sequence[str]):
     return Console(stderr=True, quiet=asks_for_help(args)).status(f"{text} ...")
 
 
+@dataclasses.dataclass(frozen=True)
+class Report:
+    output: str = ""  # the page to write; empty: report.html in the run's folder, or comparison.html here
+
+
 def report(args: Sequence[str]) -> None:
     targets, options = split(args)
-    from bigmodel_jax.config import override
-    from bigmodel_jax.core.spelling import nearest
+    output = parse(Report(), options, prog="launch.py report RUN ...").output
     from bigmodel_jax.report.page import build_report
 
-    @dataclasses.dataclass(frozen=True)
-    class Arguments:
-        output: str = ""  # the page to write; empty: report.html in the run's folder, or comparison.html here
-
-    output = override(Arguments(), options, prog="launch.py report RUN ...").output
     folders = [run_dir_of(local("report", t)) for t in targets]
     for target, folder in zip(targets, folders, strict=True):
         if not folder.is_dir():
@@ -132,10 +139,15 @@ def report(args: Sequence[str]) -> None:
     print(build_report(folders, local("--output", output) if output else default))
 
 
+@dataclasses.dataclass(frozen=True)
+class Data(OfConfig):
+    train_tokenizer: str = ""  # the tokenizer.json to write, and nothing else
+
+
 def data(args: Sequence[str]) -> None:
     target, options = one_target("data", args)
-    path, options = take(options, "--train-tokenizer", "--train_tokenizer")
-    config, _ = parse_config(target, options, "data")
+    given, _ = parse_config(Data(), target, options, "data")
+    config, path = given.config, given.train_tokenizer
     check_local("--train-tokenizer", path)
     if path:
         tokenizer = config.data.open_tokenizer()

@@ -2,13 +2,26 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
 from rich.console import Console
 
+from bigmodel_jax.core.options import Unnamed
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.verbs.base import CONFIG, Verb, local, one_target, run_dir_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    config: Unnamed
+    devices: tuple[int, ...] = (1, 2, 4, 8)
+    layouts: tuple[str, ...] = ("data",)
+    mode: Literal["weak", "strong"] = "weak"
+    processes: Count = 1
+    topologies: tuple[str, ...] = ()
+    windows: Count = 10
+    steps: Count = 5  # steps of a window
+    run_dir: str = ""
 
 
 def scale(args: Sequence[str]) -> None:
@@ -21,19 +34,7 @@ def scale(args: Sequence[str]) -> None:
     from bigmodel_jax.scaling.points import make_points, planned_points
     from bigmodel_jax.training import epochs
 
-    @dataclasses.dataclass(frozen=True)
-    class Arguments:
-        config: Annotated[configs.Config, tyro.conf.arg(name="")]
-        devices: tuple[int, ...] = (1, 2, 4, 8)
-        layouts: tuple[str, ...] = ("data",)
-        mode: Literal["weak", "strong"] = "weak"
-        processes: Count = 1
-        topologies: tuple[str, ...] = ()
-        windows: Count = 10
-        steps: Count = 5  # steps of a window
-        run_dir: str = ""
-
-    parsed = configs.override(Arguments(config_file.load(target)), options, prog=f"launch.py scale {target}")
+    parsed = configs.parse(Scale(config_file.load(target)), options, prog=f"launch.py scale {target}")
     check_paths(parsed.config)
     config = epochs.resolve(parsed.config)
     machines = [topologies.parse_slices(name) for name in parsed.topologies]

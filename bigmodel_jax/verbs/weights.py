@@ -6,12 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bigmodel_jax.core.options import parse
 from bigmodel_jax.verbs.base import RUN, STEP, Verb, local, one_target, run_dir_of, split
 
 
 def import_(args: Sequence[str]) -> None:
     target, options = one_target("import", args, "SOURCE")
-    from bigmodel_jax.config import override
     from bigmodel_jax.core.precision import Float
     from bigmodel_jax.core.sharding import ParallelConfig
     from bigmodel_jax.pretrained.transfer import import_weights
@@ -23,7 +23,7 @@ def import_(args: Sequence[str]) -> None:
         parallel: ParallelConfig = ParallelConfig()
         pad_vocab: int = 1
 
-    parsed = override(Arguments(), options, prog=f"launch.py import {target}")
+    parsed = parse(Arguments(), options, prog=f"launch.py import {target}")
     run_dir = (
         local("--run_dir", parsed.run_dir)
         if parsed.run_dir
@@ -47,7 +47,6 @@ def export(args: Sequence[str]) -> None:
     targets, options = split(args)
     if len(targets) != 2:
         raise ValueError(f"export: expected a run and a folder, got {targets}; launch.py export --help shows how")
-    from bigmodel_jax.config import override
     from bigmodel_jax.core.precision import Float
     from bigmodel_jax.pretrained.transfer import export_weights
     from bigmodel_jax.training import run_folder
@@ -57,7 +56,7 @@ def export(args: Sequence[str]) -> None:
         dtype: Float = "float32"
         step: str = ""  # which checkpoint: a step, or best; empty: the newest
 
-    parsed = override(Arguments(), options, prog="launch.py export RUN FOLDER")
+    parsed = parse(Arguments(), options, prog="launch.py export RUN FOLDER")
     run, folder = (local("export", target) for target in targets)
     config, run_dir = run_folder.load(run), run_dir_of(run)
     family = export_weights(config, run_dir, folder, dtype=parsed.dtype, which=parsed.step)

@@ -73,7 +73,7 @@ def test_sigterm_to_one_saves_the_same_step_and_ends_all(path, tmp_path):
 @pytest.mark.parametrize(
     ("args", "extra", "says"),
     [
-        (("--optim.lrr", "1"), None, ("Unrecognized options: --optim.lrr 1", "--optim.lr ")),
+        (("--optim.lrr", "1"), None, ("Unrecognized options: --optim.lrr 1", "'--optim.lr'")),
         ((), ((), (), ("--optim.lr", "0.5")), ("differ: optim.lr is 0.5 in process 2 (pid", "0.003 in process 0")),
         ((), ((), ("--optim.lrr", "1"), ()), ("Unrecognized options: --optim.lrr 1",)),
     ],

@@ -148,8 +148,8 @@ def test_a_pod_that_was_told_to_go_does_not_count_as_done(tmp_path, ends, told, 
     [
         ("--engine slrum", ("--engine slrum", "slurm, kubernetes, ray, gcloud", "'slurm'")),
         ("", ("--engine is missing", "slurm, kubernetes, ray, gcloud")),
-        ("--engine slurm --node 2", ("--node 2", "--nodes ")),
-        ("--engine slurm --train.batch_siz 2", ("--train.batch_siz 2", "--train.batch_size ")),
+        ("--engine slurm --node 2", ("--node 2", "'--nodes'")),
+        ("--engine slurm --train.batch_siz 2", ("--train.batch_siz 2", "'--train.batch_size'")),
         ("--engine slurm --train.steps 0", ("train.steps = 0",)),
         ("--engine kubernetes", ("--image is missing",)),
         ("--engine kubernetes --image i --topology v5x:4x4", ("'v5x:4x4'", "v5e")),
@@ -161,7 +161,7 @@ def test_a_pod_that_was_told_to_go_does_not_count_as_done(tmp_path, ends, told, 
 )
 def test_mistakes(path, tmp_path, capsys, args, says):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["submit", *args.split(), str(path), "--run_dir", str(tmp_path / "run")])
+        cli.main(["submit", str(path), *args.split(), "--run_dir", str(tmp_path / "run")])
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert [part for part in says if part not in line] == [], line

@@ -94,8 +94,8 @@ CASES = {
     # --- the command line
     "unknown verb": Case("trian {here}/tiny.py", ("'trian'", "'train'", "generate")),
     "no config": Case("train --train.steps 3", ("train", "CONFIG")),
-    "misspelt option": Case(TRAIN + "--optim.lrr 1", ("--optim.lrr 1", "--optim.lr ")),
-    "misspelt option of generate": Case("generate {here}/run --promt a", ("--promt", "--prompt ")),
+    "misspelt option": Case(TRAIN + "--optim.lrr 1", ("--optim.lrr 1", "'--optim.lr'")),
+    "misspelt option of generate": Case("generate {here}/run --promt a", ("--promt", "'--prompt'")),
     "wrong type": Case(TRAIN + "--train.steps many", ("--train.steps", "'many'", "INT")),
     "fraction for a whole number": Case(TRAIN + "--train.steps 1.5", ("--train.steps", "'1.5'", "INT")),
     "one value for a pair": Case(TRAIN + "--optim.betas 0.9", ("--optim.betas", "2 values")),
