@@ -3,18 +3,14 @@
 Cost: under a minute on 2 CPU cores. Reaches 2.19 bits per byte on the addresses after 2000 (`xz -9`: 2.25 alone).
 """
 
-import dataclasses
-
-from bigmodel_jax.config import Config, TrainConfig
+from bigmodel_jax.config import Config
 from bigmodel_jax.models import GemmaConfig
 from configs import lm_tiny
 
 
 def get_config() -> Config:
-    base = lm_tiny.get_config()
-    return dataclasses.replace(
-        base,
-        model=GemmaConfig(
+    return lm_tiny.short(
+        GemmaConfig(
             vocab_size=lm_tiny.VOCAB_SIZE,
             num_layers=2,
             embed_dim=192,
@@ -24,7 +20,5 @@ def get_config() -> Config:
             mlp_dim=512,
             max_seq_len=256,
             init_std=0.06,
-        ),
-        optim=dataclasses.replace(base.optim, warmup_steps=10),
-        train=TrainConfig(steps=80, batch_size=8),
+        )
     )

@@ -6,5 +6,10 @@ from collections.abc import Iterable
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """ " (perhaps you meant ...)" with the closest of `known`, or nothing; cutoff: how alike they must be, up to 1."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    near = closest(word, known, 1, cutoff)
     return f" (perhaps you meant {near[0]!r})" if near else ""
+
+
+def closest(word: str, known: Iterable[str], count: int, cutoff: float = 0.0) -> list[str]:
+    """At most `count` of `known`, the most alike first."""
+    return difflib.get_close_matches(word, list(known), n=count, cutoff=cutoff)

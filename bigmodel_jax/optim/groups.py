@@ -1,7 +1,6 @@
 """Groups of parameters by a pattern over their paths: rates, decay and optimizers of their own, or none at all."""
 
 import dataclasses
-import difflib
 import re
 from typing import Any
 
@@ -11,6 +10,7 @@ import optax
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.ranges import NonNegative
+from bigmodel_jax.core.spelling import closest
 from bigmodel_jax.optim import names
 
 REST = "rest"  # the parameters in no group, among the labels of a state
@@ -75,8 +75,8 @@ def _unmatched(n: int, group: Group, pattern: re.Pattern, paths: list[str]) -> s
     text = f"optim.groups[{n}].pattern = {group.pattern!r}"
     if any(pattern.fullmatch(path) for path in paths):
         return f"{text} matches only parameters that an earlier group has; the first match wins"
-    near = difflib.get_close_matches(group.pattern, paths, n=3, cutoff=0.0)
-    return f"{text} matches no trained parameter's whole path; the nearest: {', '.join(near)}"
+    near = ", ".join(closest(group.pattern, paths, 3))
+    return f"{text} matches no trained parameter's whole path; the nearest: {near}"
 
 
 def frozen(groups: tuple[Group, ...], spec: params.Tree) -> frozenset[str]:

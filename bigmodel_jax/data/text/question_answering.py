@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigmodel_jax.core.ranges import Count, CountOrZero
-from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.fields import Field, per_row, per_token
+from bigmodel_jax.data.sources.lines import lacks
 from bigmodel_jax.data.sources.sources import Files, Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
@@ -127,8 +127,8 @@ class QuestionAnsweringData(DataConfig):
 def example(record: dict[str, Any]) -> Example:
     """ValueError where a field is missing, or the answer does not stand where the record says."""
     for name in FIELDS:
-        if name not in record:
-            raise ValueError(f"no field {name!r}{nearest(name, map(str, record))}")
+        if reason := lacks(record, name):
+            raise ValueError(reason)
     question, context = record["question"], record["context"]
     for name, value in (("question", question), ("context", context)):
         if not isinstance(value, str) or not value.strip():

@@ -20,6 +20,7 @@ from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.fields import Field
+from bigmodel_jax.data.sources.lines import lacks
 from bigmodel_jax.data.sources.sources import Files, Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import packing
@@ -144,8 +145,8 @@ def _labels(cfg: TokenLabelData, _fingerprint: str) -> tuple[str, ...]:
 
 
 def _wrong(record: dict[str, Any], name: str) -> str:
-    if name not in record:
-        return f"no field {name!r}{nearest(name, map(str, record))}"
+    if reason := lacks(record, name):
+        return reason
     value = record[name]
     good = isinstance(value, list) and value and all(isinstance(item, str) and item for item in value)
     return "" if good else f"field {name!r} is not a list of texts"
