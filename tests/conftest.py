@@ -50,8 +50,11 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Whatever tests one family alone is slow, but for the first ones."""
+    """Whatever tests one family alone is slow, but for the first ones; what is exhaustive is no part of the slow suite."""
     for item in items:
+        if item.get_closest_marker("exhaustive"):  # one case of a slow grid
+            item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"]
+            continue
         folder, name = item.path.parent.name, item.path.stem.removesuffix("_test")
         if folder == "parity":
             params = item.callspec.params if hasattr(item, "callspec") else {}

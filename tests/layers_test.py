@@ -1,6 +1,7 @@
 """The house's rules: which file may import which, where each third party lives, and what files are called."""
 
 import ast
+import functools
 import re
 import sys
 from pathlib import Path
@@ -109,11 +110,16 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in FILES}
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imports(path: Path) -> list[tuple[int, str]]:
     """(line, module) of every import, those inside functions too."""
     found = []
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -144,11 +150,10 @@ def upward(module: str, imported: str) -> bool:
     return not (same_room and layer(imported) == layer(module))
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_from_below_or_beside(module):
-    path = MODULES[module]
+def test_a_module_imports_only_from_below_or_beside():
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {module} (layer {layer(module)}) imports {name} (layer {layer(name)})"
+        for module, path in MODULES.items()
         for line, name in imports(path)
         if name.split(".")[0] in ("bigmodel_jax", "configs", "launch") and upward(module, name)
     ]
@@ -180,18 +185,17 @@ def test_no_two_modules_import_each_other():
         visit(module, ())
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_private_name_stays_in_its_file(module):
-    tree = ast.parse(MODULES[module].read_text())
-    ours = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module.startswith("bigmodel_jax")]
-    assert [alias.name for node in ours for alias in node.names if alias.name.startswith("_")] == []
+def test_a_private_name_stays_in_its_file():
+    for module, path in MODULES.items():
+        ours = [
+            n for n in ast.walk(parsed(path)) if isinstance(n, ast.ImportFrom) and n.module.startswith("bigmodel_jax")
+        ]
+        assert [alias.name for node in ours for alias in node.names if alias.name.startswith("_")] == [], module
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_third_parties_stay_in_their_rooms(module):
-    own = module.removeprefix("bigmodel_jax.")
-    for line, name in imports(MODULES[module]):
-        package = name.split(".")[0]
+def test_third_parties_stay_in_their_rooms():
+    for module, line, name in [(module, *found) for module, path in MODULES.items() for found in imports(path)]:
+        own, package = module.removeprefix("bigmodel_jax."), name.split(".")[0]
         if package in EVERYWHERE | {"bigmodel_jax", "configs"} or package in sys.stdlib_module_names:
             continue
         where = f"{MODULES[module].relative_to(ROOT)}:{line}"
@@ -220,16 +224,14 @@ def test_names_of_files_say_what_is_in_them():
         assert path.stem not in BANNED_NAMES, path
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_every_file_begins_with_what_it_is(module):
-    tree = ast.parse(MODULES[module].read_text())
-    assert ast.get_docstring(tree), f"{MODULES[module]} has no docstring"
+def test_every_file_begins_with_what_it_is():
+    assert [str(path) for path in FILES if not ast.get_docstring(parsed(path))] == []
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_files_stay_short(module):
-    lines = len(MODULES[module].read_text().splitlines())
-    assert lines <= 305, f"{MODULES[module]}: {lines} lines; about 300 are the most"
+def test_files_stay_short():
+    """About 300 lines are the most."""
+    lengths = {str(path): len(path.read_text().splitlines()) for path in FILES}
+    assert {path: lines for path, lines in lengths.items() if lines > 305} == {}
 
 
 def subclasses(base: type) -> set[type]:
@@ -248,10 +250,11 @@ TABLES = {
 }
 
 
+@functools.cache
 def words(path: Path) -> set[str]:
     """Every name and every whole text of a file."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         match node:
             case ast.Name(id=word) | ast.Attribute(attr=word) | ast.alias(name=word) | ast.Constant(value=str(word)):
                 found.add(word)

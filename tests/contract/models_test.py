@@ -66,9 +66,20 @@ CONFIGS = configs()
 PAIRS = [(name, objective) for name, cfg in CONFIGS.items() for objective in OBJECTIVES if fits(cfg, objective)]
 # One decoder, one classifier of each kind in every run of the suite; the other families in the slow one.
 FAST = {"llama", "gpt2", "mlp", "cnn", "cnn-linen"}
-every_pair = pytest.mark.parametrize(
-    "pair", [pytest.param(p, marks=[] if p[0] in FAST else pytest.mark.slow, id="-".join(p)) for p in PAIRS]
-)
+# Another model's code with other fields, or another head on it: such a one learns and is laid out on devices as itself, and
+# its other duties are exhaustive.
+KIN = {"mistral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "roberta", "siglip", "text_to_image"}
+KIN |= {name for name in CONFIGS if name.startswith("bert-") and not name.endswith("pretraining")}
+
+
+def pairs(of_kin: pytest.MarkDecorator) -> pytest.MarkDecorator:
+    def marks(name: str) -> list:
+        return [] if name in FAST else [of_kin if name in KIN else pytest.mark.slow]
+
+    return pytest.mark.parametrize("pair", [pytest.param(p, marks=marks(p[0]), id="-".join(p)) for p in PAIRS])
+
+
+every_pair, one_of_kin = pairs(pytest.mark.slow), pairs(pytest.mark.exhaustive)
 
 
 def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
@@ -183,7 +194,7 @@ def test_every_model_and_every_objective_is_in_a_pair():
     assert {objective for _, objective in PAIRS} == set(OBJECTIVES)
 
 
-@every_pair
+@one_of_kin
 def test_spec_is_the_shape_of_the_initial_values(pair):
     c = case(pair)
     shapes = jax.eval_shape(c.model.init or functools.partial(params.init, c.model.spec), jax.random.key(0))
@@ -200,7 +211,7 @@ def test_loss_and_gradients_are_finite_and_reach_every_parameter(pair):
     assert not [path for path, g in params.paths(grads).items() if not g.any()], "parameters without a gradient"
 
 
-@every_pair
+@one_of_kin
 def test_fresh_loss_is_that_of_knowing_nothing(pair):
     c = case(pair)
     (loss, _), _ = one_device(pair)
@@ -235,14 +246,14 @@ def test_loss_falls_on_one_batch(pair):
     assert losses[-1] < losses[0] - 0.05
 
 
-@every_pair
+@one_of_kin
 def test_jit_equals_eager(pair):
     c = case(pair)
     jitted = jax.jit(lambda tree: c.model.apply(tree, c.batch).value)(c.params)
     close(jitted, c.model.apply(c.params, c.batch).value, 1e-5)
 
 
-@every_pair
+@one_of_kin
 def test_apply_is_pure(pair):
     c = case(pair)
     before = jax.tree.map(np.array, (c.params, c.batch))
@@ -255,7 +266,7 @@ def test_apply_is_pure(pair):
     chex.assert_trees_all_equal((c.params, c.batch), before)
 
 
-@every_pair
+@one_of_kin
 def test_evaluation_needs_no_rng_and_reports_what_it_names(pair):
     c = case(pair)
     out = jax.jit(lambda tree: c.objective.loss(c.model, tree, c.batch, rng=None, train=False))(c.params)
@@ -265,7 +276,7 @@ def test_evaluation_needs_no_rng_and_reports_what_it_names(pair):
     assert out.updates == {}
 
 
-@every_pair
+@one_of_kin
 def test_rows_of_an_evaluation_do_not_see_each_other(pair):
     c = case(pair)
     apply = jax.jit(lambda batch: c.model.apply(c.params, batch).value)
@@ -275,7 +286,7 @@ def test_rows_of_an_evaluation_do_not_see_each_other(pair):
     close(*(jax.tree.map(lambda x: x[0], apply(batch)) for batch in (other, c.batch)), 1e-5)
 
 
-@every_pair
+@one_of_kin
 def test_updates_are_the_frozen_parameters(pair):
     c = case(pair)
     (_, (_, updates)), _ = one_device(pair)
@@ -287,7 +298,7 @@ def test_updates_are_the_frozen_parameters(pair):
     assert all((v != params.paths(c.params)[k]).any() for k, v in after.items()), "a statistic that never moves"
 
 
-@every_pair
+@one_of_kin
 def test_bfloat16_is_finite_and_near(pair):
     c = case(pair)
     trainable, frozen = params.partition(c.params, c.model.spec)

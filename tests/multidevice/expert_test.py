@@ -38,7 +38,8 @@ LAYOUTS = {
     ("case", "name"),
     [("mixtral_experts", name) for name in LAYOUTS]
     + [("mixtral_capacity", name) for name in ("expert_fsdp", "expert_tensor")]
-    + [("qwen3_moe_experts", "expert"), ("deepseek_experts", "expert_fsdp")],
+    # Mixtral's experts in another family; DeepSeek routes by groups and biases.
+    + [pytest.param("qwen3_moe_experts", "expert", marks=pytest.mark.exhaustive), ("deepseek_experts", "expert_fsdp")],
 )
 def test_experts_on_their_devices_equal_one_device(case, name, note):
     note("experts", case, LAYOUTS[name], *check(case, LAYOUTS[name]))
@@ -96,7 +97,8 @@ def test_tokens_stay_where_the_batch_is_not_cut_over_experts():
         assert expert_exchange.axes(4, 8) == ()
 
 
-@pytest.mark.parametrize("buffer", [0.0, 1.0, 1.25])
+# Without a bound, every other test of this file does it.
+@pytest.mark.parametrize("buffer", [1.0, *[pytest.param(b, marks=pytest.mark.exhaustive) for b in (0.0, 1.25)]])
 def test_a_device_takes_the_first_rows_that_its_buffer_has_room_for(buffer):
     e, E, B, T, k, D = 4, 2, 2, 6, 3, 5  # devices, experts on each, a device's rows and tokens, choices
     rng = np.random.default_rng(0)

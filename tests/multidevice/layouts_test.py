@@ -28,11 +28,17 @@ QUICK = {(case, layout) for case in ("llama", "cnn_nnx") for layout in ("dp", "f
 CNN = ("dp", "fsdp", "tp", "fsdp_tp", "pmap")
 OTHERS = ("dp", "fsdp", "tp", "fsdp_tp", "hybrid", "tp_sequence")
 CASES = dict.fromkeys(layout_runs.CASES, OTHERS) | {"llama": LAYOUTS, "cnn_nnx": CNN, "cnn_linen": CNN}
-PAIRS = [
-    pytest.param(case, layout, marks=[] if (case, layout) in QUICK else [pytest.mark.slow])
-    for case, layouts in CASES.items()
-    for layout in layouts
-]
+# Slow: what cuts every kind of model in the most ways; a part of it alone is exhaustive.
+SLOW = {"fsdp", "fsdp_tp", "tp_sequence", "pmap"}
+
+
+def marks(case: str, layout: str) -> list:
+    if (case, layout) in QUICK:
+        return []
+    return [pytest.mark.slow if case == "llama" or layout in SLOW else pytest.mark.exhaustive]
+
+
+PAIRS = [pytest.param(case, layout, marks=marks(case, layout)) for case, layouts in CASES.items() for layout in layouts]
 
 
 # Sums of one activation over `tensor`: per layer forward and backward, and outside the layers. Backward there is one for each

@@ -41,7 +41,14 @@ LAYOUTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LAYOUTS)
+# Slow: without and with rounds, and each axis once beside the stages; what those hold together is exhaustive.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.exhaustive) if n in ("one_wave", "remat", "fsdp", "tensor") else n
+        for n in LAYOUTS
+    ],
+)
 def test_every_layout_equals_one_device(name, note):
     note("1f1b", "llama", LAYOUTS[name], *pipelines.check("llama", LAYOUTS[name]))
 
@@ -50,15 +57,29 @@ OF_ROWS = ("llama_remat", "llama_unrolled", "gemma3", "bert", "deberta", "vit")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("remat", [False, True])
-@pytest.mark.parametrize("case", OF_ROWS)
+# Slow: every kind once, in one of the two ways.
+@pytest.mark.parametrize(
+    ("case", "remat"),
+    [
+        pytest.param(case, remat, marks=[] if remat == (case in ("bert", "llama_unrolled")) else pytest.mark.exhaustive)
+        for case in OF_ROWS
+        for remat in (False, True)
+    ],
+)
 def test_every_kind_of_model_equals_one_device(case, remat, note):
     parallel = layout(2, 4, 2, fsdp=2, remat=remat)
     note("1f1b", case, parallel, *pipelines.check(case, parallel))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", [layout(2, 4, 2), layout(4, 8, expert=2), layout(2, 4, 2, fsdp=2, remat=True)])
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        pytest.param(layout(2, 4, 2), marks=pytest.mark.exhaustive),
+        layout(4, 8, expert=2),
+        layout(2, 4, 2, fsdp=2, remat=True),
+    ],
+)
 def test_a_mixture_equals_gradients_accumulated_over_the_same_microbatches(parallel, note):
     """The balance of experts is a microbatch's in both."""
     losses, norms, tree = accumulated("mixtral", parallel.stage, parallel.pipeline_microbatches)
@@ -143,7 +164,10 @@ def temporaries(microbatches: int, schedule: str, *, remat: str, pipeline_remat:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("remat", "pipeline_remat"), [("none", False), ("full", False), ("full", True)])
+@pytest.mark.parametrize(
+    ("remat", "pipeline_remat"),
+    [("none", False), pytest.param("full", False, marks=pytest.mark.exhaustive), ("full", True)],
+)
 def test_memory_does_not_grow_with_the_number_of_microbatches(remat, pipeline_remat):
     options = {"remat": remat, "pipeline_remat": pipeline_remat}
     few, many = (temporaries(m, "1f1b", **options) for m in (12, 48))
