@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import importlib.util
 import inspect
 import json
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_jax.config import Config, check_parts, override
-from bigmodel_jax.core import files, formats, ranges, trust
+from bigmodel_jax.core import files, formats, ranges, trust, user_code
 from bigmodel_jax.core.spelling import nearest
 
 
@@ -34,10 +33,18 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = T
     config = _from_json_file(source) if source.suffix == ".json" else _from_python(source)
     check_parts(config)
     ranges.check(config)
-    function = getattr(getattr(config.data, "source", None), "function", "")
-    if runs_code and function and source.suffix == ".json":
-        trust.check(function, source.parent)
+    if runs_code and source.suffix == ".json":
+        trust_functions(config, source.parent)
     return override(config, overrides, prog=f"launch.py train {path}") if overrides else config
+
+
+def trust_functions(config: Config, run_dir: Path) -> None:
+    """ValueError where a config that was read from `run_dir` names a function that is not trusted. What this process
+    has imported by its path, the user named or trusted before."""
+    for name in user_code.functions(config):
+        file = name.rpartition(":")[0]
+        if not (file.endswith(".py") and file in sys.modules):
+            trust.check(name, run_dir)
 
 
 def _nearby(path: Path) -> str:
@@ -72,25 +79,20 @@ def _from_python(path: Path) -> Config:
         raise ValueError(f"config {str(path)!r}: get_config() raised {_where(error)}") from error
     if not isinstance(config, Config):
         raise ValueError(f"config {str(path)!r}: get_config() returned {type(config).__name__}, not a Config")
-    return config
+    try:
+        return user_code.bound(config, module)
+    except ValueError as error:
+        raise ValueError(f"config {str(path)!r}: {error}") from error
 
 
 def _import_file(path: Path) -> Any:
     """The module of a config file; its name is its path, which is how config.json finds classes defined there."""
-    name = str(path.resolve())
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None:
-        raise ValueError(f"config {name!r} is not a Python file, a config.json or a run's folder")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    if path.suffix != ".py":
+        raise ValueError(f"config {str(path.resolve())!r} is not a Python file, a config.json or a run's folder")
     try:
-        spec.loader.exec_module(module)
+        return user_code.import_file(path)
     except Exception as error:
-        del sys.modules[name]
-        raise ValueError(f"config {name!r} cannot be imported: {_where(error)}") from error
-    return module
+        raise ValueError(f"config {str(path.resolve())!r} cannot be imported: {_where(error)}") from error
 
 
 def _where(error: Exception) -> str:

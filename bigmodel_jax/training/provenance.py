@@ -8,7 +8,6 @@ A file whose path, size and time of change are as recorded is not read again. Co
 comment is a change. A file that has only moved, or was only touched, is none.
 """
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -16,12 +15,12 @@ import logging
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import files, processes
+from bigmodel_jax.core import files, processes, user_code
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
 
@@ -139,11 +138,11 @@ def _copy(path: Path) -> dict:
 def code_files(config: Config, source: Path | None) -> dict[str, Path]:
     """The user's Python files that are in use, by module; a file that was loaded by its path goes by its name.
 
-    Those are the config file, the files of the config's classes and of an `Arrays` function, and what was imported from
+    Those are the config file, the files of the config's classes and of the functions that it names, and what was imported from
     the folders of these. Installed packages and this one are not among them.
     """
-    names = {type(part).__module__ for part in _parts(config)}
-    names.add(getattr(getattr(config.data, "source", None), "function", "").partition(":")[0])
+    names = {type(part).__module__ for part in user_code.parts(config)}
+    names |= {name.rpartition(":")[0] for name in user_code.functions(config)}
     if source is not None and source.suffix == ".py":
         names.add(str(source.resolve()))
     found = {name: file for name in names if (file := _own_file(name))}
@@ -162,16 +161,6 @@ def _own_file(module: str) -> Path | None:
     path = Path(getattr(sys.modules.get(module), "__file__", None) or "").resolve()
     installed = "site-packages" in path.parts or any(path.is_relative_to(folder) for folder in INSTALLED)
     return path if path.suffix == ".py" and path.is_file() and not installed else None
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    if dataclasses.is_dataclass(value):
-        yield value
-        for field in dataclasses.fields(value):
-            yield from _parts(getattr(value, field.name))
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _parts(item)
 
 
 # ---------------------------------------------------------------- what has changed

@@ -11,7 +11,7 @@ from pathlib import Path
 from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config, flat, override
-from bigmodel_jax.core import processes
+from bigmodel_jax.core import processes, user_code
 from bigmodel_jax.core.local_paths import check_local
 from bigmodel_jax.training import holder, provenance
 
@@ -59,6 +59,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = T
             found = config_file.from_json(store.read_config(checkpoints), Path(path))
         except ValueError:
             raise error from None
+        if runs_code:
+            config_file.trust_functions(found, Path(path))
         log.warning("%s; the config of the newest checkpoint is used", error)
         return override(found, overrides, prog=f"launch.py train {path}") if overrides else found
 
@@ -75,7 +77,9 @@ def check(run_dir: Path, config: Config) -> None:
         changed = differences(load(run_dir, runs_code=False), config)
         resumes = any(p.name.isdecimal() for p in run_dir.glob("checkpoints/*"))
         by_content = provenance.compared(run_dir) if resumes else set()  # provenance.check has the last word on these
-        changed = {name: values for name, values in changed.items() if name not in by_content}
+        changed = {
+            name: values for name, values in changed.items() if name not in by_content and not user_code.moved(*values)
+        }
         if changed:
             shown = "; ".join(f"{name} was {a!r}, now {b!r}" for name, (a, b) in list(changed.items())[:4])
             raise ValueError(

@@ -9,16 +9,18 @@ import csv
 import dataclasses
 import glob
 import hashlib
-import importlib
 import importlib.metadata
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bigmodel_jax.core import user_code
 from bigmodel_jax.core.local_paths import expanded
 from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.core.user_code import FunctionName
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.sources import packaged, tfds_names
@@ -249,20 +251,19 @@ class CsvFiles(Files):
 
 @dataclasses.dataclass(frozen=True)
 class Arrays(Source):
-    """Arrays in memory, returned by a function that is named as "module:function", so that a config stays text.
+    """Arrays in memory, returned by a function of the config file (itself, or its name) or of a module ("module:function").
 
     The function takes no arguments and returns {"train": columns, "validation": columns}, each a dict of sequences of
-    equal length: "text", or "image" (or "features") and "label".
+    equal length, by the names of a record's fields.
     """
 
-    function: str = ""
+    function: FunctionName = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "function", user_code.name_of("data.source.function", self.function))
 
     def _columns(self, split: str) -> dict[str, Any]:
-        module, _, name = self.function.partition(":")
-        try:
-            function = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"data.source.function: {self.function!r} is not module:function ({error})") from None
+        function = user_code.find("data.source.function", self.function)
         splits = function()
         if not isinstance(splits, dict) or not all(isinstance(columns, dict) for columns in splits.values()):
             raise ValueError(f"data.source.function: {self.function} must return a dict of dicts of columns")
@@ -271,11 +272,26 @@ class Arrays(Source):
     def fingerprint(self, split, root):
         digest = hashlib.sha256()
         for name, column in sorted(self._columns(split).items()):
-            for value in map(np.asarray, column):
-                digest.update(f"{name} {value.dtype} {value.shape} ".encode() + value.tobytes())
+            for value in column:
+                digest.update(f"{name} ".encode() + _content(value))
         return digest.hexdigest()[:16]
 
     def records(self, split, root, bad):
         columns = self._columns(split)
         for i, values in enumerate(zip(*columns.values(), strict=True)):
             yield f"{self.function} {split} record {i}", dict(zip(columns, values, strict=True))
+
+
+def _content(value: Any) -> bytes:
+    """Bytes that are the same wherever the value is: an array of objects would give their addresses."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of unequal lengths
+        array = np.asarray(None)
+    if array.dtype.hasobject:
+        return json.dumps(value, sort_keys=True, default=_plain).encode()
+    return f"{array.dtype} {array.shape} ".encode() + array.tobytes()
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else repr(value)

@@ -1,0 +1,139 @@
+"""The user's Python files and the functions in them: imported by path, named by a text that config.json can hold.
+
+A function's name is "module:function" or "path/of/file.py:function"; a config file may also give the function itself, or
+its bare name. A field that holds such a name is declared as `FunctionName`, so that whoever walks over a config finds all.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+from bigmodel_jax.core import ranges
+from bigmodel_jax.core.spelling import nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class _Names:
+    """Marks a field whose text names a function."""
+
+
+FunctionName = Annotated[str, _Names()]
+
+
+def import_file(path: Path) -> ModuleType:
+    """The module of a Python file, whose name is its whole path. What the file raises is raised here."""
+    name = str(path.resolve())
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise ImportError(f"{name!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def name_of(option: str, function: Callable | str) -> str:
+    """The text that names a function; a text stays, but for a file's path, which becomes a whole one."""
+    if isinstance(function, str):
+        file, colon, name = function.rpartition(":")
+        return f"{Path(file).resolve()}:{name}" if colon and file.endswith(".py") else function
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    if not module or not name.isidentifier():
+        raise ValueError(
+            f"{option}: {function!r} has no name of its own in a module; define it by `def` at the top level"
+        )
+    return f"{module}:{name}"
+
+
+def find(option: str, name: str) -> Callable:
+    """The function that `name` names; ValueError, one line, where there is none. Its file is imported, if it was not."""
+    file, colon, attribute = name.rpartition(":")
+    if not colon:
+        raise ValueError(
+            f"{option}: {name!r} is not module:function or path/of/file.py:function; only get_config() may give a bare name"
+        )
+    try:
+        module = import_file(Path(file)) if file.endswith(".py") else importlib.import_module(file)
+        return getattr(module, attribute)
+    except Exception as error:  # whatever the user's file raises while it is imported
+        text = str(error).splitlines()[0] if str(error) else ""
+        raise ValueError(f"{option}: {name!r} is not module:function ({type(error).__name__}: {text})") from error
+
+
+def bound(value: Any, module: ModuleType, name: str = "") -> Any:
+    """A config, or a part called `name`, in which functions that its file gives, and bare names, are whole names."""
+    if isinstance(value, tuple):
+        items = tuple(bound(item, module, name) for item in value)
+        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    if not dataclasses.is_dataclass(value):
+        return value
+    changed = {}
+    for field in dataclasses.fields(value):
+        old, option = getattr(value, field.name), f"{name}.{field.name}".lstrip(".")
+        if holds_names(type(value), field.name):
+            many = isinstance(old, tuple)
+            names = tuple(_whole(option, item, module) for item in (old if many else (old,)))
+            new = names if many else names[0]
+            changed |= {field.name: new} if new != old else {}
+        elif (new := bound(old, module, option)) is not old:
+            changed[field.name] = new
+    return dataclasses.replace(value, **changed) if changed else value
+
+
+def _whole(option: str, function: Callable | str, module: ModuleType) -> str:
+    if not isinstance(function, str) or ":" in function or not function:
+        return name_of(option, function)
+    if not callable(getattr(module, function, None)):
+        near = nearest(function, [name for name, value in vars(module).items() if callable(value)])
+        raise ValueError(f"{option} = {function!r}: {module.__file__} has no such function{near}")
+    return f"{module.__name__}:{function}"
+
+
+def holds_names(cls: type, field: str) -> bool:
+    """Whether a field is declared as a FunctionName or a tuple of them."""
+    hint = ranges.hints(cls)[field]
+    inner = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple and typing.get_args(hint) else hint
+    return any(isinstance(mark, _Names) for mark in getattr(inner, "__metadata__", ()))
+
+
+def parts(value: Any) -> Iterator[Any]:
+    """A config and all dataclasses in it."""
+    if dataclasses.is_dataclass(value):
+        yield value
+        for field in dataclasses.fields(value):
+            yield from parts(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from parts(item)
+
+
+def functions(config: Any) -> list[str]:
+    """The names of all functions that a config names."""
+    found = []
+    for part in parts(config):
+        for field in dataclasses.fields(part):
+            if holds_names(type(part), field.name):
+                value = getattr(part, field.name)
+                found += filter(None, value if isinstance(value, tuple) else (value,))
+    return found
+
+
+def moved(before: Any, now: Any) -> bool:
+    """Whether two values name the same function of a file that lies elsewhere now; its content is compared apart."""
+    if not (isinstance(before, str) and isinstance(now, str)):
+        return False
+    files = [Path(name.rpartition(":")[0]) for name in (before, now)]
+    same = before.rpartition(":")[2] == now.rpartition(":")[2] and files[0].name == files[1].name
+    return same and all(file.suffix == ".py" for file in files)
