@@ -82,6 +82,7 @@ ROOMS = {
         "checkpoint",  # traverse_util
     ),
     "pyarrow": ("data.sources.table_files",),  # the extra "parquet"
+    "datasets": ("data.sources.hugging_face",),  # the extra "datasets"
     "matplotlib": ("report",),
     "PIL": ("data.images.pictures",),
     "tensorboardX": ("report",),

@@ -8,6 +8,7 @@ from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.images.image import ImageData, image_shape
 from bigmodel_jax.data.images.image_text import CaptionFiles, ImageTextData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
+from bigmodel_jax.data.sources.hugging_face import HuggingFaceDataset
 from bigmodel_jax.data.sources.image_folders import ImageFolders
 from bigmodel_jax.data.sources.sources import Arrays, CsvFiles, JsonlFiles, Source, TextFiles, Tfds
 from bigmodel_jax.data.sources.table_files import TableFiles
@@ -32,6 +33,7 @@ __all__ = [
     "DataConfig",
     "EvalBatches",
     "Field",
+    "HuggingFaceDataset",
     "ImageData",
     "ImageFolders",
     "ImageTextData",

@@ -11,6 +11,7 @@ import numpy as np
 from bigmodel_jax.core import ranges
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import CountOrZero
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
@@ -109,6 +110,15 @@ class BadRecords:
         if len(self.skipped) > self.limit:
             before = f"after {self.limit} others, " if self.limit else ""
             raise ValueError(f"{where}: {reason} ({before}data.max_bad_records: {self.limit} allows no more)")
+
+
+def lacks(record: dict[str, Any], *names: str) -> str:
+    """Which of these fields a record has not, and which it has; "" where it has all."""
+    for name in names:
+        if name not in record:
+            has = ", ".join(map(str, record))[:100] or "none"
+            return f"no field {name!r}{nearest(name, map(str, record))}; its fields: {has}"
+    return ""
 
 
 def log_skipped(split: str, skipped: list[list[str]]) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bigmodel_jax.core.local_paths import check_local, expanded
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,21 @@ def file_digest(path: str | Path) -> str:
 def know_digest(name: str, size: int, mtime_ns: int, digest: str) -> None:
     """The file of this absolute name need not be read while its size and time of change are these."""
     _digests[name, size, mtime_ns] = digest
+
+
+def content(value: Any) -> bytes:
+    """Bytes that are the same wherever the value is: an array of objects would give their addresses."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of unequal lengths
+        array = np.asarray(None)
+    if array.dtype.hasobject:
+        return json.dumps(value, sort_keys=True, default=_plain).encode()
+    return f"{array.dtype} {array.shape} ".encode() + array.tobytes()
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else repr(value)
 
 
 @contextlib.contextmanager

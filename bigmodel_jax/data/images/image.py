@@ -3,13 +3,15 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
+from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field, per_row
 from bigmodel_jax.data.sources.sources import Source, Tfds
 
@@ -112,32 +114,47 @@ def decoded_folder(cfg: ImageData, split: str) -> Path:
 
 def _decode(cfg: ImageData, split: str, folder: Path) -> None:
     """Reads a split's usable records into `folder`."""
-    bad = BadRecords(cfg.max_bad_records)
-    images, labels = [], []
-    for where, record in cfg.source.records(split, cfg.root(), bad):
-        image = np.asarray(record.get("image", record.get("features", ())))
-        reason = _wrong(image, images[0] if images else image, record.get("label"), cfg.num_classes)
-        if reason:
-            bad.skip(where, reason)
-        else:
+    bad, first = BadRecords(cfg.max_bad_records), None
+    with Column(folder / "image.npy") as images, Column(folder / "label.npy", np.int32) as labels:
+        for where, record in cfg.source.records(split, cfg.root(), bad):
+            image = _values(record)
+            reason = _wrong(record, image, image if first is None else first, cfg.num_classes)
+            if reason:
+                bad.skip(where, reason)
+                continue
+            first = image if first is None else first
             images.append(image)
             labels.append(int(record["label"]))
-    if not labels:
+    if not labels.rows:
         raise ValueError(f"data.source: the {split} split of {cfg.source} has no examples")
-    np.save(folder / "image.npy", np.stack(images))
-    np.save(folder / "label.npy", np.array(labels, np.int32))
-    meta = {"split": split, "examples": len(labels), "bad_records": bad.skipped}
+    meta = {"split": split, "examples": labels.rows, "bad_records": bad.skipped}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
-def _wrong(image: np.ndarray, first: np.ndarray, label, num_classes: int) -> str:
+def _values(record: dict[str, Any]) -> np.ndarray:
+    """An example as it is stored: bytes, or else float32, as a batch holds it."""
+    image = np.asarray(record.get("image", record.get("features", ())))
+    if image.dtype == np.uint8 or image.dtype.kind not in "biuf":
+        return image
+    with np.errstate(over="ignore"):  # what becomes infinite is a bad record
+        return image.astype(np.float32)
+
+
+def _wrong(record: dict[str, Any], image: np.ndarray, first: np.ndarray, num_classes: int) -> str:
     """What makes an example unusable, or nothing."""
+    if missing := lacks(record, "features" if "features" in record else "image", "label"):
+        return missing
+    label = record["label"]
+    if image.dtype.kind not in "biuf":
+        return f"{image.dtype} values, which are no numbers"
     if image.size == 0:
         return "no image or features"
+    if image.dtype != first.dtype:
+        return f"{image.dtype} values, but the first example has {first.dtype}"
     if image.shape != first.shape:
         return f"shape {image.shape}, but the first example has {first.shape}"
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         return "a value that is not finite"
-    if label is None or int(label) != label:
+    if isinstance(label, str) or label is None or int(label) != label:
         return f"label {label!r} is not a whole number"
     return "" if 0 <= label < num_classes else f"label {label} is not in 0 .. {num_classes - 1} (data.num_classes)"

@@ -12,7 +12,7 @@ import numpy as np
 from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field, per_row, per_token
 from bigmodel_jax.data.images import pictures
 from bigmodel_jax.data.images.image import shift
@@ -221,6 +221,8 @@ def _decode(cfg: ImageTextData, split: str, folder: Path) -> None:
 def _picture(record: dict[str, Any]) -> tuple[np.ndarray, str]:
     """(picture (H, W, 3) uint8, "") of a record, or what makes it unusable."""
     image, none = record.get("image"), np.zeros(0)
+    if missing := lacks(record, "image", "text"):
+        return none, missing
     if not isinstance(record.get("text"), str) or not record["text"].strip():
         return none, "no text"
     if isinstance(image, Path):

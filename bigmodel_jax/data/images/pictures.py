@@ -1,6 +1,7 @@
 """Pictures from files to arrays."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -11,21 +12,26 @@ DEEP = {"I": "32-bit whole numbers", "F": "floating-point numbers"}  # Pillow's 
 
 
 def read(path: Path) -> np.ndarray:
-    """A picture file as (H, W, 3) uint8, turned as its EXIF data says; what is transparent lies on white.
-
-    Pixels of 16 bits keep their upper 8. ValueError for a file that is no picture, or whose pixels have no known white.
-    """
+    """As `decode`, of a picture file."""
     if not path.is_file():  # a pipe would be waited for
         raise ValueError(f"{path} is not a file")
+    return decode(path, path)
+
+
+def decode(file: Path | BinaryIO, name: object) -> np.ndarray:
+    """A picture as (H, W, 3) uint8, turned as its EXIF data says; what is transparent lies on white.
+
+    Pixels of 16 bits keep their upper 8. ValueError for what is no picture, or whose pixels have no known white.
+    """
     try:
-        with Image.open(path, formats=FORMATS) as file:
-            if file.mode in DEEP:
-                raise ValueError(f"its pixels are {DEEP[file.mode]}; 8 and 16 bits a channel are read")
-            if file.mode.startswith("I;16"):
-                file = Image.fromarray((np.asarray(file) >> 8).astype(np.uint8))
-            picture = ImageOps.exif_transpose(file).convert("RGBA")
+        with Image.open(file, formats=FORMATS) as picture:
+            if picture.mode in DEEP:
+                raise ValueError(f"its pixels are {DEEP[picture.mode]}; 8 and 16 bits a channel are read")
+            if picture.mode.startswith("I;16"):
+                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+            picture = ImageOps.exif_transpose(picture).convert("RGBA")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # each format has its own
-        raise ValueError(f"{path} is not a readable picture ({str(error)[:100]})") from None
+        raise ValueError(f"{name} is not a readable picture ({str(error)[:100]})") from None
     white = Image.new("RGBA", picture.size, "white")
     return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
 

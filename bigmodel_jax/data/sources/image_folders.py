@@ -27,8 +27,11 @@ class ImageFolders(Source):
     def labels(self) -> tuple[str, ...]:
         return tuple(folder.name for folder in _visible(self._folder("train")) if folder.is_dir())
 
+    def has(self, split, root):
+        return bool(getattr(self, split, ""))
+
     def reads(self, root):
-        splits = [split for split in ("train", "validation") if getattr(self, split)]
+        splits = [split for split in ("train", "validation") if self.has(split, root)]
         return {split: [path for path, _ in self._pictures(split)] for split in splits}
 
     def fingerprint(self, split, root):

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bigmodel_jax.core.spelling import nearest
-
 MOST_BYTES = 1 << 28  # of a line, as of a document: a tokenizer holds a whole one in memory
 BOM = b"\xef\xbb\xbf"  # what some editors put before UTF-8 text
 
@@ -47,11 +45,6 @@ def parse_json(line: bytes) -> tuple[Any, str]:
         return None, "JSON nested too deeply"
     except ValueError as error:  # a number of thousands of digits
         return None, f"not usable JSON ({error})"
-
-
-def lacks(record: dict[str, Any], name: str) -> str:
-    """What is wrong with a record that has no such field; "" where it has one."""
-    return "" if name in record else f"no field {name!r}{nearest(name, map(str, record))}"
 
 
 def read_rows(reader: Any) -> Iterator[tuple[list[str], str]]:

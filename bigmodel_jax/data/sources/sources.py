@@ -10,7 +10,6 @@ import dataclasses
 import glob
 import hashlib
 import importlib.metadata
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,10 @@ class Source:
 
     def records(self, split: str, root: Path, bad: BadRecords) -> Records:
         raise NotImplementedError(f"{type(self).__name__} does not define records()")
+
+    def has(self, split: str, root: Path) -> bool:
+        """Whether it has this split at all."""
+        return True
 
     def reads(self, root: Path) -> dict[str, list[Path] | str]:
         """As `DataConfig.reads`, by the source's own fields or splits."""
@@ -151,6 +154,9 @@ class Files(Source):
                 raise ValueError(f"{option}: {pattern!r} matches no file")
             found += matches
         return [Path(p) for p in dict.fromkeys(found)]
+
+    def has(self, split, root):
+        return bool(getattr(self, split, ""))
 
     def reads(self, root):
         return {split: self.paths(split) for split in ("train", "validation") if getattr(self, split)}
@@ -269,29 +275,17 @@ class Arrays(Source):
             raise ValueError(f"data.source.function: {self.function} must return a dict of dicts of columns")
         return splits.get(split, {})
 
+    def has(self, split, root):
+        return bool(self._columns(split))
+
     def fingerprint(self, split, root):
         digest = hashlib.sha256()
         for name, column in sorted(self._columns(split).items()):
             for value in column:
-                digest.update(f"{name} ".encode() + _content(value))
+                digest.update(f"{name} ".encode() + cache.content(value))
         return digest.hexdigest()[:16]
 
     def records(self, split, root, bad):
         columns = self._columns(split)
         for i, values in enumerate(zip(*columns.values(), strict=True)):
             yield f"{self.function} {split} record {i}", dict(zip(columns, values, strict=True))
-
-
-def _content(value: Any) -> bytes:
-    """Bytes that are the same wherever the value is: an array of objects would give their addresses."""
-    try:
-        array = np.asarray(value)
-    except ValueError:  # lists of unequal lengths
-        array = np.asarray(None)
-    if array.dtype.hasobject:
-        return json.dumps(value, sort_keys=True, default=_plain).encode()
-    return f"{array.dtype} {array.shape} ".encode() + array.tobytes()
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else repr(value)

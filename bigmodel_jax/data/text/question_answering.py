@@ -15,9 +15,9 @@ import numpy as np
 
 from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
+from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field, per_row, per_token
-from bigmodel_jax.data.sources.lines import lacks
 from bigmodel_jax.data.sources.sources import Files, Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
@@ -73,7 +73,7 @@ class QuestionAnsweringData(DataConfig):
         folder = cache.build(self.root() / f"answers-{FORMAT}" / name, lambda out: self._write(split, out))
         meta = json.loads((folder / "meta.json").read_text())
         log_skipped(split, meta["bad_records"])
-        return AnswerRows(np.load(folder / "tokens.npy"), np.load(folder / "places.npy"), meta)
+        return AnswerRows(np.load(folder / "tokens.npy", mmap_mode="r"), np.load(folder / "places.npy"), meta)
 
     def row(self) -> dict[str, Field]:
         read = per_token(["tokens", "token_types", "segment_ids", "positions"], self.seq_len)
@@ -98,22 +98,21 @@ class QuestionAnsweringData(DataConfig):
 
     def _write(self, split: str, out: Path) -> None:
         tokenizer, bad = self.open_tokenizer(), BadRecords(self.max_bad_records)
-        tokens, places, questions = [], [], 0
-        for where, example in self._examples(split, bad):
-            try:
-                parts = parts_of(tokenizer, example, self.seq_len, self.overlap)
-            except ValueError as error:
-                bad.skip(where, f"{error} (data.seq_len, data.overlap)")
-                continue
-            questions += 1
-            for part in parts:
-                tokens.append(_padded([part.ids, part.type_ids, part.attention_mask], self.seq_len))
-                places.append(place(part, example.answer))
-        if not tokens:
+        questions = 0
+        with Column(out / "tokens.npy") as tokens, Column(out / "places.npy", np.int32) as places:
+            for where, example in self._examples(split, bad):
+                try:
+                    parts = parts_of(tokenizer, example, self.seq_len, self.overlap)
+                except ValueError as error:
+                    bad.skip(where, f"{error} (data.seq_len, data.overlap)")
+                    continue
+                questions += 1
+                for part in parts:
+                    tokens.append(_padded([part.ids, part.type_ids, part.attention_mask], self.seq_len))
+                    places.append(place(part, example.answer))
+        if not questions:
             raise ValueError(f"data.source: the {split} split of {self.source} has no questions")
-        np.save(out / "tokens.npy", np.stack(tokens))
-        np.save(out / "places.npy", np.array(places, np.int32))
-        meta = {"split": split, "questions": questions, "rows": len(tokens), "bad_records": bad.skipped}
+        meta = {"split": split, "questions": questions, "rows": tokens.rows, "bad_records": bad.skipped}
         (out / "meta.json").write_text(json.dumps(meta, indent=1))
 
     def _examples(self, split: str, bad: BadRecords) -> Iterator[tuple[str, Example]]:
@@ -126,9 +125,8 @@ class QuestionAnsweringData(DataConfig):
 
 def example(record: dict[str, Any]) -> Example:
     """ValueError where a field is missing, or the answer does not stand where the record says."""
-    for name in FIELDS:
-        if reason := lacks(record, name):
-            raise ValueError(reason)
+    if missing := lacks(record, *FIELDS):
+        raise ValueError(missing)
     question, context = record["question"], record["context"]
     for name, value in (("question", question), ("context", context)):
         if not isinstance(value, str) or not value.strip():

@@ -11,7 +11,7 @@ import numpy as np
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field, per_token
 from bigmodel_jax.data.sources.lines import MOST_BYTES
 from bigmodel_jax.data.sources.sources import Source, Tfds
@@ -162,7 +162,7 @@ def documents(cfg: TextData, split: str, bad: BadRecords | None = None) -> Itera
     bad = bad or BadRecords(cfg.max_bad_records)
     found = 0
     for where, record in cfg.source.records(split, cfg.root(), bad):
-        reason = wrong(record.get("text"))
+        reason = lacks(record, "text") or wrong(record["text"])
         if reason:
             bad.skip(where, reason)
         else:

@@ -17,9 +17,8 @@ import numpy as np
 
 from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import DataConfig, log_skipped
+from bigmodel_jax.data.base import DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field
-from bigmodel_jax.data.sources.lines import lacks
 from bigmodel_jax.data.sources.sources import Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import encoder_decoder_rows, text
@@ -125,8 +124,8 @@ class Sides(Source):
 
 
 def _wrong(record: dict[str, Any], name: str) -> str:
-    if reason := lacks(record, name):
-        return reason
+    if missing := lacks(record, name):
+        return missing
     reason = text.wrong(record[name])
     return f"field {name!r}: {reason}" if reason else ""
 

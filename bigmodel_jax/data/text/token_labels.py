@@ -18,9 +18,9 @@ from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
+from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field
-from bigmodel_jax.data.sources.lines import lacks
 from bigmodel_jax.data.sources.sources import Files, Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import packing
@@ -84,7 +84,7 @@ class TokenLabelData(DataConfig):
         )
         meta = json.loads((folder / "meta.json").read_text())
         log_skipped(split, meta["bad_records"])
-        return LabelledRows(np.load(folder / "tokens.npy"), meta)
+        return LabelledRows(np.load(folder / "tokens.npy", mmap_mode="r"), meta)
 
     def row(self) -> dict[str, Field]:
         return packing.row(self.seq_len)
@@ -120,19 +120,19 @@ class TokenLabelData(DataConfig):
                 yield where, words, labels
 
     def _write(self, split: str, tokenizer: Tokenizer, labels: tuple[str, ...], out: Path) -> None:
-        bad, rows, cut = BadRecords(self.max_bad_records), [], 0
+        bad, cut = BadRecords(self.max_bad_records), 0
         number = {label: i for i, label in enumerate(labels)}
-        for where, words, names in self.sentences(split, bad):
-            if unknown := next((name for name in names if name not in number), None):
-                bad.skip(where, f"label {unknown!r} is not among those of training{nearest(unknown, labels)}")
-                continue
-            part = _encode(tokenizer, words, self.seq_len)
-            cut += len(words) - 1 not in part.word_ids
-            rows.append(_row(part, [number[name] for name in names], self.seq_len))
-        if not rows:
+        with Column(out / "tokens.npy") as rows:
+            for where, words, names in self.sentences(split, bad):
+                if unknown := next((name for name in names if name not in number), None):
+                    bad.skip(where, f"label {unknown!r} is not among those of training{nearest(unknown, labels)}")
+                    continue
+                part = _encode(tokenizer, words, self.seq_len)
+                cut += len(words) - 1 not in part.word_ids
+                rows.append(_row(part, [number[name] for name in names], self.seq_len))
+        if not rows.rows:
             raise ValueError(f"data.source: the {split} split of {self.source} has no sentences")
-        np.save(out / "tokens.npy", np.stack(rows))
-        meta = {"split": split, "sentences": len(rows), "cut": cut, "bad_records": bad.skipped}
+        meta = {"split": split, "sentences": rows.rows, "cut": cut, "bad_records": bad.skipped}
         (out / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
@@ -145,8 +145,8 @@ def _labels(cfg: TokenLabelData, _fingerprint: str) -> tuple[str, ...]:
 
 
 def _wrong(record: dict[str, Any], name: str) -> str:
-    if reason := lacks(record, name):
-        return reason
+    if missing := lacks(record, name):
+        return missing
     value = record[name]
     good = isinstance(value, list) and value and all(isinstance(item, str) and item for item in value)
     return "" if good else f"field {name!r} is not a list of texts"

@@ -1,0 +1,43 @@
+"""Arrays on disk that are written row by row, so that no split is ever whole in memory."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+
+class Column:
+    """A .npy file (rows, ...) whose rows come one or several at a time; to be used as a context."""
+
+    def __init__(self, path: Path, dtype: Any = None):
+        self.rows, self._dtype = 0, dtype and np.dtype(dtype)
+        self._file, self._shape = open(path, "wb"), (0,)  # noqa: SIM115 - __exit__ closes it
+
+    def append(self, row: Any) -> None:
+        self.extend(np.asarray(row)[None])
+
+    def extend(self, rows: np.ndarray) -> None:
+        """The first rows say the shape of all, and the type where none was given."""
+        if not self._file.tell():
+            self._dtype, self._shape = self._dtype or rows.dtype, (0, *rows.shape[1:])
+            self._write_header()
+        assert rows.shape[1:] == self._shape[1:], (rows.shape, self._shape)
+        self._file.write(np.ascontiguousarray(rows, self._dtype).data)
+        self.rows += len(rows)
+
+    def _write_header(self) -> None:
+        """numpy leaves room for the first dimension to grow, so a later header is as long."""
+        shape = (self.rows, *self._shape[1:])
+        facts = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        npy.write_array_header_1_0(self._file, facts)
+
+    def __enter__(self) -> "Column":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        with self._file:
+            self._dtype = self._dtype or np.dtype(np.float64)
+            self._file.seek(0)
+            self._write_header()

@@ -1,0 +1,119 @@
+"""Objects of the Hugging Face package `datasets` as a source: whatever a function of the user's loads or builds."""
+
+import dataclasses
+import functools
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigmodel_jax.core import user_code
+from bigmodel_jax.core.user_code import FunctionName
+from bigmodel_jax.data.images import pictures
+from bigmodel_jax.data.sources.sources import Source
+
+BATCH = 256  # records that are in memory at a time
+OPTION = "data.source.function"
+
+
+@dataclasses.dataclass(frozen=True)
+class HuggingFaceDataset(Source):
+    """A `datasets.DatasetDict`, or a `Dataset` for training alone, returned by a function that takes no arguments.
+
+    The function is named as that of `Arrays`. It gives columns the names of the fields that the data config reads
+    (`rename_column`), and splits the names train and validation (and test). Pictures come as (H, W, 3) uint8. A list of
+    `ClassLabel`s comes as the names of the classes, a single one as its number.
+    """
+
+    function: FunctionName = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "function", user_code.name_of(OPTION, self.function))
+
+    def short_name(self):
+        return f"hf-{self.function.rpartition(':')[2]}"
+
+    def has(self, split, root):
+        return split in self._splits()
+
+    def fingerprint(self, split, root):
+        """Of the content, a second or so per gigabyte: what the package itself calls one is random for data in memory."""
+        return _digest(self._split(split))
+
+    def reads(self, root):
+        return {split: self.fingerprint(split, root) for split in ("train", "validation") if self.has(split, root)}
+
+    def labels(self):
+        return tuple(getattr(self._split("train").features.get("label"), "names", None) or ())
+
+    def records(self, split, root, bad):
+        dataset = self._split(split)
+        readers = {name: read for name, feature in dataset.features.items() if (read := _reader(feature))}
+        number = 0
+        for batch in dataset.with_format("arrow").iter(BATCH):
+            for record in batch.to_pylist():
+                where, number = f"{self.function} {split} record {number}", number + 1
+                try:
+                    yield where, record | {name: read(record[name]) for name, read in readers.items()}
+                except ValueError as error:
+                    bad.skip(where, str(error))
+
+    def _splits(self) -> dict[str, Any]:
+        return _made(user_code.find(OPTION, self.function), self.function)
+
+    def _split(self, split: str) -> Any:
+        splits = self._splits()
+        if split not in splits:
+            raise ValueError(f"{OPTION}: {self.function} gives the splits {', '.join(splits)}; {split!r} is needed")
+        return splits[split]
+
+
+@functools.cache
+def _made(function: Callable, name: str) -> dict[str, Any]:
+    """{split: Dataset}, made once in a process."""
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise ValueError(f"{OPTION}: {name} needs the package datasets: uv sync --extra datasets") from None
+    found = function()
+    found = {"train": found} if isinstance(found, datasets.Dataset) else found
+    if not isinstance(found, dict) or not all(isinstance(part, datasets.Dataset) for part in found.values()):
+        kind = type(next(iter(found.values()), found) if isinstance(found, dict) else found).__name__
+        raise ValueError(f"{OPTION}: {name} returns {kind}; a datasets.Dataset or DatasetDict is needed, not a stream")
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def _digest(dataset: Any) -> str:
+    digest = hashlib.sha256(str(dataset.features).encode())
+    for batch in dataset.with_format("arrow").iter(BATCH):
+        for part in batch.combine_chunks().to_batches():
+            digest.update(part.serialize())
+    return digest.hexdigest()[:16]
+
+
+def _reader(feature: Any) -> Callable[[Any], Any] | None:
+    """How a column's stored values become a record's; None where they are those."""
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        return _picture
+    inner = getattr(feature, "feature", None)
+    if isinstance(inner, datasets.ClassLabel):
+        return lambda numbers: None if numbers is None else [inner.int2str(n) for n in numbers]
+    while isinstance(inner, (datasets.List, datasets.LargeList)):
+        inner = inner.feature
+    if getattr(inner, "dtype", getattr(feature, "shape", None) and feature.dtype) == "uint8":
+        return lambda values: np.asarray(values, np.uint8)  # so that pixels are told from other numbers
+    return None
+
+
+def _picture(stored: dict[str, Any] | None) -> Any:
+    if stored is None:
+        raise ValueError("no picture")
+    if stored["bytes"] is None:
+        return pictures.read(Path(stored["path"]))
+    return pictures.decode(io.BytesIO(stored["bytes"]), stored["path"] or "its picture")
