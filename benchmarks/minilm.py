@@ -45,7 +45,7 @@ def embed(run: Path, sentences: tuple[str, ...], length: int = 16) -> np.ndarray
 def fine_tune(run: Path, folder: Path, train, test) -> float:
     """Test accuracy of configs/minilm_sentiment.py through the launcher."""
     paths = write(train, test, folder)
-    options = [o for name, path in paths.items() for o in (f"--data.{name}_path", str(path))]
+    options = [o for name, path in paths.items() for o in (f"--data.source.{name}", str(path))]
     options += ["--train.init_from", str(run), "--data.tokenizer_path", str(run / "tokenizer.json")]
     tuned = folder / "minilm_run"
     shutil.rmtree(tuned, ignore_errors=True)

@@ -76,7 +76,7 @@ def ours(train, test, folder: Path) -> np.ndarray:
     """The confusion matrix on the test file of a run of the config through the launcher."""
     paths = write(train, test, folder)
     run = folder / "run"
-    options = [f for name, path in paths.items() for f in (f"--data.{name}_path", str(path))]
+    options = [f for name, path in paths.items() for f in (f"--data.source.{name}", str(path))]
     config = str(ROOT / "configs" / "text_classification.py")
     command = [sys.executable, str(ROOT / "launch.py"), "train", config, "--run_dir", str(run), *options]
     shutil.rmtree(run, ignore_errors=True)

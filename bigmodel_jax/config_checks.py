@@ -13,7 +13,7 @@ from bigmodel_jax.models import compute
 
 # Fields that name files and folders.
 PATH_ENDS = ("path", "dir", "folder", "file")
-PATHS = ("train.init_from", "data.source.train", "data.source.validation")
+PATHS = ("train.init_from", "data.source.train", "data.source.validation", "data.source.test")
 
 
 def validate(config: Config, num_devices: int | None = None) -> None:

@@ -13,9 +13,9 @@ import runs
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.config import Config, flat, override
 from bigmodel_jax.core import formats
-from bigmodel_jax.data import Arrays, ChatData, TextData
-from bigmodel_jax.data.tabular import TabularData
-from bigmodel_jax.data.text.text_classification import TextClassificationData
+from bigmodel_jax.data import Arrays, ChatData, TableFiles, TextData
+from bigmodel_jax.data.tabular import Tables, TabularData
+from bigmodel_jax.data.text.text_classification import LabelledLines, TextClassificationData
 from bigmodel_jax.models import CLIPConfig, LlamaConfig, MLPConfig, T5Config, compute
 from bigmodel_jax.models.clip import VisionTower
 from bigmodel_jax.objectives import Classification, NextToken
@@ -165,15 +165,21 @@ def test_a_flax_module_of_ones_own_trains(tmp_path, capsys):
 
 
 RENAMED = [
-    (TabularData, {"path": "a.csv", "validation_path": "b.csv"}, TabularData(train="a.csv", validation="b.csv")),
-    (ChatData, {"train_path": "a", "validation_path": "b"}, ChatData(train="a", validation="b")),
-    (TextClassificationData, {"train_path": "a", "test_path": "b"}, TextClassificationData(train="a", test="b")),
+    (TabularData, {"path": "a.csv", "validation_path": "b.csv"}, TabularData(source=Tables("a.csv", "b.csv"))),
+    (ChatData, {"train_path": "a", "validation_path": "b"}, ChatData(source=TableFiles("a", "b"))),
+    (
+        TextClassificationData,
+        {"train_path": "a", "test_path": "b"},
+        TextClassificationData(source=LabelledLines("a", "", "b")),
+    ),
 ]
+RENAMED += [(cls, {name.removesuffix("_path"): v for name, v in old.items()}, now) for cls, old, now in RENAMED[1:]]
+RENAMED += [(TabularData, {"train": "sklearn:diabetes", "validation": ""}, TabularData())]
 
 
 @pytest.mark.parametrize(("cls", "old", "now"), RENAMED)
 def test_a_run_of_before_a_field_was_renamed_still_opens(cls, old, now):
-    kept = {k: v for k, v in config_file.to_json(now).items() if k not in cls.RENAMED.values()}
+    kept = {k: v for k, v in config_file.to_json(now).items() if k != "source"}
     assert config_file.from_json(kept | old) == now
 
 
@@ -191,7 +197,7 @@ def test_a_python_files_old_name_is_one_line_with_the_new_one(tmp_path):
     path.write_text(
         "from bigmodel_jax.data.tabular import TabularData\ndef get_config():\n    return TabularData(path='a')\n"
     )
-    with pytest.raises(ValueError, match=r"it is now called 'train'"):
+    with pytest.raises(ValueError, match=r"it is now called 'source\.train'"):
         config_file.load(path)
 
 

@@ -12,6 +12,7 @@ from bigmodel_jax.data.sources.hugging_face import HuggingFaceDataset
 from bigmodel_jax.data.sources.image_folders import ImageFolders
 from bigmodel_jax.data.sources.sources import Arrays, CsvFiles, JsonlFiles, Source, TextFiles, Tfds
 from bigmodel_jax.data.sources.table_files import TableFiles
+from bigmodel_jax.data.tabular import Tables, TabularData
 from bigmodel_jax.data.text.chat_data import ChatData
 from bigmodel_jax.data.text.masking import MaskedTextData
 from bigmodel_jax.data.text.permutation import PermutedTextData
@@ -19,6 +20,7 @@ from bigmodel_jax.data.text.question_answering import QuestionAnsweringData, Squ
 from bigmodel_jax.data.text.sentence_pairs import SentencePairData
 from bigmodel_jax.data.text.span_corruption import SpanCorruptionData
 from bigmodel_jax.data.text.text import TextData, save_tokenizer, tokenizer, vocab_size
+from bigmodel_jax.data.text.text_classification import LabelledLines, TextClassificationData
 from bigmodel_jax.data.text.text_pairs import TextPairData
 from bigmodel_jax.data.text.token_labels import ConllFiles, TokenLabelData
 from bigmodel_jax.data.tokenizers.tokenizers import TokenizerConfig, load_tokenizer
@@ -38,6 +40,7 @@ __all__ = [
     "ImageFolders",
     "ImageTextData",
     "JsonlFiles",
+    "LabelledLines",
     "MaskedTextData",
     "PermutedTextData",
     "QuestionAnsweringData",
@@ -46,6 +49,9 @@ __all__ = [
     "SpanCorruptionData",
     "SquadFiles",
     "TableFiles",
+    "Tables",
+    "TabularData",
+    "TextClassificationData",
     "TextData",
     "TextFiles",
     "TextPairData",

@@ -1,15 +1,14 @@
-"""Tables of numbers: a CSV file by path, or scikit-learn's diabetes; standardised by what the training rows say."""
+"""Tables of numbers, such as a CSV file's or scikit-learn's diabetes; standardised by what the training rows say."""
 
-import csv
+import array
 import dataclasses
 import functools
 import gzip
 import importlib.util
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,18 +16,34 @@ from bigmodel_jax.core import files
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import CountOrZero, ProperShare
 from bigmodel_jax.core.spelling import nearest
-from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field, per_row
 from bigmodel_jax.data.holdout import check_fraction, held_out
-from bigmodel_jax.data.sources.lines import read_rows
+from bigmodel_jax.data.sources.sources import Records, Source
+from bigmodel_jax.data.sources.table_files import TableFiles
 
 DIABETES = "sklearn:diabetes"
 DIABETES_COLUMNS = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6", "progression")
 
 
 @dataclasses.dataclass(frozen=True)
+class Tables(TableFiles):
+    """As `TableFiles`. The path sklearn:diabetes is a table of scikit-learn's: 442 patients, 10 measurements, progression of
+    the disease after a year (Efron, Hastie, Johnstone and Tibshirani 2004, "Least angle regression")."""
+
+    def paths(self, split):
+        return _diabetes_files() if getattr(self, split) == DIABETES else super().paths(split)
+
+    def reads(self, root):
+        return {split: what for split, what in super().reads(root).items() if getattr(self, split) != DIABETES}
+
+    def records(self, split, root, bad):
+        return _diabetes() if getattr(self, split) == DIABETES else super().records(split, root, bad)
+
+
+@dataclasses.dataclass(frozen=True)
 class TabularData(DataConfig):
-    """Rows of numbers under a header line; the columns named in `target` are what is predicted.
+    """Records of numbers by the names of their columns; those named in `target` are what is predicted.
 
     Batch: features (B, F) float32; target (B, K) float32, or with `num_classes` label (B,) int32; weights (B,) float32.
     Features and targets have mean 0 and standard deviation 1 over the training rows; in evaluation a batch also holds
@@ -37,19 +52,18 @@ class TabularData(DataConfig):
 
     levels = (Metric("least_squares_rmse", "Least squares, RMSE", beside="rmse", level=True, label="linear"),)
 
-    RENAMED: ClassVar = {"path": "train", "validation_path": "validation"}
+    RENAMED: ClassVar = {"path": "source.train", "train": "source.train"} | dict.fromkeys(
+        ("validation_path", "validation"), "source.validation"
+    )
 
-    train: str = DIABETES
-    "a CSV file, or sklearn:diabetes: 442 patients, 10 measurements, progression of the disease after a year"
+    source: Source = Tables(train=DIABETES)
     target: tuple[str, ...] = ("progression",)
     features: tuple[str, ...] = ()
     "feature columns in this order; empty: all columns but the targets"
     num_classes: CountOrZero = 0
     "0: the targets are numbers; else the one target is a label 0 .. num_classes - 1"
-    validation: str = ""
-    "a CSV file with the same columns; empty: a part of the rows of `train` is held out"
     validation_fraction: ProperShare = 0.2
-    "share of the rows held out, chosen by their content"
+    "share of the training rows held out, chosen by their content, where the source has no split validation"
 
     def __post_init__(self):
         check_fraction(self.validation_fraction)
@@ -157,86 +171,75 @@ class Table:
 
 def read_split(cfg: TabularData, split: str) -> Table:
     """The usable rows of a split; ValueError for a file or column that is not there, or too many bad rows."""
-    own_file = bool(cfg.validation)
-    path = cfg.validation if own_file and split == "validation" else cfg.train
-    table = _read(path, cfg, _modified(path))
-    if own_file:
+    own = cfg.source.has("validation", cfg.root())
+    read = split if own else "train"
+    table = _read(cfg, read, cfg.source.fingerprint(read, cfg.root()))
+    if own:
         return table
     rows = [f.tobytes() + t.tobytes() for f, t in zip(table.features, table.targets, strict=True)]
     mask = np.array(held_out(rows, cfg.validation_fraction)) == (split == "validation")
     return dataclasses.replace(table, features=table.features[mask], targets=table.targets[mask])
 
 
-def _modified(path: str) -> int:
-    return Path(path).stat().st_mtime_ns if Path(path).is_file() else 0
-
-
 @functools.lru_cache(maxsize=4)
-def _read(path: str, cfg: TabularData, _modified: int) -> Table:
-    bad, rows = BadRecords(cfg.max_bad_records), []
-    lines = _diabetes() if path == DIABETES else _csv(path)
-    where, header = next(lines, ("", []))
-    targets, features = _columns(cfg, header, where or path)
-    for where, cells in lines:
-        reason, values = _numbers(cells, header)
-        if not reason and cfg.num_classes and values[targets[0]] not in range(cfg.num_classes):
-            reason = f"label {cells[targets[0]]} is not in 0 .. {cfg.num_classes - 1} (data.num_classes)"
+def _read(cfg: TabularData, split: str, _fingerprint: str) -> Table:
+    bad, names, values = BadRecords(cfg.max_bad_records), (), array.array("d")
+    for where, record in cfg.source.records(split, cfg.root(), bad):
+        record = {name.strip(): value for name, value in record.items()}
+        names = names or _columns(cfg, list(record), where)
+        reason, row = _numbers(record, names)
+        if not reason and cfg.num_classes and row[-1] not in range(cfg.num_classes):
+            label = record[cfg.target[0]]
+            reason = f"label {label} is not in 0 .. {cfg.num_classes - 1} (data.num_classes)"
         if reason:
             bad.skip(where, reason)
         else:
-            rows.append(values)
-    if not rows:
-        raise ValueError(f"data: {path} has no usable rows")
-    numbers = np.array(rows)
-    return Table(numbers[:, features], numbers[:, targets], tuple(header[i] for i in features), bad.skipped)
+            values.extend(row)
+    if not values:
+        raise ValueError(f"data.source: the {split} split of {cfg.source} has no usable rows")
+    rows = np.array(values).reshape(-1, len(names))
+    features = len(names) - len(cfg.target)
+    return Table(rows[:, :features], rows[:, features:], names[:features], bad.skipped)
 
 
-def _csv(path: str) -> Iterator[tuple[str, list[str]]]:
-    """(where, cells) of each line, the header first."""
-    if not Path(path).is_file():
-        raise ValueError(f"data.train, data.validation: no such file: {path} (a CSV file, or {DIABETES})")
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        rows = csv.reader(file)
-        for row, _ in read_rows(rows):  # a row with a cell beyond csv's limit comes without cells
-            yield f"{path} line {rows.line_num}", [cell.strip() for cell in row]
-
-
-def _diabetes() -> Iterator[tuple[str, list[str]]]:
-    """Efron, Hastie, Johnstone and Tibshirani (2004), "Least angle regression", as scikit-learn carries it."""
+def _diabetes_files() -> list[Path]:
     found = importlib.util.find_spec("sklearn")
     if found is None:
-        raise ValueError(f"data.train: {DIABETES!r} reads the package scikit-learn, which is not installed")
+        raise ValueError(f"data.source.train: {DIABETES!r} reads the package scikit-learn, which is not installed")
     folder = Path(found.submodule_search_locations[0]) / "datasets/data"
-    yield DIABETES, list(DIABETES_COLUMNS)
-    files = (folder / "diabetes_data_raw.csv.gz", folder / "diabetes_target.csv.gz")
+    return [folder / "diabetes_data_raw.csv.gz", folder / "diabetes_target.csv.gz"]
+
+
+def _diabetes() -> Records:
+    files = _diabetes_files()
     with gzip.open(files[0], "rt") as measurements, gzip.open(files[1], "rt") as progression:
         for number, (row, target) in enumerate(zip(measurements, progression, strict=True), 1):
-            yield f"{DIABETES} row {number}", [*row.split(), target.strip()]
+            cells = [*row.split(), target.strip()]
+            yield f"{DIABETES} row {number}", dict(zip(DIABETES_COLUMNS, cells, strict=True))
 
 
-def _columns(cfg: TabularData, header: list[str], where: str) -> tuple[list[int], list[int]]:
-    """Indices of the target and of the feature columns."""
+def _columns(cfg: TabularData, header: list[str], where: str) -> tuple[str, ...]:
+    """The names of the feature columns, then of the targets."""
     for option, names in (("target", cfg.target), ("features", cfg.features)):
         for name in names:
             if name not in header:
                 raise ValueError(f"data.{option}: {where} has no column {name!r}{nearest(name, header)}")
-    targets = [header.index(name) for name in cfg.target]
-    features = [header.index(name) for name in cfg.features]
-    features = features or [i for i in range(len(header)) if i not in targets]
+    features = cfg.features or tuple(name for name in header if name not in cfg.target)
     if not features:
         raise ValueError(f"data.target = {cfg.target!r}: {where} has no other column to predict it from")
-    return targets, features
+    return (*features, *cfg.target)
 
 
-def _numbers(cells: list[str], header: list[str]) -> tuple[str, list[float]]:
-    """("", the row's numbers), or (what is wrong with it, [])."""
-    if len(cells) != len(header):
-        return f"{len(cells)} cells, but the header has {len(header)}", []
+def _numbers(record: dict[str, Any], names: tuple[str, ...]) -> tuple[str, list[float]]:
+    """("", the numbers of these columns), or (what is wrong with the row, [])."""
+    if missing := lacks(record, *names):
+        return missing, []
     values = []
-    for name, cell in zip(header, cells, strict=True):
+    for name in names:
+        cell = record[name].strip() if isinstance(record[name], str) else record[name]
         try:
             values.append(float(cell))
-        except ValueError:
+        except (TypeError, ValueError):
             return f"column {name!r}: {cell!r} is not a number", []
         if not math.isfinite(values[-1]):
             return f"column {name!r}: {cell!r} is not finite", []

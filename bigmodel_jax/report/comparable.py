@@ -29,8 +29,10 @@ def _task(run: Run) -> Any:
 def _held_out(run: Run) -> Any:
     """A data class of the user's own may hold out rows by any of its fields."""
     own = not str(run.config.get("data", {}).get("type", "bigmodel_jax.")).startswith("bigmodel_jax.")
-    fields = _fields(run, "data").items()
-    return sorted((k, str(v)) for k, v in fields if not _under(k, ASIDE) and (own or _under(k, HELD_OUT)))
+    fields = _fields(run, "data")
+    cut = "source.train" if "validation_fraction" in fields and not fields.get("source.validation") else None
+    decides = {k: not _under(k, ASIDE) and (own or _under(k, HELD_OUT)) for k in fields} | {cut: True}
+    return sorted((k, str(v)) for k, v in fields.items() if decides[k])
 
 
 def _prepared(run: Run) -> Any:

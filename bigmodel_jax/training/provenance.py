@@ -52,7 +52,7 @@ def check(
     record, wrong = {}, ""
     if processes.first():
         try:
-            before = read(run_dir) if resumes else {}
+            before = _named_as_now(read(run_dir), config) if resumes else {}
             record = _record(config, source, before)
             wrong = _judge(run_dir, before, record, accept) if resumes else ""
         except (ValueError, OSError) as error:
@@ -93,9 +93,15 @@ def _whole(part: Any, keys: set[str]) -> bool:
     return isinstance(part, dict) and all(isinstance(e, dict) and keys <= e.keys() for e in part.values())
 
 
-def compared(run_dir: Path) -> set[str]:
+def compared(run_dir: Path, config: Config) -> set[str]:
     """The config's fields whose files are compared by content, so that their paths may change."""
-    return set(read(run_dir).get("data", {}))
+    return set(_named_as_now(read(run_dir), config).get("data", {}))
+
+
+def _named_as_now(record: dict, config: Config) -> dict:
+    """A record whose data goes by the names that the config's fields have now."""
+    now = {f"data.{old}": f"data.{new}" for old, new in type(config.data).RENAMED.items()}
+    return record and record | {"data": {now.get(name, name): entry for name, entry in record["data"].items()}}
 
 
 # ---------------------------------------------------------------- what there is

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.data.inspect import describe
+from bigmodel_jax.data.sources.sources import Arrays
+from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import chat, chat_data
 from bigmodel_jax.data.text.chat_data import ChatData
 from bigmodel_jax.data.tokenizers import tokenizers
@@ -74,7 +76,7 @@ def write(tmp_path, tokenizer, lines, template=CHATML, **fields):
     (tmp_path / "chat_template.jinja").write_text(template)
     (tmp_path / "talks.jsonl").write_text("\n".join(lines))
     return ChatData(
-        train=str(tmp_path / "talks.jsonl"),
+        source=TableFiles(str(tmp_path / "talks.jsonl")),
         tokenizer_path=str(tmp_path / "tokenizer.json"),
         template_path=str(tmp_path / "chat_template.jinja"),
         cache_dir=str(tmp_path / "cache"),
@@ -100,8 +102,21 @@ def test_a_second_bad_line_is_named(tokenizer, tmp_path):
     data = write(tmp_path, tokenizer, ["{", json.dumps({"messages": TALK[:2]})])
     with pytest.raises(ValueError, match=r"talks.jsonl line 2: the assistant says nothing"):
         data.open("train")
-    with pytest.raises(ValueError, match=r"data\.validation = ''"):
+    with pytest.raises(ValueError, match=r"data\.source\.validation: empty"):
         data.open("validation")
+
+
+def talks():
+    return {"train": {"talk": [TALK, TALK[1:3]], "source": ["a", "b"]}}
+
+
+def test_any_source_of_conversations_feeds_it(tokenizer, tmp_path):
+    data = write(tmp_path, tokenizer, lines(TALK, TALK[1:3]))
+    other = dataclasses.replace(data, source=Arrays(talks), messages_field="talk")
+    for name, x in data.open("train").batch(np.array([0]), None).items():
+        np.testing.assert_array_equal(other.open("train").batch(np.array([0]), None)[name], x, name)
+    with pytest.raises(ValueError, match="no field 'messages'; its fields: talk, source"):
+        dataclasses.replace(other, messages_field="messages", max_bad_records=0).open("train")
 
 
 def said(rows, tokenizer, row=0):
@@ -151,7 +166,7 @@ def test_a_conversation_longer_than_a_row_is_left_out_and_counted(tokenizer, tmp
     rows = data.open("train")
     assert [said(rows, tokenizer, r)[0] for r in range(len(rows))] == ["[Hi]Hello!<|endoftext|>"]
     assert "1 of 2 samples are longer than data.seq_len = 20: dropped (data.too_long)" in caplog.text
-    counts = describe(dataclasses.replace(data, validation=data.train))["train"]
+    counts = describe(dataclasses.replace(data, source=TableFiles(data.source.train, data.source.train)))["train"]
     assert (counts["conversations"], counts["too long, dropped"], counts["too long, cut at the front"]) == (2, 1, 0)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.data.text.subword_classification import SubwordClassificationData
+from bigmodel_jax.data.text.text_classification import LabelledLines
 from bigmodel_jax.data.tokenizers import tokenizer_files, tokenizers
 
 LINES = ["a fine film indeed\tgood", "a dull film\tbad", "fine and not dull\tgood", "indeed a dull and dull film\tbad"]
@@ -18,8 +19,7 @@ def data(tmp_path):
     (tmp_path / "train.txt").write_text("\n".join(LINES * 5) + "\n")
     (tmp_path / "test.txt").write_text("\n".join(LINES) + "\n")
     return SubwordClassificationData(
-        train=str(tmp_path / "train.txt"),
-        test=str(tmp_path / "test.txt"),
+        source=LabelledLines(train=str(tmp_path / "train.txt"), test=str(tmp_path / "test.txt")),
         evaluate_on="test",
         tokenizer_path=str(tmp_path / "tokenizer.json"),
         seq_len=6,

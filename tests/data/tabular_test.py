@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.data.holdout import held_out
-from bigmodel_jax.data.tabular import TabularData, read_split
+from bigmodel_jax.data.sources.sources import Arrays
+from bigmodel_jax.data.tabular import Tables, TabularData, read_split
 
 TABLE = "x,y,size\n" + "".join(f"{i},{i * i % 7},{3 * i + 1}\n" for i in range(20))
 
@@ -13,7 +14,7 @@ TABLE = "x,y,size\n" + "".join(f"{i},{i * i % 7},{3 * i + 1}\n" for i in range(2
 @pytest.fixture
 def config(tmp_path):
     (tmp_path / "table.csv").write_text(TABLE)
-    return TabularData(train=str(tmp_path / "table.csv"), target=("size",))
+    return TabularData(source=Tables(str(tmp_path / "table.csv")), target=("size",))
 
 
 def test_training_rows_are_standardised_and_the_rest_by_the_same_numbers(config, tmp_path):
@@ -58,8 +59,22 @@ def test_the_split_does_not_depend_on_the_order_and_keeps_equal_rows_together(co
 
 def test_a_file_of_its_own_for_validation(config, tmp_path):
     (tmp_path / "other.csv").write_text("x,y,size\n1,2,3\n")
-    config = dataclasses.replace(config, validation=str(tmp_path / "other.csv"))
+    source = dataclasses.replace(config.source, validation=str(tmp_path / "other.csv"))
+    config = dataclasses.replace(config, source=source)
     assert (len(config.open("train")), len(config.open("validation"))) == (20, 1)
+
+
+def columns():
+    return {"train": {"x": np.arange(9), "name": list("abcdefghi"), "size": [2 * i for i in range(9)]}}
+
+
+def test_any_source_of_named_numbers_feeds_it(tmp_path):
+    data = TabularData(source=Arrays(columns), target=("size",), features=("x",), cache_dir=str(tmp_path))
+    table = read_split(data, "train")
+    assert (table.features * 2 == table.targets).all(), "columns that are not read may be no numbers"
+    assert len(table.targets) == 9 - len(read_split(data, "validation").targets) == 8
+    with pytest.raises(ValueError, match="record 0: column 'name': 'a' is not a number"):
+        read_split(dataclasses.replace(data, features=("x", "name")), "train")
 
 
 def test_labels(config, tmp_path):
@@ -95,8 +110,8 @@ def test_bad_rows_are_counted_and_named(config, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": "missing.csv"}, r"data\.train, data\.validation: no such file: missing\.csv"),
-        ({"target": ("sise",)}, r"data\.target: .*table\.csv line 1 has no column 'sise' \(perhaps you meant 'size'\)"),
+        ({"source": Tables("missing.csv")}, r"data\.source\.train: 'missing\.csv' matches no file"),
+        ({"target": ("sise",)}, r"data\.target: .*table\.csv line 2 has no column 'sise' \(perhaps you meant 'size'\)"),
         ({"features": ("z",)}, r"data\.features: .* has no column 'z'"),
         ({"target": ("x", "y", "size")}, r"has no other column to predict it from"),
         ({"target": ()}, r"data\.target = \(\): at least one is needed"),

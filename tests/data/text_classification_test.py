@@ -5,7 +5,9 @@ import zlib
 import numpy as np
 import pytest
 
+from bigmodel_jax.data.sources.sources import Arrays
 from bigmodel_jax.data.text.text_classification import (
+    LabelledLines,
     TextClassificationData,
     char_ngrams,
     read,
@@ -21,7 +23,32 @@ LINES = [f"Word{i} is {'good' if i % 2 else 'bad'}, common.\t{'pos' if i % 2 els
 def config(tmp_path):
     (tmp_path / "train.txt").write_text("\n".join(LINES) + "\n")
     (tmp_path / "test.txt").write_text("good novel\tpos\nbad\tneg\n\u00e9t\u00e9 a\tb\tneg\n")
-    return TextClassificationData(train=str(tmp_path / "train.txt"), test=str(tmp_path / "test.txt"), seq_len=6)
+    return TextClassificationData(
+        source=LabelledLines(train=str(tmp_path / "train.txt"), test=str(tmp_path / "test.txt")), seq_len=6
+    )
+
+
+def reviews():
+    films = {"text": [f"film {i}" for i in range(6)], "label": [0, 1, 2] * 2}
+    return {"train": films, "validation": films, "test": {"text": ["film 9"], "label": [2]}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Named(Arrays):
+    def labels(self):
+        return ("worse", "middling", "fine")
+
+
+def test_any_source_of_texts_and_labels_feeds_it(tmp_path):
+    data = TextClassificationData(source=Arrays(reviews), seq_len=3, cache_dir=str(tmp_path))
+    assert [len(data.open(split)) for split in ("train", "validation")] == [6, 6], "nothing is held out of its training"
+    assert vocabulary(data)[1] == ("0", "1", "2")
+    named = dataclasses.replace(data, source=Named(reviews), evaluate_on="test")
+    assert vocabulary(named)[1] == ("worse", "middling", "fine"), "in the order of the source's numbers"
+    assert named.open("validation").labels.tolist() == [2]
+    assert sorted(named.reads()) == ["data.source.test", "data.source.train", "data.source.validation"]
+    with pytest.raises(ValueError, match="no field 'stars'; its fields: text, label"):
+        dataclasses.replace(data, label_field="stars").open("train")
 
 
 def test_words():
@@ -116,7 +143,7 @@ def test_a_label_that_training_lacks(config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": "missing.txt"}, r"data: no such file: missing\.txt \(data\.train and data\.test"),
+        ({"source": LabelledLines("missing.txt")}, r"data\.source\.train: 'missing\.txt' matches no file"),
         ({"validation_fraction": 0.0}, r"data\.validation_fraction = 0\.0"),
         ({"vocab_size": 2}, r"data\.vocab_size = 2; it must be 3 or more"),
         ({"seq_len": 0}, r"data\.seq_len = 0; it must be 1 or more"),
@@ -133,5 +160,5 @@ def test_one_label_is_not_enough(config, tmp_path):
     with pytest.raises(ValueError, match=r"has one label only, 'x'; at least two are needed"):
         config.open("train")
     (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(ValueError, match=r"empty\.txt has no usable lines"):
-        read(str(tmp_path / "empty.txt"), 0)
+    with pytest.raises(ValueError, match=r"empty\.txt.* has no usable records"):
+        read(dataclasses.replace(config, source=LabelledLines(str(tmp_path / "empty.txt"))), "train")

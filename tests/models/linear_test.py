@@ -16,7 +16,7 @@ from bigmodel_jax.config import TrainConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data.loader import make_iterator
-from bigmodel_jax.data.tabular import TabularData, read_split
+from bigmodel_jax.data.tabular import Tables, TabularData, read_split
 from bigmodel_jax.models import LinearConfig
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.training.saved import load_weights
@@ -119,7 +119,7 @@ def write_table(path, features, label, num_classes):
         *(",".join(map(repr, [*x, y])) for x, y in zip(features.tolist(), label.tolist(), strict=True)),
     ]
     path.write_text("\n".join(rows))
-    return TabularData(train=str(path), validation=str(path), target=("label",), num_classes=num_classes)
+    return TabularData(source=Tables(str(path), str(path)), target=("label",), num_classes=num_classes)
 
 
 def test_it_is_the_formula_and_starts_at_zero():

@@ -20,7 +20,12 @@ TEXT = {
 }
 LABELS = {
     "objective": {"type": "bigmodel_jax.objectives.classification:Classification", "label_smoothing": 0.0},
-    "data": {"type": "bigmodel_jax.data.text.text_classification:TextClassificationData", "train": "a", "seq_len": 64},
+    "data": {
+        "type": "bigmodel_jax.data.text.text_classification:TextClassificationData",
+        "source": {"train": "a", "validation": ""},
+        "validation_fraction": 0.1,
+        "seq_len": 64,
+    },
 }
 OWN = {"objective": TEXT["objective"], "data": {"type": "my.py:Rows", "file": "a", "noise": 0.1}}
 METRICS = {"NextToken": [], "Classification": [{"step": 1, "eval/confusion": [[1]]}]}
@@ -63,7 +68,13 @@ CASES = [
         {"data.type": "bigmodel_jax.data.text.subword_classification:SubwordClassificationData"},
         "",
     ),
-    ("eval/accuracy", LABELS, {"data.train": "b"}, "held-out data"),
+    ("eval/accuracy", LABELS, {"data.source.train": "b"}, "held-out data"),
+    (
+        "eval/accuracy",
+        LABELS | {"data": LABELS["data"] | {"source": {"train": "a", "validation": "c"}}},
+        {"data.source.train": "b"},
+        "",
+    ),
     ("eval/loss", OWN, {"data.noise": 0.2}, "held-out data"),
 ]
 

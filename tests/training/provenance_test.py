@@ -13,6 +13,7 @@ from bigmodel_jax import config_file
 from bigmodel_jax.core import processes
 from bigmodel_jax.data import Arrays, CaptionFiles, ImageTextData, JsonlFiles, TokenizerConfig
 from bigmodel_jax.data import cache as prepared
+from bigmodel_jax.data.tabular import Tables, TabularData
 from bigmodel_jax.training import provenance, run_folder
 
 OWN = """
@@ -198,6 +199,20 @@ def test_an_edited_config_file_and_an_edited_neighbour_are_refused_by_name(place
     assert f"other code: {path} has other content" in refused
     copy = place.run_dir / refused.partition("before: ")[2].partition(")")[0]
     assert copy.read_text() == before, "the copy in the run's folder is what the run has used"
+
+
+def test_a_record_of_before_files_belonged_to_a_source_is_compared_by_their_content(place, tmp_path):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("x,progression\n" + "".join(f"{i},{i}\n" for i in range(9)))
+    config = dataclasses.replace(place.config(), data=TabularData(source=Tables(str(rows))))
+    record = place.start(config, resumes=False)
+    assert list(record["data"]) == ["data.source.train"]
+    provenance.write(place.run_dir, record | {"data": {"data.train": record["data"]["data.source.train"]}})
+    assert provenance.compared(place.run_dir, config) == {"data.source.train"}
+    place.start(config)
+    provenance.write(place.run_dir, record | {"data": {"data.train": record["data"]["data.source.train"]}})
+    rows.write_text(rows.read_text() + "9,9\n")
+    assert "data.source.train: " in place.refusal(config)
 
 
 def test_a_model_file_counts_where_the_config_comes_from_config_json(place):

@@ -45,8 +45,8 @@ class CaptionFiles(Files):
             stats.append((str(picture), stat.st_size, stat.st_mtime_ns))
         return cache.key(super().fingerprint(split, root), stats)
 
-    def reads(self, root):
-        return {split: [*files, *self._pictures(split, root)] for split, files in super().reads(root).items()}
+    def made_from(self, split, root):
+        return [*self.paths(split), *self._pictures(split, root)]
 
     def _pictures(self, split: str, root: Path) -> list[Path]:
         return [record["image"] for _, record in self.records(split, root, BadRecords(1 << 62))]

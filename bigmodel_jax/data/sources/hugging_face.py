@@ -43,9 +43,6 @@ class HuggingFaceDataset(Source):
         """Of the content, a second or so per gigabyte: what the package itself calls one is random for data in memory."""
         return _digest(self._split(split))
 
-    def reads(self, root):
-        return {split: self.fingerprint(split, root) for split in ("train", "validation") if self.has(split, root)}
-
     def labels(self):
         return tuple(getattr(self._split("train").features.get("label"), "names", None) or ())
 

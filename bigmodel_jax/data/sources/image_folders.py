@@ -30,9 +30,8 @@ class ImageFolders(Source):
     def has(self, split, root):
         return bool(getattr(self, split, ""))
 
-    def reads(self, root):
-        splits = [split for split in ("train", "validation") if self.has(split, root)]
-        return {split: [path for path, _ in self._pictures(split)] for split in splits}
+    def made_from(self, split, root):
+        return [path for path, _ in self._pictures(split)]
 
     def fingerprint(self, split, root):
         """Of pictures, size and time of change stand for the content."""

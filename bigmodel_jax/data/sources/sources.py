@@ -45,7 +45,11 @@ class Source:
 
     def reads(self, root: Path) -> dict[str, list[Path] | str]:
         """As `DataConfig.reads`, by the source's own fields or splits."""
-        return {split: self.fingerprint(split, root) for split in ("train", "validation")}
+        return {split: self.made_from(split, root) for split in ("train", "validation") if self.has(split, root)}
+
+    def made_from(self, split: str, root: Path) -> list[Path] | str:
+        """The files of a split, or a text that changes when its records do."""
+        return self.fingerprint(split, root)
 
     def labels(self) -> tuple[str, ...]:
         """The names of the classes, in the order of their numbers; empty where they have none."""
@@ -158,8 +162,8 @@ class Files(Source):
     def has(self, split, root):
         return bool(getattr(self, split, ""))
 
-    def reads(self, root):
-        return {split: self.paths(split) for split in ("train", "validation") if getattr(self, split)}
+    def made_from(self, split, root):
+        return self.paths(split)
 
     def fingerprint(self, split, root):
         facts = dataclasses.asdict(self) | {"train": "", "validation": ""}

@@ -15,7 +15,7 @@ Rows = Iterator[tuple[str, dict[str, Any], str]]
 
 @dataclasses.dataclass(frozen=True)
 class TableFiles(Files):
-    """Rows of .jsonl, .csv, .tsv and .parquet files; a record is a row's fields by name.
+    """Rows of .jsonl (.json), .csv, .tsv and .parquet files; a record is a row's fields by name.
 
     Parquet needs pyarrow (the extra `parquet`). `text_field` is what data sets of one text a record read.
     """
@@ -76,6 +76,7 @@ def read_parquet(path: Path) -> Rows:
 
 READERS: dict[str, Callable[[Path], Rows]] = {
     ".jsonl": read_jsonl,
+    ".json": read_jsonl,
     ".csv": read_csv,
     ".tsv": read_tsv,
     ".parquet": read_parquet,

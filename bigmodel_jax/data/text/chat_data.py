@@ -17,9 +17,11 @@ import numpy as np
 from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
+from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field
-from bigmodel_jax.data.sources.lines import parse_json, read_lines
+from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import chat, packing
 from bigmodel_jax.data.text.packing import Packing
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
@@ -34,12 +36,14 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class ChatData(DataConfig):
-    """JSONL files, one conversation a line: {"messages": [{"role": ..., "content": ...}, ...]}."""
+    """Records {"messages": [{"role": ..., "content": ...}, ...]}, one conversation each."""
 
-    RENAMED: ClassVar = {"train_path": "train", "validation_path": "validation"}
+    RENAMED: ClassVar = {
+        old: f"source.{old.removesuffix('_path')}" for old in ("train", "validation", "train_path", "validation_path")
+    }
 
-    train: str = ""
-    validation: str = ""
+    source: Source = TableFiles()
+    messages_field: str = "messages"
     tokenizer_path: str = ""
     "the model's tokenizer.json"
     template_path: str = ""
@@ -53,16 +57,14 @@ class ChatData(DataConfig):
     "a message that spells a control token such as <|im_end|>: error makes it a bad record; escape reads it as text"
 
     def open(self, split: str) -> "ChatRows":
-        path = {"train": self.train, "validation": self.validation}[split]
-        self._check(split, path)
-        digests = [cache.file_digest(path), fingerprint(self.tokenizer_path), cache.file_digest(self.template_path)]
-        folder = cache.build(
-            self.root() / f"chat-{FORMAT}" / cache.key(digests, self.max_bad_records, self.control_tokens),
-            lambda out: self._write(path, out),
-        )
+        self._check()
+        facts = [self.source.fingerprint(split, self.root()), self.messages_field, self.max_bad_records]
+        facts += [fingerprint(self.tokenizer_path), cache.file_digest(self.template_path), self.control_tokens]
+        folder = cache.build(self.root() / f"chat-{FORMAT}" / cache.key(facts), lambda out: self._write(split, out))
         meta = json.loads((folder / "meta.json").read_text())
         log_skipped(split, meta["bad_records"])
-        stream = Stream(*(np.load(folder / f"{name}.npy") for name in Stream._fields))
+        # Copied where it is written to, and else read from the file: `fit` cuts in it.
+        stream = Stream(*(np.load(folder / f"{name}.npy", mmap_mode="c") for name in Stream._fields))
         starts, lengths, counts = fit(stream, self.seq_len, self.too_long, meta["start"])
         for how, count in counts.items():
             if count:
@@ -70,18 +72,16 @@ class ChatData(DataConfig):
                             split, count, len(stream.offsets) - 1, self.seq_len, how)  # fmt: skip
         if not len(starts):
             raise ValueError(
-                f"data.seq_len = {self.seq_len}: every conversation of {path} is longer; give more"
+                f"data.seq_len = {self.seq_len}: every conversation of the {split} split is longer; give more"
                 + (", or data.too_long = 'cut'" if self.too_long == "drop" else "")
             )
         plan = packing.pack(self.packing, starts, lengths, self.seq_len)
         return ChatRows(stream, plan, self.seq_len, meta | counts)
 
-    def _check(self, split: str, path: str) -> None:
+    def _check(self) -> None:
         for name in ("tokenizer_path", "template_path"):
             if not Path(getattr(self, name)).is_file():
                 raise ValueError(f"data.{name} = {getattr(self, name)!r}: no such file")
-        if not Path(path).is_file():
-            raise ValueError(f"data.{split} = {path!r}: no such file")
         if self.packing == "concat":
             raise ValueError(
                 "data.packing = 'concat': it cuts conversations at row ends, and answers off their questions; "
@@ -105,25 +105,35 @@ class ChatData(DataConfig):
         self.open_tokenizer().save(folder / "tokenizer.json")
         files.replace(folder / "chat_template.jinja", Path(self.template_path).read_text())
 
-    def _write(self, path: str, out: Path) -> None:
+    def _write(self, split: str, out: Path) -> None:
         tokenizer, template = load_tokenizer(self.tokenizer_path), Path(self.template_path).read_text()
-        bad = BadRecords(self.max_bad_records)
-        conversations, samples = 0, []
-        for where, messages in _conversations(path, bad):
-            try:
-                found = chat.samples(template, messages, tokenizer, escape=self.control_tokens == "escape")
-            except ValueError as error:
-                bad.skip(where, str(error))
-                continue
-            conversations += 1
-            samples += [_with_end(sample, tokenizer) for sample in found]
-        if not samples:
-            raise ValueError(f"{path}: no conversation in which an assistant speaks")
-        np.save(out / "tokens.npy", np.concatenate([ids for ids, _ in samples]))
-        np.save(out / "mask.npy", np.concatenate([mask for _, mask in samples]))
-        np.save(out / "offsets.npy", np.cumsum([0, *(len(ids) for ids, _ in samples)]))
+        bad, conversations, sizes = BadRecords(self.max_bad_records), 0, [0]
+        with Column(out / "tokens.npy", np.int32) as tokens, Column(out / "mask.npy", np.float32) as asked:
+            for where, messages in self._conversations(split, bad):
+                try:
+                    found = chat.samples(template, messages, tokenizer, escape=self.control_tokens == "escape")
+                except ValueError as error:
+                    bad.skip(where, str(error))
+                    continue
+                conversations += 1
+                for ids, mask in (_with_end(sample, tokenizer) for sample in found):
+                    tokens.extend(ids)
+                    asked.extend(mask)
+                    sizes.append(len(ids))
+        if not tokens.rows:
+            raise ValueError(f"data.source: the {split} split has no conversation in which an assistant speaks")
+        np.save(out / "offsets.npy", np.cumsum(sizes))
         meta = {"conversations": conversations, "bad_records": bad.skipped, "start": tokenizer.start}
         (out / "meta.json").write_text(json.dumps(meta))
+
+    def _conversations(self, split: str, bad: BadRecords) -> Iterator[tuple[str, list[chat.Message]]]:
+        """(where, messages) of every usable record."""
+        for where, record in self.source.records(split, self.root(), bad):
+            reason = lacks(record, self.messages_field) or _wrong(record[self.messages_field])
+            if reason:
+                bad.skip(where, reason)
+            else:
+                yield where, record[self.messages_field]
 
 
 def _with_end(sample: chat.Sample, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
@@ -134,21 +144,9 @@ def _with_end(sample: chat.Sample, tokenizer: Tokenizer) -> tuple[np.ndarray, np
     return np.append(ids, np.int32(tokenizer.stops[0])), np.append(mask, np.float32(open_end))
 
 
-def _conversations(path: str, bad: BadRecords) -> Iterator[tuple[str, list[chat.Message]]]:
-    """(where, messages) of every usable line."""
-    for number, line, reason in read_lines(Path(path)):
-        record, reason = (None, reason) if reason else parse_json(line)
-        messages = record.get("messages") if isinstance(record, dict) else None
-        reason = reason or _wrong(messages)
-        if reason:
-            bad.skip(f"{path} line {number}", reason)
-        else:
-            yield f"{path} line {number}", messages
-
-
 def _wrong(messages) -> str:
     if not isinstance(messages, list):
-        return "not a JSON object with a list of messages"
+        return "its messages are no list"
     if not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
         return "a message without role or content"
     return "" if any(m["role"] == "assistant" for m in messages) else "the assistant says nothing"

@@ -1,4 +1,4 @@
-"""Texts with one label each, one `text<TAB>label` a line: rows of words, by a vocabulary fitted on the training texts."""
+"""Texts with one label each: rows of words, by a vocabulary fitted on the training texts."""
 
 import collections
 import dataclasses
@@ -6,18 +6,18 @@ import functools
 import json
 import re
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from bigmodel_jax.core import files
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import Count, CountOrZero, ProperShare
-from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field, per_row, per_token
 from bigmodel_jax.data.holdout import check_fraction, held_out
+from bigmodel_jax.data.sources.sources import Files, Source
 
 PADDING, UNKNOWN = 0, 1
 SPECIAL = ("<padding>", "<unknown>")
@@ -25,12 +25,30 @@ WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")  # don't, 1990s; every other cha
 
 
 @dataclasses.dataclass(frozen=True)
+class LabelledLines(Files):
+    """UTF-8 files of one `text<TAB>label` a line."""
+
+    test: str = ""
+
+    def records(self, split, root, bad):
+        for path in self.paths(split):
+            with open(path, "rb") as file:
+                for number, line in enumerate(file, 1):
+                    reason, record = _parse(line.rstrip(b"\r\n"))
+                    if reason:
+                        bad.skip(f"{path} line {number}", reason)
+                    else:
+                        yield f"{path} line {number}", record
+
+
+@dataclasses.dataclass(frozen=True)
 class TextClassificationData(DataConfig):
-    """Lower-case words, cut at `seq_len`, padded on the right; and, where asked for, what characters they are made of.
+    """Records {"text", "label"}, a label being a text or a number: lower-case words, cut at `seq_len`, padded on the
+    right; and, where asked for, what characters they are made of.
 
     Batch: tokens and segment_ids (1, and 0 for padding) (B, T) int32, label (B,) int32, weights (B,) float32; with
     `max_chars` also ngrams (B, N) int32, 0 for padding. Labels are numbered in the order of their names; vocabulary and
-    labels are those of the training rows.
+    labels are those of the training rows, or of the source, where it names its classes.
     """
 
     levels = (
@@ -44,14 +62,16 @@ class TextClassificationData(DataConfig):
         ),
     )
 
-    RENAMED: ClassVar = {"train_path": "train", "test_path": "test"}
+    RENAMED: ClassVar = {
+        old: f"source.{old.removesuffix('_path')}" for old in ("train", "test", "train_path", "test_path")
+    }
 
-    train: str = "data/train.txt"
-    test: str = "data/test.txt"
+    source: Source = LabelledLines(train="data/train.txt", test="data/test.txt")
+    label_field: str = "label"
     evaluate_on: Literal["validation", "test"] = "validation"
-    "what an evaluation reads: the rows of `train` that are held out, or `test`"
+    "which split of the source an evaluation reads"
     validation_fraction: ProperShare = 0.1
-    "share of the rows of `train` held out, chosen by their content"
+    "share of the training records held out, chosen by their content, where the source has no split validation"
     vocab_size: Count = 20_000
     "the commonest words, padding and unknown included"
     seq_len: Count = 64
@@ -76,16 +96,16 @@ class TextClassificationData(DataConfig):
         return LabelledTexts(tokens, numbers, skipped, char_ngrams(examples, self) if self.max_chars else None)
 
     def examples(self, split: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-        """((text, label) of every usable line of a split, what was skipped)."""
-        path = self.test if self._from_test(split) else self.train
-        known = vocabulary(self)[1] if self._from_test(split) else None
-        examples, skipped = read(path, self.max_bad_records, known=known)
+        """((text, label) of every usable record of a split, what was skipped)."""
+        own = self._own_split(split)
+        examples, skipped = read(self, own or "train", vocabulary(self)[1] if own and split != "train" else None)
         log_skipped(split, skipped)
-        return (examples if self._from_test(split) else self.of_split(examples, split)), skipped
+        return (examples if own else self.of_split(examples, split)), skipped
 
     def reads(self) -> dict[str, list[Path] | str]:
-        found = super().reads()
-        return found if self.evaluate_on == "test" else {k: v for k, v in found.items() if k != "data.test"}
+        own = self._own_split("validation")
+        more = {f"data.source.{own}": self.source.made_from(own, self.root())} if own else {}
+        return super().reads() | more
 
     def row(self) -> dict[str, Field]:
         texts = (
@@ -109,10 +129,16 @@ class TextClassificationData(DataConfig):
         text = json.dumps({"words": list(words), "labels": list(labels)}, ensure_ascii=False, indent=0)
         files.replace(folder / "vocabulary.json", text + "\n")
 
-    def _from_test(self, split: str) -> bool:
-        return split == "validation" and self.evaluate_on == "test"
+    def _own_split(self, split: str) -> str:
+        """The source's split that is read for `split`; empty where its records are a part of the training split's."""
+        found = self.evaluate_on if split == "validation" else split
+        held_out_here = not self.source.has("validation", self.root()) and found != "test"
+        return "" if held_out_here else found
 
     def of_split(self, examples: list[tuple[str, str]], split: str) -> list[tuple[str, str]]:
+        """Of the training split's records, those of `split`."""
+        if self.source.has("validation", self.root()):
+            return examples
         sides = held_out(["\t".join(e).encode() for e in examples], self.validation_fraction)
         return [e for e, held in zip(examples, sides, strict=True) if held == (split == "validation")]
 
@@ -140,13 +166,14 @@ class LabelledTexts:
 # ---------------------------------------------------------------- reading
 
 
-def read(path: str, limit: int, known: tuple[str, ...] | None = None) -> tuple[list[tuple[str, str]], list]:
-    """((text, label) of every usable line, what was skipped); `known`: the only labels that are usable."""
-    if not Path(path).is_file():
-        raise ValueError(f"data: no such file: {path} (data.train and data.test: one `text<TAB>label` a line)")
-    bad, examples = BadRecords(limit), []
-    for where, line in _lines(path):
-        reason, example = _parse(line)
+def read(
+    cfg: TextClassificationData, split: str, known: tuple[str, ...] | None = None
+) -> tuple[list[tuple[str, str]], list]:
+    """((text, label) of every usable record of the source's split, what was skipped); `known`: the only labels that are
+    usable."""
+    bad, examples, names = BadRecords(cfg.max_bad_records), [], cfg.source.labels()
+    for where, record in cfg.source.records(split, cfg.root(), bad):
+        reason, example = _example(record, cfg.label_field, names)
         if not reason and known is not None and example[1] not in known:
             reason = f"label {example[1]!r} is not among those of training: {', '.join(known[:10])}"
         if reason:
@@ -154,28 +181,32 @@ def read(path: str, limit: int, known: tuple[str, ...] | None = None) -> tuple[l
         else:
             examples.append(example)
     if not examples:
-        raise ValueError(f"data: {path} has no usable lines; each is `text<TAB>label`")
+        raise ValueError(f"data.source: the {split} split of {cfg.source} has no usable records")
     return examples, bad.skipped
 
 
-def _lines(path: str) -> Iterator[tuple[str, bytes]]:
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            yield f"{path} line {number}", line.rstrip(b"\r\n")
-
-
-def _parse(line: bytes) -> tuple[str, tuple[str, str]]:
-    """("", (text, label)), or (what is wrong, ("", ""))."""
+def _parse(line: bytes) -> tuple[str, dict[str, str]]:
+    """("", the record), or (what is wrong, {})."""
     try:
         text, tab, label = line.decode("utf-8").rpartition("\t")
     except UnicodeDecodeError as error:
-        return f"not UTF-8 ({error.reason} at byte {error.start})", ("", "")
-    if not tab:
-        return "no tab between text and label", ("", "")
+        return f"not UTF-8 ({error.reason} at byte {error.start})", {}
+    return ("", {"text": text, "label": label}) if tab else ("no tab between text and label", {})
+
+
+def _example(record: dict[str, Any], label_field: str, names: tuple[str, ...]) -> tuple[str, tuple[str, str]]:
+    """("", (text, label)), or (what is wrong, ("", "")). A number is the name of its class, where the source has names."""
+    if missing := lacks(record, "text", label_field):
+        return missing, ("", "")
+    text, label = record["text"], record[label_field]
+    if names and not isinstance(label, str):
+        if label not in range(len(names)):
+            return f"label {label!r} is not in 0 .. {len(names) - 1}", ("", "")
+        label = names[label]
     for name, value in (("text", text), ("label", label)):
-        if not value.strip():
+        if value is None or not str(value).strip():
             return f"empty {name}", ("", "")
-    return "", (text.strip(), label.strip())
+    return ("", (text.strip(), str(label).strip())) if isinstance(text, str) else ("the text is no text", ("", ""))
 
 
 # ---------------------------------------------------------------- words to numbers
@@ -187,16 +218,16 @@ def split_words(text: str) -> list[str]:
 
 def vocabulary(cfg: TextClassificationData) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(words, labels) in the order of their numbers, from the training rows alone."""
-    stamp = Path(cfg.train).stat().st_mtime_ns if Path(cfg.train).is_file() else 0
-    return _vocabulary(dataclasses.replace(cfg, test="", evaluate_on="validation"), stamp)
+    fitted = dataclasses.replace(cfg, evaluate_on="validation")
+    return _vocabulary(fitted, cfg.source.fingerprint("train", cfg.root()))
 
 
 @functools.lru_cache(maxsize=4)
-def _vocabulary(cfg: TextClassificationData, _modified: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    every, _ = read(cfg.train, cfg.max_bad_records)
-    labels = sorted({label for _, label in every})
+def _vocabulary(cfg: TextClassificationData, _fingerprint: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    every, _ = read(cfg, "train")
+    labels = cfg.source.labels() or sorted({label for _, label in every})
     if len(labels) < 2:
-        raise ValueError(f"data.train: {cfg.train} has one label only, {labels[0]!r}; at least two are needed")
+        raise ValueError(f"data.source: training has one label only, {labels[0]!r}; at least two are needed")
     count = collections.Counter(word for text, _ in cfg.of_split(every, "train") for word in split_words(text))
     # By count, then by the alphabet: the order of the lines plays no part.
     words = sorted(count, key=lambda word: (-count[word], word))[: cfg.vocab_size - len(SPECIAL)]
