@@ -178,5 +178,10 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {prefix or "config": type(config).__name__}
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}.{field.name}".lstrip(".")
-        out |= flat(value, name) if dataclasses.is_dataclass(value) else {name: value}
+        if isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+            parts = {f"{name}.{i}": part for i, part in enumerate(value)}  # as the options are called
+        else:
+            parts = {name: value}
+        for name, part in parts.items():
+            out |= flat(part, name) if dataclasses.is_dataclass(part) else {name: part}
     return out

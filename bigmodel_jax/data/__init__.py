@@ -8,10 +8,12 @@ from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.images.image import ImageData, image_shape
 from bigmodel_jax.data.images.image_text import CaptionFiles, ImageTextData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
+from bigmodel_jax.data.mixture import MixtureData, Stage
 from bigmodel_jax.data.sources.hugging_face import HuggingFaceDataset
 from bigmodel_jax.data.sources.image_folders import ImageFolders
 from bigmodel_jax.data.sources.sources import Arrays, CsvFiles, JsonlFiles, Source, TextFiles, Tfds
 from bigmodel_jax.data.sources.table_files import TableFiles
+from bigmodel_jax.data.steps import Steps
 from bigmodel_jax.data.tabular import Tables, TabularData
 from bigmodel_jax.data.text.chat_data import ChatData
 from bigmodel_jax.data.text.masking import MaskedTextData
@@ -42,12 +44,15 @@ __all__ = [
     "JsonlFiles",
     "LabelledLines",
     "MaskedTextData",
+    "MixtureData",
     "PermutedTextData",
     "QuestionAnsweringData",
     "SentencePairData",
     "Source",
     "SpanCorruptionData",
     "SquadFiles",
+    "Stage",
+    "Steps",
     "TableFiles",
     "Tables",
     "TabularData",

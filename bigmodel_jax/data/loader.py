@@ -31,7 +31,13 @@ class Sampler:
         """Rows [low, high) of global batch `number`."""
         high = self.batch_size if high is None else high
         examples = number * self.batch_size + np.arange(low, high)
-        return self.rows.batch(shuffle.order(self.start, examples, len(self.rows)), shuffle.noise(self.start, examples))
+        return self.rows.batch(self.order(examples), shuffle.noise(self.start, examples))
+
+    def order(self, examples: np.ndarray) -> np.ndarray:
+        """The rows of these examples; those of a mixture know their own."""
+        if hasattr(self.rows, "order"):
+            return self.rows.order(self.start, examples, self.batch_size)
+        return shuffle.order(self.start, examples, len(self.rows))
 
 
 class BatchIterator:

@@ -1,0 +1,76 @@
+"""Steps between a source and whatever reads it: functions that drop, change or cut up records when they are prepared."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from bigmodel_jax.core import user_code
+from bigmodel_jax.core.user_code import FunctionName
+from bigmodel_jax.data import cache
+from bigmodel_jax.data.sources.sources import Source
+
+OPTION = "data.source.steps"
+Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps(Source):
+    """The records of `source` after `steps`, one after another.
+
+    A step is a function from a record to the records in its place: none, one or several. It is named as the function of
+    `Arrays` is. The content of its file is part of the prepared data's name in the cache.
+    """
+
+    source: Source
+    steps: tuple[FunctionName, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "steps", tuple(user_code.name_of(OPTION, step) for step in self.steps))
+
+    def short_name(self):
+        return self.source.short_name()
+
+    def labels(self):
+        return self.source.labels()
+
+    def has(self, split, root):
+        return self.source.has(split, root)
+
+    def reads(self, root):
+        return {f"source.{name}": what for name, what in self.source.reads(root).items()}
+
+    def made_from(self, split, root):
+        return self.source.made_from(split, root)
+
+    def fingerprint(self, split, root):
+        steps = [(step.__qualname__, _code(step)) for step in self._functions()]
+        return cache.key(self.source.fingerprint(split, root), steps)
+
+    def records(self, split, root, bad):
+        functions = self._functions()
+        for where, record in self.source.records(split, root, bad):
+            try:
+                found = _after(functions, [record])
+            except Exception as error:  # whatever a step of the user's raises
+                bad.skip(where, f"{OPTION}: {type(error).__name__}: {error}")
+                continue
+            yield from ((where, made) for made in found)
+
+    def _functions(self) -> list[Callable[[Record], Iterable[Record]]]:
+        return [user_code.find(OPTION, name) for name in self.steps]
+
+
+def _after(functions: list[Callable], records: list[Record]) -> list[Record]:
+    for function in functions:
+        records = [made for record in records for made in function(record)]
+        if wrong := [made for made in records if not isinstance(made, dict)]:
+            raise TypeError(
+                f"{function.__qualname__} gave {wrong[0]!r:.40}; it must return a list of records, or yield them"
+            )
+    return records
+
+
+def _code(function: Callable) -> str:
+    file = inspect.getsourcefile(function)
+    return cache.file_digest(file) if file else ""
