@@ -61,7 +61,9 @@ ROOMS = {
     "optax": ("optim", "objectives", "training.step", "training.state"),
     "chex": ("core.metrics", "nn.attention.attention", "nn.cross_entropy", "training.step"),  # shapes at boundaries
     "orbax": ("checkpoint",),
-    "grain": ("data",),
+    "grain": ("data.sources.grain_source",),
+    "cloudpickle": ("data.sources.grain_source",),  # how Grain sends a pipeline to its worker processes
+    "absl": ("data.sources.grain_source",),  # flags that Grain's worker processes read
     "tensorflow_datasets": ("data",),
     "tokenizers": ("data",),
     "sentencepiece": ("data.tokenizers.sentencepiece_model",),

@@ -27,7 +27,7 @@ from mirrors import ROOT, tests_of
 from mistakes import LIST, PACKAGE, Mistake, drawn, planted, reviewed
 
 COPIED = (PACKAGE, "configs", "docs", "launch.py", "pyproject.toml", "README.md", "tests")
-PRELOADED = ("jax", "jax.numpy", "flax.struct", "flax.traverse_util", "optax", "numpy", "tyro", "rich.console", "grain")
+PRELOADED = ("jax", "jax.numpy", "flax.struct", "flax.traverse_util", "optax", "numpy", "tyro", "rich.console")
 LIMIT = 600  # seconds that the tests of a file may take
 
 

@@ -72,6 +72,24 @@ def find(option: str, name: str) -> Callable:
         raise ValueError(f"{option}: {name!r} is not module:function ({type(error).__name__}: {text})") from error
 
 
+def call(option: str, name: str, *args: Any) -> Any:
+    """What the function returns; ValueError, one line, for whatever it raises."""
+    function = find(option, name)
+    try:
+        return function(*args)
+    except Exception as error:
+        raise ValueError(f"{option}: {name} raised {described(error)}") from error
+
+
+def described(error: Exception) -> str:
+    """One line: kind, text and place of an exception of the user's code."""
+    line = error.__traceback__
+    while line and line.tb_next:
+        line = line.tb_next
+    at = f" (line {line.tb_lineno} of {line.tb_frame.f_code.co_filename})" if line else ""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}{at}"
+
+
 def bound(value: Any, module: ModuleType, name: str = "") -> Any:
     """A config, or a part called `name`, in which functions that its file gives, and bare names, are whole names."""
     if isinstance(value, tuple):

@@ -4,7 +4,6 @@ import concurrent.futures
 import functools
 from collections.abc import Iterator
 
-import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -43,16 +42,15 @@ class Sampler:
 class BatchIterator:
     """Endless global batches; its whole state is the number of the next one.
 
-    From `prefetch` on a thread prepares the next batch. The caller says when, as Grain's own prefetching does not: once
-    the step is on its way, so that thread and loop do not fight for the interpreter while the device waits for both.
+    From `prefetch` on a thread prepares the next batch. The caller says when: once the step is on its way, so that thread
+    and loop do not fight for the interpreter while the device waits for both.
     """
 
     def __init__(self, sampler: Sampler, mesh: Mesh, rules: Rules, row: Row | None = None):
         self.rows = sampler.rows
         place = Placement(mesh, rules, sampler.batch_size, row)
         check_room(sampler.rows, place, "train.batch_size")
-        numbers = grain.MapDataset.range(1 << 62)
-        self._batches = numbers.map(lambda number: sampler.local(number, place.low, place.high)).map(place)
+        self._make = lambda number: place(sampler.local(number, place.low, place.high))
         self._next = 0
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._ahead: concurrent.futures.Future | None = None
@@ -69,7 +67,7 @@ class BatchIterator:
     def prefetch(self) -> None:
         """Begins to prepare the next batch, unless that has begun."""
         if self._ahead is None:
-            self._ahead = self._thread.submit(self._batches.__getitem__, self._next)
+            self._ahead = self._thread.submit(self._make, self._next)
 
     def wait(self, seconds: float) -> bool:
         """Whether the next batch is there, after so many seconds at most."""

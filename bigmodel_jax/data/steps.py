@@ -53,7 +53,7 @@ class Steps(Source):
             try:
                 found = _after(functions, [record])
             except Exception as error:  # whatever a step of the user's raises
-                bad.skip(where, f"{OPTION}: {type(error).__name__}: {error}")
+                bad.skip(where, f"{OPTION}: {user_code.described(error)}")
                 continue
             yield from ((where, made) for made in found)
 

@@ -49,7 +49,9 @@ def test_a_step_drops_changes_and_cuts_up():
 
 
 def test_what_a_step_raises_is_said_of_the_record(tmp_path):
-    with pytest.raises(ValueError, match=r"record 0: data\.source\.steps: KeyError: 'label'"):
+    with pytest.raises(
+        ValueError, match=r"record 0: data\.source\.steps: KeyError: 'label' \(line \d+ of .*steps_test\.py\)"
+    ):
         texts(fails)
     assert len(texts(fails, limit=3)[1]) == 3
     with pytest.raises(ValueError, match=r"record 0: .* twice gave 'text'; it must return a list of records"):

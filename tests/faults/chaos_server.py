@@ -12,7 +12,6 @@ import sys
 
 
 def preload() -> None:
-    import grain  # noqa: F401
     import jax  # noqa: F401
     import matplotlib.pyplot  # noqa: F401
     import tensorboardX  # noqa: F401

@@ -10,44 +10,39 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel_jax.core import user_code
-from bigmodel_jax.core.user_code import FunctionName
 from bigmodel_jax.data.images import pictures
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.function_source import OPTION, FunctionSource
 
 BATCH = 256  # records that are in memory at a time
-OPTION = "data.source.function"
 
 
 @dataclasses.dataclass(frozen=True)
-class HuggingFaceDataset(Source):
-    """A `datasets.DatasetDict`, or a `Dataset` for training alone, returned by a function that takes no arguments.
+class HuggingFaceDataset(FunctionSource):
+    """A `datasets.DatasetDict`, or a `Dataset` for training alone.
 
-    The function is named as that of `Arrays`. It gives columns the names of the fields that the data config reads
-    (`rename_column`), and splits the names train and validation (and test). Pictures come as (H, W, 3) uint8. A list of
-    `ClassLabel`s comes as the names of the classes, a single one as its number.
+    The function gives columns the names of the fields that the data config reads (`rename_column`), and splits the names
+    train and validation (and test). Pictures come as (H, W, 3) uint8. A list of `ClassLabel`s comes as the names of the
+    classes, a single one as its number.
     """
 
-    function: FunctionName = ""
-
-    def __post_init__(self):
-        object.__setattr__(self, "function", user_code.name_of(OPTION, self.function))
-
-    def short_name(self):
-        return f"hf-{self.function.rpartition(':')[2]}"
-
-    def has(self, split, root):
-        return split in self._splits()
+    def kinds(self):
+        try:
+            import datasets
+        except ModuleNotFoundError:
+            raise ValueError(
+                f"{OPTION}: {self.function} needs the package datasets: uv sync --extra datasets"
+            ) from None
+        return (datasets.Dataset,), "a datasets.Dataset or DatasetDict, not a stream,"
 
     def fingerprint(self, split, root):
         """Of the content, a second or so per gigabyte: what the package itself calls one is random for data in memory."""
-        return _digest(self._split(split))
+        return _digest(self.split(split))
 
     def labels(self):
-        return tuple(getattr(self._split("train").features.get("label"), "names", None) or ())
+        return tuple(getattr(self.split("train").features.get("label"), "names", None) or ())
 
     def records(self, split, root, bad):
-        dataset = self._split(split)
+        dataset = self.split(split)
         readers = {name: read for name, feature in dataset.features.items() if (read := _reader(feature))}
         number = 0
         for batch in dataset.with_format("arrow").iter(BATCH):
@@ -57,30 +52,6 @@ class HuggingFaceDataset(Source):
                     yield where, record | {name: read(record[name]) for name, read in readers.items()}
                 except ValueError as error:
                     bad.skip(where, str(error))
-
-    def _splits(self) -> dict[str, Any]:
-        return _made(user_code.find(OPTION, self.function), self.function)
-
-    def _split(self, split: str) -> Any:
-        splits = self._splits()
-        if split not in splits:
-            raise ValueError(f"{OPTION}: {self.function} gives the splits {', '.join(splits)}; {split!r} is needed")
-        return splits[split]
-
-
-@functools.cache
-def _made(function: Callable, name: str) -> dict[str, Any]:
-    """{split: Dataset}, made once in a process."""
-    try:
-        import datasets
-    except ModuleNotFoundError:
-        raise ValueError(f"{OPTION}: {name} needs the package datasets: uv sync --extra datasets") from None
-    found = function()
-    found = {"train": found} if isinstance(found, datasets.Dataset) else found
-    if not isinstance(found, dict) or not all(isinstance(part, datasets.Dataset) for part in found.values()):
-        kind = type(next(iter(found.values()), found) if isinstance(found, dict) else found).__name__
-        raise ValueError(f"{OPTION}: {name} returns {kind}; a datasets.Dataset or DatasetDict is needed, not a stream")
-    return found
 
 
 @functools.lru_cache(maxsize=8)

@@ -273,8 +273,7 @@ class Arrays(Source):
         object.__setattr__(self, "function", user_code.name_of("data.source.function", self.function))
 
     def _columns(self, split: str) -> dict[str, Any]:
-        function = user_code.find("data.source.function", self.function)
-        splits = function()
+        splits = user_code.call("data.source.function", self.function)
         if not isinstance(splits, dict) or not all(isinstance(columns, dict) for columns in splits.values()):
             raise ValueError(f"data.source.function: {self.function} must return a dict of dicts of columns")
         return splits.get(split, {})
