@@ -90,7 +90,7 @@ def test_a_pair_that_lacks_a_side_is_a_bad_record_as_a_whole(tmp_path, row, says
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("pairs.txt", "x", "must end in .jsonl, .csv, .tsv, .parquet"),
+        ("pairs.txt", "x", "must end in .jsonl, .json, .csv, .tsv, .parquet"),
         ("pairs.parquet", "no Parquet", "pairs.parquet: not a readable Parquet file"),
         ("pairs.jsonl", "[1]", "line 1: a JSON object is needed, not list"),
         ("pairs.csv", "input,target\na", "line 2: 1 cells, but the header has 2"),
