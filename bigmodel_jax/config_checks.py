@@ -13,7 +13,7 @@ from bigmodel_jax.models import compute
 
 # Fields that name files and folders.
 PATH_ENDS = ("path", "dir", "folder", "file")
-PATHS = ("train.init_from", "data.source.train", "data.source.validation", "data.source.test")
+PATHS = ("train.init_from", "source.train", "source.validation", "source.test")
 
 
 def validate(config: Config, num_devices: int | None = None) -> None:
@@ -63,7 +63,7 @@ def check_paths(config: Config) -> None:
     """Raises ValueError for a field that names a file or a folder and holds an address; of users' own classes, too."""
     for name, value in flat(config).items():
         last = name.rpartition(".")[2]
-        if isinstance(value, str) and (last.endswith(PATH_ENDS) or name in PATHS):
+        if isinstance(value, str) and (last.endswith(PATH_ENDS) or name.endswith(PATHS)):
             for part in value.split(","):
                 check_local(name, part.strip())
 

@@ -4,7 +4,9 @@ The examples of one source are taken in its own shuffled order, each once per pa
 reads every row of every source once. Nothing is kept but the number of the next batch.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -112,7 +114,11 @@ class MixtureData(DataConfig):
 
     def open(self, split: str) -> "MixedRows":
         self._check_tokenizers()
-        return MixedRows([part.open(split) for part in self._parts()], self.stages)
+        rows = []
+        for i, part in enumerate(self._parts()):
+            with _named(i):
+                rows.append(part.open(split))
+        return MixedRows(rows, self.stages)
 
     def row(self) -> dict[str, Field]:
         first, *others = (part.row() for part in self._parts())
@@ -121,7 +127,9 @@ class MixtureData(DataConfig):
     def requirements(self) -> dict:
         needs = {}
         for i, part in enumerate(self._parts()):
-            for name, value in part.requirements().items():
+            with _named(i):
+                own = part.requirements()
+            for name, value in own.items():
                 number = isinstance(value, int) and not isinstance(value, bool)
                 if not number and needs.get(name, value) != value:
                     raise ValueError(f"data.parts.{i} needs model.{name} = {value!r}, those before it {needs[name]!r}")
@@ -155,6 +163,15 @@ class MixtureData(DataConfig):
                     f"data.parts.{i}: its tokenizer is not that of data.parts.0; give all parts one tokenizer.json "
                     "(`data CONFIG --train-tokenizer FILE` writes one)"
                 )
+
+
+@contextlib.contextmanager
+def _named(i: int) -> Iterator[None]:
+    """An error of a part speaks of `data`; this says of which part."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"data.parts.{i}: {error}") from error
 
 
 class MixedRows:

@@ -72,5 +72,5 @@ def _after(functions: list[Callable], records: list[Record]) -> list[Record]:
 
 
 def _code(function: Callable) -> str:
-    file = inspect.getsourcefile(function)
+    file = getattr(inspect.getmodule(function), "__file__", None)
     return cache.file_digest(file) if file else ""

@@ -6,7 +6,17 @@ from typing import Any
 from bigmodel_jax.report.history import Run, flatten, unit
 
 # Of a data config, what decides which rows are held out; the rest says how they are prepared.
-HELD_OUT = ("train", "validation", "test", "evaluate_on", "validation_fraction", "target", "num_classes", "source")
+HELD_OUT = (
+    "train",
+    "validation",
+    "test",
+    "evaluate_on",
+    "validation_fraction",
+    "target",
+    "num_classes",
+    "source",
+    "parts",
+)
 # What an evaluation does not see, or what leaves its figures comparable.
 ASIDE = (
     *("cache_dir", "max_bad_records", "max_shift", "seq_len", "packing", "tokenizer"),

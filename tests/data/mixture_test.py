@@ -12,6 +12,7 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.data import (
     Arrays,
+    CsvFiles,
     ImageData,
     MixtureData,
     Stage,
@@ -136,6 +137,9 @@ def test_parts_whose_rows_differ_are_refused_by_the_array(tmp_path):
         ValueError, match=r"data\.parts\.1: its rows have 'image' as float32 \(2,\), .* as float32 \(1,\)"
     ):
         other.open("train")
+    gone = ImageData(source=CsvFiles("gone.csv"))
+    with pytest.raises(ValueError, match=r"data\.parts\.1: data\.source\.train: 'gone\.csv' matches no file"):
+        dataclasses.replace(data, parts=(data.parts[0], gone)).open("train")
     with pytest.raises(ValueError, match=r"data\.parts\.1 needs model\.image_shape = \(2,\), those before it \(1,\)"):
         other.requirements()
 
