@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import math
 
+from bigmodel_jax import config_reads
 from bigmodel_jax.config import Config, check_parts, flat
 from bigmodel_jax.core import params, ranges
 from bigmodel_jax.core.local_paths import check_local
@@ -28,6 +29,7 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     params.check_sizes(spec)
     config.optim.frozen(spec)  # refuses patterns
     _check_batch(config, num_devices)
+    config_reads.check(config.model, config.objective, config.data)
     _check_metric(config)
     _check_local(config)
     for name in config.report.trackers:

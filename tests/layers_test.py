@@ -32,6 +32,7 @@ LAYERS = {
     "bigmodel_jax.objectives": 3,
     "bigmodel_jax.config": 4,
     "bigmodel_jax.config_checks": 5,
+    "bigmodel_jax.config_reads": 4,
     "bigmodel_jax.config_file": 5,  # reads and writes a Config
     "bigmodel_jax.checkpoint": 6,
     "bigmodel_jax.inference": 6,

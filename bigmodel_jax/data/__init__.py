@@ -28,7 +28,25 @@ from bigmodel_jax.data.text.text_pairs import TextPairData
 from bigmodel_jax.data.text.token_labels import ConllFiles, TokenLabelData
 from bigmodel_jax.data.tokenizers.tokenizers import TokenizerConfig, load_tokenizer
 
+# What ships, for messages that say what would fit; data of one's own needs no entry.
+DATA: tuple[type[DataConfig], ...] = (
+    TextData,
+    ChatData,
+    TextPairData,
+    SpanCorruptionData,
+    MaskedTextData,
+    PermutedTextData,
+    SentencePairData,
+    TextClassificationData,
+    QuestionAnsweringData,
+    TokenLabelData,
+    TabularData,
+    ImageData,
+    ImageTextData,
+)
+
 __all__ = [
+    "DATA",
     "Arrays",
     "BatchIterator",
     "CaptionFiles",

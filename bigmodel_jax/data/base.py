@@ -38,6 +38,10 @@ class DataConfig:
     "what `baselines` gives"
     RENAMED: ClassVar[dict[str, str]] = {}
     "what fields were once called: a run's config.json of then still opens, and an option says what it is called now"
+    required_by: ClassVar[dict[str, str]] = {}
+    "the field from which a requirement of this name comes, for messages"
+    exact: ClassVar[frozenset[str]] = frozenset({"eos_token_id", "decoder_start_token_id"})
+    "requirements that no other number meets, for it is the name of a token"
     endless: ClassVar[bool] = False
     "its training rows have no end (a stream, or rows made as they are asked for): a run says its steps, not its epochs"
 

@@ -28,6 +28,10 @@ class Objective:
 
     metrics: ClassVar[tuple[Metric, ...]] = (held_out_loss(""),)
     "what an evaluation reports; a number that is not declared is shown under its own name"
+    reads: ClassVar[tuple[str, ...]] = ()
+    "the arrays of a training batch that `loss` reads, beside the model's own inputs; (): not declared, and not checked"
+    makes: ClassVar[tuple[str, ...]] = ()
+    "inputs of the model that `loss` makes itself, so that the data need not give them"
     causal: ClassVar[bool] = False
     "whether a token's loss depends on earlier tokens alone, so that attention kernels skip what lies ahead"
     makes_images: ClassVar[bool] = False

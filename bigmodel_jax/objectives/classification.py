@@ -17,6 +17,7 @@ from bigmodel_jax.objectives.cross_entropy import cross_entropy
 class Classification(Objective):
     """Mean cross-entropy in nats. Batch: label (B,) int32, weights (B,) float32, and what the model reads."""
 
+    reads = ("label", "weights")
     metrics = (
         Metric("accuracy", "Accuracy", "more", "{:.2%}", headline=True, label="acc."),
         Metric("macro_f1", "Macro F1", "more", "{:.2%}", "mean over classes", beside="accuracy", label="F1"),

@@ -29,6 +29,7 @@ class Contrastive(Objective):
     reverse.
     """
 
+    reads = ("weights",)
     metrics = (
         Metric("image_to_text_top1", "Text found for an image", "more", "{:.2%}", AMONG, headline=True, label="first"),
         Metric(

@@ -24,6 +24,8 @@ class Diffusion(Objective):
     """
 
     makes_images = True
+    reads = ("image", "weights")
+    makes = ("timestep",)
     metrics = (
         held_out_loss("squared error", headline=True),
         Metric("unconditional_loss", "Held-out loss, told nothing", "less", "{:.3f}", "label or text hidden"),

@@ -21,6 +21,7 @@ class NextToken(Objective):
     target_bytes (B, T) int32, the UTF-8 bytes that each target stands for (evaluation only).
     """
 
+    reads = ("targets", "weights")
     causal = True
     metrics = (
         Metric(

@@ -20,6 +20,7 @@ class MaskedLanguageModel(Objective):
     else the model reads. Targets may as well be classes of tokens.
     """
 
+    reads = ("targets", "weights")
     metrics = (held_out_loss("nats per token", headline=True), Metric("accuracy", "Accuracy", "more", "{:.2%}"))
 
     logits: Form = "auto"  # in memory ("whole") or block by block of the vocabulary; auto: blocks where they are large
@@ -38,6 +39,7 @@ class BertPretraining(MaskedLanguageModel):
     data.sentence_pairs). The model's head is "pretraining". With microbatches each one's rows count by its masked tokens.
     """
 
+    reads = (*MaskedLanguageModel.reads, "next_sentence")
     metrics = (
         *MaskedLanguageModel.metrics,
         Metric("next_sentence_loss", "Next sentence, loss", "less", "{:.3f}", "nats per example"),
@@ -45,8 +47,6 @@ class BertPretraining(MaskedLanguageModel):
     )
 
     def score(self, out, batch, *, params, train) -> Loss:
-        if "next_sentence" not in batch:
-            raise ValueError("objective: BertPretraining asks for the next sentence; SentencePairData has it")
         if not isinstance(out.value, dict) or "next_sentence" not in out.value:
             raise ValueError("objective: BertPretraining needs model.head = 'pretraining'")
         mean, sums = masked_tokens(out, out.value["logits"], batch, train, self.logits)

@@ -18,6 +18,7 @@ class QuestionAnswering(Objective):
     model gives (B, T, 2).
     """
 
+    reads = ("start", "end", "weights")
     metrics = (
         Metric("exact_match", "Exact match", "more", "{:.2%}", "of the answers, first and last token", headline=True),
         held_out_loss("nats per example"),

@@ -18,6 +18,7 @@ class Regression(Objective):
     target_mean (B, K), where there are any: rmse is then in the target's own unit.
     """
 
+    reads = ("target", "weights")
     metrics = (
         Metric("rmse", "Root mean squared error", "less", unit="in the target's own unit", headline=True),
         held_out_loss("squared error"),

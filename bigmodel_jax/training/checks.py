@@ -5,22 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
+from bigmodel_jax import config_reads
 from bigmodel_jax.config import Config, ImageSampleConfig, SampleConfig
 from bigmodel_jax.core import ranges
+from bigmodel_jax.data.base import Rows
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
-
-# The option of the data that a requirement on the model comes from.
-REQUIRED_BY = {
-    "vocab_size": "tokenizer",
-    "max_seq_len": "seq_len",
-    "num_classes": "num_classes",
-    "eos_token_id": "tokenizer",
-    "text.vocab_size": "tokenizer",
-    "text.max_seq_len": "seq_len",
-    "vision.image_shape": "image_size",
-}
-EXACT = {"eos_token_id", "decoder_start_token_id"}  # not a least number, but this one
 
 
 def check_processes(config: Config) -> None:
@@ -31,8 +22,14 @@ def check_processes(config: Config) -> None:
         )
 
 
-def check_run(config: Config) -> None:
-    """ValueError where model and data do not fit each other, or the run could not end with its samples."""
+def check_run(config: Config, rows: Rows) -> None:
+    """ValueError where model and data do not fit each other, or the run could not end with its samples.
+
+    rows: those of training, which say what they hold where their class declares nothing.
+    """
+    if not config.data.row():
+        held = rows.batch(np.zeros(1, np.int64), np.zeros(1, np.uint64))
+        config_reads.check(config.model, config.objective, config.data, held)
     check_data(config)
     if samples_text(config):
         check_sample(config, config.eval.sample, config.data.open_tokenizer(), prefix="eval.sample.")
@@ -44,9 +41,9 @@ def check_data(config: Config) -> None:
     """ValueError where the model cannot take what the data gives, before anything is compiled."""
     for name, needed in config.data.requirements().items():
         has = _field(config.model, name, needed)
-        least = isinstance(needed, int) and name not in EXACT
+        least = isinstance(needed, int) and name not in config.data.exact
         if has < needed if least else _plain(has) != _plain(needed):
-            source = f" (data.{REQUIRED_BY[name]})" if name in REQUIRED_BY else ""
+            source = f" (data.{config.data.required_by[name]})" if name in config.data.required_by else ""
             raise ValueError(f"model.{name} = {has}, but the data needs {'at least ' if least else ''}{needed}{source}")
 
 

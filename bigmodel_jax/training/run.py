@@ -60,7 +60,7 @@ def train(
         config = epochs.resolve(config, len(batches.rows))
         if newest > config.train.steps:
             raise ValueError(f"train.steps = {config.train.steps} is below step {newest}, where this run stands")
-        check_run(config)
+        check_run(config, batches.rows)
         log.info("data opened")
 
         # --- where the run stands

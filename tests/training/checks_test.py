@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from bigmodel_jax.training.run import train
 @dataclasses.dataclass(frozen=True)
 class Needs(DataConfig):
     """Data that asks for one field of the model."""
+
+    required_by: ClassVar = {"text.vocab_size": "tokenizer", "text.max_seq_len": "seq_len", "eos_token_id": "tokenizer"}
 
     name: str = ""
     value: int | tuple = 0

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class ImageData(DataConfig):
     Batch: image (B, H, W, C) float32, label (B,) int32, weights (B,) float32. uint8 images come as value / 255, anything
     else as it is; rows of features (a CSV file) come as "image" (B, features).
     """
+
+    required_by: ClassVar = {"num_classes": "num_classes", "image_shape": "source"}
 
     source: Source = Tfds("mnist_5k")
     num_classes: Count = 10

@@ -5,7 +5,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -110,6 +110,14 @@ class ImageTextData(DataConfig):
     Batch: image (B, S, S, 3) float32 in 0 .. 1; tokens (B, T) int32, the text, cut, and the tokenizer's separator after it;
     segment_ids (B, T) int32, 1, and 0 for padding; weights (B,) float32. The separator is what CLIP's eos_token_id must be.
     """
+
+    required_by: ClassVar = {
+        "text.vocab_size": "tokenizer",
+        "text.max_seq_len": "seq_len",
+        "eos_token_id": "tokenizer",
+        "vision.image_shape": "image_size",
+        "image_shape": "image_size",
+    }
 
     source: Source = Tfds("emoji")
     tokenizer: TokenizerConfig = TokenizerConfig("wordpiece", vocab_size=1024)

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 class ChatData(DataConfig):
     """Records {"messages": [{"role": ..., "content": ...}, ...]}, one conversation each."""
 
+    required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
     RENAMED: ClassVar = {
         old: f"source.{old.removesuffix('_path')}" for old in ("train", "validation", "train_path", "validation_path")
     }

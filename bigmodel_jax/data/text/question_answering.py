@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -58,6 +58,8 @@ class QuestionAnsweringData(DataConfig):
     Batch: tokens, token_types, segment_ids, positions (B, T) int32; start, end (B,) int32, the answer's first and last
     token; weights (B,) float32.
     """
+
+    required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
 
     source: Source = TableFiles()
     tokenizer_path: str = ""

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 @dataclasses.dataclass(frozen=True)
 class SubwordClassificationData(TextClassificationData):
     """As `TextClassificationData`, but its tokens are those of `tokenizer_path`: [CLS] text [SEP], cut at `seq_len`."""
+
+    required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
 
     tokenizer_path: str = ""
     "the encoder's tokenizer.json"

@@ -5,6 +5,7 @@ import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -39,6 +40,8 @@ class TextData(DataConfig):
         )
         for key, name in (("xz_primed", "xz -9 primed"), ("xz", "xz -9"))
     )
+
+    required_by: ClassVar = {"vocab_size": "tokenizer", "max_seq_len": "seq_len"}
 
     source: Source = Tfds("sotu")
     tokenizer: TokenizerConfig = TokenizerConfig()

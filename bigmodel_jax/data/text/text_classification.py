@@ -62,6 +62,7 @@ class TextClassificationData(DataConfig):
         ),
     )
 
+    required_by: ClassVar = {"vocab_size": "vocab_size", "ngram_buckets": "ngram_buckets"}
     RENAMED: ClassVar = {
         old: f"source.{old.removesuffix('_path')}" for old in ("train", "test", "train_path", "test_path")
     }

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -35,6 +35,13 @@ class TextPairData(DataConfig):
     Batch: encoder_tokens and encoder_segment_ids (B, input_len), tokens, targets, segment_ids and positions
     (B, target_len) int32; weights (B, target_len) float32; in evaluation target_bytes (B, target_len) int32.
     """
+
+    required_by: ClassVar = {
+        "vocab_size": "tokenizer",
+        "max_seq_len": "input_len, data.target_len",
+        "decoder_start_token_id": "decoder_start",
+        "eos_token_id": "tokenizer",
+    }
 
     source: Source = TableFiles()
     input_field: str = "input"

@@ -10,7 +10,7 @@ import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -67,6 +67,8 @@ class TokenLabelData(DataConfig):
     Batch: tokens, segment_ids, positions, targets (B, T) int32; weights (B, T) float32, 1 where a label is asked for.
     A sentence longer than a row is cut.
     """
+
+    required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
 
     source: Source = TableFiles()
     words_field: str = "words"

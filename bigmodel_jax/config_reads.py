@@ -1,0 +1,53 @@
+"""Whether the data gives what objective and model read: by the names that all three declare, before data is opened."""
+
+from collections.abc import Iterable
+
+from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.data import DATA, DataConfig
+from bigmodel_jax.data.fields import WEIGHTS, in_training
+from bigmodel_jax.models import MODELS, ModelConfig
+from bigmodel_jax.objectives import OBJECTIVES, Objective
+
+
+def check(model: ModelConfig, objective: Objective, data: DataConfig, held: Iterable[str] = ()) -> None:
+    """Raises ValueError where the data lacks an array that is read; a part that declares nothing is not checked.
+
+    held: the arrays of a row of data that declares none, once it is open.
+    """
+    declared, name = in_training(data.row()), type(data).__name__
+    given, task = tuple(declared or held), type(objective)
+    if declared and "weights" not in declared:
+        raise ValueError(f"data: {name}'s rows declare no 'weights' ({', '.join(given)}); {WEIGHTS}")
+    readers = readers_of(model, task)
+    lacking = [name for name in readers if name not in given]
+    if not given or not lacking:
+        return
+    who = dict.fromkeys(readers[name] for name in lacking)
+    reads = " and ".join(f"{one} reads {', '.join(repr(n) for n in lacking if readers[n] == one)}" for one in who)
+    near = nearest(lacking[0], given, cutoff=0.75)
+    raise ValueError(f"{reads}, which {name} does not give ({', '.join(given)}){near}{fitting(model, task, given)}")
+
+
+def readers_of(model: ModelConfig, kind: type[Objective]) -> dict[str, str]:
+    """Who reads each array of a batch, by the array's name; empty where the objective declares nothing."""
+    if not kind.reads:
+        return {}
+    inputs = [name for name in model.inputs() if name not in kind.makes]
+    return dict.fromkeys(kind.reads, kind.__name__) | dict.fromkeys(inputs, type(model).__name__)
+
+
+def fitting(model: ModelConfig, objective: type[Objective], given: tuple[str, ...]) -> str:
+    """What ships and fits the other two parts, as the end of a message; three of each kind at most."""
+    given = set(given)
+    # An objective that reads weights alone says nothing of the data that it is for.
+    tasks = [
+        cls for cls in OBJECTIVES.values() if set(cls.reads) > {"weights"} and readers_of(model, cls).keys() <= given
+    ]
+    sets = [cls for cls in DATA if readers_of(model, objective).keys() <= in_training(cls().row()).keys()]
+    models = [cls for cls in MODELS.values() if readers_of(cls.tiny(), objective).keys() <= given]
+    parts = {
+        "objective for this model and data": tasks,
+        "data for this model and objective": sets,
+        "model for this objective and data": models,
+    }
+    return "".join(f"; {part}: {', '.join(c.__name__ for c in found[:3])}" for part, found in parts.items() if found)
