@@ -9,10 +9,7 @@ from rich.text import Text
 
 from bigmodel_jax.data import shuffle
 from bigmodel_jax.data.base import DataConfig, Rows
-from bigmodel_jax.data.images.image import ImageRows
-from bigmodel_jax.data.images.image_text import ImageTextRows
-from bigmodel_jax.data.text.chat_data import ChatRows
-from bigmodel_jax.data.text.text import TextRows, tokenizer
+from bigmodel_jax.data.fields import Row
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 SPLITS = ("train", "validation")
@@ -27,13 +24,7 @@ def describe(cfg: DataConfig) -> dict[str, dict]:
 
 
 def _counts(rows: Rows) -> dict:
-    if isinstance(rows, TextRows):
-        return _text_counts(rows)
-    if isinstance(rows, ImageTextRows):
-        return _pair_counts(rows)
-    if isinstance(rows, ChatRows):
-        return _chat_counts(rows)
-    return _image_counts(rows) if isinstance(rows, ImageRows) else {"rows": len(rows)}
+    return rows.counts() if hasattr(rows, "counts") else {"rows": len(rows)}
 
 
 def show(cfg: DataConfig, console: Console | None = None) -> None:
@@ -43,15 +34,7 @@ def show(cfg: DataConfig, console: Console | None = None) -> None:
     console.print(Rule(f"[bold]{type(cfg).__name__}[/]{origin}", align="left"))
     splits = {split: cfg.open(split) for split in SPLITS}
     console.print(_counts_table({split: _counts(rows) for split, rows in splits.items()}))
-    train = splits["train"]
-    if isinstance(train, TextRows):
-        console.print(_show_text(train, tokenizer(cfg)))
-    elif isinstance(train, ImageRows):
-        console.print(_show_images(splits, cfg.num_classes))
-    elif isinstance(train, ImageTextRows):
-        console.print(_show_pairs(train, tokenizer(cfg)))
-    else:
-        console.print(Panel(_arrays_table(train), title="a training batch of two rows", title_align="left"))
+    console.print(PAGES[getattr(splits["train"], "shown_as", "arrays")](cfg, splits))
     for split, rows in splits.items():
         for where, reason in getattr(rows, "meta", {}).get("bad_records", ()):
             console.print(Text.assemble(("skipped ", "yellow"), f"({split}) {where}: {reason}"))
@@ -66,12 +49,19 @@ def _counts_table(splits: dict[str, dict]) -> Table:
     return table
 
 
-def _arrays_table(rows: Rows) -> Table:
-    """Every array of a batch: shape, type and first values."""
-    table = Table("array", "shape", "type", "first values", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for name, x in rows.batch(np.arange(min(2, len(rows))), None).items():
+def _show_arrays(cfg: DataConfig, splits: dict[str, Rows]) -> Panel:
+    rows = splits["train"]
+    batch = rows.batch(np.arange(min(2, len(rows))), None)
+    return Panel(_arrays_table(batch, cfg.row()), title="a training batch of two rows", title_align="left")
+
+
+def _arrays_table(batch: dict[str, np.ndarray], row: Row) -> Table:
+    """Every array: shape, declared axes, type and first values."""
+    table = Table("array", "shape", "axes", "type", "first values", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for name, x in batch.items():
+        axes = " ".join(axis or "-" for axis in row[name].axes) if name in row else "not declared"
         values = " ".join(f"{v:.4g}" for v in x.reshape(-1)[:12])
-        table.add_row(name, "x".join(map(str, x.shape)), x.dtype.name, values)
+        table.add_row(name, "x".join(map(str, x.shape)), axes, x.dtype.name, values)
     return table
 
 
@@ -93,27 +83,14 @@ def _bars(counts: dict[str, int], width: int = 36) -> Table:
 # ---------------------------------------------------------------- text
 
 
-def _text_counts(rows: TextRows) -> dict:
-    meta, cells = rows.meta, len(rows) * rows.seq_len
-    return {
-        "documents": meta["documents"],
-        "characters": meta["characters"],
-        "UTF-8 bytes": meta["bytes"],
-        "tokens": meta["tokens"],
-        "bytes per token": meta["bytes"] / meta["tokens"],
-        f"rows of {rows.seq_len} tokens": len(rows),
-        "padding, % of row cells": 100 * (1 - (len(rows.stream) - 1) / cells),
-        "skipped records": len(meta["bad_records"]),
-    }
-
-
-def _show_text(rows: TextRows, tok: Tokenizer) -> Group:
+def _show_text(cfg: DataConfig, splits: dict[str, Rows]) -> Group:
+    rows, tok = splits["train"], cfg.open_tokenizer()
     ids = rows.document(0)[:60]
     count = np.bincount(rows.stream, minlength=tok.vocab_size)
     panels = [
         Panel(Text(tok.decode(ids)), title="a document, as text", title_align="left"),
         Panel(_pieces(tok, ids), title="the same, as tokens with their ids", title_align="left"),
-        Panel(_row_table(rows, tok), title=_row_title(rows), title_align="left"),
+        Panel(_row_table(rows, tok, cfg.row()), title=_row_title(rows), title_align="left"),
         Panel(_token_table(tok, count, rows.token_bytes), title="tokens of the training split", title_align="left"),
     ]
     return Group(*panels)
@@ -133,7 +110,7 @@ def _pieces(tok: Tokenizer, ids: np.ndarray) -> Text:
     return out
 
 
-def _row_with_border(rows: TextRows) -> tuple[int, int]:
+def _row_with_border(rows: Rows) -> tuple[int, int]:
     """(row, column) of the first place where a second segment begins, or else the front of row 0."""
     for first in range(0, min(len(rows), 4096), 64):
         numbers = np.arange(first, min(first + 64, len(rows)))
@@ -143,12 +120,12 @@ def _row_with_border(rows: TextRows) -> tuple[int, int]:
     return 0, 0
 
 
-def _row_title(rows: TextRows) -> str:
+def _row_title(rows: Rows) -> str:
     row, column = _row_with_border(rows)
     return f"row {row:,} of training, around column {column}, as the model gets it"
 
 
-def _row_table(rows: TextRows, tok: Tokenizer) -> Table:
+def _row_table(rows: Rows, tok: Tokenizer, declared: Row) -> Table:
     """Tokens, targets, segments, positions and weights of a stretch of one row."""
     row, column = _row_with_border(rows)
     batch = rows.batch(np.array([row]), None)
@@ -156,12 +133,13 @@ def _row_table(rows: TextRows, tok: Tokenizer) -> Table:
         asked = (batch["order"] > 0).astype(np.int32)
         tokens = batch["tokens"]
         batch |= {"targets": tokens, "weights": asked, "target_bytes": rows.token_bytes[tokens], "places": asked}
+    along = [name for name, field in declared.items() if "seq" in field.axes and name in batch]
     first = max(0, min(column - 4, rows.seq_len - 8))
     table = Table(
         "column", "token", "target", "segment", "position", "weight", "target bytes", box=None, pad_edge=False
     )
     for i in range(first, min(first + 8, rows.seq_len)):
-        cells = {k: v[0, i] for k, v in batch.items() if v.ndim > 1}
+        cells = {name: batch[name][0, i] for name in along}
         real = cells["segment_ids"] > 0
         style = COLORS[int(cells["segment_ids"]) % len(COLORS)] if real else "dim"
         pieces = [_readable(_piece(tok, int(cells[k]))) if real else "padding" for k in ("tokens", "targets")]
@@ -194,45 +172,20 @@ def _token_table(tok: Tokenizer, count: np.ndarray, token_bytes: np.ndarray) -> 
     return Group(head, long, Text("most frequent:", style="bold"), _bars(named))
 
 
-def _chat_counts(rows: ChatRows) -> dict:
-    fed = int(rows.plan.lengths.sum())
-    return {
-        "conversations": rows.meta["conversations"],
-        "samples": len(rows.stream.offsets) - 1,
-        "too long, dropped": rows.meta["dropped"],
-        "too long, cut at the front": rows.meta["cut"],
-        "tokens": fed,
-        f"rows of {rows.seq_len} tokens": len(rows),
-        "padding, % of row cells": 100 * (1 - fed / (len(rows) * rows.seq_len)),
-        "skipped records": len(rows.meta["bad_records"]),
-    }
-
-
 # ---------------------------------------------------------------- images
 
 
-def _image_counts(rows: ImageRows) -> dict:
-    return {
-        "examples": len(rows),
-        "classes present": len(np.unique(rows.labels)),
-        "values, smallest": float(rows.images.min()),
-        "values, mean": float(rows.images.mean()),
-        "values, largest": float(rows.images.max()),
-        "skipped records": len(rows.meta["bad_records"]),
-    }
-
-
-def _show_images(splits: dict[str, ImageRows], num_classes: int) -> Group:
+def _show_images(cfg: DataConfig, splits: dict[str, Rows]) -> Group:
     shape = splits["train"].images.shape[1:]
     panels = [Panel(_samples(splits["train"]), title=f"training examples, shape {shape}", title_align="left")]
     for split, rows in splits.items():
-        counts = np.bincount(rows.labels, minlength=num_classes)
+        counts = np.bincount(rows.labels, minlength=cfg.num_classes)
         bars = _bars({str(label): int(n) for label, n in enumerate(counts)})
         panels.append(Panel(bars, title=f"labels, {split}", title_align="left"))
     return Group(*panels)
 
 
-def _samples(rows: ImageRows) -> Table:
+def _samples(rows: Rows) -> Table:
     """Three examples: as stored (first line), and as two epochs of training see them."""
     chosen = np.linspace(0, len(rows) - 1, 3).astype(int)
     seen = [rows.batch(chosen, None)]
@@ -258,20 +211,9 @@ def _picture(image: np.ndarray) -> Text:
     return Text("\n".join("".join(SHADES[v] for v in line) for line in levels), no_wrap=True)
 
 
-def _pair_counts(rows: ImageTextRows) -> dict:
-    lengths = (rows.tokens >= 0).sum(axis=1)
-    return {
-        "pairs": len(rows),
-        "distinct texts": len(set(rows.texts)),
-        "pixels a side": rows.images.shape[1],
-        "tokens a text, mean": float(lengths.mean()),
-        f"texts of all {rows.tokens.shape[1]} tokens": int((lengths == rows.tokens.shape[1]).sum()),
-        "skipped records": len(rows.meta["bad_records"]),
-    }
-
-
-def _show_pairs(rows: ImageTextRows, tok: Tokenizer) -> Panel:
+def _show_pairs(cfg: DataConfig, splits: dict[str, Rows]) -> Panel:
     """Three pairs: the picture in characters, the text, and its tokens."""
+    rows, tok = splits["train"], cfg.open_tokenizer()
     chosen = np.linspace(0, len(rows) - 1, 3).astype(int)
     table = Table(box=None, show_header=False, padding=(0, 1))
     for _ in chosen:
@@ -280,3 +222,7 @@ def _show_pairs(rows: ImageTextRows, tok: Tokenizer) -> Panel:
     table.add_row(*(Text(rows.texts[i], style="bold") for i in chosen))
     table.add_row(*(_pieces(tok, rows.tokens[i][rows.tokens[i] >= 0]) for i in chosen))
     return Panel(table, title="training pairs", title_align="left")
+
+
+# How rows are shown, by what they say in `shown_as`; those that say nothing, as the arrays that they declare.
+PAGES = {"text": _show_text, "images": _show_images, "pairs": _show_pairs, "arrays": _show_arrays}

@@ -1,8 +1,10 @@
 import io
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
+from bigmodel_jax.config_file import load
 from bigmodel_jax.data import ImageData, JsonlFiles, MaskedTextData, PermutedTextData, TextData, TokenizerConfig
 from bigmodel_jax.data.inspect import describe, show
 from bigmodel_jax.data.sources.sources import Arrays
@@ -66,3 +68,12 @@ def test_pages_of_rows_for_encoders(tmp_path):
     fields = vars(text_config(tmp_path))
     assert "[MASK]" in page(MaskedTextData(**fields, mask_rate=0.99))
     assert "[MASK]" not in page(PermutedTextData(**fields))
+
+
+def test_rows_of_ones_own_are_shown_as_they_declare_themselves():
+    """By what rows say of themselves, and not by their class: counts where they have them, arrays with their axes."""
+    own = load(Path(__file__).parents[1] / "examples" / "own_data_and_objective.py").data
+    assert describe(own) == {"train": {"rows": 512}, "validation": {"rows": 64}}
+    assert "tokens 2x2x16 - seq" in " ".join(page(own).split())
+    undeclared = page(type("Undeclared", (type(own),), {"row": lambda self: {}})())
+    assert "tokens 2x2x16 not declared" in " ".join(undeclared.split())

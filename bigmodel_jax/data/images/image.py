@@ -75,6 +75,8 @@ class ImageData(DataConfig):
 class ImageRows:
     """One split. images (N, ...) as stored, labels (N,) int32; meta: counts and what was skipped."""
 
+    shown_as: ClassVar[str] = "images"  # how the `data` verb shows them
+
     images: np.ndarray
     labels: np.ndarray
     max_shift: int
@@ -90,6 +92,16 @@ class ImageRows:
         scale = np.float32(255 if images.dtype == np.uint8 else 1)
         ones = np.ones(len(indices), np.float32)
         return {"image": images.astype(np.float32) / scale, "label": self.labels[indices], "weights": ones}
+
+    def counts(self) -> dict:
+        return {
+            "examples": len(self),
+            "classes present": len(np.unique(self.labels)),
+            "values, smallest": float(self.images.min()),
+            "values, mean": float(self.images.mean()),
+            "values, largest": float(self.images.max()),
+            "skipped records": len(self.meta["bad_records"]),
+        }
 
 
 def shift(images: np.ndarray, noise: np.ndarray, most: int) -> np.ndarray:

@@ -168,6 +168,8 @@ class ImageTextData(DataConfig):
 class ImageTextRows:
     """One split. images (N, S, S, 3) uint8, tokens (N, T) int32 with -1 for padding; meta: counts and what was skipped."""
 
+    shown_as: ClassVar[str] = "pairs"  # how the `data` verb shows them
+
     images: np.ndarray
     tokens: np.ndarray
     texts: list[str]
@@ -186,6 +188,17 @@ class ImageTextRows:
             "tokens": np.maximum(tokens, 0),
             "segment_ids": (tokens >= 0).astype(np.int32),
             "weights": np.ones(len(indices), np.float32),
+        }
+
+    def counts(self) -> dict:
+        lengths = (self.tokens >= 0).sum(axis=1)
+        return {
+            "pairs": len(self),
+            "distinct texts": len(set(self.texts)),
+            "pixels a side": self.images.shape[1],
+            "tokens a text, mean": float(lengths.mean()),
+            f"texts of all {self.tokens.shape[1]} tokens": int((lengths == self.tokens.shape[1]).sum()),
+            "skipped records": len(self.meta["bad_records"]),
         }
 
 

@@ -207,3 +207,16 @@ class ChatRows:
         # The same rows of the mask: which targets count lies one place behind the token that asks for it.
         flags = packing.collate(mask.astype(np.int32), self.plan, indices, self.seq_len, offsets)["targets"]
         return out | {"weights": out["weights"] * flags.astype(np.float32)}
+
+    def counts(self) -> dict:
+        fed = int(self.plan.lengths.sum())
+        return {
+            "conversations": self.meta["conversations"],
+            "samples": len(self.stream.offsets) - 1,
+            "too long, dropped": self.meta["dropped"],
+            "too long, cut at the front": self.meta["cut"],
+            "tokens": fed,
+            f"rows of {self.seq_len} tokens": len(self),
+            "padding, % of row cells": 100 * (1 - fed / (len(self) * self.seq_len)),
+            "skipped records": len(self.meta["bad_records"]),
+        }

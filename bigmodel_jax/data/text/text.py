@@ -87,6 +87,8 @@ class TextRows:
     """One split. stream: `S d1 S d2 ... S dn S`; offsets (documents + 1,): where each S is; start: the token that a model
     is fed at a document's beginning; meta: counts and names."""
 
+    shown_as: ClassVar[str] = "text"  # how the `data` verb shows them
+
     stream: np.ndarray
     offsets: np.ndarray
     plan: packing.Plan
@@ -104,6 +106,19 @@ class TextRows:
         if noise is None and self.token_bytes.any():  # else its text cannot be told from its tokens
             out["target_bytes"] = self.token_bytes[out["targets"]]
         return out
+
+    def counts(self) -> dict:
+        meta, cells = self.meta, len(self) * self.seq_len
+        return {
+            "documents": meta["documents"],
+            "characters": meta["characters"],
+            "UTF-8 bytes": meta["bytes"],
+            "tokens": meta["tokens"],
+            "bytes per token": meta["bytes"] / meta["tokens"],
+            f"rows of {self.seq_len} tokens": len(self),
+            "padding, % of row cells": 100 * (1 - (len(self.stream) - 1) / cells),
+            "skipped records": len(meta["bad_records"]),
+        }
 
     def document(self, i: int) -> np.ndarray:
         """Token ids of document i, without separators."""
