@@ -62,9 +62,9 @@ def along(row: Row, axis: str) -> dict[str, int]:
 
 
 def num_tokens(row: Row) -> int:
-    """How many places of a row's tokens lie along the sequence; 0 where none do."""
-    places = {name: math.prod(in_training(row)[name].shape) for name in along(row, "seq")}
-    return places.get("tokens", max(places.values(), default=0))
+    """How many places of a row lie along the sequence, in the array that has most of them; 0 where none do."""
+    shapes = [field.shape for name, field in row.items() if name in along(row, "seq")]
+    return max(map(math.prod, shapes), default=0)
 
 
 def complete(data: Any, known: Mapping[str, tuple[int, ...] | None]) -> dict[str, Field]:
@@ -98,9 +98,7 @@ def check(row: Row, batch: Mapping[str, np.ndarray]) -> None:
         fits = shape == tuple(field.shape) if field.shape is not None else len(field.axes) in (0, len(shape))
         if not fits or dtype != field.dtype:
             declared = f"{field.shape if field.shape is not None else field.axes} {field.dtype}"
-            raise ValueError(f"data: row() declares {name!r} as {declared}, but the rows hold {shape} {dtype}")
-
-
-def declaration(batch: Mapping[str, np.ndarray]) -> str:
-    """The code that declares the arrays of a batch, for a message: what stands along the sequence is the user's to name."""
-    return ", ".join(f'"{name}": Field({x.shape[1:]}, "{x.dtype.name}")' for name, x in batch.items())
+            raise ValueError(
+                f"data: row() declares {name!r} as {declared}, but the rows hold {shape} {dtype}: "
+                f'"{name}": Field({shape}, "{dtype}") is what they are'
+            )
