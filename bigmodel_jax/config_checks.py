@@ -176,10 +176,11 @@ def _check_rows(config: Config, sizes: dict[str, int]) -> None:
         for size, axes in zip(field.shape or (), spec[1:], strict=False):
             cut = [axis for axis in axis_names(axes) if sizes[axis] > 1]
             if size % math.prod(sizes[axis] for axis in cut):
-                options = [
-                    f"data.{f.name}" for f in dataclasses.fields(config.data) if getattr(config.data, f.name) == size
-                ]
-                what = f"{options[0]} = {size}" if options else f"data: {name!r} has {size} places, which"
+                # The user set the size by the field that has its value, if there is one.
+                option = next(
+                    (n for n, value in vars(config.data).items() if type(value) is int and value == size), None
+                )
+                what = f"data.{option} = {size}" if option else f"data: {name!r} has {size} places, which"
                 product = " x ".join(f"parallel.{axis} = {sizes[axis]}" for axis in cut)
                 raise ValueError(f"{what} is not divisible by {product}")
 

@@ -8,12 +8,15 @@ import pytest
 from bigmodel_jax import config_file, config_reads
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.config_checks import validate
+from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import (
+    DATA,
     DataConfig,
     Field,
     ImageData,
     ImageTextData,
     MaskedTextData,
+    PermutedTextData,
     SentencePairData,
     TabularData,
     TextData,
@@ -28,6 +31,7 @@ from bigmodel_jax.models import (
     MLPConfig,
     T5Config,
     ViTConfig,
+    XLNetConfig,
 )
 from bigmodel_jax.objectives import (
     BertPretraining,
@@ -176,3 +180,39 @@ def test_shipped_configs_give_what_they_read(pytestconfig):
     for path in paths:
         config = config_file.load(path)
         config_reads.check(config.model, config.objective, config.data)
+
+
+# ------------------------------------------------------------------------------------------------ what ships
+
+
+def shipped(cls: type = DataConfig) -> list[type]:
+    """Every data config of the package, found by what it derives from."""
+    found = [sub for direct in cls.__subclasses__() for sub in (direct, *shipped(direct))]
+    return [sub for sub in found if sub.__module__.startswith("bigmodel_jax.")]
+
+
+def test_every_shipped_data_config_declares_rows_and_is_named_where_it_would_fit():
+    assert set(shipped()) == set(DATA)
+    for cls in DATA:
+        row = cls().row()
+        assert "weights" in row, cls
+        assert all(field.dtype in ("int32", "float32") for field in row.values()), cls
+
+
+def test_a_requirement_comes_from_a_field_that_there_is():
+    for cls in DATA:
+        names = {field.name for field in dataclasses.fields(cls)}
+        said = {name.removeprefix("data.") for text in cls.required_by.values() for name in text.split(", ")}
+        assert said <= names, cls
+
+
+def test_a_mesh_that_does_not_divide_a_row_is_told_with_the_option_or_the_array():
+    config = Config(
+        LlamaConfig.tiny(), NextToken(), TextData(source=NOWHERE, seq_len=18), parallel=ParallelConfig(seq=4)
+    )
+    with pytest.raises(ValueError, match=r"^data\.seq_len = 18 is not divisible by parallel\.seq = 4$"):
+        validate(config, 4)
+    model, data = XLNetConfig.tiny(), PermutedTextData(source=NOWHERE, seq_len=32)
+    config = Config(model, MaskedLanguageModel(), data, parallel=ParallelConfig(seq=4))
+    with pytest.raises(ValueError, match=r"^data: 'places' has 5 places, which is not divisible by parallel\.seq = 4$"):
+        validate(config, 4)

@@ -22,6 +22,7 @@ from bigmodel_jax.data.text.permutation import PermutedTextData
 from bigmodel_jax.data.text.question_answering import QuestionAnsweringData, SquadFiles
 from bigmodel_jax.data.text.sentence_pairs import SentencePairData
 from bigmodel_jax.data.text.span_corruption import SpanCorruptionData
+from bigmodel_jax.data.text.subword_classification import SubwordClassificationData
 from bigmodel_jax.data.text.text import TextData, save_tokenizer, tokenizer, vocab_size
 from bigmodel_jax.data.text.text_classification import LabelledLines, TextClassificationData
 from bigmodel_jax.data.text.text_pairs import TextPairData
@@ -38,6 +39,7 @@ DATA: tuple[type[DataConfig], ...] = (
     PermutedTextData,
     SentencePairData,
     TextClassificationData,
+    SubwordClassificationData,
     QuestionAnsweringData,
     TokenLabelData,
     TabularData,
@@ -73,6 +75,7 @@ __all__ = [
     "SquadFiles",
     "Stage",
     "Steps",
+    "SubwordClassificationData",
     "TableFiles",
     "Tables",
     "TabularData",
