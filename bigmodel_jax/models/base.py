@@ -8,8 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 
 from bigmodel_jax.core.params import Tree
-from bigmodel_jax.models import sizes
-from bigmodel_jax.models.compute import MOVED
+from bigmodel_jax.models import compute, sizes
 from bigmodel_jax.nn import stack as stacks
 from bigmodel_jax.nn.head import Head
 
@@ -114,7 +113,7 @@ class Model(NamedTuple):
 class ModelConfig:
     """Base of every model's config: numbers that describe one model, and `make` to build its two functions."""
 
-    RENAMED: ClassVar[dict[str, str]] = MOVED
+    RENAMED: ClassVar[dict[str, str]] = compute.MOVED
     SIZES: ClassVar[tuple] = ()  # which of its numbers fit each other and the mesh: sizes.py
 
     def make(self) -> Model:
@@ -133,6 +132,7 @@ class ModelConfig:
     def validate(self, parallel) -> None:
         """Raises ValueError for a combination that cannot work, before anything is compiled; extended, not replaced."""
         sizes.check(self, parallel)
+        compute.check(self)
 
     def windows(self) -> tuple[int, ...]:
         """How many keys a token sees in each layer's causal attention, 0 = all before it; () where no layer has a window.

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from bigmodel_jax.core import ranges
 from bigmodel_jax.nn import stack
 from bigmodel_jax.nn.attention.attention import Implementation
 
@@ -47,6 +48,16 @@ def remat(config: Any) -> str:
     """What a model's config asks to be computed again; "" where it has no such choice."""
     found = of(config)
     return found.remat if found else ""
+
+
+def check(config: Any) -> None:
+    """ValueError for a kind of attention where the model's has one form alone, though its `compute` may hold one."""
+    attention = getattr(of(config), "attention", "auto")
+    if attention != "auto" and ranges.hints(type(config)).get("compute") is StackCompute:
+        raise ValueError(
+            f"model.compute.attention = {attention!r}; the attention of {type(config).__name__} has one form alone: "
+            "it must be 'auto'"
+        )
 
 
 def changed(config: Any, **fields: Any) -> Any:

@@ -7,7 +7,17 @@ import pytest
 
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
-from bigmodel_jax.models import MODELS, CLIPConfig, GPT2Config, LlamaConfig, ModelConfig, ResNetConfig, SiglipConfig
+from bigmodel_jax.models import (
+    MODELS,
+    CLIPConfig,
+    Compute,
+    GPT2Config,
+    LlamaConfig,
+    ModelConfig,
+    ResNetConfig,
+    SiglipConfig,
+    T5Config,
+)
 from bigmodel_jax.models.sizes import AtMost, Cut, Divides, Multiple, SameLength
 
 WHOLE = "None leaves it whole on every device"
@@ -99,3 +109,12 @@ def test_odd_heads_are_refused_where_they_turn_and_nowhere_else():
 def test_a_cut_names_the_field_that_does_not_divide():
     with pytest.raises(ValueError, match=r"^model\.stem_channels = 9 is not divisible by parallel\.tensor = 2"):
         dataclasses.replace(ResNetConfig.tiny(), stem_channels=9).validate(ParallelConfig(tensor=2))
+
+
+def test_a_kind_of_attention_that_a_model_does_not_choose_is_refused():
+    asked = dataclasses.replace(T5Config.tiny(), compute=Compute(remat="full", attention="splash"))
+    with pytest.raises(
+        ValueError, match=r"^model.compute.attention = 'splash'; the attention of T5Config has one form"
+    ):
+        asked.validate(ParallelConfig())
+    dataclasses.replace(asked, compute=Compute(remat="full")).validate(ParallelConfig())
