@@ -96,18 +96,23 @@ def one_device():
     return get
 
 
-# Every mesh for the dense decoder, fewer for the others; one of all is quick.
+# Every mesh for the dense decoder, fewer for the others; one of all is quick, and each other kind is slow once.
 CHOSEN = {
     "llama": MESHES,
     "mixtral": ("seq_fsdp", "ulysses_tensor"),
     "bert": ("seq_tensor", "ulysses_fsdp"),
     "vit": ("seq_fsdp", "ulysses_tensor"),
 }
-PAIRS = [
-    pytest.param(model, mesh, marks=[] if (model, mesh) == ("llama", "seq_fsdp") else pytest.mark.slow)
-    for model, meshes in CHOSEN.items()
-    for mesh in meshes
-]
+QUICK = ("llama", "seq_fsdp")
+SLOW = {("llama", mesh) for mesh in ("seq_tensor", "seq_stage", "ulysses_fsdp")}
+SLOW |= {("mixtral", "seq_fsdp"), ("bert", "ulysses_fsdp"), ("vit", "ulysses_tensor")}
+
+
+def marks(pair: tuple[str, str]) -> list:
+    return [] if pair == QUICK else [pytest.mark.slow if pair in SLOW else pytest.mark.exhaustive]
+
+
+PAIRS = [pytest.param(model, mesh, marks=marks((model, mesh))) for model, meshes in CHOSEN.items() for mesh in meshes]
 
 
 @pytest.mark.parametrize(("model", "mesh"), PAIRS)

@@ -65,10 +65,17 @@ def outputs_and_gradients(parallel: ParallelConfig, num_devices: int, options: d
     return out, jax.tree.leaves(grads)
 
 
-@pytest.mark.parametrize("layout", [p if p == "ring" else pytest.param(p, marks=pytest.mark.slow) for p in LAYOUTS])
-@pytest.mark.parametrize(
-    "case", [c if c == "packed, grouped, window" else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
-)
+# Slow: every case in a ring; where heads are exchanged, attention itself is that of one device.
+EXCHANGED = {"packed, grouped, window", "packed, full, grouped", "softcap and sinks"}
+
+
+def marks(case: str, layout: str) -> list:
+    if (case, layout) == ("packed, grouped, window", "ring"):
+        return []
+    return [pytest.mark.slow if layout == "ring" or case in EXCHANGED else pytest.mark.exhaustive]
+
+
+@pytest.mark.parametrize(("case", "layout"), [pytest.param(c, p, marks=marks(c, p)) for c in CASES for p in LAYOUTS])
 def test_attention_equals_one_device(case, layout, monkeypatch):
     monkeypatch.setattr(blockwise, "CHUNK", 4)  # several blocks on each device
     options, num_kv_heads, documents = CASES[case]
@@ -82,7 +89,7 @@ def test_attention_equals_one_device(case, layout, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in CASES if "window" not in CASES[c][0]])
-@pytest.mark.parametrize("seq", [2, 4])
+@pytest.mark.parametrize("seq", [pytest.param(2, marks=pytest.mark.exhaustive), 4])
 def test_a_ring_of_splash_kernels_equals_one_device(case, seq, monkeypatch):
     """In Pallas's interpreter: the turns' masks, their merging, and the gradients of the whole row's softmax."""
     monkeypatch.setattr(sys.modules[__name__], "T", 256 * seq)

@@ -143,13 +143,27 @@ LAYOUTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LAYOUTS)
+# Slow: each of these once; what they hold together is exhaustive.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.exhaustive) if n in ("stage_data", "stage_fsdp", "stage_tensor") else n
+        for n in LAYOUTS
+    ],
+)
 def test_every_layout_equals_one_device(name, note):
     note("gpipe", "llama", LAYOUTS[name], *check("llama", LAYOUTS[name]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [c for c in CASES if c != "llama"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(c, marks=pytest.mark.exhaustive) if c in ("llama_remat", "llama_unrolled", "deberta") else c
+        for c in CASES
+        if c != "llama"
+    ],
+)
 def test_every_kind_of_model_equals_one_device(case, note):
     parallel = layout(2, 4, 1 if case in ("t5", "deepseek") else 2, fsdp=2)
     note("gpipe", case, parallel, *check(case, parallel))
