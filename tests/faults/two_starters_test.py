@@ -3,6 +3,7 @@
 import signal
 
 import runs
+from bigmodel_jax import cli
 from resume_test import wait_for_step
 
 
@@ -14,7 +15,7 @@ def test_a_second_start_is_refused_and_the_first_one_loses_no_record(tmp_path):
     assert second.returncode == 2
     assert f"is in use: process {first.pid} on " in second.stderr
     assert second.stderr.count("\n") == 1
-    assert runs.launch("report", run_dir).returncode == 0, "reading beside it is allowed"
+    cli.main(["report", str(run_dir)])  # reading beside it is allowed
     first.send_signal(signal.SIGTERM)
     _, said = first.communicate(timeout=120)
     assert first.returncode == 0, said
@@ -23,12 +24,11 @@ def test_a_second_start_is_refused_and_the_first_one_loses_no_record(tmp_path):
     assert not (run_dir / "holder.json").exists()
 
 
-def test_a_run_whose_config_file_was_cut_is_resumed(tmp_path):
+def test_a_run_whose_config_file_was_cut_is_resumed(tmp_path, capsys):
     path, run_dir = runs.write(tmp_path), tmp_path / "run"
-    assert runs.launch("train", path, "--run_dir", run_dir, "--train.steps", "4").returncode == 0
+    cli.main(["train", str(path), "--run_dir", str(run_dir), "--train.steps", "4"])
     config = run_dir / "config.json"
     config.write_text(config.read_text()[:200])
-    done = runs.launch("train", run_dir, "--train.steps", "8")
-    assert done.returncode == 0, done.stderr
-    assert "Resuming at step 4" in done.stdout
+    cli.main(["train", str(run_dir), "--train.steps", "8"])
+    assert "Resuming at step 4" in capsys.readouterr().out
     assert list(runs.losses(run_dir)) == list(range(1, 9))

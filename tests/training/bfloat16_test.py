@@ -11,15 +11,13 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.core.precision import Policy, round_stochastic
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.training.state import init_state
-from bigmodel_jax.training.step import make_train_step
-from step_test import CONFIG, one_device, text_batch
+from step_test import CONFIG, compiled, one_device, text_batch
 
 BFLOAT16 = dataclasses.replace(CONFIG, precision=Policy(param="bfloat16"))
 
 
 def run(config, steps, state=None):
-    mesh = one_device()
-    state, step = init_state(config, mesh) if state is None else state, make_train_step(config, mesh)
+    state, step = init_state(config, one_device()) if state is None else state, compiled(config)
     for i in range(int(state.step), steps):
         state, sums = step(state, text_batch(i % 3))
     return sharding.to_host(state), sums

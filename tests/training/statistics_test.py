@@ -1,6 +1,7 @@
 """What a step does once, whatever the number of pieces that its batch is cut into."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -61,14 +62,28 @@ def deepseek():
     return dataclasses.replace(tiny, num_layers=2, num_dense_layers=0)
 
 
-@pytest.fixture(scope="module")
-def whole():
-    return step(deepseek())
+@functools.cache
+def deepseek_step(pieces: str = ""):
+    """The step of the batch in one piece, or cut into `pieces`; each is computed once for all tests."""
+    return step(deepseek(), *PIECES.get(pieces, ()))
 
 
-@pytest.mark.parametrize("pieces", PIECES)
-def test_routing_biases_move_once_a_step_by_the_load_of_the_whole_batch(whole, pieces):
-    _, biases, metrics = step(deepseek(), *PIECES[pieces])
+def mixtral():
+    return dataclasses.replace(MixtralConfig.tiny(), router_z_loss=0.1, load_balancing_loss=0.0, num_layers=2)
+
+
+# Sums over pieces in time, over devices, and over stages; each of the others compiles for ten seconds.
+QUICK = ("microbatches", "data", "1f1b")
+
+
+def cut(*names: str):
+    marked = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
+    return pytest.mark.parametrize("pieces", marked)
+
+
+@cut(*PIECES)
+def test_routing_biases_move_once_a_step_by_the_load_of_the_whole_batch(pieces):
+    whole, (_, biases, metrics) = deepseek_step(), deepseek_step(pieces)
     for path, bias in whole[1].items():
         assert set(np.round(np.abs(bias), 6).ravel()) <= {0.0, np.float32(0.01)}, "one update of the rate"
         assert bias.any(), "the load is not even, so some bias moves"
@@ -76,21 +91,27 @@ def test_routing_biases_move_once_a_step_by_the_load_of_the_whole_batch(whole, p
     assert not any("statistic" in name for name in metrics), "loads are no metrics"
 
 
-@pytest.mark.parametrize("pieces", [p for p in PIECES if p != "slices"])  # those round gradients
-def test_the_balance_of_sequences_has_the_gradient_of_the_whole_batch(whole, pieces):
-    trained, _, metrics = step(deepseek(), *PIECES[pieces])
+@cut(*[p for p in PIECES if p != "slices"])  # those round gradients
+def test_the_balance_of_sequences_has_the_gradient_of_the_whole_batch(pieces):
+    whole, (trained, _, metrics) = deepseek_step(), deepseek_step(pieces)
     for path, x in whole[0].items():
         np.testing.assert_allclose(trained[path], x, atol=2e-6, err_msg=path)
     np.testing.assert_allclose(metrics["balance_loss"], whole[2]["balance_loss"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("pieces", ["microbatches", "pmap", "deterministic", "1f1b"])
-def test_the_z_loss_has_the_gradient_of_the_whole_batch(pieces):
-    model = dataclasses.replace(MixtralConfig.tiny(), router_z_loss=0.1, load_balancing_loss=0.0, num_layers=2)
-    (one, _, metrics), (cut, _, cut_metrics) = step(model), step(model, *PIECES[pieces])
+@pytest.fixture(scope="module")
+def mixtral_step():
+    return step(mixtral())
+
+
+@pytest.mark.parametrize(
+    "pieces", ["microbatches", *[pytest.param(n, marks=pytest.mark.slow) for n in ("pmap", "deterministic", "1f1b")]]
+)
+def test_the_z_loss_has_the_gradient_of_the_whole_batch(mixtral_step, pieces):
+    (one, _, metrics), (parts, _, metrics_of_parts) = mixtral_step, step(mixtral(), *PIECES[pieces])
     for path, x in one.items():
-        np.testing.assert_allclose(cut[path], x, atol=3e-6, err_msg=path)
-    np.testing.assert_allclose(cut_metrics["router_z_loss"], metrics["router_z_loss"], rtol=1e-5)
+        np.testing.assert_allclose(parts[path], x, atol=3e-6, err_msg=path)
+    np.testing.assert_allclose(metrics_of_parts["router_z_loss"], metrics["router_z_loss"], rtol=1e-5)
 
 
 def test_a_parameter_that_is_frozen_by_hand_is_refused_in_one_line():
