@@ -1,5 +1,6 @@
 """Every test sees 8 virtual CPU devices; compiled programs are kept between runs."""
 
+import functools
 import importlib
 import json
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-QUICK = {"llama", "llama31", "gpt2", "mlp", "cnn", "flax_module"}
+QUICK = {"llama", "mlp", "cnn", "flax_module"}
 # Of every family one forward pass against its reference is quick all the same, unless its code is another one's.
 FORWARD = {
     "decoders_test": "test_logits_of_packed_documents",
@@ -74,6 +75,29 @@ def measured(record_property):
         return value
 
     return note
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_pictures(request):
+    """Two seconds less for each run of a quick test: report/plots_test.py draws, and so do runs in processes of their own
+    and all of the slow suite; elsewhere it only matters where a picture goes."""
+    from bigmodel_jax.report import plots, plots_together
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (plots, plots_together) if request.config.option.markexpr != "slow" else ():
+            patch.setattr(
+                module, "render", lambda figures, subject, theme: dict.fromkeys(figures, theme.paper.encode())
+            )
+        yield
+
+
+@pytest.fixture(scope="module")
+def reference(request, tmp_path_factory):
+    """reference(family): its weights and what the reference implementation computed, read once for all tests of a file."""
+    from reference import fixture_folder, load  # of tests/parity
+
+    python = request.config.getoption("--reference-python")
+    return functools.cache(lambda name: load(fixture_folder(name, python, tmp_path_factory.mktemp("reference"))))
 
 
 @pytest.fixture(scope="session")

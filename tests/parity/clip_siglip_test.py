@@ -3,8 +3,6 @@
 Tolerance 1e-4 absolute; embeddings have length 1, the logits of pairs are cosines times exp(1.7) = 5.5.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,23 +12,12 @@ from bigmodel_jax.core import params
 from bigmodel_jax.objectives import Contrastive
 from bigmodel_jax.objectives.contrastive import pair_logits
 from bigmodel_jax.pretrained import folder
-from reference import fixture_folder, load, record_layers
+from reference import distance, record_layers
 
 TOLERANCE = 1e-4
 KINDS = {"clip": "softmax", "siglip": "sigmoid"}
 
 every_family = pytest.mark.parametrize("name", KINDS)
-
-
-@pytest.fixture(scope="module")
-def reference(request, tmp_path_factory):
-    python = request.config.getoption("--reference-python")
-    return functools.cache(lambda name: load(fixture_folder(name, python, tmp_path_factory.mktemp("reference"))))
-
-
-def distance(a, b) -> float:
-    assert np.shape(a) == np.shape(b)
-    return float(np.max(np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32))))
 
 
 def batch_of(ref):

@@ -3,8 +3,6 @@
 Tolerance 1e-4 absolute; the logits of these models have a standard deviation of about 1.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +14,7 @@ from bigmodel_jax.core import params
 from bigmodel_jax.inference import generate as generation
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.pretrained import folder
-from reference import fixture_folder, load, record_layers
+from reference import distance, record_layers
 
 TOLERANCE = 1e-4
 FAMILIES = [
@@ -38,17 +36,6 @@ FAMILIES = [
 TRAINED = ["gpt2", "llama", "mixtral", "qwen3_moe", "gpt_oss"]
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
-
-
-@pytest.fixture(scope="module")
-def reference(request, tmp_path_factory):
-    python = request.config.getoption("--reference-python")
-    return functools.cache(lambda name: load(fixture_folder(name, python, tmp_path_factory.mktemp("reference"))))
-
-
-def distance(a, b) -> float:
-    assert np.shape(a) == np.shape(b)
-    return float(np.max(np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32))))
 
 
 def logits(ref, tokens, **batch):

@@ -4,8 +4,6 @@ Tolerance 1e-4 absolute; the outputs have a standard deviation of about 1. Label
 length.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,23 +15,12 @@ from bigmodel_jax.inference.sample_images import sample_images
 from bigmodel_jax.models.dit import positions
 from bigmodel_jax.objectives import Diffusion
 from bigmodel_jax.pretrained import folder
-from reference import fixture_folder, load, record_layers
+from reference import distance, record_layers
 
 TOLERANCE = 1e-4
 CONDITIONS = {"dit": ("label",), "pixart": ("text_states", "segment_ids")}
 
 every_family = pytest.mark.parametrize("name", CONDITIONS)
-
-
-@pytest.fixture(scope="module")
-def reference(request, tmp_path_factory):
-    python = request.config.getoption("--reference-python")
-    return functools.cache(lambda name: load(fixture_folder(name, python, tmp_path_factory.mktemp("reference"))))
-
-
-def distance(a, b) -> float:
-    assert np.shape(a) == np.shape(b)
-    return float(np.max(np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32))))
 
 
 def batch_of(name, ref):

@@ -4,7 +4,6 @@ Tolerance 1e-4 absolute; what these models give has a standard deviation of abou
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ import pytest
 from bigmodel_jax.core import params
 from bigmodel_jax.objectives import BertPretraining, Classification, MaskedLanguageModel, QuestionAnswering
 from bigmodel_jax.pretrained import folder
-from reference import fixture_folder, load, record_layers
+from reference import distance, record_layers
 
 TOLERANCE = 1e-4
 HEADS = {
@@ -37,20 +36,9 @@ every_family = pytest.mark.parametrize("name", [*ENCODERS, *HEADS])
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
 
 
-@pytest.fixture(scope="module")
-def reference(request, tmp_path_factory):
-    python = request.config.getoption("--reference-python")
-    return functools.cache(lambda name: load(fixture_folder(name, python, tmp_path_factory.mktemp("reference"))))
-
-
 def family(name: str) -> str:
     """The line of the table that a head's figures belong to."""
     return name.split("-")[0]
-
-
-def distance(a, b) -> float:
-    assert np.shape(a) == np.shape(b)
-    return float(np.max(np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32))))
 
 
 def outputs(ref, tokens, **batch) -> dict:

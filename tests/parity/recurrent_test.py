@@ -17,7 +17,7 @@ from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.models import rnn
 from bigmodel_jax.models.rnn import RNNConfig
 from bigmodel_jax.objectives import NextToken
-from reference import fixture_folder
+from reference import distance, fixture_folder
 
 TOLERANCE = 1e-4
 GATES = {"rnn": [""], "lstm": ["i", "f", "g", "o"], "gru": ["r", "z", "n"]}
@@ -63,11 +63,6 @@ def reference(request, tmp_path_factory):
         return model, model.make(), tree, gradients, arrays
 
     return load
-
-
-def distance(a, b) -> float:
-    assert np.shape(a) == np.shape(b)
-    return float(np.max(np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32))))
 
 
 def logits(model, tree, tokens, **batch):

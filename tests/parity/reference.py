@@ -74,3 +74,9 @@ def record_layers(monkeypatch) -> list[list[jax.Array]]:
 
     monkeypatch.setattr(stack, "sequential", recorded)
     return stacks
+
+
+def distance(a, b) -> float:
+    """The largest difference of two arrays of one shape."""
+    assert np.shape(a) == np.shape(b)
+    return float(np.max(np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32))))

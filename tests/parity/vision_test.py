@@ -15,7 +15,7 @@ from bigmodel_jax.core import params
 from bigmodel_jax.models.resnet import ResNet
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.pretrained import folder, names
-from reference import fixture_folder, load, read, record_layers
+from reference import distance, read, record_layers
 
 TOLERANCE = 1e-4
 FAMILIES = ["vit", "resnet", "resnet_basic", "efficientnet"]
@@ -24,17 +24,6 @@ TRAINED = ["vit"]
 STEPS = 20
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
-
-
-@pytest.fixture(scope="module")
-def reference(request, tmp_path_factory):
-    python = request.config.getoption("--reference-python")
-    return functools.cache(lambda name: load(fixture_folder(name, python, tmp_path_factory.mktemp("reference"))))
-
-
-def distance(a, b) -> float:
-    assert np.shape(a) == np.shape(b)
-    return float(np.max(np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32))))
 
 
 def mean_loss(model, tree, batch):

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 import run_folders as folders
-from bigmodel_jax.report import plots, plots_together
+from bigmodel_jax.report import plots
 from bigmodel_jax.report.page import build_report
 from bigmodel_jax.report.plot_style import DARK, LIGHT
 
@@ -29,17 +29,6 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_pictures():
-    """plots_test draws; here it only matters where a picture goes."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (plots, plots_together):
-            patch.setattr(
-                module, "render", lambda figures, subject, theme: dict.fromkeys(figures, theme.paper.encode())
-            )
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from bigmodel_jax.report.plots_together import draw_together, letter
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     monkeypatch.setattr(plot_style, "DPI", 80)
+    for module in (plots, plots_together):
+        monkeypatch.setattr(module, "render", plot_style.render)
 
 
 def make_plots(run_dir):
