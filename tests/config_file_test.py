@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -117,14 +118,17 @@ def train_two_steps(path: Path, run_dir: Path) -> None:
     cli.main(["eval", str(run_dir)])
 
 
-def test_a_model_in_one_file_trains_and_is_found_again_from_config_json(tmp_path, capsys):
-    example = Path(__file__).parent / "examples" / "one_file_model.py"
+def bytes_of_text(tmp_path) -> str:
     texts = runs.write(tmp_path).parent
-    data = (
+    return (
         f"TextData(source=TextFiles({str(texts / 'train.txt')!r}, {str(texts / 'validation.txt')!r}), "
         f"tokenizer=TokenizerConfig('bytes'), seq_len=16, cache_dir={str(tmp_path / 'cache')!r})"
     )
-    path = small(tmp_path, example, data, vocab_size=264, hidden_dim=16, embed_dim=8)
+
+
+def test_a_model_in_one_file_trains_and_is_found_again_from_config_json(tmp_path, capsys):
+    example = Path(__file__).parent / "examples" / "one_file_model.py"
+    path = small(tmp_path, example, bytes_of_text(tmp_path), vocab_size=264, hidden_dim=16, embed_dim=8)
     run_dir = tmp_path / "run"
     train_two_steps(path, run_dir)
     assert flat(config_file.load(run_dir))["model"] == "NgramConfig"
@@ -135,13 +139,16 @@ def test_a_model_in_one_file_trains_and_is_found_again_from_config_json(tmp_path
 def test_an_optimizer_of_ones_own_trains_and_is_found_again_from_config_json(tmp_path, capsys):
     """An optax transformation in one line, a schedule in another, groups; read back, with its own field as an option."""
     example = Path(__file__).parent / "examples" / "own_optimizer.py"
-    texts = runs.write(tmp_path).parent
-    data = (
-        f"TextData(source=TextFiles({str(texts / 'train.txt')!r}, {str(texts / 'validation.txt')!r}), "
-        f"tokenizer=TokenizerConfig('bytes'), seq_len=16, cache_dir={str(tmp_path / 'cache')!r})"
-    )
     path = small(
-        tmp_path, example, data, vocab_size=264, embed_dim=16, num_heads=2, num_kv_heads=2, head_dim=8, mlp_dim=16
+        tmp_path,
+        example,
+        bytes_of_text(tmp_path),
+        vocab_size=264,
+        embed_dim=16,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=8,
+        mlp_dim=16,
     )
     run_dir = tmp_path / "run"
     cli.main(["train", str(path), "--run_dir", str(run_dir), "--optim.half_life", "1", *FEW, "--train.steps", "2"])
@@ -153,6 +160,25 @@ def test_an_optimizer_of_ones_own_trains_and_is_found_again_from_config_json(tmp
     records = [r for r in map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines()) if "learning_rate" in r]
     assert [r["learning_rate"] for r in records] == pytest.approx([3e-3, 1.5e-3, 0.75e-3])
     assert [r["learning_rate/layers/attn"] for r in records] == pytest.approx([1e-3, 0.5e-3, 0.25e-3])
+
+
+def test_a_block_of_ones_own_trains_resumes_and_runs_in_a_pipeline_of_either_schedule(tmp_path):
+    example = Path(__file__).parent / "examples" / "own_block.py"
+    sizes = {"num_layers": 4, "embed_dim": 16, "num_heads": 2, "num_kv_heads": 2, "head_dim": 8, "mlp_dim": 16}
+    path = small(tmp_path, example, bytes_of_text(tmp_path), vocab_size=264, **sizes)
+    first = tmp_path / "first"
+    cli.main(["train", str(path), "--run_dir", str(first), "--train.steps", "1", "--optim.warmup_steps", "1", *FEW])
+    assert json.loads((first / "config.json").read_text())["model"]["type"] == f"{path}:PrimerConfig"
+    layouts = {"plain": (), "gpipe": ("--parallel.stage", "2")}
+    layouts["1f1b"] = (*layouts["gpipe"], "--parallel.pipeline_schedule", "1f1b")
+    losses = {}
+    for name, layout in layouts.items():
+        run_dir = shutil.copytree(first, tmp_path / name)
+        cli.main(["train", str(run_dir), "--train.steps", "3", *layout])
+        losses[name] = runs.losses(run_dir)
+    assert sorted(losses["plain"]) == [1, 2, 3]
+    for name in layouts:
+        assert losses[name] == pytest.approx(losses["plain"], rel=1e-5)
 
 
 @pytest.mark.slow

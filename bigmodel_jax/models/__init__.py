@@ -4,7 +4,7 @@ A model of one's own needs no entry here: a config file may define its `ModelCon
 """
 
 from bigmodel_jax.models.bag_of_embeddings import BagOfEmbeddingsConfig
-from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.base import Entry, Model, ModelConfig, Out, Parts
 from bigmodel_jax.models.bert import BertConfig
 from bigmodel_jax.models.clip import CLIPConfig
 from bigmodel_jax.models.cnn import CNNConfig
@@ -80,6 +80,7 @@ __all__ = [
     "DeepseekConfig",
     "DiTConfig",
     "EfficientNetConfig",
+    "Entry",
     "GPT2Config",
     "Gemma2Config",
     "Gemma3Config",
@@ -93,6 +94,7 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Out",
+    "Parts",
     "PixArtConfig",
     "Qwen2Config",
     "Qwen3Config",

@@ -15,8 +15,10 @@ import pytest
 import pipeline_test as pipelines
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models import MODELS, Compute
+from bigmodel_jax.objectives import OBJECTIVES, NextToken
 from bigmodel_jax.training.pipeline.schedule_1f1b import Schedule
 from bigmodel_jax.training.state import abstract_state
 from bigmodel_jax.training.step import make_train_step
@@ -53,7 +55,8 @@ def test_every_layout_equals_one_device(name, note):
     note("1f1b", "llama", LAYOUTS[name], *pipelines.check("llama", LAYOUTS[name]))
 
 
-OF_ROWS = ("llama_remat", "llama_unrolled", "gemma3", "bert", "deberta", "vit")
+KEPT = ("llama_remat", "llama_unrolled", "gemma3", "bert", "deberta", "vit", "deepseek")
+AGAIN = ("llama_remat", "gemma3", "deberta", "deepseek")
 
 
 @pytest.mark.slow
@@ -61,9 +64,8 @@ OF_ROWS = ("llama_remat", "llama_unrolled", "gemma3", "bert", "deberta", "vit")
 @pytest.mark.parametrize(
     ("case", "remat"),
     [
-        pytest.param(case, remat, marks=[] if remat == (case in ("bert", "llama_unrolled")) else pytest.mark.exhaustive)
-        for case in OF_ROWS
-        for remat in (False, True)
+        *((case, True) for case in AGAIN),
+        *(pytest.param(case, False, marks=pytest.mark.exhaustive if case in AGAIN else []) for case in KEPT),
     ],
 )
 def test_every_kind_of_model_equals_one_device(case, remat, note):
@@ -71,23 +73,30 @@ def test_every_kind_of_model_equals_one_device(case, remat, note):
     note("1f1b", case, parallel, *pipelines.check(case, parallel))
 
 
+OF_MICROBATCHES = [
+    ("mixtral", layout(2, 4, 2)),
+    ("mixtral", layout(4, 8, expert=2)),
+    ("mixtral", layout(2, 4, 2, fsdp=2, remat=True)),
+    ("dit", layout(2, 4, 2)),
+]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "parallel",
+    ("case", "parallel"),
     [
-        pytest.param(layout(2, 4, 2), marks=pytest.mark.exhaustive),
-        layout(4, 8, expert=2),
-        layout(2, 4, 2, fsdp=2, remat=True),
+        pytest.param(*one, marks=pytest.mark.exhaustive if one == ("mixtral", layout(2, 4, 2)) else [])
+        for one in OF_MICROBATCHES
     ],
 )
-def test_a_mixture_equals_gradients_accumulated_over_the_same_microbatches(parallel, note):
-    """The balance of experts is a microbatch's in both."""
-    losses, norms, tree = accumulated("mixtral", parallel.stage, parallel.pipeline_microbatches)
-    got_losses, got_norms, got = pipelines.run("mixtral", parallel)
+def test_what_is_a_microbatchs_equals_gradients_accumulated_over_the_same_microbatches(case, parallel, note):
+    """The balance of experts, and what is drawn for a row."""
+    losses, norms, tree = accumulated(case, parallel.stage, parallel.pipeline_microbatches)
+    got_losses, got_norms, got = pipelines.run(case, parallel)
     np.testing.assert_allclose(got_losses, losses, rtol=2e-6)
     np.testing.assert_allclose(got_norms, norms, rtol=1e-5)
     weight = max(np.abs(params.paths(got[0])[path] - leaf).max() for path, leaf in params.paths(tree[0]).items())
-    note("1f1b", "mixtral", parallel, np.abs(got_losses / losses - 1).max(), weight)
+    note("1f1b", case, parallel, np.abs(got_losses / losses - 1).max(), weight)
     for path, leaf in params.paths(tree[0]).items():
         np.testing.assert_allclose(params.paths(got[0])[path], leaf, atol=2e-5, err_msg=path)
 
@@ -237,15 +246,50 @@ def test_slots_hold_what_waits_and_no_more_for_more_microbatches(n, r):
         ("transformer", layout(2, 4), "is for models of one stack of layers, and TransformerConfig has several"),
         ("llama", layout(1), "pipeline_schedule need parallel.stage of 2 or more"),
         ("offload", layout(2, 4), "model.compute.remat = 'offload_input' needs parallel.pipeline_remat = True"),
+        ("whole", layout(2, 4), "is for models in parts (models/base.py, Parts), and Whole brings `apply` alone"),
     ],
 )
 def test_what_it_is_not_for_is_one_line(model, parallel, message):
     config = pipelines.config_of("llama", parallel)
-    cfg = (
-        dataclasses.replace(config.model, compute=Compute(remat="offload_input"))
-        if model == "offload"
-        else MODELS[model].tiny()
-    )
+    offload = dataclasses.replace(config.model, compute=Compute(remat="offload_input"))
+    cfg = {"offload": offload, "whole": Whole()}.get(model)
+    config = dataclasses.replace(config, model=cfg or MODELS[model].tiny())
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        validate(dataclasses.replace(config, model=cfg), math.prod(parallel.sizes()))
+        validate(config, math.prod(parallel.sizes()))
     assert "\n" not in str(error.value)
+
+
+class Whole(type(pipelines.CASES["llama"][0])):
+    """A Llama around which a user has put a function."""
+
+    def make(self):
+        model = super().make()
+        return model._replace(apply=lambda *args, **options: model.apply(*args, **options))
+
+
+class Doubled(NextToken):
+    """An objective of one's own that changes the loss of another."""
+
+    def loss(self, *args, **options):
+        loss = super().loss(*args, **options)
+        return loss._replace(mean=Mean(2 * loss.mean.total, loss.mean.count))
+
+
+class DoubledScore(NextToken):
+    def score(self, *args, **options):
+        return super().score(*args, **options)
+
+
+def test_an_objective_whose_loss_is_not_its_score_is_one_line_and_trains_elsewhere():
+    config = dataclasses.replace(pipelines.config_of("llama", layout(2, 4)), objective=Doubled())
+    with pytest.raises(
+        ValueError, match=r"defines score\(out, batch\), and Doubled defines its loss\(\) alone"
+    ) as error:
+        validate(config, 2)
+    assert "\n" not in str(error.value)
+    for accepted in (
+        dataclasses.replace(config, parallel=pipelines.layout(2, 4)),
+        dataclasses.replace(config, objective=DoubledScore()),
+    ):
+        validate(accepted, 2)
+    assert [cls().scores for cls in OBJECTIVES.values()] == [True] * len(OBJECTIVES)

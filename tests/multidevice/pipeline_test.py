@@ -24,7 +24,7 @@ from bigmodel_jax.data import DataConfig
 from bigmodel_jax.models import MODELS, Compute
 from bigmodel_jax.models.base import ModelConfig
 from bigmodel_jax.nn import pipeline
-from bigmodel_jax.objectives import Classification, MaskedLanguageModel, NextToken
+from bigmodel_jax.objectives import Classification, Diffusion, MaskedLanguageModel, NextToken
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.plan.program.hlo import Collective, collectives
 from bigmodel_jax.training.state import abstract_state, init_state
@@ -76,6 +76,7 @@ CASES = {
     "deberta": (tiny("deberta", num_layers=4), MaskedLanguageModel(), text),
     "t5": (tiny("t5"), NextToken(), pairs),
     "vit": (tiny("vit", num_layers=4), Classification(), images),
+    "dit": (tiny("dit", num_layers=4), Diffusion(), images),
 }
 
 
