@@ -84,7 +84,7 @@ def spec(cfg: GPT2Config) -> params.Tree:
     }
 
 
-def block(cfg: GPT2Config, p, x_BTD, xs, q_where, k_where, index, train):
+def block(cfg: GPT2Config, p, x_BTD, xs, q_where, k_where, index, *, train):
     cache, rng = xs
     attn_rng, mlp_rng = (None, None) if rng is None else jax.random.split(rng)
     h = norm.layer(p["attn_norm"], x_BTD, eps=cfg.norm_eps)

@@ -142,6 +142,22 @@ def written_out(tree) -> jax.Array:
     return jnp.sum(BATCH["weights"] * error) + 0.1 * sizes
 
 
+def entered_with_rows(field: str):
+    def enter_(p, batch, **options) -> Entry:
+        entry = enter(p, batch, **options)
+        x, keys = batch["x"].sum(), entry.xs
+        return entry._replace(**({"whole": (x,)} if field == "whole" else {"xs": (keys, jnp.full(LAYERS, x))}))
+
+    return enter_
+
+
+@pytest.mark.parametrize("field", ["xs", "whole"])
+def test_what_layers_take_whole_may_not_come_from_the_rows_of_one_microbatch(field):
+    model = Model(Chain().make().spec, Parts(entered_with_rows(field), block, leave))
+    with pytest.raises(ValueError, match=r"depends on the rows of the batch; Entry\.shared is for that"):
+        of_schedule("1f1b", model)
+
+
 SHAPES = {
     "gpipe": {"stage": 2, "pipeline_microbatches": 4},
     "1f1b": {"stage": 2, "pipeline_microbatches": 4, "pipeline_schedule": "1f1b"},
@@ -152,8 +168,8 @@ SHAPES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", SHAPES)
-def test_gradients_and_keys_of_a_schedule(case):
+def of_schedule(case: str, model: Model):
+    """(gradients, loss, metrics, ...) and how the batch was cut."""
     parallel = ParallelConfig(data=1, **SHAPES[case])
     config = Config(Chain(), Squares(), DataConfig(), parallel=parallel, train=TrainConfig(batch_size=ROWS))
     mesh = sharding.make_mesh(parallel, jax.devices()[: parallel.stage])
@@ -161,9 +177,14 @@ def test_gradients_and_keys_of_a_schedule(case):
     @jax.jit
     def run(tree, batch):
         with sharding.use(mesh, parallel.rules, parallel):
-            return accumulate(config, config.model.make(), tree, {}, batch, jax.random.key(1))
+            return accumulate(config, model, tree, {}, batch, jax.random.key(1))
 
-    grads, mean, sums, _ = run(TREE, BATCH)
+    return run(TREE, BATCH), parallel
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_gradients_and_keys_of_a_schedule(case):
+    (grads, mean, sums, _), parallel = of_schedule(case, Chain().make())
     loss, want = jax.value_and_grad(written_out)(TREE)
     assert float(mean.total) == pytest.approx(float(loss), rel=1e-5)
     assert float(mean.count) == BATCH["weights"].sum()

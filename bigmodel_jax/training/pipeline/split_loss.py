@@ -66,10 +66,15 @@ def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
     def entered(compute, rows, rng) -> Entry:
         return loss.enter(compute, rows, rng)[2]
 
-    def of_layers(compute):
+    def of_layers(compute, rows=rows):
         entry = entered(compute, rows, rng)
         return loss.whole(compute)[loss.parts.stack], entry.xs, entry.whole
 
+    if _reads(lambda rows: of_layers(compute, rows)[1:], rows):
+        raise ValueError(
+            "parallel.pipeline_schedule = '1f1b': what the model's layers take as Entry.xs or Entry.whole depends on the rows "
+            "of the batch; Entry.shared is for that"
+        )
     first = entered(compute, rows, rng)
     trees = jax.tree.structure(of_layers(compute)[:2]), jax.tree.structure(first.whole), jax.tree.structure(first.x)
     layered_tree, whole_tree, x_tree = trees
@@ -105,6 +110,16 @@ def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
         return loss.leave(compute, rows, rng, jax.tree.unflatten(x_tree, x), jax.tree.unflatten(ys_tree, ys))
 
     return Split(enter, weights, layers, leave, loss.parts.outside)
+
+
+def _reads(fn: Callable, tree: Any) -> bool:
+    """Whether a result of `fn(tree)` depends on the values in the tree."""
+    jaxpr = jax.make_jaxpr(fn)(tree).jaxpr
+    reached = set(map(id, jaxpr.invars))
+    for equation in jaxpr.eqns:
+        if any(id(v) in reached for v in equation.invars):
+            reached |= set(map(id, equation.outvars))
+    return any(id(v) in reached for v in jaxpr.outvars)
 
 
 def floats(leaves: Leaves) -> Leaves:
