@@ -1,4 +1,4 @@
-"""Objectives: `loss(model, params, batch, rng, train) -> Loss`, one task per file."""
+"""Objectives: `score(out, batch, params, train) -> Loss` of what a model gave, one task per file."""
 
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.classification import Classification
