@@ -91,6 +91,8 @@ TESTS = {
     "data/images/image.py": ("data/epochs_test.py",),
     "data/holdout.py": ("data/tabular_test.py",),
     "inference/generate.py": ("inference/tokens_test.py",),
+    "inference/slots.py": ("inference/engine_test.py", "inference/tokens_test.py", "inference/generate_test.py"),
+    "inference/sampling.py": ("inference/generate_test.py",),
     "cluster/peers.py": ("cluster/second_events_test.py",),
     "pretrained/names.py": ("pretrained/folder_test.py",),
     "plan/chips.py": ("plan/roofline_test.py", "plan/cost_test.py"),

@@ -98,6 +98,11 @@ def abstract(spec: Tree, shardings: Tree | None = None) -> Tree:
     return map_spec(lambda p, s: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=s), spec, shardings)
 
 
+def empty(spec: Tree) -> Tree:
+    """Zeros for every leaf: a decode cache before its first token."""
+    return map_spec(lambda p: jnp.zeros(p.shape, p.dtype), spec)
+
+
 def stack(spec: Tree, n: int, axis: str | None = "layers") -> Tree:
     """`n` layers of `spec` as one tree with a leading dimension; each layer keeps its own initial draw."""
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from bigmodel_jax.core.params import Init, Param, Tree
+from bigmodel_jax.core.params import Init, Param, Tree, zeros
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Entry, Model, Out, parts_of
 from bigmodel_jax.models.sizes import Cut, Divides, Multiple, padded
@@ -57,8 +57,12 @@ def leave(head: Callable, losses: Callable, cfg, p: Tree, entry: Entry, x_BTD, y
 
 @struct.dataclass
 class Cache:
-    """Keys and values seen so far: layers {"k", "v"}: (L, B, S, K, h); positions and segments (B, S) of the slots,
-    segment 0 = slot not filled or padding; index: first free slot, the same for all rows."""
+    """Keys and values seen so far: layers {"k", "v"}: (L, B, S, K, h); positions and segments (B, S) of the columns,
+    segment 0 = column not filled or padding; index: the column that the next token takes, the same for all rows.
+
+    The S columns are a ring: the column after the last is the first. Masks count positions, so a row may begin at any
+    column, and rows of unequal length share one index.
+    """
 
     layers: Any
     positions: jax.Array
@@ -66,14 +70,25 @@ class Cache:
     index: jax.Array
 
     def advance(self, layers: Any, num: int) -> "Cache":
-        return self.replace(layers=layers, index=self.index + num)
+        return self.replace(layers=layers, index=(self.index + num) % self.positions.shape[1])
 
 
 def make_cache(cfg, batch_size: int, length: int, dtype: Any) -> Cache:
-    """An empty cache for `length` tokens a row."""
+    """The declaration of a cache for `length` tokens a row."""
     shape = (cfg.num_layers, batch_size, length, cfg.num_kv_heads, cfg.head_dim)
-    empty = jnp.zeros((batch_size, length), jnp.int32)
-    return Cache({"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)}, empty, empty, jnp.zeros((), jnp.int32))
+    keys = declared(shape, ("layers", "batch", "seq", "kv_heads", "head_dim"), dtype)
+    return ring({"k": keys, "v": keys}, batch_size, length)
+
+
+def declared(shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: Any) -> Param:
+    """One array of a decode cache; "batch" names the dimension of the rows, "seq" that of the ring's columns."""
+    return Param(shape, axes, zeros(), jnp.dtype(dtype).name)
+
+
+def ring(layers: Any, batch_size: int, length: int) -> Cache:
+    """The declaration of a cache around that of its layers."""
+    places = declared((batch_size, length), ("batch", "seq"), jnp.int32)
+    return Cache(layers, places, places, declared((), (), jnp.int32))
 
 
 def where(batch: dict, cache: Cache | None) -> tuple[Where, Where, Cache | None]:

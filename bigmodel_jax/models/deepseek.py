@@ -9,7 +9,6 @@ import functools
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import normal
@@ -159,12 +158,11 @@ def spec(cfg: DeepseekConfig) -> params.Tree:
 
 
 def make_cache(cfg: DeepseekConfig, batch_size: int, length: int, dtype) -> decoder.Cache:
-    """An empty cache: of each layer and token the latent (R) and the shared rotary key (r), whatever the heads."""
+    """The declaration of a cache: each layer keeps a token's latent (R) and shared rotary key (r), whatever the heads."""
     stacks = {"dense_layers": cfg.num_dense_layers, "layers": cfg.num_layers - cfg.num_dense_layers}
     shape = (batch_size, length, cfg.kv_lora_rank, cfg.qk_rope_head_dim)
     layers = {name: latent_attention.empty_cache(n, *shape, dtype) for name, n in stacks.items() if n}
-    places = jnp.zeros((batch_size, length), jnp.int32)
-    return decoder.Cache(layers, places, places, jnp.zeros((), jnp.int32))
+    return decoder.ring(layers, batch_size, length)
 
 
 def rope_angles(cfg: DeepseekConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -32,16 +32,19 @@ class Cache(NamedTuple):
     encoder's, made by the first call, the one whose batch has encoder_tokens; memory_where: where they stand."""
 
     own: decoder.Cache
-    memory: Any = None
-    memory_where: Where | None = None
+    memory: Any
+    memory_where: Where
 
 
 def make_cache(cfg, batch_size: int, length: int, dtype: Any) -> Cache:
-    """An empty cache for `length` decoder tokens a row."""
+    """The declaration of a cache for `length` decoder tokens and `length` encoder tokens a row."""
     shape = (cfg.num_decoder_layers, batch_size, length, cfg.num_heads, cfg.head_dim)
-    empty = jnp.zeros((batch_size, length), jnp.int32)
-    layers = {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)}
-    return Cache(decoder.Cache(layers, empty, empty, jnp.zeros((), jnp.int32)))
+    own, memory = (
+        dict.fromkeys("kv", decoder.declared(shape, ("layers", "batch", dim, "heads", "head_dim"), dtype))
+        for dim in ("seq", None)
+    )
+    places = decoder.declared((batch_size, length), ("batch", None), jnp.int32)
+    return Cache(decoder.ring(own, batch_size, length), memory, Where(places, places))
 
 
 def encoder_where(batch: dict) -> Where | None:
@@ -59,7 +62,7 @@ def encoder_where(batch: dict) -> Where | None:
 
 def check_batch(batch: dict, cache: Cache | None) -> None:
     """Raises ValueError where there is nothing to attend to."""
-    if "encoder_tokens" not in batch and (cache is None or cache.memory is None):
+    if "encoder_tokens" not in batch and cache is None:
         raise ValueError(
             f"batch has {', '.join(batch)}, but no encoder_tokens: an encoder-decoder needs data of pairs, "
             "such as SpanCorruptionData"

@@ -129,8 +129,9 @@ def initial(kind: str, batch_size: int, hidden_dim: int, dtype: Any) -> Any:
 
 
 def make_cache(cfg: RecurrentConfig, batch_size: int, length: int, dtype: Any) -> list:
-    """The states of all layers, which are all that decoding needs; `length` plays no part."""
-    return [initial(cfg.cell, batch_size, cfg.hidden_dim, dtype)] * cfg.num_layers
+    """The declaration of all layers' states, which are all that decoding needs; `length` plays no part."""
+    state = Param((batch_size, cfg.hidden_dim), ("batch", None), zeros(), jnp.dtype(dtype).name)
+    return [(state, state) if cfg.cell == "lstm" else state] * cfg.num_layers
 
 
 # ---- dropout ----
@@ -201,7 +202,7 @@ def run(cfg: RecurrentConfig, p, batch: dict, rng: jax.Array | None, states: lis
     keys = [None] * (2 * cfg.num_layers + 2) if rng is None else jax.random.split(rng, 2 * cfg.num_layers + 2)
     x = constrain(linear.embed(p["embed"], tokens), "batch", None, None)
     x = drop_words(keys[-1], cfg.embedding_dropout, x, tokens, cfg.vocab_size)
-    states = states or make_cache(cfg, B, T, x.dtype)
+    states = states or [initial(cfg.cell, B, cfg.hidden_dim, x.dtype)] * cfg.num_layers
     after = []
     for i, state in enumerate(states):
         x = x * sequence_mask(keys[2 * i], cfg.dropout, x, shape=(B, 1, x.shape[-1]))

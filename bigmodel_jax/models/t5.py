@@ -159,18 +159,20 @@ def bucket_of_distance(num_buckets: int, max_distance: int) -> np.ndarray:
 
 
 def relative_bias(cfg: T5Config, table, q_slots, k_slots, *, bidirectional: bool) -> jax.Array:
-    """What every layer adds to its logits, (1, H, T, S); table (buckets, H), slots (T,) and (S,) int.
+    """What every layer adds to its logits, (1 or B, H, T, S); table (buckets, H), slots ([B,] T) and ([B,] S) int.
 
-    By slots, not positions: within a segment their differences are the same, and one bias then serves all rows.
+    By slots, not positions: within a segment their differences are the same, and one bias then serves all rows. A
+    decode cache is a ring, whose columns say nothing: there the positions of each row take the slots' place.
     """
-    distance = k_slots[None, :] - q_slots[:, None]
+    distance = k_slots[..., None, :] - q_slots[..., :, None]
     if bidirectional:  # one half of the buckets for what stands before, one for what stands after
         buckets = jnp.asarray(bucket_of_distance(cfg.num_buckets // 2, cfg.max_distance))
         bucket = buckets[jnp.minimum(jnp.abs(distance), cfg.max_distance)] + (distance > 0) * (cfg.num_buckets // 2)
     else:
         buckets = jnp.asarray(bucket_of_distance(cfg.num_buckets, cfg.max_distance))
         bucket = buckets[jnp.clip(-distance, 0, cfg.max_distance)]
-    return jnp.moveaxis(jnp.take(table, bucket, axis=0), -1, 0)[None]
+    bias = jnp.moveaxis(jnp.take(table, bucket, axis=0), -1, -3)
+    return bias if bias.ndim == 4 else bias[None]
 
 
 # ------------------------------------------------------------------------------------------------ layers
@@ -246,16 +248,16 @@ def apply(cfg: T5Config, p, batch, *, rng=None, train=False, cache=None) -> Out:
     else:
         memory = encode(cfg, p, batch["encoder_tokens"], memory_where, encoder_rng)
     q_where, k_where, own = decoder.where(batch, cache and cache.own)
-    index = 0 if own is None else own.index
-    q_slots, k_slots = index + jnp.arange(q_where.positions.shape[1]), jnp.arange(k_where.positions.shape[1])
+    slots = jnp.arange(q_where.positions.shape[1])
+    q_slots, k_slots = (slots, slots) if own is None else (q_where.positions, k_where.positions)
     bias = relative_bias(cfg, p["decoder"]["relative_bias"], q_slots, k_slots, bidirectional=False)
-    caches = (own and own.layers, cache and cache.memory)
-    where = (q_where, k_where, index, bias, True, memory, memory_where)
+    caches = (own and own.layers, cache.memory if memory is None else None)
+    where = (q_where, k_where, own and own.index, bias, True, memory, memory_where)
     x_BTD, kv = run(cfg, p["decoder"], p["embed"], batch["tokens"], decoder_rng, caches, *where)
     x_BTD = x_BTD * cfg.embed_dim**-0.5 if cfg.tied_embeddings else x_BTD
     head = Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"])
     if cache is not None:
-        cache = cache._replace(own=own.advance(kv[0], len(q_slots)), memory=kv[1], memory_where=memory_where)
+        cache = cache._replace(own=own.advance(kv[0], len(slots)), memory=kv[1], memory_where=memory_where)
     return Out(head.logits(), cache=cache, head=head)
 
 

@@ -155,7 +155,7 @@ def apply(cfg: TransformerConfig, p, batch, *, rng=None, train=False, cache=None
         where = (memory_where, memory_where, 0, False, None, None)
         memory, _ = run(cfg, p["embed"], p["encoder"], batch["encoder_tokens"], encoder_rng, (None, None), *where)
     q_where, k_where, own = decoder.where(batch, cache and cache.own)
-    caches = (own and own.layers, cache and cache.memory)
+    caches = (own and own.layers, cache.memory if memory is None else None)
     where = (q_where, k_where, own and own.index, True, memory, memory_where)
     x_BTD, kv = run(cfg, p["embed"], p["decoder"], batch["tokens"], decoder_rng, caches, *where)
     head = Head(x_BTD, p["embed"]["table"], p.get("logits_bias"))

@@ -9,8 +9,10 @@ import pytest
 
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params
-from bigmodel_jax.inference import generate as generate_module
-from bigmodel_jax.inference.generate import PROMPT_MULTIPLE, generate, left_pad, sample
+from bigmodel_jax.inference import engine as engine_module
+from bigmodel_jax.inference.engine import PROMPT_MULTIPLE, bucket, left_pad
+from bigmodel_jax.inference.generate import generate
+from bigmodel_jax.inference.sampling import sample
 from bigmodel_jax.models import GPT2Config, LlamaConfig, MLPConfig
 from bigmodel_jax.nn import stack
 
@@ -46,7 +48,7 @@ def test_prompts_of_different_lengths_together_equal_each_alone(model, greedy):
 
 def test_layers_that_lie_apart_say_the_same(model, greedy, monkeypatch):
     _, weights = model
-    monkeypatch.setattr(generate_module, "APART_FROM", 0)
+    monkeypatch.setattr(engine_module, "APART_FROM", 0)
     seen = []
     monkeypatch.setattr(stack, "apart", lambda *args, apart=stack.apart: seen.append(apart(*args)) or seen[-1])
     assert generate(*model, PROMPTS, GREEDY, stop=NEVER) == greedy
@@ -98,11 +100,18 @@ def test_what_cannot_be_generated_is_refused(model):
 
 
 def test_left_pad_ends_every_prompt_in_the_last_column():
-    tokens, segments = left_pad(PROMPTS)
-    assert tokens.shape[1] % PROMPT_MULTIPLE == 0
-    for row, prompt in enumerate(PROMPTS):
-        assert tokens[row, -len(prompt) :].tolist() == prompt
-        assert segments[row].tolist() == [0] * (tokens.shape[1] - len(prompt)) + [1] * len(prompt)
+    for prompt in PROMPTS:
+        tokens, segments = left_pad(prompt, 64)
+        assert tokens.shape[1] % PROMPT_MULTIPLE == 0
+        assert tokens[0, -len(prompt) :].tolist() == prompt
+        assert segments[0].tolist() == [0] * (tokens.shape[1] - len(prompt)) + [1] * len(prompt)
+    assert left_pad(PROMPTS[2], 20)[0].shape == (1, 20), "no longer than a slot"
+
+
+def test_few_lengths_are_compiled_and_little_is_padded():
+    lengths = [bucket(n) for n in range(1, 4097)]
+    assert len(set(lengths)) == 28
+    assert all(n <= length < max(n + 16, 1.25 * n + 1) for n, length in enumerate(lengths, 1))
 
 
 # ------------------------------------------------------------------------------------------------ one draw
@@ -113,7 +122,7 @@ PROBS = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
 def draws(cfg: SampleConfig, n: int = 20_000) -> np.ndarray:
     """Frequencies of n draws from PROBS."""
     logits = jnp.broadcast_to(jnp.log(PROBS), (n, len(PROBS)))
-    return np.bincount(sample(logits, jax.random.key(0), cfg), minlength=len(PROBS)) / n
+    return np.bincount(sample(logits, jax.random.split(jax.random.key(0), n), cfg), minlength=len(PROBS)) / n
 
 
 def kept(*tokens: int) -> np.ndarray:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.config import SampleConfig
-from bigmodel_jax.inference.generate import generate, left_pad
+from bigmodel_jax.core.params import Param, zeros
+from bigmodel_jax.inference.engine import left_pad
+from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.models.base import Model, Out
 
 VOCAB = 4096
@@ -22,7 +24,7 @@ def counting(scale: float) -> Model:
         logits = jnp.where(right[..., None], logits, scale * jax.nn.one_hot(jnp.zeros_like(batch["tokens"]), VOCAB))
         return Out(logits, cache=cache + batch["segment_ids"].sum(1, keepdims=True))
 
-    return Model({}, apply, make_cache=lambda rows, length, dtype: jnp.zeros((rows, 1), jnp.int32))
+    return Model({}, apply, make_cache=lambda rows, length, dtype: Param((rows, 1), ("batch", None), zeros(), "int32"))
 
 
 PARAMS = {"unused": np.zeros(1, np.float32)}
@@ -75,6 +77,6 @@ def test_a_row_that_has_stopped_says_no_more_while_others_go_on():
 
 def test_prompts_of_unequal_length_count_on_from_their_own_end():
     assert say([[4], [50, 51, 52, 60]], scale=1.0, tokens=3) == [[5, 6, 7], [61, 62, 63]]
-    tokens, segments = left_pad([[4], [1, 2, 3]])
-    assert tokens[:, -3:].tolist() == [[0, 0, 4], [1, 2, 3]]
-    assert segments[:, -3:].tolist() == [[0, 0, 1], [1, 1, 1]]
+    tokens, segments = left_pad([1, 2], 16)
+    assert tokens[:, -3:].tolist() == [[0, 1, 2]]
+    assert segments[:, -3:].tolist() == [[0, 1, 1]]

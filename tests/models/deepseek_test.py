@@ -214,7 +214,7 @@ def test_all_layers_may_be_of_one_kind(dense):
     cfg = dataclasses.replace(TINY, num_dense_layers=dense)
     model, p = fresh(cfg)
     tokens = jnp.arange(8)[None]
-    cached = model.apply(p, {"tokens": tokens}, cache=model.make_cache(1, 8, jnp.float32)).value
+    cached = model.apply(p, {"tokens": tokens}, cache=params.empty(model.make_cache(1, 8, jnp.float32))).value
     np.testing.assert_allclose(cached, model.apply(p, {"tokens": tokens}).value, atol=1e-5)
     assert len(model.apply(p, batch_of(jnp.arange(9)[None]), train=True).updates) == (0 if dense else 1)
 

@@ -237,7 +237,7 @@ def test_decoding_with_a_cache_equals_the_full_forward(name):
     p = params.init(model.spec, jax.random.key(0))
     tokens = jax.random.randint(jax.random.key(1), (2, 12), 0, 64)
     full = model.apply(p, {"tokens": tokens}).value
-    cache: Cache = model.make_cache(2, 16, jnp.float32)
+    cache: Cache = params.empty(model.make_cache(2, 16, jnp.float32))
     out = model.apply(p, {"tokens": tokens[:, :5]}, cache=cache)
     pieces, cache = [out.value], out.cache
     step = jax.jit(lambda batch, cache: model.apply(p, batch, cache=cache))

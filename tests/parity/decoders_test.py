@@ -164,7 +164,7 @@ def test_decoding_equals_the_full_forward(name, reference, measured):
     ref = reference(name)
     tokens = jnp.asarray(ref.arrays["tokens"], jnp.int32)
     step = jax.jit(ref.model.apply)
-    cache, pieces = ref.model.make_cache(*tokens.shape, jnp.float32), []
+    cache, pieces = params.empty(ref.model.make_cache(*tokens.shape, jnp.float32)), []
     for start, stop in [(0, 4), *((i, i + 1) for i in range(4, tokens.shape[1]))]:
         positions = jnp.broadcast_to(jnp.arange(start, stop), (tokens.shape[0], stop - start))
         out = step(ref.tree, {"tokens": tokens[:, start:stop], "positions": positions}, cache=cache)

@@ -145,7 +145,7 @@ def test_decoding_equals_the_full_forward(name, reference, measured):
     apply = jax.jit(lambda batch, cache: ref.model.apply(ref.tree, batch, cache=cache))
     segments = jnp.ones((2, 1), jnp.int32)
     first = {"encoder_tokens": batch["encoder_tokens"], "tokens": batch["tokens"][:, :3]}
-    out = apply(first, ref.model.make_cache(2, 9, jnp.float32))
+    out = apply(first, params.empty(ref.model.make_cache(2, 9, jnp.float32)))
     pieces = [out.value]
     for i in range(3, batch["tokens"].shape[1]):
         step = {"tokens": batch["tokens"][:, i : i + 1], "positions": i * segments, "segment_ids": segments}

@@ -115,7 +115,7 @@ def test_gradients_of_every_parameter(cell, reference, measured):
 def test_decoding_equals_the_full_forward(cell, reference, measured):
     _, model, tree, _, arrays = reference(cell)
     tokens = jnp.asarray(arrays["tokens"], jnp.int32)
-    step, cache, pieces = jax.jit(model.apply), model.make_cache(*tokens.shape, jnp.float32), []
+    step, cache, pieces = jax.jit(model.apply), params.empty(model.make_cache(*tokens.shape, jnp.float32)), []
     for start, stop in [(0, 4), *((i, i + 1) for i in range(4, tokens.shape[1]))]:
         positions = jnp.broadcast_to(jnp.arange(start, stop), (tokens.shape[0], stop - start))
         out = step(tree, {"tokens": tokens[:, start:stop], "positions": positions}, cache=cache)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from bigmodel_jax.core.params import Init, Param, ones
+from bigmodel_jax.core.params import Init, Param, ones, zeros
 from bigmodel_jax.nn import kept, linear, norm, position
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.attention.attention import Implementation, Where
@@ -68,9 +68,12 @@ def latents(p: dict, x_BTD: jax.Array, angles: tuple[jax.Array, jax.Array]) -> t
 
 
 def empty_cache(num_layers: int, batch_size: int, length: int, kv_lora_rank: int, rope_dim: int, dtype) -> dict:
-    """Of each layer and token the latent (L, B, S, R) and the key that the heads share (L, B, S, r)."""
-    sizes = {"latent": kv_lora_rank, "k_rope": rope_dim}
-    return {name: jnp.zeros((num_layers, batch_size, length, size), dtype) for name, size in sizes.items()}
+    """The declaration of the latent (L, B, S, R) and of the key that the heads share (L, B, S, r)."""
+    sizes, axes = {"latent": kv_lora_rank, "k_rope": rope_dim}, ("layers", "batch", "seq", None)
+    return {
+        name: Param((num_layers, batch_size, length, size), axes, zeros(), jnp.dtype(dtype).name)
+        for name, size in sizes.items()
+    }
 
 
 def update_cache(cache: dict, kv: tuple[jax.Array, jax.Array], index: jax.Array) -> dict:
