@@ -54,6 +54,9 @@ class DataConfig:
         """The rows of `split` ("train" or "validation"), prepared into the cache at first."""
         raise NotImplementedError(f"{type(self).__name__} does not define open()")
 
+    def experience(self, config: Any, mesh: Any) -> Any:
+        """The `Experience` (data/experience.py) that a run of `config` trains on; None: the rows of "train", shuffled."""
+
     def row(self) -> dict[str, Field]:
         """The arrays of a row by name, known from the config alone: no data is read.
 

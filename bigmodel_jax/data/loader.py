@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,7 +41,7 @@ class Sampler:
 
 
 class BatchIterator:
-    """Endless global batches; its whole state is the number of the next one.
+    """Endless global batches, an `Experience`; its whole state is the number of the next one.
 
     From `prefetch` on a thread prepares the next batch. The caller says when: once the step is on its way, so that thread
     and loop do not fight for the interpreter while the device waits for both.
@@ -59,6 +60,10 @@ class BatchIterator:
         return self
 
     def __next__(self) -> Batch:
+        return self.next(None)
+
+    def next(self, state: Any) -> Batch:
+        """The next batch, whatever the weights are."""
         self.prefetch()
         batch = self._ahead.result()
         self._next, self._ahead = self._next + 1, None
@@ -74,11 +79,12 @@ class BatchIterator:
         self.prefetch()
         return self._ahead.done() or bool(concurrent.futures.wait([self._ahead], seconds).done)
 
-    def get_state(self) -> dict[str, int]:
+    def position(self) -> dict[str, int]:
         return {"next_batch": self._next}
 
-    def set_state(self, state: dict[str, int]) -> None:
-        self._next, self._ahead = int(state["next_batch"]), None
+    def seek(self, step: int, position: dict[str, int] | None = None) -> None:
+        """Each step takes one batch, so a run that begins at a step goes on with the batch of that number."""
+        self._next, self._ahead = step if position is None else int(position["next_batch"]), None
 
 
 class Placement:

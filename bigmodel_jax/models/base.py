@@ -90,7 +90,8 @@ class Model(NamedTuple):
     """spec: nested dict of `Param`; apply(params, batch, *, rng=None, train=False, cache=None) -> Out, best as `Parts`.
 
     init(rng) -> params replaces `params.init(spec, rng)` only where a Flax module brings its own initial values.
-    make_cache(batch_size, length, dtype) -> decode cache, for models that generate.
+    make_cache(batch_size, length, dtype) -> the declaration of a decode cache, a tree of `Param` whose axes name the
+    rows ("batch") and the columns of a ring ("seq", models/decoder.py), for models that generate.
     decoder_start: of an encoder-decoder, the token its decoder begins with; prompts go to the encoder.
     advance(non-trainable parameters, sums by path) -> new ones, once a step: for a model whose `updates` are sums over
     the tokens of a call, which add up over the pieces of a batch. Without it each piece's `updates` replace the last's.

@@ -34,8 +34,8 @@ class Objective:
     "inputs of the model that `loss` makes itself, so that the data need not give them"
     causal: ClassVar[bool] = False
     "whether a token's loss depends on earlier tokens alone, so that attention kernels skip what lies ahead"
-    makes_images: ClassVar[bool] = False
-    "whether its model generates images (see inference/diffusion.py)"
+    endings: ClassVar[tuple[Any, ...]] = ("text",)
+    "what a run makes at its end: names of ENDINGS in training/ending.py, or an `Ending` of one's own"
 
     def inputs(self, batch: dict, rng: jax.Array | None) -> tuple[dict, jax.Array | None]:
         """What the model reads, which `score` gets as its batch, and the model's key."""
@@ -60,3 +60,7 @@ class Objective:
     def summarize(self, metrics: dict[str, Mean]) -> dict[str, float]:
         """Scalars of one evaluation from its summed metrics, without the "eval/" in front."""
         return {k: float(m.compute()) for k, m in metrics.items()}
+
+    def tables(self, metrics: dict[str, Mean]) -> dict[str, list]:
+        """What else an evaluation records of them, by name, as lists of numbers: a confusion matrix."""
+        return {}

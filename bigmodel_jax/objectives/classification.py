@@ -43,3 +43,6 @@ class Classification(Objective):
         matrix = np.asarray(sums.pop("confusion").total)
         f1 = metrics.precision_recall_f1(matrix)["f1"]
         return super().summarize(sums) | {"macro_f1": float(f1.mean())}
+
+    def tables(self, metrics_: dict[str, Mean]):
+        return {"confusion": np.asarray(metrics_["confusion"].total).astype(int).tolist()}

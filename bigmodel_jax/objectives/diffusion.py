@@ -23,9 +23,9 @@ class Diffusion(Objective):
     says for which rows it shall ignore label or text.
     """
 
-    makes_images = True
     reads = ("image", "weights")
     makes = ("timestep",)
+    endings = ("images",)
     metrics = (
         held_out_loss("squared error", headline=True),
         Metric("unconditional_loss", "Held-out loss, told nothing", "less", "{:.3f}", "label or text hidden"),

@@ -88,15 +88,15 @@ class RunClock:
             if write:
                 self._line()
 
-    def next(self, batches: Any, running: Any) -> Any:
-        """The next of `batches` (`wait` says whether it is there); running: what the step on the device returns, or None.
+    def next(self, batches: Any, state: Any, running: Any) -> Any:
+        """The next of `batches`, an `Experience`, for `state`; running: what the step on the device returns, or None.
 
         Time counts as waiting for data from when the device has finished that step. It is looked at, not waited for.
         """
         while not batches.wait(POLL_SECONDS) and not _finished(running):
             pass
         idle = time.perf_counter()
-        batch = next(batches)
+        batch = batches.next(state)
         with self._lock:
             self._data += time.perf_counter() - idle
         return batch

@@ -8,7 +8,8 @@ from rich.console import Console
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import processes
-from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
+from bigmodel_jax.data.experience import Experience
+from bigmodel_jax.data.loader import EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.training import fits
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.saved import fresh_state
@@ -17,22 +18,24 @@ from bigmodel_jax.training.state import TrainState, abstract_state
 log = logging.getLogger("bigmodel_jax")
 
 
-def open_data(config: Config, mesh) -> tuple[BatchIterator, EvalBatches]:
+def open_data(config: Config, mesh) -> tuple[Experience, EvalBatches]:
     """(training batches, validation batches), prepared where they are not yet."""
     layout = {"mesh": mesh, "rules": config.parallel.rules}
-    batches = make_iterator(config.data, batch_size=config.train.batch_size, seed=config.train.seed, **layout)
+    batches = config.data.experience(config, mesh)
+    if batches is None:
+        batches = make_iterator(config.data, batch_size=config.train.batch_size, seed=config.train.seed, **layout)
     size = config.eval.batch_size or config.train.batch_size
     return batches, eval_batches(config.data, batch_size=size, **layout)
 
 
-def resume(config: Config, mesh, saves: store.Store, batches: BatchIterator, patience: Patience) -> TrainState | None:
+def resume(config: Config, mesh, saves: store.Store, batches: Experience, patience: Patience) -> TrainState | None:
     """The newest good checkpoint on this mesh, None where none is good; `batches` and `patience` continue where they stood."""
     abstract = abstract_state(config, mesh)
     fits.check_state(config, mesh, abstract)
     restored = store.restore(saves, abstract)
     if restored is None:
         return None
-    batches.set_state(restored.data_state)
+    batches.seek(restored.step, restored.data_state)
     patience.set_state(restored.data_state)
     return restored.state
 

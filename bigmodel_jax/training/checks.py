@@ -10,7 +10,7 @@ import numpy as np
 from bigmodel_jax import config_reads
 from bigmodel_jax.config import Config, ImageSampleConfig, SampleConfig
 from bigmodel_jax.core import ranges
-from bigmodel_jax.data.base import Rows
+from bigmodel_jax.data.base import DataConfig, Rows
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 
@@ -22,19 +22,12 @@ def check_processes(config: Config) -> None:
         )
 
 
-def check_run(config: Config, rows: Rows) -> None:
-    """ValueError where model and data do not fit each other, or the run could not end with its samples.
-
-    rows: those of training, which say what they hold where their class declares nothing.
-    """
-    if not config.data.row():
+def check_rows(config: Config, rows: Rows) -> None:
+    """ValueError where model and objective read what the rows of training, whose class declares nothing, do not hold."""
+    made = type(config.data).experience is not DataConfig.experience  # batches are not these rows
+    if not made and not config.data.row():
         held = rows.batch(np.zeros(1, np.int64), np.zeros(1, np.uint64))
         config_reads.check(config.model, config.objective, config.data, held)
-    check_data(config)
-    if samples_text(config):
-        check_sample(config, config.eval.sample, config.data.open_tokenizer(), prefix="eval.sample.")
-    if samples_images(config):
-        check_images(config, config.eval.images, prefix="eval.images.")
 
 
 def check_data(config: Config) -> None:
@@ -65,16 +58,6 @@ def check_ids(model: Any, num_ids: int, prefix: str) -> None:
             f"{prefix}the tokenizer's ids go up to {num_ids - 1}, but the model has {rows} rows (vocab_size); take the "
             "tokenizer that belongs to the weights, or add rows to them: model.resize_token_embeddings in transformers"
         )
-
-
-def samples_text(config: Config) -> bool:
-    """Whether the run ends with a generated text."""
-    return bool(config.eval.sample.prompt) and config.model.make().make_cache is not None
-
-
-def samples_images(config: Config) -> bool:
-    """Whether the run ends with generated images."""
-    return bool(config.eval.images.num) and config.objective.makes_images
 
 
 def check_images(config: Config, sample: ImageSampleConfig, prefix: str = "") -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params, precision, sharding
 from bigmodel_jax.core.precision import cast
-from bigmodel_jax.data.loader import BatchIterator
+from bigmodel_jax.data.experience import Experience
 from bigmodel_jax.training.state import TrainState
 from bigmodel_jax.training.step import accumulate
 
@@ -25,10 +25,10 @@ class Diverged(Exception):
         )
 
 
-def diverged(config: Config, mesh, state: TrainState, batches: BatchIterator, first: int, num: int) -> Diverged:
+def diverged(config: Config, mesh, state: TrainState, batches: Experience, first: int, num: int) -> Diverged:
     """The error to raise, after it is logged: `num` steps were skipped from step `first` on."""
-    batches.set_state({"next_batch": first - 1})
-    error = Diverged(first, num, describe(config, mesh, state, next(batches), first))
+    batches.seek(first - 1)
+    error = Diverged(first, num, describe(config, mesh, state, batches.next(state), first))
     log.info("%s", error)  # the terminal has it from the error itself
     return error
 

@@ -1,30 +1,91 @@
-"""Where a run ends: samples of its own, the report page, and the last lines on the terminal."""
+"""Where a run ends: what its objective makes of the weights, the report page, and the last lines on the terminal."""
 
 from pathlib import Path
+from typing import Protocol
 
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import files, processes
+from bigmodel_jax.core import files, params, processes
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.report.stages import Stages
-from bigmodel_jax.training.checks import samples_images, samples_text
+from bigmodel_jax.training.checks import check_images, check_sample
 from bigmodel_jax.training.saved import generate_images, generate_text
 from bigmodel_jax.training.state import TrainState, weights
 
 
+class Ending(Protocol):
+    """What a run makes at its end, for an objective's `endings`."""
+
+    def check(self, config: Config) -> None:
+        """ValueError, one line, before anything is compiled, where it could not be made."""
+        ...
+
+    def make(self, config: Config, weights: params.Tree, path: Path) -> str:
+        """Writes files beside `path`, a name in the run's samples/ without suffix, and returns what is to be said, or
+        nothing. Every process calls it; the first alone writes."""
+        ...
+
+
+class Text:
+    """The text that continues `eval.sample.prompt`, where there is one and the model generates."""
+
+    def wanted(self, config: Config) -> bool:
+        return bool(config.eval.sample.prompt) and config.model.make().make_cache is not None
+
+    def check(self, config: Config) -> None:
+        if self.wanted(config):
+            check_sample(config, config.eval.sample, config.data.open_tokenizer(), prefix="eval.sample.")
+
+    def make(self, config: Config, weights: params.Tree, path: Path) -> str:
+        if not self.wanted(config):
+            return ""
+        text = generate_text(config, weights, config.eval.sample, seed=config.train.seed)
+        if processes.first():
+            files.replace(path.with_suffix(".txt"), text + "\n")
+        return f"\nSample: {text}\n"
+
+
+class Images:
+    """The images that `eval.images` asks for, in one picture."""
+
+    def check(self, config: Config) -> None:
+        if config.eval.images.num:
+            check_images(config, config.eval.images, prefix="eval.images.")
+
+    def make(self, config: Config, weights: params.Tree, path: Path) -> str:
+        if config.eval.images.num:
+            from bigmodel_jax.report.picture_grid import write_grid
+
+            images, titles = generate_images(config, weights, seed=config.train.seed)
+            if processes.first():
+                write_grid(path.with_suffix(".png"), images, titles)
+        return ""
+
+
+ENDINGS: dict[str, Ending] = {"text": Text(), "images": Images()}
+
+
+def endings_of(config: Config) -> list[Ending]:
+    """The endings of the run's objective; ValueError for a name that there is not."""
+    found = [ENDINGS.get(one, one) if isinstance(one, str) else one for one in config.objective.endings]
+    for one in found:
+        if isinstance(one, str):
+            known = ", ".join(ENDINGS)
+            raise ValueError(f"objective.endings: {one!r} is unknown{nearest(one, ENDINGS)}; there is: {known}")
+    return found
+
+
+def check_endings(config: Config) -> None:
+    """ValueError where the run could not end with what its objective makes."""
+    for one in endings_of(config):
+        one.check(config)
+
+
 def finish(config: Config, run_dir: Path, state: TrainState, saves: store.Store, stages: Stages) -> None:
     """What a complete run leaves beside its checkpoints; of several processes, the first one alone writes."""
-    name = f"{int(state.step):08d}"
-    if samples_text(config):
-        text = generate_text(config, weights(state), config.eval.sample, seed=config.train.seed)
-        if processes.first():
-            files.replace(run_dir / "samples" / f"{name}.txt", text + "\n")
-        stages.say(f"\nSample: {text}\n")
-    if samples_images(config):
-        from bigmodel_jax.report.picture_grid import write_grid
-
-        images, titles = generate_images(config, weights(state), seed=config.train.seed)
-        if processes.first():
-            write_grid(run_dir / "samples" / f"{name}.png", images, titles)
+    for one in endings_of(config):
+        if said := one.make(config, weights(state), run_dir / "samples" / f"{int(state.step):08d}"):
+            stages.say(said)
     stages.begin("Writing the report")
     page = report(run_dir, saves)
     if page:

@@ -1,14 +1,13 @@
 """One pass over a finite set of batches."""
 
 from collections.abc import Callable, Iterable
-
-import numpy as np
+from typing import Any
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import metrics, params, sharding
 
 
-def evaluate(config: Config, eval_step: Callable, weights: params.Tree, batches: Iterable[dict]) -> dict[str, float]:
+def evaluate(config: Config, eval_step: Callable, weights: params.Tree, batches: Iterable[dict]) -> dict[str, Any]:
     """Scalars of the whole pass under "eval/...": sums are added over all batches and divided once."""
     total = None
     for batch in batches:
@@ -16,7 +15,5 @@ def evaluate(config: Config, eval_step: Callable, weights: params.Tree, batches:
         total = sums if total is None else metrics.add(total, sums)
     if total is None:
         raise ValueError("data: the validation split is empty; there is nothing to evaluate")
-    scalars = {f"eval/{k}": v for k, v in config.objective.summarize(total).items()}
-    if "confusion" in total:
-        scalars["eval/confusion"] = np.asarray(total["confusion"].total).astype(int).tolist()
-    return scalars
+    found = config.objective.summarize(total) | config.objective.tables(total)
+    return {f"eval/{k}": v for k, v in found.items()}

@@ -10,7 +10,8 @@ from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params, processes, pulse, sharding
-from bigmodel_jax.data.loader import BatchIterator, EvalBatches
+from bigmodel_jax.data.experience import Experience
+from bigmodel_jax.data.loader import EvalBatches
 from bigmodel_jax.report import declared
 from bigmodel_jax.report.environment import write_environment
 from bigmodel_jax.report.progress import Progress, group_table, start_rows, start_table
@@ -40,7 +41,7 @@ class Run:
     stages: Stages
     hold: holder.Holder
     saves: store.Store
-    batches: BatchIterator
+    batches: Experience
     validation: EvalBatches
     patience: Patience
     wall: RunClock
@@ -63,8 +64,9 @@ class Run:
 
         # --- compile, and say what will run
         with self.wall.phase("data"):
-            batch = next(self.batches)
-        self.batches.set_state({"next_batch": self.start})
+            position = self.batches.position()
+            batch = self.batches.next(state)
+            self.batches.seek(self.start, position)
         self.eval_step = make_eval_step(config, self.mesh)
         self.stages.begin("Compiling the step")
         with self.wall.phase("compile"):
@@ -123,7 +125,7 @@ class Run:
         for step in range(self.start, config.train.steps):
             pulse.at(pulse.DATA, step + 1)
             wait = time.perf_counter()
-            batch = self.wall.next(self.batches, pending and pending[1])
+            batch = self.wall.next(self.batches, state, pending and pending[1])
             wait = time.perf_counter() - wait
             pulse.at(pulse.DEVICES)
             state, sums = train_step(state, batch)
@@ -226,7 +228,7 @@ class Run:
         self.hold.check()
         numbers = {k: v for k, v in scalars.items() if isinstance(v, float)}
         with self.wall.phase("save"):
-            position, config = self.batches.get_state() | self.patience.get_state(), config_file.to_json(self.config)
+            position, config = self.batches.position() | self.patience.get_state(), config_file.to_json(self.config)
             store.save(self.saves, step, state, position, config, metrics=numbers)
         log.info("step %d saved", step)
 
@@ -234,7 +236,7 @@ class Run:
         pulse.at("saving")
         self.hold.check()
         with self.wall.phase("save"):
-            position, config = self.batches.get_state() | self.patience.get_state(), config_file.to_json(self.config)
+            position, config = self.batches.position() | self.patience.get_state(), config_file.to_json(self.config)
             store.save_local(self.saves, step, state, position, config)
 
 

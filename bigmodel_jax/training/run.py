@@ -15,8 +15,9 @@ from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training import epochs, fits, holder, loop, provenance, run_folder
 from bigmodel_jax.training.beginning import already_complete, already_stopped, begin, open_data, resume
-from bigmodel_jax.training.checks import check_processes, check_run
+from bigmodel_jax.training.checks import check_data, check_processes, check_rows
 from bigmodel_jax.training.early_stopping import Patience
+from bigmodel_jax.training.ending import check_endings
 
 log = logging.getLogger("bigmodel_jax")
 
@@ -60,7 +61,9 @@ def train(
         config = epochs.resolve(config, len(batches.rows))
         if newest > config.train.steps:
             raise ValueError(f"train.steps = {config.train.steps} is below step {newest}, where this run stands")
-        check_run(config, batches.rows)
+        check_rows(config, batches.rows)
+        check_data(config)
+        check_endings(config)
         log.info("data opened")
 
         # --- where the run stands
@@ -70,6 +73,8 @@ def train(
             found = resume(config, mesh, saves, batches, patience) if newest >= 0 else None
             state = begin(config, mesh, console) if found is None else found
         start = int(state.step)
+        if found is None:
+            batches.seek(start)
         if start >= config.train.steps:
             stages.end()
             return already_complete(run_dir, config, console)

@@ -157,7 +157,9 @@ def test_a_resumed_iterator_forgets_what_it_had_prepared():
     iterator = loader.BatchIterator(Sampler(Numbers(), BATCH, 0), mesh, Rules())
     first = [np.asarray(next(iterator)["row"]).tolist() for _ in range(3)]
     iterator.prefetch()
-    assert iterator.get_state() == {"next_batch": 3}
-    iterator.set_state({"next_batch": 1})
+    assert iterator.position() == {"next_batch": 3}
+    iterator.seek(7, {"next_batch": 1})
     assert np.asarray(next(iterator)["row"]).tolist() == first[1]
-    assert iterator.get_state() == {"next_batch": 2}
+    assert iterator.position() == {"next_batch": 2}
+    iterator.seek(2)
+    assert np.asarray(next(iterator)["row"]).tolist() == first[2]

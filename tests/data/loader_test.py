@@ -71,15 +71,15 @@ def test_resume_is_exact_also_on_other_devices(config):
     iterator = make_iterator(config, batch_size=8, seed=0, mesh=mesh_of(8))
     for _ in range(5):
         next(iterator)
-    state = json.loads(json.dumps(iterator.get_state()))
+    state = json.loads(json.dumps(iterator.position()))
     assert state == {"next_batch": 5}
     expected = [host(next(iterator)) for _ in range(3)]
     resumed = make_iterator(config, batch_size=8, seed=0, mesh=mesh_of(2))
     next(resumed)
-    resumed.set_state(state)
+    resumed.seek(0, state)
     for batch in expected:
         assert_same(batch, host(next(resumed)))
-    assert resumed.get_state() == iterator.get_state()
+    assert resumed.position() == iterator.position()
 
 
 def test_seeds_differ(config):

@@ -116,7 +116,7 @@ class Batches:
         time.sleep(min(seconds, max(0.0, self.due - time.perf_counter())))
         return time.perf_counter() >= self.due
 
-    def __next__(self):
+    def next(self, state):
         time.sleep(max(0.0, self.due - time.perf_counter()))
         self.due += self.seconds
         return "batch"
@@ -174,12 +174,12 @@ def test_time_without_a_batch_counts_only_while_the_device_is_idle(tmp_path):
         end = time.perf_counter() + 0.15
         patch.setattr(run_clock, "_finished", lambda running: running is None or time.perf_counter() >= end)
         with clock.phase("steps"):
-            assert clock.next(Batches(0.05), Step()) == "batch"  # there before the step has ended
+            assert clock.next(Batches(0.05), None, Step()) == "batch"  # there before the step has ended
             assert clock._data < 0.04
             before, began = clock._data, time.perf_counter()
-            assert clock.next(Batches(0.4), Step()) == "batch"
+            assert clock.next(Batches(0.4), None, Step()) == "batch"
             assert clock._data - before == pytest.approx(time.perf_counter() - max(end, began), abs=0.05)
-            assert clock.next(Batches(0.05), None) == "batch"
+            assert clock.next(Batches(0.05), None, None) == "batch"
     assert parts_of(tmp_path)["data"] >= 300
 
 

@@ -3,12 +3,14 @@
 import dataclasses
 import io
 import json
+import math
 import os
 import shutil
 import signal
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
@@ -18,7 +20,7 @@ from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, ReportConf
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import ImageData
-from bigmodel_jax.data.loader import Sampler
+from bigmodel_jax.data.loader import Sampler, make_iterator
 from bigmodel_jax.data.sources.sources import Arrays
 from bigmodel_jax.models import MLPConfig
 from bigmodel_jax.objectives import Classification
@@ -26,9 +28,11 @@ from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.report import page
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training import loop
+from bigmodel_jax.training.ending import check_endings
 from bigmodel_jax.training.run import train
 from bigmodel_jax.training.saved import fresh_state, load_weights
 from bigmodel_jax.training.signals import Interrupted
+from bigmodel_jax.training.state import abstract_state
 
 
 def make_arrays():
@@ -115,6 +119,93 @@ def test_a_run_that_is_longer_goes_on_with_the_next_batch(whole, tmp_path):
     assert numbers == []
     with pytest.raises(ValueError, match=r"train\.steps = 5 is below step 6"):
         run(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=5)), tmp_path)
+
+
+class Norm:
+    """An ending of one's own: the length of the weights."""
+
+    def check(self, config):
+        if config.train.seed == 13:
+            raise ValueError("train.seed = 13: no")
+
+    def make(self, config, weights, path):
+        length = sum(float(jnp.vdot(x, x)) for x in jax.tree.leaves(weights))
+        path.with_suffix(".txt").write_text(str(length))
+        return f"The weights are {length:.3f} long."
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured(Classification):
+    endings = (Norm(),)
+
+
+def test_what_a_run_makes_at_its_end_is_its_objectives(whole, tmp_path):
+    config = dataclasses.replace(whole[0], objective=Measured())
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2))
+    said, _ = run(config, tmp_path / "run")
+    length = float((tmp_path / "run" / "samples" / "00000002.txt").read_text())
+    assert f"The weights are {length:.3f} long." in said
+    with pytest.raises(ValueError, match=r"train\.seed = 13: no"):
+        run(dataclasses.replace(config, train=dataclasses.replace(config.train, seed=13)), tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_an_ending_that_there_is_not_is_refused(whole):
+    class Odd(Classification):
+        endings = ("texts",)
+
+    with pytest.raises(ValueError, match=r"'texts' is unknown \(perhaps you meant 'text'\); there is: text, images"):
+        check_endings(dataclasses.replace(whole[0], objective=Odd()))
+
+
+class Told:
+    """Batches as bright as the weights say, and said before: a position of more than a number."""
+
+    def __init__(self, rows_in_order):
+        self.inner, self.rows, self.brightness = rows_in_order, rows_in_order.rows, 0.0
+
+    def next(self, state):
+        weights = sum(float(x.sum()) for x in jax.tree.leaves(state.params))
+        self.brightness = 0.5 * self.brightness + math.tanh(weights)
+        batch = self.inner.next(state)
+        return batch | {"image": batch["image"] * np.float32(1 + self.brightness)}
+
+    def prefetch(self):
+        self.inner.prefetch()
+
+    def wait(self, seconds):
+        return self.inner.wait(seconds)
+
+    def position(self):
+        return {"rows": self.inner.position(), "brightness": self.brightness}
+
+    def seek(self, step, position=None):
+        self.inner.seek(step, position and position["rows"])
+        self.brightness = position["brightness"] if position else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ToldData(ImageData):
+    def experience(self, config, mesh):
+        return Told(make_iterator(self, batch_size=config.train.batch_size, seed=config.train.seed, mesh=mesh))
+
+
+def test_a_run_may_make_its_batches_from_its_state(whole, tmp_path):
+    """What makes them goes on from where the checkpoint says it stood, bit for bit."""
+    config, _, _, _ = whole
+    fields = {field.name: getattr(config.data, field.name) for field in dataclasses.fields(ImageData)}
+    config = dataclasses.replace(config, data=ToldData(**fields))
+    run(config, tmp_path / "at_once")
+    run(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=3)), tmp_path / "in_two")
+    with store.open_store(tmp_path / "in_two" / "checkpoints", config.checkpoint) as saves:
+        position = store.restore(saves, abstract_state(config, sharding.make_mesh(config.parallel))).data_state
+    assert position["rows"] == {"next_batch": 3}
+    assert abs(position["brightness"]) > 0.01
+    said, _ = run(config, tmp_path / "in_two")
+    assert "Resuming at step 3" in said
+    same(config, tmp_path / "at_once", tmp_path / "in_two")
+    assert records(tmp_path / "at_once")[6]["loss"] == records(tmp_path / "in_two")[6]["loss"]
+    assert records(tmp_path / "at_once")[6]["loss"] != records(whole[1])[6]["loss"]
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(whole, tmp_path):

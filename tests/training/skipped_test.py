@@ -63,12 +63,12 @@ def diverging(tmp_path, monkeypatch):
 
     def poisoned(config, mesh):
         batches, validation = real(config, mesh)
-        clean = type(batches).__next__
+        clean = type(batches).next
 
         class Poisoned(type(batches)):
-            def __next__(self):
-                at = self.get_state()["next_batch"]
-                batch = clean(self)
+            def next(self, state):
+                at = self.position()["next_batch"]
+                batch = clean(self, state)
                 return batch | {"weights": batch["weights"] * (np.nan if at >= 5 else 1.0)}
 
         batches.__class__ = Poisoned

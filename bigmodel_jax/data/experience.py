@@ -1,0 +1,36 @@
+"""Where a training run takes its batches from: rows in an order that is known, or whatever is made as the weights go."""
+
+from typing import Any, Protocol
+
+import jax
+
+from bigmodel_jax.data.base import Rows
+
+
+class Experience(Protocol):
+    """Batches for the loop, which asks for the next one with the state that the next step starts from.
+
+    rows: of the training split, or the prompts of rollouts: `train.epochs` counts passes over them.
+    """
+
+    rows: Rows
+
+    def next(self, state: Any) -> dict[str, jax.Array]:
+        """The next global batch. state: the TrainState, which the step is going to be given, and donated: keep none of it."""
+        ...
+
+    def prefetch(self) -> None:
+        """Called while the step before is on its way: begins with what may be prepared without its weights."""
+        ...
+
+    def wait(self, seconds: float) -> bool:
+        """Whether what is prepared ahead is there, after so many seconds at most; True where nothing is."""
+        ...
+
+    def position(self) -> dict[str, Any]:
+        """All that `seek` needs to go on from here, as JSON: it is saved with each checkpoint."""
+        ...
+
+    def seek(self, step: int, position: dict[str, Any] | None = None) -> None:
+        """Stands where `position` was said, at `step`; None: where a run stands that begins at that step."""
+        ...
