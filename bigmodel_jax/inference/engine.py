@@ -163,8 +163,8 @@ class Engine:
             if taken is None and self._waiting:
                 number, request = self._waiting.popleft()
                 tokens, segments = left_pad(request.prompt, self._programs.length)
-                key = jax.random.fold_in(jax.random.key(request.seed), request.nth)
-                arguments = (np.int32(slot), tokens, segments, key, np.int32(request.max_tokens))
+                source = np.array([request.seed, request.nth], np.uint32)
+                arguments = (np.int32(slot), tokens, segments, source, np.int32(request.max_tokens))
                 self._slots = self._compiled.prefill(self._weights, self._slots, *arguments)
                 self._ids[slot], self._left[slot], self._fresh = number, request.max_tokens - 1, True
 

@@ -78,8 +78,12 @@ class Programs(NamedTuple):
 
     # ---- a new request
 
-    def prefill(self, weights, slots: Slots, slot, tokens, segments, key, num_tokens) -> Slots:
-        """`slot` holds the prompt (1, P), padded on the left with segment 0, and its first new token of `num_tokens`."""
+    def prefill(self, weights, slots: Slots, slot, tokens, segments, source, num_tokens) -> Slots:
+        """`slot` holds the prompt (1, P), padded on the left with segment 0, and its first new token of `num_tokens`.
+
+        source: the request's seed and number, (2,) uint32, of which its draws are made.
+        """
+        key = jax.random.fold_in(jax.random.key(source[0]), source[1])
         dtype = jax.tree.leaves(weights)[0].dtype
         cache = params.empty(self.declared(1, dtype))
         encoder = {}
