@@ -8,13 +8,14 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
 Tree = Any  # a nested dict
+Kind = Literal["trained", "statistic", "constant"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,9 @@ class Param:
 
     axes: one logical name (or None) per dimension, turned into a mesh axis by `sharding.Rules`.
     decay: whether weight decay applies; by default to matrices and above, decided before layers are stacked.
-    trainable: False for statistics that the forward pass updates itself (batch norm).
+    kind: "trained" has a gradient, an optimizer and an average; the forward pass rewrites a "statistic" (batch norm), in
+    `Out.updates`; a "constant" never changes: no step returns it, and no checkpoint repeats it.
+    trainable: False is another word for a statistic; one that gets no new value keeps the value that it has.
     """
 
     shape: tuple[int, ...]
@@ -55,8 +58,12 @@ class Param:
     dtype: str = "float32"
     decay: bool | None = None
     trainable: bool = True
+    kind: Kind = "trained"
 
     def __post_init__(self):
+        if self.kind == "trained" and not self.trainable:
+            object.__setattr__(self, "kind", "statistic")
+        object.__setattr__(self, "trainable", self.kind == "trained")
         if len(self.shape) != len(self.axes):
             raise ValueError(f"Param: shape {self.shape} and axes {self.axes} differ in length")
         if self.decay is None:
@@ -129,17 +136,25 @@ def check_sizes(spec: Tree) -> None:
             raise ValueError(f"model: parameter {path} would have shape {param.shape}; every size must be 1 or more")
 
 
+def of_kind(tree: Tree, spec: Tree, kind: Kind) -> Tree:
+    """The leaves of one kind of a tree shaped like `spec`; branches left empty are dropped."""
+    specs = paths(spec)
+    return from_paths({path: leaf for path, leaf in paths(tree).items() if specs[path].kind == kind})
+
+
 def partition(tree: Tree, spec: Tree) -> tuple[Tree, Tree]:
-    """Splits a tree shaped like `spec` into (trainable, frozen); branches left empty are dropped."""
+    """Splits a tree shaped like `spec` into (trained, all others); branches left empty are dropped."""
     flat, specs = paths(tree), paths(spec)
-    trainable = {k: v for k, v in flat.items() if specs[k].trainable}
-    frozen = {k: v for k, v in flat.items() if not specs[k].trainable}
-    return from_paths(trainable), from_paths(frozen)
+    others = {path: leaf for path, leaf in flat.items() if not specs[path].trainable}
+    return of_kind(tree, spec, "trained"), from_paths(others)
 
 
-def merge(trainable: Tree, frozen: Tree) -> Tree:
-    """The inverse of `partition`."""
-    return from_paths(paths(trainable) | paths(frozen))
+def merge(*trees: Tree) -> Tree:
+    """One tree of the leaves of all: the inverse of `partition`."""
+    flat: dict[str, Any] = {}
+    for tree in trees:
+        flat |= paths(tree)
+    return from_paths(flat)
 
 
 def count(spec: Tree, trainable: bool | None = None) -> int:
@@ -148,7 +163,7 @@ def count(spec: Tree, trainable: bool | None = None) -> int:
 
 
 def table(spec: Tree) -> str:
-    """One aligned line per parameter: path, shape, axes, init, dtype, decay. The form of the golden files."""
+    """One aligned line per parameter: path, shape, axes, init, dtype, decay, kind. The form of the golden files."""
     rows = [
         (
             path,
@@ -156,8 +171,8 @@ def table(spec: Tree) -> str:
             ",".join(a or "-" for a in p.axes) or "-",
             repr(p.init),
             p.dtype,
-            "decay" if p.decay else "no decay",
-            "" if p.trainable else "frozen",
+            "decay" if p.decay and p.trainable else "no decay",
+            "" if p.trainable else p.kind,
         )
         for path, p in sorted(paths(spec).items())
     ]

@@ -33,7 +33,7 @@ from bigmodel_jax.plan import topology as topologies
 from bigmodel_jax.plan.program import cost, hlo, memory
 from bigmodel_jax.plan.program.instructions import Code
 from bigmodel_jax.report.throughput import step_flops, step_size, unseen_flops
-from bigmodel_jax.training.state import TrainState, abstract_state
+from bigmodel_jax.training.state import TrainState, abstract_constants, abstract_state
 from bigmodel_jax.training.step import make_train_step
 
 
@@ -57,8 +57,9 @@ def run(request: dict) -> dict:
         raise ValueError(f"parallel.strategy = {config.parallel.strategy!r}: plan compiles 'jit' alone")
     mesh = sharding.make_mesh(config.parallel, devices)
     state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)
+    constants = abstract_constants(config, mesh)
     begun = time.perf_counter()
-    lowered = make_train_step(config, mesh).lower(state, batch)
+    lowered = make_train_step(config, mesh).lower(state, batch, constants)
     lower_seconds = time.perf_counter() - begun
     key = cache_key(lowered.as_text(), topology, compiler_options(devices[0]))
     folder = Path(request["cache"]) / key
@@ -72,7 +73,7 @@ def run(request: dict) -> dict:
         "key": key,
         "cached": cached,
         "lower_seconds": lower_seconds,
-        "sizes": sizes(config, state, batch),
+        "sizes": sizes(state, batch, constants),
         "model_flops": flops,
         "attention_flops": attention,
         "tokens": step_size(config.data, batch)[0],
@@ -169,11 +170,11 @@ def asynchronous_channels(code: Code) -> set[int]:
 # ------------------------------------------------------------------------------------------------ what is known without
 
 
-def sizes(config: Config, state: TrainState, batch: dict) -> dict[str, float]:
+def sizes(state: TrainState, batch: dict, constants: params.Tree) -> dict[str, float]:
     """Bytes on one device of what goes into the step and of its gradients; `host`: what lies in the host's memory;
-    `checkpoint`: of the whole state, each array once."""
+    `checkpoint`: of the whole state, each array once. Constants are parameters that have no gradient and no checkpoint."""
     parts = {
-        "parameters": (state.params, state.frozen),
+        "parameters": (state.params, state.frozen, constants),
         "optimizer": (state.opt_state, state.step),
         "average": state.ema,
         "batch": batch,

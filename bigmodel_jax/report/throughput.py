@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from bigmodel_jax.core import peaks
+from bigmodel_jax.core import params, peaks
 from bigmodel_jax.models import compute
 
 
@@ -31,16 +31,25 @@ def count_flops(fn: Callable, *abstract_args) -> float:
 def step_flops(config, tree, batch) -> float:
     """Useful FLOPs of a training step of `config` on all devices: 3 x its forward pass. `tree`: all parameters, or shapes.
 
+    A model with constants has fewer: its products are counted in the gradient of what is trained.
     Attention counts the keys that its definition multiplies, which are min(T, window) a query. What an implementation
     computes beside that (a whole last block) and what is computed again (remat) is no useful work and does not count.
     """
     attends = isinstance(compute.of(config.model), compute.Compute)
-    model = (compute.changed(config.model, attention="plain") if attends else config.model).make()
+    plain = {"remat": "none"} | ({"attention": "plain"} if attends else {})
+    model = (compute.changed(config.model, **plain) if compute.of(config.model) else config.model).make()
+    trained = params.of_kind(tree, model.spec, "trained")
 
     def forward(tree, batch):
         return config.objective.loss(model, tree, batch, rng=jax.random.key(0), train=True).mean.total
 
-    return 3.0 * (count_flops(forward, *jax.eval_shape(lambda *both: both, tree, batch)) - unseen_flops(config, batch))
+    def backward(trained, tree, batch):
+        return jax.grad(lambda trained: forward(params.merge(tree, trained), batch))(trained)
+
+    trained, tree, batch = jax.eval_shape(lambda *all_: all_, trained, tree, batch)
+    if params.of_kind(tree, model.spec, "constant"):
+        return count_flops(backward, trained, tree, batch) - 3.0 * unseen_flops(config, batch)
+    return 3.0 * (count_flops(forward, tree, batch) - unseen_flops(config, batch))
 
 
 def unseen_flops(config, batch) -> float:

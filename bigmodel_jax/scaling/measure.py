@@ -143,7 +143,7 @@ def record_of(config, num_devices: int, windows: int, steps: int, peak: dict[str
     from bigmodel_jax.plan.program.hlo import by_axes, collectives
     from bigmodel_jax.report.environment import environment
     from bigmodel_jax.report.throughput import step_flops, step_size
-    from bigmodel_jax.training.state import init_state
+    from bigmodel_jax.training.state import init_constants, init_state
     from bigmodel_jax.training.step import make_train_step
 
     devices = jax.devices()[:num_devices]
@@ -151,16 +151,16 @@ def record_of(config, num_devices: int, windows: int, steps: int, peak: dict[str
         raise ValueError(f"--devices {num_devices}: only {len(devices)} are present")
     validate(config, num_devices)
     mesh = sharding.make_mesh(config.parallel, devices)
-    state = init_state(config, mesh)
+    state, constants = init_state(config, mesh), init_constants(config, mesh)
     layout = {"mesh": mesh, "rules": config.parallel.rules}
     batch = next(make_iterator(config.data, batch_size=config.train.batch_size, seed=config.train.seed, **layout))
     start = time.perf_counter()
-    compiled = make_train_step(config, mesh).lower(state, batch).compile()
+    compiled = make_train_step(config, mesh).lower(state, batch, constants).compile()
     compile_seconds = time.perf_counter() - start
-    seconds, *_ = time_windows(compiled, state, batch, windows, steps)
+    seconds, *_ = time_windows(lambda *args: compiled(*args, constants), state, batch, windows, steps)
     usage, median = compiled.memory_analysis(), statistics.median(seconds)
     size, unit = step_size(config.data, batch)
-    flops = step_flops(config, params.merge(state.params, state.frozen), batch)
+    flops = step_flops(config, params.abstract(config.model.make().spec), batch)
     whole = peak_of_all(peak, num_devices)
     return {
         "device_kind": devices[0].device_kind,

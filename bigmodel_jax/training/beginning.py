@@ -8,12 +8,13 @@ from rich.console import Console
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import processes
+from bigmodel_jax.core.params import Tree
 from bigmodel_jax.data.experience import Experience
 from bigmodel_jax.data.loader import EvalBatches, eval_batches, make_iterator
-from bigmodel_jax.training import fits
+from bigmodel_jax.training import constants, fits
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.saved import fresh_state
-from bigmodel_jax.training.state import TrainState, abstract_state
+from bigmodel_jax.training.state import TrainState, abstract_constants, abstract_state
 
 log = logging.getLogger("bigmodel_jax")
 
@@ -28,28 +29,33 @@ def open_data(config: Config, mesh) -> tuple[Experience, EvalBatches]:
     return batches, eval_batches(config.data, batch_size=size, **layout)
 
 
-def resume(config: Config, mesh, saves: store.Store, batches: Experience, patience: Patience) -> TrainState | None:
-    """The newest good checkpoint on this mesh, None where none is good; `batches` and `patience` continue where they stood."""
+def resume(
+    config: Config, run_dir: Path, mesh, saves: store.Store, batches: Experience, patience: Patience
+) -> tuple[TrainState, Tree] | None:
+    """(state, constants) of the newest good checkpoint on this mesh, None where none is good.
+
+    `batches` and `patience` continue where they stood.
+    """
     abstract = abstract_state(config, mesh)
-    fits.check_state(config, mesh, abstract)
+    fits.check_state(config, mesh, (abstract, abstract_constants(config, mesh)))
     restored = store.restore(saves, abstract)
     if restored is None:
         return None
     batches.seek(restored.step, restored.data_state)
     patience.set_state(restored.data_state)
-    return restored.state
+    return restored.state, constants.load(config, run_dir, mesh)
 
 
-def begin(config: Config, mesh, console: Console) -> TrainState:
-    """The first state of a new run: initial values, or what it takes from `train.init_from`."""
-    state, missing = fresh_state(config, mesh)
+def begin(config: Config, mesh, console: Console) -> tuple[TrainState, Tree]:
+    """(first state, constants) of a new run: initial values, or what it takes from `train.init_from`."""
+    state, fixed, missing = fresh_state(config, mesh)
     if config.train.init_from:
         new = f"; new here: {', '.join(missing)}" if missing else ""
         what = "weights" if config.train.init_state == "weights" else f"weights, optimizer and step ({state.step:,})"
         text = f"Starting from the {what} of {config.train.init_from}{new}."
         log.info("%s", text)
         console.print(text, soft_wrap=True)
-    return state
+    return state, fixed
 
 
 def already_complete(run_dir: Path, config: Config, console: Console) -> dict[str, float]:

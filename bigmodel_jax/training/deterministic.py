@@ -24,10 +24,13 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.core import params, sharding
 
 
-def gradients(config: Config, mesh: Mesh, specs: Any, one: Callable, compute, frozen, batch, rng) -> tuple:
-    """`one(compute, frozen, rows, rng) -> (grads, mean, sums, frozen)` of every group, added up in one order.
+def gradients(
+    config: Config, mesh: Mesh, specs: Any, constant_specs: Any, one: Callable, compute, frozen, batch, rng, constants
+) -> tuple:
+    """`one(compute, frozen, rows, rng, constants) -> (grads, mean, sums, frozen)` of every group, added up in one order.
 
-    specs: PartitionSpecs of compute and of the gradients that come back. New frozen values are the groups' mean.
+    specs: PartitionSpecs of compute and of the gradients that come back; constant_specs: of the constants. New
+    statistics are the groups' mean.
     """
     parallel = config.parallel
     axes = sharding.axis_names(parallel.rules.batch)
@@ -35,15 +38,15 @@ def gradients(config: Config, mesh: Mesh, specs: Any, one: Callable, compute, fr
     # What each device traces is a program for one device: no constraint, and a CPU's own forms.
     alone = sharding.make_mesh(sharding.ParallelConfig(data=1), list(mesh.devices.flat[:1]))
 
-    def local(compute, frozen, batch, rng):
-        whole = jax.tree.map(gather, compute, specs)
+    def local(compute, frozen, batch, rng, constants):
+        whole, constants = jax.tree.map(gather, (compute, constants), (specs, constant_specs))
         pieces = jax.tree.map(lambda x: x.reshape(local_groups, -1, *x.shape[1:]), batch)
         first = jax.lax.axis_index(axes) * local_groups
 
         def group(i):
             rows = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), pieces)
             with sharding.use(alone, parallel.rules):
-                return one(whole, frozen, rows, jax.random.fold_in(rng, first + i))
+                return one(whole, frozen, rows, jax.random.fold_in(rng, first + i), constants)
 
         grads, *rest = tree_sum(group, local_groups)
         add = functools.partial(reduce, mesh=mesh, axes=axes)
@@ -54,11 +57,11 @@ def gradients(config: Config, mesh: Mesh, specs: Any, one: Callable, compute, fr
     run = jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(specs, P(), P(axes), P()),
+        in_specs=(specs, P(), P(axes), P(), constant_specs),
         out_specs=(specs, P(), P(), P()),
         check_vma=False,
     )
-    return run(compute, frozen, batch, rng)
+    return run(compute, frozen, batch, rng, constants)
 
 
 def tree_sum(leaf: Callable[[jax.Array], Any], n: int, start: jax.Array | int = 0) -> Any:

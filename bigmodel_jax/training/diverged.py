@@ -25,29 +25,34 @@ class Diverged(Exception):
         )
 
 
-def diverged(config: Config, mesh, state: TrainState, batches: Experience, first: int, num: int) -> Diverged:
+def diverged(
+    config: Config, mesh, state: TrainState, batches: Experience, first: int, num: int, constants: params.Tree
+) -> Diverged:
     """The error to raise, after it is logged: `num` steps were skipped from step `first` on."""
     batches.seek(first - 1)
-    error = Diverged(first, num, describe(config, mesh, state, batches.next(state), first))
+    error = Diverged(first, num, describe(config, mesh, state, batches.next(state), first, constants))
     log.info("%s", error)  # the terminal has it from the error itself
     return error
 
 
-def describe(config: Config, mesh, state: TrainState, batch: dict, step: int) -> str:
+def describe(
+    config: Config, mesh, state: TrainState, batch: dict, step: int, constants: params.Tree | None = None
+) -> str:
     """What is not finite in the step number `step`, whose batch is `batch`, from weights that no step has changed since.
 
     The step is computed once more, which costs a compilation: a step that is well pays for no search.
     """
     model = config.model.make()
 
-    def flags(state, batch):
+    def flags(state, batch, constants):
         with sharding.use(mesh, config.parallel.rules, config.parallel), precision.use(config.precision):
             rng = jax.random.fold_in(jax.random.key(config.train.seed), step - 1)
-            compute = cast(state.params, config.precision.compute)
-            grads, mean, _, _ = accumulate(config, model, compute, state.frozen, batch, rng)
+            compute, constants = cast((state.params, constants), config.precision.compute)
+            grads, mean, _, _ = accumulate(config, model, compute, state.frozen, batch, rng, constants)
         return jax.tree.map(lambda x: jnp.isfinite(x).all(), (state.params, grads, mean.total))
 
-    weights, grads, loss = sharding.to_host(jax.jit(flags, out_shardings=sharding.replicated(mesh))(state, batch))
+    found = jax.jit(flags, out_shardings=sharding.replicated(mesh))(state, batch, constants or {})
+    weights, grads, loss = sharding.to_host(found)
     if bad := [path for path, finite in params.paths(weights).items() if not finite]:
         return f"the parameter {bad[0]} itself is not finite ({len(bad)} of {len(params.paths(weights))} are not)"
     bad = [path for path, finite in params.paths(grads).items() if not finite]

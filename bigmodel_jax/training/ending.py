@@ -81,10 +81,12 @@ def check_endings(config: Config) -> None:
         one.check(config)
 
 
-def finish(config: Config, run_dir: Path, state: TrainState, saves: store.Store, stages: Stages) -> None:
+def finish(
+    config: Config, run_dir: Path, state: TrainState, constants: params.Tree, saves: store.Store, stages: Stages
+) -> None:
     """What a complete run leaves beside its checkpoints; of several processes, the first one alone writes."""
     for one in endings_of(config):
-        if said := one.make(config, weights(state), run_dir / "samples" / f"{int(state.step):08d}"):
+        if said := one.make(config, weights(state, constants), run_dir / "samples" / f"{int(state.step):08d}"):
             stages.say(said)
     stages.begin("Writing the report")
     page = report(run_dir, saves)

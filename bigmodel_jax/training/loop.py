@@ -46,6 +46,7 @@ class Run:
     patience: Patience
     wall: RunClock
     start: int
+    constants: params.Tree
     skipped: int = 0
     in_a_row: int = 0  # steps skipped, up to the last one recorded
 
@@ -74,7 +75,7 @@ class Run:
             log.info("step compiled")
             processes.meet("compiled")
         self.tokens_per_step, self.unit = step_size(config.data, batch)
-        flops = step_flops(config, params.merge(state.params, state.frozen), batch)
+        flops = step_flops(config, weights(state, self.constants), batch)
         self.throughput = Throughput(flops, self.peak * self.mesh.size)
         rows = start_rows(config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, memory)
         rows += [("MFU is of", self.peak_source), ("run folder", str(self.run_dir))]
@@ -109,7 +110,7 @@ class Run:
             raise Interrupted(stop.signal, int(state.step))
 
         # --- the end
-        ending.finish(config, self.run_dir, state, self.saves, self.stages)
+        ending.finish(config, self.run_dir, state, self.constants, self.saves, self.stages)
         self.writers.close()
         done = int(state.step)
         self.stages.say(f"{done - self.start:,} steps in {time.perf_counter() - began:.0f} s.")
@@ -128,7 +129,7 @@ class Run:
             batch = self.wall.next(self.batches, state, pending and pending[1])
             wait = time.perf_counter() - wait
             pulse.at(pulse.DEVICES)
-            state, sums = train_step(state, batch)
+            state, sums = train_step(state, batch, self.constants)
             self.batches.prefetch()
             # Step n + 1 is on its way to the device before the host reads the metrics of step n.
             if pending is not None:
@@ -166,7 +167,7 @@ class Run:
         if not hasattr(step, "lower"):
             return step, None
         try:
-            compiled = fits.compile_step(step.lower(state, batch), self.mesh)
+            compiled = fits.compile_step(step.lower(state, batch, self.constants), self.mesh)
         except ValueError:
             run_folder.release(self.run_dir)
             raise
@@ -207,13 +208,14 @@ class Run:
         done = int(state.step)
         if done not in store.steps(self.saves):
             self.save(done, state, {})
-        raise diverged(self.config, self.mesh, state, self.batches, self.recorded - self.in_a_row + 1, self.in_a_row)
+        first = self.recorded - self.in_a_row + 1
+        raise diverged(self.config, self.mesh, state, self.batches, first, self.in_a_row, self.constants)
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         pulse.at("evaluating")
         try:
             with self.wall.phase("eval"):
-                scalars = evaluate(self.config, self.eval_step, weights(state), self.validation)
+                scalars = evaluate(self.config, self.eval_step, weights(state, self.constants), self.validation)
         except (OSError, ValueError):
             self.save(step, state, {})  # a full disk or a bad record must not cost the steps that are done
             raise

@@ -13,7 +13,7 @@ from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import processes, pulse, sharding
 from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
-from bigmodel_jax.training import epochs, fits, holder, loop, provenance, run_folder
+from bigmodel_jax.training import constants, epochs, fits, holder, loop, provenance, run_folder
 from bigmodel_jax.training.beginning import already_complete, already_stopped, begin, open_data, resume
 from bigmodel_jax.training.checks import check_data, check_processes, check_rows
 from bigmodel_jax.training.early_stopping import Patience
@@ -70,8 +70,8 @@ def train(
         stages.begin("Building the model")
         patience = Patience.of(config)
         with wall.phase("restore" if newest >= 0 else "other"):
-            found = resume(config, mesh, saves, batches, patience) if newest >= 0 else None
-            state = begin(config, mesh, console) if found is None else found
+            found = resume(config, run_dir, mesh, saves, batches, patience) if newest >= 0 else None
+            state, fixed = begin(config, mesh, console) if found is None else found
         start = int(state.step)
         if found is None:
             batches.seek(start)
@@ -83,12 +83,14 @@ def train(
             return already_stopped(run_dir, start, patience, console)
         run_folder.claim(run_dir, config, hold, saves, last)
         provenance.write(run_dir, facts)
+        if found is None:
+            constants.keep(run_dir, config, fixed)
         start_log()
         wall.open(start)
         if start and found is not None:
             log.info("resumed at step %d", start)
             console.print(f"Resuming at step {start:,}.")
-        run = loop.Run(config, run_dir, mesh, stages, hold, saves, batches, validation, patience, wall, start)
+        run = loop.Run(config, run_dir, mesh, stages, hold, saves, batches, validation, patience, wall, start, fixed)
         limit, alone = config.train.max_step_seconds, jax.process_count() == 1
         with pulse.watched(limit, run_dir / "log.txt", alone=alone):
             return run.go(state)

@@ -19,10 +19,17 @@ from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.inference.sample_images import sample_images
 from bigmodel_jax.models.base import unpadded
-from bigmodel_jax.training import fits, run_folder
+from bigmodel_jax.training import constants, fits, run_folder
 from bigmodel_jax.training.checks import check_data, check_sample
 from bigmodel_jax.training.evaluate import evaluate
-from bigmodel_jax.training.state import TrainState, abstract_state, init_state, with_weights
+from bigmodel_jax.training.state import (
+    TrainState,
+    abstract_constants,
+    abstract_state,
+    init_constants,
+    init_state,
+    with_weights,
+)
 from bigmodel_jax.training.step import make_eval_step
 
 CHAT_TEMPLATE = "chat_template.jinja"  # in a run's folder, and in Hugging Face's
@@ -37,22 +44,22 @@ def load_weights(config: Config, run_dir: Path, mesh, which: str = "", said: str
         raise ValueError(f"run_dir = {str(run_dir)!r} holds no checkpoints; train it first")
     step = kept.find(run_dir, config.checkpoint, which, said)
     fits.check_weights(config, mesh, fits.WEIGHTS, copies=False)
-    abstract = abstract_state(config, mesh)
+    abstract, fixed = abstract_state(config, mesh), constants.load(config, run_dir, mesh)
     weights = "params" if abstract.ema is None else "ema"
     fields = {weights: getattr(abstract, weights), "frozen": abstract.frozen, "step": abstract.step}
     with store.open_store(run_dir / "checkpoints", config.checkpoint) as saves:
         found = store.restore_params(saves, fields, step)
-    return params.merge(found[weights], found.get("frozen", {})), int(found["step"])
+    return params.merge(found[weights], found.get("frozen", {}), fixed), int(found["step"])
 
 
-def fresh_state(config: Config, mesh) -> tuple[TrainState, list[str]]:
-    """The state in which a run starts, and the paths of parameters that `train.init_from` does not have.
+def fresh_state(config: Config, mesh) -> tuple[TrainState, params.Tree, list[str]]:
+    """(state, constants) with which a run starts, and the paths of parameters that `train.init_from` does not have.
 
     Those, a new head say, keep their initial values. With `train.init_state` "all" the state is the other run's, its
     step included. ValueError where shapes differ or nothing fits.
     """
     if not config.train.init_from:
-        return init_state(config, mesh), []
+        return init_state(config, mesh), init_constants(config, mesh), []
     other, which = kept.split(config.train.init_from)
     if not (other / "config.json").is_file():
         raise ValueError(
@@ -60,9 +67,9 @@ def fresh_state(config: Config, mesh) -> tuple[TrainState, list[str]]:
         )
     source = run_folder.load(other, runs_code=False)
     if config.train.init_state == "all":
-        return _forked(source, config, other, which, mesh), []
-    state = init_state(config, mesh)
-    own = params.paths(params.merge(state.params, state.frozen))
+        return _forked(source, config, other, which, mesh), constants.load(config, other, mesh), []
+    state, spec = init_state(config, mesh), config.model.make().spec
+    own = params.paths(params.merge(state.params, state.frozen, abstract_constants(config, mesh)))
     found = _published_rows(source, config, other, which, mesh)
     found = {path: _fill_up(x, own[path], config, path) if path in own else x for path, x in found.items()}
     wrong = [
@@ -72,9 +79,11 @@ def fresh_state(config: Config, mesh) -> tuple[TrainState, list[str]]:
         why = f"other shapes: {', '.join(wrong[:3])}" if wrong else "no parameter of this model"
         raise ValueError(f"train.init_from = {str(other)!r} holds {why}")
     missing = [path for path in own if path not in found]
-    merged = {path: found[path].astype(x.dtype) if path in found else x for path, x in own.items()}
-    trainable, frozen = params.partition(params.from_paths(merged), config.model.make().spec)
-    return with_weights(config, state, trainable, frozen), missing
+    if set(missing) & params.paths(params.of_kind(spec, spec, "constant")).keys():
+        own |= params.paths(init_constants(config, mesh))
+    merged = params.from_paths({path: found[path].astype(x.dtype) if path in found else x for path, x in own.items()})
+    trainable, frozen, fixed = (params.of_kind(merged, spec, k) for k in ("trained", "statistic", "constant"))
+    return with_weights(config, state, trainable, frozen), fixed, missing
 
 
 def _forked(source: Config, config: Config, run_dir: Path, which: str, mesh) -> TrainState:

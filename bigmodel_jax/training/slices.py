@@ -27,18 +27,18 @@ def split_mesh(mesh: Mesh, slices: int) -> Mesh:
     return Mesh(devices, names, axis_types=(AxisType.Auto,) * len(names))
 
 
-def gradients(config: Config, mesh: Mesh, specs: Any, one: Callable, compute, frozen, batch, rng) -> tuple:
-    """`one(compute, frozen, rows, rng) -> (grads, mean, sums, frozen)` of each slice's rows, added up over the slices.
+def gradients(config: Config, mesh: Mesh, specs: Any, one: Callable, compute, frozen, batch, rng, constants) -> tuple:
+    """`one(compute, frozen, rows, rng, constants) -> (grads, mean, sums, frozen)` of each slice's rows, added up over them.
 
     Loss and metrics stay float32. What a model computes over its batch (the balance of experts, batch statistics) it
     computes over a slice's.
     """
     inner = split_mesh(mesh, config.parallel.slices)
 
-    def local(compute, frozen, batch, rng):
+    def local(compute, frozen, batch, rng, constants):
         rng = jax.random.fold_in(rng, jax.lax.axis_index(SLICE))
         with sharding.use(inner, config.parallel.rules, config.parallel):
-            grads, mean, sums, frozen = one(compute, frozen, batch, rng)
+            grads, mean, sums, frozen = one(compute, frozen, batch, rng, constants)
             # Summed inside the slice before the rounding, whatever order the compiler would choose.
             grads = jax.lax.optimization_barrier(sharding.pin(grads, specs))
         return _across(grads, mesh), *jax.lax.psum((mean, sums), SLICE), jax.lax.pmean(frozen, SLICE)
@@ -46,12 +46,12 @@ def gradients(config: Config, mesh: Mesh, specs: Any, one: Callable, compute, fr
     run = jax.shard_map(
         local,
         mesh=inner,
-        in_specs=(P(), P(), P(SLICE), P()),
+        in_specs=(P(), P(), P(SLICE), P(), P()),
         out_specs=P(),
         axis_names={SLICE},
         check_vma=False,
     )
-    return run(compute, frozen, batch, rng)
+    return run(compute, frozen, batch, rng, constants)
 
 
 def _across(grads: Any, mesh: Mesh) -> Any:

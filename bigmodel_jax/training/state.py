@@ -19,8 +19,8 @@ HOST = "pinned_host"
 
 @struct.dataclass
 class TrainState:
-    """step: steps done, skipped ones included; params: trainable; frozen: the rest (batch statistics); ema: averaged
-    params in float32, or None."""
+    """step: steps done, skipped ones included; params: trained; frozen: statistics, by the name that they have in
+    checkpoints; ema: averaged params in float32, or None. Constants are no part of it: no step changes them."""
 
     step: jax.Array
     params: Any
@@ -31,15 +31,19 @@ class TrainState:
 
 def make_state(config: Config, model: Model, optimizer: Optimizer) -> TrainState:
     """A fresh state, a pure function of the config (its seed)."""
-    rng = jax.random.key(config.train.seed)
-    tree = model.init(rng) if model.init else params.init(model.spec, rng)
-    trainable, frozen = params.partition(tree, model.spec)
-    trainable = cast(trainable, config.precision.param)
+    tree = _initial(config, model)
+    trainable = cast(params.of_kind(tree, model.spec, "trained"), config.precision.param)
+    frozen = params.of_kind(tree, model.spec, "statistic")
     # Moments and averages are float32: in bfloat16 an average that moves by a thousandth a step stands still.
     full = cast(trainable, "float32")
     # A copy: one buffer donated twice is an error.
     ema = jax.tree.map(jnp.copy, full) if optimizer.average else None
     return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, optimizer.tx.init(full), ema)
+
+
+def _initial(config: Config, model: Model) -> params.Tree:
+    rng = jax.random.key(config.train.seed)
+    return model.init(rng) if model.init else params.init(model.spec, rng)
 
 
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
@@ -61,10 +65,27 @@ def init_state(config: Config, mesh: Mesh) -> TrainState:
     model = config.model.make()
     fits.check_weights(config, mesh)
     abstract = abstract_state(config, mesh)
-    fits.check_state(config, mesh, abstract)
+    fits.check_state(config, mesh, (abstract, abstract_constants(config, mesh)))
     optimizer = config.optim.make(model.spec, config.train.steps)
     where = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(lambda: make_state(config, model, optimizer), out_shardings=where)()
+
+
+def constant_shardings(config: Config, mesh: Mesh) -> params.Tree:
+    """NamedSharding of every constant parameter."""
+    return jax.tree.map(lambda x: x.sharding, abstract_constants(config, mesh))
+
+
+def abstract_constants(config: Config, mesh: Mesh) -> params.Tree:
+    """The constants as shapes with shardings, as they are stored: no precision of the config changes them."""
+    spec = config.model.make().spec
+    return params.of_kind(params.abstract(spec, _placed(config, spec, mesh)), spec, "constant")
+
+
+def init_constants(config: Config, mesh: Mesh) -> params.Tree:
+    """The fresh constants, each device making only its own shards."""
+    model, where = config.model.make(), constant_shardings(config, mesh)
+    return jax.jit(lambda: params.of_kind(_initial(config, model), model.spec, "constant"), out_shardings=where)()
 
 
 def with_weights(config: Config, state: TrainState, trainable: params.Tree, frozen: params.Tree) -> TrainState:
@@ -80,8 +101,9 @@ def with_weights(config: Config, state: TrainState, trainable: params.Tree, froz
 def _shardings(config: Config, spec: params.Tree, optimizer: Optimizer, abstract: TrainState, mesh: Mesh) -> TrainState:
     if config.parallel.strategy == "pmap":
         return jax.tree.map(lambda _: sharding.replicated(mesh), abstract)
-    trainable, frozen = params.partition(sharding.shardings(spec, mesh, config.parallel.rules), spec)
-    shapes, _ = params.partition(params.abstract(spec), spec)
+    placed = _placed(config, spec, mesh)
+    trainable, frozen = (params.of_kind(placed, spec, kind) for kind in ("trained", "statistic"))
+    shapes = params.of_kind(params.abstract(spec), spec, "trained")
     opt_state = state_like(optimizer.tx, abstract.opt_state, shapes, trainable, sharding.replicated(mesh))
     if config.parallel.offload_optimizer:
         check_host_memory(mesh.devices.flat[0])
@@ -95,6 +117,13 @@ def _shardings(config: Config, spec: params.Tree, optimizer: Optimizer, abstract
     )
 
 
+def _placed(config: Config, spec: params.Tree, mesh: Mesh) -> params.Tree:
+    """NamedSharding of every parameter."""
+    if config.parallel.strategy == "pmap":
+        return params.map_spec(lambda _: sharding.replicated(mesh), spec)
+    return sharding.shardings(spec, mesh, config.parallel.rules)
+
+
 def check_host_memory(device: jax.Device) -> None:
     """ValueError where a device cannot reach its host's memory."""
     kinds = [memory.kind for memory in device.addressable_memories()]
@@ -105,6 +134,6 @@ def check_host_memory(device: jax.Device) -> None:
         )
 
 
-def weights(state: TrainState) -> params.Tree:
-    """The parameters an evaluation uses: averaged where an average is kept, and the frozen ones beside them."""
-    return params.merge(state.params if state.ema is None else state.ema, state.frozen)
+def weights(state: TrainState, constants: params.Tree | None = None) -> params.Tree:
+    """The parameters an evaluation uses: averaged where an average is kept, statistics and constants beside them."""
+    return params.merge(state.params if state.ema is None else state.ema, state.frozen, constants or {})

@@ -23,26 +23,32 @@ from bigmodel_jax.optim.optimizer import Optimizer
 from bigmodel_jax.training import deterministic, scopes, slices
 from bigmodel_jax.training.pipeline import pipeline_1f1b
 from bigmodel_jax.training.pipeline.split_loss import PartedLoss
-from bigmodel_jax.training.state import TrainState, state_shardings
+from bigmodel_jax.training.state import TrainState, constant_shardings, state_shardings
 
 Metrics = dict[str, Mean]
 STATISTIC = "statistic/"  # before the path of a statistic, among the metrics of a step: a sum for `Model.advance`
-# (compute parameters, frozen, batch, rng) -> summed gradients (float32), summed loss, summed metrics, new frozen values
-Gradients = Callable[[params.Tree, params.Tree, dict, jax.Array], tuple[params.Tree, Mean, Metrics, params.Tree]]
+# (compute parameters, statistics, batch, rng, constants) -> summed gradients (float32), summed loss, summed metrics, and
+# the statistics that have new values
+Gradients = Callable[
+    [params.Tree, params.Tree, dict, jax.Array, params.Tree], tuple[params.Tree, Mean, Metrics, params.Tree]
+]
 
 
-def make_train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
-    """(state, batch) -> (state, metrics as sums), compiled; the state's buffers are donated."""
+def make_train_step(config: Config, mesh: Mesh) -> Callable[..., tuple[TrainState, Metrics]]:
+    """(state, batch, constants={}) -> (state, metrics as sums), compiled; the state's buffers are donated.
+
+    constants: the model's constant parameters (state.py `init_constants`), which the step reads and never returns.
+    """
     model = config.model.make()
     optimizer = config.optim.make(model.spec, config.train.steps)
     if config.parallel.strategy == "pmap":
         return _pmap_step(config, mesh, model, optimizer)
     shardings = state_shardings(config, mesh)
-    gradients, norm = _reduction(config, mesh, model, shardings.params)
+    gradients, norm = _reduction(config, mesh, model, shardings.params, constant_shardings(config, mesh))
     device = mesh.devices.flat[0]
     branch = device.platform == "cpu"
 
-    def step(state, batch):
+    def step(state, batch, constants=None):
         with sharding.use(mesh, config.parallel.rules, config.parallel):
             return train_step(
                 config,
@@ -51,6 +57,7 @@ def make_train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, dict], 
                 gradients,
                 state,
                 batch,
+                constants,
                 norm=norm,
                 grad_shardings=shardings.params,
                 branch=branch,
@@ -60,12 +67,17 @@ def make_train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, dict], 
     return jax.jit(step, donate_argnums=0, out_shardings=out, compiler_options=compiler_options(device))
 
 
-def _reduction(config: Config, mesh: Mesh, model: Model, shardings: Any) -> tuple[Gradients, Callable]:
-    """How gradients are added up over the mesh, and their norm: by the compiler unless the config says more."""
+def _reduction(
+    config: Config, mesh: Mesh, model: Model, shardings: Any, of_constants: Any
+) -> tuple[Gradients, Callable]:
+    """How gradients are added up over the mesh, and their norm: by the compiler unless the config says more.
+
+    shardings: of the trained parameters; of_constants: of the constants.
+    """
     gradients, norm = functools.partial(accumulate, config, model), optax.tree.norm
-    specs = jax.tree.map(lambda s: s.spec, shardings)
+    specs, constant_specs = jax.tree.map(lambda s: s.spec, (shardings, of_constants))
     if config.parallel.deterministic:
-        gradients = functools.partial(deterministic.gradients, config, mesh, specs, gradients)
+        gradients = functools.partial(deterministic.gradients, config, mesh, specs, constant_specs, gradients)
         norm = functools.partial(deterministic.norm, config, mesh, model.spec, specs)
     elif config.parallel.slices > 1 and config.parallel.slice_gradients == "bfloat16":
         gradients = functools.partial(slices.gradients, config, mesh, specs, gradients)
@@ -75,19 +87,19 @@ def _reduction(config: Config, mesh: Mesh, model: Model, shardings: Any) -> tupl
 def _pmap_step(config, mesh, model, optimizer):
     """The classic replicated data-parallel step: one program per device, gradients summed over the axis."""
 
-    def gradients(compute, frozen, batch, rng):
+    def gradients(compute, frozen, batch, rng, constants):
         rng = jax.random.fold_in(rng, jax.lax.axis_index(BATCH_AXIS))
         batch = with_token_share(batch, total=lambda x: jax.lax.psum(x, BATCH_AXIS))
-        grads, mean, sums, frozen = accumulate(config, model, compute, frozen, batch, rng)
+        grads, mean, sums, frozen = accumulate(config, model, compute, frozen, batch, rng, constants)
         return *jax.lax.psum((grads, mean, sums), BATCH_AXIS), jax.lax.pmean(frozen, BATCH_AXIS)
 
     devices = list(mesh.devices.flat)
     fn = functools.partial(train_step, config, model, optimizer, gradients, branch=devices[0].platform == "cpu")
-    step = jax.pmap(fn, axis_name=BATCH_AXIS, in_axes=(None, 0), out_axes=(None, None), devices=devices)
+    step = jax.pmap(fn, axis_name=BATCH_AXIS, in_axes=(None, 0, None), out_axes=(None, None), devices=devices)
 
-    def run(state, batch):
+    def run(state, batch, constants=None):
         pieces = jax.tree.map(lambda x: x.reshape(len(devices), x.shape[0] // len(devices), *x.shape[1:]), batch)
-        return step(state, pieces)
+        return step(state, pieces, constants)
 
     return run
 
@@ -99,6 +111,7 @@ def train_step(
     gradients: Gradients,
     state: TrainState,
     batch: dict,
+    constants: params.Tree | None = None,
     *,
     norm: Callable = optax.tree.norm,
     grad_shardings: Any = None,
@@ -115,11 +128,12 @@ def train_step(
     # --- gradients of the summed loss
     if _in_pieces(config):
         batch = with_token_share(batch)
-    compute = cast(state.params, config.precision.compute)
+    compute, constants = cast((state.params, constants or {}), config.precision.compute)
     with precision.use(config.precision):
-        grads, mean, sums, frozen = gradients(compute, state.frozen, batch, rng)
+        grads, mean, sums, frozen = gradients(compute, state.frozen, batch, rng, constants)
     if model.advance:
         frozen = model.advance(state.frozen, {path: sums.pop(STATISTIC + path).total for path in params.paths(frozen)})
+    frozen = params.merge(state.frozen, frozen)
 
     # --- one division by the global count: exact for microbatches of unequal token counts. A factor, since compilers
     # make one of it anyway, or not: the bits would depend on the mesh.
@@ -161,38 +175,39 @@ def train_step(
     return new.replace(step=state.step + 1), sums
 
 
-def accumulate(config, model, compute, frozen, batch, rng):
-    """Summed gradients (float32), summed loss, summed metrics and the last frozen values over the microbatches."""
+def accumulate(config, model, compute, frozen, batch, rng, constants=None):
+    """Summed gradients (float32), summed loss, summed metrics and the last new statistics over the microbatches.
+
+    frozen: all statistics; those that the model gives no new value are not among the new ones. constants: in the dtype
+    that the model computes with; no gradient of them is computed.
+    """
     fixed = config.optim.frozen(model.spec)
 
     def whole(trainable, frozen):
         # Running statistics stay float32: in bfloat16 an average with momentum 0.99 stops moving.
-        return params.merge(groups.stop(trainable, fixed), frozen)
+        return params.merge(groups.stop(trainable, fixed), frozen, constants or {})
 
     def loss(trainable, frozen, piece, rng):
         return summed(config.objective.loss(model, whole(trainable, frozen), piece, rng=rng, train=True), frozen)
 
     def summed(out, frozen):
-        if missing := sorted(params.paths(frozen).keys() - out.updates.keys()):
-            raise ValueError(
-                f"model: the parameter {missing[0]} is declared trainable=False, and the model returns no new value of it in "
-                "Out.updates; trainable=False is for statistics that the forward pass sets, not for frozen weights"
-            )
+        known = params.paths(frozen)
+        check_updates(model.spec, out.updates)
         if model.advance:  # sums, which go the way of all sums
-            sums = {STATISTIC + path: Mean(out.updates[path], jnp.zeros(())) for path in params.paths(frozen)}
-            return out.mean.total, (out.mean, out.metrics | sums, frozen)
-        updates = {path: out.updates[path].astype(leaf.dtype) for path, leaf in params.paths(frozen).items()}
-        return out.mean.total, (out.mean, out.metrics, params.from_paths(updates))
+            sums = {STATISTIC + path: Mean(x, jnp.zeros(())) for path, x in out.updates.items()}
+            return out.mean.total, (out.mean, out.metrics | sums, {path: known[path] for path in out.updates})
+        new = {path: out.updates[path].astype(x.dtype) for path, x in known.items() if path in out.updates}
+        return out.mean.total, (out.mean, out.metrics, new)
 
     def one(frozen, piece, rng):
         if pipeline.active() and config.parallel.pipeline_schedule == "1f1b":
             of_frozen = (functools.partial(fn, frozen=frozen) for fn in (whole, summed))
             parted = PartedLoss(model.parts, config.objective, *of_frozen)
-            grads, mean, sums, frozen = pipeline_1f1b.gradients(parted, compute, frozen, piece, rng)
+            grads, mean, sums, new = pipeline_1f1b.gradients(parted, compute, piece, rng)
         else:
-            grads, (mean, sums, frozen) = jax.grad(loss, has_aux=True)(compute, frozen, piece, rng)
+            grads, (mean, sums, new) = jax.grad(loss, has_aux=True)(compute, frozen, piece, rng)
             grads = cast(grads, "float32")
-        return groups.without(grads, fixed), mean, sums, frozen
+        return groups.without(grads, fixed), mean, sums, params.from_paths(new)
 
     n = config.train.microbatches
     if n == 1:
@@ -200,18 +215,31 @@ def accumulate(config, model, compute, frozen, batch, rng):
         return groups.with_zeros(grads, compute, fixed), *rest
 
     def body(carry, piece_and_rng):
-        (grads, mean, sums), frozen = carry
-        g, m, s, frozen = one(frozen, *piece_and_rng)
+        (grads, mean, sums), new = carry
+        g, m, s, new = one(params.merge(frozen, new), *piece_and_rng)
         with jax.named_scope(scopes.SUM_GRADIENTS):  # by which `plan` and profiles tell them
             grads = jax.tree.map(jnp.add, grads, g)
-        return ((grads, mean + m, metrics.add(sums, s)), frozen), None
+        return ((grads, mean + m, metrics.add(sums, s)), new), None
 
     pieces = jax.tree.map(lambda x: split(x, n), batch)
     rngs = jax.random.split(rng, n)
     first = jax.eval_shape(one, frozen, jax.tree.map(lambda x: x[0], pieces), rngs[0])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first[:3])
-    ((grads, mean, sums), frozen), _ = jax.lax.scan(body, (zeros, frozen), (pieces, rngs))
-    return groups.with_zeros(grads, compute, fixed), mean, sums, frozen
+    known, new = params.paths(frozen), params.paths(first[3])
+    start = params.from_paths({path: known[path] for path in new})
+    ((grads, mean, sums), new), _ = jax.lax.scan(body, (zeros, start), (pieces, rngs))
+    return groups.with_zeros(grads, compute, fixed), mean, sums, new
+
+
+def check_updates(spec: params.Tree, updates: dict) -> None:
+    """ValueError, one line, where a model returns a new value of what is no statistic."""
+    specs = params.paths(spec)
+    for path in sorted(updates):
+        if path not in specs or specs[path].kind != "statistic":
+            what = f"is {specs[path].kind}" if path in specs else "is not in its spec"
+            raise ValueError(
+                f"model: Out.updates has a new value of {path}, which {what}; only parameters of kind='statistic' have"
+            )
 
 
 def _in_pieces(config: Config) -> bool:
@@ -243,8 +271,8 @@ def make_eval_step(config: Config, mesh: Mesh) -> Callable[[params.Tree, dict], 
 
     def step(weights, batch):
         with sharding.use(mesh, config.parallel.rules, config.parallel):
-            trainable, frozen = params.partition(weights, model.spec)
-            weights = params.merge(cast(trainable, config.precision.compute), frozen)
+            frozen = params.of_kind(weights, model.spec, "statistic")
+            weights = params.merge(cast(weights, config.precision.compute), frozen)
             return config.objective.loss(model, weights, batch, rng=None, train=False).metrics
 
     return jax.jit(step, out_shardings=sharding.replicated(mesh))

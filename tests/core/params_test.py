@@ -105,4 +105,4 @@ def test_table_has_a_line_for_each_parameter_with_its_facts():
     lines = {line.split()[0]: line for line in params.table(SPEC).splitlines()}
     assert set(lines) == set(params.paths(SPEC))
     assert lines["block/kernel"].split()[1:] == ["4x6", "embed,mlp", "normal(0.5)", "float32", "decay"]
-    assert lines["norm/mean"].endswith("frozen")
+    assert lines["norm/mean"].endswith("statistic")

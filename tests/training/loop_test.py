@@ -222,7 +222,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(wh
 def test_a_run_that_starts_from_another_ones_weights_averages_from_there(whole):
     config, folder, _, _ = whole
     mesh = sharding.make_mesh(config.parallel)
-    state, missing = fresh_state(dataclasses.replace(config, train=TrainConfig(init_from=str(folder), seed=7)), mesh)
+    state, _, missing = fresh_state(dataclasses.replace(config, train=TrainConfig(init_from=str(folder), seed=7)), mesh)
     assert missing == []
     assert int(state.step) == 0
     there, _ = load_weights(config, folder, mesh)

@@ -20,7 +20,7 @@ CHOICE_BIAS = "router/choice_bias"  # its path below a stack of layers
 
 def spec(dim: int, num_experts: int, *, init: Init) -> dict[str, Param]:
     """kernel (D, E); choice_bias (E,), which moves by `updated_bias` alone."""
-    bias = Param((num_experts,), (None,), zeros(), trainable=False)
+    bias = Param((num_experts,), (None,), zeros(), kind="statistic")
     return {**moe.router_spec(dim, num_experts, init=init), "choice_bias": bias}
 
 

@@ -58,9 +58,9 @@ class Carry:
     total: Any
 
 
-def gradients(loss: PartedLoss, compute: Any, frozen: Any, batch: dict, rng: jax.Array) -> tuple:
-    """Summed gradients (float32), summed loss, summed metrics, and the mean of the new frozen values over microbatches;
-    the loss's further results are (mean, metrics, frozen)."""
+def gradients(loss: PartedLoss, compute: Any, batch: dict, rng: jax.Array) -> tuple:
+    """Summed gradients (float32), summed loss, summed metrics, and the mean of the new statistics over microbatches;
+    the loss's further results are (mean, metrics, new statistics)."""
     mesh, _, parallel = sharding.current()
     n, r = mesh.shape["stage"], parallel.pipeline_rounds
     m = parallel.pipeline_microbatches or n
@@ -73,7 +73,7 @@ def gradients(loss: PartedLoss, compute: Any, frozen: Any, batch: dict, rng: jax
         c = _run(job)
         grads = _together(job, c.grads)
     mean, sums, new = jax.tree.map(lambda a: a.sum(0), c.total)
-    return grads, mean, sums, jax.tree.map(lambda a, b: (a / m).astype(b.dtype), new, frozen)
+    return grads, mean, sums, jax.tree.map(lambda a: (a / m).astype(a.dtype), new)
 
 
 def _run(job: Job) -> Carry:

@@ -89,11 +89,18 @@ def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
         shared = jax.tree.leaves(entry.shared)
         return jax.tree.leaves(entry.x), [shared[i] for i in moved], [shared[i] for i in fixed]
 
+    still = _without_gradient(of_layers, compute)
+
     def weights(compute):
-        return tuple(map(jax.tree.leaves, of_layers(compute)))
+        kinds = iter(still)
+        bits = jax.tree.map(lambda a: _bits(a) if next(kinds) else a, of_layers(compute))
+        return tuple(map(jax.tree.leaves, bits))
 
     def run(layered, closed, x, shared, fixed):
-        stacked, xs = jax.tree.unflatten(layered_tree, layered)
+        given = zip([*layered, *closed], still, strict=True)
+        leaves = [jax.lax.bitcast_convert_type(a, dtype) if dtype else a for a, dtype in given]
+        closed = leaves[len(layered) :]
+        stacked, xs = jax.tree.unflatten(layered_tree, leaves[: len(layered)])
         travelling = [*shared, *fixed]
         shared = jax.tree.unflatten(shared_tree, [travelling[k] for k in places])
         layers = loss.parts.layers(stack.sequential, jax.tree.unflatten(whole_tree, closed), train=True)
@@ -120,6 +127,21 @@ def _reads(fn: Callable, tree: Any) -> bool:
         if any(id(v) in reached for v in equation.invars):
             reached |= set(map(id, equation.outvars))
     return any(id(v) in reached for v in jaxpr.outvars)
+
+
+def _without_gradient(taken: Callable, compute: Tree) -> list:
+    """The dtype of each float that layers take and that `compute` does not move, None for all other leaves.
+
+    Constants and statistics: they go to the layers as bits, since nothing differentiates whole numbers.
+    """
+    leaves = jax.tree.leaves(taken(compute))
+    _, pull = jax.vjp(lambda compute: floats(jax.tree.leaves(taken(compute))), compute)
+    moved = iter(pull.out_nzs)
+    return [a.dtype if jnp.issubdtype(a.dtype, jnp.inexact) and not next(moved) else None for a in leaves]
+
+
+def _bits(a: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(a, {2: jnp.uint16, 4: jnp.uint32}[a.dtype.itemsize])
 
 
 def floats(leaves: Leaves) -> Leaves:
