@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from bigmodel_jax.core.storage import Dense, Storage
+
 Tree = Any  # a nested dict
 Kind = Literal["trained", "statistic", "constant"]
 
@@ -49,6 +51,7 @@ class Param:
     decay: whether weight decay applies; by default to matrices and above, decided before layers are stacked.
     kind: "trained" has a gradient, an optimizer and an average; the forward pass rewrites a "statistic" (batch norm), in
     `Out.updates`; a "constant" never changes: no step returns it, and no checkpoint repeats it.
+    storage: how a constant is kept in memory and on disk (storage.py).
     trainable: False is another word for a statistic; one that gets no new value keeps the value that it has.
     """
 
@@ -59,6 +62,7 @@ class Param:
     decay: bool | None = None
     trainable: bool = True
     kind: Kind = "trained"
+    storage: Storage = Dense()
 
     def __post_init__(self):
         if self.kind == "trained" and not self.trainable:
@@ -66,6 +70,9 @@ class Param:
         object.__setattr__(self, "trainable", self.kind == "trained")
         if len(self.shape) != len(self.axes):
             raise ValueError(f"Param: shape {self.shape} and axes {self.axes} differ in length")
+        self.storage.check(self.shape)
+        if self.storage != Dense() and self.kind != "constant":
+            raise ValueError(f"Param: storage = {self.storage} with kind = {self.kind!r}; only a constant is stored so")
         if self.decay is None:
             object.__setattr__(self, "decay", self.trainable and len(self.shape) >= 2)
 
@@ -93,16 +100,22 @@ def init(spec: Tree, rng: jax.Array) -> Tree:
 
     def one(path: str, p: Param) -> jax.Array:
         key = jax.random.fold_in(rng, zlib.crc32(path.encode()) & 0x7FFFFFFF)
-        return p.init.fn(key, p.shape, jnp.dtype(p.dtype))
+        return p.storage.pack(p.init.fn(key, p.shape, jnp.dtype(p.dtype)))
 
     return from_paths({path: one(path, p) for path, p in paths(spec).items()})
 
 
 def abstract(spec: Tree, shardings: Tree | None = None) -> Tree:
-    """The tree as `jax.ShapeDtypeStruct`, with shardings where given."""
+    """The tree as `jax.ShapeDtypeStruct`, as it is stored, with shardings where given."""
+
+    def one(p: Param) -> Any:
+        shape = jax.ShapeDtypeStruct(p.shape, p.dtype)
+        return shape if p.storage == Dense() else jax.eval_shape(p.storage.pack, shape)
+
+    tree = map_spec(one, spec)
     if shardings is None:
-        return map_spec(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), spec)
-    return map_spec(lambda p, s: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=s), spec, shardings)
+        return tree
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 def empty(spec: Tree) -> Tree:
@@ -170,7 +183,7 @@ def table(spec: Tree) -> str:
             "x".join(map(str, p.shape)) or "scalar",
             ",".join(a or "-" for a in p.axes) or "-",
             repr(p.init),
-            p.dtype,
+            p.dtype if p.storage == Dense() else str(p.storage),
             "decay" if p.decay and p.trainable else "no decay",
             "" if p.trainable else p.kind,
         )

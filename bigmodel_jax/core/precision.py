@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.core.storage import Blocked
 
 Float = Literal["float32", "bfloat16"]
 Matmul = Literal["compute", "int8", "float8"]
@@ -55,8 +56,14 @@ def matmul() -> Matmul:
 
 
 def cast(tree: Any, dtype: str) -> Any:
-    """Floating leaves in `dtype`, all others untouched."""
-    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x, tree)
+    """Floating leaves in `dtype`, all others untouched, and so are parameters that are stored in blocks."""
+
+    def one(x):
+        if isinstance(x, Blocked) or not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+            return x
+        return x.astype(dtype)
+
+    return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Blocked))
 
 
 # ------------------------------------------------------------------------------------------------ storing weights

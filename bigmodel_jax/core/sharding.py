@@ -169,9 +169,16 @@ def shardings(spec: params.Tree, mesh: Mesh, rules: Rules) -> params.Tree:
                     f"--parallel.rules.{name} None leaves it whole on every device"
                 )
             dims.append(axes)
-        return NamedSharding(mesh, P(*dims))
+        return p.storage.shardings(NamedSharding(mesh, P(*dims)), p.shape)
 
     return params.from_paths({path: one(path, p) for path, p in params.paths(spec).items()})
+
+
+def placed(spec: params.Tree, mesh: Mesh, parallel: ParallelConfig) -> params.Tree:
+    """`shardings`, or under pmap every parameter whole on every device."""
+    if parallel.strategy == "pmap":
+        return params.map_spec(lambda p: p.storage.shardings(replicated(mesh), p.shape), spec)
+    return shardings(spec, mesh, parallel.rules)
 
 
 def uncut(parallel: ParallelConfig, size: int, logical: str) -> str:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from bigmodel_jax.core import precision
 from bigmodel_jax.core.params import Init, Param, normal, zeros
 from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.core.storage import dense
 from bigmodel_jax.nn import cpu, quantized, table
 
 
@@ -31,7 +32,11 @@ def linear(p: dict, x: jax.Array) -> jax.Array:
 
 
 def project(x: jax.Array, w: jax.Array, num_dims: int = 1) -> jax.Array:
-    """Contracts the last `num_dims` dimensions of x with the first ones of w: every product with a weight goes here."""
+    """Contracts the last `num_dims` dimensions of x with the first ones of w: every product with a weight goes here.
+
+    w: an array, or a constant as it is stored (core/storage.py).
+    """
+    w = dense(w, x.dtype)
     if precision.matmul() != "compute":
         return quantized.project(precision.matmul(), num_dims, x, w)
     if not cpu.active():

@@ -19,6 +19,7 @@ from bigmodel_jax.core.local_paths import check_local
 from bigmodel_jax.core.precision import Float, Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.core.storage import dense
 from bigmodel_jax.data import DataConfig, TextData, TokenizerConfig
 from bigmodel_jax.data.tokenizers import special_tokens, tokenizer_files
 from bigmodel_jax.data.tokenizers.sentencepiece_model import SentencePieceModel
@@ -193,7 +194,7 @@ def export_weights(config: Config, run_dir: Path, target: Path, *, dtype: Float 
     tree, _ = load_weights(config, run_dir, mesh, which)
     flat, spec = params.paths(tree), spec_by_path(plain)
     assert set(flat) == set(spec)
-    flat = {path: x[tuple(map(slice, spec[path].shape))].astype(dtype) for path, x in flat.items()}
+    flat = {path: dense(x, dtype)[tuple(map(slice, spec[path].shape))].astype(dtype) for path, x in flat.items()}
     with _whole_or_nothing(target, "export") as partial:
         folder.save_params(family, plain, flat, partial)
         labels.restore(run_dir, partial)

@@ -1,5 +1,6 @@
 """Whether a run fits in memory, asked where an answer is first known: weights, state, compiled step."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -21,16 +22,14 @@ STEP = (
 def check_weights(config: Config, mesh: Mesh, ways: str = STATE, *, copies: bool = True) -> None:
     """ValueError where the weights alone do not fit: from the spec, before anything is traced."""
     spec = config.model.make().spec
-    placed = sharding.shardings(spec, mesh, config.parallel.rules)
-    if config.parallel.strategy == "pmap":
-        placed = params.map_spec(lambda _: sharding.replicated(mesh), spec)
+    placed = sharding.placed(spec, mesh, config.parallel)
 
-    def stored(p: params.Param, s: Any) -> jax.ShapeDtypeStruct:
-        kept = config.precision.param if p.trainable and jnp.issubdtype(p.dtype, jnp.floating) else p.dtype
-        return jax.ShapeDtypeStruct(p.shape, kept, sharding=s)
+    def kept(p: params.Param) -> params.Param:
+        floating = p.trainable and jnp.issubdtype(p.dtype, jnp.floating)
+        return dataclasses.replace(p, dtype=config.precision.param) if floating else p
 
     what = f"the weights of {_named(config, spec)}"
-    device_memory.check(what, params.map_spec(stored, spec, placed), mesh, ways, copies=copies)
+    device_memory.check(what, params.abstract(params.map_spec(kept, spec), placed), mesh, ways, copies=copies)
 
 
 def check_state(config: Config, mesh: Mesh, abstract: Any) -> None:

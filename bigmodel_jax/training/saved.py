@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.core.storage import Blocked, dense
 from bigmodel_jax.data.loader import eval_batches
 from bigmodel_jax.data.text import chat as chat_format
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
@@ -81,7 +83,9 @@ def fresh_state(config: Config, mesh) -> tuple[TrainState, params.Tree, list[str
     missing = [path for path in own if path not in found]
     if set(missing) & params.paths(params.of_kind(spec, spec, "constant")).keys():
         own |= params.paths(init_constants(config, mesh))
-    merged = params.from_paths({path: found[path].astype(x.dtype) if path in found else x for path, x in own.items()})
+    specs = params.paths(spec)
+    stored = {path: _stored(specs[path], found[path], x) if path in found else x for path, x in own.items()}
+    merged = params.from_paths(stored)
     trainable, frozen, fixed = (params.of_kind(merged, spec, k) for k in ("trained", "statistic", "constant"))
     return with_weights(config, state, trainable, frozen), fixed, missing
 
@@ -119,11 +123,25 @@ def _published_rows(source: Config, config: Config, run_dir: Path, which: str, m
     source = dataclasses.replace(source, parallel=parallel)
     found = params.paths(load_weights(source, run_dir, mesh, which, f"train.init_from = {config.train.init_from!r}")[0])
     spec = params.paths(unpadded(source.model).make().spec)
-    return {path: x[tuple(map(slice, spec[path].shape))] for path, x in found.items()}
+    cut = {path: tuple(map(slice, p.shape)) for path, p in spec.items()}
+    return {path: x if isinstance(x, Blocked) else x[cut[path]] for path, x in found.items()}
 
 
-def _fill_up(x: jax.Array, own: jax.Array, config: Config, path: str) -> jax.Array:
+def _stored(p: params.Param, x: Any, own: Any) -> Any:
+    """The value `x` of another run as this one stores its parameter: `own`, or the shapes of it, says how."""
+    if not isinstance(own, Blocked):
+        x = jax.device_put(dense(x, own.dtype), own.sharding) if isinstance(x, Blocked) else x
+        return x.astype(own.dtype)
+    where = jax.tree.map(lambda leaf: leaf.sharding, own)
+    if isinstance(x, Blocked) and jax.tree.map(jnp.shape, x) == jax.tree.map(jnp.shape, own):
+        return jax.device_put(x, where)
+    return jax.jit(p.storage.pack, out_shardings=where)(dense(x, p.dtype))
+
+
+def _fill_up(x: Any, own: Any, config: Config, path: str) -> Any:
     """A table with the zeros behind its vocabulary that this model has, and laid out as this mesh has it."""
+    if isinstance(x, Blocked) or isinstance(own, Blocked):
+        return x
     if x.shape == params.paths(unpadded(config.model).make().spec)[path].shape:
         x = jnp.pad(x, [(0, n - have) for n, have in zip(own.shape, x.shape, strict=True)])
     return jax.device_put(x, own.sharding) if x.shape == own.shape else x

@@ -79,7 +79,7 @@ def constant_shardings(config: Config, mesh: Mesh) -> params.Tree:
 def abstract_constants(config: Config, mesh: Mesh) -> params.Tree:
     """The constants as shapes with shardings, as they are stored: no precision of the config changes them."""
     spec = config.model.make().spec
-    return params.of_kind(params.abstract(spec, _placed(config, spec, mesh)), spec, "constant")
+    return params.of_kind(params.abstract(spec, sharding.placed(spec, mesh, config.parallel)), spec, "constant")
 
 
 def init_constants(config: Config, mesh: Mesh) -> params.Tree:
@@ -101,7 +101,7 @@ def with_weights(config: Config, state: TrainState, trainable: params.Tree, froz
 def _shardings(config: Config, spec: params.Tree, optimizer: Optimizer, abstract: TrainState, mesh: Mesh) -> TrainState:
     if config.parallel.strategy == "pmap":
         return jax.tree.map(lambda _: sharding.replicated(mesh), abstract)
-    placed = _placed(config, spec, mesh)
+    placed = sharding.placed(spec, mesh, config.parallel)
     trainable, frozen = (params.of_kind(placed, spec, kind) for kind in ("trained", "statistic"))
     shapes = params.of_kind(params.abstract(spec), spec, "trained")
     opt_state = state_like(optimizer.tx, abstract.opt_state, shapes, trainable, sharding.replicated(mesh))
@@ -115,13 +115,6 @@ def _shardings(config: Config, spec: params.Tree, optimizer: Optimizer, abstract
         opt_state=opt_state,
         ema=trainable if abstract.ema is not None else None,
     )
-
-
-def _placed(config: Config, spec: params.Tree, mesh: Mesh) -> params.Tree:
-    """NamedSharding of every parameter."""
-    if config.parallel.strategy == "pmap":
-        return params.map_spec(lambda _: sharding.replicated(mesh), spec)
-    return sharding.shardings(spec, mesh, config.parallel.rules)
 
 
 def check_host_memory(device: jax.Device) -> None:

@@ -10,20 +10,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, ReportConfig, TrainConfig
-from bigmodel_jax.core import params, sharding
+from bigmodel_jax.checkpoint import store
+from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, ReportConfig, SampleConfig, TrainConfig
+from bigmodel_jax.core import params, sharding, storage
 from bigmodel_jax.core.params import Init, Param
-from bigmodel_jax.core.precision import Policy
+from bigmodel_jax.core.precision import Policy, cast
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.data import ImageData
+from bigmodel_jax.core.storage import Blocks, Dense
+from bigmodel_jax.data import DataConfig, ImageData
 from bigmodel_jax.data.sources.sources import Arrays
+from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.models import LlamaConfig, Model, ModelConfig, Out
 from bigmodel_jax.nn import linear
 from bigmodel_jax.objectives import Classification, NextToken
 from bigmodel_jax.optim import OptimConfig
-from bigmodel_jax.training.saved import evaluate_run, load_weights
+from bigmodel_jax.pretrained import folder
+from bigmodel_jax.pretrained.transfer import export_weights
+from bigmodel_jax.training import constants
+from bigmodel_jax.training.saved import evaluate_run, fresh_state, load_weights
 from bigmodel_jax.training.state import abstract_constants, abstract_state, init_constants, init_state
-from bigmodel_jax.training.step import make_train_step
+from bigmodel_jax.training.step import check_updates, make_train_step
 from loop_test import run
 from statistics_test import PIECES, SGD, batch
 
@@ -49,15 +55,24 @@ def with_kinds(model: Model, changes: dict[str, dict]) -> Model:
 class Frozen(LlamaConfig):
     """A decoder whose layers are constant but for the norms; `norm/scale` is frozen as an old file says it."""
 
+    packed: bool = False  # in int8 and int4, and a part in bfloat16
+
     def make(self):
         kinds = {"layers/(attn|mlp)/.*": {"kind": "constant"}, "norm/scale": {"trainable": False}}
+        if self.packed:
+            kinds["layers/attn/.*"] = {"kind": "constant", "storage": Blocks("int8", 8)}
+            kinds["layers/mlp/(gate|down)"] = {"kind": "constant", "storage": Blocks("int4", 8)}
+            kinds["layers/mlp/up"] = {"kind": "constant", "dtype": "bfloat16"}
         return with_kinds(super().make(), kinds)
 
 
-TINY = Frozen(**vars(dataclasses.replace(LlamaConfig.tiny(), embed_dim=16, mlp_dim=24, num_heads=2, num_kv_heads=1)))
+DENSE = Frozen(**vars(dataclasses.replace(LlamaConfig.tiny(), embed_dim=16, mlp_dim=24, num_heads=2, num_kv_heads=1)))
+FIELDS = dataclasses.fields(LlamaConfig)
+PACKED = dataclasses.replace(DENSE, packed=True)
+QUICK = ("microbatches", "pmap", "1f1b", "deterministic fsdp")
 
 
-def config_of(model=TINY, change=None) -> Config:
+def config_of(model=PACKED, change=None) -> Config:
     train = TrainConfig(steps=4, batch_size=8)
     config = Config(model, NextToken(), None, optim=SGD, parallel=ParallelConfig(data=1), train=train)
     return dataclasses.replace(config, **(change or {}))
@@ -71,13 +86,13 @@ def place(config: Config, mesh) -> dict:
 def two_steps(config: Config, devices: int = 1):
     """(trained, statistics, constants before, constants after, losses) on the host, by path."""
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:devices])
-    state, constants, losses = init_state(config, mesh), init_constants(config, mesh), []
-    before = sharding.to_host(constants)
+    state, fixed, losses = init_state(config, mesh), init_constants(config, mesh), []
+    before = sharding.to_host(fixed)
     step = make_train_step(config, mesh)
     for _ in range(2):
-        state, sums = step(state, place(config, mesh), constants)
+        state, sums = step(state, place(config, mesh), fixed)
         losses.append(float(sums["loss"].compute()))
-    trees = sharding.to_host((state.params, state.frozen, before, constants))
+    trees = sharding.to_host((state.params, state.frozen, before, fixed))
     return (*map(params.paths, trees), losses)
 
 
@@ -86,13 +101,14 @@ def whole():
     return two_steps(config_of())
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS]
+)
 def test_a_step_beside_constants_is_that_of_one_device_in_every_layout(whole, layout):
     trained, statistics, before, after, losses = two_steps(config_of(change=LAYOUTS[layout][0]), LAYOUTS[layout][1])
-    assert set(after) == {p for p in params.paths(TINY.make().spec) if re.fullmatch("layers/(attn|mlp)/.*", p)}
-    for path in after:
-        np.testing.assert_array_equal(after[path], before[path])
-        np.testing.assert_array_equal(after[path], whole[2][path])
+    assert set(after) == {p for p in params.paths(PACKED.make().spec) if re.fullmatch("layers/(attn|mlp)/.*", p)}
+    for found in (before, whole[2]):
+        jax.tree.map(np.testing.assert_array_equal, after, found)
     assert set(statistics) == {"norm/scale"}
     np.testing.assert_array_equal(statistics["norm/scale"], 1.0)
     np.testing.assert_allclose(losses, whole[4], rtol=1e-5)
@@ -100,15 +116,12 @@ def test_a_step_beside_constants_is_that_of_one_device_in_every_layout(whole, la
         np.testing.assert_allclose(trained[path], x, atol=1e-3 if layout == "slices" else 3e-6, err_msg=path)
 
 
-def test_what_is_trained_beside_constants_moves_as_in_a_model_without(whole):
+def test_what_is_trained_beside_constants_moves_as_in_a_model_without():
     """The gradient of the same function: a constant changes what has a gradient, and no gradient."""
-    plain = LlamaConfig(**vars(TINY))
-    config = config_of(plain)
+    config, frozen = config_of(LlamaConfig(**{f.name: getattr(DENSE, f.name) for f in FIELDS})), config_of(DENSE)
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     state, _ = make_train_step(config, mesh)(init_state(config, mesh), place(config, mesh))
-    one, _ = make_train_step(config_of(), mesh)(
-        init_state(config_of(), mesh), place(config, mesh), init_constants(config_of(), mesh)
-    )
+    one, _ = make_train_step(frozen, mesh)(init_state(frozen, mesh), place(config, mesh), init_constants(frozen, mesh))
     theirs = params.paths(state.params)
     for path, x in params.paths(one.params).items():
         np.testing.assert_allclose(x, theirs[path], atol=1e-6, err_msg=path)
@@ -123,17 +136,19 @@ class Features(ModelConfig):
 
     dtype: str = "float32"
     kind: str = "constant"
+    blocks: str = ""
 
     def make(self) -> Model:
         whole = Init("whole", lambda key, shape, dtype: jax.random.randint(key, shape, -3, 4).astype(dtype))
-        fixed = Param((64, 37), ("embed", "mlp"), whole, self.dtype, kind=self.kind)
+        how = Blocks(self.blocks, 37) if self.blocks else Dense()
+        fixed = Param((64, 37), ("embed", "mlp"), whole, self.dtype, kind=self.kind, storage=how)
         spec = {"features": fixed, "out": linear.linear_spec(37, 10, axes=(None, None), bias=True)}
         return Model(spec, lambda p, batch, **_: Out(forward(p, batch)))
 
 
 def forward(p, batch):
     x = batch["image"].reshape(-1, 64).astype(p["out"]["kernel"].dtype)
-    h = jax.nn.relu(x @ p["features"].astype(x.dtype))
+    h = jax.nn.relu(x @ storage.dense(p["features"], x.dtype).astype(x.dtype))
     return linear.linear(p["out"], h).astype(jnp.float32)
 
 
@@ -174,11 +189,25 @@ def flat_equations(jaxpr):
 
 
 def test_a_new_value_of_what_is_no_statistic_is_one_line():
-    model = TINY.make()
+    model = DENSE.make()
     with pytest.raises(ValueError, match=r"Out\.updates has a new value of norm/scal, which is not in its spec; only"):
-        from bigmodel_jax.training.step import check_updates
-
         check_updates(model.spec, {"norm/scale": 0, "norm/scal": 0})
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_1f1b_adds_up_no_gradient_of_what_is_constant(rounds):
+    """Nothing in its loops has the shape of a constant's gradient, in the shape of a stage's weights or a sum of them."""
+    parallel = ParallelConfig(stage=2, pipeline_microbatches=4, pipeline_schedule="1f1b", pipeline_rounds=rounds)
+    model = dataclasses.replace(PACKED, num_layers=4)
+    config = config_of(model, {"parallel": parallel})
+    mesh = sharding.make_mesh(parallel, jax.devices()[:2])
+    args = abstract_state(config, mesh), place(config, mesh), abstract_constants(config, mesh)
+    traced = make_train_step(config, mesh).trace(*args)
+    loops = [e for e in flat_equations(traced.jaxpr.jaxpr) if e.primitive.name == "scan"]
+    carried = {v.aval.shape for e in loops for v in e.outvars if jnp.issubdtype(v.aval.dtype, jnp.floating)}
+    layers = 4 // rounds // 2
+    assert (2, rounds, layers, 16) in carried, "the norms' gradients"
+    assert not {(2, rounds, layers, *x.shape[1:]) for x in jax.tree.leaves(args[2])} & carried
 
 
 # ------------------------------------------------------------------------------------------------ whole runs
@@ -273,8 +302,49 @@ def test_a_parameter_that_a_users_model_freezes_trains_resumes_and_evaluates(tmp
     assert np.isfinite(evaluate_run(more, tmp_path / "run")[1]["eval/loss"])
 
 
+def test_blocks_are_generated_from_and_exported_as_arrays(tmp_path, monkeypatch):
+    plain = LlamaConfig.tiny()
+    make = LlamaConfig.make
+    blocks = {"layers/(attn|mlp)/.*": {"kind": "constant", "storage": Blocks("int8", 8)}}
+    monkeypatch.setattr(LlamaConfig, "make", lambda self: with_kinds(make(self), blocks))
+    config = dataclasses.replace(config_of(plain), data=DataConfig(), parallel=ParallelConfig(data=2, fsdp=2, tensor=2))
+    mesh = sharding.make_mesh(config.parallel)
+    state, fixed = init_state(config, mesh), init_constants(config, mesh)
+    constants.keep(tmp_path / "run", config, fixed)
+    with store.open_store(tmp_path / "run/checkpoints", config.checkpoint) as saves:
+        store.save(saves, 1, state, {}, {})
+    weights, _ = load_weights(config, tmp_path / "run", mesh)
+    sample = SampleConfig(max_tokens=4, temperature=0.0)
+    found = generate(config.model.make(), cast(weights, "float32"), [[1, 2]], sample, stop=())
+    export_weights(config, tmp_path / "run", tmp_path / "out")
+    exported = {k: v.read() for k, v in folder.open_weights(tmp_path / "out").items()}
+    q = params.paths(fixed)["layers/attn/q"].dense("float32")
+    np.testing.assert_array_equal(exported["model.layers.0.self_attn.q_proj.weight"], q[0].reshape(32, -1).T)
+    dense = params.from_paths({path: storage.dense(x, "float32") for path, x in params.paths(weights).items()})
+    assert found == generate(make(plain), dense, [[1, 2]], sample, stop=())
+
+
+def test_a_run_in_blocks_starts_from_one_without(tmp_path):
+    """The other run's trained matrix becomes a constant, rounded to blocks."""
+    first = run_config(tmp_path, Features(kind="trained"), steps=2)
+    run(first, tmp_path / "first")
+    second = run_config(tmp_path, Features(blocks="int8"), steps=2, init_from=str(tmp_path / "first"))
+    run(second, tmp_path / "second")
+    mesh = sharding.make_mesh(first.parallel)
+    before, after = (load_weights(c, tmp_path / n, mesh)[0] for c, n in ((first, "first"), (second, "second")))
+    assert after["features"].values.dtype == jnp.int8
+    scale = np.abs(before["features"]).max() / 127
+    np.testing.assert_allclose(after["features"].dense("float32"), before["features"], atol=scale)
+    third = run_config(tmp_path, Features(blocks="int8"), steps=2, init_from=str(tmp_path / "second"), seed=3)
+    _, fixed, missing = fresh_state(third, mesh)
+    assert not missing
+    jax.tree.map(np.testing.assert_array_equal, fixed["features"], after["features"])
+
+
 def test_bfloat16_computes_with_constants_in_bfloat16_and_keeps_them_as_they_are():
     config = config_of(change={"precision": Policy(compute="bfloat16", param="bfloat16")})
     *_, after, losses = two_steps(config)
-    assert {x.dtype for x in after.values()} == {np.dtype("float32")}
+    assert {path.rsplit("/")[-1]: str(x.dtype) for path, x in after.items() if not hasattr(x, "scales")} == {
+        "up": "bfloat16"
+    }
     assert np.isfinite(losses).all()
