@@ -4,6 +4,8 @@ import functools
 import math
 from typing import Any
 
+import jax
+
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, axis_names
@@ -21,7 +23,7 @@ def sums(config: Config, topology: Topology) -> tuple[float, float]:
 
 
 def memory(config: Config) -> float:
-    """Master weights, gradients, moments, and what the layers save. A lower bound: what it rejects cannot fit."""
+    """Master weights, gradients, moments, constants, and what layers save. A lower bound: what it rejects cannot fit."""
     parallel = config.parallel
     count = _counts(compute.reset(config.model))[0] / _cuts(parallel)
     moments = 0 if parallel.offload_optimizer else 2
@@ -31,7 +33,8 @@ def memory(config: Config) -> float:
     elif parallel.pipeline_schedule == "1f1b":
         n, m, r = _pipeline(parallel)
         waiting *= min(1.0, (n * (r + 2) - 1) / (m * r))
-    return 4.0 * count * (2 + moments) + 2.0 * waiting
+    constants = _constant_bytes(_shape(config.model)) / _cuts(parallel)
+    return 4.0 * count * (2 + moments) + constants + 2.0 * waiting
 
 
 def seconds(config: Config, topology: Topology) -> float:
@@ -109,6 +112,13 @@ def saved(model: Any, parallel: Any) -> tuple[float, float, float]:
 def cuts_sequence(parallel: ParallelConfig) -> bool:
     """Whether the sequence between a layer's products is cut over `tensor`."""
     return "tensor" in axis_names(parallel.rules.residual_seq)
+
+
+@functools.cache
+def _constant_bytes(model: Any) -> int:
+    spec = model.make().spec
+    constants = params.abstract(params.of_kind(spec, spec, "constant"))
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(constants))
 
 
 @functools.cache

@@ -24,8 +24,10 @@ from bigmodel_jax.models import LlamaConfig, Model, ModelConfig, Out
 from bigmodel_jax.nn import linear
 from bigmodel_jax.objectives import Classification, NextToken
 from bigmodel_jax.optim import OptimConfig
+from bigmodel_jax.plan import sums, worker
 from bigmodel_jax.pretrained import folder
 from bigmodel_jax.pretrained.transfer import export_weights
+from bigmodel_jax.report.throughput import step_flops
 from bigmodel_jax.training import constants
 from bigmodel_jax.training.saved import evaluate_run, fresh_state, load_weights
 from bigmodel_jax.training.state import abstract_constants, abstract_state, init_constants, init_state
@@ -90,8 +92,8 @@ def two_steps(config: Config, devices: int = 1):
     before = sharding.to_host(fixed)
     step = make_train_step(config, mesh)
     for _ in range(2):
-        state, sums = step(state, place(config, mesh), fixed)
-        losses.append(float(sums["loss"].compute()))
+        state, found = step(state, place(config, mesh), fixed)
+        losses.append(float(found["loss"].compute()))
     trees = sharding.to_host((state.params, state.frozen, before, fixed))
     return (*map(params.paths, trees), losses)
 
@@ -208,6 +210,40 @@ def test_1f1b_adds_up_no_gradient_of_what_is_constant(rounds):
     layers = 4 // rounds // 2
     assert (2, rounds, layers, 16) in carried, "the norms' gradients"
     assert not {(2, rounds, layers, *x.shape[1:]) for x in jax.tree.leaves(args[2])} & carried
+
+
+def test_a_plan_counts_a_constant_once_and_without_gradient_moments_or_checkpoint():
+    plain = dataclasses.replace(config_of(LlamaConfig.tiny()), optim=OptimConfig())
+    frozen = dataclasses.replace(plain, model=Frozen(**vars(plain.model)))
+    packed = dataclasses.replace(plain, model=dataclasses.replace(frozen.model, packed=True))
+    mesh = sharding.make_mesh(plain.parallel, jax.devices()[:1])
+    all_, some, few = (
+        worker.sizes(abstract_state(c, mesh), {}, abstract_constants(c, mesh)) for c in (plain, frozen, packed)
+    )
+    spec = frozen.model.make().spec
+    fixed = 4 * params.count(params.of_kind(spec, spec, "constant"))
+    assert some["parameters"] == all_["parameters"]
+    assert all_["gradients"] - some["gradients"] == fixed + 4 * 32, "norm/scale has none either"
+    assert all_["optimizer"] - some["optimizer"] == 2 * (fixed + 4 * 32)
+    assert all_["checkpoint"] - some["checkpoint"] == 3 * fixed + 2 * 4 * 32
+    assert few["parameters"] < all_["parameters"] - fixed / 2
+    assert few["checkpoint"] == some["checkpoint"]
+    assert sums.memory(packed) < sums.memory(frozen) < sums.memory(plain)
+
+
+def test_useful_flops_leave_out_gradients_of_constants():
+    """Of a constant matrix before a trained one: one product of three, and no gradient of the images."""
+    rows = {
+        "image": np.zeros((8, 8, 8, 1), np.float32),
+        "label": np.zeros(8, np.int32),
+        "weights": np.ones(8, np.float32),
+    }
+    flops = []
+    for kind in ("trained", "constant"):
+        config = dataclasses.replace(config_of(Features(kind=kind)), objective=Classification())
+        flops.append(step_flops(config, params.abstract(config.model.make().spec), rows))
+    assert flops[0] == 3 * 2 * 8 * (64 * 37 + 37 * 10)
+    assert flops[1] == 2 * 8 * (64 * 37 + 2 * 37 * 10)
 
 
 # ------------------------------------------------------------------------------------------------ whole runs

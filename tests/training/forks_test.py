@@ -96,7 +96,7 @@ def test_an_average_begins_at_the_weights_where_the_source_has_none(source, tmp_
     run(plain, tmp_path / "plain")
     forked = fork((config, tmp_path / "plain"), "", init_state="all", steps=9)
     forked = dataclasses.replace(forked, optim=dataclasses.replace(config.optim, ema_decay=ema_decay))
-    state = begin(forked, sharding.make_mesh(config.parallel), Console(quiet=True))
+    state, _ = begin(forked, sharding.make_mesh(config.parallel), Console(quiet=True))
     assert int(state.step) == 6
     assert (state.ema is None) == (ema_decay == 0)
     if state.ema is not None:
