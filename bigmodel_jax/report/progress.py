@@ -23,11 +23,13 @@ WINDOW_SECONDS = 60.0  # of history behind the time left, so that the first comp
 def start_rows(config, mesh, steps: int, tokens_per_step: int, unit: str, memory: int | None) -> list[tuple[str, str]]:
     """What will run, as (name, text); steps: those still to do; unit: what tokens_per_step counts; memory: bytes a device."""
     spec, train = config.model.make().spec, config.train
+    fixed = params.count(params.of_kind(spec, spec, "constant"))
     axes = " x ".join(f"{a}={n}" for a, n in mesh.shape.items() if n > 1) or "one device"
     micro = f", in {train.microbatches} microbatches" if train.microbatches > 1 else ""
     rows = [
         ("model", type(config.model).__name__.removesuffix("Config")),
         ("parameters", f"{params.count(spec, trainable=True):,}"),
+        *([("constants", f"{fixed:,} parameters")] if fixed else []),
         (unit, f"{tokens_per_step * steps:,} in {steps:,} steps"),
         ("batch", f"{train.batch_size:,} rows, {tokens_per_step:,} {unit} a step{micro}"),
         ("mesh", f"{axes} ({mesh.devices.flat[0].device_kind}), {config.parallel.strategy}"),

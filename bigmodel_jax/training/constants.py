@@ -21,12 +21,13 @@ def keep(run_dir: Path, config: Config, constants: params.Tree) -> None:
 
     All processes call this together. OSError where they cannot be written.
     """
+    if not constants:
+        return
     if processes.first():
         shutil.rmtree(run_dir / FOLDER, ignore_errors=True)
     processes.meet("constants")
-    if constants:
-        with store.open_store(run_dir / FOLDER, CheckpointConfig(), copy_bytes=COPY_BYTES) as saves:
-            store.save(saves, 0, {FOLDER: constants}, {}, config_file.to_json(config))
+    with store.open_store(run_dir / FOLDER, CheckpointConfig(), copy_bytes=COPY_BYTES) as saves:
+        store.save(saves, 0, {FOLDER: constants}, {}, config_file.to_json(config))
 
 
 def load(config: Config, run_dir: Path, mesh) -> params.Tree:

@@ -124,11 +124,14 @@ def train_step(
     from the host.
     """
     rng = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+    constants = constants or {}
+    wanted = params.paths(params.of_kind(model.spec, model.spec, "constant"))
+    assert params.paths(constants).keys() == wanted.keys(), "a step takes all constants of its model, and only these"
 
     # --- gradients of the summed loss
     if _in_pieces(config):
         batch = with_token_share(batch)
-    compute, constants = cast((state.params, constants or {}), config.precision.compute)
+    compute, constants = cast((state.params, constants), config.precision.compute)
     with precision.use(config.precision):
         grads, mean, sums, frozen = gradients(compute, state.frozen, batch, rng, constants)
     if model.advance:

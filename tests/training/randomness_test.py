@@ -138,7 +138,7 @@ def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped():
     before = sharding.to_host(state)
 
     def gradients(gradient, total):
-        def of(compute, frozen, batch, rng):
+        def of(compute, frozen, batch, rng, constants):
             grads, mean, sums, frozen = accumulate(CONFIG, CONFIG.model.make(), compute, frozen, batch, rng)
             grads = grads | {"bias": grads["bias"].at[0].set(gradient)}
             return grads, Mean(jnp.float32(total), mean.count), sums, frozen
