@@ -103,12 +103,13 @@ def test_what_is_a_microbatchs_equals_gradients_accumulated_over_the_same_microb
 
 @functools.cache
 def accumulated(case: str, stages: int, microbatches: int):
-    """One device with `train.microbatches`, its batches in such an order that its microbatches are the pipeline's."""
+    """One device with `train.microbatches`, its batches in such an order that its microbatches are the pipeline's, by home
+    and wave, as keys are dealt."""
     n, m, rows = stages, microbatches, pipelines.ROWS
     order = np.empty(rows, int)
     for i in range(m):
         for row in range(rows // m):
-            order[row * m + i] = i % n * (rows // n) + row * (m // n) + i // n
+            order[row * m + i] = i // (m // n) * (rows // n) + row * (m // n) + i % (m // n)
     name = f"{case} in the order of {n} stages, {m} microbatches"
     model, objective, batch = pipelines.CASES[case]
     reordered = lambda step: {k: v[order] for k, v in batch(step).items()}  # noqa: E731
