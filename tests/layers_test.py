@@ -249,7 +249,7 @@ TABLES = {
     "OBJECTIVES": ({cls.__name__ for cls in OBJECTIVES.values()}, ("objectives", "pretrained.transfer", "inference")),
     "OPTIMIZERS": (set(OPTIMIZERS), ("optim",)),
     "SCHEDULES": (set(SCHEDULES) - {"linear", "constant"}, ("optim",)),  # words of many meanings
-    "sources": ({cls.__name__ for cls in subclasses(Source)}, ("data",)),
+    "sources": ({cls.__name__ for cls in subclasses(Source)} - {"Steps"}, ("data",)),  # a title of the report, too
     "data": ({cls.__name__ for cls in subclasses(DataConfig)}, ("data", "pretrained.transfer")),
     "FAMILIES": (set(FAMILIES), ("pretrained",)),
 }

@@ -33,7 +33,7 @@ def memory(config: Config) -> float:
     elif parallel.pipeline_schedule == "1f1b":
         n, m, r = _pipeline(parallel)
         waiting *= min(1.0, (n * (r + 2) - 1) / (m * r))
-    constants = _constant_bytes(_shape(config.model)) / _cuts(parallel)
+    constants = _constant_bytes(compute.reset(config.model)) / _cuts(parallel)
     return 4.0 * count * (2 + moments) + constants + 2.0 * waiting
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import text_axes
 
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, ReportConfig, SampleConfig, TrainConfig
@@ -82,7 +83,7 @@ def config_of(model=PACKED, change=None) -> Config:
 
 def place(config: Config, mesh) -> dict:
     rules = config.parallel.rules
-    return {k: jax.device_put(v, sharding.batch_sharding(mesh, rules, v.ndim)) for k, v in batch().items()}
+    return {k: jax.device_put(v, sharding.batch_sharding(mesh, rules, text_axes.axes(v))) for k, v in batch().items()}
 
 
 def two_steps(config: Config, devices: int = 1):
