@@ -18,7 +18,7 @@ from bigmodel_jax.core.params import Init, Param
 from bigmodel_jax.core.precision import Policy, cast
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.storage import Blocks, Dense
-from bigmodel_jax.data import DataConfig, ImageData
+from bigmodel_jax.data import DataConfig, ImageData, TextData
 from bigmodel_jax.data.sources.sources import Arrays
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.models import LlamaConfig, Model, ModelConfig, Out
@@ -214,7 +214,7 @@ def test_1f1b_adds_up_no_gradient_of_what_is_constant(rounds):
 
 
 def test_a_plan_counts_a_constant_once_and_without_gradient_moments_or_checkpoint():
-    plain = dataclasses.replace(config_of(LlamaConfig.tiny()), optim=OptimConfig())
+    plain = dataclasses.replace(config_of(LlamaConfig.tiny()), data=TextData(seq_len=16), optim=OptimConfig())
     frozen = dataclasses.replace(plain, model=Frozen(**vars(plain.model)))
     packed = dataclasses.replace(plain, model=dataclasses.replace(frozen.model, packed=True))
     mesh = sharding.make_mesh(plain.parallel, jax.devices()[:1])
