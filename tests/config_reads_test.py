@@ -16,6 +16,7 @@ from bigmodel_jax.data import (
     ImageData,
     ImageTextData,
     MaskedTextData,
+    MixtureData,
     PermutedTextData,
     SentencePairData,
     TabularData,
@@ -192,7 +193,7 @@ def shipped(cls: type = DataConfig) -> list[type]:
 
 
 def test_every_shipped_data_config_declares_rows_and_is_named_where_it_would_fit():
-    assert set(shipped()) == set(DATA)
+    assert set(shipped()) - {MixtureData} == set(DATA)  # a mixture has its parts' rows
     for cls in DATA:
         row = cls().row()
         assert "weights" in row, cls

@@ -188,10 +188,10 @@ def leave(cfg: DiTConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> 
     return Out(unpatchify(cfg, linear.linear(p["head"], modulate(x_BTD, shift, scale))))
 
 
-SIZES = {
+WIDTHS = {
     "s": {"num_layers": 12, "embed_dim": 384, "num_heads": 6},
     "b": {"num_layers": 12, "embed_dim": 768, "num_heads": 12},
     "l": {"num_layers": 24, "embed_dim": 1024, "num_heads": 16},
     "xl": {"num_layers": 28, "embed_dim": 1152, "num_heads": 16},
 }
-PRESETS = {f"dit-{s}/{p}": DiTConfig(patch_size=p, **sizes) for s, sizes in SIZES.items() for p in (2, 4, 8)}
+PRESETS = {f"dit-{s}/{p}": DiTConfig(patch_size=p, **sizes) for s, sizes in WIDTHS.items() for p in (2, 4, 8)}

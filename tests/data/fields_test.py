@@ -24,7 +24,7 @@ from bigmodel_jax.data import (
     make_iterator,
 )
 from bigmodel_jax.data.tabular import TabularData
-from bigmodel_jax.data.text.text_classification import TextClassificationData
+from bigmodel_jax.data.text.text_classification import LabelledLines, TextClassificationData
 
 TEXT = "the quick brown fox jumps. over the lazy dog. " * 20
 TEXTS = (TextData, MaskedTextData, PermutedTextData, SpanCorruptionData, SentencePairData)
@@ -38,7 +38,7 @@ def shipped(kind: type, folder) -> DataConfig:
         source = TextFiles(train=str(folder / "*[ab].txt"), validation=str(folder / "*[ab].txt"))
         return kind(source=source, tokenizer=TokenizerConfig("bytes"), seq_len=32, cache_dir=str(folder / "cache"))
     if kind is TextClassificationData:
-        return kind(train=str(folder / "labels.txt"), max_chars=3, seq_len=4)
+        return kind(source=LabelledLines(train=str(folder / "labels.txt")), max_chars=3, seq_len=4)
     return kind()
 
 

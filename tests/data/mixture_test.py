@@ -70,7 +70,7 @@ def mixed(tmp_path, stages=(Stage(0, (3, 1)), Stage(6, (1, 1)))):
 def numbers(data, first, count, devices=1, split="train"):
     mesh = sharding.make_mesh(ParallelConfig(data=devices), jax.devices()[:devices])
     batches = make_iterator(data, batch_size=4, seed=3, mesh=mesh, split=split)
-    batches.set_state({"next_batch": first})
+    batches.seek(first)
     return [np.asarray(next(batches)["image"])[:, 0].astype(int).tolist() for _ in range(count)]
 
 

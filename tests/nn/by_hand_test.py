@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigmodel_jax.core import params
 from bigmodel_jax.nn import feedforward, linear, multi_token, position
 from bigmodel_jax.nn.attention import latent_attention
 from bigmodel_jax.nn.attention.attention import Where
@@ -107,7 +108,8 @@ def test_latent_attention_head_by_head(absorb):
 
 
 def test_a_cache_of_latents_is_written_where_it_ends():
-    cache = jax.tree.map(lambda x: x[0], latent_attention.empty_cache(1, 2, 5, 3, 2, jnp.float32))
+    cache = params.empty(latent_attention.empty_cache(1, 2, 5, 3, 2, jnp.float32))
+    cache = jax.tree.map(lambda x: x[0], cache)
     new = normal(2, 2, 3), normal(2, 2, 2)
     found = latent_attention.update_cache(cache, new, jnp.int32(2))
     for name, x in zip(("latent", "k_rope"), new, strict=True):

@@ -10,7 +10,7 @@ import pytest
 
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.models import MODELS
+from bigmodel_jax.models import MODELS, compute
 from bigmodel_jax.nn import stack
 from bigmodel_jax.nn.taps import tap, tapped
 
@@ -52,7 +52,7 @@ def attention_of_bert(model, tree) -> list[np.ndarray]:
 @pytest.mark.parametrize("change", [{}, {"remat": "full"}, {"unroll": True}])
 @pytest.mark.parametrize(("name", "attention"), [("llama", attention_of_llama), ("bert", attention_of_bert)])
 def test_taps_are_what_the_layers_give_one_by_one(name, attention, change):
-    model = dataclasses.replace(MODELS[name].tiny(), num_layers=3, **change).make()
+    model = compute.changed(dataclasses.replace(MODELS[name].tiny(), num_layers=3), **change).make()
     tree = params.init(model.spec, jax.random.key(0))
     out, found = jax.jit(tapped(model.apply, "residual", "attention"))(tree, BATCH)
     np.testing.assert_array_equal(out.value, jax.jit(model.apply)(tree, BATCH).value)
@@ -99,7 +99,7 @@ def test_who_does_not_ask_has_the_program_without_taps(monkeypatch):
     tree = params.abstract(model.spec)
     before = jax.jit(model.apply).lower(tree, BATCH).as_text()
     jax.jit(tapped(model.apply, "attention")).lower(tree, BATCH)
-    monkeypatch.setattr("bigmodel_jax.nn.attention.tap", lambda name, x: x)
+    monkeypatch.setattr("bigmodel_jax.nn.attention.attention.tap", lambda name, x: x)
     assert jax.jit(MODELS["llama"].tiny().make().apply).lower(tree, BATCH).as_text() == before
 
 

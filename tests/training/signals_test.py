@@ -88,7 +88,7 @@ class Recorded(loop.Run):
         )  # fmt: skip
         self.batches, self.start, self.seen, self.during = Batches(), start, [], during or {}
         self.patience = Patience("eval/loss", "min", limit=0)
-        self.wall = RunClock(Path())
+        self.wall, self.constants = RunClock(Path()), {}
 
     def note(self, what, step):
         self.seen.append((what, step))
@@ -110,21 +110,21 @@ class Recorded(loop.Run):
         self.saved = scalars
 
     def run(self):
-        def step(state, batch):
+        def step(state, batch, constants):
             assert batch == state
             self.note("step", state + 1)
             return state + 1, state + 1
 
-        self.batches.next = self.start
+        self.batches.number = self.start
         with Stop() as stop:
             state, scalars = self.loop(self.start, step, stop)
         return state, scalars, stop.signal
 
 
 class Batches:
-    def __next__(self):
-        self.next += 1
-        return self.next - 1
+    def next(self, state):
+        self.number += 1
+        return self.number - 1
 
     def prefetch(self):
         pass
