@@ -239,7 +239,8 @@ def _cache_shardings(declared: Any, layout: Layout) -> Any:
 
 
 def _dtype(weights: Any) -> Any:
-    return jnp.dtype(jax.tree.leaves(weights)[0].dtype)
+    """What the cache holds: the type of the weights, of which some may be stored in whole numbers."""
+    return next(jnp.dtype(x.dtype) for x in jax.tree.leaves(weights) if jnp.issubdtype(x.dtype, jnp.inexact))
 
 
 def _arrays(weights: Any) -> list[jax.Array]:
