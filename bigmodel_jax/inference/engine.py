@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import Rules
-from bigmodel_jax.inference.slots import Emitted, Programs, Slots
+from bigmodel_jax.inference.slots import Emitted, Programs, Slots, cache_dtype
 from bigmodel_jax.models import Model
 from bigmodel_jax.nn import stack
 
@@ -107,7 +106,7 @@ class Engine:
         self._weights = weights
         self._layered = stack.apart(self._model.spec, weights) if _large_on_one_cpu(weights) else weights
         if self._slots is None:
-            self._compiled = _compile(self._programs, self._layout, _mesh_of(weights), _dtype(weights))
+            self._compiled = _compile(self._programs, self._layout, _mesh_of(weights), cache_dtype(weights))
             self._slots = self._compiled.empty()
 
     def submit(self, request: Request) -> int:
@@ -236,11 +235,6 @@ def _cache_shardings(declared: Any, layout: Layout) -> Any:
 
     with sharding.use(layout.mesh, layout.rules):
         return params.map_spec(one, declared)
-
-
-def _dtype(weights: Any) -> Any:
-    """What the cache holds: the type of the weights, of which some may be stored in whole numbers."""
-    return next(jnp.dtype(x.dtype) for x in jax.tree.leaves(weights) if jnp.issubdtype(x.dtype, jnp.inexact))
 
 
 def _arrays(weights: Any) -> list[jax.Array]:

@@ -47,6 +47,11 @@ class Emitted(NamedTuple):
     left: jax.Array
 
 
+def cache_dtype(weights: Any) -> Any:
+    """What a decode cache holds: the type of the weights, of which some may be stored in whole numbers."""
+    return next(jnp.dtype(x.dtype) for x in jax.tree.leaves(weights) if jnp.issubdtype(x.dtype, jnp.inexact))
+
+
 class Programs(NamedTuple):
     """What the programs are compiled for. log_probs: whether they are computed; without, they are 0."""
 
@@ -84,7 +89,7 @@ class Programs(NamedTuple):
         source: the request's seed and number, (2,) uint32, of which its draws are made.
         """
         key = jax.random.fold_in(jax.random.key(source[0]), source[1])
-        dtype = jax.tree.leaves(weights)[0].dtype
+        dtype = cache_dtype(weights)
         cache = params.empty(self.declared(1, dtype))
         encoder = {}
         if self.decoder_start is not None:
