@@ -12,7 +12,6 @@ from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models import compute
 from bigmodel_jax.models.gemma import PRESETS, Gemma2Config, Gemma3Config, GemmaConfig
-from bigmodel_jax.nn import stack
 from bigmodel_jax.pretrained.gemma import GEMMA, GEMMA2, GEMMA3
 
 # The totals of the published safetensors files; of Gemma 3 from 4B on without the image encoder (416,866,032) and its
@@ -88,13 +87,14 @@ def test_final_logits_stay_below_their_cap():
     assert 0.4 < jnp.abs(logits).max() <= 0.5
 
 
-def test_the_embedding_scale_is_rounded_to_the_dtype_of_the_embedding(monkeypatch):
+def test_the_embedding_scale_is_rounded_to_the_dtype_of_the_embedding():
     cfg = dataclasses.replace(GemmaConfig.tiny(), embed_dim=48)  # sqrt(48) = 6.9282, in bfloat16 6.9375
     p = params.init(cfg.make().spec, jax.random.key(0))
-    seen = []
-    monkeypatch.setattr(stack, "run", lambda block, stacked, x, xs=None, **options: (seen.append(x) or x, None))
-    for tree in (p, cast(p, "bfloat16")):
-        cfg.make().apply(tree, {"tokens": jnp.arange(11)[None]})
+    parts, batch = cfg.make().parts, {"tokens": jnp.arange(11)[None]}
+    seen = [
+        parts.enter(parts.outside(tree), batch, rng=None, train=False, cache=None).x
+        for tree in (p, cast(p, "bfloat16"))
+    ]
     table = p["embed"]["table"][None, :11]
     np.testing.assert_allclose(seen[0], table * 48**0.5, rtol=1e-6)
     np.testing.assert_array_equal(seen[1], table.astype(jnp.bfloat16) * jnp.bfloat16(6.9375))

@@ -10,6 +10,7 @@ import layout_runs
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import AXES, ParallelConfig
+from bigmodel_jax.models import Compute
 from bigmodel_jax.plan.program import hlo
 from bigmodel_jax.training.slices import split_mesh
 
@@ -98,7 +99,9 @@ def test_across_slices_bfloat16_inside_one_float32(monkeypatch):
     for name, value in (tpu | {"TPU_ACCELERATOR_TYPE": "v5litepod-16"}).items():
         monkeypatch.setenv(name, value)
     topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2", num_slices=2)
-    program = layout_runs.lowered(layout_runs.config_of("llama", BF16, attention="plain"), "llama", topology.devices)
+    program = layout_runs.lowered(
+        layout_runs.config_of("llama", BF16, compute=Compute(attention="plain")), "llama", topology.devices
+    )
     text = program.compile(compiler_options={"optimization_level": "O0"}).as_text()
     found = hlo.collectives(text, sharding.make_mesh(BF16, topology.devices))
     across = [c for c in found if c.across and c.bytes > 512]  # loss, counts and norms are smaller
