@@ -157,7 +157,7 @@ def block(cfg: BertConfig, p, x_BTD, rng, here, *, train: bool):
 
 
 def enter(cfg: BertConfig, p, batch, *, rng, train: bool, cache) -> Entry:
-    """Embeddings; batch: tokens, and as one has them token_types, positions, segment_ids (B, T)."""
+    """Embeddings of a batch: its tokens are (B, T), and so are token_types, positions and segment_ids, which it may lack."""
     embed_rng, head_rng, layer_rngs = split(cfg, rng)
     here, _, _ = where(batch, None)
     types = batch.get("token_types")

@@ -76,12 +76,9 @@ def check(run_dir: Path, config: Config) -> None:
     if path.is_file() or any(run_dir.glob("checkpoints/[0-9]*")):
         changed = differences(load(run_dir, runs_code=False), config)
         resumes = any(p.name.isdecimal() for p in run_dir.glob("checkpoints/*"))
-        by_content = (
-            provenance.compared(run_dir, config) if resumes else set()
-        )  # provenance.check has the last word on these
-        changed = {
-            name: values for name, values in changed.items() if name not in by_content and not user_code.moved(*values)
-        }
+        # provenance.check has the last word on what is compared by content.
+        by_content = provenance.compared(run_dir, config) if resumes else set()
+        changed = {n: values for n, values in changed.items() if n not in by_content and not user_code.moved(*values)}
         if changed:
             shown = "; ".join(f"{name} was {a!r}, now {b!r}" for name, (a, b) in list(changed.items())[:4])
             raise ValueError(

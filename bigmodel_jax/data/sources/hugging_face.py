@@ -1,4 +1,4 @@
-"""Objects of the Hugging Face package `datasets` as a source: whatever a function of the user's loads or builds."""
+"""A source of records from a Hugging Face `datasets` object, which a function of the user's loads or builds."""
 
 import dataclasses
 import functools

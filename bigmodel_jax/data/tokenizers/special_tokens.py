@@ -7,6 +7,7 @@ from typing import Any
 
 from bigmodel_jax.core import files
 from bigmodel_jax.data import cache
+from bigmodel_jax.data.tokenizers.tokenizer_config import read_object
 
 FILE = "special_tokens.json"  # in a run's folder, beside tokenizer.json
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")  # of config.json
@@ -61,24 +62,12 @@ class SpecialTokens:
 def read(folder: Path) -> SpecialTokens:
     """What a run's folder or a Hugging Face folder says; ValueError for a file that is no JSON object."""
     if (folder / FILE).is_file():
-        return SpecialTokens(**_object(folder / FILE))
-    names = _object(folder / "special_tokens_map.json") | _object(folder / "tokenizer_config.json")
+        return SpecialTokens(**read_object(folder / FILE))
+    names = read_object(folder / "special_tokens_map.json") | read_object(folder / "tokenizer_config.json")
     names = {name: value for name, value in names.items() if name not in LEFT_OUT}
-    config = _object(folder / "config.json")
+    config = read_object(folder / "config.json")
     model = {name: config[name] for name in IDS if name in config}
-    return SpecialTokens(names, _object(folder / "generation_config.json"), model)
-
-
-def _object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: it must hold a JSON object, and holds a {type(found).__name__}")
-    return found
+    return SpecialTokens(names, read_object(folder / "generation_config.json"), model)
 
 
 def from_gguf(metadata: dict[str, Any]) -> SpecialTokens:

@@ -98,7 +98,7 @@ def read_object(path: Path) -> dict:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({str(error)[:100]})") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: {type(found).__name__} where an object belongs")
+        raise ValueError(f"{path}: it must hold a JSON object, and holds a {type(found).__name__}")
     return found
 
 
