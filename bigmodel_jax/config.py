@@ -14,7 +14,9 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive, 
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.base import DataConfig
-from bigmodel_jax.models import MODELS, ModelConfig
+from bigmodel_jax.models import MODELS, Model, ModelConfig
+from bigmodel_jax.models.adapters import AdapterConfig
+from bigmodel_jax.models.base import with_parameters
 from bigmodel_jax.objectives import OBJECTIVES, Objective
 from bigmodel_jax.optim import OptimConfig
 
@@ -111,6 +113,11 @@ class Config:
     checkpoint: CheckpointConfig = CheckpointConfig()
     precision: Policy = Policy()
     report: ReportConfig = ReportConfig()
+    adapters: AdapterConfig = AdapterConfig()
+
+    def make_model(self) -> Model:
+        """The model as the run trains it: with its adapters, and with what the objective keeps beside it."""
+        return with_parameters(self.adapters.adapt(self.model.make()), self.objective.parameters(self.model))
 
 
 # ------------------------------------------------------------------------------------------------ command line
@@ -150,7 +157,7 @@ def _last_duration(config: Config, args: Sequence[str]) -> Config:
 # ------------------------------------------------------------------------------------------------ checks
 
 
-OPEN = ("model", "objective", "data", "optim")  # the parts whose subclasses are used
+OPEN = ("model", "objective", "data", "optim", "adapters")  # the parts whose subclasses are used
 
 
 def check_parts(config: Config) -> None:

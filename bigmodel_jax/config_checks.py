@@ -25,7 +25,8 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     check_duration(config)
     _check_rules(config.parallel.rules)
     config.model.validate(_with_sizes(config.parallel, num_devices))
-    spec = config.model.make().spec
+    config.adapters.validate(config.model, config.model.make())
+    spec = config.make_model().spec
     params.check_sizes(spec)
     config.optim.frozen(spec)  # refuses patterns
     _check_batch(config, num_devices)
@@ -129,7 +130,7 @@ def _check_pipeline(config: Config, stages: int) -> None:
         raise ValueError(
             f"parallel.rules.batch = {parallel.rules.batch}: with parallel.stage = {stages} the batch lies on 'stage', too"
         )
-    spec = params.paths(config.model.make().spec)
+    spec = params.paths(config.make_model().spec)
     layers = {path: p.shape[p.axes.index("layers")] for path, p in spec.items() if "layers" in p.axes}
     if not layers:
         raise ValueError(
@@ -157,7 +158,7 @@ def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
             f"parallel.pipeline_schedule = '1f1b' is for models of one stack of layers, and {type(config.model).__name__} "
             "has several; 'gpipe' takes any number"
         )
-    if config.model.make().parts is None:
+    if config.make_model().parts is None:
         raise ValueError(
             f"parallel.pipeline_schedule = '1f1b' is for models in parts (models/base.py, Parts), and "
             f"{type(config.model).__name__} brings `apply` alone; 'gpipe' takes any model with a stack"

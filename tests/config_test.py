@@ -187,7 +187,7 @@ def test_a_subclass_of_a_part_that_nobody_would_use_is_refused():
         epochs: int = 5
 
     with pytest.raises(
-        ValueError, match=r"config\.train is a Epochs; it must be TrainConfig itself.*data and optim may"
+        ValueError, match=r"config\.train is a Epochs; it must be TrainConfig itself.*optim and adapters may"
     ):
         validate(replaced(train=Epochs()))
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 
+from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.models import compute, sizes
 from bigmodel_jax.nn import stack as stacks
@@ -140,6 +141,14 @@ class ModelConfig:
 
         All its layers attend with `num_heads` heads of `head_dim`."""
         return ()
+
+
+def with_parameters(model: Model, more: Tree) -> Model:
+    """The model with parameters beside its own, which its `apply` does not read; ValueError where a name is taken."""
+    if taken := model.spec.keys() & more.keys():
+        raise ValueError(f"objective: parameters() declares {sorted(taken)[0]!r}, which the model has itself")
+    init = model.init and (lambda rng: model.init(rng) | params.init(more, rng))
+    return model._replace(spec=model.spec | more, init=init) if more else model
 
 
 def unpadded(config: ModelConfig) -> ModelConfig:

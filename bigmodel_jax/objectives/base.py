@@ -6,7 +6,8 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 
 from bigmodel_jax.core.metrics import Mean, Metric
-from bigmodel_jax.models.base import Model, Out
+from bigmodel_jax.core.params import Tree
+from bigmodel_jax.models.base import Model, ModelConfig, Out
 
 
 class Loss(NamedTuple):
@@ -36,6 +37,15 @@ class Objective:
     "whether a token's loss depends on earlier tokens alone, so that attention kernels skip what lies ahead"
     endings: ClassVar[tuple[Any, ...]] = ("text",)
     "what a run makes at its end: names of ENDINGS in training/ending.py, or an `Ending` of one's own"
+
+    def parameters(self, model: ModelConfig) -> Tree:
+        """The spec of what it keeps beside the parameters of `model`, by names that the model does not use: a trained head,
+        or the constants of a reference."""
+        return {}
+
+    def sources(self) -> dict[str, str]:
+        """The run, as `train.init_from` writes it, from which the values of each of these names come; others are initial."""
+        return {}
 
     def inputs(self, batch: dict, rng: jax.Array | None) -> tuple[dict, jax.Array | None]:
         """What the model reads, which `score` gets as its batch, and the model's key."""

@@ -54,7 +54,7 @@ def make_plan(
 
 def describe(config: Config, topology: Topology, compiled: Compiled, *, name: str) -> dict:
     """What is planned, whether it fits, and how it was found out."""
-    spec = config.model.make().spec
+    spec = config.make_model().spec
     used = used_bytes(compiled)
     limit = topology.chip.hbm
     return {

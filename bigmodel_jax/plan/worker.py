@@ -229,7 +229,7 @@ def _flops(config: Config, mesh, batch: dict) -> float:
     # On one device no expert has places or a buffer for tokens that may come, or not, from others.
     alone = sharding.make_mesh(sharding.ParallelConfig(data=1), list(mesh.devices.flat[:1]))
     with sharding.use(alone, config.parallel.rules):
-        return step_flops(config, params.abstract(config.model.make().spec), batch)
+        return step_flops(config, params.abstract(config.make_model().spec), batch)
 
 
 if __name__ == "__main__":

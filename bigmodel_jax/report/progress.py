@@ -22,7 +22,7 @@ WINDOW_SECONDS = 60.0  # of history behind the time left, so that the first comp
 
 def start_rows(config, mesh, steps: int, tokens_per_step: int, unit: str, memory: int | None) -> list[tuple[str, str]]:
     """What will run, as (name, text); steps: those still to do; unit: what tokens_per_step counts; memory: bytes a device."""
-    spec, train = config.model.make().spec, config.train
+    spec, train = config.make_model().spec, config.train
     fixed = params.count(params.of_kind(spec, spec, "constant"))
     axes = " x ".join(f"{a}={n}" for a, n in mesh.shape.items() if n > 1) or "one device"
     micro = f", in {train.microbatches} microbatches" if train.microbatches > 1 else ""
@@ -54,7 +54,7 @@ def group_table(config) -> Table:
     table = Table(title=title, title_justify="left", title_style="dim", box=box.SIMPLE_HEAD)
     for name in ("pattern", "leaves", "parameters", "share", "what is done"):
         table.add_column(name, justify="left" if name in ("pattern", "what is done") else "right", overflow="fold")
-    for row in groups.rows(config.optim.groups, config.model.make().spec):
+    for row in groups.rows(config.optim.groups, config.make_model().spec):
         table.add_row(*map(escape, row))
     return table
 

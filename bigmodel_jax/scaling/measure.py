@@ -160,7 +160,7 @@ def record_of(config, num_devices: int, windows: int, steps: int, peak: dict[str
     seconds, *_ = time_windows(lambda *args: compiled(*args, constants), state, batch, windows, steps)
     usage, median = compiled.memory_analysis(), statistics.median(seconds)
     size, unit = step_size(config.data, batch)
-    flops = step_flops(config, params.abstract(config.model.make().spec), batch)
+    flops = step_flops(config, params.abstract(config.make_model().spec), batch)
     whole = peak_of_all(peak, num_devices)
     return {
         "device_kind": devices[0].device_kind,

@@ -83,7 +83,7 @@ def check_sample(
     if any("\ud800" <= character <= "\udfff" for character in sample.prompt):
         raise ValueError(f"{prefix}prompt = {sample.prompt[:40]!r} is not UTF-8 text")
     ranges.check(sample, prefix)
-    model = config.model.make()
+    model = config.make_model()
     if tokenizer is None or model.make_cache is None:
         raise ValueError(
             f"{prefix}prompt = {sample.prompt!r}: a {type(config.model).__name__} on {type(config.data).__name__} "

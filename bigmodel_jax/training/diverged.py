@@ -42,7 +42,7 @@ def describe(
 
     The step is computed once more, which costs a compilation: a step that is well pays for no search.
     """
-    model = config.model.make()
+    model = config.make_model()
 
     def flags(state, batch, constants):
         with sharding.use(mesh, config.parallel.rules, config.parallel), precision.use(config.precision):

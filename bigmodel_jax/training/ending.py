@@ -30,7 +30,7 @@ class Text:
     """The text that continues `eval.sample.prompt`, where there is one and the model generates."""
 
     def wanted(self, config: Config) -> bool:
-        return bool(config.eval.sample.prompt) and config.model.make().make_cache is not None
+        return bool(config.eval.sample.prompt) and config.make_model().make_cache is not None
 
     def check(self, config: Config) -> None:
         if self.wanted(config):

@@ -21,7 +21,7 @@ STEP = (
 
 def check_weights(config: Config, mesh: Mesh, ways: str = STATE, *, copies: bool = True) -> None:
     """ValueError where the weights alone do not fit: from the spec, before anything is traced."""
-    spec = config.model.make().spec
+    spec = config.make_model().spec
     placed = sharding.placed(spec, mesh, config.parallel)
 
     def kept(p: params.Param) -> params.Param:
@@ -34,7 +34,7 @@ def check_weights(config: Config, mesh: Mesh, ways: str = STATE, *, copies: bool
 
 def check_state(config: Config, mesh: Mesh, abstract: Any) -> None:
     """ValueError where the train state, as shapes with shardings, does not fit."""
-    spec = config.model.make().spec
+    spec = config.make_model().spec
     device_memory.check(f"the train state of {_named(config, spec)}", abstract, mesh, STATE)
 
 

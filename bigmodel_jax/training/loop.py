@@ -58,7 +58,7 @@ class Run:
             config.data.save_artifacts(self.run_dir)
         # The peak is measured while nothing else runs.
         self.peak, self.peak_source = peak_flops(list(self.mesh.devices.flat), config.precision.compute)
-        num_params = params.count(config.model.make().spec, trainable=True)
+        num_params = params.count(config.make_model().spec, trainable=True)
         write_environment(self.run_dir, parameters=num_params, peak_source=self.peak_source)
         # Seconds of compressing the first time: beside the compiler, which uses one core, and behind the loop.
         self.baselines = Baselines(config.data.baselines if processes.first() and config.eval.baselines else dict)

@@ -70,7 +70,7 @@ def fresh_state(config: Config, mesh) -> tuple[TrainState, params.Tree, list[str
     source = run_folder.load(other, runs_code=False)
     if config.train.init_state == "all":
         return _forked(source, config, other, which, mesh), constants.load(config, other, mesh), []
-    state, spec = init_state(config, mesh), config.model.make().spec
+    state, spec = init_state(config, mesh), config.make_model().spec
     own = params.paths(params.merge(state.params, state.frozen, abstract_constants(config, mesh)))
     found = _published_rows(source, config, other, which, mesh)
     found = {path: _fill_up(x, own[path], config, path) if path in own else x for path, x in found.items()}
@@ -206,7 +206,7 @@ def generate_images(config: Config, weights: params.Tree, seed: int = 0) -> tupl
     shape = (len(titles), *config.model.image_shape)
     noise = np.random.default_rng(seed).standard_normal(shape, np.float32)
     compute = cast(weights, config.precision.compute)
-    return sample_images(config.model.make(), compute, config.objective, conditions, noise, config.eval.images), titles
+    return sample_images(config.make_model(), compute, config.objective, conditions, noise, config.eval.images), titles
 
 
 def continue_prompt(
@@ -220,5 +220,5 @@ def continue_prompt(
 ) -> list[str]:
     """`num_samples` texts that follow the prompt's tokens."""
     compute = cast(weights, config.precision.compute)
-    rows = generate(config.model.make(), compute, [prompt] * num_samples, sample, stop=tokenizer.stops, seed=seed)
+    rows = generate(config.make_model(), compute, [prompt] * num_samples, sample, stop=tokenizer.stops, seed=seed)
     return [tokenizer.decode(row) for row in rows]

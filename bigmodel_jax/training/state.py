@@ -48,7 +48,7 @@ def _initial(config: Config, model: Model) -> params.Tree:
 
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     """The state as shapes with shardings: what a checkpoint is restored into."""
-    model = config.model.make()
+    model = config.make_model()
     optimizer = config.optim.make(model.spec, config.train.steps or 1)  # no shape depends on how many
     shapes = jax.eval_shape(lambda: make_state(config, model, optimizer))
     where = _shardings(config, model.spec, optimizer, shapes, mesh)
@@ -62,7 +62,7 @@ def state_shardings(config: Config, mesh: Mesh) -> TrainState:
 
 def init_state(config: Config, mesh: Mesh) -> TrainState:
     """The fresh state, each device making only its own shards; ValueError where it does not fit in memory."""
-    model = config.model.make()
+    model = config.make_model()
     fits.check_weights(config, mesh)
     abstract = abstract_state(config, mesh)
     fits.check_state(config, mesh, (abstract, abstract_constants(config, mesh)))
@@ -78,19 +78,19 @@ def constant_shardings(config: Config, mesh: Mesh) -> params.Tree:
 
 def abstract_constants(config: Config, mesh: Mesh) -> params.Tree:
     """The constants as shapes with shardings, as they are stored: no precision of the config changes them."""
-    spec = config.model.make().spec
+    spec = config.make_model().spec
     return params.of_kind(params.abstract(spec, sharding.placed(spec, mesh, config.parallel)), spec, "constant")
 
 
 def init_constants(config: Config, mesh: Mesh) -> params.Tree:
     """The fresh constants, each device making only its own shards."""
-    model, where = config.model.make(), constant_shardings(config, mesh)
+    model, where = config.make_model(), constant_shardings(config, mesh)
     return jax.jit(lambda: params.of_kind(_initial(config, model), model.spec, "constant"), out_shardings=where)()
 
 
 def with_weights(config: Config, state: TrainState, trainable: params.Tree, frozen: params.Tree) -> TrainState:
     """The state at step 0 that begins with these weights: some optimizers keep what a run began with."""
-    optimizer = config.optim.make(config.model.make().spec, config.train.steps)
+    optimizer = config.optim.make(config.make_model().spec, config.train.steps)
     where = jax.tree.map(lambda x: x.sharding, state.opt_state)
     state = state.replace(params=trainable, frozen=frozen, opt_state=None)  # not two of them at a time
     full = cast(trainable, "float32")

@@ -39,7 +39,7 @@ def make_train_step(config: Config, mesh: Mesh) -> Callable[..., tuple[TrainStat
 
     constants: the model's constant parameters (state.py `init_constants`), which the step reads and never returns.
     """
-    model = config.model.make()
+    model = config.make_model()
     optimizer = config.optim.make(model.spec, config.train.steps)
     if config.parallel.strategy == "pmap":
         return _pmap_step(config, mesh, model, optimizer)
@@ -270,7 +270,7 @@ def split(x: jax.Array, n: int) -> jax.Array:
 
 def make_eval_step(config: Config, mesh: Mesh) -> Callable[[params.Tree, dict], Metrics]:
     """(merged parameters, batch) -> metrics as sums, compiled."""
-    model = config.model.make()
+    model = config.make_model()
 
     def step(weights, batch):
         with sharding.use(mesh, config.parallel.rules, config.parallel):
