@@ -22,7 +22,8 @@ from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.pretrained import folder
 from bigmodel_jax.pretrained.transfer import export_weights, family_of, import_weights
 from bigmodel_jax.training.checks import check_sample
-from bigmodel_jax.training.saved import _chat_prompt, fresh_state, load_weights
+from bigmodel_jax.training.fresh import fresh_state
+from bigmodel_jax.training.saved import _chat_prompt, load_weights
 
 FIXTURE = Path(__file__).parents[1] / "parity" / "fixtures" / "llama"
 
@@ -101,7 +102,7 @@ def test_a_run_starts_from_imported_weights(imported):
     _, run = imported
     config = config_of(run)
     mesh = sharding.make_mesh(config.parallel)
-    state, _, missing = fresh_state(config, mesh)
+    state, _, missing, *_ = fresh_state(config, mesh)
     assert missing == []
     want, _ = load_weights(config_file.load(run), run, mesh)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), jax.device_get(want))
@@ -110,7 +111,7 @@ def test_a_run_starts_from_imported_weights(imported):
 def test_what_the_source_lacks_is_named_and_starts_fresh(imported):
     _, run = imported
     config = config_of(run, qk_norm=True)
-    state, _, missing = fresh_state(config, sharding.make_mesh(config.parallel))
+    state, _, missing, *_ = fresh_state(config, sharding.make_mesh(config.parallel))
     assert sorted(missing) == ["layers/attn/k_norm/scale", "layers/attn/q_norm/scale"]
     assert (np.asarray(params.paths(state.params)["layers/attn/q_norm/scale"]) == 1).all()
 
@@ -189,7 +190,7 @@ def test_a_run_starts_from_tables_with_another_padding(imported, tmp_path):
     found = {}
     for start, multiple, parallel in ((run, 128, ParallelConfig(tensor=4)), (tmp_path / "padded", 1, ParallelConfig())):
         config = dataclasses.replace(config_of(start, pad_vocab=multiple), parallel=parallel)
-        state, _, missing = fresh_state(config, sharding.make_mesh(parallel))
+        state, _, missing, *_ = fresh_state(config, sharding.make_mesh(parallel))
         assert missing == []
         found[multiple] = table = state.params["embed"]["table"]
         assert table.sharding.shard_shape(table.shape)[0] == len(table) // parallel.tensor
