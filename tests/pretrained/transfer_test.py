@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 from tokenizers import Tokenizer as Model
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -21,6 +22,7 @@ from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer, make_bytes
 from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.pretrained import folder
 from bigmodel_jax.pretrained.transfer import export_weights, family_of, import_weights
+from bigmodel_jax.training.beginning import begin
 from bigmodel_jax.training.checks import check_sample
 from bigmodel_jax.training.fresh import fresh_state
 from bigmodel_jax.training.saved import _chat_prompt, load_weights
@@ -118,13 +120,30 @@ def test_what_the_source_lacks_is_named_and_starts_fresh(imported):
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
-    [("mlp_dim", 64, "other shapes: layers/mlp/"), ("vocab_size", 100, "other shapes: embed/table")],
+    [("mlp_dim", 64, "other shapes: layers/mlp/"), ("vocab_size", 40, "other shapes: embed/table")],
 )
 def test_weights_of_another_shape_are_refused(imported, field, value, said):
     _, run = imported
     config = config_of(run, **{field: value})
     with pytest.raises(ValueError, match=rf"train\.init_from = .* holds {said}"):
         fresh_state(config, sharding.make_mesh(config.parallel))
+
+
+@pytest.mark.parametrize("parallel", [ParallelConfig(data=1), ParallelConfig(data=2, fsdp=2, tensor=2)], ids=str)
+def test_tables_of_a_larger_vocabulary_have_new_rows_at_the_mean_of_the_old(imported, parallel, capsys):
+    _, run = imported
+    config = config_of(run, vocab_size=100, pad_vocab=8)
+    config = dataclasses.replace(config, parallel=parallel)
+    mesh = sharding.make_mesh(parallel, jax.devices()[: 1 if parallel.tensor == 1 else 8])
+    fresh = begin(config, mesh, Console())
+    table = np.asarray(params.paths(fresh.state.params)["embed/table"])
+    old, _ = load_weights(config_file.load(run), run, mesh)
+    old = np.asarray(old["embed"]["table"])
+    assert table.shape == (104, old.shape[1])
+    np.testing.assert_array_equal(table[: len(old)], old)
+    np.testing.assert_allclose(table[len(old) : 100], np.tile(old.mean(0), (100 - len(old), 1)), atol=1e-6)
+    assert not table[100:].any()
+    assert f"embed/table: {100 - len(old)} rows more, at the mean of its {len(old)}" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_no_run_is_refused(imported, tmp_path):
