@@ -150,7 +150,7 @@ def _take(origin: Origin, config: Config, mesh, mine: set[str], prefix: str = ""
     """What the origin has of the parameters `mine`, whose paths there are without `prefix`."""
     spec, own = params.paths(config.make_model().spec), tables.published(config)
     theirs, shapes = params.paths(origin.config.make_model().spec), tables.published(origin.config)
-    there = {path: path.removeprefix(prefix) for path in mine if path.removeprefix(prefix) in theirs}
+    there = {path: path.removeprefix(prefix) for path in spec if path in mine and path.removeprefix(prefix) in theirs}
     wrong = [
         f"{path} {theirs[name].shape}, here {spec[path].shape}"
         for path, name in there.items()
