@@ -12,6 +12,7 @@ from references.mixtures import MIXTURES
 from references.pixart import PIXART
 from references.recurrent import RECURRENT
 from references.rope import ROPE
+from references.sft import SFT
 from references.sizes import SIZES
 from references.vision import VISION
 
@@ -29,5 +30,6 @@ REFERENCES = {
     **ENCODER_DECODERS,
     **RECURRENT,
     **ROPE,
+    **SFT,
     **SIZES,
 }
