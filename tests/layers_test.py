@@ -87,6 +87,7 @@ ROOMS = {
     ),
     "pyarrow": ("data.sources.table_files",),  # the extra "parquet"
     "datasets": ("data.sources.hugging_face",),  # the extra "datasets"
+    **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"
     "matplotlib": ("report",),
     "PIL": ("data.images.pictures",),
     "tensorboardX": ("report",),
@@ -211,7 +212,8 @@ def test_third_parties_stay_in_their_rooms():
 
 def test_every_layer_and_room_is_in_use():
     used = {name.split(".")[0] for path in FILES for _, name in imports(path)}
-    lazily = {"wandb", "mlflow"}  # imported by name, see report.writers
+    # Imported by name: see report.writers and data.cleaning.step.
+    lazily = {"wandb", "mlflow", "ftfy", "py3langid", "rensa"}
     assert set(ROOMS) - lazily <= used
     assert [name for name in LAYERS if name != "configs" and name not in MODULES] == []
 
