@@ -13,6 +13,7 @@ from references.pixart import PIXART
 from references.policy_gradient import POLICY_GRADIENT
 from references.recurrent import RECURRENT
 from references.rope import ROPE
+from references.sft import SFT
 from references.sizes import SIZES
 from references.vision import VISION
 
@@ -30,6 +31,7 @@ REFERENCES = {
     **ENCODER_DECODERS,
     **RECURRENT,
     **ROPE,
+    **SFT,
     **SIZES,
     **POLICY_GRADIENT,
 }
