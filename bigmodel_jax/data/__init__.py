@@ -21,6 +21,7 @@ from bigmodel_jax.data.tabular import Tables, TabularData
 from bigmodel_jax.data.text.chat_data import ChatData
 from bigmodel_jax.data.text.masking import MaskedTextData
 from bigmodel_jax.data.text.permutation import PermutedTextData
+from bigmodel_jax.data.text.prompt_data import PromptData
 from bigmodel_jax.data.text.question_answering import QuestionAnsweringData, SquadFiles
 from bigmodel_jax.data.text.sentence_pairs import SentencePairData
 from bigmodel_jax.data.text.span_corruption import SpanCorruptionData
@@ -35,6 +36,7 @@ from bigmodel_jax.data.tokenizers.tokenizers import TokenizerConfig, load_tokeni
 DATA: tuple[type[DataConfig], ...] = (
     TextData,
     ChatData,
+    PromptData,
     TextPairData,
     SpanCorruptionData,
     MaskedTextData,
@@ -71,6 +73,7 @@ __all__ = [
     "MaskedTextData",
     "MixtureData",
     "PermutedTextData",
+    "PromptData",
     "QuestionAnsweringData",
     "SentencePairData",
     "Source",

@@ -120,9 +120,11 @@ class Rollouts:
         self._place_again = Placement(mesh, config.parallel.rules, size, row | kept)
         self._log_probs = make_log_probs(config, mesh) if kept else None
         self._step, self._made, self._constants = 0, None, {}
+        self.held_out = HeldOut(config, mesh)
 
     def enter(self, run_dir: Path, constants: params.Tree) -> None:
         self._constants = constants
+        self.held_out.show = lambda: run_dir / "samples" / f"{self._step:08d}.jsonl"
 
     def prefetch(self) -> None:
         """Nothing can be prepared without the weights."""
@@ -170,7 +172,6 @@ class Rollouts:
         answers = [answer for group in groups for answer in group]
         local = self._policy.rows(answers)
         local["advantages"], sums = self._advantages(groups)
-        local["weights"] *= np.isfinite(local["advantages"])[:, None]
         seconds = np.float32(time.perf_counter() - began)
         sums |= {"rollout_seconds": Mean(seconds, np.float32(1)), **lengths(answers)}
         batch = self._place({k: v[self._place.low : self._place.high] for k, v in local.items()})
@@ -285,19 +286,15 @@ def unpacked(text: str) -> dict[str, np.ndarray]:
 class HeldOut:
     """Every held-out prompt once, with one answer of the weights that are evaluated; can be iterated again.
 
-    After `enter` the first answers of each evaluation are written to the run's samples/.
+    show: the file to which an evaluation writes its first answers; None: it writes none.
     """
 
-    def __init__(self, config: Config, mesh: Mesh, rollouts: Rollouts | None = None):
+    def __init__(self, config: Config, mesh: Mesh):
         self.rows: PromptRows = config.data.open("validation")
         self.batch_size = config.eval.batch_size or config.train.batch_size
-        self._config, self._rollouts = config, rollouts
+        self._config, self.show = config, None
         self._place = Placement(mesh, config.parallel.rules, self.batch_size, config.data.row())
         self._policy = Policy(config, open_generator(config, mesh, self.batch_size, greedy=True))
-        self._run_dir: Path | None = None
-
-    def enter(self, run_dir: Path) -> None:
-        self._run_dir = run_dir
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
@@ -308,8 +305,8 @@ class HeldOut:
             indices = range(first, min(first + self.batch_size, len(self.rows)))
             asks = [Ask(self.rows.prompts[i], self.rows.records[i], (self._config.train.seed, i)) for i in indices]
             answers = self._policy.answer(weights, asks)
-            if not number and self._run_dir and processes.first():
-                self._write(answers[:SHOWN])
+            if not number and self.show and processes.first():
+                self._write(answers[:SHOWN], self.show())
             yield self._batch(answers)
 
     def _batch(self, answers: list[Answer]) -> Batch:
@@ -326,7 +323,7 @@ class HeldOut:
     def _totals(self, answers: list[Answer]) -> np.ndarray:
         return self._config.objective.total(np.stack([answer.rewards for answer in answers]))
 
-    def _write(self, answers: list[Answer]) -> None:
+    def _write(self, answers: list[Answer], path: Path) -> None:
         totals = self._totals(answers) if self._policy.functions else [None] * len(answers)
         lines = []
         for answer, total in zip(answers, totals, strict=True):
@@ -337,7 +334,11 @@ class HeldOut:
             if len(names) > 1:
                 line |= {"rewards": dict(zip(names, answer.rewards.tolist(), strict=True))}
             lines.append(json.dumps(line | {"finished": answer.rollout.finished}, ensure_ascii=False))
-        step = self._rollouts.position()["rollout_step"] if self._rollouts else 0
-        path = self._run_dir / "samples" / f"{step:08d}.jsonl"
         path.parent.mkdir(exist_ok=True)
         files.replace(path, "".join(f"{line}\n" for line in lines))
+
+
+def open_rollouts(config: Config, mesh: Mesh) -> tuple[Rollouts, HeldOut]:
+    """(training batches, validation batches) of a run on prompts."""
+    batches = Rollouts(config, mesh)
+    return batches, batches.held_out
