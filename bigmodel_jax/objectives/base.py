@@ -47,8 +47,8 @@ class Objective:
         """The run, as `train.init_from` writes it, from which the values of each of these names come; others are initial."""
         return {}
 
-    def validate(self) -> None:
-        """Raises ValueError for fields that cannot work together, before data is opened or anything is compiled."""
+    def validate(self, config: Any) -> None:
+        """Raises ValueError where a run of `config` cannot have it, before data is opened or anything is compiled."""
 
     def inputs(self, batch: dict, rng: jax.Array | None) -> tuple[dict, jax.Array | None]:
         """What the model reads, which `score` gets as its batch, and the model's key."""

@@ -11,7 +11,6 @@ from bigmodel_jax.core import processes
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.data.experience import Experience
 from bigmodel_jax.data.loader import EvalBatches, eval_batches, make_iterator
-from bigmodel_jax.data.text.prompt_data import PromptData
 from bigmodel_jax.training import constants, fits, rollouts
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.fresh import Fresh, fresh_state
@@ -23,7 +22,7 @@ log = logging.getLogger("bigmodel_jax")
 def open_data(config: Config, mesh) -> tuple[Experience, EvalBatches]:
     """(training batches, validation batches), prepared where they are not yet."""
     layout = {"mesh": mesh, "rules": config.parallel.rules}
-    if isinstance(config.data, PromptData):
+    if config.data.prompts:
         return rollouts.open_rollouts(config, mesh)
     batches = config.data.experience(config, mesh)
     if batches is None:

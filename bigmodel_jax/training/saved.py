@@ -14,14 +14,13 @@ from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data.loader import eval_batches
 from bigmodel_jax.data.text import chat as chat_format
-from bigmodel_jax.data.text.prompt_data import PromptData
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.inference.sample_images import sample_images
 from bigmodel_jax.training import constants, fits
 from bigmodel_jax.training.checks import check_data, check_sample
 from bigmodel_jax.training.evaluate import evaluate
-from bigmodel_jax.training.rollouts import HeldOut
+from bigmodel_jax.training.held_out import HeldOut
 from bigmodel_jax.training.state import (
     abstract_state,
 )
@@ -57,7 +56,7 @@ def evaluate_run(config: Config, run_dir: Path, which: str = "") -> tuple[int, d
     check_data(config)  # before the weights are read: another tokenizer or longer rows than the model takes
     weights, step = load_weights(config, run_dir, mesh, which)
     size = config.eval.batch_size or config.train.batch_size
-    if isinstance(config.data, PromptData):
+    if config.data.prompts:
         batches = HeldOut(config, mesh)
     else:
         batches = eval_batches(config.data, batch_size=size, mesh=mesh, rules=config.parallel.rules)
