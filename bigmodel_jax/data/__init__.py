@@ -36,7 +36,6 @@ from bigmodel_jax.data.tokenizers.tokenizers import TokenizerConfig, load_tokeni
 DATA: tuple[type[DataConfig], ...] = (
     TextData,
     ChatData,
-    PromptData,
     TextPairData,
     SpanCorruptionData,
     MaskedTextData,
@@ -49,6 +48,7 @@ DATA: tuple[type[DataConfig], ...] = (
     TabularData,
     ImageData,
     ImageTextData,
+    PromptData,
 )
 
 __all__ = [
