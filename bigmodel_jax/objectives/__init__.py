@@ -7,6 +7,7 @@ from bigmodel_jax.objectives.diffusion import Diffusion
 from bigmodel_jax.objectives.distillation import Distillation
 from bigmodel_jax.objectives.language_model import NextToken
 from bigmodel_jax.objectives.masked_language_model import BertPretraining, MaskedLanguageModel
+from bigmodel_jax.objectives.policy_gradient import PolicyGradient
 from bigmodel_jax.objectives.question_answering import QuestionAnswering
 from bigmodel_jax.objectives.regression import Regression
 
@@ -20,6 +21,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "regression": Regression,
     "contrastive": Contrastive,
     "diffusion": Diffusion,
+    "policy_gradient": PolicyGradient,
 }
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "MaskedLanguageModel",
     "NextToken",
     "Objective",
+    "PolicyGradient",
     "QuestionAnswering",
     "Regression",
 ]
