@@ -76,10 +76,10 @@ class Distillation(NextToken):
 
     def teacher_config(self) -> ModelConfig:
         """The teacher's model; ValueError, one line, where it cannot be known."""
-        if self.teacher_model is not None:
-            return self.teacher_model
         if not self.teacher:
             raise ValueError("objective.teacher = '': give the folder of the run that is the teacher")
+        if self.teacher_model is not None:
+            return self.teacher_model
         path = Path(self.teacher) / "config.json"
         if not path.parent.is_dir():  # a checkpoint is named behind the folder
             path = Path(self.teacher.rpartition("@")[0]) / "config.json"
