@@ -140,7 +140,9 @@ def test_every_layout_equals_one_device(alone, layout):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", ["fsdp_tp", *(pytest.param(k, marks=pytest.mark.exhaustive) for k in ("data", "fsdp"))]
+)
 @pytest.mark.parametrize("more", [{"top_k": 5}, {"top_k": 5, "rest": "renormalised", "kind": "reverse_kl"}])
 def test_top_k_on_every_layout_equals_one_device(layout, more):
     objective = dataclasses.replace(EVERYTHING, **more)
