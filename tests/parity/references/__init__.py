@@ -2,6 +2,7 @@
 
 from references.decoders import DECODERS
 from references.deepseek import DEEPSEEKS
+from references.distillation import DISTILLATION
 from references.dit import DIT
 from references.efficientnet import EFFICIENTNET
 from references.encoder_decoders import ENCODER_DECODERS
@@ -26,6 +27,7 @@ REFERENCES = {
     **VISION,
     **IMAGE_TEXT,
     **EFFICIENTNET,
+    **DISTILLATION,
     **DIT,
     **PIXART,
     **ENCODER_DECODERS,
