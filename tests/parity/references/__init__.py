@@ -9,6 +9,7 @@ from references.encoders import ENCODERS
 from references.gemma import GEMMA
 from references.image_text import IMAGE_TEXT
 from references.mixtures import MIXTURES
+from references.normal_floats import NORMAL_FLOATS
 from references.pixart import PIXART
 from references.recurrent import RECURRENT
 from references.rope import ROPE
@@ -30,4 +31,5 @@ REFERENCES = {
     **RECURRENT,
     **ROPE,
     **SIZES,
+    **NORMAL_FLOATS,
 }
