@@ -11,8 +11,10 @@ from references.image_text import IMAGE_TEXT
 from references.mixtures import MIXTURES
 from references.normal_floats import NORMAL_FLOATS
 from references.pixart import PIXART
+from references.policy_gradient import POLICY_GRADIENT
 from references.recurrent import RECURRENT
 from references.rope import ROPE
+from references.sft import SFT
 from references.sizes import SIZES
 from references.vision import VISION
 
@@ -30,6 +32,8 @@ REFERENCES = {
     **ENCODER_DECODERS,
     **RECURRENT,
     **ROPE,
+    **SFT,
     **SIZES,
     **NORMAL_FLOATS,
+    **POLICY_GRADIENT,
 }
