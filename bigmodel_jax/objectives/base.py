@@ -47,6 +47,10 @@ class Objective:
         """The run, as `train.init_from` writes it, from which the values of each of these names come; others are initial."""
         return {}
 
+    def rollout_cache(self, data: Any, batch_size: int) -> tuple[int, int] | None:
+        """(rows, columns) of the decode cache that lives beside the step where a run samples with its own weights."""
+        return None
+
     def inputs(self, batch: dict, rng: jax.Array | None) -> tuple[dict, jax.Array | None]:
         """What the model reads, which `score` gets as its batch, and the model's key."""
         return batch, rng

@@ -10,6 +10,7 @@ from references.encoders import ENCODERS
 from references.gemma import GEMMA
 from references.image_text import IMAGE_TEXT
 from references.mixtures import MIXTURES
+from references.normal_floats import NORMAL_FLOATS
 from references.pixart import PIXART
 from references.policy_gradient import POLICY_GRADIENT
 from references.recurrent import RECURRENT
@@ -35,5 +36,6 @@ REFERENCES = {
     **ROPE,
     **SFT,
     **SIZES,
+    **NORMAL_FLOATS,
     **POLICY_GRADIENT,
 }
