@@ -10,6 +10,7 @@ from references.gemma import GEMMA
 from references.image_text import IMAGE_TEXT
 from references.mixtures import MIXTURES
 from references.pixart import PIXART
+from references.preference import PREFERENCE
 from references.recurrent import RECURRENT
 from references.rope import ROPE
 from references.sizes import SIZES
@@ -26,6 +27,7 @@ REFERENCES = {
     **EFFICIENTNET,
     **DIT,
     **PIXART,
+    **PREFERENCE,
     **ENCODER_DECODERS,
     **RECURRENT,
     **ROPE,
