@@ -19,6 +19,7 @@ from bigmodel_jax.data.tabular import Tables, TabularData
 from bigmodel_jax.data.text.chat_data import ChatData
 from bigmodel_jax.data.text.masking import MaskedTextData
 from bigmodel_jax.data.text.permutation import PermutedTextData
+from bigmodel_jax.data.text.preference_data import PreferenceData, UnpairedPreferenceData
 from bigmodel_jax.data.text.question_answering import QuestionAnsweringData, SquadFiles
 from bigmodel_jax.data.text.sentence_pairs import SentencePairData
 from bigmodel_jax.data.text.span_corruption import SpanCorruptionData
@@ -33,6 +34,8 @@ from bigmodel_jax.data.tokenizers.tokenizers import TokenizerConfig, load_tokeni
 DATA: tuple[type[DataConfig], ...] = (
     TextData,
     ChatData,
+    PreferenceData,
+    UnpairedPreferenceData,
     TextPairData,
     SpanCorruptionData,
     MaskedTextData,
@@ -68,6 +71,7 @@ __all__ = [
     "MaskedTextData",
     "MixtureData",
     "PermutedTextData",
+    "PreferenceData",
     "QuestionAnsweringData",
     "SentencePairData",
     "Source",
@@ -86,6 +90,7 @@ __all__ = [
     "Tfds",
     "TokenLabelData",
     "TokenizerConfig",
+    "UnpairedPreferenceData",
     "eval_batches",
     "image_shape",
     "load_tokenizer",
