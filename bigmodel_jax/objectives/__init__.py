@@ -8,6 +8,7 @@ from bigmodel_jax.objectives.kto import KTO
 from bigmodel_jax.objectives.language_model import NextToken
 from bigmodel_jax.objectives.masked_language_model import BertPretraining, MaskedLanguageModel
 from bigmodel_jax.objectives.odds_ratio import ORPO
+from bigmodel_jax.objectives.policy_gradient import PolicyGradient
 from bigmodel_jax.objectives.preference import DPO
 from bigmodel_jax.objectives.question_answering import QuestionAnswering
 from bigmodel_jax.objectives.regression import Regression
@@ -28,6 +29,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "simpo": SimPO,
     "kto": KTO,
     "reward": RewardModel,
+    "policy_gradient": PolicyGradient,
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "MaskedLanguageModel",
     "NextToken",
     "Objective",
+    "PolicyGradient",
     "QuestionAnswering",
     "Regression",
     "RewardModel",
