@@ -36,6 +36,8 @@ class Objective:
     "inputs of the model that `loss` makes itself, so that the data need not give them"
     causal: ClassVar[bool] = False
     "whether a token's loss depends on earlier tokens alone, so that attention kernels skip what lies ahead"
+    texts: ClassVar[int] = 0
+    "how many texts a row of its batches has: tokens (T,) of one, or (texts, T); 0: not declared, and not checked"
     whole_batch: ClassVar[bool] = False
     "whether an example's loss depends on all others of its batch, so that a batch cannot be cut into pieces"
     endings: ClassVar[tuple[Any, ...]] = ("text",)

@@ -95,6 +95,7 @@ class Pairs(Objective):
 
     reads: ClassVar[tuple[str, ...]] = ("targets", "weights")
     causal: ClassVar[bool] = True
+    texts: ClassVar[int] = 2
     metrics: ClassVar[tuple[Metric, ...]] = (
         ACCURACY,
         held_out_loss("nats per pair", headline=True),

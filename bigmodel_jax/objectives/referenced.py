@@ -22,6 +22,7 @@ class Referenced(Objective):
     """Reads batch["reference"] (B, 2) float32: the reference's log-probability of each answer, in nats."""
 
     causal: ClassVar[bool] = True
+    texts: ClassVar[int] = 2
 
     reference: Literal["cached", "constants", "adapters_off"] = "cached"
     "cached: computed for every row before the first step, and kept; constants: a second set of weights beside the trained "

@@ -27,6 +27,7 @@ class RewardModel(Objective):
 
     reads = ("weights", "segment_ids")
     causal = True
+    texts = 2
     metrics = (pairs.ACCURACY, held_out_loss("nats per pair", headline=True), *pairs.REWARDS)
 
     center: NonNegative = 0.0

@@ -180,7 +180,7 @@ def test_an_answer_that_the_template_does_not_end_gets_an_end(tmp_path):
 
 def test_a_template_without_an_assistant(tmp_path):
     template = "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
-    with pytest.raises(ValueError, match="the template writes nothing of the assistant's answer"):
+    with pytest.raises(ValueError, match="data.template_path = .*: it has no assistant"):
         data(tmp_path, [PAIR], template=template).open("train")
 
 

@@ -20,7 +20,7 @@ from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field, per_row
 from bigmodel_jax.data.sources.sources import Source
 from bigmodel_jax.data.sources.table_files import TableFiles
-from bigmodel_jax.data.text import packing, preference_records
+from bigmodel_jax.data.text import chat, packing, preference_records
 from bigmodel_jax.data.text.preference_records import Columns, Encoded, Prompted
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
@@ -92,6 +92,15 @@ class PreferenceData(DataConfig):
             if (path or name == "tokenizer_path") and not Path(path).is_file():
                 raise ValueError(f"data.{name} = {path!r}: no such file")
 
+    def _template(self, tokenizer: Tokenizer) -> str:
+        template = Path(self.template_path).read_text() if self.template_path else ""
+        try:
+            if template:
+                chat.check(template, tokenizer.names())
+        except ValueError as error:
+            raise ValueError(f"data.template_path = {self.template_path!r}: {error}") from None
+        return template
+
     def reads(self) -> dict[str, list[Path] | str]:
         found = super().reads()
         return found | {name: fingerprint(found[name][0]) for name in found.keys() & {"data.tokenizer_path"}}
@@ -120,7 +129,7 @@ class PreferenceData(DataConfig):
 
     def _write(self, split: str, out: Path) -> None:
         tokenizer = load_tokenizer(self.tokenizer_path)
-        template = Path(self.template_path).read_text() if self.template_path else ""
+        template = self._template(tokenizer)
         bad = BadRecords(self.max_bad_records)
         sizes, prompts, labels = [0], [], []
         with Column(out / "tokens.npy", np.int32) as tokens:
