@@ -21,6 +21,7 @@ from bigmodel_jax.data.tabular import Tables, TabularData
 from bigmodel_jax.data.text.chat_data import ChatData
 from bigmodel_jax.data.text.masking import MaskedTextData
 from bigmodel_jax.data.text.permutation import PermutedTextData
+from bigmodel_jax.data.text.preference_data import PreferenceData, UnpairedPreferenceData
 from bigmodel_jax.data.text.question_answering import QuestionAnsweringData, SquadFiles
 from bigmodel_jax.data.text.sentence_pairs import SentencePairData
 from bigmodel_jax.data.text.span_corruption import SpanCorruptionData
@@ -35,6 +36,8 @@ from bigmodel_jax.data.tokenizers.tokenizers import TokenizerConfig, load_tokeni
 DATA: tuple[type[DataConfig], ...] = (
     TextData,
     ChatData,
+    PreferenceData,
+    UnpairedPreferenceData,
     TextPairData,
     SpanCorruptionData,
     MaskedTextData,
@@ -71,6 +74,7 @@ __all__ = [
     "MaskedTextData",
     "MixtureData",
     "PermutedTextData",
+    "PreferenceData",
     "QuestionAnsweringData",
     "SentencePairData",
     "Source",
@@ -90,6 +94,7 @@ __all__ = [
     "Tfds",
     "TokenLabelData",
     "TokenizerConfig",
+    "UnpairedPreferenceData",
     "eval_batches",
     "image_shape",
     "load_tokenizer",

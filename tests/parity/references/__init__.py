@@ -13,6 +13,7 @@ from references.mixtures import MIXTURES
 from references.normal_floats import NORMAL_FLOATS
 from references.pixart import PIXART
 from references.policy_gradient import POLICY_GRADIENT
+from references.preference import PREFERENCE
 from references.recurrent import RECURRENT
 from references.rope import ROPE
 from references.sft import SFT
@@ -31,6 +32,7 @@ REFERENCES = {
     **DISTILLATION,
     **DIT,
     **PIXART,
+    **PREFERENCE,
     **ENCODER_DECODERS,
     **RECURRENT,
     **ROPE,
