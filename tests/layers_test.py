@@ -86,8 +86,10 @@ ROOMS = {
         "core",  # struct and traverse_util: pytrees and their paths
         "checkpoint",  # traverse_util
     ),
-    "pyarrow": ("data.sources.table_files",),  # the extra "parquet"
+    "array_record": ("data.sources.array_record_files", "data.corpus.shards"),  # comes with Grain and TFDS
+    "pyarrow": ("data.sources.table_files", "data.sources.opened"),  # the extra "parquet"
     "datasets": ("data.sources.hugging_face",),  # the extra "datasets"
+    **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"
     "matplotlib": ("report",),
     "PIL": ("data.images.pictures",),
     "tensorboardX": ("report",),
@@ -212,7 +214,8 @@ def test_third_parties_stay_in_their_rooms():
 
 def test_every_layer_and_room_is_in_use():
     used = {name.split(".")[0] for path in FILES for _, name in imports(path)}
-    lazily = {"wandb", "mlflow"}  # imported by name, see report.writers
+    # Imported by name: see report.writers and data.cleaning.step.
+    lazily = {"wandb", "mlflow", "ftfy", "py3langid", "rensa"}
     assert set(ROOMS) - lazily <= used
     assert [name for name in LAYERS if name != "configs" and name not in MODULES] == []
 
