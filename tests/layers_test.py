@@ -44,6 +44,7 @@ LAYERS = {
     "bigmodel_jax.training.beginning": 7,  # a state, fresh or from checkpoints
     "bigmodel_jax.training.constants": 7,  # of a run, beside its checkpoints
     "bigmodel_jax.training.ending": 7,  # samples and the report together
+    "bigmodel_jax.training.fresh": 7,  # a state from other runs
     "bigmodel_jax.training.run_folder": 7,  # a run known by its config.json or its checkpoints
     "bigmodel_jax.training.saved": 7,  # checkpoints, evaluation and generation together
     "bigmodel_jax.training.loop": 8,
@@ -85,8 +86,10 @@ ROOMS = {
         "core",  # struct and traverse_util: pytrees and their paths
         "checkpoint",  # traverse_util
     ),
-    "pyarrow": ("data.sources.table_files",),  # the extra "parquet"
+    "array_record": ("data.sources.array_record_files", "data.corpus.shards"),  # comes with Grain and TFDS
+    "pyarrow": ("data.sources.table_files", "data.sources.opened"),  # the extra "parquet"
     "datasets": ("data.sources.hugging_face",),  # the extra "datasets"
+    **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"
     "matplotlib": ("report",),
     "PIL": ("data.images.pictures",),
     "tensorboardX": ("report",),
@@ -211,7 +214,8 @@ def test_third_parties_stay_in_their_rooms():
 
 def test_every_layer_and_room_is_in_use():
     used = {name.split(".")[0] for path in FILES for _, name in imports(path)}
-    lazily = {"wandb", "mlflow"}  # imported by name, see report.writers
+    # Imported by name: see report.writers and data.cleaning.step.
+    lazily = {"wandb", "mlflow", "ftfy", "py3langid", "rensa"}
     assert set(ROOMS) - lazily <= used
     assert [name for name in LAYERS if name != "configs" and name not in MODULES] == []
 

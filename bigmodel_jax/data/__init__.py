@@ -9,11 +9,13 @@ from bigmodel_jax.data.images.image import ImageData, image_shape
 from bigmodel_jax.data.images.image_text import CaptionFiles, ImageTextData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.data.mixture import MixtureData, Stage
+from bigmodel_jax.data.sources.array_record_files import ArrayRecordFiles
 from bigmodel_jax.data.sources.grain_source import GrainDataset
 from bigmodel_jax.data.sources.hugging_face import HuggingFaceDataset
 from bigmodel_jax.data.sources.image_folders import ImageFolders
 from bigmodel_jax.data.sources.sources import Arrays, CsvFiles, JsonlFiles, Source, TextFiles, Tfds
 from bigmodel_jax.data.sources.table_files import TableFiles
+from bigmodel_jax.data.sources.tar_files import TarFiles
 from bigmodel_jax.data.steps import Steps
 from bigmodel_jax.data.tabular import Tables, TabularData
 from bigmodel_jax.data.text.chat_data import ChatData
@@ -49,6 +51,7 @@ DATA: tuple[type[DataConfig], ...] = (
 
 __all__ = [
     "DATA",
+    "ArrayRecordFiles",
     "Arrays",
     "BatchIterator",
     "CaptionFiles",
@@ -79,6 +82,7 @@ __all__ = [
     "TableFiles",
     "Tables",
     "TabularData",
+    "TarFiles",
     "TextClassificationData",
     "TextData",
     "TextFiles",

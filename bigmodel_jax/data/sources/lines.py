@@ -1,10 +1,14 @@
 """Lines of files that may hold anything: bounded while they are read, and JSON that cannot bring the reader down."""
 
+import contextlib
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from bigmodel_jax.data.sources.opened import opened
 
 MOST_BYTES = 1 << 28  # of a line, as of a document: a tokenizer holds a whole one in memory
 BOM = b"\xef\xbb\xbf"  # what some editors put before UTF-8 text
@@ -16,7 +20,7 @@ def read_lines(path: Path, most: int = MOST_BYTES) -> Iterator[tuple[int, bytes,
     No more than `most` bytes of a line are in memory. A byte-order mark before the first line is left out.
     """
     number = 0
-    with open(path, "rb") as file:
+    with opened(path) as file:
         while line := file.readline(most + 1):
             number += 1
             if len(line) > most and not line.endswith(b"\n"):
@@ -26,6 +30,17 @@ def read_lines(path: Path, most: int = MOST_BYTES) -> Iterator[tuple[int, bytes,
             line = line.removeprefix(BOM) if number == 1 else line
             if line.strip():
                 yield number, line, ""
+
+
+@contextlib.contextmanager
+def opened_text(path: Path) -> Iterator[TextIO]:
+    """The file's text for `csv`: what is not UTF-8 becomes U+FFFD."""
+    with opened(path) as file:
+        text = io.TextIOWrapper(file, newline="", encoding="utf-8-sig", errors="replace")
+        try:
+            yield text
+        finally:
+            text.detach()  # so that `file` is closed once, by whoever opened it
 
 
 def _skip_rest(file: Any) -> None:

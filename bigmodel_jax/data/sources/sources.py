@@ -23,7 +23,8 @@ from bigmodel_jax.core.user_code import FunctionName
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.sources import packaged, tfds_names
-from bigmodel_jax.data.sources.lines import parse_json, read_lines, read_rows
+from bigmodel_jax.data.sources.lines import MOST_BYTES, opened_text, parse_json, read_lines, read_rows
+from bigmodel_jax.data.sources.opened import opened
 
 Records = Iterator[tuple[str, dict[str, Any]]]
 
@@ -180,19 +181,24 @@ def _digest(option: str, path: Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TextFiles(Files):
-    """Plain UTF-8 text; each file is one document."""
+    """Plain UTF-8 text, which may be compressed (.txt.gz, .txt.zst); each file is one document."""
 
     def records(self, split, root, bad):
         for path in self.paths(split):
+            with opened(path) as file:
+                content = file.read(MOST_BYTES + 1)
+            if len(content) > MOST_BYTES:
+                bad.skip(str(path), f"longer than {MOST_BYTES} bytes")
+                continue
             try:
-                yield str(path), {"text": path.read_bytes().decode("utf-8")}
+                yield str(path), {"text": content.decode("utf-8")}
             except UnicodeDecodeError as error:
                 bad.skip(str(path), f"not UTF-8 ({error.reason} at byte {error.start})")
 
 
 @dataclasses.dataclass(frozen=True)
 class JsonlFiles(Files):
-    """One JSON object a line; each is one document."""
+    """One JSON object a line, of files that may be compressed (.jsonl.gz, .jsonl.zst); each is one document."""
 
     text_field: str = "text"
 
@@ -228,7 +234,7 @@ class CsvFiles(Files):
 
     def records(self, split, root, bad):
         for path in self.paths(split):
-            with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+            with opened_text(path) as file:
                 rows = csv.reader(file)
                 header = next(rows, [])
                 label, features = self._columns(header, path)

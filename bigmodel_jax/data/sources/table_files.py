@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bigmodel_jax.data.sources.lines import parse_json, read_lines, read_rows
+from bigmodel_jax.data.sources.lines import opened_text, parse_json, read_lines, read_rows
+from bigmodel_jax.data.sources.opened import COMPRESSED, kind, raw
 from bigmodel_jax.data.sources.sources import Files
+
+BATCH = 1024
 
 # (where, record, what is wrong with it)
 Rows = Iterator[tuple[str, dict[str, Any], str]]
@@ -17,16 +20,18 @@ Rows = Iterator[tuple[str, dict[str, Any], str]]
 class TableFiles(Files):
     """Rows of .jsonl (.json), .csv, .tsv and .parquet files; a record is a row's fields by name.
 
-    Parquet needs pyarrow (the extra `parquet`). `text_field` is what data sets of one text a record read.
+    All but Parquet may be compressed (.jsonl.gz, .csv.zst). Parquet and .zst need pyarrow (the extra `parquet`).
+    `text_field` is what data sets of one text a record read.
     """
 
     text_field: str = "text"
 
     def records(self, split, root, bad):
         for path in self.paths(split):
-            if path.suffix not in READERS:
-                raise ValueError(f"data.source.{split}: {str(path)!r} must end in {', '.join(READERS)}")
-            for where, record, reason in READERS[path.suffix](path):
+            if kind(path) not in READERS or (path.suffix in COMPRESSED and kind(path) == ".parquet"):
+                endings = f"{', '.join(READERS)}; all but the last also with {' or '.join(COMPRESSED)} after it"
+                raise ValueError(f"data.source.{split}: {str(path)!r} must end in {endings}")
+            for where, record, reason in READERS[kind(path)](path):
                 if reason:
                     bad.skip(where, reason)
                 else:
@@ -43,7 +48,7 @@ def read_jsonl(path: Path) -> Rows:
 
 
 def read_csv(path: Path, delimiter: str = ",") -> Rows:
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+    with opened_text(path) as file:
         reader = csv.reader(file, delimiter=delimiter)
         header = next(reader, [])
         for row, reason in read_rows(reader):
@@ -57,16 +62,16 @@ def read_tsv(path: Path) -> Rows:
 
 
 def read_parquet(path: Path) -> Rows:
-    """One group of rows is in memory at a time."""
+    """One group of rows is in memory at a time, and BATCH of its rows as objects."""
     try:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError:
         raise ValueError(f"{path}: Parquet needs the package pyarrow: uv sync --extra parquet") from None
     try:
-        with parquet.ParquetFile(path) as file:
+        with raw(path) as opened_file, parquet.ParquetFile(opened_file) as file:
             number = 0
-            for batch in file.iter_batches():
+            for batch in file.iter_batches(BATCH):
                 for record in batch.to_pylist():
                     number += 1
                     yield f"{path} row {number}", record, ""

@@ -10,6 +10,7 @@ from references.gemma import GEMMA
 from references.image_text import IMAGE_TEXT
 from references.mixtures import MIXTURES
 from references.pixart import PIXART
+from references.policy_gradient import POLICY_GRADIENT
 from references.recurrent import RECURRENT
 from references.rope import ROPE
 from references.sft import SFT
@@ -32,4 +33,5 @@ REFERENCES = {
     **ROPE,
     **SFT,
     **SIZES,
+    **POLICY_GRADIENT,
 }

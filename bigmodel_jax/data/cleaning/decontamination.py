@@ -1,0 +1,114 @@
+"""Text of evaluation sets taken out of training text, by n-grams of words, as GPT-3 did (arXiv:2005.14165, appendix C)."""
+
+import dataclasses
+import functools
+import glob
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from bigmodel_jax.core.ranges import Count, CountOrZero
+from bigmodel_jax.data.cleaning.step import Step, text_of
+
+WORD = re.compile(r"\w+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Decontaminate(Step):
+    """Cuts every n-gram of the `against` files, and `window` characters on both of its sides, out of a text.
+
+    What is left between two cuts becomes a record of its own where it has `least` characters. A text that falls into more
+    than `most_pieces` is dropped. Words are compared in lower case without punctuation. GPT-3 spares n-grams that are in
+    more than 10 training documents, for which all of them must be counted; here none is spared.
+    """
+
+    field: str = "text"
+    against: str = ""
+    "files of evaluation text, comma-separated, or glob patterns: .jsonl (every text in a line), else plain text"
+    ngram: Count = 13
+    window: CountOrZero = 200
+    least: CountOrZero = 200
+    most_pieces: Count = 10
+
+    def reads(self):
+        found = []
+        for pattern in filter(None, map(str.strip, self.against.split(","))):
+            matches = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+            if not matches:
+                raise ValueError(f"against: {pattern!r} matches no file")
+            found += matches
+        if not found:
+            raise ValueError("against: empty; files of evaluation text are needed")
+        return [Path(path) for path in found]
+
+    def clean(self, record):
+        text = text_of(record, self.field)
+        stamps = tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in _files(self))
+        cuts = list(_cuts(text, _known(stamps, self.ngram), self.ngram, self.window))
+        if not cuts:
+            return [record], ""
+        pieces = _between(cuts, len(text))
+        if len(pieces) > self.most_pieces:
+            return [], f"evaluation text: in {len(cuts)} places, {len(pieces)} pieces are more than {self.most_pieces}"
+        left = [text[a:b] for a, b in pieces if b - a >= max(self.least, 1)]
+        if not left:
+            return [], f"evaluation text: no piece of {self.least} characters is left"
+        return [record | {self.field: piece} for piece in left], ""
+
+
+@functools.cache
+def _files(step: Decontaminate) -> list[Path]:
+    return step.reads()
+
+
+@functools.lru_cache(maxsize=2)
+def _known(files: tuple, n: int) -> frozenset[str]:
+    """All n-grams of the files; a shorter text has none."""
+    grams = set()
+    for name, _, _ in files:
+        for text in _texts(Path(name)):
+            words = [word.lower() for word in WORD.findall(text)]
+            grams.update(" ".join(words[i : i + n]) for i in range(len(words) - n + 1))
+    return frozenset(grams)
+
+
+def _texts(path: Path) -> Iterator[str]:
+    try:
+        if path.suffix != ".jsonl":
+            yield path.read_text("utf-8")
+            return
+        for line in path.read_text("utf-8").splitlines():
+            yield from _strings(json.loads(line)) if line.strip() else ()
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"against: {path} cannot be read: {error}") from error
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)
+
+
+def _cuts(text: str, known: frozenset[str], n: int, window: int) -> Iterator[tuple[int, int]]:
+    """(begin, end) of what is cut, in order and not overlapping."""
+    words = list(WORD.finditer(text))
+    lower = [match[0].lower() for match in words]
+    begin = end = None
+    for i in range(len(words) - n + 1):
+        if " ".join(lower[i : i + n]) not in known:
+            continue
+        a, b = words[i].start() - window, words[i + n - 1].end() + window
+        if begin is not None and a > end:
+            yield begin, end
+            begin = None
+        begin, end = (a if begin is None else begin), b
+    if begin is not None:
+        yield begin, end
+
+
+def _between(cuts: list[tuple[int, int]], length: int) -> list[tuple[int, int]]:
+    begins, ends = [0] + [b for _, b in cuts], [a for a, _ in cuts] + [length]
+    return [(a, b) for a, b in zip(begins, ends, strict=True) if b > a]

@@ -1,0 +1,129 @@
+"""Records that were there before: equal texts, nearly equal ones, and equal texts under another label."""
+
+import dataclasses
+import hashlib
+import json
+import pickle
+
+import numpy as np
+
+from bigmodel_jax.core.ranges import Count, ProperShare, Seed
+from bigmodel_jax.data.cleaning.step import Record, Shared, package, text_of
+
+DIGEST = 16  # bytes of a text's hash
+
+
+def digest(text: str) -> bytes:
+    """A text's hash; blanks at its ends and how many there are between its words do not count."""
+    return hashlib.blake2b(" ".join(text.split()).encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
+
+
+@dataclasses.dataclass(frozen=True)
+class ExactDuplicates(Shared):
+    """Keeps the first of all records with one text."""
+
+    field: str = "text"
+
+    def key(self, record):
+        return digest(text_of(record, self.field))
+
+    def index(self):
+        return _Texts()
+
+
+class _Texts:
+    def __init__(self):
+        self.known: set[bytes] = set()
+
+    def ask(self, key: bytes) -> str:
+        if key in self.known:
+            return "exact duplicate"
+        self.known.add(key)
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelAgreement(Shared):
+    """Keeps a text's first label: drops a record whose text came with another label before."""
+
+    field: str = "text"
+    label_field: str = "label"
+
+    def key(self, record):
+        if self.label_field not in record:
+            raise ValueError(f"no field {self.label_field!r}")
+        return digest(text_of(record, self.field)) + json.dumps(record[self.label_field], default=str).encode()
+
+    def index(self):
+        return _Labels()
+
+
+class _Labels:
+    def __init__(self):
+        self.known: dict[bytes, bytes] = {}
+
+    def ask(self, key: bytes) -> str:
+        text, label = key[:DIGEST], key[DIGEST:]
+        first = self.known.setdefault(text, label)
+        return "" if first == label else f"labels disagree: {label.decode()}, {first.decode()} before"
+
+
+# ---------------------------------------------------------------- nearly equal
+
+
+@dataclasses.dataclass(frozen=True)
+class NearDuplicates(Shared):
+    """Keeps the first of records whose sets of word n-grams are nearly the same, by MinHash (Broder 1997; arXiv:2107.06499).
+
+    Two texts are compared where they agree in one band of `permutations / bands` minima, and are duplicates where the share
+    of equal minima, an estimate of the Jaccard similarity, is `threshold` or more. A text of fewer than `words` words is
+    one n-gram. About 2 kB of memory are needed for a record that stays.
+    """
+
+    packages = ("rensa",)
+
+    field: str = "text"
+    threshold: ProperShare = 0.8
+    words: Count = 5
+    permutations: Count = 128
+    bands: Count = 16
+    seed: Seed = 0
+
+    def __post_init__(self):
+        if self.permutations % self.bands:
+            raise ValueError(f"bands = {self.bands}; it must divide permutations = {self.permutations}")
+
+    def key(self, record: Record) -> bytes:
+        words = text_of(record, self.field).lower().split()
+        found = package("rensa", self).RMinHash(num_perm=self.permutations, seed=self.seed)
+        last = max(len(words) - self.words, 0) + 1
+        found.update([" ".join(words[i : i + self.words]) for i in range(last)])
+        return pickle.dumps(found)
+
+    def index(self):
+        return _NearTexts(self, package("rensa", self))
+
+
+class _NearTexts:
+    """rensa's index of bands, and the minima of all records in it, by which its answers are verified."""
+
+    def __init__(self, step: NearDuplicates, rensa):
+        self.threshold = step.threshold
+        self.bands = rensa.RMinHashLSH(threshold=step.threshold, num_perm=step.permutations, num_bands=step.bands)
+        self.minima = np.empty((1024, step.permutations), np.uint32)
+        self.number = 0
+
+    def ask(self, key: bytes) -> str:
+        signature = pickle.loads(key)
+        own = np.array(signature.digest(), np.uint32)
+        candidates = self.bands.query(signature)
+        if candidates:
+            alike = float((self.minima[candidates] == own).mean(axis=1).max())
+            if alike >= self.threshold:
+                return f"near duplicate: {alike:.2f} of the minima of a text before, {self.threshold:g} or more"
+        if self.number == len(self.minima):
+            self.minima = np.concatenate([self.minima, np.empty_like(self.minima)])
+        self.minima[self.number] = own
+        self.bands.insert(self.number, signature)
+        self.number += 1
+        return ""

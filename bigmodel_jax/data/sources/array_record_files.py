@@ -1,0 +1,63 @@
+"""ArrayRecord shards whose records are JSON objects: what `launch.py prepare` writes, and others can."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from array_record.python import array_record_module
+
+from bigmodel_jax.data.sources.lines import parse_json
+from bigmodel_jax.data.sources.opened import raw
+from bigmodel_jax.data.sources.sources import Files
+
+SUFFIX = ".array_record"
+BATCH = 256  # records that are in memory at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayRecordFiles(Files):
+    """ArrayRecord files of JSON objects, in the order of their names."""
+
+    text_field: str = "text"
+
+    def records(self, split, root, bad):
+        for path in self.paths(split):
+            for number, line in read(path):
+                record, reason = parse_json(line)
+                if not reason and not isinstance(record, dict):
+                    reason = f"a JSON object is needed, not {type(record).__name__}"
+                if reason:
+                    bad.skip(f"{path} record {number}", reason)
+                else:
+                    own = {"text": record[self.text_field]} if self.text_field in record else {}
+                    yield f"{path} record {number}", record | own
+
+
+def read(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number, bytes) of each record, from 0; ValueError, one line, for a file that is cut short or damaged."""
+    with raw(path):
+        reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
+        if not reader.ok():
+            raise ValueError(f"{path} is no whole ArrayRecord file: it was cut short, or is something else")
+        total = reader.num_records()
+        for first in range(0, total, BATCH):
+            try:
+                records = reader.read(first, min(first + BATCH, total))
+            except RuntimeError as error:
+                raise ValueError(f"{path} is damaged at record {first} or later: {str(error)[:100]}") from error
+            yield from enumerate(records, first)
+
+
+def json_line(record: dict) -> bytes:
+    """A record as it is written; TypeError for what JSON has no word for."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=_plain).encode("utf-8")
+
+
+def _plain(value: object) -> object:
+    """What sources give beside texts, numbers and lists of them."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if getattr(value, "ndim", 2) < 2:  # numbers of numpy's, and lists of them; pictures are none
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -1,0 +1,116 @@
+"""WebDataset tars: files that follow one another under one key are the fields of a record."""
+
+import dataclasses
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bigmodel_jax.core.ranges import CountOrZero
+from bigmodel_jax.data.images import pictures
+from bigmodel_jax.data.sources.lines import MOST_BYTES
+from bigmodel_jax.data.sources.opened import damage, opened
+from bigmodel_jax.data.sources.sources import Files
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm")
+
+
+@dataclasses.dataclass(frozen=True)
+class TarFiles(Files):
+    """Records of tars as WebDataset writes them: a member's key is its path up to the first dot of its file's name.
+
+    A picture (.jpg, .png, …) becomes "image", a .txt "text", a .cls "label" (a whole number), the fields of a .json stand
+    in the record by themselves; any other member is left out. Tars may be compressed (.tar.gz, .tar.zst) and are read
+    front to back, one record at a time.
+    """
+
+    text_field: str = "text"
+    image_size: CountOrZero = 0
+    "pixels a side: scaled by the shorter side and cut at the centre; 0: as they are"
+
+    def records(self, split, root, bad):
+        for path in self.paths(split):
+            for key, members in _grouped(path):
+                where = f"{path} {key}"
+                try:
+                    record = self._record(members)
+                except ValueError as error:
+                    bad.skip(where, str(error))
+                    continue
+                if record:
+                    yield where, record
+
+    def _record(self, members: dict[str, bytes | None]) -> dict[str, Any]:
+        record: dict[str, Any] = {}
+        for extension, content in members.items():
+            kind = extension.rpartition(".")[2].lower()
+            if content is None:
+                raise ValueError(f".{extension} is longer than {MOST_BYTES} bytes")
+            if kind in PICTURES:
+                image = pictures.decode(io.BytesIO(content), f".{extension}")
+                record["image"] = pictures.square(image, self.image_size) if self.image_size else image
+            elif kind in READERS:
+                record |= _read(kind, extension, content)
+        if self.text_field in record:
+            record["text"] = record[self.text_field]
+        return record
+
+
+def _read(kind: str, extension: str, content: bytes) -> dict[str, Any]:
+    try:
+        return READERS[kind](content)
+    except (ValueError, RecursionError) as error:  # which is what json, int and decoding raise
+        raise ValueError(f".{extension} is not readable: {str(error)[:100]}") from error
+
+
+def _fields(content: bytes) -> dict[str, Any]:
+    found = json.loads(content)
+    if not isinstance(found, dict):
+        raise ValueError(f"a JSON object is needed, not {type(found).__name__}")
+    return found
+
+
+READERS = {
+    "txt": lambda content: {"text": content.decode("utf-8")},
+    "cls": lambda content: {"label": int(content)},
+    "json": _fields,
+}
+
+
+def _grouped(path: Path) -> Iterator[tuple[str, dict[str, bytes | None]]]:
+    """(key, {extension: content}) of members that follow one another; ValueError, one line, for a tar that is cut short."""
+    key, members = "", {}
+    with opened(path) as file:
+        for name, content in _members(path, file):
+            folder, slash, last = name.rpartition("/")
+            stem, _, extension = last.partition(".")
+            if (now := f"{folder}{slash}{stem}") != key:
+                if members:
+                    yield key, members
+                key, members = now, {}
+            members[extension] = content
+    if members:
+        yield key, members
+
+
+def _members(path: Path, file: BinaryIO) -> Iterator[tuple[str, bytes | None]]:
+    """(name, content) of a tar's files, None for the content of one that is too long."""
+    try:
+        with damage(path), tarfile.open(fileobj=file, mode="r|") as tar:
+            for member in tar:
+                if member.isfile():
+                    content = tar.extractfile(member).read() if member.size <= MOST_BYTES else None
+                    yield member.name.removeprefix("./"), content
+                    tar.members = []  # which would else grow with the tar
+            # tarfile takes the end of the file, and a header that is none, for the end of the tar, which is zeros.
+            if tar.fileobj.tell() - tar.offset < tarfile.BLOCKSIZE:
+                raise ValueError(f"{path} is cut short or damaged: the end of the tar is missing")
+            while rest := tar.fileobj.read(1 << 20):
+                if rest.strip(b"\0"):
+                    raise ValueError(
+                        f"{path} is cut short or damaged: no header at byte {tar.offset}, and more after it"
+                    )
+    except tarfile.TarError as error:
+        raise ValueError(f"{path} is cut short or damaged: {error}") from error

@@ -1,0 +1,73 @@
+"""Compressed files: read as the plain ones are, and one that is cut short is one line."""
+
+import gzip
+import json
+
+import pyarrow
+import pytest
+
+from bigmodel_jax.data import CsvFiles, JsonlFiles, TableFiles, TextFiles
+from bigmodel_jax.data.base import BadRecords
+from bigmodel_jax.data.sources import opened
+
+LINES = [{"text": f"line {i} " + "x" * (i % 50), "n": i} for i in range(3000)]
+CONTENT = "".join(json.dumps(line) + "\n" for line in LINES).encode()
+# CompressedOutputStream writes one frame.
+WRITE = {"": lambda content: content, ".gz": gzip.compress, ".zst": lambda content: _zstd(content)}
+
+
+def _zstd(content):
+    return bytes(pyarrow.compress(content, codec="zstd", asbytes=True))
+
+
+def records(source, split="train"):
+    return [record for _, record in source.records(split, None, BadRecords(0))]
+
+
+@pytest.mark.parametrize("end", WRITE)
+def test_each_kind_of_file_reads_the_same_compressed(end, tmp_path):
+    def file(name, content):
+        path = tmp_path / f"{name}{end}"
+        path.write_bytes(WRITE[end](content))
+        return str(path)
+
+    jsonl = file("a.jsonl", CONTENT)
+    assert records(JsonlFiles(jsonl)) == [{"text": line["text"]} for line in LINES]
+    assert records(TableFiles(jsonl)) == LINES
+    assert records(TableFiles(file("a.csv", b"\xef\xbb\xbftext,n\na,1\nb,2\n")))[1] == {"text": "b", "n": "2"}
+    assert records(TableFiles(file("a.tsv", b"text\tn\na\t1\n"))) == [{"text": "a", "n": "1"}]
+    assert records(CsvFiles(file("b.csv", b"x,label\n2,1\n")))[0]["label"] == 1
+    assert records(TextFiles(file("a.txt", "schön".encode()))) == [{"text": "schön"}]
+
+
+@pytest.mark.parametrize("end", [".gz", ".zst"])
+def test_frames_one_after_another_are_one_file(end, tmp_path):
+    path = tmp_path / f"a.jsonl{end}"
+    path.write_bytes(WRITE[end](CONTENT) * 2)
+    assert len(records(TableFiles(str(path)))) == 6000
+
+
+@pytest.mark.parametrize("end", [".gz", ".zst"])
+@pytest.mark.parametrize("wrong", ["cut", "other"])
+def test_a_file_that_is_cut_short_or_something_else_is_one_line(end, wrong, tmp_path):
+    path, whole = tmp_path / f"a.jsonl{end}", WRITE[end](CONTENT)
+    path.write_bytes(whole[: len(whole) // 2] if wrong == "cut" else CONTENT)
+    for source in (TableFiles, JsonlFiles, TextFiles):
+        with pytest.raises(ValueError, match=rf"^\S+a\.jsonl\{end} is cut short or damaged: [^\n]+$"):
+            records(source(str(path)))
+
+
+def test_parquet_is_not_compressed_twice(tmp_path):
+    (tmp_path / "a.parquet.gz").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"a\.parquet\.gz' must end in \.jsonl, .* also with \.gz or \.zst after it$"):
+        records(TableFiles(str(tmp_path / "a.parquet.gz")))
+
+
+def test_the_position_counts_bytes_on_disk(tmp_path):
+    path, before = tmp_path / "a.jsonl.gz", opened.position()
+    path.write_bytes(gzip.compress(CONTENT))
+    rows = TableFiles(str(path)).records("train", None, BadRecords(0))
+    next(rows)
+    assert 0 < opened.position() - before <= path.stat().st_size
+    list(rows)
+    assert opened.position() - before == path.stat().st_size
