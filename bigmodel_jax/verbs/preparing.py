@@ -79,14 +79,35 @@ def _show(folder: Path) -> None:
     print(folder)
 
 
+def verify(data) -> None:
+    """Reads all files of a data config again, prepared shards too; ValueError, one line, where one has changed."""
+    from bigmodel_jax.data.corpus.corpus import corpora
+    from bigmodel_jax.data.corpus.folder import changed
+    from bigmodel_jax.data.sources import remembered
+
+    wrong, number, size = [], 0, 0
+    for name, what in data.reads().items():
+        paths = what if isinstance(what, list) else []
+        number, size = number + len(paths), size + sum(path.stat().st_size for path in paths)
+        wrong += [f"{name}: {change}" for change in remembered.changed(paths, data.root())]
+    for corpus, part in corpora(data):
+        folder = corpus.folder(part.root())
+        wrong += changed(folder) if folder.exists() else []
+    for change in wrong:
+        print(change)
+    if wrong:
+        raise ValueError(f"--verify: {len(wrong)} of the files that were read have changed: {wrong[0]}")
+    print(f"{number:,} files, {size:,} bytes: as remembered")
+
+
 VERBS = {
     "prepare": Verb(
         prepare,
-        "prepare CONFIG [--workers N] [--output FOLDER] [--FIELD VALUE ...]",
+        "prepare CONFIG [--workers N] [--output FOLDER]",
         "clean a corpus into shards, with a data card",
         f"CONFIG        {CONFIG}\n"
         "--workers     processes that clean; the bytes of the result do not depend on it\n"
-        "--output      the folder of the result; without it: in the cache, where train finds it\n"
+        "--output      the result's folder; without it: in the cache, where train finds it\n"
         "--FIELD       any field of the config by its dotted name\n\n"
         "Runs the steps of the config's Corpus. Killed, the same command goes on. The folder\n"
         "gets shards of records, manifest.json and data_card.json.",

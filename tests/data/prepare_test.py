@@ -261,7 +261,7 @@ from bigmodel_jax.objectives import NextToken
 import time
 
 def slow(record):
-    time.sleep(0.002)
+    time.sleep(0.003)
     yield record
 
 def get_config():
@@ -273,9 +273,9 @@ def get_config():
 
 @pytest.mark.slow
 def test_the_verb_is_killed_and_goes_on(corpus, tmp_path):
-    """A real kill of a run of two processes; 3 MB, so that several shards are committed."""
+    """A real kill of a run of two processes; 4 MB, so that several shards are committed."""
     with open(tmp_path / "train-2.jsonl", "w") as file:
-        file.writelines(json.dumps({"text": f"{i} " + "x" * 1000}) + "\n" for i in range(3000))
+        file.writelines(json.dumps({"text": f"{i} " + "x" * 5000}) + "\n" for i in range(800))
     (tmp_path / "own.py").write_text(CONFIG.format(tmp_path))
 
     def command(output):

@@ -1,6 +1,5 @@
 """The data card: what each step took and gave, what it dropped and why, and what is left."""
 
-import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -52,7 +51,7 @@ class Tally:
 def card(tally: Tally, steps: tuple[Step, ...], facts: dict[str, Any]) -> dict[str, Any]:
     """The whole card as JSON; `facts` stand at its beginning."""
     described = [
-        {"step": type(step).__name__, "fields": dataclasses.asdict(step), **counts}
+        {"step": type(step).__name__, "fields": step.facts(), **counts}
         for step, counts in zip(steps, tally.steps, strict=True)
     ]
     return facts | {

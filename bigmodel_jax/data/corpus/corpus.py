@@ -91,7 +91,7 @@ def _print(step: Step) -> list:
     """What a step's result depends on, the record apart."""
     digests = [cache.file_digest(path) for path in step.reads()]
     versions = [(name, _version(name, step)) for name in step.packages]
-    return [type(step).__name__, dataclasses.asdict(step), step.code(), digests, versions]
+    return [type(step).__name__, step.facts(), step.code(), digests, versions]
 
 
 def _version(name: str, step: Step) -> str:
