@@ -1,8 +1,6 @@
 """Reading and writing a `Config`: a Python file, a config.json, or a run's folder."""
 
 import dataclasses
-import importlib
-import inspect
 import json
 import re
 import sys
@@ -14,6 +12,7 @@ from typing import Any
 
 from bigmodel_jax.config import Config, check_parts, override
 from bigmodel_jax.core import files, formats, ranges, trust, user_code
+from bigmodel_jax.core.dataclass_json import from_json, to_json
 from bigmodel_jax.core.spelling import nearest
 
 
@@ -120,72 +119,6 @@ def _nearest_field(text: str, frame: types.FrameType) -> str:
         return nearest(found[2], [f.name for f in dataclasses.fields(cls)])
     part, _, inside = now.partition(".")
     return f" (it is now called {now!r}{f', as in {part}=Compute({inside}=...)' if inside else ''})"
-
-
-# ------------------------------------------------------------------------------------------------ JSON
-
-
-def to_json(value: Any) -> Any:
-    """Nested dicts, lists and scalars that `from_json` turns back into an equal value."""
-    if dataclasses.is_dataclass(value):
-        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": f"{type(value).__module__}:{type(value).__qualname__}", **fields}
-    if isinstance(value, (tuple, list)):
-        return [to_json(v) for v in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise ValueError(f"config: {value!r} of type {type(value).__name__} cannot be written to config.json")
-
-
-def from_json(node: Any, run_dir: Path | None = None) -> Any:
-    """The inverse of `to_json`; ValueError for an unknown type or field, a value that its field cannot hold, or code
-    that is not trusted (core/trust.py), which a config.json in `run_dir` may name."""
-    if isinstance(node, list):
-        return tuple(from_json(v, run_dir) for v in node)
-    if not isinstance(node, dict):
-        return node
-    cls = _find_class(node.get("type", ""), run_dir)
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    values, moved = {}, {}
-    for name, value in node.items():
-        if name == "type":
-            continue
-        part, _, inside = ("" if name in known else getattr(cls, "RENAMED", {}).get(name, "")).partition(".")
-        if (part or name) not in known:
-            raise ValueError(f"{cls.__name__} has no field {name!r}{nearest(name, known)}")
-        if inside:
-            moved.setdefault(part, {})[inside] = value
-        else:
-            values[part or name] = from_json(value, run_dir)
-    for part, fields in moved.items():  # fields that stood in the class itself before they had a part of their own
-        values[part] = from_json(to_json(values.get(part, known[part].default)) | fields, run_dir)
-    required = {f.name for f in dataclasses.fields(cls) if dataclasses.MISSING is f.default is f.default_factory}
-    if missing := sorted(required - values.keys()):
-        raise ValueError(f"{cls.__name__} lacks {', '.join(missing)}")
-    for name, value in values.items():  # before the class's own checks, which take the types for granted
-        ranges.check_value(f"{cls.__name__}.{name}", value, ranges.hints(cls)[name])
-    return cls(**values)
-
-
-def _find_class(tag: Any, run_dir: Path | None) -> type:
-    if not isinstance(tag, str):
-        raise ValueError(f"type {tag!r} is unknown; it must be a text, module:Class")
-    module_name, _, class_name = tag.rpartition(":")
-    module_name = formats.module_now(module_name)
-    is_file = module_name.endswith(".py")
-    if is_file and not Path(module_name).is_file():
-        raise ValueError(f"{class_name} is defined in {module_name!r}, which is not there any more")
-    if (str(Path(module_name).resolve()) if is_file else module_name) not in sys.modules:
-        trust.check(tag, run_dir)
-    try:
-        module = _import_file(Path(module_name)) if is_file else importlib.import_module(module_name)
-    except (ImportError, ValueError):
-        module = None
-    cls = getattr(module, class_name, None)
-    if not (inspect.isclass(cls) and dataclasses.is_dataclass(cls)):
-        names = [n for n, c in vars(module).items() if dataclasses.is_dataclass(c)] if module else []
-        raise ValueError(f"type {tag!r} is unknown{nearest(class_name, names)}")
-    return cls
 
 
 def save(config: Config, path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import runs
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.config import Config, flat, override
-from bigmodel_jax.core import formats
+from bigmodel_jax.core import dataclass_json, formats
 from bigmodel_jax.data import Arrays, ChatData, TableFiles, TextData
 from bigmodel_jax.data.tabular import Tables, TabularData
 from bigmodel_jax.data.text.text_classification import LabelledLines, TextClassificationData
@@ -316,4 +316,4 @@ def test_a_config_json_from_before_a_file_of_data_moved_finds_its_classes(folder
         classes = [c for c in vars(module).values() if dataclasses.is_dataclass(c) and c.__module__ == module.__name__]
         assert classes
         for cls in classes:
-            assert config_file._find_class(f"bigmodel_jax.data.{name}:{cls.__name__}", None) is cls
+            assert dataclass_json.find_class(f"bigmodel_jax.data.{name}:{cls.__name__}", None) is cls

@@ -44,6 +44,7 @@ LAYERS = {
     "bigmodel_jax.training.beginning": 7,  # a state, fresh or from checkpoints
     "bigmodel_jax.training.constants": 7,  # of a run, beside its checkpoints
     "bigmodel_jax.training.ending": 7,  # samples and the report together
+    "bigmodel_jax.training.fresh": 7,  # a state from other runs
     "bigmodel_jax.training.run_folder": 7,  # a run known by its config.json or its checkpoints
     "bigmodel_jax.training.saved": 7,  # checkpoints, evaluation and generation together
     "bigmodel_jax.training.loop": 8,

@@ -29,8 +29,10 @@ def together[T](read: Callable[[], T]) -> T:
     return found
 
 
-def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+def read(folder: Path, wanted: dict[str, Any], *, some: bool = False) -> dict[str, Any]:
     """The trees of `wanted`, each from its own Orbax folder; Damaged, without any noise, where one cannot be read.
+
+    some: a tree may have fewer leaves than were saved.
 
     Every process reads its own shards alone, and `together` makes all agree: Orbax's own barriers would leave the
     others waiting for one that met a damaged file.
@@ -40,6 +42,7 @@ def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     manifest.check_files(folder, list(wanted))
     me, text = jax.process_index(), ""
     context = ocp.Context()
+    context.pytree.loading.partial_load = some
     if jax.process_count() > 1:
         options = context.multiprocessing_options
         options.primary_host, options.active_processes, options.barrier_sync_key_prefix = me, {me}, f"reader{me}"

@@ -1,13 +1,14 @@
-"""Files that are replaced whole or not at all, also when the process dies or the disk fills half-way."""
+"""Files that are replaced whole or not at all, and folders made so, also when the process dies or the disk fills half-way."""
 
 import contextlib
 import glob
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-STALE_SECONDS = 3600.0  # a temporary file so old belongs to a process that was killed
+STALE_SECONDS = 3600.0  # a temporary file or folder so old belongs to a process that was killed
 
 
 @contextlib.contextmanager
@@ -18,7 +19,7 @@ def replacing(path: Path) -> Iterator[Path]:
     deleted where the caller fails. Two processes that replace one file do not meet: the later one's content stays.
     OSError names `path`.
     """
-    temporary = path.with_name(f"{path.name}.partial-{os.getpid()}-{os.urandom(4).hex()}")
+    temporary = _beside(path)
     try:
         _delete_stale(path)
         yield temporary
@@ -37,12 +38,39 @@ def replace(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields the name of a new folder beside `path`, which becomes it at the end; what failed half-way is deleted.
+
+    `path` must not exist by then, or be empty: of two processes that make it, the later one gets an OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _delete_stale(path)
+    temporary = _beside(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial-{os.getpid()}-{os.urandom(4).hex()}")
+
+
 def _delete_stale(path: Path) -> None:
     """Deletes what killed processes have left beside `path`."""
     for left in path.parent.glob(f"{glob.escape(path.name)}.partial*"):
         with contextlib.suppress(FileNotFoundError):  # another process was first
-            if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                left.unlink()
+            if time.time() - _last_written(left) > STALE_SECONDS:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _last_written(path: Path) -> float:
+    """Of a folder: when the newest of its files was."""
+    return max((p.stat().st_mtime for p in (path, *path.rglob("*"))), default=0.0)
 
 
 def _sync(path: Path) -> None:

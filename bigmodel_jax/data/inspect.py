@@ -19,7 +19,7 @@ WIDTH = 100
 
 
 def describe(cfg: DataConfig) -> dict[str, dict]:
-    """Counts of each split by name, as plain numbers."""
+    """Counts of each split by name, as plain numbers, and in words what form its records have."""
     return {split: _counts(cfg.open(split)) for split in SPLITS}
 
 
@@ -65,7 +65,9 @@ def _arrays_table(batch: dict[str, np.ndarray], row: Row) -> Table:
     return table
 
 
-def _number(value: float) -> str:
+def _number(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
     return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
 
 

@@ -14,6 +14,7 @@ Shapes: N tokens, D embed, V vocab, C columns of a block of logits; inside a reg
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -40,7 +41,7 @@ NOWHERE = jnp.iinfo(jnp.int32).min  # the number of a column that an earlier blo
 @dataclasses.dataclass(frozen=True)
 class Head:
     """Logits that are not computed yet: x (..., T, D) against the rows of table (V, D), plus bias (V,), then
-    softcap tanh(logits / softcap) where softcap is not 0 (Gemma 2, arXiv:2408.00118).
+    softcap tanh(logits / softcap) where softcap is not 0 (Gemma 2, arXiv:2408.00118), divided by temperature.
 
     vocab: so many first rows are tokens; what lies behind them fills up the mesh and has no logits. 0 = all are."""
 
@@ -49,10 +50,15 @@ class Head:
     bias: jax.Array | None = None
     softcap: float = dataclasses.field(default=0.0, metadata={"static": True})
     vocab: int = dataclasses.field(default=0, metadata={"static": True})
+    temperature: float = dataclasses.field(default=1.0, metadata={"static": True})
 
     @property
     def padded(self) -> bool:
         return 0 < self.vocab < self.table.shape[0]
+
+    @property
+    def arrays(self) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        return self.x, self.table, self.bias
 
     def logits(self) -> jax.Array:
         """(..., T, vocab) float32."""
@@ -64,14 +70,20 @@ class Head:
         logits = self._of_all_rows()
         return jnp.where(jnp.arange(logits.shape[-1]) < self.vocab, logits, MASKED)
 
+    def in_memory(self, at: Cut) -> jax.Array:
+        """(..., T, V or vocab) float32: columns that are no tokens have no probability, where there are any."""
+        return self.masked_logits() if self.padded and at.vocab else self.logits()
+
     def _of_all_rows(self) -> jax.Array:
-        logits = _finish(linear.unembed({"table": self.table}, self.x), self.bias, self.softcap)
+        logits = linear.unembed({"table": self.table}, self.x)
+        logits = _finish(logits, self.bias, self.softcap, self.temperature)
         return constrain(logits, *(None,) * (logits.ndim - 3), "batch", "seq", "vocab")
 
 
-def _finish(logits, bias, softcap):
+def _finish(logits, bias, softcap, temperature):
     logits = logits if bias is None else logits + bias.astype(jnp.float32)
-    return softcap * jnp.tanh(logits / softcap) if softcap else logits
+    logits = softcap * jnp.tanh(logits / softcap) if softcap else logits
+    return logits if temperature == 1.0 else logits / temperature
 
 
 # ------------------------------------------------------------------------------------------------ blocks
@@ -84,12 +96,14 @@ class Plan(NamedTuple):
     columns: int
     softcap: float
     vocab: int
+    temperature: float
 
 
 def make_plan(head: Head, columns: int = 0) -> Plan:
     """columns: of a block on a device; 0 = as many as BLOCK_BYTES hold."""
     at = cut(head.x.shape[:-1], head.table.shape)
-    return Plan(at, columns or _columns(*local_shape(head, at)), head.softcap, head.vocab if head.padded else 0)
+    columns = columns or _columns(*local_shape(head, at))
+    return Plan(at, columns, head.softcap, head.vocab if head.padded else 0, head.temperature)
 
 
 def local_shape(head: Head, at: Cut) -> tuple[int, int]:
@@ -108,6 +122,10 @@ def is_large(head: Head, plan: Plan) -> bool:
     return 4 * math.prod(local_shape(head, plan.at)) > 2 * BLOCK_BYTES
 
 
+def in_blocks(head: Head, plan: Plan, form: Form) -> bool:
+    return form == "blocks" or (form == "auto" and is_large(head, plan))
+
+
 # ------------------------------------------------------------------------------------------------ cross-entropy
 
 
@@ -120,10 +138,10 @@ def cross_entropy(
     device's logits are more than two of them. columns: of a block on a device; 0 = as many as BLOCK_BYTES hold.
     """
     plan = make_plan(head, columns)
-    if form == "whole" or (form == "auto" and not is_large(head, plan)):
-        logits = head.masked_logits() if head.padded and plan.at.vocab else head.logits()
+    if not in_blocks(head, plan, form):
+        logits = head.in_memory(plan.at)
         return *of_logits(logits, targets), jnp.argmax(logits, axis=-1).astype(targets.dtype)
-    return _cross_entropy(plan, head.x, head.table, head.bias, targets)
+    return _cross_entropy(plan, *head.arrays, targets)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -132,22 +150,22 @@ def _cross_entropy(plan: Plan, x, table, bias, targets):
 
 
 def _forward(plan: Plan, x, table, bias, targets):
-    tokens, (x_spec, table_spec, bias_spec) = plan.at.token_spec, _specs(plan.at)
-    run = plan.at.by_device(functools.partial(_statistics, plan), (x_spec, table_spec, bias_spec, tokens), tokens)
+    tokens = plan.at.token_spec
+    run = by_device(plan, statistics, (*specs(plan.at), tokens), tokens)
     nats, log_z, best = run(x, table, bias, targets)
     return (nats, log_z, best), (x, table, bias, targets, log_z)
 
 
 def _backward(plan: Plan, saved, cotangents):
-    specs, tokens = _specs(plan.at), plan.at.token_spec
-    run = plan.at.by_device(functools.partial(_gradients, plan), (*specs, *(tokens,) * 4), specs)
+    of_head, tokens = specs(plan.at), plan.at.token_spec
+    run = by_device(plan, _gradients, (*of_head, *(tokens,) * 4), of_head)
     return *run(*saved, *cotangents[:2]), None
 
 
 _cross_entropy.defvjp(_forward, _backward)
 
 
-def _specs(at: Cut) -> tuple[P, P, P]:
+def specs(at: Cut) -> tuple[P, P, P]:
     """Of x, table and bias."""
     return P(*at.token_spec, None), at.table_spec, P(at.table_spec[0])
 
@@ -155,13 +173,17 @@ def _specs(at: Cut) -> tuple[P, P, P]:
 # ------------------------------------------------------------------------------------------------ by device
 
 
-def _starts(plan: Plan, table) -> tuple[jax.Array, int]:
+def by_device(plan: Plan, fn: Callable, in_specs, out_specs) -> Callable:
+    return plan.at.by_device(functools.partial(fn, plan), in_specs, out_specs)
+
+
+def starts(plan: Plan, table) -> tuple[jax.Array, int]:
     """The first row of each block, and the rows of one."""
     size = min(plan.columns, table.shape[0])
     return jnp.arange(0, table.shape[0], size), size
 
 
-def _block(plan: Plan, x, table, bias, start, size):
+def block(plan: Plan, x, table, bias, start, size):
     """(rows (C, D), logits (N, C), their columns (C,), first row); the last block begins early enough to be whole, and
     columns that it shares with the one before are NOWHERE, as are those that are no tokens."""
     first = jnp.minimum(start, table.shape[0] - size)
@@ -175,17 +197,17 @@ def _block(plan: Plan, x, table, bias, start, size):
     columns = jnp.where(columns >= start, columns + shard * table.shape[0], NOWHERE)
     if plan.vocab:
         columns = jnp.where(columns < plan.vocab, columns, NOWHERE)
-    return rows, _finish(logits, bias, plan.softcap), columns, first
+    return rows, _finish(logits, bias, plan.softcap, plan.temperature), columns, first
 
 
-def _statistics(plan: Plan, x, table, bias, targets):
+def statistics(plan: Plan, x, table, bias, targets):
     """(-log p(target), log Z, likeliest column) by a running maximum and sum (Milakov & Gimelshein, arXiv:1805.02867)."""
     shape, x, targets = targets.shape, x.reshape(-1, x.shape[-1]), targets.reshape(-1)
-    starts, size = _starts(plan, table)
+    first_rows, size = starts(plan, table)
 
     def step(carry, start):
         top, total, picked, best = carry
-        _, logits, columns, _ = _block(plan, x, table, bias, start, size)
+        _, logits, columns, _ = block(plan, x, table, bias, start, size)
         logits = jnp.where(columns == NOWHERE, -jnp.inf, logits)
         block_top = logits.max(-1)
         new_top = jnp.maximum(top, block_top)
@@ -195,7 +217,7 @@ def _statistics(plan: Plan, x, table, bias, targets):
         return (new_top, total, picked, best), None
 
     zeros = jnp.zeros(len(targets), jnp.float32)
-    (top, total, picked, best), _ = jax.lax.scan(step, (zeros + MASKED, zeros, zeros, targets * 0), starts)
+    (top, total, picked, best), _ = jax.lax.scan(step, (zeros + MASKED, zeros, zeros, targets * 0), first_rows)
     if plan.at.vocab:
         own, top = top, jax.lax.pmax(top, plan.at.vocab)
         # One array: the GPU compiler has failed on a sum of two.
@@ -206,16 +228,28 @@ def _statistics(plan: Plan, x, table, bias, targets):
 
 
 def _gradients(plan: Plan, x, table, bias, targets, log_z, d_nats, d_log_z):
-    """Those of x, table and bias; the logits are made once more."""
-    shape, x = x.shape, x.reshape(-1, x.shape[-1])
     targets, log_z, d_nats, d_log_z = (y.reshape(-1, 1) for y in (targets, log_z, d_nats, d_log_z))
-    starts, size = _starts(plan, table)
+
+    def slope(logits, columns, _):
+        return jnp.exp(logits - log_z) * (d_nats + d_log_z) - jnp.where(columns == targets, d_nats, 0.0)
+
+    return gradients(plan, x, table, bias, slope)
+
+
+def gradients(plan: Plan, x, table, bias, slope: Callable):
+    """Those of x, table and bias; the logits are made once more.
+
+    slope(logits (N, C), columns (C,), start) -> the loss's derivative by these logits (N, C), of the block from `start` on.
+    """
+    shape, x = x.shape, x.reshape(-1, x.shape[-1])
+    first_rows, size = starts(plan, table)
 
     def step(carry, start):
         dx, d_table, d_bias = carry
-        rows, logits, columns, first = _block(plan, x, table, bias, start, size)
-        d = jnp.exp(logits - log_z) * (d_nats + d_log_z) - jnp.where(columns == targets, d_nats, 0.0)
-        d = d * (1.0 - jnp.square(logits / plan.softcap)) if plan.softcap else d
+        rows, logits, columns, first = block(plan, x, table, bias, start, size)
+        d = slope(logits, columns, start)
+        d = d if plan.temperature == 1.0 else d / plan.temperature
+        d = d * (1.0 - jnp.square(logits / (plan.softcap / plan.temperature))) if plan.softcap else d
         d = jnp.where(columns == NOWHERE, 0.0, d)
         d_bias = None if bias is None else _add(d_bias, jax.lax.psum(d.sum(0), plan.at.tokens), first)
         d = d.astype(x.dtype)
@@ -225,7 +259,7 @@ def _gradients(plan: Plan, x, table, bias, targets, log_z, d_nats, d_log_z):
         return (dx, _add(d_table, d_rows.T, first), d_bias), None
 
     start = (jnp.zeros(x.shape, jnp.float32), jnp.zeros_like(table), None if bias is None else jnp.zeros_like(bias))
-    (dx, d_table, d_bias), _ = jax.lax.scan(step, start, starts)
+    (dx, d_table, d_bias), _ = jax.lax.scan(step, start, first_rows)
     return jax.lax.psum(dx, plan.at.vocab).astype(x.dtype).reshape(shape), d_table, d_bias
 
 

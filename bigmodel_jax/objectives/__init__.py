@@ -6,6 +6,7 @@ from bigmodel_jax.objectives.contrastive import Contrastive
 from bigmodel_jax.objectives.diffusion import Diffusion
 from bigmodel_jax.objectives.language_model import NextToken
 from bigmodel_jax.objectives.masked_language_model import BertPretraining, MaskedLanguageModel
+from bigmodel_jax.objectives.policy_gradient import PolicyGradient
 from bigmodel_jax.objectives.question_answering import QuestionAnswering
 from bigmodel_jax.objectives.regression import Regression
 
@@ -18,6 +19,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "regression": Regression,
     "contrastive": Contrastive,
     "diffusion": Diffusion,
+    "policy_gradient": PolicyGradient,
 }
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "MaskedLanguageModel",
     "NextToken",
     "Objective",
+    "PolicyGradient",
     "QuestionAnswering",
     "Regression",
 ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import CheckpointConfig, Config
 from bigmodel_jax.config_checks import validate
-from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core import files, params, sharding
 from bigmodel_jax.core.local_paths import check_local
 from bigmodel_jax.core.precision import Float, Policy
 from bigmodel_jax.core.sharding import ParallelConfig
@@ -88,18 +89,16 @@ def _chat_template(path: Path) -> str:
 def _whole_or_nothing(target: Path, option: str) -> Iterator[Path]:
     """A folder beside `target` that becomes it at the end; what failed half-way is deleted."""
     check_local(option, target)
+    taken = f"{option} = {str(target)!r} exists and is not empty; give another"
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{option} = {str(target)!r} exists and is not empty; give another")
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+        raise ValueError(taken)
     try:
-        yield partial
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with files.new_folder(target) as partial:
+            yield partial
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process made it meanwhile
+            raise ValueError(taken) from error
+        raise
 
 
 def import_weights(

@@ -1,6 +1,7 @@
 """How fast a run goes, and how far that is from what the device can do: FLOPs, peak, rolling rates."""
 
 import collections
+import dataclasses
 import functools
 import math
 import time
@@ -37,7 +38,9 @@ def step_flops(config, tree, batch) -> float:
     """
     attends = isinstance(compute.of(config.model), compute.Compute)
     plain = {"remat": "none"} | ({"attention": "plain"} if attends else {})
-    model = (compute.changed(config.model, **plain) if compute.of(config.model) else config.model).make()
+    if compute.of(config.model):
+        config = dataclasses.replace(config, model=compute.changed(config.model, **plain))
+    model = config.make_model()
     trained = params.of_kind(tree, model.spec, "trained")
 
     def forward(tree, batch):

@@ -13,7 +13,7 @@ from bigmodel_jax.data.experience import Experience
 from bigmodel_jax.data.loader import EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.training import constants, fits
 from bigmodel_jax.training.early_stopping import Patience
-from bigmodel_jax.training.saved import fresh_state
+from bigmodel_jax.training.fresh import Fresh, fresh_state
 from bigmodel_jax.training.state import TrainState, abstract_constants, abstract_state
 
 log = logging.getLogger("bigmodel_jax")
@@ -46,16 +46,23 @@ def resume(
     return restored.state, constants.load(config, run_dir, mesh)
 
 
-def begin(config: Config, mesh, console: Console) -> tuple[TrainState, Tree]:
-    """(first state, constants) of a new run: initial values, or what it takes from `train.init_from`."""
-    state, fixed, missing = fresh_state(config, mesh)
+def begin(config: Config, mesh, console: Console) -> Fresh:
+    """With what a new run starts: initial values, or what it takes from `train.init_from` and the objective's sources."""
+    fresh = fresh_state(config, mesh)
     if config.train.init_from:
-        new = f"; new here: {', '.join(missing)}" if missing else ""
-        what = "weights" if config.train.init_state == "weights" else f"weights, optimizer and step ({state.step:,})"
-        text = f"Starting from the {what} of {config.train.init_from}{new}."
-        log.info("%s", text)
-        console.print(text, soft_wrap=True)
-    return state, fixed
+        new = f"; new here: {', '.join(fresh.missing)}" if fresh.missing else ""
+        rows = "".join(f"; {path}: {n - have} rows more, at the mean of its {have:,}" for path, have, n in fresh.grown)
+        at = fresh.state.step
+        what = "weights" if config.train.init_state == "weights" else f"weights, optimizer and step ({at:,})"
+        _say(console, f"Starting from the {what} of {config.train.init_from}{new}{rows}.")
+    for branch, source in config.objective.sources().items():
+        _say(console, f"The weights of {branch} are those of {source}.")
+    return fresh
+
+
+def _say(console: Console, text: str) -> None:
+    log.info("%s", text)
+    console.print(text, soft_wrap=True)
 
 
 def already_complete(run_dir: Path, config: Config, console: Console) -> dict[str, float]:

@@ -1,45 +1,206 @@
-"""A run's constant parameters on disk: kept once, beside the checkpoints, which do not repeat them.
+"""A run's constant parameters on disk: kept once, and not at all where another run keeps them.
 
-`<run>/constants/0/` is one save of checkpoint/store.py, atomic and with a digest per leaf, and opens on every mesh.
+`<run>/constants.json` says which leaf of which save of another run each constant is, and with which digest; a start reads
+the values there. Constants that come from nowhere else are copied: `<run>/constants/0/` is one save of
+checkpoint/store.py, atomic and with a digest per leaf. Both open on every mesh.
 """
 
+import json
+import os
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
 
 from bigmodel_jax import config_file
-from bigmodel_jax.checkpoint import store
+from bigmodel_jax.checkpoint import leaves, store
 from bigmodel_jax.config import CheckpointConfig, Config
-from bigmodel_jax.core import params, processes
+from bigmodel_jax.core import files, formats, params, processes
+from bigmodel_jax.training import tables
 from bigmodel_jax.training.state import abstract_constants
 
 FOLDER = "constants"
+FILE = "constants.json"
 COPY_BYTES = 2**30  # a save holds so much of them in the host's memory at a time
+READ_BYTES = 2**28  # of what is read of another run, before it is stored as this one stores it
 
 
-def keep(run_dir: Path, config: Config, constants: params.Tree) -> None:
+class Place(NamedTuple):
+    """The leaf of a save that holds a parameter. shape: what of it counts, the rows behind a vocabulary left out."""
+
+    directory: Path
+    step: int
+    leaf: str
+    shape: tuple[int, ...]
+    digest: int
+
+
+Places = Mapping[str, Place]
+
+
+# ---------------------------------------------------------------- another run's parameters
+
+
+def places(config: Config, run_dir: Path, step: int) -> dict[str, Place]:
+    """Where each parameter lies that an evaluation of the run would use at `step`, but for those it keeps in blocks."""
+    shapes = tables.published(config)
+    found = {}
+    for directory, number in ((run_dir / "checkpoints", step), (run_dir / FOLDER, 0)):
+        if (directory / str(number)).is_dir():
+            described = leaves.describe(directory, number)
+            averaged = any(leaf.startswith("ema/") for leaf in described)
+            fields = ("ema" if averaged else "params", "frozen", FOLDER)
+            for leaf, about in described.items():
+                field, _, path = leaf.partition("/")
+                if field in fields and path in shapes:
+                    found[path] = Place(directory.absolute(), number, leaf, shapes[path], about.digest)
+    return found | references(run_dir)
+
+
+def read(config: Config, mesh, found: Places) -> dict[str, Any]:
+    """{path: node} of constants of this run, each as it stores them, from where they lie; ValueError, one line."""
+    spec, published = params.paths(config.make_model().spec), tables.published(config)
+    wanted = params.paths(abstract_constants(config, mesh))
+    values = {}
+    for (directory, step), group in _by_save(found).items():
+        about = leaves.describe(directory, step)
+        shapes = {
+            path: tables.laid(spec[path], about[place.leaf].shape, about[place.leaf].dtype, mesh, config.parallel)
+            for path, place in group.items()
+        }
+        for part in _parts(shapes):
+            arrays = leaves.read(directory, step, {group[path].leaf: shapes[path] for path in part})
+            for path in part:
+                x = arrays.pop(group[path].leaf)[tuple(map(slice, group[path].shape))]
+                values[path] = tables.stored(spec[path], tables.resized(x, published[path], spec[path]), wanted[path])
+    return values
+
+
+def _by_save(found: Places) -> dict[tuple[Path, int], dict[str, Place]]:
+    groups: dict[tuple[Path, int], dict[str, Place]] = {}
+    for path, place in found.items():
+        groups.setdefault((place.directory, place.step), {})[path] = place
+    return groups
+
+
+def _parts(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Iterator[list[str]]:
+    """The paths in parts of at most READ_BYTES, or one alone."""
+    part, size = [], 0
+    for path, x in shapes.items():
+        if part and size + x.size * x.dtype.itemsize > READ_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(path)
+        size += x.size * x.dtype.itemsize
+    if part:
+        yield part
+
+
+# ---------------------------------------------------------------- a run's folder
+
+
+def keep(run_dir: Path, config: Config, constants: params.Tree, found: Places) -> None:
     """Writes them before the run's first checkpoint, in the place of what a start left that saved none.
 
-    All processes call this together. OSError where they cannot be written.
+    found: those that lie in another run, of which only that is written. All processes call this together. OSError where
+    they cannot be written.
     """
     if not constants:
         return
     if processes.first():
         shutil.rmtree(run_dir / FOLDER, ignore_errors=True)
+        (run_dir / FILE).unlink(missing_ok=True)
     processes.meet("constants")
-    with store.open_store(run_dir / FOLDER, CheckpointConfig(), copy_bytes=COPY_BYTES) as saves:
-        store.save(saves, 0, {FOLDER: constants}, {}, config_file.to_json(config))
+    if copied := {path: x for path, x in params.paths(constants).items() if path not in found}:
+        with store.open_store(run_dir / FOLDER, CheckpointConfig(), copy_bytes=COPY_BYTES) as saves:
+            store.save(saves, 0, {FOLDER: params.from_paths(copied)}, {}, config_file.to_json(config))
+    if found and processes.first():
+        sources = [_entry(run_dir, *save, group) for save, group in _by_save(found).items()]
+        files.replace(run_dir / FILE, json.dumps(formats.stamp() | {"sources": sources}, indent=1) + "\n")
+    processes.meet("constants")
+
+
+def _entry(run_dir: Path, directory: Path, step: int, group: Places) -> dict:
+    said = {path: [place.leaf, list(place.shape), f"{place.digest:08x}"] for path, place in group.items()}
+    beside = os.path.relpath(directory, run_dir.absolute())
+    return {"folder": str(directory), "beside": beside, "step": step, "leaves": said}
 
 
 def load(config: Config, run_dir: Path, mesh) -> params.Tree:
-    """The constants that the run keeps, in the layout of `mesh`; ValueError, one line, where they are gone or damaged."""
-    wanted = abstract_constants(config, mesh)
+    """The constants of the run, in the layout of `mesh`; ValueError, one line, where they are gone, changed or damaged."""
+    wanted = params.paths(abstract_constants(config, mesh))
+    if not wanted:
+        return {}
+    found = {path: place for path, place in references(run_dir).items() if path in wanted}
+    copied = params.from_paths({path: x for path, x in wanted.items() if path not in found})
+    return params.merge(params.from_paths(read(config, mesh, found)), _copied(run_dir, copied))
+
+
+def _copied(run_dir: Path, wanted: params.Tree) -> params.Tree:
     if not wanted:
         return {}
     folder = run_dir / FOLDER
     if not (folder / "0").is_dir():
         raise ValueError(
-            f"run_dir = {str(run_dir)!r}: {folder} is gone, which holds the constant parameters of all its checkpoints; "
-            "copy it back, or start another run"
+            f"run_dir = {str(run_dir)!r}: {folder} is gone, which holds the constant parameters of all its checkpoints, or "
+            f"{FILE}, which says where they lie; copy it back, or start another run"
         )
     with store.open_store(folder, CheckpointConfig()) as saves:
         return store.restore_params(saves, {FOLDER: wanted}, 0)[FOLDER]
+
+
+def references(run_dir: Path) -> dict[str, Place]:
+    """The constants of the run that lie in another one's folder; ValueError, one line, where it is not as it was."""
+    found = {}
+    for entry in _entries(run_dir / FILE):
+        directory, described = _opened(run_dir, entry)
+        for path, (leaf, shape, digest) in entry["leaves"].items():
+            found[path] = Place(directory, entry["step"], leaf, tuple(shape), int(digest, 16))
+        lost = [p.leaf for p in found.values() if p.directory == directory and not _same(described.get(p.leaf), p)]
+        if lost:
+            raise ValueError(
+                f"run_dir = {str(run_dir)!r}: step {entry['step']} of {directory} is not what this run started from: "
+                f"{', '.join(lost[:3])}{f' and {len(lost) - 3} more' if len(lost) > 3 else ''} changed; put back what was "
+                "there, or start another run"
+            )
+    return found
+
+
+def _same(leaf: leaves.Leaf | None, place: Place) -> bool:
+    return leaf is not None and leaf.digest == place.digest
+
+
+def _entries(path: Path) -> list[dict]:
+    if not path.is_file():
+        return []
+    try:
+        entries = formats.opened(json.loads(path.read_bytes()), path)["sources"]
+        if all(_is_entry(entry) for entry in entries):
+            return entries
+    except formats.Unknown:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise ValueError(f"{path} is damaged, which says where the run's constants lie; copy it back, or start another run")
+
+
+def _is_entry(entry: dict) -> bool:
+    texts = all(isinstance(entry[name], str) for name in ("folder", "beside")) and isinstance(entry["step"], int)
+    return texts and all(
+        isinstance(leaf, str) and all(type(n) is int for n in shape) and int(digest, 16) < 2**32
+        for leaf, shape, digest in entry["leaves"].values()
+    )
+
+
+def _opened(run_dir: Path, entry: dict) -> tuple[Path, dict[str, leaves.Leaf]]:
+    """The folder of saves, first looked for where it lay as seen from the run, so that both may move together."""
+    ways = [Path(os.path.normpath(run_dir.absolute() / entry["beside"])), Path(entry["folder"])]
+    for directory in ways:
+        if (directory / str(entry["step"])).is_dir():
+            return directory, leaves.describe(directory, entry["step"])
+    raise ValueError(
+        f"run_dir = {str(run_dir)!r}: step {entry['step']} of {entry['folder']} is gone, from which this run takes its "
+        f'constant parameters; put it back, or write where it lies now as "folder" into {run_dir / FILE}'
+    )

@@ -55,6 +55,8 @@ def train(
         last = -1 if (found := store.latest_step(saves)) is None else found
         newest = store.open_local(saves, run_dir, mesh)
         fits.check_weights(config, mesh)
+        if newest >= 0:
+            constants.references(run_dir)  # refuses a source that is gone or has changed
         facts = provenance.check(config, run_dir, resumes=newest >= 0, source=source, accept=accept)
         stages.begin("Preparing data")
         batches, validation = processes.in_turn("data", lambda: open_data(config, mesh))
@@ -71,7 +73,8 @@ def train(
         patience = Patience.of(config)
         with wall.phase("restore" if newest >= 0 else "other"):
             found = resume(config, run_dir, mesh, saves, batches, patience) if newest >= 0 else None
-            state, fixed = begin(config, mesh, console) if found is None else found
+            fresh = begin(config, mesh, console) if found is None else None
+            state, fixed = found if fresh is None else (fresh.state, fresh.constants)
         start = int(state.step)
         if found is None:
             batches.seek(start)
@@ -83,8 +86,8 @@ def train(
             return already_stopped(run_dir, start, patience, console)
         run_folder.claim(run_dir, config, hold, saves, last)
         provenance.write(run_dir, facts)
-        if found is None:
-            constants.keep(run_dir, config, fixed)
+        if fresh is not None:
+            constants.keep(run_dir, config, fixed, fresh.places)
         start_log()
         wall.open(start)
         if start and found is not None:

@@ -1,5 +1,6 @@
 """The train state: what a step reads and writes, and how it lies on the mesh."""
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -82,10 +83,15 @@ def abstract_constants(config: Config, mesh: Mesh) -> params.Tree:
     return params.of_kind(params.abstract(spec, sharding.placed(spec, mesh, config.parallel)), spec, "constant")
 
 
-def init_constants(config: Config, mesh: Mesh) -> params.Tree:
-    """The fresh constants, each device making only its own shards."""
-    model, where = config.make_model(), constant_shardings(config, mesh)
-    return jax.jit(lambda: params.of_kind(_initial(config, model), model.spec, "constant"), out_shardings=where)()
+def init_constants(config: Config, mesh: Mesh, paths: Collection[str] | None = None) -> params.Tree:
+    """The fresh constants, all or those of `paths`, each device making only its own shards."""
+
+    def chosen(tree: params.Tree) -> params.Tree:
+        return params.from_paths({path: x for path, x in params.paths(tree).items() if paths is None or path in paths})
+
+    model, where = config.make_model(), chosen(constant_shardings(config, mesh))
+    make = jax.jit(lambda: chosen(params.of_kind(_initial(config, model), model.spec, "constant")), out_shardings=where)
+    return make()
 
 
 def with_weights(config: Config, state: TrainState, trainable: params.Tree, frozen: params.Tree) -> TrainState:

@@ -74,3 +74,25 @@ def test_what_a_killed_writer_left_is_deleted_when_it_is_old(tmp_path):
         os.utime(path, (1, 1))
     files.replace(tmp_path / "a.json", "whole")
     assert sorted(os.listdir(tmp_path)) == ["a.json", young.name, other.name]
+
+
+def test_two_that_make_one_folder_at_once_do_not_meet(tmp_path):
+    path = tmp_path / "deep" / "run"
+    with pytest.raises(OSError, match="not empty"), files.new_folder(path) as first:
+        (first / "a").write_text("first")
+        with files.new_folder(path) as second:
+            (second / "a").write_text("second")
+        assert (first / "a").read_text() == "first"
+    assert (path / "a").read_text() == "second"
+    assert os.listdir(path.parent) == ["run"]
+
+
+def test_an_old_half_made_folder_is_deleted_and_a_young_one_is_not(tmp_path):
+    old, young = (tmp_path / f"run.partial-{i}-ab" / "checkpoints" for i in (1, 2))
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        os.utime(folder.parent, (1, 1))
+    os.utime(old, (1, 1))
+    with files.new_folder(tmp_path / "run") as partial:
+        (partial / "a").write_text("whole")
+    assert sorted(os.listdir(tmp_path)) == ["run", young.parent.name]

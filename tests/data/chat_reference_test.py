@@ -25,8 +25,12 @@ def tokenizer_of(case) -> Tokenizer:
     return Tokenizer(model, SpecialTokens(case["names"]))
 
 
+def encode(case) -> chat.Sample:
+    return chat.encode(case["template"], case["messages"], tokenizer_of(case), tools=case.get("tools"))
+
+
 def test_ids_equal_transformers(case):
-    assert chat.encode(case["template"], case["messages"], tokenizer_of(case)).ids.tolist() == case["ids"]
+    assert encode(case).ids.tolist() == case["ids"]
 
 
 def test_prompts_equal_transformers(case):
@@ -35,7 +39,7 @@ def test_prompts_equal_transformers(case):
 
 def test_marked_tokens_equal_transformers(case):
     if "mask" in case:
-        assert chat.encode(case["template"], case["messages"], tokenizer_of(case)).mask.tolist() == case["mask"]
+        assert encode(case).mask.tolist() == case["mask"]
 
 
 def test_control_tokens_in_a_message_are_text_as_in_transformers_or_an_error(case):
@@ -57,6 +61,8 @@ SAID = {
     "zephyr": "I▁am▁fine</s>▁\nFour:▁é▁日本\n\n▁4.</s>▁\n",
     "gemma": "I▁am▁fine<end_of_turn>\nFour:▁é▁日本\n\n▁4.<end_of_turn>\n",
     "llama 3": "I am fine<|eot_id|>Four: é 日本\n\n 4.<|eot_id|>",
+    "tools": 'Hm<tool_call>\n{"name": "add", "arguments": {"a": 2, "é": [2, null]}}\n</tool_call><|im_end|>\nFour.<|im_end|>\n',
+    "reasoning": "<think>\nhm\n</think>\n\nFine<|im_end|>\n",
     "glm": "\nI am fine<|user|>\nFour: é 日本\n\n 4.",
 }
 
@@ -74,8 +80,8 @@ def spell(own: Tokenizer, ids) -> str:
 
 @pytest.mark.parametrize("name", SAID)
 def test_the_assistants_tokens_are_its_words_and_what_ends_them(name):
-    case, own = CASES[name], tokenizer_of(CASES[name])
-    ids, mask = chat.encode(case["template"], case["messages"], own)
+    own = tokenizer_of(CASES[name])
+    ids, mask = encode(CASES[name])
     assert spell(own, ids[mask > 0].tolist()) == SAID[name]
 
 

@@ -115,7 +115,7 @@ def test_any_source_of_conversations_feeds_it(tokenizer, tmp_path):
     other = dataclasses.replace(data, source=Arrays(talks), messages_field="talk")
     for name, x in data.open("train").batch(np.array([0]), None).items():
         np.testing.assert_array_equal(other.open("train").batch(np.array([0]), None)[name], x, name)
-    with pytest.raises(ValueError, match="no field 'messages'; its fields: talk, source"):
+    with pytest.raises(ValueError, match="no field 'messages' or .*; its fields: talk, source"):
         dataclasses.replace(other, messages_field="messages", max_bad_records=0).open("train")
 
 

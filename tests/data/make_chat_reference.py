@@ -67,6 +67,23 @@ QWEN3 += "{% set content = content.split('</think>')[-1].lstrip('\n') %}"
 QWEN3 += "{% endif %}{{'<|im_start|>' + m['role'] + '\n' + content + '<|im_end|>' + '\n'}}{% endfor %}"
 QWEN3 += PROMPT + "{{ '<|im_start|>assistant\n' }}{% endif %}"
 
+# Tools, calls and answers, as Qwen's and Llama 3.1's templates have them; the second gives its marks as well.
+TOOLS = "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+CALLS = "{% if m.tool_calls %}{% for c in m.tool_calls %}<tool_call>\n"
+CALLS += (
+    "{{ {'name': c.function.name, 'arguments': c.function.arguments} | tojson }}\n</tool_call>{% endfor %}{% endif %}"
+)
+TOOL_USE = TOOLS + LOOP + "{{ '<|im_start|>' + m.role + '\n' }}{% if m.content %}{{ m.content }}{% endif %}"
+TOOL_USE += CALLS + "{{ '<|im_end|>\n' }}{% endfor %}" + PROMPT + "{{ '<|im_start|>assistant\n' }}{% endif %}"
+TOOL_USE_MARKED = TOOLS + LOOP + "{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}"
+TOOL_USE_MARKED += "{% if m.content %}{{ m.content }}{% endif %}" + CALLS + "{{ '<|im_end|>\n' }}{% endgeneration %}"
+TOOL_USE_MARKED += "{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+TOOL_USE_MARKED += PROMPT + "{{ '<|im_start|>assistant\n' }}{% endif %}"
+# Qwen 3's reasoning: a key of its own, written where the turn is the last.
+REASONS = LOOP + "{{ '<|im_start|>' + m.role + '\n' }}{% if m.reasoning_content and loop.last %}"
+REASONS += "{{ '<think>\n' + m.reasoning_content + '\n</think>\n\n' }}{% endif %}{{ m.content + '<|im_end|>\n' }}"
+REASONS += "{% endfor %}" + PROMPT + "{{ '<|im_start|>assistant\n' }}{% endif %}"
+
 BYTES = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"]
 BYTES += ["<|eot_id|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 PIECES = ["<unk>", "<s>", "</s>"]
@@ -112,6 +129,18 @@ TALK = [
     {"role": "assistant", "content": "Four: é 日本\n\n 4."},
 ]
 THOUGHT = [TALK[0], {"role": "assistant", "content": "<think>\nhm\n</think>\n\nFine"}, *TALK[2:]]
+TOOL = {
+    "type": "function",
+    "function": {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "number"}}}},
+}
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "é": [2, None]}}}
+USED = [
+    TALK[0],
+    {"role": "assistant", "content": "Hm", "tool_calls": [CALL]},
+    {"role": "tool", "name": "add", "content": "4"},
+    {"role": "assistant", "content": "Four."},
+]
+REASONED = [TALK[0], {"role": "assistant", "content": "Fine", "reasoning_content": "hm"}]
 LLAMA = {"bos_token": "<s>", "eos_token": "</s>"}
 
 # name: tokenizer, template, special tokens, messages
@@ -137,6 +166,9 @@ CASES = {
     "glm": ("bytes", GLM, {"eos_token": "<|endoftext|>"}, TALK),
     "phi 3": ("bytes", PHI, {"eos_token": "<|endoftext|>"}, TALK),
     "qwen 3": ("bytes", QWEN3, {"eos_token": "<|im_end|>"}, THOUGHT),
+    "tools": ("bytes", TOOL_USE, {"eos_token": "<|im_end|>"}, USED, [TOOL, TOOL]),
+    "tools marked": ("bytes", TOOL_USE_MARKED, {"eos_token": "<|im_end|>"}, USED, [TOOL]),
+    "reasoning": ("bytes", REASONS, {"eos_token": "<|im_end|>"}, REASONED),
 }
 SPELLED = [{"role": "user", "content": "Say <|im_end|>\n<|im_start|>system now"}, TALK[1]]
 SPELLED_PIECES = [{"role": "user", "content": "What is </s><s>two?"}, TALK[1]]
@@ -146,17 +178,21 @@ def main() -> None:
     made = {"bytes": byte_level(), **{style: pieces(style) for style in ("prepend", "first", "none")}}
     cases = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, (kind, template, names, messages) in CASES.items():
+        for name, (kind, template, names, messages, *rest) in CASES.items():
+            tools = rest[0] if rest else None
             made[kind].save(f"{folder}/tokenizer.json")
             own = transformers.PreTrainedTokenizerFast(tokenizer_file=f"{folder}/tokenizer.json", **names)
             own.chat_template = template
             case = {"name": name, "tokenizer": kind, "template": template, "names": names, "messages": messages}
-            case["ids"] = own.apply_chat_template(messages, tokenize=True, return_dict=False)
+            case |= {"tools": tools} if tools else {}
+            case["ids"] = own.apply_chat_template(messages, tools=tools, tokenize=True, return_dict=False)
             case["prompt"] = own.apply_chat_template(
                 messages[:1], tokenize=True, add_generation_prompt=True, return_dict=False
             )
             if "{% generation %}" in template:
-                found = own.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+                found = own.apply_chat_template(
+                    messages, tools=tools, return_dict=True, return_assistant_tokens_mask=True
+                )
                 case["mask"] = found["assistant_masks"]
             spelled = SPELLED if kind == "bytes" else SPELLED_PIECES
             case["spelled"] = spelled

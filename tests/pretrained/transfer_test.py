@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 from tokenizers import Tokenizer as Model
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -21,8 +22,10 @@ from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer, make_bytes
 from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.pretrained import folder
 from bigmodel_jax.pretrained.transfer import export_weights, family_of, import_weights
+from bigmodel_jax.training.beginning import begin
 from bigmodel_jax.training.checks import check_sample
-from bigmodel_jax.training.saved import _chat_prompt, fresh_state, load_weights
+from bigmodel_jax.training.fresh import fresh_state
+from bigmodel_jax.training.saved import _chat_prompt, load_weights
 
 FIXTURE = Path(__file__).parents[1] / "parity" / "fixtures" / "llama"
 
@@ -101,7 +104,7 @@ def test_a_run_starts_from_imported_weights(imported):
     _, run = imported
     config = config_of(run)
     mesh = sharding.make_mesh(config.parallel)
-    state, _, missing = fresh_state(config, mesh)
+    state, _, missing, *_ = fresh_state(config, mesh)
     assert missing == []
     want, _ = load_weights(config_file.load(run), run, mesh)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), jax.device_get(want))
@@ -110,20 +113,37 @@ def test_a_run_starts_from_imported_weights(imported):
 def test_what_the_source_lacks_is_named_and_starts_fresh(imported):
     _, run = imported
     config = config_of(run, qk_norm=True)
-    state, _, missing = fresh_state(config, sharding.make_mesh(config.parallel))
+    state, _, missing, *_ = fresh_state(config, sharding.make_mesh(config.parallel))
     assert sorted(missing) == ["layers/attn/k_norm/scale", "layers/attn/q_norm/scale"]
     assert (np.asarray(params.paths(state.params)["layers/attn/q_norm/scale"]) == 1).all()
 
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
-    [("mlp_dim", 64, "other shapes: layers/mlp/"), ("vocab_size", 100, "other shapes: embed/table")],
+    [("mlp_dim", 64, "other shapes: layers/mlp/"), ("vocab_size", 40, "other shapes: embed/table")],
 )
 def test_weights_of_another_shape_are_refused(imported, field, value, said):
     _, run = imported
     config = config_of(run, **{field: value})
     with pytest.raises(ValueError, match=rf"train\.init_from = .* holds {said}"):
         fresh_state(config, sharding.make_mesh(config.parallel))
+
+
+@pytest.mark.parametrize("parallel", [ParallelConfig(data=1), ParallelConfig(data=2, fsdp=2, tensor=2)], ids=str)
+def test_tables_of_a_larger_vocabulary_have_new_rows_at_the_mean_of_the_old(imported, parallel, capsys):
+    _, run = imported
+    config = config_of(run, vocab_size=100, pad_vocab=8)
+    config = dataclasses.replace(config, parallel=parallel)
+    mesh = sharding.make_mesh(parallel, jax.devices()[: 1 if parallel.tensor == 1 else 8])
+    fresh = begin(config, mesh, Console())
+    table = np.asarray(params.paths(fresh.state.params)["embed/table"])
+    old, _ = load_weights(config_file.load(run), run, mesh)
+    old = np.asarray(old["embed"]["table"])
+    assert table.shape == (104, old.shape[1])
+    np.testing.assert_array_equal(table[: len(old)], old)
+    np.testing.assert_allclose(table[len(old) : 100], np.tile(old.mean(0), (100 - len(old), 1)), atol=1e-6)
+    assert not table[100:].any()
+    assert f"embed/table: {100 - len(old)} rows more, at the mean of its {len(old)}" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_no_run_is_refused(imported, tmp_path):
@@ -189,7 +209,7 @@ def test_a_run_starts_from_tables_with_another_padding(imported, tmp_path):
     found = {}
     for start, multiple, parallel in ((run, 128, ParallelConfig(tensor=4)), (tmp_path / "padded", 1, ParallelConfig())):
         config = dataclasses.replace(config_of(start, pad_vocab=multiple), parallel=parallel)
-        state, _, missing = fresh_state(config, sharding.make_mesh(parallel))
+        state, _, missing, *_ = fresh_state(config, sharding.make_mesh(parallel))
         assert missing == []
         found[multiple] = table = state.params["embed"]["table"]
         assert table.sharding.shard_shape(table.shape)[0] == len(table) // parallel.tensor

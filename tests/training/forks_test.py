@@ -46,7 +46,7 @@ def test_a_fork_of_all_goes_on_bit_for_bit_as_its_source_did(source, tmp_path):
 
 def test_a_fork_of_weights_begins_at_step_0_with_those_of_that_step(source, tmp_path):
     mesh = sharding.make_mesh(source[0].parallel)
-    state, _ = begin(fork(source, "@3"), mesh, Console(quiet=True))
+    state, *_ = begin(fork(source, "@3"), mesh, Console(quiet=True))
     assert int(state.step) == 0
     jax.tree.map(np.testing.assert_array_equal, state.params, load_weights(source[0], source[1], mesh, "3")[0])
 
@@ -96,7 +96,7 @@ def test_an_average_begins_at_the_weights_where_the_source_has_none(source, tmp_
     run(plain, tmp_path / "plain")
     forked = fork((config, tmp_path / "plain"), "", init_state="all", steps=9)
     forked = dataclasses.replace(forked, optim=dataclasses.replace(config.optim, ema_decay=ema_decay))
-    state, _ = begin(forked, sharding.make_mesh(config.parallel), Console(quiet=True))
+    state, *_ = begin(forked, sharding.make_mesh(config.parallel), Console(quiet=True))
     assert int(state.step) == 6
     assert (state.ema is None) == (ema_decay == 0)
     if state.ema is not None:

@@ -29,8 +29,9 @@ from bigmodel_jax.report import page
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training import loop
 from bigmodel_jax.training.ending import check_endings
+from bigmodel_jax.training.fresh import fresh_state
 from bigmodel_jax.training.run import train
-from bigmodel_jax.training.saved import fresh_state, load_weights
+from bigmodel_jax.training.saved import load_weights
 from bigmodel_jax.training.signals import Interrupted
 from bigmodel_jax.training.state import abstract_state
 
@@ -222,7 +223,9 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(wh
 def test_a_run_that_starts_from_another_ones_weights_averages_from_there(whole):
     config, folder, _, _ = whole
     mesh = sharding.make_mesh(config.parallel)
-    state, _, missing = fresh_state(dataclasses.replace(config, train=TrainConfig(init_from=str(folder), seed=7)), mesh)
+    state, _, missing, *_ = fresh_state(
+        dataclasses.replace(config, train=TrainConfig(init_from=str(folder), seed=7)), mesh
+    )
     assert missing == []
     assert int(state.step) == 0
     there, _ = load_weights(config, folder, mesh)

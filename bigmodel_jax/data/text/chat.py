@@ -1,6 +1,7 @@
 """Chat templates, rendered as Hugging Face renders them, and which tokens of a conversation the assistant wrote."""
 
 import bisect
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
@@ -35,18 +36,43 @@ def render(
     *,
     add_generation_prompt: bool = False,
     special_tokens: dict[str, str] | None = None,
+    tools: list | None = None,
 ) -> str:
     """The conversation as the model reads it; ValueError for what the template refuses.
 
-    special_tokens: bos_token and the like, as `Tokenizer.names` gives them.
+    special_tokens: bos_token and the like, as `Tokenizer.names` gives them. tools: JSON schemas of functions.
     """
-    return MARKS.sub("", _render(template, messages, add_generation_prompt, special_tokens or {}))
+    return MARKS.sub("", _Template(template, special_tokens or {}, tools)(messages, prompt=add_generation_prompt))
 
 
-def _render(template: str, messages: Sequence[Message], add_generation_prompt: bool, names: dict[str, str]) -> str:
-    """The text with its marks."""
-    fields = {"add_generation_prompt": add_generation_prompt, "tools": None, "documents": None, **names}
-    return chat_process.render(template, {"messages": list(messages), **fields})
+@dataclasses.dataclass(frozen=True)
+class _Template:
+    """A template with what it is told beside the messages."""
+
+    source: str
+    names: dict[str, str]
+    tools: list | None = None
+
+    def __call__(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
+        """The text with its marks."""
+        fields = {"add_generation_prompt": prompt, "tools": self.tools, "documents": None, **self.names}
+        return chat_process.render(self.source, {"messages": list(messages), **fields})
+
+
+def check(template: str, names: dict[str, str]) -> None:
+    """ValueError for a template that writes nothing of what the assistant says.
+
+    A template that refuses these two messages (it may want a system message) is judged by the records.
+    """
+    said = "bigmodel"
+    try:
+        text = _Template(template, names)([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": said}])
+    except ValueError:
+        return
+    if said not in text:
+        raise ValueError(
+            "it has no assistant: it writes nothing of the assistant's messages, so nothing can be trained"
+        )
 
 
 # ---------------------------------------------------------------- control tokens in what people write
@@ -57,12 +83,12 @@ def _quoted(value: Any, control: re.Pattern) -> Any:
     if isinstance(value, str):
         return control.sub(f"{QUOTE}\\g<0>{UNQUOTE}", MARKS.sub("", value))
     if isinstance(value, dict):
-        return {name: _quoted(x, control) for name, x in value.items()}
+        return {_quoted(name, control): _quoted(x, control) for name, x in value.items()}
     return [_quoted(x, control) for x in value] if isinstance(value, list) else value
 
 
-def quote(messages: Sequence[Message], tokenizer: Tokenizer, *, escape: bool) -> list[Message]:
-    """Messages in which a control token is marked as text; without `escape` a control token is a ValueError."""
+def quote(messages: Sequence[Any], tokenizer: Tokenizer, *, escape: bool) -> list:
+    """Messages, tools or texts in which a control token is marked as text; without `escape` it is a ValueError."""
     longest_first = sorted(tokenizer.control, key=len, reverse=True)
     out = _quoted(list(messages), re.compile("|".join(map(re.escape, longest_first)) or "(?!)"))
     found = re.search(f"{QUOTE}(.*?){UNQUOTE}", json.dumps(out, ensure_ascii=False), re.DOTALL)
@@ -97,64 +123,113 @@ def _tokens(marked: str, tokenizer: Tokenizer) -> tuple[list[int], list[tuple[in
 def prompt(template: str, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
     """The tokens that ask for the assistant's answer to `messages`, which are text whatever they spell."""
     quoted = quote(messages, tokenizer, escape=True)
-    return _tokens(_render(template, quoted, True, tokenizer.names()), tokenizer)[0]
+    return _tokens(_Template(template, tokenizer.names())(quoted, prompt=True), tokenizer)[0]
+
+
+def plain(before: str, answer: str, tokenizer: Tokenizer, *, escape: bool = False) -> Sample:
+    """A prompt and its completion without a template: what starts a text, then both texts as one, as `generate` feeds them.
+
+    A token that reaches from the prompt into the completion is the completion's, as in TRL.
+    """
+    before, answer = quote([before, answer], tokenizer, escape=escape)
+    ids, mask = _sample(before + answer, [(len(before), len(before + answer))], tokenizer)
+    return Sample(np.append(np.int32(tokenizer.start), ids), np.append(np.float32(0.0), mask))
 
 
 def encode(
-    template: str, messages: Sequence[Message], tokenizer: Tokenizer, *, escape: bool = False, last: bool = False
+    template: str,
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    *,
+    tools: list | None = None,
+    first: int = 0,
+    escape: bool = False,
+    last: bool = False,
 ) -> Sample:
     """The conversation as one sample: the ids of transformers' `apply_chat_template`, and what the assistant wrote of them.
 
     The template's {% generation %} marks say what that is. Without marks it is what the rendering gains from the
     generation prompt before a turn to the turn's end; a turn that the whole conversation shows otherwise has mask 0.
-    What ends a turn is the assistant's, too. last: the last turn alone. ValueError for what the template refuses, and
-    for a control token in a message unless `escape`.
+    What ends a turn is the assistant's, too. first: turns before this message have mask 0. last: the last turn alone.
+    ValueError for what the template refuses, and for a control token in a message unless `escape`.
     """
+    quoted, render = _quoted_template(template, messages, tokenizer, tools, escape)
+    marked = render(quoted)
+    spans = [span for span in _spans(render, quoted, marked, first)[-1 if last else 0 :] if span]
+    ids, mask = _sample(marked, spans, tokenizer)
+    _close(ids, mask, tokenizer)
+    return Sample(ids, mask)
+
+
+def samples(
+    template: str,
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    *,
+    tools: list | None = None,
+    first: int = 0,
+    escape: bool = False,
+    last: bool = False,
+) -> list[Sample]:
+    """The conversation as training reads it: one sample, or one for each of the assistant's turns.
+
+    Templates such as Qwen3's write a turn otherwise once another follows (without its reasoning). The model never
+    generates that form, so each turn then gets the conversation up to it as a sample of its own. first, last: as in
+    `encode`. ValueError also where a sample has no token to train: an empty answer whose end the template does not write.
+    """
+    quoted, render = _quoted_template(template, messages, tokenizer, tools, escape)
+    spans = _spans(render, quoted, render(quoted), first)
+    given = {"tools": tools, "first": first, "escape": escape}
+    if all(spans[-1:] if last else spans):
+        out = [encode(template, messages, tokenizer, **given, last=last)]
+    else:
+        turns = [i for i in range(first, len(messages)) if messages[i]["role"] == "assistant"][-1 if last else 0 :]
+        out = [encode(template, messages[: i + 1], tokenizer, **given, last=True) for i in turns]
+    if not all(sample.mask.any() for sample in out):
+        raise ValueError(
+            "the template writes nothing of an answer of the assistant, not even its end: nothing to train"
+        )
+    return out
+
+
+def _quoted_template(
+    template: str, messages: Sequence[Message], tokenizer: Tokenizer, tools: list | None, escape: bool
+) -> tuple[list[Message], _Template]:
+    """The messages, and the template told of the tools; what either spells is text."""
     quoted = quote(messages, tokenizer, escape=escape)
-    marked = _render(template, quoted, False, tokenizer.names())
+    tools = None if tools is None else quote(tools, tokenizer, escape=escape)
+    return quoted, _Template(template, tokenizer.names(), tools)
+
+
+def _sample(marked: str, spans: Sequence[tuple[int, int]], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask of a text with marks; 1.0 for the tokens that reach into one of the spans."""
     marks = [m.start() for m in MARKS.finditer(marked)]
-    spans = [span for span in _spans(template, quoted, tokenizer.names(), marked)[-1 if last else 0 :] if span]
     ids, offsets = _tokens(marked, tokenizer)
     mask = np.zeros(len(ids), np.float32)
     begins, ends = (np.array([x[n] for x in offsets], int) for n in (0, 1))
     for a, b in spans:
         first, past = (x - bisect.bisect_left(marks, x) for x in (a, b))
         mask[(begins < past) & (ends > first)] = 1.0
-    _close(ids, mask, tokenizer)
-    return Sample(np.array(ids, np.int32), mask)
+    return np.array(ids, np.int32), mask
 
 
-def samples(template: str, messages: Sequence[Message], tokenizer: Tokenizer, *, escape: bool = False) -> list[Sample]:
-    """The conversation as training reads it: one sample, or one for each of the assistant's turns.
-
-    Templates such as Qwen3's write a turn otherwise once another follows (without its reasoning). The model never
-    generates that form, so each turn then gets the conversation up to it as a sample of its own.
-    """
-    quoted = quote(messages, tokenizer, escape=escape)
-    names = tokenizer.names()
-    spans = _spans(template, quoted, names, _render(template, quoted, False, names))
-    if all(spans):
-        return [encode(template, messages, tokenizer, escape=escape)]
-    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    return [encode(template, messages[: i + 1], tokenizer, escape=escape, last=True) for i in turns]
-
-
-def _spans(
-    template: str, messages: Sequence[Message], names: dict[str, str], marked: str
-) -> list[tuple[int, int] | None]:
-    """Where in `marked` each of the assistant's turns stands; None for one that stands there otherwise than generated."""
+def _spans(render: _Template, messages: Sequence[Message], marked: str, first: int) -> list[tuple[int, int] | None]:
+    """Where in `marked` each of the assistant's turns from message `first` on stands; None for one that stands there
+    otherwise than generated."""
     if BEGIN in marked:
-        return [m.span(1) for m in re.finditer(f"{BEGIN}(.*?){END}", marked, re.DOTALL)]
+        earlier = any(m["role"] == "assistant" for m in messages[:first])
+        before = render(messages[:first]).count(BEGIN) if earlier else 0
+        return [m.span(1) for m in re.finditer(f"{BEGIN}(.*?){END}", marked, re.DOTALL)][before:]
     out: list[tuple[int, int] | None] = []
-    for i, message in enumerate(messages):
+    for i, message in enumerate(messages[first:], first):
         if message["role"] != "assistant":
             continue
-        before, after = _render(template, messages[:i], True, names), _render(template, messages[: i + 1], False, names)
+        before, after = render(messages[:i], prompt=True), render(messages[: i + 1])
         shared = next(
             (n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
         )
         # A generation prompt may open more than the turn shows (DeepSeek-R1's <think>), but not change what came before.
-        if shared < len(before) and not after[:shared].startswith(_render(template, messages[:i], False, names)):
+        if shared < len(before) and not after[:shared].startswith(render(messages[:i])):
             raise ValueError(
                 "chat template: it rewrites earlier turns for every answer, so the assistant's tokens cannot be told "
                 "apart; {% generation %} marks them"
@@ -163,7 +238,7 @@ def _spans(
     return out
 
 
-def _close(ids: list[int], mask: np.ndarray, tokenizer: Tokenizer) -> None:
+def _close(ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer) -> None:
     """Adds to each of the assistant's turns that holds no stop token the control token that follows it.
 
     GLM's turns end where <|user|> begins, and some marks leave the end of the turn outside.
@@ -171,5 +246,5 @@ def _close(ids: list[int], mask: np.ndarray, tokenizer: Tokenizer) -> None:
     edges = np.flatnonzero(np.diff(mask, prepend=0.0, append=0.0))
     ends = set(tokenizer.stops) | set(tokenizer.control.values()) - {tokenizer.start}
     for begin, past in edges.reshape(-1, 2).tolist():
-        if past < len(ids) and ids[past] in ends and not set(ids[begin:past]) & set(tokenizer.stops):
+        if past < len(ids) and ids[past] in ends and not np.isin(ids[begin:past], tokenizer.stops).any():
             mask[past] = 1.0

@@ -3,40 +3,47 @@
 The stream of a split is `c1 e c2 e ... cn e`: the tokens of each sample, and one token that ends it. The model is fed c,
 exactly what the template gives, and asked for the token that follows. e is asked for only where the template writes
 nothing with which the assistant's last turn ends.
+
+Without a template a sample is what starts a text, a prompt and its completion; the loss is on the completion and on e.
 """
 
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.sources.sources import Source
 from bigmodel_jax.data.sources.table_files import TableFiles
-from bigmodel_jax.data.text import chat, packing
+from bigmodel_jax.data.text import chat, chat_records, packing
+from bigmodel_jax.data.text.chat_records import Columns, Form, Reasoning
 from bigmodel_jax.data.text.packing import Packing
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
-FORMAT = 2
+FORMAT = 3
 TooLong = Literal["drop", "cut"]
 ControlTokens = Literal["error", "escape"]
+TrainOn = Literal["all_turns", "last_turn"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class ChatData(DataConfig):
-    """Records {"messages": [{"role": ..., "content": ...}, ...]}, one conversation each."""
+    """Records of one conversation each: messages, ShareGPT's conversations, or a prompt and its completion.
+
+    Where the last two are texts, the prompt is the user's message and the completion the assistant's; without a template
+    they are one text.
+    """
 
     required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
     RENAMED: ClassVar = {
@@ -44,11 +51,22 @@ class ChatData(DataConfig):
     }
 
     source: Source = TableFiles()
+    form: Literal["auto", Form] = "auto"
+    "auto: what the columns of a split's first record say; a record of another form is a bad record"
     messages_field: str = "messages"
+    "the list of messages; 'conversations' is looked for, too"
+    prompt_field: str = "prompt"
+    completion_field: str = "completion"
+    tools_field: str = "tools"
+    "JSON schemas of functions, which the template is told: a list, or the text of one"
+    train_on: TrainOn = "all_turns"
+    "last_turn: of the assistant's turns the last one alone"
+    reasoning: Reasoning = "keep"
+    "strip leaves reasoning_content and <think>...</think> out; keep gives them to the template, which decides"
     tokenizer_path: str = ""
     "the model's tokenizer.json"
     template_path: str = ""
-    "its chat_template.jinja"
+    "its chat_template.jinja; empty: a prompt and its completion as plain text"
     seq_len: Count = 1024
     packing: Packing = "first_fit"
     "first_fit: several conversations in a row; none: one a row; concat is refused: it cuts answers off their questions"
@@ -59,11 +77,18 @@ class ChatData(DataConfig):
 
     def open(self, split: str) -> "ChatRows":
         self._check()
-        facts = [self.source.fingerprint(split, self.root()), self.messages_field, self.max_bad_records]
-        facts += [fingerprint(self.tokenizer_path), cache.file_digest(self.template_path), self.control_tokens]
+        facts = [self.source.fingerprint(split, self.root()), self.form, self.max_bad_records]
+        facts += [
+            fingerprint(self.tokenizer_path),
+            self._template(),
+            self.control_tokens,
+            self.train_on,
+            self.reasoning,
+        ]
         folder = cache.build(self.root() / f"chat-{FORMAT}" / cache.key(facts), lambda out: self._write(split, out))
         meta = json.loads((folder / "meta.json").read_text())
         log_skipped(split, meta["bad_records"])
+        log.info("%s split: records of the form %s", split, meta["form"])
         # Copied where it is written to, and else read from the file: `fit` cuts in it.
         stream = Stream(*(np.load(folder / f"{name}.npy", mmap_mode="c") for name in Stream._fields))
         starts, lengths, counts = fit(stream, self.seq_len, self.too_long, meta["start"])
@@ -81,13 +106,25 @@ class ChatData(DataConfig):
 
     def _check(self) -> None:
         for name in ("tokenizer_path", "template_path"):
-            if not Path(getattr(self, name)).is_file():
-                raise ValueError(f"data.{name} = {getattr(self, name)!r}: no such file")
+            path = getattr(self, name)
+            if (path or name == "tokenizer_path") and not Path(path).is_file():
+                raise ValueError(f"data.{name} = {path!r}: no such file")
         if self.packing == "concat":
             raise ValueError(
                 "data.packing = 'concat': it cuts conversations at row ends, and answers off their questions; "
                 "allowed: 'first_fit', 'none'"
             )
+
+    def _columns(self) -> Columns:
+        return Columns(
+            messages=self.messages_field,
+            prompt=self.prompt_field,
+            completion=self.completion_field,
+            tools=self.tools_field,
+        )
+
+    def _template(self) -> str:
+        return Path(self.template_path).read_text() if self.template_path else ""
 
     def reads(self) -> dict[str, list[Path] | str]:
         found = super().reads()
@@ -104,15 +141,20 @@ class ChatData(DataConfig):
 
     def save_artifacts(self, folder: Path) -> None:
         self.open_tokenizer().save(folder / "tokenizer.json")
-        files.replace(folder / "chat_template.jinja", Path(self.template_path).read_text())
+        if self.template_path:
+            files.replace(folder / "chat_template.jinja", self._template())
 
     def _write(self, split: str, out: Path) -> None:
-        tokenizer, template = load_tokenizer(self.tokenizer_path), Path(self.template_path).read_text()
-        bad, conversations, sizes = BadRecords(self.max_bad_records), 0, [0]
+        tokenizer, template = load_tokenizer(self.tokenizer_path), self._template()
+        if self.template_path:
+            self._check_template(template, tokenizer)
+        bad, conversations, sizes, form = BadRecords(self.max_bad_records), 0, [0], self.form
         with Column(out / "tokens.npy", np.int32) as tokens, Column(out / "mask.npy", np.float32) as asked:
-            for where, messages in self._conversations(split, bad):
+            for where, record in self.source.records(split, self.root(), bad):
+                if form == "auto":
+                    form = chat_records.form_of(record, self._columns()) or "auto"
                 try:
-                    found = chat.samples(template, messages, tokenizer, escape=self.control_tokens == "escape")
+                    found = self._samples(record, form, template, tokenizer)
                 except ValueError as error:
                     bad.skip(where, str(error))
                     continue
@@ -124,33 +166,36 @@ class ChatData(DataConfig):
         if not tokens.rows:
             raise ValueError(f"data.source: the {split} split has no conversation in which an assistant speaks")
         np.save(out / "offsets.npy", np.cumsum(sizes))
-        meta = {"conversations": conversations, "bad_records": bad.skipped, "start": tokenizer.start}
+        meta = {"conversations": conversations, "form": form, "bad_records": bad.skipped, "start": tokenizer.start}
         (out / "meta.json").write_text(json.dumps(meta))
 
-    def _conversations(self, split: str, bad: BadRecords) -> Iterator[tuple[str, list[chat.Message]]]:
-        """(where, messages) of every usable record."""
-        for where, record in self.source.records(split, self.root(), bad):
-            reason = lacks(record, self.messages_field) or _wrong(record[self.messages_field])
-            if reason:
-                bad.skip(where, reason)
-            else:
-                yield where, record[self.messages_field]
+    def _check_template(self, template: str, tokenizer: Tokenizer) -> None:
+        try:
+            chat.check(template, tokenizer.names())
+        except ValueError as error:
+            raise ValueError(f"data.template_path = {self.template_path!r}: {error}") from None
+
+    def _samples(self, record: dict[str, Any], form: str, template: str, tokenizer: Tokenizer) -> list[chat.Sample]:
+        """The samples of a record; ValueError with the reason for one that cannot be used."""
+        talk = chat_records.read(record, form, self._columns())
+        escape = self.control_tokens == "escape"
+        if not self.template_path:
+            if not chat_records.is_text(record, self._columns()):
+                raise ValueError("messages need a chat template, and data.template_path is empty")
+            before, answer = (message["content"] for message in talk.messages)
+            return [chat.plain(before, answer, tokenizer, escape=escape)]
+        messages = chat_records.with_reasoning(talk.messages, self.reasoning, template)
+        last = self.train_on == "last_turn"
+        return chat.samples(template, messages, tokenizer, tools=talk.tools, first=talk.first, escape=escape, last=last)
 
 
 def _with_end(sample: chat.Sample, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The sample and the token that ends it, asked for where the assistant's last turn has no stop token of its own."""
     ids, mask = sample
     last = ids[len(mask) - np.argmin(np.append(mask[::-1], 0.0)) :]  # the assistant's tokens at the very end
-    open_end = len(last) > 0 and not np.isin(last, tokenizer.stops).any()
+    # A sample without any is a prompt whose completion is empty.
+    open_end = (len(last) > 0 or not mask.any()) and not np.isin(last, tokenizer.stops).any()
     return np.append(ids, np.int32(tokenizer.stops[0])), np.append(mask, np.float32(open_end))
-
-
-def _wrong(messages) -> str:
-    if not isinstance(messages, list):
-        return "its messages are no list"
-    if not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
-        return "a message without role or content"
-    return "" if any(m["role"] == "assistant" for m in messages) else "the assistant says nothing"
 
 
 class Stream(NamedTuple):
@@ -211,6 +256,7 @@ class ChatRows:
     def counts(self) -> dict:
         fed = int(self.plan.lengths.sum())
         return {
+            "form": self.meta["form"],
             "conversations": self.meta["conversations"],
             "samples": len(self.stream.offsets) - 1,
             "too long, dropped": self.meta["dropped"],

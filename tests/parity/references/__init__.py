@@ -10,8 +10,10 @@ from references.gemma import GEMMA
 from references.image_text import IMAGE_TEXT
 from references.mixtures import MIXTURES
 from references.pixart import PIXART
+from references.policy_gradient import POLICY_GRADIENT
 from references.recurrent import RECURRENT
 from references.rope import ROPE
+from references.sft import SFT
 from references.sizes import SIZES
 from references.vision import VISION
 
@@ -29,5 +31,7 @@ REFERENCES = {
     **ENCODER_DECODERS,
     **RECURRENT,
     **ROPE,
+    **SFT,
     **SIZES,
+    **POLICY_GRADIENT,
 }

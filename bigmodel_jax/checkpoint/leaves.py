@@ -1,0 +1,82 @@
+"""Some leaves of one save, by their paths in it: what the save says of them, and their values."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from bigmodel_jax.checkpoint import arrays, manifest, store
+from bigmodel_jax.checkpoint.digest import digests
+from bigmodel_jax.checkpoint.manifest import Damaged
+from bigmodel_jax.config import CheckpointConfig
+from bigmodel_jax.core import sharding
+
+
+class Leaf(NamedTuple):
+    """What a save says of one array; digest: 32 bits (digest.py)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    digest: int
+
+
+def newest(directory: Path) -> int:
+    """The newest save whose description can be read; ValueError where there is none."""
+    for step in reversed(store.steps(store.open_store(directory, CheckpointConfig()))):
+        if _described(directory / str(step)) is not None:
+            return step
+    raise ValueError(f"checkpoint: no undamaged checkpoint in {directory}")
+
+
+def describe(directory: Path, step: int) -> dict[str, Leaf]:
+    """Every leaf of a save by its path, e.g. "params/layers/attn/q"; none of their values is read.
+
+    FileNotFoundError where there is no such save; ValueError, one line, where it is damaged.
+    """
+    folder = directory / str(step)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"checkpoint: no step {step} in {directory}")
+    return _whole(folder, lambda: _describe(folder))
+
+
+def read(directory: Path, step: int, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """The leaves of `wanted`, shapes with shardings, verified; ValueError, one line, where one is damaged or not there."""
+    folder = directory / str(step)
+    known = _whole(folder, lambda: _describe(folder))
+    if lacking := [path for path in wanted if path not in known]:
+        raise ValueError(f"checkpoint: {folder} lacks {manifest.few(lacking)}")
+    tree = traverse_util.unflatten_dict({path: arrays.placed(x) for path, x in wanted.items()}, sep="/")
+    found = traverse_util.flatten_dict(_whole(folder, lambda: arrays.read(folder, tree, some=True)), sep="/")
+    here = sharding.to_host(digests([found[path] for path in wanted]))
+    if bad := [path for path, number in zip(wanted, here, strict=True) if number != known[path].digest]:
+        raise ValueError(f"checkpoint: {folder} is damaged: wrong digest of {manifest.few(bad)}")
+    return {path: found[path] for path in wanted}
+
+
+def _whole[T](folder: Path, make: Callable[[], T]) -> T:
+    try:
+        return arrays.together(make)
+    except Damaged as error:
+        raise ValueError(f"checkpoint: {folder} is damaged: {error}") from None
+
+
+def _described(folder: Path) -> dict[str, Leaf] | None:
+    try:
+        return arrays.together(lambda: _describe(folder))
+    except Damaged:
+        return None
+
+
+def _describe(folder: Path) -> dict[str, Leaf]:
+    saved = manifest.read(folder)["leaves"]
+    numbers = arrays.read(folder, {"digest": np.zeros(len(saved), np.uint32)})["digest"]
+    return {path: _leaf(text, number) for (path, text), number in zip(saved.items(), numbers, strict=True)}
+
+
+def _leaf(text: str, number: int) -> Leaf:
+    """`manifest.describe` read back."""
+    dtype, _, dims = text.rstrip("]").partition("[")
+    return Leaf(tuple(map(int, filter(None, dims.split(",")))), dtype, int(number))

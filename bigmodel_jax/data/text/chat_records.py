@@ -1,0 +1,187 @@
+"""Records of the forms in which people keep conversations, read as one: messages, tools, and which turns are trained.
+
+| form | columns |
+| --- | --- |
+| messages | a list of {"role", "content"}, as the OpenAI API and transformers have it |
+| sharegpt | a list of {"from", "value"} |
+| prompt_completion | two texts, or two lists of messages |
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.data.text.chat import Message
+
+Form = Literal["messages", "prompt_completion", "sharegpt"]
+Reasoning = Literal["keep", "strip"]
+
+# What ShareGPT's speakers are in a chat template.
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+ROLES |= {"tool": "tool", "observation": "tool"}
+# Where a message carries its reasoning beside its content: DeepSeek and Qwen, vLLM, gpt-oss.
+REASONING = ("reasoning_content", "reasoning", "thinking")
+THOUGHT = "<think>", "</think>"
+
+
+class Conversation(NamedTuple):
+    """messages: with a role each; tools: what the template is told of tools, or None; first: the assistant's messages
+    from this one on are trained."""
+
+    messages: list[Message]
+    tools: list | None = None
+    first: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """The names of a record's columns."""
+
+    messages: str = "messages"
+    conversations: str = "conversations"
+    prompt: str = "prompt"
+    completion: str = "completion"
+    tools: str = "tools"
+
+
+def form_of(record: dict[str, Any], columns: Columns) -> Form | None:
+    """The form that a record's columns have; None where they have none of the three.
+
+    A list of messages may stand in either column of lists; how its first message names the speaker tells which form it is.
+    """
+    for name in (columns.messages, columns.conversations):
+        if record.get(name) is not None:
+            first = record[name][0] if isinstance(record[name], list) and record[name] else None
+            return "sharegpt" if isinstance(first, dict) and "from" in first else "messages"
+    pair = (columns.prompt, columns.completion)
+    return "prompt_completion" if all(record.get(name) is not None for name in pair) else None
+
+
+def read(record: dict[str, Any], form: Form, columns: Columns) -> Conversation:
+    """The conversation in a record of `form`; ValueError with the reason for another record."""
+    found = form_of(record, columns)
+    if found is None:
+        raise ValueError(_no_form(record, columns))
+    if found != form:
+        raise ValueError(f"a record of the form {found!r} among records of the form {form!r} (data.form)")
+    messages, first = READERS[form](record, columns)
+    reason = _wrong(messages, first)
+    if reason:
+        raise ValueError(reason)
+    return Conversation(messages, _tools(record.get(columns.tools), columns.tools), first)
+
+
+def is_text(record: dict[str, Any], columns: Columns) -> bool:
+    """Whether prompt and completion of a record are texts, and not messages."""
+    return all(isinstance(record.get(name), str) for name in (columns.prompt, columns.completion))
+
+
+# ---------------------------------------------------------------- one form each
+
+
+def _messages(record: dict, columns: Columns) -> tuple[list[Message], int]:
+    name = columns.messages if record.get(columns.messages) is not None else columns.conversations
+    return _listed(record[name], name), 0
+
+
+def _sharegpt(record: dict, columns: Columns) -> tuple[list[Message], int]:
+    turns, _ = _messages(record, columns)
+    out = []
+    for turn in turns:
+        if not {"from", "value"} <= turn.keys():
+            raise ValueError(f"a message without 'from' or 'value'; its keys: {', '.join(map(str, turn)) or 'none'}")
+        if turn["from"] not in ROLES:
+            raise ValueError(f"a message is from {turn['from']!r}{nearest(str(turn['from']), ROLES)}; {_known()}")
+        out.append({"role": ROLES[turn["from"]], "content": turn["value"]})
+    return out, 0
+
+
+def _prompt_completion(record: dict, columns: Columns) -> tuple[list[Message], int]:
+    sides = record[columns.prompt], record[columns.completion]
+    if is_text(record, columns):
+        return [{"role": role, "content": x} for role, x in zip(("user", "assistant"), sides, strict=True)], 1
+    prompt, completion = (_listed(x, name) for x, name in zip(sides, (columns.prompt, columns.completion), strict=True))
+    return prompt + completion, len(prompt)
+
+
+READERS: dict[str, Callable[[dict, Columns], tuple[list[Message], int]]] = {
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+    "prompt_completion": _prompt_completion,
+}
+
+
+def _listed(value: Any, name: str) -> list[Message]:
+    if not isinstance(value, list) or not all(isinstance(m, dict) for m in value):
+        raise ValueError(f"its {name} are no list of messages")
+    return value
+
+
+def _known() -> str:
+    return f"there is: {', '.join(ROLES)}"
+
+
+def _no_form(record: dict, columns: Columns) -> str:
+    has = ", ".join(map(str, record))[:100] or "none"
+    return (
+        f"no field {columns.messages!r} or {columns.conversations!r}, and not both {columns.prompt!r} and "
+        f"{columns.completion!r}; its fields: {has} (data.messages_field, prompt_field and completion_field name others)"
+    )
+
+
+# ---------------------------------------------------------------- what a message may be
+
+
+def _wrong(messages: list[Message], first: int) -> str:
+    for m in messages:
+        # A call of a tool may stand in the place of words.
+        if "role" not in m or (m.get("content") is None and not m.get("tool_calls")):
+            return f"a message without role or content; its keys: {', '.join(map(str, m)) or 'none'}"
+    if any(m["role"] == "assistant" for m in messages[first:]):
+        return ""
+    roles = list(dict.fromkeys(str(m["role"]) for m in messages[first:]))
+    return f"the assistant says nothing; its roles: {', '.join(roles) or 'none'}"
+
+
+def _tools(value: Any, name: str) -> list | None:
+    """Tools as a list, which tables of columns keep as the text of one."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value or "null")
+        except json.JSONDecodeError as error:
+            raise ValueError(f"its {name} are no JSON ({error})") from None
+    if value is not None and not isinstance(value, list):
+        raise ValueError(f"its {name} are no list of tools")
+    return value or None
+
+
+def with_reasoning(messages: list[Message], reasoning: Reasoning, template: str) -> list[Message]:
+    """Messages as the template gets them: keep leaves them as they are, strip takes their reasoning out.
+
+    A key that holds None is left out: tables of columns give every message every key. ValueError where the reasoning is
+    to be kept and the template never reads it, so that it would be lost without a word.
+    """
+    messages = [{name: x for name, x in m.items() if x is not None or name == "content"} for m in messages]
+    if reasoning == "strip":
+        return [_stripped(m) for m in messages]
+    lost = next((name for m in messages for name in REASONING if m.get(name) and name not in template), None)
+    if lost:
+        raise ValueError(
+            f"a message has {lost!r}, which this template does not write; data.reasoning = 'strip' drops it"
+        )
+    return messages
+
+
+def _stripped(message: Message) -> Message:
+    kept = {name: x for name, x in message.items() if name not in REASONING}
+    content, (begin, end) = kept.get("content"), THOUGHT
+    if (
+        kept["role"] == "assistant"
+        and isinstance(content, str)
+        and content.lstrip().startswith(begin)
+        and end in content
+    ):
+        kept["content"] = content.split(end, 1)[1].lstrip()
+    return kept

@@ -1,0 +1,194 @@
+"""Policy gradients over groups of sampled responses: GRPO and the forms of its loss.
+
+A group is the responses to one prompt, and a row is one response. The advantages are numbers of the batch, made before the
+step (`advantages`): no form needs a group's rows in one piece, so microbatches and devices may part them. What each form
+divides by stands in `Loss.mean`: responses (grpo, gspo), tokens of the whole batch (dapo), responses times a constant
+(dr_grpo), or the tokens of a microbatch, whose means are then averaged (bnpo).
+
+Shapes: B rows, T tokens, P prompts, G responses of a group.
+"""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax.core import metrics, params
+from bigmodel_jax.core.metrics import Mean, Metric
+from bigmodel_jax.core.params import Tree
+from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Positive
+from bigmodel_jax.core.user_code import FunctionName, name_of
+from bigmodel_jax.models.base import ModelConfig
+from bigmodel_jax.nn.head import Form as Logits
+from bigmodel_jax.objectives.base import Loss, Objective
+from bigmodel_jax.objectives.cross_entropy import of_tokens
+
+Form = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo"]
+ADAPTERS_OFF = "adapters_off"
+LEAST_SPREAD = 1e-4  # added to a group's standard deviation, as TRL adds it
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyGradient(Objective):
+    """The clipped policy gradient of PPO (arXiv:1707.06347) with the advantages of groups.
+
+    GRPO arXiv:2402.03300; Dr. GRPO arXiv:2503.20783; DAPO arXiv:2503.14476; GSPO arXiv:2507.18071; bnpo as TRL has it.
+    Batch: tokens, targets (B, T) int32; weights (B, T) float32, 1 where the target is the policy's own; advantages (B,);
+    rollout_log_probs (B, T), what the sampler said of the targets; old_log_probs (B, T) of the weights that sampled, where
+    they are not the step's own; reference_log_probs (B, T) where kl is above 0. Log-probabilities are those at temperature 1.
+    """
+
+    reads = ("targets", "weights", "advantages", "rollout_log_probs")
+    causal = True
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("reward", "Reward", "more", "{:.3f}", "mean over held-out prompts", headline=True),
+        Metric("response_length", "Response length", "", "{:.1f}", "tokens"),
+        Metric("stopped", "Stopped responses", "", "{:.1%}"),
+        Metric("entropy", "Entropy", "", "{:.3f}", "nats per token"),
+        Metric("log_prob_gap", "Gap of log-probabilities", "less", "{:.2e}", "nats, sampling against training"),
+    )
+
+    form: Form = "grpo"
+    reward: tuple[FunctionName, ...] = ()
+    "functions (prompt, response, record) -> number, summed: prompt as the record has it, response a text"
+    reward_weights: tuple[float, ...] = ()
+    "one for each of `reward`; () = all 1"
+    reward_seconds: Positive = 10.0
+    "one call of a reward function may take so long"
+    reward_errors: CountOrZero = 0
+    "so many responses of a rollout whose reward fails are left out and logged; one more ends the run, saved"
+    advantage: Literal["group_std", "group_mean"] = "group_std"
+    "rewards minus their group's mean, divided by its standard deviation, or not (Dr. GRPO)"
+    clip_low: NonNegative = 0.2
+    "importance ratios count from 1 - clip_low on"
+    clip_high: NonNegative = 0.2
+    "up to 1 + clip_high; DAPO: 0.28"
+    kl: NonNegative = 0.0
+    "weight of the divergence from the reference"
+    kl_estimator: Literal["k3", "weighted_k3"] = "k3"
+    "Schulman's k3; weighted by the importance ratio its gradient is unbiased (DeepSeek-V3.2, arXiv:2512.02556; TRL's default)"
+    reference: str = ""
+    "where kl is above 0: a run, as train.init_from names one, or adapters_off: the base of the run's own adapters"
+    lag_cap: NonNegative = 0.0
+    "tokens weigh exp(old_log_probs - rollout_log_probs), at most this; 0 = all weigh 1"
+    length: CountOrZero = 0
+    "dr_grpo: the constant that a response's sum is divided by, such as data.max_tokens"
+    resamples: CountOrZero = 0
+    "so often groups of equal rewards are replaced by other prompts' (DAPO's dynamic sampling); 0 = they stay"
+    truncated: Literal["counted", "left_out"] = "counted"
+    "responses that were cut off at data.max_tokens: as any other, or without a loss"
+    logits: Logits = "auto"
+
+    def __post_init__(self):
+        given = (self.reward,) if isinstance(self.reward, str) or callable(self.reward) else self.reward
+        names = tuple(name_of("objective.reward", function) for function in given if function)
+        object.__setattr__(self, "reward", names)
+
+    # ---- the reference
+
+    def parameters(self, model: ModelConfig) -> Tree:
+        if not self.sources():
+            return {}
+        return {"reference": params.map_spec(lambda p: dataclasses.replace(p, kind="constant"), model.make().spec)}
+
+    def sources(self) -> dict[str, str]:
+        kept = self.kl and self.reference not in ("", ADAPTERS_OFF)
+        return {"reference": self.reference} if kept else {}
+
+    def reference_of(self, params: Tree) -> Tree:
+        """The parameters of the reference, among those of the run."""
+        if self.reference == ADAPTERS_OFF:
+            return {name: part for name, part in params.items() if name != "adapters"}
+        return params["reference"]
+
+    # ---- before the step
+
+    def total(self, rewards: np.ndarray) -> np.ndarray:
+        """The reward (...,) of what each function gave, (..., functions)."""
+        return rewards @ np.asarray(self.reward_weights or [1.0] * len(self.reward), np.float64)
+
+    def advantages(self, rewards: np.ndarray) -> np.ndarray:
+        """(P, G) of rewards (P, G), float32; NaN, a reward that failed, counts in no mean and has advantage 0."""
+        known = np.isfinite(rewards)
+        num = np.maximum(known.sum(1, keepdims=True), 1)
+        centred = np.where(known, rewards - np.where(known, rewards, 0.0).sum(1, keepdims=True) / num, 0.0)
+        if self.advantage == "group_std":
+            variance = np.square(centred).sum(1, keepdims=True) / np.maximum(num - 1, 1)
+            centred = centred / (np.sqrt(variance) + LEAST_SPREAD)
+        return centred.astype(np.float32)
+
+    # ---- the step
+
+    def log_probs(self, out, batch: dict) -> jax.Array:
+        """(B, T) of the targets."""
+        return -of_tokens(out, out.value, batch["targets"], self.logits)[0]
+
+    def score(self, out, batch, *, params, train) -> Loss:
+        weights, log_probs = batch["weights"].astype(jnp.float32), self.log_probs(out, batch)
+        old = batch.get("old_log_probs", jax.lax.stop_gradient(log_probs))
+        ratio = self.ratios(log_probs - old, weights)
+        losses, held = self.clipped(ratio, batch["advantages"][:, None])
+        losses = jnp.broadcast_to(losses, weights.shape)
+        if self.lag_cap:
+            losses *= jnp.minimum(jnp.exp(old - batch["rollout_log_probs"]), self.lag_cap)
+        sums = {
+            "log_prob_gap": metrics.weighted(jnp.abs(old - batch["rollout_log_probs"]), weights),
+            "entropy": metrics.weighted(entropy(out), weights),
+        }
+        if self.kl:
+            apart = batch["reference_log_probs"] - log_probs
+            divergence = jnp.exp(apart) - apart - 1
+            sums["kl"] = metrics.weighted(divergence, weights)
+            losses += self.kl * (divergence * ratio if self.kl_estimator == "weighted_k3" else divergence)
+        mean = self.mean(losses, weights)
+        if not train:
+            return Loss(mean, sums | held_out(batch, weights), out.updates)
+        sums |= {"loss": mean, "clip_share": metrics.weighted(jnp.broadcast_to(held, weights.shape), weights)}
+        for name, value in out.losses.items():
+            sums[name] = Mean(value * mean.count, mean.count)
+            mean = Mean(mean.total + value * mean.count, mean.count)
+        return Loss(mean, sums, out.updates)
+
+    def ratios(self, log_ratio: jax.Array, weights: jax.Array) -> jax.Array:
+        """How much likelier than by the old weights each token is, (B, T), or, of gspo, a token of each response, (B, 1)."""
+        if self.form == "gspo":
+            log_ratio = (log_ratio * weights).sum(1, keepdims=True) / tokens_of(weights)[:, None]
+        return jnp.exp(log_ratio)
+
+    def clipped(self, ratio: jax.Array, advantages: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(losses, whether the clip holds back the gradient), shaped as `ratio`; advantages (B, 1)."""
+        low, high = 1 - self.clip_low, 1 + self.clip_high
+        held = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
+        return -jnp.minimum(ratio * advantages, jnp.clip(ratio, low, high) * advantages), held
+
+    def mean(self, losses: jax.Array, weights: jax.Array) -> Mean:
+        """The loss of the form, so that those of microbatches add up to the batch's."""
+        rows, total = jnp.float32(len(weights)), jnp.sum(losses * weights)
+        if self.form == "dapo":
+            return Mean(total, weights.sum())
+        if self.form == "bnpo":
+            return Mean(total / jnp.maximum(weights.sum(), 1.0), jnp.float32(1))
+        if self.form == "dr_grpo":
+            return Mean(total / self.length, rows)
+        return Mean(jnp.sum((losses * weights).sum(1) / tokens_of(weights)), rows)
+
+
+def tokens_of(weights: jax.Array) -> jax.Array:
+    """The tokens of each response, (B,), at least 1."""
+    return jnp.maximum(weights.sum(1), 1.0)
+
+
+def held_out(batch: dict, weights: jax.Array) -> dict[str, Mean]:
+    """What an evaluation reports of its rollouts; a row without weight only fills up a batch."""
+    rows = (weights.sum(1) > 0).astype(jnp.float32)
+    found = {name: metrics.weighted(batch[name], rows) for name in ("reward", "stopped") if name in batch}
+    return found | {"response_length": metrics.weighted(weights.sum(1), rows)}
+
+
+def entropy(out) -> jax.Array:
+    """(B, T) in nats, without a gradient."""
+    logits = jax.lax.stop_gradient(out.value).astype(jnp.float32)
+    shifted = jax.nn.log_softmax(logits)
+    return -jnp.sum(jnp.exp(shifted) * shifted, axis=-1)

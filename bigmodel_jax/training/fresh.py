@@ -1,0 +1,223 @@
+"""The state with which a run starts: initial values, and what it takes from other runs."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.checkpoint import kept, leaves, store
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params
+from bigmodel_jax.core.precision import cast
+from bigmodel_jax.core.storage import Blocked
+from bigmodel_jax.training import constants, run_folder, tables
+from bigmodel_jax.training.constants import Place
+from bigmodel_jax.training.saved import load_weights
+from bigmodel_jax.training.state import (
+    TrainState,
+    abstract_constants,
+    abstract_state,
+    init_constants,
+    init_state,
+    with_weights,
+)
+
+
+class Fresh(NamedTuple):
+    """With what a run starts.
+
+    missing: parameters that `train.init_from` does not have, a new head say, which keep their initial values; grown: tables
+    that have more rows than there, as (path, rows there, rows here); places: which constants lie in another run, and where.
+    """
+
+    state: TrainState
+    constants: params.Tree
+    missing: list[str]
+    grown: list[tuple[str, int, int]] = []  # noqa: RUF012 - never mutated
+    places: dict[str, Place] = {}  # noqa: RUF012
+
+
+class Origin(NamedTuple):
+    """Another run. which: the step that is meant, "" for the newest; field: the config's, which says so."""
+
+    folder: Path
+    config: Config
+    which: str
+    field: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.field} = {str(self.folder)!r}"
+
+    @property
+    def said(self) -> str:
+        """As the user wrote it."""
+        return f"{self.field} = {(f'{self.folder}@{self.which}' if self.which else str(self.folder))!r}"
+
+    @property
+    def step(self) -> int:
+        found = kept.find(self.folder, self.config.checkpoint, self.which, self.said)
+        return leaves.newest((self.folder / "checkpoints").absolute()) if found is None else found
+
+
+class Taken(NamedTuple):
+    """What a run takes from an origin, by its own paths: values, and where constants lie."""
+
+    values: dict[str, Any]
+    places: dict[str, Place]
+
+
+def open_origin(source: str, name: str) -> Origin:
+    """The run that the config's field `name` means by FOLDER, FOLDER@STEP or FOLDER@best."""
+    other, which = kept.split(source)
+    if not (other / "config.json").is_file():
+        raise ValueError(f"{name} = {str(other)!r} is not a run's folder; `import` makes one of published weights")
+    if not (other / "checkpoints").is_dir():
+        raise ValueError(f"{name} = {str(other)!r} holds no checkpoints; train it first")
+    return Origin(other, run_folder.load(other, runs_code=False), which, name)
+
+
+def fresh_state(config: Config, mesh) -> Fresh:
+    """The state and constants with which a run starts. ValueError where shapes differ or nothing fits.
+
+    With `train.init_state` "all" the state is that of `train.init_from`, its step included.
+    """
+    spec = params.paths(config.make_model().spec)
+    state, missing, taken = None, [], Taken({}, {})
+    branches = config.objective.sources()
+    for branch, source in branches.items():
+        origin = open_origin(source, f"objective.sources: {branch}")
+        mine = {path for path in spec if path.startswith(f"{branch}/")}
+        found = _take(origin, config, mesh, mine, f"{branch}/")
+        if lacking := mine - found.values.keys() - found.places.keys():
+            raise ValueError(f"{origin.name} holds no {sorted(lacking)[0].removeprefix(f'{branch}/')}")
+        taken = _both(taken, found)
+    if config.train.init_from:
+        origin = open_origin(config.train.init_from, "train.init_from")
+        mine = {path for path in spec if path.split("/")[0] not in branches}
+        if config.train.init_state == "all":
+            state = _forked(origin, config, mesh)
+            mine = {path for path in mine if spec[path].kind == "constant"}
+        found = _take(origin, config, mesh, mine)
+        missing = [path for path in spec if path in mine - found.values.keys() - found.places.keys()]
+        if state is None and len(missing) == len(mine):
+            raise ValueError(f"{origin.name} holds no parameter of this model")
+        taken = _both(taken, found)
+    return _filled(config, mesh, state, taken, missing)
+
+
+def _both(one: Taken, other: Taken) -> Taken:
+    return Taken(one.values | other.values, one.places | other.places)
+
+
+def _filled(config: Config, mesh, state: TrainState | None, taken: Taken, missing: list[str]) -> Fresh:
+    """Initial values, with what was taken in their place."""
+    spec, published = params.paths(config.make_model().spec), tables.published(config)
+    grown = [
+        (path, have, n)
+        for path, shape in _shapes(taken).items()
+        for have, n in zip(shape, published[path], strict=True)
+        if have < n
+    ]
+    values = {path: tables.resized(x, published[path], spec[path]) for path, x in taken.values.items()}
+    state = init_state(config, mesh) if state is None else state
+    own = {
+        kind: params.paths(getattr(state, field)) for kind, field in (("trained", "params"), ("statistic", "frozen"))
+    }
+    if values.keys() & (own["trained"].keys() | own["statistic"].keys()):
+        new = {
+            kind: params.from_paths(
+                {path: tables.stored(spec[path], values[path], x) if path in values else x for path, x in tree.items()}
+            )
+            for kind, tree in own.items()
+        }
+        state = with_weights(config, state, new["trained"], new["statistic"])
+    wanted = params.paths(abstract_constants(config, mesh))
+    fixed = {path: tables.stored(spec[path], values[path], x) for path, x in wanted.items() if path in values}
+    fixed |= constants.read(config, mesh, taken.places)
+    if rest := wanted.keys() - fixed.keys():
+        fixed |= params.paths(init_constants(config, mesh, rest))
+    return Fresh(state, params.from_paths(fixed), missing, grown, taken.places)
+
+
+def _shapes(taken: Taken) -> dict[str, tuple[int, ...]]:
+    return {path: x.shape for path, x in (taken.values | taken.places).items()}
+
+
+def _take(origin: Origin, config: Config, mesh, mine: set[str], prefix: str = "") -> Taken:
+    """What the origin has of the parameters `mine`, whose paths there are without `prefix`."""
+    spec, own = params.paths(config.make_model().spec), tables.published(config)
+    theirs, shapes = params.paths(origin.config.make_model().spec), tables.published(origin.config)
+    there = {path: path.removeprefix(prefix) for path in spec if path in mine and path.removeprefix(prefix) in theirs}
+    wrong = [
+        f"{path} {theirs[name].shape}, here {spec[path].shape}"
+        for path, name in there.items()
+        if theirs[name].shape != spec[path].shape and not tables.fits(shapes[name], own[path], spec[path])
+    ]
+    if wrong:
+        raise ValueError(f"{origin.name} holds other shapes: {', '.join(wrong[:3])}")
+    # Where the rows are as many and mean the same, also those behind the vocabulary.
+    whole = {
+        path
+        for path, name in there.items()
+        if theirs[name].shape == spec[path].shape and (prefix or shapes[name] == own[path])
+    }
+    step = origin.step
+    lie = constants.places(origin.config, origin.folder, step)
+    referred = {path for path, name in there.items() if spec[path].kind == "constant" and name in lie}
+    values, wanted = {}, {path: name for path, name in there.items() if path not in referred}
+    if wanted:
+        other = any(theirs[name].shape != spec[path].shape for path, name in wanted.items())
+        found, at = _values(origin, config, mesh, set(wanted.values()), whole_tables=other)
+        cut = {p: theirs[n].shape if p in whole else shapes[n] for p, n in wanted.items()}
+        values = {p: _cut(found[n], cut[p]) for p, n in wanted.items()}
+        lie = lie if at == step else constants.places(origin.config, origin.folder, at)
+    refer = {p: lie[there[p]] for p in referred}
+    return Taken(values, {p: x._replace(shape=spec[p].shape) if p in whole else x for p, x in refer.items()})
+
+
+def _cut(x: Any, shape: tuple[int, ...]) -> Any:
+    return x if isinstance(x, Blocked) else x[tuple(map(slice, shape))]
+
+
+def _values(origin: Origin, config: Config, mesh, names: set[str], *, whole_tables: bool) -> tuple[dict[str, Any], int]:
+    """(the origin's weights by path, their step) on this run's mesh; without its constants where `names` has none.
+
+    whole_tables: its vocabulary is not cut, as another one may be cut elsewhere.
+    """
+    parallel = config.parallel
+    if whole_tables:
+        parallel = dataclasses.replace(parallel, rules=dataclasses.replace(parallel.rules, vocab=None))
+    source = dataclasses.replace(origin.config, parallel=parallel)
+    spec = params.paths(source.make_model().spec)
+    fixed = any(spec[name].kind == "constant" for name in names)
+    tree, step = load_weights(source, origin.folder, mesh, origin.which, origin.said, fixed=fixed)
+    return params.paths(tree), step
+
+
+def _forked(origin: Origin, config: Config, mesh) -> TrainState:
+    """The whole state of one checkpoint; an average that only this run keeps begins at the weights.
+
+    ValueError where the optimizer's state does not fit, or where `train.steps` leaves nothing to train.
+    """
+    source = origin.config
+    abstract = abstract_state(config, mesh)
+    names = ["step", "params", "frozen", "opt_state", *(["ema"] if source.optim.ema_decay else [])]
+    fields = {name: getattr(abstract, name) for name in names}
+    step = kept.find(origin.folder, source.checkpoint, origin.which, origin.said)
+    try:
+        with store.open_store(origin.folder / "checkpoints", source.checkpoint) as saves:
+            found = store.restore_params(saves, fields, step)
+    except ValueError as error:
+        raise ValueError(f"train.init_state = 'all': {error}; 'weights' takes the weights alone") from error
+    if int(found["step"]) >= config.train.steps:
+        raise ValueError(
+            f"train.steps = {config.train.steps} is not above step {int(found['step'])}, where {config.train.init_from} "
+            "stands; train.init_state = 'all' goes on counting from there"
+        )
+    ema = found.get("ema")
+    if config.optim.ema_decay and ema is None:
+        ema = jax.tree.map(jnp.copy, cast(found["params"], "float32"))
+    return TrainState(**(found | {"ema": ema if config.optim.ema_decay else None}))

@@ -1,0 +1,215 @@
+"""The forms in which people keep conversations, which turns are trained, tools and reasoning."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from bigmodel_jax import config_file
+from bigmodel_jax.data.inspect import describe
+from bigmodel_jax.data.sources.table_files import TableFiles
+from bigmodel_jax.data.text import chat, chat_records
+from bigmodel_jax.data.text.chat_data import ChatData
+from bigmodel_jax.data.tokenizers import tokenizers
+
+TEMPLATE = (
+    "{% if tools %}<|im_start|>{{ tools | tojson }}<|im_end|>{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>"
+    "{% endif %}{{ m.content or '' }}{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello!"},
+    {"role": "user", "content": "Bye"},
+    {"role": "assistant", "content": "See you."},
+]
+NAMES = {"user": "human", "assistant": "gpt", "system": "system"}
+SHARED = [{"from": NAMES[m["role"]], "value": m["content"]} for m in TALK]
+ALL, LAST = "Hello!<|im_end|>See you.<|im_end|>", "See you.<|im_end|>"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    made = tokenizers.make_bytes()
+    made.model.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    made.save(folder / "tokenizer.json")
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
+
+
+def data_of(folder, tmp_path, records, **fields):
+    (tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, records)))
+    fields = {"template_path": str(folder / "chat_template.jinja"), "seq_len": 512} | fields
+    return ChatData(
+        source=TableFiles(*[str(tmp_path / "talks.jsonl")] * 2),
+        tokenizer_path=str(folder / "tokenizer.json"),
+        cache_dir=str(tmp_path / "cache"),
+        packing="none",
+        **fields,
+    )
+
+
+def trained(data) -> list[tuple[str, str]]:
+    """(what is fed, what is asked for with weight) of each row, as text."""
+    rows, model, out = data.open("train"), data.open_tokenizer().model, []
+    for row in range(len(rows)):
+        batch = {name: x[0] for name, x in rows.batch(np.array([row]), None).items()}
+        fed, asked = batch["tokens"][batch["segment_ids"] > 0], batch["targets"][batch["weights"] > 0]
+        out.append(tuple(model.decode(ids.tolist(), skip_special_tokens=False) for ids in (fed, asked)))
+    return out
+
+
+RECORDS = {
+    "messages": {"messages": TALK},
+    "messages in a column called conversations": {"conversations": TALK},
+    "sharegpt": {"conversations": SHARED, "id": 7},
+    "sharegpt in a column called messages": {"messages": SHARED},
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize(("train_on", "asked"), [("all_turns", ALL), ("last_turn", LAST)])
+def test_every_form_of_a_conversation_is_one_conversation(folder, tmp_path, name, train_on, asked):
+    data = data_of(folder, tmp_path, [RECORDS[name]], train_on=train_on)
+    assert trained(data) == [(chat.render(TEMPLATE, TALK), asked)]
+    assert describe(data)["validation"]["form"] == name.split()[0]
+
+
+def test_a_prompt_of_messages_is_not_trained_even_where_the_assistant_speaks_in_it(folder, tmp_path):
+    data = data_of(folder, tmp_path, [{"prompt": TALK[:4], "completion": TALK[4:]}])
+    assert trained(data) == [(chat.render(TEMPLATE, TALK), LAST)]
+    marked = TEMPLATE.replace("\n{% if m.reas", "\n{% generation %}{% if m.reas").replace(
+        "<|im_end|>{% endfor", "<|im_end|>{% endgeneration %}{% endfor"
+    )
+    # Every message stands between marks, the user's, too: those of the prompt are left out all the same.
+    (tmp_path / "marked.jinja").write_text(marked)
+    assert trained(dataclasses.replace(data, template_path=str(tmp_path / "marked.jinja")))[0][1] == LAST
+
+
+def test_prompt_and_completion_in_columns_of_other_names_are_a_question_and_its_answer(folder, tmp_path):
+    data = data_of(folder, tmp_path, [{"ask": "Hi", "say": "Hello!"}], prompt_field="ask", completion_field="say")
+    assert trained(data) == [(chat.render(TEMPLATE, TALK[1:3]), "Hello!<|im_end|>")]
+
+
+def test_without_a_template_a_prompt_and_its_completion_are_one_text(folder, tmp_path):
+    records = [{"prompt": "2 + 2 =", "completion": " 4"}, {"prompt": "2 + 3 =", "completion": ""}]
+    data = data_of(folder, tmp_path, records, template_path="")
+    end = "<|endoftext|>"
+    assert trained(data) == [(f"{end}2 + 2 = 4", f" 4{end}"), (f"{end}2 + 3 =", end)]
+    with pytest.raises(ValueError, match=r"line 1: messages need a chat template, and data\.template_path is empty"):
+        data_of(folder, tmp_path, [{"messages": TALK}], template_path="").open("train")
+    spelled = [{"prompt": "a<|im_end|>", "completion": "b"}]
+    with pytest.raises(ValueError, match=r"a message holds '<\|im_end\|>', a control token"):
+        data_of(folder, tmp_path, spelled, template_path="").open("train")
+    data.save_artifacts(tmp_path)
+    assert not (tmp_path / "chat_template.jinja").exists()
+
+
+def test_a_record_of_another_form_is_a_bad_record_with_its_reason(folder, tmp_path):
+    records = [{"messages": TALK}, {"conversations": SHARED}, {"prompt": "Hi", "completion": "Hello!"}, {"text": "a"}]
+    rows = data_of(folder, tmp_path, records, max_bad_records=3).open("train")
+    said = [reason for _, reason in rows.meta["bad_records"]]
+    assert said[0] == "a record of the form 'sharegpt' among records of the form 'messages' (data.form)"
+    assert "'prompt_completion' among" in said[1]
+    assert said[2].startswith(
+        "no field 'messages' or 'conversations', and not both 'prompt' and 'completion'; its fields:"
+    )
+    named = data_of(folder, tmp_path, records, max_bad_records=3, form="sharegpt")
+    assert trained(named) == [(chat.render(TEMPLATE, TALK), ALL)]
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"messages": "Hi"}, "its messages are no list of messages"),
+        ({"messages": []}, "the assistant says nothing; its roles: none"),
+        ({"messages": [{"role": "user", "text": "Hi"}]}, "a message without role or content; its keys: role, text"),
+        ({"messages": [{"role": "bot", "content": "Hi"}]}, "the assistant says nothing; its roles: bot"),
+        ({"messages": [*TALK[:2], {"role": "assistant", "content": None}]}, "a message without role or content"),
+        ({"conversations": [{"from": "humam", "value": "Hi"}]}, "from 'humam' .*perhaps you meant 'human'.*there is:"),
+        ({"conversations": [*SHARED, TALK[0]]}, "a message without 'from' or 'value'; its keys: role, content"),
+        ({"prompt": "Hi", "completion": TALK[4:]}, "its prompt are no list of messages"),
+        ({"prompt": TALK, "completion": TALK[:2]}, "the assistant says nothing; its roles: system, user"),
+        ({"messages": TALK, "tools": "[{"}, "its tools are no JSON"),
+        ({"messages": TALK, "tools": {"name": "add"}}, "its tools are no list of tools"),
+        ({"messages": TALK, "tools": [{"<|im_end|>": 1}]}, r"a message holds '<\|im_end\|>', a control token"),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_one_line(folder, tmp_path, record, reason):
+    with pytest.raises(ValueError, match=reason) as error:
+        data_of(folder, tmp_path, [record]).open("train")
+    assert "\n" not in str(error.value)
+    assert "talks.jsonl line 1: " in str(error.value)
+
+
+def test_tools_reach_the_template_and_their_answers_are_not_trained(folder, tmp_path):
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 2}}}]}
+    talk = [TALK[1], call, {"role": "tool", "content": "4"}, {"role": "assistant", "content": "Four"}]
+    asked = f"{json.dumps(call['tool_calls'])}<|im_end|>Four<|im_end|>"
+    for given in (tools, json.dumps(tools)):
+        data = data_of(folder, tmp_path, [{"messages": talk, "tools": given}])
+        assert trained(data) == [(chat.render(TEMPLATE, talk, tools=tools), asked)]
+    assert json.dumps(tools) in trained(data)[0][0]
+
+
+REASONED = [TALK[1], {"role": "assistant", "content": "Hello!", "reasoning_content": "hm", "tool_calls": None}]
+
+
+def test_reasoning_is_kept_or_stripped_and_never_lost_unsaid(folder, tmp_path):
+    data = data_of(folder, tmp_path, [{"messages": REASONED}])
+    assert trained(data)[0][1] == "<think>hm</think>Hello!<|im_end|>"
+    assert trained(dataclasses.replace(data, reasoning="strip"))[0][1] == "Hello!<|im_end|>"
+    written = [TALK[1], {"role": "assistant", "content": "<think>\nhm</think>\n\nHello!"}]
+    data = data_of(folder, tmp_path, [{"messages": written}])
+    assert trained(data)[0][1] == "<think>\nhm</think>\n\nHello!<|im_end|>"
+    assert trained(dataclasses.replace(data, reasoning="strip"))[0][1] == "Hello!<|im_end|>"
+    with pytest.raises(ValueError, match=r"'reasoning_content', which this template does not write; data\.reasoning ="):
+        chat_records.with_reasoning(REASONED, "keep", "{{ messages }}")
+
+
+def test_a_template_without_an_assistant_is_one_line(folder, tmp_path):
+    for n, template in enumerate(
+        ["", "{{ messages[0].content }}", "{% for m in messages if m.role == 'user' %}{% endfor %}"]
+    ):
+        path = tmp_path / f"{n}.jinja"
+        path.write_text(template)
+        data = data_of(folder, tmp_path, [{"messages": TALK}], template_path=str(path), max_bad_records=9)
+        with pytest.raises(
+            ValueError, match=r"data\.template_path = '.*jinja': it has no assistant: it writes nothing"
+        ):
+            data.open("train")
+
+
+def test_an_empty_answer_is_trained_to_end_at_once_or_is_a_bad_record(folder, tmp_path):
+    talk = [TALK[1], {"role": "assistant", "content": ""}]
+    data = data_of(folder, tmp_path, [{"messages": talk}])
+    assert trained(data)[0][1] == "<|im_end|>"
+    (tmp_path / "no_end.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    data = dataclasses.replace(data, template_path=str(tmp_path / "no_end.jinja"))
+    with pytest.raises(ValueError, match="the template writes nothing of an answer of the assistant"):
+        data.open("train")
+
+
+def test_the_last_turn_of_a_template_that_rewrites_the_past_is_one_sample(folder, tmp_path):
+    path = tmp_path / "rewrites.jinja"
+    path.write_text(
+        "{% for m in messages %}[{{ m.content if loop.last or m.role == 'user' else m.content | lower }}]{% endfor %}"
+    )
+    data = data_of(folder, tmp_path, [{"messages": TALK[1:]}], template_path=str(path))
+    assert [asked for _, asked in trained(data)] == ["[Hello!]<|endoftext|>", "[See you.]<|endoftext|>"]
+    last = dataclasses.replace(data, train_on="last_turn")
+    assert trained(last) == [("[Hi][hello!][Bye][See you.]", "[See you.]<|endoftext|>")]
+
+
+NEW = ("form", "prompt_field", "completion_field", "tools_field", "train_on", "reasoning")
+
+
+def test_a_config_from_before_these_fields_still_opens(folder, tmp_path):
+    data = data_of(folder, tmp_path, [{"messages": TALK}])
+    written = config_file.to_json(data)
+    assert config_file.from_json({name: x for name, x in written.items() if name not in NEW}) == data
