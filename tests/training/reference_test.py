@@ -93,7 +93,7 @@ def done(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_run_begins_where_its_reference_stands_and_keeps_it(done):
-    config, folder, records = done
+    _, folder, records = done
     assert records[0]["loss"] == pytest.approx(np.log(2), rel=1e-6), "the model is its reference before the first step"
     assert records[0]["reward_margin"] == pytest.approx(0.0, abs=1e-5)
     assert records[-1]["loss"] < np.log(2) - 0.01
