@@ -148,6 +148,11 @@ def _check_pipeline(config: Config, stages: int) -> None:
 
 def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
     """Raises ValueError for what the schedule does not do; layers: of each stacked parameter, by path."""
+    if not config.objective.scores:
+        raise ValueError(
+            f"parallel.pipeline_schedule = '1f1b' needs an objective that defines score(out, batch), and "
+            f"{type(config.objective).__name__} defines its loss() alone; 'gpipe' takes any objective"
+        )
     remat = compute.remat(config.model)
     if remat.startswith("offload") and not config.parallel.pipeline_remat:
         raise ValueError(
@@ -163,11 +168,6 @@ def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
         raise ValueError(
             f"parallel.pipeline_schedule = '1f1b' is for models in parts (models/base.py, Parts), and "
             f"{type(config.model).__name__} brings `apply` alone; 'gpipe' takes any model with a stack"
-        )
-    if not config.objective.scores:
-        raise ValueError(
-            f"parallel.pipeline_schedule = '1f1b' needs an objective that defines score(out, batch), and "
-            f"{type(config.objective).__name__} defines its loss() alone; 'gpipe' takes any objective"
         )
 
 

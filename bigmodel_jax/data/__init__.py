@@ -4,6 +4,7 @@ Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loade
 """
 
 from bigmodel_jax.data.base import DataConfig
+from bigmodel_jax.data.corpus.corpus import Corpus
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.images.image import ImageData, image_shape
 from bigmodel_jax.data.images.image_text import CaptionFiles, ImageTextData
@@ -60,6 +61,7 @@ __all__ = [
     "CaptionFiles",
     "ChatData",
     "ConllFiles",
+    "Corpus",
     "CsvFiles",
     "DataConfig",
     "EvalBatches",

@@ -4,6 +4,7 @@ from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.classification import Classification
 from bigmodel_jax.objectives.contrastive import Contrastive
 from bigmodel_jax.objectives.diffusion import Diffusion
+from bigmodel_jax.objectives.distillation import Distillation
 from bigmodel_jax.objectives.kto import KTO
 from bigmodel_jax.objectives.language_model import NextToken
 from bigmodel_jax.objectives.masked_language_model import BertPretraining, MaskedLanguageModel
@@ -17,6 +18,7 @@ from bigmodel_jax.objectives.simpo import SimPO
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "next_token": NextToken,
+    "distillation": Distillation,
     "masked_language_model": MaskedLanguageModel,
     "bert_pretraining": BertPretraining,
     "question_answering": QuestionAnswering,
@@ -41,6 +43,7 @@ __all__ = [
     "Classification",
     "Contrastive",
     "Diffusion",
+    "Distillation",
     "Loss",
     "MaskedLanguageModel",
     "NextToken",

@@ -52,6 +52,10 @@ class Objective:
         """The run, as `train.init_from` writes it, from which the values of each of these names come; others are initial."""
         return {}
 
+    def rollout_cache(self, data: Any, batch_size: int) -> tuple[int, int] | None:
+        """(rows, columns) of the decode cache that lives beside the step where a run samples with its own weights."""
+        return None
+
     def computed(self) -> dict[str, Field]:
         """What a run computes for each row before its first step and puts beside the data's arrays (training/reference.py)."""
         return {}

@@ -45,7 +45,7 @@ def load(path: Path) -> Reference:
     with np.load(path / "reference.npz") as arrays:
         found = dict(arrays)
     weights = folder.open_weights(path)
-    gradients = dict(folder._open_file(path / "gradients.safetensors"))
+    gradients = dict(folder.open_file(path / "gradients.safetensors"))
     gradients.pop("pos_embed", None)  # zeros, which are no positions
     return Reference(path, family, cfg, cfg.make(), found, read(family, cfg, weights), read(family, cfg, gradients))
 

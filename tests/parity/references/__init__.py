@@ -2,6 +2,7 @@
 
 from references.decoders import DECODERS
 from references.deepseek import DEEPSEEKS
+from references.distillation import DISTILLATION
 from references.dit import DIT
 from references.efficientnet import EFFICIENTNET
 from references.encoder_decoders import ENCODER_DECODERS
@@ -9,6 +10,7 @@ from references.encoders import ENCODERS
 from references.gemma import GEMMA
 from references.image_text import IMAGE_TEXT
 from references.mixtures import MIXTURES
+from references.normal_floats import NORMAL_FLOATS
 from references.pixart import PIXART
 from references.policy_gradient import POLICY_GRADIENT
 from references.preference import PREFERENCE
@@ -27,6 +29,7 @@ REFERENCES = {
     **VISION,
     **IMAGE_TEXT,
     **EFFICIENTNET,
+    **DISTILLATION,
     **DIT,
     **PIXART,
     **PREFERENCE,
@@ -35,5 +38,6 @@ REFERENCES = {
     **ROPE,
     **SFT,
     **SIZES,
+    **NORMAL_FLOATS,
     **POLICY_GRADIENT,
 }
