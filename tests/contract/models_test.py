@@ -32,7 +32,7 @@ FITS = {
     "diffusion": {"image_shape", "learn_sigma"},
 }
 # Objectives of decoders that are trained already, over rows of several texts: tests/objectives/pairs_test.py.
-AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "policy_gradient"}
+AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "policy_gradient", "distillation"}
 # What an encoder with such a head is trained for.
 HEADS = {
     "masked_lm": "masked_language_model",
