@@ -86,7 +86,7 @@ ROOMS = {
         "core",  # struct and traverse_util: pytrees and their paths
         "checkpoint",  # traverse_util
     ),
-    "array_record": ("data.sources.array_record_files", "data.corpus.shards"),  # comes with Grain and TFDS
+    "array_record": ("data.sources.array_record_files", "data.corpus.folder"),  # comes with Grain and TFDS
     "pyarrow": ("data.sources.table_files", "data.sources.opened"),  # the extra "parquet"
     "datasets": ("data.sources.hugging_face",),  # the extra "datasets"
     **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"

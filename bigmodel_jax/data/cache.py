@@ -45,11 +45,14 @@ def file_digest(path: str | Path) -> str:
     if known is None:
         with open(path, "rb") as file:
             known = hashlib.file_digest(file, "sha256").hexdigest()
-        if (
-            time.time_ns() - stat.st_mtime_ns > SETTLED_NS
-        ):  # a second change within one tick of the clock would not show
+        if settled(stat.st_mtime_ns):
             know_digest(name, stat.st_size, stat.st_mtime_ns, known)
     return known
+
+
+def settled(mtime_ns: int) -> bool:
+    """Whether a file changed so long ago that another change would show: not within one tick of the clock."""
+    return time.time_ns() - mtime_ns > SETTLED_NS
 
 
 def know_digest(name: str, size: int, mtime_ns: int, digest: str) -> None:

@@ -22,6 +22,7 @@ class NextToken(Objective):
     """
 
     reads = ("targets", "weights")
+    texts = 1
     causal = True
     metrics = (
         Metric(

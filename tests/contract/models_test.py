@@ -31,6 +31,8 @@ FITS = {
     "contrastive": {"vision", "text"},
     "diffusion": {"image_shape", "learn_sigma"},
 }
+# Objectives of decoders that are trained already, over rows of several texts: tests/objectives/pairs_test.py.
+AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "policy_gradient"}
 # What an encoder with such a head is trained for.
 HEADS = {
     "masked_lm": "masked_language_model",
@@ -52,8 +54,8 @@ def configs() -> dict[str, ModelConfig]:
 
 
 def fits(cfg: ModelConfig, objective: str) -> bool:
-    if hasattr(cfg, "head"):
-        return HEADS[cfg.head] == objective
+    if hasattr(cfg, "head") or objective in AFTERWARDS:
+        return HEADS.get(getattr(cfg, "head", "")) == objective
     names = {f.name for f in dataclasses.fields(cfg)}
     if "learn_sigma" in names:  # has classes or texts, but to be told, not to find
         return objective == "diffusion"
@@ -191,7 +193,7 @@ def close(a, b, tolerance):
 
 def test_every_model_and_every_objective_is_in_a_pair():
     assert {name for name, _ in PAIRS} == set(CONFIGS)
-    assert {objective for _, objective in PAIRS} == set(OBJECTIVES)
+    assert {objective for _, objective in PAIRS} == set(OBJECTIVES) - AFTERWARDS
 
 
 @one_of_kin

@@ -10,8 +10,10 @@ from references.encoders import ENCODERS
 from references.gemma import GEMMA
 from references.image_text import IMAGE_TEXT
 from references.mixtures import MIXTURES
+from references.normal_floats import NORMAL_FLOATS
 from references.pixart import PIXART
 from references.policy_gradient import POLICY_GRADIENT
+from references.preference import PREFERENCE
 from references.recurrent import RECURRENT
 from references.rope import ROPE
 from references.sft import SFT
@@ -30,10 +32,12 @@ REFERENCES = {
     **DISTILLATION,
     **DIT,
     **PIXART,
+    **PREFERENCE,
     **ENCODER_DECODERS,
     **RECURRENT,
     **ROPE,
     **SFT,
     **SIZES,
+    **NORMAL_FLOATS,
     **POLICY_GRADIENT,
 }
