@@ -97,6 +97,7 @@ def train(
         if start and found is not None:
             log.info("resumed at step %d", start)
             console.print(f"Resuming at step {start:,}.")
+        batches.enter(run_dir, fixed)
         run = loop.Run(config, run_dir, mesh, stages, hold, saves, batches, validation, patience, wall, start, fixed)
         limit, alone = config.train.max_step_seconds, jax.process_count() == 1
         with pulse.watched(limit, run_dir / "log.txt", alone=alone):
