@@ -70,7 +70,7 @@ def read(record: dict[str, Any], form: Form, columns: Columns) -> Conversation:
     reason = _wrong(messages, first)
     if reason:
         raise ValueError(reason)
-    return Conversation(messages, _tools(record.get(columns.tools), columns.tools), first)
+    return Conversation(messages, tools_of(record.get(columns.tools), columns.tools), first)
 
 
 def is_text(record: dict[str, Any], columns: Columns) -> bool:
@@ -145,7 +145,7 @@ def _wrong(messages: list[Message], first: int) -> str:
     return f"the assistant says nothing; its roles: {', '.join(roles) or 'none'}"
 
 
-def _tools(value: Any, name: str) -> list | None:
+def tools_of(value: Any, name: str) -> list | None:
     """Tools as a list, which tables of columns keep as the text of one."""
     if isinstance(value, str):
         try:
