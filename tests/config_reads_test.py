@@ -75,7 +75,7 @@ CASES = {
         MaskedTextData(source=NOWHERE),
         (
             "BertPretraining reads 'next_sentence', which MaskedTextData does not give (tokens, targets, segment_ids, "
-            "positions, weights); objective for this model and data: NextToken, MaskedLanguageModel"
+            "positions, weights); objective for this model and data: NextToken, Distillation, MaskedLanguageModel"
             "; data for this model and objective: SentencePairData"
         ),
     ),
@@ -93,7 +93,7 @@ CASES = {
         DPO(),
         TextData(source=NOWHERE),
         (
-            "DPO reads rows of 2 texts, and TextData's have 1; objective for this model and data: NextToken, "
+            "DPO reads rows of 2 texts, and TextData's have 1; objective for this model and data: NextToken, Distillation, "
             "MaskedLanguageModel; data for this model and objective: PreferenceData, UnpairedPreferenceData"
         ),
     ),
