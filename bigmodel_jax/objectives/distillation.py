@@ -49,8 +49,8 @@ class Distillation(NextToken):
     alpha: Share = 0.5
     top_k: CountOrZero = 0
     rest: Rest = "bucket"
-    student_layers: tuple[int, ...] = ()
-    teacher_layers: tuple[int, ...] = ()
+    student_layers: tuple[CountOrZero, ...] = ()
+    teacher_layers: tuple[CountOrZero, ...] = ()
     hidden_weight: NonNegative = 1.0
 
     metrics: ClassVar[tuple[Metric, ...]] = (
