@@ -5,11 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax.core import precision
+from bigmodel_jax.core import precision, storage
 from bigmodel_jax.core.params import Init, Param, normal, zeros
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.core.storage import dense
-from bigmodel_jax.nn import cpu, quantized, table
+from bigmodel_jax.nn import cpu, quantized, stored, table
 
 
 def linear_spec(
@@ -36,7 +35,8 @@ def project(x: jax.Array, w: jax.Array, num_dims: int = 1) -> jax.Array:
 
     w: an array, or a constant as it is stored (core/storage.py).
     """
-    w = dense(w, x.dtype)
+    if storage.stored(w):
+        return stored.project(project, num_dims, x, w)
     if precision.matmul() != "compute":
         return quantized.project(precision.matmul(), num_dims, x, w)
     if not cpu.active():
