@@ -97,15 +97,6 @@ def matrix(path: str, p: Param) -> Matrix | None:
 # ------------------------------------------------------------------------------------------------ the model
 
 
-def freeze(spec: Tree) -> Tree:
-    """The spec with what is trained as constants."""
-
-    def one(p: Param) -> Param:
-        return dataclasses.replace(p, kind="constant", trainable=False) if p.kind == "trained" else p
-
-    return params.map_spec(one, spec)
-
-
 def adapted(model: Model, spec: Tree, places: dict[str, dict[str, Place]]) -> Model:
     """The model with parameters of `spec`; places: of each adapter, by its name."""
     tables = frozenset(path for path, p in params.paths(model.spec).items() if is_table(p))

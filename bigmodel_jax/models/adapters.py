@@ -16,8 +16,9 @@ from bigmodel_jax.core.params import Init, Param, Tree, normal, zeros
 from bigmodel_jax.core.ranges import Count, CountOrZero, Positive, ShareBelowOne
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import closest
-from bigmodel_jax.models.adapted import Place, adapted, freeze, is_table, matrix
+from bigmodel_jax.models.adapted import Place, adapted, is_table, matrix
 from bigmodel_jax.models.base import Model, ModelConfig
+from bigmodel_jax.models.bases import BaseConfig
 from bigmodel_jax.nn.lora import BRANCH
 
 NAME = re.compile(r"\w[\w.-]*")
@@ -51,7 +52,8 @@ class Lora(AdapterConfig):
     rank_stabilised: the scale is alpha / sqrt(rank) (arXiv:2312.03732) and not alpha / rank. dora: arXiv:2402.09353, with
     dropout on the low-rank part alone. dropout: of a product's input; PEFT, too, has none on an embedding. trained: weights
     of any kind that are trained in full (PEFT's `modules_to_save`), as what they differ by from the base. new_tokens_from:
-    the first token of those whose rows of the tables are trained in full, 0 = none. ranks: the first that matches holds.
+    the first token of those whose rows of the tables are trained in full, 0 = none. ranks: the first that matches holds. base: how the frozen
+    weights are stored; QLoRA (arXiv:2305.14314) is matrices='nf4'.
 
     An adapter on a table that is the head as well changes both: there is one table, and its adapter is part of it.
     """
@@ -66,6 +68,7 @@ class Lora(AdapterConfig):
     trained: str = ""
     new_tokens_from: CountOrZero = 0
     ranks: tuple[Ranked, ...] = ()
+    base: BaseConfig = BaseConfig()
 
     def validate(self, config, model, parallel):
         if not NAME.fullmatch(self.name):
@@ -86,7 +89,7 @@ class Lora(AdapterConfig):
             raise ValueError(f"adapters: the model has parameters of its own called {BRANCH!r}")
         places = self.places(model.spec)
         own = {f"{path}/{part}": p for path, place in places.items() for part, p in place.spec.items()}
-        spec = freeze(model.spec) | {BRANCH: {self.name: params.from_paths(own)}}
+        spec = self.base.freeze(model.spec) | {BRANCH: {self.name: params.from_paths(own)}}
         return adapted(model, spec, {self.name: places})
 
     def places(self, spec: Tree) -> dict[str, Place]:

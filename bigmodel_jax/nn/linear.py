@@ -5,11 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax.core import precision
+from bigmodel_jax.core import precision, storage
 from bigmodel_jax.core.params import Init, Param, normal, zeros
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.core.storage import dense
-from bigmodel_jax.nn import cpu, quantized, table
+from bigmodel_jax.nn import cpu, quantized, stored, table
 from bigmodel_jax.nn.lora import Adapted
 
 
@@ -39,7 +38,8 @@ def project(x: jax.Array, w: jax.Array, num_dims: int = 1) -> jax.Array:
     """
     if isinstance(w, Adapted):
         return w.project(x, num_dims, project)
-    w = dense(w, x.dtype)
+    if storage.stored(w):
+        return stored.project(project, num_dims, x, w)
     if precision.matmul() != "compute":
         return quantized.project(precision.matmul(), num_dims, x, w)
     if not cpu.active():

@@ -92,10 +92,11 @@ def open_weights(folder: Path) -> Source:
             "and call save_pretrained(folder, safe_serialization=True)"
         )
         raise ValueError(f"{folder}: no {weights} and no {index}{hint if pickles else ''}")
-    return {name: tensor for file in files for name, tensor in _open_file(folder / file)}
+    return {name: tensor for file in files for name, tensor in open_file(folder / file)}
 
 
-def _open_file(path: Path) -> Iterator[tuple[str, Tensor]]:
+def open_file(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of one safetensors file, unread; ValueError where it is damaged."""
     try:
         file = safe_open(path, framework="numpy")
     except SafetensorError as error:

@@ -174,7 +174,8 @@ def _take(origin: Origin, config: Config, mesh, mine: set[str], prefix: str = ""
         cut = {p: theirs[n].shape if p in whole else shapes[n] for p, n in wanted.items()}
         values = {p: _cut(found[n], cut[p]) for p, n in wanted.items()}
         lie = lie if at == step else constants.places(origin.config, origin.folder, at)
-    refer = {p: lie[there[p]] for p in referred}
+    # In the model's order, which is the same in every process.
+    refer = {p: lie[name] for p, name in there.items() if p in referred}
     return Taken(values, {p: x._replace(shape=spec[p].shape) if p in whole else x for p, x in refer.items()})
 
 

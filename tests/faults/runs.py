@@ -35,6 +35,24 @@ def get_config():
 """
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen liquor jugs. "
 
+# Beside the config: the model whose layers are constants in blocks of int8.
+FROZEN = """
+import dataclasses
+from bigmodel_jax.core import params
+from bigmodel_jax.core.storage import Blocks
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(LlamaConfig):
+    def make(self):
+        model = super().make()
+        fixed = {"kind": "constant", "decay": None, "storage": Blocks("int8", 8)}
+        spec = {
+            path: dataclasses.replace(p, **fixed) if path.startswith(("layers/attn/", "layers/mlp/")) else p
+            for path, p in params.paths(model.spec).items()
+        }
+        return model._replace(spec=params.from_paths(spec))
+"""
+
 
 def write(folder: Path) -> Path:
     """The config file, with its texts beside it."""
@@ -43,6 +61,15 @@ def write(folder: Path) -> Path:
     validation.write_text(TEXT * 4)
     path = folder / "tiny.py"
     path.write_text(CONFIG.format(train=str(train), validation=str(validation), cache=str(folder / "cache")))
+    return path
+
+
+def write_frozen(folder: Path, base: Path) -> Path:
+    """The config file of a run whose layers are constants that lie in the run `base`; `write` comes first."""
+    text = (folder / "tiny.py").read_text().replace("model=LlamaConfig(", "model=Frozen(")
+    text = text.replace("train=TrainConfig(", f"train=TrainConfig(init_from={str(base)!r}, ")
+    path = folder / "frozen.py"
+    path.write_text(text.replace("\ndef get_config", f"{FROZEN}\ndef get_config"))
     return path
 
 
