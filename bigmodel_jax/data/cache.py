@@ -90,10 +90,10 @@ def build(folder: Path, write: Callable[[Path], None]) -> Path:
     The lock spares a second process the work; the rename makes the folder appear whole or not at all, also on file
     systems where locks do not reach other hosts. A damaged folder is named in the log and made again.
     """
-    if _whole(folder):  # without the lock, which a cache that cannot be written has not
+    if is_whole(folder):  # without the lock, which a cache that cannot be written has not
         return folder
     with lock(folder):
-        if _whole(folder):
+        if is_whole(folder):
             return folder
         if folder.exists():
             log.warning("%s is damaged and is made again: %s", folder, _damage(folder))
@@ -112,7 +112,7 @@ def build(folder: Path, write: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
     """Whether a folder's files are as they were written; each process reads them through once."""
     if folder.exists() and folder not in _checked and not _damage(folder):
         _checked.add(folder)

@@ -89,7 +89,8 @@ def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, jax.Sha
         place = sharding.batch_sharding(mesh, rules, field.axes)
         return jax.ShapeDtypeStruct((rows, *field.shape), field.dtype, sharding=place)
 
-    return {name: one(field) for name, field in fields.complete(config.data, config.model.inputs()).items()}
+    row = fields.complete(config.data, config.model.inputs()) | config.objective.computed()
+    return {name: one(field) for name, field in row.items()}
 
 
 def coords(device: Any) -> list[int]:
@@ -242,7 +243,7 @@ def _attention(config: Config, mesh, batch: dict) -> float:
         return 0.0
 
     def halved(name: str, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        axes = ("batch", *row[name].axes)
+        axes = ("batch", *row[name].axes) if name in row else ()
         shape = [n // 2 if i < len(axes) and axes[i] == "seq" else n for i, n in enumerate(x.shape)]
         return jax.ShapeDtypeStruct(tuple(shape), x.dtype, sharding=x.sharding)
 

@@ -73,7 +73,7 @@ def evaluate(args: Sequence[str]) -> None:
         given, run_dir, _ = parse_job(Evaluate(), "eval", args)
         runtime.keep_programs()
         from bigmodel_jax.report.writers import plain
-        from bigmodel_jax.training.saved import evaluate_run
+        from bigmodel_jax.training.evaluate_saved import evaluate_run
 
         step, scalars = evaluate_run(given.config, run_dir, given.step)
     if given.json:

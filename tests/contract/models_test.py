@@ -31,8 +31,10 @@ FITS = {
     "contrastive": {"vision", "text"},
     "diffusion": {"image_shape", "learn_sigma"},
 }
-# Objectives of decoders that are trained already, over rows of several texts: tests/objectives/pairs_test.py.
-AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "policy_gradient"}
+# Objectives of decoders that are trained already: tests/objectives/pairs_test.py and others see them.
+AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "distillation"}
+# Objectives of any decoder, which are seen on the first alone.
+OF_DECODERS = {"policy_gradient"}
 # What an encoder with such a head is trained for.
 HEADS = {
     "masked_lm": "masked_language_model",
@@ -54,6 +56,8 @@ def configs() -> dict[str, ModelConfig]:
 
 
 def fits(cfg: ModelConfig, objective: str) -> bool:
+    if objective in OF_DECODERS:
+        return type(cfg) is MODELS["llama"]
     if hasattr(cfg, "head") or objective in AFTERWARDS:
         return HEADS.get(getattr(cfg, "head", "")) == objective
     names = {f.name for f in dataclasses.fields(cfg)}
@@ -116,6 +120,10 @@ def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
             "label": rng.integers(0, cfg.num_classes, ROWS).astype(np.int32),
             "weights": np.ones(ROWS, np.float32),
         }
+    if objective == "policy_gradient":
+        sampled = rng.normal(-4, 0.1, segments.shape).astype(np.float32)  # near those of a fresh model
+        advantages = np.tile(np.array([1, -1], np.float32), ROWS // 2)
+        batch |= {"old_log_probs": sampled, "rollout_log_probs": sampled, "advantages": advantages}
     return batch | head_batch(cfg, rng) if hasattr(cfg, "head") else batch
 
 

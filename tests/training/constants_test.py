@@ -30,8 +30,9 @@ from bigmodel_jax.pretrained import folder
 from bigmodel_jax.pretrained.transfer import export_weights
 from bigmodel_jax.report.throughput import step_flops
 from bigmodel_jax.training import constants
+from bigmodel_jax.training.evaluate_saved import evaluate_run
 from bigmodel_jax.training.fresh import fresh_state
-from bigmodel_jax.training.saved import evaluate_run, load_weights
+from bigmodel_jax.training.saved import load_weights
 from bigmodel_jax.training.state import abstract_constants, abstract_state, init_constants, init_state
 from bigmodel_jax.training.step import check_updates, make_train_step
 from loop_test import run
