@@ -11,16 +11,14 @@ from typing import Any
 import numpy as np
 
 from bigmodel_jax.config import Config
-from bigmodel_jax.data.text.prompt_data import PromptData
-from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 from bigmodel_jax.inference.rollout import Ask, Generator, Rollout
 
 
 class Recorded:
     """A share of `data.recorded` of the answers from the records; the log-probabilities of those are 0, and not known."""
 
-    def __init__(self, data: PromptData, tokenizer: Tokenizer, others: Generator):
-        self._data, self._tokenizer, self._others = data, tokenizer, others
+    def __init__(self, config: Config, others: Generator):
+        self._data, self._tokenizer, self._others = config.data, config.data.open_tokenizer(), others
 
     def generate(self, weights: Any, asks: Sequence[Ask]) -> Iterator[tuple[int, Rollout]]:
         known = [number for number, ask in enumerate(asks) if self._is_recorded(ask)]
@@ -40,5 +38,4 @@ class Recorded:
 
 def with_recorded(config: Config, generator: Generator) -> Generator:
     """`generator`, with the records' own answers among its where the config asks for them."""
-    data = config.data
-    return Recorded(data, data.open_tokenizer(), generator) if data.recorded else generator
+    return Recorded(config, generator) if config.data.recorded else generator

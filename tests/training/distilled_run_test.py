@@ -83,12 +83,12 @@ class Echo:
 
 
 def test_a_share_of_the_answers_is_the_records_own(teacher, tmp_path):
-    data = prompts_of(teacher, tmp_path, 0.4)
-    tokenizer = data.open_tokenizer()
+    config = dataclasses.replace(teacher[0], data=prompts_of(teacher, tmp_path, 0.4))
+    tokenizer = config.data.open_tokenizer()
     own = [*tokenizer.encode(" fox"), tokenizer.stops[0]]
     asks = [Ask([1], {"completion": " fox"}, (0, n)) for n in range(400)]
-    found = dict(Recorded(data, tokenizer, Echo()).generate(None, asks))
-    assert found == dict(Recorded(data, tokenizer, Echo()).generate(None, asks))
+    found = dict(Recorded(config, Echo()).generate(None, asks))
+    assert found == dict(Recorded(config, Echo()).generate(None, asks))
     assert sorted(found) == list(range(400))
     recorded = [n for n, rollout in found.items() if rollout == Rollout(own, [0.0] * len(own), True)]
     assert 0.3 < len(recorded) / 400 < 0.5
