@@ -178,6 +178,14 @@ def test_a_loss_of_a_whole_batch_is_not_cut(change, said):
         validate(dataclasses.replace(config_of(KTO()), **change))
 
 
+def test_which_of_them_are_the_score_of_one_call():
+    assert DPO().scores
+    assert SimPO().scores
+    assert RewardModel().scores
+    assert not DPO(reference="adapters_off").scores
+    assert not KTO().scores
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

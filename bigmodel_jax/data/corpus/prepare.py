@@ -68,7 +68,7 @@ def prepare(
     """
     if _is_of(job, folder):
         return folder
-    with cache.lock(folder):
+    with cache.lock(root / "corpus-locks" / cache.key(str(folder.absolute()))):
         if _is_of(job, folder):
             return folder
         partial = folder.with_name(f"{folder.name}.partial")

@@ -21,6 +21,7 @@ from bigmodel_jax.data.fields import Field, per_row
 from bigmodel_jax.data.sources.sources import Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import chat, packing, preference_records
+from bigmodel_jax.data.text.chat_records import Reasoning
 from bigmodel_jax.data.text.preference_records import Columns, Encoded, Prompted
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
@@ -51,6 +52,8 @@ class PreferenceData(DataConfig):
     too_long: TooLong = "drop"
     "a pair with a text longer than seq_len: drop leaves it out; cut removes tokens at the prompt's front, the same from both "
     "texts, and at the end of an answer that is too long by itself"
+    reasoning: Reasoning = "keep"
+    "what a message carries of its reasoning: keep gives it to the template, strip takes it out"
     control_tokens: Literal["error", "escape"] = "error"
     "a text that spells a control token such as <|im_end|>: error makes it a bad record; escape reads it as text"
 
@@ -61,7 +64,7 @@ class PreferenceData(DataConfig):
             dataclasses.astuple(self._columns()),
             self.max_bad_records,
         ]
-        facts += [fingerprint(self.tokenizer_path), self.control_tokens, type(self).__name__]
+        facts += [fingerprint(self.tokenizer_path), self.control_tokens, self.reasoning, type(self).__name__]
         facts += [cache.file_digest(self.template_path) if self.template_path else ""]
         folder = cache.build(
             self.root() / f"preference-{FORMAT}" / cache.key(facts), lambda out: self._write(split, out)
@@ -155,7 +158,9 @@ class PreferenceData(DataConfig):
         for where, record in self.source.records(split, self.root(), bad):
             try:
                 found = self.read(record)
-                encoded = preference_records.encode(found, tokenizer, template, escape=self.control_tokens == "escape")
+                encoded = preference_records.encode(
+                    found, tokenizer, template, escape=self.control_tokens == "escape", reasoning=self.reasoning
+                )
             except ValueError as error:
                 bad.skip(where, str(error))
                 continue
