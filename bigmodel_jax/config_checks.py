@@ -130,6 +130,10 @@ def _check_rollouts(config: Config) -> None:
         )
     if compares and config.data.sampled and group < 2:
         raise ValueError(f"data.group = {group}: {type(objective).__name__} compares answers; it must be 2 or more")
+    if compares and getattr(config.data, "recorded", 0):
+        raise ValueError(
+            f"data.recorded = {config.data.recorded}: {type(objective).__name__} compares answers of the policy; it must be 0"
+        )
     if compares and objective.reference == ADAPTERS_OFF and type(config.adapters) is AdapterConfig:
         raise ValueError(
             f"objective.reference = {ADAPTERS_OFF!r}: the run has no adapters; name a run, or give adapters"

@@ -30,6 +30,7 @@ TESTS = {
     "nn/attention/blockwise.py": ("nn/visibility_test.py", "nn/attention_test.py"),
     "nn/cpu.py": ("nn/cpu_test.py",),
     "core/dataclass_json.py": ("config_file_test.py",),
+    "inference/recorded.py": ("training/distilled_run_test.py",),
     "nn/head_columns.py": ("nn/head_losses_test.py",),
     "nn/cross_entropy.py": ("objectives/cross_entropy_test.py", "nn/head_test.py"),
     "nn/rings.py": ("nn/head_test.py",),
