@@ -26,8 +26,9 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     check_paths(config)
     check_duration(config)
     _check_rules(config.parallel.rules)
-    config.model.validate(_with_sizes(config.parallel, num_devices))
-    config.adapters.validate(config.model, config.model.make())
+    parallel = _with_sizes(config.parallel, num_devices)
+    config.model.validate(parallel)
+    config.adapters.validate(config.model, config.model.make(), parallel)
     spec = config.make_model().spec
     params.check_sizes(spec)
     config.optim.frozen(spec)  # refuses patterns
