@@ -109,6 +109,34 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_bytes(at, corpus, tmp_path, s
     assert not (root / "out.partial").exists()
 
 
+def test_a_run_that_is_cut_off_at_its_last_line_only_gets_its_name(corpus, tmp_path, monkeypatch):
+    expected, rename = made(corpus, tmp_path / "straight")[1], os.rename
+
+    def cut(old, new):
+        if Path(new).name == "out":
+            raise KeyboardInterrupt
+        rename(old, new)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "rename", cut)
+        made(corpus, tmp_path / "cut")
+    monkeypatch.setattr(preparing, "_Run", None)
+    assert made(corpus, tmp_path / "cut")[1] == expected
+
+
+def test_half_done_work_of_another_job_goes_and_what_is_no_work_stays(corpus, tmp_path):
+    partial = tmp_path / "root" / "out.partial"
+    partial.mkdir(parents=True)
+    (partial / "mine.txt").write_text("x")
+    with pytest.raises(
+        ValueError, match=r"^'\S+out\.partial' is needed for the work, and holds something else; move it"
+    ):
+        made(corpus, tmp_path / "root")
+    (partial / "mine.txt").rename(partial / "train-00000.array_record.open")
+    (partial / "manifest.json").write_text('{"key": "another", "shards": []}')
+    assert made(corpus, tmp_path / "root")[1] == made(corpus, tmp_path / "straight")[1]
+
+
 def test_the_card_counts_each_step_and_shows_what_it_dropped(corpus, tmp_path):
     folder, _ = made(corpus, tmp_path / "cache")
     card = json.loads((folder / CARD).read_text())
