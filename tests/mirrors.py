@@ -107,6 +107,12 @@ TESTS = {
     "plan/program/cost.py": ("plan/rows_test.py",),
     "plan/topology.py": ("plan/rows_test.py",),
     "nn/shards.py": ("nn/moe_test.py",),
+    **{
+        f"data/corpus/{name}.py": ("data/prepare_test.py",)
+        for name in ("corpus", "outcome", "workers", "folder", "card")
+    },
+    "data/cleaning/step.py": ("data/quality_test.py", "data/prepare_test.py"),
+    "verbs/preparing.py": ("data/prepare_test.py", "data/remembered_test.py"),
     "data/base.py": ("data/sources_test.py", "data/image_test.py"),
     "data/images/pictures.py": ("data/image_text_test.py",),
     "data/text/chat_data.py": ("data/chat_test.py", "data/chat_records_test.py"),
