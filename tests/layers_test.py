@@ -43,7 +43,9 @@ LAYERS = {
     "bigmodel_jax.training": 6,
     "bigmodel_jax.training.beginning": 7,  # a state, fresh or from checkpoints
     "bigmodel_jax.training.constants": 7,  # of a run, beside its checkpoints
-    "bigmodel_jax.training.rollouts": 7,  # batches that the engine makes
+    "bigmodel_jax.training.policy": 7,  # the engine's answers, and their rewards
+    "bigmodel_jax.training.held_out": 7,
+    "bigmodel_jax.training.rollouts": 7,
     "bigmodel_jax.training.ending": 7,  # samples and the report together
     "bigmodel_jax.training.fresh": 7,  # a state from other runs
     "bigmodel_jax.training.evaluate_saved": 7,  # a checkpoint on the validation split

@@ -24,7 +24,7 @@ def open_data(config: Config, mesh, data: Any = None) -> tuple[Experience, EvalB
     """(training batches, validation batches), prepared where they are not yet; data: the config's with more beside its rows."""
     data = data or config.data
     layout = {"mesh": mesh, "rules": config.parallel.rules}
-    if config.data.sampled:
+    if config.data.prompts:
         return rollouts.open_rollouts(config, mesh)
     batches = config.data.experience(config, mesh)
     if batches is None:
