@@ -1,6 +1,7 @@
 """The state with which a run starts: initial values, and what it takes from other runs."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +13,10 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.core import params
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.storage import Blocked
+from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.training import constants, run_folder, tables
 from bigmodel_jax.training.constants import Place
-from bigmodel_jax.training.saved import load_weights
+from bigmodel_jax.training.saved import load_weights, merged
 from bigmodel_jax.training.state import (
     TrainState,
     abstract_constants,
@@ -23,6 +25,8 @@ from bigmodel_jax.training.state import (
     init_state,
     with_weights,
 )
+
+ADAPTERS = "adapters/"  # before the paths of adapters
 
 
 class Fresh(NamedTuple):
@@ -149,7 +153,9 @@ def _shapes(taken: Taken) -> dict[str, tuple[int, ...]]:
 def _take(origin: Origin, config: Config, mesh, mine: set[str], prefix: str = "") -> Taken:
     """What the origin has of the parameters `mine`, whose paths there are without `prefix`."""
     spec, own = params.paths(config.make_model().spec), tables.published(config)
-    theirs, shapes = params.paths(origin.config.make_model().spec), tables.published(origin.config)
+    merges = _merges(origin, spec, prefix)
+    described = dataclasses.replace(origin.config, adapters=AdapterConfig()) if merges else origin.config
+    theirs, shapes = params.paths(described.make_model().spec), tables.published(described)
     there = {path: path.removeprefix(prefix) for path in spec if path in mine and path.removeprefix(prefix) in theirs}
     wrong = [
         f"{path} {theirs[name].shape}, here {spec[path].shape}"
@@ -166,11 +172,11 @@ def _take(origin: Origin, config: Config, mesh, mine: set[str], prefix: str = ""
     }
     step = origin.step
     lie = constants.places(origin.config, origin.folder, step)
-    referred = {path for path, name in there.items() if spec[path].kind == "constant" and name in lie}
+    referred = {path for path, name in there.items() if spec[path].kind == "constant" and name in lie and not merges}
     values, wanted = {}, {path: name for path, name in there.items() if path not in referred}
     if wanted:
         other = any(theirs[name].shape != spec[path].shape for path, name in wanted.items())
-        found, at = _values(origin, config, mesh, set(wanted.values()), whole_tables=other)
+        found, at = _values(origin, config, mesh, set(wanted.values()), whole_tables=other, merges=merges)
         cut = {p: theirs[n].shape if p in whole else shapes[n] for p, n in wanted.items()}
         values = {p: _cut(found[n], cut[p]) for p, n in wanted.items()}
         lie = lie if at == step else constants.places(origin.config, origin.folder, at)
@@ -179,23 +185,41 @@ def _take(origin: Origin, config: Config, mesh, mine: set[str], prefix: str = ""
     return Taken(values, {p: x._replace(shape=spec[p].shape) if p in whole else x for p, x in refer.items()})
 
 
+def _merges(origin: Origin, spec: Mapping[str, params.Param], prefix: str) -> bool:
+    """Whether the origin's adapters go into the weights that are taken: where none are wanted.
+
+    ValueError where some of them have no place here.
+    """
+    theirs = {p for p in params.paths(origin.config.make_model().spec) if p.startswith(ADAPTERS)}
+    if prefix or not any(path.startswith(ADAPTERS) for path in spec):
+        return bool(theirs)
+    if lacking := sorted(theirs - spec.keys()):
+        raise ValueError(
+            f"{origin.name} holds {lacking[0]}, which this run has not; give it the same adapters, or merge those there first: "
+            "a run without adapters that starts from there, or `export` and `import`"
+        )
+    return False
+
+
 def _cut(x: Any, shape: tuple[int, ...]) -> Any:
     return x if isinstance(x, Blocked) else x[tuple(map(slice, shape))]
 
 
-def _values(origin: Origin, config: Config, mesh, names: set[str], *, whole_tables: bool) -> tuple[dict[str, Any], int]:
+def _values(
+    origin: Origin, config: Config, mesh, names: set[str], *, whole_tables: bool, merges: bool
+) -> tuple[dict[str, Any], int]:
     """(the origin's weights by path, their step) on this run's mesh; without its constants where `names` has none.
 
-    whole_tables: its vocabulary is not cut, as another one may be cut elsewhere.
+    whole_tables: its vocabulary is not cut, as another one may be cut elsewhere. merges: with its adapters in them.
     """
     parallel = config.parallel
     if whole_tables:
         parallel = dataclasses.replace(parallel, rules=dataclasses.replace(parallel.rules, vocab=None))
     source = dataclasses.replace(origin.config, parallel=parallel)
     spec = params.paths(source.make_model().spec)
-    fixed = any(spec[name].kind == "constant" for name in names)
+    fixed = any(spec[name].kind == "constant" for name in names) or merges
     tree, step = load_weights(source, origin.folder, mesh, origin.which, origin.said, fixed=fixed)
-    return params.paths(tree), step
+    return params.paths(merged(source, tree, mesh) if merges else tree), step
 
 
 def _forked(origin: Origin, config: Config, mesh) -> TrainState:

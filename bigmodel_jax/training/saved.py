@@ -17,6 +17,7 @@ from bigmodel_jax.data.text import chat as chat_format
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.inference.sample_images import sample_images
+from bigmodel_jax.models import adapters
 from bigmodel_jax.training import constants, fits
 from bigmodel_jax.training.checks import check_data, check_sample
 from bigmodel_jax.training.evaluate import evaluate
@@ -46,6 +47,21 @@ def load_weights(
     with store.open_store(run_dir / "checkpoints", config.checkpoint) as saves:
         found = store.restore_params(saves, fields, step)
     return params.merge(found[weights], found.get("frozen", {}), kept_apart), int(found["step"])
+
+
+def merged(config: Config, weights: params.Tree, mesh) -> params.Tree:
+    """The weights of `config.model` alone, with the adapters in them, which compute what `weights` compute."""
+    model = config.model.make()
+    own = params.paths(model.spec)
+
+    def model_alone(weights: params.Tree) -> params.Tree:
+        flat = params.paths(adapters.merge(config.adapters.adapt(model), weights))
+        return params.from_paths({path: flat[path] for path in own})
+
+    if type(config.adapters) is adapters.AdapterConfig:
+        flat = params.paths(weights)
+        return params.from_paths({path: flat[path] for path in own})
+    return jax.jit(model_alone, out_shardings=sharding.placed(model.spec, mesh, config.parallel))(weights)
 
 
 def evaluate_run(config: Config, run_dir: Path, which: str = "") -> tuple[int, dict[str, float]]:
