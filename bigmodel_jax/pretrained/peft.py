@@ -116,6 +116,12 @@ def read(folder: Path, family: Family, spec: Mapping[str, Param], cfg: Any, base
             saved.setdefault(path, np.zeros(spec[path].shape, value.dtype))[piece.index] = piece.row.layout.ours(
                 value, shape
             )
+    for piece in names.pieces(family.rows, spec, cfg):
+        if len(piece.row.paths) > 1 and any(name.startswith(piece.name.removesuffix("weight")) for name in left):
+            raise ValueError(
+                f"{folder}: {piece.name} holds {len(piece.row.paths)} matrices of ours, and an adapter of them all is not read; "
+                "PEFT's merge_and_unload writes a model to import"
+            )
     if left:
         raise ValueError(
             f"{folder / WEIGHTS}: {_few(left)} of another base, or of a module that {peft_config.FILE} leaves out"
