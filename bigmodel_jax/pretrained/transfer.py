@@ -192,8 +192,7 @@ def export_weights(config: Config, run_dir: Path, target: Path, *, dtype: Float 
     mesh = sharding.make_mesh(config.parallel)
     tree = merged(config, load_weights(config, run_dir, mesh, which)[0], mesh)
     flat, spec = params.paths(tree), spec_by_path(plain)
-    assert set(flat) == set(spec)
-    flat = {path: dense(x, dtype)[tuple(map(slice, spec[path].shape))].astype(dtype) for path, x in flat.items()}
+    flat = {path: dense(flat[path], dtype)[tuple(map(slice, p.shape))].astype(dtype) for path, p in spec.items()}
     with whole_or_nothing(target, "export") as partial:
         folder.save_params(family, plain, flat, partial)
         labels.restore(run_dir, partial)

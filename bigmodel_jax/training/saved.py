@@ -50,18 +50,12 @@ def load_weights(
 
 
 def merged(config: Config, weights: params.Tree, mesh) -> params.Tree:
-    """The weights of `config.model` alone, with the adapters in them, which compute what `weights` compute."""
-    model = config.model.make()
-    own = params.paths(model.spec)
-
-    def model_alone(weights: params.Tree) -> params.Tree:
-        flat = params.paths(adapters.merge(config.adapters.adapt(model), weights))
-        return params.from_paths({path: flat[path] for path in own})
-
+    """The weights with the adapters in them: those of the run's model without adapters, which compute the same."""
     if type(config.adapters) is adapters.AdapterConfig:
-        flat = params.paths(weights)
-        return params.from_paths({path: flat[path] for path in own})
-    return jax.jit(model_alone, out_shardings=sharding.placed(model.spec, mesh, config.parallel))(weights)
+        return weights
+    spec = dataclasses.replace(config, adapters=adapters.AdapterConfig()).make_model().spec
+    where = sharding.placed(spec, mesh, config.parallel)
+    return jax.jit(lambda tree: adapters.merge(config.make_model(), tree), out_shardings=where)(weights)
 
 
 def evaluate_run(config: Config, run_dir: Path, which: str = "") -> tuple[int, dict[str, float]]:
