@@ -22,6 +22,7 @@ from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.pretrained import peft, peft_config
 from bigmodel_jax.pretrained.adapter_transfer import export_adapters, import_adapters
 from bigmodel_jax.pretrained.transfer import export_weights, import_weights
+from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.beginning import begin
 from bigmodel_jax.training.fresh import fresh_state
 from bigmodel_jax.training.saved import load_weights
@@ -144,12 +145,18 @@ def test_fresh_adapters_begin_as_the_base_bit_for_bit_and_are_named(runs, capsys
     config = dataclasses.replace(config, adapters=adapters.Lora(rank=2), train=train, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     fresh = begin(config, mesh, Console())
-    assert "new here: adapters/default/layers/attn/k/a, " in capsys.readouterr().out
+    assert "; new here: adapters.\n" in capsys.readouterr().out
     assert params.paths(fresh.state.params).keys() == set(fresh.missing)
     base = load_weights(config_file.load(runs["base"]), runs["base"], mesh)[0]
     jax.tree.map(np.testing.assert_array_equal, fresh.constants, base)
     found, want = (logits(config, tree) for tree in (weights(fresh.state, fresh.constants), base))
     np.testing.assert_array_equal(found, want)
+
+
+def test_no_field_of_the_adapters_may_change_when_a_run_goes_on(runs):
+    config = config_file.load(runs["lora"])
+    changed = dataclasses.replace(config, adapters=dataclasses.replace(config.adapters, alpha=9.0))
+    assert run_folder.differences(config, changed) == {"adapters.alpha": (8.0, 9.0)}
 
 
 def test_other_adapters_than_the_sources_are_one_line(runs):
