@@ -11,6 +11,8 @@ from bigmodel_jax.core.local_paths import check_local
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, axis_names, factor, partition_spec, slice_axis
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.models import compute
+from bigmodel_jax.models.adapters import AdapterConfig
+from bigmodel_jax.objectives.policy_gradient import ADAPTERS_OFF, PolicyGradient
 
 # Fields that name files and folders.
 PATH_ENDS = ("path", "dir", "folder", "file")
@@ -24,11 +26,15 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     check_paths(config)
     check_duration(config)
     _check_rules(config.parallel.rules)
-    config.model.validate(_with_sizes(config.parallel, num_devices))
-    config.adapters.validate(config.model, config.model.make())
+    parallel = _with_sizes(config.parallel, num_devices)
+    config.model.validate(parallel)
+    config.adapters.validate(config.model, config.model.make(), parallel)
     spec = config.make_model().spec
     params.check_sizes(spec)
     config.optim.frozen(spec)  # refuses patterns
+    _check_whole_batch(config)
+    config.objective.validate()
+    _check_rollouts(config)
     _check_batch(config, num_devices)
     config_reads.check(config.model, config.objective, config.data)
     _check_metric(config)
@@ -112,6 +118,23 @@ def _check_batch(config: Config, num_devices: int | None) -> None:
             raise ValueError(f"{name} = {value} is not divisible by {shards * more} = {product}")
 
 
+def _check_rollouts(config: Config) -> None:
+    """Raises ValueError where a batch is not made of whole groups of answers, or their reference is nowhere."""
+    objective, group = config.objective, getattr(config.data, "group", 1)
+    compares = isinstance(objective, PolicyGradient)
+    if config.data.sampled and config.train.batch_size % group:
+        raise ValueError(
+            f"train.batch_size = {config.train.batch_size} is not divisible by data.group = {group}: a batch is made of "
+            "whole groups of answers"
+        )
+    if compares and config.data.sampled and group < 2:
+        raise ValueError(f"data.group = {group}: {type(objective).__name__} compares answers; it must be 2 or more")
+    if compares and objective.reference == ADAPTERS_OFF and type(config.adapters) is AdapterConfig:
+        raise ValueError(
+            f"objective.reference = {ADAPTERS_OFF!r}: the run has no adapters; name a run, or give adapters"
+        )
+
+
 def _check_pipeline(config: Config, stages: int) -> None:
     """Raises ValueError where layers or microbatches do not make up the pipeline."""
     parallel, rounds = config.parallel, config.parallel.pipeline_rounds
@@ -147,6 +170,11 @@ def _check_pipeline(config: Config, stages: int) -> None:
 
 def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
     """Raises ValueError for what the schedule does not do; layers: of each stacked parameter, by path."""
+    if not config.objective.scores:
+        raise ValueError(
+            f"parallel.pipeline_schedule = '1f1b' needs an objective that defines score(out, batch), and "
+            f"{type(config.objective).__name__} defines its loss() alone; 'gpipe' takes any objective"
+        )
     remat = compute.remat(config.model)
     if remat.startswith("offload") and not config.parallel.pipeline_remat:
         raise ValueError(
@@ -163,11 +191,23 @@ def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
             f"parallel.pipeline_schedule = '1f1b' is for models in parts (models/base.py, Parts), and "
             f"{type(config.model).__name__} brings `apply` alone; 'gpipe' takes any model with a stack"
         )
-    if not config.objective.scores:
-        raise ValueError(
-            f"parallel.pipeline_schedule = '1f1b' needs an objective that defines score(out, batch), and "
-            f"{type(config.objective).__name__} defines its loss() alone; 'gpipe' takes any objective"
-        )
+
+
+def _check_whole_batch(config: Config) -> None:
+    """Raises ValueError where a batch is cut into pieces for a loss that is one of the whole batch."""
+    parallel = config.parallel
+    cuts = {
+        "train.microbatches": (config.train.microbatches, 1),
+        "parallel.slices": (parallel.slices, 1),
+        "parallel.deterministic": (parallel.deterministic, False),
+        "parallel.strategy": (parallel.strategy, "jit"),
+    }
+    for name, (value, needed) in cuts.items() if config.objective.whole_batch else ():
+        if value != needed:
+            raise ValueError(
+                f"{name} = {value!r} cuts a batch into pieces, and the loss of {type(config.objective).__name__} is one of "
+                f"the whole batch; allowed: {needed!r}"
+            )
 
 
 def _check_rows(config: Config, sizes: dict[str, int]) -> None:

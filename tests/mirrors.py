@@ -32,6 +32,8 @@ TESTS = {
     "core/dataclass_json.py": ("config_file_test.py",),
     "nn/head_columns.py": ("nn/head_losses_test.py",),
     "nn/cross_entropy.py": ("objectives/cross_entropy_test.py", "nn/head_test.py"),
+    "nn/rings.py": ("nn/head_test.py",),
+    "models/adapted.py": ("models/adapters_test.py", "nn/lora_test.py"),
     "nn/norm.py": ("nn/visibility_test.py",),
     "nn/position.py": ("nn/by_hand_test.py",),
     "nn/feedforward.py": ("nn/by_hand_test.py",),

@@ -45,6 +45,9 @@ class DataConfig:
     endless: ClassVar[bool] = False
     "its training rows have no end (a stream, or rows made as they are asked for): a run says its steps, not its epochs"
 
+    sampled: ClassVar[bool] = False
+    "its rows are prompts: the run's own model gives the answers of a batch (training/rollouts.py)"
+
     cache_dir: str = ""
     "where prepared data is kept; empty: $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax"
     max_bad_records: CountOrZero = 0

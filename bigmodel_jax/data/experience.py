@@ -1,9 +1,11 @@
 """Where a training run takes its batches from: rows in an order that is known, or whatever is made as the weights go."""
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 
+from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.data.base import Rows
 
 
@@ -15,6 +17,10 @@ class Experience(Protocol):
 
     rows: Rows
 
+    def enter(self, run_dir: Path, constants: Any) -> None:
+        """Called once, before the first `next`: the run's folder, and the parameters that are no part of its state."""
+        ...
+
     def next(self, state: Any) -> dict[str, jax.Array]:
         """The next global batch. state: the TrainState, which the step is going to be given, and donated: keep none of it."""
         ...
@@ -25,6 +31,10 @@ class Experience(Protocol):
 
     def wait(self, seconds: float) -> bool:
         """Whether what is prepared ahead is there, after so many seconds at most; True where nothing is."""
+        ...
+
+    def measured(self) -> dict[str, Mean]:
+        """What the run records of the batch that `next` gave last, beside what its step returns."""
         ...
 
     def position(self) -> dict[str, Any]:

@@ -99,15 +99,23 @@ class Engine:
         self._left = np.zeros(slots, np.int64)  # at most so many tokens still come beside a fresh one
         self._fresh = False  # a slot has a token that no step has given out
         self._flying: collections.deque[tuple[list, int, Emitted]] = collections.deque()
+        self._compiled: _Compiled | None = None
         self._slots: Slots | None = None
 
-    def load(self, weights: Any) -> None:
-        """Generates from these weights from now on; texts that have begun go on with the keys and values they have."""
+    def load(self, weights: Any, *, fresh: bool = False) -> None:
+        """Generates from these weights from now on; texts that have begun go on with the keys and values they have.
+
+        fresh: the ring begins at its first column, so that texts that are submitted afterwards are the same to the last
+        bit whatever was generated before; no text may be unfinished.
+        """
         self._weights = weights
         self._layered = stack.apart(self._model.spec, weights) if _large_on_one_cpu(weights) else weights
-        if self._slots is None:
+        if self._compiled is None:
             self._compiled = _compile(self._programs, self._layout, _mesh_of(weights), cache_dtype(weights))
+        if self._slots is None or fresh:
+            assert not (fresh and self.num_unfinished), "texts that have begun have keys and values"
             self._slots = self._compiled.empty()
+            self._flying.clear()
 
     def submit(self, request: Request) -> int:
         """The request's number, by which `step` calls it; ValueError for one that no slot has room for."""

@@ -19,8 +19,9 @@ from bigmodel_jax.core import metrics, params
 from bigmodel_jax.core.metrics import Mean, Metric
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Positive
-from bigmodel_jax.core.user_code import FunctionName, name_of
-from bigmodel_jax.models.base import ModelConfig
+from bigmodel_jax.core.user_code import FunctionName, find, name_of
+from bigmodel_jax.models.base import ModelConfig, Out
+from bigmodel_jax.nn import head_losses
 from bigmodel_jax.nn.head import Form as Logits
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.cross_entropy import of_tokens
@@ -86,6 +87,24 @@ class PolicyGradient(Objective):
         names = tuple(name_of("objective.reward", function) for function in given if function)
         object.__setattr__(self, "reward", names)
 
+    def validate(self) -> None:
+        if not self.reward:
+            raise ValueError("objective.reward is empty; name a function, such as 'my_rewards.py:equal_numbers'")
+        for name in self.reward:
+            find("objective.reward", name)
+        if self.reward_weights and len(self.reward_weights) != len(self.reward):
+            raise ValueError(
+                f"objective.reward_weights = {self.reward_weights}: objective.reward names {len(self.reward)} functions; "
+                "give one weight for each, or none"
+            )
+        if self.kl and not self.reference:
+            raise ValueError(
+                f"objective.kl = {self.kl:g} needs objective.reference: a run, such as the one of train.init_from, or "
+                f"{ADAPTERS_OFF!r}"
+            )
+        if self.form == "dr_grpo" and not self.length:
+            raise ValueError("objective.form = 'dr_grpo' needs objective.length, such as the value of data.max_tokens")
+
     # ---- the reference
 
     def parameters(self, model: ModelConfig) -> Tree:
@@ -121,9 +140,16 @@ class PolicyGradient(Objective):
 
     # ---- the step
 
-    def log_probs(self, out, batch: dict) -> jax.Array:
+    def log_probs(self, out: Out, batch: dict) -> jax.Array:
         """(B, T) of the targets."""
         return -of_tokens(out, out.value, batch["targets"], self.logits)[0]
+
+    def entropy(self, out: Out) -> jax.Array:
+        """(B, T) in nats, without a gradient."""
+        if out.head is not None:
+            return head_losses.entropy(jax.lax.stop_gradient(out.head), self.logits)
+        log_p = jax.nn.log_softmax(jax.lax.stop_gradient(out.value).astype(jnp.float32))
+        return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
     def score(self, out, batch, *, params, train) -> Loss:
         weights, log_probs = batch["weights"].astype(jnp.float32), self.log_probs(out, batch)
@@ -135,7 +161,7 @@ class PolicyGradient(Objective):
             losses *= jnp.minimum(jnp.exp(old - batch["rollout_log_probs"]), self.lag_cap)
         sums = {
             "log_prob_gap": metrics.weighted(jnp.abs(old - batch["rollout_log_probs"]), weights),
-            "entropy": metrics.weighted(entropy(out), weights),
+            "entropy": metrics.weighted(self.entropy(out), weights),
         }
         if self.kl:
             apart = batch["reference_log_probs"] - log_probs
@@ -185,10 +211,3 @@ def held_out(batch: dict, weights: jax.Array) -> dict[str, Mean]:
     rows = (weights.sum(1) > 0).astype(jnp.float32)
     found = {name: metrics.weighted(batch[name], rows) for name in ("reward", "stopped") if name in batch}
     return found | {"response_length": metrics.weighted(weights.sum(1), rows)}
-
-
-def entropy(out) -> jax.Array:
-    """(B, T) in nats, without a gradient."""
-    logits = jax.lax.stop_gradient(out.value).astype(jnp.float32)
-    shifted = jax.nn.log_softmax(logits)
-    return -jnp.sum(jnp.exp(shifted) * shifted, axis=-1)

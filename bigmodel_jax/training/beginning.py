@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -11,7 +12,7 @@ from bigmodel_jax.core import processes
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.data.experience import Experience
 from bigmodel_jax.data.loader import EvalBatches, eval_batches, make_iterator
-from bigmodel_jax.training import constants, fits
+from bigmodel_jax.training import constants, fits, rollouts
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.fresh import ADAPTERS, Fresh, fresh_state
 from bigmodel_jax.training.state import TrainState, abstract_constants, abstract_state
@@ -19,14 +20,17 @@ from bigmodel_jax.training.state import TrainState, abstract_constants, abstract
 log = logging.getLogger("bigmodel_jax")
 
 
-def open_data(config: Config, mesh) -> tuple[Experience, EvalBatches]:
-    """(training batches, validation batches), prepared where they are not yet."""
+def open_data(config: Config, mesh, data: Any = None) -> tuple[Experience, EvalBatches]:
+    """(training batches, validation batches), prepared where they are not yet; data: the config's with more beside its rows."""
+    data = data or config.data
     layout = {"mesh": mesh, "rules": config.parallel.rules}
+    if config.data.sampled:
+        return rollouts.open_rollouts(config, mesh)
     batches = config.data.experience(config, mesh)
     if batches is None:
-        batches = make_iterator(config.data, batch_size=config.train.batch_size, seed=config.train.seed, **layout)
+        batches = make_iterator(data, batch_size=config.train.batch_size, seed=config.train.seed, **layout)
     size = config.eval.batch_size or config.train.batch_size
-    return batches, eval_batches(config.data, batch_size=size, **layout)
+    return batches, eval_batches(data, batch_size=size, **layout)
 
 
 def resume(

@@ -126,10 +126,11 @@ class Run:
         for step in range(self.start, config.train.steps):
             pulse.at(pulse.DATA, step + 1)
             wait = time.perf_counter()
-            batch = self.wall.next(self.batches, state, pending and pending[1])
+            batch = self.next_batch(state, pending)
             wait = time.perf_counter() - wait
             pulse.at(pulse.DEVICES)
             state, sums = train_step(state, batch, self.constants)
+            sums = sums | self.batches.measured()
             self.batches.prefetch()
             # Step n + 1 is on its way to the device before the host reads the metrics of step n.
             if pending is not None:
@@ -160,6 +161,18 @@ class Run:
                 break
             self.clock = time.perf_counter()
         return state, scalars
+
+    def next_batch(self, state: TrainState, pending: tuple | None) -> dict:
+        """The next batch; where none can be made, the steps that are done are recorded and saved before the error."""
+        try:
+            return self.wall.next(self.batches, state, pending and pending[1])
+        except (OSError, ValueError):
+            if pending is not None:
+                self.record(*pending)
+            done = int(state.step)
+            if done > self.start and done not in store.steps(self.saves):
+                self.save(done, state, {})
+            raise
 
     def compile_step(self, state: TrainState, batch: dict):
         """The compiled step and the bytes it needs on one device (None where the strategy cannot say)."""

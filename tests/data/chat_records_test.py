@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from bigmodel_jax import config_file
-from bigmodel_jax.data.inspect import describe
+from bigmodel_jax.data.inspect import describe, show
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import chat, chat_records
 from bigmodel_jax.data.text.chat_data import ChatData
@@ -77,6 +79,15 @@ def test_every_form_of_a_conversation_is_one_conversation(folder, tmp_path, name
     data = data_of(folder, tmp_path, [RECORDS[name]], train_on=train_on)
     assert trained(data) == [(chat.render(TEMPLATE, TALK), asked)]
     assert describe(data)["validation"]["form"] == name.split()[0]
+
+
+def test_the_data_page_shows_what_is_trained(folder, tmp_path):
+    data = data_of(folder, tmp_path, [{"messages": TALK}])
+    console = Console(record=True, width=200)
+    show(data, console)
+    page = console.export_text()
+    assert "[Hello!<|im_end|>]<|im_start|>user" in page
+    assert re.search(r"trained tokens +16 +16\n", page)  # "Hello!" and "See you." are a byte a token
 
 
 def test_a_prompt_of_messages_is_not_trained_even_where_the_assistant_speaks_in_it(folder, tmp_path):

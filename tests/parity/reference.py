@@ -56,6 +56,12 @@ def read(family: Family, cfg: ModelConfig, source) -> Any:
     return params.from_paths(folder.load_params(family, cfg, source, shardings, "float32"))
 
 
+def read_file(family: Family, cfg: ModelConfig, path: Path) -> Any:
+    """Weights or gradients in one file beside a model's, by the model's names: what it lacks is the model's own."""
+    own, found = dict(folder.open_weights(path.parent)), dict(folder._open_file(path))
+    return read(family, cfg, {name: found.get(name, tensor) for name, tensor in own.items()})
+
+
 def record_layers(monkeypatch) -> list[list[jax.Array]]:
     """From now on, for every stack of layers that runs: what goes into each of its layers, and what leaves the last."""
     stacks, run = [], stack.sequential  # which stack.run comes to as well, where there is no pipeline

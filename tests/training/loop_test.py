@@ -18,6 +18,7 @@ from rich.console import Console
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, ReportConfig, TrainConfig
 from bigmodel_jax.core import sharding
+from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import ImageData
 from bigmodel_jax.data.loader import Sampler, make_iterator
@@ -171,6 +172,12 @@ class Told:
         batch = self.inner.next(state)
         return batch | {"image": batch["image"] * np.float32(1 + self.brightness)}
 
+    def enter(self, run_dir, constants):
+        assert run_dir.is_dir()
+
+    def measured(self):
+        return {"brightness": Mean(np.float32(self.brightness), np.float32(1))}
+
     def prefetch(self):
         self.inner.prefetch()
 
@@ -207,6 +214,7 @@ def test_a_run_may_make_its_batches_from_its_state(whole, tmp_path):
     same(config, tmp_path / "at_once", tmp_path / "in_two")
     assert records(tmp_path / "at_once")[6]["loss"] == records(tmp_path / "in_two")[6]["loss"]
     assert records(tmp_path / "at_once")[6]["loss"] != records(whole[1])[6]["loss"]
+    assert records(tmp_path / "at_once")[6]["brightness"] == records(tmp_path / "in_two")[6]["brightness"] != 0
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(whole, tmp_path):

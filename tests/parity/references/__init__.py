@@ -2,6 +2,7 @@
 
 from references.decoders import DECODERS
 from references.deepseek import DEEPSEEKS
+from references.distillation import DISTILLATION
 from references.dit import DIT
 from references.efficientnet import EFFICIENTNET
 from references.encoder_decoders import ENCODER_DECODERS
@@ -9,8 +10,10 @@ from references.encoders import ENCODERS
 from references.gemma import GEMMA
 from references.image_text import IMAGE_TEXT
 from references.mixtures import MIXTURES
+from references.normal_floats import NORMAL_FLOATS
 from references.pixart import PIXART
 from references.policy_gradient import POLICY_GRADIENT
+from references.preference import PREFERENCE
 from references.recurrent import RECURRENT
 from references.rope import ROPE
 from references.sft import SFT
@@ -26,12 +29,15 @@ REFERENCES = {
     **VISION,
     **IMAGE_TEXT,
     **EFFICIENTNET,
+    **DISTILLATION,
     **DIT,
     **PIXART,
+    **PREFERENCE,
     **ENCODER_DECODERS,
     **RECURRENT,
     **ROPE,
     **SFT,
     **SIZES,
+    **NORMAL_FLOATS,
     **POLICY_GRADIENT,
 }

@@ -1,0 +1,200 @@
+"""Prompts that a policy answers while it trains: records, of which any column may be read by a reward.
+
+A prompt is a text, or messages in a chat template that asks for the assistant's answer. A batch is made of answers by
+training/rollouts.py: G rows for each prompt, one behind the other, each the prompt and one answer, padded at its end.
+"""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bigmodel_jax.core import files
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, ShareAboveZero
+from bigmodel_jax.core.user_code import FunctionName, name_of
+from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
+from bigmodel_jax.data.fields import Field
+from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.table_files import TableFiles
+from bigmodel_jax.data.text import chat, packing
+from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptData(DataConfig):
+    """Records with a prompt, text or messages, and whatever else their rewards read; and how answers are sampled.
+
+    Batch: what packing.row has; weights are 1 where the target is the policy's own; advantages (B,) and
+    rollout_log_probs (B, T) float32, what the sampler said of the targets.
+    """
+
+    required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "max_prompt + max_tokens"}
+    endless: ClassVar[bool] = True
+    sampled: ClassVar[bool] = True
+
+    source: Source = TableFiles()
+    prompt_field: str = "prompt"
+    "a text, or a list of messages, which need `template_path`"
+    tokenizer_path: str = ""
+    "the model's tokenizer.json"
+    template_path: str = ""
+    "its chat_template.jinja; a prompt that is a text is then the user's message"
+    max_prompt: Count = 256
+    "tokens; a record with a longer prompt cannot be used (max_bad_records)"
+    max_tokens: Count = 256
+    "most tokens of an answer"
+    group: Count = 8
+    "answers to each prompt of a batch, whose rewards are compared"
+    temperature: NonNegative = 1.0
+    top_k: CountOrZero = 0  # 0 = all
+    top_p: ShareAboveZero = 1.0
+    eval_temperature: NonNegative = 0.0
+    "of the one answer to each held-out prompt; 0 = the likeliest tokens"
+    updates_per_rollout: Count = 1
+    "steps that train on the same answers"
+    slots: Count = 64
+    "answers that are sampled at a time"
+    rollouts: FunctionName = ""
+    "what gives the answers instead of the engine: a function (config, mesh) -> Generator (inference/rollout.py)"
+
+    def __post_init__(self):
+        if self.rollouts:
+            object.__setattr__(self, "rollouts", name_of("data.rollouts", self.rollouts))
+
+    @property
+    def seq_len(self) -> int:
+        return self.max_prompt + self.max_tokens
+
+    def open(self, split: str) -> "PromptRows":
+        self._check()
+        bad = BadRecords(self.max_bad_records)
+        prompts, records = [], []
+        for tokens, record in self._prompts(split, bad):
+            prompts.append(tokens)
+            records.append(record)
+        log_skipped(split, bad.skipped)
+        if not prompts:
+            raise ValueError(f"data.source: the {split} split has no prompt")
+        return PromptRows(prompts, records, self.seq_len, len(bad.skipped))
+
+    def _prompts(self, split: str, bad: BadRecords) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """(tokens, record) of every usable record."""
+        tokenize = functools.partial(self.tokens, self.open_tokenizer(), self._template())
+        for where, record in self.source.records(split, self.root(), bad):
+            reason, tokens = lacks(record, self.prompt_field), []
+            if not reason:
+                try:
+                    tokens = tokenize(record[self.prompt_field])
+                except ValueError as error:
+                    reason = str(error)
+            if len(tokens) > self.max_prompt:
+                reason = f"its prompt has {len(tokens)} tokens, more than data.max_prompt = {self.max_prompt}"
+            if reason:
+                bad.skip(where, reason)
+            else:
+                yield tokens, record
+
+    def tokens(self, tokenizer: Tokenizer, template: str, prompt: Any) -> list[int]:
+        """The tokens that an answer follows; ValueError where the prompt is none."""
+        text = isinstance(prompt, str)
+        if not prompt or not (text or isinstance(prompt, list)):
+            raise ValueError(f"its {self.prompt_field} is empty" if not prompt else f"{self.prompt_field} is no text")
+        if template:
+            messages = [{"role": "user", "content": prompt}] if text else prompt
+            if not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
+                raise ValueError("a message without role or content")
+            return chat.prompt(template, messages, tokenizer)
+        if not text:
+            raise ValueError("its prompt is messages, which need data.template_path")
+        return [tokenizer.start, *tokenizer.encode(prompt)]
+
+    def _check(self) -> None:
+        for name in ("tokenizer_path", "template_path"):
+            path = getattr(self, name)
+            if not Path(path).is_file() and (path or name == "tokenizer_path"):
+                raise ValueError(f"data.{name} = {path!r}: no such file")
+
+    def _template(self) -> str:
+        return Path(self.template_path).read_text() if self.template_path else ""
+
+    def reads(self) -> dict[str, list[Path] | str]:
+        found = super().reads()
+        return found | {name: fingerprint(found[name][0]) for name in found.keys() & {"data.tokenizer_path"}}
+
+    def row(self) -> dict[str, Field]:
+        sampled = {"rollout_log_probs": Field((self.seq_len,), "float32", ("seq",)), "advantages": Field(())}
+        return packing.row(self.seq_len) | sampled
+
+    def requirements(self) -> dict:
+        return {"vocab_size": self.open_tokenizer().vocab_size, "max_seq_len": self.seq_len}
+
+    def open_tokenizer(self) -> Tokenizer:
+        self._check()
+        return load_tokenizer(self.tokenizer_path)
+
+    def save_artifacts(self, folder: Path) -> None:
+        self.open_tokenizer().save(folder / "tokenizer.json")
+        if self.template_path:
+            files.replace(folder / "chat_template.jinja", self._template())
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptRows:
+    """One split: the tokens and the record of each prompt."""
+
+    prompts: list[list[int]]
+    records: list[dict[str, Any]]
+    seq_len: int
+    skipped: int
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
+        """The prompts alone, of which no token is asked for."""
+        chosen = [self.prompts[i] for i in indices]
+        nothing = [np.zeros(0, np.int32)] * len(chosen)
+        none = [np.zeros(0, np.float32)] * len(chosen)
+        return collate(chosen, nothing, none, none, self.seq_len) | {"advantages": np.zeros(len(chosen), np.float32)}
+
+    def counts(self) -> dict:
+        lengths = [len(tokens) for tokens in self.prompts]
+        return {
+            "prompts": len(self),
+            "tokens of a prompt, mean": float(np.mean(lengths)),
+            "tokens of a prompt, most": max(lengths),
+            "skipped records": self.skipped,
+        }
+
+
+def collate(prompts, answers, asked, log_probs, seq_len: int) -> dict[str, np.ndarray]:
+    """Rows of prompt and answer, each token beside its target: tokens, targets, segment_ids, positions int32 (B, T); weights
+    and rollout_log_probs (B, T) float32.
+
+    asked: 1 where a token of the answer is the policy's own; log_probs: what its sampler said of it.
+    """
+    shape = (len(prompts), seq_len)
+    whole = np.zeros((len(prompts), seq_len + 1), np.int32)
+    segments, weights, said = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for row, (prompt, answer, mask, nats) in enumerate(zip(prompts, answers, asked, log_probs, strict=True)):
+        begin, end = len(prompt), len(prompt) + len(answer)
+        whole[row, :begin], whole[row, begin:end] = prompt, answer
+        # The last token is a target and is not fed.
+        segments[row, : max(end - 1, begin)] = 1
+        weights[row, begin - 1 : end - 1], said[row, begin - 1 : end - 1] = mask, nats
+    positions = np.arange(seq_len, dtype=np.int32) * segments
+    return {
+        "tokens": whole[:, :-1] * segments,
+        "targets": np.where(weights > 0, whole[:, 1:], 0),
+        "segment_ids": segments,
+        "positions": positions,
+        "weights": weights,
+        "rollout_log_probs": said,
+    }

@@ -1,0 +1,117 @@
+"""Reward functions of the user's, called in processes of their own: one that hangs or dies takes no run with it."""
+
+import functools
+import math
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from bigmodel_jax.core import user_code
+
+OPTION = "objective.reward"
+WORKERS = 4  # processes at most
+START_SECONDS = 60.0  # until a process has imported the functions
+GRACE_SECONDS = 2.0  # after a function's time is over, until its process is taken for hung
+
+
+class Sample(NamedTuple):
+    """What a reward function gets: the prompt as the record has it, the response's text and the whole record."""
+
+    prompt: Any
+    response: str
+    record: dict[str, Any]
+
+    def described(self) -> str:
+        return f"prompt {_short(self.prompt, 100)}, response {_short(self.response, 200)}"
+
+
+def _short(value: Any, most: int) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+class Judges:
+    """Calls the functions `names` on samples; a call that takes longer than `seconds` is ended."""
+
+    def __init__(self, names: tuple[str, ...], seconds: float):
+        self.names, self.seconds = names, seconds
+        self._pool = None
+        self._num = max(1, min(WORKERS, os.cpu_count() or 1))
+
+    def submit(self, sample: Sample) -> Callable[[], list[float | str]]:
+        """Begins; what is returned waits for what each function gave: a finite number, or why there is none."""
+        if self._pool is None:
+            # Not forked: the threads of JAX would not be there, and the locks that they hold would.
+            self._pool = multiprocessing.get_context("spawn").Pool(self._num, _begin)
+            self._seen = time.monotonic() + START_SECONDS
+        self._seen = max(self._seen, time.monotonic())
+        result = self._pool.apply_async(_score, (self.names, self.seconds, sample))
+        return functools.partial(self._wait, self._pool, result)
+
+    def _wait(self, pool, result) -> list[float | str]:
+        """Results come back in about the order of the calls: none for longer than one may take means that one hangs."""
+        limit = self.seconds * len(self.names) + GRACE_SECONDS
+        while pool is self._pool:
+            result.wait(max(self._seen + limit - time.monotonic(), 0.0))
+            if result.ready():
+                self._seen = max(self._seen, time.monotonic())
+                return result.get()
+            self.close()
+        return [f"did not return within {self.seconds:g} s, and its process was ended"] * len(self.names)
+
+    def close(self) -> None:
+        """Ends the processes; the next call starts others."""
+        if self._pool is not None:
+            self._pool.terminate()
+            self._pool = None
+
+
+@functools.cache
+def judges(names: tuple[str, ...], seconds: float) -> Judges:
+    """Of this process, for training and evaluation."""
+    return Judges(names, seconds)
+
+
+# ------------------------------------------------------------------------------------------------ in a process of its own
+
+
+def _begin() -> None:
+    """Ctrl-C is for the process that waits; a user's file that imports JAX takes no accelerator away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def _score(names: tuple[str, ...], seconds: float, sample: Sample) -> list[float | str]:
+    return [_call(name, seconds, sample) for name in names]
+
+
+def _call(name: str, seconds: float, sample: Sample) -> float | str:
+    def stop(*_):
+        raise TimeoutError(f"took longer than {seconds:g} s")
+
+    try:
+        function = user_code.find(OPTION, name)
+        signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            value = function(*sample)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except Exception as error:  # whatever a user's function raises
+        return f"raised {user_code.described(error)}"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return f"returned {_short(value, 40)}, which is no number"
+    return number if math.isfinite(number) else f"returned {number}"
+
+
+def failure(names: tuple[str, ...], given: list[float | str], sample: Sample) -> str:
+    """One line on the first function that gave no number; "" where all did."""
+    for name, value in zip(names, given, strict=True):
+        if isinstance(value, str):
+            return f"{OPTION}: {name} {value}; {sample.described()}"
+    return ""

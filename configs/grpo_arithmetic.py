@@ -1,0 +1,35 @@
+"""GRPO on sums: the model of configs/arithmetic_tiny.py, from then on told only whether its answers are right.
+
+First `launch.py train configs/arithmetic_tiny.py`. benchmarks/grpo_arithmetic.py measures both; docs/results.md has the
+figures.
+"""
+
+from bigmodel_jax.config import Config, EvalConfig, TrainConfig
+from bigmodel_jax.data import Arrays, PromptData
+from bigmodel_jax.objectives import PolicyGradient
+from bigmodel_jax.optim import OptimConfig
+from configs import arithmetic_tiny
+
+RUN = "runs/arithmetic_tiny"
+
+
+def equal_numbers(prompt: str, response: str, record: dict) -> float:
+    """1 for the right number and nothing else."""
+    return float(response == record["answer"])
+
+
+def get_config() -> Config:
+    return Config(
+        model=arithmetic_tiny.get_config().model,
+        objective=PolicyGradient(reward=equal_numbers),
+        data=PromptData(
+            source=Arrays(arithmetic_tiny.sums),
+            tokenizer_path=f"{RUN}/tokenizer.json",
+            max_prompt=8,
+            max_tokens=8,
+            group=8,
+        ),
+        optim=OptimConfig(lr=3e-4, warmup_steps=10, weight_decay=0.0, final_lr_ratio=1.0),
+        train=TrainConfig(steps=300, batch_size=128, init_from=RUN),
+        eval=EvalConfig(every=50, batch_size=128),
+    )
