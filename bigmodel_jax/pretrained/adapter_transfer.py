@@ -22,7 +22,7 @@ from bigmodel_jax.core.storage import dense
 from bigmodel_jax.data import DataConfig
 from bigmodel_jax.models.adapters import AdapterConfig, Lora, Ranked
 from bigmodel_jax.models.base import unpadded
-from bigmodel_jax.nn.lora import BRANCH, norms
+from bigmodel_jax.nn.lora import BRANCH
 from bigmodel_jax.pretrained import peft
 from bigmodel_jax.pretrained.family import Family, spec_by_path
 from bigmodel_jax.pretrained.peft import Adapters, Matrix
@@ -136,7 +136,7 @@ def _lengths(path: str, w: np.ndarray, m: Matrix) -> np.ndarray:
     """The norm of each output's column of the base, (lead, out)."""
     lead = m.a.shape[:-2]
     w = w.T if path.startswith("head/") else w.reshape(*lead, m.a.shape[-2], m.b.shape[-1])
-    return np.asarray(norms(jnp.asarray(w), (len(lead),)))
+    return np.sqrt(np.square(w, dtype=np.float64).sum(len(lead))).astype(np.float32)
 
 
 def _placed(config: Config, own: params.Tree, values: Mapping[str, np.ndarray]) -> params.Tree:

@@ -11,11 +11,13 @@ from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.core.storage import dense
 from bigmodel_jax.data.text import chat as chat_format
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.inference.sample_images import sample_images
-from bigmodel_jax.models import adapters
+from bigmodel_jax.models import adapted
+from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.training import constants, fits
 from bigmodel_jax.training.checks import check_sample
 from bigmodel_jax.training.state import (
@@ -47,11 +49,16 @@ def load_weights(
 
 def merged(config: Config, weights: params.Tree, mesh) -> params.Tree:
     """The weights with the adapters in them: those of the run's model without adapters, which compute the same."""
-    if type(config.adapters) is adapters.AdapterConfig:
+    if type(config.adapters) is AdapterConfig:
         return weights
-    spec = dataclasses.replace(config, adapters=adapters.AdapterConfig()).make_model().spec
-    where = sharding.placed(spec, mesh, config.parallel)
-    return jax.jit(lambda tree: adapters.merge(config.make_model(), tree), out_shardings=where)(weights)
+    spec = dataclasses.replace(config, adapters=AdapterConfig()).make_model().spec
+    model, where = config.make_model(), sharding.placed(spec, mesh, config.parallel)
+
+    def plain(tree: params.Tree) -> params.Tree:
+        flat, specs = params.paths(adapted.merge(model, tree)), params.paths(spec)
+        return params.from_paths({path: dense(flat[path], p.dtype).astype(p.dtype) for path, p in specs.items()})
+
+    return jax.jit(plain, out_shardings=where)(weights)
 
 
 def generate_from_run(
