@@ -29,7 +29,8 @@ from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer, num_ids
 from bigmodel_jax.models import GemmaConfig, ModelConfig, ResNetConfig, XLNetConfig
 from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.objectives import NextToken, Objective
-from bigmodel_jax.pretrained import FAMILIES, Family, config_json, folder, labels
+from bigmodel_jax.objectives.reward import RewardModel
+from bigmodel_jax.pretrained import FAMILIES, Family, config_json, folder, labels, reward
 from bigmodel_jax.pretrained.family import spec_by_path
 from bigmodel_jax.pretrained.gguf import open_gguf
 from bigmodel_jax.pretrained.names import Source
@@ -192,9 +193,13 @@ def export_weights(config: Config, run_dir: Path, target: Path, *, dtype: Float 
     mesh = sharding.make_mesh(config.parallel)
     tree = merged(config, load_weights(config, run_dir, mesh, which)[0], mesh)
     flat, spec = params.paths(tree), spec_by_path(plain)
+    if isinstance(config.objective, RewardModel):
+        family = reward.with_head(family)
+        own = params.paths(config.objective.parameters(plain))
+        spec = own | {path: p for path, p in spec.items() if path != "head/table"}  # which scores no token
     flat = {path: dense(flat[path], dtype)[tuple(map(slice, p.shape))].astype(dtype) for path, p in spec.items()}
     with whole_or_nothing(target, "export") as partial:
-        folder.save_params(family, plain, flat, partial)
+        folder.save_params(family, plain, flat, partial, spec)
         labels.restore(run_dir, partial)
         _write_special(run_dir, partial)
         write_tokenizer(run_dir, partial)
