@@ -19,13 +19,15 @@ from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models import adapters
 from bigmodel_jax.models.adapters import AdapterConfig
+from bigmodel_jax.models.bases import BaseConfig
+from bigmodel_jax.objectives import Objective
 from bigmodel_jax.pretrained import peft, peft_config
 from bigmodel_jax.pretrained.adapter_transfer import export_adapters, import_adapters
 from bigmodel_jax.pretrained.transfer import export_weights, import_weights
-from bigmodel_jax.training import run_folder
+from bigmodel_jax.training import constants, run_folder
 from bigmodel_jax.training.beginning import begin
 from bigmodel_jax.training.fresh import fresh_state
-from bigmodel_jax.training.saved import load_weights
+from bigmodel_jax.training.saved import load_weights, merged
 from bigmodel_jax.training.state import weights
 from peft_test import BASE, FOLDERS, KINDS, TOKENS
 
@@ -151,6 +153,52 @@ def test_fresh_adapters_begin_as_the_base_bit_for_bit_and_are_named(runs, capsys
     jax.tree.map(np.testing.assert_array_equal, fresh.constants, base)
     found, want = (logits(config, tree) for tree in (weights(fresh.state, fresh.constants), base))
     np.testing.assert_array_equal(found, want)
+
+
+@dataclasses.dataclass(frozen=True)
+class Taught(Objective):
+    """An objective with a teacher of the model's own shapes."""
+
+    source: str = ""
+
+    def parameters(self, model):
+        fixed = {"kind": "constant", "decay": None}
+        return {"teacher": params.map_spec(lambda p: dataclasses.replace(p, **fixed), model.make().spec)}
+
+    def sources(self):
+        return {"teacher": self.source}
+
+
+@pytest.mark.slow
+def test_a_teacher_with_adapters_is_merged_and_one_without_stays_where_it_is(runs, tmp_path):
+    config = config_file.load(runs["base"])
+    config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
+    for kind, want in (("lora", np.load(FOLDERS / "lora/logits.npy")), ("base", of_run(runs["base"]))):
+        taught = dataclasses.replace(config, objective=Taught(str(runs[kind])))
+        fresh = fresh_state(taught, mesh)
+        close(logits(config, fresh.constants["teacher"]), want)
+        assert bool(fresh.places) == (kind == "base")
+        (tmp_path / kind).mkdir()
+        constants.keep(tmp_path / kind, taught, fresh.constants, fresh.places)
+        assert (tmp_path / kind / "constants").exists() == (kind == "lora")
+        jax.tree.map(np.testing.assert_array_equal, constants.load(taught, tmp_path / kind, mesh), fresh.constants)
+
+
+@pytest.mark.slow
+def test_a_base_in_four_bits_is_packed_again_from_the_source_bit_for_bit(runs, tmp_path):
+    config, base = config_file.load(runs["base"]), adapters.Lora(rank=2, base=BaseConfig(matrices="nf4"))
+    config = dataclasses.replace(config, adapters=base, train=TrainConfig(init_from=str(runs["base"])))
+    config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
+    fresh = fresh_state(config, mesh)
+    (tmp_path / "run").mkdir()
+    constants.keep(tmp_path / "run", config, fresh.constants, fresh.places)
+    assert not (tmp_path / "run/constants").exists()
+    jax.tree.map(np.testing.assert_array_equal, constants.load(config, tmp_path / "run", mesh), fresh.constants)
+    tree = merged(config, weights(fresh.state, fresh.constants), mesh)
+    assert {str(x.dtype) for x in jax.tree.leaves(tree)} == {"float32"}
+    close(logits(config_file.load(runs["base"]), tree), logits(config, weights(fresh.state, fresh.constants)))
 
 
 def test_no_field_of_the_adapters_may_change_when_a_run_goes_on(runs):
