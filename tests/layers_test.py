@@ -36,6 +36,7 @@ LAYERS = {
     "bigmodel_jax.config_file": 5,  # reads and writes a Config
     "bigmodel_jax.checkpoint": 6,
     "bigmodel_jax.inference": 6,
+    "bigmodel_jax.pretrained.adapter_transfer": 8,  # the same of adapters
     "bigmodel_jax.pretrained.transfer": 8,  # checkpoints and published weights together
     "bigmodel_jax.pretrained": 6,  # published weights: into models, out of checkpoints
     "bigmodel_jax.report": 6,
