@@ -34,7 +34,7 @@ STEPS = 3
 
 
 def config_of(lora: str, parallel: ParallelConfig, microbatches: int = 1) -> Config:
-    config = layout_runs.config_of("llama", parallel, num_layers=4)
+    config = layout_runs.config_of("llama", parallel, num_layers=4, init_std=0.1)
     train = dataclasses.replace(config.train, microbatches=microbatches)
     return dataclasses.replace(config, adapters=LORAS[lora], train=train)
 
@@ -58,7 +58,7 @@ def on_one(lora: str) -> tuple[dict, list[float]]:
 
 def check(lora: str, parallel: ParallelConfig, num_devices: int = 8, microbatches: int = 1) -> None:
     (want, losses), (got, found) = on_one(lora), run(config_of(lora, parallel, microbatches), num_devices)
-    assert all(np.abs(x).max() > 1e-2 for path, x in want.items() if path.endswith("/b"))
+    assert all(np.abs(x).max() > 1e-3 for path, x in want.items() if path.endswith("/b"))
     np.testing.assert_allclose(found, losses, atol=2e-5)
     assert got.keys() == want.keys()
     for path, x in want.items():
