@@ -34,8 +34,10 @@ class Distillation(NextToken):
 
     kind, beta, temperature: nn/head_losses.py `divergence` (GKD, arXiv:2306.13649); the divergence is not multiplied by the
     temperature's square. top_k: the teacher's so many likeliest tokens alone, 0 = all; rest: what becomes of the others.
-    student_layers, teacher_layers: layers, from 0, whose outputs are to be equal pair by pair, by hidden_weight times
-    the mean squared error (TinyBERT, arXiv:1909.10351, equation 8); where widths differ, one trained map of the student's.
+    student_layers, teacher_layers: layers, from 0, whose outputs are to point the same way pair by pair; where widths differ,
+    after one trained map of the student's. The error is the mean squared difference of the two outputs, each divided by its
+    root mean square: 2 (1 - cosine) (DistilBERT, arXiv:1910.01108, section 3). Undivided, as in TinyBERT (arXiv:1909.10351),
+    the first token of a decoder would outweigh all others: in SmolLM2 its outputs are 10,000 times larger.
     """
 
     teacher: str = ""  # a run's folder, as train.init_from writes it
@@ -54,7 +56,7 @@ class Distillation(NextToken):
     metrics: ClassVar[tuple[Metric, ...]] = (
         *NextToken.metrics,
         Metric("divergence", "Divergence from the teacher", "less", "{:.3f}", "nats per token"),
-        Metric("hidden", "Error of hidden states", "less", "{:.3f}", "mean square"),
+        Metric("hidden", "Error of hidden states", "less", "{:.3f}", "2 (1 - cosine)"),
         Metric("agreement", "Likeliest token is the teacher's", "more", "{:.2%}"),
         Metric("teacher_loss", "Teacher's loss", "less", "{:.3f}", "nats per token", beside="loss", label="teacher"),
     )
@@ -125,12 +127,17 @@ class Distillation(NextToken):
         batch, rng = self.inputs(batch, rng)
         out, states = self._run(model, params, batch, rng=rng, train=train)
         teacher, config = jax.lax.stop_gradient(params[TEACHER]), self.teacher_config()
+        if batch["tokens"].shape[1] > getattr(config, "max_seq_len", batch["tokens"].shape[1]):
+            raise ValueError(
+                f"objective.teacher = {self.teacher!r} takes {config.max_seq_len} tokens, and a row has "
+                f"{batch['tokens'].shape[1]}; lower data.seq_len"
+            )
         theirs = self._run(config.make(), teacher, batch, rng=None, train=False)
         theirs, teacher_states = jax.lax.stop_gradient(theirs)
         base, weights = self.of_text(out, batch, train, 1.0 - self.alpha), batch["weights"].astype(jnp.float32)
         found = {"divergence": metrics.weighted(self._divergence(out, theirs), weights)}
         if self.student_layers:
-            found["hidden"] = metrics.weighted(self._hidden(params, states, teacher_states), weights)
+            found["hidden"] = metrics.weighted(self.hidden_error(params, states, teacher_states), weights)
         total = base.mean.total + self.alpha * found["divergence"].total
         if self.student_layers:
             total = total + self.hidden_weight * found["hidden"].total
@@ -155,12 +162,11 @@ class Distillation(NextToken):
         how = {"beta": self.beta, "temperature": self.temperature, "top_k": self.top_k, "rest": self.rest}
         return head_losses.divergence(out.head, theirs.head, self.kind, form=self.logits, **how)
 
-    def _hidden(self, params: Tree, states: jax.Array, teacher_states: jax.Array) -> jax.Array:
+    def hidden_error(self, params: Tree, states: jax.Array, teacher_states: jax.Array) -> jax.Array:
         """Mean over pairs of layers and over the width, (B, T) float32."""
         mine, theirs = states[jnp.array(self.student_layers)], teacher_states[jnp.array(self.teacher_layers)]
         mine = linear.linear(params[HIDDEN_MAP], mine) if HIDDEN_MAP in params else mine
-        error = mine.astype(jnp.float32) - theirs.astype(jnp.float32)
-        return jnp.mean(jnp.square(error), axis=(0, -1))
+        return jnp.mean(jnp.square(_of_length_one(mine) - _of_length_one(theirs)), axis=(0, -1))
 
     def _beside(self, out: Out, theirs: Out, batch: dict, weights: jax.Array) -> dict[str, Mean]:
         """What an evaluation reports of the teacher."""
@@ -170,3 +176,9 @@ class Distillation(NextToken):
             "teacher_loss": metrics.weighted(nats, weights),
             "agreement": metrics.weighted(likeliest == best, weights),
         }
+
+
+def _of_length_one(x: jax.Array) -> jax.Array:
+    """x (..., D) in float32 divided by its root mean square."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)

@@ -35,7 +35,7 @@ class Referenced(Objective):
     @property
     def scores(self) -> bool:
         """A cached reference is an array of the batch; the others are a second call of the model."""
-        return self.reference == "cached"
+        return self.reference == "cached" and type(self).score is not Objective.score
 
     def computed(self) -> dict[str, Field]:
         return {REFERENCE: Field((2,))} if self.reference == "cached" else {}

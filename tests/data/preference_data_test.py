@@ -8,7 +8,7 @@ import pytest
 
 from bigmodel_jax.data import PreferenceData, TableFiles, UnpairedPreferenceData
 from bigmodel_jax.data.inspect import show
-from bigmodel_jax.data.text.preference_data import Stream, fit
+from bigmodel_jax.data.text.preference_rows import Stream, fit
 
 FIXTURE = Path(__file__).parents[1] / "parity" / "fixtures" / "preference"
 USER, SAID = {"role": "user", "content": "k l"}, {"role": "assistant", "content": "mn"}
@@ -76,6 +76,12 @@ def test_tokens_are_those_of_trl(form, tmp_path):
         {"prompt": "k l", "chosen": [USER, SAID], "rejected": [USER, said("o")]},
         {"prompt": [USER], "chosen": [USER, SAID], "rejected": [said("o")]},
         {"prompt": None, "chosen": [USER, SAID], "rejected": [USER, said("o")]},
+        {"prompt": USER, "chosen": SAID, "rejected": said("o")},
+        {
+            "prompt": [{"from": "human", "value": "k l"}],
+            "chosen": {"from": "gpt", "value": "mn"},
+            "rejected": {"from": "gpt", "value": "o"},
+        },
     ],
 )
 def test_every_form_gives_the_same_row(record, tmp_path):
@@ -128,6 +134,39 @@ def test_answers_taken_singly(tmp_path):
     assert all(a == b for a, b in first), "under the row's own prompt"
     with pytest.raises(ValueError, match="one record alone"):
         data(tmp_path, records[:1], UnpairedPreferenceData, template="").open("train")
+
+
+def test_single_answers_and_their_neighbours_are_those_of_trl(tmp_path):
+    with np.load(FIXTURE / "reference.npz") as arrays:
+        kept = {name: arrays[f"kto/{name}"] for name in ("ids", "held", "KL_ids", "KL_held", "label")}
+    theirs = {
+        (*(tuple(kept[f"{side}ids"][i][kept[f"{side}held"][i] > 0].tolist()) for side in ("", "KL_")), int(label))
+        for i, label in enumerate(kept["label"])
+    }
+    prompts, answers = ("ab", "abc", "k", "lm no", "pq"), ("cde", "xy", "no", "pqrst uv", "w")
+    records = [
+        {"prompt": prompt, "completion": answer, "label": i % 2 == 0}
+        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+    ]
+    rows = data(tmp_path, records, UnpairedPreferenceData, template="").open("train")
+    labels = rows.batch(np.arange(5), None)["label"]
+    ours = {(*(tuple(fed[1:]) for fed, _ in texts(rows, i)), int(labels[i])) for i in range(5)}
+    assert ours == theirs
+
+
+def test_tools_and_reasoning_reach_the_template(tmp_path):
+    template = (
+        "{% if tools %}{{ tools[0].name }}{% endif %}{% for m in messages %}{{ m.content }}{{ m.reasoning_content }}"
+        "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    answer = [SAID | {"reasoning_content": "rr"}]
+    record = {"prompt": [USER], "chosen": answer, "rejected": [said("o")], "tools": '[{"name": "tt"}]'}
+    config = data(tmp_path, [record], template=template)
+    rows = config.open("train")
+    assert words(rows, config) == ["mnrr<eos>", "o<eos>"]
+    assert config.open_tokenizer().decode(texts(rows)[0][0]).startswith("ttk l")
+    stripped = data(tmp_path, [record], template=template, reasoning="strip")
+    assert words(stripped.open("train"), stripped) == ["mn<eos>", "o<eos>"]
 
 
 # ---------------------------------------------------------------- what is no pair

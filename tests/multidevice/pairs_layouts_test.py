@@ -94,6 +94,15 @@ def test_a_layout_is_one_device(name, layout, one_device):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["dpo", "simpo", "reward"])
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+def test_a_pipeline_parts_no_pair(name, schedule, one_device):
+    losses, _ = one_device(name)
+    layout = ParallelConfig(data=4, stage=2, pipeline_schedule=schedule)
+    np.testing.assert_allclose(run(name, layout)[0], losses, rtol=2e-6)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", ["dpo", "simpo", "reward"])
 def test_microbatches_of_a_layout_part_no_pair(name, one_device):
     losses, _ = one_device(name)
     np.testing.assert_allclose(run(name, LAYOUTS["fsdp"], 2)[0], losses, rtol=2e-6)

@@ -122,6 +122,11 @@ def test_hidden_states_are_those_behind_the_layers_named():
     same = dataclasses.replace(
         EVERYTHING, teacher_model=STUDENT, teacher_dtype="float32", student_layers=(1,), teacher_layers=(1,)
     )
+    # Equal states have no error whatever the scale, and opposite ones the largest.
+    x = jax.random.normal(jax.random.key(0), (1, 2, 3, STUDENT.embed_dim))
+    one = dataclasses.replace(same, student_layers=(0,), teacher_layers=(0,))
+    for factor, error in ((5.0, 0.0), (-5.0, 4.0)):
+        np.testing.assert_allclose(one.hidden_error({}, x, factor * x), error, atol=1e-5)
     for layer, far in ((1, False), (0, True)):
         config = config_of(dataclasses.replace(same, teacher_layers=(layer,)))
         assert "hidden_map" not in config.make_model().spec

@@ -12,16 +12,22 @@ import pytest
 from rich.console import Console
 
 from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, TrainConfig
-from bigmodel_jax.core import sharding
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.params import Param, normal, zeros
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import PreferenceData, TableFiles, UnpairedPreferenceData
+from bigmodel_jax.data.loader import make_iterator
 from bigmodel_jax.models import LlamaConfig
+from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.objectives import DPO, KTO
 from bigmodel_jax.optim import OptimConfig
+from bigmodel_jax.plan.worker import abstract_batch
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training import reference
 from bigmodel_jax.training.evaluate_saved import evaluate_run
 from bigmodel_jax.training.run import train
+from bigmodel_jax.training.state import init_constants, init_state
+from bigmodel_jax.training.step import make_train_step
 
 FILES = Path(__file__).parents[1] / "parity" / "fixtures" / "preference"
 MODEL = dataclasses.replace(LlamaConfig.tiny(), num_layers=1, embed_dim=16, mlp_dim=24, vocab_size=32)
@@ -187,7 +193,7 @@ def test_constants_give_the_same_losses(done, tmp_path):
     assert not (tmp_path / "b" / "reference.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_single_answers_train_too(tmp_path):
     config = config_of(tmp_path, KTO(), UnpairedPreferenceData, steps=8)
     records = run(config, tmp_path / "run")
@@ -196,18 +202,86 @@ def test_single_answers_train_too(tmp_path):
     assert {"kl", "chosen_reward", "rejected_reward"} <= records[0].keys()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "parallel",
-    [ParallelConfig(data=8), ParallelConfig(data=1, fsdp=8), ParallelConfig(data=1, fsdp=4, tensor=2)],
-    ids=["data", "fsdp", "fsdp-tensor"],
+LAYOUTS = {
+    "data": ParallelConfig(data=8),
+    "fsdp": ParallelConfig(data=1, fsdp=8),
+    "fsdp-tensor": ParallelConfig(data=1, fsdp=4, tensor=2),
+}
+each_layout = pytest.mark.parametrize(
+    "layout", [pytest.param(n, marks=pytest.mark.slow if "tensor" in n else pytest.mark.exhaustive) for n in LAYOUTS]
 )
-def test_eight_devices_are_one(parallel, tmp_path):
+
+
+@each_layout
+def test_eight_devices_are_one(layout, tmp_path):
     config = config_of(tmp_path)
-    mesh = sharding.make_mesh(ParallelConfig(data=1), jax.devices()[:1])
-    one = reference.find(config, mesh, tmp_path, resumes=False).data.values["train"]["reference"]
+    alone = sharding.make_mesh(ParallelConfig(data=1), jax.devices()[:1])
+    one = np.array(reference.find(config, alone, tmp_path, resumes=False).data.values["train"]["reference"])
     shutil.rmtree(tmp_path / "cache" / "reference-1")
-    many = reference.find(
-        dataclasses.replace(config, parallel=parallel), sharding.make_mesh(parallel), tmp_path, resumes=False
-    ).data.values["train"]["reference"]
+    config = dataclasses.replace(config, parallel=LAYOUTS[layout])
+    many = find(config, tmp_path).data.values["train"]["reference"]
     np.testing.assert_allclose(many, one, rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ three ways
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift(AdapterConfig):
+    """An adapter of the embeddings alone: a column times a row, the row 0 at first; the base is constant."""
+
+    def adapt(self, model):
+        rows, width = model.spec["embed"]["table"].shape
+        own = {"a": Param((rows, 1), ("vocab", None), normal(1.0)), "b": Param((1, width), (None, "embed"), zeros())}
+        constant = params.map_spec(lambda p: dataclasses.replace(p, kind="constant", decay=False), model.spec)
+
+        def apply(weights, batch, **more):
+            adapters = weights.get("adapters")
+            base = {name: tree for name, tree in weights.items() if name in model.spec}
+            if adapters is not None:
+                base = base | {
+                    "embed": {"table": base["embed"]["table"] + adapters["shift"]["a"] @ adapters["shift"]["b"]}
+                }
+            return model.apply(base, batch, **more)
+
+        return model._replace(spec=constant | {"adapters": {"shift": own}}, apply=apply)
+
+
+@each_layout
+def test_three_ways_to_a_reference_give_one_loss(layout, tmp_path):
+    """Of a run with adapters that have moved: their base is the reference."""
+    plain = dataclasses.replace(config_of(tmp_path), adapters=Shift(), parallel=LAYOUTS[layout])
+    mesh = sharding.make_mesh(plain.parallel)
+    rows = find(plain, tmp_path).data.open("train")
+    where = {"reference": (), **dict.fromkeys(plain.data.row(), (None, "seq"))}
+    batch = {
+        name: jax.device_put(x, sharding.batch_sharding(mesh, plain.parallel.rules, where[name]))
+        for name, x in rows.batch(np.arange(8), None).items()
+    }
+    found = {}
+    for way in ("cached", "adapters_off", "constants"):
+        objective = DPO(reference=way, reference_run="another" if way == "constants" else "")
+        config = dataclasses.replace(plain, objective=objective)
+        state, fixed = init_state(config, mesh), init_constants(config, mesh)
+        if way == "constants":
+            fixed["reference"] = {name: fixed[name] for name in fixed["reference"]}
+        shift = state.params["adapters"]["shift"]
+        shift["b"] = jax.device_put(np.linspace(-0.3, 0.3, 16, dtype=np.float32)[None], shift["b"].sharding)
+        given = {name: x for name, x in batch.items() if way == "cached" or name != "reference"}
+        state, sums = make_train_step(config, mesh)(state, given, fixed)
+        found[way] = (float(sums["loss"].compute()), float(sums["grad_norm"].compute()))
+    assert found["cached"][0] != pytest.approx(np.log(2), rel=1e-3), "the model has left its reference"
+    assert found["cached"][1] > 1e-3
+    for way in ("adapters_off", "constants"):
+        np.testing.assert_allclose(found[way], found["cached"], rtol=1e-6, err_msg=way)
+
+
+def test_a_plan_knows_what_is_computed(begun):
+    config, _ = begun
+    mesh = sharding.make_mesh(config.parallel)
+    planned = abstract_batch(config, mesh)
+    batch = next(make_iterator(reference.blank(config), batch_size=8, seed=0, mesh=mesh))
+    assert {name: (x.shape, x.dtype) for name, x in planned.items()} == {
+        n: (x.shape, x.dtype) for n, x in batch.items()
+    }
+    assert planned["reference"].shape == (8, 2)

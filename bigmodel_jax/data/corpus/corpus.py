@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from bigmodel_jax.data.corpus.prepare import Job, prepare
 from bigmodel_jax.data.sources import array_record_files
 from bigmodel_jax.data.sources.lines import parse_json
 from bigmodel_jax.data.sources.sources import Source
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1  # raise it when the shards of the same steps change
 
@@ -59,7 +62,12 @@ class Corpus(Source):
         return cache.key(self.job(root).key, split)
 
     def records(self, split, root, bad):
-        folder = prepare(self.job(root), self.folder(root), root, max_bad_records=bad.limit)
+        job, folder = self.job(root), self.folder(root)
+        if not folder.exists():
+            log.info(
+                "%s is prepared by one process; launch.py prepare shows how far it is, and takes --workers", folder
+            )
+        prepare(job, folder, root, max_bad_records=bad.limit)
         for where, reason in folders.read_manifest(folder)["skipped"].get(split, ()):
             bad.skip(where, reason)
         for path in folders.shard_paths(folder, split):

@@ -5,6 +5,8 @@
 | pairs | prompt, chosen, rejected: texts or lists of messages; the prompt may stand in front of both answers as well |
 | pairs without a prompt column | chosen, rejected: what both begin with is the prompt |
 | single answers | prompt, completion, and label: whether the answer is wanted |
+
+Messages are {"role", "content"}, or ShareGPT's {"from", "value"}; one message may stand for a list of it alone.
 """
 
 import dataclasses
@@ -16,17 +18,19 @@ import numpy as np
 from bigmodel_jax.data.base import lacks
 from bigmodel_jax.data.text import chat
 from bigmodel_jax.data.text.chat import Message
+from bigmodel_jax.data.text.chat_records import ROLES, Reasoning, tools_of, with_reasoning
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 Side = str | list[Message]
 
 
 class Prompted(NamedTuple):
-    """A prompt and the answers to it, texts or messages alike; wanted: of each answer."""
+    """A prompt and the answers to it, texts or messages alike; wanted: of each answer; tools: what the template is told."""
 
     prompt: Side
     answers: list[Side]
     wanted: tuple[bool, ...]
+    tools: list | None = None
 
 
 class Encoded(NamedTuple):
@@ -45,6 +49,7 @@ class Columns:
     rejected: str
     completion: str = ""
     label: str = ""
+    tools: str = "tools"
 
 
 # ---------------------------------------------------------------- from a record to a prompt and its answers
@@ -61,7 +66,7 @@ def read_pair(record: dict[str, Any], columns: Columns) -> Prompted:
     else:
         prompt = _side(given, columns.prompt)
         answers = [_behind(prompt, answer) for answer in answers]
-    return Prompted(prompt, answers, (True, False))
+    return Prompted(prompt, answers, (True, False), _tools(record, columns))
 
 
 def read_answers(record: dict[str, Any], columns: Columns) -> Prompted:
@@ -75,18 +80,30 @@ def read_answers(record: dict[str, Any], columns: Columns) -> Prompted:
         raise ValueError(f"its {columns.label} is {str(label)[:40]!r}; allowed: true, false")
     prompt = _side(record[columns.prompt], columns.prompt)
     answer = _behind(prompt, _side(record[columns.completion], columns.completion))
-    return Prompted(prompt, [answer], (str(label) in ("True", "true", "1"),))
+    return Prompted(prompt, [answer], (str(label) in ("True", "true", "1"),), _tools(record, columns))
+
+
+def _tools(record: dict[str, Any], columns: Columns) -> list | None:
+    return tools_of(record.get(columns.tools), columns.tools)
 
 
 def _side(value: Any, name: str) -> Side:
     if isinstance(value, str):
         return value
+    value = [value] if isinstance(value, dict) else value
     if not isinstance(value, list) or not all(isinstance(m, dict) for m in value):
         raise ValueError(f"its {name} is no text and no list of messages")
+    value = [_of_sharegpt(m) if {"from", "value"} <= m.keys() else m for m in value]
     for message in value:
         if "role" not in message or (message.get("content") is None and not message.get("tool_calls")):
             raise ValueError(f"a message without role or content; its keys: {', '.join(map(str, message)) or 'none'}")
     return value
+
+
+def _of_sharegpt(turn: dict) -> Message:
+    if turn["from"] not in ROLES:
+        raise ValueError(f"a message is from {str(turn['from'])!r}; there is: {', '.join(ROLES)}")
+    return {"role": ROLES[turn["from"]], "content": turn["value"]}
 
 
 def _behind(prompt: Side, answer: Side) -> Side:
@@ -121,13 +138,19 @@ def _as_messages(side: Side, role: str) -> list[Message]:
 # ---------------------------------------------------------------- from texts to tokens
 
 
-def encode(found: Prompted, tokenizer: Tokenizer, template: str, *, escape: bool) -> Encoded:
+def encode(
+    found: Prompted, tokenizer: Tokenizer, template: str, *, escape: bool = False, reasoning: Reasoning = "keep"
+) -> Encoded:
     """The tokens of a prompt and of each answer; ValueError with the reason for what cannot be trained.
 
     An answer begins where its conversation's tokens leave those that ask for it, as in TRL; all answers share the shortest
     such prompt. It ends with a stop token: the template's, or one that is put behind it. template "": texts as they are.
+    reasoning: whether the template gets what a message carries of it.
     """
-    prompt, whole = _templated(found, tokenizer, template, escape) if template else _plain(found, tokenizer, escape)
+    if template:
+        prompt, whole = _templated(found, tokenizer, template, escape, reasoning)
+    else:
+        prompt, whole = _plain(found, tokenizer, escape)
     # A first token has nothing before it that could ask for it.
     size = max(1, min(_common(prompt, ids) for ids in whole))
     answers = [_ended(ids[size:], tokenizer) for ids in whole]
@@ -137,15 +160,17 @@ def encode(found: Prompted, tokenizer: Tokenizer, template: str, *, escape: bool
     return Encoded(as_array(prompt[:size]), [as_array(ids) for ids in answers])
 
 
-def _templated(found: Prompted, tokenizer: Tokenizer, template: str, escape: bool) -> tuple[list[int], list[list[int]]]:
-    asked = _as_messages(found.prompt, "user")
-    prompt, whole = chat.prompt(template, asked, tokenizer), []
+def _templated(
+    found: Prompted, tokenizer: Tokenizer, template: str, escape: bool, reasoning: Reasoning
+) -> tuple[list[int], list[list[int]]]:
+    asked = with_reasoning(_as_messages(found.prompt, "user"), reasoning, template)
+    prompt, whole = chat.prompt(template, asked, tokenizer, tools=found.tools), []
     for side in found.answers:
-        answer = _as_messages(side, "assistant")
+        answer = with_reasoning(_as_messages(side, "assistant"), reasoning, template)
         if not any(m["role"] == "assistant" for m in answer):
             roles = ", ".join(dict.fromkeys(str(m["role"]) for m in answer)) or "none"
             raise ValueError(f"an answer in which the assistant says nothing; its roles: {roles}")
-        ids = chat.encode(template, asked + answer, tokenizer, escape=escape).ids.tolist()
+        ids = chat.encode(template, asked + answer, tokenizer, tools=found.tools, escape=escape).ids.tolist()
         if _common(prompt, ids) == len(ids) and any(m.get("content") for m in answer):
             raise ValueError("the template writes nothing of the assistant's answer, so nothing can be trained")
         whole.append(ids)
