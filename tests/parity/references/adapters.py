@@ -1,4 +1,4 @@
-"""PEFT's adapters on a tiny Llama, computed in float64: logits, and gradients of all that is trained, of adapters that are nowhere zero."""
+"""PEFT's adapters on a tiny Llama in float64: logits and all trained gradients, of adapters that are nowhere zero."""
 
 from pathlib import Path
 
