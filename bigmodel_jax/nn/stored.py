@@ -61,8 +61,3 @@ def takes_stored(fn: Callable) -> Callable:
         return jax.checkpoint(again)(weights, x, *args)
 
     return run
-
-
-def rows(node: Blocked, ids: jax.Array, dtype: Any) -> jax.Array:
-    """The rows `ids` of a stored table (V, D): only they are made dense."""
-    return jax.tree.map(lambda leaf: jnp.take(leaf, ids, axis=0), node).dense(dtype)
