@@ -32,7 +32,8 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     spec = config.make_model().spec
     params.check_sizes(spec)
     config.optim.frozen(spec)  # refuses patterns
-    _check_whole_batch(config)
+    config_reads.check_adapters_off(config.objective, config.adapters)
+    config_reads.check_whole_batch(config.objective, config.train.microbatches, config.parallel)
     config.objective.validate()
     _check_rollouts(config)
     _check_batch(config, num_devices)
@@ -129,6 +130,10 @@ def _check_rollouts(config: Config) -> None:
         )
     if compares and config.data.sampled and group < 2:
         raise ValueError(f"data.group = {group}: {type(objective).__name__} compares answers; it must be 2 or more")
+    if compares and getattr(config.data, "recorded", 0):
+        raise ValueError(
+            f"data.recorded = {config.data.recorded}: {type(objective).__name__} compares answers of the policy; it must be 0"
+        )
     if compares and objective.reference == ADAPTERS_OFF and type(config.adapters) is AdapterConfig:
         raise ValueError(
             f"objective.reference = {ADAPTERS_OFF!r}: the run has no adapters; name a run, or give adapters"
@@ -191,23 +196,6 @@ def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
             f"parallel.pipeline_schedule = '1f1b' is for models in parts (models/base.py, Parts), and "
             f"{type(config.model).__name__} brings `apply` alone; 'gpipe' takes any model with a stack"
         )
-
-
-def _check_whole_batch(config: Config) -> None:
-    """Raises ValueError where a batch is cut into pieces for a loss that is one of the whole batch."""
-    parallel = config.parallel
-    cuts = {
-        "train.microbatches": (config.train.microbatches, 1),
-        "parallel.slices": (parallel.slices, 1),
-        "parallel.deterministic": (parallel.deterministic, False),
-        "parallel.strategy": (parallel.strategy, "jit"),
-    }
-    for name, (value, needed) in cuts.items() if config.objective.whole_batch else ():
-        if value != needed:
-            raise ValueError(
-                f"{name} = {value!r} cuts a batch into pieces, and the loss of {type(config.objective).__name__} is one of "
-                f"the whole batch; allowed: {needed!r}"
-            )
 
 
 def _check_rows(config: Config, sizes: dict[str, int]) -> None:

@@ -52,7 +52,8 @@ class Lora(AdapterConfig):
     rank_stabilised: the scale is alpha / sqrt(rank) (arXiv:2312.03732) and not alpha / rank. dora: arXiv:2402.09353, with
     dropout on the low-rank part alone. dropout: of a product's input; PEFT, too, has none on an embedding. trained: weights
     of any kind that are trained in full (PEFT's `modules_to_save`), as what they differ by from the base. new_tokens_from:
-    the first token of those whose rows of the tables are trained in full, 0 = none. ranks: the first that matches holds. base: how the frozen
+    the first token of those whose rows of the tables are trained in full, 0 = none. ranks: the first that
+    matches holds. base: how the frozen
     weights are stored; QLoRA (arXiv:2305.14314) is matrices='nf4'.
 
     An adapter on a table that is the head as well changes both: there is one table, and its adapter is part of it.

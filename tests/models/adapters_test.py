@@ -16,6 +16,7 @@ from bigmodel_jax.models.adapted import matrix, merge
 from bigmodel_jax.models.adapters import Lora, Ranked
 from bigmodel_jax.models.base import Model
 from bigmodel_jax.models.llama import LlamaConfig
+from bigmodel_jax.nn import stack
 from bigmodel_jax.nn.lora import without_adapters
 
 TOKENS = np.arange(1, 25, dtype=np.int32).reshape(2, 12)
@@ -232,6 +233,15 @@ def test_unrolled_layers_compute_the_same():
         for c in (LLAMA, cfg)
     )
     np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_layers_that_lie_apart_compute_the_same():
+    model = Lora(targets=".*", rank=2, dora=True).adapt(LLAMA.make())
+    tree = shaken(initial(model))
+    apart = stack.apart(model.spec, tree)
+    assert isinstance(apart["layers"], tuple)
+    run = jax.jit(lambda t: model.apply(t, {"tokens": TOKENS}).value)
+    np.testing.assert_allclose(run(apart), run(tree), atol=1e-5)
 
 
 REFUSED = {
