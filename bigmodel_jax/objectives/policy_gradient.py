@@ -135,6 +135,9 @@ class PolicyGradient(Objective):
             return {name: part for name, part in params.items() if name != "adapters"}
         return params["reference"]
 
+    def rollout_cache(self, data, batch_size):
+        return min(data.slots, batch_size), data.seq_len
+
     # ---- before the step
 
     def total(self, rewards: np.ndarray) -> np.ndarray:
