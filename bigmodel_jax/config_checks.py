@@ -26,8 +26,9 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     check_paths(config)
     check_duration(config)
     _check_rules(config.parallel.rules)
-    config.model.validate(_with_sizes(config.parallel, num_devices))
-    config.adapters.validate(config.model, config.model.make())
+    parallel = _with_sizes(config.parallel, num_devices)
+    config.model.validate(parallel)
+    config.adapters.validate(config.model, config.model.make(), parallel)
     spec = config.make_model().spec
     params.check_sizes(spec)
     config.optim.frozen(spec)  # refuses patterns
@@ -129,6 +130,10 @@ def _check_rollouts(config: Config) -> None:
         )
     if compares and config.data.sampled and group < 2:
         raise ValueError(f"data.group = {group}: {type(objective).__name__} compares answers; it must be 2 or more")
+    if compares and getattr(config.data, "recorded", 0):
+        raise ValueError(
+            f"data.recorded = {config.data.recorded}: {type(objective).__name__} compares answers of the policy; it must be 0"
+        )
     if compares and objective.reference == ADAPTERS_OFF and type(config.adapters) is AdapterConfig:
         raise ValueError(
             f"objective.reference = {ADAPTERS_OFF!r}: the run has no adapters; name a run, or give adapters"

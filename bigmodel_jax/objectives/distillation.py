@@ -127,6 +127,11 @@ class Distillation(NextToken):
         batch, rng = self.inputs(batch, rng)
         out, states = self._run(model, params, batch, rng=rng, train=train)
         teacher, config = jax.lax.stop_gradient(params[TEACHER]), self.teacher_config()
+        if batch["tokens"].shape[1] > getattr(config, "max_seq_len", batch["tokens"].shape[1]):
+            raise ValueError(
+                f"objective.teacher = {self.teacher!r} takes {config.max_seq_len} tokens, and a row has "
+                f"{batch['tokens'].shape[1]}; lower data.seq_len"
+            )
         theirs = self._run(config.make(), teacher, batch, rng=None, train=False)
         theirs, teacher_states = jax.lax.stop_gradient(theirs)
         base, weights = self.of_text(out, batch, train, 1.0 - self.alpha), batch["weights"].astype(jnp.float32)
