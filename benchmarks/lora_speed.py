@@ -4,7 +4,8 @@
 
 Rank 16 on all products of the layers, float32, rows of 256 random tokens, AdamW. The programs live side by side and take
 turns, so that the machine's drift hits all of them: ours, our full step, PEFT with torch eager and with torch.compile.
-Prints the medians, the ratio to the better torch, and that of our step's time to our full step's. `--profile FOLDER`
+Prints the medians, the ratio to the better torch, and that of our step's time to our full step's; the same of the time that
+all cores compute, which says more on a machine that others use. `--profile FOLDER`
 instead runs our side alone and prints the operations that take the most time.
 """
 
@@ -26,12 +27,12 @@ from bigmodel_jax import config_file, runtime
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.models.adapters import AdapterConfig
+from bigmodel_jax.models.adapters import AdapterConfig, Lora
 from bigmodel_jax.training.state import init_constants, init_state
 from bigmodel_jax.training.step import make_train_step
 
-CONFIG = Path(__file__).parents[1] / "configs" / "lora_smollm2.py"
-ROWS, LENGTH, RANK = 4, 256, 16
+CONFIG = Path(__file__).parents[1] / "configs" / "sft_smollm2.py"
+ROWS, LENGTH, RANK = 2, 256, 16
 NAMES = {
     "ours": "ours, LoRA",
     "full": "ours, full step",
@@ -43,10 +44,8 @@ NAMES = {
 def config_of(side: str) -> Config:
     config = config_file.load(CONFIG)
     train = dataclasses.replace(config.train, steps=1000, epochs=None, batch_size=ROWS, init_from="")
-    config = dataclasses.replace(config, train=train, parallel=ParallelConfig(data=1))
-    if side == "full":
-        return dataclasses.replace(config, adapters=AdapterConfig())
-    return dataclasses.replace(config, adapters=dataclasses.replace(config.adapters, rank=RANK, alpha=2 * RANK))
+    adapters = AdapterConfig() if side == "full" else Lora(targets="layers/.*", rank=RANK, alpha=2 * RANK)
+    return dataclasses.replace(config, train=train, parallel=ParallelConfig(data=1), adapters=adapters)
 
 
 def batches(vocab_size: int) -> list[dict]:
@@ -70,13 +69,13 @@ class Ours:
         self.step = make_train_step(config, mesh).lower(self.state, self.data[0], self.constants).compile()
         self.run(3)
 
-    def run(self, steps: int) -> tuple[float, float]:
-        """(seconds, last loss)"""
-        begin = time.perf_counter()
+    def run(self, steps: int) -> tuple[float, float, float]:
+        """(seconds, seconds of computing of all cores, last loss)"""
+        begin, computing = time.perf_counter(), time.process_time()
         for i in range(steps):
             self.state, sums = self.step(self.state, self.data[i % 8], self.constants)
         jax.block_until_ready(self.state)
-        return time.perf_counter() - begin, float(sums["loss"].compute())
+        return time.perf_counter() - begin, time.process_time() - computing, float(sums["loss"].compute())
 
 
 def serve(side: str) -> None:
@@ -94,7 +93,7 @@ def profile(folder: str, most: int = 25) -> None:
     ours, options = Ours("ours"), jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     with jax.profiler.trace(folder, profiler_options=options):
-        seconds, _ = ours.run(2)
+        seconds = ours.run(2)[0]
     found = collections.Counter()
     for path in Path(folder).rglob("*.xplane.pb"):
         for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
@@ -114,15 +113,17 @@ def command(side: str, python: str) -> tuple[list[str], dict[str, str]]:
     return [python, str(Path(__file__).with_name("torch_lora.py")), json.dumps(shape), side, "lora"], {}
 
 
-def alternate(programs: dict[str, subprocess.Popen], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds a step of each program in each round."""
-    seconds = {name: [] for name in programs}
+def alternate(programs: dict[str, subprocess.Popen], rounds: int, steps: int) -> list[dict[str, list[float]]]:
+    """Of each program in each round: seconds a step, and seconds of computing a step."""
+    seconds, computing = {name: [] for name in programs}, {name: [] for name in programs}
     for _ in range(rounds):
         for name, process in programs.items():
             process.stdin.write(f"{steps}\n")
             process.stdin.flush()
-            seconds[name].append(float(process.stdout.readline().split()[0]) / steps)
-    return seconds
+            wall, own, _ = map(float, process.stdout.readline().split())
+            seconds[name].append(wall / steps)
+            computing[name].append(own / steps)
+    return [seconds, computing]
 
 
 def ratio(seconds: dict[str, list[float]], over: str, under: str) -> str:
@@ -144,19 +145,26 @@ def main() -> None:
     if args.profile:
         return profile(args.profile)
     started = {side: start(*command(side, args.python)) for side in args.sides.split(",")}
-    seconds = alternate({side: process for side, (process, _) in started.items()}, args.rounds, args.steps)
+    found = alternate({side: process for side, (process, _) in started.items()}, args.rounds, args.steps)
     for process, _ in started.values():
         process.stdin.close()
-    for side, found in seconds.items():
-        middle = statistics.median(found)
+    trained = {side: count for side, (_, count) in started.items()}
+    for what, seconds in zip(("time", "time of computing, all cores"), found, strict=True):
+        print(f"{what}:")
+        show(seconds, trained)
+
+
+def show(seconds: dict[str, list[float]], trained: dict[str, int]) -> None:
+    for side, each in seconds.items():
+        middle = statistics.median(each)
         speed = f"{1e3 * middle:8.0f} ms/step {ROWS * LENGTH / middle:8.1f} tokens/s"
-        print(f"{NAMES[side]:22s} {speed}  {started[side][1]:,} trained")
+        print(f"  {NAMES[side]:22s} {speed}  {trained[side]:,} trained")
     torch = [side for side in ("eager", "compile") if side in seconds]
     if torch and "ours" in seconds:
         best = min(torch, key=lambda side: statistics.median(seconds[side]))
-        print(f"tokens/s, ours / {NAMES[best]}: {ratio(seconds, best, 'ours')}")
+        print(f"  tokens/s, ours / {NAMES[best]}: {ratio(seconds, best, 'ours')}")
     if {"ours", "full"} <= seconds.keys():
-        print(f"time, ours / our full step: {ratio(seconds, 'ours', 'full')}")
+        print(f"  time, ours / our full step: {ratio(seconds, 'ours', 'full')}")
 
 
 if __name__ == "__main__":

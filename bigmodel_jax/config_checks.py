@@ -26,12 +26,14 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     check_paths(config)
     check_duration(config)
     _check_rules(config.parallel.rules)
-    config.model.validate(_with_sizes(config.parallel, num_devices))
-    config.adapters.validate(config.model, config.model.make())
+    parallel = _with_sizes(config.parallel, num_devices)
+    config.model.validate(parallel)
+    config.adapters.validate(config.model, config.model.make(), parallel)
     spec = config.make_model().spec
     params.check_sizes(spec)
     config.optim.frozen(spec)  # refuses patterns
-    _check_whole_batch(config)
+    config_reads.check_adapters_off(config.objective, config.adapters)
+    config_reads.check_whole_batch(config.objective, config.train.microbatches, config.parallel)
     config.objective.validate()
     _check_rollouts(config)
     _check_batch(config, num_devices)
@@ -194,23 +196,6 @@ def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
             f"parallel.pipeline_schedule = '1f1b' is for models in parts (models/base.py, Parts), and "
             f"{type(config.model).__name__} brings `apply` alone; 'gpipe' takes any model with a stack"
         )
-
-
-def _check_whole_batch(config: Config) -> None:
-    """Raises ValueError where a batch is cut into pieces for a loss that is one of the whole batch."""
-    parallel = config.parallel
-    cuts = {
-        "train.microbatches": (config.train.microbatches, 1),
-        "parallel.slices": (parallel.slices, 1),
-        "parallel.deterministic": (parallel.deterministic, False),
-        "parallel.strategy": (parallel.strategy, "jit"),
-    }
-    for name, (value, needed) in cuts.items() if config.objective.whole_batch else ():
-        if value != needed:
-            raise ValueError(
-                f"{name} = {value!r} cuts a batch into pieces, and the loss of {type(config.objective).__name__} is one of "
-                f"the whole batch; allowed: {needed!r}"
-            )
 
 
 def _check_rows(config: Config, sizes: dict[str, int]) -> None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 
+from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import DATA, DataConfig
 from bigmodel_jax.data.fields import WEIGHTS, Row, in_training
 from bigmodel_jax.models import MODELS, ModelConfig
+from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.objectives import OBJECTIVES, Objective
 
 
@@ -78,3 +80,27 @@ def fitting(model: ModelConfig, objective: type[Objective], row: Row | tuple[str
         "model for this objective and data": models,
     }
     return "".join(f"; {part}: {', '.join(c.__name__ for c in found[:3])}" for part, found in parts.items() if found)
+
+
+def check_adapters_off(objective: Objective, adapters: AdapterConfig) -> None:
+    """Raises ValueError where the reference is the base of adapters that there are none of."""
+    if getattr(objective, "reference", "") == "adapters_off" and type(adapters) is AdapterConfig:
+        raise ValueError(
+            "objective.reference = 'adapters_off': the run has no adapters; give adapters, or another reference"
+        )
+
+
+def check_whole_batch(objective: Objective, microbatches: int, parallel: ParallelConfig) -> None:
+    """Raises ValueError where a batch is cut into pieces for a loss that is one of the whole batch."""
+    cuts = {
+        "train.microbatches": (microbatches, 1),
+        "parallel.slices": (parallel.slices, 1),
+        "parallel.deterministic": (parallel.deterministic, False),
+        "parallel.strategy": (parallel.strategy, "jit"),
+    }
+    for name, (value, needed) in cuts.items() if objective.whole_batch else ():
+        if value != needed:
+            raise ValueError(
+                f"{name} = {value!r} cuts a batch into pieces, and the loss of {type(objective).__name__} is one of the whole "
+                f"batch; allowed: {needed!r}"
+            )

@@ -43,6 +43,6 @@ def get_config() -> Config:
         objective=NextToken(),
         data=TextData(source=Arrays(sums), tokenizer=TokenizerConfig(kind="bytes"), seq_len=12, packing="none"),
         optim=OptimConfig(lr=2e-3, warmup_steps=50, final_lr_ratio=1.0),
-        train=TrainConfig(steps=600, batch_size=64, log_every=50),
+        train=TrainConfig(steps=400, batch_size=64, log_every=50),
         eval=EvalConfig(batch_size=128, baselines=False, sample=SampleConfig(prompt="17+25=", max_tokens=5)),
     )

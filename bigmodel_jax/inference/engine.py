@@ -109,8 +109,10 @@ class Engine:
         bit whatever was generated before; no text may be unfinished.
         """
         self._weights = weights
-        self._layered = stack.apart(self._model.spec, weights) if _large_on_one_cpu(weights) else weights
+        apart = _large_on_one_cpu(weights)
+        self._layered = stack.apart(self._model.spec, weights) if apart else weights
         if self._compiled is None:
+            self._programs = self._programs._replace(apart=apart)
             self._compiled = _compile(self._programs, self._layout, _mesh_of(weights), cache_dtype(weights))
         if self._slots is None or fresh:
             assert not (fresh and self.num_unfinished), "texts that have begun have keys and values"
@@ -229,7 +231,7 @@ def _compile(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype
         whole = NamedSharding(mesh, PartitionSpec())
         kept = jax.tree.map(lambda _: whole, jax.eval_shape(functools.partial(programs.empty, dtype)))
     if layout is not None:
-        kept = kept._replace(cache=_cache_shardings(programs.declared(programs.slots, dtype), layout))
+        kept = kept._replace(cache=_cache_shardings(programs.kept(dtype), layout))
     return _Compiled(
         jax.jit(traced(functools.partial(programs.empty, dtype)), out_shardings=kept),
         jax.jit(traced(programs.prefill), out_shardings=kept, donate_argnums=1),

@@ -18,7 +18,7 @@ from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.inference.sampling import sample
-from bigmodel_jax.models import Model
+from bigmodel_jax.models import Model, decoder
 
 
 class Slots(NamedTuple):
@@ -53,7 +53,8 @@ def cache_dtype(weights: Any) -> Any:
 
 
 class Programs(NamedTuple):
-    """What the programs are compiled for. log_probs: whether they are computed; without, they are 0."""
+    """What the programs are compiled for. log_probs: whether they are computed; without, they are 0. apart: whether
+    `decode` is given layers that lie apart, whose caches then do as well."""
 
     apply: Callable
     make_cache: Callable
@@ -64,6 +65,7 @@ class Programs(NamedTuple):
     length: int
     turns: int
     log_probs: bool
+    apart: bool = False
 
     @classmethod
     def of(cls, model: Model, *rest) -> "Programs":
@@ -74,12 +76,16 @@ class Programs(NamedTuple):
     def declared(self, rows: int, dtype: Any) -> Any:
         return self.make_cache(rows, self.length, dtype)
 
+    def kept(self, dtype: Any) -> Any:
+        """The declaration of the slots' cache."""
+        declared = self.declared(self.slots, dtype)
+        return decoder.apart(declared) if self.apart else declared
+
     def empty(self, dtype: Any) -> Slots:
         """All slots free."""
         zeros = jnp.zeros(self.slots, jnp.int32)
         keys = jax.vmap(jax.random.key)(zeros)
-        cache = params.empty(self.declared(self.slots, dtype))
-        return Slots(cache, zeros, zeros, zeros, zeros > 0, zeros.astype(jnp.float32), keys)
+        return Slots(params.empty(self.kept(dtype)), zeros, zeros, zeros, zeros > 0, zeros.astype(jnp.float32), keys)
 
     # ---- a new request
 
@@ -103,7 +109,8 @@ class Programs(NamedTuple):
         token, log_prob = self.draw(out.value[:, -1], key[None], position)
         left = jnp.where(self.stops(token), 0, num_tokens - 1)
         rows = Slots(None, token, position, left, jnp.ones(1, bool), log_prob, key[None])
-        cache = insert(self.declared(self.slots, dtype), slots.cache, out.cache, slot)
+        row = decoder.apart(out.cache) if self.apart else out.cache
+        cache = insert(self.kept(dtype), slots.cache, row, slot)
         fields = zip(slots[1:], rows[1:], strict=True)
         return Slots(cache, *(old.at[slot].set(new[0]) for old, new in fields))
 

@@ -1,5 +1,6 @@
 """What every decoder-only model shares: the parts around its blocks, its decode cache and which of its sizes fit each other."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from bigmodel_jax.core.params import Init, Param, Tree, zeros
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Entry, Model, Out, parts_of
 from bigmodel_jax.models.sizes import Cut, Divides, Multiple, padded
-from bigmodel_jax.nn import linear
+from bigmodel_jax.nn import linear, stack
 from bigmodel_jax.nn.attention.attention import Where
 
 SIZES = (
@@ -70,6 +71,10 @@ class Cache:
     index: jax.Array
 
     def advance(self, layers: Any, num: int) -> "Cache":
+        """After `num` tokens more; layers: what the blocks returned, {"k", "v"} of each."""
+        if isinstance(layers, stack.Apart):
+            turned = (HeadsFirst(one["k"].swapaxes(1, 2), one["v"].swapaxes(1, 2)) for one in layers.layers)
+            layers = stack.Apart(tuple(turned))
         return self.replace(layers=layers, index=(self.index + num) % self.positions.shape[1])
 
 
@@ -89,6 +94,37 @@ def ring(layers: Any, batch_size: int, length: int) -> Cache:
     """The declaration of a cache around that of its layers."""
     places = declared((batch_size, length), ("batch", "seq"), jnp.int32)
     return Cache(layers, places, places, declared((), (), jnp.int32))
+
+
+@struct.dataclass
+class HeadsFirst:
+    """A layer's keys and values as (B, K, S, h): attention multiplies them as they lie, where XLA's CPU backend would
+    otherwise copy both, transposed, for every token."""
+
+    k: Any
+    v: Any
+
+
+def apart(cache: Any) -> Any:
+    """The cache, or the declaration of one, with its layers one by one, for layers that lie `apart`; another form stays."""
+    if not isinstance(cache, Cache) or not isinstance(cache.layers, dict) or cache.layers.keys() != {"k", "v"}:
+        return cache
+    k, v = cache.layers["k"], cache.layers["v"]
+    if isinstance(k, Param):
+        layers = (HeadsFirst(*(_heads_first(p) for p in (k, v))),) * k.shape[0]
+    else:
+        layers = tuple(HeadsFirst(*(x.swapaxes(1, 2) for x in pair)) for pair in zip(k, v, strict=True))
+    return cache.replace(layers=stack.Apart(layers))
+
+
+def _heads_first(p: Param) -> Param:
+    """A layer of what `make_cache` declares for all."""
+
+    def turned(x):
+        _, rows, columns, heads, dim = x
+        return (rows, heads, columns, dim)
+
+    return dataclasses.replace(p, shape=turned(p.shape), axes=turned(p.axes))
 
 
 def where(batch: dict, cache: Cache | None) -> tuple[Where, Where, Cache | None]:
@@ -117,6 +153,13 @@ def update_cache(cache: dict | None, k: jax.Array, v: jax.Array, index: jax.Arra
     """All keys and values of one layer, (B, S, K, h): the cache's with the new ones (B, T, K, h) written at `index`."""
     if cache is None:
         return k, v
+    if isinstance(cache, HeadsFirst):
+        at = (0, 0, index, 0)
+        new = (
+            jax.lax.dynamic_update_slice(a, b.swapaxes(1, 2).astype(a.dtype), at)
+            for a, b in ((cache.k, k), (cache.v, v))
+        )
+        return tuple(x.swapaxes(1, 2) for x in new)
     at = (0, index, 0, 0)
     return (
         jax.lax.dynamic_update_slice(cache["k"], k.astype(cache["k"].dtype), at),

@@ -1,5 +1,6 @@
 """Running a stack of equal layers whose parameters lie stacked along dimension 0."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Literal
@@ -95,7 +96,7 @@ def sequential(
         return body(layer[0], carry, layer[1], *shared)
 
     if isinstance(stacked, tuple):
-        layers = zip(stacked, unstack(xs) or [xs] * len(stacked), strict=True)
+        layers = zip(stacked, _by_layer(xs, len(stacked)), strict=True)
     elif unroll:
         # Not scan's own `unroll`: split once, the layers' gradients come back by one concatenation.
         layers = unstack((stacked, xs))
@@ -105,7 +106,40 @@ def sequential(
     for layer in layers:
         x, y = step(x, layer)
         ys.append(y)
-    return without_taps((x, jax.tree.map(lambda *y: jnp.stack(y), *ys)))
+    return without_taps((x, _joined(xs, ys)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Apart:
+    """What each layer of layers `apart` takes or gives, one by one: stacked, it would be copied in every turn of a loop.
+
+    It stands in the tuple of a stack's xs, and what layers return in its place of ys stays apart as well."""
+
+    layers: tuple
+
+
+def _by_layer(xs: Any, num: int) -> Any:
+    """xs of each layer."""
+    if not _some_apart(xs):
+        return unstack(xs) or [xs] * num
+    return zip(*(x.layers if isinstance(x, Apart) else unstack(x) or [x] * num for x in xs), strict=True)
+
+
+def _joined(xs: Any, ys: list) -> Any:
+    """The ys of all layers, stacked where xs were."""
+    if not _some_apart(xs):
+        return _stacked(*ys)
+    parts = zip(xs, zip(*ys, strict=True), strict=True)
+    return tuple(Apart(tuple(y)) if isinstance(x, Apart) else _stacked(*y) for x, y in parts)
+
+
+def _some_apart(xs: Any) -> bool:
+    return isinstance(xs, tuple) and any(isinstance(x, Apart) for x in xs)
+
+
+def _stacked(*trees: Any) -> Any:
+    return jax.tree.map(lambda *y: jnp.stack(y), *trees)
 
 
 def unstack(tree: Any) -> tuple:

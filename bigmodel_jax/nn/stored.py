@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax.core.storage import Blocked, dense, stored
+from bigmodel_jax.core.storage import Blocked, stored
+from bigmodel_jax.nn.lora import Adapted
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -38,19 +39,23 @@ def _backward(product, num_dims, node, dy):
 project.defvjp(_forward, _backward)
 
 
+def _is_made(w: Any) -> bool:
+    return stored(w) or isinstance(w, Adapted)
+
+
 def takes_stored(fn: Callable) -> Callable:
-    """`fn(weights, x, *args, **options)` also of weights of which some are stored: dense in the dtype of x.
+    """`fn(weights, x, *args, **options)` also of weights of which some are stored or have adapters: dense in the dtype of x.
 
     The backward pass then computes `fn` again.
     """
 
     @functools.wraps(fn)
     def run(weights: Any, x: jax.Array, *args, **options):
-        if not any(map(stored, jax.tree.leaves(weights, is_leaf=stored))):
+        if not any(map(_is_made, jax.tree.leaves(weights, is_leaf=_is_made))):
             return fn(weights, x, *args, **options)
 
         def again(weights, x, *args):
-            made = jax.tree.map(lambda w: dense(w, x.dtype), weights, is_leaf=stored)
+            made = jax.tree.map(lambda w: w.dense(x.dtype) if _is_made(w) else w, weights, is_leaf=_is_made)
             return fn(made, x, *args, **options)
 
         return jax.checkpoint(again)(weights, x, *args)

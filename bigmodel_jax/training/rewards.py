@@ -46,19 +46,20 @@ class Judges:
         if self._pool is None:
             # Not forked: the threads of JAX would not be there, and the locks that they hold would.
             self._pool = multiprocessing.get_context("spawn").Pool(self._num, _begin)
-            self._seen = time.monotonic() + START_SECONDS
-        self._seen = max(self._seen, time.monotonic())
+            self._started = False
+        self._seen = time.monotonic()
         result = self._pool.apply_async(_score, (self.names, self.seconds, sample))
         return functools.partial(self._wait, self._pool, result)
 
     def _wait(self, pool, result) -> list[float | str]:
-        """Results come back in about the order of the calls: none for longer than one may take means that one hangs."""
-        limit = self.seconds * len(self.names) + GRACE_SECONDS
-        while pool is self._pool:
+        """Calls begin in their order, and are waited for in it: this one began when the one before was over, or earlier."""
+        limit = self.seconds * len(self.names) + GRACE_SECONDS + (0.0 if self._started else START_SECONDS)
+        if pool is self._pool:
             result.wait(max(self._seen + limit - time.monotonic(), 0.0))
-            if result.ready():
-                self._seen = max(self._seen, time.monotonic())
-                return result.get()
+        if result.ready():
+            self._started, self._seen = True, time.monotonic()
+            return result.get()
+        if pool is self._pool:
             self.close()
         return [f"did not return within {self.seconds:g} s, and its process was ended"] * len(self.names)
 

@@ -8,7 +8,7 @@ import pytest
 
 from bigmodel_jax.data import PreferenceData, TableFiles, UnpairedPreferenceData
 from bigmodel_jax.data.inspect import show
-from bigmodel_jax.data.text.preference_data import Stream, fit
+from bigmodel_jax.data.text.preference_rows import Stream, fit
 
 FIXTURE = Path(__file__).parents[1] / "parity" / "fixtures" / "preference"
 USER, SAID = {"role": "user", "content": "k l"}, {"role": "assistant", "content": "mn"}

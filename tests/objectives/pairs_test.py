@@ -171,9 +171,10 @@ def test_the_reward_is_read_at_the_last_token():
         ({"train": TrainConfig(steps=5, batch_size=8, microbatches=2)}, "train.microbatches = 2 cuts a batch"),
         ({"parallel": sharding.ParallelConfig(strategy="pmap")}, "parallel.strategy = 'pmap' cuts a batch"),
         ({"parallel": sharding.ParallelConfig(deterministic=True)}, "parallel.deterministic = True cuts a batch"),
+        ({"objective": DPO(reference="adapters_off")}, "objective.reference = 'adapters_off': the run has no adapters"),
     ],
 )
-def test_a_loss_of_a_whole_batch_is_not_cut(change, said):
+def test_what_is_refused_before_data_is_opened(change, said):
     with pytest.raises(ValueError, match=said):
         validate(dataclasses.replace(config_of(KTO()), **change))
 

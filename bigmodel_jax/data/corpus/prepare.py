@@ -72,7 +72,10 @@ def prepare(
         if _is_of(job, folder):
             return folder
         partial = folder.with_name(f"{folder.name}.partial")
-        _Run(job, partial, root, max_bad_records, say).all(workers)
+        if not _is_finished(job, partial):
+            _Run(job, partial, root, max_bad_records, say).all(workers)
+        for keys in partial.glob("keys-*"):
+            keys.unlink()
         os.rename(partial, folder)
     return folder
 
@@ -86,6 +89,19 @@ def _is_of(job: Job, folder: Path) -> bool:
         what = "another corpus" if found else "no corpus"
         raise ValueError(f"{str(folder)!r} holds {what}; delete it, or give another folder by --output")
     return True
+
+
+def _is_finished(job: Job, partial: Path) -> bool:
+    """Whether nothing but the folder's name is left to do."""
+    found = folders.read_manifest(partial) if partial.exists() else {}
+    return found.get("key") == job.key and "tally" not in found
+
+
+def _delete(partial: Path, manifest: dict) -> None:
+    """Deletes what another job left half done; ValueError for a folder that no job made."""
+    if not manifest and any(partial.iterdir()):
+        raise ValueError(f"{str(partial)!r} is needed for the work, and holds something else; move it, or delete it")
+    shutil.rmtree(partial)
 
 
 class _Run:
@@ -107,21 +123,14 @@ class _Run:
 
     def _found(self) -> dict:
         """The manifest of the work so far; what a killed process left beside it is deleted."""
-        fresh = {
-            "key": self.job.key,
-            "read": {},
-            "done": [],
-            "skipped": {},
-            "next": {},
-            "keys": {},
-            "tally": {},
-            "shards": [],
-        }
         found = folders.read_manifest(self.folder) if self.folder.exists() else {}
         if found.get("key") != self.job.key:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if self.folder.exists():
+                _delete(self.folder, found)
             self.folder.mkdir(parents=True)
-            found = fresh
+            found = {"key": self.job.key, "shards": [], "done": []}
+            found |= {name: {} for name in ("read", "skipped", "next", "keys", "tally")}
+            folders.write_manifest(self.folder, found)
         named = {shard["name"] for shard in found["shards"]}
         for path in self.folder.iterdir():
             if path.name not in named and path.name != folders.MANIFEST and not path.name.startswith("keys-"):
@@ -205,8 +214,6 @@ class _Run:
             "shards": {shard["name"]: shard["sha256"] for shard in shards}
         }
         files.replace(self.folder / CARD, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-        for i in self.keys:
-            (self.folder / f"keys-{i}").unlink()
         kept = {name: self.manifest[name] for name in ("key", "read", "skipped", "shards")}
         folders.write_manifest(self.folder, kept)
 
