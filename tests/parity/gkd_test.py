@@ -7,13 +7,16 @@ import pytest
 
 import reference
 from bigmodel_jax.config import Config, TrainConfig
-from bigmodel_jax.core import params
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig
 from bigmodel_jax.nn import head_losses
 from bigmodel_jax.nn.head import Head
 from bigmodel_jax.objectives import Distillation
+from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.pretrained.names import Tensor
-from bigmodel_jax.training.step import accumulate
+from bigmodel_jax.training.state import init_state, with_weights
+from bigmodel_jax.training.step import accumulate, make_train_step
 
 PROMPT = 5
 GKD = {
@@ -73,18 +76,17 @@ def batch_of(arrays) -> dict[str, jax.Array]:
     return jax.tree.map(jnp.asarray, batch)
 
 
+def config_of(cfg, teacher, case, logits):
+    named = {"teacher": "runs/teacher", "teacher_model": teacher, "teacher_dtype": "float32"}
+    objective = Distillation(**named, alpha=1.0, logits=logits, **TRAINER[case])
+    optim = OptimConfig(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1, schedule="constant", warmup_steps=0, clip=1.0)
+    return Config(cfg, objective, DataConfig(), optim=optim, train=TrainConfig(steps=20, batch_size=4))
+
+
 @pytest.mark.parametrize(("case", "logits"), quick_first(TRAINER))
 def test_loss_and_gradients_of_a_student_are_those_of_trl(theirs, case, logits):
     family, (cfg, tree), (teacher, constants), arrays = theirs
-    objective = Distillation(
-        teacher="runs/teacher",
-        teacher_model=teacher,
-        teacher_dtype="float32",
-        alpha=1.0,
-        logits=logits,
-        **TRAINER[case],
-    )
-    config = Config(cfg, objective, DataConfig(), train=TrainConfig(batch_size=4))
+    config = config_of(cfg, teacher, case, logits)
     batch, constants = batch_of(arrays), {"teacher": constants}
     grads, mean, sums, _ = accumulate(config, config.make_model(), tree, {}, batch, jax.random.key(0), constants)
     assert abs(float(mean.compute()) - arrays[f"loss/{case}"]) <= 1e-5 * float(sums["divergence"].compute())
@@ -94,6 +96,22 @@ def test_loss_and_gradients_of_a_student_are_those_of_trl(theirs, case, logits):
     assert max(float(jnp.abs(x).max()) for x in expected.values()) > 1e-3
     for path, gradient in params.paths(grads).items():
         assert reference.distance(gradient / mean.count, expected[path]) <= 1e-5, path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", TRAINER)
+def test_twenty_steps_are_those_of_trl(theirs, case):
+    """AdamW on one batch, from the same weights."""
+    _, (cfg, tree), (teacher, constants), arrays = theirs
+    config = config_of(cfg, teacher, case, "auto")
+    mesh = sharding.make_mesh(ParallelConfig(data=1), jax.devices()[:1])
+    state = with_weights(config, init_state(config, mesh), jax.tree.map(jnp.copy, tree), {})
+    step, batch, losses = make_train_step(config, mesh), batch_of(arrays), []
+    for _ in range(20):
+        state, sums = step(state, batch, {"teacher": constants})
+        losses.append(float(sums["distillation_loss"].compute()))
+    assert reference.distance(losses, arrays[f"losses/{case}"]) <= 1e-3
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def tensor(x: np.ndarray) -> Tensor:

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from references.weights import randomize, save_weights
 
-VOCAB, PROMPT, RESPONSE = 48, 5, 6
+VOCAB, PROMPT, RESPONSE, STEPS = 48, 5, 6, 20
 LENGTHS = (6, 4, 5, 2)
 GKD = {"forward": (0.0, 1.0), "jsd": (0.3, 2.0), "even": (0.5, 0.7), "reverse": (1.0, 2.0)}  # beta, temperature
 TRAINER = {"forward": (0.0, 1.0), "jsd": (0.5, 1.0), "warm": (0.2, 2.0), "reverse": (1.0, 1.0)}
@@ -62,6 +62,24 @@ def batch() -> dict[str, torch.Tensor]:
     }
 
 
+def trained(trainer) -> np.ndarray:
+    """Losses of 20 steps of AdamW on the one batch, decay on matrices alone, clipped."""
+    parameters = list(trainer.model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.1},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer, losses = torch.optim.AdamW(groups, lr=3e-3, betas=(0.9, 0.95)), []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = trainer.compute_loss(trainer.model, batch(), num_items_in_batch=torch.tensor(float(sum(LENGTHS))))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    return np.array(losses)
+
+
 def measure(name: str, beta: float, temperature: float) -> dict[str, np.ndarray]:
     from datasets import Dataset
     from tokenizers import Tokenizer, models
@@ -93,7 +111,8 @@ def measure(name: str, beta: float, temperature: float) -> dict[str, np.ndarray]
         loss = trainer.compute_loss(trainer.model, batch(), num_items_in_batch=torch.tensor(float(sum(LENGTHS))))
         loss.backward()
     grads = {f"grad/{name}/{n}": p.grad.numpy() for n, p in trainer.model.named_parameters()}
-    return {f"loss/{name}": loss.detach().numpy(), **grads}
+    grads = {k: g.copy() for k, g in grads.items()}
+    return {f"loss/{name}": loss.detach().numpy(), f"losses/{name}": trained(trainer), **grads}
 
 
 def write(folder: Path) -> None:
