@@ -24,11 +24,14 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     check_paths(config)
     check_duration(config)
     _check_rules(config.parallel.rules)
-    config.model.validate(_with_sizes(config.parallel, num_devices))
-    config.adapters.validate(config.model, config.model.make())
+    parallel = _with_sizes(config.parallel, num_devices)
+    config.model.validate(parallel)
+    config.adapters.validate(config.model, config.model.make(), parallel)
     spec = config.make_model().spec
     params.check_sizes(spec)
     config.optim.frozen(spec)  # refuses patterns
+    config_reads.check_adapters_off(config.objective, config.adapters)
+    config_reads.check_whole_batch(config.objective, config.train.microbatches, config.parallel)
     config.objective.validate(config)
     config.data.validate(config.train.batch_size)
     _check_batch(config, num_devices)
@@ -149,6 +152,11 @@ def _check_pipeline(config: Config, stages: int) -> None:
 
 def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
     """Raises ValueError for what the schedule does not do; layers: of each stacked parameter, by path."""
+    if not config.objective.scores:
+        raise ValueError(
+            f"parallel.pipeline_schedule = '1f1b' needs an objective that defines score(out, batch), and "
+            f"{type(config.objective).__name__} defines its loss() alone; 'gpipe' takes any objective"
+        )
     remat = compute.remat(config.model)
     if remat.startswith("offload") and not config.parallel.pipeline_remat:
         raise ValueError(
@@ -164,11 +172,6 @@ def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
         raise ValueError(
             f"parallel.pipeline_schedule = '1f1b' is for models in parts (models/base.py, Parts), and "
             f"{type(config.model).__name__} brings `apply` alone; 'gpipe' takes any model with a stack"
-        )
-    if not config.objective.scores:
-        raise ValueError(
-            f"parallel.pipeline_schedule = '1f1b' needs an objective that defines score(out, batch), and "
-            f"{type(config.objective).__name__} defines its loss() alone; 'gpipe' takes any objective"
         )
 
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 
+from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import DATA, DataConfig
-from bigmodel_jax.data.fields import WEIGHTS, in_training
+from bigmodel_jax.data.fields import WEIGHTS, Row, in_training
 from bigmodel_jax.models import MODELS, ModelConfig
+from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.objectives import OBJECTIVES, Objective
 
 
@@ -20,12 +22,21 @@ def check(model: ModelConfig, objective: Objective, data: DataConfig, held: Iter
         raise ValueError(f"data: {name}'s rows declare no 'weights' ({', '.join(given)}); {WEIGHTS}")
     readers = readers_of(model, task)
     lacking = [name for name in readers if name not in given]
-    if not given or not lacking:
+    if not given:
+        return
+    if not lacking and declared and task.texts not in (0, texts(declared)):
+        raise ValueError(
+            f"{task.__name__} reads rows of {task.texts} text{'s' * (task.texts > 1)}, and {name}'s have {texts(declared)}"
+            f"{fitting(model, task, declared)}"
+        )
+    if not lacking:
         return
     who = dict.fromkeys(readers[name] for name in lacking)
     reads = " and ".join(f"{one} reads {', '.join(repr(n) for n in lacking if readers[n] == one)}" for one in who)
     near = nearest(lacking[0], given, cutoff=0.75)
-    raise ValueError(f"{reads}, which {name} does not give ({', '.join(given)}){near}{fitting(model, task, given)}")
+    raise ValueError(
+        f"{reads}, which {name} does not give ({', '.join(given)}){near}{fitting(model, task, declared or given)}"
+    )
 
 
 def readers_of(model: ModelConfig, kind: type[Objective]) -> dict[str, str]:
@@ -36,18 +47,60 @@ def readers_of(model: ModelConfig, kind: type[Objective]) -> dict[str, str]:
     return dict.fromkeys(kind.reads, kind.__name__) | dict.fromkeys(inputs, type(model).__name__)
 
 
-def fitting(model: ModelConfig, objective: type[Objective], given: tuple[str, ...]) -> str:
-    """What ships and fits the other two parts, as the end of a message; three of each kind at most."""
-    given = set(given)
+def texts(row: Row) -> int:
+    """How many texts a row holds."""
+    shape = row["tokens"].shape if "tokens" in row else None
+    return shape[0] if shape and len(shape) > 1 else 1
+
+
+def fitting(model: ModelConfig, objective: type[Objective], row: Row | tuple[str, ...]) -> str:
+    """What ships and fits the other two parts, as the end of a message; three of each kind at most. row: what the data
+    declares, or the names of what it holds."""
+    given, held = set(row), texts(row) if isinstance(row, dict) else 1
     # An objective that reads weights alone says nothing of the data that it is for.
     tasks = [
-        cls for cls in OBJECTIVES.values() if set(cls.reads) > {"weights"} and readers_of(model, cls).keys() <= given
+        cls
+        for cls in OBJECTIVES.values()
+        if set(cls.reads) > {"weights"} and readers_of(model, cls).keys() <= given and cls.texts in (0, held)
     ]
-    sets = [cls for cls in DATA if readers_of(model, objective).keys() <= in_training(cls().row()).keys()]
-    models = [cls for cls in MODELS.values() if readers_of(cls.tiny(), objective).keys() <= given]
+    rows = {cls: in_training(cls().row()) for cls in DATA}
+    sets = [
+        cls
+        for cls, row in rows.items()
+        if readers_of(model, objective).keys() <= row.keys() and objective.texts in (0, texts(row))
+    ]
+    models = [
+        cls
+        for cls in MODELS.values()
+        if readers_of(cls.tiny(), objective).keys() <= given and objective.texts in (0, held)
+    ]
     parts = {
         "objective for this model and data": tasks,
         "data for this model and objective": sets,
         "model for this objective and data": models,
     }
     return "".join(f"; {part}: {', '.join(c.__name__ for c in found[:3])}" for part, found in parts.items() if found)
+
+
+def check_adapters_off(objective: Objective, adapters: AdapterConfig) -> None:
+    """Raises ValueError where the reference is the base of adapters that there are none of."""
+    if getattr(objective, "reference", "") == "adapters_off" and type(adapters) is AdapterConfig:
+        raise ValueError(
+            "objective.reference = 'adapters_off': the run has no adapters; give adapters, or another reference"
+        )
+
+
+def check_whole_batch(objective: Objective, microbatches: int, parallel: ParallelConfig) -> None:
+    """Raises ValueError where a batch is cut into pieces for a loss that is one of the whole batch."""
+    cuts = {
+        "train.microbatches": (microbatches, 1),
+        "parallel.slices": (parallel.slices, 1),
+        "parallel.deterministic": (parallel.deterministic, False),
+        "parallel.strategy": (parallel.strategy, "jit"),
+    }
+    for name, (value, needed) in cuts.items() if objective.whole_batch else ():
+        if value != needed:
+            raise ValueError(
+                f"{name} = {value!r} cuts a batch into pieces, and the loss of {type(objective).__name__} is one of the whole "
+                f"batch; allowed: {needed!r}"
+            )

@@ -18,6 +18,7 @@ from bigmodel_jax.data import (
     MaskedTextData,
     MixtureData,
     PermutedTextData,
+    PreferenceData,
     SentencePairData,
     TabularData,
     TextData,
@@ -35,6 +36,8 @@ from bigmodel_jax.models import (
     XLNetConfig,
 )
 from bigmodel_jax.objectives import (
+    DPO,
+    KTO,
     BertPretraining,
     Classification,
     Contrastive,
@@ -72,7 +75,7 @@ CASES = {
         MaskedTextData(source=NOWHERE),
         (
             "BertPretraining reads 'next_sentence', which MaskedTextData does not give (tokens, targets, segment_ids, "
-            "positions, weights); objective for this model and data: NextToken, MaskedLanguageModel"
+            "positions, weights); objective for this model and data: NextToken, Distillation, MaskedLanguageModel"
             "; data for this model and objective: SentencePairData"
         ),
     ),
@@ -84,6 +87,30 @@ CASES = {
             "Regression reads 'target', which TabularData does not give (features, weights, label)"
             "; objective for this model and data: Classification; data for this model and objective: TabularData"
         ),
+    ),
+    "one text of two": (
+        LlamaConfig,
+        DPO(),
+        TextData(source=NOWHERE),
+        (
+            "DPO reads rows of 2 texts, and TextData's have 1; objective for this model and data: NextToken, "
+            "Distillation, MaskedLanguageModel; data for this model and objective: PreferenceData, UnpairedPreferenceData"
+        ),
+    ),
+    "two texts of one": (
+        LlamaConfig,
+        NextToken(),
+        PreferenceData(source=NOWHERE),
+        (
+            "NextToken reads rows of 1 text, and PreferenceData's have 2; objective for this model and data: DPO, ORPO, SimPO; "
+            "data for this model and objective: TextData, ChatData"
+        ),
+    ),
+    "no labels": (
+        LlamaConfig,
+        KTO(),
+        PreferenceData(source=NOWHERE),
+        "KTO reads 'label', which PreferenceData does not give",
     ),
     "one side of pairs": (
         T5Config,

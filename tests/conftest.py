@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-QUICK = {"llama", "mlp", "cnn", "flax_module"}
+QUICK = {"llama", "mlp", "cnn", "flax_module", "bases", "adapters"}
 # Of every family one forward pass against its reference is quick all the same, unless its code is another one's.
 FORWARD = {
     "decoders_test": "test_logits_of_packed_documents",

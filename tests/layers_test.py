@@ -36,6 +36,7 @@ LAYERS = {
     "bigmodel_jax.config_file": 5,  # reads and writes a Config
     "bigmodel_jax.checkpoint": 6,
     "bigmodel_jax.inference": 6,
+    "bigmodel_jax.pretrained.adapter_transfer": 8,  # the same of adapters
     "bigmodel_jax.pretrained.transfer": 8,  # checkpoints and published weights together
     "bigmodel_jax.pretrained": 6,  # published weights: into models, out of checkpoints
     "bigmodel_jax.report": 6,
@@ -48,6 +49,8 @@ LAYERS = {
     "bigmodel_jax.training.rollouts": 7,
     "bigmodel_jax.training.ending": 7,  # samples and the report together
     "bigmodel_jax.training.fresh": 7,  # a state from other runs
+    "bigmodel_jax.training.evaluate_saved": 7,  # a checkpoint on the validation split
+    "bigmodel_jax.training.reference": 7,  # weights of another run, before this one begins
     "bigmodel_jax.training.run_folder": 7,  # a run known by its config.json or its checkpoints
     "bigmodel_jax.training.saved": 7,  # checkpoints, evaluation and generation together
     "bigmodel_jax.training.loop": 8,
@@ -64,7 +67,7 @@ LAYERS = {
 # Third party -> the modules (or their folders) that may import it. Whatever is not listed here may be used nowhere.
 EVERYWHERE = {"jax", "numpy"}
 ROOMS = {
-    "optax": ("optim", "objectives", "training.step", "training.state"),
+    "optax": ("optim", "objectives", "training.step", "training.state", "training.reference"),
     "chex": ("core.metrics", "nn.attention.attention", "nn.cross_entropy", "training.step"),  # shapes at boundaries
     "orbax": ("checkpoint",),
     "grain": ("data.sources.grain_source",),
@@ -89,7 +92,7 @@ ROOMS = {
         "core",  # struct and traverse_util: pytrees and their paths
         "checkpoint",  # traverse_util
     ),
-    "array_record": ("data.sources.array_record_files", "data.corpus.shards"),  # comes with Grain and TFDS
+    "array_record": ("data.sources.array_record_files", "data.corpus.folder"),  # comes with Grain and TFDS
     "pyarrow": ("data.sources.table_files", "data.sources.opened"),  # the extra "parquet"
     "datasets": ("data.sources.hugging_face",),  # the extra "datasets"
     **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"
@@ -104,6 +107,7 @@ ROOMS = {
         "report",
         "training.run",
         "training.beginning",
+        "training.reference",
         "data.inspect",
         "plan.screen",
         "scaling.benchmark",

@@ -30,8 +30,11 @@ TESTS = {
     "nn/attention/blockwise.py": ("nn/visibility_test.py", "nn/attention_test.py"),
     "nn/cpu.py": ("nn/cpu_test.py",),
     "core/dataclass_json.py": ("config_file_test.py",),
+    "inference/recorded.py": ("training/distilled_run_test.py",),
     "nn/head_columns.py": ("nn/head_losses_test.py",),
     "nn/cross_entropy.py": ("objectives/cross_entropy_test.py", "nn/head_test.py"),
+    "nn/rings.py": ("nn/head_test.py",),
+    "models/adapted.py": ("models/adapters_test.py", "nn/lora_test.py"),
     "nn/norm.py": ("nn/visibility_test.py",),
     "nn/position.py": ("nn/by_hand_test.py",),
     "nn/feedforward.py": ("nn/by_hand_test.py",),
@@ -104,6 +107,12 @@ TESTS = {
     "plan/program/cost.py": ("plan/rows_test.py",),
     "plan/topology.py": ("plan/rows_test.py",),
     "nn/shards.py": ("nn/moe_test.py",),
+    **{
+        f"data/corpus/{name}.py": ("data/prepare_test.py",)
+        for name in ("corpus", "outcome", "workers", "folder", "card")
+    },
+    "data/cleaning/step.py": ("data/quality_test.py", "data/prepare_test.py"),
+    "verbs/preparing.py": ("data/prepare_test.py", "data/remembered_test.py"),
     "data/base.py": ("data/sources_test.py", "data/image_test.py"),
     "data/images/pictures.py": ("data/image_text_test.py",),
     "data/text/chat_data.py": ("data/chat_test.py", "data/chat_records_test.py"),

@@ -106,8 +106,8 @@ def _check_tuple(name: str, value: Any, hints: tuple) -> None:
         hints = hints[:1] * len(value)
     if len(value) != len(hints):
         raise ValueError(f"{name} = {value!r}; it must have {len(hints)} values")
-    for item, hint in zip(value, hints, strict=True):
-        check_value(name, item, hint)
+    for i, (item, hint) in enumerate(zip(value, hints, strict=True)):
+        check_value(f"{name}.{i}" if dataclasses.is_dataclass(item) else name, item, hint)  # as its options are called
 
 
 def _check_scalar(name: str, value: Any, hint: Any) -> None:

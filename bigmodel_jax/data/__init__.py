@@ -4,6 +4,7 @@ Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loade
 """
 
 from bigmodel_jax.data.base import DataConfig
+from bigmodel_jax.data.corpus.corpus import Corpus
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.images.image import ImageData, image_shape
 from bigmodel_jax.data.images.image_text import CaptionFiles, ImageTextData
@@ -21,6 +22,7 @@ from bigmodel_jax.data.tabular import Tables, TabularData
 from bigmodel_jax.data.text.chat_data import ChatData
 from bigmodel_jax.data.text.masking import MaskedTextData
 from bigmodel_jax.data.text.permutation import PermutedTextData
+from bigmodel_jax.data.text.preference_data import PreferenceData, UnpairedPreferenceData
 from bigmodel_jax.data.text.prompt_data import PromptData
 from bigmodel_jax.data.text.question_answering import QuestionAnsweringData, SquadFiles
 from bigmodel_jax.data.text.sentence_pairs import SentencePairData
@@ -36,6 +38,8 @@ from bigmodel_jax.data.tokenizers.tokenizers import TokenizerConfig, load_tokeni
 DATA: tuple[type[DataConfig], ...] = (
     TextData,
     ChatData,
+    PreferenceData,
+    UnpairedPreferenceData,
     TextPairData,
     SpanCorruptionData,
     MaskedTextData,
@@ -59,6 +63,7 @@ __all__ = [
     "CaptionFiles",
     "ChatData",
     "ConllFiles",
+    "Corpus",
     "CsvFiles",
     "DataConfig",
     "EvalBatches",
@@ -73,6 +78,7 @@ __all__ = [
     "MaskedTextData",
     "MixtureData",
     "PermutedTextData",
+    "PreferenceData",
     "PromptData",
     "QuestionAnsweringData",
     "SentencePairData",
@@ -93,6 +99,7 @@ __all__ = [
     "Tfds",
     "TokenLabelData",
     "TokenizerConfig",
+    "UnpairedPreferenceData",
     "eval_batches",
     "image_shape",
     "load_tokenizer",

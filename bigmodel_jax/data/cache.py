@@ -45,11 +45,14 @@ def file_digest(path: str | Path) -> str:
     if known is None:
         with open(path, "rb") as file:
             known = hashlib.file_digest(file, "sha256").hexdigest()
-        if (
-            time.time_ns() - stat.st_mtime_ns > SETTLED_NS
-        ):  # a second change within one tick of the clock would not show
+        if settled(stat.st_mtime_ns):
             know_digest(name, stat.st_size, stat.st_mtime_ns, known)
     return known
+
+
+def settled(mtime_ns: int) -> bool:
+    """Whether a file changed so long ago that another change would show: not within one tick of the clock."""
+    return time.time_ns() - mtime_ns > SETTLED_NS
 
 
 def know_digest(name: str, size: int, mtime_ns: int, digest: str) -> None:
@@ -87,10 +90,10 @@ def build(folder: Path, write: Callable[[Path], None]) -> Path:
     The lock spares a second process the work; the rename makes the folder appear whole or not at all, also on file
     systems where locks do not reach other hosts. A damaged folder is named in the log and made again.
     """
-    if _whole(folder):  # without the lock, which a cache that cannot be written has not
+    if is_whole(folder):  # without the lock, which a cache that cannot be written has not
         return folder
     with lock(folder):
-        if _whole(folder):
+        if is_whole(folder):
             return folder
         if folder.exists():
             log.warning("%s is damaged and is made again: %s", folder, _damage(folder))
@@ -109,7 +112,7 @@ def build(folder: Path, write: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
     """Whether a folder's files are as they were written; each process reads them through once."""
     if folder.exists() and folder not in _checked and not _damage(folder):
         _checked.add(folder)

@@ -1,5 +1,7 @@
 """What a data config feeds: counts, records before and after each transform, statistics. The `data` verb."""
 
+import itertools
+
 import numpy as np
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -174,6 +176,17 @@ def _token_table(tok: Tokenizer, count: np.ndarray, token_bytes: np.ndarray) -> 
     return Group(head, long, Text("most frequent:", style="bold"), _bars(named))
 
 
+def _show_chat(cfg: DataConfig, splits: dict[str, Rows]) -> Panel:
+    """The shortest sample of the first hundred, with brackets around what is trained."""
+    rows, model, out = splits["train"], cfg.open_tokenizer().model, Text()
+    ids, trained = rows.sample(int(np.argmin(np.diff(rows.stream.offsets)[:100])))
+    edges = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(ids)]
+    for begin, end in itertools.pairwise(edges):
+        text = model.decode(ids[begin:end].tolist(), skip_special_tokens=False)
+        out.append(f"[{text}]" if trained[begin] else text, style="bold green" if trained[begin] else "")
+    return Panel(out, title="a sample as the model reads it, in brackets what is trained", title_align="left")
+
+
 # ---------------------------------------------------------------- images
 
 
@@ -227,4 +240,4 @@ def _show_pairs(cfg: DataConfig, splits: dict[str, Rows]) -> Panel:
 
 
 # How rows are shown, by what they say in `shown_as`; those that say nothing, as the arrays that they declare.
-PAGES = {"text": _show_text, "images": _show_images, "pairs": _show_pairs, "arrays": _show_arrays}
+PAGES = {"text": _show_text, "chat": _show_chat, "images": _show_images, "pairs": _show_pairs, "arrays": _show_arrays}

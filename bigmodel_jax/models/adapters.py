@@ -1,17 +1,175 @@
-"""Adapters: a change of any model's spec, after which small matrices train beside a base that stays as it is."""
+"""Adapters: a change of any model's spec, after which small matrices train beside a base that stays as it is.
+
+The base's trained parameters become constants at their own paths; what is trained lies at adapters/<name>/<path>/<part>
+(nn/lora.py `Low` names the parts). The model's functions get a node `Adapted` in the place of each such parameter.
+"""
 
 import dataclasses
+import math
+import re
+from typing import Any
 
+import jax
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Init, Param, Tree, normal, zeros
+from bigmodel_jax.core.ranges import Count, CountOrZero, Positive, ShareBelowOne
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.core.spelling import closest
+from bigmodel_jax.models.adapted import Place, adapted, is_table, matrix
 from bigmodel_jax.models.base import Model, ModelConfig
+from bigmodel_jax.models.bases import BaseConfig
+from bigmodel_jax.nn.lora import BRANCH
+
+NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclasses.dataclass(frozen=True)
 class AdapterConfig:
     """No adapters; base of the configs of every kind of them."""
 
-    def validate(self, config: ModelConfig, model: Model) -> None:
+    def validate(self, config: ModelConfig, model: Model, parallel: ParallelConfig) -> None:
         """Raises ValueError where `model`, which `config` makes, cannot have these adapters."""
 
     def adapt(self, model: Model) -> Model:
         """The model whose base is constant and whose adapters are trained."""
         return model
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """Another rank, and alpha, for the weights whose whole path matches `pattern`; alpha None: as for all."""
+
+    pattern: str
+    rank: Count
+    alpha: Positive | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora(AdapterConfig):
+    """LoRA (arXiv:2106.09685) on every matrix whose whole path matches `targets`; PEFT's `LoraConfig` by other names.
+
+    rank_stabilised: the scale is alpha / sqrt(rank) (arXiv:2312.03732) and not alpha / rank. dora: arXiv:2402.09353, with
+    dropout on the low-rank part alone. dropout: of a product's input; PEFT, too, has none on an embedding. trained: weights
+    of any kind that are trained in full (PEFT's `modules_to_save`), as what they differ by from the base. new_tokens_from:
+    the first token of those whose rows of the tables are trained in full, 0 = none. ranks: the first that matches holds.
+    base: how the frozen weights are stored; QLoRA (arXiv:2305.14314) is matrices='nf4'.
+
+    An adapter on a table that is the head as well changes both: there is one table, and its adapter is part of it.
+    """
+
+    name: str = "default"
+    targets: str = r"layers/.*"
+    rank: Count = 16
+    alpha: Positive = 32.0
+    rank_stabilised: bool = False
+    dora: bool = False
+    dropout: ShareBelowOne = 0.0
+    trained: str = ""
+    new_tokens_from: CountOrZero = 0
+    ranks: tuple[Ranked, ...] = ()
+    base: BaseConfig = BaseConfig()
+
+    def validate(self, config, model, parallel):
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"adapters.name = {self.name!r}; it must be letters, digits, '_', '-' and '.'")
+        if self.dropout and parallel.stage > 1:
+            raise ValueError(
+                f"adapters.dropout = {self.dropout} with parallel.stage = {parallel.stage}; adapters in a pipeline have no "
+                "dropout: it must be 0"
+            )
+        if self.new_tokens_from and (rows := getattr(config, "vocab_size", 0)) <= self.new_tokens_from:
+            raise ValueError(
+                f"adapters.new_tokens_from = {self.new_tokens_from}; it must be below model.vocab_size = {rows}"
+            )
+        self.adapt(model)
+
+    def adapt(self, model: Model) -> Model:
+        if BRANCH in model.spec:
+            raise ValueError(f"adapters: the model has parameters of its own called {BRANCH!r}")
+        places = self.places(model.spec)
+        own = {f"{path}/{part}": p for path, place in places.items() for part, p in place.spec.items()}
+        spec = self.base.freeze(model.spec) | {BRANCH: {self.name: params.from_paths(own)}}
+        return adapted(model, spec, {self.name: places})
+
+    def places(self, spec: Tree) -> dict[str, Place]:
+        """{path: what it gets}, for each weight that gets something; ValueError, one line, for a pattern that cannot be."""
+        flat = {path: p for path, p in params.paths(spec).items() if p.kind == "trained"}
+        low = _matching(
+            "targets", self.targets, flat, {path: p for path, p in flat.items() if matrix(path, p)}, "matrix"
+        )
+        whole = _matching("trained", self.trained, flat, flat, "parameter") if self.trained else []
+        if both := sorted({*low} & {*whole}):
+            raise ValueError(
+                f"adapters.trained = {self.trained!r} and adapters.targets both match {both[0]}; one must not"
+            )
+        ranks = self._ranks(low)
+        found = {path: self._low(path, flat[path], *ranks[path]) for path in low}
+        found |= {path: _whole(flat[path]) for path in whole}
+        if self.new_tokens_from:
+            found |= {path: self._rows(p, found.get(path)) for path, p in flat.items() if is_table(p)}
+        if not found:
+            raise ValueError("adapters: targets, trained and new_tokens_from are all empty; nothing would be trained")
+        return found
+
+    def _ranks(self, low: list[str]) -> dict[str, tuple[int, float]]:
+        found = dict.fromkeys(low, (self.rank, self.alpha))
+        for n, one in reversed(list(enumerate(self.ranks))):
+            every = dict.fromkeys(low)
+            for path in _matching(f"ranks[{n}].pattern", one.pattern, every, every, "target"):
+                found[path] = one.rank, self.alpha if one.alpha is None else one.alpha
+        return found
+
+    def _low(self, path: str, p: Param, rank: int, alpha: float) -> Place:
+        m = matrix(path, p)
+        sizes = {"inputs": math.prod(m.inner.shape), "outputs": math.prod(m.outer.shape)}
+        if rank > (least := min(sizes.values())):
+            raise ValueError(
+                f"adapters.rank = {rank} is larger than {path}, of {sizes['inputs']} inputs and {sizes['outputs']} outputs; "
+                f"it must be at most {least}"
+            )
+        a, b = (zeros(), normal(1.0)) if m.table else (_uniform(sizes["inputs"]), zeros())
+        spec = {
+            "a": m.param((*m.inner.shape, rank), (*m.inner.axes, None), a),
+            "b": m.param((rank, *m.outer.shape), (None, *m.outer.axes), b),
+        }
+        if self.dora:
+            spec["magnitude"] = m.param(m.outer.shape, m.outer.axes, zeros(), decay=False)
+        scale = alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+        rate = 0.0 if m.table or m.lead.shape[1:] else self.dropout
+        layers = m.lead.shape[0] if m.lead.shape else 0
+        return Place(spec, len(m.inner.shape), m.turned, scale, rate, layers)
+
+    def _rows(self, p: Param, place: Place | None) -> Place:
+        if place and "whole" in place.spec:
+            return place
+        place = place or Place({})
+        rows = Param((p.shape[0] - self.new_tokens_from, p.shape[1]), (None, p.axes[1]), zeros())
+        return dataclasses.replace(place, spec=place.spec | {"rows": rows}, start=self.new_tokens_from)
+
+
+def _whole(p: Param) -> Place:
+    return Place({"whole": Param(p.shape, p.axes, zeros(), decay=p.decay)})
+
+
+def _uniform(inputs: int) -> Init:
+    """Kaiming's uniform with a = sqrt(5), by which torch and PEFT begin a linear map: +- 1 / sqrt(inputs)."""
+    bound = inputs**-0.5
+    return Init(f"uniform({bound:.4g})", lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound))
+
+
+def _matching(field: str, pattern: str, every: dict[str, Any], wanted: dict[str, Any], what: str) -> list[str]:
+    """Paths among `wanted` whose whole matches the pattern; ValueError where there is none."""
+    if field == "targets" and not pattern:
+        return []
+    text = f"adapters.{field} = {pattern!r}"
+    try:
+        found = [path for path in wanted if re.fullmatch(pattern, path)]
+    except re.error as error:
+        raise ValueError(f"{text} is no regular expression: {error}") from None
+    if found:
+        return found
+    if vectors := [path for path in every if re.fullmatch(pattern, path)]:
+        raise ValueError(f"{text} matches only vectors, such as {vectors[0]}; a {what} has two dimensions or more")
+    near = ", ".join(closest(pattern, [*wanted], 3))
+    raise ValueError(f"{text} matches the whole path of no {what}; the nearest: {near}")

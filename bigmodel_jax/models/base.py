@@ -44,6 +44,10 @@ class Entry(NamedTuple):
     kept: Any = None
 
 
+def _as_they_are(params: Tree, rng: Any) -> Tree:
+    return params
+
+
 @dataclasses.dataclass(frozen=True)
 class Parts:
     """A model of one stack of layers in its three parts; called, it is the model's `apply`.
@@ -52,6 +56,7 @@ class Parts:
     block(layer, x, xs, *shared, *whole, train) -> (x, ys): one layer. In a pipeline ys must be sums over rows.
     leave(params, entry, x, ys, batch, *, train) -> Out: all that comes after the stack.
     stack: the name of the layers in the parameters; `enter` and `leave` get the parameters without it.
+    read(params, rng) -> the parameters that the parts get, of those that the model declares; rng is None outside training.
     """
 
     enter: Callable[..., Entry]
@@ -60,10 +65,13 @@ class Parts:
     stack: str = "layers"
     remat: stacks.Remat = "none"
     unroll: bool = False
+    read: Callable[[Tree, Any], Tree] = _as_they_are
 
     def __call__(self, params: Tree, batch: dict, *, rng=None, train: bool = False, cache: Any = None) -> Out:
+        rng = rng if train else None
+        params = self.read(params, rng)
         layers, outside = params[self.stack], self.outside(params)
-        entry = self.enter(outside, batch, rng=rng if train else None, train=train, cache=cache)
+        entry = self.enter(outside, batch, rng=rng, train=train, cache=cache)
         run = self.layers(stacks.run, entry.whole, train)
         x, ys = run(layers, entry.x, entry.xs, shared=entry.shared)
         return self.leave(outside, entry, x, ys, batch, train=train)

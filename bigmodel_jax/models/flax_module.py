@@ -53,6 +53,7 @@ from bigmodel_jax.core.params import Init, Param
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.base import Model, Out
+from bigmodel_jax.nn.lora import Adapted
 
 Inputs = Callable[[dict], tuple]
 
@@ -245,7 +246,8 @@ def _gather(flat: dict[str, jax.Array], spec: dict[str, Param]) -> dict[str, jax
     Stacked layers are left to the compiler: whole, all of them at once would defeat what fsdp is for.
     """
 
-    def one(value: jax.Array, axes: tuple) -> jax.Array:
+    def one(value: Any, axes: tuple) -> jax.Array:
+        value = value.dense() if isinstance(value, Adapted) else value  # a module reads arrays
         return value if "layers" in axes else constrain(value, *(None if a == "embed" else a for a in axes))
 
     return {n: one(v, spec[n].axes) for n, v in flat.items()}

@@ -19,12 +19,12 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.nn import linear
+from bigmodel_jax.nn import linear, rings
 from bigmodel_jax.nn.cross_entropy import cross_entropy as of_logits
+from bigmodel_jax.nn.lora import Adapted
 from bigmodel_jax.nn.table import Cut, cut
 
 Form = Literal["auto", "whole", "blocks"]
@@ -32,7 +32,6 @@ Form = Literal["auto", "whole", "blocks"]
 # What a block of logits may take on a device, and the columns it has at least: a product with fewer wastes its reads.
 BLOCK_BYTES = 2**27
 LEAST_COLUMNS = 2048
-ONE_RING = 8  # devices over which a sum is cut in one go
 MASKED = -1e30  # the logit of a row that is no token: finite, so that a difference of two of them is 0 and not NaN
 NOWHERE = jnp.iinfo(jnp.int32).min  # the number of a column that an earlier block had, or that is no token
 
@@ -43,10 +42,11 @@ class Head:
     """Logits that are not computed yet: x (..., T, D) against the rows of table (V, D), plus bias (V,), then
     softcap tanh(logits / softcap) where softcap is not 0 (Gemma 2, arXiv:2408.00118), divided by temperature.
 
-    vocab: so many first rows are tokens; what lies behind them fills up the mesh and has no logits. 0 = all are."""
+    vocab: so many first rows are tokens; what lies behind them fills up the mesh and has no logits. 0 = all are. table may
+    have adapters (lora.py); of the frozen table itself no gradient is computed."""
 
     x: jax.Array
-    table: jax.Array
+    table: jax.Array | Adapted
     bias: jax.Array | None = None
     softcap: float = dataclasses.field(default=0.0, metadata={"static": True})
     vocab: int = dataclasses.field(default=0, metadata={"static": True})
@@ -58,7 +58,21 @@ class Head:
 
     @property
     def arrays(self) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        return self.x, self.table, self.bias
+        """x and table as blocks read them: what adapters add stands in further columns of both."""
+        if not isinstance(self.table, Adapted):
+            return self.x, self.table, self.bias
+        if cut(self.x.shape[:-1], self.table.shape).embed or not self.table.has_columns:
+            return self.x, self.table.dense(self.x.dtype), self.bias  # a device has a part of the columns of a row
+        x, table, z, columns = self.table.columns(self.x)
+        return jnp.concatenate([x, z], axis=-1), jnp.concatenate([table, columns], axis=-1), self.bias
+
+    def frozen_columns(self, at: Cut) -> int:
+        """How many first columns of the table in `arrays` have no gradient."""
+        table = self.table
+        if not isinstance(table, Adapted) or not table.is_frozen:
+            return 0
+        extended = table.has_columns and not at.embed
+        return table.shape[1] if extended or not table.low else 0
 
     def logits(self) -> jax.Array:
         """(..., T, vocab) float32."""
@@ -90,20 +104,23 @@ def _finish(logits, bias, softcap, temperature):
 
 
 class Plan(NamedTuple):
-    """How a device makes its logits: columns are those of a block; vocab: how many of all rows are tokens, 0 = all."""
+    """How a device makes its logits: columns are those of a block; vocab: how many of all rows are tokens, 0 = all;
+    frozen: how many first columns of the table have no gradient."""
 
     at: Cut
     columns: int
     softcap: float
     vocab: int
     temperature: float
+    frozen: int = 0
 
 
 def make_plan(head: Head, columns: int = 0) -> Plan:
     """columns: of a block on a device; 0 = as many as BLOCK_BYTES hold."""
     at = cut(head.x.shape[:-1], head.table.shape)
     columns = columns or _columns(*local_shape(head, at))
-    return Plan(at, columns, head.softcap, head.vocab if head.padded else 0, head.temperature)
+    vocab = head.vocab if head.padded else 0
+    return Plan(at, columns, head.softcap, vocab, head.temperature, head.frozen_columns(at))
 
 
 def local_shape(head: Head, at: Cut) -> tuple[int, int]:
@@ -189,7 +206,7 @@ def block(plan: Plan, x, table, bias, start, size):
     first = jnp.minimum(start, table.shape[0] - size)
     rows = jax.lax.dynamic_slice_in_dim(table, first, size)
     for axis in reversed(plan.at.embed):
-        rows = _gather(rows, axis, plan.at.size((axis,)))
+        rows = rings.gather(rows, axis, plan.at.size((axis,)))
     logits = jax.lax.dot_general(x, rows, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
     bias = None if bias is None else jax.lax.dynamic_slice_in_dim(bias, first, size)
     shard = jax.lax.axis_index(plan.at.vocab) if plan.at.vocab else 0
@@ -243,6 +260,7 @@ def gradients(plan: Plan, x, table, bias, slope: Callable):
     """
     shape, x = x.shape, x.reshape(-1, x.shape[-1])
     first_rows, size = starts(plan, table)
+    trained_x, trained = x[:, plan.frozen :], table[:, plan.frozen :]
 
     def step(carry, start):
         dx, d_table, d_bias = carry
@@ -255,11 +273,14 @@ def gradients(plan: Plan, x, table, bias, slope: Callable):
         d = d.astype(x.dtype)
         product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
         dx += product(d, rows, (((1,), (0,)), ((), ())))
-        d_rows = _reduce(plan, product(x, d, (((0,), (0,)), ((), ()))))
-        return (dx, _add(d_table, d_rows.T, first), d_bias), None
+        if trained.shape[1]:
+            d_rows = _reduce(plan, product(trained_x, d, (((0,), (0,)), ((), ()))))
+            d_table = _add(d_table, d_rows.T, first)
+        return (dx, d_table, d_bias), None
 
-    start = (jnp.zeros(x.shape, jnp.float32), jnp.zeros_like(table), None if bias is None else jnp.zeros_like(bias))
+    start = (jnp.zeros(x.shape, jnp.float32), jnp.zeros_like(trained), None if bias is None else jnp.zeros_like(bias))
     (dx, d_table, d_bias), _ = jax.lax.scan(step, start, first_rows)
+    d_table = jnp.pad(d_table, ((0, 0), (table.shape[1] - trained.shape[1], 0)))
     return jax.lax.psum(dx, plan.at.vocab).astype(x.dtype).reshape(shape), d_table, d_bias
 
 
@@ -272,32 +293,7 @@ def _add(total, block, first):
 def _reduce(plan: Plan, d_rows):
     """A block's gradient, (D, C) of a device's own tokens, summed over all tokens, in float32, and cut as the table is."""
     for axis in plan.at.embed:
-        d_rows = _scatter(d_rows, axis, plan.at.size((axis,)))
+        d_rows = rings.scatter(d_rows, axis, plan.at.size((axis,)))
     # Devices that share their tokens have each added the same.
     d_rows = d_rows / plan.at.size(tuple(a for a in plan.at.embed if a not in plan.at.tokens))
     return jax.lax.psum(d_rows, tuple(a for a in plan.at.tokens if a not in plan.at.embed))
-
-
-def _rings(size: int) -> list:
-    """Groups of an axis of `size` devices for its collectives: two rings, one after the other, with the bytes of one.
-
-    For one long ring through a torus a TPU's compiler writes an all-reduce instead, of twice the bytes, after which every
-    device holds the whole sum; a gather becomes an all-reduce of zeros and one piece.
-    """
-    inner = max(n for n in range(1, math.isqrt(size) + 1) if size % n == 0) if size > ONE_RING else 1
-    index = np.arange(size).reshape(-1, inner)
-    return [index.T.tolist(), index.tolist()] if inner > 1 else [None]
-
-
-def _scatter(x, axis: str, size: int):
-    """The sum over a mesh axis, cut along dimension 0."""
-    for groups in _rings(size):
-        x = jax.lax.psum_scatter(x, axis, scatter_dimension=0, axis_index_groups=groups, tiled=True)
-    return x
-
-
-def _gather(x, axis: str, size: int):
-    """The pieces of a mesh axis, one behind the other along dimension 1."""
-    for groups in reversed(_rings(size)):
-        x = jax.lax.all_gather(x, axis, axis=1, axis_index_groups=groups, tiled=True)
-    return x

@@ -158,9 +158,9 @@ def _aligned(student: Head, teacher: Head) -> tuple[Head, Head]:
         more = rows - head.table.shape[0]
         if not more:
             return head
-        bias = None if head.bias is None else jnp.pad(head.bias, (0, more))
-        table = jnp.pad(head.table, ((0, more), (0, 0)))
-        return dataclasses.replace(head, table=table, bias=bias, vocab=sizes[0])
+        x, table, bias = head.arrays
+        bias = None if bias is None else jnp.pad(bias, (0, more))
+        return dataclasses.replace(head, x=x, table=jnp.pad(table, ((0, more), (0, 0))), bias=bias, vocab=sizes[0])
 
     return padded(student), padded(teacher)
 

@@ -5,11 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax.core import precision
+from bigmodel_jax.core import precision, storage
 from bigmodel_jax.core.params import Init, Param, normal, zeros
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.core.storage import dense
-from bigmodel_jax.nn import cpu, quantized, table
+from bigmodel_jax.nn import cpu, quantized, stored, table
+from bigmodel_jax.nn.lora import Adapted
 
 
 def linear_spec(
@@ -34,9 +34,12 @@ def linear(p: dict, x: jax.Array) -> jax.Array:
 def project(x: jax.Array, w: jax.Array, num_dims: int = 1) -> jax.Array:
     """Contracts the last `num_dims` dimensions of x with the first ones of w: every product with a weight goes here.
 
-    w: an array, or a constant as it is stored (core/storage.py).
+    w: an array, a constant as it is stored (core/storage.py), or a weight with adapters (lora.py).
     """
-    w = dense(w, x.dtype)
+    if isinstance(w, Adapted):
+        return w.project(x, num_dims, project)
+    if storage.stored(w):
+        return stored.project(project, num_dims, x, w)
     if precision.matmul() != "compute":
         return quantized.project(precision.matmul(), num_dims, x, w)
     if not cpu.active():
@@ -53,6 +56,8 @@ def embedding_spec(num: int, dim: int, *, init: Init, axis: str | None = "vocab"
 
 def embed(p: dict, ids: jax.Array) -> jax.Array:
     """ids (...) int -> (..., dim)."""
+    if isinstance(p["table"], Adapted):
+        return p["table"].embed(ids, lambda w, ids: embed({"table": w}, ids))
     if table.exchange_is_cheaper(p["table"], ids):
         return table.lookup(p["table"], ids)
     # Rows whole before the lookup: cut along dim, every activation would have to be exchanged instead.
@@ -63,6 +68,16 @@ def embed(p: dict, ids: jax.Array) -> jax.Array:
 
 def unembed(p: dict, x: jax.Array) -> jax.Array:
     """x (..., dim) -> logits (..., num) against the rows of the table, summed in float32: the softmax reads them."""
+    if isinstance(p["table"], Adapted):
+        return _unembed_adapted(p["table"], x)
     if cpu.active() and x.dtype == jnp.float32:
         return cpu.dense(x, p["table"].T)
     return jnp.einsum("...d,vd->...v", x, p["table"], preferred_element_type=jnp.float32)
+
+
+def _unembed_adapted(table: Adapted, x: jax.Array) -> jax.Array:
+    if not table.has_columns:
+        return unembed({"table": table.dense(x.dtype)}, x)
+    x, w, z, columns = table.columns(x)
+    logits = unembed({"table": w}, x)
+    return logits + unembed({"table": columns.astype(z.dtype)}, z) if z.shape[-1] else logits

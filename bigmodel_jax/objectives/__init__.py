@@ -4,14 +4,21 @@ from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.classification import Classification
 from bigmodel_jax.objectives.contrastive import Contrastive
 from bigmodel_jax.objectives.diffusion import Diffusion
+from bigmodel_jax.objectives.distillation import Distillation
+from bigmodel_jax.objectives.kto import KTO
 from bigmodel_jax.objectives.language_model import NextToken
 from bigmodel_jax.objectives.masked_language_model import BertPretraining, MaskedLanguageModel
+from bigmodel_jax.objectives.odds_ratio import ORPO
 from bigmodel_jax.objectives.policy_gradient import PolicyGradient
+from bigmodel_jax.objectives.preference import DPO
 from bigmodel_jax.objectives.question_answering import QuestionAnswering
 from bigmodel_jax.objectives.regression import Regression
+from bigmodel_jax.objectives.reward import RewardModel
+from bigmodel_jax.objectives.simpo import SimPO
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "next_token": NextToken,
+    "distillation": Distillation,
     "masked_language_model": MaskedLanguageModel,
     "bert_pretraining": BertPretraining,
     "question_answering": QuestionAnswering,
@@ -19,15 +26,24 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "regression": Regression,
     "contrastive": Contrastive,
     "diffusion": Diffusion,
+    "dpo": DPO,
+    "orpo": ORPO,
+    "simpo": SimPO,
+    "kto": KTO,
+    "reward": RewardModel,
     "policy_gradient": PolicyGradient,
 }
 
 __all__ = [
+    "DPO",
+    "KTO",
     "OBJECTIVES",
+    "ORPO",
     "BertPretraining",
     "Classification",
     "Contrastive",
     "Diffusion",
+    "Distillation",
     "Loss",
     "MaskedLanguageModel",
     "NextToken",
@@ -35,4 +51,6 @@ __all__ = [
     "PolicyGradient",
     "QuestionAnswering",
     "Regression",
+    "RewardModel",
+    "SimPO",
 ]

@@ -7,6 +7,7 @@ import jax
 
 from bigmodel_jax.core.metrics import Mean, Metric
 from bigmodel_jax.core.params import Tree
+from bigmodel_jax.data.fields import Field
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 
 
@@ -35,6 +36,10 @@ class Objective:
     "inputs of the model that `loss` makes itself, so that the data need not give them"
     causal: ClassVar[bool] = False
     "whether a token's loss depends on earlier tokens alone, so that attention kernels skip what lies ahead"
+    texts: ClassVar[int] = 0
+    "how many texts a row of its batches has: tokens (T,) of one, or (texts, T); 0: not declared, and not checked"
+    whole_batch: ClassVar[bool] = False
+    "whether an example's loss depends on all others of its batch, so that a batch cannot be cut into pieces"
     endings: ClassVar[tuple[Any, ...]] = ("text",)
     "what a run makes at its end: names of ENDINGS in training/ending.py, or an `Ending` of one's own"
 
@@ -45,6 +50,14 @@ class Objective:
 
     def sources(self) -> dict[str, str]:
         """The run, as `train.init_from` writes it, from which the values of each of these names come; others are initial."""
+        return {}
+
+    def rollout_cache(self, data: Any, batch_size: int) -> tuple[int, int] | None:
+        """(rows, columns) of the decode cache that lives beside the step where a run samples with its own weights."""
+        return None
+
+    def computed(self) -> dict[str, Field]:
+        """What a run computes for each row before its first step and puts beside the data's arrays (training/reference.py)."""
         return {}
 
     def validate(self, config: Any) -> None:

@@ -22,6 +22,7 @@ class NextToken(Objective):
     """
 
     reads = ("targets", "weights")
+    texts = 1
     causal = True
     metrics = (
         Metric(
@@ -38,11 +39,15 @@ class NextToken(Objective):
     logits: Form = "auto"  # in memory ("whole") or block by block of the vocabulary; auto: blocks where they are large
 
     def score(self, out, batch, *, params, train) -> Loss:
+        return self.of_text(out, batch, train)
+
+    def of_text(self, out, batch, train: bool, share: float = 1.0) -> Loss:
+        """The loss of which the cross-entropy is `share`, from which other objectives go on; metrics as `score`'s."""
         nats, log_z, likeliest = of_tokens(out, out.value, batch["targets"], self.logits)
         weights = batch["weights"].astype(jnp.float32)
         mean = metrics.weighted(nats, weights)
         sums = {"loss": mean}
-        objective = mean.total
+        objective = mean.total if share == 1.0 else share * mean.total if share else jnp.zeros(())
         if self.z_loss:
             objective = objective + self.z_loss * jnp.sum(jnp.square(log_z) * weights)
         for name, value in out.losses.items():

@@ -22,7 +22,7 @@ from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Positive
 from bigmodel_jax.core.user_code import FunctionName, find, name_of
 from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.models.base import ModelConfig, Out
-from bigmodel_jax.nn import head_losses
+from bigmodel_jax.nn import head_losses, lora
 from bigmodel_jax.nn.head import Form as Logits
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.cross_entropy import of_tokens
@@ -111,6 +111,10 @@ class PolicyGradient(Objective):
             raise ValueError(
                 f"data.group = {config.data.group}: {type(self).__name__} compares answers; it must be 2 or more"
             )
+        if recorded := getattr(config.data, "recorded", 0):
+            raise ValueError(
+                f"data.recorded = {recorded}: {type(self).__name__} compares answers of the policy; it must be 0"
+            )
         if self.form == "dr_grpo" and not self.length:
             raise ValueError("objective.form = 'dr_grpo' needs objective.length, such as the value of data.max_tokens")
 
@@ -128,8 +132,11 @@ class PolicyGradient(Objective):
     def reference_of(self, params: Tree) -> Tree:
         """The parameters of the reference, among those of the run."""
         if self.reference == ADAPTERS_OFF:
-            return {name: part for name, part in params.items() if name != "adapters"}
+            return lora.without_adapters(params)
         return params["reference"]
+
+    def rollout_cache(self, data, batch_size):
+        return min(data.slots, batch_size), data.seq_len
 
     # ---- before the step
 

@@ -53,7 +53,7 @@ class Compiled:
 
 
 def used_bytes(compiled: Compiled) -> float:
-    """Bytes of a device's memory that the program needs.
+    """Bytes of a device's memory that the program needs, and the decode cache of rollouts beside it.
 
     The larger of the compiler's two accounts: all its allocations, in which gaps between buffers count, and what lives
     at once at its worst moment. The latter counts on-chip memory as well, 128 MiB of it on a TPU.
@@ -62,7 +62,7 @@ def used_bytes(compiled: Compiled) -> float:
         return 0.0
     m = compiled.memory
     allocated = m["argument"] + m["temp"] + m["output"] - m["alias"]
-    return max(m["peak_memory"] - 2**27, allocated) + m["generated_code"]
+    return max(m["peak_memory"] - 2**27, allocated) + m["generated_code"] + compiled.sizes["rollout_cache"]
 
 
 def compile_step(config: Config, topology: Topology) -> Compiled:

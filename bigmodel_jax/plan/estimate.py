@@ -68,6 +68,7 @@ def describe(config: Config, topology: Topology, compiled: Compiled, *, name: st
         "mesh": {axis: size for axis, size in compiled.mesh.items() if size > 1},
         "model": type(config.model).__name__.removesuffix("Config"),
         "parameters": params.count(spec, trainable=True),
+        "constants": params.count(params.of_kind(spec, spec, "constant")),
         "batch_size": config.train.batch_size,
         "tokens_per_step": compiled.tokens,
         "checkpoint_bytes": compiled.sizes["checkpoint"],
@@ -90,10 +91,14 @@ def memory_parts(compiled: Compiled, limit: float) -> dict:
     """Bytes of a device by what they hold; `temporaries` is what the others leave."""
     used, sizes = used_bytes(compiled), compiled.sizes
     saved = compiled.program["memory"]
+    trained = "adapters" if sizes["base"] else "parameters"
     parts = {
-        "parameters": sizes["parameters"],
+        "base": sizes["base"],
+        trained: sizes["parameters"] - sizes["base"] - sizes["constants"],
+        "constants": sizes["constants"],
         "optimizer": sizes["optimizer"],
         "average": sizes["average"],
+        "rollout_cache": sizes["rollout_cache"],
         "batch": sizes["batch"],
         "gradients": saved["gradients"],
         "activations": saved["activations"],
@@ -115,7 +120,7 @@ def refused_memory(config: Config, topology: Topology, compiled: Compiled, say) 
     """What a refused program would need, in the compiler's words, and its largest buffers where a larger chip takes it."""
     sizes = compiled.sizes
     need = re.search(r"temporaries \(([\d.]+)G\)", compiled.refused)
-    used = sum(sizes[name] for name in ("parameters", "optimizer", "average", "batch"))
+    used = sum(sizes[name] for name in ("parameters", "optimizer", "average", "batch", "rollout_cache"))
     used += float(need[1]) * GIB if need else 0.0
     out = {"used": used, "headroom": topology.chip.hbm - used, "largest": []}
     larger = roomier(topology)

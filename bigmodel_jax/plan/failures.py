@@ -15,6 +15,8 @@ from bigmodel_jax.plan.topology import Topology
 
 PREPARE_SECONDS = 1.0  # of a save before it copies: digests, folders, and hosts that wait for one another
 LEAST = 0.001  # of a goodput; below that a run gets nowhere
+# What a restart reads again: the parts of a plan's memory that a run starts with.
+RESIDENT = ("base", "adapters", "parameters", "constants", "optimizer", "average")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,7 @@ def forecast(plan: dict, topology: Topology, given: Failures) -> dict:
     state_bytes = plan["checkpoint_bytes"]
     hosts, mtbf, rate = topology.hosts, 3600 * given.mtbf / topology.hosts, 1e9 * given.storage
     parts = plan["memory"]["parts"]
-    resident = sum(parts.get(name, 0.0) for name in ("parameters", "optimizer", "average")) + plan["memory"]["host"]
+    resident = sum(parts.get(name, 0.0) for name in RESIDENT) + plan["memory"]["host"]
     save = given.save_seconds or PREPARE_SECONDS + state_bytes / topology.chips / HOST_LINK
     write, read = state_bytes / hosts / rate, resident * topology.devices / hosts / rate
     restart = 60 * given.restart_minutes + read

@@ -8,9 +8,13 @@ from bigmodel_jax.report.progress import duration
 
 GIB = 2.0**30
 MEMORY = {
+    "base": "base",
+    "adapters": "adapters",
     "parameters": "parameters",
+    "constants": "constants of the objective",
     "average": "averaged parameters",
     "optimizer": "optimizer state",
+    "rollout_cache": "cache of rollouts",
     "gradients": "gradients",
     "activations": "saved activations",
     "temporaries": "temporaries",
@@ -63,8 +67,9 @@ def machine(plan: dict) -> str:
 
 
 def facts(plan: dict) -> str:
+    constants = f" beside {number(plan['constants'])} constant ones" if plan.get("constants") else ""
     return (
-        f"{plan['model']}, {number(plan['parameters'])} parameters; {plan['batch_size']:,} rows, "
+        f"{plan['model']}, {number(plan['parameters'])} parameters{constants}; {plan['batch_size']:,} rows, "
         f"{plan['tokens_per_step']:,} tokens a step; {plan['precision']['compute']} compute, "
         f"{plan['precision']['param']} weights"
     )

@@ -2,9 +2,10 @@
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params
@@ -24,35 +25,36 @@ def sums(config: Config, topology: Topology) -> tuple[float, float]:
 
 def memory(config: Config) -> float:
     """Master weights, gradients, moments, constants, and what layers save. A lower bound: what it rejects cannot fit."""
-    parallel = config.parallel
-    count = _counts(compute.reset(config.model))[0] / _cuts(parallel)
-    moments = 0 if parallel.offload_optimizer else 2
+    parallel, known = config.parallel, facts(config)
+    moments = 0.0 if parallel.offload_optimizer else known.moments
+    weights = jnp.dtype(config.precision.param).itemsize + 4
     waiting = tokens(config) / config.train.microbatches * saved(config.model, parallel)[0]
     if parallel.stage > 1 and parallel.pipeline_remat:
         waiting = 0.0
     elif parallel.pipeline_schedule == "1f1b":
         n, m, r = _pipeline(parallel)
         waiting *= min(1.0, (n * (r + 2) - 1) / (m * r))
-    constants = _constant_bytes(compute.reset(config.model)) / _cuts(parallel)
-    return 4.0 * count * (2 + moments) + constants + 2.0 * waiting
+    return (weights * known.trained + moments + known.constant_bytes) / _cuts(parallel) + 2.0 * waiting
 
 
 def seconds(config: Config, topology: Topology) -> float:
     """The slower of arithmetic and the network that it can hide, and what nothing hides: sums of activations over `tensor`,
     which the next product waits for, and the time that moments and activations take to the host and back."""
     chip, parallel, model = topology.chip, config.parallel, config.model
-    count, met = _counts(compute.reset(model))
-    rows = tokens(config)
+    known, rows = facts(config), tokens(config)
+    count = known.trained
     _, hosted, passes = saved(model, parallel)
     n, m, r = _pipeline(parallel)
     ticks = pipeline.ticks(n, m, r) / r  # of a stage's layers; m of them do work
-    arithmetic = passes * met * rows / parallel.tensor * ticks / m / chip.peak(config.precision.compute)
+    met = passes * known.met + (passes - 2) * known.constants_met  # a constant has no gradient
+    arithmetic = met * rows / parallel.tensor * ticks / m / chip.peak(config.precision.compute)
     links = chip.links * chip.link / chip.devices
     # Weights are gathered forward and backward, once more where the forward pass is repeated; gradients go the other way.
     gathers = (3 if passes > 7 else 2) * config.train.microbatches + 1
     if n > 1:  # a stage has its part of the weights, and gathers it at every tick
         gathers *= ticks / n
-    hidden = 2.0 * gathers * count / (parallel.tensor * parallel.expert) * (parallel.fsdp > 1) / links
+    gathered = 2.0 * count + known.constant_bytes  # in bfloat16, and constants as they are stored
+    hidden = gathers * gathered / (parallel.tensor * parallel.expert) * (parallel.fsdp > 1) / links
     mine, dcn = count / _cuts(parallel), chip.dcn / chip.devices
     by_data = topology.slices > 1 and parallel.data % topology.slices == 0
     if parallel.data > 1:
@@ -60,11 +62,11 @@ def seconds(config: Config, topology: Topology) -> float:
     if (
         parallel.stage % topology.slices and topology.slices > 1 and not by_data
     ):  # of every gather a chip sends its part to each of the other slices
-        hidden += 2.0 * gathers * mine * (topology.slices - 1) / dcn
+        hidden += gathers * gathered / _cuts(parallel) * (topology.slices - 1) / dcn
     # Over `tensor` two sums a layer, forward and backward, each a gather and a scatter along one axis of the torus.
     activations = getattr(model, "num_layers", 1) * getattr(model, "embed_dim", 0) * rows
     waited = 8.0 * 2.0 * activations * (parallel.tensor > 1) / (2 * chip.link)
-    host = 16.0 * mine if parallel.offload_optimizer else 0.0
+    host = 2 * known.moments / _cuts(parallel) if parallel.offload_optimizer else 0.0
     return max(arithmetic, hidden, 4.0 * rows * hosted / HOST_LINK) + waited + host / HOST_LINK
 
 
@@ -114,19 +116,44 @@ def cuts_sequence(parallel: ParallelConfig) -> bool:
     return "tensor" in axis_names(parallel.rules.residual_seq)
 
 
-@functools.cache
-def _constant_bytes(model: Any) -> int:
-    spec = model.make().spec
-    constants = params.abstract(params.of_kind(spec, spec, "constant"))
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(constants))
+class Facts(NamedTuple):
+    """trained: parameters; met: those of them that a token meets, of the experts the ones that it is sent to; constants_met:
+    the same of the constants' matrices; constant_bytes: of all of them; moments: bytes of the optimizer's state."""
+
+    trained: int
+    met: float
+    constants_met: float
+    constant_bytes: int
+    moments: int
+
+
+def facts(config: Config) -> Facts:
+    """Of a config's parameters, whatever its layout."""
+    return _facts(compute.reset(config.model), config.adapters, config.objective, config.optim)
 
 
 @functools.cache
-def _counts(model: Any) -> tuple[int, float]:
-    """(trainable parameters, those that a token meets: of the experts the ones that it is sent to)."""
-    flat = params.paths(model.make().spec)
-    total = sum(p.size for p in flat.values() if p.trainable)
+def _facts(model: Any, adapters: Any, objective: Any, optim: Any) -> Facts:
+    spec = Config(model, objective, None, optim=optim, adapters=adapters).make_model().spec
+    trained, constants = (params.paths(params.of_kind(spec, spec, kind)) for kind in ("trained", "constant"))
+    abstract = params.abstract(params.from_paths(trained))
+    state = jax.eval_shape(optim.make(spec, 1000).tx.init, abstract)
+    return Facts(
+        sum(p.size for p in trained.values()),
+        _met(model, trained),
+        _met(model, {path: p for path, p in constants.items() if len(p.shape) >= 2 and "vocab" not in p.axes}),
+        _bytes(params.abstract(params.from_paths(constants))),
+        _bytes(state),
+    )
+
+
+def _met(model: Any, flat: dict[str, params.Param]) -> float:
+    total = sum(p.size for p in flat.values())
     if not hasattr(model, "num_experts"):
-        return total, total
+        return total
     experts = sum(p.size for path, p in flat.items() if "/experts/" in f"/{path}/")
-    return total, total - experts * (1 - model.experts_per_token / model.num_experts)
+    return total - experts * (1 - model.experts_per_token / model.num_experts)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -15,6 +15,7 @@ import re
 import resource
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def run(request: dict) -> dict:
         "key": key,
         "cached": cached,
         "lower_seconds": lower_seconds,
-        "sizes": sizes(state, batch, constants),
+        "sizes": sizes(state, batch, constants, kept_beside(config)) | {"rollout_cache": cache_bytes(config, mesh)},
         "model_flops": flops,
         "attention_flops": attention,
         "tokens": step_size(config.data, batch)[0],
@@ -88,7 +89,8 @@ def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, jax.Sha
         place = sharding.batch_sharding(mesh, rules, field.axes)
         return jax.ShapeDtypeStruct((rows, *field.shape), field.dtype, sharding=place)
 
-    return {name: one(field) for name, field in fields.complete(config.data, config.model.inputs()).items()}
+    row = fields.complete(config.data, config.model.inputs()) | config.objective.computed()
+    return {name: one(field) for name, field in row.items()}
 
 
 def coords(device: Any) -> list[int]:
@@ -170,11 +172,14 @@ def asynchronous_channels(code: Code) -> set[int]:
 # ------------------------------------------------------------------------------------------------ what is known without
 
 
-def sizes(state: TrainState, batch: dict, constants: params.Tree) -> dict[str, float]:
+def sizes(state: TrainState, batch: dict, constants: params.Tree, beside: Collection[str] = ()) -> dict[str, float]:
     """Bytes on one device of what goes into the step and of its gradients; `host`: what lies in the host's memory;
-    `checkpoint`: of the whole state, each array once. Constants are parameters that have no gradient and no checkpoint."""
+    `checkpoint`: of the whole state, each array once. Constants are parameters that have no gradient and no checkpoint:
+    `constants` are those of them under the names `beside`, an objective's, `base` the others."""
     parts = {
         "parameters": (state.params, state.frozen, constants),
+        "base": {name: part for name, part in constants.items() if name not in beside},
+        "constants": {name: part for name, part in constants.items() if name in beside},
         "optimizer": (state.opt_state, state.step),
         "average": state.ema,
         "batch": batch,
@@ -185,6 +190,29 @@ def sizes(state: TrainState, batch: dict, constants: params.Tree) -> dict[str, f
     # Summed in float32 (training/step.py), and lying as the parameters do.
     out["gradients"] = sum(_bytes(x, itemsize=4) for x in jax.tree.leaves(state.params))
     return out
+
+
+def kept_beside(config: Config) -> Collection[str]:
+    """Names of what the objective keeps beside the model."""
+    return config.objective.parameters(config.model).keys()
+
+
+def cache_bytes(config: Config, mesh: jax.sharding.Mesh) -> float:
+    """Bytes on one device of the decode cache of rollouts, which lives beside the step; 0 without rollouts."""
+    size = config.objective.rollout_cache(config.data, config.train.batch_size)
+    if size is None:
+        return 0.0
+    declared = config.make_model().make_cache(*size, config.precision.compute)
+    leaves = jax.tree.leaves(declared, is_leaf=lambda x: isinstance(x, params.Param))
+    with sharding.use(mesh, config.parallel.rules, config.parallel):
+        places = [jax.sharding.NamedSharding(mesh, _place(p)) for p in leaves]
+    return sum(
+        _bytes(jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=place)) for p, place in zip(leaves, places, strict=True)
+    )
+
+
+def _place(p: params.Param) -> jax.sharding.PartitionSpec:
+    return sharding.fitting_spec(p.shape, *p.axes) if p.shape else jax.sharding.PartitionSpec()
 
 
 def _bytes(x: jax.ShapeDtypeStruct, itemsize: int = 0) -> float:
@@ -215,7 +243,7 @@ def _attention(config: Config, mesh, batch: dict) -> float:
         return 0.0
 
     def halved(name: str, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        axes = ("batch", *row[name].axes)
+        axes = ("batch", *row[name].axes) if name in row else ()
         shape = [n // 2 if i < len(axes) and axes[i] == "seq" else n for i, n in enumerate(x.shape)]
         return jax.ShapeDtypeStruct(tuple(shape), x.dtype, sharding=x.sharding)
 

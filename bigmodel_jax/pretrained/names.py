@@ -17,10 +17,14 @@ from bigmodel_jax.core.params import Param
 
 
 class Layout(NamedTuple):
-    """How one tensor lies in memory, both ways: ours(their array, our shape), theirs(our array)."""
+    """How one tensor lies in memory, both ways: ours(their array, our shape), theirs(our array).
+
+    out_first: theirs is a matrix (out, in).
+    """
 
     ours: Callable[[Any, tuple[int, ...]], Any]
     theirs: Callable[[Any], Any]
+    out_first: bool = True
 
 
 def linear(in_dims: int = 1) -> Layout:
@@ -33,7 +37,11 @@ def linear(in_dims: int = 1) -> Layout:
 
 def kernel(in_dims: int = 1) -> Layout:
     """theirs (in, out), as in GPT-2's Conv1D."""
-    return Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x.reshape(math.prod(x.shape[:in_dims]), -1))
+    return Layout(
+        ours=lambda x, shape: x.reshape(shape),
+        theirs=lambda x: x.reshape(math.prod(x.shape[:in_dims]), -1),
+        out_first=False,
+    )
 
 
 SAME = Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x)

@@ -3,7 +3,8 @@
 from bigmodel_jax.report.plot_style import Theme, new_axes, render
 
 GIB = 2.0**30
-PARTS = ("parameters", "average", "optimizer", "gradients", "activations", "temporaries", "batch", "program")
+PARTS = ("base", "adapters", "parameters", "constants", "average", "optimizer", "rollout_cache")
+PARTS += ("gradients", "activations", "temporaries", "batch", "program")
 
 
 def draw(plan: dict, theme: Theme) -> dict[str, bytes]:

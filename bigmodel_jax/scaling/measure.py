@@ -143,6 +143,7 @@ def record_of(config, num_devices: int, windows: int, steps: int, peak: dict[str
     from bigmodel_jax.plan.program.hlo import by_axes, collectives
     from bigmodel_jax.report.environment import environment
     from bigmodel_jax.report.throughput import step_flops, step_size
+    from bigmodel_jax.training import reference
     from bigmodel_jax.training.state import init_constants, init_state
     from bigmodel_jax.training.step import make_train_step
 
@@ -153,7 +154,9 @@ def record_of(config, num_devices: int, windows: int, steps: int, peak: dict[str
     mesh = sharding.make_mesh(config.parallel, devices)
     state, constants = init_state(config, mesh), init_constants(config, mesh)
     layout = {"mesh": mesh, "rules": config.parallel.rules}
-    batch = next(make_iterator(config.data, batch_size=config.train.batch_size, seed=config.train.seed, **layout))
+    batch = next(
+        make_iterator(reference.blank(config), batch_size=config.train.batch_size, seed=config.train.seed, **layout)
+    )
     start = time.perf_counter()
     compiled = make_train_step(config, mesh).lower(state, batch, constants).compile()
     compile_seconds = time.perf_counter() - start

@@ -23,6 +23,7 @@ from bigmodel_jax.data import shuffle
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.loader import Batch, Placement
 from bigmodel_jax.data.text.prompt_data import PromptRows
+from bigmodel_jax.inference.recorded import with_recorded
 from bigmodel_jax.inference.rollout import Ask, open_generator
 from bigmodel_jax.training.held_out import HeldOut
 from bigmodel_jax.training.policy import Answer, Policy
@@ -47,7 +48,7 @@ class Rollouts:
     def __init__(self, config: Config, mesh: Mesh):
         self._config, self._data, size = config, config.data, config.train.batch_size
         self.rows: PromptRows = config.data.open("train")
-        self._policy = Policy(config, open_generator(config, mesh, size))
+        self._policy = Policy(config, with_recorded(config, open_generator(config, mesh, size)))
         row = config.data.row()
         kept = {name: Field((config.data.seq_len,), "float32", ("seq",)) for name in wanted(config)}
         self._place = Placement(mesh, config.parallel.rules, size, row)
@@ -174,9 +175,13 @@ def lengths(answers: list[Answer]) -> dict[str, Mean]:
 # ------------------------------------------------------------------------------------------------ log-probabilities
 
 
+def compares_answers(config: Config) -> bool:
+    return "advantages" in config.objective.reads
+
+
 def wanted(config: Config) -> list[str]:
     """Which log-probabilities of a batch are computed once, before the steps that train on it."""
-    old = ["old_log_probs"] if config.data.updates_per_rollout > 1 else []
+    old = ["old_log_probs"] if config.data.updates_per_rollout > 1 and compares_answers(config) else []
     return old + (["reference_log_probs"] if getattr(config.objective, "kl", 0) else [])
 
 

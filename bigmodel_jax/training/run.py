@@ -13,7 +13,7 @@ from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import processes, pulse, sharding
 from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
-from bigmodel_jax.training import constants, epochs, fits, holder, loop, provenance, run_folder
+from bigmodel_jax.training import constants, epochs, fits, holder, loop, provenance, reference, run_folder
 from bigmodel_jax.training.beginning import already_complete, already_stopped, begin, open_data, resume
 from bigmodel_jax.training.checks import check_data, check_processes, check_rows
 from bigmodel_jax.training.early_stopping import Patience
@@ -67,6 +67,9 @@ def train(
         check_data(config)
         check_endings(config)
         log.info("data opened")
+        beside = reference.find(config, mesh, run_dir, resumes=newest >= 0, console=console)
+        if beside.weights:
+            batches, validation = open_data(config, mesh, beside.data)
 
         # --- where the run stands
         stages.begin("Building the model")
@@ -86,6 +89,7 @@ def train(
             return already_stopped(run_dir, start, patience, console)
         run_folder.claim(run_dir, config, hold, saves, last)
         provenance.write(run_dir, facts)
+        reference.keep(run_dir, beside)
         if fresh is not None:
             constants.keep(run_dir, config, fixed, fresh.places)
         start_log()

@@ -8,23 +8,21 @@ import numpy as np
 
 from bigmodel_jax.checkpoint import kept, store
 from bigmodel_jax.config import Config, SampleConfig
-from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.data.loader import eval_batches
+from bigmodel_jax.core.storage import dense
 from bigmodel_jax.data.text import chat as chat_format
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.inference.sample_images import sample_images
+from bigmodel_jax.models import adapted
+from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.training import constants, fits
-from bigmodel_jax.training.checks import check_data, check_sample
-from bigmodel_jax.training.evaluate import evaluate
-from bigmodel_jax.training.held_out import HeldOut
+from bigmodel_jax.training.checks import check_sample
 from bigmodel_jax.training.state import (
     abstract_state,
 )
-from bigmodel_jax.training.step import make_eval_step
 
 CHAT_TEMPLATE = "chat_template.jinja"  # in a run's folder, and in Hugging Face's
 
@@ -49,18 +47,18 @@ def load_weights(
     return params.merge(found[weights], found.get("frozen", {}), kept_apart), int(found["step"])
 
 
-def evaluate_run(config: Config, run_dir: Path, which: str = "") -> tuple[int, dict[str, float]]:
-    """(step, scalars) of one checkpoint on the validation split; which: as `load_weights` has it."""
-    validate(config, jax.device_count())
-    mesh = sharding.make_mesh(config.parallel)
-    check_data(config)  # before the weights are read: another tokenizer or longer rows than the model takes
-    weights, step = load_weights(config, run_dir, mesh, which)
-    size = config.eval.batch_size or config.train.batch_size
-    if config.data.prompts:
-        batches = HeldOut(config, mesh)
-    else:
-        batches = eval_batches(config.data, batch_size=size, mesh=mesh, rules=config.parallel.rules)
-    return step, evaluate(config, make_eval_step(config, mesh), weights, batches)
+def merged(config: Config, weights: params.Tree, mesh) -> params.Tree:
+    """The weights with the adapters in them: those of the run's model without adapters, which compute the same."""
+    if type(config.adapters) is AdapterConfig:
+        return weights
+    spec = dataclasses.replace(config, adapters=AdapterConfig()).make_model().spec
+    model, where = config.make_model(), sharding.placed(spec, mesh, config.parallel)
+
+    def plain(tree: params.Tree) -> params.Tree:
+        flat, specs = params.paths(adapted.merge(model, tree)), params.paths(spec)
+        return params.from_paths({path: dense(flat[path], p.dtype).astype(p.dtype) for path, p in specs.items()})
+
+    return jax.jit(plain, out_shardings=where)(weights)
 
 
 def generate_from_run(

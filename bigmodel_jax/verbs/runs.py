@@ -31,6 +31,7 @@ from bigmodel_jax.verbs.base import (
     run_dir_of,
     split,
 )
+from bigmodel_jax.verbs.preparing import verify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ def evaluate(args: Sequence[str]) -> None:
         given, run_dir, _ = parse_job(Evaluate(), "eval", args)
         runtime.keep_programs()
         from bigmodel_jax.report.writers import plain
-        from bigmodel_jax.training.saved import evaluate_run
+        from bigmodel_jax.training.evaluate_saved import evaluate_run
 
         step, scalars = evaluate_run(given.config, run_dir, given.step)
     if given.json:
@@ -142,6 +143,7 @@ def report(args: Sequence[str]) -> None:
 @dataclasses.dataclass(frozen=True)
 class Data(OfConfig):
     train_tokenizer: str = ""  # the tokenizer.json to write, and nothing else
+    verify: tyro.conf.FlagConversionOff[bool] = False  # reads all files again and says which have changed
 
 
 def data(args: Sequence[str]) -> None:
@@ -149,6 +151,8 @@ def data(args: Sequence[str]) -> None:
     given, _ = parse_config(Data(), target, options, "data")
     config, path = given.config, given.train_tokenizer
     check_local("--train-tokenizer", path)
+    if given.verify:
+        return verify(config.data)
     if path:
         tokenizer = config.data.open_tokenizer()
         if tokenizer is None:
@@ -233,7 +237,8 @@ VERBS = {
         "show what a config feeds: counts, samples, tokens",
         f"CONFIG             {CONFIG}\n--FIELD            any field of the config by its dotted name\n"
         "--train-tokenizer  writes the config's tokenizer, trained on its training split,\n"
-        "                   to this tokenizer.json, and nothing else\n\n"
+        "                   to this tokenizer.json, and nothing else\n"
+        "--verify True      reads all files again and says which have changed\n\n"
         "Counts per split, sample records before and after each transform, token\n"
         "statistics, padding waste.",
         ("data configs/lm_tiny.py", "data configs/lm_tiny.py --data.packing first_fit --data.seq_len 512"),

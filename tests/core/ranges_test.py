@@ -146,8 +146,7 @@ def subclasses(cls):
 
 # What may be any finite number, or has rules of its own.
 ANY = {
-    "reward_weights",
-    *("swiglu_alpha", "logit_scale_init", "logit_bias_init", "offset"),
+    *("swiglu_alpha", "logit_scale_init", "logit_bias_init", "offset", "reward_weights"),
     "process_id",  # -1: the environment says it
 }
 

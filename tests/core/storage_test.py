@@ -81,3 +81,56 @@ def test_what_cannot_be_stored_in_blocks_is_one_line():
         Param((4, 4), (None, None), normal(1.0), storage=Blocks())
     with pytest.raises(ValueError, match=r"storage: int4x64 of shape \(4, 3\); its last dimension must be even"):
         Param((4, 3), (None, None), normal(1.0), kind="constant", storage=Blocks("int4"))
+
+
+# ------------------------------------------------------------------------------------------------ normal floats, doubled
+
+
+def codes_of(node: Blocked) -> np.ndarray:
+    """The 4-bit numbers in the parameter's order."""
+    blocks = np.asarray(node.values).reshape(*node.scales.shape, -1)
+    return np.concatenate([blocks & 15, blocks >> 4], axis=-1).reshape(node.shape)
+
+
+def test_nf4_values_are_the_nearest_levels_times_the_largest_of_a_block():
+    w = np.random.default_rng(0).standard_normal((3, 5, 128)).astype(np.float32)
+    w[0, 0] = 0
+    node = Blocks("nf4").pack(jnp.asarray(w))
+    assert node.values.nbytes == w.size // 2
+    largest = np.abs(w.reshape(-1, 64)).max(1, keepdims=True)
+    levels = np.asarray(storage.NF4, np.float32)
+    distance = np.abs(w.reshape(-1, 64, 1) - largest[..., None] * levels)
+    np.testing.assert_array_equal(codes_of(node).reshape(-1, 64)[2:], distance.argmin(-1)[2:])
+    assert (codes_of(node)[0, 0] == 7).all(), "of a block of zeros the level 0"
+    values = np.take_along_axis(levels[None], codes_of(node).reshape(-1, 64), 1) * largest
+    np.testing.assert_array_equal(node.dense("float32"), values.reshape(w.shape))
+
+
+def test_selects_look_up_what_a_gather_does():
+    codes = jnp.arange(16, dtype=jnp.int32)
+    np.testing.assert_array_equal(storage._select(storage.NF4, codes), np.asarray(storage.NF4, np.float32))
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_doubled_scales_of_a_layer_are_its_own_and_cost_a_byte(kind):
+    w = jax.random.normal(jax.random.key(0), (3, 70, 256)) * jnp.asarray([1.0, 2.0, 0.1])[:, None, None]
+    single, double = (Blocks(kind, 64, double).pack(w) for double in (False, True))
+    assert double.scales.dtype == jnp.uint8
+    assert double.groups.shape == (3, 2), "280 scales a layer, 256 in a group"
+    np.testing.assert_array_equal(single.values, double.values)
+    np.testing.assert_allclose(double.offset, single.scales.mean((1, 2)), rtol=1e-6)
+    errors = [jnp.abs(node.dense("float32") - w).mean((1, 2)) for node in (single, double)]
+    assert (errors[1] < 1.05 * errors[0]).all()
+    _, layers = jax.lax.scan(lambda carry, layer: (carry, layer.dense("float32")), 0, double)
+    np.testing.assert_allclose(layers, double.dense("float32"), rtol=1e-6)
+    alone = Blocks(kind, 64, True).pack(w[1:2])
+    np.testing.assert_array_equal(alone.values[0], double.values[1])
+    np.testing.assert_array_equal(alone.scales[0], double.scales[1])
+
+
+def test_what_reads_a_stored_parameter_as_an_array_is_told_how_to():
+    node = Blocks("nf4").pack(jnp.ones((4, 64)))
+    said = r"a parameter of shape \(4, 64\) stored in nf4 was read as an array; read it through nn/linear.py project"
+    for read in (lambda: jnp.ones((2, 4)) @ node, lambda: jnp.einsum("ij->ji", node), lambda: node[0], lambda: node.T):
+        with pytest.raises(ValueError, match=said):
+            read()

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from bigmodel_jax import config_file
-from bigmodel_jax.data.inspect import describe
+from bigmodel_jax.data.inspect import describe, show
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import chat, chat_records
 from bigmodel_jax.data.text.chat_data import ChatData
@@ -79,6 +81,15 @@ def test_every_form_of_a_conversation_is_one_conversation(folder, tmp_path, name
     assert describe(data)["validation"]["form"] == name.split()[0]
 
 
+def test_the_data_page_shows_what_is_trained(folder, tmp_path):
+    data = data_of(folder, tmp_path, [{"messages": TALK}])
+    console = Console(record=True, width=200)
+    show(data, console)
+    page = console.export_text()
+    assert "[Hello!<|im_end|>]<|im_start|>user" in page
+    assert re.search(r"trained tokens +16 +16\n", page)  # "Hello!" and "See you." are a byte a token
+
+
 def test_a_prompt_of_messages_is_not_trained_even_where_the_assistant_speaks_in_it(folder, tmp_path):
     data = data_of(folder, tmp_path, [{"prompt": TALK[:4], "completion": TALK[4:]}])
     assert trained(data) == [(chat.render(TEMPLATE, TALK), LAST)]
@@ -125,17 +136,20 @@ def test_a_record_of_another_form_is_a_bad_record_with_its_reason(folder, tmp_pa
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"messages": "Hi"}, "its messages are no list of messages"),
+        ({"messages": "Hi"}, "its 'messages' is no list of messages"),
         ({"messages": []}, "the assistant says nothing; its roles: none"),
         ({"messages": [{"role": "user", "text": "Hi"}]}, "a message without role or content; its keys: role, text"),
         ({"messages": [{"role": "bot", "content": "Hi"}]}, "the assistant says nothing; its roles: bot"),
         ({"messages": [*TALK[:2], {"role": "assistant", "content": None}]}, "a message without role or content"),
         ({"conversations": [{"from": "humam", "value": "Hi"}]}, "from 'humam' .*perhaps you meant 'human'.*there is:"),
         ({"conversations": [*SHARED, TALK[0]]}, "a message without 'from' or 'value'; its keys: role, content"),
-        ({"prompt": "Hi", "completion": TALK[4:]}, "its prompt are no list of messages"),
+        ({"conversations": [{"from": ["gpt"], "value": "Hi"}]}, "from .'gpt'.*there is: human"),
+        ({"messages": [{"role": "assistant", "content": 5}]}, "a message whose content is no text but int"),
+        ({"messages": [{"role": None, "content": "Hi"}]}, "a message whose role is no text but NoneType"),
+        ({"prompt": "Hi", "completion": TALK[4:]}, "its 'prompt' is no list of messages"),
         ({"prompt": TALK, "completion": TALK[:2]}, "the assistant says nothing; its roles: system, user"),
-        ({"messages": TALK, "tools": "[{"}, "its tools are no JSON"),
-        ({"messages": TALK, "tools": {"name": "add"}}, "its tools are no list of tools"),
+        ({"messages": TALK, "tools": "[{"}, "its 'tools' is no JSON"),
+        ({"messages": TALK, "tools": {"name": "add"}}, "its 'tools' is no list of tools"),
         ({"messages": TALK, "tools": [{"<|im_end|>": 1}]}, r"a message holds '<\|im_end\|>', a control token"),
     ],
 )

@@ -46,6 +46,19 @@ def write(folder: Path) -> Path:
     return path
 
 
+def write_adapted(folder: Path, base: Path) -> Path:
+    """The config file of a run that trains LoRA adapters beside the run `base`; `write` comes first."""
+    text = (
+        (folder / "tiny.py")
+        .read_text()
+        .replace("data=TextData(", "adapters=Lora(rank=2, alpha=4.0),\n        data=TextData(")
+    )
+    text = text.replace("train=TrainConfig(", f"train=TrainConfig(init_from={str(base)!r}, ")
+    path = folder / "adapted.py"
+    path.write_text(f"from bigmodel_jax.models.adapters import Lora\n{text}")
+    return path
+
+
 def start(*args: str, devices: int = 1, **environment: str) -> subprocess.Popen:
     """`python launch.py ARGS` as a process of its own."""
     env = dict(os.environ, JAX_NUM_CPU_DEVICES=str(devices), COLUMNS="120", **environment)

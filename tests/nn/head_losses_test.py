@@ -78,7 +78,7 @@ def test_blocks_equal_the_logits_in_memory(case, columns):
 @pytest.mark.parametrize(
     "layout", ["fsdp_tp", *(pytest.param(k, marks=pytest.mark.slow) for k in LAYOUTS if k != "fsdp_tp")]
 )
-@pytest.mark.parametrize("form", ["blocks", pytest.param("whole", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", ["blocks", pytest.param("whole", marks=pytest.mark.exhaustive)])
 def test_every_layout_equals_one_device(layout, form):
     want = evaluate("padded", "whole")
     with sharding.use(sharding.make_mesh(ParallelConfig(**LAYOUTS[layout])), Rules()):

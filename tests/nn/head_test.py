@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.nn import head as heads
+from bigmodel_jax.nn import rings
 from bigmodel_jax.nn.head import Head
 
 B, T, D, V = 8, 6, 16, 200
@@ -74,7 +75,7 @@ def test_every_layout_equals_one_device(layout):
 
 
 def test_a_long_axis_is_gathered_and_summed_in_two_rings(monkeypatch):
-    monkeypatch.setattr(heads, "ONE_RING", 2)  # so that 8 devices are 4 times 2
+    monkeypatch.setattr(rings, "ONE_RING", 2)  # so that 8 devices are 4 times 2
     want = evaluate("whole", **CASES["plain"])
     with sharding.use(sharding.make_mesh(ParallelConfig(**LAYOUTS["fsdp"])), Rules()):
         equal(evaluate("blocks", 64), want)

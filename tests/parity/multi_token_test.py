@@ -26,7 +26,7 @@ def case(request, tmp_path_factory):
     cfg = dataclasses.replace(ref.cfg, num_mtp_layers=MODULES, mtp_loss=1.0)
     main = folder.open_weights(path)
     weights, gradients = (
-        read(ref.family, cfg, main | dict(folder._open_file(path / name)))
+        read(ref.family, cfg, main | dict(folder.open_file(path / name)))
         for name in ("mtp.safetensors", "mtp_gradients.safetensors")
     )
     with np.load(path / "mtp.npz") as arrays:

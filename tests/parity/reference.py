@@ -45,7 +45,7 @@ def load(path: Path) -> Reference:
     with np.load(path / "reference.npz") as arrays:
         found = dict(arrays)
     weights = folder.open_weights(path)
-    gradients = dict(folder._open_file(path / "gradients.safetensors"))
+    gradients = dict(folder.open_file(path / "gradients.safetensors"))
     gradients.pop("pos_embed", None)  # zeros, which are no positions
     return Reference(path, family, cfg, cfg.make(), found, read(family, cfg, weights), read(family, cfg, gradients))
 
@@ -54,6 +54,12 @@ def read(family: Family, cfg: ModelConfig, source) -> Any:
     device = SingleDeviceSharding(jax.devices()[0])
     shardings = dict.fromkeys(spec_by_path(cfg), device)
     return params.from_paths(folder.load_params(family, cfg, source, shardings, "float32"))
+
+
+def read_file(family: Family, cfg: ModelConfig, path: Path) -> Any:
+    """Weights or gradients in one file beside a model's, by the model's names: what it lacks is the model's own."""
+    own, found = dict(folder.open_weights(path.parent)), dict(folder.open_file(path))
+    return read(family, cfg, {name: found.get(name, tensor) for name, tensor in own.items()})
 
 
 def record_layers(monkeypatch) -> list[list[jax.Array]]:

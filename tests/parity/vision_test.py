@@ -154,7 +154,7 @@ def test_gradients_with_running_statistics(name, reference, measured):
 
     value, ours = jax.jit(jax.value_and_grad(loss))(trainable, batch_of(ref))
     assert abs(float(value) - float(ref.arrays["loss_eval"])) <= TOLERANCE
-    source = dict(folder._open_file(ref.folder / "gradients_eval.safetensors"))
+    source = dict(folder.open_file(ref.folder / "gradients_eval.safetensors"))
     theirs = params.paths(read(ref.family, ref.cfg, source))
     assert all(np.linalg.norm(theirs[path]) > 1e-3 for path in params.paths(ours))
     errors = relative_errors(params.paths(ours), theirs)

@@ -14,8 +14,9 @@ from bigmodel_jax.core.params import Param, normal
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.storage import Blocks
 from bigmodel_jax.objectives import Classification
+from bigmodel_jax.training.evaluate_saved import evaluate_run
 from bigmodel_jax.training.fresh import fresh_state
-from bigmodel_jax.training.saved import evaluate_run, load_weights
+from bigmodel_jax.training.saved import load_weights
 from constants_test import Features, leaves, run_config
 from loop_test import run, same
 

@@ -17,7 +17,7 @@ from bigmodel_jax.core import params, sharding, storage
 from bigmodel_jax.core.params import Init, Param
 from bigmodel_jax.core.precision import Policy, cast
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.core.storage import Blocks, Dense
+from bigmodel_jax.core.storage import Blocks, Dense, Half
 from bigmodel_jax.data import DataConfig, ImageData, TextData
 from bigmodel_jax.data.sources.sources import Arrays
 from bigmodel_jax.inference.generate import generate
@@ -30,8 +30,9 @@ from bigmodel_jax.pretrained import folder
 from bigmodel_jax.pretrained.transfer import export_weights
 from bigmodel_jax.report.throughput import step_flops
 from bigmodel_jax.training import constants
+from bigmodel_jax.training.evaluate_saved import evaluate_run
 from bigmodel_jax.training.fresh import fresh_state
-from bigmodel_jax.training.saved import evaluate_run, load_weights
+from bigmodel_jax.training.saved import load_weights
 from bigmodel_jax.training.state import abstract_constants, abstract_state, init_constants, init_state
 from bigmodel_jax.training.step import check_updates, make_train_step
 from loop_test import run
@@ -59,13 +60,15 @@ def with_kinds(model: Model, changes: dict[str, dict]) -> Model:
 class Frozen(LlamaConfig):
     """A decoder whose layers are constant but for the norms; `norm/scale` is frozen as an old file says it."""
 
-    packed: bool = False  # in int8 and int4, and a part in bfloat16
+    packed: bool = False  # in int8, int4, doubled nf4 and bfloat16
 
     def make(self):
         kinds = {"layers/(attn|mlp)/.*": {"kind": "constant"}, "norm/scale": {"trainable": False}}
         if self.packed:
             kinds["layers/attn/.*"] = {"kind": "constant", "storage": Blocks("int8", 8)}
-            kinds["layers/mlp/(gate|down)"] = {"kind": "constant", "storage": Blocks("int4", 8)}
+            kinds["layers/attn/o"] = {"kind": "constant", "storage": Half()}
+            kinds["layers/mlp/gate"] = {"kind": "constant", "storage": Blocks("int4", 8)}
+            kinds["layers/mlp/down"] = {"kind": "constant", "storage": Blocks("nf4", 8, double=True)}
             kinds["layers/mlp/up"] = {"kind": "constant", "dtype": "bfloat16"}
         return with_kinds(super().make(), kinds)
 

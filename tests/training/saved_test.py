@@ -14,7 +14,8 @@ from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.training.checks import check_data, check_sample
-from bigmodel_jax.training.saved import evaluate_run, generate_from_run, load_weights
+from bigmodel_jax.training.evaluate_saved import evaluate_run
+from bigmodel_jax.training.saved import generate_from_run, load_weights
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ class Language(Step):
     "languages that stay, such as en; empty: all"
     least: Share = 0.0
     "the least probability with which the model names the language"
-    characters: Count = 10_000
+    characters: Count = 2_000
     "so much of the text's beginning is read"
 
     def clean(self, record):

@@ -37,6 +37,10 @@ class Step:
         """The files, the record apart, on which the result depends."""
         return []
 
+    def facts(self) -> dict[str, Any]:
+        """The step's fields, as a data card gives them."""
+        return dataclasses.asdict(self)
+
     def code(self) -> str:
         """Changes whenever the step's own code does, where that is the user's."""
         return user_code_digest(type(self))
@@ -92,6 +96,10 @@ class Function(Step):
         if wrong := [made for made in found if not isinstance(made, dict)]:
             raise TypeError(f"{self.function} gave {wrong[0]!r:.40}; it must return a list of records, or yield them")
         return found, "" if found else self.function.rpartition(":")[2]
+
+    def facts(self):
+        file, _, name = self.function.rpartition(":")
+        return {"function": f"{Path(file).name}:{name}"}  # which is the same function where its file has moved
 
     def code(self):
         return user_code_digest(user_code.find("data.source.steps", self.function))

@@ -22,7 +22,7 @@ from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.core.user_code import FunctionName
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords
-from bigmodel_jax.data.sources import packaged, tfds_names
+from bigmodel_jax.data.sources import packaged, remembered, tfds_names
 from bigmodel_jax.data.sources.lines import MOST_BYTES, opened_text, parse_json, read_lines, read_rows
 from bigmodel_jax.data.sources.opened import opened
 
@@ -168,15 +168,15 @@ class Files(Source):
 
     def fingerprint(self, split, root):
         facts = dataclasses.asdict(self) | {"train": "", "validation": ""}
-        return cache.key(type(self).__name__, facts, [_digest(f"data.source.{split}", p) for p in self.paths(split)])
+        return cache.key(type(self).__name__, facts, _digests(f"data.source.{split}", self.paths(split), root))
 
 
-def _digest(option: str, path: Path) -> str:
-    """Digest of a file's content: every file is read here first, so here it shows whether it can be read."""
+def _digests(option: str, paths: list[Path], root: Path) -> list[str]:
+    """Digests of the files' content: every file is read here first, so here it shows whether it can be read."""
     try:
-        return cache.file_digest(path)
+        return remembered.digests(paths, root)
     except OSError as error:
-        raise ValueError(f"{option}: {str(path)!r} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{option}: {str(error.filename)!r} cannot be read: {error.strerror}") from error
 
 
 @dataclasses.dataclass(frozen=True)

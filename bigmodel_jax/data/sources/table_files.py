@@ -1,4 +1,4 @@
-"""Records with named fields: JSON Lines, rows under a header, or Parquet, told by the ending of the file's name."""
+"""Records with named fields: JSON, rows under a header, or Parquet, told by the ending of the file's name."""
 
 import csv
 import dataclasses
@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bigmodel_jax.data.sources.lines import opened_text, parse_json, read_lines, read_rows
-from bigmodel_jax.data.sources.opened import COMPRESSED, kind, raw
+from bigmodel_jax.data.sources.lines import BOM, MOST_BYTES, opened_text, parse_json, read_lines, read_rows
+from bigmodel_jax.data.sources.opened import COMPRESSED, kind, opened, raw
 from bigmodel_jax.data.sources.sources import Files
 
 BATCH = 1024
@@ -18,8 +18,9 @@ Rows = Iterator[tuple[str, dict[str, Any], str]]
 
 @dataclasses.dataclass(frozen=True)
 class TableFiles(Files):
-    """Rows of .jsonl (.json), .csv, .tsv and .parquet files; a record is a row's fields by name.
+    """Rows of .jsonl, .json, .csv, .tsv and .parquet files; a record is a row's fields by name.
 
+    A .json file holds lines, or one array of objects.
     All but Parquet may be compressed (.jsonl.gz, .csv.zst). Parquet and .zst need pyarrow (the extra `parquet`).
     `text_field` is what data sets of one text a record read.
     """
@@ -42,9 +43,31 @@ class TableFiles(Files):
 def read_jsonl(path: Path) -> Rows:
     for number, line, reason in read_lines(path):
         value, reason = (None, reason) if reason else parse_json(line)
-        if not reason and not isinstance(value, dict):
-            reason = f"a JSON object is needed, not {type(value).__name__}"
-        yield f"{path} line {number}", value if isinstance(value, dict) else {}, reason
+        yield _object(f"{path} line {number}", value, reason)
+
+
+def _object(where: str, value: Any, reason: str) -> tuple[str, dict[str, Any], str]:
+    if not reason and not isinstance(value, dict):
+        reason = f"a JSON object is needed, not {type(value).__name__}"
+    return where, value if isinstance(value, dict) else {}, reason
+
+
+def read_json(path: Path) -> Rows:
+    """The objects of one array, which is in memory whole, or of a file of lines."""
+    with opened(path) as file:
+        is_array = file.read(4096).removeprefix(BOM).lstrip().startswith(b"[")
+    if not is_array:
+        yield from read_jsonl(path)
+        return
+    with opened(path) as file:
+        text = file.read(MOST_BYTES + 1)
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"{path}: one JSON array of more than {MOST_BYTES} bytes; write an object a line (.jsonl)")
+    values, reason = parse_json(text.removeprefix(BOM))
+    if reason:
+        raise ValueError(f"{path}: {reason}")
+    for number, value in enumerate(values, 1):
+        yield _object(f"{path} record {number}", value, "")
 
 
 def read_csv(path: Path, delimiter: str = ",") -> Rows:
@@ -81,7 +104,7 @@ def read_parquet(path: Path) -> Rows:
 
 READERS: dict[str, Callable[[Path], Rows]] = {
     ".jsonl": read_jsonl,
-    ".json": read_jsonl,
+    ".json": read_json,
     ".csv": read_csv,
     ".tsv": read_tsv,
     ".parquet": read_parquet,

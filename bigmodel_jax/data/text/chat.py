@@ -120,10 +120,10 @@ def _tokens(marked: str, tokenizer: Tokenizer) -> tuple[list[int], list[tuple[in
     return ids, offsets
 
 
-def prompt(template: str, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-    """The tokens that ask for the assistant's answer to `messages`, which are text whatever they spell."""
-    quoted = quote(messages, tokenizer, escape=True)
-    return _tokens(_Template(template, tokenizer.names())(quoted, prompt=True), tokenizer)[0]
+def prompt(template: str, messages: Sequence[Message], tokenizer: Tokenizer, *, tools: list | None = None) -> list[int]:
+    """The tokens that ask for the assistant's answer to `messages`, which are text whatever they spell, as are tools."""
+    quoted, render = _quoted_template(template, messages, tokenizer, tools, True)
+    return _tokens(render(quoted, prompt=True), tokenizer)[0]
 
 
 def plain(before: str, answer: str, tokenizer: Tokenizer, *, escape: bool = False) -> Sample:

@@ -237,6 +237,8 @@ def fit(stream: Stream, seq_len: int, too_long: TooLong, bos: int) -> tuple[np.n
 class ChatRows:
     """One split; meta: counts and names."""
 
+    shown_as: ClassVar = "chat"
+
     stream: Stream
     plan: packing.Plan
     seq_len: int
@@ -253,12 +255,19 @@ class ChatRows:
         flags = packing.collate(mask.astype(np.int32), self.plan, indices, self.seq_len, offsets)["targets"]
         return out | {"weights": out["weights"] * flags.astype(np.float32)}
 
+    def sample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens of a sample, with the one that ends it where that is trained; whether each is trained)"""
+        begin, end = self.stream.offsets[number : number + 2]
+        end -= not self.stream.mask[end - 1]
+        return self.stream.tokens[begin:end], self.stream.mask[begin:end] > 0
+
     def counts(self) -> dict:
         fed = int(self.plan.lengths.sum())
         return {
             "form": self.meta["form"],
             "conversations": self.meta["conversations"],
             "samples": len(self.stream.offsets) - 1,
+            "trained tokens": int(self.stream.mask[packing.ranges(self.plan.starts + 1, self.plan.lengths)].sum()),
             "too long, dropped": self.meta["dropped"],
             "too long, cut at the front": self.meta["cut"],
             "tokens": fed,

@@ -70,7 +70,7 @@ def read(record: dict[str, Any], form: Form, columns: Columns) -> Conversation:
     reason = _wrong(messages, first)
     if reason:
         raise ValueError(reason)
-    return Conversation(messages, _tools(record.get(columns.tools), columns.tools), first)
+    return Conversation(messages, tools_of(record.get(columns.tools), columns.tools), first)
 
 
 def is_text(record: dict[str, Any], columns: Columns) -> bool:
@@ -92,7 +92,7 @@ def _sharegpt(record: dict, columns: Columns) -> tuple[list[Message], int]:
     for turn in turns:
         if not {"from", "value"} <= turn.keys():
             raise ValueError(f"a message without 'from' or 'value'; its keys: {', '.join(map(str, turn)) or 'none'}")
-        if turn["from"] not in ROLES:
+        if not isinstance(turn["from"], str) or turn["from"] not in ROLES:
             raise ValueError(f"a message is from {turn['from']!r}{nearest(str(turn['from']), ROLES)}; {_known()}")
         out.append({"role": ROLES[turn["from"]], "content": turn["value"]})
     return out, 0
@@ -115,7 +115,7 @@ READERS: dict[str, Callable[[dict, Columns], tuple[list[Message], int]]] = {
 
 def _listed(value: Any, name: str) -> list[Message]:
     if not isinstance(value, list) or not all(isinstance(m, dict) for m in value):
-        raise ValueError(f"its {name} are no list of messages")
+        raise ValueError(f"its {name!r} is no list of messages")
     return value
 
 
@@ -139,21 +139,25 @@ def _wrong(messages: list[Message], first: int) -> str:
         # A call of a tool may stand in the place of words.
         if "role" not in m or (m.get("content") is None and not m.get("tool_calls")):
             return f"a message without role or content; its keys: {', '.join(map(str, m)) or 'none'}"
+        # A list of parts is for templates that read one.
+        for name, allowed in (("role", str), ("content", str | list | None)):
+            if not isinstance(m.get(name), allowed):
+                return f"a message whose {name} is no text but {type(m[name]).__name__}"
     if any(m["role"] == "assistant" for m in messages[first:]):
         return ""
     roles = list(dict.fromkeys(str(m["role"]) for m in messages[first:]))
     return f"the assistant says nothing; its roles: {', '.join(roles) or 'none'}"
 
 
-def _tools(value: Any, name: str) -> list | None:
+def tools_of(value: Any, name: str) -> list | None:
     """Tools as a list, which tables of columns keep as the text of one."""
     if isinstance(value, str):
         try:
             value = json.loads(value or "null")
         except json.JSONDecodeError as error:
-            raise ValueError(f"its {name} are no JSON ({error})") from None
+            raise ValueError(f"its {name!r} is no JSON ({error})") from None
     if value is not None and not isinstance(value, list):
-        raise ValueError(f"its {name} are no list of tools")
+        raise ValueError(f"its {name!r} is no list of tools")
     return value or None
 
 

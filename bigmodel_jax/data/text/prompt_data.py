@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bigmodel_jax.core import files
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, ShareAboveZero
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Share, ShareAboveZero
 from bigmodel_jax.core.user_code import FunctionName, name_of
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field
@@ -57,6 +57,10 @@ class PromptData(DataConfig):
     top_p: ShareAboveZero = 1.0
     eval_temperature: NonNegative = 0.0
     "of the one answer to each held-out prompt; 0 = the likeliest tokens"
+    recorded: Share = 0.0
+    "of the answers, those that are the record's own instead of sampled ones, for objectives that compare no answers"
+    completion_field: str = "completion"
+    "the record's own answer, a text, where `recorded` is not 0"
     updates_per_rollout: Count = 1
     "steps that train on the same answers"
     slots: Count = 64
@@ -89,6 +93,8 @@ class PromptData(DataConfig):
         tokenize = functools.partial(self.tokens, self.open_tokenizer(), self._template())
         for where, record in self.source.records(split, self.root(), bad):
             reason, tokens = lacks(record, self.prompt_field), []
+            if self.recorded and not isinstance(record.get(self.completion_field), str):
+                reason = reason or f"{self.completion_field} is no text"
             if not reason:
                 try:
                     tokens = tokenize(record[self.prompt_field])

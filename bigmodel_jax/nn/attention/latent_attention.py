@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from bigmodel_jax.core import storage
 from bigmodel_jax.core.params import Init, Param, ones, zeros
 from bigmodel_jax.nn import kept, linear, norm, position
 from bigmodel_jax.nn.attention import attention
@@ -105,13 +106,14 @@ def attend(
     n = q_nope.shape[-1]
     if absorb:
         # q . (K c) = (q K) . c, and the weighted sum of V c is V times the weighted sum of c.
-        q_latent = jnp.einsum("bthn,rhn->bthr", q_nope, p["kv_b"][..., :n])
+        kv_b = storage.dense(p["kv_b"], q_nope.dtype)
+        q_latent = jnp.einsum("bthn,rhn->bthr", q_nope, kv_b[..., :n])
         q_all = jnp.concatenate([q_latent, q_rope], axis=-1)
         k = jnp.concatenate([latent, k_rope], axis=-1)[:, :, None]
         out = attention.attend(
             q_all, k, latent[:, :, None], q_where, k_where, scale=scale, implementation=implementation
         )
-        out = jnp.einsum("bthr,rhw->bthw", out, p["kv_b"][..., n:])
+        out = jnp.einsum("bthr,rhw->bthw", out, kv_b[..., n:])
     else:
         kv_heads = linear.project(latent, p["kv_b"])
         shared = jnp.broadcast_to(k_rope[:, :, None], (*kv_heads.shape[:-1], k_rope.shape[-1]))

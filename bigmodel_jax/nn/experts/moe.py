@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.params import Init, Param, zeros
 from bigmodel_jax.core.sharding import axis_names, constrain
-from bigmodel_jax.nn import linear, recompute, shards
+from bigmodel_jax.nn import linear, recompute, shards, stored
 from bigmodel_jax.nn.experts import expert_exchange, hopper
 
 Implementation = Literal["auto", "dense", "grouped"]
@@ -99,6 +99,7 @@ def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
     return jax.nn.silu(gate) * up
 
 
+@stored.takes_stored
 def experts(
     p: dict,
     x_BTD: jax.Array,
@@ -167,8 +168,7 @@ def grouped(
     batch lies on the experts' axis, else on its own tokens, and the results are summed.
     """
     weights = {name: w for name, w in p.items() if name != "down_bias"}
-    mesh = sharding.current_mesh()
-    if mesh is None or mesh.size == 1:
+    if (mesh := sharding.current_mesh()) is None or mesh.size == 1:
         y = _sorted_by_expert(weights, x_BTD, routing.experts, routing.weights, activation=activation)
     else:
         y = _grouped_by_shard(mesh, weights, x_BTD, routing, activation, buffer)

@@ -166,6 +166,10 @@ def _taken(code: Code, fused: str, number: int, shape: str) -> float:
     return _read(code, body, names[0], shape) if names else 0.0
 
 
+# A fusion inside a fusion that gives its operand in another layout: it makes no more of it than is read.
+OVER_ITSELF = "output_to_operand_aliasing={{}: (0, {})}"
+
+
 def _read(code: Code, body: dict[str, Instruction], name: str, shape: str) -> float:
     """Bytes read of an operand of a fusion: slices where nothing else is taken of it, also by what is fused into the fusion;
     none where it is written in place."""
@@ -177,7 +181,7 @@ def _read(code: Code, body: dict[str, Instruction], name: str, shape: str) -> fl
             read += memory_bytes(user.result.split("S(")[0])
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
             continue
-        elif user.opcode == "bitcast":
+        elif user.opcode == "bitcast" or (user.opcode == "fusion" and OVER_ITSELF in user.rest):
             read += _read(code, body, user.name, shape)
         elif user.opcode == "fusion":
             inside = user.attribute("calls").lstrip("%")

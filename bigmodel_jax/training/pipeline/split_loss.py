@@ -31,10 +31,14 @@ class PartedLoss:
     whole: Callable[[Tree], Tree]
     summed: Callable[..., tuple[jax.Array, Any]]
 
+    def read(self, compute: Tree) -> Tree:
+        """The parameters as the parts get them; adapters have no random numbers in a pipeline."""
+        return self.parts.read(self.whole(compute), None)
+
     def enter(self, compute: Tree, rows: Any, rng: jax.Array) -> tuple[Tree, dict, Entry]:
         """The parameters outside the stack, what the model reads, and what goes into the stack."""
         rows, rng = self.objective.inputs(rows, rng)
-        outside = self.parts.outside(self.whole(compute))
+        outside = self.parts.outside(self.read(compute))
         return outside, rows, self.parts.enter(outside, rows, rng=rng, train=True, cache=None)
 
     def leave(self, compute: Tree, rows: Any, rng: jax.Array, x: Any, ys: Any) -> tuple[jax.Array, Any]:
@@ -68,7 +72,7 @@ def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
 
     def of_layers(compute, rows=rows):
         entry = entered(compute, rows, rng)
-        return loss.whole(compute)[loss.parts.stack], entry.xs, entry.whole
+        return loss.read(compute)[loss.parts.stack], entry.xs, entry.whole
 
     if _reads(lambda rows: of_layers(compute, rows)[1:], rows):
         raise ValueError(

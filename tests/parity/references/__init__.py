@@ -1,7 +1,9 @@
 """Family -> what writes its reference into a folder."""
 
+from references.adapters import ADAPTERS
 from references.decoders import DECODERS
 from references.deepseek import DEEPSEEKS
+from references.distillation import DISTILLATION
 from references.dit import DIT
 from references.efficientnet import EFFICIENTNET
 from references.encoder_decoders import ENCODER_DECODERS
@@ -9,8 +11,10 @@ from references.encoders import ENCODERS
 from references.gemma import GEMMA
 from references.image_text import IMAGE_TEXT
 from references.mixtures import MIXTURES
+from references.normal_floats import NORMAL_FLOATS
 from references.pixart import PIXART
 from references.policy_gradient import POLICY_GRADIENT
+from references.preference import PREFERENCE
 from references.recurrent import RECURRENT
 from references.rope import ROPE
 from references.sft import SFT
@@ -18,6 +22,7 @@ from references.sizes import SIZES
 from references.vision import VISION
 
 REFERENCES = {
+    **ADAPTERS,
     **DECODERS,
     **GEMMA,
     **MIXTURES,
@@ -26,12 +31,15 @@ REFERENCES = {
     **VISION,
     **IMAGE_TEXT,
     **EFFICIENTNET,
+    **DISTILLATION,
     **DIT,
     **PIXART,
+    **PREFERENCE,
     **ENCODER_DECODERS,
     **RECURRENT,
     **ROPE,
     **SFT,
     **SIZES,
+    **NORMAL_FLOATS,
     **POLICY_GRADIENT,
 }

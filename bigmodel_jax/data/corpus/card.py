@@ -1,0 +1,80 @@
+"""The data card: what each step took and gave, what it dropped and why, and what is left."""
+
+from collections import Counter
+from typing import Any
+
+from bigmodel_jax.data.cleaning.step import Step
+from bigmodel_jax.data.corpus.outcome import Kept
+
+EXAMPLES = 3  # of what a rule dropped
+
+
+class Tally:
+    """Counts that grow record by record; `state` is JSON, from which the same tally is made again."""
+
+    def __init__(self, num_steps: int, state: dict | None = None):
+        state = state or {}
+        self.steps = state.get("steps") or [
+            {"in": 0, "out": 0, "dropped": {}, "examples": {}} for _ in range(num_steps)
+        ]
+        counters = ("lengths", "languages", "labels")
+        self.splits = {
+            split: {name: Counter(value) if name in counters else value for name, value in counts.items()}
+            for split, counts in state.get("splits", {}).items()
+        }
+
+    def step(self, i: int, gave: int, why: str, shown: str) -> None:
+        """Step i took a record and gave so many; where none, why, and the beginning of its text."""
+        counts = self.steps[i]
+        counts["in"] += 1
+        counts["out"] += gave
+        if not gave:
+            rule = why.partition(":")[0]
+            counts["dropped"][rule] = counts["dropped"].get(rule, 0) + 1
+            examples = counts["examples"].setdefault(rule, [])
+            if len(examples) < EXAMPLES:
+                examples.append({"why": why, "text": shown})
+
+    def kept(self, record: Kept) -> None:
+        empty = {"records": 0, "characters": 0, "lengths": Counter(), "languages": Counter(), "labels": Counter()}
+        counts = self.splits.setdefault(record.split, empty)
+        counts["records"] += 1
+        counts["characters"] += record.characters
+        counts["lengths"][str(record.characters.bit_length())] += 1
+        counts["languages"][record.language] += 1
+        counts["labels"][record.label] += 1
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": self.steps, "splits": self.splits}
+
+
+def card(tally: Tally, steps: tuple[Step, ...], facts: dict[str, Any]) -> dict[str, Any]:
+    """The whole card as JSON; `facts` stand at its beginning."""
+    described = [
+        {"step": type(step).__name__, "fields": step.facts(), **counts}
+        for step, counts in zip(steps, tally.steps, strict=True)
+    ]
+    return facts | {
+        "splits": {split: _split(counts) for split, counts in sorted(tally.splits.items())},
+        "steps": described,
+    }
+
+
+def _split(counts: dict[str, Any]) -> dict[str, Any]:
+    """A split's counts with names that a reader understands; a field that no record has is left out."""
+    found = {name: counts[name] for name in ("records", "characters")}
+    bits = sorted(map(int, counts["lengths"]))
+    found["characters of a record"] = {_range(b): counts["lengths"][str(b)] for b in bits}
+    for name in ("languages", "labels"):
+        named = {key: n for key, n in counts[name].most_common() if key}
+        if named:
+            found[name] = named
+            found[f"without {name[:-1]}"] = counts[name][""]
+    if labels := found.get("labels"):
+        found["imbalance"] = round(max(labels.values()) / min(labels.values()), 3)
+    return found
+
+
+def _range(bits: int) -> str:
+    """The numbers of so many bits."""
+    return f"{1 << (bits - 1)} to {(1 << bits) - 1}" if bits else "0"

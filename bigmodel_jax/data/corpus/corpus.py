@@ -1,0 +1,129 @@
+"""A source of records that are cleaned once, by a list of steps, into shards on disk."""
+
+import dataclasses
+import importlib.metadata
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bigmodel_jax.core import user_code
+from bigmodel_jax.core.ranges import Count, ShareBelowOne
+from bigmodel_jax.data import cache
+from bigmodel_jax.data.base import DataConfig
+from bigmodel_jax.data.cleaning.step import Step
+from bigmodel_jax.data.corpus import folder as folders
+from bigmodel_jax.data.corpus.outcome import Splits
+from bigmodel_jax.data.corpus.prepare import Job, prepare
+from bigmodel_jax.data.sources import array_record_files
+from bigmodel_jax.data.sources.lines import parse_json
+from bigmodel_jax.data.sources.sources import Source
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # raise it when the shards of the same steps change
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus(Source):
+    """The records of `source` after `steps`, prepared by `launch.py prepare`, or when they are first read.
+
+    The validation split is read first, so that steps that compare records keep it and drop its twins from training.
+    """
+
+    source: Source
+    steps: tuple[Step, ...] = ()
+    validation_share: ShareBelowOne = 0.0
+    "the share of training records that become the validation split; 0: the source's own"
+    split_by: str = "text"
+    "the field whose hash decides: records that are equal in it (a text, an author, a site) are in one split"
+    shard_mb: Count = 256
+    "megabytes of records after which a shard is closed; what a kill can cost is the work on one"
+    licence: str = ""
+    "as the data card gives it"
+
+    def short_name(self):
+        return self.source.short_name()
+
+    def labels(self):
+        return self.source.labels()
+
+    def has(self, split, root):
+        return self.source.has(split, root) or (split == "validation" and self.validation_share > 0)
+
+    def made_from(self, split, root):
+        return self.source.made_from("train" if self.validation_share else split, root)
+
+    def reads(self, root):
+        found = {f"source.{name}": what for name, what in self.source.reads(root).items()}
+        return found | {f"steps.{i}": files for i, step in enumerate(self.steps) if (files := step.reads())}
+
+    def fingerprint(self, split, root):
+        return cache.key(self.job(root).key, split)
+
+    def records(self, split, root, bad):
+        job, folder = self.job(root), self.folder(root)
+        if not folder.exists():
+            log.info(
+                "%s is prepared by one process; launch.py prepare shows how far it is, and takes --workers", folder
+            )
+        prepare(job, folder, root, max_bad_records=bad.limit)
+        for where, reason in folders.read_manifest(folder)["skipped"].get(split, ()):
+            bad.skip(where, reason)
+        for path in folders.shard_paths(folder, split):
+            for number, line in array_record_files.read(path):
+                record, reason = parse_json(line)
+                if reason:
+                    raise ValueError(f"{path} record {number} is damaged: {reason}")
+                yield f"{path} record {number}", record
+
+    def folder(self, root: Path) -> Path:
+        """Where it lies in the cache."""
+        return root / f"corpus-{FORMAT}" / f"{self.short_name()}-{self.job(root).key}"
+
+    def job(self, root: Path) -> Job:
+        inputs = tuple(split for split in ("validation", "train") if self.source.has(split, root))
+        if self.validation_share and "validation" in inputs:
+            raise ValueError(
+                f"data.source.validation_share = {self.validation_share:g}: the source has a validation split of its own"
+            )
+        prints = {split: self.source.fingerprint(split, root) for split in inputs}
+        steps = [_print(step) for step in self.steps]
+        key = cache.key(FORMAT, prints, steps, self.validation_share, self.split_by, self.shard_mb)
+        facts = {"source": self.short_name(), "licence": self.licence, "fingerprints": prints}
+        splits = Splits(self.validation_share, self.split_by)
+        return Job(key, self.source, inputs, self.steps, splits, self.shard_mb * 1_000_000, facts)
+
+
+def _print(step: Step) -> list:
+    """What a step's result depends on, the record apart."""
+    digests = [cache.file_digest(path) for path in step.reads()]
+    versions = [(name, _version(name, step)) for name in step.packages]
+    return [type(step).__name__, step.facts(), step.code(), digests, versions]
+
+
+def _version(name: str, step: Step) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise ValueError(
+            f"data.source.steps: {type(step).__name__} needs the package {name}: uv sync --extra clean"
+        ) from None
+
+
+def corpora(data: DataConfig) -> Iterator[tuple[Corpus, DataConfig]]:
+    """Every corpus in a data config, inner ones first, with the config whose cache and limit hold for it."""
+    for part in user_code.parts(data):
+        if isinstance(part, DataConfig):
+            for source in reversed(list(_sources(part))):
+                yield source, part
+
+
+def _sources(part: Any) -> Iterator[Corpus]:
+    """The corpora of one data config's source, not those of data configs inside it."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Source):
+            if isinstance(value, Corpus):
+                yield value
+            yield from _sources(value)

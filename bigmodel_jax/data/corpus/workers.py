@@ -1,0 +1,70 @@
+"""A function over items, in this process or in several, with the results in the order of the items."""
+
+import collections
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+from bigmodel_jax.core import user_code
+
+AHEAD = 2  # items for each process that are read and not yet answered
+
+_work: Callable | None = None  # of a worker process
+
+
+def mapped[A, B](work: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[tuple[A, B]]:
+    """(item, work(item)) of each item. `items` is read no further than AHEAD items for each process.
+
+    ValueError, one line, where a worker process dies.
+    """
+    if workers == 1:
+        yield from ((item, work(item)) for item in items)
+        return
+    # A fork would copy the threads' locks of JAX and others in whatever state they are.
+    loaded = [name for name in sys.modules if name.endswith(".py")]
+    pool = futures.ProcessPoolExecutor(workers, get_context("spawn"), _start, (loaded, pickle.dumps(work)))
+    try:
+        waiting: collections.deque = collections.deque()
+        for item in items:
+            waiting.append((item, pool.submit(_run, item)))
+            if len(waiting) > AHEAD * workers:
+                yield _answered(*waiting.popleft())
+        while waiting:
+            yield _answered(*waiting.popleft())
+    except BrokenProcessPool as error:
+        raise ValueError(
+            "a worker process was ended from outside (memory?); the same command goes on from here"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _answered(item, answer: futures.Future):
+    return item, answer.result()
+
+
+def _start(files: list[str], work: bytes) -> None:
+    """Prepares a worker process; `files` are the user's, by whose paths their classes are known."""
+    global _work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to obey
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for file in files:
+        user_code.import_file(Path(file))
+    _work = pickle.loads(work)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent_process().join()
+    os._exit(1)
+
+
+def _run(item):
+    return _work(item)

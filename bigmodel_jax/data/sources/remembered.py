@@ -1,0 +1,94 @@
+"""Digests of raw files, remembered in the cache by path, size and time of change: a second start reads no gigabytes."""
+
+import hashlib
+import json
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from bigmodel_jax.core import files
+from bigmodel_jax.data import cache
+
+FORMAT = 1
+LEAST = 8_000_000  # bytes of all files together, below which reading them is as fast as remembering them
+
+log = logging.getLogger(__name__)
+# {name: [size, time of change in ns, sha256]} of the files in one folder
+Known = dict[str, list]
+
+
+def digests(paths: list[Path], root: Path) -> list[str]:
+    """sha256 of each file's content. OSError for one that cannot be read."""
+    if sum(path.stat().st_size for path in paths) < LEAST:
+        return [cache.file_digest(path) for path in paths]
+    found = {}
+    for folder, names in _by_folder(paths).items():
+        before = _load(root, folder)
+        for name in names.keys() & before.keys():
+            size, time, digest = before[name]
+            cache.know_digest(os.path.join(folder, name), size, time, digest)
+        now = {name: _entry(path, cache.file_digest(path)) for name, path in names.items()}
+        _save(root, folder, before, now)
+        found |= {path: now[name][2] for name, path in names.items()}
+    return [found[path] for path in paths]
+
+
+def changed(paths: list[Path], root: Path) -> list[str]:
+    """Reads all files again and says which have other content than is remembered; from then on the new one is."""
+    found = []
+    for folder, names in _by_folder(paths).items():
+        before, now = _load(root, folder), {}
+        for name, path in names.items():
+            with open(path, "rb") as file:
+                now[name] = _entry(path, hashlib.file_digest(file, "sha256").hexdigest())
+            if name in before and before[name][2] != now[name][2]:
+                found.append(f"{path} has other content: {_difference(before[name], now[name])}")
+            cache.know_digest(os.path.join(folder, name), *now[name])
+        _save(root, folder, before, now)
+    return found
+
+
+def _difference(before: list, now: list) -> str:
+    same = ", though its size and time of change are the same" if before[:2] == now[:2] else ""
+    return f"{before[0]:,} bytes, sha256 {before[2][:12]}, now {now[0]:,} bytes, sha256 {now[2][:12]}{same}"
+
+
+def _by_folder(paths: Iterable[Path]) -> dict[str, dict[str, Path]]:
+    """{folder: {file name: the path as it was given}}"""
+    found: dict[str, dict[str, Path]] = defaultdict(dict)
+    for path in paths:
+        folder, name = os.path.split(os.path.abspath(path))
+        found[folder][name] = path
+    return found
+
+
+def _entry(path: Path, digest: str) -> list:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, digest]
+
+
+def _file(root: Path, folder: str) -> Path:
+    return root / f"digests-{FORMAT}" / f"{cache.key(folder)}.json"
+
+
+def _load(root: Path, folder: str) -> Known:
+    """What is remembered; a damaged file is as none, for its content can be read anew."""
+    try:
+        found = json.loads(_file(root, folder).read_bytes())
+        return {str(name): [int(size), int(time), str(digest)] for name, (size, time, digest) in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _save(root: Path, folder: str, before: Known, now: Known) -> None:
+    settled = {name: entry for name, entry in now.items() if cache.settled(entry[1])}
+    if settled.items() <= before.items():
+        return
+    path = _file(root, folder)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(path, json.dumps(before | settled))
+    except OSError as error:  # a cache that cannot be written serves all the same
+        log.warning("digests of the files in %s are not remembered: %s", folder, error)

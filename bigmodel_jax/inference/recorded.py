@@ -1,0 +1,41 @@
+"""Answers that stand in the records, among those that the policy samples: the mixture of on-policy distillation.
+
+GKD draws for each step whether its answers are the student's own (arXiv:2306.13649, algorithm 1, lambda); here it is drawn
+for each answer, of its own key, so that a run that is resumed draws the same.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.inference.rollout import Ask, Generator, Rollout
+
+
+class Recorded:
+    """A share of `data.recorded` of the answers from the records; the log-probabilities of those are 0, and not known."""
+
+    def __init__(self, config: Config, others: Generator):
+        self._data, self._tokenizer, self._others = config.data, config.data.open_tokenizer(), others
+
+    def generate(self, weights: Any, asks: Sequence[Ask]) -> Iterator[tuple[int, Rollout]]:
+        known = [number for number, ask in enumerate(asks) if self._is_recorded(ask)]
+        rest = sorted(set(range(len(asks))) - set(known))
+        given = ((number, self._answer(asks[number])) for number in known)
+        sampled = self._others.generate(weights, [asks[number] for number in rest]) if rest else ()
+        return itertools.chain(given, ((rest[number], rollout) for number, rollout in sampled))
+
+    def _is_recorded(self, ask: Ask) -> bool:
+        return np.random.default_rng(ask.key).random() < self._data.recorded
+
+    def _answer(self, ask: Ask) -> Rollout:
+        tokens = [*self._tokenizer.encode(ask.record[self._data.completion_field]), self._tokenizer.stops[0]]
+        kept = tokens[: self._data.max_tokens]
+        return Rollout(kept, [0.0] * len(kept), len(kept) == len(tokens))
+
+
+def with_recorded(config: Config, generator: Generator) -> Generator:
+    """`generator`, with the records' own answers among its where the config asks for them."""
+    return Recorded(config, generator) if config.data.recorded else generator

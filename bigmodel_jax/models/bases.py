@@ -1,0 +1,54 @@
+"""The base of adapters: the parameters of a model made constants, and how each is stored."""
+
+import dataclasses
+import re
+from typing import Literal
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Param, Tree
+from bigmodel_jax.core.ranges import Count
+from bigmodel_jax.core.storage import Blocks, Dense, Half, Storage
+
+# Small, and read in float32: near ties decide where a token goes.
+APART = re.compile(r"(^|/)router(/|$)")
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseConfig:
+    """How a constant base is stored: the matrices of its stacks of layers, the tables outside them, and the rest.
+
+    matrices: "int8", "int4" and "nf4" have a scale for each block of `block` values (core/storage.py `Blocks`); double:
+    these scales are in 8 bits themselves (QLoRA, arXiv:2305.14314, section 3). tables: of embeddings and the head.
+    Vectors, norms and routers keep the dtype of the spec, float32.
+    """
+
+    matrices: Literal["float32", "bfloat16", "int8", "int4", "nf4"] = "float32"
+    block: Count = 64
+    double: bool = False
+    tables: Literal["float32", "bfloat16"] = "float32"
+
+    def freeze(self, spec: Tree) -> Tree:
+        """`spec` with every trained parameter as a constant; ValueError where a matrix cannot be stored so."""
+        return params.from_paths({path: self._constant(path, p) for path, p in params.paths(spec).items()})
+
+    def _constant(self, path: str, p: Param) -> Param:
+        if p.kind != "trained":
+            return p
+        p = dataclasses.replace(p, kind="constant", trainable=False)
+        if is_stack_matrix(path, p):
+            try:
+                return dataclasses.replace(p, storage=self._storage())
+            except ValueError as error:
+                raise ValueError(f"adapters: {path}: {error}") from None
+        is_table = "vocab" in p.axes and p.axes[0] != "layers"
+        return dataclasses.replace(p, dtype=self.tables) if is_table else p
+
+    def _storage(self) -> Storage:
+        if self.matrices == "float32":
+            return Dense()
+        return Half() if self.matrices == "bfloat16" else Blocks(self.matrices, self.block, self.double)
+
+
+def is_stack_matrix(path: str, p: Param) -> bool:
+    """Whether p is a matrix of a stack of layers, which a product reads (nn/linear.py `project`)."""
+    return p.axes[0:1] == ("layers",) and len(p.shape) >= 3 and bool(p.decay) and not APART.search(path)

@@ -1,0 +1,238 @@
+"""A weight with low-rank adapters: a node of the parameter tree in the place of the weight, which products know.
+
+LoRA (arXiv:2106.09685): y = x W + s (x a) b. rsLoRA (arXiv:2312.03732): s = alpha / sqrt(r). DoRA (arXiv:2402.09353): each
+output's column has a trained length, and the norm that it replaces has no gradient (section 4.3). The forms are PEFT's.
+
+What reads a node in another way than `linear.project`, `embed` and `unembed` do reads the merged weight: correct, and
+slower by one product of the weight's size.
+
+Shapes: `lead` are dimensions along which a weight is one of several (layers, experts); I its input dimensions, O its output
+dimensions, r rank. Of an embedding table (V, D) the input is V; a head's table (V, D) is read as its transpose.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import storage
+from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.nn import cpu
+from bigmodel_jax.nn.dropout import dropout
+
+BRANCH = "adapters"  # the parameters' name for adapters: adapters/<name of an adapter>/<path of a weight>/<part>
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Low:
+    """What one adapter adds to one weight; None: it has no such part.
+
+    a: (*lead, *I, r), b: (*lead, r, *O). magnitude: (*lead, *O), how much longer a column is than the base's (DoRA).
+    whole: what a weight trained in full differs by, (*lead, *I, *O). rows: the same of the rows from `start` on, (n, D).
+    key: of the dropout of x, a key for each layer. scale: s. rate: of the dropout.
+    """
+
+    a: Any = None
+    b: Any = None
+    magnitude: Any = None
+    whole: Any = None
+    rows: Any = None
+    key: Any = None
+    scale: float = dataclasses.field(default=1.0, metadata={"static": True})
+    rate: float = dataclasses.field(default=0.0, metadata={"static": True})
+    start: int = dataclasses.field(default=0, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """The weight w as it is stored, and its adapters, which apply one after the other.
+
+    num_in: the number of dimensions in I. turned: w is (*lead, *O, *I), a head's table.
+    """
+
+    w: Any
+    low: tuple[Low, ...] = ()
+    num_in: int = dataclasses.field(default=1, metadata={"static": True})
+    turned: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.w.shape
+
+    @property
+    def ndim(self) -> int:
+        return len(self.w.shape)
+
+    @property
+    def dtype(self) -> Any:
+        if isinstance(self.w, jax.Array):
+            return self.w.dtype
+        return next((leaf.dtype for leaf in jax.tree.leaves(self.low) if _is_float(leaf)), jnp.dtype(jnp.float32))
+
+    def dense(self, dtype: Any = None) -> jax.Array:
+        """The merged weight."""
+        base = storage.dense(self.w, dtype or self.dtype)
+        w = self._base(base)
+        for low in self.low:
+            if low.a is not None:
+                w = w + self._product(low).astype(w.dtype)
+                lengths = self._lengths(low, base)
+                w = w if lengths is None else w * jnp.expand_dims(lengths, self._inner(low)).astype(w.dtype)
+        # A weight of its own in the program, which then computes with it what it computes with the base's.
+        return w if w is base else jax.lax.optimization_barrier(w)
+
+    def project(self, x: jax.Array, num_dims: int, product: Callable) -> jax.Array:
+        """x (..., *I) -> (..., *O); product(x, w, num_dims): of a weight without adapters."""
+        layered = any(low.a is not None and low.a.ndim != self.num_in + 1 for low in self.low)
+        if num_dims != self.num_in or self.turned or layered:
+            return product(x, self.dense(x.dtype), num_dims)
+        y = product(x, self._base(self.w), num_dims)
+        for low in self.low:
+            if low.a is None:
+                continue
+            y = y + _narrow(x if low.key is None else dropout(low.rate, x, low.key), low, num_dims).astype(y.dtype)
+            lengths = self._lengths(low, self.w)
+            y = y if lengths is None else y * lengths.astype(y.dtype)
+        return y
+
+    def embed(self, ids: jax.Array, look_up: Callable) -> jax.Array:
+        """The rows `ids` (...) -> (..., D); look_up(table, ids): of a table without adapters."""
+        if self.turned and any(low.a is not None for low in self.low):
+            return look_up(self.dense(), ids)
+        x = look_up(self._base(self.w, rows=False), ids)
+        for low in self.low:
+            if low.rows is not None:
+                at = ids - low.start
+                is_new = (at >= 0) & (at < low.rows.shape[0])
+                new = jnp.take(low.rows, jnp.where(is_new, at, 0), axis=0)
+                x = x + jnp.where(is_new[..., None], new, 0).astype(x.dtype)
+        for low in self.low:
+            if low.a is not None:
+                x = x + (low.scale * (look_up(low.a, ids) @ low.b)).astype(x.dtype)
+                lengths = self._lengths(low, self.w)
+                x = x if lengths is None else x * lengths.astype(x.dtype)
+        return x
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether logits have the form of `columns`: not those of a head with DoRA."""
+        return not (self.turned and any(low.magnitude is not None for low in self.low))
+
+    def columns(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """(x', w, z, c) with logits x' w^T + z c^T of x (..., D); w (V, D), z (..., n), c (V, n), n may be 0."""
+        z, c = [], []
+        for low in reversed(self.low):
+            if low.a is None:
+                continue
+            if low.magnitude is not None:
+                x = x * self._lengths(low, self.w).astype(x.dtype)
+            z.append(low.scale * (x @ (low.a if self.turned else low.b.T)))
+            c.append(low.b.T if self.turned else low.a)
+        for low in self.low:
+            if low.rows is not None:
+                z.append(x @ low.rows.T)
+                here = jnp.arange(self.shape[0])[:, None] == low.start + jnp.arange(low.rows.shape[0])
+                c.append(here.astype(x.dtype))
+        w = storage.dense(self._base(self.w, rows=False), x.dtype)
+        none = (jnp.zeros((*x.shape[:-1], 0), x.dtype), jnp.zeros((self.shape[0], 0), x.dtype))
+        return x, w, jnp.concatenate([none[0], *z], axis=-1), jnp.concatenate([none[1], *c], axis=-1)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the table that `columns` gives has no gradient."""
+        return all(low.whole is None for low in self.low)
+
+    def _base(self, w: Any, rows: bool = True) -> Any:
+        """w with what is trained in full, or of whole rows."""
+        for low in self.low:
+            if low.whole is not None:
+                w = storage.dense(w, low.whole.dtype) + low.whole
+            if rows and low.rows is not None:
+                w = storage.dense(w, low.rows.dtype)
+                w = w.at[..., low.start : low.start + low.rows.shape[0], :].add(low.rows)
+        return w
+
+    def _product(self, low: Low) -> jax.Array:
+        """s a b in the shape of w."""
+        lead = low.a.shape[: low.a.ndim - self.num_in - 1]
+        a = low.a.reshape(*lead, -1, low.a.shape[-1])
+        b = low.b.reshape(*lead, low.b.shape[len(lead)], -1)
+        product = low.scale * jnp.matmul(a, b, precision="highest")
+        return (product.swapaxes(-1, -2) if self.turned else product).reshape(self.shape)
+
+    def _lengths(self, low: Low, w: Any) -> jax.Array | None:
+        """By what DoRA multiplies each output, (*lead, *O) float32: the trained length over the norm, which is detached."""
+        if low.magnitude is None:
+            return None
+        w, more = storage.dense(w, jnp.float32).astype(jnp.float32), self._product(low).astype(jnp.float32)
+        # |w + more|^2 in parts, so that it has the bits of |w|^2 where there is nothing more.
+        before = jnp.sum(w * w, axis=self._inner(low))
+        now = jax.lax.stop_gradient(before + jnp.sum((2 * w + more) * more, axis=self._inner(low)))
+        # (|w| + magnitude) / |w + more|, whose first part is 1 then.
+        return jnp.sqrt(before / now) + low.magnitude / jnp.sqrt(now)
+
+    def norms(self, low: Low) -> jax.Array:
+        """The lengths of the base's columns, (*lead, *O) float32: with `magnitude`, PEFT's magnitude vector."""
+        w = storage.dense(self.w, jnp.float32).astype(jnp.float32)
+        return jnp.sqrt(jnp.sum(w * w, axis=self._inner(low)))
+
+    def _inner(self, low: Low) -> tuple[int, ...]:
+        """The dimensions of w that are I."""
+        lead = low.a.ndim - self.num_in - 1
+        first = self.ndim - self.num_in if self.turned else lead
+        return tuple(range(first, first + self.num_in))
+
+    # ---------------------------------------------------------------- code that expects an array
+
+    def __jax_array__(self) -> jax.Array:
+        return self.dense()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.dense(), name)
+
+
+def _operator(name: str) -> Callable:
+    return lambda self, *args: getattr(self.dense(), name)(*args)
+
+
+# Python looks operators up in the class.
+for _name in (
+    "getitem",
+    "len",
+    "neg",
+    *(f"{r}{n}" for n in ("add", "sub", "mul", "truediv", "matmul") for r in ("", "r")),
+):
+    setattr(Adapted, f"__{_name}__", _operator(f"__{_name}__"))
+
+
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _narrow(x: jax.Array, low: Low, num_dims: int) -> jax.Array:
+    """s (x a) b, the scale on what has r columns."""
+    rows, a = x.reshape(*x.shape[: x.ndim - num_dims], -1), low.a.reshape(-1, low.a.shape[-1])
+    b = low.b.reshape(low.b.shape[0], -1)
+    product = cpu.dense if cpu.active() else jnp.matmul
+    y = product(low.scale * product(rows, a.astype(x.dtype)), b.astype(x.dtype))
+    return y.reshape(*y.shape[:-1], *low.b.shape[1:])
+
+
+def without_adapters(params: dict) -> dict:
+    """The parameters of the base alone: the model with its adapters off."""
+    return only(params)
+
+
+def only(params: dict, *names: str) -> dict:
+    """The parameters with the adapters of these names on, and no others."""
+    base, known = {name: part for name, part in params.items() if name != BRANCH}, params.get(BRANCH, {})
+    for name in names:
+        if name not in known:
+            raise ValueError(f"adapters: no adapter {name!r} among {sorted(known)}{nearest(name, known)}")
+    return base | {BRANCH: {name: known[name] for name in names}} if names else base

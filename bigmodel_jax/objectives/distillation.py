@@ -1,0 +1,184 @@
+"""A student that learns from a teacher's distribution over the next token, beside the text itself or instead of it."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import formats, metrics, params
+from bigmodel_jax.core.dataclass_json import from_json
+from bigmodel_jax.core.metrics import Mean, Metric
+from bigmodel_jax.core.params import Tree, normal
+from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Positive, ProperShare, Share
+from bigmodel_jax.models import ModelConfig
+from bigmodel_jax.models.base import Model, Out
+from bigmodel_jax.nn import head_losses, linear, taps
+from bigmodel_jax.nn.head_losses import Kind, Rest
+from bigmodel_jax.objectives.base import Loss
+from bigmodel_jax.objectives.cross_entropy import of_tokens
+from bigmodel_jax.objectives.language_model import NextToken
+
+TEACHER, HIDDEN_MAP = "teacher", "hidden_map"  # names beside the student's parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation(NextToken):
+    """(1 - alpha) times next-token cross-entropy plus alpha times the divergence from the teacher, in nats per target.
+
+    Batch: as `NextToken`'s; targets without weight count in no part. The teacher is constant, reads the same tokens and may
+    be of another family and width, with the same vocabulary. "loss" among the metrics is the cross-entropy alone.
+
+    kind, beta, temperature: nn/head_losses.py `divergence` (GKD, arXiv:2306.13649); the divergence is not multiplied by the
+    temperature's square. top_k: the teacher's so many likeliest tokens alone, 0 = all; rest: what becomes of the others.
+    student_layers, teacher_layers: layers, from 0, whose outputs are to point the same way pair by pair; where widths differ,
+    after one trained map of the student's. The error is the mean squared difference of the two outputs, each divided by its
+    root mean square: 2 (1 - cosine) (DistilBERT, arXiv:1910.01108, section 3). Undivided, as in TinyBERT (arXiv:1909.10351),
+    the first token of a decoder would outweigh all others: in SmolLM2 its outputs are 10,000 times larger.
+    """
+
+    teacher: str = ""  # a run's folder, as train.init_from writes it
+    teacher_model: ModelConfig | None = None  # the teacher's model; None = read from the folder's config.json
+    teacher_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # in which its weights are kept
+    kind: Kind = "forward_kl"
+    beta: ProperShare = 0.5  # of kind "jsd": the teacher's share of the mixture
+    temperature: Positive = 1.0
+    alpha: Share = 0.5
+    top_k: CountOrZero = 0
+    rest: Rest = "bucket"
+    student_layers: tuple[CountOrZero, ...] = ()
+    teacher_layers: tuple[CountOrZero, ...] = ()
+    hidden_weight: NonNegative = 1.0
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        *NextToken.metrics,
+        Metric("divergence", "Divergence from the teacher", "less", "{:.3f}", "nats per token"),
+        Metric("hidden", "Error of hidden states", "less", "{:.3f}", "2 (1 - cosine)"),
+        Metric("agreement", "Likeliest token is the teacher's", "more", "{:.2%}"),
+        Metric("teacher_loss", "Teacher's loss", "less", "{:.3f}", "nats per token", beside="loss", label="teacher"),
+    )
+
+    # ---------------------------------------------------------------------------------------------- the teacher
+
+    def sources(self) -> dict[str, str]:
+        return {TEACHER: self.teacher} if self.teacher else {}
+
+    def parameters(self, model: ModelConfig) -> Tree:
+        teacher = self.teacher_config()
+        self._check(model, teacher)
+        constant = functools.partial(dataclasses.replace, kind="constant", dtype=self.teacher_dtype, decay=False)
+        spec = {TEACHER: params.map_spec(constant, teacher.make().spec)}
+        if self.student_layers and model.embed_dim != teacher.embed_dim:
+            init = normal(model.embed_dim**-0.5)
+            spec[HIDDEN_MAP] = linear.linear_spec(model.embed_dim, teacher.embed_dim, axes=("embed", None), init=init)
+        return spec
+
+    def teacher_config(self) -> ModelConfig:
+        """The teacher's model; ValueError, one line, where it cannot be known."""
+        if not self.teacher:
+            raise ValueError("objective.teacher = '': give the folder of the run that is the teacher")
+        if self.teacher_model is not None:
+            return self.teacher_model
+        path = Path(self.teacher) / "config.json"
+        if not path.parent.is_dir():  # a checkpoint is named behind the folder
+            path = Path(self.teacher.rpartition("@")[0]) / "config.json"
+        try:
+            node = formats.opened(json.loads(path.read_bytes()), path)
+            config = from_json(node["model"], path.parent)
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+            raise ValueError(
+                f"objective.teacher = {self.teacher!r} is not a run's folder; `import` makes one of published weights"
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"objective.teacher = {self.teacher!r}: {error}") from error
+        if set(node.get("adapters", {})) - {"type"}:
+            raise ValueError(f"objective.teacher = {self.teacher!r} has adapters; merge them into its base first")
+        return config
+
+    def _check(self, model: ModelConfig, teacher: ModelConfig) -> None:
+        sizes = [getattr(config, "vocab_size", None) for config in (model, teacher)]
+        if None in sizes or sizes[0] != sizes[1]:
+            raise ValueError(
+                f"objective.teacher = {self.teacher!r}: a teacher with another vocabulary, of {sizes[1]} tokens, and "
+                f"model.vocab_size = {sizes[0]}"
+            )
+        if len(self.student_layers) != len(self.teacher_layers):
+            raise ValueError(
+                f"objective.student_layers = {self.student_layers} and objective.teacher_layers = {self.teacher_layers} "
+                "are not equally many; each pair of layers is one of either"
+            )
+        for name, layers, config in (
+            ("student", self.student_layers, model),
+            ("teacher", self.teacher_layers, teacher),
+        ):
+            if wrong := [n for n in layers if not 0 <= n < config.num_layers]:
+                raise ValueError(
+                    f"objective.{name}_layers = {layers}: {wrong[0]} is not from 0 to {config.num_layers - 1}"
+                )
+        if self.top_k and self.top_k >= sizes[0]:
+            raise ValueError(f"objective.top_k = {self.top_k}: it must be below the vocabulary, {sizes[0]}; 0 = all")
+
+    # ---------------------------------------------------------------------------------------------- the loss
+
+    def loss(self, model: Model, params: Tree, batch: dict, *, rng: jax.Array | None, train: bool) -> Loss:
+        batch, rng = self.inputs(batch, rng)
+        out, states = self._run(model, params, batch, rng=rng, train=train)
+        teacher, config = jax.lax.stop_gradient(params[TEACHER]), self.teacher_config()
+        if batch["tokens"].shape[1] > getattr(config, "max_seq_len", batch["tokens"].shape[1]):
+            raise ValueError(
+                f"objective.teacher = {self.teacher!r} takes {config.max_seq_len} tokens, and a row has "
+                f"{batch['tokens'].shape[1]}; lower data.seq_len"
+            )
+        theirs = self._run(config.make(), teacher, batch, rng=None, train=False)
+        theirs, teacher_states = jax.lax.stop_gradient(theirs)
+        base, weights = self.of_text(out, batch, train, 1.0 - self.alpha), batch["weights"].astype(jnp.float32)
+        found = {"divergence": metrics.weighted(self._divergence(out, theirs), weights)}
+        if self.student_layers:
+            found["hidden"] = metrics.weighted(self.hidden_error(params, states, teacher_states), weights)
+        total = base.mean.total + self.alpha * found["divergence"].total
+        if self.student_layers:
+            total = total + self.hidden_weight * found["hidden"].total
+        found["distillation_loss"] = mean = Mean(total, base.mean.count)
+        if not train:
+            found |= self._beside(out, theirs, batch, weights)
+        return Loss(mean, base.metrics | found, base.updates)
+
+    def _run(self, model: Model, params: Tree, batch: dict, **how) -> tuple[Out, jax.Array | None]:
+        """What the model gives, and what leaves its layers, (L, B, T, D), where it is asked for."""
+        if not self.student_layers:
+            return model.apply(params, batch, **how), None
+        out, found = taps.tapped(model.apply, "residual")(params, batch, **how)
+        return out, found["residual"]
+
+    def _divergence(self, out: Out, theirs: Out) -> jax.Array:
+        for whose, head in (("model", out.head), ("teacher", theirs.head)):
+            if head is None:
+                raise ValueError(
+                    f"objective: Distillation needs logits that are those of a table, and the {whose}'s are not"
+                )
+        how = {"beta": self.beta, "temperature": self.temperature, "top_k": self.top_k, "rest": self.rest}
+        return head_losses.divergence(out.head, theirs.head, self.kind, form=self.logits, **how)
+
+    def hidden_error(self, params: Tree, states: jax.Array, teacher_states: jax.Array) -> jax.Array:
+        """Mean over pairs of layers and over the width, (B, T) float32."""
+        mine, theirs = states[jnp.array(self.student_layers)], teacher_states[jnp.array(self.teacher_layers)]
+        mine = linear.linear(params[HIDDEN_MAP], mine) if HIDDEN_MAP in params else mine
+        return jnp.mean(jnp.square(_of_length_one(mine) - _of_length_one(theirs)), axis=(0, -1))
+
+    def _beside(self, out: Out, theirs: Out, batch: dict, weights: jax.Array) -> dict[str, Mean]:
+        """What an evaluation reports of the teacher."""
+        likeliest = of_tokens(out, out.value, batch["targets"], self.logits)[2]
+        nats, _, best = of_tokens(theirs, theirs.value, batch["targets"], self.logits)
+        return {
+            "teacher_loss": metrics.weighted(nats, weights),
+            "agreement": metrics.weighted(likeliest == best, weights),
+        }
+
+
+def _of_length_one(x: jax.Array) -> jax.Array:
+    """x (..., D) in float32 divided by its root mean square."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)

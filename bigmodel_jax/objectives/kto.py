@@ -1,0 +1,75 @@
+"""Preference from single answers, each of them wanted or not."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import metrics
+from bigmodel_jax.core.metrics import Mean, Metric
+from bigmodel_jax.core.ranges import NonNegative, Positive
+from bigmodel_jax.objectives import pairs
+from bigmodel_jax.objectives.base import Loss, held_out_loss
+from bigmodel_jax.objectives.referenced import REFERENCE, Referenced
+
+
+@dataclasses.dataclass(frozen=True)
+class KTO(Referenced):
+    """A wanted answer is to gain on the reference by more than the model's distance from it, an unwanted one by less
+    (arXiv:2402.01306, equation 8; TRL 1.16, KTOTrainer).
+
+    The distance is the mean log-ratio of answers under prompts that they do not belong to, over the whole batch, and at least
+    0; it has no gradient. Batch: texts (B, 2, T) as Pairs', [:, 0] the answer and [:, 1] another row's answer under the same
+    prompt; label (B,) int32, 1 where the answer is wanted; and as Referenced'.
+    """
+
+    reads = ("targets", "weights", "label")
+    whole_batch = True
+    metrics = (
+        held_out_loss("per answer", headline=True),
+        Metric("chosen_reward", "Rewards", unit="mean over answers", label="wanted"),
+        Metric("rejected_reward", beside="chosen_reward", label="unwanted"),
+        Metric("reward_margin", "Reward margin", "more", unit="wanted less unwanted", headline=True),
+        *pairs.LOG_PROBS,
+        Metric("kl", "Distance from the reference", unit="nats per answer"),
+    )
+
+    beta: Positive = 0.1
+    wanted_weight: NonNegative = 1.0
+    unwanted_weight: NonNegative = 1.0
+
+    def loss(self, model, params, batch, *, rng, train) -> Loss:
+        if self.reference != "cached":
+            batch = batch | {REFERENCE: self.log_probs(model, self.reference_weights(params), batch)}
+        reference = batch[REFERENCE].astype(jnp.float32)
+        answers, others = (batch | {name: batch[name][:, i] for name in pairs.TEXTS} for i in (0, 1))
+        # Half the texts need no backward pass: they are a call of their own, whose gradient stops before it.
+        elsewhere, _, _ = self._texts(model, jax.lax.stop_gradient(params), others, rng=None, train=False)
+        log_probs, live, out = self._texts(model, params, answers, rng=rng, train=train)
+        distance = metrics.weighted(elsewhere - reference[:, 1], live)
+        kl = jnp.maximum(distance.total / jnp.maximum(distance.count, 1.0), 0.0)
+        wanted = batch["label"] > 0
+        ratios = log_probs - reference[:, 0]
+        mean = metrics.weighted(self.values(ratios, wanted, kl), live)
+        sums = {"loss": mean, "kl": Mean(kl * mean.count, mean.count)}
+        for side, rows in (("chosen", live * wanted), ("rejected", live * ~wanted)):
+            sums[f"{side}_reward"] = metrics.weighted(self.beta * ratios, rows)
+            sums[f"{side}_log_prob"] = metrics.weighted(log_probs, rows)
+        return pairs.with_losses(mean, sums, out)
+
+    def values(self, ratios: jax.Array, wanted: jax.Array, kl: jax.Array) -> jax.Array:
+        """(B,): each answer's loss, of its log-ratio to the reference."""
+        gain = jnp.where(wanted, ratios - kl, kl - ratios)
+        weight = jnp.where(wanted, self.wanted_weight, self.unwanted_weight)
+        return weight * (1.0 - jax.nn.sigmoid(self.beta * gain))
+
+    def _texts(self, model, params, batch, *, rng, train):
+        """(log-probabilities (B,), which rows are no filling (B,), Out) of one text a row."""
+        out = model.apply(params, batch, rng=rng, train=train)
+        weights = batch["weights"].astype(jnp.float32)
+        log_probs = -jnp.sum(pairs.nats_of(out, batch, self.logits) * weights, axis=-1)
+        return log_probs, (weights.sum(-1) > 0).astype(jnp.float32), out
+
+    def summarize(self, metrics):
+        scalars = super().summarize(metrics)
+        return scalars | {"reward_margin": scalars["chosen_reward"] - scalars["rejected_reward"]}

@@ -1,0 +1,273 @@
+"""LoRA adapters in PEFT's form (0.21): adapter_config.json and adapter_model.safetensors, read and written.
+
+The names are those of the family's table (names.py): `base_model.model.` before the module's name and `.lora_A.weight` (r, in)
+and `.lora_B.weight` (out, r) behind it; of an embedding `.lora_embedding_A` (r, rows) and `.lora_embedding_B` (dim, r); of
+DoRA `.lora_magnitude_vector` (out,) as well. `modules_to_save` are whole weights under their own names.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from bigmodel_jax.core.params import Param
+from bigmodel_jax.pretrained import names, peft_config
+from bigmodel_jax.pretrained.family import Family
+from bigmodel_jax.pretrained.folder import open_file
+from bigmodel_jax.pretrained.names import Piece, Tensor
+from bigmodel_jax.pretrained.peft_config import PeftConfig
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+# Our name of each part of an adapter, and theirs for a linear map and for an embedding.
+LINEAR = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
+EMBEDDING = {"a": "lora_embedding_A", "b": "lora_embedding_B", "magnitude": "lora_magnitude_vector"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """The adapter of one of our parameters, whose product is seen as a map x (in) -> x (out) for each of its `lead` layers.
+
+    a: (lead, in, r); b: (lead, r, out); magnitude: (lead, out), DoRA's, or None. Of an embedding `in` are the rows. A layer
+    without an adapter has zeros in a and b, which training leaves as they are.
+    """
+
+    rank: int
+    alpha: float
+    a: np.ndarray
+    b: np.ndarray
+    magnitude: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapters:
+    """A PEFT folder by the paths of our parameters. saved: whole values of `modules_to_save`, as ours lie."""
+
+    matrices: Mapping[str, Matrix]
+    saved: Mapping[str, np.ndarray]
+    rslora: bool = False
+    dropout: float = 0.0
+
+
+class Module(NamedTuple):
+    """One module of theirs with a matrix that can be adapted: whose parameter it holds, and where."""
+
+    path: str
+    piece: Piece
+    inside: int
+    outside: int
+    embedding: bool
+
+
+def modules(family: Family, spec: Mapping[str, Param], cfg: Any) -> dict[str, Module]:
+    """{name: Module} of every matrix that lies in a tensor of its own."""
+    found = {}
+    for piece in names.pieces(family.rows, spec, cfg):
+        shapes = names.their_shapes(piece, spec)
+        if len(shapes) == 1 and len(shapes[0]) == 2 and piece.name.endswith(".weight"):
+            path = piece.row.paths[0]
+            embedding = path.endswith("/table") and not path.startswith("head/")
+            shape = shapes[0][::-1] if piece.row.layout.out_first and not embedding else shapes[0]
+            found[piece.name.removesuffix(".weight")] = Module(path, piece, *shape, embedding)
+    return found
+
+
+# ---------------------------------------------------------------- read
+
+
+def is_folder(path: Path) -> bool:
+    return (path / peft_config.FILE).is_file()
+
+
+def read(folder: Path, family: Family, spec: Mapping[str, Param], cfg: Any, base: Mapping[str, Any]) -> Adapters:
+    """The adapters of a folder for a model of ours. spec: its published parameters; base: its values, by path.
+
+    ValueError, one line, where they belong to another base, or ask for what is not done here.
+    """
+    config, known = peft_config.read(folder), modules(family, spec, cfg)
+    linear = {name for name, module in known.items() if not module.embedding}
+    output = next((name for name, module in known.items() if module.path.startswith("head/")), "")
+    targets = {name for name in known if config.targets(name, linear, output)}
+    left, matrices = _open(folder), {}
+    for path in dict.fromkeys(known[name].path for name in known if name in targets):
+        mine = {name: module for name, module in known.items() if module.path == path}
+        matrices[path] = _matrix(folder, config, mine, targets, left)
+    for name, module in known.items():
+        copy = left.pop(f"{name}.base_layer.weight", None)
+        if copy is not None and not _is_base(copy, module, base):
+            raise ValueError(
+                f"{folder}: {name}.base_layer.weight is not the base's; these adapters belong to another base"
+            )
+    whole = list(names.pieces(family.rows, spec, cfg))
+    saved = _saved(folder, spec, [piece for piece in whole if config.saves(piece.name.rpartition(".")[0])], left)
+    _check_none(folder, whole, left)
+    return Adapters(matrices, saved, config.use_rslora, config.lora_dropout)
+
+
+def _saved(
+    folder: Path, spec: Mapping[str, Param], pieces: list[Piece], left: dict[str, Tensor]
+) -> dict[str, np.ndarray]:
+    """The whole values of `modules_to_save`, taken out of `left`."""
+    saved: dict[str, np.ndarray] = {}
+    for piece in pieces:
+        if len(piece.row.paths) == 1:
+            path = piece.row.paths[0]
+            if piece.name not in left:
+                raise ValueError(f"{folder / WEIGHTS}: {piece.name} is missing; the base or the file is another")
+            (want,) = names.their_shapes(piece, spec)
+            value = _shaped(folder, piece.name, left.pop(piece.name), want)
+            ours = piece.row.layout.ours(value, spec[path].shape[len(piece.index) :])
+            saved.setdefault(path, np.zeros(spec[path].shape, value.dtype))[piece.index] = ours
+    return saved
+
+
+def _check_none(folder: Path, pieces: list[Piece], left: Mapping[str, Tensor]) -> None:
+    """ValueError where a tensor has not been read."""
+    for piece in pieces:
+        if len(piece.row.paths) > 1 and any(name.startswith(piece.name.removesuffix("weight")) for name in left):
+            raise ValueError(
+                f"{folder}: {piece.name} holds {len(piece.row.paths)} matrices of ours, and one adapter of them is not read; "
+                "PEFT's merge_and_unload writes a model to import"
+            )
+    if left:
+        raise ValueError(
+            f"{folder / WEIGHTS}: {_few(left)} of another base, or of a module that {peft_config.FILE} leaves out"
+        )
+
+
+def _open(folder: Path) -> dict[str, Tensor]:
+    """The tensors without what stands before each name."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        pickled = " (adapter_model.bin is a pickle, which may run code and is never opened)"
+        raise ValueError(f"{folder}: no {WEIGHTS}{pickled if (folder / 'adapter_model.bin').is_file() else ''}")
+    found = {}
+    for name, tensor in open_file(path):
+        # Older files write DoRA's vector as a weight.
+        short = re.sub(r"\.lora_magnitude_vector\.weight$", ".lora_magnitude_vector", name.removeprefix(PREFIX))
+        if not name.startswith(PREFIX):
+            raise ValueError(f"{path}: {name} does not begin with {PREFIX}")
+        if "float" not in str(tensor.dtype):
+            raise ValueError(f"{path}: {name} holds {str(tensor.dtype).lower()}, which are no weights")
+        found[short] = tensor
+    return found
+
+
+def _matrix(
+    folder: Path, config: PeftConfig, mine: dict[str, Module], targets: set[str], left: dict[str, Tensor]
+) -> Matrix:
+    """One parameter's adapter, of all its layers, whose tensors are taken out of `left`."""
+    chosen = [name for name in mine if name in targets]
+    scales = {(config.rank(name), config.alpha(name)): name for name in chosen}
+    if len(scales) > 1:
+        said = ", ".join(f"{name} has rank {r} and alpha {alpha:g}" for (r, alpha), name in list(scales.items())[:2])
+        raise ValueError(f"{folder / peft_config.FILE}: {said}; layers of one stack take one rank and one alpha")
+    ((rank, alpha),) = scales
+    first = mine[chosen[0]]
+    lead = tuple(max(m.piece.index[i] for m in mine.values()) + 1 for i in range(len(first.piece.index)))
+    shapes = {"a": (first.inside, rank), "b": (rank, first.outside)} | (
+        {"magnitude": (first.outside,)} if config.use_dora else {}
+    )
+    parts: dict[str, Any] = dict.fromkeys(shapes)
+    for name in chosen:
+        module = mine[name]
+        for part, theirs in (EMBEDDING if module.embedding else LINEAR).items():
+            if part in shapes:
+                tensor = left.pop(f"{name}.{theirs}", None)
+                if tensor is None:
+                    raise ValueError(f"{folder / WEIGHTS}: {name}.{theirs} is missing; the base or the file is another")
+                x = _shaped(folder, f"{name}.{theirs}", tensor, shapes[part][::-1]).T
+                if parts[part] is None:
+                    parts[part] = np.zeros((*lead, *shapes[part]), x.dtype)
+                parts[part][module.piece.index] = x
+    if config.use_dora and len(chosen) < len(mine):
+        raise ValueError(
+            f"{folder / peft_config.FILE}: use_dora on {len(chosen)} of {len(mine)} layers of a stack; all or none"
+        )
+    return Matrix(rank, alpha, **parts)
+
+
+def _shaped(folder: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    if tuple(tensor.shape) != tuple(shape):
+        raise ValueError(
+            f"{folder / WEIGHTS}: {name} has shape {tuple(tensor.shape)}, but this base needs {tuple(shape)}; these adapters "
+            "belong to another base"
+        )
+    x = tensor.read()
+    if not np.isfinite(x.astype(np.float32)).all():
+        raise ValueError(f"{folder / WEIGHTS}: {name} holds values that are not finite")
+    return x
+
+
+def _is_base(copy: Tensor, module: Module, base: Mapping[str, Any]) -> bool:
+    """PEFT writes a whole embedding beside its adapter."""
+    own = module.piece.row.layout.theirs(np.asarray(base[module.path][module.piece.index]))
+    return tuple(copy.shape) == own.shape and bool(np.array_equal(copy.read().astype(own.dtype), own))
+
+
+def _few(left: Mapping[str, Any]) -> str:
+    listed = sorted(left)
+    more = f" and {len(listed) - 3} more are" if len(listed) > 3 else " is" if len(listed) == 1 else " are"
+    return ", ".join(listed[:3]) + more
+
+
+# ---------------------------------------------------------------- write
+
+
+def write(adapters: Adapters, folder: Path, family: Family, spec: Mapping[str, Param], cfg: Any) -> None:
+    """Both files; `peft.PeftModel.from_pretrained(base, folder)` reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known, tensors, chosen = modules(family, spec, cfg), {}, []
+    if lacking := adapters.matrices.keys() - {module.path for module in known.values()}:
+        raise ValueError(
+            f"export: {sorted(lacking)[0]} has an adapter, and no tensor of {family.architecture} holds that matrix alone; "
+            "without --peft the merged weights are written"
+        )
+    for name, module in known.items():
+        matrix = adapters.matrices.get(module.path)
+        if matrix is None or not (matrix.a[module.piece.index].any() or matrix.b[module.piece.index].any()):
+            continue
+        chosen.append(name)
+        for part, theirs in (EMBEDDING if module.embedding else LINEAR).items():
+            if (x := getattr(matrix, part)) is not None:
+                tensors[f"{PREFIX}{name}.{theirs}"] = np.ascontiguousarray(np.asarray(x)[module.piece.index].T)
+    saved = []
+    for piece in names.pieces(family.rows, spec, cfg):
+        if piece.row.paths[0] in adapters.saved:
+            tensors[f"{PREFIX}{piece.name}"] = names.to_theirs(piece, adapters.saved)
+            saved.append(piece.name.rpartition(".")[0])
+    peft_config.write(_config(adapters, known, chosen, saved), folder)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _config(adapters: Adapters, known: Mapping[str, Module], chosen: list[str], saved: list[str]) -> PeftConfig:
+    ranks = {path: matrix.rank for path, matrix in adapters.matrices.items()}
+    alphas = {path: matrix.alpha for path, matrix in adapters.matrices.items()}
+    r, alpha = (max(found.values(), key=[*found.values()].count) for found in (ranks, alphas))
+    patterns = {known[name].path: _pattern(known[name].piece.row.theirs) for name in chosen}
+    return PeftConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=adapters.dropout,
+        use_rslora=adapters.rslora,
+        use_dora=any(matrix.magnitude is not None for matrix in adapters.matrices.values()),
+        target_modules=_shortest(chosen, known),
+        modules_to_save=saved or None,
+        rank_pattern={patterns[path]: n for path, n in ranks.items() if n != r and path in patterns},
+        alpha_pattern={patterns[path]: n for path, n in alphas.items() if n != alpha and path in patterns},
+    )
+
+
+def _pattern(theirs: str) -> str:
+    """A regular expression of the module's name in every layer."""
+    return re.escape(theirs.removesuffix(".weight")).replace(r"\{i\}", r"\d+").replace(r"\{e\}", r"\d+")
+
+
+def _shortest(chosen: list[str], known: Mapping[str, Module]) -> list[str]:
+    """Last parts of names, where these choose no other module, as people write them; else whole names."""
+    ends = sorted({name.rpartition(".")[2] for name in chosen})
+    return ends if {name for name in known if name.rpartition(".")[2] in ends} == set(chosen) else chosen

@@ -1,0 +1,31 @@
+"""A run's checkpoint on the validation split: the `eval` verb."""
+
+from pathlib import Path
+
+import jax
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.config_checks import validate
+from bigmodel_jax.core import sharding
+from bigmodel_jax.data.loader import eval_batches
+from bigmodel_jax.training import reference
+from bigmodel_jax.training.checks import check_data
+from bigmodel_jax.training.evaluate import evaluate
+from bigmodel_jax.training.held_out import HeldOut
+from bigmodel_jax.training.saved import load_weights
+from bigmodel_jax.training.step import make_eval_step
+
+
+def evaluate_run(config: Config, run_dir: Path, which: str = "") -> tuple[int, dict[str, float]]:
+    """(step, scalars) of one checkpoint on the validation split; which: as `load_weights` has it."""
+    validate(config, jax.device_count())
+    mesh = sharding.make_mesh(config.parallel)
+    check_data(config)  # before the weights are read: another tokenizer or longer rows than the model takes
+    if config.data.prompts:
+        weights, step = load_weights(config, run_dir, mesh, which)
+        return step, evaluate(config, make_eval_step(config, mesh), weights, HeldOut(config, mesh))
+    data = reference.find(config, mesh, run_dir, resumes=True, splits=("validation",)).data
+    weights, step = load_weights(config, run_dir, mesh, which)
+    size = config.eval.batch_size or config.train.batch_size
+    batches = eval_batches(data, batch_size=size, mesh=mesh, rules=config.parallel.rules)
+    return step, evaluate(config, make_eval_step(config, mesh), weights, batches)
