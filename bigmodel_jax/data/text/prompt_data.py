@@ -35,7 +35,7 @@ class PromptData(DataConfig):
     rollout_log_probs (B, T) float32, what the sampler said of the targets.
     """
 
-    required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "max_prompt + max_tokens"}
+    required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "max_tokens"}
     endless: ClassVar[bool] = True
     prompts: ClassVar[bool] = True
 
