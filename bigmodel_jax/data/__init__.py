@@ -53,6 +53,7 @@ DATA: tuple[type[DataConfig], ...] = (
     TabularData,
     ImageData,
     ImageTextData,
+    PromptData,
 )
 
 __all__ = [

@@ -22,7 +22,7 @@ from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Positive
 from bigmodel_jax.core.user_code import FunctionName, find, name_of
 from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.models.base import ModelConfig, Out
-from bigmodel_jax.nn import head_losses
+from bigmodel_jax.nn import head_losses, lora
 from bigmodel_jax.nn.head import Form as Logits
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.cross_entropy import of_tokens
@@ -132,7 +132,7 @@ class PolicyGradient(Objective):
     def reference_of(self, params: Tree) -> Tree:
         """The parameters of the reference, among those of the run."""
         if self.reference == ADAPTERS_OFF:
-            return {name: part for name, part in params.items() if name != "adapters"}
+            return lora.without_adapters(params)
         return params["reference"]
 
     def rollout_cache(self, data, batch_size):
