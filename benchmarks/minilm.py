@@ -22,7 +22,8 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer
 from bigmodel_jax.pretrained.transfer import import_weights
-from bigmodel_jax.training.saved import evaluate_run, load_weights
+from bigmodel_jax.training.evaluate_saved import evaluate_run
+from bigmodel_jax.training.saved import load_weights
 
 SENTENCES = ("A man is eating food.", "Someone is having a meal.", "The stock market fell sharply.")
 PUBLISHED = (0.689, -0.004)

@@ -24,7 +24,7 @@ from sklearn.model_selection import train_test_split
 
 from bigmodel_jax import config_file
 from bigmodel_jax.core.metrics import precision_recall_f1
-from bigmodel_jax.training.saved import evaluate_run
+from bigmodel_jax.training.evaluate_saved import evaluate_run
 
 ROOT = Path(__file__).parents[1]
 PACKAGE, SDIST = "vaderSentiment==3.3.2", "vaderSentiment-3.3.2.tar.gz"

@@ -36,6 +36,8 @@ PRESETS = {
         "v5p:4x4x8",
         LONG + " --parallel.fsdp 16 --parallel.seq 8 --parallel.context ulysses",
     ),
+    "8b_qlora_v5e": ("llama3_8b_qlora", "v5e:1x1", ""),
+    "70b_lora_v5e": ("llama3_70b_lora", "v5e:8x8", ""),
     "8b_h100": ("llama3_8b", "h100:1x8x8", "--train.batch_size 64 --data.seq_len 8192"),
 }
 

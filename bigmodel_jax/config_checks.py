@@ -11,8 +11,6 @@ from bigmodel_jax.core.local_paths import check_local
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, axis_names, factor, partition_spec, slice_axis
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.models import compute
-from bigmodel_jax.models.adapters import AdapterConfig
-from bigmodel_jax.objectives.policy_gradient import ADAPTERS_OFF, PolicyGradient
 
 # Fields that name files and folders.
 PATH_ENDS = ("path", "dir", "folder", "file")
@@ -34,8 +32,8 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     config.optim.frozen(spec)  # refuses patterns
     config_reads.check_adapters_off(config.objective, config.adapters)
     config_reads.check_whole_batch(config.objective, config.train.microbatches, config.parallel)
-    config.objective.validate()
-    _check_rollouts(config)
+    config.objective.validate(config)
+    config.data.validate(config.train.batch_size)
     _check_batch(config, num_devices)
     config_reads.check(config.model, config.objective, config.data)
     _check_metric(config)
@@ -117,27 +115,6 @@ def _check_batch(config: Config, num_devices: int | None) -> None:
         if value % (shards * more):
             product = " x ".join([*pieces, *([f"train.microbatches = {more}"] if more > 1 else [])])
             raise ValueError(f"{name} = {value} is not divisible by {shards * more} = {product}")
-
-
-def _check_rollouts(config: Config) -> None:
-    """Raises ValueError where a batch is not made of whole groups of answers, or their reference is nowhere."""
-    objective, group = config.objective, getattr(config.data, "group", 1)
-    compares = isinstance(objective, PolicyGradient)
-    if config.data.sampled and config.train.batch_size % group:
-        raise ValueError(
-            f"train.batch_size = {config.train.batch_size} is not divisible by data.group = {group}: a batch is made of "
-            "whole groups of answers"
-        )
-    if compares and config.data.sampled and group < 2:
-        raise ValueError(f"data.group = {group}: {type(objective).__name__} compares answers; it must be 2 or more")
-    if compares and getattr(config.data, "recorded", 0):
-        raise ValueError(
-            f"data.recorded = {config.data.recorded}: {type(objective).__name__} compares answers of the policy; it must be 0"
-        )
-    if compares and objective.reference == ADAPTERS_OFF and type(config.adapters) is AdapterConfig:
-        raise ValueError(
-            f"objective.reference = {ADAPTERS_OFF!r}: the run has no adapters; name a run, or give adapters"
-        )
 
 
 def _check_pipeline(config: Config, stages: int) -> None:

@@ -28,8 +28,10 @@ def get_config() -> Config:
             max_prompt=8,
             max_tokens=8,
             group=8,
+            updates_per_rollout=2,
+            slots=128,
         ),
         optim=OptimConfig(lr=3e-4, warmup_steps=10, weight_decay=0.0, final_lr_ratio=1.0),
-        train=TrainConfig(steps=300, batch_size=128, init_from=RUN),
-        eval=EvalConfig(every=50, batch_size=128),
+        train=TrainConfig(steps=200, batch_size=256, init_from=RUN),
+        eval=EvalConfig(every=50, batch_size=256),
     )

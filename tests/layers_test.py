@@ -36,6 +36,7 @@ LAYERS = {
     "bigmodel_jax.config_file": 5,  # reads and writes a Config
     "bigmodel_jax.checkpoint": 6,
     "bigmodel_jax.inference": 6,
+    "bigmodel_jax.pretrained.adapter_transfer": 8,  # the same of adapters
     "bigmodel_jax.pretrained.transfer": 8,  # checkpoints and published weights together
     "bigmodel_jax.pretrained": 6,  # published weights: into models, out of checkpoints
     "bigmodel_jax.report": 6,
@@ -43,7 +44,9 @@ LAYERS = {
     "bigmodel_jax.training": 6,
     "bigmodel_jax.training.beginning": 7,  # a state, fresh or from checkpoints
     "bigmodel_jax.training.constants": 7,  # of a run, beside its checkpoints
-    "bigmodel_jax.training.rollouts": 7,  # batches that the engine makes
+    "bigmodel_jax.training.policy": 7,  # the engine's answers, and their rewards
+    "bigmodel_jax.training.held_out": 7,
+    "bigmodel_jax.training.rollouts": 7,
     "bigmodel_jax.training.ending": 7,  # samples and the report together
     "bigmodel_jax.training.fresh": 7,  # a state from other runs
     "bigmodel_jax.training.evaluate_saved": 7,  # a checkpoint on the validation split

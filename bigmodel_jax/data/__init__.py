@@ -40,8 +40,8 @@ DATA: tuple[type[DataConfig], ...] = (
     ChatData,
     PreferenceData,
     UnpairedPreferenceData,
-    PromptData,
     TextPairData,
+    PromptData,
     SpanCorruptionData,
     MaskedTextData,
     PermutedTextData,
@@ -53,6 +53,7 @@ DATA: tuple[type[DataConfig], ...] = (
     TabularData,
     ImageData,
     ImageTextData,
+    PromptData,
 )
 
 __all__ = [

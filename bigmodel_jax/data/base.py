@@ -45,8 +45,8 @@ class DataConfig:
     endless: ClassVar[bool] = False
     "its training rows have no end (a stream, or rows made as they are asked for): a run says its steps, not its epochs"
 
-    sampled: ClassVar[bool] = False
-    "its rows are prompts: the run's own model gives the answers of a batch (training/rollouts.py)"
+    prompts: ClassVar[bool] = False
+    "its rows are prompts alone: a run's batches are the answers of its own weights (training/rollouts.py)"
 
     cache_dir: str = ""
     "where prepared data is kept; empty: $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax"
@@ -67,6 +67,9 @@ class DataConfig:
         in examples, and what model and objective read is checked once the data is open.
         """
         return {}
+
+    def validate(self, batch_size: int) -> None:
+        """Raises ValueError where batches of so many rows cannot be made, before data is opened."""
 
     def requirements(self) -> dict:
         """What a model must offer to take this data, by the names of its config's fields: a whole number is the

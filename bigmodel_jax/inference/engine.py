@@ -113,6 +113,7 @@ class Engine:
         self._layered = stack.apart(self._model.spec, weights) if apart else weights
         if self._compiled is None:
             self._programs = self._programs._replace(apart=apart)
+            self._programs.check(cache_dtype(weights))
             self._compiled = _compile(self._programs, self._layout, _mesh_of(weights), cache_dtype(weights))
         if self._slots is None or fresh:
             assert not (fresh and self.num_unfinished), "texts that have begun have keys and values"

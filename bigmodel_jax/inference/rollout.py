@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 
 from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.core import user_code
-from bigmodel_jax.data.text.prompt_data import PromptData
 from bigmodel_jax.inference.engine import PROMPT_MULTIPLE, Engine, Layout, Request
 from bigmodel_jax.models import Model
 
@@ -78,7 +77,7 @@ def open_generator(config: Config, mesh: Mesh, num: int, *, greedy: bool = False
 
 def engine_rollouts(config: Config, mesh: Mesh, num: int, temperature: float) -> EngineRollouts:
     """The engine as `config.data` asks for it."""
-    data: PromptData = config.data
+    data = config.data
     sample = SampleConfig(max_tokens=data.max_tokens, temperature=temperature, top_k=data.top_k, top_p=data.top_p)
     sizes = {"slots": min(data.slots, num), "length": data.seq_len, "stop": data.open_tokenizer().stops, "mesh": mesh}
     return EngineRollouts(config.make_model(), sample, **sizes)

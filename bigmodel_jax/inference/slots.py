@@ -7,6 +7,7 @@ and inserted rolled, so that it ends where the ring stands: no row needs an inde
 Shapes: B slots, S columns of the cache, P tokens of a padded prompt, V vocab, N turns of a call.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from bigmodel_jax.core.params import Param
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.inference.sampling import sample
 from bigmodel_jax.models import Model, decoder
+from bigmodel_jax.models.base import Out
 
 
 class Slots(NamedTuple):
@@ -76,6 +78,15 @@ class Programs(NamedTuple):
     def declared(self, rows: int, dtype: Any) -> Any:
         return self.make_cache(rows, self.length, dtype)
 
+    def check(self, dtype: Any) -> None:
+        """ValueError, one line, where the model's make_cache declares no cache."""
+        leaves = jax.tree.leaves(self.declared(1, dtype), is_leaf=lambda x: isinstance(x, Param))
+        if wrong := [leaf for leaf in leaves if not isinstance(leaf, Param)]:
+            raise ValueError(
+                f"model: make_cache returns {type(wrong[0]).__name__}; it must declare each array as a Param, whose axes name "
+                "the rows ('batch') and the columns ('seq'), as models/decoder.py `declared` does"
+            )
+
     def kept(self, dtype: Any) -> Any:
         """The declaration of the slots' cache."""
         declared = self.declared(self.slots, dtype)
@@ -106,7 +117,7 @@ class Programs(NamedTuple):
         batch = {"tokens": tokens, "positions": positions, "segment_ids": segments, **encoder}
         out = self.apply(weights, batch, cache=cache)
         position = positions[:, -1] + 1
-        token, log_prob = self.draw(out.value[:, -1], key[None], position)
+        token, log_prob = self.draw(last_logits(out), key[None], position)
         left = jnp.where(self.stops(token), 0, num_tokens - 1)
         rows = Slots(None, token, position, left, jnp.ones(1, bool), log_prob, key[None])
         row = decoder.apart(out.cache) if self.apart else out.cache
@@ -166,6 +177,13 @@ class Programs(NamedTuple):
 
     def stops(self, token: jax.Array) -> jax.Array:
         return jnp.isin(token, jnp.array(self.stop, jnp.int32)) if self.stop else jnp.zeros(token.shape, bool)
+
+
+def last_logits(out: Out) -> jax.Array:
+    """(B, V) of the last place alone: those of a whole prompt cost a fifth of its products, and more with a large table."""
+    if out.head is None:
+        return out.value[:, -1]
+    return dataclasses.replace(out.head, x=out.head.x[:, -1:]).logits()[:, 0]
 
 
 def emit(out: Emitted, turn: int | jax.Array, slots: Slots, valid: jax.Array) -> Emitted:

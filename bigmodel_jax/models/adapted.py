@@ -134,17 +134,36 @@ def weave(places: dict[str, dict[str, Place]], tables: frozenset[str], tree: Tre
     if on is None:
         return tree
     flat = params.paths({name: part for name, part in tree.items() if name != BRANCH})
+    parts = {name: params.paths(part) for name, part in on.items()}
+    nodes = functools.partial(_nodes, places, tables, parts, rng)
+    apart = {
+        path: tuple(_of_layer(nodes, path, layer, i) for i, layer in enumerate(layers))
+        for path, layers in flat.items()
+        if isinstance(layers, tuple)  # stack.py `apart`
+    }
+    return params.from_paths(flat | nodes(flat) | apart)
+
+
+def _of_layer(nodes: Callable, stack: str, layer: Tree, i: int) -> Tree:
+    """One layer of a stack whose layers lie apart."""
+    flat = {f"{stack}/{path}": x for path, x in params.paths(layer).items()}
+    made = flat | nodes(flat, lambda x: x[i])
+    return params.from_paths({path.removeprefix(f"{stack}/"): x for path, x in made.items()})
+
+
+def _nodes(places, tables, parts, rng, flat: dict[str, Any], of: Callable = lambda x: x) -> dict[str, Adapted]:
+    """A node for each weight of `flat` that has one; of(part) of an adapter: what belongs to these weights."""
     nodes = {path: Adapted(flat[path]) for path in tables if path in flat}
     for name, of_weights in places.items():
-        parts = params.paths(on[name]) if name in on else {}
-        for path, place in of_weights.items() if parts else ():
-            mine = {part: parts[f"{path}/{part}"] for part in place.spec}
-            node = nodes.get(path, Adapted(flat[path]))
+        for path, place in of_weights.items():
+            if name not in parts or path not in flat:
+                continue
+            mine = {part: of(parts[name][f"{path}/{part}"]) for part in place.spec}
             low = place.low(f"{BRANCH}/{name}/{path}", mine, rng)
-            nodes[path] = dataclasses.replace(
-                node, low=(*node.low, low), num_in=place.num_in, turned=place.turned or node.turned
-            )
-    return params.from_paths(flat | nodes)
+            node = nodes.get(path, Adapted(flat[path]))
+            turned = place.turned or node.turned
+            nodes[path] = dataclasses.replace(node, low=(*node.low, low), num_in=place.num_in, turned=turned)
+    return nodes
 
 
 def merge(model: Model, tree: Tree) -> Tree:

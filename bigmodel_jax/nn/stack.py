@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bigmodel_jax.core.params import Param, Tree
 from bigmodel_jax.nn import kept, pipeline, taps
+from bigmodel_jax.nn.lora import BRANCH
 
 # What a layer keeps for its backward pass beside its input, or, offloaded, in the host's memory; the rest is computed again.
 SAVED = {
@@ -160,4 +161,5 @@ def apart(spec: Tree, params: Tree) -> Tree:
     inside = jax.tree.leaves(spec, is_leaf=lambda x: isinstance(x, Param))
     if inside and all(p.axes[:1] == ("layers",) for p in inside):
         return unstack(params)
-    return {name: apart(spec[name], part) for name, part in params.items()}
+    # Adapters are small, and lie by weights: they are cut where the weights are (models/adapted.py).
+    return {name: part if name == BRANCH else apart(spec[name], part) for name, part in params.items()}

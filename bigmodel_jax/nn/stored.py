@@ -16,15 +16,21 @@ from bigmodel_jax.core.storage import Blocked, stored
 from bigmodel_jax.nn.lora import Adapted
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
     """`product(x, w, num_dims)` of the dense weight, which must be linear in x for the backward pass: it sees no x."""
+    if node.scales is None and node.values.dtype == x.dtype:  # as it is stored, it is dense
+        return product(x, node.values, num_dims)
+    return _project(product, num_dims, x, node)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _project(product, num_dims, x, node):
     node, x = jax.lax.optimization_barrier((node, x))
     return product(x, node.dense(x.dtype), num_dims)
 
 
 def _forward(product, num_dims, x, node):
-    return project(product, num_dims, x, node), node
+    return _project(product, num_dims, x, node), node
 
 
 def _backward(product, num_dims, node, dy):
@@ -36,7 +42,7 @@ def _backward(product, num_dims, node, dy):
     return *of_x(dy), None
 
 
-project.defvjp(_forward, _backward)
+_project.defvjp(_forward, _backward)
 
 
 def _is_made(w: Any) -> bool:
@@ -61,8 +67,3 @@ def takes_stored(fn: Callable) -> Callable:
         return jax.checkpoint(again)(weights, x, *args)
 
     return run
-
-
-def rows(node: Blocked, ids: jax.Array, dtype: Any) -> jax.Array:
-    """The rows `ids` of a stored table (V, D): only they are made dense."""
-    return jax.tree.map(lambda leaf: jnp.take(leaf, ids, axis=0), node).dense(dtype)

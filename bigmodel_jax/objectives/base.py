@@ -60,8 +60,8 @@ class Objective:
         """What a run computes for each row before its first step and puts beside the data's arrays (training/reference.py)."""
         return {}
 
-    def validate(self) -> None:
-        """Raises ValueError for fields that cannot work together, before data is opened or anything is compiled."""
+    def validate(self, config: Any) -> None:
+        """Raises ValueError where a run of `config` cannot have it, before data is opened or anything is compiled."""
 
     def inputs(self, batch: dict, rng: jax.Array | None) -> tuple[dict, jax.Array | None]:
         """What the model reads, which `score` gets as its batch, and the model's key."""

@@ -9,7 +9,7 @@ Shapes: B rows, T tokens, P prompts, G responses of a group.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,9 @@ from bigmodel_jax.core.metrics import Mean, Metric
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Positive
 from bigmodel_jax.core.user_code import FunctionName, find, name_of
+from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.models.base import ModelConfig, Out
-from bigmodel_jax.nn import head_losses
+from bigmodel_jax.nn import head_losses, lora
 from bigmodel_jax.nn.head import Form as Logits
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.cross_entropy import of_tokens
@@ -87,7 +88,7 @@ class PolicyGradient(Objective):
         names = tuple(name_of("objective.reward", function) for function in given if function)
         object.__setattr__(self, "reward", names)
 
-    def validate(self) -> None:
+    def validate(self, config: Any) -> None:
         if not self.reward:
             raise ValueError("objective.reward is empty; name a function, such as 'my_rewards.py:equal_numbers'")
         for name in self.reward:
@@ -101,6 +102,18 @@ class PolicyGradient(Objective):
             raise ValueError(
                 f"objective.kl = {self.kl:g} needs objective.reference: a run, such as the one of train.init_from, or "
                 f"{ADAPTERS_OFF!r}"
+            )
+        if self.reference == ADAPTERS_OFF and type(config.adapters) is AdapterConfig:
+            raise ValueError(
+                f"objective.reference = {ADAPTERS_OFF!r}: the run has no adapters; name a run, or give adapters"
+            )
+        if getattr(config.data, "group", 2) < 2:
+            raise ValueError(
+                f"data.group = {config.data.group}: {type(self).__name__} compares answers; it must be 2 or more"
+            )
+        if recorded := getattr(config.data, "recorded", 0):
+            raise ValueError(
+                f"data.recorded = {recorded}: {type(self).__name__} compares answers of the policy; it must be 0"
             )
         if self.form == "dr_grpo" and not self.length:
             raise ValueError("objective.form = 'dr_grpo' needs objective.length, such as the value of data.max_tokens")
@@ -119,8 +132,11 @@ class PolicyGradient(Objective):
     def reference_of(self, params: Tree) -> Tree:
         """The parameters of the reference, among those of the run."""
         if self.reference == ADAPTERS_OFF:
-            return {name: part for name, part in params.items() if name != "adapters"}
+            return lora.without_adapters(params)
         return params["reference"]
+
+    def rollout_cache(self, data, batch_size):
+        return min(data.slots, batch_size), data.seq_len
 
     # ---- before the step
 

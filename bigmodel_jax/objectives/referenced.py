@@ -9,12 +9,12 @@ from bigmodel_jax.core import params as parameters
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.models.base import Model, ModelConfig
+from bigmodel_jax.nn import lora
 from bigmodel_jax.nn.head import Form
 from bigmodel_jax.objectives import pairs
 from bigmodel_jax.objectives.base import Loss, Objective
 
 REFERENCE = "reference"  # the array of a batch, and the branch of the parameters
-ADAPTERS = "adapters"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +66,11 @@ class Referenced(Objective):
         """The weights of the reference among all; no gradient of them is computed."""
         if self.reference == "constants":
             return jax.lax.stop_gradient(params[REFERENCE])
-        if ADAPTERS not in params:
+        if lora.BRANCH not in params:
             raise ValueError(
                 "objective.reference = 'adapters_off': this run trains no adapters (adapters); allowed: 'cached', 'constants'"
             )
-        return jax.lax.stop_gradient({name: tree for name, tree in params.items() if name != ADAPTERS})
+        return jax.lax.stop_gradient(lora.without_adapters(params))
 
     def log_probs(self, model: Model, params: Any, batch: dict) -> jax.Array:
         """(B, 2): what the model says of each row's two texts, without dropout; statistics stay as they are."""

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bigmodel_jax.core import device_memory, params
+from bigmodel_jax.core.params import Param
 from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.pretrained import FAMILIES, config_json, names
@@ -221,10 +222,12 @@ def _filled_up(part: np.ndarray, index: names.Index, shape: tuple[int, ...]) -> 
     return np.pad(part, missing) if any(more for _, more in missing) else part
 
 
-def save_params(family: Family, cfg: ModelConfig, params: Mapping[str, Any], folder: Path) -> None:
+def save_params(
+    family: Family, cfg: ModelConfig, params: Mapping[str, Any], folder: Path, spec: Mapping[str, Param] | None = None
+) -> None:
     """config.json and the weights in shards of at most 5 GiB, one of which is in host memory at a time.
 
-    params: by path, arrays of numpy or of jax, of one dtype.
+    params: by path, arrays of numpy or of jax, of one dtype. spec: theirs, where they are not those of the model alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     dtype = np.dtype(next(iter(params.values())).dtype)
@@ -233,7 +236,7 @@ def save_params(family: Family, cfg: ModelConfig, params: Mapping[str, Any], fol
     if weights == WEIGHTS:
         hf = {"architectures": [family.architecture], **hf, "torch_dtype": dtype.name}
     (folder / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
-    spec = spec_by_path(cfg)
+    spec = spec or spec_by_path(cfg)
     shards: list[list[Piece]] = [[]]
     sizes = [0]
     for piece in names.pieces(family.rows, spec, cfg):

@@ -89,12 +89,10 @@ def read(folder: Path, family: Family, spec: Mapping[str, Param], cfg: Any, base
     ValueError, one line, where they belong to another base, or ask for what is not done here.
     """
     config, known = peft_config.read(folder), modules(family, spec, cfg)
-    tensors = _open(folder)
     linear = {name for name, module in known.items() if not module.embedding}
     output = next((name for name, module in known.items() if module.path.startswith("head/")), "")
     targets = {name for name in known if config.targets(name, linear, output)}
-    left = dict(tensors)
-    matrices, saved = {}, {}
+    left, matrices = _open(folder), {}
     for path in dict.fromkeys(known[name].path for name in known if name in targets):
         mine = {name: module for name, module in known.items() if module.path == path}
         matrices[path] = _matrix(folder, config, mine, targets, left)
@@ -104,23 +102,41 @@ def read(folder: Path, family: Family, spec: Mapping[str, Param], cfg: Any, base
             raise ValueError(
                 f"{folder}: {name}.base_layer.weight is not the base's; these adapters belong to another base"
             )
-    for piece in names.pieces(family.rows, spec, cfg):
-        module = piece.name.rpartition(".")[0]
-        if piece.name in left and config.saves(module):
+    whole = list(names.pieces(family.rows, spec, cfg))
+    saved = _saved(folder, spec, [piece for piece in whole if config.saves(piece.name.rpartition(".")[0])], left)
+    _check_none(folder, whole, left)
+    return Adapters(matrices, saved, config.use_rslora, config.lora_dropout)
+
+
+def _saved(
+    folder: Path, spec: Mapping[str, Param], pieces: list[Piece], left: dict[str, Tensor]
+) -> dict[str, np.ndarray]:
+    """The whole values of `modules_to_save`, taken out of `left`."""
+    saved: dict[str, np.ndarray] = {}
+    for piece in pieces:
+        if len(piece.row.paths) == 1:
             path = piece.row.paths[0]
-            shape = spec[path].shape[len(piece.index) :]
-            if len(piece.row.paths) > 1:
-                raise ValueError(f"{folder}: modules_to_save: {module} holds {len(piece.row.paths)} parameters of ours")
+            if piece.name not in left:
+                raise ValueError(f"{folder / WEIGHTS}: {piece.name} is missing; the base or the file is another")
             (want,) = names.their_shapes(piece, spec)
             value = _shaped(folder, piece.name, left.pop(piece.name), want)
-            saved.setdefault(path, np.zeros(spec[path].shape, value.dtype))[piece.index] = piece.row.layout.ours(
-                value, shape
+            ours = piece.row.layout.ours(value, spec[path].shape[len(piece.index) :])
+            saved.setdefault(path, np.zeros(spec[path].shape, value.dtype))[piece.index] = ours
+    return saved
+
+
+def _check_none(folder: Path, pieces: list[Piece], left: Mapping[str, Tensor]) -> None:
+    """ValueError where a tensor has not been read."""
+    for piece in pieces:
+        if len(piece.row.paths) > 1 and any(name.startswith(piece.name.removesuffix("weight")) for name in left):
+            raise ValueError(
+                f"{folder}: {piece.name} holds {len(piece.row.paths)} matrices of ours, and one adapter of them is not read; "
+                "PEFT's merge_and_unload writes a model to import"
             )
     if left:
         raise ValueError(
             f"{folder / WEIGHTS}: {_few(left)} of another base, or of a module that {peft_config.FILE} leaves out"
         )
-    return Adapters(matrices, saved, config.use_rslora, config.lora_dropout)
 
 
 def _open(folder: Path) -> dict[str, Tensor]:

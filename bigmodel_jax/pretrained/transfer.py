@@ -29,13 +29,14 @@ from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer, num_ids
 from bigmodel_jax.models import GemmaConfig, ModelConfig, ResNetConfig, XLNetConfig
 from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.objectives import NextToken, Objective
-from bigmodel_jax.pretrained import FAMILIES, Family, config_json, folder, labels
+from bigmodel_jax.objectives.reward import RewardModel
+from bigmodel_jax.pretrained import FAMILIES, Family, config_json, folder, labels, reward
 from bigmodel_jax.pretrained.family import spec_by_path
 from bigmodel_jax.pretrained.gguf import open_gguf
 from bigmodel_jax.pretrained.names import Source
 from bigmodel_jax.pretrained.packages import PACKAGES, check_readable, fetch, readable
 from bigmodel_jax.training.checks import check_ids
-from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights
+from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights, merged
 
 # Fields that never decide whether weights have a published form, though a config.json may hold some of them.
 TRAINING = {
@@ -86,7 +87,7 @@ def _chat_template(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _whole_or_nothing(target: Path, option: str) -> Iterator[Path]:
+def whole_or_nothing(target: Path, option: str) -> Iterator[Path]:
     """A folder beside `target` that becomes it at the end; what failed half-way is deleted."""
     check_local(option, target)
     taken = f"{option} = {str(target)!r} exists and is not empty; give another"
@@ -121,7 +122,7 @@ def import_weights(
         found = found._replace(config=dataclasses.replace(found.config, pad_vocab=pad_vocab))
     if found.tokenizer is not None:
         check_ids(found.config, num_ids(found.tokenizer), f"import: {path}: ")
-    with _whole_or_nothing(run_dir, "run_dir") as partial:
+    with whole_or_nothing(run_dir, "run_dir") as partial:
         config = dataclasses.replace(make_config(found, run_dir), parallel=parallel, precision=Policy(param=dtype))
         validate(dataclasses.replace(config, data=DataConfig()))
         mesh = sharding.make_mesh(parallel)
@@ -190,15 +191,18 @@ def export_weights(config: Config, run_dir: Path, target: Path, *, dtype: Float 
     plain = unpadded(config.model)
     family = family_of(plain)
     mesh = sharding.make_mesh(config.parallel)
-    tree, _ = load_weights(config, run_dir, mesh, which)
+    tree = merged(config, load_weights(config, run_dir, mesh, which)[0], mesh)
     flat, spec = params.paths(tree), spec_by_path(plain)
-    assert set(flat) == set(spec)
-    flat = {path: dense(x, dtype)[tuple(map(slice, spec[path].shape))].astype(dtype) for path, x in flat.items()}
-    with _whole_or_nothing(target, "export") as partial:
-        folder.save_params(family, plain, flat, partial)
+    if isinstance(config.objective, RewardModel):
+        family = reward.with_head(family)
+        own = params.paths(config.objective.parameters(plain))
+        spec = own | {path: p for path, p in spec.items() if path != "head/table"}  # which scores no token
+    flat = {path: dense(flat[path], dtype)[tuple(map(slice, p.shape))].astype(dtype) for path, p in spec.items()}
+    with whole_or_nothing(target, "export") as partial:
+        folder.save_params(family, plain, flat, partial, spec)
         labels.restore(run_dir, partial)
         _write_special(run_dir, partial)
-        _write_tokenizer(run_dir, partial)
+        write_tokenizer(run_dir, partial)
     return family
 
 
@@ -219,7 +223,7 @@ def _write_special(run_dir: Path, target: Path) -> None:
         (target / "generation_config.json").write_text(json.dumps(special.generation, indent=2) + "\n")
 
 
-def _write_tokenizer(run_dir: Path, target: Path) -> None:
+def write_tokenizer(run_dir: Path, target: Path) -> None:
     """tokenizer.json, and what transformers' AutoTokenizer wants to know about it."""
     if not (run_dir / "tokenizer.json").is_file():
         return

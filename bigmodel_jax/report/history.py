@@ -14,6 +14,7 @@ import numpy as np
 from bigmodel_jax.core import formats
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.report import declared, goodput
+from bigmodel_jax.report.answers import Answers, read_answers
 from bigmodel_jax.report.environment import ENVIRONMENT_FILE
 from bigmodel_jax.report.writers import read_metrics
 
@@ -37,6 +38,9 @@ class Run:
     known: declared.Known = dataclasses.field(default_factory=dict)
     counts: str = ""  # what a step's loss is a mean over: "tokens" or "examples"; "" where the folder does not say
     split: goodput.Split | None = None
+    answers: Answers = dataclasses.field(
+        default_factory=list
+    )  # to prompts, with rewards, as report/answers.py reads them
 
     @property
     def name(self) -> str:
@@ -93,7 +97,8 @@ def load_run(run_dir: Path) -> Run:
     environment = _json(path / ENVIRONMENT_FILE)
     known, counts = declared.read(path, config)
     split = goodput.read(path)
-    return Run(path, config, environment, metrics, samples, pictures, labels, tokenizer, known, counts, split)
+    facts = (labels, tokenizer, known, counts, split, read_answers(path))
+    return Run(path, config, environment, metrics, samples, pictures, *facts)
 
 
 def metric_of(runs: list[Run], key: str) -> Metric:

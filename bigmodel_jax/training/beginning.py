@@ -14,7 +14,7 @@ from bigmodel_jax.data.experience import Experience
 from bigmodel_jax.data.loader import EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.training import constants, fits, rollouts
 from bigmodel_jax.training.early_stopping import Patience
-from bigmodel_jax.training.fresh import Fresh, fresh_state
+from bigmodel_jax.training.fresh import ADAPTERS, Fresh, fresh_state
 from bigmodel_jax.training.state import TrainState, abstract_constants, abstract_state
 
 log = logging.getLogger("bigmodel_jax")
@@ -24,7 +24,7 @@ def open_data(config: Config, mesh, data: Any = None) -> tuple[Experience, EvalB
     """(training batches, validation batches), prepared where they are not yet; data: the config's with more beside its rows."""
     data = data or config.data
     layout = {"mesh": mesh, "rules": config.parallel.rules}
-    if config.data.sampled:
+    if config.data.prompts:
         return rollouts.open_rollouts(config, mesh)
     batches = config.data.experience(config, mesh)
     if batches is None:
@@ -54,7 +54,8 @@ def begin(config: Config, mesh, console: Console) -> Fresh:
     """With what a new run starts: initial values, or what it takes from `train.init_from` and the objective's sources."""
     fresh = fresh_state(config, mesh)
     if config.train.init_from:
-        new = f"; new here: {', '.join(fresh.missing)}" if fresh.missing else ""
+        new = dict.fromkeys("adapters" if path.startswith(ADAPTERS) else path for path in fresh.missing)
+        new = f"; new here: {', '.join(new)}" if new else ""
         rows = "".join(f"; {path}: {n - have} rows more, at the mean of its {have:,}" for path, have, n in fresh.grown)
         at = fresh.state.step
         what = "weights" if config.train.init_state == "weights" else f"weights, optimizer and step ({at:,})"

@@ -11,7 +11,7 @@ from bigmodel_jax.data.loader import eval_batches
 from bigmodel_jax.training import reference
 from bigmodel_jax.training.checks import check_data
 from bigmodel_jax.training.evaluate import evaluate
-from bigmodel_jax.training.rollouts import HeldOut
+from bigmodel_jax.training.held_out import HeldOut
 from bigmodel_jax.training.saved import load_weights
 from bigmodel_jax.training.step import make_eval_step
 
@@ -21,7 +21,7 @@ def evaluate_run(config: Config, run_dir: Path, which: str = "") -> tuple[int, d
     validate(config, jax.device_count())
     mesh = sharding.make_mesh(config.parallel)
     check_data(config)  # before the weights are read: another tokenizer or longer rows than the model takes
-    if config.data.sampled:
+    if config.data.prompts:
         weights, step = load_weights(config, run_dir, mesh, which)
         return step, evaluate(config, make_eval_step(config, mesh), weights, HeldOut(config, mesh))
     data = reference.find(config, mesh, run_dir, resumes=True, splits=("validation",)).data

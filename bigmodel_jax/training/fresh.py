@@ -1,6 +1,7 @@
 """The state with which a run starts: initial values, and what it takes from other runs."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +13,10 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.core import params
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.storage import Blocked
+from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.training import constants, run_folder, tables
 from bigmodel_jax.training.constants import Place
-from bigmodel_jax.training.saved import load_weights
+from bigmodel_jax.training.saved import load_weights, merged
 from bigmodel_jax.training.state import (
     TrainState,
     abstract_constants,
@@ -23,6 +25,8 @@ from bigmodel_jax.training.state import (
     init_state,
     with_weights,
 )
+
+ADAPTERS = "adapters/"  # before the paths of adapters
 
 
 class Fresh(NamedTuple):
@@ -85,27 +89,33 @@ def fresh_state(config: Config, mesh) -> Fresh:
     With `train.init_state` "all" the state is that of `train.init_from`, its step included.
     """
     spec = params.paths(config.make_model().spec)
-    state, missing, taken = None, [], Taken({}, {})
     branches = config.objective.sources()
-    for branch, source in branches.items():
+    taken = _of_sources(config, mesh, spec)
+    if not config.train.init_from:
+        return _filled(config, mesh, None, taken, [])
+    origin = open_origin(config.train.init_from, "train.init_from")
+    mine = {path for path in spec if path.split("/")[0] not in branches}
+    state = _forked(origin, config, mesh) if config.train.init_state == "all" else None
+    if state is not None:
+        mine = {path for path in mine if spec[path].kind == "constant"}
+    found = _take(origin, config, mesh, mine)
+    missing = [path for path in spec if path in mine - found.values.keys() - found.places.keys()]
+    if state is None and len(missing) == len(mine):
+        raise ValueError(f"{origin.name} holds no parameter of this model")
+    return _filled(config, mesh, state, _both(taken, found), missing)
+
+
+def _of_sources(config: Config, mesh, spec: Mapping[str, params.Param]) -> Taken:
+    """What the objective keeps beside the model, and takes from runs of its own."""
+    taken = Taken({}, {})
+    for branch, source in config.objective.sources().items():
         origin = open_origin(source, f"objective.sources: {branch}")
         mine = {path for path in spec if path.startswith(f"{branch}/")}
         found = _take(origin, config, mesh, mine, f"{branch}/")
         if lacking := mine - found.values.keys() - found.places.keys():
-            raise ValueError(f"{origin.name} holds no {sorted(lacking)[0].removeprefix(f'{branch}/')}")
+            raise ValueError(f"{origin.name} holds no {min(lacking).removeprefix(f'{branch}/')}")
         taken = _both(taken, found)
-    if config.train.init_from:
-        origin = open_origin(config.train.init_from, "train.init_from")
-        mine = {path for path in spec if path.split("/")[0] not in branches}
-        if config.train.init_state == "all":
-            state = _forked(origin, config, mesh)
-            mine = {path for path in mine if spec[path].kind == "constant"}
-        found = _take(origin, config, mesh, mine)
-        missing = [path for path in spec if path in mine - found.values.keys() - found.places.keys()]
-        if state is None and len(missing) == len(mine):
-            raise ValueError(f"{origin.name} holds no parameter of this model")
-        taken = _both(taken, found)
-    return _filled(config, mesh, state, taken, missing)
+    return taken
 
 
 def _both(one: Taken, other: Taken) -> Taken:
@@ -123,17 +133,8 @@ def _filled(config: Config, mesh, state: TrainState | None, taken: Taken, missin
     ]
     values = {path: tables.resized(x, published[path], spec[path]) for path, x in taken.values.items()}
     state = init_state(config, mesh) if state is None else state
-    own = {
-        kind: params.paths(getattr(state, field)) for kind, field in (("trained", "params"), ("statistic", "frozen"))
-    }
-    if values.keys() & (own["trained"].keys() | own["statistic"].keys()):
-        new = {
-            kind: params.from_paths(
-                {path: tables.stored(spec[path], values[path], x) if path in values else x for path, x in tree.items()}
-            )
-            for kind, tree in own.items()
-        }
-        state = with_weights(config, state, new["trained"], new["statistic"])
+    if any(spec[path].kind != "constant" for path in values):
+        state = with_weights(config, state, _put(spec, state.params, values), _put(spec, state.frozen, values))
     wanted = params.paths(abstract_constants(config, mesh))
     fixed = {path: tables.stored(spec[path], values[path], x) for path, x in wanted.items() if path in values}
     fixed |= constants.read(config, mesh, taken.places)
@@ -142,60 +143,101 @@ def _filled(config: Config, mesh, state: TrainState | None, taken: Taken, missin
     return Fresh(state, params.from_paths(fixed), missing, grown, taken.places)
 
 
+def _put(spec: Mapping[str, params.Param], own: params.Tree, values: Mapping[str, Any]) -> params.Tree:
+    """The tree with `values` in the place of its own."""
+    flat = params.paths(own)
+    return params.from_paths(
+        {path: tables.stored(spec[path], values[path], x) if path in values else x for path, x in flat.items()}
+    )
+
+
 def _shapes(taken: Taken) -> dict[str, tuple[int, ...]]:
     return {path: x.shape for path, x in (taken.values | taken.places).items()}
 
 
+class Match(NamedTuple):
+    """A parameter that an origin has as well. name: its path there; shape: what of it is taken; other: it is another one's."""
+
+    name: str
+    shape: tuple[int, ...]
+    other: bool
+
+
 def _take(origin: Origin, config: Config, mesh, mine: set[str], prefix: str = "") -> Taken:
     """What the origin has of the parameters `mine`, whose paths there are without `prefix`."""
-    spec, own = params.paths(config.make_model().spec), tables.published(config)
-    theirs, shapes = params.paths(origin.config.make_model().spec), tables.published(origin.config)
-    there = {path: path.removeprefix(prefix) for path in spec if path in mine and path.removeprefix(prefix) in theirs}
-    wrong = [
-        f"{path} {theirs[name].shape}, here {spec[path].shape}"
-        for path, name in there.items()
-        if theirs[name].shape != spec[path].shape and not tables.fits(shapes[name], own[path], spec[path])
-    ]
-    if wrong:
-        raise ValueError(f"{origin.name} holds other shapes: {', '.join(wrong[:3])}")
-    # Where the rows are as many and mean the same, also those behind the vocabulary.
-    whole = {
-        path
-        for path, name in there.items()
-        if theirs[name].shape == spec[path].shape and (prefix or shapes[name] == own[path])
-    }
+    spec = params.paths(config.make_model().spec)
+    merges = _merges(origin, spec, prefix)
+    found = _matches(origin, config, mine, prefix, merges)
     step = origin.step
     lie = constants.places(origin.config, origin.folder, step)
-    referred = {path for path, name in there.items() if spec[path].kind == "constant" and name in lie}
-    values, wanted = {}, {path: name for path, name in there.items() if path not in referred}
+    referred = {path for path, m in found.items() if spec[path].kind == "constant" and m.name in lie and not merges}
+    values, wanted = {}, {path: match for path, match in found.items() if path not in referred}
     if wanted:
-        other = any(theirs[name].shape != spec[path].shape for path, name in wanted.items())
-        found, at = _values(origin, config, mesh, set(wanted.values()), whole_tables=other)
-        cut = {p: theirs[n].shape if p in whole else shapes[n] for p, n in wanted.items()}
-        values = {p: _cut(found[n], cut[p]) for p, n in wanted.items()}
+        names, other = {match.name for match in wanted.values()}, any(match.other for match in wanted.values())
+        there, at = _values(origin, config, mesh, names, whole_tables=other, merges=merges)
+        values = {path: _cut(there[match.name], match.shape) for path, match in wanted.items()}
         lie = lie if at == step else constants.places(origin.config, origin.folder, at)
     # In the model's order, which is the same in every process.
-    refer = {p: lie[name] for p, name in there.items() if p in referred}
-    return Taken(values, {p: x._replace(shape=spec[p].shape) if p in whole else x for p, x in refer.items()})
+    refer = {path: lie[m.name]._replace(shape=m.shape) for path, m in found.items() if path in referred}
+    return Taken(values, refer)
+
+
+def _matches(origin: Origin, config: Config, mine: set[str], prefix: str, merges: bool) -> dict[str, Match]:
+    """The parameters of both, by their paths here; ValueError where one has another shape there."""
+    spec, own = params.paths(config.make_model().spec), tables.published(config)
+    described = dataclasses.replace(origin.config, adapters=AdapterConfig()) if merges else origin.config
+    theirs, shapes = params.paths(described.make_model().spec), tables.published(described)
+    found, wrong = {}, []
+    for path, p in spec.items():
+        name = path.removeprefix(prefix)
+        if path not in mine or name not in theirs:
+            continue
+        same = theirs[name].shape == p.shape
+        if not same and not tables.fits(shapes[name], own[path], p):
+            wrong.append(f"{path} {theirs[name].shape}, here {p.shape}")
+        # Where the rows are as many and mean the same, also those behind the vocabulary.
+        whole = same and (prefix or shapes[name] == own[path])
+        found[path] = Match(name, p.shape if whole else shapes[name], not same)
+    if wrong:
+        raise ValueError(f"{origin.name} holds other shapes: {', '.join(wrong[:3])}")
+    return found
+
+
+def _merges(origin: Origin, spec: Mapping[str, params.Param], prefix: str) -> bool:
+    """Whether the origin's adapters go into the weights that are taken: where none are wanted.
+
+    ValueError where some of them have no place here.
+    """
+    theirs = {p for p in params.paths(origin.config.make_model().spec) if p.startswith(ADAPTERS)}
+    if prefix or not any(path.startswith(ADAPTERS) for path in spec):
+        return bool(theirs)
+    if lacking := sorted(theirs - spec.keys()):
+        raise ValueError(
+            f"{origin.name} holds {lacking[0]}, which this run has not; give it the same adapters, or merge those there first: "
+            "a run without adapters that starts from there, or `export` and `import`"
+        )
+    return False
 
 
 def _cut(x: Any, shape: tuple[int, ...]) -> Any:
     return x if isinstance(x, Blocked) else x[tuple(map(slice, shape))]
 
 
-def _values(origin: Origin, config: Config, mesh, names: set[str], *, whole_tables: bool) -> tuple[dict[str, Any], int]:
+def _values(
+    origin: Origin, config: Config, mesh, names: set[str], *, whole_tables: bool, merges: bool
+) -> tuple[dict[str, Any], int]:
     """(the origin's weights by path, their step) on this run's mesh; without its constants where `names` has none.
 
-    whole_tables: its vocabulary is not cut, as another one may be cut elsewhere.
+    whole_tables: its vocabulary is not cut, as another one may be cut elsewhere. merges: with its adapters in them.
     """
     parallel = config.parallel
     if whole_tables:
         parallel = dataclasses.replace(parallel, rules=dataclasses.replace(parallel.rules, vocab=None))
     source = dataclasses.replace(origin.config, parallel=parallel)
     spec = params.paths(source.make_model().spec)
-    fixed = any(spec[name].kind == "constant" for name in names)
+    fixed = any(spec[name].kind == "constant" for name in names) or merges
     tree, step = load_weights(source, origin.folder, mesh, origin.which, origin.said, fixed=fixed)
-    return params.paths(tree), step
+    return params.paths(merged(source, tree, mesh) if merges else tree), step
 
 
 def _forked(origin: Origin, config: Config, mesh) -> TrainState:

@@ -28,6 +28,7 @@ from bigmodel_jax.data.base import DataConfig, Rows
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.loader import EvalBatches
 from bigmodel_jax.models.compute import Compute
+from bigmodel_jax.nn import lora
 from bigmodel_jax.objectives.referenced import REFERENCE
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.training.fresh import fresh_state
@@ -149,7 +150,7 @@ class Source:
         train = dataclasses.replace(train, init_from=run or train.init_from, init_state="weights")
         config = dataclasses.replace(self.config, train=train, optim=Still())
         found = fresh_state(config, self.mesh)
-        if run and (missing := [path for path in found.missing if not path.startswith("adapters/")]):
+        if run and (missing := [path for path in found.missing if not path.startswith(f"{lora.BRANCH}/")]):
             raise ValueError(f"objective.reference_run = {run!r} holds no {missing[0]}")
         weights = weights_of(found.state, found.constants)
         if self.known and _digest(weights) != self.known:

@@ -1,5 +1,6 @@
 """Reward functions of the user's, called in processes of their own: one that hangs or dies takes no run with it."""
 
+import atexit
 import functools
 import math
 import multiprocessing
@@ -73,7 +74,9 @@ class Judges:
 @functools.cache
 def judges(names: tuple[str, ...], seconds: float) -> Judges:
     """Of this process, for training and evaluation."""
-    return Judges(names, seconds)
+    found = Judges(names, seconds)
+    atexit.register(found.close)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ in a process of its own

@@ -6,10 +6,8 @@ answers serve several steps, a save between two of them holds the answers.
 
 import base64
 import io
-import json
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,86 +16,22 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import files, params, precision, processes, sharding
+from bigmodel_jax.core import params, precision, sharding
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.data import shuffle
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.loader import Batch, Placement
-from bigmodel_jax.data.text.prompt_data import PromptRows, collate
+from bigmodel_jax.data.text.prompt_data import PromptRows
 from bigmodel_jax.inference.recorded import with_recorded
-from bigmodel_jax.inference.rollout import Ask, Generator, Rollout, open_generator
-from bigmodel_jax.objectives import PolicyGradient
-from bigmodel_jax.training import rewards
-from bigmodel_jax.training.rewards import Sample
+from bigmodel_jax.inference.rollout import Ask, open_generator
+from bigmodel_jax.training.held_out import HeldOut
+from bigmodel_jax.training.policy import Answer, Policy
 from bigmodel_jax.training.state import TrainState
 
 log = logging.getLogger("bigmodel_jax")
 
-SHOWN = 8  # held-out answers that an evaluation writes down
 STRIDE = 0x9E3779B9  # between the seeds of the tries of one rollout
-
-
-class Answer(NamedTuple):
-    """rewards: what each reward function gave, NaN where one failed."""
-
-    ask: Ask
-    rollout: Rollout
-    text: str
-    rewards: np.ndarray
-
-
-class Policy:
-    """Asks a generator, and scores what it answers while others are still being answered."""
-
-    def __init__(self, config: Config, generator: Generator):
-        self._config, self._generator = config, generator
-        self._tokenizer = config.data.open_tokenizer()
-        objective = config.objective
-        self.functions = objective.reward if isinstance(objective, PolicyGradient) else ()
-        self._judges = rewards.judges(self.functions, objective.reward_seconds) if self.functions else None
-
-    def answer(self, weights: params.Tree, asks: list[Ask]) -> list[Answer]:
-        """The answers in the order of `asks`; ValueError, one line, where more rewards fail than may."""
-        weights = self._compute(weights)
-        found: list[Any] = [None] * len(asks)
-        for number, rollout in self._generator.generate(weights, asks):
-            text = self._tokenizer.decode([t for t in rollout.tokens if t not in self._tokenizer.stops])
-            sample = Sample(asks[number].record[self._config.data.prompt_field], text, asks[number].record)
-            scored = self._judges.submit(sample) if self._judges and processes.first() else None
-            found[number] = rollout, sample, scored
-        # One process calls the functions: they may be slow, or have a state of their own.
-        given = [scored() if scored else [] for _, _, scored in found]
-        if self._judges:
-            given = json.loads(processes.from_first(json.dumps(given)))
-            self._check(given, [sample for _, sample, _ in found])
-        numbers = [np.array([v if isinstance(v, float | int) else np.nan for v in values]) for values in given]
-        return [Answer(a, r, s.response, n) for a, (r, s, _), n in zip(asks, found, numbers, strict=True)]
-
-    def _compute(self, weights: params.Tree) -> params.Tree:
-        return cast(weights, self._config.precision.compute)
-
-    def _check(self, given: list[list[float | str]], samples: list[Sample]) -> None:
-        wrong = [rewards.failure(self.functions, *one) for one in zip(given, samples, strict=True)]
-        wrong = [line for line in wrong if line]
-        most = self._config.objective.reward_errors
-        if len(wrong) > most:
-            before = f" ({most} others of this rollout were left out)" if most else ""
-            raise ValueError(f"{wrong[most]}{before}; objective.reward_errors = {most}")
-        for line in wrong:
-            log.warning("left out: %s", line)
-
-    def rows(self, answers: list[Answer]) -> dict[str, np.ndarray]:
-        """As arrays of a batch; an answer without a reward, or that was cut off and is to be left out, asks for nothing."""
-        cut_off = isinstance(self._config.objective, PolicyGradient) and self._config.objective.truncated == "left_out"
-        own = []
-        for _, rollout, _, scored in answers:
-            counts = not np.isnan(scored).any() and (rollout.finished or not cut_off)
-            mask = rollout.own if rollout.own is not None else [1] * len(rollout.tokens)
-            own.append(mask if counts else [0] * len(rollout.tokens))
-        prompts = [list(a.ask.prompt) for a in answers]
-        tokens, log_probs = ([getattr(a.rollout, name) for a in answers] for name in ("tokens", "log_probs"))
-        return collate(prompts, tokens, own, log_probs, self._config.data.seq_len)
 
 
 class Made(NamedTuple):
@@ -185,7 +119,7 @@ class Rollouts:
         num = self._config.train.batch_size // self._data.group
         groups = self._answered(number, weights, 0, list(range(num)))
         for attempt in range(1, getattr(self._config.objective, "resamples", 0) + 1):
-            places = [place for place, group in enumerate(groups) if not spread(self._totals(group))]
+            places = [place for place, group in enumerate(groups) if not spread(self._policy.totals(group))]
             if not places:
                 break
             for place, group in zip(places, self._answered(number, weights, attempt, places), strict=True):
@@ -205,14 +139,11 @@ class Rollouts:
         answers = self._policy.answer(weights, asks)
         return [answers[i : i + group] for i in range(0, len(answers), group)]
 
-    def _totals(self, group: list[Answer]) -> np.ndarray:
-        return self._config.objective.total(np.stack([answer.rewards for answer in group]))
-
     def _advantages(self, groups: list[list[Answer]]) -> tuple[np.ndarray, dict[str, Mean]]:
         """(advantages (B,), what is recorded of the rewards); zeros for an objective without rewards."""
         if not self._policy.functions:
             return np.zeros(sum(map(len, groups)), np.float32), {}
-        totals = np.stack([self._totals(group) for group in groups])
+        totals = np.stack([self._policy.totals(group) for group in groups])
         alike = [not spread(one) for one in totals]
         spreads = [np.nanstd(one) if np.isfinite(one).any() else 0.0 for one in totals]
         sums = {"reward": mean(totals), "reward_spread": mean(spreads), "zero_spread_groups": mean(alike)}
@@ -245,7 +176,7 @@ def lengths(answers: list[Answer]) -> dict[str, Mean]:
 
 
 def compares_answers(config: Config) -> bool:
-    return isinstance(config.objective, PolicyGradient)
+    return "advantages" in config.objective.reads
 
 
 def wanted(config: Config) -> list[str]:
@@ -283,64 +214,6 @@ def packed(arrays: dict[str, np.ndarray]) -> str:
 def unpacked(text: str) -> dict[str, np.ndarray]:
     with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
         return dict(arrays)
-
-
-# ------------------------------------------------------------------------------------------------ evaluation
-
-
-class HeldOut:
-    """Every held-out prompt once, with one answer of the weights that are evaluated; can be iterated again.
-
-    show: the file to which an evaluation writes its first answers; None: it writes none.
-    """
-
-    def __init__(self, config: Config, mesh: Mesh):
-        self.rows: PromptRows = config.data.open("validation")
-        self.batch_size = config.eval.batch_size or config.train.batch_size
-        self._config, self.show = config, None
-        self._place = Placement(mesh, config.parallel.rules, self.batch_size, config.data.row())
-        self._policy = Policy(config, open_generator(config, mesh, self.batch_size, greedy=True))
-
-    def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
-
-    def made_by(self, weights: params.Tree) -> Iterator[Batch]:
-        for number in range(len(self)):
-            first = number * self.batch_size
-            indices = range(first, min(first + self.batch_size, len(self.rows)))
-            asks = [Ask(self.rows.prompts[i], self.rows.records[i], (self._config.train.seed, i)) for i in indices]
-            answers = self._policy.answer(weights, asks)
-            if not number and self.show and processes.first():
-                self._write(answers[:SHOWN], self.show())
-            yield self._batch(answers)
-
-    def _batch(self, answers: list[Answer]) -> Batch:
-        """Rows that fill up the batch have weight 0."""
-        more = self.batch_size - len(answers)
-        local = self._policy.rows(answers)
-        local["advantages"] = np.zeros(len(answers), np.float32)
-        local["stopped"] = np.array([answer.rollout.finished for answer in answers], np.float32)
-        if self._policy.functions:
-            local["reward"] = np.nan_to_num(self._totals(answers)).astype(np.float32)
-        local = {k: np.pad(v, ((0, more), *((0, 0),) * (v.ndim - 1))) for k, v in local.items()}
-        return self._place({k: v[self._place.low : self._place.high] for k, v in local.items()})
-
-    def _totals(self, answers: list[Answer]) -> np.ndarray:
-        return self._config.objective.total(np.stack([answer.rewards for answer in answers]))
-
-    def _write(self, answers: list[Answer], path: Path) -> None:
-        totals = self._totals(answers) if self._policy.functions else [None] * len(answers)
-        lines = []
-        for answer, total in zip(answers, totals, strict=True):
-            line = {"prompt": answer.ask.record[self._config.data.prompt_field], "response": answer.text}
-            names = [name.rpartition(":")[2] for name in self._policy.functions]
-            if names:
-                line |= {"reward": float(total)}
-            if len(names) > 1:
-                line |= {"rewards": dict(zip(names, answer.rewards.tolist(), strict=True))}
-            lines.append(json.dumps(line | {"finished": answer.rollout.finished}, ensure_ascii=False))
-        path.parent.mkdir(exist_ok=True)
-        files.replace(path, "".join(f"{line}\n" for line in lines))
 
 
 def open_rollouts(config: Config, mesh: Mesh) -> tuple[Rollouts, HeldOut]:

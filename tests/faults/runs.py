@@ -35,24 +35,6 @@ def get_config():
 """
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen liquor jugs. "
 
-# Beside the config: the model whose layers are constants in blocks of int8.
-FROZEN = """
-import dataclasses
-from bigmodel_jax.core import params
-from bigmodel_jax.core.storage import Blocks
-
-@dataclasses.dataclass(frozen=True)
-class Frozen(LlamaConfig):
-    def make(self):
-        model = super().make()
-        fixed = {"kind": "constant", "decay": None, "storage": Blocks("int8", 8)}
-        spec = {
-            path: dataclasses.replace(p, **fixed) if path.startswith(("layers/attn/", "layers/mlp/")) else p
-            for path, p in params.paths(model.spec).items()
-        }
-        return model._replace(spec=params.from_paths(spec))
-"""
-
 
 def write(folder: Path) -> Path:
     """The config file, with its texts beside it."""
@@ -64,12 +46,16 @@ def write(folder: Path) -> Path:
     return path
 
 
-def write_frozen(folder: Path, base: Path) -> Path:
-    """The config file of a run whose layers are constants that lie in the run `base`; `write` comes first."""
-    text = (folder / "tiny.py").read_text().replace("model=LlamaConfig(", "model=Frozen(")
+def write_adapted(folder: Path, base: Path) -> Path:
+    """The config file of a run that trains LoRA adapters beside the run `base`; `write` comes first."""
+    text = (
+        (folder / "tiny.py")
+        .read_text()
+        .replace("data=TextData(", "adapters=Lora(rank=2, alpha=4.0),\n        data=TextData(")
+    )
     text = text.replace("train=TrainConfig(", f"train=TrainConfig(init_from={str(base)!r}, ")
-    path = folder / "frozen.py"
-    path.write_text(text.replace("\ndef get_config", f"{FROZEN}\ndef get_config"))
+    path = folder / "adapted.py"
+    path.write_text(f"from bigmodel_jax.models.adapters import Lora\n{text}")
     return path
 
 

@@ -8,7 +8,7 @@ import pytest
 from bigmodel_jax.core import precision, storage
 from bigmodel_jax.core.params import Init
 from bigmodel_jax.core.storage import Blocks, Half
-from bigmodel_jax.nn import linear, stack, stored
+from bigmodel_jax.nn import linear, stack
 from bigmodel_jax.nn.experts import moe
 
 LAYERS, WIDTH = 8, 128
@@ -80,12 +80,6 @@ def test_without_it_a_step_would_hold_them():
     assert usage.temp_size_in_bytes > 4 * LAYERS * WIDTH * WIDTH
 
 
-@pytest.mark.parametrize("kind", ["int8", "nf4 doubled"])
-def test_rows_of_a_stored_table_are_those_of_the_dense_one(kind):
-    table, ids = HOW[kind].pack(weights(16, 128)), jnp.asarray([[3, 0, 15], [7, 7, 1]])
-    np.testing.assert_array_equal(stored.rows(table, ids, "float32"), table.dense("float32")[ids])
-
-
 @pytest.mark.parametrize(
     ("implementation", "capacity"),
     [("dense", 0.0), *(pytest.param(*form, marks=pytest.mark.slow) for form in (("grouped", 0.0), ("dense", 2.0)))],
@@ -106,3 +100,8 @@ def test_experts_take_stored_weights_in_every_form(implementation, capacity):
     found = jax.jit(jax.value_and_grad(loss))
     for ours, theirs in zip(found(x, p), found(x, dense), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_a_stored_table_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(8, 64\) stored in int8 was read as an array"):
+        linear.embed({"table": HOW["int8"].pack(weights(8, 64))}, jnp.asarray([[1, 2]]))

@@ -50,7 +50,7 @@ class Case:
         """Weights or gradients in a file of the folder; those of a reward model with its head."""
         found = read_file(self.family, self.cfg, self.folder / file)
         if name.startswith("reward"):
-            head = dict(folder._open_file(self.folder / file))["score.weight"].read()
+            head = dict(folder.open_file(self.folder / file))["score.weight"].read()
             found = {**found, "reward": {"kernel": jnp.asarray(head).T}, "head": self.tree["head"]}
         return found
 

@@ -58,7 +58,7 @@ def read(family: Family, cfg: ModelConfig, source) -> Any:
 
 def read_file(family: Family, cfg: ModelConfig, path: Path) -> Any:
     """Weights or gradients in one file beside a model's, by the model's names: what it lacks is the model's own."""
-    own, found = dict(folder.open_weights(path.parent)), dict(folder._open_file(path))
+    own, found = dict(folder.open_weights(path.parent)), dict(folder.open_file(path))
     return read(family, cfg, {name: found.get(name, tensor) for name, tensor in own.items()})
 
 

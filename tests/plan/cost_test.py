@@ -163,7 +163,8 @@ def test_a_slice_that_a_fusion_inside_a_fusion_takes_is_no_more_than_the_slice()
 
 def test_a_stack_in_another_layout_inside_a_fusion_is_no_more_than_the_slice_of_it():
     """As a TPU's compiler gives the stack of packed weights another tile before it takes a layer of it."""
-    again = "  %again = bf16[64,256,256]{2,1,0} fusion(%a), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, calls=%copied\n"
+    aliasing = "output_to_operand_aliasing={{}: (0, {})}"
+    again = f"  %again = bf16[64,256,256]{{2,1,0}} fusion(%a), kind=kLoop, {aliasing}, calls=%copied\n"
     copied = (
         "%copied (b: bf16[64,256,256]) -> bf16[64,256,256] {\n  %b = bf16[64,256,256]{2,1,0} parameter(0)\n"
         "  ROOT %c = bf16[64,256,256]{2,1,0} copy(%b)\n}\n\n"

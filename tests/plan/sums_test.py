@@ -1,6 +1,7 @@
 """What a plan knows of a constant base, of what an objective keeps, and of a cache of rollouts, before anything is compiled."""
 
 import dataclasses
+import types
 
 import jax
 import pytest
@@ -13,7 +14,7 @@ from bigmodel_jax.data import TextData
 from bigmodel_jax.models import LlamaConfig, Model
 from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.models.bases import BaseConfig
-from bigmodel_jax.objectives import NextToken
+from bigmodel_jax.objectives import NextToken, PolicyGradient
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.plan import screen, sums, worker
 from bigmodel_jax.plan.compile import Compiled
@@ -99,3 +100,10 @@ def test_sums_of_a_constant_base_need_less_memory_and_time():
     memory, seconds = zip(*(sums.sums(config, chips) for config in (plain, adapted)), strict=True)
     assert memory[1] < 0.6 * memory[0]
     assert 0.5 * seconds[0] < seconds[1] < seconds[0], "two products of three for each weight"
+
+
+def test_rollouts_of_a_policy_have_as_many_rows_as_slots_that_a_batch_fills():
+    data = types.SimpleNamespace(slots=64, seq_len=384)
+    assert PolicyGradient().rollout_cache(data, 16) == (16, 384)
+    assert PolicyGradient().rollout_cache(data, 512) == (64, 384)
+    assert NextToken().rollout_cache(data, 512) is None

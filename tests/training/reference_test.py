@@ -12,13 +12,12 @@ import pytest
 from rich.console import Console
 
 from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, TrainConfig
-from bigmodel_jax.core import params, sharding
-from bigmodel_jax.core.params import Param, normal, zeros
+from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import PreferenceData, TableFiles, UnpairedPreferenceData
 from bigmodel_jax.data.loader import make_iterator
 from bigmodel_jax.models import LlamaConfig
-from bigmodel_jax.models.adapters import AdapterConfig
+from bigmodel_jax.models.adapters import Lora
 from bigmodel_jax.objectives import DPO, KTO
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.plan.worker import abstract_batch
@@ -226,31 +225,10 @@ def test_eight_devices_are_one(layout, tmp_path):
 # ------------------------------------------------------------------------------------------------ three ways
 
 
-@dataclasses.dataclass(frozen=True)
-class Shift(AdapterConfig):
-    """An adapter of the embeddings alone: a column times a row, the row 0 at first; the base is constant."""
-
-    def adapt(self, model):
-        rows, width = model.spec["embed"]["table"].shape
-        own = {"a": Param((rows, 1), ("vocab", None), normal(1.0)), "b": Param((1, width), (None, "embed"), zeros())}
-        constant = params.map_spec(lambda p: dataclasses.replace(p, kind="constant", decay=False), model.spec)
-
-        def apply(weights, batch, **more):
-            adapters = weights.get("adapters")
-            base = {name: tree for name, tree in weights.items() if name in model.spec}
-            if adapters is not None:
-                base = base | {
-                    "embed": {"table": base["embed"]["table"] + adapters["shift"]["a"] @ adapters["shift"]["b"]}
-                }
-            return model.apply(base, batch, **more)
-
-        return model._replace(spec=constant | {"adapters": {"shift": own}}, apply=apply)
-
-
 @each_layout
 def test_three_ways_to_a_reference_give_one_loss(layout, tmp_path):
     """Of a run with adapters that have moved: their base is the reference."""
-    plain = dataclasses.replace(config_of(tmp_path), adapters=Shift(), parallel=LAYOUTS[layout])
+    plain = dataclasses.replace(config_of(tmp_path), adapters=Lora(rank=2), parallel=LAYOUTS[layout])
     mesh = sharding.make_mesh(plain.parallel)
     rows = find(plain, tmp_path).data.open("train")
     where = {"reference": (), **dict.fromkeys(plain.data.row(), (None, "seq"))}
@@ -265,8 +243,8 @@ def test_three_ways_to_a_reference_give_one_loss(layout, tmp_path):
         state, fixed = init_state(config, mesh), init_constants(config, mesh)
         if way == "constants":
             fixed["reference"] = {name: fixed[name] for name in fixed["reference"]}
-        shift = state.params["adapters"]["shift"]
-        shift["b"] = jax.device_put(np.linspace(-0.3, 0.3, 16, dtype=np.float32)[None], shift["b"].sharding)
+        moved = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), state.params)
+        state = state.replace(params=jax.device_put(moved, jax.tree.map(lambda x: x.sharding, state.params)))
         given = {name: x for name, x in batch.items() if way == "cached" or name != "reference"}
         state, sums = make_train_step(config, mesh)(state, given, fixed)
         found[way] = (float(sums["loss"].compute()), float(sums["grad_norm"].compute()))

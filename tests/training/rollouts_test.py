@@ -120,9 +120,16 @@ def test_a_prompt_is_a_text_or_messages_and_one_that_is_too_long_cannot_be_used(
 # ------------------------------------------------------------------------------------------------ one rollout
 
 
-def test_a_rollout_is_a_function_of_seed_step_and_weights_on_any_mesh(config):
+MESHES = [
+    (ParallelConfig(data=1),),
+    pytest.param((ParallelConfig(data=1), ParallelConfig(data=2, fsdp=2, tensor=2)), marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("meshes", MESHES, ids=["one", "many"])
+def test_a_rollout_is_a_function_of_seed_step_and_weights_on_any_mesh(config, meshes):
     found = []
-    for parallel in (ParallelConfig(data=1), ParallelConfig(data=2, fsdp=2, tensor=2)):
+    for parallel in meshes:
         here = dataclasses.replace(config, parallel=parallel)
         mesh = sharding.make_mesh(parallel, jax.devices()[: int(np.prod(parallel.sizes()))])
         state, rollouts = init_state(here, mesh), Rollouts(here, mesh)
@@ -134,14 +141,14 @@ def test_a_rollout_is_a_function_of_seed_step_and_weights_on_any_mesh(config):
         again = sharding.to_host(rollouts.next(state))
         np.testing.assert_array_equal(again["rollout_log_probs"], second["rollout_log_probs"])
         found.append(first)
-    one, many = found
+    one, many = found[0], found[-1]
     np.testing.assert_array_equal(one["tokens"], many["tokens"])
     np.testing.assert_allclose(one["rollout_log_probs"], many["rollout_log_probs"], atol=1e-4)
     # Four answers to a prompt, one behind the other, and the advantages of each group are centred.
     groups = one["advantages"].reshape(4, 4)
     np.testing.assert_allclose(groups.mean(1), 0, atol=1e-6)
     assert (np.abs(groups).max(1) > 0.1).any()
-    assert len(np.unique(one["tokens"][:, :4], axis=0)) == 4
+    assert len(np.unique(one["tokens"] * (np.cumsum(one["weights"], 1) <= 1), axis=0)) >= 4
     assert len(np.unique(one["targets"], axis=0)) > 4
 
 
@@ -157,6 +164,7 @@ def test_log_probabilities_of_sampling_are_those_of_training(config):
     np.testing.assert_allclose(np.asarray(own)[asked], np.asarray(batch["rollout_log_probs"])[asked], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_groups_of_equal_rewards_are_replaced(config):
     """DAPO's dynamic sampling: other prompts in their places, in bounded tries."""
     config = changed(one_device(config), objective={"reward": (f"{REWARDS}:few",)}, data={"group": 2})
@@ -183,7 +191,8 @@ def test_groups_of_equal_rewards_are_replaced(config):
 # ------------------------------------------------------------------------------------------------ runs
 
 
-@pytest.mark.parametrize("updates", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("updates", [1, 2])
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(config, alone, tmp_path, updates):
     """Also where a save lies between two steps on the same answers."""
     config = changed(one_device(config), data={"updates_per_rollout": updates})
@@ -206,6 +215,7 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(config, alone, tmp_path, upda
     assert "eval/reward" in (tmp_path / "at_once" / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_reward_that_fails_ends_the_run_with_one_line_and_loses_no_step(config, alone, tmp_path):
     """Steps until then are saved, and the run goes on once the reward works again."""
     judge = tmp_path / "judge.py"

@@ -35,9 +35,9 @@ class PromptData(DataConfig):
     rollout_log_probs (B, T) float32, what the sampler said of the targets.
     """
 
-    required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "max_prompt + max_tokens"}
+    required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "max_tokens"}
     endless: ClassVar[bool] = True
-    sampled: ClassVar[bool] = True
+    prompts: ClassVar[bool] = True
 
     source: Source = TableFiles()
     prompt_field: str = "prompt"
@@ -137,6 +137,13 @@ class PromptData(DataConfig):
     def row(self) -> dict[str, Field]:
         sampled = {"rollout_log_probs": Field((self.seq_len,), "float32", ("seq",)), "advantages": Field(())}
         return packing.row(self.seq_len) | sampled
+
+    def validate(self, batch_size: int) -> None:
+        if batch_size % self.group:
+            raise ValueError(
+                f"train.batch_size = {batch_size} is not divisible by data.group = {self.group}: a batch is made of whole "
+                "groups of answers"
+            )
 
     def requirements(self) -> dict:
         return {"vocab_size": self.open_tokenizer().vocab_size, "max_seq_len": self.seq_len}

@@ -1,5 +1,6 @@
 """Family -> what writes its reference into a folder."""
 
+from references.adapters import ADAPTERS
 from references.decoders import DECODERS
 from references.deepseek import DEEPSEEKS
 from references.distillation import DISTILLATION
@@ -21,6 +22,7 @@ from references.sizes import SIZES
 from references.vision import VISION
 
 REFERENCES = {
+    **ADAPTERS,
     **DECODERS,
     **GEMMA,
     **MIXTURES,

@@ -1,4 +1,4 @@
-"""Several processes beside a constant base that lies in another run; one dies, and local saves bring the job back."""
+"""Several processes train LoRA adapters beside a base in another run; one dies, and local saves bring the job back."""
 
 import signal
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 PROCESSES = 2
 DEADLY = """
-import os, pathlib, signal, time, jax
+import dataclasses, os, pathlib, signal, time, jax
 
 class Deadly:
     def __init__(self, rows, notes):
@@ -55,7 +55,7 @@ def start(path, run_dir):
 def test_a_job_that_loses_a_process_goes_on_beside_the_base_bit_for_bit(tmp_path):
     done = runs.launch("train", runs.write(tmp_path), "--run_dir", tmp_path / "base", "--train.steps", "2")
     assert done.returncode == 0, done.stderr
-    path = runs.write_frozen(tmp_path, tmp_path / "base")
+    path = runs.write_adapted(tmp_path, tmp_path / "base")
     text = path.read_text().replace("data=TextData(", f"data=DeadlyText(notes={str(tmp_path)!r}, ")
     path.write_text(text.replace("\ndef get_config", f"{DEADLY}\ndef get_config"))
     for i in range(PROCESSES):

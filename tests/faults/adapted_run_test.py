@@ -1,4 +1,4 @@
-"""A run beside a constant base that lies in another run is killed and resumed, on one device and on 8, bit for bit."""
+"""A LoRA run, whose base lies in another run, is killed and resumed, on one device and on 8, bit for bit."""
 
 import json
 import signal
@@ -30,7 +30,7 @@ def base(tmp_path_factory):
     [pytest.param(1, (), marks=pytest.mark.exhaustive), (8, ("--parallel.fsdp", "4", "--parallel.tensor", "2"))],
 )
 def test_a_killed_run_goes_on_from_the_source_bit_for_bit(base, tmp_path, devices, layout):
-    path = runs.write_frozen(base, base / "base")
+    path = runs.write_adapted(base, base / "base")
     layout = ("--parallel.data", "1", *layout)
     whole = runs.launch("train", path, "--run_dir", tmp_path / "whole", *layout, devices=devices)
     assert whole.returncode == 0, whole.stderr
@@ -49,11 +49,12 @@ def test_a_killed_run_goes_on_from_the_source_bit_for_bit(base, tmp_path, device
     for name in ("run", "whole"):
         assert not (tmp_path / name / "constants").exists()
         saved = json.loads((tmp_path / name / "checkpoints/12/meta/data.json").read_text())["leaves"]
-        assert not any("layers/attn/" in leaf or "layers/mlp/" in leaf for leaf in saved)
+        assert {leaf.split("/")[1] for leaf in saved if leaf.startswith(("params/", "frozen/"))} == {"adapters"}
+        assert not any("/embed/" in leaf and "adapters" not in leaf for leaf in saved)
 
 
 def test_a_source_that_is_gone_is_exit_code_2_and_one_line(base, tmp_path):
-    path = runs.write_frozen(base, base / "base")
+    path = runs.write_adapted(base, base / "base")
     args = ("train", path, "--run_dir", tmp_path / "run", "--parallel.data", "1")
     assert runs.launch(*args, "--train.steps", "2").returncode == 0
     (base / "base").rename(base / "elsewhere")

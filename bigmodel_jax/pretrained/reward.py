@@ -1,0 +1,25 @@
+"""A decoder with a reward head, as transformers' ...ForSequenceClassification of one label."""
+
+import dataclasses
+
+from bigmodel_jax.objectives.reward import HEAD
+from bigmodel_jax.pretrained.family import Family
+from bigmodel_jax.pretrained.names import Row, linear
+
+CAUSAL, CLASSIFIES = "ForCausalLM", "ForSequenceClassification"
+
+
+def with_head(family: Family) -> Family:
+    """The family whose one output is the reward of a text, read at its last token; ValueError where there is no such class."""
+    if not family.architecture.endswith(CAUSAL):
+        raise ValueError(f"export: {family.architecture} has no class with one score; decoders called ...{CAUSAL} have")
+    rows = (
+        *(row for row in family.rows if row.paths != ("head/table",)),
+        Row(f"{HEAD}/kernel", "score.weight", linear()),
+    )
+
+    def to_hf(cfg) -> dict:
+        return family.to_hf(cfg) | {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+
+    architecture = family.architecture.removesuffix(CAUSAL) + CLASSIFIES
+    return dataclasses.replace(family, architecture=architecture, rows=rows, to_hf=to_hf)

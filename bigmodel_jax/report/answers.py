@@ -1,0 +1,86 @@
+"""Answers to held-out prompts at several steps, with their rewards, as tables: samples/<step>.jsonl.
+
+A line is {"prompt", "response", and optionally "reward", "rewards": {name: number}, "finished"}; what is more is left out.
+"""
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from bigmodel_jax.report import elements
+
+MOST_ROWS = 32
+CHARACTERS = 600  # of a prompt or a response
+SHOWN = 1  # the newest table; older ones are folded away
+
+Answers = list[tuple[str, list[dict]]]
+
+
+def read_answers(path: Path) -> Answers:
+    """(file name, lines) of a run's samples, in the order of their steps; lines that are no JSON objects are left out."""
+    files = sorted(path.glob("samples/*.jsonl"), key=lambda f: (len(f.stem), f.stem))
+    return [(f.name, _lines(f.read_text(encoding="utf-8", errors="replace"))) for f in files]
+
+
+def _lines(text: str) -> list[dict]:
+    found = []
+    for line in text.splitlines()[:MOST_ROWS]:
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
+
+
+def tables(answers: Answers) -> str:
+    """The newest, and those before it folded."""
+    blocks = [(name, _table(rows)) for name, rows in reversed(answers) if rows]
+    shown = "".join(_figure(*block) for block in blocks[:SHOWN])
+    older = [elements.folded(_title(name), "", body) for name, body in blocks[SHOWN:]]
+    return shown + (elements.panel("".join(older)) if older else "")
+
+
+def _title(name: str) -> str:
+    stem = name.removesuffix(".jsonl")
+    return f"Answers after step {int(stem):,}" if stem.isdecimal() else name
+
+
+def _figure(name: str, body: str) -> str:
+    return f'<figure class="sample"><figcaption>{escape(_title(name))}</figcaption>{body}</figure>'
+
+
+def _table(rows: list[dict]) -> str:
+    scored = any("reward" in row for row in rows)
+    parts = dict.fromkeys(str(name) for row in rows for name in _parts(row))
+    heads = ["Prompt", "Response", *(["Reward"] if scored else []), *parts]
+    body = "".join(f"<tr>{''.join(_cells(row, scored, list(parts)))}</tr>" for row in rows)
+    names = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    return f'<div class="answers"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _parts(row: dict) -> dict:
+    parts = row.get("rewards")
+    return parts if isinstance(parts, dict) else {}
+
+
+def _cells(row: dict, scored: bool, parts: list[str]) -> list[str]:
+    cut = "" if row.get("finished", True) else ' <span class="note">cut off</span>'
+    cells = [f"<td>{_text(row.get('prompt', ''))}</td>", f"<td>{_text(row.get('response', ''))}{cut}</td>"]
+    numbers = [row.get("reward")] if scored else []
+    numbers += [_parts(row).get(name) for name in parts]
+    return cells + [f'<td class="number">{_number(value)}</td>' for value in numbers]
+
+
+def _text(value: Any) -> str:
+    """A text, or messages as lines of role and content."""
+    if isinstance(value, list):
+        value = "\n".join(f"{m.get('role', '')}: {m.get('content', '')}" for m in value if isinstance(m, dict))
+    text = str(value)
+    return escape(text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]} ...")
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else ""

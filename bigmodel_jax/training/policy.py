@@ -1,0 +1,83 @@
+"""The policy asked and judged: answers of the weights of now, and what the reward functions say of each."""
+
+import json
+import logging
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params, processes
+from bigmodel_jax.core.precision import cast
+from bigmodel_jax.data.text.prompt_data import collate
+from bigmodel_jax.inference.rollout import Ask, Generator, Rollout
+from bigmodel_jax.training import rewards
+from bigmodel_jax.training.rewards import Sample
+
+log = logging.getLogger("bigmodel_jax")
+
+
+class Answer(NamedTuple):
+    """rewards: what each reward function gave, NaN where one failed."""
+
+    ask: Ask
+    rollout: Rollout
+    text: str
+    rewards: np.ndarray
+
+
+class Policy:
+    """Asks a generator, and scores what it answers while others are still being answered."""
+
+    def __init__(self, config: Config, generator: Generator):
+        self._config, self._generator = config, generator
+        self._tokenizer = config.data.open_tokenizer()
+        self.functions: tuple[str, ...] = getattr(config.objective, "reward", ())
+        seconds = getattr(config.objective, "reward_seconds", 0.0)
+        self._judges = rewards.judges(self.functions, seconds) if self.functions else None
+
+    def answer(self, weights: params.Tree, asks: list[Ask]) -> list[Answer]:
+        """The answers in the order of `asks`; ValueError, one line, where more rewards fail than may."""
+        weights = self._compute(weights)
+        found: list[Any] = [None] * len(asks)
+        for number, rollout in self._generator.generate(weights, asks):
+            text = self._tokenizer.decode([t for t in rollout.tokens if t not in self._tokenizer.stops])
+            sample = Sample(asks[number].record[self._config.data.prompt_field], text, asks[number].record)
+            scored = self._judges.submit(sample) if self._judges and processes.first() else None
+            found[number] = rollout, sample, scored
+        # One process calls the functions: they may be slow, or have a state of their own.
+        given = [scored() if scored else [] for _, _, scored in found]
+        if self._judges:
+            given = json.loads(processes.from_first(json.dumps(given)))
+            self._check(given, [sample for _, sample, _ in found])
+        numbers = [np.array([v if isinstance(v, float | int) else np.nan for v in values]) for values in given]
+        return [Answer(a, r, s.response, n) for a, (r, s, _), n in zip(asks, found, numbers, strict=True)]
+
+    def _compute(self, weights: params.Tree) -> params.Tree:
+        return cast(weights, self._config.precision.compute)
+
+    def _check(self, given: list[list[float | str]], samples: list[Sample]) -> None:
+        wrong = [rewards.failure(self.functions, *one) for one in zip(given, samples, strict=True)]
+        wrong = [line for line in wrong if line]
+        most = self._config.objective.reward_errors
+        if len(wrong) > most:
+            before = f" ({most} others of this rollout were left out)" if most else ""
+            raise ValueError(f"{wrong[most]}{before}; objective.reward_errors = {most}")
+        for line in wrong:
+            log.warning("left out: %s", line)
+
+    def totals(self, answers: list[Answer]) -> np.ndarray:
+        """The reward of each, (len(answers),); NaN where a function failed."""
+        return self._config.objective.total(np.stack([answer.rewards for answer in answers]))
+
+    def rows(self, answers: list[Answer]) -> dict[str, np.ndarray]:
+        """As arrays of a batch; an answer without a reward, or that was cut off and is to be left out, asks for nothing."""
+        cut_off = getattr(self._config.objective, "truncated", "counted") == "left_out"
+        own = []
+        for _, rollout, _, scored in answers:
+            counts = not np.isnan(scored).any() and (rollout.finished or not cut_off)
+            mask = rollout.own if rollout.own is not None else [1] * len(rollout.tokens)
+            own.append(mask if counts else [0] * len(rollout.tokens))
+        prompts = [list(a.ask.prompt) for a in answers]
+        tokens, log_probs = ([getattr(a.rollout, name) for a in answers] for name in ("tokens", "log_probs"))
+        return collate(prompts, tokens, own, log_probs, self._config.data.seq_len)

@@ -1,0 +1,128 @@
+"""Adapters on every layout train as on one device, and lie along the axes of the weight that they change."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import layout_runs
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.models import Compute, LlamaConfig
+from bigmodel_jax.models.adapters import Lora
+from bigmodel_jax.training.state import init_constants, init_state
+from bigmodel_jax.training.step import make_train_step
+
+LAYOUTS = {
+    "data": ParallelConfig(data=8),
+    "fsdp": ParallelConfig(data=1, fsdp=8),
+    "fsdp_tp": ParallelConfig(data=2, fsdp=2, tensor=2),
+    "pmap": ParallelConfig(data=8, strategy="pmap"),
+    "gpipe": ParallelConfig(data=2, stage=2, tensor=2, pipeline_microbatches=4),
+    "1f1b": ParallelConfig(data=2, stage=2, tensor=2, pipeline_microbatches=4, pipeline_schedule="1f1b"),
+}
+LORAS = {
+    "lora": Lora(targets=".*", rank=4, alpha=8.0),
+    "dora": Lora(targets="layers/.*", rank=4, alpha=8.0, dora=True, trained="norm/scale", new_tokens_from=60),
+}
+QUICK = {("lora", "fsdp_tp")}
+STEPS = 3
+
+
+def config_of(lora: str, parallel: ParallelConfig, microbatches: int = 1) -> Config:
+    config = layout_runs.config_of("llama", parallel, num_layers=4, init_std=0.1)
+    train = dataclasses.replace(config.train, microbatches=microbatches)
+    return dataclasses.replace(config, adapters=LORAS[lora], train=train)
+
+
+def run(config: Config, num_devices: int) -> tuple[dict, list[float]]:
+    """(what is trained, by path, on the host; losses)."""
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:num_devices])
+    state, fixed, step = init_state(config, mesh), init_constants(config, mesh), make_train_step(config, mesh)
+    losses = []
+    for i in range(STEPS):
+        batch = layout_runs.place(layout_runs.text_batch(i), mesh, config.parallel.rules)
+        state, sums = step(state, batch, fixed)
+        losses.append(float(sums["loss"].compute()))
+    return params.paths(sharding.to_host(state.params)), losses
+
+
+@functools.cache
+def on_one(lora: str) -> tuple[dict, list[float]]:
+    return run(config_of(lora, ParallelConfig()), 1)
+
+
+def check(lora: str, parallel: ParallelConfig, num_devices: int = 8, microbatches: int = 1) -> None:
+    (want, losses), (got, found) = on_one(lora), run(config_of(lora, parallel, microbatches), num_devices)
+    assert all(np.abs(x).max() > 1e-3 for path, x in want.items() if path.endswith("/b"))
+    np.testing.assert_allclose(found, losses, atol=2e-5)
+    assert got.keys() == want.keys()
+    for path, x in want.items():
+        np.testing.assert_allclose(got[path], x, atol=2e-5, err_msg=path)
+
+
+CASES = [
+    pytest.param(lora, layout, marks=[] if (lora, layout) in QUICK else pytest.mark.slow)
+    for lora in LORAS
+    for layout in LAYOUTS
+]
+
+
+@pytest.mark.parametrize(("lora", "layout"), CASES)
+def test_every_layout_equals_one_device(lora, layout):
+    check(lora, LAYOUTS[layout])
+
+
+@pytest.mark.slow
+def test_pieces_of_a_batch_add_up():
+    check("lora", ParallelConfig(), 1, microbatches=4)
+
+
+def test_a_lies_along_the_inputs_and_b_along_the_outputs():
+    config = config_of("lora", LAYOUTS["fsdp_tp"])
+    placed = params.paths(
+        sharding.shardings(config.make_model().spec, sharding.make_mesh(config.parallel), config.parallel.rules)
+    )
+    found = {name: placed[f"adapters/default/layers/attn/{name}"].spec for name in ("q/a", "q/b", "o/a", "o/b")}
+    assert found == {
+        "q/a": P("stage", "fsdp", None),
+        "q/b": P("stage", None, "tensor", None),
+        "o/a": P("stage", "tensor", None, None),
+        "o/b": P("stage", None, "fsdp"),
+    }
+
+
+def products(config: Config) -> set[str]:
+    """Shapes of the results of all products in the compiled step, dimensions in order of size."""
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
+    args = init_state(config, mesh), layout_runs.text_batch(0), init_constants(config, mesh)
+    text = make_train_step(config, mesh).lower(*args).compile().as_text()
+    lines = [line.split(" = ", 1)[1] for line in text.splitlines() if " dot(" in line]
+    shapes = [line[line.index("[") + 1 : line.index("]")].split(",") for line in lines]
+    return {"x".join(sorted((n for n in shape if n != "1"), key=int)) for shape in shapes}
+
+
+def test_a_step_computes_no_gradient_of_a_frozen_weight():
+    """Its product would have the weight's shape; 256 tokens are no dimension of a weight here."""
+    model = LlamaConfig(
+        vocab_size=64,
+        num_layers=2,
+        embed_dim=40,
+        num_heads=5,
+        num_kv_heads=1,
+        head_dim=8,
+        mlp_dim=96,
+        max_seq_len=32,
+        compute=Compute(unroll=True),
+    )
+    full = dataclasses.replace(config_of("lora", ParallelConfig()), model=model)
+    weights = {"40x40", "8x40", "40x96", "40x64"}  # q and o, k and v, the three of the MLP, the head
+    plain = dataclasses.replace(full, adapters=type(full).__dataclass_fields__["adapters"].default)
+    assert weights <= products(plain)
+    adapted = products(full)
+    assert not weights & adapted, weights & adapted
+    assert {"4x40", "4x96"} <= adapted
