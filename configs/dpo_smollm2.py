@@ -22,7 +22,7 @@ def get_config() -> Config:
             source=TableFiles(train="data/pairs_train.jsonl", validation="data/pairs_validation.jsonl"),
             tokenizer_path=f"{RUN}/tokenizer.json",
             template_path=f"{RUN}/chat_template.jinja",
-            seq_len=128,  # tokens of a text; a pair with a longer one is left out, and counted
+            seq_len=64,  # tokens of a text; a pair with a longer one is left out, and counted
         ),
         # A tenth of the rate of fine-tuning on conversations: the answers' own probabilities fall with a larger one.
         optim=OptimConfig(lr=5e-6, betas=(0.9, 0.999), weight_decay=0.0, warmup_share=0.1, final_lr_ratio=0.1),

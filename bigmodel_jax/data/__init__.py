@@ -41,6 +41,7 @@ DATA: tuple[type[DataConfig], ...] = (
     PreferenceData,
     UnpairedPreferenceData,
     TextPairData,
+    PromptData,
     SpanCorruptionData,
     MaskedTextData,
     PermutedTextData,

@@ -88,8 +88,7 @@ class Lora(AdapterConfig):
         if BRANCH in model.spec:
             raise ValueError(f"adapters: the model has parameters of its own called {BRANCH!r}")
         places = self.places(model.spec)
-        own = {f"{path}/{part}": p for path, place in places.items() for part, p in place.spec.items()}
-        spec = self.base.freeze(model.spec) | {BRANCH: {self.name: params.from_paths(own)}}
+        spec = self.base.freeze(model.spec) | {BRANCH: {self.name: _declared(places)}}
         return adapted(model, spec, {self.name: places})
 
     def places(self, spec: Tree) -> dict[str, Place]:
@@ -146,6 +145,40 @@ class Lora(AdapterConfig):
         place = place or Place({})
         rows = Param((p.shape[0] - self.new_tokens_from, p.shape[1]), (None, p.axes[1]), zeros())
         return dataclasses.replace(place, spec=place.spec | {"rows": rows}, start=self.new_tokens_from)
+
+
+@dataclasses.dataclass(frozen=True)
+class Several(AdapterConfig):
+    """Adapters beside each other on one base, whose changes add up in this order; `lora.only` chooses some of them.
+
+    trained: the name of the one that is trained, "" = all; the others are constants, and begin as `train.init_from` has
+    them.
+    """
+
+    adapters: tuple[Lora, ...] = ()
+    trained: str = ""
+
+    def validate(self, config, model, parallel):
+        names = [one.name for one in self.adapters]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"adapters.adapters have the names {names}; there must be one or more, and no name twice")
+        if self.trained not in ("", *names):
+            raise ValueError(f"adapters.trained = {self.trained!r}; it must be one of {names}, or ''")
+        if len({one.base for one in self.adapters}) > 1:
+            raise ValueError("adapters.adapters have unequal `base`; all stand on one")
+        for one in self.adapters:
+            one.validate(config, model, parallel)
+
+    def adapt(self, model: Model) -> Model:
+        places = {one.name: one.places(model.spec) for one in self.adapters}
+        own = {name: _declared(found) for name, found in places.items()}
+        fixed = BaseConfig()
+        own = {name: part if self.trained in ("", name) else fixed.freeze(part) for name, part in own.items()}
+        return adapted(model, self.adapters[0].base.freeze(model.spec) | {BRANCH: own}, places)
+
+
+def _declared(places: dict[str, Place]) -> Tree:
+    return params.from_paths({f"{path}/{part}": p for path, place in places.items() for part, p in place.spec.items()})
 
 
 def _whole(p: Param) -> Place:

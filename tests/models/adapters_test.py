@@ -13,11 +13,12 @@ from bigmodel_jax.core import params
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models import MODELS
 from bigmodel_jax.models.adapted import matrix, merge
-from bigmodel_jax.models.adapters import Lora, Ranked
+from bigmodel_jax.models.adapters import Lora, Ranked, Several
 from bigmodel_jax.models.base import Model
 from bigmodel_jax.models.llama import LlamaConfig
 from bigmodel_jax.nn import stack
-from bigmodel_jax.nn.lora import without_adapters
+from bigmodel_jax.nn.lora import only, without_adapters
+from bigmodel_jax.optim import Group, OptimConfig
 
 TOKENS = np.arange(1, 25, dtype=np.int32).reshape(2, 12)
 SEGMENTS = np.array([[1] * 7 + [2] * 5, [1] * 10 + [0] * 2], np.int32)
@@ -47,6 +48,11 @@ def batch_of(cfg) -> dict:
     if hasattr(cfg, "text") and not hasattr(cfg, "vision"):
         batch |= {"text_tokens": TOKENS, "text_segment_ids": SEGMENTS}
     return batch
+
+
+def assert_near(got, want) -> None:
+    """To 1e-5 of the largest value."""
+    assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
 
 
 def initial(model: Model) -> dict:
@@ -232,7 +238,7 @@ def test_unrolled_layers_compute_the_same():
         lora.adapt(c.make()).apply(tree, {"tokens": TOKENS}, rng=jax.random.key(1), train=True).value
         for c in (LLAMA, cfg)
     )
-    np.testing.assert_allclose(one, other, atol=1e-5)
+    assert_near(one, other)
 
 
 def test_layers_that_lie_apart_compute_the_same():
@@ -241,7 +247,41 @@ def test_layers_that_lie_apart_compute_the_same():
     apart = stack.apart(model.spec, tree)
     assert isinstance(apart["layers"], tuple)
     run = jax.jit(lambda t: model.apply(t, {"tokens": TOKENS}).value)
-    np.testing.assert_allclose(run(apart), run(tree), atol=1e-5)
+    assert_near(run(apart), run(tree))
+
+
+def test_several_adapters_add_up_and_are_chosen_by_name():
+    one, two = (
+        Lora(name="one", targets="layers/attn/q|head/table", rank=2),
+        Lora(name="two", targets="layers/.*", rank=3),
+    )
+    model = Several((one, two), trained="two").adapt(LLAMA.make())
+    kinds = {path.split("/")[1]: p.kind for path, p in params.paths(model.spec).items() if path.startswith("adapters/")}
+    assert kinds == {"one": "constant", "two": "trained"}
+    tree = shaken(initial(model))
+    run = jax.jit(lambda model_tree: model.apply(model_tree, {"tokens": TOKENS}).value)
+    for lora in (one, two):
+        alone = lora.adapt(LLAMA.make())
+        assert_near(run(only(tree, lora.name)), alone.apply(only(tree, lora.name), {"tokens": TOKENS}).value)
+    base, flat = params.paths(without_adapters(tree)), params.paths(merge(model, tree))
+    more = [
+        params.paths(merge(model, only(tree, name)))["layers/attn/q"] - base["layers/attn/q"] for name in ("one", "two")
+    ]
+    assert_near(flat["layers/attn/q"], base["layers/attn/q"] + sum(more))
+    assert_near(run(tree), LLAMA.make().apply(merge(model, tree), {"tokens": TOKENS}).value)
+
+
+def test_two_rates_are_a_group():
+    """LoRA+ (arXiv:2402.12354): Adam's first step is as long as its rate."""
+    optim = OptimConfig(lr=1e-3, warmup_steps=0, weight_decay=0.0, groups=(Group("adapters/.*/b", lr=16e-3),))
+    model = Lora(targets="layers/attn/q", rank=2).adapt(LLAMA.make())
+    trained = params.of_kind(initial(model), model.spec, "trained")
+    tx = optim.make(model.spec, 10).tx
+    grads = jax.tree.map(jnp.ones_like, trained)
+    extra = {"grad_norm": jnp.float32(1.0), "value": jnp.float32(1.0)}
+    updates, _ = jax.jit(lambda g, t: tx.update(g, tx.init(t), t, **extra))(grads, trained)
+    flat = {path.rsplit("/", 1)[1]: np.abs(x).max() for path, x in params.paths(updates).items()}
+    np.testing.assert_allclose(flat["b"] / flat["a"], 16, rtol=1e-4)
 
 
 REFUSED = {
@@ -269,6 +309,19 @@ def test_mistakes_are_one_line(case):
     with pytest.raises(ValueError, match=text) as error:
         lora.validate(LLAMA, LLAMA.make(), ParallelConfig(stage=2))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("several", "text"),
+    [
+        (Several(), "no name twice"),
+        (Several((Lora(rank=2), Lora(rank=3))), "no name twice"),
+        (Several((Lora(rank=2),), trained="x"), "adapters.trained = 'x'"),
+    ],
+)
+def test_mistakes_in_several_are_one_line(several, text):
+    with pytest.raises(ValueError, match=text):
+        several.validate(LLAMA, LLAMA.make(), ParallelConfig())
 
 
 def test_matrices_are_cut_as_products_read_them():
