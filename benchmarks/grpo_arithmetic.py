@@ -1,6 +1,6 @@
 """Held-out sums answered exactly, greedy, before and after GRPO; and after GRPO whose rewards are permuted among answers.
 
-    python benchmarks/grpo_arithmetic.py [--seeds 3] [--steps 200] [--folder runs/grpo_arithmetic]
+    python benchmarks/grpo_arithmetic.py [--seeds 3] [--steps 300] [--folder runs/grpo_arithmetic]
 
 Permuted rewards say nothing of the answers: what is gained with them is no effect of the reward.
 """
@@ -66,7 +66,7 @@ def one_seed(folder: Path, seed: int, steps: int) -> tuple[float, float, float, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--folder", type=Path, default=Path("runs/grpo_arithmetic"))
     args = parser.parse_args()
     print("| seed | before | GRPO | permuted rewards | seconds of GRPO |\n| --- | --- | --- | --- | --- |")
