@@ -30,7 +30,7 @@ BATCH = {
     "encoder_segment_ids": SEGMENTS,
     "features": np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 8),
 }
-FAST = {"llama", "cnn"}
+FAST = {"llama"}
 
 
 def batch_of(cfg) -> dict:
@@ -89,7 +89,11 @@ def check_contract(base: Model, batch: dict, lora: Lora) -> dict:
     return shaken(tree)
 
 
-MARKED = [name if name in FAST else pytest.param(name, marks=pytest.mark.exhaustive) for name in MODELS]
+SLOW = {"cnn", "mixtral", "transformer"}
+MARKED = [
+    name if name in FAST else pytest.param(name, marks=pytest.mark.slow if name in SLOW else pytest.mark.exhaustive)
+    for name in MODELS
+]
 
 
 @pytest.mark.parametrize("name", MARKED)
