@@ -218,8 +218,9 @@ def test_the_reference_is_the_base_of_the_adapters(config):
 # ------------------------------------------------------------------------------------------------ runs
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize(
+    "updates", [pytest.param(1, marks=pytest.mark.exhaustive), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(config, alone, tmp_path, updates):
     """Also where a save lies between two steps on the same answers."""
     config = changed(one_device(config), data={"updates_per_rollout": updates})
