@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from bigmodel_jax import config_file
-from bigmodel_jax.checkpoint import leaves, store
+from bigmodel_jax.checkpoint import leaves, manifest, store
 from bigmodel_jax.config import CheckpointConfig, Config
 from bigmodel_jax.core import files, formats, params, processes
 from bigmodel_jax.training import tables
@@ -23,6 +24,7 @@ from bigmodel_jax.training.state import abstract_constants
 
 FOLDER = "constants"
 FILE = "constants.json"
+ORDER = {"four_bits": "halves"}  # how two 4-bit numbers share a byte (core/storage.py); runs of before have neighbours
 COPY_BYTES = 2**30  # a save holds so much of them in the host's memory at a time
 READ_BYTES = 2**28  # of what is read of another run, before it is stored as this one stores it
 
@@ -115,7 +117,7 @@ def keep(run_dir: Path, config: Config, constants: params.Tree, found: Places) -
     processes.meet("constants")
     if copied := {path: x for path, x in params.paths(constants).items() if path not in found}:
         with store.open_store(run_dir / FOLDER, CheckpointConfig(), copy_bytes=COPY_BYTES) as saves:
-            store.save(saves, 0, {FOLDER: params.from_paths(copied)}, {}, config_file.to_json(config))
+            store.save(saves, 0, {FOLDER: params.from_paths(copied)}, ORDER, config_file.to_json(config))
     if found and processes.first():
         sources = [_entry(run_dir, *save, group) for save, group in _by_save(found).items()]
         files.replace(run_dir / FILE, json.dumps(formats.stamp() | {"sources": sources}, indent=1) + "\n")
@@ -148,7 +150,11 @@ def _copied(run_dir: Path, wanted: params.Tree) -> params.Tree:
             f"{FILE}, which says where they lie; copy it back, or start another run"
         )
     with store.open_store(folder, CheckpointConfig()) as saves:
-        return store.restore_params(saves, {FOLDER: wanted}, 0)[FOLDER]
+        found = store.restore_params(saves, {FOLDER: wanted}, 0)[FOLDER]
+    packed = any(x.dtype == jnp.uint8 for x in jax.tree.leaves(wanted))
+    if packed and manifest.read(folder / "0")["data_state"] != ORDER:
+        raise ValueError(f"{folder}: an older version packed its 4-bit constants in another order; start another run")
+    return found
 
 
 def references(run_dir: Path) -> dict[str, Place]:

@@ -328,6 +328,21 @@ def test_constants_that_are_gone_or_damaged_are_one_line(kept, tmp_path):
         run(more, tmp_path / "run")
 
 
+def test_4_bit_constants_that_an_older_version_packed_otherwise_are_refused(tmp_path, monkeypatch):
+    config = config_of(change={"data": DataConfig()})
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
+    made = init_constants(config, mesh)
+    constants.keep(tmp_path, config, made, {})
+    jax.tree.map(np.testing.assert_array_equal, constants.load(config, tmp_path, mesh), made)
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "ORDER", {})
+        constants.keep(tmp_path, config, made, {})
+    with pytest.raises(
+        ValueError, match="constants: an older version packed its 4-bit constants in another order; start"
+    ):
+        constants.load(config, tmp_path, mesh)
+
+
 def test_a_parameter_that_a_users_model_freezes_trains_resumes_and_evaluates(tmp_path):
     """`trainable=False`, of which the model says nothing in Out.updates: it keeps its value and is saved with the state."""
     config = run_config(tmp_path, dataclasses.replace(Features("int8"), kind="statistic"), steps=2)
