@@ -1,6 +1,6 @@
 """Held-out sums answered exactly, greedy, before and after GRPO; and after GRPO whose rewards are permuted among answers.
 
-    python benchmarks/grpo_arithmetic.py [--seeds 3] [--steps 200] [--folder runs/grpo_arithmetic]
+    python benchmarks/grpo_arithmetic.py [--seeds 3] [--steps 300] [--folder runs/grpo_arithmetic]
 
 Permuted rewards say nothing of the answers: what is gained with them is no effect of the reward.
 """
@@ -41,16 +41,17 @@ def rewards(run_dir: Path) -> list[float]:
     return [line["eval/reward"] for line in lines if "eval/reward" in line]
 
 
-def one_seed(folder: Path, seed: int, steps: int) -> tuple[float, float, float, float]:
-    """(share right before, after GRPO, after GRPO with permuted rewards, seconds of GRPO)."""
-    taught = folder / f"taught_{seed}"
-    train(changed(config_file.load(CONFIGS / "arithmetic_tiny.py"), train={"seed": seed}), taught)
+def teach(folder: Path) -> Config:
+    """The config of GRPO that starts from a model taught by examples; it is the same model for every seed."""
+    taught = folder / "taught"
+    train(config_file.load(CONFIGS / "arithmetic_tiny.py"), taught)
     base = config_file.load(CONFIGS / "grpo_arithmetic.py")
-    base = changed(
-        base,
-        data={"tokenizer_path": str(taught / "tokenizer.json")},
-        train={"seed": seed, "steps": steps, "init_from": str(taught)},
-    )
+    return changed(base, data={"tokenizer_path": str(taught / "tokenizer.json")}, train={"init_from": str(taught)})
+
+
+def one_seed(base: Config, folder: Path, seed: int, steps: int) -> tuple[float, float, float, float]:
+    """(share right before, after GRPO, after GRPO with permuted rewards, seconds of GRPO)."""
+    base = changed(base, train={"seed": seed, "steps": steps})
     # A step that moves nothing, so that the start is measured as the end is.
     start = changed(base, train={"steps": 1}, optim={"lr": 1e-12, "warmup_steps": 0})
     train(start, folder / f"start_{seed}")
@@ -66,13 +67,13 @@ def one_seed(folder: Path, seed: int, steps: int) -> tuple[float, float, float, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--folder", type=Path, default=Path("runs/grpo_arithmetic"))
     args = parser.parse_args()
     print("| seed | before | GRPO | permuted rewards | seconds of GRPO |\n| --- | --- | --- | --- | --- |")
-    found = []
+    base, found = teach(args.folder), []
     for seed in range(args.seeds):
-        found.append(one_seed(args.folder, seed, args.steps))
+        found.append(one_seed(base, args.folder, seed, args.steps))
         print(f"| {seed} | {' | '.join(f'{100 * x:.1f} %' for x in found[-1][:3])} | {found[-1][3]:.0f} |", flush=True)
     before, after, permuted, seconds = (statistics.mean(column) for column in zip(*found, strict=True))
     print(f"| mean | {100 * before:.1f} % | {100 * after:.1f} % | {100 * permuted:.1f} % | {seconds:.0f} |")

@@ -32,6 +32,6 @@ def get_config() -> Config:
             slots=128,
         ),
         optim=OptimConfig(lr=3e-4, warmup_steps=10, weight_decay=0.0, final_lr_ratio=1.0),
-        train=TrainConfig(steps=200, batch_size=256, init_from=RUN),
+        train=TrainConfig(steps=300, batch_size=256, init_from=RUN),
         eval=EvalConfig(every=50, batch_size=256),
     )

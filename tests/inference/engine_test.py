@@ -166,3 +166,20 @@ def test_a_request_that_no_slot_has_room_for_is_refused(llama, request_, says):
     with pytest.raises(ValueError, match=says):
         made.submit(request_)
     made.submit(Request([1] * 30, 2))
+
+
+def test_a_cache_that_is_not_declared_is_one_line(llama):
+    model, weights = llama
+    arrays = model._replace(make_cache=lambda rows, length, dtype: {"k": jnp.zeros((rows, length))})
+    with pytest.raises(ValueError, match=r"model: make_cache returns ArrayImpl; it must declare each array as a Param"):
+        engine(arrays, weights, GREEDY, slots=1)
+
+
+def test_layers_that_lie_apart_say_what_a_stack_says(llama, monkeypatch):
+    """Their caches lie apart as well, heads first."""
+    model, weights = llama
+    stacked = texts(engine(model, weights, SAMPLED, slots=4, turns=3))
+    monkeypatch.setattr("bigmodel_jax.inference.engine.APART_FROM", 0)
+    made = engine(model, weights, SAMPLED, slots=4, turns=3)
+    assert texts(made) == stacked
+    assert made._slots.cache.layers.layers[0].k.shape == (4, 2, LENGTH, 8)

@@ -11,6 +11,7 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.nn import head_losses
 from bigmodel_jax.nn.head import Head
+from bigmodel_jax.nn.lora import Adapted, Low
 
 B, T, D, E, V = 8, 6, 16, 24, 200  # E: the teacher's width
 KEYS = jax.random.split(jax.random.key(0), 7)
@@ -83,6 +84,33 @@ def test_every_layout_equals_one_device(layout, form):
     want = evaluate("padded", "whole")
     with sharding.use(sharding.make_mesh(ParallelConfig(**LAYOUTS[layout])), Rules()):
         equal(evaluate("padded", form, 24), want)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [V, V + 56])
+def test_a_table_with_adapters_is_that_of_the_merged_weight(rows):
+    """rows: of the student's table; with more than the teacher's the others are no tokens."""
+    w = jnp.pad(TABLE, ((0, rows - V), (0, 0)))
+    a, b = 0.3 * jax.random.normal(KEYS[0], (D, 3)), 0.3 * jax.random.normal(KEYS[1], (3, rows))
+
+    def total(arrays, form, merged):
+        x, a, b = arrays
+        table = Adapted(jax.lax.stop_gradient(w), (Low(a, b, scale=0.5),), 1, turned=True)
+        student = Head(x, w + 0.5 * (a @ b).T if merged else table, vocab=V)
+        found = [
+            head_losses.divergence(student, Head(X_TEACHER, TABLE_TEACHER), **kind, form=form, columns=64)
+            for kind in KINDS.values()
+        ]
+        found.append(head_losses.entropy(student, form, columns=64))
+        return sum(jnp.sum(y * WEIGHTS**n) for n, y in enumerate(found))
+
+    run = jax.jit(jax.value_and_grad(total), static_argnums=(1, 2))
+    want, want_grads = run((X, a, b), "whole", True)
+    for form in ("blocks", "whole"):
+        value, grads = run((X, a, b), form, False)
+        np.testing.assert_allclose(value, want, rtol=1e-5)
+        for got, grad in zip(grads, want_grads, strict=True):
+            np.testing.assert_allclose(got, grad, rtol=1e-4, atol=1e-5 * np.abs(grad).max())
 
 
 # ------------------------------------------------------------------------------------------------ written out

@@ -346,7 +346,7 @@ def test_a_parameter_that_a_users_model_freezes_trains_resumes_and_evaluates(tmp
 def test_blocks_are_generated_from_and_exported_as_arrays(tmp_path, monkeypatch):
     plain = LlamaConfig.tiny()
     make = LlamaConfig.make
-    blocks = {"layers/(attn|mlp)/.*": {"kind": "constant", "storage": Blocks("int8", 8)}}
+    blocks = {"layers/(attn|mlp)/.*": {"kind": "constant", "storage": Blocks("nf4", 8, double=True)}}
     monkeypatch.setattr(LlamaConfig, "make", lambda self: with_kinds(make(self), blocks))
     config = dataclasses.replace(config_of(plain), data=DataConfig(), parallel=ParallelConfig(data=2, fsdp=2, tensor=2))
     mesh = sharding.make_mesh(config.parallel)

@@ -18,11 +18,12 @@ from bigmodel_jax.data.sources.sources import Arrays
 from bigmodel_jax.data.text.prompt_data import collate
 from bigmodel_jax.inference.rollout import Rollout, engine_rollouts
 from bigmodel_jax.models import LlamaConfig
+from bigmodel_jax.models.adapters import Lora
 from bigmodel_jax.objectives import PolicyGradient
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.training.rollouts import Rollouts
 from bigmodel_jax.training.run import train
-from bigmodel_jax.training.state import abstract_state, init_state, weights
+from bigmodel_jax.training.state import abstract_state, init_constants, init_state, weights
 
 HERE = str(Path(__file__))
 REWARDS = str(Path(__file__).with_name("toy_rewards.py"))
@@ -188,11 +189,38 @@ def test_groups_of_equal_rewards_are_replaced(config):
     assert not sharding.to_host(bounded.next(state))["advantages"].any()
 
 
+def test_the_reference_is_the_base_of_the_adapters(config):
+    """Answers are those of base and adapters; old log-probabilities theirs, and the reference's the base's."""
+    kl = {"kl": 0.1, "reference": "adapters_off"}
+    config = changed(one_device(config), objective=kl, data={"updates_per_rollout": 2})
+    config = dataclasses.replace(config, adapters=Lora(rank=2, targets="layers/attn/q"))
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
+    state, fixed = init_state(config, mesh), init_constants(config, mesh)
+    state = state.replace(params=jax.tree.map(lambda x: x + 0.3, state.params))  # a fresh adapter changes nothing
+    rollouts = Rollouts(config, mesh)
+    rollouts.enter(Path("nowhere"), fixed)
+    batch = rollouts.next(state)
+    asked = np.asarray(batch["weights"]) > 0
+    model = config.model.make()
+    base = params.from_paths({path: params.paths(fixed)[path] for path in params.paths(model.spec)})
+    own = config.objective.log_probs(model.apply(base, batch), batch)
+    np.testing.assert_allclose(np.asarray(batch["reference_log_probs"])[asked], np.asarray(own)[asked], atol=1e-4)
+    sampled, old = np.asarray(batch["rollout_log_probs"])[asked], np.asarray(batch["old_log_probs"])[asked]
+    np.testing.assert_allclose(old, sampled, atol=1e-4)
+    assert np.abs(sampled - np.asarray(own)[asked]).max() > 0.1
+    saved = json.loads(json.dumps(rollouts.position()))
+    again = Rollouts(config, mesh)
+    again.seek(1, saved)
+    for name, value in sharding.to_host(again.next(state)).items():
+        np.testing.assert_array_equal(value, batch[name], err_msg=name)
+
+
 # ------------------------------------------------------------------------------------------------ runs
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize(
+    "updates", [pytest.param(1, marks=pytest.mark.exhaustive), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(config, alone, tmp_path, updates):
     """Also where a save lies between two steps on the same answers."""
     config = changed(one_device(config), data={"updates_per_rollout": updates})
