@@ -116,7 +116,7 @@ class Adapted:
                 x = x + (low.scale * (look_up(low.a, ids) @ low.b)).astype(x.dtype)
                 lengths = self._lengths(low, self.w)
                 x = x if lengths is None else x * lengths.astype(x.dtype)
-        return x
+        return jax.lax.optimization_barrier(x) if self.low else x
 
     @property
     def has_columns(self) -> bool:
