@@ -97,7 +97,8 @@ class Adapted:
             y = y + _narrow(x if low.key is None else dropout(low.rate, x, low.key), low, num_dims).astype(y.dtype)
             lengths = self._lengths(low, self.w)
             y = y if lengths is None else y * lengths.astype(y.dtype)
-        return y
+        # What reads y is computed as it is of the base's product, in the same order.
+        return jax.lax.optimization_barrier(y) if self.low else y
 
     def embed(self, ids: jax.Array, look_up: Callable) -> jax.Array:
         """The rows `ids` (...) -> (..., D); look_up(table, ids): of a table without adapters."""
@@ -115,7 +116,7 @@ class Adapted:
                 x = x + (low.scale * (look_up(low.a, ids) @ low.b)).astype(x.dtype)
                 lengths = self._lengths(low, self.w)
                 x = x if lengths is None else x * lengths.astype(x.dtype)
-        return x
+        return jax.lax.optimization_barrier(x) if self.low else x
 
     @property
     def has_columns(self) -> bool:
