@@ -66,8 +66,8 @@ BAD = {
     "no pattern": ((Group("(x"),), r"groups\[0\]\.pattern = '\(x' is no regular expression: missing \)"),
     "all": ((Group(".*", freeze=True),), "freezes every parameter"),
     "frozen at a rate": ((Group(".*", freeze=True, lr=1.0),), r"\('\.\*'\) has freeze = True and lr"),
-    "range": ((Group(".*", lr=-1.0),), r"optim.groups.lr = -1.0; it must be 0 or more"),
-    "optimizer": ((Group(".*", optimizer="adamww"),), r"optim.groups.optimizer = 'adamww'; .* meant 'adamw'"),
+    "range": ((Group(".*", lr=-1.0),), r"optim.groups.0.lr = -1.0; it must be 0 or more"),
+    "optimizer": ((Group(".*", optimizer="adamww"),), r"optim.groups.0.optimizer = 'adamww'; .* meant 'adamw'"),
 }
 
 

@@ -51,7 +51,7 @@ def arrays(path):
 
 def weights(path, source=None):
     family, cfg = folder.read_config(path)
-    return cfg, read(family, cfg, dict(folder._open_file(source)) if source else folder.open_weights(path))
+    return cfg, read(family, cfg, dict(folder.open_file(source)) if source else folder.open_weights(path))
 
 
 def batch_of(case, path, tmp_path):
