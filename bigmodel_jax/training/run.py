@@ -15,7 +15,7 @@ from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training import constants, epochs, fits, holder, loop, provenance, reference, run_folder
 from bigmodel_jax.training.beginning import already_complete, already_stopped, begin, open_data, resume
-from bigmodel_jax.training.checks import check_data, check_processes, check_rows
+from bigmodel_jax.training.checks import check_data, check_processes, check_rows, check_tokenizers
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.ending import check_endings
 
@@ -65,6 +65,7 @@ def train(
             raise ValueError(f"train.steps = {config.train.steps} is below step {newest}, where this run stands")
         check_rows(config, batches.rows)
         check_data(config)
+        check_tokenizers(config)
         check_endings(config)
         log.info("data opened")
         beside = reference.find(config, mesh, run_dir, resumes=newest >= 0, console=console)

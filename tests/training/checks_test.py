@@ -2,6 +2,8 @@
 
 import base64
 import dataclasses
+import json
+import shutil
 from typing import ClassVar
 
 import numpy as np
@@ -10,11 +12,11 @@ import pytest
 from bigmodel_jax import config_file
 from bigmodel_jax.config import Config, EvalConfig, ImageSampleConfig, SampleConfig, TrainConfig
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.data import Arrays, DataConfig, ImageData
+from bigmodel_jax.data import Arrays, DataConfig, ImageData, TextData, TokenizerConfig
 from bigmodel_jax.data.tokenizers.tokenizers import make_bytes
-from bigmodel_jax.models import CLIPConfig, DiTConfig, TextToImageConfig
-from bigmodel_jax.objectives import Contrastive, Diffusion
-from bigmodel_jax.training.checks import check_data, check_images, check_sample
+from bigmodel_jax.models import CLIPConfig, DiTConfig, LlamaConfig, TextToImageConfig
+from bigmodel_jax.objectives import Contrastive, Diffusion, Objective
+from bigmodel_jax.training.checks import check_data, check_images, check_sample, check_tokenizers
 from bigmodel_jax.training.run import train
 
 
@@ -102,3 +104,31 @@ def test_a_prompt_that_is_no_utf8_text_is_refused():
     sample = SampleConfig(prompt=b"caf\xe9".decode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match="is not UTF-8 text"):
         check_sample(config_file.load("configs/lm_tiny.py"), sample, make_bytes())
+
+
+@dataclasses.dataclass(frozen=True)
+class Taught(Objective):
+    teacher: str = ""
+
+    def sources(self):
+        return {"teacher": self.teacher}
+
+
+def test_a_teacher_of_as_many_tokens_but_others_is_one_line(tmp_path):
+    tokenizer = TokenizerConfig(path=str(tmp_path / "own" / "tokenizer.json"))
+    (tmp_path / "own").mkdir()
+    make_bytes().save(tmp_path / "own" / "tokenizer.json")
+    shutil.copytree(tmp_path / "own", tmp_path / "teacher")
+    config = Config(LlamaConfig.tiny(), Taught(f"{tmp_path}/teacher@3"), TextData(tokenizer=tokenizer))
+    check_tokenizers(config)
+    path = tmp_path / "teacher" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    a, b = (next(name for name, n in vocabulary.items() if n == number) for number in (100, 101))
+    vocabulary[a], vocabulary[b] = 101, 100
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        ValueError, match="objective.teacher = .*: a teacher with another vocabulary: its token 100 is"
+    ) as error:
+        check_tokenizers(config)
+    assert "\n" not in str(error.value)
