@@ -25,6 +25,7 @@ class Leaf(NamedTuple):
 
 def newest(directory: Path) -> int:
     """The newest save whose description can be read; ValueError where there is none."""
+    directory = directory.absolute()
     for step in reversed(store.steps(store.open_store(directory, CheckpointConfig()))):
         if _described(directory / str(step)) is not None:
             return step
@@ -36,7 +37,7 @@ def describe(directory: Path, step: int) -> dict[str, Leaf]:
 
     FileNotFoundError where there is no such save; ValueError, one line, where it is damaged.
     """
-    folder = directory / str(step)
+    folder = directory.absolute() / str(step)
     if not folder.is_dir():
         raise FileNotFoundError(f"checkpoint: no step {step} in {directory}")
     return _whole(folder, lambda: _describe(folder))
@@ -44,7 +45,7 @@ def describe(directory: Path, step: int) -> dict[str, Leaf]:
 
 def read(directory: Path, step: int, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
     """The leaves of `wanted`, shapes with shardings, verified; ValueError, one line, where one is damaged or not there."""
-    folder = directory / str(step)
+    folder = directory.absolute() / str(step)
     known = _whole(folder, lambda: _describe(folder))
     if lacking := [path for path in wanted if path not in known]:
         raise ValueError(f"checkpoint: {folder} lacks {manifest.few(lacking)}")

@@ -57,6 +57,15 @@ def test_a_run_keeps_where_they_lie_and_none_of_them(first, second):
     jax.tree.map(np.testing.assert_array_equal, values(*second)["features"], want)
 
 
+def test_a_source_may_be_named_from_the_folder_that_one_works_in(second, monkeypatch):
+    config, folder = second
+    monkeypatch.chdir(folder.parent)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, init_from="first"))
+    found = fresh_state(config, sharding.make_mesh(config.parallel))
+    jax.tree.map(np.testing.assert_array_equal, found.constants["features"], values(*second)["features"])
+    assert all(place.directory.is_absolute() for place in found.places.values())
+
+
 def test_a_resumed_run_reads_them_again_bit_for_bit(second, tmp_path):
     config, straight = second
     half = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2))
