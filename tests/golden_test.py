@@ -17,7 +17,7 @@ GOLDEN = ROOT / "tests" / "golden"
 def describe(path: Path) -> str:
     config = config_file.load(path)
     spec = config.make_model().spec
-    fields = "\n".join(f"{name} = {value!r}" for name, value in flat(config).items())
+    fields = "\n".join(f"{name} = {value!r}" for name, value in flat(config).items()).replace(f"{ROOT}/", "")
     counts = f"{params.count(spec, trainable=True)} trainable, {params.count(spec, trainable=False)} frozen"
     return f"{fields}\n\n{params.table(spec)}\n{counts}\n"
 

@@ -6,12 +6,13 @@ from typing import Any
 
 from rich.console import Console
 
-from bigmodel_jax.checkpoint import store
+from bigmodel_jax.checkpoint import kept, store
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import processes
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.data.experience import Experience
 from bigmodel_jax.data.loader import EvalBatches, eval_batches, make_iterator
+from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer, num_ids
 from bigmodel_jax.training import constants, fits, rollouts
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.fresh import ADAPTERS, Fresh, fresh_state
@@ -68,6 +69,22 @@ def begin(config: Config, mesh, console: Console) -> Fresh:
 def _say(console: Console, text: str) -> None:
     log.info("%s", text)
     console.print(text, soft_wrap=True)
+
+
+def check_tokenizers(config: Config) -> None:
+    """ValueError where a run that the objective reads, its teacher say, has another token of the same number."""
+    for branch, source in config.objective.sources().items():
+        path, own = kept.split(source)[0] / "tokenizer.json", config.data.open_tokenizer()
+        if own is None or not path.is_file():
+            continue
+        theirs = load_tokenizer(path)
+        for number in range(min(num_ids(own.model), num_ids(theirs.model))):
+            here, there = own.model.id_to_token(number), theirs.model.id_to_token(number)
+            if here != there:
+                raise ValueError(
+                    f"objective.{branch} = {source!r}: a {branch} with another vocabulary: its token {number} is "
+                    f"{there!r}, and the data's is {here!r}"
+                )
 
 
 def already_complete(run_dir: Path, config: Config, console: Console) -> dict[str, float]:

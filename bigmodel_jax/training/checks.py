@@ -8,11 +8,10 @@ import jax
 import numpy as np
 
 from bigmodel_jax import config_reads
-from bigmodel_jax.checkpoint import kept
 from bigmodel_jax.config import Config, ImageSampleConfig, SampleConfig
 from bigmodel_jax.core import ranges
 from bigmodel_jax.data.base import DataConfig, Rows
-from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer, num_ids
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 
 def check_processes(config: Config) -> None:
@@ -39,22 +38,6 @@ def check_data(config: Config) -> None:
         if has < needed if least else _plain(has) != _plain(needed):
             source = f" (data.{config.data.required_by[name]})" if name in config.data.required_by else ""
             raise ValueError(f"model.{name} = {has}, but the data needs {'at least ' if least else ''}{needed}{source}")
-
-
-def check_tokenizers(config: Config) -> None:
-    """ValueError where a run that the objective reads, its teacher say, has another token of the same number."""
-    for branch, source in config.objective.sources().items():
-        path, own = kept.split(source)[0] / "tokenizer.json", config.data.open_tokenizer()
-        if own is None or not path.is_file():
-            continue
-        theirs = load_tokenizer(path)
-        for number in range(min(num_ids(own.model), num_ids(theirs.model))):
-            here, there = own.model.id_to_token(number), theirs.model.id_to_token(number)
-            if here != there:
-                raise ValueError(
-                    f"objective.{branch} = {source!r}: a {branch} with another vocabulary: its token {number} is "
-                    f"{there!r}, and the data's is {here!r}"
-                )
 
 
 def _field(model: Any, name: str, default: Any) -> Any:

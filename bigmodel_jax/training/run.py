@@ -14,8 +14,15 @@ from bigmodel_jax.core import processes, pulse, sharding
 from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training import constants, epochs, fits, holder, loop, provenance, reference, run_folder
-from bigmodel_jax.training.beginning import already_complete, already_stopped, begin, open_data, resume
-from bigmodel_jax.training.checks import check_data, check_processes, check_rows, check_tokenizers
+from bigmodel_jax.training.beginning import (
+    already_complete,
+    already_stopped,
+    begin,
+    check_tokenizers,
+    open_data,
+    resume,
+)
+from bigmodel_jax.training.checks import check_data, check_processes, check_rows
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.ending import check_endings
 

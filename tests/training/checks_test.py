@@ -16,7 +16,8 @@ from bigmodel_jax.data import Arrays, DataConfig, ImageData, TextData, Tokenizer
 from bigmodel_jax.data.tokenizers.tokenizers import make_bytes
 from bigmodel_jax.models import CLIPConfig, DiTConfig, LlamaConfig, TextToImageConfig
 from bigmodel_jax.objectives import Contrastive, Diffusion, Objective
-from bigmodel_jax.training.checks import check_data, check_images, check_sample, check_tokenizers
+from bigmodel_jax.training.beginning import check_tokenizers
+from bigmodel_jax.training.checks import check_data, check_images, check_sample
 from bigmodel_jax.training.run import train
 
 
