@@ -155,6 +155,11 @@ def of_kind(tree: Tree, spec: Tree, kind: Kind) -> Tree:
     return from_paths({path: leaf for path, leaf in paths(tree).items() if specs[path].kind == kind})
 
 
+def constants(spec: Tree, **facts: Any) -> Tree:
+    """The spec of the same parameters as constants, such as those of a teacher; facts: what else differs for all of them."""
+    return map_spec(lambda p: dataclasses.replace(p, kind="constant", decay=False, **facts), spec)
+
+
 def partition(tree: Tree, spec: Tree) -> tuple[Tree, Tree]:
     """Splits a tree shaped like `spec` into (trained, all others); branches left empty are dropped."""
     flat, specs = paths(tree), paths(spec)

@@ -1,7 +1,6 @@
 """A student that learns from a teacher's distribution over the next token, beside the text itself or instead of it."""
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -69,8 +68,7 @@ class Distillation(NextToken):
     def parameters(self, model: ModelConfig) -> Tree:
         teacher = self.teacher_config()
         self._check(model, teacher)
-        constant = functools.partial(dataclasses.replace, kind="constant", dtype=self.teacher_dtype, decay=False)
-        spec = {TEACHER: params.map_spec(constant, teacher.make().spec)}
+        spec = {TEACHER: params.constants(teacher.make().spec, dtype=self.teacher_dtype)}
         if self.student_layers and model.embed_dim != teacher.embed_dim:
             init = normal(model.embed_dim**-0.5)
             spec[HIDDEN_MAP] = linear.linear_spec(model.embed_dim, teacher.embed_dim, axes=("embed", None), init=init)

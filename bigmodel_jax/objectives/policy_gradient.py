@@ -20,7 +20,6 @@ from bigmodel_jax.core.metrics import Mean, Metric
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Positive
 from bigmodel_jax.core.user_code import FunctionName, find, name_of
-from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.models.base import ModelConfig, Out
 from bigmodel_jax.nn import head_losses, lora
 from bigmodel_jax.nn.head import Form as Logits
@@ -103,10 +102,6 @@ class PolicyGradient(Objective):
                 f"objective.kl = {self.kl:g} needs objective.reference: a run, such as the one of train.init_from, or "
                 f"{ADAPTERS_OFF!r}"
             )
-        if self.reference == ADAPTERS_OFF and type(config.adapters) is AdapterConfig:
-            raise ValueError(
-                f"objective.reference = {ADAPTERS_OFF!r}: the run has no adapters; name a run, or give adapters"
-            )
         if getattr(config.data, "group", 2) < 2:
             raise ValueError(
                 f"data.group = {config.data.group}: {type(self).__name__} compares answers; it must be 2 or more"
@@ -123,7 +118,7 @@ class PolicyGradient(Objective):
     def parameters(self, model: ModelConfig) -> Tree:
         if not self.sources():
             return {}
-        return {"reference": params.map_spec(lambda p: dataclasses.replace(p, kind="constant"), model.make().spec)}
+        return {"reference": params.constants(model.make().spec)}
 
     def sources(self) -> dict[str, str]:
         kept = self.kl and self.reference not in ("", ADAPTERS_OFF)

@@ -48,7 +48,7 @@ class Referenced(Objective):
                 "objective.reference = 'constants' needs objective.reference_run, the run whose weights the reference has; "
                 "'cached' takes those with which this run begins"
             )
-        return {REFERENCE: parameters.map_spec(_constant, model.make().spec)}
+        return {REFERENCE: parameters.constants(model.make().spec)}
 
     def sources(self) -> dict[str, str]:
         return {REFERENCE: self.reference_run} if self.reference == "constants" else {}
@@ -77,7 +77,3 @@ class Referenced(Objective):
         batch = pairs.flat(batch)
         out = model.apply(params, batch, rng=None, train=False)
         return pairs.texts_of(pairs.nats_of(out, batch, self.logits), batch).log_probs
-
-
-def _constant(p: parameters.Param) -> parameters.Param:
-    return dataclasses.replace(p, kind="constant", decay=False)

@@ -7,7 +7,7 @@ import jax
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import sharding
-from bigmodel_jax.data.loader import eval_batches
+from bigmodel_jax.data.loader import EvalBatches, eval_batches
 from bigmodel_jax.training import reference
 from bigmodel_jax.training.checks import check_data
 from bigmodel_jax.training.evaluate import evaluate
@@ -21,11 +21,15 @@ def evaluate_run(config: Config, run_dir: Path, which: str = "") -> tuple[int, d
     validate(config, jax.device_count())
     mesh = sharding.make_mesh(config.parallel)
     check_data(config)  # before the weights are read: another tokenizer or longer rows than the model takes
-    if config.data.prompts:
-        weights, step = load_weights(config, run_dir, mesh, which)
-        return step, evaluate(config, make_eval_step(config, mesh), weights, HeldOut(config, mesh))
-    data = reference.find(config, mesh, run_dir, resumes=True, splits=("validation",)).data
+    batches = _validation(config, mesh, run_dir)
     weights, step = load_weights(config, run_dir, mesh, which)
-    size = config.eval.batch_size or config.train.batch_size
-    batches = eval_batches(data, batch_size=size, mesh=mesh, rules=config.parallel.rules)
     return step, evaluate(config, make_eval_step(config, mesh), weights, batches)
+
+
+def _validation(config: Config, mesh, run_dir: Path) -> EvalBatches | HeldOut:
+    """The batches of the validation split, or the answers to its prompts."""
+    if config.data.prompts:
+        return HeldOut(config, mesh)
+    data = reference.find(config, mesh, run_dir, resumes=True, splits=("validation",)).data
+    size = config.eval.batch_size or config.train.batch_size
+    return eval_batches(data, batch_size=size, mesh=mesh, rules=config.parallel.rules)
