@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
@@ -26,6 +25,7 @@ from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import chat, chat_records, packing
 from bigmodel_jax.data.text.chat_records import Columns, Form, Reasoning
 from bigmodel_jax.data.text.packing import Packing
+from bigmodel_jax.data.text.templated import Templated
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class ChatData(DataConfig):
+class ChatData(Templated, DataConfig):
     """Records of one conversation each: messages, ShareGPT's conversations, or a prompt and its completion.
 
     Where the last two are texts, the prompt is the user's message and the completion the assistant's; without a template
@@ -80,7 +80,7 @@ class ChatData(DataConfig):
         facts = [self.source.fingerprint(split, self.root()), self.form, self.max_bad_records]
         facts += [
             fingerprint(self.tokenizer_path),
-            self._template(),
+            self.template(),
             self.control_tokens,
             self.train_on,
             self.reasoning,
@@ -105,10 +105,7 @@ class ChatData(DataConfig):
         return ChatRows(stream, plan, self.seq_len, meta | counts)
 
     def _check(self) -> None:
-        for name in ("tokenizer_path", "template_path"):
-            path = getattr(self, name)
-            if (path or name == "tokenizer_path") and not Path(path).is_file():
-                raise ValueError(f"data.{name} = {path!r}: no such file")
+        self.check_files()
         if self.packing == "concat":
             raise ValueError(
                 "data.packing = 'concat': it cuts conversations at row ends, and answers off their questions; "
@@ -123,29 +120,11 @@ class ChatData(DataConfig):
             tools=self.tools_field,
         )
 
-    def _template(self) -> str:
-        return Path(self.template_path).read_text() if self.template_path else ""
-
-    def reads(self) -> dict[str, list[Path] | str]:
-        found = super().reads()
-        return found | {name: fingerprint(found[name][0]) for name in found.keys() & {"data.tokenizer_path"}}
-
     def row(self) -> dict[str, Field]:
         return packing.row(self.seq_len)
 
-    def requirements(self) -> dict:
-        return {"vocab_size": self.open_tokenizer().vocab_size, "max_seq_len": self.seq_len}
-
-    def open_tokenizer(self) -> Tokenizer:
-        return load_tokenizer(self.tokenizer_path)
-
-    def save_artifacts(self, folder: Path) -> None:
-        self.open_tokenizer().save(folder / "tokenizer.json")
-        if self.template_path:
-            files.replace(folder / "chat_template.jinja", self._template())
-
     def _write(self, split: str, out: Path) -> None:
-        tokenizer, template = load_tokenizer(self.tokenizer_path), self._template()
+        tokenizer, template = load_tokenizer(self.tokenizer_path), self.template()
         if self.template_path:
             self._check_template(template, tokenizer)
         bad, conversations, sizes, form = BadRecords(self.max_bad_records), 0, [0], self.form

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
@@ -24,6 +23,7 @@ from bigmodel_jax.data.text import chat, packing, preference_records
 from bigmodel_jax.data.text.chat_records import Reasoning
 from bigmodel_jax.data.text.preference_records import Columns, Encoded, Prompted
 from bigmodel_jax.data.text.preference_rows import PreferenceRows, Stream, TooLong, fit
+from bigmodel_jax.data.text.templated import Templated
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class PreferenceData(DataConfig):
+class PreferenceData(Templated, DataConfig):
     """Records of a prompt with a chosen and a rejected answer, one pair a row (data/text/preference_records.py: the forms)."""
 
     required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
@@ -58,7 +58,7 @@ class PreferenceData(DataConfig):
     "a text that spells a control token such as <|im_end|>: error makes it a bad record; escape reads it as text"
 
     def open(self, split: str) -> "PreferenceRows":
-        self._check()
+        self.check_files()
         facts = [
             self.source.fingerprint(split, self.root()),
             dataclasses.astuple(self._columns()),
@@ -89,14 +89,8 @@ class PreferenceData(DataConfig):
     def _columns(self) -> Columns:
         return Columns(self.prompt_field, self.chosen_field, self.rejected_field)
 
-    def _check(self) -> None:
-        for name in ("tokenizer_path", "template_path"):
-            path = getattr(self, name)
-            if (path or name == "tokenizer_path") and not Path(path).is_file():
-                raise ValueError(f"data.{name} = {path!r}: no such file")
-
-    def _template(self, tokenizer: Tokenizer) -> str:
-        template = Path(self.template_path).read_text() if self.template_path else ""
+    def _checked_template(self, tokenizer: Tokenizer) -> str:
+        template = self.template()
         try:
             if template:
                 chat.check(template, tokenizer.names())
@@ -104,24 +98,9 @@ class PreferenceData(DataConfig):
             raise ValueError(f"data.template_path = {self.template_path!r}: {error}") from None
         return template
 
-    def reads(self) -> dict[str, list[Path] | str]:
-        found = super().reads()
-        return found | {name: fingerprint(found[name][0]) for name in found.keys() & {"data.tokenizer_path"}}
-
     def row(self) -> dict[str, Field]:
         texts = {name: Field((2, self.seq_len), "int32", (None, "seq")) for name in packing.TOKENS}
         return texts | {"weights": Field((2, self.seq_len), "float32", (None, "seq"))}
-
-    def requirements(self) -> dict:
-        return {"vocab_size": self.open_tokenizer().vocab_size, "max_seq_len": self.seq_len}
-
-    def open_tokenizer(self) -> Tokenizer:
-        return load_tokenizer(self.tokenizer_path)
-
-    def save_artifacts(self, folder: Path) -> None:
-        self.open_tokenizer().save(folder / "tokenizer.json")
-        if self.template_path:
-            files.replace(folder / "chat_template.jinja", Path(self.template_path).read_text())
 
     def rows_of(self, stream: "Stream") -> np.ndarray:
         """(N, 3): which segments are each row's prompt and its two answers."""
@@ -132,7 +111,7 @@ class PreferenceData(DataConfig):
 
     def _write(self, split: str, out: Path) -> None:
         tokenizer = load_tokenizer(self.tokenizer_path)
-        template = self._template(tokenizer)
+        template = self._checked_template(tokenizer)
         bad = BadRecords(self.max_bad_records)
         sizes, prompts, labels = [0], [], []
         with Column(out / "tokens.npy", np.int32) as tokens:

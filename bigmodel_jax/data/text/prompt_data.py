@@ -8,12 +8,10 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Share, ShareAboveZero
 from bigmodel_jax.core.user_code import FunctionName, name_of
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
@@ -21,14 +19,14 @@ from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.sources.sources import Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import chat, packing
-from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
-from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+from bigmodel_jax.data.text.templated import Templated
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptData(DataConfig):
+class PromptData(Templated, DataConfig):
     """Records with a prompt, text or messages, and whatever else their rewards read; and how answers are sampled.
 
     Batch: what packing.row has; weights are 1 where the target is the policy's own; advantages (B,) and
@@ -77,7 +75,7 @@ class PromptData(DataConfig):
         return self.max_prompt + self.max_tokens
 
     def open(self, split: str) -> "PromptRows":
-        self._check()
+        self.check_files()
         bad = BadRecords(self.max_bad_records)
         prompts, records = [], []
         for tokens, record in self._prompts(split, bad):
@@ -90,7 +88,7 @@ class PromptData(DataConfig):
 
     def _prompts(self, split: str, bad: BadRecords) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """(tokens, record) of every usable record."""
-        tokenize = functools.partial(self.tokens, self.open_tokenizer(), self._template())
+        tokenize = functools.partial(self.tokens, self.open_tokenizer(), self.template())
         for where, record in self.source.records(split, self.root(), bad):
             reason, tokens = lacks(record, self.prompt_field), []
             if self.recorded and not isinstance(record.get(self.completion_field), str):
@@ -121,19 +119,6 @@ class PromptData(DataConfig):
             raise ValueError("its prompt is messages, which need data.template_path")
         return [tokenizer.start, *tokenizer.encode(prompt)]
 
-    def _check(self) -> None:
-        for name in ("tokenizer_path", "template_path"):
-            path = getattr(self, name)
-            if not Path(path).is_file() and (path or name == "tokenizer_path"):
-                raise ValueError(f"data.{name} = {path!r}: no such file")
-
-    def _template(self) -> str:
-        return Path(self.template_path).read_text() if self.template_path else ""
-
-    def reads(self) -> dict[str, list[Path] | str]:
-        found = super().reads()
-        return found | {name: fingerprint(found[name][0]) for name in found.keys() & {"data.tokenizer_path"}}
-
     def row(self) -> dict[str, Field]:
         sampled = {"rollout_log_probs": Field((self.seq_len,), "float32", ("seq",)), "advantages": Field(())}
         return packing.row(self.seq_len) | sampled
@@ -145,17 +130,9 @@ class PromptData(DataConfig):
                 "groups of answers"
             )
 
-    def requirements(self) -> dict:
-        return {"vocab_size": self.open_tokenizer().vocab_size, "max_seq_len": self.seq_len}
-
     def open_tokenizer(self) -> Tokenizer:
-        self._check()
-        return load_tokenizer(self.tokenizer_path)
-
-    def save_artifacts(self, folder: Path) -> None:
-        self.open_tokenizer().save(folder / "tokenizer.json")
-        if self.template_path:
-            files.replace(folder / "chat_template.jinja", self._template())
+        self.check_files()
+        return super().open_tokenizer()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""What data in a model's own tokens share: its tokenizer.json and, where there is one, its chat template."""
+
+from pathlib import Path
+
+from bigmodel_jax.core import files
+from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+
+
+class Templated:
+    """Methods of a `DataConfig` with the fields tokenizer_path, template_path ("" for none) and seq_len."""
+
+    def check_files(self) -> None:
+        """ValueError, one line, where a file is missing."""
+        for name in ("tokenizer_path", "template_path"):
+            path = getattr(self, name)
+            if (path or name == "tokenizer_path") and not Path(path).is_file():
+                raise ValueError(f"data.{name} = {path!r}: no such file")
+
+    def template(self) -> str:
+        return Path(self.template_path).read_text() if self.template_path else ""
+
+    def reads(self) -> dict[str, list[Path] | str]:
+        found = super().reads()
+        return found | {name: fingerprint(found[name][0]) for name in found.keys() & {"data.tokenizer_path"}}
+
+    def requirements(self) -> dict:
+        return {"vocab_size": self.open_tokenizer().vocab_size, "max_seq_len": self.seq_len}
+
+    def open_tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.tokenizer_path)
+
+    def save_artifacts(self, folder: Path) -> None:
+        self.open_tokenizer().save(folder / "tokenizer.json")
+        if self.template_path:
+            files.replace(folder / "chat_template.jinja", self.template())
