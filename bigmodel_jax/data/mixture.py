@@ -118,6 +118,8 @@ class MixtureData(DataConfig):
         for i, part in enumerate(self._parts()):
             with _named(i):
                 rows.append(part.open(split))
+                if getattr(rows[-1], "mixes", ()):
+                    raise ValueError("data.mix: the examples of a mixture's parts are not mixed; allowed: ()")
         return MixedRows(rows, self.stages)
 
     def row(self) -> dict[str, Field]:

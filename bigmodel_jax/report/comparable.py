@@ -20,6 +20,7 @@ HELD_OUT = (
 # What an evaluation does not see, or what leaves its figures comparable.
 ASIDE = (
     *("cache_dir", "max_bad_records", "max_shift", "seq_len", "packing", "tokenizer"),
+    *("image_size", "eval_crop", "augment", "mix", "normalise", "mean", "spread"),
     *("source.train", "source.train_split", "source.data_dir"),
 )
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bigmodel_jax.data.images import image
+from bigmodel_jax.data.images import image_rows
 from bigmodel_jax.data.images.image import ImageData
 from bigmodel_jax.data.sources.sources import Arrays
 
@@ -29,7 +29,7 @@ def test_bytes_become_unit_floats(tmp_path):
 def test_shift_moves_by_whole_pixels_and_keeps_what_stays_inside():
     images = np.zeros((200, 7, 7, 1), np.uint8)
     images[:, 3, 3] = 1
-    moved = image.shift(images, np.random.default_rng(0).integers(0, 1 << 63, 200).astype(np.uint64), 2)
+    moved = image_rows.shift(images, np.random.default_rng(0).integers(0, 1 << 63, 200).astype(np.uint64), 2)
     at = np.argwhere(moved[..., 0])
     assert len(at) == 200
     places = {tuple(p) for p in (at[:, 1:] - 3).tolist()}
@@ -38,7 +38,7 @@ def test_shift_moves_by_whole_pixels_and_keeps_what_stays_inside():
 
 def test_shift_brings_in_black():
     noise = np.arange(9, dtype=np.uint64)
-    moved = image.shift(np.ones((9, 4, 4, 1), np.uint8), noise, 1)
+    moved = image_rows.shift(np.ones((9, 4, 4, 1), np.uint8), noise, 1)
     assert sorted(moved.sum(axis=(1, 2, 3)).tolist()) == [9] * 4 + [12] * 4 + [16]
 
 
