@@ -137,7 +137,12 @@ def image_shape(cfg: ImageData) -> tuple[int, ...]:
 
 def fitted(cfg: ImageData) -> Channels:
     """What a batch is normalised with: of "train", fitted on the training split alone and kept in the cache."""
-    if cfg.normalise != "train":
+    if cfg.normalise == "none":
+        return Channels()
+    if cfg.normalise == "given":
+        channels_ = image_shape(cfg)[-1]
+        if len(cfg.mean) not in (1, channels_):
+            raise ValueError(f"data.mean: {len(cfg.mean)} numbers are given, and images have {channels_} channels")
         return Channels(cfg.mean, cfg.spread)
     folder = encoded_folder(cfg, "train") if cfg.image_size else decoded_folder(cfg, "train")
     name = cache.key(folder.name, cfg.image_size, cfg.eval_crop)

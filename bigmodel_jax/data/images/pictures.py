@@ -18,6 +18,9 @@ TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 ORIENTATION = 0x0112
 Box = tuple[float, float, float, float]  # left, top, width, height
 
+# Each format has its own. The warning is raised where a user turns warnings into errors.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `opened` refuses those pictures
 
 
@@ -109,7 +112,7 @@ def _read[T](file: Path | BinaryIO, name: object, use: Callable[[Image.Image], T
             if math.prod(picture.size) > MOST_PIXELS:
                 raise ValueError(f"it has {picture.width} x {picture.height} pixels; {MOST_PIXELS:,} are read at most")
             return use(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # each format has its own
+    except UNREADABLE as error:
         raise ValueError(f"{name} is not a readable picture ({str(error)[:100]})") from None
 
 
