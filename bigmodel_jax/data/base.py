@@ -85,6 +85,10 @@ class DataConfig:
         """Itself, with what the run in `folder` kept of its training split in place of what that split says now."""
         return self
 
+    def processor(self, run_dir: Path) -> dict[str, Any]:
+        """preprocessor_config.json of an export of the run in `run_dir`, where its rows are pictures of a known cut."""
+        return {}
+
     def sheet(self, first: Callable[[], dict[str, np.ndarray]]) -> tuple[np.ndarray, list[str]] | None:
         """(pictures (N, H, W, 1 or 3) float32 in 0 .. 1, a title each) of training rows, which `first` reads, as the model gets
         them; None: its rows are no pictures, or training sees what evaluation sees."""

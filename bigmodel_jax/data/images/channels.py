@@ -19,9 +19,17 @@ class Channels:
         found = values.astype(np.float32)
         found /= np.float32(255 if values.dtype == np.uint8 else 1)
         if self.mean:
-            found -= np.asarray(self.mean, np.float32)
-            found /= np.asarray(self.spread, np.float32)
+            lines = (
+                found.reshape(-1, found.shape[-2] * found.shape[-1]) if found.ndim > 2 else found
+            )  # long rows are quick
+            lines -= self._line(self.mean, found, lines)
+            lines /= self._line(self.spread, found, lines)
         return found
+
+    def _line(self, numbers: tuple[float, ...], values: np.ndarray, lines: np.ndarray) -> np.ndarray:
+        """A number for each place of a line."""
+        channels = np.broadcast_to(np.asarray(numbers, np.float32), values.shape[-1:])
+        return np.tile(channels, lines.shape[-1] // values.shape[-1])
 
     def shown(self, values: np.ndarray) -> np.ndarray:
         """The inverse: a batch's images in 0 .. 1."""

@@ -18,6 +18,7 @@ from bigmodel_jax.data.images.augment import Augmentation
 from bigmodel_jax.data.images.channels import Channels
 from bigmodel_jax.data.images.image_rows import FileRows, ImageRows, LabelledRows
 from bigmodel_jax.data.images.mix import Mix
+from bigmodel_jax.data.images.processor import processor
 from bigmodel_jax.data.sources.sources import Source, Tfds
 
 FORMAT = 1  # raise it when the decoded files below change
@@ -83,6 +84,9 @@ class ImageData(DataConfig):
             return self
         found = json.loads((folder / SCALING).read_text())["image"]
         return dataclasses.replace(self, normalise="given", mean=tuple(found["mean"]), spread=tuple(found["scale"]))
+
+    def processor(self, run_dir: Path) -> dict[str, Any]:
+        return processor(self.image_size, self.eval_crop, fitted(self.of_run(run_dir))) if self.image_size else {}
 
     def save_artifacts(self, folder: Path) -> None:
         """vocabulary.json: the names of the classes, in the order of their numbers; scaling.json: mean and spread."""

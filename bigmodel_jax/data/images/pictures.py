@@ -120,7 +120,10 @@ def _upright(picture: Image.Image) -> Image.Image:
     """In three channels of bytes, turned as its EXIF data says, on white."""
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    picture = ImageOps.exif_transpose(picture)
+    if picture.getexif().get(ORIENTATION, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "RGB" and not picture.has_transparency_data:
+        return picture  # `convert` would copy it
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     picture = picture.convert("RGBA")
