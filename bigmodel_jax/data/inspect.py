@@ -201,8 +201,8 @@ def _show_images(cfg: DataConfig, splits: dict[str, Rows]) -> Group:
 
 
 def _samples(cfg: DataConfig, rows: Rows) -> Table:
-    """Four examples: as evaluation sees them (first line), and as two epochs of training do, where that differs."""
-    chosen = np.linspace(0, len(rows) - 1, 4).astype(int)
+    """Three examples: as evaluation sees them (first line), and as two epochs of training do, where that differs."""
+    chosen = np.linspace(0, len(rows) - 1, 4).astype(int)  # two pairs, where they are mixed
     seen = [rows.batch(chosen, None)]
     for epoch in range(2 if rows.changes else 0):
         noise = shuffle.noise(shuffle.start(0), chosen + epoch * len(rows))
@@ -210,13 +210,13 @@ def _samples(cfg: DataConfig, rows: Rows) -> Table:
         seen.append(rows.mix(batch, noise) if rows.mixes else batch)
     table = Table(box=None, show_header=False, padding=(0, 1))
     table.add_column()
-    for _ in chosen:
+    for _ in range(3):
         table.add_column(no_wrap=True, overflow="crop")
-    table.add_row("", *(f"label {label}" for label in rows.labels[chosen]))
+    table.add_row("", *(f"label {label}" for label in rows.labels[chosen[:3]]))
     for name, batch in zip(("as stored", "epoch 1", "epoch 2"), seen, strict=False):
-        table.add_row(name, *(_picture(image) for image in cfg.shown(batch["image"])))
+        table.add_row(name, *(_picture(image) for image in cfg.shown(batch["image"][:3])))
         if "soft_label" in batch:
-            table.add_row("", *cfg.titles(batch))
+            table.add_row("", *(title.replace(" + ", "\n+ ") for title in cfg.titles(batch)[:3]))
     return table
 
 
