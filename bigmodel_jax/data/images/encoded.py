@@ -95,7 +95,7 @@ def _checked(record: dict[str, Any], wrong: Callable[[dict[str, Any]], str]) -> 
     image, label = record["image"], int(record["label"])
     try:
         content = _content(image)
-        size = pictures.check(content, image if isinstance(image, Path) else "image")
+        size = pictures.check(content, "the file")
     except (OSError, ValueError) as error:
         return str(error)
     by_path = isinstance(image, Path)

@@ -34,7 +34,7 @@ class ImageData(DataConfig):
     also holds soft_label (B, classes) float32, and label is that of the larger share.
     """
 
-    required_by: ClassVar = {"num_classes": "num_classes", "image_shape": "source"}
+    required_by: ClassVar = {"num_classes": "num_classes", "image_shape": "image_size, data.source"}
 
     source: Source = Tfds("mnist_5k")
     num_classes: Count = 10
