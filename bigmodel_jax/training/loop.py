@@ -14,7 +14,7 @@ from bigmodel_jax.data.experience import Experience
 from bigmodel_jax.data.loader import EvalBatches
 from bigmodel_jax.report import declared
 from bigmodel_jax.report.environment import write_environment
-from bigmodel_jax.report.progress import Progress, group_table, start_rows, start_table
+from bigmodel_jax.report.progress import Progress, group_table, part_epochs, start_rows, start_table
 from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
@@ -202,7 +202,8 @@ class Run:
         self.clock = now
         loss = float(sums["loss"].compute())
         rates = self.throughput.rates(self.tokens_per_step)
-        self.progress.update(step, loss=loss, tokens_per_second=rates["tokens_per_second"], mfu=rates["mfu"])
+        passes = part_epochs(sums) if logged else {}
+        self.progress.update(step, loss=loss, tokens_per_second=rates["tokens_per_second"], mfu=rates["mfu"], **passes)
         skipped = int(sums["skipped_steps"].total)
         self.skipped, self.in_a_row = self.skipped + skipped, (self.in_a_row + 1) * skipped
         if skipped:

@@ -22,7 +22,7 @@ from bigmodel_jax.data import (
     eval_batches,
     make_iterator,
 )
-from bigmodel_jax.data.mixture import SLOTS, Mixture
+from bigmodel_jax.data.mixture_order import SLOTS, Mixture
 from bigmodel_jax.models import MLPConfig
 from bigmodel_jax.objectives import Classification
 
