@@ -57,7 +57,7 @@ class MixedRows:
     def parts_between(self, low: int, high: int) -> dict[str, tuple[int, int]]:
         """{name: its rows [low, high)} of the parts that have some of these rows."""
         found = {}
-        for name, first, end in zip(self.names, self.offsets, self.offsets[1:], strict=True):
+        for name, first, end in zip(self.names, self.offsets[:-1], self.offsets[1:], strict=True):
             if max(low, first) < min(high, end):
                 found[name] = max(low, int(first)), min(high, int(end))
         return found

@@ -64,8 +64,10 @@ class MixtureData(DataConfig):
             raise ValueError(
                 f"{name}.temperature = {stage.temperature:g}: the weights are given; leave them out to draw by the parts' sizes"
             )
-        if len(stage.weights) != len(self.parts) or not sum(stage.weights) > 0:
-            raise ValueError(f"{name}.weights = {stage.weights!r}; it must have {len(self.parts)} numbers, not all 0")
+        if len(stage.weights) != len(self.parts) or min(stage.weights) < 0 or not sum(stage.weights) > 0:
+            raise ValueError(
+                f"{name}.weights = {stage.weights!r}; it must have {len(self.parts)} numbers, none below 0 and not all 0"
+            )
         if low := too_low(stage.weights):
             raise ValueError(f"{name}.weights: {low[0]} is less than 1/{SLOTS} of all; give more, or 0")
 
@@ -109,6 +111,28 @@ class MixtureData(DataConfig):
         for i, part in enumerate(self._parts()):
             found |= {f"data.parts.{i}{name.removeprefix('data')}": what for name, what in part.reads().items()}
         return found
+
+    def with_places(self, options: list[str]) -> "MixtureData":
+        stages = list(self.stages)
+        while given := {name for name in options if name.startswith(f"data.stages.{len(stages)}.")}:
+            own = {name.rpartition(".")[2] for name in given}
+            if "step" not in own or not own & {"weights", "temperature"}:
+                raise ValueError(
+                    f"--{min(given)}: a new stage needs --data.stages.{len(stages)}.step, and weights or a temperature"
+                )
+            weights = stages[-1].weights or (1.0,) * len(self.parts)  # which the option replaces
+            stages.append(Stage(stages[-1].step + 1, weights if "weights" in own else ()))
+        return dataclasses.replace(self, stages=tuple(stages))
+
+    def ahead(self, before: DataConfig, step: int) -> tuple[str, ...]:
+        known = len(before.stages) if isinstance(before, MixtureData) else len(self.stages)
+        for i, stage in enumerate(self.stages[known:], known):
+            if stage.step < step:
+                raise ValueError(
+                    f"data.stages.{i}.step = {stage.step}: the run is at step {step}; a stage that is appended begins there "
+                    "or later"
+                )
+        return tuple(f"data.stages.{i}" for i in range(known, len(self.stages)))
 
     def _parts(self) -> list[DataConfig]:
         return [dataclasses.replace(part, cache_dir=part.cache_dir or self.cache_dir) for part in self.parts]

@@ -54,7 +54,9 @@ def test_a_mixture_ends_where_no_part_with_a_weight_may_give_more():
     assert mixture.end == 47
     source, _ = mixture.draw(np.arange(47))
     assert np.bincount(source).tolist() == [7, 40]
-    with pytest.raises(ValueError, match=r"^data\.max_epochs: after 47 examples every part with a weight has given all"):
+    with pytest.raises(
+        ValueError, match=r"^data\.max_epochs: after 47 examples every part with a weight has given all"
+    ):
         mixture.draw(np.arange(44, 48))
     assert mixture.given(1000).tolist() == [7, 40]
     dry = Mixture((Stage(0, (1, 0)), Stage(5, (1, 1))), 4, (7, 20), (1, 0))
