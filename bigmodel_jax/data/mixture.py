@@ -7,6 +7,7 @@ reads every row of every source once. Nothing is kept but the number of the next
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
@@ -92,6 +93,7 @@ class MixtureData(DataConfig):
     """
 
     endless = True
+    compared: ClassVar = DataConfig.compared | {"stages": "training"}
 
     parts: tuple[DataConfig, ...] = ()
     stages: tuple[Stage, ...] = ()
