@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator
+from typing import ClassVar
 
 from bigmodel_jax.core.ranges import NonNegative
 from bigmodel_jax.data.base import DataConfig
@@ -29,6 +30,7 @@ class MixtureData(DataConfig):
     """
 
     endless = True
+    compared: ClassVar = DataConfig.compared | {"stages": "training"}
 
     parts: tuple[DataConfig, ...] = ()
     stages: tuple[Stage, ...] = ()

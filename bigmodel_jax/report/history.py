@@ -41,6 +41,9 @@ class Run:
     answers: Answers = dataclasses.field(
         default_factory=list
     )  # to prompts, with rewards, as report/answers.py reads them
+    compared: dict[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # what the fields of its data are to a comparison
 
     @property
     def name(self) -> str:
@@ -95,9 +98,9 @@ def load_run(run_dir: Path) -> Run:
     tokenizer = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
     config = formats.opened(_json(path / "config.json"), path / "config.json")
     environment = _json(path / ENVIRONMENT_FILE)
-    known, counts = declared.read(path, config)
+    known, counts, compared = declared.read(path, config)
     split = goodput.read(path)
-    facts = (labels, tokenizer, known, counts, split, read_answers(path))
+    facts = (labels, tokenizer, known, counts, split, read_answers(path), compared)
     return Run(path, config, environment, metrics, samples, pictures, *facts)
 
 

@@ -81,7 +81,7 @@ class Run:
         rows += [("MFU is of", self.peak_source), ("run folder", str(self.run_dir))]
         known = declared.of(config.objective, config.data)
         if processes.first():
-            declared.write(self.run_dir, known, self.unit)
+            declared.write(self.run_dir, known, self.unit, declared.compared(config.data))
         self.stages.end()
         self.stages.console.print(start_table(rows, title=self.run_dir.name))
         if config.optim.groups:

@@ -5,7 +5,7 @@ import importlib.metadata
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from bigmodel_jax.core import user_code
 from bigmodel_jax.core.ranges import Count, ShareBelowOne
@@ -30,6 +30,9 @@ class Corpus(Source):
 
     The validation split is read first, so that steps that compare records keep it and drop its twins from training.
     """
+
+    compared: ClassVar = {"shard_mb": "place", "licence": "place"}
+    cut: ClassVar = "validation_share"
 
     source: Source
     steps: tuple[Step, ...] = ()

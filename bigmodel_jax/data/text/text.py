@@ -42,6 +42,7 @@ class TextData(DataConfig):
     )
 
     required_by: ClassVar = {"vocab_size": "tokenizer", "max_seq_len": "seq_len"}
+    compared: ClassVar = DataConfig.compared | {"tokenizer": "tokenizer", "seq_len": "shape", "packing": "training"}
 
     source: Source = Tfds("sotu")
     tokenizer: TokenizerConfig = TokenizerConfig()
