@@ -10,6 +10,7 @@ from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params, processes, pulse, sharding
+from bigmodel_jax.data.corpus import kept_cards
 from bigmodel_jax.data.experience import Experience
 from bigmodel_jax.data.loader import EvalBatches
 from bigmodel_jax.report import declared
@@ -56,6 +57,7 @@ class Run:
         log.info("state made")
         if processes.first():
             config.data.save_artifacts(self.run_dir)
+            kept_cards.keep(self.run_dir, config.data)
         # The peak is measured while nothing else runs.
         self.peak, self.peak_source = peak_flops(list(self.mesh.devices.flat), config.precision.compute)
         num_params = params.count(config.make_model().spec, trainable=True)
