@@ -30,7 +30,7 @@ class MixtureData(DataConfig):
     """
 
     endless = True
-    compared: ClassVar = DataConfig.compared | {"stages": "training"}
+    compared: ClassVar = DataConfig.compared | {"stages": "training", "max_epochs": "training", "names": "place"}
 
     parts: tuple[DataConfig, ...] = ()
     stages: tuple[Stage, ...] = ()
