@@ -103,6 +103,15 @@ class DataConfig:
         records do. It is compared when a run is continued. A class that reads what no text field names adds it here."""
         return named_files(self, self.root())
 
+    def with_places(self, options: list[str]) -> "DataConfig":
+        """Itself, longer where options ("data.stages.2.step") name an entry that it has not yet and may get."""
+        return self
+
+    def ahead(self, before: "DataConfig", step: int) -> tuple[str, ...]:
+        """The fields, by dotted names, that a run which stands at `step` may have in addition to those of `before`;
+        ValueError where one of them would change what it has seen."""
+        return ()
+
     def root(self) -> Path:
         return cache.root(self.cache_dir)
 

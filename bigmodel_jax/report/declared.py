@@ -102,8 +102,12 @@ def _class(tag: str, base: type) -> type:
 
 
 def find(known: Known, key: str) -> Metric:
-    """The declaration of a number; its own name, where there is none."""
+    """The declaration of a number; its own name, where there is none. "loss/web" is the loss on the part "web"."""
     name = key.removeprefix("eval/")
+    whole, _, part = name.partition("/")
+    if whole == "loss" and part and f"eval/{whole}" in known:
+        metric = known[f"eval/{whole}"]
+        return dataclasses.replace(metric, name=name, title=f"{metric.title}, {part}", headline=False, beside=whole)
     title = name.replace("_", " ")
     return known.get(key) or next((m for m in OWN if m.name == key), Metric(name, title[:1].upper() + title[1:]))
 

@@ -42,6 +42,7 @@ def prepare(args: Sequence[str]) -> None:
         root = data.root()
         folder = local("--output", given.output) if given.output else corpus.folder(root)
         _prepared(corpus.job(root), folder, root, given.workers, data.max_bad_records)
+        _complete(folder, corpus, data)
         _show(folder)
 
 
@@ -60,6 +61,15 @@ def _prepared(job, folder: Path, root: Path, workers: int, limit: int) -> None:
             bar.update(task, total=now.total or None, completed=min(now.bytes, now.total), description=said)
 
         make(job, folder, root, workers=workers, max_bad_records=limit, say=say)
+
+
+def _complete(folder: Path, corpus, data) -> None:
+    """The card with what the config's tokenizer makes of the corpus, and as a page."""
+    from bigmodel_jax.data.corpus.token_statistics import add_to_card
+    from bigmodel_jax.report.card_page import build_card_page
+
+    add_to_card(folder, corpus, data)
+    build_card_page(folder)
 
 
 def _show(folder: Path) -> None:
@@ -110,7 +120,7 @@ VERBS = {
         "--output      the result's folder; without it: in the cache, where train finds it\n"
         "--FIELD       any field of the config by its dotted name\n\n"
         "Runs the steps of the config's Corpus. Killed, the same command goes on. The folder\n"
-        "gets shards of records, manifest.json and data_card.json.",
+        "gets shards of records, manifest.json, data_card.json and data_card.html.",
         ("prepare corpus.py --workers 4",),
     )
 }
