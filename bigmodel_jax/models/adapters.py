@@ -35,6 +35,10 @@ class AdapterConfig:
         """The model whose base is constant and whose adapters are trained."""
         return model
 
+    def named(self) -> dict[str, "AdapterConfig"]:
+        """Its adapters by their names, of which `generate`, `eval` and `export` may take some."""
+        return {}
+
 
 @dataclasses.dataclass(frozen=True)
 class Ranked:
@@ -90,6 +94,9 @@ class Lora(AdapterConfig):
         places = self.places(model.spec)
         spec = self.base.freeze(model.spec) | {BRANCH: {self.name: _declared(places)}}
         return adapted(model, spec, {self.name: places})
+
+    def named(self):
+        return {self.name: self}
 
     def places(self, spec: Tree) -> dict[str, Place]:
         """{path: what it gets}, for each weight that gets something; ValueError, one line, for a pattern that cannot be."""
@@ -175,6 +182,9 @@ class Several(AdapterConfig):
         fixed = BaseConfig()
         own = {name: part if self.trained in ("", name) else fixed.freeze(part) for name, part in own.items()}
         return adapted(model, self.adapters[0].base.freeze(model.spec) | {BRANCH: own}, places)
+
+    def named(self):
+        return {one.name: one for one in self.adapters}
 
 
 def _declared(places: dict[str, Place]) -> Tree:
