@@ -25,7 +25,8 @@ from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.nn.lora import BRANCH
 from bigmodel_jax.pretrained import peft
 from bigmodel_jax.pretrained.family import Family, spec_by_path
-from bigmodel_jax.pretrained.peft import Adapters, Matrix
+from bigmodel_jax.pretrained.peft import Adapters
+from bigmodel_jax.pretrained.peft_joined import Matrix
 from bigmodel_jax.pretrained.transfer import family_of, whole_or_nothing
 from bigmodel_jax.training import constants, tables
 from bigmodel_jax.training.fresh import fresh_state, open_origin

@@ -105,7 +105,7 @@ VERBS = {
     ),
     "export": Verb(
         export,
-        "export RUN FOLDER [--dtype bfloat16] [--step N] [--adapter NAME] [--peft]",
+        "export RUN FOLDER [--step N] [--adapter NAME] [--peft]",
         "write a run's weights as a Hugging Face folder",
         f"RUN           {RUN}\n"
         "FOLDER        a new folder: config.json, safetensors, tokenizer; transformers\n"
