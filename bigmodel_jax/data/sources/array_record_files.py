@@ -77,7 +77,8 @@ class Records:
         try:
             return self._reader.read(list(numbers))
         except (RuntimeError, IndexError) as error:
-            raise ValueError(f"{self._path} is damaged: {str(error)[:100]}") from error
+            anew = "delete it, and the same command makes it anew"
+            raise ValueError(f"{self._path} is damaged; {anew}: {str(error)[:100]}") from error
 
 
 @contextlib.contextmanager

@@ -59,7 +59,9 @@ def write(folder: Path, number: int, texts: Iterator[str], tokenizer: Tokenizer,
             )
             counts = {name: counts[name] + n for name, n in zip(COUNTS, added, strict=True)}
         blocks.close()
-    facts = counts | {"file_bytes": path.stat().st_size, "sha256": _digest(path), "skipped": skipped}
+    facts = (
+        {"shard": number} | counts | {"file_bytes": path.stat().st_size, "sha256": _digest(path), "skipped": skipped}
+    )
     every = np.concatenate([np.zeros(0, "<u4"), *lengths])
     with writing(index_path(folder, number), "group_size:1") as append:
         append(json.dumps(facts, ensure_ascii=False).encode())
@@ -111,8 +113,8 @@ def read_index(folder: Path, number: int) -> Index:
         size = facts["file_bytes"]
     except (KeyError, TypeError, json.JSONDecodeError):
         raise ValueError(f"{path} is no index of tokens") from None
-    if not fits:
-        raise ValueError(f"{path} is damaged: its documents are not {facts['documents']}, or its tokens not as many")
+    if facts.get("shard") != number or not fits:
+        raise ValueError(f"{path} is the index of another shard, or damaged")
     found = tokens.stat().st_size if tokens.is_file() else None
     if found != size:
         raise ValueError(f"{tokens} {'is missing' if found is None else f'has {found} bytes, not {size}'}")

@@ -64,17 +64,17 @@ def turns(count: int, host: int, hosts: int) -> list[int]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether the manifest is there, and the shards of which it speaks, by their sizes."""
+    """Whether the manifest is there, and the shards of which it speaks; the tokens' content is not read."""
     manifest = token_shards.read_manifest(folder)
-    return manifest is not None and all(
-        _has(token_shards.tokens_path(folder, number), shard["file_bytes"])
-        and _has(token_shards.index_path(folder, number), shard["index_bytes"])
-        for number, shard in enumerate(manifest["shards"])
-    )
+    return manifest is not None and all(_fits(folder, number, shard) for number, shard in enumerate(manifest["shards"]))
 
 
-def _has(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+def _fits(folder: Path, number: int, shard: Facts) -> bool:
+    try:
+        facts = token_shards.read_index(folder, number).facts
+    except ValueError:
+        return False
+    return {name: value for name, value in facts.items() if name != "skipped"}.items() <= shard.items()
 
 
 def _threads(workers: int) -> int:
