@@ -25,7 +25,7 @@ from bigmodel_jax.checkpoint.digest import digests
 from bigmodel_jax.checkpoint.local import Local
 from bigmodel_jax.checkpoint.manifest import Damaged
 from bigmodel_jax.config import CheckpointConfig
-from bigmodel_jax.core import interrupts, processes, sharding
+from bigmodel_jax.core import interrupts, mirror, processes, sharding
 
 # Orbax is imported inside the functions that need it: half a second that `--help` and the planner do not pay.
 
@@ -85,7 +85,7 @@ def open_store(directory: Path, cfg: CheckpointConfig, *, copy_bytes: int | None
     them until it is done, so they may not be donated before `wait`.
     """
     logging.getLogger("absl").addFilter(_not_orbax)
-    return Store(Path(directory).absolute(), cfg, copy_bytes)
+    return Store(mirror.origin(Path(directory)), cfg, copy_bytes)
 
 
 def open_local(store: Store, run_dir: Path, mesh: jax.sharding.Mesh) -> int:
@@ -125,7 +125,7 @@ def latest_step(store: Store) -> int | None:
 
 def read_config(directory: Path) -> dict:
     """The config saved in the newest readable checkpoint; no array is read. ValueError where there is none."""
-    store = Store(Path(directory).absolute(), CheckpointConfig())
+    store = open_store(directory, CheckpointConfig())
     return _newest_good(store, None, lambda step: manifest.read(store.directory / str(step)))["config"]
 
 

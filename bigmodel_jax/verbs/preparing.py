@@ -10,7 +10,8 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core import paths
+from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.verbs.base import CONFIG, OfConfig, Verb, local, one_target, parse_config
 
@@ -24,7 +25,7 @@ class Prepare(OfConfig):
 def prepare(args: Sequence[str]) -> None:
     target, options = one_target("prepare", args)
     given, _ = parse_config(Prepare(), target, options, "prepare")
-    check_local("--output", given.output)
+    check_local("prepare: --output", given.output)
     from bigmodel_jax.data.corpus.corpus import corpora
 
     found = list(corpora(given.config.data))
@@ -40,7 +41,7 @@ def prepare(args: Sequence[str]) -> None:
         )
     for corpus, data in found:
         root = data.root()
-        folder = local("--output", given.output) if given.output else corpus.folder(root)
+        folder = local("prepare: --output", given.output) if given.output else corpus.folder(root)
         _prepared(corpus.job(root), folder, root, given.workers, data.max_bad_records)
         _show(folder)
 
@@ -87,9 +88,9 @@ def verify(data) -> None:
 
     wrong, number, size = [], 0, 0
     for name, what in data.reads().items():
-        paths = what if isinstance(what, list) else []
-        number, size = number + len(paths), size + sum(path.stat().st_size for path in paths)
-        wrong += [f"{name}: {change}" for change in remembered.changed(paths, data.root())]
+        found = what if isinstance(what, list) else []
+        number, size = number + len(found), size + sum(paths.stat(path).size for path in found)
+        wrong += [f"{name}: {change}" for change in remembered.changed(found, data.root())]
     for corpus, part in corpora(data):
         folder = corpus.folder(part.root())
         wrong += changed(folder) if folder.exists() else []

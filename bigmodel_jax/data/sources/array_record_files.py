@@ -8,7 +8,7 @@ from pathlib import Path
 from array_record.python import array_record_module
 
 from bigmodel_jax.data.sources.lines import parse_json
-from bigmodel_jax.data.sources.opened import raw
+from bigmodel_jax.data.sources.opened import on_disk
 from bigmodel_jax.data.sources.sources import Files
 
 SUFFIX = ".array_record"
@@ -36,8 +36,8 @@ class ArrayRecordFiles(Files):
 
 def read(path: Path) -> Iterator[tuple[int, bytes]]:
     """(number, bytes) of each record, from 0; ValueError, one line, for a file that is cut short or damaged."""
-    with raw(path):
-        reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
+    with on_disk(path) as place:
+        reader = array_record_module.ArrayRecordReader(str(place), "readahead_buffer_size:0,max_parallelism:0")
         if not reader.ok():
             raise ValueError(f"{path} is no whole ArrayRecord file: it was cut short, or is something else")
         total = reader.num_records()

@@ -7,7 +7,6 @@ with "text", with "image" (or "features") and "label", or with "image" and "text
 
 import csv
 import dataclasses
-import glob
 import hashlib
 import importlib.metadata
 from collections.abc import Iterator
@@ -16,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel_jax.core import user_code
-from bigmodel_jax.core.local_paths import expanded
+from bigmodel_jax.core import paths, user_code
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.core.user_code import FunctionName
 from bigmodel_jax.data import cache
@@ -154,11 +152,11 @@ class Files(Source):
             raise ValueError(f"{option}: empty; a path or glob pattern is needed")
         found = []
         for pattern in patterns:
-            matches = sorted(p for p in glob.glob(str(expanded(option, pattern)), recursive=True) if Path(p).is_file())
+            matches = paths.matches(pattern if paths.is_remote(pattern) else paths.expanded(option, pattern))
             if not matches:
                 raise ValueError(f"{option}: {pattern!r} matches no file")
             found += matches
-        return [Path(p) for p in dict.fromkeys(found)]
+        return list(dict.fromkeys(found))
 
     def has(self, split, root):
         return bool(getattr(self, split, ""))
@@ -171,10 +169,10 @@ class Files(Source):
         return cache.key(type(self).__name__, facts, _digests(f"data.source.{split}", self.paths(split), root))
 
 
-def _digests(option: str, paths: list[Path], root: Path) -> list[str]:
+def _digests(option: str, found: list[Path], root: Path) -> list[str]:
     """Digests of the files' content: every file is read here first, so here it shows whether it can be read."""
     try:
-        return remembered.digests(paths, root)
+        return remembered.digests(found, root)
     except OSError as error:
         raise ValueError(f"{option}: {str(error.filename)!r} cannot be read: {error.strerror}") from error
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bigmodel_jax import cli, config_file
-from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.verbs import base
 
 LM_TINY = str(Path(__file__).parents[2] / "configs" / "lm_tiny.py")
