@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from bigmodel_jax.config import CheckpointConfig
-from bigmodel_jax.core import files, processes
+from bigmodel_jax.core import files, paths, processes
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,11 @@ def _tidy(directory: Path, damaged: Iterable[int]) -> None:
 def remove_unfinished(directory: Path, step: int) -> None:
     """Deletes what a failed save has written, until nothing has come back for half a second (10 s at most).
 
-    Orbax reports the first failure while its other writers still run, and they make their folders again.
+    Orbax reports the first failure while its other writers still run, and they make their folders again. In a bucket,
+    where room is not short, the next checkpointer deletes it.
     """
+    if paths.is_remote(directory):
+        return
     absent = 0
     for _ in range(200):
         left = list(directory.glob(f"{step}.orbax-checkpoint-tmp*"))

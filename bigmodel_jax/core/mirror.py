@@ -11,7 +11,6 @@ import functools
 import hashlib
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,8 +85,6 @@ def pull(here: Path) -> None:
             _sent[path] = stat
     if there or _holds_saves(here):
         here.mkdir(parents=True, exist_ok=True)
-    elif here.is_dir():
-        shutil.rmtree(here)
 
 
 def _listed(here: Path) -> dict[str, dict]:

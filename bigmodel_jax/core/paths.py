@@ -21,6 +21,8 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 # gcsfs otherwise asks a second service over gRPC of which kind a bucket is, at a host that no emulator serves.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
+# Whose errors are a store's: gcsfs and s3fs let some through of what they are made of.
+PACKAGES = ("gcsfs", "aiohttp", "google", "requests", "s3fs", "botocore", "aiobotocore", "fsspec", "asyncio")
 BLOCK = 1 << 20  # bytes that one read of a file in a bucket asks for
 
 
@@ -139,13 +141,22 @@ def of(path: Path | str) -> Any:
 
 @contextlib.contextmanager
 def answering(path: Path | str) -> Iterator[None]:
-    """What a store raises becomes a ValueError of one line with the address; FileNotFoundError stays."""
+    """What a store raises becomes a ValueError of one line with the address; what is not there, or there already, stays.
+
+    Nothing where the path is one of this machine.
+    """
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, FileExistsError):
         raise
     except Exception as error:
+        if not is_remote(path) or not (isinstance(error, OSError) or _package(error) in PACKAGES):
+            raise
         raise ValueError(f"{path}: the object store does not answer, or refuses: {_reason(error)}") from error
+
+
+def _package(error: Exception) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
 def _reason(error: Exception) -> str:
@@ -214,13 +225,8 @@ def read(path: Path | str) -> bytes:
 
 def write(path: Path | str, content: bytes, *, new: bool = False) -> None:
     """Writes a file in a bucket, which appears whole or not at all. new: FileExistsError where it is there already."""
-    try:
-        with answering(path):
-            of(path).pipe_file(str(path), content, mode="create" if new else "overwrite")
-    except ValueError as error:
-        if isinstance(error.__cause__, FileExistsError):
-            raise error.__cause__ from None
-        raise
+    with answering(path):
+        of(path).pipe_file(str(path), content, mode="create" if new else "overwrite")
 
 
 def md5(entry: dict[str, Any]) -> str:
