@@ -25,6 +25,6 @@ def bound_retries() -> None:
 
 
 def check_answered(folder: Path, reason: str) -> None:
-    """ValueError where `reason`, why a save could not be read, is the store's silence and no damage."""
+    """Unanswered where `reason`, why a save could not be read, is the store's silence and no damage."""
     if paths.is_remote(folder) and SILENT.search(reason):
-        raise ValueError(f"{folder}: the object store does not answer, or refuses: {reason}")
+        raise paths.Unanswered(f"{folder}: the object store does not answer, or refuses: {reason}")

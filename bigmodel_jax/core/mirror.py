@@ -170,10 +170,10 @@ def kept(here: Path) -> Iterator[None]:
     pushes.start()
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         ended.set()
-        if not failed.is_set():
-            with contextlib.suppress(ValueError, FileNotFoundError):  # the block's own error is the one to be said
+        if not failed.is_set() and not isinstance(error, paths.Unanswered):
+            with contextlib.suppress(ValueError, OSError):  # the block's own error is the one to be said
                 push(here)
         raise
     ended.set()
@@ -186,6 +186,6 @@ def _pushes(here: Path, ended: threading.Event, failed: threading.Event) -> None
             push(here)
             failed.clear()
         except (ValueError, OSError) as error:
-            if not failed.is_set():
+            if not failed.is_set() and not ended.is_set():
                 log.warning("%s; it is tried again, and the run's files stay in %s", error, here)
             failed.set()

@@ -46,6 +46,10 @@ PROBES = {
 }
 
 
+class Unanswered(ValueError):
+    """A store does not answer, or refuses: one line with the address."""
+
+
 class Stat(NamedTuple):
     """Bytes of a file, and a number that changes with its content: its time in ns, or its generation in a bucket."""
 
@@ -141,7 +145,7 @@ def of(path: Path | str) -> Any:
 
 @contextlib.contextmanager
 def answering(path: Path | str) -> Iterator[None]:
-    """What a store raises becomes a ValueError of one line with the address; what is not there, or there already, stays.
+    """What a store raises becomes Unanswered, one line with the address; what is not there, or there already, stays.
 
     Nothing where the path is one of this machine.
     """
@@ -152,7 +156,7 @@ def answering(path: Path | str) -> Iterator[None]:
     except Exception as error:
         if not is_remote(path) or not (isinstance(error, OSError) or _package(error) in PACKAGES):
             raise
-        raise ValueError(f"{path}: the object store does not answer, or refuses: {_reason(error)}") from error
+        raise Unanswered(f"{path}: the object store does not answer, or refuses: {_reason(error)}") from error
 
 
 def _package(error: Exception) -> str:

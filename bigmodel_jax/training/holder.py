@@ -17,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+from bigmodel_jax.core import paths
 from bigmodel_jax.training.bucket_hold import BucketHold
 
 FILE = "holder.json"
@@ -61,11 +62,12 @@ class Holder:
                 f"run_dir = {run_dir!r}: {_text(found)} has taken the run; this process stops without a save"
             )
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind, *exception) -> None:
         self._released.set()
         if self._file is None:
             return
-        self._bucket.release()
+        if kind is not paths.Unanswered:
+            self._bucket.release()
         if self._ours():
             self._path.unlink(missing_ok=True)
         os.close(self._file)
