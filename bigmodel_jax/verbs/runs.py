@@ -130,6 +130,7 @@ class Report:
 def report(args: Sequence[str]) -> None:
     targets, options = split(args)
     output = parse(Report(), options, prog="launch.py report RUN ...").output
+    check_local("report: --output", output)
     from bigmodel_jax.report.page import build_report
 
     folders = [run_dir_of(place("report", t)) for t in targets]

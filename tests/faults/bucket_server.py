@@ -1,12 +1,16 @@
 """Google Cloud Storage on this machine: a server from a package of the index, at a free port of the loopback."""
 
+import contextlib
 import os
 import socket
 import subprocess
 import time
 import urllib.request
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+
+from bigmodel_jax.core import mirror, paths
 
 BUCKET = "bucket"
 
@@ -44,3 +48,29 @@ class BucketServer:
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+@contextlib.contextmanager
+def serving(folder: Path, monkeypatch) -> Iterator[BucketServer]:
+    """A server with an empty bucket, which this process and those that it starts find; copies of runs lie in a cache beside."""
+    server = BucketServer(folder / "served")
+    for name, value in (server.environment | {"BIGMODEL_CACHE": str(folder / "cache")}).items():
+        monkeypatch.setenv(name, value)
+    _forget()
+    try:
+        yield server
+    finally:
+        server.stop()
+        _forget()
+
+
+def _forget() -> None:
+    """Each server has its own address, and clients are kept by the scheme of theirs."""
+    import gcsfs
+    from etils.epath import backend
+
+    for known in (paths.files, paths._wrong, mirror.fetched, backend.fsspec_backend._get_filesystem):
+        known.cache_clear()
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    gcsfs.GCSFileSystem._emulator_location = os.environ.get("STORAGE_EMULATOR_HOST", "")
+    mirror._sent.clear()

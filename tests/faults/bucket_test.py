@@ -1,7 +1,6 @@
 """Runs in a bucket, against a server of this machine: the same as on a disk, killed, held by another, and without an answer."""
 
 import json
-import os
 import shutil
 import signal
 import time
@@ -15,33 +14,9 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.core import mirror, paths
 from bigmodel_jax.training.holder import Holder
 from bigmodel_jax.training.saved import load_weights
-from bucket_server import BUCKET, BucketServer
+from bucket_server import BUCKET
 
 TIMES = ("seconds", "wait", "per_second", "mfu")
-
-
-@pytest.fixture
-def served(tmp_path, monkeypatch):
-    """The server, with an empty bucket; this process and those that it starts find it."""
-    server = BucketServer(tmp_path / "served")
-    for name, value in (server.environment | {"BIGMODEL_CACHE": str(tmp_path / "cache")}).items():
-        monkeypatch.setenv(name, value)
-    _forget()
-    yield server
-    server.stop()
-    _forget()
-
-
-def _forget() -> None:
-    """Each test has a server of its own, and the clients are kept by scheme."""
-    import gcsfs
-    from etils.epath import backend
-
-    for known in (paths.files, paths._wrong, mirror.fetched, backend.fsspec_backend._get_filesystem):
-        known.cache_clear()
-    gcsfs.GCSFileSystem.clear_instance_cache()
-    gcsfs.GCSFileSystem._emulator_location = os.environ.get("STORAGE_EMULATOR_HOST", "")
-    mirror._sent.clear()
 
 
 def _config(folder: Path) -> Path:
@@ -67,19 +42,17 @@ def _weights(run_dir: Path) -> dict:
     from bigmodel_jax.core import params, sharding
 
     config = config_file.load(mirror.fetched(str(run_dir)) if paths.is_remote(run_dir) else run_dir)
-    mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
+    mesh = sharding.make_mesh(config.parallel, jax.devices())
     tree, step = load_weights(config, mirror.folder(str(run_dir)), mesh)
     assert step == 12
     return {path: bytes(memoryview(sharding.to_host(x)).cast("B")) for path, x in params.paths(tree).items()}
 
 
 @pytest.mark.slow
-def test_a_run_in_a_bucket_is_killed_and_ends_as_one_on_a_disk_does(served, tmp_path):
+def test_a_run_in_a_bucket_is_killed_and_ends_as_one_on_a_disk_does(served, tmp_path, capsys):
     bucket = tmp_path / "served" / BUCKET
-    config = _config(tmp_path)
-    disk = runs.launch("train", config, "--run_dir", tmp_path / "disk")
-    assert disk.returncode == 0, disk.stderr
-    killed = runs.start("train", config, "--run_dir", f"gs://{BUCKET}/runs/a")
+    train = ["train", str(_config(tmp_path)), "--eval.baselines", "False", "--run_dir"]
+    killed = runs.start(*train, f"gs://{BUCKET}/runs/a", devices=8)
     saves = bucket / "runs" / "a" / "checkpoints"
     while not (saves / "8").is_dir():  # a save that has begun, and may not be whole
         assert killed.poll() is None, killed.communicate()
@@ -88,10 +61,12 @@ def test_a_run_in_a_bucket_is_killed_and_ends_as_one_on_a_disk_does(served, tmp_
     killed.communicate()
     shutil.rmtree(tmp_path / "cache" / "gs")  # as on another machine: the bucket alone is left
     (bucket / "runs" / "a" / "holder.json").unlink(missing_ok=True)
-    resumed = runs.launch("train", config, "--run_dir", f"gs://{BUCKET}/runs/a")
-    assert resumed.returncode == 0, resumed.stderr
-    assert "Resuming at step" in resumed.stdout
-    assert f"Report: gs://{BUCKET}/runs/a/report.html" in resumed.stdout
+    cli.main([*train, str(tmp_path / "disk")])
+    capsys.readouterr()
+    cli.main([*train, f"gs://{BUCKET}/runs/a"])
+    said = capsys.readouterr().out
+    assert "Resuming at step" in said
+    assert f"Report: gs://{BUCKET}/runs/a/report.html" in said
     assert _records(bucket / "runs" / "a") == _records(tmp_path / "disk")
     assert _weights(f"gs://{BUCKET}/runs/a") == _weights(tmp_path / "disk")
     assert (bucket / "runs" / "a" / "report.html").is_file()
@@ -184,7 +159,7 @@ def test_a_server_that_stops_is_one_line_and_the_saved_steps_stay(served, tmp_pa
 
     monkeypatch.setattr(store, "save", stopping)
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["train", str(config), "--run_dir", f"gs://{BUCKET}/runs/a", "--parallel.data", "1"])
+        cli.main(["train", str(config), "--run_dir", f"gs://{BUCKET}/runs/a"])
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert stopped.value.code == 2
     assert len(said) == 1
