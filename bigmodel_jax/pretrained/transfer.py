@@ -16,7 +16,7 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import CheckpointConfig, Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import files, params, sharding
-from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.precision import Float, Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest

@@ -13,7 +13,8 @@ from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field, per_row
-from bigmodel_jax.data.sources.sources import Source, Tfds
+from bigmodel_jax.data.sources.source import Source
+from bigmodel_jax.data.sources.sources import Tfds
 
 FORMAT = 1  # raise it when the files below change
 

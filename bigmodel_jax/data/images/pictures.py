@@ -1,10 +1,13 @@
 """Pictures from files to arrays."""
 
+import io
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from bigmodel_jax.core import paths
 
 # Formats that Pillow decodes itself: for EPS it starts Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -13,6 +16,8 @@ DEEP = {"I": "32-bit whole numbers", "F": "floating-point numbers"}  # Pillow's 
 
 def read(path: Path) -> np.ndarray:
     """As `decode`, of a picture file."""
+    if paths.is_remote(path):
+        return decode(io.BytesIO(paths.read(path)), path)
     if not path.is_file():  # a pipe would be waited for
         raise ValueError(f"{path} is not a file")
     return decode(path, path)
