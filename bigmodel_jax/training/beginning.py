@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bigmodel_jax.checkpoint import kept, store
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import processes
+from bigmodel_jax.core import mirror, processes
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.data.base import Rows
 from bigmodel_jax.data.experience import Experience
@@ -91,18 +91,20 @@ def check_tokenizers(config: Config) -> None:
 
 
 def already_complete(run_dir: Path, config: Config, console: Console) -> dict[str, float]:
-    console.print(f"{run_dir} is complete: {config.train.steps:,} of {config.train.steps:,} steps are done.")
-    console.print(f"Report: {_page(run_dir)}. To train on, raise --train.steps.")
+    console.print(
+        f"{mirror.address(run_dir)} is complete: {config.train.steps:,} of {config.train.steps:,} steps are done."
+    )
+    console.print(f"Report: {mirror.address(_page(run_dir))}. To train on, raise --train.steps.")
     return {}
 
 
 def already_stopped(run_dir: Path, step: int, patience: Patience, console: Console) -> dict[str, float]:
     """Says that the run had stopped early, why, and the way out; it does not train on."""
-    console.print(f"{run_dir} stopped early at step {step:,}: {patience.why()}.", soft_wrap=True)
+    console.print(f"{mirror.address(run_dir)} stopped early at step {step:,}: {patience.why()}.", soft_wrap=True)
     text = (
         "To train on, raise --eval.patience, or give 0. eval, generate and export take the best save with --step best."
     )
-    console.print(f"Report: {_page(run_dir)}. {text}", soft_wrap=True)
+    console.print(f"Report: {mirror.address(_page(run_dir))}. {text}", soft_wrap=True)
     return {}
 
 

@@ -19,7 +19,8 @@ from bigmodel_jax.data.images.channels import Channels
 from bigmodel_jax.data.images.image_rows import FileRows, ImageRows, LabelledRows
 from bigmodel_jax.data.images.mix import Mix
 from bigmodel_jax.data.images.processor import processor
-from bigmodel_jax.data.sources.sources import Source, Tfds
+from bigmodel_jax.data.sources.source import Source
+from bigmodel_jax.data.sources.sources import Tfds
 
 FORMAT = 1  # raise it when the decoded files below change
 SCALING = "scaling.json"  # in a run's folder: the numbers that its images were normalised with
@@ -35,6 +36,12 @@ class ImageData(DataConfig):
     """
 
     required_by: ClassVar = {"num_classes": "num_classes", "image_shape": "image_size, data.source"}
+    compared: ClassVar = {
+        **DataConfig.compared,
+        **dict.fromkeys(("max_shift", "augment", "mix"), "training"),
+        **dict.fromkeys(("eval_crop", "normalise", "mean", "spread"), "prepares"),
+        "image_size": "shape",
+    }
 
     source: Source = Tfds("mnist_5k")
     num_classes: Count = 10

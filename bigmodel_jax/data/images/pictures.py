@@ -10,6 +10,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from bigmodel_jax.core import paths
+
 # Formats that Pillow decodes itself: for EPS it starts Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 DEEP = {"I": "32-bit whole numbers", "F": "floating-point numbers"}  # Pillow's modes, whose white is unknown
@@ -26,6 +28,8 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `o
 
 def read(path: Path) -> np.ndarray:
     """As `decode`, of a picture file."""
+    if paths.is_remote(path):
+        return decode(io.BytesIO(paths.read(path)), path)
     if not path.is_file():  # a pipe would be waited for
         raise ValueError(f"{path} is not a file")
     return decode(path, path)

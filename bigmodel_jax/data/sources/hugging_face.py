@@ -13,7 +13,7 @@ import numpy as np
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.images import pictures
 from bigmodel_jax.data.sources.function_source import OPTION, FunctionSource
-from bigmodel_jax.data.sources.sources import Records
+from bigmodel_jax.data.sources.source import Records
 
 BATCH = 256  # records that are in memory at a time
 

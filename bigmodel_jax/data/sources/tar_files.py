@@ -15,7 +15,8 @@ from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.images import pictures
 from bigmodel_jax.data.sources.lines import MOST_BYTES
 from bigmodel_jax.data.sources.opened import damage, opened
-from bigmodel_jax.data.sources.sources import Files, Records
+from bigmodel_jax.data.sources.source import Records
+from bigmodel_jax.data.sources.sources import Files
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm")
 
