@@ -99,7 +99,7 @@ ROOMS = {
     "datasets": ("data.sources.hugging_face",),  # the extra "datasets"
     **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"
     "matplotlib": ("report",),
-    "PIL": ("data.images.pictures",),
+    "PIL": ("data.images",),
     "tensorboardX": ("report",),
     "wandb": ("report",),
     "mlflow": ("report",),

@@ -203,6 +203,8 @@ def export_weights(
     with whole_or_nothing(target, "export") as partial:
         folder.save_params(family, plain, flat, partial, spec)
         labels.restore(run_dir, partial)
+        if about := config.data.processor(run_dir):
+            (partial / "preprocessor_config.json").write_text(json.dumps(about, indent=2) + "\n")
         _write_special(run_dir, partial)
         write_tokenizer(run_dir, partial)
     return family

@@ -4,15 +4,18 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from bigmodel_jax.checkpoint import kept, store
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import mirror, processes
 from bigmodel_jax.core.params import Tree
+from bigmodel_jax.data.base import Rows
 from bigmodel_jax.data.experience import Experience
-from bigmodel_jax.data.loader import EvalBatches, eval_batches, make_iterator
+from bigmodel_jax.data.loader import EvalBatches, Sampler, eval_batches, make_iterator
 from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer, num_ids
+from bigmodel_jax.report import sheet
 from bigmodel_jax.training import constants, fits, rollouts
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.fresh import ADAPTERS, Fresh, fresh_state
@@ -113,3 +116,12 @@ def _page(run_dir: Path) -> Path:
 
         build_report([run_dir], page)
     return page
+
+
+def keep_sheet(config: Config, run_dir: Path, rows: Rows) -> None:
+    """Pictures of the first batch, for the run's page, where training sees them otherwise than evaluation does."""
+    size = config.train.batch_size
+    sampler = Sampler(rows, size, config.train.seed)
+    found = config.data.sheet(lambda: sampler.examples(np.arange(min(sheet.NUM, size))))
+    if found is not None:
+        sheet.write(run_dir, *found)

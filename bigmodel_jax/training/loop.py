@@ -20,7 +20,7 @@ from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
-from bigmodel_jax.training import ending, fits, holder, run_folder
+from bigmodel_jax.training import beginning, ending, fits, holder, run_folder
 from bigmodel_jax.training.baselines import Baselines
 from bigmodel_jax.training.diverged import Diverged, diverged
 from bigmodel_jax.training.early_stopping import Patience
@@ -58,6 +58,7 @@ class Run:
         if processes.first():
             config.data.save_artifacts(self.run_dir)
             kept_cards.keep(self.run_dir, config.data)
+            beginning.keep_sheet(config, self.run_dir, self.batches.rows)
         # The peak is measured while nothing else runs.
         self.peak, self.peak_source = peak_flops(list(self.mesh.devices.flat), config.precision.compute)
         num_params = params.count(config.make_model().spec, trainable=True)

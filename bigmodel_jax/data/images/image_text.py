@@ -16,7 +16,7 @@ from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field, per_row, per_token
 from bigmodel_jax.data.images import pictures
-from bigmodel_jax.data.images.image import shift
+from bigmodel_jax.data.images.image_rows import shift
 from bigmodel_jax.data.sources.lines import opened_text, parse_json
 from bigmodel_jax.data.sources.opened import opened
 from bigmodel_jax.data.sources.source import Source

@@ -15,8 +15,9 @@ from bigmodel_jax.data.sources.source import Source
 class ImageFolders(Source):
     """`train` and `validation` hold a folder for each class, and in it, at any depth, its pictures.
 
-    Classes are numbered by the order of their names in `train`. Pictures are scaled by their shorter side and cut at the
-    centre. Files and folders whose names begin with a dot are left out; what else is no picture is a bad record.
+    Classes are numbered by the order of their names in `train`. Where `data.image_size` is 0, pictures are scaled by their
+    shorter side and cut at the centre. Files and folders whose names begin with a dot are left out; what else is no picture
+    is a bad record.
     """
 
     train: str = ""
@@ -44,18 +45,22 @@ class ImageFolders(Source):
         ]
         return cache.key(self.image_size, self.labels(), stats)
 
-    def records(self, split, root, bad):
+    def encoded(self, split, root, bad):
         numbers = {name: number for number, name in enumerate(self.labels())}
         for path, label, _ in self._pictures(split):
-            if label not in numbers:
+            if label in numbers:
+                yield str(path), {"image": path, "label": numbers[label]}
+            else:
                 bad.skip(str(path), f"class {label!r} is not in data.source.train{nearest(label, numbers)}")
-                continue
+
+    def records(self, split, root, bad):
+        for where, record in self.encoded(split, root, bad):
             try:
-                image = pictures.square(pictures.read(path), self.image_size)
+                image = pictures.square(pictures.read(record["image"]), self.image_size)
             except ValueError as error:
-                bad.skip(str(path), str(error))
+                bad.skip(where, str(error))
                 continue
-            yield str(path), {"image": image, "label": numbers[label]}
+            yield where, record | {"image": image}
 
     def _pictures(self, split: str) -> list[tuple[Path, str, paths.Stat | None]]:
         """(file, class, its stat where a listing told it) in the order of names."""

@@ -29,6 +29,10 @@ class Source:
     def records(self, split: str, root: Path, bad: BadRecords) -> Records:
         raise NotImplementedError(f"{type(self).__name__} does not define records()")
 
+    def encoded(self, split: str, root: Path, bad: BadRecords) -> Records:
+        """As `records`, but a picture is its file, a path or bytes, where the source has that: nothing is decoded."""
+        return self.records(split, root, bad)
+
     def shards(self, split: str, root: Path, bad: BadRecords) -> list["Source"]:
         """Sources whose records, one after the other, are this one's: as many as several processes can read at once."""
         return [self]

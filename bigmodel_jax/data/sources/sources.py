@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import hashlib
-import importlib.metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,24 +44,29 @@ class Tfds(Source):
         name = self._split(split)
         if self.name in packaged.PACKAGES:
             package = packaged.PACKAGES[self.name]
-            return cache.key(self.name, name, package, _version(package, self.name), packaged.VERSION, self.text_field)
+            return cache.key(
+                self.name, name, package, packaged.version(package, self.name), packaged.VERSION, self.text_field
+            )
         builder = self._builder(root)
         return cache.key(builder.info.full_name, name, str(builder.info.splits), self.text_field)
 
     def reads(self, root):
         if self.name in packaged.PACKAGES:
             package = packaged.PACKAGES[self.name]
-            return {"name": f"{self.name} {packaged.VERSION} of {package} {_version(package, self.name)}"}
+            return {"name": f"{self.name} {packaged.VERSION} of {package} {packaged.version(package, self.name)}"}
         info = self._builder(root).info
         return {"name": f"{info.full_name} {cache.key(str(info.splits))}"}
 
-    def records(self, split, root, bad):
+    def encoded(self, split, root, bad):
+        return self.records(split, root, bad, decoders=tfds_names.undecoded(self._builder(root)))
+
+    def records(self, split, root, bad, decoders=None):
         builder = self._builder(root)
         name = self._split(split)
         option = f"data.source.{'train_split' if split == 'train' else 'eval_split'}"
         tfds_names.check_split(option, name, self.name, builder)
         try:
-            rows = builder.as_data_source(split=name)
+            rows = builder.as_data_source(split=name, decoders=decoders)
         except NotImplementedError as error:
             raise ValueError(f"data.source.name: {self.name} is not stored as ArrayRecord ({error})") from error
         for i in range(len(rows)):
@@ -85,13 +89,6 @@ class Tfds(Source):
 
             return builders.prepare(self.name, Path(self.data_dir) if self.data_dir else root / "tfds")
         return tfds_names.registered_builder(self.name, self.data_dir)
-
-
-def _version(package: str, name: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        raise ValueError(packaged.not_installed(name)) from None
 
 
 # ---------------------------------------------------------------- files
