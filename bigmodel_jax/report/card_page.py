@@ -20,7 +20,7 @@ def build_card_page(folder: Path) -> Path:
     """Writes data_card.html beside the data_card.json of a prepared corpus; returns it."""
     card = json.loads((folder / CARD).read_text("utf-8"))
     page = folder / PAGE
-    files.replace(page, shell(f"{card['source']}: data card", _header(card) + _body(card)))
+    files.replace(page, shell(f"{_title(card)}: data card", _header(card) + _body(card)))
     return page
 
 
@@ -28,7 +28,13 @@ def folded_card(card: dict) -> str:
     """The card of a corpus as a part of another page; empty where it is none."""
     if not {"source", "splits", "steps"} <= card.keys():
         return ""
-    return elements.panel(elements.folded(str(card["source"]), f"{_kept(card):,} records", _body(card)))
+    return elements.panel(elements.folded(_title(card), f"{_kept(card):,} records", _body(card)))
+
+
+def _title(card: dict) -> str:
+    """The source, or the first of its files."""
+    names = [file["name"] for listed in card.get("inputs", {}).values() for file in listed]
+    return f"{names[0]} and {len(names) - 1} more" if names[1:] else "".join(names) or str(card["source"])
 
 
 def _header(card: dict) -> str:
@@ -37,7 +43,7 @@ def _header(card: dict) -> str:
     items += [f"licence: {escape(card['licence'])}"] if card.get("licence") else ["no licence given"]
     spans = "".join(f"<span>{item}</span>" for item in items)
     return (
-        f'<header><p class="kicker">Data card</p><h1>{escape(card["source"])}</h1><p class="facts">{spans}</p></header>'
+        f'<header><p class="kicker">Data card</p><h1>{escape(_title(card))}</h1><p class="facts">{spans}</p></header>'
     )
 
 

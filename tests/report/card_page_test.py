@@ -102,6 +102,7 @@ def test_a_corpus_of_a_mixture_lies_in_the_mixtures_cache_and_its_card_on_the_ru
     shown = [folded_card(card) for card in cards]
     assert sum(map(bool, shown)) == 1
     assert "4 records" in "".join(shown)
+    assert "raw.jsonl" in "".join(shown)
 
 
 def test_labels_and_no_licence(tmp_path):
