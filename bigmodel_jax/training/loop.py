@@ -11,7 +11,7 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params, processes, pulse, sharding
 from bigmodel_jax.data.corpus import kept_cards
-from bigmodel_jax.data.experience import Experience
+from bigmodel_jax.data.experience import Experience, phase_of
 from bigmodel_jax.data.loader import EvalBatches
 from bigmodel_jax.report import declared
 from bigmodel_jax.report.environment import write_environment
@@ -66,7 +66,7 @@ class Run:
         self.baselines = Baselines(config.data.baselines if processes.first() and config.eval.baselines else dict)
 
         # --- compile, and say what will run
-        with self.wall.phase("data"):
+        with self.wall.phase(phase_of(self.batches)):
             position = self.batches.position()
             batch = self.batches.next(state)
             self.batches.seek(self.start, position)
@@ -129,7 +129,7 @@ class Run:
             pulse.at(pulse.DATA, step + 1)
             wait = time.perf_counter()
             batch = self.next_batch(state, pending)
-            wait = time.perf_counter() - wait
+            wait = time.perf_counter() - wait if phase_of(self.batches) == "data" else 0.0
             pulse.at(pulse.DEVICES)
             state, sums = train_step(state, batch, self.constants)
             sums = sums | self.batches.measured()

@@ -26,6 +26,20 @@ MOST_FILES = 1000  # of a split, that a data card lists
 
 
 @dataclasses.dataclass(frozen=True)
+class Shard(Source):
+    """The records of one shard of a prepared corpus."""
+
+    path: Path
+
+    def records(self, split, root, bad):
+        for number, line in array_record_files.read(self.path):
+            record, reason = parse_json(line)
+            if reason:
+                raise ValueError(f"{self.path} record {number} is damaged: {reason}")
+            yield f"{self.path} record {number}", record
+
+
+@dataclasses.dataclass(frozen=True)
 class Corpus(Source):
     """The records of `source` after `steps`, prepared by `launch.py prepare`, or when they are first read.
 
@@ -66,6 +80,10 @@ class Corpus(Source):
         return cache.key(self.job(root).key, split)
 
     def records(self, split, root, bad):
+        for shard in self.shards(split, root, bad):
+            yield from shard.records(split, root, bad)
+
+    def shards(self, split, root, bad):
         job, folder = self.job(root), self.folder(root)
         if not folder.exists():
             log.info(
@@ -74,12 +92,7 @@ class Corpus(Source):
         prepare(job, folder, root, max_bad_records=bad.limit)
         for where, reason in folders.read_manifest(folder)["skipped"].get(split, ()):
             bad.skip(where, reason)
-        for path in folders.shard_paths(folder, split):
-            for number, line in array_record_files.read(path):
-                record, reason = parse_json(line)
-                if reason:
-                    raise ValueError(f"{path} record {number} is damaged: {reason}")
-                yield f"{path} record {number}", record
+        return [Shard(path) for path in folders.shard_paths(folder, split)]
 
     def folder(self, root: Path) -> Path:
         """Where it lies in the cache."""

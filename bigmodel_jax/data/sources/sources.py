@@ -43,6 +43,10 @@ class Source:
     def records(self, split: str, root: Path, bad: BadRecords) -> Records:
         raise NotImplementedError(f"{type(self).__name__} does not define records()")
 
+    def shards(self, split: str, root: Path, bad: BadRecords) -> list["Source"]:
+        """Sources whose records, one after the other, are this one's: as many as several processes can read at once."""
+        return [self]
+
     def has(self, split: str, root: Path) -> bool:
         """Whether it has this split at all."""
         return True
