@@ -13,7 +13,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from bigmodel_jax.cluster import peers
-from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core import paths
+from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.verbs.base import CONFIG, OfJob, Verb, local, parse_job
 
@@ -26,7 +27,7 @@ class Prepare(OfJob):
 
 def prepare(args: Sequence[str]) -> None:
     given, _, target = parse_job(Prepare(), "prepare", args)
-    check_local("--output", given.output)
+    check_local("prepare: --output", given.output)
     from bigmodel_jax.data.corpus.corpus import corpora
 
     found = list(corpora(given.config.data))
@@ -43,7 +44,7 @@ def prepare(args: Sequence[str]) -> None:
     folders = []
     for corpus, data in found:
         root = data.root()
-        folders.append(local("--output", given.output) if given.output else corpus.folder(root))
+        folders.append(local("prepare: --output", given.output) if given.output else corpus.folder(root))
         _prepared(corpus.job(root), folders[-1], root, given.workers, data.max_bad_records)
     if not given.output:  # tokens belong to the corpus in the cache
         _tokenize(given.config.data, given.workers)
@@ -129,9 +130,9 @@ def verify(data) -> None:
 
     wrong, number, size = [], 0, 0
     for name, what in data.reads().items():
-        paths = what if isinstance(what, list) else []
-        number, size = number + len(paths), size + sum(path.stat().st_size for path in paths)
-        wrong += [f"{name}: {change}" for change in remembered.changed(paths, data.root())]
+        found = what if isinstance(what, list) else []
+        number, size = number + len(found), size + sum(paths.stat(path).size for path in found)
+        wrong += [f"{name}: {change}" for change in remembered.changed(found, data.root())]
     for corpus, part in corpora(data):
         folder = corpus.folder(part.root())
         wrong += changed(folder) if folder.exists() else []

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from bigmodel_jax.core import paths
 from bigmodel_jax.core.ranges import Count, ShareBelowOne
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import DataConfig, inner
@@ -16,7 +17,7 @@ from bigmodel_jax.data.corpus.outcome import Splits
 from bigmodel_jax.data.corpus.prepare import Job, prepare
 from bigmodel_jax.data.sources import array_record_files, remembered
 from bigmodel_jax.data.sources.lines import parse_json
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -124,9 +125,9 @@ def _inputs(source: Source, split: str, root: Path) -> list[dict[str, Any]]:
     if type(source).made_from is Source.made_from:
         return []
     found = source.made_from(split, root)
-    paths = found[:MOST_FILES] if isinstance(found, list) else []
-    sums = remembered.digests(paths, root)
-    return [{"name": p.name, "bytes": p.stat().st_size, "sha256": d} for p, d in zip(paths, sums, strict=True)]
+    first = found[:MOST_FILES] if isinstance(found, list) else []
+    sums = remembered.digests(first, root)
+    return [{"name": p.name, "bytes": paths.stat(p).size, "sha256": d} for p, d in zip(first, sums, strict=True)]
 
 
 def _version(name: str, step: Step) -> str:
