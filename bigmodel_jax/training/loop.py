@@ -57,8 +57,8 @@ class Run:
         log.info("state made")
         if processes.first():
             config.data.save_artifacts(self.run_dir)
-            beginning.keep_sheet(config, self.run_dir, self.batches.rows)
             kept_cards.keep(self.run_dir, config.data)
+            beginning.keep_sheet(config, self.run_dir, self.batches.rows)
         # The peak is measured while nothing else runs.
         self.peak, self.peak_source = peak_flops(list(self.mesh.devices.flat), config.precision.compute)
         num_params = params.count(config.make_model().spec, trainable=True)
