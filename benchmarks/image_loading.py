@@ -27,7 +27,7 @@ from sklearn.datasets import load_sample_images
 from bigmodel_jax import runtime
 from bigmodel_jax.config import Config, EvalConfig, ReportConfig, TrainConfig
 from bigmodel_jax.data import ImageData, ImageFolders
-from bigmodel_jax.data.images import threads
+from bigmodel_jax.data.images import pictures, threads
 from bigmodel_jax.data.images.augment import Colour, Erase, Flip, RandomResizedCrop
 from bigmodel_jax.data.images.mix import CutMix, Mixup
 from bigmodel_jax.data.images.rand_augment import RandAugment
@@ -77,13 +77,23 @@ def ceiling(paths: list[Path]) -> Callable[[], None]:
     return lambda: list(pool.map(decode, paths))
 
 
+def scaling(paths: list[Path]) -> Callable[[], None]:
+    """As `ceiling`, of random parts, scaled: what training's view costs without a loader around it."""
+    crop, pool = RandomResizedCrop(), concurrent.futures.ThreadPoolExecutor(threads.CORES)
+
+    def cut(number: int) -> None:
+        pictures.view(paths[number].read_bytes(), "it", SIZE, lambda width, height: crop.box(width, height, number))
+
+    return lambda: list(pool.map(cut, range(len(paths))))
+
+
 def loading(data: ImageData, count: int, batch: int) -> Callable[[], None]:
     sampler = Sampler(data.open("train"), batch, 0)
     return lambda: [sampler.local(number) for number in range(count // batch)]
 
 
 def table(folder: Path, paths: list[Path], rounds: int, batch: int) -> None:
-    sides = {"Pillow's decoder alone": ceiling(paths)}
+    sides = {"Pillow's decoder alone": ceiling(paths), "decoding and scaling of parts alone": scaling(paths)}
     sides["evaluation's view"] = _evaluation(data_of(folder), len(paths), batch)
     sides |= {name: loading(data_of(folder, augment=changes), len(paths), batch) for name, changes in ROWS.items()}
     mixing = data_of(folder, augment=CROP, mix=(Mixup(), CutMix()), normalise="train")

@@ -9,6 +9,7 @@ from bigmodel_jax.config import CheckpointConfig, Config, TrainConfig
 from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import ImageData, Tfds
+from bigmodel_jax.data.images.augment import Flip, RandomResizedCrop
 from bigmodel_jax.models import Compute
 from bigmodel_jax.models.vit import ViTConfig
 from bigmodel_jax.objectives import Classification
@@ -30,7 +31,12 @@ def get_config() -> Config:
             compute=Compute(remat="full"),
         ),
         objective=Classification(),
-        data=ImageData(source=Tfds("imagenet2012"), num_classes=NUM_CLASSES),
+        data=ImageData(
+            source=Tfds("imagenet2012"),
+            num_classes=NUM_CLASSES,
+            image_size=224,  # decoded from the files, batch by batch
+            augment=(RandomResizedCrop(), Flip()),
+        ),
         optim=OptimConfig(lr=1e-3, warmup_steps=10_000),
         parallel=ParallelConfig(data=1, fsdp=-1),
         precision=Policy(compute="bfloat16"),

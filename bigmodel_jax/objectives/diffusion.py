@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,13 @@ class Diffusion(Objective):
     beta_end: ProperShare = 0.02
     offset: float = 0.5  # the model sees (image - offset) * scale: -1 .. 1 for images of 0 .. 1
     scale: Positive = 2.0
+
+    def validate(self, config: Any) -> None:
+        if getattr(config.data, "normalise", "none") != "none":
+            raise ValueError(
+                f"data.normalise = {config.data.normalise!r}: Diffusion moves images itself (objective.offset, "
+                "objective.scale) and generates images of 0 .. 1; allowed: 'none'"
+            )
 
     def inputs(self, batch, rng) -> tuple[dict, jax.Array]:
         time_rng, noise_rng, model_rng = jax.random.split(jax.random.key(0) if rng is None else rng, 3)

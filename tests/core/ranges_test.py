@@ -28,6 +28,8 @@ from bigmodel_jax.core.ranges import (
     ShareBelowOne,
 )
 from bigmodel_jax.data import DataConfig, ImageData
+from bigmodel_jax.data.images.augment import Augmentation
+from bigmodel_jax.data.images.mix import Mix
 from bigmodel_jax.models import MODELS, MLPConfig
 from bigmodel_jax.objectives import OBJECTIVES, Classification, Objective
 from bigmodel_jax.optim import OptimConfig
@@ -129,7 +131,7 @@ def config_classes():
     from bigmodel_jax.cluster.submit import Gcloud, Kubernetes, Ray, Slurm
 
     found, todo = set(), [Config, ClusterConfig, Gcloud, Kubernetes, Ray, Slurm, *MODELS.values(), *OBJECTIVES.values()]
-    todo += [c for base in (DataConfig, Objective) for c in subclasses(base)]
+    todo += [c for base in (DataConfig, Objective, Augmentation, Mix) for c in subclasses(base)]
     while todo:
         cls = todo.pop()
         if cls in found or not cls.__module__.startswith("bigmodel_jax"):
@@ -146,7 +148,7 @@ def subclasses(cls):
 
 # What may be any finite number, or has rules of its own.
 ANY = {
-    *("swiglu_alpha", "logit_scale_init", "logit_bias_init", "offset", "reward_weights"),
+    *("swiglu_alpha", "logit_scale_init", "logit_bias_init", "offset", "reward_weights", "mean"),
     "process_id",  # -1: the environment says it
 }
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bigmodel_jax.core import paths
 from bigmodel_jax.data import Arrays, ImageData, ImageFolders, TarFiles
-from bigmodel_jax.data.images import pictures
+from bigmodel_jax.data.base import BadRecords
+from bigmodel_jax.data.images import encoded, pictures
 from bigmodel_jax.data.images.augment import Colour, Flip, RandomResizedCrop, Shift
 from bigmodel_jax.data.images.mix import CutMix
 from bigmodel_jax.data.loader import Sampler
@@ -251,3 +253,20 @@ def test_a_set_without_examples_is_one_line(tmp_path):
     (tmp_path / "train" / "cat").mkdir(parents=True)
     with pytest.raises(ValueError, match="the train split of .* has no examples"):
         data(tmp_path).open("train")
+
+
+def test_of_a_bucket_the_bytes_are_kept_and_silence_is_no_bad_picture(tmp_path, monkeypatch):
+    record = {"image": paths.remote("gs://photos/cat.png"), "label": 1}
+    bad, right = BadRecords(5), lambda record: ""
+    monkeypatch.setattr(paths, "read", lambda path: file_of(PICTURES[0]))
+    assert encoded.write(tmp_path, "train", iter([("cat.png", record)] * 2), right, bad) == 2
+    rows = encoded.load(tmp_path)
+    assert (rows.by_path, bytes(rows.content(1)[0])) == (False, file_of(PICTURES[0]))
+
+    def silent(path):
+        raise paths.Unanswered(f"{path}: the store does not answer")
+
+    monkeypatch.setattr(paths, "read", silent)
+    with pytest.raises(paths.Unanswered, match=r"gs://photos/cat\.png: the store does not answer"):
+        encoded.write(tmp_path, "train", iter([("cat.png", record)]), right, bad)
+    assert bad.skipped == []

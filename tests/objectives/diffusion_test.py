@@ -5,6 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigmodel_jax.config import Config
+from bigmodel_jax.data import ImageData
+from bigmodel_jax.models import DiTConfig
 from bigmodel_jax.models.base import Model, Out
 from bigmodel_jax.objectives import Diffusion
 from bigmodel_jax.objectives.diffusion import add_noise, kept
@@ -115,3 +118,11 @@ def test_evaluation_also_hides_what_the_model_is_told():
     assert float(sums["unconditional_loss"].compute()) == pytest.approx(1, abs=0.1)
     assert set(sums) == {m.name for m in Diffusion().metrics}
     assert set(Diffusion().loss(model, {}, batch, rng=jax.random.key(0), train=True).metrics) == {"loss"}
+
+
+def test_images_that_are_normalised_are_refused():
+    config = Config(DiTConfig.tiny(), Diffusion(), ImageData(normalise="train"))
+    with pytest.raises(
+        ValueError, match=r"data\.normalise = 'train': Diffusion moves images itself .* allowed: 'none'"
+    ):
+        config.objective.validate(config)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_jax.core import paths
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.images import pictures, threads
@@ -94,11 +96,12 @@ def _checked(record: dict[str, Any], wrong: Callable[[dict[str, Any]], str]) -> 
         return reason
     image, label = record["image"], int(record["label"])
     try:
-        content = _content(image)
-        size = pictures.check(content, image if isinstance(image, Path) else "image")
+        content, by_path = _content(image), isinstance(image, Path)  # of a bucket, the bytes are kept
+        size = pictures.check(content, "the file")
+    except paths.Unanswered:  # which says nothing of the picture
+        raise
     except (OSError, ValueError) as error:
         return str(error)
-    by_path = isinstance(image, Path)
     stored = str(image.absolute()).encode("utf-8", "surrogateescape") if by_path else content
     return _Found(stored, by_path, zlib.crc32(content), size, label)
 
@@ -106,7 +109,9 @@ def _checked(record: dict[str, Any], wrong: Callable[[dict[str, Any]], str]) -> 
 def _content(image: Any) -> bytes:
     if isinstance(image, bytes):
         return image
-    if isinstance(image, Path):
+    if isinstance(image, os.PathLike):
+        if paths.is_remote(image):
+            return paths.read(image)
         if not image.is_file():  # a pipe would be waited for
             raise ValueError(f"{image} is not a file")
         return image.read_bytes()

@@ -35,10 +35,12 @@ class ImageData(DataConfig):
     also holds soft_label (B, classes) float32, and label is that of the larger share.
     """
 
-    required_by: ClassVar = {"num_classes": "num_classes", "image_shape": "source"}
-    compared: ClassVar = DataConfig.compared | {
+    required_by: ClassVar = {"num_classes": "num_classes", "image_shape": "image_size, data.source"}
+    compared: ClassVar = {
+        **DataConfig.compared,
         **dict.fromkeys(("max_shift", "augment", "mix"), "training"),
-        **dict.fromkeys(("image_size", "eval_crop", "normalise", "mean", "spread"), "prepares"),
+        **dict.fromkeys(("eval_crop", "normalise", "mean", "spread"), "prepares"),
+        "image_size": "shape",
     }
 
     source: Source = Tfds("mnist_5k")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel_jax.core.ranges import Positive, Share
+from bigmodel_jax.data.images import threads
 from bigmodel_jax.data.images.draws import Draws
 
 Batch = dict[str, np.ndarray]
@@ -64,13 +65,16 @@ def mixed(mixes: Sequence[Mix], batch: Batch, noise: np.ndarray) -> Batch:
     """
     images, soft = batch["image"], batch["soft_label"]
     out = dict(batch, image=images.copy(), soft_label=soft.copy(), label=batch["label"].copy())
-    for row, bits in enumerate(noise.tolist()):
-        draws, other = Draws(bits), row ^ 1
+
+    def fill(row: int) -> None:
+        draws, other = Draws(int(noise[row])), row ^ 1
         mix = mixes[draws.below(len(mixes))]
         if draws.chance(mix.share):
             out["image"][row], share = mix(images[row], images[other], draws)
             out["soft_label"][row] = np.float32(share) * soft[row] + np.float32(1 - share) * soft[other]
             out["label"][row] = batch["label"][row if share >= 0.5 else other]
+
+    threads.each(fill, len(noise))
     return out
 
 
