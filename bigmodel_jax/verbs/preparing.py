@@ -45,10 +45,12 @@ def prepare(args: Sequence[str]) -> None:
         root = data.root()
         folders.append(local("--output", given.output) if given.output else corpus.folder(root))
         _prepared(corpus.job(root), folders[-1], root, given.workers, data.max_bad_records)
-        _show(folders[-1])
     if not given.output:  # tokens belong to the corpus in the cache
         _tokenize(given.config.data, given.workers)
     if peers.speaks():
+        for folder, (corpus, data) in zip(folders, found, strict=True):
+            _complete(folder, corpus, data)
+            _show(folder)
         print(*folders, sep="\n")
 
 
@@ -92,6 +94,15 @@ def _tokenize(data, workers: int) -> None:
         console.print(f"{split}: {said} in shards: {len(found['shards'])}")
 
 
+def _complete(folder: Path, corpus, data) -> None:
+    """The card with what the config's tokenizer makes of the corpus, and as a page."""
+    from bigmodel_jax.data.corpus.token_statistics import add_to_card
+    from bigmodel_jax.report.card_page import build_card_page
+
+    add_to_card(folder, corpus, data)
+    build_card_page(folder)
+
+
 def _show(folder: Path) -> None:
     """The data card as a table: what each step took and gave, and its commonest reasons."""
     from bigmodel_jax.data.corpus.prepare import CARD
@@ -102,7 +113,7 @@ def _show(folder: Path) -> None:
         reasons = sorted(step["dropped"].items(), key=lambda item: -item[1])[:4]
         said = ", ".join(f"{rule} {count:,}" for rule, count in reasons)
         table.add_row(step["step"], f"{step['in']:,}", f"{step['out']:,}", said)
-    console = Console(width=100, highlight=False, quiet=not peers.speaks())
+    console = Console(width=100, highlight=False)
     console.print(table)
     for split, counts in card["splits"].items():
         console.print(f"{split}: {counts['records']:,} records, {counts['characters']:,} characters")
@@ -124,7 +135,8 @@ def verify(data) -> None:
         folder = corpus.folder(part.root())
         wrong += changed(folder) if folder.exists() else []
     for part, split in text.splits(data):
-        wrong += token_shards.changed(text.tokens_folder(part, split))
+        damaged = token_shards.changed(text.tokens_folder(part, split))
+        wrong += [f"{path} has other content than its manifest says" for _, path in damaged]
     for change in wrong:
         print(change)
     if wrong:
@@ -143,8 +155,8 @@ VERBS = {
         "--cluster.X   one process of several, as of train: hosts clean in turn and tokenize at once\n"
         "--FIELD       any field of the config by its dotted name\n\n"
         "Runs the steps of the config's Corpus. Killed, the same command goes on. The folder\n"
-        "gets shards of records, manifest.json and data_card.json. The cache gets a shard of\n"
-        "tokens for each where the rows are text.",
+        "gets shards of records, manifest.json, data_card.json and data_card.html. The\n"
+        "cache gets a shard of tokens for each where the rows are text.",
         ("prepare corpus.py --workers 4",),
     )
 }

@@ -154,12 +154,14 @@ DAMAGES = {
         lambda f: (f / INDEX).write_bytes((f / INDEX.replace("2", "3")).read_bytes()),
         "is the index of another shard",
     ),
+    "a bit": (lambda f: flip(f / TOKENS), f"{TOKENS} has other content"),
     "manifest cut": (lambda f: os.truncate(f / "manifest.json", 10), ""),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_shard_is_one_line_and_is_made_again(data, name, caplog):
+def test_a_damaged_shard_is_one_line_and_is_made_again(data, name, caplog, monkeypatch):
+    monkeypatch.setattr(tokenized, "_read", set())
     damage, says = DAMAGES[name]
     folder = text.encoded_folder(data, "train")
     expected = files(folder)
@@ -173,7 +175,8 @@ def test_a_damaged_shard_is_one_line_and_is_made_again(data, name, caplog):
         assert "\n" not in record.getMessage()
 
 
-def test_a_flipped_bit_is_one_line_when_its_block_is_read_and_verify_finds_it(data):
+def test_a_flipped_bit_of_much_data_is_one_line_when_its_block_is_read_and_verify_finds_it(data, monkeypatch):
+    monkeypatch.setattr(tokenized, "READ_THROUGH", 0)
     folder = text.encoded_folder(data, "train")
     flip(folder / TOKENS)
     rows = data.open("train")
@@ -181,7 +184,7 @@ def test_a_flipped_bit_is_one_line_when_its_block_is_read_and_verify_finds_it(da
         ValueError, match=rf"^{folder / TOKENS} is damaged; delete it, and the same command makes it anew: .*"
     ):
         rows.stream[:]
-    assert token_shards.changed(folder) == [f"{folder / TOKENS} has other content than manifest.json says"]
+    assert token_shards.changed(folder) == [(2, folder / TOKENS)]
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(data):

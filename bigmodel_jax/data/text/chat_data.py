@@ -50,6 +50,13 @@ class ChatData(Templated, DataConfig):
         old: f"source.{old.removesuffix('_path')}" for old in ("train", "validation", "train_path", "validation_path")
     }
 
+    compared: ClassVar = DataConfig.compared | {
+        "tokenizer_path": "tokenizer",
+        "seq_len": "shape",
+        "packing": "training",
+        **dict.fromkeys(("form", "messages_field", "prompt_field", "completion_field", "tools_field"), "prepares"),
+        **dict.fromkeys(("train_on", "reasoning", "template_path", "too_long", "control_tokens"), "prepares"),
+    }
     source: Source = TableFiles()
     form: Literal["auto", Form] = "auto"
     "auto: what the columns of a split's first record say; a record of another form is a bad record"

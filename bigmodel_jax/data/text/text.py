@@ -44,6 +44,7 @@ class TextData(DataConfig):
     )
 
     required_by: ClassVar = {"vocab_size": "tokenizer", "max_seq_len": "seq_len"}
+    compared: ClassVar = DataConfig.compared | {"tokenizer": "tokenizer", "seq_len": "shape", "packing": "training"}
 
     source: Source = Tfds("sotu")
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -191,6 +192,7 @@ def splits(data: DataConfig) -> Iterator[tuple[TextData, str]]:
     """Every split of every `TextData` in a data config."""
     for part in user_code.parts(data):
         if isinstance(part, TextData):
+            part = dataclasses.replace(part, cache_dir=part.cache_dir or data.cache_dir)  # as a mixture opens its parts
             yield from ((part, split) for split in ("train", "validation") if part.source.has(split, part.root()))
 
 

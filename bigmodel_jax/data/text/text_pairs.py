@@ -43,6 +43,12 @@ class TextPairData(DataConfig):
         "eos_token_id": "tokenizer",
     }
 
+    compared: ClassVar = DataConfig.compared | {
+        "tokenizer": "tokenizer",
+        **dict.fromkeys(("input_field", "target_field", "prefix", "decoder_start"), "prepares"),
+        **dict.fromkeys(("input_len", "target_len", "too_long"), "prepares"),
+    }
+
     source: Source = TableFiles()
     input_field: str = "input"
     target_field: str = "target"

@@ -141,17 +141,13 @@ def write_manifest(folder: Path, facts: Facts, indexes: list[Index]) -> None:
     files.replace(folder / MANIFEST, json.dumps(facts | sums | {"shards": shards}, indent=1, ensure_ascii=False) + "\n")
 
 
-def changed(folder: Path) -> list[str]:
-    """The files whose content is not the manifest's, after reading all of it."""
-    expected = {}
+def changed(folder: Path) -> list[tuple[int, Path]]:
+    """(number of the shard, file) of each file whose content is not the manifest's, after reading all of it."""
+    expected = []
     for number, shard in enumerate((read_manifest(folder) or {"shards": []})["shards"]):
-        expected[tokens_path(folder, number)] = shard["sha256"]
-        expected[index_path(folder, number)] = shard["index_sha256"]
-    return [
-        f"{path} has other content than {MANIFEST} says"
-        for path, digest in expected.items()
-        if not path.is_file() or _digest(path) != digest
-    ]
+        expected.append((number, tokens_path(folder, number), shard["sha256"]))
+        expected.append((number, index_path(folder, number), shard["index_sha256"]))
+    return [(number, path) for number, path, digest in expected if not path.is_file() or _digest(path) != digest]
 
 
 def _digest(path: Path) -> str:

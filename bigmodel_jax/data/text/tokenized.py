@@ -23,6 +23,9 @@ from bigmodel_jax.data.text.token_shards import Facts, Index
 from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer
 
 FORMAT = 2  # raise it when the files of tokens change
+READ_THROUGH = 1 << 26  # bytes of tokens that a process reads once to see whether they are as written; of more, sizes
+
+_read: set[Path] = set()  # the folders that this process has read through
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +67,19 @@ def turns(count: int, host: int, hosts: int) -> list[int]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether the manifest is there, and the shards of which it speaks; the tokens' content is not read."""
+    """Whether the manifest is there, and the shards of which it speaks; of one that is damaged the index is deleted."""
     manifest = token_shards.read_manifest(folder)
-    return manifest is not None and all(_fits(folder, number, shard) for number, shard in enumerate(manifest["shards"]))
+    if manifest is None or not all(_fits(folder, number, shard) for number, shard in enumerate(manifest["shards"])):
+        return False
+    if folder not in _read and sum(shard["file_bytes"] for shard in manifest["shards"]) <= READ_THROUGH:
+        damaged = token_shards.changed(folder)
+        for number, path in damaged:
+            log.warning("shard %d of %s is made again: %s has other content", number, folder, path.name)
+            token_shards.index_path(folder, number).unlink(missing_ok=True)
+        if damaged:
+            return False
+        _read.add(folder)
+    return True
 
 
 def _fits(folder: Path, number: int, shard: Facts) -> bool:
