@@ -88,8 +88,10 @@ def speed(repeats: int = 3) -> None:
 # ---------------------------------------------------------------- memory
 
 
-def memory(*megabytes: int, shard: int = 64) -> list[float]:
-    """The peak memory of `prepare --workers 2` in MiB at each size, its processes together, and the second start of a run."""
+def memory(
+    *megabytes: int, shard: int = 64, workers: int = 2, starts: tuple[str, ...] = ("first", "second")
+) -> list[float]:
+    """The peak memory of `prepare` in MiB at each size, its processes together; prints it, and the starts of a run on it."""
     peaks = []
     for size in megabytes:
         with tempfile.TemporaryDirectory() as name:
@@ -97,12 +99,13 @@ def memory(*megabytes: int, shard: int = 64) -> list[float]:
             _write(folder, size)
             (folder / "own.py").write_text(CONFIG.format(folder=folder, shard=shard))
             began = time.time()
-            peaks.append(_peak([sys.executable, "launch.py", "prepare", str(folder / "own.py"), "--workers", "2"]))
+            command = [sys.executable, "launch.py", "prepare", str(folder / "own.py"), "--workers", str(workers)]
+            peaks.append(_peak(command))
             print(
                 f"{size} MB of JSON lines: prepared in {time.time() - began:.0f} s, peak {peaks[-1]:.0f} MiB",
                 flush=True,
             )
-            for start in ("first", "second"):
+            for start in starts:
                 print(f"  {start} start of a run: {_opened(folder):.1f} s from packages to data", flush=True)
     if len(peaks) > 1:
         print(f"the largest peak is {100 * (max(peaks) / min(peaks) - 1):.1f} % above the smallest")
