@@ -15,13 +15,14 @@ import time
 import numpy as np
 import pytest
 
+from bigmodel_jax.core import processes
 from bigmodel_jax.data import ArrayRecordFiles, Corpus, TableFiles, TextData, TextPairData, TokenizerConfig
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.text import packing, text, token_shards, tokenized
 
 R = random.Random(0)
 TEXTS = [
-    " ".join(R.choices(["alpha", "beta", "gamma", "naïve", "日本"], k=R.choice((1, 3, 40, 3000)))) for _ in range(60)
+    " ".join(R.choices(["alpha", "beta", "gamma", "naïve", "日本"], k=R.choice((1, 3, 40, 3000)))) for _ in range(35)
 ]
 PER_SHARD = 7
 
@@ -136,6 +137,18 @@ def test_what_a_failure_left_is_kept_and_the_rest_is_made(data, monkeypatch):
     assert written == [1, 3]
     assert files(text.encoded_folder(data, "train")) == expected
     assert written == [1, 3]
+
+
+def test_a_host_of_a_job_makes_its_own_shards_first_and_the_first_host_what_is_no_work_of_many(data, monkeypatch):
+    calls, real = [], token_shards.write
+    monkeypatch.setattr(token_shards, "write", lambda f, n, *a: (calls.append(n), real(f, n, *a)))
+    monkeypatch.setattr(processes, "place", lambda: (1, 2))
+    monkeypatch.setattr(processes, "in_turn", lambda name, make: (calls.append(name), make()))
+    text.tokenize_together(data)
+    assert calls == ["texts", 1, 3, 4, 2, 0]
+    monkeypatch.setattr(processes, "place", lambda: (0, 1))
+    text.tokenize_together(data)
+    assert len(calls) == 6, "a process alone tokenizes what it opens"
 
 
 def flip(path):
