@@ -20,7 +20,7 @@ from bigmodel_jax.data.corpus.workers import mapped
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.text import documents, token_shards
 from bigmodel_jax.data.text.token_shards import Facts, Index
-from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
 FORMAT = 2  # raise it when the files of tokens change
 READ_THROUGH = 1 << 26  # bytes of tokens that a process reads once to see whether they are as written; of more, sizes
@@ -105,10 +105,15 @@ def _shard(job: Job, folder: Path, shards: Sequence[Source], threads: int, numbe
         bad = BadRecords(job.limit)
         texts = (text for _, text in documents.usable(shards[number], job.split, job.root, bad))
         try:
-            token_shards.write(folder, number, texts, load_tokenizer(job.tokenizer), bad.skipped)
+            token_shards.write(folder, number, texts, _tokenizer(job.tokenizer), bad.skipped)
         except OSError:
             if not _is_made(folder, number):  # otherwise another host was first, with the same content
                 raise
+
+
+@functools.lru_cache(1)  # a process makes many shards; what a cache folder holds does not change
+def _tokenizer(path: Path) -> Tokenizer:
+    return load_tokenizer(path)
 
 
 def _is_made(folder: Path, number: int) -> bool:
@@ -131,7 +136,7 @@ def _finish(job: Job, folder: Path, indexes: list[Index], bad: BadRecords) -> No
             bad.skip(where, reason)
     if not any(index.facts["documents"] for index in indexes):
         raise ValueError(f"data.source: the {job.split} split of {job.source} has no documents")
-    tokenizer = load_tokenizer(job.tokenizer)
+    tokenizer = _tokenizer(job.tokenizer)
     facts: Facts = {
         "split": job.split,
         "dtype": token_shards.dtype(tokenizer.vocab_size).name,
