@@ -17,8 +17,8 @@ def peaks(*megabytes, **how):
 
 
 @pytest.mark.slow
-def test_four_times_the_corpus_takes_the_same_memory():
-    small, large = peaks(16, 64, shard=4, workers=1)
+def test_twice_the_corpus_takes_the_same_memory():
+    small, large = peaks(48, 96, shard=8, workers=1)
     assert large <= 1.05 * small
     assert large <= 1024
 

@@ -52,6 +52,10 @@ def data(tmp_path, small_chunks):
     )
 
 
+def shards(data):
+    return token_shards.read_manifest(text.tokens_folder(data, "train"))["shards"]
+
+
 def sha256(batch):
     digest = hashlib.sha256()
     for name, value in sorted(batch.items()):
@@ -83,13 +87,18 @@ def test_batches_over_shards_are_those_of_one_stream_in_memory(data, how):
 
 def test_the_stream_is_indexed_as_an_array_is(data):
     stream = data.open("train").stream
-    whole = np.concatenate(list(stream.parts()))
+    whole = stream[np.arange(len(stream))]
+    np.testing.assert_array_equal(np.concatenate(list(stream.parts())), whole)
     assert len(whole) == len(stream)
     assert len(whole) > 3 * token_shards.BLOCK
     places = np.random.default_rng(0).integers(0, len(stream), (5, 40))
     np.testing.assert_array_equal(stream[places], whole[places])
     np.testing.assert_array_equal(stream[10:10], whole[10:10])
-    np.testing.assert_array_equal(stream[4000:9000], whole[4000:9000])
+    border = int(np.cumsum([s["tokens"] + s["documents"] for s in shards(data)])[1])  # between two shards
+    for a, b in ((4000, 9000), (border - 3, border), (border, border + 3), (border - 9000, border + 9000), (-5, None)):
+        np.testing.assert_array_equal(stream[a:b], whole[a:b])
+    np.testing.assert_array_equal(stream[9000:10:-7], whole[9000:10:-7])
+    np.testing.assert_array_equal(stream[10:9000:7], whole[10:9000:7])
     assert stream[len(stream) - 1] == 0
     with pytest.raises(IndexError, match=f"places 0 to {len(stream)} of a stream of {len(stream)} tokens"):
         stream[np.array([0, len(stream)])]
