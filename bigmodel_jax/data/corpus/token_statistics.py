@@ -20,7 +20,7 @@ from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 RARE = 10  # a token with fewer occurrences is rare: little is learned of it
 SHOWN = 12  # tokens of either end
-PART = 1 << 22  # tokens counted at a time
+PART = 1 << 20  # tokens counted at a time
 
 
 def add_to_card(folder: Path, corpus: Corpus, data: DataConfig) -> None:
