@@ -111,6 +111,7 @@ TESTS = {
         f"data/corpus/{name}.py": ("data/prepare_test.py",)
         for name in ("corpus", "outcome", "workers", "folder", "card")
     },
+    **{f"data/text/{name}.py": ("data/tokenized_test.py",) for name in ("documents", "token_shards", "token_stream")},
     "data/cleaning/step.py": ("data/quality_test.py", "data/prepare_test.py"),
     "verbs/preparing.py": ("data/prepare_test.py", "data/remembered_test.py"),
     "data/base.py": ("data/sources_test.py", "data/image_test.py"),

@@ -86,6 +86,8 @@ def coordinator_host() -> str:
 
 def in_turn[T](name: str, make: Callable[[], T]) -> T:
     """`make()` in process 0 and then in the others, which find on disk what it has prepared."""
+    if place()[1] == 1:
+        return make()
     made = make() if first() else None
     meet(name)
     return made if first() else make()

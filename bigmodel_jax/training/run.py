@@ -12,6 +12,7 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import mirror, processes, pulse, sharding
+from bigmodel_jax.data.text.text import tokenize_together
 from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training import constants, epochs, fits, holder, loop, provenance, reference, run_folder
@@ -70,6 +71,7 @@ def train(
             constants.references(run_dir)  # refuses a source that is gone or has changed
         facts = provenance.check(config, run_dir, resumes=newest >= 0, source=source, accept=accept)
         stages.begin("Preparing data")
+        tokenize_together(config.data)
         batches, validation = processes.in_turn("data", lambda: open_data(config, mesh))
         config = epochs.resolve(config, len(batches.rows))
         if newest > config.train.steps:

@@ -28,6 +28,7 @@ class Prepare(OfJob):
 def prepare(args: Sequence[str]) -> None:
     given, _, target = parse_job(Prepare(), "prepare", args)
     check_local("prepare: --output", given.output)
+    from bigmodel_jax.core import processes
     from bigmodel_jax.data.corpus.corpus import corpora
 
     found = list(corpora(given.config.data))
@@ -41,11 +42,16 @@ def prepare(args: Sequence[str]) -> None:
         raise ValueError(
             f"--output {given.output}: {target} has {len(found)} corpora; without --output they go to the cache"
         )
-    folders = []
-    for corpus, data in found:
-        root = data.root()
-        folders.append(local("prepare: --output", given.output) if given.output else corpus.folder(root))
-        _prepared(corpus.job(root), folders[-1], root, given.workers, data.max_bad_records)
+    folders = [
+        local("prepare: --output", given.output) if given.output else corpus.folder(data.root())
+        for corpus, data in found
+    ]
+
+    def clean() -> None:
+        for folder, (corpus, data) in zip(folders, found, strict=True):
+            _prepared(corpus.job(data.root()), folder, data.root(), given.workers, data.max_bad_records)
+
+    processes.in_turn("corpora", clean)
     if not given.output:  # tokens belong to the corpus in the cache
         _tokenize(given.config.data, given.workers)
     if not peers.speaks():
@@ -88,7 +94,7 @@ def _tokenize(data, workers: int) -> None:
     console = Console(width=100, highlight=False, quiet=not peers.speaks())
     for part, split in text.splits(data):
         with _bar("tokenizing") as show:
-            folder = text.encoded_folder(
+            folder = text.encoded_together(
                 part, split, workers, lambda done, of: show(f"{done} of {of} shards tokenized", done, of)
             )
         found = token_shards.read_manifest(folder)
@@ -115,7 +121,7 @@ def _show(folder: Path) -> None:
         reasons = sorted(step["dropped"].items(), key=lambda item: -item[1])[:4]
         said = ", ".join(f"{rule} {count:,}" for rule, count in reasons)
         table.add_row(step["step"], f"{step['in']:,}", f"{step['out']:,}", said)
-    console = Console(width=100, highlight=False, quiet=not peers.speaks())
+    console = Console(width=100, highlight=False)
     console.print(table)
     for split, counts in card["splits"].items():
         console.print(f"{split}: {counts['records']:,} records, {counts['characters']:,} characters")
@@ -137,7 +143,8 @@ def verify(data) -> None:
         folder = corpus.folder(part.root())
         wrong += changed(folder) if folder.exists() else []
     for part, split in text.splits(data):
-        wrong += token_shards.changed(text.tokens_folder(part, split))
+        damaged = token_shards.changed(text.tokens_folder(part, split))
+        wrong += [f"{path} has other content than its manifest says" for _, path in damaged]
     for change in wrong:
         print(change)
     if wrong:

@@ -15,13 +15,14 @@ import time
 import numpy as np
 import pytest
 
+from bigmodel_jax.core import processes
 from bigmodel_jax.data import ArrayRecordFiles, Corpus, TableFiles, TextData, TextPairData, TokenizerConfig
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.text import packing, text, token_shards, tokenized
 
 R = random.Random(0)
 TEXTS = [
-    " ".join(R.choices(["alpha", "beta", "gamma", "naïve", "日本"], k=R.choice((1, 3, 40, 3000)))) for _ in range(60)
+    " ".join(R.choices(["alpha", "beta", "gamma", "naïve", "日本"], k=R.choice((1, 3, 40, 3000)))) for _ in range(35)
 ]
 PER_SHARD = 7
 
@@ -49,6 +50,10 @@ def data(tmp_path, small_chunks):
         cache_dir=str(tmp_path / "c"),
         seq_len=64,
     )
+
+
+def shards(data):
+    return token_shards.read_manifest(text.tokens_folder(data, "train"))["shards"]
 
 
 def sha256(batch):
@@ -82,13 +87,18 @@ def test_batches_over_shards_are_those_of_one_stream_in_memory(data, how):
 
 def test_the_stream_is_indexed_as_an_array_is(data):
     stream = data.open("train").stream
-    whole = np.concatenate(list(stream.parts()))
+    whole = stream[np.arange(len(stream))]
+    np.testing.assert_array_equal(np.concatenate(list(stream.parts())), whole)
     assert len(whole) == len(stream)
     assert len(whole) > 3 * token_shards.BLOCK
     places = np.random.default_rng(0).integers(0, len(stream), (5, 40))
     np.testing.assert_array_equal(stream[places], whole[places])
     np.testing.assert_array_equal(stream[10:10], whole[10:10])
-    np.testing.assert_array_equal(stream[4000:9000], whole[4000:9000])
+    border = int(np.cumsum([s["tokens"] + s["documents"] for s in shards(data)])[1])  # between two shards
+    for a, b in ((4000, 9000), (border - 3, border), (border, border + 3), (border - 9000, border + 9000), (-5, None)):
+        np.testing.assert_array_equal(stream[a:b], whole[a:b])
+    np.testing.assert_array_equal(stream[9000:10:-7], whole[9000:10:-7])
+    np.testing.assert_array_equal(stream[10:9000:7], whole[10:9000:7])
     assert stream[len(stream) - 1] == 0
     with pytest.raises(IndexError, match=f"places 0 to {len(stream)} of a stream of {len(stream)} tokens"):
         stream[np.array([0, len(stream)])]
@@ -138,6 +148,18 @@ def test_what_a_failure_left_is_kept_and_the_rest_is_made(data, monkeypatch):
     assert written == [1, 3]
 
 
+def test_a_host_of_a_job_makes_its_own_shards_first_and_the_first_host_what_is_no_work_of_many(data, monkeypatch):
+    calls, real = [], token_shards.write
+    monkeypatch.setattr(token_shards, "write", lambda f, n, *a: (calls.append(n), real(f, n, *a)))
+    monkeypatch.setattr(processes, "place", lambda: (1, 2))
+    monkeypatch.setattr(processes, "in_turn", lambda name, make: (calls.append(name), make()))
+    text.tokenize_together(data)
+    assert calls == ["texts", 1, 3, 4, 2, 0]
+    monkeypatch.setattr(processes, "place", lambda: (0, 1))
+    text.tokenize_together(data)
+    assert len(calls) == 6, "a process alone tokenizes what it opens"
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[300] ^= 1  # in the first block; the file's end is padding
@@ -154,12 +176,14 @@ DAMAGES = {
         lambda f: (f / INDEX).write_bytes((f / INDEX.replace("2", "3")).read_bytes()),
         "is the index of another shard",
     ),
+    "a bit": (lambda f: flip(f / TOKENS), f"{TOKENS} has other content"),
     "manifest cut": (lambda f: os.truncate(f / "manifest.json", 10), ""),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_shard_is_one_line_and_is_made_again(data, name, caplog):
+def test_a_damaged_shard_is_one_line_and_is_made_again(data, name, caplog, monkeypatch):
+    monkeypatch.setattr(tokenized, "_read", set())
     damage, says = DAMAGES[name]
     folder = text.encoded_folder(data, "train")
     expected = files(folder)
@@ -173,7 +197,8 @@ def test_a_damaged_shard_is_one_line_and_is_made_again(data, name, caplog):
         assert "\n" not in record.getMessage()
 
 
-def test_a_flipped_bit_is_one_line_when_its_block_is_read_and_verify_finds_it(data):
+def test_a_flipped_bit_of_much_data_is_one_line_when_its_block_is_read_and_verify_finds_it(data, monkeypatch):
+    monkeypatch.setattr(tokenized, "READ_THROUGH", 0)
     folder = text.encoded_folder(data, "train")
     flip(folder / TOKENS)
     rows = data.open("train")
@@ -181,7 +206,7 @@ def test_a_flipped_bit_is_one_line_when_its_block_is_read_and_verify_finds_it(da
         ValueError, match=rf"^{folder / TOKENS} is damaged; delete it, and the same command makes it anew: .*"
     ):
         rows.stream[:]
-    assert token_shards.changed(folder) == [f"{folder / TOKENS} has other content than manifest.json says"]
+    assert token_shards.changed(folder) == [(2, folder / TOKENS)]
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(data):

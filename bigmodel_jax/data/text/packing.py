@@ -47,12 +47,16 @@ def make_plan(packing: Packing, offsets: np.ndarray, seq_len: int) -> Plan:
     if packing == "concat":
         starts = np.arange(0, offsets[-1], seq_len)
         return Plan(starts, np.minimum(seq_len, offsets[-1] - starts), np.arange(len(starts) + 1))
+    return pack(packing, *_cut(offsets, seq_len), seq_len)
+
+
+def _cut(offsets: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
+    """(starts, lengths) of the documents' pieces, of which only the last may be shorter than seq_len."""
     sizes = np.diff(offsets)
     count = -(-sizes // seq_len)
     nth = ranges(np.zeros_like(count), count)
     starts = np.repeat(offsets[:-1], count) + nth * seq_len
-    lengths = np.minimum(seq_len, np.repeat(sizes, count) - nth * seq_len)
-    return pack(packing, starts, lengths, seq_len)
+    return starts, np.minimum(seq_len, np.repeat(sizes, count) - nth * seq_len)
 
 
 def pack(

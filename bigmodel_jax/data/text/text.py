@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from bigmodel_jax.core import processes
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache
@@ -206,6 +207,25 @@ def encoded_folder(cfg: TextData, split: str, workers: int = 1, say: Callable[[i
     tokenizer = tokenizer_folder(cfg) / "tokenizer.json"
     job = Job(cfg.source, split, cfg.root(), tokenizer, cfg.max_bad_records)
     return tokenized.make(job, tokens_folder(cfg, split), workers, say or (lambda done, of: None))
+
+
+def tokenize_together(data: DataConfig) -> None:
+    """In a job of several processes: every text of a data config is tokenized by all of them. One alone does it in `open`."""
+    if processes.place()[1] > 1:
+        for cfg, split in splits(data):
+            encoded_together(cfg, split)
+
+
+def encoded_together(cfg: TextData, split: str, *how) -> Path:
+    """`encoded_folder` in all processes of a job, of which the first makes what is no work of many."""
+
+    def ready() -> None:
+        if not tokenized.is_whole(tokens_folder(cfg, split)):
+            tokenizer_folder(cfg)
+            cfg.source.shards(split, cfg.root(), BadRecords(cfg.max_bad_records))
+
+    processes.in_turn("texts", ready)
+    return encoded_folder(cfg, split, *how)
 
 
 def open_tokens(folder: Path) -> tuple[TokenStream, np.ndarray, dict]:

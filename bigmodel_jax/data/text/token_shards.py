@@ -9,6 +9,7 @@ record is JSON, the shard's facts; the others are the documents' lengths, each w
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,8 +48,8 @@ def write(folder: Path, number: int, texts: Iterator[str], tokenizer: Tokenizer,
     counts = dict.fromkeys(COUNTS, 0)
     with writing(path, "group_size:1,uncompressed") as append:
         blocks = _Blocks(append, dtype(tokenizer.vocab_size))
-        for chunk in chunks(texts, CHARACTERS):
-            tokens, sizes = _tokenized(chunk, tokenizer, blocks.dtype)
+        for chunk, encoded in _ahead(chunks(texts, CHARACTERS), tokenizer):
+            tokens, sizes = _joined(encoded, tokenizer.separator, blocks.dtype)
             blocks.extend(tokens)
             lengths.append(sizes)
             added = (
@@ -69,10 +70,23 @@ def write(folder: Path, number: int, texts: Iterator[str], tokenizer: Tokenizer,
             append(every[first : first + INDEXED].tobytes())
 
 
-def _tokenized(texts: list[str], tokenizer: Tokenizer, kind: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+def _ahead(texts: Iterator[list[str]], tokenizer: Tokenizer) -> Iterator[tuple[list[str], Iterator[np.ndarray]]]:
+    """(texts, the ids of each): while the caller takes those of one list, a thread tokenizes the next, outside Python."""
+    before = None
+    with futures.ThreadPoolExecutor(1) as thread:
+        for chunk in texts:
+            begun = chunk, thread.submit(tokenizer.encode_batch, chunk)
+            if before:
+                yield before[0], before[1].result()
+            before = begun
+        if before:
+            yield before[0], before[1].result()
+
+
+def _joined(encoded: Iterator[np.ndarray], separator: int, kind: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """(`S d1 S d2 ...` as one array, the length of each document with its separator)."""
-    separator = np.array([tokenizer.separator], kind)
-    parts = [part for ids in tokenizer.encode_batch(texts) for part in (separator, ids.astype(kind))]
+    front = np.array([separator], kind)
+    parts = [part for ids in encoded for part in (front, ids.astype(kind))]
     return np.concatenate(parts), np.array([1 + len(ids) for ids in parts[1::2]], "<u4")
 
 
@@ -141,17 +155,13 @@ def write_manifest(folder: Path, facts: Facts, indexes: list[Index]) -> None:
     files.replace(folder / MANIFEST, json.dumps(facts | sums | {"shards": shards}, indent=1, ensure_ascii=False) + "\n")
 
 
-def changed(folder: Path) -> list[str]:
-    """The files whose content is not the manifest's, after reading all of it."""
-    expected = {}
+def changed(folder: Path) -> list[tuple[int, Path]]:
+    """(number of the shard, file) of each file whose content is not the manifest's, after reading all of it."""
+    expected = []
     for number, shard in enumerate((read_manifest(folder) or {"shards": []})["shards"]):
-        expected[tokens_path(folder, number)] = shard["sha256"]
-        expected[index_path(folder, number)] = shard["index_sha256"]
-    return [
-        f"{path} has other content than {MANIFEST} says"
-        for path, digest in expected.items()
-        if not path.is_file() or _digest(path) != digest
-    ]
+        expected.append((number, tokens_path(folder, number), shard["sha256"]))
+        expected.append((number, index_path(folder, number), shard["index_sha256"]))
+    return [(number, path) for number, path, digest in expected if not path.is_file() or _digest(path) != digest]
 
 
 def _digest(path: Path) -> str:

@@ -32,7 +32,8 @@ class TokenStream:
 
     def __getitem__(self, places: np.ndarray | slice) -> np.ndarray:
         if isinstance(places, slice):
-            places = np.arange(*places.indices(len(self)))
+            low, high, step = places.indices(len(self))
+            return self._span(low, max(low, high))[::step] if step > 0 else self[np.arange(low, high, step)]
         places = np.asarray(places, np.int64)
         flat = places.ravel()
         if len(self) == 1 or not len(flat):
@@ -48,6 +49,18 @@ class TokenStream:
         """The whole stream, some blocks at a time."""
         for first in range(0, len(self), 64 * BLOCK):
             yield self[first : first + 64 * BLOCK]
+
+    def _span(self, low: int, high: int) -> np.ndarray:
+        """stream[low:high], without a number for each place."""
+        parts = [np.full(int(low < high == len(self)), self._separator, self.dtype)]
+        for shard in reversed(range(len(self._starts) - 1)):
+            start, end = max(low, self._starts[shard]), min(high, self._starts[shard + 1])
+            if start < end:
+                first, last = (start - self._starts[shard]) // BLOCK, -(-(end - self._starts[shard]) // BLOCK)
+                tokens = self._blocks(self._first_block[shard] + np.arange(first, last)).ravel()
+                begin = start - self._starts[shard] - first * BLOCK
+                parts.append(tokens[begin : begin + end - start])
+        return np.concatenate(parts[::-1])
 
     def _read(self, places: np.ndarray) -> np.ndarray:
         shard = np.searchsorted(self._starts, places, side="right") - 1

@@ -20,9 +20,12 @@ from bigmodel_jax.data.corpus.workers import mapped
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.text import documents, token_shards
 from bigmodel_jax.data.text.token_shards import Facts, Index
-from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
 FORMAT = 2  # raise it when the files of tokens change
+READ_THROUGH = 1 << 26  # bytes of tokens that a process reads once to see whether they are as written; of more, sizes
+
+_read: set[Path] = set()  # the folders that this process has read through
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +67,19 @@ def turns(count: int, host: int, hosts: int) -> list[int]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether the manifest is there, and the shards of which it speaks; the tokens' content is not read."""
+    """Whether the manifest is there, and the shards of which it speaks; of one that is damaged the index is deleted."""
     manifest = token_shards.read_manifest(folder)
-    return manifest is not None and all(_fits(folder, number, shard) for number, shard in enumerate(manifest["shards"]))
+    if manifest is None or not all(_fits(folder, number, shard) for number, shard in enumerate(manifest["shards"])):
+        return False
+    if folder not in _read and sum(shard["file_bytes"] for shard in manifest["shards"]) <= READ_THROUGH:
+        damaged = token_shards.changed(folder)
+        for number, path in damaged:
+            log.warning("shard %d of %s is made again: %s has other content", number, folder, path.name)
+            token_shards.index_path(folder, number).unlink(missing_ok=True)
+        if damaged:
+            return False
+        _read.add(folder)
+    return True
 
 
 def _fits(folder: Path, number: int, shard: Facts) -> bool:
@@ -92,10 +105,15 @@ def _shard(job: Job, folder: Path, shards: Sequence[Source], threads: int, numbe
         bad = BadRecords(job.limit)
         texts = (text for _, text in documents.usable(shards[number], job.split, job.root, bad))
         try:
-            token_shards.write(folder, number, texts, load_tokenizer(job.tokenizer), bad.skipped)
+            token_shards.write(folder, number, texts, _tokenizer(job.tokenizer), bad.skipped)
         except OSError:
             if not _is_made(folder, number):  # otherwise another host was first, with the same content
                 raise
+
+
+@functools.lru_cache(1)  # a process makes many shards; what a cache folder holds does not change
+def _tokenizer(path: Path) -> Tokenizer:
+    return load_tokenizer(path)
 
 
 def _is_made(folder: Path, number: int) -> bool:
@@ -118,7 +136,7 @@ def _finish(job: Job, folder: Path, indexes: list[Index], bad: BadRecords) -> No
             bad.skip(where, reason)
     if not any(index.facts["documents"] for index in indexes):
         raise ValueError(f"data.source: the {job.split} split of {job.source} has no documents")
-    tokenizer = load_tokenizer(job.tokenizer)
+    tokenizer = _tokenizer(job.tokenizer)
     facts: Facts = {
         "split": job.split,
         "dtype": token_shards.dtype(tokenizer.vocab_size).name,

@@ -141,9 +141,10 @@ class Tokenizer:
         return own | self.special.tokens()
 
     def encode_batch(self, texts: list[str]) -> Iterator[np.ndarray]:
-        """Token ids of each text, on all cores."""
-        for encoding in self.model.encode_batch_fast(texts, add_special_tokens=False):
-            yield np.array(encoding.ids, np.uint32)
+        """Token ids of each text, on all cores; they are found before this returns, and become arrays one by one."""
+        return (
+            np.array(found.ids, np.uint32) for found in self.model.encode_batch_fast(texts, add_special_tokens=False)
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; special tokens are left out, a torn UTF-8 character becomes U+FFFD."""
