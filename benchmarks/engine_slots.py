@@ -2,8 +2,8 @@
 
     python benchmarks/engine_slots.py [--slots 16] [--requests 32] [--rounds 3]
 
-The model is SmolLM2 135M cut to ten layers and 16,384 tokens, with random weights, which cost what trained ones cost. Prints the
-same of the time that all cores compute, which says more on a machine that others use.
+The model is SmolLM2 135M cut to ten layers and 16,384 tokens, with random weights, which cost what trained ones cost.
+The ratio of the time that all cores compute stands below that of the time: it says more on a machine that others use.
 """
 
 import argparse
