@@ -121,7 +121,8 @@ class Adapted:
 
     def embed(self, ids: jax.Array, look_up: Callable) -> jax.Array:
         """The rows `ids` (...) -> (..., D); look_up(table, ids): of a table without adapters."""
-        if self.turned and any(low.a is not None for low in self.low):
+        if (self.turned or self.shape[0] == 1) and any(low.a is not None for low in self.low):
+            # The rows of a table of one row are a broadcast, which the compiler fuses with what reads it, as the base's.
             return look_up(self.dense(), ids)
         x = look_up(self._base(self.w, rows=False), ids)
         for low in self.low:
