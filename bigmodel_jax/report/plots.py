@@ -180,14 +180,17 @@ def throughput_figure(run: Run, theme: Theme):
 
 
 def step_time_figure(run: Run, theme: Theme):
-    times = 1000 * run.series("step_seconds")[1]
+    times, name = run.series("step_seconds")[1], "s"
     if len(times) < 2:
         return None
+    if np.median(times) < 1:
+        times, name = 1000 * times, "ms"
     median, p95 = np.percentile(times, (50, 95))
     # The first step holds the compilation and would squeeze all others into one bar.
     shown = times[times <= max(1.5 * p95, 2 * median)]
     beyond = len(times) - len(shown)
-    figure, axes = new_axes(theme, "Step time, ms" + (f"   ({beyond} slower not shown)" if beyond else ""), xlabel="ms")
+    title = f"Step time, {name}" + (f"   ({beyond} slower not shown)" if beyond else "")
+    figure, axes = new_axes(theme, title, xlabel=name)
     axes.hist(shown, bins=min(40, max(5, len(shown) // 4)), color=theme.series[0], alpha=0.55, linewidth=0)
     top = axes.get_ylim()[1] * 1.3
     axes.set_ylim(0, top)

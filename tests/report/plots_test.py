@@ -63,6 +63,13 @@ def test_one_evaluation_is_no_curve(tmp_path):
     assert made == COMMON | {"router_entropy"}
 
 
+@pytest.mark.parametrize(("seconds", "title"), [(0.25, "Step time, ms"), (57.0, "Step time, s")])
+def test_a_steps_time_has_the_unit_that_a_reader_would_choose(tmp_path, seconds, title):
+    records = [folders.training(step, 8.3) | {"step_seconds": seconds} for step in (1, 2, 3)]
+    run = load_run(folders.metrics(tmp_path / "run", records))
+    assert plots.step_time_figure(run, LIGHT).axes[0].get_title(loc="left") == title
+
+
 def test_plots_of_an_earlier_report_do_not_stay(tmp_path):
     run = folders.own_metrics_run(tmp_path / "run")
     make_plots(run)
