@@ -1,6 +1,7 @@
 """Every test sees 8 virtual CPU devices; compiled programs are kept between runs."""
 
 import functools
+import gc
 import importlib
 import json
 import os
@@ -91,6 +92,22 @@ def quick_pictures(request):
         yield
 
 
+MOST_MAPS = 30_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """A process may have 65,530 memory mappings (vm.max_map_count), and each compiled program takes three. One more ends
+    it by a segmentation fault, so a worker that ran many tests lets go of their programs."""
+    import jax  # not before its environment is set
+
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
+
+
 @pytest.fixture(scope="module")
 def reference(request, tmp_path_factory):
     """reference(family): its weights and what the reference implementation computed, read once for all tests of a file."""
@@ -112,3 +129,12 @@ def compiled_for_tpus(tmp_path_factory):
         return json.loads(done.stdout.splitlines()[-1])
 
     return run
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A server of gs:// on this machine, with an empty bucket."""
+    from bucket_server import serving
+
+    with serving(tmp_path, monkeypatch) as server:
+        yield server

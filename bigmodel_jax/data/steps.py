@@ -8,7 +8,7 @@ from typing import Any
 from bigmodel_jax.core import user_code
 from bigmodel_jax.core.user_code import FunctionName
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 
 OPTION = "data.source.steps"
 Record = dict[str, Any]
@@ -46,6 +46,9 @@ class Steps(Source):
     def fingerprint(self, split, root):
         steps = [(step.__qualname__, _code(step)) for step in self._functions()]
         return cache.key(self.source.fingerprint(split, root), steps)
+
+    def shards(self, split, root, bad):
+        return [dataclasses.replace(self, source=shard) for shard in self.source.shards(split, root, bad)]
 
     def records(self, split, root, bad):
         functions = self._functions()

@@ -16,7 +16,7 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import CheckpointConfig, Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import files, params, sharding
-from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.precision import Float, Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
@@ -186,12 +186,14 @@ def published(config: Any) -> Any:
     return dataclasses.replace(config, **changes)
 
 
-def export_weights(config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32", which: str = "") -> Family:
-    """Writes weights, config.json and tokenizer of a run as a Hugging Face folder; which: as `load_weights` has it."""
+def export_weights(
+    config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32", which: str = "", adapter: str = ""
+) -> Family:
+    """Writes weights, config.json and tokenizer of a run as a Hugging Face folder; which, adapter: as in `load_weights`."""
     plain = unpadded(config.model)
     family = family_of(plain)
     mesh = sharding.make_mesh(config.parallel)
-    tree = merged(config, load_weights(config, run_dir, mesh, which)[0], mesh)
+    tree = merged(config, load_weights(config, run_dir, mesh, which, adapter=adapter)[0], mesh)
     flat, spec = params.paths(tree), spec_by_path(plain)
     if isinstance(config.objective, RewardModel):
         family = reward.with_head(family)
@@ -201,6 +203,8 @@ def export_weights(config: Config, run_dir: Path, target: Path, *, dtype: Float 
     with whole_or_nothing(target, "export") as partial:
         folder.save_params(family, plain, flat, partial, spec)
         labels.restore(run_dir, partial)
+        if about := config.data.processor(run_dir):
+            (partial / "preprocessor_config.json").write_text(json.dumps(about, indent=2) + "\n")
         _write_special(run_dir, partial)
         write_tokenizer(run_dir, partial)
     return family

@@ -1,5 +1,6 @@
 """A run from its config to its last line: what is checked, opened and held around the loop."""
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from rich.console import Console
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
-from bigmodel_jax.core import processes, pulse, sharding
+from bigmodel_jax.core import mirror, processes, pulse, sharding
 from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training import constants, epochs, fits, holder, loop, provenance, reference, run_folder
@@ -49,6 +50,7 @@ def train(
     validate(config, jax.device_count())
     check_processes(config)
     with (
+        mirror.kept(run_dir) if processes.first() else contextlib.nullcontext(),
         run_folder.logging_to(run_dir / "log.txt") as start_log,
         RunClock(run_dir, began) as wall,
         holder.Holder(run_dir) as hold,
@@ -61,6 +63,8 @@ def train(
         mesh = sharding.make_mesh(config.parallel)
         last = -1 if (found := store.latest_step(saves)) is None else found
         newest = store.open_local(saves, run_dir, mesh)
+        if newest > last:
+            run_folder.check(run_dir, config, newest)
         fits.check_weights(config, mesh)
         if newest >= 0:
             constants.references(run_dir)  # refuses a source that is gone or has changed

@@ -11,8 +11,7 @@ from pathlib import Path
 from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config, flat, override
-from bigmodel_jax.core import processes, user_code
-from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core import mirror, processes, user_code
 from bigmodel_jax.training import holder, provenance
 
 log = logging.getLogger("bigmodel_jax")
@@ -44,12 +43,16 @@ def differences(old: Config, new: Config) -> dict[str, tuple]:
 def _free(name: str) -> bool:
     """Whether a field may differ: one of FREE, or in a `compute` of the model or of its towers."""
     computing = name.startswith("model.") and "compute" in name.split(".")
-    return computing or any(name == free or name.startswith(f"{free}.") for free in FREE)
+    return computing or _below(name, FREE)
+
+
+def _below(name: str, parts: Sequence[str]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = True) -> Config:
     """As `config_file.load`; where a run's config.json is missing or damaged, the config of its newest checkpoint."""
-    checkpoints = Path(path) / "checkpoints"
+    checkpoints = mirror.origin(Path(path) / "checkpoints")
     try:
         return config_file.load(path, overrides, runs_code=runs_code)
     except config_file.Unreadable as error:
@@ -65,17 +68,23 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = T
         return override(found, overrides, prog=f"launch.py train {path}") if overrides else found
 
 
-def check(run_dir: Path, config: Config) -> None:
-    """Writes nothing. ValueError if another run lives in the folder, naming what differs, or if it cannot be made."""
-    check_local("run_dir", run_dir)
+def check(run_dir: Path, config: Config, step: int = 0) -> None:
+    """Writes nothing. ValueError if another run lives in the folder, naming what differs, or if it cannot be made.
+
+    step: where the run stands, if that is beyond its newest checkpoint there.
+    """
     path = run_dir / "config.json"
     parent = next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         wrong = "is not a folder" if not parent.is_dir() else "cannot be written"
         raise ValueError(f"run_dir = {str(run_dir)!r}: {parent} {wrong}; give another --run_dir")
-    if path.is_file() or any(run_dir.glob("checkpoints/[0-9]*")):
-        changed = differences(load(run_dir, runs_code=False), config)
-        resumes = any(p.name.isdecimal() for p in run_dir.glob("checkpoints/*"))
+    saves = [p.name for p in mirror.origin(run_dir / "checkpoints").glob("[0-9]*")]
+    if path.is_file() or saves:
+        before = load(run_dir, runs_code=False)
+        saved = [int(name) for name in saves if name.isdecimal()]
+        ahead = config.data.ahead(before.data, max([step, *saved]))
+        changed = {n: v for n, v in differences(before, config).items() if not _below(n, ahead)}
+        resumes = bool(saved)
         # provenance.check has the last word on what is compared by content.
         by_content = provenance.compared(run_dir, config) if resumes else set()
         changed = {n: values for n, values in changed.items() if n not in by_content and not user_code.moved(*values)}
@@ -111,7 +120,7 @@ def claim(run_dir: Path, config: Config, hold: holder.Holder, saves: store.Store
 
 def release(run_dir: Path) -> None:
     """Frees a folder for another config, in process 0: that of a run that was refused before it saved anything."""
-    if processes.first() and not any(run_dir.glob("checkpoints/[0-9]*")):
+    if processes.first() and not any(mirror.origin(run_dir / "checkpoints").glob("[0-9]*")):
         (run_dir / "config.json").unlink(missing_ok=True)
 
 

@@ -12,12 +12,14 @@ from rich.table import Table
 
 from bigmodel_jax import runtime
 from bigmodel_jax.cluster import join, peers
-from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core import mirror
 from bigmodel_jax.core.options import Unnamed, asks_for_help, parse, parse_known
+from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.ranges import Seed
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.verbs.base import (
+    ADAPTER,
     CONFIG,
     RUN,
     STEP,
@@ -28,6 +30,7 @@ from bigmodel_jax.verbs.base import (
     one_target,
     parse_config,
     parse_job,
+    place,
     run_dir_of,
     split,
 )
@@ -65,6 +68,7 @@ def _is_evaluation(record: dict) -> bool:
 @dataclasses.dataclass(frozen=True)
 class Evaluate(OfJob):
     step: str = ""  # which checkpoint: a step that is kept, or best; empty: the newest
+    adapter: str = ""  # the names of adapters, with commas between; empty: all that the run has
     json: bool = False  # one JSON object instead of a table
 
 
@@ -75,12 +79,12 @@ def evaluate(args: Sequence[str]) -> None:
         from bigmodel_jax.report.writers import plain
         from bigmodel_jax.training.evaluate_saved import evaluate_run
 
-        step, scalars = evaluate_run(given.config, run_dir, given.step)
+        step, scalars = evaluate_run(given.config, run_dir, given.step, given.adapter)
     if given.json:
         if peers.speaks():
             print(json.dumps({"step": step} | {name: plain(value) for name, value in scalars.items()}))
         return
-    table = Table(title=f"{run_dir} at step {step:,}", title_justify="left", show_header=False)
+    table = Table(title=f"{mirror.address(run_dir)} at step {step:,}", title_justify="left", show_header=False)
     for name, value in scalars.items():
         if isinstance(value, float):
             table.add_row(name, f"{value:.5g}")
@@ -101,6 +105,7 @@ class Generate:
     seed: Seed = 0
     num_samples: int = 1
     step: str = ""  # which checkpoint: a step, or best; empty: the newest
+    adapter: str = ""  # the names of adapters, with commas between; empty: all that the run has
     chat: tyro.conf.FlagConversionOff[bool] = False  # the prompt is a user's message in the model's chat template
 
 
@@ -112,7 +117,8 @@ def _generated(target: Path, options: list[str]) -> list[str]:
     runtime.keep_programs()
     from bigmodel_jax.training.saved import generate_from_run
 
-    return generate_from_run(config, run_dir, given.sample, given.seed, given.num_samples, given.chat, given.step)
+    how = {"chat": given.chat, "which": given.step, "adapter": given.adapter}
+    return generate_from_run(config, run_dir, given.sample, given.seed, given.num_samples, **how)
 
 
 def _status(text: str, args: Sequence[str]):
@@ -128,16 +134,19 @@ class Report:
 def report(args: Sequence[str]) -> None:
     targets, options = split(args)
     output = parse(Report(), options, prog="launch.py report RUN ...").output
+    check_local("report: --output", output)
     from bigmodel_jax.report.page import build_report
 
-    folders = [run_dir_of(local("report", t)) for t in targets]
+    folders = [run_dir_of(place("report", t)) for t in targets]
     for target, folder in zip(targets, folders, strict=True):
         if not folder.is_dir():
             tried = "" if str(folder) == target else f", nor is {str(folder)!r}"
             near = nearest(target, [str(p.parent) for p in Path("runs").glob("*/metrics.jsonl")])
             raise ValueError(f"report: {target!r} is not a run's folder{tried}{near}")
     default = folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html")
-    print(build_report(folders, local("--output", output) if output else default))
+    page = build_report(folders, local("report: --output", output) if output else default)
+    mirror.push(folders[0], only=("report.html", "plots"))
+    print(mirror.address(page))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +159,7 @@ def data(args: Sequence[str]) -> None:
     target, options = one_target("data", args)
     given, _ = parse_config(Data(), target, options, "data")
     config, path = given.config, given.train_tokenizer
-    check_local("--train-tokenizer", path)
+    check_local("data: --train-tokenizer", path)
     if given.verify:
         return verify(config.data)
     if path:
@@ -193,10 +202,11 @@ VERBS = {
     ),
     "eval": Verb(
         evaluate,
-        "eval RUN [--step N] [--FIELD VALUE ...]",
+        "eval RUN [--step N] [--adapter NAME] [--FIELD VALUE ...]",
         "evaluate a run's newest checkpoint",
         f"RUN           {RUN}\n"
         f"{STEP}\n"
+        f"{ADAPTER}\n"
         "--FIELD       any field of the run's config, such as --eval.batch_size\n"
         "--json        one JSON object instead of a table\n\n"
         "On its validation split.",
@@ -215,7 +225,8 @@ VERBS = {
         "--num_samples   number of continuations\n"
         "--chat True     the prompt is a user's message, in the model's chat template\n"
         "--seed          another seed, another text\n"
-        "--step          which checkpoint: a step that is kept, or best; else the newest\n\n"
+        "--step          which checkpoint: a step that is kept, or best; else the newest\n"
+        "--adapter       of a run with several adapters: the one of this name alone\n\n"
         "Without an option, the run's config decides (eval.sample).",
         (
             'generate runs/lm_tiny --prompt "My fellow Americans,"',

@@ -22,6 +22,7 @@ from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.models.adapters import Lora
 from bigmodel_jax.objectives import PolicyGradient
 from bigmodel_jax.optim import OptimConfig
+from bigmodel_jax.report import goodput
 from bigmodel_jax.training.rollouts import Rollouts
 from bigmodel_jax.training.run import train
 from bigmodel_jax.training.state import abstract_state, init_constants, init_state, weights
@@ -137,6 +138,7 @@ def test_a_rollout_is_a_function_of_seed_step_and_weights_on_any_mesh(config, me
         here = dataclasses.replace(config, parallel=parallel)
         mesh = sharding.make_mesh(parallel, jax.devices()[: int(np.prod(parallel.sizes()))])
         state, rollouts = init_state(here, mesh), Rollouts(here, mesh)
+        assert not rollouts.wait(0.0), "a rollout comes next"
         first = sharding.to_host(rollouts.next(state))
         second = sharding.to_host(rollouts.next(state))
         assert (first["tokens"] != second["tokens"]).any()
@@ -257,6 +259,10 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(config, alone, tmp_path, upda
     assert len(shown) == 5
     assert shown[0].keys() == {"prompt", "response", "reward", "finished"}
     assert "eval/reward" in (tmp_path / "at_once" / "metrics.jsonl").read_text()
+    wall = goodput.read(tmp_path / "at_once").parts
+    assert wall["rollout"] > 0 == wall["data"]
+    assert one["rollout_seconds"] > 0 == one["data_wait_seconds"]
+    assert "rollouts<b>" in (tmp_path / "at_once" / "report.html").read_text()
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field, per_row
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import chat, packing, preference_records
 from bigmodel_jax.data.text.chat_records import Reasoning
@@ -37,6 +37,13 @@ class PreferenceData(Templated, DataConfig):
     """Records of a prompt with a chosen and a rejected answer, one pair a row (data/text/preference_records.py: the forms)."""
 
     required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
+
+    compared: ClassVar = DataConfig.compared | {
+        "tokenizer_path": "tokenizer",
+        "seq_len": "shape",
+        **dict.fromkeys(("prompt_field", "chosen_field", "rejected_field", "template_path"), "prepares"),
+        **dict.fromkeys(("too_long", "reasoning", "control_tokens"), "prepares"),
+    }
 
     source: Source = TableFiles()
     prompt_field: str = "prompt"
@@ -152,6 +159,8 @@ class UnpairedPreferenceData(PreferenceData):
 
     The second text of a row is its prompt with an answer of the record before, which a loss such as KTO's needs.
     """
+
+    compared: ClassVar = PreferenceData.compared | {"completion_field": "prepares", "label_field": "prepares"}
 
     completion_field: str = "completion"
     label_field: str = "label"

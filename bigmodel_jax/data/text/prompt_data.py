@@ -16,7 +16,7 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Share, Sha
 from bigmodel_jax.core.user_code import FunctionName, name_of
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import chat, packing
 from bigmodel_jax.data.text.templated import Templated
@@ -36,6 +36,13 @@ class PromptData(Templated, DataConfig):
     required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "max_tokens"}
     endless: ClassVar[bool] = True
     prompts: ClassVar[bool] = True
+
+    compared: ClassVar = DataConfig.compared | {
+        "tokenizer_path": "tokenizer",
+        **dict.fromkeys(("prompt_field", "template_path", "max_prompt", "max_tokens"), "prepares"),
+        **dict.fromkeys(("group", "temperature", "top_k", "top_p", "recorded", "completion_field"), "training"),
+        **dict.fromkeys(("updates_per_rollout", "slots", "rollouts"), "training"),
+    }
 
     source: Source = TableFiles()
     prompt_field: str = "prompt"
