@@ -58,6 +58,14 @@ def test_a_run_that_died_early_gets_what_there_is(tmp_path, records):
     assert not paths, "an empty frame around one dot"
 
 
+def test_two_metrics_of_one_plot_are_drawn_in_training_too_under_one_title(tmp_path):
+    run = load_run(folders.preference_run(tmp_path / "run"))
+    (names,) = (group for group in plots.groups(run) if "chosen_reward" in group)
+    (axes,) = plots.metric_figure(names, run, LIGHT).axes
+    assert axes.get_title(loc="left") == "Rewards"
+    assert sorted(len(line.get_xdata()) for line in axes.lines) == [1, 1, 3, 3]
+
+
 def test_one_evaluation_is_no_curve(tmp_path):
     made = {path.stem for path in make_plots(folders.own_metrics_run(tmp_path / "run", evaluations=1))}
     assert made == COMMON | {"router_entropy"}
