@@ -149,15 +149,15 @@ VERBS = {
     "prepare": Verb(
         prepare,
         "prepare CONFIG [--workers N] [--output FOLDER]",
-        "clean a corpus into shards, with a data card, and tokenize it",
+        "clean and tokenize a corpus, with a data card",
         f"CONFIG        {CONFIG}\n"
         "--workers     processes of each host; the bytes of the result do not depend on it\n"
         "--output      the result's folder; without it: in the cache, where train finds it\n"
-        "--cluster.X   one process of several, as of train: hosts clean in turn and tokenize at once\n"
+        "--cluster.X   one process of several, as of train: hosts tokenize at once\n"
         "--FIELD       any field of the config by its dotted name\n\n"
         "Runs the steps of the config's Corpus. Killed, the same command goes on. The folder\n"
-        "gets shards of records, manifest.json, data_card.json and data_card.html. The cache gets\n"
-        "a shard of tokens for each where the rows are text.",
+        "gets shards of records, manifest.json, data_card.json and data_card.html.\n"
+        "The cache gets a shard of tokens for each where the rows are text.",
         ("prepare corpus.py --workers 4",),
     )
 }
