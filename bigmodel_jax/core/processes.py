@@ -5,6 +5,7 @@ the data or compiles, where a collective of gloo's gives up after 30 s. In a run
 plain body would be. Every process makes these calls in the same order.
 """
 
+import functools
 import itertools
 import json
 from collections.abc import Callable
@@ -37,6 +38,23 @@ def meet(name: str) -> None:
     """Returns when every process has come here."""
     if jax.process_count() > 1:
         _service().wait_at_barrier(f"bigmodel_jax/{name}/{next(_calls)}", WAIT_MS)
+
+
+def compiled_together(jitted: Callable) -> Callable:
+    """The jitted function, which no process runs before all have compiled it for arguments of these shapes."""
+    if jax.process_count() == 1:
+        return jitted
+    known = {}
+
+    @functools.wraps(jitted)
+    def run(*arguments):
+        shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(arguments))
+        if shapes not in known:
+            known[shapes] = jitted.lower(*arguments).compile()
+            meet("compiled")
+        return known[shapes](*arguments)
+
+    return run
 
 
 def from_first[T](value: T) -> T:

@@ -70,13 +70,13 @@ def find(option: str, name: str) -> Callable:
         raise ValueError(f"{wrong}: there is no such file{near}")
     try:
         module = import_file(path) if file.endswith(".py") else importlib.import_module(file)
-        if hasattr(module, attribute):
-            return getattr(module, attribute)
+        if callable(function := getattr(module, attribute, None)):
+            return function
     except Exception as error:  # whatever the user's file raises while it is imported
         text = str(error).splitlines()[0] if str(error) else ""
         raise ValueError(f"{wrong} ({type(error).__name__}: {text})") from error
     near = nearest(attribute, [known for known, value in vars(module).items() if callable(value)])
-    raise ValueError(f"{wrong}: the file has no {attribute!r}{near}")
+    raise ValueError(f"{wrong}: it has no function {attribute!r}{near}")
 
 
 def call(option: str, name: str, *args: Any) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bigmodel_jax.config import SampleConfig
-from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.core.sharding import Rules
 from bigmodel_jax.inference.slots import Emitted, Programs, Slots, cache_dtype
 from bigmodel_jax.models import Model
@@ -233,10 +233,11 @@ def _compile(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype
         kept = jax.tree.map(lambda _: whole, jax.eval_shape(functools.partial(programs.empty, dtype)))
     if layout is not None:
         kept = kept._replace(cache=_cache_shardings(programs.kept(dtype), layout))
+    together = processes.compiled_together if layout else lambda jitted: jitted
     return _Compiled(
         jax.jit(traced(functools.partial(programs.empty, dtype)), out_shardings=kept),
-        jax.jit(traced(programs.prefill), out_shardings=kept, donate_argnums=1),
-        jax.jit(traced(programs.decode), out_shardings=kept and (kept, whole), donate_argnums=1),
+        together(jax.jit(traced(programs.prefill), out_shardings=kept, donate_argnums=1)),
+        together(jax.jit(traced(programs.decode), out_shardings=kept and (kept, whole), donate_argnums=1)),
     )
 
 

@@ -13,7 +13,7 @@ from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.objectives import Objective
-from bigmodel_jax.report.progress import clock, short
+from bigmodel_jax.report.progress import clock, duration, short
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ OWN = (
     Metric("step", "Steps", form="{:,.0f}"),
 )
 # Those of them that a format does not write.
-WRITTEN = {"tokens_per_second": short, "wall_seconds": clock, "step_seconds": lambda s: f"{1000 * s:.3g} ms"}
+WRITTEN = {"tokens_per_second": short, "wall_seconds": clock, "step_seconds": duration}
 Known = dict[str, Metric]  # by the key under which a number is recorded: "eval/accuracy"
 
 

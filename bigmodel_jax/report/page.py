@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bigmodel_jax.core import files
-from bigmodel_jax.core.metrics import precision_recall_f1
+from bigmodel_jax.core.metrics import Metric, precision_recall_f1
 from bigmodel_jax.report import answers, card_page, declared, elements, plots, sheet
 from bigmodel_jax.report.comparison import comparison_body
 from bigmodel_jax.report.goodput import PARTS
@@ -111,10 +111,18 @@ def _cards(run: Run, figures: dict[str, float]) -> list[str]:
     for key in dict.fromkeys((*measured, *own)):
         if key in figures and key not in hidden:
             metric = run.metric(key)
-            name = f"{unit(run).title()}s/s" if key == "tokens_per_second" else metric.title
+            name = f"{unit(run).title()}s/s" if key == "tokens_per_second" else _title(run, metric)
             note = notes[key]() if key in notes else metric.unit
             cards.append(elements.card(name, _written(run, key, figures), note))
     return cards
+
+
+def _title(run: Run, metric: Metric) -> str:
+    """With its label where two metrics share one title."""
+    shared = [m for m in run.known.values() if m.beside and not m.title]
+    if not metric.title and metric.beside:
+        return f"{run.metric(f'eval/{metric.beside}').title}, {metric.label}"
+    return f"{metric.title}, {metric.label}" if metric.name in {m.beside for m in shared} else metric.title
 
 
 def _written(run: Run, key: str, figures: dict[str, float]) -> str:

@@ -105,28 +105,34 @@ def _train_and_eval(run: Run, theme: Theme, axes, name: str) -> list[tuple[float
 
 
 def metric_figure(names: tuple[str, ...], run: Run, theme: Theme):
-    """One metric in training and on held-out data, or several on held-out data, over the levels to beat."""
+    """One metric or several, in training and on held-out data, over the levels to beat."""
     if not is_curve(*(run.series(key)[0] for name in names for key in (name, f"eval/{name}"))):
         return None
     metrics = [run.metric(f"eval/{name}") for name in names]
     figure, axes = new_axes(theme, _titles(metrics))
     if is_share(metrics[0]):
         percent_ticks(axes.yaxis)
-    labels = _held_out(run, theme, axes, metrics) if len(metrics) > 1 else _train_and_eval(run, theme, axes, names[0])
+    labels = _several(run, theme, axes, metrics) if len(metrics) > 1 else _train_and_eval(run, theme, axes, names[0])
     return label_ends(figure, axes, labels + _levels(run, theme, axes, names[0]))
 
 
 def _titles(metrics: list[Metric]) -> str:
-    first, *others = (m.title for m in metrics)
+    first, *others = (m.title for m in metrics if m.title)
     return " and ".join((first, *(t if t[1:2].isupper() else t[:1].lower() + t[1:] for t in others)))
 
 
-def _held_out(run: Run, theme: Theme, axes, metrics: list[Metric]) -> list[tuple[float, str, str]]:
+def _several(run: Run, theme: Theme, axes, metrics: list[Metric]) -> list[tuple[float, str, str]]:
+    """Held-out data with points, over training, thin and smoothed; a curve's name stands at the end of either."""
     labels = []
     for metric, color in zip(metrics, itertools.cycle(theme.series)):
-        steps, values = run.series(f"eval/{metric.name}")
+        name = metric.label or metric.title
+        (steps, train), (eval_steps, held_out) = run.series(metric.name), run.series(f"eval/{metric.name}")
         if len(steps):
-            labels.append(curve(axes, steps, values, color, metric.label or metric.title, marker="o"))
+            axes.plot(steps, smooth(train), color=color, linewidth=0.8, alpha=0.6)
+        if len(eval_steps):
+            labels.append(curve(axes, eval_steps, held_out, color, name, marker="o"))
+        elif len(steps):
+            labels.append((float(smooth(train)[-1]), name, color))
     return labels
 
 
@@ -182,14 +188,17 @@ def throughput_figure(run: Run, theme: Theme):
 
 
 def step_time_figure(run: Run, theme: Theme):
-    times = 1000 * run.series("step_seconds")[1]
+    times, name = run.series("step_seconds")[1], "s"
     if len(times) < 2:
         return None
+    if np.median(times) < 1:
+        times, name = 1000 * times, "ms"
     median, p95 = np.percentile(times, (50, 95))
     # The first step holds the compilation and would squeeze all others into one bar.
     shown = times[times <= max(1.5 * p95, 2 * median)]
     beyond = len(times) - len(shown)
-    figure, axes = new_axes(theme, "Step time, ms" + (f"   ({beyond} slower not shown)" if beyond else ""), xlabel="ms")
+    title = f"Step time, {name}" + (f"   ({beyond} slower not shown)" if beyond else "")
+    figure, axes = new_axes(theme, title, xlabel=name)
     axes.hist(shown, bins=min(40, max(5, len(shown) // 4)), color=theme.series[0], alpha=0.55, linewidth=0)
     top = axes.get_ylim()[1] * 1.3
     axes.set_ylim(0, top)

@@ -83,6 +83,8 @@ class Run:
         rows = start_rows(config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, memory)
         rows += [("MFU is of", self.peak_source), ("run folder", mirror.address(self.run_dir))]
         known = declared.of(config.objective, config.data)
+        # Beside the loss, which says nothing where advantages are centred.
+        self.headline = [m.name for m in config.objective.metrics if m.headline and m.name != "loss"][:1]
         if processes.first():
             declared.write(self.run_dir, known, self.unit, declared.compared(config.data))
         self.stages.end()
@@ -205,8 +207,9 @@ class Run:
         self.clock = now
         loss = float(sums["loss"].compute())
         rates = self.throughput.rates(self.tokens_per_step)
-        passes = part_epochs(sums) if logged else {}
-        self.progress.update(step, loss=loss, tokens_per_second=rates["tokens_per_second"], mfu=rates["mfu"], **passes)
+        shown = {name: float(sums[name].compute()) for name in self.headline if name in sums}
+        shown |= part_epochs(sums) if logged else {}
+        self.progress.update(step, loss=loss, tokens_per_second=rates["tokens_per_second"], mfu=rates["mfu"], **shown)
         skipped = int(sums["skipped_steps"].total)
         self.skipped, self.in_a_row = self.skipped + skipped, (self.in_a_row + 1) * skipped
         if skipped:

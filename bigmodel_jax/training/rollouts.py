@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import params, precision, sharding
+from bigmodel_jax.core import params, precision, processes, sharding
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.data import shuffle
@@ -208,7 +208,7 @@ def make_log_probs(config: Config, mesh: Mesh):
             return {name: objective.log_probs(model.apply(trees[name](), inputs), batch) for name in names}
 
     row = sharding.batch_sharding(mesh, config.parallel.rules, ("seq",))
-    return jax.jit(run, out_shardings=dict.fromkeys(names, row))
+    return processes.compiled_together(jax.jit(run, out_shardings=dict.fromkeys(names, row)))
 
 
 # ------------------------------------------------------------------------------------------------ a rollout in a save

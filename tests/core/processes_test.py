@@ -2,8 +2,10 @@
 
 import itertools
 import threading
+import time
 
 import jax
+import numpy as np
 import pytest
 
 from bigmodel_jax.core import processes
@@ -104,6 +106,35 @@ def test_the_first_one_makes_and_the_others_find(job):
     assert made[0] == 0, "nobody else begins before it is done"
     assert sorted(made) == [0, 1, 2], "each once"
     assert found[0] == 1
+
+
+class Slow:
+    """A jitted function that notes when it is compiled and when it runs; `number` compiles last."""
+
+    def __init__(self, number, events):
+        self.number, self.events = number, events
+
+    def lower(self, x):
+        return self
+
+    def compile(self):
+        time.sleep(0.1 * self.number)
+        self.events.append("compiled")
+        return lambda x: self.events.append("runs") or x.sum()
+
+
+def test_no_process_runs_what_another_one_still_compiles(job):
+    events = []
+
+    def run(number):
+        function = processes.compiled_together(Slow(number, events))
+        return [int(function(np.ones(size))) for size in (2, 2, 3)]
+
+    assert job(run) == [[2, 2, 3]] * COUNT
+    assert events[:COUNT] == ["compiled"] * COUNT
+    assert events.count("compiled") == 2 * COUNT, "once for each shape"
+    last = len(events) - 1 - events[::-1].index("compiled")
+    assert events[last + 1 :] == ["runs"] * COUNT
 
 
 def test_one_that_is_alone_waits_for_nobody():

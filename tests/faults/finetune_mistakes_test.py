@@ -109,7 +109,7 @@ CASES = {
     ),
     "a reward that is not there": Case(
         "train grpo.py --run_dir new --objective.reward grpo.py:juge",
-        ("objective.reward", "has no 'juge' (perhaps you meant 'judge')"),
+        ("objective.reward", "has no function 'juge' (perhaps you meant 'judge')"),
     ),
     "a group that the batch does not divide": Case(
         "train grpo.py --run_dir new --data.group 3", ("data.group = 3", "train.batch_size = 8")

@@ -170,3 +170,10 @@ def test_a_damaged_environment_file_is_left_out_of_the_page(tmp_path, content, c
     (run / "environment.json").write_text(content)
     build_report([run], tmp_path / "page.html")
     assert "environment.json is not a JSON object and is left out" in caplog.text
+
+
+def test_cards_of_metrics_with_one_title_say_which_they_are(tmp_path):
+    text = build_report([folders.preference_run(tmp_path / "run")], tmp_path / "report.html").read_text()
+    assert "Rewards, chosen" in text
+    assert "Rewards, rejected" in text
+    assert ">Reward margin<" in text

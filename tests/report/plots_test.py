@@ -58,9 +58,24 @@ def test_a_run_that_died_early_gets_what_there_is(tmp_path, records):
     assert not paths, "an empty frame around one dot"
 
 
+def test_two_metrics_of_one_plot_are_drawn_in_training_too_under_one_title(tmp_path):
+    run = load_run(folders.preference_run(tmp_path / "run"))
+    (names,) = (group for group in plots.groups(run) if "chosen_reward" in group)
+    (axes,) = plots.metric_figure(names, run, LIGHT).axes
+    assert axes.get_title(loc="left") == "Rewards"
+    assert sorted(len(line.get_xdata()) for line in axes.lines) == [1, 1, 3, 3]
+
+
 def test_one_evaluation_is_no_curve(tmp_path):
     made = {path.stem for path in make_plots(folders.own_metrics_run(tmp_path / "run", evaluations=1))}
     assert made == COMMON | {"router_entropy"}
+
+
+@pytest.mark.parametrize(("seconds", "title"), [(0.25, "Step time, ms"), (57.0, "Step time, s")])
+def test_a_steps_time_has_the_unit_that_a_reader_would_choose(tmp_path, seconds, title):
+    records = [folders.training(step, 8.3) | {"step_seconds": seconds} for step in (1, 2, 3)]
+    run = load_run(folders.metrics(tmp_path / "run", records))
+    assert plots.step_time_figure(run, LIGHT).axes[0].get_title(loc="left") == title
 
 
 def test_plots_of_an_earlier_report_do_not_stay(tmp_path):

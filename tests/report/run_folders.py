@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from bigmodel_jax.data import DataConfig, TextData
-from bigmodel_jax.objectives import Classification, Contrastive, NextToken, Objective
+from bigmodel_jax.objectives import DPO, Classification, Contrastive, NextToken, Objective
 from bigmodel_jax.report import declared
 
 SAMPLE = "fellow <script>alert('x')</script> citizens & friends"
@@ -46,6 +46,14 @@ def pairs_run(folder: Path) -> Path:
     }
     evaluation = {f"eval/{name}": value for name, value in found.items()} | {"eval/loss": 2.0, "eval/chance_top1": 0.01}
     return metrics(folder, [training(step, 3.0) for step in (1, 2, 3)] + [{"step": s, **evaluation} for s in (2, 3)])
+
+
+def preference_run(folder: Path) -> Path:
+    """Rewards of chosen and rejected answers, which share a title and a plot, in training and once on held-out pairs."""
+    declare(folder, DPO, "tokens")
+    rewards = {"chosen_reward": 0.5, "rejected_reward": -0.5, "reward_margin": 1.0, "preference_accuracy": 0.75}
+    evaluation = {f"eval/{name}": value for name, value in rewards.items()} | {"eval/loss": 0.4}
+    return metrics(folder, [training(step, 0.6) | rewards for step in (1, 2, 3)] + [{"step": 3, **evaluation}])
 
 
 PICTURE = b"\x89PNG of a run"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -122,13 +123,15 @@ def test_a_prompt_is_a_text_or_messages_and_one_that_is_too_long_cannot_be_used(
 # ------------------------------------------------------------------------------------------------ one rollout
 
 
+ONE = ParallelConfig(data=1)
 MESHES = [
-    (ParallelConfig(data=1),),
-    pytest.param((ParallelConfig(data=1), ParallelConfig(data=2, fsdp=2, tensor=2)), marks=pytest.mark.slow),
+    (ONE,),
+    pytest.param((ONE, ParallelConfig(data=2, fsdp=2, tensor=2)), marks=pytest.mark.slow),
+    pytest.param((ONE, ParallelConfig(data=8), ParallelConfig(data=1, fsdp=8)), marks=pytest.mark.exhaustive),
 ]
 
 
-@pytest.mark.parametrize("meshes", MESHES, ids=["one", "many"])
+@pytest.mark.parametrize("meshes", MESHES, ids=["one", "many", "all"])
 def test_a_rollout_is_a_function_of_seed_step_and_weights_on_any_mesh(config, meshes):
     found = []
     for parallel in meshes:
@@ -144,9 +147,10 @@ def test_a_rollout_is_a_function_of_seed_step_and_weights_on_any_mesh(config, me
         again = sharding.to_host(rollouts.next(state))
         np.testing.assert_array_equal(again["rollout_log_probs"], second["rollout_log_probs"])
         found.append(first)
-    one, many = found[0], found[-1]
-    np.testing.assert_array_equal(one["tokens"], many["tokens"])
-    np.testing.assert_allclose(one["rollout_log_probs"], many["rollout_log_probs"], atol=1e-4)
+    one = found[0]
+    for many in found:
+        np.testing.assert_array_equal(one["tokens"], many["tokens"])
+        np.testing.assert_allclose(one["rollout_log_probs"], many["rollout_log_probs"], atol=1e-4)
     # Four answers to a prompt, one behind the other, and the advantages of each group are centred.
     groups = one["advantages"].reshape(4, 4)
     np.testing.assert_allclose(groups.mean(1), 0, atol=1e-6)
@@ -168,13 +172,14 @@ def test_log_probabilities_of_sampling_are_those_of_training(config):
 
 
 @pytest.mark.slow
-def test_a_run_in_bfloat16_shows_how_far_sampling_is_from_training(config, alone, tmp_path):
-    """Rounding parts the two there, which are the same to 1e-4 in float32."""
+def test_a_run_in_bfloat16_shows_how_far_sampling_is_from_training(config, alone, tmp_path, capsys):
+    """Rounding parts the two there, which are the same to 1e-4 in float32. The reward stands beside the loss."""
     config = changed(one_device(config), precision={"compute": "bfloat16"}, train={"steps": 2})
     train(config, tmp_path / "run")
     gaps = [record["log_prob_gap"] for record in records(tmp_path / "run").values()]
     assert len(gaps) == 2
     assert all(1e-4 < gap < 0.1 for gap in gaps)
+    assert re.search(r"^step 2/2  loss \S+  .*  reward ", capsys.readouterr().out, re.M)
     assert "Gap of log-probabilities" in (tmp_path / "run/report.html").read_text()
 
 

@@ -58,7 +58,7 @@ class Columns:
 def read_pair(record: dict[str, Any], columns: Columns) -> Prompted:
     """The pair of a record; ValueError with the reason for a record that is none."""
     if reason := lacks(record, columns.chosen, columns.rejected):
-        raise ValueError(reason)
+        raise ValueError(f"{reason} (data.chosen_field and rejected_field name others)")
     answers = [_side(record[name], name) for name in (columns.chosen, columns.rejected)]
     given = record.get(columns.prompt)
     if given is None:
