@@ -327,7 +327,7 @@ def test_the_verb_shows_what_steps_dropped_and_says_where_there_is_nothing_to_do
     assert out.splitlines()[-1] == str(tmp_path / "out")
     assert not list(tmp_path.glob("out.*")), "nothing is left beside the result"
     cli.main(args)
-    (folder,) = (tmp_path / "cache" / "corpus-1").iterdir()
+    (folder,) = (tmp_path / "cache" / "corpus-2").iterdir()
     assert (folder / CARD).read_bytes() == (tmp_path / "out" / CARD).read_bytes()
     for wrong, said in (
         (
@@ -335,6 +335,11 @@ def test_the_verb_shows_what_steps_dropped_and_says_where_there_is_nothing_to_do
             "has nothing to prepare: data.source is Tfds; docs/data.md shows a Corpus",
         ),
         ([*args, "--workers", "0"], "workers = 0; it must be 1 or more"),
+        ([*args, "--beam=--runner=FlinkRunner"], "--beam '--runner=FlinkRunner' needs --engine beam"),
+        (
+            [*args, "--engine", "beam"],
+            "--engine beam needs an environment of its own, with Apache Beam in it: uv run --no",
+        ),
         ([*args, "--output", "gs://bucket/out"], "--output = 'gs://bucket/out' is an address"),
     ):
         with pytest.raises(SystemExit) as stop:

@@ -27,6 +27,9 @@ class ExactDuplicates(Shared):
     def key(self, record):
         return digest(text_of(record, self.field))
 
+    def group(self, key):
+        return key
+
     def index(self):
         return _Texts()
 
@@ -53,6 +56,9 @@ class LabelAgreement(Shared):
         if self.label_field not in record:
             raise ValueError(f"no field {self.label_field!r}")
         return digest(text_of(record, self.field)) + json.dumps(record[self.label_field], default=str).encode()
+
+    def group(self, key):
+        return key[:DIGEST]
 
     def index(self):
         return _Labels()

@@ -21,7 +21,7 @@ from bigmodel_jax.data.sources.sources import Source
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raise it when the shards of the same steps change
+FORMAT = 2  # raise it when the shards of the same steps change
 
 
 @dataclasses.dataclass(frozen=True)
