@@ -353,7 +353,11 @@ def test_the_verb_is_killed_and_goes_on(corpus, tmp_path):
     """A real kill of a run of two processes; 4 MB, so that several shards are committed."""
     with open(tmp_path / "train-2.jsonl", "w") as file:
         file.writelines(json.dumps({"text": f"{i} " + "x" * 5000}) + "\n" for i in range(800))
-    (tmp_path / "own.py").write_text(CONFIG.format(tmp_path))
+    twins = "ExactDuplicates(), NearDuplicates(words=1)"
+    config = CONFIG.replace("ExactDuplicates()", twins).replace(
+        "import ExactDuplicates", "import ExactDuplicates, NearDuplicates"
+    )
+    (tmp_path / "own.py").write_text(config.format(tmp_path))
 
     def command(output):
         launch = [sys.executable, str(Path(__file__).parents[2] / "launch.py"), "prepare", "own.py"]
@@ -369,7 +373,7 @@ def test_the_verb_is_killed_and_goes_on(corpus, tmp_path):
     assert (tmp_path / "cut.partial" / "manifest.json").exists()
     assert not (tmp_path / "cut").exists()
     out = subprocess.run(command("cut"), cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    assert "ExactDuplicates" in out
+    assert re.search(r"NearDuplicates +2,100 +2,0\d\d +near duplicate \d\d", out)
     digests = [
         {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / name).iterdir()}
         for name in ("straight", "cut")

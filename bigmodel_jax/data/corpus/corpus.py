@@ -28,7 +28,7 @@ FORMAT = 2  # raise it when the shards of the same steps change
 class Corpus(Source):
     """The records of `source` after `steps`, prepared by `launch.py prepare`, or when they are first read.
 
-    The validation split is read first, so that steps that compare records keep it and drop its twins from training.
+    Test and validation splits are read first, so that steps that compare records keep them and drop their twins from training.
     """
 
     source: Source
@@ -49,10 +49,15 @@ class Corpus(Source):
         return self.source.labels()
 
     def has(self, split, root):
-        return self.source.has(split, root) or (split == "validation" and self.validation_share > 0)
+        return split in self._inputs(root) or (split == "validation" and self.validation_share > 0)
 
     def made_from(self, split, root):
-        return self.source.made_from("train" if self.validation_share else split, root)
+        return self.source.made_from("train" if self.validation_share and split != "test" else split, root)
+
+    def _inputs(self, root: Path) -> tuple[str, ...]:
+        """The source's splits in the order of reading; a split test where the source has a field of that name."""
+        splits = ("test", "validation", "train") if hasattr(self.source, "test") else ("validation", "train")
+        return tuple(split for split in splits if self.source.has(split, root))
 
     def reads(self, root):
         found = {f"source.{name}": what for name, what in self.source.reads(root).items()}
@@ -82,7 +87,7 @@ class Corpus(Source):
         return root / f"corpus-{FORMAT}" / f"{self.short_name()}-{self.job(root).key}"
 
     def job(self, root: Path) -> Job:
-        inputs = tuple(split for split in ("validation", "train") if self.source.has(split, root))
+        inputs = self._inputs(root)
         if self.validation_share and "validation" in inputs:
             raise ValueError(
                 f"data.source.validation_share = {self.validation_share:g}: the source has a validation split of its own"
