@@ -149,7 +149,7 @@ VERBS = {
         f"CONFIG        {CONFIG}\n"
         "--workers     processes that clean; the bytes of the result do not depend on it\n"
         "--engine      processes, or beam: Apache Beam, in an environment of its own\n"
-        "--beam        options of Beam's, such as --beam='--runner=FlinkRunner --parallelism=8'\n"
+        "--beam        its options, such as --beam='--runner=FlinkRunner --parallelism=8'\n"
         "--output      the result's folder; without it: in the cache, where train finds it\n"
         "--FIELD       any field of the config by its dotted name\n\n"
         "Runs the steps of the config's Corpus. Killed, the same command goes on. The folder\n"
