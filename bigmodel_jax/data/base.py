@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -88,6 +89,18 @@ class DataConfig:
     def baselines(self) -> dict[str, float]:
         """What simple methods reach on the validation split, by the names of `levels`; may take seconds the first time."""
         return {}
+
+    def of_run(self, folder: Path) -> "DataConfig":
+        """Itself, with what the run in `folder` kept of its training split in place of what that split says now."""
+        return self
+
+    def processor(self, run_dir: Path) -> dict[str, Any]:
+        """preprocessor_config.json of an export of the run in `run_dir`, where its rows are pictures of a known cut."""
+        return {}
+
+    def sheet(self, first: Callable[[], dict[str, np.ndarray]]) -> tuple[np.ndarray, list[str]] | None:
+        """(pictures (N, H, W, 1 or 3) float32 in 0 .. 1, a title each) of training rows, which `first` reads, as the model gets
+        them; None: its rows are no pictures, or training sees what evaluation sees."""
 
     def save_artifacts(self, folder: Path) -> None:
         """Writes what a run needs besides weights to be used later (a tokenizer)."""

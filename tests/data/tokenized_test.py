@@ -225,9 +225,7 @@ KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
 import tokenized_test as t
-from bigmodel_jax.data.corpus import prepare
 from bigmodel_jax.data.text import text
-prepare.CHUNK_RECORDS = t.PER_SHARD
 data = t.TextData(source=t.Small(t.TableFiles({path!r})), tokenizer=t.TokenizerConfig("bytes"), cache_dir={cache!r})
 text.encoded_folder(data, "train", workers={workers})
 """

@@ -17,7 +17,7 @@ from bigmodel_jax.data.corpus.outcome import Splits
 from bigmodel_jax.data.corpus.prepare import Job, prepare
 from bigmodel_jax.data.sources import array_record_files, remembered
 from bigmodel_jax.data.sources.lines import parse_json
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.fields import Field, per_token
-from bigmodel_jax.data.sources.sources import Source, Tfds
+from bigmodel_jax.data.sources.source import Source
+from bigmodel_jax.data.sources.sources import Tfds
 from bigmodel_jax.data.text import baseline, packing, token_shards, token_stream, tokenized
 from bigmodel_jax.data.text.documents import usable
 from bigmodel_jax.data.text.packing import Packing
