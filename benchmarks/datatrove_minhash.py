@@ -24,7 +24,8 @@ def main(folder: Path, workers: int) -> None:
     ]
     for number, (steps, tasks) in enumerate(stages):
         logs = str(own / "logs" / str(number))
-        LocalPipelineExecutor(pipeline=steps, tasks=tasks, workers=workers, logging_dir=logs).run()
+        # Processes that this one starts itself, so that their processor time is known here.
+        LocalPipelineExecutor(steps, tasks, workers, logging_dir=logs, start_method="spawn").run()
 
 
 if __name__ == "__main__":
