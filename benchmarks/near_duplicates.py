@@ -4,7 +4,7 @@
 
 The documents are random words by a seed, written as ten JSONL files. One in a hundred has a twin at the other end of the
 corpus for each of the Jaccard similarities of their 5-grams. A pair is merged where one of the two is dropped. datatrove runs
-with its defaults in an environment of its own, which uv makes; it takes about twenty times as long.
+with its defaults in an environment of its own, which uv makes; it takes several times as long.
 """
 
 import argparse
