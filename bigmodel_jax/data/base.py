@@ -3,13 +3,13 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from bigmodel_jax.core import ranges
+from bigmodel_jax.core import ranges, user_code
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import CountOrZero
 from bigmodel_jax.core.spelling import nearest
@@ -127,6 +127,13 @@ class DataConfig:
 
     def root(self) -> Path:
         return cache.root(self.cache_dir)
+
+
+def inner(data: DataConfig) -> Iterator[DataConfig]:
+    """A data config and those inside it, each with the cache that holds for it: its own, or else that of the whole."""
+    for part in user_code.parts(data):
+        if isinstance(part, DataConfig):
+            yield dataclasses.replace(part, cache_dir=part.cache_dir or data.cache_dir)
 
 
 def named_files(part: Any, root: Path, prefix: str = "data") -> dict[str, list[Path] | str]:

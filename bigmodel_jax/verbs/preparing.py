@@ -196,11 +196,11 @@ VERBS = {
         "--engine      processes, or beam: Apache Beam, in an environment of its own\n"
         "--beam        its options, such as --beam='--runner=FlinkRunner --parallelism=8'\n"
         "--output      the result's folder; without it: in the cache, where train finds it\n"
-        "--cluster.X   one process of several: hosts clean in turn and tokenize at once\n"
+        "--cluster.X   one process of several, as of train: hosts tokenize at once\n"
         "--FIELD       any field of the config by its dotted name\n\n"
         "Runs the steps of the config's Corpus. Killed, the same command goes on. The folder\n"
-        "gets shards of records, manifest.json, data_card.json and data_card.html. The\n"
-        "cache gets a shard of tokens for each where the rows are text.",
+        "gets shards of records, manifest.json, data_card.json and data_card.html.\n"
+        "The cache gets a shard of tokens for each where the rows are text.",
         ("prepare corpus.py --workers 4",),
     )
 }
