@@ -95,6 +95,7 @@ ROOMS = {
         "checkpoint",  # traverse_util
     ),
     "array_record": ("data.sources.array_record_files", "data.corpus.folder"),  # comes with Grain and TFDS
+    "apache_beam": ("data.corpus.beam",),  # no dependency: an environment of its own
     "pyarrow": ("data.sources.table_files", "data.sources.opened"),  # the extra "parquet"
     "datasets": ("data.sources.hugging_face",),  # the extra "datasets"
     **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"

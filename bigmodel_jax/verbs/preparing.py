@@ -2,10 +2,14 @@
 
 import contextlib
 import dataclasses
+import importlib.metadata
+import importlib.util
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -22,12 +26,15 @@ from bigmodel_jax.verbs.base import CONFIG, OfJob, Verb, local, parse_job
 @dataclasses.dataclass(frozen=True)
 class Prepare(OfJob):
     workers: Count = 1  # processes of each host that clean and tokenize; the bytes of the result do not depend on it
+    engine: Literal["processes", "beam"] = "processes"  # who cleans; the bytes do not depend on it either
+    beam: str = ""  # options of Beam's, such as --runner=FlinkRunner; empty: its runner on this machine
     output: str = ""  # the folder of the prepared corpus; empty: in the cache, where the config's runs find it
 
 
 def prepare(args: Sequence[str]) -> None:
     given, _, target = parse_job(Prepare(), "prepare", args)
     check_local("prepare: --output", given.output)
+    engine = _engine(given, args)
     from bigmodel_jax.core import processes
     from bigmodel_jax.data.corpus.corpus import corpora
 
@@ -49,7 +56,7 @@ def prepare(args: Sequence[str]) -> None:
 
     def clean() -> None:
         for folder, (corpus, data) in zip(folders, found, strict=True):
-            _prepared(corpus.job(data.root()), folder, data.root(), given.workers, data.max_bad_records)
+            _prepared(corpus.job(data.root()), folder, data.root(), given.workers, data.max_bad_records, engine)
 
     processes.in_turn("corpora", clean)
     if not given.output:  # tokens belong to the corpus in the cache
@@ -71,7 +78,41 @@ def _bar(begins: str) -> Iterator[Callable[[str, int, int | None], None]]:
         yield lambda said, done, of: bar.update(task, description=said, completed=done, total=of)
 
 
-def _prepared(job, folder: Path, root: Path, workers: int, limit: int) -> None:
+# Beam's pins conflict with the lock's. The shards' bytes depend on the others, which are those of this environment.
+BEAM, OF_BYTES = "apache-beam==2.77.0", ("array-record", "ftfy", "py3langid", "rensa", "pyarrow")
+
+
+def _engine(given: Prepare, args: Sequence[str]):
+    """None for this machine's processes; ValueError, one line, where Beam is not installed, with the command that does it."""
+    if given.engine == "processes":
+        if given.beam:
+            raise ValueError(f"--beam {given.beam!r} needs --engine beam; without it no option of Beam's is read")
+        return None
+    if importlib.util.find_spec("apache_beam") is None:
+        raise ValueError(f"--engine beam needs an environment of its own, with Apache Beam in it: {beam_command(args)}")
+    from bigmodel_jax.data.corpus.beam import engine
+
+    mode = "multi_processing" if given.workers > 1 else "in_memory"
+    here = ["--runner=DirectRunner", f"--direct_num_workers={given.workers}", f"--direct_running_mode={mode}"]
+    return engine([*here, "--default_sdk_harness_log_level=ERROR", *shlex.split(given.beam)])
+
+
+def beam_command(args: Sequence[str]) -> str:
+    """The command that makes an environment with Beam, and runs `prepare` there."""
+    repository = Path(__file__).parents[2]
+    found = {
+        dist.metadata["Name"].lower().replace("_", "-"): dist.version for dist in importlib.metadata.distributions()
+    }
+    pins = [f"{name}=={found[name]}" for name in OF_BYTES if name in found]
+    extras = ",".join(["clean"] * ("rensa" in found) + ["parquet"] * ("pyarrow" in found))
+    package = f"{repository}[{extras}]" if extras else str(repository)
+    command = ["uv", "run", "--no-project", "--python", "3.12", "--with-editable", package]
+    for pin in (BEAM, *pins):
+        command += ["--with", pin]
+    return shlex.join([*command, str(repository / "launch.py"), "prepare", *args])
+
+
+def _prepared(job, folder: Path, root: Path, workers: int, limit: int, engine) -> None:
     """Prepares one corpus under a bar with its rate and, where its files are known, the time that is left."""
     from bigmodel_jax.data.corpus.prepare import prepare as make
 
@@ -84,7 +125,7 @@ def _prepared(job, folder: Path, root: Path, workers: int, limit: int) -> None:
             said = f"{now.records:,} records read, {now.kept:,} kept, {rate}"
             show(said, min(now.bytes, now.total), now.total or None)
 
-        make(job, folder, root, workers=workers, max_bad_records=limit, say=say)
+        make(job, folder, root, workers=workers, max_bad_records=limit, say=say, engine=engine)
 
 
 def _tokenize(data, workers: int) -> None:
@@ -159,6 +200,8 @@ VERBS = {
         "clean and tokenize a corpus, with a data card",
         f"CONFIG        {CONFIG}\n"
         "--workers     processes of each host; the bytes of the result do not depend on it\n"
+        "--engine      processes, or beam: Apache Beam, in an environment of its own\n"
+        "--beam        its options, such as --beam='--runner=FlinkRunner --parallelism=8'\n"
         "--output      the result's folder; without it: in the cache, where train finds it\n"
         "--cluster.X   one process of several, as of train: hosts tokenize at once\n"
         "--FIELD       any field of the config by its dotted name\n\n"

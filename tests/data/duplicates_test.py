@@ -40,10 +40,13 @@ def pair(jaccard, size=400):
     return " ".join(words[:size]), " ".join(words[:same] + words[size : 2 * size - same])
 
 
-@pytest.mark.parametrize(("jaccard", "least", "most"), [(0.9, 0.99, 1.0), (0.5, 0.0, 0.01)])
-def test_recall_and_false_merges(jaccard, least, most):
+@pytest.mark.parametrize(
+    ("threshold", "jaccard", "least", "most"),
+    [(0.8, 0.9, 0.99, 1.0), (0.8, 0.5, 0.0, 0.01), (0.5, 0.75, 0.99, 1.0), (0.5, 0.25, 0.0, 0.01)],
+)
+def test_recall_and_false_merges(threshold, jaccard, least, most):
     pytest.importorskip("rensa")
-    step = NearDuplicates(words=1)
+    step = NearDuplicates(words=1, threshold=threshold)
     index, found = step.index(), 0
     for _ in range(300):
         first, second = pair(jaccard)
@@ -61,7 +64,9 @@ def test_signatures_are_the_same_in_every_process_and_short_texts_are_compared_w
         "near duplicate: similarity 1.00, 0.8 or more, to a text before: one two",
         "",
     ]
-    with pytest.raises(ValueError, match=r"bands = 7; it must divide permutations = 128"):
+    assert [NearDuplicates(threshold=t).num_bands() for t in (0.95, 0.9, 0.8, 0.5, 0.3)] == [8, 16, 16, 32, 64]
+    assert NearDuplicates(bands=8).num_bands() == 8
+    with pytest.raises(ValueError, match=r"bands = 7; it must divide permutations = 128, or be 0"):
         NearDuplicates(bands=7)
     with pytest.raises(
         ValueError, match=r"^ExactDuplicates compares records: it is a step of a source that is prepared$"

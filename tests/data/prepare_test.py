@@ -327,7 +327,7 @@ def test_the_verb_shows_what_steps_dropped_and_says_where_there_is_nothing_to_do
     assert out.splitlines()[-1] == str(tmp_path / "out")
     assert not list(tmp_path.glob("out.*")), "nothing is left beside the result"
     cli.main(args)
-    (folder,) = (tmp_path / "cache" / "corpus-1").iterdir()
+    (folder,) = (tmp_path / "cache" / "corpus-2").iterdir()
     assert (folder / CARD).read_bytes() == (tmp_path / "out" / CARD).read_bytes()
     for wrong, said in (
         (
@@ -335,6 +335,11 @@ def test_the_verb_shows_what_steps_dropped_and_says_where_there_is_nothing_to_do
             "has nothing to prepare: data.source is Tfds; docs/data.md shows a Corpus",
         ),
         ([*args, "--workers", "0"], "workers = 0; it must be 1 or more"),
+        ([*args, "--beam=--runner=FlinkRunner"], "--beam '--runner=FlinkRunner' needs --engine beam"),
+        (
+            [*args, "--engine", "beam"],
+            "--engine beam needs an environment of its own, with Apache Beam in it: uv run --no",
+        ),
         ([*args, "--output", "gs://bucket/out"], "--output = 'gs://bucket/out' is an address"),
     ):
         with pytest.raises(SystemExit) as stop:
@@ -348,7 +353,11 @@ def test_the_verb_is_killed_and_goes_on(corpus, tmp_path):
     """A real kill of a run of two processes; 4 MB, so that several shards are committed."""
     with open(tmp_path / "train-2.jsonl", "w") as file:
         file.writelines(json.dumps({"text": f"{i} " + "x" * 5000}) + "\n" for i in range(800))
-    (tmp_path / "own.py").write_text(CONFIG.format(tmp_path))
+    twins = "ExactDuplicates(), NearDuplicates(words=1)"
+    config = CONFIG.replace("ExactDuplicates()", twins).replace(
+        "import ExactDuplicates", "import ExactDuplicates, NearDuplicates"
+    )
+    (tmp_path / "own.py").write_text(config.format(tmp_path))
 
     def command(output):
         launch = [sys.executable, str(Path(__file__).parents[2] / "launch.py"), "prepare", "own.py"]
@@ -364,7 +373,7 @@ def test_the_verb_is_killed_and_goes_on(corpus, tmp_path):
     assert (tmp_path / "cut.partial" / "manifest.json").exists()
     assert not (tmp_path / "cut").exists()
     out = subprocess.run(command("cut"), cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    assert "ExactDuplicates" in out
+    assert re.search(r"NearDuplicates +2,100 +2,0\d\d +near duplicate \d\d", out)
     digests = [
         {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / name).iterdir()}
         for name in ("straight", "cut")

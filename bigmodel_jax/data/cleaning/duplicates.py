@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from bigmodel_jax.core.ranges import Count, ProperShare, Seed
+from bigmodel_jax.core.ranges import Count, CountOrZero, ProperShare, Seed
 from bigmodel_jax.data.cleaning.minhash_index import MinHashIndex, band_hashes
 from bigmodel_jax.data.cleaning.step import Record, Shared, package, text_of
 
@@ -28,6 +28,9 @@ class ExactDuplicates(Shared):
 
     def key(self, record):
         return digest(text_of(record, self.field))
+
+    def group(self, key):
+        return key
 
     def index(self):
         return _Texts()
@@ -56,6 +59,9 @@ class LabelAgreement(Shared):
             raise ValueError(f"no field {self.label_field!r}")
         return digest(text_of(record, self.field)) + json.dumps(record[self.label_field], default=str).encode()
 
+    def group(self, key):
+        return key[:DIGEST]
+
     def index(self):
         return _Labels()
 
@@ -79,7 +85,7 @@ class NearDuplicates(Shared):
 
     Two texts are compared where they agree in one band of `permutations / bands` minima, and are duplicates where the
     Jaccard similarity, estimated from the share of equal minima, is `threshold` or more. A text of fewer than `words` words
-    is one n-gram. A record that stays takes 300 to 500 bytes of memory.
+    is one n-gram. With 16 bands a record that stays takes 300 to 500 bytes of memory.
     """
 
     packages = ("rensa",)
@@ -88,12 +94,19 @@ class NearDuplicates(Shared):
     threshold: ProperShare = 0.8
     words: Count = 5
     permutations: Count = 128
-    bands: Count = 16
+    bands: CountOrZero = 0
+    "0: the fewest that find 999 of 1,000 pairs half-way from the threshold to 1"
     seed: Seed = 0
 
     def __post_init__(self):
-        if self.permutations % self.bands:
-            raise ValueError(f"bands = {self.bands}; it must divide permutations = {self.permutations}")
+        if self.bands and self.permutations % self.bands:
+            raise ValueError(f"bands = {self.bands}; it must divide permutations = {self.permutations}, or be 0")
+
+    def num_bands(self) -> int:
+        """`bands`, or those that the threshold asks for; one minimum a band where no number is enough."""
+        alike, n = (1 + self.threshold) / 2, self.permutations
+        divisors = (b for b in range(1, n) if n % b == 0 and (1 - alike ** (n // b)) ** b <= 0.001)
+        return self.bands or next(divisors, n)
 
     def key(self, record: Record) -> bytes:
         text = text_of(record, self.field)
@@ -103,7 +116,7 @@ class NearDuplicates(Shared):
         found.update([" ".join(words[i : i + self.words]) for i in range(last)])
         signature = np.array(found.digest(), np.uint32).astype(np.uint8)
         shown = text[:SHOWN].encode("utf-8", "replace")
-        return signature.tobytes() + band_hashes(signature[None], self.bands).tobytes() + shown
+        return signature.tobytes() + band_hashes(signature[None], self.num_bands()).tobytes() + shown
 
     def index(self):
         return _NearTexts(self)
@@ -112,9 +125,9 @@ class NearDuplicates(Shared):
 class _NearTexts:
     def __init__(self, step: NearDuplicates):
         self.threshold = step.threshold
-        self.permutations, self.bands = step.permutations, step.bands
+        self.permutations, self.bands = step.permutations, step.num_bands()
         self.beginnings: list[bytes] = []
-        self.known = MinHashIndex(step.permutations, step.bands)
+        self.known = MinHashIndex(self.permutations, self.bands)
 
     def ask(self, key: bytes) -> str:
         signature = np.frombuffer(key, np.uint8, self.permutations)

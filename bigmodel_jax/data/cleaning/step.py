@@ -74,6 +74,10 @@ class Shared(Step):
     def key(self, record: Record) -> bytes:
         raise NotImplementedError(f"{type(self).__name__} does not define key()")
 
+    def group(self, key: bytes) -> bytes:
+        """What keys that are compared with one another have in common, so that groups may be judged apart; one of all."""
+        return b""
+
     def index(self) -> Index:
         """An empty one. It is a function of the keys that it let stay, in their order."""
         raise NotImplementedError(f"{type(self).__name__} does not define index()")

@@ -36,16 +36,33 @@ class Tally:
                 examples.append({"why": why, "text": shown})
 
     def kept(self, record: Kept) -> None:
-        empty = {"records": 0, "characters": 0, "lengths": Counter(), "languages": Counter(), "labels": Counter()}
-        counts = self.splits.setdefault(record.split, empty)
+        counts = self.splits.setdefault(record.split, _nothing())
         counts["records"] += 1
         counts["characters"] += record.characters
         counts["lengths"][str(record.characters.bit_length())] += 1
         counts["languages"][record.language] += 1
         counts["labels"][record.label] += 1
 
+    def add(self, state: dict[str, Any]) -> None:
+        """Adds what another tally, of the records behind this one's, has counted."""
+        for counts, more in zip(self.steps, state["steps"], strict=True):
+            counts["in"] += more["in"]
+            counts["out"] += more["out"]
+            for rule, number in more["dropped"].items():
+                counts["dropped"][rule] = counts["dropped"].get(rule, 0) + number
+                examples = counts["examples"].setdefault(rule, [])
+                examples += more["examples"][rule][: EXAMPLES - len(examples)]
+        for split, more in state["splits"].items():
+            counts = self.splits.setdefault(split, _nothing())
+            for name, value in more.items():
+                counts[name] += value
+
     def state(self) -> dict[str, Any]:
         return {"steps": self.steps, "splits": self.splits}
+
+
+def _nothing() -> dict[str, Any]:
+    return {"records": 0, "characters": 0, "lengths": Counter(), "languages": Counter(), "labels": Counter()}
 
 
 def card(tally: Tally, steps: tuple[Step, ...], facts: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from bigmodel_jax.data.sources.source import Source
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raise it when the shards of the same steps change
+FORMAT = 2  # raise it when the shards of the same steps change
 MOST_FILES = 1000  # of a split, that a data card lists
 
 
@@ -43,7 +43,7 @@ class Shard(Source):
 class Corpus(Source):
     """The records of `source` after `steps`, prepared by `launch.py prepare`, or when they are first read.
 
-    The validation split is read first, so that steps that compare records keep it and drop its twins from training.
+    Test and validation splits are read first, so that steps that compare records keep them and drop their twins from training.
     """
 
     compared: ClassVar = {"shard_mb": "place", "licence": "place"}
@@ -67,10 +67,15 @@ class Corpus(Source):
         return self.source.labels()
 
     def has(self, split, root):
-        return self.source.has(split, root) or (split == "validation" and self.validation_share > 0)
+        return split in self._inputs(root) or (split == "validation" and self.validation_share > 0)
 
     def made_from(self, split, root):
-        return self.source.made_from("train" if self.validation_share else split, root)
+        return self.source.made_from("train" if self.validation_share and split != "test" else split, root)
+
+    def _inputs(self, root: Path) -> tuple[str, ...]:
+        """The source's splits in the order of reading; a split test where the source has a field of that name."""
+        splits = ("test", "validation", "train") if hasattr(self.source, "test") else ("validation", "train")
+        return tuple(split for split in splits if self.source.has(split, root))
 
     def reads(self, root):
         found = {f"source.{name}": what for name, what in self.source.reads(root).items()}
@@ -99,7 +104,7 @@ class Corpus(Source):
         return root / f"corpus-{FORMAT}" / f"{self.short_name()}-{self.job(root).key}"
 
     def job(self, root: Path) -> Job:
-        inputs = tuple(split for split in ("validation", "train") if self.source.has(split, root))
+        inputs = self._inputs(root)
         if self.validation_share and "validation" in inputs:
             raise ValueError(
                 f"data.source.validation_share = {self.validation_share:g}: the source has a validation split of its own"
@@ -108,7 +113,7 @@ class Corpus(Source):
         steps = [_print(step) for step in self.steps]
         key = cache.key(FORMAT, prints, steps, self.validation_share, self.split_by, self.shard_mb)
         facts = {"source": self.short_name(), "licence": self.licence, "fingerprints": prints}
-        facts["inputs"] = {split: found for split in inputs if (found := _inputs(self.source, split, root))}
+        facts["inputs"] = {split: found for split in inputs if (found := _files(self.source, split, root))}
         splits = Splits(self.validation_share, self.split_by)
         return Job(key, self.source, inputs, self.steps, splits, self.shard_mb * 1_000_000, facts)
 
@@ -120,7 +125,7 @@ def _print(step: Step) -> list:
     return [type(step).__name__, step.facts(), step.code(), digests, versions]
 
 
-def _inputs(source: Source, split: str, root: Path) -> list[dict[str, Any]]:
+def _files(source: Source, split: str, root: Path) -> list[dict[str, Any]]:
     """The first files of a split, as a data card names them; [] of a source without files."""
     if type(source).made_from is Source.made_from:
         return []

@@ -59,7 +59,7 @@ class Splits:
 
     def of(self, record: Record, read_from: str) -> str:
         """read_from: the split of the source, which decides where no share is asked for."""
-        if not self.validation_share:
+        if not self.validation_share or read_from == "test":
             return read_from
         if reason := lacks(record, self.by):
             raise ValueError(reason)

@@ -44,6 +44,10 @@ class Job:
     facts: dict
 
 
+Engine = Callable[[Job, Path, Path, int], None]
+"(job, folder, root, max_bad_records): fills an empty folder with the shards, and calls `finish`"
+
+
 class Progress(NamedTuple):
     """records: read so far; kept: written; bytes, total: of raw files (total 0: the source names none)."""
 
@@ -61,10 +65,12 @@ def prepare(
     workers: int = 1,
     max_bad_records: int = 0,
     say: Callable[[Progress], None] = lambda progress: None,
+    engine: Engine | None = None,
 ) -> Path:
     """`folder` with the job's shards, its manifest and its data card, which appears whole; ValueError for bad input.
 
-    Killed, or failed, it leaves `folder`.partial, from which the next call of the same job goes on.
+    Killed, or failed, it leaves `folder`.partial, from which the next call of the same job goes on. An `engine` does the
+    work in place of this process and its `workers`, to the same bytes; killed, it begins anew.
     """
     if _is_of(job, folder):
         return folder
@@ -73,7 +79,11 @@ def prepare(
             return folder
         partial = folder.with_name(f"{folder.name}.partial")
         if not _is_finished(job, partial):
-            _Run(job, partial, root, max_bad_records, say).all(workers)
+            if engine:
+                _begun(job, partial)
+                engine(job, partial, root, max_bad_records)
+            else:
+                _Run(job, partial, root, max_bad_records, say).all(workers)
         for keys in partial.glob("keys-*"):
             keys.unlink()
         os.rename(partial, folder)
@@ -104,6 +114,18 @@ def _delete(partial: Path, manifest: dict) -> None:
     shutil.rmtree(partial)
 
 
+def _begun(job: Job, folder: Path) -> dict:
+    """The manifest of an empty folder, from which half-done work is deleted."""
+    if folder.exists():
+        _delete(folder, folders.read_manifest(folder))
+    folder.mkdir(parents=True)
+    manifest = {"key": job.key, "shards": [], "done": []} | {
+        name: {} for name in ("read", "skipped", "next", "keys", "tally")
+    }
+    folders.write_manifest(folder, manifest)
+    return manifest
+
+
 class _Run:
     """One process's work on a job. `manifest` is what was committed last."""
 
@@ -125,12 +147,7 @@ class _Run:
         """The manifest of the work so far; what a killed process left beside it is deleted."""
         found = folders.read_manifest(self.folder) if self.folder.exists() else {}
         if found.get("key") != self.job.key:
-            if self.folder.exists():
-                _delete(self.folder, found)
-            self.folder.mkdir(parents=True)
-            found = {"key": self.job.key, "shards": [], "done": []}
-            found |= {name: {} for name in ("read", "skipped", "next", "keys", "tally")}
-            folders.write_manifest(self.folder, found)
+            found = _begun(self.job, self.folder)
         named = {shard["name"] for shard in found["shards"]}
         for path in self.folder.iterdir():
             if path.name not in named and path.name != folders.MANIFEST and not path.name.startswith("keys-"):
@@ -145,7 +162,7 @@ class _Run:
         finally:
             for keys in self.keys.values():
                 keys.close()
-        self._finish()
+        finish(self.job, self.folder, self.manifest, self.tally)
 
     def _split(self, split: str, workers: int) -> None:
         own = [tuple(entry) for entry in self.manifest["skipped"].get(split, [])]
@@ -153,13 +170,15 @@ class _Run:
         bad.skipped += own
         records = itertools.islice(self.job.source.records(split, self.root, bad), read, None)
         work = functools.partial(outcomes, self.job.steps, self.job.splits)
-        for (_, chunk), found in mapped(work, ((split, chunk) for chunk in _chunks(records)), workers):
-            for event in itertools.chain.from_iterable(found):
-                self._settle(event, bad, own)
-            read += len(chunk)
+        for _, found in mapped(work, ((split, chunk) for chunk in chunks(records)), workers):
+            for events in found:
+                for event in events:
+                    self._settle(event, bad, own)
+                read += 1
+                # After a record, not after a chunk: where a shard ends is no matter of how records travel.
+                if self.shards.bytes >= self.job.shard_bytes:
+                    self._commit(split, read, own)
             self._say(read)
-            if self.shards.bytes >= self.job.shard_bytes:
-                self._commit(split, read, own)
         of_source = [entry for entry in bad.skipped if entry not in set(own)]
         self._commit(split, read, of_source + own, done=True)
 
@@ -202,20 +221,14 @@ class _Run:
             kept = sum(counts["records"] for counts in self.tally.splits.values())
             self.say(Progress(before + read, kept, opened.position() - self.begun, self.total))
 
-    def _finish(self) -> None:
-        """Writes the card, and the manifest of what others read."""
-        shards = self.manifest["shards"]
-        facts = self.job.facts | {
-            "key": self.job.key,
-            "read": self.manifest["read"],
-            "skipped": self.manifest["skipped"],
-        }
-        found = card(self.tally, self.job.steps, facts) | {
-            "shards": {shard["name"]: shard["sha256"] for shard in shards}
-        }
-        files.replace(self.folder / CARD, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-        kept = {name: self.manifest[name] for name in ("key", "read", "skipped", "shards")}
-        folders.write_manifest(self.folder, kept)
+
+def finish(job: Job, folder: Path, manifest: dict, tally: Tally) -> None:
+    """Writes the card, and the manifest of what others read; manifest: what was read, what was skipped, the shards."""
+    shards = manifest["shards"]
+    facts = job.facts | {"key": job.key, "read": manifest["read"], "skipped": manifest["skipped"]}
+    found = card(tally, job.steps, facts) | {"shards": {shard["name"]: shard["sha256"] for shard in shards}}
+    files.replace(folder / CARD, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    folders.write_manifest(folder, {"key": job.key} | {name: manifest[name] for name in ("read", "skipped", "shards")})
 
 
 def _files(source: Source, split: str, root: Path) -> list[Path]:
@@ -223,7 +236,7 @@ def _files(source: Source, split: str, root: Path) -> list[Path]:
     return found if isinstance(found, list) else []
 
 
-def _chunks(records: Iterable[tuple[str, Record]]) -> Iterator[list[tuple[str, Record]]]:
+def chunks(records: Iterable[tuple[str, Record]]) -> Iterator[list[tuple[str, Record]]]:
     """Lists of records of about CHUNK_CHARACTERS together, in their order."""
     chunk, size = [], 0
     for where, record in records:

@@ -11,6 +11,7 @@ from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from bigmodel_jax.core import user_code
 
@@ -28,8 +29,7 @@ def mapped[A, B](work: Callable[[A], B], items: Iterable[A], workers: int) -> It
         yield from ((item, work(item)) for item in items)
         return
     # A fork would copy the threads' locks of JAX and others in whatever state they are.
-    loaded = [name for name in sys.modules if name.endswith(".py")]
-    pool = futures.ProcessPoolExecutor(workers, get_context("spawn"), _start, (loaded, pickle.dumps(work)))
+    pool = futures.ProcessPoolExecutor(workers, get_context("spawn"), _start, (packed(work),))
     try:
         waiting: collections.deque = collections.deque()
         for item in items:
@@ -50,14 +50,30 @@ def _answered(item, answer: futures.Future):
     return item, answer.result()
 
 
-def _start(files: list[str], work: bytes) -> None:
-    """Prepares a worker process; `files` are the user's, by whose paths their classes are known."""
+class Packed(NamedTuple):
+    """A value on its way to another process; `files` are the user's, by whose paths their classes are known."""
+
+    files: tuple[str, ...]
+    content: bytes
+
+
+def packed(value: Any) -> Packed:
+    own = tuple(name for name in sys.modules if os.path.isabs(name))  # as `user_code.import_file` names them
+    return Packed(own, pickle.dumps(value))
+
+
+def unpacked(value: Packed) -> Any:
+    for file in value.files:
+        user_code.import_file(Path(file))
+    return pickle.loads(value.content)
+
+
+def _start(work: Packed) -> None:
+    """Prepares a worker process."""
     global _work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to obey
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    for file in files:
-        user_code.import_file(Path(file))
-    _work = pickle.loads(work)
+    _work = unpacked(work)
 
 
 def _end_with_parent() -> None:

@@ -1,0 +1,200 @@
+"""A corpus prepared by Apache Beam: the steps over chunks of the source on its workers, judgements as groups of keys.
+
+Beam's pins conflict with this project's lock: this file is imported in an environment of its own. The runner's workers need
+the package, the source's files and the result's folder under the same paths. How much memory a worker needs: a group of
+`NearDuplicates` is all texts that reach it (about 1 kB each), any other group one shard (`shard_mb`) or the sizes of all lines.
+"""
+
+import functools
+import json
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pvalue import TaggedOutput
+
+from bigmodel_jax.core import files
+from bigmodel_jax.data.base import BadRecords
+from bigmodel_jax.data.cleaning.step import Shared
+from bigmodel_jax.data.corpus import folder as folders
+from bigmodel_jax.data.corpus import grouped
+from bigmodel_jax.data.corpus.card import Tally
+from bigmodel_jax.data.corpus.outcome import outcomes
+from bigmodel_jax.data.corpus.parts import parts
+from bigmodel_jax.data.corpus.prepare import Engine, Job, chunks, finish
+from bigmodel_jax.data.corpus.workers import Packed, packed, unpacked
+from bigmodel_jax.data.sources.sources import Source
+
+OfChunk, OfShard, OfAll = (
+    tuple[tuple[int, int], Any],
+    tuple[tuple[int, str, int], Any],
+    tuple[str, Any],
+)  # Beam reads them
+RESULT = "result.json.open"  # what the pipeline tells the process that started it
+
+
+class Work(NamedTuple):
+    """What every worker knows; parts: (split, source) in the order of reading."""
+
+    job: Job
+    folder: Path
+    root: Path
+    limit: int
+    parts: list[tuple[str, Source]]
+
+
+def engine(options: Sequence[str]) -> Engine:
+    """Runs the pipeline under these options of Beam's, such as --runner=FlinkRunner."""
+    return functools.partial(_run, tuple(options))
+
+
+def _run(options: tuple[str, ...], job: Job, folder: Path, root: Path, limit: int) -> None:
+    found = [(split, part) for split in job.inputs for part in parts(job.source, split, root)]
+    work = packed(Work(job, folder.absolute(), root.absolute(), limit, found))
+    try:
+        with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+            _pipeline(pipeline, work, job, len(found))
+    except Exception as error:  # whatever a runner raises, and argparse for options that are wrong
+        said = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise ValueError(f"--engine beam: the pipeline failed: {said[-1][:300]}") from error
+    if not (folder / RESULT).exists():
+        raise ValueError(
+            f"--engine beam: the workers left nothing in {folder}; they must share that folder, by its path"
+        )
+    result = json.loads((folder / RESULT).read_bytes())
+    (folder / RESULT).unlink()
+    if result["wrong"]:
+        raise ValueError(result["wrong"])
+    finish(job, folder, result["manifest"], Tally(len(job.steps), result["tally"]))
+
+
+def _pipeline(pipeline: beam.Pipeline, work: Packed, job: Job, num_parts: int) -> None:
+    """Every value between two steps of it is a tuple of a key and pickled bytes, but for what is sorted or grouped by."""
+    numbers = pipeline | "parts" >> beam.Create(range(num_parts)) | "spread parts" >> beam.Reshuffle()
+    read = numbers | "read" >> beam.FlatMap(_read, work).with_outputs("part", main="chunk")
+    cleaned = read.chunk | "spread chunks" >> beam.Reshuffle() | "clean" >> beam.Map(_clean, work)
+    dropped = _judged(cleaned, work, [i for i, step in enumerate(job.steps) if isinstance(step, Shared)])
+    settled = {"chunk": cleaned, "dropped": dropped} | "join verdicts" >> beam.CoGroupByKey()
+    settled |= "settle" >> beam.FlatMap(_settle, work).with_outputs("facts", main="lines")
+    plan = (read.part, settled.facts) | "facts" >> beam.Flatten() | "all facts" >> beam.GroupByKey()
+    plan |= "plan" >> beam.FlatMap(_plan, work).with_outputs("result", main="place")
+    lines = {"lines": settled.lines, "place": plan.place} | "join places" >> beam.CoGroupByKey()
+    lines |= "by shard" >> beam.FlatMap(_by_shard, work)
+    shards = lines | "each shard" >> beam.GroupByKey() | "write" >> beam.Map(_write, work)
+    result = (plan.result, shards) | "results" >> beam.Flatten() | "all results" >> beam.GroupByKey()
+    _ = result | "tell" >> beam.Map(_tell, work)
+
+
+def _judged(cleaned: beam.PCollection, work: Packed, shared: list[int]) -> beam.PCollection:
+    """(chunk, (question, why)) of all that `Shared` steps drop, one step after another."""
+    left, found = cleaned | "questions" >> beam.Map(_questions), []
+    for i in shared:
+        asked = left | f"ask {i}" >> beam.FlatMap(_asked, i, work) | f"group {i}" >> beam.GroupByKey()
+        found.append(asked | f"judge {i}" >> beam.FlatMap(_judge, i, work))
+        if i != shared[-1]:
+            left = {"left": left, "dropped": found[-1]} | f"join {i}" >> beam.CoGroupByKey()
+            left |= f"still open {i}" >> beam.Map(_still_open, i)
+    return found | "verdicts" >> beam.Flatten(pipeline=cleaned.pipeline)
+
+
+# ---------------------------------------------------------------- what runs on workers
+
+
+@functools.lru_cache(maxsize=1)
+def _work(work: Packed) -> Work:
+    """Made once a process."""
+    return unpacked(work)
+
+
+def _read(number: int, work: Packed) -> Iterator[OfChunk]:
+    given = _work(work)
+    split, source = given.parts[number]
+    bad, wrong = BadRecords(given.limit), ""
+    try:
+        for i, chunk in enumerate(chunks(source.records(split, given.root, bad))):
+            yield (number, i), pickle.dumps((split, chunk))
+    except ValueError as error:  # a user's mistake, which ends the work; the plan says it
+        wrong = str(error)
+    yield TaggedOutput("part", ("", pickle.dumps(grouped.Part(number, split, bad.skipped, wrong))))
+
+
+def _clean(item: OfChunk, work: Packed) -> OfChunk:
+    given, position, (split, records) = _work(work), item[0], pickle.loads(item[1])
+    return position, pickle.dumps((split, outcomes(given.job.steps, given.job.splits, (split, records))))
+
+
+def _questions(item: OfChunk) -> OfChunk:
+    return item[0], grouped.questions(pickle.loads(item[1])[1])
+
+
+def _asked(item: OfChunk, step: int, work: Packed) -> Iterator[tuple[bytes, Any]]:
+    position, left = item
+    shared = _work(work).job.steps[step]
+    for number, _, of, key in left:
+        if of == step:
+            yield shared.group(key), (position, number, key)
+
+
+def _judge(item: tuple[bytes, Any], step: int, work: Packed) -> Iterator[OfChunk]:
+    return grouped.judged(_work(work).job.steps[step], item[1])
+
+
+def _still_open(item: OfChunk, step: int) -> OfChunk:
+    position, found = item
+    (left,) = found["left"]
+    return position, grouped.still_open(left, {number for number, _ in found["dropped"]}, step)
+
+
+def _settle(item: OfChunk, work: Packed) -> Iterator[OfChunk]:
+    position, found = item
+    split, events = pickle.loads(next(iter(found["chunk"])))
+    result = grouped.settled(events, dict(found["dropped"]), len(_work(work).job.steps))
+    sizes = [[(to, len(line)) for to, line in record] for record in result.lines]
+    yield position, pickle.dumps(result.lines)
+    yield TaggedOutput("facts", ("", pickle.dumps(grouped.Chunk(position, split, sizes, result.tally, result.bad))))
+
+
+def _plan(item: OfAll, work: Packed) -> Iterator[OfChunk]:
+    given, facts = _work(work), [pickle.loads(fact) for fact in item[1]]
+    parts, of_chunks = ([fact for fact in facts if isinstance(fact, kind)] for kind in (grouped.Part, grouped.Chunk))
+    job = given.job
+    plan = grouped.planned(job.inputs, len(job.steps), job.shard_bytes, given.limit, parts, of_chunks)
+    yield TaggedOutput("result", ("", {"manifest": plan.manifest, "tally": plan.tally, "wrong": plan.wrong}))
+    yield from ((position, tuple(place)) for position, place in plan.places.items())
+
+
+def _by_shard(item: OfChunk, work: Packed) -> Iterator[OfShard]:
+    position, found = item
+    for place in found["place"]:  # none, where something was wrong
+        lines = pickle.loads(next(iter(found["lines"])))
+        for shard, own in grouped.by_shard(grouped.Place(*place), _work(work).job.shard_bytes, lines):
+            yield shard, (position, own)
+
+
+def _write(item: OfShard, work: Packed) -> OfAll:
+    """Writes one shard, whole or not at all, whichever worker does it and however often."""
+    (closed, split, number), chunks_of = item
+    folder = _work(work).folder
+    apart = folder / f"{closed}-{os.getpid()}-{os.urandom(4).hex()}.open"
+    apart.mkdir()
+    shards = folders.Shards(apart, {split: number})
+    for _, lines in sorted(chunks_of):
+        for line in lines:
+            shards.write(split, line)
+    (facts,) = shards.close()
+    os.replace(apart / facts["name"], folder / facts["name"])
+    apart.rmdir()
+    return "", {"closed": closed, "shard": facts}
+
+
+def _tell(item: OfAll, work: Packed) -> None:
+    (result,) = [entry for entry in item[1] if "wrong" in entry]
+    written = sorted(
+        (entry for entry in item[1] if "shard" in entry), key=lambda entry: (entry["closed"], entry["shard"]["split"])
+    )
+    result["manifest"]["shards"] = [entry["shard"] for entry in written]
+    files.replace(_work(work).folder / RESULT, json.dumps(result))
