@@ -34,6 +34,7 @@ from bigmodel_jax.plan import topology as topologies
 from bigmodel_jax.plan.program import cost, hlo, memory
 from bigmodel_jax.plan.program.instructions import Code
 from bigmodel_jax.report.throughput import step_flops, step_size, unseen_flops
+from bigmodel_jax.training.rollout_arrays import log_prob_fields
 from bigmodel_jax.training.state import TrainState, abstract_constants, abstract_state
 from bigmodel_jax.training.step import make_train_step
 
@@ -90,6 +91,7 @@ def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, jax.Sha
         return jax.ShapeDtypeStruct((rows, *field.shape), field.dtype, sharding=place)
 
     row = fields.complete(config.data, config.model.inputs()) | config.objective.computed()
+    row |= log_prob_fields(config) if config.data.prompts else {}
     return {name: one(field) for name, field in row.items()}
 
 
