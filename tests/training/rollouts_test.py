@@ -168,6 +168,17 @@ def test_log_probabilities_of_sampling_are_those_of_training(config):
 
 
 @pytest.mark.slow
+def test_a_run_in_bfloat16_shows_how_far_sampling_is_from_training(config, alone, tmp_path):
+    """Rounding parts the two there, which are the same to 1e-4 in float32."""
+    config = changed(one_device(config), precision={"compute": "bfloat16"}, train={"steps": 2})
+    train(config, tmp_path / "run")
+    gaps = [record["log_prob_gap"] for record in records(tmp_path / "run").values()]
+    assert len(gaps) == 2
+    assert all(1e-4 < gap < 0.1 for gap in gaps)
+    assert "Gap of log-probabilities" in (tmp_path / "run/report.html").read_text()
+
+
+@pytest.mark.slow
 def test_groups_of_equal_rewards_are_replaced(config):
     """DAPO's dynamic sampling: other prompts in their places, in bounded tries."""
     config = changed(one_device(config), objective={"reward": (f"{REWARDS}:few",)}, data={"group": 2})
