@@ -90,9 +90,13 @@ def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, jax.Sha
         place = sharding.batch_sharding(mesh, rules, field.axes)
         return jax.ShapeDtypeStruct((rows, *field.shape), field.dtype, sharding=place)
 
-    row = fields.complete(config.data, config.model.inputs()) | config.objective.computed()
-    row |= log_prob_fields(config) if config.data.prompts else {}
+    row = fields.complete(config.data, config.model.inputs()) | computed(config)
     return {name: one(field) for name, field in row.items()}
+
+
+def computed(config: Config) -> dict[str, Field]:
+    """What a run puts beside the data's arrays before a step."""
+    return config.objective.computed() | (log_prob_fields(config) if config.data.prompts else {})
 
 
 def coords(device: Any) -> list[int]:
@@ -239,7 +243,7 @@ def model_flops(config: Config, mesh: jax.sharding.Mesh, batch: dict) -> tuple[f
 
 def _attention(config: Config, mesh, batch: dict) -> float:
     """The part of the FLOPs that without windows grows with the square of the length."""
-    row = config.data.row()
+    row = {**config.data.row(), **computed(config)}
     lengths = set(fields.along(row, "seq").values())
     if len(lengths) != 1 or lengths.pop() % 2:
         return 0.0

@@ -95,11 +95,14 @@ def test_a_batch_of_answers_has_what_is_computed_of_them_before_the_step():
     data = PromptData(max_prompt=8, max_tokens=8, updates_per_rollout=2)
     objective = PolicyGradient(reward=("unused",), kl=0.1, reference="adapters_off")
     config = dataclasses.replace(PLAIN, data=data, objective=objective)
-    batch = worker.abstract_batch(config, sharding.make_mesh(config.parallel, jax.devices()[:2]))
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:2])
+    batch = worker.abstract_batch(config, mesh)
     assert {name: batch[name].shape for name in ("old_log_probs", "reference_log_probs")} == {
         "old_log_probs": (8, 16),
         "reference_log_probs": (8, 16),
     }
+    flops, attention = worker.model_flops(config, mesh, batch)
+    assert 0 < attention < flops, "a batch of half the length is one in every array"
 
 
 @pytest.mark.parametrize(("optimizer", "arrays"), [("adamw", 2), ("sgd", 1), ("lion", 1)])
