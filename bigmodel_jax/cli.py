@@ -12,8 +12,8 @@ from rich.table import Table
 
 from bigmodel_jax import runtime
 from bigmodel_jax.cluster import join, peers
-from bigmodel_jax.core import interrupts, trust
-from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core import interrupts, mirror, trust
+from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.verbs import VERBS
 from bigmodel_jax.verbs.base import CONFIG, RUN
 
@@ -82,10 +82,10 @@ def _obey_signal() -> None:
 
 def _text(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        return mirror.shown(f"{error.filename}: {error.strerror}")
     if isinstance(error, MemoryError):
         return f"this host's memory is not enough ({error or 'nothing more could be had'})"
-    return " ".join(str(error).split()) or type(error).__name__
+    return mirror.shown(" ".join(str(error).split())) or type(error).__name__
 
 
 def _fail(text: str) -> None:

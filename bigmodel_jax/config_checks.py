@@ -6,15 +6,22 @@ import math
 
 from bigmodel_jax import config_reads
 from bigmodel_jax.config import Config, check_parts, flat
-from bigmodel_jax.core import params, ranges
-from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core import params, paths, ranges
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, axis_names, factor, partition_spec, slice_axis
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.models import compute
 
 # Fields that name files and folders.
 PATH_ENDS = ("path", "dir", "folder", "file")
-PATHS = ("train.init_from", "source.train", "source.validation", "source.test")
+# Fields that may also hold addresses, by the end of their names, and the schemes of those.
+ADDRESSES = {
+    "source.train": ("gs", "s3"),
+    "source.validation": ("gs", "s3"),
+    "source.test": ("gs", "s3"),
+    "train.init_from": ("gs",),
+    "objective.teacher": ("gs",),
+    "objective.reference_run": ("gs",),
+}
 
 
 def validate(config: Config, num_devices: int | None = None) -> None:
@@ -68,12 +75,15 @@ def check_duration(config: Config) -> None:
 
 
 def check_paths(config: Config) -> None:
-    """Raises ValueError for a field that names a file or a folder and holds an address; of users' own classes, too."""
+    """Raises ValueError for a field that names a file or a folder and holds an address; of users' own classes, too.
+
+    Where an address is allowed, its bucket is asked for one object.
+    """
     for name, value in flat(config).items():
-        last = name.rpartition(".")[2]
-        if isinstance(value, str) and (last.endswith(PATH_ENDS) or name.endswith(PATHS)):
+        schemes = next((schemes for end, schemes in ADDRESSES.items() if name.endswith(end)), None)
+        if isinstance(value, str) and (schemes or name.rpartition(".")[2].endswith(PATH_ENDS)):
             for part in value.split(","):
-                check_local(name, part.strip())
+                paths.check(name, part.strip(), schemes or ())
 
 
 def _check_rules(rules: Rules) -> None:

@@ -10,6 +10,8 @@ from bigmodel_jax.models import MODELS, ModelConfig
 from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.objectives import OBJECTIVES, Objective
 
+TAKERS = "; allowed: " + ", ".join(cls.__name__ for cls in OBJECTIVES.values() if cls.takes)
+
 
 def check(model: ModelConfig, objective: Objective, data: DataConfig, held: Iterable[str] = ()) -> None:
     """Raises ValueError where the data lacks an array that is read; a part that declares nothing is not checked.
@@ -20,6 +22,8 @@ def check(model: ModelConfig, objective: Objective, data: DataConfig, held: Iter
     given, task = tuple(declared or held), type(objective)
     if declared and "weights" not in declared:
         raise ValueError(f"data: {name}'s rows declare no 'weights' ({', '.join(given)}); {WEIGHTS}")
+    for array in (array for array, field in declared.items() if field.training and array not in task.takes):
+        raise ValueError(f"data: {name}'s training batches hold {array!r}, which {task.__name__} does not take{TAKERS}")
     readers = readers_of(model, task)
     lacking = [name for name in readers if name not in given]
     if not given:

@@ -129,3 +129,12 @@ def compiled_for_tpus(tmp_path_factory):
         return json.loads(done.stdout.splitlines()[-1])
 
     return run
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A server of gs:// on this machine, with an empty bucket."""
+    from bucket_server import serving
+
+    with serving(tmp_path, monkeypatch) as server:
+        yield server

@@ -70,6 +70,8 @@ ROOMS = {
     "optax": ("optim", "objectives", "training.step", "training.state", "training.reference"),
     "chex": ("core.metrics", "nn.attention.attention", "nn.cross_entropy", "training.step"),  # shapes at boundaries
     "orbax": ("checkpoint",),
+    "etils": ("core.paths",),  # paths in buckets
+    "fsspec": ("core.paths",),  # what epath reads them with, and what it has no call for
     "grain": ("data.sources.grain_source",),
     "cloudpickle": ("data.sources.grain_source",),  # how Grain sends a pipeline to its worker processes
     "absl": ("data.sources.grain_source",),  # flags that Grain's worker processes read
@@ -97,7 +99,7 @@ ROOMS = {
     "datasets": ("data.sources.hugging_face",),  # the extra "datasets"
     **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"
     "matplotlib": ("report",),
-    "PIL": ("data.images.pictures",),
+    "PIL": ("data.images",),
     "tensorboardX": ("report",),
     "wandb": ("report",),
     "mlflow": ("report",),

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from bigmodel_jax.checkpoint import manifest
+from bigmodel_jax.checkpoint import bucket, manifest
 from bigmodel_jax.checkpoint.manifest import Damaged
 from bigmodel_jax.core import interrupts, processes
 
@@ -53,8 +53,14 @@ def read(folder: Path, wanted: dict[str, Any], *, some: bool = False) -> dict[st
         except (ValueError, KeyError, TypeError, OSError) as error:
             interrupts.obey()  # Orbax turns an Interrupt into a ValueError; the checkpoint is none the worse for it
             text = manifest.reason(error).replace(f"{folder}/", "")
+            bucket.check_answered(folder, text)
+            logging.getLogger("asyncio").addFilter(_retrieved)  # a task that still runs is collected later than here
         gc.collect()
     raise Damaged(text)
+
+
+def _retrieved(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Task exception was never retrieved")
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any
 import jax
 
 from bigmodel_jax.config import CheckpointConfig
-from bigmodel_jax.core import processes
+from bigmodel_jax.core import files, paths, processes
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def _tidy(directory: Path, damaged: Iterable[int]) -> None:
     """Moves damaged steps out of the way of new ones."""
     for step in damaged:
         target = directory / f"{step}.damaged"
-        shutil.rmtree(target, ignore_errors=True)
+        files.remove_tree(target)
         if (directory / str(step)).is_dir():
             (directory / str(step)).rename(target)
     for file in directory.glob("[0-9]*/metrics/metrics"):
@@ -67,13 +66,16 @@ def _tidy(directory: Path, damaged: Iterable[int]) -> None:
 def remove_unfinished(directory: Path, step: int) -> None:
     """Deletes what a failed save has written, until nothing has come back for half a second (10 s at most).
 
-    Orbax reports the first failure while its other writers still run, and they make their folders again.
+    Orbax reports the first failure while its other writers still run, and they make their folders again. In a bucket,
+    where room is not short, the next checkpointer deletes it.
     """
+    if paths.is_remote(directory):
+        return
     absent = 0
     for _ in range(200):
         left = list(directory.glob(f"{step}.orbax-checkpoint-tmp*"))
         for folder in left:
-            shutil.rmtree(folder, ignore_errors=True)
+            files.remove_tree(folder)
         absent = 0 if left else absent + 1
         if absent == 10:
             return

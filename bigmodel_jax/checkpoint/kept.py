@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import CheckpointConfig
+from bigmodel_jax.core import mirror
 
 BEST = "best"
 
@@ -32,7 +33,9 @@ def find(run_dir: Path, cfg: CheckpointConfig, which: str, said: str = "") -> in
 def split(source: str) -> tuple[Path, str]:
     """(run's folder, which checkpoint) of FOLDER, FOLDER@STEP or FOLDER@best; a folder may have an @ in its name."""
     folder, at, which = source.rpartition("@")
-    return (Path(folder), which) if at and folder and not Path(source).is_dir() else (Path(source), "")
+    if not at or not folder or mirror.folder(source).is_dir():
+        folder, which = source, ""
+    return mirror.fetched(folder), which
 
 
 def _listed(steps: list[int]) -> str:

@@ -12,7 +12,7 @@ from bigmodel_jax.checkpoint import arrays, manifest, store
 from bigmodel_jax.checkpoint.digest import digests
 from bigmodel_jax.checkpoint.manifest import Damaged
 from bigmodel_jax.config import CheckpointConfig
-from bigmodel_jax.core import sharding
+from bigmodel_jax.core import mirror, sharding
 
 
 class Leaf(NamedTuple):
@@ -25,9 +25,9 @@ class Leaf(NamedTuple):
 
 def newest(directory: Path) -> int:
     """The newest save whose description can be read; ValueError where there is none."""
-    directory = directory.absolute()
-    for step in reversed(store.steps(store.open_store(directory, CheckpointConfig()))):
-        if _described(directory / str(step)) is not None:
+    saves = store.open_store(directory, CheckpointConfig())
+    for step in reversed(store.steps(saves)):
+        if _described(saves.directory / str(step)) is not None:
             return step
     raise ValueError(f"checkpoint: no undamaged checkpoint in {directory}")
 
@@ -37,7 +37,7 @@ def describe(directory: Path, step: int) -> dict[str, Leaf]:
 
     FileNotFoundError where there is no such save; ValueError, one line, where it is damaged.
     """
-    folder = directory.absolute() / str(step)
+    folder = mirror.origin(directory) / str(step)
     if not folder.is_dir():
         raise FileNotFoundError(f"checkpoint: no step {step} in {directory}")
     return _whole(folder, lambda: _describe(folder))
@@ -45,7 +45,7 @@ def describe(directory: Path, step: int) -> dict[str, Leaf]:
 
 def read(directory: Path, step: int, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
     """The leaves of `wanted`, shapes with shardings, verified; ValueError, one line, where one is damaged or not there."""
-    folder = directory.absolute() / str(step)
+    folder = mirror.origin(directory) / str(step)
     known = _whole(folder, lambda: _describe(folder))
     if lacking := [path for path in wanted if path not in known]:
         raise ValueError(f"checkpoint: {folder} lacks {manifest.few(lacking)}")

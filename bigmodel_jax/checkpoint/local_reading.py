@@ -16,7 +16,7 @@ from bigmodel_jax.checkpoint import arrays, exchange, manifest, pieces
 from bigmodel_jax.checkpoint.local import FILE, NAME, Local, plain
 from bigmodel_jax.checkpoint.manifest import Damaged
 from bigmodel_jax.core import processes
-from bigmodel_jax.core.local_paths import expanded
+from bigmodel_jax.core.paths import expanded
 
 RUN_ID = "run_id"  # the file in the run's folder
 

@@ -20,12 +20,12 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from bigmodel_jax.checkpoint import arrays, checkpointer, local, local_reading, manifest
+from bigmodel_jax.checkpoint import arrays, bucket, checkpointer, local, local_reading, manifest
 from bigmodel_jax.checkpoint.digest import digests
 from bigmodel_jax.checkpoint.local import Local
 from bigmodel_jax.checkpoint.manifest import Damaged
 from bigmodel_jax.config import CheckpointConfig
-from bigmodel_jax.core import interrupts, processes, sharding
+from bigmodel_jax.core import interrupts, mirror, paths, processes, sharding
 
 # Orbax is imported inside the functions that need it: half a second that `--help` and the planner do not pay.
 
@@ -85,7 +85,10 @@ def open_store(directory: Path, cfg: CheckpointConfig, *, copy_bytes: int | None
     them until it is done, so they may not be donated before `wait`.
     """
     logging.getLogger("absl").addFilter(_not_orbax)
-    return Store(Path(directory).absolute(), cfg, copy_bytes)
+    directory = mirror.origin(Path(directory))
+    if paths.is_remote(directory):
+        bucket.bound_retries()
+    return Store(directory, cfg, copy_bytes)
 
 
 def open_local(store: Store, run_dir: Path, mesh: jax.sharding.Mesh) -> int:
@@ -108,9 +111,11 @@ def _not_orbax(record: logging.LogRecord) -> bool:
 
 
 def _on_disk(directory: Path) -> list[int]:
-    if not directory.is_dir():
-        return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir())
+    with paths.answering(directory):
+        if not directory.is_dir():
+            return []
+        folders = [p for p in directory.iterdir() if p.name.isdecimal() and p.is_dir()]
+        return sorted(int(p.name) for p in folders if bucket.is_finished(p))
 
 
 def steps(store: Store) -> list[int]:
@@ -125,7 +130,7 @@ def latest_step(store: Store) -> int | None:
 
 def read_config(directory: Path) -> dict:
     """The config saved in the newest readable checkpoint; no array is read. ValueError where there is none."""
-    store = Store(Path(directory).absolute(), CheckpointConfig())
+    store = open_store(directory, CheckpointConfig())
     return _newest_good(store, None, lambda step: manifest.read(store.directory / str(step)))["config"]
 
 
@@ -254,7 +259,8 @@ def _newest_good(
 def _load(store: Store, step: int, abstract: Tree, whole: bool) -> tuple[Tree, dict]:
     """(tree like `abstract`, meta) of one step. whole: the saved tree may hold no other fields."""
     folder = store.directory / str(step)
-    meta = arrays.together(lambda: manifest.read(folder))
+    with paths.answering(folder):
+        meta = arrays.together(lambda: manifest.read(folder))
     if meta["step"] != step:
         raise Damaged(f"meta/data.json is of step {meta['step']}")
     flat = manifest.flatten(abstract)

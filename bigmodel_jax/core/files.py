@@ -56,6 +56,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_tree(path: Path) -> None:
+    """Deletes a folder here or in a bucket, as far as that goes; nothing where there is none."""
+    if isinstance(path, Path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.rmtree(missing_ok=True)
+
+
 def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial-{os.getpid()}-{os.urandom(4).hex()}")
 

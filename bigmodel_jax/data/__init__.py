@@ -14,7 +14,8 @@ from bigmodel_jax.data.sources.array_record_files import ArrayRecordFiles
 from bigmodel_jax.data.sources.grain_source import GrainDataset
 from bigmodel_jax.data.sources.hugging_face import HuggingFaceDataset
 from bigmodel_jax.data.sources.image_folders import ImageFolders
-from bigmodel_jax.data.sources.sources import Arrays, CsvFiles, JsonlFiles, Source, TextFiles, Tfds
+from bigmodel_jax.data.sources.source import Source
+from bigmodel_jax.data.sources.sources import Arrays, CsvFiles, JsonlFiles, TextFiles, Tfds
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.sources.tar_files import TarFiles
 from bigmodel_jax.data.steps import Steps

@@ -3,12 +3,13 @@
 import dataclasses
 import logging
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from bigmodel_jax.core import ranges
+from bigmodel_jax.core import ranges, user_code
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import CountOrZero
 from bigmodel_jax.core.spelling import nearest
@@ -89,6 +90,18 @@ class DataConfig:
         """What simple methods reach on the validation split, by the names of `levels`; may take seconds the first time."""
         return {}
 
+    def of_run(self, folder: Path) -> "DataConfig":
+        """Itself, with what the run in `folder` kept of its training split in place of what that split says now."""
+        return self
+
+    def processor(self, run_dir: Path) -> dict[str, Any]:
+        """preprocessor_config.json of an export of the run in `run_dir`, where its rows are pictures of a known cut."""
+        return {}
+
+    def sheet(self, first: Callable[[], dict[str, np.ndarray]]) -> tuple[np.ndarray, list[str]] | None:
+        """(pictures (N, H, W, 1 or 3) float32 in 0 .. 1, a title each) of training rows, which `first` reads, as the model gets
+        them; None: its rows are no pictures, or training sees what evaluation sees."""
+
     def save_artifacts(self, folder: Path) -> None:
         """Writes what a run needs besides weights to be used later (a tokenizer)."""
 
@@ -114,6 +127,13 @@ class DataConfig:
 
     def root(self) -> Path:
         return cache.root(self.cache_dir)
+
+
+def inner(data: DataConfig) -> Iterator[DataConfig]:
+    """A data config and those inside it, each with the cache that holds for it: its own, or else that of the whole."""
+    for part in user_code.parts(data):
+        if isinstance(part, DataConfig):
+            yield dataclasses.replace(part, cache_dir=part.cache_dir or data.cache_dir)
 
 
 def named_files(part: Any, root: Path, prefix: str = "data") -> dict[str, list[Path] | str]:

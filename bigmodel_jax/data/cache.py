@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel_jax.core.local_paths import check_local, expanded
+from bigmodel_jax.core import paths
+from bigmodel_jax.core.paths import check_local, expanded
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +41,24 @@ def key(*parts: Any) -> str:
 def file_digest(path: str | Path) -> str:
     """sha256 of a file's content, about a second per gigabyte; a process reads a file once while its size and time of
     change stay."""
-    name, stat = os.path.abspath(path), os.stat(path)
-    known = _digests.get((name, stat.st_size, stat.st_mtime_ns))
+    name, stat = paths.absolute(path), paths.stat(path)
+    known = _digests.get((name, *stat))
     if known is None:
-        with open(path, "rb") as file:
-            known = hashlib.file_digest(file, "sha256").hexdigest()
-        if settled(stat.st_mtime_ns):
-            know_digest(name, stat.st_size, stat.st_mtime_ns, known)
+        known = sha256(path)
+        if settled(stat.changed):
+            know_digest(name, *stat, known)
     return known
+
+
+def sha256(path: str | Path) -> str:
+    """Of a file's content, read now."""
+    with paths.opened(path) as file:
+        if not paths.is_remote(path):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+        return digest.hexdigest()
 
 
 def settled(mtime_ns: int) -> bool:

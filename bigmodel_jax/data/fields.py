@@ -15,13 +15,15 @@ class Field:
 
     shape: None where the data alone knows it. axes: a logical name for each dimension, which `parallel.rules` lay on the
     mesh; (): no dimension has one, and every device has its rows' arrays whole. evaluation: batches of an evaluation
-    alone hold it, and not all of them need to.
+    alone hold it, and not all of them need to. training: batches of training alone hold it, and an objective that does not
+    take it cannot be trained on them.
     """
 
     shape: tuple[int, ...] | None
     dtype: str = "float32"
     axes: tuple[str | None, ...] = ()
     evaluation: bool = False
+    training: bool = False
 
     def __post_init__(self):
         if self.shape is not None and self.axes and len(self.axes) != len(self.shape):
@@ -89,7 +91,7 @@ def check(row: Row, batch: Mapping[str, np.ndarray]) -> None:
     """Raises ValueError where a batch is not what its row declares; arrays that are not declared may stand beside."""
     for name, field in row.items():
         x = batch.get(name)
-        if x is None and field.evaluation:
+        if x is None and (field.evaluation or field.training):
             continue
         if x is None:
             raise ValueError(f"data: row() declares {name!r}, which the rows do not hold ({', '.join(batch)})")

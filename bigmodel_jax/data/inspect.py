@@ -191,8 +191,8 @@ def _show_chat(cfg: DataConfig, splits: dict[str, Rows]) -> Panel:
 
 
 def _show_images(cfg: DataConfig, splits: dict[str, Rows]) -> Group:
-    shape = splits["train"].images.shape[1:]
-    panels = [Panel(_samples(splits["train"]), title=f"training examples, shape {shape}", title_align="left")]
+    shape = cfg.requirements()["image_shape"]
+    panels = [Panel(_samples(cfg, splits["train"]), title=f"training examples, shape {shape}", title_align="left")]
     for split, rows in splits.items():
         counts = np.bincount(rows.labels, minlength=cfg.num_classes)
         bars = _bars({str(label): int(n) for label, n in enumerate(counts)})
@@ -200,19 +200,23 @@ def _show_images(cfg: DataConfig, splits: dict[str, Rows]) -> Group:
     return Group(*panels)
 
 
-def _samples(rows: Rows) -> Table:
-    """Three examples: as stored (first line), and as two epochs of training see them."""
-    chosen = np.linspace(0, len(rows) - 1, 3).astype(int)
+def _samples(cfg: DataConfig, rows: Rows) -> Table:
+    """Three examples: as evaluation sees them (first line), and as two epochs of training do, where that differs."""
+    chosen = np.linspace(0, len(rows) - 1, 4).astype(int)  # two pairs, where they are mixed
     seen = [rows.batch(chosen, None)]
-    if rows.max_shift:
-        seen += [rows.batch(chosen, shuffle.noise(shuffle.start(0), chosen + e * len(rows))) for e in range(2)]
+    for epoch in range(2 if rows.changes else 0):
+        noise = shuffle.noise(shuffle.start(0), chosen + epoch * len(rows))
+        batch = rows.batch(chosen, noise)
+        seen.append(rows.mix(batch, noise) if rows.mixes else batch)
     table = Table(box=None, show_header=False, padding=(0, 1))
     table.add_column()
-    for _ in chosen:
+    for _ in range(3):
         table.add_column(no_wrap=True, overflow="crop")
-    table.add_row("", *(f"label {label}" for label in rows.labels[chosen]))
+    table.add_row("", *(f"label {label}" for label in rows.labels[chosen[:3]]))
     for name, batch in zip(("as stored", "epoch 1", "epoch 2"), seen, strict=False):
-        table.add_row(name, *(_picture(image) for image in batch["image"]))
+        table.add_row(name, *(_picture(image) for image in cfg.shown(batch["image"][:3])))
+        if "soft_label" in batch:
+            table.add_row("", *(title.replace(" + ", "\n+ ") for title in cfg.titles(batch)[:3]))
     return table
 
 
@@ -220,7 +224,8 @@ def _picture(image: np.ndarray) -> Text:
     """An image in characters, two pixel rows to a line; rows of numbers as numbers."""
     if image.ndim != 3:
         return Text(" ".join(f"{x:.3g}" for x in image[:8]) + (" …" if len(image) > 8 else ""))
-    gray = image.mean(axis=2)
+    step = -(-image.shape[1] // 28)
+    gray = image[::step, ::step].mean(axis=2)
     gray = gray[: len(gray) // 2 * 2].reshape(-1, 2, gray.shape[1]).mean(axis=1)[:, :28]
     levels = np.clip(gray / max(float(gray.max()), 1e-9) * (len(SHADES) - 1), 0, len(SHADES) - 1).round().astype(int)
     return Text("\n".join("".join(SHADES[v] for v in line) for line in levels), no_wrap=True)

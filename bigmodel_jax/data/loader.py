@@ -17,6 +17,7 @@ from bigmodel_jax.core.sharding import Rules
 from bigmodel_jax.data import fields, shuffle
 from bigmodel_jax.data.base import DataConfig, Rows
 from bigmodel_jax.data.fields import Row
+from bigmodel_jax.data.images import mix
 
 Batch = dict[str, jax.Array]
 FEW = 10_000  # rows of a batch for which no row is made to see its size
@@ -32,8 +33,17 @@ class Sampler:
     def local(self, number: int, low: int = 0, high: int | None = None) -> dict[str, np.ndarray]:
         """Rows [low, high) of global batch `number`."""
         high = self.batch_size if high is None else high
-        examples = number * self.batch_size + np.arange(low, high)
-        return self.rows.batch(self.order(examples), shuffle.noise(self.start, examples))
+        return self.examples(number * self.batch_size + np.arange(low, high))
+
+    def examples(self, wanted: np.ndarray) -> dict[str, np.ndarray]:
+        """The rows of these training examples, numbers that follow one another."""
+        examples = mix.with_partners(self.rows, wanted)
+        noise = shuffle.noise(self.start, examples)
+        batch = self.rows.batch(self.order(examples), noise)
+        if examples is wanted:
+            return batch
+        batch, here = self.rows.mix(batch, noise), np.isin(examples, wanted)
+        return {name: x[here] for name, x in batch.items()}
 
     def order(self, examples: np.ndarray) -> np.ndarray:
         """The rows of these examples; those of a mixture know their own."""

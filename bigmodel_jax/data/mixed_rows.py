@@ -28,6 +28,9 @@ class MixedRows:
     def __len__(self) -> int:
         return int(self.offsets[-1])
 
+    def counts(self) -> dict[str, int]:
+        return {"rows": len(self)} | {f"rows of {n}": size for n, size in zip(self.names, self.sizes, strict=True)}
+
     def mixture(self, batch_size: int) -> Mixture:
         if batch_size not in self._mixtures:
             for i, stage in enumerate(self.stages):

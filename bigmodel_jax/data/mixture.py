@@ -79,6 +79,8 @@ class MixtureData(DataConfig):
         for i, part in enumerate(self._parts()):
             with _named(i):
                 rows.append(part.open(split))
+                if getattr(rows[-1], "mixes", ()):
+                    raise ValueError("data.mix: the examples of a mixture's parts are not mixed; allowed: ()")
         names = self.names or tuple(map(str, range(len(rows))))
         return MixedRows(rows, names, self.stages, self.max_epochs, _tokens(self.row()))
 

@@ -8,7 +8,7 @@ from typing import Any
 from bigmodel_jax.core import user_code
 from bigmodel_jax.core.user_code import FunctionName
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 
 OPTION = "data.source.steps"
 Record = dict[str, Any]

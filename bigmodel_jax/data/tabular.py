@@ -19,7 +19,7 @@ from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field, per_row
 from bigmodel_jax.data.holdout import check_fraction, held_out
-from bigmodel_jax.data.sources.sources import Records, Source
+from bigmodel_jax.data.sources.source import Records, Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 
 DIABETES = "sklearn:diabetes"

@@ -32,6 +32,8 @@ class Objective:
     "what an evaluation reports; a number that is not declared is shown under its own name"
     reads: ClassVar[tuple[str, ...]] = ()
     "the arrays of a training batch that `loss` reads, beside the model's own inputs; (): not declared, and not checked"
+    takes: ClassVar[tuple[str, ...]] = ()
+    "arrays of a training batch that `loss` reads where the data has them: without it, data that has one is refused"
     makes: ClassVar[tuple[str, ...]] = ()
     "inputs of the model that `loss` makes itself, so that the data need not give them"
     causal: ClassVar[bool] = False

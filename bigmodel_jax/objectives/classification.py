@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -15,9 +16,14 @@ from bigmodel_jax.objectives.cross_entropy import cross_entropy
 
 @dataclasses.dataclass(frozen=True)
 class Classification(Objective):
-    """Mean cross-entropy in nats. Batch: label (B,) int32, weights (B,) float32, and what the model reads."""
+    """Mean cross-entropy in nats. Batch: label (B,) int32, weights (B,) float32, and what the model reads.
+
+    A training batch with soft_label (B, classes) float32, whose rows add up to 1, is compared with that instead of the label;
+    label smoothing gives each class its part of what it takes from all.
+    """
 
     reads = ("label", "weights")
+    takes = ("soft_label",)
     metrics = (
         Metric("accuracy", "Accuracy", "more", "{:.2%}", headline=True, label="acc."),
         Metric("macro_f1", "Macro F1", "more", "{:.2%}", "mean over classes", beside="accuracy", label="F1"),
@@ -28,14 +34,15 @@ class Classification(Objective):
 
     def score(self, out, batch, *, params, train) -> Loss:
         logits, labels, weights = out.value, batch["label"], batch["weights"].astype(jnp.float32)
-        nats, _ = cross_entropy(logits, labels)
+        soft = batch.get("soft_label") if train else None
+        nats = cross_entropy(logits, labels)[0] if soft is None else _of_shares(logits, soft)
         mean = metrics.weighted(nats, weights)
         sums = {"loss": mean, "accuracy": metrics.weighted(metrics.correct(logits, labels), weights)}
         if not train:
             sums["confusion"] = metrics.confusion(logits, labels, weights)
         elif self.label_smoothing:
-            soft = optax.smooth_labels(jnp.eye(logits.shape[-1])[labels], self.label_smoothing)
-            mean = metrics.weighted(optax.softmax_cross_entropy(logits.astype(jnp.float32), soft), weights)
+            soft = jnp.eye(logits.shape[-1])[labels] if soft is None else soft
+            mean = metrics.weighted(_of_shares(logits, optax.smooth_labels(soft, self.label_smoothing)), weights)
         return Loss(mean, sums, out.updates)
 
     def summarize(self, metrics_: dict[str, Mean]):
@@ -46,3 +53,8 @@ class Classification(Objective):
 
     def tables(self, metrics_: dict[str, Mean]):
         return {"confusion": np.asarray(metrics_["confusion"].total).astype(int).tolist()}
+
+
+def _of_shares(logits: jax.Array, shares: jax.Array) -> jax.Array:
+    """(B,) nats between the classes' shares (B, classes) and what the logits say of them."""
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), shares.astype(jnp.float32))

@@ -16,7 +16,7 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import CheckpointConfig, Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import files, params, sharding
-from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.precision import Float, Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
@@ -203,6 +203,8 @@ def export_weights(
     with whole_or_nothing(target, "export") as partial:
         folder.save_params(family, plain, flat, partial, spec)
         labels.restore(run_dir, partial)
+        if about := config.data.processor(run_dir):
+            (partial / "preprocessor_config.json").write_text(json.dumps(about, indent=2) + "\n")
         _write_special(run_dir, partial)
         write_tokenizer(run_dir, partial)
     return family

@@ -1,9 +1,9 @@
 """data_card.html: a prepared corpus as one page that opens offline; the page of a run that trains on it holds the same."""
 
 import json
+import re
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from bigmodel_jax.core import files
 from bigmodel_jax.data.corpus.prepare import CARD
@@ -20,7 +20,7 @@ def build_card_page(folder: Path) -> Path:
     """Writes data_card.html beside the data_card.json of a prepared corpus; returns it."""
     card = json.loads((folder / CARD).read_text("utf-8"))
     page = folder / PAGE
-    files.replace(page, shell(f"{card['source']}: data card", _header(card) + _body(card)))
+    files.replace(page, shell(f"{_title(card)}: data card", _header(card) + _body(card)))
     return page
 
 
@@ -28,17 +28,25 @@ def folded_card(card: dict) -> str:
     """The card of a corpus as a part of another page; empty where it is none."""
     if not {"source", "splits", "steps"} <= card.keys():
         return ""
-    return elements.panel(elements.folded(str(card["source"]), f"{_kept(card):,} records", _body(card)))
+    body = f'<div class="embedded">{_facts(card)}{_body(card)}</div>'
+    return elements.panel(elements.folded(_title(card), f"{_kept(card):,} records", body))
+
+
+def _title(card: dict) -> str:
+    """The source, or the first of its files."""
+    names = [file["name"] for listed in card.get("inputs", {}).values() for file in listed]
+    return f"{names[0]} and {len(names) - 1} more" if names[1:] else "".join(names) or str(card["source"])
 
 
 def _header(card: dict) -> str:
+    return f'<header><p class="kicker">Data card</p><h1>{escape(_title(card))}</h1>{_facts(card)}</header>'
+
+
+def _facts(card: dict) -> str:
     read = sum(card.get("read", {}).values())
     items = [f"<b>{read:,}</b> records read", f"<b>{_kept(card):,}</b> kept"]
     items += [f"licence: {escape(card['licence'])}"] if card.get("licence") else ["no licence given"]
-    spans = "".join(f"<span>{item}</span>" for item in items)
-    return (
-        f'<header><p class="kicker">Data card</p><h1>{escape(card["source"])}</h1><p class="facts">{spans}</p></header>'
-    )
+    return f'<p class="facts">{"".join(f"<span>{item}</span>" for item in items)}</p>'
 
 
 def _body(card: dict) -> str:
@@ -192,11 +200,17 @@ def _digests(card: dict) -> str:
     return f'<p class="note">Read{more}.</p>{shown}<p class="note">Written.</p>{written}'
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]], *, texts: bool = False) -> str:
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], *, texts: bool = False) -> str:
     """texts: its cells are texts, which begin at the left."""
     if not rows:
         return ""
     names = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     kind = "dense texts" if texts else "dense"
     return elements.panel(f'<table class="{kind}"><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>')
+
+
+def _cell(text: str) -> str:
+    """A number does not wrap."""
+    number = ' class="number"' if re.fullmatch(r"[\d.,]+", text) else ""
+    return f"<td{number}>{escape(text)}</td>"

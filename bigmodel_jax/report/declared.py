@@ -11,7 +11,7 @@ from typing import Any
 from bigmodel_jax.core import files, formats, ranges
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.data.base import DataConfig
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.objectives import Objective
 from bigmodel_jax.report.progress import clock, short
 

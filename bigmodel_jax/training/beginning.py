@@ -4,15 +4,18 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from bigmodel_jax.checkpoint import kept, store
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import processes
+from bigmodel_jax.core import mirror, processes
 from bigmodel_jax.core.params import Tree
+from bigmodel_jax.data.base import Rows
 from bigmodel_jax.data.experience import Experience
-from bigmodel_jax.data.loader import EvalBatches, eval_batches, make_iterator
+from bigmodel_jax.data.loader import EvalBatches, Sampler, eval_batches, make_iterator
 from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer, num_ids
+from bigmodel_jax.report import sheet
 from bigmodel_jax.training import constants, fits, rollouts
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.fresh import ADAPTERS, Fresh, fresh_state
@@ -88,18 +91,20 @@ def check_tokenizers(config: Config) -> None:
 
 
 def already_complete(run_dir: Path, config: Config, console: Console) -> dict[str, float]:
-    console.print(f"{run_dir} is complete: {config.train.steps:,} of {config.train.steps:,} steps are done.")
-    console.print(f"Report: {_page(run_dir)}. To train on, raise --train.steps.")
+    console.print(
+        f"{mirror.address(run_dir)} is complete: {config.train.steps:,} of {config.train.steps:,} steps are done."
+    )
+    console.print(f"Report: {mirror.address(_page(run_dir))}. To train on, raise --train.steps.")
     return {}
 
 
 def already_stopped(run_dir: Path, step: int, patience: Patience, console: Console) -> dict[str, float]:
     """Says that the run had stopped early, why, and the way out; it does not train on."""
-    console.print(f"{run_dir} stopped early at step {step:,}: {patience.why()}.", soft_wrap=True)
+    console.print(f"{mirror.address(run_dir)} stopped early at step {step:,}: {patience.why()}.", soft_wrap=True)
     text = (
         "To train on, raise --eval.patience, or give 0. eval, generate and export take the best save with --step best."
     )
-    console.print(f"Report: {_page(run_dir)}. {text}", soft_wrap=True)
+    console.print(f"Report: {mirror.address(_page(run_dir))}. {text}", soft_wrap=True)
     return {}
 
 
@@ -111,3 +116,12 @@ def _page(run_dir: Path) -> Path:
 
         build_report([run_dir], page)
     return page
+
+
+def keep_sheet(config: Config, run_dir: Path, rows: Rows) -> None:
+    """Pictures of the first batch, for the run's page, where training sees them otherwise than evaluation does."""
+    size = config.train.batch_size
+    sampler = Sampler(rows, size, config.train.seed)
+    found = config.data.sheet(lambda: sampler.examples(np.arange(min(sheet.NUM, size))))
+    if found is not None:
+        sheet.write(run_dir, *found)

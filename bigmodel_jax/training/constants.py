@@ -7,7 +7,6 @@ checkpoint/store.py, atomic and with a digest per leaf. Both open on every mesh.
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import leaves, manifest, store
 from bigmodel_jax.config import CheckpointConfig, Config
-from bigmodel_jax.core import files, formats, params, processes
+from bigmodel_jax.core import files, formats, mirror, params, processes
 from bigmodel_jax.training import tables
 from bigmodel_jax.training.state import abstract_constants
 
@@ -50,7 +49,7 @@ def places(config: Config, run_dir: Path, step: int) -> dict[str, Place]:
     shapes = tables.published(config)
     found = {}
     for directory, number in ((run_dir / "checkpoints", step), (run_dir / FOLDER, 0)):
-        if (directory / str(number)).is_dir():
+        if mirror.origin(directory / str(number)).is_dir():
             described = leaves.describe(directory, number)
             averaged = any(leaf.startswith("ema/") for leaf in described)
             fields = ("ema" if averaged else "params", "frozen", FOLDER)
@@ -112,7 +111,7 @@ def keep(run_dir: Path, config: Config, constants: params.Tree, found: Places) -
     if not constants:
         return
     if processes.first():
-        shutil.rmtree(run_dir / FOLDER, ignore_errors=True)
+        files.remove_tree(mirror.origin(run_dir / FOLDER))
         (run_dir / FILE).unlink(missing_ok=True)
     processes.meet("constants")
     if copied := {path: x for path, x in params.paths(constants).items() if path not in found}:
@@ -127,7 +126,7 @@ def keep(run_dir: Path, config: Config, constants: params.Tree, found: Places) -
 def _entry(run_dir: Path, directory: Path, step: int, group: Places) -> dict:
     said = {path: [place.leaf, list(place.shape), f"{place.digest:08x}"] for path, place in group.items()}
     beside = os.path.relpath(directory, run_dir.absolute())
-    return {"folder": str(directory), "beside": beside, "step": step, "leaves": said}
+    return {"folder": mirror.address(directory), "beside": beside, "step": step, "leaves": said}
 
 
 def load(config: Config, run_dir: Path, mesh) -> params.Tree:
@@ -144,7 +143,7 @@ def _copied(run_dir: Path, wanted: params.Tree) -> params.Tree:
     if not wanted:
         return {}
     folder = run_dir / FOLDER
-    if not (folder / "0").is_dir():
+    if not mirror.origin(folder / "0").is_dir():
         raise ValueError(
             f"run_dir = {str(run_dir)!r}: {folder} is gone, which holds the constant parameters of all its checkpoints, or "
             f"{FILE}, which says where they lie; copy it back, or start another run"
@@ -152,7 +151,7 @@ def _copied(run_dir: Path, wanted: params.Tree) -> params.Tree:
     with store.open_store(folder, CheckpointConfig()) as saves:
         found = store.restore_params(saves, {FOLDER: wanted}, 0)[FOLDER]
     packed = any(x.dtype == jnp.uint8 for x in jax.tree.leaves(wanted))
-    if packed and manifest.read(folder / "0")["data_state"] != ORDER:
+    if packed and manifest.read(mirror.origin(folder / "0"))["data_state"] != ORDER:
         raise ValueError(f"{folder}: an older version packed its 4-bit constants in another order; start another run")
     return found
 
@@ -202,9 +201,9 @@ def _is_entry(entry: dict) -> bool:
 
 def _opened(run_dir: Path, entry: dict) -> tuple[Path, dict[str, leaves.Leaf]]:
     """The folder of saves, first looked for where it lay as seen from the run, so that both may move together."""
-    ways = [Path(os.path.normpath(run_dir.absolute() / entry["beside"])), Path(entry["folder"])]
+    ways = [Path(os.path.normpath(run_dir.absolute() / entry["beside"])), mirror.folder(entry["folder"])]
     for directory in ways:
-        if (directory / str(entry["step"])).is_dir():
+        if mirror.origin(directory / str(entry["step"])).is_dir():
             return directory, leaves.describe(directory, entry["step"])
     raise ValueError(
         f"run_dir = {str(run_dir)!r}: step {entry['step']} of {entry['folder']} is gone, from which this run takes its "

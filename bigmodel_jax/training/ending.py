@@ -5,7 +5,7 @@ from typing import Protocol
 
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import files, params, processes
+from bigmodel_jax.core import files, mirror, params, processes
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training.checks import check_images, check_sample
@@ -91,7 +91,7 @@ def finish(
     stages.begin("Writing the report")
     page = report(run_dir, saves)
     if page:
-        stages.say(f"Report: {page}")
+        stages.say(f"Report: {mirror.address(page)}")
 
 
 def report(run_dir: Path, saves: store.Store) -> Path | None:

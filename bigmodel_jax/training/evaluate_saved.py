@@ -1,5 +1,6 @@
 """A run's checkpoint on the validation split: the `eval` verb."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -18,6 +19,7 @@ from bigmodel_jax.training.step import make_eval_step
 
 def evaluate_run(config: Config, run_dir: Path, which: str = "", adapter: str = "") -> tuple[int, dict[str, float]]:
     """(step, scalars) of one checkpoint on the validation split; which, adapter: as `load_weights` has them."""
+    config = dataclasses.replace(config, data=config.data.of_run(run_dir))
     validate(config, jax.device_count())
     mesh = sharding.make_mesh(config.parallel)
     chosen(config, adapter)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.checkpoint import kept, leaves, store
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import params
+from bigmodel_jax.core import mirror, params
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.storage import Blocked
 from bigmodel_jax.models.adapters import AdapterConfig
@@ -78,7 +78,7 @@ def open_origin(source: str, name: str) -> Origin:
     other, which = kept.split(source)
     if not (other / "config.json").is_file():
         raise ValueError(f"{name} = {str(other)!r} is not a run's folder; `import` makes one of published weights")
-    if not (other / "checkpoints").is_dir():
+    if not mirror.origin(other / "checkpoints").is_dir():
         raise ValueError(f"{name} = {str(other)!r} holds no checkpoints; train it first")
     return Origin(other, run_folder.load(other, runs_code=False), which, name)
 

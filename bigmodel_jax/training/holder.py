@@ -2,7 +2,8 @@
 
 Two marks show that the holder lives. The kernel's lock on the file ends with the process that has it, but on some
 shared file systems other hosts do not see it. There the beat shows it, a count that the holder raises every few
-seconds. A new process takes the folder where it gets the lock and no beat comes.
+seconds. A new process takes the folder where it gets the lock and no beat comes. Of a folder in a bucket this is the
+copy on this machine; bucket_hold.py holds the bucket's.
 """
 
 import contextlib
@@ -15,6 +16,9 @@ import socket
 import threading
 import time
 from pathlib import Path
+
+from bigmodel_jax.core import paths
+from bigmodel_jax.training.bucket_hold import BucketHold
 
 FILE = "holder.json"
 BEAT_SECONDS = 5.0
@@ -29,7 +33,7 @@ class Holder:
     def __init__(self, run_dir: Path):
         self._path, self._file = run_dir / FILE, None
         self._name = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now(), "id": secrets.token_hex(8)}
-        self._released = threading.Event()
+        self._released, self._bucket = threading.Event(), BucketHold(self._path, self._name)
 
     def __enter__(self) -> "Holder":
         return self
@@ -42,19 +46,28 @@ class Holder:
         if self._file is not None:
             return
         self._file = _take(self._path)
+        if living := self._bucket.take(dead=_read(self._path)):
+            raise ValueError(_in_use(self._path, living))
         self._beat(0)
         threading.Thread(target=self._beats, name="holder", daemon=True).start()
 
     def check(self) -> None:
         """ValueError where another process has taken the folder, as it may from a process that was stopped for long."""
-        if self._file is not None and not self._ours():
-            run_dir, found = str(self._path.parent), _text(_read(self._path))
-            raise ValueError(f"run_dir = {run_dir!r}: {found} has taken the run; this process stops without a save")
+        if self._file is None:
+            return
+        found = {} if self._ours() else _read(self._path) or {"id": ""}
+        if found := found or self._bucket.other():
+            run_dir = str(self._path.parent)
+            raise ValueError(
+                f"run_dir = {run_dir!r}: {_text(found)} has taken the run; this process stops without a save"
+            )
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind, *exception) -> None:
         self._released.set()
         if self._file is None:
             return
+        if kind is not paths.Unanswered:
+            self._bucket.release()
         if self._ours():
             self._path.unlink(missing_ok=True)
         os.close(self._file)
@@ -66,8 +79,9 @@ class Holder:
         count = 0
         while not self._released.wait(BEAT_SECONDS) and self._ours():
             count += 1
-            with contextlib.suppress(OSError):  # a full disk must not end the beat
+            with contextlib.suppress(OSError, ValueError):  # a full disk, a silent store must not end the beat
                 self._beat(count)
+                self._bucket.beat(count)
 
     def _beat(self, count: int) -> None:
         # One write of one length: a reader on another host never sees half of two beats.
@@ -108,10 +122,14 @@ def _refuse_living(path: Path, locked: bool | None) -> None:
     found = _read(path)
     here = found.get("host") == socket.gethostname()
     if locked is False or (found and not (here and locked) and _beating(path, found)):
-        raise ValueError(
-            f"run_dir = {str(path.parent)!r} is in use: {_text(found)} trains there; "
-            f"wait for its end, stop it, or give another --run_dir"
-        )
+        raise ValueError(_in_use(path, found))
+
+
+def _in_use(path: Path, found: dict) -> str:
+    return (
+        f"run_dir = {str(path.parent)!r} is in use: {_text(found)} trains there; "
+        f"wait for its end, stop it, or give another --run_dir"
+    )
 
 
 def _beating(path: Path, found: dict) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import params, processes, pulse, sharding
+from bigmodel_jax.core import mirror, params, processes, pulse, sharding
 from bigmodel_jax.data.corpus import kept_cards
 from bigmodel_jax.data.experience import Experience, phase_of
 from bigmodel_jax.data.loader import EvalBatches
@@ -20,7 +20,7 @@ from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
-from bigmodel_jax.training import ending, fits, holder, run_folder
+from bigmodel_jax.training import beginning, ending, fits, holder, run_folder
 from bigmodel_jax.training.baselines import Baselines
 from bigmodel_jax.training.diverged import Diverged, diverged
 from bigmodel_jax.training.early_stopping import Patience
@@ -58,6 +58,7 @@ class Run:
         if processes.first():
             config.data.save_artifacts(self.run_dir)
             kept_cards.keep(self.run_dir, config.data)
+            beginning.keep_sheet(config, self.run_dir, self.batches.rows)
         # The peak is measured while nothing else runs.
         self.peak, self.peak_source = peak_flops(list(self.mesh.devices.flat), config.precision.compute)
         num_params = params.count(config.make_model().spec, trainable=True)
@@ -80,7 +81,7 @@ class Run:
         flops = step_flops(config, weights(state, self.constants), batch)
         self.throughput = Throughput(flops, self.peak * self.mesh.size)
         rows = start_rows(config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, memory)
-        rows += [("MFU is of", self.peak_source), ("run folder", str(self.run_dir))]
+        rows += [("MFU is of", self.peak_source), ("run folder", mirror.address(self.run_dir))]
         known = declared.of(config.objective, config.data)
         if processes.first():
             declared.write(self.run_dir, known, self.unit, declared.compared(config.data))
@@ -247,6 +248,8 @@ class Run:
         numbers = {k: v for k, v in scalars.items() if isinstance(v, float)}
         with self.wall.phase("save"):
             position, config = self.batches.position() | self.patience.get_state(), config_file.to_json(self.config)
+            if processes.first():
+                mirror.push(self.run_dir)  # the records of a step are in a bucket before its save is
             store.save(self.saves, step, state, position, config, metrics=numbers)
         log.info("step %d saved", step)
 

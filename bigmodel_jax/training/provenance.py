@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import files, processes, user_code
+from bigmodel_jax.core import files, paths, processes, user_code
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
 
@@ -119,15 +119,15 @@ def _entry(name: str, what: list[Path] | str, before: dict) -> dict:
         return {"digest": what}
     path = ""
     try:
-        stats = {path: os.stat(path) for path in map(os.path.abspath, what)}
-        stamp = cache.key([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()])
+        stats = {path: paths.stat(path) for path in map(paths.absolute, what)}
+        stamp = cache.key([[path, *stat] for path, stat in stats.items()])
         if before.get("stamp") == stamp:
             for path, (size, digest) in before["files"].items():
-                cache.know_digest(path, size, stats[path].st_mtime_ns, digest)
+                cache.know_digest(path, size, stats[path].changed, digest)
             return before
         found = {}
         for path in stats:
-            found[path] = [stats[path].st_size, cache.file_digest(path)]
+            found[path] = [stats[path].size, cache.file_digest(path)]
     except OSError as error:  # which names no file where a read fails
         raise ValueError(f"{name}: {str(error.filename or path)!r} cannot be read: {error.strerror}") from error
     whole = hashlib.sha256("".join(digest for _, digest in found.values()).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """A run from its config to its last line: what is checked, opened and held around the loop."""
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from rich.console import Console
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
-from bigmodel_jax.core import processes, pulse, sharding
+from bigmodel_jax.core import mirror, processes, pulse, sharding
 from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training import constants, epochs, fits, holder, loop, provenance, reference, run_folder
@@ -49,6 +50,7 @@ def train(
     validate(config, jax.device_count())
     check_processes(config)
     with (
+        mirror.kept(run_dir) if processes.first() else contextlib.nullcontext(),
         run_folder.logging_to(run_dir / "log.txt") as start_log,
         RunClock(run_dir, began) as wall,
         holder.Holder(run_dir) as hold,

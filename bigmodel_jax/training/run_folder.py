@@ -11,8 +11,7 @@ from pathlib import Path
 from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config, flat, override
-from bigmodel_jax.core import processes, user_code
-from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core import mirror, processes, user_code
 from bigmodel_jax.training import holder, provenance
 
 log = logging.getLogger("bigmodel_jax")
@@ -53,7 +52,7 @@ def _below(name: str, parts: Sequence[str]) -> bool:
 
 def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = True) -> Config:
     """As `config_file.load`; where a run's config.json is missing or damaged, the config of its newest checkpoint."""
-    checkpoints = Path(path) / "checkpoints"
+    checkpoints = mirror.origin(Path(path) / "checkpoints")
     try:
         return config_file.load(path, overrides, runs_code=runs_code)
     except config_file.Unreadable as error:
@@ -74,15 +73,15 @@ def check(run_dir: Path, config: Config, step: int = 0) -> None:
 
     step: where the run stands, if that is beyond its newest checkpoint there.
     """
-    check_local("run_dir", run_dir)
     path = run_dir / "config.json"
     parent = next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         wrong = "is not a folder" if not parent.is_dir() else "cannot be written"
         raise ValueError(f"run_dir = {str(run_dir)!r}: {parent} {wrong}; give another --run_dir")
-    if path.is_file() or any(run_dir.glob("checkpoints/[0-9]*")):
+    saves = [p.name for p in mirror.origin(run_dir / "checkpoints").glob("[0-9]*")]
+    if path.is_file() or saves:
         before = load(run_dir, runs_code=False)
-        saved = [int(p.name) for p in run_dir.glob("checkpoints/*") if p.name.isdecimal()]
+        saved = [int(name) for name in saves if name.isdecimal()]
         ahead = config.data.ahead(before.data, max([step, *saved]))
         changed = {n: v for n, v in differences(before, config).items() if not _below(n, ahead)}
         resumes = bool(saved)
@@ -121,7 +120,7 @@ def claim(run_dir: Path, config: Config, hold: holder.Holder, saves: store.Store
 
 def release(run_dir: Path) -> None:
     """Frees a folder for another config, in process 0: that of a run that was refused before it saved anything."""
-    if processes.first() and not any(run_dir.glob("checkpoints/[0-9]*")):
+    if processes.first() and not any(mirror.origin(run_dir / "checkpoints").glob("[0-9]*")):
         (run_dir / "config.json").unlink(missing_ok=True)
 
 

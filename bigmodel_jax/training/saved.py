@@ -8,7 +8,7 @@ import numpy as np
 
 from bigmodel_jax.checkpoint import kept, store
 from bigmodel_jax.config import Config, SampleConfig
-from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core import mirror, params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
@@ -38,7 +38,7 @@ def load_weights(
     constants as well; adapter: as `chosen` has it.
     """
     names = chosen(config, adapter)
-    if not (run_dir / "checkpoints").is_dir():
+    if not mirror.origin(run_dir / "checkpoints").is_dir():
         raise ValueError(f"run_dir = {str(run_dir)!r} holds no checkpoints; train it first")
     step = kept.find(run_dir, config.checkpoint, which, said)
     fits.check_weights(config, mesh, fits.WEIGHTS, copies=False)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bigmodel_jax.cluster import join
 from bigmodel_jax.cluster.place import ClusterConfig
-from bigmodel_jax.core.local_paths import check_local, expanded
+from bigmodel_jax.core import mirror, paths
 from bigmodel_jax.core.options import Unnamed, asks_for_help, parse_known
 
 # JAX and the rest of the package are imported inside the verbs: `launch.py` and a misspelt verb answer at once.
@@ -36,13 +36,25 @@ def one_target(verb: str, args: Sequence[str], what: str = "CONFIG") -> tuple[Pa
     targets, options = split(args)
     if len(targets) != 1:
         raise ValueError(f"{verb}: expected one {what}, got {targets}; launch.py {verb} --help shows how")
-    return local(verb, targets[0]), options
+    return (local if what == "SOURCE" else place)(verb, targets[0]), options
 
 
 def local(option: str, path: str) -> Path:
     """The path, ~ expanded; ValueError where it is the address of an object store, or of a user who is not there."""
-    check_local(option, path)
-    return expanded(option, path)
+    paths.check_local(option, path)
+    return paths.expanded(option, path)
+
+
+def place(option: str, path: str) -> Path:
+    """As `local`; of a run's folder in a bucket, or its config.json, the copy on this machine, fetched anew."""
+    if not paths.is_remote(path):
+        return local(option, path)
+    paths.check(option, path, ("gs",))
+    if path.endswith(".py"):
+        raise ValueError(f"{option} = {path!r}: a config file is imported on this machine alone; copy it here")
+    here = mirror.folder(path.removesuffix("/config.json"))
+    mirror.pull(here)
+    return here / "config.json" if path.endswith("/config.json") else here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +83,7 @@ def parse_config(own: OfConfig, target: Path, options: Sequence[str], verb: str)
     if given.run_dir == "":  # such as a variable of a script that is not set: it is no wish for the default
         raise ValueError(f"run_dir = ''; it must be a folder; without --run_dir it is {run_dir_of(target)}")
     check_paths(given.config)
-    return given, local("--run_dir", given.run_dir) if given.run_dir else run_dir_of(target)
+    return given, place("--run_dir", given.run_dir) if given.run_dir else run_dir_of(target)
 
 
 def parse_job(own: OfJob, verb: str, args: Sequence[str]):

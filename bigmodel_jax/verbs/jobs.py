@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bigmodel_jax.core.options import Unnamed, asks_for_help, parse, parse_known
+from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.verbs.base import CONFIG, OfConfig, Verb, local, parse_config, split
 
@@ -49,11 +50,12 @@ def _write(given: Submit, target: str, fields: list[str]) -> None:
 
     # Whatever can be wrong with the config is said here and not by the cluster, hours later.
     provenance.kinds(given.accept)
+    check_local("submit: --run_dir", given.run_dir or "")
     of_config, run_dir = parse_config(OfConfig(run_dir=given.run_dir), local("submit", target), fields, "submit")
     validate(of_config.config)
     of_train = [*fields, "--accept", given.accept] if given.accept else fields
     job = given.options.job(jobs.Run(run_dir.name, target, of_train, run_dir))
-    file = local("--output", given.output) if given.output else run_dir / job.file
+    file = local("submit: --output", given.output) if given.output else run_dir / job.file
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(job.text)
     command = [str(file) if part == "FILE" else part for part in job.command]

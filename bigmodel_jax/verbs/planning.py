@@ -47,7 +47,9 @@ def plan(args: Sequence[str]) -> None:
         topologies.check_mesh(config.parallel, topology)
     name = target.parent.name if target.name == "config.json" else target.stem
     check_paths(config)
-    folder = local("--output", given.output or f"plans/{name}_{topology.title.replace(' ', '').replace(':', '-')}")
+    folder = local(
+        "plan: --output", given.output or f"plans/{name}_{topology.title.replace(' ', '').replace(':', '-')}"
+    )
     found = (_search if given.search else _plan)(config, topology, given, name, folder, target)
     if not found["fits"]:
         raise SystemExit(DOES_NOT_FIT)
@@ -57,7 +59,7 @@ def _plan(config, topology, given, name: str, folder: Path, target: Path) -> dic
     from bigmodel_jax.plan import estimate, screen
 
     console = Console()
-    prices = local("--prices", given.prices) if given.prices else estimate.PRICES
+    prices = local("plan: --prices", given.prices) if given.prices else estimate.PRICES
     with console.status("") as status:
         found = estimate.make_plan(
             config,
@@ -80,7 +82,7 @@ def _search(config, topology, given, name: str, folder: Path, target: Path) -> d
     from bigmodel_jax.training import epochs
 
     console = Console()
-    prices = estimate.read_prices(local("--prices", given.prices) if given.prices else estimate.PRICES, topology)
+    prices = estimate.read_prices(local("plan: --prices", given.prices) if given.prices else estimate.PRICES, topology)
     check_installed(topology)
 
     def describe(config, compiled):

@@ -13,7 +13,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from bigmodel_jax.cluster import peers
-from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core import paths
+from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.verbs.base import CONFIG, OfJob, Verb, local, parse_job
 
@@ -26,7 +27,7 @@ class Prepare(OfJob):
 
 def prepare(args: Sequence[str]) -> None:
     given, _, target = parse_job(Prepare(), "prepare", args)
-    check_local("--output", given.output)
+    check_local("prepare: --output", given.output)
     from bigmodel_jax.data.corpus.corpus import corpora
 
     found = list(corpora(given.config.data))
@@ -43,7 +44,7 @@ def prepare(args: Sequence[str]) -> None:
     folders = []
     for corpus, data in found:
         root = data.root()
-        folders.append(local("--output", given.output) if given.output else corpus.folder(root))
+        folders.append(local("prepare: --output", given.output) if given.output else corpus.folder(root))
         _prepared(corpus.job(root), folders[-1], root, given.workers, data.max_bad_records)
     if not given.output:  # tokens belong to the corpus in the cache
         _tokenize(given.config.data, given.workers)
@@ -129,9 +130,9 @@ def verify(data) -> None:
 
     wrong, number, size = [], 0, 0
     for name, what in data.reads().items():
-        paths = what if isinstance(what, list) else []
-        number, size = number + len(paths), size + sum(path.stat().st_size for path in paths)
-        wrong += [f"{name}: {change}" for change in remembered.changed(paths, data.root())]
+        found = what if isinstance(what, list) else []
+        number, size = number + len(found), size + sum(paths.stat(path).size for path in found)
+        wrong += [f"{name}: {change}" for change in remembered.changed(found, data.root())]
     for corpus, part in corpora(data):
         folder = corpus.folder(part.root())
         wrong += changed(folder) if folder.exists() else []
@@ -148,15 +149,15 @@ VERBS = {
     "prepare": Verb(
         prepare,
         "prepare CONFIG [--workers N] [--output FOLDER]",
-        "clean a corpus into shards, with a data card, and tokenize it",
+        "clean and tokenize a corpus, with a data card",
         f"CONFIG        {CONFIG}\n"
         "--workers     processes of each host; the bytes of the result do not depend on it\n"
         "--output      the result's folder; without it: in the cache, where train finds it\n"
-        "--cluster.X   one process of several, as of train: hosts clean in turn and tokenize at once\n"
+        "--cluster.X   one process of several, as of train: hosts tokenize at once\n"
         "--FIELD       any field of the config by its dotted name\n\n"
         "Runs the steps of the config's Corpus. Killed, the same command goes on. The folder\n"
-        "gets shards of records, manifest.json, data_card.json and data_card.html. The cache gets\n"
-        "a shard of tokens for each where the rows are text.",
+        "gets shards of records, manifest.json, data_card.json and data_card.html.\n"
+        "The cache gets a shard of tokens for each where the rows are text.",
         ("prepare corpus.py --workers 4",),
     )
 }

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from bigmodel_jax import runtime
 from bigmodel_jax.cluster import join, peers
-from bigmodel_jax.core.local_paths import check_local
+from bigmodel_jax.core import mirror
 from bigmodel_jax.core.options import Unnamed, asks_for_help, parse, parse_known
+from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.ranges import Seed
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.report.stages import Stages
@@ -29,6 +30,7 @@ from bigmodel_jax.verbs.base import (
     one_target,
     parse_config,
     parse_job,
+    place,
     run_dir_of,
     split,
 )
@@ -82,7 +84,7 @@ def evaluate(args: Sequence[str]) -> None:
         if peers.speaks():
             print(json.dumps({"step": step} | {name: plain(value) for name, value in scalars.items()}))
         return
-    table = Table(title=f"{run_dir} at step {step:,}", title_justify="left", show_header=False)
+    table = Table(title=f"{mirror.address(run_dir)} at step {step:,}", title_justify="left", show_header=False)
     for name, value in scalars.items():
         if isinstance(value, float):
             table.add_row(name, f"{value:.5g}")
@@ -132,16 +134,19 @@ class Report:
 def report(args: Sequence[str]) -> None:
     targets, options = split(args)
     output = parse(Report(), options, prog="launch.py report RUN ...").output
+    check_local("report: --output", output)
     from bigmodel_jax.report.page import build_report
 
-    folders = [run_dir_of(local("report", t)) for t in targets]
+    folders = [run_dir_of(place("report", t)) for t in targets]
     for target, folder in zip(targets, folders, strict=True):
         if not folder.is_dir():
             tried = "" if str(folder) == target else f", nor is {str(folder)!r}"
             near = nearest(target, [str(p.parent) for p in Path("runs").glob("*/metrics.jsonl")])
             raise ValueError(f"report: {target!r} is not a run's folder{tried}{near}")
     default = folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html")
-    print(build_report(folders, local("--output", output) if output else default))
+    page = build_report(folders, local("report: --output", output) if output else default)
+    mirror.push(folders[0], only=("report.html", "plots"))
+    print(mirror.address(page))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +159,7 @@ def data(args: Sequence[str]) -> None:
     target, options = one_target("data", args)
     given, _ = parse_config(Data(), target, options, "data")
     config, path = given.config, given.train_tokenizer
-    check_local("--train-tokenizer", path)
+    check_local("data: --train-tokenizer", path)
     if given.verify:
         return verify(config.data)
     if path:

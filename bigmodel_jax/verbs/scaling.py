@@ -7,6 +7,7 @@ from typing import Literal
 from rich.console import Console
 
 from bigmodel_jax.core.options import Unnamed
+from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.verbs.base import CONFIG, Verb, local, one_target, run_dir_of
 
@@ -25,6 +26,7 @@ class Scale:
 
 
 def scale(args: Sequence[str]) -> None:
+    check_local("scale", args[0])
     target, options = one_target("scale", args)
     from bigmodel_jax import config as configs
     from bigmodel_jax import config_file
@@ -43,7 +45,7 @@ def scale(args: Sequence[str]) -> None:
     points = make_points(config, parsed.devices, parsed.layouts, parsed.mode, parsed.processes)
     points += planned_points(config, machines, parsed.layouts, parsed.mode)
     name = run_dir_of(target)
-    run_dir = local("--run_dir", parsed.run_dir) if parsed.run_dir else name.with_name(f"{name.name}-scale")
+    run_dir = local("scale: --run_dir", parsed.run_dir) if parsed.run_dir else name.with_name(f"{name.name}-scale")
     page = run(points, run_dir, topologies=machines, windows=parsed.windows, steps=parsed.steps, console=Console())
     print(page)
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from bigmodel_jax.core.options import parse
-from bigmodel_jax.verbs.base import ADAPTER, RUN, STEP, Verb, local, one_target, run_dir_of, split
+from bigmodel_jax.verbs.base import ADAPTER, RUN, STEP, Verb, local, one_target, place, run_dir_of, split
 
 
 def import_(args: Sequence[str]) -> None:
@@ -27,7 +27,7 @@ def import_(args: Sequence[str]) -> None:
 
     parsed = parse(Arguments(), options, prog=f"launch.py import {target}")
     run_dir = (
-        local("--run_dir", parsed.run_dir)
+        local("import: --run_dir", parsed.run_dir)
         if parsed.run_dir
         else Path("runs") / (target.stem if target.suffix == ".gguf" else target.name)
     )
@@ -76,7 +76,7 @@ def export(args: Sequence[str]) -> None:
         peft: bool = False  # the adapters alone, in PEFT's form
 
     parsed = parse(Arguments(), options, prog="launch.py export RUN FOLDER")
-    run, folder = (local("export", target) for target in targets)
+    run, folder = place("export", targets[0]), local("export", targets[1])
     config, run_dir = run_folder.load(run), run_dir_of(run)
     write = export_adapters if parsed.peft else export_weights
     family = write(config, run_dir, folder, dtype=parsed.dtype, which=parsed.step, adapter=parsed.adapter)

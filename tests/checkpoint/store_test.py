@@ -1,5 +1,7 @@
 """What is saved comes back, bit for bit, on any mesh; what is damaged is found, named, and passed over."""
 
+import asyncio
+import gc
 import logging
 import re
 import resource
@@ -234,6 +236,25 @@ def test_damage_is_named_and_the_checkpoint_before_it_used(copy, kind, caplog, c
     assert sorted(p.name for p in copy.iterdir()) == ["1", "2", "2.damaged"]
     assert_same(store.restore(open_plain(copy), abstract(make_state())).state, make_state(2))
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_task_that_a_failed_load_left_behind_says_nothing_when_it_ends_later(copy, caplog):
+    """Orbax reads several files at once, and tells of the first that failed; on a loaded machine the others fail later."""
+    DAMAGE["cut data file"][0](copy / "2")
+    with open_plain(copy) as saves:
+        store.restore(saves, abstract(make_state()))
+
+    async def failing():
+        raise ValueError("manifest.ocdbt is damaged")
+
+    async def leaves_one():
+        asyncio.ensure_future(failing())  # noqa: RUF006 - nobody keeps it: that is the case
+        await asyncio.sleep(0.01)
+
+    caplog.clear()
+    asyncio.run(leaves_one())
+    gc.collect()
+    assert not caplog.records
 
 
 def test_a_save_that_never_finished_is_ignored_and_deleted_by_the_next_save(copy):

@@ -37,6 +37,15 @@ def test_split_is_stratified_and_disjoint(digits):
     assert not overlap
 
 
+def test_pictures_of_a_set_may_stay_files(cache_dir, digits):
+    cfg = ImageData(cache_dir=str(cache_dir), source=Tfds("digits"), image_size=8, eval_crop=1.0)
+    rows, chosen = cfg.open("validation"), np.array([3, 77])
+    assert bytes(rows.images.content(3)[0]).startswith(b"\x89PNG")
+    got, want = (one.batch(chosen, None) for one in (rows, digits["validation"]))
+    np.testing.assert_array_equal(got["image"], want["image"].repeat(3, axis=3))
+    np.testing.assert_array_equal(got["label"], want["label"])
+
+
 def test_any_tfds_split_can_be_asked_for(cache_dir, digits):
     source = Tfds("digits", eval_split="train[:10]")
     records = list(source.records("validation", cache_dir, BadRecords(0)))

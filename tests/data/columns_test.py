@@ -8,7 +8,7 @@ import pytest
 
 from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.images.image import ImageData
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 
 
 @pytest.mark.parametrize("rows", [0, 1, 12_345])

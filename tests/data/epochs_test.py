@@ -8,7 +8,7 @@ import pytest
 
 from bigmodel_jax.core.sharding import ParallelConfig, Rules, make_mesh
 from bigmodel_jax.data import loader, shuffle
-from bigmodel_jax.data.images.image import shift
+from bigmodel_jax.data.images.image_rows import shift
 from bigmodel_jax.data.loader import EvalBatches, Placement, Sampler
 from bigmodel_jax.data.text import masking, permutation, span_corruption
 

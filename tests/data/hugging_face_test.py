@@ -68,6 +68,15 @@ def test_pictures_with_classes_and_with_texts(tmp_path):
     assert records(pixels)[0][0]["image"].dtype == np.uint8
 
 
+def test_pictures_may_stay_files(tmp_path):
+    data = ImageData(source=HuggingFaceDataset(photos), num_classes=2, image_size=4, cache_dir=str(tmp_path))
+    rows = data.open("train")
+    assert bytes(rows.images.content(0)[0]).startswith(b"\x89PNG")
+    batch = rows.batch(np.arange(2), None)
+    np.testing.assert_allclose(batch["image"], np.broadcast_to([[[[9]]], [[[200]]]], (2, 4, 4, 3)) / 255, atol=1e-6)
+    assert batch["label"].tolist() == [1, 0]
+
+
 def word_labels():
     names = datasets.ClassLabel(names=["O", "NAME"])
     features = {"words": datasets.List(datasets.Value("string")), "labels": datasets.List(names)}

@@ -1,4 +1,5 @@
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,8 @@ from rich.console import Console
 
 from bigmodel_jax.config_file import load
 from bigmodel_jax.data import ImageData, JsonlFiles, MaskedTextData, PermutedTextData, TextData, TokenizerConfig
+from bigmodel_jax.data.images.augment import Flip, RandomResizedCrop
+from bigmodel_jax.data.images.mix import CutMix
 from bigmodel_jax.data.inspect import describe, show
 from bigmodel_jax.data.sources.sources import Arrays
 
@@ -50,6 +53,23 @@ def test_image_page_counts_labels(tmp_path):
     shown = page(ImageData(cache_dir=str(tmp_path), source=Arrays(f"{__name__}:make_arrays"), max_shift=1))
     assert "epoch 2" in shown
     assert "0  9  ███" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_the_page_shows_files_as_training_sees_them_over_their_shares(tmp_path):
+    data = ImageData(
+        cache_dir=str(tmp_path),
+        source=Arrays(f"{__name__}:make_arrays"),
+        image_size=60,
+        augment=(RandomResizedCrop(), Flip()),
+        mix=(CutMix(alpha=8.0),),
+        normalise="train",
+    )
+    shown = page(data)
+    assert "shape (60, 60, 3)" in shown
+    assert "epoch 2" in shown
+    assert re.search(r"class [01] 0\.\d\d .*\n.*\+ class [01] 0\.\d\d", shown)
+    assert "shorter side, median" in shown
     assert max(map(len, shown.splitlines())) <= 100
 
 

@@ -22,6 +22,7 @@ from bigmodel_jax.data import (
     eval_batches,
     make_iterator,
 )
+from bigmodel_jax.data.inspect import describe
 from bigmodel_jax.data.mixture_order import SLOTS, Mixture
 from bigmodel_jax.models import MLPConfig
 from bigmodel_jax.objectives import Classification
@@ -129,6 +130,11 @@ def test_shares_by_size_come_from_the_rows_of_training(tmp_path):
         ValueError, match=r"^data\.stages\.0\.temperature = 2: the smallest part's share is less than 1/65536"
     ):
         rows.num_examples(4)
+
+
+def test_the_data_verb_counts_the_rows_of_each_part(tmp_path):
+    named = dataclasses.replace(mixed(tmp_path), names=("dark", "light"))
+    assert describe(named)["validation"] == {"rows": 5, "rows of dark": 3, "rows of light": 2}
 
 
 def wide():

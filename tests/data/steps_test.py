@@ -7,7 +7,7 @@ import pytest
 from bigmodel_jax.core import user_code
 from bigmodel_jax.data import Arrays, Steps, TextData, TextFiles, TokenizerConfig
 from bigmodel_jax.data.base import BadRecords
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,15 +57,16 @@ def test_every_layout_equals_one_device(name, note):
 
 KEPT = ("llama_remat", "llama_unrolled", "gemma3", "bert", "deberta", "vit", "deepseek")
 AGAIN = ("llama_remat", "gemma3", "deberta", "deepseek")
+SLOW = [("gemma3", True), ("deepseek", True), ("llama_unrolled", False), ("vit", False)]
 
 
 @pytest.mark.slow
-# Slow: every kind once, in one of the two ways.
+# Slow: two kinds in each of the two ways.
 @pytest.mark.parametrize(
     ("case", "remat"),
     [
-        *((case, True) for case in AGAIN),
-        *(pytest.param(case, False, marks=pytest.mark.exhaustive if case in AGAIN else []) for case in KEPT),
+        pytest.param(*one, marks=[] if one in SLOW else pytest.mark.exhaustive)
+        for one in [*((case, True) for case in AGAIN), *((case, False) for case in KEPT)]
     ],
 )
 def test_every_kind_of_model_equals_one_device(case, remat, note):

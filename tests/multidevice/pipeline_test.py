@@ -156,14 +156,13 @@ def test_every_layout_equals_one_device(name, note):
     note("gpipe", "llama", LAYOUTS[name], *check("llama", LAYOUTS[name]))
 
 
+EXHAUSTIVE = ("llama_remat", "llama_unrolled", "deberta", "gemma3", "vit")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
-    [
-        pytest.param(c, marks=pytest.mark.exhaustive) if c in ("llama_remat", "llama_unrolled", "deberta") else c
-        for c in CASES
-        if c != "llama"
-    ],
+    [pytest.param(c, marks=pytest.mark.exhaustive) if c in EXHAUSTIVE else c for c in CASES if c != "llama"],
 )
 def test_every_kind_of_model_equals_one_device(case, note):
     parallel = layout(2, 4, 1 if case in ("t5", "deepseek") else 2, fsdp=2)

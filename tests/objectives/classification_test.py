@@ -43,6 +43,35 @@ def test_label_smoothing_is_trained_on_and_not_reported():
     assert loss(label_smoothing=0.3).mean.total == plain.mean.total, "evaluation is not smoothed"
 
 
+def soft(shares, **more):
+    return BATCH | {"soft_label": np.asarray(shares, np.float32)} | more
+
+
+def test_soft_labels_of_one_class_are_that_label():
+    one_hot = soft(np.eye(3)[BATCH["label"]])
+    for smoothing in (0.0, 0.2):
+        got, want = (loss(batch=b, train=True, label_smoothing=smoothing) for b in (one_hot, BATCH))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got[:2], want[:2])
+
+
+def test_soft_labels_weigh_the_losses_of_their_classes():
+    shares = RNG.dirichlet([1, 1, 1], 12)
+    log_probs = np.asarray(jax.nn.log_softmax(LOGITS))
+    weights = np.where(np.arange(12) % 3, 1, 0).astype(np.float32)
+    got = loss(batch=soft(shares, weights=weights), train=True, label_smoothing=0.1)
+    plain = -(shares * log_probs).sum(-1)
+    smooth = 0.9 * plain - 0.1 * log_probs.mean(-1)
+    np.testing.assert_allclose(got.mean.total, (smooth * weights).sum(), rtol=1e-5)
+    np.testing.assert_allclose(got.metrics["loss"].total, (plain * weights).sum(), rtol=1e-5)
+    assert got.mean.count == 8
+    right = (np.asarray(LOGITS).argmax(-1) == BATCH["label"]) * weights
+    assert got.metrics["accuracy"].total == right.sum()
+
+
+def test_soft_labels_are_for_training():
+    jax.tree.map(np.testing.assert_array_equal, loss(batch=soft(np.full((12, 3), 1 / 3)))[:2], loss()[:2])
+
+
 def test_statistics_pass_through():
     assert set(loss(train=True).updates) == {"norm/mean"}
 

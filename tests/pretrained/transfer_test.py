@@ -16,6 +16,7 @@ from bigmodel_jax import cli, config_file
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.data import ImageData
 from bigmodel_jax.data.sources.sources import TextFiles
 from bigmodel_jax.data.tokenizers import tokenizers
 from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer, make_bytes
@@ -78,6 +79,15 @@ def test_weights_go_straight_to_their_shards(imported, tmp_path):
     assert q.addressable_shards[0].data.shape == (2, 16, 2, 8)
     one, _ = load_weights(config_file.load(run), run, sharding.make_mesh(ParallelConfig(data=-1)))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(placed), jax.device_get(one))
+
+
+def test_an_export_says_how_its_pictures_were_cut(imported, tmp_path):
+    _, run = imported
+    data = ImageData(image_size=28, normalise="given", mean=(0.5,), spread=(0.25,))
+    export_weights(dataclasses.replace(config_file.load(run), data=data), run, tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    assert (found["size"], found["crop_size"]) == ({"shortest_edge": 32}, {"height": 28, "width": 28})
+    assert (found["image_mean"], found["image_std"], found["do_normalize"]) == ([0.5] * 3, [0.25] * 3, True)
 
 
 def test_bfloat16_halves_the_export(imported, tmp_path):

@@ -13,6 +13,7 @@ from bigmodel_jax.data.cleaning.duplicates import ExactDuplicates, LabelAgreemen
 from bigmodel_jax.data.corpus import kept_cards
 from bigmodel_jax.data.corpus.prepare import CARD, prepare
 from bigmodel_jax.data.corpus.token_statistics import add_to_card, statistics
+from bigmodel_jax.data.text.text import splits
 from bigmodel_jax.data.tokenizers import tokenizers
 from bigmodel_jax.report.card_page import build_card_page, folded_card
 from bigmodel_jax.report.history import load_run
@@ -91,6 +92,7 @@ def test_a_corpus_of_a_mixture_lies_in_the_mixtures_cache_and_its_card_on_the_ru
     plain = TextData(source=JsonlFiles(*[f"{tmp_path}/raw.jsonl"] * 2), tokenizer=data.tokenizer, seq_len=16)
     own = TextData(source=data.source, tokenizer=data.tokenizer, seq_len=16)
     mixture = MixtureData(parts=(own, plain), stages=(Stage(0, (1, 1)),), cache_dir=data.cache_dir)
+    assert {part.cache_dir for part, _ in splits(mixture)} == {data.cache_dir}, "where its tokens lie, too"
     kept_cards.keep(tmp_path, mixture)
     assert not (tmp_path / "data_cards").exists(), "it is not prepared yet"
     mixture.open("train")
@@ -102,6 +104,7 @@ def test_a_corpus_of_a_mixture_lies_in_the_mixtures_cache_and_its_card_on_the_ru
     shown = [folded_card(card) for card in cards]
     assert sum(map(bool, shown)) == 1
     assert "4 records" in "".join(shown)
+    assert "raw.jsonl" in "".join(shown)
 
 
 def test_labels_and_no_licence(tmp_path):

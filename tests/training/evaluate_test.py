@@ -10,7 +10,7 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import ImageData
-from bigmodel_jax.data.images.image import ImageRows
+from bigmodel_jax.data.images.image_rows import ImageRows
 from bigmodel_jax.data.loader import EvalBatches
 from bigmodel_jax.models import MLPConfig
 from bigmodel_jax.objectives import Classification

@@ -11,6 +11,7 @@ import pytest
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, ReportConfig, TrainConfig, override
 from bigmodel_jax.core import sharding
+from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.data import Arrays, ImageData, MixtureData, Stage, TextData, TextFiles, TokenizerConfig
 from bigmodel_jax.data.loader import EvalBatches
 from bigmodel_jax.models import MLPConfig
@@ -18,6 +19,7 @@ from bigmodel_jax.objectives import Classification
 from bigmodel_jax.report.history import load_run
 from bigmodel_jax.report.plot_style import LIGHT
 from bigmodel_jax.report.plots import draw
+from bigmodel_jax.report.progress import part_epochs
 from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.state import init_state, weights
@@ -81,6 +83,14 @@ def test_metrics_say_what_each_part_gave_and_the_page_draws_it(whole):
     assert {"loss_by_part", "epochs_by_part", "share_by_part"} <= pictures.keys()
     assert not [name for name in pictures if name.startswith(("mixture", "loss_web", "loss_books"))]
     assert found.metric("eval/loss/web").title == "Held-out loss, web"
+
+
+def test_the_bar_has_the_passes_of_a_few_parts():
+    sums = {
+        f"mixture/{i}/{what}": Mean(np.float64(i), np.float64(1)) for i in range(4) for what in ("epochs", "examples")
+    }
+    assert part_epochs(sums | {"loss": None}) == {f"epochs {i}": i for i in range(4)}
+    assert part_epochs(sums | {"mixture/4/epochs": None}) == {}
 
 
 def test_parts_are_evaluated_with_the_whole_whose_loss_stays_what_it_was(tmp_path):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.data.cleaning.step import Step, text_of
 
@@ -34,6 +35,7 @@ class Decontaminate(Step):
     def reads(self):
         found = []
         for pattern in filter(None, map(str.strip, self.against.split(","))):
+            check_local("against", pattern)
             matches = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
             if not matches:
                 raise ValueError(f"against: {pattern!r} matches no file")

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bigmodel_jax.core import user_code
+from bigmodel_jax.core import paths
 from bigmodel_jax.core.ranges import Count, ShareBelowOne
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import DataConfig
+from bigmodel_jax.data.base import DataConfig, inner
 from bigmodel_jax.data.cleaning.step import Step
 from bigmodel_jax.data.corpus import folder as folders
 from bigmodel_jax.data.corpus.outcome import Splits
 from bigmodel_jax.data.corpus.prepare import Job, prepare
 from bigmodel_jax.data.sources import array_record_files, remembered
 from bigmodel_jax.data.sources.lines import parse_json
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -125,9 +125,9 @@ def _inputs(source: Source, split: str, root: Path) -> list[dict[str, Any]]:
     if type(source).made_from is Source.made_from:
         return []
     found = source.made_from(split, root)
-    paths = found[:MOST_FILES] if isinstance(found, list) else []
-    sums = remembered.digests(paths, root)
-    return [{"name": p.name, "bytes": p.stat().st_size, "sha256": d} for p, d in zip(paths, sums, strict=True)]
+    first = found[:MOST_FILES] if isinstance(found, list) else []
+    sums = remembered.digests(first, root)
+    return [{"name": p.name, "bytes": paths.stat(p).size, "sha256": d} for p, d in zip(first, sums, strict=True)]
 
 
 def _version(name: str, step: Step) -> str:
@@ -141,11 +141,8 @@ def _version(name: str, step: Step) -> str:
 
 def corpora(data: DataConfig) -> Iterator[tuple[Corpus, DataConfig]]:
     """Every corpus in a data config, inner ones first, with the config whose cache and limit hold for it."""
-    for part in user_code.parts(data):
-        if isinstance(part, DataConfig):
-            here = dataclasses.replace(part, cache_dir=part.cache_dir or data.cache_dir)  # as a mixture opens its parts
-            for source in reversed(list(_sources(part))):
-                yield source, here
+    for part in inner(data):
+        yield from ((source, part) for source in reversed(list(_sources(part))))
 
 
 def _sources(part: Any) -> Iterator[Corpus]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bigmodel_jax.core import files
+from bigmodel_jax.core import files, paths
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.cleaning.step import Record, Shared, Step
@@ -25,7 +25,7 @@ from bigmodel_jax.data.corpus.card import Tally, card
 from bigmodel_jax.data.corpus.outcome import Asked, Bad, Gave, Kept, Splits, outcomes
 from bigmodel_jax.data.corpus.workers import mapped
 from bigmodel_jax.data.sources import opened
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 
 CARD = "data_card.json"
 CHUNK_RECORDS, CHUNK_CHARACTERS = 512, 1 << 20  # that go to a worker process at a time
@@ -118,7 +118,7 @@ class _Run:
         for i, index in self.indexes.items():
             for key in self.keys[i]:
                 index.ask(key)
-        self.total = sum(p.stat().st_size for split in job.inputs for p in _files(job.source, split, root))
+        self.total = sum(paths.stat(p).size for split in job.inputs for p in _files(job.source, split, root))
         self.begun, self.said = opened.position(), 0.0
 
     def _found(self) -> dict:

@@ -15,12 +15,11 @@ from bigmodel_jax.data.corpus.card import by_range
 from bigmodel_jax.data.corpus.corpus import Corpus
 from bigmodel_jax.data.corpus.prepare import CARD
 from bigmodel_jax.data.sources.array_record_files import ArrayRecordFiles
-from bigmodel_jax.data.text.text import TextData, TextRows
+from bigmodel_jax.data.text.text import TextData, encoded_folder, open_tokens
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 RARE = 10  # a token with fewer occurrences is rare: little is learned of it
 SHOWN = 12  # tokens of either end
-PART = 1 << 22  # tokens counted at a time
 
 
 def add_to_card(folder: Path, corpus: Corpus, data: DataConfig) -> None:
@@ -32,15 +31,14 @@ def add_to_card(folder: Path, corpus: Corpus, data: DataConfig) -> None:
         shards = {split: f"{folder}/{split}-*.array_record" for split in card["splits"]}
         data = dataclasses.replace(data, source=ArrayRecordFiles(**shards))
     tokenizer = data.open_tokenizer()
-    card["tokens"] = {split: of_rows(tokenizer, data.open(split)) for split in card["splits"]}
+    card["tokens"] = {split: _of_split(tokenizer, encoded_folder(data, split)) for split in card["splits"]}
     files.replace(folder / CARD, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
 
 
-def of_rows(tokenizer: Tokenizer, rows: TextRows) -> dict[str, Any]:
-    places = range(0, len(rows.stream), PART)
-    parts = (rows.stream[place : place + PART] for place in places)
-    lengths = np.diff(rows.offsets) - 1  # without the separator
-    return statistics(tokenizer, parts, [lengths], rows.meta["bytes"])
+def _of_split(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+    """Of the shards of tokens in a folder."""
+    stream, offsets, meta = open_tokens(folder)
+    return statistics(tokenizer, stream.parts(), [np.diff(offsets) - 1], meta["bytes"])  # lengths without the separator
 
 
 def statistics(
@@ -51,7 +49,8 @@ def statistics(
     counts[tokenizer.separator] = 0
     sizes = Counter()
     for part in lengths:
-        sizes.update(np.frexp(part)[1].tolist())  # the exponent of a whole number says how many bits it has
+        bits = np.frexp(part)[1]  # the exponent of a whole number says how many bits it has
+        sizes.update(dict(zip(*(x.tolist() for x in np.unique(bits, return_counts=True)), strict=True)))
     total, used = int(counts.sum()), int((counts > 0).sum())
     order = np.argsort(-counts, kind="stable")
     unknown = _unknown(tokenizer)

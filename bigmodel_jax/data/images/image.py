@@ -1,21 +1,29 @@
-"""Labelled images, or rows of numbers: decoded once into the cache, memory-mapped, batched by indexing."""
+"""Labelled images, or rows of numbers: decoded once into the cache, or kept as files that every batch decodes."""
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from bigmodel_jax.core import files
-from bigmodel_jax.core.ranges import Count, CountOrZero
+from bigmodel_jax.core.ranges import Count, CountOrZero, Positive, ShareAboveZero
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field, per_row
-from bigmodel_jax.data.sources.sources import Source, Tfds
+from bigmodel_jax.data.images import channels, encoded, threads
+from bigmodel_jax.data.images.augment import Augmentation
+from bigmodel_jax.data.images.channels import Channels
+from bigmodel_jax.data.images.image_rows import FileRows, ImageRows, LabelledRows
+from bigmodel_jax.data.images.mix import Mix
+from bigmodel_jax.data.images.processor import processor
+from bigmodel_jax.data.sources.source import Source
+from bigmodel_jax.data.sources.sources import Tfds
 
-FORMAT = 1  # raise it when the files below change
+FORMAT = 1  # raise it when the decoded files below change
+SCALING = "scaling.json"  # in a run's folder: the numbers that its images were normalised with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,101 +31,187 @@ class ImageData(DataConfig):
     """Examples with one label each, for classification.
 
     Batch: image (B, H, W, C) float32, label (B,) int32, weights (B,) float32. uint8 images come as value / 255, anything
-    else as it is; rows of features (a CSV file) come as "image" (B, features).
+    else as it is; rows of features (a CSV file) come as "image" (B, features). Where `mix` mixes examples, a training batch
+    also holds soft_label (B, classes) float32, and label is that of the larger share.
     """
 
     required_by: ClassVar = {"num_classes": "num_classes", "image_shape": "source"}
-    compared: ClassVar = DataConfig.compared | {"max_shift": "training"}
+    compared: ClassVar = DataConfig.compared | {
+        **dict.fromkeys(("max_shift", "augment", "mix"), "training"),
+        **dict.fromkeys(("image_size", "eval_crop", "normalise", "mean", "spread"), "prepares"),
+    }
 
     source: Source = Tfds("mnist_5k")
     num_classes: Count = 10
     "labels are 0 .. num_classes - 1; any other is a bad record"
     max_shift: CountOrZero = 0
     "in training, images are moved by up to so many pixels each way, black coming in at the edge"
+    image_size: CountOrZero = 0
+    "pixels a side: pictures of any sizes stay files, and each batch decodes its own; 0: all have one shape, decoded once"
+    eval_crop: ShareAboveZero = 0.875
+    "with image_size: the share of the shorter side that evaluation sees, in the middle"
+    augment: tuple[Augmentation, ...] = ()
+    "changes of training images, one after another (data/images/augment.py, rand_augment.py)"
+    mix: tuple[Mix, ...] = ()
+    "Mixup, CutMix: each training example draws one of these"
+    normalise: Literal["none", "train", "given"] = "none"
+    "train: each channel or column has mean 0 and spread 1 over the training split; given: by `mean` and `spread`"
+    mean: tuple[float, ...] = ()
+    spread: tuple[Positive, ...] = ()
 
     def __post_init__(self):
         if self.num_classes < 2:
             raise ValueError(f"data.num_classes: {self.num_classes}; at least 2")
         if self.max_shift < 0:
             raise ValueError(f"data.max_shift: {self.max_shift}; 0 or more pixels")
-
-    def open(self, split: str) -> "ImageRows":
-        folder = decoded_folder(self, split)
-        meta = json.loads((folder / "meta.json").read_text())
-        log_skipped(split, meta["bad_records"])
-        images = np.load(folder / "image.npy", mmap_mode="r")
-        if self.max_shift and images.ndim != 4:
+        given = self.normalise == "given"
+        if len(self.mean) != len(self.spread) or bool(self.mean) != given:
             raise ValueError(
-                f"data.max_shift: {self.max_shift} needs images, but records have shape {images.shape[1:]}"
+                f"data.mean = {self.mean!r}, data.spread = {self.spread!r}: a number each for every channel, with "
+                f"data.normalise = 'given', which is {self.normalise!r}"
             )
-        return ImageRows(np.asarray(images), np.load(folder / "label.npy"), self.max_shift, meta)
+
+    def open(self, split: str) -> LabelledRows:
+        rows = open_files(self, split) if self.image_size else open_decoded(self, split)
+        log_skipped(split, rows.meta["bad_records"])
+        return dataclasses.replace(rows, channels=fitted(self))
 
     def row(self) -> dict[str, Field]:
-        return {"image": Field(None)} | per_row(["label"]) | per_row(["weights"], "float32")
+        shape = (self.image_size, self.image_size, 3) if self.image_size else None
+        row = {"image": Field(shape)} | per_row(["label"]) | per_row(["weights"], "float32")
+        return row | ({"soft_label": Field((self.num_classes,), training=True)} if self.mix else {})
 
     def requirements(self) -> dict:
         return {"num_classes": self.num_classes, "image_shape": image_shape(self)}
 
+    def of_run(self, folder: Path) -> "ImageData":
+        if self.normalise != "train" or not (folder / SCALING).is_file():
+            return self
+        found = json.loads((folder / SCALING).read_text())["image"]
+        return dataclasses.replace(self, normalise="given", mean=tuple(found["mean"]), spread=tuple(found["scale"]))
+
+    def processor(self, run_dir: Path) -> dict[str, Any]:
+        return processor(self.image_size, self.eval_crop, fitted(self.of_run(run_dir))) if self.image_size else {}
+
     def save_artifacts(self, folder: Path) -> None:
-        """vocabulary.json: the names of the classes, in the order of their numbers."""
+        """vocabulary.json: the names of the classes, in the order of their numbers; scaling.json: mean and spread."""
         if labels := self.source.labels():
             files.replace(
                 folder / "vocabulary.json", json.dumps({"labels": labels}, ensure_ascii=False, indent=0) + "\n"
             )
+        if self.normalise != "none":
+            files.replace(folder / SCALING, json.dumps({"image": fitted(self).to_json()}, indent=1) + "\n")
+
+    def sheet(self, first):
+        if not (self.max_shift or self.augment or self.mix):
+            return None
+        batch = first()
+        drawn = batch["image"].ndim == 4 and batch["image"].shape[-1] in (1, 3)
+        return (self.shown(batch["image"]), self.titles(batch)) if drawn else None
+
+    def shown(self, images: np.ndarray) -> np.ndarray:
+        """A batch's images in 0 .. 1; rows of numbers as they are."""
+        return fitted(self).shown(images) if images.ndim == 4 else images
+
+    def titles(self, batch: dict[str, np.ndarray]) -> list[str]:
+        """Each image's class, or the classes that are mixed in it, with their shares."""
+        if "soft_label" not in batch:
+            return [self.class_name(label) for label in batch["label"]]
+        found = []
+        for shares in batch["soft_label"]:
+            most = np.argsort(-shares, kind="stable")[:2]
+            parts = [f"{self.class_name(label)} {shares[label]:.2f}" for label in most if shares[label] >= 0.005]
+            found.append(" + ".join(parts) if len(parts) > 1 else self.class_name(most[0]))
+        return found
 
     def conditions(self, num: int) -> tuple[dict[str, np.ndarray], list[str]]:
         """The classes in turn."""
         labels = np.arange(num, dtype=np.int32) % self.num_classes
+        return {"label": labels}, [self.class_name(label) for label in labels]
+
+    def class_name(self, label: int) -> str:
         names = self.source.labels()
-        return {"label": labels}, [names[label] if names else f"class {label}" for label in labels]
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageRows:
-    """One split. images (N, ...) as stored, labels (N,) int32; meta: counts and what was skipped."""
-
-    shown_as: ClassVar[str] = "images"  # how the `data` verb shows them
-
-    images: np.ndarray
-    labels: np.ndarray
-    max_shift: int
-    meta: dict
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
-        images = self.images[indices]
-        if noise is not None and self.max_shift:
-            images = shift(images, noise, self.max_shift)
-        scale = np.float32(255 if images.dtype == np.uint8 else 1)
-        ones = np.ones(len(indices), np.float32)
-        return {"image": images.astype(np.float32) / scale, "label": self.labels[indices], "weights": ones}
-
-    def counts(self) -> dict:
-        return {
-            "examples": len(self),
-            "classes present": len(np.unique(self.labels)),
-            "values, smallest": float(self.images.min()),
-            "values, mean": float(self.images.mean()),
-            "values, largest": float(self.images.max()),
-            "skipped records": len(self.meta["bad_records"]),
-        }
-
-
-def shift(images: np.ndarray, noise: np.ndarray, most: int) -> np.ndarray:
-    """Each image (B, H, W, C) moved by -most .. most pixels down and right, chosen by its uint64 of noise."""
-    size, height, width = images.shape[:3]
-    span = np.uint64(2 * most + 1)
-    down, right = (noise % span).astype(int), (noise // span % span).astype(int)
-    padded = np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)))
-    rows, columns = down[:, None] + np.arange(height), right[:, None] + np.arange(width)
-    return padded[np.arange(size)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return names[label] if names else f"class {label}"
 
 
 def image_shape(cfg: ImageData) -> tuple[int, ...]:
     """Shape of one example: (H, W, C), or (features,)."""
-    return cfg.open("train").images.shape[1:]
+    if cfg.image_size:
+        return (cfg.image_size, cfg.image_size, 3)
+    return open_decoded(cfg, "train").images.shape[1:]
+
+
+# ---------------------------------------------------------------- mean and spread
+
+
+def fitted(cfg: ImageData) -> Channels:
+    """What a batch is normalised with: of "train", fitted on the training split alone and kept in the cache."""
+    if cfg.normalise == "none":
+        return Channels()
+    if cfg.normalise == "given":
+        channels_ = image_shape(cfg)[-1]
+        if len(cfg.mean) not in (1, channels_):
+            raise ValueError(f"data.mean: {len(cfg.mean)} numbers are given, and images have {channels_} channels")
+        return Channels(cfg.mean, cfg.spread)
+    folder = encoded_folder(cfg, "train") if cfg.image_size else decoded_folder(cfg, "train")
+    name = cache.key(folder.name, cfg.image_size, cfg.eval_crop)
+    kept = cache.build(cfg.root() / f"image-mean-{FORMAT}" / name, lambda to: _fit(cfg, to))
+    found = json.loads((kept / SCALING).read_text())
+    return Channels(tuple(found["mean"]), tuple(found["scale"]))
+
+
+def _fit(cfg: ImageData, folder: Path) -> None:
+    if cfg.image_size:  # as evaluation sees them
+        rows = open_files(cfg, "train")
+        one = lambda row: channels.histogram(rows.view(row, None))  # noqa: E731
+        found = channels.of_bytes(threads.in_order(one, range(len(rows))))
+    else:
+        images = open_decoded(cfg, "train").images
+        parts = (part if part.ndim in (2, 4) else part[..., None] for part in channels.chunks(images))
+        found = (
+            channels.of_bytes(map(channels.histogram, parts)) if images.dtype == np.uint8 else channels.of_floats(parts)
+        )
+    (folder / SCALING).write_text(json.dumps(found.to_json(), indent=1))
+
+
+# ---------------------------------------------------------------- pictures as files
+
+
+def open_files(cfg: ImageData, split: str) -> FileRows:
+    found = encoded.load(encoded_folder(cfg, split))
+    changes = (cfg.max_shift, found.meta, cfg.augment, cfg.mix, cfg.num_classes, Channels())
+    return FileRows(found, found.label, *changes, cfg.image_size, cfg.eval_crop)
+
+
+def encoded_folder(cfg: ImageData, split: str) -> Path:
+    """The cache folder with a split's files, or their paths, read through at first."""
+    place = str(Path(str(getattr(cfg.source, split, ""))).absolute())  # paths are kept
+    facts = cache.key(cfg.source.fingerprint(split, cfg.root()), place, cfg.num_classes, cfg.max_bad_records)
+    name = f"{cfg.source.short_name()}-{split}-{facts}"
+
+    def write(folder: Path) -> None:
+        bad = BadRecords(cfg.max_bad_records)
+        records = cfg.source.encoded(split, cfg.root(), bad)
+        if not encoded.write(folder, split, records, lambda record: _lacking(record, "image", cfg.num_classes), bad):
+            raise ValueError(f"data.source: the {split} split of {cfg.source} has no examples")
+
+    return cache.build(cfg.root() / f"image-files-{encoded.FORMAT}" / name, write)
+
+
+# ---------------------------------------------------------------- decoded once
+
+
+def open_decoded(cfg: ImageData, split: str) -> ImageRows:
+    folder = decoded_folder(cfg, split)
+    images = np.asarray(np.load(folder / "image.npy", mmap_mode="r"))
+    shape = images.shape[1:]
+    for name in ("max_shift", "augment", "mix"):
+        if getattr(cfg, name) and len(shape) != 3:
+            raise ValueError(f"data.{name}: {getattr(cfg, name)} needs images, but records have shape {shape}")
+    if cfg.augment and (images.dtype != np.uint8 or shape[-1] not in (1, 3)):
+        raise ValueError(f"data.augment needs uint8 images of 1 or 3 channels; records are {images.dtype} {shape}")
+    meta = json.loads((folder / "meta.json").read_text())
+    return ImageRows(images, np.load(folder / "label.npy"), cfg.max_shift, meta, cfg.augment, cfg.mix, cfg.num_classes)
 
 
 def decoded_folder(cfg: ImageData, split: str) -> Path:
@@ -157,9 +251,9 @@ def _values(record: dict[str, Any]) -> np.ndarray:
 
 def _wrong(record: dict[str, Any], image: np.ndarray, first: np.ndarray, num_classes: int) -> str:
     """What makes an example unusable, or nothing."""
-    if missing := lacks(record, "features" if "features" in record else "image", "label"):
+    name = "features" if "features" in record else "image"
+    if missing := lacks(record, name, "label"):
         return missing
-    label = record["label"]
     if image.dtype.kind not in "biuf":
         return f"{image.dtype} values, which are no numbers"
     if image.size == 0:
@@ -167,9 +261,18 @@ def _wrong(record: dict[str, Any], image: np.ndarray, first: np.ndarray, num_cla
     if image.dtype != first.dtype:
         return f"{image.dtype} values, but the first example has {first.dtype}"
     if image.shape != first.shape:
-        return f"shape {image.shape}, but the first example has {first.shape}"
+        other = "" if name == "features" else "; data.image_size takes pictures of any sizes"
+        return f"shape {image.shape}, but the first example has {first.shape}{other}"
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         return "a value that is not finite"
+    return _lacking(record, name, num_classes)
+
+
+def _lacking(record: dict[str, Any], name: str, num_classes: int) -> str:
+    """What is missing of a record's fields, or wrong with its label, or nothing."""
+    if missing := lacks(record, name, "label"):
+        return missing
+    label = record["label"]
     if isinstance(label, str) or label is None or int(label) != label:
         return f"label {label!r} is not a whole number"
     return "" if 0 <= label < num_classes else f"label {label} is not in 0 .. {num_classes - 1} (data.num_classes)"

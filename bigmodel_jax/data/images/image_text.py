@@ -9,15 +9,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from bigmodel_jax.core import paths
 from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field, per_row, per_token
 from bigmodel_jax.data.images import pictures
-from bigmodel_jax.data.images.image import shift
-from bigmodel_jax.data.sources.lines import parse_json
-from bigmodel_jax.data.sources.sources import Files, Source, Tfds
+from bigmodel_jax.data.images.image_rows import shift
+from bigmodel_jax.data.sources.lines import opened_text, parse_json
+from bigmodel_jax.data.sources.opened import opened
+from bigmodel_jax.data.sources.source import Source
+from bigmodel_jax.data.sources.sources import Files, Tfds
 from bigmodel_jax.data.text import text
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, TokenizerConfig
 
@@ -41,8 +44,7 @@ class CaptionFiles(Files):
         """Of pictures, size and time of change stand for the content."""
         stats = []
         for picture in self._pictures(split, root):
-            stat = picture.stat()
-            stats.append((str(picture), stat.st_size, stat.st_mtime_ns))
+            stats.append((str(picture), *paths.stat(picture)))
         return cache.key(super().fingerprint(split, root), stats)
 
     def made_from(self, split, root):
@@ -66,11 +68,11 @@ class CaptionFiles(Files):
 def _rows(path: Path, fields: tuple[str, str], split: str) -> Iterator[tuple[str, dict[str, Any] | None, str]]:
     """(where, row, what is wrong with it) of every line of a caption file."""
     if path.suffix == ".jsonl":
-        with open(path, "rb") as file:
+        with opened(path) as file:
             for number, line in enumerate(file, 1):
                 yield f"{path} line {number}", *_json_row(line, fields)
     elif path.suffix in (".csv", ".tsv"):
-        with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        with opened_text(path) as file:
             rows = csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t")
             for option, name in zip(("image_field", "text_field"), fields, strict=True):
                 if name not in (rows.fieldnames or ()):

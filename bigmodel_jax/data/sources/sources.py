@@ -1,72 +1,21 @@
-"""Where records come from: TFDS by name, files by path, arrays made by a function.
-
-A source yields `(where, record)` pairs; `where` names the record in messages ("notes.jsonl line 7"), `record` is a dict
-with "text", with "image" (or "features") and "label", or with "image" and "text". What it cannot read it reports to a
-`BadRecords`.
-"""
+"""Where records come from: TFDS by name, files by path, arrays made by a function."""
 
 import csv
 import dataclasses
-import glob
 import hashlib
-import importlib.metadata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from bigmodel_jax.core import user_code
-from bigmodel_jax.core.local_paths import expanded
+from bigmodel_jax.core import paths, user_code
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.core.user_code import FunctionName
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, Compared
 from bigmodel_jax.data.sources import packaged, remembered, tfds_names
 from bigmodel_jax.data.sources.lines import MOST_BYTES, opened_text, parse_json, read_lines, read_rows
 from bigmodel_jax.data.sources.opened import opened
-
-Records = Iterator[tuple[str, dict[str, Any]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Base of every source. Splits are called "train" and "validation"."""
-
-    compared: ClassVar[dict[str, Compared]] = {}  # these two as `DataConfig` has them
-    cut: ClassVar[str] = ""
-
-    def fingerprint(self, split: str, root: Path) -> str:
-        """Changes whenever the records of `split` do; `root` is the cache."""
-        raise NotImplementedError(f"{type(self).__name__} does not define fingerprint()")
-
-    def records(self, split: str, root: Path, bad: BadRecords) -> Records:
-        raise NotImplementedError(f"{type(self).__name__} does not define records()")
-
-    def shards(self, split: str, root: Path, bad: BadRecords) -> list["Source"]:
-        """Sources whose records, one after the other, are this one's: as many as several processes can read at once."""
-        return [self]
-
-    def has(self, split: str, root: Path) -> bool:
-        """Whether it has this split at all."""
-        return True
-
-    def reads(self, root: Path) -> dict[str, list[Path] | str]:
-        """As `DataConfig.reads`, by the source's own fields or splits."""
-        return {split: self.made_from(split, root) for split in ("train", "validation") if self.has(split, root)}
-
-    def made_from(self, split: str, root: Path) -> list[Path] | str:
-        """The files of a split, or a text that changes when its records do."""
-        return self.fingerprint(split, root)
-
-    def labels(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of their numbers; empty where they have none."""
-        return ()
-
-    def short_name(self) -> str:
-        """A short name for folders and tables."""
-        return type(self).__name__.lower()
-
+from bigmodel_jax.data.sources.source import Source
 
 # ---------------------------------------------------------------- TFDS
 
@@ -95,24 +44,29 @@ class Tfds(Source):
         name = self._split(split)
         if self.name in packaged.PACKAGES:
             package = packaged.PACKAGES[self.name]
-            return cache.key(self.name, name, package, _version(package, self.name), packaged.VERSION, self.text_field)
+            return cache.key(
+                self.name, name, package, packaged.version(package, self.name), packaged.VERSION, self.text_field
+            )
         builder = self._builder(root)
         return cache.key(builder.info.full_name, name, str(builder.info.splits), self.text_field)
 
     def reads(self, root):
         if self.name in packaged.PACKAGES:
             package = packaged.PACKAGES[self.name]
-            return {"name": f"{self.name} {packaged.VERSION} of {package} {_version(package, self.name)}"}
+            return {"name": f"{self.name} {packaged.VERSION} of {package} {packaged.version(package, self.name)}"}
         info = self._builder(root).info
         return {"name": f"{info.full_name} {cache.key(str(info.splits))}"}
 
-    def records(self, split, root, bad):
+    def encoded(self, split, root, bad):
+        return self.records(split, root, bad, decoders=tfds_names.undecoded(self._builder(root)))
+
+    def records(self, split, root, bad, decoders=None):
         builder = self._builder(root)
         name = self._split(split)
         option = f"data.source.{'train_split' if split == 'train' else 'eval_split'}"
         tfds_names.check_split(option, name, self.name, builder)
         try:
-            rows = builder.as_data_source(split=name)
+            rows = builder.as_data_source(split=name, decoders=decoders)
         except NotImplementedError as error:
             raise ValueError(f"data.source.name: {self.name} is not stored as ArrayRecord ({error})") from error
         for i in range(len(rows)):
@@ -137,13 +91,6 @@ class Tfds(Source):
         return tfds_names.registered_builder(self.name, self.data_dir)
 
 
-def _version(package: str, name: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        raise ValueError(packaged.not_installed(name)) from None
-
-
 # ---------------------------------------------------------------- files
 
 
@@ -163,11 +110,11 @@ class Files(Source):
             raise ValueError(f"{option}: empty; a path or glob pattern is needed")
         found = []
         for pattern in patterns:
-            matches = sorted(p for p in glob.glob(str(expanded(option, pattern)), recursive=True) if Path(p).is_file())
+            matches = paths.matches(pattern if paths.is_remote(pattern) else paths.expanded(option, pattern))
             if not matches:
                 raise ValueError(f"{option}: {pattern!r} matches no file")
             found += matches
-        return [Path(p) for p in dict.fromkeys(found)]
+        return list(dict.fromkeys(found))
 
     def has(self, split, root):
         return bool(getattr(self, split, ""))
@@ -180,10 +127,10 @@ class Files(Source):
         return cache.key(type(self).__name__, facts, _digests(f"data.source.{split}", self.paths(split), root))
 
 
-def _digests(option: str, paths: list[Path], root: Path) -> list[str]:
+def _digests(option: str, found: list[Path], root: Path) -> list[str]:
     """Digests of the files' content: every file is read here first, so here it shows whether it can be read."""
     try:
-        return remembered.digests(paths, root)
+        return remembered.digests(found, root)
     except OSError as error:
         raise ValueError(f"{option}: {str(error.filename)!r} cannot be read: {error.strerror}") from error
 

@@ -4,14 +4,18 @@ import dataclasses
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from bigmodel_jax.core.ranges import CountOrZero
+from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.images import pictures
 from bigmodel_jax.data.sources.lines import MOST_BYTES
 from bigmodel_jax.data.sources.opened import damage, opened
+from bigmodel_jax.data.sources.source import Records
 from bigmodel_jax.data.sources.sources import Files
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm")
@@ -31,26 +35,36 @@ class TarFiles(Files):
     "pixels a side: scaled by the shorter side and cut at the centre; 0: as they are"
 
     def records(self, split, root, bad):
+        return self._records(split, bad, self._decoded)
+
+    def encoded(self, split, root, bad):
+        return self._records(split, bad, lambda content, extension: content)
+
+    def _records(self, split: str, bad: BadRecords, read: Callable[[bytes, str], Any]) -> Records:
+        """Records whose pictures are what `read` makes of their bytes."""
         for path in self.paths(split):
             for key, members in _grouped(path):
                 where = f"{path} {key}"
                 try:
-                    record = self._record(members)
+                    record = self._record(members, read)
                 except ValueError as error:
                     bad.skip(where, str(error))
                     continue
                 if record:
                     yield where, record
 
-    def _record(self, members: dict[str, bytes | None]) -> dict[str, Any]:
+    def _decoded(self, content: bytes, extension: str) -> np.ndarray:
+        image = pictures.decode(io.BytesIO(content), f".{extension}")
+        return pictures.square(image, self.image_size) if self.image_size else image
+
+    def _record(self, members: dict[str, bytes | None], read: Callable[[bytes, str], Any]) -> dict[str, Any]:
         record: dict[str, Any] = {}
         for extension, content in members.items():
             kind = extension.rpartition(".")[2].lower()
             if content is None:
                 raise ValueError(f".{extension} is longer than {MOST_BYTES} bytes")
             if kind in PICTURES:
-                image = pictures.decode(io.BytesIO(content), f".{extension}")
-                record["image"] = pictures.square(image, self.image_size) if self.image_size else image
+                record["image"] = read(content, extension)
             elif kind in READERS:
                 record |= _read(kind, extension, content)
         if self.text_field in record:

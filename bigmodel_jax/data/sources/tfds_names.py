@@ -1,5 +1,7 @@
 """TFDS's own names: its data sets and their splits, and why one of them cannot be had."""
 
+from typing import Any
+
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.sources import packaged
 
@@ -49,3 +51,12 @@ def check_split(option: str, split: str, name: str, builder) -> None:
         raise ValueError(f"{option}: {split!r} of {name}: {str(error).splitlines()[-1]}; it has {known}") from error
     if not found:
         raise ValueError(f"{option}: {split!r} of {name} is empty: it has {known}; take more of it")
+
+
+def undecoded(builder: Any) -> dict[str, Any] | None:
+    """The decoders of `as_data_source` that leave a picture the file that it is stored as; None where there is none."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    is_picture = "image" in features and isinstance(features["image"], tfds.features.Image)
+    return {"image": tfds.decode.SkipDecoding()} if is_picture else None

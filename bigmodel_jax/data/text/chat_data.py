@@ -20,7 +20,7 @@ from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import chat, chat_records, packing
 from bigmodel_jax.data.text.chat_records import Columns, Form, Reasoning

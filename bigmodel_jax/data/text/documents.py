@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bigmodel_jax.data.base import BadRecords, lacks
 from bigmodel_jax.data.sources.lines import MOST_BYTES
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 
 
 def usable(source: Source, split: str, root: Path, bad: BadRecords) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Share, Sha
 from bigmodel_jax.core.user_code import FunctionName, name_of
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import chat, packing
 from bigmodel_jax.data.text.templated import Templated

@@ -13,12 +13,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from bigmodel_jax.core import paths
 from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field, per_row, per_token
-from bigmodel_jax.data.sources.sources import Files, Source
+from bigmodel_jax.data.sources.source import Source
+from bigmodel_jax.data.sources.sources import Files
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
@@ -41,8 +43,9 @@ class SquadFiles(Files):
 
     def records(self, split, root, bad):
         for path in self.paths(split):
+            content = paths.read(path)
             try:
-                articles = json.loads(path.read_bytes())["data"]
+                articles = json.loads(content)["data"]
                 found = [(c["context"], qa) for a in articles for c in a["paragraphs"] for qa in c["qas"]]
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(f"data.source.{split}: {path} is not SQuAD's JSON ({error!r})") from None

@@ -9,13 +9,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from bigmodel_jax.core import user_code
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, inner, log_skipped
 from bigmodel_jax.data.fields import Field, per_token
-from bigmodel_jax.data.sources.sources import Source, Tfds
+from bigmodel_jax.data.sources.source import Source
+from bigmodel_jax.data.sources.sources import Tfds
 from bigmodel_jax.data.text import baseline, packing, token_shards, token_stream, tokenized
 from bigmodel_jax.data.text.documents import usable
 from bigmodel_jax.data.text.packing import Packing
@@ -190,7 +190,7 @@ def documents(cfg: TextData, split: str, bad: BadRecords | None = None) -> Itera
 
 def splits(data: DataConfig) -> Iterator[tuple[TextData, str]]:
     """Every split of every `TextData` in a data config."""
-    for part in user_code.parts(data):
+    for part in inner(data):
         if isinstance(part, TextData):
             yield from ((part, split) for split in ("train", "validation") if part.source.has(split, part.root()))
 

@@ -17,7 +17,9 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, ProperShare
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field, per_row, per_token
 from bigmodel_jax.data.holdout import check_fraction, held_out
-from bigmodel_jax.data.sources.sources import Files, Source
+from bigmodel_jax.data.sources.opened import opened
+from bigmodel_jax.data.sources.source import Source
+from bigmodel_jax.data.sources.sources import Files
 
 PADDING, UNKNOWN = 0, 1
 SPECIAL = ("<padding>", "<unknown>")
@@ -32,7 +34,7 @@ class LabelledLines(Files):
 
     def records(self, split, root, bad):
         for path in self.paths(split):
-            with open(path, "rb") as file:
+            with opened(path) as file:
                 for number, line in enumerate(file, 1):
                     reason, record = _parse(line.rstrip(b"\r\n"))
                     if reason:

@@ -18,7 +18,7 @@ from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import documents, encoder_decoder_rows, packing, text
 from bigmodel_jax.data.text.text import TextData

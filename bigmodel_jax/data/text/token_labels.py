@@ -21,7 +21,9 @@ from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field
-from bigmodel_jax.data.sources.sources import Files, Source
+from bigmodel_jax.data.sources.lines import opened_text
+from bigmodel_jax.data.sources.source import Source
+from bigmodel_jax.data.sources.sources import Files
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import packing
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
@@ -48,7 +50,7 @@ class ConllFiles(Files):
 
 def _sentences(path: Path) -> Iterator[tuple[str, list[list[str]]]]:
     rows: list[list[str]] = []
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
+    with opened_text(path) as file:
         for number, line in enumerate(file, 1):
             if line.startswith("-DOCSTART-") or not line.strip():
                 if rows:

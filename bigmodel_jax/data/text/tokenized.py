@@ -17,7 +17,7 @@ from bigmodel_jax.core import processes
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.corpus.workers import mapped
-from bigmodel_jax.data.sources.sources import Source
+from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.text import documents, token_shards
 from bigmodel_jax.data.text.token_shards import Facts, Index
 from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer

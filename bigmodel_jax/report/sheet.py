@@ -1,0 +1,40 @@
+"""A sheet of pictures as a run trains on them: kept in its folder, shown on its page with their labels."""
+
+import base64
+import json
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from bigmodel_jax.core import files
+from bigmodel_jax.data.images import pictures
+from bigmodel_jax.report import elements
+
+FILE = "training_images.json"
+NUM = 15
+MOST_PIXELS = 112  # a side; larger ones are kept by every second pixel, or every third
+
+
+def write(run_dir: Path, images: np.ndarray, titles: list[str]) -> None:
+    """images (N, H, W, 1 or 3) float32 in 0 .. 1, a title each."""
+    step = -(-max(images.shape[1:3]) // MOST_PIXELS)
+    octets = np.round(255 * images[:, ::step, ::step]).astype(np.uint8)
+    kept = [
+        {"title": title, "png": base64.b64encode(pictures.encode(image)).decode()}
+        for image, title in zip(octets, titles, strict=True)
+    ]
+    files.replace(run_dir / FILE, json.dumps(kept, ensure_ascii=False) + "\n")
+
+
+def grid(run_dir: Path) -> str:
+    """The sheet of a run as HTML; nothing where its folder holds none."""
+    try:
+        kept = json.loads((run_dir / FILE).read_text())
+        cells = [(elements.png(base64.b64decode(one["png"]), one["title"]), escape(one["title"])) for one in kept]
+    except FileNotFoundError:
+        return ""
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return elements.panel(f"{FILE} is damaged; the next start of the run writes it again.")
+    figures = "".join(f"<figure>{image}<figcaption>{title}</figcaption></figure>" for image, title in cells)
+    return f'<div class="sheet">{figures}</div>'
