@@ -34,6 +34,7 @@ from bigmodel_jax.plan import topology as topologies
 from bigmodel_jax.plan.program import cost, hlo, memory
 from bigmodel_jax.plan.program.instructions import Code
 from bigmodel_jax.report.throughput import step_flops, step_size, unseen_flops
+from bigmodel_jax.training.rollout_arrays import log_prob_fields
 from bigmodel_jax.training.state import TrainState, abstract_constants, abstract_state
 from bigmodel_jax.training.step import make_train_step
 
@@ -89,8 +90,13 @@ def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, jax.Sha
         place = sharding.batch_sharding(mesh, rules, field.axes)
         return jax.ShapeDtypeStruct((rows, *field.shape), field.dtype, sharding=place)
 
-    row = fields.complete(config.data, config.model.inputs()) | config.objective.computed()
+    row = fields.complete(config.data, config.model.inputs()) | computed(config)
     return {name: one(field) for name, field in row.items()}
+
+
+def computed(config: Config) -> dict[str, Field]:
+    """What a run puts beside the data's arrays before a step."""
+    return config.objective.computed() | (log_prob_fields(config) if config.data.prompts else {})
 
 
 def coords(device: Any) -> list[int]:
@@ -237,7 +243,7 @@ def model_flops(config: Config, mesh: jax.sharding.Mesh, batch: dict) -> tuple[f
 
 def _attention(config: Config, mesh, batch: dict) -> float:
     """The part of the FLOPs that without windows grows with the square of the length."""
-    row = config.data.row()
+    row = {**config.data.row(), **computed(config)}
     lengths = set(fields.along(row, "seq").values())
     if len(lengths) != 1 or lengths.pop() % 2:
         return 0.0

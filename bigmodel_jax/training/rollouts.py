@@ -20,13 +20,13 @@ from bigmodel_jax.core import params, precision, processes, sharding
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.data import shuffle
-from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.loader import Batch, Placement
 from bigmodel_jax.data.text.prompt_data import PromptRows
 from bigmodel_jax.inference.recorded import with_recorded
 from bigmodel_jax.inference.rollout import Ask, open_generator
 from bigmodel_jax.training.held_out import HeldOut
 from bigmodel_jax.training.policy import Answer, Policy
+from bigmodel_jax.training.rollout_arrays import log_prob_fields, wanted
 from bigmodel_jax.training.state import TrainState
 
 log = logging.getLogger("bigmodel_jax")
@@ -52,7 +52,7 @@ class Rollouts:
         self.rows: PromptRows = config.data.open("train")
         self._policy = Policy(config, with_recorded(config, open_generator(config, mesh, size)))
         row = config.data.row()
-        kept = {name: Field((config.data.seq_len,), "float32", ("seq",)) for name in wanted(config)}
+        kept = log_prob_fields(config)
         self._place = Placement(mesh, config.parallel.rules, size, row)
         self._place_again = Placement(mesh, config.parallel.rules, size, row | kept)
         self._log_probs = make_log_probs(config, mesh) if kept else None
@@ -183,16 +183,6 @@ def lengths(answers: list[Answer]) -> dict[str, Mean]:
 
 
 # ------------------------------------------------------------------------------------------------ log-probabilities
-
-
-def compares_answers(config: Config) -> bool:
-    return "advantages" in config.objective.reads
-
-
-def wanted(config: Config) -> list[str]:
-    """Which log-probabilities of a batch are computed once, before the steps that train on it."""
-    old = ["old_log_probs"] if config.data.updates_per_rollout > 1 and compares_answers(config) else []
-    return old + (["reference_log_probs"] if getattr(config.objective, "kl", 0) else [])
 
 
 def make_log_probs(config: Config, mesh: Mesh):

@@ -57,7 +57,9 @@ def batch_of(objective):
     tokens = rng.integers(1, MODEL.vocab_size, (B, *texts, T + 1)).astype(np.int32)
     weights = (np.arange(T) < rng.integers(3, T + 1, (B, *texts, 1))).astype(np.float32)
     found = {"tokens": tokens[..., :-1], "targets": tokens[..., 1:], "weights": weights}
-    found |= {"label": np.arange(B) % 2 == 0} if isinstance(objective, KTO) else {}
+    if isinstance(objective, KTO):
+        found |= {"label": np.arange(B) % 2, "segment_ids": np.ones_like(found["tokens"])}
+        found["positions"] = np.cumsum(found["segment_ids"], axis=-1, dtype=np.int32) - 1
     return {name: jnp.asarray(x) for name, x in found.items()}
 
 

@@ -18,7 +18,8 @@ from bigmodel_jax.objectives import DPO, PolicyGradient
 from bigmodel_jax.plan.program import memory
 from bigmodel_jax.plan.program.instructions import Code
 from bigmodel_jax.plan.worker import abstract_batch
-from bigmodel_jax.training.rollouts import make_log_probs, wanted
+from bigmodel_jax.training.rollout_arrays import wanted
+from bigmodel_jax.training.rollouts import make_log_probs
 from bigmodel_jax.training.state import abstract_constants, abstract_state
 from bigmodel_jax.training.step import make_train_step
 
@@ -56,7 +57,6 @@ def programs(config: Config) -> list[str]:
         return [make_train_step(config, mesh).lower(state, batch, constants).compile().as_text()]
     weights = params.merge(state.params, state.frozen, constants)
     before = [make_log_probs(config, mesh).lower(weights, batch)] if wanted(config) else []
-    batch |= {name: batch["rollout_log_probs"] for name in wanted(config)}
     return [x.compile().as_text() for x in (*before, make_train_step(config, mesh).lower(state, batch, constants))]
 
 

@@ -1,16 +1,18 @@
 """What a plan knows of a constant base, of what an objective keeps, and of a cache of rollouts, before anything is compiled."""
 
 import dataclasses
+import io
 import types
 
 import jax
 import pytest
+from rich.console import Console
 
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.params import Param, zeros
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.data import TextData
+from bigmodel_jax.data import PromptData, TextData
 from bigmodel_jax.models import LlamaConfig, Model
 from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.models.bases import BaseConfig
@@ -83,6 +85,24 @@ def test_the_table_and_what_is_used_have_a_row_of_each():
     assert parts["parts"]["adapters"] == 4 * 32
     assert {"base", "constants", "optimizer", "rollout_cache"} <= parts["parts"].keys() <= screen.MEMORY.keys()
     assert sum(parts["parts"].values()) == pytest.approx(parts["used"])
+    console = Console(file=io.StringIO(), width=80)
+    console.print(screen.memory_table({"memory": parts}))
+    for row in ("base", "adapters", "constants of the objective", "optimizer state", "cache of rollouts"):
+        assert f"\n{row}  " in console.file.getvalue(), row
+
+
+def test_a_batch_of_answers_has_what_is_computed_of_them_before_the_step():
+    data = PromptData(max_prompt=8, max_tokens=8, updates_per_rollout=2)
+    objective = PolicyGradient(reward=("unused",), kl=0.1, reference="adapters_off")
+    config = dataclasses.replace(PLAIN, data=data, objective=objective)
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:2])
+    batch = worker.abstract_batch(config, mesh)
+    assert {name: batch[name].shape for name in ("old_log_probs", "reference_log_probs")} == {
+        "old_log_probs": (8, 16),
+        "reference_log_probs": (8, 16),
+    }
+    flops, attention = worker.model_flops(config, mesh, batch)
+    assert 0 < attention < flops, "a batch of half the length is one in every array"
 
 
 @pytest.mark.parametrize(("optimizer", "arrays"), [("adamw", 2), ("sgd", 1), ("lion", 1)])
