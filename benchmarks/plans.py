@@ -38,6 +38,8 @@ PRESETS = {
     ),
     "8b_qlora_v5e": ("llama3_8b_qlora", "v5e:1x1", ""),
     "70b_lora_v5e": ("llama3_70b_lora", "v5e:8x8", ""),
+    "8b_dpo_v5e": ("llama3_8b_dpo", "v5e:2x2", ""),
+    "8b_grpo_v5e": ("llama3_8b_grpo", "v5e:2x4", ""),
     "8b_h100": ("llama3_8b", "h100:1x8x8", "--train.batch_size 64 --data.seq_len 8192"),
 }
 

@@ -140,6 +140,9 @@ def override(config: Config, args: Sequence[str], prog: str = "launch.py train C
 
 def parse(default: Any, args: Sequence[str], prog: str) -> Any:
     """As `override`, of a dataclass with options of its own beside the fields of its `config`."""
+    names = [arg.split("=")[0].removeprefix("--").replace("-", "_") for arg in args if arg.startswith("--data.")]
+    data = default.config.data.with_places(names) if names else default.config.data
+    default = dataclasses.replace(default, config=dataclasses.replace(default.config, data=data))
     found = options.parse(default, args, prog)
     return dataclasses.replace(found, config=_last_duration(found.config, args))
 

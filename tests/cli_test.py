@@ -98,7 +98,8 @@ def test_examples_name_configs_and_options_that_exist():
 
 def test_the_help_of_generate_lists_the_options_that_it_takes():
     listed = set(re.findall(r"--(\w+)", cli.VERBS["generate"].details))
-    assert listed == {f.name for f in dataclasses.fields(config.SampleConfig)} | {"seed", "num_samples", "chat", "step"}
+    own = {"seed", "num_samples", "chat", "step", "adapter"}
+    assert listed == {f.name for f in dataclasses.fields(config.SampleConfig)} | own
 
 
 @pytest.mark.parametrize("verb", ["train", "eval", "data"])

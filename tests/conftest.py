@@ -1,6 +1,7 @@
 """Every test sees 8 virtual CPU devices; compiled programs are kept between runs."""
 
 import functools
+import gc
 import importlib
 import json
 import os
@@ -89,6 +90,22 @@ def quick_pictures(request):
                 module, "render", lambda figures, subject, theme: dict.fromkeys(figures, theme.paper.encode())
             )
         yield
+
+
+MOST_MAPS = 30_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """A process may have 65,530 memory mappings (vm.max_map_count), and each compiled program takes three. One more ends
+    it by a segmentation fault, so a worker that ran many tests lets go of their programs."""
+    import jax  # not before its environment is set
+
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="module")

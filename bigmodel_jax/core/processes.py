@@ -21,6 +21,13 @@ def _service():
     return distributed.global_state.client
 
 
+def place() -> tuple[int, int]:
+    """(this process's number, how many there are), known without the devices, which are left alone."""
+    from jax._src import distributed
+
+    return distributed.global_state.process_id, distributed.global_state.num_processes
+
+
 def first() -> bool:
     """Whether this is process 0, which writes and prints."""
     return jax.process_index() == 0

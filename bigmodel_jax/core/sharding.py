@@ -129,15 +129,16 @@ def partition_spec(logical: tuple[str | None, ...], rules: Rules, *, strict: boo
     """PartitionSpec of a tuple of logical names.
 
     strict: a mesh axis claimed by two dimensions is a ValueError (parameters). Otherwise the first dimension keeps it
-    (activations: the batch lies on fsdp, so an "embed" beside it stays whole).
+    (activations: the batch lies on fsdp, so an "embed" beside it stays whole). "mlp+embed" lies on the axes of both.
     """
     used: dict[str, str] = {}
     out = []
     for name in logical:
-        if name is not None and not hasattr(rules, name):
+        parts = name.split("+") if name else ()
+        if unknown := [part for part in parts if not hasattr(rules, part)]:
             allowed = ", ".join(f.name for f in dataclasses.fields(rules))
-            raise ValueError(f"logical axis {name!r} has no rule; known: {allowed}")
-        axes = axis_names(getattr(rules, name) if name else None)
+            raise ValueError(f"logical axis {unknown[0]!r} has no rule; known: {allowed}")
+        axes = tuple(dict.fromkeys(axis for part in parts for axis in axis_names(getattr(rules, part))))
         for axis in axes:
             if axis in used and strict:
                 raise ValueError(
@@ -153,14 +154,18 @@ def shardings(spec: params.Tree, mesh: Mesh, rules: Rules) -> params.Tree:
     """NamedSharding of every parameter.
 
     A dimension that its fsdp axis does not divide is left whole (fsdp is only storage), and so are kv heads: every device
-    has all of them where there are fewer than devices. Any other axis that does not divide its dimension is a ValueError
-    naming the parameter.
+    has all of them where there are fewer than devices. Of "mlp+embed" the last name gives way first. Any other axis that
+    does not divide its dimension is a ValueError naming the parameter.
     """
 
     def one(path: str, p: params.Param) -> NamedSharding:
         dims = []
         for size, name, axes in zip(p.shape, p.axes, partition_spec(p.axes, rules), strict=True):
             n = math.prod(mesh.shape[a] for a in axis_names(axes))
+            while size % n and "+" in (name or ""):
+                name = name.rpartition("+")[0]
+                (axes,) = partition_spec((name,), rules)
+                n = math.prod(mesh.shape[a] for a in axis_names(axes))
             if size % n and (axes == "fsdp" or name == "kv_heads"):
                 axes = None
             elif size % n:

@@ -64,12 +64,19 @@ def find(option: str, name: str) -> Callable:
         raise ValueError(
             f"{option}: {name!r} is not module:function or path/of/file.py:function; only get_config() may give a bare name"
         )
+    wrong, path = f"{option}: {name!r} is not module:function", Path(file)
+    if file.endswith(".py") and not path.is_file():
+        near = nearest(path.name, [beside.name for beside in path.parent.glob("*.py")])
+        raise ValueError(f"{wrong}: there is no such file{near}")
     try:
-        module = import_file(Path(file)) if file.endswith(".py") else importlib.import_module(file)
-        return getattr(module, attribute)
+        module = import_file(path) if file.endswith(".py") else importlib.import_module(file)
+        if hasattr(module, attribute):
+            return getattr(module, attribute)
     except Exception as error:  # whatever the user's file raises while it is imported
         text = str(error).splitlines()[0] if str(error) else ""
-        raise ValueError(f"{option}: {name!r} is not module:function ({type(error).__name__}: {text})") from error
+        raise ValueError(f"{wrong} ({type(error).__name__}: {text})") from error
+    near = nearest(attribute, [known for known, value in vars(module).items() if callable(value)])
+    raise ValueError(f"{wrong}: the file has no {attribute!r}{near}")
 
 
 def call(option: str, name: str, *args: Any) -> Any:

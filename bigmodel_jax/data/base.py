@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import os
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -17,6 +17,11 @@ from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
+
+
+# What a field of data is to two runs whose figures are held against each other; a field without a kind decides which rows
+# are held out. place: nothing. training: the training rows. shape: the shape of a batch. prepares: how a row is prepared.
+Compared = Literal["place", "training", "shape", "tokenizer", "prepares"]
 
 
 class Rows(Protocol):
@@ -42,6 +47,10 @@ class DataConfig:
     "the field from which a requirement of this name comes, for messages"
     exact: ClassVar[frozenset[str]] = frozenset({"eos_token_id", "decoder_start_token_id"})
     "requirements that no other number meets, for it is the name of a token"
+    compared: ClassVar[dict[str, Compared]] = {"cache_dir": "place", "max_bad_records": "training"}
+    "what its fields are to two runs that are compared; a field that is not named decides which rows are held out"
+    cut: ClassVar[str] = ""
+    "the field by which the validation rows are cut from the training rows where the source has none"
     endless: ClassVar[bool] = False
     "its training rows have no end (a stream, or rows made as they are asked for): a run says its steps, not its epochs"
 
@@ -93,6 +102,15 @@ class DataConfig:
         """What the records are made from, by the name of the field that says it: files, or a text that changes when the
         records do. It is compared when a run is continued. A class that reads what no text field names adds it here."""
         return named_files(self, self.root())
+
+    def with_places(self, options: list[str]) -> "DataConfig":
+        """Itself, longer where options ("data.stages.2.step") name an entry that it has not yet and may get."""
+        return self
+
+    def ahead(self, before: "DataConfig", step: int) -> tuple[str, ...]:
+        """The fields, by dotted names, that a run which stands at `step` may have in addition to those of `before`;
+        ValueError where one of them would change what it has seen."""
+        return ()
 
     def root(self) -> Path:
         return cache.root(self.cache_dir)

@@ -9,10 +9,16 @@ from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.data.base import Rows
 
 
+def phase_of(batches: "Experience") -> str:
+    """ "data", what one waits for, or "rollout", where the weights make the batch; without a `phase` it is the first."""
+    return getattr(batches, "phase", "data")
+
+
 class Experience(Protocol):
     """Batches for the loop, which asks for the next one with the state that the next step starts from.
 
-    rows: of the training split, or the prompts of rollouts: `train.epochs` counts passes over them.
+    rows: of the training split, or the prompts of rollouts: `train.epochs` counts passes over them. One may have a
+    `phase`: what the time of `next` is in the split of a run's wall time (`phase_of`).
     """
 
     rows: Rows

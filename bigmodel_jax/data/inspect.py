@@ -90,7 +90,7 @@ def _bars(counts: dict[str, int], width: int = 36) -> Table:
 def _show_text(cfg: DataConfig, splits: dict[str, Rows]) -> Group:
     rows, tok = splits["train"], cfg.open_tokenizer()
     ids = rows.document(0)[:60]
-    count = np.bincount(rows.stream, minlength=tok.vocab_size)
+    count = sum(np.bincount(part, minlength=tok.vocab_size) for part in rows.stream.parts())
     panels = [
         Panel(Text(tok.decode(ids)), title="a document, as text", title_align="left"),
         Panel(_pieces(tok, ids), title="the same, as tokens with their ids", title_align="left"),

@@ -50,7 +50,7 @@ class BatchIterator:
     """
 
     def __init__(self, sampler: Sampler, mesh: Mesh, rules: Rules, row: Row | None = None):
-        self.rows = sampler.rows
+        self.rows, self._batch_size = sampler.rows, sampler.batch_size
         place = Placement(mesh, rules, sampler.batch_size, row)
         check_room(sampler.rows, place, "train.batch_size")
         self._make = lambda number: place(sampler.local(number, place.low, place.high))
@@ -62,7 +62,11 @@ class BatchIterator:
         """Rows depend on neither."""
 
     def measured(self) -> dict[str, Mean]:
-        return {}
+        """What each part of a mixture has given so far, known from the number of the next batch alone."""
+        if not hasattr(self.rows, "given"):
+            return {}
+        given = self.rows.given(self._next, self._batch_size)
+        return {name: Mean(np.float64(value), np.float64(1)) for name, value in given.items()}
 
     def __iter__(self) -> "BatchIterator":
         return self
@@ -162,13 +166,25 @@ class EvalBatches:
         for number in range(len(self)):
             yield self._place(self.local(number, self._place.low, self._place.high))
 
-    def local(self, number: int, low: int, high: int) -> dict[str, np.ndarray]:
-        """Rows [low, high) of global batch `number`."""
+    def parts(self, number: int) -> dict[str, tuple[int, int]]:
+        """{name: its rows [first, end)} of the parts of a mixture that batch `number` has rows of; {} where there are none."""
+        if not hasattr(self.rows, "parts_between"):
+            return {}
+        first = number * self.batch_size
+        return self.rows.parts_between(first, min(first + self.batch_size, len(self.rows)))
+
+    def only(self, number: int, first: int, end: int) -> Batch:
+        """Batch `number` in which the rows outside [first, end) have weight 0."""
+        return self._place(self.local(number, self._place.low, self._place.high, first, end))
+
+    def local(self, number: int, low: int, high: int, first: int = 0, end: int | None = None) -> dict[str, np.ndarray]:
+        """Rows [low, high) of global batch `number`; those outside [first, end) of the split have weight 0."""
+        end = len(self.rows) if end is None else end
         indices = number * self.batch_size + np.arange(low, high)
         out = self.rows.batch(np.minimum(indices, len(self.rows) - 1), None)
         if "weights" not in out:
             raise ValueError(f"data: the rows hold no 'weights' ({', '.join(out)}); {fields.WEIGHTS}")
-        out["weights"][indices >= len(self.rows)] = 0.0
+        out["weights"][(indices < first) | (indices >= end)] = 0.0
         return out
 
 

@@ -47,6 +47,9 @@ class Steps(Source):
         steps = [(step.__qualname__, _code(step)) for step in self._functions()]
         return cache.key(self.source.fingerprint(split, root), steps)
 
+    def shards(self, split, root, bad):
+        return [dataclasses.replace(self, source=shard) for shard in self.source.shards(split, root, bad)]
+
     def records(self, split, root, bad):
         functions = self._functions()
         for where, record in self.source.records(split, root, bad):

@@ -56,6 +56,9 @@ class TabularData(DataConfig):
         ("validation_path", "validation"), "source.validation"
     )
 
+    compared: ClassVar = DataConfig.compared | {"features": "prepares"}
+    cut: ClassVar = "validation_fraction"
+
     source: Source = Tables(train=DIABETES)
     target: tuple[str, ...] = ("progression",)
     features: tuple[str, ...] = ()

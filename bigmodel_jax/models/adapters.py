@@ -35,6 +35,10 @@ class AdapterConfig:
         """The model whose base is constant and whose adapters are trained."""
         return model
 
+    def named(self) -> dict[str, "AdapterConfig"]:
+        """Its adapters by their names, of which `generate`, `eval` and `export` may take some."""
+        return {}
+
 
 @dataclasses.dataclass(frozen=True)
 class Ranked:
@@ -91,6 +95,9 @@ class Lora(AdapterConfig):
         spec = self.base.freeze(model.spec) | {BRANCH: {self.name: _declared(places)}}
         return adapted(model, spec, {self.name: places})
 
+    def named(self):
+        return {self.name: self}
+
     def places(self, spec: Tree) -> dict[str, Place]:
         """{path: what it gets}, for each weight that gets something; ValueError, one line, for a pattern that cannot be."""
         flat = {path: p for path, p in params.paths(spec).items() if p.kind == "trained"}
@@ -128,9 +135,10 @@ class Lora(AdapterConfig):
                 f"it must be at most {least}"
             )
         a, b = (zeros(), normal(1.0)) if m.table else (_uniform(sizes["inputs"]), zeros())
+        inner, outer = _spread(m.inner.axes, m.outer.axes), _spread(m.outer.axes, m.inner.axes)
         spec = {
-            "a": m.param((*m.inner.shape, rank), (*m.inner.axes, None), a),
-            "b": m.param((rank, *m.outer.shape), (None, *m.outer.axes), b),
+            "a": m.param((*m.inner.shape, rank), (*inner, None), a),
+            "b": m.param((rank, *m.outer.shape), (None, *outer), b),
         }
         if self.dora:
             spec["magnitude"] = m.param(m.outer.shape, m.outer.axes, zeros(), decay=False)
@@ -175,6 +183,21 @@ class Several(AdapterConfig):
         fixed = BaseConfig()
         own = {name: part if self.trained in ("", name) else fixed.freeze(part) for name, part in own.items()}
         return adapted(model, self.adapters[0].base.freeze(model.spec) | {BRANCH: own}, places)
+
+    def named(self):
+        return {one.name: one for one in self.adapters}
+
+
+def _spread(axes: tuple[str | None, ...], others: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    """The axes of one side of a weight, in the half of its adapter that has this side alone.
+
+    The weight is cut along "embed", which may be the other side; this half is then cut as finely along its own: along the
+    heads, or where these are few along what one has. Rows of a vocabulary stay as the table's.
+    """
+    if "embed" not in others or "embed" in axes or "vocab" in axes:
+        return axes
+    at = 1 if axes[0] == "kv_heads" and len(axes) > 1 else 0
+    return (*axes[:at], f"{axes[at]}+embed" if axes[at] else "embed", *axes[at + 1 :])
 
 
 def _declared(places: dict[str, Place]) -> Tree:

@@ -1,4 +1,4 @@
-"""The base of adapters: the parameters of a model made constants, and how each is stored."""
+"""A model's parameters made constants, and how each is stored: the base of adapters, a teacher, a reference."""
 
 import dataclasses
 import re
@@ -15,7 +15,7 @@ APART = re.compile(r"(^|/)router(/|$)")
 
 @dataclasses.dataclass(frozen=True)
 class BaseConfig:
-    """How a constant base is stored: the matrices of its stacks of layers, the tables outside them, and the rest.
+    """How constant weights are stored: the matrices of its stacks of layers, the tables outside them, and the rest.
 
     matrices: "int8", "int4" and "nf4" have a scale for each block of `block` values (core/storage.py `Blocks`); double:
     these scales are in 8 bits themselves (QLoRA, arXiv:2305.14314, section 3). tables: of embeddings and the head.
@@ -27,11 +27,16 @@ class BaseConfig:
     double: bool = False
     tables: Literal["float32", "bfloat16"] = "float32"
 
-    def freeze(self, spec: Tree) -> Tree:
-        """`spec` with every trained parameter as a constant; ValueError where a matrix cannot be stored so."""
-        return params.from_paths({path: self._constant(path, p) for path, p in params.paths(spec).items()})
+    def freeze(self, spec: Tree, field: str = "adapters") -> Tree:
+        """`spec` with every trained parameter as a constant; ValueError, which names `field`, where a matrix cannot be
+        stored so."""
+        return params.from_paths({path: self._constant(path, p, field) for path, p in params.paths(spec).items()})
 
-    def _constant(self, path: str, p: Param) -> Param:
+    def of_another(self, spec: Tree, field: str) -> Tree:
+        """`spec` as the constants of another model, whose statistics stay as they are, too; errors as in `freeze`."""
+        return params.constants(self.freeze(spec, field))
+
+    def _constant(self, path: str, p: Param, field: str) -> Param:
         if p.kind != "trained":
             return p
         p = dataclasses.replace(p, kind="constant", trainable=False)
@@ -39,7 +44,7 @@ class BaseConfig:
             try:
                 return dataclasses.replace(p, storage=self._storage())
             except ValueError as error:
-                raise ValueError(f"adapters: {path}: {error}") from None
+                raise ValueError(f"{field}: {path}: {error}") from None
         is_table = "vocab" in p.axes and p.axes[0] != "layers"
         return dataclasses.replace(p, dtype=self.tables) if is_table else p
 

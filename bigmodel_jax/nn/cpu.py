@@ -2,10 +2,15 @@
 
 People prototype on CPUs, and there the form that automatic differentiation writes costs a third of a step:
 - `dense`: the weight gradient as x^T dy. Autodiff's (dy^T x)^T makes XLA copy a transposed operand and take a slow path.
+- `adapted`: a weight and its low-rank adapter as one matrix, which is made again for the backward pass. Apart from each other,
+  narrow products and sums of outputs stand in the way of the wide ones.
 - `attend`: exp(scores) is kept once, unnormalised; the gradient needs no reduction over (T, S).
 - `softmax_cross_entropy`: exp(logits) is kept; one pass forward, one pass backward.
 On TPU and GPU the compiler fuses the plain definitions better than this, so they are what is used there.
 """
+
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +53,47 @@ def _dense_backward(saved, dy):
 
 
 dense.defvjp(_dense_forward, _dense_backward)
+
+
+# ------------------------------------------------------------------------------------------------ a weight with an adapter
+
+
+def merging_pays(rows: int, inner: int, outer: int) -> bool:
+    """Whether the low-rank products of so many rows read and write more than the weight (inner, outer) holds."""
+    return rows * (inner + outer) >= inner * outer
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def adapted(scale: float, x: jax.Array, w: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """x (..., *I) @ (w + scale a b) -> (..., *O); w (*I, *O), a (*I, r), b (r, *O)."""
+    return _adapted_forward(scale, x, w, a, b)[0]
+
+
+def _matrices(scale, x, w, a, b):
+    """x, w, scale a and b with two dimensions each."""
+    inner = math.prod(a.shape[:-1])
+    return x.reshape(-1, inner), w.reshape(inner, -1), (scale * a).reshape(inner, -1), b.reshape(b.shape[0], -1)
+
+
+def _adapted_forward(scale, *arrays):
+    x, w, a, b = _matrices(scale, *arrays)
+    kept = arrays[0].shape[: arrays[0].ndim - arrays[2].ndim + 1]
+    # The arrays as they came: a loop over layers keeps no second copy of those that it is given.
+    return (x @ (w + a @ b)).reshape(*kept, *arrays[3].shape[1:]), arrays
+
+
+def _adapted_backward(scale, arrays, dy):
+    x, w, a, b = _matrices(scale, *arrays)
+    dy = dy.reshape(x.shape[0], -1)
+    dx = _product(dy, w + a @ b, 1, 1)
+    # (r, I), and then transposed: the other order takes five times as long where I is large.
+    da = scale * _product(_product(dy, b, 1, 1), x, 0, 0).T
+    # Of a frozen weight the compiler leaves x^T dy out.
+    gradients = dx, _product(x, dy, 0, 0), da, _product(x @ a, dy, 0, 0)
+    return tuple(g.reshape(of.shape) for g, of in zip(gradients, arrays, strict=True))
+
+
+adapted.defvjp(_adapted_forward, _adapted_backward)
 
 
 # ------------------------------------------------------------------------------------------------ attention

@@ -11,13 +11,14 @@ dimensions, r rank. Of an embedding table (V, D) the input is V; a head's table 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax.core import storage
+from bigmodel_jax.core import precision, storage
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.nn import cpu
 from bigmodel_jax.nn.dropout import dropout
@@ -90,6 +91,9 @@ class Adapted:
         layered = any(low.a is not None and low.a.ndim != self.num_in + 1 for low in self.low)
         if num_dims != self.num_in or self.turned or layered:
             return product(x, self.dense(x.dtype), num_dims)
+        if self._is_merged(x, num_dims):
+            (low,) = self.low
+            return cpu.adapted(low.scale, x, self.w, low.a.astype(x.dtype), low.b.astype(x.dtype))
         y = product(x, self._base(self.w), num_dims)
         for low in self.low:
             if low.a is None:
@@ -100,9 +104,25 @@ class Adapted:
         # What reads y is computed as it is of the base's product, in the same order.
         return jax.lax.optimization_barrier(y) if self.low else y
 
+    def _is_merged(self, x: jax.Array, num_dims: int) -> bool:
+        """Whether a CPU device multiplies x with weight and adapter as one matrix: of float32, for it rounds as they do."""
+        if (
+            not cpu.active()
+            or len(self.low) != 1
+            or not isinstance(self.w, jax.Array)
+            or precision.matmul() != "compute"
+        ):
+            return False
+        (low,) = self.low
+        plain = low.a is not None and all(part is None for part in (low.magnitude, low.whole, low.rows, low.key))
+        inner = math.prod(x.shape[x.ndim - num_dims :])
+        pays = cpu.merging_pays(x.size // inner, inner, self.w.size // inner)
+        return plain and pays and x.dtype == self.w.dtype == jnp.float32
+
     def embed(self, ids: jax.Array, look_up: Callable) -> jax.Array:
         """The rows `ids` (...) -> (..., D); look_up(table, ids): of a table without adapters."""
-        if self.turned and any(low.a is not None for low in self.low):
+        if (self.turned or self.shape[0] == 1) and any(low.a is not None for low in self.low):
+            # The rows of a table of one row are a broadcast, which the compiler fuses with what reads it, as the base's.
             return look_up(self.dense(), ids)
         x = look_up(self._base(self.w, rows=False), ids)
         for low in self.low:

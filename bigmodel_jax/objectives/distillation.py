@@ -11,10 +11,12 @@ import jax.numpy as jnp
 from bigmodel_jax.core import formats, metrics, params
 from bigmodel_jax.core.dataclass_json import from_json
 from bigmodel_jax.core.metrics import Mean, Metric
-from bigmodel_jax.core.params import Tree, normal
+from bigmodel_jax.core.params import Param, Tree, normal
 from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Positive, ProperShare, Share
+from bigmodel_jax.core.storage import Dense
 from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.models.base import Model, Out
+from bigmodel_jax.models.bases import BaseConfig
 from bigmodel_jax.nn import head_losses, linear, taps
 from bigmodel_jax.nn.head_losses import Kind, Rest
 from bigmodel_jax.objectives.base import Loss
@@ -41,7 +43,8 @@ class Distillation(NextToken):
 
     teacher: str = ""  # a run's folder, as train.init_from writes it
     teacher_model: ModelConfig | None = None  # the teacher's model; None = read from the folder's config.json
-    teacher_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # in which its weights are kept
+    teacher_storage: BaseConfig = BaseConfig()  # how its weights are kept, as `adapters.base` says it
+    teacher_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of what `teacher_storage` leaves in float32
     kind: Kind = "forward_kl"
     beta: ProperShare = 0.5  # of kind "jsd": the teacher's share of the mixture
     temperature: Positive = 1.0
@@ -68,11 +71,16 @@ class Distillation(NextToken):
     def parameters(self, model: ModelConfig) -> Tree:
         teacher = self.teacher_config()
         self._check(model, teacher)
-        spec = {TEACHER: params.constants(teacher.make().spec, dtype=self.teacher_dtype)}
+        stored = self.teacher_storage.of_another(teacher.make().spec, "objective.teacher_storage")
+        spec = {TEACHER: params.map_spec(self._as_kept, stored)}
         if self.student_layers and model.embed_dim != teacher.embed_dim:
             init = normal(model.embed_dim**-0.5)
             spec[HIDDEN_MAP] = linear.linear_spec(model.embed_dim, teacher.embed_dim, axes=("embed", None), init=init)
         return spec
+
+    def _as_kept(self, p: Param) -> Param:
+        is_plain = p.storage == Dense() and p.dtype == "float32"
+        return dataclasses.replace(p, dtype=self.teacher_dtype) if is_plain else p
 
     def teacher_config(self) -> ModelConfig:
         """The teacher's model; ValueError, one line, where it cannot be known."""

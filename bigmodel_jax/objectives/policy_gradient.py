@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigmodel_jax.core import metrics, params
+from bigmodel_jax.core import metrics
 from bigmodel_jax.core.metrics import Mean, Metric
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Positive
 from bigmodel_jax.core.user_code import FunctionName, find, name_of
 from bigmodel_jax.models.base import ModelConfig, Out
+from bigmodel_jax.models.bases import BaseConfig
 from bigmodel_jax.nn import head_losses, lora
 from bigmodel_jax.nn.head import Form as Logits
 from bigmodel_jax.objectives.base import Loss, Objective
@@ -72,6 +73,8 @@ class PolicyGradient(Objective):
     "Schulman's k3; weighted by the importance ratio its gradient is unbiased (DeepSeek-V3.2, arXiv:2512.02556; TRL's default)"
     reference: str = ""
     "where kl is above 0: a run, as train.init_from names one, or adapters_off: the base of the run's own adapters"
+    reference_storage: BaseConfig = BaseConfig()
+    "how the weights of a reference run are kept, as adapters.base says it"
     lag_cap: NonNegative = 0.0
     "tokens weigh exp(old_log_probs - rollout_log_probs), at most this; 0 = all weigh 1"
     length: CountOrZero = 0
@@ -117,8 +120,13 @@ class PolicyGradient(Objective):
 
     def parameters(self, model: ModelConfig) -> Tree:
         if not self.sources():
+            if self.reference_storage != BaseConfig():
+                raise ValueError(
+                    f"objective.reference_storage with objective.kl = {self.kl:g} and objective.reference = "
+                    f"{self.reference!r}: only another run's weights are kept; leave it out, or name a run with a kl above 0"
+                )
             return {}
-        return {"reference": params.constants(model.make().spec)}
+        return {"reference": self.reference_storage.of_another(model.make().spec, "objective.reference_storage")}
 
     def sources(self) -> dict[str, str]:
         kept = self.kl and self.reference not in ("", ADAPTERS_OFF)

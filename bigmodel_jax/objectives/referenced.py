@@ -5,10 +5,10 @@ from typing import Any, ClassVar, Literal
 
 import jax
 
-from bigmodel_jax.core import params as parameters
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.models.base import Model, ModelConfig
+from bigmodel_jax.models.bases import BaseConfig
 from bigmodel_jax.nn import lora
 from bigmodel_jax.nn.head import Form
 from bigmodel_jax.objectives import pairs
@@ -29,6 +29,8 @@ class Referenced(Objective):
     "ones; adapters_off: the trained model without its adapters"
     reference_run: str = ""
     "the run, as train.init_from writes it, whose weights the reference has; empty: those with which this run begins"
+    reference_storage: BaseConfig = BaseConfig()
+    "how the reference's weights are kept, as adapters.base says it: of 'constants' alone"
     logits: Form = "auto"
     'in memory ("whole") or block by block of the vocabulary; auto: blocks where they are large'
 
@@ -42,13 +44,18 @@ class Referenced(Objective):
 
     def parameters(self, model: ModelConfig) -> Tree:
         if self.reference != "constants":
+            if self.reference_storage != BaseConfig():
+                raise ValueError(
+                    f"objective.reference_storage with objective.reference = {self.reference!r}: only 'constants' are "
+                    "weights of the reference's own; leave it out, or take 'constants'"
+                )
             return {}
         if not self.reference_run:
             raise ValueError(
                 "objective.reference = 'constants' needs objective.reference_run, the run whose weights the reference has; "
                 "'cached' takes those with which this run begins"
             )
-        return {REFERENCE: parameters.constants(model.make().spec)}
+        return {REFERENCE: self.reference_storage.of_another(model.make().spec, "objective.reference_storage")}
 
     def sources(self) -> dict[str, str]:
         return {REFERENCE: self.reference_run} if self.reference == "constants" else {}

@@ -25,11 +25,12 @@ from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.nn.lora import BRANCH
 from bigmodel_jax.pretrained import peft
 from bigmodel_jax.pretrained.family import Family, spec_by_path
-from bigmodel_jax.pretrained.peft import Adapters, Matrix
+from bigmodel_jax.pretrained.peft import Adapters
+from bigmodel_jax.pretrained.peft_joined import Matrix
 from bigmodel_jax.pretrained.transfer import family_of, whole_or_nothing
 from bigmodel_jax.training import constants, tables
 from bigmodel_jax.training.fresh import fresh_state, open_origin
-from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights
+from bigmodel_jax.training.saved import CHAT_TEMPLATE, chosen, load_weights
 from bigmodel_jax.training.state import with_weights
 
 BESIDE = ("tokenizer.json", "special_tokens.json", "labels.json", CHAT_TEMPLATE)  # what a run takes over from its base
@@ -155,14 +156,13 @@ def _placed(config: Config, own: params.Tree, values: Mapping[str, np.ndarray]) 
 
 
 def export_adapters(
-    config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32", which: str = ""
+    config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32", which: str = "", adapter: str = ""
 ) -> Family:
-    """Writes a run's adapters as a PEFT folder; which: as `load_weights` has it. ValueError where PEFT has no such form."""
-    own = config.adapters
-    if not isinstance(own, Lora):
-        raise ValueError(
-            f"--peft: {run_dir} has no LoRA adapters (adapters = {type(own).__name__}); leave the option out"
-        )
+    """Writes one of a run's adapters as a PEFT folder; which, adapter: as `load_weights` has them.
+
+    ValueError where PEFT has no such form.
+    """
+    whole, config = config, dataclasses.replace(config, adapters=_one(config, run_dir, adapter))
     if rows := [path for path in params.paths(config.make_model().spec) if path.endswith("/rows")]:
         raise ValueError(
             f"--peft: {rows[0]}: a PEFT folder holds no new rows; leave the option out: merged weights have them"
@@ -170,12 +170,27 @@ def export_adapters(
     cfg = unpadded(config.model)
     family, spec = family_of(cfg), spec_by_path(cfg)
     mesh = sharding.make_mesh(config.parallel)
-    tree, _ = load_weights(config, run_dir, mesh, which)
+    tree, _ = load_weights(whole, run_dir, mesh, which, adapter=adapter)
     found = _found(config, params.paths(tree), spec)
     _check_tied(run_dir, config, found)
     with whole_or_nothing(target, "export") as partial:
         peft.write(_cast(found, dtype), partial, family, spec, cfg)
     return family
+
+
+def _one(config: Config, run_dir: Path, adapter: str) -> Lora:
+    """The adapter that a PEFT folder is to hold."""
+    names, known = chosen(config, adapter), config.adapters.named()
+    if len(names) > 1:
+        raise ValueError(
+            f"--peft: {run_dir} has the adapters {', '.join(known)}, and a PEFT folder holds one; --adapter NAME says which"
+        )
+    own = known[names[0]] if names else config.adapters
+    if not isinstance(own, Lora):
+        raise ValueError(
+            f"--peft: {run_dir} has no LoRA adapters (adapters = {type(own).__name__}); leave the option out"
+        )
+    return own
 
 
 def _found(config: Config, tree: Mapping[str, Any], spec: Mapping[str, params.Param]) -> Adapters:

@@ -188,7 +188,7 @@ def to_ours(
             for index in parts
             if None not in (at := [_place(i, n, s) for i, n, s in zip(piece.index, shape, index, strict=False)])
         }
-        array = _read(piece, spec, source, path) if inside else None
+        array = read(piece, spec, source, path) if inside else None
         for index, at in inside.items():
             parts[index][tuple(at)] = array[index[lead:]]
     return parts
@@ -200,7 +200,7 @@ def _place(i: int, size: int, part: slice) -> int | None:
     return entries.index(i) if i in entries else None
 
 
-def _read(piece: Piece, spec: Mapping[str, Param], source: Source, path: str) -> np.ndarray:
+def read(piece: Piece, spec: Mapping[str, Param], source: Source, path: str) -> np.ndarray:
     """What `piece` holds of the parameter, as it lies in ours."""
     widths = [s[piece.row.axis] if s else 1 for s in their_shapes(piece, spec)]
     array = source[piece.name].read()

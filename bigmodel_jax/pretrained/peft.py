@@ -3,6 +3,9 @@
 The names are those of the family's table (names.py): `base_model.model.` before the module's name and `.lora_A.weight` (r, in)
 and `.lora_B.weight` (out, r) behind it; of an embedding `.lora_embedding_A` (r, rows) and `.lora_embedding_B` (dim, r); of
 DoRA `.lora_magnitude_vector` (out,) as well. `modules_to_save` are whole weights under their own names.
+
+One tensor of theirs may hold several of our matrices, whose outputs lie side by side: GPT-2's `c_attn`. Its adapter is one of
+each of them with the same `a` (pretrained/peft_joined.py).
 """
 
 import dataclasses
@@ -20,27 +23,13 @@ from bigmodel_jax.pretrained.family import Family
 from bigmodel_jax.pretrained.folder import open_file
 from bigmodel_jax.pretrained.names import Piece, Tensor
 from bigmodel_jax.pretrained.peft_config import PeftConfig
+from bigmodel_jax.pretrained.peft_joined import Matrix, joined, parted
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # Our name of each part of an adapter, and theirs for a linear map and for an embedding.
 LINEAR = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 EMBEDDING = {"a": "lora_embedding_A", "b": "lora_embedding_B", "magnitude": "lora_magnitude_vector"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Matrix:
-    """The adapter of one of our parameters, whose product is seen as a map x (in) -> x (out) for each of its `lead` layers.
-
-    a: (lead, in, r); b: (lead, r, out); magnitude: (lead, out), DoRA's, or None. Of an embedding `in` are the rows. A layer
-    without an adapter has zeros in a and b, which training leaves as they are.
-    """
-
-    rank: int
-    alpha: float
-    a: np.ndarray
-    b: np.ndarray
-    magnitude: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,25 +43,38 @@ class Adapters:
 
 
 class Module(NamedTuple):
-    """One module of theirs with a matrix that can be adapted: whose parameter it holds, and where."""
+    """One module of theirs with a matrix that can be adapted: whose parameters it holds, and where.
 
-    path: str
+    widths: how many outputs each of `paths` has.
+    """
+
+    paths: tuple[str, ...]
     piece: Piece
     inside: int
-    outside: int
+    widths: tuple[int, ...]
     embedding: bool
+
+    @property
+    def outside(self) -> int:
+        return sum(self.widths)
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Our name of each part of its adapter, and theirs."""
+        return EMBEDDING if self.embedding else LINEAR
 
 
 def modules(family: Family, spec: Mapping[str, Param], cfg: Any) -> dict[str, Module]:
     """{name: Module} of every matrix that lies in a tensor of its own."""
     found = {}
     for piece in names.pieces(family.rows, spec, cfg):
-        shapes = names.their_shapes(piece, spec)
-        if len(shapes) == 1 and len(shapes[0]) == 2 and piece.name.endswith(".weight"):
-            path = piece.row.paths[0]
-            embedding = path.endswith("/table") and not path.startswith("head/")
-            shape = shapes[0][::-1] if piece.row.layout.out_first and not embedding else shapes[0]
-            found[piece.name.removesuffix(".weight")] = Module(path, piece, *shape, embedding)
+        row, shapes = piece.row, names.their_shapes(piece, spec)
+        embedding = row.paths[0].endswith("/table") and not row.paths[0].startswith("head/")
+        out = 0 if row.layout.out_first and not embedding else 1
+        side_by_side = len(shapes) == 1 or (row.axis == out and not row.interleaved)
+        if len(shapes[0]) == 2 and side_by_side and piece.name.endswith(".weight"):
+            widths = tuple(shape[out] for shape in shapes)
+            found[piece.name.removesuffix(".weight")] = Module(row.paths, piece, shapes[0][1 - out], widths, embedding)
     return found
 
 
@@ -90,12 +92,13 @@ def read(folder: Path, family: Family, spec: Mapping[str, Param], cfg: Any, base
     """
     config, known = peft_config.read(folder), modules(family, spec, cfg)
     linear = {name for name, module in known.items() if not module.embedding}
-    output = next((name for name, module in known.items() if module.path.startswith("head/")), "")
+    output = next((name for name, module in known.items() if module.paths[0].startswith("head/")), "")
     targets = {name for name in known if config.targets(name, linear, output)}
     left, matrices = _open(folder), {}
-    for path in dict.fromkeys(known[name].path for name in known if name in targets):
-        mine = {name: module for name, module in known.items() if module.path == path}
-        matrices[path] = _matrix(folder, config, mine, targets, left)
+    for paths in dict.fromkeys(known[name].paths for name in known if name in targets):
+        mine = {name: module for name, module in known.items() if module.paths == paths}
+        whole = _matrix(folder, config, mine, targets, left)
+        matrices |= dict(zip(paths, parted(whole, next(iter(mine.values())).widths), strict=True))
     for name, module in known.items():
         copy = left.pop(f"{name}.base_layer.weight", None)
         if copy is not None and not _is_base(copy, module, base):
@@ -114,14 +117,14 @@ def _saved(
     """The whole values of `modules_to_save`, taken out of `left`."""
     saved: dict[str, np.ndarray] = {}
     for piece in pieces:
-        if len(piece.row.paths) == 1:
-            path = piece.row.paths[0]
-            if piece.name not in left:
-                raise ValueError(f"{folder / WEIGHTS}: {piece.name} is missing; the base or the file is another")
-            (want,) = names.their_shapes(piece, spec)
-            value = _shaped(folder, piece.name, left.pop(piece.name), want)
-            ours = piece.row.layout.ours(value, spec[path].shape[len(piece.index) :])
-            saved.setdefault(path, np.zeros(spec[path].shape, value.dtype))[piece.index] = ours
+        if piece.name not in left:
+            raise ValueError(f"{folder / WEIGHTS}: {piece.name} is missing; the base or the file is another")
+        want = names.joined_shape(names.their_shapes(piece, spec), piece.row.axis)
+        value = _shaped(folder, piece.name, left.pop(piece.name), want)
+        source = {piece.name: Tensor(value.shape, value.dtype, lambda value=value: value)}
+        for path in piece.row.paths:
+            own = saved.setdefault(path, np.zeros(spec[path].shape, value.dtype))
+            own[piece.index] = names.read(piece, spec, source, path)
     return saved
 
 
@@ -175,7 +178,7 @@ def _matrix(
     parts: dict[str, Any] = dict.fromkeys(shapes)
     for name in chosen:
         module = mine[name]
-        for part, theirs in (EMBEDDING if module.embedding else LINEAR).items():
+        for part, theirs in module.names.items():
             if part in shapes:
                 tensor = left.pop(f"{name}.{theirs}", None)
                 if tensor is None:
@@ -205,7 +208,7 @@ def _shaped(folder: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> 
 
 def _is_base(copy: Tensor, module: Module, base: Mapping[str, Any]) -> bool:
     """PEFT writes a whole embedding beside its adapter."""
-    own = module.piece.row.layout.theirs(np.asarray(base[module.path][module.piece.index]))
+    own = module.piece.row.layout.theirs(np.asarray(base[module.paths[0]][module.piece.index]))
     return tuple(copy.shape) == own.shape and bool(np.array_equal(copy.read().astype(own.dtype), own))
 
 
@@ -222,43 +225,67 @@ def write(adapters: Adapters, folder: Path, family: Family, spec: Mapping[str, P
     """Both files; `peft.PeftModel.from_pretrained(base, folder)` reads them."""
     folder.mkdir(parents=True, exist_ok=True)
     known, tensors, chosen = modules(family, spec, cfg), {}, []
-    if lacking := adapters.matrices.keys() - {module.path for module in known.values()}:
-        raise ValueError(
-            f"export: {sorted(lacking)[0]} has an adapter, and no tensor of {family.architecture} holds that matrix alone; "
-            "without --peft the merged weights are written"
-        )
+    matrices = _by_module(adapters, known, family)
     for name, module in known.items():
-        matrix = adapters.matrices.get(module.path)
+        matrix = matrices.get(module.paths)
         if matrix is None or not (matrix.a[module.piece.index].any() or matrix.b[module.piece.index].any()):
             continue
         chosen.append(name)
-        for part, theirs in (EMBEDDING if module.embedding else LINEAR).items():
+        for part, theirs in module.names.items():
             if (x := getattr(matrix, part)) is not None:
                 tensors[f"{PREFIX}{name}.{theirs}"] = np.ascontiguousarray(np.asarray(x)[module.piece.index].T)
     saved = []
     for piece in names.pieces(family.rows, spec, cfg):
-        if piece.row.paths[0] in adapters.saved:
+        if mine := [path for path in piece.row.paths if path in adapters.saved]:
+            if len(mine) < len(piece.row.paths):
+                raise ValueError(
+                    f"export: {mine[0]} is trained in full, and {piece.name} holds {len(piece.row.paths)} matrices of ours; "
+                    "without --peft the merged weights are written"
+                )
             tensors[f"{PREFIX}{piece.name}"] = names.to_theirs(piece, adapters.saved)
             saved.append(piece.name.rpartition(".")[0])
-    peft_config.write(_config(adapters, known, chosen, saved), folder)
+    peft_config.write(_config(adapters, matrices, known, chosen, [*dict.fromkeys(saved)]), folder)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def _config(adapters: Adapters, known: Mapping[str, Module], chosen: list[str], saved: list[str]) -> PeftConfig:
-    ranks = {path: matrix.rank for path, matrix in adapters.matrices.items()}
-    alphas = {path: matrix.alpha for path, matrix in adapters.matrices.items()}
+def _by_module(adapters: Adapters, known: Mapping[str, Module], family: Family) -> dict[tuple[str, ...], Matrix]:
+    """The adapters by the paths that one module of theirs holds together; ValueError where PEFT has no such form."""
+    held = {module.paths: module for module in known.values()}
+    if lacking := adapters.matrices.keys() - {path for paths in held for path in paths}:
+        raise ValueError(
+            f"export: {sorted(lacking)[0]} has an adapter, and no tensor of {family.architecture} holds that matrix; "
+            "without --peft the merged weights are written"
+        )
+    found = {}
+    for paths, module in held.items():
+        mine = [adapters.matrices.get(path) for path in paths]
+        if any(mine):
+            found[paths] = joined(paths, mine, module.widths, adapters.rslora)
+    return found
+
+
+def _config(
+    adapters: Adapters,
+    matrices: Mapping[tuple[str, ...], Matrix],
+    known: Mapping[str, Module],
+    chosen: list[str],
+    saved: list[str],
+) -> PeftConfig:
+    ranks = {paths: matrix.rank for paths, matrix in matrices.items()}
+    alphas = {paths: matrix.alpha for paths, matrix in matrices.items()}
     r, alpha = (max(found.values(), key=[*found.values()].count) for found in (ranks, alphas))
-    patterns = {known[name].path: _pattern(known[name].piece.row.theirs) for name in chosen}
+    patterns = {known[name].paths: _pattern(known[name].piece.row.theirs) for name in chosen}
     return PeftConfig(
         r=r,
         lora_alpha=alpha,
         lora_dropout=adapters.dropout,
         use_rslora=adapters.rslora,
-        use_dora=any(matrix.magnitude is not None for matrix in adapters.matrices.values()),
+        use_dora=any(matrix.magnitude is not None for matrix in matrices.values()),
+        fan_in_fan_out=any(not known[name].piece.row.layout.out_first for name in chosen),
         target_modules=_shortest(chosen, known),
         modules_to_save=saved or None,
-        rank_pattern={patterns[path]: n for path, n in ranks.items() if n != r and path in patterns},
-        alpha_pattern={patterns[path]: n for path, n in alphas.items() if n != alpha and path in patterns},
+        rank_pattern={patterns[paths]: n for paths, n in ranks.items() if n != r and paths in patterns},
+        alpha_pattern={patterns[paths]: n for paths, n in alphas.items() if n != alpha and paths in patterns},
     )
 
 

@@ -14,7 +14,7 @@ FILE = "adapter_config.json"
 # What says how adapters were trained, named or begun, once their tensors are there.
 INERT = {
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
-    *("megatron_core", "qalora_group_size", "eva_config", "runtime_config", "fan_in_fan_out", "init_lora_weights"),
+    *("megatron_core", "qalora_group_size", "eva_config", "runtime_config", "init_lora_weights"),
 }
 # Keys that change what is computed, and the values at which they do not.
 NEUTRAL: dict[str, tuple] = {
@@ -42,6 +42,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lora_dropout": (lambda x: _is_number(x) and 0 <= x < 1, "a number from 0 to below 1"),
     "use_rslora": (lambda x: type(x) is bool, "true or false"),
     "use_dora": (lambda x: type(x) is bool, "true or false"),
+    "fan_in_fan_out": (lambda x: type(x) is bool, "true or false"),
     "target_modules": (lambda x: isinstance(x, str) or _are_texts(x), "a list of names, a pattern, or all-linear"),
     "exclude_modules": (lambda x: x is None or isinstance(x, str) or _are_texts(x), "a list of names, or a pattern"),
     "modules_to_save": (lambda x: x is None or _are_texts(x), "a list of names"),
@@ -76,6 +77,7 @@ class PeftConfig:
     lora_dropout: float = 0.0
     use_rslora: bool = False
     use_dora: bool = False
+    fan_in_fan_out: bool = False  # the maps lie (in, out), as in GPT-2; their adapters lie as any other's
     target_modules: list[str] | str = dataclasses.field(default_factory=list)
     exclude_modules: list[str] | str | None = None
     modules_to_save: list[str] | None = None
@@ -171,12 +173,6 @@ def _check_patterns(path: Path, table: dict) -> None:
 
 def write(config: PeftConfig, folder: Path) -> None:
     """The file with every key that PEFT 0.21 would write for these adapters, the others at its defaults."""
-    table = {
-        "peft_type": "LORA",
-        "bias": "none",
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "fan_in_fan_out": False,
-    }
+    table = {"peft_type": "LORA", "bias": "none", "inference_mode": True, "init_lora_weights": True}
     table |= {"task_type": None, "base_model_name_or_path": None} | dataclasses.asdict(config)
     (folder / FILE).write_text(json.dumps(table, indent=2) + "\n")

@@ -186,12 +186,14 @@ def published(config: Any) -> Any:
     return dataclasses.replace(config, **changes)
 
 
-def export_weights(config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32", which: str = "") -> Family:
-    """Writes weights, config.json and tokenizer of a run as a Hugging Face folder; which: as `load_weights` has it."""
+def export_weights(
+    config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32", which: str = "", adapter: str = ""
+) -> Family:
+    """Writes weights, config.json and tokenizer of a run as a Hugging Face folder; which, adapter: as in `load_weights`."""
     plain = unpadded(config.model)
     family = family_of(plain)
     mesh = sharding.make_mesh(config.parallel)
-    tree = merged(config, load_weights(config, run_dir, mesh, which)[0], mesh)
+    tree = merged(config, load_weights(config, run_dir, mesh, which, adapter=adapter)[0], mesh)
     flat, spec = params.paths(tree), spec_by_path(plain)
     if isinstance(config.objective, RewardModel):
         family = reward.with_head(family)

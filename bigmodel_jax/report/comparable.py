@@ -5,31 +5,24 @@ from typing import Any
 
 from bigmodel_jax.report.history import Run, flatten, unit
 
-# Of a data config, what decides which rows are held out; the rest says how they are prepared.
-HELD_OUT = (
-    "train",
-    "validation",
-    "test",
-    "evaluate_on",
-    "validation_fraction",
-    "target",
-    "num_classes",
-    "source",
-    "parts",
-)
-# What an evaluation does not see, or what leaves its figures comparable.
-ASIDE = (
-    *("cache_dir", "max_bad_records", "max_shift", "seq_len", "packing", "tokenizer"),
-    *("source.train", "source.train_split", "source.data_dir"),
-)
-
 
 def _fields(run: Run, part: str) -> dict[str, Any]:
     return flatten(run.config.get(part, {}))
 
 
-def _under(name: str, parents: tuple[str, ...]) -> bool:
-    return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
+def _data(run: Run, *kinds: str) -> Any:
+    """The fields of its data of these kinds ("": those that decide which rows are held out), with their values.
+
+    A field below another is of its kind, unless it has one of its own.
+    """
+    found = ((name, str(value), _kind(name, run.compared)) for name, value in _fields(run, "data").items())
+    return sorted((name, value) for name, value, kind in found if kind in kinds)
+
+
+def _kind(name: str, known: dict[str, str]) -> str:
+    while name and name not in known:
+        name = name.rpartition(".")[0]
+    return known.get(name, "")
 
 
 def _task(run: Run) -> Any:
@@ -37,21 +30,16 @@ def _task(run: Run) -> Any:
 
 
 def _held_out(run: Run) -> Any:
-    """A data class of the user's own may hold out rows by any of its fields."""
-    own = not str(run.config.get("data", {}).get("type", "bigmodel_jax.")).startswith("bigmodel_jax.")
-    fields = _fields(run, "data")
-    cut = "source.train" if "validation_fraction" in fields and not fields.get("source.validation") else None
-    decides = {k: not _under(k, ASIDE) and (own or _under(k, HELD_OUT)) for k in fields} | {cut: True}
-    return sorted((k, str(v)) for k, v in fields.items() if decides[k])
+    return _data(run, "")
 
 
 def _prepared(run: Run) -> Any:
     """How much of a text is hidden, how it is cut: what the tokens that are predicted depend on."""
-    return sorted((k, str(v)) for k, v in _fields(run, "data").items() if not _under(k, ASIDE))
+    return _data(run, "", "prepares")
 
 
 def _tokenizer(run: Run) -> Any:
-    return run.tokenizer or sorted((k, str(v)) for k, v in _fields(run, "data").items() if k.startswith("tokenizer"))
+    return run.tokenizer or _data(run, "tokenizer")
 
 
 def _objective(run: Run) -> Any:
@@ -59,11 +47,11 @@ def _objective(run: Run) -> Any:
 
 
 def _training_data(run: Run) -> Any:
-    return sorted((k, str(v)) for k, v in _fields(run, "data").items() if k not in ("cache_dir", "source.data_dir"))
+    return _data(run, "", "training", "shape", "tokenizer", "prepares")
 
 
 def _batch(run: Run) -> Any:
-    return run.config.get("train", {}).get("batch_size"), _fields(run, "data").get("seq_len")
+    return run.config.get("train", {}).get("batch_size"), _data(run, "shape")
 
 
 def _needs(key: str, per_token: bool) -> dict[str, Callable[[Run], Any]]:

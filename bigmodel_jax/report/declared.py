@@ -6,10 +6,12 @@ import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from bigmodel_jax.core import files, ranges
+from bigmodel_jax.core import files, formats, ranges
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.data.base import DataConfig
+from bigmodel_jax.data.sources.sources import Source
 from bigmodel_jax.objectives import Objective
 from bigmodel_jax.report.progress import clock, short
 
@@ -36,26 +38,50 @@ def of(objective: Objective | type[Objective], data: DataConfig | type[DataConfi
     return {f"eval/{m.name}": m for m in (*objective.metrics, *data.levels)}
 
 
-def write(run_dir: Path, known: Known, counts: str) -> None:
-    """Keeps it in the run's folder; counts: what a step's loss is a mean over, "tokens" or "examples"."""
+def write(run_dir: Path, known: Known, counts: str, kinds: dict[str, str]) -> None:
+    """Keeps it in the run's folder; counts: what a step's loss is a mean over, "tokens" or "examples"; kinds: what
+    `compared` gives."""
     metrics = [dataclasses.asdict(m) for m in known.values()]
-    files.replace(run_dir / DECLARED_FILE, json.dumps({"counts": counts, "metrics": metrics}, indent=1) + "\n")
+    content = {"counts": counts, "metrics": metrics, "compared": kinds}
+    files.replace(run_dir / DECLARED_FILE, json.dumps(content, indent=1) + "\n")
 
 
-def read(run_dir: Path, config: dict) -> tuple[Known, str]:
-    """(metrics by key, "tokens", "examples" or ""). A folder without the file tells them by the classes of its config."""
-    path = run_dir / DECLARED_FILE
+def read(run_dir: Path, config: dict) -> tuple[Known, str, dict[str, str]]:
+    """(metrics by key, "tokens", "examples" or "", what `compared` gives). What a folder does not say, the classes of its
+    config do."""
+    path, data = run_dir / DECLARED_FILE, config.get("data", {})
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         metrics = [Metric(**m) for m in found["metrics"]]
         for metric in metrics:
             ranges.check(metric)
-        return {f"eval/{m.name}": m for m in metrics}, str(found["counts"])
+        known = {f"eval/{m.name}": m for m in metrics}
+        return known, str(found["counts"]), dict(found["compared"]) if "compared" in found else compared(data)
     except FileNotFoundError:
-        return _by_class(config), ""
+        return _by_class(config), "", compared(data)
     except (OSError, ValueError, TypeError, KeyError) as error:
         log.warning("%s does not say what the metrics are (%s); their names stand for them", path, error)
-        return _by_class(config), ""
+        return _by_class(config), "", compared(data)
+
+
+def compared(part: Any, prefix: str = "", base: type = DataConfig, cut: bool = False) -> dict[str, str]:
+    """{dotted name of a field: what it is to two runs that are compared} of a data config, or of its JSON.
+
+    base: the class of a JSON that names none of the package's. Where validation rows are cut from the training rows, the
+    training files decide which are held out.
+    """
+    saved = isinstance(part, dict)
+    cls, values = (_class(str(part.get("type", "")), base), part) if saved else (type(part), vars(part))
+    own, source = dict(getattr(cls, "compared", {})), values.get("source")
+    if not prefix and cls is not base and cls.__module__.startswith("bigmodel_jax."):
+        own["type"] = "prepares"  # a class of the user's own may hold out other rows of the same source
+    validation = source.get("validation") if isinstance(source, dict) else getattr(source, "validation", "")
+    cut = cut or bool(values.get(getattr(cls, "cut", "")) and not validation)
+    found = {f"{prefix}{name}": kind for name, kind in own.items() if not (cut and kind == "training" and prefix)}
+    for name, value in values.items():
+        if isinstance(value, dict) or dataclasses.is_dataclass(value):
+            found |= compared(value, f"{prefix}{name}.", Source, cut)
+    return found
 
 
 def _by_class(config: dict) -> Known:
@@ -69,15 +95,19 @@ def _class(tag: str, base: type) -> type:
     if not module.startswith("bigmodel_jax."):
         return base
     try:
-        cls = getattr(importlib.import_module(module), name, base)
+        cls = getattr(importlib.import_module(formats.module_now(module)), name, base)
     except ImportError:  # a module that another version had
         return base
     return cls if isinstance(cls, type) and issubclass(cls, base) else base
 
 
 def find(known: Known, key: str) -> Metric:
-    """The declaration of a number; its own name, where there is none."""
+    """The declaration of a number; its own name, where there is none. "loss/web" is the loss on the part "web"."""
     name = key.removeprefix("eval/")
+    whole, _, part = name.partition("/")
+    if whole == "loss" and part and f"eval/{whole}" in known:
+        metric = known[f"eval/{whole}"]
+        return dataclasses.replace(metric, name=name, title=f"{metric.title}, {part}", headline=False, beside=whole)
     title = name.replace("_", " ")
     return known.get(key) or next((m for m in OWN if m.name == key), Metric(name, title[:1].upper() + title[1:]))
 

@@ -1,9 +1,9 @@
 """Where the wall time of a run went, all its restarts included, from the record that its processes leave.
 
-The record, goodput.jsonl, has one line for each stretch of time: {"time", "phase", "step", "data"}. The process was in
-`phase` from the time of the line before to `time` (milliseconds since 1970), when `step` steps were done; for `data`
-milliseconds of that the device had nothing to do and waited for a batch. A line of phase "start" begins a process, at
-step `step`. report/run_clock.py writes it.
+The record, goodput.jsonl, has one line for each stretch of time: {"time", "phase", "step", "data", "rollout"}. The process
+was in `phase` from the time of the line before to `time` (milliseconds since 1970), when `step` steps were done. For `data`
+milliseconds of that the device had nothing to do and waited for a batch; for `rollout` milliseconds the weights made one. A
+line of phase "start" begins a process, at step `step`. report/run_clock.py writes it.
 """
 
 import dataclasses
@@ -29,9 +29,11 @@ PARTS = {
     "lost": "lost work",
     "down": "down",
     "data": "waiting for data",
+    "rollout": "rollouts",
     "other": "start-up and other",
 }
-PHASES = {START, "steps", "compile", "restore", "save", "eval", "data", "other"}  # that a line may have
+WAITS = ("data", "rollout")  # what a part of the time in steps may be: what the time of an `Experience` is for
+PHASES = {START, "steps", "compile", "restore", "save", "eval", *WAITS, "other"}  # that a line may have
 LARGEST = 2**53  # of a line's numbers; more is no time and no step
 
 
@@ -42,6 +44,7 @@ class Line(NamedTuple):
     phase: str
     step: int
     data: int = 0
+    rollout: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +95,8 @@ def _line(text: bytes) -> Line | None:
         return None
     if not isinstance(found, dict):
         return None
-    line = Line(found.get("time"), found.get("phase"), found.get("step"), found.get("data", 0))
-    numbers = (line.time, line.step, line.data)
+    line = Line(*(found.get(name) for name in ("time", "phase", "step")), *(found.get(name, 0) for name in WAITS))
+    numbers = (line.time, line.step, line.data, line.rollout)
     whole = isinstance(line.phase, str) and all(type(n) is int and 0 <= n < LARGEST for n in numbers)
     return line if whole and line.phase in PHASES else None
 
@@ -127,7 +130,9 @@ def _stretch(before: Line, line: Line, kept: int) -> dict[str, int]:
     if line.phase != "steps":
         return {line.phase: whole}
     data = min(line.data, whole)
+    rollout = min(line.rollout, whole - data)
+    whole -= data + rollout
     # A stretch in which no step ended is a part of the next one.
     low, high = before.step, max(line.step, before.step + 1)
-    counted = round((whole - data) * min(1.0, max(0.0, (kept - low) / (high - low))))
-    return {"steps": counted, "data": data, "lost": whole - data - counted}
+    counted = round(whole * min(1.0, max(0.0, (kept - low) / (high - low))))
+    return {"steps": counted, "data": data, "rollout": rollout, "lost": whole - counted}

@@ -13,6 +13,7 @@ import numpy as np
 
 from bigmodel_jax.core import formats
 from bigmodel_jax.core.metrics import Metric
+from bigmodel_jax.data.corpus.kept_cards import FOLDER
 from bigmodel_jax.report import declared, goodput
 from bigmodel_jax.report.answers import Answers, read_answers
 from bigmodel_jax.report.environment import ENVIRONMENT_FILE
@@ -41,6 +42,10 @@ class Run:
     answers: Answers = dataclasses.field(
         default_factory=list
     )  # to prompts, with rewards, as report/answers.py reads them
+    compared: dict[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # what the fields of its data are to a comparison
+    cards: list[dict] = dataclasses.field(default_factory=list)  # of the corpora that it trained on
 
     @property
     def name(self) -> str:
@@ -95,10 +100,11 @@ def load_run(run_dir: Path) -> Run:
     tokenizer = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
     config = formats.opened(_json(path / "config.json"), path / "config.json")
     environment = _json(path / ENVIRONMENT_FILE)
-    known, counts = declared.read(path, config)
+    known, counts, compared = declared.read(path, config)
     split = goodput.read(path)
-    facts = (labels, tokenizer, known, counts, split, read_answers(path))
-    return Run(path, config, environment, metrics, samples, pictures, *facts)
+    facts = (labels, tokenizer, known, counts, split, read_answers(path), compared)
+    cards = [card for file in sorted(path.glob(f"{FOLDER}/*.json")) if (card := _json(file))]
+    return Run(path, config, environment, metrics, samples, pictures, *facts, cards)
 
 
 def metric_of(runs: list[Run], key: str) -> Metric:

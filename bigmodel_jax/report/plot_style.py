@@ -32,14 +32,14 @@ LIGHT = Theme(
     muted="#5f6b7a",
     grid="#e4e7eb",
     paper="#ffffff",
-    series=("#2f5bd7", "#d9620f", "#16866a", "#a33bbd", "#b8860b", "#c22f4f", "#4b5563", "#0e7fa8"),
+    series=("#2f5bd7", "#d9620f", "#16866a", "#a33bbd", "#b8860b", "#c22f4f", "#4b5563", "#0e7fa8", "#8a5a2b"),
 )
 DARK = Theme(
     ink="#e8eaed",
     muted="#9aa5b4",
     grid="#2b3038",
     paper="#16191e",
-    series=("#86a8ff", "#ffa260", "#4fd0ab", "#dd92f0", "#e5c04f", "#ff8fa5", "#b4bcc8", "#63c7ec"),
+    series=("#86a8ff", "#ffa260", "#4fd0ab", "#dd92f0", "#e5c04f", "#ff8fa5", "#b4bcc8", "#63c7ec", "#d9b08c"),
 )
 
 

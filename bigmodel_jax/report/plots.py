@@ -14,6 +14,7 @@ from bigmodel_jax.core import files
 from bigmodel_jax.core.metrics import Metric, precision_recall_f1
 from bigmodel_jax.report.declared import is_share
 from bigmodel_jax.report.history import Run, confusion, levels, loss_unit, unit
+from bigmodel_jax.report.mixture_plots import GIVEN, epochs_by_part_figure, loss_by_part_figure, share_by_part_figure
 from bigmodel_jax.report.plot_style import (
     Theme,
     curve,
@@ -56,7 +57,8 @@ STEP_NAMES = {
 
 def measured(run: Run) -> list[str]:
     """What evaluations and objectives record beside `STEP_NAMES` and levels, without the "eval/" in front."""
-    names = dict.fromkeys(name.removeprefix("eval/") for name in run.names() if name not in STEP_NAMES)
+    own = (name for name in run.names() if name not in STEP_NAMES and not name.startswith(GIVEN))
+    names = dict.fromkeys(name.removeprefix("eval/") for name in own)
     return [name for name in names if not run.metric(f"eval/{name}").level]
 
 
@@ -266,6 +268,9 @@ def per_class_figure(run: Run, theme: Theme):
 
 FIGURES: dict[str, Callable] = {
     "loss": loss_figure,
+    "loss_by_part": loss_by_part_figure,
+    "epochs_by_part": epochs_by_part_figure,
+    "share_by_part": share_by_part_figure,
     "confusion": confusion_figure,
     "per_class": per_class_figure,
     "learning_rate": learning_rate_figure,

@@ -17,6 +17,7 @@ from bigmodel_jax.optim import groups
 
 BAR_SECONDS = 0.5  # between redraws
 LINE_SECONDS = 10.0  # between plain lines
+BAR_PARTS = 4  # of a mixture, with more of which the bar leaves their passes out
 WINDOW_SECONDS = 60.0  # of history behind the time left, so that the first compilation soon stops counting
 
 
@@ -152,6 +153,14 @@ class Progress:
         bar = BarColumn(bar_width=None, complete_style="blue", finished_style="blue")
         figures = TextColumn("{task.fields[line]}", markup=False, table_column=Column(no_wrap=True))
         return RichProgress(bar, figures, console=self._console, auto_refresh=False, expand=True)
+
+
+def part_epochs(sums: dict) -> dict[str, float]:
+    """{"epochs web": 0.3}: the passes over each part of a mixture, for the bar; {} with more parts than it has room for."""
+    ends = {name: name.split("/")[1] for name in sums if name.startswith("mixture/") and name.endswith("/epochs")}
+    if len(ends) > BAR_PARTS:
+        return {}
+    return {f"epochs {part}": float(sums[name].compute()) for name, part in ends.items()}
 
 
 def short(value: float) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from bigmodel_jax.core import processes
+from bigmodel_jax.data.experience import phase_of
 from bigmodel_jax.report import goodput
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class RunClock:
         now = time.time()
         self._path, self._file, self._torn = Path(run_dir) / goodput.FILE, None, False
         self._offset = now - time.perf_counter()  # within a process its own clock counts, which nobody sets
-        self._phase, self._step, self._data, self._lock = "other", 0, 0.0, threading.Lock()
+        self._phase, self._step, self._lock = "other", 0, threading.Lock()
+        self._waited = dict.fromkeys(goodput.WAITS, 0.0)
         self._last = int(1000 * min(now, began or now))
         self._kept: list[dict] | None = [{"time": self._last, "phase": goodput.START}]
         self._ended = threading.Event()
@@ -91,14 +93,15 @@ class RunClock:
     def next(self, batches: Any, state: Any, running: Any) -> Any:
         """The next of `batches`, an `Experience`, for `state`; running: what the step on the device returns, or None.
 
-        Time counts as waiting for data from when the device has finished that step. It is looked at, not waited for.
+        Time counts as waiting for data, or as a rollout, from when the device has finished that step. It is looked at, not
+        waited for.
         """
         while not batches.wait(POLL_SECONDS) and not _finished(running):
             pass
         idle = time.perf_counter()
         batch = batches.next(state)
         with self._lock:
-            self._data += time.perf_counter() - idle
+            self._waited[phase_of(batches)] += time.perf_counter() - idle
         return batch
 
     def text(self) -> str:
@@ -127,9 +130,12 @@ class RunClock:
         """Ends the stretch since the line before."""
         now = max(self._last, self._now())
         line = {"time": now, "phase": self._phase, "step": self._step}
-        if data := min(int(1000 * self._data), now - self._last):
-            line["data"] = data
-            self._data -= data / 1000
+        left = now - self._last
+        for name, seconds in self._waited.items():
+            if ms := min(int(1000 * seconds), left):
+                line[name] = ms
+                self._waited[name] -= ms / 1000
+                left -= ms
         self._last = now
         if self._file is not None:
             self._write(line)

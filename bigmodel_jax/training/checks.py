@@ -11,6 +11,7 @@ from bigmodel_jax import config_reads
 from bigmodel_jax.config import Config, ImageSampleConfig, SampleConfig
 from bigmodel_jax.core import ranges
 from bigmodel_jax.data.base import DataConfig, Rows
+from bigmodel_jax.data.mixture_order import exhausted
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 
@@ -23,7 +24,12 @@ def check_processes(config: Config) -> None:
 
 
 def check_rows(config: Config, rows: Rows) -> None:
-    """ValueError where model and objective read what the rows of training, whose class declares nothing, do not hold."""
+    """ValueError where a run is longer than its rows allow, or where model and objective read what the rows of training,
+    whose class declares nothing, do not hold."""
+    size, steps = config.train.batch_size, config.train.steps
+    most = rows.num_examples(size) if hasattr(rows, "num_examples") else None
+    if most is not None and steps * size > most:
+        raise ValueError(f"train.steps = {steps}: {steps * size:,} examples are asked for, and {exhausted(most)}")
     made = type(config.data).experience is not DataConfig.experience  # batches are not these rows
     if not made and not config.data.row():
         held = rows.batch(np.zeros(1, np.int64), np.zeros(1, np.uint64))

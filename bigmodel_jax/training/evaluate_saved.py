@@ -12,17 +12,18 @@ from bigmodel_jax.training import reference
 from bigmodel_jax.training.checks import check_data
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.held_out import HeldOut
-from bigmodel_jax.training.saved import load_weights
+from bigmodel_jax.training.saved import chosen, load_weights
 from bigmodel_jax.training.step import make_eval_step
 
 
-def evaluate_run(config: Config, run_dir: Path, which: str = "") -> tuple[int, dict[str, float]]:
-    """(step, scalars) of one checkpoint on the validation split; which: as `load_weights` has it."""
+def evaluate_run(config: Config, run_dir: Path, which: str = "", adapter: str = "") -> tuple[int, dict[str, float]]:
+    """(step, scalars) of one checkpoint on the validation split; which, adapter: as `load_weights` has them."""
     validate(config, jax.device_count())
     mesh = sharding.make_mesh(config.parallel)
+    chosen(config, adapter)
     check_data(config)  # before the weights are read: another tokenizer or longer rows than the model takes
     batches = _validation(config, mesh, run_dir)
-    weights, step = load_weights(config, run_dir, mesh, which)
+    weights, step = load_weights(config, run_dir, mesh, which, adapter=adapter)
     return step, evaluate(config, make_eval_step(config, mesh), weights, batches)
 
 

@@ -10,11 +10,12 @@ from bigmodel_jax import config_file
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import mirror, params, processes, pulse, sharding
-from bigmodel_jax.data.experience import Experience
+from bigmodel_jax.data.corpus import kept_cards
+from bigmodel_jax.data.experience import Experience, phase_of
 from bigmodel_jax.data.loader import EvalBatches
 from bigmodel_jax.report import declared
 from bigmodel_jax.report.environment import write_environment
-from bigmodel_jax.report.progress import Progress, group_table, start_rows, start_table
+from bigmodel_jax.report.progress import Progress, group_table, part_epochs, start_rows, start_table
 from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
@@ -56,6 +57,7 @@ class Run:
         log.info("state made")
         if processes.first():
             config.data.save_artifacts(self.run_dir)
+            kept_cards.keep(self.run_dir, config.data)
         # The peak is measured while nothing else runs.
         self.peak, self.peak_source = peak_flops(list(self.mesh.devices.flat), config.precision.compute)
         num_params = params.count(config.make_model().spec, trainable=True)
@@ -64,7 +66,7 @@ class Run:
         self.baselines = Baselines(config.data.baselines if processes.first() and config.eval.baselines else dict)
 
         # --- compile, and say what will run
-        with self.wall.phase("data"):
+        with self.wall.phase(phase_of(self.batches)):
             position = self.batches.position()
             batch = self.batches.next(state)
             self.batches.seek(self.start, position)
@@ -81,7 +83,7 @@ class Run:
         rows += [("MFU is of", self.peak_source), ("run folder", mirror.address(self.run_dir))]
         known = declared.of(config.objective, config.data)
         if processes.first():
-            declared.write(self.run_dir, known, self.unit)
+            declared.write(self.run_dir, known, self.unit, declared.compared(config.data))
         self.stages.end()
         self.stages.console.print(start_table(rows, title=self.run_dir.name))
         if config.optim.groups:
@@ -127,7 +129,7 @@ class Run:
             pulse.at(pulse.DATA, step + 1)
             wait = time.perf_counter()
             batch = self.next_batch(state, pending)
-            wait = time.perf_counter() - wait
+            wait = time.perf_counter() - wait if phase_of(self.batches) == "data" else 0.0
             pulse.at(pulse.DEVICES)
             state, sums = train_step(state, batch, self.constants)
             sums = sums | self.batches.measured()
@@ -202,7 +204,8 @@ class Run:
         self.clock = now
         loss = float(sums["loss"].compute())
         rates = self.throughput.rates(self.tokens_per_step)
-        self.progress.update(step, loss=loss, tokens_per_second=rates["tokens_per_second"], mfu=rates["mfu"])
+        passes = part_epochs(sums) if logged else {}
+        self.progress.update(step, loss=loss, tokens_per_second=rates["tokens_per_second"], mfu=rates["mfu"], **passes)
         skipped = int(sums["skipped_steps"].total)
         self.skipped, self.in_a_row = self.skipped + skipped, (self.in_a_row + 1) * skipped
         if skipped:

@@ -170,7 +170,7 @@ def _digest(weights: params.Tree) -> str:
 # ------------------------------------------------------------------------------------------------ one split
 
 
-def _of_split(config: Config, mesh, split: str, source: Source, console: Console) -> np.ndarray:
+def _of_split(config: Config, mesh, split: str, source: Source, console: Console | None) -> np.ndarray:
     """(N, 2) float32."""
     rows = config.data.open(split)
     model = config.model
@@ -180,6 +180,8 @@ def _of_split(config: Config, mesh, split: str, source: Source, console: Console
     folder = config.data.root() / f"reference-{FORMAT}" / cache.key(facts)
     # All processes compute together, and so before any of them holds the cache's lock.
     if not processes.from_first(cache.is_whole(folder)):
+        if console:
+            console.print(f"The reference reads {len(rows):,} rows of the {split} split, once.")
         values = _compute(config, mesh, rows, source.weights, f"Reference, {split} split", console)
         cache.build(folder, lambda out: np.save(out / f"{REFERENCE}.npy", values))
     return np.load(folder / f"{REFERENCE}.npy", mmap_mode="r")
@@ -195,12 +197,13 @@ def _content(rows: Rows) -> str:
     return found.hexdigest()
 
 
-def _compute(config: Config, mesh, rows: Rows, weights: params.Tree, title: str, console: Console) -> np.ndarray:
+def _compute(config: Config, mesh, rows: Rows, weights: params.Tree, title: str, console: Console | None) -> np.ndarray:
     """(N, 2) float32 of all rows, in order, on the mesh."""
     size = config.eval.batch_size or config.train.batch_size
     batches = EvalBatches(rows, size, mesh, config.parallel.rules, config.data.row())
     step, found = _make_step(config, mesh), []
-    for batch in track(batches, title, console=console, transient=True, disable=not processes.first()):
+    shown = console is not None and console.is_terminal and processes.first()
+    for batch in track(batches, title, console=console, transient=True, disable=not shown):
         found.append(sharding.to_host(step(weights, batch)))
     return np.concatenate(found)[: len(rows)].astype(np.float32)
 

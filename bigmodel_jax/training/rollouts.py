@@ -45,6 +45,8 @@ class Made(NamedTuple):
 class Rollouts:
     """An `Experience`: the answers of the weights that a step starts from; every `updates_per_rollout` steps new ones."""
 
+    phase = "rollout"
+
     def __init__(self, config: Config, mesh: Mesh):
         self._config, self._data, size = config, config.data, config.train.batch_size
         self.rows: PromptRows = config.data.open("train")
@@ -65,11 +67,19 @@ class Rollouts:
         """Nothing can be prepared without the weights."""
 
     def wait(self, seconds: float) -> bool:
-        return True
+        """False where a rollout comes next: it can begin only once the step before has made its weights."""
+        if self._made is not None and self._made.number == self._number():
+            return True
+        time.sleep(seconds)
+        return False
+
+    def _number(self) -> int:
+        """Of the rollout that the next step trains on."""
+        return self._step // self._data.updates_per_rollout
 
     def next(self, state: TrainState) -> Batch:
         """ValueError, one line, where a reward fails; the weights that have been trained until then are not lost."""
-        number = self._step // self._data.updates_per_rollout
+        number = self._number()
         if self._made is None or self._made.number != number:
             self._made = self._make(number, params.merge(state.params, state.frozen, self._constants))
         self._step += 1
@@ -90,7 +100,7 @@ class Rollouts:
 
     def seek(self, step: int, position: dict[str, Any] | None = None) -> None:
         self._step = step if position is None else int(position["rollout_step"])
-        number = self._step // self._data.updates_per_rollout
+        number = self._number()
         if self._made and self._made.number == number:
             return  # the batch that the step was compiled with
         self._made = None

@@ -63,6 +63,8 @@ def train(
         mesh = sharding.make_mesh(config.parallel)
         last = -1 if (found := store.latest_step(saves)) is None else found
         newest = store.open_local(saves, run_dir, mesh)
+        if newest > last:
+            run_folder.check(run_dir, config, newest)
         fits.check_weights(config, mesh)
         if newest >= 0:
             constants.references(run_dir)  # refuses a source that is gone or has changed

@@ -43,7 +43,11 @@ def differences(old: Config, new: Config) -> dict[str, tuple]:
 def _free(name: str) -> bool:
     """Whether a field may differ: one of FREE, or in a `compute` of the model or of its towers."""
     computing = name.startswith("model.") and "compute" in name.split(".")
-    return computing or any(name == free or name.startswith(f"{free}.") for free in FREE)
+    return computing or _below(name, FREE)
+
+
+def _below(name: str, parts: Sequence[str]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = True) -> Config:
@@ -64,8 +68,11 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = T
         return override(found, overrides, prog=f"launch.py train {path}") if overrides else found
 
 
-def check(run_dir: Path, config: Config) -> None:
-    """Writes nothing. ValueError if another run lives in the folder, naming what differs, or if it cannot be made."""
+def check(run_dir: Path, config: Config, step: int = 0) -> None:
+    """Writes nothing. ValueError if another run lives in the folder, naming what differs, or if it cannot be made.
+
+    step: where the run stands, if that is beyond its newest checkpoint there.
+    """
     path = run_dir / "config.json"
     parent = next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
@@ -73,8 +80,11 @@ def check(run_dir: Path, config: Config) -> None:
         raise ValueError(f"run_dir = {str(run_dir)!r}: {parent} {wrong}; give another --run_dir")
     saves = [p.name for p in mirror.origin(run_dir / "checkpoints").glob("[0-9]*")]
     if path.is_file() or saves:
-        changed = differences(load(run_dir, runs_code=False), config)
-        resumes = any(map(str.isdecimal, saves))
+        before = load(run_dir, runs_code=False)
+        saved = [int(name) for name in saves if name.isdecimal()]
+        ahead = config.data.ahead(before.data, max([step, *saved]))
+        changed = {n: v for n, v in differences(before, config).items() if not _below(n, ahead)}
+        resumes = bool(saved)
         # provenance.check has the last word on what is compared by content.
         by_content = provenance.compared(run_dir, config) if resumes else set()
         changed = {n: values for n, values in changed.items() if n not in by_content and not user_code.moved(*values)}

@@ -11,6 +11,7 @@ from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.core import mirror, params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.core.storage import dense
 from bigmodel_jax.data.text import chat as chat_format
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
@@ -18,6 +19,7 @@ from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.inference.sample_images import sample_images
 from bigmodel_jax.models import adapted
 from bigmodel_jax.models.adapters import AdapterConfig
+from bigmodel_jax.nn import lora
 from bigmodel_jax.training import constants, fits
 from bigmodel_jax.training.checks import check_sample
 from bigmodel_jax.training.state import (
@@ -28,13 +30,14 @@ CHAT_TEMPLATE = "chat_template.jinja"  # in a run's folder, and in Hugging Face'
 
 
 def load_weights(
-    config: Config, run_dir: Path, mesh, which: str = "", said: str = "", *, fixed: bool = True
+    config: Config, run_dir: Path, mesh, which: str = "", said: str = "", *, fixed: bool = True, adapter: str = ""
 ) -> tuple[params.Tree, int]:
     """(parameters that an evaluation uses, step) of one checkpoint; the optimizer state is not read.
 
     which: "" for the newest good one, a step, or "best" (checkpoint/kept.py); said: what the user wrote; fixed: the
-    constants as well.
+    constants as well; adapter: as `chosen` has it.
     """
+    names = chosen(config, adapter)
     if not mirror.origin(run_dir / "checkpoints").is_dir():
         raise ValueError(f"run_dir = {str(run_dir)!r} holds no checkpoints; train it first")
     step = kept.find(run_dir, config.checkpoint, which, said)
@@ -44,7 +47,21 @@ def load_weights(
     fields = {weights: getattr(abstract, weights), "frozen": abstract.frozen, "step": abstract.step}
     with store.open_store(run_dir / "checkpoints", config.checkpoint) as saves:
         found = store.restore_params(saves, fields, step)
-    return params.merge(found[weights], found.get("frozen", {}), kept_apart), int(found["step"])
+    tree = params.merge(found[weights], found.get("frozen", {}), kept_apart)
+    return lora.only(tree, *names) if adapter else tree, int(found["step"])
+
+
+def chosen(config: Config, adapter: str) -> tuple[str, ...]:
+    """The adapters that `adapter` names, with commas between, in the run's order; "" are all of them.
+
+    ValueError, one line, for a name that the run does not have.
+    """
+    known = tuple(config.adapters.named())
+    wanted = [name.strip() for name in adapter.split(",")] if adapter else known
+    if wrong := [name for name in wanted if name not in known]:
+        has = f"the run's adapters are {', '.join(known)}" if known else "the run has no adapters; leave it out"
+        raise ValueError(f"--adapter = {adapter!r}: {has}{nearest(wrong[0], known)}")
+    return tuple(name for name in known if name in wanted)
 
 
 def merged(config: Config, weights: params.Tree, mesh) -> params.Tree:
@@ -69,10 +86,11 @@ def generate_from_run(
     num_samples: int,
     chat: bool = False,
     which: str = "",
+    adapter: str = "",
 ) -> list[str]:
     """Texts that continue `sample.prompt`, each with the prompt in front; on one device, whatever the run's mesh was.
 
-    chat: answers to the prompt as a user's message, in the run's chat template. which: as `load_weights` has it.
+    chat: answers to the prompt as a user's message, in the run's chat template. which, adapter: as `load_weights` has them.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples = {num_samples}; it must be 1 or more")
@@ -83,7 +101,7 @@ def generate_from_run(
     )
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
-    weights, _ = load_weights(config, run_dir, mesh, which)
+    weights, _ = load_weights(config, run_dir, mesh, which, adapter=adapter)
     rows = continue_prompt(config, weights, prompt, sample, tokenizer, seed, num_samples)
     return rows if chat else [sample.prompt + row for row in rows]
 

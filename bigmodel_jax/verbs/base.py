@@ -14,6 +14,7 @@ from bigmodel_jax.core.options import Unnamed, asks_for_help, parse_known
 
 CONFIG = "a Python file with get_config(), a config.json, or a run's folder"
 RUN = "a run's folder, or the config file of a run in runs/"
+ADAPTER = "--adapter     of several adapters those that are named: NAME or NAME,NAME"
 STEP = "--step        which checkpoint: a step that is kept, or best; else the newest"
 
 

@@ -19,6 +19,7 @@ from bigmodel_jax.core.ranges import Seed
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.verbs.base import (
+    ADAPTER,
     CONFIG,
     RUN,
     STEP,
@@ -67,6 +68,7 @@ def _is_evaluation(record: dict) -> bool:
 @dataclasses.dataclass(frozen=True)
 class Evaluate(OfJob):
     step: str = ""  # which checkpoint: a step that is kept, or best; empty: the newest
+    adapter: str = ""  # the names of adapters, with commas between; empty: all that the run has
     json: bool = False  # one JSON object instead of a table
 
 
@@ -77,7 +79,7 @@ def evaluate(args: Sequence[str]) -> None:
         from bigmodel_jax.report.writers import plain
         from bigmodel_jax.training.evaluate_saved import evaluate_run
 
-        step, scalars = evaluate_run(given.config, run_dir, given.step)
+        step, scalars = evaluate_run(given.config, run_dir, given.step, given.adapter)
     if given.json:
         if peers.speaks():
             print(json.dumps({"step": step} | {name: plain(value) for name, value in scalars.items()}))
@@ -103,6 +105,7 @@ class Generate:
     seed: Seed = 0
     num_samples: int = 1
     step: str = ""  # which checkpoint: a step, or best; empty: the newest
+    adapter: str = ""  # the names of adapters, with commas between; empty: all that the run has
     chat: tyro.conf.FlagConversionOff[bool] = False  # the prompt is a user's message in the model's chat template
 
 
@@ -114,7 +117,8 @@ def _generated(target: Path, options: list[str]) -> list[str]:
     runtime.keep_programs()
     from bigmodel_jax.training.saved import generate_from_run
 
-    return generate_from_run(config, run_dir, given.sample, given.seed, given.num_samples, given.chat, given.step)
+    how = {"chat": given.chat, "which": given.step, "adapter": given.adapter}
+    return generate_from_run(config, run_dir, given.sample, given.seed, given.num_samples, **how)
 
 
 def _status(text: str, args: Sequence[str]):
@@ -198,10 +202,11 @@ VERBS = {
     ),
     "eval": Verb(
         evaluate,
-        "eval RUN [--step N] [--FIELD VALUE ...]",
+        "eval RUN [--step N] [--adapter NAME] [--FIELD VALUE ...]",
         "evaluate a run's newest checkpoint",
         f"RUN           {RUN}\n"
         f"{STEP}\n"
+        f"{ADAPTER}\n"
         "--FIELD       any field of the run's config, such as --eval.batch_size\n"
         "--json        one JSON object instead of a table\n\n"
         "On its validation split.",
@@ -220,7 +225,8 @@ VERBS = {
         "--num_samples   number of continuations\n"
         "--chat True     the prompt is a user's message, in the model's chat template\n"
         "--seed          another seed, another text\n"
-        "--step          which checkpoint: a step that is kept, or best; else the newest\n\n"
+        "--step          which checkpoint: a step that is kept, or best; else the newest\n"
+        "--adapter       of a run with several adapters: the one of this name alone\n\n"
         "Without an option, the run's config decides (eval.sample).",
         (
             'generate runs/lm_tiny --prompt "My fellow Americans,"',

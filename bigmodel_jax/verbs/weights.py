@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from bigmodel_jax.core.options import parse
-from bigmodel_jax.verbs.base import RUN, STEP, Verb, local, one_target, place, run_dir_of, split
+from bigmodel_jax.core.paths import check_local
+from bigmodel_jax.verbs.base import ADAPTER, RUN, STEP, Verb, local, one_target, place, run_dir_of, split
 
 
 def import_(args: Sequence[str]) -> None:
@@ -31,6 +32,7 @@ def import_(args: Sequence[str]) -> None:
         if parsed.run_dir
         else Path("runs") / (target.stem if target.suffix == ".gguf" else target.name)
     )
+    check_local("import: --base", parsed.base)
     adapters = peft.is_folder(target)
     if adapters != bool(parsed.base):
         missing = "holds adapters: --base RUN says on which run's weights" if adapters else "holds no adapters"
@@ -72,13 +74,14 @@ def export(args: Sequence[str]) -> None:
     class Arguments:
         dtype: Float = "float32"
         step: str = ""  # which checkpoint: a step, or best; empty: the newest
+        adapter: str = ""  # the names of adapters, with commas between; empty: all that the run has
         peft: bool = False  # the adapters alone, in PEFT's form
 
     parsed = parse(Arguments(), options, prog="launch.py export RUN FOLDER")
     run, folder = place("export", targets[0]), local("export", targets[1])
     config, run_dir = run_folder.load(run), run_dir_of(run)
     write = export_adapters if parsed.peft else export_weights
-    family = write(config, run_dir, folder, dtype=parsed.dtype, which=parsed.step)
+    family = write(config, run_dir, folder, dtype=parsed.dtype, which=parsed.step, adapter=parsed.adapter)
     what = f"adapters of {family.architecture}" if parsed.peft else family.architecture
     print(f"{targets[1]}: {what}, {parsed.dtype}")
 
@@ -104,13 +107,14 @@ VERBS = {
     ),
     "export": Verb(
         export,
-        "export RUN FOLDER [--dtype bfloat16] [--step N] [--peft]",
+        "export RUN FOLDER [--step N] [--adapter NAME] [--peft]",
         "write a run's weights as a Hugging Face folder",
         f"RUN           {RUN}\n"
         "FOLDER        a new folder: config.json, safetensors, tokenizer; transformers\n"
         "              reads it with from_pretrained\n"
         "--dtype       float32 or bfloat16\n"
         f"{STEP}\n"
+        f"{ADAPTER}\n"
         "--peft        of a run with LoRA adapters: these alone, as a PEFT folder; without\n"
         "              it, the weights with the adapters merged into them",
         ("export runs/lm_tiny exported/lm_tiny", "export runs/lm_tiny exported/half --dtype bfloat16"),

@@ -62,6 +62,19 @@ def test_partition_spec_follows_the_rules():
     assert partition_spec(("embed",), Rules(embed=("fsdp", "tensor"))) == P(("fsdp", "tensor"))
 
 
+def test_two_names_of_a_dimension_lie_on_the_axes_of_both_as_far_as_they_divide_it():
+    assert partition_spec((None, "mlp+embed"), Rules()) == P(None, ("tensor", "fsdp"))
+    assert partition_spec(("mlp+embed",), Rules(embed="tensor")) == P("tensor")
+    with pytest.raises(ValueError, match="'embd' has no rule"):
+        partition_spec(("mlp+embd",), Rules())
+    mesh = make_mesh(ParallelConfig(data=1, fsdp=4, tensor=2))
+    for size, where in ((16, ("tensor", "fsdp")), (6, "tensor")):
+        spec = {"w": Param((size,), ("mlp+embed",), zeros())}
+        assert sharding.shardings(spec, mesh, Rules())["w"].spec == P(where)
+    with pytest.raises(ValueError, match="2 does not divide dimension 'mlp' of w, which is 5 long"):
+        sharding.shardings({"w": Param((5,), ("mlp+embed",), zeros())}, mesh, Rules())
+
+
 def test_every_rule_names_axes_of_the_mesh():
     for name, axes in vars(Rules()).items():
         assert set(sharding.axis_names(axes)) <= set(AXES), name

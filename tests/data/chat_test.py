@@ -186,12 +186,12 @@ def test_a_conversation_is_cut_at_its_front(tokenizer, tmp_path, seq_len, fed, a
 
 
 def test_an_answer_longer_than_a_row_is_never_asked_for_in_part(tokenizer, tmp_path):
-    for packing in ("first_fit", "none"):
+    for packing in ("first_fit", "best_fit", "none"):
         data = write(tmp_path, tokenizer, lines(LONG), template=EOS, seq_len=9, too_long="cut", packing=packing)
         with pytest.raises(ValueError, match=r"data\.seq_len = 9: every conversation of .* is longer"):
             data.open("train")
     data = dataclasses.replace(data, packing="concat")
-    with pytest.raises(ValueError, match=r"data\.packing = 'concat'.*allowed: 'first_fit', 'none'"):
+    with pytest.raises(ValueError, match=r"data\.packing = 'concat'.*allowed: 'first_fit', 'best_fit', 'none'"):
         data.open("train")
 
 

@@ -58,7 +58,7 @@ def test_signatures_are_the_same_in_every_process_and_short_texts_are_compared_w
     assert step.key(text) == NearDuplicates().key(dict(text))
     assert asked(step, [{"text": "one two"}, {"text": "One two"}, {"text": "two one"}]) == [
         "",
-        "near duplicate: similarity 1.00 to a text before, 0.8 or more",
+        "near duplicate: similarity 1.00, 0.8 or more, to a text before: one two",
         "",
     ]
     with pytest.raises(ValueError, match=r"bands = 7; it must divide permutations = 128"):

@@ -22,7 +22,7 @@ from bigmodel_jax.data import (
     eval_batches,
     make_iterator,
 )
-from bigmodel_jax.data.mixture import SLOTS, Mixture
+from bigmodel_jax.data.mixture_order import SLOTS, Mixture
 from bigmodel_jax.models import MLPConfig
 from bigmodel_jax.objectives import Classification
 
@@ -108,6 +108,27 @@ def test_a_mixture_is_found_again_from_config_json_and_its_parts_are_options(tmp
         f"data.parts.{i}.source.{split}" for i in (0, 1) for split in ("train", "validation")
     ]
     assert config.data.requirements() == {"num_classes": 2, "image_shape": (1,)}
+
+
+def test_the_config_of_an_earlier_version_opens(tmp_path):
+    node = config_file.to_json(config := Config(MLPConfig(), Classification(), mixed(tmp_path)))
+    for field in ("names", "max_epochs"):
+        del node["data"][field]
+    for stage in node["data"]["stages"]:
+        del stage["temperature"]
+        stage["type"] = "bigmodel_jax.data.mixture:Stage"
+    assert config_file.from_json(node) == config
+
+
+def test_shares_by_size_come_from_the_rows_of_training(tmp_path):
+    rows = mixed(tmp_path, (Stage(0, temperature=2),)).open("train")
+    assert rows.mixture(4).legs[0].weights == (1, round((5 / 7) ** 0.5, 9))
+    rows.sizes = (10**12, 1)
+    rows._mixtures.clear()
+    with pytest.raises(
+        ValueError, match=r"^data\.stages\.0\.temperature = 2: the smallest part's share is less than 1/65536"
+    ):
+        rows.num_examples(4)
 
 
 def wide():

@@ -4,7 +4,7 @@ import pytest
 from bigmodel_jax.data.text import packing
 
 SEPARATOR, SEQ_LEN = 0, 8
-PACKINGS = ("concat", "first_fit", "none")
+PACKINGS = ("concat", "first_fit", "best_fit", "none")
 
 
 def make_stream(lengths):
@@ -90,7 +90,7 @@ def test_first_fit_fills_rows_well():
 def test_a_separator_inside_a_document_starts_no_segment():
     """Mistral ends a turn with </s>, which is also what stands between documents."""
     stream, offsets = np.array([0, 5, 0, 6, 0, 7, 8, 0]), np.array([0, 4, 7])
-    for kind in ("first_fit", "concat"):
+    for kind in ("first_fit", "best_fit", "concat"):
         batch = packing.collate(stream, packing.make_plan(kind, offsets, 8), np.array([0]), 8, offsets)
         assert batch["segment_ids"][0].tolist() == [1, 1, 1, 1, 2, 2, 2, 0]
         assert batch["positions"][0].tolist() == [0, 1, 2, 3, 0, 1, 2, 0]

@@ -16,6 +16,7 @@ from bigmodel_jax.models import Compute, LlamaConfig
 from bigmodel_jax.models.adapters import Lora
 from bigmodel_jax.training.state import init_constants, init_state
 from bigmodel_jax.training.step import make_train_step
+from configs import llama3_70b_lora
 
 LAYOUTS = {
     "data": ParallelConfig(data=8),
@@ -90,10 +91,20 @@ def test_a_lies_along_the_inputs_and_b_along_the_outputs():
     found = {name: placed[f"adapters/default/layers/attn/{name}"].spec for name in ("q/a", "q/b", "o/a", "o/b")}
     assert found == {
         "q/a": P("stage", "fsdp", None),
-        "q/b": P("stage", None, "tensor", None),
-        "o/a": P("stage", "tensor", None, None),
+        "q/b": P("stage", None, ("tensor", "fsdp"), None),
+        "o/a": P("stage", ("tensor", "fsdp"), None, None),
         "o/b": P("stage", None, "fsdp"),
     }
+
+
+def test_no_half_of_an_adapter_lies_whole_where_the_weight_is_cut():
+    """Of Llama 3 70B on 64 devices each has a 64th of every adapter; keys and values have 8 heads, and are cut inside them."""
+    config = llama3_70b_lora.get_config()
+    mesh = jax.sharding.AbstractMesh((1, 1, 64, 1, 1, 1), sharding.AXES)
+    spec = config.make_model().spec
+    for path, where in params.paths(sharding.shardings(spec["adapters"], mesh, config.parallel.rules)).items():
+        shape = params.paths(spec["adapters"])[path].shape
+        assert np.prod(where.shard_shape(shape)) * 64 == np.prod(shape), path
 
 
 def products(config: Config) -> set[str]:

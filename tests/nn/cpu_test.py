@@ -47,6 +47,20 @@ def test_products(columns):
     close(dw, x.reshape(6, 4).T @ dy.reshape(6, columns))
 
 
+@pytest.mark.parametrize(("inner", "outer"), [((6,), (2, 4)), ((2, 4), (6,))], ids=str)
+def test_a_weight_with_an_adapter_is_their_sum(inner, outer):
+    x, w, a, b = normal(2, 9, *inner), normal(*inner, *outer), normal(*inner, 3), normal(3, *outer)
+
+    def by_hand(x, w, a, b):
+        return jnp.tensordot(x, w + 0.5 * jnp.tensordot(a, b, 1), len(inner))
+
+    (want, pull), (y, own) = jax.vjp(by_hand, x, w, a, b), jax.vjp(functools.partial(cpu.adapted, 0.5), x, w, a, b)
+    close(y, want)
+    dy = normal(*want.shape)
+    for got, wanted in zip(own(jnp.asarray(dy)), pull(jnp.asarray(dy)), strict=True):
+        close(got, wanted)
+
+
 def test_attention_is_what_several_devices_compute():
     """Two documents and padding, two query heads for each key head, and a window; with gradients."""
     q, k, v = normal(2, 6, 4, 8), normal(2, 6, 2, 8), normal(2, 6, 2, 5)

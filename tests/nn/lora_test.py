@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigmodel_jax.core import sharding
+from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.core.storage import Blocks
 from bigmodel_jax.nn import head, linear, lora
 from bigmodel_jax.nn.lora import Adapted, Low
@@ -148,6 +150,24 @@ def test_the_base_may_be_stored_in_blocks(dtype):
     want = by_hand(w.w.dense("float32"), low.a, low.b, 0.5)
     np.testing.assert_allclose(linear.project(x, w), np.asarray(x) @ want, atol=1e-4)
     np.testing.assert_allclose(w.dense(), want, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "merged"), [(2, False), (3, True)])
+def test_on_a_cpu_device_many_rows_meet_one_matrix(rows, merged):
+    """(6, 5) holds 30 numbers; three rows in and out hold 33."""
+    w, x = node((6,), (5,)), draw(5, rows, 6)
+    (low,) = w.low
+
+    def loss(x, low):
+        return jnp.sin(linear.project(x, dataclasses.replace(w, low=(low,)))).sum()
+
+    with sharding.use(sharding.make_mesh(ParallelConfig(), jax.devices()[:1]), Rules()):
+        text = str(jax.make_jaxpr(loss)(x, low))
+        found = jax.jit(jax.grad(loss, argnums=(0, 1)))(x, low)
+    assert ("name=adapted" in text) is merged
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, jax.grad(loss, argnums=(0, 1))(x, low)
+    )
 
 
 def test_code_that_expects_an_array_reads_the_merged_weight():

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from bigmodel_jax.core import params
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params, sharding
 from bigmodel_jax.models import Model, ModelConfig
 from bigmodel_jax.nn import stack
 from bigmodel_jax.pretrained import Family, folder
 from bigmodel_jax.pretrained.family import spec_by_path
+from bigmodel_jax.training.state import init_state, with_weights
+from bigmodel_jax.training.step import make_train_step
 
 HERE = Path(__file__).parent
 
@@ -60,6 +64,17 @@ def read_file(family: Family, cfg: ModelConfig, path: Path) -> Any:
     """Weights or gradients in one file beside a model's, by the model's names: what it lacks is the model's own."""
     own, found = dict(folder.open_weights(path.parent)), dict(folder.open_file(path))
     return read(family, cfg, {name: found.get(name, tensor) for name, tensor in own.items()})
+
+
+def losses_of_steps(config: Config, tree: Any, batch: dict, constants: Any = None, name: str = "loss") -> list[float]:
+    """The loss at each of the config's train steps on one batch, on one device; the weights begin as `tree`."""
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
+    state = with_weights(config, init_state(config, mesh), jax.tree.map(jnp.copy, tree), {})
+    step, losses = make_train_step(config, mesh), []
+    for _ in range(config.train.steps):
+        state, sums = step(state, batch, *([constants] if constants else []))
+        losses.append(float(sums[name].compute()))
+    return losses
 
 
 def record_layers(monkeypatch) -> list[list[jax.Array]]:

@@ -257,19 +257,6 @@ def test_adapters_of_another_base_are_one_line(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_adapter_of_three_matrices_at_once_is_one_line(tmp_path):
-    import_weights(BASE.parent / "gpt2", tmp_path / "gpt2")
-    shutil.copytree(FOLDERS / "lora", tmp_path / "peft")
-    tensor = {f"base_model.model.transformer.h.0.attn.c_attn.lora_{part}.weight": np.ones((4, 4), "f") for part in "AB"}
-    save_file(tensor, tmp_path / "peft" / peft.WEIGHTS)
-    path = tmp_path / "peft" / peft_config.FILE
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": ["c_attn"]}))
-    with pytest.raises(
-        ValueError, match=r"c_attn\.weight holds 3 matrices of ours, .*; PEFT's merge_and_unload writes"
-    ):
-        import_adapters(tmp_path / "peft", tmp_path / "run", str(tmp_path / "gpt2"))
-
-
 def test_an_adapter_on_a_table_that_is_the_head_too_is_refused(runs, tmp_path):
     shutil.copytree(runs["base"], tmp_path / "base")
     path = tmp_path / "base/config.json"

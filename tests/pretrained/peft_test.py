@@ -23,10 +23,15 @@ TOKENS = [[35, 5, 39, 1, 69, 65, 63, 29, 48], [24, 52, 2, 42, 65, 74, 92, 2, 69]
 
 @pytest.fixture(scope="module")
 def base():
-    """(family, config, spec by path, values by path) of the tiny Llama that PEFT adapted."""
-    family, cfg = folder.read_config(BASE)
+    """That of the tiny Llama that PEFT adapted."""
+    return opened(BASE)
+
+
+def opened(where):
+    """(family, config, spec by path, values by path) of a Hugging Face folder."""
+    family, cfg = folder.read_config(where)
     spec = spec_by_path(cfg)
-    source = folder.open_weights(BASE)
+    source = folder.open_weights(where)
     values = {}
     for path, p in spec.items():
         whole = tuple(slice(None) for _ in p.shape)
@@ -43,7 +48,7 @@ def merged(found, base):
     """The weights with the adapters in them, in float64 as LoRA (arXiv 2106.09685, eq. 3) and DoRA (2402.09353, eq. 5) say."""
     family, cfg, spec, values = base
     out = dict(values) | dict(found.saved)
-    lying = {module.path: module for module in peft.modules(family, spec, cfg).values()}
+    lying = {path: module for module in peft.modules(family, spec, cfg).values() for path in module.paths}
     for path, m in found.matrices.items():
         scale = m.alpha / (m.rank**0.5 if found.rslora else m.rank)
         w = out[path].reshape(m.a.shape[:-1] + m.b.shape[-1:]) if not path.startswith("head") else out[path].T

@@ -1,9 +1,12 @@
 """Which figures of two runs may be held against each other."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from bigmodel_jax.data import CsvFiles, DataConfig, Source
+from bigmodel_jax.report import declared
 from bigmodel_jax.report.comparable import difference
 from bigmodel_jax.report.history import Run
 
@@ -12,21 +15,27 @@ TEXT = {
     "data": {
         "type": "bigmodel_jax.data.text:TextData",
         "cache_dir": "",
-        "source": {"type": "x:TextFiles", "train": "a.txt", "validation": "b.txt"},
+        "source": {"type": "bigmodel_jax.data.sources.sources:TextFiles", "train": "a.txt", "validation": "b.txt"},
         "tokenizer": {"kind": "bpe", "vocab_size": 512},
         "seq_len": 64,
     },
     "train": {"batch_size": 8},
 }
+LINES = "bigmodel_jax.data.text.text_classification:LabelledLines"
 LABELS = {
     "objective": {"type": "bigmodel_jax.objectives.classification:Classification", "label_smoothing": 0.0},
     "data": {
         "type": "bigmodel_jax.data.text.text_classification:TextClassificationData",
-        "source": {"train": "a", "validation": ""},
+        "source": {"type": LINES, "train": "a", "validation": ""},
         "validation_fraction": 0.1,
         "seq_len": 64,
     },
 }
+MASKED = TEXT | {"data": TEXT["data"] | {"type": "bigmodel_jax.data.text.masking:MaskedTextData", "mask_rate": 0.15}}
+SHARDS = {"type": "bigmodel_jax.data.corpus.corpus:Corpus", "shard_mb": 256, "licence": "", "validation_share": 0.0}
+CORPUS = TEXT | {"data": TEXT["data"] | {"source": SHARDS | {"source": TEXT["data"]["source"]}}}
+BOOKS = {"type": TEXT["data"]["source"]["type"], "train": "a.txt", "validation": ""}
+CUT = TEXT | {"data": TEXT["data"] | {"source": SHARDS | {"validation_share": 0.1, "source": BOOKS}}}
 OWN = {"objective": TEXT["objective"], "data": {"type": "my.py:Rows", "file": "a", "noise": 0.1}}
 METRICS = {"NextToken": [], "Classification": [{"step": 1, "eval/confusion": [[1]]}]}
 
@@ -43,7 +52,8 @@ def run(config, changes=None, tokenizer=""):
             node = node[parent]
         node[last] = value
     metrics = METRICS[config["objective"]["type"].rpartition(":")[2]]
-    return Run(Path("run"), config, {}, metrics, [], tokenizer=tokenizer)
+    compared = declared.compared(config["data"])
+    return Run(Path("run"), config, {}, metrics, [], tokenizer=tokenizer, compared=compared)
 
 
 ALIKE = {"data.cache_dir": "/c", "data.seq_len": 32, "data.source.train": "c.txt", "objective.logits": "blocks"}
@@ -59,7 +69,12 @@ CASES = [
     ("eval/loss", TEXT, {"data.source.validation": "c.txt"}, "held-out data"),
     ("eval/loss", TEXT, {"objective.z_loss": 1.0}, "objective"),
     ("eval/accuracy", TEXT, {"objective.z_loss": 1.0}, ""),
-    ("eval/accuracy", TEXT, {"data.mask_fraction": 0.3}, "preparation of the data"),
+    ("eval/accuracy", MASKED, {"data.mask_rate": 0.3}, "preparation of the data"),
+    ("eval/accuracy", TEXT, {"data.a_field_of_later": 0.3}, "held-out data"),
+    ("eval/loss", CORPUS, {"data.source.licence": "CC0", "data.source.shard_mb": 1}, ""),
+    ("eval/loss", CORPUS, {"data.source.source.train": "d.txt"}, ""),
+    ("eval/loss", CORPUS, {"data.source.validation_share": 0.2}, "held-out data"),
+    ("eval/loss", CUT, {"data.source.source.train": "d.txt"}, "held-out data"),
     ("step_seconds", TEXT, {"train.batch_size": 4}, "batch"),
     ("mfu", TEXT, {"train.batch_size": 4, "data.source.validation": "c.txt"}, ""),
     (
@@ -71,7 +86,7 @@ CASES = [
     ("eval/accuracy", LABELS, {"data.source.train": "b"}, "held-out data"),
     (
         "eval/accuracy",
-        LABELS | {"data": LABELS["data"] | {"source": {"train": "a", "validation": "c"}}},
+        LABELS | {"data": LABELS["data"] | {"source": {"type": LINES, "train": "a", "validation": "c"}}},
         {"data.source.train": "b"},
         "",
     ),
@@ -95,3 +110,34 @@ def test_the_tokenizer_of_the_folder_decides():
     assert difference("eval/loss", [run(TEXT, tokenizer="a"), run(TEXT, tokenizer="b")]) == "tokenizer"
     moved = run(TEXT, {"data.tokenizer.kind": "x"}, tokenizer="a")
     assert difference("eval/loss", [run(TEXT, tokenizer="a"), moved]) == ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(DataConfig):
+    compared = DataConfig.compared | {"colour": "training"}
+
+    source: Source = CsvFiles(train="a.csv", validation="b.csv")
+    colour: float = 0.5
+
+
+def test_a_class_of_the_users_own_says_it_in_the_run_folder(tmp_path):
+    """The class is read in the place that has it: at the start of a run."""
+    declared.write(tmp_path, {}, "examples", declared.compared(Own()))
+    _, _, compared = declared.read(tmp_path, {"data": {"type": "mine.py:Own", "colour": 0.5}})
+    assert compared["colour"] == compared["source.train"] == "training"
+    assert "source.validation" not in compared
+
+
+def test_every_data_class_names_fields_that_it_has():
+    known = [*classes(DataConfig), *classes(Source)]
+    assert len(known) > 30
+    for cls in known:
+        fields = {field.name for field in dataclasses.fields(cls)}
+        assert cls.compared.keys() <= fields, cls
+        assert not cls.cut or cls.cut in fields, cls
+
+
+def classes(base):
+    """The package's subclasses of a class, of theirs as well."""
+    own = [cls for cls in base.__subclasses__() if cls.__module__.startswith("bigmodel_jax.")]
+    return own + [below for cls in own for below in classes(cls)]

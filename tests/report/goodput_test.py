@@ -15,9 +15,9 @@ from bigmodel_jax.report.run_clock import RunClock
 
 
 def record(folder: Path, *lines: tuple, tail: str = "") -> Path:
-    """A record of (time, phase, step) or (time, phase, step, data) lines, and what comes after them."""
+    """A record of lines (time, phase, step), with data and rollout or without, and what comes after them."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("time", "phase", "step", "data")
+    names = ("time", "phase", "step", "data", "rollout")
     text = "".join(json.dumps(dict(zip(names, line, strict=False))) + "\n" for line in lines)
     (folder / goodput.FILE).write_text(text + tail)
     return folder
@@ -62,6 +62,14 @@ def test_a_restart_from_an_older_save_loses_steps_of_several_processes(tmp_path)
     assert found["steps"] == 900 + 500 + 2000
     assert found["lost"] == 500 + 600 + 1100
     assert found["down"] == 3200 + 1000
+
+
+def test_rollouts_are_a_part_of_their_own_and_so_is_the_one_before_the_compilation(tmp_path):
+    lines = ((1000, "start", 0), (2000, "rollout", 0), (2500, "compile", 0), (4500, "steps", 4, 100, 1500))
+    record(tmp_path, *lines, (5000, "steps", 6, 0, 900), (9000, "start", 4), (9400, "steps", 6, 0, 100))
+    expected = {"steps": 400 + 300, "compile": 500, "data": 100, "rollout": 1000 + 1500 + 500 + 100, "down": 4000}
+    assert parts_of(tmp_path) == expected
+    assert "rollouts 3.1 s" in goodput.read(tmp_path).text()
 
 
 def test_steps_after_the_last_save_count_until_a_restart_does_them_again(tmp_path):
@@ -175,12 +183,25 @@ def test_time_without_a_batch_counts_only_while_the_device_is_idle(tmp_path):
         patch.setattr(run_clock, "_finished", lambda running: running is None or time.perf_counter() >= end)
         with clock.phase("steps"):
             assert clock.next(Batches(0.05), None, Step()) == "batch"  # there before the step has ended
-            assert clock._data < 0.04
-            before, began = clock._data, time.perf_counter()
+            assert clock._waited["data"] < 0.04
+            before, began = clock._waited["data"], time.perf_counter()
             assert clock.next(Batches(0.4), None, Step()) == "batch"
-            assert clock._data - before == pytest.approx(time.perf_counter() - max(end, began), abs=0.05)
+            assert clock._waited["data"] - before == pytest.approx(time.perf_counter() - max(end, began), abs=0.05)
             assert clock.next(Batches(0.05), None, None) == "batch"
     assert parts_of(tmp_path)["data"] >= 300
+
+
+def test_a_batch_that_the_weights_make_is_no_waiting_for_data(tmp_path):
+    batches = Batches(0.1)
+    batches.phase = "rollout"
+    with RunClock(tmp_path) as clock:
+        clock.open(0)
+        with clock.phase("steps"):
+            clock.next(batches, None, None)
+            clock.next(Batches(0.0), None, None)
+    parts = parts_of(tmp_path)
+    assert parts["rollout"] >= 90
+    assert parts.get("data", 0) < parts["rollout"]
 
 
 def test_a_phase_that_lasts_is_recorded_while_it_lasts(tmp_path, monkeypatch):

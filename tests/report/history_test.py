@@ -88,7 +88,7 @@ def test_a_metric_of_a_users_own_is_declared_once(tmp_path):
         run_dir = folders.metrics(
             tmp_path / name, [{"step": n, "eval/exact": exact, "eval/guess": 0.1} for n in (1, 2)]
         )
-        declared.write(run_dir, {"eval/exact": own, "eval/guess": guess}, "examples")
+        declared.write(run_dir, {"eval/exact": own, "eval/guess": guess}, "examples", {})
         runs.append(run_dir)
     page = build_report(runs[:1], tmp_path / "a.html").read_text()
     assert (runs[0] / "plots" / "exact.png").is_file()

@@ -73,7 +73,7 @@ def own_metrics_run(folder: Path, evaluations: int = 2) -> Path:
 
 def declare(folder: Path, objective: type[Objective], counts: str, data: type[DataConfig] = DataConfig) -> None:
     folder.mkdir(parents=True)
-    declared.write(folder, declared.of(objective, data), counts)
+    declared.write(folder, declared.of(objective, data), counts, declared.compared(data))
 
 
 def training(step: int, loss: float) -> dict:

@@ -10,11 +10,13 @@ import pytest
 import runs
 from bigmodel_jax import config_file
 from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.storage import Blocks
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text.prompt_data import PromptData
 from bigmodel_jax.inference.recorded import Recorded
 from bigmodel_jax.inference.rollout import Ask, Rollout
 from bigmodel_jax.models import GPT2Config
+from bigmodel_jax.models.bases import BaseConfig
 from bigmodel_jax.objectives import Distillation
 from bigmodel_jax.training.evaluate_saved import evaluate_run
 from bigmodel_jax.training.saved import load_weights
@@ -103,3 +105,20 @@ def test_a_student_learns_from_its_own_answers(teacher, tmp_path):
     assert logged[4]["divergence"] > 0
     assert 1 <= logged[4]["response_length"] <= 6
     assert logged[4]["eval/divergence"] > 0
+
+
+def test_a_teacher_in_four_bits_is_read_from_its_folder_packed_and_read_again(teacher, tmp_path):
+    storage = BaseConfig("nf4", 16, double=True)
+    run(student_of(teacher, 2, teacher_storage=storage), tmp_path / "student")
+    config = student_of(teacher, 4, teacher_storage=storage)
+    assert "Resuming at step 2." in run(config, tmp_path / "student")[0]
+    assert not (tmp_path / "student" / "constants").exists(), "the teacher stays in its own folder"
+    read, theirs = (params.paths(values(*one)) for one in ((config, tmp_path / "student"), teacher))
+    kept = read["teacher/layers/mlp/up/kernel"]
+    wanted = jax.device_get(Blocks("nf4", 16, double=True).pack(theirs["layers/mlp/up/kernel"]))
+    assert kept.kind == "nf4"
+    jax.tree.map(np.testing.assert_array_equal, kept, wanted)
+    logged = records(tmp_path / "student")
+    assert evaluate_run(config, tmp_path / "student")[1]["eval/teacher_loss"] == pytest.approx(
+        logged[4]["eval/teacher_loss"], rel=1e-5
+    )

@@ -103,6 +103,7 @@ def test_a_run_begins_where_its_reference_stands_and_keeps_it(done):
     assert records[0]["reward_margin"] == pytest.approx(0.0, abs=1e-5)
     assert records[-1]["loss"] < np.log(2) - 0.01
     assert len(kept(folder)) == 2, "one file a split"
+    assert "The reference reads 11 rows of the train split, once." in QUIET.file.getvalue()
 
 
 def test_every_row_of_both_splits_has_a_value(begun):

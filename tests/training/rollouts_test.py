@@ -21,6 +21,7 @@ from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.models.adapters import Lora
 from bigmodel_jax.objectives import PolicyGradient
 from bigmodel_jax.optim import OptimConfig
+from bigmodel_jax.report import goodput
 from bigmodel_jax.training.rollouts import Rollouts
 from bigmodel_jax.training.run import train
 from bigmodel_jax.training.state import abstract_state, init_constants, init_state, weights
@@ -134,6 +135,7 @@ def test_a_rollout_is_a_function_of_seed_step_and_weights_on_any_mesh(config, me
         here = dataclasses.replace(config, parallel=parallel)
         mesh = sharding.make_mesh(parallel, jax.devices()[: int(np.prod(parallel.sizes()))])
         state, rollouts = init_state(here, mesh), Rollouts(here, mesh)
+        assert not rollouts.wait(0.0), "a rollout comes next"
         first = sharding.to_host(rollouts.next(state))
         second = sharding.to_host(rollouts.next(state))
         assert (first["tokens"] != second["tokens"]).any()
@@ -163,6 +165,17 @@ def test_log_probabilities_of_sampling_are_those_of_training(config):
     asked = np.asarray(batch["weights"]) > 0
     assert asked.sum() > 40
     np.testing.assert_allclose(np.asarray(own)[asked], np.asarray(batch["rollout_log_probs"])[asked], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_in_bfloat16_shows_how_far_sampling_is_from_training(config, alone, tmp_path):
+    """Rounding parts the two there, which are the same to 1e-4 in float32."""
+    config = changed(one_device(config), precision={"compute": "bfloat16"}, train={"steps": 2})
+    train(config, tmp_path / "run")
+    gaps = [record["log_prob_gap"] for record in records(tmp_path / "run").values()]
+    assert len(gaps) == 2
+    assert all(1e-4 < gap < 0.1 for gap in gaps)
+    assert "Gap of log-probabilities" in (tmp_path / "run/report.html").read_text()
 
 
 @pytest.mark.slow
@@ -241,6 +254,10 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(config, alone, tmp_path, upda
     assert len(shown) == 5
     assert shown[0].keys() == {"prompt", "response", "reward", "finished"}
     assert "eval/reward" in (tmp_path / "at_once" / "metrics.jsonl").read_text()
+    wall = goodput.read(tmp_path / "at_once").parts
+    assert wall["rollout"] > 0 == wall["data"]
+    assert one["rollout_seconds"] > 0 == one["data_wait_seconds"]
+    assert "rollouts<b>" in (tmp_path / "at_once" / "report.html").read_text()
 
 
 @pytest.mark.slow

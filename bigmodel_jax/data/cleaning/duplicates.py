@@ -11,6 +11,8 @@ from bigmodel_jax.data.cleaning.minhash_index import MinHashIndex, band_hashes
 from bigmodel_jax.data.cleaning.step import Record, Shared, package, text_of
 
 DIGEST = 16  # bytes of a text's hash
+SHOWN = 100  # characters of a text that a data card may show beside its near duplicate
+REMEMBERED = 10_000  # texts whose beginnings are kept for that: a megabyte
 
 
 def digest(text: str) -> bytes:
@@ -94,12 +96,14 @@ class NearDuplicates(Shared):
             raise ValueError(f"bands = {self.bands}; it must divide permutations = {self.permutations}")
 
     def key(self, record: Record) -> bytes:
-        words = text_of(record, self.field).lower().split()
+        text = text_of(record, self.field)
+        words = text.lower().split()
         found = package("rensa", self).RMinHash(num_perm=self.permutations, seed=self.seed)
         last = max(len(words) - self.words, 0) + 1
         found.update([" ".join(words[i : i + self.words]) for i in range(last)])
         signature = np.array(found.digest(), np.uint32).astype(np.uint8)
-        return signature.tobytes() + band_hashes(signature[None], self.bands).tobytes()
+        shown = text[:SHOWN].encode("utf-8", "replace")
+        return signature.tobytes() + band_hashes(signature[None], self.bands).tobytes() + shown
 
     def index(self):
         return _NearTexts(self)
@@ -108,14 +112,22 @@ class NearDuplicates(Shared):
 class _NearTexts:
     def __init__(self, step: NearDuplicates):
         self.threshold = step.threshold
-        self.permutations = step.permutations
+        self.permutations, self.bands = step.permutations, step.bands
+        self.beginnings: list[bytes] = []
         self.known = MinHashIndex(step.permutations, step.bands)
 
     def ask(self, key: bytes) -> str:
         signature = np.frombuffer(key, np.uint8, self.permutations)
-        hashes = np.frombuffer(key, np.uint64, offset=self.permutations).tolist()
+        hashes = np.frombuffer(key, np.uint64, self.bands, self.permutations).tolist()
         alike, slots = self.known.find(signature, hashes)
         if alike >= self.threshold:
-            return f"near duplicate: similarity {alike:.2f} to a text before, {self.threshold:g} or more"
+            return f"near duplicate: similarity {alike:.2f}, {self.threshold:g} or more, to a text before{self._beginning()}"
         self.known.add(signature, hashes, slots)
+        if len(self.beginnings) < REMEMBERED:
+            self.beginnings.append(key[self.permutations + 8 * self.bands :])
         return ""
+
+    def _beginning(self) -> str:
+        """Of the text that is most alike, where it is remembered."""
+        near = self.known.nearest
+        return f": {self.beginnings[near].decode()}" if near < len(self.beginnings) else ""

@@ -27,7 +27,7 @@ class MinHashIndex:
     """
 
     def __init__(self, permutations: int, bands: int):
-        self.number = 0
+        self.number, self.nearest = 0, -1
         self._bands, self._permutations = bands, permutations
         self._blocks: list[np.ndarray] = []
         self._new_tables(12)
@@ -39,7 +39,10 @@ class MinHashIndex:
         self._tags = [bytearray(1 << bits) for _ in range(self._bands)]
 
     def find(self, signature: np.ndarray, hashes: list[int]) -> tuple[float, list[int]]:
-        """(the estimated Jaccard similarity of the most alike text, 0 where there is none; where `add` would put this one)."""
+        """(the estimated Jaccard similarity of the most alike text, 0 where there is none; where `add` would put this one).
+
+        `nearest` is then that text's number.
+        """
         slots, candidates, shift, mask = [], set(), 64 - self._bits, self._mask
         for table, tags, value in zip(self._tables, self._tags, hashes, strict=True):
             slot, tag = value >> shift, value & 255
@@ -69,7 +72,8 @@ class MinHashIndex:
             self._grow()
 
     def _alike(self, signature: np.ndarray, texts: list[int]) -> float:
-        equal = float((self._signatures(texts) == signature).mean(axis=1).max())
+        found = (self._signatures(texts) == signature).mean(axis=1)
+        self.nearest, equal = texts[int(found.argmax())], float(found.max())
         return max((equal - 1 / 256) / (1 - 1 / 256), 0.0)
 
     def _signatures(self, texts: list[int]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from bigmodel_jax.data.cleaning.step import Step
+from bigmodel_jax.data.cleaning.step import Shared, Step
 from bigmodel_jax.data.corpus.outcome import Kept
 
 EXAMPLES = 3  # of what a rule dropped
@@ -51,7 +51,7 @@ class Tally:
 def card(tally: Tally, steps: tuple[Step, ...], facts: dict[str, Any]) -> dict[str, Any]:
     """The whole card as JSON; `facts` stand at its beginning."""
     described = [
-        {"step": type(step).__name__, "fields": step.facts(), **counts}
+        {"step": type(step).__name__, "fields": step.facts(), "compares records": isinstance(step, Shared), **counts}
         for step, counts in zip(steps, tally.steps, strict=True)
     ]
     return facts | {
@@ -63,8 +63,7 @@ def card(tally: Tally, steps: tuple[Step, ...], facts: dict[str, Any]) -> dict[s
 def _split(counts: dict[str, Any]) -> dict[str, Any]:
     """A split's counts with names that a reader understands; a field that no record has is left out."""
     found = {name: counts[name] for name in ("records", "characters")}
-    bits = sorted(map(int, counts["lengths"]))
-    found["characters of a record"] = {_range(b): counts["lengths"][str(b)] for b in bits}
+    found["characters of a record"] = by_range({int(bits): n for bits, n in counts["lengths"].items()})
     for name in ("languages", "labels"):
         named = {key: n for key, n in counts[name].most_common() if key}
         if named:
@@ -75,6 +74,7 @@ def _split(counts: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _range(bits: int) -> str:
-    """The numbers of so many bits."""
-    return f"{1 << (bits - 1)} to {(1 << bits) - 1}" if bits else "0"
+def by_range(counts: dict[int, int]) -> dict[str, int]:
+    """A histogram over numbers of so many bits, by the numbers that have them: {"4 to 7": 12}."""
+    names = {bits: f"{1 << (bits - 1)} to {(1 << bits) - 1}" if bits else "0" for bits in counts}
+    return {names[bits]: counts[bits] for bits in sorted(counts)}

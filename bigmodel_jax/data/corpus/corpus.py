@@ -5,9 +5,9 @@ import importlib.metadata
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from bigmodel_jax.core import user_code
+from bigmodel_jax.core import paths, user_code
 from bigmodel_jax.core.ranges import Count, ShareBelowOne
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import DataConfig
@@ -15,13 +15,28 @@ from bigmodel_jax.data.cleaning.step import Step
 from bigmodel_jax.data.corpus import folder as folders
 from bigmodel_jax.data.corpus.outcome import Splits
 from bigmodel_jax.data.corpus.prepare import Job, prepare
-from bigmodel_jax.data.sources import array_record_files
+from bigmodel_jax.data.sources import array_record_files, remembered
 from bigmodel_jax.data.sources.lines import parse_json
 from bigmodel_jax.data.sources.sources import Source
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # raise it when the shards of the same steps change
+MOST_FILES = 1000  # of a split, that a data card lists
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard(Source):
+    """The records of one shard of a prepared corpus."""
+
+    path: Path
+
+    def records(self, split, root, bad):
+        for number, line in array_record_files.read(self.path):
+            record, reason = parse_json(line)
+            if reason:
+                raise ValueError(f"{self.path} record {number} is damaged: {reason}")
+            yield f"{self.path} record {number}", record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +45,9 @@ class Corpus(Source):
 
     The validation split is read first, so that steps that compare records keep it and drop its twins from training.
     """
+
+    compared: ClassVar = {"shard_mb": "place", "licence": "place"}
+    cut: ClassVar = "validation_share"
 
     source: Source
     steps: tuple[Step, ...] = ()
@@ -62,6 +80,10 @@ class Corpus(Source):
         return cache.key(self.job(root).key, split)
 
     def records(self, split, root, bad):
+        for shard in self.shards(split, root, bad):
+            yield from shard.records(split, root, bad)
+
+    def shards(self, split, root, bad):
         job, folder = self.job(root), self.folder(root)
         if not folder.exists():
             log.info(
@@ -70,12 +92,7 @@ class Corpus(Source):
         prepare(job, folder, root, max_bad_records=bad.limit)
         for where, reason in folders.read_manifest(folder)["skipped"].get(split, ()):
             bad.skip(where, reason)
-        for path in folders.shard_paths(folder, split):
-            for number, line in array_record_files.read(path):
-                record, reason = parse_json(line)
-                if reason:
-                    raise ValueError(f"{path} record {number} is damaged: {reason}")
-                yield f"{path} record {number}", record
+        return [Shard(path) for path in folders.shard_paths(folder, split)]
 
     def folder(self, root: Path) -> Path:
         """Where it lies in the cache."""
@@ -91,6 +108,7 @@ class Corpus(Source):
         steps = [_print(step) for step in self.steps]
         key = cache.key(FORMAT, prints, steps, self.validation_share, self.split_by, self.shard_mb)
         facts = {"source": self.short_name(), "licence": self.licence, "fingerprints": prints}
+        facts["inputs"] = {split: found for split in inputs if (found := _inputs(self.source, split, root))}
         splits = Splits(self.validation_share, self.split_by)
         return Job(key, self.source, inputs, self.steps, splits, self.shard_mb * 1_000_000, facts)
 
@@ -100,6 +118,16 @@ def _print(step: Step) -> list:
     digests = [cache.file_digest(path) for path in step.reads()]
     versions = [(name, _version(name, step)) for name in step.packages]
     return [type(step).__name__, step.facts(), step.code(), digests, versions]
+
+
+def _inputs(source: Source, split: str, root: Path) -> list[dict[str, Any]]:
+    """The first files of a split, as a data card names them; [] of a source without files."""
+    if type(source).made_from is Source.made_from:
+        return []
+    found = source.made_from(split, root)
+    first = found[:MOST_FILES] if isinstance(found, list) else []
+    sums = remembered.digests(first, root)
+    return [{"name": p.name, "bytes": paths.stat(p).size, "sha256": d} for p, d in zip(first, sums, strict=True)]
 
 
 def _version(name: str, step: Step) -> str:
@@ -115,8 +143,9 @@ def corpora(data: DataConfig) -> Iterator[tuple[Corpus, DataConfig]]:
     """Every corpus in a data config, inner ones first, with the config whose cache and limit hold for it."""
     for part in user_code.parts(data):
         if isinstance(part, DataConfig):
+            here = dataclasses.replace(part, cache_dir=part.cache_dir or data.cache_dir)  # as a mixture opens its parts
             for source in reversed(list(_sources(part))):
-                yield source, part
+                yield source, here
 
 
 def _sources(part: Any) -> Iterator[Corpus]:

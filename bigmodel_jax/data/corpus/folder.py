@@ -10,7 +10,7 @@ from pathlib import Path
 from array_record.python import array_record_module
 
 from bigmodel_jax.core import files
-from bigmodel_jax.data.sources.array_record_files import SUFFIX
+from bigmodel_jax.data.sources.array_record_files import SUFFIX, named
 
 MANIFEST = "manifest.json"
 OPTIONS = "group_size:64"  # records that are compressed together
@@ -76,7 +76,8 @@ class Shards:
         if split not in self._open:
             self._open[split] = array_record_module.ArrayRecordWriter(str(self._partial(split)), OPTIONS)
             self._counts[split] = [0, 0]
-        self._open[split].write(line)
+        with named(self.folder / self._name(split)):
+            self._open[split].write(line)
         self._counts[split][0] += 1
         self._counts[split][1] += len(line)
         self.bytes += len(line)
@@ -86,10 +87,8 @@ class Shards:
         found = []
         for split in sorted(self._open):
             path, final = self._partial(split), self.folder / self._name(split)
-            try:
+            with named(final):
                 self._open[split].close()
-            except RuntimeError as error:  # a full disk
-                raise ValueError(f"{final} cannot be written: {str(error)[:100]}") from error
             with files.replacing(final) as temporary:
                 os.rename(path, temporary)
             records, size = self._counts[split]

@@ -27,6 +27,7 @@ class ImageData(DataConfig):
     """
 
     required_by: ClassVar = {"num_classes": "num_classes", "image_shape": "source"}
+    compared: ClassVar = DataConfig.compared | {"max_shift": "training"}
 
     source: Source = Tfds("mnist_5k")
     num_classes: Count = 10

@@ -120,6 +120,13 @@ class ImageTextData(DataConfig):
         "image_shape": "image_size",
     }
 
+    compared: ClassVar = DataConfig.compared | {
+        "tokenizer": "tokenizer",
+        "seq_len": "shape",
+        "image_size": "prepares",
+        "max_shift": "training",
+    }
+
     source: Source = Tfds("emoji")
     tokenizer: TokenizerConfig = TokenizerConfig("wordpiece", vocab_size=1024)
     image_size: Count = 32

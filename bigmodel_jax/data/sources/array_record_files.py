@@ -1,12 +1,15 @@
 """ArrayRecord shards whose records are JSON objects: what `launch.py prepare` writes, and others can."""
 
+import contextlib
 import dataclasses
+import glob
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from array_record.python import array_record_module
 
+from bigmodel_jax.core import files
 from bigmodel_jax.data.sources.lines import parse_json
 from bigmodel_jax.data.sources.opened import on_disk
 from bigmodel_jax.data.sources.sources import Files
@@ -20,6 +23,9 @@ class ArrayRecordFiles(Files):
     """ArrayRecord files of JSON objects, in the order of their names."""
 
     text_field: str = "text"
+
+    def shards(self, split, root, bad):
+        return [dataclasses.replace(self, **{split: glob.escape(str(path))}) for path in self.paths(split)]
 
     def records(self, split, root, bad):
         for path in self.paths(split):
@@ -37,9 +43,7 @@ class ArrayRecordFiles(Files):
 def read(path: Path) -> Iterator[tuple[int, bytes]]:
     """(number, bytes) of each record, from 0; ValueError, one line, for a file that is cut short or damaged."""
     with on_disk(path) as place:
-        reader = array_record_module.ArrayRecordReader(str(place), "readahead_buffer_size:0,max_parallelism:0")
-        if not reader.ok():
-            raise ValueError(f"{path} is no whole ArrayRecord file: it was cut short, or is something else")
+        reader = _opened(place, "readahead_buffer_size:0,max_parallelism:0", path)
         total = reader.num_records()
         for first in range(0, total, BATCH):
             try:
@@ -47,6 +51,62 @@ def read(path: Path) -> Iterator[tuple[int, bytes]]:
             except RuntimeError as error:
                 raise ValueError(f"{path} is damaged at record {first} or later: {str(error)[:100]}") from error
             yield from enumerate(records, first)
+
+
+def _opened(path: Path, options: str, name: Path | None = None) -> array_record_module.ArrayRecordReader:
+    """name: what a message calls the file, where `path` is a copy of it."""
+    reader = array_record_module.ArrayRecordReader(str(path), options)
+    if not reader.ok():
+        raise ValueError(f"{name or path} is no whole ArrayRecord file: it was cut short, or is something else")
+    return reader
+
+
+class Records:
+    """The records of a file by their numbers, several at once; ValueError, one line, for one that is damaged.
+
+    A record's content is compared with its checksum whenever it is read. Threads may share an object.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._reader = _opened(path, "readahead_buffer_size:0")
+
+    def __len__(self) -> int:
+        return self._reader.num_records()
+
+    def read(self, numbers: Sequence[int]) -> list[bytes]:
+        try:
+            return self._reader.read(list(numbers))
+        except (RuntimeError, IndexError) as error:
+            anew = "delete it, and the same command makes it anew"
+            raise ValueError(f"{self._path} is damaged; {anew}: {str(error)[:100]}") from error
+
+
+@contextlib.contextmanager
+def writing(path: Path, options: str) -> Iterator[Callable[[bytes], None]]:
+    """Yields a function that appends a record to the file which becomes `path`, whole or not at all.
+
+    ValueError, one line, where the disk is full.
+    """
+    with files.replacing(path) as temporary:
+        writer = array_record_module.ArrayRecordWriter(str(temporary), options)
+
+        def append(record: bytes) -> None:
+            with named(path):
+                writer.write(record)
+
+        yield append
+        with named(path):
+            writer.close()
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """What a writer raises, a full disk above all, as ValueError of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ValueError(f"{path} cannot be written: {str(error)[:100]}") from error
 
 
 def json_line(record: dict) -> bytes:

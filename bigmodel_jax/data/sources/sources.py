@@ -11,7 +11,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from bigmodel_jax.core import paths, user_code
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.core.user_code import FunctionName
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords
+from bigmodel_jax.data.base import BadRecords, Compared
 from bigmodel_jax.data.sources import packaged, remembered, tfds_names
 from bigmodel_jax.data.sources.lines import MOST_BYTES, opened_text, parse_json, read_lines, read_rows
 from bigmodel_jax.data.sources.opened import opened
@@ -31,12 +31,19 @@ Records = Iterator[tuple[str, dict[str, Any]]]
 class Source:
     """Base of every source. Splits are called "train" and "validation"."""
 
+    compared: ClassVar[dict[str, Compared]] = {}  # these two as `DataConfig` has them
+    cut: ClassVar[str] = ""
+
     def fingerprint(self, split: str, root: Path) -> str:
         """Changes whenever the records of `split` do; `root` is the cache."""
         raise NotImplementedError(f"{type(self).__name__} does not define fingerprint()")
 
     def records(self, split: str, root: Path, bad: BadRecords) -> Records:
         raise NotImplementedError(f"{type(self).__name__} does not define records()")
+
+    def shards(self, split: str, root: Path, bad: BadRecords) -> list["Source"]:
+        """Sources whose records, one after the other, are this one's: as many as several processes can read at once."""
+        return [self]
 
     def has(self, split: str, root: Path) -> bool:
         """Whether it has this split at all."""
@@ -70,6 +77,7 @@ class Tfds(Source):
     name is TFDS's: prepared before in `data_dir`, or downloaded where there is a network.
     """
 
+    compared: ClassVar = {"data_dir": "place", "train_split": "training"}
     name: str = "sotu"
     data_dir: str = ""
     "where the dataset is or will be prepared; empty: the cache for own builders, ~/tensorflow_datasets for others"
@@ -141,6 +149,7 @@ def _version(package: str, name: str) -> str:
 class Files(Source):
     """Base of sources that read files. `train` and `validation` are paths or glob patterns, comma-separated."""
 
+    compared: ClassVar = {"train": "training"}
     train: str = ""
     validation: str = ""
 
@@ -150,13 +159,7 @@ class Files(Source):
         patterns = [p.strip() for p in getattr(self, split).split(",") if p.strip()]
         if not patterns:
             raise ValueError(f"{option}: empty; a path or glob pattern is needed")
-        found = []
-        for pattern in patterns:
-            matches = paths.matches(pattern if paths.is_remote(pattern) else paths.expanded(option, pattern))
-            if not matches:
-                raise ValueError(f"{option}: {pattern!r} matches no file")
-            found += matches
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(path for pattern in patterns for path in paths.matches(option, pattern)))
 
     def has(self, split, root):
         return bool(getattr(self, split, ""))

@@ -50,6 +50,13 @@ class ChatData(Templated, DataConfig):
         old: f"source.{old.removesuffix('_path')}" for old in ("train", "validation", "train_path", "validation_path")
     }
 
+    compared: ClassVar = DataConfig.compared | {
+        "tokenizer_path": "tokenizer",
+        "seq_len": "shape",
+        "packing": "training",
+        **dict.fromkeys(("form", "messages_field", "prompt_field", "completion_field", "tools_field"), "prepares"),
+        **dict.fromkeys(("train_on", "reasoning", "template_path", "too_long", "control_tokens"), "prepares"),
+    }
     source: Source = TableFiles()
     form: Literal["auto", Form] = "auto"
     "auto: what the columns of a split's first record say; a record of another form is a bad record"
@@ -69,7 +76,7 @@ class ChatData(Templated, DataConfig):
     "its chat_template.jinja; empty: a prompt and its completion as plain text"
     seq_len: Count = 1024
     packing: Packing = "first_fit"
-    "first_fit: several conversations in a row; none: one a row; concat is refused: it cuts answers off their questions"
+    "first_fit, best_fit: several conversations a row; none: one; concat is refused: it cuts answers off their questions"
     too_long: TooLong = "drop"
     "a conversation longer than seq_len: drop leaves it out; cut removes tokens at its front, and never of its last answer"
     control_tokens: ControlTokens = "error"
@@ -109,7 +116,7 @@ class ChatData(Templated, DataConfig):
         if self.packing == "concat":
             raise ValueError(
                 "data.packing = 'concat': it cuts conversations at row ends, and answers off their questions; "
-                "allowed: 'first_fit', 'none'"
+                "allowed: 'first_fit', 'best_fit', 'none'"
             )
 
     def _columns(self) -> Columns:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import numpy as np
 
@@ -20,6 +21,8 @@ class MaskedTextData(TextData):
     The tokenizer's own mask token is used; one that has none gets the id after its last, so the model's vocabulary is
     one larger.
     """
+
+    compared: ClassVar = TextData.compared | {"mask_rate": "prepares"}
 
     mask_rate: Share = 0.15
     "share of the tokens that are asked for"

@@ -16,9 +16,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from bigmodel_jax.data.fields import Field, per_token
+from bigmodel_jax.data.text.best_fit import best_fit
 
 TOKENS = ("tokens", "targets", "segment_ids", "positions")
-Packing = Literal["concat", "first_fit", "none"]
+Packing = Literal["concat", "first_fit", "best_fit", "none"]
 
 OPEN_ROWS = 512  # first_fit looks at so many rows; a plan over millions of documents stays linear
 
@@ -40,7 +41,8 @@ def make_plan(packing: Packing, offsets: np.ndarray, seq_len: int) -> Plan:
     the closing separator's.
 
     concat: the stream cut every seq_len tokens, documents may continue in the next row; no padding but in the last row.
-    first_fit: documents cut at seq_len, several in a row where they fit. none: one document, or piece of one, per row.
+    first_fit: documents cut at seq_len, several in a row where they fit, in the order of the stream. best_fit: the same
+    pieces, the longest first, each where it leaves the least room. none: one document, or piece of one, per row.
     """
     if packing == "concat":
         starts = np.arange(0, offsets[-1], seq_len)
@@ -53,13 +55,15 @@ def make_plan(packing: Packing, offsets: np.ndarray, seq_len: int) -> Plan:
     return pack(packing, starts, lengths, seq_len)
 
 
-def pack(packing: Literal["first_fit", "none"], starts: np.ndarray, lengths: np.ndarray, seq_len: int) -> Plan:
+def pack(
+    packing: Literal["first_fit", "best_fit", "none"], starts: np.ndarray, lengths: np.ndarray, seq_len: int
+) -> Plan:
     """The rows of whole pieces, none of which is longer than seq_len."""
     if packing == "none":
         return Plan(starts, lengths, np.arange(len(starts) + 1))
-    row = first_fit(lengths, seq_len)
+    row = (first_fit if packing == "first_fit" else best_fit)(lengths, seq_len)
     order = np.argsort(row, kind="stable")
-    first = np.searchsorted(row[order], np.arange(row.max() + 2))
+    first = np.append(0, np.cumsum(np.bincount(row)))
     return Plan(starts[order], lengths[order], first)
 
 
@@ -107,10 +111,12 @@ def collate(
     row_of_piece = np.repeat(np.arange(len(rows)), count)
     begins = row_of_piece * seq_len + before - before[np.cumsum(count) - count][row_of_piece]
 
-    source, place = ranges(starts, lengths), ranges(begins, lengths)
+    # Each piece with the token behind it is read at once: a stream on disk is read once.
+    source, place = ranges(starts, lengths + 1), ranges(begins, lengths)
+    found, last = stream[source], np.cumsum(lengths + 1) - 1
     tokens, targets = np.zeros((2, shape[0] * shape[1]), np.int32)
     weights = np.zeros(len(tokens), np.float32)
-    tokens[place], targets[place], weights[place] = stream[source], stream[source + 1], 1.0
+    tokens[place], targets[place], weights[place] = np.delete(found, last), np.delete(found, last - lengths), 1.0
 
     # The documents that begin in each piece, by their offsets: a token's value says nothing about where it stands.
     lowest, highest = np.searchsorted(offsets, starts), np.searchsorted(offsets, starts + lengths)

@@ -1,6 +1,7 @@
 """Text for permutation language modelling: some tokens of every row are predicted, in an order of their own."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from bigmodel_jax.data.text.text import TextData, TextRows
 @dataclasses.dataclass(frozen=True)
 class PermutedTextData(TextData):
     """Documents as rows of tokens, with those to predict and their order (arXiv:1906.08237, sections 2.2 and 2.3)."""
+
+    compared: ClassVar = TextData.compared | {"predict_rate": "prepares"}
 
     predict_rate: ShareAboveZero = 1 / 6
     "share of a row's tokens that are predicted: the last ones of the order, which have most to go by"

@@ -38,6 +38,13 @@ class PreferenceData(Templated, DataConfig):
 
     required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
 
+    compared: ClassVar = DataConfig.compared | {
+        "tokenizer_path": "tokenizer",
+        "seq_len": "shape",
+        **dict.fromkeys(("prompt_field", "chosen_field", "rejected_field", "template_path"), "prepares"),
+        **dict.fromkeys(("too_long", "reasoning", "control_tokens"), "prepares"),
+    }
+
     source: Source = TableFiles()
     prompt_field: str = "prompt"
     "where a record has no such column, what its answers both begin with is the prompt"
@@ -152,6 +159,8 @@ class UnpairedPreferenceData(PreferenceData):
 
     The second text of a row is its prompt with an answer of the record before, which a loss such as KTO's needs.
     """
+
+    compared: ClassVar = PreferenceData.compared | {"completion_field": "prepares", "label_field": "prepares"}
 
     completion_field: str = "completion"
     label_field: str = "label"

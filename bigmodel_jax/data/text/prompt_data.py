@@ -37,6 +37,13 @@ class PromptData(Templated, DataConfig):
     endless: ClassVar[bool] = True
     prompts: ClassVar[bool] = True
 
+    compared: ClassVar = DataConfig.compared | {
+        "tokenizer_path": "tokenizer",
+        **dict.fromkeys(("prompt_field", "template_path", "max_prompt", "max_tokens"), "prepares"),
+        **dict.fromkeys(("group", "temperature", "top_k", "top_p", "recorded", "completion_field"), "training"),
+        **dict.fromkeys(("updates_per_rollout", "slots", "rollouts"), "training"),
+    }
+
     source: Source = TableFiles()
     prompt_field: str = "prompt"
     "a text, or a list of messages, which need `template_path`"

@@ -63,6 +63,12 @@ class QuestionAnsweringData(DataConfig):
 
     required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
 
+    compared: ClassVar = DataConfig.compared | {
+        "tokenizer_path": "tokenizer",
+        "seq_len": "shape",
+        "overlap": "prepares",
+    }
+
     source: Source = TableFiles()
     tokenizer_path: str = ""
     "the encoder's tokenizer.json"

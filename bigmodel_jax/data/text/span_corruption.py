@@ -11,6 +11,7 @@ one sequence, also where it runs over the end of a document.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,6 +27,8 @@ EVALUATION = shuffle.start(0)  # the same spans of a row in every evaluation
 @dataclasses.dataclass(frozen=True)
 class SpanCorruptionData(TextData):
     """`seq_len` tokens of text a row, some of them taken out as spans: for encoder-decoders."""
+
+    compared: ClassVar = TextData.compared | {"noise_density": "prepares", "mean_span": "prepares"}
 
     noise_density: ProperShare = 0.15
     "share of the tokens that is taken out"

@@ -17,6 +17,8 @@ class SubwordClassificationData(TextClassificationData):
 
     required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
 
+    compared: ClassVar = TextClassificationData.compared | {"tokenizer_path": "tokenizer"}
+
     tokenizer_path: str = ""
     "the encoder's tokenizer.json"
 

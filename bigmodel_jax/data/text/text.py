@@ -1,28 +1,30 @@
-"""Text in, rows of tokens out. Documents are tokenized once into the cache and memory-mapped from there."""
+"""Text in, rows of tokens out. Documents are tokenized once, into shards in the cache, and read from there."""
 
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from bigmodel_jax.core import user_code
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, log_skipped
 from bigmodel_jax.data.fields import Field, per_token
-from bigmodel_jax.data.sources.lines import MOST_BYTES
 from bigmodel_jax.data.sources.sources import Source, Tfds
-from bigmodel_jax.data.text import baseline, packing
+from bigmodel_jax.data.text import baseline, packing, token_shards, token_stream, tokenized
+from bigmodel_jax.data.text.documents import usable
 from bigmodel_jax.data.text.packing import Packing
+from bigmodel_jax.data.text.token_stream import TokenStream
+from bigmodel_jax.data.text.tokenized import Job
 from bigmodel_jax.data.tokenizers import special_tokens, tokenizers
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, TokenizerConfig
 
-FORMAT = 1  # raise it when the files below change
-CHUNK = 1 << 22  # characters tokenized at a time
+FORMAT = 1  # raise it when the tokenizers' files change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,23 +44,21 @@ class TextData(DataConfig):
     )
 
     required_by: ClassVar = {"vocab_size": "tokenizer", "max_seq_len": "seq_len"}
+    compared: ClassVar = DataConfig.compared | {"tokenizer": "tokenizer", "seq_len": "shape", "packing": "training"}
 
     source: Source = Tfds("sotu")
     tokenizer: TokenizerConfig = TokenizerConfig()
     seq_len: Count = 256
     packing: Packing = "concat"
-    "concat: no padding, documents run over row ends; first_fit: whole documents packed; none: one document a row"
+    "concat: no padding, documents run over row ends; first_fit, best_fit: whole documents packed; none: one a row"
 
     def __post_init__(self):
         if self.seq_len < 1:
             raise ValueError(f"data.seq_len: {self.seq_len} must be positive")
 
     def open(self, split: str) -> "TextRows":
-        folder = encoded_folder(self, split)
-        meta = json.loads((folder / "meta.json").read_text())
+        tokens, offsets, meta = open_tokens(encoded_folder(self, split))
         log_skipped(split, meta["bad_records"])
-        tokens = np.asarray(np.memmap(folder / "tokens.bin", meta["dtype"], mode="r"))
-        offsets = np.load(folder / "offsets.npy")
         plan = packing.make_plan(self.packing, offsets, self.seq_len)
         token_bytes = np.load(tokenizer_folder(self) / "token_bytes.npy")
         # A tokenizer that is trained here begins a text with its separator; a published one need not.
@@ -89,7 +89,7 @@ class TextRows:
 
     shown_as: ClassVar[str] = "text"  # how the `data` verb shows them
 
-    stream: np.ndarray
+    stream: TokenStream
     offsets: np.ndarray
     plan: packing.Plan
     seq_len: int
@@ -128,18 +128,22 @@ class TextRows:
 # ---------------------------------------------------------------- the tokenizer
 
 
-def tokenizer_folder(cfg: TextData) -> Path:
-    """The cache folder with tokenizer.json and token_bytes.npy, made at first."""
+def _tokenizer(cfg: TextData) -> tuple[str, Callable[[], Tokenizer]]:
+    """(its folder's name in the cache, what makes it)"""
     tok = cfg.tokenizer
     if tok.path:
         if not Path(tok.path).is_file():
             raise ValueError(f"data.tokenizer.path: no such file: {tok.path}")
-        name, make = f"file-{special_tokens.fingerprint(tok.path)}", lambda: tokenizers.load_tokenizer(tok.path)
-    elif tok.kind == "bytes":
-        name, make = "bytes", tokenizers.make_bytes
-    else:
-        name = f"{tok.kind}-{tok.vocab_size}-{cache.key(_source_key(cfg, 'train'))}"
-        make = functools.partial(_train_tokenizer, cfg)
+        return f"file-{special_tokens.fingerprint(tok.path)}", lambda: tokenizers.load_tokenizer(tok.path)
+    if tok.kind == "bytes":
+        return "bytes", tokenizers.make_bytes
+    name = f"{tok.kind}-{tok.vocab_size}-{cache.key(_source_key(cfg, 'train'))}"
+    return name, functools.partial(_train_tokenizer, cfg)
+
+
+def tokenizer_folder(cfg: TextData) -> Path:
+    """The cache folder with tokenizer.json and token_bytes.npy, made at first."""
+    name, make = _tokenizer(cfg)
 
     def write(folder: Path) -> None:
         tokenizer = make()
@@ -177,81 +181,40 @@ def _source_key(cfg: TextData, split: str) -> list:
 
 def documents(cfg: TextData, split: str, bad: BadRecords | None = None) -> Iterator[tuple[str, str]]:
     """(where, text) of every usable document of a split; ValueError where there is none."""
-    bad = bad or BadRecords(cfg.max_bad_records)
-    found = 0
-    for where, record in cfg.source.records(split, cfg.root(), bad):
-        reason = lacks(record, "text") or wrong(record["text"])
-        if reason:
-            bad.skip(where, reason)
-        else:
-            found += 1
-            yield where, record["text"]
+    found = False
+    for found in usable(cfg.source, split, cfg.root(), bad or BadRecords(cfg.max_bad_records)):
+        yield found
     if not found:
         raise ValueError(f"data.source: the {split} split of {cfg.source} has no documents")
 
 
-def wrong(text: str | None) -> str:
-    """What makes a document unusable, or nothing."""
-    if not isinstance(text, str):
-        return "no text"
-    if not text.strip():
-        return "empty"
-    try:
-        size = len(text.encode("utf-8"))
-    except UnicodeEncodeError as error:
-        return f"not encodable as UTF-8 ({error.reason} at character {error.start})"
-    return f"{size} bytes long; {MOST_BYTES} is the most" if size > MOST_BYTES else ""
+def splits(data: DataConfig) -> Iterator[tuple[TextData, str]]:
+    """Every split of every `TextData` in a data config."""
+    for part in user_code.parts(data):
+        if isinstance(part, TextData):
+            yield from ((part, split) for split in ("train", "validation") if part.source.has(split, part.root()))
 
 
-def encoded_folder(cfg: TextData, split: str) -> Path:
-    """The cache folder with tokens.bin, offsets.npy and meta.json of a split, made at first."""
-    tokens = tokenizer_folder(cfg)
-    name = f"{cfg.source.short_name()}-{split}-{cache.key(_source_key(cfg, split), tokens.name)}"
-    return cache.build(
-        cfg.root() / f"text-{FORMAT}" / name, lambda folder: _encode(cfg, split, tokens / "tokenizer.json", folder)
-    )
+def tokens_folder(cfg: TextData, split: str) -> Path:
+    """Where the shards of tokens of a split lie in the cache."""
+    name = f"{cfg.source.short_name()}-{split}-{cache.key(_source_key(cfg, split), _tokenizer(cfg)[0])}"
+    return cfg.root() / f"text-{tokenized.FORMAT}" / name
 
 
-def _encode(cfg: TextData, split: str, tokenizer_path: Path, folder: Path) -> None:
-    """Tokenizes a split into `folder`."""
-    tokenizer, bad = tokenizers.load_tokenizer(tokenizer_path), BadRecords(cfg.max_bad_records)
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    separator = np.array([tokenizer.separator], dtype)
-    sizes, characters, num_bytes = [], 0, 0
-    with open(folder / "tokens.bin", "wb") as file:
-        for texts in _chunks(text for _, text in documents(cfg, split, bad)):
-            characters += sum(map(len, texts))
-            num_bytes += sum(len(text.encode()) for text in texts)
-            for ids in tokenizer.encode_batch(texts):
-                separator.tofile(file)
-                ids.astype(dtype).tofile(file)
-                sizes.append(len(ids) + 1)
-        separator.tofile(file)
-    np.save(folder / "offsets.npy", np.cumsum([0, *sizes]))
-    meta = {
-        "split": split,
-        "dtype": np.dtype(dtype).name,
-        "separator": tokenizer.separator,
-        "documents": len(sizes),
-        "characters": characters,
-        "bytes": num_bytes,
-        "tokens": sum(sizes) - len(sizes),
-        "bad_records": bad.skipped,
-    }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+def encoded_folder(cfg: TextData, split: str, workers: int = 1, say: Callable[[int, int], None] | None = None) -> Path:
+    """The `tokens_folder` with its shards and their manifest, made at first; `say` as `tokenized.make`."""
+    tokenizer = tokenizer_folder(cfg) / "tokenizer.json"
+    job = Job(cfg.source, split, cfg.root(), tokenizer, cfg.max_bad_records)
+    return tokenized.make(job, tokens_folder(cfg, split), workers, say or (lambda done, of: None))
 
 
-def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
-    """Lists of texts of about CHUNK characters together."""
-    chunk, size = [], 0
-    for text in texts:
-        chunk.append(text)
-        size += len(text)
-        if size >= CHUNK:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+def open_tokens(folder: Path) -> tuple[TokenStream, np.ndarray, dict]:
+    """(stream, offsets as `TextRows` has them, the manifest without its shards) of an `encoded_folder`."""
+    meta = token_shards.read_manifest(folder)
+    shards = meta.pop("shards")
+    lengths = [token_shards.read_index(folder, number).lengths for number in range(len(shards))]
+    sizes = np.array([shard["tokens"] + shard["documents"] for shard in shards])
+    return TokenStream(folder, sizes, np.dtype(meta["dtype"]), meta["separator"]), token_stream.offsets(lengths), meta
 
 
 def xz_baseline(cfg: TextData) -> tuple[float, float]:

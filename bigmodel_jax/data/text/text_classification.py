@@ -68,6 +68,12 @@ class TextClassificationData(DataConfig):
         old: f"source.{old.removesuffix('_path')}" for old in ("train", "test", "train_path", "test_path")
     }
 
+    compared: ClassVar = DataConfig.compared | {
+        "seq_len": "shape",
+        **dict.fromkeys(("label_field", "vocab_size", "min_chars", "max_chars", "ngram_buckets"), "prepares"),
+    }
+    cut: ClassVar = "validation_fraction"
+
     source: Source = LabelledLines(train="data/train.txt", test="data/test.txt")
     label_field: str = "label"
     evaluate_on: Literal["validation", "test"] = "validation"

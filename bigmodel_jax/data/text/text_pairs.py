@@ -7,7 +7,6 @@ answer.
 """
 
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +20,9 @@ from bigmodel_jax.data.base import DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.sources.sources import Source
 from bigmodel_jax.data.sources.table_files import TableFiles
-from bigmodel_jax.data.text import encoder_decoder_rows, text
+from bigmodel_jax.data.text import documents, encoder_decoder_rows, packing, text
 from bigmodel_jax.data.text.text import TextData
+from bigmodel_jax.data.text.token_stream import TokenStream
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, TokenizerConfig
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,12 @@ class TextPairData(DataConfig):
         "eos_token_id": "tokenizer",
     }
 
+    compared: ClassVar = DataConfig.compared | {
+        "tokenizer": "tokenizer",
+        **dict.fromkeys(("input_field", "target_field", "prefix", "decoder_start"), "prepares"),
+        **dict.fromkeys(("input_len", "target_len", "too_long"), "prepares"),
+    }
+
     source: Source = TableFiles()
     input_field: str = "input"
     target_field: str = "target"
@@ -59,12 +65,10 @@ class TextPairData(DataConfig):
 
     def open(self, split: str) -> "PairRows":
         texts = self._texts()
-        folder = text.encoded_folder(texts, split)
-        meta = json.loads((folder / "meta.json").read_text())
+        tokens, offsets, meta = text.open_tokens(text.encoded_folder(texts, split))
         log_skipped(split, meta["bad_records"])
-        tokens = np.asarray(np.memmap(folder / "tokens.bin", meta["dtype"], mode="r"))
         # `S input S target S input ... S`: one offset a text, of the separator in front of it.
-        begins = np.load(folder / "offsets.npy") + 1
+        begins = offsets + 1
         lengths = np.diff(begins).reshape(-1, 2)
         fits = (lengths <= (self.input_len, self.target_len)).all(axis=1)
         if not fits.all():
@@ -119,6 +123,9 @@ class Sides(Source):
     def fingerprint(self, split, root):
         return cache.key(self.source.fingerprint(split, root), self.input_field, self.target_field, self.prefix)
 
+    def shards(self, split, root, bad):
+        return [dataclasses.replace(self, source=shard) for shard in self.source.shards(split, root, bad)]
+
     def records(self, split, root, bad) -> Iterator[tuple[str, dict[str, Any]]]:
         for where, record in self.source.records(split, root, bad):
             fields = (self.input_field, self.target_field)
@@ -133,7 +140,7 @@ class Sides(Source):
 def _wrong(record: dict[str, Any], name: str) -> str:
     if missing := lacks(record, name):
         return missing
-    reason = text.wrong(record[name])
+    reason = documents.wrong(record[name])
     return f"field {name!r}: {reason}" if reason else ""
 
 
@@ -141,7 +148,7 @@ def _wrong(record: dict[str, Any], name: str) -> str:
 class PairRows:
     """One split. begins, lengths (N, 2): of each pair's input and target in `tokens`; a length counts the end."""
 
-    tokens: np.ndarray
+    tokens: TokenStream
     begins: np.ndarray
     lengths: np.ndarray
     token_bytes: np.ndarray
@@ -153,16 +160,19 @@ class PairRows:
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
         out = encoder_decoder_rows.empty(len(indices), self.cfg.input_len, self.cfg.target_len)
-        for row, index in enumerate(indices):
-            source, target = (self._side(index, side) for side in (0, 1))
+        for row, (source, target) in enumerate(self._sides(np.asarray(indices))):
             encoder_decoder_rows.fill(out, row, source, target, self.cfg.decoder_start)
         if noise is None and self.token_bytes.any():
             out["target_bytes"] = self.token_bytes[out["targets"]]
         return out
 
-    def _side(self, index: int, side: int) -> np.ndarray:
-        """Its tokens and its end, as many as a row has room for: the end stays."""
-        begin, length = self.begins[index, side], self.lengths[index, side]
-        room = (self.cfg.input_len, self.cfg.target_len)[side]
-        ids = self.tokens[begin : begin + length].astype(np.int32)
-        return ids if length <= room else np.append(ids[: room - 1], ids[-1])
+    def _sides(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Input and target of each pair with their ends, as many tokens as a row has room for: the end stays."""
+        lengths = self.lengths[indices].ravel()
+        ids = self.tokens[packing.ranges(self.begins[indices].ravel(), lengths)].astype(np.int32)
+        texts, rooms = np.split(ids, np.cumsum(lengths)[:-1]), (self.cfg.input_len, self.cfg.target_len)
+        for pair in zip(texts[::2], texts[1::2], strict=True):
+            yield tuple(
+                side if len(side) <= room else np.append(side[: room - 1], side[-1])
+                for side, room in zip(pair, rooms, strict=True)
+            )

@@ -71,6 +71,13 @@ class TokenLabelData(DataConfig):
 
     required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
 
+    compared: ClassVar = DataConfig.compared | {
+        "tokenizer_path": "tokenizer",
+        "seq_len": "shape",
+        "words_field": "prepares",
+        "labels_field": "prepares",
+    }
+
     source: Source = TableFiles()
     words_field: str = "words"
     labels_field: str = "labels"

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from references.steps import trained
 from references.weights import randomize, save_weights
 
-VOCAB, PROMPT, RESPONSE, STEPS = 48, 5, 6, 20
+VOCAB, PROMPT, RESPONSE = 48, 5, 6
 LENGTHS = (6, 4, 5, 2)
 GKD = {"forward": (0.0, 1.0), "jsd": (0.3, 2.0), "even": (0.5, 0.7), "reverse": (1.0, 2.0)}  # beta, temperature
 TRAINER = {"forward": (0.0, 1.0), "jsd": (0.5, 1.0), "warm": (0.2, 2.0), "reverse": (1.0, 1.0)}
@@ -62,22 +63,12 @@ def batch() -> dict[str, torch.Tensor]:
     }
 
 
-def trained(trainer) -> np.ndarray:
-    """Losses of 20 steps of AdamW on the one batch, decay on matrices alone, clipped."""
-    parameters = list(trainer.model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.1},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer, losses = torch.optim.AdamW(groups, lr=3e-3, betas=(0.9, 0.95)), []
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        loss = trainer.compute_loss(trainer.model, batch(), num_items_in_batch=torch.tensor(float(sum(LENGTHS))))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-    return np.array(losses)
+def backward(trainer) -> torch.Tensor:
+    """The loss of the batch, whose gradients are then those of the model."""
+    count = torch.tensor(float(sum(LENGTHS)))
+    loss = trainer.compute_loss(trainer.model, batch(), num_items_in_batch=count)
+    loss.backward()
+    return loss.detach()
 
 
 def measure(name: str, beta: float, temperature: float) -> dict[str, np.ndarray]:
@@ -108,11 +99,11 @@ def measure(name: str, beta: float, temperature: float) -> dict[str, np.ndarray]
         )
         trainer.model.train()
         trainer.model.zero_grad()
-        loss = trainer.compute_loss(trainer.model, batch(), num_items_in_batch=torch.tensor(float(sum(LENGTHS))))
-        loss.backward()
+        loss = backward(trainer)
     grads = {f"grad/{name}/{n}": p.grad.numpy() for n, p in trainer.model.named_parameters()}
     grads = {k: g.copy() for k, g in grads.items()}
-    return {f"loss/{name}": loss.detach().numpy(), f"losses/{name}": trained(trainer), **grads}
+    losses = trained(trainer.model, lambda: backward(trainer).item())
+    return {f"loss/{name}": loss.numpy(), f"losses/{name}": losses, **grads}
 
 
 def write(folder: Path) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from references.steps import trained
 from references.weights import randomize, save_weights
 
 VOCAB, PROMPT, RESPONSE = 48, 5, 6
+RATE = 5e-4  # so low that some ratios are still within the clip at the last step
 LENGTHS = (6, 4, 5, 2)
 ADVANTAGES = (-1.0, 1.0, 0.5, -0.5)
 # What GRPOConfig is told, by the name of the case; every case has the same batch.
@@ -116,13 +118,17 @@ def measure(name: str, start, options: dict, batch: dict) -> dict[str, np.ndarra
             found.use_vllm = True
             ratio = (batch["old_per_token_logps"] - batch["sampling_per_token_logps"]).exp()
             batch["importance_sampling_ratio"] = ratio.clamp(max=1.2)
-        loss = 0.0
-        for piece in pieces:
-            part = found.compute_loss(found.model, {k: v[piece] if v.ndim else v for k, v in batch.items()})
-            part.backward()
-            loss += part.item()
-        grads = {f"grad/{name}/{n}": p.grad.numpy() for n, p in found.model.named_parameters()}
-    return {f"loss/{name}": np.float64(loss), **grads}
+        parts = [{k: v[piece] if v.ndim else v for k, v in batch.items()} for piece in pieces]
+
+        def backward() -> float:
+            losses = [found.compute_loss(found.model, dict(part)) for part in parts]
+            sum(losses).backward()
+            return sum(loss.item() for loss in losses)
+
+        loss = backward()
+        grads = {f"grad/{name}/{n}": p.grad.numpy().copy() for n, p in found.model.named_parameters()}
+        losses = trained(found.model, backward, RATE)
+    return {f"loss/{name}": np.float64(loss), f"losses/{name}": losses, **grads}
 
 
 def write(folder: Path) -> None:

@@ -4,6 +4,7 @@ One tiny decoder, a second one as its reference, and a reward model. Every loss 
 reference.npz `<name>/loss`, `<name>/ids`, `held` and `asked` (rows, T): which places hold a token, and which are answers.
 """
 
+import copy
 import json
 import logging
 import os
@@ -16,9 +17,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
+from references.steps import trained
 from references.weights import randomize, save_weights
 
-BETA, STEPS, RATE = 0.1, 20, 5e-3
+BETA = 0.1
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'][0] + ':' + m['content'] }}"
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
@@ -129,19 +131,25 @@ class Writer:
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
         batch = next(iter(trainer.get_train_dataloader()))
-        loss = trainer.compute_loss(trainer.model, batch)
-        loss = loss[0] if isinstance(loss, tuple) else loss
-        loss.backward()
+
+        def backward() -> float:
+            loss = trainer.compute_loss(trainer.model, dict(batch))
+            loss = loss[0] if isinstance(loss, tuple) else loss
+            loss.backward()
+            return loss.item()
+
+        start = copy.deepcopy(trainer.model.state_dict())
+        loss = backward()
         write_tree(trainer.model, self.folder / f"{name}.safetensors", gradients=True)
-        found = {"loss": loss.detach()}
+        trainer.model.load_state_dict(start)
+        found = {"loss": loss, "losses": trained(trainer.model, backward)}
         for prefix, (ids, asked) in lengths.items():
             held = batch[ids.replace("input_ids", "attention_mask")]
             answers = batch[asked] if "mask" in asked else (batch[asked] != -100).long()
             found |= {f"{prefix}ids": batch[ids], f"{prefix}held": held, f"{prefix}asked": answers}
         found |= {"label": batch["label"].long()} if "label" in batch else {}
         self.arrays |= {f"{name}/{key}": np.asarray(x) for key, x in found.items()}
-        print(f"{name:20} loss {loss.item():.6f}", {key: tuple(x.shape) for key, x in found.items()})
-        return batch
+        print(f"{name:20} loss {loss:.6f}", {key: np.shape(x) for key, x in found.items()})
 
     def dpo(self, name: str, **fields):
         from trl import DPOConfig, DPOTrainer
@@ -154,37 +162,12 @@ class Writer:
             train_dataset=self.pairs(),
             processing_class=self.tokenizer,
         )
-        return trainer, self.loss(name, trainer, {"": ("input_ids", "completion_mask")})
+        self.loss(name, trainer, {"": ("input_ids", "completion_mask")})
 
     def pairs(self, records: dict = PAIRS):
         from datasets import Dataset
 
         return Dataset.from_dict(records)
-
-    def curve(self, batch: dict) -> np.ndarray:
-        """Losses of steps of AdamW on one batch, each before its step."""
-        from trl import DPOConfig, DPOTrainer
-
-        args = DPOConfig(**self.args, beta=BETA)
-        trainer = DPOTrainer(
-            model=self.policy(),
-            ref_model=self.policy(seed=1),
-            args=args,
-            train_dataset=self.pairs(),
-            processing_class=self.tokenizer,
-        )
-        trainer.current_gradient_accumulation_steps = 1
-        optimizer = torch.optim.AdamW(
-            trainer.model.parameters(), lr=RATE, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0
-        )
-        losses = []
-        for _ in range(STEPS):
-            optimizer.zero_grad()
-            loss = trainer.compute_loss(trainer.model, dict(batch))
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        return np.array(losses)
 
 
 def write(folder: Path) -> None:
@@ -204,9 +187,8 @@ def write(folder: Path) -> None:
         (folder / "chat_template.jinja").write_text(TEMPLATE)
 
         for kind in ("sigmoid", "hinge", "ipo", "sigmoid_norm"):
-            _, batch = to.dpo(f"dpo_{kind}", loss_type=[kind])
+            to.dpo(f"dpo_{kind}", loss_type=[kind])
         to.dpo("dpo_robust", loss_type=["robust"], label_smoothing=0.1)
-        to.arrays["dpo_sigmoid/curve"] = to.curve(batch)
 
         given = {"train_dataset": to.pairs(), "processing_class": to.tokenizer}
         two = {f"{side}_": (f"{side}_input_ids", f"{side}_labels") for side in ("chosen", "rejected")}

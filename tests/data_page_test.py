@@ -1,0 +1,61 @@
+"""docs/data.md: its walk from raw files to a run on a mixture, as it is written, in an empty folder."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "data.md").read_text()
+SECTION = PAGE.partition("## From raw files to a run")[2].partition("\n## ")[0]
+FILES = dict(re.findall(r"`(\w+\.py)`:\n```python\n(.*?)```", SECTION, re.DOTALL))
+COMMANDS = re.findall(r"```\nuv run (?:--extra \w+ )?(.*?)\n```", SECTION, re.DOTALL)
+
+
+def test_the_walk_has_every_station():
+    assert list(FILES) == ["raw.py", "mixture.py"]
+    stations = [" ".join(command.split()[:2]) for command in COMMANDS]
+    assert stations == [
+        "python raw.py",
+        "launch.py prepare",
+        "launch.py data",
+        *["launch.py train"] * 2,
+        "launch.py data",
+    ]
+
+
+@pytest.mark.slow
+def test_the_walk_does_what_the_page_says(tmp_path):
+    pytest.importorskip("rensa")
+    (tmp_path / "launch.py").symlink_to(ROOT / "launch.py")
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
+    here = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "BIGMODEL_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    said = []
+    for command in COMMANDS:
+        program = [sys.executable, *shlex.split(command.removeprefix("python "))]
+        done = subprocess.run(program, cwd=tmp_path, env=here, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        said.append(done.stdout)
+    cards = [json.loads(path.read_text()) for path in (tmp_path / "cache").glob("corpus-*/*/data_card.json")]
+    assert sorted(card["licence"] for card in cards) == ["PSF License", "public domain"]
+    speeches = next(card for card in cards if card["licence"] == "public domain")
+    assert {rule for step in speeches["steps"] for rule in step["dropped"]} >= {"exact duplicate", "near duplicate"}
+    assert all(card["tokens"]["train"]["tokens"] for card in cards)
+    assert len(list((tmp_path / "cache").glob("corpus-*/*/data_card.html"))) == 2
+    assert "as remembered" in said[-1]
+    run = tmp_path / "runs" / "mixture"
+    assert len(list((run / "data_cards").iterdir())) == 2
+    page = (run / "report.html").read_text()
+    assert page.count("tablefiles") >= 2, "both cards"
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-2])
+    assert last["step"] == 30
+    assert last["mixture/speeches/examples"] + last["mixture/manuals/examples"] == 240
+    evaluated = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"eval/loss", "eval/loss/speeches", "eval/loss/manuals"} <= evaluated.keys()
+    assert len(json.loads((run / "config.json").read_text())["data"]["stages"]) == 3
