@@ -15,7 +15,7 @@ import numpy as np
 from bigmodel_jax.checkpoint import arrays, exchange, manifest, pieces
 from bigmodel_jax.checkpoint.local import FILE, NAME, Local, plain
 from bigmodel_jax.checkpoint.manifest import Damaged
-from bigmodel_jax.core import processes
+from bigmodel_jax.core import mirror, processes
 from bigmodel_jax.core.paths import expanded
 
 RUN_ID = "run_id"  # the file in the run's folder
@@ -41,7 +41,7 @@ def open_local(directory: str, run_dir: Path, mesh: jax.sharding.Mesh, newer_tha
     local.run_id, local.attempt, local.door.token = (everyone[0][name] for name in ("run_id", "attempt", "token"))
     local.hosts = [one["host"] for one in everyone]
     local.door.addresses = {p: (one["address"], one["port"]) for p, one in enumerate(everyone)}
-    run = hashlib.sha256(f"{local.run_id} {run_dir.absolute()}".encode()).hexdigest()[:16]
+    run = hashlib.sha256(f"{local.run_id} {mirror.address(run_dir.absolute())}".encode()).hexdigest()[:16]
     local.folder = expanded("checkpoint.local_dir", directory).absolute() / run
     texts = processes.gather("local held", local.attempt, json.dumps(_held_here(local.folder)))
     _choose(local, [json.loads(texts[p]) for p in range(jax.process_count())], newer_than)

@@ -29,7 +29,7 @@ _pushing = threading.Lock()
 
 def root() -> Path:
     """Where the copies lie: below $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax."""
-    return Path(os.environ.get("BIGMODEL_CACHE") or Path.home() / ".cache" / "bigmodel_jax").absolute() / "gs"
+    return Path(os.environ.get("BIGMODEL_CACHE") or Path.home() / ".cache" / "bigmodel_jax").resolve() / "gs"
 
 
 def origin(path: Path) -> Path:

@@ -193,14 +193,19 @@ def _stat(entry: dict[str, Any]) -> Stat:
     return Stat(int(entry["size"]), int(changed.timestamp() * 1e9) if changed else 0)
 
 
-def matches(pattern: Path | str) -> list[Path]:
-    """The files that match a pattern, sorted; ** stands for folders at any depth."""
-    if not is_remote(pattern):
-        return [Path(p) for p in sorted(glob.glob(str(pattern), recursive=True)) if os.path.isfile(p)]
-    scheme = str(pattern).partition("://")[0]
-    with answering(pattern):
-        found = of(pattern).glob(str(pattern), detail=True)
-    return [remote(f"{scheme}://{name}") for name, entry in sorted(found.items()) if entry["type"] == "file"]
+def matches(option: str, pattern: str) -> list[Path]:
+    """The files that match a pattern, sorted; ** stands for folders at any depth. ValueError where there is none."""
+    if is_remote(pattern):
+        scheme = pattern.partition("://")[0]
+        with answering(pattern):
+            entries = of(pattern).glob(pattern, detail=True)
+        found = [remote(f"{scheme}://{name}") for name, entry in sorted(entries.items()) if entry["type"] == "file"]
+    else:
+        names = glob.glob(str(expanded(option, pattern)), recursive=True)
+        found = [Path(name) for name in sorted(names) if os.path.isfile(name)]
+    if not found:
+        raise ValueError(f"{option}: {pattern!r} matches no file")
+    return found
 
 
 def below(folder: Path) -> dict[str, Stat]:

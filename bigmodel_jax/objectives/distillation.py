@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax.core import formats, metrics, params
+from bigmodel_jax.core import formats, metrics, mirror, params
 from bigmodel_jax.core.dataclass_json import from_json
 from bigmodel_jax.core.metrics import Mean, Metric
 from bigmodel_jax.core.params import Param, Tree, normal
@@ -88,9 +87,9 @@ class Distillation(NextToken):
             raise ValueError("objective.teacher = '': give the folder of the run that is the teacher")
         if self.teacher_model is not None:
             return self.teacher_model
-        path = Path(self.teacher) / "config.json"
+        path = mirror.fetched(self.teacher) / "config.json"
         if not path.parent.is_dir():  # a checkpoint is named behind the folder
-            path = Path(self.teacher.rpartition("@")[0]) / "config.json"
+            path = mirror.fetched(self.teacher.rpartition("@")[0]) / "config.json"
         try:
             node = formats.opened(json.loads(path.read_bytes()), path)
             config = from_json(node["model"], path.parent)

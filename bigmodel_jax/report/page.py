@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bigmodel_jax.core import files
+from bigmodel_jax.core import files, mirror
 from bigmodel_jax.core.metrics import Metric, precision_recall_f1
 from bigmodel_jax.report import answers, card_page, declared, elements, plots, sheet
 from bigmodel_jax.report.comparison import comparison_body
@@ -259,6 +259,6 @@ def _environment(run: Run) -> str:
 
 def _command(run: Run) -> str:
     relative = os.path.relpath(run.path)
-    folder = str(run.path) if relative.startswith("..") else relative
+    folder = mirror.address(run.path) if relative.startswith("..") else relative
     command = f"python launch.py train {shlex.quote(f'{folder}/config.json')}"
     return elements.panel(f'<div class="command"><code>{escape(command)}</code><button>Copy</button></div>')

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from bigmodel_jax.core.options import parse
+from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.verbs.base import ADAPTER, RUN, STEP, Verb, local, one_target, place, run_dir_of, split
 
 
@@ -31,6 +32,7 @@ def import_(args: Sequence[str]) -> None:
         if parsed.run_dir
         else Path("runs") / (target.stem if target.suffix == ".gguf" else target.name)
     )
+    check_local("import: --base", parsed.base)
     adapters = peft.is_folder(target)
     if adapters != bool(parsed.base):
         missing = "holds adapters: --base RUN says on which run's weights" if adapters else "holds no adapters"

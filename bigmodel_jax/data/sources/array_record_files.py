@@ -43,7 +43,7 @@ class ArrayRecordFiles(Files):
 def read(path: Path) -> Iterator[tuple[int, bytes]]:
     """(number, bytes) of each record, from 0; ValueError, one line, for a file that is cut short or damaged."""
     with on_disk(path) as place:
-        reader = _opened(path, "readahead_buffer_size:0,max_parallelism:0", place)
+        reader = _opened(place, "readahead_buffer_size:0,max_parallelism:0", path)
         total = reader.num_records()
         for first in range(0, total, BATCH):
             try:
@@ -53,10 +53,11 @@ def read(path: Path) -> Iterator[tuple[int, bytes]]:
             yield from enumerate(records, first)
 
 
-def _opened(path: Path, options: str, place: Path | None = None) -> array_record_module.ArrayRecordReader:
-    reader = array_record_module.ArrayRecordReader(str(place or path), options)
+def _opened(path: Path, options: str, name: Path | None = None) -> array_record_module.ArrayRecordReader:
+    """name: what a message calls the file, where `path` is a copy of it."""
+    reader = array_record_module.ArrayRecordReader(str(path), options)
     if not reader.ok():
-        raise ValueError(f"{path} is no whole ArrayRecord file: it was cut short, or is something else")
+        raise ValueError(f"{name or path} is no whole ArrayRecord file: it was cut short, or is something else")
     return reader
 
 

@@ -108,13 +108,7 @@ class Files(Source):
         patterns = [p.strip() for p in getattr(self, split).split(",") if p.strip()]
         if not patterns:
             raise ValueError(f"{option}: empty; a path or glob pattern is needed")
-        found = []
-        for pattern in patterns:
-            matches = paths.matches(pattern if paths.is_remote(pattern) else paths.expanded(option, pattern))
-            if not matches:
-                raise ValueError(f"{option}: {pattern!r} matches no file")
-            found += matches
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(path for pattern in patterns for path in paths.matches(option, pattern)))
 
     def has(self, split, root):
         return bool(getattr(self, split, ""))
