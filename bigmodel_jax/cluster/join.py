@@ -18,6 +18,7 @@ from pathlib import Path
 from bigmodel_jax import runtime
 from bigmodel_jax.cluster import peers
 from bigmodel_jax.cluster.place import ClusterConfig, Place, find
+from bigmodel_jax.core import mirror
 
 # JAX is imported inside the functions: the verbs import this file for its options alone.
 
@@ -81,7 +82,8 @@ def agree(config, run_dir: Path, timeout: int) -> None:
     source = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         source.update(path.read_bytes())
-    facts = {"python": platform.python_version(), "run_dir": run_dir, "bigmodel_jax's source": source.hexdigest()[:12]}
+    facts = {"python": platform.python_version(), "bigmodel_jax's source": source.hexdigest()[:12]}
+    facts["run_dir"] = mirror.address(run_dir)
     peers.agree(versions() | facts | flat(config), timeout)
 
 
