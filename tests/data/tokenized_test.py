@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import random
 import re
@@ -148,10 +149,12 @@ def test_a_host_of_a_job_makes_its_own_shards_first_and_the_first_host_what_is_n
     monkeypatch.setattr(processes, "place", lambda: (1, 2))
     monkeypatch.setattr(processes, "in_turn", lambda name, make: (calls.append(name), make()))
     text.tokenize_together(data)
-    assert calls == ["texts", 1, 3, 4, 2, 0]
+    made = tokenized.turns(len(shards(data)), 1, 2)
+    assert calls == ["texts", *made]
+    assert len(made) > 3
     monkeypatch.setattr(processes, "place", lambda: (0, 1))
     text.tokenize_together(data)
-    assert len(calls) == 6, "a process alone tokenizes what it opens"
+    assert len(calls) == 1 + len(made), "a process alone tokenizes what it opens"
 
 
 def flip(path):
@@ -185,7 +188,7 @@ def test_a_damaged_shard_is_one_line_and_is_made_again(data, name, caplog, monke
     assert len(data.open("train")) > 0
     assert files(folder) == expected
     if says:
-        (record,) = caplog.records
+        (record,) = (r for r in caplog.records if r.levelno >= logging.WARNING)
         assert record.getMessage().startswith(f"shard 2 of {folder} is made again: ")
         assert re.search(says, record.getMessage())
         assert "\n" not in record.getMessage()

@@ -150,9 +150,9 @@ def test_what_is_trained_lies_under_the_adapters_name():
     trained = {path.removeprefix("adapters/law/"): (p.shape, p.axes) for path, p in spec.items() if p.trainable}
     assert trained == {
         "layers/attn/q/a": ((2, 32, 4), ("layers", "embed", None)),
-        "layers/attn/q/b": ((2, 4, 4, 8), ("layers", None, "heads", "head_dim")),
+        "layers/attn/q/b": ((2, 4, 4, 8), ("layers", None, "heads+embed", "head_dim")),
         "layers/attn/q/magnitude": ((2, 4, 8), ("layers", "heads", "head_dim")),
-        "layers/attn/o/a": ((2, 4, 8, 4), ("layers", "heads", "head_dim", None)),
+        "layers/attn/o/a": ((2, 4, 8, 4), ("layers", "heads+embed", "head_dim", None)),
         "layers/attn/o/b": ((2, 4, 32), ("layers", None, "embed")),
         "layers/attn/o/magnitude": ((2, 32), ("layers", "embed")),
         "embed/table/a": ((64, 4), ("vocab", None)),

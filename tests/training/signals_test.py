@@ -192,6 +192,7 @@ def test_a_record_counts_skipped_steps_and_logs_when_it_is_due():
     written, shown = [], []
     run = object.__new__(loop.Run)
     run.start, run.skipped, run.clock, run.tokens_per_step = 0, 0, 0.0, 10
+    run.headline = []
     run.wall = RunClock(Path())
     run.config = SimpleNamespace(train=SimpleNamespace(log_every=2, steps=3))
     run.throughput = SimpleNamespace(record=lambda *_: None, rates=lambda _: {"tokens_per_second": 1.0, "mfu": 0.5})
