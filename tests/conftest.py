@@ -32,7 +32,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Tests compile much and compute little: the machine code need not be the fastest.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+XLA_FLAGS = "--xla_backend_optimization_level={}"
+FLAGS_GIVEN = "XLA_FLAGS" in os.environ  # by the user, or to a worker by the process that started it
+os.environ.setdefault("XLA_FLAGS", XLA_FLAGS.format(1))
 
 
 def pytest_addoption(parser):
@@ -43,6 +45,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if config.option.markexpr == "slow" and not FLAGS_GIVEN:
+        os.environ["XLA_FLAGS"] = XLA_FLAGS.format(0)  # a third less time to compile; what it compiles runs once or twice
     # Workers send their reports to the one process that writes.
     for option, plugin in (("--models-table", "models_table"), ("--layouts-table", "layouts_table")):
         if config.getoption(option) and not hasattr(config, "workerinput"):
