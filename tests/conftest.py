@@ -46,7 +46,9 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     if config.option.markexpr == "slow" and not FLAGS_GIVEN:
-        os.environ["XLA_FLAGS"] = XLA_FLAGS.format(0)  # a third less time to compile; what it compiles runs once or twice
+        os.environ["XLA_FLAGS"] = XLA_FLAGS.format(
+            0
+        )  # a third less time to compile; what it compiles runs once or twice
     # Workers send their reports to the one process that writes.
     for option, plugin in (("--models-table", "models_table"), ("--layouts-table", "layouts_table")):
         if config.getoption(option) and not hasattr(config, "workerinput"):
