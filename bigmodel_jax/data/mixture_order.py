@@ -42,7 +42,8 @@ def too_low(weights: tuple[float, ...]) -> list[float]:
 
 
 def most_examples(max_epochs: tuple[float, ...], sizes: tuple[int, ...]) -> list[float]:
-    """How many examples each part may give; infinity where it has no cap. max_epochs: 0 is no cap, () are none."""
+    """The most examples that each part gives, infinity for a part without a cap. max_epochs: one cap a part, where 0 stands for
+    no cap; () where no part has one."""
     caps = max_epochs or (0,) * len(sizes)
     # The decimal number that the user wrote: 1.1 * 10 in binary floats is above 11.
     return [math.floor(fractions.Fraction(repr(c)) * n) if c else math.inf for c, n in zip(caps, sizes, strict=True)]
@@ -50,7 +51,7 @@ def most_examples(max_epochs: tuple[float, ...], sizes: tuple[int, ...]) -> list
 
 @dataclasses.dataclass(frozen=True)
 class Leg:
-    """From example `first` on: the weights, and how many examples of each part came before."""
+    """The weights that hold from example `first` on, and how many examples each part has given before."""
 
     first: int
     weights: tuple[float, ...]

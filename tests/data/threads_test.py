@@ -1,4 +1,4 @@
-"""Threads for pictures: all is done, in order, and an error is raised."""
+"""Threads that decode pictures do all of the work, keep its order, and raise what a task raises."""
 
 import time
 

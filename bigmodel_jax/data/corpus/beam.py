@@ -176,7 +176,7 @@ def _by_shard(item: OfChunk, work: Packed) -> Iterator[OfShard]:
 
 
 def _write(item: OfShard, work: Packed) -> OfAll:
-    """Writes one shard, whole or not at all, whichever worker does it and however often."""
+    """Writes one shard, which appears whole or not at all. Several workers may write it, and each writes the same bytes."""
     (closed, split, number), chunks_of = item
     folder = _work(work).folder
     apart = folder / f"{closed}-{os.getpid()}-{os.urandom(4).hex()}.open"

@@ -1,6 +1,5 @@
 """The folder of a prepared corpus: shards that are whole or absent, keys of what stayed, and the manifest of both."""
 
-import hashlib
 import json
 import os
 import struct
@@ -10,6 +9,7 @@ from pathlib import Path
 from array_record.python import array_record_module
 
 from bigmodel_jax.core import files
+from bigmodel_jax.data import cache
 from bigmodel_jax.data.sources.array_record_files import SUFFIX, named
 
 MANIFEST = "manifest.json"
@@ -53,13 +53,8 @@ def changed(folder: Path) -> list[str]:
     return [
         f"{folder / shard['name']} has other content than {MANIFEST} says"
         for shard in read_manifest(folder).get("shards", [])
-        if not (folder / shard["name"]).is_file() or _digest(folder / shard["name"]) != shard["sha256"]
+        if not (folder / shard["name"]).is_file() or cache.sha256(folder / shard["name"]) != shard["sha256"]
     ]
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Shards:
@@ -93,7 +88,7 @@ class Shards:
                 os.rename(path, temporary)
             records, size = self._counts[split]
             facts = {"name": final.name, "split": split, "records": records, "bytes": final.stat().st_size}
-            found.append(facts | {"content_bytes": size, "sha256": _digest(final)})
+            found.append(facts | {"content_bytes": size, "sha256": cache.sha256(final)})
             self.numbers[split] = self.numbers.get(split, 0) + 1
         self._open, self._counts, self.bytes = {}, {}, 0
         return found

@@ -60,7 +60,7 @@ def still_open(asked: list[Question], dropped: set[int], step: int) -> list[Ques
 
 
 class Settled(NamedTuple):
-    """lines: (split, line) of each record of a chunk; tally: the state of one; bad: (where, why)."""
+    """What a chunk became. lines: (split, line) of each record; tally: a `Tally`'s state; bad: (where, why) of bad records."""
 
     lines: list[list[tuple[str, bytes]]]
     tally: dict[str, Any]

@@ -6,7 +6,6 @@ so that any place of the stream costs one block. The index is written last: a sh
 record is JSON, the shard's facts; the others are the documents' lengths, each with its separator, as uint32.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigmodel_jax.core import files
+from bigmodel_jax.data import cache
 from bigmodel_jax.data.sources.array_record_files import SUFFIX, Records, writing
 from bigmodel_jax.data.text.documents import chunks
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
@@ -61,7 +61,9 @@ def write(folder: Path, number: int, texts: Iterator[str], tokenizer: Tokenizer,
             counts = {name: counts[name] + n for name, n in zip(COUNTS, added, strict=True)}
         blocks.close()
     facts = (
-        {"shard": number} | counts | {"file_bytes": path.stat().st_size, "sha256": _digest(path), "skipped": skipped}
+        {"shard": number}
+        | counts
+        | {"file_bytes": path.stat().st_size, "sha256": cache.sha256(path), "skipped": skipped}
     )
     every = np.concatenate([np.zeros(0, "<u4"), *lengths])
     with writing(index_path(folder, number), "group_size:1") as append:
@@ -150,7 +152,7 @@ def write_manifest(folder: Path, facts: Facts, indexes: list[Index]) -> None:
     for number, index in enumerate(indexes):
         path = index_path(folder, number)
         own = {name: value for name, value in index.facts.items() if name != "skipped"}
-        shards.append(own | {"index_bytes": path.stat().st_size, "index_sha256": _digest(path)})
+        shards.append(own | {"index_bytes": path.stat().st_size, "index_sha256": cache.sha256(path)})
     sums = {name: sum(shard[name] for shard in shards) for name in COUNTS}
     files.replace(folder / MANIFEST, json.dumps(facts | sums | {"shards": shards}, indent=1, ensure_ascii=False) + "\n")
 
@@ -161,9 +163,4 @@ def changed(folder: Path) -> list[tuple[int, Path]]:
     for number, shard in enumerate((read_manifest(folder) or {"shards": []})["shards"]):
         expected.append((number, tokens_path(folder, number), shard["sha256"]))
         expected.append((number, index_path(folder, number), shard["index_sha256"]))
-    return [(number, path) for number, path, digest in expected if not path.is_file() or _digest(path) != digest]
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return [(number, path) for number, path, digest in expected if not path.is_file() or cache.sha256(path) != digest]
