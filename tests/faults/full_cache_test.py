@@ -28,14 +28,14 @@ def disk(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["4k", "400k"])  # full from the start; full from the first programs on
+@pytest.mark.parametrize("size", ["4k", "900k"])  # full from the start; full from the first programs on
 def test_a_run_saves_and_ends_though_its_cache_is_full(tmp_path, disk, monkeypatch, size):
     tiny, run = runs.write(tmp_path), tmp_path / "run"
     monkeypatch.setenv("BIGMODEL_CACHE", str(disk))
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     # The second run keeps its data and its baselines on the small disk as well.
-    data = ("--data.cache_dir", str(disk / "data")) if size == "400k" else ()
+    data = ("--data.cache_dir", str(disk / "data")) if size == "900k" else ()
     command = [sys.executable, str(runs.ROOT / "launch.py"), "train", str(tiny), "--run_dir", str(run), *data]
     command = in_small_disk(disk, size, *command, "--train.steps", "6", "--eval.every", "3")
     done = subprocess.run(command, capture_output=True, text=True, check=False)

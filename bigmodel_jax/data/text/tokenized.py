@@ -56,7 +56,10 @@ def make(job: Job, folder: Path, workers: int = 1, say: Callable[[int, int], Non
     order = turns(len(shards), *processes.place())
     for done, _ in enumerate(mapped(work, order, workers), 1):
         say(done, len(shards))
-    _finish(job, folder, [token_shards.read_index(folder, number) for number in range(len(shards))], bad)
+    with cache.lock(folder):  # processes end together, and each would delete what another writes
+        if not is_whole(folder):
+            _finish(job, folder, [token_shards.read_index(folder, number) for number in range(len(shards))], bad)
+        _tidy(folder)
     return folder
 
 
@@ -130,7 +133,7 @@ def _is_made(folder: Path, number: int) -> bool:
 
 
 def _finish(job: Job, folder: Path, indexes: list[Index], bad: BadRecords) -> None:
-    """Writes the manifest, and deletes what killed processes have left."""
+    """Writes the manifest."""
     for index in indexes:
         for where, reason in index.facts["skipped"]:
             bad.skip(where, reason)
@@ -143,7 +146,15 @@ def _finish(job: Job, folder: Path, indexes: list[Index], bad: BadRecords) -> No
         "separator": tokenizer.separator,
         "bad_records": bad.skipped,
     }
-    token_shards.write_manifest(folder, facts, indexes)
+    try:
+        token_shards.write_manifest(folder, facts, indexes)
+    except OSError:
+        if not is_whole(folder):  # otherwise another host, which no lock reaches, was first with the same content
+            raise
+
+
+def _tidy(folder: Path) -> None:
+    """Deletes what killed processes have left, and the shards' locks."""
     for left in (*folder.glob("*.partial-*"), *folder.glob("*.lock")):
         with contextlib.suppress(FileNotFoundError):
             left.unlink()
