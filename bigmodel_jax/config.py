@@ -116,8 +116,9 @@ class Config:
     adapters: AdapterConfig = AdapterConfig()
 
     def make_model(self) -> Model:
-        """The model as the run trains it: with its adapters, and with what the objective keeps beside it."""
-        return with_parameters(self.adapters.adapt(self.model.make()), self.objective.parameters(self.model))
+        """The model as the run trains it: with its adapters, what the objective keeps beside it, and what is frozen."""
+        model = with_parameters(self.adapters.adapt(self.model.make()), self.objective.parameters(self.model))
+        return model._replace(spec=self.optim.freeze(model.spec))
 
 
 # ------------------------------------------------------------------------------------------------ command line

@@ -106,6 +106,8 @@ def train(
         reference.keep(run_dir, beside)
         if fresh is not None:
             constants.keep(run_dir, config, fixed, fresh.places)
+        else:
+            constants.keep_repeated(run_dir, config, fixed)
         start_log()
         wall.open(start)
         if start and found is not None:

@@ -18,7 +18,6 @@ from bigmodel_jax.core.precision import cast
 from bigmodel_jax.models import Model
 from bigmodel_jax.models.flax_module import BATCH_AXIS
 from bigmodel_jax.nn import pipeline
-from bigmodel_jax.optim import groups
 from bigmodel_jax.optim.optimizer import Optimizer
 from bigmodel_jax.training import deterministic, scopes, slices
 from bigmodel_jax.training.pipeline import pipeline_1f1b
@@ -184,11 +183,10 @@ def accumulate(config, model, compute, frozen, batch, rng, constants=None):
     frozen: all statistics; those that the model gives no new value are not among the new ones. constants: in the dtype
     that the model computes with; no gradient of them is computed.
     """
-    fixed = config.optim.frozen(model.spec)
 
     def whole(trainable, frozen):
         # Running statistics stay float32: in bfloat16 an average with momentum 0.99 stops moving.
-        return params.merge(groups.stop(trainable, fixed), frozen, constants or {})
+        return params.merge(trainable, frozen, constants or {})
 
     def loss(trainable, frozen, piece, rng):
         return summed(config.objective.loss(model, whole(trainable, frozen), piece, rng=rng, train=True), frozen)
@@ -210,12 +208,11 @@ def accumulate(config, model, compute, frozen, batch, rng, constants=None):
         else:
             grads, (mean, sums, new) = jax.grad(loss, has_aux=True)(compute, frozen, piece, rng)
             grads = cast(grads, "float32")
-        return groups.without(grads, fixed), mean, sums, params.from_paths(new)
+        return grads, mean, sums, params.from_paths(new)
 
     n = config.train.microbatches
     if n == 1:
-        grads, *rest = one(frozen, batch, rng)
-        return groups.with_zeros(grads, compute, fixed), *rest
+        return one(frozen, batch, rng)
 
     def body(carry, piece_and_rng):
         (grads, mean, sums), new = carry
@@ -231,7 +228,7 @@ def accumulate(config, model, compute, frozen, batch, rng, constants=None):
     known, new = params.paths(frozen), params.paths(first[3])
     start = params.from_paths({path: known[path] for path in new})
     ((grads, mean, sums), new), _ = jax.lax.scan(body, (zeros, start), (pieces, rngs))
-    return groups.with_zeros(grads, compute, fixed), mean, sums, new
+    return grads, mean, sums, new
 
 
 def check_updates(spec: params.Tree, updates: dict) -> None:
