@@ -3,7 +3,7 @@
 import logging
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -27,10 +27,11 @@ SHOWN_SAMPLES = 2  # the newest; older ones are folded away
 SAMPLE_CHARACTERS = 4000
 
 
-def build_report(run_dirs: list[Path], output: Path) -> Path:
+def build_report(run_dirs: list[Path], output: Path, differences: Sequence[str] = ()) -> Path:
     """Writes the page of one run (and its plots/*.png), or of several side by side, to `output`; returns `output`.
 
-    Folders of scaling benchmarks make a page of their own kind. ValueError names a folder that holds no run.
+    differences: sentences about where two runs part. Folders of scaling benchmarks make a page of their own kind.
+    ValueError names a folder that holds no run.
     """
     if all((Path(run_dir) / RECORDS_FILE).is_file() for run_dir in run_dirs):
         return build_scaling_page(run_dirs, Path(output))
@@ -38,7 +39,7 @@ def build_report(run_dirs: list[Path], output: Path) -> Path:
     if len(runs) == 1:
         title, body = runs[0].name, _run_body(runs[0])
     else:
-        title, body = f"{len(runs)} runs", comparison_body(runs)
+        title, body = f"{len(runs)} runs", comparison_body(runs, differences)
     output = Path(output)
     files.replace(output, shell(title, body))
     return output
