@@ -11,7 +11,7 @@ import numpy as np
 
 from bigmodel_jax.core import files, mirror
 from bigmodel_jax.core.metrics import Metric, precision_recall_f1
-from bigmodel_jax.report import answers, card_page, declared, elements, plots, sheet
+from bigmodel_jax.report import answers, card_page, declared, elements, plots, sheet, spike_marks, watch_plots
 from bigmodel_jax.report.comparison import comparison_body
 from bigmodel_jax.report.goodput import PARTS
 from bigmodel_jax.report.history import Run, confusion, flatten, headline, levels, load_run, loss_unit, unit
@@ -49,8 +49,9 @@ def _run_body(run: Run) -> str:
     figures = headline(run)
     dark = plots.draw(run, DARK)
     light = plots.draw(run, LIGHT)
+    inside = [watch_plots.draw_watched(run, theme) for theme in (LIGHT, DARK)]
     try:
-        plots.write(run.path, light)
+        plots.write(run.path, light | inside[0])
     except OSError as error:  # a run that may only be read has a page elsewhere, which holds its plots
         log.warning("%s: %s; the page alone has the plots", error.filename, error.strerror)
     return "".join(
@@ -58,6 +59,10 @@ def _run_body(run: Run) -> str:
             _header(run, figures),
             f'<div class="cards">{"".join(_cards(run, figures))}</div>',
             elements.section("Curves", _grid(elements.pictures(light, dark))),
+            elements.section(
+                "Spikes", spike_marks.table(run.spikes), "Far above the steps before them; the newest first."
+            ),
+            elements.section("Inside the network", _grid(elements.pictures(*inside)), "What report.watch saw."),
             elements.section("Wall time", _wall_time(run), _restarts(run)),
             elements.section("Per class", _class_table(run), "Of the newest evaluation."),
             elements.section("Data", "".join(map(card_page.folded_card, run.cards)), "As prepare found it."),

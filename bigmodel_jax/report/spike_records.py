@@ -1,4 +1,4 @@
-"""The spikes of a run: spikes.jsonl in its folder, one object a line, and what the page says of them.
+"""The spikes of a run: spikes.jsonl in its folder, one object a line.
 
 {"step", "loss", "grad_norm", "deviations", "action": "skip" or "rollback", "back_to": a step or null, "batches": so many the
 run had been given by then}.
@@ -6,17 +6,14 @@ run had been given by then}.
 
 import json
 import logging
-from html import escape
 from pathlib import Path
 
 from bigmodel_jax.core import files, processes
-from bigmodel_jax.report import elements
 from bigmodel_jax.report.writers import plain
 
 log = logging.getLogger(__name__)
 
 FILE = "spikes.jsonl"
-SHOWN = 20  # rows of the page's table: the newest
 
 
 def read(run_dir: Path) -> list[dict]:
@@ -44,20 +41,6 @@ def add(run_dir: Path, record: dict) -> None:
             file.write(line + "\n")
     except OSError as error:
         log.warning("%s: %s; a spike is not recorded", Path(run_dir) / FILE, error.strerror)
-
-
-def table(records: list[dict]) -> str:
-    """The newest spikes as rows; "" where there are none."""
-    if not records:
-        return ""
-    heads = "".join(f"<th>{name}</th>" for name in ("Step", "Loss", "Gradient norm", "Deviations", "What was done"))
-    rows = "".join(_row(record) for record in records[: -SHOWN - 1 : -1])
-    return elements.panel(f'<table class="classes"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>')
-
-
-def _row(record: dict) -> str:
-    numbers = "".join(f"<td>{record[name]:.4g}</td>" for name in ("loss", "grad_norm", "deviations"))
-    return f"<tr><th>{record['step']:,}</th>{numbers}<td>{escape(done(record))}</td></tr>"
 
 
 def done(record: dict) -> str:
