@@ -47,13 +47,13 @@ def tapped(loss: Callable) -> Callable:
     """An objective's `loss`, among whose metrics are then sums of what its model's layers compute."""
 
     def run(*args, **kwargs):
-        out, found = taps.read(loss, _read, TAPS)(*args, **kwargs)
+        out, found = taps.read(loss, kept, TAPS)(*args, **kwargs)
         return out._replace(metrics=out.metrics | {f"{PREFIX}{name}": mean for name, mean in found.items()})
 
     return run
 
 
-def _read(name: str, x: Any) -> Mean:
+def kept(name: str, x: Any) -> Mean:
     """What is kept of a tapped value, one number a layer."""
     if name == "entropy":
         return jax.lax.stop_gradient(x())
