@@ -60,7 +60,9 @@ def _run_body(run: Run) -> str:
             f'<div class="cards">{"".join(_cards(run, figures))}</div>',
             elements.section("Curves", _grid(elements.pictures(light, dark))),
             elements.section(
-                "Spikes", spike_marks.table(run.spikes), "Far above the steps before them; the newest first."
+                "Spikes",
+                spike_marks.table(run.spikes),
+                "Far above the steps before; the newest first. After a way back, the batches go on behind the spike.",
             ),
             elements.section("Inside the network", _grid(elements.pictures(*inside)), "What report.watch saw."),
             elements.section("Wall time", _wall_time(run), _restarts(run)),

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from bigmodel_jax.report import elements, spike_records
+from bigmodel_jax.report import elements
 from bigmodel_jax.report.plot_style import Theme
 
 SHOWN = 20  # rows of the table: the newest
@@ -22,11 +22,15 @@ def table(records: list[dict]) -> str:
     """The newest spikes as rows; "" where there are none."""
     if not records:
         return ""
-    heads = "".join(f"<th>{name}</th>" for name in ("Step", "Loss", "Gradient norm", "Deviations", "What was done"))
+    heads = "".join(f"<th>{name}</th>" for name in ("Step", "Loss", "Gradient norm", "Deviations", "Done"))
     rows = "".join(_row(record) for record in records[: -SHOWN - 1 : -1])
     return elements.panel(f'<table class="classes"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>')
 
 
 def _row(record: dict) -> str:
     numbers = "".join(f"<td>{record[name]:.4g}</td>" for name in ("loss", "grad_norm", "deviations"))
-    return f"<tr><th>{record['step']:,}</th>{numbers}<td>{escape(spike_records.done(record))}</td></tr>"
+    return f"<tr><th>{record['step']:,}</th>{numbers}<td>{escape(_done(record['back_to']))}</td></tr>"
+
+
+def _done(back_to: int | None) -> str:
+    return "skipped" if back_to is None else f"back to step {back_to:,}"

@@ -43,12 +43,6 @@ def add(run_dir: Path, record: dict) -> None:
         log.warning("%s: %s; a spike is not recorded", Path(run_dir) / FILE, error.strerror)
 
 
-def done(record: dict) -> str:
-    """What was done about a spike, in a few words."""
-    back = record.get("back_to")
-    return "skipped" if back is None else f"back to step {back:,}, on with the batches after it"
-
-
 def _record(line: str) -> dict | None:
     try:
         record = json.loads(line)

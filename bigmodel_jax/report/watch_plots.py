@@ -67,7 +67,8 @@ def heat_maps(name: str, run: Run, theme: Theme):
     if name in NORMS and len(positive):
         norm = LogNorm(positive.min(), max(positive.max(), 1.001 * positive.min()))
     else:
-        norm = Normalize(0, max(values.max(initial=0), 1e-9))
+        low = values.min(initial=np.inf) if name == "attention_entropy" else 0.0
+        norm = Normalize(low, max(values.max(initial=0), low + 1e-9))
     heights = [0.45 + 0.13 * min(MOST_ROWS, max(len(panel[1]), 3)) for panel in found.values()]
     figure = Figure(figsize=(6, 1.1 + sum(heights)))
     axes = figure.subplots(len(found), sharex=True, squeeze=False, height_ratios=heights)[:, 0]

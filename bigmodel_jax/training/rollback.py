@@ -87,5 +87,7 @@ class Spikes:
 
     def _say(self, spike: dict[str, Any]) -> None:
         far = f"loss {spike['loss']:.4g}, gradient norm {spike['grad_norm']:.4g}, {spike['deviations']:.3g} deviations"
-        log.warning("step %d: a spike (%s); %s", spike["step"], far, spike_records.done(spike))
+        back = spike["back_to"]
+        done = "its update was skipped" if back is None else f"back to step {back:,}, on with the batches after it"
+        log.warning("step %d: a spike (%s); %s", spike["step"], far, done)
         spike_records.add(self.run_dir, spike)

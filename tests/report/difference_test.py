@@ -12,6 +12,7 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.checkpoint.digest import batch_digest
 from bigmodel_jax.config import CheckpointConfig
 from bigmodel_jax.report.difference import first_differences
+from bigmodel_jax.report.writers import read_metrics
 from step_trace_test import written
 
 
@@ -97,6 +98,7 @@ def test_report_of_two_runs_says_where_they_part(tmp_path, capsys):
     train = tmp_path / "train.txt"
     train.write_text(train.read_text()[:-1] + "!")
     cli.main(["train", str(path), "--run_dir", str(tmp_path / "b"), *options])
+    assert {r["recompilations"] for r in read_metrics(tmp_path / "a") if "loss" in r} == {0}
     capsys.readouterr()
     page = tmp_path / "ab.html"
     cli.main(["report", str(tmp_path / "a"), str(tmp_path / "again"), "--output", str(page)])

@@ -156,7 +156,7 @@ def odd_batch(monkeypatch):
 def trained(tmp_path, name: str, *options: str):
     path = tmp_path / "tiny.py" if (tmp_path / "tiny.py").exists() else runs.write(tmp_path)
     folder = tmp_path / name
-    fixed = ["--train.spikes.window", "8", "--eval.sample.prompt", "", "--parallel.data", "1", "--report.tensorboard"]
+    fixed = ["--train.spikes.window", "8", "--eval.sample.prompt", "", "--report.tensorboard"]
     config = config_file.load(path, [*fixed, "False", *options])
     run.train(config, folder)
     with store.open_store(folder / "checkpoints", config.checkpoint) as saves:
