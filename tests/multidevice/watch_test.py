@@ -40,13 +40,12 @@ def alone() -> dict:
     return seen(ParallelConfig(data=1), 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "parallel",
     [
-        pytest.param(ParallelConfig(data=8), id="data"),
-        pytest.param(ParallelConfig(data=1, fsdp=8), id="fsdp"),
-        pytest.param(ParallelConfig(data=2, fsdp=2, tensor=2), id="data-fsdp-tensor"),
+        pytest.param(ParallelConfig(data=8), id="data", marks=pytest.mark.exhaustive),
+        pytest.param(ParallelConfig(data=1, fsdp=8), id="fsdp", marks=pytest.mark.exhaustive),
+        pytest.param(ParallelConfig(data=2, fsdp=2, tensor=2), id="data-fsdp-tensor", marks=pytest.mark.slow),
     ],
 )
 def test_numbers_are_those_of_one_device(parallel):
