@@ -196,7 +196,7 @@ VERBS = {
         "              SLURM, Open MPI, JobSet and TPU hosts say it themselves\n\n"
         "Run again, it resumes, or says that the run is complete; a raised --train.steps\n"
         "trains on. The folder gets config.json, environment.json, metrics.jsonl, log.txt,\n"
-        "goodput.jsonl, report.html, tensorboard/, checkpoints/, plots/ and samples/.\n\n"
+        "goodput.jsonl, steps.hex, report.html, tensorboard/, checkpoints/, plots/ and samples/.\n\n"
         "Every field and its default: python launch.py train CONFIG --help",
         (
             "train configs/lm_tiny.py",
