@@ -28,6 +28,7 @@ LAYERS = {
     "bigmodel_jax.nn": 1,
     "bigmodel_jax.optim": 1,
     "bigmodel_jax.data": 1,
+    "bigmodel_jax.metrics": 1,
     "bigmodel_jax.models": 2,
     "bigmodel_jax.objectives": 3,
     "bigmodel_jax.config": 4,
@@ -65,6 +66,7 @@ LAYERS = {
 }
 
 # Third party -> the modules (or their folders) that may import it. Whatever is not listed here may be used nowhere.
+METRICS = ("sacrebleu", "rouge_score", "jiwer", "faster_coco_eval")
 EVERYWHERE = {"jax", "numpy"}
 ROOMS = {
     "optax": ("optim", "objectives", "training.step", "training.state", "training.reference"),
@@ -99,6 +101,7 @@ ROOMS = {
     "pyarrow": ("data.sources.table_files", "data.sources.opened"),  # the extra "parquet"
     "datasets": ("data.sources.hugging_face",),  # the extra "datasets"
     **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"
+    **dict.fromkeys(METRICS, ("metrics",)),  # the extra "metrics"
     "matplotlib": ("report",),
     "PIL": ("data.images",),
     "tensorboardX": ("report",),
@@ -224,8 +227,8 @@ def test_third_parties_stay_in_their_rooms():
 
 def test_every_layer_and_room_is_in_use():
     used = {name.split(".")[0] for path in FILES for _, name in imports(path)}
-    # Imported by name: see report.writers and data.cleaning.step.
-    lazily = {"wandb", "mlflow", "ftfy", "py3langid", "rensa"}
+    # Imported by name: see report.writers, data.cleaning.step and metrics.
+    lazily = {"wandb", "mlflow", "ftfy", "py3langid", "rensa", *METRICS}
     assert set(ROOMS) - lazily <= used
     assert [name for name in LAYERS if name != "configs" and name not in MODULES] == []
 
