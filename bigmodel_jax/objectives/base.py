@@ -30,6 +30,8 @@ class Objective:
 
     metrics: ClassVar[tuple[Metric, ...]] = (held_out_loss(""),)
     "what an evaluation reports; a number that is not declared is shown under its own name"
+    row_metrics: ClassVar[tuple[Metric, ...]] = ()
+    "what `of_rows` gives; groups of rows are compared by the first"
     reads: ClassVar[tuple[str, ...]] = ()
     "the arrays of a training batch that `loss` reads, beside the model's own inputs; (): not declared, and not checked"
     takes: ClassVar[tuple[str, ...]] = ()
@@ -72,6 +74,10 @@ class Objective:
     def score(self, out: Out, batch: dict, *, params: Any, train: bool) -> Loss:
         """The loss of what the model gave for `batch`; params: at least those outside its stack of layers."""
         raise NotImplementedError(f"{type(self).__name__} defines neither score() nor loss()")
+
+    def of_rows(self, out: Out, batch: dict) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """(values, weights), (B,) each, of the rows of an evaluation's batch, by the names of `row_metrics`."""
+        return {}
 
     def loss(self, model: Model, params: Any, batch: dict, *, rng: jax.Array | None, train: bool) -> Loss:
         batch, rng = self.inputs(batch, rng)
