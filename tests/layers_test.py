@@ -28,11 +28,12 @@ LAYERS = {
     "bigmodel_jax.nn": 1,
     "bigmodel_jax.optim": 1,
     "bigmodel_jax.data": 1,
-    "bigmodel_jax.metrics": 1,
+    "bigmodel_jax.metrics": 0.5,  # what data and objectives declare and compute
     "bigmodel_jax.models": 2,
     "bigmodel_jax.objectives": 3,
     "bigmodel_jax.config": 4,
     "bigmodel_jax.config_checks": 5,
+    "bigmodel_jax.config_metrics": 4,
     "bigmodel_jax.config_reads": 4,
     "bigmodel_jax.config_file": 5,  # reads and writes a Config
     "bigmodel_jax.checkpoint": 6,

@@ -58,7 +58,9 @@ METRICS = {
     for k in (2, 3, 5, 10, 20, 50, 100)
 } | {
     "mean_iou": Further(
-        Metric("mean_iou", "Mean intersection over union", "more", "{:.2%}", "mean over classes"), _overlap, _mean_overlap
+        Metric("mean_iou", "Mean intersection over union", "more", "{:.2%}", "mean over classes"),
+        _overlap,
+        _mean_overlap,
     )
 }
 
@@ -73,7 +75,9 @@ def find(name: str) -> Further:
         )
     (metric, *more), key = own_metrics(user_code.find(OPTION, name), name.rpartition(":")[2]), name.rpartition(":")[2]
     if more or metric.name != key:
-        raise ValueError(f"{OPTION}: {name} declares {metric.name!r}; it must declare one metric, of its own name {key!r}")
+        raise ValueError(
+            f"{OPTION}: {name} declares {metric.name!r}; it must declare one metric, of its own name {key!r}"
+        )
     return Further(metric, functools.partial(user_code.call, OPTION, name))
 
 
@@ -93,7 +97,9 @@ def check(names: Iterable[str], known: Iterable[str]) -> None:
 def sums(names: Iterable[str], out: Any, batch: dict) -> dict[str, Mean]:
     """The sums of a batch, for `summarize`."""
     found = [find(name) for name in names]
-    return {PREFIX + one.metric.name: summed(one.metric.name, one.values(out, batch), batch["weights"]) for one in found}
+    return {
+        PREFIX + one.metric.name: summed(one.metric.name, one.values(out, batch), batch["weights"]) for one in found
+    }
 
 
 def summed(name: str, values: Any, weights: jax.Array) -> Mean:

@@ -84,7 +84,9 @@ def declared(metric: Metric) -> tuple[Metric, Metric]:
     """The two numbers that sum the groups up; metric: the one by which they are compared."""
     title = metric.title[:1].lower() + metric.title[1:]
     worst = Metric(f"worst_group_{metric.name}", f"Worst group's {title}", metric.better, metric.form, metric.unit)
-    gap = Metric(f"{metric.name}_gap", f"Gap between groups, {title}", "less", metric.form, "best less worst", beside=worst.name)
+    gap = Metric(
+        f"{metric.name}_gap", f"Gap between groups, {title}", "less", metric.form, "best less worst", beside=worst.name
+    )
     return worst, gap
 
 

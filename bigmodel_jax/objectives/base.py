@@ -1,6 +1,7 @@
 """What an objective is: a loss over a batch, as sums; best as the score of what one call of the model gives."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import jax
 from bigmodel_jax.core.metrics import Mean, Metric
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.data.fields import Field
+from bigmodel_jax.metrics import further, groups
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 
 
@@ -21,6 +23,12 @@ class Loss(NamedTuple):
 
 def held_out_loss(unit: str, headline: bool = False) -> Metric:
     return Metric("loss", "Held-out loss", "less", "{:.3f}", unit, headline)
+
+
+def evaluated(objective: "Objective | type[Objective]", data: Any, names: Sequence[str] = ()) -> tuple[Metric, ...]:
+    """What an evaluation of them reports; names: of further metrics. data: a `DataConfig`, or a class of them."""
+    of_groups = groups.declared(objective.row_metrics[0]) if data.group_by and objective.row_metrics else ()
+    return (*objective.metrics, *further.declared(names), *of_groups)
 
 
 @dataclasses.dataclass(frozen=True)
