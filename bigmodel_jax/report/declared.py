@@ -39,7 +39,8 @@ def of(
     objective: Objective | type[Objective], data: DataConfig | type[DataConfig], further: Sequence[str] = ()
 ) -> Known:
     """further: the names of further metrics, as `eval.metrics` has them."""
-    return {f"eval/{m.name}": m for m in (*evaluated(objective, data, further), *data.levels)}
+    of_rows = objective.row_metrics if data.group_by else ()  # a table of groups has these, too
+    return {f"eval/{m.name}": m for m in (*of_rows, *evaluated(objective, data, further), *data.levels)}
 
 
 def write(run_dir: Path, known: Known, counts: str, kinds: dict[str, str]) -> None:
