@@ -13,6 +13,7 @@ from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive, Seed, ShareAboveZero, Window
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.core.user_code import KnownOrFunction, name_of
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.models import MODELS, Model, ModelConfig
 from bigmodel_jax.models.adapters import AdapterConfig
@@ -83,8 +84,14 @@ class EvalConfig:
     patience: CountOrZero = 0  # evaluations in a row without a better checkpoint.best_metric end the run; 0 = none do
     baselines: bool = True
     "beside the metrics, what simple methods reach (xz on text), once they are computed; nothing waits for them"
+    metrics: tuple[KnownOrFunction, ...] = ()
+    "further metrics: names of METRICS in metrics/further.py, or functions (out, batch) of one's own"
     sample: SampleConfig = SampleConfig()
     images: ImageSampleConfig = ImageSampleConfig()
+
+    def __post_init__(self):
+        given = self.metrics if isinstance(self.metrics, tuple | list) else (self.metrics,)
+        object.__setattr__(self, "metrics", tuple(name_of("eval.metrics", metric) for metric in given))
 
 
 @dataclasses.dataclass(frozen=True)

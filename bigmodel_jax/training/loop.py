@@ -27,7 +27,7 @@ from bigmodel_jax.training.baselines import Baselines
 from bigmodel_jax.training.compiled import Programs, compile_programs
 from bigmodel_jax.training.diverged import Diverged, diverged
 from bigmodel_jax.training.early_stopping import Patience
-from bigmodel_jax.training.evaluate import evaluate
+from bigmodel_jax.training.evaluate import check_metrics, evaluate
 from bigmodel_jax.training.rollback import Spikes
 from bigmodel_jax.training.signals import Interrupted, Stop
 from bigmodel_jax.training.state import TrainState, weights
@@ -90,7 +90,7 @@ class Run:
             config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, programs.memory
         )
         rows += [("MFU is of", self.peak_source), ("run folder", mirror.address(self.run_dir))]
-        self.known = known = declared.of(config.objective, config.data)
+        self.known = known = declared.of(config.objective, config.data, config.eval.metrics)
         # Beside the loss, which says nothing where advantages are centred.
         self.headline = [m.name for m in config.objective.metrics if m.headline and m.name != "loss"][:1]
         if processes.first():
@@ -201,6 +201,7 @@ class Run:
 
     def compile_programs(self, state: TrainState, batch: dict) -> Programs:
         try:
+            check_metrics(self.config, self.eval_step, weights(state, self.constants), self.validation)
             return compile_programs(self.config, self.mesh, state, batch, self.constants)
         except ValueError:
             run_folder.release(self.run_dir)
