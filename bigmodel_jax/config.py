@@ -13,6 +13,7 @@ from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive, Seed, ShareAboveZero
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.core.user_code import FunctionName
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.models import MODELS, Model, ModelConfig
 from bigmodel_jax.models.adapters import AdapterConfig
@@ -63,12 +64,30 @@ class ImageSampleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvalSet:
+    """A named evaluation beside the run's validation split: the validation split of its own data, its own metrics, its own
+    period. Its figures are recorded as "eval/NAME/METRIC"."""
+
+    name: str = ""  # up to 40 letters, digits, _, . or -
+    data: DataConfig = (
+        DataConfig()
+    )  # with prompts (PromptData), the engine answers them and `functions` score the answers
+    every: CountOrZero = 0  # steps between its evaluations; 0 = those of eval.every; always after the last step, too
+    batch_size: CountOrZero = 0  # 0 = eval.batch_size
+    objective: Objective | None = None  # whose metrics are computed; None = the run's
+    functions: tuple[FunctionName, ...] = ()
+    "metrics of generated answers: functions (answers, references) -> number; both are lists with an entry a prompt"
+    answer_field: str = "answer"  # the record's field that is an answer's reference; "" = the whole record
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """When a run is evaluated on its validation split, and what it generates at its end."""
+    """When a run is evaluated on its validation split and its further sets, and what it generates at its end."""
 
     every: CountOrZero = 0  # steps between evaluations; 0 = only after the last step
     batch_size: CountOrZero = 0  # 0 = the training batch size
     patience: CountOrZero = 0  # evaluations in a row without a better checkpoint.best_metric end the run; 0 = none do
+    sets: tuple[EvalSet, ...] = ()  # evaluated beside the validation split
     baselines: bool = True
     "beside the metrics, what simple methods reach (xz on text), once they are computed; nothing waits for them"
     sample: SampleConfig = SampleConfig()

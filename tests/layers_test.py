@@ -33,6 +33,7 @@ LAYERS = {
     "bigmodel_jax.config": 4,
     "bigmodel_jax.config_checks": 5,
     "bigmodel_jax.config_reads": 4,
+    "bigmodel_jax.eval_sets": 4,
     "bigmodel_jax.config_file": 5,  # reads and writes a Config
     "bigmodel_jax.checkpoint": 6,
     "bigmodel_jax.inference": 6,
@@ -47,6 +48,8 @@ LAYERS = {
     "bigmodel_jax.training.policy": 7,  # the engine's answers, and their rewards
     "bigmodel_jax.training.held_out": 7,
     "bigmodel_jax.training.rollouts": 7,
+    "bigmodel_jax.training.scored_answers": 7,  # the engine's answers, and a user's metrics of them
+    "bigmodel_jax.training.set_evaluations": 7,
     "bigmodel_jax.training.ending": 7,  # samples and the report together
     "bigmodel_jax.training.fresh": 7,  # a state from other runs
     "bigmodel_jax.training.evaluate_saved": 7,  # a checkpoint on the validation split

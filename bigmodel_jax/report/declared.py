@@ -34,8 +34,11 @@ WRITTEN = {"tokens_per_second": short, "wall_seconds": clock, "step_seconds": du
 Known = dict[str, Metric]  # by the key under which a number is recorded: "eval/accuracy"
 
 
-def of(objective: Objective | type[Objective], data: DataConfig | type[DataConfig]) -> Known:
-    return {f"eval/{m.name}": m for m in (*objective.metrics, *data.levels)}
+def of(
+    objective: Objective | type[Objective], data: DataConfig | type[DataConfig], more: Iterable[Metric] = ()
+) -> Known:
+    """more: those of the run's evaluation sets."""
+    return {f"eval/{m.name}": m for m in (*objective.metrics, *data.levels, *more)}
 
 
 def write(run_dir: Path, known: Known, counts: str, kinds: dict[str, str]) -> None:

@@ -122,7 +122,8 @@ def _title(run: Run, metric: Metric) -> str:
     shared = [m for m in run.known.values() if m.beside and not m.title]
     if not metric.title and metric.beside:
         return f"{run.metric(f'eval/{metric.beside}').title}, {metric.label}"
-    return f"{metric.title}, {metric.label}" if metric.name in {m.beside for m in shared} else metric.title
+    shares = metric.label and metric.name in {m.beside for m in shared}
+    return f"{metric.title}, {metric.label}" if shares else metric.title
 
 
 def _written(run: Run, key: str, figures: dict[str, float]) -> str:

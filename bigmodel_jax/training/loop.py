@@ -3,10 +3,11 @@
 import dataclasses
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bigmodel_jax import config_file
+from bigmodel_jax import config_file, eval_sets
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import mirror, params, processes, pulse, sharding
@@ -20,11 +21,12 @@ from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
-from bigmodel_jax.training import beginning, ending, fits, holder, run_folder
+from bigmodel_jax.training import beginning, ending, fits, holder, run_folder, set_evaluations
 from bigmodel_jax.training.baselines import Baselines
 from bigmodel_jax.training.diverged import Diverged, diverged
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.evaluate import evaluate
+from bigmodel_jax.training.set_evaluations import OpenSet
 from bigmodel_jax.training.signals import Interrupted, Stop
 from bigmodel_jax.training.state import TrainState, weights
 from bigmodel_jax.training.step import make_eval_step, make_train_step
@@ -44,6 +46,7 @@ class Run:
     saves: store.Store
     batches: Experience
     validation: EvalBatches
+    sets: list[OpenSet]
     patience: Patience
     wall: RunClock
     start: int
@@ -82,7 +85,7 @@ class Run:
         self.throughput = Throughput(flops, self.peak * self.mesh.size)
         rows = start_rows(config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, memory)
         rows += [("MFU is of", self.peak_source), ("run folder", mirror.address(self.run_dir))]
-        known = declared.of(config.objective, config.data)
+        known = declared.of(config.objective, config.data, eval_sets.declared(config))
         # Beside the loss, which says nothing where advantages are centred.
         self.headline = [m.name for m in config.objective.metrics if m.headline and m.name != "loss"][:1]
         if processes.first():
@@ -144,15 +147,18 @@ class Run:
             pending, done = (step + 1, sums, wait), step + 1
             last = done == config.train.steps
             evaluate_now = last or due(done, config.eval.every)
+            sets = [one for one in self.sets if last or one.due(done, evaluate_now)]
             save_now = stop.after(done) or last or due(done, config.checkpoint.every)
             save_locally = due(done, config.checkpoint.local_every)
-            if not (evaluate_now or save_now or save_locally):
+            if not (evaluate_now or sets or save_now or save_locally):
                 continue
             self.record(*pending)
             self.check_finite(state)
             pending = None
-            if evaluate_now:
-                scalars = self.evaluate(done, state)
+            judged = set_evaluations.judged(self.patience.metric, self.sets, sets, evaluate_now)
+            if evaluate_now or sets:
+                scalars = scalars | self.evaluate(done, state, evaluate_now, sets)
+            if judged:
                 save_now |= self.patience.see(done, scalars)
             # Asked once more: a signal may have come during the evaluation.
             stopping = stop.signal is not None or self.patience.is_over
@@ -160,7 +166,7 @@ class Run:
                 self.save_locally(done, state)
             if save_now or stopping:
                 # A run that stops early must know its best save: the one that was evaluated, and not the next one.
-                ranked = evaluate_now or not self.patience.limit
+                ranked = judged or not self.patience.limit
                 self.save(done, state, scalars if ranked else {})
             if stopping:
                 break
@@ -231,15 +237,21 @@ class Run:
         first = self.recorded - self.in_a_row + 1
         raise diverged(self.config, self.mesh, state, self.batches, first, self.in_a_row, self.constants)
 
-    def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+    def evaluate(self, step: int, state: TrainState, whole: bool, sets: Sequence[OpenSet]) -> dict[str, float]:
+        """The figures of the validation split, where it is the `whole` run that is evaluated, and of these sets."""
         pulse.at("evaluating")
+        scalars, tree = {}, weights(state, self.constants)
         try:
             with self.wall.phase("eval"):
-                scalars = evaluate(self.config, self.eval_step, weights(state, self.constants), self.validation)
+                if whole:
+                    scalars |= evaluate(self.config, self.eval_step, tree, self.validation)
+                for one in sets:
+                    show = self.run_dir / "samples" / f"{step:08d}.{one.name}.jsonl"
+                    scalars |= one.evaluate(self.eval_step, tree, show)
         except (OSError, ValueError):
             self.save(step, state, {})  # a full disk or a bad record must not cost the steps that are done
             raise
-        scalars |= {f"eval/{k}": v for k, v in self.baselines.so_far().items()}
+        scalars |= {f"eval/{k}": v for k, v in self.baselines.so_far().items()} if whole else {}
         self.writers.write(step, scalars)
         shown = {k.removeprefix("eval/"): v for k, v in scalars.items() if isinstance(v, float)}
         self.progress.message(f"step {step:,}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))

@@ -18,6 +18,7 @@ from bigmodel_jax.core.precision import cast
 from bigmodel_jax.models import Model
 from bigmodel_jax.models.flax_module import BATCH_AXIS
 from bigmodel_jax.nn import pipeline
+from bigmodel_jax.objectives import Objective
 from bigmodel_jax.optim import groups
 from bigmodel_jax.optim.optimizer import Optimizer
 from bigmodel_jax.training import deterministic, scopes, slices
@@ -268,14 +269,16 @@ def split(x: jax.Array, n: int) -> jax.Array:
     return jnp.moveaxis(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 1, 0)
 
 
-def make_eval_step(config: Config, mesh: Mesh) -> Callable[[params.Tree, dict], Metrics]:
-    """(merged parameters, batch) -> metrics as sums, compiled."""
-    model = config.make_model()
+def make_eval_step(
+    config: Config, mesh: Mesh, objective: Objective | None = None
+) -> Callable[[params.Tree, dict], Metrics]:
+    """(merged parameters, batch) -> metrics as sums, compiled; objective: whose, if not the run's."""
+    model, objective = config.make_model(), objective or config.objective
 
     def step(weights, batch):
         with sharding.use(mesh, config.parallel.rules, config.parallel):
             frozen = params.of_kind(weights, model.spec, "statistic")
             weights = params.merge(cast(weights, config.precision.compute), frozen)
-            return config.objective.loss(model, weights, batch, rng=None, train=False).metrics
+            return objective.loss(model, weights, batch, rng=None, train=False).metrics
 
     return jax.jit(step, out_shardings=sharding.replicated(mesh))

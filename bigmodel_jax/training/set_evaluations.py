@@ -1,0 +1,104 @@
+"""A run's named evaluation sets, opened and evaluated: rows by the eval step, prompts by the engine."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from bigmodel_jax import eval_sets
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params, processes
+from bigmodel_jax.data.loader import EvalBatches, eval_batches
+from bigmodel_jax.training import reference
+from bigmodel_jax.training.checks import check_data
+from bigmodel_jax.training.evaluate import evaluate
+from bigmodel_jax.training.held_out import HeldOut
+from bigmodel_jax.training.scored_answers import ScoredAnswers
+from bigmodel_jax.training.step import make_eval_step
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenSet:
+    """option: the field that holds it; config: as its evaluation sees it; step: its eval step, where that is not the run's."""
+
+    option: str
+    config: Config
+    source: EvalBatches | HeldOut | ScoredAnswers
+    step: Callable | None
+
+    @property
+    def name(self) -> str:
+        return self.config.eval.sets[0].name
+
+    def due(self, step: int, whole: bool) -> bool:
+        """Whether it is evaluated after this step; whole: whether the run itself is."""
+        every = self.config.eval.sets[0].every
+        return step % every == 0 if every else whole
+
+    def evaluate(self, run_step: Callable, weights: params.Tree, show: Path | None = None) -> dict[str, Any]:
+        """Its figures, under "eval/NAME/..."; show: the file for its first answers, where it has any."""
+        with eval_sets.named(self.option, self.name):
+            if isinstance(self.source, ScoredAnswers):
+                found = self.source.evaluate(weights, show)
+            else:
+                found = evaluate(self.config, self.step or run_step, weights, self.source)
+        return {f"eval/{self.name}/{key.removeprefix('eval/')}": value for key, value in found.items()}
+
+
+def open_sets(config: Config, mesh: Mesh, run_dir: Path, *, resumes: bool, console: Any = None) -> list[OpenSet]:
+    """Every set of the run, its rows prepared into the cache at first; ValueError, one line, names the set.
+
+    resumes, console: as `reference.find` has them.
+    """
+    run = config.data.open_tokenizer() if config.eval.sets else None
+    if processes.place()[1] > 1:  # what has no collective: process 0 prepares the rows, and the others find them
+        processes.in_turn("sets", lambda: [own.data.open("validation") for _, own in eval_sets.seen(config)])
+    found = []
+    for option, own in eval_sets.seen(config):
+        one = own.eval.sets[0]
+        with eval_sets.named(option, one.name):
+            check_data(own)
+            _check_tokenizer(own, run)
+            source = _source(own, mesh, run_dir, resumes, console)
+        step = make_eval_step(config, mesh, one.objective) if one.objective else None
+        found.append(OpenSet(option, own, source, step))
+    return found
+
+
+def _source(own: Config, mesh: Mesh, run_dir: Path, resumes: bool, console: Any) -> Any:
+    if own.eval.sets[0].functions:
+        return ScoredAnswers(own, mesh)
+    return validation(own, mesh, run_dir, resumes=resumes, console=console)
+
+
+def validation(
+    config: Config, mesh: Mesh, run_dir: Path, *, resumes: bool, console: Any = None
+) -> EvalBatches | HeldOut:
+    """The batches of the validation split of `config.data`, or the answers to its prompts."""
+    if config.data.prompts:
+        return HeldOut(config, mesh)
+    data = reference.find(config, mesh, run_dir, resumes=resumes, console=console, splits=("validation",)).data
+    size = config.eval.batch_size or config.train.batch_size
+    return eval_batches(data, batch_size=size, mesh=mesh, rules=config.parallel.rules)
+
+
+def _check_tokenizer(own: Config, run: Any) -> None:
+    """ValueError where the set's texts become other tokens than those that the run learns."""
+    theirs = own.data.open_tokenizer()
+    if run is not None and theirs is not None and _vocabulary(run) != _vocabulary(theirs):
+        raise ValueError(
+            "its data has another tokenizer than the run's; name the run's own, or derive it from the run's data: "
+            "dataclasses.replace(config.data, source=...) with the same training split"
+        )
+
+
+def _vocabulary(tokenizer: Any) -> dict[str, int]:
+    return tokenizer.model.get_vocab()
+
+
+def judged(metric: str, all_sets: Sequence[OpenSet], now: Sequence[OpenSet], whole: bool) -> bool:
+    """Whether an evaluation of the sets `now`, and of the `whole` run or not, measures what the best save is chosen by."""
+    owner = next((one for one in all_sets if metric.startswith(f"eval/{one.name}/")), None)
+    return whole if owner is None else owner in now
