@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from bigmodel_jax.core import user_code
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.data.base import DataConfig
+from bigmodel_jax.metrics import texts
+from bigmodel_jax.objectives.base import evaluated
 
 NAME = re.compile(r"[\w.-]{1,40}")  # a piece of a metric's name, and of a file's
 
@@ -19,7 +20,8 @@ def seen(config: Any) -> list[tuple[str, Any]]:
     for i, one in enumerate(config.eval.sets):
         data = dataclasses.replace(one.data, cache_dir=one.data.cache_dir or config.data.cache_dir)
         size = one.batch_size or config.eval.batch_size
-        evaluation = dataclasses.replace(config.eval, batch_size=size, sets=(one,))
+        further = () if one.data.prompts else one.metrics
+        evaluation = dataclasses.replace(config.eval, batch_size=size, metrics=further, sets=(one,))
         parts = {"data": data, "objective": one.objective or config.objective, "eval": evaluation}
         found.append((f"eval.sets.{i}", dataclasses.replace(config, **parts)))
     return found
@@ -37,7 +39,7 @@ def named(option: str, name: str) -> Iterator[None]:
 def check(config: Any) -> None:
     """Raises ValueError for a set that no evaluation could be named after, or that the run's model cannot be asked."""
     names = [one.name for one in config.eval.sets]
-    taken = {m.name for m in (*config.objective.metrics, *type(config.data).levels)}
+    taken = {m.name for m in (*evaluated(config.objective, config.data, config.eval.metrics), *config.data.levels)}
     for i, one in enumerate(config.eval.sets):
         option = f"eval.sets.{i}.name = {one.name!r}"
         if not NAME.fullmatch(one.name) or names.count(one.name) > 1:
@@ -51,12 +53,10 @@ def check(config: Any) -> None:
 def _check_data(config: Any, one: Any) -> None:
     if not isinstance(one.data, DataConfig) or type(one.data) is DataConfig:
         raise ValueError("it has no data; give data = TextData(...), PromptData(...) or another one of its own")
-    for name in one.functions:
-        user_code.find("functions", name)
-    if one.functions and not one.data.prompts:
-        raise ValueError(f"functions score generated answers, and {type(one.data).__name__} holds no prompts")
-    if one.data.prompts and not one.functions and not (config.data.prompts and one.objective is None):
-        raise ValueError("its data are prompts; give the functions that score their answers")
+    if one.data.prompts:
+        texts.declared("metrics", one.metrics)  # refuses names
+    if one.data.prompts and not one.metrics and not (config.data.prompts and one.objective is None):
+        raise ValueError(f"its data are prompts; give metrics of their answers: {', '.join(texts.TEXT_METRICS)}")
     if one.data.prompts and config.make_model().make_cache is None:
         raise ValueError(f"its data are prompts, and a {type(config.model).__name__} generates no text")
     if one.data.prompts and config.parallel.stage != 1:
@@ -75,14 +75,9 @@ def _check_data(config: Any, one: Any) -> None:
 
 def measured(config: Any, one: Any) -> tuple[Metric, ...]:
     """What an evaluation of one set gives, by the names that the metrics have without the set's."""
-    if one.functions:
-        return tuple(Metric(name, name.replace("_", " ").capitalize()) for name in map(short, one.functions))
-    return (one.objective or config.objective).metrics
-
-
-def short(function: str) -> str:
-    """The name that a function is recorded under."""
-    return function.rpartition(":")[2]
+    if one.data.prompts and one.metrics:
+        return texts.declared("metrics", one.metrics)
+    return evaluated(one.objective or config.objective, one.data, one.metrics)
 
 
 def declared(config: Any) -> tuple[Metric, ...]:
@@ -103,7 +98,7 @@ def declared(config: Any) -> tuple[Metric, ...]:
     return tuple(found)
 
 
-def every(config: Any, key: str) -> int:
-    """Steps between two measurements of the number under `key`; 0 where it is measured after the last step alone."""
-    name = key.removeprefix("eval/").partition("/")[0]
+def every(config: Any) -> int:
+    """Steps between two measurements of what the best save is chosen by; 0 where only the last step is measured."""
+    name = config.checkpoint.best_metric.removeprefix("eval/").partition("/")[0]
     return next((one.every for one in config.eval.sets if one.name == name), 0) or config.eval.every

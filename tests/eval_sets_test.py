@@ -28,24 +28,28 @@ def of_images(*sets) -> Config:
 
 
 WEB, BOOKS = EvalSet("web", BYTES), EvalSet("books", BYTES, every=5)
-ANSWERS = EvalSet("qa", PromptData(tokenizer_path="tokenizer.json"), functions=(SCORE,))
+ANSWERS = EvalSet("qa", PromptData(tokenizer_path="tokenizer.json"), metrics=(SCORE,))
 REFUSED = {
     "no name": (config(EvalSet("", BYTES)), "eval.sets.0.name = ''; each set has another name, of up to 40 letters"),
     "twice": (config(WEB, BOOKS, WEB), "eval.sets.0.name = 'web'; each set has another name"),
     "a path": (config(EvalSet("a/b", BYTES)), "eval.sets.0.name = 'a/b'; each set has another name"),
     "a metric": (config(EvalSet("loss", BYTES)), "eval.sets.0.name = 'loss' is the name of a metric of the run"),
     "no data": (config(EvalSet("web")), r"eval.sets.0 (web): it has no data; give data = TextData(...)"),
-    "no prompts": (
-        config(EvalSet("web", BYTES, functions=(SCORE,))),
-        "eval.sets.0 (web): functions score generated answers, and TextData holds no prompts",
+    "no such metric of rows": (
+        config(EvalSet("web", BYTES, metrics=("bleu",))),
+        "eval.sets.0 (web): eval.metrics = 'bleu'",
+    ),
+    "no such metric of texts": (
+        config(dataclasses.replace(ANSWERS, metrics=("blue",))),
+        "eval.sets.0 (qa): metrics = 'blue' is no text metric (perhaps you meant 'bleu')",
     ),
     "no function": (
-        config(dataclasses.replace(ANSWERS, functions=("math:fsun",))),
-        "eval.sets.0 (qa): functions: 'math:fsun' is not module:function: it has no function 'fsun' (perhaps you meant 'fsum')",
+        config(dataclasses.replace(ANSWERS, metrics=("math:fsun",))),
+        "eval.sets.0 (qa): metrics: 'math:fsun' is not module:function: it has no function 'fsun' (perhaps you meant 'fsum')",
     ),
     "no metrics": (
-        config(dataclasses.replace(ANSWERS, functions=())),
-        "eval.sets.0 (qa): its data are prompts; give the functions that score their answers",
+        config(dataclasses.replace(ANSWERS, metrics=())),
+        "eval.sets.0 (qa): its data are prompts; give metrics of their answers: bleu, chrf",
     ),
     "no decoder": (of_images(ANSWERS), "eval.sets.0 (qa): its data are prompts, and a MLPConfig generates no text"),
     "stages": (
@@ -82,8 +86,7 @@ def test_what_is_right_is_taken_and_a_metric_of_a_set_may_choose_the_best_save()
     validate(dataclasses.replace(config(WEB, BOOKS, ANSWERS), checkpoint=best), 2)
     stopping = dataclasses.replace(config(WEB, BOOKS, patience=3), checkpoint=best)
     validate(stopping, 2)  # the set has a period of its own
-    assert every(stopping, "eval/books/loss") == 5
-    assert every(stopping, "eval/web/loss") == 0
+    assert every(stopping) == 5
     with pytest.raises(ValueError, match=r"eval\.patience = 3 needs eval\.every, such as 100"):
         validate(dataclasses.replace(stopping, checkpoint=CheckpointConfig(best_metric="eval/web/loss")), 2)
 
@@ -98,7 +101,9 @@ def test_metrics_are_declared_under_the_sets_names_and_drawn_with_their_likes():
     assert not any(m.headline for m in found.values()), "a run is judged by its validation split"
     alone = {m.name: m for m in declared(config(EvalSet("web", BYTES)))}
     assert alone["web/loss"].title == "Held-out loss, web"
-    assert [m.name for m in declared(config(ANSWERS))] == ["qa/fsum"]
+    texts = dataclasses.replace(ANSWERS, metrics=("exact_match", "rouge", SCORE))
+    names = ["qa/exact_match", "qa/rouge1", "qa/rouge2", "qa/rougeL", "qa/fsum"]
+    assert [m.name for m in declared(config(texts))] == names
 
 
 def test_a_set_of_another_objective_is_measured_by_that():
@@ -123,11 +128,11 @@ def test_a_config_file_gives_functions_by_name_and_json_and_options_keep_them(tm
         "def short(answers, references):\n"
         "    return sum(map(len, answers))\n"
         "def get_config():\n"
-        "    sets = (EvalSet('qa', PromptData(), functions=(short,)), EvalSet('web', TextData(), objective=NextToken()))\n"
+        "    sets = (EvalSet('qa', PromptData(), metrics=('f1', short)), EvalSet('web', TextData(), objective=NextToken()))\n"
         "    return Config(LlamaConfig.tiny(), NextToken(), TextData(), eval=EvalConfig(sets=sets))\n"
     )
     found = config_file.load(path)
-    assert found.eval.sets[0].functions == (f"{path}:short",)
+    assert found.eval.sets[0].metrics == ("f1", f"{path}:short")
     assert from_json(to_json(found)) == found
     changed = override(found, ["--eval.sets.0.every", "7", "--eval.sets.1.data.seq_len", "32"])
     assert (changed.eval.sets[0].every, changed.eval.sets[1].data.seq_len) == (7, 32)

@@ -28,10 +28,12 @@ LAYERS = {
     "bigmodel_jax.nn": 1,
     "bigmodel_jax.optim": 1,
     "bigmodel_jax.data": 1,
+    "bigmodel_jax.metrics": 0.5,  # what data and objectives declare and compute
     "bigmodel_jax.models": 2,
     "bigmodel_jax.objectives": 3,
     "bigmodel_jax.config": 4,
     "bigmodel_jax.config_checks": 5,
+    "bigmodel_jax.config_metrics": 4,
     "bigmodel_jax.config_reads": 4,
     "bigmodel_jax.eval_sets": 4,
     "bigmodel_jax.config_file": 5,  # reads and writes a Config
@@ -68,6 +70,7 @@ LAYERS = {
 }
 
 # Third party -> the modules (or their folders) that may import it. Whatever is not listed here may be used nowhere.
+METRICS = ("sacrebleu", "rouge_score", "jiwer", "faster_coco_eval")
 EVERYWHERE = {"jax", "numpy"}
 ROOMS = {
     "optax": ("optim", "objectives", "training.step", "training.state", "training.reference"),
@@ -102,6 +105,7 @@ ROOMS = {
     "pyarrow": ("data.sources.table_files", "data.sources.opened"),  # the extra "parquet"
     "datasets": ("data.sources.hugging_face",),  # the extra "datasets"
     **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"
+    **dict.fromkeys(METRICS, ("metrics",)),  # the extra "metrics"
     "matplotlib": ("report",),
     "PIL": ("data.images",),
     "tensorboardX": ("report",),
@@ -227,8 +231,8 @@ def test_third_parties_stay_in_their_rooms():
 
 def test_every_layer_and_room_is_in_use():
     used = {name.split(".")[0] for path in FILES for _, name in imports(path)}
-    # Imported by name: see report.writers and data.cleaning.step.
-    lazily = {"wandb", "mlflow", "ftfy", "py3langid", "rensa"}
+    # Imported by name: see report.writers, data.cleaning.step and metrics.
+    lazily = {"wandb", "mlflow", "ftfy", "py3langid", "rensa", *METRICS}
     assert set(ROOMS) - lazily <= used
     assert [name for name in LAYERS if name != "configs" and name not in MODULES] == []
 

@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.objectives import Objective
+from bigmodel_jax.objectives.base import evaluated
 from bigmodel_jax.report.progress import clock, duration, short
 
 log = logging.getLogger(__name__)
@@ -35,10 +36,13 @@ Known = dict[str, Metric]  # by the key under which a number is recorded: "eval/
 
 
 def of(
-    objective: Objective | type[Objective], data: DataConfig | type[DataConfig], more: Iterable[Metric] = ()
+    objective: Objective | type[Objective],
+    data: DataConfig | type[DataConfig],
+    further: Sequence[str] = (),
+    sets: Sequence[Metric] = (),
 ) -> Known:
-    """more: those of the run's evaluation sets."""
-    return {f"eval/{m.name}": m for m in (*objective.metrics, *data.levels, *more)}
+    """further: the names of further metrics, as `eval.metrics` has them; sets: the metrics of the evaluation sets."""
+    return {f"eval/{m.name}": m for m in (*evaluated(objective, data, further), *data.levels, *sets)}
 
 
 def write(run_dir: Path, known: Known, counts: str, kinds: dict[str, str]) -> None:

@@ -25,7 +25,7 @@ from bigmodel_jax.training import beginning, ending, fits, holder, run_folder, s
 from bigmodel_jax.training.baselines import Baselines
 from bigmodel_jax.training.diverged import Diverged, diverged
 from bigmodel_jax.training.early_stopping import Patience
-from bigmodel_jax.training.evaluate import evaluate
+from bigmodel_jax.training.evaluate import check_metrics, evaluate
 from bigmodel_jax.training.set_evaluations import OpenSet
 from bigmodel_jax.training.signals import Interrupted, Stop
 from bigmodel_jax.training.state import TrainState, weights
@@ -85,7 +85,7 @@ class Run:
         self.throughput = Throughput(flops, self.peak * self.mesh.size)
         rows = start_rows(config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, memory)
         rows += [("MFU is of", self.peak_source), ("run folder", mirror.address(self.run_dir))]
-        known = declared.of(config.objective, config.data, eval_sets.declared(config))
+        known = declared.of(config.objective, config.data, config.eval.metrics, eval_sets.declared(config))
         # Beside the loss, which says nothing where advantages are centred.
         self.headline = [m.name for m in config.objective.metrics if m.headline and m.name != "loss"][:1]
         if processes.first():
@@ -191,6 +191,9 @@ class Run:
         if not hasattr(step, "lower"):
             return step, None
         try:
+            check_metrics(self.config, self.eval_step, weights(state, self.constants), self.validation)
+            for one in self.sets:
+                one.check(self.eval_step, weights(state, self.constants))
             compiled = fits.compile_step(step.lower(state, batch, self.constants), self.mesh)
         except ValueError:
             run_folder.release(self.run_dir)

@@ -1,4 +1,4 @@
-"""Generated answers to the prompts of an evaluation set, scored by functions of the user's."""
+"""Generated answers to the prompts of an evaluation set, scored by text metrics."""
 
 import json
 import math
@@ -7,12 +7,12 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from bigmodel_jax import eval_sets
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import files, params, processes, user_code
+from bigmodel_jax.core import files, params, processes
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.data.base import lacks
 from bigmodel_jax.inference.rollout import Ask, open_generator
+from bigmodel_jax.metrics import texts
 
 SHOWN = 8  # answers that an evaluation writes down
 
@@ -29,15 +29,15 @@ class ScoredAnswers:
         self._generator = open_generator(config, mesh, len(self._rows), greedy=True)
 
     def evaluate(self, weights: params.Tree, show: Path | None = None) -> dict[str, float]:
-        """{"eval/FUNCTION": number}; ValueError, one line, for a function that gives none. show: the file for some answers."""
-        texts = self._answers(cast(weights, self._config.precision.compute))
-        # One process calls the functions: they may be slow, or have a state of their own.
-        scored = processes.from_first(json.dumps(self._scores(texts) if processes.first() else {}))
+        """{"eval/METRIC": number}; ValueError, one line, for a metric that gives none. show: the file for some answers."""
+        answers = self._answers(cast(weights, self._config.precision.compute))
+        # One process calls the metrics: they may be slow, and a user's may have a state of its own.
+        scored = processes.from_first(json.dumps(self._scores(answers) if processes.first() else {}))
         found = json.loads(scored)
         if "error" in found:
             raise ValueError(found["error"])
         if show is not None and processes.first():
-            self._write(texts, show)
+            self._write(answers, show)
         return {f"eval/{name}": value for name, value in found.items()}
 
     def _answers(self, weights: params.Tree) -> list[str]:
@@ -46,10 +46,10 @@ class ScoredAnswers:
             Ask(self._prompt(tokens), record, (seed, i))
             for i, (tokens, record) in enumerate(zip(self._rows.prompts, self._rows.records, strict=True))
         ]
-        texts = [""] * len(asks)
+        answers = [""] * len(asks)
         for number, rollout in self._generator.generate(weights, asks):
-            texts[number] = self._tokenizer.decode([t for t in rollout.tokens if t not in self._tokenizer.stops])
-        return texts
+            answers[number] = self._tokenizer.decode([t for t in rollout.tokens if t not in self._tokenizer.stops])
+        return answers
 
     def _prompt(self, tokens: list[int]) -> list[int]:
         """An encoder reads a text and its end, a decoder what begins a text and the text."""
@@ -64,25 +64,27 @@ class ScoredAnswers:
         for i, record in enumerate(self._rows.records if field else []):
             if wrong := lacks(record, field):
                 raise ValueError(f"answer_field: prompt {i} has {wrong}")
+            if not record[field] and record[field] != "":
+                raise ValueError(f"answer_field: prompt {i} has no answer in its {field}")
 
-    def _references(self) -> list[Any]:
+    def _references(self) -> list[list[Any]]:
         field = self._set.answer_field
-        return [record[field] if field else record for record in self._rows.records]
+        found = [record[field] if field else [record] for record in self._rows.records]
+        return [list(one) if isinstance(one, list | tuple) else [one] for one in found]
 
-    def _scores(self, texts: list[str]) -> dict[str, Any]:
+    def _scores(self, answers: list[str]) -> dict[str, Any]:
         found = {}
         try:
-            for name in self._set.functions:
-                found[eval_sets.short(name)] = _number(
-                    name, user_code.call("functions", name, texts, self._references())
-                )
+            for name in self._set.metrics:
+                found |= texts.find_text("metrics", name)(answers, self._references())
+            _check_finite(found)
         except ValueError as error:
             return {"error": str(error)}
         return found
 
-    def _write(self, texts: list[str], path: Path) -> None:
+    def _write(self, answers: list[str], path: Path) -> None:
         lines = []
-        for text, record in list(zip(texts, self._rows.records, strict=True))[:SHOWN]:
+        for text, record in list(zip(answers, self._rows.records, strict=True))[:SHOWN]:
             lines.append(
                 json.dumps({"prompt": record[self._config.data.prompt_field], "response": text}, ensure_ascii=False)
             )
@@ -90,11 +92,7 @@ class ScoredAnswers:
         files.replace(path, "".join(f"{line}\n" for line in lines))
 
 
-def _number(name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"functions: {name} returned {repr(value)[:40]}, which is no finite number")
-    return number
+def _check_finite(found: dict[str, float]) -> None:
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise ValueError(f"metrics: {name} is {value}; it must be a finite number")

@@ -13,7 +13,7 @@ from bigmodel_jax.core import params, processes
 from bigmodel_jax.data.loader import EvalBatches, eval_batches
 from bigmodel_jax.training import reference
 from bigmodel_jax.training.checks import check_data
-from bigmodel_jax.training.evaluate import evaluate
+from bigmodel_jax.training.evaluate import check_metrics, evaluate
 from bigmodel_jax.training.held_out import HeldOut
 from bigmodel_jax.training.scored_answers import ScoredAnswers
 from bigmodel_jax.training.step import make_eval_step
@@ -36,6 +36,12 @@ class OpenSet:
         """Whether it is evaluated after this step; whole: whether the run itself is."""
         every = self.config.eval.sets[0].every
         return step % every == 0 if every else whole
+
+    def check(self, run_step: Callable, weights: params.Tree) -> None:
+        """ValueError where one of its further metrics cannot be computed; nothing is compiled."""
+        if not isinstance(self.source, ScoredAnswers):
+            with eval_sets.named(self.option, self.name):
+                check_metrics(self.config, self.step or run_step, weights, self.source)
 
     def evaluate(self, run_step: Callable, weights: params.Tree, show: Path | None = None) -> dict[str, Any]:
         """Its figures, under "eval/NAME/..."; show: the file for its first answers, where it has any."""
@@ -62,13 +68,16 @@ def open_sets(config: Config, mesh: Mesh, run_dir: Path, *, resumes: bool, conso
             check_data(own)
             _check_tokenizer(own, run)
             source = _source(own, mesh, run_dir, resumes, console)
-        step = make_eval_step(config, mesh, one.objective) if one.objective else None
+        shared = not (
+            one.objective or own.eval.metrics or own.data.group_by or config.eval.metrics or config.data.group_by
+        )
+        step = None if shared else make_eval_step(own, mesh, config.make_model())
         found.append(OpenSet(option, own, source, step))
     return found
 
 
 def _source(own: Config, mesh: Mesh, run_dir: Path, resumes: bool, console: Any) -> Any:
-    if own.eval.sets[0].functions:
+    if own.data.prompts and own.eval.sets[0].metrics:
         return ScoredAnswers(own, mesh)
     return validation(own, mesh, run_dir, resumes=resumes, console=console)
 

@@ -15,10 +15,11 @@ from bigmodel_jax.core import metrics, params, precision, sharding
 from bigmodel_jax.core.compiler_options import compiler_options
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.core.precision import cast
+from bigmodel_jax.metrics import further
+from bigmodel_jax.metrics import groups as groups_of_rows
 from bigmodel_jax.models import Model
 from bigmodel_jax.models.flax_module import BATCH_AXIS
 from bigmodel_jax.nn import pipeline
-from bigmodel_jax.objectives import Objective
 from bigmodel_jax.optim import groups
 from bigmodel_jax.optim.optimizer import Optimizer
 from bigmodel_jax.training import deterministic, scopes, slices
@@ -269,16 +270,25 @@ def split(x: jax.Array, n: int) -> jax.Array:
     return jnp.moveaxis(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 1, 0)
 
 
-def make_eval_step(
-    config: Config, mesh: Mesh, objective: Objective | None = None
-) -> Callable[[params.Tree, dict], Metrics]:
-    """(merged parameters, batch) -> metrics as sums, compiled; objective: whose, if not the run's."""
-    model, objective = config.make_model(), objective or config.objective
+def make_eval_step(config: Config, mesh: Mesh, model: Model | None = None) -> Callable[[params.Tree, dict], Metrics]:
+    """(merged parameters, batch) -> metrics as sums, compiled; model: the parameters', where that is not the config's."""
+    model, objective = model or config.make_model(), config.objective
+
+    def sums(weights, batch):
+        if not (config.eval.metrics or config.data.group_by):
+            return objective.loss(model, weights, batch, rng=None, train=False).metrics
+        batch, _ = objective.inputs(batch, None)
+        out = model.apply(weights, batch, rng=None, train=False)
+        found = objective.score(out, batch, params=weights, train=False).metrics
+        return found | further.sums(config.eval.metrics, out, batch) | of_groups(out, batch)
+
+    def of_groups(out, batch):
+        return groups_of_rows.rows(objective.of_rows(out, batch), batch["group"]) if config.data.group_by else {}
 
     def step(weights, batch):
         with sharding.use(mesh, config.parallel.rules, config.parallel):
             frozen = params.of_kind(weights, model.spec, "statistic")
             weights = params.merge(cast(weights, config.precision.compute), frozen)
-            return objective.loss(model, weights, batch, rng=None, train=False).metrics
+            return sums(weights, batch)
 
     return jax.jit(step, out_shardings=sharding.replicated(mesh))

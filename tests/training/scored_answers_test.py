@@ -1,4 +1,4 @@
-"""Evaluation sets whose prompts the engine answers, and functions that score the answers."""
+"""Evaluation sets whose prompts the engine answers, and metrics that score the answers."""
 
 import dataclasses
 import json
@@ -35,16 +35,20 @@ def characters(answers, references):
 
 
 def agreement(answers, references):
-    assert references == [f"a{n}" for n in range(5)]
-    return float(np.mean([answer == reference for answer, reference in zip(answers, references, strict=True)]))
+    assert references == [[f"a{n}"] for n in range(5)]
+    return {"agreement": float(np.mean([answer in right for answer, right in zip(answers, references, strict=True)]))}
 
 
 def whole_record(answers, references):
-    return sum(record["number"] for record in references)
+    return sum(record["number"] for [record] in references)
 
 
 def nothing(answers, references):
     return None
+
+
+def endless(answers, references):
+    return float("inf")
 
 
 def broken(answers, references):
@@ -63,7 +67,7 @@ def config(tmp_path_factory):
         source=Arrays(f"{__name__}:questions"), tokenizer_path=str(folder / "tokenizer.json"),
         max_prompt=10, max_tokens=6, slots=3,
     )  # fmt: skip
-    one = EvalSet("qa", prompts, functions=tuple(f"{__name__}:{name}" for name in NAMES))
+    one = EvalSet("qa", prompts, metrics=("exact_match", *(f"{__name__}:{name}" for name in NAMES)))
     return Config(
         dataclasses.replace(LlamaConfig.tiny(), vocab_size=257, pad_vocab=2, init_std=0.3),
         NextToken(),
@@ -76,7 +80,7 @@ def config(tmp_path_factory):
 
 def with_functions(config, *functions, **changes):
     names = tuple(f"{__name__}:{f.__name__}" for f in functions)
-    one = dataclasses.replace(config.eval.sets[0], functions=names, **changes)
+    one = dataclasses.replace(config.eval.sets[0], metrics=names, **changes)
     one_device = ParallelConfig(data=1)
     return dataclasses.replace(config, eval=dataclasses.replace(config.eval, sets=(one,)), parallel=one_device)
 
@@ -115,11 +119,15 @@ def test_a_function_gets_whole_records_where_no_field_is_named(config):
 
 @pytest.mark.parametrize(
     ("function", "message"),
-    [(nothing, "nothing returned None, which is no finite number"), (broken, "broken raised RuntimeError: no idea")],
+    [
+        (nothing, "nothing gave None; it must give a number"),
+        (broken, "broken raised RuntimeError: no idea"),
+        (endless, "endless is inf; it must be a finite number"),
+    ],
 )
 def test_a_function_that_gives_no_number_is_one_line(config, function, message):
     (error,) = scores(with_functions(config, characters, function), [""] * 5).values()
-    assert error.startswith("functions: ")
+    assert error.startswith("metrics: ")
     assert message in error
     assert "\n" not in error
 
@@ -147,7 +155,7 @@ def test_a_run_records_the_scores_and_the_verb_gives_the_same(config, tmp_path, 
     monkeypatch.setattr(jax, "device_count", lambda *_: 1)
     run(config, tmp_path / "run")
     recorded = {k: v for k, v in records(tmp_path / "run")[2].items() if k.startswith("eval/qa/")}
-    assert recorded.keys() == {f"eval/qa/{name}" for name in NAMES}
+    assert recorded.keys() == {f"eval/qa/{name}" for name in ("exact_match", *NAMES)}
     assert (tmp_path / "run" / "samples" / "00000002.qa.jsonl").is_file()
     _, scalars = evaluate_run(config, tmp_path / "run")
     assert {k: v for k, v in scalars.items() if k.startswith("eval/qa/")} == recorded
