@@ -44,6 +44,7 @@ LAYERS = {
     "bigmodel_jax.pretrained": 6,  # published weights: into models, out of checkpoints
     "bigmodel_jax.report": 6,
     "bigmodel_jax.scaling": 8,
+    "bigmodel_jax.harness": 8,  # lm-eval's tasks, answered from a checkpoint
     "bigmodel_jax.training": 6,
     "bigmodel_jax.training.beginning": 7,  # a state, fresh or from checkpoints
     "bigmodel_jax.training.constants": 7,  # of a run, beside its checkpoints
@@ -106,6 +107,7 @@ ROOMS = {
     "datasets": ("data.sources.hugging_face",),  # the extra "datasets"
     **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"
     **dict.fromkeys(METRICS, ("metrics",)),  # the extra "metrics"
+    "lm_eval": ("harness",),  # the extra "harness"
     "matplotlib": ("report",),
     "PIL": ("data.images",),
     "tensorboardX": ("report",),

@@ -11,7 +11,7 @@ import numpy as np
 
 from bigmodel_jax.core import files, mirror
 from bigmodel_jax.core.metrics import Metric, precision_recall_f1
-from bigmodel_jax.report import answers, card_page, declared, elements, plots, sheet
+from bigmodel_jax.report import answers, card_page, declared, elements, harness_results, plots, sheet
 from bigmodel_jax.report.comparison import comparison_body
 from bigmodel_jax.report.goodput import PARTS
 from bigmodel_jax.report.history import Run, confusion, flatten, headline, levels, load_run, loss_unit, unit
@@ -59,6 +59,7 @@ def _run_body(run: Run) -> str:
             elements.section("Curves", _grid(elements.pictures(light, dark))),
             elements.section("Wall time", _wall_time(run), _restarts(run)),
             elements.section("Per class", _class_table(run), "Of the newest evaluation."),
+            elements.section("Benchmarks", harness_results.table(run.path), "By lm-eval; the newest of each task."),
             elements.section("Data", "".join(map(card_page.folded_card, run.cards)), "As prepare found it."),
             elements.section(
                 "Training images", elements.panel(sheet.grid(run.path)), "The first batch, as the model gets it."
