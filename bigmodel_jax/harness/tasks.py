@@ -56,7 +56,7 @@ def _load(manager: TaskManager, name: str, one: str) -> list[Any]:
 def run(model: LM, tasks: Sequence[Any], **how: Any) -> dict[str, Any]:
     """lm-eval's results, the answers under "samples"."""
     # It would ask git for the commit of whatever folder the command is run in.
-    with mock.patch.object(evaluator, "get_git_commit_hash", lambda: None):
+    with mock.patch.object(evaluator, "get_git_commit_hash", return_value=None):
         found = lm_eval.simple_evaluate(model=model, tasks=list(tasks), task_manager=_Loaded(), log_samples=True, **how)
     return found or {}
 
