@@ -69,7 +69,8 @@ def written(row: Row) -> tuple[str, ...]:
     error = "" if row.error is None else f"± {row.error:.4f}"
     counts = ("" if n is None else f"{n:,}" for n in (row.shots, row.questions))
     arrow = {"more": " ↑", "less": " ↓"}.get(row.better, "")
-    return row.task, f"{row.metric}{arrow}", f"{row.value:.4f}", error, *counts
+    value = f"{row.value:.4f}" if abs(row.value) < 1000 else f"{row.value:.5g}"
+    return row.task, f"{row.metric}{arrow}", value, error, *counts
 
 
 HEADS = ("Task", "Metric", "Value", "Error", "Shots", "Questions")

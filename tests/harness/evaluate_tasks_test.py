@@ -58,7 +58,9 @@ def test_stages_small_vocabularies_and_missing_templates_are_refused(tmp_path):
 
 def test_options_of_the_harness_alone_are_refused(tmp_path, capsys):
     config_file.save(LLAMA, tmp_path / "config.json")
-    assert cli.main(["eval", str(tmp_path), "--fewshot", "2"]) == 2
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["eval", str(tmp_path), "--fewshot", "2"])
+    assert ended.value.code == 2
     assert "--fewshot = 2 is for tasks of lm-eval; name them by --harness TASK ..." in capsys.readouterr().err
 
 
