@@ -35,7 +35,7 @@ class OpenSet:
     def due(self, step: int, whole: bool) -> bool:
         """Whether it is evaluated after this step; whole: whether the run itself is."""
         every = self.config.eval.sets[0].every
-        return step % every == 0 if every else whole
+        return due(step, every) if every else whole
 
     def check(self, run_step: Callable, weights: params.Tree) -> None:
         """ValueError where one of its further metrics cannot be computed; nothing is compiled."""
@@ -105,6 +105,27 @@ def _check_tokenizer(own: Config, run: Any) -> None:
 
 def _vocabulary(tokenizer: Any) -> dict[str, int]:
     return tokenizer.model.get_vocab()
+
+
+def due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def check_all(config: Config, run_step: Callable, weights: params.Tree, validation: Any, sets: list[OpenSet]) -> None:
+    """ValueError where a further metric of the run or of a set cannot be computed; nothing is compiled."""
+    check_metrics(config, run_step, weights, validation)
+    for one in sets:
+        one.check(run_step, weights)
+
+
+def evaluate_all(
+    sets: Sequence[OpenSet], run_step: Callable, weights: params.Tree, run_dir: Path, step: int
+) -> dict[str, Any]:
+    """The figures of these sets; their first answers are written into the run's samples/."""
+    found = {}
+    for one in sets:
+        found |= one.evaluate(run_step, weights, run_dir / "samples" / f"{step:08d}.{one.name}.jsonl")
+    return found
 
 
 def judged(metric: str, all_sets: Sequence[OpenSet], now: Sequence[OpenSet], whole: bool) -> bool:

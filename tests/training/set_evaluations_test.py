@@ -113,7 +113,7 @@ def test_the_page_knows_the_sets_metrics_and_draws_them(whole):
     assert found.metric("eval/other/accuracy").label == "other"
     drawn = {names[0]: set(names[1:]) for names in groups(found)}
     assert {"same/accuracy", "other/accuracy", "double/accuracy"} < drawn["accuracy"]
-    assert "same/macro_f1" not in drawn, "one plot of all sets"
+    assert drawn["same/macro_f1"] == {"other/macro_f1", "double/macro_f1"}
     assert drawn["same/loss"] == {"other/loss", "double/loss"}
     assert {"same_loss", "accuracy", "loss"} <= draw(found, LIGHT).keys()
     known, _, _ = declared.read(folder, found.config)
