@@ -88,9 +88,8 @@ class Run:
         self.tokens_per_step, self.unit = step_size(config.data, batch)
         flops = step_flops(config, weights(state, self.constants), batch)
         self.throughput = Throughput(flops, self.peak * self.mesh.size)
-        rows = start_rows(
-            config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, programs.memory
-        )
+        left = config.train.steps - self.start
+        rows = start_rows(config, self.mesh, left, self.tokens_per_step, self.unit, programs.memory)
         rows += [("MFU is of", self.peak_source), ("run folder", mirror.address(self.run_dir))]
         self.known = declared.of(config.objective, config.data, config.eval.metrics, eval_sets.declared(config))
         # Beside the loss, which says nothing where advantages are centred.
@@ -178,16 +177,14 @@ class Run:
             judged = set_evaluations.judged(self.patience.metric, self.sets, sets, evaluate_now)
             if evaluate_now or sets:
                 scalars = scalars | self.evaluate(done, state, evaluate_now, sets)
-            if judged:
-                save_now |= self.patience.see(done, scalars)
+            save_now |= judged and self.patience.see(done, scalars)
             # Asked once more: a signal may have come during the evaluation.
             stopping = stop.signal is not None or self.patience.is_over
             if save_locally:
                 self.save(done, state, {}, locally=True)
             if save_now or stopping:
                 # A run that stops early must know its best save: the one that was evaluated, and not the next one.
-                ranked = judged or not self.patience.limit
-                self.save(done, state, scalars if ranked else {})
+                self.save(done, state, scalars if judged or not self.patience.limit else {})
             if stopping:
                 break
             self.clock = time.perf_counter()
