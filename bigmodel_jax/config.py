@@ -76,12 +76,33 @@ class ImageSampleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvalSet:
+    """A named evaluation beside the run's validation split: the validation split of its own data, its own metrics, its own
+    period. Its figures are recorded as "eval/NAME/METRIC"."""
+
+    name: str = ""  # up to 40 letters, digits, _, . or -
+    data: DataConfig = DataConfig()
+    "of which the validation split is read; prompts (PromptData) are answered by the engine, and `metrics` score the answers"
+    every: CountOrZero = 0  # steps between its evaluations; 0 = those of eval.every; always after the last step, too
+    batch_size: CountOrZero = 0  # 0 = eval.batch_size
+    objective: Objective | None = None  # whose metrics are computed; None = the run's
+    metrics: tuple[KnownOrFunction, ...] = ()
+    """as eval.metrics; of answers: names of TEXT_METRICS in metrics/texts.py, or functions (answers, references) of one's
+    own, whose references are a list for each answer"""
+    answer_field: str = "answer"  # the record's right answer, a text or a list of them; "" = the whole record
+
+    def __post_init__(self):
+        object.__setattr__(self, "metrics", _names("eval.sets.metrics", self.metrics))
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """When a run is evaluated on its validation split, and what it generates at its end."""
+    """When a run is evaluated on its validation split and its further sets, and what it generates at its end."""
 
     every: CountOrZero = 0  # steps between evaluations; 0 = only after the last step
     batch_size: CountOrZero = 0  # 0 = the training batch size
     patience: CountOrZero = 0  # evaluations in a row without a better checkpoint.best_metric end the run; 0 = none do
+    sets: tuple[EvalSet, ...] = ()  # evaluated beside the validation split
     baselines: bool = True
     "beside the metrics, what simple methods reach (xz on text), once they are computed; nothing waits for them"
     metrics: tuple[KnownOrFunction, ...] = ()
@@ -90,8 +111,12 @@ class EvalConfig:
     images: ImageSampleConfig = ImageSampleConfig()
 
     def __post_init__(self):
-        given = self.metrics if isinstance(self.metrics, tuple | list) else (self.metrics,)
-        object.__setattr__(self, "metrics", tuple(name_of("eval.metrics", metric) for metric in given))
+        object.__setattr__(self, "metrics", _names("eval.metrics", self.metrics))
+
+
+def _names(option: str, metrics: Any) -> tuple[str, ...]:
+    """Of one metric or several, each a name or a function."""
+    return tuple(name_of(option, one) for one in (metrics if isinstance(metrics, tuple | list) else (metrics,)))
 
 
 @dataclasses.dataclass(frozen=True)

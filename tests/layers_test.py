@@ -35,6 +35,7 @@ LAYERS = {
     "bigmodel_jax.config_checks": 5,
     "bigmodel_jax.config_metrics": 4,
     "bigmodel_jax.config_reads": 4,
+    "bigmodel_jax.eval_sets": 4,
     "bigmodel_jax.config_file": 5,  # reads and writes a Config
     "bigmodel_jax.checkpoint": 6,
     "bigmodel_jax.inference": 6,
@@ -44,6 +45,7 @@ LAYERS = {
     "bigmodel_jax.report": 6,
     "bigmodel_jax.report.difference": 7,  # checkpoints of two runs
     "bigmodel_jax.scaling": 8,
+    "bigmodel_jax.harness": 8,  # lm-eval's tasks, answered from a checkpoint
     "bigmodel_jax.training": 6,
     "bigmodel_jax.training.beginning": 7,  # a state, fresh or from checkpoints
     "bigmodel_jax.training.compiled": 7,  # the digest of a batch is a checkpoint's
@@ -52,6 +54,8 @@ LAYERS = {
     "bigmodel_jax.training.held_out": 7,
     "bigmodel_jax.training.rollback": 7,  # a spike, and the save to go back to
     "bigmodel_jax.training.rollouts": 7,
+    "bigmodel_jax.training.scored_answers": 7,  # the engine's answers, and a user's metrics of them
+    "bigmodel_jax.training.set_evaluations": 7,
     "bigmodel_jax.training.ending": 7,  # samples and the report together
     "bigmodel_jax.training.fresh": 7,  # a state from other runs
     "bigmodel_jax.training.evaluate_saved": 7,  # a checkpoint on the validation split
@@ -106,6 +110,7 @@ ROOMS = {
     "datasets": ("data.sources.hugging_face",),  # the extra "datasets"
     **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"
     **dict.fromkeys(METRICS, ("metrics",)),  # the extra "metrics"
+    "lm_eval": ("harness",),  # the extra "harness"
     "matplotlib": ("report",),
     "PIL": ("data.images",),
     "tensorboardX": ("report",),

@@ -36,11 +36,14 @@ Known = dict[str, Metric]  # by the key under which a number is recorded: "eval/
 
 
 def of(
-    objective: Objective | type[Objective], data: DataConfig | type[DataConfig], further: Sequence[str] = ()
+    objective: Objective | type[Objective],
+    data: DataConfig | type[DataConfig],
+    further: Sequence[str] = (),
+    sets: Sequence[Metric] = (),
 ) -> Known:
-    """further: the names of further metrics, as `eval.metrics` has them."""
+    """further: the names of further metrics, as `eval.metrics` has them; sets: the metrics of the evaluation sets."""
     of_rows = objective.row_metrics if data.group_by else ()  # a table of groups has these, too
-    return {f"eval/{m.name}": m for m in (*of_rows, *evaluated(objective, data, further), *data.levels)}
+    return {f"eval/{m.name}": m for m in (*of_rows, *evaluated(objective, data, further), *data.levels, *sets)}
 
 
 def write(run_dir: Path, known: Known, counts: str, kinds: dict[str, str]) -> None:

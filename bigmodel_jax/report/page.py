@@ -17,6 +17,7 @@ from bigmodel_jax.report import (
     class_tables,
     declared,
     elements,
+    harness_results,
     plots,
     sheet,
     spike_marks,
@@ -80,6 +81,7 @@ def _run_body(run: Run) -> str:
             elements.section(
                 "By group", class_tables.by_group(run), "Of the newest evaluation, with intervals of 95 %."
             ),
+            elements.section("Benchmarks", harness_results.table(run.path), "By lm-eval; the newest of each task."),
             elements.section("Data", "".join(map(card_page.folded_card, run.cards)), "As prepare found it."),
             elements.section(
                 "Training images", elements.panel(sheet.grid(run.path)), "The first batch, as the model gets it."
@@ -143,7 +145,8 @@ def _title(run: Run, metric: Metric) -> str:
     shared = [m for m in run.known.values() if m.beside and not m.title]
     if not metric.title and metric.beside:
         return f"{run.metric(f'eval/{metric.beside}').title}, {metric.label}"
-    return f"{metric.title}, {metric.label}" if metric.name in {m.beside for m in shared} else metric.title
+    shares = metric.label and metric.name in {m.beside for m in shared}
+    return f"{metric.title}, {metric.label}" if shares else metric.title
 
 
 def _written(run: Run, key: str, figures: dict[str, float]) -> str:

@@ -284,9 +284,9 @@ def split(x: jax.Array, n: int) -> jax.Array:
     return jnp.moveaxis(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 1, 0)
 
 
-def make_eval_step(config: Config, mesh: Mesh) -> Callable[[params.Tree, dict], Metrics]:
-    """(merged parameters, batch) -> metrics as sums, compiled."""
-    model, objective = config.make_model(), config.objective
+def make_eval_step(config: Config, mesh: Mesh, model: Model | None = None) -> Callable[[params.Tree, dict], Metrics]:
+    """(merged parameters, batch) -> metrics as sums, compiled; model: the parameters', where that is not the config's."""
+    model, objective = model or config.make_model(), config.objective
 
     def sums(weights, batch):
         if not (config.eval.metrics or config.data.group_by):
