@@ -41,6 +41,7 @@ LAYERS = {
     "bigmodel_jax.pretrained": 6,  # published weights: into models, out of checkpoints
     "bigmodel_jax.report": 6,
     "bigmodel_jax.scaling": 8,
+    "bigmodel_jax.sweep": 8.5,  # runs, one after another: above a run, below the verbs
     "bigmodel_jax.training": 6,
     "bigmodel_jax.training.beginning": 7,  # a state, fresh or from checkpoints
     "bigmodel_jax.training.constants": 7,  # of a run, beside its checkpoints
@@ -101,6 +102,8 @@ ROOMS = {
     **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"
     "matplotlib": ("report",),
     "PIL": ("data.images",),
+    "optuna": ("sweep",),  # the extra "sweep"
+    "scipy": ("sweep.seeds",),  # the extra "sweep"
     "tensorboardX": ("report",),
     "wandb": ("report",),
     "mlflow": ("report",),
@@ -114,6 +117,7 @@ ROOMS = {
         "data.inspect",
         "plan.screen",
         "scaling.benchmark",
+        "sweep.one_run",
     ),
     "tyro": ("core.options", "verbs"),
 }

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,19 @@ from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
-from bigmodel_jax.training import beginning, ending, fits, holder, run_folder
+from bigmodel_jax.training import beginning, ending, holder, run_folder
 from bigmodel_jax.training.baselines import Baselines
 from bigmodel_jax.training.diverged import Diverged, diverged
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.evaluate import evaluate
+from bigmodel_jax.training.programs import Programs
 from bigmodel_jax.training.signals import Interrupted, Stop
 from bigmodel_jax.training.state import TrainState, weights
-from bigmodel_jax.training.step import make_eval_step, make_train_step
 
 log = logging.getLogger("bigmodel_jax")
+
+# (step, the scalars of its evaluation) -> why the run ends there; "" where it goes on
+Judge = Callable[[int, dict[str, float]], str]
 
 
 @dataclasses.dataclass
@@ -48,6 +52,9 @@ class Run:
     wall: RunClock
     start: int
     constants: params.Tree
+    programs: Programs
+    judge: Judge | None
+    page: bool
     skipped: int = 0
     in_a_row: int = 0  # steps skipped, up to the last one recorded
 
@@ -71,7 +78,7 @@ class Run:
             position = self.batches.position()
             batch = self.batches.next(state)
             self.batches.seek(self.start, position)
-        self.eval_step = make_eval_step(config, self.mesh)
+        self.eval_step = self.programs.eval_step(config, self.mesh)
         self.stages.begin("Compiling the step")
         with self.wall.phase("compile"):
             train_step, memory = self.compile_step(state, batch)
@@ -115,18 +122,19 @@ class Run:
             raise Interrupted(stop.signal, int(state.step))
 
         # --- the end
-        ending.finish(config, self.run_dir, state, self.constants, self.saves, self.stages)
+        ending.finish(config, self.run_dir, state, self.constants, self.saves, self.stages, page=self.page)
         self.writers.close()
         done = int(state.step)
         self.stages.say(f"{done - self.start:,} steps in {time.perf_counter() - began:.0f} s.")
         if text := self.wall.text():
             self.stages.say(text)
         if done < config.train.steps:
-            self.stages.say(f"Stopped early: {self.patience.why()}.")
+            self.stages.say(f"Stopped early: {self.judged or self.patience.why()}.")
         return scalars
 
     def loop(self, state: TrainState, train_step, stop: Stop) -> tuple[TrainState, dict[str, float]]:
         config, scalars, pending = self.config, {}, None
+        self.judged = ""
         self.clock = time.perf_counter()
         for step in range(self.start, config.train.steps):
             pulse.at(pulse.DATA, step + 1)
@@ -154,8 +162,9 @@ class Run:
             if evaluate_now:
                 scalars = self.evaluate(done, state)
                 save_now |= self.patience.see(done, scalars)
+                self.judged = self.judge(done, scalars) if self.judge else ""
             # Asked once more: a signal may have come during the evaluation.
-            stopping = stop.signal is not None or self.patience.is_over
+            stopping = stop.signal is not None or self.patience.is_over or bool(self.judged)
             if save_locally:
                 self.save_locally(done, state)
             if save_now or stopping:
@@ -180,17 +189,12 @@ class Run:
             raise
 
     def compile_step(self, state: TrainState, batch: dict):
-        """The compiled step and the bytes it needs on one device (None where the strategy cannot say)."""
-        step = make_train_step(self.config, self.mesh)
-        if not hasattr(step, "lower"):
-            return step, None
+        """As `Programs.train_step`; frees the folder of a run whose step does not fit in memory."""
         try:
-            compiled = fits.compile_step(step.lower(state, batch, self.constants), self.mesh)
+            return self.programs.train_step(self.config, self.mesh, state, batch, self.constants)
         except ValueError:
             run_folder.release(self.run_dir)
             raise
-        usage = compiled.memory_analysis()
-        return compiled, usage.argument_size_in_bytes + usage.temp_size_in_bytes
 
     def record(self, step: int, sums: dict, wait: float) -> None:
         """Waits for the step's metrics, then logs them."""
