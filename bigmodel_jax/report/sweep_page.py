@@ -69,17 +69,17 @@ def _trials(sweep: SweepRecord) -> str:
     order = sorted(sweep.trials, key=lambda t: (t.value is None, sign * (t.value or 0.0), t.number))
     rows = "".join(_row(sweep, trial, names) for trial in order)
     table = f'<table class="compare"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-    return elements.section("All trials", elements.panel(table), "The best first; each is a run's folder in trials/.")
+    reasons = {f"{trial.number:04d}": trial.reason for trial in order if trial.reason}
+    failed = elements.section("Why trials failed", elements.panel(elements.definitions(reasons))) if reasons else ""
+    note = "The best first; each is a run's folder in trials/."
+    return elements.section("All trials", elements.panel(table), note) + failed
 
 
 def _row(sweep: SweepRecord, trial: Trial, names: list[str]) -> str:
     value = f"{trial.value:.5g}" if trial.value is not None else _ended(trial)
-    reason = f'<div class="note wrapped">{escape(trial.reason)}</div>' if trial.reason else ""
     cells = "".join(f"<td>{escape(label_of(trial, name))}</td>" for name in names)
     mark = "marked best" if trial is sweep.best else "marked"
-    return (
-        f'<tr><th>{trial.number:04d}</th><td class="{mark}">{value}{reason}</td>{cells}<td>{_seconds(trial)}</td></tr>'
-    )
+    return f'<tr><th>{trial.number:04d}</th><td class="{mark}">{value}</td>{cells}<td>{_seconds(trial)}</td></tr>'
 
 
 def _ended(trial: Trial) -> str:

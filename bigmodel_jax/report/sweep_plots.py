@@ -53,7 +53,8 @@ def coordinates_figure(sweep: SweepRecord, theme: Theme):
     if len(sweep.done) < 2:
         return None
     names = list(sweep.space)
-    figure, axes = new_axes(theme, "Parallel coordinates", xlabel="", height=4.2)
+    figure, axes = new_axes(theme, "Parallel coordinates", xlabel="", height=4.4)
+    axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=13, weight="bold", pad=30)  # above the ends' texts
     axes.grid(False)
     axes.spines["bottom"].set_visible(False)
     ranked = sorted(sweep.done, key=lambda trial: trial.value, reverse=sweep.better == "less")  # the best one last
@@ -68,10 +69,10 @@ def coordinates_figure(sweep: SweepRecord, theme: Theme):
     for at in range(len(names) + 1):
         axes.axvline(at, color=theme.muted, linewidth=1)
     for at, name in enumerate(names):
-        _labels(axes, at, sweep.space[name])
+        _labels(axes, at, sweep.space[name], theme)
     _ends(axes, len(names), [f"{low:.4g}", f"{high:.4g}"])
-    axes.set_xticks(range(len(names) + 1), [*(_broken(name) for name in names), _broken(sweep.metric)], fontsize=10)
-    axes.tick_params(axis="x", pad=22)
+    axes.set_xticks(range(len(names) + 1), [*map(_broken, names), _broken(sweep.metric)], fontsize=10.5)
+    axes.tick_params(axis="x", pad=24)
     axes.set_yticks([])
     axes.set_xlim(-0.25, len(names) + 0.25)
     axes.set_ylim(-0.03, 1.03)
@@ -138,7 +139,7 @@ def _core(values: list[float], better: str) -> tuple[float, float]:
 
 def _zoom(axes, values: list[float], better: str) -> None:
     low, high = _core([value for value in values if math.isfinite(value)], better)
-    margin = 0.07 * (high - low)
+    margin = 0.07 * (high - low) or 0.07 * abs(high) or 1.0
     axes.set_ylim(low - margin, high + margin)
 
 
@@ -155,18 +156,19 @@ def _place(dimension: dict[str, Any], value: Any) -> float:
     return _share(value, *ends)
 
 
-def _labels(axes, at: int, dimension: dict[str, Any]) -> None:
+def _labels(axes, at: int, dimension: dict[str, Any], theme: Theme) -> None:
+    """The ends of a range above and below its line; every label of a choice beside it."""
     ends = dimension["ends"]
     if dimension["kind"] != "choice":
         return _ends(axes, at, [_short(end) for end in ends])
+    box = {"facecolor": theme.paper, "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
     for place, label in enumerate(ends):
-        height = (place + 0.5) / len(ends)
-        axes.text(at + 0.03, height, _short(label), fontsize=9, color=axes.title.get_color(), va="center")
+        axes.text(at + 0.05, (place + 0.5) / len(ends), _short(label), fontsize=10.5, va="center", bbox=box, zorder=5)
 
 
 def _ends(axes, at: int, texts: list[str]) -> None:
     for height, text, side in ((-0.05, texts[0], "top"), (1.05, texts[1], "bottom")):
-        axes.text(at, height, text, fontsize=9, ha="center", va=side, clip_on=False)
+        axes.text(at, height, text, fontsize=10.5, ha="center", va=side, clip_on=False)
 
 
 def _short(value: Any) -> str:

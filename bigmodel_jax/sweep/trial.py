@@ -12,7 +12,7 @@ from bigmodel_jax.sweep.definition import Sweep
 from bigmodel_jax.sweep.one_run import trained
 from bigmodel_jax.training.programs import Programs
 
-STARTS, SECONDS = "starts", "seconds"  # what a trial says of itself beside its values
+STARTS, SECONDS, PRUNED = "starts", "seconds", "pruned"  # what a trial says of itself beside its values
 MOST_STARTS = 3  # of a trial whose process dies each time before it saves anything
 
 
@@ -21,7 +21,7 @@ def attempt(sweep: Sweep, trial: optuna.Trial, programs: Programs) -> tuple[Tria
     folder, began = sweep.folder(trial.number), time.monotonic()
     if reason := _given_up(trial, folder):
         return TrialState.FAIL, None, reason
-    if trial.should_prune():  # its process died between the last report and the end of the trial
+    if trial.user_attrs.get(PRUNED):  # its process died before the study was told
         return TrialState.PRUNED, None, ""
     judge = _Judge(trial, sweep.search.metric)
     try:
@@ -43,16 +43,21 @@ class _Judge:
 
     def __init__(self, trial: optuna.Trial, metric: str):
         self._trial, self._metric, self.pruned = trial, metric, False
-        self._known = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+        known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        self._last_known = max(known, default=-1)
 
-    def __call__(self, step: int, scalars: dict[str, float]) -> str:
+    def __call__(self, step: int, scalars: dict[str, float], last: bool) -> str:
         value = scalars.get(self._metric)
         if value is None:
             numbers = ", ".join(name for name, found in scalars.items() if isinstance(found, float))
             raise ValueError(f"--metric {self._metric}: the evaluation has no such number; there is: {numbers}")
-        if step not in self._known:  # a run that goes on evaluates once more what it did after its save
+        # A run that goes on from a save evaluates once more what it evaluated after it.
+        if step > self._last_known:
             self._trial.report(float(value), step)
-        self.pruned = self._trial.should_prune()
+        # Nothing is won by pruning a run that is at its end.
+        if not last and step >= self._last_known and self._trial.should_prune():
+            self._trial.set_user_attr(PRUNED, True)
+            self.pruned = True
         return "pruned by the sweep" if self.pruned else ""
 
 

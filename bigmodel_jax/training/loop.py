@@ -32,8 +32,8 @@ from bigmodel_jax.training.state import TrainState, weights
 
 log = logging.getLogger("bigmodel_jax")
 
-# (step, the scalars of its evaluation) -> why the run ends there; "" where it goes on
-Judge = Callable[[int, dict[str, float]], str]
+# (step, the scalars of its evaluation, whether it is the last step) -> why the run ends there; "" where it goes on
+Judge = Callable[[int, dict[str, float], bool], str]
 
 
 @dataclasses.dataclass
@@ -162,7 +162,7 @@ class Run:
             if evaluate_now:
                 scalars = self.evaluate(done, state)
                 save_now |= self.patience.see(done, scalars)
-                self.judged = self.judge(done, scalars) if self.judge else ""
+                self.judged = self.judge(done, scalars, last) if self.judge else ""
             # Asked once more: a signal may have come during the evaluation.
             stopping = stop.signal is not None or self.patience.is_over or bool(self.judged)
             if save_locally:
