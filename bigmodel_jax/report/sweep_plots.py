@@ -138,7 +138,10 @@ def _core(values: list[float], better: str) -> tuple[float, float]:
 
 
 def _zoom(axes, values: list[float], better: str) -> None:
-    low, high = _core([value for value in values if math.isfinite(value)], better)
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return
+    low, high = _core(finite, better)
     margin = 0.07 * (high - low) or 0.07 * abs(high) or 1.0
     axes.set_ylim(low - margin, high + margin)
 
