@@ -39,7 +39,7 @@ def work(sweep: Sweep, say: Callable[[str], None]) -> None:
     turn = sweep.run_dir / f"{CLAIMS}.lock"
     while True:
         with studies.locked(turn):
-            found = _claim(sweep, study)
+            found = claim(sweep, study)
         if found is None:
             return
         trial, hold = found
@@ -59,7 +59,7 @@ def check_start(config: Config) -> None:
     open_data(config, sharding.make_mesh(config.parallel))
 
 
-def _claim(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, contextlib.ExitStack] | None:
+def claim(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, contextlib.ExitStack] | None:
     """A trial whose process has died, else a new one, and the hold on it; None where none is left to take."""
     known = study.get_trials(deepcopy=False)
     for frozen in known:
