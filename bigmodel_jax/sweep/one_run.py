@@ -13,8 +13,8 @@ from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.writers import read_metrics
 from bigmodel_jax.training import run
 from bigmodel_jax.training.diverged import Diverged
-from bigmodel_jax.training.loop import Judge
-from bigmodel_jax.training.programs import Programs
+from bigmodel_jax.training.early_stopping import Judge
+from bigmodel_jax.training.shared_programs import OwnPrograms
 
 # What ends a run and not the sweep: no finite steps, no memory, a config whose parts do not fit. JAX's own errors are
 # RuntimeErrors. What a full disk raises is an OSError, and ends the sweep.
@@ -25,7 +25,7 @@ def trained(
     config: Config,
     folder: Path,
     metric: str,
-    programs: Programs,
+    programs: OwnPrograms,
     *,
     judge: Judge | None = None,
     source: Path | None = None,

@@ -13,7 +13,7 @@ from bigmodel_jax.core import files
 from bigmodel_jax.report.sweep import SEEDS
 from bigmodel_jax.sweep.metric import Direction
 from bigmodel_jax.sweep.one_run import trained
-from bigmodel_jax.training.programs import SEED, SharedPrograms
+from bigmodel_jax.training.shared_programs import SEED, SharedPrograms
 
 LEVEL = 0.95  # of the interval
 

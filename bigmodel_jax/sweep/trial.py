@@ -10,13 +10,13 @@ from bigmodel_jax.sweep import space as spaces
 from bigmodel_jax.sweep import study as studies
 from bigmodel_jax.sweep.definition import Sweep
 from bigmodel_jax.sweep.one_run import trained
-from bigmodel_jax.training.programs import Programs
+from bigmodel_jax.training.shared_programs import OwnPrograms
 
 STARTS, SECONDS, PRUNED = "starts", "seconds", "pruned"  # what a trial says of itself beside its values
 MOST_STARTS = 3  # of a trial whose process dies each time before it saves anything
 
 
-def attempt(sweep: Sweep, trial: optuna.Trial, programs: Programs) -> tuple[TrialState, float | None, str]:
+def attempt(sweep: Sweep, trial: optuna.Trial, programs: OwnPrograms) -> tuple[TrialState, float | None, str]:
     """(how the trial ended, its value, the reason where it failed). What ends it from outside is raised."""
     folder, began = sweep.folder(trial.number), time.monotonic()
     if reason := _given_up(trial, folder):

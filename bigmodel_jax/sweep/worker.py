@@ -23,7 +23,7 @@ from bigmodel_jax.sweep.definition import Sweep
 from bigmodel_jax.sweep.record import REASON, line, write_record
 from bigmodel_jax.sweep.trial import attempt
 from bigmodel_jax.training.beginning import open_data
-from bigmodel_jax.training.programs import SharedPrograms
+from bigmodel_jax.training.shared_programs import SharedPrograms
 from bigmodel_jax.training.signals import Interrupted
 
 CLAIMS = "claims"  # a folder with a file a trial, which the process that trains it holds

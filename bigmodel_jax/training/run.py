@@ -24,10 +24,10 @@ from bigmodel_jax.training.beginning import (
     open_data,
     resume,
 )
-from bigmodel_jax.training.checks import check_data, check_processes, check_rows
-from bigmodel_jax.training.early_stopping import Patience
+from bigmodel_jax.training.checks import check_data, check_processes, check_rows, check_spikes
+from bigmodel_jax.training.early_stopping import Judge, Patience
 from bigmodel_jax.training.ending import check_endings
-from bigmodel_jax.training.programs import Programs
+from bigmodel_jax.training.shared_programs import OwnPrograms
 
 log = logging.getLogger("bigmodel_jax")
 
@@ -40,8 +40,8 @@ def train(
     began: float | None = None,
     source: Path | None = None,
     accept: Sequence[str] = (),
-    programs: Programs = Programs(),
-    judge: loop.Judge | None = None,
+    programs: OwnPrograms = OwnPrograms(),
+    judge: Judge | None = None,
     page: bool = True,
 ) -> dict[str, float]:
     """Trains until `train.steps`, continuing what the folder holds; returns the last evaluation's scalars.
@@ -56,6 +56,7 @@ def train(
     console = stages.console
     validate(config, jax.device_count())
     check_processes(config)
+    check_spikes(config)
     with (
         mirror.kept(run_dir) if processes.first() else contextlib.nullcontext(),
         run_folder.logging_to(run_dir / "log.txt") as start_log,
@@ -112,6 +113,8 @@ def train(
         reference.keep(run_dir, beside)
         if fresh is not None:
             constants.keep(run_dir, config, fixed, fresh.places)
+        else:
+            constants.keep_repeated(run_dir, config, fixed)
         start_log()
         wall.open(start)
         if start and found is not None:

@@ -17,45 +17,42 @@ from jax.sharding import Mesh
 from bigmodel_jax import config_file
 from bigmodel_jax.config import Config, field_of, replaced
 from bigmodel_jax.core import params
-from bigmodel_jax.training import fits
-from bigmodel_jax.training.step import make_eval_step, make_train_step
+from bigmodel_jax.training.compiled import Programs, compile_programs
+from bigmodel_jax.training.step import make_eval_step
 
 SEED = "train.seed"
 KEPT = 4  # shapes whose programs stay in memory
 
 
-class Programs:
+class OwnPrograms:
     """Each program is made when it is asked for."""
 
-    def train_step(
-        self, config: Config, mesh: Mesh, state: Any, batch: dict, constants: params.Tree
-    ) -> tuple[Callable, int | None]:
-        """(the compiled step (state, batch, constants) -> (state, metrics), the bytes it needs on one device; None where
-        the strategy cannot say). ValueError where it does not fit in memory."""
-        return _compiled(make_train_step(config, mesh), mesh, state, batch, constants)
+    def programs(self, config: Config, mesh: Mesh, state: Any, batch: dict, constants: params.Tree) -> Programs:
+        return compile_programs(config, mesh, state, batch, constants)
 
     def eval_step(self, config: Config, mesh: Mesh) -> Callable:
         return make_eval_step(config, mesh)
 
 
-class SharedPrograms(Programs):
+class SharedPrograms(OwnPrograms):
     """Programs for runs, one after another, whose configs are the same but for `fields` wherever a step can take those
     fields as numbers: `traceable` says which."""
 
     def __init__(self, fields: Sequence[str]):
         self._fields, self._kept, self._traced = tuple(fields), {}, {}
-        self.compiled = 0  # steps compiled so far
+        self.compiled = 0  # shapes compiled so far
 
-    def train_step(self, config, mesh, state, batch, constants):
+    def programs(self, config, mesh, state, batch, constants):
         kept, names = self._entry(config, mesh)
-        if "step" not in kept:
-            kept["step"] = _compiled(
-                make_train_step(config, mesh, names), mesh, state, batch, constants, *_numbers(config, names)
-            )
-            self.compiled += 1
-        step, memory = kept["step"]
         numbers = _numbers(config, names)
-        return (lambda state, batch, constants: step(state, batch, constants, *numbers)), memory
+        if "programs" not in kept:
+            kept["programs"] = compile_programs(config, mesh, state, batch, constants, numbers)
+            self.compiled += 1
+        found = kept["programs"]
+        if not numbers:
+            return found
+        step, watched = (functools.partial(_with, program, numbers) for program in (found.step, found.watched))
+        return found._replace(step=step, watched=watched)
 
     def eval_step(self, config, mesh):
         kept, _ = self._entry(config, mesh)
@@ -104,10 +101,14 @@ def _traces(config: Config, name: str) -> bool:
     return True
 
 
-def _numbers(config: Config, names: Sequence[str]) -> tuple[dict[str, np.ndarray], ...]:
-    """The one argument more that a step with such fields takes; none where there are no such fields."""
+def _with(step: Callable, numbers: dict[str, np.ndarray], state: Any, batch: dict, constants: params.Tree) -> Any:
+    return step(state, batch, constants, numbers)
+
+
+def _numbers(config: Config, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The one argument more that a step with such fields takes."""
     kinds = {name: np.uint32 if name == SEED else np.float32 for name in names}
-    return ({name: kind(field_of(config, name)) for name, kind in kinds.items()},) if names else ()
+    return {name: kind(field_of(config, name)) for name, kind in kinds.items()}
 
 
 def _blanked(node: dict, fields: Sequence[str]) -> dict:
@@ -116,11 +117,3 @@ def _blanked(node: dict, fields: Sequence[str]) -> dict:
         *path, last = (int(key) if key.isdecimal() else key for key in name.split("."))
         functools.reduce(lambda part, key: part[key], path, node)[last] = None
     return node
-
-
-def _compiled(step: Callable, mesh: Mesh, *args: Any) -> tuple[Callable, int | None]:
-    if not hasattr(step, "lower"):
-        return step, None
-    compiled = fits.compile_step(step.lower(*args), mesh)
-    usage = compiled.memory_analysis()
-    return compiled, usage.argument_size_in_bytes + usage.temp_size_in_bytes

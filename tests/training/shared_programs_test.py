@@ -12,7 +12,7 @@ from bigmodel_jax.data import ImageData
 from bigmodel_jax.models import MLPConfig
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.optim import OptimConfig
-from bigmodel_jax.training.programs import Programs, SharedPrograms, traceable
+from bigmodel_jax.training.shared_programs import OwnPrograms, SharedPrograms, traceable
 from bigmodel_jax.training.state import init_state
 
 CONFIG = Config(
@@ -35,7 +35,7 @@ BATCH = {
 def after(programs, config, steps=3):
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     state = init_state(config, mesh)
-    step, _ = programs.train_step(config, mesh, state, BATCH, {})
+    step = programs.programs(config, mesh, state, BATCH, {}).step
     for _ in range(steps):
         state, sums = step(state, BATCH, {})
     return jax.device_get((state.params, {name: mean.compute() for name, mean in sums.items()}))
@@ -47,7 +47,7 @@ def test_one_step_serves_other_rates_decays_and_seeds_and_computes_what_their_ow
         config = CONFIG
         for name, value in changes.items():
             config = replaced(config, name, value)
-        (weights, sums), (own_weights, own_sums) = after(shared, config), after(Programs(), config)
+        (weights, sums), (own_weights, own_sums) = after(shared, config), after(OwnPrograms(), config)
         # Rates are multiplied in float32 by the step, and in float64 by Python where they are constants.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), weights, own_weights)
         assert sums["learning_rate"] == pytest.approx(own_sums["learning_rate"], rel=1e-6)
