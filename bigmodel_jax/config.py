@@ -17,6 +17,7 @@ from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.models import MODELS, Model, ModelConfig
 from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.models.base import with_parameters
+from bigmodel_jax.models.mup import Mup, scaled
 from bigmodel_jax.objectives import OBJECTIVES, Objective
 from bigmodel_jax.optim import OptimConfig
 
@@ -114,10 +115,15 @@ class Config:
     precision: Policy = Policy()
     report: ReportConfig = ReportConfig()
     adapters: AdapterConfig = AdapterConfig()
+    mup: Mup = Mup()
 
     def make_model(self) -> Model:
-        """The model as the run trains it: with its adapters, and with what the objective keeps beside it."""
-        return with_parameters(self.adapters.adapt(self.model.make()), self.objective.parameters(self.model))
+        """The model as the run trains it: with its adapters, what the objective keeps beside it, and by μP."""
+        model = self._made(self.model)
+        return scaled(model, self._made(self.mup.base_of(self.model))) if self.mup.base else model
+
+    def _made(self, model: ModelConfig) -> Model:
+        return with_parameters(self.adapters.adapt(model.make()), self.objective.parameters(model))
 
 
 # ------------------------------------------------------------------------------------------------ command line

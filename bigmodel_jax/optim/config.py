@@ -21,6 +21,7 @@ from bigmodel_jax.optim.optimizer import (
     with_plain_keys,
 )
 from bigmodel_jax.optim.schedules import PlateauConfig
+from bigmodel_jax.optim.widths import of_spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +65,14 @@ class OptimConfig:
         """Paths of trained parameters that `groups` freezes."""
         return groups.frozen(self.groups, spec)
 
+    def check_widths(self, spec: params.Tree) -> None:
+        """ValueError where parameters have widths of μP and an optimizer that it has no rule for."""
+        groups.configs(self, params.partition(spec, spec)[0])
+
     def make(self, spec: params.Tree, total_steps: int) -> Optimizer:
         """The optimizer of the trained parameters of `spec`: rule, schedule, clipping, average and groups."""
         spec, _ = params.partition(spec, spec)
-        if self.groups:
+        if self.groups or any(width != params.Width() for width in of_spec(spec).values()):
             tx = groups.combine(self, spec, total_steps)
         else:
             tx = self.transformation(self.schedule_fn(total_steps), spec)

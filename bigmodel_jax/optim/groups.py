@@ -1,6 +1,7 @@
 """Groups of parameters by a pattern over their paths: rates, decay and optimizers of their own, or none at all."""
 
 import dataclasses
+import functools
 import re
 from typing import Any
 
@@ -9,9 +10,12 @@ import jax.numpy as jnp
 import optax
 
 from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Width
 from bigmodel_jax.core.ranges import NonNegative
 from bigmodel_jax.core.spelling import closest
 from bigmodel_jax.optim import names
+from bigmodel_jax.optim.widths import of_spec as widths_of
+from bigmodel_jax.optim.widths import scaled
 
 REST = "rest"  # the parameters in no group, among the labels of a state
 FROZEN = "frozen"
@@ -86,19 +90,33 @@ def frozen(groups: tuple[Group, ...], spec: params.Tree) -> frozenset[str]:
     return frozenset(path for path, n in assign(groups, spec).items() if n is not None and groups[n].freeze)
 
 
+def configs(cfg: Any, spec: params.Tree) -> dict[str, tuple[str, Any, bool]]:
+    """{path of a trained parameter: (label, the config of its optimizer, whether the group names that optimizer)}.
+
+    Parameters of one group and one width share a label. ValueError for an optimizer that μP has no rule for.
+    """
+    widths = widths_of(spec)
+    kinds, found = list(dict.fromkeys(widths.values())), {}
+    for path, n in assign(cfg.groups, spec).items():
+        group, width = None if n is None else cfg.groups[n], widths[path]
+        if group is not None and group.freeze:
+            found[path] = FROZEN, cfg, False
+            continue
+        label = REST if n is None else str(n)
+        label += "" if width == Width() else f".width{kinds.index(width)}"
+        own = scaled(cfg if group is None else group.config(cfg), width)
+        found[path] = label, own, group is not None and group.optimizer is not None
+    return found
+
+
 def combine(cfg: Any, spec: params.Tree, total_steps: int) -> optax.GradientTransformation:
-    """One transformation for the trained `spec`: each group's own, and `cfg`'s for the rest."""
-
-    def label(n: int | None) -> str:
-        return REST if n is None else FROZEN if cfg.groups[n].freeze else str(n)
-
-    labels = {path: label(n) for path, n in assign(cfg.groups, spec).items()}
-    parts = {REST: cfg.transformation(cfg.schedule_fn(total_steps), spec), FROZEN: optax.set_to_zero()}
-    for n, group in enumerate(cfg.groups):
-        own = group.config(cfg)
-        make = own.transformation if group.optimizer is None else lambda *a, own=own: names.transformation(own, *a)
-        parts[str(n)] = make(own.schedule_fn(total_steps), spec)
-    return optax.multi_transform({name: parts[name] for name in set(labels.values())}, params.from_paths(labels))
+    """One transformation for the trained `spec`: each group's own, and `cfg`'s for the rest; for each width its own."""
+    found, parts = configs(cfg, spec), {}
+    for label, own, named in found.values():
+        make = functools.partial(names.transformation, own) if named else own.transformation
+        if label not in parts:
+            parts[label] = optax.set_to_zero() if label == FROZEN else make(own.schedule_fn(total_steps), spec)
+    return optax.multi_transform(parts, params.from_paths({path: label for path, (label, _, _) in found.items()}))
 
 
 def rate_names(groups: tuple[Group, ...]) -> dict[int, str]:
