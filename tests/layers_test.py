@@ -100,6 +100,7 @@ ROOMS = {
     "datasets": ("data.sources.hugging_face",),  # the extra "datasets"
     **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"
     "matplotlib": ("report",),
+    "scipy": ("scaling.law",),  # L-BFGS; JAX itself needs scipy
     "PIL": ("data.images",),
     "tensorboardX": ("report",),
     "wandb": ("report",),

@@ -9,6 +9,7 @@ from rich.console import Console
 from bigmodel_jax.core.options import Unnamed
 from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.ranges import Count
+from bigmodel_jax.verbs import laws
 from bigmodel_jax.verbs.base import CONFIG, Verb, local, one_target, run_dir_of
 
 
@@ -26,6 +27,8 @@ class Scale:
 
 
 def scale(args: Sequence[str]) -> None:
+    if args[:1] == [laws.LAW]:
+        return laws.law(args[1:])
     check_local("scale", args[0])
     target, options = one_target("scale", args)
     from bigmodel_jax import config as configs
@@ -67,10 +70,16 @@ VERBS = {
         "--windows     timed windows a point; --steps: steps of one window\n"
         "--run_dir     where scale.jsonl, scale.html and plots/ go; runs/<name>-scale\n"
         "--FIELD       any field of the config by its dotted name\n\n"
-        "`report` lays several such folders side by side.",
+        "`report` lays several such folders side by side.\n\n"
+        "--law RUN ... fits loss = E + A / N^alpha + B / D^beta to finished runs, over\n"
+        "              parameters N and tokens D, and writes a page\n"
+        "--expect      with it: N,D of larger runs, such as 1e9,2e10; default: the best\n"
+        "              split of 10 and 100 times the largest run's FLOPs\n"
+        "--samples     of the bootstrap, for the intervals; --output: the page, law.html",
         (
             "scale configs/lm_tiny.py --layouts data fsdp",
             "scale configs/lm_tiny.py --mode strong --processes 2 --devices 2 4",
+            "scale --law runs/s runs/m runs/l runs/s2 runs/m2 runs/l2 --expect 1e9,2e10",
             "scale configs/llama3_8b.py --devices --topologies v5e:8x8 v5e:16x16 --layouts fsdp",
         ),
     ),
