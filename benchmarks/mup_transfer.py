@@ -2,9 +2,10 @@
 
     python benchmarks/mup_transfer.py --output mup_transfer [--widths 64 256] [--steps 150]
 
-Each run is a decoder of 2 layers on the presidential addresses by bytes, 512 tokens a step, AdamW, warm-up and cosine; its
-figure is the mean training loss of the last 20 steps, over text that it has not seen before. The table and a record of each
-run go to the folder OUTPUT, with mup_transfer.png; a run whose record is there is not repeated.
+Each run is a decoder of 2 layers on the presidential addresses by bytes, 512 tokens a step, AdamW, warm-up and cosine; initial
+values have the spread 1 / sqrt(width) (LeCun). A run's figure is the mean training loss of its last 20 steps, over text that it
+has not seen before. The table and a record of each run go to the folder OUTPUT, with mup_transfer.png; a run whose record is
+there is not repeated.
 """
 
 import argparse
@@ -38,8 +39,9 @@ def sizes(width: int) -> dict[str, int]:
 
 def config(width: int, rate: float, form: str, steps: int) -> Config:
     base = tuple(f"{name}={size}" for name, size in sizes(BASE).items())
+    std = (BASE if form == "mup" else width) ** -0.5  # LeCun's; under μP it is the base's
     return Config(
-        LlamaConfig(vocab_size=256, num_layers=2, head_dim=16, max_seq_len=64, init_std=0.06, **sizes(width)),
+        LlamaConfig(vocab_size=256, num_layers=2, head_dim=16, max_seq_len=64, init_std=std, **sizes(width)),
         NextToken(),
         TextData(source=Tfds("sotu"), tokenizer=TokenizerConfig(kind="bytes", vocab_size=256), seq_len=64),
         OptimConfig(lr=rate, warmup_steps=10, weight_decay=0.0, final_lr_ratio=0.0),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bigmodel_jax.core import options
 from bigmodel_jax.core.precision import Policy
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive, Seed, ShareAboveZero
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive, Seed, ShareAboveZero, ShareBelowOne
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.base import DataConfig
@@ -18,6 +18,7 @@ from bigmodel_jax.models import MODELS, Model, ModelConfig
 from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.models.base import with_parameters
 from bigmodel_jax.models.mup import Mup, scaled
+from bigmodel_jax.models.stochastic_depth import with_stochastic_depth
 from bigmodel_jax.objectives import OBJECTIVES, Objective
 from bigmodel_jax.optim import OptimConfig
 
@@ -29,6 +30,9 @@ class TrainConfig:
     steps: Count | None = None  # optimizer steps; None = as many as `epochs` are, or 1000 where that is None, too
     epochs: Positive | None = None  # passes over the training rows, in place of `steps`
     batch_size: Count = 32  # examples (rows) of one optimizer step, over all devices
+    stochastic_depth: ShareBelowOne = (
+        0.0  # in how many steps the last layer is left out; the n-th of L: this times n / L
+    )
     microbatches: Count = 1  # the batch is computed in this many pieces, one after the other
     seed: Seed = 0
     log_every: Count = 10
@@ -120,7 +124,9 @@ class Config:
     def make_model(self) -> Model:
         """The model as the run trains it: with its adapters, what the objective keeps beside it, and by μP."""
         model = self._made(self.model)
-        return scaled(model, self._made(self.mup.base_of(self.model))) if self.mup.base else model
+        if self.mup.base:
+            model = scaled(model, self._made(self.mup.base_of(self.model)))
+        return with_stochastic_depth(model, self.train.stochastic_depth)
 
     def _made(self, model: ModelConfig) -> Model:
         return with_parameters(self.adapters.adapt(model.make()), self.objective.parameters(model))

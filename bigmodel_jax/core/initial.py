@@ -94,7 +94,8 @@ def _spread(name: Initial, axes: tuple[str | None, ...]) -> Callable[[tuple[int,
 
     def of_shape(shape: tuple[int, ...]) -> float:
         rows, columns = (math.prod(shape[lead:][i] for i in side) for side in (ins, outs))
-        return (max(rows, columns) if name == "orthogonal" else rows + columns if "or" in name else rows) ** -0.5
+        both = rows + columns if name.startswith(("xavier", "glorot")) else rows
+        return (max(rows, columns) if name == "orthogonal" else both) ** -0.5
 
     return of_shape
 

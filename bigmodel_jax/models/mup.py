@@ -92,11 +92,25 @@ def scaled(model: Model, base: Model) -> Model:
         )
     widths = {path: _width(path, ours, theirs) for path in ours}
     spec = {path: _drawn(p, theirs[path], widths[path]) for path, p in ours.items()}
-    tables = [path for path, p in ours.items() if is_embedding(path, p)]
-    heads = [path for path, p in ours.items() if "vocab" in p.axes and len(p.axes) == 2 and path not in tables]
-    ratios = {ours[path].shape[-1] / theirs[path].shape[-1] for path in tables}
+    ratios = {ours[path].shape[-1] / theirs[path].shape[-1] for path in _tied(model.spec)}
     model = model._replace(spec=params.from_paths(spec))
-    return model if heads or len(ratios) != 1 else _with_head(model, 1.0 / ratios.pop())
+    return _with_head(model, 1.0 / ratios.pop()) if len(ratios) == 1 else model
+
+
+def _tied(spec: Tree) -> list[str]:
+    """The embeddings over a vocabulary, where no table is a head alone."""
+    tables = [path for path, p in params.paths(spec).items() if "vocab" in p.axes and len(p.axes) == 2]
+    found = [path for path in tables if is_embedding(path, params.paths(spec)[path])]
+    return found if found == tables else []
+
+
+def check_published(mup: Mup, model: Model) -> None:
+    """ValueError where logits have a factor that published forms have no place for."""
+    if mup.base and model.make_cache is not None and (tied := _tied(model.spec)):
+        raise ValueError(
+            f"export: with mup.base the logits are multiplied, which published forms have no place for, since {tied[0]} is the head "
+            "as well; a model with tied_embeddings = False is exported"
+        )
 
 
 def _drawn(p: Param, base: Param, width: Width) -> Param:

@@ -50,18 +50,32 @@ def tapped(fn: Callable, *names: str) -> Callable:
     """
 
     def run(*args, **kwargs):
-        harvest = Harvest(names)
-        token = _asked.set(harvest)
-        try:
-            out = fn(*args, **kwargs)
-        finally:
-            _asked.reset(token)
+        out, harvest = _harvested(fn, names, args, kwargs)
         if missing := [name for name in names if name not in harvest.seen]:
             known = ", ".join(sorted(harvest.seen)) or "none"
             raise ValueError(f"taps: no layer has {missing[0]!r}; allowed: {known}{nearest(missing[0], harvest.seen)}")
         return out, harvest.found
 
     return run
+
+
+def found(fn: Callable, *names: str) -> Callable:
+    """As `tapped`, where a name that no layer taps is left out."""
+
+    def run(*args, **kwargs):
+        out, harvest = _harvested(fn, names, args, kwargs)
+        return out, harvest.found
+
+    return run
+
+
+def _harvested(fn: Callable, names: tuple[str, ...], args: tuple, kwargs: dict) -> tuple[Any, Harvest]:
+    harvest = Harvest(names)
+    token = _asked.set(harvest)
+    try:
+        return fn(*args, **kwargs), harvest
+    finally:
+        _asked.reset(token)
 
 
 def watch(block: Callable) -> tuple[Callable, Callable]:

@@ -16,8 +16,8 @@ from bigmodel_jax.report.shell import shell
 CURVES = 6  # iso-FLOP curves
 NOTE = (
     "Iso-FLOP curves: the loss that the law says for models of each size with 6 N D FLOPs; the dot marks the least. Circles: "
-    "the runs, each in the colour of the nearest curve. Intervals: the middle 95 % of laws of bootstrap samples of the runs. A law "
-    "says nothing of sizes far from its runs that these do not bear out."
+    "the runs, each in the colour of the nearest curve. Intervals: the middle 95 % of laws of bootstrap samples of the runs. A "
+    "law says nothing of sizes far from its runs that these do not bear out."
 )
 
 
@@ -67,7 +67,9 @@ def _expected(record: dict[str, Any]) -> str:
     rows = []
     for one in record["expected"]:
         interval = "{:.4f} to {:.4f}".format(*one["interval"])
-        rows.append([short(one["N"]), short(one["D"]), f"{6 * one['N'] * one['D']:.3g}", f"{one['loss']:.4f}", interval])
+        rows.append(
+            [short(one["N"]), short(one["D"]), f"{6 * one['N'] * one['D']:.3g}", f"{one['loss']:.4f}", interval]
+        )
     return _table(("Parameters", "Tokens", "FLOPs", "Loss", "95 %"), rows)
 
 

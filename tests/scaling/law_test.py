@@ -40,18 +40,18 @@ def test_a_papers_points_give_its_coefficients():
     points = published()
     found = laws.fit(points)
     assert len(points.N) == 240
-    assert found.E == pytest.approx(PUBLISHED.E, abs=1e-3)
+    assert pytest.approx(PUBLISHED.E, abs=1e-3) == found.E
     assert found.alpha == pytest.approx(PUBLISHED.alpha, abs=2e-3)
     assert found.beta == pytest.approx(PUBLISHED.beta, abs=2e-3)
-    assert found.A == pytest.approx(PUBLISHED.A, rel=0.05)
-    assert found.B == pytest.approx(PUBLISHED.B, rel=0.05)
+    assert pytest.approx(PUBLISHED.A, rel=0.05) == found.A
+    assert pytest.approx(PUBLISHED.B, rel=0.05) == found.B
     for value, published_value, error in zip(found, PUBLISHED, ERRORS, strict=True):
         assert abs(value - published_value) < 0.1 * error
 
 
 def test_the_best_split_of_compute_is_where_no_other_is_better():
     N, D = PUBLISHED.optimum(1e21)
-    assert 6 * N * D == pytest.approx(1e21)
+    assert pytest.approx(1e21) == 6 * N * D
     others = N * np.linspace(0.5, 2, 101)
     assert np.argmin(PUBLISHED.loss(others, 1e21 / 6 / others)) == np.abs(others - N).argmin()
 
@@ -102,12 +102,15 @@ def test_the_verb_fits_runs_and_writes_a_page(tmp_path, capsys):
     runs, page = family(tmp_path / "runs"), tmp_path / "out" / "law.html"
     main(["scale", "--law", *runs, "--expect", "1e7,1e9", "--samples", "20", "--output", str(page)])
     record = json.loads(page.with_suffix(".json").read_text())
-    assert record["metric"] == "eval/loss" and len(record["points"]) == 9
+    assert record["metric"] == "eval/loss"
+    assert len(record["points"]) == 9
     assert record["points"][0]["D"] == pytest.approx(1e6)
     (one,) = record["expected"]
     low, high = one["interval"]
-    assert low - 1e-6 <= one["loss"] <= high + 1e-6 and one["loss"] < min(p["loss"] for p in record["points"])
-    assert "Iso-FLOP" in page.read_text() and "10M parameters, 1B tokens" in capsys.readouterr().out
+    assert low - 1e-6 <= one["loss"] <= high + 1e-6
+    assert one["loss"] < min(p["loss"] for p in record["points"])
+    assert "Iso-FLOP" in page.read_text()
+    assert "10M parameters, 1B tokens" in capsys.readouterr().out
 
 
 def test_what_determines_no_law_is_one_line(tmp_path):
