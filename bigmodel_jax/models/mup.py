@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bigmodel_jax.core import initial, params
-from bigmodel_jax.core.params import Init, Param, Width
+from bigmodel_jax.core.params import Init, Param, Tree, Width
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.models.base import Model, ModelConfig, Out, Parts
 
@@ -108,8 +108,8 @@ def check_published(mup: Mup, model: Model) -> None:
     """ValueError where logits have a factor that published forms have no place for."""
     if mup.base and model.make_cache is not None and (tied := _tied(model.spec)):
         raise ValueError(
-            f"export: with mup.base the logits are multiplied, which published forms have no place for, since {tied[0]} is the head "
-            "as well; a model with tied_embeddings = False is exported"
+            f"export: with mup.base the logits are multiplied, which published forms have no place for, since {tied[0]} is "
+            "the head as well; a model with tied_embeddings = False is exported"
         )
 
 
