@@ -1,5 +1,6 @@
 """The one loop: steps, records, evaluations and saves of a run whose state is made."""
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -114,11 +115,12 @@ class Run:
         self.open_writers(self.start)
         self.trace, self.recompilations = StepTrace(self.run_dir, self.start), Recompilations()
         self.spikes = Spikes.of(config, self.run_dir, self.saves, self.batches, self.start)
+        enabled = processes.first()
         with (
             Stop() as stop,
-            Progress(
-                config.train.steps, self.start, self.stages.console, processes.first(), self.unit
-            ) as self.progress,
+            Progress(config.train.steps, self.start, self.stages.console, enabled, self.unit) as self.progress,
+            contextlib.closing(self.trace),
+            contextlib.closing(self.recompilations),
         ):
             try:
                 with self.wall.phase("steps"):
@@ -127,9 +129,6 @@ class Run:
                 self.writers.close()
                 ending.report(self.run_dir, self.saves)
                 raise
-            finally:
-                self.trace.close()
-                self.recompilations.close()
         with self.wall.phase("save"):
             store.wait(self.saves)
         if stop.signal is not None:
