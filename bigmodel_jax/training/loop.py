@@ -86,8 +86,8 @@ class Run:
         self.eval_step = self.maker.eval_step(config, self.mesh)
         self.stages.begin("Compiling the step")
         with self.wall.phase("compile"):
+            tree = weights(state, self.constants)
             try:
-                tree = weights(state, self.constants)
                 set_evaluations.check_all(config, self.eval_step, tree, self.validation, self.sets)
                 programs = self.maker.programs(config, self.mesh, state, batch, self.constants)
             except ValueError:
@@ -96,8 +96,7 @@ class Run:
             log.info("step compiled")
             processes.meet("compiled")
         self.tokens_per_step, self.unit = step_size(config.data, batch)
-        flops = step_flops(config, weights(state, self.constants), batch)
-        self.throughput = Throughput(flops, self.peak * self.mesh.size)
+        self.throughput = Throughput(step_flops(config, tree, batch), self.peak * self.mesh.size)
         left = config.train.steps - self.start
         rows = start_rows(config, self.mesh, left, self.tokens_per_step, self.unit, programs.memory)
         rows += [("MFU is of", self.peak_source), ("run folder", mirror.address(self.run_dir))]
@@ -140,10 +139,9 @@ class Run:
         self.writers.close()
         done = int(state.step)
         self.stages.say(f"{done - self.start:,} steps in {time.perf_counter() - began:.0f} s.")
-        if text := self.wall.text():
+        early = f"Stopped early: {self.judged or self.patience.why()}." if done < config.train.steps else ""
+        for text in filter(None, (self.wall.text(), early)):
             self.stages.say(text)
-        if done < config.train.steps:
-            self.stages.say(f"Stopped early: {self.judged or self.patience.why()}.")
         return scalars
 
     def loop(self, state: TrainState, programs: Programs, stop: Stop) -> tuple[TrainState, dict[str, float]]:
