@@ -48,7 +48,8 @@ def wilson(hits: float, count: float) -> tuple[float, float]:
     share, square = hits / count, LEVEL**2
     middle = (share + square / (2 * count)) / (1 + square / count)
     half = LEVEL / (1 + square / count) * np.sqrt(share * (1 - share) / count + square / (4 * count**2))
-    return float(max(middle - half, 0.0)), float(min(middle + half, 1.0))
+    # Rounding must not leave a share of 0 or 1 outside.
+    return float(max(min(middle - half, share), 0.0)), float(min(max(middle + half, share), 1.0))
 
 
 def bootstrap(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:

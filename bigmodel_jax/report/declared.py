@@ -42,7 +42,8 @@ def of(
     sets: Sequence[Metric] = (),
 ) -> Known:
     """further: the names of further metrics, as `eval.metrics` has them; sets: the metrics of the evaluation sets."""
-    return {f"eval/{m.name}": m for m in (*evaluated(objective, data, further), *data.levels, *sets)}
+    of_rows = objective.row_metrics if data.group_by else ()  # a table of groups has these, too
+    return {f"eval/{m.name}": m for m in (*of_rows, *evaluated(objective, data, further), *data.levels, *sets)}
 
 
 def write(run_dir: Path, known: Known, counts: str, kinds: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ from bigmodel_jax.core.metrics import Metric, precision_recall_f1
 from bigmodel_jax.report import (
     answers,
     card_page,
+    class_tables,
     declared,
     elements,
     harness_results,
@@ -76,7 +77,10 @@ def _run_body(run: Run) -> str:
             ),
             elements.section("Inside the network", _grid(elements.pictures(*inside)), "What report.watch saw."),
             elements.section("Wall time", _wall_time(run), _restarts(run)),
-            elements.section("Per class", _class_table(run), "Of the newest evaluation."),
+            elements.section("Per class", class_tables.per_class(run), "Of the newest evaluation."),
+            elements.section(
+                "By group", class_tables.by_group(run), "Of the newest evaluation, with intervals of 95 %."
+            ),
             elements.section("Benchmarks", harness_results.table(run.path), "By lm-eval; the newest of each task."),
             elements.section("Data", "".join(map(card_page.folded_card, run.cards)), "As prepare found it."),
             elements.section(
@@ -216,23 +220,6 @@ def _restarts(run: Run) -> str:
 
 def _grid(body: str) -> str:
     return f'<div class="figures">{body}</div>' if body else ""
-
-
-def _class_table(run: Run) -> str:
-    matrix = confusion(run)
-    if matrix is None:
-        return ""
-    scores = precision_recall_f1(matrix)
-    scores = {name: 100 * values if name != "support" else values for name, values in scores.items()}
-    rows = "".join(
-        f"<tr><th>{escape(run.label(c))}</th>"
-        + "".join(f"<td>{scores[k][c]:.1f} %</td>" for k in ("precision", "recall"))
-        + f'<td><span class="meter"><b style="width:{scores["f1"][c]:.1f}%"></b></span>{scores["f1"][c]:.1f} %</td>'
-        f"<td>{scores['support'][c]:,.0f}</td></tr>"
-        for c in range(len(matrix))
-    )
-    names = "".join(f"<th>{name}</th>" for name in ("Class", "Precision", "Recall", "F1", "Examples"))
-    return elements.panel(f'<table class="classes"><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>')
 
 
 def _samples(run: Run) -> str:
