@@ -89,7 +89,7 @@ class Recorded(loop.Run):
         self.batches, self.start, self.seen, self.during = Batches(), start, [], during or {}
         self.patience = Patience("eval/loss", "min", limit=0)
         self.wall, self.constants, self.sets = RunClock(Path()), {}, []
-        self.spikes = SimpleNamespace(found=None, given=lambda step: None)
+        self.judge, self.spikes = None, SimpleNamespace(found=None, given=lambda step: None)
 
     def note(self, what, step):
         self.seen.append((what, step))
