@@ -181,10 +181,10 @@ class Run:
             if self.spikes.found:
                 state, step = self.go_back(state)
                 continue
-            judged = set_evaluations.judged(self.patience.metric, self.sets, sets, evaluate_now)
+            ranked = set_evaluations.judged(self.patience.metric, self.sets, sets, evaluate_now)
             if evaluate_now or sets:
                 scalars = scalars | self.evaluate(done, state, evaluate_now, sets)
-            save_now |= judged and self.patience.see(done, scalars)
+            save_now |= ranked and self.patience.see(done, scalars)
             if evaluate_now and self.judge:
                 self.judged = self.judge(done, scalars, last)
             # Asked once more: a signal may have come during the evaluation.
@@ -193,7 +193,7 @@ class Run:
                 self.save(done, state, {}, locally=True)
             if save_now or stopping:
                 # A run that stops early must know its best save: the one that was evaluated, and not the next one.
-                self.save(done, state, scalars if judged or not self.patience.limit else {})
+                self.save(done, state, scalars if ranked or not self.patience.limit else {})
             if stopping:
                 break
             self.clock = time.perf_counter()
