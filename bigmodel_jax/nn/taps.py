@@ -1,7 +1,8 @@
 """Taps: what layers compute on their way, read out by name and layer.
 
 `tap` is the identity, and costs nothing where nobody asks. Its names are apart from those that remat keeps
-(nn/stack.py, POLICIES). "residual" is what leaves a layer, "attention" the output of attention after its projection.
+(nn/stack.py, POLICIES). "residual" is what leaves a layer, "attention" the output of attention after its projection,
+"weights" the attention weights (B, H, T, S) float32, which the plain definition makes for whoever asks.
 """
 
 import contextvars
@@ -40,6 +41,14 @@ def tap(name: str, x: Any) -> Any:
             num = sum(key.partition("/")[0] == name for key in harvest.layer)
             harvest.layer[f"{name}/{num}" if num else name] = x
     return x
+
+
+def tap_made(name: str, make: Callable[[], Any]) -> None:
+    """`tap` of what `make` returns; it is called only where the name is asked for."""
+    if (harvest := _asked.get()) and harvest.layer is not None:
+        harvest.seen.add(name)
+        if name in harvest.names:
+            tap(name, make())
 
 
 def tapped(fn: Callable, *names: str) -> Callable:

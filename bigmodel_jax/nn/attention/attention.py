@@ -18,7 +18,7 @@ from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import cpu, kept, linear, norm, recompute, shards
 from bigmodel_jax.nn.attention import blockwise, context, kernels
 from bigmodel_jax.nn.attention.visibility import KEPT, Rule, Where, capped, reach, visible
-from bigmodel_jax.nn.taps import tap
+from bigmodel_jax.nn.taps import tap, tap_made
 
 __all__ = ["Implementation", "Where", "attend", "plain", "project_out", "qkv", "spec", "visible"]
 
@@ -119,6 +119,7 @@ def attend(
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
     k, v = context.spread(q, k, v)
     rule, place = Rule(causal, window or 0, softcap), context.place(q, k)
+    tap_made("weights", lambda: _weights(rule, q, k, sinks, q_where, k_where, local, bias))
     # "plain" leaves a sequence that is cut to the compiler, as a bias does.
     if bias is not None or implementation == "plain":
         place = place._replace(seq=None)
@@ -195,6 +196,23 @@ LOCAL = {
 
 def plain(q, k, v, mask, softcap=0.0, sinks=None, bias=None):
     """The definition: logits (B, K, G, T, S) in memory, softmax in float32; q already scaled, mask (B, T, S)."""
+    (B, T, H, _), S = q.shape, k.shape[1]
+    probs = _probabilities(q, k, mask, softcap, sinks, bias).astype(v.dtype)
+    if T == S:
+        return jnp.einsum("bkgts,bskw->btkgw", probs, v).reshape(B, T, H, v.shape[-1])
+    # Of few queries against a cache the rows stand first: with keys first, XLA's CPU backend takes ten times as long.
+    return jnp.einsum("bkgts,bskw->bkgtw", probs, v).transpose(0, 3, 1, 2, 4).reshape(B, T, H, v.shape[-1])
+
+
+def _weights(rule, q, k, sinks, q_where, k_where, local, bias):
+    """What each query takes of each key, (B, H, T, S) float32; a row's sum is 1, less what a sink takes."""
+    mask = visible(q_where, k_where, rule.causal, reach(rule, local))
+    probs = _probabilities(q, k, mask, rule.softcap, sinks, bias)
+    return probs.reshape(*q.shape[::2], *probs.shape[-2:])
+
+
+def _probabilities(q, k, mask, softcap, sinks, bias):
+    """(B, K, G, T, S) float32."""
     B, T, H, h = q.shape
     K, S = k.shape[2], k.shape[1]
     grouped = (K, H // K)
@@ -206,11 +224,7 @@ def plain(q, k, v, mask, softcap=0.0, sinks=None, bias=None):
     if sinks is not None:
         sink = jnp.broadcast_to(sinks.reshape(*grouped, 1, 1).astype(jnp.float32), (B, *grouped, T, 1))
         logits = jnp.concatenate([logits, sink], axis=-1)
-    probs = jax.nn.softmax(logits, axis=-1)[..., :S].astype(v.dtype)
-    if T == S:
-        return jnp.einsum("bkgts,bskw->btkgw", probs, v).reshape(B, T, H, v.shape[-1])
-    # Of few queries against a cache the rows stand first: with keys first, XLA's CPU backend takes ten times as long.
-    return jnp.einsum("bkgts,bskw->bkgtw", probs, v).transpose(0, 3, 1, 2, 4).reshape(B, T, H, v.shape[-1])
+    return jax.nn.softmax(logits, axis=-1)[..., :S]
 
 
 def _plain_on_cpu(q, k, v, mask):
