@@ -39,8 +39,13 @@ def integrated_gradients(
     """
     points, weights = np.polynomial.legendre.leggauss(steps)
     blocks = zip(np.split((points + 1) / 2, steps // AT_ONCE), np.split(weights / 2, steps // AT_ONCE), strict=True)
-    f, at = Partial(f), functools.partial(jnp.asarray, dtype=x.dtype)
+    f, at = _with_arrays(f), functools.partial(jnp.asarray, dtype=x.dtype)
     return (x - baseline) * sum(_weighted(f, x, baseline, at(points), at(weights)) for points, weights in blocks)
+
+
+def _with_arrays(f: Callable) -> Partial:
+    """f as an argument of a compiled program. A Partial stays: one inside another would hide its arrays."""
+    return f if isinstance(f, Partial) else Partial(f)
 
 
 @jax.jit
@@ -60,8 +65,8 @@ def complete(
 ) -> Attributions:
     """`integrated_gradients` with twice as many steps, from 32 on, until their sum is the output difference `within` this
     share of it, or `most_steps` are reached."""
-    value = jax.jit(lambda f, x: f(x))
-    difference, steps = float(value(Partial(f), x) - value(Partial(f), baseline)), STEPS
+    f, value, steps = _with_arrays(f), jax.jit(lambda f, x: f(x)), STEPS
+    difference = float(value(f, x) - value(f, baseline))
     while True:
         values = integrated_gradients(f, x, baseline, steps)
         found = Attributions(values, steps, float(values.sum()), difference)

@@ -5,7 +5,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,8 @@ from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from bigmodel_jax.explain import arrays, texts
-from bigmodel_jax.explain.arrays import ArrayExplanation
+from bigmodel_jax.explain.explained import Explained
 from bigmodel_jax.explain.subject import Subject
-from bigmodel_jax.explain.texts import TextExplanation
 from bigmodel_jax.training import checks, saved
 
 MOST_TOKENS = 128  # a page shows layers x tokens, and patching runs the model once for each of them
@@ -40,18 +39,6 @@ class Asked:
     adapter: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Explained:
-    """names: of a row's columns; shown: a picture (H, W, C) in 0 .. 1, or a row (F,) in its own units; truth: the label of a
-    row of the validation split."""
-
-    step: int
-    result: TextExplanation | ArrayExplanation
-    names: tuple[str, ...] = ()
-    shown: np.ndarray | None = None
-    truth: str = ""
-
-
 def explain_run(config: Config, run_dir: Path, asked: Asked) -> Explained:
     """ValueError, one line, for an input that cannot be explained, before any weight is read."""
     reads = _check(config, asked)
@@ -60,7 +47,8 @@ def explain_run(config: Config, run_dir: Path, asked: Asked) -> Explained:
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, step = saved.load_weights(config, run_dir, mesh, asked.step, adapter=asked.adapter)
-    return dataclasses.replace(compute(cast(weights, "float32")), step=step)
+    kind = type(config.model).__name__.removesuffix("Config")
+    return dataclasses.replace(compute(cast(weights, "float32")), kind=kind, step=step)
 
 
 def _check(config: Config, asked: Asked) -> str:
@@ -111,7 +99,7 @@ def _of_text(config: Config, run_dir: Path, asked: Asked) -> Callable[[Any], Exp
         subject = Subject(model, weights, _row(ids), next_token, name)
         against = other and (jnp.asarray([other]), pieces[1])
         given = {"baseline_name": empty, "target": target, "against": against}
-        return Explained(0, texts.explain(subject, pieces[0], jnp.asarray([baseline]), **given))
+        return Explained(texts.explain(subject, pieces[0], jnp.asarray([baseline]), **given))
 
     return compute
 
@@ -206,12 +194,14 @@ def _of_array(key: str, config: Config, run_dir: Path, asked: Asked) -> Callable
     values, label = (_file(data, asked.image, shape), None) if asked.image else _validation(data, key, asked.row)
     if values.shape != shape:
         raise ValueError(f"explain: the input has shape {values.shape}, but the model reads {key} of shape {shape}")
-    if getattr(_output(model, {key: values[None]}), "ndim", 0) != 2:
+    outputs = getattr(_output(model, {key: values[None]}), "shape", ())
+    if len(outputs) != 2:
         raise ValueError(f"explain: {type(config.model).__name__} answers with neither classes nor numbers")
-    columns, classes, picture = _columns(run_dir, key), "label" in config.objective.reads, len(shape) == 3
+    columns, classes, picture = _columns(run_dir, key, outputs[1]), "label" in config.objective.reads, len(shape) == 3
     names = names if classes else columns.targets
-    target = _class(config, names, asked.target, _output(model, {key: values[None]}).shape[1])
+    target = _class(config, names, asked.target, outputs[1])
     baseline = data.blank(shape) if picture else np.zeros(shape, np.float32)
+    title = Path(asked.image).name if asked.image else f"Row {asked.row:,} of the validation split"
     size = getattr(config.model, "patch_size", 0)
     patches = (shape[0] // size, shape[1] // size) if picture and size else None
 
@@ -220,7 +210,9 @@ def _of_array(key: str, config: Config, run_dir: Path, asked: Asked) -> Callable
         found = arrays.explain(subject, key, baseline, target=target, classes=classes, patches=patches)
         shown = data.shown(values[None])[0] if picture else values.ravel() * columns.scale + columns.mean
         truth = "" if label is None else _name(names, int(label))
-        return Explained(0, found, columns.names, shown, truth)
+        number = found.answer.target
+        own = {} if classes else {"unit": columns.target_scale[number], "mean": columns.target_mean[number]}
+        return Explained(found, title, columns.names, shown, truth, **own)
 
     return compute
 
@@ -246,19 +238,22 @@ def _validation(data: Any, key: str, row: int) -> tuple[np.ndarray, Any]:
     return np.asarray(batch[key][0], np.float32), batch["label"][0] if "label" in batch else None
 
 
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """names: of columns, and of targets; mean, scale: of the columns, which turn a value back into its own unit."""
+class Columns(NamedTuple):
+    """names, targets: of a table's columns, and of what is predicted; the means and scales turn both into their own units."""
 
-    names: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
-    mean: Any = 0.0
-    scale: Any = 1.0
+    names: tuple[str, ...]
+    targets: tuple[str, ...]
+    mean: Any
+    scale: Any
+    target_mean: Any
+    target_scale: Any
 
 
-def _columns(run_dir: Path, key: str) -> Columns:
-    """What the run's folder says of a table's columns."""
+def _columns(run_dir: Path, key: str, outputs: int) -> Columns:
+    """What the run's folder says of a table's columns, key being the array that holds them."""
     path = run_dir / "scaling.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
-    own, targets = found.get(key, {}), found.get("target", {}).get("names", ())
-    return Columns(tuple(own.get("names", ())), tuple(targets), own.get("mean", 0.0), own.get("scale", 1.0))
+    own, target = found.get(key, {}), found.get("target", {})
+    names = (tuple(part.get("names", ())) for part in (own, target))
+    of_targets = target.get("mean", [0.0] * outputs), target.get("scale", [1.0] * outputs)
+    return Columns(*names, own.get("mean", 0.0), own.get("scale", 1.0), *of_targets)

@@ -1,0 +1,151 @@
+"""The sections of explain.html that are about a text."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bigmodel_jax.explain.integrated_gradients import Attributions
+from bigmodel_jax.explain.subject import Answer
+from bigmodel_jax.explain.texts import Lens, Patch, TextExplanation
+from bigmodel_jax.report import elements, heat
+
+HEADS = 4  # drawn large, with their tokens
+KEY = "Orange tokens speak for the answer, blue ones against it; a token's number shows when it is pointed at."
+LABELLED = 24  # tokens up to which a large map has them written beside it
+
+
+def title(found: TextExplanation) -> str:
+    return "".join(found.pieces[1:] if found.next_token else found.pieces)
+
+
+def sections(found: TextExplanation) -> str:
+    return "".join(
+        (
+            _matter(found),
+            _lens(found),
+            _patch(found),
+            _attention(found),
+        )
+    )
+
+
+def hero(answer: Answer, asks: str, note: str) -> str:
+    bars = sorted(answer.top, key=lambda one: one[0] != answer.name)
+    rows = [(name or "∅", share, f"{share:.0%}" if share >= 0.005 else "<1%") for name, share in bars]
+    return elements.hero(asks, answer.name or "∅", note, rows)
+
+
+def completeness(found: Attributions, baseline: str, unit: float = 1.0) -> str:
+    """Cards that hold what the attributions add up to against what they must; unit: of the answer."""
+    away = f"of the answer from {baseline}"
+    return (
+        elements.card(
+            "Attributions add up to", f"{found.total * unit:+.4g}", f"integrated gradients, {found.steps} steps"
+        )
+        + elements.card("The answer's difference", f"{found.difference * unit:+.4g}", away)
+        + elements.card("Completeness", f"{100 * found.error:.2g} %", "what the two are apart")
+    )
+
+
+def _matter(found: TextExplanation) -> str:
+    numbers = [f"{value:+.3f}" for value in found.by_token]
+    signed = heat.tokens(found.pieces, heat.scaled(found.by_token, 100), numbers)
+    sizes = [f"{value:.3f}" for value in found.gradient]
+    plain = heat.tokens(found.pieces, heat.scaled(found.gradient, 100), sizes, signed=False)
+    exact = elements.panel(f"<h3>Integrated gradients</h3>{signed}")
+    what = '<span class="note">length of the gradient at each token</span>'
+    return elements.section(
+        "Which tokens matter", f"{exact}<br>{elements.panel(f'<h3>Saliency {what}</h3>{plain}')}", KEY
+    )
+
+
+def _lens(found: TextExplanation) -> str:
+    lens: Lens = found.lens
+    rows = _layers(len(lens.shares) - 1)
+    columns = found.pieces if lens.columns is None else lens.columns
+    if lens.columns is None:
+        cells = lens.names
+        note = "The likeliest next token after each token, if the model ended at that layer; the darker, the likelier."
+    else:
+        cells = [[f"{share:.0%}" for share in row] for row in lens.shares]
+        note = "What each class would get, if the model ended at that layer."
+    numbers = [
+        [f"{name!r}: {share:.1%}" for name, share in zip(*row, strict=True)]
+        for row in zip(lens.names, lens.shares, strict=True)
+    ]
+    order = slice(None, None, -1)  # the answer on top
+    body = heat.grid(columns, rows[order], cells[order], lens.shares[order], numbers=numbers[order])
+    sure = next((row for row, share in zip(rows, lens.target, strict=True) if share >= 0.5), None)
+    if sure is not None:
+        note += f" {found.answer.name.strip()!r} has more than half of the probability from layer {sure} on."
+    return elements.section("Logit lens", body, note)
+
+
+def _layers(num: int) -> list[str]:
+    return ["in", *(str(n) for n in range(1, num + 1))]
+
+
+def _patch(found: TextExplanation) -> str:
+    patch: Patch | None = found.patch
+    if patch is None:
+        return ""
+    rows = [str(n) for n in range(patch.offset + 1, patch.offset + 1 + len(patch.restored))]
+    best = np.unravel_index(np.argmax(patch.restored), patch.restored.shape)
+    columns = [a if a == b else f"{b}→{a}" for a, b in zip(found.pieces, patch.pieces, strict=True)]
+    cells = [[f"{value:.2f}" if abs(value) >= 0.005 else "" for value in row] for row in patch.restored]
+    n = len(rows) - 1 - int(best[0])
+    body = heat.grid(
+        columns, rows[::-1], cells[::-1], np.clip(patch.restored[::-1], -1, 1), signed=True, marked=(n, int(best[1]))
+    )
+    note = (
+        f"The run of {''.join(patch.pieces[1:])!r} gets the residual of {title(found)!r} at one layer and one token. 0: it "
+        f"answers as before, 1: as the other text does. Measured: {patch.metric}, {patch.without:+.2f} without and "
+        f"{patch.with_text:+.2f} with all of it."
+    )
+    return elements.section("Activation patching", body, note)
+
+
+def _attention(found: TextExplanation) -> str:
+    if found.maps is None:
+        return ""
+    L, H, T, _ = found.maps.shape
+    rows = [str(n) for n in range(1, L + 1)]
+    reader = -1 if found.next_token else 0
+    looks = found.maps[:, :, reader].mean(axis=1)
+    cells = [[f"{100 * share:.0f}" for share in row] for row in looks]
+    who = "last" if found.next_token else "first"
+    first = heat.grid(found.pieces, rows[::-1], cells[::-1], looks[::-1])
+    parts = [
+        elements.section(
+            "Attention",
+            first,
+            f"What the {who} token, from which the answer is read, takes of each token, in percent: the mean of {H} heads.",
+        ),
+        elements.section(
+            "Heads that look furthest",
+            _large(found.pieces, found.maps) if T <= LABELLED else "",
+            "Of all heads those that take most from other tokens than the first and their own. Rows look at columns.",
+        ),
+        elements.section(
+            "All heads",
+            heat.sheet(found.maps, rows),
+            f"A row a layer, {H} heads each; in a map, a row looks at the columns.",
+        ),
+    ]
+    return "".join(parts)
+
+
+def _large(pieces: Sequence[str], maps: np.ndarray) -> str:
+    """The few heads that take most from other tokens than the first and themselves."""
+    T = maps.shape[-1]
+    others = 1 - np.eye(T)
+    others[:, 0] = 0
+    taken = (maps * others).sum(axis=(-1, -2)) / max(T - 1, 1)
+    best = np.argsort(-taken.ravel(), kind="stable")[:HEADS]
+    blocks = ""
+    for layer, head in (np.unravel_index(n, taken.shape) for n in best):
+        one = maps[layer, head]
+        cells = [[f"{100 * share:.0f}" if share >= 0.005 else "" for share in row] for row in one]
+        table = heat.grid(pieces, [piece.strip() or "␣" for piece in pieces], cells, one)
+        blocks += f'<div><p class="note">Layer {layer + 1}, head {head + 1}</p>{table}</div>'
+    return f'<div class="figures">{blocks}</div>'
