@@ -1,5 +1,6 @@
 """The sections of explain.html that are about a text."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from bigmodel_jax.report import elements, heat
 
 HEADS = 4  # drawn large, with their tokens
 KEY = "Orange tokens speak for the answer, blue ones against it; a token's number shows when it is pointed at."
+MOST_RUNS = 5  # of layers whose most telling token is the same, up to which they are named
 LABELLED = 24  # tokens up to which a large map has them written beside it
 
 
@@ -64,7 +66,7 @@ def _lens(found: TextExplanation) -> str:
     rows = _layers(len(lens.shares) - 1)
     columns = found.pieces if lens.columns is None else lens.columns
     if lens.columns is None:
-        cells = lens.names
+        cells = [[name or "∅" for name in row] for row in lens.names]
         note = "The likeliest next token after each token, if the model ended at that layer; the darker, the likelier."
     else:
         cells = [[f"{share:.0%}" for share in row] for row in lens.shares]
@@ -90,19 +92,26 @@ def _patch(found: TextExplanation) -> str:
     if patch is None:
         return ""
     rows = [str(n) for n in range(patch.offset + 1, patch.offset + 1 + len(patch.restored))]
-    best = np.unravel_index(np.argmax(patch.restored), patch.restored.shape)
     columns = [a if a == b else f"{b}→{a}" for a, b in zip(found.pieces, patch.pieces, strict=True)]
     cells = [[f"{value:.2f}" if abs(value) >= 0.005 else "" for value in row] for row in patch.restored]
-    n = len(rows) - 1 - int(best[0])
-    body = heat.grid(
-        columns, rows[::-1], cells[::-1], np.clip(patch.restored[::-1], -1, 1), signed=True, marked=(n, int(best[1]))
-    )
+    body = heat.grid(columns, rows[::-1], cells[::-1], np.clip(patch.restored[::-1], -1, 1), signed=True)
     note = (
         f"The run of {''.join(patch.pieces[1:])!r} gets the residual of {title(found)!r} at one layer and one token. 0: it "
         f"answers as before, 1: as the other text does. Measured: {patch.metric}, {patch.without:+.2f} without and "
-        f"{patch.with_text:+.2f} with all of it."
+        f"{patch.with_text:+.2f} with all of it. {_held(columns, patch)}"
     )
     return elements.section("Activation patching", body, note)
+
+
+def _held(columns: Sequence[str], patch: Patch) -> str:
+    """Which token's residual restores most, by runs of layers."""
+    most = patch.restored.argmax(axis=1)
+    parts = []
+    for token, run in itertools.groupby(range(len(most)), key=lambda n: most[n]):
+        layers = [n + patch.offset + 1 for n in run]
+        where = f"layers {layers[0]} to {layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
+        parts.append(f"{columns[token].strip()!r} in {where}")
+    return f"Most is restored at {', then '.join(parts)}." if len(parts) <= MOST_RUNS else ""
 
 
 def _attention(found: TextExplanation) -> str:

@@ -69,18 +69,16 @@ def grid(
     *,
     numbers: Sequence[Sequence[str]] | None = None,
     signed: bool = False,
-    marked: tuple[int, int] | None = None,
 ) -> str:
-    """A table of texts whose cells are coloured by values in -1 .. 1; marked: the row and column of a cell with a frame."""
+    """A table of texts whose cells are coloured by values in -1 .. 1; numbers: what each says when it is pointed at."""
     head = "".join(f"<th>{visible(column)}</th>" for column in columns)
     body = ""
     for n, (row, texts) in enumerate(zip(rows, cells, strict=True)):
         body += f"<tr><th>{escape(row)}</th>"
         for m, text in enumerate(texts):
             title = f' title="{escape(numbers[n][m])}"' if numbers else ""
-            frame = ' class="marked"' if marked == (n, m) else ""
             color = _background(values[n][m], None if signed else SHARE)
-            body += f'<td{frame} style="background:{color}"{title}>{visible(text)}</td>'
+            body += f'<td style="background:{color}"{title}>{text and visible(text)}</td>'
         body += "</tr>"
     return elements.panel(f'<table class="grid"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>')
 
