@@ -53,7 +53,7 @@ def _page(target: Path, given: Explain) -> Path:
 VERBS = {
     "explain": Verb(
         explain,
-        "explain RUN --text TEXT | --image FILE | --row N [options]",
+        "explain RUN --text TEXT | --image FILE | --row N",
         "what a run's model does with one input, as a page",
         f"RUN           {RUN}\n"
         "--text        a text: a decoder's next token, or a classifier's class\n"

@@ -47,10 +47,10 @@ def test_smooth_grad_is_the_gradient_of_the_smoothed_function():
 
 
 def test_steps_double_until_the_sum_is_complete_and_the_figure_is_honest():
-    """A step that 32 points miss the height of."""
+    """32 points miss the step of this gradient."""
 
     def kink(x):
-        return jnp.sum(jax.nn.relu(x - 0.993))
+        return jnp.sum(jax.nn.relu(x - 0.95))
 
     one, zero = jnp.ones(1), jnp.zeros(1)
     coarse, fine = complete(kink, one, zero, most_steps=32), complete(kink, one, zero)
@@ -58,7 +58,7 @@ def test_steps_double_until_the_sum_is_complete_and_the_figure_is_honest():
     assert coarse.steps == 32
     assert fine.error <= 0.01
     assert fine.steps > 32
-    assert fine.difference == pytest.approx(0.007, rel=1e-4)
+    assert fine.difference == pytest.approx(0.05, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["cnn", "mlp", pytest.param("vit", marks=pytest.mark.slow)])

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tokenizers import processors
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params
@@ -14,6 +15,7 @@ from bigmodel_jax.data import TextData, TokenizerConfig
 from bigmodel_jax.data.images import pictures
 from bigmodel_jax.data.images.image import ImageData
 from bigmodel_jax.data.tabular import TabularData
+from bigmodel_jax.data.tokenizers.tokenizers import train_wordpiece
 from bigmodel_jax.explain.of_run import Asked, explain_run
 from bigmodel_jax.models import MODELS, LinearConfig
 from bigmodel_jax.objectives import Classification, NextToken, Regression
@@ -61,6 +63,33 @@ def test_a_text_gets_attributions_that_add_up_a_lens_maps_and_a_trace(initial, t
     assert text.patch.restored.shape == (2, 4)
     assert text.patch.restored[-1, -1] == pytest.approx(1, abs=1e-4), "the last token's last residual is the answer"
     np.testing.assert_allclose(text.patch.restored[-1, :-1], 0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "roberta", "deberta"])
+def test_a_text_classifier_is_explained_by_its_class(initial, tmp_path, family):
+    tokenizer = train_wordpiece(["a good film and a bad film"] * 3, 60)
+    cls, sep, mask = (tokenizer.control[name] for name in ("[CLS]", "[SEP]", "[MASK]"))
+    tokenizer.model.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    tokenizer.save(tmp_path / "tokenizer.json")
+    (tmp_path / "vocabulary.json").write_text(json.dumps({"labels": ["bad", "good"]}))
+    model = dataclasses.replace(MODELS[family].tiny(), head="classification", num_classes=2, vocab_size=64)
+    config = dataclasses.replace(LM, model=model, objective=Classification())
+    found = explain_run(config, tmp_path, Asked(text="good film", target="good", against="bad film")).result
+    assert found.pieces == ("", "good", "film", "")
+    assert (found.answer.target, found.answer.name, found.baseline) == (1, "good", "[MASK]")
+    np.testing.assert_array_equal(
+        found.by_token[[0, -1]], 0, err_msg="what stands around every text is in the baseline"
+    )
+    model, tree = config.make_model(), params.init(config.make_model().spec, jax.random.key(0))
+    rows = ([cls, *tokenizer.encode("good film"), sep], [cls, mask, mask, sep])
+    values = [float(model.apply(tree, {"tokens": jnp.asarray([row])}).value[0, 1]) for row in rows]
+    assert found.integrated.difference == pytest.approx(values[0] - values[1], rel=1e-3, abs=1e-6)
+    assert found.integrated.error <= 0.01
+    assert found.lens.columns is not None
+    assert set(found.lens.columns) == {"bad", "good"}
+    np.testing.assert_allclose(found.lens.shares.sum(-1), 1, atol=1e-6)
+    assert found.maps.shape[-2:] == (4, 4)
 
 
 @pytest.mark.slow
