@@ -10,12 +10,13 @@ from bigmodel_jax.explain.texts import TextExplanation
 
 @dataclasses.dataclass(frozen=True)
 class Explained:
-    """title: what was given; kind: the model's. names: of a row's columns; shown: a picture (H, W, C) in 0 .. 1, or a row (F,)
-    in its own units; truth: the label of a row of the validation split; unit, mean: what turn a predicted number into its
-    own unit."""
+    """title, against: what was given; names: of a row's columns; shown: a picture (H, W, C) in 0 .. 1, or a row (F,) in its
+    own units; truth: the label of a row of the validation split; unit, mean: what turn a predicted number into its own
+    unit; kind: the model's."""
 
     result: TextExplanation | ArrayExplanation
     title: str = ""
+    against: str = ""
     names: tuple[str, ...] = ()
     shown: np.ndarray | None = None
     truth: str = ""

@@ -85,7 +85,8 @@ def _of_text(config: Config, run_dir: Path, asked: Asked) -> Callable[[Any], Exp
     encode = functools.partial(_tokens, config, tokenizer, next_token)
     ids = encode("--text", asked.text)
     other = None if asked.against is None else encode("--against", asked.against)
-    pieces = [None if found is None else tuple(tokenizer.piece(i) for i in found) for found in (ids, other)]
+    special = {number: text for text, number in tokenizer.control.items()}
+    pieces = [tuple(special.get(i) or tokenizer.piece(i) for i in found or ()) for found in (ids, other)]
     if other is not None and len(other) != len(ids):
         raise ValueError(f"explain: --text has {len(ids)} tokens ({'|'.join(pieces[0])}) and --against {len(other)} "
                          f"({'|'.join(pieces[1])}); patching needs as many")  # fmt: skip
@@ -99,7 +100,9 @@ def _of_text(config: Config, run_dir: Path, asked: Asked) -> Callable[[Any], Exp
         subject = Subject(model, weights, _row(ids), next_token, name)
         against = other and (jnp.asarray([other]), pieces[1])
         given = {"baseline_name": empty, "target": target, "against": against}
-        return Explained(texts.explain(subject, pieces[0], jnp.asarray([baseline]), **given))
+        return Explained(
+            texts.explain(subject, pieces[0], jnp.asarray([baseline]), **given), asked.text, asked.against or ""
+        )
 
     return compute
 
@@ -212,7 +215,7 @@ def _of_array(key: str, config: Config, run_dir: Path, asked: Asked) -> Callable
         truth = "" if label is None else _name(names, int(label))
         number = found.answer.target
         own = {} if classes else {"unit": columns.target_scale[number], "mean": columns.target_mean[number]}
-        return Explained(found, title, columns.names, shown, truth, **own)
+        return Explained(found, title, names=columns.names, shown=shown, truth=truth, **own)
 
     return compute
 

@@ -27,21 +27,20 @@ CAUTION = (
 def build_explain_page(run_dir: Path, found: Explained, output: Path) -> Path:
     """Writes the page of what was found; returns `output`."""
     of_text = isinstance(found.result, TextExplanation)
-    title = explain_texts.title(found.result) if of_text else found.title
-    body = _header(run_dir, found, title) + _answer(found)
-    body += explain_texts.sections(found.result) if of_text else explain_arrays.sections(found)
+    body = _header(run_dir, found) + _answer(found)
+    body += explain_texts.sections(found) if of_text else explain_arrays.sections(found)
     used = {name: source for name, source in METHODS.items() if f">{name}" in body}
     body += elements.section("How it was made", elements.panel(elements.definitions(used)), CAUTION)
-    files.replace(output, shell(f"{title} · {run_dir.name}", body))
+    files.replace(output, shell(f"{found.title} · {run_dir.name}", body))
     return output
 
 
-def _header(run_dir: Path, found: Explained, title: str) -> str:
+def _header(run_dir: Path, found: Explained) -> str:
     facts = {"Run": run_dir.absolute().name, "Step": f"{found.step:,}", "Model": found.kind}
     if found.truth:
         facts["True class"] = found.truth
     facts = "".join(f"<span>{escape(name)} <b>{escape(value)}</b></span>" for name, value in facts.items())
-    return f'<header><p class="kicker">Explained</p><h1>{escape(title)}</h1><p class="facts">{facts}</p></header>'
+    return f'<header><p class="kicker">Explained</p><h1>{escape(found.title)}</h1><p class="facts">{facts}</p></header>'
 
 
 def _answer(found: Explained) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bigmodel_jax.explain.explained import Explained
 from bigmodel_jax.explain.integrated_gradients import Attributions
 from bigmodel_jax.explain.subject import Answer
 from bigmodel_jax.explain.texts import Lens, Patch, TextExplanation
@@ -16,19 +17,10 @@ MOST_RUNS = 5  # of layers whose most telling token is the same, up to which the
 LABELLED = 24  # tokens up to which a large map has them written beside it
 
 
-def title(found: TextExplanation) -> str:
-    return "".join(found.pieces[1:] if found.next_token else found.pieces)
-
-
-def sections(found: TextExplanation) -> str:
-    return "".join(
-        (
-            _matter(found),
-            _lens(found),
-            _patch(found),
-            _attention(found),
-        )
-    )
+def sections(found: Explained) -> str:
+    result = found.result
+    patch = _patch(found, result) if result.patch else ""
+    return _matter(result) + _lens(result) + patch + _attention(result)
 
 
 def hero(answer: Answer, asks: str, note: str) -> str:
@@ -87,16 +79,14 @@ def _layers(num: int) -> list[str]:
     return ["in", *(str(n) for n in range(1, num + 1))]
 
 
-def _patch(found: TextExplanation) -> str:
-    patch: Patch | None = found.patch
-    if patch is None:
-        return ""
+def _patch(explained: Explained, found: TextExplanation) -> str:
+    patch: Patch = found.patch
     rows = [str(n) for n in range(patch.offset + 1, patch.offset + 1 + len(patch.restored))]
     columns = [a if a == b else f"{b}→{a}" for a, b in zip(found.pieces, patch.pieces, strict=True)]
     cells = [[f"{value:.2f}" if abs(value) >= 0.005 else "" for value in row] for row in patch.restored]
     body = heat.grid(columns, rows[::-1], cells[::-1], np.clip(patch.restored[::-1], -1, 1), signed=True)
     note = (
-        f"The run of {''.join(patch.pieces[1:])!r} gets the residual of {title(found)!r} at one layer and one token. 0: it "
+        f"The run of {explained.against!r} gets the residual of {explained.title!r} at one layer and one token. 0: it "
         f"answers as before, 1: as the other text does. Measured: {patch.metric}, {patch.without:+.2f} without and "
         f"{patch.with_text:+.2f} with all of it. {_held(columns, patch)}"
     )

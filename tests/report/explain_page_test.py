@@ -48,7 +48,7 @@ def page(tmp_path, found: Explained) -> str:
 
 
 def test_a_text_is_escaped_and_its_numbers_are_there(tmp_path):
-    text = page(tmp_path, Explained(TEXT, kind="Llama", step=7))
+    text = page(tmp_path, Explained(TEXT, "<script>", "a dog", kind="Llama", step=7))
     assert "<b> " not in text.replace("&lt;b&gt;", "")
     assert text.count("<script>") == 1, "the page's own"
     for shown in ("75.0%", "+6.03", "0.5 %", "64 steps", "+2.000", "-1.000", "&lt;|endoftext|&gt;", "-3.00", "+2.00"):
@@ -85,7 +85,7 @@ def test_a_row_of_a_table_has_a_bar_for_each_column_the_largest_first(tmp_path):
         integrated=Attributions(values, 32, -3.0, -3.0),
         cam=None,
     )
-    found = Explained(row, "Row 3", ("size", "age"), shown=np.array([80.0, 30.0]), unit=10.0, mean=100.0)
+    found = Explained(row, "Row 3", names=("size", "age"), shown=np.array([80.0, 30.0]), unit=10.0, mean=100.0)
     text = page(tmp_path, found)
     assert text.index("<th>age</th>") < text.index("<th>size</th>")
     for shown in ("105", "-40", "+10", "80", "30"):
