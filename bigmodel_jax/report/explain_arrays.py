@@ -10,7 +10,7 @@ from bigmodel_jax.explain.arrays import ArrayExplanation
 from bigmodel_jax.explain.explained import Explained
 from bigmodel_jax.report import elements, heat
 
-LOOKS = "Each map lies over the input, which is dimmed. A pixel's value is what the method gives it, by the largest."
+LOOKS = "Each map lies over the dimmed input, in colours scaled to its own largest value."
 COLUMNS = "Integrated gradients, from the mean of every column: orange raises the answer, blue lowers it."
 MOST_PIXELS = 448  # a side; larger pictures are kept by every second pixel, or every third
 

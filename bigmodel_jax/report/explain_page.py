@@ -64,7 +64,8 @@ def _answer(found: Explained) -> str:
 def _note(found: Explained) -> str:
     answer = found.result.answer
     likeliest = max(answer.top, key=lambda one: one[1])[0] == answer.name
-    note = f"{answer.probability:.1%}" + ("" if likeliest else ", not the likeliest")
+    share = f"{answer.probability:.1%}" if answer.probability >= 0.0005 else "less than 0.1%"
+    note = share + ("" if likeliest else ", not the likeliest")
     if found.truth:
         note += ", as it is labelled" if found.truth == answer.name else f", but it is labelled {found.truth}"
     return note

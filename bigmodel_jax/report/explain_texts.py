@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bigmodel_jax.explain.explained import Explained
-from bigmodel_jax.explain.integrated_gradients import Attributions
+from bigmodel_jax.explain.integrated_gradients import WITHIN, Attributions
 from bigmodel_jax.explain.subject import Answer
 from bigmodel_jax.explain.texts import Lens, Patch, TextExplanation
 from bigmodel_jax.report import elements, heat
@@ -32,12 +32,14 @@ def hero(answer: Answer, asks: str, note: str) -> str:
 def completeness(found: Attributions, baseline: str, unit: float = 1.0) -> str:
     """Cards that hold what the attributions add up to against what they must; unit: of the answer."""
     away = f"of the answer from {baseline}"
+    apart = f"{100 * found.error:.2g} %" if found.error >= 1e-4 else "< 0.01 %"
+    verdict = "what the two are apart" if found.error <= WITHIN else "apart, more than 1 %: not complete"
     return (
         elements.card(
             "Attributions add up to", f"{found.total * unit:+.4g}", f"integrated gradients, {found.steps} steps"
         )
         + elements.card("The answer's difference", f"{found.difference * unit:+.4g}", away)
-        + elements.card("Completeness", f"{100 * found.error:.2g} %", "what the two are apart")
+        + elements.card("Completeness", apart, verdict)
     )
 
 
@@ -47,7 +49,7 @@ def _matter(found: TextExplanation) -> str:
     sizes = [f"{value:.3f}" for value in found.gradient]
     plain = heat.tokens(found.pieces, heat.scaled(found.gradient, 100), sizes, signed=False)
     exact = elements.panel(f"<h3>Integrated gradients</h3>{signed}")
-    what = '<span class="note">length of the gradient at each token</span>'
+    what = '<span class="note">length of the gradient at each token, which has no sign</span>'
     return elements.section(
         "Which tokens matter", f"{exact}<br>{elements.panel(f'<h3>Saliency {what}</h3>{plain}')}", KEY
     )
@@ -59,7 +61,7 @@ def _lens(found: TextExplanation) -> str:
     columns = found.pieces if lens.columns is None else lens.columns
     if lens.columns is None:
         cells = [[name or "∅" for name in row] for row in lens.names]
-        note = "The likeliest next token after each token, if the model ended at that layer; the darker, the likelier."
+        note = "The likeliest next token after each token, if the model ended at that layer: the stronger the colour, the likelier."
     else:
         cells = [[f"{share:.0%}" for share in row] for row in lens.shares]
         note = "What each class would get, if the model ended at that layer."

@@ -59,6 +59,12 @@ def test_a_text_is_escaped_and_its_numbers_are_there(tmp_path):
     assert "in layer 1, then" in text
 
 
+def test_attributions_that_are_not_complete_say_so(tmp_path):
+    assert "not complete" not in page(tmp_path, Explained(TEXT))
+    far = dataclasses.replace(TEXT, integrated=Attributions(np.ones((1, 2, 3)), 2048, 6.0, 6.5))
+    assert "apart, more than 1 %: not complete" in page(tmp_path, Explained(far))
+
+
 def test_what_was_not_asked_for_has_no_section_and_no_source(tmp_path):
     text = page(tmp_path, Explained(dataclasses.replace(TEXT, patch=None, maps=None)))
     assert "Activation patching" not in text
