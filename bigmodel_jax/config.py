@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bigmodel_jax.core import options
 from bigmodel_jax.core.precision import Policy
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive, Seed, ShareAboveZero
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive, Seed, ShareAboveZero, Window
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.base import DataConfig
@@ -19,6 +19,17 @@ from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.models.base import with_parameters
 from bigmodel_jax.objectives import OBJECTIVES, Objective
 from bigmodel_jax.optim import OptimConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class SpikeConfig:
+    """What is done about a step whose loss or gradient norm is far above those of the steps before it."""
+
+    action: Literal["off", "skip", "rollback"] = "off"
+    "skip: its update is left out; rollback: the run goes back to its last save, and on with the batches after the spike"
+    deviations: Positive = 8.0  # so many standard deviations above the median of the window is far
+    window: Window = 128  # the last so many steps; none is judged before there are as many
+    max_rollbacks: Count = 3  # to one save; what comes after them is skipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +45,7 @@ class TrainConfig:
     max_skipped: Count = 10  # after so many steps in a row that are not finite the run ends
     max_step_seconds: NonNegative | None = None
     "a step that takes longer ends the run with exit code 75; 0 = no limit, None = 10 times the median step, 300 at least"
+    spikes: SpikeConfig = SpikeConfig()
     init_from: str = ""  # a run, imported or trained, to start from: its folder, FOLDER@STEP or FOLDER@best
     init_state: Literal["weights", "all"] = "weights"  # what of it; all: the optimizer's state and the step, too
 
@@ -92,6 +104,7 @@ class ReportConfig:
     """Where metrics go beside metrics.jsonl."""
 
     tensorboard: bool = True
+    watch: CountOrZero = 0  # steps between looks inside: norms by layer, attention entropy, dead units; 0 = none
     trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
 
 
@@ -116,8 +129,9 @@ class Config:
     adapters: AdapterConfig = AdapterConfig()
 
     def make_model(self) -> Model:
-        """The model as the run trains it: with its adapters, and with what the objective keeps beside it."""
-        return with_parameters(self.adapters.adapt(self.model.make()), self.objective.parameters(self.model))
+        """The model as the run trains it: with its adapters, what the objective keeps beside it, and what is frozen."""
+        model = with_parameters(self.adapters.adapt(self.model.make()), self.objective.parameters(self.model))
+        return model._replace(spec=self.optim.freeze(model.spec))
 
 
 # ------------------------------------------------------------------------------------------------ command line

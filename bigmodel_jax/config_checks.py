@@ -36,7 +36,6 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     config.adapters.validate(config.model, config.model.make(), parallel)
     spec = config.make_model().spec
     params.check_sizes(spec)
-    config.optim.frozen(spec)  # refuses patterns
     config_reads.check_adapters_off(config.objective, config.adapters)
     config_reads.check_whole_batch(config.objective, config.train.microbatches, config.parallel)
     config.objective.validate(config)

@@ -42,12 +42,15 @@ LAYERS = {
     "bigmodel_jax.pretrained.transfer": 8,  # checkpoints and published weights together
     "bigmodel_jax.pretrained": 6,  # published weights: into models, out of checkpoints
     "bigmodel_jax.report": 6,
+    "bigmodel_jax.report.difference": 7,  # checkpoints of two runs
     "bigmodel_jax.scaling": 8,
     "bigmodel_jax.training": 6,
     "bigmodel_jax.training.beginning": 7,  # a state, fresh or from checkpoints
+    "bigmodel_jax.training.compiled": 7,  # the digest of a batch is a checkpoint's
     "bigmodel_jax.training.constants": 7,  # of a run, beside its checkpoints
     "bigmodel_jax.training.policy": 7,  # the engine's answers, and their rewards
     "bigmodel_jax.training.held_out": 7,
+    "bigmodel_jax.training.rollback": 7,  # a spike, and the save to go back to
     "bigmodel_jax.training.rollouts": 7,
     "bigmodel_jax.training.ending": 7,  # samples and the report together
     "bigmodel_jax.training.fresh": 7,  # a state from other runs

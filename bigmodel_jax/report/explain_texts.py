@@ -61,7 +61,7 @@ def _lens(found: TextExplanation) -> str:
     columns = found.pieces if lens.columns is None else lens.columns
     if lens.columns is None:
         cells = [[name or "∅" for name in row] for row in lens.names]
-        note = "The likeliest next token after each token, if the model ended at that layer: the stronger the colour, the likelier."
+        note = "The likeliest next token after each token, if the model ended there: the stronger the colour, the likelier."
     else:
         cells = [[f"{share:.0%}" for share in row] for row in lens.shares]
         note = "What each class would get, if the model ended at that layer."

@@ -3,7 +3,7 @@
 import logging
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from bigmodel_jax.core import files, mirror
 from bigmodel_jax.core.metrics import Metric, precision_recall_f1
-from bigmodel_jax.report import answers, card_page, declared, elements, plots, sheet
+from bigmodel_jax.report import answers, card_page, declared, elements, plots, sheet, spike_marks, watch_plots
 from bigmodel_jax.report.comparison import comparison_body
 from bigmodel_jax.report.goodput import PARTS
 from bigmodel_jax.report.history import Run, confusion, flatten, headline, levels, load_run, loss_unit, unit
@@ -27,10 +27,11 @@ SHOWN_SAMPLES = 2  # the newest; older ones are folded away
 SAMPLE_CHARACTERS = 4000
 
 
-def build_report(run_dirs: list[Path], output: Path) -> Path:
+def build_report(run_dirs: list[Path], output: Path, differences: Sequence[str] = ()) -> Path:
     """Writes the page of one run (and its plots/*.png), or of several side by side, to `output`; returns `output`.
 
-    Folders of scaling benchmarks make a page of their own kind. ValueError names a folder that holds no run.
+    differences: sentences about where two runs part. Folders of scaling benchmarks make a page of their own kind.
+    ValueError names a folder that holds no run.
     """
     if all((Path(run_dir) / RECORDS_FILE).is_file() for run_dir in run_dirs):
         return build_scaling_page(run_dirs, Path(output))
@@ -38,7 +39,7 @@ def build_report(run_dirs: list[Path], output: Path) -> Path:
     if len(runs) == 1:
         title, body = runs[0].name, _run_body(runs[0])
     else:
-        title, body = f"{len(runs)} runs", comparison_body(runs)
+        title, body = f"{len(runs)} runs", comparison_body(runs, differences)
     output = Path(output)
     files.replace(output, shell(title, body))
     return output
@@ -48,8 +49,9 @@ def _run_body(run: Run) -> str:
     figures = headline(run)
     dark = plots.draw(run, DARK)
     light = plots.draw(run, LIGHT)
+    inside = [watch_plots.draw_watched(run, theme) for theme in (LIGHT, DARK)]
     try:
-        plots.write(run.path, light)
+        plots.write(run.path, light | inside[0])
     except OSError as error:  # a run that may only be read has a page elsewhere, which holds its plots
         log.warning("%s: %s; the page alone has the plots", error.filename, error.strerror)
     return "".join(
@@ -57,6 +59,12 @@ def _run_body(run: Run) -> str:
             _header(run, figures),
             f'<div class="cards">{"".join(_cards(run, figures))}</div>',
             elements.section("Curves", _grid(elements.pictures(light, dark))),
+            elements.section(
+                "Spikes",
+                spike_marks.table(run.spikes),
+                "Far above the steps before; the newest first. After a way back, the batches go on behind the spike.",
+            ),
+            elements.section("Inside the network", _grid(elements.pictures(*inside)), "What report.watch saw."),
             elements.section("Wall time", _wall_time(run), _restarts(run)),
             elements.section("Per class", _class_table(run), "Of the newest evaluation."),
             elements.section("Data", "".join(map(card_page.folded_card, run.cards)), "As prepare found it."),

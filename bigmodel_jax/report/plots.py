@@ -12,6 +12,7 @@ import numpy as np
 
 from bigmodel_jax.core import files
 from bigmodel_jax.core.metrics import Metric, precision_recall_f1
+from bigmodel_jax.report import spike_marks, watch_plots
 from bigmodel_jax.report.declared import is_share
 from bigmodel_jax.report.history import Run, confusion, levels, loss_unit, unit
 from bigmodel_jax.report.mixture_plots import GIVEN, epochs_by_part_figure, loss_by_part_figure, share_by_part_figure
@@ -48,16 +49,17 @@ def draw(run: Run, theme: Theme) -> dict[str, bytes]:
     return render({"loss": loss_figure} | own | FIGURES, run, theme)
 
 
+HIDDEN = (GIVEN, watch_plots.PREFIX)  # numbers with figures of their own
 # What every step records.
 STEP_NAMES = {
     *("loss", "learning_rate", "grad_norm", "skipped_steps", "tokens_per_second", "mfu", "step_seconds"),
-    "data_wait_seconds",
+    *("data_wait_seconds", "spikes", "recompilations"),
 }
 
 
 def measured(run: Run) -> list[str]:
     """What evaluations and objectives record beside `STEP_NAMES` and levels, without the "eval/" in front."""
-    own = (name for name in run.names() if name not in STEP_NAMES and not name.startswith(GIVEN))
+    own = (name for name in run.names() if name not in STEP_NAMES and not name.startswith(HIDDEN))
     names = dict.fromkeys(name.removeprefix("eval/") for name in own)
     return [name for name in names if not run.metric(f"eval/{name}").level]
 
@@ -84,6 +86,7 @@ def loss_figure(run: Run, theme: Theme):
         return None
     figure, axes = new_axes(theme, f"Loss, {loss_unit(run)}")
     labels = _train_and_eval(run, theme, axes, "loss")
+    spike_marks.mark(axes, theme, run.spikes)
     cut_start(axes, [(train, held_out)])
     return label_ends(figure, axes, labels)
 
@@ -165,6 +168,7 @@ def grad_norm_figure(run: Run, theme: Theme):
     curve(axes, steps, smooth(norm), theme.series[0], "")
     if norm.max() > 8 * norm[norm > 0].min():
         axes.set_yscale("log")
+    spike_marks.mark(axes, theme, run.spikes)
     return figure
 
 

@@ -14,22 +14,28 @@ from bigmodel_jax.data.corpus import kept_cards
 from bigmodel_jax.data.experience import Experience, phase_of
 from bigmodel_jax.data.loader import EvalBatches
 from bigmodel_jax.report import declared
+from bigmodel_jax.report.compilations import Recompilations
 from bigmodel_jax.report.environment import write_environment
 from bigmodel_jax.report.progress import Progress, group_table, part_epochs, start_rows, start_table
 from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
+from bigmodel_jax.report.step_trace import StepTrace
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
-from bigmodel_jax.training import beginning, ending, fits, holder, run_folder
+from bigmodel_jax.training import beginning, ending, holder, run_folder, watch
 from bigmodel_jax.training.baselines import Baselines
+from bigmodel_jax.training.compiled import Programs, compile_programs
 from bigmodel_jax.training.diverged import Diverged, diverged
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.evaluate import evaluate
+from bigmodel_jax.training.rollback import Spikes
 from bigmodel_jax.training.signals import Interrupted, Stop
 from bigmodel_jax.training.state import TrainState, weights
-from bigmodel_jax.training.step import make_eval_step, make_train_step
+from bigmodel_jax.training.step import make_eval_step
 
 log = logging.getLogger("bigmodel_jax")
+
+DIGEST = "batch_digest"  # among the metrics of a step, for the record of what each step was
 
 
 @dataclasses.dataclass
@@ -74,15 +80,17 @@ class Run:
         self.eval_step = make_eval_step(config, self.mesh)
         self.stages.begin("Compiling the step")
         with self.wall.phase("compile"):
-            train_step, memory = self.compile_step(state, batch)
+            programs = self.compile_programs(state, batch)
             log.info("step compiled")
             processes.meet("compiled")
         self.tokens_per_step, self.unit = step_size(config.data, batch)
         flops = step_flops(config, weights(state, self.constants), batch)
         self.throughput = Throughput(flops, self.peak * self.mesh.size)
-        rows = start_rows(config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, memory)
+        rows = start_rows(
+            config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, programs.memory
+        )
         rows += [("MFU is of", self.peak_source), ("run folder", mirror.address(self.run_dir))]
-        known = declared.of(config.objective, config.data)
+        self.known = known = declared.of(config.objective, config.data)
         # Beside the loss, which says nothing where advantages are centred.
         self.headline = [m.name for m in config.objective.metrics if m.headline and m.name != "loss"][:1]
         if processes.first():
@@ -93,9 +101,9 @@ class Run:
             self.stages.console.print(group_table(config))
 
         # --- the loop
-        self.writers = open_writers(
-            config.report, self.run_dir, from_step=self.start, config=config_file.to_json(config), known=known
-        )
+        self.open_writers(self.start)
+        self.trace, self.recompilations = StepTrace(self.run_dir, self.start), Recompilations()
+        self.spikes = Spikes.of(config, self.run_dir, self.saves, self.batches, self.start)
         enabled = processes.first()
         with (
             Stop() as stop,
@@ -103,11 +111,14 @@ class Run:
         ):
             try:
                 with self.wall.phase("steps"):
-                    state, scalars = self.loop(state, train_step, stop)
+                    state, scalars = self.loop(state, programs, stop)
             except Diverged:
                 self.writers.close()
                 ending.report(self.run_dir, self.saves)
                 raise
+            finally:
+                self.trace.close()
+                self.recompilations.close()
         with self.wall.phase("save"):
             store.wait(self.saves)
         if stop.signal is not None:
@@ -125,23 +136,29 @@ class Run:
             self.stages.say(f"Stopped early: {self.patience.why()}.")
         return scalars
 
-    def loop(self, state: TrainState, train_step, stop: Stop) -> tuple[TrainState, dict[str, float]]:
-        config, scalars, pending = self.config, {}, None
+    def loop(self, state: TrainState, programs: Programs, stop: Stop) -> tuple[TrainState, dict[str, float]]:
+        config, scalars, pending, step = self.config, {}, None, self.start
         self.clock = time.perf_counter()
-        for step in range(self.start, config.train.steps):
+        while step < config.train.steps:
             pulse.at(pulse.DATA, step + 1)
             wait = time.perf_counter()
             batch = self.next_batch(state, pending)
             wait = time.perf_counter() - wait if phase_of(self.batches) == "data" else 0.0
             pulse.at(pulse.DEVICES)
+            train_step = programs.watched if due(step + 1, config.report.watch) else programs.step
             state, sums = train_step(state, batch, self.constants)
-            sums = sums | self.batches.measured()
+            sums = sums | self.batches.measured() | {DIGEST: programs.digest(batch)}
+            self.spikes.given(step + 1)
             self.batches.prefetch()
             # Step n + 1 is on its way to the device before the host reads the metrics of step n.
             if pending is not None:
                 self.record(*pending)
                 self.check_finite(state)
-            pending, done = (step + 1, sums, wait), step + 1
+                if self.spikes.found:
+                    (state, step), pending = self.go_back(state), None
+                    continue
+            step += 1
+            pending, done = (step, sums, wait), step
             last = done == config.train.steps
             evaluate_now = last or due(done, config.eval.every)
             save_now = stop.after(done) or last or due(done, config.checkpoint.every)
@@ -151,13 +168,16 @@ class Run:
             self.record(*pending)
             self.check_finite(state)
             pending = None
+            if self.spikes.found:
+                state, step = self.go_back(state)
+                continue
             if evaluate_now:
                 scalars = self.evaluate(done, state)
                 save_now |= self.patience.see(done, scalars)
             # Asked once more: a signal may have come during the evaluation.
             stopping = stop.signal is not None or self.patience.is_over
             if save_locally:
-                self.save_locally(done, state)
+                self.save(done, state, {}, locally=True)
             if save_now or stopping:
                 # A run that stops early must know its best save: the one that was evaluated, and not the next one.
                 ranked = evaluate_now or not self.patience.limit
@@ -179,25 +199,21 @@ class Run:
                 self.save(done, state, {})
             raise
 
-    def compile_step(self, state: TrainState, batch: dict):
-        """The compiled step and the bytes it needs on one device (None where the strategy cannot say)."""
-        step = make_train_step(self.config, self.mesh)
-        if not hasattr(step, "lower"):
-            return step, None
+    def compile_programs(self, state: TrainState, batch: dict) -> Programs:
         try:
-            compiled = fits.compile_step(step.lower(state, batch, self.constants), self.mesh)
+            return compile_programs(self.config, self.mesh, state, batch, self.constants)
         except ValueError:
             run_folder.release(self.run_dir)
             raise
-        usage = compiled.memory_analysis()
-        return compiled, usage.argument_size_in_bytes + usage.temp_size_in_bytes
 
     def record(self, step: int, sums: dict, wait: float) -> None:
         """Waits for the step's metrics, then logs them."""
         pulse.at(pulse.DEVICES)
         self.recorded = step
         logged = due(step, self.config.train.log_every) or step == self.config.train.steps
-        sums = sharding.to_host(sums if logged else {name: sums[name] for name in ("loss", "skipped_steps")})
+        read = {name: sums[name] for name in ("loss", "skipped_steps", DIGEST, *self.spikes.reads)}
+        read |= {name: value for name, value in sums.items() if name.startswith(watch.PREFIX)}
+        sums, on_device = sharding.to_host(sums if logged else read), sums
         pulse.at(pulse.RECORD)
         now = time.perf_counter()
         if step == self.start + 1:
@@ -206,6 +222,7 @@ class Run:
         self.throughput.record(now - self.clock, wait)
         self.clock = now
         loss = float(sums["loss"].compute())
+        self.trace.write(sums.pop(DIGEST), loss)
         rates = self.throughput.rates(self.tokens_per_step)
         shown = {name: float(sums[name].compute()) for name in self.headline if name in sums}
         shown |= part_epochs(sums) if logged else {}
@@ -214,10 +231,15 @@ class Run:
         self.skipped, self.in_a_row = self.skipped + skipped, (self.in_a_row + 1) * skipped
         if skipped:
             log.warning("step %d: loss or gradient not finite; the update was skipped", step)
+        self.spikes.see(step, sums, on_device)
         if logged:
-            values = {name: float(mean.compute()) for name, mean in sums.items()}
-            values["skipped_steps"] = self.skipped  # since the process started
+            values = {n: float(mean.compute()) for n, mean in sums.items() if not n.startswith(watch.PREFIX)}
+            # Since the process started:
+            values |= {"skipped_steps": self.skipped, "recompilations": self.recompilations.count()}
+            values |= dict.fromkeys(self.spikes.reads, self.spikes.count)
             self.writers.write(step, values | rates)
+        if seen := watch.values(sums):
+            self.writers.write(step, seen)
 
     def check_finite(self, state: TrainState) -> None:
         """Raises Diverged after `train.max_skipped` skipped steps in a row; what the state is by then is saved."""
@@ -230,6 +252,22 @@ class Run:
             self.save(done, state, {})
         first = self.recorded - self.in_a_row + 1
         raise diverged(self.config, self.mesh, state, self.batches, first, self.in_a_row, self.constants)
+
+    def go_back(self, state: TrainState) -> tuple[TrainState, int]:
+        """The state and the step of the last save, from which the run goes on with the batches after a spike."""
+        with self.wall.phase("restore"):
+            restored = self.spikes.go_back(state)
+        self.patience.set_state(restored.data_state)
+        self.writers.close()
+        self.open_writers(restored.step)
+        self.trace.go_back(restored.step)
+        self.in_a_row, self.clock = 0, time.perf_counter()
+        return restored.state, restored.step
+
+    def open_writers(self, step: int) -> None:
+        """Of a run that stands at `step`."""
+        about = {"config": config_file.to_json(self.config), "known": self.known}
+        self.writers = open_writers(self.config.report, self.run_dir, from_step=step, **about)
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         pulse.at("evaluating")
@@ -245,23 +283,18 @@ class Run:
         self.progress.message(f"step {step:,}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
         return scalars
 
-    def save(self, step: int, state: TrainState, scalars: dict[str, float]) -> None:
+    def save(self, step: int, state: TrainState, scalars: dict[str, float], *, locally: bool = False) -> None:
         pulse.at("saving")
         self.hold.check()
         numbers = {k: v for k, v in scalars.items() if isinstance(v, float)}
         with self.wall.phase("save"):
             position, config = self.batches.position() | self.patience.get_state(), config_file.to_json(self.config)
+            if locally:
+                return store.save_local(self.saves, step, state, position, config)
             if processes.first():
                 mirror.push(self.run_dir)  # the records of a step are in a bucket before its save is
             store.save(self.saves, step, state, position, config, metrics=numbers)
         log.info("step %d saved", step)
-
-    def save_locally(self, step: int, state: TrainState) -> None:
-        pulse.at("saving")
-        self.hold.check()
-        with self.wall.phase("save"):
-            position, config = self.batches.position() | self.patience.get_state(), config_file.to_json(self.config)
-            store.save_local(self.saves, step, state, position, config)
 
 
 def due(step: int, every: int) -> bool:

@@ -24,7 +24,7 @@ from bigmodel_jax.training.beginning import (
     open_data,
     resume,
 )
-from bigmodel_jax.training.checks import check_data, check_processes, check_rows
+from bigmodel_jax.training.checks import check_data, check_processes, check_rows, check_spikes
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.ending import check_endings
 
@@ -50,6 +50,7 @@ def train(
     console = stages.console
     validate(config, jax.device_count())
     check_processes(config)
+    check_spikes(config)
     with (
         mirror.kept(run_dir) if processes.first() else contextlib.nullcontext(),
         run_folder.logging_to(run_dir / "log.txt") as start_log,
@@ -106,6 +107,8 @@ def train(
         reference.keep(run_dir, beside)
         if fresh is not None:
             constants.keep(run_dir, config, fixed, fresh.places)
+        else:
+            constants.keep_repeated(run_dir, config, fixed)
         start_log()
         wall.open(start)
         if start and found is not None:

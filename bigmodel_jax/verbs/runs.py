@@ -143,10 +143,14 @@ def report(args: Sequence[str]) -> None:
             tried = "" if str(folder) == target else f", nor is {str(folder)!r}"
             near = nearest(target, [str(p.parent) for p in Path("runs").glob("*/metrics.jsonl")])
             raise ValueError(f"report: {target!r} is not a run's folder{tried}{near}")
+    from bigmodel_jax.report import difference, scaling
+
+    runs = not any((folder / scaling.RECORDS_FILE).is_file() for folder in folders)
+    said = difference.first_differences(*folders) if len(folders) == 2 and runs else []
     default = folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html")
-    page = build_report(folders, local("report: --output", output) if output else default)
+    page = build_report(folders, local("report: --output", output) if output else default, said)
     mirror.push(folders[0], only=("report.html", "plots"))
-    print(mirror.address(page))
+    print("\n".join([*said, mirror.address(page)]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +196,7 @@ VERBS = {
         "              SLURM, Open MPI, JobSet and TPU hosts say it themselves\n\n"
         "Run again, it resumes, or says that the run is complete; a raised --train.steps\n"
         "trains on. The folder gets config.json, environment.json, metrics.jsonl, log.txt,\n"
-        "goodput.jsonl, report.html, tensorboard/, checkpoints/, plots/ and samples/.\n\n"
+        "goodput.jsonl, steps.hex, report.html, tensorboard/, checkpoints/, plots/ and samples/.\n\n"
         "Every field and its default: python launch.py train CONFIG --help",
         (
             "train configs/lm_tiny.py",
@@ -239,7 +243,8 @@ VERBS = {
         "one run's page, or several runs side by side",
         f"RUN           {RUN}\n"
         "--output      the page; without it: RUN/report.html, or comparison.html here\n\n"
-        "One self-contained HTML file. Of several runs: curves overlaid, configs diffed.",
+        "One self-contained HTML file. Of several runs: curves overlaid, configs diffed. Of two\n"
+        "runs also the first step, batch and leaf of a save in which they differ.",
         ("report runs/lm_tiny", "report runs/lm_tiny runs/short --output comparison.html"),
     ),
     "data": Verb(

@@ -25,7 +25,7 @@ def get_config():
 
 def digests(cache):
     """{file below the cache: sha256} of tokens and corpora."""
-    found = [p for room in ("corpus-2", "text-2") for p in (cache / room).rglob("*") if p.is_file()]
+    found = [p for room in ("corpus-3", "text-2") for p in (cache / room).rglob("*") if p.is_file()]
     return {str(p.relative_to(cache)): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
 
 

@@ -71,3 +71,12 @@ def test_a_band_that_all_texts_share_costs_no_more_than_a_bound():
     assert used[:12].max() <= LONGEST
     assert (used[12:] == 1000).all()
     assert alike(index, texts[999]) == 1, "the bands of its own tell"
+
+
+def test_bands_that_differ_have_hashes_that_differ_in_slot_and_in_tag():
+    signatures = np.random.default_rng(0).integers(0, 256, (20_000, 128)).astype(np.uint8)
+    for hashes in band_hashes(signatures, 16).T:
+        assert len(np.unique(hashes)) == len(signatures)
+        for part in (hashes >> np.uint64(56), hashes & np.uint64(255)):
+            counts = np.bincount(part.astype(int), minlength=256)
+            assert 30 < counts.min() <= counts.max() < 140  # 78 on average

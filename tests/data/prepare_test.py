@@ -327,7 +327,7 @@ def test_the_verb_shows_what_steps_dropped_and_says_where_there_is_nothing_to_do
     assert out.splitlines()[-1] == str(tmp_path / "out")
     assert not list(tmp_path.glob("out.*")), "nothing is left beside the result"
     cli.main(args)
-    (folder,) = (tmp_path / "cache" / "corpus-2").iterdir()
+    (folder,) = (tmp_path / "cache" / "corpus-3").iterdir()
     assert (folder / CARD).read_bytes() == (tmp_path / "out" / CARD).read_bytes()
     for wrong, said in (
         (

@@ -113,7 +113,7 @@ def test_two_processes_give_the_bytes_of_one(data, tmp_path):
     other = dataclasses.replace(data, cache_dir=str(tmp_path / "other"))
     # Shards are read where they lie: the second cache takes the first one's.
     os.makedirs(other.root())
-    os.symlink(data.root() / "corpus-2", other.root() / "corpus-2")
+    os.symlink(data.root() / "corpus-3", other.root() / "corpus-3")
     assert files(one) == files(text.encoded_folder(other, "train", workers=2))
     assert {"00000.tokens.array_record", "00004.index.array_record", "manifest.json"} <= files(one).keys()
 

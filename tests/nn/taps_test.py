@@ -12,7 +12,7 @@ from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models import MODELS, compute
 from bigmodel_jax.nn import stack
-from bigmodel_jax.nn.taps import tap, tap_made, tapped
+from bigmodel_jax.nn.taps import tap, tapped
 
 BATCH = {"tokens": jnp.arange(22).reshape(2, 11) % 7}
 
@@ -94,27 +94,12 @@ def test_a_second_tap_of_a_name_has_a_number_and_nothing_is_left_behind():
         tapped(run, "residul")()
 
 
-def test_what_nobody_asks_for_is_not_made_and_is_known_all_the_same():
-    made = []
-
-    def of_layer(p, x, _):
-        tap_made("costly", lambda: made.append(1) or x * p)
-        return x + p, None
-
-    run = functools.partial(stack.run, of_layer, jnp.arange(1.0, 4.0), jnp.ones(2))
-    with pytest.raises(ValueError, match="no layer has 'weight'; allowed: costly, residual"):
-        tapped(run, "weight")()
-    assert not made
-    np.testing.assert_array_equal(tapped(run, "costly")()[1]["costly"][:, 0], [1, 4, 12])
-
-
 def test_who_does_not_ask_has_the_program_without_taps(monkeypatch):
     model = MODELS["llama"].tiny().make()
     tree = params.abstract(model.spec)
     before = jax.jit(model.apply).lower(tree, BATCH).as_text()
     jax.jit(tapped(model.apply, "attention", "weights")).lower(tree, BATCH)
     monkeypatch.setattr("bigmodel_jax.nn.attention.attention.tap", lambda name, x: x)
-    monkeypatch.setattr("bigmodel_jax.nn.attention.attention.tap_made", lambda name, make: None)
     assert jax.jit(MODELS["llama"].tiny().make().apply).lower(tree, BATCH).as_text() == before
 
 

@@ -13,7 +13,8 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 def band_hashes(signatures: np.ndarray, bands: int) -> np.ndarray:
     """(texts, bands) uint64 of signatures (texts, permutations) uint8."""
-    factors = GOLDEN * (2 * np.arange(signatures.shape[1], dtype=np.uint64) + np.uint64(1))
+    # Powers, as a polynomial's: factors in arithmetic progression would leave a band of 8 some ten thousand values.
+    factors = np.cumprod(np.full(signatures.shape[1], GOLDEN))
     parts = (signatures * factors).reshape(len(signatures), bands, -1).sum(axis=2, dtype=np.uint64)
     return (parts ^ (parts >> np.uint64(29))) * GOLDEN
 
@@ -80,9 +81,9 @@ class MinHashIndex:
         return np.stack([self._blocks[i // BLOCK][i % BLOCK] for i in texts])
 
     def _grow(self) -> None:
-        """Tables of four times the size, filled with the texts that had a place."""
+        """Tables of twice the size, filled with the texts that had a place."""
         before = [np.array(table) for table in self._tables]
-        self._new_tables(self._bits + 2)
+        self._new_tables(self._bits + 1)
         for first in range(0, self.number, BLOCK):
             block = self._blocks[first // BLOCK][: self.number - first]
             hashes = band_hashes(block, self._bands)

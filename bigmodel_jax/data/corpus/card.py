@@ -36,7 +36,9 @@ class Tally:
                 examples.append({"why": why, "text": shown})
 
     def kept(self, record: Kept) -> None:
-        counts = self.splits.setdefault(record.split, _nothing())
+        if record.split not in self.splits:
+            self.splits[record.split] = _nothing()
+        counts = self.splits[record.split]
         counts["records"] += 1
         counts["characters"] += record.characters
         counts["lengths"][str(record.characters.bit_length())] += 1

@@ -21,7 +21,7 @@ from bigmodel_jax.data.sources.source import Source
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # raise it when the shards of the same steps change
+FORMAT = 3  # raise it when the shards of the same steps change
 MOST_FILES = 1000  # of a split, that a data card lists
 
 
