@@ -42,7 +42,9 @@ def test_a_kernel_without_weights_gives_those_of_the_definition():
     cfg = dataclasses.replace(MODELS["llama"].tiny(), window=3)
     tree, batch = params.init(cfg.make().spec, jax.random.key(0)), {"tokens": jnp.arange(8)[None]}
     chunked = attention.maps(compute.changed(cfg, attention="chunked").make(), tree, batch)
-    np.testing.assert_array_equal(chunked, attention.maps(cfg.make(), tree, batch))
+    plain = attention.maps(cfg.make(), tree, batch)
+    np.testing.assert_array_equal(chunked[0], plain[0])
+    np.testing.assert_allclose(chunked, plain, atol=1e-6, err_msg="what goes into later layers comes out of the kernel")
     far = np.arange(8)[:, None] - np.arange(8)[None] >= 3
     assert not np.asarray(chunked)[..., far].any()
     assert (np.asarray(chunked)[..., ~far & np.tri(8, dtype=bool)] > 0).all()
