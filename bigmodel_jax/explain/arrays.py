@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from bigmodel_jax.core.params import Tree
-from bigmodel_jax.explain import attention, grad_cam, integrated_gradients, saliency, smooth_grad, texts
+from bigmodel_jax.explain import attention_maps, grad_cam, integrated_gradients, saliency, smooth_grad, texts
 from bigmodel_jax.explain.integrated_gradients import Attributions
 from bigmodel_jax.explain.subject import Answer, Subject, answered
 
@@ -73,6 +73,6 @@ def _in_layers(subject: Subject, answer: Answer, classes: bool, patches: tuple[i
     first = maps.shape[-1] - patches[0] * patches[1] if maps is not None and patches else 0
     rollout = None
     if first > 0:  # there is a token that the class is read from
-        rollout = np.asarray(attention.rollout(jnp.asarray(maps)))[0, first:].reshape(patches)
+        rollout = np.asarray(attention_maps.rollout(jnp.asarray(maps)))[0, first:].reshape(patches)
     lens = texts.lens(subject, answer) if classes else None
     return {"maps": maps, "rollout": rollout, "first": first, "lens": lens}

@@ -11,7 +11,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from bigmodel_jax.core.params import Tree
-from bigmodel_jax.explain import attention, integrated_gradients, logit_lens, patching, saliency
+from bigmodel_jax.explain import attention_maps, integrated_gradients, logit_lens, patching, saliency
 from bigmodel_jax.explain.integrated_gradients import Attributions
 from bigmodel_jax.explain.opened import opened
 from bigmodel_jax.explain.subject import TOP, Answer, Subject, answered
@@ -122,7 +122,7 @@ def lens(subject: Subject, answer: Answer) -> Lens:
 
 def maps(subject: Subject) -> np.ndarray | None:
     """(L, H, T, T), None where the model's layers do not attend by nn/attention."""
-    run = jax.jit(lambda params, batch: attention.maps(subject.model, params, batch))
+    run = jax.jit(lambda params, batch: attention_maps.maps(subject.model, params, batch))
     try:
         return np.asarray(run(subject.params, subject.batch))[:, 0]
     except ValueError as error:

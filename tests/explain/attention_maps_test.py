@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.core import params
-from bigmodel_jax.explain import attention
+from bigmodel_jax.explain import attention_maps
 from bigmodel_jax.models import MODELS, compute
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
@@ -33,7 +33,7 @@ def theirs(request, tmp_path_factory):
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_maps_are_those_of_transformers(theirs, name):
     found = load(HERE.parent / "parity" / "fixtures" / name)
-    maps = attention.maps(found.model, found.tree, {"tokens": jnp.asarray(theirs["tokens"])})
+    maps = attention_maps.maps(found.model, found.tree, {"tokens": jnp.asarray(theirs["tokens"])})
     np.testing.assert_allclose(maps, theirs[name], atol=2e-6)
     np.testing.assert_allclose(maps.sum(-1), 1, atol=1e-6)
 
@@ -41,8 +41,8 @@ def test_maps_are_those_of_transformers(theirs, name):
 def test_a_kernel_without_weights_gives_those_of_the_definition():
     cfg = dataclasses.replace(MODELS["llama"].tiny(), window=3)
     tree, batch = params.init(cfg.make().spec, jax.random.key(0)), {"tokens": jnp.arange(8)[None]}
-    chunked = attention.maps(compute.changed(cfg, attention="chunked").make(), tree, batch)
-    plain = attention.maps(cfg.make(), tree, batch)
+    chunked = attention_maps.maps(compute.changed(cfg, attention="chunked").make(), tree, batch)
+    plain = attention_maps.maps(cfg.make(), tree, batch)
     np.testing.assert_array_equal(chunked[0], plain[0])
     np.testing.assert_allclose(chunked, plain, atol=1e-6, err_msg="what goes into later layers comes out of the kernel")
     far = np.arange(8)[:, None] - np.arange(8)[None] >= 3
@@ -53,12 +53,12 @@ def test_a_kernel_without_weights_gives_those_of_the_definition():
 def test_a_model_whose_layers_do_not_attend_is_one_line():
     model = MODELS["mlp"].tiny().make()
     with pytest.raises(ValueError, match="no layer has 'weights'"):
-        attention.maps(model, params.init(model.spec, jax.random.key(0)), {"image": jnp.zeros((1, 8, 8, 1))})
+        attention_maps.maps(model, params.init(model.spec, jax.random.key(0)), {"image": jnp.zeros((1, 8, 8, 1))})
 
 
 def test_rollout_multiplies_the_layers_with_their_residuals():
     a, b = (np.random.default_rng(n).dirichlet(np.ones(4), (2, 4)).astype(np.float32) for n in (0, 1))
-    found = attention.rollout(jnp.stack([a, b]))
+    found = attention_maps.rollout(jnp.stack([a, b]))
     one, two = ((x.mean(0) + np.eye(4)) / 2 for x in (a, b))
     np.testing.assert_allclose(found, two @ one, atol=1e-6)
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-6)
