@@ -38,6 +38,8 @@ LAYERS = {
     "bigmodel_jax.eval_sets": 4,
     "bigmodel_jax.config_file": 5,  # reads and writes a Config
     "bigmodel_jax.checkpoint": 6,
+    "bigmodel_jax.explain": 3,
+    "bigmodel_jax.explain.of_run": 8,  # a run's weights, and an input as its data reads it
     "bigmodel_jax.inference": 6,
     "bigmodel_jax.pretrained.adapter_transfer": 8,  # the same of adapters
     "bigmodel_jax.pretrained.transfer": 8,  # checkpoints and published weights together

@@ -110,6 +110,18 @@ class DataConfig:
         """(pictures (N, H, W, 1 or 3) float32 in 0 .. 1, a title each) of training rows, which `first` reads, as the model gets
         them; None: its rows are no pictures, or training sees what evaluation sees."""
 
+    def picture(self, path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+        """A picture file as evaluation gives it to a model of images of this shape, (H, W, C) float32; None: its rows are no
+        pictures."""
+
+    def blank(self, shape: tuple[int, ...]) -> np.ndarray:
+        """A black picture of this shape, as `picture` gives one."""
+        return np.zeros(shape, np.float32)
+
+    def shown(self, images: np.ndarray) -> np.ndarray:
+        """A batch's images in 0 .. 1."""
+        return np.clip(images, 0, 1)
+
     def save_artifacts(self, folder: Path) -> None:
         """Writes what a run needs besides weights to be used later (a tokenizer)."""
 

@@ -2,7 +2,8 @@
 
 `tap` is the identity, and costs nothing where nobody asks. Its names are apart from those that remat keeps
 (nn/stack.py, POLICIES). "residual" is what leaves a layer, "attention" the output of attention after its projection, "mlp"
-that of a position-wise MLP, "units" its hidden units before their activation, "entropy" a function that gives attention's.
+that of a position-wise MLP, "units" its hidden units before their activation. Two are functions, called where they are asked
+for: "entropy" gives attention's, "weights" its weights (B, H, T, S) float32, by the plain definition.
 """
 
 import contextvars

@@ -1,8 +1,9 @@
 """The verbs of the command line: what each one does, and what it says of itself."""
 
-from bigmodel_jax.verbs import jobs, planning, preparing, runs, scaling, sweeping, weights
+from bigmodel_jax.verbs import explaining, jobs, planning, preparing, runs, scaling, sweeping, weights
 
 _ALL = runs.VERBS | weights.VERBS | planning.VERBS | scaling.VERBS | sweeping.VERBS | jobs.VERBS | preparing.VERBS
+_ALL |= explaining.VERBS
 # In the order of their use.
 _ORDER = (
     "plan",
@@ -12,6 +13,7 @@ _ORDER = (
     "import",
     "export",
     "report",
+    "explain",
     "data",
     "prepare",
     "scale",

@@ -98,7 +98,7 @@ def test_who_does_not_ask_has_the_program_without_taps(monkeypatch):
     model = MODELS["llama"].tiny().make()
     tree = params.abstract(model.spec)
     before = jax.jit(model.apply).lower(tree, BATCH).as_text()
-    jax.jit(tapped(model.apply, "attention")).lower(tree, BATCH)
+    jax.jit(tapped(model.apply, "attention", "weights")).lower(tree, BATCH)
     monkeypatch.setattr("bigmodel_jax.nn.attention.attention.tap", lambda name, x: x)
     assert jax.jit(MODELS["llama"].tiny().make().apply).lower(tree, BATCH).as_text() == before
 

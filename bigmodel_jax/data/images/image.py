@@ -13,7 +13,7 @@ from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field, per_row
-from bigmodel_jax.data.images import channels, encoded, threads
+from bigmodel_jax.data.images import channels, encoded, pictures, threads
 from bigmodel_jax.data.images.augment import Augmentation
 from bigmodel_jax.data.images.channels import Channels
 from bigmodel_jax.data.images.image_rows import FileRows, ImageRows, LabelledRows
@@ -114,6 +114,16 @@ class ImageData(DataConfig):
     def shown(self, images: np.ndarray) -> np.ndarray:
         """A batch's images in 0 .. 1; rows of numbers as they are."""
         return fitted(self).shown(images) if images.ndim == 4 else images
+
+    def picture(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
+        if self.image_size:
+            found = pictures.view(path.read_bytes(), path, self.image_size, pictures.centre(self.eval_crop))
+        else:
+            found = pictures.fitted(pictures.read(path), shape)
+        return fitted(self).floats(found)
+
+    def blank(self, shape: tuple[int, ...]) -> np.ndarray:
+        return fitted(self).floats(np.zeros(shape, np.uint8))
 
     def titles(self, batch: dict[str, np.ndarray]) -> list[str]:
         """Each image's class, or the classes that are mixed in it, with their shares."""

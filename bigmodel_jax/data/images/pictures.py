@@ -107,6 +107,21 @@ def square(image: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.asarray(c) for c in channels], axis=2)
 
 
+def fitted(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(H, W, 3) uint8 in another shape: scaled and cut as `square` does, in grey where the shape has one channel.
+
+    ValueError for a picture of another size where the shape is no square.
+    """
+    height, width, channels = shape
+    if image.shape[:2] != (height, width):
+        if height != width:
+            raise ValueError(
+                f"the picture has {image.shape[1]} x {image.shape[0]} pixels; it must be {width} x {height}"
+            )
+        image = square(image, height)
+    return np.asarray(Image.fromarray(image).convert("L"))[..., None] if channels == 1 else image
+
+
 def _read[T](file: Path | BinaryIO, name: object, use: Callable[[Image.Image], T]) -> T:
     """What `use` makes of an opened picture; ValueError, one line, for one that cannot be used."""
     try:

@@ -119,6 +119,7 @@ def attend(
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
     k, v = context.spread(q, k, v)
     rule, place = Rule(causal, window or 0, softcap), context.place(q, k)
+    tap("weights", functools.partial(_weights, rule, q, k, sinks, q_where, k_where, local, bias))
     tap("entropy", functools.partial(entropy.entropy, rule, q, k, q_where, k_where, local, sinks, bias))
     # "plain" leaves a sequence that is cut to the compiler, as a bias does.
     if bias is not None or implementation == "plain":
@@ -196,6 +197,23 @@ LOCAL = {
 
 def plain(q, k, v, mask, softcap=0.0, sinks=None, bias=None):
     """The definition: logits (B, K, G, T, S) in memory, softmax in float32; q already scaled, mask (B, T, S)."""
+    (B, T, H, _), S = q.shape, k.shape[1]
+    probs = _probabilities(q, k, mask, softcap, sinks, bias).astype(v.dtype)
+    if T == S:
+        return jnp.einsum("bkgts,bskw->btkgw", probs, v).reshape(B, T, H, v.shape[-1])
+    # Of few queries against a cache the rows stand first: with keys first, XLA's CPU backend takes ten times as long.
+    return jnp.einsum("bkgts,bskw->bkgtw", probs, v).transpose(0, 3, 1, 2, 4).reshape(B, T, H, v.shape[-1])
+
+
+def _weights(rule, q, k, sinks, q_where, k_where, local, bias):
+    """What each query takes of each key, (B, H, T, S) float32; a row's sum is 1, less what a sink takes."""
+    mask = visible(q_where, k_where, rule.causal, reach(rule, local))
+    probs = _probabilities(q, k, mask, rule.softcap, sinks, bias)
+    return probs.reshape(*q.shape[::2], *probs.shape[-2:])
+
+
+def _probabilities(q, k, mask, softcap, sinks, bias):
+    """(B, K, G, T, S) float32."""
     B, T, H, h = q.shape
     K, S = k.shape[2], k.shape[1]
     grouped = (K, H // K)
@@ -207,11 +225,7 @@ def plain(q, k, v, mask, softcap=0.0, sinks=None, bias=None):
     if sinks is not None:
         sink = jnp.broadcast_to(sinks.reshape(*grouped, 1, 1).astype(jnp.float32), (B, *grouped, T, 1))
         logits = jnp.concatenate([logits, sink], axis=-1)
-    probs = jax.nn.softmax(logits, axis=-1)[..., :S].astype(v.dtype)
-    if T == S:
-        return jnp.einsum("bkgts,bskw->btkgw", probs, v).reshape(B, T, H, v.shape[-1])
-    # Of few queries against a cache the rows stand first: with keys first, XLA's CPU backend takes ten times as long.
-    return jnp.einsum("bkgts,bskw->bkgtw", probs, v).transpose(0, 3, 1, 2, 4).reshape(B, T, H, v.shape[-1])
+    return jax.nn.softmax(logits, axis=-1)[..., :S]
 
 
 def _plain_on_cpu(q, k, v, mask):

@@ -1,0 +1,78 @@
+"""All that is said of a picture or of a row of numbers: which of its values matter, and where the model looks.
+
+Shapes: H height, W width, C channels, F columns, L layers, T tokens.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from bigmodel_jax.core.params import Tree
+from bigmodel_jax.explain import attention_maps, grad_cam, integrated_gradients, saliency, smooth_grad, texts
+from bigmodel_jax.explain.integrated_gradients import Attributions
+from bigmodel_jax.explain.subject import Answer, Subject, answered
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayExplanation:
+    """Of a picture (H, W, C) or a row (F,), as the model gets it. gradient, smooth: in its shape; cam (h, w): Grad-CAM's map;
+    maps (L, heads, T, T) and rollout (rows, columns): of a model that attends to patches; first: tokens before the patches."""
+
+    values: np.ndarray
+    answer: Answer
+    integrated: Attributions
+    gradient: np.ndarray
+    smooth: np.ndarray
+    cam: np.ndarray | None
+    maps: np.ndarray | None
+    rollout: np.ndarray | None
+    first: int
+    lens: texts.Lens | None
+
+
+def explain(
+    subject: Subject,
+    key: str,
+    baseline: np.ndarray,
+    *,
+    target: int | None = None,
+    classes: bool = True,
+    patches: tuple[int, int] | None = None,
+) -> ArrayExplanation:
+    """key: the array of the batch that is explained; baseline: what stands for no input; classes: the model's output are
+    classes, and not numbers; patches: rows and columns of a model that reads a picture as patches."""
+    answer = answered(subject, subject.of_batch(subject.batch), target, classes=classes)
+
+    def score(params: Tree, batch: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        return subject.score(subject.computed(params, batch | {key: x}), answer.target)
+
+    f = Partial(score, subject.params, subject.batch)
+    x = jnp.asarray(subject.batch[key], jnp.float32)
+    in_layers = _in_layers(subject, answer, classes, patches)
+    cam = grad_cam.grad_cam(f, x) if x.ndim == 4 else None
+    return ArrayExplanation(
+        values=np.asarray(x[0]),
+        answer=answer,
+        integrated=integrated_gradients.complete(f, x, jnp.asarray(baseline, jnp.float32)[None]),
+        gradient=np.asarray(jax.jit(saliency.gradient)(f, x)[0]),
+        smooth=np.asarray(jax.jit(smooth_grad.smooth_grad)(f, x, jax.random.key(0))[0]),
+        cam=None if cam is None else np.asarray(cam),
+        **in_layers,
+    )
+
+
+def _in_layers(subject: Subject, answer: Answer, classes: bool, patches: tuple[int, int] | None) -> dict[str, Any]:
+    """What only a model of one stack of layers has."""
+    if subject.model.parts is None:
+        return {"maps": None, "rollout": None, "first": 0, "lens": None}
+    maps = texts.maps(subject)
+    first = maps.shape[-1] - patches[0] * patches[1] if maps is not None and patches else 0
+    rollout = None
+    if first > 0:  # there is a token that the class is read from
+        rollout = np.asarray(attention_maps.rollout(jnp.asarray(maps)))[0, first:].reshape(patches)
+    lens = texts.lens(subject, answer) if classes else None
+    return {"maps": maps, "rollout": rollout, "first": first, "lens": lens}

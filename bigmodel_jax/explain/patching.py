@@ -1,0 +1,60 @@
+"""Activation patching: one run with residuals of another (Meng et al., arXiv:2202.05262, section 2.1: causal tracing).
+
+Shapes: L layers of the stack, B batch, T tokens, D embed, N pairs of layer and token.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core.params import Tree
+from bigmodel_jax.explain.opened import opened
+from bigmodel_jax.models.base import Model
+from bigmodel_jax.nn import stack
+from bigmodel_jax.nn.taps import tapped
+
+AT_ONCE = 8  # patched runs in one pass
+
+
+def patched(
+    model: Model, params: Tree, batch: dict[str, jax.Array], others_LBTD: jax.Array, where_LBT: jax.Array
+) -> jax.Array:
+    """The model's output where what leaves a layer is `others` wherever `where` (bool) says so."""
+    here = opened(model, params, batch)
+    own = here.entry.xs
+
+    def layers(block: Callable, stacked: Any, x: Any, xs: Any, **how: Any) -> tuple[Any, Any]:
+        def one(layer: Any, x: jax.Array, xs: Any, *shared: Any) -> tuple[jax.Array, Any]:
+            xs, other, where = xs
+            x, ys = block(layer, x, xs, *shared)
+            return jnp.where(where[..., None], other, x), ys
+
+        return stack.run(one, stacked, x, xs, **how)
+
+    return here.leave(*here.run(here.embeddings, layers, (own, others_LBTD, where_LBT)))
+
+
+def stack_residuals(model: Model, params: Tree, batch: dict[str, jax.Array]) -> jax.Array:
+    """(L, B, T, D): what leaves each layer of the stack."""
+    here = opened(model, params, batch)
+    return tapped(lambda: here.run(here.embeddings), "residual")()[1]["residual"]
+
+
+def trace(
+    model: Model,
+    params: Tree,
+    batch: dict[str, jax.Array],
+    other: dict[str, jax.Array],
+    read: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """(L, T): read(output) () of `batch` where one layer's residual of one token is that of `other`; B is 1 in both."""
+    others_LBTD = stack_residuals(model, params, other)
+    L, _, T, _ = others_LBTD.shape
+
+    def one(n: jax.Array) -> jax.Array:
+        where = jnp.zeros((L * T,), bool).at[n].set(True).reshape(L, 1, T)
+        return read(patched(model, params, batch, others_LBTD, where))
+
+    return jax.lax.map(one, jnp.arange(L * T), batch_size=AT_ONCE).reshape(L, T)

@@ -1,0 +1,75 @@
+"""What is explained: a model, one input, and the number of its output that is asked about.
+
+Shapes: T tokens, V vocabulary, C classes.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax.core.params import Tree
+from bigmodel_jax.models.base import Model
+
+TOP = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """batch: of one row. next_token: the model says what follows a text, and not a class or a number of its input.
+
+    name: the text of one entry of the answer, a token's or a class's.
+    """
+
+    model: Model
+    params: Tree
+    batch: dict[str, jax.Array]
+    next_token: bool
+    name: Callable[[int], str]
+
+    def answer(self, value: jax.Array) -> jax.Array:
+        """(V,) or (C,) of the model's output: the logits of what follows the last token, or those of the classes."""
+        return value[0, -1] if self.next_token else value[0]
+
+    def of_batch(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """The answer to a batch, compiled; the parameters are an argument, and no constants of the program."""
+        return jax.jit(self.computed)(self.params, batch)
+
+    def computed(self, params: Tree, batch: dict[str, jax.Array]) -> jax.Array:
+        return self.answer(self.model.apply(params, batch).value)
+
+    def score(self, logits: jax.Array, target: int) -> jax.Array:
+        """The number that attributions add up to: a token's log-probability in nats, or a class's logit."""
+        logits = logits.astype(jnp.float32)
+        return jax.nn.log_softmax(logits)[target] if self.next_token else logits[target]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """target: the entry that is explained; top: the likeliest entries with their probabilities, the target among them; of a
+    model of one number, that number instead, and no probability."""
+
+    target: int
+    name: str
+    top: tuple[tuple[str, float], ...]
+    value: float = 0.0
+
+    @property
+    def probability(self) -> float:
+        return dict(self.top).get(self.name, 1.0)
+
+
+def answered(subject: Subject, logits: jax.Array, target: int | None, *, classes: bool = True) -> Answer:
+    """The model's answer; target: what is asked about, None for the likeliest. classes: the logits are of classes."""
+    logits = np.asarray(logits, np.float64)
+    if not classes:
+        target = 0 if target is None else target
+        return Answer(target, subject.name(target), (), float(logits[target]))
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    best = [int(i) for i in np.argsort(-shares, kind="stable")[:TOP]]
+    target = best[0] if target is None else target
+    shown = best if target in best else [*best[:-1], target]
+    return Answer(target, subject.name(target), tuple((subject.name(i), float(shares[i])) for i in shown))

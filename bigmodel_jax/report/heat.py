@@ -1,0 +1,114 @@
+"""Numbers as colours: heat maps that lie over a picture, coloured tokens, and grids whose cells are text.
+
+A colour's opacity is the number, so that one map serves light and dark pages. Blue stands for shares; orange and blue stand for
+what speaks for an answer and what speaks against it.
+"""
+
+import io
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from bigmodel_jax.report import elements
+
+SHARE, FOR, AGAINST = (62, 105, 232), (245, 112, 22), (64, 132, 255)
+LEAST = 0.02  # opacity below which a cell stays uncoloured
+
+
+def scaled(values: np.ndarray, percentile: float = 99.5) -> np.ndarray:
+    """Values by their largest magnitudes, in -1 .. 1; the few largest are cut, which would leave all others pale."""
+    most = np.percentile(np.abs(values), percentile) if values.size else 0
+    return np.clip(values / most, -1, 1) if most > 0 else np.zeros_like(values)
+
+
+def png(values: np.ndarray, color: tuple[int, int, int] | None = None) -> bytes:
+    """(H, W) in -1 .. 1 as a PNG of as many pixels; color: of all values, else orange above zero and blue below."""
+    from matplotlib.image import imsave
+
+    rgba = np.zeros((*values.shape, 4), np.uint8)
+    rgba[..., :3] = color or np.where(values[..., None] < 0, AGAINST, FOR)
+    rgba[..., 3] = np.round(255 * np.clip(np.abs(values), 0, 1))
+    file = io.BytesIO()
+    imsave(file, rgba, format="png")
+    return file.getvalue()
+
+
+def over(picture: bytes, heat: bytes | None, title: str, note: str, smooth: bool = False) -> str:
+    """A figure: the picture in grey, a map of any size stretched over it, and what it is; heat: None for the picture alone."""
+    layers = laid_over(picture, heat, title, " smooth" if smooth else "")
+    return f"<figure>{layers}<figcaption><b>{escape(title)}</b>{escape(note)}</figcaption></figure>"
+
+
+def laid_over(picture: bytes | None, heat: bytes | None, title: str, kind: str = "") -> str:
+    below = elements.png(picture, "" if heat else title) if picture else ""
+    above = elements.png(heat, title).replace("<img", f'<img class="heat{kind}"', 1) if heat else ""
+    return f'<div class="over{"" if heat else " plain"}" title="{escape(title)}">{below}{above}</div>'
+
+
+def tokens(pieces: Sequence[str], values: np.ndarray, numbers: Sequence[str], signed: bool = True) -> str:
+    """A text whose tokens are coloured by values in -1 .. 1; numbers: what each says when it is pointed at."""
+    spans = ""
+    for piece, value, number in zip(pieces, values, numbers, strict=True):
+        color = _background(value, None if signed else SHARE)
+        spans += f'<span style="background:{color}" title="{escape(number)}">{visible(piece)}</span>'
+    return f'<p class="tokens">{spans}</p>'
+
+
+def visible(piece: str) -> str:
+    """A token's text, with its blanks where one can see them."""
+    shown = escape(piece).replace("\n", "↵").replace("\t", "⇥")
+    return f"<i>·</i>{shown[1:]}" if shown.startswith(" ") else shown or "<i>∅</i>"
+
+
+def grid(
+    columns: Sequence[str],
+    rows: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    values: np.ndarray,
+    *,
+    numbers: Sequence[Sequence[str]] | None = None,
+    signed: bool = False,
+) -> str:
+    """A table of texts whose cells are coloured by values in -1 .. 1; numbers: what each says when it is pointed at."""
+    head = "".join(f"<th>{visible(column)}</th>" for column in columns)
+    body = ""
+    for n, (row, texts) in enumerate(zip(rows, cells, strict=True)):
+        body += f"<tr><th>{escape(row)}</th>"
+        for m, text in enumerate(texts):
+            title = f' title="{escape(numbers[n][m])}"' if numbers else ""
+            color = _background(values[n][m], None if signed else SHARE)
+            body += f'<td style="background:{color}"{title}>{text and visible(text)}</td>'
+        body += "</tr>"
+    return elements.panel(f'<table class="grid"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>')
+
+
+def sheet(maps: np.ndarray, rows: Sequence[str], picture: bytes | None = None) -> str:
+    """(rows, columns, H, W) of shares as small maps, a row of them for each layer; picture: what they lie over."""
+    found, color = "", SHARE if picture is None else FOR
+    for name, row in zip(rows, maps, strict=True):
+        found += f"<span>{escape(name)}</span>"
+        for n, one in enumerate(row, 1):
+            found += laid_over(picture, png(np.clip(one, 0, 1), color), f"layer {name}, head {n}")
+    return elements.panel(f'<div class="maps" style="--columns:{maps.shape[1]}">{found}</div>')
+
+
+def bars(names: Sequence[str], notes: Sequence[str], values: np.ndarray, numbers: Sequence[str]) -> str:
+    """A row for each name, with a bar to the right of the middle for values above zero, and to its left below."""
+    most = max(float(np.abs(values).max(initial=0)), 1e-12)
+    rows = ""
+    for name, note, value, number in zip(names, notes, values, numbers, strict=True):
+        side = "for" if value >= 0 else "against"
+        rows += (
+            f'<tr><th>{escape(name)}</th><td>{escape(note)}</td><td><span class="signed">'
+            f'<b class="{side}" style="width:{50 * abs(value) / most:.2f}%"></b></span></td><td>{escape(number)}</td></tr>'
+        )
+    return elements.panel(f'<table class="columns"><tbody>{rows}</tbody></table>')
+
+
+def _background(value: float, color: tuple[int, int, int] | None) -> str:
+    strength = min(abs(float(value)), 1.0)
+    if strength < LEAST:
+        return "none"
+    r, g, b = color or (FOR if value > 0 else AGAINST)
+    return f"rgba({r},{g},{b},{0.78 * strength:.3f})"

@@ -1,0 +1,75 @@
+"""The verb `explain`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bigmodel_jax import runtime
+from bigmodel_jax.core import mirror
+from bigmodel_jax.core.options import asks_for_help, parse
+from bigmodel_jax.core.paths import check_local
+from bigmodel_jax.verbs.base import ADAPTER, RUN, STEP, Verb, local, one_target, run_dir_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Explain:
+    text: str | None = None
+    against: str | None = None  # a second text with as many tokens, to patch with
+    image: str = ""
+    row: int = -1  # of the validation split
+    target: str = ""  # the token or the class that is explained; empty: the likeliest
+    step: str = ""  # which checkpoint: a step, or best; empty: the newest
+    adapter: str = ""
+    output: str = ""  # the page to write; empty: explain.html in the run's folder
+
+
+def explain(args: Sequence[str]) -> None:
+    target, options = one_target("explain", args, "RUN")
+    given = parse(Explain(), options, prog=f"launch.py explain {target}")
+    check_local("explain: --output", given.output)
+    with Console(stderr=True, quiet=asks_for_help(args)).status("Explaining ..."):
+        print(mirror.address(_page(target, given)))
+
+
+def _page(target: Path, given: Explain) -> Path:
+    from bigmodel_jax.training import run_folder
+
+    config, run_dir = run_folder.load(target), run_dir_of(target)
+    runtime.keep_programs()
+    from bigmodel_jax.explain.of_run import Asked, explain_run
+    from bigmodel_jax.report.explain_page import build_explain_page
+
+    asked = {field.name: getattr(given, field.name) for field in dataclasses.fields(Asked)}
+    found = explain_run(config, run_dir, Asked(**asked))
+    output = local("explain: --output", given.output) if given.output else run_dir / "explain.html"
+    page = build_explain_page(run_dir, found, output)
+    if not given.output:
+        mirror.push(run_dir, only=("explain.html",))
+    return page
+
+
+VERBS = {
+    "explain": Verb(
+        explain,
+        "explain RUN --text TEXT | --image FILE | --row N",
+        "what a run's model does with one input, as a page",
+        f"RUN           {RUN}\n"
+        "--text        a text: a decoder's next token, or a classifier's class\n"
+        "--against     a second text with as many tokens: activations of the first are\n"
+        "              patched into it, layer by layer and token by token\n"
+        "--image       a picture file\n"
+        "--row         a row of the validation split, by its number: a picture, or a\n"
+        "              row of a table\n"
+        "--target      the token or the class that is explained; else the likeliest\n"
+        f"{STEP}\n"
+        f"{ADAPTER}\n"
+        "--output      the page; without it: RUN/explain.html",
+        (
+            'explain runs/lm_tiny --text "My fellow"',
+            'explain runs/smollm2 --text "The capital of France is" --against "The capital of Italy is"',
+            "explain runs/mnist_cnn --row 7",
+        ),
+    ),
+}
