@@ -13,7 +13,7 @@ from rich.table import Table
 from bigmodel_jax import runtime
 from bigmodel_jax.cluster import join, peers
 from bigmodel_jax.core import interrupts, mirror, trust
-from bigmodel_jax.core.paths import check_local
+from bigmodel_jax.core.paths import check_local, expanded
 from bigmodel_jax.verbs import VERBS
 from bigmodel_jax.verbs.base import CONFIG, RUN
 
@@ -106,7 +106,9 @@ def _dispatch(args: list[str]) -> None:
         if not rest:
             raise ValueError(f"{name}: what to {name} is missing; usage: {_program()} {VERBS[name].usage}")
         return
-    check_local("BIGMODEL_CACHE", os.environ.get("BIGMODEL_CACHE", ""))
+    cache = os.environ.get("BIGMODEL_CACHE", "")
+    check_local("BIGMODEL_CACHE", cache)
+    expanded("BIGMODEL_CACHE", cache)
     VERBS[name].run(rest)
 
 

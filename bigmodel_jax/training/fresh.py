@@ -253,7 +253,7 @@ def _forked(origin: Origin, config: Config, mesh) -> TrainState:
     step = kept.find(origin.folder, source.checkpoint, origin.which, origin.said)
     try:
         with store.open_store(origin.folder / "checkpoints", source.checkpoint) as saves:
-            found = store.restore_params(saves, fields, step)
+            found = store.restore_params(saves, fields, step, constants.repeated(config))
     except ValueError as error:
         raise ValueError(f"train.init_state = 'all': {error}; 'weights' takes the weights alone") from error
     if int(found["step"]) >= config.train.steps:

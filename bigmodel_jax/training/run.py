@@ -27,6 +27,7 @@ from bigmodel_jax.training.beginning import (
 from bigmodel_jax.training.checks import check_data, check_processes, check_rows, check_spikes
 from bigmodel_jax.training.early_stopping import Patience
 from bigmodel_jax.training.ending import check_endings
+from bigmodel_jax.training.set_evaluations import open_sets
 
 log = logging.getLogger("bigmodel_jax")
 
@@ -85,6 +86,7 @@ def train(
         beside = reference.find(config, mesh, run_dir, resumes=newest >= 0, console=console)
         if beside.weights:
             batches, validation = open_data(config, mesh, beside.data)
+        sets = open_sets(config, mesh, run_dir, resumes=newest >= 0, console=console)
 
         # --- where the run stands
         stages.begin("Building the model")
@@ -107,13 +109,17 @@ def train(
         reference.keep(run_dir, beside)
         if fresh is not None:
             constants.keep(run_dir, config, fixed, fresh.places)
+        else:
+            constants.keep_repeated(run_dir, config, fixed)
         start_log()
         wall.open(start)
         if start and found is not None:
             log.info("resumed at step %d", start)
             console.print(f"Resuming at step {start:,}.")
         batches.enter(run_dir, fixed)
-        run = loop.Run(config, run_dir, mesh, stages, hold, saves, batches, validation, patience, wall, start, fixed)
+        run = loop.Run(
+            config, run_dir, mesh, stages, hold, saves, batches, validation, sets, patience, wall, start, fixed
+        )
         limit, alone = config.train.max_step_seconds, jax.process_count() == 1
         with pulse.watched(limit, run_dir / "log.txt", alone=alone):
             return run.go(state)

@@ -15,10 +15,11 @@ from bigmodel_jax.core import metrics, params, precision, sharding
 from bigmodel_jax.core.compiler_options import compiler_options
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.core.precision import cast
+from bigmodel_jax.metrics import further
+from bigmodel_jax.metrics import groups as groups_of_rows
 from bigmodel_jax.models import Model
 from bigmodel_jax.models.flax_module import BATCH_AXIS
 from bigmodel_jax.nn import pipeline
-from bigmodel_jax.optim import groups
 from bigmodel_jax.optim.optimizer import Optimizer
 from bigmodel_jax.training import deterministic, scopes, slices, spikes, watch
 from bigmodel_jax.training.pipeline import pipeline_1f1b
@@ -197,13 +198,12 @@ def accumulate(config, model, compute, frozen, batch, rng, constants=None, *, wa
     frozen: all statistics; those that the model gives no new value are not among the new ones. constants: in the dtype
     that the model computes with; no gradient of them is computed. watched: the metrics have what watch.py measures of it.
     """
-    fixed = config.optim.frozen(model.spec)
     # A pipeline's layers return sums alone, and no taps.
     of_batch = watch.tapped(config.objective.loss) if watched and not pipeline.active() else config.objective.loss
 
     def whole(trainable, frozen):
         # Running statistics stay float32: in bfloat16 an average with momentum 0.99 stops moving.
-        return params.merge(groups.stop(trainable, fixed), frozen, constants or {})
+        return params.merge(trainable, frozen, constants or {})
 
     def loss(trainable, frozen, piece, rng):
         return summed(of_batch(model, whole(trainable, frozen), piece, rng=rng, train=True), frozen)
@@ -226,13 +226,12 @@ def accumulate(config, model, compute, frozen, batch, rng, constants=None, *, wa
             grads, (mean, sums, new) = jax.grad(loss, has_aux=True)(compute, frozen, piece, rng)
             grads = cast(grads, "float32")
         if watched:
-            sums = sums | watch.piece(groups.without(grads, fixed), mean)
-        return groups.without(grads, fixed), mean, sums, params.from_paths(new)
+            sums = sums | watch.piece(grads, mean)
+        return grads, mean, sums, params.from_paths(new)
 
     n = config.train.microbatches
     if n == 1:
-        grads, *rest = one(frozen, batch, rng)
-        return groups.with_zeros(grads, compute, fixed), *rest
+        return one(frozen, batch, rng)
 
     def body(carry, piece_and_rng):
         (grads, mean, sums), new = carry
@@ -248,7 +247,7 @@ def accumulate(config, model, compute, frozen, batch, rng, constants=None, *, wa
     known, new = params.paths(frozen), params.paths(first[3])
     start = params.from_paths({path: known[path] for path in new})
     ((grads, mean, sums), new), _ = jax.lax.scan(body, (zeros, start), (pieces, rngs))
-    return groups.with_zeros(grads, compute, fixed), mean, sums, new
+    return grads, mean, sums, new
 
 
 def check_updates(spec: params.Tree, updates: dict) -> None:
@@ -285,14 +284,25 @@ def split(x: jax.Array, n: int) -> jax.Array:
     return jnp.moveaxis(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 1, 0)
 
 
-def make_eval_step(config: Config, mesh: Mesh) -> Callable[[params.Tree, dict], Metrics]:
-    """(merged parameters, batch) -> metrics as sums, compiled."""
-    model = config.make_model()
+def make_eval_step(config: Config, mesh: Mesh, model: Model | None = None) -> Callable[[params.Tree, dict], Metrics]:
+    """(merged parameters, batch) -> metrics as sums, compiled; model: the parameters', where that is not the config's."""
+    model, objective = model or config.make_model(), config.objective
+
+    def sums(weights, batch):
+        if not (config.eval.metrics or config.data.group_by):
+            return objective.loss(model, weights, batch, rng=None, train=False).metrics
+        batch, _ = objective.inputs(batch, None)
+        out = model.apply(weights, batch, rng=None, train=False)
+        found = objective.score(out, batch, params=weights, train=False).metrics
+        return found | further.sums(config.eval.metrics, out, batch) | of_groups(out, batch)
+
+    def of_groups(out, batch):
+        return groups_of_rows.rows(objective.of_rows(out, batch), batch["group"]) if config.data.group_by else {}
 
     def step(weights, batch):
         with sharding.use(mesh, config.parallel.rules, config.parallel):
             frozen = params.of_kind(weights, model.spec, "statistic")
             weights = params.merge(cast(weights, config.precision.compute), frozen)
-            return config.objective.loss(model, weights, batch, rng=None, train=False).metrics
+            return sums(weights, batch)
 
     return jax.jit(step, out_shardings=sharding.replicated(mesh))
