@@ -203,6 +203,45 @@ def _last_duration(config: Config, args: Sequence[str]) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **{other: None}))
 
 
+# ------------------------------------------------------------------------------------------------ fields by name
+
+
+def field_of(config: Any, name: str) -> Any:
+    """The value of a field by its dotted name; of a tuple of parts, "optim.groups.0" is the first. ValueError, with the
+    nearest name, where there is no such field."""
+    value = config
+    for key in name.split("."):
+        value = _parts(value).get(key, _MISSING)
+        if value is _MISSING:
+            raise ValueError(f"{name!r} is no field of the config{_nearest_field(config, name)}")
+    return value
+
+
+def replaced(config: Any, name: str, value: Any) -> Any:
+    """`config` with another value in the field of that dotted name; nothing checks the value."""
+    field_of(config, name)
+    first, _, rest = name.partition(".")
+    new = replaced(_parts(config)[first], rest, value) if rest else value
+    if isinstance(config, tuple):
+        return (*config[: int(first)], new, *config[int(first) + 1 :])
+    return dataclasses.replace(config, **{first: new})
+
+
+_MISSING = object()
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {str(i): item for i, item in enumerate(value)} if isinstance(value, tuple) else {}
+
+
+def _nearest_field(config: Any, name: str) -> str:
+    known = list(flat(config))
+    same = [one for one in known if one.rpartition(".")[2] == name.rpartition(".")[2]]  # `lr`, or in another part
+    return f" (perhaps you meant {same[0]!r})" if len(same) == 1 else nearest(name, known)
+
+
 # ------------------------------------------------------------------------------------------------ checks
 
 

@@ -46,8 +46,10 @@ LAYERS = {
     "bigmodel_jax.report.difference": 7,  # checkpoints of two runs
     "bigmodel_jax.scaling": 8,
     "bigmodel_jax.harness": 8,  # lm-eval's tasks, answered from a checkpoint
+    "bigmodel_jax.sweep": 8.5,  # runs, one after another: above a run, below the verbs
     "bigmodel_jax.training": 6,
     "bigmodel_jax.training.beginning": 7,  # a state, fresh or from checkpoints
+    "bigmodel_jax.training.shared_programs": 7,  # the same, shared by several runs
     "bigmodel_jax.training.compiled": 7,  # the digest of a batch is a checkpoint's
     "bigmodel_jax.training.constants": 7,  # of a run, beside its checkpoints
     "bigmodel_jax.training.policy": 7,  # the engine's answers, and their rewards
@@ -113,6 +115,8 @@ ROOMS = {
     "lm_eval": ("harness",),  # the extra "harness"
     "matplotlib": ("report",),
     "PIL": ("data.images",),
+    "optuna": ("sweep",),  # the extra "sweep"
+    "scipy": ("sweep.seeds",),  # the extra "sweep"
     "tensorboardX": ("report",),
     "wandb": ("report",),
     "mlflow": ("report",),
@@ -126,6 +130,7 @@ ROOMS = {
         "data.inspect",
         "plan.screen",
         "scaling.benchmark",
+        "sweep.one_run",
     ),
     "tyro": ("core.options", "verbs"),
 }

@@ -31,6 +31,8 @@ from bigmodel_jax.report.progress import duration, short
 from bigmodel_jax.report.scaling import RECORDS_FILE
 from bigmodel_jax.report.scaling_page import build_scaling_page
 from bigmodel_jax.report.shell import shell
+from bigmodel_jax.report.sweep import is_sweep
+from bigmodel_jax.report.sweep_page import build_sweep_page
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +43,13 @@ SAMPLE_CHARACTERS = 4000
 def build_report(run_dirs: list[Path], output: Path, differences: Sequence[str] = ()) -> Path:
     """Writes the page of one run (and its plots/*.png), or of several side by side, to `output`; returns `output`.
 
-    differences: sentences about where two runs part. Folders of scaling benchmarks make a page of their own kind.
-    ValueError names a folder that holds no run.
+    differences: sentences about where two runs part. Folders of scaling benchmarks, and a sweep's, make pages of their
+    own kinds. ValueError names a folder that holds no run.
     """
     if all((Path(run_dir) / RECORDS_FILE).is_file() for run_dir in run_dirs):
         return build_scaling_page(run_dirs, Path(output))
+    if len(run_dirs) == 1 and is_sweep(run_dirs[0]):
+        return build_sweep_page(Path(run_dirs[0]), Path(output))
     runs = [load_run(run_dir) for run_dir in run_dirs]
     if len(runs) == 1:
         title, body = runs[0].name, _run_body(runs[0])

@@ -23,15 +23,26 @@ class Programs(NamedTuple):
     memory: int | None
 
 
-def compile_programs(config: Config, mesh: Any, state: TrainState, batch: dict, constants: params.Tree) -> Programs:
-    """ValueError where a program does not fit in memory."""
+def compile_programs(
+    config: Config,
+    mesh: Any,
+    state: TrainState,
+    batch: dict,
+    constants: params.Tree,
+    numbers: dict[str, Any] | None = None,
+) -> Programs:
+    """ValueError where a program does not fit in memory.
+
+    numbers: {field: value} of what the steps take as one argument more (shared_programs.py); None: no such argument.
+    """
     digest = jax.jit(batch_digest, out_shardings=sharding.replicated(mesh)).lower(batch).compile()
-    steps = [make_train_step(config, mesh)]
+    traced, more = tuple(numbers or ()), (numbers,) if numbers else ()
+    steps = [make_train_step(config, mesh, traced)]
     if config.report.watch:
-        steps.append(make_train_step(config, mesh, watched=True))
+        steps.append(make_train_step(config, mesh, traced, watched=True))
     if not all(hasattr(step, "lower") for step in steps):
         return Programs(steps[0], steps[-1], digest, None)
-    steps = [fits.compile_step(step.lower(state, batch, constants), mesh) for step in steps]
+    steps = [fits.compile_step(step.lower(state, batch, constants, *more), mesh) for step in steps]
     usage = [step.memory_analysis() for step in steps]
     memory = max(u.argument_size_in_bytes + u.temp_size_in_bytes for u in usage)
     return Programs(steps[0], steps[-1], digest, memory)

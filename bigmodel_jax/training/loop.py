@@ -24,15 +24,15 @@ from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, s
 from bigmodel_jax.report.writers import open_writers
 from bigmodel_jax.training import beginning, ending, holder, run_folder, set_evaluations, watch
 from bigmodel_jax.training.baselines import Baselines
-from bigmodel_jax.training.compiled import Programs, compile_programs
+from bigmodel_jax.training.compiled import Programs
 from bigmodel_jax.training.diverged import Diverged, diverged
-from bigmodel_jax.training.early_stopping import Patience
+from bigmodel_jax.training.early_stopping import Judge, Patience
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.rollback import Spikes
 from bigmodel_jax.training.set_evaluations import OpenSet, due
+from bigmodel_jax.training.shared_programs import OwnPrograms
 from bigmodel_jax.training.signals import Interrupted, Stop
 from bigmodel_jax.training.state import TrainState, weights
-from bigmodel_jax.training.step import make_eval_step
 
 log = logging.getLogger("bigmodel_jax")
 
@@ -56,6 +56,9 @@ class Run:
     wall: RunClock
     start: int
     constants: params.Tree
+    maker: OwnPrograms
+    judge: Judge | None
+    page: bool
     skipped: int = 0
     in_a_row: int = 0  # steps skipped, up to the last one recorded
 
@@ -79,10 +82,16 @@ class Run:
             position = self.batches.position()
             batch = self.batches.next(state)
             self.batches.seek(self.start, position)
-        self.eval_step = make_eval_step(config, self.mesh)
+        self.eval_step = self.maker.eval_step(config, self.mesh)
         self.stages.begin("Compiling the step")
         with self.wall.phase("compile"):
-            programs = self.compile_programs(state, batch)
+            try:
+                tree = weights(state, self.constants)
+                set_evaluations.check_all(config, self.eval_step, tree, self.validation, self.sets)
+                programs = self.maker.programs(config, self.mesh, state, batch, self.constants)
+            except ValueError:
+                run_folder.release(self.run_dir)
+                raise
             log.info("step compiled")
             processes.meet("compiled")
         self.tokens_per_step, self.unit = step_size(config.data, batch)
@@ -128,18 +137,19 @@ class Run:
             raise Interrupted(stop.signal, int(state.step))
 
         # --- the end
-        ending.finish(config, self.run_dir, state, self.constants, self.saves, self.stages)
+        ending.finish(config, self.run_dir, state, self.constants, self.saves, self.stages, page=self.page)
         self.writers.close()
         done = int(state.step)
         self.stages.say(f"{done - self.start:,} steps in {time.perf_counter() - began:.0f} s.")
         if text := self.wall.text():
             self.stages.say(text)
         if done < config.train.steps:
-            self.stages.say(f"Stopped early: {self.patience.why()}.")
+            self.stages.say(f"Stopped early: {self.judged or self.patience.why()}.")
         return scalars
 
     def loop(self, state: TrainState, programs: Programs, stop: Stop) -> tuple[TrainState, dict[str, float]]:
         config, scalars, pending, step = self.config, {}, None, self.start
+        self.judged = ""
         self.clock = time.perf_counter()
         while step < config.train.steps:
             pulse.at(pulse.DATA, step + 1)
@@ -178,8 +188,10 @@ class Run:
             if evaluate_now or sets:
                 scalars = scalars | self.evaluate(done, state, evaluate_now, sets)
             save_now |= judged and self.patience.see(done, scalars)
+            if evaluate_now and self.judge:
+                self.judged = self.judge(done, scalars, last)
             # Asked once more: a signal may have come during the evaluation.
-            stopping = stop.signal is not None or self.patience.is_over
+            stopping = stop.signal is not None or self.patience.is_over or bool(self.judged)
             if save_locally:
                 self.save(done, state, {}, locally=True)
             if save_now or stopping:
@@ -200,15 +212,6 @@ class Run:
             done = int(state.step)
             if done > self.start and done not in store.steps(self.saves):
                 self.save(done, state, {})
-            raise
-
-    def compile_programs(self, state: TrainState, batch: dict) -> Programs:
-        try:
-            tree = weights(state, self.constants)
-            set_evaluations.check_all(self.config, self.eval_step, tree, self.validation, self.sets)
-            return compile_programs(self.config, self.mesh, state, batch, self.constants)
-        except ValueError:
-            run_folder.release(self.run_dir)
             raise
 
     def record(self, step: int, sums: dict, wait: float) -> None:

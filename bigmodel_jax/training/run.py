@@ -25,9 +25,10 @@ from bigmodel_jax.training.beginning import (
     resume,
 )
 from bigmodel_jax.training.checks import check_data, check_processes, check_rows, check_spikes
-from bigmodel_jax.training.early_stopping import Patience
+from bigmodel_jax.training.early_stopping import Judge, Patience
 from bigmodel_jax.training.ending import check_endings
 from bigmodel_jax.training.set_evaluations import open_sets
+from bigmodel_jax.training.shared_programs import OwnPrograms
 
 log = logging.getLogger("bigmodel_jax")
 
@@ -40,12 +41,17 @@ def train(
     began: float | None = None,
     source: Path | None = None,
     accept: Sequence[str] = (),
+    programs: OwnPrograms = OwnPrograms(),
+    judge: Judge | None = None,
+    page: bool = True,
 ) -> dict[str, float]:
     """Trains until `train.steps`, continuing what the folder holds; returns the last evaluation's scalars.
 
     source: what the config was read from. accept: "data", "code": what may have changed since the run was last here.
     ValueError and OSError, one line each, for a user's mistake; what was saved before stays. Of several processes,
     all train, and the first one alone writes and prints. began: when the process started, in seconds since 1970; None: now.
+    programs: where compiled programs come from. judge: asked after each evaluation whether the run ends there. page:
+    whether the run's page is drawn at its end.
     """
     stages = stages or Stages(Console(quiet=not processes.first()))
     console = stages.console
@@ -118,7 +124,22 @@ def train(
             console.print(f"Resuming at step {start:,}.")
         batches.enter(run_dir, fixed)
         run = loop.Run(
-            config, run_dir, mesh, stages, hold, saves, batches, validation, sets, patience, wall, start, fixed
+            config,
+            run_dir,
+            mesh,
+            stages,
+            hold,
+            saves,
+            batches,
+            validation,
+            sets,
+            patience,
+            wall,
+            start,
+            fixed,
+            programs,
+            judge,
+            page,
         )
         limit, alone = config.train.max_step_seconds, jax.process_count() == 1
         with pulse.watched(limit, run_dir / "log.txt", alone=alone):

@@ -1,7 +1,7 @@
 """One optimizer step as a pure function, compiled for a mesh."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bigmodel_jax.config import Config
+from bigmodel_jax.config import Config, replaced
 from bigmodel_jax.core import metrics, params, precision, sharding
 from bigmodel_jax.core.compiler_options import compiler_options
 from bigmodel_jax.core.metrics import Mean
@@ -35,10 +35,14 @@ Gradients = Callable[
 ]
 
 
-def make_train_step(config: Config, mesh: Mesh, *, watched: bool = False) -> Callable[..., tuple[TrainState, Metrics]]:
+def make_train_step(
+    config: Config, mesh: Mesh, traced: Sequence[str] = (), *, watched: bool = False
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """(state, batch, constants={}) -> (state, metrics as sums), compiled; the state's buffers are donated.
 
     constants: the model's constant parameters (state.py `init_constants`), which the step reads and never returns.
+    traced: fields of the seed and of the optimizer that are no constants of the program; their values, {name: scalar},
+    are one argument more (shared_programs.py).
     watched: its metrics have what watch.py measures, too. A program of its own, so that the ordinary one stays as it is.
     """
     model = config.make_model()
@@ -50,12 +54,17 @@ def make_train_step(config: Config, mesh: Mesh, *, watched: bool = False) -> Cal
     device = mesh.devices.flat[0]
     how = {"norm": norm, "grad_shardings": shardings.params, "branch": device.platform == "cpu", "watched": watched}
 
-    def step(state, batch, constants=None):
+    def step(state, batch, constants=None, numbers=None):
+        own, rule = config, optimizer
+        for name in traced:
+            own = replaced(own, name, numbers[name])
+        if traced:
+            rule = own.optim.make(model.spec, own.train.steps)
         with sharding.use(mesh, config.parallel.rules, config.parallel):
             return train_step(
-                config,
+                own,
                 model,
-                optimizer,
+                rule,
                 gradients,
                 state,
                 batch,
