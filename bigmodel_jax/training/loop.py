@@ -114,12 +114,8 @@ class Run:
         self.open_writers(self.start)
         self.trace, self.recompilations = StepTrace(self.run_dir, self.start), Recompilations()
         self.spikes = Spikes.of(config, self.run_dir, self.saves, self.batches, self.start)
-        with (
-            Stop() as stop,
-            Progress(
-                config.train.steps, self.start, self.stages.console, processes.first(), self.unit
-            ) as self.progress,
-        ):
+        bar = Progress(config.train.steps, self.start, self.stages.console, processes.first(), self.unit)
+        with Stop() as stop, bar as self.progress:
             try:
                 with self.wall.phase("steps"):
                     state, scalars = self.loop(state, programs, stop)

@@ -61,16 +61,7 @@ def make_train_step(
         if traced:
             rule = own.optim.make(model.spec, own.train.steps)
         with sharding.use(mesh, config.parallel.rules, config.parallel):
-            return train_step(
-                own,
-                model,
-                rule,
-                gradients,
-                state,
-                batch,
-                constants,
-                **how,
-            )
+            return train_step(own, model, rule, gradients, state, batch, constants, **how)
 
     out = (shardings, sharding.replicated(mesh))
     return jax.jit(step, donate_argnums=0, out_shardings=out, compiler_options=compiler_options(device))
