@@ -10,7 +10,16 @@ from typing import Any, Literal
 
 from bigmodel_jax.core import options
 from bigmodel_jax.core.precision import Policy
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive, Seed, ShareAboveZero, Window
+from bigmodel_jax.core.ranges import (
+    Count,
+    CountOrZero,
+    NonNegative,
+    Positive,
+    Seed,
+    ShareAboveZero,
+    ShareBelowOne,
+    Window,
+)
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.core.user_code import KnownOrFunction, name_of
@@ -18,6 +27,8 @@ from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.models import MODELS, Model, ModelConfig
 from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.models.base import with_parameters
+from bigmodel_jax.models.mup import Mup, scaled
+from bigmodel_jax.models.stochastic_depth import with_stochastic_depth
 from bigmodel_jax.objectives import OBJECTIVES, Objective
 from bigmodel_jax.optim import OptimConfig
 
@@ -40,6 +51,9 @@ class TrainConfig:
     steps: Count | None = None  # optimizer steps; None = as many as `epochs` are, or 1000 where that is None, too
     epochs: Positive | None = None  # passes over the training rows, in place of `steps`
     batch_size: Count = 32  # examples (rows) of one optimizer step, over all devices
+    stochastic_depth: ShareBelowOne = (
+        0.0  # in how many steps the last layer is left out; the n-th of L: this times n / L
+    )
     microbatches: Count = 1  # the batch is computed in this many pieces, one after the other
     seed: Seed = 0
     log_every: Count = 10
@@ -159,11 +173,18 @@ class Config:
     precision: Policy = Policy()
     report: ReportConfig = ReportConfig()
     adapters: AdapterConfig = AdapterConfig()
+    mup: Mup = Mup()
 
     def make_model(self) -> Model:
-        """The model as the run trains it: with its adapters, what the objective keeps beside it, and what is frozen."""
-        model = with_parameters(self.adapters.adapt(self.model.make()), self.objective.parameters(self.model))
+        """The model as the run trains it: with its adapters, what the objective keeps beside it, by μP, and what is frozen."""
+        model = self._made(self.model)
+        if self.mup.base:
+            model = scaled(model, self._made(self.mup.base_of(self.model)))
+        model = with_stochastic_depth(model, self.train.stochastic_depth)
         return model._replace(spec=self.optim.freeze(model.spec))
+
+    def _made(self, model: ModelConfig) -> Model:
+        return with_parameters(self.adapters.adapt(model.make()), self.objective.parameters(model))
 
 
 # ------------------------------------------------------------------------------------------------ command line

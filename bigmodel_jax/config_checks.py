@@ -34,8 +34,10 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     parallel = _with_sizes(config.parallel, num_devices)
     config.model.validate(parallel)
     config.adapters.validate(config.model, config.model.make(), parallel)
+    config.mup.validate(config)
     spec = config.make_model().spec
     params.check_sizes(spec)
+    config.optim.check_widths(spec)
     config_reads.check_adapters_off(config.objective, config.adapters)
     config_reads.check_whole_batch(config.objective, config.train.microbatches, config.parallel)
     config.objective.validate(config)

@@ -116,7 +116,7 @@ ROOMS = {
     "matplotlib": ("report",),
     "PIL": ("data.images",),
     "optuna": ("sweep",),  # the extra "sweep"
-    "scipy": ("sweep.seeds",),  # the extra "sweep"
+    "scipy": ("scaling.law", "sweep.seeds"),  # L-BFGS, the t distribution; JAX itself needs scipy
     "tensorboardX": ("report",),
     "wandb": ("report",),
     "mlflow": ("report",),

@@ -83,6 +83,23 @@ def fans(axes: tuple[str | None, ...]) -> tuple[tuple[int, ...], tuple[int, ...]
     return every[-2:-1], every[-1:]
 
 
+def _spread(name: Initial, axes: tuple[str | None, ...]) -> Callable[[tuple[int, ...]], float] | None:
+    """What the standard deviation is proportional to, by shape; None for a distribution that no fan decides."""
+    if name in BY_STD:
+        return None
+    lead = 0
+    while axes[lead] in COPIES:
+        lead += 1
+    ins, outs = fans(axes[lead:])
+
+    def of_shape(shape: tuple[int, ...]) -> float:
+        rows, columns = (math.prod(shape[lead:][i] for i in side) for side in (ins, outs))
+        both = rows + columns if name.startswith(("xavier", "glorot")) else rows
+        return (max(rows, columns) if name == "orthogonal" else both) ** -0.5
+
+    return of_shape
+
+
 def orthogonal(ins: tuple[int, ...], outs: tuple[int, ...]) -> Callable:
     """Orthonormal rows or columns, whichever are fewer, of the weight as a matrix of its inputs and outputs."""
 
@@ -106,6 +123,6 @@ def weights(spec: Tree, name: Initial, std: float) -> Tree:
     def one(path: str, p: Param) -> Param:
         if not (path.endswith("kernel") or path == "head/table"):
             return p
-        return dataclasses.replace(p, init=Init(text, initializer(name, std, p.axes)))
+        return dataclasses.replace(p, init=Init(text, initializer(name, std, p.axes), _spread(name, p.axes)))
 
     return params.from_paths({path: one(path, p) for path, p in params.paths(spec).items()})

@@ -22,10 +22,14 @@ Kind = Literal["trained", "statistic", "constant"]
 
 @dataclasses.dataclass(frozen=True)
 class Init:
-    """A named initial distribution: `fn(key, shape, dtype)`; the name is what tables and golden files show."""
+    """A named initial distribution: `fn(key, shape, dtype)`; the name is what tables and golden files show.
+
+    spread: shape -> a number that the standard deviation is proportional to; None: it is the same for every shape.
+    """
 
     name: str
     fn: Callable = dataclasses.field(compare=False)
+    spread: Callable[[tuple[int, ...]], float] | None = dataclasses.field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return self.name
@@ -44,6 +48,19 @@ def ones() -> Init:
 
 
 @dataclasses.dataclass(frozen=True)
+class Width:
+    """How one parameter's sizes compare with those of a base model (models/mup.py); optim/widths.py makes rates of it.
+
+    ins: how many times wider the input of a matrix between two widths is; 1 for all else. gradient: how many times larger
+    the gradient is, where `multiplier` stands before the weight. multiplier: that factor, which the weight holds itself.
+    """
+
+    ins: float = 1.0
+    gradient: float = 1.0
+    multiplier: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Param:
     """Every fact about one parameter.
 
@@ -53,6 +70,7 @@ class Param:
     `Out.updates`; a "constant" never changes: no step returns it, and no checkpoint repeats it.
     storage: how a constant is kept in memory and on disk (storage.py).
     trainable: False is another word for a statistic; one that gets no new value keeps the value that it has.
+    width: against a base model, under μP.
     """
 
     shape: tuple[int, ...]
@@ -63,6 +81,7 @@ class Param:
     trainable: bool = True
     kind: Kind = "trained"
     storage: Storage = Dense()
+    width: Width = Width()
 
     def __post_init__(self):
         if self.kind == "trained" and not self.trainable:
@@ -127,7 +146,8 @@ def stack(spec: Tree, n: int, axis: str | None = "layers") -> Tree:
     """`n` layers of `spec` as one tree with a leading dimension; each layer keeps its own initial draw."""
 
     def one(p: Param) -> Param:
-        init = Init(p.init.name, each(p.init.fn))
+        spread = p.init.spread and (lambda shape: p.init.spread(shape[1:]))
+        init = Init(p.init.name, each(p.init.fn), spread)
         return dataclasses.replace(p, shape=(n, *p.shape), axes=(axis, *p.axes), init=init, decay=p.decay)
 
     return map_spec(one, spec)

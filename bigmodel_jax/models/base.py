@@ -119,6 +119,9 @@ class Model(NamedTuple):
         return self.apply if isinstance(self.apply, Parts) else None
 
 
+POST_NORM = "has norms after its residuals, for which there is no depth form: base and model must have the same depth"
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Base of every model's config: numbers that describe one model, and `make` to build its two functions."""
@@ -143,6 +146,10 @@ class ModelConfig:
         """Raises ValueError for a combination that cannot work, before anything is compiled; extended, not replaced."""
         sizes.check(self, parallel)
         compute.check(self)
+
+    def no_mup(self, depth: bool) -> str:
+        """Why μP does not hold for the model, or its depth form where `depth` is asked for; "" where it does."""
+        return ""
 
     def windows(self) -> tuple[int, ...]:
         """How many keys a token sees in each layer's causal attention, 0 = all before it; () where no layer has a window.

@@ -17,7 +17,7 @@ from bigmodel_jax.core.params import Param, normal, zeros
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
-from bigmodel_jax.models.base import Entry, Model, ModelConfig, Out, parts_of
+from bigmodel_jax.models.base import POST_NORM, Entry, Model, ModelConfig, Out, parts_of
 from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.models.decoder import where
 from bigmodel_jax.models.sizes import Cut
@@ -65,6 +65,9 @@ class BertConfig(ModelConfig):
 
     def inputs(self):
         return {"tokens": None}
+
+    def no_mup(self, depth):
+        return POST_NORM if depth else ""
 
     def make(self) -> Model:
         return Model(spec(self), parts_of(self, enter, block, leave))

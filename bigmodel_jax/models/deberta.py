@@ -20,7 +20,7 @@ from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.ranges import Count, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import bert
-from bigmodel_jax.models.base import Entry, Model, ModelConfig, Out, parts_of
+from bigmodel_jax.models.base import POST_NORM, Entry, Model, ModelConfig, Out, parts_of
 from bigmodel_jax.models.compute import StackCompute
 from bigmodel_jax.models.decoder import where
 from bigmodel_jax.nn import linear, norm
@@ -53,6 +53,9 @@ class DebertaConfig(ModelConfig):
 
     def inputs(self):
         return {"tokens": None}
+
+    def no_mup(self, depth):
+        return POST_NORM if depth else ""
 
     def make(self) -> Model:
         return Model(spec(self), parts_of(self, enter, block, leave))

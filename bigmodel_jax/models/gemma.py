@@ -62,6 +62,9 @@ class GemmaConfig(ModelConfig):
     def inputs(self):
         return {"tokens": None}
 
+    def no_mup(self, depth):
+        return "multiplies its embeddings by the root of a width itself"
+
     def make(self) -> Model:
         return decoder.model(self, spec(self), embed=embed, block=block, head=head)
 

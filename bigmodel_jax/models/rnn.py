@@ -97,7 +97,8 @@ def cell_spec(kind: str, in_dim: int, hidden_dim: int) -> params.Tree:
         recurrent = path.startswith("h")
         # Orthogonal: repeated products keep the state's length (Saxe et al., arXiv:1312.6120).
         init = jax.nn.initializers.orthogonal() if recurrent else jax.nn.initializers.lecun_normal()
-        return Param(shape, ("embed", "mlp"), Init("orthogonal" if recurrent else "lecun_normal", init))
+        name, spread = "orthogonal" if recurrent else "lecun_normal", lambda shape: shape[0] ** -0.5
+        return Param(shape, ("embed", "mlp"), Init(name, init, spread))
 
     return params.from_paths({path: one(path, x.shape) for path, x in params.paths(shapes["params"]).items()})
 

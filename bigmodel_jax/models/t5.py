@@ -65,6 +65,9 @@ class T5Config(ModelConfig):
     def inputs(self):
         return {"encoder_tokens": None, "tokens": None}
 
+    def no_mup(self, depth):
+        return "multiplies its logits by a width itself (tied_embeddings)" if self.tied_embeddings else ""
+
     def make(self) -> Model:
         return Model(
             spec=spec(self),

@@ -19,7 +19,7 @@ from bigmodel_jax.core.params import Param, normal, zeros
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative, ShareBelowOne
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import decoder, encoder_decoder
-from bigmodel_jax.models.base import Model, ModelConfig, Out
+from bigmodel_jax.models.base import POST_NORM, Model, ModelConfig, Out
 from bigmodel_jax.models.compute import Compute
 from bigmodel_jax.models.encoder_decoder import attend_memory, check_batch, encoder_where, make_cache
 from bigmodel_jax.models.sizes import Divides, Multiple
@@ -62,6 +62,11 @@ class TransformerConfig(ModelConfig):
 
     def inputs(self):
         return {"encoder_tokens": None, "tokens": None}
+
+    def no_mup(self, depth):
+        if self.scale_embedding:
+            return "multiplies its embeddings by the root of a width itself (scale_embedding)"
+        return POST_NORM if depth else ""
 
     def make(self) -> Model:
         return Model(

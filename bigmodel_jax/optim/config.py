@@ -20,7 +20,9 @@ from bigmodel_jax.optim.optimizer import (
     schedule_free_average,
     with_plain_keys,
 )
+from bigmodel_jax.optim.penalties import penalised
 from bigmodel_jax.optim.schedules import PlateauConfig
+from bigmodel_jax.optim.widths import of_spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,10 @@ class OptimConfig:
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)
     eps: NonNegative = 1e-8
     weight_decay: NonNegative = 0.1
+    l1: NonNegative = 0.0  # times the sum of |w|, added to the loss of the weights that decay
+    l2: NonNegative = (
+        0.0  # times half the sum of w^2, added likewise: goes through the moments, as `weight_decay` does not
+    )
     warmup_steps: CountOrZero = 0
     warmup_share: ShareBelowOne = 0.0  # the warm-up as a share of the steps, in the place of warmup_steps
     schedule: schedules.Schedule = "cosine"
@@ -64,14 +70,19 @@ class OptimConfig:
         """`spec` with what `groups` freezes as constants; ValueError, one line, for a pattern that matches nothing."""
         return groups.freeze(self.groups, spec) if self.groups else spec
 
+    def check_widths(self, spec: params.Tree) -> None:
+        """ValueError where parameters have widths of μP and an optimizer that it has no rule for."""
+        groups.owned(self, spec)
+
     def make(self, spec: params.Tree, total_steps: int) -> Optimizer:
         """The optimizer of the trained parameters of `spec`: rule, schedule, clipping, average and groups."""
         whole = self.freeze(spec)
         spec = params.of_kind(whole, whole, "trained")
-        if self.groups:
+        if self.groups or any(width != params.Width() for width in of_spec(spec).values()):
             tx = groups.combine(self, whole, total_steps)
         else:
             tx = self.transformation(self.schedule_fn(total_steps), spec)
+            tx = penalised(tx, self.l1, self.l2, names.decay_mask(spec))
         tx = with_plain_keys(counted(tx, spec), spec)
         average = self._average(is_schedule_free(tx, spec))
         if self.schedule == "plateau":

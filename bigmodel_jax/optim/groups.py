@@ -1,15 +1,20 @@
 """Groups of parameters by a pattern over their paths: rates, decay and optimizers of their own, or no training at all."""
 
 import dataclasses
+import functools
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import optax
 
 from bigmodel_jax.core import params
-from bigmodel_jax.core.ranges import NonNegative
+from bigmodel_jax.core.params import Width
+from bigmodel_jax.core.ranges import NonNegative, Share, ShareAboveZero
 from bigmodel_jax.core.spelling import closest
 from bigmodel_jax.optim import names
+from bigmodel_jax.optim.penalties import by_layer, penalised
+from bigmodel_jax.optim.widths import of_spec as widths_of
+from bigmodel_jax.optim.widths import scaled
 
 REST = "rest"  # the parameters in no group, among the labels of a state
 
@@ -26,10 +31,14 @@ class Group:
     weight_decay: NonNegative | None = None
     optimizer: names.Name | None = None
     freeze: bool = False  # a constant: no gradient, no moments, no part of the train state
+    l1: NonNegative | None = None
+    l2: NonNegative | None = None
+    layer_decay: ShareAboveZero = 1.0  # the factor from the rate of each layer of a stack to that of the layer below
+    unfreeze: Share = 0.0  # the share of the steps until the first layer trains; the last one does at once
 
     def done(self) -> str:
         """What the group changes, in words."""
-        changes = [f"{name} {value}" for name, value in self._changes().items()]
+        changes = [f"{name} {value}" for name, value in (self._changes() | self._by_layer()).items()]
         return "frozen" if self.freeze else ", ".join(changes) or "as the rest"
 
     def config(self, cfg: Any) -> Any:
@@ -39,8 +48,12 @@ class Group:
         return dataclasses.replace(cfg, groups=(), **changes, **name)
 
     def _changes(self) -> dict[str, Any]:
-        given = {name: getattr(self, name) for name in ("optimizer", "lr", "weight_decay")}
+        given = {name: getattr(self, name) for name in ("optimizer", "lr", "weight_decay", "l1", "l2")}
         return {name: value for name, value in given.items() if value is not None}
+
+    def _by_layer(self) -> dict[str, Any]:
+        given = {"layer_decay": (self.layer_decay, 1.0), "unfreeze": (self.unfreeze, 0.0)}
+        return {name: value for name, (value, nothing) in given.items() if value != nothing}
 
 
 def assign(groups: tuple[Group, ...], spec: params.Tree) -> dict[str, int | None]:
@@ -66,8 +79,8 @@ def _freezes(groups: tuple[Group, ...], n: int | None) -> bool:
 
 
 def _compile(n: int, group: Group) -> re.Pattern:
-    if group.freeze and group._changes():
-        raise ValueError(f"optim.groups[{n}] ({group.pattern!r}) has freeze = True and {', '.join(group._changes())}")
+    if group.freeze and (changes := group._changes() | group._by_layer()):
+        raise ValueError(f"optim.groups[{n}] ({group.pattern!r}) has freeze = True and {', '.join(changes)}")
     try:
         return re.compile(group.pattern)
     except re.error as error:
@@ -94,17 +107,48 @@ def freeze(groups: tuple[Group, ...], spec: params.Tree) -> params.Tree:
     return params.from_paths(constant)
 
 
+class Owned(NamedTuple):
+    """What moves some parameters: the label of their part of the state, the config of their optimizer, and their group.
+
+    Parameters of one group and one width share a label.
+    """
+
+    label: str
+    config: Any
+    group: Group | None
+
+    def make(self, spec: params.Tree, total_steps: int) -> optax.GradientTransformation:
+        named = self.group is not None and self.group.optimizer is not None
+        make = functools.partial(names.transformation, self.config) if named else self.config.transformation
+        tx = make(self.config.schedule_fn(total_steps), spec)
+        tx = penalised(tx, self.config.l1, self.config.l2, names.decay_mask(spec))
+        if self.group is None:
+            return tx
+        return by_layer(tx, spec, self.group.layer_decay, self.group.unfreeze * total_steps)
+
+
+def owned(cfg: Any, spec: params.Tree) -> dict[str, Owned]:
+    """{path of a trained parameter: what moves it}; ValueError for an optimizer that μP has no rule for."""
+    widths = widths_of(params.of_kind(spec, spec, "trained"))
+    kinds, found = list(dict.fromkeys(widths.values())), {}
+    for path, n in assign(cfg.groups, spec).items():
+        if _freezes(cfg.groups, n):
+            continue
+        group, width = None if n is None else cfg.groups[n], widths[path]
+        label = REST if n is None else str(n)
+        label += "" if width == Width() else f".width{kinds.index(width)}"
+        found[path] = Owned(label, scaled(cfg if group is None else group.config(cfg), width), group)
+    return found
+
+
 def combine(cfg: Any, spec: params.Tree, total_steps: int) -> optax.GradientTransformation:
-    """One transformation for the trained parameters of `spec`: each group's own, and `cfg`'s for the rest."""
-    found = {path: n for path, n in assign(cfg.groups, spec).items() if not _freezes(cfg.groups, n)}
-    labels = {path: REST if n is None else str(n) for path, n in found.items()}
+    """One transformation for the trained parameters of `spec`: each group's own, and `cfg`'s for the rest; for each width
+    its own."""
+    found = owned(cfg, spec)
     spec = params.of_kind(spec, spec, "trained")
-    parts = {REST: cfg.transformation(cfg.schedule_fn(total_steps), spec)}
-    for n, group in enumerate(cfg.groups):
-        own = group.config(cfg)
-        make = own.transformation if group.optimizer is None else lambda *a, own=own: names.transformation(own, *a)
-        parts[str(n)] = make(own.schedule_fn(total_steps), spec)
-    return optax.multi_transform({name: parts[name] for name in set(labels.values())}, params.from_paths(labels))
+    kinds = {one.label: one for one in found.values()}
+    parts = {label: one.make(spec, total_steps) for label, one in kinds.items()}
+    return optax.multi_transform(parts, params.from_paths({path: one.label for path, one in found.items()}))
 
 
 def rate_names(groups: tuple[Group, ...]) -> dict[int, str]:

@@ -28,6 +28,7 @@ from bigmodel_jax.data.tokenizers.special_tokens import SpecialTokens
 from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer, num_ids
 from bigmodel_jax.models import GemmaConfig, ModelConfig, ResNetConfig, XLNetConfig
 from bigmodel_jax.models.base import unpadded
+from bigmodel_jax.models.mup import check_published
 from bigmodel_jax.objectives import NextToken, Objective
 from bigmodel_jax.objectives.reward import RewardModel
 from bigmodel_jax.pretrained import FAMILIES, Family, config_json, folder, labels, reward
@@ -190,6 +191,7 @@ def export_weights(
     config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32", which: str = "", adapter: str = ""
 ) -> Family:
     """Writes weights, config.json and tokenizer of a run as a Hugging Face folder; which, adapter: as in `load_weights`."""
+    check_published(config.mup, config.make_model())
     plain = unpadded(config.model)
     family = family_of(plain)
     mesh = sharding.make_mesh(config.parallel)

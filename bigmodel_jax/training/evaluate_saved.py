@@ -9,10 +9,10 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import sharding
 from bigmodel_jax.training.checks import check_data
+from bigmodel_jax.training.eval_step import make_eval_step
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.saved import chosen, load_weights
 from bigmodel_jax.training.set_evaluations import open_sets, validation
-from bigmodel_jax.training.step import make_eval_step
 
 
 def evaluate_run(config: Config, run_dir: Path, which: str = "", adapter: str = "") -> tuple[int, dict[str, float]]:

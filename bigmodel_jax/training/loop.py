@@ -1,5 +1,6 @@
 """The one loop: steps, records, evaluations and saves of a run whose state is made."""
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -85,8 +86,8 @@ class Run:
         self.eval_step = self.maker.eval_step(config, self.mesh)
         self.stages.begin("Compiling the step")
         with self.wall.phase("compile"):
+            tree = weights(state, self.constants)
             try:
-                tree = weights(state, self.constants)
                 set_evaluations.check_all(config, self.eval_step, tree, self.validation, self.sets)
                 programs = self.maker.programs(config, self.mesh, state, batch, self.constants)
             except ValueError:
@@ -95,8 +96,7 @@ class Run:
             log.info("step compiled")
             processes.meet("compiled")
         self.tokens_per_step, self.unit = step_size(config.data, batch)
-        flops = step_flops(config, weights(state, self.constants), batch)
-        self.throughput = Throughput(flops, self.peak * self.mesh.size)
+        self.throughput = Throughput(step_flops(config, tree, batch), self.peak * self.mesh.size)
         left = config.train.steps - self.start
         rows = start_rows(config, self.mesh, left, self.tokens_per_step, self.unit, programs.memory)
         rows += [("MFU is of", self.peak_source), ("run folder", mirror.address(self.run_dir))]
@@ -114,8 +114,13 @@ class Run:
         self.open_writers(self.start)
         self.trace, self.recompilations = StepTrace(self.run_dir, self.start), Recompilations()
         self.spikes = Spikes.of(config, self.run_dir, self.saves, self.batches, self.start)
-        bar = Progress(config.train.steps, self.start, self.stages.console, processes.first(), self.unit)
-        with Stop() as stop, bar as self.progress:
+        enabled = processes.first()
+        with (
+            Stop() as stop,
+            Progress(config.train.steps, self.start, self.stages.console, enabled, self.unit) as self.progress,
+            contextlib.closing(self.trace),
+            contextlib.closing(self.recompilations),
+        ):
             try:
                 with self.wall.phase("steps"):
                     state, scalars = self.loop(state, programs, stop)
@@ -123,9 +128,6 @@ class Run:
                 self.writers.close()
                 ending.report(self.run_dir, self.saves)
                 raise
-            finally:
-                self.trace.close()
-                self.recompilations.close()
         with self.wall.phase("save"):
             store.wait(self.saves)
         if stop.signal is not None:
@@ -137,10 +139,9 @@ class Run:
         self.writers.close()
         done = int(state.step)
         self.stages.say(f"{done - self.start:,} steps in {time.perf_counter() - began:.0f} s.")
-        if text := self.wall.text():
+        early = f"Stopped early: {self.judged or self.patience.why()}." if done < config.train.steps else ""
+        for text in filter(None, (self.wall.text(), early)):
             self.stages.say(text)
-        if done < config.train.steps:
-            self.stages.say(f"Stopped early: {self.judged or self.patience.why()}.")
         return scalars
 
     def loop(self, state: TrainState, programs: Programs, stop: Stop) -> tuple[TrainState, dict[str, float]]:
@@ -180,10 +181,10 @@ class Run:
             if self.spikes.found:
                 state, step = self.go_back(state)
                 continue
-            judged = set_evaluations.judged(self.patience.metric, self.sets, sets, evaluate_now)
+            ranked = set_evaluations.judged(self.patience.metric, self.sets, sets, evaluate_now)
             if evaluate_now or sets:
                 scalars = scalars | self.evaluate(done, state, evaluate_now, sets)
-            save_now |= judged and self.patience.see(done, scalars)
+            save_now |= ranked and self.patience.see(done, scalars)
             if evaluate_now and self.judge:
                 self.judged = self.judge(done, scalars, last)
             # Asked once more: a signal may have come during the evaluation.
@@ -192,7 +193,7 @@ class Run:
                 self.save(done, state, {}, locally=True)
             if save_now or stopping:
                 # A run that stops early must know its best save: the one that was evaluated, and not the next one.
-                self.save(done, state, scalars if judged or not self.patience.limit else {})
+                self.save(done, state, scalars if ranked or not self.patience.limit else {})
             if stopping:
                 break
             self.clock = time.perf_counter()

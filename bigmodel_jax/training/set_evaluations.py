@@ -13,10 +13,10 @@ from bigmodel_jax.core import params, processes
 from bigmodel_jax.data.loader import EvalBatches, eval_batches
 from bigmodel_jax.training import reference
 from bigmodel_jax.training.checks import check_data
+from bigmodel_jax.training.eval_step import make_eval_step
 from bigmodel_jax.training.evaluate import check_metrics, evaluate
 from bigmodel_jax.training.held_out import HeldOut
 from bigmodel_jax.training.scored_answers import ScoredAnswers
-from bigmodel_jax.training.step import make_eval_step
 
 
 @dataclasses.dataclass(frozen=True)

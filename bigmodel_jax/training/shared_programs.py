@@ -18,7 +18,7 @@ from bigmodel_jax import config_file
 from bigmodel_jax.config import Config, field_of, replaced
 from bigmodel_jax.core import params
 from bigmodel_jax.training.compiled import Programs, compile_programs
-from bigmodel_jax.training.step import make_eval_step
+from bigmodel_jax.training.eval_step import make_eval_step
 
 SEED = "train.seed"
 KEPT = 4  # shapes whose programs stay in memory

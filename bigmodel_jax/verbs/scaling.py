@@ -9,6 +9,7 @@ from rich.console import Console
 from bigmodel_jax.core.options import Unnamed
 from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.ranges import Count
+from bigmodel_jax.verbs import laws
 from bigmodel_jax.verbs.base import CONFIG, Verb, local, one_target, run_dir_of
 
 
@@ -22,10 +23,13 @@ class Scale:
     topologies: tuple[str, ...] = ()
     windows: Count = 10
     steps: Count = 5  # steps of a window
+    coordinates: tuple[Count, ...] = ()  # times the widths of mup.base
     run_dir: str = ""
 
 
 def scale(args: Sequence[str]) -> None:
+    if args[:1] == [laws.LAW]:
+        return laws.law(args[1:])
     check_local("scale", args[0])
     target, options = one_target("scale", args)
     from bigmodel_jax import config as configs
@@ -39,6 +43,8 @@ def scale(args: Sequence[str]) -> None:
     parsed = configs.parse(Scale(config_file.load(target)), options, prog=f"launch.py scale {target}")
     check_paths(parsed.config)
     config = epochs.resolve(parsed.config)
+    if parsed.coordinates:
+        return _coordinates(config, parsed, target)
     machines = [topologies.parse_slices(name) for name in parsed.topologies]
     for machine in machines:
         topologies.check_installed(machine)
@@ -48,6 +54,22 @@ def scale(args: Sequence[str]) -> None:
     run_dir = local("scale: --run_dir", parsed.run_dir) if parsed.run_dir else name.with_name(f"{name.name}-scale")
     page = run(points, run_dir, topologies=machines, windows=parsed.windows, steps=parsed.steps, console=Console())
     print(page)
+
+
+def _coordinates(config, parsed: Scale, target) -> None:
+    from bigmodel_jax.scaling.coordinates import check, growth
+
+    name = run_dir_of(target)
+    folder = local("scale: --run_dir", parsed.run_dir or str(name.with_name(f"{name.name}-coordinates")))
+    if len(set(parsed.coordinates)) < 2:
+        raise ValueError(
+            f"--coordinates {parsed.coordinates}; it must be two different numbers or more, such as 1 2 4 8"
+        )
+    found = check(config, sorted(set(parsed.coordinates)), parsed.steps, folder)
+    for form, widths in found.items():
+        for name in next(iter(widths.values())):
+            print(f"{form}: after {parsed.steps} steps {name} grows as width to the power {growth(widths, name):+.2f}")
+    print(folder)
 
 
 VERBS = {
@@ -67,10 +89,19 @@ VERBS = {
         "--windows     timed windows a point; --steps: steps of one window\n"
         "--run_dir     where scale.jsonl, scale.html and plots/ go; runs/<name>-scale\n"
         "--FIELD       any field of the config by its dotted name\n\n"
-        "`report` lays several such folders side by side.",
+        "`report` lays several such folders side by side.\n\n"
+        "--coordinates 1 2 4 8: the coordinate check of μP at so many times the widths of\n"
+        "              mup.base: the size of activations after --steps steps\n"
+        "--law RUN ... fits loss = E + A / N^alpha + B / D^beta to finished runs, over\n"
+        "              parameters N and tokens D, and writes a page\n"
+        "--expect      with it: N,D of larger runs, such as 1e9,2e10; default: the best\n"
+        "              split of 10 and 100 times the largest run's FLOPs\n"
+        "--samples     of the bootstrap, for the intervals; --output: the page, law.html",
         (
             "scale configs/lm_tiny.py --layouts data fsdp",
             "scale configs/lm_tiny.py --mode strong --processes 2 --devices 2 4",
+            "scale configs/lm_tiny.py --mup.base embed_dim=64 mlp_dim=192 --coordinates 1 2 4",
+            "scale --law runs/s runs/m runs/l runs/s2 runs/m2 runs/l2 --expect 1e9,2e10",
             "scale configs/llama3_8b.py --devices --topologies v5e:8x8 v5e:16x16 --layouts fsdp",
         ),
     ),

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from bigmodel_jax.config import Config, EvalConfig, EvalSet, ReportConfig, TrainConfig
+from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, EvalSet, ReportConfig, TrainConfig
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import PromptData, TextData, TextFiles, TokenizerConfig, save_tokenizer
@@ -149,13 +150,25 @@ def test_an_encoder_reads_a_prompt_and_its_end(config):
 
 
 @pytest.mark.slow
-def test_a_run_records_the_scores_and_the_verb_gives_the_same(config, tmp_path, monkeypatch):
+def test_a_run_records_the_scores_goes_on_with_the_same_and_the_verb_gives_them(config, tmp_path, monkeypatch):
     devices = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *_: devices)
     monkeypatch.setattr(jax, "device_count", lambda *_: 1)
+    train, own = dataclasses.replace(config.train, steps=4), dataclasses.replace(config.eval, every=2)
+    config = dataclasses.replace(config, train=train, eval=own, checkpoint=CheckpointConfig(every=2, keep=5))
     run(config, tmp_path / "run")
-    recorded = {k: v for k, v in records(tmp_path / "run")[2].items() if k.startswith("eval/qa/")}
-    assert recorded.keys() == {f"eval/qa/{name}" for name in ("exact_match", *NAMES)}
-    assert (tmp_path / "run" / "samples" / "00000002.qa.jsonl").is_file()
+
+    def scores_of(step):
+        return {k: v for k, v in records(tmp_path / "run")[step].items() if k.startswith("eval/qa/")}
+
+    found = scores_of(4)
+    assert found.keys() == {f"eval/qa/{name}" for name in ("exact_match", *NAMES)} == scores_of(2).keys()
+    answers = tmp_path / "run" / "samples" / "00000004.qa.jsonl"
+    said = answers.read_bytes()
+    answers.unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    run(config, tmp_path / "run")
+    assert scores_of(4) == found
+    assert answers.read_bytes() == said
     _, scalars = evaluate_run(config, tmp_path / "run")
-    assert {k: v for k, v in scalars.items() if k.startswith("eval/qa/")} == recorded
+    assert {k: v for k, v in scalars.items() if k.startswith("eval/qa/")} == found

@@ -1,0 +1,220 @@
+"""μP: one learning rate for models of every width and depth, by a comparison with a base model.
+
+Tensor Programs V (arXiv:2203.03466, table 8) says how initial values, rates and multipliers follow the widths; the depth form
+is CompleteP (arXiv:2505.01618, table 1, alpha = 1). Which sides of a parameter are widths is seen from the two shapes, as
+the `mup` package's base shapes show it, and which side is the input from the logical axes.
+
+A factor before a weight is the same as a weight that starts and moves by that factor (arXiv:2011.14522, section 2.2): the
+weights hold the factors of the head, of attention and of residual branches, so that every other part of the program is as
+without μP. A table that is both embedding and head cannot, and its logits are multiplied.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+from bigmodel_jax.core import initial, params
+from bigmodel_jax.core.params import Init, Param, Tree, Width
+from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.models.base import Model, ModelConfig, Out, Parts
+
+QUERY = ("embed", "heads", "head_dim")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mup:
+    """base: the sizes in which the model's base differs, such as ("embed_dim=64", "num_heads=4"); () = no μP.
+
+    A size of a tower is "vision.embed_dim=64", several sizes "hidden_dims=64,64". The base model trains as without μP:
+    `optim.lr` and the model's initial values are the base's. With a number of layers among the sizes, the depth form
+    holds as well.
+    """
+
+    base: tuple[str, ...] = ()
+
+    def base_of(self, config: ModelConfig) -> ModelConfig:
+        """The base model's config; ValueError, one line, for what is no size of the model."""
+        for text in self.base:
+            name, _, value = text.partition("=")
+            config = _with(config, name.split("."), value, text)
+        return config
+
+    def validate(self, config: Any) -> None:
+        """ValueError where a run of `config`, a Config, cannot have it."""
+        if not self.base:
+            return
+        base = self.base_of(config.model)
+        layers = getattr(base, "num_layers", 0) != getattr(config.model, "num_layers", 0)
+        if why := config.model.no_mup(layers):
+            raise ValueError(
+                f"mup.base = {self.base!r}: {type(config.model).__name__} {why}; mup.base = () is without μP"
+            )
+        if config.adapters.named():
+            raise ValueError(f"mup.base = {self.base!r} with adapters, which have no base widths; give one of the two")
+
+
+def _with(config: Any, path: list[str], value: str, text: str) -> Any:
+    first, *rest = path
+    known = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    now = known.get(first)
+    if rest and dataclasses.is_dataclass(now):
+        return dataclasses.replace(config, **{first: _with(now, rest, value, text)})
+    if rest or not (_is_size(now) or (isinstance(now, tuple) and now and all(map(_is_size, now)))):
+        sizes = [name for name, size in known.items() if _is_size(size)]
+        raise ValueError(
+            f"mup.base = {text!r} names no size of the model{nearest(first, sizes)}; known: {', '.join(sizes)}"
+        )
+    sizes = tuple(int(part) if part.strip().isdecimal() else 0 for part in value.split(","))
+    if not all(sizes) or len(sizes) != (len(now) if isinstance(now, tuple) else 1):
+        form = ",".join(map(str, now)) if isinstance(now, tuple) else now
+        raise ValueError(f"mup.base = {text!r}; it must be of the form {'.'.join(path)}={form}")
+    return dataclasses.replace(config, **{first: sizes if isinstance(now, tuple) else sizes[0]})
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# ------------------------------------------------------------------------------------------------ the model
+
+
+def scaled(model: Model, base: Model) -> Model:
+    """`model` with the initial values of μP and the `Width` of each parameter, by the base's spec."""
+    if model.init:
+        raise ValueError("mup.base with a model that brings its own initial values; a spec must declare them")
+    ours, theirs = params.paths(model.spec), params.paths(base.spec)
+    if ours.keys() != theirs.keys():
+        raise ValueError(
+            f"mup.base changes which parameters the model has: {sorted(ours.keys() ^ theirs.keys())[0]} is in one "
+            "of the two alone; only sizes may differ"
+        )
+    widths = {path: _width(path, ours, theirs) for path in ours}
+    spec = {path: _drawn(p, theirs[path], widths[path]) for path, p in ours.items()}
+    ratios = {ours[path].shape[-1] / theirs[path].shape[-1] for path in _tied(model.spec)}
+    model = model._replace(spec=params.from_paths(spec))
+    return _with_head(model, 1.0 / ratios.pop()) if len(ratios) == 1 else model
+
+
+def _tied(spec: Tree) -> list[str]:
+    """The embeddings over a vocabulary, where no table is a head alone."""
+    tables = [path for path, p in params.paths(spec).items() if "vocab" in p.axes and len(p.axes) == 2]
+    found = [path for path in tables if is_embedding(path, params.paths(spec)[path])]
+    return found if found == tables else []
+
+
+def check_published(mup: Mup, model: Model) -> None:
+    """ValueError where logits have a factor that published forms have no place for."""
+    if mup.base and model.make_cache is not None and (tied := _tied(model.spec)):
+        raise ValueError(
+            f"export: with mup.base the logits are multiplied, which published forms have no place for, since {tied[0]} is "
+            "the head as well; a model with tied_embeddings = False is exported"
+        )
+
+
+def _drawn(p: Param, base: Param, width: Width) -> Param:
+    """`p` with its width, and drawn as the base's but for the factor that its width says."""
+    factor = width.multiplier * width.ins**-0.5
+    if spread := base.init.spread:
+        factor *= spread(base.shape) / spread(p.shape)
+    if math.isclose(factor, 1.0):
+        return dataclasses.replace(p, init=base.init, width=width)
+    name = base.init.name if base.init.name in ("zeros",) else f"{base.init.name} * {factor:.4g}"
+    draw = functools.partial(_times, base.init.fn, factor)
+    return dataclasses.replace(p, init=Init(name, draw, base.init.spread), width=width)
+
+
+def _times(fn: Callable, factor: float, key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    return fn(key, shape, dtype) * factor
+
+
+def _with_head(model: Model, factor: float) -> Model:
+    """The model whose logits over a vocabulary are multiplied by `factor`."""
+
+    def multiplied(out: Out) -> Out:
+        if out.head is None:
+            return out
+        head = dataclasses.replace(out.head, x=out.head.x * factor)
+        return out._replace(value=head.logits(), head=head)
+
+    def after(fn: Callable, *args, **kwargs) -> Out:
+        return multiplied(fn(*args, **kwargs))
+
+    if factor == 1.0:
+        return model
+    if isinstance(model.apply, Parts):
+        leave = functools.partial(after, model.apply.leave)
+        return model._replace(apply=dataclasses.replace(model.apply, leave=leave))
+    return model._replace(apply=functools.partial(after, model.apply))
+
+
+# ------------------------------------------------------------------------------------------------ widths
+
+
+def is_embedding(path: str, p: Param) -> bool:
+    """Whether a table over a vocabulary is looked up: all are but those below a `head`."""
+    return "vocab" in p.axes and len(p.axes) == 2 and "head" not in path.split("/")
+
+
+def _width(path: str, ours: dict[str, Param], theirs: dict[str, Param]) -> Width:
+    p, base = ours[path], theirs[path]
+    ins, outs = (_ratio(p, base, side) for side in sides(path, p))
+    depth = _depth(p, base)
+    multiplier = _query_multiplier(path, ours, theirs) * (depth if _ends_branch(path, ours) else 1.0)
+    if outs == 1.0:  # of a width into what has none: the factor of the published form stands before the weight
+        return Width(1.0, depth / ins, multiplier / ins)
+    return Width(ins, depth / outs, multiplier)
+
+
+def _ratio(p: Param, base: Param, dims: tuple[int, ...]) -> float:
+    return math.prod(p.shape[i] / base.shape[i] for i in dims)
+
+
+def _depth(p: Param, base: Param) -> float:
+    """The base's layers by the model's, for what stands in a stack of layers."""
+    at = p.axes.index("layers") if "layers" in p.axes else None
+    return 1.0 if at is None else base.shape[at] / p.shape[at]
+
+
+def _lead(p: Param) -> int:
+    """How many leading dimensions count weights of their own: layers, experts, or a stack without a name."""
+    lead = next((i for i, axis in enumerate(p.axes) if axis not in initial.COPIES), len(p.axes))
+    unnamed = not lead and len(p.axes) > 2 and p.axes[0] is None and p.axes[1] is not None
+    return 1 if unnamed else lead
+
+
+def sides(path: str, p: Param) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(input dimensions, output dimensions) of a parameter; a vector, and what does not decay, has no input."""
+    lead = _lead(p)
+    axes = p.axes[lead:]
+    if len(axes) < 2 or not p.decay:
+        return (), tuple(range(lead, len(p.axes)))
+    ins, outs = ((0,), (1,)) if is_embedding(path, p) else initial.fans(axes)
+    return tuple(i + lead for i in ins), tuple(i + lead for i in outs)
+
+
+def _query_multiplier(path: str, ours: dict[str, Param], theirs: dict[str, Param]) -> float:
+    """Logits of attention are divided by head_dim and not by its root: the queries hold what is between the two.
+
+    Where a norm follows the queries, its scale holds it.
+    """
+    folder, _, name = path.rpartition("/")
+    query, scale = f"{folder}/q", f"{folder.removesuffix('/q_norm')}/q_norm/scale"
+    after = path == scale
+    query = f"{folder.removesuffix('/q_norm')}/q" if after else query
+    if query not in ours or ours[query].axes[_lead(ours[query]) :] != QUERY:
+        return 1.0
+    holds = after if scale in ours else name in ("q", "q_bias")
+    return (theirs[query].shape[-1] / ours[query].shape[-1]) ** 0.5 if holds else 1.0
+
+
+def _ends_branch(path: str, ours: dict[str, Param]) -> bool:
+    """Whether a parameter makes what a layer adds to its residual: a matrix whose output is `embed` alone, or its bias."""
+    for end, matrix in (("", ""), ("_bias", ""), ("bias", "kernel")):
+        other = ours.get(path.removesuffix(end) + matrix) if path.endswith(end) else None
+        if other is not None and "layers" in other.axes:
+            ins, outs = (tuple(other.axes[i] for i in side) for side in sides(path, other))
+            if ins and outs == ("embed",):
+                return True
+    return False
