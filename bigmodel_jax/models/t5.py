@@ -34,6 +34,7 @@ from bigmodel_jax.nn import feedforward, linear, norm, stack
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head
+from bigmodel_jax.nn.taps import tap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,11 +184,13 @@ def relative_bias(cfg: T5Config, table, q_slots, k_slots, *, bidirectional: bool
 
 def mlp(cfg: T5Config, p, x_BTD, rng):
     if cfg.gated:
-        hidden = jax.nn.gelu(linear.project(x_BTD, p["gate"]), approximate=True) * linear.project(x_BTD, p["up"])
+        hidden = jax.nn.gelu(tap("units", linear.project(x_BTD, p["gate"])), approximate=True) * linear.project(
+            x_BTD, p["up"]
+        )
         down = p["down"]
     else:
-        hidden, down = jax.nn.relu(linear.linear(p["up"], x_BTD)), p["down"]["kernel"]
-    return linear.project(dropout(cfg.dropout, constrain(hidden, "batch", "seq", "mlp"), rng), down)
+        hidden, down = jax.nn.relu(tap("units", linear.linear(p["up"], x_BTD))), p["down"]["kernel"]
+    return tap("mlp", linear.project(dropout(cfg.dropout, constrain(hidden, "batch", "seq", "mlp"), rng), down))
 
 
 def block(cfg: T5Config, p, x_BTD, caches, rng, q_where, k_where, index, bias, causal, memory_BSD, memory_where):

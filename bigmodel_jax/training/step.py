@@ -50,7 +50,7 @@ def make_train_step(
     shardings = state_shardings(config, mesh)
     gradients, norm = _reduction(config, mesh, model, shardings.params, constant_shardings(config, mesh), watched)
     device = mesh.devices.flat[0]
-    branch = device.platform == "cpu"
+    how = {"norm": norm, "grad_shardings": shardings.params, "branch": device.platform == "cpu", "watched": watched}
 
     def step(state, batch, constants=None, numbers=None):
         own, rule = config, optimizer
@@ -59,19 +59,7 @@ def make_train_step(
         if traced:
             rule = own.optim.make(model.spec, own.train.steps)
         with sharding.use(mesh, config.parallel.rules, config.parallel):
-            return train_step(
-                own,
-                model,
-                rule,
-                gradients,
-                state,
-                batch,
-                constants,
-                norm=norm,
-                grad_shardings=shardings.params,
-                branch=branch,
-                watched=watched,
-            )
+            return train_step(own, model, rule, gradients, state, batch, constants, **how)
 
     out = (shardings, sharding.replicated(mesh))
     return jax.jit(step, donate_argnums=0, out_shardings=out, compiler_options=compiler_options(device))
@@ -100,13 +88,12 @@ def _pmap_step(config, mesh, model, optimizer, watched):
     def gradients(compute, frozen, batch, rng, constants):
         rng = jax.random.fold_in(rng, jax.lax.axis_index(BATCH_AXIS))
         batch = with_token_share(batch, total=lambda x: jax.lax.psum(x, BATCH_AXIS))
-        found = accumulate(config, model, compute, frozen, batch, rng, constants, watched=watched)
-        grads, mean, sums, frozen = found
-        return *jax.lax.psum((grads, mean, sums), BATCH_AXIS), jax.lax.pmean(frozen, BATCH_AXIS)
+        *sums, frozen = accumulate(config, model, compute, frozen, batch, rng, constants, watched=watched)
+        return *jax.lax.psum(sums, BATCH_AXIS), jax.lax.pmean(frozen, BATCH_AXIS)
 
     devices = list(mesh.devices.flat)
-    how = {"branch": devices[0].platform == "cpu", "watched": watched}
-    fn = functools.partial(train_step, config, model, optimizer, gradients, **how)
+    fn = functools.partial(train_step, config, model, optimizer, gradients)
+    fn = functools.partial(fn, branch=devices[0].platform == "cpu", watched=watched)
     step = jax.pmap(fn, axis_name=BATCH_AXIS, in_axes=(None, 0, None), out_axes=(None, None), devices=devices)
 
     def run(state, batch, constants=None):

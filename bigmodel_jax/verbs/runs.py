@@ -226,7 +226,8 @@ VERBS = {
         "              SLURM, Open MPI, JobSet and TPU hosts say it themselves\n\n"
         "Run again, it resumes, or says that the run is complete; a raised --train.steps\n"
         "trains on. The folder gets config.json, environment.json, metrics.jsonl, log.txt,\n"
-        "goodput.jsonl, steps.hex, report.html, tensorboard/, checkpoints/, plots/ and samples/.\n\n"
+        "goodput.jsonl, steps.hex, report.html, tensorboard/, checkpoints/, plots/ and\n"
+        "samples/.\n\n"
         "Every field and its default: python launch.py train CONFIG --help",
         (
             "train configs/lm_tiny.py",
@@ -281,8 +282,8 @@ VERBS = {
         "one run's page, or several runs side by side",
         f"RUN           {RUN}\n"
         "--output      the page; without it: RUN/report.html, or comparison.html here\n\n"
-        "One self-contained HTML file. Of several runs: curves overlaid, configs diffed. Of two\n"
-        "runs also the first step, batch and leaf of a save in which they differ.",
+        "One self-contained HTML file. Of several runs: curves overlaid, configs diffed.\n"
+        "Of two runs also the first step, batch and leaf of a save in which they differ.",
         ("report runs/lm_tiny", "report runs/lm_tiny runs/short --output comparison.html"),
     ),
     "data": Verb(

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 import run_folders
 from bigmodel_jax.report.history import load_run
@@ -38,6 +39,7 @@ def test_panels_are_kinds_and_rows_are_layers(tmp_path):
     assert found[OUTSIDE][1].tolist() == [[3] * 3, [4] * 3]
 
 
+@pytest.mark.slow
 def test_the_page_has_heat_maps_and_no_curve_of_the_same_numbers(tmp_path):
     run = load_run(watched(tmp_path / "run"))
     assert list(draw_watched(run, LIGHT)) == ["watch_gradients", "watch_attention_entropy", "watch_noise_scale"]

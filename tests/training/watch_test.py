@@ -53,12 +53,14 @@ def test_who_does_not_watch_has_the_program_as_it_was():
     assert plain != other
 
 
+@pytest.mark.slow
 def test_a_watched_step_trains_as_the_ordinary_one():
     _, ordinary, watched, _ = steps()
     for path, x in params.paths(ordinary.params).items():
         np.testing.assert_allclose(params.paths(watched.params)[path], x, rtol=1e-6, atol=1e-7, err_msg=path)
 
 
+@pytest.mark.slow
 def test_norms_are_by_layer_and_kind():
     before, _, after, seen = steps()
     grads, _ = gradients(text_batch())
@@ -78,6 +80,7 @@ def test_norms_are_by_layer_and_kind():
     assert total == pytest.approx(sum((g**2).sum() for g in jax.tree.leaves(grads)), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_activations_are_those_of_the_taps():
     before, _, _, seen = steps()
     apply = tapped(CONFIG.make_model().apply, *watch.ACTIVATIONS, "units")
@@ -90,6 +93,7 @@ def test_activations_are_those_of_the_taps():
     np.testing.assert_allclose(seen["watch/dead_units"], np.mean(dead, axis=(0, 2)), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_noise_is_that_of_the_two_halves():
     """Equations (A.2) and (A.3) of arXiv:1812.06162, from the gradients of the microbatches, weighted by their tokens."""
     seen = steps()[3]

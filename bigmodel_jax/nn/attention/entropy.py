@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.nn.attention.visibility import Rule, Where, capped, reach, visible
@@ -26,7 +27,7 @@ def entropy(
     """
     (B, T, H, h), (S, K) = q.shape, k.shape[1:3]
     num = min(QUERIES, T)
-    at = (jnp.arange(num) + 1) * T // num - 1
+    at = (np.arange(num) + 1) * T // num - 1
     q, q_where = q[:, at], Where(*(x[:, at] for x in q_where))
     grouped = (K, H // K)
     logits = jnp.einsum("btkgh,bskh->bkgts", q.reshape(B, num, *grouped, h), k, preferred_element_type=jnp.float32)

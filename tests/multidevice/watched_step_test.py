@@ -57,7 +57,7 @@ def test_numbers_are_those_of_one_device(parallel):
         np.testing.assert_allclose(found[name], values, rtol=rtol, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_under_pmap_the_devices_are_the_pieces():
     """Gradients of devices are those of the microbatches of another split: the noise is known without microbatches."""
     train = dataclasses.replace(CONFIG.train, microbatches=1)
