@@ -134,7 +134,7 @@ VERBS = {
     "sweep": Verb(
         sweep,
         "sweep CONFIG [--trials N] [--seeds N]",
-        "search the fields that a config's SPACE names, or compare configs over seeds",
+        "search a config's SPACE, or compare configs over seeds",
         f"CONFIG        {CONFIG}; the fields that\n"
         "              are searched stand in SPACE, in a Python file\n"
         "--trials      how many there are to be, those of earlier starts included; 20, or\n"
