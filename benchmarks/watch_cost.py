@@ -1,4 +1,6 @@
-"""What a watched step costs beside an ordinary one, in processor time: uv run benchmarks/watch_cost.py [CONFIG] [--FIELD VALUE ...]
+"""What a watched step costs beside an ordinary one, in processor time.
+
+    uv run benchmarks/watch_cost.py [CONFIG] [--FIELD VALUE ...]
 
 The two take turns, step by step, so that other programs of the machine weigh on both alike. The last line is the share of
 a run's time where every tenth step is watched.

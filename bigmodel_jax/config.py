@@ -13,6 +13,7 @@ from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive, Seed, ShareAboveZero, Window
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.core.user_code import KnownOrFunction, name_of
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.models import MODELS, Model, ModelConfig
 from bigmodel_jax.models.adapters import AdapterConfig
@@ -75,16 +76,47 @@ class ImageSampleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvalSet:
+    """A named evaluation beside the run's validation split: the validation split of its own data, its own metrics, its own
+    period. Its figures are recorded as "eval/NAME/METRIC"."""
+
+    name: str = ""  # up to 40 letters, digits, _, . or -
+    data: DataConfig = DataConfig()
+    "of which the validation split is read; prompts (PromptData) are answered by the engine, and `metrics` score the answers"
+    every: CountOrZero = 0  # steps between its evaluations; 0 = those of eval.every; always after the last step, too
+    batch_size: CountOrZero = 0  # 0 = eval.batch_size
+    objective: Objective | None = None  # whose metrics are computed; None = the run's
+    metrics: tuple[KnownOrFunction, ...] = ()
+    """as eval.metrics; of answers: names of TEXT_METRICS in metrics/texts.py, or functions (answers, references) of one's
+    own, whose references are a list for each answer"""
+    answer_field: str = "answer"  # the record's right answer, a text or a list of them; "" = the whole record
+
+    def __post_init__(self):
+        object.__setattr__(self, "metrics", _names("eval.sets.metrics", self.metrics))
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """When a run is evaluated on its validation split, and what it generates at its end."""
+    """When a run is evaluated on its validation split and its further sets, and what it generates at its end."""
 
     every: CountOrZero = 0  # steps between evaluations; 0 = only after the last step
     batch_size: CountOrZero = 0  # 0 = the training batch size
     patience: CountOrZero = 0  # evaluations in a row without a better checkpoint.best_metric end the run; 0 = none do
+    sets: tuple[EvalSet, ...] = ()  # evaluated beside the validation split
     baselines: bool = True
     "beside the metrics, what simple methods reach (xz on text), once they are computed; nothing waits for them"
+    metrics: tuple[KnownOrFunction, ...] = ()
+    "further metrics: names of METRICS in metrics/further.py, or functions (out, batch) of one's own"
     sample: SampleConfig = SampleConfig()
     images: ImageSampleConfig = ImageSampleConfig()
+
+    def __post_init__(self):
+        object.__setattr__(self, "metrics", _names("eval.metrics", self.metrics))
+
+
+def _names(option: str, metrics: Any) -> tuple[str, ...]:
+    """Of one metric or several, each a name or a function."""
+    return tuple(name_of(option, one) for one in (metrics if isinstance(metrics, tuple | list) else (metrics,)))
 
 
 @dataclasses.dataclass(frozen=True)

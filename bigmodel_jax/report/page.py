@@ -11,7 +11,18 @@ import numpy as np
 
 from bigmodel_jax.core import files, mirror
 from bigmodel_jax.core.metrics import Metric, precision_recall_f1
-from bigmodel_jax.report import answers, card_page, declared, elements, plots, sheet, spike_marks, watch_plots
+from bigmodel_jax.report import (
+    answers,
+    card_page,
+    class_tables,
+    declared,
+    elements,
+    harness_results,
+    plots,
+    sheet,
+    spike_marks,
+    watch_plots,
+)
 from bigmodel_jax.report.comparison import comparison_body
 from bigmodel_jax.report.goodput import PARTS
 from bigmodel_jax.report.history import Run, confusion, flatten, headline, levels, load_run, loss_unit, unit
@@ -70,7 +81,11 @@ def _run_body(run: Run) -> str:
             ),
             elements.section("Inside the network", _grid(elements.pictures(*inside)), "What report.watch saw."),
             elements.section("Wall time", _wall_time(run), _restarts(run)),
-            elements.section("Per class", _class_table(run), "Of the newest evaluation."),
+            elements.section("Per class", class_tables.per_class(run), "Of the newest evaluation."),
+            elements.section(
+                "By group", class_tables.by_group(run), "Of the newest evaluation, with intervals of 95 %."
+            ),
+            elements.section("Benchmarks", harness_results.table(run.path), "By lm-eval; the newest of each task."),
             elements.section("Data", "".join(map(card_page.folded_card, run.cards)), "As prepare found it."),
             elements.section(
                 "Training images", elements.panel(sheet.grid(run.path)), "The first batch, as the model gets it."
@@ -134,7 +149,8 @@ def _title(run: Run, metric: Metric) -> str:
     shared = [m for m in run.known.values() if m.beside and not m.title]
     if not metric.title and metric.beside:
         return f"{run.metric(f'eval/{metric.beside}').title}, {metric.label}"
-    return f"{metric.title}, {metric.label}" if metric.name in {m.beside for m in shared} else metric.title
+    shares = metric.label and metric.name in {m.beside for m in shared}
+    return f"{metric.title}, {metric.label}" if shares else metric.title
 
 
 def _written(run: Run, key: str, figures: dict[str, float]) -> str:
@@ -208,23 +224,6 @@ def _restarts(run: Run) -> str:
 
 def _grid(body: str) -> str:
     return f'<div class="figures">{body}</div>' if body else ""
-
-
-def _class_table(run: Run) -> str:
-    matrix = confusion(run)
-    if matrix is None:
-        return ""
-    scores = precision_recall_f1(matrix)
-    scores = {name: 100 * values if name != "support" else values for name, values in scores.items()}
-    rows = "".join(
-        f"<tr><th>{escape(run.label(c))}</th>"
-        + "".join(f"<td>{scores[k][c]:.1f} %</td>" for k in ("precision", "recall"))
-        + f'<td><span class="meter"><b style="width:{scores["f1"][c]:.1f}%"></b></span>{scores["f1"][c]:.1f} %</td>'
-        f"<td>{scores['support'][c]:,.0f}</td></tr>"
-        for c in range(len(matrix))
-    )
-    names = "".join(f"<th>{name}</th>" for name in ("Class", "Precision", "Recall", "F1", "Examples"))
-    return elements.panel(f'<table class="classes"><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>')
 
 
 def _samples(run: Run) -> str:

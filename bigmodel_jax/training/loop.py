@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bigmodel_jax import config_file
+from bigmodel_jax import config_file, eval_sets
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import mirror, params, processes, pulse, sharding
@@ -22,13 +22,14 @@ from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.step_trace import StepTrace
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
-from bigmodel_jax.training import beginning, ending, holder, run_folder, watch
+from bigmodel_jax.training import beginning, ending, holder, run_folder, set_evaluations, watch
 from bigmodel_jax.training.baselines import Baselines
 from bigmodel_jax.training.compiled import Programs
 from bigmodel_jax.training.diverged import Diverged, diverged
 from bigmodel_jax.training.early_stopping import Judge, Patience
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.rollback import Spikes
+from bigmodel_jax.training.set_evaluations import OpenSet, due
 from bigmodel_jax.training.shared_programs import OwnPrograms
 from bigmodel_jax.training.signals import Interrupted, Stop
 from bigmodel_jax.training.state import TrainState, weights
@@ -50,6 +51,7 @@ class Run:
     saves: store.Store
     batches: Experience
     validation: EvalBatches
+    sets: list[OpenSet]
     patience: Patience
     wall: RunClock
     start: int
@@ -84,6 +86,8 @@ class Run:
         self.stages.begin("Compiling the step")
         with self.wall.phase("compile"):
             try:
+                tree = weights(state, self.constants)
+                set_evaluations.check_all(config, self.eval_step, tree, self.validation, self.sets)
                 programs = self.maker.programs(config, self.mesh, state, batch, self.constants)
             except ValueError:
                 run_folder.release(self.run_dir)
@@ -93,15 +97,14 @@ class Run:
         self.tokens_per_step, self.unit = step_size(config.data, batch)
         flops = step_flops(config, weights(state, self.constants), batch)
         self.throughput = Throughput(flops, self.peak * self.mesh.size)
-        rows = start_rows(
-            config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, programs.memory
-        )
+        left = config.train.steps - self.start
+        rows = start_rows(config, self.mesh, left, self.tokens_per_step, self.unit, programs.memory)
         rows += [("MFU is of", self.peak_source), ("run folder", mirror.address(self.run_dir))]
-        self.known = known = declared.of(config.objective, config.data)
+        self.known = declared.of(config.objective, config.data, config.eval.metrics, eval_sets.declared(config))
         # Beside the loss, which says nothing where advantages are centred.
         self.headline = [m.name for m in config.objective.metrics if m.headline and m.name != "loss"][:1]
         if processes.first():
-            declared.write(self.run_dir, known, self.unit, declared.compared(config.data))
+            declared.write(self.run_dir, self.known, self.unit, declared.compared(config.data))
         self.stages.end()
         self.stages.console.print(start_table(rows, title=self.run_dir.name))
         if config.optim.groups:
@@ -111,10 +114,11 @@ class Run:
         self.open_writers(self.start)
         self.trace, self.recompilations = StepTrace(self.run_dir, self.start), Recompilations()
         self.spikes = Spikes.of(config, self.run_dir, self.saves, self.batches, self.start)
-        enabled = processes.first()
         with (
             Stop() as stop,
-            Progress(config.train.steps, self.start, self.stages.console, enabled, self.unit) as self.progress,
+            Progress(
+                config.train.steps, self.start, self.stages.console, processes.first(), self.unit
+            ) as self.progress,
         ):
             try:
                 with self.wall.phase("steps"):
@@ -169,9 +173,10 @@ class Run:
             pending, done = (step, sums, wait), step
             last = done == config.train.steps
             evaluate_now = last or due(done, config.eval.every)
+            sets = [one for one in self.sets if last or one.due(done, evaluate_now)]
             save_now = stop.after(done) or last or due(done, config.checkpoint.every)
             save_locally = due(done, config.checkpoint.local_every)
-            if not (evaluate_now or save_now or save_locally):
+            if not (evaluate_now or sets or save_now or save_locally):
                 continue
             self.record(*pending)
             self.check_finite(state)
@@ -179,18 +184,19 @@ class Run:
             if self.spikes.found:
                 state, step = self.go_back(state)
                 continue
-            if evaluate_now:
-                scalars = self.evaluate(done, state)
-                save_now |= self.patience.see(done, scalars)
-                self.judged = self.judge(done, scalars, last) if self.judge else ""
+            judged = set_evaluations.judged(self.patience.metric, self.sets, sets, evaluate_now)
+            if evaluate_now or sets:
+                scalars = scalars | self.evaluate(done, state, evaluate_now, sets)
+            save_now |= judged and self.patience.see(done, scalars)
+            if evaluate_now and self.judge:
+                self.judged = self.judge(done, scalars, last)
             # Asked once more: a signal may have come during the evaluation.
             stopping = stop.signal is not None or self.patience.is_over or bool(self.judged)
             if save_locally:
                 self.save(done, state, {}, locally=True)
             if save_now or stopping:
                 # A run that stops early must know its best save: the one that was evaluated, and not the next one.
-                ranked = evaluate_now or not self.patience.limit
-                self.save(done, state, scalars if ranked else {})
+                self.save(done, state, scalars if judged or not self.patience.limit else {})
             if stopping:
                 break
             self.clock = time.perf_counter()
@@ -271,15 +277,18 @@ class Run:
         about = {"config": config_file.to_json(self.config), "known": self.known}
         self.writers = open_writers(self.config.report, self.run_dir, from_step=step, **about)
 
-    def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+    def evaluate(self, step: int, state: TrainState, whole: bool, sets: list[OpenSet]) -> dict[str, float]:
+        """The figures of the validation split, where it is the `whole` run that is evaluated, and of these sets."""
         pulse.at("evaluating")
         try:
             with self.wall.phase("eval"):
-                scalars = evaluate(self.config, self.eval_step, weights(state, self.constants), self.validation)
+                tree = weights(state, self.constants)
+                scalars = evaluate(self.config, self.eval_step, tree, self.validation) if whole else {}
+                scalars |= set_evaluations.evaluate_all(sets, self.eval_step, tree, self.run_dir, step)
         except (OSError, ValueError):
             self.save(step, state, {})  # a full disk or a bad record must not cost the steps that are done
             raise
-        scalars |= {f"eval/{k}": v for k, v in self.baselines.so_far().items()}
+        scalars |= {f"eval/{k}": v for k, v in self.baselines.so_far().items()} if whole else {}
         self.writers.write(step, scalars)
         shown = {k.removeprefix("eval/"): v for k, v in scalars.items() if isinstance(v, float)}
         self.progress.message(f"step {step:,}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
@@ -297,7 +306,3 @@ class Run:
                 mirror.push(self.run_dir)  # the records of a step are in a bucket before its save is
             store.save(self.saves, step, state, position, config, metrics=numbers)
         log.info("step %d saved", step)
-
-
-def due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

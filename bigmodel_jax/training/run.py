@@ -27,6 +27,7 @@ from bigmodel_jax.training.beginning import (
 from bigmodel_jax.training.checks import check_data, check_processes, check_rows, check_spikes
 from bigmodel_jax.training.early_stopping import Judge, Patience
 from bigmodel_jax.training.ending import check_endings
+from bigmodel_jax.training.set_evaluations import open_sets
 from bigmodel_jax.training.shared_programs import OwnPrograms
 
 log = logging.getLogger("bigmodel_jax")
@@ -91,6 +92,7 @@ def train(
         beside = reference.find(config, mesh, run_dir, resumes=newest >= 0, console=console)
         if beside.weights:
             batches, validation = open_data(config, mesh, beside.data)
+        sets = open_sets(config, mesh, run_dir, resumes=newest >= 0, console=console)
 
         # --- where the run stands
         stages.begin("Building the model")
@@ -130,6 +132,7 @@ def train(
             saves,
             batches,
             validation,
+            sets,
             patience,
             wall,
             start,

@@ -15,7 +15,7 @@ from bigmodel_jax.cluster import join, peers
 from bigmodel_jax.core import mirror
 from bigmodel_jax.core.options import Unnamed, asks_for_help, parse, parse_known
 from bigmodel_jax.core.paths import check_local
-from bigmodel_jax.core.ranges import Seed
+from bigmodel_jax.core.ranges import Count, CountOrZero, Seed
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.verbs.base import (
@@ -70,12 +70,19 @@ class Evaluate(OfJob):
     step: str = ""  # which checkpoint: a step that is kept, or best; empty: the newest
     adapter: str = ""  # the names of adapters, with commas between; empty: all that the run has
     json: bool = False  # one JSON object instead of a table
+    harness: tuple[str, ...] = ()  # tasks of lm-eval instead: names, YAML files, or folders of them
+    fewshot: CountOrZero | None = None  # of the harness: examples before each question; None = as the task has it
+    limit: Count | None = None  # of the harness: so many first questions of each task; None = all
+    chat: tyro.conf.FlagConversionOff[bool] = False  # of the harness: questions are messages in the chat template
 
 
 def evaluate(args: Sequence[str]) -> None:
     with _status("Evaluating", args):
         given, run_dir, _ = parse_job(Evaluate(), "eval", args)
         runtime.keep_programs()
+        if given.harness:
+            return _harness(given, run_dir)
+        _refuse_options_of_harness(given)
         from bigmodel_jax.report.writers import plain
         from bigmodel_jax.training.evaluate_saved import evaluate_run
 
@@ -88,6 +95,29 @@ def evaluate(args: Sequence[str]) -> None:
     for name, value in scalars.items():
         if isinstance(value, float):
             table.add_row(name, f"{value:.5g}")
+    Console(quiet=not peers.speaks()).print(table)
+
+
+def _refuse_options_of_harness(given: Evaluate) -> None:
+    for name in ("fewshot", "limit", "chat"):
+        if (value := getattr(given, name)) not in (None, False):
+            raise ValueError(f"--{name} = {value} is for tasks of lm-eval; name them by --harness TASK ...")
+
+
+def _harness(given: Evaluate, run_dir: Path) -> None:
+    from bigmodel_jax.harness.evaluate_tasks import Asked, evaluate_tasks
+    from bigmodel_jax.report import harness_results
+
+    asked = Asked(given.harness, given.fewshot, given.limit, given.chat)
+    found = evaluate_tasks(given.config, run_dir, asked, given.step, given.adapter)
+    if given.json:
+        if peers.speaks():
+            print(json.dumps({"step": found["step"], "results": found.get("results", {})}, default=str))
+        return
+    title = f"{mirror.address(run_dir)} at step {found['step']:,}, by lm-eval"
+    table = Table(*harness_results.HEADS, title=title, title_justify="left")
+    for row in harness_results.rows(found) if peers.speaks() else ():
+        table.add_row(*harness_results.written(row))
     Console(quiet=not peers.speaks()).print(table)
 
 
@@ -212,9 +242,17 @@ VERBS = {
         f"{STEP}\n"
         f"{ADAPTER}\n"
         "--FIELD       any field of the run's config, such as --eval.batch_size\n"
-        "--json        one JSON object instead of a table\n\n"
-        "On its validation split.",
-        ("eval runs/lm_tiny", "eval runs/lm_tiny --step best --eval.batch_size 8"),
+        "--json        one JSON object instead of a table\n"
+        "--harness     tasks of lm-eval instead: names, YAML files, or folders of them\n"
+        "  --fewshot   examples before each question; without it, as the task has it\n"
+        "  --limit     so many first questions of each task\n"
+        "  --chat True questions are a user's messages, in the model's chat template\n\n"
+        "On its validation split and its evaluation sets (eval.sets), or on the tasks.",
+        (
+            "eval runs/lm_tiny",
+            "eval runs/lm_tiny --step best --eval.batch_size 8",
+            "eval runs/lm_tiny --harness my_tasks lambada_openai --limit 100",
+        ),
     ),
     "generate": Verb(
         generate,

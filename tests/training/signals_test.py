@@ -88,7 +88,7 @@ class Recorded(loop.Run):
         )  # fmt: skip
         self.batches, self.start, self.seen, self.during = Batches(), start, [], during or {}
         self.patience = Patience("eval/loss", "min", limit=0)
-        self.wall, self.constants = RunClock(Path()), {}
+        self.wall, self.constants, self.sets = RunClock(Path()), {}, []
 
     def note(self, what, step):
         self.seen.append((what, step))
@@ -99,8 +99,9 @@ class Recorded(loop.Run):
         assert sums == {"step": step}
         self.note("record", step)
 
-    def evaluate(self, step, state):
+    def evaluate(self, step, state, whole, sets):
         assert state == step
+        assert whole
         self.note("evaluate", step)
         return {"eval/loss": float(step)}
 
