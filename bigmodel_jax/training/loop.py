@@ -57,7 +57,7 @@ class Run:
     start: int
     constants: params.Tree
     maker: OwnPrograms
-    judge: Judge | None
+    judge: Judge
     page: bool
     skipped: int = 0
     in_a_row: int = 0  # steps skipped, up to the last one recorded
@@ -106,9 +106,9 @@ class Run:
         if processes.first():
             declared.write(self.run_dir, self.known, self.unit, declared.compared(config.data))
         self.stages.end()
-        self.stages.console.print(start_table(rows, title=self.run_dir.name))
+        (console := self.stages.console).print(start_table(rows, title=self.run_dir.name))
         if config.optim.groups:
-            self.stages.console.print(group_table(config))
+            console.print(group_table(config))
 
         # --- the loop
         self.open_writers(self.start)
@@ -116,9 +116,7 @@ class Run:
         self.spikes = Spikes.of(config, self.run_dir, self.saves, self.batches, self.start)
         with (
             Stop() as stop,
-            Progress(
-                config.train.steps, self.start, self.stages.console, processes.first(), self.unit
-            ) as self.progress,
+            Progress(config.train.steps, self.start, console, processes.first(), self.unit) as self.progress,
         ):
             try:
                 with self.wall.phase("steps"):
@@ -148,8 +146,7 @@ class Run:
         return scalars
 
     def loop(self, state: TrainState, programs: Programs, stop: Stop) -> tuple[TrainState, dict[str, float]]:
-        config, scalars, pending, step = self.config, {}, None, self.start
-        self.judged = ""
+        config, scalars, pending, step, self.judged = self.config, {}, None, self.start, ""
         self.clock = time.perf_counter()
         while step < config.train.steps:
             pulse.at(pulse.DATA, step + 1)
