@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from bigmodel_jax import eval_sets
 from bigmodel_jax.config import Config
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.report import declared
@@ -12,9 +13,9 @@ Direction = Literal["minimize", "maximize"]
 def judged_by(config: Config, name: str) -> tuple[str, Direction]:
     """(the key of the metric, which way is better); name: "" for checkpoint.best_metric, else eval/loss.
 
-    ValueError, one line, for a metric that neither objective nor data declare, or whose direction nobody says.
+    ValueError, one line, for a metric that nothing in the config declares, or whose direction nobody says.
     """
-    known = declared.of(config.objective, config.data)
+    known = declared.of(config.objective, config.data, config.eval.metrics, eval_sets.declared(config))
     key = name or config.checkpoint.best_metric or "eval/loss"
     if not name and config.checkpoint.best_metric:
         return key, "maximize" if config.checkpoint.best_mode == "max" else "minimize"

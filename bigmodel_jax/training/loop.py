@@ -58,7 +58,7 @@ class Run:
     start: int
     constants: params.Tree
     maker: OwnPrograms
-    judge: Judge | None
+    judge: Judge
     page: bool
     skipped: int = 0
     in_a_row: int = 0  # steps skipped, up to the last one recorded
@@ -145,8 +145,7 @@ class Run:
         return scalars
 
     def loop(self, state: TrainState, programs: Programs, stop: Stop) -> tuple[TrainState, dict[str, float]]:
-        config, scalars, pending, step = self.config, {}, None, self.start
-        self.judged = ""
+        config, scalars, pending, step, self.judged = self.config, {}, None, self.start, ""
         self.clock = time.perf_counter()
         while step < config.train.steps:
             pulse.at(pulse.DATA, step + 1)

@@ -42,7 +42,7 @@ def train(
     source: Path | None = None,
     accept: Sequence[str] = (),
     programs: OwnPrograms = OwnPrograms(),
-    judge: Judge | None = None,
+    judge: Judge = lambda *_: "",
     page: bool = True,
 ) -> dict[str, float]:
     """Trains until `train.steps`, continuing what the folder holds; returns the last evaluation's scalars.

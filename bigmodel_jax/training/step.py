@@ -20,6 +20,7 @@ from bigmodel_jax.models.flax_module import BATCH_AXIS
 from bigmodel_jax.nn import pipeline
 from bigmodel_jax.optim.optimizer import Optimizer
 from bigmodel_jax.training import deterministic, scopes, slices, spikes, watch
+from bigmodel_jax.training.pieces import in_pieces, split, with_token_share
 from bigmodel_jax.training.pipeline import pipeline_1f1b
 from bigmodel_jax.training.pipeline.split_loss import PartedLoss
 from bigmodel_jax.training.state import TrainState, constant_shardings, state_shardings
@@ -129,7 +130,7 @@ def train_step(
     assert params.paths(constants).keys() == wanted.keys(), "a step takes all constants of its model, and only these"
 
     # --- gradients of the summed loss
-    if _in_pieces(config):
+    if in_pieces(config):
         batch = with_token_share(batch)
     compute, constants = cast((state.params, constants), config.precision.compute)
     with precision.use(config.precision):
@@ -253,26 +254,3 @@ def check_updates(spec: params.Tree, updates: dict) -> None:
             raise ValueError(
                 f"model: Out.updates has a new value of {path}, which {what}; only parameters of kind='statistic' have"
             )
-
-
-def _in_pieces(config: Config) -> bool:
-    """Whether the loss is computed on pieces of the batch, each for itself."""
-    parallel = config.parallel
-    groups = parallel.deterministic or (parallel.slices > 1 and parallel.slice_gradients == "bfloat16")
-    return config.train.microbatches > 1 or parallel.pipeline_schedule == "1f1b" or groups
-
-
-def with_token_share(batch: dict, total: Callable = lambda x: x) -> dict:
-    """A batch of tokens with "token_share" (B,), by which means over the tokens of its pieces add up to its own
-    (nn/experts/moe.py). total: adds a number up over the devices where each has a part of the batch."""
-    if not {"tokens", "weights"} <= batch.keys():
-        return batch
-    held = batch["segment_ids"] > 0 if "segment_ids" in batch else jnp.ones_like(batch["tokens"], bool)
-    tokens = held.astype(jnp.float32).sum(tuple(range(1, held.ndim)))
-    weight = total(batch["weights"].astype(jnp.float32).sum())
-    return batch | {"token_share": tokens * weight / jnp.maximum(total(tokens.sum()), 1.0)}
-
-
-def split(x: jax.Array, n: int) -> jax.Array:
-    """(B, ...) -> (n, B/n, ...) with every n-th row in one piece, so that each device keeps the rows it holds."""
-    return jnp.moveaxis(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 1, 0)

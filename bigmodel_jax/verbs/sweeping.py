@@ -11,7 +11,7 @@ from rich.console import Console
 from bigmodel_jax.core import mirror
 from bigmodel_jax.core.options import Unnamed
 from bigmodel_jax.core.ranges import Count, CountOrZero, Seed
-from bigmodel_jax.verbs.base import CONFIG, Verb, local, run_dir_of, split
+from bigmodel_jax.verbs.base import Verb, local, run_dir_of, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +134,9 @@ VERBS = {
     "sweep": Verb(
         sweep,
         "sweep CONFIG [--trials N] [--seeds N]",
-        "search the fields that a config's SPACE names, or compare configs over seeds",
-        f"CONFIG        {CONFIG}; the fields that\n"
-        "              are searched stand in SPACE, in a Python file\n"
+        "search a config's SPACE, or compare configs over seeds",
+        "CONFIG        a Python file with get_config() and SPACE, the fields to search;\n"
+        "              of two that --seeds compares, whatever train takes\n"
         "--trials      how many there are to be, those of earlier starts included; 20, or\n"
         "              the whole grid\n"
         "--sampler     tpe (default), random or grid\n"

@@ -1,0 +1,31 @@
+"""A batch computed in pieces: microbatches, devices or slices each with a part, whose losses add up to the batch's."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.config import Config
+
+
+def in_pieces(config: Config) -> bool:
+    """Whether the loss is computed on pieces of the batch, each for itself."""
+    parallel = config.parallel
+    groups = parallel.deterministic or (parallel.slices > 1 and parallel.slice_gradients == "bfloat16")
+    return config.train.microbatches > 1 or parallel.pipeline_schedule == "1f1b" or groups
+
+
+def with_token_share(batch: dict, total: Callable = lambda x: x) -> dict:
+    """A batch of tokens with "token_share" (B,), by which means over the tokens of its pieces add up to its own
+    (nn/experts/moe.py). total: adds a number up over the devices where each has a part of the batch."""
+    if not {"tokens", "weights"} <= batch.keys():
+        return batch
+    held = batch["segment_ids"] > 0 if "segment_ids" in batch else jnp.ones_like(batch["tokens"], bool)
+    tokens = held.astype(jnp.float32).sum(tuple(range(1, held.ndim)))
+    weight = total(batch["weights"].astype(jnp.float32).sum())
+    return batch | {"token_share": tokens * weight / jnp.maximum(total(tokens.sum()), 1.0)}
+
+
+def split(x: jax.Array, n: int) -> jax.Array:
+    """(B, ...) -> (n, B/n, ...) with every n-th row in one piece, so that each device keeps the rows it holds."""
+    return jnp.moveaxis(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 1, 0)
