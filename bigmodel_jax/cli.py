@@ -13,7 +13,7 @@ from rich.table import Table
 from bigmodel_jax import runtime
 from bigmodel_jax.cluster import join, peers
 from bigmodel_jax.core import interrupts, mirror, trust
-from bigmodel_jax.core.paths import check_local
+from bigmodel_jax.core.paths import check_local, expanded
 from bigmodel_jax.verbs import VERBS
 from bigmodel_jax.verbs.base import CONFIG, RUN
 
@@ -28,7 +28,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if args is None:
         interrupts.tell = peers.end
         args = sys.argv[1:]
-        if args[:1] == ["train"]:
+        if args[:1] in (["train"], ["sweep"]):
             with interrupts.held():
                 runtime.keep_memory()
         runtime.use_gpu_memory()
@@ -106,7 +106,9 @@ def _dispatch(args: list[str]) -> None:
         if not rest:
             raise ValueError(f"{name}: what to {name} is missing; usage: {_program()} {VERBS[name].usage}")
         return
-    check_local("BIGMODEL_CACHE", os.environ.get("BIGMODEL_CACHE", ""))
+    cache = os.environ.get("BIGMODEL_CACHE", "")
+    check_local("BIGMODEL_CACHE", cache)
+    expanded("BIGMODEL_CACHE", cache)
     VERBS[name].run(rest)
 
 

@@ -10,9 +10,19 @@ from typing import Any, Literal
 
 from bigmodel_jax.core import options
 from bigmodel_jax.core.precision import Policy
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive, Seed, ShareAboveZero, ShareBelowOne
+from bigmodel_jax.core.ranges import (
+    Count,
+    CountOrZero,
+    NonNegative,
+    Positive,
+    Seed,
+    ShareAboveZero,
+    ShareBelowOne,
+    Window,
+)
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.core.user_code import KnownOrFunction, name_of
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.models import MODELS, Model, ModelConfig
 from bigmodel_jax.models.adapters import AdapterConfig
@@ -21,6 +31,17 @@ from bigmodel_jax.models.mup import MupConfig, scaled
 from bigmodel_jax.models.stochastic_depth import with_stochastic_depth
 from bigmodel_jax.objectives import OBJECTIVES, Objective
 from bigmodel_jax.optim import OptimConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class SpikeConfig:
+    """What is done about a step whose loss or gradient norm is far above those of the steps before it."""
+
+    action: Literal["off", "skip", "rollback"] = "off"
+    "skip: its update is left out; rollback: the run goes back to its last save, and on with the batches after the spike"
+    deviations: Positive = 8.0  # so many standard deviations above the median of the window is far
+    window: Window = 128  # the last so many steps; none is judged before there are as many
+    max_rollbacks: Count = 3  # to one save; what comes after them is skipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +60,7 @@ class TrainConfig:
     max_skipped: Count = 10  # after so many steps in a row that are not finite the run ends
     max_step_seconds: NonNegative | None = None
     "a step that takes longer ends the run with exit code 75; 0 = no limit, None = 10 times the median step, 300 at least"
+    spikes: SpikeConfig = SpikeConfig()
     init_from: str = ""  # a run, imported or trained, to start from: its folder, FOLDER@STEP or FOLDER@best
     init_state: Literal["weights", "all"] = "weights"  # what of it; all: the optimizer's state and the step, too
 
@@ -68,16 +90,47 @@ class ImageSampleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvalSet:
+    """A named evaluation beside the run's validation split: the validation split of its own data, its own metrics, its own
+    period. Its figures are recorded as "eval/NAME/METRIC"."""
+
+    name: str = ""  # up to 40 letters, digits, _, . or -
+    data: DataConfig = DataConfig()
+    "of which the validation split is read; prompts (PromptData) are answered by the engine, and `metrics` score the answers"
+    every: CountOrZero = 0  # steps between its evaluations; 0 = those of eval.every; always after the last step, too
+    batch_size: CountOrZero = 0  # 0 = eval.batch_size
+    objective: Objective | None = None  # whose metrics are computed; None = the run's
+    metrics: tuple[KnownOrFunction, ...] = ()
+    """as eval.metrics; of answers: names of TEXT_METRICS in metrics/texts.py, or functions (answers, references) of one's
+    own, whose references are a list for each answer"""
+    answer_field: str = "answer"  # the record's right answer, a text or a list of them; "" = the whole record
+
+    def __post_init__(self):
+        object.__setattr__(self, "metrics", _names("eval.sets.metrics", self.metrics))
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """When a run is evaluated on its validation split, and what it generates at its end."""
+    """When a run is evaluated on its validation split and its further sets, and what it generates at its end."""
 
     every: CountOrZero = 0  # steps between evaluations; 0 = only after the last step
     batch_size: CountOrZero = 0  # 0 = the training batch size
     patience: CountOrZero = 0  # evaluations in a row without a better checkpoint.best_metric end the run; 0 = none do
+    sets: tuple[EvalSet, ...] = ()  # evaluated beside the validation split
     baselines: bool = True
     "beside the metrics, what simple methods reach (xz on text), once they are computed; nothing waits for them"
+    metrics: tuple[KnownOrFunction, ...] = ()
+    "further metrics: names of METRICS in metrics/further.py, or functions (out, batch) of one's own"
     sample: SampleConfig = SampleConfig()
     images: ImageSampleConfig = ImageSampleConfig()
+
+    def __post_init__(self):
+        object.__setattr__(self, "metrics", _names("eval.metrics", self.metrics))
+
+
+def _names(option: str, metrics: Any) -> tuple[str, ...]:
+    """Of one metric or several, each a name or a function."""
+    return tuple(name_of(option, one) for one in (metrics if isinstance(metrics, tuple | list) else (metrics,)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +150,7 @@ class ReportConfig:
     """Where metrics go beside metrics.jsonl."""
 
     tensorboard: bool = True
+    watch: CountOrZero = 0  # steps between looks inside: norms by layer, attention entropy, dead units; 0 = none
     trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
 
 
@@ -122,11 +176,12 @@ class Config:
     mup: MupConfig = MupConfig()
 
     def make_model(self) -> Model:
-        """The model as the run trains it: with its adapters, what the objective keeps beside it, and by μP."""
+        """The model as the run trains it: with its adapters, what the objective keeps beside it, by μP, and what is frozen."""
         model = self._made(self.model)
         if self.mup.base:
             model = scaled(model, self._made(self.mup.base_of(self.model)))
-        return with_stochastic_depth(model, self.train.stochastic_depth)
+        model = with_stochastic_depth(model, self.train.stochastic_depth)
+        return model._replace(spec=self.optim.freeze(model.spec))
 
     def _made(self, model: ModelConfig) -> Model:
         return with_parameters(self.adapters.adapt(model.make()), self.objective.parameters(model))
@@ -167,6 +222,45 @@ def _last_duration(config: Config, args: Sequence[str]) -> Config:
         return config
     other = "epochs" if given == ["steps"] else "steps"
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **{other: None}))
+
+
+# ------------------------------------------------------------------------------------------------ fields by name
+
+
+def field_of(config: Any, name: str) -> Any:
+    """The value of a field by its dotted name; of a tuple of parts, "optim.groups.0" is the first. ValueError, with the
+    nearest name, where there is no such field."""
+    value = config
+    for key in name.split("."):
+        value = _parts(value).get(key, _MISSING)
+        if value is _MISSING:
+            raise ValueError(f"{name!r} is no field of the config{_nearest_field(config, name)}")
+    return value
+
+
+def replaced(config: Any, name: str, value: Any) -> Any:
+    """`config` with another value in the field of that dotted name; nothing checks the value."""
+    field_of(config, name)
+    first, _, rest = name.partition(".")
+    new = replaced(_parts(config)[first], rest, value) if rest else value
+    if isinstance(config, tuple):
+        return (*config[: int(first)], new, *config[int(first) + 1 :])
+    return dataclasses.replace(config, **{first: new})
+
+
+_MISSING = object()
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {str(i): item for i, item in enumerate(value)} if isinstance(value, tuple) else {}
+
+
+def _nearest_field(config: Any, name: str) -> str:
+    known = list(flat(config))
+    same = [one for one in known if one.rpartition(".")[2] == name.rpartition(".")[2]]  # `lr`, or in another part
+    return f" (perhaps you meant {same[0]!r})" if len(same) == 1 else nearest(name, known)
 
 
 # ------------------------------------------------------------------------------------------------ checks

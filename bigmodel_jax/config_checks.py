@@ -4,7 +4,7 @@ import dataclasses
 import importlib.util
 import math
 
-from bigmodel_jax import config_reads
+from bigmodel_jax import config_metrics, config_reads, eval_sets
 from bigmodel_jax.config import Config, check_parts, flat
 from bigmodel_jax.core import params, paths, ranges
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, axis_names, factor, partition_spec, slice_axis
@@ -37,7 +37,6 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     config.mup.validate(config)
     spec = config.make_model().spec
     params.check_sizes(spec)
-    config.optim.frozen(spec)  # refuses patterns
     config.optim.check_widths(spec)
     config_reads.check_adapters_off(config.objective, config.adapters)
     config_reads.check_whole_batch(config.objective, config.train.microbatches, config.parallel)
@@ -45,7 +44,8 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     config.data.validate(config.train.batch_size)
     _check_batch(config, num_devices)
     config_reads.check(config.model, config.objective, config.data)
-    _check_metric(config)
+    _check_sets(config, num_devices)
+    config_metrics.check(config, eval_sets.declared(config), eval_sets.every(config))
     _check_local(config)
     for name in config.report.trackers:
         if importlib.util.find_spec(name) is None:
@@ -264,24 +264,14 @@ def _check_deterministic(config: Config, sizes: dict[str, int]) -> None:
         )
 
 
-def _check_metric(config: Config) -> None:
-    metric = config.checkpoint.best_metric
-    known = {f"eval/{m.name}": m for m in config.objective.metrics}
-    if metric and metric not in known:
-        raise ValueError(
-            f"checkpoint.best_metric = {metric!r} is not a metric of {type(config.objective).__name__}; "
-            f"allowed: {', '.join(known)}{nearest(metric, known, cutoff=0)}"
-        )
-    mode = {"less": "min", "more": "max"}.get(known[metric].better if metric else "", config.checkpoint.best_mode)
-    if mode != config.checkpoint.best_mode:
-        raise ValueError(
-            f"checkpoint.best_mode = {config.checkpoint.best_mode!r}, but {known[metric].better} of {metric} is better; "
-            f"give --checkpoint.best_mode {mode}"
-        )
-    for name, missing in (("checkpoint.best_metric", not metric), ("eval.every", not config.eval.every)):
-        if config.eval.patience and missing:
-            example = "eval/loss" if name == "checkpoint.best_metric" else "100"
-            raise ValueError(f"eval.patience = {config.eval.patience} needs {name}, such as {example}")
+def _check_sets(config: Config, num_devices: int | None) -> None:
+    eval_sets.check(config)
+    for option, seen in eval_sets.seen(config):
+        with eval_sets.named(option, seen.eval.sets[0].name):
+            if not seen.data.prompts:  # whose batches the evaluation makes itself
+                config_reads.check(seen.model, seen.objective, seen.data)
+                config_metrics.check_further(seen)
+                _check_batch(seen, num_devices)
 
 
 def _check_local(config: Config) -> None:

@@ -57,8 +57,8 @@ def keep_programs() -> None:
 
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
     if not folder:
-        root = Path(os.environ.get("BIGMODEL_CACHE") or Path.home() / ".cache" / "bigmodel_jax")
-        folder = str(root / "programs")
+        place = os.environ.get("BIGMODEL_CACHE") or "~/.cache/bigmodel_jax"
+        folder = os.path.join(os.path.expanduser(place), "programs")
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

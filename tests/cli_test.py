@@ -87,12 +87,12 @@ def test_a_verbs_help_fits_the_terminal_and_its_examples_are_of_that_verb(name, 
 
 def test_examples_name_configs_and_options_that_exist():
     """Options of `train`, `eval` and `data` are fields of the config, or `--run_dir`; configs are files that ship."""
-    own = {"run_dir", "dtype", "topology", "search", "step", "mtbf", "workers"}
+    own = {"run_dir", "dtype", "topology", "search", "step", "mtbf", "workers", "harness", "limit"}
     fields = set(config.flat(config_file.load(LM_TINY))) | own
     for verb in cli.VERBS.values():
         for example in verb.examples:
             assert all((ROOT / path).is_file() for path in re.findall(r"configs/\S+", example)), example
-            if not example.startswith(("generate", "report", "scale", "submit")):
+            if not example.startswith(("generate", "report", "scale", "submit", "sweep")):
                 assert set(re.findall(r"--(\S+)", example)) <= fields, example
 
 
@@ -112,8 +112,9 @@ def test_help_of_a_config_lists_every_field_with_its_value(verb, capsys, monkeyp
     loaded = config_file.load(LM_TINY)
     for name, value in config.flat(loaded).items():
         if not (isinstance(value, str) and value.endswith(("Compute", "Config", "Data", "Rules", "Policy", "Scaling"))):
-            # Groups are written in a config file; each one that is there has options, `--optim.groups.0.lr`.
-            assert f"--{name} " in out or name in ("config", "objective", "data.source", "optim.groups"), name
+            # These are written in a config file; each entry that is there has options, `--optim.groups.0.lr`.
+            written = ("config", "objective", "data.source", "optim.groups", "eval.sets")
+            assert f"--{name} " in out or name in written, name
     assert f"(default: {loaded.optim.lr})" in out
 
 

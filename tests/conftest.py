@@ -31,10 +31,13 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-# Tests compile much and compute little: the machine code need not be the fastest.
+# Tests compile much and compute little: what they compile runs once or twice, and takes a third less time to compile so.
 XLA_FLAGS = "--xla_backend_optimization_level={}"
 FLAGS_GIVEN = "XLA_FLAGS" in os.environ  # by the user, or to a worker by the process that started it
-os.environ.setdefault("XLA_FLAGS", XLA_FLAGS.format(1))
+os.environ.setdefault("XLA_FLAGS", XLA_FLAGS.format(0))
+
+
+TABLES = {f"--{name}-table": f"{name}_table" for name in ("models", "layouts", "optimizers")}
 
 
 def pytest_addoption(parser):
@@ -42,15 +45,16 @@ def pytest_addoption(parser):
     parser.addoption("--reference-python", help="a Python with torch and transformers: run the reference live")
     parser.addoption("--models-table", help="write this file from the parity and contract tests' results")
     parser.addoption("--layouts-table", help="write this file from the results of tests/multidevice")
+    parser.addoption(
+        "--optimizers-table", help="write this file from the results of tests/optim/optimizer_table_test.py"
+    )
 
 
 def pytest_configure(config):
-    if config.option.markexpr == "slow" and not FLAGS_GIVEN:
-        os.environ["XLA_FLAGS"] = XLA_FLAGS.format(
-            0
-        )  # a third less time to compile; what it compiles runs once or twice
+    if config.option.markexpr == "exhaustive" and not FLAGS_GIVEN:
+        os.environ["XLA_FLAGS"] = XLA_FLAGS.format(1)  # whole grids and long runs compute more
     # Workers send their reports to the one process that writes.
-    for option, plugin in (("--models-table", "models_table"), ("--layouts-table", "layouts_table")):
+    for option, plugin in TABLES.items():
         if config.getoption(option) and not hasattr(config, "workerinput"):
             results = importlib.import_module(plugin).Results(Path(config.getoption(option)).absolute())
             config.pluginmanager.register(results)

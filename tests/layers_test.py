@@ -28,11 +28,14 @@ LAYERS = {
     "bigmodel_jax.nn": 1,
     "bigmodel_jax.optim": 1,
     "bigmodel_jax.data": 1,
+    "bigmodel_jax.metrics": 0.5,  # what data and objectives declare and compute
     "bigmodel_jax.models": 2,
     "bigmodel_jax.objectives": 3,
     "bigmodel_jax.config": 4,
     "bigmodel_jax.config_checks": 5,
+    "bigmodel_jax.config_metrics": 4,
     "bigmodel_jax.config_reads": 4,
+    "bigmodel_jax.eval_sets": 4,
     "bigmodel_jax.config_file": 5,  # reads and writes a Config
     "bigmodel_jax.checkpoint": 6,
     "bigmodel_jax.inference": 6,
@@ -40,13 +43,21 @@ LAYERS = {
     "bigmodel_jax.pretrained.transfer": 8,  # checkpoints and published weights together
     "bigmodel_jax.pretrained": 6,  # published weights: into models, out of checkpoints
     "bigmodel_jax.report": 6,
+    "bigmodel_jax.report.difference": 7,  # checkpoints of two runs
     "bigmodel_jax.scaling": 8,
+    "bigmodel_jax.harness": 8,  # lm-eval's tasks, answered from a checkpoint
+    "bigmodel_jax.sweep": 8.5,  # runs, one after another: above a run, below the verbs
     "bigmodel_jax.training": 6,
     "bigmodel_jax.training.beginning": 7,  # a state, fresh or from checkpoints
+    "bigmodel_jax.training.shared_programs": 7,  # the same, shared by several runs
+    "bigmodel_jax.training.compiled": 7,  # the digest of a batch is a checkpoint's
     "bigmodel_jax.training.constants": 7,  # of a run, beside its checkpoints
     "bigmodel_jax.training.policy": 7,  # the engine's answers, and their rewards
     "bigmodel_jax.training.held_out": 7,
+    "bigmodel_jax.training.rollback": 7,  # a spike, and the save to go back to
     "bigmodel_jax.training.rollouts": 7,
+    "bigmodel_jax.training.scored_answers": 7,  # the engine's answers, and a user's metrics of them
+    "bigmodel_jax.training.set_evaluations": 7,
     "bigmodel_jax.training.ending": 7,  # samples and the report together
     "bigmodel_jax.training.fresh": 7,  # a state from other runs
     "bigmodel_jax.training.evaluate_saved": 7,  # a checkpoint on the validation split
@@ -65,6 +76,7 @@ LAYERS = {
 }
 
 # Third party -> the modules (or their folders) that may import it. Whatever is not listed here may be used nowhere.
+METRICS = ("sacrebleu", "rouge_score", "jiwer", "faster_coco_eval")
 EVERYWHERE = {"jax", "numpy"}
 ROOMS = {
     "optax": ("optim", "objectives", "training.step", "training.state", "training.reference"),
@@ -99,9 +111,12 @@ ROOMS = {
     "pyarrow": ("data.sources.table_files", "data.sources.opened"),  # the extra "parquet"
     "datasets": ("data.sources.hugging_face",),  # the extra "datasets"
     **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"
+    **dict.fromkeys(METRICS, ("metrics",)),  # the extra "metrics"
+    "lm_eval": ("harness",),  # the extra "harness"
     "matplotlib": ("report",),
-    "scipy": ("scaling.law",),  # L-BFGS; JAX itself needs scipy
     "PIL": ("data.images",),
+    "optuna": ("sweep",),  # the extra "sweep"
+    "scipy": ("scaling.law", "sweep.seeds"),  # L-BFGS, the t distribution; JAX itself needs scipy
     "tensorboardX": ("report",),
     "wandb": ("report",),
     "mlflow": ("report",),
@@ -115,6 +130,7 @@ ROOMS = {
         "data.inspect",
         "plan.screen",
         "scaling.benchmark",
+        "sweep.one_run",
     ),
     "tyro": ("core.options", "verbs"),
 }
@@ -225,8 +241,8 @@ def test_third_parties_stay_in_their_rooms():
 
 def test_every_layer_and_room_is_in_use():
     used = {name.split(".")[0] for path in FILES for _, name in imports(path)}
-    # Imported by name: see report.writers and data.cleaning.step.
-    lazily = {"wandb", "mlflow", "ftfy", "py3langid", "rensa"}
+    # Imported by name: see report.writers, data.cleaning.step and metrics.
+    lazily = {"wandb", "mlflow", "ftfy", "py3langid", "rensa", *METRICS}
     assert set(ROOMS) - lazily <= used
     assert [name for name in LAYERS if name != "configs" and name not in MODULES] == []
 

@@ -48,3 +48,8 @@ def digests(leaves: list[jax.Array]) -> jax.Array:
             x, found[-1] = jax.lax.optimization_barrier((x, found[-1]))
         found.append(digest(x))
     return jnp.stack(found)
+
+
+def batch_digest(batch: dict[str, jax.Array]) -> jax.Array:
+    """() uint32: one number for all arrays of a batch, in the order of their names."""
+    return digest(jnp.stack([digest(batch[name]) for name in sorted(batch)]))

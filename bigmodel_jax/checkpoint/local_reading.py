@@ -99,19 +99,21 @@ def _choose(local: Local, here: list[dict[str, list]], newer_than: int) -> None:
 # ---------------------------------------------------------------- restore
 
 
-def load(local: Local, step: int, abstract: Any) -> tuple[Any, dict]:
+def load(local: Local, step: int, abstract: Any, left: frozenset[str] = frozenset()) -> tuple[Any, dict]:
     """(tree like `abstract`, meta) of a whole step; Damaged where no good copy of some piece is left.
 
+    left: as `store.restore` has it.
     Every process reads what its own devices need, from its host where it is there and from another process otherwise.
     """
     meta = _meta(local, step)
     flat = {path: arrays.placed(x) for path, x in manifest.flatten(abstract).items()}
     stored = {path: jax.eval_shape(plain, x) if _is_key(x) else x for path, x in flat.items()}
-    manifest.check_same_tree(local.folder, stored, meta["leaves"], whole=True)
+    manifest.check_same_tree(local.folder, stored, meta["leaves"], True, left)
+    number = {path: n for n, path in enumerate(meta["leaves"])}
     broken: set[tuple[int, str]] = set()
     leaves = []
-    for leaf, (path, x) in enumerate(flat.items()):
-        array = _array(local, step, leaf, stored[path], x.sharding, broken)
+    for path, x in flat.items():
+        array = _array(local, step, number[path], stored[path], x.sharding, broken)
         leaves.append(jax.random.wrap_key_data(array, impl=x.dtype._impl.name) if _is_key(x) else array)
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves), meta
 

@@ -70,14 +70,19 @@ def check_files(folder: Path, fields: list[str]) -> None:
             _read_json(folder, f"{field}/array_metadatas/{file.name}")
 
 
-def check_same_tree(folder: Path, flat: dict[str, Any], saved: dict[str, str], whole: bool) -> None:
-    """ValueError naming the first leaves that differ. whole: the saved tree may hold no fields but those of `flat`."""
+def check_same_tree(
+    folder: Path, flat: dict[str, Any], saved: dict[str, str], whole: bool, left: frozenset[str] = frozenset()
+) -> None:
+    """ValueError naming the first leaves that differ. whole: the saved tree may hold no fields but those of `flat`.
+
+    left: leaves that it may hold as well, which are not read.
+    """
     fields = {path.split("/")[0] for path in flat}
     here = {path: describe(x) for path, x in flat.items()}
     there = {path: text for path, text in saved.items() if whole or path.split("/")[0] in fields}
     differences = {
         "it lacks": [path for path in here if path not in there],
-        "it also has": [path for path in there if path not in here],
+        "it also has": [path for path in there if path not in here and path not in left],
         "other shape or dtype:": [f"{p} {there[p]}, here {here[p]}" for p in here if there.get(p, here[p]) != here[p]],
     }
     text = "; ".join(f"{what} {few(names)}" for what, names in differences.items() if names)

@@ -200,30 +200,35 @@ def _failed(store: Store, step: int, error: Exception) -> OSError:
 # ---------------------------------------------------------------- restore
 
 
-def restore(store: Store, abstract_state: Tree, step: int | None = None) -> Restored | None:
+def restore(
+    store: Store, abstract_state: Tree, step: int | None = None, left: frozenset[str] = frozenset()
+) -> Restored | None:
     """The newest undamaged checkpoint, or the shared one of `step`, verified and in the layout of `abstract_state`.
 
-    abstract_state: tree of `jax.ShapeDtypeStruct` with shardings of any mesh (none: the first device).
+    abstract_state: tree of `jax.ShapeDtypeStruct` with shardings of any mesh (none: the first device). left: leaves that a
+    save may hold beside it, which are not read.
     A damaged checkpoint is named in one warning line and the one before it is used. ValueError, in one line: no
     checkpoint, all damaged, or a tree that differs from the saved one. None: there were local saves alone, all damaged.
     """
 
     def load(step: int) -> Restored:
-        state, meta = _load(store, step, abstract_state, whole=True)
+        state, meta = _load(store, step, abstract_state, True, left)
         return Restored(state, meta["data_state"], meta["config"], step)
 
     def load_local(step: int) -> Restored:
-        state, meta = arrays.together(lambda: local_reading.load(store.local, step, abstract_state))
+        state, meta = arrays.together(lambda: local_reading.load(store.local, step, abstract_state, left))
         return Restored(state, meta["data_state"], meta["config"], step)
 
     wait(store)
     return _newest_good(store, step, load, load_local if store.local and step is None else None)
 
 
-def restore_params(store: Store, abstract_fields: dict[str, Tree], step: int | None = None) -> dict[str, Tree]:
+def restore_params(
+    store: Store, abstract_fields: dict[str, Tree], step: int | None = None, left: frozenset[str] = frozenset()
+) -> dict[str, Tree]:
     """Only the fields asked for, e.g. {"params": ..., "ema": ...}, as `restore`; the optimizer state is not read."""
     wait(store)
-    return _newest_good(store, step, lambda step: _load(store, step, abstract_fields, whole=False)[0])
+    return _newest_good(store, step, lambda step: _load(store, step, abstract_fields, False, left)[0])
 
 
 def _newest_good(
@@ -256,7 +261,7 @@ def _newest_good(
     raise ValueError(f"checkpoint: no undamaged checkpoint in {store.directory}: {'; '.join(damaged)}")
 
 
-def _load(store: Store, step: int, abstract: Tree, whole: bool) -> tuple[Tree, dict]:
+def _load(store: Store, step: int, abstract: Tree, whole: bool, left: frozenset[str]) -> tuple[Tree, dict]:
     """(tree like `abstract`, meta) of one step. whole: the saved tree may hold no other fields."""
     folder = store.directory / str(step)
     with paths.answering(folder):
@@ -264,10 +269,11 @@ def _load(store: Store, step: int, abstract: Tree, whole: bool) -> tuple[Tree, d
     if meta["step"] != step:
         raise Damaged(f"meta/data.json is of step {meta['step']}")
     flat = manifest.flatten(abstract)
-    manifest.check_same_tree(folder, flat, meta["leaves"], whole)
+    manifest.check_same_tree(folder, flat, meta["leaves"], whole, left)
     wanted = {path: arrays.placed(x) for path, x in flat.items()} | {"digest": np.zeros(len(meta["leaves"]), np.uint32)}
     wanted = traverse_util.unflatten_dict(wanted, sep="/")
-    items = arrays.together(lambda: arrays.read(folder, wanted))
+    some = not left.isdisjoint(meta["leaves"])
+    items = arrays.together(lambda: arrays.read(folder, wanted, some=some))
     saved = dict(zip(meta["leaves"], items.pop("digest"), strict=True))
     found = traverse_util.flatten_dict(items, sep="/")
     leaves = [found[path] for path in flat]

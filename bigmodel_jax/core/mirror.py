@@ -29,7 +29,9 @@ _pushing = threading.Lock()
 
 def root() -> Path:
     """Where the copies lie: below $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax."""
-    return Path(os.environ.get("BIGMODEL_CACHE") or Path.home() / ".cache" / "bigmodel_jax").resolve() / "gs"
+    place = os.environ.get("BIGMODEL_CACHE") or "~/.cache/bigmodel_jax"
+    # ~ of an unknown user stays as it is: an error's message is made by these functions, too.
+    return Path(os.path.expanduser(place)).resolve() / "gs"
 
 
 def origin(path: Path) -> Path:

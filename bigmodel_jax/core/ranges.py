@@ -37,6 +37,7 @@ Depth = Annotated[
     int, Range("1 or more and at most 10000", 1, 10_000)
 ]  # several places make a list with an entry a layer
 Blocks = Annotated[int, Range("1 or more and at most 500", 1, 500)]  # each is written out in the program
+Window = Annotated[int, Range("8 or more and at most 10000", 8, 10_000)]  # steps that are sorted in each step
 Seed = Annotated[int, Range("0 or more and below 2**32", 0, 2**32, below=True)]  # a JAX key takes 32 bits
 Positive = Annotated[float, Range("above 0", 0, above=True)]
 NonNegative = Annotated[float, Range("0 or more", 0)]

@@ -20,10 +20,13 @@ from bigmodel_jax.core.spelling import nearest
 
 @dataclasses.dataclass(frozen=True)
 class _Names:
-    """Marks a field whose text names a function."""
+    """Marks a field whose text names a function; known: texts without a colon may name what ships instead."""
+
+    known: bool = False
 
 
 FunctionName = Annotated[str, _Names()]
+KnownOrFunction = Annotated[str, _Names(known=True)]
 
 
 def import_file(path: Path) -> ModuleType:
@@ -107,9 +110,9 @@ def bound(value: Any, module: ModuleType, name: str = "") -> Any:
     changed = {}
     for field in dataclasses.fields(value):
         old, option = getattr(value, field.name), f"{name}.{field.name}".lstrip(".")
-        if holds_names(type(value), field.name):
+        if mark := _mark(type(value), field.name):
             many = isinstance(old, tuple)
-            names = tuple(_whole(option, item, module) for item in (old if many else (old,)))
+            names = tuple(_whole(option, item, module, mark.known) for item in (old if many else (old,)))
             new = names if many else names[0]
             changed |= {field.name: new} if new != old else {}
         elif (new := bound(old, module, option)) is not old:
@@ -117,9 +120,11 @@ def bound(value: Any, module: ModuleType, name: str = "") -> Any:
     return dataclasses.replace(value, **changed) if changed else value
 
 
-def _whole(option: str, function: Callable | str, module: ModuleType) -> str:
+def _whole(option: str, function: Callable | str, module: ModuleType, known: bool) -> str:
     if not isinstance(function, str) or ":" in function or not function:
         return name_of(option, function)
+    if known:  # a misspelt name is refused with those that are known
+        return f"{module.__name__}:{function}" if callable(getattr(module, function, None)) else function
     if not callable(getattr(module, function, None)):
         near = nearest(function, [name for name, value in vars(module).items() if callable(value)])
         raise ValueError(f"{option} = {function!r}: {module.__file__} has no such function{near}")
@@ -127,10 +132,14 @@ def _whole(option: str, function: Callable | str, module: ModuleType) -> str:
 
 
 def holds_names(cls: type, field: str) -> bool:
-    """Whether a field is declared as a FunctionName or a tuple of them."""
+    """Whether a field is declared as names of functions, one or a tuple of them."""
+    return _mark(cls, field) is not None
+
+
+def _mark(cls: type, field: str) -> _Names | None:
     hint = ranges.hints(cls)[field]
     inner = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple and typing.get_args(hint) else hint
-    return any(isinstance(mark, _Names) for mark in getattr(inner, "__metadata__", ()))
+    return next((mark for mark in getattr(inner, "__metadata__", ()) if isinstance(mark, _Names)), None)
 
 
 def parts(value: Any) -> Iterator[Any]:
@@ -151,7 +160,7 @@ def functions(config: Any) -> list[str]:
         for field in dataclasses.fields(part):
             if holds_names(type(part), field.name):
                 value = getattr(part, field.name)
-                found += filter(None, value if isinstance(value, tuple) else (value,))
+                found += [name for name in (value if isinstance(value, tuple) else (value,)) if ":" in name]
     return found
 
 

@@ -58,6 +58,9 @@ class DataConfig:
     prompts: ClassVar[bool] = False
     "its rows are prompts alone: a run's batches are the answers of its own weights (training/rollouts.py)"
 
+    group_by: ClassVar[str] = ""
+    "the column whose values tell the groups of rows apart that an evaluation also reports; a class with columns has the field"
+
     cache_dir: str = ""
     "where prepared data is kept; empty: $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax"
     max_bad_records: CountOrZero = 0
@@ -85,6 +88,11 @@ class DataConfig:
         """What a model must offer to take this data, by the names of its config's fields: a whole number is the
         least, anything else must be equal."""
         return {}
+
+    def groups(self) -> tuple[str, ...]:
+        """The names of the groups of `group_by` among the validation rows, whose numbers an evaluation's batch has as
+        "group" (B,) int32."""
+        return ()
 
     def baselines(self) -> dict[str, float]:
         """What simple methods reach on the validation split, by the names of `levels`; may take seconds the first time."""

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import gzip
 import importlib.util
+import itertools
 import json
 import math
 from pathlib import Path
@@ -21,6 +22,7 @@ from bigmodel_jax.data.fields import Field, per_row
 from bigmodel_jax.data.holdout import check_fraction, held_out
 from bigmodel_jax.data.sources.source import Records, Source
 from bigmodel_jax.data.sources.table_files import TableFiles
+from bigmodel_jax.metrics.groups import names_of
 
 DIABETES = "sklearn:diabetes"
 DIABETES_COLUMNS = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6", "progression")
@@ -56,7 +58,7 @@ class TabularData(DataConfig):
         ("validation_path", "validation"), "source.validation"
     )
 
-    compared: ClassVar = DataConfig.compared | {"features": "prepares"}
+    compared: ClassVar = DataConfig.compared | {"features": "prepares", "group_by": "place"}
     cut: ClassVar = "validation_fraction"
 
     source: Source = Tables(train=DIABETES)
@@ -65,6 +67,8 @@ class TabularData(DataConfig):
     "feature columns in this order; empty: all columns but the targets"
     num_classes: CountOrZero = 0
     "0: the targets are numbers; else the one target is a label 0 .. num_classes - 1"
+    group_by: str = ""
+    "a column, whose values may be texts: an evaluation also reports its metrics for each of them; empty: it does not"
     validation_fraction: ProperShare = 0.2
     "share of the training rows held out, chosen by their content, where the source has no split validation"
 
@@ -82,11 +86,20 @@ class TabularData(DataConfig):
         log_skipped(split, table.skipped)
         train = table if split == "train" else read_split(self, "train")
         inputs, outputs = fit_scaling(train.features), fit_scaling(train.targets)
-        return TabularRows(inputs.standardise(table.features), table.targets, self.num_classes, outputs, table.skipped)
+        rows = (inputs.standardise(table.features), table.targets, self.num_classes, outputs, table.skipped)
+        names = {name: number for number, name in enumerate(self.groups() if split == "validation" else ())}
+        groups = np.array([names[name] for name in table.groups], np.int32) if names else None
+        return TabularRows(*rows, groups)
+
+    def groups(self) -> tuple[str, ...]:
+        column = read_split(self, "validation").groups
+        return names_of(column, "data.group_by", self.group_by)
 
     def row(self) -> dict[str, Field]:
         features = Field((len(self.features),) if self.features else None)
         row = {"features": features} | per_row(["weights"], "float32")
+        if self.group_by:
+            row["group"] = Field((), "int32", evaluation=True)
         if self.num_classes:
             return row | per_row(["label"])
         targets = (len(self.target),)
@@ -143,12 +156,15 @@ class TabularRows:
     num_classes: int
     scaling: Scaling
     skipped: list[tuple[str, str]]
+    groups: np.ndarray | None = None  # (N,) int32 of the validation rows, where they are told apart
 
     def __len__(self) -> int:
         return len(self.features)
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
         out = {"features": self.features[indices], "weights": np.ones(len(indices), np.float32)}
+        if self.groups is not None and noise is None:
+            out["group"] = self.groups[indices]
         targets = self.targets[indices]
         if self.num_classes:
             return out | {"label": targets[:, 0].astype(np.int32)}
@@ -164,12 +180,13 @@ class TabularRows:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """features (N, F) and targets (N, K) float64; names of the features; what was skipped."""
+    """features (N, F) and targets (N, K) float64; names of the features; what was skipped; the groups' names (N,), or ()."""
 
     features: np.ndarray
     targets: np.ndarray
     names: tuple[str, ...]
     skipped: list[tuple[str, str]]
+    groups: tuple[str, ...] = ()
 
 
 def read_split(cfg: TabularData, split: str) -> Table:
@@ -181,16 +198,18 @@ def read_split(cfg: TabularData, split: str) -> Table:
         return table
     rows = [f.tobytes() + t.tobytes() for f, t in zip(table.features, table.targets, strict=True)]
     mask = np.array(held_out(rows, cfg.validation_fraction)) == (split == "validation")
-    return dataclasses.replace(table, features=table.features[mask], targets=table.targets[mask])
+    groups = tuple(itertools.compress(table.groups, mask))
+    return dataclasses.replace(table, features=table.features[mask], targets=table.targets[mask], groups=groups)
 
 
 @functools.lru_cache(maxsize=4)
 def _read(cfg: TabularData, split: str, _fingerprint: str) -> Table:
-    bad, names, values = BadRecords(cfg.max_bad_records), (), array.array("d")
+    bad, names, values, groups = BadRecords(cfg.max_bad_records), (), array.array("d"), []
     for where, record in cfg.source.records(split, cfg.root(), bad):
         record = {name.strip(): value for name, value in record.items()}
         names = names or _columns(cfg, list(record), where)
         reason, row = _numbers(record, names)
+        reason = reason or (lacks(record, cfg.group_by) if cfg.group_by else "")
         if not reason and cfg.num_classes and row[-1] not in range(cfg.num_classes):
             label = record[cfg.target[0]]
             reason = f"label {label} is not in 0 .. {cfg.num_classes - 1} (data.num_classes)"
@@ -198,11 +217,12 @@ def _read(cfg: TabularData, split: str, _fingerprint: str) -> Table:
             bad.skip(where, reason)
         else:
             values.extend(row)
+            groups += [str(record[cfg.group_by]).strip()] if cfg.group_by else []
     if not values:
         raise ValueError(f"data.source: the {split} split of {cfg.source} has no usable rows")
     rows = np.array(values).reshape(-1, len(names))
     features = len(names) - len(cfg.target)
-    return Table(rows[:, :features], rows[:, features:], names[:features], bad.skipped)
+    return Table(rows[:, :features], rows[:, features:], names[:features], bad.skipped, tuple(groups))
 
 
 def _diabetes_files() -> list[Path]:
@@ -223,8 +243,8 @@ def _diabetes() -> Records:
 
 def _columns(cfg: TabularData, header: list[str], where: str) -> tuple[str, ...]:
     """The names of the feature columns, then of the targets."""
-    for option, names in (("target", cfg.target), ("features", cfg.features)):
-        for name in names:
+    for option, names in (("target", cfg.target), ("features", cfg.features), ("group_by", (cfg.group_by,))):
+        for name in filter(None, names):
             if name not in header:
                 raise ValueError(f"data.{option}: {where} has no column {name!r}{nearest(name, header)}")
     features = cfg.features or tuple(name for name in header if name not in cfg.target)

@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from bigmodel_jax.core.params import Init, Param
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import kept, linear, recompute
+from bigmodel_jax.nn.taps import tap
 
 
 def swiglu_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict[str, Param]:
@@ -22,17 +23,17 @@ def swiglu_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict[s
 def swiglu(p: dict, x: jax.Array) -> jax.Array:
     """(silu(x gate) * (x up)) down; x (B, T, D). Shazeer, arXiv:2002.05202."""
     hidden = recompute.from_arguments(lambda gate, up: jax.nn.silu(gate) * up)(*_gated(p, x))
-    return linear.project(_named(hidden), p["down"])
+    return tap("mlp", linear.project(_named(hidden), p["down"]))
 
 
 def geglu(p: dict, x: jax.Array) -> jax.Array:
     """(gelu(x gate) * (x up)) down, of swiglu's parameters, with the tanh approximation; x (B, T, D)."""
     hidden = recompute.from_arguments(lambda gate, up: jax.nn.gelu(gate, approximate=True) * up)(*_gated(p, x))
-    return linear.project(_named(hidden), p["down"])
+    return tap("mlp", linear.project(_named(hidden), p["down"]))
 
 
 def _gated(p: dict, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return linear.project(x, p["gate"]), linear.project(x, p["up"])
+    return tap("units", linear.project(x, p["gate"])), linear.project(x, p["up"])
 
 
 def _named(hidden: jax.Array) -> jax.Array:
@@ -54,5 +55,5 @@ def gelu_mlp(p: dict, x: jax.Array) -> jax.Array:
 
 def mlp(p: dict, x: jax.Array, activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """activation(x up) down; x (B, T, D)."""
-    hidden = recompute.from_arguments(activation)(linear.linear(p["up"], x))
-    return linear.linear(p["down"], _named(hidden))
+    hidden = recompute.from_arguments(activation)(tap("units", linear.linear(p["up"], x)))
+    return tap("mlp", linear.linear(p["down"], _named(hidden)))

@@ -1,7 +1,8 @@
 """Taps: what layers compute on their way, read out by name and layer.
 
 `tap` is the identity, and costs nothing where nobody asks. Its names are apart from those that remat keeps
-(nn/stack.py, POLICIES). "residual" is what leaves a layer, "attention" the output of attention after its projection.
+(nn/stack.py, POLICIES). "residual" is what leaves a layer, "attention" the output of attention after its projection, "mlp"
+that of a position-wise MLP, "units" its hidden units before their activation, "entropy" a function that gives attention's.
 """
 
 import contextvars
@@ -17,9 +18,11 @@ from bigmodel_jax.core.spelling import nearest
 
 @dataclasses.dataclass
 class Harvest:
-    """names: what is asked for; seen: what there was; found: by name, (L, ...); layer: of the layer being traced."""
+    """names: what is asked for; seen: what there was; found: by name, (L, ...); layer: of the layer being traced; read: what
+    is kept of a value, by name."""
 
     names: tuple[str, ...]
+    read: Callable[[str, Any], Any] = lambda name, x: x() if callable(x) else x
     seen: set[str] = dataclasses.field(default_factory=set)
     found: dict[str, Any] = dataclasses.field(default_factory=dict)
     layer: dict[str, Any] | None = None
@@ -38,7 +41,7 @@ def tap(name: str, x: Any) -> Any:
         harvest.seen.add(name)
         if name in harvest.names:
             num = sum(key.partition("/")[0] == name for key in harvest.layer)
-            harvest.layer[f"{name}/{num}" if num else name] = x
+            harvest.layer[f"{name}/{num}" if num else name] = harvest.read(name, x)
     return x
 
 
@@ -50,7 +53,8 @@ def tapped(fn: Callable, *names: str) -> Callable:
     """
 
     def run(*args, **kwargs):
-        out, harvest = _harvested(fn, names, args, kwargs)
+        harvest = Harvest(names)
+        out = _gathered(harvest, fn, *args, **kwargs)
         if missing := [name for name in names if name not in harvest.seen]:
             known = ", ".join(sorted(harvest.seen)) or "none"
             raise ValueError(f"taps: no layer has {missing[0]!r}; allowed: {known}{nearest(missing[0], harvest.seen)}")
@@ -59,21 +63,20 @@ def tapped(fn: Callable, *names: str) -> Callable:
     return run
 
 
-def found(fn: Callable, *names: str) -> Callable:
-    """As `tapped`, where a name that no layer taps is left out."""
+def read(fn: Callable, keep: Callable[[str, Any], Any], names: tuple[str, ...]) -> Callable:
+    """As `tapped`, where `keep(name, value)` is all that leaves a layer, and a name that no layer taps is no error."""
 
     def run(*args, **kwargs):
-        out, harvest = _harvested(fn, names, args, kwargs)
-        return out, harvest.found
+        harvest = Harvest(names, read=keep)
+        return _gathered(harvest, fn, *args, **kwargs), harvest.found
 
     return run
 
 
-def _harvested(fn: Callable, names: tuple[str, ...], args: tuple, kwargs: dict) -> tuple[Any, Harvest]:
-    harvest = Harvest(names)
+def _gathered(harvest: Harvest, fn: Callable, *args, **kwargs) -> Any:
     token = _asked.set(harvest)
     try:
-        return fn(*args, **kwargs), harvest
+        return fn(*args, **kwargs)
     finally:
         _asked.reset(token)
 

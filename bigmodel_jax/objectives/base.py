@@ -1,6 +1,7 @@
 """What an objective is: a loss over a batch, as sums; best as the score of what one call of the model gives."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import jax
 from bigmodel_jax.core.metrics import Mean, Metric
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.data.fields import Field
+from bigmodel_jax.metrics import further, groups
 from bigmodel_jax.models.base import Model, ModelConfig, Out
 
 
@@ -23,6 +25,12 @@ def held_out_loss(unit: str, headline: bool = False) -> Metric:
     return Metric("loss", "Held-out loss", "less", "{:.3f}", unit, headline)
 
 
+def evaluated(objective: "Objective | type[Objective]", data: Any, names: Sequence[str] = ()) -> tuple[Metric, ...]:
+    """What an evaluation of them reports; names: of further metrics. data: a `DataConfig`, or a class of them."""
+    of_groups = groups.declared(objective.row_metrics[0]) if data.group_by and objective.row_metrics else ()
+    return (*objective.metrics, *further.declared(names), *of_groups)
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """Base of every objective's config: `score` where one call of the model is enough, `loss` where it is not. `params` are
@@ -30,6 +38,8 @@ class Objective:
 
     metrics: ClassVar[tuple[Metric, ...]] = (held_out_loss(""),)
     "what an evaluation reports; a number that is not declared is shown under its own name"
+    row_metrics: ClassVar[tuple[Metric, ...]] = ()
+    "what `of_rows` gives; groups of rows are compared by the first"
     reads: ClassVar[tuple[str, ...]] = ()
     "the arrays of a training batch that `loss` reads, beside the model's own inputs; (): not declared, and not checked"
     takes: ClassVar[tuple[str, ...]] = ()
@@ -72,6 +82,10 @@ class Objective:
     def score(self, out: Out, batch: dict, *, params: Any, train: bool) -> Loss:
         """The loss of what the model gave for `batch`; params: at least those outside its stack of layers."""
         raise NotImplementedError(f"{type(self).__name__} defines neither score() nor loss()")
+
+    def of_rows(self, out: Out, batch: dict) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """(values, weights), (B,) each, of the rows of an evaluation's batch, by the names of `row_metrics`."""
+        return {}
 
     def loss(self, model: Model, params: Any, batch: dict, *, rng: jax.Array | None, train: bool) -> Loss:
         batch, rng = self.inputs(batch, rng)

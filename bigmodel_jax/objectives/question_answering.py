@@ -21,6 +21,7 @@ class QuestionAnswering(Objective):
     reads = ("start", "end", "weights")
     metrics = (
         Metric("exact_match", "Exact match", "more", "{:.2%}", "of the answers, first and last token", headline=True),
+        Metric("f1", "F1 of answers", "more", "{:.2%}", "tokens shared", beside="exact_match", label="F1"),
         held_out_loss("nats per example"),
     )
 
@@ -30,4 +31,15 @@ class QuestionAnswering(Objective):
         nats = sum(cross_entropy(logits, places)[0] for logits, places in ends) / 2
         mean = metrics.weighted(nats, weights)
         exact = metrics.correct(*ends[0]) * metrics.correct(*ends[1])
-        return Loss(mean, {"loss": mean, "exact_match": metrics.weighted(exact, weights)}, out.updates)
+        sums = {"loss": mean, "exact_match": metrics.weighted(exact, weights)}
+        if not train:
+            predicted = [jnp.argmax(logits, axis=-1) for logits, _ in ends]
+            sums["f1"] = metrics.weighted(shared(*predicted, batch["start"], batch["end"]), weights)
+        return Loss(mean, sums, out.updates)
+
+
+def shared(start, end, true_start, true_end):
+    """(B,): F1 of a predicted span's tokens against the true span's; 0 where a prediction ends before it starts."""
+    both = jnp.minimum(end, true_end) - jnp.maximum(start, true_start) + 1
+    lengths = (end - start + 1) + (true_end - true_start + 1)
+    return jnp.where(end >= start, 2 * jnp.maximum(both, 0) / jnp.maximum(lengths, 1), 0.0)

@@ -15,15 +15,19 @@ class Regression(Objective):
     """Mean squared error over examples and outputs.
 
     Batch: target (B, K) float32, weights (B,) float32, and what the model reads; in evaluation target_scale and
-    target_mean (B, K), where there are any: rmse is then in the target's own unit.
+    target_mean (B, K), where there are any: rmse, mse and mae are then in the target's own unit.
     """
 
     reads = ("target", "weights")
     metrics = (
         Metric("rmse", "Root mean squared error", "less", unit="in the target's own unit", headline=True),
+        Metric("mae", "Mean absolute error", "less", unit="in the target's own unit", beside="rmse", label="MAE"),
+        Metric("mse", "Mean squared error", "less", unit="in the target's own unit, squared"),
         held_out_loss("squared error"),
         Metric("r2", "Variance explained (R²)", "more", "{:.3f}"),
     )
+
+    row_metrics = tuple(metric for metric in metrics if metric.name in ("mae", "mse"))
 
     def score(self, out, batch, *, params, train) -> Loss:
         value, target, weights = out.value.astype(jnp.float32), batch["target"], batch["weights"].astype(jnp.float32)
@@ -38,22 +42,28 @@ class Regression(Objective):
             sums |= spread(error, target, batch.get("target_scale", jnp.ones_like(target)), weights)
         return Loss(mean, sums, out.updates)
 
+    def of_rows(self, out, batch):
+        error = out.value.astype(jnp.float32) - batch["target"]
+        error = error * batch.get("target_scale", jnp.ones_like(error))
+        values = {"mae": jnp.mean(jnp.abs(error), axis=-1), "mse": jnp.mean(jnp.square(error), axis=-1)}
+        return {name: (value, batch["weights"].astype(jnp.float32)) for name, value in values.items()}
+
     def summarize(self, metrics_: dict[str, Mean]):
         sums = {k: np.asarray(m.total, np.float64) for k, m in metrics_.items() if k in SUMS}
         scalars = super().summarize({k: m for k, m in metrics_.items() if k not in SUMS})
         count = float(metrics_["loss"].count)
         variation = sums["squares"] - sums["values"] ** 2 / max(count, 1.0)
         explained = 1.0 - np.divide(sums["errors"], variation, out=np.ones_like(variation), where=variation > 0)
-        rmse = np.sqrt(sums["scaled_errors"].mean() / max(count, 1.0))
-        return scalars | {"rmse": float(rmse), "r2": float(explained.mean())}
+        mse, mae = (float(sums[name].mean() / max(count, 1.0)) for name in ("scaled_errors", "absolute_errors"))
+        return scalars | {"rmse": mse**0.5, "mse": mse, "mae": mae, "r2": float(explained.mean())}
 
 
-SUMS = ("errors", "scaled_errors", "values", "squares")
+SUMS = ("errors", "scaled_errors", "values", "squares", "absolute_errors")
 
 
 def spread(error, target, scale, weights) -> dict[str, Mean]:
-    """Sums (K,) over the examples from which rmse and the coefficient of determination follow; targets are centred
+    """Sums (K,) over the examples from which rmse, mse, mae and the coefficient of determination follow; targets are centred
     near 0, so that the difference of the two sums is exact enough in float32."""
     zero = jnp.zeros(())
-    columns = (jnp.square(error), jnp.square(error * scale), target, jnp.square(target))
+    columns = (jnp.square(error), jnp.square(error * scale), target, jnp.square(target), jnp.abs(error * scale))
     return {name: Mean(weights @ x, zero) for name, x in zip(SUMS, columns, strict=True)}

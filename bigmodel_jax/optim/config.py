@@ -66,19 +66,20 @@ class OptimConfig:
         """The update rule for the parameters of `spec`, at the rate `rate`; clipping and groups come around it."""
         return names.transformation(self, rate, spec)
 
-    def frozen(self, spec: params.Tree) -> frozenset[str]:
-        """Paths of trained parameters that `groups` freezes."""
-        return groups.frozen(self.groups, spec)
+    def freeze(self, spec: params.Tree) -> params.Tree:
+        """`spec` with what `groups` freezes as constants; ValueError, one line, for a pattern that matches nothing."""
+        return groups.freeze(self.groups, spec) if self.groups else spec
 
     def check_widths(self, spec: params.Tree) -> None:
         """ValueError where parameters have widths of μP and an optimizer that it has no rule for."""
-        groups.owned(self, params.partition(spec, spec)[0])
+        groups.owned(self, spec)
 
     def make(self, spec: params.Tree, total_steps: int) -> Optimizer:
         """The optimizer of the trained parameters of `spec`: rule, schedule, clipping, average and groups."""
-        spec, _ = params.partition(spec, spec)
+        whole = self.freeze(spec)
+        spec = params.of_kind(whole, whole, "trained")
         if self.groups or any(width != params.Width() for width in of_spec(spec).values()):
-            tx = groups.combine(self, spec, total_steps)
+            tx = groups.combine(self, whole, total_steps)
         else:
             tx = self.transformation(self.schedule_fn(total_steps), spec)
             tx = penalised(tx, self.l1, self.l2, names.decay_mask(spec))

@@ -1,12 +1,10 @@
-"""Groups of parameters by a pattern over their paths: rates, decay and optimizers of their own, or none at all."""
+"""Groups of parameters by a pattern over their paths: rates, decay and optimizers of their own, or no training at all."""
 
 import dataclasses
 import functools
 import re
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from bigmodel_jax.core import params
@@ -19,7 +17,6 @@ from bigmodel_jax.optim.widths import of_spec as widths_of
 from bigmodel_jax.optim.widths import scaled
 
 REST = "rest"  # the parameters in no group, among the labels of a state
-FROZEN = "frozen"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Group:
     lr: NonNegative | None = None  # the peak of the rate; the schedule's form stays
     weight_decay: NonNegative | None = None
     optimizer: names.Name | None = None
-    freeze: bool = False  # no gradient, no moments, no weight decay: the values stay as they are
+    freeze: bool = False  # a constant: no gradient, no moments, no part of the train state
     l1: NonNegative | None = None
     l2: NonNegative | None = None
     layer_decay: ShareAboveZero = 1.0  # the factor from the rate of each layer of a stack to that of the layer below
@@ -60,19 +57,25 @@ class Group:
 
 
 def assign(groups: tuple[Group, ...], spec: params.Tree) -> dict[str, int | None]:
-    """{path of a trained parameter: number of the first group that matches it, or None}.
+    """{path of a trained or frozen parameter: number of the first group that matches it, or None}.
 
-    ValueError for a pattern that is no regular expression or that no parameter is left for, and where nothing trains.
+    A frozen one is a constant that a group freezes, so that the answer is the same before and after `freeze`. ValueError
+    for a pattern that is no regular expression or that no parameter is left for, and where nothing trains.
     """
     patterns = [_compile(n, group) for n, group in enumerate(groups)]
-    paths = [path for path, p in params.paths(spec).items() if p.trainable]
-    found = {path: next((n for n, p in enumerate(patterns) if p.fullmatch(path)), None) for path in paths}
+    kinds = {path: p.kind for path, p in params.paths(spec).items() if p.kind != "statistic"}
+    first = {path: next((n for n, p in enumerate(patterns) if p.fullmatch(path)), None) for path in kinds}
+    found = {path: n for path, n in first.items() if kinds[path] == "trained" or _freezes(groups, n)}
     for n, group in enumerate(groups):
         if n not in found.values():
-            raise ValueError(_unmatched(n, group, patterns[n], paths))
-    if groups and all(n is not None and groups[n].freeze for n in found.values()):
+            raise ValueError(_unmatched(n, group, patterns[n], list(found)))
+    if groups and all(_freezes(groups, n) for n in found.values()):
         raise ValueError("optim.groups freezes every parameter; at least one must be trained")
     return found
+
+
+def _freezes(groups: tuple[Group, ...], n: int | None) -> bool:
+    return n is not None and groups[n].freeze
 
 
 def _compile(n: int, group: Group) -> re.Pattern:
@@ -92,11 +95,16 @@ def _unmatched(n: int, group: Group, pattern: re.Pattern, paths: list[str]) -> s
     return f"{text} matches no trained parameter's whole path; the nearest: {near}"
 
 
-def frozen(groups: tuple[Group, ...], spec: params.Tree) -> frozenset[str]:
-    """Paths of the trained parameters that a group freezes."""
-    if not groups:
-        return frozenset()
-    return frozenset(path for path, n in assign(groups, spec).items() if n is not None and groups[n].freeze)
+def freeze(groups: tuple[Group, ...], spec: params.Tree) -> params.Tree:
+    """`spec` with each parameter that a group freezes as a constant, stored as it is; errors as in `assign`."""
+    fixed = {path for path, n in assign(groups, spec).items() if _freezes(groups, n)}
+    if not fixed:
+        return spec
+    constant = {
+        path: p if path not in fixed else dataclasses.replace(p, kind="constant")
+        for path, p in params.paths(spec).items()
+    }
+    return params.from_paths(constant)
 
 
 class Owned(NamedTuple):
@@ -110,8 +118,6 @@ class Owned(NamedTuple):
     group: Group | None
 
     def make(self, spec: params.Tree, total_steps: int) -> optax.GradientTransformation:
-        if self.label == FROZEN:
-            return optax.set_to_zero()
         named = self.group is not None and self.group.optimizer is not None
         make = functools.partial(names.transformation, self.config) if named else self.config.transformation
         tx = make(self.config.schedule_fn(total_steps), spec)
@@ -123,13 +129,12 @@ class Owned(NamedTuple):
 
 def owned(cfg: Any, spec: params.Tree) -> dict[str, Owned]:
     """{path of a trained parameter: what moves it}; ValueError for an optimizer that μP has no rule for."""
-    widths = widths_of(spec)
+    widths = widths_of(params.of_kind(spec, spec, "trained"))
     kinds, found = list(dict.fromkeys(widths.values())), {}
     for path, n in assign(cfg.groups, spec).items():
-        group, width = None if n is None else cfg.groups[n], widths[path]
-        if group is not None and group.freeze:
-            found[path] = Owned(FROZEN, cfg, group)
+        if _freezes(cfg.groups, n):
             continue
+        group, width = None if n is None else cfg.groups[n], widths[path]
         label = REST if n is None else str(n)
         label += "" if width == Width() else f".width{kinds.index(width)}"
         found[path] = Owned(label, scaled(cfg if group is None else group.config(cfg), width), group)
@@ -137,8 +142,10 @@ def owned(cfg: Any, spec: params.Tree) -> dict[str, Owned]:
 
 
 def combine(cfg: Any, spec: params.Tree, total_steps: int) -> optax.GradientTransformation:
-    """One transformation for the trained `spec`: each group's own, and `cfg`'s for the rest; for each width its own."""
+    """One transformation for the trained parameters of `spec`: each group's own, and `cfg`'s for the rest; for each width
+    its own."""
     found = owned(cfg, spec)
+    spec = params.of_kind(spec, spec, "trained")
     kinds = {one.label: one for one in found.values()}
     parts = {label: one.make(spec, total_steps) for label, one in kinds.items()}
     return optax.multi_transform(parts, params.from_paths({path: one.label for path, one in found.items()}))
@@ -151,40 +158,11 @@ def rate_names(groups: tuple[Group, ...]) -> dict[int, str]:
     return {n: f"learning_rate/{f'{n}_' * (t in twice)}{t}" for n, t in texts.items() if not groups[n].freeze}
 
 
-# ------------------------------------------------------------------------------------------------ no gradients
-
-
-def stop(tree: params.Tree, paths: frozenset[str]) -> params.Tree:
-    """`tree`, of whose leaves at `paths` no gradient is computed."""
-    if not paths:
-        return tree
-    flat = params.paths(tree)
-    return params.from_paths({path: jax.lax.stop_gradient(x) if path in paths else x for path, x in flat.items()})
-
-
-def without(tree: params.Tree, paths: frozenset[str]) -> params.Tree:
-    """`tree` less the leaves at `paths`, so that a sum over microbatches carries no zeros."""
-    return (
-        params.from_paths({path: x for path, x in params.paths(tree).items() if path not in paths}) if paths else tree
-    )
-
-
-def with_zeros(tree: params.Tree, like: params.Tree, paths: frozenset[str]) -> params.Tree:
-    """The inverse of `without`: float32 zeros at `paths`, in the shapes of `like`, whose order of leaves the result has."""
-    if not paths:
-        return tree
-    flat = params.paths(tree)
-    shapes = params.paths(like)
-    return params.from_paths(
-        {path: jnp.zeros(x.shape, jnp.float32) if path in paths else flat[path] for path, x in shapes.items()}
-    )
-
-
 # ------------------------------------------------------------------------------------------------ the table
 
 
 def rows(groups: tuple[Group, ...], spec: params.Tree) -> list[tuple[str, str, str, str, str]]:
-    """(pattern, leaves, parameters, share of the trained ones, what is done) of each group, and of the rest."""
+    """(pattern, leaves, parameters, share of the trained and frozen ones, what is done) of each group, and of the rest."""
     found, sizes = assign(groups, spec), {path: p.size for path, p in params.paths(spec).items()}
     total = sum(sizes[path] for path in found)
     out = []

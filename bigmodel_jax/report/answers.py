@@ -44,8 +44,9 @@ def tables(answers: Answers) -> str:
 
 
 def _title(name: str) -> str:
-    stem = name.removesuffix(".jsonl")
-    return f"Answers after step {int(stem):,}" if stem.isdecimal() else name
+    step, _, evaluation_set = name.removesuffix(".jsonl").partition(".")
+    named = f" of {evaluation_set}" if evaluation_set else ""
+    return f"Answers{named} after step {int(step):,}" if step.isdecimal() else name
 
 
 def _figure(name: str, body: str) -> str:

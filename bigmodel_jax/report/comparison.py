@@ -1,5 +1,6 @@
 """Several runs side by side: curves on top of each other, final figures with the best marked, configs diffed."""
 
+from collections.abc import Sequence
 from html import escape
 
 from bigmodel_jax.core.metrics import Metric
@@ -9,7 +10,7 @@ from bigmodel_jax.report.history import Run, config_diff, headline, metric_of
 from bigmodel_jax.report.plot_style import DARK, LIGHT
 
 
-def comparison_body(runs: list[Run]) -> str:
+def comparison_body(runs: list[Run], differences: Sequence[str] = ()) -> str:
     light, dark = (plots_together.draw_together(runs, theme) for theme in (LIGHT, DARK))
     header = f'<header><p class="kicker">Comparison</p><h1>{len(runs)} runs side by side</h1></header>'
     pictures = f'<div class="figures">{elements.pictures(light, dark)}</div>' if light else ""
@@ -22,10 +23,16 @@ def comparison_body(runs: list[Run]) -> str:
         (
             header,
             elements.section("Final figures", _figure_table(runs), best),
+            elements.section("First difference", _differences(differences), "A and B, step by step."),
             elements.section("Curves", pictures, curves),
             elements.section("Configurations", _diff_table(runs), note),
         )
     )
+
+
+def _differences(sentences: Sequence[str]) -> str:
+    rows = {name: text for name, _, text in (sentence.partition(": ") for sentence in sentences)}
+    return elements.panel(elements.definitions(rows)) if rows else ""
 
 
 def _figure_table(runs: list[Run]) -> str:

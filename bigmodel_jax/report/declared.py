@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.objectives import Objective
+from bigmodel_jax.objectives.base import evaluated
 from bigmodel_jax.report.progress import clock, duration, short
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,15 @@ WRITTEN = {"tokens_per_second": short, "wall_seconds": clock, "step_seconds": du
 Known = dict[str, Metric]  # by the key under which a number is recorded: "eval/accuracy"
 
 
-def of(objective: Objective | type[Objective], data: DataConfig | type[DataConfig]) -> Known:
-    return {f"eval/{m.name}": m for m in (*objective.metrics, *data.levels)}
+def of(
+    objective: Objective | type[Objective],
+    data: DataConfig | type[DataConfig],
+    further: Sequence[str] = (),
+    sets: Sequence[Metric] = (),
+) -> Known:
+    """further: the names of further metrics, as `eval.metrics` has them; sets: the metrics of the evaluation sets."""
+    of_rows = objective.row_metrics if data.group_by else ()  # a table of groups has these, too
+    return {f"eval/{m.name}": m for m in (*of_rows, *evaluated(objective, data, further), *data.levels, *sets)}
 
 
 def write(run_dir: Path, known: Known, counts: str, kinds: dict[str, str]) -> None:

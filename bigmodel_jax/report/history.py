@@ -14,7 +14,7 @@ import numpy as np
 from bigmodel_jax.core import formats
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.data.corpus.kept_cards import FOLDER
-from bigmodel_jax.report import declared, goodput
+from bigmodel_jax.report import declared, goodput, spike_records
 from bigmodel_jax.report.answers import Answers, read_answers
 from bigmodel_jax.report.environment import ENVIRONMENT_FILE
 from bigmodel_jax.report.writers import read_metrics
@@ -46,6 +46,7 @@ class Run:
         default_factory=dict
     )  # what the fields of its data are to a comparison
     cards: list[dict] = dataclasses.field(default_factory=list)  # of the corpora that it trained on
+    spikes: list[dict] = dataclasses.field(default_factory=list)  # as report/spike_records.py reads them
 
     @property
     def name(self) -> str:
@@ -104,7 +105,7 @@ def load_run(run_dir: Path) -> Run:
     split = goodput.read(path)
     facts = (labels, tokenizer, known, counts, split, read_answers(path), compared)
     cards = [card for file in sorted(path.glob(f"{FOLDER}/*.json")) if (card := _json(file))]
-    return Run(path, config, environment, metrics, samples, pictures, *facts, cards)
+    return Run(path, config, environment, metrics, samples, pictures, *facts, cards, spike_records.read(path))
 
 
 def metric_of(runs: list[Run], key: str) -> Metric:

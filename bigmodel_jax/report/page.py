@@ -3,7 +3,7 @@
 import logging
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -11,7 +11,18 @@ import numpy as np
 
 from bigmodel_jax.core import files, mirror
 from bigmodel_jax.core.metrics import Metric, precision_recall_f1
-from bigmodel_jax.report import answers, card_page, declared, elements, plots, sheet
+from bigmodel_jax.report import (
+    answers,
+    card_page,
+    class_tables,
+    declared,
+    elements,
+    harness_results,
+    plots,
+    sheet,
+    spike_marks,
+    watch_plots,
+)
 from bigmodel_jax.report.comparison import comparison_body
 from bigmodel_jax.report.goodput import PARTS
 from bigmodel_jax.report.history import Run, confusion, flatten, headline, levels, load_run, loss_unit, unit
@@ -20,6 +31,8 @@ from bigmodel_jax.report.progress import duration, short
 from bigmodel_jax.report.scaling import RECORDS_FILE
 from bigmodel_jax.report.scaling_page import build_scaling_page
 from bigmodel_jax.report.shell import shell
+from bigmodel_jax.report.sweep import is_sweep
+from bigmodel_jax.report.sweep_page import build_sweep_page
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +40,21 @@ SHOWN_SAMPLES = 2  # the newest; older ones are folded away
 SAMPLE_CHARACTERS = 4000
 
 
-def build_report(run_dirs: list[Path], output: Path) -> Path:
+def build_report(run_dirs: list[Path], output: Path, differences: Sequence[str] = ()) -> Path:
     """Writes the page of one run (and its plots/*.png), or of several side by side, to `output`; returns `output`.
 
-    Folders of scaling benchmarks make a page of their own kind. ValueError names a folder that holds no run.
+    differences: sentences about where two runs part. Folders of scaling benchmarks, and a sweep's, make pages of their
+    own kinds. ValueError names a folder that holds no run.
     """
     if all((Path(run_dir) / RECORDS_FILE).is_file() for run_dir in run_dirs):
         return build_scaling_page(run_dirs, Path(output))
+    if len(run_dirs) == 1 and is_sweep(run_dirs[0]):
+        return build_sweep_page(Path(run_dirs[0]), Path(output))
     runs = [load_run(run_dir) for run_dir in run_dirs]
     if len(runs) == 1:
         title, body = runs[0].name, _run_body(runs[0])
     else:
-        title, body = f"{len(runs)} runs", comparison_body(runs)
+        title, body = f"{len(runs)} runs", comparison_body(runs, differences)
     output = Path(output)
     files.replace(output, shell(title, body))
     return output
@@ -48,8 +64,9 @@ def _run_body(run: Run) -> str:
     figures = headline(run)
     dark = plots.draw(run, DARK)
     light = plots.draw(run, LIGHT)
+    inside = [watch_plots.draw_watched(run, theme) for theme in (LIGHT, DARK)]
     try:
-        plots.write(run.path, light)
+        plots.write(run.path, light | inside[0])
     except OSError as error:  # a run that may only be read has a page elsewhere, which holds its plots
         log.warning("%s: %s; the page alone has the plots", error.filename, error.strerror)
     return "".join(
@@ -57,8 +74,18 @@ def _run_body(run: Run) -> str:
             _header(run, figures),
             f'<div class="cards">{"".join(_cards(run, figures))}</div>',
             elements.section("Curves", _grid(elements.pictures(light, dark))),
+            elements.section(
+                "Spikes",
+                spike_marks.table(run.spikes),
+                "Far above the steps before; the newest first. After a way back, the batches go on behind the spike.",
+            ),
+            elements.section("Inside the network", _grid(elements.pictures(*inside)), "What report.watch saw."),
             elements.section("Wall time", _wall_time(run), _restarts(run)),
-            elements.section("Per class", _class_table(run), "Of the newest evaluation."),
+            elements.section("Per class", class_tables.per_class(run), "Of the newest evaluation."),
+            elements.section(
+                "By group", class_tables.by_group(run), "Of the newest evaluation, with intervals of 95 %."
+            ),
+            elements.section("Benchmarks", harness_results.table(run.path), "By lm-eval; the newest of each task."),
             elements.section("Data", "".join(map(card_page.folded_card, run.cards)), "As prepare found it."),
             elements.section(
                 "Training images", elements.panel(sheet.grid(run.path)), "The first batch, as the model gets it."
@@ -122,7 +149,8 @@ def _title(run: Run, metric: Metric) -> str:
     shared = [m for m in run.known.values() if m.beside and not m.title]
     if not metric.title and metric.beside:
         return f"{run.metric(f'eval/{metric.beside}').title}, {metric.label}"
-    return f"{metric.title}, {metric.label}" if metric.name in {m.beside for m in shared} else metric.title
+    shares = metric.label and metric.name in {m.beside for m in shared}
+    return f"{metric.title}, {metric.label}" if shares else metric.title
 
 
 def _written(run: Run, key: str, figures: dict[str, float]) -> str:
@@ -196,23 +224,6 @@ def _restarts(run: Run) -> str:
 
 def _grid(body: str) -> str:
     return f'<div class="figures">{body}</div>' if body else ""
-
-
-def _class_table(run: Run) -> str:
-    matrix = confusion(run)
-    if matrix is None:
-        return ""
-    scores = precision_recall_f1(matrix)
-    scores = {name: 100 * values if name != "support" else values for name, values in scores.items()}
-    rows = "".join(
-        f"<tr><th>{escape(run.label(c))}</th>"
-        + "".join(f"<td>{scores[k][c]:.1f} %</td>" for k in ("precision", "recall"))
-        + f'<td><span class="meter"><b style="width:{scores["f1"][c]:.1f}%"></b></span>{scores["f1"][c]:.1f} %</td>'
-        f"<td>{scores['support'][c]:,.0f}</td></tr>"
-        for c in range(len(matrix))
-    )
-    names = "".join(f"<th>{name}</th>" for name in ("Class", "Precision", "Recall", "F1", "Examples"))
-    return elements.panel(f'<table class="classes"><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>')
 
 
 def _samples(run: Run) -> str:

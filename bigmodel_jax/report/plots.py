@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from bigmodel_jax.core import files
-from bigmodel_jax.core.metrics import Metric, precision_recall_f1
+from bigmodel_jax.core.metrics import Metric
+from bigmodel_jax.report import spike_marks, watch_plots
+from bigmodel_jax.report.class_plots import confusion_figure, per_class_figure
 from bigmodel_jax.report.declared import is_share
-from bigmodel_jax.report.history import Run, confusion, levels, loss_unit, unit
+from bigmodel_jax.report.history import Run, levels, loss_unit, unit
 from bigmodel_jax.report.mixture_plots import GIVEN, epochs_by_part_figure, loss_by_part_figure, share_by_part_figure
 from bigmodel_jax.report.plot_style import (
     Theme,
@@ -26,8 +28,12 @@ from bigmodel_jax.report.plot_style import (
     short_tick,
     smooth,
 )
-
-MOST_CLASSES = 25  # with more, only the worst are drawn, and the matrix goes without numbers
+from bigmodel_jax.report.score_plots import (
+    calibration_figure,
+    groups_figure,
+    precision_recall_figure,
+    roc_figure,
+)
 
 
 def write(run_dir: Path, pictures: dict[str, bytes]) -> list[Path]:
@@ -48,16 +54,17 @@ def draw(run: Run, theme: Theme) -> dict[str, bytes]:
     return render({"loss": loss_figure} | own | FIGURES, run, theme)
 
 
+HIDDEN = (GIVEN, watch_plots.PREFIX)  # numbers with figures of their own
 # What every step records.
 STEP_NAMES = {
     *("loss", "learning_rate", "grad_norm", "skipped_steps", "tokens_per_second", "mfu", "step_seconds"),
-    "data_wait_seconds",
+    *("data_wait_seconds", "spikes", "recompilations"),
 }
 
 
 def measured(run: Run) -> list[str]:
     """What evaluations and objectives record beside `STEP_NAMES` and levels, without the "eval/" in front."""
-    own = (name for name in run.names() if name not in STEP_NAMES and not name.startswith(GIVEN))
+    own = (name for name in run.names() if name not in STEP_NAMES and not name.startswith(HIDDEN))
     names = dict.fromkeys(name.removeprefix("eval/") for name in own)
     return [name for name in names if not run.metric(f"eval/{name}").level]
 
@@ -84,6 +91,7 @@ def loss_figure(run: Run, theme: Theme):
         return None
     figure, axes = new_axes(theme, f"Loss, {loss_unit(run)}")
     labels = _train_and_eval(run, theme, axes, "loss")
+    spike_marks.mark(axes, theme, run.spikes)
     cut_start(axes, [(train, held_out)])
     return label_ends(figure, axes, labels)
 
@@ -165,6 +173,7 @@ def grad_norm_figure(run: Run, theme: Theme):
     curve(axes, steps, smooth(norm), theme.series[0], "")
     if norm.max() > 8 * norm[norm > 0].min():
         axes.set_yscale("log")
+    spike_marks.mark(axes, theme, run.spikes)
     return figure
 
 
@@ -218,63 +227,6 @@ def step_time_figure(run: Run, theme: Theme):
     return figure
 
 
-def confusion_figure(run: Run, theme: Theme):
-    matrix = confusion(run)
-    if matrix is None:
-        return None
-    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
-
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    figure, axes = new_axes(theme, "Confusion matrix", xlabel="prediction", height=5.6)
-    colors = LinearSegmentedColormap.from_list("paper to accent", [theme.paper, theme.series[0]])
-    # The root lets single errors be seen beside a diagonal of hundreds.
-    axes.imshow(shares, cmap=colors, norm=PowerNorm(0.5, 0, 1), aspect="equal")
-    axes.set_ylabel("label")
-    axes.grid(visible=False)
-    if len(matrix) <= MOST_CLASSES:
-        names = [_short(run.label(c)) for c in range(len(matrix))]
-        long = max(map(len, names)) > 3
-        axes.set_xticks(range(len(matrix)), names, rotation=45 if long else 0, ha="right" if long else "center")
-        axes.set_yticks(range(len(matrix)), names)
-        size = min(12, 130 / len(matrix))
-        for row, column in zip(*np.nonzero(matrix), strict=True):
-            dark = shares[row, column] > 0.4
-            color = theme.paper if dark else theme.ink
-            axes.text(column, row, f"{matrix[row, column]:.0f}", ha="center", va="center", color=color, fontsize=size)
-    return figure
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 16 else name[:15] + "…"
-
-
-def per_class_figure(run: Run, theme: Theme):
-    matrix = confusion(run)
-    if matrix is None:
-        return None
-    scores = precision_recall_f1(matrix)
-    classes = np.argsort(scores["f1"], kind="stable")[:MOST_CLASSES]
-    classes = np.sort(classes)[::-1]
-    rows = np.arange(len(classes))
-    few = f", the {MOST_CLASSES} with the lowest F1" if len(matrix) > MOST_CLASSES else ""
-    figure, axes = new_axes(theme, f"Per class{few}", xlabel="%", height=max(5.6, 1.6 + 0.32 * len(classes)))
-    # Points, not bars: the axis need not start at 0, and differences of a percent are what matters here.
-    spread = [scores[k][classes] for k in ("precision", "recall", "f1")]
-    axes.hlines(rows, 100 * np.min(spread, 0), 100 * np.max(spread, 0), color=theme.grid, linewidth=5, zorder=1)
-    marks = (
-        ("precision", "D", 8),
-        ("recall", "s", 7),
-        ("F1", "o", 5),
-    )  # smaller ones on top: equal scores stay visible
-    for values, (text, marker, size), color in zip(spread, marks, theme.series, strict=False):
-        axes.plot(100 * values, rows, marker, color=color, markersize=size, label=text, zorder=2)
-    axes.set_yticks(rows, [_short(run.label(c)) for c in classes])
-    axes.set_ylabel("class")
-    axes.grid(axis="y", visible=False)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, handletextpad=0.1, columnspacing=1)
-    return figure
-
-
 FIGURES: dict[str, Callable] = {
     "loss": loss_figure,
     "loss_by_part": loss_by_part_figure,
@@ -282,6 +234,10 @@ FIGURES: dict[str, Callable] = {
     "share_by_part": share_by_part_figure,
     "confusion": confusion_figure,
     "per_class": per_class_figure,
+    "roc": roc_figure,
+    "precision_recall": precision_recall_figure,
+    "calibration": calibration_figure,
+    "by_group": groups_figure,
     "learning_rate": learning_rate_figure,
     "grad_norm": grad_norm_figure,
     "throughput": throughput_figure,

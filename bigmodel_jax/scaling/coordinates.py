@@ -54,7 +54,7 @@ def sizes_of(config: Config, batches: Sequence[dict], mesh: Mesh) -> Sizes:
         with sharding.use(mesh, config.parallel.rules, config.parallel):
             weights = cast(params.merge(state.params, state.frozen, constants), config.precision.compute)
             batch, _ = config.objective.inputs(batches[0], None)
-            out, found = taps.found(model.apply, *TAPS)(weights, batch)
+            out, found = taps.read(model.apply, lambda _, x: x, TAPS)(weights, batch)
         last = {name: x[-1] for name, x in found.items()} | {OUTPUT: out.value}
         return {name: jnp.abs(x.astype(jnp.float32)).mean() for name, x in last.items()}
 

@@ -46,7 +46,7 @@ def resume(
     """
     abstract = abstract_state(config, mesh)
     fits.check_state(config, mesh, (abstract, abstract_constants(config, mesh)))
-    restored = store.restore(saves, abstract)
+    restored = store.restore(saves, abstract, left=constants.repeated(config))
     if restored is None:
         return None
     batches.seek(restored.step, restored.data_state)

@@ -23,6 +23,17 @@ def check_processes(config: Config) -> None:
         )
 
 
+def check_spikes(config: Config) -> None:
+    """ValueError where a run cannot go back to a save, or not on with other batches."""
+    if config.train.spikes.action != "rollback":
+        return
+    option, data = "train.spikes.action = 'rollback'", type(config.data)
+    if not (config.checkpoint.every or config.checkpoint.local_every):
+        raise ValueError(f"{option} needs saves to go back to, such as --checkpoint.every 100")
+    if data.experience is not DataConfig.experience or config.data.prompts:
+        raise ValueError(f"{option}: the batches of {data.__name__} are made by the weights; give 'skip'")
+
+
 def check_rows(config: Config, rows: Rows) -> None:
     """ValueError where a run is longer than its rows allow, or where model and objective read what the rows of training,
     whose class declares nothing, do not hold."""
@@ -30,6 +41,8 @@ def check_rows(config: Config, rows: Rows) -> None:
     most = rows.num_examples(size) if hasattr(rows, "num_examples") else None
     if most is not None and steps * size > most:
         raise ValueError(f"train.steps = {steps}: {steps * size:,} examples are asked for, and {exhausted(most)}")
+    if most is not None and config.train.spikes.action == "rollback":
+        raise ValueError(f"train.spikes.action = 'rollback': no batch is to spare, {exhausted(most)}; or give 'skip'")
     made = type(config.data).experience is not DataConfig.experience  # batches are not these rows
     if not made and not config.data.row():
         held = rows.batch(np.zeros(1, np.int64), np.zeros(1, np.uint64))

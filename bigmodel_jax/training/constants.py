@@ -7,7 +7,7 @@ checkpoint/store.py, atomic and with a digest per leaf. Both open on every mesh.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,13 +114,50 @@ def keep(run_dir: Path, config: Config, constants: params.Tree, found: Places) -
         files.remove_tree(mirror.origin(run_dir / FOLDER))
         (run_dir / FILE).unlink(missing_ok=True)
     processes.meet("constants")
-    if copied := {path: x for path, x in params.paths(constants).items() if path not in found}:
-        with store.open_store(run_dir / FOLDER, CheckpointConfig(), copy_bytes=COPY_BYTES) as saves:
-            store.save(saves, 0, {FOLDER: params.from_paths(copied)}, ORDER, config_file.to_json(config))
+    _copy(run_dir, config, constants, found)
     if found and processes.first():
         sources = [_entry(run_dir, *save, group) for save, group in _by_save(found).items()]
         files.replace(run_dir / FILE, json.dumps(formats.stamp() | {"sources": sources}, indent=1) + "\n")
     processes.meet("constants")
+
+
+def _copy(run_dir: Path, config: Config, constants: params.Tree, found: Collection[str]) -> None:
+    if copied := {path: x for path, x in params.paths(constants).items() if path not in found}:
+        with store.open_store(run_dir / FOLDER, CheckpointConfig(), copy_bytes=COPY_BYTES) as saves:
+            store.save(saves, 0, {FOLDER: params.from_paths(copied)}, ORDER, config_file.to_json(config))
+
+
+# ---------------------------------------------------------------- runs of 0.1.0, whose saves repeat what a group freezes
+
+
+def repeated(config: Config) -> frozenset[str]:
+    """The leaves that a save of then holds beside the state."""
+    spec = config.make_model().spec
+    fixed = params.paths(params.of_kind(spec, spec, "constant"))
+    return frozenset(f"{field}/{path}" for field in ("params", "ema") for path in fixed)
+
+
+def keep_repeated(run_dir: Path, config: Config, constants: params.Tree) -> None:
+    """Copies such constants to where a run of now keeps its own; nothing where they lie there. All processes call this."""
+    if constants and not processes.from_first(_is_kept(run_dir)):
+        _copy(run_dir, config, constants, references(run_dir))
+
+
+def _is_kept(run_dir: Path) -> bool:
+    return mirror.origin(run_dir / FOLDER / "0").is_dir()
+
+
+def _repeated_places(run_dir: Path, wanted: Collection[str]) -> dict[str, Place]:
+    """Where the newest save holds the parameters `wanted`; {} where it has not all of them."""
+    directory = (run_dir / "checkpoints").absolute()
+    if not wanted or not mirror.origin(directory).is_dir():
+        return {}
+    step = leaves.newest(directory)
+    described = leaves.describe(directory, step)
+    found = {path: described.get(f"params/{path}") for path in wanted}
+    if None in found.values():
+        return {}
+    return {path: Place(directory, step, f"params/{path}", leaf.shape, leaf.digest) for path, leaf in found.items()}
 
 
 def _entry(run_dir: Path, directory: Path, step: int, group: Places) -> dict:
@@ -135,6 +172,8 @@ def load(config: Config, run_dir: Path, mesh) -> params.Tree:
     if not wanted:
         return {}
     found = {path: place for path, place in references(run_dir).items() if path in wanted}
+    if not _is_kept(run_dir):
+        found |= _repeated_places(run_dir, wanted.keys() - found.keys())
     copied = params.from_paths({path: x for path, x in wanted.items() if path not in found})
     return params.merge(params.from_paths(read(config, mesh, found)), _copied(run_dir, copied))
 
@@ -143,7 +182,7 @@ def _copied(run_dir: Path, wanted: params.Tree) -> params.Tree:
     if not wanted:
         return {}
     folder = run_dir / FOLDER
-    if not mirror.origin(folder / "0").is_dir():
+    if not _is_kept(run_dir):
         raise ValueError(
             f"run_dir = {str(run_dir)!r}: {folder} is gone, which holds the constant parameters of all its checkpoints, or "
             f"{FILE}, which says where they lie; copy it back, or start another run"

@@ -2,9 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 from bigmodel_jax.config import Config
 
+# (step, the scalars of its evaluation, whether it is the last step) -> why the run ends there; "" where it goes on
+Judge = Callable[[int, dict[str, float], bool], str]
 KEY = "early_stopping"  # in the data state of a checkpoint
 
 

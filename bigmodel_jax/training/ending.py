@@ -82,16 +82,25 @@ def check_endings(config: Config) -> None:
 
 
 def finish(
-    config: Config, run_dir: Path, state: TrainState, constants: params.Tree, saves: store.Store, stages: Stages
+    config: Config,
+    run_dir: Path,
+    state: TrainState,
+    constants: params.Tree,
+    saves: store.Store,
+    stages: Stages,
+    *,
+    page: bool = True,
 ) -> None:
     """What a complete run leaves beside its checkpoints; of several processes, the first one alone writes."""
     for one in endings_of(config):
         if said := one.make(config, weights(state, constants), run_dir / "samples" / f"{int(state.step):08d}"):
             stages.say(said)
+    if not page:
+        return
     stages.begin("Writing the report")
-    page = report(run_dir, saves)
-    if page:
-        stages.say(f"Report: {mirror.address(page)}")
+    written = report(run_dir, saves)
+    if written:
+        stages.say(f"Report: {mirror.address(written)}")
 
 
 def report(run_dir: Path, saves: store.Store) -> Path | None:

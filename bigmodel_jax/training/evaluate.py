@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
+
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import metrics, params, sharding
 from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.metrics import further, groups
 
 
 def evaluate(config: Config, eval_step: Callable, weights: params.Tree, batches: Iterable[dict]) -> dict[str, Any]:
@@ -21,11 +24,35 @@ def evaluate(config: Config, eval_step: Callable, weights: params.Tree, batches:
             parts[name] = metrics.add(parts[name], own) if name in parts else own
     if total is None:
         raise ValueError("data: the validation split is empty; there is nothing to evaluate")
-    found = config.objective.summarize(total) | config.objective.tables(total)
+    found = summarize(config, total)
     for name, sums in parts.items():
-        own = config.objective.summarize(sums)
+        own = config.objective.summarize(_of_objective(sums))
         found |= {f"loss/{name}": own["loss"]} if "loss" in own else {}
     return {f"eval/{k}": v for k, v in found.items()}
+
+
+def summarize(config: Config, total: dict[str, Any]) -> dict[str, Any]:
+    """Scalars and tables of the summed metrics of an evaluation."""
+    own = _of_objective(total)
+    found = (
+        config.objective.summarize(own) | config.objective.tables(own) | further.summarize(config.eval.metrics, total)
+    )
+    rows = {name: kept for name, kept in total.items() if name.startswith(groups.PREFIX)}
+    if rows:
+        lines = groups.table(rows, config.data.groups())
+        found |= {"groups": lines} | groups.summarize(config.objective.row_metrics[0], lines)
+    return found
+
+
+def _of_objective(total: dict[str, Any]) -> dict[str, Any]:
+    """Without the sums of further metrics and of groups."""
+    return {name: sums for name, sums in total.items() if not name.startswith((further.PREFIX, groups.PREFIX))}
+
+
+def check_metrics(config: Config, eval_step: Callable, weights: params.Tree, batches: Any) -> None:
+    """ValueError where a further metric cannot be computed of this model and data; nothing is compiled."""
+    if (config.eval.metrics or config.data.group_by) and not hasattr(batches, "made_by"):
+        jax.eval_shape(eval_step, weights, next(iter(batches)))
 
 
 def _of_parts(

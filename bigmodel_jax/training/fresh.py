@@ -10,11 +10,11 @@ import jax.numpy as jnp
 
 from bigmodel_jax.checkpoint import kept, leaves, store
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import mirror, params
+from bigmodel_jax.core import mirror, params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.storage import Blocked
 from bigmodel_jax.models.adapters import AdapterConfig
-from bigmodel_jax.training import constants, run_folder, tables
+from bigmodel_jax.training import constants, run_folder, spikes, tables
 from bigmodel_jax.training.constants import Place
 from bigmodel_jax.training.saved import load_weights, merged
 from bigmodel_jax.training.state import (
@@ -248,11 +248,12 @@ def _forked(origin: Origin, config: Config, mesh) -> TrainState:
     source = origin.config
     abstract = abstract_state(config, mesh)
     names = ["step", "params", "frozen", "opt_state", *(["ema"] if source.optim.ema_decay else [])]
+    names += ["recent"] if _same_window(source, config) else []
     fields = {name: getattr(abstract, name) for name in names}
     step = kept.find(origin.folder, source.checkpoint, origin.which, origin.said)
     try:
         with store.open_store(origin.folder / "checkpoints", source.checkpoint) as saves:
-            found = store.restore_params(saves, fields, step)
+            found = store.restore_params(saves, fields, step, constants.repeated(config))
     except ValueError as error:
         raise ValueError(f"train.init_state = 'all': {error}; 'weights' takes the weights alone") from error
     if int(found["step"]) >= config.train.steps:
@@ -263,4 +264,11 @@ def _forked(origin: Origin, config: Config, mesh) -> TrainState:
     ema = found.get("ema")
     if config.optim.ema_decay and ema is None:
         ema = jax.tree.map(jnp.copy, cast(found["params"], "float32"))
-    return TrainState(**(found | {"ema": ema if config.optim.ema_decay else None}))
+    recent = found.get("recent", jax.device_put(spikes.fresh(config.train.spikes), sharding.replicated(mesh)))
+    return TrainState(**(found | {"ema": ema if config.optim.ema_decay else None, "recent": recent}))
+
+
+def _same_window(*configs: Config) -> bool:
+    """Whether each of them keeps what the others keep of the last steps."""
+    kept = [config.train.spikes for config in configs]
+    return all(spike.action != "off" and spike.window == kept[0].window for spike in kept)

@@ -1,12 +1,13 @@
 """The one loop: steps, records, evaluations and saves of a run whose state is made."""
 
+import contextlib
 import dataclasses
 import logging
 import time
 from pathlib import Path
 from typing import Any
 
-from bigmodel_jax import config_file
+from bigmodel_jax import config_file, eval_sets
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import mirror, params, processes, pulse, sharding
@@ -14,22 +15,29 @@ from bigmodel_jax.data.corpus import kept_cards
 from bigmodel_jax.data.experience import Experience, phase_of
 from bigmodel_jax.data.loader import EvalBatches
 from bigmodel_jax.report import declared
+from bigmodel_jax.report.compilations import Recompilations
 from bigmodel_jax.report.environment import write_environment
 from bigmodel_jax.report.progress import Progress, group_table, part_epochs, start_rows, start_table
 from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
+from bigmodel_jax.report.step_trace import StepTrace
 from bigmodel_jax.report.throughput import Throughput, peak_flops, step_flops, step_size
 from bigmodel_jax.report.writers import open_writers
-from bigmodel_jax.training import beginning, ending, fits, holder, run_folder
+from bigmodel_jax.training import beginning, ending, holder, run_folder, set_evaluations, watch
 from bigmodel_jax.training.baselines import Baselines
+from bigmodel_jax.training.compiled import Programs
 from bigmodel_jax.training.diverged import Diverged, diverged
-from bigmodel_jax.training.early_stopping import Patience
+from bigmodel_jax.training.early_stopping import Judge, Patience
 from bigmodel_jax.training.evaluate import evaluate
+from bigmodel_jax.training.rollback import Spikes
+from bigmodel_jax.training.set_evaluations import OpenSet, due
+from bigmodel_jax.training.shared_programs import OwnPrograms
 from bigmodel_jax.training.signals import Interrupted, Stop
 from bigmodel_jax.training.state import TrainState, weights
-from bigmodel_jax.training.step import make_eval_step, make_train_step
 
 log = logging.getLogger("bigmodel_jax")
+
+DIGEST = "batch_digest"  # among the metrics of a step, for the record of what each step was
 
 
 @dataclasses.dataclass
@@ -44,10 +52,14 @@ class Run:
     saves: store.Store
     batches: Experience
     validation: EvalBatches
+    sets: list[OpenSet]
     patience: Patience
     wall: RunClock
     start: int
     constants: params.Tree
+    maker: OwnPrograms
+    judge: Judge | None
+    page: bool
     skipped: int = 0
     in_a_row: int = 0  # steps skipped, up to the last one recorded
 
@@ -71,39 +83,47 @@ class Run:
             position = self.batches.position()
             batch = self.batches.next(state)
             self.batches.seek(self.start, position)
-        self.eval_step = make_eval_step(config, self.mesh)
+        self.eval_step = self.maker.eval_step(config, self.mesh)
         self.stages.begin("Compiling the step")
         with self.wall.phase("compile"):
-            train_step, memory = self.compile_step(state, batch)
+            tree = weights(state, self.constants)
+            try:
+                set_evaluations.check_all(config, self.eval_step, tree, self.validation, self.sets)
+                programs = self.maker.programs(config, self.mesh, state, batch, self.constants)
+            except ValueError:
+                run_folder.release(self.run_dir)
+                raise
             log.info("step compiled")
             processes.meet("compiled")
         self.tokens_per_step, self.unit = step_size(config.data, batch)
-        flops = step_flops(config, weights(state, self.constants), batch)
-        self.throughput = Throughput(flops, self.peak * self.mesh.size)
-        rows = start_rows(config, self.mesh, config.train.steps - self.start, self.tokens_per_step, self.unit, memory)
+        self.throughput = Throughput(step_flops(config, tree, batch), self.peak * self.mesh.size)
+        left = config.train.steps - self.start
+        rows = start_rows(config, self.mesh, left, self.tokens_per_step, self.unit, programs.memory)
         rows += [("MFU is of", self.peak_source), ("run folder", mirror.address(self.run_dir))]
-        known = declared.of(config.objective, config.data)
+        self.known = declared.of(config.objective, config.data, config.eval.metrics, eval_sets.declared(config))
         # Beside the loss, which says nothing where advantages are centred.
         self.headline = [m.name for m in config.objective.metrics if m.headline and m.name != "loss"][:1]
         if processes.first():
-            declared.write(self.run_dir, known, self.unit, declared.compared(config.data))
+            declared.write(self.run_dir, self.known, self.unit, declared.compared(config.data))
         self.stages.end()
         self.stages.console.print(start_table(rows, title=self.run_dir.name))
         if config.optim.groups:
             self.stages.console.print(group_table(config))
 
         # --- the loop
-        self.writers = open_writers(
-            config.report, self.run_dir, from_step=self.start, config=config_file.to_json(config), known=known
-        )
+        self.open_writers(self.start)
+        self.trace, self.recompilations = StepTrace(self.run_dir, self.start), Recompilations()
+        self.spikes = Spikes.of(config, self.run_dir, self.saves, self.batches, self.start)
         enabled = processes.first()
         with (
             Stop() as stop,
             Progress(config.train.steps, self.start, self.stages.console, enabled, self.unit) as self.progress,
+            contextlib.closing(self.trace),
+            contextlib.closing(self.recompilations),
         ):
             try:
                 with self.wall.phase("steps"):
-                    state, scalars = self.loop(state, train_step, stop)
+                    state, scalars = self.loop(state, programs, stop)
             except Diverged:
                 self.writers.close()
                 ending.report(self.run_dir, self.saves)
@@ -115,53 +135,65 @@ class Run:
             raise Interrupted(stop.signal, int(state.step))
 
         # --- the end
-        ending.finish(config, self.run_dir, state, self.constants, self.saves, self.stages)
+        ending.finish(config, self.run_dir, state, self.constants, self.saves, self.stages, page=self.page)
         self.writers.close()
         done = int(state.step)
         self.stages.say(f"{done - self.start:,} steps in {time.perf_counter() - began:.0f} s.")
-        if text := self.wall.text():
+        early = f"Stopped early: {self.judged or self.patience.why()}." if done < config.train.steps else ""
+        for text in filter(None, (self.wall.text(), early)):
             self.stages.say(text)
-        if done < config.train.steps:
-            self.stages.say(f"Stopped early: {self.patience.why()}.")
         return scalars
 
-    def loop(self, state: TrainState, train_step, stop: Stop) -> tuple[TrainState, dict[str, float]]:
-        config, scalars, pending = self.config, {}, None
+    def loop(self, state: TrainState, programs: Programs, stop: Stop) -> tuple[TrainState, dict[str, float]]:
+        config, scalars, pending, step = self.config, {}, None, self.start
+        self.judged = ""
         self.clock = time.perf_counter()
-        for step in range(self.start, config.train.steps):
+        while step < config.train.steps:
             pulse.at(pulse.DATA, step + 1)
             wait = time.perf_counter()
             batch = self.next_batch(state, pending)
             wait = time.perf_counter() - wait if phase_of(self.batches) == "data" else 0.0
             pulse.at(pulse.DEVICES)
+            train_step = programs.watched if due(step + 1, config.report.watch) else programs.step
             state, sums = train_step(state, batch, self.constants)
-            sums = sums | self.batches.measured()
+            sums = sums | self.batches.measured() | {DIGEST: programs.digest(batch)}
+            self.spikes.given(step + 1)
             self.batches.prefetch()
             # Step n + 1 is on its way to the device before the host reads the metrics of step n.
             if pending is not None:
                 self.record(*pending)
                 self.check_finite(state)
-            pending, done = (step + 1, sums, wait), step + 1
+                if self.spikes.found:
+                    (state, step), pending = self.go_back(state), None
+                    continue
+            step += 1
+            pending, done = (step, sums, wait), step
             last = done == config.train.steps
             evaluate_now = last or due(done, config.eval.every)
+            sets = [one for one in self.sets if last or one.due(done, evaluate_now)]
             save_now = stop.after(done) or last or due(done, config.checkpoint.every)
             save_locally = due(done, config.checkpoint.local_every)
-            if not (evaluate_now or save_now or save_locally):
+            if not (evaluate_now or sets or save_now or save_locally):
                 continue
             self.record(*pending)
             self.check_finite(state)
             pending = None
-            if evaluate_now:
-                scalars = self.evaluate(done, state)
-                save_now |= self.patience.see(done, scalars)
+            if self.spikes.found:
+                state, step = self.go_back(state)
+                continue
+            ranked = set_evaluations.judged(self.patience.metric, self.sets, sets, evaluate_now)
+            if evaluate_now or sets:
+                scalars = scalars | self.evaluate(done, state, evaluate_now, sets)
+            save_now |= ranked and self.patience.see(done, scalars)
+            if evaluate_now and self.judge:
+                self.judged = self.judge(done, scalars, last)
             # Asked once more: a signal may have come during the evaluation.
-            stopping = stop.signal is not None or self.patience.is_over
+            stopping = stop.signal is not None or self.patience.is_over or bool(self.judged)
             if save_locally:
-                self.save_locally(done, state)
+                self.save(done, state, {}, locally=True)
             if save_now or stopping:
                 # A run that stops early must know its best save: the one that was evaluated, and not the next one.
-                ranked = evaluate_now or not self.patience.limit
-                self.save(done, state, scalars if ranked else {})
+                self.save(done, state, scalars if ranked or not self.patience.limit else {})
             if stopping:
                 break
             self.clock = time.perf_counter()
@@ -179,25 +211,14 @@ class Run:
                 self.save(done, state, {})
             raise
 
-    def compile_step(self, state: TrainState, batch: dict):
-        """The compiled step and the bytes it needs on one device (None where the strategy cannot say)."""
-        step = make_train_step(self.config, self.mesh)
-        if not hasattr(step, "lower"):
-            return step, None
-        try:
-            compiled = fits.compile_step(step.lower(state, batch, self.constants), self.mesh)
-        except ValueError:
-            run_folder.release(self.run_dir)
-            raise
-        usage = compiled.memory_analysis()
-        return compiled, usage.argument_size_in_bytes + usage.temp_size_in_bytes
-
     def record(self, step: int, sums: dict, wait: float) -> None:
         """Waits for the step's metrics, then logs them."""
         pulse.at(pulse.DEVICES)
         self.recorded = step
         logged = due(step, self.config.train.log_every) or step == self.config.train.steps
-        sums = sharding.to_host(sums if logged else {name: sums[name] for name in ("loss", "skipped_steps")})
+        read = {name: sums[name] for name in ("loss", "skipped_steps", DIGEST, *self.spikes.reads)}
+        read |= {name: value for name, value in sums.items() if name.startswith(watch.PREFIX)}
+        sums, on_device = sharding.to_host(sums if logged else read), sums
         pulse.at(pulse.RECORD)
         now = time.perf_counter()
         if step == self.start + 1:
@@ -206,6 +227,7 @@ class Run:
         self.throughput.record(now - self.clock, wait)
         self.clock = now
         loss = float(sums["loss"].compute())
+        self.trace.write(sums.pop(DIGEST), loss)
         rates = self.throughput.rates(self.tokens_per_step)
         shown = {name: float(sums[name].compute()) for name in self.headline if name in sums}
         shown |= part_epochs(sums) if logged else {}
@@ -214,10 +236,15 @@ class Run:
         self.skipped, self.in_a_row = self.skipped + skipped, (self.in_a_row + 1) * skipped
         if skipped:
             log.warning("step %d: loss or gradient not finite; the update was skipped", step)
+        self.spikes.see(step, sums, on_device)
         if logged:
-            values = {name: float(mean.compute()) for name, mean in sums.items()}
-            values["skipped_steps"] = self.skipped  # since the process started
+            values = {n: float(mean.compute()) for n, mean in sums.items() if not n.startswith(watch.PREFIX)}
+            # Since the process started:
+            values |= {"skipped_steps": self.skipped, "recompilations": self.recompilations.count()}
+            values |= dict.fromkeys(self.spikes.reads, self.spikes.count)
             self.writers.write(step, values | rates)
+        if seen := watch.values(sums):
+            self.writers.write(step, seen)
 
     def check_finite(self, state: TrainState) -> None:
         """Raises Diverged after `train.max_skipped` skipped steps in a row; what the state is by then is saved."""
@@ -231,38 +258,48 @@ class Run:
         first = self.recorded - self.in_a_row + 1
         raise diverged(self.config, self.mesh, state, self.batches, first, self.in_a_row, self.constants)
 
-    def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+    def go_back(self, state: TrainState) -> tuple[TrainState, int]:
+        """The state and the step of the last save, from which the run goes on with the batches after a spike."""
+        with self.wall.phase("restore"):
+            restored = self.spikes.go_back(state)
+        self.patience.set_state(restored.data_state)
+        self.writers.close()
+        self.open_writers(restored.step)
+        self.trace.go_back(restored.step)
+        self.in_a_row, self.clock = 0, time.perf_counter()
+        return restored.state, restored.step
+
+    def open_writers(self, step: int) -> None:
+        """Of a run that stands at `step`."""
+        about = {"config": config_file.to_json(self.config), "known": self.known}
+        self.writers = open_writers(self.config.report, self.run_dir, from_step=step, **about)
+
+    def evaluate(self, step: int, state: TrainState, whole: bool, sets: list[OpenSet]) -> dict[str, float]:
+        """The figures of the validation split, where it is the `whole` run that is evaluated, and of these sets."""
         pulse.at("evaluating")
         try:
             with self.wall.phase("eval"):
-                scalars = evaluate(self.config, self.eval_step, weights(state, self.constants), self.validation)
+                tree = weights(state, self.constants)
+                scalars = evaluate(self.config, self.eval_step, tree, self.validation) if whole else {}
+                scalars |= set_evaluations.evaluate_all(sets, self.eval_step, tree, self.run_dir, step)
         except (OSError, ValueError):
             self.save(step, state, {})  # a full disk or a bad record must not cost the steps that are done
             raise
-        scalars |= {f"eval/{k}": v for k, v in self.baselines.so_far().items()}
+        scalars |= {f"eval/{k}": v for k, v in self.baselines.so_far().items()} if whole else {}
         self.writers.write(step, scalars)
         shown = {k.removeprefix("eval/"): v for k, v in scalars.items() if isinstance(v, float)}
         self.progress.message(f"step {step:,}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
         return scalars
 
-    def save(self, step: int, state: TrainState, scalars: dict[str, float]) -> None:
+    def save(self, step: int, state: TrainState, scalars: dict[str, float], *, locally: bool = False) -> None:
         pulse.at("saving")
         self.hold.check()
         numbers = {k: v for k, v in scalars.items() if isinstance(v, float)}
         with self.wall.phase("save"):
             position, config = self.batches.position() | self.patience.get_state(), config_file.to_json(self.config)
+            if locally:
+                return store.save_local(self.saves, step, state, position, config)
             if processes.first():
                 mirror.push(self.run_dir)  # the records of a step are in a bucket before its save is
             store.save(self.saves, step, state, position, config, metrics=numbers)
         log.info("step %d saved", step)
-
-    def save_locally(self, step: int, state: TrainState) -> None:
-        pulse.at("saving")
-        self.hold.check()
-        with self.wall.phase("save"):
-            position, config = self.batches.position() | self.patience.get_state(), config_file.to_json(self.config)
-            store.save_local(self.saves, step, state, position, config)
-
-
-def due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

@@ -24,9 +24,11 @@ from bigmodel_jax.training.beginning import (
     open_data,
     resume,
 )
-from bigmodel_jax.training.checks import check_data, check_processes, check_rows
-from bigmodel_jax.training.early_stopping import Patience
+from bigmodel_jax.training.checks import check_data, check_processes, check_rows, check_spikes
+from bigmodel_jax.training.early_stopping import Judge, Patience
 from bigmodel_jax.training.ending import check_endings
+from bigmodel_jax.training.set_evaluations import open_sets
+from bigmodel_jax.training.shared_programs import OwnPrograms
 
 log = logging.getLogger("bigmodel_jax")
 
@@ -39,17 +41,23 @@ def train(
     began: float | None = None,
     source: Path | None = None,
     accept: Sequence[str] = (),
+    programs: OwnPrograms = OwnPrograms(),
+    judge: Judge | None = None,
+    page: bool = True,
 ) -> dict[str, float]:
     """Trains until `train.steps`, continuing what the folder holds; returns the last evaluation's scalars.
 
     source: what the config was read from. accept: "data", "code": what may have changed since the run was last here.
     ValueError and OSError, one line each, for a user's mistake; what was saved before stays. Of several processes,
     all train, and the first one alone writes and prints. began: when the process started, in seconds since 1970; None: now.
+    programs: where compiled programs come from. judge: asked after each evaluation whether the run ends there. page:
+    whether the run's page is drawn at its end.
     """
     stages = stages or Stages(Console(quiet=not processes.first()))
     console = stages.console
     validate(config, jax.device_count())
     check_processes(config)
+    check_spikes(config)
     with (
         mirror.kept(run_dir) if processes.first() else contextlib.nullcontext(),
         run_folder.logging_to(run_dir / "log.txt") as start_log,
@@ -84,6 +92,7 @@ def train(
         beside = reference.find(config, mesh, run_dir, resumes=newest >= 0, console=console)
         if beside.weights:
             batches, validation = open_data(config, mesh, beside.data)
+        sets = open_sets(config, mesh, run_dir, resumes=newest >= 0, console=console)
 
         # --- where the run stands
         stages.begin("Building the model")
@@ -106,13 +115,32 @@ def train(
         reference.keep(run_dir, beside)
         if fresh is not None:
             constants.keep(run_dir, config, fixed, fresh.places)
+        else:
+            constants.keep_repeated(run_dir, config, fixed)
         start_log()
         wall.open(start)
         if start and found is not None:
             log.info("resumed at step %d", start)
             console.print(f"Resuming at step {start:,}.")
         batches.enter(run_dir, fixed)
-        run = loop.Run(config, run_dir, mesh, stages, hold, saves, batches, validation, patience, wall, start, fixed)
+        run = loop.Run(
+            config,
+            run_dir,
+            mesh,
+            stages,
+            hold,
+            saves,
+            batches,
+            validation,
+            sets,
+            patience,
+            wall,
+            start,
+            fixed,
+            programs,
+            judge,
+            page,
+        )
         limit, alone = config.train.max_step_seconds, jax.process_count() == 1
         with pulse.watched(limit, run_dir / "log.txt", alone=alone):
             return run.go(state)

@@ -29,6 +29,7 @@ FREE = (
         "checkpoint",
         "report",
         "data.cache_dir",
+        "data.group_by",
     ),
     "objective.logits",
 )

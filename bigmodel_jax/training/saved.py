@@ -46,7 +46,7 @@ def load_weights(
     weights = "params" if abstract.ema is None else "ema"
     fields = {weights: getattr(abstract, weights), "frozen": abstract.frozen, "step": abstract.step}
     with store.open_store(run_dir / "checkpoints", config.checkpoint) as saves:
-        found = store.restore_params(saves, fields, step)
+        found = store.restore_params(saves, fields, step, constants.repeated(config))
     tree = params.merge(found[weights], found.get("frozen", {}), kept_apart)
     return lora.only(tree, *names) if adapter else tree, int(found["step"])
 

@@ -13,7 +13,7 @@ from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.models import Model
 from bigmodel_jax.optim.optimizer import Optimizer, state_like
-from bigmodel_jax.training import fits
+from bigmodel_jax.training import fits, spikes
 
 HOST = "pinned_host"
 
@@ -21,13 +21,15 @@ HOST = "pinned_host"
 @struct.dataclass
 class TrainState:
     """step: steps done, skipped ones included; params: trained; frozen: statistics, by the name that they have in
-    checkpoints; ema: averaged params in float32, or None. Constants are no part of it: no step changes them."""
+    checkpoints; ema: averaged params in float32, or None; recent: the last losses and gradient norms (spikes.py), or None.
+    Constants are no part of it: no step changes them."""
 
     step: jax.Array
     params: Any
     frozen: Any
     opt_state: Any
     ema: Any
+    recent: Any = None
 
 
 def make_state(config: Config, model: Model, optimizer: Optimizer) -> TrainState:
@@ -39,7 +41,8 @@ def make_state(config: Config, model: Model, optimizer: Optimizer) -> TrainState
     full = cast(trainable, "float32")
     # A copy: one buffer donated twice is an error.
     ema = jax.tree.map(jnp.copy, full) if optimizer.average else None
-    return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, optimizer.tx.init(full), ema)
+    recent = spikes.fresh(config.train.spikes)
+    return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, optimizer.tx.init(full), ema, recent)
 
 
 def _initial(config: Config, model: Model) -> params.Tree:
@@ -120,6 +123,7 @@ def _shardings(config: Config, spec: params.Tree, optimizer: Optimizer, abstract
         frozen=frozen,
         opt_state=opt_state,
         ema=trainable if abstract.ema is not None else None,
+        recent=jax.tree.map(lambda _: sharding.replicated(mesh), abstract.recent),
     )
 
 

@@ -1,7 +1,7 @@
 """One optimizer step as a pure function, compiled for a mesh."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bigmodel_jax.config import Config
+from bigmodel_jax.config import Config, replaced
 from bigmodel_jax.core import metrics, params, precision, sharding
 from bigmodel_jax.core.compiler_options import compiler_options
 from bigmodel_jax.core.metrics import Mean
@@ -18,9 +18,8 @@ from bigmodel_jax.core.precision import cast
 from bigmodel_jax.models import Model
 from bigmodel_jax.models.flax_module import BATCH_AXIS
 from bigmodel_jax.nn import pipeline
-from bigmodel_jax.optim import groups
 from bigmodel_jax.optim.optimizer import Optimizer
-from bigmodel_jax.training import deterministic, scopes, slices
+from bigmodel_jax.training import deterministic, scopes, slices, spikes, watch
 from bigmodel_jax.training.pipeline import pipeline_1f1b
 from bigmodel_jax.training.pipeline.split_loss import PartedLoss
 from bigmodel_jax.training.state import TrainState, constant_shardings, state_shardings
@@ -34,26 +33,36 @@ Gradients = Callable[
 ]
 
 
-def make_train_step(config: Config, mesh: Mesh) -> Callable[..., tuple[TrainState, Metrics]]:
+def make_train_step(
+    config: Config, mesh: Mesh, traced: Sequence[str] = (), *, watched: bool = False
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """(state, batch, constants={}) -> (state, metrics as sums), compiled; the state's buffers are donated.
 
     constants: the model's constant parameters (state.py `init_constants`), which the step reads and never returns.
+    traced: fields of the seed and of the optimizer that are no constants of the program; their values, {name: scalar},
+    are one argument more (shared_programs.py).
+    watched: its metrics have what watch.py measures, too. A program of its own, so that the ordinary one stays as it is.
     """
     model = config.make_model()
     optimizer = config.optim.make(model.spec, config.train.steps)
     if config.parallel.strategy == "pmap":
-        return _pmap_step(config, mesh, model, optimizer)
+        return _pmap_step(config, mesh, model, optimizer, watched)
     shardings = state_shardings(config, mesh)
-    gradients, norm = _reduction(config, mesh, model, shardings.params, constant_shardings(config, mesh))
+    gradients, norm = _reduction(config, mesh, model, shardings.params, constant_shardings(config, mesh), watched)
     device = mesh.devices.flat[0]
     branch = device.platform == "cpu"
 
-    def step(state, batch, constants=None):
+    def step(state, batch, constants=None, numbers=None):
+        own, rule = config, optimizer
+        for name in traced:
+            own = replaced(own, name, numbers[name])
+        if traced:
+            rule = own.optim.make(model.spec, own.train.steps)
         with sharding.use(mesh, config.parallel.rules, config.parallel):
             return train_step(
-                config,
+                own,
                 model,
-                optimizer,
+                rule,
                 gradients,
                 state,
                 batch,
@@ -61,6 +70,7 @@ def make_train_step(config: Config, mesh: Mesh) -> Callable[..., tuple[TrainStat
                 norm=norm,
                 grad_shardings=shardings.params,
                 branch=branch,
+                watched=watched,
             )
 
     out = (shardings, sharding.replicated(mesh))
@@ -68,13 +78,13 @@ def make_train_step(config: Config, mesh: Mesh) -> Callable[..., tuple[TrainStat
 
 
 def _reduction(
-    config: Config, mesh: Mesh, model: Model, shardings: Any, of_constants: Any
+    config: Config, mesh: Mesh, model: Model, shardings: Any, of_constants: Any, watched: bool
 ) -> tuple[Gradients, Callable]:
     """How gradients are added up over the mesh, and their norm: by the compiler unless the config says more.
 
     shardings: of the trained parameters; of_constants: of the constants.
     """
-    gradients, norm = functools.partial(accumulate, config, model), optax.tree.norm
+    gradients, norm = functools.partial(accumulate, config, model, watched=watched), optax.tree.norm
     specs, constant_specs = jax.tree.map(lambda s: s.spec, (shardings, of_constants))
     if config.parallel.deterministic:
         gradients = functools.partial(deterministic.gradients, config, mesh, specs, constant_specs, gradients)
@@ -84,17 +94,19 @@ def _reduction(
     return gradients, norm
 
 
-def _pmap_step(config, mesh, model, optimizer):
+def _pmap_step(config, mesh, model, optimizer, watched):
     """The classic replicated data-parallel step: one program per device, gradients summed over the axis."""
 
     def gradients(compute, frozen, batch, rng, constants):
         rng = jax.random.fold_in(rng, jax.lax.axis_index(BATCH_AXIS))
         batch = with_token_share(batch, total=lambda x: jax.lax.psum(x, BATCH_AXIS))
-        grads, mean, sums, frozen = accumulate(config, model, compute, frozen, batch, rng, constants)
+        found = accumulate(config, model, compute, frozen, batch, rng, constants, watched=watched)
+        grads, mean, sums, frozen = found
         return *jax.lax.psum((grads, mean, sums), BATCH_AXIS), jax.lax.pmean(frozen, BATCH_AXIS)
 
     devices = list(mesh.devices.flat)
-    fn = functools.partial(train_step, config, model, optimizer, gradients, branch=devices[0].platform == "cpu")
+    how = {"branch": devices[0].platform == "cpu", "watched": watched}
+    fn = functools.partial(train_step, config, model, optimizer, gradients, **how)
     step = jax.pmap(fn, axis_name=BATCH_AXIS, in_axes=(None, 0, None), out_axes=(None, None), devices=devices)
 
     def run(state, batch, constants=None):
@@ -116,6 +128,7 @@ def train_step(
     norm: Callable = optax.tree.norm,
     grad_shardings: Any = None,
     branch: bool = True,
+    watched: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """The step itself; `gradients` are those of the summed loss over the whole batch, `norm` their global norm's form.
 
@@ -145,12 +158,19 @@ def train_step(
     if grad_shardings is not None:
         grads = jax.lax.with_sharding_constraint(grads, grad_shardings)
     grad_norm = norm(grads)
+    if watched:
+        sums = watch.finish(sums, grad_norm, config.train.batch_size)
+        sums |= watch.norms("gradients", grads) | watch.norms("parameters", state.params)
 
-    # --- update, or skip it whole where anything is not finite
+    # --- update, or skip it whole where anything is not finite, or far outside its recent spread
     if config.parallel.offload_optimizer:
         state = state.replace(opt_state=jax.device_put(state.opt_state, jax.memory.Space.Device))
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(mean.total)
-    value = mean.total * per_count
+    value, taken, spiked = mean.total * per_count, finite, {}
+    if config.train.spikes.action != "off":
+        spike, above, recent = spikes.judge(config.train.spikes, state.recent, value, grad_norm)
+        taken, state = finite & ~spike, state.replace(recent=recent)
+        spiked = {"spikes": Mean(spike.astype(jnp.float32), jnp.zeros(())), "deviations": Mean(above, jnp.ones(()))}
 
     def update(state, grads):
         # float32, whatever the parameters are stored in: of an update's 24 bits bfloat16 keeps what the weight leaves it.
@@ -160,38 +180,40 @@ def train_step(
         new = state.replace(params=new, opt_state=opt_state, frozen=frozen)
         if state.ema is not None:
             new = new.replace(ema=optimizer.average(opt_state, cast(new.params, "float32"), state.ema))
-        return new, lost
+        return new, lost | (watch.norms("updates", updates) if watched else {})
 
-    unchanged = state, precision.no_loss(config.precision)
+    unchanged = state, precision.no_loss(config.precision) | (watch.no_norms("updates", grads) if watched else {})
     if branch:
-        new, lost = jax.lax.cond(finite, update, lambda *_: unchanged, state, grads)
+        new, lost = jax.lax.cond(taken, update, lambda *_: unchanged, state, grads)
     else:
         updated = update(state, grads)
         chex.assert_trees_all_equal_shapes_and_dtypes(updated, unchanged)  # a select would broadcast and promote
-        new, lost = jax.tree.map(functools.partial(jnp.where, finite), updated, unchanged)
+        new, lost = jax.tree.map(functools.partial(jnp.where, taken), updated, unchanged)
     sums |= lost | {
         "grad_norm": Mean(grad_norm, jnp.ones(())),
         "skipped_steps": Mean(1.0 - finite.astype(jnp.float32), jnp.zeros(())),
     }
+    sums |= spiked
     rates = optimizer.rates(state.opt_state, new.opt_state)
     sums |= {name: Mean(rate, jnp.ones(())) for name, rate in rates.items()}
     return new.replace(step=state.step + 1), sums
 
 
-def accumulate(config, model, compute, frozen, batch, rng, constants=None):
+def accumulate(config, model, compute, frozen, batch, rng, constants=None, *, watched=False):
     """Summed gradients (float32), summed loss, summed metrics and the last new statistics over the microbatches.
 
     frozen: all statistics; those that the model gives no new value are not among the new ones. constants: in the dtype
-    that the model computes with; no gradient of them is computed.
+    that the model computes with; no gradient of them is computed. watched: the metrics have what watch.py measures of it.
     """
-    fixed = config.optim.frozen(model.spec)
+    # A pipeline's layers return sums alone, and no taps.
+    of_batch = watch.tapped(config.objective.loss) if watched and not pipeline.active() else config.objective.loss
 
     def whole(trainable, frozen):
         # Running statistics stay float32: in bfloat16 an average with momentum 0.99 stops moving.
-        return params.merge(groups.stop(trainable, fixed), frozen, constants or {})
+        return params.merge(trainable, frozen, constants or {})
 
     def loss(trainable, frozen, piece, rng):
-        return summed(config.objective.loss(model, whole(trainable, frozen), piece, rng=rng, train=True), frozen)
+        return summed(of_batch(model, whole(trainable, frozen), piece, rng=rng, train=True), frozen)
 
     def summed(out, frozen):
         known = params.paths(frozen)
@@ -210,12 +232,13 @@ def accumulate(config, model, compute, frozen, batch, rng, constants=None):
         else:
             grads, (mean, sums, new) = jax.grad(loss, has_aux=True)(compute, frozen, piece, rng)
             grads = cast(grads, "float32")
-        return groups.without(grads, fixed), mean, sums, params.from_paths(new)
+        if watched:
+            sums = sums | watch.piece(grads, mean)
+        return grads, mean, sums, params.from_paths(new)
 
     n = config.train.microbatches
     if n == 1:
-        grads, *rest = one(frozen, batch, rng)
-        return groups.with_zeros(grads, compute, fixed), *rest
+        return one(frozen, batch, rng)
 
     def body(carry, piece_and_rng):
         (grads, mean, sums), new = carry
@@ -231,7 +254,7 @@ def accumulate(config, model, compute, frozen, batch, rng, constants=None):
     known, new = params.paths(frozen), params.paths(first[3])
     start = params.from_paths({path: known[path] for path in new})
     ((grads, mean, sums), new), _ = jax.lax.scan(body, (zeros, start), (pieces, rngs))
-    return groups.with_zeros(grads, compute, fixed), mean, sums, new
+    return grads, mean, sums, new
 
 
 def check_updates(spec: params.Tree, updates: dict) -> None:
@@ -266,16 +289,3 @@ def with_token_share(batch: dict, total: Callable = lambda x: x) -> dict:
 def split(x: jax.Array, n: int) -> jax.Array:
     """(B, ...) -> (n, B/n, ...) with every n-th row in one piece, so that each device keeps the rows it holds."""
     return jnp.moveaxis(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 1, 0)
-
-
-def make_eval_step(config: Config, mesh: Mesh) -> Callable[[params.Tree, dict], Metrics]:
-    """(merged parameters, batch) -> metrics as sums, compiled."""
-    model = config.make_model()
-
-    def step(weights, batch):
-        with sharding.use(mesh, config.parallel.rules, config.parallel):
-            frozen = params.of_kind(weights, model.spec, "statistic")
-            weights = params.merge(cast(weights, config.precision.compute), frozen)
-            return config.objective.loss(model, weights, batch, rng=None, train=False).metrics
-
-    return jax.jit(step, out_shardings=sharding.replicated(mesh))

@@ -15,7 +15,7 @@ from bigmodel_jax.cluster import join, peers
 from bigmodel_jax.core import mirror
 from bigmodel_jax.core.options import Unnamed, asks_for_help, parse, parse_known
 from bigmodel_jax.core.paths import check_local
-from bigmodel_jax.core.ranges import Seed
+from bigmodel_jax.core.ranges import Count, CountOrZero, Seed
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.verbs.base import (
@@ -70,12 +70,19 @@ class Evaluate(OfJob):
     step: str = ""  # which checkpoint: a step that is kept, or best; empty: the newest
     adapter: str = ""  # the names of adapters, with commas between; empty: all that the run has
     json: bool = False  # one JSON object instead of a table
+    harness: tuple[str, ...] = ()  # tasks of lm-eval instead: names, YAML files, or folders of them
+    fewshot: CountOrZero | None = None  # of the harness: examples before each question; None = as the task has it
+    limit: Count | None = None  # of the harness: so many first questions of each task; None = all
+    chat: tyro.conf.FlagConversionOff[bool] = False  # of the harness: questions are messages in the chat template
 
 
 def evaluate(args: Sequence[str]) -> None:
     with _status("Evaluating", args):
         given, run_dir, _ = parse_job(Evaluate(), "eval", args)
         runtime.keep_programs()
+        if given.harness:
+            return _harness(given, run_dir)
+        _refuse_options_of_harness(given)
         from bigmodel_jax.report.writers import plain
         from bigmodel_jax.training.evaluate_saved import evaluate_run
 
@@ -88,6 +95,29 @@ def evaluate(args: Sequence[str]) -> None:
     for name, value in scalars.items():
         if isinstance(value, float):
             table.add_row(name, f"{value:.5g}")
+    Console(quiet=not peers.speaks()).print(table)
+
+
+def _refuse_options_of_harness(given: Evaluate) -> None:
+    for name in ("fewshot", "limit", "chat"):
+        if (value := getattr(given, name)) not in (None, False):
+            raise ValueError(f"--{name} = {value} is for tasks of lm-eval; name them by --harness TASK ...")
+
+
+def _harness(given: Evaluate, run_dir: Path) -> None:
+    from bigmodel_jax.harness.evaluate_tasks import Asked, evaluate_tasks
+    from bigmodel_jax.report import harness_results
+
+    asked = Asked(given.harness, given.fewshot, given.limit, given.chat)
+    found = evaluate_tasks(given.config, run_dir, asked, given.step, given.adapter)
+    if given.json:
+        if peers.speaks():
+            print(json.dumps({"step": found["step"], "results": found.get("results", {})}, default=str))
+        return
+    title = f"{mirror.address(run_dir)} at step {found['step']:,}, by lm-eval"
+    table = Table(*harness_results.HEADS, title=title, title_justify="left")
+    for row in harness_results.rows(found) if peers.speaks() else ():
+        table.add_row(*harness_results.written(row))
     Console(quiet=not peers.speaks()).print(table)
 
 
@@ -143,10 +173,14 @@ def report(args: Sequence[str]) -> None:
             tried = "" if str(folder) == target else f", nor is {str(folder)!r}"
             near = nearest(target, [str(p.parent) for p in Path("runs").glob("*/metrics.jsonl")])
             raise ValueError(f"report: {target!r} is not a run's folder{tried}{near}")
+    from bigmodel_jax.report import difference, scaling
+
+    runs = not any((folder / scaling.RECORDS_FILE).is_file() for folder in folders)
+    said = difference.first_differences(*folders) if len(folders) == 2 and runs else []
     default = folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html")
-    page = build_report(folders, local("report: --output", output) if output else default)
+    page = build_report(folders, local("report: --output", output) if output else default, said)
     mirror.push(folders[0], only=("report.html", "plots"))
-    print(mirror.address(page))
+    print("\n".join([*said, mirror.address(page)]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +226,7 @@ VERBS = {
         "              SLURM, Open MPI, JobSet and TPU hosts say it themselves\n\n"
         "Run again, it resumes, or says that the run is complete; a raised --train.steps\n"
         "trains on. The folder gets config.json, environment.json, metrics.jsonl, log.txt,\n"
-        "goodput.jsonl, report.html, tensorboard/, checkpoints/, plots/ and samples/.\n\n"
+        "goodput.jsonl, steps.hex, report.html, tensorboard/, checkpoints/, plots/ and samples/.\n\n"
         "Every field and its default: python launch.py train CONFIG --help",
         (
             "train configs/lm_tiny.py",
@@ -208,9 +242,17 @@ VERBS = {
         f"{STEP}\n"
         f"{ADAPTER}\n"
         "--FIELD       any field of the run's config, such as --eval.batch_size\n"
-        "--json        one JSON object instead of a table\n\n"
-        "On its validation split.",
-        ("eval runs/lm_tiny", "eval runs/lm_tiny --step best --eval.batch_size 8"),
+        "--json        one JSON object instead of a table\n"
+        "--harness     tasks of lm-eval instead: names, YAML files, or folders of them\n"
+        "  --fewshot   examples before each question; without it, as the task has it\n"
+        "  --limit     so many first questions of each task\n"
+        "  --chat True questions are a user's messages, in the model's chat template\n\n"
+        "On its validation split and its evaluation sets (eval.sets), or on the tasks.",
+        (
+            "eval runs/lm_tiny",
+            "eval runs/lm_tiny --step best --eval.batch_size 8",
+            "eval runs/lm_tiny --harness my_tasks lambada_openai --limit 100",
+        ),
     ),
     "generate": Verb(
         generate,
@@ -239,7 +281,8 @@ VERBS = {
         "one run's page, or several runs side by side",
         f"RUN           {RUN}\n"
         "--output      the page; without it: RUN/report.html, or comparison.html here\n\n"
-        "One self-contained HTML file. Of several runs: curves overlaid, configs diffed.",
+        "One self-contained HTML file. Of several runs: curves overlaid, configs diffed. Of two\n"
+        "runs also the first step, batch and leaf of a save in which they differ.",
         ("report runs/lm_tiny", "report runs/lm_tiny runs/short --output comparison.html"),
     ),
     "data": Verb(

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
-from bigmodel_jax import cli, config_file
+from bigmodel_jax import cli, config_file, runtime
 from bigmodel_jax.core import mirror, paths
 from bigmodel_jax.core.paths import check_local
+from bigmodel_jax.data import cache
 from bigmodel_jax.verbs import base
 
 LM_TINY = str(Path(__file__).parents[2] / "configs" / "lm_tiny.py")
@@ -139,6 +141,26 @@ def test_the_environments_cache_is_a_path_too(tmp_path, monkeypatch, capsys):
         cli.main(["data", LM_TINY])
     assert "BIGMODEL_CACHE = 'gs://bucket/cache' is an address" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("BIGMODEL_CACHE", "~nobody-of-this-name/cache")
+    with pytest.raises(SystemExit):
+        cli.main(["train", LM_TINY])
+    assert "BIGMODEL_CACHE = '~nobody-of-this-name/cache': there is no such user" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_place_below_the_environments_cache_expands_a_home(tmp_path, monkeypatch):
+    """Prepared data, copies of buckets and compiled programs, of which each reads the variable itself."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BIGMODEL_CACHE", "~/cache")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    said = {}
+    monkeypatch.setattr(jax.config, "update", said.__setitem__)
+    runtime.keep_programs()
+    here = tmp_path / "home" / "cache"
+    assert (cache.root(), mirror.root()) == (here, here / "gs")
+    assert said["jax_compilation_cache_dir"] == str(here / "programs")
+    assert [path.name for path in tmp_path.iterdir()] == ["home"], "nothing called ~"
 
 
 def test_a_user_who_does_not_exist_is_one_line(tmp_path, monkeypatch, capsys):

@@ -26,7 +26,27 @@ def test_scalars_are_sklearns():
     assert scalars["loss"] == pytest.approx(oracle.log_loss(BATCH["label"], probs), rel=1e-5)
     assert scalars["accuracy"] == pytest.approx(oracle.accuracy_score(BATCH["label"], predicted))
     assert scalars["macro_f1"] == pytest.approx(oracle.f1_score(BATCH["label"], predicted, average="macro"))
+    for name in ("precision", "recall"):
+        score = getattr(oracle, f"{name}_score")
+        assert scalars[f"macro_{name}"] == pytest.approx(score(BATCH["label"], predicted, average="macro"))
+    assert scalars["micro_f1"] == pytest.approx(oracle.f1_score(BATCH["label"], predicted, average="micro"))
+    areas = oracle.roc_auc_score(BATCH["label"], probs, multi_class="ovr")
+    assert scalars["roc_auc"] == pytest.approx(areas, abs=1e-6), "twelve scores of a class lie in bins of their own"
+    assert set(scalars) == {m.name for m in Classification().metrics} - {"top5"}
+
+
+def test_the_likeliest_five_of_many_classes_are_sklearns():
+    logits = RNG.normal(size=(12, 9)).astype(np.float32)
+    scalars = Classification().summarize(loss(jnp.asarray(logits)).metrics)
+    expected = oracle.top_k_accuracy_score(BATCH["label"], logits, k=5, labels=range(9))
+    assert scalars["top5"] == pytest.approx(expected)
     assert set(scalars) == {m.name for m in Classification().metrics}
+
+
+def test_curves_and_calibration_are_recorded_as_lists():
+    tables = Classification().tables(loss().metrics)
+    assert set(tables) == {"confusion", "roc", "precision_recall", "calibration"}
+    assert np.sum(tables["confusion"]) == sum(row[0] for row in tables["calibration"]) == 12
 
 
 def test_rows_that_only_pad_the_batch_change_nothing():

@@ -18,8 +18,9 @@ from bigmodel_jax.data import DataConfig
 from bigmodel_jax.models import GPT2Config, LlamaConfig
 from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.objectives import Distillation
+from bigmodel_jax.training.eval_step import make_eval_step
 from bigmodel_jax.training.state import init_constants, init_state
-from bigmodel_jax.training.step import accumulate, make_eval_step, make_train_step
+from bigmodel_jax.training.step import accumulate, make_train_step
 
 STUDENT = dataclasses.replace(LlamaConfig.tiny(), init_std=0.2)  # far from uniform distributions
 TEACHER = dataclasses.replace(GPT2Config.tiny(), num_layers=3, embed_dim=48, num_heads=4, init_std=0.2)

@@ -35,6 +35,9 @@ def test_metrics_are_scikit_learns_and_batches_add_up():
     assert scalars["r2"] == pytest.approx(sklearn_metrics.r2_score(TARGET[:25], predicted), rel=1e-4)
     squares = sklearn_metrics.mean_squared_error(TARGET[:25] * SCALE[:25], predicted * SCALE[:25])
     assert scalars["rmse"] == pytest.approx(squares**0.5, rel=1e-5)
+    assert scalars["mse"] == pytest.approx(squares, rel=1e-5)
+    absolute = sklearn_metrics.mean_absolute_error(TARGET[:25] * SCALE[:25], predicted * SCALE[:25])
+    assert scalars["mae"] == pytest.approx(absolute, rel=1e-5)
     trained = loss(whole, train=True)
     assert set(trained.metrics) == {"loss"}
     assert float(trained.mean.compute()) == pytest.approx(scalars["loss"], rel=1e-5)

@@ -1,8 +1,9 @@
-"""Groups: which parameters a pattern takes, what is done to them, and that what is frozen stays."""
+"""Groups: which parameters a pattern takes, what is done to them, and that what is frozen is a constant."""
 
 import dataclasses
 import functools
 import json
+import re
 
 import jax
 import numpy as np
@@ -19,8 +20,8 @@ from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.optim import Group, OptimConfig
 from bigmodel_jax.optim import groups as grouping
-from bigmodel_jax.training.state import abstract_state, init_state
-from bigmodel_jax.training.step import accumulate, make_train_step
+from bigmodel_jax.training.state import abstract_constants, abstract_state, init_constants, init_state
+from bigmodel_jax.training.step import make_train_step
 
 BASE = Config(
     LlamaConfig.tiny(),
@@ -31,6 +32,7 @@ BASE = Config(
     parallel=ParallelConfig(data=1),
 )
 FROZEN = (Group("embed/.*|layers/mlp/.*", freeze=True),)
+FIXED = {"embed/table", "layers/mlp/gate", "layers/mlp/up", "layers/mlp/down"}
 
 
 def with_groups(*groups: Group, **parts) -> Config:
@@ -44,13 +46,13 @@ def batch(rows: int = 8) -> dict:
 
 
 def run(config: Config, steps: int = 2) -> tuple[dict, dict, dict]:
-    """(parameters before, after, metrics of the last step)."""
+    """(trained parameters before, after, metrics of the last step)."""
     size = abs(np.prod([getattr(config.parallel, axis) for axis in ("stage", "data", "fsdp")]))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:size])
-    state, step = init_state(config, mesh), make_train_step(config, mesh)
+    state, fixed, step = init_state(config, mesh), init_constants(config, mesh), make_train_step(config, mesh)
     before = params.paths(jax.tree.map(np.asarray, state.params))
     for _ in range(steps):
-        state, sums = step(state, batch())
+        state, sums = step(state, batch(), fixed)
     scalars = {name: float(mean.compute()) for name, mean in sums.items()}
     return before, params.paths(jax.tree.map(np.asarray, state.params)), scalars
 
@@ -160,34 +162,56 @@ def on_one_device() -> tuple[dict, dict, dict]:
     return run(with_groups(*FROZEN))
 
 
-def test_what_is_frozen_stays_bit_for_bit():
+def kinds(spec) -> dict[str, str]:
+    return {path: p.kind for path, p in params.paths(spec).items()}
+
+
+def test_what_is_frozen_is_a_constant_and_the_rest_trains():
+    spec = with_groups(*FROZEN).make_model().spec
+    assert {path for path, kind in kinds(spec).items() if kind == "constant"} == FIXED
+    assert list(params.paths(spec)) == list(params.paths(SPEC)), "the order of the leaves stays"
+    assert grouping.freeze(FROZEN, spec) == spec, "the same once more, as the optimizer asks for it"
     before, after, scalars = on_one_device()
-    assert {path for path in before if np.array_equal(before[path], after[path])} == grouping.frozen(FROZEN, SPEC)
+    assert set(before) == set(after) == params.paths(SPEC).keys() - FIXED
+    assert not any(np.array_equal(before[path], after[path]) for path in before)
     assert scalars["learning_rate"] == pytest.approx(BASE.optim.lr)
+    drawn = params.paths(params.init(SPEC, jax.random.key(BASE.train.seed)))
+    mesh = sharding.make_mesh(BASE.parallel, jax.devices()[:1])
+    for path, x in params.paths(init_constants(with_groups(*FROZEN), mesh)).items():
+        np.testing.assert_array_equal(x, drawn[path], err_msg="the draw that it would have, were it trained")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_frozen_stays_and_the_rest_moves_alike_on_every_layout(layout):
+def test_what_is_beside_frozen_parameters_moves_alike_on_every_layout(layout):
     plain, alone, alone_scalars = on_one_device()
     before, after, scalars = run(with_groups(*FROZEN, **LAYOUTS[layout]))
-    assert {path for path in before if np.array_equal(before[path], after[path])} == grouping.frozen(FROZEN, SPEC)
     for path in before:
         np.testing.assert_allclose(after[path] - before[path], alone[path] - plain[path], atol=2e-5, err_msg=path)
     assert scalars["grad_norm"] == pytest.approx(alone_scalars["grad_norm"], rel=1e-4)
 
 
-def test_no_gradient_of_a_frozen_parameter_is_computed_or_carried():
-    """By the jaxpr: fewer products, and no sum over microbatches of the frozen shapes."""
-    model = BASE.model.make()
-    tree = params.init(model.spec, jax.random.key(0))
-    config = with_groups(*FROZEN, train=dataclasses.replace(BASE.train, microbatches=2))
+def test_the_compiled_step_neither_differentiates_carries_nor_returns_what_is_frozen():
+    """In the program, by the sizes of the frozen matrices, which no other array has."""
+    model = dataclasses.replace(BASE.model, mlp_dim=37)
+    micro = dataclasses.replace(BASE.train, microbatches=2)
+    texts = {}
+    for name, groups in {"plain": (), "frozen": (Group("layers/mlp/.*", freeze=True),)}.items():
+        config = with_groups(*groups, model=model, train=micro)
+        mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
+        state, fixed = abstract_state(config, mesh), abstract_constants(config, mesh)
+        traced = make_train_step(config, mesh).trace(state, batch(), fixed)
+        sizes = {aval.shape for aval in traced.jaxpr.out_avals}
+        texts[name] = sizes, traced.lower().as_text()
+    shapes = {(2, 32, 37), (2, 37, 32)}
+    assert shapes <= texts["plain"][0]
+    assert not shapes & texts["frozen"][0], "not returned"
+    (plain, products), (kept, fewer) = (_carried_and_products(texts[name][1], shapes) for name in ("plain", "frozen"))
+    assert (plain, kept) == (True, False), "not carried over the microbatches"
+    assert products - fewer == 3, "no product for the gradients of gate, up and down"
 
-    def text(config):
-        return str(jax.make_jaxpr(lambda t: accumulate(config, model, t, {}, batch(), jax.random.key(0)))(tree))
 
-    plain = text(dataclasses.replace(config, optim=dataclasses.replace(config.optim, groups=())))
-    frozen = text(config)
-    assert frozen.count("dot_general") == plain.count("dot_general") - 3, "gate, up and down"
-    grads, *_ = jax.eval_shape(lambda t: accumulate(config, model, t, {}, batch(), jax.random.key(0)), tree)
-    assert jax.tree.structure(grads) == jax.tree.structure(tree), "zeros, so that every form of a step takes them"
+def _carried_and_products(text: str, shapes: set[tuple[int, ...]]) -> tuple[bool, int]:
+    """(whether a float32 sum has one of the shapes, number of products) in a lowered program."""
+    sums = re.findall(r"stablehlo\.add .*: tensor<([\dx]+)xf32>", text)
+    return bool({"x".join(map(str, shape)) for shape in shapes} & set(sums)), text.count("stablehlo.dot_general")

@@ -17,8 +17,9 @@ from bigmodel_jax.data import DataConfig
 from bigmodel_jax.models import LinearConfig
 from bigmodel_jax.objectives import Regression
 from bigmodel_jax.optim import OptimConfig
+from bigmodel_jax.training.eval_step import make_eval_step
 from bigmodel_jax.training.state import init_state, weights
-from bigmodel_jax.training.step import make_eval_step, make_train_step, split
+from bigmodel_jax.training.step import make_train_step, split
 
 ROWS, WIDTH, OUT, LR = 16, 5, 3, 0.5
 RNG = np.random.default_rng(0)

@@ -94,9 +94,9 @@ def evaluations(monkeypatch):
     """Every evaluation gives the loss that LOSSES has for its step."""
     evaluate = loop.Run.evaluate
 
-    def given(self, step, state):
+    def given(self, step, *rest):
         monkeypatch.setattr(loop, "evaluate", lambda *_: {"eval/loss": LOSSES.get(step, 4.0)})
-        return evaluate(self, step, state)
+        return evaluate(self, step, *rest)
 
     monkeypatch.setattr(loop.Run, "evaluate", given)
 

@@ -14,9 +14,9 @@ from bigmodel_jax.data.images.image_rows import ImageRows
 from bigmodel_jax.data.loader import EvalBatches
 from bigmodel_jax.models import MLPConfig
 from bigmodel_jax.objectives import Classification
+from bigmodel_jax.training.eval_step import make_eval_step
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.state import init_state, weights
-from bigmodel_jax.training.step import make_eval_step
 
 CONFIG = Config(MLPConfig.tiny(), Classification(), ImageData(), parallel=ParallelConfig(data=1))
 ROWS = 21

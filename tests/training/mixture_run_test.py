@@ -21,9 +21,9 @@ from bigmodel_jax.report.plot_style import LIGHT
 from bigmodel_jax.report.plots import draw
 from bigmodel_jax.report.progress import part_epochs
 from bigmodel_jax.training import run_folder
+from bigmodel_jax.training.eval_step import make_eval_step
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.state import init_state, weights
-from bigmodel_jax.training.step import make_eval_step
 from loop_test import run
 
 

@@ -18,8 +18,9 @@ from bigmodel_jax.models import LinearConfig
 from bigmodel_jax.nn import stack
 from bigmodel_jax.objectives import Objective
 from bigmodel_jax.objectives.base import Loss
+from bigmodel_jax.training.eval_step import make_eval_step
 from bigmodel_jax.training.state import init_state
-from bigmodel_jax.training.step import accumulate, make_eval_step, make_train_step, train_step
+from bigmodel_jax.training.step import accumulate, make_train_step, train_step
 
 ROWS = 16
 

@@ -84,11 +84,12 @@ class Recorded(loop.Run):
     def __init__(self, steps=6, evaluate_every=0, save_every=0, start=0, during=None):
         self.config = SimpleNamespace(
             train=SimpleNamespace(steps=steps, max_skipped=9), eval=SimpleNamespace(every=evaluate_every),
-            checkpoint=SimpleNamespace(every=save_every, local_every=0),
+            checkpoint=SimpleNamespace(every=save_every, local_every=0), report=SimpleNamespace(watch=0),
         )  # fmt: skip
         self.batches, self.start, self.seen, self.during = Batches(), start, [], during or {}
         self.patience = Patience("eval/loss", "min", limit=0)
-        self.wall, self.constants = RunClock(Path()), {}
+        self.wall, self.constants, self.sets = RunClock(Path()), {}, []
+        self.judge, self.spikes = None, SimpleNamespace(found=None, given=lambda step: None)
 
     def note(self, what, step):
         self.seen.append((what, step))
@@ -96,11 +97,12 @@ class Recorded(loop.Run):
             os.kill(ME, number)
 
     def record(self, step, sums, wait):
-        assert sums == {"step": step}
+        assert sums == {"step": step, loop.DIGEST: step - 1}
         self.note("record", step)
 
-    def evaluate(self, step, state):
+    def evaluate(self, step, state, whole, sets):
         assert state == step
+        assert whole
         self.note("evaluate", step)
         return {"eval/loss": float(step)}
 
@@ -117,7 +119,7 @@ class Recorded(loop.Run):
 
         self.batches.number = self.start
         with Stop() as stop:
-            state, scalars = self.loop(self.start, step, stop)
+            state, scalars = self.loop(self.start, SimpleNamespace(step=step, digest=lambda batch: batch), stop)
         return state, scalars, stop.signal
 
 
@@ -198,7 +200,8 @@ def test_a_record_counts_skipped_steps_and_logs_when_it_is_due():
     run.throughput = SimpleNamespace(record=lambda *_: None, rates=lambda _: {"tokens_per_second": 1.0, "mfu": 0.5})
     run.progress = SimpleNamespace(update=lambda step, **values: shown.append((step, values["loss"])))
     run.writers = SimpleNamespace(write=lambda step, values: written.append((step, values)))
-    run.schedule = lambda step: step * 0.1
+    run.spikes = SimpleNamespace(reads=(), count=0, see=lambda *_: None)
+    run.trace, run.recompilations = SimpleNamespace(write=lambda *_: None), SimpleNamespace(count=lambda: 0)
 
     def sums(loss, skipped):
         one, none = np.float32(1), np.float32(0)
@@ -206,6 +209,7 @@ def test_a_record_counts_skipped_steps_and_logs_when_it_is_due():
             "loss": Mean(np.float32(loss), one),
             "skipped_steps": Mean(np.float32(skipped), none),
             "grad_norm": Mean(np.float32(4), one),
+            loop.DIGEST: Mean(np.uint32(7), one),
         }
 
     for step, (loss, skipped) in enumerate([(3.0, 0), (float("nan"), 1), (2.0, 0)], start=1):

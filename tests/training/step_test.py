@@ -16,8 +16,9 @@ from bigmodel_jax.models import Compute, LlamaConfig
 from bigmodel_jax.models.cnn import CNNConfig
 from bigmodel_jax.objectives import Classification, NextToken
 from bigmodel_jax.optim import OptimConfig
+from bigmodel_jax.training.eval_step import make_eval_step
 from bigmodel_jax.training.state import init_state, weights
-from bigmodel_jax.training.step import accumulate, make_eval_step, make_train_step, train_step
+from bigmodel_jax.training.step import accumulate, make_train_step, train_step
 
 ROWS, LENGTH = 8, 16
 CONFIG = Config(

@@ -81,9 +81,9 @@ class MinHashIndex:
         return np.stack([self._blocks[i // BLOCK][i % BLOCK] for i in texts])
 
     def _grow(self) -> None:
-        """Tables of four times the size, filled with the texts that had a place."""
+        """Tables of twice the size, filled with the texts that had a place."""
         before = [np.array(table) for table in self._tables]
-        self._new_tables(self._bits + 2)
+        self._new_tables(self._bits + 1)
         for first in range(0, self.number, BLOCK):
             block = self._blocks[first // BLOCK][: self.number - first]
             hashes = band_hashes(block, self._bands)

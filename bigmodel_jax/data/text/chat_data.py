@@ -131,9 +131,8 @@ class ChatData(Templated, DataConfig):
         return packing.row(self.seq_len)
 
     def _write(self, split: str, out: Path) -> None:
-        tokenizer, template = load_tokenizer(self.tokenizer_path), self.template()
-        if self.template_path:
-            self._check_template(template, tokenizer)
+        tokenizer = load_tokenizer(self.tokenizer_path)
+        template = self.checked_template(tokenizer)
         bad, conversations, sizes, form = BadRecords(self.max_bad_records), 0, [0], self.form
         with Column(out / "tokens.npy", np.int32) as tokens, Column(out / "mask.npy", np.float32) as asked:
             for where, record in self.source.records(split, self.root(), bad):
@@ -154,12 +153,6 @@ class ChatData(Templated, DataConfig):
         np.save(out / "offsets.npy", np.cumsum(sizes))
         meta = {"conversations": conversations, "form": form, "bad_records": bad.skipped, "start": tokenizer.start}
         (out / "meta.json").write_text(json.dumps(meta))
-
-    def _check_template(self, template: str, tokenizer: Tokenizer) -> None:
-        try:
-            chat.check(template, tokenizer.names())
-        except ValueError as error:
-            raise ValueError(f"data.template_path = {self.template_path!r}: {error}") from None
 
     def _samples(self, record: dict[str, Any], form: str, template: str, tokenizer: Tokenizer) -> list[chat.Sample]:
         """The samples of a record; ValueError with the reason for one that cannot be used."""

@@ -19,7 +19,7 @@ from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field, per_row
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.table_files import TableFiles
-from bigmodel_jax.data.text import chat, packing, preference_records
+from bigmodel_jax.data.text import packing, preference_records
 from bigmodel_jax.data.text.chat_records import Reasoning
 from bigmodel_jax.data.text.preference_records import Columns, Encoded, Prompted
 from bigmodel_jax.data.text.preference_rows import PreferenceRows, Stream, TooLong, fit
@@ -96,15 +96,6 @@ class PreferenceData(Templated, DataConfig):
     def _columns(self) -> Columns:
         return Columns(self.prompt_field, self.chosen_field, self.rejected_field)
 
-    def _checked_template(self, tokenizer: Tokenizer) -> str:
-        template = self.template()
-        try:
-            if template:
-                chat.check(template, tokenizer.names())
-        except ValueError as error:
-            raise ValueError(f"data.template_path = {self.template_path!r}: {error}") from None
-        return template
-
     def row(self) -> dict[str, Field]:
         texts = {name: Field((2, self.seq_len), "int32", (None, "seq")) for name in packing.TOKENS}
         return texts | {"weights": Field((2, self.seq_len), "float32", (None, "seq"))}
@@ -118,7 +109,7 @@ class PreferenceData(Templated, DataConfig):
 
     def _write(self, split: str, out: Path) -> None:
         tokenizer = load_tokenizer(self.tokenizer_path)
-        template = self._checked_template(tokenizer)
+        template = self.checked_template(tokenizer)
         bad = BadRecords(self.max_bad_records)
         sizes, prompts, labels = [0], [], []
         with Column(out / "tokens.npy", np.int32) as tokens:

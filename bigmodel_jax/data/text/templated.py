@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from bigmodel_jax.core import files
+from bigmodel_jax.data.text import chat
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
@@ -19,6 +20,16 @@ class Templated:
 
     def template(self) -> str:
         return Path(self.template_path).read_text() if self.template_path else ""
+
+    def checked_template(self, tokenizer: Tokenizer) -> str:
+        """The template; ValueError, one line, where it is no template that fits the tokenizer."""
+        template = self.template()
+        try:
+            if self.template_path:
+                chat.check(template, tokenizer.names())
+        except ValueError as error:
+            raise ValueError(f"data.template_path = {self.template_path!r}: {error}") from None
+        return template
 
     def reads(self) -> dict[str, list[Path] | str]:
         found = super().reads()

@@ -16,7 +16,7 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.core.params import Init, Param, ones, zeros
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import cpu, kept, linear, norm, recompute, shards
-from bigmodel_jax.nn.attention import blockwise, context, kernels
+from bigmodel_jax.nn.attention import blockwise, context, entropy, kernels
 from bigmodel_jax.nn.attention.visibility import KEPT, Rule, Where, capped, reach, visible
 from bigmodel_jax.nn.taps import tap
 
@@ -119,6 +119,7 @@ def attend(
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
     k, v = context.spread(q, k, v)
     rule, place = Rule(causal, window or 0, softcap), context.place(q, k)
+    tap("entropy", functools.partial(entropy.entropy, rule, q, k, q_where, k_where, local, sinks, bias))
     # "plain" leaves a sequence that is cut to the compiler, as a bias does.
     if bias is not None or implementation == "plain":
         place = place._replace(seq=None)

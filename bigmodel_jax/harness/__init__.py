@@ -1,0 +1,1 @@
+"""EleutherAI's lm-eval, answered by the project's own models."""

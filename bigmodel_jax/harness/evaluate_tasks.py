@@ -1,0 +1,114 @@
+"""A run's checkpoint on tasks of EleutherAI's lm-eval: what is asked, who answers, and what is kept of it."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.config_checks import validate
+from bigmodel_jax.core import files, processes, sharding
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+from bigmodel_jax.report.harness_results import FOLDER
+from bigmodel_jax.training.checks import check_ids
+from bigmodel_jax.training.saved import CHAT_TEMPLATE, chosen, load_weights
+
+
+class Asked(NamedTuple):
+    """tasks: names of lm-eval's, YAML files, or folders of them. fewshot: examples before each question, None as the task has
+    it. limit: so many first questions of each, None all. chat: questions are a user's messages in the chat template."""
+
+    tasks: tuple[str, ...]
+    fewshot: int | None = None
+    limit: int | None = None
+    chat: bool = False
+
+
+def evaluate_tasks(config: Config, run_dir: Path, given: Asked, which: str = "", adapter: str = "") -> dict:
+    """lm-eval's results of one checkpoint, which are also written to RUN/harness/; every process of a job calls it.
+
+    which, adapter: as `load_weights` has them. ValueError, one line, for a user's mistake.
+    """
+    config = dataclasses.replace(config, data=config.data.of_run(run_dir))
+    validate(config, jax.device_count())
+    chosen(config, adapter)
+    tokenizer = _check(config, run_dir, given)
+    with _quiet():
+        from bigmodel_jax.harness import engine_lm, tasks  # which import lm-eval
+
+        asked = tasks.load(given.tasks)
+        mesh = sharding.make_mesh(config.parallel)
+        weights, step = load_weights(config, run_dir, mesh, which, adapter=adapter)
+        template = (run_dir / CHAT_TEMPLATE).read_text() if given.chat else ""
+        model = engine_lm.EngineLM(config, mesh, weights, tokenizer, template)
+        found = tasks.run(model, asked, num_fewshot=given.fewshot, limit=given.limit, apply_chat_template=given.chat)
+    found = {"step": step} | found
+    if processes.first():
+        _write(run_dir, step, given, found)
+    return found
+
+
+def _check(config: Config, run_dir: Path, given: Asked) -> Tokenizer:
+    """The run's tokenizer; ValueError for whatever can be known to be wrong before anything is read."""
+    option = f"--harness {' '.join(given.tasks)}"
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ValueError(f"{option}: lm-eval is not installed; uv pip install lm-eval, or the extra harness")
+    own = run_dir / "tokenizer.json"  # its data need not be there any more
+    tokenizer = load_tokenizer(own) if own.is_file() else config.data.open_tokenizer()
+    model = config.make_model()
+    if tokenizer is None or model.make_cache is None or model.decoder_start is not None:
+        raise ValueError(
+            f"{option}: a {type(config.model).__name__} on {type(config.data).__name__} is no decoder of text; its tasks "
+            "ask for continuations, which a LlamaConfig on TextData gives"
+        )
+    if (stages := sharding.make_mesh(config.parallel).shape["stage"]) > 1:
+        raise ValueError(f"{option}: parallel.stage = {stages}: texts are continued without a pipeline; it must be 1")
+    if given.chat and not (run_dir / CHAT_TEMPLATE).is_file():
+        raise ValueError(f"--chat True: {run_dir} holds no {CHAT_TEMPLATE}; it comes with an imported chat model")
+    check_ids(config.model, tokenizer.vocab_size, f"{option}: ")
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """lm-eval's bars are shown by the first process, on a terminal; its log keeps to warnings, and it starts no processes,
+    which JAX's threads would not survive."""
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
+    shown = processes.first() and sys.stderr.isatty()
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(sys.stderr if shown else nowhere):
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _write(run_dir: Path, step: int, given: Asked, found: dict) -> None:
+    """RUN/harness/<step>.<tasks>.json with the results, and .samples.jsonl beside it with every answer."""
+    names = "+".join(re.sub(r"[^\w-]", "_", Path(one).stem) for one in given.tasks)[:80]
+    folder = run_dir / FOLDER
+    folder.mkdir(exist_ok=True)
+    samples = [{"task": task} | one for task, many in found.get("samples", {}).items() for one in many]
+    results = {name: value for name, value in found.items() if name != "samples"}
+    stem = f"{step:08d}.{names}"
+    files.replace(folder / f"{stem}.samples.jsonl", "".join(f"{_json(one)}\n" for one in samples))
+    files.replace(folder / f"{stem}.json", _json(results, indent=2) + "\n")
+
+
+def _json(value: Any, **how: Any) -> str:
+    from lm_eval.utils import handle_non_serializable
+
+    return json.dumps(value, default=handle_non_serializable, ensure_ascii=False, **how)

@@ -1,0 +1,104 @@
+"""Log-likelihoods of continuations of token sequences, batched on a mesh.
+
+Shapes: B rows of a batch, T tokens of its longest row, filled up to few lengths.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.precision import cast
+from bigmodel_jax.data.fields import Field
+from bigmodel_jax.data.loader import Placement
+from bigmodel_jax.inference.engine import bucket
+from bigmodel_jax.objectives.cross_entropy import of_tokens
+
+
+class Scored(NamedTuple):
+    """log_prob: of the whole continuation, in nats; greedy: whether each of its tokens is the likeliest."""
+
+    log_prob: float
+    greedy: bool
+
+
+class Scorer:
+    """Scores (context, continuation) pairs of token ids; a context longer than the model takes is cut from the left."""
+
+    def __init__(self, config: Config, mesh: Mesh, weights: params.Tree):
+        self._mesh, self._rules, self._weights = mesh, config.parallel.rules, weights
+        self.batch_size = config.eval.batch_size or config.train.batch_size
+        self.most = config.model.max_seq_len
+        self._step = make_step(config, mesh)
+
+    def __call__(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Scored]:
+        """In the order of the pairs. The context, and the continuation, have a token at least; of a continuation longer
+        than the model takes, the last tokens are scored."""
+        rows = [_row(context, continuation, self.most) for context, continuation in pairs]
+        found: list[Scored | None] = [None] * len(rows)
+        # Longest first, so that rows of a batch are of like lengths.
+        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i][0]), i))
+        for numbers in _batches(order, self.batch_size):
+            sums, greedy = self._batch([rows[i] for i in numbers])
+            for place, number in enumerate(numbers):
+                found[number] = Scored(float(sums[place]), bool(greedy[place]))
+        return found
+
+    def _batch(self, rows: list[tuple[list[int], int]]) -> tuple[np.ndarray, np.ndarray]:
+        length = min(bucket(len(rows[0][0]) - 1), self.most)
+        local = _collate(rows, self.batch_size, length)
+        place = self._placement(length)
+        batch = place({name: x[place.low : place.high] for name, x in local.items()})
+        return sharding.to_host(self._step(self._weights, batch))
+
+    @functools.cache  # noqa: B019 - lives as long as its scorer
+    def _placement(self, length: int) -> Placement:
+        row = {name: Field((length,), "int32", ("seq",)) for name in ("tokens", "targets", "positions", "segment_ids")}
+        row["weights"] = Field((length,), "float32", ("seq",))
+        return Placement(self._mesh, self._rules, self.batch_size, row)
+
+
+def make_step(config: Config, mesh: Mesh) -> Callable:
+    """(weights, batch) -> (log-probability of the targets of weight 1 (B,), whether all of them are the likeliest (B,))."""
+    model = config.make_model()
+
+    def step(weights, batch):
+        with sharding.use(mesh, config.parallel.rules, config.parallel):
+            frozen = params.of_kind(weights, model.spec, "statistic")
+            weights = params.merge(cast(weights, config.precision.compute), frozen)
+            out = model.apply(weights, batch, rng=None, train=False)
+            nats, _, likeliest = of_tokens(out, out.value, batch["targets"], "auto")
+            asked = batch["weights"]
+            right = (likeliest == batch["targets"]) | (asked == 0)
+            return -jnp.sum(nats * asked, axis=-1), jnp.all(right, axis=-1)
+
+    return jax.jit(step, out_shardings=sharding.replicated(mesh))
+
+
+def _row(context: list[int], continuation: list[int], most: int) -> tuple[list[int], int]:
+    """(all tokens that count, how many of them are scored)."""
+    whole = [*context, *continuation][-(most + 1) :]
+    return whole, min(len(continuation), len(whole) - 1)
+
+
+def _batches(order: list[int], size: int) -> Iterator[list[int]]:
+    for first in range(0, len(order), size):
+        yield order[first : first + size]
+
+
+def _collate(rows: list[tuple[list[int], int]], size: int, length: int) -> dict[str, np.ndarray]:
+    """A batch of `size` rows (size, length), each padded on the right with segment 0; rows that fill it up score nothing."""
+    out = {name: np.zeros((size, length), np.int32) for name in ("tokens", "targets", "positions", "segment_ids")}
+    out["weights"] = np.zeros((size, length), np.float32)
+    for i, (whole, scored) in enumerate(rows):
+        num = len(whole) - 1
+        out["tokens"][i, :num], out["targets"][i, :num] = whole[:-1], whole[1:]
+        out["segment_ids"][i, :num], out["positions"][i, :num] = 1, np.arange(num)
+        out["weights"][i, num - scored : num] = 1.0
+    return out

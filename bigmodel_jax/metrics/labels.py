@@ -1,0 +1,47 @@
+"""Metrics of predicted labels: the k likeliest, and what follows from a confusion matrix."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def among_top(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
+    """1.0 where the label is among the k largest logits; logits (..., C), labels (...). Of equal logits, the first counts."""
+    own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
+    before = jnp.arange(logits.shape[-1]) < labels[..., None]
+    ahead = jnp.sum((logits > own) | ((logits == own) & before), axis=-1)
+    return (ahead < k).astype(jnp.float32)
+
+
+def averages(scores: dict[str, np.ndarray], matrix: np.ndarray) -> dict[str, dict[str, float]]:
+    """{"macro", "micro": {precision, recall, f1, support}}; scores: `core.metrics.precision_recall_f1` of the matrix.
+
+    macro: the mean over classes. micro: over all rows; where a row has one label, its three numbers are the accuracy.
+    """
+    names, support = ("precision", "recall", "f1"), {"support": float(np.sum(matrix))}
+    accuracy = float(np.trace(matrix) / max(np.sum(matrix), 1.0))
+    macro = {name: float(scores[name].mean()) for name in names}
+    return {"macro": macro | support, "micro": dict.fromkeys(names, accuracy) | support}
+
+
+def overlap(matrix: np.ndarray) -> np.ndarray:
+    """Per-class intersection over union (C,) of a confusion matrix [label, prediction]; NaN for a class that neither has
+    (Everingham et al. 2015, section 4.2)."""
+    matrix = np.asarray(matrix, np.float64)
+    hits = np.diag(matrix)
+    union = matrix.sum(0) + matrix.sum(1) - hits
+    return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
+
+
+def confusion_of_places(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+    """Counts (C, C) of [label, prediction] over all places; logits (..., C), labels (...), weights (...) or (B,).
+
+    A label that is no class (255, say) marks a place that does not count.
+    """
+    num_classes = logits.shape[-1]
+    weights = jnp.broadcast_to(weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim)), labels.shape)
+    known = (labels >= 0) & (labels < num_classes)
+    places = jnp.where(known, labels * num_classes + jnp.argmax(logits, axis=-1), 0)
+    counted = jnp.where(known, weights, 0.0).astype(jnp.float32)
+    counts = jnp.zeros(num_classes**2).at[places.ravel()].add(counted.ravel())
+    return counts.reshape(num_classes, num_classes)

@@ -1,0 +1,43 @@
+"""How widely attention looks: the entropy of its weights, for a few queries of each row."""
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.nn.attention.visibility import Rule, Where, capped, reach, visible
+
+QUERIES = 16  # of a row, evenly spaced: all of them would be a second attention
+MASKED = -1e30
+
+
+def entropy(
+    rule: Rule,
+    q: jax.Array,
+    k: jax.Array,
+    q_where: Where,
+    k_where: Where,
+    local: jax.Array | None = None,
+    sinks: jax.Array | None = None,
+    bias: jax.Array | None = None,
+) -> Mean:
+    """The mean over rows, heads and QUERIES queries, in nats; 0 where each query sees one key, log S where it sees S alike.
+
+    As `attention.attend` has them: q (B, T, H, h), already scaled, k (B, S, K, h). Padding is left out.
+    """
+    (B, T, H, h), (S, K) = q.shape, k.shape[1:3]
+    num = min(QUERIES, T)
+    at = (jnp.arange(num) + 1) * T // num - 1
+    q, q_where = q[:, at], Where(*(x[:, at] for x in q_where))
+    grouped = (K, H // K)
+    logits = jnp.einsum("btkgh,bskh->bkgts", q.reshape(B, num, *grouped, h), k, preferred_element_type=jnp.float32)
+    logits = capped(logits, rule.softcap)
+    if bias is not None:
+        logits += bias[:, :, at].reshape(bias.shape[0], *grouped, num, S).astype(jnp.float32)
+    logits = jnp.where(visible(q_where, k_where, rule.causal, reach(rule, local))[:, None, None], logits, MASKED)
+    if sinks is not None:
+        sink = jnp.broadcast_to(sinks.reshape(*grouped, 1, 1).astype(jnp.float32), (B, *grouped, num, 1))
+        logits = jnp.concatenate([logits, sink], axis=-1)
+    logs = jax.nn.log_softmax(logits, axis=-1)
+    nats = -jnp.sum(jnp.exp(logs) * logs, axis=-1).mean((1, 2))  # over heads: (B, T)
+    held = jnp.broadcast_to(q_where.segments > 0, nats.shape).astype(jnp.float32)
+    return Mean(jnp.sum(nats * held), jnp.sum(held))

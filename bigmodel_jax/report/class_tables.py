@@ -1,0 +1,61 @@
+"""The newest evaluation's metrics as tables: of each class, and of each group of rows."""
+
+import itertools
+from html import escape
+
+from bigmodel_jax.core.metrics import Metric, precision_recall_f1
+from bigmodel_jax.metrics.labels import averages
+from bigmodel_jax.report import declared, elements
+from bigmodel_jax.report.history import Run, confusion
+
+AVERAGES = {"macro": "Mean over classes (macro)", "micro": "Over all rows (micro)"}
+
+
+def per_class(run: Run) -> str:
+    """Precision, recall and F1 of each class, and below them their means; "" where the run has no confusion matrix."""
+    matrix = confusion(run)
+    if matrix is None:
+        return ""
+    scores = precision_recall_f1(matrix)
+    rows = [_class_row(run.label(c), {name: values[c] for name, values in scores.items()}) for c in range(len(matrix))]
+    rows += [_class_row(AVERAGES[kind], means) for kind, means in averages(scores, matrix).items()]
+    return _table(("Class", "Precision", "Recall", "F1", "Examples"), "".join(rows))
+
+
+def _class_row(name: str, scores: dict[str, float]) -> str:
+    shares = "".join(f"<td>{100 * scores[k]:.1f} %</td>" for k in ("precision", "recall"))
+    f1 = f"<td>{_meter(scores['f1'])}{100 * scores['f1']:.1f} %</td>"
+    return f"<tr><th>{escape(name)}</th>{shares}{f1}<td>{scores['support']:,.0f}</td></tr>"
+
+
+def by_group(run: Run) -> str:
+    """Each metric of each group of rows, with its interval; "" where the run tells no groups apart."""
+    lines = group_lines(run)
+    rows = ""
+    for name, of_metric in itertools.groupby(lines, key=lambda line: line[0]):
+        metric = run.metric(f"eval/{name}")
+        unit = f" {metric.unit}" if metric.unit else ""
+        rows += f'<tr><th colspan="4">{escape(metric.title)}<span class="note">{escape(unit)}</span></th></tr>'
+        rows += "".join(_group_row(metric, *line[1:]) for line in of_metric)
+    return _table(("Group", "Value", "95 % interval", "Rows"), rows) if rows else ""
+
+
+def _group_row(metric: Metric, group: str, rows: int, value: float, low: float, high: float) -> str:
+    value_text, low, high = (escape(declared.text(metric, x)) for x in (value, low, high))
+    meter = _meter(value) if declared.is_share(metric) else ""
+    cells = f"<td>{meter}{value_text}</td><td>{low} to {high}</td><td>{rows:,.0f}</td>"
+    return f"<tr><th>{escape(group)}</th>{cells}</tr>"
+
+
+def group_lines(run: Run) -> list[list]:
+    """[metric, group, rows, value, low, high] of the newest evaluation, a metric's lines one after another."""
+    return [[str(line[0]), str(line[1]), *map(float, line[2:6])] for line in run.last("eval/groups") or []]
+
+
+def _meter(share: float) -> str:
+    return f'<span class="meter"><b style="width:{100 * share:.1f}%"></b></span>'
+
+
+def _table(names: tuple[str, ...], rows: str) -> str:
+    heads = "".join(f"<th>{name}</th>" for name in names)
+    return elements.panel(f'<table class="classes"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>')

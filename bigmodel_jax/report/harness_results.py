@@ -1,0 +1,92 @@
+"""What lm-eval found of a run, as rows: RUN/harness/*.json."""
+
+import json
+import logging
+import math
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bigmodel_jax.report import elements
+
+FOLDER = "harness"
+
+log = logging.getLogger(__name__)
+
+
+class Row(NamedTuple):
+    """One metric of one task; error: its standard error, None where lm-eval gives none."""
+
+    step: int
+    task: str
+    metric: str
+    value: float
+    error: float | None
+    better: str
+    shots: int | None
+    questions: int | None
+
+
+def read(run_dir: Path) -> list[Row]:
+    """Those of the newest evaluation of each task and metric; a file that holds no results is left out."""
+    found = {}
+    for path in sorted(Path(run_dir).glob(f"{FOLDER}/*.json")):
+        try:
+            results = json.loads(path.read_text(encoding="utf-8"))
+            found |= {(row.task, row.metric): row for row in rows(results)}
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            log.warning("%s holds no results of lm-eval (%s) and is left out", path, error)
+    return list(found.values())
+
+
+def rows(results: dict[str, Any]) -> list[Row]:
+    """Of one file, or of what lm-eval returned."""
+    step, found = int(results.get("step", 0)), []
+    better, shots = results.get("higher_is_better", {}), results.get("n-shot", {})
+    numbers = results.get("n-samples", {})
+    for task, values in results["results"].items():
+        for key, value in values.items():
+            metric, comma, filtered = key.partition(",")
+            if not comma or metric.endswith("_stderr") or not _is_number(value):
+                continue
+            error = values.get(f"{metric}_stderr,{filtered}")
+            name = metric if filtered in ("", "none") else f"{metric} ({filtered})"
+            up = (better.get(task) or {}).get(metric)
+            direction = {True: "more", False: "less"}.get(up, "")
+            count = (numbers.get(task) or {}).get("effective")
+            found.append(
+                Row(step, task, name, value, error if _is_number(error) else None, direction, shots.get(task), count)
+            )
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def written(row: Row) -> tuple[str, ...]:
+    """Task, metric, value, standard error, examples in the prompt, questions."""
+    error = "" if row.error is None else f"± {row.error:.4f}"
+    counts = ("" if n is None else f"{n:,}" for n in (row.shots, row.questions))
+    arrow = {"more": " ↑", "less": " ↓"}.get(row.better, "")
+    value = f"{row.value:.4f}" if abs(row.value) < 1000 else f"{row.value:.5g}"
+    return row.task, f"{row.metric}{arrow}", value, error, *counts
+
+
+HEADS = ("Task", "Metric", "Value", "Error", "Shots", "Questions")
+
+
+def table(run_dir: Path) -> str:
+    """The page's table; empty where there is nothing."""
+    found = read(run_dir)
+    lines = "".join(
+        f"<tr><th>{escape(row.task)}</th>{''.join(f'<td>{escape(text)}</td>' for text in written(row)[1:])}"
+        f"<td>{row.step:,}</td></tr>"
+        for row in found
+    )
+    heads = "".join(f"<th>{name}</th>" for name in (*HEADS, "Step"))
+    return (
+        elements.panel(f'<table class="classes"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>')
+        if found
+        else ""
+    )

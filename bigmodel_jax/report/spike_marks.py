@@ -1,0 +1,36 @@
+"""The spikes of a run on its page: marks in its curves, and a table."""
+
+from html import escape
+
+from bigmodel_jax.report import elements
+from bigmodel_jax.report.plot_style import Theme
+
+SHOWN = 20  # rows of the table: the newest
+
+
+def mark(axes, theme: Theme, spikes: list[dict]) -> None:
+    """A dotted line at each spike's step, and the word once."""
+    for number, spike in enumerate(spikes):
+        axes.axvline(spike["step"], color=theme.series[5], linewidth=1.2, linestyle=(0, (1, 2)), zorder=1)
+        if not number:
+            place = {"xytext": (4, -4), "textcoords": "offset points", "va": "top", "fontsize": 10}
+            at = (spike["step"], 1.0)
+            axes.annotate("spike", at, xycoords=axes.get_xaxis_transform(), color=theme.series[5], **place)
+
+
+def table(records: list[dict]) -> str:
+    """The newest spikes as rows; "" where there are none."""
+    if not records:
+        return ""
+    heads = "".join(f"<th>{name}</th>" for name in ("Step", "Loss", "Gradient norm", "Deviations", "Done"))
+    rows = "".join(_row(record) for record in records[: -SHOWN - 1 : -1])
+    return elements.panel(f'<table class="classes"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>')
+
+
+def _row(record: dict) -> str:
+    numbers = "".join(f"<td>{record[name]:.4g}</td>" for name in ("loss", "grad_norm", "deviations"))
+    return f"<tr><th>{record['step']:,}</th>{numbers}<td>{escape(_done(record['back_to']))}</td></tr>"
+
+
+def _done(back_to: int | None) -> str:
+    return "skipped" if back_to is None else f"back to step {back_to:,}"

@@ -1,0 +1,54 @@
+"""The spikes of a run: spikes.jsonl in its folder, one object a line.
+
+{"step", "loss", "grad_norm", "deviations", "action": "skip" or "rollback", "back_to": a step or null, "batches": so many the
+run had been given by then}.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+from bigmodel_jax.core import files, processes
+from bigmodel_jax.report.writers import plain
+
+log = logging.getLogger(__name__)
+
+FILE = "spikes.jsonl"
+
+
+def read(run_dir: Path) -> list[dict]:
+    """The spikes in the order in which they came; a line that is none is left out."""
+    path = Path(run_dir) / FILE
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return [record for line in lines if (record := _record(line))]
+
+
+def drop_after(run_dir: Path, batches: int) -> None:
+    """Forgets what came after so many batches: a run that stands there is given the later ones once more."""
+    records = read(run_dir)
+    kept = [record for record in records if record["batches"] <= batches]
+    if processes.first() and kept != records:
+        files.replace(Path(run_dir) / FILE, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def add(run_dir: Path, record: dict) -> None:
+    """Appends one; where that fails, a warning says it, and the run goes on."""
+    if not processes.first():
+        return
+    line = json.dumps({name: plain(value) for name, value in record.items()}, allow_nan=False)
+    try:
+        with open(Path(run_dir) / FILE, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        log.warning("%s: %s; a spike is not recorded", Path(run_dir) / FILE, error.strerror)
+
+
+def _record(line: str) -> dict | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not all(isinstance(record.get(n), int) for n in ("step", "batches")):
+        return None
+    numbers = all(isinstance(record.get(name), int | float) for name in ("loss", "grad_norm", "deviations"))
+    return record if numbers and isinstance(record.get("back_to"), int | None) else None

@@ -1,0 +1,92 @@
+"""What a sweep has left in its folder, read for its page."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from bigmodel_jax.report.writers import METRICS_FILE, read_metrics
+
+RECORD = "sweep.json"  # the trials
+SEEDS = "seeds.json"  # two configs over seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One trial. state: complete, pruned, fail or running; reports: (step, value) of each evaluation; losses: (step, loss)
+    of the training, as its run's folder has them."""
+
+    number: int
+    state: str
+    values: dict[str, Any]
+    value: float | None
+    reason: str
+    seconds: float | None
+    reports: list[tuple[int, float]]
+    losses: list[tuple[int, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepRecord:
+    """better: "less" or "more". space: of each field its text, its kind ("floats", "integers", "choice"), whether its scale
+    is logarithmic, and its ends, of a choice all labels."""
+
+    name: str
+    metric: str
+    better: str
+    space: dict[str, dict[str, Any]]
+    importance: dict[str, float]
+    trials: list[Trial]
+    facts: dict[str, Any]
+
+    @property
+    def done(self) -> list[Trial]:
+        """Those that ended well, in the order of their numbers."""
+        return [trial for trial in self.trials if trial.value is not None]
+
+    @property
+    def best(self) -> Trial | None:
+        sign = 1 if self.better == "less" else -1
+        return min(self.done, key=lambda trial: sign * trial.value, default=None)
+
+
+def is_sweep(folder: Path) -> bool:
+    return any((Path(folder) / name).is_file() for name in (RECORD, SEEDS))
+
+
+def read_sweep(folder: Path) -> tuple[SweepRecord | None, dict[str, Any] | None]:
+    """(the trials, the comparison over seeds), each None where there is none. ValueError names a file that is damaged."""
+    record, seeds = (_read(folder / name) for name in (RECORD, SEEDS))
+    try:
+        return record and _record(folder, record), seeds
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / RECORD} is not the record of a sweep ({error!r})") from error
+
+
+def _read(path: Path) -> dict | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def _record(folder: Path, found: dict) -> SweepRecord:
+    facts = {name: found[name] for name in ("sampler", "pruner", "seed", "wanted")}
+    trials = [_trial(folder, trial) for trial in found["trials"]]
+    parts = {name: found[name] for name in ("name", "metric", "better", "space", "importance")}
+    return SweepRecord(**parts, trials=trials, facts=facts)
+
+
+def _trial(folder: Path, trial: dict) -> Trial:
+    reports = [(int(step), float(value)) for step, value in trial["reports"]]
+    own = {name: trial[name] for name in ("number", "state", "values", "value", "reason", "seconds")}
+    return Trial(**own, reports=reports, losses=_losses(folder / "trials" / f"{trial['number']:04d}"))
+
+
+def _losses(folder: Path) -> list[tuple[int, float]]:
+    if not (folder / METRICS_FILE).is_file():
+        return []
+    records = [(record["step"], record["loss"]) for record in read_metrics(folder) if "loss" in record]
+    return [(step, float(loss)) for step, loss in records if isinstance(loss, (int, float))]

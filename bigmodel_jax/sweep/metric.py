@@ -1,0 +1,30 @@
+"""The number by which the runs of a sweep are judged."""
+
+from typing import Literal
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.report import declared
+
+Direction = Literal["minimize", "maximize"]
+
+
+def judged_by(config: Config, name: str) -> tuple[str, Direction]:
+    """(the key of the metric, which way is better); name: "" for checkpoint.best_metric, else eval/loss.
+
+    ValueError, one line, for a metric that neither objective nor data declare, or whose direction nobody says.
+    """
+    known = declared.of(config.objective, config.data)
+    key = name or config.checkpoint.best_metric or "eval/loss"
+    if not name and config.checkpoint.best_metric:
+        return key, "maximize" if config.checkpoint.best_mode == "max" else "minimize"
+    key = key if key in known or key.startswith("eval/") else f"eval/{key}"
+    if key not in known and not key.startswith("eval/loss/"):
+        raise ValueError(
+            f"--metric {name or key} is unknown{nearest(key, known)}; there is: {', '.join(sorted(known))}"
+        )
+    better = declared.find(known, key).better
+    if not better:
+        usable = ", ".join(key for key, metric in known.items() if metric.better)
+        raise ValueError(f"--metric {key}: neither more nor less of it is better; there is: {usable}")
+    return key, "minimize" if better == "less" else "maximize"

@@ -1,0 +1,170 @@
+"""The search space of a sweep: `SPACE` in a config file, from the dotted name of a field to what it may be.
+
+SPACE = {"optim.lr": log(1e-4, 1e-2), "model.hidden_dims": choice((64,), (128, 128))}
+"""
+
+import dataclasses
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+from bigmodel_jax.config import Config, field_of, replaced
+from bigmodel_jax.core import ranges, user_code
+
+NAME = "SPACE"
+
+
+@dataclasses.dataclass(frozen=True)
+class Floats:
+    """A number from `low` to `high`, drawn evenly, or evenly in its logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @property
+    def ends(self) -> tuple:
+        return self.low, self.high
+
+
+@dataclasses.dataclass(frozen=True)
+class Integers:
+    """low, low + step, ..., at most `high`."""
+
+    low: int
+    high: int
+    step: int = 1
+
+    @property
+    def ends(self) -> tuple:
+        return self.low, self.high
+
+    @property
+    def values(self) -> tuple:
+        return tuple(range(self.low, self.high + 1, self.step))
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of `values`: anything that the field may hold, parts of the config included."""
+
+    values: tuple
+
+    @property
+    def ends(self) -> tuple:
+        return self.values
+
+    @property
+    def labels(self) -> tuple:
+        """What a study keeps for each value: itself where it is a scalar, else its text."""
+        plain = (bool, int, float, str, type(None))
+        return tuple(value if isinstance(value, plain) else repr(value) for value in self.values)
+
+
+Dimension = Floats | Integers | Choice
+Space = dict[str, Dimension]
+
+
+def uniform(low: float, high: float) -> Floats:
+    """Any number from `low` to `high`."""
+    return Floats(*_ordered("uniform", low, high))
+
+
+def log(low: float, high: float) -> Floats:
+    """Any number from `low`, which is above 0, to `high`; each factor of ten is as likely as the next."""
+    if not low > 0:
+        raise ValueError(f"log({low}, {high}): the lower end must be above 0")
+    return Floats(*_ordered("log", low, high), log=True)
+
+
+def integers(low: int, high: int, step: int = 1) -> Integers:
+    """Any of low, low + step, ..., at most `high`."""
+    if step < 1:
+        raise ValueError(f"integers({low}, {high}, {step}): the step must be 1 or more")
+    _ordered("integers", low, high)
+    return Integers(low, high - (high - low) % step, step)
+
+
+def choice(*values: Any) -> Choice:
+    """One of the values."""
+    if len({repr(value) for value in values}) < max(len(values), 1):
+        raise ValueError(f"choice{values}: its values must be at least one, and differ")
+    return Choice(values)
+
+
+def _ordered(name: str, low: Any, high: Any) -> tuple[Any, Any]:
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"{name}({low}, {high}): the lower end must be below the upper one, and both finite")
+    return low, high
+
+
+# ------------------------------------------------------------------------------------------------ of a config
+
+
+def read(path: Path, config: Config) -> Space:
+    """The space of a config file, each end and choice of which its field can hold. ValueError, one line."""
+    if path.suffix != ".py":
+        raise ValueError(f"sweep: {str(path)!r} is no Python file; {NAME}, what is searched, stands in one")
+    space = getattr(user_code.import_file(path), NAME, None)
+    if not space or not isinstance(space, dict):
+        wrong = "has no" if space is None else "has an empty" if space == {} else f"has a {type(space).__name__} as"
+        raise ValueError(
+            f"sweep: {str(path)!r} {wrong} {NAME}; it must hold fields and what they may be, as in "
+            f'{NAME} = {{"optim.lr": log(1e-4, 1e-2)}}'
+        )
+    for name, dimension in space.items():
+        try:
+            check(config, name, dimension)
+        except ValueError as error:
+            raise ValueError(f"{NAME} of {str(path)!r}: {error}") from error
+    return space
+
+
+def check(config: Config, name: str, dimension: Any) -> None:
+    """ValueError where there is no such field, or where it cannot hold an end of its range or one of its choices."""
+    field_of(config, name)
+    if not isinstance(dimension, Dimension):
+        raise ValueError(f"{name}: {dimension!r} is none of uniform, log, integers, choice")
+    for value in dimension.ends:
+        ranges.check(replaced(config, name, value))
+
+
+def configured(config: Config, values: dict[str, Any]) -> Config:
+    """The config of a trial."""
+    for name, value in values.items():
+        config = replaced(config, name, value)
+    ranges.check(config)
+    return config
+
+
+def floats(space: Space) -> tuple[str, ...]:
+    """The fields whose every value is a float: those that a step may take as numbers of its input."""
+    return tuple(
+        name
+        for name, dimension in space.items()
+        if isinstance(dimension, Floats)
+        or (isinstance(dimension, Choice) and all(isinstance(value, float) for value in dimension.values))
+    )
+
+
+def grid(space: Space) -> list[dict[str, Any]]:
+    """Every combination, each as {field: label}; ValueError for a range of numbers, which has no grid."""
+    for name, dimension in space.items():
+        if isinstance(dimension, Floats):
+            raise ValueError(
+                f"--sampler grid: {NAME}[{name!r}] is a range of numbers; a grid takes choice(...) or integers(...)"
+            )
+    labels = [dimension.labels if isinstance(dimension, Choice) else dimension.values for dimension in space.values()]
+    return [dict(zip(space, point, strict=True)) for point in itertools.product(*labels)]
+
+
+def text(dimension: Dimension) -> str:
+    """A dimension as it is written."""
+    match dimension:
+        case Floats(low, high, log):
+            return f"{'log' if log else 'uniform'}({low!r}, {high!r})"
+        case Integers(low, high, step):
+            return f"integers({low}, {high}{f', {step}' if step > 1 else ''})"
+        case Choice(values):
+            return f"choice({', '.join(map(repr, values))})"

@@ -1,0 +1,185 @@
+"""The study of a sweep: its trials on disk, kept by Optuna, so that any process can end and the sweep goes on.
+
+A trial is a function of the trials before it and of (seed, its number, the field): every value is drawn by a sampler
+that is made anew with this seed. One trial at a time, a sweep that was killed therefore draws what it would have drawn.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from bigmodel_jax.sweep.space import Choice, Dimension, Floats, Space
+
+NAME = "sweep"
+DEFINITION = "definition"
+FILES = {"journal": "study.journal", "sqlite": "study.db"}
+BUSY_SECONDS = 20.0  # so long a process waits for the others that write to an SQLite file
+Sampler = Literal["tpe", "random", "grid"]
+Pruner = Literal["none", "median", "asha"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How a study is searched. metric: key of an evaluation. several: whether trials run side by side."""
+
+    metric: str
+    direction: Literal["minimize", "maximize"]
+    sampler: Sampler = "tpe"
+    pruner: Pruner = "none"
+    seed: int = 0
+    first_rung: int = 1  # steps after which ASHA compares for the first time
+    several: bool = False
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """A block that one process at a time is in; the kernel's lock ends with the process."""
+    number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
+
+
+class _Lock:
+    """What Optuna asks of a lock on its journal; its own locks outlive a killed process by half a minute."""
+
+    def __init__(self, path: Path):
+        self._path, self._held = path.with_name(f"{path.name}.lock"), None
+
+    def acquire(self) -> bool:
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(locked(self._path))
+        return True
+
+    def release(self) -> None:
+        self._held.close()
+
+
+def open_study(run_dir: Path, kind: str, search: Search, definition: dict[str, str]) -> optuna.Study:
+    """The study in a sweep's folder, made where there is none; ValueError, one line, where it is locked or another one."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = run_dir / FILES[kind]
+    for other in FILES.keys() - {kind}:
+        if (run_dir / FILES[other]).exists():
+            raise ValueError(f"--storage {kind}: {run_dir / FILES[other]} is the study; --storage {other} continues it")
+    try:
+        storage = _storage(path, kind)
+        names = [study.study_name for study in storage.get_all_studies()]
+        if names not in ([], [NAME]):
+            raise ValueError(f"{path} holds the study {names[0]!r}, which is no sweep; give another --run_dir")
+        study = optuna.create_study(
+            study_name=NAME, storage=storage, load_if_exists=True, direction=search.direction, pruner=_pruner(search)
+        )
+        _check_same(study, definition, path)
+    except ValueError:  # json's, too: a file that is no journal
+        raise
+    except Exception as error:  # of SQLAlchemy and SQLite, by way of Optuna
+        reason = str(getattr(error.__cause__, "orig", None) or error.__cause__ or error).splitlines()[0]
+        raise ValueError(f"{path} cannot be opened: {reason}; is another process using it?") from error
+    return study
+
+
+def _storage(path: Path, kind: str) -> optuna.storages.BaseStorage:
+    if kind == "sqlite":
+        return RDBStorage(f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
+    lock = _Lock(path)
+    with locked(path.with_name(f"{path.name}.lock")):
+        _cut_torn_line(path)
+    try:
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path} is no journal of a study ({error}); give another --run_dir") from error
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Drops what a killed process has written of a last line: Optuna would append to it, and read no further."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+
+
+def _check_same(study: optuna.Study, definition: dict[str, str], path: Path) -> None:
+    before = study.user_attrs.get(DEFINITION)
+    if before is None:
+        if study.trials:
+            raise ValueError(f"{path} holds a study that no sweep has made; give another --run_dir")
+        return study.set_user_attr(DEFINITION, definition)
+    names = before | definition
+    changed = {n: (before.get(n), definition.get(n)) for n in names if before.get(n) != definition.get(n)}
+    if changed:
+        shown = "; ".join(f"{name} was {a}, now {b}" for name, (a, b) in list(changed.items())[:4])
+        raise ValueError(f"{path} holds another sweep: {shown}; give another --run_dir")
+
+
+# ------------------------------------------------------------------------------------------------ values
+
+
+def take(study: optuna.Study, space: Space, search: Search, running: FrozenTrial | None = None) -> optuna.Trial:
+    """A new trial with a value in every field, or one that runs already, with the values that it has and would have got.
+
+    Of several processes one at a time may be here.
+    """
+    number = running.number if running else len(study.get_trials(deepcopy=False))
+    study.sampler = _sampler(search, number, "")
+    # Optuna's own way back to a trial that runs; a FrozenTrial has no public name for its id.
+    trial = optuna.Trial(study, running._trial_id) if running else study.ask()
+    for name, dimension in space.items():
+        study.sampler = _sampler(search, number, name)
+        _suggest(trial, name, dimension)
+    return trial
+
+
+def values_of(space: Space, labels: dict[str, Any]) -> dict[str, Any]:
+    """A trial's parameters as the fields get them."""
+    return {name: _value(space[name], label) for name, label in labels.items()}
+
+
+def _value(dimension: Dimension, label: Any) -> Any:
+    return dimension.values[dimension.labels.index(label)] if isinstance(dimension, Choice) else label
+
+
+def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> None:
+    match dimension:
+        case Floats(low, high, log):
+            trial.suggest_float(name, low, high, log=log)
+        case Choice():
+            trial.suggest_categorical(name, dimension.labels)
+        case _:
+            trial.suggest_int(name, dimension.low, dimension.high, step=dimension.step)
+
+
+def _sampler(search: Search, number: int, name: str) -> optuna.samplers.BaseSampler:
+    digest = hashlib.sha256(f"{search.seed}/{number}/{name}".encode()).digest()
+    seed = int.from_bytes(digest[:4], "little")
+    if search.sampler == "tpe":
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=search.several)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _pruner(search: Search) -> optuna.pruners.BasePruner:
+    if search.pruner == "median":
+        return optuna.pruners.MedianPruner()
+    if search.pruner == "asha":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=search.first_rung)
+    return optuna.pruners.NopPruner()
+
+
+def importance(study: optuna.Study) -> dict[str, float]:
+    """The share of each field in the spread of the metric, by PED-ANOVA (arXiv:2304.10255); empty below 4 trials."""
+    done = [t for t in study.trials if t.state is TrialState.COMPLETE]
+    if len(done) < 4 or len({t.value for t in done}) < 2:
+        return {}
+    return dict(optuna.importance.get_param_importances(study))

@@ -1,0 +1,71 @@
+"""One trial of a sweep: an ordinary run, whose evaluations the study hears of, and how it ended."""
+
+import time
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from bigmodel_jax.sweep import space as spaces
+from bigmodel_jax.sweep import study as studies
+from bigmodel_jax.sweep.definition import Sweep
+from bigmodel_jax.sweep.one_run import trained
+from bigmodel_jax.training.shared_programs import OwnPrograms
+
+STARTS, SECONDS, PRUNED = "starts", "seconds", "pruned"  # what a trial says of itself beside its values
+MOST_STARTS = 3  # of a trial whose process dies each time before it saves anything
+
+
+def attempt(sweep: Sweep, trial: optuna.Trial, programs: OwnPrograms) -> tuple[TrialState, float | None, str]:
+    """(how the trial ended, its value, the reason where it failed). What ends it from outside is raised."""
+    folder, began = sweep.folder(trial.number), time.monotonic()
+    if reason := _given_up(trial, folder):
+        return TrialState.FAIL, None, reason
+    if trial.user_attrs.get(PRUNED):  # its process died before the study was told
+        return TrialState.PRUNED, None, ""
+    judge = _Judge(trial, sweep.search.metric)
+    try:
+        config = spaces.configured(sweep.config, studies.values_of(sweep.space, trial.params))
+    except ValueError as error:  # fields that are each in range and not together
+        return TrialState.FAIL, None, str(error)
+    try:
+        value, reason = trained(config, folder, sweep.search.metric, programs, judge=judge, source=sweep.source)
+    finally:
+        spent = trial.user_attrs.get(SECONDS, 0.0) + time.monotonic() - began
+        trial.set_user_attr(SECONDS, round(spent, 2))
+    if judge.pruned:
+        return TrialState.PRUNED, None, ""
+    return (TrialState.FAIL, None, reason) if reason else (TrialState.COMPLETE, value, "")
+
+
+class _Judge:
+    """Tells the study what each evaluation found, and the run whether the study prunes it there."""
+
+    def __init__(self, trial: optuna.Trial, metric: str):
+        self._trial, self._metric, self.pruned = trial, metric, False
+        known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        self._last_known = max(known, default=-1)
+
+    def __call__(self, step: int, scalars: dict[str, float], last: bool) -> str:
+        value = scalars.get(self._metric)
+        if value is None:
+            numbers = ", ".join(name for name, found in scalars.items() if isinstance(found, float))
+            raise ValueError(f"--metric {self._metric}: the evaluation has no such number; there is: {numbers}")
+        # A run that goes on from a save evaluates once more what it evaluated after it.
+        if step > self._last_known:
+            self._trial.report(float(value), step)
+        # Nothing is won by pruning a run that is at its end.
+        if not last and step >= self._last_known and self._trial.should_prune():
+            self._trial.set_user_attr(PRUNED, True)
+            self.pruned = True
+        return "pruned by the sweep" if self.pruned else ""
+
+
+def _given_up(trial: optuna.Trial, folder: Path) -> str:
+    """Why a trial is not started again: its process was killed, by a lack of memory say, at the same step each time."""
+    saves = [int(p.name) for p in (folder / "checkpoints").glob("[0-9]*") if p.name.isdecimal()]
+    starts = [*trial.user_attrs.get(STARTS, []), max(saves, default=0)]
+    trial.set_user_attr(STARTS, starts)
+    if len(starts) <= MOST_STARTS or len(set(starts[-MOST_STARTS - 1 :])) > 1:
+        return ""
+    return f"its process died {MOST_STARTS} times after step {starts[-1]}, before it had saved anything more"

@@ -1,0 +1,48 @@
+"""The programs of a run's steps, compiled before the first one: all processes must have them before any runs one."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from bigmodel_jax.checkpoint.digest import batch_digest
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.training import fits
+from bigmodel_jax.training.state import TrainState
+from bigmodel_jax.training.step import make_train_step
+
+
+class Programs(NamedTuple):
+    """step: of a run; watched: the same of the steps that `report.watch` names, or `step` itself; digest: of a batch;
+    memory: the bytes that a step needs on one device, None where the strategy cannot say."""
+
+    step: Callable
+    watched: Callable
+    digest: Callable
+    memory: int | None
+
+
+def compile_programs(
+    config: Config,
+    mesh: Any,
+    state: TrainState,
+    batch: dict,
+    constants: params.Tree,
+    numbers: dict[str, Any] | None = None,
+) -> Programs:
+    """ValueError where a program does not fit in memory.
+
+    numbers: {field: value} of what the steps take as one argument more (shared_programs.py); None: no such argument.
+    """
+    digest = jax.jit(batch_digest, out_shardings=sharding.replicated(mesh)).lower(batch).compile()
+    traced, more = tuple(numbers or ()), (numbers,) if numbers else ()
+    steps = [make_train_step(config, mesh, traced)]
+    if config.report.watch:
+        steps.append(make_train_step(config, mesh, traced, watched=True))
+    if not all(hasattr(step, "lower") for step in steps):
+        return Programs(steps[0], steps[-1], digest, None)
+    steps = [fits.compile_step(step.lower(state, batch, constants, *more), mesh) for step in steps]
+    usage = [step.memory_analysis() for step in steps]
+    memory = max(u.argument_size_in_bytes + u.temp_size_in_bytes for u in usage)
+    return Programs(steps[0], steps[-1], digest, memory)

@@ -1,0 +1,40 @@
+"""The compiled step of an evaluation: the objective's metrics, and further ones, of a batch."""
+
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.core.precision import cast
+from bigmodel_jax.metrics import further
+from bigmodel_jax.metrics import groups as groups_of_rows
+from bigmodel_jax.models import Model
+
+
+def make_eval_step(
+    config: Config, mesh: Mesh, model: Model | None = None
+) -> Callable[[params.Tree, dict], dict[str, Mean]]:
+    """(merged parameters, batch) -> metrics as sums, compiled; model: the parameters', where that is not the config's."""
+    model, objective = model or config.make_model(), config.objective
+
+    def sums(weights, batch):
+        if not (config.eval.metrics or config.data.group_by):
+            return objective.loss(model, weights, batch, rng=None, train=False).metrics
+        batch, _ = objective.inputs(batch, None)
+        out = model.apply(weights, batch, rng=None, train=False)
+        found = objective.score(out, batch, params=weights, train=False).metrics
+        return found | further.sums(config.eval.metrics, out, batch) | of_groups(out, batch)
+
+    def of_groups(out, batch):
+        return groups_of_rows.rows(objective.of_rows(out, batch), batch["group"]) if config.data.group_by else {}
+
+    def step(weights, batch):
+        with sharding.use(mesh, config.parallel.rules, config.parallel):
+            frozen = params.of_kind(weights, model.spec, "statistic")
+            weights = params.merge(cast(weights, config.precision.compute), frozen)
+            return sums(weights, batch)
+
+    return jax.jit(step, out_shardings=sharding.replicated(mesh))

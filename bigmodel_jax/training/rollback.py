@@ -1,0 +1,93 @@
+"""What a run does about the spikes that its steps found (spikes.py): it says so, and may go back to its last save."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bigmodel_jax.checkpoint import local, store
+from bigmodel_jax.checkpoint.store import Restored
+from bigmodel_jax.config import Config, SpikeConfig
+from bigmodel_jax.core import processes, sharding
+from bigmodel_jax.data.experience import Experience
+from bigmodel_jax.report import spike_records
+from bigmodel_jax.training.state import TrainState
+
+log = logging.getLogger("bigmodel_jax")
+
+
+@dataclasses.dataclass
+class Spikes:
+    """All processes see the same spikes, and go back together. count: spikes since the process started.
+
+    found: the spike to go back for. after: where the batches stand after those of the last two steps, by step.
+    """
+
+    config: SpikeConfig
+    run_dir: Path
+    saves: store.Store
+    batches: Experience
+    count: int = 0
+    found: dict | None = None
+    after: dict[int, dict] = dataclasses.field(default_factory=dict)
+    back_to: int = -1
+    times: int = 0  # rollbacks to the save of `back_to`
+
+    @classmethod
+    def of(cls, config: Config, run_dir: Path, saves: store.Store, batches: Experience, start: int) -> "Spikes":
+        """Of a run that stands at `start`, with its batches."""
+        spike_records.drop_after(run_dir, batches.position().get("next_batch", start))
+        return cls(config.train.spikes, run_dir, saves, batches)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What the host must know of every step's metrics."""
+        return () if self.config.action == "off" else ("spikes",)
+
+    def given(self, step: int) -> None:
+        """The batch of `step` was given."""
+        if self.config.action == "rollback":
+            before = {step - 1: self.after[step - 1]} if step - 1 in self.after else {}
+            self.after = before | {step: self.batches.position()}
+
+    def see(self, step: int, on_host: dict, sums: dict) -> None:
+        """Reads the metrics of a step, of which `on_host` are those that the host has already."""
+        if not self.reads or not int(on_host["spikes"].total):
+            return
+        self.count += 1
+        names = ("loss", "grad_norm", "deviations")
+        spike = {name: float(mean.compute()) for name, mean in sharding.to_host({n: sums[n] for n in names}).items()}
+        batches = self.after.get(step, {}).get("next_batch", step)
+        spike = {"step": step} | spike | {"action": self.config.action, "back_to": None, "batches": batches}
+        if self.config.action == "rollback" and self._may_go_back():
+            self.found = spike
+        else:
+            self._say(spike)
+
+    def _may_go_back(self) -> bool:
+        steps = [*store.steps(self.saves), *(local.steps(self.saves.local) if self.saves.local else [])]
+        newest = processes.from_first(max(steps, default=-1))
+        return newest >= 0 and not (newest == self.back_to and self.times >= self.config.max_rollbacks)
+
+    def go_back(self, state: TrainState) -> Restored:
+        """The last save, after which the batches go on behind that of the spike; `state` is given up."""
+        spike, self.found = self.found, None
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        jax.tree.map(lambda x: x.delete(), state)  # two states may not fit
+        restored = store.restore(self.saves, abstract)
+        if restored is None:
+            raise ValueError(f"train.spikes: step {spike['step']:,} is a spike, and no save is whole to go back to")
+        self.times = self.times + 1 if restored.step == self.back_to else 1
+        self.back_to = restored.step
+        self.batches.seek(restored.step, self.after[spike["step"]])
+        self._say(spike | {"back_to": restored.step})
+        return restored
+
+    def _say(self, spike: dict[str, Any]) -> None:
+        far = f"loss {spike['loss']:.4g}, gradient norm {spike['grad_norm']:.4g}, {spike['deviations']:.3g} deviations"
+        back = spike["back_to"]
+        done = "its update was skipped" if back is None else f"back to step {back:,}, on with the batches after it"
+        log.warning("step %d: a spike (%s); %s", spike["step"], far, done)
+        spike_records.add(self.run_dir, spike)

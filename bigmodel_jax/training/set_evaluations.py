@@ -1,0 +1,134 @@
+"""A run's named evaluation sets, opened and evaluated: rows by the eval step, prompts by the engine."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from bigmodel_jax import eval_sets
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params, processes
+from bigmodel_jax.data.loader import EvalBatches, eval_batches
+from bigmodel_jax.training import reference
+from bigmodel_jax.training.checks import check_data
+from bigmodel_jax.training.eval_step import make_eval_step
+from bigmodel_jax.training.evaluate import check_metrics, evaluate
+from bigmodel_jax.training.held_out import HeldOut
+from bigmodel_jax.training.scored_answers import ScoredAnswers
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenSet:
+    """option: the field that holds it; config: as its evaluation sees it; step: its eval step, where that is not the run's."""
+
+    option: str
+    config: Config
+    source: EvalBatches | HeldOut | ScoredAnswers
+    step: Callable | None
+
+    @property
+    def name(self) -> str:
+        return self.config.eval.sets[0].name
+
+    def due(self, step: int, whole: bool) -> bool:
+        """Whether it is evaluated after this step; whole: whether the run itself is."""
+        every = self.config.eval.sets[0].every
+        return due(step, every) if every else whole
+
+    def check(self, run_step: Callable, weights: params.Tree) -> None:
+        """ValueError where one of its further metrics cannot be computed; nothing is compiled."""
+        if not isinstance(self.source, ScoredAnswers):
+            with eval_sets.named(self.option, self.name):
+                check_metrics(self.config, self.step or run_step, weights, self.source)
+
+    def evaluate(self, run_step: Callable, weights: params.Tree, show: Path | None = None) -> dict[str, Any]:
+        """Its figures, under "eval/NAME/..."; show: the file for its first answers, where it has any."""
+        with eval_sets.named(self.option, self.name):
+            if isinstance(self.source, ScoredAnswers):
+                found = self.source.evaluate(weights, show)
+            else:
+                found = evaluate(self.config, self.step or run_step, weights, self.source)
+        return {f"eval/{self.name}/{key.removeprefix('eval/')}": value for key, value in found.items()}
+
+
+def open_sets(config: Config, mesh: Mesh, run_dir: Path, *, resumes: bool, console: Any = None) -> list[OpenSet]:
+    """Every set of the run, its rows prepared into the cache at first; ValueError, one line, names the set.
+
+    resumes, console: as `reference.find` has them.
+    """
+    run = config.data.open_tokenizer() if config.eval.sets else None
+    if processes.place()[1] > 1:  # what has no collective: process 0 prepares the rows, and the others find them
+        processes.in_turn("sets", lambda: [own.data.open("validation") for _, own in eval_sets.seen(config)])
+    found = []
+    for option, own in eval_sets.seen(config):
+        one = own.eval.sets[0]
+        with eval_sets.named(option, one.name):
+            check_data(own)
+            _check_tokenizer(own, run)
+            source = _source(own, mesh, run_dir, resumes, console)
+        shared = not (
+            one.objective or own.eval.metrics or own.data.group_by or config.eval.metrics or config.data.group_by
+        )
+        step = None if shared else make_eval_step(own, mesh, config.make_model())
+        found.append(OpenSet(option, own, source, step))
+    return found
+
+
+def _source(own: Config, mesh: Mesh, run_dir: Path, resumes: bool, console: Any) -> Any:
+    if own.data.prompts and own.eval.sets[0].metrics:
+        return ScoredAnswers(own, mesh)
+    return validation(own, mesh, run_dir, resumes=resumes, console=console)
+
+
+def validation(
+    config: Config, mesh: Mesh, run_dir: Path, *, resumes: bool, console: Any = None
+) -> EvalBatches | HeldOut:
+    """The batches of the validation split of `config.data`, or the answers to its prompts."""
+    if config.data.prompts:
+        return HeldOut(config, mesh)
+    data = reference.find(config, mesh, run_dir, resumes=resumes, console=console, splits=("validation",)).data
+    size = config.eval.batch_size or config.train.batch_size
+    return eval_batches(data, batch_size=size, mesh=mesh, rules=config.parallel.rules)
+
+
+def _check_tokenizer(own: Config, run: Any) -> None:
+    """ValueError where the set's texts become other tokens than those that the run learns."""
+    theirs = own.data.open_tokenizer()
+    if run is not None and theirs is not None and _vocabulary(run) != _vocabulary(theirs):
+        raise ValueError(
+            "its data has another tokenizer than the run's; name the run's own, or derive it from the run's data: "
+            "dataclasses.replace(config.data, source=...) with the same training split"
+        )
+
+
+def _vocabulary(tokenizer: Any) -> dict[str, int]:
+    return tokenizer.model.get_vocab()
+
+
+def due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def check_all(config: Config, run_step: Callable, weights: params.Tree, validation: Any, sets: list[OpenSet]) -> None:
+    """ValueError where a further metric of the run or of a set cannot be computed; nothing is compiled."""
+    check_metrics(config, run_step, weights, validation)
+    for one in sets:
+        one.check(run_step, weights)
+
+
+def evaluate_all(
+    sets: Sequence[OpenSet], run_step: Callable, weights: params.Tree, run_dir: Path, step: int
+) -> dict[str, Any]:
+    """The figures of these sets; their first answers are written into the run's samples/."""
+    found = {}
+    for one in sets:
+        found |= one.evaluate(run_step, weights, run_dir / "samples" / f"{step:08d}.{one.name}.jsonl")
+    return found
+
+
+def judged(metric: str, all_sets: Sequence[OpenSet], now: Sequence[OpenSet], whole: bool) -> bool:
+    """Whether an evaluation of the sets `now`, and of the `whole` run or not, measures what the best save is chosen by."""
+    owner = next((one for one in all_sets if metric.startswith(f"eval/{one.name}/")), None)
+    return whole if owner is None else owner in now

@@ -1,0 +1,119 @@
+"""The compiled programs of a run, and those that many runs of one shape share.
+
+A run compiles its step for itself. Runs that differ in rates and decays alone can share one step: there these fields
+are numbers of the step's input, where an ordinary step has them as constants of the program.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from bigmodel_jax import config_file
+from bigmodel_jax.config import Config, field_of, replaced
+from bigmodel_jax.core import params
+from bigmodel_jax.training.compiled import Programs, compile_programs
+from bigmodel_jax.training.eval_step import make_eval_step
+
+SEED = "train.seed"
+KEPT = 4  # shapes whose programs stay in memory
+
+
+class OwnPrograms:
+    """Each program is made when it is asked for."""
+
+    def programs(self, config: Config, mesh: Mesh, state: Any, batch: dict, constants: params.Tree) -> Programs:
+        return compile_programs(config, mesh, state, batch, constants)
+
+    def eval_step(self, config: Config, mesh: Mesh) -> Callable:
+        return make_eval_step(config, mesh)
+
+
+class SharedPrograms(OwnPrograms):
+    """Programs for runs, one after another, whose configs are the same but for `fields` wherever a step can take those
+    fields as numbers: `traceable` says which."""
+
+    def __init__(self, fields: Sequence[str]):
+        self._fields, self._kept, self._traced = tuple(fields), {}, {}
+        self.compiled = 0  # shapes compiled so far
+
+    def programs(self, config, mesh, state, batch, constants):
+        kept, names = self._entry(config, mesh)
+        numbers = _numbers(config, names)
+        if "programs" not in kept:
+            kept["programs"] = compile_programs(config, mesh, state, batch, constants, numbers)
+            self.compiled += 1
+        found = kept["programs"]
+        if not numbers:
+            return found
+        step, watched = (functools.partial(_with, program, numbers) for program in (found.step, found.watched))
+        return found._replace(step=step, watched=watched)
+
+    def eval_step(self, config, mesh):
+        kept, _ = self._entry(config, mesh)
+        if "eval" not in kept:
+            kept["eval"] = make_eval_step(config, mesh)
+        return kept["eval"]
+
+    def _entry(self, config: Config, mesh: Mesh) -> tuple[dict, tuple[str, ...]]:
+        """(the programs of a config's shape, the fields that its step takes as numbers)."""
+        blank = json.dumps(_blanked(config_file.to_json(config), self._fields))
+        if blank not in self._traced:
+            self._traced[blank] = traceable(config, self._fields)
+        names = self._traced[blank]
+        left = {name: field_of(config, name) for name in self._fields if name not in names}
+        key = (blank, repr(left), tuple(map(str, mesh.devices.flat)))
+        if key not in self._kept:
+            while len(self._kept) >= KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = {}
+        return self._kept[key], names
+
+
+def traceable(config: Config, fields: Sequence[str]) -> tuple[str, ...]:
+    """Those of `fields` that a step can take as numbers: the seed, and what the optimizer computes with and never
+    branches on."""
+    if config.parallel.strategy == "pmap":
+        return ()
+    return tuple(name for name in fields if name == SEED or (name.startswith("optim.") and _traces(config, name)))
+
+
+def _traces(config: Config, name: str) -> bool:
+    spec = config.make_model().spec
+    shapes = params.of_kind(params.abstract(spec), spec, "trained")
+
+    def update(weights, value):
+        optimizer = replaced(config, name, value).optim.make(spec, config.train.steps)
+        state = optimizer.tx.init(weights)
+        updates, after = optimizer.tx.update(weights, state, weights, grad_norm=jnp.ones(()), value=jnp.ones(()))
+        average = optimizer.average and optimizer.average(after, weights, weights)
+        return updates, optimizer.rates(state, after), average
+
+    try:
+        jax.eval_shape(update, shapes, jax.ShapeDtypeStruct((), jnp.float32))
+    except (TypeError, ValueError):  # JAX's errors of a value that Python asks for are TypeErrors
+        return False
+    return True
+
+
+def _with(step: Callable, numbers: dict[str, np.ndarray], state: Any, batch: dict, constants: params.Tree) -> Any:
+    return step(state, batch, constants, numbers)
+
+
+def _numbers(config: Config, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The one argument more that a step with such fields takes."""
+    kinds = {name: np.uint32 if name == SEED else np.float32 for name in names}
+    return {name: kind(field_of(config, name)) for name, kind in kinds.items()}
+
+
+def _blanked(node: dict, fields: Sequence[str]) -> dict:
+    """A config's JSON without the values of `fields`."""
+    for name in fields:
+        *path, last = (int(key) if key.isdecimal() else key for key in name.split("."))
+        functools.reduce(lambda part, key: part[key], path, node)[last] = None
+    return node

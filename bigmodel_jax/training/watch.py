@@ -1,0 +1,113 @@
+"""What a watched step measures beside its own metrics (`report.watch`): norms by layer and kind, attention entropy, units
+that no token switches on, and the gradient noise scale.
+
+All are sums (`Mean`) under "watch/", which go the way of a step's metrics: over microbatches, devices and slices.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.nn import taps
+
+PREFIX = "watch/"
+ACTIVATIONS = ("residual", "attention", "mlp")
+TAPS = (*ACTIVATIONS, "entropy", "units")
+# "decoder/layers/attn/q" -> "decoder/layers/attn": what lies in a stack is grouped by its kind, a norm a layer.
+IN_STACK = re.compile(r"((?:.*/)?\w*layers/[^/]+)")
+
+Sums = dict[str, Mean]
+
+
+def norms(name: str, tree: params.Tree) -> Sums:
+    """{"watch/<name>/<group>": (L,)} l2 norms of parameters, or of trees like them, by layer; (1,) outside of stacks."""
+    squares: dict[str, Any] = {}
+    for path, x in params.paths(tree).items():
+        found = IN_STACK.match(path)
+        group = found[1] if found else path.partition("/")[0]
+        x = jnp.square(x.astype(jnp.float32))
+        square = x.sum(tuple(range(1, x.ndim))) if found and x.ndim else x.sum().reshape(1)
+        squares[group] = squares[group] + square if group in squares else square
+    return {f"{PREFIX}{name}/{group}": Mean(jnp.sqrt(x), jnp.ones(())) for group, x in squares.items()}
+
+
+def no_norms(name: str, tree: params.Tree) -> Sums:
+    """As `norms` of a tree of zeros."""
+    shapes = jax.eval_shape(lambda tree: norms(name, tree), tree)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def tapped(loss: Callable) -> Callable:
+    """An objective's `loss`, among whose metrics are then sums of what its model's layers compute."""
+
+    def run(*args, **kwargs):
+        out, found = taps.read(loss, kept, TAPS)(*args, **kwargs)
+        return out._replace(metrics=out.metrics | {f"{PREFIX}{name}": mean for name, mean in found.items()})
+
+    return run
+
+
+def kept(name: str, x: Any) -> Mean:
+    """What is kept of a tapped value, one number a layer."""
+    if name == "entropy":
+        return jax.lax.stop_gradient(x())
+    x = jax.lax.stop_gradient(x)
+    if name == "units":  # (B, T, F), before their activation: (F,) whether any token switches them on
+        dead = ~(x > 0).any(tuple(range(x.ndim - 1)))
+        return Mean(dead.sum(dtype=jnp.float32), jnp.float32(dead.size))
+    leaves = [leaf for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    squares = sum(jnp.square(leaf.astype(jnp.float32)).sum() for leaf in leaves)
+    return Mean(jnp.float32(squares), jnp.float32(sum(leaf.size for leaf in leaves)))
+
+
+# ------------------------------------------------------------------------------------------------ gradient noise
+
+PIECES, NUMBER = f"{PREFIX}pieces", f"{PREFIX}number"
+
+
+def piece(grads: params.Tree, mean: Mean) -> Sums:
+    """Of one microbatch, from its summed gradients: the squared norm of its mean gradient, weighted by its count."""
+    square = sum(jnp.square(g).sum() for g in jax.tree.leaves(grads))
+    count = jnp.maximum(mean.count, 1.0)
+    return {PIECES: Mean(square / count, count), NUMBER: Mean(jnp.ones(()), jnp.zeros(()))}
+
+
+def noise(sums: Sums, norm: jax.Array, rows: int) -> Sums:
+    """Equations (A.2) and (A.3) of McCandlish et al., arXiv:1812.06162, and their ratio, the simple noise scale, in rows.
+
+    norm: of the whole batch's mean gradient. NaN where the batch was computed in one piece.
+    """
+    number, small, large = sums[NUMBER].total, sums[PIECES].total / sums[PIECES].count, jnp.square(norm)
+    few = rows / number
+    signal = (rows * large - few * small) / (rows - few)
+    variance = (small - large) / (1 / few - 1 / rows)
+    found = {"gradient_signal": signal, "gradient_variance": variance, "noise_scale": variance / signal}
+    return {f"{PREFIX}{name}": Mean(x, jnp.ones(())) for name, x in found.items()}
+
+
+def finish(sums: Sums, norm: jax.Array, rows: int) -> Sums:
+    """The sums of a whole batch as what is recorded."""
+    found = noise(sums, norm, rows)
+    for name, mean in sums.items():
+        kind, _, number = name.removeprefix(PREFIX).partition("/")
+        number = f"/{number}" if number else ""
+        if name.startswith(PREFIX) and kind in ACTIVATIONS:
+            root = jnp.sqrt(mean.total / mean.count)
+            found[f"{PREFIX}activations/{kind}{number}"] = Mean(root, jnp.ones(()))
+        elif name.startswith(PREFIX) and name not in (PIECES, NUMBER):
+            title = {"entropy": "attention_entropy", "units": "dead_units"}[kind]
+            found[f"{PREFIX}{title}{number}"] = mean
+    return {name: mean for name, mean in sums.items() if not name.startswith(PREFIX)} | found
+
+
+def values(sums: Sums) -> dict[str, float | list[float]]:
+    """What metrics.jsonl gets: a list over layers for each group, numbers for the noise; nothing that is not finite."""
+    found = {name: mean.compute() for name, mean in sums.items() if name.startswith(PREFIX)}
+    lists = {name: [float(x) for x in value] for name, value in found.items() if value.ndim}
+    return lists | {name: float(x) for name, x in found.items() if not x.ndim and np.isfinite(x)}

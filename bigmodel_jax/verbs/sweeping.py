@@ -1,0 +1,160 @@
+"""The verb `sweep`."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from bigmodel_jax.core import mirror
+from bigmodel_jax.core.options import Unnamed
+from bigmodel_jax.core.ranges import Count, CountOrZero, Seed
+from bigmodel_jax.verbs.base import CONFIG, Verb, local, run_dir_of, split
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    config: Unnamed
+    trials: Count | None = None  # None: 20, or the whole grid
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    pruner: Literal["none", "median", "asha"] = "none"
+    metric: str = ""
+    seed: Seed = 0
+    storage: Literal["journal", "sqlite"] = "journal"
+    processes: Count = 1
+    groups: tuple[str, ...] = ()
+    seeds: CountOrZero = 0
+    run_dir: str = ""
+
+
+def sweep(args: Sequence[str]) -> None:
+    names, options = split(args)
+    if not 1 <= len(names) <= 2:
+        raise ValueError(
+            f"sweep: expected one CONFIG, or two with --seeds, got {names}; launch.py sweep --help shows how"
+        )
+    targets = [local("sweep", name) for name in names]
+    given = [_parse(target, options) for target in targets]
+    run_dir = _run_dir(given[0], targets)
+    _check(given[0], targets)
+    from bigmodel_jax.training.holder import Holder
+
+    with Holder(run_dir) as hold:
+        if len(targets) == 1:
+            found = _search(given[0], targets[0], run_dir, hold)
+            configs = {"config": given[0].config, "best": found} if given[0].seeds else {}
+        else:
+            configs = dict(zip("AB", (one.config for one in given), strict=True))
+        if configs:
+            _compare(configs, given[0], run_dir, hold)
+        from bigmodel_jax.report.page import build_report
+
+        page = build_report([run_dir], run_dir / "sweep.html")
+    _say(f"Page: {mirror.address(page)}")
+
+
+def _parse(target: Path, options: Sequence[str]) -> Sweep:
+    from bigmodel_jax import config as configs
+    from bigmodel_jax.config_checks import check_paths
+    from bigmodel_jax.training import run_folder
+
+    parsed = configs.parse(Sweep(run_folder.load(target)), options, prog=f"launch.py sweep {target}")
+    check_paths(parsed.config)
+    return parsed
+
+
+def _run_dir(given: Sweep, targets: list[Path]) -> Path:
+    if given.run_dir:
+        return local("sweep: --run_dir", given.run_dir)
+    names = [run_dir_of(target) for target in targets]
+    end = "-sweep" if len(names) == 1 else f"-{names[1].name}-seeds"
+    return names[0].with_name(f"{names[0].name}{end}")
+
+
+def _check(given: Sweep, targets: list[Path]) -> None:
+    if given.seeds == 1:
+        raise ValueError("--seeds 1: a spread and a paired test take 2 seeds or more")
+    if len(targets) == 2 and not given.seeds:
+        raise ValueError(f"sweep: two configs, {targets[0]} and {targets[1]}, are compared over --seeds 2 or more")
+    if given.groups and given.processes not in (1, len(given.groups)):
+        raise ValueError(f"--processes {given.processes} with {len(given.groups)} --groups: each group has one process")
+    if given.pruner != "none" and given.config.eval.every == 0:
+        raise ValueError(f"--pruner {given.pruner} compares evaluations during the runs; eval.every = 0 makes none")
+
+
+def _search(given: Sweep, target: Path, run_dir: Path, hold):
+    """The best config of the sweep in `run_dir`, which this process holds from here on."""
+    from bigmodel_jax.sweep import space as spaces
+    from bigmodel_jax.sweep.metric import judged_by
+
+    space = spaces.read(target, given.config)
+    metric, direction = judged_by(given.config, given.metric)
+    if importlib.util.find_spec("optuna") is None:
+        raise ValueError("sweep needs the package optuna: uv sync --extra sweep")
+    points = len(spaces.grid(space)) if given.sampler == "grid" else 0
+    trials = min(given.trials or points, points) if points else given.trials or 20
+    from bigmodel_jax import runtime
+    from bigmodel_jax.sweep import sweep as sweeps
+    from bigmodel_jax.sweep.definition import Sweep as Definition
+    from bigmodel_jax.sweep.study import Search
+
+    runtime.keep_programs()
+    several = given.processes > 1 or len(given.groups) > 1
+    every = max(given.config.eval.every, 1)
+    search = Search(metric, direction, given.sampler, given.pruner, given.seed, every, several)
+    _take(run_dir, hold)
+    definition = Definition(given.config, target.resolve(), space, search, run_dir, given.storage, trials)
+    return sweeps.search(definition, given.processes, given.groups, _say)
+
+
+def _compare(configs: dict, given: Sweep, run_dir: Path, hold) -> None:
+    from bigmodel_jax import runtime
+    from bigmodel_jax.sweep import seeds
+    from bigmodel_jax.sweep.metric import judged_by
+
+    metric, direction = judged_by(next(iter(configs.values())), given.metric)
+    runtime.keep_programs()
+    _take(run_dir, hold)
+    for text in seeds.lines(seeds.compare(configs, given.seeds, metric, direction, run_dir, _say)):
+        _say(text)
+
+
+def _take(run_dir: Path, hold) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    hold.take()
+
+
+def _say(text: str) -> None:
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+VERBS = {
+    "sweep": Verb(
+        sweep,
+        "sweep CONFIG [--trials N] [--seeds N]",
+        "search the fields that a config's SPACE names, or compare configs over seeds",
+        f"CONFIG        {CONFIG}; the fields that\n"
+        "              are searched stand in SPACE, in a Python file\n"
+        "--trials      how many there are to be, those of earlier starts included; 20, or\n"
+        "              the whole grid\n"
+        "--sampler     tpe (default), random or grid\n"
+        "--pruner      none (default), median or asha: ends bad trials at an evaluation\n"
+        "--metric      such as eval/accuracy; checkpoint.best_metric, else eval/loss\n"
+        "--seed        of the sampler\n"
+        "--storage     journal (default) or sqlite: the form of the study's file\n"
+        "--processes   so many trials side by side, each in a process\n"
+        "--groups      devices of each process: --groups 0,1 2,3\n"
+        "--seeds       trains the best config and CONFIG itself with so many seeds: mean,\n"
+        "              spread, paired tests; with two CONFIGs, these two and no search\n"
+        "--run_dir     where it goes; runs/<name>-sweep\n"
+        "--FIELD       any field of the config by its dotted name\n\n"
+        "The same command goes on where a sweep was stopped or killed.",
+        (
+            "sweep configs/mnist_mlp_sweep.py --trials 16",
+            "sweep configs/mnist_mlp_sweep.py --pruner asha --eval.every 100 --processes 2",
+            "sweep configs/mnist_mlp.py runs/mnist_mlp-sweep/best.json --seeds 5",
+        ),
+    ),
+}
