@@ -20,7 +20,7 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import TextData, Tfds, TokenizerConfig, make_iterator
 from bigmodel_jax.models import LlamaConfig
-from bigmodel_jax.models.mup import Mup
+from bigmodel_jax.models.mup import MupConfig
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.report.plot_style import LIGHT
@@ -47,7 +47,7 @@ def config(width: int, rate: float, form: str, steps: int) -> Config:
         OptimConfig(lr=rate, warmup_steps=10, weight_decay=0.0, final_lr_ratio=0.0),
         ParallelConfig(data=1),
         TrainConfig(steps=steps, batch_size=8),
-        mup=Mup(base if form == "mup" else ()),
+        mup=MupConfig(base if form == "mup" else ()),
     )
 
 

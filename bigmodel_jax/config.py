@@ -27,7 +27,7 @@ from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.models import MODELS, Model, ModelConfig
 from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.models.base import with_parameters
-from bigmodel_jax.models.mup import Mup, scaled
+from bigmodel_jax.models.mup import MupConfig, scaled
 from bigmodel_jax.models.stochastic_depth import with_stochastic_depth
 from bigmodel_jax.objectives import OBJECTIVES, Objective
 from bigmodel_jax.optim import OptimConfig
@@ -173,7 +173,7 @@ class Config:
     precision: Policy = Policy()
     report: ReportConfig = ReportConfig()
     adapters: AdapterConfig = AdapterConfig()
-    mup: Mup = Mup()
+    mup: MupConfig = MupConfig()
 
     def make_model(self) -> Model:
         """The model as the run trains it: with its adapters, what the objective keeps beside it, by μP, and what is frozen."""

@@ -24,7 +24,7 @@ QUERY = ("embed", "heads", "head_dim")
 
 
 @dataclasses.dataclass(frozen=True)
-class Mup:
+class MupConfig:
     """base: the sizes in which the model's base differs, such as ("embed_dim=64", "num_heads=4"); () = no μP.
 
     A size of a tower is "vision.embed_dim=64", several sizes "hidden_dims=64,64". The base model trains as without μP:
@@ -104,7 +104,7 @@ def _tied(spec: Tree) -> list[str]:
     return found if found == tables else []
 
 
-def check_published(mup: Mup, model: Model) -> None:
+def check_published(mup: MupConfig, model: Model) -> None:
     """ValueError where logits have a factor that published forms have no place for."""
     if mup.base and model.make_cache is not None and (tied := _tied(model.spec)):
         raise ValueError(

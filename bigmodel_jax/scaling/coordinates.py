@@ -19,7 +19,7 @@ from bigmodel_jax.core import files, params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.data import make_iterator
 from bigmodel_jax.models import ModelConfig
-from bigmodel_jax.models.mup import Mup
+from bigmodel_jax.models.mup import MupConfig
 from bigmodel_jax.nn import taps
 from bigmodel_jax.report.plot_style import LIGHT
 from bigmodel_jax.report.width_plots import coordinates
@@ -40,7 +40,7 @@ def of_widths(config: Config, times: int) -> ModelConfig:
         name, _, sizes = text.partition("=")
         wider.append(f"{name}={','.join(str(int(size) * times) for size in sizes.split(','))}")
     layers = tuple(text for text in config.mup.base if text not in base)
-    return Mup((*wider, *layers)).base_of(config.model)
+    return MupConfig((*wider, *layers)).base_of(config.model)
 
 
 def sizes_of(config: Config, batches: Sequence[dict], mesh: Mesh) -> Sizes:
@@ -76,7 +76,7 @@ def check(config: Config, times: Sequence[int], steps: int, output: Path) -> dic
         )
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, warmup_steps=0, warmup_share=0.0))
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, stochastic_depth=0.0))
-    forms = {"standard": Mup(), "mup": config.mup}
+    forms = {"standard": MupConfig(), "mup": config.mup}
     models = {n: of_widths(config, n) for n in times}
     of = {
         form: {n: dataclasses.replace(config, model=m, mup=mup) for n, m in models.items()}

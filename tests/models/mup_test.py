@@ -16,7 +16,7 @@ from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig
 from bigmodel_jax.models import BertConfig, GemmaConfig, GPT2Config, LlamaConfig, MLPConfig, T5Config, ViTConfig
 from bigmodel_jax.models.adapters import Lora
-from bigmodel_jax.models.mup import Mup, check_published
+from bigmodel_jax.models.mup import MupConfig, check_published
 from bigmodel_jax.objectives import Classification, NextToken
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.optim.widths import scaled
@@ -30,7 +30,7 @@ BASE = ("embed_dim=32", "num_heads=4", "num_kv_heads=2", "mlp_dim=64")
 
 def config(model=TINY, base=BASE, objective=None, **optim) -> Config:
     optim = OptimConfig(**({"lr": 1e-2, "schedule": "constant", "clip": 0.0} | optim))
-    parts = {"optim": optim, "mup": Mup(tuple(base)), "parallel": ParallelConfig(data=1)}
+    parts = {"optim": optim, "mup": MupConfig(tuple(base)), "parallel": ParallelConfig(data=1)}
     return Config(model, objective or NextToken(), DataConfig(), train=TrainConfig(steps=10, batch_size=8), **parts)
 
 
