@@ -2,8 +2,8 @@
 
 from bigmodel_jax.verbs import explaining, jobs, planning, preparing, runs, scaling, sweeping, weights
 
-_ALL = runs.VERBS | weights.VERBS | planning.VERBS | scaling.VERBS | sweeping.VERBS | jobs.VERBS | preparing.VERBS
-_ALL |= explaining.VERBS
+_FILES = (runs, weights, planning, scaling, sweeping, jobs, preparing, explaining)
+_ALL = {name: verb for file in _FILES for name, verb in file.VERBS.items()}
 # In the order of their use.
 _ORDER = (
     "plan",
