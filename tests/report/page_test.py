@@ -83,7 +83,7 @@ def test_a_classifiers_page_has_accuracy_and_a_row_per_class(pages):
     assert "90.00 %" in pages["digits"]
     assert "18 of 20 held-out examples right" in pages["digits"]
     table = pages["digits"].split("<tbody>")[1]
-    assert table.count("<tr>") == 2
+    assert table.count("<tr>") == 4, "two classes and two means"
     assert "80.0 %" in table  # recall of class 0
 
 
