@@ -4,12 +4,12 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from run_folders import metrics, training
 
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.report import class_tables, declared, score_plots
 from bigmodel_jax.report.history import load_run
 from bigmodel_jax.report.plot_style import LIGHT
+from run_folders import metrics, training
 
 ROC = [[0, 0.75, [0, 0.5, 1], [0, 0.5, 1]], [2, 0.9, [0, 0, 1], [0, 0.8, 1]]]
 CALIBRATION = [[0, 0.0, 0.0], [6, 0.5, 0.25], [14, 0.9, 0.95]]

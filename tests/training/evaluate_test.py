@@ -20,6 +20,7 @@ from bigmodel_jax.training.state import init_state, weights
 
 CONFIG = Config(MLPConfig.tiny(), Classification(), ImageData(), parallel=ParallelConfig(data=1))
 ROWS = 21
+TABLES = {"eval/confusion", "eval/roc", "eval/precision_recall", "eval/calibration"}
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,9 @@ def test_batches_of_any_size_give_the_metrics_of_the_whole(scalars, size):
     whole, cut = scalars[ROWS], scalars[size]
     assert cut.keys() == whole.keys()
     assert cut["eval/confusion"] == whole["eval/confusion"]
-    for name in whole.keys() - {"eval/confusion"}:
+    for name in whole.keys() - TABLES:
         assert cut[name] == pytest.approx(whole[name], rel=1e-6)
+    np.testing.assert_allclose(cut["eval/calibration"], whole["eval/calibration"], atol=1e-4)
 
 
 def test_metrics_are_what_numpy_says(scalars):
@@ -58,7 +60,7 @@ def test_metrics_are_what_numpy_says(scalars):
 
 def test_names_are_those_that_the_objective_declares(scalars):
     declared = {f"eval/{m.name}" for m in CONFIG.objective.metrics}
-    assert scalars[ROWS].keys() == declared | {"eval/confusion"}
+    assert scalars[ROWS].keys() == declared | TABLES
 
 
 def test_an_empty_split_is_an_error():
