@@ -1,0 +1,71 @@
+"""Mean average precision of detected boxes, by faster-coco-eval (the COCO challenge's rules, in C++)."""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Boxes(NamedTuple):
+    """The boxes of one picture. corners (N, 4): left, top, right, bottom in pixels; labels (N,) int; scores (N,) in 0 .. 1,
+    which true boxes do without."""
+
+    corners: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray | None = None
+
+
+def mean_average_precision(found: Sequence[Boxes], true: Sequence[Boxes]) -> dict[str, float]:
+    """{"map": at overlaps of .50 to .95, "map50": at .50, "map75": at .75}, means over the classes that have true boxes.
+
+    found and true have a picture each; at most 100 boxes of a picture count, by their scores. NaN where no picture has a true
+    box. ValueError for lists of unequal length, boxes without extent, and scores that are missing.
+    """
+    _check(found, true)
+    if not any(len(boxes.labels) for boxes in true):
+        return dict.fromkeys(("map", "map50", "map75"), float("nan"))
+    coco = importlib.import_module("faster_coco_eval")
+    categories = sorted({int(label) for boxes in (*true, *found) for label in boxes.labels})
+    about = {
+        "images": [{"id": n} for n in range(len(true))],
+        "categories": [{"id": c, "name": str(c)} for c in categories],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):  # the library prints its table
+        truth = coco.COCO(about | {"annotations": list(_rows(true))})
+        guess = truth.loadRes(rows) if (rows := list(_rows(found))) else coco.COCO(about | {"annotations": []})
+        judge = coco.COCOeval_faster(truth, guess, "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return dict(zip(("map", "map50", "map75"), map(float, judge.stats[:3]), strict=True))
+
+
+def _check(found: Sequence[Boxes], true: Sequence[Boxes]) -> None:
+    if importlib.util.find_spec("faster_coco_eval") is None:
+        raise ValueError("mean average precision needs faster-coco-eval; uv sync --extra metrics installs it")
+    if len(found) != len(true):
+        raise ValueError(f"mean average precision has boxes of {len(found)} pictures, and true ones of {len(true)}")
+    for kind, pictures in (("found", found), ("true", true)):
+        for n, boxes in enumerate(pictures):
+            corners = np.asarray(boxes.corners, np.float64).reshape(-1, 4)
+            sizes = [len(x) for x in (boxes.labels, boxes.scores) if x is not None]
+            if any(size != len(corners) for size in sizes) or (kind == "found" and boxes.scores is None):
+                raise ValueError(f"{kind} boxes of picture {n}: each needs a label{' and a score' * (kind == 'found')}")
+            if not (np.isfinite(corners).all() and (corners[:, 2:] > corners[:, :2]).all()):
+                raise ValueError(f"{kind} boxes of picture {n}: right and bottom must lie beyond left and top")
+
+
+def _rows(pictures: Sequence[Boxes]):
+    """Boxes as annotations of COCO: left, top, width, height; numbers from 1."""
+    number = 0
+    for n, boxes in enumerate(pictures):
+        for i, (left, top, right, bottom) in enumerate(np.asarray(boxes.corners, np.float64).reshape(-1, 4).tolist()):
+            number += 1
+            width, height = right - left, bottom - top
+            row = {"id": number, "image_id": n, "category_id": int(boxes.labels[i]), "bbox": [left, top, width, height]}
+            row |= {"area": width * height, "iscrowd": 0}
+            yield row | ({} if boxes.scores is None else {"score": float(boxes.scores[i])})
