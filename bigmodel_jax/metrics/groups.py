@@ -84,10 +84,8 @@ def _with_interval(values: np.ndarray, weights: np.ndarray) -> list[float]:
 def declared(metric: Metric) -> tuple[Metric, Metric]:
     """The two numbers that sum the groups up; metric: the one by which they are compared."""
     title = metric.title[:1].lower() + metric.title[1:]
-    worst = Metric(f"worst_group_{metric.name}", f"Worst group's {title}", metric.better, metric.form, metric.unit)
-    gap = Metric(
-        f"{metric.name}_gap", f"Gap between groups, {title}", "less", metric.form, "best less worst", beside=worst.name
-    )
+    worst = Metric(f"worst_group_{metric.name}", f"Worst group, {title}", metric.better, metric.form, metric.unit)
+    gap = Metric(f"{metric.name}_gap", "Gap of groups", "less", metric.form, "best less worst", beside=worst.name)
     return worst, gap
 
 

@@ -18,10 +18,10 @@ MOST_CLASSES = 1024  # with more, the counts of a batch would be larger than its
 CALIBRATION_BINS = 15  # Guo et al., arXiv:1706.04599, section 5
 
 DECLARED = (
-    Metric("roc_auc", "Area under the ROC curve", "more", "{:.4f}", "one class against the others, mean over classes"),
+    Metric("roc_auc", "ROC area", "more", "{:.4f}", "one class against the others, mean over classes"),
     Metric(
         "average_precision",
-        "Area under the precision-recall curve",
+        "Precision-recall area",
         "more",
         "{:.4f}",
         "average precision, mean over classes",
