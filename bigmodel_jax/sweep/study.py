@@ -113,10 +113,10 @@ def _cut_torn_line(path: Path) -> None:
 
 def _check_same(study: optuna.Study, definition: dict[str, str], path: Path) -> None:
     before = study.user_attrs.get(DEFINITION)
-    if before is None:
-        if study.trials:
-            raise ValueError(f"{path} holds a study that no sweep has made; give another --run_dir")
+    if not study.trials:  # a start that found a mistake before its first trial leaves the folder free
         return study.set_user_attr(DEFINITION, definition)
+    if before is None:
+        raise ValueError(f"{path} holds a study that no sweep has made; give another --run_dir")
     names = before | definition
     changed = {n: (before.get(n), definition.get(n)) for n in names if before.get(n) != definition.get(n)}
     if changed:

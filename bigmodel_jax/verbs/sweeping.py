@@ -57,11 +57,11 @@ def sweep(args: Sequence[str]) -> None:
 
 def _parse(target: Path, options: Sequence[str]) -> Sweep:
     from bigmodel_jax import config as configs
-    from bigmodel_jax.config_checks import check_paths
+    from bigmodel_jax.config_checks import validate
     from bigmodel_jax.training import run_folder
 
     parsed = configs.parse(Sweep(run_folder.load(target)), options, prog=f"launch.py sweep {target}")
-    check_paths(parsed.config)
+    validate(parsed.config)
     return parsed
 
 

@@ -89,8 +89,15 @@ def test_a_locked_file_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_the_study_of_another_sweep_is_one_line(tmp_path):
+def test_a_start_that_made_no_trial_leaves_the_folder_to_another_sweep(tmp_path):
     open_(tmp_path)
+    studies.take(open_(tmp_path, **{"optim.eps": "1e-07"}), SPACE, SEARCH)
+    with pytest.raises(ValueError, match="holds another sweep: optim.eps was 1e-07"):
+        open_(tmp_path)
+
+
+def test_the_study_of_another_sweep_is_one_line(tmp_path):
+    studies.take(open_(tmp_path), SPACE, SEARCH)
     with pytest.raises(ValueError, match="holds another sweep: optim.eps was 1e-08, now 1e-07; give another --run_dir"):
         open_(tmp_path, **{"optim.eps": "1e-07"})
     with pytest.raises(ValueError, match="--storage journal continues it"):
