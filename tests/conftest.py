@@ -37,7 +37,7 @@ FLAGS_GIVEN = "XLA_FLAGS" in os.environ  # by the user, or to a worker by the pr
 os.environ.setdefault("XLA_FLAGS", XLA_FLAGS.format(0))
 
 
-TABLES = {f"--{name}-table": f"{name}_table" for name in ("models", "layouts")}
+TABLES = {f"--{name}-table": f"{name}_table" for name in ("models", "layouts", "optimizers")}
 
 
 def pytest_addoption(parser):
@@ -45,6 +45,9 @@ def pytest_addoption(parser):
     parser.addoption("--reference-python", help="a Python with torch and transformers: run the reference live")
     parser.addoption("--models-table", help="write this file from the parity and contract tests' results")
     parser.addoption("--layouts-table", help="write this file from the results of tests/multidevice")
+    parser.addoption(
+        "--optimizers-table", help="write this file from the results of tests/optim/optimizer_table_test.py"
+    )
 
 
 def pytest_configure(config):
