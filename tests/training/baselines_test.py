@@ -31,14 +31,13 @@ def test_a_process_ends_without_it():
     code = """
 import lzma, os
 from bigmodel_jax.training.baselines import Baselines
-text = os.urandom(1 << 24)
+text = os.urandom(1 << 27)
 Baselines(lambda: {"size": float(len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)))})
 raise SystemExit(7)
 """
-    begun = time.perf_counter()
+    # 128 MiB under xz -9e take two minutes.
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (7, "")
-    assert time.perf_counter() - begun < 5, "16 MiB under xz -9e take 15 seconds"
 
 
 def test_what_fails_is_said_in_the_log_and_left_out(caplog):
