@@ -13,10 +13,10 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.core import sharding
 from bigmodel_jax.optim import OptimConfig, make_schedule
 from bigmodel_jax.report.writers import read_metrics
-from bigmodel_jax.training import run
 from bigmodel_jax.training.diverged import Diverged, describe
 from bigmodel_jax.training.state import init_state
 from bigmodel_jax.training.step import make_train_step
+from changed_batches import change_batches
 from step_test import CONFIG, LENGTH, ROWS, one_device, text_batch
 
 
@@ -59,22 +59,11 @@ def test_what_is_not_finite_is_named():
 def diverging(tmp_path, monkeypatch):
     """A run's config whose batches have a weight that is not finite from the sixth on, and its folder."""
     path = runs.write(tmp_path)
-    real = run.open_data
 
-    def poisoned(config, mesh):
-        batches, validation = real(config, mesh)
-        clean = type(batches).next
+    def poisoned(number, batch):
+        return batch | {"weights": batch["weights"] * (np.nan if number >= 5 else 1.0)}
 
-        class Poisoned(type(batches)):
-            def next(self, state):
-                at = self.position()["next_batch"]
-                batch = clean(self, state)
-                return batch | {"weights": batch["weights"] * (np.nan if at >= 5 else 1.0)}
-
-        batches.__class__ = Poisoned
-        return batches, validation
-
-    monkeypatch.setattr(run, "open_data", poisoned)
+    change_batches(monkeypatch, poisoned)
     return path, tmp_path / "run"
 
 

@@ -19,6 +19,7 @@ from bigmodel_jax.training import run, spikes
 from bigmodel_jax.training.checks import check_spikes
 from bigmodel_jax.training.state import init_state
 from bigmodel_jax.training.step import make_train_step
+from changed_batches import change_batches
 from step_test import CONFIG, one_device, text_batch
 
 WATCHED = SpikeConfig("skip", window=8, deviations=6.0)
@@ -132,25 +133,13 @@ ODD = 17  # the number of a batch of random bytes, in a run whose text is one se
 
 @pytest.fixture
 def odd_batch(monkeypatch):
-    real = run.open_data
+    def poisoned(number, batch):
+        if number != ODD:
+            return batch
+        tokens = np.random.default_rng(0).integers(128, 250, batch["targets"].shape).astype(np.int32)
+        return batch | {"targets": jax.device_put(tokens, batch["targets"].sharding)}
 
-    def poisoned(config, mesh):
-        batches, validation = real(config, mesh)
-        clean = type(batches).next
-
-        class Poisoned(type(batches)):
-            def next(self, state):
-                at = self.position()["next_batch"]
-                batch = clean(self, state)
-                if at != ODD:
-                    return batch
-                tokens = np.random.default_rng(0).integers(128, 250, batch["targets"].shape).astype(np.int32)
-                return batch | {"targets": jax.device_put(tokens, batch["targets"].sharding)}
-
-        batches.__class__ = Poisoned
-        return batches, validation
-
-    monkeypatch.setattr(run, "open_data", poisoned)
+    change_batches(monkeypatch, poisoned)
 
 
 def trained(tmp_path, name: str, *options: str):
