@@ -16,7 +16,7 @@ from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
-from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 from bigmodel_jax.explain import arrays, texts
 from bigmodel_jax.explain.explained import Explained
 from bigmodel_jax.explain.subject import Subject
@@ -76,8 +76,7 @@ def _of_text(config: Config, run_dir: Path, asked: Asked) -> Callable[[Any], Exp
     model, kind = config.make_model(), type(config.model).__name__
     if model.parts is None:
         raise ValueError(f"explain: {kind} has no taps: it is not given as one stack of layers (models/base.py, Parts)")
-    own = run_dir / "tokenizer.json"
-    tokenizer = load_tokenizer(own) if own.is_file() else config.data.open_tokenizer()
+    tokenizer = saved.open_tokenizer(config, run_dir)
     if tokenizer is None:
         raise ValueError(f"explain: {type(config.data).__name__} has no tokenizer that reads --text")
     checks.check_ids(config.model, tokenizer.vocab_size, "explain: ")

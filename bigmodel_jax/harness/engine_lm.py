@@ -8,7 +8,6 @@ import collections
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -69,7 +68,7 @@ class EngineLM(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        return str(Path(type(self._config.data).__name__))
+        return type(self._config.data).__name__
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         return self._template if chat_template else None

@@ -17,10 +17,10 @@ import jax
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import files, processes, sharding
-from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 from bigmodel_jax.report.harness_results import FOLDER
 from bigmodel_jax.training.checks import check_ids
-from bigmodel_jax.training.saved import CHAT_TEMPLATE, chosen, load_weights
+from bigmodel_jax.training.saved import CHAT_TEMPLATE, chosen, load_weights, open_tokenizer
 
 
 class Asked(NamedTuple):
@@ -62,8 +62,7 @@ def _check(config: Config, run_dir: Path, given: Asked) -> Tokenizer:
     option = f"--harness {' '.join(given.tasks)}"
     if importlib.util.find_spec("lm_eval") is None:
         raise ValueError(f"{option}: lm-eval is not installed; uv pip install lm-eval, or the extra harness")
-    own = run_dir / "tokenizer.json"  # its data need not be there any more
-    tokenizer = load_tokenizer(own) if own.is_file() else config.data.open_tokenizer()
+    tokenizer = open_tokenizer(config, run_dir)
     model = config.make_model()
     if tokenizer is None or model.make_cache is None or model.decoder_start is not None:
         raise ValueError(

@@ -78,6 +78,12 @@ def merged(config: Config, weights: params.Tree, mesh) -> params.Tree:
     return jax.jit(plain, out_shardings=where)(weights)
 
 
+def open_tokenizer(config: Config, run_dir: Path) -> Tokenizer | None:
+    """The tokenizer that a run's folder keeps, since its data need not be there any more; else that of its data."""
+    own = run_dir / "tokenizer.json"
+    return load_tokenizer(own) if own.is_file() else config.data.open_tokenizer()
+
+
 def generate_from_run(
     config: Config,
     run_dir: Path,
@@ -94,8 +100,7 @@ def generate_from_run(
     """
     if num_samples < 1:
         raise ValueError(f"num_samples = {num_samples}; it must be 1 or more")
-    own = run_dir / "tokenizer.json"  # its data need not be there any more
-    tokenizer = load_tokenizer(own) if own.is_file() else config.data.open_tokenizer()
+    tokenizer = open_tokenizer(config, run_dir)
     prompt = check_sample(
         config, sample, tokenizer, chat=_chat_prompt(run_dir, sample.prompt, tokenizer) if chat else ()
     )
