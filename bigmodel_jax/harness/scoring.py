@@ -14,11 +14,11 @@ from jax.sharding import Mesh
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params, sharding
-from bigmodel_jax.core.precision import cast
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.loader import Placement
 from bigmodel_jax.inference.engine import bucket
 from bigmodel_jax.objectives.cross_entropy import of_tokens
+from bigmodel_jax.training.state import computed
 
 
 class Scored(NamedTuple):
@@ -70,8 +70,7 @@ def make_step(config: Config, mesh: Mesh) -> Callable:
 
     def step(weights, batch):
         with sharding.use(mesh, config.parallel.rules, config.parallel):
-            frozen = params.of_kind(weights, model.spec, "statistic")
-            weights = params.merge(cast(weights, config.precision.compute), frozen)
+            weights = computed(config, model.spec, weights)
             out = model.apply(weights, batch, rng=None, train=False)
             nats, _, likeliest = of_tokens(out, out.value, batch["targets"], "auto")
             asked = batch["weights"]

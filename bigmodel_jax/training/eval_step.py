@@ -8,10 +8,10 @@ from jax.sharding import Mesh
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.metrics import Mean
-from bigmodel_jax.core.precision import cast
 from bigmodel_jax.metrics import further
 from bigmodel_jax.metrics import groups as groups_of_rows
 from bigmodel_jax.models import Model
+from bigmodel_jax.training.state import computed
 
 
 def make_eval_step(
@@ -33,8 +33,7 @@ def make_eval_step(
 
     def step(weights, batch):
         with sharding.use(mesh, config.parallel.rules, config.parallel):
-            frozen = params.of_kind(weights, model.spec, "statistic")
-            weights = params.merge(cast(weights, config.precision.compute), frozen)
+            weights = computed(config, model.spec, weights)
             return sums(weights, batch)
 
     return jax.jit(step, out_shardings=sharding.replicated(mesh))

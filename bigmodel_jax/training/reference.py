@@ -22,7 +22,6 @@ from rich.progress import track
 from bigmodel_jax.checkpoint.digest import digests
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import files, params, precision, processes, sharding
-from bigmodel_jax.core.precision import cast
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import DataConfig, Rows
 from bigmodel_jax.data.fields import Field
@@ -32,6 +31,7 @@ from bigmodel_jax.nn import lora
 from bigmodel_jax.objectives.referenced import REFERENCE
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.training.fresh import fresh_state
+from bigmodel_jax.training.state import computed
 from bigmodel_jax.training.state import weights as weights_of
 
 FILE = "reference.json"
@@ -214,8 +214,7 @@ def _make_step(config: Config, mesh):
 
     def step(weights, batch):
         with sharding.use(mesh, config.parallel.rules, config.parallel), precision.use(config.precision):
-            frozen = params.of_kind(weights, model.spec, "statistic")
-            weights = params.merge(cast(weights, config.precision.compute), frozen)
+            weights = computed(config, model.spec, weights)
             return config.objective.log_probs(model, weights, batch)
 
     return jax.jit(step, out_shardings=sharding.replicated(mesh))

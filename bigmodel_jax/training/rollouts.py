@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params, precision, processes, sharding
 from bigmodel_jax.core.metrics import Mean
-from bigmodel_jax.core.precision import cast
 from bigmodel_jax.data import shuffle
 from bigmodel_jax.data.loader import Batch, Placement
 from bigmodel_jax.data.text.prompt_data import PromptRows
@@ -27,7 +26,7 @@ from bigmodel_jax.inference.rollout import Ask, open_generator
 from bigmodel_jax.training.held_out import HeldOut
 from bigmodel_jax.training.policy import Answer, Policy
 from bigmodel_jax.training.rollout_arrays import log_prob_fields, wanted
-from bigmodel_jax.training.state import TrainState
+from bigmodel_jax.training.state import TrainState, computed
 
 log = logging.getLogger("bigmodel_jax")
 
@@ -191,8 +190,7 @@ def make_log_probs(config: Config, mesh: Mesh):
 
     def run(weights, batch):
         with sharding.use(mesh, config.parallel.rules, config.parallel), precision.use(config.precision):
-            statistics = params.of_kind(weights, model.spec, "statistic")
-            weights = params.merge(cast(weights, config.precision.compute), statistics)
+            weights = computed(config, model.spec, weights)
             inputs, _ = objective.inputs(batch, None)
             trees = {"old_log_probs": lambda: weights, "reference_log_probs": lambda: objective.reference_of(weights)}
             return {name: objective.log_probs(model.apply(trees[name](), inputs), batch) for name in names}

@@ -137,6 +137,12 @@ def check_host_memory(device: jax.Device) -> None:
         )
 
 
+def computed(config: Config, spec: params.Tree, weights: params.Tree) -> params.Tree:
+    """`weights` of a model of `spec` in the dtype that the run computes with; statistics stay in theirs."""
+    statistics = params.of_kind(weights, spec, "statistic")
+    return params.merge(cast(weights, config.precision.compute), statistics)
+
+
 def weights(state: TrainState, constants: params.Tree | None = None) -> params.Tree:
     """The parameters an evaluation uses: averaged where an average is kept, statistics and constants beside them."""
     return params.merge(state.params if state.ema is None else state.ema, state.frozen, constants or {})
