@@ -20,7 +20,6 @@ from bigmodel_jax.optim.optimizer import (
     schedule_free_average,
     with_plain_keys,
 )
-from bigmodel_jax.optim.penalties import penalised
 from bigmodel_jax.optim.schedules import PlateauConfig
 from bigmodel_jax.optim.widths import of_spec
 
@@ -81,8 +80,7 @@ class OptimConfig:
         if self.groups or any(width != params.Width() for width in of_spec(spec).values()):
             tx = groups.combine(self, whole, total_steps)
         else:
-            tx = self.transformation(self.schedule_fn(total_steps), spec)
-            tx = penalised(tx, self.l1, self.l2, names.decay_mask(spec))
+            tx = groups.Owned(groups.REST, self, None).make(spec, total_steps)
         tx = with_plain_keys(counted(tx, spec), spec)
         average = self._average(is_schedule_free(tx, spec))
         if self.schedule == "plateau":
