@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -88,6 +89,17 @@ def section(title: str, body: str, note: str = "") -> str:
 
 def panel(body: str) -> str:
     return f'<div class="panel">{body}</div>' if body else ""
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
+    """A panel with a table of texts; the first cell of a row names it. kind: the class of the table in page.css."""
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = "".join(
+        f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(text)}</td>' for text in rest)}</tr>"
+        for first, *rest in rows
+    )
+    named = f' class="{kind}"' if kind else ""
+    return panel(f"<table{named}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
 
 def _data(png: bytes) -> str:

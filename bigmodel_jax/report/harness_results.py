@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,15 +77,5 @@ HEADS = ("Task", "Metric", "Value", "Error", "Shots", "Questions")
 
 def table(run_dir: Path) -> str:
     """The page's table; empty where there is nothing."""
-    found = read(run_dir)
-    lines = "".join(
-        f"<tr><th>{escape(row.task)}</th>{''.join(f'<td>{escape(text)}</td>' for text in written(row)[1:])}"
-        f"<td>{row.step:,}</td></tr>"
-        for row in found
-    )
-    heads = "".join(f"<th>{name}</th>" for name in (*HEADS, "Step"))
-    return (
-        elements.panel(f'<table class="classes"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>')
-        if found
-        else ""
-    )
+    rows = [(*written(row), f"{row.step:,}") for row in read(run_dir)]
+    return elements.table((*HEADS, "Step"), rows, "classes") if rows else ""

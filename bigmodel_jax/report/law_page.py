@@ -54,15 +54,6 @@ def _cards(record: dict[str, Any]) -> str:
     )
 
 
-def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:
-    names = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(
-        f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in rest)}</tr>"
-        for first, *rest in rows
-    )
-    return elements.panel(f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>")
-
-
 def _expected(record: dict[str, Any]) -> str:
     rows = []
     for one in record["expected"]:
@@ -70,7 +61,7 @@ def _expected(record: dict[str, Any]) -> str:
         rows.append(
             [short(one["N"]), short(one["D"]), f"{6 * one['N'] * one['D']:.3g}", f"{one['loss']:.4f}", interval]
         )
-    return _table(("Parameters", "Tokens", "FLOPs", "Loss", "95 %"), rows)
+    return elements.table(("Parameters", "Tokens", "FLOPs", "Loss", "95 %"), rows)
 
 
 def _runs(record: dict[str, Any], law: Any) -> str:
@@ -78,7 +69,7 @@ def _runs(record: dict[str, Any], law: Any) -> str:
     for one in sorted(record["points"], key=lambda one: one["N"] * one["D"]):
         said = float(law.loss(one["N"], one["D"]))
         rows.append([one["run"], short(one["N"]), short(one["D"]), f"{one['loss']:.4f}", f"{said:.4f}"])
-    return _table(("Run", "Parameters", "Tokens", "Loss", "Law"), rows)
+    return elements.table(("Run", "Parameters", "Tokens", "Loss", "Law"), rows)
 
 
 # ------------------------------------------------------------------------------------------------ figures

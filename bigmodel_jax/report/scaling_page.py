@@ -62,13 +62,8 @@ def _environments(records) -> dict[str, dict]:
 
 
 def _table(series: list[Series]) -> str:
-    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    body = ""
-    for s in series:
-        for record, share in zip(s.records, efficiency(s), strict=True):
-            first, *rest = row(s.name, record, share)
-            body += f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in rest)}</tr>"
-    return elements.panel(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+    rows = (row(s.name, *point) for s in series for point in zip(s.records, efficiency(s), strict=True))
+    return elements.table(COLUMNS, rows)
 
 
 # ---- figures: (series, theme) -> Figure, or None ----

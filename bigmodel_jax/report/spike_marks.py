@@ -1,7 +1,5 @@
 """The spikes of a run on its page: marks in its curves, and a table."""
 
-from html import escape
-
 from bigmodel_jax.report import elements
 from bigmodel_jax.report.plot_style import Theme
 
@@ -22,14 +20,13 @@ def table(records: list[dict]) -> str:
     """The newest spikes as rows; "" where there are none."""
     if not records:
         return ""
-    heads = "".join(f"<th>{name}</th>" for name in ("Step", "Loss", "Gradient norm", "Deviations", "Done"))
-    rows = "".join(_row(record) for record in records[: -SHOWN - 1 : -1])
-    return elements.panel(f'<table class="classes"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>')
+    heads = ("Step", "Loss", "Gradient norm", "Deviations", "Done")
+    return elements.table(heads, map(_row, records[: -SHOWN - 1 : -1]), "classes")
 
 
-def _row(record: dict) -> str:
-    numbers = "".join(f"<td>{record[name]:.4g}</td>" for name in ("loss", "grad_norm", "deviations"))
-    return f"<tr><th>{record['step']:,}</th>{numbers}<td>{escape(_done(record['back_to']))}</td></tr>"
+def _row(record: dict) -> tuple[str, ...]:
+    numbers = (f"{record[name]:.4g}" for name in ("loss", "grad_norm", "deviations"))
+    return f"{record['step']:,}", *numbers, _done(record["back_to"])
 
 
 def _done(back_to: int | None) -> str:

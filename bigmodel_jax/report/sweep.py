@@ -50,6 +50,10 @@ class SweepRecord:
         return min(self.done, key=lambda trial: sign * trial.value, default=None)
 
 
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
 def is_sweep(folder: Path) -> bool:
     return any((Path(folder) / name).is_file() for name in (RECORD, SEEDS))
 

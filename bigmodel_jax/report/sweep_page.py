@@ -10,7 +10,7 @@ from bigmodel_jax.report import elements
 from bigmodel_jax.report.plot_style import DARK, LIGHT, render
 from bigmodel_jax.report.progress import duration
 from bigmodel_jax.report.shell import shell
-from bigmodel_jax.report.sweep import SweepRecord, Trial, read_sweep
+from bigmodel_jax.report.sweep import SweepRecord, Trial, number, read_sweep
 from bigmodel_jax.report.sweep_plots import FIGURES, label_of, seeds_figure
 
 
@@ -103,13 +103,11 @@ def _space(sweep: SweepRecord) -> str:
 
 def _seeds(seeds: dict[str, Any]) -> str:
     light, dark = (render({"seeds": seeds_figure}, seeds, theme) for theme in (LIGHT, DARK))
-    rows = "".join(
-        f"<tr><th>{escape(one['name'])}</th><td>{_number(one['mean'])}</td><td>{_number(one['std'])}</td>"
-        f"<td>{len([v for v in one['values'] if v is not None])}</td></tr>"
+    rows = (
+        (one["name"], number(one["mean"]), number(one["std"]), str(sum(v is not None for v in one["values"])))
         for one in seeds["configs"]
     )
-    head = "<tr><th>config</th><th>mean</th><th>spread</th><th>seeds</th></tr>"
-    table = elements.panel(f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>")
+    table = elements.table(("config", "mean", "spread", "seeds"), rows)
     facts = elements.panel(elements.definitions(_test(seeds)))
     failed = elements.panel(elements.definitions(seeds["reasons"])) if seeds["reasons"] else ""
     body = f'<div class="figures">{elements.pictures(light, dark)}<div>{table}<br>{facts}{failed}</div></div>'
@@ -125,10 +123,6 @@ def _test(seeds: dict[str, Any]) -> dict[str, str]:
     return {
         f"{second} - {first}": f"{test['difference']:.4g}",
         "95 % interval": interval or "–",
-        "Paired t-test, p": _number(test["p_t"]),
+        "Paired t-test, p": number(test["p_t"]),
         "Permutation test, p": f"{test['p_permutation']:.4g}; {test['count']} seeds give {test['least']:.4g} at least",
     }
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"

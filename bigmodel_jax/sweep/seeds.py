@@ -10,7 +10,7 @@ from scipy import stats
 
 from bigmodel_jax.config import Config, flat, replaced
 from bigmodel_jax.core import files
-from bigmodel_jax.report.sweep import SEEDS
+from bigmodel_jax.report.sweep import SEEDS, number
 from bigmodel_jax.sweep.metric import Direction
 from bigmodel_jax.sweep.one_run import trained
 from bigmodel_jax.training.shared_programs import SEED, SharedPrograms
@@ -101,7 +101,7 @@ def _permuted(a: np.ndarray, b: np.ndarray) -> float:
 def lines(found: dict[str, Any]) -> list[str]:
     """The result in words, for the terminal."""
     said = [
-        f"{one['name']}: {found['metric']} {_number(one['mean'])} ± {_number(one['std'])} "
+        f"{one['name']}: {found['metric']} {number(one['mean'])} ± {number(one['std'])} "
         f"({sum(value is not None for value in one['values'])} seeds)"
         for one in found["configs"]
     ]
@@ -110,12 +110,8 @@ def lines(found: dict[str, Any]) -> list[str]:
         return [*said, "no test: fewer than two seeds ended well with both configs"]
     interval = f", 95 % interval {test['interval'][0]:.4g} to {test['interval'][1]:.4g}" if test["interval"] else ""
     names = " - ".join(one["name"] for one in reversed(found["configs"]))
-    p = f"paired t-test p = {_number(test['p_t'])}, permutation test p = {test['p_permutation']:.4g}"
+    p = f"paired t-test p = {number(test['p_t'])}, permutation test p = {test['p_permutation']:.4g}"
     return [
         *said,
         f"{names}: {test['difference']:.4g}{interval}; {p} (at least {test['least']:.4g} with so many seeds)",
     ]
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
