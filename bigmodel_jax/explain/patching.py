@@ -49,7 +49,10 @@ def trace(
     other: dict[str, jax.Array],
     read: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """(L, T): read(output) () of `batch` where one layer's residual of one token is that of `other`; B is 1 in both."""
+    """(L, T): what `read` makes of the model's output for `batch`, a number for each layer and token.
+
+    Entry (l, t) is computed with the residual that layer l passes on at token t replaced by that of `other`. B is 1 in both.
+    """
     others_LBTD = stack_residuals(model, params, other)
     L, _, T, _ = others_LBTD.shape
 

@@ -87,7 +87,7 @@ def explain(
 
 
 def attributed(subject: Subject, baseline: jax.Array, target: int) -> tuple[Attributions, jax.Array]:
-    """(integrated gradients, plain gradient) of the score with respect to the embeddings, (1, T, D)."""
+    """The score's integrated gradients and its plain gradient with respect to the embeddings; both are (1, T, D)."""
 
     def score(params: Tree, batch: dict, x_BTD: jax.Array) -> jax.Array:
         here = opened(subject.model, params, batch)

@@ -66,7 +66,7 @@ METRICS = {
 
 
 def find(name: str) -> Further:
-    """The metric that `name` names; ValueError, one line, where there is none."""
+    """The metric of this name. ValueError, one line, for a name that no metric has."""
     if name in METRICS:
         return METRICS[name]
     if ":" not in name:

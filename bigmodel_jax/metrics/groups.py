@@ -19,7 +19,7 @@ MOST = 50
 
 
 def rows(values: dict[str, tuple[jax.Array, jax.Array]], group: jax.Array) -> dict[str, Rows]:
-    """Each metric's values, weights and groups of single rows, (B,) each."""
+    """Keeps each metric row by row, with the row's weight and group; values and weights (B,), group (B,)."""
     return {
         PREFIX + name: Rows(jnp.stack([group.astype(jnp.float32), x.astype(jnp.float32)], axis=1), weights)
         for name, (x, weights) in values.items()

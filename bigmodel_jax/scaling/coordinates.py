@@ -97,7 +97,7 @@ def check(config: Config, times: Sequence[int], steps: int, output: Path) -> dic
 
 
 def curves(found: dict[str, dict[int, Sizes]], name: str) -> dict[str, dict[int, list[tuple[float, float]]]]:
-    """{form: {step: [(times the base's widths, size)]}} of one activation."""
+    """The sizes of one activation as curves over the width: {form: {step: [(times the base's widths, size)]}}."""
     steps = range(len(next(iter(found["mup"].values()))[name]))
     return {form: {s: [(n, x[name][s]) for n, x in widths.items()] for s in steps} for form, widths in found.items()}
 

@@ -1,4 +1,4 @@
-"""The programs of a run's steps, compiled before the first one: all processes must have them before any runs one."""
+"""The programs of a run's steps. Every process compiles them before the first step: none may run one while another compiles."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -16,8 +16,8 @@ def in_pieces(config: Config) -> bool:
 
 
 def with_token_share(batch: dict, total: Callable = lambda x: x) -> dict:
-    """A batch of tokens with "token_share" (B,), by which means over the tokens of its pieces add up to its own
-    (nn/experts/moe.py). total: adds a number up over the devices where each has a part of the batch."""
+    """Adds "token_share" (B,) to a batch of tokens. With these shares, means over the tokens of the pieces add up to the mean
+    over the tokens of the batch (nn/experts/moe.py). total: adds a number up over the devices that hold parts of it."""
     if not {"tokens", "weights"} <= batch.keys():
         return batch
     held = batch["segment_ids"] > 0 if "segment_ids" in batch else jnp.ones_like(batch["tokens"], bool)

@@ -149,7 +149,7 @@ def test_a_sweep_goes_to_another_process_as_json(tmp_path):
 
 @pytest.mark.slow
 def test_sixteen_trials_killed_twice_find_what_they_would_have_found(tmp_path):
-    """SIGKILL in the middle of a trial, twice; every trial and the best config are the same, to the last bit."""
+    """SIGKILL ends a sweep twice, in the middle of a trial. Every trial and the best config are the same to the last bit."""
     found = {}
     for name, kills in (("whole", ()), ("killed", (4, 11))):
         folder = tmp_path / name
