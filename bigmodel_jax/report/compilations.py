@@ -3,7 +3,10 @@
 import threading
 
 import jax
+from jax.extend.core import Primitive, primitives
 
+# One operation outside a program is compiled for each shape it meets: Orbax slices the leaves of a first save so.
+OPERATIONS = {f"jit({p.name})" for p in vars(primitives).values() if isinstance(p, Primitive)}
 COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX records it for each program, found in its cache or not
 
 
@@ -22,9 +25,9 @@ class Recompilations:
         jax.monitoring.unregister_event_duration_listener(self._heard)
 
     def _heard(self, event: str, _seconds: float, **facts: str) -> None:
-        if event != COMPILED:
-            return
         name = str(facts.get("fun_name"))
+        if event != COMPILED or name in OPERATIONS:
+            return
         with self._lock:
             self._count += name in self._known
             self._known.add(name)

@@ -25,3 +25,13 @@ def test_only_a_program_that_is_compiled_again_counts():
         counter.close()
     twice_for_the_counter(jnp.ones(5))
     assert counter.count() == 2
+
+
+def test_an_operation_outside_a_program_does_not_count():
+    counter = Recompilations()
+    try:
+        for rows in range(3, 7):  # as Orbax slices leaves of every shape for a first save
+            jax.lax.slice(np.ones((rows, 11)), (0, 0), (1, 7)).block_until_ready()
+        assert counter.count() == 0
+    finally:
+        counter.close()
