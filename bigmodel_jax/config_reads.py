@@ -88,7 +88,7 @@ def fitting(model: ModelConfig, objective: type[Objective], row: Row | tuple[str
 
 def check_adapters_off(objective: Objective, adapters: AdapterConfig) -> None:
     """Raises ValueError where the reference is the base of adapters that there are none of."""
-    if getattr(objective, "reference", "") == "adapters_off" and type(adapters) is AdapterConfig:
+    if objective.compares_without_adapters and type(adapters) is AdapterConfig:
         raise ValueError(
             "objective.reference = 'adapters_off': the run has no adapters; give adapters, or another reference"
         )

@@ -21,6 +21,22 @@ class Loss(NamedTuple):
     updates: dict[str, jax.Array]
 
 
+class Judging(NamedTuple):
+    """What becomes of the answers that a policy samples; the default is that of an objective without rewards.
+
+    functions: the reward functions by name. seconds: the limit of one call. errors: answers of a rollout whose reward may
+    fail. resamples: attempts to replace groups of equal rewards. cut_off: whether an answer without an end counts.
+    reference: whether a batch holds the reference's log-probabilities.
+    """
+
+    functions: tuple[str, ...] = ()
+    seconds: float = 0.0
+    errors: int = 0
+    resamples: int = 0
+    cut_off: bool = True
+    reference: bool = False
+
+
 def held_out_loss(unit: str, headline: bool = False) -> Metric:
     return Metric("loss", "Held-out loss", "less", "{:.3f}", unit, headline)
 
@@ -63,6 +79,15 @@ class Objective:
     def sources(self) -> dict[str, str]:
         """The run, as `train.init_from` writes it, from which the values of each of these names come; others are initial."""
         return {}
+
+    @property
+    def compares_without_adapters(self) -> bool:
+        """Whether it compares with the model without its adapters."""
+        return False
+
+    def judging(self) -> Judging:
+        """How the answers that a run's policy samples are judged."""
+        return Judging()
 
     def rollout_cache(self, data: Any, batch_size: int) -> tuple[int, int] | None:
         """(rows, columns) of the decode cache that lives beside the step where a run samples with its own weights."""

@@ -24,7 +24,7 @@ from bigmodel_jax.models.base import ModelConfig, Out
 from bigmodel_jax.models.bases import BaseConfig
 from bigmodel_jax.nn import head_losses, lora
 from bigmodel_jax.nn.head import Form as Logits
-from bigmodel_jax.objectives.base import Loss, Objective
+from bigmodel_jax.objectives.base import Judging, Loss, Objective
 from bigmodel_jax.objectives.cross_entropy import of_tokens
 
 Form = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo"]
@@ -116,7 +116,15 @@ class PolicyGradient(Objective):
         if self.form == "dr_grpo" and not self.length:
             raise ValueError("objective.form = 'dr_grpo' needs objective.length, such as the value of data.max_tokens")
 
+    def judging(self) -> Judging:
+        counts = self.truncated == "counted"
+        return Judging(self.reward, self.reward_seconds, self.reward_errors, self.resamples, counts, self.kl > 0)
+
     # ---- the reference
+
+    @property
+    def compares_without_adapters(self) -> bool:
+        return self.reference == ADAPTERS_OFF
 
     def parameters(self, model: ModelConfig) -> Tree:
         if not self.sources():

@@ -39,6 +39,10 @@ class Referenced(Objective):
         """A cached reference is an array of the batch; the others are a second call of the model."""
         return self.reference == "cached" and type(self).score is not Objective.score
 
+    @property
+    def compares_without_adapters(self) -> bool:
+        return self.reference == "adapters_off"
+
     def computed(self) -> dict[str, Field]:
         return {REFERENCE: Field((2,))} if self.reference == "cached" else {}
 

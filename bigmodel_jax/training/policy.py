@@ -32,9 +32,9 @@ class Policy:
     def __init__(self, config: Config, generator: Generator):
         self._config, self._generator = config, generator
         self._tokenizer = config.data.open_tokenizer()
-        self.functions: tuple[str, ...] = getattr(config.objective, "reward", ())
-        seconds = getattr(config.objective, "reward_seconds", 0.0)
-        self._judges = rewards.judges(self.functions, seconds) if self.functions else None
+        self._judging = config.objective.judging()
+        self.functions = self._judging.functions
+        self._judges = rewards.judges(self.functions, self._judging.seconds) if self.functions else None
 
     def answer(self, weights: params.Tree, asks: list[Ask]) -> list[Answer]:
         """The answers in the order of `asks`; ValueError, one line, where more rewards fail than may."""
@@ -59,7 +59,7 @@ class Policy:
     def _check(self, given: list[list[float | str]], samples: list[Sample]) -> None:
         wrong = [rewards.failure(self.functions, *one) for one in zip(given, samples, strict=True)]
         wrong = [line for line in wrong if line]
-        most = self._config.objective.reward_errors
+        most = self._judging.errors
         if len(wrong) > most:
             before = f" ({most} others of this rollout were left out)" if most else ""
             raise ValueError(f"{wrong[most]}{before}; objective.reward_errors = {most}")
@@ -72,10 +72,9 @@ class Policy:
 
     def rows(self, answers: list[Answer]) -> dict[str, np.ndarray]:
         """As arrays of a batch; an answer without a reward, or that was cut off and is to be left out, asks for nothing."""
-        cut_off = getattr(self._config.objective, "truncated", "counted") == "left_out"
         own = []
         for _, rollout, _, scored in answers:
-            counts = not np.isnan(scored).any() and (rollout.finished or not cut_off)
+            counts = not np.isnan(scored).any() and (rollout.finished or self._judging.cut_off)
             mask = rollout.own if rollout.own is not None else [1] * len(rollout.tokens)
             own.append(mask if counts else [0] * len(rollout.tokens))
         prompts = [list(a.ask.prompt) for a in answers]

@@ -11,7 +11,7 @@ def compares_answers(config: Config) -> bool:
 def wanted(config: Config) -> list[str]:
     """Which log-probabilities of a batch are computed once, before the steps that train on it."""
     old = ["old_log_probs"] if config.data.updates_per_rollout > 1 and compares_answers(config) else []
-    return old + (["reference_log_probs"] if getattr(config.objective, "kl", 0) else [])
+    return old + (["reference_log_probs"] if config.objective.judging().reference else [])
 
 
 def log_prob_fields(config: Config) -> dict[str, Field]:

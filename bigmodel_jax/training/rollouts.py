@@ -127,7 +127,7 @@ class Rollouts:
         """The groups of a rollout; one whose rewards are all the same teaches nothing, and others may take its place."""
         num = self._config.train.batch_size // self._data.group
         groups = self._answered(number, weights, 0, list(range(num)))
-        for attempt in range(1, getattr(self._config.objective, "resamples", 0) + 1):
+        for attempt in range(1, self._config.objective.judging().resamples + 1):
             places = [place for place, group in enumerate(groups) if not spread(self._policy.totals(group))]
             if not places:
                 break
