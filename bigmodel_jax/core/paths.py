@@ -238,6 +238,12 @@ def write(path: Path | str, content: bytes, *, new: bool = False) -> None:
         of(path).pipe_file(str(path), content, mode="create" if new else "overwrite")
 
 
+def upload(path: Path, address: str) -> None:
+    """Copies a file of this machine, of any size, to a bucket, where it appears whole or not at all."""
+    with answering(address):
+        of(address).put_file(str(path), address)
+
+
 def md5(entry: dict[str, Any]) -> str:
     """The MD5 of a file that the store tells beside it, in hexadecimal; "" where it tells none."""
     return base64.b64decode(entry.get("md5Hash") or "").hex()

@@ -18,7 +18,6 @@ from rich.table import Table
 
 from bigmodel_jax.cluster import peers
 from bigmodel_jax.core import paths
-from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.verbs.base import CONFIG, OfJob, Verb, local, parse_job
 
@@ -28,14 +27,17 @@ class Prepare(OfJob):
     workers: Count = 1  # processes of each host that clean and tokenize; the bytes of the result do not depend on it
     engine: Literal["processes", "beam"] = "processes"  # who cleans; the bytes do not depend on it either
     beam: str = ""  # options of Beam's, such as --runner=FlinkRunner; empty: its runner on this machine
-    output: str = ""  # the folder of the prepared corpus; empty: in the cache, where the config's runs find it
+    output: str = (
+        ""  # the folder of the prepared corpus, gs:// too; empty: in the cache, where the config's runs find it
+    )
 
 
 def prepare(args: Sequence[str]) -> None:
     given, _, target = parse_job(Prepare(), "prepare", args)
-    check_local("prepare: --output", given.output)
+    paths.check("prepare: --output", given.output, ("gs",))
     engine = _engine(given, args)
-    from bigmodel_jax.core import processes
+    from bigmodel_jax.core import mirror, processes
+    from bigmodel_jax.data.corpus import bucket
     from bigmodel_jax.data.corpus.corpus import corpora
 
     found = list(corpora(given.config.data))
@@ -49,14 +51,23 @@ def prepare(args: Sequence[str]) -> None:
         raise ValueError(
             f"--output {given.output}: {target} has {len(found)} corpora; without --output they go to the cache"
         )
+    address = given.output.rstrip("/") if paths.is_remote(given.output) else ""
     folders = [
-        local("prepare: --output", given.output) if given.output else corpus.folder(data.root())
+        mirror.folder(address or str(local("prepare: --output", given.output)))
+        if given.output
+        else corpus.folder(data.root())
         for corpus, data in found
     ]
 
+    whole: list[Path] = []  # folders that their bucket holds
+
     def clean() -> None:
         for folder, (corpus, data) in zip(folders, found, strict=True):
-            _prepared(corpus.job(data.root()), folder, data.root(), given.workers, data.max_bad_records, engine)
+            job = corpus.job(data.root())
+            if address and bucket.fetched(address, job.key, folder):
+                whole.append(folder)
+            else:
+                _prepared(job, folder, data.root(), given.workers, data.max_bad_records, engine)
 
     processes.in_turn("corpora", clean)
     if not given.output:  # tokens belong to the corpus in the cache
@@ -64,9 +75,13 @@ def prepare(args: Sequence[str]) -> None:
     if not peers.speaks():
         return
     for folder, (corpus, data) in zip(folders, found, strict=True):
-        _complete(folder, corpus, data)
+        if folder not in whole:
+            _complete(folder, corpus, data)
+        if address and folder not in whole:
+            with Console(stderr=True).status(f"Uploading to {address} ..."):
+                bucket.upload(folder, address)
         _show(folder)
-    print(*folders, sep="\n")
+    print(*map(mirror.address, folders), sep="\n")
 
 
 @contextlib.contextmanager

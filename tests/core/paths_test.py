@@ -43,7 +43,6 @@ def test_paths_are_not(path):
         (["import", "s3://bucket/model"], "import = 's3://bucket/model'"),
         (["import", "gpt2", "--run_dir", "gs://b/r"], "import: --run_dir = 'gs://b/r'"),
         (["export", "runs/a", "gs://bucket/out"], "export = 'gs://bucket/out'"),
-        (["prepare", LM_TINY, "--output", "gs://bucket/out"], "prepare: --output = 'gs://bucket/out'"),
         (["report", "runs/a", "--output", "gs://bucket/r.html"], "report: --output = 'gs://bucket/r.html'"),
         (["scale", "gs://bucket/run"], "scale = 'gs://bucket/run'"),
         (["scale", LM_TINY, "--run_dir", "gs://bucket/run"], "scale: --run_dir = 'gs://bucket/run'"),

@@ -340,7 +340,7 @@ def test_the_verb_shows_what_steps_dropped_and_says_where_there_is_nothing_to_do
             [*args, "--engine", "beam"],
             "--engine beam needs an environment of its own, with Apache Beam in it: uv run --no",
         ),
-        ([*args, "--output", "gs://bucket/out"], "--output = 'gs://bucket/out' is an address"),
+        ([*args, "--output", "s3://bucket/out"], "--output = 's3://bucket/out': s3:// is not read and written here"),
     ):
         with pytest.raises(SystemExit) as stop:
             cli.main(wrong)

@@ -20,13 +20,20 @@ LENGTH = struct.Struct("<I")
 def read_manifest(folder: Path) -> dict:
     """What the folder's manifest says; {} where there is none. ValueError, one line, for one that is damaged."""
     try:
-        found = json.loads((folder / MANIFEST).read_bytes())
+        content = (folder / MANIFEST).read_bytes()
     except FileNotFoundError:
         return {}
+    return parsed(content, str(folder))
+
+
+def parsed(content: bytes, folder: str) -> dict:
+    """What a manifest says; ValueError, one line, where it is damaged."""
+    try:
+        found = json.loads(content)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("shards"), list):
-        raise ValueError(f"{folder / MANIFEST} is damaged; delete {str(folder)!r}, and the same command makes it anew")
+        raise ValueError(f"{folder}/{MANIFEST} is damaged; delete {folder!r}, and the same command makes it anew")
     return found
 
 
