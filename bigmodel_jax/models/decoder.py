@@ -82,7 +82,7 @@ class Cache:
     index: jax.Array
 
     def advance(self, layers: Any, num: int) -> "Cache":
-        """After `num` tokens more; layers: of each array the new columns (L, B, num, ...), or all; apart, {"k", "v"} of each."""
+        """After `num` tokens more; layers: of each array the new columns (L, B, num, ...) or all; apart, {"k", "v"} of each."""
         if isinstance(layers, stack.Apart):
             turned = (HeadsFirst(one["k"].swapaxes(1, 2), one["v"].swapaxes(1, 2)) for one in layers.layers)
             layers = stack.Apart(tuple(turned))

@@ -36,6 +36,13 @@ class Serving:
         return min(bucket(self.prompt or max(self.length // 2, 1)), self.length)
 
 
+def for_options(config: Config) -> Config:
+    """The config whose options a server's plan reads: the mesh of training says nothing of a server's, which by default
+    cuts the weights over all devices."""
+    parallel = sharding.ParallelConfig(data=1, tensor=-1, rules=config.parallel.rules)
+    return dataclasses.replace(config, parallel=parallel)
+
+
 def stored_spec(config: Config, serving: Serving) -> params.Tree:
     """The model's parameters, the matrices of its stacks stored in blocks where `weights` says so."""
     spec = config.make_model().spec

@@ -14,7 +14,7 @@ from bigmodel_jax.core.sharding import AXES, ParallelConfig, factor
 from bigmodel_jax.plan import estimate
 from bigmodel_jax.plan.chips import GIB
 from bigmodel_jax.plan.compile import Compiled, ask, read, root, used_bytes
-from bigmodel_jax.plan.serving import Serving, stored_spec
+from bigmodel_jax.plan.serving import Serving, for_options, stored_spec
 from bigmodel_jax.plan.topology import Topology, check_installed, divisors
 
 PROGRAMS = ("decode", "prefill")
@@ -74,21 +74,17 @@ def make_plan(
 # ------------------------------------------------------------------------------------------------ what is compiled
 
 
-def with_layout(config: Config, topology: Topology, parallel: ParallelConfig) -> Config:
-    """The config with the mesh of its server: as `parallel` says, where it says more than its default; else the weights cut
-    over all devices (`tensor`), or over as many as the model's sizes allow, and the slots over the rest."""
-    if parallel != default_parallel(config):
-        return dataclasses.replace(config, parallel=parallel)
+def with_layout(config: Config, topology: Topology) -> Config:
+    """The config with the mesh of its server: as its options say, where they say more than `for_options`; else the weights
+    cut over all devices (`tensor`), or over as many as the model's sizes allow, and the slots over the rest."""
+    parallel = config.parallel
+    if config != for_options(config):
+        return config
     meshes = [
         dataclasses.replace(parallel, data=topology.devices // n, tensor=n) for n in divisors(topology.devices)[::-1]
     ]
     fitting = (mesh for mesh in meshes if not _wrong(config, mesh))
     return dataclasses.replace(config, parallel=next(fitting, meshes[-1]))
-
-
-def default_parallel(config: Config) -> ParallelConfig:
-    """What the options of a mesh begin from: that of training says nothing of a server's."""
-    return ParallelConfig(data=1, tensor=-1, rules=config.parallel.rules)
 
 
 def _wrong(config: Config, parallel: ParallelConfig) -> str:

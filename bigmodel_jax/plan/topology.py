@@ -63,9 +63,7 @@ def parse(name: str, slices: int = 1, option: str = "--topology") -> Topology:
     form = "SLICESxHOSTSxGPUS, such as h100:1x8x8" if chip.platform == "cuda" else "CHIPS along each axis of the torus"
     example = {2: "16x16", 3: "4x4x8"}[chip.dims]
     if not re.fullmatch(rf"\d+(x\d+){{{chip.dims - 1}}}", shape) or "0" in shape.split("x"):
-        raise ValueError(
-            f"{option} {name!r}: {kind} takes {chip.dims} numbers, {kind}:{example} for example ({form})"
-        )
+        raise ValueError(f"{option} {name!r}: {kind} takes {chip.dims} numbers, {kind}:{example} for example ({form})")
     sizes = tuple(map(int, shape.split("x")))
     if slices < 1 or (slices > 1 and chip.platform == "cuda"):
         raise ValueError(f"--slices {slices}: 1 or more, and for GPUs part of the name: {kind}:{slices}x8x8")
