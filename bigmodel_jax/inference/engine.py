@@ -89,9 +89,7 @@ class Engine:
                 f"parallel.stage = {layout.mesh.shape['stage']}: texts are generated without a pipeline; give its "
                 "devices to another axis"
             )
-        if layout:  # one token has no sequence to cut: along `seq` all devices do the same
-            layout = layout._replace(rules=dataclasses.replace(layout.rules, seq=None, residual_seq=None))
-        self._model, self._layout = model, layout
+        self._model, self._layout = model, layout and uncut(layout)
         self._programs = Programs.of(model, sample, tuple(stop), slots, length, turns, log_probs)
         self._waiting: collections.deque[tuple[int, Request]] = collections.deque()
         self._num_submitted = 0
@@ -99,7 +97,7 @@ class Engine:
         self._left = np.zeros(slots, np.int64)  # at most so many tokens still come beside a fresh one
         self._fresh = False  # a slot has a token that no step has given out
         self._flying: collections.deque[tuple[list, int, Emitted]] = collections.deque()
-        self._compiled: _Compiled | None = None
+        self._compiled: Jitted | None = None
         self._slots: Slots | None = None
 
     def load(self, weights: Any, *, fresh: bool = False) -> None:
@@ -206,15 +204,34 @@ class Engine:
         return out
 
 
-class _Compiled(NamedTuple):
+class Jitted(NamedTuple):
+    """An engine's programs under `jax.jit`; places: shardings of the slots that they give back, None where the compiler
+    chooses them."""
+
     empty: Any
     prefill: Any
     decode: Any
+    places: Slots | None
 
 
 @functools.lru_cache(maxsize=8)
-def _compile(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: Any) -> _Compiled:
-    """The programs, each with the slots in one layout, so that none is compiled twice."""
+def _compile(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: Any) -> Jitted:
+    """The programs, each of which no process of a job runs before all have compiled it."""
+    made = jitted(programs, layout, mesh, dtype)
+    together = processes.compiled_together if layout else lambda program: program
+    return made._replace(prefill=together(made.prefill), decode=together(made.decode))
+
+
+def uncut(layout: Layout) -> Layout:
+    """The layout with the sequence whole: one token has none to cut, and along `seq` all devices do the same."""
+    return layout._replace(rules=dataclasses.replace(layout.rules, seq=None, residual_seq=None))
+
+
+def jitted(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: Any) -> Jitted:
+    """The programs, each with the slots in one layout, so that none is compiled twice.
+
+    mesh: that of the weights where there is no layout. dtype: of the cache.
+    """
 
     def traced(fn):
         @functools.wraps(fn)
@@ -233,11 +250,11 @@ def _compile(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype
         kept = jax.tree.map(lambda _: whole, jax.eval_shape(functools.partial(programs.empty, dtype)))
     if layout is not None:
         kept = kept._replace(cache=_cache_shardings(programs.kept(dtype), layout))
-    together = processes.compiled_together if layout else lambda jitted: jitted
-    return _Compiled(
+    return Jitted(
         jax.jit(traced(functools.partial(programs.empty, dtype)), out_shardings=kept),
-        together(jax.jit(traced(programs.prefill), out_shardings=kept, donate_argnums=1)),
-        together(jax.jit(traced(programs.decode), out_shardings=kept and (kept, whole), donate_argnums=1)),
+        jax.jit(traced(programs.prefill), out_shardings=kept, donate_argnums=1),
+        jax.jit(traced(programs.decode), out_shardings=kept and (kept, whole), donate_argnums=1),
+        kept,
     )
 
 

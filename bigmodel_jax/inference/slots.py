@@ -149,7 +149,9 @@ class Programs(NamedTuple):
             return turn + 1, slots, emit(out, turn, slots, going)
 
         first = emit(out, 0, slots, slots.fresh & keep)
-        _, slots, out = jax.lax.while_loop(more, go_on, (1, slots._replace(fresh=jnp.zeros_like(keep)), first))
+        begun = (1, slots._replace(fresh=jnp.zeros_like(keep)), first)
+        # One turn needs no loop, before which a compiler copies what the loop carries.
+        _, slots, out = go_on(begun) if self.turns == 1 else jax.lax.while_loop(more, go_on, begun)
         return slots, out._replace(left=slots.left)
 
     def turn(self, weights, slots: Slots, going: jax.Array) -> Slots:

@@ -32,11 +32,22 @@ def model(
 
     embed(cfg, params, tokens, positions, rng) -> (x, xs, shared): the embeddings (B, T, D), what each layer takes beside
     its cache, and what all layers take beside the places of queries and keys, a tuple.
-    block(cfg, layer, x, (cache, xs), q_where, k_where, *shared, index, train) -> (x, (cache, found)).
+    block(cfg, layer, x, (cache, xs), q_where, k_where, *shared, index, train) -> (x, (cache, found)); the layer's cache.
     head(cfg, params, x) -> Head. losses(cfg, found, batch) -> auxiliary losses, of what the layers found.
     """
     before, after = functools.partial(enter, embed), functools.partial(leave, head, losses)
-    return Model(spec, parts_of(cfg, before, block, after), make_cache=functools.partial(make_cache, cfg))
+    parts = parts_of(cfg, before, functools.partial(with_new_columns, block), after)
+    return Model(spec, parts, make_cache=functools.partial(make_cache, cfg))
+
+
+def with_new_columns(block: Callable, cfg, layer: Tree, x_BTD, xs, *where, train: bool):
+    """`block`, of whose cache the columns of this call alone are given back: a loop over layers would otherwise write the
+    whole cache to another place, for one token a row."""
+    x_BTD, (cache, found) = block(cfg, layer, x_BTD, xs, *where, train=train)
+    if isinstance(xs[0], dict):
+        index, num = where[-1], x_BTD.shape[1]
+        cache = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, index, num, axis=1), cache)
+    return x_BTD, (cache, found)
 
 
 def enter(embed: Callable, cfg, p: Tree, batch: dict, *, rng, train: bool, cache: "Cache | None") -> Entry:
@@ -71,10 +82,13 @@ class Cache:
     index: jax.Array
 
     def advance(self, layers: Any, num: int) -> "Cache":
-        """After `num` tokens more; layers: what the blocks returned, {"k", "v"} of each."""
+        """After `num` tokens more; layers: of each array the new columns (L, B, num, ...) or all; apart, {"k", "v"} of each."""
         if isinstance(layers, stack.Apart):
             turned = (HeadsFirst(one["k"].swapaxes(1, 2), one["v"].swapaxes(1, 2)) for one in layers.layers)
             layers = stack.Apart(tuple(turned))
+        elif isinstance(layers, dict):
+            write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=self.index, axis=2)
+            layers = jax.tree.map(lambda kept, new: write(kept, new.astype(kept.dtype)), self.layers, layers)
         return self.replace(layers=layers, index=(self.index + num) % self.positions.shape[1])
 
 

@@ -6,12 +6,14 @@ dense weights of all layers, which is the whole model. Here each pass makes them
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from bigmodel_jax.core import sharding
 from bigmodel_jax.core.storage import Blocked, stored
 from bigmodel_jax.nn.lora import Adapted
 
@@ -20,7 +22,35 @@ def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> ja
     """`product(x, w, num_dims)` of the dense weight, which must be linear in x for the backward pass: it sees no x."""
     if node.scales is None and node.values.dtype == x.dtype:  # as it is stored, it is dense
         return product(x, node.values, num_dims)
+    if _few_rows(num_dims, x, node):
+        return project_as_stored(num_dims, x, node)
     return _project(product, num_dims, x, node)
+
+
+def _few_rows(num_dims: int, x: jax.Array, node: Blocked) -> bool:
+    """Whether scaled inputs are smaller than a dense weight, as in decoding; a CPU multiplies no mixed types fast."""
+    mesh = sharding.current_mesh()
+    if mesh is None or mesh.devices.flat[0].platform == "cpu" or node.kind != "int8" or node.groups is not None:
+        return False
+    rows, block = math.prod(x.shape[: x.ndim - num_dims]), node.shape[-1] // node.scales.shape[-1]
+    return 2 * rows <= block
+
+
+def project_as_stored(num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
+    """The product of x (..., *I) with int8 blocks (*I, *O): the scales are multiplied into x, once for each block.
+
+    The product then reads the weight in 8 bits, and the conversion is fused into it; no dense weight is in memory. Its
+    sums are those of the dense weight up to rounding: y[o] = sum_i (x[i] s[i, block of o]) q[i, o].
+    """
+    lead, outs = x.shape[: x.ndim - num_dims], node.shape[num_dims:]
+    values = node.values.reshape(*node.scales.shape, -1)  # (*I, *O less its last, blocks, values of one)
+    scales = node.scales.astype(x.dtype)
+    scaled = x.reshape(*x.shape, *(1,) * (scales.ndim - num_dims)) * scales
+    here, there = len(lead), range(num_dims)
+    contracted = tuple(here + i for i in there), tuple(there)
+    together = tuple(range(x.ndim, scaled.ndim)), tuple(range(num_dims, scales.ndim))
+    y = jax.lax.dot_general(scaled, values.astype(x.dtype), (contracted, together))  # (*blocks, *lead, values)
+    return jnp.moveaxis(y, range(len(outs)), range(here, here + len(outs))).reshape(*lead, *outs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

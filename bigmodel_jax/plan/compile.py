@@ -78,7 +78,7 @@ def compile_step(config: Config, topology: Topology) -> Compiled:
         "cache": str(root()),
     }
     begun = time.perf_counter()
-    answer = _ask(request, topology.chip.platform)
+    answer = ask("bigmodel_jax.plan.worker", request, topology.chip.platform)
     if "mistake" in answer:
         raise ValueError(answer["mistake"])
     return read(answer, time.perf_counter() - begun)
@@ -128,12 +128,12 @@ def environment(platform: str, folder: str) -> dict[str, str]:
     return env | cuda | {"JAX_PLATFORMS": "", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
-def _ask(request: dict, platform: str) -> dict:
-    """The worker's answer; ValueError with its last line where it died."""
+def ask(worker: str, request: dict, platform: str) -> dict:
+    """The answer of a worker, a module of this room; ValueError with its last line where it died."""
     with tempfile.TemporaryDirectory(prefix="bigmodel-plan-") as folder:
         paths = [Path(folder) / name for name in ("request.json", "answer.json", "output.txt")]
         paths[0].write_text(json.dumps(request))
-        command = [sys.executable, "-m", "bigmodel_jax.plan.worker", str(paths[0]), str(paths[1])]
+        command = [sys.executable, "-m", worker, str(paths[0]), str(paths[1])]
         with open(paths[2], "wb") as output:
             process = subprocess.Popen(
                 command, env=environment(platform, folder), stdin=subprocess.DEVNULL, stdout=output, stderr=output

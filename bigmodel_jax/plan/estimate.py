@@ -135,12 +135,7 @@ def refused_memory(config: Config, topology: Topology, compiled: Compiled, say) 
 def seen(config: Config, topology: Topology, compiled: Compiled, tokens: float, prices: dict) -> dict:
     """FLOPs, traffic, the roofline, and what the whole run costs."""
     chip, devices = topology.chip, topology.devices
-    measured = compiled.program["cost"]
-    rows = compiled.program["collectives"]
-    compute = sum(n / chip.peak(kind) for kind, n in measured["flops"].items())
-    waits = [(row["network"], row["asynchronous"], row["seconds"]) for row in rows]
-    hbm = measured["bytes"] / (chip.hbm_bandwidth / chip.devices)
-    line = roofline(compute, hbm, measured["busy"], measured["expected"], waits)
+    measured, line = compiled.program["cost"], line_of(compiled, topology)
     peak = devices * chip.peak(config.precision.compute)
     return {
         "flops": {
@@ -151,7 +146,7 @@ def seen(config: Config, topology: Topology, compiled: Compiled, tokens: float, 
             "kernels_per_device": measured["kernel_flops"],
         },
         "hbm_bytes": measured["bytes"],
-        "collectives": by_axes(rows),
+        "collectives": by_axes(compiled.program["collectives"]),
         "slowest": measured["rows"],
         "roofline": dataclasses.asdict(line) | {"bound": line.bound},
         "step_seconds": line.step,
@@ -160,6 +155,15 @@ def seen(config: Config, topology: Topology, compiled: Compiled, tokens: float, 
         "tokens_per_second": compiled.tokens / line.step,
         "run": whole_run(config, topology, compiled, tokens, line, prices),
     }
+
+
+def line_of(compiled: Compiled, topology: Topology) -> Roofline:
+    """The roofline of a compiled program."""
+    chip, measured = topology.chip, compiled.program["cost"]
+    compute = sum(n / chip.peak(kind) for kind, n in measured["flops"].items())
+    waits = [(row["network"], row["asynchronous"], row["seconds"]) for row in compiled.program["collectives"]]
+    hbm = measured["bytes"] / (chip.hbm_bandwidth / chip.devices)
+    return roofline(compute, hbm, measured["busy"], measured["expected"], waits)
 
 
 def by_axes(rows: list[dict]) -> list[dict]:

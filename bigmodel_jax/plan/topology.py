@@ -51,26 +51,25 @@ class Topology:
         return self.chips * self.chip.devices
 
 
-def parse(name: str, slices: int = 1) -> Topology:
-    """The topology of a name such as v5e:16x16; ValueError with the nearest chip, or the form that is expected."""
+def parse(name: str, slices: int = 1, option: str = "--topology") -> Topology:
+    """The topology of a name such as v5e:16x16; ValueError, which names `option`, with the nearest chip, or the form that is
+    expected."""
     kind, _, shape = name.strip().lower().replace("=", ":").partition(":")
     known = [chip.name for chip in CHIPS]
     if kind not in BY_NAME:
         meant = f" (perhaps you meant {ALIASES[kind]!r})" if kind in ALIASES else nearest(kind, known)
-        raise ValueError(f"--topology {name!r}: chip {kind!r} is unknown{meant}; known: {', '.join(known)}")
+        raise ValueError(f"{option} {name!r}: chip {kind!r} is unknown{meant}; known: {', '.join(known)}")
     chip = BY_NAME[kind]
     form = "SLICESxHOSTSxGPUS, such as h100:1x8x8" if chip.platform == "cuda" else "CHIPS along each axis of the torus"
     example = {2: "16x16", 3: "4x4x8"}[chip.dims]
     if not re.fullmatch(rf"\d+(x\d+){{{chip.dims - 1}}}", shape) or "0" in shape.split("x"):
-        raise ValueError(
-            f"--topology {name!r}: {kind} takes {chip.dims} numbers, {kind}:{example} for example ({form})"
-        )
+        raise ValueError(f"{option} {name!r}: {kind} takes {chip.dims} numbers, {kind}:{example} for example ({form})")
     sizes = tuple(map(int, shape.split("x")))
     if slices < 1 or (slices > 1 and chip.platform == "cuda"):
         raise ValueError(f"--slices {slices}: 1 or more, and for GPUs part of the name: {kind}:{slices}x8x8")
     if chip.largest and math.prod(sizes) > chip.largest:
         raise ValueError(
-            f"--topology {name!r} has {math.prod(sizes):,} chips; a slice of {kind} has {chip.largest:,} at most. "
+            f"{option} {name!r} has {math.prod(sizes):,} chips; a slice of {kind} has {chip.largest:,} at most. "
             "Several slices: --slices N"
         )
     return Topology(chip, sizes, slices)
@@ -137,7 +136,7 @@ def check_installed(topology: Topology) -> None:
         found = False
     if not found:
         raise ValueError(
-            f"--topology {topology.name}: the {platform} compiler is not installed; install it with: {INSTALL[platform]}"
+            f"{topology.name}: the {platform} compiler is not installed; install it with: {INSTALL[platform]}"
         )
 
 

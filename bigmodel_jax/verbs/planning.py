@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -26,6 +26,8 @@ class Plan:
     compiles: int = 8
     workers: int = 0
     failures: Unnamed = None
+    serve: str = ""
+    serving: Unnamed = None
 
 
 def plan(args: Sequence[str]) -> None:
@@ -37,20 +39,67 @@ def plan(args: Sequence[str]) -> None:
     from bigmodel_jax.config_checks import check_paths
     from bigmodel_jax.plan import topology as topologies
     from bigmodel_jax.plan.failures import Failures, check
+    from bigmodel_jax.plan.serving import Serving, for_options
 
-    own = Plan(config_file.load(target), failures=Failures())
+    config = config_file.load(target)
+    served = any(option.split("=")[0] == "--serve" for option in options)
+    own = Plan(for_options(config) if served else config, failures=Failures(), serving=Serving())
     given = configs.parse(own, options, prog=f"launch.py plan {target}")
+    if served:
+        return _serve(given, target)
+    if given.serving != Serving():
+        raise ValueError(
+            "--slots, --length, --prompt, --weights and --block need --serve NAME, such as --serve v5e:2x4"
+        )
     check(given.failures)
     topology = topologies.parse(given.topology or _missing(), given.slices)
     config = topologies.sliced(given.config, given.slices)
     if not given.search:
         topologies.check_mesh(config.parallel, topology)
-    name = target.parent.name if target.name == "config.json" else target.stem
+    name = _name(target)
     check_paths(config)
     folder = local(
         "plan: --output", given.output or f"plans/{name}_{topology.title.replace(' ', '').replace(':', '-')}"
     )
     found = (_search if given.search else _plan)(config, topology, given, name, folder, target)
+    if not found["fits"]:
+        raise SystemExit(DOES_NOT_FIT)
+
+
+def _name(target: Path) -> str:
+    return target.parent.name if target.name == "config.json" else target.stem
+
+
+def _serve(given: Plan, target: Path) -> None:
+    """The plan of a server."""
+    from bigmodel_jax.config_checks import check_paths
+    from bigmodel_jax.plan import estimate, serving_plan, serving_screen
+    from bigmodel_jax.plan import topology as topologies
+    from bigmodel_jax.plan.failures import Failures
+    from bigmodel_jax.report.serving_page import build_serving_page
+
+    of_training = ("topology", "slices", "tokens", "search", "compiles", "workers")
+    if wrong := [name for name in of_training if getattr(given, name) != getattr(Plan(None), name)]:
+        raise ValueError(f"--{wrong[0]} is of a plan of training; it does not go with --serve {given.serve}")
+    if given.failures != Failures():
+        raise ValueError(f"--mtbf is of a plan of training; it does not go with --serve {given.serve}")
+    topology, name, console = topologies.parse(given.serve, option="--serve"), _name(target), Console()
+    config = serving_plan.with_layout(given.config, topology)
+    topologies.check_mesh(config.parallel, topology)
+    check_paths(config)
+    machine = topology.title.replace(":", "-")
+    folder = local("plan: --output", given.output or f"plans/{name}_served_{machine}")
+    with console.status("") as status:
+        found = serving_plan.make_plan(
+            config,
+            topology,
+            given.serving,
+            name=name,
+            prices=local("plan: --prices", given.prices) if given.prices else estimate.PRICES,
+            say=lambda text: status.update(f"{text} …"),
+        )
+    serving_screen.show(found, console)
+    _write(found, folder, console, build_serving_page)
     if not found["fits"]:
         raise SystemExit(DOES_NOT_FIT)
 
@@ -113,12 +162,12 @@ def _search(config, topology, given, name: str, folder: Path, target: Path) -> d
     return best
 
 
-def _write(plan: dict, folder: Path, console: Console) -> None:
+def _write(plan: dict, folder: Path, console: Console, build: Callable | None = None) -> None:
     from bigmodel_jax.report.plan_page import build_plan_page
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")
-    page = build_plan_page(plan, folder)
+    page = (build or build_plan_page)(plan, folder)
     console.print(f"\nPlan: {page}", highlight=False, soft_wrap=True)
 
 
@@ -129,8 +178,8 @@ def _missing() -> str:
 VERBS = {
     "plan": Verb(
         plan,
-        "plan CONFIG --topology NAME [--FIELD VALUE ...]",
-        "what a run needs and costs on another machine",
+        "plan CONFIG --topology NAME | --serve NAME [--FIELD VALUE ...]",
+        "what a run or a server needs and costs on another machine",
         f"CONFIG        {CONFIG}\n"
         "--topology    v4:4x4x4, v5e:16x16, v5p:4x4x8, v6e:16x16, tpu7x:4x4x4: chips along\n"
         "              each axis of a slice; a100, h100, h200, b200:1x8x8: 8 hosts of 8 GPUs\n"
@@ -147,14 +196,22 @@ VERBS = {
         "  --storage          GB/s a host to and from the checkpoints; without it: 1\n"
         "  --save_seconds     that the steps wait for a save; without it: 1, and the\n"
         "                     copy to the host\n"
-        "  --restart_minutes  from a failure to the next start's restore; without it: 10\n\n"
-        "Compiles the train step with the machine's own compiler. The folder gets plan.json\n"
-        "and plan.html. Exit code 0 where it fits, 3 where it does not.",
+        "  --restart_minutes  from a failure to the next start's restore; without it: 10\n"
+        "--serve       a machine, as --topology: plans a server instead of a run. With it:\n"
+        "  --slots            texts at a time; without it: 16\n"
+        "  --length           tokens of prompt and answer together; without it: 2048\n"
+        "  --prompt           tokens of a prompt; without it: half of --length\n"
+        "  --weights          float32, bfloat16, int8, int4 or nf4; without it: as the\n"
+        "                     config computes\n"
+        "  --block            weights that share one scale; without it: 128\n\n"
+        "Compiles the train step, or a server's prefill and decode, with the machine's own\n"
+        "compiler. The folder gets plan.json and plan.html. Exit code 0 where it fits, 3 where it does not.",
         (
             "plan configs/llama3_8b.py --topology v5e:16x16",
             "plan configs/llama3_8b.py --topology v5p:4x4x8 --data.seq_len 8192",
             "plan configs/llama3_8b.py --topology v5e:16x16 --search",
             "plan configs/llama3_8b.py --topology v5e:16x16 --mtbf 5000",
+            "plan configs/llama3_8b.py --serve v5e:2x4 --slots 64 --length 8192 --weights int8",
         ),
     ),
 }

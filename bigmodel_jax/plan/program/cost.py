@@ -177,7 +177,7 @@ def _read(code: Code, body: dict[str, Instruction], name: str, shape: str) -> fl
     for user in body.values():
         if name not in user.operands:
             continue
-        if user.opcode == "dynamic-slice" and user.operands[0] == name and memory_bytes(shape):
+        if user.opcode in ("dynamic-slice", "gather") and user.operands[0] == name and memory_bytes(shape):
             read += memory_bytes(user.result.split("S(")[0])
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
             continue

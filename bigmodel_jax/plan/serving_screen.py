@@ -1,0 +1,124 @@
+"""The plan of a server on one screen."""
+
+from rich.console import Console
+from rich.table import Table
+
+from bigmodel_jax.plan.screen import GIB, bar, changes_text, collective_table, number
+from bigmodel_jax.report.progress import duration
+
+PARTS = {
+    "weights": "weights",
+    "cache": "cache of keys and values",
+    "temporaries": "temporaries",
+    "program": "program",
+}
+
+
+def show(plan: dict, console: Console) -> None:
+    """Prints a plan: whether it fits, what a device holds, how fast both programs are, and what tokens cost."""
+    print = console.print
+    print(f"\n[bold]{plan['name']}[/] served on {machine(plan)}\n{facts(plan)}\n", highlight=False)
+    print(verdict(plan), "", memory_table(plan), sep="\n", highlight=False)
+    if "decode" in plan:
+        print("", rate_table(plan), "", answer_table(plan), sep="\n", highlight=False)
+        print("", collective_table(plan["decode"]), sep="\n", highlight=False)
+    if "changes" in plan:
+        print("", changes_text(plan), sep="\n", highlight=False)
+    print(f"\n[dim]{notes(plan)}[/]", highlight=False)
+
+
+def machine(plan: dict) -> str:
+    mesh = " x ".join(f"{axis}={size}" for axis, size in plan["mesh"].items()) or "one device"
+    return f"{plan['topology']}: {plan['chips']:,} chip{'s' * (plan['chips'] > 1)}, mesh {mesh}{cuts(plan['mesh'])}"
+
+
+def cuts(mesh: dict[str, int]) -> str:
+    """What lies on which axis."""
+    what = {"tensor": "weights cut over tensor", "data": "slots over data", "fsdp": "slots and weights over fsdp"}
+    said = [text for axis, text in what.items() if axis in mesh]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def facts(plan: dict) -> str:
+    serving = plan["serving"]
+    blocks = f" in blocks of {serving['block']}" if plan["weights"] in ("int8", "int4", "nf4") else ""
+    return (
+        f"{plan['model']}, {number(plan['parameters'])} parameters; weights in {plan['weights']}{blocks}, "
+        f"{plan['compute']} compute\n{serving['slots']:,} slots of {serving['length']:,} tokens; prompts of "
+        f"{serving['prompt']:,}"
+    )
+
+
+def verdict(plan: dict) -> str:
+    memory = plan["memory"]
+    sizes = f"{memory['used'] / GIB:.2f} of {memory['limit'] / GIB:.2f} GiB a device"
+    if plan["fits"]:
+        return f"[bold green]FITS[/]  {sizes}; {memory['headroom'] / GIB:.2f} GiB left"
+    return f"[bold red]DOES NOT FIT[/]  {sizes}: {-memory['headroom'] / GIB:.2f} GiB too much"
+
+
+def memory_table(plan: dict) -> Table:
+    memory = plan["memory"]
+    table = Table("a device's memory", "GiB", "", box=None, padding=(0, 2, 0, 0))
+    table.columns[1].justify = "right"
+    for name, text in PARTS.items():
+        size = memory["parts"][name]
+        table.add_row(text, f"{size / GIB:.3f}", bar(size / memory["limit"]))
+    table.add_row("[bold]all[/]", f"[bold]{memory['used'] / GIB:.3f}[/]", bar(memory["used"] / memory["limit"]))
+    return table
+
+
+def rate_table(plan: dict) -> Table:
+    """A column for each program."""
+    columns = ("decode", "prefill")
+    table = Table("", "decode, a token a slot", "prefill, a prompt", box=None, padding=(0, 3, 0, 0))
+    for column in table.columns[1:]:
+        column.justify = "right"
+
+    def row(text: str, of) -> None:
+        table.add_row(text, *(of(plan[name]) for name in columns))
+
+    gpu = plan["chip"]["platform"] == "cuda"
+    row("compute", lambda one: duration(one["roofline"]["compute"]))
+    row("HBM", lambda one: duration(one["roofline"]["hbm"]))
+    row("both, as compiled", lambda one: duration(one["roofline"]["expected"]))
+    row("NVLink" if gpu else "between chips", lambda one: duration(one["roofline"]["ici"]))
+    if any(plan[name]["roofline"]["dcn"] for name in columns):
+        row("network", lambda one: duration(one["roofline"]["dcn"]))
+    row("[bold]predicted[/]", lambda one: f"[bold]{duration(one['step_seconds'])}[/]")
+    row("tokens/s", lambda one: number(one["tokens_per_second"]))
+    row("tokens/s a chip", lambda one: number(one["tokens_per_second_of_a_chip"]))
+    row("$ per million tokens", lambda one: f"{one['dollars_per_million']:.3g}")
+    return table
+
+
+def answer_table(plan: dict) -> Table:
+    table = Table.grid(padding=(0, 2))
+    requests, most = plan["requests"], plan["largest"]
+    table.add_row(
+        "requests",
+        f"{requests['per_second']:.3g} a second of {requests['prompt']:,} + {requests['answer']:,} tokens, "
+        f"{number(requests['answer_tokens_per_second'])} tokens/s of answers",
+    )
+    table.add_row("cost", f"{requests['dollars_per_thousand']:.3g} $ a thousand of them, {price(plan)}")
+    table.add_row("largest batch", largest(most))
+    table.add_row("", f"{number(most['tokens_per_second'])} tokens/s, {most['dollars_per_million']:.3g} $ per million")
+    return table
+
+
+def price(plan: dict) -> str:
+    return f"at {plan['dollars_per_chip_hour']:.2f} a chip-hour ({plan['prices_of']})"
+
+
+def largest(most: dict) -> str:
+    above = f"; {most['does_not_fit']:,} do not" if most["does_not_fit"] else ""
+    return f"{most['slots']:,} slots fit, {most['used'] / GIB:.2f} GiB a device{above}"
+
+
+def notes(plan: dict) -> str:
+    seconds = sum(one["compile_seconds"] for one in plan["compile"].values())
+    how = "compiled before" if all(one["cached"] for one in plan["compile"].values()) else "compiled now"
+    return (
+        f"{how} in {seconds:.0f} s. Rates are published ones, of products on a TPU the compiler's; latency, of which a step "
+        "has some for each sum between chips, and the host are not in them: nothing was measured."
+    )

@@ -1,0 +1,100 @@
+"""What runs in a process of its own: one of a server's two programs, lowered and compiled for a machine that is not there.
+
+`python -m bigmodel_jax.plan.serving_worker REQUEST ANSWER`, as worker.py is started; the programs are the engine's own
+(inference/slots.py), under the shardings that the engine would give them.
+"""
+
+import collections
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bigmodel_jax import config_file
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import trust
+from bigmodel_jax.inference import engine
+from bigmodel_jax.inference.engine import Layout
+from bigmodel_jax.inference.slots import cache_dtype
+from bigmodel_jax.plan import topology as topologies
+from bigmodel_jax.plan.serving import Serving, abstract_slots, abstract_weights, layout_of, local_bytes, programs_of
+from bigmodel_jax.plan.worker import analyse, cache_key, compile_into
+
+
+def main(request_path: str, answer_path: str) -> None:
+    trust.allow()  # the process that asks has opened this config already
+    request = json.loads(Path(request_path).read_text())
+    try:
+        answer = run(request)
+    except ValueError as error:
+        answer = {"mistake": str(error)}
+    Path(answer_path).write_text(json.dumps(answer))
+
+
+def run(request: dict) -> dict:
+    """Sizes of weights and cache, and the key under which the room's cache holds what the compiler made of the program."""
+    config = config_file.from_json(request["config"])
+    topology = topologies.parse(request["topology"])
+    serving = Serving(**request["serving"])
+    layout = layout_of(config, topologies.compile_devices(topology))
+    begun = time.perf_counter()
+    lowered, sizes = lower(config, serving, layout, request["program"])
+    lower_seconds = time.perf_counter() - begun
+    key = cache_key(lowered.as_text(), topology, {})
+    folder = Path(request["cache"]) / key
+    cached = (folder / "compiled.json").is_file()
+    if not cached:
+        compile_into(folder, lowered)
+    program: dict[str, Any] = {}
+    if (folder / "hlo.txt.gz").is_file():
+        program = analyse(folder, config, layout.mesh, topology)
+    return {
+        "program": program,
+        "key": key,
+        "cached": cached,
+        "lower_seconds": lower_seconds,
+        "sizes": sizes,
+        "model_flops": 0.0,
+        "attention_flops": 0.0,
+        "tokens": serving.slots if request["program"] == "decode" else serving.prompt_tokens,
+        "mesh": dict(layout.mesh.shape),
+    }
+
+
+def lower(config: Config, serving: Serving, layout: Layout, program: str) -> tuple[Any, dict[str, float]]:
+    """(the engine's program under this name, bytes on one device of what it is given)."""
+    weights = abstract_weights(config, serving, layout)
+    programs, dtype = programs_of(config, serving), cache_dtype(weights)
+    programs.check(dtype)
+    made = engine.jitted(programs, layout, layout.mesh, dtype)
+    slots = abstract_slots(programs, dtype, made.places)
+    arguments = decode_arguments(serving) if program == "decode" else prefill_arguments(serving)
+    sizes = {"weights": local_bytes(weights), "cache": local_bytes(slots.cache), "rollout_cache": 0.0}
+    sizes |= {f"weights of {name}": size for name, size in by_dtype(weights).items()}
+    return getattr(made, program).lower(weights, slots, *arguments), sizes
+
+
+def by_dtype(weights: Any) -> dict[str, float]:
+    found: dict[str, float] = collections.defaultdict(float)
+    for x in jax.tree.leaves(weights):
+        found[str(x.dtype)] += local_bytes(x)
+    return dict(found)
+
+
+def decode_arguments(serving: Serving) -> tuple:
+    """keep and waiting of `Programs.decode`."""
+    return jax.ShapeDtypeStruct((serving.slots,), bool), jax.ShapeDtypeStruct((), bool)
+
+
+def prefill_arguments(serving: Serving) -> tuple:
+    """slot, tokens, segments, source and num_tokens of `Programs.prefill`."""
+    one, row = ((), np.int32), ((1, serving.prompt_tokens), np.int32)
+    return tuple(jax.ShapeDtypeStruct(*of) for of in (one, row, row, ((2,), np.uint32), one))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
