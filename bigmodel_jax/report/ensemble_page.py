@@ -77,7 +77,9 @@ def _cards(record: dict[str, Any]) -> str:
 def _statistics(record: dict[str, Any]) -> str:
     if not record.get("recomputed"):
         return ""
-    return f"{len(record['recomputed'])} batch statistics were recomputed over training batches (arXiv:1803.05407)."
+    return (
+        f"Batch statistics that were recomputed over training batches (arXiv:1803.05407): {len(record['recomputed'])}."
+    )
 
 
 def _table(record: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from typing import Literal
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +24,7 @@ class Ensemble:
     metric: str = ""  # by which members are compared; empty: checkpoint.best_metric, else eval/loss
     batches: CountOrZero = 0  # training batches for batch statistics; 0 = one pass over the training rows
     output: str = ""  # the page; its numbers stand beside it as .json
-    json: tyro.conf.FlagConversionOff[bool] = False  # one JSON object instead of a table
+    json: bool = False  # one JSON object instead of a table
 
 
 def ensemble(args: Sequence[str]) -> None:
@@ -75,8 +74,8 @@ def _number(value: float | None) -> str:
 VERBS = {
     "ensemble": Verb(
         ensemble,
-        "ensemble RUN RUN ... [--how soup --run_dir FOLDER]",
-        "combine several runs: their predictions or their weights",
+        "ensemble RUN ... [--how soup --run_dir FOLDER]",
+        "several runs as one, by predictions or weights",
         "RUN           a run's folder, RUN@STEP or RUN@best; two or more\n"
         "--how         predictions: the mean of probabilities (of numbers in a regression)\n"
         "              logits: the mean of logits\n"
