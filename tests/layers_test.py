@@ -38,6 +38,7 @@ LAYERS = {
     "bigmodel_jax.eval_sets": 4,
     "bigmodel_jax.config_file": 5,  # reads and writes a Config
     "bigmodel_jax.checkpoint": 6,
+    "bigmodel_jax.compress": 8.7,  # runs that are there, made smaller, healed by a run
     "bigmodel_jax.ensemble": 8.7,  # runs that are there, judged as a sweep judges them
     "bigmodel_jax.explain": 3,
     "bigmodel_jax.explain.of_run": 8,  # a run's weights, and an input as its data reads it
