@@ -38,6 +38,8 @@ LAYERS = {
     "bigmodel_jax.eval_sets": 4,
     "bigmodel_jax.config_file": 5,  # reads and writes a Config
     "bigmodel_jax.checkpoint": 6,
+    "bigmodel_jax.compress": 8.7,  # runs that are there, made smaller, healed by a run
+    "bigmodel_jax.ensemble": 8.7,  # runs that are there, judged as a sweep judges them
     "bigmodel_jax.explain": 3,
     "bigmodel_jax.explain.of_run": 8,  # a run's weights, and an input as its data reads it
     "bigmodel_jax.inference": 6,
@@ -66,6 +68,7 @@ LAYERS = {
     "bigmodel_jax.training.reference": 7,  # weights of another run, before this one begins
     "bigmodel_jax.training.run_folder": 7,  # a run known by its config.json or its checkpoints
     "bigmodel_jax.training.saved": 7,  # checkpoints, evaluation and generation together
+    "bigmodel_jax.training.new_run": 8.2,  # a run's folder, written as an import writes it
     "bigmodel_jax.training.loop": 8,
     "bigmodel_jax.training.run": 8,
     "bigmodel_jax.plan": 7,  # the step compiled for another machine, and what follows from it

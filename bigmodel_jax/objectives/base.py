@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 
@@ -66,6 +66,9 @@ class Objective:
     "whether a token's loss depends on earlier tokens alone, so that attention kernels skip what lies ahead"
     texts: ClassVar[int] = 0
     "how many texts a row of its batches has: tokens (T,) of one, or (texts, T); 0: not declared, and not checked"
+    predicts: ClassVar[Literal["", "classes", "numbers"]] = ""
+    """what the model's output is, so that the outputs of several models have a mean: logits of classes along its last
+    dimension, or numbers; "": not declared, and they have none"""
     whole_batch: ClassVar[bool] = False
     "whether an example's loss depends on all others of its batch, so that a batch cannot be cut into pieces"
     endings: ClassVar[tuple[Any, ...]] = ("text",)

@@ -25,6 +25,7 @@ class Classification(Objective):
     """
 
     reads = ("label", "weights")
+    predicts = "classes"
     takes = ("soft_label",)
     metrics = (
         Metric("accuracy", "Accuracy", "more", "{:.2%}", headline=True, label="acc."),

@@ -23,6 +23,7 @@ class NextToken(Objective):
 
     reads = ("targets", "weights")
     texts = 1
+    predicts = "classes"
     causal = True
     metrics = (
         Metric(

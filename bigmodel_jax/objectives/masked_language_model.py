@@ -22,6 +22,7 @@ class MaskedLanguageModel(Objective):
 
     reads = ("targets", "weights")
     texts = 1
+    predicts = "classes"
     metrics = (held_out_loss("nats per token", headline=True), Metric("accuracy", "Accuracy", "more", "{:.2%}"))
 
     logits: Form = "auto"  # in memory ("whole") or block by block of the vocabulary; auto: blocks where they are large

@@ -19,6 +19,7 @@ class Regression(Objective):
     """
 
     reads = ("target", "weights")
+    predicts = "numbers"
     metrics = (
         Metric("rmse", "Root mean squared error", "less", unit="in the target's own unit", headline=True),
         Metric("mae", "Mean absolute error", "less", unit="in the target's own unit", beside="rmse", label="MAE"),

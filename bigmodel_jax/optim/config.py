@@ -20,6 +20,7 @@ from bigmodel_jax.optim.optimizer import (
     schedule_free_average,
     with_plain_keys,
 )
+from bigmodel_jax.optim.pruning import PruneConfig, pruned, with_zeros
 from bigmodel_jax.optim.schedules import PlateauConfig
 from bigmodel_jax.optim.widths import of_spec
 
@@ -51,11 +52,16 @@ class OptimConfig:
     plateau: PlateauConfig = PlateauConfig()
     clip: NonNegative = 1.0  # largest global gradient norm; 0 = no clipping
     ema_decay: ShareBelowOne = 0.0  # moving average of the parameters, used for evaluation; 0 = none
+    prune: PruneConfig = PruneConfig()  # weights that are zero, and stay so
     groups: tuple[Group, ...] = ()  # what differs for some parameters; the first pattern that matches a path counts
 
     def validate(self, total_steps: int) -> None:
         ranges.check(self, "optim.")
         schedules.check(self, total_steps)
+        if self.prune.sparsity and self.prune.end <= self.prune.begin:
+            raise ValueError(
+                f"optim.prune.end = {self.prune.end}; it must be above optim.prune.begin = {self.prune.begin}"
+            )
 
     def schedule_fn(self, total_steps: int) -> optax.Schedule:
         """update -> learning rate."""
@@ -82,7 +88,8 @@ class OptimConfig:
         else:
             tx = groups.Owned(groups.REST, self, None).make(spec, total_steps)
         tx = with_plain_keys(counted(tx, spec), spec)
-        average = self._average(is_schedule_free(tx, spec))
+        average = with_zeros(self._average(is_schedule_free(tx, spec)), self.prune, spec)
+        tx = pruned(tx, self.prune, spec, total_steps)
         if self.schedule == "plateau":
             p = self.plateau
             plateau = optax.contrib.reduce_on_plateau(
@@ -114,7 +121,12 @@ class OptimConfig:
         if not schedule_free:
             decay = self.ema_decay
             return (lambda _, new, before: optax.incremental_update(new, before, 1.0 - decay)) if decay else None
-        for name, value in (("ema_decay", self.ema_decay), ("groups", self.groups)):
+        for name, value in (
+            ("ema_decay", self.ema_decay),
+            ("groups", self.groups),
+            ("prune.keep", self.prune.keep),
+            ("prune.sparsity", self.prune.sparsity),
+        ):
             if value:
                 raise ValueError(
                     f"optim.{name} = {value!r} with a schedule-free optimizer, which keeps its own average"

@@ -1,8 +1,19 @@
 """The verbs of the command line: what each one does, and what it says of itself."""
 
-from bigmodel_jax.verbs import explaining, jobs, planning, preparing, runs, scaling, sweeping, weights
+from bigmodel_jax.verbs import (
+    ensembling,
+    explaining,
+    jobs,
+    planning,
+    preparing,
+    pruning,
+    runs,
+    scaling,
+    sweeping,
+    weights,
+)
 
-_FILES = (runs, weights, planning, scaling, sweeping, jobs, preparing, explaining)
+_FILES = (runs, weights, planning, scaling, sweeping, jobs, preparing, explaining, ensembling, pruning)
 _ALL = {name: verb for file in _FILES for name, verb in file.VERBS.items()}
 # In the order of their use.
 _ORDER = (
@@ -14,6 +25,8 @@ _ORDER = (
     "export",
     "report",
     "explain",
+    "ensemble",
+    "prune",
     "data",
     "prepare",
     "scale",

@@ -1,0 +1,83 @@
+"""Which weights are pruned: scores of single weights, and the masks that keep the largest.
+
+Scores stand as (M, I, O): M matrices along layers and experts, I inputs, O outputs. A mask is True where a weight stays.
+"""
+
+import math
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core.params import Param
+from bigmodel_jax.models.adapted import matrix
+
+
+class NofM(NamedTuple):
+    """n of each m weights along the inputs of an output stay."""
+
+    n: int
+    m: int
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.n / self.m
+
+
+def parse_pattern(text: str) -> NofM:
+    """ "2:4"; ValueError, one line, for another form."""
+    found = re.fullmatch(r"(\d{1,3}):(\d{1,3})", text)
+    pair = NofM(*map(int, found.groups())) if found else None
+    if pair is None or not 0 < pair.n < pair.m:
+        raise ValueError(f"--pattern = {text!r}; it must be N:M with 0 < N < M, such as 2:4")
+    return pair
+
+
+def as_matrices(path: str, p: Param, w: jax.Array) -> jax.Array:
+    """(M, I, O) of a parameter; ValueError where it is no matrix."""
+    return w.reshape(matrices_shape(path, p))
+
+
+def matrices_shape(path: str, p: Param) -> tuple[int, int, int]:
+    found = matrix(path, p)
+    if found is None or found.table or found.turned:
+        raise ValueError(f"prune: {path} is no matrix of a product, but a vector or a table; --targets leaves it out")
+    return tuple(math.prod(dims.shape) for dims in (found.lead, found.inner, found.outer))
+
+
+def magnitude(w: jax.Array) -> jax.Array:
+    """|w|, (M, I, O) float32."""
+    return jnp.abs(w.astype(jnp.float32))
+
+
+def wanda(w: jax.Array, squares: jax.Array) -> jax.Array:
+    """|w| times the norm of its input over calibration tokens (Sun et al., arXiv:2306.11695, eq. 1); squares: (M, I)."""
+    return magnitude(w) * jnp.sqrt(squares)[..., None]
+
+
+def smallest_out(scores: jax.Array, sparsity: float, *, by_output: bool) -> jax.Array:
+    """The mask without the share `sparsity` of the lowest scores, exactly round(sparsity n) of each matrix.
+
+    by_output: of each output's own inputs, as Wanda compares (section 3), and not of the whole matrix.
+    """
+    num, inputs, outputs = scores.shape
+    rows = scores.swapaxes(1, 2) if by_output else scores.reshape(num, 1, inputs * outputs)
+    kept = _ranks(rows) >= round(sparsity * rows.shape[-1])
+    return kept.swapaxes(1, 2) if by_output else kept.reshape(num, inputs, outputs)
+
+
+def n_of_m(scores: jax.Array, pattern: NofM) -> jax.Array:
+    """The mask with the n highest scores of every m inputs in a row, for each output; I must be a multiple of m."""
+    num, inputs, outputs = scores.shape
+    if inputs % pattern.m:
+        text = f"{pattern.n}:{pattern.m}"
+        raise ValueError(f"--pattern = {text!r}: a matrix has {inputs} inputs, which is no multiple of {pattern.m}")
+    blocks = scores.swapaxes(1, 2).reshape(num, outputs, inputs // pattern.m, pattern.m)
+    kept = _ranks(blocks) >= pattern.m - pattern.n
+    return kept.reshape(num, outputs, inputs).swapaxes(1, 2)
+
+
+def _ranks(x: jax.Array) -> jax.Array:
+    """The place of each entry among those along the last dimension; of equals the earlier one is lower."""
+    return jnp.argsort(jnp.argsort(x, axis=-1, stable=True), axis=-1)

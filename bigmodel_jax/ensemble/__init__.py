@@ -1,0 +1,1 @@
+"""Several runs as one: their predictions averaged, or their weights."""

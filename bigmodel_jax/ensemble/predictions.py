@@ -1,0 +1,57 @@
+"""Several models as one that predicts the mean of what they predict."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import params
+from bigmodel_jax.models.base import Model, Out
+from bigmodel_jax.objectives import Objective
+
+
+def name_of(number: int) -> str:
+    """The branch of the ensemble's parameters that holds those of a member."""
+    return f"member{number}"
+
+
+def mean_probabilities(*logits: jax.Array) -> jax.Array:
+    """log of the mean over members of softmax(logits), float32, each (..., C): deep ensembles (arXiv:1612.01474, eq. 4)."""
+    logs = [jax.nn.log_softmax(x.astype(jnp.float32), axis=-1) for x in logits]
+    total = logs[0]
+    for x in logs[1:]:
+        total = jnp.logaddexp(total, x)
+    return total - jnp.log(float(len(logs)))
+
+
+def mean_values(*values: jax.Array) -> jax.Array:
+    """The mean over members, float32, each of one shape; of logits it is the geometric mean of the probabilities."""
+    return sum(x.astype(jnp.float32) for x in values) / len(values)
+
+
+def check(objective: Objective, model_config, how: Literal["predictions", "logits"]) -> None:
+    """ValueError, one line, where the objective's predictions have no mean."""
+    name = type(objective).__name__
+    if not (objective.predicts and objective.scores) or objective.parameters(model_config):
+        raise ValueError(
+            f"--how = {how!r}: {name} does not declare predictions of which a mean can be taken; --how weights averages "
+            "the weights instead"
+        )
+    if how == "logits" and objective.predicts == "numbers":
+        raise ValueError(f"--how = 'logits': {name} predicts numbers, which have no logits; use --how predictions")
+
+
+def combined(models: Sequence[Model], predicts: str, how: Literal["predictions", "logits"]) -> Model:
+    """The model of an ensemble: its parameters are {"member0": those of the first, ...}, its output is a mean.
+
+    predicts: "classes" or "numbers" (objectives/base.py). A mean of probabilities is given as its logarithm, which every
+    objective over classes reads as logits.
+    """
+    mean = mean_probabilities if predicts == "classes" and how == "predictions" else mean_values
+
+    def apply(tree: params.Tree, batch: dict, *, rng=None, train: bool = False, cache=None) -> Out:
+        outs = [model.apply(tree[name_of(i)], batch, rng=None, train=False).value for i, model in enumerate(models)]
+        return Out(jax.tree.map(mean, *outs))
+
+    return Model({name_of(i): model.spec for i, model in enumerate(models)}, apply)

@@ -1,0 +1,44 @@
+"""A weight that remembers what it was multiplied with: the sums of the squares of its inputs, as the gradient of a probe.
+
+The probe of a weight (*lead, *I, *O) is (*lead, *I) and adds nothing. Its gradient, of any function of the product, is the sum
+over all rows of the square of each input: it comes out of scans over layers as gradients do, one for each layer.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.nn.lora import Adapted
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Measured(Adapted):
+    """The weight w; probe: of the shape of its input, (*lead, *I) float32."""
+
+    probe: Any = None
+
+    def project(self, x: jax.Array, num_dims: int, product: Callable) -> jax.Array:
+        return product(_seen(num_dims, x, self.probe), self.w, num_dims)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=0)
+def _seen(num_dims: int, x: jax.Array, probe: jax.Array) -> jax.Array:
+    return x
+
+
+def _forward(num_dims, x, probe):
+    return x, (x, probe)
+
+
+def _backward(num_dims, kept, d):
+    x, probe = kept
+    squares = jnp.square(x.astype(jnp.float32)).sum(tuple(range(x.ndim - num_dims)))
+    return d, squares.reshape(probe.shape).astype(probe.dtype)
+
+
+_seen.defvjp(_forward, _backward)

@@ -1,0 +1,141 @@
+"""Sparse weights in training: zeros that stay zeros, and zeros that become more by a schedule (arXiv:1710.01878)."""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Param, Tree
+from bigmodel_jax.core.ranges import Count, Share, ShareBelowOne
+from bigmodel_jax.core.spelling import closest
+
+STACKS = ("layers", "experts")  # dimensions along which a weight is one of several matrices
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneConfig:
+    """Which weights of a run are zero. With `keep` those that are zero already stay so: a pruned run is fine-tuned.
+
+    With `sparsity` the smallest weights of each matrix become zero while the run trains, their share rising as
+    s (1 - (1 - x)^3), where x goes from 0 to 1 between `begin` and `end` (Zhu & Gupta, arXiv:1710.01878, section 3).
+    """
+
+    keep: bool = False  # weights that are exactly zero stay zero through every update
+    sparsity: ShareBelowOne = 0.0  # the share of each matrix that is zero from `end` on; 0 = none is pruned
+    begin: Share = 0.0  # the share of the steps after which pruning begins
+    end: Share = 0.5  # the share of the steps after which `sparsity` is reached
+    every: Count = 10  # updates from one pruning to the next
+    targets: str = ""  # a regular expression over whole paths; "" = all trained matrices but those of the vocabulary
+
+    @property
+    def on(self) -> bool:
+        return self.keep or self.sparsity > 0
+
+
+def targets(pattern: str, spec: Tree, option: str = "optim.prune.targets") -> dict[str, Param]:
+    """The trained matrices that are pruned, by path. ValueError, one line, for a pattern that names none."""
+    flat = {path: p for path, p in params.paths(spec).items() if p.kind == "trained" and is_matrix(p)}
+    if not pattern:
+        return {path: p for path, p in flat.items() if "vocab" not in p.axes}
+    try:
+        found = {path: p for path, p in flat.items() if re.fullmatch(pattern, path)}
+    except re.error as error:
+        raise ValueError(f"{option} = {pattern!r} is no regular expression: {error}") from None
+    if not found:
+        near = ", ".join(closest(pattern, list(flat), 3))
+        raise ValueError(f"{option} = {pattern!r} matches no trained matrix's whole path; the nearest: {near}")
+    return found
+
+
+def is_matrix(p: Param) -> bool:
+    return bool(p.decay) and len(p.shape) - stacked(p) >= 2
+
+
+def stacked(p: Param) -> int:
+    """How many first dimensions count matrices."""
+    return next((n for n, axis in enumerate(p.axes) if axis not in STACKS), len(p.axes))
+
+
+def pruned(tx: optax.GradientTransformation, cfg: PruneConfig, spec: Tree, total_steps: int) -> Any:
+    """`tx`, whose updates leave the zeros of the targets zero, and make new ones by the schedule."""
+    if not cfg.on:
+        return tx
+    found, tx = targets(cfg.targets, spec), optax.with_extra_args_support(tx)
+    return _gradual(tx, cfg, found, total_steps) if cfg.sparsity else _keeping(tx, found)
+
+
+def with_zeros(average: Any, cfg: PruneConfig, spec: Tree) -> Any:
+    """The average of the parameters, which is zero where a pruned weight is: `average` alone remembers what it was."""
+    if average is None or not cfg.on:
+        return average
+    found = targets(cfg.targets, spec)
+
+    def masked(state, new, before):
+        flat, zeros = params.paths(average(state, new, before)), params.paths(new)
+        return params.from_paths({p: jnp.where(zeros[p] == 0, 0, x) if p in found else x for p, x in flat.items()})
+
+    return masked
+
+
+def _keeping(tx, found: dict[str, Param]) -> optax.GradientTransformationExtraArgs:
+    def update(grads, state, weights=None, **extra):
+        updates, state = tx.update(grads, state, weights, **extra)
+        return _kept(updates, weights, found), state
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def _kept(updates: Tree, weights: Tree, found: dict[str, Param]) -> Tree:
+    flat, now = params.paths(updates), params.paths(weights)
+    return params.from_paths({p: jnp.where(now[p] == 0, 0, u) if p in found else u for p, u in flat.items()})
+
+
+def sparsity_at(cfg: PruneConfig, count: Any, total_steps: int) -> Any:
+    """The share of zeros after update `count`, counted from 0."""
+    first, last = _span(cfg, total_steps)
+    x = jnp.clip((count - first) / max(last - first, 1), 0.0, 1.0)
+    return cfg.sparsity * (1.0 - (1.0 - x) ** 3)
+
+
+def _span(cfg: PruneConfig, total_steps: int) -> tuple[int, int]:
+    """The updates of the first and of the last pruning, counted from 0; the last of all is total_steps - 1."""
+    last = min(round(cfg.end * total_steps), total_steps - 1)
+    return min(round(cfg.begin * total_steps), last), last
+
+
+def _gradual(tx, cfg: PruneConfig, found: dict[str, Param], total_steps: int) -> optax.GradientTransformationExtraArgs:
+    first, last = _span(cfg, total_steps)
+
+    def init(weights):
+        return tx.init(weights), optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
+
+    def update(grads, state, weights=None, **extra):
+        inner, counted = state
+        updates, inner = tx.update(grads, inner, weights, **extra)
+        updates, count = _kept(updates, weights, found), counted.count
+        due = (count >= first) & (count <= last) & (((count - first) % cfg.every == 0) | (count == last))
+        share = sparsity_at(cfg, count, total_steps)
+
+        def prune(updates):
+            flat, now = params.paths(updates), params.paths(weights)
+            return params.from_paths(
+                {p: _smallest_out(flat[p], now[p], found[p], share) if p in found else flat[p] for p in flat}
+            )
+
+        updates = jax.lax.cond(due, prune, lambda updates: updates, updates)
+        return updates, (inner, optax.ScaleByScheduleState(optax.safe_increment(count)))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _smallest_out(update: jax.Array, weight: jax.Array, p: Param, share: jax.Array) -> jax.Array:
+    """The update after which the smallest `share` of each matrix is exactly zero."""
+    lead = p.shape[: stacked(p)]
+    sizes = jnp.abs(weight + update).reshape(*lead, -1)
+    k = jnp.floor(share * sizes.shape[-1] + 0.5).astype(jnp.int32)
+    ranks = jnp.argsort(jnp.argsort(sizes, axis=-1), axis=-1).reshape(p.shape)
+    return jnp.where(ranks < k, -weight, update).astype(update.dtype)

@@ -1,0 +1,97 @@
+"""The verb `ensemble`."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from bigmodel_jax import runtime
+from bigmodel_jax.core.options import parse
+from bigmodel_jax.core.ranges import CountOrZero
+from bigmodel_jax.verbs.base import Verb, local, split
+
+WRITES = ("weights", "soup")  # a run
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    how: Literal["predictions", "logits", "weights", "soup"] = "predictions"
+    run_dir: str = ""  # of weights and soup: the new run's folder
+    last: CountOrZero = 0  # of one run: its newest so many saves are the members
+    metric: str = ""  # by which members are compared; empty: checkpoint.best_metric, else eval/loss
+    batches: CountOrZero = 0  # training batches for batch statistics; 0 = one pass over the training rows
+    output: str = ""  # the page; its numbers stand beside it as .json
+    json: bool = False  # one JSON object instead of a table
+
+
+def ensemble(args: Sequence[str]) -> None:
+    targets, options = split(args)
+    given = parse(Ensemble(), options, prog="launch.py ensemble RUN RUN ...")
+    if (given.how in WRITES) != bool(given.run_dir):
+        wants = "makes a run: name its folder" if given.how in WRITES else "makes no run; leave it out"
+        raise ValueError(f"--run_dir = {given.run_dir!r}: --how {given.how} {wants}")
+    if given.batches and given.how not in WRITES:
+        raise ValueError(
+            f"--batches {given.batches} is for --how weights and soup, whose batch statistics are recomputed"
+        )
+    run_dir = local("ensemble: --run_dir", given.run_dir) if given.run_dir else None
+    default = run_dir / "ensemble.html" if run_dir else "ensemble.html"
+    output = local("ensemble: --output", given.output or str(default))
+    runtime.keep_programs()
+    from bigmodel_jax.core import files
+    from bigmodel_jax.ensemble.of_runs import Asked, make_ensemble
+    from bigmodel_jax.report.ensemble_page import build_ensemble_page
+
+    record = make_ensemble(targets, Asked(given.how, given.metric, given.last, given.batches, run_dir))
+    page = build_ensemble_page(record, output)
+    files.replace(output.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    if given.json:
+        print(json.dumps(record))
+    else:
+        Console().print(_table(record))
+        print(page)
+
+
+def _table(record: dict) -> Table:
+    """Each member and what was made of them, by the metric that compares them and the first others."""
+    names = [record["metric"], *(name for name in record["scalars"] if name != record["metric"])][:4]
+    table = Table("Member", *(name.removeprefix("eval/") for name in names))
+    kept = {one["name"]: one["kept"] for one in record.get("order", ())}
+    for one in record["members"]:
+        mark = "" if one["name"] not in kept else " (in the soup)" if kept[one["name"]] else " (left out)"
+        table.add_row(f"{one['name']}{mark}", *(_number(one["scalars"].get(name)) for name in names))
+    table.add_row(f"mean: {record['how']}", *(_number(record["scalars"].get(name)) for name in names), style="bold")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.5g}"
+
+
+VERBS = {
+    "ensemble": Verb(
+        ensemble,
+        "ensemble RUN ... [--how soup --run_dir FOLDER]",
+        "several runs as one, by predictions or weights",
+        "RUN           a run's folder, RUN@STEP or RUN@best; two or more\n"
+        "--how         predictions: the mean of probabilities (of numbers in a regression)\n"
+        "              logits: the mean of logits\n"
+        "              weights: one run with the mean of the weights (SWA over saves of one)\n"
+        "              soup: the same, where a member joins unless the metric gets worse\n"
+        "--run_dir     of weights and soup: the new run's folder\n"
+        "--last        of a single RUN: its newest N saves are the members\n"
+        "--metric      compares members; else checkpoint.best_metric, or eval/loss\n"
+        "--batches     training batches that batch norm's statistics are recomputed over;\n"
+        "              else one pass over the training rows\n"
+        "--output      the page; else ensemble.html, here or in the new run's folder\n"
+        "--json        print one JSON object instead of a table",
+        (
+            "ensemble runs/seed0 runs/seed1 runs/seed2",
+            "ensemble runs/seed0 runs/seed1 runs/seed2 --how soup --run_dir runs/soup",
+            "ensemble runs/lm_tiny --last 5 --how weights --run_dir runs/averaged",
+        ),
+    ),
+}

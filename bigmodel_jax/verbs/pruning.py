@@ -1,0 +1,132 @@
+"""The verb `prune`."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from bigmodel_jax import runtime
+from bigmodel_jax.core.options import asks_for_help, parse
+from bigmodel_jax.core.ranges import Count, CountOrZero, Positive, ProperShare
+from bigmodel_jax.report.stages import Stages
+from bigmodel_jax.verbs.base import RUN, STEP, Verb, local, place, run_dir_of, split
+
+SPARSE = ("magnitude", "wanda")  # kinds that make zeros
+
+
+@dataclasses.dataclass(frozen=True)
+class Prune:
+    kind: Literal["magnitude", "wanda", "structured_layers", "mlp_channels"] = "magnitude"
+    sparsity: ProperShare | None = None  # the share that goes; None = 0.5, or what --pattern says
+    pattern: str = ""  # N:M, of magnitude and wanda: N of every M inputs stay
+    curve: tuple[ProperShare, ...] = ()  # further sparsities, which are evaluated and not kept
+    targets: str = ""  # of magnitude and wanda: a regular expression over whole paths
+    heal: CountOrZero = 0  # steps of training after pruning, at each sparsity
+    lr: Positive | None = None  # of these steps; None = a tenth of the run's
+    calibration: Count = 8  # training batches that inputs are measured on
+    metric: str = ""  # on the page; empty: checkpoint.best_metric, else eval/loss
+    step: str = ""  # which checkpoint: a step, or best; empty: the newest
+    json: bool = False  # one JSON object instead of a table
+
+
+def prune(args: Sequence[str]) -> None:
+    targets, options = split(args)
+    if len(targets) != 2 and not asks_for_help(args):
+        raise ValueError(f"prune: expected a run and a folder, got {targets}; launch.py prune --help shows how")
+    given = parse(Prune(), options, prog="launch.py prune RUN FOLDER")
+    sparsities = _sparsities(given)
+    run, folder = place("prune", targets[0]), local("prune", targets[1])
+    from bigmodel_jax.training import run_folder
+
+    config, run_dir = run_folder.load(run), run_dir_of(run)
+    runtime.keep_programs()
+    from bigmodel_jax.compress.prune import Asked, prune_run
+    from bigmodel_jax.core import files
+    from bigmodel_jax.report.prune_page import build_prune_page
+
+    same = {
+        name: getattr(given, name) for name in ("kind", "pattern", "targets", "heal", "lr", "calibration", "metric")
+    }
+    with Stages(Console(stderr=True)) as stages:
+        record = prune_run(config, run_dir, folder, Asked(sparsities=sparsities, which=given.step, **same), stages)
+    page = build_prune_page(record, folder / "prune.html")
+    files.replace(folder / "prune.json", json.dumps(record, indent=1) + "\n")
+    if given.json:
+        print(json.dumps(record))
+    else:
+        Console().print(_table(record))
+        print(page)
+
+
+def _sparsities(given: Prune) -> tuple[float, ...]:
+    """Those of the curve, and the one that is kept at the end; ValueError for options that do not fit each other."""
+    for name in ("pattern", "targets"):
+        if (value := getattr(given, name)) and given.kind not in SPARSE:
+            raise ValueError(f"--{name} = {value!r} is of --kind magnitude and wanda, not of {given.kind}")
+    if given.lr is not None and not given.heal:
+        raise ValueError(f"--lr {given.lr} is of the steps that --heal N asks for")
+    if not given.pattern:
+        kept = 0.5 if given.sparsity is None else given.sparsity
+        return (*sorted(set(given.curve) - {kept}), kept)
+    from bigmodel_jax.compress.prune_masks import parse_pattern
+
+    share = parse_pattern(given.pattern).sparsity
+    if given.curve or given.sparsity not in (None, share):
+        option = f"--curve {given.curve}" if given.curve else f"--sparsity {given.sparsity}"
+        raise ValueError(f"{option}: --pattern {given.pattern} alone says that {share:g} of the weights go")
+    return (share,)
+
+
+def _table(record: dict[str, Any]) -> Table:
+    key = record["metric"]
+    table = Table("Sparsity", "Parameters", "Zeros", key.removeprefix("eval/"), *(["healed"] if record["heal"] else []))
+    dense = record["dense"]
+    table.add_row("0", f"{dense['parameters']:,}", f"{dense['share']:.1%}", _number(dense["scalars"].get(key)))
+    for point in record["points"]:
+        healed = [_number(point["healed"].get(key))] if "healed" in point else []
+        table.add_row(
+            f"{point['asked']:g}",
+            f"{point['parameters']:,}",
+            f"{point['share']:.1%}",
+            _number(point["scalars"].get(key)),
+            *healed,
+        )
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.5g}"
+
+
+VERBS = {
+    "prune": Verb(
+        prune,
+        "prune RUN FOLDER --kind wanda --sparsity 0.5",
+        "make a run's model sparse, or smaller",
+        f"RUN           {RUN}\n"
+        "FOLDER        the new run's folder\n"
+        "--kind        magnitude: the smallest weights of each matrix become zero\n"
+        "              wanda: the same by |w| times the norm of the input\n"
+        "              structured_layers: the layers that change least are left out\n"
+        "              mlp_channels: the hidden channels that give least are left out\n"
+        "--sparsity    the share that goes; without it: 0.5\n"
+        "--pattern     2:4, or another N:M: N of every M inputs of an output stay\n"
+        "--curve       further sparsities, which are evaluated and not kept: 0.3 0.7\n"
+        "--targets     the matrices that become sparse, by a pattern over their paths;\n"
+        "              without it: all but those of the vocabulary\n"
+        "--heal        so many steps of training after pruning; zeros stay zero\n"
+        "--lr          the rate of these steps; without it: a tenth of the run's\n"
+        "--calibration training batches that inputs are measured on\n"
+        "--metric      what is drawn; else checkpoint.best_metric, or eval/loss\n"
+        f"{STEP}\n"
+        "--json        print one JSON object instead of a table",
+        (
+            "prune runs/lm_tiny runs/lm_tiny_sparse --kind wanda --sparsity 0.5 --heal 100",
+            "prune runs/mnist_mlp runs/sparse --curve 0.5 0.7 0.9 --sparsity 0.95",
+            "prune runs/lm_tiny runs/lm_tiny_short --kind structured_layers --sparsity 0.25",
+        ),
+    ),
+}
