@@ -1,8 +1,8 @@
 """The verbs of the command line: what each one does, and what it says of itself."""
 
-from bigmodel_jax.verbs import explaining, jobs, planning, preparing, runs, scaling, sweeping, weights
+from bigmodel_jax.verbs import explaining, jobs, planning, preparing, runs, scaling, sweeping, tuning, weights
 
-_FILES = (runs, weights, planning, scaling, sweeping, jobs, preparing, explaining)
+_FILES = (runs, weights, planning, scaling, sweeping, tuning, jobs, preparing, explaining)
 _ALL = {name: verb for file in _FILES for name, verb in file.VERBS.items()}
 # In the order of their use.
 _ORDER = (
@@ -18,6 +18,7 @@ _ORDER = (
     "prepare",
     "scale",
     "sweep",
+    "find-rate",
     "submit",
 )
 VERBS = {name: _ALL[name] for name in _ORDER}
