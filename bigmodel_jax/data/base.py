@@ -94,6 +94,10 @@ class DataConfig:
         "group" (B,) int32."""
         return ()
 
+    def label_column(self) -> str:
+        """The field of a source's record that holds its one label, whose shares folds of the records keep; "": none has."""
+        return ""
+
     def baselines(self) -> dict[str, float]:
         """What simple methods reach on the validation split, by the names of `levels`; may take seconds the first time."""
         return {}

@@ -19,6 +19,7 @@ _ORDER = (
     "scale",
     "sweep",
     "find-rate",
+    "cross-validate",
     "submit",
 )
 VERBS = {name: _ALL[name] for name in _ORDER}
