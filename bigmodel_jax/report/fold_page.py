@@ -18,7 +18,7 @@ from bigmodel_jax.report.writers import METRICS_FILE
 CARDS, LABELS = 4, 30  # so many metrics stand above, so many labels in the table
 NOTE = (
     "Each fold's value, the mean (diamond), and the 95 % interval of the mean that allows for the training records that folds "
-    "share (Nadeau & Bengio, 2003). On the right: the evaluations of all folds by step, or their training losses where each "
+    "share (Nadeau & Bengio, 2003). Beside it: the evaluations of all folds by step, or their training losses where each "
     "was evaluated once."
 )
 TABLE_NOTE = (
@@ -81,12 +81,12 @@ def _is_metric(name: str, runs: dict[int, Run]) -> bool:
 
 
 def _text(metric: Any, value: float | None) -> str:
-    return "–" if value is None else declared.text(metric, value)
+    return "–" if value is None else declared.text(metric, value).replace(" ", "\u00a0")  # 93.2 % on one line
 
 
 def _metrics(record: dict[str, Any], runs: dict[int, Run]) -> str:
     found = record.get("summary") or {}
-    heads = ["Metric", *(f"Fold {n}" for n in range(len(record["folds"]))), "Mean", "Spread", "95 %", "95 %, corrected"]
+    heads = ["Metric", "Mean", "Spread", "95 %", "95 %, corrected", *(f"Fold {n}" for n in range(len(record["folds"])))]
     rows = []
     for name, one in found.items():
         metric = metric_of(list(runs.values()), name)
@@ -94,7 +94,7 @@ def _metrics(record: dict[str, Any], runs: dict[int, Run]) -> str:
         ends = [
             " to ".join(_text(metric, x) for x in one[key]) if one[key] else "–" for key in ("interval", "corrected")
         ]
-        rows.append([metric.title, *values, _text(metric, one["mean"]), _text(metric, one["std"]), *ends])
+        rows.append([metric.title, _text(metric, one["mean"]), _text(metric, one["std"]), *ends, *values])
     return elements.table(heads, rows) if rows else ""
 
 

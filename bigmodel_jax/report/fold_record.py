@@ -1,6 +1,7 @@
 """What a cross-validation has left in its folder, read for its page."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ def read_folds(folder: Path) -> dict[str, Any]:
 
 
 def evaluated(run_dir: Path) -> dict[str, float]:
-    """The numbers of a run's last evaluation, by key."""
+    """The finite numbers of a run's last evaluation, by key."""
     found: dict[str, float] = {}
     for record in read_metrics(run_dir):
         numbers = {k: v for k, v in record.items() if k.startswith("eval/") and isinstance(v, int | float)}
-        found |= {k: float(v) for k, v in numbers.items() if not isinstance(v, bool)}
+        found |= {k: float(v) for k, v in numbers.items() if math.isfinite(v)}
     return found

@@ -5,7 +5,6 @@ What a finished run left is read and not repeated, so that the same command goes
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +71,7 @@ def cross_validate(
         one = record["folds"][-1]
         left = (time.monotonic() - began) / (n + 1) * (folds.k - n - 1)
         said = f"failed: {one['reason']}" if one["reason"] else f"{metric} {one['value']:.5g}"
-        say(f"fold {n + 1} of {folds.k}  {said}{f'  about {duration(left)} left' if left else ''}")
+        say(f"fold {n} ({n + 1} of {folds.k})  {said}{f'  about {duration(left)} left' if left else ''}")
     record["summary"] = summarize(record)
     files.replace(run_dir / RECORD, json.dumps(record, indent=1) + "\n")
     if not record["summary"]:
@@ -86,7 +85,7 @@ def configured(config: Config, folds: Folds, n: int) -> Config:
     source = getattr(data, "source", None)
     if not isinstance(source, Source) or data.endless:
         raise ValueError(
-            f"cross-validate: {type(data).__name__} {'has no end' if data.endless else 'has no source of records'}, so that "
+            f"cross-validate: {type(data).__name__} has no {'end' if isinstance(source, Source) else 'source of records'}, so that "
             "none of its records can be held out in turn; launch.py sweep --seeds measures the spread over seeds instead"
         )
     if isinstance(source, Fold):
@@ -144,8 +143,6 @@ def summarize(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     out = {}
     for name in names:
         values = [float(found[name]) for found in done]
-        if not all(map(math.isfinite, values)):
-            continue
         out[name] = {key: value for key, value in summary(name, values).items() if key in ("mean", "std")}
         out[name] |= {"interval": interval(values), "corrected": interval(values, 1 / (record["k"] - 1))}
     return out
