@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bigmodel_jax.config import Config, replaced
+from bigmodel_jax.config import Config
 from bigmodel_jax.core import files
-from bigmodel_jax.data import DataConfig, ImageData, Source
-from bigmodel_jax.data.sources.fold import Fold
+from bigmodel_jax.data.folded import Folds, counts, folded, has_validation
 from bigmodel_jax.report.fold_record import FOLDER, RECORD, evaluated, read_folds
 from bigmodel_jax.report.progress import duration
 from bigmodel_jax.sweep.metric import Direction
@@ -21,18 +20,7 @@ from bigmodel_jax.sweep.one_run import trained
 from bigmodel_jax.sweep.seeds import interval, summary
 from bigmodel_jax.training.shared_programs import SharedPrograms
 
-SOURCE = "data.source"
-
-
-@dataclasses.dataclass(frozen=True)
-class Folds:
-    """How many folds; whether labels are spread evenly over them; the field whose equal values stay together; the seed
-    that decides which records share a fold."""
-
-    k: int
-    stratify: bool = True
-    together: str = ""
-    seed: int = 0
+HELD_OUT = "data.source.fold"
 
 
 def cross_validate(
@@ -51,7 +39,6 @@ def cross_validate(
     ValueError, one line, for data without folds, for a folder with other folds, and where no fold ended well.
     """
     first = configured(config, folds, 0)
-    counts = _counts(first)
     record = {
         "name": run_dir.name,
         "target": target,
@@ -59,12 +46,12 @@ def cross_validate(
         "better": "less" if direction == "minimize" else "more",
         **dataclasses.asdict(folds),
         "label": first.data.source.stratify,
-        "aside": config.data.source.has("validation", config.data.root()),
-        **counts,
+        "aside": has_validation(config.data),
+        **counts(first.data),
         "folds": [],
     }
     _check_same(run_dir, record)
-    programs, began = SharedPrograms((), unread=(f"{SOURCE}.fold",)), time.monotonic()
+    programs, began = SharedPrograms((), unread=(HELD_OUT,)), time.monotonic()
     for n in range(folds.k):
         files.replace(run_dir / RECORD, json.dumps(record, indent=1) + "\n")
         record["folds"].append(_train(config, folds, n, metric, run_dir, programs, source))
@@ -80,36 +67,8 @@ def cross_validate(
 
 
 def configured(config: Config, folds: Folds, n: int) -> Config:
-    """`config` with fold `n` held out; ValueError where its data has no records that could be folded."""
-    data = config.data
-    source = getattr(data, "source", None)
-    if not isinstance(source, Source) or data.endless:
-        raise ValueError(
-            f"cross-validate: {type(data).__name__} has no {'end' if isinstance(source, Source) else 'source of records'}, so that "
-            "none of its records can be held out in turn; launch.py sweep --seeds measures the spread over seeds instead"
-        )
-    if isinstance(source, Fold):
-        raise ValueError(
-            f"{SOURCE} is one fold already; cross-validate makes the folds itself: give it {SOURCE}.source"
-        )
-    if getattr(data, "evaluate_on", "validation") != "validation":
-        raise ValueError(
-            f"data.evaluate_on = {data.evaluate_on!r} would evaluate every fold on the same records; give --data.evaluate_on "
-            "validation"
-        )
-    label = data.label_column() if folds.stratify else ""
-    return replaced(config, SOURCE, Fold(source, folds.k, n, label, folds.together, folds.seed))
-
-
-def _counts(config: Config) -> dict[str, Any]:
-    """{"records": how many each fold has, "labels": {label: …}}; ValueError for more folds than records."""
-    data: DataConfig = config.data
-    files_stay = isinstance(data, ImageData) and data.image_size
-    try:
-        return data.source.counts(data.root(), data.max_bad_records, "encoded" if files_stay else "records")
-    except ValueError as error:
-        said = str(error).replace("data.source.together", "--together").replace("data.source.stratify", "--stratify")
-        raise ValueError(f"--k {config.data.source.k}: {said}" if "folds of" in said else said) from None
+    """`config` with fold `n` held out."""
+    return dataclasses.replace(config, data=folded(config.data, folds, n))
 
 
 def _check_same(run_dir: Path, record: dict[str, Any]) -> None:

@@ -56,11 +56,12 @@ def cross_validate(args: Sequence[str]) -> None:
     validate(given.config)
     metric, direction = judged_by(given.config, given.metric)
     runtime.keep_programs()
+    from bigmodel_jax.data.folded import Folds
     from bigmodel_jax.report.fold_page import build_fold_page
     from bigmodel_jax.sweep import cross_validation as folds
     from bigmodel_jax.training.holder import Holder
 
-    how = folds.Folds(given.k, given.stratify == "labels", given.together, given.fold_seed)
+    how = Folds(given.k, given.stratify == "labels", given.together, given.fold_seed)
     folds.configured(given.config, how, 0)
     with Holder(run_dir) as hold:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -86,7 +87,7 @@ VERBS = {
     "cross-validate": Verb(
         cross_validate,
         "cross-validate CONFIG [--k 5]",
-        "train a config k times, a fold of its data held out",
+        "train k times, each fold of the data held out once",
         f"CONFIG        {CONFIG}\n"
         "--k           folds; 5\n"
         "--metric      such as eval/accuracy; checkpoint.best_metric, else eval/loss\n"
@@ -100,8 +101,8 @@ VERBS = {
         "The same command goes on where it was stopped or killed. The folds are cut from\n"
         "the training records; the source's own validation split is left aside.",
         (
-            "cross-validate configs/mnist_mlp.py --k 5 --metric eval/accuracy",
-            "cross-validate configs/linear_regression.py --k 10",
+            "cross-validate configs/mnist_mlp.py --k 5",
+            "cross-validate configs/linear_regression.py --k 10 --metric eval/rmse",
         ),
     ),
     "find-rate": Verb(

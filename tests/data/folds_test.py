@@ -19,7 +19,7 @@ from bigmodel_jax.data import (
 )
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.holdout import folds
-from bigmodel_jax.data.sources.fold import Fold
+from bigmodel_jax.data.sources.fold import HeldOutFold
 from bigmodel_jax.data.sources.image_folders import ImageFolders
 from bigmodel_jax.data.sources.sources import JsonlFiles
 
@@ -95,7 +95,7 @@ def test_image_folds_are_disjoint_and_whole(tmp_path, together):
     every = whole(ImageData(source=source, num_classes=3, cache_dir=str(tmp_path)).open("train"))
     seen, patients = [], []
     for n in range(5):
-        fold = Fold(source, k=5, fold=n, stratify="label", together=together)
+        fold = HeldOutFold(source, k=5, fold=n, stratify="label", together=together)
         data = ImageData(source=fold, num_classes=3, cache_dir=str(tmp_path))
         train, held = (whole(data.open(split)) for split in ("train", "validation"))
         rows = {x.tobytes() for x in held["image"]}
@@ -111,7 +111,7 @@ def test_image_folds_are_disjoint_and_whole(tmp_path, together):
 
 
 def test_counts_say_how_large_folds_and_labels_are(tmp_path):
-    found = Fold(Arrays(arrays), k=5, stratify="label").counts(tmp_path)
+    found = HeldOutFold(Arrays(arrays), k=5, stratify="label").counts(tmp_path)
     assert sum(found["records"]) == 30
     assert {label: sum(counts) for label, counts in found["labels"].items()} == {"0": 15, "1": 10, "2": 5}
     assert all(max(counts) - min(counts) <= 1 for counts in found["labels"].values())
@@ -126,7 +126,7 @@ def test_pictures_that_stay_files_are_folded_by_their_content(tmp_path):
     (tmp_path / "pictures/a/again.png").write_bytes((tmp_path / "pictures/a/0.png").read_bytes())
     source, sizes = ImageFolders(train=str(tmp_path / "pictures"), image_size=8), []
     for n in range(3):
-        fold = Fold(source, k=3, fold=n, stratify="label")
+        fold = HeldOutFold(source, k=3, fold=n, stratify="label")
         data = ImageData(source=fold, num_classes=2, image_size=8, cache_dir=str(tmp_path / "cache"))
         held, train = (whole(data.open(split))["image"] for split in ("validation", "train"))
         assert not {x.tobytes() for x in held} & {x.tobytes() for x in train}
@@ -149,7 +149,7 @@ def test_rows_of_a_table_and_their_scaling_are_those_of_the_fold(tmp_path):
         writer.writerows([[n, n % 4 // 3, f"s{n % 7}"] for n in range(42)])
     found = []
     for n in range(3):
-        source = Fold(TableFiles(train=str(path)), k=3, fold=n, stratify="y", together="site")
+        source = HeldOutFold(TableFiles(train=str(path)), k=3, fold=n, stratify="y", together="site")
         data = TabularData(source=source, target=("y",), features=("x",), num_classes=2, cache_dir=str(tmp_path / "c"))
         train, held = data.open("train"), data.open("validation")
         assert train.features.mean() == pytest.approx(0, abs=1e-6), "scaled by the training folds alone"
@@ -164,7 +164,7 @@ def test_texts_are_folded_with_their_vocabulary(tmp_path):
     data = TextClassificationData(source=LabelledLines(train=str(path)), cache_dir=str(tmp_path / "c"))
     texts = set()
     for n in range(4):
-        own = dataclasses.replace(data, source=Fold(data.source, k=4, fold=n, stratify="label"))
+        own = dataclasses.replace(data, source=HeldOutFold(data.source, k=4, fold=n, stratify="label"))
         held, train = (own.examples(split)[0] for split in ("validation", "train"))
         assert not set(held) & set(train)
         assert sum(label == "no" for _, label in held) == 2
@@ -175,9 +175,9 @@ def test_texts_are_folded_with_their_vocabulary(tmp_path):
 def test_documents_are_folded_whole(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "document {n} " }}\n' for n in range(9)))
     source = JsonlFiles(train=str(tmp_path / "a.jsonl"))
-    assert TextData(source=Fold(source, k=3)).reads()["data.source.source.train"] == [tmp_path / "a.jsonl"]
+    assert TextData(source=HeldOutFold(source, k=3)).reads()["data.source.source.train"] == [tmp_path / "a.jsonl"]
     parts = [
-        {r["text"] for _, r in Fold(source, k=3, fold=n).records("validation", tmp_path / "c", BadRecords(0))}
+        {r["text"] for _, r in HeldOutFold(source, k=3, fold=n).records("validation", tmp_path / "c", BadRecords(0))}
         for n in range(3)
     ]
     assert [len(part) for part in parts] == [3, 3, 3]
@@ -196,5 +196,5 @@ def test_documents_are_folded_whole(tmp_path):
 )
 def test_what_cannot_be_folded_is_one_line(tmp_path, how, message):
     with pytest.raises(ValueError, match=message) as caught:
-        Fold(Arrays(arrays), **how).counts(tmp_path)
+        HeldOutFold(Arrays(arrays), **how).counts(tmp_path)
     assert "\n" not in str(caught.value)

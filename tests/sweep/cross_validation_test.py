@@ -16,11 +16,11 @@ import pytest
 from bigmodel_jax import config_file
 from bigmodel_jax.cli import main
 from bigmodel_jax.data import MixtureData, PromptData, Stage, TextClassificationData, TextData
-from bigmodel_jax.data.sources.fold import Fold
+from bigmodel_jax.data.folded import Folds
+from bigmodel_jax.data.sources.fold import HeldOutFold
 from bigmodel_jax.report.fold_page import build_fold_page
 from bigmodel_jax.report.page import build_report
 from bigmodel_jax.sweep import cross_validation, seeds
-from bigmodel_jax.sweep.cross_validation import Folds
 from bigmodel_jax.training import fits
 
 FILE = Path(__file__).with_name("small_sweep.py")
@@ -98,7 +98,7 @@ def test_what_has_no_folds_is_one_line():
         ),
         (PromptData(), "PromptData has no end, so that none of its records"),
         (TextClassificationData(evaluate_on="test"), "data.evaluate_on = 'test' would evaluate every fold on the same"),
-        (dataclasses.replace(CONFIG.data, source=Fold(CONFIG.data.source)), "data.source is one fold already"),
+        (dataclasses.replace(CONFIG.data, source=HeldOutFold(CONFIG.data.source)), "data.source is one fold already"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             cross_validation.configured(dataclasses.replace(CONFIG, data=data), Folds(3), 0)
@@ -158,7 +158,7 @@ def test_folds_share_one_program_and_a_finished_one_is_not_repeated(tmp_path, mo
     assert last["eval/loss"] == found["folds"][2]["metrics"]["eval/loss"], "a fold is an ordinary run"
     assert config_file.load(run_dir / "folds/2").data == alone.data
     page = build_report([run_dir], tmp_path / "folds.html").read_text()
-    assert all(f"Fold {n}" in page for n in range(4))
+    assert all(f"HeldOutFold {n}" in page for n in range(4))
 
 
 @pytest.mark.slow

@@ -86,6 +86,9 @@ class ImageData(DataConfig):
     def label_column(self) -> str:
         return "label"
 
+    def record_form(self) -> Literal["records", "encoded"]:
+        return "encoded" if self.image_size else "records"
+
     def requirements(self) -> dict:
         return {"num_classes": self.num_classes, "image_shape": image_shape(self)}
 

@@ -20,7 +20,7 @@ CONTENT = ("image", "features", "text")  # the first of these that a record has 
 
 
 @dataclasses.dataclass(frozen=True)
-class Fold(Source):
+class HeldOutFold(Source):
     """The records of `source`'s split train: those of fold `fold` of `k` are the split validation, the others the split
     train. Its own validation split is not read; further splits, such as test, stay.
 
