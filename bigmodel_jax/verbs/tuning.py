@@ -102,7 +102,7 @@ VERBS = {
         "the training records; the source's own validation split is left aside.",
         (
             "cross-validate configs/mnist_mlp.py --k 5",
-            "cross-validate configs/linear_regression.py --k 10 --metric eval/rmse",
+            "cross-validate configs/linear_regression.py --k 10 --train.batch_size 397",
         ),
     ),
     "find-rate": Verb(
