@@ -121,7 +121,11 @@ ROOMS = {
     "matplotlib": ("report",),
     "PIL": ("data.images",),
     "optuna": ("sweep",),  # the extra "sweep"
-    "scipy": ("scaling.law", "sweep.seeds"),  # L-BFGS, the t distribution; JAX itself needs scipy
+    "scipy": (
+        "scaling.law",
+        "sweep.seeds",
+        "sweep.rate_curve",
+    ),  # L-BFGS, the t distribution, a smoothing window; JAX itself needs scipy
     "tensorboardX": ("report",),
     "wandb": ("report",),
     "mlflow": ("report",),
@@ -136,6 +140,7 @@ ROOMS = {
         "plan.screen",
         "scaling.benchmark",
         "sweep.one_run",
+        "sweep.rate_finder",
     ),
     "tyro": ("core.options", "verbs"),
 }

@@ -94,6 +94,14 @@ class DataConfig:
         "group" (B,) int32."""
         return ()
 
+    def label_column(self) -> str:
+        """The field of a source's record that holds its one label, whose shares folds of the records keep; "": none has."""
+        return ""
+
+    def record_form(self) -> Literal["records", "encoded"]:
+        """The method of its source by which its rows are read."""
+        return "records"
+
     def baselines(self) -> dict[str, float]:
         """What simple methods reach on the validation split, by the names of `levels`; may take seconds the first time."""
         return {}

@@ -110,6 +110,9 @@ class TabularData(DataConfig):
         train = read_split(self, "train")
         return {"feature_shape": train.features.shape[1:], "num_outputs": self.num_classes or train.targets.shape[1]}
 
+    def label_column(self) -> str:
+        return self.target[0] if self.num_classes else ""
+
     def baselines(self) -> dict[str, float]:
         """The least-squares solution's root mean squared error, in the target's unit."""
         if self.num_classes:

@@ -24,6 +24,8 @@ from bigmodel_jax.report import (
     watch_plots,
 )
 from bigmodel_jax.report.comparison import comparison_body
+from bigmodel_jax.report.fold_page import build_fold_page
+from bigmodel_jax.report.fold_record import is_cross_validation
 from bigmodel_jax.report.goodput import PARTS
 from bigmodel_jax.report.history import Run, confusion, flatten, headline, levels, load_run, loss_unit, unit
 from bigmodel_jax.report.plot_style import DARK, LIGHT
@@ -43,13 +45,15 @@ SAMPLE_CHARACTERS = 4000
 def build_report(run_dirs: list[Path], output: Path, differences: Sequence[str] = ()) -> Path:
     """Writes the page of one run (and its plots/*.png), or of several side by side, to `output`; returns `output`.
 
-    differences: sentences about where two runs part. Folders of scaling benchmarks, and a sweep's, make pages of their
-    own kinds. ValueError names a folder that holds no run.
+    differences: sentences about where two runs part. Folders of scaling benchmarks, a sweep's, and a
+    cross-validation's, make pages of their own kinds. ValueError names a folder that holds no run.
     """
     if all((Path(run_dir) / RECORDS_FILE).is_file() for run_dir in run_dirs):
         return build_scaling_page(run_dirs, Path(output))
     if len(run_dirs) == 1 and is_sweep(run_dirs[0]):
         return build_sweep_page(Path(run_dirs[0]), Path(output))
+    if len(run_dirs) == 1 and is_cross_validation(run_dirs[0]):
+        return build_fold_page(Path(run_dirs[0]), Path(output))
     runs = [load_run(run_dir) for run_dir in run_dirs]
     if len(runs) == 1:
         title, body = runs[0].name, _run_body(runs[0])

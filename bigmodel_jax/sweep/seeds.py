@@ -73,6 +73,22 @@ def summary(name: str, values: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
+def interval(values: Sequence[float], ratio: float = 0.0) -> list[float] | None:
+    """The 95 % interval of the mean by the t distribution; None with fewer than two values.
+
+    ratio: of the records that a value is measured on to those trained on, where the values share training records; it widens
+    the interval (Nadeau & Bengio, Machine Learning 52, 2003).
+    """
+    if len(values) < 2:
+        return None
+    scale = float(np.std(values, ddof=1)) * np.sqrt(1 / len(values) + ratio)
+    middle = float(np.mean(values))
+    if not scale:
+        return [middle, middle]
+    low, high = stats.t.interval(LEVEL, len(values) - 1, middle, scale)
+    return [float(low), float(high)]
+
+
 def paired(first: Sequence[float | None], second: Sequence[float | None]) -> dict[str, Any]:
     """Of second - first, seed by seed: mean, its 95 % interval and p by the paired t-test, and p by the exact permutation
     test (two-sided), which assumes no distribution: it flips the signs of the differences in every way.

@@ -36,19 +36,21 @@ class OwnPrograms:
 
 class SharedPrograms(OwnPrograms):
     """Programs for runs, one after another, whose configs are the same but for `fields` wherever a step can take those
-    fields as numbers: `traceable` says which."""
+    fields as numbers: `traceable` says which; and but for the fields `unread`, which no program reads, such as those that say
+    which rows are held out."""
 
-    def __init__(self, fields: Sequence[str]):
-        self._fields, self._kept, self._traced = tuple(fields), {}, {}
+    def __init__(self, fields: Sequence[str], unread: Sequence[str] = ()):
+        self._fields, self._unread, self._kept, self._traced = tuple(fields), tuple(unread), {}, {}
         self.compiled = 0  # shapes compiled so far
 
     def programs(self, config, mesh, state, batch, constants):
         kept, names = self._entry(config, mesh)
         numbers = _numbers(config, names)
-        if "programs" not in kept:
-            kept["programs"] = compile_programs(config, mesh, state, batch, constants, numbers)
+        shapes = str(jax.tree.map(jnp.shape, batch)) if self._unread else ""  # rows of other data may be longer
+        if shapes not in kept:
+            kept[shapes] = compile_programs(config, mesh, state, batch, constants, numbers)
             self.compiled += 1
-        found = kept["programs"]
+        found = kept[shapes]
         if not numbers:
             return found
         step, watched = (functools.partial(_with, program, numbers) for program in (found.step, found.watched))
@@ -62,7 +64,7 @@ class SharedPrograms(OwnPrograms):
 
     def _entry(self, config: Config, mesh: Mesh) -> tuple[dict, tuple[str, ...]]:
         """(the programs of a config's shape, the fields that its step takes as numbers)."""
-        blank = json.dumps(_blanked(config_file.to_json(config), self._fields))
+        blank = json.dumps(_blanked(config_file.to_json(config), self._fields + self._unread))
         if blank not in self._traced:
             self._traced[blank] = traceable(config, self._fields)
         names = self._traced[blank]

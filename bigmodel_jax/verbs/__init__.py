@@ -10,10 +10,23 @@ from bigmodel_jax.verbs import (
     runs,
     scaling,
     sweeping,
+    tuning,
     weights,
 )
 
-_FILES = (runs, weights, planning, scaling, sweeping, jobs, preparing, explaining, ensembling, pruning)
+_FILES = (
+    ensembling,
+    explaining,
+    jobs,
+    planning,
+    preparing,
+    pruning,
+    runs,
+    scaling,
+    sweeping,
+    tuning,
+    weights,
+)
 _ALL = {name: verb for file in _FILES for name, verb in file.VERBS.items()}
 # In the order of their use.
 _ORDER = (
@@ -31,6 +44,8 @@ _ORDER = (
     "prepare",
     "scale",
     "sweep",
+    "find-rate",
+    "cross-validate",
     "submit",
 )
 VERBS = {name: _ALL[name] for name in _ORDER}

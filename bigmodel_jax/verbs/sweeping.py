@@ -134,7 +134,7 @@ VERBS = {
     "sweep": Verb(
         sweep,
         "sweep CONFIG [--trials N] [--seeds N]",
-        "search a config's SPACE, or compare configs over seeds",
+        "search a config's SPACE, or compare over seeds",
         "CONFIG        a Python file with get_config() and SPACE, the fields to search;\n"
         "              of two that --seeds compares, whatever train takes\n"
         "--trials      how many there are to be, those of earlier starts included; 20, or\n"

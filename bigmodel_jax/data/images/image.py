@@ -83,6 +83,12 @@ class ImageData(DataConfig):
         row = {"image": Field(shape)} | per_row(["label"]) | per_row(["weights"], "float32")
         return row | ({"soft_label": Field((self.num_classes,), training=True)} if self.mix else {})
 
+    def label_column(self) -> str:
+        return "label"
+
+    def record_form(self) -> Literal["records", "encoded"]:
+        return "encoded" if self.image_size else "records"
+
     def requirements(self) -> dict:
         return {"num_classes": self.num_classes, "image_shape": image_shape(self)}
 

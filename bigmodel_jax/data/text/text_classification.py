@@ -127,6 +127,9 @@ class TextClassificationData(DataConfig):
         needs = {"vocab_size": len(words), "num_classes": len(labels)}
         return needs | ({"ngram_buckets": self.ngram_buckets} if self.max_chars else {})
 
+    def label_column(self) -> str:
+        return self.label_field
+
     def baselines(self) -> dict[str, float]:
         """The accuracy of always answering with the commonest label of training."""
         count = np.bincount(self.open("train").labels)

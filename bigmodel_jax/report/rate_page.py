@@ -1,0 +1,118 @@
+"""rate.html: the curve of a learning-rate range test, and the rate that it suggests."""
+
+import shlex
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigmodel_jax.core import files
+from bigmodel_jax.report import elements
+from bigmodel_jax.report.plot_style import DARK, LIGHT, Theme, new_axes, render
+from bigmodel_jax.report.shell import shell
+
+RECORD = "rate.json"
+NOTE = (
+    "Each step trains on another batch, at a higher rate than the step before. Dots: the loss of each batch. Line: the loss "
+    "smoothed over neighbouring rates. A rate near the steepest descent trains fast and lies well below those at which "
+    "training breaks down (Smith, arXiv:1506.01186); a tenth of the rate of the least loss is the more careful choice where "
+    "it is lower."
+)
+MEANING = {
+    "optim.schedule": "the schedule is constant",
+    "optim.warmup_steps": "no warm-up",
+    "optim.warmup_share": "no warm-up",
+    "optim.ema_decay": "no average",
+    "train.spikes.action": "no spike is skipped",
+}
+
+
+def build_rate_page(record: dict[str, Any], output: Path) -> Path:
+    """Writes the page of what `rate.json` holds; returns `output`."""
+    light, dark = (render({"loss_over_rate": curve}, record, theme) for theme in (LIGHT, DARK))
+    said = (f"<b>{len(record['rates'])}</b> of {record['steps']} steps", escape(record["ended"]))
+    spans = "".join(f"<span>{text}</span>" for text in said)
+    pictures, facts = elements.pictures(light, dark), elements.panel(elements.definitions(_facts(record)))
+    body = "".join(
+        (
+            f'<header><p class="kicker">Learning-rate range test</p><h1>{escape(record["name"])}</h1>',
+            f'<p class="facts">{spans}</p></header>',
+            f'<div class="cards">{"".join(_cards(record))}</div>',
+            elements.section("Train at the suggested rate", _command(record)),
+            elements.section("Curve", f'<div class="figures">{pictures}{facts}</div>', NOTE),
+        )
+    )
+    files.replace(output, shell(record["name"], body))
+    return output
+
+
+def _cards(record: dict[str, Any]) -> list[str]:
+    if record["steepest"] is None:
+        return [elements.card("Suggested rate", "–", "the loss fell by no more than its noise")]
+    more = "; still falling at the highest rate" if record["at_end"] else ""
+    return [
+        elements.card("Suggested rate", f"{record['steepest']:.2g}", "where the loss falls most steeply"),
+        elements.card("A tenth of the least loss's rate", f"{record['tenth']:.2g}", f"the other common choice{more}"),
+        elements.card("The config's rate", f"{record['config_rate']:.2g}", "optim.lr"),
+    ]
+
+
+def _command(record: dict[str, Any]) -> str:
+    if not record["options"]:
+        return ""
+    text = f"python launch.py train {shlex.quote(record['target'])} {record['options']}"
+    return elements.panel(f'<div class="command"><code>{escape(text)}</code><button>Copy</button></div>')
+
+
+def _facts(record: dict[str, Any]) -> dict[str, Any]:
+    span = f"{record['lowest']:g} to {record['highest']:g}, each a constant factor above the one before"
+    held = {
+        name: f"{value}; in the test {MEANING.get(name, 'all layers train')}"
+        for name, value in record["changed"].items()
+    }
+    return {
+        "Rates": span,
+        "Steps": record["steps"],
+        "Optimizer": record["optimizer"],
+        "Batch": f"{record['batch_size']:,} rows",
+    } | held
+
+
+def curve(record: dict[str, Any], theme: Theme):
+    """The losses and the smoothed loss over the rate, with the suggestions marked."""
+    rates, losses, smoothed = (np.array(record[name], float) for name in ("rates", "losses", "smoothed"))
+    if len(rates) < 2:
+        return None
+    figure, axes = new_axes(theme, "Loss over the learning rate", xlabel="learning rate", height=4)
+    axes.set_xscale("log")
+    axes.plot(rates, losses, "o", color=theme.muted, markersize=3, alpha=0.6)
+    end = _breaks_down(smoothed)
+    axes.plot(rates[:end], smoothed[:end], color=theme.series[0], linewidth=2.2)
+    _limits(axes, losses, smoothed)
+    if record["steepest"] is not None:
+        top = axes.get_ylim()[1]
+        at = record["steepest"]
+        axes.axvline(at, color=theme.series[1], linewidth=1.4)
+        axes.plot(at, np.interp(np.log(at), np.log(rates), smoothed), "o", color=theme.series[1], markersize=9)
+        axes.text(at, top, f"suggested {at:.2g} ", color=theme.series[1], weight="bold", ha="right", va="top")
+        axes.axvline(record["tenth"], color=theme.muted, linewidth=1.2, linestyle="--")
+        low = axes.get_ylim()[0]
+        axes.text(record["tenth"], low, "least / 10 ", color=theme.muted, ha="right", va="bottom", fontsize=11)
+    return figure
+
+
+def _breaks_down(smoothed: np.ndarray) -> int:
+    """How many rates there are up to the first, beyond the least loss, whose loss is above all of the first tenth."""
+    least, first = int(np.argmin(smoothed)), smoothed[: max(len(smoothed) // 10, 1)].max()
+    above = np.flatnonzero(smoothed[least:] > first)
+    return least + int(above[0]) + 1 if len(above) else len(smoothed)
+
+
+def _limits(axes, losses: np.ndarray, smoothed: np.ndarray) -> None:
+    """Lets the loss leave through the top where training breaks down: it would press all that lies before flat."""
+    first = smoothed[: max(len(smoothed) // 10, 1)]
+    low, high = min(losses.min(), smoothed.min()), max(first.max(), losses[: len(first)].max())
+    high = max(high, low + 1.5 * (high - smoothed.min()))
+    margin = 0.06 * (high - low) or 1.0
+    axes.set_ylim(low - margin, high + margin)

@@ -1,0 +1,125 @@
+"""The verbs `find-rate` and `cross-validate`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from rich.console import Console
+
+from bigmodel_jax import runtime
+from bigmodel_jax.core import mirror
+from bigmodel_jax.core.ranges import Classes, Positive, Range, Seed
+from bigmodel_jax.verbs.base import CONFIG, OfConfig, Verb, one_target, parse_config, run_dir_of
+
+Steps = Annotated[int, Range("20 or more", 20)]
+
+
+@dataclasses.dataclass(frozen=True)
+class FindRate(OfConfig):
+    lowest: Positive = 1e-7
+    highest: Positive = 10.0
+    steps: Steps = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossValidate(OfConfig):
+    k: Classes = 5
+    metric: str = ""
+    stratify: Literal["labels", "none"] = "labels"
+    together: str = ""
+    fold_seed: Seed = 0
+
+
+def find_rate(args: Sequence[str]) -> None:
+    target, options = one_target("find-rate", args)
+    given, run_dir = parse_config(FindRate(), target, options, "find-rate")
+    run_dir = run_dir if given.run_dir else _beside(target, "rate")
+    runtime.keep_programs()
+    from bigmodel_jax.sweep import rate_finder
+
+    span = rate_finder.Span(given.lowest, given.highest, given.steps)
+    console = Console(highlight=False, soft_wrap=True)
+    found = rate_finder.find_rate(given.config, span, run_dir, console, str(target))
+    for text in rate_finder.lines(found):
+        console.print(text, markup=False)
+    console.print(f"Page: {mirror.address(run_dir / rate_finder.PAGE)}", markup=False)
+
+
+def cross_validate(args: Sequence[str]) -> None:
+    target, options = one_target("cross-validate", args)
+    given, run_dir = parse_config(CrossValidate(), target, options, "cross-validate")
+    run_dir = run_dir if given.run_dir else _beside(target, "folds")
+    from bigmodel_jax.config_checks import validate
+    from bigmodel_jax.sweep.metric import judged_by
+
+    validate(given.config)
+    metric, direction = judged_by(given.config, given.metric)
+    runtime.keep_programs()
+    from bigmodel_jax.data.folded import Folds
+    from bigmodel_jax.report.fold_page import build_fold_page
+    from bigmodel_jax.sweep import cross_validation as folds
+    from bigmodel_jax.training.holder import Holder
+
+    how = Folds(given.k, given.stratify == "labels", given.together, given.fold_seed)
+    folds.configured(given.config, how, 0)
+    with Holder(run_dir) as hold:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        hold.take()
+        of = {"target": str(target), "source": target.resolve()}
+        found = folds.cross_validate(given.config, how, metric, direction, run_dir, _say, **of)
+        page = build_fold_page(run_dir, run_dir / "folds.html")
+    for text in folds.lines(found):
+        _say(text)
+    _say(f"Page: {mirror.address(page)}")
+
+
+def _beside(target: Path, end: str) -> Path:
+    name = run_dir_of(target)
+    return name.with_name(f"{name.name}-{end}")
+
+
+def _say(text: str) -> None:
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+VERBS = {
+    "cross-validate": Verb(
+        cross_validate,
+        "cross-validate CONFIG [--k 5]",
+        "train k times, each fold of the data held out once",
+        f"CONFIG        {CONFIG}\n"
+        "--k           folds; 5\n"
+        "--metric      such as eval/accuracy; checkpoint.best_metric, else eval/loss\n"
+        "--stratify    labels (default): each label is spread evenly over the folds, where\n"
+        "              records have one; none: chance alone decides\n"
+        "--together    a field of the records, such as a patient or an author: records\n"
+        "              that are equal in it lie in one fold\n"
+        "--fold_seed   another number, other folds; 0\n"
+        "--run_dir     where it goes; runs/<name>-folds\n"
+        "--FIELD       any field of the config by its dotted name\n\n"
+        "The same command goes on where it was stopped or killed. The folds are cut from\n"
+        "the training records; the source's own validation split is left aside.",
+        (
+            "cross-validate configs/mnist_mlp.py --k 5",
+            "cross-validate configs/linear_regression.py --k 10 --train.batch_size 397",
+        ),
+    ),
+    "find-rate": Verb(
+        find_rate,
+        "find-rate CONFIG [--lowest RATE --highest RATE]",
+        "suggest a learning rate, by a short range test",
+        f"CONFIG        {CONFIG}\n"
+        "--lowest      the rate of the first step; 1e-7\n"
+        "--highest     the rate of the last step; 10\n"
+        "--steps       how many, each on another batch; 20 or more; 100\n"
+        "--run_dir     where rate.html and rate.json go; runs/<name>-rate\n"
+        "--FIELD       any field of the config by its dotted name\n\n"
+        "The rates of groups rise with optim.lr, at the ratios of the config. The test\n"
+        "ends early where the smoothed loss is four times its least value.",
+        (
+            "find-rate configs/mnist_mlp.py",
+            "find-rate configs/lm_tiny.py --lowest 1e-5 --steps 200 --train.batch_size 16",
+        ),
+    ),
+}
