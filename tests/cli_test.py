@@ -92,8 +92,17 @@ def test_examples_name_configs_and_options_that_exist():
     for verb in cli.VERBS.values():
         for example in verb.examples:
             assert all((ROOT / path).is_file() for path in re.findall(r"configs/\S+", example)), example
-            if not example.startswith(("explain", "generate", "report", "scale", "submit", "sweep")):
+            if not example.startswith(("explain", "export", "generate", "report", "scale", "submit", "sweep")):
                 assert set(re.findall(r"--(\S+)", example)) <= fields, example
+
+
+def test_the_help_of_export_names_its_formats_and_the_examples_their_options():
+    from bigmodel_jax.export.formats import FORMATS
+
+    verb = cli.VERBS["export"]
+    assert [name for name in FORMATS if name not in verb.details] == []
+    listed = set(re.findall(r"--(\w+)", verb.details))
+    assert {option for example in verb.examples for option in re.findall(r"--(\w+)", example)} <= listed
 
 
 def test_the_help_of_generate_lists_the_options_that_it_takes():
