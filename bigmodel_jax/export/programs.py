@@ -41,8 +41,9 @@ class Program(NamedTuple):
     arguments: dict[str, Table]
 
 
-def forward(subject: Subject, sizes: Sizes, row: Mapping[str, Field]) -> Program:
+def forward(subject: Subject, sizes: Sizes, row: Mapping[str, Field], beside: Mapping[str, str] = BESIDE) -> Program:
     """(weights, batch) -> {"output": logits, or what else the model computes}. row: what the run's data declares.
+    beside: what the program takes where the model reads it, and the input whose shape it has.
 
     ValueError, one line, for a model that does not say what it reads, or of which shape.
     """
@@ -56,7 +57,7 @@ def forward(subject: Subject, sizes: Sizes, row: Mapping[str, Field]) -> Program
 
     found = _Reads(batch)
     jax.eval_shape(lambda weights: fn(weights, found), abstract(subject.weights))
-    more = {name: _like(batch[of], jnp.int32) for name, of in BESIDE.items() if name in found.names and of in batch}
+    more = {name: _like(batch[of], jnp.int32) for name, of in beside.items() if name in found.names and of in batch}
     if "hidden" in found.names:
         more["hidden"] = jax.ShapeDtypeStruct((sizes.batch,), jnp.bool_)
     if "ngrams" in found.names and "ngrams" in row:

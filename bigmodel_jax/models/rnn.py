@@ -198,7 +198,9 @@ def run(cfg: RecurrentConfig, p, batch: dict, rng: jax.Array | None, states: lis
     tokens = batch["tokens"]
     B, T = tokens.shape
     positions = batch.get("positions")
-    if positions is None:  # not a default of `get`: it would be traced where it is not used, and ONNX has no form for it
+    if (
+        positions is None
+    ):  # not a default of `get`: it would be traced where it is not used, and ONNX has no form for it
         positions = jnp.broadcast_to(jnp.arange(T), (B, T))
     real_BT = batch.get("segment_ids", jnp.ones_like(tokens)) > 0
     fresh_BT = real_BT & (positions == 0)
