@@ -131,7 +131,5 @@ def test_a_model_without_open_sizes_is_one_line_with_the_operation(tmp_path, cap
         cli.main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--format", "stablehlo"])
     said = capsys.readouterr().err.strip()
     assert said.count("\n") == 0
-    assert re.search(
-        r"the program forward of XLNetConfig .* at `angle = np.arange.*` \(xlnet.py:\d+\): .*--length N", said
-    )
+    assert re.search(r"the program forward of XLNetConfig .* at `angle = np.arange.*` \(xlnet.py:\d+\): .*--length N", said)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
