@@ -87,7 +87,22 @@ def test_a_verbs_help_fits_the_terminal_and_its_examples_are_of_that_verb(name, 
 
 # Verbs whose options are not those of a config alone.
 OPTIONS_OF_THEIR_OWN = set(
-    "cross-validate ensemble explain export find-rate generate profile prune quantize report scale serve submit sweep".split()
+    [
+        "cross-validate",
+        "ensemble",
+        "explain",
+        "export",
+        "find-rate",
+        "generate",
+        "profile",
+        "prune",
+        "quantize",
+        "report",
+        "scale",
+        "serve",
+        "submit",
+        "sweep",
+    ]
 )
 
 
@@ -100,6 +115,15 @@ def test_examples_name_configs_and_options_that_exist():
             assert all((ROOT / path).is_file() for path in re.findall(r"configs/\S+", example)), example
             if example.split()[0] not in OPTIONS_OF_THEIR_OWN:
                 assert set(re.findall(r"--(\S+)", example)) <= fields, example
+
+
+def test_the_help_of_export_names_its_formats_and_the_examples_their_options():
+    from bigmodel_jax.export.formats import FORMATS
+
+    verb = cli.VERBS["export"]
+    assert [name for name in FORMATS if name not in verb.details] == []
+    listed = set(re.findall(r"--(\w+)", verb.details))
+    assert {option for example in verb.examples for option in re.findall(r"--(\w+)", example)} <= listed
 
 
 def test_the_help_of_generate_lists_the_options_that_it_takes():

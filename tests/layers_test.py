@@ -42,6 +42,7 @@ LAYERS = {
     "bigmodel_jax.ensemble": 8.7,  # runs that are there, judged as a sweep judges them
     "bigmodel_jax.explain": 3,
     "bigmodel_jax.explain.of_run": 8,  # a run's weights, and an input as its data reads it
+    "bigmodel_jax.export": 8.2,  # published weights, checkpoints and the engine's programs together
     "bigmodel_jax.inference": 6,
     "bigmodel_jax.pretrained.adapter_transfer": 8,  # the same of adapters
     "bigmodel_jax.pretrained.transfer": 8,  # checkpoints and published weights together
@@ -86,7 +87,9 @@ EVERYWHERE = {"jax", "numpy"}
 ROOMS = {
     "optax": ("optim", "objectives", "training.step", "training.state", "training.reference"),
     "chex": ("core.metrics", "nn.attention.attention", "nn.cross_entropy", "training.step"),  # shapes at boundaries
-    "orbax": ("checkpoint",),
+    "orbax": ("checkpoint", "export.orbax_folder", "export.use"),
+    # Scripts of an exported folder, which run where these are installed.
+    **dict.fromkeys(("torch", "transformers", "peft"), ("export.use",)),
     "etils": ("core.paths",),  # paths in buckets
     "fsspec": ("core.paths",),  # what epath reads them with, and what it has no call for
     "grain": ("data.sources.grain_source",),
@@ -97,9 +100,9 @@ ROOMS = {
     "sentencepiece": ("data.tokenizers.sentencepiece_model",),
     "google": ("data.tokenizers.sentencepiece_model",),  # protobuf, in which SentencePiece models are written
     "jinja2": ("data.text.chat_sandbox",),
-    "gguf": ("pretrained.gguf", "pretrained.gguf_config"),
+    "gguf": ("pretrained.gguf", "pretrained.gguf_config", "export.gguf_file"),
     "ray": ("cluster",),  # no dependency: a Ray job runs where Ray is
-    "safetensors": ("pretrained",),
+    "safetensors": ("pretrained", "export.weights_file"),
     "flax": (
         "models.flax_module",
         "models.cnn",

@@ -139,7 +139,7 @@ def embed_time(p, timestep_B) -> jax.Array:
 
 def hidden_rows(batch, rng, rate: float) -> jax.Array:
     """(B,) bool: rows whose label or text the model shall not know, by batch["hidden"]; with `rng`, others now and then."""
-    num = len(batch["image"])
+    num = batch["image"].shape[0]
     hidden = batch.get("hidden", jnp.zeros(num, bool))
     return hidden if rng is None or not rate else hidden | jax.random.bernoulli(rng, rate, (num,))
 

@@ -197,7 +197,11 @@ def run(cfg: RecurrentConfig, p, batch: dict, rng: jax.Array | None, states: lis
     """(outputs of the last layer (B, T, H), states of all layers); `rng` is None in evaluation."""
     tokens = batch["tokens"]
     B, T = tokens.shape
-    positions = batch.get("positions", jnp.broadcast_to(jnp.arange(T), (B, T)))
+    positions = batch.get("positions")
+    if (
+        positions is None
+    ):  # not a default of `get`: it would be traced where it is not used, and ONNX has no form for it
+        positions = jnp.broadcast_to(jnp.arange(T), (B, T))
     real_BT = batch.get("segment_ids", jnp.ones_like(tokens)) > 0
     fresh_BT = real_BT & (positions == 0)
     keys = [None] * (2 * cfg.num_layers + 2) if rng is None else jax.random.split(rng, 2 * cfg.num_layers + 2)

@@ -24,10 +24,10 @@ from bigmodel_jax.models.adapters import AdapterConfig, Lora, Ranked
 from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.nn.lora import BRANCH
 from bigmodel_jax.pretrained import peft
-from bigmodel_jax.pretrained.family import Family, spec_by_path
+from bigmodel_jax.pretrained.family import spec_by_path
 from bigmodel_jax.pretrained.peft import Adapters
 from bigmodel_jax.pretrained.peft_joined import Matrix
-from bigmodel_jax.pretrained.transfer import family_of, whole_or_nothing
+from bigmodel_jax.pretrained.transfer import Exported, family_of, whole_or_nothing
 from bigmodel_jax.training import constants, tables
 from bigmodel_jax.training.fresh import fresh_state, open_origin
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, chosen, load_weights
@@ -157,7 +157,7 @@ def _placed(config: Config, own: params.Tree, values: Mapping[str, np.ndarray]) 
 
 def export_adapters(
     config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32", which: str = "", adapter: str = ""
-) -> Family:
+) -> Exported:
     """Writes one of a run's adapters as a PEFT folder; which, adapter: as `load_weights` has them.
 
     ValueError where PEFT has no such form.
@@ -170,12 +170,12 @@ def export_adapters(
     cfg = unpadded(config.model)
     family, spec = family_of(cfg), spec_by_path(cfg)
     mesh = sharding.make_mesh(config.parallel)
-    tree, _ = load_weights(whole, run_dir, mesh, which, adapter=adapter)
+    tree, step = load_weights(whole, run_dir, mesh, which, adapter=adapter)
     found = _found(config, params.paths(tree), spec)
     _check_tied(run_dir, config, found)
     with whole_or_nothing(target, "export") as partial:
         peft.write(_cast(found, dtype), partial, family, spec, cfg)
-    return family
+    return Exported(family, step)
 
 
 def _one(config: Config, run_dir: Path, adapter: str) -> Lora:

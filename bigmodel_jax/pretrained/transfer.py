@@ -51,6 +51,13 @@ NOT_IN_FILES = {ResNetConfig: ("image_shape",), XLNetConfig: ("max_seq_len",)}
 COPY_BYTES = 1 << 26  # what writing the checkpoint holds beside the weights, but for a single larger array
 
 
+class Exported(NamedTuple):
+    """What was written: the published form, and the step of the checkpoint."""
+
+    family: Family
+    step: int
+
+
 class Opened(NamedTuple):
     family: Family
     config: ModelConfig
@@ -189,14 +196,14 @@ def published(config: Any) -> Any:
 
 def export_weights(
     config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32", which: str = "", adapter: str = ""
-) -> Family:
+) -> Exported:
     """Writes weights, config.json and tokenizer of a run as a Hugging Face folder; which, adapter: as in `load_weights`."""
     check_published(config.mup, config.make_model())
     plain = unpadded(config.model)
     family = family_of(plain)
     mesh = sharding.make_mesh(config.parallel)
-    tree = merged(config, load_weights(config, run_dir, mesh, which, adapter=adapter)[0], mesh)
-    flat, spec = params.paths(tree), spec_by_path(plain)
+    tree, step = load_weights(config, run_dir, mesh, which, adapter=adapter)
+    flat, spec = params.paths(merged(config, tree, mesh)), spec_by_path(plain)
     if isinstance(config.objective, RewardModel):
         family = reward.with_head(family)
         own = params.paths(config.objective.parameters(plain))
@@ -209,7 +216,7 @@ def export_weights(
             (partial / "preprocessor_config.json").write_text(json.dumps(about, indent=2) + "\n")
         _write_special(run_dir, partial)
         write_tokenizer(run_dir, partial)
-    return family
+    return Exported(family, step)
 
 
 def _write_special(run_dir: Path, target: Path) -> None:

@@ -66,24 +66,32 @@ def export(args: Sequence[str]) -> None:
     if len(targets) != 2:
         raise ValueError(f"export: expected a run and a folder, got {targets}; launch.py export --help shows how")
     from bigmodel_jax.core.precision import Float
-    from bigmodel_jax.pretrained.adapter_transfer import export_adapters
-    from bigmodel_jax.pretrained.transfer import export_weights
+    from bigmodel_jax.core.ranges import CountOrZero
+    from bigmodel_jax.export import formats
     from bigmodel_jax.training import run_folder
 
     @dataclasses.dataclass(frozen=True)
     class Arguments:
-        dtype: Float = "float32"
+        format: str = "huggingface"  # a row of export/formats.py
+        dtype: Float | None = None  # None: float32
+        kind: str = ""  # how weights are quantised, as the format calls it; empty: not, or the format's own choice
         step: str = ""  # which checkpoint: a step, or best; empty: the newest
         adapter: str = ""  # the names of adapters, with commas between; empty: all that the run has
-        peft: bool = False  # the adapters alone, in PEFT's form
+        batch: CountOrZero = 0  # rows that a program takes; 0: any number
+        length: CountOrZero = 0  # tokens that a program takes; 0: any number
+        peft: bool = False  # the adapters alone, in PEFT's form: --format peft
 
     parsed = parse(Arguments(), options, prog="launch.py export RUN FOLDER")
+    name = formats.check_name(parsed.format)
+    if parsed.peft and name not in ("huggingface", "peft"):
+        raise ValueError(f"--peft: it is --format peft, beside which --format {name} is another one; give one of both")
     run, folder = place("export", targets[0]), local("export", targets[1])
     config, run_dir = run_folder.load(run), run_dir_of(run)
-    write = export_adapters if parsed.peft else export_weights
-    family = write(config, run_dir, folder, dtype=parsed.dtype, which=parsed.step, adapter=parsed.adapter)
-    what = f"adapters of {family.architecture}" if parsed.peft else family.architecture
-    print(f"{targets[1]}: {what}, {parsed.dtype}")
+    given = {name: getattr(parsed, name) for name in ("dtype", "kind", "adapter", "batch", "length")}
+    given = {name: value for name, value in given.items() if value}
+    with Console(stderr=True).status(f"Exporting {run} ..."):
+        written = formats.export(config, run_dir, folder, "peft" if parsed.peft else name, parsed.step, given)
+    print(f"{targets[1]}: {written.said}")
 
 
 VERBS = {
@@ -107,16 +115,22 @@ VERBS = {
     ),
     "export": Verb(
         export,
-        "export RUN FOLDER [--step N] [--adapter NAME] [--peft]",
-        "write a run's weights as a Hugging Face folder",
+        "export RUN FOLDER [--format NAME] [--step N] [--adapter NAME]",
+        "write a run's weights for other programs",
         f"RUN           {RUN}\n"
-        "FOLDER        a new folder: config.json, safetensors, tokenizer; transformers\n"
-        "              reads it with from_pretrained\n"
-        "--dtype       float32 or bfloat16\n"
+        "FOLDER        a new folder; it holds README.md, its card, and use.py, which uses it\n"
+        "--format      huggingface  config.json, safetensors, tokenizer, for transformers\n"
+        "              peft         LoRA adapters alone; without it they are merged\n"
+        "              gguf         one file for llama.cpp\n"
+        "              stablehlo    programs for CPU, CUDA and TPU that need jax alone\n"
+        "              orbax        the tree of parameters as a checkpoint\n"
+        "--dtype       float32 or bfloat16; of all but gguf\n"
+        "--kind        how weights are quantised: nf4 or int8 (huggingface), F16, Q8_0 or\n"
+        "              another kind of the gguf package (gguf)\n"
+        "--batch N, --length N  fixed sizes, where a program has no open ones (stablehlo)\n"
         f"{STEP}\n"
         f"{ADAPTER}\n"
-        "--peft        of a run with LoRA adapters: these alone, as a PEFT folder; without\n"
-        "              it, the weights with the adapters merged into them",
-        ("export runs/lm_tiny exported/lm_tiny", "export runs/lm_tiny exported/half --dtype bfloat16"),
+        "--peft        another word for --format peft",
+        ("export runs/lm_tiny exported/lm_tiny", "export runs/lm_tiny exported/hlo --format stablehlo"),
     ),
 }

@@ -125,7 +125,7 @@ def experts(
         mesh = sharding.current_mesh()
         platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
         # Where tokens travel to the experts, a device cannot compute all of these.
-        travelling = expert_exchange.axes(routing.logits.shape[-1], len(x_BTD))
+        travelling = expert_exchange.axes(routing.logits.shape[-1], x_BTD.shape[0])
         implementation = "dense" if platform == "cpu" and not travelling else "grouped"
     if implementation == "dense":
         return dense(p, x_BTD, routing, activation)

@@ -1,0 +1,110 @@
+"""Converters in environments of their own: their packages conflict with this project's, so uv installs them apart.
+
+An environment is a folder of the cache, named by the digest of its pins (export/pins/NAME.txt): made once, whole or not
+at all. A worker of this package runs there as a module; the folder of the package is on its path.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import bigmodel_jax
+from bigmodel_jax.core import files, trust
+from bigmodel_jax.data import cache
+
+PINS = Path(__file__).parent / "pins"
+MEGABYTES = {"onnx": 700, "litert": 350}  # that an environment takes
+UNSET = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "JAX_PLATFORMS")
+
+
+def version(name: str, package: str) -> str:
+    """The version to which an environment pins a package."""
+    lines = (PINS / f"{name}.txt").read_text().splitlines()
+    return next(line.partition("==")[2] for line in lines if line.startswith(f"{package}=="))
+
+
+def folder(name: str) -> Path:
+    """Where the environment of these pins and this Python lies, made or not."""
+    digest = cache.key((PINS / f"{name}.txt").read_text(), sys.version_info[:2])
+    return cache.root() / "converters" / f"{name}-{digest}"
+
+
+def ensure(name: str) -> Path:
+    """The environment's folder, made where it is not there yet; ValueError, one line, where uv cannot make it."""
+    made = folder(name)
+    if made.is_dir():
+        return made
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if not uv:
+        raise ValueError(
+            f"export: --format {name} needs uv, which makes an environment for the converter: pip install uv"
+        )
+    with cache.lock(made):
+        if not made.is_dir():  # otherwise another process made it meanwhile
+            print(
+                f"export: uv makes an environment for --format {name}, once, of about {MEGABYTES[name]} MB: {made}",
+                file=sys.stderr,
+            )
+            with files.new_folder(made) as partial:
+                _make(uv, name, partial)
+    return made
+
+
+def commands(uv: str, name: str, target: Path) -> list[list[str]]:
+    """What makes the environment: exact pins and nothing that they ask for beside them."""
+    venv = [uv, "venv", "--no-config", "--relocatable", "--allow-existing", "--python", sys.executable, str(target)]
+    install = [uv, "pip", "install", "--no-deps", "--only-binary", ":all:", "--python", str(target / "bin" / "python")]
+    return [venv, [*install, "-r", str(PINS / f"{name}.txt")]]
+
+
+def _make(uv: str, name: str, target: Path) -> None:
+    for command in commands(uv, name, target):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+        except OSError as error:
+            raise ValueError(f"export: --format {name}: uv = {uv!r} cannot be run: {error.strerror}") from error
+        if done.returncode:
+            raise ValueError(
+                f"export: --format {name}: uv could not make the converter's environment, which needs the package index "
+                f"once: {last_words(done.stderr)}"
+            )
+
+
+def environment() -> dict[str, str]:
+    """This process's variables without those that lead a Python to other packages."""
+    return {key: value for key, value in os.environ.items() if key not in UNSET}
+
+
+def last_words(text: str) -> str:
+    """One line of what a process has written: its first error, or its last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    wrong = [line for line in lines if line.lower().startswith(("error", "cause:", "x ", "×"))]
+    return (wrong or lines[-1:] or ["it said nothing"])[0][:300]
+
+
+def run(name: str, worker: str, job: dict[str, Any]) -> dict[str, Any]:
+    """What a worker, a module of this room, answers to a job; both are JSON. ValueError, one line, where it dies."""
+    python = ensure(name) / "bin" / "python"
+    root = Path(bigmodel_jax.__file__).parents[1]
+    variables = environment() | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
+    variables[trust.VARIABLE] = "1"  # this process has opened the run, so its code is trusted
+    with tempfile.TemporaryDirectory() as scratch:
+        asked, answer = Path(scratch) / "job.json", Path(scratch) / "answer.json"
+        asked.write_text(json.dumps(job))
+        command = [str(python), "-m", f"bigmodel_jax.export.{worker}", str(asked), str(answer)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=variables)
+        if done.returncode or not answer.is_file():
+            raise ValueError(
+                f"export: --format {name}: the converter ended with code {done.returncode}: {_last_line(done.stderr)}"
+            )
+        return json.loads(answer.read_text())
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it said nothing"

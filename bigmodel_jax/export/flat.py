@@ -1,0 +1,171 @@
+"""Programs as functions of named arrays, one after another, as other runtimes call them; and cases that check them.
+
+The decode cache's arrays are inputs "cache/..." and outputs "new_cache/...". The weights are constants of the function.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.export import programs
+from bigmodel_jax.export.programs import BESIDE, Program, Sizes, Table
+from bigmodel_jax.export.stablehlo import longest
+from bigmodel_jax.export.subject import Subject
+from bigmodel_jax.models.adapters import AdapterConfig
+
+NEW = "new_"  # in front of what a program returns of the cache
+TOLERANCE = 1e-4
+# Sizes of the two cases that are computed in both: rows, tokens, tokens of an encoder, columns of the cache.
+CASES = (Sizes(2, 5, 6, 12), Sizes(3, 9, 4, 16))
+
+
+class Flat(NamedTuple):
+    """fn(*arrays) -> list of arrays; inputs: shapes and types in the order of `fn`; outputs: names of what it returns."""
+
+    fn: Callable[..., list]
+    inputs: dict[str, jax.ShapeDtypeStruct]
+    outputs: list[str]
+
+
+class Case(NamedTuple):
+    """What one program gives for certain inputs, both by name."""
+
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+
+def plain(config: Config, subject: Subject) -> Config:
+    """The config of a subject's model, from which another process makes it again."""
+    return dataclasses.replace(config, model=subject.config, adapters=AdapterConfig())
+
+
+def names(subject: Subject) -> tuple[str, ...]:
+    """The programs of a model."""
+    return ("forward",) if subject.model.make_cache is None else ("forward", "prefill", "decode")
+
+
+def program(name: str, subject: Subject, sizes: Sizes, config: Config) -> Program:
+    """One program; positions are an input of `forward` where the model reads them, as no length is open otherwise."""
+    if name == "forward":
+        return programs.forward(subject, sizes, config.data.row(), BESIDE | {"positions": "tokens"})
+    prefill = programs.prefill(subject, sizes)
+    if name == "prefill":
+        return prefill
+    left = jax.eval_shape(prefill.fn, *prefill.arguments.values())
+    return programs.decode(subject, sizes, left["cache"])
+
+
+def flat(made: Program, weights: Table) -> Flat:
+    """The program with its weights inside."""
+    tables = {table: given for table, given in made.arguments.items() if table != "weights"}
+    places = [(table, name) for table, given in tables.items() for name in given]
+    outputs = list(_named(jax.eval_shape(made.fn, *made.arguments.values())))
+
+    def fn(*arrays: Any) -> list:
+        given: dict[str, Table] = {table: {} for table in tables}
+        for (table, name), x in zip(places, arrays, strict=True):
+            given[table][name] = x
+        results = _named(made.fn(weights, *given.values()))
+        return [results[name] for name in outputs]
+
+    inputs = {_name(table, name): tables[table][name] for table, name in places}
+    return Flat(fn, inputs, outputs)
+
+
+def _name(table: str, name: str) -> str:
+    return name if table == "batch" else f"{table}/{name}"
+
+
+def _named(results: Table) -> Table:
+    own = {name: x for name, x in results.items() if name != "cache"}
+    return own | {f"{NEW}cache/{name}": x for name, x in results.get("cache", {}).items()}
+
+
+def open_sizes(subject: Subject, given: tuple[int, int]) -> Sizes:
+    """The symbols b, t, e, s, or the numbers that are given for (rows, tokens and columns)."""
+    batch, length = given
+    most = longest(subject.config)
+    bounds = [f"{name} <= {most}" for name in ("t", "e")] if most else []
+    b, t, e, s = export.symbolic_shape("b, t, e, s", constraints=[*bounds, "t <= s"])
+    return Sizes(batch or b, length or t, length or e, length or s)
+
+
+def cases(
+    subject: Subject, config: Config, given: tuple[int, int], wanted: tuple[str, ...]
+) -> Iterator[tuple[str, Case]]:
+    """(program, what it gives) for two sizes each; decode goes on from what prefill has left."""
+    rng, batch, length = np.random.default_rng(0), *given
+    most = longest(subject.config) or max(CASES[-1])
+    for case in CASES:
+        tokens, source = length or min(case.length, most), length or min(case.source, most)
+        sizes = Sizes(batch or case.batch, tokens, source, length or case.columns)
+        cache: Table = {}
+        for name in wanted:
+            made = program(name, subject, sizes, config)
+            given_batch = _inputs(made.arguments["batch"], subject, name, tokens, rng)
+            inputs = {"batch": given_batch} | ({"cache": cache or _empty(made)} if name != "forward" else {})
+            results = jax.jit(made.fn)(subject.weights, *inputs.values())
+            cache = results.get("cache", {})
+            arrays = {_name(table, key): x for table, given in inputs.items() for key, x in given.items()}
+            yield name, Case(_numpy(arrays), _numpy(_named(results)))
+
+
+def _numpy(table: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(x) for name, x in table.items()}
+
+
+def _empty(made: Program) -> Table:
+    return {name: jnp.zeros(x.shape, x.dtype) for name, x in made.arguments["cache"].items()}
+
+
+def _inputs(shapes: Table, subject: Subject, name: str, tokens: int, rng: np.random.Generator) -> Table:
+    """Random inputs of one program; the last row's text is two tokens shorter where it can be."""
+    found = {key: _drawn(key, x, subject.config, rng) for key, x in shapes.items()}
+    for key in [key for key in found if key.endswith("segment_ids")]:
+        if name != "decode" and found[key].shape[1] > 2:
+            padded = slice(None, 2) if name == "prefill" else slice(-2, None)
+            found[key][-1, padded] = 0
+    if "positions" in found:
+        segments = found.get("segment_ids", np.ones_like(found["positions"]))
+        found["positions"] = np.maximum(segments.cumsum(1, dtype=np.int32) - 1, 0)
+        if name == "decode":
+            found["positions"] += tokens
+    return found
+
+
+def _drawn(key: str, x: jax.ShapeDtypeStruct, config: Any, rng: np.random.Generator) -> np.ndarray:
+    if key.endswith("segment_ids"):
+        return np.ones(x.shape, np.int32)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return rng.normal(size=x.shape).astype(x.dtype)
+    limit = {"token_types": 2, "label": getattr(config, "num_classes", 2)}.get(key, smallest_vocabulary(config))
+    return rng.integers(0, limit if x.dtype != jnp.bool_ else 2, x.shape).astype(x.dtype)
+
+
+def smallest_vocabulary(config: Any) -> int:
+    """Of a model and its towers; 2 where none has one."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    inside = [smallest_vocabulary(value) for value in values.values() if dataclasses.is_dataclass(value)]
+    return min([n for n in (*inside, values.get("vocab_size", 0)) if n > 2], default=2)
+
+
+def texts(table: Mapping[str, Any]) -> dict[str, str]:
+    """Arrays as text, such as float32[b,t,64]."""
+    return {name: f"{np.dtype(x.dtype).name}[{','.join(map(str, x.shape))}]" for name, x in table.items()}
+
+
+def difference(expected: np.ndarray, found: np.ndarray) -> float:
+    """The largest difference, as a share of the largest absolute value where that is above 1; infinite for other shapes."""
+    if expected.shape != found.shape:
+        return float("inf")
+    if not expected.size:
+        return 0.0
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    worst = np.abs(a - b).max() / max(1.0, np.abs(a).max())
+    return float(worst) if np.isfinite(worst) else float("inf")

@@ -1,0 +1,108 @@
+"""The formats in which a run is exported: one row each, and the frame that all of them share.
+
+A folder appears whole or not at all, and holds a card (README.md) and a script that uses it (use.py).
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.export import card, huggingface, orbax_folder, stablehlo
+from bigmodel_jax.export.subject import Written
+from bigmodel_jax.pretrained import labels
+from bigmodel_jax.pretrained.transfer import whole_or_nothing, write_tokenizer
+
+SCRIPTS = Path(__file__).parent / "use"
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """write(config, run_dir, folder, which, **options) fills an empty folder; which: the checkpoint.
+
+    options: which of the verb's options `write` takes; about: what the folder is, for its card; needs: the packages that
+    its use.py imports; script: the file of export/use that becomes use.py; beside: whether the frame adds the tokenizer, the
+    names of the classes and what is done to a picture, which `write` does not.
+    """
+
+    write: Callable[..., Written]
+    options: tuple[str, ...]
+    about: str
+    needs: tuple[str, ...]
+    script: str
+    beside: bool = True
+
+
+FORMATS: dict[str, Format] = {
+    "huggingface": Format(
+        huggingface.write,
+        ("dtype", "adapter"),
+        "A folder of transformers: config.json, the weights as safetensors, the tokenizer.",
+        ("transformers", "torch"),
+        "huggingface.py",
+        beside=False,
+    ),
+    "peft": Format(
+        huggingface.write_adapters,
+        ("dtype", "adapter"),
+        "Adapters alone, as PEFT reads them beside their base.",
+        ("peft", "transformers", "torch"),
+        "peft.py",
+        beside=False,
+    ),
+    "stablehlo": Format(
+        stablehlo.write,
+        ("dtype", "adapter", "batch", "length"),
+        "Programs in StableHLO, which run on CPU, CUDA and TPU, and the weights that they take.",
+        ("jax",),
+        "stablehlo.py",
+    ),
+    "orbax": Format(
+        orbax_folder.write,
+        ("dtype", "adapter"),
+        "The tree of parameters as an Orbax checkpoint.",
+        ("orbax-checkpoint", "jax"),
+        "orbax.py",
+    ),
+}
+
+
+def export(config: Config, run_dir: Path, target: Path, name: str, which: str, options: Mapping[str, Any]) -> Written:
+    """Writes the new folder `target`; options: those of the verb that were given, by name.
+
+    ValueError, one line, for an option that the format does not take, a folder that holds something, and what the format
+    cannot hold; nothing is left of a folder that failed.
+    """
+    row = FORMATS[check_name(name)]
+    if wrong := [option for option in options if option not in row.options]:
+        takers = [other for other, format in FORMATS.items() if wrong[0] in format.options]
+        raise ValueError(
+            f"--{wrong[0]} = {options[wrong[0]]!r}: --format {name} takes no such option; it belongs to {', '.join(takers)}"
+        )
+    with whole_or_nothing(target, "export") as folder:
+        written = row.write(config, run_dir, folder, which, **options)
+        if row.beside:
+            write_beside(config, run_dir, folder)
+        shutil.copyfile(SCRIPTS / row.script, folder / "use.py")
+        card.write(folder, target.name, config, run_dir, written, about=row.about, needs=row.needs, name=name)
+    return written
+
+
+def write_beside(config: Config, run_dir: Path, folder: Path) -> None:
+    """What turns texts and pictures into a model's inputs, and its outputs into names, as a folder of transformers has it."""
+    write_tokenizer(run_dir, folder)
+    if about := config.data.processor(run_dir):
+        (folder / "preprocessor_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    if (run_dir / labels.KEPT).is_file():
+        shutil.copyfile(run_dir / labels.KEPT, folder / labels.KEPT)
+
+
+def check_name(name: str) -> str:
+    """The name; ValueError, one line, where no format is so called."""
+    if name not in FORMATS:
+        raise ValueError(f"--format = {name!r}{nearest(name, FORMATS)}; allowed: {', '.join(FORMATS)}")
+    return name

@@ -1,0 +1,162 @@
+"""What runs in the converter's environment: programs of a model to ONNX, each checked by ONNX Runtime.
+
+`python -m bigmodel_jax.export.onnx_worker JOB ANSWER`: two JSON files; only `onnx.py` starts it.
+"""
+
+import hashlib
+import json
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax._src.core as internal
+import jax.extend.core
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnxruntime
+from flax import linen as nn
+from safetensors.numpy import load_file
+
+# jax2onnx 0.17.1 reads it where JAX 0.12 does not have it any more.
+internal.ClosedJaxpr = jax.extend.core.ClosedJaxpr
+
+import jax2onnx  # noqa: E402 - after the line above
+from jax2onnx.plugins.flax.linen.max_pool import MaxPoolPlugin  # noqa: E402
+
+from bigmodel_jax.core import dataclass_json  # noqa: E402
+from bigmodel_jax.export import flat  # noqa: E402
+from bigmodel_jax.export.subject import Subject  # noqa: E402
+
+APART = 1 << 10  # constants of so many bytes lie in weights.data, once for all programs
+DATA = "weights.data"
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    """{program: what was made of it}, or {"error": ...}."""
+    config = dataclass_json.from_json(job["config"])
+    folder = Path(job["folder"])
+    weights = {name: jnp.asarray(x) for name, x in sorted(_weights(Path(job["weights"])))}
+    subject = Subject(config.model, config.make_model(), weights, 0)
+    made, stored = {}, Stored(folder / DATA)
+    with stored:
+        for name in job["programs"]:
+            try:
+                made[name] = _convert(name, subject, config, job, stored)
+            except Exception as error:  # whatever the converter raises of an operation that it does not know
+                return {"error": {"program": name, **described(error)}}
+    for name, about in made.items():
+        about["difference"] = max(_differences(folder / about["file"], Path(job["cases"]), name))
+    return made
+
+
+def _weights(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    for file in sorted(folder.glob("weights*.safetensors")):
+        yield from load_file(file).items()
+
+
+class Stored:
+    """A file of constants; the same bytes are in it once."""
+
+    def __init__(self, path: Path):
+        self._path, self._places = path, {}
+
+    def __enter__(self) -> "Stored":
+        self._file = open(self._path, "wb")
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+
+    def move(self, tensor: onnx.TensorProto) -> None:
+        """The tensor's bytes go into the file; the tensor then says where they are."""
+        raw = tensor.raw_data
+        key = hashlib.sha256(raw).digest()
+        if key not in self._places:
+            self._file.write(b"\0" * (-self._file.tell() % 64))
+            self._places[key] = self._file.tell()
+            self._file.write(raw)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        del tensor.external_data[:]
+        for name, value in (("location", self._path.name), ("offset", self._places[key]), ("length", len(raw))):
+            tensor.external_data.add(key=name, value=str(value))
+
+
+def _convert(name: str, subject: Subject, config: Any, job: dict, stored: Stored) -> dict[str, Any]:
+    sizes = flat.open_sizes(subject, tuple(job["sizes"]))
+    made = flat.flat(flat.program(name, subject, sizes, config), subject.weights)
+    outputs = jax.eval_shape(made.fn, *made.inputs.values())
+    proto = jax2onnx.to_onnx(
+        made.fn,
+        list(made.inputs.values()),
+        model_name=f"{subject.kind} {name}",
+        opset=job["opset"],
+        input_names=list(made.inputs),
+        output_names=made.outputs,
+    )
+    _name_sizes(proto.graph.output, outputs)
+    for tensor in proto.graph.initializer:
+        if len(tensor.raw_data) >= APART:
+            stored.move(tensor)
+    (Path(job["folder"]) / f"{name}.onnx").write_bytes(proto.SerializeToString())
+    return {
+        "file": f"{name}.onnx",
+        "inputs": flat.texts(made.inputs),
+        "outputs": flat.texts(dict(zip(made.outputs, outputs, strict=True))),
+    }
+
+
+def _name_sizes(declared: Any, shapes: list) -> None:
+    """Outputs of loops leave the converter with sizes that it does not know; ours are known."""
+    for value, x in zip(declared, shapes, strict=True):
+        dims = value.type.tensor_type.shape
+        dims.ClearField("dim")
+        for n in x.shape:
+            dims.dim.add(**({"dim_value": n} if isinstance(n, int) else {"dim_param": str(n)}))
+
+
+def _differences(file: Path, folder: Path, name: str) -> Iterator[float]:
+    """Of each output, in each case, from what JAX gives."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    for path in sorted(folder.glob(f"{name}.*.npz")):
+        case = np.load(path)
+        wanted = [key for key in case.files if key.startswith("out:")]
+        inputs = {one.name: case[f"in:{one.name}"] for one in session.get_inputs()}
+        for key, found in zip(wanted, session.run([k.removeprefix("out:") for k in wanted], inputs), strict=True):
+            yield flat.difference(case[key], found)
+
+
+def max_pool(x, window_shape, strides=None, padding="VALID"):
+    """Flax's, with its padding laid on apart: the converter has no form for one that is given in numbers."""
+    if not isinstance(padding, str):
+        sides = ((0, 0), *padding, (0, 0))
+        x, padding = jnp.pad(x, sides, constant_values=jnp.finfo(x.dtype).min), "VALID"
+    return pooled(x, window_shape=window_shape, strides=strides, padding=padding)
+
+
+def described(error: Exception) -> dict[str, str]:
+    """The operation at which a conversion failed, where it stands in the model, and what was said."""
+    operation, where = "", ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        equation = frame.f_locals.get("eqn")
+        operation = getattr(getattr(equation, "primitive", None), "name", operation)
+        file = frame.f_code.co_filename
+        if "/bigmodel_jax/" in file and "/export/" not in file:
+            where = f"{Path(file).name}:{line}"
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return {"operation": operation, "where": where, "said": said[:200]}
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    pooled = MaxPoolPlugin._make_patch(nn.max_pool)
+    MaxPoolPlugin._make_patch = classmethod(lambda cls, original: max_pool)
+    answer = main(json.loads(Path(sys.argv[1]).read_text()))
+    Path(sys.argv[2]).write_text(json.dumps(answer))

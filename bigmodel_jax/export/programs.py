@@ -1,0 +1,159 @@
+"""A model's programs over flat tables of arrays: `forward`, and for models that generate `prefill` and `decode`.
+
+A table maps names to arrays: the weights by path, the batch by what the model reads, the decode cache by the path of each
+of its arrays. Sizes are numbers, or symbols of `jax.export`.
+
+Shapes: B batch, T tokens, S columns of the cache, V vocab.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Param
+from bigmodel_jax.data.fields import Field
+from bigmodel_jax.export.subject import Subject
+from bigmodel_jax.inference.slots import cache_dtype, last_logits
+from bigmodel_jax.models.base import Out
+
+Table = dict[str, Any]
+# What a model reads where a batch has it, and the input whose shape it has; positions are those of whole texts.
+BESIDE = {"segment_ids": "tokens", "token_types": "tokens", "encoder_segment_ids": "encoder_tokens"}
+INTEGERS = {"tokens", "encoder_tokens", "label"}
+
+
+class Sizes(NamedTuple):
+    """batch: rows; length: tokens of a text; source: tokens of a text that an encoder reads; columns: of the cache."""
+
+    batch: Any
+    length: Any
+    source: Any
+    columns: Any
+
+
+class Program(NamedTuple):
+    """fn(weights, batch, ...) -> a table; arguments: its tables by name, as `jax.ShapeDtypeStruct`."""
+
+    fn: Callable
+    arguments: dict[str, Table]
+
+
+def forward(subject: Subject, sizes: Sizes, row: Mapping[str, Field], beside: Mapping[str, str] = BESIDE) -> Program:
+    """(weights, batch) -> {"output": logits, or what else the model computes}. row: what the run's data declares.
+    beside: what the program takes where the model reads it, and the input whose shape it has.
+
+    ValueError, one line, for a model that does not say what it reads, or of which shape.
+    """
+    batch = {name: _input(subject, name, shape, sizes, row) for name, shape in subject.config.inputs().items()}
+    if not batch:
+        raise ValueError(f"{subject.kind} does not say what it reads: its inputs() is empty")
+
+    def fn(weights: Table, batch: Table) -> Table:
+        value = subject.model.apply(params.from_paths(weights), batch).value
+        return named(value, "output")
+
+    found = _Reads(batch)
+    jax.eval_shape(lambda weights: fn(weights, found), abstract(subject.weights))
+    more = {name: _like(batch[of], jnp.int32) for name, of in beside.items() if name in found.names and of in batch}
+    if "hidden" in found.names:
+        more["hidden"] = jax.ShapeDtypeStruct((sizes.batch,), jnp.bool_)
+    if "ngrams" in found.names and "ngrams" in row:
+        more["ngrams"] = jax.ShapeDtypeStruct((sizes.batch, *row["ngrams"].shape), jnp.int32)
+    return Program(fn, {"weights": abstract(subject.weights), "batch": batch | more})
+
+
+class _Reads(dict):
+    """A batch that remembers the names that it was asked for; what is open in its shapes is 2."""
+
+    def __init__(self, batch: Mapping[str, Any]):
+        shapes = {name: [n if isinstance(n, int) else 2 for n in x.shape] for name, x in batch.items()}
+        super().__init__({name: jnp.zeros(shapes[name], x.dtype) for name, x in batch.items()})
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return super().get(name, default)
+
+    def __contains__(self, name: str) -> bool:
+        self.names.add(name)
+        return super().__contains__(name)
+
+
+def _like(x: jax.ShapeDtypeStruct, dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, dtype)
+
+
+def _input(subject: Subject, name: str, shape: tuple | None, sizes: Sizes, row: Mapping[str, Field]) -> Any:
+    if shape is None and name in ("tokens", "encoder_tokens"):
+        shape = (sizes.source if name == "encoder_tokens" else sizes.length,)
+    elif shape is None:
+        shape = row[name].shape if name in row else None
+        if shape is None:
+            raise ValueError(f"neither {subject.kind} nor the run's data says the shape of the input {name!r}")
+    dtype = "int32" if name in INTEGERS else "float32"
+    return jax.ShapeDtypeStruct((sizes.batch, *shape), dtype)
+
+
+def prefill(subject: Subject, sizes: Sizes) -> Program:
+    """(weights, batch, cache) -> {"logits": (B, V) of the last place, "cache": with the prompts in it}.
+
+    Prompts are padded on the left, with segment 0. An encoder-decoder's prompts go to its encoder.
+    """
+    start = subject.model.decoder_start
+    names = ("tokens", "positions", "segment_ids") if start is None else ("encoder_tokens", "encoder_segment_ids")
+    length = sizes.length if start is None else sizes.source
+    batch = {name: jax.ShapeDtypeStruct((sizes.batch, length), jnp.int32) for name in names}
+    declared = subject.model.make_cache(sizes.batch, sizes.columns, cache_dtype(subject.weights))
+
+    def fn(weights: Table, batch: Table, cache: Table) -> Table:
+        if start is not None:
+            one = jnp.ones((batch["encoder_tokens"].shape[0], 1), jnp.int32)
+            batch = batch | {"tokens": start * one, "positions": 0 * one, "segment_ids": one}
+        return _advance(subject, weights, batch, _unflattened(declared, cache))
+
+    cache = {name: jax.ShapeDtypeStruct(p.shape, p.dtype) for name, p in _leaves(declared).items()}
+    return Program(fn, {"weights": abstract(subject.weights), "batch": batch, "cache": cache})
+
+
+def decode(subject: Subject, sizes: Sizes, cache: Mapping[str, Any]) -> Program:
+    """As `prefill`, of one token a row, (B, 1); cache: the arrays that `prefill` returns."""
+    batch = {name: jax.ShapeDtypeStruct((sizes.batch, 1), jnp.int32) for name in ("tokens", "positions", "segment_ids")}
+    declared = subject.model.make_cache(sizes.batch, sizes.columns, cache_dtype(subject.weights))
+
+    def fn(weights: Table, batch: Table, cache: Table) -> Table:
+        return _advance(subject, weights, batch, _unflattened(declared, cache))
+
+    cache = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in cache.items()}
+    return Program(fn, {"weights": abstract(subject.weights), "batch": batch, "cache": cache})
+
+
+def _advance(subject: Subject, weights: Table, batch: Table, cache: Any) -> Table:
+    out: Out = subject.model.apply(params.from_paths(weights), batch, cache=cache)
+    return {"logits": last_logits(out), "cache": _leaves(out.cache)}
+
+
+def abstract(table: Mapping[str, Any]) -> Table:
+    """The arrays of a table without their values."""
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in table.items()}
+
+
+def named(tree: Any, name: str) -> Table:
+    """The arrays of a pytree by their paths below `name`."""
+    found, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_declared)
+    return {"/".join((name, jax.tree_util.keystr(path, simple=True, separator="/"))).strip("/"): x for path, x in found}
+
+
+def _leaves(cache: Any) -> Table:
+    return named(cache, "")
+
+
+def _unflattened(declared: Any, cache: Table) -> Any:
+    treedef = jax.tree.structure(declared, is_leaf=_declared)
+    return jax.tree.unflatten(treedef, [cache[name] for name in _leaves(declared)])
+
+
+def _declared(x: Any) -> bool:
+    return isinstance(x, Param)

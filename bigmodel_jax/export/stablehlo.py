@@ -1,0 +1,141 @@
+"""A run's model as StableHLO: its programs for CPU, CUDA and TPU in one file each, and the weights as their inputs.
+
+Each `<name>.stablehlo` is a portable artifact of StableHLO as `jax.export` makes it. signature.json holds what else
+`jax.export.Exported` needs, so that use.py calls the programs with jax alone: `jax.export.deserialize` would need the
+package flatbuffers, which jax does not install.
+"""
+
+import dataclasses
+import functools
+import json
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax import export
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core.precision import Float
+from bigmodel_jax.export import programs
+from bigmodel_jax.export.programs import Program, Sizes
+from bigmodel_jax.export.subject import Subject, Written, open_subject
+from bigmodel_jax.export.weights_file import save_weights
+from bigmodel_jax.models.compute import StackCompute
+from bigmodel_jax.nn.attention.attention import CHUNKED_FROM
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+SIGNATURE = "signature.json"
+
+
+def write(
+    config: Config,
+    run_dir: Path,
+    folder: Path,
+    which: str,
+    *,
+    dtype: Float = "float32",
+    adapter: str = "",
+    batch: int = 0,
+    length: int = 0,
+) -> Written:
+    """Writes programs, signature.json and weights*.safetensors into `folder`.
+
+    batch, length: rows, and tokens of a text and columns of the cache, where they are to be numbers; 0 leaves them open.
+    ValueError, one line, names the model and the operation that has no such form.
+    """
+    subject = open_subject(config, run_dir, which=which, adapter=adapter, dtype=dtype)
+    save = functools.partial(_save, subject, (batch, length), folder)
+    row = config.data.row()
+    about = {"forward": save("forward", lambda sizes: programs.forward(subject, sizes, row))}
+    if subject.model.make_cache is not None:
+        about["prefill"] = save("prefill", lambda sizes: programs.prefill(subject, sizes))
+        cache = about["prefill"]["results"]["cache"]
+        about["decode"] = save("decode", lambda sizes: programs.decode(subject, sizes, _parsed(cache, sizes)))
+    signature = {"model": subject.kind, "jax": jax.__version__, "dtype": dtype, "programs": about}
+    (folder / SIGNATURE).write_text(json.dumps(signature, indent=1) + "\n")
+    save_weights(subject.weights, folder)
+    return Written(f"{subject.kind}: {', '.join(about)} for {', '.join(PLATFORMS)}, {dtype}", subject.step)
+
+
+def _save(
+    subject: Subject, given: tuple[int, int], folder: Path, name: str, make: Callable[[Sizes], Program]
+) -> dict[str, Any]:
+    """Writes one program; returns what signature.json says of it."""
+    open_ = make(_sizes(given, name, []))
+    used = {str(n) for table in open_.arguments.values() for x in table.values() for n in x.shape}
+    bounds = [text for names, text in _bounds(subject) if names <= used]
+    program = make(_sizes(given, name, bounds))
+    try:
+        made = export.export(jax.jit(program.fn), platforms=PLATFORMS)(*program.arguments.values())
+    except Exception as error:  # tracing raises whatever the operation raises that cannot do with an open size
+        raise ValueError(_refused(subject, name, error)) from error
+    (folder / f"{name}.stablehlo").write_bytes(made.mlir_module_serialized)
+    return {
+        "file": f"{name}.stablehlo",
+        "arguments": {table: _texts(arrays) for table, arrays in program.arguments.items()},
+        "results": _texts(jax.tree.unflatten(made.out_tree, made.out_avals)),
+        "constraints": bounds,
+        "platforms": made.platforms,
+        "calling_convention_version": made.calling_convention_version,
+        "kept_arguments": made.module_kept_var_idx,
+        "uses_global_constants": made.uses_global_constants,
+    }
+
+
+def _sizes(given: tuple[int, int], name: str, bounds: list[str]) -> Sizes:
+    """The symbols b, t, e, s of a scope of their own, within `bounds`, or the numbers that are given for them.
+
+    A prompt's length stays open where that of the cache is given.
+    """
+    batch, length = given
+    b, t, e, s = export.symbolic_shape("b, t, e, s", constraints=bounds)
+    whole = length if name == "forward" else 0
+    return Sizes(batch or b, whole or t, whole or e, length or s)
+
+
+def _bounds(subject: Subject) -> list[tuple[set[str], str]]:
+    """(symbols, what they fulfil) for the models that end at a length."""
+    most = longest(subject.config)
+    ends = [({name}, f"{name} <= {most}") for name in ("t", "e")] if most else []
+    return [*ends, ({"t", "s"}, "t <= s")]
+
+
+def longest(config: Any) -> int:
+    """The tokens that the model and its towers read at most; 0 where nothing ends them.
+
+    Attention that cannot be told its form has another one from `CHUNKED_FROM` keys on, and stays below.
+    """
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    inside = [longest(value) for value in fields.values() if dataclasses.is_dataclass(value)]
+    own = [fields["max_seq_len"]] if fields.get("max_seq_len") else []
+    fixed = [CHUNKED_FROM - 1] if type(fields.get("compute")) is StackCompute else []
+    return min([n for n in (*inside, *own, *fixed) if n], default=0)
+
+
+def _parsed(texts: dict[str, str], sizes: Sizes) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays that `_texts` wrote, in the scope of `sizes`."""
+    symbols = next((n.scope for n in sizes if not isinstance(n, int)), None)
+    found = {}
+    for name, text in texts.items():
+        dtype, shape = text.rstrip("]").split("[")
+        found[name] = jax.ShapeDtypeStruct(export.symbolic_shape(shape, scope=symbols) if shape else (), dtype)
+    return found
+
+
+def _texts(tree: Any) -> Any:
+    """Arrays as text, such as float32[b,t,64]."""
+    return jax.tree.map(lambda x: f"{x.dtype.name}[{','.join(map(str, x.shape))}]", tree)
+
+
+def _refused(subject: Subject, name: str, error: Exception) -> str:
+    """One line: the program, the model, where in it the operation stands, and what else can be asked for."""
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "/bigmodel_jax/" in frame.filename]
+    where = [frame for frame in ours if "/export/" not in frame.filename][-1:]
+    said = str(error).strip().partition("\n")[0][:160]
+    at = f" at `{where[0].line}` ({Path(where[0].filename).name}:{where[0].lineno})" if where else ""
+    return (
+        f"export: stablehlo: the program {name} of {subject.kind} has no form with open sizes{at}: {said}; --batch N and "
+        "--length N give them"
+    )

@@ -1,0 +1,33 @@
+"""Puts the adapters of this folder on their base; needs peft, transformers and torch.
+
+python use.py BASE                              the model with its adapters; BASE: the base's folder or name
+python use.py BASE --tokens 5,17,3 --outputs o.npz   the logits for token ids, as a file of numpy
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from peft import PeftModel
+
+HERE = Path(__file__).resolve().parent
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("base")
+    options.add_argument("--tokens", type=lambda text: [int(n) for n in text.split(",")])
+    options.add_argument("--outputs", type=Path, default=Path("outputs.npz"))
+    given = options.parse_args()
+    base = transformers.AutoModelForCausalLM.from_pretrained(given.base)
+    model = PeftModel.from_pretrained(base, str(HERE)).eval()
+    print(type(base).__name__, f"{sum(x.numel() for x in model.parameters()):,} parameters with adapters")
+    if given.tokens:
+        with torch.no_grad():
+            np.savez(given.outputs, logits=model(input_ids=torch.tensor([given.tokens])).logits.float().numpy())
+
+
+if __name__ == "__main__":
+    main()
