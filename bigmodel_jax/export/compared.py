@@ -62,13 +62,11 @@ def first_line(error: BaseException) -> str:
 
 
 def place(error: BaseException) -> str:
-    """The innermost line of a model in which an error was raised, such as moe.py:128; "" where none was."""
-    found = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        file = frame.f_code.co_filename
-        if "/bigmodel_jax/" in file and "/export/" not in file:
-            found = f"{Path(file).name}:{line}"
-    return found
+    """The innermost line of a model in which an error was raised, and where it stands; "" where none was."""
+    frames = traceback.extract_tb(error.__traceback__)
+    parts = [(Path(frame.filename).parts, frame) for frame in frames]
+    ours = [f for p, f in parts if "bigmodel_jax" in p and "site-packages" not in p and "export" not in p]
+    return f"`{ours[-1].line}` ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
 
 
 def check(option: str, converter: str, name: str, kind: str, made: dict) -> None:
@@ -77,11 +75,12 @@ def check(option: str, converter: str, name: str, kind: str, made: dict) -> None
     made: what the worker answers, {"error": {"operation", "where", "said"}} or {"difference": ...}.
     """
     if wrong := made.get("error"):
-        operation = wrong["operation"] or "an operation"
-        at = f" ({wrong['where']})" if wrong["where"] else ""
+        operation, where = wrong["operation"], wrong["where"]
+        at = " at ".join(part for part in (operation, where) if part) or "an operation that it does not name"
+        # What fails without a name failed when the program was traced, at a size that is not a number.
+        ways = "" if operation and "dynamic" not in operation else "; --batch N --length N give it fixed sizes"
         raise ValueError(
-            f"{option}: the program {name} of {kind} uses {operation}{at}, which {converter} does not convert: {wrong['said']}; "
-            "perhaps it does with fixed sizes: --batch N --length N"
+            f"{option}: the program {name} of {kind} uses {at}, which {converter} does not convert: {wrong['said']}{ways}"
         )
     if not made["difference"] <= TOLERANCE:
         raise ValueError(

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import re
 import sys
 import traceback
 import warnings
@@ -147,6 +148,8 @@ def described(error: Exception) -> dict[str, str]:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         primitive = getattr(frame.f_locals.get("eqn"), "primitive", None)
         operation = getattr(primitive, "name", operation)
+    if found := re.search(r"implementation for (\w+)", str(error)):  # ONNX Runtime's words
+        operation = found[1]
     return {"operation": operation, "where": compared.place(error), "said": compared.first_line(error)}
 
 
