@@ -86,7 +86,7 @@ ROOMS = {
     "chex": ("core.metrics", "nn.attention.attention", "nn.cross_entropy", "training.step"),  # shapes at boundaries
     "orbax": ("checkpoint", "export.orbax_folder", "export.use"),
     # Scripts of an exported folder, which run where these are installed.
-    **dict.fromkeys(("torch", "transformers", "peft"), ("export.use",)),
+    **dict.fromkeys(("torch", "transformers", "peft", "llama_cpp"), ("export.use",)),
     "etils": ("core.paths",),  # paths in buckets
     "fsspec": ("core.paths",),  # what epath reads them with, and what it has no call for
     "grain": ("data.sources.grain_source",),

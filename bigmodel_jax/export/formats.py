@@ -12,7 +12,7 @@ from typing import Any
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.core.spelling import nearest
-from bigmodel_jax.export import card, huggingface, litert, onnx, orbax_folder, stablehlo
+from bigmodel_jax.export import card, gguf_file, huggingface, litert, onnx, orbax_folder, stablehlo
 from bigmodel_jax.export.subject import Written
 from bigmodel_jax.pretrained import labels
 from bigmodel_jax.pretrained.transfer import whole_or_nothing, write_tokenizer
@@ -52,6 +52,14 @@ FORMATS: dict[str, Format] = {
         "Adapters alone, as PEFT reads them beside their base.",
         ("peft", "transformers", "torch"),
         "peft.py",
+        beside=False,
+    ),
+    "gguf": Format(
+        gguf_file.write,
+        ("kind", "adapter"),
+        "One file for llama.cpp and what is built on it: weights, sizes, tokenizer and chat template.",
+        ("llama-cpp-python",),
+        "gguf.py",
         beside=False,
     ),
     "stablehlo": Format(

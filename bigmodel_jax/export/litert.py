@@ -82,17 +82,18 @@ def check_size(subject: Subject) -> None:
 
 def unrolled(subject: Subject, config: Config) -> Subject:
     """The same model with one copy of the layer for each layer."""
-    model = _unrolled(subject.config)
+    model = unrolled_config(subject.config)
     plain = flat.plain(config, subject._replace(config=model))
     return subject._replace(config=model, model=plain.make_model())
 
 
-def _unrolled(config: Any) -> Any:
+def unrolled_config(config: Any) -> Any:
+    """The config with its layers one after another, its towers' as well."""
     changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if isinstance(value, StackCompute):
             changes[field.name] = dataclasses.replace(value, unroll=True)
         elif dataclasses.is_dataclass(value):
-            changes[field.name] = _unrolled(value)
+            changes[field.name] = unrolled_config(value)
     return dataclasses.replace(config, **changes)

@@ -135,7 +135,5 @@ def _refused(subject: Subject, name: str, error: Exception) -> str:
     where = [frame for frame in ours if "/export/" not in frame.filename][-1:]
     said = str(error).strip().partition("\n")[0][:160]
     at = f" at `{where[0].line}` ({Path(where[0].filename).name}:{where[0].lineno})" if where else ""
-    return (
-        f"export: stablehlo: the program {name} of {subject.kind} has no form with open sizes{at}: {said}; --batch N and "
-        "--length N give them"
-    )
+    way = "; --batch N and --length N give them" if name == "forward" else ""
+    return f"export: stablehlo: the program {name} of {subject.kind} has no form with open sizes{at}: {said}{way}"

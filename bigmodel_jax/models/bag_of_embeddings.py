@@ -85,7 +85,7 @@ def hash_pairs(first: jax.Array, second: jax.Array, buckets: int) -> jax.Array:
 def mean_embedding(cfg: BagOfEmbeddingsConfig, p: Tree, tokens_BT: jax.Array, real_BT: jax.Array) -> jax.Array:
     """(B, D): the mean over the words that are `real`, and that over the pairs of neighbours which both are."""
     total = mean(linear.embed(p["embed"], tokens_BT), real_BT)
-    if cfg.bigram_buckets and tokens_BT.shape[1] > 1:
+    if cfg.bigram_buckets:
         pairs = hash_pairs(tokens_BT[:, :-1], tokens_BT[:, 1:], cfg.bigram_buckets)
         total += mean(linear.embed(p["bigrams"], pairs), real_BT[:, :-1] & real_BT[:, 1:])
     return total
@@ -101,8 +101,8 @@ def mean_ngrams(p: Tree, ngrams_BN: jax.Array, real_BN: jax.Array) -> jax.Array:
     looking them up would be written row by row."""
     table = p["ngrams"]["table"]
     weights = real_BN.astype(table.dtype)
-    rows = jnp.arange(len(ngrams_BN))[:, None]
-    counts_BV = jnp.zeros((len(ngrams_BN), len(table)), table.dtype).at[rows, ngrams_BN].add(weights)
+    rows = jnp.arange(ngrams_BN.shape[0])[:, None]
+    counts_BV = jnp.zeros((ngrams_BN.shape[0], len(table)), table.dtype).at[rows, ngrams_BN].add(weights)
     counts_BV = constrain(counts_BV, "batch", "vocab") / jnp.maximum(weights.sum(axis=1), 1)[:, None]
     return linear.project(counts_BV, table)
 

@@ -21,6 +21,8 @@ from bigmodel_jax.pretrained.names import Source, Tensor
 
 # general.architecture -> the architecture whose names and config we read it as.
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+# The architecture whose weights are written -> general.architecture; Mistral's without a window are read as Llama's.
+WRITTEN = {theirs: ours for ours, theirs in ARCHITECTURES.items()} | {"MistralForCausalLM": "llama"}
 # Those of which the Hugging Face folder alone is read.
 FOLDERS = {
     "bert": "BertModel",
@@ -52,6 +54,7 @@ NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+PARTS = {theirs: ours for ours, theirs in NAMES.items()}
 
 
 class Opened(NamedTuple):
@@ -150,6 +153,18 @@ def _tensor(path: Path, tensor: Any, heads: dict[str, int]) -> tuple[str, Tensor
         return unpermute(array, heads[part]) if part in heads else array
 
     return name, Tensor(shape, "float32", read)
+
+
+def gguf_name(name: str) -> str:
+    """What a GGUF file calls a tensor of a Hugging Face folder; KeyError for one that none of its models has."""
+    found = re.fullmatch(r"(?:model\.layers\.(\d+)\.)?(.+)\.(weight|bias)", name)
+    layer, part, suffix = found.groups() if found else (None, name, "")
+    return f"{f'blk.{layer}.' if layer is not None else ''}{PARTS[part]}.{suffix}"
+
+
+def permute(x: np.ndarray, num_heads: int) -> np.ndarray:
+    """Rows (heads * head_dim, ...) from (i, i + head_dim/2) to interleaved rotary pairs: the inverse of `unpermute`."""
+    return x.reshape(num_heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
 def unpermute(x: np.ndarray, num_heads: int) -> np.ndarray:

@@ -194,10 +194,20 @@ def published(config: Any) -> Any:
     return dataclasses.replace(config, **changes)
 
 
-def export_weights(
-    config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32", which: str = "", adapter: str = ""
-) -> Exported:
-    """Writes weights, config.json and tokenizer of a run as a Hugging Face folder; which, adapter: as in `load_weights`."""
+class Published(NamedTuple):
+    """A run's weights as its family has them: adapters merged, dense, in one dtype, without rows of padding; by our paths."""
+
+    family: Family
+    config: ModelConfig
+    weights: dict[str, Any]
+    spec: dict[str, params.Param]
+    step: int
+
+
+def published_weights(
+    config: Config, run_dir: Path, *, dtype: Float = "float32", which: str = "", adapter: str = ""
+) -> Published:
+    """The weights of one checkpoint; which, adapter: as in `load_weights`. ValueError where they have no published form."""
     check_published(config.mup, config.make_model())
     plain = unpadded(config.model)
     family = family_of(plain)
@@ -209,14 +219,27 @@ def export_weights(
         own = params.paths(config.objective.parameters(plain))
         spec = own | {path: p for path, p in spec.items() if path != "head/table"}  # which scores no token
     flat = {path: dense(flat[path], dtype)[tuple(map(slice, p.shape))].astype(dtype) for path, p in spec.items()}
+    return Published(family, plain, flat, spec, step)
+
+
+def export_weights(
+    config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32", which: str = "", adapter: str = ""
+) -> Exported:
+    """Writes weights, config.json and tokenizer of a run as a Hugging Face folder; which, adapter: as in `load_weights`."""
+    found = published_weights(config, run_dir, dtype=dtype, which=which, adapter=adapter)
     with whole_or_nothing(target, "export") as partial:
-        folder.save_params(family, plain, flat, partial, spec)
-        labels.restore(run_dir, partial)
-        if about := config.data.processor(run_dir):
-            (partial / "preprocessor_config.json").write_text(json.dumps(about, indent=2) + "\n")
-        _write_special(run_dir, partial)
-        write_tokenizer(run_dir, partial)
-    return Exported(family, step)
+        folder.save_params(found.family, found.config, found.weights, partial, found.spec)
+        write_about(config, run_dir, partial)
+    return Exported(found.family, found.step)
+
+
+def write_about(config: Config, run_dir: Path, target: Path) -> None:
+    """What a Hugging Face folder holds beside weights and config.json, into which it also writes names and ids."""
+    labels.restore(run_dir, target)
+    if about := config.data.processor(run_dir):
+        (target / "preprocessor_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    _write_special(run_dir, target)
+    write_tokenizer(run_dir, target)
 
 
 def _write_special(run_dir: Path, target: Path) -> None:

@@ -88,8 +88,19 @@ def _types(metadata: dict, length: int) -> list[int]:
     return _list(metadata, "token_type", lambda x: type(x) is int and NORMAL <= x <= BYTE, length)
 
 
+def words_of(pre: Pre, vocab: dict[str, int], merges: list[tuple[str, str]]) -> Any:
+    """A byte-level BPE that cuts words as `pre` says."""
+    from tokenizers import normalizers, pre_tokenizers
+
+    first = [pre_tokenizers.Digits(individual_digits=True)] if pre.digits else [split(p) for p in pre.splits]
+    model = byte_level(vocab, merges, first, words=not pre.splits, ignore_merges=pre.whole)
+    if pre.nfc:
+        model.normalizer = normalizers.NFC()
+    return model
+
+
 def _byte_level(metadata: dict) -> Any:
-    from tokenizers import AddedToken, normalizers, pre_tokenizers
+    from tokenizers import AddedToken
 
     name = metadata.get(f"{PREFIX}pre", "default")
     if not isinstance(name, str) or name not in PRE:
@@ -99,11 +110,7 @@ def _byte_level(metadata: dict) -> Any:
     wrong = next((merge for merge in merges if len(merge) != 2), None)
     if wrong:
         raise ValueError(f"{PREFIX}merges: two tokens belong where {' '.join(wrong)[:60]!r} is")
-    first = [pre_tokenizers.Digits(individual_digits=True)] if pre.digits else [split(p) for p in pre.splits]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    model = byte_level(vocab, merges, first, words=not pre.splits, ignore_merges=pre.whole)
-    if pre.nfc:
-        model.normalizer = normalizers.NFC()
+    model = words_of(pre, {token: i for i, token in enumerate(tokens)}, merges)
     types = _types(metadata, len(tokens))
     added = [(t, kind == CONTROL) for t, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)]
     model.add_tokens([AddedToken(t, special=special, normalized=False) for t, special in added])

@@ -129,7 +129,10 @@ def absorbing_is_cheaper(num_queries: int, kv_lora_rank: int, nope_dim: int, v_d
     """Whether `num_queries` against very many keys multiply less in the space of the latents.
 
     Per key and head: queries (n + w) and the making of key and value, R (n + w), against queries 2 R (rotary part left
-    out on both sides). For DeepSeek-V3 that is up to 170 queries.
+    out on both sides). For DeepSeek-V3 that is up to 170 queries. A number that an exported program leaves open counts as
+    many.
     """
+    if not isinstance(num_queries, int):
+        return False
     made = kv_lora_rank * (nope_dim + v_dim)
     return num_queries * 2 * kv_lora_rank < num_queries * (nope_dim + v_dim) + made

@@ -1,0 +1,167 @@
+"""A run's weights and tokenizer as one GGUF file, which llama.cpp runs.
+
+Matrices are quantised by the gguf package in blocks along their rows; vectors stay float32. Of a 4-bit or 5-bit kind the
+table and the head keep 8 bits, as llama.cpp's own files keep them wider.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer
+from bigmodel_jax.export import gguf_metadata
+from bigmodel_jax.export.subject import Written
+from bigmodel_jax.nn.position import frequencies
+from bigmodel_jax.pretrained import FAMILIES, gguf, names
+from bigmodel_jax.pretrained.transfer import Published, published, published_weights
+from bigmodel_jax.training.saved import CHAT_TEMPLATE
+
+FILE = "model.gguf"
+KINDS = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")
+WIDE = ("token_embd", "output")  # tensors that are kept at 8 bits
+HALF_LARGEST = 65504.0
+
+
+def write(config: Config, run_dir: Path, folder: Path, which: str, *, kind: str = "F16", adapter: str = "") -> Written:
+    """Writes `folder`/model.gguf; kind: what matrices are kept as, in the gguf package's words.
+
+    ValueError, one line, for a kind that the package cannot write, and for a model or tokenizer that no GGUF file of an
+    architecture here holds.
+    """
+    check_kind(kind)
+    found = published_weights(config, run_dir, which=which, adapter=adapter)
+    architecture = gguf.WRITTEN.get(found.family.architecture)
+    if architecture is None:
+        raise ValueError(
+            f"export: gguf: {found.family.architecture} is not written as GGUF; written are {', '.join(gguf.WRITTEN)}"
+        )
+    hf = found.family.to_hf(found.config)
+    if hf.get("sliding_window") and found.family.architecture == "MistralForCausalLM":
+        raise ValueError(f"export: gguf: sliding_window = {hf['sliding_window']}: llama.cpp's llama has no window")
+    keys = _keys(config, run_dir, found, hf, architecture, kind)
+    _write(folder / FILE, architecture, keys, found, hf, kind)
+    _check_same(folder / FILE, hf)
+    return Written(f"{FILE}: {found.family.architecture} as {architecture}, {kind}", found.step)
+
+
+def check_kind(kind: str) -> None:
+    """ValueError, one line, where `kind` is none, or the gguf package reads it and does not write it."""
+    quantize, kinds = _package()
+    if kind not in KINDS:
+        raise ValueError(f"--kind = {kind!r}{nearest(kind, KINDS)}; of gguf these are known: {', '.join(KINDS)}")
+    try:
+        quantize(np.zeros((1, 256), np.float32), kinds[kind])
+    except NotImplementedError:
+        raise ValueError(
+            f"--kind = {kind!r}: the gguf package reads it and cannot write it; llama.cpp's llama-quantize makes it of a file "
+            "of --kind F16; written here are F32, F16, BF16, Q8_0, Q5_1, Q5_0, Q4_1, Q4_0"
+        ) from None
+
+
+def _package() -> tuple[Any, Any]:
+    try:
+        from gguf import GGMLQuantizationType, quantize
+    except ImportError:
+        raise ValueError("export: GGUF needs the package gguf: uv sync --extra pretrained") from None
+    return quantize, GGMLQuantizationType
+
+
+def _keys(config: Config, run_dir: Path, found: Published, hf: dict, architecture: str, kind: str) -> dict[str, Any]:
+    from gguf import GGML_QUANT_VERSION, LlamaFileType
+
+    path = run_dir / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(
+            f"export: gguf: {run_dir} holds no tokenizer.json, and llama.cpp runs no model without a tokenizer"
+        )
+    template = run_dir / CHAT_TEMPLATE
+    said = template.read_text() if template.is_file() else ""
+    # The K kinds of whole files have sizes, of which the middle one is the usual.
+    file_type = {"F32": "ALL_F32", **{k: f"MOSTLY_{k}_M" for k in ("Q5_K", "Q4_K", "Q3_K")}, "Q2_K": "MOSTLY_Q2_K"}
+    return {
+        "general.type": "model",
+        "general.name": run_dir.resolve().name,
+        "general.file_type": int(LlamaFileType[file_type.get(kind, f"MOSTLY_{kind}")]),
+        "general.quantization_version": GGML_QUANT_VERSION,
+        **gguf_metadata.sizes(hf, architecture),
+        **gguf_metadata.vocabulary(load_tokenizer(path), hf["vocab_size"], said, path),
+    }
+
+
+def _write(path: Path, architecture: str, keys: dict[str, Any], found: Published, hf: dict, kind: str) -> None:
+    """The file, with one tensor of it in memory at a time."""
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(path, architecture)
+    adders = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+    for key, value in keys.items():
+        adders.get(type(value), writer.add_array)(key, value)
+    # Quantising twice would cost more than asking the package for the size of zeros, which is that of any values.
+    for name, shape, used, _ in _tensors(found, hf, architecture, kind):
+        data = _quantized(name, np.zeros((1, shape[-1]), np.float32), used)
+        rows = int(np.prod(shape[:-1], dtype=np.int64))
+        sizes = (*shape[:-1], data.shape[-1]) if data.dtype == np.uint8 else shape
+        writer.add_tensor_info(name, sizes, data.dtype, data.nbytes * rows, raw_dtype=used)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for name, _, used, read in _tensors(found, hf, architecture, kind):
+        writer.write_tensor_data(_quantized(name, read(), used))
+    writer.close()
+
+
+def _tensors(found: Published, hf: dict, architecture: str, kind: str) -> Iterator[tuple]:
+    """(name, shape, how it is kept, a function that reads it) of every tensor of the file."""
+    kinds = _package()[1]
+    scaling = found.config.rope_scaling
+    if scaling.kind == "llama3":
+        head_dim, theta = found.config.head_dim, found.config.rope_theta
+        factors = np.maximum(frequencies(head_dim, theta) / frequencies(head_dim, theta, scaling), 1.0)
+        yield gguf.ROPE_FACTORS, factors.shape, kinds.F32, lambda: factors
+    heads = {"attn_q": hf["num_attention_heads"], "attn_k": hf["num_key_value_heads"]}
+    for piece in names.pieces(found.family.rows, found.spec, found.config):
+        name = gguf.gguf_name(piece.name)
+        shape = names.joined_shape(names.their_shapes(piece, found.spec), piece.row.axis)
+        turned = heads.get(name.split(".")[-2]) if architecture in gguf.PERMUTED else None
+
+        def read(piece=piece, turned=turned) -> np.ndarray:
+            x = names.to_theirs(piece, found.weights)
+            return np.ascontiguousarray(gguf.permute(x, turned) if turned else x)
+
+        yield name, shape, kinds[_used(name, shape, kind)], read
+
+
+def _used(name: str, shape: tuple[int, ...], kind: str) -> str:
+    """How a tensor is kept where matrices are kept as `kind`."""
+    if len(shape) < 2:
+        return "F32"
+    if kind[0] == "Q" and kind != "Q8_0" and name.split(".")[0] in WIDE:
+        kind = "Q8_0"
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    if shape[-1] % GGML_QUANT_SIZES[GGMLQuantizationType[kind]][0] == 0:
+        return kind
+    return "Q8_0" if shape[-1] % GGML_QUANT_SIZES[GGMLQuantizationType.Q8_0][0] == 0 else "F16"
+
+
+def _quantized(name: str, x: np.ndarray, kind: Any) -> np.ndarray:
+    quantize, kinds = _package()
+    if kind == kinds.F16 and np.abs(x).max(initial=0.0) > HALF_LARGEST:
+        raise ValueError(
+            f"export: gguf: {name} holds values that float16 does not reach; --kind BF16 or F32 keeps them"
+        )
+    return quantize(x, kind)
+
+
+def _check_same(path: Path, hf: dict) -> None:
+    """ValueError where the file is read as another model: its keys have no word for something that config.json says."""
+    found = gguf.open_gguf(path)
+    wanted = FAMILIES[found.family.architecture].from_hf(hf)
+    ours, theirs = (dataclasses.asdict(published(config)) for config in (wanted, found.config))
+    if wrong := [name for name, value in ours.items() if theirs[name] != value]:
+        raise ValueError(f"export: gguf: the file has no word for {wrong[0]} = {ours[wrong[0]]!r}")

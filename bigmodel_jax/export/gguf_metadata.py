@@ -1,0 +1,173 @@
+"""The metadata of a GGUF file: a model's sizes in llama.cpp's keys, and its tokenizer.
+
+What is written is read again by the package's own reader, so that a model or a tokenizer that llama.cpp would take for
+another one is refused.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bigmodel_jax.data.tokenizers import sentencepiece_model
+from bigmodel_jax.data.tokenizers.gguf_tokenizer import (
+    CONTROL,
+    NORMAL,
+    PRE,
+    PREFIX,
+    UNUSED,
+    USER_DEFINED,
+    from_gguf_metadata,
+    words_of,
+)
+from bigmodel_jax.data.tokenizers.sentencepiece_model import SentencePieceModel
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
+
+KINDS = "byte-level BPE and SentencePiece's BPE"
+
+
+def sizes(hf: dict[str, Any], architecture: str) -> dict[str, Any]:
+    """The keys of the architecture, of what config.json says; whole numbers, and floats where llama.cpp reads floats."""
+    head_dim = hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"]
+    found = {
+        "vocab_size": hf["vocab_size"],
+        "context_length": hf["max_position_embeddings"],
+        "embedding_length": hf["hidden_size"],
+        "block_count": hf["num_hidden_layers"],
+        "feed_forward_length": hf["intermediate_size"],
+        "attention.head_count": hf["num_attention_heads"],
+        "attention.head_count_kv": hf["num_key_value_heads"],
+        "attention.key_length": head_dim,
+        "attention.value_length": head_dim,
+        "attention.layer_norm_rms_epsilon": float(hf["rms_norm_eps"]),
+        "rope.dimension_count": head_dim,
+        "rope.freq_base": float(hf["rope_theta"]),
+    }
+    scaling = hf.get("rope_scaling") or {}
+    if scaling.get("rope_type") in ("linear", "yarn"):
+        found |= {"rope.scaling.type": scaling["rope_type"], "rope.scaling.factor": float(scaling["factor"])}
+    if scaling.get("rope_type") == "yarn":
+        found["rope.scaling.original_context_length"] = scaling["original_max_position_embeddings"]
+        found |= {f"rope.scaling.yarn_{name}": float(scaling[name]) for name in ("beta_fast", "beta_slow")}
+    return {f"{architecture}.{name}": value for name, value in found.items()}
+
+
+# ---------------------------------------------------------------- the tokenizer
+
+
+def vocabulary(tokenizer: Tokenizer, size: int, template: str, path: Path) -> dict[str, Any]:
+    """The keys tokenizer.ggml.*; size: rows of the table, of which those without a token are marked as unused.
+
+    ValueError, one line, for a tokenizer that llama.cpp has no form of. path: the tokenizer's file, for messages.
+    """
+    if isinstance(tokenizer.model, SentencePieceModel):
+        found = _of_proto(tokenizer.model, path)
+    else:
+        said = json.loads(tokenizer.model.to_str())
+        found = _of_bpe(said, path)
+    tokens, types = _tokens(tokenizer, found.pop("types"), size, path)
+    found |= {"tokens": tokens, "token_type": types, **_special(tokenizer)}
+    if "scores" in found:
+        found["scores"] = [found["scores"].get(token, 0.0) for token in tokens]
+    keys = {PREFIX + name: value for name, value in found.items()}
+    if template:
+        keys["tokenizer.chat_template"] = template
+    _check_same(tokenizer, keys, path)
+    return keys
+
+
+def _tokens(tokenizer: Tokenizer, types: dict[str, int], size: int, path: Path) -> tuple[list[str], list[int]]:
+    if tokenizer.vocab_size > size:
+        raise ValueError(f"export: gguf: {path} has {tokenizer.vocab_size} tokens, and the model's table {size} rows")
+    names = [tokenizer.model.id_to_token(i) if i < tokenizer.vocab_size else None for i in range(size)]
+    tokens = [f"[PAD{i}]" if name is None else name for i, name in enumerate(names)]
+    added = {t.content: CONTROL if t.special else USER_DEFINED for t in _added(tokenizer).values()}
+    kinds = [UNUSED if name is None else types.get(name, added.get(name, NORMAL)) for name in names]
+    return tokens, kinds
+
+
+def _added(tokenizer: Tokenizer) -> dict[int, Any]:
+    return tokenizer.model.get_added_tokens_decoder()
+
+
+def _special(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The ids of the tokens that begin, end and fill up a text, and whether the first is put in front of one."""
+    special, model = tokenizer.special, tokenizer.model
+    if not special:  # it was trained here, and a model of it is fed its start in front of every text
+        return {"bos_token_id": tokenizer.start, "eos_token_id": tokenizer.separator, "add_bos_token": True}
+    ids = {"bos": special.token("bos_token"), "eos": special.token("eos_token")}
+    ids |= {"unknown": special.token("unk_token"), "padding": special.token("pad_token")}
+    found = {f"{kind}_token_id": model.token_to_id(name) for kind, name in ids.items() if name}
+    ends = special.ids("eos_token_id")
+    found["eos_token_id"] = ends[0] if ends else found.get("eos_token_id", tokenizer.separator)
+    if len(ends) > 1:
+        found["eot_token_id"] = ends[1]
+    adds = special.names.get("add_bos_token")
+    starts = tokenizer.start == found.get("bos_token_id") != tokenizer.separator
+    return {name: i for name, i in found.items() if i is not None} | {
+        "add_bos_token": bool(starts if adds is None else adds)
+    }
+
+
+def _of_bpe(said: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Of a tokenizer.json with a BPE model; types: those of tokens that are no added ones."""
+    model = said["model"]
+    if model.get("type") != "BPE":
+        raise ValueError(f"export: gguf: {path} holds a {model.get('type')} model; llama.cpp's files here hold {KINDS}")
+    merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model["merges"]]
+    if "ByteLevel" in json.dumps(said["decoder"]):
+        return {"model": "gpt2", "pre": _pre(said, path), "merges": merges, "types": {}}
+    ranks: dict[str, float] = {}
+    for rank, merge in enumerate(merges):
+        ranks.setdefault(merge.replace(" ", ""), -float(rank))
+    lowest = -float(len(merges))
+    scores = {token: ranks.get(token, lowest) for token in model["vocab"]}
+    types = {token: 6 for token in model["vocab"] if token.startswith("<0x") and model.get("byte_fallback")}
+    types[model["unk_token"] or "<unk>"] = 2
+    prefix = "Prepend" in json.dumps(said["normalizer"])
+    return {"model": "llama", "scores": scores, "types": types, "add_space_prefix": prefix}
+
+
+def _of_proto(model: SentencePieceModel, path: Path) -> dict[str, Any]:
+    """Of a SentencePiece model that stays one."""
+    proto = sentencepiece_model.parse(model.proto)
+    spec = proto.normalizer_spec
+    if proto.trainer_spec.model_type != proto.trainer_spec.BPE or spec.precompiled_charsmap:
+        raise ValueError(f"export: gguf: {path} holds a SentencePiece model that is no plain BPE; known: {KINDS}")
+    return {
+        "model": "llama",
+        "scores": {p.piece: float(p.score) for p in proto.pieces},
+        "types": {p.piece: int(p.type) for p in proto.pieces},
+        "add_space_prefix": bool(spec.add_dummy_prefix),
+        "remove_extra_whitespaces": bool(spec.remove_extra_whitespaces),
+    }
+
+
+def _pre(said: dict[str, Any], path: Path) -> str:
+    """The name by which llama.cpp knows how the tokenizer cuts words."""
+    own = _cut(said)
+    for name, pre in PRE.items():
+        if _cut(json.loads(words_of(pre, {}, []).to_str())) == own:
+            return name
+    raise ValueError(f"export: gguf: {path} cuts words as no tokenizer that llama.cpp knows by name: {', '.join(PRE)}")
+
+
+def _cut(said: dict[str, Any]) -> tuple[Any, ...]:
+    """What decides how a byte-level tokenizer cuts a text, without what changes offsets alone."""
+    steps = said["pre_tokenizer"] or {}
+    steps = steps.get("pretokenizers", [steps])
+    steps = [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
+    return steps, said["normalizer"], bool(said["model"]["ignore_merges"])
+
+
+def _check_same(tokenizer: Tokenizer, keys: dict[str, Any], path: Path) -> None:
+    """ValueError where the keys are read as another tokenizer than the one that they were made of."""
+    again = from_gguf_metadata(keys, path)
+    if isinstance(tokenizer.model, SentencePieceModel):
+        same = [again.id_to_token(i) == tokenizer.model.id_to_token(i) for i in range(tokenizer.vocab_size)]
+    else:
+        ours, theirs = (json.loads(model.to_str())["model"] for model in (tokenizer.model, again))
+        pairs = [[tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in x["merges"]] for x in (ours, theirs)]
+        vocab = {token: i for token, i in theirs["vocab"].items() if i < tokenizer.vocab_size}
+        same = [pairs[0] == pairs[1], all(vocab.get(token) == i for token, i in ours["vocab"].items())]
+    if not all(same):
+        raise ValueError(f"export: gguf: {path} has merges that llama.cpp's form of it would not keep")
