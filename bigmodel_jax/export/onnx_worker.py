@@ -3,6 +3,7 @@
 `python -m bigmodel_jax.export.onnx_worker JOB ANSWER`: two JSON files; only `onnx.py` starts it.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -20,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
-from flax import linen as nn
 from safetensors.numpy import load_file
 
 # jax2onnx 0.17.1 reads it where JAX 0.12 does not have it any more.
@@ -134,8 +134,8 @@ def _caller(file: Path) -> Callable[[Table], Table]:
     return lambda inputs: dict(zip(names, session.run(None, inputs), strict=True))
 
 
-def max_pool(x, window_shape, strides=None, padding="VALID"):
-    """Flax's, with its padding laid on apart: the converter has no form for one that is given in numbers."""
+def max_pool(pooled, x, window_shape, strides=None, padding="VALID"):
+    """Flax's, by the converter's `pooled`, with its padding laid on apart: the converter has no form for one that is given in numbers."""
     if not isinstance(padding, str):
         sides = ((0, 0), *padding, (0, 0))
         x, padding = jnp.pad(x, sides, constant_values=jnp.finfo(x.dtype).min), "VALID"
@@ -155,7 +155,7 @@ def described(error: Exception) -> dict[str, str]:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
-    pooled = MaxPoolPlugin._make_patch(nn.max_pool)
-    MaxPoolPlugin._make_patch = classmethod(lambda cls, original: max_pool)
+    own = MaxPoolPlugin._make_patch.__func__
+    MaxPoolPlugin._make_patch = classmethod(lambda cls, flax: functools.partial(max_pool, own(cls, flax)))
     answer = main(json.loads(Path(sys.argv[1]).read_text()))
     Path(sys.argv[2]).write_text(json.dumps(answer))
