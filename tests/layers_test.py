@@ -90,6 +90,9 @@ ROOMS = {
     "orbax": ("checkpoint", "export.orbax_folder", "export.use"),
     # Scripts of an exported folder, which run where these are installed.
     **dict.fromkeys(("torch", "transformers", "peft", "llama_cpp"), ("export.use",)),
+    # No dependencies: environments of their own, which uv makes.
+    **dict.fromkeys(("jax2onnx", "onnx", "onnxruntime"), ("export.onnx_worker", "export.use")),
+    **dict.fromkeys(("litert_converter", "ai_edge_litert"), ("export.litert_worker", "export.use")),
     "etils": ("core.paths",),  # paths in buckets
     "fsspec": ("core.paths",),  # what epath reads them with, and what it has no call for
     "grain": ("data.sources.grain_source",),
@@ -102,7 +105,7 @@ ROOMS = {
     "jinja2": ("data.text.chat_sandbox",),
     "gguf": ("pretrained.gguf", "pretrained.gguf_config", "export.gguf_file"),
     "ray": ("cluster",),  # no dependency: a Ray job runs where Ray is
-    "safetensors": ("pretrained", "export.weights_file"),
+    "safetensors": ("pretrained", "export.weights_file", "export.onnx_worker"),
     "flax": (
         "models.flax_module",
         "models.cnn",

@@ -14,13 +14,13 @@ from jax import export
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.export import programs
+from bigmodel_jax.export.compared import Case
 from bigmodel_jax.export.programs import BESIDE, Program, Sizes, Table
 from bigmodel_jax.export.stablehlo import longest
 from bigmodel_jax.export.subject import Subject
 from bigmodel_jax.models.adapters import AdapterConfig
 
 NEW = "new_"  # in front of what a program returns of the cache
-TOLERANCE = 1e-4
 # Sizes of the two cases that are computed in both: rows, tokens, tokens of an encoder, columns of the cache.
 CASES = (Sizes(2, 5, 6, 12), Sizes(3, 9, 4, 16))
 
@@ -31,13 +31,6 @@ class Flat(NamedTuple):
     fn: Callable[..., list]
     inputs: dict[str, jax.ShapeDtypeStruct]
     outputs: list[str]
-
-
-class Case(NamedTuple):
-    """What one program gives for certain inputs, both by name."""
-
-    inputs: dict[str, np.ndarray]
-    outputs: dict[str, np.ndarray]
 
 
 def plain(config: Config, subject: Subject) -> Config:
@@ -54,9 +47,9 @@ def program(name: str, subject: Subject, sizes: Sizes, config: Config) -> Progra
     """One program; positions are an input of `forward` where the model reads them, as no length is open otherwise."""
     if name == "forward":
         return programs.forward(subject, sizes, config.data.row(), BESIDE | {"positions": "tokens"})
-    prefill = programs.prefill(subject, sizes)
     if name == "prefill":
-        return prefill
+        return programs.prefill(subject, sizes)
+    prefill = programs.prefill(subject, sizes._replace(length=1))  # its length plays no part in what it leaves
     left = jax.eval_shape(prefill.fn, *prefill.arguments.values())
     return programs.decode(subject, sizes, left["cache"])
 
@@ -87,26 +80,32 @@ def _named(results: Table) -> Table:
     return own | {f"{NEW}cache/{name}": x for name, x in results.get("cache", {}).items()}
 
 
-def open_sizes(subject: Subject, given: tuple[int, int]) -> Sizes:
-    """The symbols b, t, e, s, or the numbers that are given for (rows, tokens and columns)."""
-    batch, length = given
+def with_open_sizes(name: str, subject: Subject, given: tuple[int, int], config: Config) -> Program:
+    """One program for rows b, tokens t, tokens e of an encoder and columns s, or for the numbers that are given for them
+    (rows; tokens and columns)."""
+    open_ = program(name, subject, _symbols(given, ["t <= s"]), config)
+    used = {str(n) for table in open_.arguments.values() for x in table.values() for n in x.shape}
     most = longest(subject.config)
-    bounds = [f"{name} <= {most}" for name in ("t", "e")] if most else []
-    b, t, e, s = export.symbolic_shape("b, t, e, s", constraints=[*bounds, "t <= s"])
+    bounds = [f"{size} <= {most}" for size in ("t", "e") if most and size in used]
+    bounds += ["t <= s"] if {"t", "s"} <= used else []
+    return program(name, subject, _symbols(given, bounds), config)
+
+
+def _symbols(given: tuple[int, int], bounds: list[str]) -> Sizes:
+    batch, length = given
+    b, t, e, s = export.symbolic_shape("b, t, e, s", constraints=bounds)
     return Sizes(batch or b, length or t, length or e, length or s)
 
 
-def cases(
-    subject: Subject, config: Config, given: tuple[int, int], wanted: tuple[str, ...]
-) -> Iterator[tuple[str, Case]]:
-    """(program, what it gives) for two sizes each; decode goes on from what prefill has left."""
+def cases(subject: Subject, config: Config, given: tuple[int, int]) -> Iterator[tuple[str, Case]]:
+    """(program, what it gives) of all programs, for two sizes each; decode goes on from what prefill has left."""
     rng, batch, length = np.random.default_rng(0), *given
     most = longest(subject.config) or max(CASES[-1])
     for case in CASES:
         tokens, source = length or min(case.length, most), length or min(case.source, most)
         sizes = Sizes(batch or case.batch, tokens, source, length or case.columns)
         cache: Table = {}
-        for name in wanted:
+        for name in names(subject):
             made = program(name, subject, sizes, config)
             given_batch = _inputs(made.arguments["batch"], subject, name, tokens, rng)
             inputs = {"batch": given_batch} | ({"cache": cache or _empty(made)} if name != "forward" else {})
@@ -158,14 +157,3 @@ def smallest_vocabulary(config: Any) -> int:
 def texts(table: Mapping[str, Any]) -> dict[str, str]:
     """Arrays as text, such as float32[b,t,64]."""
     return {name: f"{np.dtype(x.dtype).name}[{','.join(map(str, x.shape))}]" for name, x in table.items()}
-
-
-def difference(expected: np.ndarray, found: np.ndarray) -> float:
-    """The largest difference, as a share of the largest absolute value where that is above 1; infinite for other shapes."""
-    if expected.shape != found.shape:
-        return float("inf")
-    if not expected.size:
-        return 0.0
-    a, b = expected.astype(np.float64), found.astype(np.float64)
-    worst = np.abs(a - b).max() / max(1.0, np.abs(a).max())
-    return float(worst) if np.isfinite(worst) else float("inf")

@@ -12,7 +12,7 @@ from typing import Any
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.core.spelling import nearest
-from bigmodel_jax.export import card, gguf_file, huggingface, orbax_folder, stablehlo
+from bigmodel_jax.export import card, gguf_file, huggingface, litert, onnx, orbax_folder, stablehlo
 from bigmodel_jax.export.subject import Written
 from bigmodel_jax.pretrained import labels
 from bigmodel_jax.pretrained.transfer import whole_or_nothing, write_tokenizer
@@ -68,6 +68,20 @@ FORMATS: dict[str, Format] = {
         "Programs in StableHLO, which run on CPU, CUDA and TPU, and the weights that they take.",
         ("jax",),
         "stablehlo.py",
+    ),
+    "onnx": Format(
+        onnx.write,
+        ("adapter", "batch", "length"),
+        "Programs in ONNX; signature.json says what each takes and gives, and how far from JAX it was on two sizes.",
+        ("onnxruntime", "numpy"),
+        "onnx.py",
+    ),
+    "litert": Format(
+        litert.write,
+        ("adapter", "batch", "length"),
+        "Programs for LiteRT (TensorFlow Lite); signature.json says what each takes and gives, and how far from JAX it was.",
+        ("ai-edge-litert", "numpy"),
+        "litert.py",
     ),
     "orbax": Format(
         orbax_folder.write,

@@ -3,12 +3,14 @@
 `python -m bigmodel_jax.export.onnx_worker JOB ANSWER`: two JSON files; only `onnx.py` starts it.
 """
 
+import functools
 import hashlib
 import json
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
-from flax import linen as nn
 from safetensors.numpy import load_file
 
 # jax2onnx 0.17.1 reads it where JAX 0.12 does not have it any more.
@@ -29,7 +30,8 @@ import jax2onnx  # noqa: E402 - after the line above
 from jax2onnx.plugins.flax.linen.max_pool import MaxPoolPlugin  # noqa: E402
 
 from bigmodel_jax.core import dataclass_json  # noqa: E402
-from bigmodel_jax.export import flat  # noqa: E402
+from bigmodel_jax.export import compared, flat  # noqa: E402
+from bigmodel_jax.export.compared import Table  # noqa: E402
 from bigmodel_jax.export.subject import Subject  # noqa: E402
 
 APART = 1 << 10  # constants of so many bytes lie in weights.data, once for all programs
@@ -37,20 +39,23 @@ DATA = "weights.data"
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
-    """{program: what was made of it}, or {"error": ...}."""
+    """{program: what was made of it}, up to the first that could not be made."""
     config = dataclass_json.from_json(job["config"])
-    folder = Path(job["folder"])
-    weights = {name: jnp.asarray(x) for name, x in sorted(_weights(Path(job["weights"])))}
+    weights = {name: jnp.asarray(x) for name, x in _weights(Path(job["weights"]))}
     subject = Subject(config.model, config.make_model(), weights, 0)
-    made, stored = {}, Stored(folder / DATA)
-    with stored:
+    made = {}
+    with Stored(Path(job["folder"]) / DATA) as stored:
         for name in job["programs"]:
             try:
                 made[name] = _convert(name, subject, config, job, stored)
             except Exception as error:  # whatever the converter raises of an operation that it does not know
-                return {"error": {"program": name, **described(error)}}
+                return made | {name: {"error": described(error)}}
     for name, about in made.items():
-        about["difference"] = max(_differences(folder / about["file"], Path(job["cases"]), name))
+        try:
+            call = _caller(Path(job["folder"]) / about["file"])
+            about["difference"] = compared.worst(Path(job["cases"]), name, call)
+        except Exception as error:  # an operation that the converter writes and the runtime does not have
+            about["error"] = described(error)
     return made
 
 
@@ -88,8 +93,8 @@ class Stored:
 
 
 def _convert(name: str, subject: Subject, config: Any, job: dict, stored: Stored) -> dict[str, Any]:
-    sizes = flat.open_sizes(subject, tuple(job["sizes"]))
-    made = flat.flat(flat.program(name, subject, sizes, config), subject.weights)
+    program = flat.with_open_sizes(name, subject, tuple(job["sizes"]), config)
+    made = flat.flat(program, subject.weights)
     outputs = jax.eval_shape(made.fn, *made.inputs.values())
     proto = jax2onnx.to_onnx(
         made.fn,
@@ -120,21 +125,17 @@ def _name_sizes(declared: Any, shapes: list) -> None:
             dims.dim.add(**({"dim_value": n} if isinstance(n, int) else {"dim_param": str(n)}))
 
 
-def _differences(file: Path, folder: Path, name: str) -> Iterator[float]:
-    """Of each output, in each case, from what JAX gives."""
+def _caller(file: Path) -> Callable[[Table], Table]:
+    """The program in ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    for path in sorted(folder.glob(f"{name}.*.npz")):
-        case = np.load(path)
-        wanted = [key for key in case.files if key.startswith("out:")]
-        inputs = {one.name: case[f"in:{one.name}"] for one in session.get_inputs()}
-        for key, found in zip(wanted, session.run([k.removeprefix("out:") for k in wanted], inputs), strict=True):
-            yield flat.difference(case[key], found)
+    names = [one.name for one in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(None, inputs), strict=True))
 
 
-def max_pool(x, window_shape, strides=None, padding="VALID"):
-    """Flax's, with its padding laid on apart: the converter has no form for one that is given in numbers."""
+def max_pool(pooled, x, window_shape, strides=None, padding="VALID"):
+    """Flax's, by the converter's `pooled`, with its padding laid on apart: the converter has no form for one that is given in numbers."""
     if not isinstance(padding, str):
         sides = ((0, 0), *padding, (0, 0))
         x, padding = jnp.pad(x, sides, constant_values=jnp.finfo(x.dtype).min), "VALID"
@@ -143,20 +144,18 @@ def max_pool(x, window_shape, strides=None, padding="VALID"):
 
 def described(error: Exception) -> dict[str, str]:
     """The operation at which a conversion failed, where it stands in the model, and what was said."""
-    operation, where = "", ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        equation = frame.f_locals.get("eqn")
-        operation = getattr(getattr(equation, "primitive", None), "name", operation)
-        file = frame.f_code.co_filename
-        if "/bigmodel_jax/" in file and "/export/" not in file:
-            where = f"{Path(file).name}:{line}"
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return {"operation": operation, "where": where, "said": said[:200]}
+    operation = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        primitive = getattr(frame.f_locals.get("eqn"), "primitive", None)
+        operation = getattr(primitive, "name", operation)
+    if found := re.search(r"implementation for (\w+)", str(error)):  # ONNX Runtime's words
+        operation = found[1]
+    return {"operation": operation, "where": compared.place(error), "said": compared.first_line(error)}
 
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
-    pooled = MaxPoolPlugin._make_patch(nn.max_pool)
-    MaxPoolPlugin._make_patch = classmethod(lambda cls, original: max_pool)
+    own = MaxPoolPlugin._make_patch.__func__
+    MaxPoolPlugin._make_patch = classmethod(lambda cls, flax: functools.partial(max_pool, own(cls, flax)))
     answer = main(json.loads(Path(sys.argv[1]).read_text()))
     Path(sys.argv[2]).write_text(json.dumps(answer))

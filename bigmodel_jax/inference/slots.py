@@ -185,7 +185,8 @@ def last_logits(out: Out) -> jax.Array:
     """(B, V) of the last place alone: those of a whole prompt cost a fifth of its products, and more with a large table."""
     if out.head is None:
         return out.value[:, -1]
-    return dataclasses.replace(out.head, x=out.head.x[:, -1:]).logits()[:, 0]
+    last = dataclasses.replace(out.head, x=jax.lax.slice_in_dim(out.head.x, -1, None, axis=1))
+    return jax.lax.index_in_dim(last.logits(), 0, 1, keepdims=False)
 
 
 def emit(out: Emitted, turn: int | jax.Array, slots: Slots, valid: jax.Array) -> Emitted:

@@ -174,7 +174,7 @@ def enter(cfg: BertConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 
 def pool(p, x_BTD):
     """tanh of a dense layer over the first token, (B, D)."""
-    return jnp.tanh(linear.linear(p["pooler"], x_BTD[:, 0]))
+    return jnp.tanh(linear.linear(p["pooler"], jax.lax.index_in_dim(x_BTD, 0, 1, keepdims=False)))
 
 
 def masked_lm(cfg, p, x_BTD) -> TableHead:

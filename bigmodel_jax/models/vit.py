@@ -6,6 +6,7 @@ Shapes: B batch, H height, W width, C channels, T 1 + patches, D embed, L layers
 import dataclasses
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core import params
@@ -79,7 +80,8 @@ def block(cfg: ViTConfig, p, x_BTD, _, where, *, train: bool):
 
 def leave(cfg: ViTConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
     """Logits (B, num_classes): a linear map of the class token."""
-    return Out(constrain(linear.linear(p["head"], norm.layer(p["norm"], x_BTD[:, 0], eps=cfg.norm_eps)), "batch", None))
+    cls = jax.lax.index_in_dim(x_BTD, 0, 1, keepdims=False)
+    return Out(constrain(linear.linear(p["head"], norm.layer(p["norm"], cls, eps=cfg.norm_eps)), "batch", None))
 
 
 TI_16 = ViTConfig(embed_dim=192, num_heads=3, mlp_dim=768)

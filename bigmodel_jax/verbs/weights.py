@@ -123,6 +123,8 @@ VERBS = {
         "              peft         LoRA adapters alone; without it they are merged\n"
         "              gguf         one file for llama.cpp\n"
         "              stablehlo    programs for CPU, CUDA and TPU that need jax alone\n"
+        "              onnx         programs for ONNX Runtime; uv makes the converter's environment\n"
+        "              litert       programs for LiteRT (TensorFlow Lite), likewise\n"
         "              orbax        the tree of parameters as a checkpoint\n"
         "--dtype       float32 or bfloat16; of all but gguf\n"
         "--kind        how weights are quantised: nf4 or int8 (huggingface), F16, Q8_0 or\n"

@@ -1,0 +1,99 @@
+"""A run's model for LiteRT (TensorFlow Lite), by litert-converter in an environment of its own, which has no TensorFlow.
+
+Each program is one .tflite file with its weights inside, checked by LiteRT's interpreter. signature.json says what each
+takes. Layers lie one after another in it: the converter has no form for a loop over them.
+"""
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax import export
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.export import compared, converter_env, flat
+from bigmodel_jax.export.flat import Flat
+from bigmodel_jax.export.subject import Subject, Written, open_subject
+from bigmodel_jax.models.compute import StackCompute
+
+SIGNATURE = "signature.json"
+MOST_BYTES = 1 << 31  # of a .tflite file: its offsets are 32 bits wide
+OPTION = "export: --format litert"
+
+
+def write(
+    config: Config, run_dir: Path, folder: Path, which: str, *, adapter: str = "", batch: int = 0, length: int = 0
+) -> Written:
+    """Writes the programs and signature.json into `folder`.
+
+    batch, length: as for StableHLO. ValueError, one line, names the model and the operation that has no such form, or a
+    program that computes something else in the interpreter.
+    """
+    converter = f"litert-converter {converter_env.version('litert', 'litert-converter')}"
+    converter_env.ensure("litert")
+    subject = unrolled(open_subject(config, run_dir, which=which, adapter=adapter), config)
+    check_size(subject)
+    plain, given, made = flat.plain(config, subject), (batch, length), {}
+    with tempfile.TemporaryDirectory() as scratch:
+        cases = Path(scratch)
+        for number, (name, case) in enumerate(flat.cases(subject, plain, given)):
+            compared.save(case, cases, name, number)
+        for name in flat.names(subject):
+            program = flat.flat(flat.with_open_sizes(name, subject, given, plain), subject.weights)
+            made[name] = _convert(name, subject, program, converter, cases, folder)
+    about = {"model": subject.kind, "tolerance": compared.TOLERANCE, "programs": made}
+    (folder / SIGNATURE).write_text(json.dumps(about, indent=1) + "\n")
+    worst = max(about["difference"] for about in made.values())
+    said = f"{subject.kind}: {', '.join(made)}, within {worst:.1e} of JAX on two sizes"
+    return Written(f"{said}, by {converter} in {converter_env.folder('litert')}", subject.step)
+
+
+def _convert(name: str, subject: Subject, program: Flat, converter: str, cases: Path, folder: Path) -> dict[str, Any]:
+    """Writes one .tflite file, in a process of its own; returns what signature.json says of it."""
+    try:
+        lowered = export.export(jax.jit(program.fn), platforms=["cpu"])(*program.inputs.values())
+    except Exception as error:  # tracing raises whatever the operation raises that cannot do with an open size
+        wrong = {"operation": "", "where": compared.place(error), "said": compared.first_line(error)}
+        compared.check(OPTION, converter, name, subject.kind, {"error": wrong})
+        raise
+    text, file = cases / f"{name}.mlir", f"{name}.tflite"
+    text.write_text(lowered.mlir_module())
+    job = {"name": name, "program": str(text), "cases": str(cases), "file": str((folder / file).resolve())}
+    job |= {"inputs": list(program.inputs), "outputs": program.outputs}
+    found = converter_env.run("litert", "litert_worker", job)
+    text.unlink()
+    compared.check(OPTION, converter, name, subject.kind, found)
+    outputs = dict(zip(program.outputs, lowered.out_avals, strict=True))
+    return {"file": file, "inputs": flat.texts(program.inputs), "outputs": flat.texts(outputs), **found}
+
+
+def check_size(subject: Subject) -> None:
+    """ValueError, one line, for weights that no .tflite file holds."""
+    size = sum(x.nbytes for x in subject.weights.values())
+    if size >= MOST_BYTES:
+        raise ValueError(
+            f"{OPTION}: the weights of {subject.kind} are {size / 1e9:.1f} GB, and a .tflite file holds less than "
+            f"{MOST_BYTES / 1e9:.1f} GB; --format onnx or stablehlo keeps them apart"
+        )
+
+
+def unrolled(subject: Subject, config: Config) -> Subject:
+    """The same model with one copy of the layer for each layer."""
+    model = unrolled_config(subject.config)
+    plain = flat.plain(config, subject._replace(config=model))
+    return subject._replace(config=model, model=plain.make_model())
+
+
+def unrolled_config(config: Any) -> Any:
+    """The config with its layers one after another, its towers' as well."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, StackCompute):
+            changes[field.name] = dataclasses.replace(value, unroll=True)
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = unrolled_config(value)
+    return dataclasses.replace(config, **changes)

@@ -1,0 +1,77 @@
+"""What runs in the converter's environment: one program in StableHLO to a .tflite file, checked by LiteRT's interpreter.
+
+`python -m bigmodel_jax.export.litert_worker JOB ANSWER`: two JSON files; only `litert.py` starts it. There is no JAX here.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ai_edge_litert.interpreter import Interpreter
+from litert_converter.mlir import ir, passmanager
+from litert_converter.mlir._mlir_libs import converter_api_ext
+
+from bigmodel_jax.export import compared
+from bigmodel_jax.export.compared import Table
+
+NAME = "serving_default"
+FOREIGN = ("stablehlo.", "chlo.", "mhlo.", "shape.")  # dialects that no .tflite file holds
+HELD = ("stablehlo.composite",)
+LOOP = "tfl.while"  # which the converter makes, and which it cannot write
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    """{"difference": ...}, or {"error": ...}."""
+    file, context = Path(job["file"]), ir.Context()
+    converter_api_ext.prepare_mlir_context(context)
+    with context:
+        module = ir.Module.parse(Path(job["program"]).read_bytes())
+        try:
+            file.write_bytes(_convert(module, job["inputs"], job["outputs"]))
+            return {"difference": compared.worst(Path(job["cases"]), job["name"], _caller(file))}
+        except Exception as error:  # whatever converter and interpreter raise of an operation that they do not know
+            operation = ", ".join(_unwritten(module)) or _named(str(error))
+            return {"error": {"operation": operation, "where": "", "said": compared.first_line(error)}}
+
+
+def _convert(module: ir.Module, inputs: list[str], outputs: list[str]) -> bytes:
+    converter_api_ext.set_signature(module.operation, NAME, inputs, outputs)
+    config = converter_api_ext.ConvertToTFLConfig()
+    config.model_origin_framework = "JAX"
+    converter_api_ext.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
+    return converter_api_ext.export_flatbuffer_to_bytes(module.operation)
+
+
+def _caller(file: Path) -> Callable[[Table], Table]:
+    """The program in LiteRT's interpreter."""
+    runner = Interpreter(model_path=str(file)).get_signature_runner(NAME)
+    return lambda inputs: runner(**inputs)
+
+
+def _unwritten(module: ir.Module) -> list[str]:
+    """The operations that the passes have left as they were, and loops; none where the file was written."""
+    found: set[str] = set()
+
+    def see(operation: Any) -> None:
+        found.add(operation.name)
+        for region in operation.regions:
+            for block in region:
+                for inside in block:
+                    see(inside.operation)
+
+    see(module.operation)
+    return sorted(name for name in found if name == LOOP or (name.startswith(FOREIGN) and name not in HELD))
+
+
+def _named(text: str) -> str:
+    """The operation that a message names."""
+    found = re.search(r"STABLEHLO_\w+|(?:stablehlo|chlo|tfl|mhlo)\.\w+", text)
+    return found[0] if found else ""
+
+
+if __name__ == "__main__":
+    answer = main(json.loads(Path(sys.argv[1]).read_text()))
+    Path(sys.argv[2]).write_text(json.dumps(answer))

@@ -1,0 +1,80 @@
+"""Runs the programs of this folder. It needs onnxruntime and numpy.
+
+python use.py                                     what the folder holds, and one call of each program
+python use.py --inputs in.npz --outputs out.npz   `forward` of the arrays in a file
+python use.py --prompt 5,17,3 --tokens 16         token ids that follow a prompt's, the likeliest each time
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+HERE = Path(__file__).resolve().parent
+PROGRAMS = json.loads((HERE / "signature.json").read_text())["programs"]
+SIZES = {
+    "b": 2,
+    "t": 8,
+    "e": 8,
+    "s": 16,
+}  # rows, tokens, tokens of an encoder, columns of the cache, where they are open
+
+
+def program(name):
+    """A function of the arrays that signature.json names, which returns those that it names as outputs."""
+    session = onnxruntime.InferenceSession(HERE / PROGRAMS[name]["file"], providers=["CPUExecutionProvider"])
+    outputs = [one.name for one in session.get_outputs()]
+    return lambda inputs: dict(zip(outputs, session.run(None, inputs), strict=True))
+
+
+def zeros(text, **sizes):
+    """An array of zeros of a type and shape that signature.json gives, such as float32[b,t,64]."""
+    dtype, shape = re.fullmatch(r"(\w+)\[(.*)\]", text).groups()
+    return np.zeros([sizes[n] if n in sizes else int(n) for n in shape.split(",") if n], dtype)
+
+
+def generate(prompts, count):
+    """`count` token ids after each prompt, a list of ids; every time the likeliest. Prompts are padded on the left."""
+    prefill, decode = program("prefill"), program("decode")
+    wanted = PROGRAMS["prefill"]["inputs"]
+    length = max(map(len, prompts))
+    tokens = np.array([[0] * (length - len(p)) + list(p) for p in prompts], np.int32)
+    segments = np.array([[0] * (length - len(p)) + [1] * len(p) for p in prompts], np.int32)
+    positions = np.maximum(segments.cumsum(1, dtype=np.int32) - 1, 0)
+    encodes = "encoder_tokens" in wanted
+    given = {"encoder_tokens": tokens, "encoder_segment_ids": segments}
+    given |= {"tokens": tokens, "segment_ids": segments, "positions": positions}
+    sizes = {"b": len(prompts), "s": length + count, "e": length}
+    out = prefill({name: given[name] if name in given else zeros(text, **sizes) for name, text in wanted.items()})
+    last = np.zeros(len(prompts), np.int32) if encodes else positions[:, -1]
+    one, found = np.ones((len(prompts), 1), np.int32), [out["logits"].argmax(-1)]
+    for step in range(1, count):
+        batch = {"tokens": found[-1][:, None].astype(np.int32), "positions": last[:, None] + np.int32(step)}
+        cache = {name.removeprefix("new_"): x for name, x in out.items() if name.startswith("new_cache/")}
+        out = decode(batch | {"segment_ids": one} | cache)
+        found.append(out["logits"].argmax(-1))
+    return np.stack(found, 1).tolist()
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--inputs", type=Path)
+    options.add_argument("--outputs", type=Path, default=Path("outputs.npz"))
+    options.add_argument("--prompt", type=lambda text: [int(n) for n in text.split(",")])
+    options.add_argument("--tokens", type=int, default=16)
+    given = options.parse_args()
+    if given.prompt:
+        print(",".join(map(str, generate([given.prompt], given.tokens)[0])))
+    elif given.inputs:
+        np.savez(given.outputs, **program("forward")(dict(np.load(given.inputs))))
+    else:
+        for name, about in PROGRAMS.items():
+            out = program(name)({key: zeros(text, **SIZES) for key, text in about["inputs"].items()})
+            print(name, {key: x.shape for key, x in out.items() if not key.startswith("new_cache/")})
+
+
+if __name__ == "__main__":
+    main()
