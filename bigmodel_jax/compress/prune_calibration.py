@@ -64,8 +64,8 @@ def block_influence(config: Config, mesh, weights: Tree, batches: Iterable[dict]
             x = jnp.concatenate([first[None], found["residual"]]).astype(jnp.float32)
             a, b = x[:-1], x[1:]
             products = [jnp.sum(u * v, -1) for u, v in ((a, b), (a, a), (b, b))]
-            cosine = products[0] / jnp.maximum(jnp.sqrt(products[1] * products[2]), 1e-12)
-            return cosine.mean(tuple(range(1, cosine.ndim)))
+            likeness = products[0] / jnp.maximum(jnp.sqrt(products[1] * products[2]), 1e-12)
+            return likeness.mean(tuple(range(1, likeness.ndim)))
 
     step, total, count = jax.jit(cosines), 0.0, 0
     for batch in batches:

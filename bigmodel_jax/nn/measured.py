@@ -26,7 +26,7 @@ class Measured(Adapted):
         return product(_seen(num_dims, x, self.probe), self.w, num_dims)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=0)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _seen(num_dims: int, x: jax.Array, probe: jax.Array) -> jax.Array:
     return x
 

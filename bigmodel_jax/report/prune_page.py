@@ -68,7 +68,7 @@ def _size(record: dict[str, Any], point: dict[str, Any]) -> tuple[float, str]:
 def _cards(record: dict[str, Any], last: dict[str, Any]) -> str:
     key, (share, of) = record["metric"], _size(record, last)
     better = f"{_name(record)}; {record['better']} is better"
-    cards = [elements.card("Pruned", f"{share:.1%}", of)]
+    cards = [elements.card("Gone", f"{share:.1%}", of)]
     cards.append(elements.card("As it was", _number(record["dense"]["scalars"].get(key)), better))
     cards.append(
         elements.card("Pruned", _number(last["scalars"].get(key)), "before healing" if record["heal"] else better)

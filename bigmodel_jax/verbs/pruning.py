@@ -124,9 +124,9 @@ VERBS = {
         f"{STEP}\n"
         "--json        print one JSON object instead of a table",
         (
-            "prune runs/lm_tiny runs/lm_tiny_sparse --kind wanda --sparsity 0.5 --heal 100",
+            "prune runs/lm_tiny runs/sparse --kind wanda --heal 100",
             "prune runs/mnist_mlp runs/sparse --curve 0.5 0.7 0.9 --sparsity 0.95",
-            "prune runs/lm_tiny runs/lm_tiny_short --kind structured_layers --sparsity 0.25",
+            "prune runs/lm_tiny runs/short --kind structured_layers --sparsity 0.25",
         ),
     ),
 }
