@@ -154,7 +154,7 @@ VERBS = {
         (
             "sweep configs/mnist_mlp_sweep.py --trials 16",
             "sweep configs/mnist_mlp_sweep.py --pruner asha --eval.every 100 --processes 2",
-            "sweep configs/mnist_mlp.py runs/mnist_mlp-sweep/best.json --seeds 5",
+            "sweep configs/mnist_mlp.py runs/mnist_mlp_sweep-sweep/best.json --seeds 5 --train.seed 100",
         ),
     ),
 }
