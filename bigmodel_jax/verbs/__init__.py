@@ -1,8 +1,8 @@
 """The verbs of the command line: what each one does, and what it says of itself."""
 
-from bigmodel_jax.verbs import explaining, jobs, planning, preparing, runs, scaling, sweeping, weights
+from bigmodel_jax.verbs import explaining, jobs, planning, preparing, profiling, runs, scaling, sweeping, weights
 
-_FILES = (runs, weights, planning, scaling, sweeping, jobs, preparing, explaining)
+_FILES = (runs, weights, planning, scaling, sweeping, jobs, preparing, explaining, profiling)
 _ALL = {name: verb for file in _FILES for name, verb in file.VERBS.items()}
 # In the order of their use.
 _ORDER = (
@@ -14,6 +14,7 @@ _ORDER = (
     "export",
     "report",
     "explain",
+    "profile",
     "data",
     "prepare",
     "scale",
