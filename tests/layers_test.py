@@ -72,6 +72,7 @@ LAYERS = {
     "bigmodel_jax.training.new_run": 8.2,  # a run's folder, written as an import writes it
     "bigmodel_jax.training.loop": 8,
     "bigmodel_jax.training.run": 8,
+    "bigmodel_jax.profiling": 7.5,  # a step's program as `plan` reads it, beside a trace; the loop starts and stops it
     "bigmodel_jax.plan": 7,  # the step compiled for another machine, and what follows from it
     "bigmodel_jax.cluster": 8,  # what a run's processes must have in common: config and versions
     "bigmodel_jax.verbs": 9,

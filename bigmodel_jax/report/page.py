@@ -19,6 +19,7 @@ from bigmodel_jax.report import (
     elements,
     harness_results,
     plots,
+    profile_page,
     sheet,
     spike_marks,
     watch_plots,
@@ -85,6 +86,7 @@ def _run_body(run: Run) -> str:
             ),
             elements.section("Inside the network", _grid(elements.pictures(*inside)), "What report.watch saw."),
             elements.section("Wall time", _wall_time(run), _restarts(run)),
+            profile_page.section(run.path),
             elements.section("Per class", class_tables.per_class(run), "Of the newest evaluation."),
             elements.section(
                 "By group", class_tables.by_group(run), "Of the newest evaluation, with intervals of 95 %."

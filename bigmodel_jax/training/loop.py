@@ -14,6 +14,7 @@ from bigmodel_jax.core import mirror, params, processes, pulse, sharding
 from bigmodel_jax.data.corpus import kept_cards
 from bigmodel_jax.data.experience import Experience, phase_of
 from bigmodel_jax.data.loader import EvalBatches
+from bigmodel_jax.profiling.recorder import Recorder
 from bigmodel_jax.report import declared
 from bigmodel_jax.report.compilations import Recompilations
 from bigmodel_jax.report.environment import write_environment
@@ -60,6 +61,7 @@ class Run:
     maker: OwnPrograms
     judge: Judge
     page: bool
+    profile_alone: bool
     skipped: int = 0
     in_a_row: int = 0  # steps skipped, up to the last one recorded
 
@@ -113,14 +115,12 @@ class Run:
         # --- the loop
         self.open_writers(self.start)
         self.trace, self.recompilations = StepTrace(self.run_dir, self.start), Recompilations()
+        self.profile = Recorder(config, self.run_dir, programs, alone=self.profile_alone, say=self.stages.say)
         self.spikes = Spikes.of(config, self.run_dir, self.saves, self.batches, self.start)
-        enabled = processes.first()
-        with (
-            Stop() as stop,
-            Progress(config.train.steps, self.start, self.stages.console, enabled, self.unit) as self.progress,
-            contextlib.closing(self.trace),
-            contextlib.closing(self.recompilations),
-        ):
+        of_run = config.train.steps, self.start, self.stages.console, processes.first(), self.unit
+        with Stop() as stop, Progress(*of_run) as self.progress, contextlib.ExitStack() as ends:
+            for one in (self.profile, self.trace, self.recompilations):
+                ends.callback(one.close)
             try:
                 with self.wall.phase("steps"):
                     state, scalars = self.loop(state, programs, stop)
@@ -148,6 +148,7 @@ class Run:
         config, scalars, pending, step, self.judged = self.config, {}, None, self.start, ""
         self.clock = time.perf_counter()
         while step < config.train.steps:
+            self.profile.begin(step, state)
             pulse.at(pulse.DATA, step + 1)
             wait = time.perf_counter()
             batch = self.next_batch(state, pending)
@@ -166,6 +167,7 @@ class Run:
                     (state, step), pending = self.go_back(state), None
                     continue
             step += 1
+            self.clock += self.profile.end(step, state, wait)
             pending, done = (step, sums, wait), step
             last = done == config.train.steps
             evaluate_now = last or due(done, config.eval.every)
@@ -238,8 +240,7 @@ class Run:
         self.spikes.see(step, sums, on_device)
         if logged:
             values = {n: float(mean.compute()) for n, mean in sums.items() if not n.startswith(watch.PREFIX)}
-            # Since the process started:
-            values |= {"skipped_steps": self.skipped, "recompilations": self.recompilations.count()}
+            values |= {"skipped_steps": self.skipped, "recompilations": self.recompilations.count()}  # of this process
             values |= dict.fromkeys(self.spikes.reads, self.spikes.count)
             self.writers.write(step, values | rates)
         if seen := watch.values(sums):

@@ -13,6 +13,7 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import mirror, processes, pulse, sharding
 from bigmodel_jax.data.text.text import tokenize_together
+from bigmodel_jax.profiling import recorder
 from bigmodel_jax.report.run_clock import RunClock
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training import constants, epochs, fits, holder, loop, provenance, reference, run_folder
@@ -44,6 +45,7 @@ def train(
     programs: OwnPrograms = OwnPrograms(),
     judge: Judge = lambda *_: "",
     page: bool = True,
+    profile_alone: bool = False,
 ) -> dict[str, float]:
     """Trains until `train.steps`, continuing what the folder holds; returns the last evaluation's scalars.
 
@@ -51,7 +53,7 @@ def train(
     ValueError and OSError, one line each, for a user's mistake; what was saved before stays. Of several processes,
     all train, and the first one alone writes and prints. began: when the process started, in seconds since 1970; None: now.
     programs: where compiled programs come from. judge: asked after each evaluation whether the run ends there. page:
-    whether the run's page is drawn at its end.
+    whether the run's page is drawn at its end. profile_alone: the run ends with the steps of `train.profile`, by Profiled.
     """
     stages = stages or Stages(Console(quiet=not processes.first()))
     console = stages.console
@@ -84,6 +86,7 @@ def train(
         config = epochs.resolve(config, len(batches.rows))
         if newest > config.train.steps:
             raise ValueError(f"train.steps = {config.train.steps} is below step {newest}, where this run stands")
+        recorder.check(config, run_dir, max(newest, 0))
         check_rows(config, batches.rows)
         check_data(config)
         check_tokenizers(config)
@@ -140,6 +143,7 @@ def train(
             programs,
             judge,
             page,
+            profile_alone,
         )
         limit, alone = config.train.max_step_seconds, jax.process_count() == 1
         with pulse.watched(limit, run_dir / "log.txt", alone=alone):

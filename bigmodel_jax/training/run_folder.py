@@ -24,6 +24,7 @@ FREE = (
         "train.log_every",
         "train.max_skipped",
         "train.max_step_seconds",
+        "train.profile",
         "parallel",
         "eval",
         "checkpoint",

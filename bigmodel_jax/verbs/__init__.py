@@ -6,6 +6,7 @@ from bigmodel_jax.verbs import (
     jobs,
     planning,
     preparing,
+    profiling,
     pruning,
     runs,
     scaling,
@@ -20,6 +21,7 @@ _FILES = (
     jobs,
     planning,
     preparing,
+    profiling,
     pruning,
     runs,
     scaling,
@@ -32,6 +34,7 @@ _ALL = {name: verb for file in _FILES for name, verb in file.VERBS.items()}
 _ORDER = (
     "plan",
     "train",
+    "profile",
     "eval",
     "generate",
     "import",

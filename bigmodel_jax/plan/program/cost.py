@@ -75,8 +75,8 @@ def measure(
         for one in body.values() if times else ():
             if one.opcode in FREE:
                 continue
-            products = _products(code, name, one)
-            size = _bytes(code, name, one)
+            products = products_of(code, name, one)
+            size = bytes_of(code, name, one)
             seconds = max(sum(n / peak(kind) for kind, n in products.items()), size / bandwidth)
             for kind, n in products.items():
                 totals[kind] += times * n
@@ -111,18 +111,18 @@ def _label(one: Instruction, line: Callable[[int], str]) -> str:
     return ", ".join(filter(None, (name, line(int(frame[1])) if frame else "", again)))
 
 
-def _products(code: Code, computation: str, one: Instruction) -> dict[str, float]:
+def products_of(code: Code, computation: str, one: Instruction) -> dict[str, float]:
     """FLOPs by type of an instruction, with all that is fused into it."""
     if one.opcode in ("fusion", "fusion-start"):
-        return _products_of(code, one.attribute("calls").lstrip("%"))
+        return _fused_products(code, one.attribute("calls").lstrip("%"))
     number, kind = instructions.flops(code, computation, one)
     return {kind: number} if number else {}
 
 
-def _products_of(code: Code, computation: str) -> dict[str, float]:
+def _fused_products(code: Code, computation: str) -> dict[str, float]:
     totals: dict[str, float] = collections.defaultdict(float)
     for one in code.bodies.get(computation, {}).values():
-        for kind, number in _products(code, computation, one).items():
+        for kind, number in products_of(code, computation, one).items():
             totals[kind] += number
     return totals
 
@@ -130,7 +130,7 @@ def _products_of(code: Code, computation: str) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------ memory traffic
 
 
-def _bytes(code: Code, computation: str, one: Instruction) -> float:
+def bytes_of(code: Code, computation: str, one: Instruction) -> float:
     """Bytes that an instruction reads and writes in HBM; of a slice of a large array, the slice."""
     shapes = [code.shape(computation, name) for name in one.operands]
     if one.opcode in ("fusion", "fusion-start"):

@@ -8,10 +8,13 @@ class Frames:
         first = re.search(r"^(ENTRY )?%", text, re.M)  # where the computations begin
         head = text[: first.start() if first else 0]
         self.files = dict(re.findall(r'^(\d+) "([^"]*)"$', _table(head, "FileNames"), re.M))
+        self.functions = dict(re.findall(r'^(\d+) "([^"]*)"$', _table(head, "FunctionNames"), re.M))
         self.places = {
-            n: (file, line)
-            for n, file, line in re.findall(
-                r"^(\d+) \{file_name_id=(\d+).*? line=(\d+)", _table(head, "FileLocations"), re.M
+            n: (file, function, line)
+            for n, file, function, line in re.findall(
+                r"^(\d+) \{file_name_id=(\d+)(?: function_name_id=(\d+))?.*? line=(\d+)",
+                _table(head, "FileLocations"),
+                re.M,
             )
         }
         self.frames = {
@@ -36,12 +39,19 @@ class Frames:
         chosen = next(iter(models or own or lines), "")
         return chosen.rpartition("bigmodel_jax/")[2] if "bigmodel_jax/" in chosen else chosen
 
+    def calls(self, frame: int) -> list[tuple[str, str]]:
+        """(file, function) of each call of a frame, the innermost first."""
+        places = [(file, function) for file, function, _ in self._places(str(frame))]
+        return [(self.files.get(file, "?"), self.functions.get(function, "")) for file, function in places]
+
     def _lines(self, frame: str) -> list[str]:
+        return [f"{self.files.get(file, '?')}:{line}" for file, _, line in self._places(frame)]
+
+    def _places(self, frame: str) -> list[tuple[str, str, str]]:
         found = []
         while frame in self.frames and len(found) < 100:
             place, parent = self.frames[frame]
-            file, line = self.places.get(place, ("", ""))
-            found.append(f"{self.files.get(file, '?')}:{line}")
+            found.append(self.places.get(place, ("", "", "")))
             if not parent:
                 break
             frame = str(int(parent) - self.shift)

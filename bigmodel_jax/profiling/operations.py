@@ -1,0 +1,177 @@
+"""What each instruction of a compiled step is: its module, its kind, its pass, its line, and the time that it must take."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+
+from bigmodel_jax.plan.program.cost import FREE, bytes_of, products_of
+from bigmodel_jax.plan.program.hlo import KINDS as COLLECTIVES
+from bigmodel_jax.plan.program.instructions import Code, Instruction
+from bigmodel_jax.plan.program.origin import Origins
+
+PRODUCTS, ATTENTION, NORMS, COPIES = "products", "attention", "norms", "copies"
+COLLECTIVE, ELEMENTWISE, CONTROL = "collectives", "elementwise and sums", "loops and branches"
+OTHER_PROGRAMS, WAITING = "other programs", "waiting"
+KINDS = (PRODUCTS, ATTENTION, NORMS, ELEMENTWISE, COPIES, COLLECTIVE, CONTROL, OTHER_PROGRAMS, WAITING)
+
+# A part of the path of a file -> the module to which an operation belongs that is called from there.
+FILES = (
+    ("/nn/attention/", "attention"),
+    ("/nn/position", "attention"),
+    ("/nn/feedforward", "mlp"),
+    ("/nn/experts/", "experts"),
+    ("/nn/norm", "norm"),
+    ("/nn/head", "head and loss"),
+    ("/nn/cross_entropy", "head and loss"),
+    ("/nn/table", "embedding"),
+    ("/nn/lora", "adapters"),
+    ("/nn/dropout", "dropout"),
+    ("/nn/stack", "layers' weights and carries"),
+    ("/optim/", "optimizer"),
+    ("/optax/", "optimizer"),
+    ("/bigmodel_jax/objectives/", "head and loss"),
+    ("/bigmodel_jax/training/", "training step"),
+)
+# A part of the name of a function of a model, also of a user's own -> its module. The first that matches counts.
+FUNCTIONS = (
+    ("attn", "attention"),
+    ("attention", "attention"),
+    ("attend", "attention"),
+    ("qkv", "attention"),
+    ("mlp", "mlp"),
+    ("feed_forward", "mlp"),
+    ("feedforward", "mlp"),
+    ("ffn", "mlp"),
+    ("norm", "norm"),
+    ("unembed", "head and loss"),
+    ("embed", "embedding"),
+    ("head", "head and loss"),
+    ("logits", "head and loss"),
+    ("loss", "head and loss"),
+    ("conv", "convolution"),
+)
+_CONTAINERS = ("while", "conditional", "call")
+_COPIES = {
+    *("copy", "copy-start", "copy-done", "transpose", "reshape", "bitcast", "slice", "dynamic-slice", "concatenate"),
+    *("dynamic-update-slice", "pad", "broadcast", "gather", "reverse", "convert", "parameter", "constant", "tuple"),
+    *("get-tuple-element", "slice-start", "slice-done", "iota"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """flops, bytes: of all its runs in one step on one device; seconds: the least they take (the roofline), None where the
+    program does not say how often it runs. label: JAX's name of the operation. source: the line of the model."""
+
+    module: str
+    kind: str
+    phase: str
+    label: str
+    source: str
+    container: bool
+    flops: float
+    bytes: float
+    seconds: float | None
+
+
+def operations(text: str, peak: Callable[[str], float], bandwidth: float) -> dict[str, Operation]:
+    """{name of an instruction: what it is} of a compiled program's text. peak: FLOP/s of one device by the type of the
+    operands; bandwidth: bytes/s of its memory."""
+    code = Code(text)
+    origins = Origins(code)
+    found = {}
+    for computation, body in code.bodies.items():
+        if computation in code.program.fused:
+            continue
+        times = _times(code, computation)
+        for one in body.values():
+            found[one.name] = _operation(code, origins, computation, one, times, peak, bandwidth)
+    return found
+
+
+def _times(code: Code, computation: str) -> int | None:
+    try:
+        return code.program.times(computation)
+    except (ValueError, KeyError):  # the length of a loop that encloses it is not in the text
+        return None
+
+
+def _operation(code, origins, computation, one, times, peak, bandwidth) -> Operation:
+    products = {} if one.opcode in FREE else products_of(code, computation, one)
+    moved = 0.0 if one.opcode in FREE else bytes_of(code, computation, one)
+    seconds = max(sum(n / peak(kind) for kind, n in products.items()), moved / bandwidth)
+    telling = _telling(code, origins, computation, one)
+    frame = _frame(telling)
+    calls = code.program.frames.calls(frame)
+    module = module_of(calls, telling.op_name)
+    again = "recomputed" if "rematted" in telling.op_name else "backward" if "transpose(" in telling.op_name else ""
+    runs = times or 0
+    return Operation(
+        module,
+        _kind(code, one, module, calls, bool(products)),
+        "update" if module == "optimizer" else again or "forward",
+        telling.op_name.rpartition("/")[2] or one.name.rstrip(".0123456789"),
+        code.program.frames.line(frame),
+        one.opcode in _CONTAINERS,
+        runs * sum(products.values()),
+        runs * moved,
+        None if times is None else times * seconds,
+    )
+
+
+def _telling(code: Code, origins: Origins, computation: str, one: Instruction) -> Instruction:
+    """The instruction whose name and line say what `one` is for: of a fusion with a product the product."""
+    product = next((inner for inner in _inside(code, one) if inner.opcode in ("dot", "convolution")), None)
+    return product if product is not None and product.op_name else origins.of(computation, one)[0]
+
+
+def _inside(code: Code, one: Instruction) -> Iterator[Instruction]:
+    if one.opcode not in ("fusion", "fusion-start"):
+        yield one
+        return
+    for inner in code.bodies.get(one.attribute("calls").lstrip("%"), {}).values():
+        yield from _inside(code, inner)
+
+
+def _frame(one: Instruction) -> int:
+    found = re.search(r"stack_frame_id=(\d+)", one.rest)
+    return int(found[1]) if found else 0
+
+
+def _own(calls: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The calls from this package, a user's files, and optax."""
+    return [(f, name) for f, name in calls if "/optax/" in f or not re.search(r"site-packages|/lib/python|^<|^\?", f)]
+
+
+def module_of(calls: list[tuple[str, str]], op_name: str) -> str:
+    """The module of an operation by its calls, (file, function) from the innermost on; by its name where it has none.
+
+    The innermost call that names a module counts. A function of a model that names none is a module of its own.
+    """
+    for file, function in _own(calls):
+        if named := next((module for part, module in FILES if part in file), ""):
+            return named
+        if "/bigmodel_jax/" not in file or "/models/" in file:
+            last = function.rpartition(".")[2]
+            words = (module for part, module in FUNCTIONS if part in last.lower())
+            return next(words, f"{file.rpartition('/')[2].removesuffix('.py')} {last}".strip())
+    return "parameters and state" if re.match(r"(state|constants|batch)\b", op_name) else "without a line of code"
+
+
+def _kind(code: Code, one: Instruction, module: str, calls: list[tuple[str, str]], products: bool) -> str:
+    inside = list(_inside(code, one))
+    if any(i.opcode.removesuffix("-start").removesuffix("-done") in COLLECTIVES for i in inside):
+        return COLLECTIVE
+    if one.opcode in ("send", "recv", "send-done", "recv-done"):
+        return COLLECTIVE
+    if one.opcode in _CONTAINERS:
+        return CONTROL
+    if all(i.opcode in _COPIES for i in inside):
+        return COPIES
+    # Projections are called through nn/linear.py: what attention/ computes itself are scores, softmax and sums of values.
+    innermost = next(iter(_own(calls)), ("", ""))[0]
+    if "/nn/attention/" in innermost:
+        return ATTENTION
+    if products:
+        return PRODUCTS
+    return NORMS if module == "norm" else ELEMENTWISE

@@ -1,0 +1,141 @@
+"""The profiler around the steps of `train.profile`: started and stopped at the edges alone, read when the loop has ended.
+
+Process 0 profiles its own first device. A program is the same with a profile or without: the host looks on.
+"""
+
+import contextlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import files, processes
+from bigmodel_jax.profiling import rates, record, trace, window
+from bigmodel_jax.profiling.operations import operations
+from bigmodel_jax.report.profile_page import FILE, PAGE, TRACE, build_profile_page
+
+log = logging.getLogger("bigmodel_jax")
+
+
+class Profiled(Exception):
+    """The steps of a run that is there for its profile alone are done."""
+
+
+def taken(run_dir: Path, text: str) -> bool:
+    """Whether the folder has the profile of these steps: the same command resumes a run whose window is behind it."""
+    try:
+        return json.loads((run_dir / FILE).read_text(encoding="utf-8")).get("window") == text.strip()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def check(config: Config, run_dir: Path, start: int) -> None:
+    """ValueError, one line, where `train.profile` names steps that the process will not take."""
+    text = config.train.profile
+    taking = start if not (text and taken(run_dir, text)) else 0
+    window.check(text, config.train.steps, taking)
+
+
+class Recorder:
+    """For the loop: `begin` before a step, `end` after it, `close` at the end.
+
+    programs: those that a step may be. alone: whether the run ends with its window, by `Profiled`. say: prints a line.
+    """
+
+    def __init__(self, config: Config, run_dir: Path, programs: Any, *, alone: bool, say: Callable[[str], None]):
+        text = config.train.profile
+        wanted = bool(text) and not (taken(run_dir, text) and not alone)
+        self.window = window.parse(text) if wanted else None
+        self._first, self._alone, self._say = processes.first(), alone, say
+        self._run_dir, self._programs = run_dir, programs
+        self._marks, self._step = contextlib.ExitStack(), contextlib.ExitStack()
+        self._tracing = self._done = False
+        self._steps, self._waited, self._wall = 0, 0.0, 0.0
+
+    def begin(self, step: int, state: Any) -> None:
+        """Before the step after `step`."""
+        if self.window is None or self._done or not self._first:
+            return
+        if step == self.window.first and not self._tracing:
+            self._start(state)
+        if self._tracing:
+            self._step.enter_context(jax.profiler.StepTraceAnnotation("train", step_num=step + 1))
+
+    def end(self, step: int, state: Any, wait: float) -> float:
+        """After `step` was sent to the devices; returns the seconds that stopping took. wait: seconds without a batch."""
+        if self.window is None or self._done:
+            return 0.0
+        began = time.perf_counter()
+        if self._tracing:
+            self._step.close()
+            self._steps, self._waited = self._steps + 1, self._waited + wait
+        if step != self.window.last:
+            return 0.0
+        jax.block_until_ready(state)
+        ended = time.perf_counter()
+        self._done = True
+        if self._tracing:
+            self._wall = ended - self._wall
+            self._stop()
+        if self._alone:
+            raise Profiled
+        return time.perf_counter() - max(began, ended)
+
+    def _start(self, state: Any) -> None:
+        jax.block_until_ready(state)
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # the calls of Python are many, and none of them is read here
+        jax.profiler.start_trace(str(self._run_dir / TRACE), profiler_options=options)
+        self._tracing, self._wall = True, time.perf_counter()
+        self._marks.enter_context(jax.profiler.TraceAnnotation(trace.MARK))
+
+    def _stop(self) -> None:
+        self._marks.close()
+        jax.profiler.stop_trace()
+        self._tracing = False
+
+    def close(self) -> None:
+        """Writes the page where all steps were traced; a disk without room costs the profile, not the run."""
+        if self._tracing:
+            self._step.close()
+            self._stop()
+            log.warning("train.profile = '%s': the steps ended before step %d; no page", self.window, self.window.last)
+        elif self._steps:
+            try:
+                self._write()
+            except OSError as error:
+                log.warning("train.profile: %s: %s; there is no profile", error.filename, error.strerror)
+
+    def _write(self) -> None:
+        seen = trace.read(trace.newest(self._run_dir / TRACE))
+        device = jax.local_devices()[0]
+        rate = rates.of_device(device)
+        texts = [p.as_text() for p in dict.fromkeys((self._programs.step, self._programs.watched)) if _has_text(p)]
+        known = [(_name(text), operations(text, rate.peak, rate.bandwidth)) for text in texts]
+        found = record.make(seen, known, self._steps) | {
+            "window": str(self.window),
+            "name": self._run_dir.name,
+            "machine": device.device_kind,
+            "processes": jax.process_count(),
+            "devices": jax.device_count(),
+            "rates": rate.source,
+            "data_wait_seconds": self._waited / self._steps,
+            "wall_seconds": self._wall / self._steps,
+        }
+        files.replace(self._run_dir / FILE, json.dumps(found, indent=1) + "\n")
+        build_profile_page(found, self._run_dir / PAGE)
+        self._say(f"Profile: {self._run_dir / PAGE}")
+
+
+def _has_text(program: Any) -> bool:
+    return hasattr(program, "as_text")
+
+
+def _name(text: str) -> str:
+    return re.match(r"HloModule ([^\s,]+)", text)[1]

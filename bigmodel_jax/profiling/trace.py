@@ -1,0 +1,98 @@
+"""A trace of the profiler, read: what ran when on one device, and from when to when the profiled steps went."""
+
+import bisect
+import re
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+MARK = "bigmodel_jax profiled steps"  # the annotation around the steps
+_SKIPPED = ("end: ", "ThreadpoolListener", "$")
+
+
+class Executed(NamedTuple):
+    """One execution of an operation; times in nanoseconds. op: its name in the program's text. program: the program's name,
+    and the number by which the trace tells it from others of that name. run: the number of its execution."""
+
+    start: float
+    end: float
+    op: str
+    program: str
+    number: int
+    run: int
+
+
+class Trace(NamedTuple):
+    executed: list[Executed]
+    start: float
+    end: float
+    device: str
+
+
+def newest(folder: Path) -> Path:
+    """The newest trace below a folder; OSError where there is none."""
+    found = sorted(folder.glob("**/*.xplane.pb"))
+    if not found:
+        raise FileNotFoundError(2, "the profiler has left no trace there", str(folder))
+    return found[-1]
+
+
+def read(path: Path) -> Trace:
+    """ValueError where the trace does not hold the annotation of the steps."""
+    with warnings.catch_warnings():
+        # JAX's own type of an event's facts warns about its missing __module__.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
+        devices = sorted((p for p in planes if p.name.startswith("/device:") and list(p.lines)), key=lambda p: p.name)
+        hosts = [p for p in planes if p.name.startswith("/host:CPU")]
+        marks = [e for plane in hosts for line in plane.lines for e in line.events if e.name == MARK]
+        if not marks:
+            raise ValueError(f"{path}: the trace does not hold the annotation of the profiled steps")
+        executed = _of_accelerator(devices[0]) if devices else [e for plane in hosts for e in _of_host(plane)]
+    name = devices[0].name.removeprefix("/device:") if devices else "CPU:0"
+    return Trace(executed, marks[0].start_ns, marks[0].start_ns + marks[0].duration_ns, name)
+
+
+def _of_host(plane: Any) -> list[Executed]:
+    """Of the first device of this process, whatever threads it runs on."""
+    found = []
+    for line in plane.lines:
+        for event in line.events:
+            if event.duration_ns <= 0 or event.name.startswith(_SKIPPED):
+                continue
+            facts = dict(event.stats)
+            if "hlo_op" in facts:
+                found.append((int(facts.get("device_ordinal", 0)), _executed(event, facts)))
+    first = min((device for device, _ in found), default=0)
+    return [one for device, one in found if device == first]
+
+
+def _of_accelerator(plane: Any) -> list[Executed]:
+    """GPUs name the operation among a kernel's facts; TPUs have a line of operations beside one of programs."""
+    lines = {line.name: line for line in plane.lines}
+    if "XLA Ops" in lines:
+        modules = sorted((e.start_ns, e.name.partition("(")[0]) for e in lines["XLA Modules"].events)
+        starts = [start for start, _ in modules]
+        found = []
+        for event in lines["XLA Ops"].events:
+            at = bisect.bisect_right(starts, event.start_ns) - 1
+            op = re.match(r"%?([\w.\-]+)", event.name)
+            facts = {"hlo_op": op[1] if op else event.name, "hlo_module": modules[max(at, 0)][1], "run_id": at}
+            found.append(_executed(event, facts))
+        return found
+    streams = [line for name, line in lines.items() if name.startswith("Stream")]
+    found = [(event, dict(event.stats)) for line in streams for event in line.events]
+    return [_executed(event, facts if "hlo_op" in facts else {"hlo_op": event.name}) for event, facts in found]
+
+
+def _executed(event: Any, facts: dict[str, Any]) -> Executed:
+    return Executed(
+        event.start_ns,
+        event.start_ns + event.duration_ns,
+        str(facts["hlo_op"]),
+        str(facts.get("hlo_module", "")),
+        int(facts.get("program_id", 0)),
+        int(facts.get("run_id", 0)),
+    )

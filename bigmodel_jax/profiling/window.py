@@ -1,0 +1,48 @@
+"""The steps that are profiled: `train.profile = "100:110"` are the ten steps from when 100 are done to when 110 are."""
+
+import re
+from typing import NamedTuple
+
+
+class Window(NamedTuple):
+    first: int  # steps done where it begins
+    last: int  # steps done where it ends
+
+    @property
+    def steps(self) -> int:
+        return self.last - self.first
+
+    def __str__(self) -> str:
+        return f"{self.first}:{self.last}"
+
+
+def parse(text: str) -> Window:
+    """ValueError, one line, for a text that names no steps."""
+    found = re.fullmatch(r"(\d+):(\d+)", text.strip())
+    if found is None:
+        raise ValueError(f"train.profile = {text!r}; it must be FIRST:LAST in steps, such as 100:110")
+    window = Window(int(found[1]), int(found[2]))
+    if window.steps < 1:
+        raise ValueError(f"train.profile = {text!r} holds no step; LAST must be above FIRST, as in 100:110")
+    return window
+
+
+def check(text: str, steps: int, start: int = 0) -> Window | None:
+    """The window; None without one. steps: of the run; start: the step from which this process continues it.
+
+    ValueError, one line, for a window that the process does not take whole.
+    """
+    if not text:
+        return None
+    window = parse(text)
+    if window.last > steps:
+        nearest = f"{max(start, steps - window.steps)}:{steps}"
+        raise ValueError(
+            f"train.profile = {text!r}: the run has {steps} steps; LAST must be at most {steps}, as in {nearest}"
+        )
+    if window.first < start:
+        raise ValueError(
+            f"train.profile = {text!r} begins before step {start}, from which the run continues; FIRST must be at "
+            f"least {start}, as in {start}:{min(steps, start + window.steps)}"
+        )
+    return window
