@@ -28,6 +28,7 @@ from bigmodel_jax.models import MODELS, Model, ModelConfig
 from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.models.base import with_parameters
 from bigmodel_jax.models.mup import MupConfig, scaled
+from bigmodel_jax.models.quantize import QuantizeConfig
 from bigmodel_jax.models.stochastic_depth import with_stochastic_depth
 from bigmodel_jax.objectives import OBJECTIVES, Objective
 from bigmodel_jax.optim import OptimConfig
@@ -174,14 +175,15 @@ class Config:
     report: ReportConfig = ReportConfig()
     adapters: AdapterConfig = AdapterConfig()
     mup: MupConfig = MupConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
 
     def make_model(self) -> Model:
-        """The model as the run trains it: with its adapters, what the objective keeps beside it, by μP, and what is frozen."""
+        """The run's model: with its adapters, what the objective keeps beside it, by μP, what is frozen, as it is stored."""
         model = self._made(self.model)
         if self.mup.base:
             model = scaled(model, self._made(self.mup.base_of(self.model)))
         model = with_stochastic_depth(model, self.train.stochastic_depth)
-        return model._replace(spec=self.optim.freeze(model.spec))
+        return self.quantize.stored(model._replace(spec=self.optim.freeze(model.spec)), self.precision.compute)
 
     def _made(self, model: ModelConfig) -> Model:
         return with_parameters(self.adapters.adapt(model.make()), self.objective.parameters(model))

@@ -58,6 +58,9 @@ def embed(p: dict, ids: jax.Array) -> jax.Array:
     """ids (...) int -> (..., dim)."""
     if isinstance(p["table"], Adapted):
         return p["table"].embed(ids, lambda w, ids: embed({"table": w}, ids))
+    if storage.stored(p["table"]):
+        x = p["table"].rows(ids)
+        return constrain(x, "batch", "seq", None) if ids.ndim == 2 else x
     if table.exchange_is_cheaper(p["table"], ids):
         return table.lookup(p["table"], ids)
     # Rows whole before the lookup: cut along dim, every activation would have to be exchanged instead.
@@ -70,6 +73,8 @@ def unembed(p: dict, x: jax.Array) -> jax.Array:
     """x (..., dim) -> logits (..., num) against the rows of the table, summed in float32: the softmax reads them."""
     if isinstance(p["table"], Adapted):
         return _unembed_adapted(p["table"], x)
+    if storage.stored(p["table"]):
+        return stored.takes_stored(unembed)({"table": p["table"]}, x)
     if cpu.active() and x.dtype == jnp.float32:
         return cpu.dense(x, p["table"].T)
     return jnp.einsum("...d,vd->...v", x, p["table"], preferred_element_type=jnp.float32)

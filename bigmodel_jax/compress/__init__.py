@@ -1,0 +1,1 @@
+"""Smaller models: quantised and pruned weights."""
