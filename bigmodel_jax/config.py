@@ -52,9 +52,7 @@ class TrainConfig:
     steps: Count | None = None  # optimizer steps; None = as many as `epochs` are, or 1000 where that is None, too
     epochs: Positive | None = None  # passes over the training rows, in place of `steps`
     batch_size: Count = 32  # examples (rows) of one optimizer step, over all devices
-    stochastic_depth: ShareBelowOne = (
-        0.0  # in how many steps the last layer is left out; the n-th of L: this times n / L
-    )
+    stochastic_depth: ShareBelowOne = 0.0  # in how many steps the last layer is left out; the n-th of L: this * n / L
     microbatches: Count = 1  # the batch is computed in this many pieces, one after the other
     seed: Seed = 0
     log_every: Count = 10
@@ -79,6 +77,8 @@ class SampleConfig:
     temperature: NonNegative = 0.8  # 0 = always the likeliest token
     top_k: CountOrZero = 0  # 0 = all
     top_p: ShareAboveZero = 1.0
+    cache: Literal["compute", "int8"] = "compute"  # of keys and values; int8: each head and place has a scale
+    widen: Literal["auto", "never"] = "auto"  # whether a CPU with room for them makes stored weights dense, once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +159,7 @@ class ReportConfig:
 class Config:
     """One run, described whole: what `get_config()` returns and config.json holds.
 
-    Only `model`, `objective` and `data` have no default. A field of a part has its dotted name on the command line:
-    `--optim.lr 1e-3`; `launch.py train CONFIG --help` lists them all.
+    Only `model`, `objective` and `data` have no default; `launch.py train CONFIG --help` lists the fields of all parts.
     """
 
     model: ModelConfig

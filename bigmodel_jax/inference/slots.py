@@ -77,7 +77,8 @@ class Programs(NamedTuple):
     # ---- what is kept
 
     def declared(self, rows: int, dtype: Any) -> Any:
-        return self.make_cache(rows, self.length, dtype)
+        cache = self.make_cache(rows, self.length, dtype)
+        return decoder.narrowed(cache) if self.sample.cache == "int8" else cache
 
     def check(self, dtype: Any) -> None:
         """ValueError, one line, where the model's make_cache declares no cache."""
