@@ -38,6 +38,7 @@ LAYERS = {
     "bigmodel_jax.eval_sets": 4,
     "bigmodel_jax.config_file": 5,  # reads and writes a Config
     "bigmodel_jax.checkpoint": 6,
+    "bigmodel_jax.compress": 8.5,  # a run made of another run's weights, and its evaluation
     "bigmodel_jax.explain": 3,
     "bigmodel_jax.explain.of_run": 8,  # a run's weights, and an input as its data reads it
     "bigmodel_jax.inference": 6,

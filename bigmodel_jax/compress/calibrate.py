@@ -16,23 +16,28 @@ import numpy as np
 from bigmodel_jax.compress import gptq
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.channels import Channels
 from bigmodel_jax.core.storage import Blocks, dense
 from bigmodel_jax.data import make_iterator
+from bigmodel_jax.models.base import Model
 from bigmodel_jax.models.quantize import QuantizeConfig
 from bigmodel_jax.nn.lora import Adapted
 from bigmodel_jax.training.state import computed
 
 
 class Seen:
-    """The sums of x x^T of the products of one layer, by the path of their weight, while a layer is traced."""
+    """What the products of one layer read, by the path of their weight, while it is traced: (sum of x x^T, largest |x|)."""
 
     def __init__(self):
-        self.found: dict[str, tuple[int, jax.Array]] = {}
+        self.found: dict[str, tuple[jax.Array, jax.Array]] = {}
+        self.num_in: dict[str, int] = {}
 
     def add(self, path: str, x: jax.Array, num_dims: int) -> None:
         x = x.reshape(-1, int(np.prod(x.shape[x.ndim - num_dims :]))).astype(jnp.float32)
-        before = self.found[path][1] if path in self.found else 0.0
-        self.found[path] = num_dims, before + jnp.matmul(x.T, x, precision="highest")
+        products, largest = self.found.get(path, (0.0, 0.0))
+        products = products + jnp.matmul(x.T, x, precision="highest")
+        self.found[path] = products, jnp.maximum(largest, jnp.max(jnp.abs(x)))
+        self.num_in[path] = num_dims
 
 
 @jax.tree_util.register_dataclass
@@ -55,11 +60,7 @@ def by_gptq(
 
     bar(iterable, total) -> the same, with what a person sees of it. ValueError for a model without layers.
     """
-    model = config.make_model()
-    if model.parts is None:
-        raise ValueError(
-            f"--method = 'gptq': {type(config.model).__name__} declares no stack of layers to calibrate; it must be round"
-        )
+    model = _in_parts(config, "--method = 'gptq'", "round")
     mesh = sharding.make_mesh(config.parallel)
     spec, flat = params.paths(asked.stored(model, "float32").spec), params.paths(weights)
     # The tables that the layers' inputs come from are rounded first.
@@ -74,7 +75,7 @@ def by_gptq(
         layer = layers.layer(number)
         hessians: dict[str, Any] = {}
         for entry in entries:
-            for path, h in layers.hessians(layer, *entry.of(number)).items():
+            for path, (h, _) in layers.seen(layer, *entry.of(number)).items():
                 hessians[path] = hessians.get(path, 0.0) + np.asarray(h, np.float64)
         done = params.paths(layer)
         for path, hessian in hessians.items():
@@ -91,6 +92,47 @@ def by_gptq(
         for entry in entries:
             entry.x = layers.run(params.from_paths(done), *entry.of(number))
     return {path: jax.tree.map(lambda *x: jnp.stack(x), *nodes) for path, nodes in made.items()}
+
+
+def by_largest(
+    config: Config, weights: params.Tree, asked: QuantizeConfig, num_rows: int, bar: Callable
+) -> dict[str, Any]:
+    """As `by_gptq`, for kind "int8_static": nodes with the scale of the largest input that a product has on those rows.
+
+    ValueError where a weight is in no product that is seen.
+    """
+    model = _in_parts(config, "--kind = 'int8_static'", "int8_dynamic")
+    mesh = sharding.make_mesh(config.parallel)
+    spec, flat = params.paths(asked.stored(model, "float32").spec), params.paths(weights)
+    layers = _Layers(config, model, mesh, weights)
+    entries = [layers.enter(batch) for batch in _batches(config, mesh, num_rows)]
+    found: dict[str, list[float]] = {}
+    for number in bar(range(layers.num), layers.num):
+        layer = layers.layer(number)
+        largest: dict[str, float] = {}
+        for entry in entries:
+            for path, (_, top) in layers.seen(layer, *entry.of(number)).items():
+                largest[path] = max(largest.get(path, 0.0), float(top))
+            entry.x = layers.run(layer, *entry.of(number))
+        for path, top in largest.items():
+            found.setdefault(f"{model.parts.stack}/{path}", []).append(top)
+    wanted = {path: p.storage for path, p in spec.items() if isinstance(p.storage, Channels)}
+    if lacking := sorted(wanted.keys() - found.keys()):
+        raise ValueError(
+            f"--kind = 'int8_static': no product of {lacking[0]} is seen; it must be int8_dynamic, or keep = {lacking[0]!r}"
+        )
+    return {
+        path: storage.calibrated(flat[path], jnp.asarray(found[path], jnp.float32)) for path, storage in wanted.items()
+    }
+
+
+def _in_parts(config: Config, option: str, other: str) -> Model:
+    model = config.make_model()
+    if model.parts is None:
+        raise ValueError(
+            f"{option}: {type(config.model).__name__} declares no stack of layers to calibrate; give {other}"
+        )
+    return model
 
 
 def _batches(config: Config, mesh, num_rows: int) -> list[dict]:
@@ -120,7 +162,7 @@ class _Layers:
         self.num = jax.tree.leaves(self.stacked)[0].shape[0]
         self.num_in: dict[str, int] = {}  # of each weight that a product reads: dimensions of its input
         self.run = self._traced(lambda layer, x, xs, rest: self._block(layer, x, xs, rest)[0])
-        self.hessians = self._traced(self._hessians)
+        self.seen = self._traced(self._seen)
         self.enter = lambda batch: _Entry(self._traced(self._enter)(self.tree, batch))
 
     def layer(self, number: int) -> params.Tree:
@@ -141,9 +183,9 @@ class _Layers:
     def _block(self, layer, x, xs, rest):
         return self.parts.block(layer, x, xs, *rest, train=False)
 
-    def _hessians(self, layer, x, xs, rest):
+    def _seen(self, layer, x, xs, rest):
         seen = Seen()
         watched = {path: Watched(w, path=path, seen=seen) for path, w in params.paths(layer).items() if w.ndim > 1}
         self._block(params.from_paths(params.paths(layer) | watched), x, xs, rest)
-        self.num_in |= {path: num_in for path, (num_in, _) in seen.found.items()}
-        return {path: h for path, (_, h) in seen.found.items()}
+        self.num_in |= seen.num_in
+        return seen.found

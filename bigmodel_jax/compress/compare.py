@@ -9,17 +9,17 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 
-from bigmodel_jax.compress.calibrate import by_gptq
+from bigmodel_jax.compress.calibrate import by_gptq, by_largest
 from bigmodel_jax.compress.quantise import check, pack, quantised, stored_bytes
 from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.core import files, formats, params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.inference.generate import generate
-from bigmodel_jax.models.quantize import QuantizeConfig
+from bigmodel_jax.models.quantize import Kind, QuantizeConfig
 from bigmodel_jax.training.eval_step import make_eval_step
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.saved import load_weights
@@ -32,18 +32,23 @@ ROUNDS = 3
 
 
 class Variant(NamedTuple):
-    """One row. asked: how the weights are stored; gptq: whether their errors are handed on."""
+    """One row. asked: how the weights are stored; find: how those are found that are not rounded to the nearest."""
 
     name: str
     asked: QuantizeConfig
-    gptq: bool = False
+    find: Callable | None = None
 
 
 def variants(given: QuantizeConfig, has_layers: bool) -> list[Variant]:
     """Every kind with the tables and the parameters to keep that are asked for, rounded to the nearest, and by GPTQ."""
-    kinds = [(kind, dataclasses.replace(given, kind=kind)) for kind in ("int8", "float8", "nf4", "int4")]
-    found = [Variant("float32", QuantizeConfig()), *(Variant(kind, asked) for kind, asked in kinds)]
-    return found + [Variant(f"{kind}, GPTQ", asked, True) for kind, asked in kinds[2:] if has_layers]
+    asked = {kind: dataclasses.replace(given, kind=kind) for kind in get_args(Kind)}
+    static = asked.pop("int8_static")
+    found = [Variant("float32", QuantizeConfig()), *(Variant(*one) for one in asked.items())]
+    if not has_layers:
+        return found
+    return [*found, Variant("int8_static", static, by_largest)] + [
+        Variant(f"{kind}, GPTQ", asked[kind], by_gptq) for kind in ("nf4", "int4")
+    ]
 
 
 def compare(
@@ -60,7 +65,7 @@ def compare(
     found = []
     for variant in bar(every, len(every)):
         new = quantised(config, variant.asked) if variant.asked.kind != "none" else config
-        nodes = by_gptq(config, weights, variant.asked, calibration, lambda x, _: x) if variant.gptq else {}
+        nodes = variant.find(config, weights, variant.asked, calibration, lambda x, _: x) if variant.find else {}
         stored = pack(new, weights, mesh, nodes)
         scalars = evaluate(new, make_eval_step(new, mesh), stored, batches)
         metric = next(name for name in METRICS if f"eval/{name}" in scalars)

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from bigmodel_jax.core import formats, params, sharding
 from bigmodel_jax.core.storage import Dense
 from bigmodel_jax.data import DataConfig
 from bigmodel_jax.models.adapters import AdapterConfig
-from bigmodel_jax.models.quantize import QuantizeConfig
+from bigmodel_jax.models.quantize import Kind, QuantizeConfig
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.pretrained.transfer import whole_or_nothing
 from bigmodel_jax.training import constants, tables
@@ -49,7 +49,7 @@ class Quantised(NamedTuple):
 def check(config: Config, run_dir: Path, asked: QuantizeConfig) -> None:
     """ValueError, one line, where the run's weights cannot be quantised."""
     if asked.kind == "none":
-        raise ValueError("--kind = 'none'; it must be one of int8, int4, nf4, float8")
+        raise ValueError(f"--kind = 'none'; it must be one of {', '.join(get_args(Kind))}")
     if config.quantize.kind != "none":
         raise ValueError(
             f"quantize: {str(run_dir)!r} is quantised already (quantize.kind = {config.quantize.kind!r}); give the run that "
@@ -69,12 +69,19 @@ def quantised(config: Config, asked: QuantizeConfig) -> Config:
 
 
 def quantise_run(
-    config: Config, run_dir: Path, folder: Path, asked: QuantizeConfig, *, which: str = "", find: Find | None = None
+    config: Config,
+    run_dir: Path,
+    folder: Path,
+    asked: QuantizeConfig,
+    *,
+    which: str = "",
+    find: Find | None = None,
+    method: str = "round",
 ) -> Quantised:
     """Writes the run `folder` of the run's weights at one checkpoint; which: as `load_weights` has it.
 
-    find: gives the nodes of the weights that are not rounded to the nearest. ValueError, one line, where it cannot be, and
-    nothing is written.
+    find: gives the nodes of the weights that are not rounded to the nearest; method: what the record calls it. ValueError,
+    one line, where it cannot be, and nothing is written.
     """
     check(config, run_dir, asked)
     new = quantised(config, asked)
@@ -87,7 +94,7 @@ def quantise_run(
         for name in BESIDE:
             if (run_dir / name).is_file():
                 shutil.copyfile(run_dir / name, partial / name)
-        about = {"run": str(run_dir), "step": step, "method": "gptq" if find else "round"}
+        about = {"run": str(run_dir), "step": step, "method": method}
         (partial / RECORD).write_text(json.dumps(formats.stamp() | about, indent=1) + "\n")
     return Quantised(new, step, 4 * params.count(config.make_model().spec), stored_bytes(new))
 

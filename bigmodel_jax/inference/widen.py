@@ -5,6 +5,7 @@ from typing import Any
 import jax
 
 from bigmodel_jax.core import device_memory
+from bigmodel_jax.core.channels import Channeled
 from bigmodel_jax.core.storage import stored
 from bigmodel_jax.inference.slots import cache_dtype
 
@@ -13,7 +14,7 @@ SHARE = 0.5  # of the host's memory that dense weights may take
 
 def widened(weights: Any) -> Any:
     """The weights, those in blocks as arrays of the others' dtype, on one CPU with room for them; elsewhere as they are."""
-    nodes = [x for x in jax.tree.leaves(weights, is_leaf=stored) if stored(x)]
+    nodes = [x for x in jax.tree.leaves(weights, is_leaf=stored) if _is_widened(x)]
     if not nodes or not _on_one_cpu(nodes):
         return weights
     dtype = cache_dtype(weights)
@@ -21,7 +22,12 @@ def widened(weights: Any) -> Any:
     if room is None or sum(x.size for x in nodes) * dtype.itemsize > SHARE * room:
         return weights
     make = jax.jit(lambda node: node.dense(dtype))
-    return jax.tree.map(lambda x: make(x) if stored(x) else x, weights, is_leaf=stored)
+    return jax.tree.map(lambda x: make(x) if _is_widened(x) else x, weights, is_leaf=stored)
+
+
+def _is_widened(x: Any) -> bool:
+    """Not a weight whose products round their inputs: a dense one computes something else."""
+    return stored(x) and not isinstance(x, Channeled)
 
 
 def _on_one_cpu(nodes: list) -> bool:

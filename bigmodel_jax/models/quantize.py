@@ -10,6 +10,7 @@ import re
 from typing import Any, Literal
 
 from bigmodel_jax.core import params
+from bigmodel_jax.core.channels import Channels
 from bigmodel_jax.core.params import Param, Tree
 from bigmodel_jax.core.ranges import CountOrZero
 from bigmodel_jax.core.storage import Blocks, Dense, Storage, dense, stored
@@ -17,8 +18,9 @@ from bigmodel_jax.models.adapted import is_table, matrix
 from bigmodel_jax.models.base import Model
 from bigmodel_jax.models.bases import APART, is_stack_matrix
 
-Kind = Literal["int8", "int4", "nf4", "float8"]
-Tables = Literal["int8", "bfloat16", "float32"]
+Kind = Literal["int8", "int4", "nf4", "float8", "int8_dynamic", "int8_static"]
+PRODUCTS = ("int8_dynamic", "int8_static")  # whose inputs are rounded, too
+TableKind = Literal["int8", "bfloat16", "float32"]
 
 # Tables that nn/linear.py `embed` and nn/head.py read as they are stored.
 TABLES = ("embed/table", "head/table")
@@ -30,14 +32,15 @@ LEAST = 8
 class QuantizeConfig:
     """How a run's weights are stored, none of which trains; kind "none": as they were trained.
 
-    block: values with one scale, 0 = 64, of int4 32; a dimension that it does not divide has the largest smaller block that
-    does, or stays as it is where that has fewer than 8 values. tables: of embeddings and of the head. keep: a pattern of
-    whole paths of parameters that stay as they are.
+    "int8_dynamic" and "int8_static" multiply int8 with int8 (core/channels.py) in the stack of layers; what else is a matrix
+    has "int8". block: values with one scale, 0 = 64, of int4 32; a dimension that it does not divide has the largest smaller
+    block that does, or stays as it is where that has fewer than 8 values. tables: of embeddings and of the head. keep: a
+    pattern of whole paths of parameters that stay as they are.
     """
 
     kind: Literal["none", Kind] = "none"
     block: CountOrZero = 0
-    tables: Tables = "int8"
+    tables: TableKind = "int8"
     keep: str = ""
 
     def stored(self, model: Model, dtype: str) -> Model:
@@ -60,7 +63,12 @@ class QuantizeConfig:
         """That of one parameter."""
         if is_table(p):
             return self._blocks("int8", p) if self.tables == "int8" else Dense()
-        return self._blocks(self.kind, p)
+        if self.kind not in PRODUCTS:
+            return self._blocks(self.kind, p)
+        if not is_stack_matrix(path, dataclasses.replace(p, decay=True)):
+            return self._blocks("int8", p)
+        found = matrix(path, p)
+        return Channels(len(found.lead.shape), len(found.inner.shape), self.kind == "int8_static")
 
     def _blocks(self, kind: Kind, p: Param) -> Storage:
         blocks = Blocks(kind, self.block or (32 if kind == "int4" else 64), narrow=True)

@@ -19,12 +19,12 @@ from bigmodel_jax.verbs.base import RUN, STEP, Verb, local, place, run_dir_of, s
 @dataclasses.dataclass(frozen=True)
 class Quantize:
     config: Unnamed
-    kind: Literal["int8", "int4", "nf4", "float8"] = "int8"
+    kind: Literal["int8", "int4", "nf4", "float8", "int8_dynamic", "int8_static"] = "int8"
     method: Literal["round", "gptq"] = "round"
     block: CountOrZero = 0  # values with one scale; 0: 64, of int4 32
     tables: Literal["int8", "bfloat16", "float32"] = "int8"  # of embeddings and the head
     keep: str = ""  # a pattern of whole paths of parameters that stay as they are
-    rows: Count = 32  # of the training split, for GPTQ
+    rows: Count = 32  # of the training split, for GPTQ and int8_static
     compare: tyro.conf.FlagConversionOff[bool] = False  # every kind beside the others, and no run is written
     eval_rows: Count = 64  # of the validation split, with --compare
     step: str = ""  # which checkpoint: a step that is kept, or best; empty: the newest
@@ -50,13 +50,18 @@ def quantize(args: Sequence[str]) -> None:
 
 
 def _made(given: Quantize, run_dir: Path, folder: Path) -> None:
-    from bigmodel_jax.compress.calibrate import by_gptq
+    from bigmodel_jax.compress.calibrate import by_gptq, by_largest
     from bigmodel_jax.compress.quantise import by_storage, quantise_run
 
-    def find(config, weights):
-        return by_gptq(config, weights, _asked(given), given.rows, _bar("Layers"))
+    static, products = given.kind == "int8_static", given.kind in ("int8_dynamic", "int8_static")
+    if products and given.method == "gptq":
+        raise ValueError(f"--method = 'gptq' with --kind = {given.kind!r}; it must be round")
 
-    how = {"which": given.step, "find": find if given.method == "gptq" else None}
+    def find(config, weights):
+        by = by_largest if static else by_gptq
+        return by(config, weights, _asked(given), given.rows, _bar("Layers"))
+
+    how = {"which": given.step, "find": find if static or given.method == "gptq" else None, "method": given.method}
     made = quantise_run(given.config, run_dir, folder, _asked(given), **how)
     rows = [[name, f"{count:,}", f"{size:,}"] for name, (count, size) in by_storage(made.config).items()]
     _print(f"{folder}: {made.after / 1e6:,.1f} MB, {made.after / made.before:.4f} of float32", HEADS, rows)
@@ -105,11 +110,13 @@ def _bar(what: str):
 VERBS = {
     "quantize": Verb(
         quantize,
-        "quantize RUN [FOLDER] [--kind int8|int4|nf4|float8] [--FIELD VALUE ...]",
+        "quantize RUN [FOLDER] [--kind int8] [--FIELD VALUE ...]",
         "make a run of a run's weights in 8 or 4 bits",
         f"RUN           {RUN}\n"
         "FOLDER        a new folder; without it: RUN_KIND\n"
-        "--kind        int8, int4, nf4 or float8: the numbers that matrices are stored in\n"
+        "--kind        int8, int4, nf4 or float8: the numbers that matrices are stored in;\n"
+        "              int8_dynamic, int8_static: int8 products of int8 inputs, whose scales\n"
+        "              are each row's own, or found on --rows rows of the training split\n"
         "--method      round: to the nearest; gptq: errors are handed on, by --rows rows\n"
         "              of the training split\n"
         "--block       values with one scale; without it 64, of int4 32\n"
