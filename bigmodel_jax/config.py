@@ -28,6 +28,7 @@ from bigmodel_jax.models import MODELS, Model, ModelConfig
 from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.models.base import with_parameters
 from bigmodel_jax.models.mup import MupConfig, scaled
+from bigmodel_jax.models.quantize import QuantizeConfig
 from bigmodel_jax.models.stochastic_depth import with_stochastic_depth
 from bigmodel_jax.objectives import OBJECTIVES, Objective
 from bigmodel_jax.optim import OptimConfig
@@ -51,9 +52,7 @@ class TrainConfig:
     steps: Count | None = None  # optimizer steps; None = as many as `epochs` are, or 1000 where that is None, too
     epochs: Positive | None = None  # passes over the training rows, in place of `steps`
     batch_size: Count = 32  # examples (rows) of one optimizer step, over all devices
-    stochastic_depth: ShareBelowOne = (
-        0.0  # in how many steps the last layer is left out; the n-th of L: this times n / L
-    )
+    stochastic_depth: ShareBelowOne = 0.0  # in how many steps the last layer is left out; the n-th of L: this * n / L
     microbatches: Count = 1  # the batch is computed in this many pieces, one after the other
     seed: Seed = 0
     log_every: Count = 10
@@ -81,6 +80,8 @@ class SampleConfig:
     temperature: NonNegative = 0.8  # 0 = always the likeliest token
     top_k: CountOrZero = 0  # 0 = all
     top_p: ShareAboveZero = 1.0
+    cache: Literal["compute", "int8"] = "compute"  # of keys and values; int8: each head and place has a scale
+    widen: Literal["auto", "never"] = "auto"  # whether a CPU with room for them makes stored weights dense, once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +162,7 @@ class ReportConfig:
 class Config:
     """One run, described whole: what `get_config()` returns and config.json holds.
 
-    Only `model`, `objective` and `data` have no default. A field of a part has its dotted name on the command line:
-    `--optim.lr 1e-3`; `launch.py train CONFIG --help` lists them all.
+    Only `model`, `objective` and `data` have no default; `launch.py train CONFIG --help` lists the fields of all parts.
     """
 
     model: ModelConfig
@@ -177,14 +177,15 @@ class Config:
     report: ReportConfig = ReportConfig()
     adapters: AdapterConfig = AdapterConfig()
     mup: MupConfig = MupConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
 
     def make_model(self) -> Model:
-        """The model as the run trains it: with its adapters, what the objective keeps beside it, by μP, and what is frozen."""
+        """The run's model: with its adapters, what the objective keeps beside it, by μP, what is frozen, as it is stored."""
         model = self._made(self.model)
         if self.mup.base:
             model = scaled(model, self._made(self.mup.base_of(self.model)))
         model = with_stochastic_depth(model, self.train.stochastic_depth)
-        return model._replace(spec=self.optim.freeze(model.spec))
+        return self.quantize.stored(model._replace(spec=self.optim.freeze(model.spec)), self.precision.compute)
 
     def _made(self, model: ModelConfig) -> Model:
         return with_parameters(self.adapters.adapt(model.make()), self.objective.parameters(model))

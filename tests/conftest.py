@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-QUICK = {"llama", "mlp", "cnn", "flax_module", "bases", "adapters"}
+QUICK = {"llama", "mlp", "cnn", "flax_module", "bases", "adapters", "quantize"}
 # Of every family one forward pass against its reference is quick all the same, unless its code is another one's.
 FORWARD = {
     "decoders_test": "test_logits_of_packed_documents",

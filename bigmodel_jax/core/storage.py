@@ -18,8 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.core import dynamic8
 
-Kind = Literal["int8", "int4", "nf4", "bfloat16"]
-TOP = {"int8": 127, "int4": 7}
+Kind = Literal["int8", "int4", "nf4", "float8", "bfloat16"]
+TOP = {"int8": 127, "int4": 7, "float8": 448}  # the largest number; float8 is e4m3 (arXiv:2209.05433)
 PACKED = ("int4", "nf4")  # two in a byte
 GROUP = 256  # scales that share one number where scales are quantised themselves
 
@@ -62,10 +62,11 @@ class Dense:
 class Blocked:
     """One stored parameter of shape (..., n).
 
-    values: int8 (..., n); or two 4-bit numbers in each uint8 (..., n / 2), those of a block's first half in the lower
-    bits; or bfloat16 (..., n). scales: float32 (..., n / block), or their codes, uint8 (dynamic8.py); None for bfloat16.
-    groups: float32 (L, number of groups), the largest scale of each GROUP of one layer's scales, and offset: float32
-    (L,), the mean that was taken from a layer's scales; both only where `scales` are codes. L is the first dimension.
+    values: int8 or float8 (..., n); or two 4-bit numbers in each uint8 (..., n / 2), those of a block's first half in the
+    lower bits; or bfloat16 (..., n). scales: float32 or bfloat16 (..., n / block), or their codes, uint8 (dynamic8.py);
+    None for bfloat16. groups: float32 (L, number of groups), the largest scale of each GROUP of one layer's scales, and
+    offset: float32 (L,), the mean that was taken from a layer's scales; both only where `scales` are codes. L is the first
+    dimension. rows_in: the dtype of single rows that are looked up in it; "" = float32.
     """
 
     values: Any
@@ -73,6 +74,7 @@ class Blocked:
     groups: Any = None
     offset: Any = None
     kind: Kind = dataclasses.field(default="int8", metadata={"static": True})
+    rows_in: str = dataclasses.field(default="", metadata={"static": True})
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -95,6 +97,11 @@ class Blocked:
         blocks = self._numbers() * self._scales()[..., None]
         return blocks.astype(dtype).reshape(self.shape)
 
+    def rows(self, ids: jax.Array) -> jax.Array:
+        """The rows `ids` (...) of a table (V, D) without `groups`: (..., D)."""
+        found = jax.tree.map(lambda x: jnp.take(x, ids, axis=0), self)
+        return found.dense(self.rows_in or jnp.float32)
+
     def _refuse(self, *_, **__):
         raise ValueError(
             f"a parameter of shape {self.shape} stored in {self.kind} was read as an array; read it through "
@@ -108,14 +115,14 @@ class Blocked:
     def _numbers(self) -> jax.Array:
         """(..., blocks, values of one), without their scales."""
         blocks = _as_it_lies(self.values).reshape(*self.scales.shape, -1)
-        if self.kind == "int8":
+        if self.kind not in PACKED:
             return blocks.astype(jnp.float32)
         codes = jnp.concatenate([blocks & 15, blocks >> 4], axis=-1).astype(jnp.int32)
         return _look_up(NF4, codes) if self.kind == "nf4" else (codes - 8).astype(jnp.float32)
 
     def _scales(self) -> jax.Array:
         if self.groups is None:
-            return self.scales
+            return self.scales.astype(jnp.float32)
         *lead, _ = self.groups.shape
         codes = self.scales.reshape(*lead, -1)
         groups = jnp.repeat(self.groups, GROUP, axis=-1)[..., : codes.shape[-1]]
@@ -152,41 +159,61 @@ class Blocks:
     dtype: "int8" and "int4" are symmetric integers, the largest value of a block at their end; "nf4" are the 16 levels
     of NormalFloat4, whose scale is the largest magnitude of a block (QLoRA, arXiv:2305.14314). A block has at most
     `size` values: the largest number that divides the dimension. double: the scales are kept in 8 bits, less their mean
-    in each layer, with one float32 for each 256 of a layer ("double quantisation").
+    in each layer, with one float32 for each 256 of a layer ("double quantisation"). narrow: the scales are bfloat16, and
+    the codes those that are nearest by such a scale. "float8" is e4m3, whose largest number is that of a block.
 
     Codes are those of bitsandbytes' `quantize_4bit` for the same blocks. Its blocks run through a torch weight (out, in)
     in flat order, along the inputs of one output; these run along the last dimension of (in, ..., out).
     """
 
-    dtype: Literal["int8", "int4", "nf4"] = "int8"
+    dtype: Literal["int8", "int4", "nf4", "float8"] = "int8"
     size: int = 64
     double: bool = False
+    narrow: bool = False
 
     def __str__(self) -> str:
-        return f"{self.dtype}x{self.size}{'x8' if self.double else ''}"
+        return f"{self.dtype}x{self.size}{'x8' if self.double else 'x16' if self.narrow else ''}"
 
     def check(self, shape: tuple[int, ...]) -> None:
         if not shape or (self.dtype in PACKED and shape[-1] % 2):
             raise ValueError(f"storage: {self} of shape {shape}; its last dimension must be even, two values in a byte")
 
     def pack(self, w: jax.Array) -> Blocked:
-        blocks = w.astype(jnp.float32).reshape(*w.shape[:-1], -1, self._block(w.shape[-1]))
+        blocks = w.astype(jnp.float32).reshape(*w.shape[:-1], -1, self.block(w.shape[-1]))
+        scales = self.scales(blocks)
+        return self.packed(self.codes(blocks, scales), scales)
+
+    def scales(self, blocks: jax.Array) -> jax.Array:
+        """Those of blocks (..., values of one), float32 (...)."""
         largest = jnp.max(jnp.abs(blocks), axis=-1)
+        scales = largest if self.dtype == "nf4" else jnp.where(largest > 0, largest / TOP[self.dtype], 1.0)
+        return scales.astype(jnp.bfloat16).astype(jnp.float32) if self.narrow else scales
+
+    def codes(self, blocks: jax.Array, scales: jax.Array) -> jax.Array:
+        """The code nearest to each value, in the shape of the blocks."""
         if self.dtype == "nf4":
-            scales, codes = largest, _nearest(NF4, blocks, largest)
-        else:
-            top = TOP[self.dtype]
-            scales = jnp.where(largest > 0, largest / top, 1.0)
-            codes = jnp.clip(jnp.round(blocks / scales[..., None]), -top, top).astype(jnp.int8)
+            return _nearest(NF4, blocks, scales)
+        top, share = TOP[self.dtype], blocks / scales[..., None]
+        if self.dtype == "float8":
+            return jnp.clip(share, -top, top).astype(jnp.float8_e4m3fn)
+        return jnp.clip(jnp.round(share), -top, top).astype(jnp.int8)
+
+    def values(self, codes: jax.Array, scales: jax.Array) -> jax.Array:
+        """What codes and scales stand for, float32."""
+        numbers = jnp.asarray(NF4, jnp.float32)[codes] if self.dtype == "nf4" else codes.astype(jnp.float32)
+        return numbers * scales[..., None]
+
+    def packed(self, codes: jax.Array, scales: jax.Array) -> Blocked:
+        """The node of codes (..., blocks, values of one) and their scales (..., blocks)."""
         if self.dtype in PACKED:
             low, high = jnp.split((codes + 8 if self.dtype == "int4" else codes).astype(jnp.uint8), 2, axis=-1)
             codes = low | (high << 4)
-        return Blocked(codes.reshape(*w.shape[:-1], -1), *self._doubled(scales), kind=self.dtype)
+        return Blocked(codes.reshape(*scales.shape[:-1], -1), *self._doubled(scales), kind=self.dtype)
 
     def _doubled(self, scales: jax.Array) -> tuple[jax.Array, ...]:
         """(scales,), or (codes, groups, offset)."""
         if not self.double:
-            return (scales,)
+            return (scales.astype(jnp.bfloat16) if self.narrow else scales,)
         flat = scales.reshape(*scales.shape[:1], -1) if scales.ndim > 1 else scales
         offset = _mean(flat)
         flat = flat - offset[..., None]
@@ -205,11 +232,12 @@ class Blocks:
         def of(n: int) -> NamedSharding:  # a dimension that the axes do not divide stays whole
             return NamedSharding(placed.mesh, P(*lead, last if n % shards == 0 else None))
 
-        values, scales = of(shape[-1] // (2 if self.dtype in PACKED else 1)), of(shape[-1] // self._block(shape[-1]))
+        values, scales = of(shape[-1] // (2 if self.dtype in PACKED else 1)), of(shape[-1] // self.block(shape[-1]))
         layers = NamedSharding(placed.mesh, P(*lead[:1]))
         return Blocked(values, scales, *((layers, layers) if self.double else ()), kind=self.dtype)
 
-    def _block(self, n: int) -> int:
+    def block(self, n: int) -> int:
+        """Values of one block of a dimension of n."""
         step = 2 if self.dtype in PACKED else 1
         return max(size for size in range(step, max(min(self.size, n), step) + 1, step) if n % size == 0)
 

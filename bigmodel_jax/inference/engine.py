@@ -18,6 +18,7 @@ from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.core.sharding import Rules
 from bigmodel_jax.inference.slots import Emitted, Programs, Slots, cache_dtype
+from bigmodel_jax.inference.widen import widened
 from bigmodel_jax.models import Model
 from bigmodel_jax.nn import stack
 
@@ -106,7 +107,7 @@ class Engine:
         fresh: the ring begins at its first column, so that texts that are submitted afterwards are the same to the last
         bit whatever was generated before; no text may be unfinished.
         """
-        self._weights = weights
+        self._weights = weights = widened(weights) if self._programs.sample.widen == "auto" else weights
         apart = _large_on_one_cpu(weights)
         self._layered = stack.apart(self._model.spec, weights) if apart else weights
         if self._compiled is None:

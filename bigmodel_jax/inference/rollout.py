@@ -78,6 +78,7 @@ def open_generator(config: Config, mesh: Mesh, num: int, *, greedy: bool = False
 def engine_rollouts(config: Config, mesh: Mesh, num: int, temperature: float) -> EngineRollouts:
     """The engine as `config.data` asks for it."""
     data = config.data
-    sample = SampleConfig(max_tokens=data.max_tokens, temperature=temperature, top_k=data.top_k, top_p=data.top_p)
+    drawn = {"temperature": temperature, "top_k": data.top_k, "top_p": data.top_p}
+    sample = SampleConfig(max_tokens=data.max_tokens, widen="never", **drawn)  # weights are new for each few answers
     sizes = {"slots": min(data.slots, num), "length": data.seq_len, "stop": data.open_tokenizer().stops, "mesh": mesh}
     return EngineRollouts(config.make_model(), sample, **sizes)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.config import SampleConfig
-from bigmodel_jax.core import params
+from bigmodel_jax.core import params, storage
 from bigmodel_jax.core.params import Param
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.inference.sampling import sample
@@ -50,8 +50,9 @@ class Emitted(NamedTuple):
 
 
 def cache_dtype(weights: Any) -> Any:
-    """What a decode cache holds: the type of the weights, of which some may be stored in whole numbers."""
-    return next(jnp.dtype(x.dtype) for x in jax.tree.leaves(weights) if jnp.issubdtype(x.dtype, jnp.inexact))
+    """What a decode cache holds: the type of the weights, but for those that are stored in small numbers with scales."""
+    leaves = (x for x in jax.tree.leaves(weights, is_leaf=storage.stored) if not storage.stored(x))
+    return next(jnp.dtype(x.dtype) for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact))
 
 
 class Programs(NamedTuple):
@@ -76,7 +77,8 @@ class Programs(NamedTuple):
     # ---- what is kept
 
     def declared(self, rows: int, dtype: Any) -> Any:
-        return self.make_cache(rows, self.length, dtype)
+        cache = self.make_cache(rows, self.length, dtype)
+        return decoder.narrowed(cache) if self.sample.cache == "int8" else cache
 
     def check(self, dtype: Any) -> None:
         """ValueError, one line, where the model's make_cache declares no cache."""

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from bigmodel_jax.core.params import Init, Param, Tree, zeros
+from bigmodel_jax.core.params import Init, Param, Tree, map_spec, zeros
 from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.core.storage import Blocked, Blocks, stored
 from bigmodel_jax.models.base import Entry, Model, Out, parts_of
 from bigmodel_jax.models.sizes import Cut, Divides, Multiple, padded
 from bigmodel_jax.nn import linear, stack
@@ -84,8 +85,7 @@ class Cache:
     def advance(self, layers: Any, num: int) -> "Cache":
         """After `num` tokens more; layers: of each array the new columns (L, B, num, ...) or all; apart, {"k", "v"} of each."""
         if isinstance(layers, stack.Apart):
-            turned = (HeadsFirst(one["k"].swapaxes(1, 2), one["v"].swapaxes(1, 2)) for one in layers.layers)
-            layers = stack.Apart(tuple(turned))
+            layers = stack.Apart(tuple(HeadsFirst(**_turned(one)) for one in layers.layers))
         elif isinstance(layers, dict):
             write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=self.index, axis=2)
             layers = jax.tree.map(lambda kept, new: write(kept, new.astype(kept.dtype)), self.layers, layers)
@@ -123,12 +123,31 @@ def apart(cache: Any) -> Any:
     """The cache, or the declaration of one, with its layers one by one, for layers that lie `apart`; another form stays."""
     if not isinstance(cache, Cache) or not isinstance(cache.layers, dict) or cache.layers.keys() != {"k", "v"}:
         return cache
-    k, v = cache.layers["k"], cache.layers["v"]
-    if isinstance(k, Param):
-        layers = (HeadsFirst(*(_heads_first(p) for p in (k, v))),) * k.shape[0]
+    leaf = jax.tree.leaves(cache.layers, is_leaf=lambda x: isinstance(x, Param))[0]
+    if isinstance(leaf, Param):
+        layers = (HeadsFirst(**map_spec(_heads_first, cache.layers)),) * leaf.shape[0]
     else:
-        layers = tuple(HeadsFirst(*(x.swapaxes(1, 2) for x in pair)) for pair in zip(k, v, strict=True))
+        layers = tuple(HeadsFirst(**_turned(one)) for one in stack.unstack(cache.layers))
     return cache.replace(layers=stack.Apart(layers))
+
+
+def narrowed(cache: Any) -> Any:
+    """The declaration of a cache with keys and values in int8, each place's of a head with a scale of its own, bfloat16.
+
+    ValueError for a cache of another form.
+    """
+    if not isinstance(cache, Cache) or not isinstance(cache.layers, dict) or cache.layers.keys() != {"k", "v"}:
+        raise ValueError("cache = 'int8': this model keeps no keys and values by heads; it must be 'compute'")
+
+    def one(p: Param) -> Blocked:
+        scales = dataclasses.replace(p, shape=(*p.shape[:-1], 1), axes=(*p.axes[:-1], None), dtype="bfloat16")
+        return Blocked(dataclasses.replace(p, dtype="int8"), scales)
+
+    return cache.replace(layers=map_spec(one, cache.layers))
+
+
+def _turned(layer: dict) -> dict:
+    return jax.tree.map(lambda x: x.swapaxes(1, 2), layer)
 
 
 def _heads_first(p: Param) -> Param:
@@ -163,22 +182,29 @@ def where(batch: dict, cache: Cache | None) -> tuple[Where, Where, Cache | None]
     return here, Where(cache.positions, cache.segments), cache
 
 
-def update_cache(cache: dict | None, k: jax.Array, v: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """All keys and values of one layer, (B, S, K, h): the cache's with the new ones (B, T, K, h) written at `index`."""
+def update_cache(cache: Any, k: jax.Array, v: jax.Array, index: jax.Array) -> tuple[Any, Any]:
+    """All keys and values of one layer, (B, S, K, h): the cache's with the new ones (B, T, K, h) written at `index`.
+
+    Those of a cache in int8 are nodes (core/storage.py), which attention reads.
+    """
     if cache is None:
         return k, v
     if isinstance(cache, HeadsFirst):
-        at = (0, 0, index, 0)
-        new = (
-            jax.lax.dynamic_update_slice(a, b.swapaxes(1, 2).astype(a.dtype), at)
-            for a, b in ((cache.k, k), (cache.v, v))
-        )
-        return tuple(x.swapaxes(1, 2) for x in new)
-    at = (0, index, 0, 0)
-    return (
-        jax.lax.dynamic_update_slice(cache["k"], k.astype(cache["k"].dtype), at),
-        jax.lax.dynamic_update_slice(cache["v"], v.astype(cache["v"].dtype), at),
-    )
+        new = _turned(_as_kept(cache.k, {"k": k, "v": v}))
+        found = _turned(_written({"k": cache.k, "v": cache.v}, new, (0, 0, index, 0)))
+    else:
+        found = _written(cache, _as_kept(cache["k"], {"k": k, "v": v}), (0, index, 0, 0))
+    return found["k"], found["v"]
+
+
+def _as_kept(kept: Any, new: dict) -> dict:
+    if not stored(kept):
+        return new
+    return {name: Blocks("int8", x.shape[-1], narrow=True).pack(x) for name, x in new.items()}
+
+
+def _written(cache: dict, new: dict, at: tuple) -> dict:
+    return jax.tree.map(lambda a, b: jax.lax.dynamic_update_slice(a, b.astype(a.dtype), at), cache, new)
 
 
 def table_rows(cfg) -> int:

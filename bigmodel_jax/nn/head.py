@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from bigmodel_jax.core import storage
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import linear, rings
 from bigmodel_jax.nn.cross_entropy import cross_entropy as of_logits
@@ -43,7 +44,7 @@ class Head:
     softcap tanh(logits / softcap) where softcap is not 0 (Gemma 2, arXiv:2408.00118), divided by temperature.
 
     vocab: so many first rows are tokens; what lies behind them fills up the mesh and has no logits. 0 = all are. table may
-    have adapters (lora.py); of the frozen table itself no gradient is computed."""
+    have adapters (lora.py), of whose frozen table no gradient is computed, or be stored in blocks (core/storage.py)."""
 
     x: jax.Array
     table: jax.Array | Adapted
@@ -60,7 +61,7 @@ class Head:
     def arrays(self) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """x and table as blocks read them: what adapters add stands in further columns of both."""
         if not isinstance(self.table, Adapted):
-            return self.x, self.table, self.bias
+            return self.x, storage.dense(self.table, self.x.dtype), self.bias
         if cut(self.x.shape[:-1], self.table.shape).embed or not self.table.has_columns:
             return self.x, self.table.dense(self.x.dtype), self.bias  # a device has a part of the columns of a row
         x, table, z, columns = self.table.columns(self.x)

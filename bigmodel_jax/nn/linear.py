@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core import precision, storage
+from bigmodel_jax.core.channels import Channeled
 from bigmodel_jax.core.params import Init, Param, normal, zeros
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import cpu, quantized, stored, table
@@ -38,6 +39,8 @@ def project(x: jax.Array, w: jax.Array, num_dims: int = 1) -> jax.Array:
     """
     if isinstance(w, Adapted):
         return w.project(x, num_dims, project)
+    if isinstance(w, Channeled) and w.scales.shape[:num_dims] == (1,) * num_dims:
+        return quantized.project_stored(num_dims, x, w)
     if storage.stored(w):
         return stored.project(project, num_dims, x, w)
     if precision.matmul() != "compute":
@@ -58,6 +61,9 @@ def embed(p: dict, ids: jax.Array) -> jax.Array:
     """ids (...) int -> (..., dim)."""
     if isinstance(p["table"], Adapted):
         return p["table"].embed(ids, lambda w, ids: embed({"table": w}, ids))
+    if storage.stored(p["table"]):
+        x = p["table"].rows(ids)
+        return constrain(x, "batch", "seq", None) if ids.ndim == 2 else x
     if table.exchange_is_cheaper(p["table"], ids):
         return table.lookup(p["table"], ids)
     # Rows whole before the lookup: cut along dim, every activation would have to be exchanged instead.
@@ -70,6 +76,8 @@ def unembed(p: dict, x: jax.Array) -> jax.Array:
     """x (..., dim) -> logits (..., num) against the rows of the table, summed in float32: the softmax reads them."""
     if isinstance(p["table"], Adapted):
         return _unembed_adapted(p["table"], x)
+    if storage.stored(p["table"]):
+        return stored.takes_stored(unembed)({"table": p["table"]}, x)
     if cpu.active() and x.dtype == jnp.float32:
         return cpu.dense(x, p["table"].T)
     return jnp.einsum("...d,vd->...v", x, p["table"], preferred_element_type=jnp.float32)

@@ -1,4 +1,4 @@
-"""Products with a weight in 8 bits, for training: int8 or float8 operands, sums in int32 or float32.
+"""Products with a weight in 8 bits: int8 or float8 operands, sums in int32 or float32.
 
 Both operands are scaled as they come (no calibration, no state): each row of the activations and each column of the weight
 by its own largest value, so that one outlier costs its own row alone. Rounding is straight through: gradients are those of
@@ -14,6 +14,8 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+
+from bigmodel_jax.core.channels import Channeled
 
 Kind = Literal["int8", "float8"]
 VALUES = {"int8": jnp.int8, "float8": jnp.float8_e4m3fn}
@@ -52,6 +54,18 @@ def _backward(kind, num_dims, saved, dy):
 
 
 project.defvjp(_forward, _backward)
+
+
+def project_stored(num_dims: int, x: jax.Array, w: Channeled) -> jax.Array:
+    """`project` with a weight that is in int8 already: int8 by int8, summed in int32. No gradient is computed."""
+    inner = tuple(range(x.ndim - num_dims, x.ndim))
+    if w.activation is None:
+        rows = quantize(x, inner, jnp.int8)
+    else:
+        scale = w.activation.reshape((1,) * x.ndim)
+        values = jnp.clip(jnp.round(x.astype(jnp.float32) / scale), -127, 127).astype(jnp.int8)
+        rows = values, jnp.broadcast_to(scale, (*x.shape[: x.ndim - num_dims], *(1,) * num_dims))
+    return _scaled(rows, (w.values, w.scales), inner, tuple(range(num_dims))).astype(x.dtype)
 
 
 def _scaled(a, b, contract_a: tuple[int, ...], contract_b: tuple[int, ...]) -> jax.Array:

@@ -25,7 +25,7 @@ from bigmodel_jax.training.beginning import (
     open_data,
     resume,
 )
-from bigmodel_jax.training.checks import check_data, check_processes, check_rows, check_spikes
+from bigmodel_jax.training.checks import check_data, check_processes, check_rows, check_spikes, check_trains
 from bigmodel_jax.training.early_stopping import Judge, Patience
 from bigmodel_jax.training.ending import check_endings
 from bigmodel_jax.training.set_evaluations import open_sets
@@ -60,6 +60,7 @@ def train(
     validate(config, jax.device_count())
     check_processes(config)
     check_spikes(config)
+    check_trains(config)
     with (
         mirror.kept(run_dir) if processes.first() else contextlib.nullcontext(),
         run_folder.logging_to(run_dir / "log.txt") as start_log,

@@ -1,6 +1,7 @@
 """The verbs of the command line: what each one does, and what it says of itself."""
 
 from bigmodel_jax.verbs import (
+    compressing,
     ensembling,
     explaining,
     jobs,
@@ -16,6 +17,7 @@ from bigmodel_jax.verbs import (
 )
 
 _FILES = (
+    compressing,
     ensembling,
     explaining,
     jobs,
@@ -43,6 +45,7 @@ _ORDER = (
     "explain",
     "ensemble",
     "prune",
+    "quantize",
     "data",
     "prepare",
     "scale",

@@ -266,6 +266,8 @@ VERBS = {
         "--top_k         only the k likeliest tokens; 0 means all\n"
         "--top_p         only the likeliest tokens that together have probability p\n"
         "--num_samples   number of continuations\n"
+        "--cache         int8: keys and values in 8 bits, with a scale by head and place\n"
+        "--widen         never: a CPU, too, reads quantised weights as they are stored\n"
         "--chat True     the prompt is a user's message, in the model's chat template\n"
         "--seed          another seed, another text\n"
         "--step          which checkpoint: a step that is kept, or best; else the newest\n"

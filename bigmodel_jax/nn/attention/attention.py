@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
-from bigmodel_jax.core import sharding
+from bigmodel_jax.core import sharding, storage
 from bigmodel_jax.core.params import Init, Param, ones, zeros
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import cpu, kept, linear, norm, recompute, shards
@@ -111,9 +111,11 @@ def attend(
     arXiv:2408.00118). sinks: (H,) logits of a key without a value, so that a head may attend to nothing (gpt-oss,
     arXiv:2309.17453). bias: (B or 1, H, T, S), added to the logits; the plain implementation alone takes it.
 
+    k and v may be stored in blocks (core/storage.py), as in a cache in int8.
     "auto" chooses by the platform of the mesh being traced. A sequence that is cut over devices is attended to as
     `parallel.context` says (context.py), but with "plain". ValueError where `implementation` cannot do what is asked.
     """
+    k, v = storage.dense(k, q.dtype), storage.dense(v, q.dtype)
     chex.assert_rank((q, k, v), 4)
     chex.assert_equal_shape_prefix((k, v), 3)
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)

@@ -1,0 +1,191 @@
+"""What a model's products read on calibration rows, and GPTQ of its layers one after another by that.
+
+A layer is given what the quantised layers before it compute. The rows are the first of the run's training split, shuffled
+by its seed. A weight that no product reads (of experts, say) is rounded to the nearest.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax.compress import gptq
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core.channels import Channels
+from bigmodel_jax.core.storage import Blocks, dense
+from bigmodel_jax.data import make_iterator
+from bigmodel_jax.models.base import Model
+from bigmodel_jax.models.quantize import QuantizeConfig
+from bigmodel_jax.nn.lora import Adapted
+from bigmodel_jax.training.state import computed
+
+
+class Seen:
+    """What the products of one layer read, by the path of their weight, while it is traced: (sum of x x^T, largest |x|)."""
+
+    def __init__(self):
+        self.found: dict[str, tuple[jax.Array, jax.Array]] = {}
+        self.num_in: dict[str, int] = {}
+
+    def add(self, path: str, x: jax.Array, num_dims: int) -> None:
+        x = x.reshape(-1, int(np.prod(x.shape[x.ndim - num_dims :]))).astype(jnp.float32)
+        products, largest = self.found.get(path, (0.0, 0.0))
+        products = products + jnp.matmul(x.T, x, precision="highest")
+        self.found[path] = products, jnp.maximum(largest, jnp.max(jnp.abs(x)))
+        self.num_in[path] = num_dims
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Watched(Adapted):
+    """A weight whose products are seen; other readers get the weight, as they do of one with adapters."""
+
+    path: str = dataclasses.field(default="", metadata={"static": True})
+    seen: Seen | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def project(self, x: jax.Array, num_dims: int, product: Callable) -> jax.Array:
+        self.seen.add(self.path, x, num_dims)
+        return product(x, self.w, num_dims)
+
+
+def by_gptq(
+    config: Config, weights: params.Tree, asked: QuantizeConfig, num_rows: int, bar: Callable
+) -> dict[str, Any]:
+    """{path: node} of the weights of the model's stack of layers; `weights` of the plain run.
+
+    bar(iterable, total) -> the same, with what a person sees of it. ValueError for a model without layers.
+    """
+    model = _in_parts(config, "--method = 'gptq'", "round")
+    mesh = sharding.make_mesh(config.parallel)
+    spec, flat = params.paths(asked.stored(model, "float32").spec), params.paths(weights)
+    # The tables that the layers' inputs come from are rounded first.
+    rounded = {
+        path: dense(p.storage.pack(flat[path]), "float32") if "layers" not in p.axes else flat[path]
+        for path, p in spec.items()
+    }
+    layers = _Layers(config, model, mesh, params.from_paths(rounded))
+    entries = [layers.enter(batch) for batch in _batches(config, mesh, num_rows)]
+    made: dict[str, list] = {}
+    for number in bar(range(layers.num), layers.num):
+        layer = layers.layer(number)
+        hessians: dict[str, Any] = {}
+        for entry in entries:
+            for path, (h, _) in layers.seen(layer, *entry.of(number)).items():
+                hessians[path] = hessians.get(path, 0.0) + np.asarray(h, np.float64)
+        done = params.paths(layer)
+        for path, hessian in hessians.items():
+            whole = f"{model.parts.stack}/{path}"
+            if isinstance(spec[whole].storage, Blocks):
+                w = flat[whole][number]
+                node = gptq.quantise(spec[whole].storage, w, hessian, layers.num_in[path])
+                made.setdefault(whole, []).append(node)
+                done[path] = node.dense(done[path].dtype)
+        for path, x in done.items():  # those that no product reads
+            p = spec[f"{model.parts.stack}/{path}"]
+            if path not in hessians and isinstance(p.storage, Blocks):
+                done[path] = dense(p.storage.pack(x), x.dtype)
+        for entry in entries:
+            entry.x = layers.run(params.from_paths(done), *entry.of(number))
+    return {path: jax.tree.map(lambda *x: jnp.stack(x), *nodes) for path, nodes in made.items()}
+
+
+def by_largest(
+    config: Config, weights: params.Tree, asked: QuantizeConfig, num_rows: int, bar: Callable
+) -> dict[str, Any]:
+    """As `by_gptq`, for kind "int8_static": nodes with the scale of the largest input that a product has on those rows.
+
+    ValueError where a weight is in no product that is seen.
+    """
+    model = _in_parts(config, "--kind = 'int8_static'", "int8_dynamic")
+    mesh = sharding.make_mesh(config.parallel)
+    spec, flat = params.paths(asked.stored(model, "float32").spec), params.paths(weights)
+    layers = _Layers(config, model, mesh, weights)
+    entries = [layers.enter(batch) for batch in _batches(config, mesh, num_rows)]
+    found: dict[str, list[float]] = {}
+    for number in bar(range(layers.num), layers.num):
+        layer = layers.layer(number)
+        largest: dict[str, float] = {}
+        for entry in entries:
+            for path, (_, top) in layers.seen(layer, *entry.of(number)).items():
+                largest[path] = max(largest.get(path, 0.0), float(top))
+            entry.x = layers.run(layer, *entry.of(number))
+        for path, top in largest.items():
+            found.setdefault(f"{model.parts.stack}/{path}", []).append(top)
+    wanted = {path: p.storage for path, p in spec.items() if isinstance(p.storage, Channels)}
+    if lacking := sorted(wanted.keys() - found.keys()):
+        raise ValueError(
+            f"--kind = 'int8_static': no product of {lacking[0]} is seen; it must be int8_dynamic, or keep = {lacking[0]!r}"
+        )
+    return {
+        path: storage.calibrated(flat[path], jnp.asarray(found[path], jnp.float32)) for path, storage in wanted.items()
+    }
+
+
+def _in_parts(config: Config, option: str, other: str) -> Model:
+    model = config.make_model()
+    if model.parts is None:
+        raise ValueError(
+            f"{option}: {type(config.model).__name__} declares no stack of layers to calibrate; give {other}"
+        )
+    return model
+
+
+def _batches(config: Config, mesh, num_rows: int) -> list[dict]:
+    size = min(config.eval.batch_size or config.train.batch_size, num_rows)
+    layout = {"mesh": mesh, "rules": config.parallel.rules}
+    found = make_iterator(config.data, batch_size=size, seed=config.train.seed, **layout)
+    return list(itertools.islice(found, max(num_rows // size, 1)))
+
+
+class _Entry:
+    """A batch on its way through the layers. x changes from layer to layer."""
+
+    def __init__(self, entry):
+        self.x, self.xs, self.rest = entry.x, entry.xs, (*entry.shared, *entry.whole)
+
+    def of(self, number: int) -> tuple:
+        return self.x, jax.tree.map(lambda x: x[number], self.xs), self.rest
+
+
+class _Layers:
+    """The layers of a model in parts, which are run one at a time."""
+
+    def __init__(self, config: Config, model, mesh, weights: params.Tree):
+        self.config, self.mesh, self.parts = config, mesh, model.parts
+        self.tree = self._traced(lambda w: self.parts.read(computed(config, model.spec, w), None))(weights)
+        self.stacked = self.tree[self.parts.stack]
+        self.num = jax.tree.leaves(self.stacked)[0].shape[0]
+        self.num_in: dict[str, int] = {}  # of each weight that a product reads: dimensions of its input
+        self.run = self._traced(lambda layer, x, xs, rest: self._block(layer, x, xs, rest)[0])
+        self.seen = self._traced(self._seen)
+        self.enter = lambda batch: _Entry(self._traced(self._enter)(self.tree, batch))
+
+    def layer(self, number: int) -> params.Tree:
+        return jax.tree.map(lambda x: x[number], self.stacked)
+
+    def _traced(self, fn: Callable) -> Callable:
+        def inside(*args):
+            with sharding.use(self.mesh, self.config.parallel.rules, self.config.parallel):
+                return fn(*args)
+
+        return jax.jit(inside)
+
+    def _enter(self, tree, batch):
+        batch, _ = self.config.objective.inputs(batch, None)
+        entry = self.parts.enter(self.parts.outside(tree), batch, rng=None, train=False, cache=None)
+        return entry._replace(kept=None)
+
+    def _block(self, layer, x, xs, rest):
+        return self.parts.block(layer, x, xs, *rest, train=False)
+
+    def _seen(self, layer, x, xs, rest):
+        seen = Seen()
+        watched = {path: Watched(w, path=path, seen=seen) for path, w in params.paths(layer).items() if w.ndim > 1}
+        self._block(params.from_paths(params.paths(layer) | watched), x, xs, rest)
+        self.num_in |= seen.num_in
+        return seen.found

@@ -1,0 +1,125 @@
+"""One run's weights in every kind beside each other: bytes, a metric of the validation split, and the speed.
+
+`quantized_kinds.json` holds what the page and the table show.
+"""
+
+import dataclasses
+import itertools
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import jax
+
+from bigmodel_jax.compress.calibrate import by_gptq, by_largest
+from bigmodel_jax.compress.quantise import check, pack, quantised, stored_bytes
+from bigmodel_jax.config import Config, SampleConfig
+from bigmodel_jax.core import files, formats, params, sharding
+from bigmodel_jax.core.precision import cast
+from bigmodel_jax.inference.generate import generate
+from bigmodel_jax.models.quantize import Kind, QuantizeConfig
+from bigmodel_jax.training.eval_step import make_eval_step
+from bigmodel_jax.training.evaluate import evaluate
+from bigmodel_jax.training.saved import load_weights
+from bigmodel_jax.training.set_evaluations import validation
+
+RECORD = "quantized_kinds.json"
+METRICS = ("bits_per_byte", "accuracy", "loss")  # the first that the objective has
+TOKENS = 32  # of the text whose speed is measured
+ROUNDS = 3
+
+
+class Variant(NamedTuple):
+    """One row. asked: how the weights are stored; find: how those are found that are not rounded to the nearest."""
+
+    name: str
+    asked: QuantizeConfig
+    find: Callable | None = None
+
+
+def variants(given: QuantizeConfig, has_layers: bool) -> list[Variant]:
+    """Every kind with the tables and the parameters to keep that are asked for, rounded to the nearest, and by GPTQ."""
+    asked = {kind: dataclasses.replace(given, kind=kind) for kind in get_args(Kind)}
+    static = asked.pop("int8_static")
+    found = [Variant("float32", QuantizeConfig()), *(Variant(*one) for one in asked.items())]
+    if not has_layers:
+        return found
+    return [*found, Variant("int8_static", static, by_largest)] + [
+        Variant(f"{kind}, GPTQ", asked[kind], by_gptq) for kind in ("nf4", "int4")
+    ]
+
+
+def compare(
+    config: Config, run_dir: Path, given: QuantizeConfig, *, calibration: int, rows: int, which: str, bar: Callable
+) -> dict[str, Any]:
+    """The record. calibration: rows of GPTQ; rows: of the validation split, from its first; bar: as `by_gptq` has it."""
+    check(config, run_dir, given)
+    mesh = sharding.make_mesh(config.parallel)
+    weights, step = load_weights(config, run_dir, mesh, which)
+    size = config.eval.batch_size or config.train.batch_size
+    batches = list(itertools.islice(validation(config, mesh, run_dir, resumes=True), -(-rows // size)))
+    every = variants(given, config.make_model().parts is not None)
+    before = 4 * params.count(config.make_model().spec)
+    found = []
+    for variant in bar(every, len(every)):
+        new = quantised(config, variant.asked) if variant.asked.kind != "none" else config
+        nodes = variant.find(config, weights, variant.asked, calibration, lambda x, _: x) if variant.find else {}
+        stored = pack(new, weights, mesh, nodes)
+        scalars = evaluate(new, make_eval_step(new, mesh), stored, batches)
+        metric = next(name for name in METRICS if f"eval/{name}" in scalars)
+        size_now = stored_bytes(new)
+        row = {"name": variant.name, "bytes": size_now, "share": size_now / before, "value": scalars[f"eval/{metric}"]}
+        found.append(row | speeds(new, stored))
+    return formats.stamp() | {
+        "run": str(run_dir),
+        "step": step,
+        "metric": metric,
+        "eval_rows": len(batches) * size,
+        "calibration_rows": calibration,
+        "device": jax.devices()[0].device_kind,
+        "rows": found,
+    }
+
+
+def speeds(config: Config, weights: params.Tree) -> dict[str, float]:
+    """{"wide", "stored": tokens/s of one greedy text} of a model that generates; stored: with the weights as they are kept,
+    which a CPU otherwise makes dense once."""
+    if config.make_model().make_cache is None or config.make_model().decoder_start is not None:
+        return {}
+    model, compute = config.make_model(), cast(weights, config.precision.compute)
+    ways = {"wide": "auto", "stored": "never"} if config.quantize.kind != "none" else {"wide": "auto"}
+    return {
+        name: _speed(model, compute, SampleConfig(max_tokens=TOKENS, temperature=0.0, widen=ways[name]))
+        for name in ways
+    }
+
+
+def _speed(model, weights, sample: SampleConfig) -> float:
+    best = 0.0
+    for _ in range(1 + ROUNDS):  # the first compiles
+        began = time.perf_counter()
+        rows = generate(model, weights, [[1, 2, 3, 4]], sample, stop=())
+        best = max(best, len(rows[0]) / (time.perf_counter() - began))
+    return best
+
+
+def write(record: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    files.replace(folder / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def table(record: dict[str, Any]) -> tuple[Sequence[str], list[list[str]]]:
+    """(heads, rows) of texts, each figure beside that of float32."""
+    first = record["rows"][0]["value"]
+    heads = ["stored as", "MB", "of float32", record["metric"].replace("_", " "), "difference"]
+    speed = any("wide" in row for row in record["rows"])
+    rows = []
+    for row in record["rows"]:
+        line = [row["name"], f"{row['bytes'] / 1e6:,.1f}", f"{row['share']:.4f}", f"{row['value']:.5f}"]
+        line.append(f"{row['value'] - first:+.5f}")
+        if speed:
+            line += [f"{row[way]:,.1f}" if way in row else "" for way in ("wide", "stored")]
+        rows.append(line)
+    return [*heads, "tokens/s", "tokens/s, as stored"] if speed else heads, rows

@@ -1,0 +1,70 @@
+"""Weights in int8 with one scale for each output, so that a product of int8 with int8 can be summed in whole numbers.
+
+The inputs of the product are rounded to int8, too: each row by its own largest value ("dynamic"), or all by one scale that
+was found on calibration rows ("static").
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bigmodel_jax.core.storage import Blocked
+
+TOP = 127
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Channeled(Blocked):
+    """values: int8 (*lead, *I, *O); scales: float32 (*lead, 1, ..., *O). activation: float32 (*lead), the static scale of the
+    product's input, None where it is dynamic."""
+
+    activation: Any = None
+
+    def dense(self, dtype: Any) -> jax.Array:
+        return (self.values.astype(jnp.float32) * self.scales).astype(dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Channels:
+    """lead, inputs: how many dimensions count weights of their own, and how many after them are inputs. static: whether the
+    inputs' scale is calibrated; `pack` does not know it and leaves NaN, and `calibrated` puts it there."""
+
+    lead: int
+    inputs: int
+    static: bool = False
+
+    def __str__(self) -> str:
+        return f"int8, inputs {'static' if self.static else 'dynamic'}"
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        if len(shape) <= self.lead + self.inputs:
+            raise ValueError(
+                f"storage: {self} of shape {shape}; it must have {self.lead + self.inputs + 1} dimensions or more"
+            )
+
+    def pack(self, w: jax.Array) -> Channeled:
+        w = w.astype(jnp.float32)
+        largest = jnp.max(jnp.abs(w), axis=self._reduced, keepdims=True)
+        scales = jnp.where(largest > 0, largest / TOP, 1.0)
+        values = jnp.round(w / scales).astype(jnp.int8)
+        activation = jnp.full(w.shape[: self.lead], jnp.nan, jnp.float32) if self.static else None
+        return Channeled(values, scales, activation=activation)
+
+    def calibrated(self, w: jax.Array, largest: jax.Array) -> Channeled:
+        """largest: float32 (*lead), the largest magnitude of the product's inputs."""
+        return dataclasses.replace(self.pack(w), activation=jnp.where(largest > 0, largest / TOP, 1.0))
+
+    def shardings(self, placed: NamedSharding, shape: tuple[int, ...]) -> Channeled:
+        axes = (*placed.spec, *(None,) * len(shape))[: len(shape)]
+        scales = P(*(None if n in self._reduced else axis for n, axis in enumerate(axes)))
+        activation = NamedSharding(placed.mesh, P(*axes[: self.lead])) if self.static else None
+        return Channeled(placed, NamedSharding(placed.mesh, scales), activation=activation)
+
+    @property
+    def _reduced(self) -> tuple[int, ...]:
+        return tuple(range(self.lead, self.lead + self.inputs))

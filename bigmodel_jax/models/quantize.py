@@ -1,0 +1,124 @@
+"""Weights of 8 or 4 bits that a model runs with and nothing trains: what `launch.py quantize` makes of a trained model.
+
+Every parameter becomes a constant. A matrix is stored in blocks of small numbers with a scale each (core/storage.py
+`Blocks`), the scales in bfloat16; a vector, a norm and a router stay as they are.
+"""
+
+import dataclasses
+import functools
+import re
+from typing import Any, Literal
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.channels import Channels
+from bigmodel_jax.core.params import Param, Tree
+from bigmodel_jax.core.ranges import CountOrZero
+from bigmodel_jax.core.storage import Blocks, Dense, Storage, dense, stored
+from bigmodel_jax.models.adapted import is_table, matrix
+from bigmodel_jax.models.base import Model
+from bigmodel_jax.models.bases import APART, is_stack_matrix
+
+Kind = Literal["int8", "int4", "nf4", "float8", "int8_dynamic", "int8_static"]
+PRODUCTS = ("int8_dynamic", "int8_static")  # whose inputs are rounded, too
+TableKind = Literal["int8", "bfloat16", "float32"]
+
+# Tables that nn/linear.py `embed` and nn/head.py read as they are stored.
+TABLES = ("embed/table", "head/table")
+# In blocks of fewer values the scales take more than they spare.
+LEAST = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizeConfig:
+    """How a run's weights are stored, none of which trains; kind "none": as they were trained.
+
+    "int8_dynamic" and "int8_static" multiply int8 with int8 (core/channels.py) in the stack of layers; what else is a matrix
+    has "int8". block: values with one scale, 0 = 64, of int4 32; a dimension that it does not divide has the largest smaller
+    block that does, or stays as it is where that has fewer than 8 values. tables: of embeddings and of the head. keep: a
+    pattern of whole paths of parameters that stay as they are.
+    """
+
+    kind: Literal["none", Kind] = "none"
+    block: CountOrZero = 0
+    tables: TableKind = "int8"
+    keep: str = ""
+
+    def stored(self, model: Model, dtype: str) -> Model:
+        """The model whose weights are constants as they are stored; dtype: in which it computes.
+
+        ValueError, which names the parameter, where one cannot be stored so.
+        """
+        if self.kind == "none":
+            return model
+        spec = {path: self._constant(path, p) for path, p in params.paths(model.spec).items()}
+        read = functools.partial(_read, frozenset(path for path, p in spec.items() if _is_made_dense(path, p)), dtype)
+        if model.parts:
+            apply = dataclasses.replace(model.parts, read=functools.partial(_read_all, read, model.parts.read))
+        else:
+            apply = functools.partial(_apply, read, model.apply)
+        spec = params.from_paths(spec)
+        return model._replace(spec=spec, apply=apply, init=model.init and functools.partial(_init, model.init, spec))
+
+    def storage(self, path: str, p: Param) -> Storage:
+        """That of one parameter."""
+        if is_table(p):
+            return self._blocks("int8", p) if self.tables == "int8" else Dense()
+        if self.kind not in PRODUCTS:
+            return self._blocks(self.kind, p)
+        if not is_stack_matrix(path, dataclasses.replace(p, decay=True)):
+            return self._blocks("int8", p)
+        found = matrix(path, p)
+        return Channels(len(found.lead.shape), len(found.inner.shape), self.kind == "int8_static")
+
+    def _blocks(self, kind: Kind, p: Param) -> Storage:
+        blocks = Blocks(kind, self.block or (32 if kind == "int4" else 64), narrow=True)
+        odd = kind in ("int4", "nf4") and p.shape[-1] % 2  # refused by its check
+        return blocks if odd or blocks.block(p.shape[-1]) >= min(LEAST, p.shape[-1]) else Dense()
+
+    def _constant(self, path: str, p: Param) -> Param:
+        if p.kind == "statistic":
+            return p
+        found = dataclasses.replace(p, kind="constant", trainable=False)
+        if self._is_kept(path) or matrix(path, p) is None or APART.search(path):
+            return found
+        try:
+            found = dataclasses.replace(found, storage=self.storage(path, p))
+        except ValueError as error:
+            raise ValueError(
+                f"quantize.kind = {self.kind!r}: {path}: {error}; keep = {path!r} leaves it as it is"
+            ) from None
+        wide = is_table(p) and self.tables == "bfloat16"
+        return dataclasses.replace(found, dtype=self.tables) if wide else found
+
+    def _is_kept(self, path: str) -> bool:
+        try:
+            return bool(re.fullmatch(self.keep, path))
+        except re.error as error:
+            raise ValueError(f"quantize.keep = {self.keep!r} is no regular expression: {error}") from None
+
+
+def _is_made_dense(path: str, p: Param) -> bool:
+    """Whether the model's own code reads the weight as an array, and gets one."""
+    return p.storage != Dense() and not (is_stack_matrix(path, dataclasses.replace(p, decay=True)) or path in TABLES)
+
+
+def _read(made_dense: frozenset[str], dtype: str, tree: Tree, rng: Any) -> Tree:
+    def one(path: str, x: Any) -> Any:
+        if not stored(x):
+            return x
+        return dense(x, dtype) if path in made_dense else dataclasses.replace(x, rows_in=dtype)
+
+    return params.from_paths({path: one(path, x) for path, x in params.paths(tree).items()})
+
+
+def _read_all(read, before, tree: Tree, rng: Any) -> Tree:
+    return before(read(tree, rng), rng)
+
+
+def _apply(read, apply, tree: Tree, batch: dict, *, rng=None, train=False, cache=None):
+    return apply(read(tree, None), batch, rng=rng, train=train, cache=cache)
+
+
+def _init(init, spec: Tree, rng: Any) -> Tree:
+    """The model's own initial values, as `spec` stores them."""
+    return params.map_spec(lambda p, x: p.storage.pack(x.astype(p.dtype)), spec, init(rng))

@@ -1,0 +1,72 @@
+"""quantize.html: a model's weights in every kind, by size, by a metric of its validation split and by speed."""
+
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from bigmodel_jax.core import files
+from bigmodel_jax.report import elements
+from bigmodel_jax.report.plot_style import DARK, LIGHT, Theme, new_axes, render
+from bigmodel_jax.report.shell import shell
+
+NOTE = (
+    "The same weights, stored in different numbers; nothing was trained. The metric is that of the first rows of the "
+    "validation split. A text of one row is generated greedily, with weights that a CPU makes dense once, and with weights as "
+    "they are stored."
+)
+
+
+def build_quantized_page(record: dict[str, Any], table: tuple[Sequence[str], list[list[str]]], output: Path) -> Path:
+    """Writes the page of what compress/compare.py `compare` found; table: its heads and rows of texts."""
+    figures: dict[str, Callable] = {"size_and_quality": _quality, "speed": _speed}
+    light, dark = (render(figures, record, theme) for theme in (LIGHT, DARK))
+    (output.parent / "plots").mkdir(parents=True, exist_ok=True)
+    for name, png in light.items():
+        (output.parent / "plots" / f"{name}.png").write_bytes(png)
+    name = Path(record["run"]).name
+    facts = [
+        f"step {record['step']:,}",
+        f"{record['eval_rows']:,} rows evaluated",
+        f"{record['calibration_rows']:,} rows of calibration for GPTQ",
+        record["device"],
+    ]
+    spans = "".join(f"<span>{escape(fact)}</span>" for fact in facts)
+    body = "".join(
+        (
+            f'<header><p class="kicker">Quantised</p><h1>{escape(name)}</h1><p class="facts">{spans}</p></header>',
+            elements.section("Kinds", elements.table(*table), NOTE),
+            elements.section("Plots", f'<div class="figures">{elements.pictures(light, dark)}</div>'),
+        )
+    )
+    files.replace(output, shell(f"{name}, quantised", body).encode())
+    return output
+
+
+def _quality(record: dict[str, Any], theme: Theme):
+    metric = record["metric"].replace("_", " ")
+    figure, axes = new_axes(theme, f"Size and {metric}", "size of the weights, share of float32")
+    for row, color in zip(record["rows"], theme.series * 2, strict=False):
+        axes.plot([row["share"]], [row["value"]], "o", color=color, markersize=8, label=row["name"])
+    axes.set_ylabel(metric)
+    axes.set_xlim(0, 1.05)
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.legend(frameon=False, fontsize=10)
+    return figure
+
+
+def _speed(record: dict[str, Any], theme: Theme):
+    rows = [row for row in record["rows"] if "wide" in row]
+    if not rows:
+        return None
+    figure, axes = new_axes(theme, "Speed of one text", "tokens/s")
+    places = range(len(rows))
+    axes.barh(
+        [i - 0.2 for i in places], [row["wide"] for row in rows], 0.36, color=theme.series[0], label="as generated"
+    )
+    stored = [row.get("stored", 0.0) for row in rows]
+    axes.barh([i + 0.2 for i in places], stored, 0.36, color=theme.series[1], label="as stored")
+    axes.set_yticks(list(places), [row["name"] for row in rows])
+    axes.invert_yaxis()
+    axes.legend(frameon=False, fontsize=10)
+    return figure
