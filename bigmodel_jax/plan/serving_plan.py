@@ -18,7 +18,7 @@ from bigmodel_jax.plan.serving import Serving, for_options, stored_spec
 from bigmodel_jax.plan.topology import Topology, check_installed, divisors
 
 PROGRAMS = ("decode", "prefill")
-TRIES = 6  # sizes that are compiled in search of the largest that fits
+TRIES = 4  # sizes that are compiled in search of the largest that fits
 Say = Callable[[str], None]
 
 

@@ -5,11 +5,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bigmodel_jax.core.options import Unnamed, asks_for_help, parse, parse_known
 from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.spelling import nearest
-from bigmodel_jax.verbs.base import CONFIG, OfConfig, Verb, local, parse_config, split
+from bigmodel_jax.verbs.base import CONFIG, OfConfig, Verb, local, parse_config, run_dir_of, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Submit:
 def submit(args: Sequence[str]) -> None:
     from bigmodel_jax.cluster import submit as jobs
 
+    if "--serve" in args:
+        return _serve([one for one in args if one != "--serve"])
     engine = parse_known(Submit(), args, prog="launch.py submit CONFIG")[0].engine
     if engine not in jobs.ENGINES:
         near = nearest(engine, jobs.ENGINES)
@@ -43,6 +46,42 @@ def submit(args: Sequence[str]) -> None:
     _write(given, targets[0], fields)
 
 
+@dataclasses.dataclass(frozen=True)
+class Serve:
+    """What stands beside a Deployment's own options."""
+
+    engine: str = ""
+    options: Unnamed = None
+    run: bool = False
+    output: str = ""
+
+
+def _serve(args: Sequence[str]) -> None:
+    """Writes the servers of a run."""
+    from bigmodel_jax.cluster import serving_job
+
+    prog = "launch.py submit RUN --engine kubernetes --serve"
+    engine = parse_known(Serve(), args, prog)[0].engine
+    if engine != "kubernetes":
+        raise ValueError(f"submit: --serve --engine {engine or 'is missing'}; servers are a Deployment of kubernetes")
+    targets, options = split(args)
+    given = parse(Serve(options=serving_job.Deployment()), options, prog)
+    if len(targets) != 1:
+        raise ValueError(f"submit: --serve: expected one RUN, got {targets}; launch.py submit --help shows how")
+    run_dir = _run_dir(targets[0])
+    job = serving_job.of_run(run_dir, given.options)
+    _finish(given, job, local("submit: --output", given.output) if given.output else run_dir / job.file)
+
+
+def _run_dir(target: str) -> Path:
+    """The run's folder; ValueError where it holds no config, and its servers would not start."""
+    from bigmodel_jax import config_file
+
+    path = run_dir_of(local("submit", target))
+    config_file.load(path)
+    return path
+
+
 def _write(given: Submit, target: str, fields: list[str]) -> None:
     from bigmodel_jax.cluster import submit as jobs
     from bigmodel_jax.config_checks import validate
@@ -55,7 +94,11 @@ def _write(given: Submit, target: str, fields: list[str]) -> None:
     validate(of_config.config)
     of_train = [*fields, "--accept", given.accept] if given.accept else fields
     job = given.options.job(jobs.Run(run_dir.name, target, of_train, run_dir))
-    file = local("submit: --output", given.output) if given.output else run_dir / job.file
+    _finish(given, job, local("submit: --output", given.output) if given.output else run_dir / job.file)
+
+
+def _finish(given: Any, job: Any, file: Path) -> None:
+    """Writes the job's file, and submits it where that is asked for."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(job.text)
     command = [str(file) if part == "FILE" else part for part in job.command]
@@ -84,7 +127,7 @@ def _send(engine: str, command: Sequence[str], file: Path) -> None:
 VERBS = {
     "submit": Verb(
         submit,
-        "submit CONFIG --engine ENGINE --nodes N [--run] [...]",
+        "submit CONFIG --engine ENGINE --nodes N | --serve [--run] [...]",
         "write a job for a cluster's engine",
         f"CONFIG        {CONFIG}\n"
         "--engine      slurm: an sbatch file; kubernetes: a JobSet; ray: a Ray job;\n"
@@ -93,12 +136,16 @@ VERBS = {
         "--run         submit it, too\n"
         "--output      the file to write; without it: in the run's folder\n"
         "--FIELD       any field of the config by its dotted name, after CONFIG; --run_dir\n"
-        "              and --accept, as for train\n\n"
+        "              and --accept, as for train\n"
+        "--serve       servers of a RUN instead of its training, with --engine kubernetes:\n"
+        "              a Deployment with probes, and a Service; --replicas, --slots,\n"
+        "              --length, --gpus or --topology of each, --claim, --image\n\n"
         "Each engine's own options: launch.py submit --engine ENGINE CONFIG --help\n"
         "A job saves when it is told to go, goes back into the queue, and resumes.",
         (
             "submit configs/lm_tiny.py --engine slurm --nodes 2 --run",
             "submit configs/lm_tiny.py --engine kubernetes --topology v5e:4x4 --image IMAGE",
+            "submit runs/lm_tiny --engine kubernetes --serve --replicas 3 --image IMAGE",
         ),
     ),
 }

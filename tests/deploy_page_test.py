@@ -1,0 +1,120 @@
+"""docs/deploy.md: its commands, as they are written, in an empty folder; those that need a daemon are read."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "deploy.md").read_text()
+SECTION = PAGE.partition("## Ten commands")[2].partition("\n## ")[0]
+BLOCKS = re.findall(r"```\n(.*?)\n```", SECTION, re.DOTALL)
+NEEDS = "# needs a Docker daemon\n"
+COMMANDS = [block.removeprefix(NEEDS) for block in BLOCKS]
+OURS = {
+    number: command.partition("launch.py ")[2] for number, command in enumerate(COMMANDS, 1) if "launch.py " in command
+}
+
+
+def test_there_are_ten_commands_from_a_run_to_a_container():
+    assert len(BLOCKS) == 10
+    assert [number for number, block in enumerate(BLOCKS, 1) if block.startswith(NEEDS)] == [8, 9]
+    verbs = [command.split()[0] for command in OURS.values()]
+    assert verbs == ["import", "quantize", "generate", "plan", "export", "serve", "submit"]
+
+
+def test_the_extras_of_the_commands_are_declared():
+    import tomllib
+
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"--extra (\S+)", SECTION)) <= declared.keys()
+
+
+def test_the_images_that_are_built_run_and_submitted_are_one():
+    build, run, submit = (shlex.split(COMMANDS[number - 1]) for number in (8, 9, 10))
+    image = build[build.index("-t") + 1]
+    assert build[:2] == ["docker", "build"]
+    name, _, accelerator = build[build.index("--build-arg") + 1].partition("=")
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert f"ARG {name}=" in dockerfile
+    assert f"FROM base AS {accelerator}\n" in dockerfile
+    assert build[-1] == "."
+    assert submit[submit.index("--image") + 1] == image
+    assert run[:2] == ["docker", "run"]
+    serve = run[run.index(image) + 1 :]
+    assert serve[:2] == ["serve", "runs/small"]
+    assert serve[serve.index("--port") + 1] == "8000"
+    assert run[run.index("-p") + 1].endswith(":8000")
+
+
+def test_the_page_tells_of_vllm():
+    assert "vllm serve exported/smollm2" in PAGE
+
+
+def ran(folder: Path, number: int) -> str:
+    """What the command says, which must end well."""
+    program = [sys.executable, "launch.py", *shlex.split(OURS[number])]
+    done = subprocess.run(program, cwd=folder, env=ENV, capture_output=True, text=True)
+    assert done.returncode == 0, f"{COMMANDS[number - 1]}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+ENV = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+
+
+def free_port() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+def until_ready(port: str, server: subprocess.Popen, seconds: float = 300.0) -> None:
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        assert server.poll() is None, "the server ended"
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise AssertionError("/ready does not answer")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_commands_do_what_the_page_says(tmp_path):
+    """All but those that need a daemon; the server listens on a port that is free. Weights come from the index's cache."""
+    for name in ("launch.py", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    ran(tmp_path, 1)
+    ran(tmp_path, 2)
+    assert ran(tmp_path, 3).strip()
+    assert "FITS" in ran(tmp_path, 4)
+    ran(tmp_path, 5)
+    assert (tmp_path / "exported" / "smollm2" / "model.safetensors").is_file()
+    port = free_port()
+    serve = [sys.executable, "launch.py", *shlex.split(OURS[6].replace("8000", port))]
+    server = subprocess.Popen(serve, cwd=tmp_path, env=ENV, stdout=subprocess.DEVNULL)
+    try:
+        until_ready(port, server)
+        asked = shlex.split(COMMANDS[6].replace("8000", port))
+        answer = subprocess.run(asked, capture_output=True, text=True, check=True)
+        assert json.loads(answer.stdout)["choices"][0]["message"]["content"]
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
+        server.wait()
+    ran(tmp_path, 10)
+    assert (tmp_path / "runs" / "small" / "deployment.yaml").is_file()
