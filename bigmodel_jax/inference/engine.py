@@ -6,77 +6,83 @@ to the rounding of products of other shapes.
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bigmodel_jax.config import SampleConfig
-from bigmodel_jax.core import params, processes, sharding
-from bigmodel_jax.core.sharding import Rules
+from bigmodel_jax.core import sharding
+from bigmodel_jax.inference.compiled import Compiled, Layout, compiled, large_on_one_cpu, mesh_of
+from bigmodel_jax.inference.sampling import Settings
 from bigmodel_jax.inference.slots import Emitted, Programs, Slots, cache_dtype
 from bigmodel_jax.models import Model
 from bigmodel_jax.nn import stack
 
-# From so many bytes of weights on, a CPU generates from layers that lie apart: half the time a token (SmolLM2-135M), for
-# a program with a copy of the layer per layer, which takes longer to compile.
-APART_FROM = 1 << 26
 # Prompts are padded to a multiple of this at least.
 PROMPT_MULTIPLE = 16
+
+
+class Constraint(Protocol):
+    """What the tokens of one text may be, as the tokens before them decide."""
+
+    def allowed(self) -> np.ndarray:
+        """(W,) uint32: bit n of word w says whether token 32 w + n may be the next."""
+        ...
+
+    def take(self, token: int) -> None:
+        """The text goes on with this token."""
+        ...
 
 
 class Request(NamedTuple):
     """A prompt (token ids) to continue by up to `max_tokens`; its draws are made of `seed`, `nth` and the position alone.
 
-    nth: which of the texts that are drawn with one seed.
+    nth: which of the texts that are drawn with one seed. settings, constraint: for an engine without a `sample`.
     """
 
     prompt: Sequence[int]
     max_tokens: int
     seed: int = 0
     nth: int = 0
+    settings: Settings | None = None
+    constraint: Constraint | None = None
 
 
 class Token(NamedTuple):
     """One token of one text. log_prob: of the model itself, at temperature 1; 0 unless the engine was told `log_probs`.
 
-    A text ends with a stop token, which is given out as well, or with its request's last token.
+    A text ends with a stop token, which is given out as well, or with its request's last token. tops: (id, log
+    probability) of the likeliest tokens in its place, where the request's settings ask for them.
     """
 
     id: int
     token: int
     log_prob: float
     finished: bool
-
-
-class Layout(NamedTuple):
-    """The mesh of an engine, without stages, and what lies on which of its axes; the slots are the batch."""
-
-    mesh: Mesh
-    rules: Rules = Rules()
+    tops: tuple[tuple[int, float], ...] = ()
 
 
 class Engine:
     """`submit` requests, then call `step` until `num_unfinished` is 0.
 
     slots: texts at a time. length: tokens of prompt and text together that a slot has room for. turns: most tokens of a
-    text in one step. sample, stop: how every text is drawn, and the tokens that end it. layout: where slots and weights
-    lie; None leaves it to the compiler, after the weights.
+    text in one step. sample, stop: how every text is drawn, and the tokens that end it; sample = None: by the settings of
+    its request, with up to `tops` of the likeliest tokens. layout: where slots and weights lie; None leaves it to the
+    compiler, after the weights.
     """
 
     def __init__(
         self,
         model: Model,
-        sample: SampleConfig = SampleConfig(),
+        sample: SampleConfig | None = SampleConfig(),
         *,
         slots: int,
         length: int,
         stop: Sequence[int] = (),
         turns: int = 1,
         log_probs: bool = False,
+        tops: int = 0,
         layout: Layout | None = None,
     ):
         if model.make_cache is None:
@@ -92,14 +98,15 @@ class Engine:
         if layout:  # one token has no sequence to cut: along `seq` all devices do the same
             layout = layout._replace(rules=dataclasses.replace(layout.rules, seq=None, residual_seq=None))
         self._model, self._layout = model, layout
-        self._programs = Programs.of(model, sample, tuple(stop), slots, length, turns, log_probs)
+        self._programs = Programs.of(model, sample, tuple(stop), slots, length, turns, log_probs)._replace(tops=tops)
         self._waiting: collections.deque[tuple[int, Request]] = collections.deque()
         self._num_submitted = 0
         self._ids: list[int | None] = [None] * slots  # of the request in each slot
+        self._constraints: list[Constraint | None] = [None] * slots
         self._left = np.zeros(slots, np.int64)  # at most so many tokens still come beside a fresh one
         self._fresh = False  # a slot has a token that no step has given out
         self._flying: collections.deque[tuple[list, int, Emitted]] = collections.deque()
-        self._compiled: _Compiled | None = None
+        self._compiled: Compiled | None = None
         self._slots: Slots | None = None
 
     def load(self, weights: Any, *, fresh: bool = False) -> None:
@@ -109,12 +116,12 @@ class Engine:
         bit whatever was generated before; no text may be unfinished.
         """
         self._weights = weights
-        apart = _large_on_one_cpu(weights)
+        apart = large_on_one_cpu(weights)
         self._layered = stack.apart(self._model.spec, weights) if apart else weights
         if self._compiled is None:
             self._programs = self._programs._replace(apart=apart)
             self._programs.check(cache_dtype(weights))
-            self._compiled = _compile(self._programs, self._layout, _mesh_of(weights), cache_dtype(weights))
+            self._compiled = compiled(self._programs, self._layout, mesh_of(weights), cache_dtype(weights))
         if self._slots is None or fresh:
             assert not (fresh and self.num_unfinished), "texts that have begun have keys and values"
             self._slots = self._compiled.empty()
@@ -145,7 +152,7 @@ class Engine:
             self._free(self._ids.index(number))
 
     def _free(self, slot: int) -> None:
-        self._ids[slot], self._left[slot] = None, 0
+        self._ids[slot], self._left[slot], self._constraints[slot] = None, 0, None
 
     @property
     def num_unfinished(self) -> int:
@@ -158,12 +165,15 @@ class Engine:
         first does where more are to come.
         """
         self._admit()
+        out = []
+        while self._flying and any(self._constraints):  # which need each token on the host before the next
+            out += self._read()
         goes_on = any(n is not None and left for n, left in zip(self._ids, self._left, strict=True))
         if goes_on or self._fresh:
             self._dispatch()
-            if len(self._flying) == 1 and self._left.any():
-                return []
-        return self._read() if self._flying else []
+            if len(self._flying) == 1 and self._left.any() and not any(self._constraints):
+                return out
+        return out + (self._read() if self._flying else [])
 
     # ---- between host and devices
 
@@ -171,26 +181,45 @@ class Engine:
         """Prefills free slots with what waits."""
         for slot, taken in enumerate(self._ids):
             if taken is None and self._waiting:
-                number, request = self._waiting.popleft()
-                tokens, segments = left_pad(request.prompt, self._programs.length)
-                source = np.array([request.seed, request.nth], np.uint32)
-                arguments = (np.int32(slot), tokens, segments, source, np.int32(request.max_tokens))
-                self._slots = self._compiled.prefill(self._weights, self._slots, *arguments)
-                self._ids[slot], self._left[slot], self._fresh = number, request.max_tokens - 1, True
+                self._prefill(slot, *self._waiting.popleft())
+
+    def _prefill(self, slot: int, number: int, request: Request) -> None:
+        tokens, segments = left_pad(request.prompt, self._programs.length)
+        source = np.array([request.seed, request.nth], np.uint32)
+        arguments = [np.int32(slot), tokens, segments, source, np.int32(request.max_tokens)]
+        if self._programs.sample is None:
+            arguments.append(request.settings or Settings.of(SampleConfig()))
+        if request.constraint:
+            arguments.append(request.constraint.allowed()[None])
+        self._slots = self._compiled.prefill(self._weights, self._slots, *arguments)
+        if request.constraint:
+            request.constraint.take(int(self._slots.token[slot]))
+        self._ids[slot], self._left[slot], self._fresh = number, request.max_tokens - 1, True
+        self._constraints[slot] = request.constraint
 
     def _dispatch(self) -> None:
         keep = np.array([number is not None for number in self._ids])
         waiting = bool(self._waiting)
-        self._slots, emitted = self._compiled.decode(self._layered, self._slots, keep, np.bool_(waiting))
+        arguments, turns = [keep, np.bool_(waiting)], self._programs.turns
+        if any(self._constraints):
+            arguments.append(self._allowed())
+            turns = 1
+        self._slots, emitted = self._compiled.decode(self._layered, self._slots, *arguments)
         # With requests waiting a step may end before its last turn.
-        sure = 0 if waiting else self._programs.turns
+        sure = 0 if waiting else turns
         self._flying.append((list(self._ids), sure, emitted))
         self._left, self._fresh = np.maximum(self._left - sure, 0), False
+
+    def _allowed(self) -> np.ndarray:
+        """(B, W): what each constraint allows, and all tokens in the other slots."""
+        rows = [one and one.allowed() for one in self._constraints]
+        free = np.full_like(next(row for row in rows if row is not None), ~np.uint32(0))
+        return np.stack([free if row is None else row for row in rows])
 
     def _read(self) -> list[Token]:
         """The tokens of the oldest step that has not been read; whoever has ended leaves a free slot."""
         ids, _, emitted = self._flying.popleft()
-        tokens, log_probs, valid, left = sharding.to_host(emitted)
+        tokens, log_probs, valid, left, tops = sharding.to_host(emitted)
         out = []
         for slot, number in enumerate(ids):
             if number is None or number != self._ids[slot]:
@@ -199,70 +228,20 @@ class Engine:
             ended = bool(left[slot] == 0)
             for turn in turns:
                 last = ended and bool(turn == turns[-1])
-                out.append(Token(number, int(tokens[turn, slot]), float(log_probs[turn, slot]), last))
+                best = () if tops is None else _tops(tops.ids[turn, slot], tops.log_probs[turn, slot])
+                out.append(Token(number, int(tokens[turn, slot]), float(log_probs[turn, slot]), last, best))
+                if turn and self._constraints[slot]:  # a slot's first token was taken when it was drawn
+                    self._constraints[slot].take(int(tokens[turn, slot]))
             self._left[slot] = max(left[slot] - sum(sure for _, sure, _ in self._flying), 0)
             if ended:
                 self._free(slot)
         return out
 
 
-class _Compiled(NamedTuple):
-    empty: Any
-    prefill: Any
-    decode: Any
-
-
-@functools.lru_cache(maxsize=8)
-def _compile(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: Any) -> _Compiled:
-    """The programs, each with the slots in one layout, so that none is compiled twice."""
-
-    def traced(fn):
-        @functools.wraps(fn)
-        def inside(*arguments):
-            if layout is None:
-                return fn(*arguments)
-            with sharding.use(layout.mesh, layout.rules):
-                return fn(*arguments)
-
-        return inside
-
-    mesh = layout.mesh if layout else mesh
-    kept = whole = None
-    if mesh is not None:
-        whole = NamedSharding(mesh, PartitionSpec())
-        kept = jax.tree.map(lambda _: whole, jax.eval_shape(functools.partial(programs.empty, dtype)))
-    if layout is not None:
-        kept = kept._replace(cache=_cache_shardings(programs.kept(dtype), layout))
-    together = processes.compiled_together if layout else lambda jitted: jitted
-    return _Compiled(
-        jax.jit(traced(functools.partial(programs.empty, dtype)), out_shardings=kept),
-        together(jax.jit(traced(programs.prefill), out_shardings=kept, donate_argnums=1)),
-        together(jax.jit(traced(programs.decode), out_shardings=kept and (kept, whole), donate_argnums=1)),
-    )
-
-
-def _cache_shardings(declared: Any, layout: Layout) -> Any:
-    def one(p: params.Param) -> NamedSharding:
-        return NamedSharding(layout.mesh, sharding.fitting_spec(p.shape, *p.axes) if p.axes else PartitionSpec())
-
-    with sharding.use(layout.mesh, layout.rules):
-        return params.map_spec(one, declared)
-
-
-def _arrays(weights: Any) -> list[jax.Array]:
-    return [x for x in jax.tree.leaves(weights) if isinstance(x, jax.Array)]
-
-
-def _mesh_of(weights: Any) -> Mesh | None:
-    """The mesh of several devices on which the weights lie; None where they lie on one."""
-    meshes = [x.sharding.mesh for x in _arrays(weights) if isinstance(x.sharding, NamedSharding)]
-    return meshes[0] if meshes and meshes[0].size > 1 else None
-
-
-def _large_on_one_cpu(weights: Any) -> bool:
-    devices = {device for x in _arrays(weights) for device in x.devices()}
-    size = sum(x.nbytes for x in _arrays(weights))
-    return size >= APART_FROM and len(devices) == 1 and devices.pop().platform == "cpu"
+def _tops(ids: np.ndarray, log_probs: np.ndarray) -> tuple[tuple[int, float], ...]:
+    """() where none was asked for: no token's log probability is 0 among several."""
+    asked = bool(len(ids)) and bool(log_probs.any())
+    return tuple(zip(ids.tolist(), log_probs.tolist(), strict=True)) if asked else ()
 
 
 def left_pad(prompt: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray]:

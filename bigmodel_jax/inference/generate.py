@@ -41,7 +41,7 @@ def generate(
     numbers = [engine.submit(Request(p, cfg.max_tokens, seed, nth)) for nth, p in enumerate(prompts)]
     texts = {number: [] for number in numbers}
     while engine.num_unfinished:
-        for number, token, _, _ in engine.step():
+        for number, token, *_ in engine.step():
             if token not in stop:
                 texts[number].append(token)
     return [texts[number] for number in numbers]

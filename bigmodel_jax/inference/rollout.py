@@ -59,7 +59,7 @@ class EngineRollouts:
         numbers = {self._engine.submit(Request(a.prompt, self._most, *a.key)): n for n, a in enumerate(asks)}
         found: dict[int, tuple[list, list]] = {number: ([], []) for number in numbers}
         while self._engine.num_unfinished:
-            for number, token, log_prob, last in self._engine.step():
+            for number, token, log_prob, last, _ in self._engine.step():
                 tokens, log_probs = found[number]
                 tokens.append(token)
                 log_probs.append(log_prob)

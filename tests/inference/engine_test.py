@@ -39,7 +39,7 @@ def texts(made: Engine, requests=REQUESTS) -> list[list[int]]:
     out = {number: [] for number in numbers}
     finished = []
     while made.num_unfinished:
-        for number, token, _, last in made.step():
+        for number, token, _, last, _ in made.step():
             assert number not in finished
             out[number].append(token)
             finished += [number] * last
@@ -179,7 +179,7 @@ def test_layers_that_lie_apart_say_what_a_stack_says(llama, monkeypatch):
     """Their caches lie apart as well, heads first."""
     model, weights = llama
     stacked = texts(engine(model, weights, SAMPLED, slots=4, turns=3))
-    monkeypatch.setattr("bigmodel_jax.inference.engine.APART_FROM", 0)
+    monkeypatch.setattr("bigmodel_jax.inference.compiled.APART_FROM", 0)
     made = engine(model, weights, SAMPLED, slots=4, turns=3)
     assert texts(made) == stacked
     assert made._slots.cache.layers.layers[0].k.shape == (4, 2, LENGTH, 8)
