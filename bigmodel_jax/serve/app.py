@@ -110,7 +110,8 @@ class App:
 
     def _check_key(self, request: Request) -> None:
         kind, _, sent = request.headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(sent.strip().encode(), self.options.key.encode())
+        # Headers are bytes, which starlette reads as latin-1.
+        same = hmac.compare_digest(sent.strip().encode("latin-1"), self.options.key.encode())
         if self.options.key and not (kind.lower() == "bearer" and same):
             raise Refused("the API key is missing or wrong", status=401, code="invalid_api_key")
 

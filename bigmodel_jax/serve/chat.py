@@ -99,9 +99,9 @@ def prompt_of(served: Served, asked: Chat) -> list[int]:
         raise Refused(
             f"{served.names[0]} has no chat template, so it takes no messages; /v1/completions continues texts"
         )
-    messages = [_message(message, n) for n, message in enumerate(asked.messages[:MOST_MESSAGES])]
     if len(asked.messages) > MOST_MESSAGES:
         raise Refused(f"messages has {len(asked.messages)} messages; at most {MOST_MESSAGES} are allowed", "messages")
+    messages = [_message(message, n) for n, message in enumerate(asked.messages)]
     try:
         return chat_format.prompt(served.template, messages, served.tokenizer)
     except ValueError as error:

@@ -8,7 +8,7 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, Positive, Range
 Port = Annotated[int, Range("0 or more and at most 65535", 0, 65_535)]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Where --length is 0, a slot has room for no more tokens than this, whatever the model allows.
-USUAL_LENGTH = 4096
+USUAL_LENGTH = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ServeConfig:
     host: str = "127.0.0.1"  # the address to listen on; 0.0.0.0 is every one of this machine
     port: Port = 8000  # 0 = one that is free
     slots: Count = 16  # texts that are generated at a time
-    length: CountOrZero = 0  # tokens of prompt and answer together; 0 = the model's own, at most 4096
+    length: CountOrZero = 0  # tokens of prompt and answer together; 0 = the model's own, at most 2048
     key: str = ""  # what clients must send as their API key; empty: BIGMODEL_SERVE_KEY, or none
     queue: CountOrZero = 256  # texts that wait for a slot; one more is refused
     max_body: Count = 4 << 20  # bytes of a request
