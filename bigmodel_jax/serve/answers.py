@@ -70,6 +70,7 @@ class Answering(NamedTuple):
                 if piece is None:
                     continue
                 if piece.finish:
+                    _check_held(reply, index)
                     left.discard(index)
                     self.worker.close(reply, index)
                 yield piece
@@ -87,3 +88,10 @@ class Answering(NamedTuple):
         if isinstance(found, Exception):
             raise found
         return found
+
+
+def _check_held(reply: Reply, index: int) -> None:
+    """Refused where the form that the text was held to became too much work on the way."""
+    held = reply.requests[index].constraint
+    if held is not None and held.error:
+        raise Refused(f"the answer could not be held to its form any longer: {held.error}", status=422)

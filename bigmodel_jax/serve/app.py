@@ -26,6 +26,7 @@ from bigmodel_jax.serve.refused import Refused, error_body
 from bigmodel_jax.serve.requests import Chat, Completion, parse_checked
 from bigmodel_jax.serve.served import Served
 from bigmodel_jax.serve.streams import streamed, until_hangup
+from bigmodel_jax.serve.tools import must_call
 from bigmodel_jax.serve.worker import Worker
 
 log = logging.getLogger("bigmodel_jax.serve")
@@ -76,14 +77,16 @@ class App:
 
     async def completions(self, request: Request) -> Response:
         asked = parse_checked(Completion, await read_json(request, self.options))
-        answers = Completions(self.served, self.answering, asked)
+        masks = await asyncio.to_thread(self.served.held_to, asked)
+        answers = Completions(self.served, self.answering, asked, masks)
         return streamed(answers.chunks()) if asked.stream else await until_hangup(request, answers.whole())
 
     async def chat(self, request: Request) -> Response:
         asked = parse_checked(Chat, await read_json(request, self.options))
         self.served.known(asked.model)
         prompt = await asyncio.to_thread(chat.prompt_of, self.served, asked)
-        answers = chat.Answers(self.served, self.answering, asked, prompt)
+        masks = await asyncio.to_thread(self.served.held_to, asked, must_call(asked.tools, asked.choice))
+        answers = chat.Answers(self.served, self.answering, asked, prompt, masks)
         return streamed(answers.chunks()) if asked.stream else await until_hangup(request, answers.whole())
 
     # ---- around every handler

@@ -1,13 +1,18 @@
 """/v1/chat/completions: the assistant's answer to messages, by the run's chat template."""
 
+import dataclasses
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 from bigmodel_jax.data.text import chat as chat_format
 from bigmodel_jax.inference.engine import Token
 from bigmodel_jax.serve.answers import Answering, Piece
 from bigmodel_jax.serve.completions import usage
+from bigmodel_jax.serve.constrain import Masks
+from bigmodel_jax.serve.parts import THINK, Parts, called
 from bigmodel_jax.serve.refused import Refused
 from bigmodel_jax.serve.requests import Chat
 from bigmodel_jax.serve.served import Served
@@ -20,7 +25,9 @@ MOST_MESSAGES = 2048
 class Answers:
     """The answers to one request: `whole` or as `chunks`. prompt: the conversation's tokens (`prompt_of`)."""
 
-    def __init__(self, served: Served, answering: Answering, asked: Chat, prompt: list[int]):
+    def __init__(
+        self, served: Served, answering: Answering, asked: Chat, prompt: list[int], masks: Masks | None = None
+    ):
         self._served, self._answering, self._asked = served, answering, asked
         self._model, self._prompt = served.known(asked.model), prompt
         self._spelling = Spelling(served.tokenizer)
@@ -34,9 +41,10 @@ class Answers:
                 "max_completion_tokens",
                 code="context_length_exceeded",
             )
-        self._reply = answering.worker.submit(self._model, served.requests(asked, prompt, most))
+        self._reply = answering.worker.submit(self._model, served.requests(asked, prompt, most, masks))
         answering.metrics.prompt_tokens.inc(len(prompt))
         self._written = 0
+        self._messages = [Message(_parts(served, asked, prompt)) for _ in self._reply.requests]
 
     async def chunks(self) -> AsyncIterator[dict]:
         begun = set()
@@ -44,8 +52,11 @@ class Answers:
             if piece.index not in begun:
                 begun.add(piece.index)
                 yield self._chunk([_delta(piece.index, {"role": "assistant", "content": ""})])
-            delta = {"content": piece.text} if piece.text else {}
-            yield self._chunk([_delta(piece.index, delta, piece.finish, self._log_probs(piece.tokens))])
+            message = self._messages[piece.index]
+            delta = message.add(piece.text, last=piece.finish is not None)
+            finish = message.finish(piece.finish)
+            if delta or finish or self._asked.tops is not None:
+                yield self._chunk([_delta(piece.index, delta, finish, self._log_probs(piece.tokens))])
         if self._asked.include_usage:
             yield self._chunk([]) | {"usage": usage(len(self._prompt), self._written)}
 
@@ -71,9 +82,11 @@ class Answers:
         return {**self._head, "object": "chat.completion.chunk", "choices": choices}
 
     def _choice(self, index: int, parts: list[Piece]) -> dict:
-        message = {"role": "assistant", "content": "".join(piece.text for piece in parts), "refusal": None}
+        message = self._messages[index]
+        message.add("".join(piece.text for piece in parts), last=True)
         log_probs = self._log_probs([token for piece in parts for token in piece.tokens])
-        return {"index": index, "message": message, "finish_reason": parts[-1].finish, "logprobs": log_probs}
+        finish = message.finish(parts[-1].finish)
+        return {"index": index, "message": message.whole(), "finish_reason": finish, "logprobs": log_probs}
 
     def _log_probs(self, tokens: list[Token]) -> dict | None:
         if self._asked.tops is None:
@@ -89,6 +102,48 @@ class Answers:
         return {"token": self._spelling.text(token), "logprob": log_prob, "bytes": list(spelled)}
 
 
+@dataclasses.dataclass
+class Message:
+    """The assistant's message as it is written."""
+
+    parts: Parts
+    content: str = ""
+    reasoning: str = ""
+    calls: list[dict] = dataclasses.field(default_factory=list)
+
+    def add(self, text: str, *, last: bool) -> dict:
+        """What a chunk says of the text's parts; text between the tags of a call that is no call is content."""
+        before = len(self.content), len(self.reasoning), len(self.calls)
+        for kind, part in self.parts.add(text, last=last):
+            call = called(part) if kind == "call" else None
+            if call:
+                self.calls.append(call)
+            elif kind == "reasoning":
+                self.reasoning += part
+            elif not self.calls or part.strip():  # what stands between two calls is a line's end
+                self.content += part
+        calls = [{"index": n, **call} for n, call in enumerate(self.calls)][before[2] :]
+        found = {"content": self.content[before[0] :], "reasoning_content": self.reasoning[before[1] :]}
+        return {name: value for name, value in (found | {"tool_calls": calls}).items() if value}
+
+    def finish(self, reason: str | None) -> str | None:
+        return "tool_calls" if reason == "stop" and self.calls else reason
+
+    def whole(self) -> dict:
+        said = {"role": "assistant", "content": self.content or (None if self.calls else ""), "refusal": None}
+        if self.reasoning:
+            said["reasoning_content"] = self.reasoning
+        return said | {"tool_calls": self.calls} if self.calls else said
+
+
+def _parts(served: Served, asked: Chat, prompt: list[int]) -> Parts:
+    """What is looked for in an answer: reasoning where the template knows of it, calls where there are tools."""
+    thinks = THINK[0] in served.template
+    kinds = (("reasoning",) if thinks else ()) + (("call",) if asked.choice != "none" else ())
+    opened = thinks and served.tokenizer.decode(prompt[-8:]).rstrip().endswith(THINK[0])
+    return Parts(kinds, "reasoning" if opened else "content")
+
+
 def _delta(index: int, delta: dict, finish: str | None = None, log_probs: dict | None = None) -> dict:
     return {"index": index, "delta": delta, "finish_reason": finish, "logprobs": log_probs}
 
@@ -102,8 +157,11 @@ def prompt_of(served: Served, asked: Chat) -> list[int]:
     if len(asked.messages) > MOST_MESSAGES:
         raise Refused(f"messages has {len(asked.messages)} messages; at most {MOST_MESSAGES} are allowed", "messages")
     messages = [_message(message, n) for n, message in enumerate(asked.messages)]
+    if asked.tools and "tools" not in served.template:
+        raise Refused(f"{served.names[0]}'s chat template knows of no tools; leave tools out", "tools")
+    shown = list(asked.tools) if asked.choice != "none" else None
     try:
-        return chat_format.prompt(served.template, messages, served.tokenizer)
+        return chat_format.prompt(served.template, messages, served.tokenizer, tools=shown)
     except ValueError as error:
         raise Refused(str(error), "messages") from None
 
@@ -116,10 +174,31 @@ def _message(message: dict, n: int) -> dict:
     content = message.get("content")
     if isinstance(content, list):
         content = "".join(_part(part, where) for part in content)
-    if not isinstance(content, str):
+    calls = message.get("tool_calls")
+    if calls is not None:
+        message = message | {"tool_calls": _calls(calls, where)}
+    if not isinstance(content, str) and not (content is None and calls and role == "assistant"):
         raise Refused(f"{where}.content is {type(content).__name__}; it must be a text", f"{where}.content")
     role = "system" if role == "developer" else role
-    return {name: x for name, x in message.items() if x is not None} | {"role": role, "content": content}
+    return {name: x for name, x in message.items() if x is not None} | {"role": role, "content": content or ""}
+
+
+def _calls(calls: Any, where: str) -> list[dict]:
+    """An earlier answer's calls as templates read them: arguments as an object, which OpenAI's form has as its text."""
+    if not isinstance(calls, list):
+        raise Refused(f"{where}.tool_calls is {type(calls).__name__}; it must be a list", f"{where}.tool_calls")
+    out = []
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise Refused(f"{where}.tool_calls holds what is no call of a function", f"{where}.tool_calls")
+        arguments = function.get("arguments", "{}")
+        try:
+            arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        except (ValueError, RecursionError):
+            raise Refused(f"{where}.tool_calls: the arguments are not JSON", f"{where}.tool_calls") from None
+        out.append(call | {"function": function | {"arguments": arguments}})
+    return out
 
 
 def _part(part: object, where: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bigmodel_jax.inference.engine import Token
 from bigmodel_jax.serve.answers import Answering, Piece
+from bigmodel_jax.serve.constrain import Masks
 from bigmodel_jax.serve.refused import Refused
 from bigmodel_jax.serve.requests import Completion
 from bigmodel_jax.serve.served import Served
@@ -19,16 +20,16 @@ MOST_PROMPTS = 256
 class Completions:
     """The answers to one request: `whole` or as `chunks`."""
 
-    def __init__(self, served: Served, answering: Answering, asked: Completion):
+    def __init__(self, served: Served, answering: Answering, asked: Completion, masks: Masks | None = None):
         self._served, self._answering, self._asked = served, answering, asked
         self._model = served.known(asked.model)
         self._prompts = _prompts(served, asked.prompt)
         self._spelling = Spelling(served.tokenizer)
         self._head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time())}
-        self._reply = self._submit()
+        self._reply = self._submit(masks)
         self._written = 0
 
-    def _submit(self) -> Reply:
+    def _submit(self, masks: Masks | None) -> Reply:
         requests = []
         for prompt in self._prompts:
             room, most = self._served.room(prompt, "prompt"), self._asked.max_tokens
@@ -39,7 +40,7 @@ class Completions:
                     "max_tokens",
                     code="context_length_exceeded",
                 )
-            requests += self._served.requests(self._asked, prompt, most)
+            requests += self._served.requests(self._asked, prompt, most, masks)
         reply = self._answering.worker.submit(self._model, requests)
         self._answering.metrics.prompt_tokens.inc(sum(map(len, self._prompts)))
         return reply

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from bigmodel_jax.core import ranges
 from bigmodel_jax.core.ranges import Count, CountOrZero, Range, ShareAboveZero
 from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.serve import tools
 from bigmodel_jax.serve.refused import Refused
 
 Temperature = Annotated[float, Range("0 or more and at most 2", 0, 2)]
@@ -18,6 +19,7 @@ Seed = Annotated[int, Range("at least -2**63 and below 2**63", -(2**63), 2**63 -
 OfFive = Annotated[int, Range("0 or more and at most 5", 0, 5)]
 OfTwenty = Annotated[int, Range("0 or more and at most 20", 0, 20)]
 MOST_STOPS, LONGEST_STOP = 16, 256
+FORMS = ("text", "json_object", "json_schema")
 TOPS = 20  # the most of the likeliest tokens that a request can ask for
 
 CALLER = {"user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "store", "verbosity"}
@@ -29,7 +31,7 @@ NEUTRAL: dict[str, tuple] = {
     "best_of": (1,),
     "suffix": ("",),
     "modalities": (["text"],),
-    "parallel_tool_calls": (True, False),
+    "parallel_tool_calls": (True,),
 }
 "Fields of OpenAI's that are not supported, with the values that ask for nothing."
 
@@ -42,7 +44,7 @@ class StreamOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """How answers are drawn. top_k, ignore_eos and regex are fields that vLLM has beside OpenAI's."""
+    """How answers are drawn. top_k, ignore_eos and regex are no fields of OpenAI's."""
 
     model: str = ""
     temperature: Temperature = 1.0
@@ -54,6 +56,8 @@ class Sampled:
     stream: bool = False
     stream_options: dict = dataclasses.field(default_factory=dict)
     ignore_eos: bool = False
+    response_format: dict = dataclasses.field(default_factory=dict)
+    regex: str = ""
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -75,6 +79,27 @@ class Sampled:
         if self.stream_options and not self.stream:
             raise Refused("stream_options is for stream = true", "stream_options")
         parse(StreamOptions, self.stream_options, "stream_options.")
+        self.schema()
+        held = self.regex or self.schema() is not None
+        if self.regex and self.schema() is not None:
+            raise Refused("regex and response_format are given; an answer is held to one of them", "regex")
+        if held and self.ignore_eos:
+            raise Refused("ignore_eos = true: an answer that is held to a form ends where the form does", "ignore_eos")
+
+    def schema(self) -> Any | None:
+        """The JSON schema that the answer is held to; None where it is to none."""
+        form = self.response_format.get("type", "text")
+        if form not in FORMS:
+            raise Refused(
+                f"response_format.type = {str(form)[:40]!r}; allowed: {', '.join(FORMS)}", "response_format.type"
+            )
+        if form != "json_schema":
+            return {"type": "object"} if form == "json_object" else None
+        given = self.response_format.get("json_schema")
+        schema = given.get("schema") if isinstance(given, dict) else None
+        if not isinstance(schema, dict | bool):
+            raise Refused("response_format.json_schema.schema is no JSON schema", "response_format.json_schema.schema")
+        return schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +122,12 @@ class Chat(Sampled):
     max_completion_tokens: Count | None = None
     logprobs: bool = False
     top_logprobs: OfTwenty | None = None
+    tools: tuple[dict, ...] = ()
+    tool_choice: str | dict | None = None
+
+    @property
+    def choice(self) -> str | dict:
+        return self.tool_choice or ("auto" if self.tools else "none")
 
     @property
     def tops(self) -> int | None:
@@ -112,6 +143,9 @@ class Chat(Sampled):
             raise Refused("messages is empty; it must hold at least one message", "messages")
         if self.top_logprobs is not None and not self.logprobs:
             raise Refused("top_logprobs is for logprobs = true", "top_logprobs")
+        tools.check(self.tools, self.choice)
+        if tools.must_call(self.tools, self.choice) and (self.regex or self.schema() is not None):
+            raise Refused("tool_choice asks for a call, and the answer is held to another form", "tool_choice")
 
 
 def parse[T](cls: type[T], body: Any, prefix: str = "") -> T:

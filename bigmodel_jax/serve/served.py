@@ -20,6 +20,7 @@ from bigmodel_jax.inference.engine import PROMPT_MULTIPLE, Engine, Request
 from bigmodel_jax.inference.sampling import Settings
 from bigmodel_jax.models import Model
 from bigmodel_jax.serve.config import USUAL_LENGTH, ServeConfig
+from bigmodel_jax.serve.constrain import Grammars, Masks
 from bigmodel_jax.serve.refused import Refused
 from bigmodel_jax.serve.requests import TOPS, Sampled
 from bigmodel_jax.training.checks import check_ids
@@ -73,12 +74,25 @@ class Served:
             )
         return self.length - used
 
-    def requests(self, asked: Sampled, prompt: Sequence[int], most: int) -> list[Request]:
+    @functools.cached_property
+    def grammars(self) -> Grammars:
+        return Grammars(self.tokenizer, self.config.model.vocab_size)
+
+    def held_to(self, asked: Sampled, grammar: str = "") -> Masks | None:
+        """What the answers are held to: a grammar, or what the request says; this may take tenths of a second."""
+        if grammar:
+            return self.grammars.lark(grammar, "tools")
+        if asked.regex:
+            return self.grammars.regex(asked.regex, "regex")
+        schema = asked.schema()
+        return None if schema is None else self.grammars.schema(schema, "response_format")
+
+    def requests(self, asked: Sampled, prompt: Sequence[int], most: int, masks: Masks | None = None) -> list[Request]:
         """The engine's requests for the `n` texts of one prompt."""
         sample = SampleConfig(temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p)
         settings = Settings.of(sample, ends=not asked.ignore_eos, tops=asked.tops is not None)
         seed = secrets.randbits(32) if asked.seed is None else asked.seed % 2**32
-        return [Request(prompt, most, seed, nth, settings) for nth in range(asked.n)]
+        return [Request(prompt, most, seed, nth, settings, masks and masks.copy()) for nth in range(asked.n)]
 
 
 def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str = "", name: str = "") -> Served:

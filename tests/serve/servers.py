@@ -47,13 +47,13 @@ class Running:
         return not self.app.worker.open
 
 
-def tiny_served(names=("tiny",), template: str = TEMPLATE) -> Served:
+def tiny_served(names=("tiny",), template: str = TEMPLATE, length: int = 128) -> Served:
     data = TextData(tokenizer=TokenizerConfig(kind="bytes"), seq_len=128)
     cfg = dataclasses.replace(LlamaConfig.tiny(), vocab_size=257, init_std=0.5, max_seq_len=256)
     config = Config(cfg, NextToken(), data)
     model = cfg.make()
     weights = params.init(model.spec, jax.random.key(0))
-    return Served(config, model, weights, data.open_tokenizer(), template, names, 128, 0, 0)
+    return Served(config, model, weights, data.open_tokenizer(), template, names, length, 0, 0)
 
 
 @contextlib.contextmanager
