@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.core.sharding import Rules
-from bigmodel_jax.inference.slots import Programs
+from bigmodel_jax.inference.slots import Programs, trimmed
 
 # From so many bytes of weights on, a CPU generates from layers that lie apart: half the time a token (SmolLM2-135M), for
 # a program with a copy of the layer per layer, which takes longer to compile.
@@ -26,6 +26,10 @@ class Compiled(NamedTuple):
     empty: Any
     prefill: Any
     decode: Any
+    row: Any  # of a prompt that is read in pieces: an empty row, and one piece, the last piece, a part of a prompt
+    piece: Any
+    begin: Any
+    trimmed: Any
 
 
 @functools.lru_cache(maxsize=8)
@@ -54,6 +58,10 @@ def compiled(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype
         jax.jit(traced(functools.partial(programs.empty, dtype)), out_shardings=kept),
         together(jax.jit(traced(programs.prefill), out_shardings=kept, donate_argnums=1)),
         together(jax.jit(traced(programs.decode), out_shardings=kept and (kept, whole), donate_argnums=1)),
+        jax.jit(lambda: params.empty(programs.declared(1, dtype))),
+        jax.jit(traced(programs.piece), donate_argnums=1),
+        jax.jit(traced(programs.begin), donate_argnums=(1, 2)),
+        jax.jit(trimmed),
     )
 
 

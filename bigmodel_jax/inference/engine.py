@@ -14,13 +14,11 @@ import numpy as np
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import sharding
 from bigmodel_jax.inference.compiled import Compiled, Layout, compiled, large_on_one_cpu, mesh_of
+from bigmodel_jax.inference.prompts import Prefixes, Read, Reading, left_pad
 from bigmodel_jax.inference.sampling import Settings
 from bigmodel_jax.inference.slots import Emitted, Programs, Slots, cache_dtype
-from bigmodel_jax.models import Model
+from bigmodel_jax.models import Model, decoder
 from bigmodel_jax.nn import stack
-
-# Prompts are padded to a multiple of this at least.
-PROMPT_MULTIPLE = 16
 
 
 class Constraint(Protocol):
@@ -69,7 +67,8 @@ class Engine:
     slots: texts at a time. length: tokens of prompt and text together that a slot has room for. turns: most tokens of a
     text in one step. sample, stop: how every text is drawn, and the tokens that end it; sample = None: by the settings of
     its request, with up to `tops` of the likeliest tokens. layout: where slots and weights lie; None leaves it to the
-    compiler, after the weights.
+    compiler, after the weights. piece: most tokens of a prompt that are read between two steps, 0 = all; prefixes: rows of
+    earlier prompts that are kept, for prompts that begin alike; both without a layout, and for decoders alone.
     """
 
     def __init__(
@@ -84,6 +83,8 @@ class Engine:
         log_probs: bool = False,
         tops: int = 0,
         layout: Layout | None = None,
+        piece: int = 0,
+        prefixes: int = 0,
     ):
         if model.make_cache is None:
             raise ValueError("model: this model has no decode cache, so it cannot generate")
@@ -101,6 +102,10 @@ class Engine:
         self._programs = Programs.of(model, sample, tuple(stop), slots, length, turns, log_probs)._replace(tops=tops)
         self._waiting: collections.deque[tuple[int, Request]] = collections.deque()
         self._num_submitted = 0
+        self.num_shared = 0  # tokens of prompts that earlier prompts had read
+        self._piece, self._prefixes = piece, Prefixes(prefixes)
+        self._by_rows = bool(piece or prefixes) and layout is None
+        self._reading: tuple[int, Request, Reading] | None = None  # a prompt that is read in pieces
         self._ids: list[int | None] = [None] * slots  # of the request in each slot
         self._constraints: list[Constraint | None] = [None] * slots
         self._left = np.zeros(slots, np.int64)  # at most so many tokens still come beside a fresh one
@@ -116,11 +121,13 @@ class Engine:
         bit whatever was generated before; no text may be unfinished.
         """
         self._weights = weights
+        self._prefixes.clear()
         apart = large_on_one_cpu(weights)
         self._layered = stack.apart(self._model.spec, weights) if apart else weights
         if self._compiled is None:
             self._programs = self._programs._replace(apart=apart)
             self._programs.check(cache_dtype(weights))
+            self._by_rows &= isinstance(self._programs.declared(1, cache_dtype(weights)), decoder.Cache)
             self._compiled = compiled(self._programs, self._layout, mesh_of(weights), cache_dtype(weights))
         if self._slots is None or fresh:
             assert not (fresh and self.num_unfinished), "texts that have begun have keys and values"
@@ -148,6 +155,8 @@ class Engine:
     def cancel(self, number: int) -> None:
         """Gives up a request, waiting or begun: no step gives out more of it, and its slot is free."""
         self._waiting = collections.deque(entry for entry in self._waiting if entry[0] != number)
+        if self._reading and self._reading[0] == number:
+            self._reading = None
         if number in self._ids:
             self._free(self._ids.index(number))
 
@@ -156,7 +165,7 @@ class Engine:
 
     @property
     def num_unfinished(self) -> int:
-        return len(self._waiting) + sum(number is not None for number in self._ids)
+        return len(self._waiting) + bool(self._reading) + sum(number is not None for number in self._ids)
 
     def step(self) -> list[Token]:
         """The tokens of one step, in order for each text.
@@ -178,24 +187,57 @@ class Engine:
     # ---- between host and devices
 
     def _admit(self) -> None:
-        """Prefills free slots with what waits."""
-        for slot, taken in enumerate(self._ids):
-            if taken is None and self._waiting:
-                self._prefill(slot, *self._waiting.popleft())
+        """Prefills free slots with what waits, in order; of a prompt in pieces, one piece a step."""
+        free = [slot for slot, number in enumerate(self._ids) if number is None]
+        if self._reading:
+            self._read_on(free.pop(0))
+        while free and self._waiting and not self._reading:
+            number, request = self._waiting.popleft()
+            if self._by_rows:
+                self._reading = (number, request, self._open(request))
+                self._read_on(free.pop(0))
+            else:
+                self._begin(free.pop(0), number, request)
 
-    def _prefill(self, slot: int, number: int, request: Request) -> None:
-        tokens, segments = left_pad(request.prompt, self._programs.length)
+    def _open(self, request: Request) -> Reading:
+        """The prompt after what it has in common with an earlier one."""
+        found, shared = self._prefixes.longest(request.prompt, self._programs.length - request.max_tokens)
+        row = self._compiled.trimmed(found.row, np.int32(shared)) if shared else self._compiled.row()
+        self.num_shared += shared
+        return Reading(request.prompt, row, found if shared else Read(), shared, self._piece)
+
+    def _read_on(self, slot: int) -> None:
+        """The next piece; with the last one the text begins in the slot."""
+        number, request, reading = self._reading
+        room = self._programs.length - (request.max_tokens if reading.shared else 0)
+        first, tokens, segments = reading.next(room)
+        if not reading.complete:
+            reading.row = self._compiled.piece(self._weights, reading.row, np.int32(first), tokens, segments)
+            return
+        self._reading = None
+        row = self._begin(slot, number, request, (reading.row, np.int32(first)), tokens, segments)
+        self._prefixes.keep(reading.read(row))
+
+    def _begin(self, slot: int, number: int, request: Request, row: tuple = (), tokens=None, segments=None) -> Any:
+        """The text begins in a slot. row: what holds a prompt's earlier pieces, and the place where this one begins; what
+        holds all of them is returned."""
+        if tokens is None:
+            tokens, segments = left_pad(request.prompt, self._programs.length)
         source = np.array([request.seed, request.nth], np.uint32)
         arguments = [np.int32(slot), tokens, segments, source, np.int32(request.max_tokens)]
         if self._programs.sample is None:
             arguments.append(request.settings or Settings.of(SampleConfig()))
         if request.constraint:
             arguments.append(request.constraint.allowed()[None])
-        self._slots = self._compiled.prefill(self._weights, self._slots, *arguments)
+        if row:
+            self._slots, whole = self._compiled.begin(self._weights, self._slots, *row, *arguments)
+        else:
+            self._slots, whole = self._compiled.prefill(self._weights, self._slots, *arguments), None
         if request.constraint:
             request.constraint.take(int(self._slots.token[slot]))
         self._ids[slot], self._left[slot], self._fresh = number, request.max_tokens - 1, True
         self._constraints[slot] = request.constraint
+        return whole
 
     def _dispatch(self) -> None:
         keep = np.array([number is not None for number in self._ids])
@@ -242,18 +284,3 @@ def _tops(ids: np.ndarray, log_probs: np.ndarray) -> tuple[tuple[int, float], ..
     """() where none was asked for: no token's log probability is 0 among several."""
     asked = bool(len(ids)) and bool(log_probs.any())
     return tuple(zip(ids.tolist(), log_probs.tolist(), strict=True)) if asked else ()
-
-
-def left_pad(prompt: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, segments), each (1, P) int32, so that the prompt ends in the last column; padding is segment 0."""
-    tokens = np.zeros((1, min(bucket(len(prompt)), most)), np.int32)
-    segments = np.zeros_like(tokens)
-    tokens[0, -len(prompt) :] = prompt
-    segments[0, -len(prompt) :] = 1
-    return tokens, segments
-
-
-def bucket(length: int) -> int:
-    """The next of few lengths for which `prefill` is compiled: four in each doubling, all multiples of 16."""
-    step = max(PROMPT_MULTIPLE, 1 << max((length - 1).bit_length() - 3, 0))
-    return -(-length // step) * step

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bigmodel_jax.config import SampleConfig
-from bigmodel_jax.inference.engine import PROMPT_MULTIPLE, Engine, Request
+from bigmodel_jax.inference.engine import Engine, Request
+from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE
 from bigmodel_jax.models import Model
 
 # More texts than this wait for a free slot.

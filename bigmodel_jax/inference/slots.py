@@ -130,26 +130,35 @@ class Programs(NamedTuple):
         source: the request's seed and number, (2,) uint32, of which its draws are made. settings: of the slot, numbers.
         allowed: (1, W), the tokens that the first may be.
         """
+        row = params.empty(self.declared(1, cache_dtype(weights)))
+        rest = (slot, tokens, segments, source, num_tokens, settings, allowed)
+        return self.begin(weights, slots, row, 0, *rest)[0]
+
+    def begin(
+        self, weights, slots: Slots, row, first, slot, tokens, segments, source, num_tokens, settings=None, allowed=None
+    ) -> tuple[Slots, Any]:
+        """As `prefill`, of a prompt whose tokens up to place `first` are in `row`; and the row with the whole prompt."""
         key = jax.random.fold_in(jax.random.key(source[0]), source[1])
-        dtype = cache_dtype(weights)
-        cache = params.empty(self.declared(1, dtype))
         encoder = {}
         if self.decoder_start is not None:
             encoder = {"encoder_tokens": tokens, "encoder_segment_ids": segments}
             segments = jnp.ones((1, 1), jnp.int32)
             tokens = self.decoder_start * segments
-        positions = jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
-        batch = {"tokens": tokens, "positions": positions, "segment_ids": segments, **encoder}
-        out = self.apply(weights, batch, cache=cache)
-        position = positions[:, -1] + 1
+        batch = placed(tokens, segments, first) | encoder
+        out = self.apply(weights, batch, cache=row)
+        position = batch["positions"][:, -1] + 1
         settings = jax.tree.map(lambda x: jnp.asarray(x)[None], settings)
         token, log_prob, tops = self.draw(last_logits(out), key[None], position, settings, allowed)
         left = jnp.where(self.stops(token, settings), 0, num_tokens - 1)
         rows = Slots(None, token, position, left, jnp.ones(1, bool), log_prob, key[None], settings, tops)
-        row = decoder.apart(out.cache) if self.apart else out.cache
-        cache = insert(self.kept(dtype), slots.cache, row, slot)
+        one = decoder.apart(out.cache) if self.apart else out.cache
+        cache = insert(self.kept(cache_dtype(weights)), slots.cache, one, slot)
         fields = jax.tree.map(lambda old, new: old.at[slot].set(new[0]), tuple(slots[1:]), tuple(rows[1:]))
-        return Slots(cache, *fields)
+        return Slots(cache, *fields), out.cache
+
+    def piece(self, weights, row, first, tokens, segments) -> Any:
+        """The row with these tokens of a prompt as well, which begin at place `first`."""
+        return self.apply(weights, placed(tokens, segments, first), cache=row).cache
 
     # ---- all of them
 
@@ -233,6 +242,19 @@ class Programs(NamedTuple):
             return jnp.zeros(token.shape, bool)
         hit = jnp.isin(token, jnp.array(self.stop, jnp.int32))
         return hit if settings is None else hit & settings.ends
+
+
+def placed(tokens: jax.Array, segments: jax.Array, first: Any) -> dict[str, jax.Array]:
+    """A batch of tokens (1, P) whose first one that is no padding stands at place `first`."""
+    positions = first + jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
+    return {"tokens": tokens, "positions": positions, "segment_ids": segments}
+
+
+def trimmed(row: decoder.Cache, num: jax.Array) -> decoder.Cache:
+    """A row with its first `num` tokens alone; the next one takes the column behind them."""
+    inside = (row.segments > 0) & (row.positions < num)
+    last = jnp.argmax(inside[0] & (row.positions[0] == num - 1)).astype(row.index.dtype)
+    return row.replace(segments=jnp.where(inside, row.segments, 0), index=(last + 1) % row.segments.shape[1])
 
 
 def last_logits(out: Out) -> jax.Array:

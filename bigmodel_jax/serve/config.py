@@ -19,6 +19,8 @@ class ServeConfig:
     port: Port = 8000  # 0 = one that is free
     slots: Count = 16  # texts that are generated at a time
     length: CountOrZero = 0  # tokens of prompt and answer together; 0 = the model's own, at most 2048
+    piece: CountOrZero = 512  # tokens of a prompt that are read between two steps; 0 = all
+    prefixes: CountOrZero = 4  # prompts that are kept for those that begin alike, with the memory of a slot each
     key: str = ""  # what clients must send as their API key; empty: BIGMODEL_SERVE_KEY, or none
     queue: CountOrZero = 256  # texts that wait for a slot; one more is refused
     max_body: Count = 4 << 20  # bytes of a request

@@ -16,7 +16,8 @@ from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
-from bigmodel_jax.inference.engine import PROMPT_MULTIPLE, Engine, Request
+from bigmodel_jax.inference.engine import Engine, Request
+from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE
 from bigmodel_jax.inference.sampling import Settings
 from bigmodel_jax.models import Model
 from bigmodel_jax.serve.config import USUAL_LENGTH, ServeConfig
@@ -127,4 +128,5 @@ def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str 
 def open_engines(served: Served, options: ServeConfig) -> dict[str, Engine]:
     length = served.length + -served.length % PROMPT_MULTIPLE
     make = functools.partial(Engine, served.model, None, slots=options.slots, length=length, tops=TOPS)
+    make = functools.partial(make, piece=options.piece, prefixes=options.prefixes)
     return {name: make(stop=served.tokenizer.stops) for name in served.names}

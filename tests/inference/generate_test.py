@@ -10,8 +10,8 @@ import pytest
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params
 from bigmodel_jax.inference import compiled
-from bigmodel_jax.inference.engine import PROMPT_MULTIPLE, bucket, left_pad
 from bigmodel_jax.inference.generate import generate
+from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE, bucket, left_pad
 from bigmodel_jax.inference.sampling import sample
 from bigmodel_jax.models import GPT2Config, LlamaConfig, MLPConfig
 from bigmodel_jax.nn import stack
