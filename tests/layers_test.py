@@ -119,7 +119,7 @@ ROOMS = {
     "lm_eval": ("harness",),  # the extra "harness"
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client", "llguidance"), ("serve",)),  # the extra "serve"
     "matplotlib": ("report",),
-    "PIL": ("data.images",),
+    "PIL": ("data.images", "serve.pictures"),
     "optuna": ("sweep",),  # the extra "sweep"
     "scipy": ("scaling.law", "sweep.seeds"),  # L-BFGS, the t distribution; JAX itself needs scipy
     "tensorboardX": ("report",),

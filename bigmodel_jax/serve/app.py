@@ -16,14 +16,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bigmodel_jax.serve import chat
+from bigmodel_jax.serve import chat, others
 from bigmodel_jax.serve.answers import Answering
 from bigmodel_jax.serve.body import read_json
 from bigmodel_jax.serve.completions import Completions
 from bigmodel_jax.serve.config import LOOPBACK, ServeConfig
 from bigmodel_jax.serve.metrics import Metrics
 from bigmodel_jax.serve.refused import Refused, error_body
-from bigmodel_jax.serve.requests import Chat, Completion, parse_checked
+from bigmodel_jax.serve.requests import Chat, Completion, parse, parse_checked
 from bigmodel_jax.serve.served import Served
 from bigmodel_jax.serve.streams import streamed, until_hangup
 from bigmodel_jax.serve.tools import must_call
@@ -83,11 +83,25 @@ class App:
 
     async def chat(self, request: Request) -> Response:
         asked = parse_checked(Chat, await read_json(request, self.options))
-        self.served.known(asked.model)
+        self.served.known_writer(asked.model)
         prompt = await asyncio.to_thread(chat.prompt_of, self.served, asked)
         masks = await asyncio.to_thread(self.served.held_to, asked, must_call(asked.tools, asked.choice))
         answers = chat.Answers(self.served, self.answering, asked, prompt, masks)
         return streamed(answers.chunks()) if asked.stream else await until_hangup(request, answers.whole())
+
+    async def embeddings(self, request: Request) -> Response:
+        return await self._other(request, others.Embedding, others.embeddings)
+
+    async def classify(self, request: Request) -> Response:
+        return await self._other(request, others.Class, others.classes)
+
+    async def images(self, request: Request) -> Response:
+        return await self._other(request, others.Picture, others.images)
+
+    async def _other(self, request: Request, cls: type, prepare: Callable) -> Response:
+        asked = parse(cls, await read_json(request, self.options))
+        work = await asyncio.to_thread(prepare, self.served, asked)
+        return await until_hangup(request, self.worker.run(work))
 
     # ---- around every handler
 
@@ -139,6 +153,9 @@ def make_app(app: App) -> Starlette:
         "/v1/models/{name:path}": (app.one_model, "GET"),
         "/v1/completions": (app.completions, "POST"),
         "/v1/chat/completions": (app.chat, "POST"),
+        "/v1/embeddings": (app.embeddings, "POST"),
+        "/classify": (app.classify, "POST"),
+        "/images": (app.images, "POST"),
     }
 
     @contextlib.asynccontextmanager

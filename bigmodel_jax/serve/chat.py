@@ -29,7 +29,7 @@ class Answers:
         self, served: Served, answering: Answering, asked: Chat, prompt: list[int], masks: Masks | None = None
     ):
         self._served, self._answering, self._asked = served, answering, asked
-        self._model, self._prompt = served.known(asked.model), prompt
+        self._model, self._prompt = asked.model, prompt
         self._spelling = Spelling(served.tokenizer)
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self._model}
         room = served.room(prompt, "messages")

@@ -1,15 +1,17 @@
 """/v1/completions: texts that continue a text, or a list of texts or of token ids."""
 
+import functools
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from bigmodel_jax.inference.engine import Token
+from bigmodel_jax.serve import passes
 from bigmodel_jax.serve.answers import Answering, Piece
 from bigmodel_jax.serve.constrain import Masks
 from bigmodel_jax.serve.refused import Refused
-from bigmodel_jax.serve.requests import Completion
+from bigmodel_jax.serve.requests import TOPS, Completion
 from bigmodel_jax.serve.served import Served
 from bigmodel_jax.serve.text import Spelling
 from bigmodel_jax.serve.worker import Reply
@@ -22,7 +24,7 @@ class Completions:
 
     def __init__(self, served: Served, answering: Answering, asked: Completion, masks: Masks | None = None):
         self._served, self._answering, self._asked = served, answering, asked
-        self._model = served.known(asked.model)
+        self._model = served.known_writer(asked.model)
         self._prompts = _prompts(served, asked.prompt)
         self._spelling = Spelling(served.tokenizer)
         self._head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time())}
@@ -62,7 +64,31 @@ class Completions:
             self._choice(i, "".join(p.text for p in own), [t for p in own for t in p.tokens], own[-1].finish)
             for i, own in enumerate(parts)
         ]
+        if self._asked.echo:
+            for choice in choices:
+                await self._echo(choice, self._prompts[choice["index"] // self._asked.n])
         return self._said(choices) | {"usage": self._usage()}
+
+    async def _echo(self, choice: dict, prompt: Sequence[int]) -> None:
+        """Puts the prompt in front of what follows it, with the log probabilities of its tokens where they are asked for."""
+        texts = [self._spelling.text(token) for token in prompt]
+        before = self._served.tokenizer.decode(prompt)
+        choice["text"] = before + choice["text"]
+        if (found := choice["logprobs"]) is None:
+            return
+        weights, most = self._served.weights[self._model], self._served.length
+        work = functools.partial(passes.scores, self._served.model, weights, prompt, most, TOPS)
+        scores = await self._answering.worker.run(work)
+        num = self._asked.logprobs
+        tops = [
+            {self._spelling.text(int(i)): float(p) for i, p in zip(ids[:num], best[:num], strict=True)}
+            for ids, best in zip(scores.ids, scores.tops, strict=True)
+        ]
+        starts = [sum(map(len, texts[:n])) for n in range(len(texts))]
+        found["tokens"] = texts + found["tokens"]
+        found["token_logprobs"] = [None, *scores.log_probs[1:].tolist(), *found["token_logprobs"]]
+        found["top_logprobs"] = [None, *tops[1:], *found["top_logprobs"]]
+        found["text_offset"] = starts + [sum(map(len, texts)) + at for at in found["text_offset"]]
 
     async def _pieces(self) -> AsyncIterator[Piece]:
         ends = () if self._asked.ignore_eos else self._served.tokenizer.stops

@@ -109,6 +109,11 @@ class Completion(Sampled):
     logprobs: OfFive | None = None
     echo: bool = False
 
+    def check(self) -> None:
+        super().check()
+        if self.echo and self.stream:
+            raise Refused("echo = true is for stream = false", "echo")
+
     @property
     def tops(self) -> int | None:
         """How many of the likeliest tokens are asked for; None: no log probabilities at all."""

@@ -20,6 +20,8 @@ from bigmodel_jax.inference.engine import Engine, Request
 from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE
 from bigmodel_jax.inference.sampling import Settings
 from bigmodel_jax.models import Model
+from bigmodel_jax.nn import lora
+from bigmodel_jax.objectives import Diffusion
 from bigmodel_jax.serve.config import USUAL_LENGTH, ServeConfig
 from bigmodel_jax.serve.constrain import Grammars, Masks
 from bigmodel_jax.serve.refused import Refused
@@ -27,20 +29,39 @@ from bigmodel_jax.serve.requests import TOPS, Sampled
 from bigmodel_jax.training.checks import check_ids
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights, open_tokenizer
 
+BASE = "base"  # what clients call the weights below a run's adapters
+
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """names: what clients may call as `model`. template: "" where the run has none. length: tokens of a slot."""
+    """weights: by the names that clients may call as `model`; the first is the run itself, and what several have in common
+    is in memory once. template: "" where the run has none. length: tokens of a slot."""
 
     config: Config
+    run_dir: Path
     model: Model
-    weights: Any
-    tokenizer: Tokenizer
+    weights: dict[str, Any]
+    tokenizer: Tokenizer | None
     template: str
-    names: tuple[str, ...]
     length: int
     step: int
     created: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.weights)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it continues texts."""
+        return self.tokenizer is not None and self.model.make_cache is not None
+
+    def known_writer(self, name: str) -> str:
+        if not self.writes:
+            raise Refused(
+                f"{self.known(name)} writes no text; /v1/embeddings, /classify or /images may suit it", "model"
+            )
+        return self.known(name)
 
     def known(self, name: str) -> str:
         """The name, where it is one that is served; Refused otherwise. Names are compared and never opened as paths."""
@@ -99,13 +120,14 @@ class Served:
 def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str = "", name: str = "") -> Served:
     """Reads the weights of one checkpoint; ValueError, one line, for a run that cannot be served."""
     tokenizer, model = open_tokenizer(config, run_dir), config.make_model()
-    if tokenizer is None or model.make_cache is None:
+    if tokenizer is not None:
+        check_ids(config.model, tokenizer.vocab_size, "serve: ")
+    elif "label" not in config.objective.reads and not isinstance(config.objective, Diffusion):
         raise ValueError(
-            f"serve: a {type(config.model).__name__} on {type(config.data).__name__} writes no text; it takes a model with "
-            "a decode cache, and a tokenizer"
+            f"serve: a {type(config.model).__name__} on {type(config.data).__name__} has nothing to answer; it takes a model "
+            "of texts, a classifier, or one that draws pictures"
         )
-    check_ids(config.model, tokenizer.vocab_size, "serve: ")
-    most = config.model.max_seq_len
+    most = getattr(config.model, "max_seq_len", 1)
     if options.length > most:
         raise ValueError(f"--length = {options.length}; it must be at most model.max_seq_len = {most}")
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
@@ -114,18 +136,31 @@ def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str 
     template = run_dir / CHAT_TEMPLATE
     return Served(
         config,
+        run_dir,
         model,
-        cast(weights, config.precision.compute),
+        by_name(config, cast(weights, config.precision.compute), name or run_dir.resolve().name),
         tokenizer,
         template.read_text() if template.is_file() else "",
-        (name or run_dir.resolve().name,),
         options.length or min(most, USUAL_LENGTH),
         step,
         int(time.time()),
     )
 
 
+def by_name(config: Config, weights: Any, name: str) -> dict[str, Any]:
+    """The run under its name with all of its adapters, each adapter alone under its own, and the base without any."""
+    adapters = tuple(config.adapters.named())
+    if not adapters:
+        return {name: weights}
+    if taken := {name, BASE} & set(adapters):
+        raise ValueError(f"--name = {name!r}: an adapter of the run is called {taken.pop()!r}; give another")
+    return {name: weights, BASE: lora.only(weights)} | {one: lora.only(weights, one) for one in adapters}
+
+
 def open_engines(served: Served, options: ServeConfig) -> dict[str, Engine]:
+    """An engine for each name; each has slots of its own, and all have one base."""
+    if not served.writes:
+        return {}
     length = served.length + -served.length % PROMPT_MULTIPLE
     make = functools.partial(Engine, served.model, None, slots=options.slots, length=length, tops=TOPS)
     make = functools.partial(make, piece=options.piece, prefixes=options.prefixes)

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import interrupts
+from bigmodel_jax.inference.engine import Request
 from bigmodel_jax.serve.app import App, make_app
 from bigmodel_jax.serve.config import LOOPBACK, ServeConfig
 from bigmodel_jax.serve.served import Served, open_engines, open_served
@@ -72,7 +73,8 @@ def serve(
         )
         host, port = listening.getsockname()[:2]
         say(f"{', '.join(served.names)} of step {served.step:,} on http://{host}:{port}")
-        say(f"{options.slots} slots of {served.length:,} tokens; SIGTERM or Ctrl-C ends it")
+        if served.writes:
+            say(f"{options.slots} slots of {served.length:,} tokens; SIGTERM or Ctrl-C ends it")
         if options.host not in LOOPBACK and not options.key:
             say("warning: other machines can reach it, and no --key is set")
         Server(settings, app).run([listening])
@@ -84,10 +86,8 @@ def make_worker(served: Served, options: ServeConfig) -> Worker:
     engines = open_engines(served, options)
 
     def warm_up() -> None:
-        from bigmodel_jax.inference.engine import Request
-
-        for engine in engines.values():
-            engine.load(served.weights)
+        for name, engine in engines.items():
+            engine.load(served.weights[name])
             engine.submit(Request([served.tokenizer.separator], 2))
             while engine.num_unfinished:
                 engine.step()

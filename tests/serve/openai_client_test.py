@@ -12,7 +12,7 @@ GREEDY = {"model": "tiny", "temperature": 0, "max_tokens": 24}
 def written(server, prompt: list[int], *, max_tokens: int = 24, temperature: float = 0, seed: int = 0, **how) -> str:
     served = server.served
     sample = SampleConfig(max_tokens=max_tokens, temperature=temperature, **how)
-    (ids,) = generate(served.model, served.weights, [prompt], sample, stop=served.tokenizer.stops, seed=seed)
+    (ids,) = generate(served.model, served.weights["tiny"], [prompt], sample, stop=served.tokenizer.stops, seed=seed)
     return served.tokenizer.decode(ids)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import jax
@@ -53,7 +54,7 @@ def tiny_served(names=("tiny",), template: str = TEMPLATE, length: int = 128) ->
     config = Config(cfg, NextToken(), data)
     model = cfg.make()
     weights = params.init(model.spec, jax.random.key(0))
-    return Served(config, model, weights, data.open_tokenizer(), template, names, length, 0, 0)
+    return Served(config, Path(), model, dict.fromkeys(names, weights), data.open_tokenizer(), template, length, 0, 0)
 
 
 @contextlib.contextmanager
