@@ -6,6 +6,7 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -31,6 +32,9 @@ from bigmodel_jax.serve.worker import Worker
 
 log = logging.getLogger("bigmodel_jax.serve")
 OPEN = {"/", "/health", "/ready"}  # what needs no key: the page itself, and the probes
+PAGE = Path(__file__).with_name("page.html").read_bytes()
+# The browser asks this server alone, and runs no script that is not in the page itself.
+POLICY = "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -62,6 +66,9 @@ class App:
         reason = self.not_ready()
         said = {"status": "not ready", "reason": reason} if reason else {"status": "ready"}
         return JSONResponse(said, 503 if reason else 200)
+
+    async def page(self, request: Request) -> Response:
+        return Response(PAGE, media_type="text/html; charset=utf-8", headers={"content-security-policy": POLICY})
 
     async def scrape(self, request: Request) -> Response:
         return Response(self.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -146,6 +153,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 def make_app(app: App) -> Starlette:
     routes = {
+        "/": (app.page, "GET"),
         "/health": (app.health, "GET"),
         "/ready": (app.ready, "GET"),
         "/metrics": (app.scrape, "GET"),

@@ -55,33 +55,26 @@ def test_the_log_probabilities_of_a_prompt(server):
     assert said.text.startswith("prompt")
 
 
-def lm_eval_model(server):
+@pytest.mark.slow
+def test_what_lm_evals_model_of_apis_sends_is_answered_as_it_reads_it(server):
+    """Its requests and its reading of answers; what lies between them, its retries, needs packages beside lm-eval."""
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
-    return LocalCompletionsAPI(
-        model="tiny", base_url=f"{server.url}/v1/completions", tokenizer_backend=None, tokenized_requests=False
-    )
-
-
-@pytest.mark.slow
-def test_lm_evals_model_of_apis_is_answered(server):
-    from lm_eval.api.instance import Instance
-
-    model = lm_eval_model(server)
-    asked = Instance("generate_until", {}, ("Hello", {"until": ["\n\n"], "max_gen_toks": 8, "temperature": 0}), 0)
-    expected = server.client().completions.create(model="tiny", prompt="Hello", max_tokens=8, temperature=0)
-    assert model.generate_until([asked], disable_tqdm=True) == [expected.choices[0].text]
-    ids = server.served.prompt("prompt")
-    (found,) = model.parse_logprobs(
-        server.post(
-            "/v1/completions", model="tiny", prompt=[ids], max_tokens=1, temperature=0, logprobs=1, echo=True
-        ).json(),
-        tokens=[ids],
-        ctxlens=[3],
-    )
-    logits = server.served.model.apply(server.served.weights["tiny"], {"tokens": jnp.asarray([ids])}).value[0]
-    log_probs = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(ids) - 1), ids[1:]]
-    assert found[0] == pytest.approx(log_probs[2:].sum(), abs=1e-2)
+    model = LocalCompletionsAPI.__new__(LocalCompletionsAPI)
+    model.model, model._max_gen_toks = "tiny", 8
+    asked = model._create_payload(["Hello", "Bye"], generate=True, gen_kwargs={"until": ["\n\n"], "temperature": 0})
+    expected = server.client().completions.create(model="tiny", prompt=["Hello", "Bye"], max_tokens=8, temperature=0)
+    said = server.post("/v1/completions", **asked).json()
+    assert model.parse_generations(said) == [choice.text for choice in expected.choices]
+    rows = [server.served.prompt(text) for text in ("prompt", "another one")]
+    said = server.post("/v1/completions", **model._create_payload(rows)).json()
+    found = model.parse_logprobs(said, tokens=rows, ctxlens=[3, 4])
+    for ids, length, (log_prob, greedy) in zip(rows, (3, 4), found, strict=True):
+        logits = server.served.model.apply(server.served.weights["tiny"], {"tokens": jnp.asarray([ids])}).value[0]
+        log_probs = np.asarray(jax.nn.log_softmax(logits))
+        places = np.arange(length - 1, len(ids) - 1)
+        assert log_prob == pytest.approx(log_probs[places, ids[length:]].sum(), abs=1e-2)
+        assert greedy == (log_probs[places].argmax(-1).tolist() == ids[length:])
 
 
 @pytest.mark.slow
