@@ -5,12 +5,23 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 
 import httpx
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+# Chromium reads from its file 3 and writes to its file 4.
+PIPES = """
+import os, sys
+ends = [os.dup(int(end)) for end in sys.argv[1:3]]
+for place, end in zip((3, 4), ends):
+    os.dup2(end, place)
+    os.set_inheritable(place, True)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Browser:
@@ -20,10 +31,9 @@ class Browser:
         (theirs_in, self._out), (self._in, theirs_out) = os.pipe(), os.pipe()
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={folder}"]
 
-        # It reads from its file 3 and writes to its file 4; a shell puts them there.
-        shell = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh"]
         ends = (theirs_in, theirs_out)
-        self._process = subprocess.Popen([*shell, CHROMIUM, *flags], pass_fds=ends, stderr=subprocess.DEVNULL)
+        command = [sys.executable, "-c", PIPES, *map(str, ends), CHROMIUM, *flags]
+        self._process = subprocess.Popen(command, pass_fds=ends, stderr=subprocess.DEVNULL)
         os.close(theirs_in)
         os.close(theirs_out)
         self._held, self._numbers = b"", itertools.count(1)
@@ -36,7 +46,9 @@ class Browser:
         os.write(self._out, json.dumps(message).encode() + b"\0")
         while True:
             while b"\0" not in self._held:
-                self._held += os.read(self._in, 1 << 16)
+                more = os.read(self._in, 1 << 16)
+                assert more, "Chromium has ended"
+                self._held += more
             said, _, self._held = self._held.partition(b"\0")
             if (found := json.loads(said)).get("id") == number:
                 return found["result"]
