@@ -51,6 +51,8 @@ LAYERS = {
     "bigmodel_jax.report.difference": 7,  # checkpoints of two runs
     "bigmodel_jax.scaling": 8,
     "bigmodel_jax.harness": 8,  # lm-eval's tasks, answered from a checkpoint
+    "bigmodel_jax.serve": 8,  # a run's weights behind HTTP
+    "bigmodel_jax.serve.config": 1,  # what the verb reads before JAX is imported
     "bigmodel_jax.sweep": 8.5,  # runs, one after another: above a run, below the verbs
     "bigmodel_jax.training": 6,
     "bigmodel_jax.training.beginning": 7,  # a state, fresh or from checkpoints
@@ -125,8 +127,9 @@ ROOMS = {
     **dict.fromkeys(("ftfy", "py3langid", "rensa"), ("data.cleaning",)),  # the extra "clean"
     **dict.fromkeys(METRICS, ("metrics",)),  # the extra "metrics"
     "lm_eval": ("harness",),  # the extra "harness"
+    **dict.fromkeys(("starlette", "uvicorn", "prometheus_client", "llguidance"), ("serve",)),  # the extra "serve"
     "matplotlib": ("report",),
-    "PIL": ("data.images",),
+    "PIL": ("data.images", "serve.pictures"),
     "optuna": ("sweep",),  # the extra "sweep"
     "scipy": (
         "scaling.law",

@@ -21,7 +21,8 @@ from bigmodel_jax.core.precision import cast
 from bigmodel_jax.data.text import chat
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 from bigmodel_jax.harness.scoring import Scorer
-from bigmodel_jax.inference.engine import Engine, Layout, Request, bucket
+from bigmodel_jax.inference.engine import Engine, Layout, Request
+from bigmodel_jax.inference.prompts import bucket
 
 TURNS = 16  # tokens of a text between two looks for its stop strings
 MAX_NEW = 256  # tokens, where a task does not say how many

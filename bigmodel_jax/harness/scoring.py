@@ -16,7 +16,7 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.loader import Placement
-from bigmodel_jax.inference.engine import bucket
+from bigmodel_jax.inference.prompts import bucket
 from bigmodel_jax.objectives.cross_entropy import of_tokens
 from bigmodel_jax.training.state import computed
 

@@ -5,80 +5,88 @@ to the rounding of products of other shapes.
 """
 
 import collections
-import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bigmodel_jax.config import SampleConfig
-from bigmodel_jax.core import params, processes, sharding
-from bigmodel_jax.core.sharding import Rules
+from bigmodel_jax.core import sharding
+from bigmodel_jax.inference.compiled import Compiled, Layout, compiled, large_on_one_cpu, mesh_of, uncut
+from bigmodel_jax.inference.prompts import Prefixes, Read, Reading, left_pad
+from bigmodel_jax.inference.sampling import Settings
 from bigmodel_jax.inference.slots import Emitted, Programs, Slots, cache_dtype
 from bigmodel_jax.inference.widen import widened
-from bigmodel_jax.models import Model
+from bigmodel_jax.models import Model, decoder
 from bigmodel_jax.nn import stack
 
-# From so many bytes of weights on, a CPU generates from layers that lie apart: half the time a token (SmolLM2-135M), for
-# a program with a copy of the layer per layer, which takes longer to compile.
-APART_FROM = 1 << 26
-# Prompts are padded to a multiple of this at least.
-PROMPT_MULTIPLE = 16
+
+class Constraint(Protocol):
+    """What the tokens of one text may be, as the tokens before them decide."""
+
+    def allowed(self) -> np.ndarray:
+        """(W,) uint32: bit n of word w says whether token 32 w + n may be the next."""
+        ...
+
+    def take(self, token: int) -> None:
+        """The text goes on with this token."""
+        ...
 
 
 class Request(NamedTuple):
     """A prompt (token ids) to continue by up to `max_tokens`; its draws are made of `seed`, `nth` and the position alone.
 
-    nth: which of the texts that are drawn with one seed.
+    nth: which of the texts that are drawn with one seed. settings, constraint: for an engine without a `sample`.
     """
 
     prompt: Sequence[int]
     max_tokens: int
     seed: int = 0
     nth: int = 0
+    settings: Settings | None = None
+    constraint: Constraint | None = None
 
 
 class Token(NamedTuple):
     """One token of one text. log_prob: of the model itself, at temperature 1; 0 unless the engine was told `log_probs`.
 
-    A text ends with a stop token, which is given out as well, or with its request's last token.
+    A text ends with a stop token, which is given out as well, or with its request's last token. tops: (id, log
+    probability) of the likeliest tokens in its place, where the request's settings ask for them.
     """
 
     id: int
     token: int
     log_prob: float
     finished: bool
-
-
-class Layout(NamedTuple):
-    """The mesh of an engine, without stages, and what lies on which of its axes; the slots are the batch."""
-
-    mesh: Mesh
-    rules: Rules = Rules()
+    tops: tuple[tuple[int, float], ...] = ()
 
 
 class Engine:
     """`submit` requests, then call `step` until `num_unfinished` is 0.
 
     slots: texts at a time. length: tokens of prompt and text together that a slot has room for. turns: most tokens of a
-    text in one step. sample, stop: how every text is drawn, and the tokens that end it. layout: where slots and weights
-    lie; None leaves it to the compiler, after the weights.
+    text in one step. sample, stop: how every text is drawn, and the tokens that end it; sample = None: by the settings of
+    its request, with up to `tops` of the likeliest tokens. layout: where slots and weights lie; None leaves it to the
+    compiler, after the weights. piece: most tokens of a prompt that are read between two steps, 0 = all; prefixes: rows of
+    earlier prompts that are kept, for prompts that begin alike; both without a layout, and for decoders alone.
+    cache: what keys and values are kept in; empty: as `sample` has it.
     """
 
     def __init__(
         self,
         model: Model,
-        sample: SampleConfig = SampleConfig(),
+        sample: SampleConfig | None = SampleConfig(),
         *,
         slots: int,
         length: int,
         stop: Sequence[int] = (),
         turns: int = 1,
         log_probs: bool = False,
+        tops: int = 0,
         layout: Layout | None = None,
+        piece: int = 0,
+        prefixes: int = 0,
+        cache: str = "",
     ):
         if model.make_cache is None:
             raise ValueError("model: this model has no decode cache, so it cannot generate")
@@ -91,14 +99,21 @@ class Engine:
                 "devices to another axis"
             )
         self._model, self._layout = model, layout and uncut(layout)
-        self._programs = Programs.of(model, sample, tuple(stop), slots, length, turns, log_probs)
+        programs = Programs.of(model, sample, tuple(stop), slots, length, turns, log_probs)
+        self._programs = programs._replace(tops=tops, cache=cache or (sample.cache if sample else "compute"))
+        self._widen = sample.widen if sample else "auto"
         self._waiting: collections.deque[tuple[int, Request]] = collections.deque()
         self._num_submitted = 0
+        self.num_shared = 0  # tokens of prompts that earlier prompts had read
+        self._piece, self._prefixes = piece, Prefixes(prefixes)
+        self._by_rows = bool(piece or prefixes) and layout is None
+        self._reading: tuple[int, Request, Reading] | None = None  # a prompt that is read in pieces
         self._ids: list[int | None] = [None] * slots  # of the request in each slot
+        self._constraints: list[Constraint | None] = [None] * slots
         self._left = np.zeros(slots, np.int64)  # at most so many tokens still come beside a fresh one
         self._fresh = False  # a slot has a token that no step has given out
         self._flying: collections.deque[tuple[list, int, Emitted]] = collections.deque()
-        self._compiled: Jitted | None = None
+        self._compiled: Compiled | None = None
         self._slots: Slots | None = None
 
     def load(self, weights: Any, *, fresh: bool = False) -> None:
@@ -107,13 +122,15 @@ class Engine:
         fresh: the ring begins at its first column, so that texts that are submitted afterwards are the same to the last
         bit whatever was generated before; no text may be unfinished.
         """
-        self._weights = weights = widened(weights) if self._programs.sample.widen == "auto" else weights
-        apart = _large_on_one_cpu(weights)
+        self._weights = weights = widened(weights) if self._widen == "auto" else weights
+        self._prefixes.clear()
+        apart = large_on_one_cpu(weights)
         self._layered = stack.apart(self._model.spec, weights) if apart else weights
         if self._compiled is None:
             self._programs = self._programs._replace(apart=apart)
             self._programs.check(cache_dtype(weights))
-            self._compiled = _compile(self._programs, self._layout, _mesh_of(weights), cache_dtype(weights))
+            self._by_rows &= isinstance(self._programs.declared(1, cache_dtype(weights)), decoder.Cache)
+            self._compiled = compiled(self._programs, self._layout, mesh_of(weights), cache_dtype(weights))
         if self._slots is None or fresh:
             assert not (fresh and self.num_unfinished), "texts that have begun have keys and values"
             self._slots = self._compiled.empty()
@@ -140,15 +157,17 @@ class Engine:
     def cancel(self, number: int) -> None:
         """Gives up a request, waiting or begun: no step gives out more of it, and its slot is free."""
         self._waiting = collections.deque(entry for entry in self._waiting if entry[0] != number)
+        if self._reading and self._reading[0] == number:
+            self._reading = None
         if number in self._ids:
             self._free(self._ids.index(number))
 
     def _free(self, slot: int) -> None:
-        self._ids[slot], self._left[slot] = None, 0
+        self._ids[slot], self._left[slot], self._constraints[slot] = None, 0, None
 
     @property
     def num_unfinished(self) -> int:
-        return len(self._waiting) + sum(number is not None for number in self._ids)
+        return len(self._waiting) + bool(self._reading) + sum(number is not None for number in self._ids)
 
     def step(self) -> list[Token]:
         """The tokens of one step, in order for each text.
@@ -157,39 +176,94 @@ class Engine:
         first does where more are to come.
         """
         self._admit()
+        out = []
+        while self._flying and any(self._constraints):  # which need each token on the host before the next
+            out += self._read()
         goes_on = any(n is not None and left for n, left in zip(self._ids, self._left, strict=True))
         if goes_on or self._fresh:
             self._dispatch()
-            if len(self._flying) == 1 and self._left.any():
-                return []
-        return self._read() if self._flying else []
+            if len(self._flying) == 1 and self._left.any() and not any(self._constraints):
+                return out
+        return out + (self._read() if self._flying else [])
 
     # ---- between host and devices
 
     def _admit(self) -> None:
-        """Prefills free slots with what waits."""
-        for slot, taken in enumerate(self._ids):
-            if taken is None and self._waiting:
-                number, request = self._waiting.popleft()
-                tokens, segments = left_pad(request.prompt, self._programs.length)
-                source = np.array([request.seed, request.nth], np.uint32)
-                arguments = (np.int32(slot), tokens, segments, source, np.int32(request.max_tokens))
-                self._slots = self._compiled.prefill(self._weights, self._slots, *arguments)
-                self._ids[slot], self._left[slot], self._fresh = number, request.max_tokens - 1, True
+        """Prefills free slots with what waits, in order; of a prompt in pieces, one piece a step."""
+        free = [slot for slot, number in enumerate(self._ids) if number is None]
+        if self._reading:
+            self._read_on(free.pop(0))
+        while free and self._waiting and not self._reading:
+            number, request = self._waiting.popleft()
+            if self._by_rows:
+                self._reading = (number, request, self._open(request))
+                self._read_on(free.pop(0))
+            else:
+                self._begin(free.pop(0), number, request)
+
+    def _open(self, request: Request) -> Reading:
+        """The prompt after what it has in common with an earlier one."""
+        found, shared = self._prefixes.longest(request.prompt, self._programs.length - request.max_tokens)
+        row = self._compiled.trimmed(found.row, np.int32(shared)) if shared else self._compiled.row()
+        self.num_shared += shared
+        return Reading(request.prompt, row, found if shared else Read(), shared, self._piece)
+
+    def _read_on(self, slot: int) -> None:
+        """The next piece; with the last one the text begins in the slot."""
+        number, request, reading = self._reading
+        room = self._programs.length - (request.max_tokens if reading.shared else 0)
+        first, tokens, segments = reading.next(room)
+        if not reading.complete:
+            reading.row = self._compiled.piece(self._weights, reading.row, np.int32(first), tokens, segments)
+            return
+        self._reading = None
+        row = self._begin(slot, number, request, (reading.row, np.int32(first)), tokens, segments)
+        self._prefixes.keep(reading.read(row))
+
+    def _begin(self, slot: int, number: int, request: Request, row: tuple = (), tokens=None, segments=None) -> Any:
+        """The text begins in a slot. row: what holds a prompt's earlier pieces, and the place where this one begins; what
+        holds all of them is returned."""
+        if tokens is None:
+            tokens, segments = left_pad(request.prompt, self._programs.length)
+        source = np.array([request.seed, request.nth], np.uint32)
+        arguments = [np.int32(slot), tokens, segments, source, np.int32(request.max_tokens)]
+        if self._programs.sample is None:
+            arguments.append(request.settings or Settings.of(SampleConfig()))
+        if request.constraint:
+            arguments.append(request.constraint.allowed()[None])
+        if row:
+            self._slots, whole = self._compiled.begin(self._weights, self._slots, *row, *arguments)
+        else:
+            self._slots, whole = self._compiled.prefill(self._weights, self._slots, *arguments), None
+        if request.constraint:
+            request.constraint.take(int(self._slots.token[slot]))
+        self._ids[slot], self._left[slot], self._fresh = number, request.max_tokens - 1, True
+        self._constraints[slot] = request.constraint
+        return whole
 
     def _dispatch(self) -> None:
         keep = np.array([number is not None for number in self._ids])
         waiting = bool(self._waiting)
-        self._slots, emitted = self._compiled.decode(self._layered, self._slots, keep, np.bool_(waiting))
+        arguments, turns = [keep, np.bool_(waiting)], self._programs.turns
+        if any(self._constraints):
+            arguments.append(self._allowed())
+            turns = 1
+        self._slots, emitted = self._compiled.decode(self._layered, self._slots, *arguments)
         # With requests waiting a step may end before its last turn.
-        sure = 0 if waiting else self._programs.turns
+        sure = 0 if waiting else turns
         self._flying.append((list(self._ids), sure, emitted))
         self._left, self._fresh = np.maximum(self._left - sure, 0), False
+
+    def _allowed(self) -> np.ndarray:
+        """(B, W): what each constraint allows, and all tokens in the other slots."""
+        rows = [one and one.allowed() for one in self._constraints]
+        free = np.full_like(next(row for row in rows if row is not None), ~np.uint32(0))
+        return np.stack([free if row is None else row for row in rows])
 
     def _read(self) -> list[Token]:
         """The tokens of the oldest step that has not been read; whoever has ended leaves a free slot."""
         ids, _, emitted = self._flying.popleft()
-        tokens, log_probs, valid, left = sharding.to_host(emitted)
+        tokens, log_probs, valid, left, tops = sharding.to_host(emitted)
         out = []
         for slot, number in enumerate(ids):
             if number is None or number != self._ids[slot]:
@@ -198,101 +272,17 @@ class Engine:
             ended = bool(left[slot] == 0)
             for turn in turns:
                 last = ended and bool(turn == turns[-1])
-                out.append(Token(number, int(tokens[turn, slot]), float(log_probs[turn, slot]), last))
+                best = () if tops is None else _tops(tops.ids[turn, slot], tops.log_probs[turn, slot])
+                out.append(Token(number, int(tokens[turn, slot]), float(log_probs[turn, slot]), last, best))
+                if turn and self._constraints[slot]:  # a slot's first token was taken when it was drawn
+                    self._constraints[slot].take(int(tokens[turn, slot]))
             self._left[slot] = max(left[slot] - sum(sure for _, sure, _ in self._flying), 0)
             if ended:
                 self._free(slot)
         return out
 
 
-class Jitted(NamedTuple):
-    """An engine's programs under `jax.jit`; places: shardings of the slots that they give back, None where the compiler
-    chooses them."""
-
-    empty: Any
-    prefill: Any
-    decode: Any
-    places: Slots | None
-
-
-@functools.lru_cache(maxsize=8)
-def _compile(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: Any) -> Jitted:
-    """The programs, each of which no process of a job runs before all have compiled it."""
-    made = jitted(programs, layout, mesh, dtype)
-    together = processes.compiled_together if layout else lambda program: program
-    return made._replace(prefill=together(made.prefill), decode=together(made.decode))
-
-
-def uncut(layout: Layout) -> Layout:
-    """The layout with the sequence whole: one token has none to cut, and along `seq` all devices do the same."""
-    return layout._replace(rules=dataclasses.replace(layout.rules, seq=None, residual_seq=None))
-
-
-def jitted(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: Any) -> Jitted:
-    """The programs, each with the slots in one layout, so that none is compiled twice.
-
-    mesh: that of the weights where there is no layout. dtype: of the cache.
-    """
-
-    def traced(fn):
-        @functools.wraps(fn)
-        def inside(*arguments):
-            if layout is None:
-                return fn(*arguments)
-            with sharding.use(layout.mesh, layout.rules):
-                return fn(*arguments)
-
-        return inside
-
-    mesh = layout.mesh if layout else mesh
-    kept = whole = None
-    if mesh is not None:
-        whole = NamedSharding(mesh, PartitionSpec())
-        kept = jax.tree.map(lambda _: whole, jax.eval_shape(functools.partial(programs.empty, dtype)))
-    if layout is not None:
-        kept = kept._replace(cache=_cache_shardings(programs.kept(dtype), layout))
-    return Jitted(
-        jax.jit(traced(functools.partial(programs.empty, dtype)), out_shardings=kept),
-        jax.jit(traced(programs.prefill), out_shardings=kept, donate_argnums=1),
-        jax.jit(traced(programs.decode), out_shardings=kept and (kept, whole), donate_argnums=1),
-        kept,
-    )
-
-
-def _cache_shardings(declared: Any, layout: Layout) -> Any:
-    def one(p: params.Param) -> NamedSharding:
-        return NamedSharding(layout.mesh, sharding.fitting_spec(p.shape, *p.axes) if p.axes else PartitionSpec())
-
-    with sharding.use(layout.mesh, layout.rules):
-        return params.map_spec(one, declared)
-
-
-def _arrays(weights: Any) -> list[jax.Array]:
-    return [x for x in jax.tree.leaves(weights) if isinstance(x, jax.Array)]
-
-
-def _mesh_of(weights: Any) -> Mesh | None:
-    """The mesh of several devices on which the weights lie; None where they lie on one."""
-    meshes = [x.sharding.mesh for x in _arrays(weights) if isinstance(x.sharding, NamedSharding)]
-    return meshes[0] if meshes and meshes[0].size > 1 else None
-
-
-def _large_on_one_cpu(weights: Any) -> bool:
-    devices = {device for x in _arrays(weights) for device in x.devices()}
-    size = sum(x.nbytes for x in _arrays(weights))
-    return size >= APART_FROM and len(devices) == 1 and devices.pop().platform == "cpu"
-
-
-def left_pad(prompt: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, segments), each (1, P) int32, so that the prompt ends in the last column; padding is segment 0."""
-    tokens = np.zeros((1, min(bucket(len(prompt)), most)), np.int32)
-    segments = np.zeros_like(tokens)
-    tokens[0, -len(prompt) :] = prompt
-    segments[0, -len(prompt) :] = 1
-    return tokens, segments
-
-
-def bucket(length: int) -> int:
-    """The next of few lengths for which `prefill` is compiled: four in each doubling, all multiples of 16."""
-    step = max(PROMPT_MULTIPLE, 1 << max((length - 1).bit_length() - 3, 0))
-    return -(-length // step) * step
+def _tops(ids: np.ndarray, log_probs: np.ndarray) -> tuple[tuple[int, float], ...]:
+    """() where none was asked for: no token's log probability is 0 among several."""
+    asked = bool(len(ids)) and bool(log_probs.any())
+    return tuple(zip(ids.tolist(), log_probs.tolist(), strict=True)) if asked else ()

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bigmodel_jax.config import SampleConfig
-from bigmodel_jax.inference.engine import PROMPT_MULTIPLE, Engine, Request
+from bigmodel_jax.inference.engine import Engine, Request
+from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE
 from bigmodel_jax.models import Model
 
 # More texts than this wait for a free slot.
@@ -41,7 +42,7 @@ def generate(
     numbers = [engine.submit(Request(p, cfg.max_tokens, seed, nth)) for nth, p in enumerate(prompts)]
     texts = {number: [] for number in numbers}
     while engine.num_unfinished:
-        for number, token, _, _ in engine.step():
+        for number, token, *_ in engine.step():
             if token not in stop:
                 texts[number].append(token)
     return [texts[number] for number in numbers]

@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 
 from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.core import user_code
-from bigmodel_jax.inference.engine import PROMPT_MULTIPLE, Engine, Layout, Request
+from bigmodel_jax.inference.engine import Engine, Layout, Request
+from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE
 from bigmodel_jax.models import Model
 
 OPTION = "data.rollouts"
@@ -59,7 +60,7 @@ class EngineRollouts:
         numbers = {self._engine.submit(Request(a.prompt, self._most, *a.key)): n for n, a in enumerate(asks)}
         found: dict[int, tuple[list, list]] = {number: ([], []) for number in numbers}
         while self._engine.num_unfinished:
-            for number, token, log_prob, last in self._engine.step():
+            for number, token, log_prob, last, _ in self._engine.step():
                 tokens, log_probs = found[number]
                 tokens.append(token)
                 log_probs.append(log_prob)

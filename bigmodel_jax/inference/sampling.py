@@ -1,7 +1,10 @@
 """The next token of each row, drawn from its logits."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bigmodel_jax.config import SampleConfig
 
@@ -26,6 +29,61 @@ def sample(logits: jax.Array, keys: jax.Array, cfg: SampleConfig) -> jax.Array:
         least = jnp.min(jnp.where(keep, ordered, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+
+class Settings(NamedTuple):
+    """How each row is drawn, where requests differ; every field is (B,).
+
+    temperature, top_k, top_p: as in `SampleConfig`. ends: whether a stop token ends the text. tops: whether the
+    log probability of the token and of the likeliest ones is asked for.
+    """
+
+    temperature: Any
+    top_k: Any
+    top_p: Any
+    ends: Any
+    tops: Any
+
+    @classmethod
+    def of(cls, sample: SampleConfig, *, ends: bool = True, tops: bool = False) -> "Settings":
+        """The settings of one row, as numbers."""
+        numbers = (np.float32(sample.temperature), np.int32(sample.top_k), np.float32(sample.top_p))
+        return cls(*numbers, np.bool_(ends), np.bool_(tops))
+
+
+def sample_each(logits: jax.Array, keys: jax.Array, settings: Settings) -> jax.Array:
+    """As `sample`, each row by settings of its own; what no row asks for is not computed."""
+    hot = settings.temperature > 0
+    narrow = hot & ((settings.top_k > 0) | (settings.top_p < 1))
+
+    def drawn(logits: jax.Array) -> jax.Array:
+        scaled = logits.astype(jnp.float32) / jnp.where(hot, settings.temperature, 1)[:, None]
+        scaled = jax.lax.cond(narrow.any(), lambda x: _narrowed(x, settings), lambda x: x, scaled)
+        tokens = jax.vmap(jax.random.categorical)(keys, scaled).astype(jnp.int32)
+        return jnp.where(hot, tokens, likeliest(logits))
+
+    return jax.lax.cond(hot.any(), drawn, likeliest, logits)
+
+
+def _narrowed(logits: jax.Array, settings: Settings) -> jax.Array:
+    """The logits (B, V), -inf outside the top k and the nucleus."""
+    most = logits.shape[-1]
+    ordered = jnp.sort(logits, axis=-1, descending=True)
+    last = jnp.where(settings.top_k > 0, jnp.minimum(settings.top_k, most), most) - 1
+    least = jnp.take_along_axis(ordered, last[:, None], axis=-1)
+    logits, ordered = (jnp.where(x < least, -jnp.inf, x) for x in (logits, ordered))
+    probs = jax.nn.softmax(ordered, axis=-1)
+    top_p = settings.top_p[:, None]
+    keep = (jnp.cumsum(probs, axis=-1) - probs < top_p) | (top_p >= 1)
+    least = jnp.min(jnp.where(keep, ordered, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits < least, -jnp.inf, logits)
+
+
+def allowed_only(logits: jax.Array, allowed: jax.Array) -> jax.Array:
+    """The logits (B, V), -inf for tokens whose bit in `allowed` (B, W) uint32 is 0; bit n of word w is token 32 w + n."""
+    tokens = jnp.arange(logits.shape[-1])
+    bits = jnp.take(allowed, tokens // 32, axis=1, mode="fill", fill_value=0) >> (tokens % 32).astype(jnp.uint32)
+    return jnp.where(bits & 1, logits, -jnp.inf)
 
 
 def likeliest(logits: jax.Array) -> jax.Array:

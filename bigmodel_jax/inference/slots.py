@@ -4,7 +4,8 @@ them go on by some tokens.
 All rows write to one column of the cache, which is a ring (models/decoder.py). A prompt is read into a cache of one row
 and inserted rolled, so that it ends where the ring stands: no row needs an index, and no write a scatter.
 
-Shapes: B slots, S columns of the cache, P tokens of a padded prompt, V vocab, N turns of a call.
+Shapes: B slots, S columns of the cache, P tokens of a padded prompt, V vocab, N turns of a call, K likeliest tokens, W words
+of 32 tokens.
 """
 
 import dataclasses
@@ -18,9 +19,17 @@ from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params, storage
 from bigmodel_jax.core.params import Param
 from bigmodel_jax.core.sharding import constrain
-from bigmodel_jax.inference.sampling import sample
+from bigmodel_jax.inference.sampling import Settings, allowed_only, sample, sample_each
 from bigmodel_jax.models import Model, decoder
 from bigmodel_jax.models.base import Out
+
+
+class Tops(NamedTuple):
+    """The likeliest tokens of each row and their log probabilities, (B, K), the likeliest first; of what was not asked
+    for, zeros."""
+
+    ids: jax.Array
+    log_probs: jax.Array
 
 
 class Slots(NamedTuple):
@@ -28,7 +37,7 @@ class Slots(NamedTuple):
 
     token: the newest, not read by the model yet; position: its place in its text; left: how many may follow it, 0 where
     the text has ended or the slot is free; fresh: `decode` has not given the token out yet; log_prob: the token's;
-    keys: what the request's draws are made of.
+    keys: what the request's draws are made of. settings, tops: None where all texts are drawn alike.
     """
 
     cache: Any
@@ -38,15 +47,19 @@ class Slots(NamedTuple):
     fresh: jax.Array
     log_prob: jax.Array
     keys: jax.Array
+    settings: Settings | None = None
+    tops: Tops | None = None
 
 
 class Emitted(NamedTuple):
-    """What one call gave out: (N + 1, B) tokens, log_probs and valid (whether there is one); left (B,) at its end."""
+    """What one call gave out: (N + 1, B) tokens, log_probs and valid (whether there is one); left (B,) at its end; tops
+    (N + 1, B, K)."""
 
     tokens: jax.Array
     log_probs: jax.Array
     valid: jax.Array
     left: jax.Array
+    tops: Tops | None = None
 
 
 def cache_dtype(weights: Any) -> Any:
@@ -56,19 +69,23 @@ def cache_dtype(weights: Any) -> Any:
 
 
 class Programs(NamedTuple):
-    """What the programs are compiled for. log_probs: whether they are computed; without, they are 0. apart: whether
-    `decode` is given layers that lie apart, whose caches then do as well."""
+    """What the programs are compiled for. sample: how all texts are drawn; None: each by the settings of its slot.
+    log_probs: whether they are computed; without, they are 0. apart: whether `decode` is given layers that lie apart,
+    whose caches then do as well. tops: how many of the likeliest tokens are given out, where settings ask for them.
+    cache: what keys and values are kept in, as `SampleConfig.cache` has it."""
 
     apply: Callable
     make_cache: Callable
     decoder_start: int | None
-    sample: SampleConfig
+    sample: SampleConfig | None
     stop: tuple[int, ...]
     slots: int
     length: int
     turns: int
     log_probs: bool
     apart: bool = False
+    tops: int = 0
+    cache: str = "compute"
 
     @classmethod
     def of(cls, model: Model, *rest) -> "Programs":
@@ -78,7 +95,7 @@ class Programs(NamedTuple):
 
     def declared(self, rows: int, dtype: Any) -> Any:
         cache = self.make_cache(rows, self.length, dtype)
-        return decoder.narrowed(cache) if self.sample.cache == "int8" else cache
+        return decoder.narrowed(cache) if self.cache == "int8" else cache
 
     def check(self, dtype: Any) -> None:
         """ValueError, one line, where the model's make_cache declares no cache."""
@@ -98,56 +115,79 @@ class Programs(NamedTuple):
         """All slots free."""
         zeros = jnp.zeros(self.slots, jnp.int32)
         keys = jax.vmap(jax.random.key)(zeros)
-        return Slots(params.empty(self.kept(dtype)), zeros, zeros, zeros, zeros > 0, zeros.astype(jnp.float32), keys)
+        slots = Slots(params.empty(self.kept(dtype)), zeros, zeros, zeros, zeros > 0, zeros.astype(jnp.float32), keys)
+        if self.sample is not None:
+            return slots
+        settings = jax.tree.map(lambda x: jnp.full(self.slots, x), Settings.of(SampleConfig(temperature=0)))
+        return slots._replace(settings=settings, tops=self.no_tops(self.slots))
+
+    def no_tops(self, rows: int) -> Tops:
+        return Tops(jnp.zeros((rows, self.tops), jnp.int32), jnp.zeros((rows, self.tops)))
 
     # ---- a new request
 
-    def prefill(self, weights, slots: Slots, slot, tokens, segments, source, num_tokens) -> Slots:
+    def prefill(
+        self, weights, slots: Slots, slot, tokens, segments, source, num_tokens, settings=None, allowed=None
+    ) -> Slots:
         """`slot` holds the prompt (1, P), padded on the left with segment 0, and its first new token of `num_tokens`.
 
-        source: the request's seed and number, (2,) uint32, of which its draws are made.
+        source: the request's seed and number, (2,) uint32, of which its draws are made. settings: of the slot, numbers.
+        allowed: (1, W), the tokens that the first may be.
         """
+        row = params.empty(self.declared(1, cache_dtype(weights)))
+        rest = (slot, tokens, segments, source, num_tokens, settings, allowed)
+        return self.begin(weights, slots, row, 0, *rest)[0]
+
+    def begin(
+        self, weights, slots: Slots, row, first, slot, tokens, segments, source, num_tokens, settings=None, allowed=None
+    ) -> tuple[Slots, Any]:
+        """As `prefill`, of a prompt whose tokens up to place `first` are in `row`; and the row with the whole prompt."""
         key = jax.random.fold_in(jax.random.key(source[0]), source[1])
-        dtype = cache_dtype(weights)
-        cache = params.empty(self.declared(1, dtype))
         encoder = {}
         if self.decoder_start is not None:
             encoder = {"encoder_tokens": tokens, "encoder_segment_ids": segments}
             segments = jnp.ones((1, 1), jnp.int32)
             tokens = self.decoder_start * segments
-        positions = jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
-        batch = {"tokens": tokens, "positions": positions, "segment_ids": segments, **encoder}
-        out = self.apply(weights, batch, cache=cache)
-        position = positions[:, -1] + 1
-        token, log_prob = self.draw(last_logits(out), key[None], position)
-        left = jnp.where(self.stops(token), 0, num_tokens - 1)
-        rows = Slots(None, token, position, left, jnp.ones(1, bool), log_prob, key[None])
-        row = decoder.apart(out.cache) if self.apart else out.cache
-        cache = insert(self.kept(dtype), slots.cache, row, slot)
-        fields = zip(slots[1:], rows[1:], strict=True)
-        return Slots(cache, *(old.at[slot].set(new[0]) for old, new in fields))
+        batch = placed(tokens, segments, first) | encoder
+        out = self.apply(weights, batch, cache=row)
+        position = batch["positions"][:, -1] + 1
+        settings = jax.tree.map(lambda x: jnp.asarray(x)[None], settings)
+        token, log_prob, tops = self.draw(last_logits(out), key[None], position, settings, allowed)
+        left = jnp.where(self.stops(token, settings), 0, num_tokens - 1)
+        rows = Slots(None, token, position, left, jnp.ones(1, bool), log_prob, key[None], settings, tops)
+        one = decoder.apart(out.cache) if self.apart else out.cache
+        cache = insert(self.kept(cache_dtype(weights)), slots.cache, one, slot)
+        fields = jax.tree.map(lambda old, new: old.at[slot].set(new[0]), tuple(slots[1:]), tuple(rows[1:]))
+        return Slots(cache, *fields), out.cache
+
+    def piece(self, weights, row, first, tokens, segments) -> Any:
+        """The row with these tokens of a prompt as well, which begin at place `first`."""
+        return self.apply(weights, placed(tokens, segments, first), cache=row).cache
 
     # ---- all of them
 
-    def decode(self, weights, slots: Slots, keep, waiting) -> tuple[Slots, Emitted]:
+    def decode(self, weights, slots: Slots, keep, waiting, allowed=None) -> tuple[Slots, Emitted]:
         """Up to `turns` tokens of every slot, until no text goes on, or one has ended and others are `waiting`.
 
-        keep: (B,) bool; the text of a slot where it is False is given up.
+        keep: (B,) bool; the text of a slot where it is False is given up. allowed: (B, W), the tokens that the next may be;
+        with it, each slot goes on by one token.
         """
+        turns = self.turns if allowed is None else 1
         slots = slots._replace(left=jnp.where(keep, slots.left, 0))
         busy = slots.fresh | (slots.left > 0)
-        shape = (self.turns + 1, self.slots)
-        out = Emitted(jnp.zeros(shape, jnp.int32), jnp.zeros(shape), jnp.zeros(shape, bool), slots.left)
+        shape = (turns + 1, self.slots)
+        tops = jax.tree.map(lambda x: jnp.zeros((turns + 1, *x.shape), x.dtype), slots.tops)
+        out = Emitted(jnp.zeros(shape, jnp.int32), jnp.zeros(shape), jnp.zeros(shape, bool), slots.left, tops)
 
         def more(carry):
             turn, slots, _ = carry
             ended = jnp.any(busy & (slots.left == 0))
-            return (turn < self.turns + 1) & jnp.any(slots.left > 0) & ~(waiting & ended)
+            return (turn < turns + 1) & jnp.any(slots.left > 0) & ~(waiting & ended)
 
         def go_on(carry):
             turn, slots, out = carry
             going = slots.left > 0
-            slots = self.turn(weights, slots, going)
+            slots = self.turn(weights, slots, going, allowed)
             return turn + 1, slots, emit(out, turn, slots, going)
 
         first = emit(out, 0, slots, slots.fresh & keep)
@@ -156,7 +196,7 @@ class Programs(NamedTuple):
         _, slots, out = go_on(begun) if self.turns == 1 else jax.lax.while_loop(more, go_on, begun)
         return slots, out._replace(left=slots.left)
 
-    def turn(self, weights, slots: Slots, going: jax.Array) -> Slots:
+    def turn(self, weights, slots: Slots, going: jax.Array, allowed=None) -> Slots:
         """One token more of every slot that is `going`; in the cache, the others write padding."""
         batch = {
             "tokens": slots.token[:, None],
@@ -165,22 +205,62 @@ class Programs(NamedTuple):
         }
         out = self.apply(weights, batch, cache=slots.cache)
         position = slots.position + going
-        token, log_prob = self.draw(out.value[:, 0], slots.keys, position)
-        left = jnp.where(going & ~self.stops(token), slots.left - 1, 0)
+        settings = slots.settings
+        if settings is not None:  # what a slot that is free was asked for counts no more
+            settings = settings._replace(
+                temperature=jnp.where(going, settings.temperature, 0), tops=going & settings.tops
+            )
+        token, log_prob, tops = self.draw(out.value[:, 0], slots.keys, position, settings, allowed)
+        left = jnp.where(going & ~self.stops(token, settings), slots.left - 1, 0)
         token = jnp.where(going, token, slots.token)
-        return slots._replace(cache=out.cache, token=token, position=position, left=left, log_prob=log_prob)
+        return slots._replace(cache=out.cache, token=token, position=position, left=left, log_prob=log_prob, tops=tops)
 
-    def draw(self, logits: jax.Array, keys: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(tokens, their log probabilities), each (B,), of logits (B, V): what the model says, at temperature 1."""
-        token = sample(logits, jax.vmap(jax.random.fold_in)(keys, position), self.sample)
+    def draw(self, logits, keys, position, settings=None, allowed=None) -> tuple[jax.Array, jax.Array, Tops | None]:
+        """(tokens, their log probabilities, the likeliest), of logits (B, V): what the model says, at temperature 1."""
+        keys = jax.vmap(jax.random.fold_in)(keys, position)
+        within = logits if allowed is None else allowed_only(logits, allowed)
+        if self.sample is None:
+            token = sample_each(within, keys, settings)
+            return token, *self.scores(logits, token, settings)
+        token = sample(within, keys, self.sample)
         if not self.log_probs:
-            return token, jnp.zeros(token.shape)
+            return token, jnp.zeros(token.shape), None
         logits = logits.astype(jnp.float32)
         chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
-        return token, chosen - jax.nn.logsumexp(logits, axis=-1)
+        return token, chosen - jax.nn.logsumexp(logits, axis=-1), None
 
-    def stops(self, token: jax.Array) -> jax.Array:
-        return jnp.isin(token, jnp.array(self.stop, jnp.int32)) if self.stop else jnp.zeros(token.shape, bool)
+    def scores(self, logits: jax.Array, token: jax.Array, settings: Settings) -> tuple[jax.Array, Tops]:
+        """(log probability of each token, the likeliest ones), where a row's settings ask for them."""
+
+        def found(logits):
+            log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+            best, ids = jax.lax.top_k(log_probs, self.tops)
+            return jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0], Tops(ids, best)
+
+        def none(logits):
+            return jnp.zeros(token.shape), self.no_tops(len(token))
+
+        return jax.lax.cond(settings.tops.any(), found, none, logits)
+
+    def stops(self, token: jax.Array, settings: Settings | None = None) -> jax.Array:
+        """(B,) whether the token ends its text."""
+        if not self.stop:
+            return jnp.zeros(token.shape, bool)
+        hit = jnp.isin(token, jnp.array(self.stop, jnp.int32))
+        return hit if settings is None else hit & settings.ends
+
+
+def placed(tokens: jax.Array, segments: jax.Array, first: Any) -> dict[str, jax.Array]:
+    """A batch of tokens (1, P) whose first one that is no padding stands at place `first`."""
+    positions = first + jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
+    return {"tokens": tokens, "positions": positions, "segment_ids": segments}
+
+
+def trimmed(row: decoder.Cache, num: jax.Array) -> decoder.Cache:
+    """A row with its first `num` tokens alone; the next one takes the column behind them."""
+    inside = (row.segments > 0) & (row.positions < num)
+    last = jnp.argmax(inside[0] & (row.positions[0] == num - 1)).astype(row.index.dtype)
+    return row.replace(segments=jnp.where(inside, row.segments, 0), index=(last + 1) % row.segments.shape[1])
 
 
 def last_logits(out: Out) -> jax.Array:
@@ -197,6 +277,7 @@ def emit(out: Emitted, turn: int | jax.Array, slots: Slots, valid: jax.Array) ->
         tokens=out.tokens.at[turn].set(slots.token),
         log_probs=out.log_probs.at[turn].set(slots.log_prob),
         valid=out.valid.at[turn].set(valid),
+        tops=jax.tree.map(lambda all_, new: all_.at[turn].set(new), out.tops, slots.tops),
     )
 
 

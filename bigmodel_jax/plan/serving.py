@@ -10,7 +10,8 @@ from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.ranges import Count, CountOrZero
-from bigmodel_jax.inference.engine import Layout, bucket, uncut
+from bigmodel_jax.inference.compiled import Layout, uncut
+from bigmodel_jax.inference.prompts import bucket
 from bigmodel_jax.inference.slots import Programs
 from bigmodel_jax.models.bases import BaseConfig
 

@@ -17,8 +17,8 @@ import numpy as np
 from bigmodel_jax import config_file
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import trust
-from bigmodel_jax.inference import engine
-from bigmodel_jax.inference.engine import Layout
+from bigmodel_jax.inference import compiled
+from bigmodel_jax.inference.compiled import Layout
 from bigmodel_jax.inference.slots import cache_dtype
 from bigmodel_jax.plan import topology as topologies
 from bigmodel_jax.plan.serving import Serving, abstract_slots, abstract_weights, layout_of, local_bytes, programs_of
@@ -70,7 +70,7 @@ def lower(config: Config, serving: Serving, layout: Layout, program: str) -> tup
     weights = abstract_weights(config, serving, layout)
     programs, dtype = programs_of(config, serving), cache_dtype(weights)
     programs.check(dtype)
-    made = engine.jitted(programs, layout, layout.mesh, dtype)
+    made = compiled.jitted(programs, layout, layout.mesh, dtype)
     slots = abstract_slots(programs, dtype, made.places)
     arguments = decode_arguments(serving) if program == "decode" else prefill_arguments(serving)
     sizes = {"weights": local_bytes(weights), "cache": local_bytes(slots.cache), "rollout_cache": 0.0}

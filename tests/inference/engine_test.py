@@ -11,6 +11,7 @@ from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.inference.engine import Engine, Layout, Request
+from bigmodel_jax.inference.sampling import Settings
 from bigmodel_jax.models import Gemma3Config, LlamaConfig, MLPConfig, RNNConfig, T5Config
 
 LENGTH = 32
@@ -39,7 +40,7 @@ def texts(made: Engine, requests=REQUESTS) -> list[list[int]]:
     out = {number: [] for number in numbers}
     finished = []
     while made.num_unfinished:
-        for number, token, _, last in made.step():
+        for number, token, _, last, _ in made.step():
             assert number not in finished
             out[number].append(token)
             finished += [number] * last
@@ -179,7 +180,49 @@ def test_layers_that_lie_apart_say_what_a_stack_says(llama, monkeypatch):
     """Their caches lie apart as well, heads first."""
     model, weights = llama
     stacked = texts(engine(model, weights, SAMPLED, slots=4, turns=3))
-    monkeypatch.setattr("bigmodel_jax.inference.engine.APART_FROM", 0)
+    monkeypatch.setattr("bigmodel_jax.inference.compiled.APART_FROM", 0)
     made = engine(model, weights, SAMPLED, slots=4, turns=3)
     assert texts(made) == stacked
     assert made._slots.cache.layers.layers[0].k.shape == (4, 2, LENGTH, 8)
+
+
+@pytest.mark.parametrize("cfg", [LlamaConfig, pytest.param(Gemma3Config, marks=pytest.mark.slow)])
+def test_prompts_in_pieces_and_prompts_that_begin_alike_say_the_same(cfg):
+    """With prompts that are longer than a piece, beside texts that go on; the second time they begin as the first did."""
+    model, weights = fresh(cfg)
+    begin = [(7 * i) % 50 + 3 for i in range(40)]
+    prompts = [begin, [5, 9], [*begin[:36], 11, 12, 13], [*begin, 21, 22], begin, begin[:33]]
+    requests = [Request(p, 6, seed=3, nth=i) for i, p in enumerate(prompts)]
+
+    def made(**options) -> Engine:
+        one = Engine(model, SAMPLED, slots=3, length=64, turns=2, **options)
+        one.load(weights)
+        return one
+
+    plain = made()
+    expected = texts(plain, requests)
+    for piece, prefixes in ((16, 0), (0, 2), (16, 3)):
+        other = made(piece=piece, prefixes=prefixes)
+        assert texts(other, requests) == expected, (piece, prefixes)
+        assert texts(other, requests[::-1])[::-1] == expected
+        assert (other.num_shared > 100) == bool(prefixes)
+    numbers = [other.submit(request) for request in requests[:2]]
+    other.step()
+    other.cancel(numbers[0])
+    assert {token.id for _ in range(20) for token in other.step()} == {numbers[1]}
+    assert not other.num_unfinished
+    other.load(jax.tree.map(lambda x: 2 * x, weights))
+    before = other.num_shared
+    texts(other, requests[:1])
+    assert other.num_shared == before, "keys and values of other weights are forgotten"
+
+
+def test_settings_of_each_request_draw_as_an_engine_of_their_own(llama):
+    model, weights = llama
+    kinds = [GREEDY, SAMPLED, SampleConfig(temperature=0.7, top_k=3), SampleConfig(temperature=2.0), SAMPLED, GREEDY]
+    expected = [
+        texts(engine(model, weights, sample, slots=1, turns=16), [request])[0]
+        for sample, request in zip(kinds, REQUESTS, strict=True)
+    ]
+    mixed = [r._replace(settings=Settings.of(sample)) for sample, r in zip(kinds, REQUESTS, strict=True)]
+    assert texts(engine(model, weights, None, slots=4, turns=3, tops=2), mixed) == expected

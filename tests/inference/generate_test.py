@@ -9,9 +9,9 @@ import pytest
 
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params
-from bigmodel_jax.inference import engine as engine_module
-from bigmodel_jax.inference.engine import PROMPT_MULTIPLE, bucket, left_pad
+from bigmodel_jax.inference import compiled
 from bigmodel_jax.inference.generate import generate
+from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE, bucket, left_pad
 from bigmodel_jax.inference.sampling import sample
 from bigmodel_jax.models import GPT2Config, LlamaConfig, MLPConfig
 from bigmodel_jax.nn import stack
@@ -48,7 +48,7 @@ def test_prompts_of_different_lengths_together_equal_each_alone(model, greedy):
 
 def test_layers_that_lie_apart_say_the_same(model, greedy, monkeypatch):
     _, weights = model
-    monkeypatch.setattr(engine_module, "APART_FROM", 0)
+    monkeypatch.setattr(compiled, "APART_FROM", 0)
     seen = []
     monkeypatch.setattr(stack, "apart", lambda *args, apart=stack.apart: seen.append(apart(*args)) or seen[-1])
     assert generate(*model, PROMPTS, GREEDY, stop=NEVER) == greedy

@@ -7,8 +7,8 @@ import pytest
 
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core.params import Param, zeros
-from bigmodel_jax.inference.engine import left_pad
 from bigmodel_jax.inference.generate import generate
+from bigmodel_jax.inference.prompts import left_pad
 from bigmodel_jax.inference.sampling import likeliest
 from bigmodel_jax.models.base import Model, Out
 

@@ -1,0 +1,183 @@
+"""The routes: who may ask, what is asked, and what answers."""
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from bigmodel_jax.serve import chat, others
+from bigmodel_jax.serve.answers import Answering
+from bigmodel_jax.serve.body import read_json
+from bigmodel_jax.serve.completions import Completions
+from bigmodel_jax.serve.config import LOOPBACK, ServeConfig
+from bigmodel_jax.serve.metrics import Metrics
+from bigmodel_jax.serve.refused import Refused, error_body
+from bigmodel_jax.serve.requests import Chat, Completion, parse, parse_checked
+from bigmodel_jax.serve.served import Served
+from bigmodel_jax.serve.streams import streamed, until_hangup
+from bigmodel_jax.serve.tools import must_call
+from bigmodel_jax.serve.worker import Worker
+
+log = logging.getLogger("bigmodel_jax.serve")
+OPEN = {"/", "/health", "/ready"}  # what needs no key: the page itself, and the probes
+PAGE = Path(__file__).with_name("page.html").read_bytes()
+# The browser asks this server alone, and runs no script that is not in the page itself.
+POLICY = "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class App:
+    """The handlers of one server."""
+
+    def __init__(self, served: Served, worker: Worker, options: ServeConfig):
+        self.served, self.worker, self.options, self.metrics = served, worker, options, Metrics()
+        self.answering = Answering(worker, served.tokenizer, options.request_seconds, self.metrics)
+        self.draining = False
+        self.metrics.open.set_function(lambda: worker.open)
+        self.metrics.slots.set(options.slots)
+        self.metrics.ready.set_function(lambda: not self.not_ready())
+
+    def not_ready(self) -> str:
+        """Why nothing should be sent here; "" where all is well."""
+        if self.worker.failed:
+            return f"the device has failed: {self.worker.failed}"
+        if not self.worker.warm:
+            return "the programs are being compiled"
+        if self.worker.busy_seconds > self.options.stuck_seconds:
+            return f"a step has not ended for {self.worker.busy_seconds:.0f} seconds"
+        return "the server ends" if self.draining else ""
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def ready(self, request: Request) -> Response:
+        reason = self.not_ready()
+        said = {"status": "not ready", "reason": reason} if reason else {"status": "ready"}
+        return JSONResponse(said, 503 if reason else 200)
+
+    async def page(self, request: Request) -> Response:
+        return Response(PAGE, media_type="text/html; charset=utf-8", headers={"content-security-policy": POLICY})
+
+    async def scrape(self, request: Request) -> Response:
+        return Response(self.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._model(name) for name in self.served.names]})
+
+    async def one_model(self, request: Request) -> Response:
+        return JSONResponse(self._model(self.served.known(request.path_params["name"])))
+
+    def _model(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self.served.created, "owned_by": "bigmodel_jax"}
+
+    async def completions(self, request: Request) -> Response:
+        asked = parse_checked(Completion, await read_json(request, self.options))
+        masks = await asyncio.to_thread(self.served.held_to, asked)
+        answers = Completions(self.served, self.answering, asked, masks)
+        return streamed(answers.chunks()) if asked.stream else await until_hangup(request, answers.whole())
+
+    async def chat(self, request: Request) -> Response:
+        asked = parse_checked(Chat, await read_json(request, self.options))
+        self.served.known_writer(asked.model)
+        prompt = await asyncio.to_thread(chat.prompt_of, self.served, asked)
+        masks = await asyncio.to_thread(self.served.held_to, asked, must_call(asked.tools, asked.choice))
+        answers = chat.Answers(self.served, self.answering, asked, prompt, masks)
+        return streamed(answers.chunks()) if asked.stream else await until_hangup(request, answers.whole())
+
+    async def embeddings(self, request: Request) -> Response:
+        return await self._other(request, others.Embedding, others.embeddings)
+
+    async def classify(self, request: Request) -> Response:
+        return await self._other(request, others.Class, others.classes)
+
+    async def images(self, request: Request) -> Response:
+        return await self._other(request, others.Picture, others.images)
+
+    async def _other(self, request: Request, cls: type, prepare: Callable) -> Response:
+        asked = parse(cls, await read_json(request, self.options))
+        work = await asyncio.to_thread(prepare, self.served, asked)
+        return await until_hangup(request, self.worker.run(work))
+
+    # ---- around every handler
+
+    def guarded(self, path: str, handler: Handler) -> Handler:
+        """The handler behind the key, with its errors in OpenAI's form, counted."""
+
+        async def answer(request: Request) -> Response:
+            began = time.monotonic()
+            try:
+                if path not in OPEN:
+                    self._check_key(request)
+                response = await handler(request)
+            except Refused as error:
+                response = JSONResponse(error.body(), error.status, headers=_headers(error))
+            except Exception:  # a fault of ours must not end the server, and says nothing of itself to the client
+                log.exception("%s", path)
+                response = JSONResponse(error_body("the server has made a mistake; its log says more", 500), 500)
+            self.metrics.requests.labels(path, response.status_code).inc()
+            self.metrics.seconds.labels(path).observe(time.monotonic() - began)
+            return response
+
+        return answer
+
+    def _check_key(self, request: Request) -> None:
+        kind, _, sent = request.headers.get("authorization", "").partition(" ")
+        # Headers are bytes, which starlette reads as latin-1.
+        same = hmac.compare_digest(sent.strip().encode("latin-1"), self.options.key.encode())
+        if self.options.key and not (kind.lower() == "bearer" and same):
+            raise Refused("the API key is missing or wrong", status=401, code="invalid_api_key")
+
+
+def _headers(error: Refused) -> dict[str, str]:
+    if error.status == 429:
+        return {"retry-after": "1"}
+    return {"connection": "close"} if error.status in (408, 413) else {}
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse(error_body(error.detail, error.status_code), error.status_code, headers=error.headers)
+
+
+def make_app(app: App) -> Starlette:
+    routes = {
+        "/": (app.page, "GET"),
+        "/health": (app.health, "GET"),
+        "/ready": (app.ready, "GET"),
+        "/metrics": (app.scrape, "GET"),
+        "/v1/models": (app.models, "GET"),
+        "/v1/models/{name:path}": (app.one_model, "GET"),
+        "/v1/completions": (app.completions, "POST"),
+        "/v1/chat/completions": (app.chat, "POST"),
+        "/v1/embeddings": (app.embeddings, "POST"),
+        "/classify": (app.classify, "POST"),
+        "/images": (app.images, "POST"),
+    }
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette):
+        app.worker.start()
+        yield
+        await asyncio.to_thread(app.worker.stop, app.options.drain_seconds)
+
+    # A page of another site that has its name point to this machine is not answered.
+    local = [*LOOPBACK[:2], "[::1]", app.options.host]
+    hosts = [Middleware(TrustedHostMiddleware, allowed_hosts=local)] if app.options.host in LOOPBACK else []
+    return Starlette(
+        routes=[Route(path, app.guarded(path, f), methods=[method]) for path, (f, method) in routes.items()],
+        middleware=hosts,
+        exception_handlers={HTTPException: _http_error},
+        lifespan=lifespan,
+    )

@@ -1,0 +1,76 @@
+"""A request's body: read within limits of bytes, seconds and depth, and valid text throughout."""
+
+import asyncio
+import json
+from typing import Any, NoReturn
+
+from starlette.requests import Request
+
+from bigmodel_jax.serve.config import ServeConfig
+from bigmodel_jax.serve.refused import Refused
+
+MOST_DEPTH = 64  # of lists and objects in each other
+
+
+async def read_json(request: Request, limits: ServeConfig) -> Any:
+    """The body as JSON; Refused where it is none, too large, too slow or too deep."""
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind != "application/json":  # a page of another origin cannot send this type without being asked first
+        raise Refused(f"the content-type is {kind!r}; it must be 'application/json'", status=415)
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            text = await _read(request, limits.max_body)
+    except TimeoutError:
+        raise Refused(f"the body took longer than {limits.body_seconds:g} seconds", status=408) from None
+    try:
+        found = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"the body is not JSON ({error})") from None
+    check_tree(found)
+    return found
+
+
+async def _read(request: Request, most: int) -> bytes:
+    size = request.headers.get("content-length", "0")
+    if not size.isascii() or not size.isdecimal() or len(size) > 18 or int(size) > most:
+        raise _too_large(most)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _too_large(most: int) -> Refused:
+    return Refused(f"the body is larger than {most:,} bytes (--max_body)", status=413)
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def check_tree(value: Any) -> None:
+    """Refused where a value is nested too deeply, or a text holds half of a surrogate pair."""
+    level, depth = [value], 0
+    while level:
+        if depth > MOST_DEPTH:
+            raise Refused(f"the body is nested deeper than {MOST_DEPTH} levels")
+        for item in level:
+            for text in [item] if isinstance(item, str) else item if isinstance(item, dict) else ():
+                _check_text(text)
+        level = [x for item in level if isinstance(item, dict | list) for x in _inside(item)]
+        depth += 1
+
+
+def _inside(item: dict | list) -> Any:
+    return item.values() if isinstance(item, dict) else item
+
+
+def _check_text(text: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise Refused("the body holds half of a surrogate pair, which is no text") from None

@@ -1,0 +1,201 @@
+"""/v1/embeddings, /classify and /images: answers that are no text, each one piece of work for the engine's thread."""
+
+import base64
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+
+from bigmodel_jax.config import ImageSampleConfig
+from bigmodel_jax.core import params, ranges
+from bigmodel_jax.core.ranges import Count, NonNegative, Range
+from bigmodel_jax.core.ranges import Seed as JaxSeed
+from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.data.images import image_text
+from bigmodel_jax.inference.sample_images import sample_images
+from bigmodel_jax.objectives import Diffusion
+from bigmodel_jax.serve import passes, pictures
+from bigmodel_jax.serve.completions import usage
+from bigmodel_jax.serve.refused import Refused
+from bigmodel_jax.serve.served import Served
+
+MOST_INPUTS = 256
+Images = Annotated[int, Range("1 or more and at most 16", 1, 16)]
+Text = str | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    input: Text = ()
+    model: str = ""
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+@dataclasses.dataclass(frozen=True)
+class Class:
+    """One of input, texts or rows of numbers, and image, base64 of a picture's file or a list of them."""
+
+    input: str | tuple[str, ...] | tuple[tuple[float, ...], ...] = ()
+    image: str | tuple[str, ...] = ()
+    model: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """prompt: the name or the number of a class, or a text, as the model is told what to draw."""
+
+    prompt: str = ""
+    model: str = ""
+    n: Images = 1
+    seed: JaxSeed = 0
+    steps: Count = 50
+    guidance: NonNegative = 3.0
+    response_format: Literal["b64_json"] = "b64_json"
+
+
+def embeddings(served: Served, asked: Embedding) -> Callable[[], dict]:
+    """The work, whose request has been checked."""
+    name = served.known(asked.model)
+    out = jax.eval_shape(
+        lambda tree, batch: passes.states_of(served.model.apply(tree, batch)),
+        params.abstract(served.model.spec),
+        passes.rows_of([[0]], 1),
+    ) if served.tokenizer else None  # fmt: skip
+    if out is None:
+        raise Refused(f"{name} gives no embeddings: its model has neither a head over words nor bare states", "model")
+    texts = [_tokens(served, one) for one in _listed(asked.input, "input")]
+
+    def work() -> dict:
+        found = passes.embed(served.model, served.weights[name], texts, served.config.model.max_seq_len)
+        data = [{"object": "embedding", "index": n, "embedding": _encoded(row, asked)} for n, row in enumerate(found)]
+        tokens = sum(map(len, texts))
+        return {"object": "list", "data": data, "model": name, "usage": usage(tokens, 0)}
+
+    return work
+
+
+def _encoded(row: np.ndarray, asked: Embedding) -> Any:
+    if asked.encoding_format == "base64":
+        return base64.b64encode(row.astype("<f4").tobytes()).decode()
+    return row.tolist()
+
+
+def _listed(given: Any, param: str) -> list:
+    one = isinstance(given, str) or bool(given and isinstance(given[0], int | float))
+    found = [given] if one else list(given)
+    if not 1 <= len(found) <= MOST_INPUTS or not all(map(len, found)):
+        raise Refused(f"{param} has {len(found)} texts, or an empty one; it must have 1 to {MOST_INPUTS}", param)
+    return found
+
+
+def _tokens(served: Served, text: Any) -> list[int]:
+    """As the model reads a text: a decoder's prompt, or an encoder's text with what stands around it."""
+    most, vocab = served.config.model.max_seq_len, served.config.model.vocab_size
+    if not isinstance(text, str):
+        ids = list(text)
+    elif served.model.make_cache is not None:
+        ids = served.prompt(text)
+    else:
+        ids = served.tokenizer.encode_whole(text, most + 1)
+    if len(ids) > most or not all(0 <= i < vocab for i in ids):
+        raise Refused(f"input has a text of {len(ids)} tokens; it must have at most {most}, below {vocab}", "input")
+    return ids
+
+
+# ---------------------------------------------------------------- classes
+
+
+def classes(served: Served, asked: Class) -> Callable[[], dict]:
+    name = served.known(asked.model)
+    reads = tuple(served.config.model.inputs())
+    if "label" not in served.config.objective.reads or reads not in (("tokens",), ("image",), ("features",)):
+        raise Refused(f"{name} is no classifier of texts, pictures or rows of numbers", "model")
+    batch = {"tokens": _of_texts, "image": _of_pictures, "features": _of_numbers}[reads[0]](served, asked)
+    names = labels(served.run_dir)
+
+    def work() -> dict:
+        found = passes.classify(served.model, served.weights[name], batch)
+        data = []
+        for index, probs in enumerate(found):
+            best = int(probs.argmax())
+            label = str(names[best]) if best < len(names) else str(best)
+            data.append({"index": index, "label": label, "class": best, "probs": probs.tolist()})
+        return {"object": "list", "data": data, "labels": list(names), "model": name}
+
+    return work
+
+
+def labels(run_dir: Path) -> tuple[str, ...]:
+    """The names of a run's classes in the order of their numbers; () where its folder has none."""
+    published, own = run_dir / "labels.json", run_dir / "vocabulary.json"
+    if published.is_file():
+        names = json.loads(published.read_text()).get("id2label", {})
+        return tuple(names[number] for number in sorted(names, key=int))
+    return tuple(json.loads(own.read_text()).get("labels", ())) if own.is_file() else ()
+
+
+def _of_texts(served: Served, asked: Class) -> dict[str, np.ndarray]:
+    texts = _listed(asked.input, "input")
+    if not all(isinstance(text, str) for text in texts):
+        raise Refused("input is no text, which this model reads", "input")
+    return passes.rows_of([_tokens(served, text) for text in texts], served.config.model.max_seq_len)
+
+
+def _of_pictures(served: Served, asked: Class) -> dict[str, np.ndarray]:
+    shape, data = tuple(served.config.model.inputs()["image"]), served.config.data.of_run(served.run_dir)
+    return {"image": np.stack([pictures.read(data, one, shape) for one in _listed(asked.image, "image")])}
+
+
+def _of_numbers(served: Served, asked: Class) -> dict[str, np.ndarray]:
+    """Numbers as the model was trained on them: less their mean, in their spread, where the run's folder has both."""
+    (num,), rows = served.config.model.inputs()["features"], _listed(asked.input, "input")
+    if not all(len(row) == num and not isinstance(row, str) for row in rows):
+        raise Refused(
+            f"input has rows of {sorted({len(row) for row in rows})[:4]} numbers; the model reads {num}", "input"
+        )
+    path = served.run_dir / "scaling.json"
+    found = json.loads(path.read_text()).get("features", {}) if path.is_file() else {}
+    values = np.array(rows, np.float32) - np.float32(found.get("mean", 0.0))
+    return {"features": values / np.float32(found.get("scale", 1.0))}
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def images(served: Served, asked: Picture) -> Callable[[], dict]:
+    name, objective = served.known(asked.model), served.config.objective
+    if not isinstance(objective, Diffusion):
+        raise Refused(f"{name} draws no pictures", "model")
+    if asked.steps > objective.num_steps:
+        raise Refused(f"steps = {asked.steps}; it must be at most {objective.num_steps}", "steps")
+    conditions = _conditions(served, asked)
+    how = ImageSampleConfig(asked.n, asked.steps, asked.guidance)
+    ranges.check(how)
+    shape = (asked.n, *served.config.model.image_shape)
+    noise = np.random.default_rng(asked.seed).standard_normal(shape, np.float32)
+
+    def work() -> dict:
+        drawn = sample_images(served.model, served.weights[name], objective, conditions, noise, how)
+        return {"created": int(time.time()), "data": [{"b64_json": file} for file in pictures.written(drawn)]}
+
+    return work
+
+
+def _conditions(served: Served, asked: Picture) -> dict[str, np.ndarray]:
+    inputs = served.config.model.inputs()
+    if "label" in inputs:
+        names, num = labels(served.run_dir), served.config.model.num_classes
+        known = dict(zip(names, range(num), strict=False)) | {str(n): n for n in range(num)}
+        if asked.prompt not in known:
+            allowed = ", ".join(map(str, names[:10])) or f"0 .. {num - 1}"
+            raise Refused(f"prompt is no class; allowed: {allowed}{nearest(asked.prompt[:60], known)}", "prompt")
+        return {"label": np.full(asked.n, known[asked.prompt], np.int32)}
+    if "tokens" not in inputs or not asked.prompt:
+        raise Refused("prompt is empty, or the model is told by something else than a text", "prompt")
+    ids = image_text.encode(served.tokenizer, [asked.prompt] * asked.n, served.config.data.seq_len)
+    return {"tokens": np.maximum(ids, 0), "segment_ids": (ids >= 0).astype(np.int32)}

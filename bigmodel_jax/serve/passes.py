@@ -1,0 +1,99 @@
+"""What needs one forward pass and no slot: embeddings, classes, and the log probabilities of a prompt's own tokens.
+
+Shapes: B rows, T tokens of the longest, filled up to few lengths; D embed, V vocab, C classes, K likeliest tokens.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax.inference.prompts import bucket
+from bigmodel_jax.models import Model
+from bigmodel_jax.models.base import Out
+
+CHUNK = 64  # places of a prompt whose logits are in memory at a time
+
+
+class PromptScores(NamedTuple):
+    """log_probs: (T,) of each token given those before it, the first's 0; ids, tops: (T, K) the likeliest in its place."""
+
+    log_probs: np.ndarray
+    ids: np.ndarray
+    tops: np.ndarray
+
+
+def rows_of(texts: Sequence[Sequence[int]], most: int) -> dict[str, np.ndarray]:
+    """A batch of texts, padded on the right with segment 0."""
+    length = min(bucket(max(map(len, texts))), most)
+    batch = {name: np.zeros((len(texts), length), np.int32) for name in ("tokens", "segment_ids", "positions")}
+    for row, ids in enumerate(texts):
+        batch["tokens"][row, : len(ids)], batch["segment_ids"][row, : len(ids)] = ids, 1
+        batch["positions"][row, : len(ids)] = np.arange(len(ids))
+    return batch
+
+
+def embed(model: Model, weights: Any, texts: Sequence[Sequence[int]], most: int) -> np.ndarray:
+    """(B, D) float32 of length 1: the mean of the last layer's states over a text's tokens."""
+    return np.asarray(_embed(model.apply)(weights, rows_of(texts, most)))
+
+
+@functools.lru_cache(maxsize=8)
+def _embed(apply) -> Any:
+    def run(weights, batch):
+        states = states_of(apply(weights, batch, train=False)).astype(jnp.float32)
+        inside = batch["segment_ids"][..., None] > 0
+        mean = jnp.sum(jnp.where(inside, states, 0), axis=1) / jnp.sum(inside, axis=1)
+        return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
+
+    return jax.jit(run)
+
+
+def states_of(out: Out) -> jax.Array | None:
+    """(B, T, D): what a decoder's head reads, or what an encoder without a head gives; None where the model has neither."""
+    if out.head is not None:
+        return out.head.x
+    return out.value.get("hidden") if isinstance(out.value, dict) else None
+
+
+def scores(model: Model, weights: Any, tokens: Sequence[int], most: int, tops: int) -> PromptScores:
+    """Of a decoder: each token of a prompt by those before it."""
+    found = _scores(model.apply, tops)(weights, rows_of([tokens], most))
+    log_probs, ids, best = (np.asarray(x)[: len(tokens) - 1] for x in found)
+    first = (np.zeros(1, np.float32), np.zeros((1, tops), np.int32), np.zeros((1, tops), np.float32))
+    return PromptScores(*(np.concatenate(pair) for pair in zip(first, (log_probs, ids, best), strict=True)))
+
+
+@functools.lru_cache(maxsize=8)
+def _scores(apply, tops: int) -> Any:
+    def run(weights, batch):
+        head, num = apply(weights, batch, train=False).head, batch["tokens"].shape[1]
+        after = jnp.roll(batch["tokens"][0], -1)
+        chunks = -(-num // CHUNK)
+
+        def chunk(x, targets):
+            log_probs = jax.nn.log_softmax(dataclasses.replace(head, x=x).logits(), axis=-1)
+            best, ids = jax.lax.top_k(log_probs, tops)
+            return jnp.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0], ids, best
+
+        filled = ((0, chunks * CHUNK - num),)
+        x = jnp.pad(head.x[0], (*filled, (0, 0))).reshape(chunks, CHUNK, -1)
+        targets = jnp.pad(after, filled).reshape(chunks, CHUNK)
+        found = jax.lax.map(lambda pair: chunk(*pair), (x, targets))
+        return jax.tree.map(lambda y: y.reshape(chunks * CHUNK, *y.shape[2:])[:num], found)
+
+    return jax.jit(run)
+
+
+def classify(model: Model, weights: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
+    """(B, C) probabilities of the classes."""
+    return np.asarray(_classify(model.apply)(weights, batch))
+
+
+@functools.lru_cache(maxsize=8)
+def _classify(apply) -> Any:
+    return jax.jit(lambda weights, batch: jax.nn.softmax(apply(weights, batch, train=False).value.astype(jnp.float32)))

@@ -1,0 +1,30 @@
+"""What a client is told instead of an answer, in the form of OpenAI's errors."""
+
+from typing import Any
+
+MOST = 300  # characters of a message
+KINDS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+}
+
+
+class Refused(Exception):
+    """An answer that is an error. param: the field of the request that is wrong; code: OpenAI's name of the error."""
+
+    def __init__(self, text: str, param: str | None = None, *, status: int = 400, code: str | None = None):
+        text = " ".join(text.split())
+        super().__init__(text if len(text) <= MOST else f"{text[:MOST]} ...")
+        self.param, self.status, self.code = param, status, code
+
+    def body(self) -> dict[str, Any]:
+        return error_body(str(self), self.status, self.param, self.code)
+
+
+def error_body(text: str, status: int, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    kind = KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": text, "type": kind, "param": param, "code": code}}

@@ -1,0 +1,187 @@
+"""What a request may say: OpenAI's fields as declared types with ranges, and what is done with every other field.
+
+A field is used, or refused, or it describes the caller and changes no answer. A field of OpenAI's that is not supported
+may have the one value that asks for nothing. A name that nobody knows is refused with the nearest one.
+"""
+
+import dataclasses
+from typing import Annotated, Any
+
+from bigmodel_jax.core import ranges
+from bigmodel_jax.core.ranges import Count, CountOrZero, Range, ShareAboveZero
+from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.serve import tools
+from bigmodel_jax.serve.refused import Refused
+
+Temperature = Annotated[float, Range("0 or more and at most 2", 0, 2)]
+Choices = Annotated[int, Range("1 or more and at most 16", 1, 16)]
+Seed = Annotated[int, Range("at least -2**63 and below 2**63", -(2**63), 2**63 - 1)]
+OfFive = Annotated[int, Range("0 or more and at most 5", 0, 5)]
+OfTwenty = Annotated[int, Range("0 or more and at most 20", 0, 20)]
+MOST_STOPS, LONGEST_STOP = 16, 256
+FORMS = ("text", "json_object", "json_schema")
+TOPS = 20  # the most of the likeliest tokens that a request can ask for
+
+CALLER = {"user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "store", "verbosity"}
+"Fields that describe the caller or OpenAI's own service; they change no answer."
+NEUTRAL: dict[str, tuple] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "best_of": (1,),
+    "suffix": ("",),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True,),
+}
+"Fields of OpenAI's that are not supported, with the values that ask for nothing."
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamOptions:
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """How answers are drawn. top_k, ignore_eos and regex are no fields of OpenAI's."""
+
+    model: str = ""
+    temperature: Temperature = 1.0
+    top_p: ShareAboveZero = 1.0
+    top_k: CountOrZero = 0
+    n: Choices = 1
+    seed: Seed | None = None
+    stop: str | tuple[str, ...] = ()
+    stream: bool = False
+    stream_options: dict = dataclasses.field(default_factory=dict)
+    ignore_eos: bool = False
+    response_format: dict = dataclasses.field(default_factory=dict)
+    regex: str = ""
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options.get("include_usage"))
+
+    def check(self) -> None:
+        """Refused for values that do not fit each other."""
+        if not self.model:
+            raise Refused("model is missing; GET /v1/models lists what is served", "model")
+        if len(self.stops) > MOST_STOPS:
+            raise Refused(f"stop has {len(self.stops)} strings; at most {MOST_STOPS} are allowed", "stop")
+        for stop in self.stops:
+            if not 1 <= len(stop) <= LONGEST_STOP:
+                raise Refused(f"a stop string has {len(stop)} characters; it must have 1 to {LONGEST_STOP}", "stop")
+        if self.stream_options and not self.stream:
+            raise Refused("stream_options is for stream = true", "stream_options")
+        parse(StreamOptions, self.stream_options, "stream_options.")
+        self.schema()
+        held = self.regex or self.schema() is not None
+        if self.regex and self.schema() is not None:
+            raise Refused("regex and response_format are given; an answer is held to one of them", "regex")
+        if held and self.ignore_eos:
+            raise Refused("ignore_eos = true: an answer that is held to a form ends where the form does", "ignore_eos")
+
+    def schema(self) -> Any | None:
+        """The JSON schema that the answer is held to; None where it is to none."""
+        form = self.response_format.get("type", "text")
+        if form not in FORMS:
+            raise Refused(
+                f"response_format.type = {str(form)[:40]!r}; allowed: {', '.join(FORMS)}", "response_format.type"
+            )
+        if form != "json_schema":
+            return {"type": "object"} if form == "json_object" else None
+        given = self.response_format.get("json_schema")
+        schema = given.get("schema") if isinstance(given, dict) else None
+        if not isinstance(schema, dict | bool):
+            raise Refused("response_format.json_schema.schema is no JSON schema", "response_format.json_schema.schema")
+        return schema
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion(Sampled):
+    prompt: str | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, ...], ...] = ""
+    max_tokens: Count = 16
+    logprobs: OfFive | None = None
+    echo: bool = False
+
+    def check(self) -> None:
+        super().check()
+        if self.echo and self.stream:
+            raise Refused("echo = true is for stream = false", "echo")
+
+    @property
+    def tops(self) -> int | None:
+        """How many of the likeliest tokens are asked for; None: no log probabilities at all."""
+        return self.logprobs
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat(Sampled):
+    messages: tuple[dict, ...] = ()
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    logprobs: bool = False
+    top_logprobs: OfTwenty | None = None
+    tools: tuple[dict, ...] = ()
+    tool_choice: str | dict | None = None
+
+    @property
+    def choice(self) -> str | dict:
+        return self.tool_choice or ("auto" if self.tools else "none")
+
+    @property
+    def tops(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def most(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    def check(self) -> None:
+        super().check()
+        if not self.messages:
+            raise Refused("messages is empty; it must hold at least one message", "messages")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise Refused("top_logprobs is for logprobs = true", "top_logprobs")
+        tools.check(self.tools, self.choice)
+        if tools.must_call(self.tools, self.choice) and (self.regex or self.schema() is not None):
+            raise Refused("tool_choice asks for a call, and the answer is held to another form", "tool_choice")
+
+
+def parse[T](cls: type[T], body: Any, prefix: str = "") -> T:
+    """The request in a JSON body; Refused, naming the field, for whatever is wrong with it."""
+    if not isinstance(body, dict):
+        raise Refused(f"{prefix or 'the body'} is {type(body).__name__}; it must be an object")
+    hints, found = ranges.hints(cls), {}
+    for name, value in body.items():
+        if name in CALLER or (value is None and (name in NEUTRAL or name in hints)):
+            continue
+        if name in NEUTRAL:
+            if value not in NEUTRAL[name]:
+                raise Refused(f"{prefix}{name} is not supported; leave it out", name)
+        elif name not in hints:
+            raise Refused(f"unknown field {(prefix + name)[:60]!r}{nearest(name[:60], hints)}", name[:60])
+        else:
+            _check(prefix + name, value, hints[name])
+            found[name] = value
+    return cls(**found)
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    try:
+        ranges.check_value(name, value, hint)
+    except ValueError as error:
+        raise Refused(str(error), name) from None
+    except OverflowError:
+        raise Refused(f"{name} is too large a number", name) from None
+
+
+def parse_checked[T](cls: type[T], body: Any) -> T:
+    found = parse(cls, body)
+    found.check()
+    return found

@@ -1,0 +1,167 @@
+"""The run that is served: its weights, its tokenizer, its chat template, and an engine for each of its names."""
+
+import dataclasses
+import functools
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bigmodel_jax.config import Config, SampleConfig
+from bigmodel_jax.core import sharding
+from bigmodel_jax.core.precision import cast
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
+from bigmodel_jax.inference.engine import Engine, Request
+from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE
+from bigmodel_jax.inference.sampling import Settings
+from bigmodel_jax.models import Model
+from bigmodel_jax.nn import lora
+from bigmodel_jax.objectives import Diffusion
+from bigmodel_jax.serve.config import USUAL_LENGTH, ServeConfig
+from bigmodel_jax.serve.constrain import Grammars, Masks
+from bigmodel_jax.serve.refused import Refused
+from bigmodel_jax.serve.requests import TOPS, Sampled
+from bigmodel_jax.training.checks import check_ids
+from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights, open_tokenizer
+
+BASE = "base"  # what clients call the weights below a run's adapters
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """weights: by the names that clients may call as `model`; the first is the run itself, and what several have in common
+    is in memory once. template: "" where the run has none. length: tokens of a slot."""
+
+    config: Config
+    run_dir: Path
+    model: Model
+    weights: dict[str, Any]
+    tokenizer: Tokenizer | None
+    template: str
+    length: int
+    step: int
+    created: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.weights)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it continues texts."""
+        return self.tokenizer is not None and self.model.make_cache is not None
+
+    def known_writer(self, name: str) -> str:
+        if not self.writes:
+            raise Refused(
+                f"{self.known(name)} writes no text; /v1/embeddings, /classify or /images may suit it", "model"
+            )
+        return self.known(name)
+
+    def known(self, name: str) -> str:
+        """The name, where it is one that is served; Refused otherwise. Names are compared and never opened as paths."""
+        if name not in self.names:
+            raise Refused(
+                f"model {name[:60]!r} is not served{nearest(name[:60], self.names)}; there is: {', '.join(self.names)}",
+                "model",
+                status=404,
+                code="model_not_found",
+            )
+        return name
+
+    def prompt(self, text: str) -> list[int]:
+        """The tokens that a text is continued from, as `generate` has them; names of special tokens in it are text."""
+        ids = self.tokenizer.encode(text)
+        return (
+            [*ids, self.tokenizer.separator] if self.model.decoder_start is not None else [self.tokenizer.start, *ids]
+        )
+
+    def room(self, prompt: Sequence[int], param: str) -> int:
+        """How many tokens can follow a prompt; Refused where none can."""
+        num, vocab = len(prompt), self.config.model.vocab_size
+        wrong = next((i for i in prompt if not 0 <= i < vocab), None)
+        if wrong is not None:
+            raise Refused(f"{param} holds the token {wrong}; the vocabulary has {vocab}", param)
+        used = 1 if self.model.decoder_start is not None else num
+        if not num or num > self.length or used >= self.length:
+            raise Refused(
+                f"{param} has {num} tokens; it must have 1 to {self.length - 1} (--length)",
+                param,
+                code="context_length_exceeded",
+            )
+        return self.length - used
+
+    @functools.cached_property
+    def grammars(self) -> Grammars:
+        return Grammars(self.tokenizer, self.config.model.vocab_size)
+
+    def held_to(self, asked: Sampled, grammar: str = "") -> Masks | None:
+        """What the answers are held to: a grammar, or what the request says; this may take tenths of a second."""
+        if grammar:
+            return self.grammars.lark(grammar, "tools")
+        if asked.regex:
+            return self.grammars.regex(asked.regex, "regex")
+        schema = asked.schema()
+        return None if schema is None else self.grammars.schema(schema, "response_format")
+
+    def requests(self, asked: Sampled, prompt: Sequence[int], most: int, masks: Masks | None = None) -> list[Request]:
+        """The engine's requests for the `n` texts of one prompt."""
+        sample = SampleConfig(temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p)
+        settings = Settings.of(sample, ends=not asked.ignore_eos, tops=asked.tops is not None)
+        seed = secrets.randbits(32) if asked.seed is None else asked.seed % 2**32
+        return [Request(prompt, most, seed, nth, settings, masks and masks.copy()) for nth in range(asked.n)]
+
+
+def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str = "", name: str = "") -> Served:
+    """Reads the weights of one checkpoint; ValueError, one line, for a run that cannot be served."""
+    tokenizer, model = open_tokenizer(config, run_dir), config.make_model()
+    if tokenizer is not None:
+        check_ids(config.model, tokenizer.vocab_size, "serve: ")
+    elif "label" not in config.objective.reads and not isinstance(config.objective, Diffusion):
+        raise ValueError(
+            f"serve: a {type(config.model).__name__} on {type(config.data).__name__} has nothing to answer; it takes a model "
+            "of texts, a classifier, or one that draws pictures"
+        )
+    most = getattr(config.model, "max_seq_len", 1)
+    if options.length > most:
+        raise ValueError(f"--length = {options.length}; it must be at most model.max_seq_len = {most}")
+    config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
+    mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
+    weights, step = load_weights(config, run_dir, mesh, which)
+    template = run_dir / CHAT_TEMPLATE
+    return Served(
+        config,
+        run_dir,
+        model,
+        by_name(config, cast(weights, config.precision.compute), name or run_dir.resolve().name),
+        tokenizer,
+        template.read_text() if template.is_file() else "",
+        options.length or min(most, USUAL_LENGTH),
+        step,
+        int(time.time()),
+    )
+
+
+def by_name(config: Config, weights: Any, name: str) -> dict[str, Any]:
+    """The run under its name with all of its adapters, each adapter alone under its own, and the base without any."""
+    adapters = tuple(config.adapters.named())
+    if not adapters:
+        return {name: weights}
+    if taken := {name, BASE} & set(adapters):
+        raise ValueError(f"--name = {name!r}: an adapter of the run is called {taken.pop()!r}; give another")
+    return {name: weights, BASE: lora.only(weights)} | {one: lora.only(weights, one) for one in adapters}
+
+
+def open_engines(served: Served, options: ServeConfig) -> dict[str, Engine]:
+    """An engine for each name; each has slots of its own, and all have one base."""
+    if not served.writes:
+        return {}
+    length = served.length + -served.length % PROMPT_MULTIPLE
+    make = functools.partial(Engine, served.model, None, slots=options.slots, length=length, tops=TOPS)
+    make = functools.partial(make, piece=options.piece, prefixes=options.prefixes)
+    return {name: make(stop=served.tokenizer.stops) for name in served.names}

@@ -1,0 +1,105 @@
+"""The server around the app: one socket, limits on slow and many connections, and an end that lets answers finish."""
+
+import asyncio
+import dataclasses
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import interrupts
+from bigmodel_jax.inference.engine import Request
+from bigmodel_jax.serve.app import App, make_app
+from bigmodel_jax.serve.config import LOOPBACK, ServeConfig
+from bigmodel_jax.serve.served import Served, open_engines, open_served
+from bigmodel_jax.serve.worker import Worker
+
+MOST_HEAD = 32 << 10  # bytes of a request's first line and headers
+
+
+class Server(uvicorn.Server):
+    """Says when it ends, so that /ready does too; the signals that end it are its own."""
+
+    def __init__(self, config: uvicorn.Config, app: App):
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._app.draining = True
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()  # they are obeyed here, and not raised once more
+
+
+def timed_protocol(seconds: float) -> type[H11Protocol]:
+    """uvicorn's HTTP/1.1, which closes a connection whose first request's head has not come within `seconds`."""
+
+    class Timed(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(seconds, self._check_head)
+
+        def _check_head(self) -> None:
+            if self.cycle is None and not self.transport.is_closing():
+                self.transport.close()
+
+    return Timed
+
+
+def serve(
+    config: Config, run_dir: Path, options: ServeConfig, which: str, name: str, say: Callable[[str], None] = print
+) -> None:
+    """Serves a run until a signal; ValueError, one line, for what cannot be served."""
+    options = dataclasses.replace(options, key=options.key or os.environ.get("BIGMODEL_SERVE_KEY", ""))
+    listening = listen(options)
+    with listening, interrupts.patient():
+        served = open_served(config, run_dir, options, which, name)
+        app = App(served, make_worker(served, options), options)
+        protocol = timed_protocol(options.body_seconds)
+        settings = uvicorn.Config(
+            make_app(app),
+            http=protocol,
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=options.connections,
+            timeout_graceful_shutdown=max(int(options.drain_seconds), 1),
+            h11_max_incomplete_event_size=MOST_HEAD,
+        )
+        host, port = listening.getsockname()[:2]
+        say(f"{', '.join(served.names)} of step {served.step:,} on http://{host}:{port}")
+        if served.writes:
+            say(f"{options.slots} slots of {served.length:,} tokens; SIGTERM or Ctrl-C ends it")
+        if options.host not in LOOPBACK and not options.key:
+            say("warning: other machines can reach it, and no --key is set")
+        Server(settings, app).run([listening])
+        interrupts.take()
+
+
+def make_worker(served: Served, options: ServeConfig) -> Worker:
+    """The worker, whose thread makes the slots and compiles before it answers."""
+    engines = open_engines(served, options)
+
+    def warm_up() -> None:
+        for name, engine in engines.items():
+            engine.load(served.weights[name])
+            engine.submit(Request([served.tokenizer.separator], 2))
+            while engine.num_unfinished:
+                engine.step()
+
+    return Worker(engines, most=options.slots + options.queue, warm_up=warm_up)
+
+
+def listen(options: ServeConfig) -> socket.socket:
+    """A socket that listens already, so that a port that is taken is one line before any weight is read."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        return socket.create_server((options.host, options.port), family=family, backlog=512)
+    except OSError as error:
+        wrong = error.strerror or str(error)
+        raise ValueError(f"--host = {options.host!r}, --port = {options.port}: {wrong}; give another") from None

@@ -1,0 +1,52 @@
+"""Answers as server-sent events, and answers whose client may hang up before they are complete."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+
+from bigmodel_jax.serve.refused import Refused
+
+HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+def event(value: Any) -> bytes:
+    return b"data: " + (value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False).encode()) + b"\n\n"
+
+
+def streamed(chunks: AsyncIterator[dict]) -> StreamingResponse:
+    """One event a chunk, and [DONE]; an error in between is the last event."""
+
+    async def events() -> AsyncIterator[bytes]:
+        async with contextlib.aclosing(chunks):
+            try:
+                async for chunk in chunks:
+                    yield event(chunk)
+            except Refused as error:
+                yield event(error.body())
+            yield event(b"[DONE]")
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers=HEADERS)
+
+
+async def until_hangup(request: Request, answer: Awaitable[dict]) -> JSONResponse:
+    """The answer; it is given up as soon as the client hangs up."""
+    working, watching = asyncio.ensure_future(answer), asyncio.ensure_future(_hangup(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Refused("the client has hung up", status=499)
+        return JSONResponse(working.result())
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _hangup(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
