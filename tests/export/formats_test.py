@@ -126,14 +126,15 @@ def test_transformers_loads_the_folders_as_their_scripts_do(run, tmp_path, reque
     python = request.config.getoption("--reference-python")
     if not python:
         pytest.skip("--reference-python PATH: a Python with torch, transformers and bitsandbytes")
-    for name, more in {"plain": [], "nf4": ["--kind", "nf4"]}.items():
+    for name, more in {"plain": [], "nf4": ["--kind", "nf4"], "int8": ["--kind", "int8"]}.items():
         cli.main(["export", str(run), str(tmp_path / name), *more])
         argv = [python, tmp_path / name / "use.py", "--tokens", "5,17,3", "--outputs", tmp_path / f"{name}.npz"]
         subprocess.run(argv, check=True, capture_output=True, cwd=tmp_path)
     model = MODELS["llama"].tiny().make()
     expected = model.apply(saved_runs.drawn(model.spec), {"tokens": np.array([[5, 17, 3]])}).value
     np.testing.assert_allclose(np.load(tmp_path / "plain.npz")["logits"], expected, atol=1e-4)
-    argv = [python, HERE / "bitsandbytes_reference.py", tmp_path / "plain", "nf4", tmp_path / "nf4"]
-    said = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-    assert (said["only_one"], said["differing"], said["logits"]) == ([], 0.0, 0.0)
-    assert said["compared"] > 50
+    for kind in ("nf4", "int8"):
+        argv = [python, HERE / "bitsandbytes_reference.py", tmp_path / "plain", kind, tmp_path / kind]
+        said = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        assert (said["only_one"], said["differing"], said["logits"]) == ([], 0.0, 0.0)
+        assert said["compared"] > 50
