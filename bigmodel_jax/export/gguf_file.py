@@ -35,14 +35,8 @@ def write(config: Config, run_dir: Path, folder: Path, which: str, *, kind: str 
     """
     check_kind(kind)
     found = published_weights(config, run_dir, which=which, adapter=adapter)
-    architecture = gguf.WRITTEN.get(found.family.architecture)
-    if architecture is None:
-        raise ValueError(
-            f"export: gguf: {found.family.architecture} is not written as GGUF; written are {', '.join(gguf.WRITTEN)}"
-        )
     hf = found.family.to_hf(found.config)
-    if hf.get("sliding_window") and found.family.architecture == "MistralForCausalLM":
-        raise ValueError(f"export: gguf: sliding_window = {hf['sliding_window']}: llama.cpp's llama has no window")
+    architecture = gguf.written_as(found.family, hf)
     keys = _keys(config, run_dir, found, hf, architecture, kind)
     _write(folder / FILE, architecture, keys, found, hf, kind)
     _check_same(folder / FILE, hf)

@@ -81,7 +81,11 @@ def _nf4(name: str, x: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
 
 
 def _int8(name: str, x: np.ndarray) -> dict[str, np.ndarray]:
+    x = x.astype(np.float16).astype(np.float32)  # bitsandbytes quantises half-precision values
     largest = np.abs(x).max(axis=1)
-    codes = np.round(x * (TOP / np.where(largest > 0, largest, 1.0))[:, None]).astype(np.int8)
+    scale = (
+        np.float32(1) / np.where(largest > 0, largest, np.float32(1)) * np.float32(TOP)
+    )  # rounded twice, as torch does
+    codes = np.round(x * scale[:, None]).astype(np.int8)
     part = name.removesuffix(".weight")
     return {name: codes, f"{part}.SCB": largest, f"{part}.weight_format": np.array(0, np.uint8)}

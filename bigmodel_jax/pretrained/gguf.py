@@ -155,6 +155,17 @@ def _tensor(path: Path, tensor: Any, heads: dict[str, int]) -> tuple[str, Tensor
     return name, Tensor(shape, "float32", read)
 
 
+def written_as(family: Family, hf: dict[str, Any]) -> str:
+    """general.architecture of a family's file; ValueError, one line, where there is none. hf: what config.json says."""
+    if family.architecture not in WRITTEN:
+        raise ValueError(
+            f"export: gguf: {family.architecture} is not written as GGUF; written are {', '.join(WRITTEN)}"
+        )
+    if family.architecture == "MistralForCausalLM" and hf.get("sliding_window"):
+        raise ValueError(f"export: gguf: sliding_window = {hf['sliding_window']}: llama.cpp's llama has no window")
+    return WRITTEN[family.architecture]
+
+
 def gguf_name(name: str) -> str:
     """What a GGUF file calls a tensor of a Hugging Face folder; KeyError for one that none of its models has."""
     found = re.fullmatch(r"(?:model\.layers\.(\d+)\.)?(.+)\.(weight|bias)", name)

@@ -115,7 +115,7 @@ VERBS = {
     ),
     "export": Verb(
         export,
-        "export RUN FOLDER [--format NAME] [--step N] [--adapter NAME]",
+        "export RUN FOLDER [--format NAME] [--kind NAME] [--step N]",
         "write a run's weights for other programs",
         f"RUN           {RUN}\n"
         "FOLDER        a new folder; it holds README.md, its card, and use.py, which uses it\n"
@@ -129,7 +129,8 @@ VERBS = {
         "--dtype       float32 or bfloat16; of all but gguf\n"
         "--kind        how weights are quantised: nf4 or int8 (huggingface), F16, Q8_0 or\n"
         "              another kind of the gguf package (gguf)\n"
-        "--batch N, --length N  fixed sizes, where a program has no open ones (stablehlo)\n"
+        "--batch N     rows of a program that has no open sizes (stablehlo); --length N\n"
+        "              its tokens\n"
         f"{STEP}\n"
         f"{ADAPTER}\n"
         "--peft        another word for --format peft",
