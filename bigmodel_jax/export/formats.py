@@ -40,7 +40,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     "huggingface": Format(
         huggingface.write,
-        ("dtype", "adapter"),
+        ("dtype", "adapter", "kind"),
         "A folder of transformers: config.json, the weights as safetensors, the tokenizer.",
         ("transformers", "torch"),
         "huggingface.py",

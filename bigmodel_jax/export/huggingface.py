@@ -10,11 +10,18 @@ from bigmodel_jax.pretrained.transfer import export_weights
 
 
 def write(
-    config: Config, run_dir: Path, folder: Path, which: str, *, dtype: Float = "float32", adapter: str = ""
+    config: Config,
+    run_dir: Path,
+    folder: Path,
+    which: str,
+    *,
+    dtype: Float = "float32",
+    adapter: str = "",
+    kind: str = "",
 ) -> Written:
-    """Writes config.json, safetensors and tokenizer, with adapters merged into the weights."""
-    family, step = export_weights(config, run_dir, folder, dtype=dtype, which=which, adapter=adapter)
-    return Written(f"{family.architecture}, {dtype}", step)
+    """Writes config.json, safetensors and tokenizer, with adapters merged; kind: nf4 or int8, by bitsandbytes."""
+    family, step = export_weights(config, run_dir, folder, dtype=dtype, which=which, adapter=adapter, kind=kind)
+    return Written(f"{family.architecture}, {f'{kind} (bitsandbytes) and ' if kind else ''}{dtype}", step)
 
 
 def write_adapters(

@@ -21,7 +21,7 @@ from bigmodel_jax.core import device_memory, params
 from bigmodel_jax.core.params import Param
 from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.models.base import unpadded
-from bigmodel_jax.pretrained import FAMILIES, config_json, names
+from bigmodel_jax.pretrained import FAMILIES, bitsandbytes, config_json, names
 from bigmodel_jax.pretrained.family import Family, spec_by_path
 from bigmodel_jax.pretrained.kin import hint
 from bigmodel_jax.pretrained.names import Piece, Source, Tensor
@@ -223,18 +223,28 @@ def _filled_up(part: np.ndarray, index: names.Index, shape: tuple[int, ...]) -> 
 
 
 def save_params(
-    family: Family, cfg: ModelConfig, params: Mapping[str, Any], folder: Path, spec: Mapping[str, Param] | None = None
+    family: Family,
+    cfg: ModelConfig,
+    params: Mapping[str, Any],
+    folder: Path,
+    spec: Mapping[str, Param] | None = None,
+    kind: str = "",
 ) -> None:
     """config.json and the weights in shards of at most 5 GiB, one of which is in host memory at a time.
 
     params: by path, arrays of numpy or of jax, of one dtype. spec: theirs, where they are not those of the model alone.
+    kind: the form of bitsandbytes in which linear layers are written; "": as they are.
     """
+    if kind:
+        bitsandbytes.check(kind, family)
     folder.mkdir(parents=True, exist_ok=True)
     dtype = np.dtype(next(iter(params.values())).dtype)
     hf = family.to_hf(cfg)
     weights = DIFFUSERS_WEIGHTS if "_class_name" in hf else WEIGHTS
     if weights == WEIGHTS:
         hf = {"architectures": [family.architecture], **hf, "torch_dtype": dtype.name}
+    if kind:
+        hf["quantization_config"] = bitsandbytes.settings(kind, dtype.name)
     (folder / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
     spec = spec or spec_by_path(cfg)
     shards: list[list[Piece]] = [[]]
@@ -250,7 +260,10 @@ def save_params(
     for n, shard in enumerate(shards):
         number = "" if len(shards) == 1 else f"-{n + 1:05}-of-{len(shards):05}"
         file = weights.replace(".safetensors", f"{number}.safetensors")
-        tensors = {piece.name: names.to_theirs(piece, params) for piece in shard}
+        tensors = {}
+        for piece in shard:
+            own = names.to_theirs(piece, params)
+            tensors |= bitsandbytes.packed(kind, piece.name, own) if kind else {piece.name: own}
         save_file(tensors, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
         del tensors

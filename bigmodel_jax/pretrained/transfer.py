@@ -223,12 +223,22 @@ def published_weights(
 
 
 def export_weights(
-    config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32", which: str = "", adapter: str = ""
+    config: Config,
+    run_dir: Path,
+    target: Path,
+    *,
+    dtype: Float = "float32",
+    which: str = "",
+    adapter: str = "",
+    kind: str = "",
 ) -> Exported:
-    """Writes weights, config.json and tokenizer of a run as a Hugging Face folder; which, adapter: as in `load_weights`."""
+    """Writes weights, config.json and tokenizer of a run as a Hugging Face folder.
+
+    which, adapter: as in `load_weights`; kind: as in `folder.save_params`.
+    """
     found = published_weights(config, run_dir, dtype=dtype, which=which, adapter=adapter)
     with whole_or_nothing(target, "export") as partial:
-        folder.save_params(found.family, found.config, found.weights, partial, found.spec)
+        folder.save_params(found.family, found.config, found.weights, partial, found.spec, kind)
         write_about(config, run_dir, partial)
     return Exported(found.family, found.step)
 

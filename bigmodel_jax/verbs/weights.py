@@ -126,10 +126,11 @@ VERBS = {
         "              onnx         programs for ONNX Runtime; uv makes the converter's environment\n"
         "              litert       programs for LiteRT (TensorFlow Lite), likewise\n"
         "              orbax        the tree of parameters as a checkpoint\n"
-        "--dtype       float32 or bfloat16; of all but gguf\n"
+        "--dtype       float32 or bfloat16; of all but gguf, onnx and litert\n"
         "--kind        how weights are quantised: nf4 or int8 (huggingface), F16, Q8_0 or\n"
         "              another kind of the gguf package (gguf)\n"
-        "--batch N, --length N  fixed sizes, where a program has no open ones (stablehlo)\n"
+        "--batch N, --length N  fixed sizes, where a program has no open ones (stablehlo,\n"
+        "              onnx, litert)\n"
         f"{STEP}\n"
         f"{ADAPTER}\n"
         "--peft        another word for --format peft",

@@ -1,6 +1,5 @@
 """Runs with random weights, and Pythons that have nothing but what an exported folder asks for."""
 
-import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -37,12 +36,11 @@ for command in commands:
 """
 
 
-def save_run(model: ModelConfig, run_dir: Path, *, seed: int = 0, **more) -> Config:
-    """A run at step 0 whose every weight is drawn, so that none is 0 or 1 as it was initialised."""
+def save_run(model: ModelConfig, run_dir: Path, *, scale: float = 1.0) -> Config:
+    """A run at step 0 whose every weight is drawn, so that none is 0 or 1 as it was initialised; scale: times so much."""
     config = Config(model=model, objective=Objective(), data=DataConfig())
-    config = dataclasses.replace(config, **more)
     spec = config.make_model().spec
-    tree = drawn(spec, seed)
+    tree = jax.tree.map(lambda x: x * scale, drawn(spec))
     trained, frozen = params.partition(tree, spec)
     state = {"step": jnp.zeros((), jnp.int32), "params": trained, "frozen": frozen}
     with store.open_store(run_dir / "checkpoints", CheckpointConfig()) as saves:
