@@ -123,7 +123,7 @@ VERBS = {
         "              peft         LoRA adapters alone; without it they are merged\n"
         "              gguf         one file for llama.cpp\n"
         "              stablehlo    programs for CPU, CUDA and TPU that need jax alone\n"
-        "              onnx         programs for ONNX Runtime; uv makes the converter's environment\n"
+        "              onnx         programs for ONNX Runtime; uv installs a converter apart\n"
         "              litert       programs for LiteRT (TensorFlow Lite), likewise\n"
         "              orbax        the tree of parameters as a checkpoint\n"
         "--dtype       float32 or bfloat16; of all but gguf, onnx and litert\n"
