@@ -135,7 +135,7 @@ def _caller(file: Path) -> Callable[[Table], Table]:
 
 
 def max_pool(pooled, x, window_shape, strides=None, padding="VALID"):
-    """Flax's, by the converter's `pooled`, with its padding laid on apart: the converter has no form for one that is given in numbers."""
+    """Flax's, by the converter's `pooled`, which has no form for padding in numbers: that is laid on apart."""
     if not isinstance(padding, str):
         sides = ((0, 0), *padding, (0, 0))
         x, padding = jnp.pad(x, sides, constant_values=jnp.finfo(x.dtype).min), "VALID"

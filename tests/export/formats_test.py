@@ -92,7 +92,7 @@ def test_no_script_of_a_folder_imports_this_package():
         named = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
         named += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         third = {name.split(".")[0] for name in named} - set(sys.stdlib_module_names) - {"numpy"}
-        needs = {"orbax-checkpoint": "orbax", "llama-cpp-python": "llama_cpp"}
+        needs = {"orbax-checkpoint": "orbax", "llama-cpp-python": "llama_cpp", "ai-edge-litert": "ai_edge_litert"}
         assert third <= {needs.get(name, name) for name in row.needs}, row.script
 
 
