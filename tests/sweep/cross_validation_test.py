@@ -158,7 +158,7 @@ def test_folds_share_one_program_and_a_finished_one_is_not_repeated(tmp_path, mo
     assert last["eval/loss"] == found["folds"][2]["metrics"]["eval/loss"], "a fold is an ordinary run"
     assert config_file.load(run_dir / "folds/2").data == alone.data
     page = build_report([run_dir], tmp_path / "folds.html").read_text()
-    assert all(f"HeldOutFold {n}" in page for n in range(4))
+    assert all(f"Fold {n}" in page for n in range(4))
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ import pytest
 from bigmodel_jax.config import Config, TrainConfig, replaced
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.data import ImageData
+from bigmodel_jax.data import ImageData, Tfds
+from bigmodel_jax.data.sources.fold import HeldOutFold
 from bigmodel_jax.models import MLPConfig
 from bigmodel_jax.objectives import Classification
 from bigmodel_jax.optim import OptimConfig
@@ -84,3 +85,21 @@ def test_a_field_that_python_branches_on_stays_a_constant(name, found):
 def test_the_rate_of_every_schedule_may_be_a_number_of_the_step(schedule):
     config = replaced(CONFIG, "optim.schedule", schedule)
     assert traceable(config, ("optim.lr",)) == ("optim.lr",)
+
+
+def test_a_field_that_no_program_reads_shares_them_for_rows_of_one_shape():
+    """Which rows are held out changes no program; rows that are longer have one of their own."""
+    programs = SharedPrograms((), unread=("data.source.fold",))
+    folds = [
+        replaced(CONFIG, "data", dataclasses.replace(CONFIG.data, source=HeldOutFold(Tfds("digits"), 3, n)))
+        for n in (0, 1)
+    ]
+    for config in folds:
+        after(programs, config, steps=1)
+    assert programs.compiled == 1
+    mesh = sharding.make_mesh(CONFIG.parallel, jax.devices()[:1])
+    longer = jax.tree.map(lambda x: jnp.concatenate([x, x]), BATCH)
+    programs.programs(folds[0], mesh, init_state(folds[0], mesh), longer, {})
+    assert programs.compiled == 2
+    after(programs, replaced(folds[1], "data.source.k", 4), steps=1)
+    assert programs.compiled == 3, "another field of the data is another program"
