@@ -51,9 +51,8 @@ class TrainConfig:
     steps: Count | None = None  # optimizer steps; None = as many as `epochs` are, or 1000 where that is None, too
     epochs: Positive | None = None  # passes over the training rows, in place of `steps`
     batch_size: Count = 32  # examples (rows) of one optimizer step, over all devices
-    stochastic_depth: ShareBelowOne = (
-        0.0  # in how many steps the last layer is left out; the n-th of L: this times n / L
-    )
+    stochastic_depth: ShareBelowOne = 0.0
+    "in how many steps the last layer is left out; the n-th of L: this times n / L"
     microbatches: Count = 1  # the batch is computed in this many pieces, one after the other
     seed: Seed = 0
     log_every: Count = 10
