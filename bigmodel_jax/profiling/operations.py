@@ -105,10 +105,13 @@ def _operation(code, origins, computation, one, times, peak, bandwidth) -> Opera
     calls = _own(code.program.frames.calls(_frame(telling)))
     module, source = module_of(calls, telling.op_name)
     again = "recomputed" if "rematted" in telling.op_name else "backward" if "transpose(" in telling.op_name else ""
+    kind = _kind(code, one, module, calls, bool(products))
+    if kind == COLLECTIVE:  # what it takes is the network's time, of which nothing is known here
+        seconds = 0.0
     runs = times or 0
     return Operation(
         module,
-        _kind(code, one, module, calls, bool(products)),
+        kind,
         "update" if module == "optimizer" else again or "forward",
         telling.op_name.rpartition("/")[2] or one.name.rstrip(".0123456789"),
         source,
