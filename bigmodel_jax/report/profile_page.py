@@ -161,13 +161,12 @@ _SINGULAR = {"kinds": "kind", "modules": "module", "passes": "pass"}
 
 
 def _operations(record: dict[str, Any]) -> str:
-    heads_ = ("Operation", "Module", "Kind", "Pass", "Line", "A step", "Share", "×\u00a0roofline")
+    heads_ = ("Operation", "Module", "Kind", "Line", "A step", "Share", "×\u00a0roofline")
     found = [
         [
-            f"{one['operation']} ({one['name']})",
+            f"{one['operation']}{_phase(one)} ({one['name']})",
             one["module"],
             one["kind"],
-            one["pass"],
             one["source"],
             milliseconds(one["seconds"]),
             f"{100 * one['seconds'] / record['step_seconds']:.1f}\u00a0%",
@@ -176,6 +175,10 @@ def _operations(record: dict[str, Any]) -> str:
         for one in record["operations"]
     ]
     return elements.table(heads_, found)
+
+
+def _phase(one: dict[str, Any]) -> str:
+    return f", {one['pass']}" if one["pass"] in ("backward", "recomputed") else ""
 
 
 def _open(folder: Path) -> str:
