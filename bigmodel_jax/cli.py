@@ -28,7 +28,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if args is None:
         interrupts.tell = peers.end
         args = sys.argv[1:]
-        if args[:1] in (["train"], ["sweep"], ["cross-validate"]):
+        if args[:1] in (["train"], ["sweep"], ["profile"], ["cross-validate"]):
             with interrupts.held():
                 runtime.keep_memory()
         runtime.use_gpu_memory()

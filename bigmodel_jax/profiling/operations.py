@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from bigmodel_jax.plan.program.cost import FREE, bytes_of, products_of
+from bigmodel_jax.plan.program.frames import Call
 from bigmodel_jax.plan.program.hlo import KINDS as COLLECTIVES
 from bigmodel_jax.plan.program.instructions import Code, Instruction
 from bigmodel_jax.plan.program.origin import Origins
@@ -101,17 +102,19 @@ def _operation(code, origins, computation, one, times, peak, bandwidth) -> Opera
     moved = 0.0 if one.opcode in FREE else bytes_of(code, computation, one)
     seconds = max(sum(n / peak(kind) for kind, n in products.items()), moved / bandwidth)
     telling = _telling(code, origins, computation, one)
-    frame = _frame(telling)
-    calls = code.program.frames.calls(frame)
-    module = module_of(calls, telling.op_name)
+    calls = _own(code.program.frames.calls(_frame(telling)))
+    module, source = module_of(calls, telling.op_name)
     again = "recomputed" if "rematted" in telling.op_name else "backward" if "transpose(" in telling.op_name else ""
+    kind = _kind(code, one, module, calls, bool(products))
+    if kind == COLLECTIVE:  # what it takes is the network's time, of which nothing is known here
+        seconds = 0.0
     runs = times or 0
     return Operation(
         module,
-        _kind(code, one, module, calls, bool(products)),
+        kind,
         "update" if module == "optimizer" else again or "forward",
         telling.op_name.rpartition("/")[2] or one.name.rstrip(".0123456789"),
-        code.program.frames.line(frame),
+        source,
         one.opcode in _CONTAINERS,
         runs * sum(products.values()),
         runs * moved,
@@ -138,27 +141,28 @@ def _frame(one: Instruction) -> int:
     return int(found[1]) if found else 0
 
 
-def _own(calls: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _own(calls: list[Call]) -> list[Call]:
     """The calls from this package, a user's files, and optax."""
-    return [(f, name) for f, name in calls if "/optax/" in f or not re.search(r"site-packages|/lib/python|^<|^\?", f)]
+    return [c for c in calls if "/optax/" in c.file or not re.search(r"site-packages|/lib/python|^<|^\?", c.file)]
 
 
-def module_of(calls: list[tuple[str, str]], op_name: str) -> str:
-    """The module of an operation by its calls, (file, function) from the innermost on; by its name where it has none.
+def module_of(calls: list[Call], op_name: str) -> tuple[str, str]:
+    """(module, line of code) of an operation by its calls, from the innermost on; by its name where it has none.
 
     The innermost call that names a module counts. A function of a model that names none is a module of its own.
     """
-    for file, function in _own(calls):
+    for file, function, line in calls:
+        source = f"{re.sub(r'^.*(bigmodel_jax|site-packages)/', '', file)}:{line}"
         if named := next((module for part, module in FILES if part in file), ""):
-            return named
+            return named, source
         if "/bigmodel_jax/" not in file or "/models/" in file:
             last = function.rpartition(".")[2]
             words = (module for part, module in FUNCTIONS if part in last.lower())
-            return next(words, f"{file.rpartition('/')[2].removesuffix('.py')} {last}".strip())
-    return "parameters and state" if re.match(r"(state|constants|batch)\b", op_name) else "without a line of code"
+            return next(words, f"{file.rpartition('/')[2].removesuffix('.py')} {last}".strip()), source
+    return ("parameters and state" if re.match(r"(state|constants|batch)\b", op_name) else "without a line of code"), ""
 
 
-def _kind(code: Code, one: Instruction, module: str, calls: list[tuple[str, str]], products: bool) -> str:
+def _kind(code: Code, one: Instruction, module: str, calls: list[Call], products: bool) -> str:
     inside = list(_inside(code, one))
     if any(i.opcode.removesuffix("-start").removesuffix("-done") in COLLECTIVES for i in inside):
         return COLLECTIVE
@@ -169,8 +173,7 @@ def _kind(code: Code, one: Instruction, module: str, calls: list[tuple[str, str]
     if all(i.opcode in _COPIES for i in inside):
         return COPIES
     # Projections are called through nn/linear.py: what attention/ computes itself are scores, softmax and sums of values.
-    innermost = next(iter(_own(calls)), ("", ""))[0]
-    if "/nn/attention/" in innermost:
+    if calls and "/nn/attention/" in calls[0].file:
         return ATTENTION
     if products:
         return PRODUCTS

@@ -69,7 +69,7 @@ def rows(record: dict[str, Any], name: str) -> list[list[str]]:
         [
             one["name"],
             milliseconds(one["seconds"]),
-            f"{100 * one['seconds'] / record['step_seconds']:.1f} %",
+            f"{100 * one['seconds'] / record['step_seconds']:.1f}\u00a0%",
             milliseconds(one["roofline"]) if one["roofline"] else "",
             _ratio(one),
         ]
@@ -78,7 +78,7 @@ def rows(record: dict[str, Any], name: str) -> list[list[str]]:
 
 
 def heads(first: str) -> tuple[str, ...]:
-    return (first, "Time a step", "Share", "Roofline", "× roofline")
+    return (first, "A step", "Share", "Roofline", "×\u00a0roofline")
 
 
 def table(record: dict[str, Any], name: str) -> str:
@@ -90,13 +90,17 @@ def roofline_note(record: dict[str, Any]) -> str:
     note = f"Roofline: arithmetic and memory at their peaks, as plan counts them, by {record['rates']}."
     if record["roofline_seconds"] is None:
         note += " The program does not say how often some loop runs, so parts of it have no prediction."
+    note += " It is no bound where arrays stay in a cache."
     if any(one["name"] == "collectives" for one in record["kinds"]):
         note += " Networks are not in it; plan predicts collectives for a topology."
     return note
 
 
 def milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+    """As text; its space does not break."""
+    if seconds < 1e-6:
+        return "< 0.001\u00a0ms" if seconds else "0\u00a0ms"
+    return f"{1000 * seconds:.3g}\u00a0ms" if seconds < 1 else f"{seconds:.3g}\u00a0s"
 
 
 def _ratio(one: dict[str, Any]) -> str:
@@ -118,8 +122,8 @@ def _cards(record: dict[str, Any]) -> list[str]:
         cards.append(elements.card("Roofline", milliseconds(least), f"the step takes {step / least:.1f} times as long"))
     else:
         cards.append(elements.card("Roofline", "unknown", "no length of some loop in the program"))
-    cards.append(elements.card("Device waits", f"{100 * idle / step:.1f} %", "of a step, for whatever reason"))
-    cards.append(elements.card("Data", f"{100 * wait / step:.1f} %", "of a step the host waited for a batch"))
+    cards.append(elements.card("Device waits", f"{100 * idle / step:.1f}\u00a0%", "of a step, for whatever reason"))
+    cards.append(elements.card("Data", f"{100 * wait / step:.1f}\u00a0%", "of a step the host waited for a batch"))
     if record["runs"]:
         shortest, longest = (milliseconds(find(record["runs"])) for find in (min, max))
         cards.append(elements.card("Runs", f"{len(record['runs'])}", f"of the program: {shortest} to {longest}"))
@@ -157,21 +161,24 @@ _SINGULAR = {"kinds": "kind", "modules": "module", "passes": "pass"}
 
 
 def _operations(record: dict[str, Any]) -> str:
-    heads_ = ("Operation", "Module", "Kind", "Pass", "Line", "Time a step", "Share", "× roofline")
+    heads_ = ("Operation", "Module", "Kind", "Line", "A step", "Share", "×\u00a0roofline")
     found = [
         [
-            f"{one['operation']} ({one['name']})",
+            f"{one['operation']}{_phase(one)} ({one['name']})",
             one["module"],
             one["kind"],
-            one["pass"],
             one["source"],
             milliseconds(one["seconds"]),
-            f"{100 * one['seconds'] / record['step_seconds']:.1f} %",
+            f"{100 * one['seconds'] / record['step_seconds']:.1f}\u00a0%",
             _ratio(one),
         ]
         for one in record["operations"]
     ]
     return elements.table(heads_, found)
+
+
+def _phase(one: dict[str, Any]) -> str:
+    return f", {one['pass']}" if one["pass"] in ("backward", "recomputed") else ""
 
 
 def _open(folder: Path) -> str:

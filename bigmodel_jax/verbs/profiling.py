@@ -52,7 +52,8 @@ def profile(args: Sequence[str]) -> None:
 
 
 def _config(given: Profile, run_dir: Path):
-    """The config with its window; the run goes on for no longer, so its schedule stays that of the whole run."""
+    """The config with its window. The steps are those of the whole run, so the schedule is, too; evaluations and saves come
+    after its last step, which a profile never reaches."""
     from bigmodel_jax.training import epochs
 
     if given.config.train.profile:
@@ -67,7 +68,9 @@ def _config(given: Profile, run_dir: Path):
     report = dataclasses.replace(config.report, watch=0)
     train = dataclasses.replace(config.train, steps=steps, profile=f"{given.warmup}:{last}")
     saves = dataclasses.replace(config.checkpoint, every=steps, local_every=0)
-    evaluation = dataclasses.replace(config.eval, every=0, sets=(), baselines=False)
+    sets = tuple(dataclasses.replace(one, every=0) for one in config.eval.sets)
+    every = steps if config.eval.every else 0
+    evaluation = dataclasses.replace(config.eval, every=every, sets=sets, baselines=False)
     return dataclasses.replace(config, train=train, checkpoint=saves, eval=evaluation, report=report)
 
 

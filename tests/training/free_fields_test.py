@@ -14,7 +14,7 @@ from bigmodel_jax.training import run_folder
 CONFIG = Config(LlamaConfig.tiny(), NextToken(), TextData(source=TextFiles("a", "b")))
 # Each of these, or what is below it; nothing else.
 FREE = {
-    *("train.steps", "train.epochs", "train.log_every", "train.max_skipped", "train.max_step_seconds"),
+    *("train.steps", "train.epochs", "train.log_every", "train.max_skipped", "train.max_step_seconds", "train.profile"),
     *("data.cache_dir", "objective.logits"),
     "model.compute",
     *("parallel", "eval", "checkpoint", "report"),

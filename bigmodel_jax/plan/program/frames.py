@@ -1,6 +1,13 @@
 """The lines of code that a program's instructions come from: the tables of stack frames at the head of its text."""
 
 import re
+from typing import NamedTuple
+
+
+class Call(NamedTuple):
+    file: str
+    function: str  # empty where the text has no names of functions
+    line: str
 
 
 class Frames:
@@ -39,10 +46,10 @@ class Frames:
         chosen = next(iter(models or own or lines), "")
         return chosen.rpartition("bigmodel_jax/")[2] if "bigmodel_jax/" in chosen else chosen
 
-    def calls(self, frame: int) -> list[tuple[str, str]]:
-        """(file, function) of each call of a frame, the innermost first."""
-        places = [(file, function) for file, function, _ in self._places(str(frame))]
-        return [(self.files.get(file, "?"), self.functions.get(function, "")) for file, function in places]
+    def calls(self, frame: int) -> list[Call]:
+        """The calls of a frame, the innermost first."""
+        places = self._places(str(frame))
+        return [Call(self.files.get(file, "?"), self.functions.get(name, ""), line) for file, name, line in places]
 
     def _lines(self, frame: str) -> list[str]:
         return [f"{self.files.get(file, '?')}:{line}" for file, _, line in self._places(frame)]
