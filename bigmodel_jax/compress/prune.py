@@ -247,6 +247,8 @@ def _as_kept(subject: Subject, found: Pruned, asked: Asked) -> Config:
     optim = subject.told.optim
     if asked.kind in SPARSE:
         optim = dataclasses.replace(optim, prune=PruneConfig(keep=True, targets=asked.targets))
+    elif optim.prune.sparsity:  # the run pruned itself, and is not to do so twice
+        optim = dataclasses.replace(optim, prune=PruneConfig(keep=True, targets=optim.prune.targets))
     return dataclasses.replace(subject.told, model=found.config.model, optim=optim)
 
 

@@ -5,10 +5,11 @@ Scores stand as (M, I, O): M matrices along layers and experts, I inputs, O outp
 
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bigmodel_jax.core.params import Param
 from bigmodel_jax.models.adapted import matrix
@@ -56,28 +57,33 @@ def wanda(w: jax.Array, squares: jax.Array) -> jax.Array:
     return magnitude(w) * jnp.sqrt(squares)[..., None]
 
 
-def smallest_out(scores: jax.Array, sparsity: float, *, by_output: bool) -> jax.Array:
+def smallest_out(scores: Any, sparsity: float, *, by_output: bool) -> np.ndarray:
     """The mask without the share `sparsity` of the lowest scores, exactly round(sparsity n) of each matrix.
 
     by_output: of each output's own inputs, as Wanda compares (section 3), and not of the whole matrix.
     """
-    num, inputs, outputs = scores.shape
-    rows = scores.swapaxes(1, 2) if by_output else scores.reshape(num, 1, inputs * outputs)
-    kept = _ranks(rows) >= round(sparsity * rows.shape[-1])
-    return kept.swapaxes(1, 2) if by_output else kept.reshape(num, inputs, outputs)
+    scores = np.asarray(scores)
+    rows = scores.swapaxes(1, 2) if by_output else scores.reshape(len(scores), 1, -1)
+    kept = _without_lowest(rows, round(sparsity * rows.shape[-1]))
+    return kept.swapaxes(1, 2) if by_output else kept.reshape(scores.shape)
 
 
-def n_of_m(scores: jax.Array, pattern: NofM) -> jax.Array:
+def n_of_m(scores: Any, pattern: NofM) -> np.ndarray:
     """The mask with the n highest scores of every m inputs in a row, for each output; I must be a multiple of m."""
     num, inputs, outputs = scores.shape
     if inputs % pattern.m:
         text = f"{pattern.n}:{pattern.m}"
         raise ValueError(f"--pattern = {text!r}: a matrix has {inputs} inputs, which is no multiple of {pattern.m}")
-    blocks = scores.swapaxes(1, 2).reshape(num, outputs, inputs // pattern.m, pattern.m)
-    kept = _ranks(blocks) >= pattern.m - pattern.n
+    blocks = np.asarray(scores).swapaxes(1, 2).reshape(num, -1, pattern.m)
+    kept = _without_lowest(blocks, pattern.m - pattern.n)
     return kept.reshape(num, outputs, inputs).swapaxes(1, 2)
 
 
-def _ranks(x: jax.Array) -> jax.Array:
-    """The place of each entry among those along the last dimension; of equals the earlier one is lower."""
-    return jnp.argsort(jnp.argsort(x, axis=-1, stable=True), axis=-1)
+def _without_lowest(scores: np.ndarray, count: int) -> np.ndarray:
+    """True but for the `count` lowest along the last dimension, as many where some are equal. On the host: selecting is
+    linear, where a device would sort."""
+    kept = np.ones(scores.shape, bool)
+    if count:
+        for one, mask in zip(scores, kept, strict=True):  # one matrix's numbers at a time
+            np.put_along_axis(mask, np.argpartition(one, count - 1, axis=-1)[..., :count], False, axis=-1)
+    return kept

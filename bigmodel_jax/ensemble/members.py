@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from bigmodel_jax.checkpoint import kept, leaves, store
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import mirror, params
+from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.training import constants, run_folder
 from bigmodel_jax.training.saved import load_weights
 
@@ -28,8 +29,16 @@ class Member(NamedTuple):
         return load_weights(self.config, self.folder, mesh, self.which, f"ensemble: {self.name}")[0]
 
 
-def open_members(sources: list[str], last: int, how: How) -> list[Member]:
+def parallel_of(sources: list[str]) -> ParallelConfig:
+    """The mesh of the first run; the default where there is none yet, of which `open_members` says what is wrong."""
+    folder = kept.split(sources[0])[0] if sources else Path()
+    return run_folder.load(folder).parallel if sources and (folder / "config.json").is_file() else ParallelConfig()
+
+
+def open_members(sources: list[str], last: int, how: How, parallel: ParallelConfig = ParallelConfig()) -> list[Member]:
     """The members that RUN, RUN@STEP and RUN@best name; last: the newest so many saves of the only run, 0 = not asked.
+
+    parallel: the mesh of all of them.
 
     ValueError, one line, where they are fewer than two, one is no run, or they do not fit each other.
     """
@@ -44,7 +53,6 @@ def open_members(sources: list[str], last: int, how: How) -> list[Member]:
     names = [member.name for member in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"ensemble: {twice[0]} is named twice; each member counts once")
-    parallel = found[0].config.parallel
     found = [m._replace(config=dataclasses.replace(m.config, parallel=parallel)) for m in found]
     for other in found[1:]:
         check_same(found[0], other, how)

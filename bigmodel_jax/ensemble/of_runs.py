@@ -13,6 +13,7 @@ from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.core.precision import cast
+from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.ensemble import averages, predictions, soup, statistics
 from bigmodel_jax.ensemble.members import AVERAGED, How, Member, open_members
 from bigmodel_jax.report.counted import counting
@@ -34,6 +35,7 @@ class Asked(NamedTuple):
     last: int = 0
     batches: int = 0
     run_dir: Path | None = None
+    parallel: ParallelConfig = ParallelConfig()
 
 
 @dataclasses.dataclass
@@ -104,7 +106,7 @@ def make_ensemble(sources: list[str], asked: Asked) -> dict[str, Any]:
     """
     if asked.run_dir:
         new_run.check_free(asked.run_dir)
-    members = open_members(sources, asked.last, asked.how)
+    members = open_members(sources, asked.last, asked.how, asked.parallel)
     first = members[0]
     config = dataclasses.replace(first.config, data=first.config.data.of_run(first.folder))
     validate(config, jax.device_count())

@@ -137,5 +137,7 @@ def _smallest_out(update: jax.Array, weight: jax.Array, p: Param, share: jax.Arr
     lead = p.shape[: stacked(p)]
     sizes = jnp.abs(weight + update).reshape(*lead, -1)
     k = jnp.floor(share * sizes.shape[-1] + 0.5).astype(jnp.int32)
-    ranks = jnp.argsort(jnp.argsort(sizes, axis=-1), axis=-1).reshape(p.shape)
+    order = jnp.argsort(sizes, axis=-1)
+    places = jnp.broadcast_to(jnp.arange(sizes.shape[-1]), sizes.shape)
+    ranks = jnp.put_along_axis(jnp.zeros_like(places), order, places, axis=-1, inplace=False).reshape(p.shape)
     return jnp.where(ranks < k, -weight, update).astype(update.dtype)

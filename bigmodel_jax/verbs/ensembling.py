@@ -29,7 +29,14 @@ class Ensemble:
 
 def ensemble(args: Sequence[str]) -> None:
     targets, options = split(args)
-    given = parse(Ensemble(), options, prog="launch.py ensemble RUN RUN ...")
+    from bigmodel_jax.core.sharding import ParallelConfig
+    from bigmodel_jax.ensemble.members import parallel_of
+
+    @dataclasses.dataclass(frozen=True)
+    class OnMesh(Ensemble):
+        parallel: ParallelConfig = parallel_of(targets)
+
+    given = parse(OnMesh(), options, prog="launch.py ensemble RUN RUN ...")
     if (given.how in WRITES) != bool(given.run_dir):
         wants = "makes a run: name its folder" if given.how in WRITES else "makes no run; leave it out"
         raise ValueError(f"--run_dir = {given.run_dir!r}: --how {given.how} {wants}")
@@ -45,7 +52,7 @@ def ensemble(args: Sequence[str]) -> None:
     from bigmodel_jax.ensemble.of_runs import Asked, make_ensemble
     from bigmodel_jax.report.ensemble_page import build_ensemble_page
 
-    record = make_ensemble(targets, Asked(given.how, given.metric, given.last, given.batches, run_dir))
+    record = make_ensemble(targets, Asked(given.how, given.metric, given.last, given.batches, run_dir, given.parallel))
     page = build_ensemble_page(record, output)
     files.replace(output.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
     if given.json:
@@ -87,6 +94,7 @@ VERBS = {
         "--batches     training batches that batch norm's statistics are recomputed over;\n"
         "              else one pass over the training rows\n"
         "--output      the page; else ensemble.html, here or in the new run's folder\n"
+        "--parallel.X  another mesh than that of the first run\n"
         "--json        print one JSON object instead of a table",
         (
             "ensemble runs/seed0 runs/seed1 runs/seed2",

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bigmodel_jax import runtime
-from bigmodel_jax.core.options import asks_for_help, parse
+from bigmodel_jax.core.options import parse
 from bigmodel_jax.core.ranges import Count, CountOrZero, Positive, ProperShare
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.verbs.base import RUN, STEP, Verb, local, place, run_dir_of, split
@@ -34,14 +34,21 @@ class Prune:
 
 def prune(args: Sequence[str]) -> None:
     targets, options = split(args)
-    if len(targets) != 2 and not asks_for_help(args):
+    if len(targets) != 2:
         raise ValueError(f"prune: expected a run and a folder, got {targets}; launch.py prune --help shows how")
-    given = parse(Prune(), options, prog="launch.py prune RUN FOLDER")
-    sparsities = _sparsities(given)
     run, folder = place("prune", targets[0]), local("prune", targets[1])
+    from bigmodel_jax.core.sharding import ParallelConfig
     from bigmodel_jax.training import run_folder
 
     config, run_dir = run_folder.load(run), run_dir_of(run)
+
+    @dataclasses.dataclass(frozen=True)
+    class OnMesh(Prune):
+        parallel: ParallelConfig = config.parallel
+
+    given = parse(OnMesh(), options, prog="launch.py prune RUN FOLDER")
+    sparsities = _sparsities(given)
+    config = dataclasses.replace(config, parallel=given.parallel)
     runtime.keep_programs()
     from bigmodel_jax.compress.prune import Asked, prune_run
     from bigmodel_jax.core import files
@@ -122,6 +129,7 @@ VERBS = {
         "--calibration training batches that inputs are measured on\n"
         "--metric      what is drawn; else checkpoint.best_metric, or eval/loss\n"
         f"{STEP}\n"
+        "--parallel.X  another mesh than the run's\n"
         "--json        print one JSON object instead of a table",
         (
             "prune runs/lm_tiny runs/sparse --kind wanda --heal 100",
