@@ -92,7 +92,7 @@ def test_weights_lie_as_they_are_stored_and_on_a_mesh_as_its_rules_say(run, tmp_
     tokens = np.random.default_rng(0).integers(1, 300, (8, 17)).astype(np.int32)
     batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": np.ones((8, 16), np.float32)}
     losses = [
-        make_eval_step(used, where)(params.from_paths(tree), batch)["loss"].compute()
+        float(make_eval_step(used, where)(params.from_paths(tree), batch)["loss"].compute())
         for used, where, tree in ((single, one, alone), (cut, mesh, many))
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
