@@ -10,7 +10,7 @@ import itertools
 from pathlib import Path
 
 from bigmodel_jax import config_file
-from bigmodel_jax.compress.calibrate import by_gptq
+from bigmodel_jax.compress.calibrate import by_gptq, by_largest
 from bigmodel_jax.compress.quantise import pack, quantised, stored_bytes
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.models.quantize import QuantizeConfig
@@ -20,12 +20,14 @@ from bigmodel_jax.training.saved import load_weights
 from bigmodel_jax.training.set_evaluations import validation
 
 KINDS = {
-    "int8": (QuantizeConfig("int8"), False),
-    "int4": (QuantizeConfig("int4"), False),
-    "int4-gptq": (QuantizeConfig("int4"), True),
-    "float8": (QuantizeConfig("float8"), False),
-    "nf4": (QuantizeConfig("nf4"), False),
-    "nf4-gptq": (QuantizeConfig("nf4"), True),
+    "int8": (QuantizeConfig("int8"), None),
+    "int4": (QuantizeConfig("int4"), None),
+    "int4-gptq": (QuantizeConfig("int4"), by_gptq),
+    "float8": (QuantizeConfig("float8"), None),
+    "nf4": (QuantizeConfig("nf4"), None),
+    "int8_dynamic": (QuantizeConfig("int8_dynamic"), None),
+    "int8_static": (QuantizeConfig("int8_static"), by_largest),
+    "nf4-gptq": (QuantizeConfig("nf4"), by_gptq),
 }
 
 
@@ -44,9 +46,9 @@ def main() -> None:
     print(f"float32      {before:.5f} bits per byte on {args.rows} rows", flush=True)
     whole = 4 * params.count(config.make_model().spec)
     for name in args.kinds:
-        asked, by_errors = KINDS[name]
+        asked, find = KINDS[name]
         new = quantised(config, asked)
-        nodes = by_gptq(config, weights, asked, args.calibration, lambda x, _: x) if by_errors else {}
+        nodes = find(config, weights, asked, args.calibration, lambda x, _: x) if find else {}
         stored = pack(new, weights, mesh, nodes)
         now = evaluate(new, make_eval_step(new, mesh), stored, batches)["eval/bits_per_byte"]
         share = stored_bytes(new) / whole

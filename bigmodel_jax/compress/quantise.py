@@ -50,7 +50,7 @@ def check(config: Config, run_dir: Path, asked: QuantizeConfig) -> None:
     """ValueError, one line, where the run's weights cannot be quantised."""
     if asked.kind == "none":
         raise ValueError(f"--kind = 'none'; it must be one of {', '.join(get_args(Kind))}")
-    if config.quantize.kind != "none":
+    if config.quantize.kind != "none" and not config.quantize.aware:
         raise ValueError(
             f"quantize: {str(run_dir)!r} is quantised already (quantize.kind = {config.quantize.kind!r}); give the run that "
             "it was made of"

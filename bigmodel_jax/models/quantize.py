@@ -1,4 +1,5 @@
-"""Weights of 8 or 4 bits that a model runs with and nothing trains: what `launch.py quantize` makes of a trained model.
+"""Weights of 8 or 4 bits that a model runs with and nothing trains: what `launch.py quantize` makes of a trained model; and
+training that reads its weights so.
 
 Every parameter becomes a constant. A matrix is stored in blocks of small numbers with a scale each (core/storage.py
 `Blocks`), the scales in bfloat16; a vector, a norm and a router stay as they are.
@@ -7,7 +8,10 @@ Every parameter becomes a constant. A matrix is stored in blocks of small number
 import dataclasses
 import functools
 import re
+from collections.abc import Callable
 from typing import Any, Literal
+
+import jax
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.channels import Channels
@@ -17,6 +21,7 @@ from bigmodel_jax.core.storage import Blocks, Dense, Storage, dense, stored
 from bigmodel_jax.models.adapted import is_table, matrix
 from bigmodel_jax.models.base import Model
 from bigmodel_jax.models.bases import APART, is_stack_matrix
+from bigmodel_jax.nn.lora import BRANCH
 
 Kind = Literal["int8", "int4", "nf4", "float8", "int8_dynamic", "int8_static"]
 PRODUCTS = ("int8_dynamic", "int8_static")  # whose inputs are rounded, too
@@ -35,13 +40,15 @@ class QuantizeConfig:
     "int8_dynamic" and "int8_static" multiply int8 with int8 (core/channels.py) in the stack of layers; what else is a matrix
     has "int8". block: values with one scale, 0 = 64, of int4 32; a dimension that it does not divide has the largest smaller
     block that does, or stays as it is where that has fewer than 8 values. tables: of embeddings and of the head. keep: a
-    pattern of whole paths of parameters that stay as they are.
+    pattern of whole paths of parameters that stay as they are. aware: the weights train, and every pass reads them rounded as
+    they would be stored, with the gradient of the product without rounding (arXiv:1712.05877, arXiv:1308.3432).
     """
 
     kind: Literal["none", Kind] = "none"
     block: CountOrZero = 0
     tables: TableKind = "int8"
     keep: str = ""
+    aware: bool = False
 
     def stored(self, model: Model, dtype: str) -> Model:
         """The model whose weights are constants as they are stored; dtype: in which it computes.
@@ -50,14 +57,25 @@ class QuantizeConfig:
         """
         if self.kind == "none":
             return model
+        self._check(model)
         spec = {path: self._constant(path, p) for path, p in params.paths(model.spec).items()}
+        if self.aware:
+            rounded = {path: p.storage for path, p in spec.items() if p.storage != Dense()}
+            return _reading(model, functools.partial(_rounded, rounded))
         read = functools.partial(_read, frozenset(path for path, p in spec.items() if _is_made_dense(path, p)), dtype)
-        if model.parts:
-            apply = dataclasses.replace(model.parts, read=functools.partial(_read_all, read, model.parts.read))
-        else:
-            apply = functools.partial(_apply, read, model.apply)
         spec = params.from_paths(spec)
-        return model._replace(spec=spec, apply=apply, init=model.init and functools.partial(_init, model.init, spec))
+        init = model.init and functools.partial(_init, model.init, spec)
+        return _reading(model, read)._replace(spec=spec, init=init)
+
+    def _check(self, model: Model) -> None:
+        if BRANCH in model.spec:
+            raise ValueError(
+                f"quantize.kind = {self.kind!r} with adapters; a base in 8 or 4 bits is adapters.base, and `export` merges"
+            )
+        if self.aware and self.kind in PRODUCTS:
+            raise ValueError(
+                f"quantize.aware = True with quantize.kind = {self.kind!r}; it must be int8, int4, nf4 or float8"
+            )
 
     def storage(self, path: str, p: Param) -> Storage:
         """That of one parameter."""
@@ -100,6 +118,28 @@ class QuantizeConfig:
 def _is_made_dense(path: str, p: Param) -> bool:
     """Whether the model's own code reads the weight as an array, and gets one."""
     return p.storage != Dense() and not (is_stack_matrix(path, dataclasses.replace(p, decay=True)) or path in TABLES)
+
+
+def _reading(model: Model, read: Callable[[Tree, Any], Tree]) -> Model:
+    """The model whose functions get read(parameters, rng)."""
+    if model.parts:
+        apply = dataclasses.replace(model.parts, read=functools.partial(_read_all, read, model.parts.read))
+    else:
+        apply = functools.partial(_apply, read, model.apply)
+    return model._replace(apply=apply)
+
+
+def _rounded(storages: dict[str, Storage], tree: Tree, rng: Any, above: str = "") -> Tree:
+    """The weights as they would be stored, whose gradient is the weights' own."""
+
+    def one(path: str, x: Any) -> Any:
+        if isinstance(x, tuple):  # layers that lie apart (nn/stack.py)
+            return tuple(_rounded(storages, layer, rng, f"{path}/") for layer in x)
+        if path not in storages:
+            return x
+        return x + jax.lax.stop_gradient(dense(storages[path].pack(x), x.dtype) - x)
+
+    return params.from_paths({path: one(f"{above}{path}", x) for path, x in params.paths(tree).items()})
 
 
 def _read(made_dense: frozenset[str], dtype: str, tree: Tree, rng: Any) -> Tree:

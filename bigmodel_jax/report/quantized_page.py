@@ -68,5 +68,6 @@ def _speed(record: dict[str, Any], theme: Theme):
     axes.barh([i + 0.2 for i in places], stored, 0.36, color=theme.series[1], label="as stored")
     axes.set_yticks(list(places), [row["name"] for row in rows])
     axes.invert_yaxis()
-    axes.legend(frameon=False, fontsize=10)
+    axes.set_xlim(0, 1.6 * max(row["wide"] for row in rows))  # room for the names
+    axes.legend(frameon=False, fontsize=10, loc="center right")
     return figure

@@ -25,7 +25,7 @@ def check_processes(config: Config) -> None:
 
 def check_trains(config: Config) -> None:
     """ValueError where the run's weights are stored in small numbers, all of them constants."""
-    if config.quantize.kind != "none":
+    if config.quantize.kind != "none" and not config.quantize.aware:
         raise ValueError(
             f"quantize.kind = {config.quantize.kind!r}: nothing of it trains; train the run that it was made of, or adapters "
             "beside a base in 8 or 4 bits (adapters.base)"

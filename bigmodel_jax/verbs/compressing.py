@@ -84,7 +84,7 @@ HEADS = ("stored as", "parameters", "bytes")
 def _print(title: str, heads: Sequence[str], rows: list[list[str]]) -> None:
     found = Table(title=title, title_justify="left")
     for number, name in enumerate(heads):
-        found.add_column(name, justify="right" if number else "left")
+        found.add_column(name, justify="right" if number else "left", no_wrap=not number)
     for row in rows:
         found.add_row(*row)
     Console(soft_wrap=True).print(found)

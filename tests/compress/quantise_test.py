@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.compress.quantise import stored_bytes
@@ -18,6 +19,7 @@ from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.models.adapters import Lora
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.training import run as runs
+from bigmodel_jax.training.eval_step import make_eval_step
 from bigmodel_jax.training.saved import load_weights
 
 pytestmark = pytest.mark.slow
@@ -43,7 +45,6 @@ def run(tmp_path_factory):
         data,
         train=TrainConfig(steps=60, batch_size=16),
         eval=EvalConfig(batch_size=16, baselines=False, sample=SampleConfig(prompt="3 and", max_tokens=8)),
-        parallel=ParallelConfig(data=1),
     )
     runs.train(config, folder / "run")
     return folder / "run"
@@ -58,10 +59,10 @@ def evaluated(capsys, folder) -> float:
     return json.loads(said(capsys, "eval", str(folder), "--json").splitlines()[-1])["eval/bits_per_byte"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "method", "lost"),
-    [("int8", "round", 0.01), ("int4", "gptq", 0.3), ("float8", "round", 0.1), ("int8_static", "round", 0.2)],
-)
+CASES = [("int8", "round", 0.01), ("int4", "gptq", 0.3), ("float8", "round", 0.1), ("int8_static", "round", 0.2)]
+
+
+@pytest.mark.parametrize(("kind", "method", "lost"), CASES)
 def test_a_quantised_run_evaluates_generates_and_is_small(run, tmp_path, capsys, kind, method, lost):
     folder = tmp_path / kind
     text = said(capsys, "quantize", str(run), str(folder), "--kind", kind, "--method", method, "--rows", "16")
@@ -78,8 +79,9 @@ def test_a_quantised_run_evaluates_generates_and_is_small(run, tmp_path, capsys,
 def test_weights_lie_as_they_are_stored_and_on_a_mesh_as_its_rules_say(run, tmp_path, capsys):
     said(capsys, "quantize", str(run), str(tmp_path / "small"), "--kind", "int4")
     config = config_file.load(tmp_path / "small")
-    one = sharding.make_mesh(config.parallel, jax.devices()[:1])
-    alone = params.paths(load_weights(config, tmp_path / "small", one)[0])
+    single = dataclasses.replace(config, parallel=ParallelConfig(data=1))
+    one = sharding.make_mesh(single.parallel, jax.devices()[:1])
+    alone = params.paths(load_weights(single, tmp_path / "small", one)[0])
     assert isinstance(alone["layers/mlp/up"], Blocked)
     cut = dataclasses.replace(config, parallel=ParallelConfig(data=1, fsdp=2, tensor=2))
     mesh = sharding.make_mesh(cut.parallel, jax.devices()[:4])
@@ -87,6 +89,38 @@ def test_weights_lie_as_they_are_stored_and_on_a_mesh_as_its_rules_say(run, tmp_
     assert many["layers/mlp/up"].values.sharding.shard_shape((2, 64, 64)) == (2, 32, 32)
     for path, x in alone.items():
         jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, x), jax.tree.map(np.asarray, many[path]))
+    tokens = np.random.default_rng(0).integers(1, 300, (8, 17)).astype(np.int32)
+    batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": np.ones((8, 16), np.float32)}
+    losses = [
+        float(make_eval_step(used, where)(params.from_paths(tree), batch)["loss"].compute())
+        for used, where, tree in ((single, one, alone), (cut, mesh, many))
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_an_export_holds_what_the_stored_weights_stand_for(run, tmp_path, capsys):
+    said(capsys, "quantize", str(run), str(tmp_path / "small"), "--kind", "int4")
+    said(capsys, "export", str(tmp_path / "small"), str(tmp_path / "out"))
+    config = config_file.load(tmp_path / "small")
+    weights, _ = load_weights(config, tmp_path / "small", sharding.make_mesh(config.parallel))
+    found = load_file(tmp_path / "out" / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
+    np.testing.assert_array_equal(found.T, np.asarray(weights["layers"]["mlp"]["up"].dense("float32"))[1])
+
+
+def test_a_run_trained_for_it_is_evaluated_as_its_quantised_run_is(run, tmp_path, capsys):
+    said(
+        capsys,
+        "train",
+        str(run),
+        "--run_dir",
+        str(tmp_path / "aware"),
+        "--quantize.kind",
+        "int4",
+        "--quantize.aware",
+        "True",
+    )
+    said(capsys, "quantize", str(tmp_path / "aware"), str(tmp_path / "small"), "--kind", "int4")
+    assert evaluated(capsys, tmp_path / "small") == pytest.approx(evaluated(capsys, tmp_path / "aware"), abs=1e-4)
 
 
 def test_kinds_are_compared_on_a_page(run, tmp_path, capsys):

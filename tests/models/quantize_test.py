@@ -12,10 +12,11 @@ from bigmodel_jax.core import params
 from bigmodel_jax.core.channels import Channels
 from bigmodel_jax.core.storage import Blocks, Dense, dense, stored
 from bigmodel_jax.models import MODELS, LlamaConfig
+from bigmodel_jax.models.adapters import Lora
 from bigmodel_jax.models.llama import PRESETS
 from bigmodel_jax.models.mixtral import MixtralConfig
 from bigmodel_jax.models.quantize import QuantizeConfig
-from bigmodel_jax.nn import linear
+from bigmodel_jax.nn import linear, stack
 
 FAST = {"llama", "cnn"}
 MARKED = [
@@ -89,6 +90,35 @@ def test_tables_and_chosen_parameters_stay_wider():
     assert found["embed/table"].dtype == "bfloat16"
     assert found["layers/mlp/down"].storage == Dense()
     assert found["layers/attn/q"].storage == Blocks("nf4", 16, narrow=True)
+
+
+def test_training_that_knows_reads_rounded_weights_and_moves_the_ones_that_are_not():
+    base = TINY.make()
+    aware = QuantizeConfig("int4", aware=True).stored(base, "float32")
+    assert params.table(aware.spec) == params.table(base.spec), "all of it trains"
+    weights = jax.jit(functools.partial(params.init, base.spec))(jax.random.key(0))
+    kept = params.map_spec(lambda p, x: p.storage.pack(x), QuantizeConfig("int4").stored(base, "float32").spec, weights)
+    plain = jax.tree.map(lambda x: dense(x, "float32"), kept, is_leaf=stored)
+    batch = batch_of(TINY)
+
+    def loss(model):
+        return jax.jit(jax.value_and_grad(lambda tree: jnp.square(model.apply(tree, batch).value).mean()))
+
+    (got, slopes), (want, wanted) = loss(aware)(weights), loss(base)(plain)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), slopes, wanted)
+    assert abs(got - loss(base)(weights)[0]) > 1e-3 * want
+    apart = stack.apart(base.spec, weights)
+    np.testing.assert_allclose(aware.apply(apart, batch).value, aware.apply(weights, batch).value, rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_and_rounded_inputs_are_refused_in_training():
+    with pytest.raises(
+        ValueError, match=r"quantize.kind = 'int8' with adapters; a base in 8 or 4 bits is adapters.base"
+    ):
+        QuantizeConfig("int8").stored(Lora(rank=2).adapt(TINY.make()), "float32")
+    with pytest.raises(ValueError, match=r"quantize.aware = True with quantize.kind = 'int8_static'; it must be int8"):
+        QuantizeConfig("int8_static", aware=True).stored(TINY.make(), "float32")
 
 
 def test_a_model_computes_in_bfloat16_with_stored_tables():
