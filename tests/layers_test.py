@@ -131,6 +131,7 @@ ROOMS = {
         "training.reference",
         "data.inspect",
         "plan.screen",
+        "plan.serving_screen",
         "scaling.benchmark",
         "sweep.one_run",
     ),
