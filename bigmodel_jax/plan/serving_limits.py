@@ -67,12 +67,14 @@ def changes(server: Server, topology: Topology, say: Say) -> Iterator[dict]:
 def candidates(server: Server, topology: Topology) -> Iterator[tuple[str, Config, Serving]]:
     config, serving = server.config, server.serving
     sizes = server.programs["decode"].sizes
-    room = topology.chip.hbm - (server.used - sizes["cache"])
     mesh = server.programs["decode"].mesh
     rows = mesh["data"] * mesh["fsdp"] * mesh["expert"]
-    fewer = int(0.95 * room / (sizes["cache"] / serving.slots)) // rows * rows if room > 0 else 0
-    if 0 < fewer < serving.slots:
-        yield f"--slots {fewer}", config, dataclasses.replace(serving, slots=fewer)
+    # What is no weight grows with the slots: cache and temporaries.
+    of_a_slot, room = (server.used - sizes["weights"]) / serving.slots, topology.chip.hbm - sizes["weights"]
+    for share in (0.95, 0.5):
+        fewer = int(share * room / of_a_slot) // rows * rows
+        if 0 < fewer < serving.slots:
+            yield f"--slots {fewer}", config, dataclasses.replace(serving, slots=fewer)
     if mesh["tensor"] < topology.devices:
         parallel = ParallelConfig(data=1, tensor=topology.devices, rules=config.parallel.rules)
         options = f"--parallel.data 1 --parallel.tensor {topology.devices}"
