@@ -148,6 +148,7 @@ ROOMS = {
         "training.reference",
         "data.inspect",
         "plan.screen",
+        "plan.serving_screen",
         "scaling.benchmark",
         "sweep.one_run",
         "sweep.rate_finder",

@@ -21,7 +21,8 @@ def show(plan: dict, console: Console) -> None:
     print(verdict(plan), "", memory_table(plan), sep="\n", highlight=False)
     if "decode" in plan:
         print("", rate_table(plan), "", answer_table(plan), sep="\n", highlight=False)
-        print("", collective_table(plan["decode"]), sep="\n", highlight=False)
+        if plan["decode"]["collectives"]:
+            print("", collective_table(plan["decode"]), sep="\n", highlight=False)
     if "changes" in plan:
         print("", changes_text(plan), sep="\n", highlight=False)
     print(f"\n[dim]{notes(plan)}[/]", highlight=False)
@@ -82,9 +83,9 @@ def rate_table(plan: dict) -> Table:
     row("compute", lambda one: duration(one["roofline"]["compute"]))
     row("HBM", lambda one: duration(one["roofline"]["hbm"]))
     row("both, as compiled", lambda one: duration(one["roofline"]["expected"]))
-    row("NVLink" if gpu else "between chips", lambda one: duration(one["roofline"]["ici"]))
-    if any(plan[name]["roofline"]["dcn"] for name in columns):
-        row("network", lambda one: duration(one["roofline"]["dcn"]))
+    for network, text in (("ici", "NVLink" if gpu else "between chips"), ("dcn", "network")):
+        if any(plan[name]["roofline"][network] for name in columns):
+            row(text, lambda one, network=network: duration(one["roofline"][network]))
     row("[bold]predicted[/]", lambda one: f"[bold]{duration(one['step_seconds'])}[/]")
     row("tokens/s", lambda one: number(one["tokens_per_second"]))
     row("tokens/s a chip", lambda one: number(one["tokens_per_second_of_a_chip"]))

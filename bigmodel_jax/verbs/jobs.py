@@ -127,7 +127,7 @@ def _send(engine: str, command: Sequence[str], file: Path) -> None:
 VERBS = {
     "submit": Verb(
         submit,
-        "submit CONFIG --engine ENGINE --nodes N | --serve [--run] [...]",
+        "submit CONFIG --engine ENGINE --nodes N [--run] [...]",
         "write a job for a cluster's engine",
         f"CONFIG        {CONFIG}\n"
         "--engine      slurm: an sbatch file; kubernetes: a JobSet; ray: a Ray job;\n"

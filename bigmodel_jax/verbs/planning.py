@@ -73,7 +73,7 @@ def _name(target: Path) -> str:
 def _serve(given: Plan, target: Path) -> None:
     """The plan of a server."""
     from bigmodel_jax.config_checks import check_paths
-    from bigmodel_jax.plan import estimate, serving_plan, serving_screen
+    from bigmodel_jax.plan import estimate, serving_compile, serving_plan, serving_screen
     from bigmodel_jax.plan import topology as topologies
     from bigmodel_jax.plan.failures import Failures
     from bigmodel_jax.report.serving_page import build_serving_page
@@ -84,7 +84,7 @@ def _serve(given: Plan, target: Path) -> None:
     if given.failures != Failures():
         raise ValueError(f"--mtbf is of a plan of training; it does not go with --serve {given.serve}")
     topology, name, console = topologies.parse(given.serve, option="--serve"), _name(target), Console()
-    config = serving_plan.with_layout(given.config, topology)
+    config = serving_compile.with_layout(given.config, topology)
     topologies.check_mesh(config.parallel, topology)
     check_paths(config)
     machine = topology.title.replace(":", "-")
@@ -178,8 +178,8 @@ def _missing() -> str:
 VERBS = {
     "plan": Verb(
         plan,
-        "plan CONFIG --topology NAME | --serve NAME [--FIELD VALUE ...]",
-        "what a run or a server needs and costs on another machine",
+        "plan CONFIG --topology NAME | --serve NAME [...]",
+        "what a run or a server needs on another machine",
         f"CONFIG        {CONFIG}\n"
         "--topology    v4:4x4x4, v5e:16x16, v5p:4x4x8, v6e:16x16, tpu7x:4x4x4: chips along\n"
         "              each axis of a slice; a100, h100, h200, b200:1x8x8: 8 hosts of 8 GPUs\n"
@@ -205,7 +205,8 @@ VERBS = {
         "                     config computes\n"
         "  --block            weights that share one scale; without it: 128\n\n"
         "Compiles the train step, or a server's prefill and decode, with the machine's own\n"
-        "compiler. The folder gets plan.json and plan.html. Exit code 0 where it fits, 3 where it does not.",
+        "compiler. The folder gets plan.json and plan.html. Exit code 0 where it fits, 3\n"
+        "where it does not.",
         (
             "plan configs/llama3_8b.py --topology v5e:16x16",
             "plan configs/llama3_8b.py --topology v5p:4x4x8 --data.seq_len 8192",

@@ -174,6 +174,23 @@ def test_a_stack_in_another_layout_inside_a_fusion_is_no_more_than_the_slice_of_
     assert measure(Code(text)).bytes == 3 * 256 * 256 * 2 + 4
 
 
+def test_an_operand_that_a_fusion_inside_a_fusion_gives_another_name_is_read():
+    """As a TPU's compiler does with the table of a head, before the product that reads it."""
+    renamed = (
+        "%renamed (b: bf16[256,256]) -> bf16[256,256] {\n  %b = bf16[256,256]{1,0} parameter(0)\n"
+        "  ROOT %c = bf16[256,256]{1,0} bitcast(%b)\n}\n\n"
+    )
+    other = "  %v = bf16[256,256]{1,0} fusion(%w), kind=kLoop, calls=%renamed\n"
+    text = NESTED.replace("convolution(%x, %w)", "convolution(%x, %v)").replace("  ROOT %y", f"{other}  ROOT %y")
+    assert measure(Code(text.replace("%inner (a", f"{renamed}%inner (a"))).bytes == 3 * 256 * 256 * 2 + 4
+
+
+def test_rows_that_a_fusion_looks_up_are_no_more_than_the_rows():
+    text = NESTED.replace("dynamic-slice(%a, %i, %zero, %zero), dynamic_slice_sizes={1,256,256}",
+                          "gather(%a, %i), offset_dims={0,1,2}, slice_sizes={1,256,256}")  # fmt: skip
+    assert measure(Code(text)).bytes == 3 * 256 * 256 * 2 + 4
+
+
 @pytest.mark.parametrize(
     ("shape", "size"),
     [

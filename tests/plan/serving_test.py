@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.plan import serving_plan, serving_screen
+from bigmodel_jax.plan import serving_compile, serving_screen
 from bigmodel_jax.plan.serving import Serving, for_options
 from bigmodel_jax.plan.topology import parse
 from bigmodel_jax.report.serving_page import build_serving_page
@@ -144,13 +144,13 @@ def test_a_model_without_a_cache_is_refused(capsys, monkeypatch):
 def test_by_default_the_weights_are_cut_over_as_many_chips_as_their_sizes_allow(machine, model, sizes):
     config = config_file.load(CONFIG)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
-    found = serving_plan.with_layout(for_options(config), parse(machine)).parallel
+    found = serving_compile.with_layout(for_options(config), parse(machine)).parallel
     assert (found.data, found.tensor) == sizes
 
 
 def test_what_the_options_say_of_the_mesh_stands():
     config = dataclasses.replace(config_file.load(CONFIG), parallel=ParallelConfig(data=2, tensor=-1))
-    assert serving_plan.with_layout(config, parse("v5e:2x4")) == config
+    assert serving_compile.with_layout(config, parse("v5e:2x4")) == config
 
 
 def test_prefill_is_planned_for_a_bucket_of_the_engine():

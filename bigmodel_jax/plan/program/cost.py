@@ -186,9 +186,16 @@ def _read(code: Code, body: dict[str, Instruction], name: str, shape: str) -> fl
         elif user.opcode == "fusion":
             inside = user.attribute("calls").lstrip("%")
             read += sum(_taken(code, inside, i, shape) for i, operand in enumerate(user.operands) if operand == name)
+            if _is_bitcast(code, inside):  # the same array by another name
+                read += _read(code, body, user.name, shape)
         else:
             return float(memory_bytes(shape))
     return min(read, memory_bytes(shape))
+
+
+def _is_bitcast(code: Code, fused: str) -> bool:
+    """Whether a fused computation gives its one operand as it is."""
+    return {one.opcode for one in code.bodies.get(fused, {}).values()} == {"parameter", "bitcast"}
 
 
 def _written(body: dict[str, Instruction], root: Instruction) -> float:

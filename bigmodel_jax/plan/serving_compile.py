@@ -1,0 +1,114 @@
+"""A server's two programs for a machine that is not there: what is wrong with them beforehand, and both compiled."""
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable
+
+from bigmodel_jax import config_file
+from bigmodel_jax.config import Config
+from bigmodel_jax.core.sharding import AXES, ParallelConfig, factor
+from bigmodel_jax.plan.chips import GIB
+from bigmodel_jax.plan.compile import Compiled, ask, read, root, used_bytes
+from bigmodel_jax.plan.serving import Serving, for_options, stored_spec
+from bigmodel_jax.plan.topology import Topology, divisors
+
+PROGRAMS = ("decode", "prefill")
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """Both programs, compiled. used: bytes of a device's memory that the larger one needs."""
+
+    config: Config
+    serving: Serving
+    programs: dict[str, Compiled]
+
+    @property
+    def refused(self) -> str:
+        return next((one.refused for one in self.programs.values() if one.refused), "")
+
+    @property
+    def used(self) -> float:
+        """Of a program that was refused, what its arguments take and the compiler's message says of its temporaries."""
+        return max(used_bytes(one) if one.memory else _refused_bytes(one) for one in self.programs.values())
+
+    def fits(self, topology: Topology) -> bool:
+        return not self.refused and self.used <= topology.chip.hbm
+
+
+def _refused_bytes(one: Compiled) -> float:
+    need = re.search(r"temporaries \(([\d.]+)G\)", one.refused)
+    return one.sizes["weights"] + one.sizes["cache"] + (float(need[1]) * GIB if need else 0.0)
+
+
+def with_layout(config: Config, topology: Topology) -> Config:
+    """The config with the mesh of its server: as its options say, where they say more than `for_options`; else the weights
+    cut over all devices (`tensor`), or over as many as the model's sizes allow, and the slots over the rest."""
+    parallel = config.parallel
+    if config != for_options(config):
+        return config
+    meshes = [
+        dataclasses.replace(parallel, data=topology.devices // n, tensor=n) for n in divisors(topology.devices)[::-1]
+    ]
+    fitting = (mesh for mesh in meshes if not _wrong(config, mesh))
+    return dataclasses.replace(config, parallel=next(fitting, meshes[-1]))
+
+
+def _wrong(config: Config, parallel: ParallelConfig) -> str:
+    try:
+        config.model.validate(parallel)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def check(config: Config, serving: Serving, topology: Topology) -> None:
+    """ValueError for what can be known to be wrong before anything is compiled."""
+    sizes = dict(zip(AXES, factor(config.parallel, topology.devices), strict=True))
+    model = config.make_model()
+    if model.make_cache is None:
+        raise ValueError(f"--serve: {type(config.model).__name__} has no decode cache, so it cannot generate")
+    if sizes["stage"] > 1:
+        raise ValueError(f"parallel.stage = {sizes['stage']}: texts are generated without a pipeline")
+    config.model.validate(dataclasses.replace(config.parallel, **sizes))
+    most = getattr(config.model, "max_seq_len", serving.length)
+    if serving.length > most:
+        raise ValueError(
+            f"--length {serving.length}: model.max_seq_len is {most}; --model.max_seq_len {serving.length} plans a longer one"
+        )
+    if serving.prompt >= serving.length:
+        raise ValueError(f"--prompt {serving.prompt}: it must leave room for an answer in --length {serving.length}")
+    rows = sizes["data"] * sizes["fsdp"] * sizes["expert"]
+    if serving.slots % rows:
+        raise ValueError(f"--slots {serving.slots} is not divisible by the {rows} devices over which the slots are cut")
+    stored_spec(config, serving)
+
+
+def compile_server(config: Config, topology: Topology, serving: Serving, say: Say) -> Server:
+    programs = {}
+    for name in PROGRAMS:
+        say(f"Compiling {name} of {serving.slots} slots")
+        programs[name] = compile_program(config, topology, serving, name)
+        if programs[name].refused:
+            break
+    return Server(config, serving, programs)
+
+
+def compile_program(config: Config, topology: Topology, serving: Serving, program: str) -> Compiled:
+    """One of PROGRAMS for `topology`; from the cache where the same was compiled before. ValueError, one line, where it
+    cannot be compiled."""
+    root().mkdir(parents=True, exist_ok=True)
+    request = {
+        "config": config_file.to_json(config),
+        "topology": topology.name,
+        "serving": dataclasses.asdict(serving),
+        "program": program,
+        "cache": str(root()),
+    }
+    begun = time.perf_counter()
+    answer = ask("bigmodel_jax.plan.serving_worker", request, topology.chip.platform)
+    if "mistake" in answer:
+        raise ValueError(answer["mistake"])
+    return read(answer, time.perf_counter() - begun)
