@@ -92,7 +92,7 @@ def test_examples_name_configs_and_options_that_exist():
     for verb in cli.VERBS.values():
         for example in verb.examples:
             assert all((ROOT / path).is_file() for path in re.findall(r"configs/\S+", example)), example
-            if not example.startswith(("explain", "generate", "report", "scale", "submit", "sweep")):
+            if not example.startswith(("explain", "generate", "report", "scale", "serve", "submit", "sweep")):
                 assert set(re.findall(r"--(\S+)", example)) <= fields, example
 
 
