@@ -22,6 +22,7 @@ from bigmodel_jax.serve.answers import Answering
 from bigmodel_jax.serve.body import read_json
 from bigmodel_jax.serve.completions import Completions
 from bigmodel_jax.serve.config import LOOPBACK, ServeConfig
+from bigmodel_jax.serve.document import document
 from bigmodel_jax.serve.metrics import Metrics
 from bigmodel_jax.serve.refused import Refused, error_body
 from bigmodel_jax.serve.requests import Chat, Completion, parse, parse_checked
@@ -69,6 +70,9 @@ class App:
 
     async def page(self, request: Request) -> Response:
         return Response(PAGE, media_type="text/html; charset=utf-8", headers={"content-security-policy": POLICY})
+
+    async def document(self, request: Request) -> Response:
+        return JSONResponse(document())
 
     async def scrape(self, request: Request) -> Response:
         return Response(self.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -154,6 +158,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 def make_app(app: App) -> Starlette:
     routes = {
         "/": (app.page, "GET"),
+        "/openapi.json": (app.document, "GET"),
         "/health": (app.health, "GET"),
         "/ready": (app.ready, "GET"),
         "/metrics": (app.scrape, "GET"),

@@ -18,7 +18,6 @@ from bigmodel_jax.core.ranges import Seed as JaxSeed
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.images import image_text
 from bigmodel_jax.inference.sample_images import sample_images
-from bigmodel_jax.objectives import Diffusion
 from bigmodel_jax.serve import passes, pictures
 from bigmodel_jax.serve.completions import usage
 from bigmodel_jax.serve.refused import Refused
@@ -169,7 +168,7 @@ def _of_numbers(served: Served, asked: Class) -> dict[str, np.ndarray]:
 
 def images(served: Served, asked: Picture) -> Callable[[], dict]:
     name, objective = served.known(asked.model), served.config.objective
-    if not isinstance(objective, Diffusion):
+    if "images" not in objective.endings:
         raise Refused(f"{name} draws no pictures", "model")
     if asked.steps > objective.num_steps:
         raise Refused(f"steps = {asked.steps}; it must be at most {objective.num_steps}", "steps")

@@ -21,7 +21,6 @@ from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE
 from bigmodel_jax.inference.sampling import Settings
 from bigmodel_jax.models import Model
 from bigmodel_jax.nn import lora
-from bigmodel_jax.objectives import Diffusion
 from bigmodel_jax.serve.config import USUAL_LENGTH, ServeConfig
 from bigmodel_jax.serve.constrain import Grammars, Masks
 from bigmodel_jax.serve.refused import Refused
@@ -122,7 +121,7 @@ def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str 
     tokenizer, model = open_tokenizer(config, run_dir), config.make_model()
     if tokenizer is not None:
         check_ids(config.model, tokenizer.vocab_size, "serve: ")
-    elif "label" not in config.objective.reads and not isinstance(config.objective, Diffusion):
+    elif "label" not in config.objective.reads and "images" not in config.objective.endings:
         raise ValueError(
             f"serve: a {type(config.model).__name__} on {type(config.data).__name__} has nothing to answer; it takes a model "
             "of texts, a classifier, or one that draws pictures"

@@ -64,6 +64,7 @@ def serve(
             make_app(app),
             http=protocol,
             ws="none",
+            log_config=None,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -101,5 +102,5 @@ def listen(options: ServeConfig) -> socket.socket:
     try:
         return socket.create_server((options.host, options.port), family=family, backlog=512)
     except OSError as error:
-        wrong = error.strerror or str(error)
+        wrong = os.strerror(error.errno) if (error.errno or 0) > 0 else str(error)
         raise ValueError(f"--host = {options.host!r}, --port = {options.port}: {wrong}; give another") from None

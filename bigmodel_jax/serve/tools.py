@@ -52,4 +52,6 @@ def must_call(tools: Any, choice: Any) -> str:
         for f in functions
     ]
     begin, end = (json.dumps(text) for text in (f"{CALL[0]}\n", f"\n{CALL[1]}"))
-    return f"start: {begin} call {end}\ncall: %json {json.dumps({'anyOf': calls})}\n"
+    # As models are shown calls, and without white space of which a model could write more and more.
+    spaced = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
+    return f"start: {begin} call {end}\ncall: %json {json.dumps({'anyOf': calls} | spaced)}\n"

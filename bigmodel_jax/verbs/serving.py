@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import logging
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -31,7 +30,6 @@ def serve(args: Sequence[str]) -> None:
 
     config, run_dir = run_folder.load(target), run_dir_of(target)
     runtime.keep_programs()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     from bigmodel_jax.serve import server
 
     console = Console(highlight=False, soft_wrap=True)

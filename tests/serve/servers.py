@@ -62,7 +62,11 @@ def running(served: Served, options: ServeConfig = OPTIONS):
     app = App(served, make_worker(served, options), options)
     listening = listen(options)
     settings = uvicorn.Config(
-        make_app(app), http=timed_protocol(options.body_seconds), log_level="warning", timeout_graceful_shutdown=5
+        make_app(app),
+        http=timed_protocol(options.body_seconds),
+        log_config=None,
+        log_level="warning",
+        timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, args=([listening],))
