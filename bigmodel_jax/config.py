@@ -59,9 +59,7 @@ class TrainConfig:
     max_skipped: Count = 10  # after so many steps in a row that are not finite the run ends
     max_step_seconds: NonNegative | None = None
     "a step that takes longer ends the run with exit code 75; 0 = no limit, None = 10 times the median step, 300 at least"
-    profile: str = (
-        ""  # the steps whose time is traced, such as "100:110": from when 100 are done to when 110 are; "" = none
-    )
+    profile: str = ""  # the steps whose time is traced: "100:110", from when 100 are done to when 110 are; "" = none
     spikes: SpikeConfig = SpikeConfig()
     init_from: str = ""  # a run, imported or trained, to start from: its folder, FOLDER@STEP or FOLDER@best
     init_state: Literal["weights", "all"] = "weights"  # what of it; all: the optimizer's state and the step, too

@@ -115,7 +115,7 @@ VERBS = {
     ),
     "export": Verb(
         export,
-        "export RUN FOLDER [--format NAME] [--kind NAME] [--step N]",
+        "export RUN FOLDER [--format NAME] [--kind KIND]",
         "write a run's weights for other programs",
         f"RUN           {RUN}\n"
         "FOLDER        a new folder; it holds README.md, its card, and use.py, which uses it\n"
