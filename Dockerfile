@@ -4,16 +4,14 @@
 # ACCELERATOR is cpu, gpu (CUDA 13; run with --gpus all) or tpu (run with --privileged --net host).
 ARG ACCELERATOR=cpu
 
-FROM ghcr.io/astral-sh/uv:0.13.9 AS uv
-
 FROM python:3.12-slim-bookworm AS base
 ENV UV_LINK_MODE=copy \
     UV_NO_CACHE=1 \
     UV_PYTHON_DOWNLOADS=never \
     PATH=/app/.venv/bin:$PATH
-COPY --from=uv /uv /usr/local/bin/uv
+RUN pip install --no-cache-dir uv==0.13.9
 WORKDIR /app
-COPY pyproject.toml uv.lock README.md ./
+COPY pyproject.toml uv.lock README.md LICENSE ./
 
 # The packages lie in a layer below the project's: a change of the project installs none of them again.
 FROM base AS cpu

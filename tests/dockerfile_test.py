@@ -38,7 +38,7 @@ def test_the_linter_finds_nothing(tmp_path):
 
 
 def test_whatever_is_copied_exists_and_nothing_else_is_sent_to_the_builder():
-    assert copied() == {"README.md", "bigmodel_jax", "configs", "launch.py", "pyproject.toml", "uv.lock"}
+    assert copied() == {"LICENSE", "README.md", "bigmodel_jax", "configs", "launch.py", "pyproject.toml", "uv.lock"}
     assert all((ROOT / path).exists() for path in copied())
     assert "*" in IGNORED
     assert {line[1:] for line in IGNORED if line.startswith("!")} == copied()
