@@ -98,7 +98,9 @@ class Blocked:
         return blocks.astype(dtype).reshape(self.shape)
 
     def rows(self, ids: jax.Array) -> jax.Array:
-        """The rows `ids` (...) of a table (V, D) without `groups`: (..., D)."""
+        """The rows `ids` (...) of a table (V, D): (..., D)."""
+        if self.groups is not None:  # which are no rows
+            return jnp.take(self.dense(self.rows_in or jnp.float32), ids, axis=0)
         found = jax.tree.map(lambda x: jnp.take(x, ids, axis=0), self)
         return found.dense(self.rows_in or jnp.float32)
 

@@ -102,6 +102,9 @@ def test_experts_take_stored_weights_in_every_form(implementation, capacity):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
-def test_a_stored_table_is_refused():
-    with pytest.raises(ValueError, match=r"shape \(8, 64\) stored in int8 was read as an array"):
-        linear.embed({"table": HOW["int8"].pack(weights(8, 64))}, jnp.asarray([[1, 2]]))
+@every_kind
+def test_a_stored_table_is_looked_up_and_multiplied(kind):
+    node, ids, x = HOW[kind].pack(weights(8, 64)), jnp.asarray([[1, 7, 2]]), weights(3, 64)
+    table = node.dense("float32")
+    np.testing.assert_array_equal(linear.embed({"table": node}, ids), table[ids])
+    np.testing.assert_allclose(linear.unembed({"table": node}, x), x @ table.T, rtol=1e-5, atol=1e-5)
