@@ -123,10 +123,19 @@ def test_python_json_and_the_command_line_refuse_the_same_value_in_the_same_word
     assert len(set(said)) == 1, said
 
 
+# Modules that run in an environment of their own, whose packages conflict with the lock.
+ELSEWHERE = (
+    "bigmodel_jax.data.corpus.beam",
+    "bigmodel_jax.export.onnx_worker",
+    "bigmodel_jax.export.litert_worker",
+    "bigmodel_jax.export.use.",
+)
+
+
 def config_classes():
     """Every frozen dataclass of the package that is, or lies in, a Config, and those of the verbs' own options."""
     for module in pkgutil.walk_packages(bigmodel_jax.__path__, "bigmodel_jax."):
-        if module.name != "bigmodel_jax.data.corpus.beam":  # its Beam conflicts with the lock
+        if not module.name.startswith(ELSEWHERE):
             importlib.import_module(module.name)
     from bigmodel_jax.cluster.place import ClusterConfig
     from bigmodel_jax.cluster.submit import Gcloud, Kubernetes, Ray, Slurm

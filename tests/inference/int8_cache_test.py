@@ -24,7 +24,7 @@ def texts(cfg, sample: SampleConfig) -> list[list[tuple[int, float]]]:
     engine.load(weights)
     found = {engine.submit(Request(prompt, 12)): [] for prompt in ([5, 9, 11], [3, 4, 8, 9, 10, 2], [7])}
     while engine.num_unfinished:
-        for number, token, log_prob, _ in engine.step():
+        for number, token, log_prob, *_ in engine.step():
             found[number].append((token, log_prob))
     return list(found.values())
 

@@ -151,7 +151,7 @@ def test_training_curve(name, reference, measured):
 @every_family
 def test_greedy_generation(name, reference, measured, monkeypatch):
     """From layers that lie apart, as large models do on a CPU; the next test decodes from stacks."""
-    monkeypatch.setattr("bigmodel_jax.inference.engine.APART_FROM", 0)
+    monkeypatch.setattr("bigmodel_jax.inference.compiled.APART_FROM", 0)
     ref = reference(name)
     theirs = ref.arrays["greedy/tokens"]
     sample = SampleConfig(max_tokens=theirs.shape[1], temperature=0.0)

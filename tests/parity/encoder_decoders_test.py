@@ -127,7 +127,7 @@ def test_training_curve(name, reference, measured):
 @every_family
 def test_greedy_generation(name, reference, measured, monkeypatch):
     """Prompts of different lengths in one batch; from layers that lie apart, as large models do on a CPU."""
-    monkeypatch.setattr("bigmodel_jax.inference.engine.APART_FROM", 0)
+    monkeypatch.setattr("bigmodel_jax.inference.compiled.APART_FROM", 0)
     ref = reference(name)
     theirs, mask = ref.arrays["greedy/tokens"], ref.arrays["greedy/mask"]
     prompts = [row[seen > 0].tolist() for row, seen in zip(ref.arrays["greedy/prompt"], mask, strict=True)]

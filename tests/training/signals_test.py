@@ -90,6 +90,7 @@ class Recorded(loop.Run):
         self.patience = Patience("eval/loss", "min", limit=0)
         self.wall, self.constants, self.sets = RunClock(Path()), {}, []
         self.judge, self.spikes = None, SimpleNamespace(found=None, given=lambda step: None)
+        self.profile = SimpleNamespace(begin=lambda *_: None, end=lambda *_: 0.0)
 
     def note(self, what, step):
         self.seen.append((what, step))
