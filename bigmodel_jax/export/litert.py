@@ -16,7 +16,7 @@ from jax import export
 from bigmodel_jax.config import Config
 from bigmodel_jax.export import compared, converter_env, flat
 from bigmodel_jax.export.flat import Flat
-from bigmodel_jax.export.subject import Subject, Written, open_subject
+from bigmodel_jax.export.subject import Subject, Written, check_answers, open_subject
 from bigmodel_jax.models.compute import StackCompute
 
 SIGNATURE = "signature.json"
@@ -32,6 +32,7 @@ def write(
     batch, length: as for StableHLO. ValueError, one line, names the model and the operation that has no such form, or a
     program that computes something else in the interpreter.
     """
+    check_answers(config, OPTION)
     converter = f"litert-converter {converter_env.version('litert', 'litert-converter')}"
     converter_env.ensure("litert")
     subject = unrolled(open_subject(config, run_dir, which=which, adapter=adapter), config)

@@ -10,7 +10,7 @@ from pathlib import Path
 from bigmodel_jax.config import Config
 from bigmodel_jax.core.dataclass_json import to_json
 from bigmodel_jax.export import compared, converter_env, flat
-from bigmodel_jax.export.subject import Written, open_subject
+from bigmodel_jax.export.subject import Written, check_answers, open_subject
 from bigmodel_jax.export.weights_file import save_weights
 
 OPSET = 23
@@ -25,6 +25,7 @@ def write(
     batch, length: as for StableHLO. ValueError, one line, names the model and the operation that has no such form, or a
     program that computes something else in ONNX Runtime.
     """
+    check_answers(config, "export: --format onnx")
     converter = f"jax2onnx {converter_env.version('onnx', 'jax2onnx')}"
     converter_env.ensure("onnx")
     subject = open_subject(config, run_dir, which=which, adapter=adapter)

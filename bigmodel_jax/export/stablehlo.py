@@ -20,7 +20,7 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.core.precision import Float
 from bigmodel_jax.export import programs
 from bigmodel_jax.export.programs import Program, Sizes
-from bigmodel_jax.export.subject import Subject, Written, open_subject
+from bigmodel_jax.export.subject import Subject, Written, check_answers, open_subject
 from bigmodel_jax.export.weights_file import save_weights
 from bigmodel_jax.models.compute import StackCompute
 from bigmodel_jax.nn.attention.attention import CHUNKED_FROM
@@ -45,6 +45,7 @@ def write(
     batch, length: rows, and tokens of a text and columns of the cache, where they are to be numbers; 0 leaves them open.
     ValueError, one line, names the model and the operation that has no such form.
     """
+    check_answers(config, "export: --format stablehlo")
     subject = open_subject(config, run_dir, which=which, adapter=adapter, dtype=dtype)
     save = functools.partial(_save, subject, (batch, length), folder)
     row = config.data.row()

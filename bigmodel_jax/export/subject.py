@@ -52,6 +52,17 @@ def open_subject(
     return Subject(plain.model, model, weights, step)
 
 
+def check_answers(config: Config, option: str) -> None:
+    """ValueError, one line, where the run's answer is no output of its model: a program of it would give another one."""
+    kept = config.objective.parameters(config.model)
+    heads = [path for path, p in params.paths(kept).items() if p.kind == "trained"]
+    if heads:
+        raise ValueError(
+            f"{option}: {type(config.objective).__name__} computes its answer by a head of its own ({', '.join(heads)}), "
+            "which the model's programs do not hold; --format huggingface or orbax writes it"
+        )
+
+
 def portable(config: Any) -> Any:
     """`config` with its layers computed in the one form that every platform and every length has, its towers' as well."""
     changes = {}
