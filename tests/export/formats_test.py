@@ -1,6 +1,7 @@
 """What every format has in common: a card, a use.py, whole or not at all, and options that are used or refused."""
 
 import ast
+import dataclasses
 import json
 import subprocess
 import sys
@@ -122,19 +123,23 @@ def test_nf4_is_within_half_a_level_of_the_weights():
 
 
 @pytest.mark.slow
-def test_transformers_loads_the_folders_as_their_scripts_do(run, tmp_path, request):
+def test_transformers_loads_the_folders_as_their_scripts_do(tmp_path, request):
     python = request.config.getoption("--reference-python")
     if not python:
         pytest.skip("--reference-python PATH: a Python with torch, transformers and bitsandbytes")
+    # On a CPU bitsandbytes multiplies by NF4 in blocks of 64 inputs and 32 outputs alone.
+    config = dataclasses.replace(MODELS["llama"].tiny(), embed_dim=64, head_dim=16, mlp_dim=128)
+    run = tmp_path / "run"
+    saved_runs.save_run(config, run)
     for name, more in {"plain": [], "nf4": ["--kind", "nf4"], "int8": ["--kind", "int8"]}.items():
         cli.main(["export", str(run), str(tmp_path / name), *more])
         argv = [python, tmp_path / name / "use.py", "--tokens", "5,17,3", "--outputs", tmp_path / f"{name}.npz"]
         subprocess.run(argv, check=True, capture_output=True, cwd=tmp_path)
-    model = MODELS["llama"].tiny().make()
+    model = config.make()
     expected = model.apply(saved_runs.drawn(model.spec), {"tokens": np.array([[5, 17, 3]])}).value
     np.testing.assert_allclose(np.load(tmp_path / "plain.npz")["logits"], expected, atol=1e-4)
     for kind in ("nf4", "int8"):
         argv = [python, HERE / "bitsandbytes_reference.py", tmp_path / "plain", kind, tmp_path / kind]
         said = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
         assert (said["only_one"], said["differing"], said["logits"]) == ([], 0.0, 0.0)
-        assert said["compared"] > 50
+        assert said["compared"] > 40
