@@ -94,7 +94,7 @@ def _cards(plan: dict) -> list[str]:
         elements.card("A million tokens", f"${decode['dollars_per_million']:.3g}", f"decoded; {price}"),
         elements.card(
             "Requests/s",
-            f"{requests['per_second']:.3g}",
+            short(requests["per_second"]),
             f"of {requests['prompt']:,} + {requests['answer']:,} tokens; ${requests['dollars_per_thousand']:.3g} a thousand",
         ),
     ]
