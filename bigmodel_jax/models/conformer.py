@@ -157,9 +157,7 @@ def subsampling_spec(cfg: ConformerConfig) -> params.Tree:
 
 
 def spec(cfg: ConformerConfig) -> params.Tree:
-    head = linear.linear_spec(
-        cfg.embed_dim, cfg.vocab_size, axes=("embed", None), init=normal(cfg.init_std), bias=True
-    )
+    head = linear.linear_spec(cfg.embed_dim, cfg.vocab_size, axes=("embed", None), init=normal(cfg.init_std), bias=True)
     return {
         "subsampling": subsampling_spec(cfg),
         "layers": params.stack(block_spec(cfg), cfg.num_layers),
@@ -290,4 +288,6 @@ def _over_devices(x: jax.Array) -> jax.Array:
 def leave(cfg: ConformerConfig, p, entry: Entry, x_BTD, new, batch, *, train: bool) -> Out:
     """{"logits" (B, T', V), "num_frames" (B,) int32}: T' frames of which a row's first num_frames are no padding."""
     logits = linear.linear(p["head"], x_BTD)
-    return Out({"logits": logits, "num_frames": entry.kept}, updates={f"layers/conv/norm/{name}": x for name, x in new.items()})
+    return Out(
+        {"logits": logits, "num_frames": entry.kept}, updates={f"layers/conv/norm/{name}": x for name, x in new.items()}
+    )

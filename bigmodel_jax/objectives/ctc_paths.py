@@ -69,6 +69,15 @@ def align(logits_BTV, num_frames_B, labels_BU, num_labels_B, *, blank: int) -> A
     return Aligned(jnp.where(says, path // 2, NONE).astype(jnp.int32), reached.max(axis=1))
 
 
+def stretches(label_T: np.ndarray) -> list[tuple[int, int, int]]:
+    """(label, first frame, frame behind the last) of each label of one row's alignment, in their order."""
+    found = []
+    for label in range(label_T.max(initial=NONE) + 1):
+        frames = np.flatnonzero(label_T == label)
+        found.append((label, int(frames[0]), int(frames[-1]) + 1))
+    return found
+
+
 def best_prefix(log_probs_TV: np.ndarray, blank: int, beams: int) -> tuple[list[int], float]:
     """(labels, log-probability) of the likeliest labels, summed over their alignments, by a beam of prefixes.
 
