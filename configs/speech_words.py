@@ -1,6 +1,7 @@
 """A conformer hears 32 words."""
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig
+from bigmodel_jax.data.audio.spec_augment import SpecAugment
 from bigmodel_jax.data.audio.speech import SpeechData
 from bigmodel_jax.models.compute import StackCompute
 from bigmodel_jax.models.conformer import ConformerConfig
@@ -13,20 +14,23 @@ def get_config() -> Config:
         model=ConformerConfig(
             vocab_size=29,
             subsampling=4,
-            subsampling_dim=32,
-            num_layers=4,
-            embed_dim=128,
+            num_mels=40,
+            subsampling_dim=24,
+            num_layers=3,
+            embed_dim=96,
             num_heads=4,
-            mlp_dim=512,
-            conv_width=15,
+            mlp_dim=384,
+            conv_width=9,
             scale_input=False,
             init_std=0.08,
             dropout=0.1,
             compute=StackCompute(unroll=True),
         ),
         objective=CTC(),
-        data=SpeechData(max_seconds=2.6, max_labels=32),
-        optim=OptimConfig(lr=1e-3, warmup_steps=200, weight_decay=0.05, final_lr_ratio=0.01),
-        train=TrainConfig(steps=2000, batch_size=32),
-        eval=EvalConfig(every=250),
+        data=SpeechData(
+            num_mels=40, max_seconds=2.6, max_labels=32, spec_augment=SpecAugment(freq_width=8, time_width=20)
+        ),
+        optim=OptimConfig(lr=3e-3, warmup_steps=100, weight_decay=0.05, final_lr_ratio=0.01),
+        train=TrainConfig(steps=1200, batch_size=32),
+        eval=EvalConfig(every=200),
     )
