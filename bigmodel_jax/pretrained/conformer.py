@@ -60,12 +60,25 @@ ROWS = (
     *layer_norm("layers/out_norm", LAYER + "norm_out"),
     *dense("head", "ctc_head", POINTWISE),
 )
+# What their class takes for keys that a config.json leaves out; sizes that nobody leaves out on purpose are not here.
+DEFAULTS = {
+    "hidden_act": "silu",
+    "attention_bias": True,
+    "convolution_bias": True,
+    "conv_kernel_size": 9,
+    "subsampling_factor": 8,
+    "subsampling_conv_channels": 256,
+    "num_mel_bins": 80,
+    "subsampling_conv_kernel_size": 3,
+    "subsampling_conv_stride": 2,
+    "scale_input": True,
+}
 IGNORED = (r".*\.num_batches_tracked",)  # a counter that nothing reads where the momentum is fixed
 
 
 def from_hf(hf: dict) -> ConformerConfig:
     """ValueError for what their modelling code has and ours has not."""
-    own = hf["encoder_config"]
+    own = DEFAULTS | hf["encoder_config"]
     own.get("max_position_embeddings")  # a note: distances of any length are computed
     check_fixed(own, hidden_act="silu", subsampling_conv_kernel_size=3, subsampling_conv_stride=2)
     check_fixed(own, num_key_value_heads=(own["num_attention_heads"], None))
