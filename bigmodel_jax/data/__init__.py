@@ -4,6 +4,7 @@ Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loade
 """
 
 from bigmodel_jax.data.audio.speech import SpeechData
+from bigmodel_jax.data.audio.speech_files import SpeechFiles
 from bigmodel_jax.data.audio.spoken_words import SpokenWords
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.corpus.corpus import Corpus
@@ -90,6 +91,7 @@ __all__ = [
     "Source",
     "SpanCorruptionData",
     "SpeechData",
+    "SpeechFiles",
     "SpokenWords",
     "SquadFiles",
     "Stage",

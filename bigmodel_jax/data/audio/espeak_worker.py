@@ -17,9 +17,17 @@ CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes
 def opened(library: str, data: str) -> ctypes.CDLL:
     speech = ctypes.CDLL(library)
     speech.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
+    speech.espeak_Info.restype = ctypes.c_char_p
     if speech.espeak_Initialize(SYNCHRONOUS, 0, data.encode() or None, 0) < 0:
         sys.exit("espeak-ng finds no data")
     return speech
+
+
+def has_variant(speech: ctypes.CDLL, voice: str) -> bool:
+    """Whether the data hold the variant behind the "+"; the library passes over one that it does not know."""
+    variant, data = voice.partition("+")[2], ctypes.c_char_p()
+    speech.espeak_Info(ctypes.byref(data))
+    return not variant or os.path.isfile(os.path.join(data.value.decode(), "voices", "!v", variant))
 
 
 def say(speech: ctypes.CDLL, asked: dict) -> bytes:
@@ -34,7 +42,7 @@ def say(speech: ctypes.CDLL, asked: dict) -> bytes:
     callback = CALLBACK(keep)
     speech.espeak_SetSynthCallback(callback)
     speech.espeak_ng_SetRandSeed(asked["seed"])
-    if speech.espeak_SetVoiceByName(asked["voice"].encode()) != 0:
+    if not has_variant(speech, asked["voice"]) or speech.espeak_SetVoiceByName(asked["voice"].encode()) != 0:
         return b""
     speech.espeak_SetParameter(RATE, asked["speed"], 0)
     speech.espeak_SetParameter(PITCH, asked["pitch"], 0)

@@ -26,8 +26,9 @@ def log_mel(samples_N: np.ndarray, num_mels: int) -> np.ndarray:
     x = np.pad(x, FFT // 2)
     frames = np.lib.stride_tricks.sliding_window_view(x, FFT)[::HOP][:T]
     power = np.square(np.abs(np.fft.rfft(frames * window(), axis=-1))).astype(np.float32)
-    bins = np.log(power @ filters(num_mels).T + LOG_GUARD)
-    spread = bins.std(axis=0, ddof=1) if T > 1 else np.zeros(num_mels, np.float32)
+    # float64: the mean of equal numbers is that number, so silence is zeros and not rounding errors made large.
+    bins = np.log(power @ filters(num_mels).T + LOG_GUARD).astype(np.float64)
+    spread = bins.std(axis=0, ddof=1) if T > 1 else np.zeros(num_mels)
     return ((bins - bins.mean(axis=0)) / (spread + STD_GUARD)).astype(np.float32)
 
 
