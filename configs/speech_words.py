@@ -23,12 +23,15 @@ def get_config() -> Config:
             conv_width=9,
             scale_input=False,
             init_std=0.08,
-            dropout=0.1,
+            dropout=0.05,
             compute=StackCompute(unroll=True),
         ),
         objective=CTC(),
         data=SpeechData(
-            num_mels=40, max_seconds=2.6, max_labels=32, spec_augment=SpecAugment(freq_width=8, time_width=20)
+            num_mels=40,
+            max_seconds=2.6,
+            max_labels=32,
+            spec_augment=SpecAugment(freq_masks=1, freq_width=8, time_masks=1, time_width=15),
         ),
         optim=OptimConfig(lr=3e-3, warmup_steps=100, weight_decay=0.05, final_lr_ratio=0.01),
         train=TrainConfig(steps=1200, batch_size=32),

@@ -107,7 +107,7 @@ class SpokenWords(Source):
     slowest: Count = 130
     fastest: Count = 230
     "words a minute"
-    least_snr: CountOrZero = 10
+    least_snr: CountOrZero = 15
     most_snr: CountOrZero = 40
     "decibels between speech and noise, drawn for each utterance"
     silent: Share = 0.02
