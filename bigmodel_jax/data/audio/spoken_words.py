@@ -40,7 +40,6 @@ VOICES = tuple(
         "Mike",
         "Reed",
         "Storm",
-        "adam",
         "anika",
         "announcer",
         "antonio",
