@@ -2,15 +2,13 @@
 
 import dataclasses
 import hashlib
-from math import gcd
 from typing import ClassVar
 
 import numpy as np
-from scipy.signal import resample_poly
 
 from bigmodel_jax.core.ranges import Count, CountOrZero, Share
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.audio import espeak
+from bigmodel_jax.data.audio import espeak, waveforms
 from bigmodel_jax.data.audio.espeak import Utterance
 from bigmodel_jax.data.audio.spectrogram import RATE
 from bigmodel_jax.data.sources.source import Source
@@ -174,8 +172,7 @@ def draw(cfg: SpokenWords, split: str, number: int) -> Drawn:
 def recorded(voice: np.ndarray, drawn: Drawn) -> np.ndarray:
     """(n,) float32 at 16 kHz: the voice between silences, in white or pink noise."""
     rng = np.random.default_rng((drawn.seed, 1))
-    common = gcd(RATE, espeak.RATE)
-    speech = resample_poly(voice.astype(np.float32), RATE // common, espeak.RATE // common) if len(voice) else voice
+    speech = waveforms.resampled(voice, espeak.RATE, RATE) if len(voice) else voice
     speech = speech * (drawn.level / max(np.abs(speech).max(initial=0), 1.0))
     x = np.concatenate([np.zeros(int(drawn.before * RATE)), speech, np.zeros(int(drawn.after * RATE))])
     x = x if len(voice) else np.zeros(int(rng.uniform(0.4, 1.5) * RATE))
