@@ -20,6 +20,7 @@ MODEL_OF = {
     "lstm": "rnn",
     "gru": "rnn",
     "resnet_basic": "resnet",
+    "conformer_bare": "conformer",
 }
 # The small config of a model, where it is not configs/<model>_tiny.py.
 CONFIG_OF = {
@@ -38,6 +39,7 @@ CONFIG_OF = {
     "rnn": "lstm_text",
     "linear": "linear_regression",
     "bag_of_embeddings": "text_classification",
+    "conformer": "speech_words",
 }
 # Models of this project's own making: nobody published a reference.
 NO_REFERENCE = {"bag_of_embeddings", "cnn", "linear", "mlp", "rnn_classifier", "text_to_image"}

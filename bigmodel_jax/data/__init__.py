@@ -3,6 +3,9 @@
 Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loader.py` (rows to batches on a mesh).
 """
 
+from bigmodel_jax.data.audio.speech import SpeechData
+from bigmodel_jax.data.audio.speech_files import SpeechFiles
+from bigmodel_jax.data.audio.spoken_words import SpokenWords
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.corpus.corpus import Corpus
 from bigmodel_jax.data.fields import Field
@@ -55,6 +58,7 @@ DATA: tuple[type[DataConfig], ...] = (
     ImageData,
     ImageTextData,
     PromptData,
+    SpeechData,
 )
 
 __all__ = [
@@ -86,6 +90,9 @@ __all__ = [
     "SentencePairData",
     "Source",
     "SpanCorruptionData",
+    "SpeechData",
+    "SpeechFiles",
+    "SpokenWords",
     "SquadFiles",
     "Stage",
     "Steps",

@@ -9,6 +9,7 @@ from bigmodel_jax.models.bert import BertConfig
 from bigmodel_jax.models.clip import CLIPConfig
 from bigmodel_jax.models.cnn import CNNConfig
 from bigmodel_jax.models.compute import Compute, StackCompute
+from bigmodel_jax.models.conformer import ConformerConfig
 from bigmodel_jax.models.deberta import DebertaConfig
 from bigmodel_jax.models.deepseek import DeepseekConfig
 from bigmodel_jax.models.dit import DiTConfig
@@ -67,6 +68,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "dit": DiTConfig,
     "pixart": PixArtConfig,
     "text_to_image": TextToImageConfig,
+    "conformer": ConformerConfig,
 }
 
 __all__ = [
@@ -76,6 +78,7 @@ __all__ = [
     "CLIPConfig",
     "CNNConfig",
     "Compute",
+    "ConformerConfig",
     "DebertaConfig",
     "DeepseekConfig",
     "DiTConfig",

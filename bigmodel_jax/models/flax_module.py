@@ -96,7 +96,7 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], *, inputs: Inputs = image) 
         state = nnx.from_flat_state((path, v.replace(arrays[path])) for path, v in variables.items())
         module = nnx.merge(graph, state)
         module.train() if train else module.eval()
-        if _inside_batch_axis():
+        if inside_batch_axis():
             module.set_attributes(nnx.BatchNorm, axis_name=BATCH_AXIS, raise_if_not_found=False)
         value = module(*_read(inputs, batch, flat, spec), **_mode(module, train))
         new = dict(nnx.to_flat_state(nnx.split(module, graph=True)[1])) if train else {}
@@ -263,7 +263,7 @@ def _mode(module: Any, train: bool) -> dict[str, bool]:
     return {name: train == when for name, when in MODES.items() if name in known}
 
 
-def _inside_batch_axis() -> bool:
+def inside_batch_axis() -> bool:
     try:
         jax.lax.axis_size(BATCH_AXIS)
     except NameError:
@@ -273,6 +273,6 @@ def _inside_batch_axis() -> bool:
 
 def _average_over_devices(call, args, kwargs, context):
     """Linen interceptor: inside the batch axis, batch norm takes its statistics over all devices."""
-    if isinstance(context.module, nn.BatchNorm) and _inside_batch_axis():
+    if isinstance(context.module, nn.BatchNorm) and inside_batch_axis():
         object.__setattr__(context.module, "axis_name", BATCH_AXIS)  # a bound module is frozen and cannot be cloned
     return call(*args, **kwargs)

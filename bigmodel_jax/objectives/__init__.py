@@ -3,6 +3,7 @@
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.classification import Classification
 from bigmodel_jax.objectives.contrastive import Contrastive
+from bigmodel_jax.objectives.ctc import CTC
 from bigmodel_jax.objectives.diffusion import Diffusion
 from bigmodel_jax.objectives.distillation import Distillation
 from bigmodel_jax.objectives.kto import KTO
@@ -26,6 +27,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "regression": Regression,
     "contrastive": Contrastive,
     "diffusion": Diffusion,
+    "ctc": CTC,
     "dpo": DPO,
     "orpo": ORPO,
     "simpo": SimPO,
@@ -35,6 +37,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 
 __all__ = [
+    "CTC",
     "DPO",
     "KTO",
     "OBJECTIVES",

@@ -6,6 +6,7 @@
 from bigmodel_jax.pretrained.bert import BERT
 from bigmodel_jax.pretrained.class_defaults import with_defaults
 from bigmodel_jax.pretrained.clip import CLIP
+from bigmodel_jax.pretrained.conformer import CONFORMER
 from bigmodel_jax.pretrained.deberta import DEBERTA
 from bigmodel_jax.pretrained.deepseek import DEEPSEEK_V3
 from bigmodel_jax.pretrained.dit import DIT
@@ -57,6 +58,7 @@ FAMILIES: dict[str, Family] = {
         DIT,
         PIXART,
         CLIP,
+        CONFORMER,
     )
 }
 

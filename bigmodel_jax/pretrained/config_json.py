@@ -15,7 +15,15 @@ log = logging.getLogger(__name__)
 
 # Tables whose keys count one by one; of others (id2label) the whole is read or not.
 ROTARY = ("rope_parameters", "rope_scaling", "full_attention", "sliding_attention")
-NESTED = (*ROTARY, "quantization_config", "text_config", "vision_config", "text_config_dict", "vision_config_dict")
+NESTED = (
+    *ROTARY,
+    "quantization_config",
+    "text_config",
+    "vision_config",
+    "encoder_config",
+    "text_config_dict",
+    "vision_config_dict",
+)
 
 
 class Keys(dict):

@@ -67,7 +67,9 @@ _KINDS: dict[Kind, str] = {
         relative_attention_num_buckets relative_attention_max_distance projection_dim num_channels
         head_channels
         embedding_size attention_head_dim sample_size in_channels out_channels caption_channels cross_attention_dim
-        sliding_window_pattern position_buckets embed_dim num_classes stem_channels feature_channels""",
+        sliding_window_pattern position_buckets embed_dim num_classes stem_channels feature_channels
+        num_mel_bins subsampling_factor subsampling_conv_channels subsampling_conv_kernel_size subsampling_conv_stride
+        conv_kernel_size""",
     COUNT_OR_NULL: """num_key_value_heads num_experts num_local_experts num_experts_per_tok
         experts_per_token q_lora_rank head_dim projection_size n_inner d_head sliding_window original_max_position_embeddings
         decoder_vocab_size num_labels""",
@@ -91,7 +93,7 @@ _KINDS: dict[Kind, str] = {
     FLAG_OR_NULL: "norm_topk_prob truncate use_additional_conditions",
     TEXT: "_class_name norm_type hidden_act activation_function feed_forward_proj layer_type rope_type type",
     TEXT_OR_NULL: "hidden_activation",
-    TABLE: "text_config vision_config",
+    TABLE: "text_config vision_config encoder_config",
     TABLE_OR_NULL: """rope_parameters rope_scaling quantization_config id2label full_attention sliding_attention
         text_config_dict vision_config_dict""",
     COUNTS: "hidden_sizes widths strides expansions channels",
@@ -128,6 +130,7 @@ INERT = frozenset(
     norm_num_groups mm_tokens_per_image boi_token_index eoi_token_index image_token_index _sliding_window_pattern
     projection_dim _num_labels cache_implementation force_bos_token_to_be_generated transformers.js_config
     sliding_window_size initial_context_length modules_to_not_convert activation_scheme
+    dropout_positions ctc_loss_reduction ctc_zero_infinity
     """)
 )
 
@@ -225,6 +228,7 @@ MODEL_TYPES = {
     "ResNetConfig": ("resnet",),
     "SiglipConfig": ("siglip",),
     "CLIPConfig": ("clip",),
+    "ConformerConfig": ("parakeet_ctc",),
 }
 ALIASES = {
     "GPT2Config": {

@@ -10,6 +10,7 @@ from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training.checks import check_images, check_sample
 from bigmodel_jax.training.saved import generate_images, generate_text
+from bigmodel_jax.training.speech_ending import Speech
 from bigmodel_jax.training.state import TrainState, weights
 
 
@@ -62,7 +63,7 @@ class Images:
         return ""
 
 
-ENDINGS: dict[str, Ending] = {"text": Text(), "images": Images()}
+ENDINGS: dict[str, Ending] = {"text": Text(), "images": Images(), "speech": Speech()}
 
 
 def endings_of(config: Config) -> list[Ending]:

@@ -27,7 +27,7 @@ SIZES = """vocab_size hidden_size num_hidden_layers num_attention_heads intermed
     moe_intermediate_size n_routed_experts n_shared_experts kv_lora_rank q_lora_rank qk_nope_head_dim qk_rope_head_dim
     v_head_dim n_group topk_group first_k_dense_replace num_experts_per_tok num_experts num_local_experts image_size
     patch_size depths hidden_sizes embedding_size projection_dim position_buckets"""
-TOWERS = ("text_config", "vision_config")
+TOWERS = ("text_config", "vision_config", "encoder_config")
 
 
 def flat(table: dict, prefix: str = "") -> dict:

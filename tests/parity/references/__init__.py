@@ -1,6 +1,7 @@
 """Family -> what writes its reference into a folder."""
 
 from references.adapters import ADAPTERS
+from references.conformer import CONFORMERS
 from references.decoders import DECODERS
 from references.deepseek import DEEPSEEKS
 from references.distillation import DISTILLATION
@@ -23,6 +24,7 @@ from references.vision import VISION
 
 REFERENCES = {
     **ADAPTERS,
+    **CONFORMERS,
     **DECODERS,
     **GEMMA,
     **MIXTURES,

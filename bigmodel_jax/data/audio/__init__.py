@@ -1,0 +1,1 @@
+"""Speech: recordings and synthetic voices as spectrograms with transcripts."""

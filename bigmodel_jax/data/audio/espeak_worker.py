@@ -1,0 +1,69 @@
+"""Speaks one utterance a line of its input: python espeak_worker.py LIBRARY DATA. It imports nothing of the project.
+
+Input: JSON with text, voice, speed, pitch and seed. Output: the length in bytes as 8 bytes, or -1, then int16 samples. Each
+utterance is spoken by a fork of this process, since the library's filters and wave tables go on where the one before ended.
+"""
+
+import ctypes
+import json
+import os
+import sys
+
+SYNCHRONOUS, FROM_CHARACTER, UTF8 = 2, 1, 1  # of speak_lib.h
+RATE, PITCH = 1, 3
+CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+def opened(library: str, data: str) -> ctypes.CDLL:
+    speech = ctypes.CDLL(library)
+    speech.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
+    speech.espeak_Info.restype = ctypes.c_char_p
+    if speech.espeak_Initialize(SYNCHRONOUS, 0, data.encode() or None, 0) < 0:
+        sys.exit("espeak-ng finds no data")
+    return speech
+
+
+def has_variant(speech: ctypes.CDLL, voice: str) -> bool:
+    """Whether the data hold the variant behind the "+"; the library passes over one that it does not know."""
+    variant, data = voice.partition("+")[2], ctypes.c_char_p()
+    speech.espeak_Info(ctypes.byref(data))
+    return not variant or os.path.isfile(os.path.join(data.value.decode(), "voices", "!v", variant))
+
+
+def say(speech: ctypes.CDLL, asked: dict) -> bytes:
+    """int16 samples; "" where the voice is unknown."""
+    pieces = []
+
+    def keep(samples, count, _events) -> int:
+        if samples and count > 0:
+            pieces.append(ctypes.string_at(samples, 2 * count))
+        return 0
+
+    callback = CALLBACK(keep)
+    speech.espeak_SetSynthCallback(callback)
+    speech.espeak_ng_SetRandSeed(asked["seed"])
+    if not has_variant(speech, asked["voice"]) or speech.espeak_SetVoiceByName(asked["voice"].encode()) != 0:
+        return b""
+    speech.espeak_SetParameter(RATE, asked["speed"], 0)
+    speech.espeak_SetParameter(PITCH, asked["pitch"], 0)
+    text = asked["text"].encode() + b"\0"
+    speech.espeak_Synth(text, len(text), 0, FROM_CHARACTER, 0, UTF8, None, None)
+    return b"".join(pieces)
+
+
+def main() -> None:
+    speech = opened(*sys.argv[1:3])
+    out = sys.stdout.buffer
+    for line in sys.stdin:
+        out.flush()
+        child = os.fork()
+        if child == 0:
+            samples = say(speech, json.loads(line))
+            out.write((len(samples) or -1).to_bytes(8, "little", signed=True) + samples)
+            out.flush()
+            os._exit(0)
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Short utterances of a few dozen words, spoken by voices of eSpeak NG; other voices speak those that are held out."""
+
+import dataclasses
+import hashlib
+from typing import ClassVar
+
+import numpy as np
+
+from bigmodel_jax.core.ranges import Count, CountOrZero, Share
+from bigmodel_jax.data import cache
+from bigmodel_jax.data.audio import espeak, waveforms
+from bigmodel_jax.data.audio.espeak import Utterance
+from bigmodel_jax.data.audio.spectrogram import RATE
+from bigmodel_jax.data.sources.source import Source
+
+FORMAT = 1  # raise it when other samples come out
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+COLOURS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple", "brown", "pink")
+COMMANDS = ("go", "stop", "left", "right", "up", "down", "open", "close", "start", "play", "yes", "no")
+# Variants of eSpeak NG that are meant to be people; robots, whispers and jokes are left out.
+VOICES = tuple(
+    [
+        "Alex",
+        "Alicia",
+        "Andrea",
+        "Andy",
+        "Annie",
+        "Denis",
+        "Diogo",
+        "Gene",
+        "Henrique",
+        "Hugo",
+        "Jacky",
+        "Lee",
+        "Marco",
+        "Mario",
+        "Michael",
+        "Mike",
+        "Reed",
+        "Storm",
+        "anika",
+        "announcer",
+        "antonio",
+        "aunty",
+        "belinda",
+        "benjamin",
+        "boris",
+        "caleb",
+        "david",
+        "ed",
+        "edward",
+        "f1",
+        "f2",
+        "f3",
+        "gustave",
+        "ian",
+        "iven",
+        "john",
+        "m1",
+        "m2",
+        "m3",
+        "m5",
+        "m7",
+        "marcelo",
+        "max",
+        "michel",
+        "miguel",
+        "norbert",
+        "pablo",
+        "pedro",
+        "quincy",
+        "rob",
+        "robert",
+        "sandro",
+        "steph",
+        "travis",
+        "zac",
+        "klatt",
+        "klatt3",
+    ]
+)
+HELD_OUT_VOICES = tuple(
+    ["f4", "f5", "m4", "m6", "m8", "linda", "shelby", "paul", "victor", "grandma", "klatt2", "steph3"]
+)
+ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-us-nyc")
+
+
+@dataclasses.dataclass(frozen=True)
+class SpokenWords(Source):
+    """Records {"audio" (n,) float32 at 16 kHz, "text"}: one to `most_words` words drawn with their voice, accent, speed,
+    pitch, loudness and noise. Record n of a split is a function of (seed, split, n)."""
+
+    compared: ClassVar = {"train": "training", "voices": "training"}
+
+    words: tuple[str, ...] = (*DIGITS, *COLOURS, *COMMANDS)
+    train: Count = 4000
+    validation: Count = 400
+    "how many utterances each split has"
+    most_words: Count = 4
+    voices: tuple[str, ...] = VOICES
+    "variants of eSpeak NG that speak the training split"
+    held_out_voices: tuple[str, ...] = HELD_OUT_VOICES
+    accents: tuple[str, ...] = ACCENTS
+    slowest: Count = 130
+    fastest: Count = 230
+    "words a minute"
+    least_snr: CountOrZero = 15
+    most_snr: CountOrZero = 40
+    "decibels between speech and noise, drawn for each utterance"
+    silent: Share = 0.02
+    "share of the utterances that are noise alone, whose transcript is empty"
+    seed: CountOrZero = 0
+
+    def __post_init__(self):
+        both = set(self.voices) & set(self.held_out_voices)
+        if both:
+            raise ValueError(f"data.source.held_out_voices: {min(both)!r} is among data.source.voices as well")
+        for low, high in (("slowest", "fastest"), ("least_snr", "most_snr")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(
+                    f"data.source.{low} = {getattr(self, low)}; at most data.source.{high} = {getattr(self, high)}"
+                )
+        for name in ("words", "voices", "held_out_voices", "accents"):
+            if not getattr(self, name):
+                raise ValueError(f"data.source.{name}: empty; at least one is needed")
+
+    def fingerprint(self, split, root):
+        facts = dataclasses.asdict(self) | {"train": 0, "validation": 0}
+        return cache.key(facts, split, getattr(self, split), espeak.VERSION, FORMAT)
+
+    def reads(self, root):
+        return {"voices": f"{espeak.VERSION}, {FORMAT}"}
+
+    def records(self, split, root, bad):
+        drawn = [draw(self, split, number) for number in range(getattr(self, split))]
+        spoken = espeak.spoken([one.utterance for one in drawn if one.utterance.text])
+        for number, one in enumerate(drawn):
+            voice = next(spoken) if one.utterance.text else np.zeros(0, np.int16)
+            where = f"{split} utterance {number} ({one.utterance.voice})"
+            yield where, {"audio": recorded(voice, one), "text": one.utterance.text}
+
+    def short_name(self) -> str:
+        return "spoken-words"
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """before, after: seconds of silence; level: the peak of the speech; snr: decibels; seed: of the noise."""
+
+    utterance: Utterance
+    before: float
+    after: float
+    level: float
+    snr: float
+    seed: int
+
+
+def draw(cfg: SpokenWords, split: str, number: int) -> Drawn:
+    """What utterance `number` of a split is; a longer split begins with the same utterances."""
+    seed = int.from_bytes(hashlib.sha256(f"{cfg.seed} {split} {number}".encode()).digest()[:8], "little")
+    rng = np.random.default_rng(seed)
+    voices = cfg.voices if split == "train" else cfg.held_out_voices
+    words = rng.choice(cfg.words, rng.integers(1, cfg.most_words + 1))
+    text = "" if rng.random() < cfg.silent else " ".join(words)
+    voice = f"{rng.choice(cfg.accents)}+{rng.choice(voices)}"
+    speed, pitch = int(rng.integers(cfg.slowest, cfg.fastest + 1)), int(rng.integers(20, 81))
+    before, after = rng.uniform(0.05, 0.25, 2)
+    level, snr = 10 ** rng.uniform(-1.5, -0.1), rng.uniform(cfg.least_snr, cfg.most_snr)
+    return Drawn(Utterance(text, voice, speed, pitch, seed % (1 << 31)), before, after, level, snr, seed)
+
+
+def recorded(voice: np.ndarray, drawn: Drawn) -> np.ndarray:
+    """(n,) float32 at 16 kHz: the voice between silences, in white or pink noise."""
+    rng = np.random.default_rng((drawn.seed, 1))
+    speech = waveforms.resampled(voice, espeak.RATE, RATE) if len(voice) else voice
+    speech = speech * (drawn.level / max(np.abs(speech).max(initial=0), 1.0))
+    x = np.concatenate([np.zeros(int(drawn.before * RATE)), speech, np.zeros(int(drawn.after * RATE))])
+    x = x if len(voice) else np.zeros(int(rng.uniform(0.4, 1.5) * RATE))
+    noise = pink(rng, len(x)) if rng.random() < 0.5 else rng.standard_normal(len(x))
+    power = np.mean(np.square(speech)) if len(voice) else drawn.level**2 * 0.05
+    noise *= np.sqrt(power / np.mean(np.square(noise))) * 10 ** (-drawn.snr / 20)
+    return np.clip(x + noise, -1, 1).astype(np.float32)
+
+
+def pink(rng: np.random.Generator, num: int) -> np.ndarray:
+    """(num,) of noise whose power falls as 1 / f above 50 Hz."""
+    size = 1 << (num - 1).bit_length()  # a power of two, for the transform
+    waves = np.fft.rfft(rng.standard_normal(size))
+    hertz = np.fft.rfftfreq(size, 1 / RATE)
+    return np.fft.irfft(waves / np.sqrt(np.maximum(hertz, 50)))[:num]

@@ -1,0 +1,68 @@
+"""WAV files as samples of one channel at one rate; what is converted is said, and what is broken is one line."""
+
+import functools
+import logging
+import struct
+import warnings
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from scipy.io import wavfile
+from scipy.signal import resample_poly
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".wav", ".wave")
+LEAST_RATE, MOST_RATE = 4_000, 384_000
+
+
+def read(path: Path, rate: int) -> tuple[np.ndarray, str]:
+    """((n,) float32 in -1 .. 1 at `rate`, what was converted, "" where nothing was); ValueError, without the path, for what
+    is no whole WAV file of numbers."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"a {path.suffix or 'file without an ending'} is no WAV; ffmpeg -i FILE FILE.wav makes one of it"
+        )
+    own, samples = _decoded(path)
+    if not LEAST_RATE <= own <= MOST_RATE:
+        raise ValueError(f"{own} samples a second; allowed: {LEAST_RATE} to {MOST_RATE}")
+    said = []
+    if samples.ndim > 1:
+        said.append(f"the mean of {samples.shape[1]} channels")
+        samples = samples.mean(axis=1)
+    if not np.isfinite(samples).all():
+        raise ValueError("samples that are not finite")
+    if own != rate:
+        said.append(f"{own} to {rate} Hz")
+        samples = resampled(samples, own, rate)
+    return samples.astype(np.float32), ", ".join(said)
+
+
+def _decoded(path: Path) -> tuple[int, np.ndarray]:
+    """(samples a second, (n,) or (n, channels) float32) of 8, 16, 24 or 32 bits, or of floats."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", wavfile.WavFileWarning)
+        try:
+            rate, samples = wavfile.read(path)
+        except (ValueError, struct.error, EOFError, OSError) as error:
+            raise ValueError(f"no WAV file that can be read: {' '.join(str(error).split())}") from None
+    if cut := next((str(one.message) for one in said if "prematurely" in str(one.message)), ""):
+        raise ValueError(f"truncated: {cut.partition('; ')[2].rstrip('.') or cut}")
+    if samples.dtype == np.uint8:
+        return rate, (samples.astype(np.float32) - 128) / 128
+    if samples.dtype.kind == "i":  # 24 bits come as the upper ones of 32
+        return rate, samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
+    return rate, samples.astype(np.float32)
+
+
+def resampled(samples_N: np.ndarray, own: int, rate: int) -> np.ndarray:
+    """Samples at another rate, through a low-pass filter that keeps what both rates can hold."""
+    ratio = Fraction(rate, own)
+    return resample_poly(samples_N.astype(np.float32), ratio.numerator, ratio.denominator)
+
+
+@functools.cache
+def say_once(said: str) -> None:
+    """One line in the log for each kind of conversion, however many files need it."""
+    log.warning("audio is converted: %s", said)

@@ -1,0 +1,296 @@
+"""Conformer: attention and convolution by turns over the frames of a spectrogram (Gulati et al., arXiv:2005.08100).
+
+Shapes and names are those of NVIDIA's Parakeet (Fast Conformer, arXiv:2305.05084): convolutions that are separable by
+depth shorten the spectrogram, positions are relative (Transformer-XL, arXiv:1901.02860), and a linear head gives logits for
+CTC. A padded frame changes nothing of the others: every convolution, batch norm and attention leaves it out.
+
+Shapes: B batch, T frames, F bins of the spectrogram, D embed, H heads, h head_dim, V vocab, K kernel, P positions 2T - 1.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Param, normal, zeros
+from bigmodel_jax.core.ranges import Count, Depth, NonNegative, ShareBelowOne
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models.base import POST_NORM, Entry, Model, ModelConfig, Out, parts_of
+from bigmodel_jax.models.compute import StackCompute
+from bigmodel_jax.models.flax_module import BATCH_AXIS, inside_batch_axis
+from bigmodel_jax.models.sizes import Cut, Divides
+from bigmodel_jax.nn import batch_norm, convolution, feedforward, linear, norm
+from bigmodel_jax.nn.attention import attention
+from bigmodel_jax.nn.attention.attention import Where
+from bigmodel_jax.nn.dropout import dropout
+
+
+@dataclasses.dataclass(frozen=True)
+class ConformerConfig(ModelConfig):
+    """Defaults: Parakeet-CTC 0.6B, which are also those of transformers' class; it was trained with dropout 0.1."""
+
+    num_mels: Count = 80
+    vocab_size: Count = 1025  # the blank of CTC included; the objective says which one that is
+    subsampling: Literal[2, 4, 8, 16] = 8
+    "so many frames of the spectrogram become one"
+    subsampling_dim: Count = 256
+    num_layers: Depth = 24
+    embed_dim: Count = 1024
+    num_heads: Count = 8
+    mlp_dim: Count = 4096
+    conv_width: Count = 9  # an odd number of frames
+    conv_norm: Literal["batch", "layer"] = "batch"
+    "layer: no statistics, for small batches"
+    bias: bool = True  # of attention, feed-forward layers and the convolution module
+    scale_input: bool = True  # by the square root of embed_dim
+    init_std: NonNegative = 0.02
+    dropout: ShareBelowOne = 0.0  # of what enters the layers, and of what each module adds
+    compute: StackCompute = StackCompute()
+
+    SIZES: ClassVar[tuple] = (
+        Divides("num_heads", "embed_dim"),
+        Divides("subsampling", "num_mels"),
+        Cut("num_heads", "heads"),
+        Cut("mlp_dim", "mlp"),
+        Cut("embed_dim", "mlp"),
+        Cut("subsampling_dim", "mlp"),
+    )
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads
+
+    def inputs(self):
+        return {"log_mel": None, "num_frames": None}
+
+    def no_mup(self, depth):
+        return POST_NORM if depth else "has convolutions, for which there are no width rules"
+
+    def make(self) -> Model:
+        return Model(spec(self), parts_of(self, enter, block, leave))
+
+    def validate(self, parallel) -> None:
+        super().validate(parallel)
+        if self.conv_width % 2 == 0:
+            raise ValueError(f"model.conv_width = {self.conv_width}; it must be odd: a frame stands in the middle")
+        if self.conv_norm == "batch" and parallel.stage > 1:
+            raise ValueError(
+                f"model.conv_norm = 'batch' with parallel.stage = {parallel.stage}: a pipeline's layers return sums alone, "
+                "and no statistics; 'layer' has none"
+            )
+
+    @classmethod
+    def tiny(cls) -> "ConformerConfig":
+        sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, "conv_width": 5}
+        return cls(num_mels=16, vocab_size=12, subsampling=4, subsampling_dim=8, init_std=0.1, **sizes)
+
+
+# ------------------------------------------------------------------------------------------------ parameters
+
+
+def mlp_spec(cfg: ConformerConfig) -> params.Tree:
+    init = normal(cfg.init_std)
+    dense = functools.partial(linear.linear_spec, init=init, bias=cfg.bias)
+    return {
+        "up": dense(cfg.embed_dim, cfg.mlp_dim),
+        "down": dense(cfg.mlp_dim, cfg.embed_dim, axes=("mlp", "embed")),
+    }
+
+
+def attention_spec(cfg: ConformerConfig) -> params.Tree:
+    init, D, H, h = normal(cfg.init_std), cfg.embed_dim, cfg.num_heads, cfg.head_dim
+    positions = Param((D, H, h), ("embed", "heads", "head_dim"), init)
+    # decay=False: (H, h) biases are vectors in disguise.
+    biases = {
+        name: Param((H, h), ("heads", "head_dim"), init, decay=False) for name in ("content_bias", "position_bias")
+    }
+    tree = attention.spec(D, H, H, h, init=init, out_init=init, bias=cfg.bias)
+    return tree | {"positions": positions} | biases
+
+
+def conv_spec(cfg: ConformerConfig) -> params.Tree:
+    init, D = normal(cfg.init_std), cfg.embed_dim
+    dense = functools.partial(linear.linear_spec, D, D, init=init, bias=cfg.bias)
+    depthwise = {"kernel": Param((cfg.conv_width, D), (None, "mlp"), normal(cfg.conv_width**-0.5))}
+    bias = {"bias": Param((D,), ("mlp",), zeros())} if cfg.bias else {}
+    return {
+        "value": dense(),
+        "gate": dense(),
+        "depthwise": depthwise | bias,
+        "norm": batch_norm.spec(D, "mlp") if cfg.conv_norm == "batch" else norm.layer_spec(D),
+        "out": dense(axes=("mlp", "embed")),
+    }
+
+
+def block_spec(cfg: ConformerConfig) -> params.Tree:
+    D = cfg.embed_dim
+    return {
+        "mlp1_norm": norm.layer_spec(D),
+        "mlp1": mlp_spec(cfg),
+        "attn_norm": norm.layer_spec(D),
+        "attn": attention_spec(cfg),
+        "conv_norm": norm.layer_spec(D),
+        "conv": conv_spec(cfg),
+        "mlp2_norm": norm.layer_spec(D),
+        "mlp2": mlp_spec(cfg),
+        "out_norm": norm.layer_spec(D),
+    }
+
+
+def subsampling_spec(cfg: ConformerConfig) -> params.Tree:
+    """One convolution, then pairs of one by depth and one over channels, then a linear map of what is left."""
+    C, D = cfg.subsampling_dim, cfg.embed_dim
+    bias = Param((C,), ("mlp",), zeros())
+    tree = {"conv0": {"kernel": Param((3, 3, 1, C), (None, None, None, "mlp"), normal(1 / 3)), "bias": bias}}
+    for n in range(1, int(math.log2(cfg.subsampling))):
+        tree[f"conv{n}"] = {
+            "depthwise": {"kernel": Param((3, 3, C), (None, None, "mlp"), normal(1 / 3)), "bias": bias},
+            "pointwise": linear.linear_spec(C, C, init=normal((2 / C) ** 0.5), bias=True),
+        }
+    bins = cfg.num_mels // cfg.subsampling
+    kernel = Param((C, bins, D), ("mlp", None, "embed"), normal((C * bins) ** -0.5))
+    return tree | {"out": {"kernel": kernel, "bias": Param((D,), ("embed",), zeros())}}
+
+
+def spec(cfg: ConformerConfig) -> params.Tree:
+    head = linear.linear_spec(cfg.embed_dim, cfg.vocab_size, axes=("embed", None), init=normal(cfg.init_std), bias=True)
+    return {
+        "subsampling": subsampling_spec(cfg),
+        "layers": params.stack(block_spec(cfg), cfg.num_layers),
+        "head": head,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ the spectrogram
+
+
+def subsampled(cfg: ConformerConfig, length):
+    """How many frames the layers see of `length` frames of a spectrogram."""
+    for _ in range(int(math.log2(cfg.subsampling))):
+        length = convolution.halved(length)
+    return length
+
+
+def masked(x_BTFC: jax.Array, length_B: jax.Array) -> jax.Array:
+    """Zeros in the frames behind each row's length."""
+    inside = jnp.arange(x_BTFC.shape[1]) < length_B[:, None]
+    return x_BTFC * inside[..., None, None].astype(x_BTFC.dtype)
+
+
+def subsample(cfg: ConformerConfig, p, log_mel_BTF: jax.Array, length_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """((B, T', D), lengths (B,)): frames behind a row's length are zeros before every convolution."""
+    x = masked(log_mel_BTF[..., None], length_B)[..., 0]
+    length_B = convolution.halved(length_B)
+    x = masked(convolution.halving(x, p["conv0"]["kernel"]) + p["conv0"]["bias"], length_B)
+    x = jax.nn.relu(x)
+    for n in range(1, int(math.log2(cfg.subsampling))):
+        depthwise = p[f"conv{n}"]["depthwise"]
+        length_B = convolution.halved(length_B)
+        x = masked(convolution.halving_depthwise(x, depthwise["kernel"]) + depthwise["bias"], length_B)
+        x = jax.nn.relu(masked(linear.linear(p[f"conv{n}"]["pointwise"], x), length_B))
+    x = linear.project(x.swapaxes(2, 3), p["out"]["kernel"], num_dims=2) + p["out"]["bias"]
+    return x, length_B
+
+
+def relative_positions(T: int, dim: int) -> jax.Array:
+    """(2T - 1, dim) float32: sines and cosines by turns of the distances T - 1 .. -(T - 1)."""
+    distance = jnp.arange(T - 1, -T, -1, dtype=jnp.float32)
+    angle = distance[:, None] / 10_000.0 ** (jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
+    return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(2 * T - 1, -1)
+
+
+# ------------------------------------------------------------------------------------------------ apply
+
+
+def split(cfg: ConformerConfig, rng) -> tuple:
+    """Dropout keys of what enters the layers, and of the layers (L,); None where nothing is dropped."""
+    if rng is None or cfg.dropout == 0.0:
+        return None, None
+    keys = jax.random.split(rng, cfg.num_layers + 1)
+    return keys[0], keys[1:]
+
+
+def enter(cfg: ConformerConfig, p, batch, *, rng, train: bool, cache) -> Entry:
+    """The batch holds log_mel (B, T, F) float and num_frames (B,) int32, the frames that are no padding."""
+    first, rest = split(cfg, rng)
+    dtype = p["head"]["kernel"].dtype
+    x_BTD, length_B = subsample(cfg, p["subsampling"], batch["log_mel"].astype(dtype), batch["num_frames"])
+    x_BTD = x_BTD * cfg.embed_dim**0.5 if cfg.scale_input else x_BTD
+    x_BTD = constrain(dropout(cfg.dropout, x_BTD, first), "batch", "seq", "embed")
+    B, T, _ = x_BTD.shape
+    places = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
+    where = Where(places, (places < length_B[:, None]).astype(jnp.int32))
+    table = relative_positions(T, cfg.embed_dim).astype(dtype)
+    return Entry(x_BTD, rest, (where,), (table,), kept=length_B)
+
+
+def block(cfg: ConformerConfig, p, x_BTD, rng, where: Where, table_PD, *, train: bool):
+    """Half a feed-forward layer, attention, convolution, the other half, a norm (equation 1 of the paper)."""
+    rngs = (None,) * 4 if rng is None else jax.random.split(rng, 4)
+    drop = functools.partial(dropout, cfg.dropout)
+    x_BTD = x_BTD + 0.5 * drop(mlp(p["mlp1"], norm.layer(p["mlp1_norm"], x_BTD)), rngs[0])
+    h = attend(cfg, p["attn"], norm.layer(p["attn_norm"], x_BTD), where, table_PD)
+    x_BTD = constrain(x_BTD + drop(h, rngs[1]), "batch", "seq", "embed")
+    h, new = convolve(cfg, p["conv"], norm.layer(p["conv_norm"], x_BTD), where.segments > 0, train)
+    x_BTD = x_BTD + drop(h, rngs[2])
+    x_BTD = x_BTD + 0.5 * drop(mlp(p["mlp2"], norm.layer(p["mlp2_norm"], x_BTD)), rngs[3])
+    return constrain(norm.layer(p["out_norm"], x_BTD), "batch", "seq", "embed"), new
+
+
+def mlp(p, x_BTD: jax.Array) -> jax.Array:
+    return feedforward.mlp(p, x_BTD, jax.nn.silu)
+
+
+def attend(cfg: ConformerConfig, p, x_BTD, where: Where, table_PD) -> jax.Array:
+    """Attention whose logits are those of content and of distance, each with a bias of its own (section 3.3 of XL)."""
+    q, k, v = attention.qkv(p, x_BTD)
+    distances_PHh = linear.project(table_PD, p["positions"])
+    bias = jnp.einsum("bthx,phx->bhtp", q + p["position_bias"], distances_PHh) * cfg.head_dim**-0.5
+    h = attention.attend(q + p["content_bias"], k, v, where, where, causal=False, bias=by_distance(bias))
+    return attention.project_out(p, h)
+
+
+def by_distance(x_BHTP: jax.Array) -> jax.Array:
+    """(B, H, T, S): of the logits of all distances, for each query and key the one of theirs (appendix B of XL)."""
+    B, H, T, P = x_BHTP.shape
+    x = jnp.pad(x_BHTP, ((0, 0), (0, 0), (0, 0), (1, 0))).reshape(B, H, P + 1, T)
+    return x[:, :, 1:].reshape(B, H, T, P)[..., :T]
+
+
+def convolve(cfg: ConformerConfig, p, x_BTD, mask_BT, train: bool) -> tuple[jax.Array, dict]:
+    """(the convolution module's output, new statistics of batch norm where there are any)."""
+    x_BTD = linear.linear(p["value"], x_BTD) * jax.nn.sigmoid(linear.linear(p["gate"], x_BTD))
+    x_BTD = x_BTD * mask_BT[..., None].astype(x_BTD.dtype)
+    x_BTD = constrain(convolution.depthwise(x_BTD, p["depthwise"]["kernel"]), "batch", "seq", "mlp")
+    x_BTD = x_BTD + p["depthwise"]["bias"] if "bias" in p["depthwise"] else x_BTD
+    x_BTD, new = normalise(cfg, p["norm"], x_BTD, mask_BT, train)
+    return linear.linear(p["out"], jax.nn.silu(x_BTD)), new
+
+
+def normalise(cfg: ConformerConfig, p, x_BTD, mask_BT, train: bool) -> tuple[jax.Array, dict]:
+    if cfg.conv_norm == "layer":
+        return norm.layer(p, x_BTD), {}
+    if not train:
+        return batch_norm.apply(p, x_BTD, p["mean"], p["var"]), {}
+    found = batch_norm.sums(x_BTD, mask_BT, _over_devices)
+    return batch_norm.apply(p, x_BTD, *batch_norm.moments(found)), batch_norm.moved(p, found)
+
+
+def _over_devices(x: jax.Array) -> jax.Array:
+    """A sum over the devices of a step that runs per device; elsewhere arrays are those of all devices."""
+    return jax.lax.psum(x, BATCH_AXIS) if inside_batch_axis() else x
+
+
+def leave(cfg: ConformerConfig, p, entry: Entry, x_BTD, new, batch, *, train: bool) -> Out:
+    """{"logits" (B, T', V), "num_frames" (B,) int32}: T' frames of which a row's first num_frames are no padding."""
+    logits = linear.linear(p["head"], x_BTD)
+    return Out(
+        {"logits": logits, "num_frames": entry.kept}, updates={f"layers/conv/norm/{name}": x for name, x in new.items()}
+    )
+
+
+PRESETS = {"parakeet-ctc-0.6b": ConformerConfig()}

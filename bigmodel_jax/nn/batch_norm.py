@@ -1,0 +1,52 @@
+"""Batch norm over frames of which some are padding (Ioffe & Szegedy, arXiv:1502.03167).
+
+A padded frame enters no statistic. Statistics are float32, since bfloat16 loses the mean of many squares.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core.params import Param, ones, zeros
+
+EPS, MOMENTUM = 1e-5, 0.9  # torch calls the second one 0.1
+
+
+def spec(dim: int, axis: str) -> dict[str, Param]:
+    return {
+        "scale": Param((dim,), (axis,), ones()),
+        "bias": Param((dim,), (axis,), zeros()),
+        "mean": Param((dim,), (axis,), zeros(), kind="statistic"),
+        "var": Param((dim,), (axis,), ones(), kind="statistic"),
+    }
+
+
+def apply(p: dict, x_BTC: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
+    x32 = (x_BTC.astype(jnp.float32) - mean) * jax.lax.rsqrt(var + EPS)
+    return (x32 * p["scale"] + p["bias"]).astype(x_BTC.dtype)
+
+
+def sums(x_BTC: jax.Array, mask_BT: jax.Array, across: Callable = lambda x: x) -> dict[str, jax.Array]:
+    """{"count" (), "total" (C,), "squares" (C,)} of the frames that the mask keeps; `across` adds them over devices."""
+    mask = mask_BT.astype(jnp.float32)[..., None]
+    x32 = x_BTC.astype(jnp.float32) * mask
+    found = {"count": mask.sum(), "total": x32.sum((0, 1)), "squares": jnp.square(x32).sum((0, 1))}
+    return jax.tree.map(across, found)
+
+
+def moments(found: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance, (..., C) each, of what `sums` found; layers may be stacked in front."""
+    count = jnp.maximum(found["count"], 1)[..., None]
+    mean = found["total"] / count
+    return mean, jnp.maximum(found["squares"] / count - jnp.square(mean), 0)
+
+
+def moved(p: dict, found: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The running statistics after a training call; the variance that they keep is the unbiased one, as torch's."""
+    mean, var = moments(found)
+    count = found["count"][..., None]
+    var = var * count / jnp.maximum(count - 1, 1)
+    some = count > 0
+    new = {"mean": mean, "var": var}
+    return {name: jnp.where(some, MOMENTUM * p[name] + (1 - MOMENTUM) * new[name], p[name]) for name in new}

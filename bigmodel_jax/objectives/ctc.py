@@ -1,0 +1,101 @@
+"""Connectionist temporal classification: labels without their times (Graves et al. 2006, doi 10.1145/1143844.1143891)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bigmodel_jax.core.metrics import Mean, Metric, Rows
+from bigmodel_jax.core.ranges import CountOrZero
+from bigmodel_jax.metrics import texts
+from bigmodel_jax.objectives import ctc_paths
+from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
+
+# Any characters will do, as long as the space is the only one that parts words.
+FIRST_CHARACTER = 0xE000  # of Unicode's private use area
+
+
+@dataclasses.dataclass(frozen=True)
+class CTC(Objective):
+    """-log of the summed probability of all alignments of a row's labels, in nats per label.
+
+    The model gives {"logits" (B, T, V), "num_frames" (B,)}. Batch: labels (B, U) int32, num_labels (B,) int32, weights (B,)
+    float32, and what the model reads. A row without labels is one of silence: its loss is that of T blanks. Data must see
+    to it that a row has as many frames as its labels need.
+    """
+
+    reads = ("labels", "num_labels", "weights")
+    endings = ("speech",)
+    metrics = (
+        Metric("wer", "Word error rate", "less", "{:.2%}", "greedy decoding", headline=True, label="words"),
+        Metric("cer", "Character error rate", "less", "{:.2%}", "greedy decoding", beside="wer", label="characters"),
+        held_out_loss("nats per label"),
+    )
+
+    blank: CountOrZero = 0
+    "the class that stands for no label"
+    space: CountOrZero = 1
+    "the label between two words"
+
+    def validate(self, config: Any) -> None:
+        vocab = getattr(config.model, "vocab_size", None)
+        for name in ("blank", "space"):
+            value = getattr(self, name)
+            if vocab is not None and value >= vocab:
+                raise ValueError(f"objective.{name} = {value}; it must be below model.vocab_size = {vocab}")
+            theirs = getattr(config.data, name, value)
+            if theirs != value:
+                raise ValueError(f"objective.{name} = {value}, but the data's is {theirs}; it must be {theirs}")
+        if self.blank == self.space:
+            raise ValueError(f"objective.blank = objective.space = {self.blank}; they must differ")
+        for name in ("wer", "cer"):
+            texts.check_package("objective CTC", *texts.TEXT_METRICS[name].package)
+
+    def score(self, out, batch, *, params, train) -> Loss:
+        logits, num_frames = out.value["logits"].astype(jnp.float32), out.value["num_frames"]
+        labels, num_labels, weights = batch["labels"], batch["num_labels"], batch["weights"].astype(jnp.float32)
+        nats = loss(logits, num_frames, labels, num_labels, self.blank)
+        mean = Mean(jnp.sum(nats * weights), jnp.sum(num_labels * weights))
+        if train:
+            return Loss(mean, {"loss": mean}, out.updates)
+        heard = ctc_paths.greedy(logits, num_frames, self.blank)
+        said = jnp.where(jnp.arange(labels.shape[1]) < num_labels[:, None], labels, ctc_paths.NONE)
+        return Loss(mean, {"loss": mean, "heard": Rows(heard, weights), "said": Rows(said, weights)}, out.updates)
+
+    def summarize(self, metrics_: dict[str, Any]):
+        """Rates over the rows that have a transcript; labels that are heard in silence count as insertions."""
+        kept = np.asarray(metrics_["heard"].weights) > 0
+        heard, said = (np.asarray(metrics_[name].values)[kept] for name in ("heard", "said"))
+        written, right = ([self.written(row) for row in rows] for rows in (heard, said))
+        return rates(written, right) | {"loss": float(metrics_["loss"].compute())}
+
+    def written(self, labels: np.ndarray) -> str:
+        """Labels as characters of a text whose words are parted where theirs are."""
+        return "".join(" " if n == self.space else chr(FIRST_CHARACTER + int(n)) for n in labels if n >= 0)
+
+
+def rates(heard: list[str], said: list[str]) -> dict[str, float]:
+    """Word and character error rate of whole texts; what is heard where nothing was said is added to the errors."""
+    spoken = [(h, s) for h, s in zip(heard, said, strict=True) if s.strip()]
+    silent = [h for h, s in zip(heard, said, strict=True) if not s.strip()]
+    found = {}
+    for name, count in (("wer", lambda text: len(text.split())), ("cer", len)):
+        total = sum(count(s) for _, s in spoken)
+        rate = 0.0
+        if spoken:
+            rate = texts.TEXT_METRICS[name]([h for h, _ in spoken], [[s] for _, s in spoken])[name]
+        found[name] = rate + sum(map(count, silent)) / max(total, 1)
+    return found
+
+
+def loss(logits_BTV, num_frames_B, labels_BU, num_labels_B, blank: int) -> jax.Array:
+    """(B,) nats, by Optax. Products at full precision, since a TPU's default would round log-probabilities to bfloat16."""
+    behind = jnp.arange(logits_BTV.shape[1]) >= num_frames_B[:, None]
+    unused = jnp.arange(labels_BU.shape[1]) >= num_labels_B[:, None]
+    with jax.default_matmul_precision("highest"):
+        return optax.ctc_loss(
+            logits_BTV, behind.astype(jnp.float32), labels_BU, unused.astype(jnp.float32), blank_id=blank
+        )

@@ -1,0 +1,107 @@
+"""Paths through the frames of a CTC model: what is heard, and which frame belongs to which label.
+
+Shapes: B batch, T frames, V classes, U labels, S states 2U + 1, a blank before, between and behind the labels.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+NONE = -1  # no label
+IMPOSSIBLE = -1e30  # finite, so that a difference of two of them is no NaN
+
+
+def greedy(logits_BTV: jax.Array, num_frames_B: jax.Array, blank: int) -> jax.Array:
+    """(B, T) int32: the labels of the likeliest path, repetitions and blanks left out, then NONE."""
+    best = jnp.argmax(logits_BTV, axis=-1).astype(jnp.int32)
+    before = jnp.pad(best, ((0, 0), (1, 0)), constant_values=blank)[:, :-1]
+    T = best.shape[1]
+    kept = (best != blank) & (best != before) & (jnp.arange(T) < num_frames_B[:, None])
+    place = jnp.where(kept, jnp.cumsum(kept, axis=1) - 1, T)  # T: out of the array, and dropped
+    rows = jnp.arange(len(best))[:, None]
+    return jnp.full_like(best, NONE).at[rows, place].set(best, mode="drop")
+
+
+class Aligned(NamedTuple):
+    """label (B, T) int32: the number of the label that each frame says, NONE where it says none; log_prob (B,) of the path."""
+
+    label: jax.Array
+    log_prob: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames="blank")
+def align(logits_BTV, num_frames_B, labels_BU, num_labels_B, *, blank: int) -> Aligned:
+    """The likeliest path that says these labels, by Viterbi; log_prob is IMPOSSIBLE or below where none does."""
+    log_probs = jax.nn.log_softmax(logits_BTV.astype(jnp.float32), axis=-1)
+    B, U = labels_BU.shape
+    T, S = log_probs.shape[1], 2 * U + 1
+    states = jnp.full((B, S), blank, jnp.int32).at[:, 1::2].set(labels_BU)
+    emitted = jnp.take_along_axis(log_probs, jnp.broadcast_to(states[:, None], (B, T, S)), axis=2)
+    # A blank may be passed over between two labels that differ.
+    skips = (jnp.arange(S) % 2 == 1) & (states != jnp.roll(states, 2, axis=1)) & (jnp.arange(S) > 1)
+    start = jnp.where(jnp.arange(S) < 2, emitted[:, 0], IMPOSSIBLE)
+    start = jnp.where((jnp.arange(S) == 1) & (num_labels_B[:, None] == 0), IMPOSSIBLE, start)
+
+    def forward(score, at):
+        emitted_BS, t = at
+        one = jnp.pad(score, ((0, 0), (1, 0)), constant_values=IMPOSSIBLE)[:, :-1]
+        two = jnp.where(skips, jnp.pad(score, ((0, 0), (2, 0)), constant_values=IMPOSSIBLE)[:, :-2], IMPOSSIBLE)
+        ways = jnp.stack([score, one, two])
+        inside = (t < num_frames_B)[:, None]
+        new = jnp.where(inside, jnp.max(ways, axis=0) + emitted_BS, score)
+        return new, jnp.where(inside, jnp.argmax(ways, axis=0), 0)
+
+    score, steps = jax.lax.scan(forward, start, (emitted.swapaxes(0, 1)[1:], jnp.arange(1, T)))
+    ends = jnp.stack([2 * num_labels_B, jnp.maximum(2 * num_labels_B - 1, 0)], axis=1)
+    reached = jnp.take_along_axis(score, ends, axis=1)
+    last = jnp.take_along_axis(ends, jnp.argmax(reached, axis=1)[:, None], axis=1)[:, 0]
+
+    def backward(state, step):
+        before = state - jnp.take_along_axis(step, state[:, None], axis=1)[:, 0]
+        return before, before
+
+    _, earlier = jax.lax.scan(backward, last, steps, reverse=True)
+    path = jnp.concatenate([earlier, last[None]]).T
+    says = (path % 2 == 1) & (jnp.arange(T) < num_frames_B[:, None])
+    return Aligned(jnp.where(says, path // 2, NONE).astype(jnp.int32), reached.max(axis=1))
+
+
+def stretches(label_T: np.ndarray) -> list[tuple[int, int, int]]:
+    """(label, first frame, frame behind the last) of each label of one row's alignment, in their order."""
+    found = []
+    for label in range(label_T.max(initial=NONE) + 1):
+        frames = np.flatnonzero(label_T == label)
+        found.append((label, int(frames[0]), int(frames[-1]) + 1))
+    return found
+
+
+def best_prefix(log_probs_TV: np.ndarray, blank: int, beams: int) -> tuple[list[int], float]:
+    """(labels, log-probability) of the likeliest labels, summed over their alignments, by a beam of prefixes.
+
+    log_probs: of one row's frames. Hannun et al., arXiv:1408.2873, without a language model.
+    """
+    kept = {(): (0.0, -np.inf)}  # prefix -> log-probabilities of the paths that end in a blank, and in its last label
+    for frame in np.asarray(log_probs_TV, np.float64):
+        found: dict[tuple, list[float]] = {}
+
+        def add(prefix: tuple, end: int, value: float, found=found) -> None:
+            ends = found.setdefault(prefix, [-np.inf, -np.inf])
+            ends[end] = np.logaddexp(ends[end], value)
+
+        for prefix, (in_blank, in_label) in kept.items():
+            both = np.logaddexp(in_blank, in_label)
+            add(prefix, 0, both + frame[blank])
+            for label in range(len(frame)):
+                if label == blank:
+                    continue
+                same = bool(prefix) and prefix[-1] == label
+                if same:
+                    add(prefix, 1, in_label + frame[label])
+                add((*prefix, label), 1, (in_blank if same else both) + frame[label])
+        best = sorted(found.items(), key=lambda item: -np.logaddexp(*item[1]))[:beams]
+        kept = {prefix: tuple(ends) for prefix, ends in best}
+    prefix, ends = max(kept.items(), key=lambda item: np.logaddexp(*item[1]))
+    return list(prefix), float(np.logaddexp(*ends))
