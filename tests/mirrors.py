@@ -6,7 +6,7 @@ ROOT = Path(__file__).parents[1]
 
 # The quick tests of models and of their published forms, whose mirrors are slow.
 FAMILIES = {
-    "decoders": ("mistral", "qwen", "qwen_moe"),
+    "decoders": ("mistral", "qwen", "qwen_moe", "smollm3", "olmo", "granite", "glm"),
     "encoders": ("roberta", "deberta"),
     "encoder_decoders": ("encoder_decoder", "t5", "transformer"),
     "vision": ("vit", "resnet", "efficientnet"),
@@ -15,7 +15,21 @@ FAMILIES = {
     "recurrent": ("rnn",),
 }
 PUBLISHED = {
-    "decoders": ("llama", "mistral", "gemma", "gpt2", "qwen", "mixtral", "qwen_moe", "gpt_oss", "deepseek"),
+    "decoders": (
+        "llama",
+        "mistral",
+        "gemma",
+        "gpt2",
+        "qwen",
+        "mixtral",
+        "qwen_moe",
+        "gpt_oss",
+        "deepseek",
+        "smollm3",
+        "olmo",
+        "granite",
+        "glm",
+    ),
     "encoders": ("bert", "roberta", "deberta", "xlnet"),
     "encoder_decoders": ("t5", "marian"),
     "vision": ("vit", "resnet", "efficientnet"),

@@ -119,7 +119,9 @@ class Model(NamedTuple):
         return self.apply if isinstance(self.apply, Parts) else None
 
 
-POST_NORM = "has norms after its residuals, for which there is no depth form: base and model must have the same depth"
+NO_DEPTH_FORM = "for which there is no depth form: base and model must have the same depth"
+BRANCH_NORM = f"has norms at the end of each half of a block, {NO_DEPTH_FORM}"
+POST_NORM = f"has norms after its residuals, {NO_DEPTH_FORM}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,6 +53,9 @@ TEXT = Kind("text", lambda x: isinstance(x, str))
 TEXT_OR_NULL = Kind("text, or null", lambda x: x is None or isinstance(x, str))
 TABLE = Kind("a table of keys", lambda x: isinstance(x, dict))
 TABLE_OR_NULL = Kind("a table of keys, or null", lambda x: x is None or isinstance(x, dict))
+BITS_OR_NULL = Kind(
+    "a list of 0 and 1, or null", lambda x: x is None or is_list_of(lambda y: is_whole(y) and y in (0, 1))(x)
+)
 COUNTS = Kind("a list of whole numbers above 0", is_list_of(COUNT.holds))
 NAMES = Kind("a list of names", is_list_of(lambda x: isinstance(x, str)))
 NAMES_OR_NULL = Kind("a list of names, or null", lambda x: x is None or NAMES.holds(x))
@@ -67,7 +70,7 @@ _KINDS: dict[Kind, str] = {
         relative_attention_num_buckets relative_attention_max_distance projection_dim num_channels
         head_channels
         embedding_size attention_head_dim sample_size in_channels out_channels caption_channels cross_attention_dim
-        sliding_window_pattern position_buckets embed_dim num_classes stem_channels feature_channels""",
+        sliding_window_pattern no_rope_layer_interval position_buckets embed_dim num_classes stem_channels feature_channels""",
     COUNT_OR_NULL: """num_key_value_heads num_experts num_local_experts num_experts_per_tok
         experts_per_token q_lora_rank head_dim projection_size n_inner d_head sliding_window original_max_position_embeddings
         decoder_vocab_size num_labels""",
@@ -80,7 +83,7 @@ _KINDS: dict[Kind, str] = {
     INDEX_OR_NULL: "decoder_start_token_id",
     POSITIVE: """rms_norm_eps layer_norm_eps layer_norm_epsilon rope_local_base_freq rope_theta
         routed_scaling_factor query_pre_attn_scalar swiglu_alpha swiglu_limit low_freq_factor high_freq_factor norm_eps
-        initializer_factor""",
+        initializer_factor embedding_multiplier attention_multiplier residual_multiplier logits_scaling""",
     POSITIVE_OR_NULL: """factor attention_factor beta_fast beta_slow partial_rotary_factor interpolation_scale
         attn_logit_softcapping final_logit_softcapping""",
     NUMBER: """momentum initializer_range hidden_dropout_prob dropout init_std router_aux_loss_coef aux_loss_alpha label_dropout
@@ -94,6 +97,7 @@ _KINDS: dict[Kind, str] = {
     TABLE: "text_config vision_config",
     TABLE_OR_NULL: """rope_parameters rope_scaling quantization_config id2label full_attention sliding_attention
         text_config_dict vision_config_dict""",
+    BITS_OR_NULL: "no_rope_layers",
     COUNTS: "hidden_sizes widths strides expansions channels",
     NAMES_OR_NULL: "architectures layer_types",
     SIZE: "image_size patch_size",
@@ -212,6 +216,11 @@ MODEL_TYPES = {
     "MistralConfig": ("mistral",),
     "Qwen2Config": ("qwen2",),
     "Qwen3Config": ("qwen3",),
+    "SmolLM3Config": ("smollm3",),
+    "Olmo2Config": ("olmo2",),
+    "Olmo3Config": ("olmo3",),
+    "GraniteConfig": ("granite",),
+    "Glm4Config": ("glm4",),
     "GemmaConfig": ("gemma",),
     "Gemma2Config": ("gemma2",),
     "Gemma3Config": ("gemma3_text", "gemma3"),

@@ -48,6 +48,26 @@ VARIANTS = {
     "mistral": {"bare": BARE | {"window": 0}, "tied": {"tied_embeddings": True, "window": 3, "rope_scaling": YARN}},
     "qwen2": {"bare": BARE, "tied": {"tied_embeddings": True, "rope_scaling": YARN}},
     "qwen3": {"bare": BARE | {"tied_embeddings": False, "head_dim": 6}, "scaled": {"rope_scaling": LINEAR}},
+    "smollm3": {
+        "bare": BARE | {"tied_embeddings": True, "nope_every": 1},
+        "other": {"nope_every": 9, "rope_scaling": YARN},
+    },
+    "olmo2": {
+        "bare": BARE | {"num_kv_heads": 4, "head_dim": 6},
+        "tied": {"tied_embeddings": True, "rope_scaling": YARN},
+    },
+    "olmo3": {
+        "bare": BARE | {"global_every": 1, "head_dim": 6},
+        "other": {"tied_embeddings": True, "window": 3, "global_every": 4},
+    },
+    "granite": {
+        "bare": BARE | {"tied_embeddings": False, "embedding_multiplier": 1.0, "attention_multiplier": 1.0},
+        "other": {"residual_multiplier": 1.0, "logits_scaling": 1.0, "rope_scaling": LINEAR},
+    },
+    "glm4": {
+        "bare": BARE | {"qkv_bias": False, "rotary_dim": 16},
+        "other": {"tied_embeddings": True, "rotary_dim": 10, "rope_scaling": LINEAR},
+    },
     "gemma": {"bare": BARE | {"num_kv_heads": 1}, "scaled": {"rope_scaling": LINEAR, "head_dim": 12}},
     "gemma2": {
         "bare": BARE

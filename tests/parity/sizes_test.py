@@ -14,14 +14,18 @@ from bigmodel_jax.models import (
     deberta,
     deepseek,
     gemma,
+    glm,
     gpt2,
     gpt_oss,
+    granite,
     llama,
     mistral,
     mixtral,
+    olmo,
     qwen,
     qwen_moe,
     roberta,
+    smollm3,
     t5,
     xlnet,
 )
@@ -30,7 +34,26 @@ from bigmodel_jax.pretrained.transfer import family_of
 from reference import HERE, fixture_folder
 
 CONFIGS = HERE / "fixtures" / "sizes" / "configs.json"
-MODELS = (llama, gpt2, bert, roberta, deberta, xlnet, mistral, qwen, gemma, mixtral, qwen_moe, deepseek, gpt_oss, t5)
+MODELS = (
+    llama,
+    gpt2,
+    bert,
+    roberta,
+    deberta,
+    xlnet,
+    mistral,
+    qwen,
+    smollm3,
+    olmo,
+    granite,
+    glm,
+    gemma,
+    mixtral,
+    qwen_moe,
+    deepseek,
+    gpt_oss,
+    t5,
+)
 # A class's defaults are this preset's sizes, but for these fields of ours: lengths and rotary settings of later files,
 # and what the classes count otherwise.
 DEFAULTS = {
