@@ -33,7 +33,7 @@ def to_hf(cfg: Olmo2Config) -> dict:
 def _to_hf(cfg: Olmo2Config, model_type: str, *allowed: str) -> dict:
     check_plain(cfg, model_type, *allowed)
     if not cfg.qk_norm:
-        raise ValueError(f"model.qk_norm = False; the files have the norms: True")
+        raise ValueError("model.qk_norm = False; the files have the norms: True")
     return {**sizes_to_hf(cfg), "attention_bias": False}
 
 
