@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1]
 # The quick tests of models and of their published forms, whose mirrors are slow.
 FAMILIES = {
     "decoders": ("mistral", "qwen", "qwen_moe", "smollm3", "olmo", "granite", "glm"),
-    "encoders": ("roberta", "deberta"),
+    "encoders": ("roberta", "distilbert", "deberta"),
     "encoder_decoders": ("encoder_decoder", "t5", "transformer"),
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip", "prenorm"),
@@ -30,7 +30,7 @@ PUBLISHED = {
         "granite",
         "glm",
     ),
-    "encoders": ("bert", "roberta", "deberta", "xlnet"),
+    "encoders": ("bert", "roberta", "distilbert", "deberta", "xlnet"),
     "encoder_decoders": ("t5", "marian"),
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip"),

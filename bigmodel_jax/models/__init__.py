@@ -11,6 +11,7 @@ from bigmodel_jax.models.cnn import CNNConfig
 from bigmodel_jax.models.compute import Compute, StackCompute
 from bigmodel_jax.models.deberta import DebertaConfig
 from bigmodel_jax.models.deepseek import DeepseekConfig
+from bigmodel_jax.models.distilbert import DistilBertConfig
 from bigmodel_jax.models.dit import DiTConfig
 from bigmodel_jax.models.efficientnet import EfficientNetConfig
 from bigmodel_jax.models.flax_module import from_linen, from_nnx
@@ -60,6 +61,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "transformer": TransformerConfig,
     "bert": BertConfig,
     "roberta": RobertaConfig,
+    "distilbert": DistilBertConfig,
     "deberta": DebertaConfig,
     "xlnet": XLNetConfig,
     "mlp": MLPConfig,
@@ -88,6 +90,7 @@ __all__ = [
     "DebertaConfig",
     "DeepseekConfig",
     "DiTConfig",
+    "DistilBertConfig",
     "EfficientNetConfig",
     "Entry",
     "GPT2Config",

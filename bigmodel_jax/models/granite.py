@@ -26,6 +26,13 @@ class GraniteConfig(LlamaConfig):
     def no_mup(self, depth):
         return "has multipliers of its own"
 
+    @classmethod
+    def tiny(cls) -> "GraniteConfig":
+        """With multipliers that are mild, as its width is."""
+        return dataclasses.replace(
+            super().tiny(), embedding_multiplier=2.0, attention_multiplier=0.3, logits_scaling=0.5
+        )
+
 
 PRESETS = {
     "granite-3.3-2b": GraniteConfig(

@@ -64,7 +64,7 @@ SHAPE = Kind("[height, width, channels]", lambda x: COUNTS.holds(x) and len(x) =
 
 _KINDS: dict[Kind, str] = {
     COUNT: """vocab_size hidden_size num_attention_heads intermediate_size max_position_embeddings
-        n_embd n_head n_positions d_model d_kv d_ff d_inner num_heads
+        n_embd n_head n_positions dim hidden_dim n_heads d_model d_kv d_ff d_inner num_heads
         encoder_attention_heads decoder_attention_heads encoder_ffn_dim decoder_ffn_dim moe_intermediate_size
         n_routed_experts n_shared_experts kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim n_group topk_group
         relative_attention_num_buckets relative_attention_max_distance projection_dim num_channels
@@ -74,7 +74,7 @@ _KINDS: dict[Kind, str] = {
     COUNT_OR_NULL: """num_key_value_heads num_experts num_local_experts num_experts_per_tok
         experts_per_token q_lora_rank head_dim projection_size n_inner d_head sliding_window original_max_position_embeddings
         decoder_vocab_size num_labels""",
-    DEPTH: "num_hidden_layers n_layer num_layers encoder_layers decoder_layers",
+    DEPTH: "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers",
     DEPTH_OR_NULL: "num_decoder_layers",
     DEPTH_OR_ZERO: "first_k_dense_replace",
     BLOCKS: "depths repeats",
@@ -92,7 +92,7 @@ _KINDS: dict[Kind, str] = {
     SIGNED: "logit_scale_init_value",
     FLAG: """tie_word_embeddings scale_embedding output_router_logits learn_sigma zero_init scale_decoder_outputs""",
     FLAG_OR_NULL: "norm_topk_prob truncate use_additional_conditions",
-    TEXT: "_class_name norm_type hidden_act activation_function feed_forward_proj layer_type rope_type type",
+    TEXT: "_class_name norm_type hidden_act activation activation_function feed_forward_proj layer_type rope_type type",
     TEXT_OR_NULL: "hidden_activation",
     TABLE: "text_config vision_config",
     TABLE_OR_NULL: """rope_parameters rope_scaling quantization_config id2label full_attention sliding_attention
@@ -131,7 +131,8 @@ INERT = frozenset(
     out_indices stage_names _out_features _out_indices add_bias_logits max_window_layers num_embeds_ada_norm
     norm_num_groups mm_tokens_per_image boi_token_index eoi_token_index image_token_index _sliding_window_pattern
     projection_dim _num_labels cache_implementation force_bos_token_to_be_generated transformers.js_config
-    sliding_window_size initial_context_length modules_to_not_convert activation_scheme
+    qa_dropout seq_classif_dropout sinusoidal_pos_embds sliding_window_size
+    initial_context_length modules_to_not_convert activation_scheme
     """)
 )
 
@@ -190,6 +191,7 @@ NEUTRAL: dict[str, tuple] = {
     "sliding_window": (None,),
     "sliding_window_pattern": (None,),
     "tie_encoder_decoder": (False, None),
+    "tie_weights_": (True, None),
     "use_bias": (False, None),
     "use_bidirectional_attention": (False, None),
     "use_linear_projection": (False, None),
@@ -211,6 +213,7 @@ MODEL_TYPES = {
     "GPT2Config": ("gpt2",),
     "BertConfig": ("bert",),
     "RobertaConfig": ("roberta",),
+    "DistilBertConfig": ("distilbert",),
     "DebertaConfig": ("deberta-v2",),
     "XLNetConfig": ("xlnet",),
     "MistralConfig": ("mistral",),
@@ -247,6 +250,11 @@ ALIASES = {
         "hidden_size": "d_model",
         "num_attention_heads": "n_head",
         "num_hidden_layers": "n_layer",
+    },
+    "DistilBertConfig": {
+        "hidden_size": "dim",
+        "num_attention_heads": "n_heads",
+        "num_hidden_layers": "n_layers",
     },
     "T5Config": {
         "hidden_size": "d_model",

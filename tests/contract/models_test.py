@@ -85,6 +85,7 @@ KIN = {
     "gemma",
     "gemma2",
     "roberta",
+    "distilbert",
     "siglip",
     "text_to_image",
 }

@@ -100,6 +100,8 @@ VARIANTS = {
     "bert": {"other": {"num_token_types": 5, "norm_eps": 1e-3, "dropout": 0.3}},
     "bert-classification": {"regression": {"num_classes": 1}},
     "roberta": {"other": {"num_token_types": 3, "norm_eps": 1e-3}},
+    "distilbert": {"other": {"dropout": 0.3, "max_seq_len": 30}},
+    "distilbert-classification": {"regression": {"num_classes": 1}},
     "deberta": {"other": {"num_buckets": 16, "norm_eps": 1e-3, "max_seq_len": 30}},
     "xlnet": {"other": {"norm_eps": 1e-3}},
     "t5": {
@@ -145,7 +147,7 @@ def batch_of(name: str) -> dict[str, np.ndarray]:
     batch = {key: arrays[key][:2] for key in keys if key in arrays}
     if "mask" in arrays:
         batch["segment_ids"] = arrays["mask"][:2]
-    if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(("bert", "roberta")):
+    if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(("bert", "roberta", "distilbert")):
         batch.pop("label", None)
     return batch
 
