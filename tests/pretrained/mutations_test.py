@@ -26,7 +26,7 @@ FOLDERS = sorted(
 )
 # Keys that say in the fixtures what transformers 5.23, diffusers or our own classes take without them. (Reviewed.)
 ABSENT = config_keys.words("""
-    activation_fn activation_function add_cross_attention attention_bias attention_type attn_logit_softcapping
+    activation activation_fn activation_function add_cross_attention attention_bias attention_type attn_logit_softcapping
     attn_type beta_fast beta_slow bi_data clamp_len cross_attention_dim d_head decoder_sparse_step decoder_vocab_size
     dense_act_fn downsample_in_bottleneck downsample_in_first_stage feed_forward_proj ff_activation
     final_logit_softcapping head_dim hidden_act hidden_activation is_decoder is_encoder_decoder is_gated_act
