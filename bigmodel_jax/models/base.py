@@ -129,6 +129,7 @@ class ModelConfig:
     """Base of every model's config: numbers that describe one model, and `make` to build its two functions."""
 
     RENAMED: ClassVar[dict[str, str]] = compute.MOVED
+    LAYERS_ALIKE: ClassVar[bool] = True  # a layer computes the same in another's place, but for its window
     SIZES: ClassVar[tuple] = ()  # which of its numbers fit each other and the mesh: sizes.py
 
     def make(self) -> Model:

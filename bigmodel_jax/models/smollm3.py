@@ -1,6 +1,7 @@
 """SmolLM3: a Llama of which every n-th layer turns no queries and keys by their positions (NoPE: arXiv:2501.18795)."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +25,8 @@ class SmolLM3Config(LlamaConfig):
     rope_theta: Positive = 5_000_000.0
     norm_eps: NonNegative = 1e-6
     tied_embeddings: bool = True
+    LAYERS_ALIKE: ClassVar[bool] = False
+
     nope_every: Count = 4  # one layer in so many, the last of them, has no rotary positions
 
     def make(self) -> Model:

@@ -80,7 +80,9 @@ def changes_nothing(m: Mutation, config: dict, logged: list[str], aliases: dict[
     name = m.path[-1]
     if name in config_keys.INERT or any(".".join(m.path) in line for line in logged):
         return True
-    if m.kind == "absent" or (m.kind == "empty table" and name in ABSENT):  # of nothing the classes make the same
+    if m.kind == "absent" or (
+        m.kind in ("null", "empty table") and name in ABSENT
+    ):  # of nothing the classes make the same
         return name in ABSENT
     value, allowed = m.value, config_keys.NEUTRAL.get(name, ())
     if name in T5_TIES and any(config.get(other) is False for other in T5_TIES if other != name):
