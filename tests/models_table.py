@@ -72,6 +72,23 @@ uv run --group dev pytest tests/parity tests/contract -m "slow or not slow" --mo
 - XLNet runs without memory of earlier segments (`mems`), as its published config.json has it (`mem_len` null).
 
 """
+TAIL = """
+## Families that are not here, and why
+
+`launch.py import` refuses them in one line, which names the nearest family of the table.
+
+| family | the part that is missing |
+| --- | --- |
+| Phi-3, Phi-4 | long rope: two sets of frequencies, which change with the length of a text, also while it is decoded |
+| ELECTRA | the generator, and the objective that finds the tokens which it replaced |
+| ModernBERT | an encoder whose layers take turns in a window, with rotary positions and a gated MLP |
+| BART | learned positions and a norm of the embeddings in the encoder-decoder, and a bias of its logits |
+| AlexNet, VGG | the networks, and the adaptive pooling between their convolutions and their dense layers |
+| Qwen3-Next | Gated DeltaNet: a recurrent state in three layers of four, which packed rows must not share |
+| Mamba 2 | the state-space layer, and a decode cache of states in place of keys and values |
+| Llama 4 | attention in chunks, norms of queries and keys without scales, and a router that scales its experts' inputs |
+| DeepSeek V3.2 | sparse attention: the indexer that chooses which keys a query sees |
+"""
 
 
 def why_not(family: str, column: str) -> str:
@@ -128,4 +145,4 @@ class Results:
         families = sorted({family for family, _ in self.measured} | (set(MODELS) & set(self.sharded)))
         titles = ["family", *COLUMNS, "8 devices", "tiny config"]
         lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}", *map(self.row, families)]
-        self.path.write_text(HEAD + "\n".join(lines) + "\n")
+        self.path.write_text(HEAD + "\n".join(lines) + "\n" + TAIL)

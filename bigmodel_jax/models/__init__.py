@@ -12,17 +12,21 @@ from bigmodel_jax.models.compute import Compute, StackCompute
 from bigmodel_jax.models.conformer import ConformerConfig
 from bigmodel_jax.models.deberta import DebertaConfig
 from bigmodel_jax.models.deepseek import DeepseekConfig
+from bigmodel_jax.models.distilbert import DistilBertConfig
 from bigmodel_jax.models.dit import DiTConfig
 from bigmodel_jax.models.efficientnet import EfficientNetConfig
 from bigmodel_jax.models.flax_module import from_linen, from_nnx
 from bigmodel_jax.models.gemma import Gemma2Config, Gemma3Config, GemmaConfig
+from bigmodel_jax.models.glm import Glm4Config
 from bigmodel_jax.models.gpt2 import GPT2Config
 from bigmodel_jax.models.gpt_oss import GptOssConfig
+from bigmodel_jax.models.granite import GraniteConfig
 from bigmodel_jax.models.linear import LinearConfig
 from bigmodel_jax.models.llama import LlamaConfig
 from bigmodel_jax.models.mistral import MistralConfig
 from bigmodel_jax.models.mixtral import MixtralConfig
 from bigmodel_jax.models.mlp import MLPConfig
+from bigmodel_jax.models.olmo import Olmo2Config, Olmo3Config
 from bigmodel_jax.models.pixart import PixArtConfig, TextToImageConfig
 from bigmodel_jax.models.qwen import Qwen2Config, Qwen3Config
 from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
@@ -30,6 +34,7 @@ from bigmodel_jax.models.resnet import ResNetConfig
 from bigmodel_jax.models.rnn import RNNClassifierConfig, RNNConfig
 from bigmodel_jax.models.roberta import RobertaConfig
 from bigmodel_jax.models.siglip import SiglipConfig
+from bigmodel_jax.models.smollm3 import SmolLM3Config
 from bigmodel_jax.models.t5 import T5Config
 from bigmodel_jax.models.transformer import TransformerConfig
 from bigmodel_jax.models.vit import ViTConfig
@@ -41,6 +46,11 @@ MODELS: dict[str, type[ModelConfig]] = {
     "mistral": MistralConfig,
     "qwen2": Qwen2Config,
     "qwen3": Qwen3Config,
+    "smollm3": SmolLM3Config,
+    "olmo2": Olmo2Config,
+    "olmo3": Olmo3Config,
+    "granite": GraniteConfig,
+    "glm4": Glm4Config,
     "gemma": GemmaConfig,
     "gemma2": Gemma2Config,
     "gemma3": Gemma3Config,
@@ -52,6 +62,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "transformer": TransformerConfig,
     "bert": BertConfig,
     "roberta": RobertaConfig,
+    "distilbert": DistilBertConfig,
     "deberta": DebertaConfig,
     "xlnet": XLNetConfig,
     "mlp": MLPConfig,
@@ -82,13 +93,16 @@ __all__ = [
     "DebertaConfig",
     "DeepseekConfig",
     "DiTConfig",
+    "DistilBertConfig",
     "EfficientNetConfig",
     "Entry",
     "GPT2Config",
     "Gemma2Config",
     "Gemma3Config",
     "GemmaConfig",
+    "Glm4Config",
     "GptOssConfig",
+    "GraniteConfig",
     "LinearConfig",
     "LlamaConfig",
     "MLPConfig",
@@ -96,6 +110,8 @@ __all__ = [
     "MixtralConfig",
     "Model",
     "ModelConfig",
+    "Olmo2Config",
+    "Olmo3Config",
     "Out",
     "Parts",
     "PixArtConfig",
@@ -107,6 +123,7 @@ __all__ = [
     "ResNetConfig",
     "RobertaConfig",
     "SiglipConfig",
+    "SmolLM3Config",
     "StackCompute",
     "T5Config",
     "TextToImageConfig",

@@ -43,11 +43,25 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
         "share_att_key": False,
         "norm_rel_ebd": "none",
     },
+    models.DistilBertConfig: {"activation": "gelu", "dropout": 0.1},
     models.XLNetConfig: {"layer_norm_eps": 1e-12, "dropout": 0.1},
     models.LlamaConfig: LLAMA,
     models.MistralConfig: LLAMA | {"num_key_value_heads": 8, "sliding_window": 4096},
     models.Qwen2Config: LLAMA | {"num_key_value_heads": 32},
     models.Qwen3Config: LLAMA | {"num_key_value_heads": 32, "head_dim": 128},
+    models.SmolLM3Config: LLAMA
+    | {
+        "num_key_value_heads": 4,
+        "rope_theta": 2_000_000.0,
+        "tie_word_embeddings": True,
+        "no_rope_layer_interval": 4,
+    },
+    models.Olmo2Config: LLAMA | {"rms_norm_eps": 1e-5},
+    models.Olmo3Config: LLAMA | {"rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "sliding_window": 4096},
+    models.GraniteConfig: LLAMA
+    | dict.fromkeys(("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"), 1.0),
+    models.Glm4Config: LLAMA
+    | {"num_key_value_heads": 2, "head_dim": 128, "rms_norm_eps": 1.5625e-7, "attention_bias": True},
     models.GemmaConfig: GEMMA | {"hidden_act": "gelu_pytorch_tanh", "num_key_value_heads": 16},
     models.Gemma2Config: GEMMA2 | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     models.Gemma3Config: GEMMA3,

@@ -1,6 +1,7 @@
 """What the package knows of a published model family: its config in Hugging Face's words, and its name table."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -109,6 +110,20 @@ def _yarn_from_hf(found: dict, factor: float, length: int) -> RopeScaling:
     if given is None and all(scales):
         given = mscale(factor, scales[0]) / mscale(factor, scales[1])
     return scaling if given is None else dataclasses.replace(scaling, attention_factor=float(given))
+
+
+def rotary_dim_from_hf(hf: dict, head_dim: int, default: float) -> tuple[int, dict]:
+    """(dimensions of a head that positions turn, the table as of a model that turns them all)."""
+    found = rope_settings(hf)
+    share = found.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or default
+    whole = {"partial_rotary_factor": 1.0}
+    return int(head_dim * share), hf | whole | {"rope_parameters": found | whole, "rope_scaling": None}
+
+
+def rotary_dim_to_hf(rotary_dim: int, head_dim: int) -> dict:
+    """The share of which transformers, which rounds down, makes so many dimensions again."""
+    share = rotary_dim / head_dim
+    return {"partial_rotary_factor": share if int(head_dim * share) == rotary_dim else math.nextafter(share, 1.0)}
 
 
 def rope_to_hf(theta: float, scaling: RopeScaling) -> dict:

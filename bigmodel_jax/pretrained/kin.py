@@ -7,19 +7,21 @@ from bigmodel_jax.core.spelling import nearest
 
 # Ours, without what it is for -> the models of transformers whose blocks are most like its own.
 KIN = {
-    "Llama": """Apertus Arcee Baichuan BitNet Cohere Cohere2 Ernie4_5 Exaone Exaone4 Falcon Glm Glm4 Granite Helium
-        HunYuanDenseV1 InternLM InternLM2 InternLM3 MiniCPM Mllama Nemotron NemotronH Olmo Olmo2 Olmo3 Persimmon Phi Phi3
-        Phi4Multimodal SeedOss SmolLM3 StableLm Starcoder2 VaultGemma Yi Zamba2""",
+    "Llama": """Apertus Arcee Baichuan BitNet Cohere Cohere2 Ernie4_5 Exaone Exaone4 Falcon Helium
+        HunYuanDenseV1 InternLM InternLM2 InternLM3 MiniCPM Mllama Nemotron NemotronH Persimmon Phi Phi3
+        Phi4Multimodal SeedOss StableLm Starcoder2 VaultGemma Yi Zamba2""",
     "GPT2": "Biogpt Bloom CodeGen CTRL GPTBigCode GPTJ GPTNeo GPTNeoX GPTNeoXJapanese Mpt OpenAIGPT OPT XGLM",
     "Mistral": "Ministral Ministral3 Mistral3 Pixtral Voxtral",
     "Qwen2": "Qwen2VL Qwen2_5_VL Qwen2Audio Qwen",
     "Qwen3": "Qwen3VL Qwen3_5",
+    "Glm4": "Glm",
+    "Olmo2": "Olmo",
     "Gemma2": "RecurrentGemma ShieldGemma2 T5Gemma",
     "Gemma3": "Gemma3n Gemma4 PaliGemma",
     "Mixtral": "Dbrx GraniteMoe GraniteMoeShared Jamba JetMoe MiniMax Olmoe Phimoe",
     "Qwen3Moe": "Dots1 Ernie4_5_Moe Flex_Olmo FlexOlmo Glm4Moe HunYuanMoEV1 Llama4 Qwen2Moe Qwen3Next Qwen3VLMoe",
     "DeepseekV3": "Deepseek DeepseekV2 DeepseekV32 Glm4MoeLite KimiK2 LongcatFlash Youtu",
-    "Bert": """Albert BigBird ConvBert DistilBert Electra Ernie Esm FNet Funnel LayoutLM MobileBert ModernBert MPNet
+    "Bert": """Albert BigBird ConvBert Electra Ernie Esm FNet Funnel LayoutLM MobileBert ModernBert MPNet
         MegatronBert NomicBert RemBert RoFormer Splinter SqueezeBert""",
     "Roberta": "Camembert Ibert Longformer Luke Mpnet RobertaPreLayerNorm XLM XLMRoberta XLMRobertaXL Xmod",
     "DebertaV2": "Deberta",

@@ -77,7 +77,21 @@ PAIRS = [(name, objective) for name, cfg in CONFIGS.items() for objective in OBJ
 FAST = {"llama", "mlp", "cnn"}
 # Another model's code with other fields, or another head on it: such a one learns and is laid out on devices as itself, and
 # its other duties are exhaustive.
-KIN = {"mistral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "roberta", "siglip", "text_to_image"}
+KIN = {
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+    "olmo2",
+    "granite",
+    "gemma",
+    "gemma2",
+    "roberta",
+    "distilbert",
+    "siglip",
+    "text_to_image",
+}
 KIN |= {name for name in CONFIGS if name.startswith("bert-") and not name.endswith("pretraining")}
 
 

@@ -48,6 +48,26 @@ VARIANTS = {
     "mistral": {"bare": BARE | {"window": 0}, "tied": {"tied_embeddings": True, "window": 3, "rope_scaling": YARN}},
     "qwen2": {"bare": BARE, "tied": {"tied_embeddings": True, "rope_scaling": YARN}},
     "qwen3": {"bare": BARE | {"tied_embeddings": False, "head_dim": 6}, "scaled": {"rope_scaling": LINEAR}},
+    "smollm3": {
+        "bare": BARE | {"tied_embeddings": True, "nope_every": 1},
+        "other": {"nope_every": 9, "rope_scaling": YARN},
+    },
+    "olmo2": {
+        "bare": BARE | {"num_kv_heads": 4, "head_dim": 6},
+        "tied": {"tied_embeddings": True, "rope_scaling": YARN},
+    },
+    "olmo3": {
+        "bare": BARE | {"global_every": 1, "head_dim": 6},
+        "other": {"tied_embeddings": True, "window": 3, "global_every": 4},
+    },
+    "granite": {
+        "bare": BARE | {"tied_embeddings": False, "embedding_multiplier": 1.0, "attention_multiplier": 1.0},
+        "other": {"residual_multiplier": 1.0, "logits_scaling": 1.0, "rope_scaling": LINEAR},
+    },
+    "glm4": {
+        "bare": BARE | {"qkv_bias": False, "rotary_dim": 16},
+        "other": {"tied_embeddings": True, "rotary_dim": 10, "rope_scaling": LINEAR},
+    },
     "gemma": {"bare": BARE | {"num_kv_heads": 1}, "scaled": {"rope_scaling": LINEAR, "head_dim": 12}},
     "gemma2": {
         "bare": BARE
@@ -80,6 +100,8 @@ VARIANTS = {
     "bert": {"other": {"num_token_types": 5, "norm_eps": 1e-3, "dropout": 0.3}},
     "bert-classification": {"regression": {"num_classes": 1}},
     "roberta": {"other": {"num_token_types": 3, "norm_eps": 1e-3}},
+    "distilbert": {"other": {"dropout": 0.3, "max_seq_len": 30}},
+    "distilbert-classification": {"regression": {"num_classes": 1}},
     "deberta": {"other": {"num_buckets": 16, "norm_eps": 1e-3, "max_seq_len": 30}},
     "xlnet": {"other": {"norm_eps": 1e-3}},
     "t5": {
@@ -128,7 +150,7 @@ def batch_of(name: str) -> dict[str, np.ndarray]:
         return {key: arrays[f"train/{key}"][:2] for key in ("log_mel", "num_frames")}
     if "mask" in arrays:
         batch["segment_ids"] = arrays["mask"][:2]
-    if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(("bert", "roberta")):
+    if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(("bert", "roberta", "distilbert")):
         batch.pop("label", None)
     return batch
 

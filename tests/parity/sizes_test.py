@@ -13,15 +13,20 @@ from bigmodel_jax.models import (
     bert,
     deberta,
     deepseek,
+    distilbert,
     gemma,
+    glm,
     gpt2,
     gpt_oss,
+    granite,
     llama,
     mistral,
     mixtral,
+    olmo,
     qwen,
     qwen_moe,
     roberta,
+    smollm3,
     t5,
     xlnet,
 )
@@ -30,7 +35,27 @@ from bigmodel_jax.pretrained.transfer import family_of
 from reference import HERE, fixture_folder
 
 CONFIGS = HERE / "fixtures" / "sizes" / "configs.json"
-MODELS = (llama, gpt2, bert, roberta, deberta, xlnet, mistral, qwen, gemma, mixtral, qwen_moe, deepseek, gpt_oss, t5)
+MODELS = (
+    llama,
+    gpt2,
+    bert,
+    roberta,
+    distilbert,
+    deberta,
+    xlnet,
+    mistral,
+    qwen,
+    smollm3,
+    olmo,
+    granite,
+    glm,
+    gemma,
+    mixtral,
+    qwen_moe,
+    deepseek,
+    gpt_oss,
+    t5,
+)
 # A class's defaults are this preset's sizes, but for these fields of ours: lengths and rotary settings of later files,
 # and what the classes count otherwise.
 DEFAULTS = {
@@ -38,6 +63,7 @@ DEFAULTS = {
     "GPT2LMHeadModel": ("gpt2", ()),
     "BertForMaskedLM": ("bert-base-uncased", ()),
     "RobertaForMaskedLM": ("roberta-base", ("max_seq_len", "norm_eps", "num_token_types")),
+    "DistilBertForMaskedLM": ("distilbert-base-uncased", ()),
     "XLNetLMHeadModel": ("xlnet-large-cased", ()),
     "MistralForCausalLM": ("mistral-7b-v0.1", ("max_seq_len", "norm_eps")),
     "GemmaForCausalLM": ("gemma-7b", ()),
