@@ -28,6 +28,7 @@ from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
 from bigmodel_jax.models.resnet import ResNetConfig
 from bigmodel_jax.models.rnn import RNNClassifierConfig, RNNConfig
 from bigmodel_jax.models.roberta import RobertaConfig
+from bigmodel_jax.models.segformer import SegformerConfig
 from bigmodel_jax.models.siglip import SiglipConfig
 from bigmodel_jax.models.t5 import T5Config
 from bigmodel_jax.models.transformer import TransformerConfig
@@ -62,6 +63,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "vit": ViTConfig,
     "resnet": ResNetConfig,
     "efficientnet": EfficientNetConfig,
+    "segformer": SegformerConfig,
     "clip": CLIPConfig,
     "siglip": SiglipConfig,
     "dit": DiTConfig,
@@ -103,6 +105,7 @@ __all__ = [
     "RNNConfig",
     "ResNetConfig",
     "RobertaConfig",
+    "SegformerConfig",
     "SiglipConfig",
     "StackCompute",
     "T5Config",

@@ -23,6 +23,7 @@ from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
 from bigmodel_jax.pretrained.qwen_moe import QWEN3_MOE
 from bigmodel_jax.pretrained.resnet import RESNET
 from bigmodel_jax.pretrained.roberta import ROBERTA
+from bigmodel_jax.pretrained.segformer import SEGFORMER
 from bigmodel_jax.pretrained.siglip import SIGLIP
 from bigmodel_jax.pretrained.t5 import T5
 from bigmodel_jax.pretrained.vit import VIT
@@ -53,6 +54,7 @@ FAMILIES: dict[str, Family] = {
         MARIAN,
         RESNET,
         EFFICIENTNET,
+        SEGFORMER,
         SIGLIP,
         DIT,
         PIXART,

@@ -75,6 +75,17 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
     },
     models.ViTConfig: {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "num_channels": 3, "qkv_bias": True},
     models.ResNetConfig: {"hidden_act": "relu", "layer_type": "bottleneck", "num_channels": 3},
+    models.SegformerConfig: {
+        "depths": [2, 2, 2, 2],
+        "hidden_sizes": [32, 64, 160, 256],
+        "num_attention_heads": [1, 2, 5, 8],
+        "mlp_ratios": [4, 4, 4, 4],
+        "sr_ratios": [8, 4, 2, 1],
+        "patch_sizes": [7, 3, 3, 3],
+        "strides": [4, 2, 2, 2],
+        "hidden_act": "gelu",
+        "decoder_hidden_size": 256,
+    },
     models.T5Config: {
         "feed_forward_proj": "relu",
         "layer_norm_epsilon": 1e-6,

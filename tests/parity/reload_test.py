@@ -89,6 +89,7 @@ VARIANTS = {
     "transformer": {"other": {"activation": "gelu", "scale_embedding": False}, "silu": {"activation": "silu"}},
     "vit": {"other": {"activation": "quick_gelu", "norm_eps": 1e-3, "image_shape": (12, 16, 3), "num_classes": 2}},
     "resnet": {"other": {"num_classes": 2, "depths": (2, 1, 1)}},
+    "segformer": {"other": {"activation": "gelu_tanh", "num_classes": 3, "reductions": (1, 2, 1), "depths": (2, 1, 1)}},
     "dit": {"other": {"zero_init": False}},
 }
 CASES = [(name, variant) for name in SOURCES for variant in ("given", *VARIANTS.get(name, {}))]
@@ -123,7 +124,7 @@ def batch_of(name: str) -> dict[str, np.ndarray]:
     arrays = source(name).arrays
     keys = ("tokens", "token_types", "encoder_tokens", "image", "timestep", "label", "text_states", "segment_ids")
     batch = {key: arrays[key][:2] for key in keys if key in arrays}
-    if "mask" in arrays:
+    if "mask" in arrays and arrays["mask"].ndim == 2:  # of tokens
         batch["segment_ids"] = arrays["mask"][:2]
     if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(("bert", "roberta")):
         batch.pop("label", None)
@@ -164,7 +165,7 @@ def outputs(name: str, cfg, flat: dict, batch: dict) -> dict[str, np.ndarray]:
         return {"image_embeds": value[:, 0], "text_embeds": value[:, 1]}
     if name in ("dit", "pixart"):
         return {"sample" if name == "pixart" else "logits": np.moveaxis(value, -1, 1)}
-    return {"logits": value}
+    return {"logits": np.moveaxis(value, -1, 1) if name == "segformer" else value}
 
 
 def export(name: str, variant: str, target: Path) -> tuple:
