@@ -30,8 +30,12 @@ class Segmentation(Objective):
     reads = ("mask", "weights")
     predicts = "classes"
     metrics = (
-        Metric("mean_iou", "Mean intersection over union", "more", "{:.2%}", "over classes", headline=True, label="IoU"),
-        Metric("pixel_accuracy", "Pixel accuracy", "more", "{:.2%}", "of labelled pixels", beside="mean_iou", label="px"),
+        Metric(
+            "mean_iou", "Mean intersection over union", "more", "{:.2%}", "over classes", headline=True, label="IoU"
+        ),
+        Metric(
+            "pixel_accuracy", "Pixel accuracy", "more", "{:.2%}", "of labelled pixels", beside="mean_iou", label="px"
+        ),
         Metric("mean_accuracy", "Mean recall", "more", "{:.2%}", "over classes"),
         Metric("mean_dice", "Mean Dice", "more", "{:.2%}", "over classes"),
         held_out_loss("nats per pixel"),

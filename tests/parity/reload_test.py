@@ -88,6 +88,11 @@ VARIANTS = {
     },
     "transformer": {"other": {"activation": "gelu", "scale_embedding": False}, "silu": {"activation": "silu"}},
     "vit": {"other": {"activation": "quick_gelu", "norm_eps": 1e-3, "image_shape": (12, 16, 3), "num_classes": 2}},
+    "dinov2": {
+        "gated": {"gated_mlp": True, "mlp_dim": 88, "norm_eps": 1e-3, "init_std": 0.1},
+        "quick_gelu": {"activation": "quick_gelu", "layer_scale": 0.2, "num_classes": 2},
+    },
+    "dinov2_registers": {"mlp": {"gated_mlp": False, "mlp_dim": 96, "num_registers": 1}},
     "resnet": {"other": {"num_classes": 2, "depths": (2, 1, 1)}},
     "segformer": {"other": {"activation": "gelu_tanh", "num_classes": 3, "reductions": (1, 2, 1), "depths": (2, 1, 1)}},
     "dit": {"other": {"zero_init": False}},
@@ -126,7 +131,7 @@ def batch_of(name: str) -> dict[str, np.ndarray]:
     batch = {key: arrays[key][:2] for key in keys if key in arrays}
     if "mask" in arrays and arrays["mask"].ndim == 2:  # of tokens
         batch["segment_ids"] = arrays["mask"][:2]
-    if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(("bert", "roberta")):
+    if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(("bert", "roberta", "dinov2")):
         batch.pop("label", None)
     return batch
 
