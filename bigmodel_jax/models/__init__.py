@@ -32,6 +32,7 @@ from bigmodel_jax.models.segformer import SegformerConfig
 from bigmodel_jax.models.siglip import SiglipConfig
 from bigmodel_jax.models.t5 import T5Config
 from bigmodel_jax.models.transformer import TransformerConfig
+from bigmodel_jax.models.unet import UNetConfig
 from bigmodel_jax.models.vit import ViTConfig
 from bigmodel_jax.models.xlnet import XLNetConfig
 
@@ -64,6 +65,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "resnet": ResNetConfig,
     "efficientnet": EfficientNetConfig,
     "segformer": SegformerConfig,
+    "unet": UNetConfig,
     "clip": CLIPConfig,
     "siglip": SiglipConfig,
     "dit": DiTConfig,
@@ -111,6 +113,7 @@ __all__ = [
     "T5Config",
     "TextToImageConfig",
     "TransformerConfig",
+    "UNetConfig",
     "ViTConfig",
     "XLNetConfig",
     "from_linen",
