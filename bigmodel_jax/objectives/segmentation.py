@@ -50,6 +50,13 @@ class Segmentation(Objective):
     pictures: CountOrZero = 8
     "held-out images that the run's page shows, with the mask and the prediction of each; 0: none"
 
+    def validate(self, config) -> None:
+        of_data = getattr(config.data, "ignore_label", self.ignore_label)
+        if of_data != self.ignore_label:
+            raise ValueError(
+                f"objective.ignore_label = {self.ignore_label}, and data.ignore_label = {of_data}; both must be the same"
+            )
+
     def score(self, out, batch, *, params, train) -> Loss:
         logits, labels = at_size_of(out.value, batch["mask"]), batch["mask"]
         weights = self.labelled(labels, logits.shape[-1]) * batch["weights"].astype(jnp.float32)[:, None, None]
