@@ -9,10 +9,10 @@ from bigmodel_jax.optim import OptimConfig
 
 def get_config() -> Config:
     return Config(
-        model=UNetConfig(image_shape=(64, 64, 1), num_classes=11, channels=(16, 32, 64, 128)),
+        model=UNetConfig(image_shape=(48, 48, 1), num_classes=11, channels=(16, 32, 64, 128)),
         objective=Segmentation(dice=1.0),
-        data=MaskData(source=DigitScenes(train=6000, validation=500), max_shift=4),
+        data=MaskData(source=DigitScenes(train=8000, validation=500), max_shift=4),
         optim=OptimConfig(lr=3e-3, warmup_steps=50, weight_decay=0.05, final_lr_ratio=0.0),
-        train=TrainConfig(steps=1500, batch_size=32),
-        eval=EvalConfig(every=300),
+        train=TrainConfig(steps=1000, batch_size=32),
+        eval=EvalConfig(every=200),
     )

@@ -62,9 +62,6 @@ DATA: tuple[type[DataConfig], ...] = (
 )
 
 __all__ = [
-    "DigitScenes",
-    "MaskData",
-    "MaskFolders",
     "DATA",
     "ArrayRecordFiles",
     "Arrays",
@@ -75,6 +72,7 @@ __all__ = [
     "Corpus",
     "CsvFiles",
     "DataConfig",
+    "DigitScenes",
     "EvalBatches",
     "Field",
     "GrainDataset",
@@ -84,6 +82,8 @@ __all__ = [
     "ImageTextData",
     "JsonlFiles",
     "LabelledLines",
+    "MaskData",
+    "MaskFolders",
     "MaskedTextData",
     "MixtureData",
     "PermutedTextData",

@@ -35,7 +35,9 @@ def write_masks(
     shown = [int(c) for c in np.unique([masks, predicted]) if c > 0]
     patches = [Patch(color=color_of(c), label=name_of(c)) for c in shown]
     if patches:
-        figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 12), fontsize=8, frameon=False)
+        figure.legend(
+            handles=patches, loc="outside lower center", ncols=min(len(patches), 12), fontsize=8, frameon=False
+        )
     figure.savefig(path, dpi=120)
 
 

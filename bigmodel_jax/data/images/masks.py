@@ -188,9 +188,7 @@ def _wrong(cfg: MaskData, image: np.ndarray, mask: np.ndarray) -> str:
     if mask.dtype.kind not in "biu" or mask.ndim != 2:
         return f"no mask of whole numbers (height, width), but {mask.dtype} {mask.shape}"
     if mask.shape != image.shape[:2]:
-        return (
-            f"the mask has {mask.shape[1]} x {mask.shape[0]} pixels, and its picture {image.shape[1]} x {image.shape[0]}"
-        )
+        return f"the mask has {mask.shape[1]} x {mask.shape[0]} pixels, and its picture {image.shape[1]} x {image.shape[0]}"
     listed = (mask >= 0) & (mask < cfg.num_classes) | (mask == cfg.ignore_label)
     if listed.all():
         return ""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bigmodel_jax.core.ranges import Count, CountOrZero, Seed
+from bigmodel_jax.core.ranges import Count, CountOrZero, Seed, Share
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.images import pictures
@@ -15,7 +15,8 @@ from bigmodel_jax.data.sources.sources import Tfds
 FORMAT = 1  # raise it when the scenes of a seed change
 INK = 64  # from this value on, a pixel belongs to the digit
 PIECE = 8  # pixels a side of a piece of clutter
-SMALLEST, LARGEST = 0.7, 1.5  # a digit's side, as a share of its own picture's
+SMALLEST, LARGEST = 0.6, 1.1  # a digit's side, as a share of its own picture's
+TRIES = 20  # places that are drawn for a digit before a scene goes without it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,20 +29,22 @@ class DigitScenes(Source):
 
     compared = {"train": "training"}  # noqa: RUF012 - as every source declares it
 
-    train: Count = 4000
+    train: Count = 6000
     "scenes of the training split"
     validation: Count = 500
-    side: Count = 64
-    "pixels; at least 48"
-    digits: Count = 4
+    side: Count = 48
+    "pixels; at least 32"
+    digits: Count = 3
     "most digits in a scene; each has between one and so many"
-    clutter: CountOrZero = 6
+    overlap: Share = 0.2
+    "the largest share of the other digits' ink that a digit may hide"
+    clutter: CountOrZero = 4
     "pieces of digits, 8 pixels a side, that belong to the ground"
     seed: Seed = 0
 
     def __post_init__(self):
-        if self.side < 48:
-            raise ValueError(f"data.source.side = {self.side}; it must be 48 or more, for digits of up to 42 pixels")
+        if self.side < 32:
+            raise ValueError(f"data.source.side = {self.side}; it must be 32 or more, for digits of up to 31 pixels")
 
     def labels(self):
         return ("ground", *map(str, range(10)))
@@ -68,20 +71,23 @@ class DigitScenes(Source):
         for _ in range(self.clutter):
             digit = images[rng.integers(len(images))]
             top, left = rng.integers(4, digit.shape[0] - 4 - PIECE, 2)
-            _lay(rng, image, digit[top : top + PIECE, left : left + PIECE])
+            piece = digit[top : top + PIECE, left : left + PIECE]
+            place, ink = _place(rng, image, piece)
+            image[place][ink] = piece[ink]
         for _ in range(rng.integers(1, self.digits + 1)):
             chosen = rng.integers(len(images))
             size = round(images.shape[1] * rng.uniform(SMALLEST, LARGEST))
-            digit = pictures.to_pillow(images[chosen][..., None]).resize((size, size))
-            place, ink = _lay(rng, image, np.asarray(digit))
-            mask[place][ink] = 1 + labels[chosen]
+            digit = np.asarray(pictures.to_pillow(images[chosen][..., None]).resize((size, size)))
+            for _ in range(TRIES):
+                place, ink = _place(rng, image, digit)
+                if (mask[place][ink] > 0).sum() <= self.overlap * (mask > 0).sum():
+                    image[place][ink] = digit[ink]
+                    mask[place][ink] = 1 + labels[chosen]
+                    break
         return image, mask
 
 
-def _lay(rng: np.random.Generator, image: np.ndarray, piece: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
-    """Lays a piece of ink somewhere on the image, in place; (where, which of its pixels hold ink)."""
+def _place(rng: np.random.Generator, image: np.ndarray, piece: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
+    """(somewhere on the image where the piece fits, which of the piece's pixels hold ink)."""
     top, left = (rng.integers(0, side - n + 1) for side, n in zip(image.shape, piece.shape, strict=True))
-    place = slice(top, top + piece.shape[0]), slice(left, left + piece.shape[1])
-    ink = piece >= INK
-    image[place][ink] = piece[ink]
-    return place, ink
+    return (slice(top, top + piece.shape[0]), slice(left, left + piece.shape[1])), piece >= INK
