@@ -83,10 +83,10 @@ class UpConvolution(nn.Module):
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         B, H, W, _ = x_BHWC.shape
         kernel = nn.with_logical_partitioning(KERNEL_INIT, ("embed", "mlp"))
-        bias = nn.with_logical_partitioning(ZEROS, ("mlp",))
-        y = nn.Dense(4 * self.features, kernel_init=kernel, bias_init=bias, name="map")(x_BHWC)
+        bias = self.param("bias", nn.with_logical_partitioning(ZEROS, ("mlp",)), (self.features,))
+        y = nn.Dense(4 * self.features, use_bias=False, kernel_init=kernel, name="map")(x_BHWC)
         y = y.reshape(B, H, W, 2, 2, self.features).swapaxes(2, 3)
-        return y.reshape(B, 2 * H, 2 * W, self.features)
+        return y.reshape(B, 2 * H, 2 * W, self.features) + bias
 
 
 class UNet(nn.Module):

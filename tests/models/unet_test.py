@@ -15,9 +15,9 @@ TINY = UNetConfig.tiny()
 
 
 def test_the_default_is_the_papers_network():
-    """31,030,000 weights, counted by hand from figure 1: kernels of 3x3 and 2x2, the last one 1x1, and their biases.
+    """The weights of figure 1, counted by hand: kernels of 3x3 and 2x2, the last one 1x1.
 
-    Batch norm has a scale and a bias for each of the 18 padded convolutions' channels, where the paper has a bias.
+    Batch norm has a scale and a bias for each channel of the 18 padded convolutions, where the paper has a bias.
     """
     c = (64, 128, 256, 512, 1024)
     down = sum(9 * (a * b + b * b) for a, b in zip((1, *c), c, strict=False))
