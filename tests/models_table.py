@@ -20,6 +20,8 @@ MODEL_OF = {
     "lstm": "rnn",
     "gru": "rnn",
     "resnet_basic": "resnet",
+    "dinov2": "vit",
+    "dinov2_registers": "vit",
 }
 # The small config of a model, where it is not configs/<model>_tiny.py.
 CONFIG_OF = {
@@ -30,6 +32,7 @@ CONFIG_OF = {
     "resnet": "resnet_mnist",
     "efficientnet": "efficientnet_mnist",
     "dit": "dit_mnist",
+    "unet": "segment_digits",
     "clip": "clip_emoji",
     "siglip": "siglip_emoji",
     "pixart": "dit_text_emoji",  # the same network, with a text tower that is trained along
@@ -40,7 +43,7 @@ CONFIG_OF = {
     "bag_of_embeddings": "text_classification",
 }
 # Models of this project's own making: nobody published a reference.
-NO_REFERENCE = {"bag_of_embeddings", "cnn", "linear", "mlp", "rnn_classifier", "text_to_image"}
+NO_REFERENCE = {"bag_of_embeddings", "cnn", "linear", "mlp", "rnn_classifier", "text_to_image", "unet"}
 PUBLISHED = {family.config for family in FAMILIES.values()}
 HEAD = """# Models
 
