@@ -21,6 +21,8 @@ MODEL_OF = {
     "gru": "rnn",
     "resnet_basic": "resnet",
     "conformer_bare": "conformer",
+    "dinov2": "vit",
+    "dinov2_registers": "vit",
 }
 # The small config of a model, where it is not configs/<model>_tiny.py.
 CONFIG_OF = {
@@ -31,6 +33,7 @@ CONFIG_OF = {
     "resnet": "resnet_mnist",
     "efficientnet": "efficientnet_mnist",
     "dit": "dit_mnist",
+    "unet": "segment_digits",
     "clip": "clip_emoji",
     "siglip": "siglip_emoji",
     "pixart": "dit_text_emoji",  # the same network, with a text tower that is trained along
@@ -42,7 +45,7 @@ CONFIG_OF = {
     "conformer": "speech_words",
 }
 # Models of this project's own making: nobody published a reference.
-NO_REFERENCE = {"bag_of_embeddings", "cnn", "linear", "mlp", "rnn_classifier", "text_to_image"}
+NO_REFERENCE = {"bag_of_embeddings", "cnn", "linear", "mlp", "rnn_classifier", "text_to_image", "unet"}
 PUBLISHED = {family.config for family in FAMILIES.values()}
 HEAD = """# Models
 

@@ -11,12 +11,15 @@ from bigmodel_jax.data.corpus.corpus import Corpus
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.images.image import ImageData, image_shape
 from bigmodel_jax.data.images.image_text import CaptionFiles, ImageTextData
+from bigmodel_jax.data.images.masks import MaskData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.data.mixture import MixtureData, Stage
 from bigmodel_jax.data.sources.array_record_files import ArrayRecordFiles
+from bigmodel_jax.data.sources.digit_scenes import DigitScenes
 from bigmodel_jax.data.sources.grain_source import GrainDataset
 from bigmodel_jax.data.sources.hugging_face import HuggingFaceDataset
 from bigmodel_jax.data.sources.image_folders import ImageFolders
+from bigmodel_jax.data.sources.mask_folders import MaskFolders
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.sources import Arrays, CsvFiles, JsonlFiles, TextFiles, Tfds
 from bigmodel_jax.data.sources.table_files import TableFiles
@@ -57,6 +60,7 @@ DATA: tuple[type[DataConfig], ...] = (
     TabularData,
     ImageData,
     ImageTextData,
+    MaskData,
     PromptData,
     SpeechData,
 )
@@ -72,6 +76,7 @@ __all__ = [
     "Corpus",
     "CsvFiles",
     "DataConfig",
+    "DigitScenes",
     "EvalBatches",
     "Field",
     "GrainDataset",
@@ -81,6 +86,8 @@ __all__ = [
     "ImageTextData",
     "JsonlFiles",
     "LabelledLines",
+    "MaskData",
+    "MaskFolders",
     "MaskedTextData",
     "MixtureData",
     "PermutedTextData",

@@ -33,10 +33,12 @@ from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
 from bigmodel_jax.models.resnet import ResNetConfig
 from bigmodel_jax.models.rnn import RNNClassifierConfig, RNNConfig
 from bigmodel_jax.models.roberta import RobertaConfig
+from bigmodel_jax.models.segformer import SegformerConfig
 from bigmodel_jax.models.siglip import SiglipConfig
 from bigmodel_jax.models.smollm3 import SmolLM3Config
 from bigmodel_jax.models.t5 import T5Config
 from bigmodel_jax.models.transformer import TransformerConfig
+from bigmodel_jax.models.unet import UNetConfig
 from bigmodel_jax.models.vit import ViTConfig
 from bigmodel_jax.models.xlnet import XLNetConfig
 
@@ -74,6 +76,8 @@ MODELS: dict[str, type[ModelConfig]] = {
     "vit": ViTConfig,
     "resnet": ResNetConfig,
     "efficientnet": EfficientNetConfig,
+    "segformer": SegformerConfig,
+    "unet": UNetConfig,
     "clip": CLIPConfig,
     "siglip": SiglipConfig,
     "dit": DiTConfig,
@@ -122,12 +126,14 @@ __all__ = [
     "RNNConfig",
     "ResNetConfig",
     "RobertaConfig",
+    "SegformerConfig",
     "SiglipConfig",
     "SmolLM3Config",
     "StackCompute",
     "T5Config",
     "TextToImageConfig",
     "TransformerConfig",
+    "UNetConfig",
     "ViTConfig",
     "XLNetConfig",
     "from_linen",

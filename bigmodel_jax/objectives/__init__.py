@@ -15,6 +15,7 @@ from bigmodel_jax.objectives.preference import DPO
 from bigmodel_jax.objectives.question_answering import QuestionAnswering
 from bigmodel_jax.objectives.regression import Regression
 from bigmodel_jax.objectives.reward import RewardModel
+from bigmodel_jax.objectives.segmentation import Segmentation
 from bigmodel_jax.objectives.simpo import SimPO
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -24,6 +25,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "bert_pretraining": BertPretraining,
     "question_answering": QuestionAnswering,
     "classification": Classification,
+    "segmentation": Segmentation,
     "regression": Regression,
     "contrastive": Contrastive,
     "diffusion": Diffusion,
@@ -55,5 +57,6 @@ __all__ = [
     "QuestionAnswering",
     "Regression",
     "RewardModel",
+    "Segmentation",
     "SimPO",
 ]

@@ -9,6 +9,7 @@ from bigmodel_jax.pretrained.clip import CLIP
 from bigmodel_jax.pretrained.conformer import CONFORMER
 from bigmodel_jax.pretrained.deberta import DEBERTA
 from bigmodel_jax.pretrained.deepseek import DEEPSEEK_V3
+from bigmodel_jax.pretrained.dinov2 import DINOV2
 from bigmodel_jax.pretrained.distilbert import DISTILBERT
 from bigmodel_jax.pretrained.dit import DIT
 from bigmodel_jax.pretrained.efficientnet import EFFICIENTNET
@@ -28,6 +29,7 @@ from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
 from bigmodel_jax.pretrained.qwen_moe import QWEN3_MOE
 from bigmodel_jax.pretrained.resnet import RESNET
 from bigmodel_jax.pretrained.roberta import ROBERTA
+from bigmodel_jax.pretrained.segformer import SEGFORMER
 from bigmodel_jax.pretrained.siglip import SIGLIP
 from bigmodel_jax.pretrained.smollm3 import SMOLLM3
 from bigmodel_jax.pretrained.t5 import T5
@@ -61,10 +63,12 @@ FAMILIES: dict[str, Family] = {
         GPT_OSS,
         DEEPSEEK_V3,
         VIT,
+        *DINOV2,
         T5,
         MARIAN,
         RESNET,
         EFFICIENTNET,
+        SEGFORMER,
         SIGLIP,
         DIT,
         PIXART,

@@ -89,6 +89,17 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
     },
     models.ViTConfig: {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "num_channels": 3, "qkv_bias": True},
     models.ResNetConfig: {"hidden_act": "relu", "layer_type": "bottleneck", "num_channels": 3},
+    models.SegformerConfig: {
+        "depths": [2, 2, 2, 2],
+        "hidden_sizes": [32, 64, 160, 256],
+        "num_attention_heads": [1, 2, 5, 8],
+        "mlp_ratios": [4, 4, 4, 4],
+        "sr_ratios": [8, 4, 2, 1],
+        "patch_sizes": [7, 3, 3, 3],
+        "strides": [4, 2, 2, 2],
+        "hidden_act": "gelu",
+        "decoder_hidden_size": 256,
+    },
     models.T5Config: {
         "feed_forward_proj": "relu",
         "layer_norm_epsilon": 1e-6,
@@ -106,9 +117,26 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
     },
 }
 
+DINOV2 = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6,
+    "layerscale_value": 1.0,
+    "mlp_ratio": 4,
+    "num_channels": 3,
+    "qkv_bias": True,
+    "image_size": 224,
+}
+# Of architectures whose config of ours is another family's as well.
+OF_ARCHITECTURE: dict[str, dict[str, Any]] = {
+    "Dinov2Model": DINOV2 | {"patch_size": 14},
+    "Dinov2ForImageClassification": DINOV2 | {"patch_size": 14},
+    "Dinov2WithRegistersModel": DINOV2 | {"patch_size": 16, "num_register_tokens": 4},
+    "Dinov2WithRegistersForImageClassification": DINOV2 | {"patch_size": 16, "num_register_tokens": 4},
+}
+
 
 def with_defaults(family: Family) -> Family:
     """The family, whose `from_hf` finds the class's defaults where a config.json says nothing."""
-    defaults = DEFAULTS.get(family.config, {})
+    defaults = OF_ARCHITECTURE.get(family.architecture, DEFAULTS.get(family.config, {}))
     read = family.from_hf
     return dataclasses.replace(family, from_hf=lambda hf: read(defaults | hf)) if defaults else family

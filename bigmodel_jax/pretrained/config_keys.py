@@ -68,7 +68,7 @@ _KINDS: dict[Kind, str] = {
         encoder_attention_heads decoder_attention_heads encoder_ffn_dim decoder_ffn_dim moe_intermediate_size
         n_routed_experts n_shared_experts kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim n_group topk_group
         relative_attention_num_buckets relative_attention_max_distance projection_dim num_channels
-        head_channels
+        head_channels num_register_tokens mlp_ratio decoder_hidden_size num_encoder_blocks
         embedding_size attention_head_dim sample_size in_channels out_channels caption_channels cross_attention_dim
         sliding_window_pattern position_buckets embed_dim num_classes stem_channels feature_channels num_mel_bins
         subsampling_factor subsampling_conv_channels subsampling_conv_kernel_size subsampling_conv_stride
@@ -84,15 +84,18 @@ _KINDS: dict[Kind, str] = {
     INDICES_OR_NULL: "eos_token_id",
     INDEX_OR_NULL: "decoder_start_token_id",
     POSITIVE: """rms_norm_eps layer_norm_eps layer_norm_epsilon rope_local_base_freq rope_theta
-        routed_scaling_factor query_pre_attn_scalar swiglu_alpha swiglu_limit low_freq_factor high_freq_factor norm_eps
-        initializer_factor embedding_multiplier attention_multiplier residual_multiplier logits_scaling""",
+        routed_scaling_factor query_pre_attn_scalar swiglu_alpha swiglu_limit low_freq_factor high_freq_factor
+        norm_eps initializer_factor embedding_multiplier attention_multiplier residual_multiplier logits_scaling
+        layerscale_value""",
     POSITIVE_OR_NULL: """factor attention_factor beta_fast beta_slow partial_rotary_factor interpolation_scale
         attn_logit_softcapping final_logit_softcapping""",
-    NUMBER: """momentum initializer_range hidden_dropout_prob dropout init_std router_aux_loss_coef aux_loss_alpha label_dropout
+    NUMBER: """momentum classifier_dropout_prob
+        initializer_range hidden_dropout_prob dropout init_std router_aux_loss_coef aux_loss_alpha label_dropout
         text_dropout""",
     NUMBER_OR_NULL: "mscale mscale_all_dim",
     SIGNED: "logit_scale_init_value",
-    FLAG: """tie_word_embeddings scale_embedding output_router_logits learn_sigma zero_init scale_decoder_outputs""",
+    FLAG: """use_swiglu_ffn
+        tie_word_embeddings scale_embedding output_router_logits learn_sigma zero_init scale_decoder_outputs""",
     FLAG_OR_NULL: "norm_topk_prob truncate use_additional_conditions",
     TEXT: "_class_name norm_type hidden_act activation activation_function feed_forward_proj layer_type rope_type type",
     TEXT_OR_NULL: "hidden_activation",
@@ -100,7 +103,7 @@ _KINDS: dict[Kind, str] = {
     TABLE_OR_NULL: """rope_parameters rope_scaling quantization_config id2label full_attention sliding_attention
         text_config_dict vision_config_dict""",
     BITS_OR_NULL: "no_rope_layers",
-    COUNTS: "hidden_sizes widths strides expansions channels",
+    COUNTS: "hidden_sizes widths strides expansions channels mlp_ratios sr_ratios patch_sizes",
     NAMES_OR_NULL: "architectures layer_types",
     SIZE: "image_size patch_size",
     SHAPE: "image_shape",
@@ -121,6 +124,8 @@ INERT = frozenset(
     attn_pdrop embd_pdrop resid_pdrop dropout dropout_rate hidden_dropout_prob classifier_dropout
     classifier_dropout_prob classif_dropout encoder_layerdrop decoder_layerdrop layerdrop pooler_dropout
     summary_first_dropout summary_last_dropout router_jitter_noise initializer_range initializer_factor init_std
+    drop_path_rate semantic_loss_ignore_index
+    apply_layernorm reshape_hidden_states use_mask_token
     gate_init router_aux_loss_coef output_router_logits aux_loss_alpha pad_token_id bos_token_id eos_token_id
     sep_token_id cls_token_id mask_token_id unk_token_id decoder_start_token_id forced_bos_token_id
     forced_eos_token_id bad_words_ids begin_suppress_tokens suppress_tokens num_beams num_beam_groups do_sample
@@ -233,10 +238,11 @@ MODEL_TYPES = {
     "Qwen3MoeConfig": ("qwen3_moe",),
     "GptOssConfig": ("gpt_oss",),
     "DeepseekConfig": ("deepseek_v3",),
-    "ViTConfig": ("vit",),
+    "ViTConfig": ("vit", "dinov2", "dinov2_with_registers"),
     "T5Config": ("t5",),
     "TransformerConfig": ("marian",),
     "ResNetConfig": ("resnet",),
+    "SegformerConfig": ("segformer",),
     "SiglipConfig": ("siglip",),
     "CLIPConfig": ("clip",),
     "ConformerConfig": ("parakeet_ctc",),

@@ -27,7 +27,7 @@ KIN = {
     "DebertaV2": "Deberta",
     "T5": "LongT5 T5Encoder MT5 Pop2Piano SwitchTransformers UMT5",
     "Marian": "Bart BigBirdPegasus Blenderbot BlenderbotSmall LED M2M100 MBart Mvp NllbMoe Pegasus PegasusX PLBart Whisper",
-    "ViT": """Beit Data2VecVision DeiT Dinov2 Dinov2WithRegisters DINOv3ViT Hiera IJepa Levit PvtV2 Swin Swinv2 ViTMAE
+    "ViT": """Beit Data2VecVision DeiT DINOv3ViT Hiera IJepa Levit PvtV2 Swin Swinv2 ViTMAE
         ViTMSN VivIT""",
     "ResNet": "Bit ConvNext ConvNextV2 EfficientNet MobileNetV1 MobileNetV2 MobileViT RegNet",
     "CLIP": "AltCLIP Align Blip ChineseCLIP CLIPText CLIPVision CLIPSeg GroupViT XCLIP",

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax.checkpoint import kept, store
@@ -20,6 +21,7 @@ from bigmodel_jax.inference.sample_images import sample_images
 from bigmodel_jax.models import adapted
 from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.nn import lora
+from bigmodel_jax.objectives.segmentation import at_size_of
 from bigmodel_jax.training import constants, fits
 from bigmodel_jax.training.checks import check_sample
 from bigmodel_jax.training.state import (
@@ -133,6 +135,23 @@ def generate_images(config: Config, weights: params.Tree, seed: int = 0) -> tupl
     noise = np.random.default_rng(seed).standard_normal(shape, np.float32)
     compute = cast(weights, config.precision.compute)
     return sample_images(config.make_model(), compute, config.objective, conditions, noise, config.eval.images), titles
+
+
+def predict_masks(config: Config, weights: params.Tree) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(pictures (N, H, W, C) float32 in 0 .. 1, masks (N, H, W), the likeliest class of each pixel (N, H, W)) of
+    `objective.pictures` rows spread over the validation split; a mask is -1 where no class is known."""
+    rows, model = config.data.open("validation"), config.make_model()
+    num = min(config.objective.pictures, len(rows))
+    batch = rows.batch(np.linspace(0, len(rows) - 1, num).astype(int), None)
+
+    def predict(weights, batch):
+        out = model.apply(cast(weights, config.precision.compute), batch, rng=None, train=False)
+        logits = at_size_of(out.value, batch["mask"])
+        known = config.objective.labelled(batch["mask"], logits.shape[-1]) > 0
+        return jnp.where(known, batch["mask"], -1), jnp.argmax(logits, axis=-1)
+
+    masks, predicted = sharding.to_host(jax.jit(predict)(weights, batch))
+    return config.data.shown(batch["image"]), masks, predicted
 
 
 def continue_prompt(

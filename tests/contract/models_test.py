@@ -26,6 +26,7 @@ FRAMES, LABELS = 40, 4  # of speech
 FITS = {
     "next_token": {"vocab_size", "max_seq_len"},
     "classification": {"num_classes", "image_shape"},
+    "segmentation": {"num_classes", "image_shape"},
     "regression": {"feature_shape", "num_outputs"},
     "masked_language_model": {"head"},
     "bert_pretraining": {"head"},
@@ -36,6 +37,8 @@ FITS = {
 }
 # Objectives of decoders that are trained already: tests/objectives/pairs_test.py and others see them.
 AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "distillation"}
+# Models of a class for each pixel, which have the fields of classifiers.
+OF_PIXELS = {"segformer", "unet"}
 # Objectives of any decoder, which are seen on the first alone.
 OF_DECODERS = {"policy_gradient"}
 # What an encoder with such a head is trained for.
@@ -46,6 +49,9 @@ HEADS = {
     "token_classification": "masked_language_model",
     "question_answering": "question_answering",
     "permuted_lm": "masked_language_model",
+    "class": "classification",
+    "class_and_mean": "classification",
+    "pixels": "segmentation",
 }
 
 
@@ -55,7 +61,10 @@ def configs() -> dict[str, ModelConfig]:
     doors = {f"{n}-linen": dataclasses.replace(c, door="linen") for n, c in tiny.items() if hasattr(c, "door")}
     heads = {f"bert-{head}": dataclasses.replace(tiny["bert"], head=head) for head in HEADS if not head.endswith("_lm")}
     classifiers = {n: dataclasses.replace(c, num_classes=6) for n, c in heads.items() if n.endswith("classification")}
-    return tiny | doors | heads | classifiers
+    dino = {"head": "class_and_mean", "layer_scale": 0.5, "num_registers": 2, "gated_mlp": True}
+    vits = {"dinov2": dataclasses.replace(tiny["vit"], **dino)}
+    vits["vit-pixels"] = dataclasses.replace(tiny["vit"], head="pixels")
+    return tiny | doors | heads | classifiers | vits
 
 
 def fits(cfg: ModelConfig, objective: str) -> bool:
@@ -64,6 +73,8 @@ def fits(cfg: ModelConfig, objective: str) -> bool:
     if hasattr(cfg, "head") or objective in AFTERWARDS:
         return HEADS.get(getattr(cfg, "head", "")) == objective
     names = {f.name for f in dataclasses.fields(cfg)}
+    if type(cfg) in {MODELS[name] for name in OF_PIXELS} or objective == "segmentation":
+        return type(cfg) in {MODELS[name] for name in OF_PIXELS} and objective == "segmentation"
     if "learn_sigma" in names:  # has classes or texts, but to be told, not to find
         return objective == "diffusion"
     if objective == "classification" and names >= {"num_classes", "vocab_size"}:  # of texts
@@ -92,6 +103,7 @@ KIN = {
     "siglip",
     "text_to_image",
 }
+KIN |= {"dinov2", "vit-pixels"}
 KIN |= {name for name in CONFIGS if name.startswith("bert-") and not name.endswith("pretraining")}
 
 
@@ -116,6 +128,11 @@ def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
         batch = {"log_mel": rng.standard_normal((ROWS, FRAMES, cfg.num_mels), np.float32)}
         batch |= {"num_frames": np.full(ROWS, FRAMES, np.int32), "num_labels": np.full(ROWS, LABELS, np.int32)}
         return batch | {"labels": labels.astype(np.int32), "weights": np.ones(ROWS, np.float32)}
+    if objective == "segmentation":
+        image = rng.random((ROWS, *cfg.image_shape), np.float32)
+        halves = rng.integers(0, cfg.num_classes, (ROWS, 2, 1)).astype(np.int32)  # of an image, the upper and the lower
+        mask = halves.repeat(cfg.image_shape[0] // 2, 1).repeat(cfg.image_shape[1], 2)
+        return {"image": image, "mask": mask, "weights": np.ones(ROWS, np.float32)}
     if objective == "contrastive":
         image = rng.random((ROWS, *cfg.vision.image_shape), np.float32)
         tokens = rng.integers(0, cfg.text.vocab_size, (ROWS, LENGTH)).astype(np.int32)

@@ -110,7 +110,13 @@ VARIANTS = {
     },
     "transformer": {"other": {"activation": "gelu", "scale_embedding": False}, "silu": {"activation": "silu"}},
     "vit": {"other": {"activation": "quick_gelu", "norm_eps": 1e-3, "image_shape": (12, 16, 3), "num_classes": 2}},
+    "dinov2": {
+        "gated": {"gated_mlp": True, "mlp_dim": 88, "norm_eps": 1e-3, "init_std": 0.1},
+        "quick_gelu": {"activation": "quick_gelu", "layer_scale": 0.2, "num_classes": 2},
+    },
+    "dinov2_registers": {"mlp": {"gated_mlp": False, "mlp_dim": 96, "num_registers": 1}},
     "resnet": {"other": {"num_classes": 2, "depths": (2, 1, 1)}},
+    "segformer": {"other": {"activation": "gelu_tanh", "num_classes": 3, "reductions": (1, 2, 1), "depths": (2, 1, 1)}},
     "dit": {"other": {"zero_init": False}},
     "conformer": {"other": {"subsampling": 2, "scale_input": False, "conv_width": 3, "vocab_size": 5}},
 }
@@ -148,9 +154,11 @@ def batch_of(name: str) -> dict[str, np.ndarray]:
     batch = {key: arrays[key][:2] for key in keys if key in arrays}
     if "train/log_mel" in arrays:  # whole rows: what a padded frame gives is no part of either's promise
         return {key: arrays[f"train/{key}"][:2] for key in ("log_mel", "num_frames")}
-    if "mask" in arrays:
+    if "mask" in arrays and arrays["mask"].ndim == 2:  # of tokens
         batch["segment_ids"] = arrays["mask"][:2]
-    if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(("bert", "roberta", "distilbert")):
+    if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(
+        ("bert", "roberta", "distilbert", "dinov2")
+    ):
         batch.pop("label", None)
     return batch
 
@@ -192,7 +200,7 @@ def outputs(name: str, cfg, flat: dict, batch: dict) -> dict[str, np.ndarray]:
         return {"image_embeds": value[:, 0], "text_embeds": value[:, 1]}
     if name in ("dit", "pixart"):
         return {"sample" if name == "pixart" else "logits": np.moveaxis(value, -1, 1)}
-    return {"logits": value}
+    return {"logits": np.moveaxis(value, -1, 1) if name == "segformer" else value}
 
 
 def export(name: str, variant: str, target: Path) -> tuple:

@@ -18,6 +18,7 @@ from references.policy_gradient import POLICY_GRADIENT
 from references.preference import PREFERENCE
 from references.recurrent import RECURRENT
 from references.rope import ROPE
+from references.segmentation import SEGMENTATION
 from references.sft import SFT
 from references.sizes import SIZES
 from references.vision import VISION
@@ -40,6 +41,7 @@ REFERENCES = {
     **ENCODER_DECODERS,
     **RECURRENT,
     **ROPE,
+    **SEGMENTATION,
     **SFT,
     **SIZES,
     **NORMAL_FLOATS,
