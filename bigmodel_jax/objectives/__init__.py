@@ -5,6 +5,8 @@ from bigmodel_jax.objectives.classification import Classification
 from bigmodel_jax.objectives.contrastive import Contrastive
 from bigmodel_jax.objectives.diffusion import Diffusion
 from bigmodel_jax.objectives.distillation import Distillation
+from bigmodel_jax.objectives.flow_matching import FlowMatching
+from bigmodel_jax.objectives.flow_matching import FlowMatching
 from bigmodel_jax.objectives.kto import KTO
 from bigmodel_jax.objectives.language_model import NextToken
 from bigmodel_jax.objectives.masked_language_model import BertPretraining, MaskedLanguageModel
@@ -26,6 +28,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "regression": Regression,
     "contrastive": Contrastive,
     "diffusion": Diffusion,
+    "flow_matching": FlowMatching,
+    "flow_matching": FlowMatching,
     "dpo": DPO,
     "orpo": ORPO,
     "simpo": SimPO,
@@ -44,6 +48,7 @@ __all__ = [
     "Contrastive",
     "Diffusion",
     "Distillation",
+    "FlowMatching",
     "Loss",
     "MaskedLanguageModel",
     "NextToken",
