@@ -6,7 +6,6 @@ from bigmodel_jax.objectives.contrastive import Contrastive
 from bigmodel_jax.objectives.diffusion import Diffusion
 from bigmodel_jax.objectives.distillation import Distillation
 from bigmodel_jax.objectives.flow_matching import FlowMatching
-from bigmodel_jax.objectives.flow_matching import FlowMatching
 from bigmodel_jax.objectives.kto import KTO
 from bigmodel_jax.objectives.language_model import NextToken
 from bigmodel_jax.objectives.masked_language_model import BertPretraining, MaskedLanguageModel
@@ -28,7 +27,6 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "regression": Regression,
     "contrastive": Contrastive,
     "diffusion": Diffusion,
-    "flow_matching": FlowMatching,
     "flow_matching": FlowMatching,
     "dpo": DPO,
     "orpo": ORPO,
