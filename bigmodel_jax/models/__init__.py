@@ -22,6 +22,7 @@ from bigmodel_jax.models.llama import LlamaConfig
 from bigmodel_jax.models.mistral import MistralConfig
 from bigmodel_jax.models.mixtral import MixtralConfig
 from bigmodel_jax.models.mlp import MLPConfig
+from bigmodel_jax.models.mmdit import MMDiTConfig, MMDiTTextConfig
 from bigmodel_jax.models.pixart import PixArtConfig, TextToImageConfig
 from bigmodel_jax.models.qwen import Qwen2Config, Qwen3Config
 from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
@@ -67,6 +68,8 @@ MODELS: dict[str, type[ModelConfig]] = {
     "dit": DiTConfig,
     "pixart": PixArtConfig,
     "text_to_image": TextToImageConfig,
+    "mmdit": MMDiTConfig,
+    "mmdit_text": MMDiTTextConfig,
 }
 
 __all__ = [
@@ -89,6 +92,8 @@ __all__ = [
     "LinearConfig",
     "LlamaConfig",
     "MLPConfig",
+    "MMDiTConfig",
+    "MMDiTTextConfig",
     "MistralConfig",
     "MixtralConfig",
     "Model",

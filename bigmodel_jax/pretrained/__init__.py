@@ -18,6 +18,7 @@ from bigmodel_jax.pretrained.llama import LLAMA
 from bigmodel_jax.pretrained.marian import MARIAN
 from bigmodel_jax.pretrained.mistral import MISTRAL
 from bigmodel_jax.pretrained.mixtral import MIXTRAL
+from bigmodel_jax.pretrained.mmdit import MMDIT
 from bigmodel_jax.pretrained.pixart import PIXART
 from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
 from bigmodel_jax.pretrained.qwen_moe import QWEN3_MOE
@@ -56,6 +57,7 @@ FAMILIES: dict[str, Family] = {
         SIGLIP,
         DIT,
         PIXART,
+        MMDIT,
         CLIP,
     )
 }

@@ -30,6 +30,7 @@ FITS = {
     "question_answering": {"head"},
     "contrastive": {"vision", "text"},
     "diffusion": {"image_shape", "learn_sigma"},
+    "flow_matching": {"image_shape", "pooled_dim"},
 }
 # Objectives of decoders that are trained already: tests/objectives/pairs_test.py and others see them.
 AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "distillation"}
@@ -61,6 +62,8 @@ def fits(cfg: ModelConfig, objective: str) -> bool:
     if hasattr(cfg, "head") or objective in AFTERWARDS:
         return HEADS.get(getattr(cfg, "head", "")) == objective
     names = {f.name for f in dataclasses.fields(cfg)}
+    if "pooled_dim" in names:
+        return objective == "flow_matching"
     if "learn_sigma" in names:  # has classes or texts, but to be told, not to find
         return objective == "diffusion"
     if objective == "classification" and names >= {"num_classes", "vocab_size"}:  # of texts
@@ -74,7 +77,7 @@ PAIRS = [(name, objective) for name, cfg in CONFIGS.items() for objective in OBJ
 FAST = {"llama", "mlp", "cnn"}
 # Another model's code with other fields, or another head on it: such a one learns and is laid out on devices as itself, and
 # its other duties are exhaustive.
-KIN = {"mistral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "roberta", "siglip", "text_to_image"}
+KIN = {"mistral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "roberta", "siglip", "text_to_image", "mmdit_text"}
 KIN |= {name for name in CONFIGS if name.startswith("bert-") and not name.endswith("pretraining")}
 
 
@@ -98,7 +101,7 @@ def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
         image = rng.random((ROWS, *cfg.vision.image_shape), np.float32)
         tokens = rng.integers(0, cfg.text.vocab_size, (ROWS, LENGTH)).astype(np.int32)
         return {"image": image, "tokens": tokens, "weights": np.ones(ROWS, np.float32)}
-    if objective == "diffusion":
+    if objective in ("diffusion", "flow_matching"):
         timestep = rng.integers(0, 1000, ROWS).astype(np.int32)  # for calls of the model alone
         image = rng.random((ROWS, *cfg.image_shape), np.float32)
         batch = {"image": image, "timestep": timestep, "weights": np.ones(ROWS, np.float32)}
@@ -136,7 +139,10 @@ def condition_batch(cfg: ModelConfig, rng: np.random.Generator) -> dict[str, np.
     if hasattr(cfg, "text"):
         tokens = rng.integers(0, cfg.text.vocab_size, (ROWS, LENGTH)).astype(np.int32)
         return {"tokens": tokens, "segment_ids": segments}
-    return {"text_states": rng.standard_normal((ROWS, LENGTH, cfg.text_dim), np.float32), "segment_ids": segments}
+    states = {"text_states": rng.standard_normal((ROWS, LENGTH, cfg.text_dim), np.float32), "segment_ids": segments}
+    if hasattr(cfg, "pooled_dim"):
+        states["text_pooled"] = rng.standard_normal((ROWS, cfg.pooled_dim), np.float32)
+    return states
 
 
 def head_batch(cfg: ModelConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:

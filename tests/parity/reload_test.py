@@ -1,4 +1,4 @@
-"""Exports loaded by transformers (PixArt's by diffusers): the same logits as ours, for configs near and far from its defaults.
+"""Exports loaded by transformers (PixArt's and MM-DiT's by diffusers): the same logits as ours, for configs near and far from its defaults.
 
 With --reference-python the exports are loaded live; --update-golden then writes fixtures/<name>/exports.json (each export's
 config.json, and a digest of its tensors) and fixtures/<name>/exports.npz (what the reference computed with it). Without it,
@@ -90,6 +90,7 @@ VARIANTS = {
     "vit": {"other": {"activation": "quick_gelu", "norm_eps": 1e-3, "image_shape": (12, 16, 3), "num_classes": 2}},
     "resnet": {"other": {"num_classes": 2, "depths": (2, 1, 1)}},
     "dit": {"other": {"zero_init": False}},
+    "mmdit": {"other": {"zero_init": False, "qk_norm": False, "num_layers": 2, "position_grid": 5}},
 }
 CASES = [(name, variant) for name in SOURCES for variant in ("given", *VARIANTS.get(name, {}))]
 
@@ -121,7 +122,17 @@ def source(name: str):
 def batch_of(name: str) -> dict[str, np.ndarray]:
     """Our inputs, of few rows."""
     arrays = source(name).arrays
-    keys = ("tokens", "token_types", "encoder_tokens", "image", "timestep", "label", "text_states", "segment_ids")
+    keys = (
+        "tokens",
+        "token_types",
+        "encoder_tokens",
+        "image",
+        "timestep",
+        "label",
+        "text_states",
+        "text_pooled",
+        "segment_ids",
+    )
     batch = {key: arrays[key][:2] for key in keys if key in arrays}
     if "mask" in arrays:
         batch["segment_ids"] = arrays["mask"][:2]
@@ -145,6 +156,12 @@ def inputs_of(name: str, batch: dict) -> dict[str, np.ndarray]:
             "text_states": "encoder_hidden_states",
             "segment_ids": "encoder_attention_mask",
         }
+    if name == "mmdit":
+        names = {
+            "image": "hidden_states",
+            "text_states": "encoder_hidden_states",
+            "text_pooled": "pooled_projections",
+        }
     if name == "siglip":
         out.pop("segment_ids")
     return {names.get(key, key): x for key, x in out.items()}
@@ -162,8 +179,8 @@ def outputs(name: str, cfg, flat: dict, batch: dict) -> dict[str, np.ndarray]:
         return {"start_logits": value[..., 0], "end_logits": value[..., 1]}
     if isinstance(cfg, models.CLIPConfig | models.SiglipConfig):
         return {"image_embeds": value[:, 0], "text_embeds": value[:, 1]}
-    if name in ("dit", "pixart"):
-        return {"sample" if name == "pixart" else "logits": np.moveaxis(value, -1, 1)}
+    if name in ("dit", "pixart", "mmdit"):
+        return {"logits" if name == "dit" else "sample": np.moveaxis(value, -1, 1)}
     return {"logits": value}
 
 
