@@ -63,7 +63,8 @@ uv run --group dev pytest tests/parity tests/contract -m "slow or not slow" --mo
   (tests/parity/reload_test.py). Bar: 1e-4. **8 devices**: loss and gradients under FSDP and FSDP x TP equal one device's.
 - Where there is no figure. *own*: there is no published reference. A linear model is compared with its closed form
   (tests/models/linear_test.py), the layers of the others with Flax's (tests/parity/flax_layers_test.py); text_to_image and
-  mmdit_text are pixart's and mmdit's networks and clip's text tower, rnn_classifier the cells of rnn, lstm and gru, each compared in its own row.
+  mmdit_text are pixart's and mmdit's networks and clip's text tower, rnn_classifier the cells of rnn, lstm and gru, each
+  compared in its own row.
   *one pass*: the 20 steps are run for a family of each kind only; forward and backward stand in the row. *no cache*: the
   model does not generate token by token. *left out*: decoding does without these modules, and so does transformers. *no
   files*: nobody publishes weights of it in a form of its own. *not measured*: it applies, and no test measured it.

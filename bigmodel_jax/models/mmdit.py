@@ -178,7 +178,8 @@ def enter(cfg: MMDiTConfig, p, batch, *, rng, train: bool, cache) -> Entry:
     states = jnp.where(hidden[:, None, None], 0, batch["text_states"]).astype(image_BTD.dtype)
     pooled = jnp.where(hidden[:, None], 0, batch["text_pooled"]).astype(image_BTD.dtype)
     text_BSD = linear.linear(p["text_projection"], states)
-    condition_BD = dit.embed_time(p["time"], batch["timestep"]) + feedforward.mlp(p["pooled"], pooled, jax.nn.silu)
+    pooled = linear.linear(p["pooled"]["down"], jax.nn.silu(linear.linear(p["pooled"]["up"], pooled)))
+    condition_BD = dit.embed_time(p["time"], batch["timestep"]) + pooled
     there = batch.get("segment_ids", jnp.ones(text_BSD.shape[:2], jnp.int32))
     # A token of the text that is no padding belongs to the picture's one segment.
     seen = jnp.concatenate([jnp.ones(image_BTD.shape[:2], jnp.int32), (there > 0).astype(jnp.int32)], axis=1)

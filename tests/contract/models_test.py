@@ -78,6 +78,8 @@ FAST = {"llama", "mlp", "cnn"}
 # Another model's code with other fields, or another head on it: such a one learns and is laid out on devices as itself, and
 # its other duties are exhaustive.
 KIN = {"mistral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "roberta", "siglip", "text_to_image", "mmdit_text"}
+# The last text stream gives keys and values alone; its files hold queries all the same.
+UNREAD = ("last/text/attn/q",)
 KIN |= {name for name in CONFIGS if name.startswith("bert-") and not name.endswith("pretraining")}
 
 
@@ -225,7 +227,8 @@ def test_loss_and_gradients_are_finite_and_reach_every_parameter(pair):
     trainable, _ = params.partition(case(pair).model.spec, case(pair).model.spec)
     assert jax.tree.all(jax.tree.map(lambda x: np.isfinite(x).all(), (loss, metrics, grads)))
     assert set(params.paths(grads)) == set(params.paths(trainable))
-    assert not [path for path, g in params.paths(grads).items() if not g.any()], "parameters without a gradient"
+    without = [path for path, g in params.paths(grads).items() if not g.any()]
+    assert not [path for path in without if not path.startswith(UNREAD)], "parameters without a gradient"
 
 
 @one_of_kin
@@ -238,6 +241,8 @@ def test_fresh_loss_is_that_of_knowing_nothing(pair):
         chance = np.mean(c.batch["target"] ** 2)
     elif hasattr(c.cfg, "learn_sigma"):
         chance = 1.0  # the variance of the noise
+    elif hasattr(c.cfg, "pooled_dim"):
+        chance = 4 / 3  # and that of images alike in -1 .. 1
     elif hasattr(c.cfg, "vision"):
         chance = -getattr(c.cfg, "logit_bias_init", -np.log(ROWS))
     else:

@@ -1,4 +1,4 @@
-"""Exports loaded by transformers (PixArt's and MM-DiT's by diffusers): the same logits as ours, for configs near and far from its defaults.
+"""Exports loaded by transformers (PixArt's, MM-DiT's by diffusers): our logits, for configs near its defaults and far.
 
 With --reference-python the exports are loaded live; --update-golden then writes fixtures/<name>/exports.json (each export's
 config.json, and a digest of its tensors) and fixtures/<name>/exports.npz (what the reference computed with it). Without it,
