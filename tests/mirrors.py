@@ -11,7 +11,7 @@ FAMILIES = {
     "encoder_decoders": ("encoder_decoder", "t5", "transformer"),
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip", "prenorm"),
-    "denoisers": ("dit", "pixart"),
+    "denoisers": ("dit", "pixart", "mmdit"),
     "recurrent": ("rnn",),
 }
 PUBLISHED = {
@@ -34,7 +34,7 @@ PUBLISHED = {
     "encoder_decoders": ("t5", "marian"),
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip"),
-    "denoisers": ("dit", "pixart"),
+    "denoisers": ("dit", "pixart", "mmdit"),
 }
 # Quick tests beside (or, where there is none, instead of) a file's mirror; the fastest first.
 TESTS = {

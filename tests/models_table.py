@@ -36,6 +36,8 @@ CONFIG_OF = {
     "unet": "segment_digits",
     "clip": "clip_emoji",
     "siglip": "siglip_emoji",
+    "mmdit": "flow_emoji",  # the same network, with a text tower that is trained along
+    "mmdit_text": "flow_emoji",
     "pixart": "dit_text_emoji",  # the same network, with a text tower that is trained along
     "text_to_image": "dit_text_emoji",
     "rnn_classifier": "lstm_classifier",
@@ -45,7 +47,7 @@ CONFIG_OF = {
     "conformer": "speech_words",
 }
 # Models of this project's own making: nobody published a reference.
-NO_REFERENCE = {"bag_of_embeddings", "cnn", "linear", "mlp", "rnn_classifier", "text_to_image", "unet"}
+NO_REFERENCE = {"bag_of_embeddings", "cnn", "linear", "mlp", "mmdit_text", "rnn_classifier", "text_to_image", "unet"}
 PUBLISHED = {family.config for family in FAMILIES.values()}
 HEAD = """# Models
 
@@ -57,16 +59,17 @@ uv run --group dev pytest tests/parity tests/contract -m "slow or not slow" --mo
 
 - **forward**: largest difference of logits and hidden states, padding and packing included. **backward**: of any
   parameter's gradient, relative to its norm. **training**: largest difference of the loss over 20 AdamW steps.
-  **decode**: largest difference of decoding with a cache, of pixart that of an image from DDIM with guidance. Bars: 1e-4,
-  1e-4, 1e-3, 1e-4; greedy ids are equal.
+  **decode**: largest difference of decoding with a cache, of pixart and mmdit that of an image from
+  DDIM and from Euler's steps with guidance. Bars: 1e-4, 1e-4, 1e-3, 1e-4; greedy ids are equal.
 - **import**: the weights came through `launch.py import`'s name table. **export**: tensors whose bits differ after theirs →
   ours → theirs. **reload**: largest difference of logits after export, between ours and what transformers computes when it
-  loads the folder (diffusers for pixart; for dit and efficientnet, which neither has, their published architecture in
+  loads the folder (diffusers for pixart and mmdit; for dit and efficientnet, which neither has, their published architecture in
   torch). Each family is exported as the other columns have it, and with every choice of its config taken the other way
   (tests/parity/reload_test.py). Bar: 1e-4. **8 devices**: loss and gradients under FSDP and FSDP x TP equal one device's.
 - Where there is no figure. *own*: there is no published reference. A linear model is compared with its closed form
-  (tests/models/linear_test.py), the layers of the others with Flax's (tests/parity/flax_layers_test.py); text_to_image is
-  pixart's network and clip's text tower, rnn_classifier the cells of rnn, lstm and gru, each compared in its own row.
+  (tests/models/linear_test.py), the layers of the others with Flax's (tests/parity/flax_layers_test.py); text_to_image and
+  mmdit_text are pixart's and mmdit's networks and clip's text tower, rnn_classifier the cells of rnn, lstm and gru, each
+  compared in its own row.
   *one pass*: the 20 steps are run for a family of each kind only; forward and backward stand in the row. *no cache*: the
   model does not generate token by token. *left out*: decoding does without these modules, and so does transformers. *no
   files*: nobody publishes weights of it in a form of its own. *not measured*: it applies, and no test measured it.

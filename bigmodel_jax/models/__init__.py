@@ -26,6 +26,7 @@ from bigmodel_jax.models.llama import LlamaConfig
 from bigmodel_jax.models.mistral import MistralConfig
 from bigmodel_jax.models.mixtral import MixtralConfig
 from bigmodel_jax.models.mlp import MLPConfig
+from bigmodel_jax.models.mmdit import MMDiTConfig, MMDiTTextConfig
 from bigmodel_jax.models.olmo import Olmo2Config, Olmo3Config
 from bigmodel_jax.models.pixart import PixArtConfig, TextToImageConfig
 from bigmodel_jax.models.qwen import Qwen2Config, Qwen3Config
@@ -84,6 +85,8 @@ MODELS: dict[str, type[ModelConfig]] = {
     "pixart": PixArtConfig,
     "text_to_image": TextToImageConfig,
     "conformer": ConformerConfig,
+    "mmdit": MMDiTConfig,
+    "mmdit_text": MMDiTTextConfig,
 }
 
 __all__ = [
@@ -110,6 +113,8 @@ __all__ = [
     "LinearConfig",
     "LlamaConfig",
     "MLPConfig",
+    "MMDiTConfig",
+    "MMDiTTextConfig",
     "MistralConfig",
     "MixtralConfig",
     "Model",

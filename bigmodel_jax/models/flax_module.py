@@ -158,7 +158,7 @@ def batch_norm(
 
     p: scale, bias, mean and var, (C,) each. New statistics ("mean", "var") come in training alone.
     """
-    axis = BATCH_AXIS if _inside_batch_axis() else None
+    axis = BATCH_AXIS if inside_batch_axis() else None
     norm = nn.BatchNorm(not train, momentum=momentum, epsilon=eps, axis_name=axis, dtype=x.dtype)
     variables = {
         "params": {name: p[name] for name in ("scale", "bias")},

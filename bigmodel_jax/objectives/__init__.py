@@ -6,6 +6,7 @@ from bigmodel_jax.objectives.contrastive import Contrastive
 from bigmodel_jax.objectives.ctc import CTC
 from bigmodel_jax.objectives.diffusion import Diffusion
 from bigmodel_jax.objectives.distillation import Distillation
+from bigmodel_jax.objectives.flow_matching import FlowMatching
 from bigmodel_jax.objectives.kto import KTO
 from bigmodel_jax.objectives.language_model import NextToken
 from bigmodel_jax.objectives.masked_language_model import BertPretraining, MaskedLanguageModel
@@ -30,6 +31,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "contrastive": Contrastive,
     "diffusion": Diffusion,
     "ctc": CTC,
+    "flow_matching": FlowMatching,
     "dpo": DPO,
     "orpo": ORPO,
     "simpo": SimPO,
@@ -49,6 +51,7 @@ __all__ = [
     "Contrastive",
     "Diffusion",
     "Distillation",
+    "FlowMatching",
     "Loss",
     "MaskedLanguageModel",
     "NextToken",

@@ -23,6 +23,7 @@ from bigmodel_jax.pretrained.llama import LLAMA
 from bigmodel_jax.pretrained.marian import MARIAN
 from bigmodel_jax.pretrained.mistral import MISTRAL
 from bigmodel_jax.pretrained.mixtral import MIXTRAL
+from bigmodel_jax.pretrained.mmdit import MMDIT
 from bigmodel_jax.pretrained.olmo import OLMO2, OLMO3
 from bigmodel_jax.pretrained.pixart import PIXART
 from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
@@ -72,6 +73,7 @@ FAMILIES: dict[str, Family] = {
         SIGLIP,
         DIT,
         PIXART,
+        MMDIT,
         CLIP,
         CONFORMER,
     )

@@ -18,7 +18,8 @@ class Family:
     of their model which ours does not have, named in the log; renamed: (pattern, replacement) of names that older files
     use; unpack: a file's tensors -> those tensors, packed ones among them as plain ones;
     copies: (name, what it must equal: another tensor, or what a config computes) of ignored tensors that the reference
-    reads."""
+    reads; computed: (name, what a config computes) of tensors that the reference reads from its files, and ours computes:
+    an export writes them."""
 
     architecture: str
     config: type[ModelConfig]
@@ -31,6 +32,7 @@ class Family:
     unpack: Callable[[Source], Source] | None = None
     left_out: tuple[str, ...] = ()
     copies: tuple[tuple[str, str | Callable[[Any], Any]], ...] = ()
+    computed: tuple[tuple[str, Callable[[Any], Any]], ...] = ()
 
 
 class OtherArchitecture(ValueError):

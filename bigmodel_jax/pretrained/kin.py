@@ -32,7 +32,7 @@ KIN = {
     "ResNet": "Bit ConvNext ConvNextV2 EfficientNet MobileNetV1 MobileNetV2 MobileViT RegNet",
     "CLIP": "AltCLIP Align Blip ChineseCLIP CLIPText CLIPVision CLIPSeg GroupViT XCLIP",
     "Siglip": "Siglip2 Siglip2Text Siglip2Vision SiglipText SiglipVision",
-    "PixArt": "FluxTransformer2D SD3Transformer2D SanaTransformer2D LTXVideoTransformer3D UNet2DCondition",
+    "PixArt": "FluxTransformer2D SanaTransformer2D LTXVideoTransformer3D UNet2DCondition",
 }
 KINDRED = {name: ours for ours, names in KIN.items() for name in names.split()}
 

@@ -1,4 +1,4 @@
-"""Exports loaded by transformers (PixArt's by diffusers): the same logits as ours, for configs near and far from its defaults.
+"""Exports loaded by transformers (PixArt's, MM-DiT's by diffusers): our logits, for configs near its defaults and far.
 
 With --reference-python the exports are loaded live; --update-golden then writes fixtures/<name>/exports.json (each export's
 config.json, and a digest of its tensors) and fixtures/<name>/exports.npz (what the reference computed with it). Without it,
@@ -119,6 +119,7 @@ VARIANTS = {
     "segformer": {"other": {"activation": "gelu_tanh", "num_classes": 3, "reductions": (1, 2, 1), "depths": (2, 1, 1)}},
     "dit": {"other": {"zero_init": False}},
     "conformer": {"other": {"subsampling": 2, "scale_input": False, "conv_width": 3, "vocab_size": 5}},
+    "mmdit": {"other": {"zero_init": False, "qk_norm": False, "num_layers": 2, "position_grid": 5}},
 }
 CASES = [(name, variant) for name in SOURCES for variant in ("given", *VARIANTS.get(name, {}))]
 
@@ -150,7 +151,17 @@ def source(name: str):
 def batch_of(name: str) -> dict[str, np.ndarray]:
     """Our inputs, of few rows."""
     arrays = source(name).arrays
-    keys = ("tokens", "token_types", "encoder_tokens", "image", "timestep", "label", "text_states", "segment_ids")
+    keys = (
+        "tokens",
+        "token_types",
+        "encoder_tokens",
+        "image",
+        "timestep",
+        "label",
+        "text_states",
+        "text_pooled",
+        "segment_ids",
+    )
     batch = {key: arrays[key][:2] for key in keys if key in arrays}
     if "train/log_mel" in arrays:  # whole rows: what a padded frame gives is no part of either's promise
         return {key: arrays[f"train/{key}"][:2] for key in ("log_mel", "num_frames")}
@@ -179,6 +190,12 @@ def inputs_of(name: str, batch: dict) -> dict[str, np.ndarray]:
             "text_states": "encoder_hidden_states",
             "segment_ids": "encoder_attention_mask",
         }
+    if name == "mmdit":
+        names = {
+            "image": "hidden_states",
+            "text_states": "encoder_hidden_states",
+            "text_pooled": "pooled_projections",
+        }
     if name == "siglip":
         out.pop("segment_ids")
     return {names.get(key, key): x for key, x in out.items()}
@@ -198,8 +215,8 @@ def outputs(name: str, cfg, flat: dict, batch: dict) -> dict[str, np.ndarray]:
         return {"start_logits": value[..., 0], "end_logits": value[..., 1]}
     if isinstance(cfg, models.CLIPConfig | models.SiglipConfig):
         return {"image_embeds": value[:, 0], "text_embeds": value[:, 1]}
-    if name in ("dit", "pixart"):
-        return {"sample" if name == "pixart" else "logits": np.moveaxis(value, -1, 1)}
+    if name in ("dit", "pixart", "mmdit"):
+        return {"logits" if name == "dit" else "sample": np.moveaxis(value, -1, 1)}
     return {"logits": np.moveaxis(value, -1, 1) if name == "segformer" else value}
 
 

@@ -12,6 +12,7 @@ from references.encoders import ENCODERS
 from references.gemma import GEMMA
 from references.image_text import IMAGE_TEXT
 from references.mixtures import MIXTURES
+from references.mmdit import MMDIT
 from references.normal_floats import NORMAL_FLOATS
 from references.pixart import PIXART
 from references.policy_gradient import POLICY_GRADIENT
@@ -37,6 +38,7 @@ REFERENCES = {
     **DISTILLATION,
     **DIT,
     **PIXART,
+    **MMDIT,
     **PREFERENCE,
     **ENCODER_DECODERS,
     **RECURRENT,
