@@ -11,6 +11,7 @@ FAMILIES = {
     "encoder_decoders": ("encoder_decoder", "t5", "transformer"),
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip", "prenorm"),
+    "vision_language": ("vision_language", "llava", "paligemma", "idefics3"),
     "denoisers": ("dit", "pixart"),
     "recurrent": ("rnn",),
 }
@@ -20,6 +21,7 @@ PUBLISHED = {
     "encoder_decoders": ("t5", "marian"),
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip"),
+    "vision_language": ("vision_language", "llava", "paligemma", "idefics3"),
     "denoisers": ("dit", "pixart"),
 }
 # Quick tests beside (or, where there is none, instead of) a file's mirror; the fastest first.

@@ -32,6 +32,7 @@ CONFIG_OF = {
     "dit": "dit_mnist",
     "clip": "clip_emoji",
     "siglip": "siglip_emoji",
+    "llava": "caption_emoji",
     "pixart": "dit_text_emoji",  # the same network, with a text tower that is trained along
     "text_to_image": "dit_text_emoji",
     "rnn_classifier": "lstm_classifier",

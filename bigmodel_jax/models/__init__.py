@@ -17,11 +17,14 @@ from bigmodel_jax.models.flax_module import from_linen, from_nnx
 from bigmodel_jax.models.gemma import Gemma2Config, Gemma3Config, GemmaConfig
 from bigmodel_jax.models.gpt2 import GPT2Config
 from bigmodel_jax.models.gpt_oss import GptOssConfig
+from bigmodel_jax.models.idefics3 import Idefics3Config, SmolVLMConfig
 from bigmodel_jax.models.linear import LinearConfig
 from bigmodel_jax.models.llama import LlamaConfig
+from bigmodel_jax.models.llava import LlavaConfig
 from bigmodel_jax.models.mistral import MistralConfig
 from bigmodel_jax.models.mixtral import MixtralConfig
 from bigmodel_jax.models.mlp import MLPConfig
+from bigmodel_jax.models.paligemma import PaliGemmaConfig
 from bigmodel_jax.models.pixart import PixArtConfig, TextToImageConfig
 from bigmodel_jax.models.qwen import Qwen2Config, Qwen3Config
 from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
@@ -67,6 +70,10 @@ MODELS: dict[str, type[ModelConfig]] = {
     "dit": DiTConfig,
     "pixart": PixArtConfig,
     "text_to_image": TextToImageConfig,
+    "llava": LlavaConfig,
+    "paligemma": PaliGemmaConfig,
+    "idefics3": Idefics3Config,
+    "smolvlm": SmolVLMConfig,
 }
 
 __all__ = [
@@ -86,14 +93,17 @@ __all__ = [
     "Gemma3Config",
     "GemmaConfig",
     "GptOssConfig",
+    "Idefics3Config",
     "LinearConfig",
     "LlamaConfig",
+    "LlavaConfig",
     "MLPConfig",
     "MistralConfig",
     "MixtralConfig",
     "Model",
     "ModelConfig",
     "Out",
+    "PaliGemmaConfig",
     "Parts",
     "PixArtConfig",
     "Qwen2Config",
@@ -104,6 +114,7 @@ __all__ = [
     "ResNetConfig",
     "RobertaConfig",
     "SiglipConfig",
+    "SmolVLMConfig",
     "StackCompute",
     "T5Config",
     "TextToImageConfig",

@@ -14,10 +14,13 @@ from bigmodel_jax.pretrained.family import Family
 from bigmodel_jax.pretrained.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_IMAGE_TEXT
 from bigmodel_jax.pretrained.gpt2 import GPT2
 from bigmodel_jax.pretrained.gpt_oss import GPT_OSS
+from bigmodel_jax.pretrained.idefics3 import IDEFICS3, SMOLVLM
 from bigmodel_jax.pretrained.llama import LLAMA
+from bigmodel_jax.pretrained.llava import LLAVA
 from bigmodel_jax.pretrained.marian import MARIAN
 from bigmodel_jax.pretrained.mistral import MISTRAL
 from bigmodel_jax.pretrained.mixtral import MIXTRAL
+from bigmodel_jax.pretrained.paligemma import PALIGEMMA
 from bigmodel_jax.pretrained.pixart import PIXART
 from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
 from bigmodel_jax.pretrained.qwen_moe import QWEN3_MOE
@@ -57,6 +60,10 @@ FAMILIES: dict[str, Family] = {
         DIT,
         PIXART,
         CLIP,
+        LLAVA,
+        PALIGEMMA,
+        IDEFICS3,
+        SMOLVLM,
     )
 }
 

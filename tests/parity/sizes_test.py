@@ -16,9 +16,12 @@ from bigmodel_jax.models import (
     gemma,
     gpt2,
     gpt_oss,
+    idefics3,
     llama,
+    llava,
     mistral,
     mixtral,
+    paligemma,
     qwen,
     qwen_moe,
     roberta,
@@ -31,6 +34,7 @@ from reference import HERE, fixture_folder
 
 CONFIGS = HERE / "fixtures" / "sizes" / "configs.json"
 MODELS = (llama, gpt2, bert, roberta, deberta, xlnet, mistral, qwen, gemma, mixtral, qwen_moe, deepseek, gpt_oss, t5)
+MODELS += (llava, paligemma, idefics3)
 # A class's defaults are this preset's sizes, but for these fields of ours: lengths and rotary settings of later files,
 # and what the classes count otherwise.
 DEFAULTS = {
@@ -75,10 +79,11 @@ def test_the_reference_saw_every_preset(request):
 
 def num_parameters(cfg) -> int:
     """As transformers counts: a bias that the step itself moves is a buffer of theirs, and T5's head is tied until a file
-    brings one of its own (T5Config.tie_word_embeddings is always true in transformers 5)."""
+    brings one of its own (T5Config.tie_word_embeddings is always true in transformers 5). What of a tower is not read
+    counts there as well."""
     spec = cfg.make().spec
     counted = {name: part for name, part in spec.items() if not (name == "head" and isinstance(cfg, t5.T5Config))}
-    return params.count(counted, trainable=True)
+    return params.count(counted, trainable=True) + params.count(spec.get("unread", {}))
 
 
 def test_every_preset_has_as_many_parameters(reference):

@@ -20,6 +20,7 @@ from references.rope import ROPE
 from references.sft import SFT
 from references.sizes import SIZES
 from references.vision import VISION
+from references.vision_language import VISION_LANGUAGE
 
 REFERENCES = {
     **ADAPTERS,
@@ -30,6 +31,7 @@ REFERENCES = {
     **DEEPSEEKS,
     **VISION,
     **IMAGE_TEXT,
+    **VISION_LANGUAGE,
     **EFFICIENTNET,
     **DISTILLATION,
     **DIT,
