@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, ShareAboveZero
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
@@ -83,11 +84,11 @@ class ImageAnswerData(DataConfig):
 
     def open(self, split: str) -> AnswerRows:
         images, records, meta = self.decoded(split)
-        tokenizer, bad = self.open_tokenizer(), BadRecords(self.max_bad_records)
+        tokenizer, template, bad = self.open_tokenizer(), self.template(), BadRecords(self.max_bad_records)
         bad.skipped += [tuple(one) for one in meta["bad_records"]]
         rows, kept = [], []
         for n, record in enumerate(records):
-            before = self.before(tokenizer, record["prompt"], record["squares"])
+            before = self.before(tokenizer, template, record["prompt"], record["squares"])
             answer = [*tokenizer.encode(record["answer"]), tokenizer.stops[0]]
             if (length := len(before) + len(answer) - 1) > self.seq_len:
                 bad.skip(record["where"], f"{length} tokens with its image; data.seq_len = {self.seq_len} are the most")
@@ -103,19 +104,22 @@ class ImageAnswerData(DataConfig):
         )
         return AnswerRows(images, kept, rows, [records[n] for n in kept], **counts)
 
-    def before(self, tokenizer: Tokenizer, prompt: str, squares: int) -> list[int]:
+    def before(self, tokenizer: Tokenizer, template: str, prompt: str, squares: int) -> list[int]:
         """The tokens that an answer follows."""
         image = [tokenizer.vocab_size] * (squares * self.image_tokens)
         prompt = prompt or self.prompt
-        if self.template_path:
-            template = Path(self.template_path).read_text()
+        if template:
             return image + chat.prompt(template, [{"role": "user", "content": prompt}], tokenizer)
         return [*image, tokenizer.start, *tokenizer.encode(prompt)]
 
-    def asked(self, path: Path, prompt: str) -> tuple[list[int], dict[str, np.ndarray]]:
-        """(tokens of a prompt about a picture file, what the model reads beside them)."""
+    def template(self) -> str:
+        if self.template_path and not Path(self.template_path).is_file():
+            raise ValueError(f"data.template_path = {self.template_path!r}: no such file")
+        return Path(self.template_path).read_text() if self.template_path else ""
+
+    def asked(self, path, prompt, tokenizer, template):
         found = tiles.squares(pictures.read(path), self.image_size, self.tiles, self.fit)
-        tokens = self.before(self.open_tokenizer(), prompt, len(found))
+        tokens = self.before(tokenizer, template if self.template_path else "", prompt, len(found))
         return tokens, {"image": self.floats(self.filled(found)[None])}
 
     def filled(self, squares: np.ndarray) -> np.ndarray:
@@ -185,6 +189,8 @@ class ImageAnswerData(DataConfig):
         facts = cache.key(self.source.fingerprint("train", self.root()), kind, size, self.prompt, self.max_bad_records)
 
         def write(folder: Path) -> None:
+            if kind == "bytes":
+                return tokenizers.make_bytes().save(folder / "tokenizer.json")
             records = self.decoded("train")[1]
             texts = [x for record in records for x in (record["prompt"] or self.prompt, record["answer"]) if x]
             tokenizers.TRAINERS[kind](iter(texts), size).save(folder / "tokenizer.json")
@@ -197,7 +203,7 @@ class ImageAnswerData(DataConfig):
     def save_artifacts(self, folder: Path) -> None:
         self.open_tokenizer().save(folder / "tokenizer.json")
         if self.template_path:
-            (folder / "chat_template.jinja").write_text(Path(self.template_path).read_text())
+            files.replace(folder / "chat_template.jinja", self.template())
 
 
 @dataclasses.dataclass(frozen=True)
