@@ -122,9 +122,16 @@ def test_a_bad_record_is_one_line_with_its_place(data, line, said):
     assert len(data([*PAIRS, line], max_bad_records=1).open("train")) == 2
 
 
+def test_pixels_are_what_the_tower_was_trained_on(data):
+    made = data(PAIRS, mean=(0.5, 0.25, 0.0), spread=(0.5, 0.5, 2.0))
+    batch = made.open("train").batch(np.array([0]), None)  # red
+    np.testing.assert_allclose(batch["image"][0, 0, 0], [1.0, -0.5, 0.0])
+
+
 def test_options_that_cannot_be_are_one_line(data):
     for fields, said in (
         ({"tiles": 1}, "data.tiles = 1; it must be 0, or 2 or more: one tile is the whole picture"),
+        ({"mean": (0.5,)}, "data.mean = (0.5,) and data.spread = (); both have 3 numbers, or none"),
         ({"tiles": 2, "max_shift": 1}, "data.max_shift = 1 with data.tiles = 2; one of them must be 0"),
     ):
         with pytest.raises(ValueError) as error:

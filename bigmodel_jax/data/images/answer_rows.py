@@ -13,11 +13,13 @@ from bigmodel_jax.data.images.image_rows import shift
 
 @dataclasses.dataclass(frozen=True)
 class AnswerRows:
-    """One split. images uint8, of which row n has images[places[n]]; texts: tokens before each answer, and of the answer."""
+    """One split. images uint8, of which row n has images[places[n]]; floats: what a model reads of them; texts: tokens before
+    each answer, and of the answer."""
 
     shown_as: ClassVar[str] = "arrays"  # how the `data` verb shows them
 
     images: np.ndarray
+    floats: Callable[[np.ndarray], np.ndarray]
     places: np.ndarray
     texts: list[tuple[list[int], list[int]]]
     records: list[dict[str, Any]]
@@ -41,7 +43,7 @@ class AnswerRows:
         if noise is not None and self.max_shift:
             images = 255 - shift(255 - images, noise, self.max_shift)
         return {
-            "image": images.astype(np.float32) / np.float32(255),
+            "image": self.floats(images),
             "tokens": whole[:, :-1] * segments,
             "targets": np.where(weights > 0, whole[:, 1:], 0),
             "segment_ids": segments,
@@ -68,7 +70,6 @@ class ImagePrompts:
     """One split as prompts: their tokens, their records, and what the model reads beside the tokens."""
 
     rows: AnswerRows
-    floats: Callable[[np.ndarray], np.ndarray]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,7 +90,7 @@ class ImagePrompts:
 
     def inputs(self, index: int) -> dict[str, np.ndarray]:
         """The image of a prompt, as a batch of one row."""
-        return {"image": self.floats(self.rows.images[self.rows.places[index]][None])}
+        return {"image": self.rows.floats(self.rows.images[self.rows.places[index]][None])}
 
     def picture(self, index: int) -> str:
         """The picture of a prompt as the address of a PNG that holds itself; of several squares, the whole one."""

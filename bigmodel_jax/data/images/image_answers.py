@@ -13,12 +13,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from bigmodel_jax.core import files
-from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, ShareAboveZero
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative, Positive, ShareAboveZero
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field, per_token
 from bigmodel_jax.data.images import pictures, tiles
 from bigmodel_jax.data.images.answer_rows import AnswerRows, ImagePrompts
+from bigmodel_jax.data.images.channels import Channels
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.sources import Tfds
 from bigmodel_jax.data.text import chat
@@ -50,7 +51,7 @@ class ImageAnswerData(DataConfig):
         "seq_len": "shape",
         "max_shift": "training",
         "image_tokens": "shape",
-        **dict.fromkeys(("image_size", "fit", "tiles", "prompt", "template_path"), "prepares"),
+        **dict.fromkeys(("image_size", "fit", "tiles", "prompt", "template_path", "mean", "spread"), "prepares"),
     }
 
     source: Source = Tfds("emoji_captions")
@@ -67,6 +68,9 @@ class ImageAnswerData(DataConfig):
     "how a picture becomes a square: cut at the centre, or whole on white"
     tiles: CountOrZero = 0
     "2 or more: up to so many tiles of the picture come before the whole, in the grid that is nearest to its shape"
+    mean: tuple[float, ...] = ()
+    spread: tuple[Positive, ...] = ()
+    "a batch holds (pixel in 0 .. 1 - mean) / spread, a number a channel; (): pixels as they are"
     max_shift: CountOrZero = 0
     "in training, pictures are moved by up to so many pixels each way, white coming in at the edge"
     seq_len: Count = 48
@@ -75,6 +79,8 @@ class ImageAnswerData(DataConfig):
     def __post_init__(self):
         if self.tiles == 1:
             raise ValueError("data.tiles = 1; it must be 0, or 2 or more: one tile is the whole picture")
+        if (len(self.mean), len(self.spread)) not in ((0, 0), (3, 3)):
+            raise ValueError(f"data.mean = {self.mean} and data.spread = {self.spread}; both have 3 numbers, or none")
         if self.tiles and self.max_shift:
             raise ValueError(f"data.max_shift = {self.max_shift} with data.tiles = {self.tiles}; one of them must be 0")
 
@@ -102,7 +108,7 @@ class ImageAnswerData(DataConfig):
             np.array(kept),
             {"seq_len": self.seq_len, "max_shift": self.max_shift, "skipped": len(bad.skipped)},
         )
-        return AnswerRows(images, kept, rows, [records[n] for n in kept], **counts)
+        return AnswerRows(images, self.floats, kept, rows, [records[n] for n in kept], **counts)
 
     def before(self, tokenizer: Tokenizer, template: str, prompt: str, squares: int) -> list[int]:
         """The tokens that an answer follows."""
@@ -128,9 +134,9 @@ class ImageAnswerData(DataConfig):
             return squares[0]
         return np.pad(squares, ((0, self.num_squares - len(squares)), (0, 0), (0, 0), (0, 0)))
 
-    @staticmethod
-    def floats(images: np.ndarray) -> np.ndarray:
-        return images.astype(np.float32) / np.float32(255)
+    def floats(self, images: np.ndarray) -> np.ndarray:
+        """Bytes (..., 3) as the model reads them, float32."""
+        return Channels(self.mean, self.spread).floats(images)
 
     def image_shape(self) -> tuple[int, ...]:
         square = (self.image_size, self.image_size, 3)
@@ -223,7 +229,7 @@ class ImagePromptData(ImageAnswerData):
     "answers that are generated at a time"
 
     def open(self, split: str) -> ImagePrompts:
-        return ImagePrompts(super().open(split), self.floats)
+        return ImagePrompts(super().open(split))
 
 
 def picture(record: dict[str, Any]) -> np.ndarray:
