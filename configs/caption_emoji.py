@@ -1,4 +1,4 @@
-"""A small LLaVA from a random start: 1,713 emoji and captions "group: name"; held out, 190 others.
+"""A small LLaVA on the tower of clip_emoji.py: 1,713 emoji and captions "group: name"; held out, 190 others.
 
 WRITE FIGURES
 """
@@ -9,13 +9,14 @@ from bigmodel_jax.config import Config, EvalConfig, EvalSet, TrainConfig
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.data import ImageAnswerData, ImagePromptData, TokenizerConfig
 from bigmodel_jax.models import Compute, LlamaConfig, LlavaConfig
-from bigmodel_jax.models.clip import VisionTower
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.optim import OptimConfig
+from configs import clip_emoji
 
+CLIP = "runs/clip_emoji"
 SIZES = {"embed_dim": 128, "num_heads": 4, "mlp_dim": 384, "compute": Compute(unroll=True)}
 TEXT = {"num_layers": 2, "num_kv_heads": 4, "head_dim": 32, "max_seq_len": 52, "tied_embeddings": True}
-DATA = {"tokenizer": TokenizerConfig("bpe", vocab_size=1024), "image_size": 36, "image_tokens": 16, "seq_len": 52}
+DATA = {"tokenizer": TokenizerConfig("bpe", vocab_size=1024), "image_size": 32, "image_tokens": 16, "seq_len": 52}
 
 
 def group(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
@@ -29,7 +30,7 @@ group.metrics = (Metric("group", "Exact group", "more", "{:.1%}", "of the captio
 def get_config() -> Config:
     return Config(
         model=LlavaConfig(
-            vision=VisionTower(image_shape=(36, 36, 3), patch_size=9, num_layers=4, **SIZES),
+            vision=clip_emoji.get_config().model.vision,
             text=LlamaConfig(vocab_size=1024, **SIZES, **TEXT),
             feature_layer=-1,
             image_token_id=1024,
@@ -37,7 +38,7 @@ def get_config() -> Config:
         objective=NextToken(),
         data=ImageAnswerData(**DATA, max_shift=2),
         optim=OptimConfig(lr=2e-3, warmup_steps=50, weight_decay=0.1, final_lr_ratio=0.0),
-        train=TrainConfig(steps=400, batch_size=64),
+        train=TrainConfig(steps=300, batch_size=64, init_from=CLIP),
         eval=EvalConfig(
             every=100,
             sets=(EvalSet("captions", ImagePromptData(**DATA), metrics=(group, "exact_match", "cider")),),
