@@ -1,6 +1,10 @@
 """A small LLaVA on the tower of clip_emoji.py: 1,713 emoji and captions "group: name"; held out, 190 others.
 
-WRITE FIGURES
+First `launch.py train configs/clip_emoji.py`, whose run gives the tower. `captions/group` is the share of held-out captions
+whose group of ten is exact; the most frequent group alone is right in 25.3 %.
+
+Cost: 300 steps of 64 rows of 52 tokens on 2 CPU cores, 2 s a step on a busy machine. A tower that began at random was not
+read within 300 steps: every caption was of the most frequent group (CIDEr-D 0.14). From CLIP's tower no figure is known yet.
 """
 
 from collections.abc import Sequence
