@@ -141,6 +141,11 @@ def test_options_that_cannot_be_are_one_line(data):
         data(PAIRS, template_path="x.jinja").open("train")
 
 
+def test_a_run_does_not_train_on_prompts(data):
+    with pytest.raises(ValueError, match=r"^data: ImagePromptData is for evaluation sets"):
+        data(PAIRS, cls=ImagePromptData).validate(8)
+
+
 def test_prompts_are_the_rows_without_their_answers(data):
     prompts = data(PAIRS, cls=ImagePromptData).open("validation")
     rows = data(PAIRS).open("validation").batch(np.array([1]), None)

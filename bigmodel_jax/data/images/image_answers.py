@@ -228,6 +228,9 @@ class ImagePromptData(ImageAnswerData):
     slots: Count = 64
     "answers that are generated at a time"
 
+    def validate(self, batch_size: int) -> None:
+        raise ValueError("data: ImagePromptData is for evaluation sets (eval.sets); a run trains on ImageAnswerData")
+
     def open(self, split: str) -> ImagePrompts:
         return ImagePrompts(super().open(split))
 
