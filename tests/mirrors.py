@@ -12,6 +12,7 @@ FAMILIES = {
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip", "prenorm"),
     "denoisers": ("dit", "pixart", "mmdit"),
+    "vision_language": ("vision_language", "llava", "paligemma", "idefics3"),
     "recurrent": ("rnn",),
 }
 PUBLISHED = {
@@ -35,6 +36,7 @@ PUBLISHED = {
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip"),
     "denoisers": ("dit", "pixart", "mmdit"),
+    "vision_language": ("vision_language", "llava", "paligemma", "idefics3"),
 }
 # Quick tests beside (or, where there is none, instead of) a file's mirror; the fastest first.
 TESTS = {

@@ -38,6 +38,7 @@ CONFIG_OF = {
     "siglip": "siglip_emoji",
     "mmdit": "flow_emoji",  # the same network, with a text tower that is trained along
     "mmdit_text": "flow_emoji",
+    "llava": "caption_emoji",
     "pixart": "dit_text_emoji",  # the same network, with a text tower that is trained along
     "text_to_image": "dit_text_emoji",
     "rnn_classifier": "lstm_classifier",

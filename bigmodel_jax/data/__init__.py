@@ -10,6 +10,7 @@ from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.corpus.corpus import Corpus
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.images.image import ImageData, image_shape
+from bigmodel_jax.data.images.image_answers import ImageAnswerData, ImagePromptData
 from bigmodel_jax.data.images.image_text import CaptionFiles, ImageTextData
 from bigmodel_jax.data.images.masks import MaskData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
@@ -18,6 +19,7 @@ from bigmodel_jax.data.sources.array_record_files import ArrayRecordFiles
 from bigmodel_jax.data.sources.digit_scenes import DigitScenes
 from bigmodel_jax.data.sources.grain_source import GrainDataset
 from bigmodel_jax.data.sources.hugging_face import HuggingFaceDataset
+from bigmodel_jax.data.sources.image_chats import ImageChatFiles
 from bigmodel_jax.data.sources.image_folders import ImageFolders
 from bigmodel_jax.data.sources.mask_folders import MaskFolders
 from bigmodel_jax.data.sources.source import Source
@@ -63,6 +65,7 @@ DATA: tuple[type[DataConfig], ...] = (
     MaskData,
     PromptData,
     SpeechData,
+    ImageAnswerData,
 )
 
 __all__ = [
@@ -81,8 +84,11 @@ __all__ = [
     "Field",
     "GrainDataset",
     "HuggingFaceDataset",
+    "ImageAnswerData",
+    "ImageChatFiles",
     "ImageData",
     "ImageFolders",
+    "ImagePromptData",
     "ImageTextData",
     "JsonlFiles",
     "LabelledLines",

@@ -21,13 +21,16 @@ from bigmodel_jax.models.glm import Glm4Config
 from bigmodel_jax.models.gpt2 import GPT2Config
 from bigmodel_jax.models.gpt_oss import GptOssConfig
 from bigmodel_jax.models.granite import GraniteConfig
+from bigmodel_jax.models.idefics3 import Idefics3Config, SmolVLMConfig
 from bigmodel_jax.models.linear import LinearConfig
 from bigmodel_jax.models.llama import LlamaConfig
+from bigmodel_jax.models.llava import LlavaConfig
 from bigmodel_jax.models.mistral import MistralConfig
 from bigmodel_jax.models.mixtral import MixtralConfig
 from bigmodel_jax.models.mlp import MLPConfig
 from bigmodel_jax.models.mmdit import MMDiTConfig, MMDiTTextConfig
 from bigmodel_jax.models.olmo import Olmo2Config, Olmo3Config
+from bigmodel_jax.models.paligemma import PaliGemmaConfig
 from bigmodel_jax.models.pixart import PixArtConfig, TextToImageConfig
 from bigmodel_jax.models.qwen import Qwen2Config, Qwen3Config
 from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
@@ -87,6 +90,10 @@ MODELS: dict[str, type[ModelConfig]] = {
     "conformer": ConformerConfig,
     "mmdit": MMDiTConfig,
     "mmdit_text": MMDiTTextConfig,
+    "llava": LlavaConfig,
+    "paligemma": PaliGemmaConfig,
+    "idefics3": Idefics3Config,
+    "smolvlm": SmolVLMConfig,
 }
 
 __all__ = [
@@ -110,8 +117,10 @@ __all__ = [
     "Glm4Config",
     "GptOssConfig",
     "GraniteConfig",
+    "Idefics3Config",
     "LinearConfig",
     "LlamaConfig",
+    "LlavaConfig",
     "MLPConfig",
     "MMDiTConfig",
     "MMDiTTextConfig",
@@ -122,6 +131,7 @@ __all__ = [
     "Olmo2Config",
     "Olmo3Config",
     "Out",
+    "PaliGemmaConfig",
     "Parts",
     "PixArtConfig",
     "Qwen2Config",
@@ -134,6 +144,7 @@ __all__ = [
     "SegformerConfig",
     "SiglipConfig",
     "SmolLM3Config",
+    "SmolVLMConfig",
     "StackCompute",
     "T5Config",
     "TextToImageConfig",

@@ -19,12 +19,15 @@ from bigmodel_jax.pretrained.glm import GLM4
 from bigmodel_jax.pretrained.gpt2 import GPT2
 from bigmodel_jax.pretrained.gpt_oss import GPT_OSS
 from bigmodel_jax.pretrained.granite import GRANITE
+from bigmodel_jax.pretrained.idefics3 import IDEFICS3, SMOLVLM
 from bigmodel_jax.pretrained.llama import LLAMA
+from bigmodel_jax.pretrained.llava import LLAVA
 from bigmodel_jax.pretrained.marian import MARIAN
 from bigmodel_jax.pretrained.mistral import MISTRAL
 from bigmodel_jax.pretrained.mixtral import MIXTRAL
 from bigmodel_jax.pretrained.mmdit import MMDIT
 from bigmodel_jax.pretrained.olmo import OLMO2, OLMO3
+from bigmodel_jax.pretrained.paligemma import PALIGEMMA
 from bigmodel_jax.pretrained.pixart import PIXART
 from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
 from bigmodel_jax.pretrained.qwen_moe import QWEN3_MOE
@@ -76,6 +79,10 @@ FAMILIES: dict[str, Family] = {
         MMDIT,
         CLIP,
         CONFORMER,
+        LLAVA,
+        PALIGEMMA,
+        IDEFICS3,
+        SMOLVLM,
     )
 }
 

@@ -72,7 +72,7 @@ _KINDS: dict[Kind, str] = {
         embedding_size attention_head_dim sample_size in_channels out_channels caption_channels cross_attention_dim
         sliding_window_pattern position_buckets embed_dim num_classes stem_channels feature_channels num_mel_bins
         subsampling_factor subsampling_conv_channels subsampling_conv_kernel_size subsampling_conv_stride
-        conv_kernel_size no_rope_layer_interval""",
+        conv_kernel_size no_rope_layer_interval scale_factor""",
     COUNT_OR_NULL: """num_key_value_heads num_experts num_local_experts num_experts_per_tok
         experts_per_token q_lora_rank head_dim projection_size n_inner d_head sliding_window original_max_position_embeddings
         decoder_vocab_size num_labels""",
@@ -80,7 +80,7 @@ _KINDS: dict[Kind, str] = {
     DEPTH_OR_NULL: "num_decoder_layers",
     DEPTH_OR_ZERO: "first_k_dense_replace",
     BLOCKS: "depths repeats",
-    INDEX: "type_vocab_size",
+    INDEX: "type_vocab_size image_token_id image_token_index",
     INDICES_OR_NULL: "eos_token_id",
     INDEX_OR_NULL: "decoder_start_token_id",
     POSITIVE: """rms_norm_eps layer_norm_eps layer_norm_epsilon rope_local_base_freq rope_theta
@@ -139,7 +139,8 @@ INERT = frozenset(
     norm_num_groups mm_tokens_per_image boi_token_index eoi_token_index image_token_index _sliding_window_pattern
     projection_dim _num_labels cache_implementation force_bos_token_to_be_generated transformers.js_config
     sliding_window_size initial_context_length modules_to_not_convert activation_scheme dropout_positions
-    ctc_loss_reduction ctc_zero_infinity qa_dropout seq_classif_dropout sinusoidal_pos_embds
+    ctc_loss_reduction ctc_zero_infinity qa_dropout seq_classif_dropout sinusoidal_pos_embds image_seq_length
+    num_image_tokens _pad_token_id ignore_index
     """)
 )
 
@@ -246,6 +247,10 @@ MODEL_TYPES = {
     "SiglipConfig": ("siglip",),
     "CLIPConfig": ("clip",),
     "ConformerConfig": ("parakeet_ctc",),
+    "LlavaConfig": ("llava",),
+    "PaliGemmaConfig": ("paligemma",),
+    "Idefics3Config": ("idefics3",),
+    "SmolVLMConfig": ("smolvlm",),
 }
 ALIASES = {
     "GPT2Config": {

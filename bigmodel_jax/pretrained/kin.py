@@ -17,7 +17,7 @@ KIN = {
     "Glm4": "Glm",
     "Olmo2": "Olmo",
     "Gemma2": "RecurrentGemma ShieldGemma2 T5Gemma",
-    "Gemma3": "Gemma3n Gemma4 PaliGemma",
+    "Gemma3": "Gemma3n Gemma4",
     "Mixtral": "Dbrx GraniteMoe GraniteMoeShared Jamba JetMoe MiniMax Olmoe Phimoe",
     "Qwen3Moe": "Dots1 Ernie4_5_Moe Flex_Olmo FlexOlmo Glm4Moe HunYuanMoEV1 Llama4 Qwen2Moe Qwen3Next Qwen3VLMoe",
     "DeepseekV3": "Deepseek DeepseekV2 DeepseekV32 Glm4MoeLite KimiK2 LongcatFlash Youtu",

@@ -22,6 +22,7 @@ import pytest
 
 from bigmodel_jax import models
 from bigmodel_jax.core import params
+from bigmodel_jax.models.clip import VisionTower
 from bigmodel_jax.nn.position import RopeScaling
 from bigmodel_jax.pretrained import folder
 from bigmodel_jax.pretrained.transfer import family_of
@@ -38,6 +39,17 @@ LLAMA3 = RopeScaling("llama3", 5.3, 24, low_freq_factor=0.7, high_freq_factor=2.
 YARN = RopeScaling("yarn", 4.0, 16, beta_fast=3.0, beta_slow=0.5)
 YARN_FACTOR = RopeScaling("yarn", 4.0, 16, attention_factor=0.7, truncate=False)
 BARE = {"rope_scaling": NONE, "rope_theta": 333.0, "norm_eps": 1e-3}
+TEXT = {
+    "vocab_size": 96,
+    "num_layers": 1,
+    "embed_dim": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "mlp_dim": 48,
+}
+TEXT["max_seq_len"] = 64
+COARSE = VisionTower(1, 32, 4, 48, "gelu_tanh", 1e-3, image_shape=(16, 16, 3), patch_size=8)
 # What a fixture's own config does not show: every choice of a family once each way, beside transformers' default.
 VARIANTS = {
     "llama": {
@@ -120,6 +132,15 @@ VARIANTS = {
     "dit": {"other": {"zero_init": False}},
     "conformer": {"other": {"subsampling": 2, "scale_input": False, "conv_width": 3, "vocab_size": 5}},
     "mmdit": {"other": {"zero_init": False, "qk_norm": False, "num_layers": 2, "position_grid": 5}},
+    "llava": {
+        "full": {"class_token": True, "feature_layer": -1},
+        "tied": {
+            "connector_bias": False,
+            "text": models.LlamaConfig(**TEXT, tied_embeddings=True, rope_scaling=LLAMA3),
+        },
+    },
+    "paligemma": {"other": {"text": models.GemmaConfig(**TEXT | {"num_kv_heads": 1}, rope_theta=333.0, norm_eps=1e-3)}},
+    "idefics3": {"tied": {"shuffle": 1, "vision": COARSE, "text": models.LlamaConfig(**TEXT, tied_embeddings=True)}},
 }
 CASES = [(name, variant) for name in SOURCES for variant in ("given", *VARIANTS.get(name, {}))]
 
@@ -148,7 +169,7 @@ def source(name: str):
     return load(HERE / "fixtures" / name)
 
 
-def batch_of(name: str) -> dict[str, np.ndarray]:
+def batch_of(name: str, cfg) -> dict[str, np.ndarray]:
     """Our inputs, of few rows."""
     arrays = source(name).arrays
     keys = (
@@ -167,6 +188,12 @@ def batch_of(name: str) -> dict[str, np.ndarray]:
         return {key: arrays[f"train/{key}"][:2] for key in ("log_mel", "num_frames")}
     if "mask" in arrays and arrays["mask"].ndim == 2:  # of tokens
         batch["segment_ids"] = arrays["mask"][:2]
+    if name == "paligemma":
+        before = np.arange(batch["tokens"].shape[1]) < arrays["prompt"]
+        batch["prefix"] = np.broadcast_to(before, batch["tokens"].shape)
+    if getattr(cfg, "class_token", False):  # one image token more
+        batch["tokens"] = batch["tokens"].copy()
+        batch["tokens"][:, 0] = cfg.image_token_id
     if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(
         ("bert", "roberta", "distilbert", "dinov2")
     ):
@@ -176,7 +203,9 @@ def batch_of(name: str) -> dict[str, np.ndarray]:
 
 def inputs_of(name: str, batch: dict) -> dict[str, np.ndarray]:
     """The same by the reference's names, pictures with their channels first."""
-    out = {key: np.moveaxis(x, -1, 1) if key == "image" else x for key, x in batch.items()}
+    out = {key: np.moveaxis(x, -1, -3) if key == "image" else x for key, x in batch.items()}
+    if "prefix" in out:
+        out["token_type_ids"] = 1 - out.pop("prefix").astype(np.int64)
     if name in ("dit", "efficientnet"):
         return out
     names = {"tokens": "input_ids", "token_types": "token_type_ids", "segment_ids": "attention_mask"}
@@ -255,8 +284,8 @@ def theirs(request, tmp_path_factory):
     for case in selected:
         name, variant = case["name"], case["variant"]
         path = folders[name, variant] = tmp_path_factory.mktemp("exports") / f"{name}-{variant}"
-        export(name, variant, path)
-        np.savez(path / "inputs.npz", **inputs_of(name, batch_of(name)))
+        cfg, _ = export(name, variant, path)
+        np.savez(path / "inputs.npz", **inputs_of(name, batch_of(name, cfg)))
     subprocess.run([python, str(HERE / "reload.py"), *map(str, folders.values())], check=True)
 
     def read(name: str, variant: str) -> dict[str, np.ndarray]:
@@ -287,7 +316,7 @@ def keep(name: str, variant: str, about: dict, arrays: dict) -> None:
 @pytest.mark.parametrize(("name", "variant"), CASES)
 def test_an_export_reloaded_computes_the_same(name, variant, request, theirs, tmp_path, measured):
     cfg, flat = export(name, variant, tmp_path)
-    ours, expected = outputs(name, cfg, flat, batch_of(name)), theirs(name, variant)
+    ours, expected = outputs(name, cfg, flat, batch_of(name, cfg)), theirs(name, variant)
     assert set(ours) <= set(expected)
     worst = max(float(np.abs(ours[key] - expected[key]).max()) for key in ours)
     assert all(0.02 < expected[key].std() < 30 for key in ours), "outputs of a scale at which 1e-4 says something"

@@ -19,10 +19,13 @@ from bigmodel_jax.models import (
     gpt2,
     gpt_oss,
     granite,
+    idefics3,
     llama,
+    llava,
     mistral,
     mixtral,
     olmo,
+    paligemma,
     qwen,
     qwen_moe,
     roberta,
@@ -56,6 +59,7 @@ MODELS = (
     gpt_oss,
     t5,
 )
+MODELS += (llava, paligemma, idefics3)
 # A class's defaults are this preset's sizes, but for these fields of ours: lengths and rotary settings of later files,
 # and what the classes count otherwise.
 DEFAULTS = {
@@ -101,10 +105,11 @@ def test_the_reference_saw_every_preset(request):
 
 def num_parameters(cfg) -> int:
     """As transformers counts: a bias that the step itself moves is a buffer of theirs, and T5's head is tied until a file
-    brings one of its own (T5Config.tie_word_embeddings is always true in transformers 5)."""
+    brings one of its own (T5Config.tie_word_embeddings is always true in transformers 5). What of a tower is not read
+    counts there as well."""
     spec = cfg.make().spec
     counted = {name: part for name, part in spec.items() if not (name == "head" and isinstance(cfg, t5.T5Config))}
-    return params.count(counted, trainable=True)
+    return params.count(counted, trainable=True) + params.count(spec.get("unread", {}))
 
 
 def test_every_preset_has_as_many_parameters(reference):

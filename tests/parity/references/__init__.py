@@ -23,6 +23,7 @@ from references.segmentation import SEGMENTATION
 from references.sft import SFT
 from references.sizes import SIZES
 from references.vision import VISION
+from references.vision_language import VISION_LANGUAGE
 
 REFERENCES = {
     **ADAPTERS,
@@ -34,6 +35,7 @@ REFERENCES = {
     **DEEPSEEKS,
     **VISION,
     **IMAGE_TEXT,
+    **VISION_LANGUAGE,
     **EFFICIENTNET,
     **DISTILLATION,
     **DIT,
