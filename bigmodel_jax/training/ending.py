@@ -5,7 +5,7 @@ from typing import Protocol
 
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import files, mirror, params, processes
+from bigmodel_jax.core import files, mirror, params, processes, sharding
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training.checks import check_images, check_sample
@@ -62,7 +62,26 @@ class Images:
         return ""
 
 
-ENDINGS: dict[str, Ending] = {"text": Text(), "images": Images()}
+class Games:
+    """Some games against a fixed player, as boards, with the model's value before each move."""
+
+    def check(self, config: Config) -> None:
+        if not hasattr(config.data, "eval_simulations"):
+            raise ValueError(
+                f"objective: {type(config.objective).__name__} learns from games; give SelfPlayData as data"
+            )
+
+    def make(self, config: Config, weights: params.Tree, path: Path) -> str:
+        from bigmodel_jax.data.games.matches import shown
+        from bigmodel_jax.report.board_plots import write_games
+
+        games = shown(config, sharding.make_mesh(config.parallel), weights)
+        if processes.first():
+            write_games(path.with_suffix(".png"), games)
+        return ""
+
+
+ENDINGS: dict[str, Ending] = {"text": Text(), "images": Images(), "games": Games()}
 
 
 def endings_of(config: Config) -> list[Ending]:
