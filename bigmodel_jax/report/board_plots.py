@@ -4,11 +4,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
-
 from bigmodel_jax.core import files
 from bigmodel_jax.data.games.connect_four import COLUMNS, ROWS
 
@@ -18,27 +13,30 @@ ENDS = {1.0: "won", 0.0: "drawn", -1.0: "lost"}
 
 def write_games(path: Path, games: list[dict[str, Any]]) -> None:
     """games: as data/games/matches.py shows them, one column of the picture each."""
-    figure, axes = pyplot.subplots(2, len(games), figsize=(3 * len(games), 4.6), height_ratios=(2, 1), squeeze=False)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3 * len(games), 4.6), layout="constrained", facecolor="white")
+    axes = figure.subplots(2, len(games), height_ratios=(2, 1), squeeze=False)
     for (board, values), game in zip(axes.T, games, strict=True):
         _board(board, game)
         values.plot(range(1, len(game["values"]) + 1), game["values"], color=MODEL)
         values.axhline(0, color="#999999", linewidth=0.6)
         values.set(ylim=(-1.05, 1.05), xlabel="move")
     axes[1, 0].set_ylabel("value for the model")
-    figure.tight_layout()
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110)
-    pyplot.close(figure)
     path.parent.mkdir(exist_ok=True)
     files.replace(path, out.getvalue())
 
 
 def _board(axes: Any, game: dict[str, Any]) -> None:
+    from matplotlib.patches import Circle
+
     heights = [0] * COLUMNS
     for number, column in enumerate(game["moves"]):
         ours = (number % 2 == 0) == game["first"]
         at = column, heights[column]
-        axes.add_patch(pyplot.Circle(at, 0.44, color=MODEL if ours else OTHER))
+        axes.add_patch(Circle(at, 0.44, color=MODEL if ours else OTHER))
         axes.text(*at, str(number + 1), ha="center", va="center", fontsize=7, color="white" if ours else "black")
         heights[column] += 1
     who = "model (blue) begins" if game["first"] else "minimax (yellow) begins"
