@@ -19,7 +19,7 @@ def write_games(path: Path, games: list[dict[str, Any]]) -> None:
     axes = figure.subplots(2, len(games), height_ratios=(2, 1), squeeze=False)
     for (board, values), game in zip(axes.T, games, strict=True):
         _board(board, game)
-        values.plot(range(1, len(game["values"]) + 1), game["values"], color=MODEL)
+        values.plot(game["turns"], game["values"], color=MODEL, marker="o", markersize=3)
         values.axhline(0, color="#999999", linewidth=0.6)
         values.set(ylim=(-1.05, 1.05), xlabel="move")
     axes[1, 0].set_ylabel("value for the model")

@@ -72,10 +72,9 @@ class Games:
             )
 
     def make(self, config: Config, weights: params.Tree, path: Path) -> str:
-        from bigmodel_jax.data.games.matches import shown
         from bigmodel_jax.report.board_plots import write_games
 
-        games = shown(config, sharding.make_mesh(config.parallel), weights)
+        games = config.data.held_out(config, sharding.make_mesh(config.parallel)).shown(weights)
         if processes.first():
             write_games(path.with_suffix(".png"), games)
         return ""

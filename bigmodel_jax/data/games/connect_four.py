@@ -3,7 +3,8 @@
 A board is seen by the player who is to move. B boards may stand in front: every function but `play` takes (..., 6, 7).
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,3 +65,14 @@ def over(board: Board) -> jax.Array:
 def planes(board: Board) -> jax.Array:
     """(..., 6, 7, 2) float32: what a model reads."""
     return jnp.stack(board, -1).astype(jnp.float32)
+
+
+def until(done: Callable[[Any], jax.Array], turn: Callable) -> Callable:
+    """The body of a scan over the turns of games, which leaves out the turns, at zero, once all games are over."""
+
+    def body(carry: Any, number: jax.Array) -> tuple[Any, Any]:
+        said = jax.eval_shape(turn, carry, number)[1]
+        none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), said)
+        return jax.lax.cond(done(carry), lambda: (carry, none), lambda: turn(carry, number))
+
+    return body

@@ -26,10 +26,12 @@ PAIRINGS = {
     "win_minimax_policy": ("minimax", False),
 }
 
+SHOWN = 4  # games that a run's page shows
 
-class Played(NamedTuple):
-    """own, other (T, G, 6, 7), moves, values and running (T, G), policy (T, G, 7) of every move; result (G,) 1, 0 or -1
-    for the model. value is the mover's as the model's search (or its network) sees it."""
+
+class Said(NamedTuple):
+    """own, other (T, G, 6, 7), moves, values and running (T, G), policy (T, G, 7) before each move. values and policy are
+    the model's, and hold where the model is to move."""
 
     own: jax.Array
     other: jax.Array
@@ -37,29 +39,44 @@ class Played(NamedTuple):
     values: jax.Array
     policy: jax.Array
     running: jax.Array
+
+
+class Played(NamedTuple):
+    """What was said before each move, and the ends of the games (G,): 1 where the model has won, 0 drawn, -1 lost."""
+
+    said: Said
     result: jax.Array
 
 
 def match(network: Network, key: jax.Array, opponent: str, searched: bool, games: int, simulations: int) -> Played:
-    """`games` games from the empty board; the model begins those of even number."""
-    first = jnp.arange(games) % 2 == 0
+    """`games` games, an even number, from the empty board; the model begins those of even number.
+
+    The model is to move in every other game: it is asked for half of the boards, and the opponent for the other half.
+    """
     start = connect_four.empty((games,)), jnp.zeros(games, bool), jnp.zeros(games)
 
     def turn(carry, number):
         boards, ended, result = carry
-        ours = first == (number % 2 == 0)
-        policy, value = decided(network, boards, searched, simulations)
-        theirs = players.OPPONENTS[opponent](jax.random.fold_in(key, number), boards)
-        moves = jnp.where(ours, jnp.argmax(policy, -1), theirs)
+        ours = jnp.arange(games) % 2 == number % 2
+        mine, its = (jax.tree.map(lambda x, n=n: _half(x, n), boards) for n in (number % 2, 1 - number % 2))
+        policy, value = decided(network, mine, searched, simulations)
+        theirs = players.OPPONENTS[opponent](jax.random.fold_in(key, number), its)
+        policy, value = (jnp.repeat(x, 2, 0) for x in (policy, value))  # both games of a pair show the model's own
+        moves = jnp.where(ours, jnp.argmax(policy, -1), jnp.repeat(theirs, 2))
         after = jax.vmap(connect_four.play)(boards, moves)
         won = ~ended & connect_four.lost(after)
         result = jnp.where(won, jnp.where(ours, 1.0, -1.0), result)
-        said = boards.own, boards.other, moves, value, policy, ~ended
+        said = Said(boards.own, boards.other, moves, value, policy, ~ended)
         boards = jax.tree.map(lambda old, new: jnp.where(ended[:, None, None], old, new), boards, after)
         return (boards, ended | connect_four.over(boards), result), said
 
-    (_, _, result), said = jax.lax.scan(turn, start, jnp.arange(MOST))
-    return Played(*said, result)
+    (_, _, result), said = jax.lax.scan(connect_four.until(lambda carry: carry[1].all(), turn), start, jnp.arange(MOST))
+    return Played(said, result)
+
+
+def _half(games: jax.Array, odd: jax.Array) -> jax.Array:
+    """The games of even number, or those of odd number."""
+    return games.reshape(-1, 2, *games.shape[1:])[:, odd]
 
 
 def decided(network: Network, boards, searched: bool, simulations: int) -> tuple[jax.Array, jax.Array]:
@@ -81,6 +98,11 @@ class Matches:
     def __init__(self, config: Any, mesh: Mesh):
         self.rows = config.data.open("validation")
         self.batch_size = config.eval.batch_size or config.train.batch_size
+        if self.batch_size % 2:
+            option = "eval" if config.eval.batch_size else "train"
+            raise ValueError(
+                f"{option}.batch_size = {self.batch_size}: the model begins half of so many games; give an even number"
+            )
         self._seed = config.train.seed
         self._place = Placement(mesh, config.parallel.rules, self.batch_size, config.data.row())
         self._play = {}
@@ -93,38 +115,38 @@ class Matches:
 
     def made_by(self, weights: params.Tree) -> Iterator[Batch]:
         for number, name in enumerate(PAIRINGS):
-            key = jax.random.fold_in(jax.random.key(self._seed), number)
-            played = jax.tree.map(np.asarray, self._play[name](weights, key))
+            played = jax.tree.map(np.asarray, self._play[name](weights, self._key(name)))
             yield self._place(self._batch(number, PAIRINGS[name][1], played))
 
     def _batch(self, number: int, searched: bool, played: Played) -> dict[str, np.ndarray]:
-        games = np.arange(self.batch_size)
-        lengths = played.running.sum(0)
-        at = games * 7 % lengths  # positions from all over the games
-        turns = np.where((at + games) % 2 == 0, 1.0, -1.0)  # the model moves
-        own, other = played.own[at, games], played.other[at, games]
+        games, said = np.arange(self.batch_size), played.said
+        # One position of each game in which the model is to move, from all over the games.
+        turns = (said.running.sum(0) - games % 2 + 1) // 2
+        at = games // 2 * 7 % turns * 2 + games % 2
+        own, other = said.own[at, games], said.other[at, games]
         legal = ~(own | other)[:, 0]
         return {
             "board": np.stack([own, other], -1).astype(np.float32),
-            "search_policy": np.where(legal, played.policy[at, games], 0).astype(np.float32),
-            "outcome": (played.result * turns).astype(np.float32),
+            "search_policy": said.policy[at, games].astype(np.float32),
+            "outcome": played.result.astype(np.float32),
             "legal": legal.astype(np.float32),
             "weights": np.full(self.batch_size, float(searched), np.float32),
             "won": (played.result > 0).astype(np.float32),
             "pairing": np.full(self.batch_size, number, np.int32),
         }
 
+    def shown(self, weights: params.Tree) -> list[dict[str, Any]]:
+        """The first games against minimax: {"moves": columns, "turns": numbers of the model's moves, from 1, "values":
+        what it expected before each of them, "first": whether it began, "result": 1, 0 or -1}."""
+        played = jax.tree.map(np.asarray, self._play["win_minimax"](weights, self._key("win_minimax")))
+        found = []
+        for game in range(min(SHOWN, self.batch_size)):
+            moves = played.said.moves[played.said.running[:, game], game].astype(int).tolist()
+            at = np.arange(game % 2, len(moves), 2)
+            turns, values = (at + 1).tolist(), played.said.values[at, game].tolist()
+            one = {"moves": moves, "turns": turns, "values": values, "first": game % 2 == 0}
+            found.append(one | {"result": float(played.result[game])})
+        return found
 
-def shown(config: Any, mesh: Mesh, weights: params.Tree, games: int = 4) -> list[dict[str, Any]]:
-    """Games against minimax: {"moves": columns, "values": of the model, before each move, "first", "result"}."""
-    args = "minimax", True, games, config.data.eval_simulations
-    play = with_network(config, mesh, lambda network, key: match(network, key, *args))
-    played = jax.tree.map(np.asarray, play(weights, jax.random.key(config.train.seed + 1)))
-    found = []
-    for game in range(games):
-        num = int(played.running[:, game].sum())
-        signs = np.where((np.arange(num) + game) % 2 == 0, 1.0, -1.0)
-        values = (played.values[:num, game] * signs).tolist()
-        moves = played.moves[:num, game].astype(int).tolist()
-        found.append({"moves": moves, "values": values, "first": game % 2 == 0, "result": float(played.result[game])})
-    return found
+    def _key(self, name: str) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(self._seed), list(PAIRINGS).index(name))

@@ -100,7 +100,7 @@ class Openings:
 
 
 def played(network: Network, key: jax.Array, data: SelfPlayData) -> tuple[jax.Array, ...]:
-    """(stones, visits, outcome, running, value of the root), (T, G, ...), of games from the empty board to their ends."""
+    """(stones, visits, outcome, running), (T, G, ...), of games from the empty board to their ends."""
     start = connect_four.empty((data.games,)), jnp.zeros(data.games, bool)
 
     def turn(carry, number):
@@ -117,7 +117,9 @@ def played(network: Network, key: jax.Array, data: SelfPlayData) -> tuple[jax.Ar
         boards = jax.tree.map(lambda old, new: jnp.where(ended[:, None, None], old, new), boards, after)
         return (boards, ended | connect_four.over(boards)), said
 
-    _, (stones, visits, won, running) = jax.lax.scan(turn, start, jnp.arange(MOST))
+    _, (stones, visits, won, running) = jax.lax.scan(
+        connect_four.until(lambda carry: carry[1].all(), turn), start, jnp.arange(MOST)
+    )
     # Who made the last move has won; players alternate.
     numbers, last = jnp.arange(MOST)[:, None], jnp.argmax(won, 0)
     outcome = jnp.where(won.any(0), jnp.where((last - numbers) % 2 == 0, 1, -1), 0).astype(jnp.int8)

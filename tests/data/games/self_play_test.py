@@ -74,3 +74,10 @@ def test_a_save_without_its_games_is_refused():
     batches = config.data.experience(config, sharding.make_mesh(config.parallel))
     with pytest.raises(ValueError, match="^data: SelfPlayData cannot go on at step 5"):
         batches.seek(5)
+
+
+def test_matches_want_an_even_number_of_games():
+    config = tiny()
+    odd = dataclasses.replace(config, eval=dataclasses.replace(config.eval, batch_size=5))
+    with pytest.raises(ValueError, match=r"^eval.batch_size = 5: the model begins half .* give an even number$"):
+        config.data.held_out(odd, sharding.make_mesh(odd.parallel))
