@@ -1,13 +1,13 @@
 """Connect Four learned from self-play with search alone: AlphaZero's form (arXiv:1712.01815) on a CPU.
 
-A residual network of 123 thousand parameters; 64 games a round, 32 simulations a move. docs/self_play.md says how its games
+A residual network of 124 thousand parameters; 64 games a round, 32 simulations a move. docs/self_play.md says how its games
 are counted.
 """
 
 from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, TrainConfig
-from bigmodel_jax.data.games.self_play import SelfPlayData
+from bigmodel_jax.data import SelfPlayData
 from bigmodel_jax.models.board import BoardConfig
-from bigmodel_jax.objectives.self_play import SelfPlay
+from bigmodel_jax.objectives import SelfPlay
 from bigmodel_jax.optim import OptimConfig
 
 

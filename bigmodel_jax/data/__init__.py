@@ -6,6 +6,7 @@ Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loade
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.corpus.corpus import Corpus
 from bigmodel_jax.data.fields import Field
+from bigmodel_jax.data.games.self_play import SelfPlayData
 from bigmodel_jax.data.images.image import ImageData, image_shape
 from bigmodel_jax.data.images.image_text import CaptionFiles, ImageTextData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
@@ -55,6 +56,7 @@ DATA: tuple[type[DataConfig], ...] = (
     ImageData,
     ImageTextData,
     PromptData,
+    SelfPlayData,
 )
 
 __all__ = [
@@ -83,6 +85,7 @@ __all__ = [
     "PreferenceData",
     "PromptData",
     "QuestionAnsweringData",
+    "SelfPlayData",
     "SentencePairData",
     "Source",
     "SpanCorruptionData",

@@ -14,6 +14,7 @@ from bigmodel_jax.objectives.preference import DPO
 from bigmodel_jax.objectives.question_answering import QuestionAnswering
 from bigmodel_jax.objectives.regression import Regression
 from bigmodel_jax.objectives.reward import RewardModel
+from bigmodel_jax.objectives.self_play import SelfPlay
 from bigmodel_jax.objectives.simpo import SimPO
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -32,6 +33,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "kto": KTO,
     "reward": RewardModel,
     "policy_gradient": PolicyGradient,
+    "self_play": SelfPlay,
 }
 
 __all__ = [
@@ -52,5 +54,6 @@ __all__ = [
     "QuestionAnswering",
     "Regression",
     "RewardModel",
+    "SelfPlay",
     "SimPO",
 ]
