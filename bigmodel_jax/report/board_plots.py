@@ -20,6 +20,7 @@ def write_games(path: Path, games: list[dict[str, Any]]) -> None:
     for (board, values), game in zip(axes.T, games, strict=True):
         _board(board, game)
         values.plot(game["turns"], game["values"], color=MODEL, marker="o", markersize=3)
+        values.locator_params(axis="x", integer=True)
         values.axhline(0, color="#999999", linewidth=0.6)
         values.set(ylim=(-1.05, 1.05), xlabel="move")
     axes[1, 0].set_ylabel("value for the model")

@@ -7,6 +7,7 @@ from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import files, mirror, params, processes, sharding
 from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training.checks import check_images, check_sample
 from bigmodel_jax.training.saved import generate_images, generate_text
@@ -66,10 +67,8 @@ class Games:
     """Some games against a fixed player, as boards, with the model's value before each move."""
 
     def check(self, config: Config) -> None:
-        if not hasattr(config.data, "eval_simulations"):
-            raise ValueError(
-                f"objective: {type(config.objective).__name__} learns from games; give SelfPlayData as data"
-            )
+        if type(config.data).held_out is DataConfig.held_out:
+            raise ValueError(f"data: {type(config.data).__name__} plays no games; give SelfPlayData")
 
     def make(self, config: Config, weights: params.Tree, path: Path) -> str:
         from bigmodel_jax.report.board_plots import write_games

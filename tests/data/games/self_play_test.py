@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.core import sharding
+from bigmodel_jax.data import TabularData
 from bigmodel_jax.data.games import self_play
 from bigmodel_jax.models.board import BoardConfig
+from bigmodel_jax.training.ending import check_endings
 from bigmodel_jax.training.state import init_state
 from configs import play_connect4
 
@@ -74,6 +76,13 @@ def test_a_save_without_its_games_is_refused():
     batches = config.data.experience(config, sharding.make_mesh(config.parallel))
     with pytest.raises(ValueError, match="^data: SelfPlayData cannot go on at step 5"):
         batches.seek(5)
+
+
+def test_an_ending_of_games_wants_data_that_plays():
+    config = dataclasses.replace(tiny(), data=TabularData())
+    with pytest.raises(ValueError, match="^data: TabularData plays no games; give SelfPlayData$"):
+        check_endings(config)
+    check_endings(tiny())
 
 
 def test_matches_want_an_even_number_of_games():
