@@ -90,3 +90,11 @@ def test_matches_want_an_even_number_of_games():
     odd = dataclasses.replace(config, eval=dataclasses.replace(config.eval, batch_size=5))
     with pytest.raises(ValueError, match=r"^eval.batch_size = 5: the model begins half .* give an even number$"):
         config.data.held_out(odd, sharding.make_mesh(odd.parallel))
+
+
+def test_several_processes_are_refused(monkeypatch):
+    config = tiny()
+    mesh = sharding.make_mesh(config.parallel)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="^data: SelfPlayData plays in one process, and this run has 2$"):
+        config.data.experience(config, mesh)
