@@ -9,6 +9,7 @@ from bigmodel_jax.data.audio.spoken_words import SpokenWords
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.corpus.corpus import Corpus
 from bigmodel_jax.data.fields import Field
+from bigmodel_jax.data.games.self_play import SelfPlayData
 from bigmodel_jax.data.images.image import ImageData, image_shape
 from bigmodel_jax.data.images.image_answers import ImageAnswerData, ImagePromptData
 from bigmodel_jax.data.images.image_text import CaptionFiles, ImageTextData
@@ -66,6 +67,7 @@ DATA: tuple[type[DataConfig], ...] = (
     PromptData,
     SpeechData,
     ImageAnswerData,
+    SelfPlayData,
 )
 
 __all__ = [
@@ -100,6 +102,7 @@ __all__ = [
     "PreferenceData",
     "PromptData",
     "QuestionAnsweringData",
+    "SelfPlayData",
     "SentencePairData",
     "Source",
     "SpanCorruptionData",

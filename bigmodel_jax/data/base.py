@@ -73,6 +73,9 @@ class DataConfig:
     def experience(self, config: Any, mesh: Any) -> Any:
         """The `Experience` (data/experience.py) that a run of `config` trains on; None: the rows of "train", shuffled."""
 
+    def held_out(self, config: Any, mesh: Any) -> Any:
+        """What makes the validation batches of `config` of its weights, by `made_by`; None: the rows of "validation"."""
+
     def row(self) -> dict[str, Field]:
         """The arrays of a row by name, known from the config alone: no data is read.
 

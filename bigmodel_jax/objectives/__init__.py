@@ -17,6 +17,7 @@ from bigmodel_jax.objectives.question_answering import QuestionAnswering
 from bigmodel_jax.objectives.regression import Regression
 from bigmodel_jax.objectives.reward import RewardModel
 from bigmodel_jax.objectives.segmentation import Segmentation
+from bigmodel_jax.objectives.self_play import SelfPlay
 from bigmodel_jax.objectives.simpo import SimPO
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -38,6 +39,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "kto": KTO,
     "reward": RewardModel,
     "policy_gradient": PolicyGradient,
+    "self_play": SelfPlay,
 }
 
 __all__ = [
@@ -61,5 +63,6 @@ __all__ = [
     "Regression",
     "RewardModel",
     "Segmentation",
+    "SelfPlay",
     "SimPO",
 ]

@@ -34,7 +34,8 @@ def open_data(config: Config, mesh, data: Any = None) -> tuple[Experience, EvalB
     if batches is None:
         batches = make_iterator(data, batch_size=config.train.batch_size, seed=config.train.seed, **layout)
     size = config.eval.batch_size or config.train.batch_size
-    return batches, eval_batches(data, batch_size=size, **layout)
+    held_out = config.data.held_out(config, mesh)
+    return batches, eval_batches(data, batch_size=size, **layout) if held_out is None else held_out
 
 
 def resume(

@@ -5,8 +5,9 @@ from typing import Protocol
 
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import files, mirror, params, processes
+from bigmodel_jax.core import files, mirror, params, processes, sharding
 from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training.checks import check_images, check_sample
 from bigmodel_jax.training.saved import generate_images, generate_text, predict_masks
@@ -80,7 +81,29 @@ class Masks:
         return ""
 
 
-ENDINGS: dict[str, Ending] = {"text": Text(), "images": Images(), "masks": Masks(), "speech": Speech()}
+class Games:
+    """Some games against a fixed player, as boards, with the model's value before each move."""
+
+    def check(self, config: Config) -> None:
+        if type(config.data).held_out is DataConfig.held_out:
+            raise ValueError(f"data: {type(config.data).__name__} plays no games; give SelfPlayData")
+
+    def make(self, config: Config, weights: params.Tree, path: Path) -> str:
+        from bigmodel_jax.report.board_plots import write_games
+
+        games = config.data.held_out(config, sharding.make_mesh(config.parallel)).shown(weights)
+        if processes.first():
+            write_games(path.with_suffix(".png"), games)
+        return ""
+
+
+ENDINGS: dict[str, Ending] = {
+    "text": Text(),
+    "images": Images(),
+    "masks": Masks(),
+    "speech": Speech(),
+    "games": Games(),
+}
 
 
 def endings_of(config: Config) -> list[Ending]:

@@ -88,6 +88,9 @@ def validation(
     """The batches of the validation split of `config.data`, or the answers to its prompts."""
     if config.data.prompts:
         return HeldOut(config, mesh)
+    made = config.data.held_out(config, mesh)
+    if made is not None:
+        return made
     data = reference.find(config, mesh, run_dir, resumes=resumes, console=console, splits=("validation",)).data
     size = config.eval.batch_size or config.train.batch_size
     return eval_batches(data, batch_size=size, mesh=mesh, rules=config.parallel.rules)

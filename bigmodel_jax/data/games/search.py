@@ -1,0 +1,133 @@
+"""Monte Carlo tree search with a network's priors and values, batched and compiled as one program.
+
+The rule of selection is PUCT in AlphaZero's form (Silver et al. 2017, arXiv:1712.01815): the move with the greatest
+Q + c P sqrt(N) / (1 + n). G games are searched at a time, each in a tree of its own.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.data.games import connect_four
+from bigmodel_jax.data.games.connect_four import COLUMNS, Board
+
+EXPLORATION = 1.5  # c
+Network = Callable[[Board], tuple[jax.Array, jax.Array]]  # boards (G, ...) -> logits (G, 7), values (G,) in -1 .. 1
+
+
+class Tree(NamedTuple):
+    """One game's nodes, N = simulations + 1: values are those of the player to move there.
+
+    boards (N, 6, 7) twice; priors (N, 7); children (N, 7) int32, -1 where there is none; parents (N,) int32; visits and
+    values (N,), sums over the simulations that passed; over (N,) bool.
+    """
+
+    boards: Board
+    priors: jax.Array
+    children: jax.Array
+    parents: jax.Array
+    visits: jax.Array
+    values: jax.Array
+    over: jax.Array
+
+
+class Found(NamedTuple):
+    """visits (G, 7) int32 of the root's moves; value (G,): the mean value of the simulations for the player to move."""
+
+    visits: jax.Array
+    value: jax.Array
+
+
+def search(network: Network, boards: Board, simulations: int, noise: jax.Array | None = None) -> Found:
+    """noise (G, 7): distributions of which a quarter is mixed into the roots' priors, as self-play does; None: no noise."""
+    priors, values = evaluated(network, boards)
+    if noise is not None:
+        mixed = jnp.where(connect_four.legal(boards), 0.75 * priors + 0.25 * noise, 0.0)
+        priors = mixed / jnp.maximum(mixed.sum(-1, keepdims=True), 1e-9)
+    trees = jax.vmap(lambda board, prior, value: planted(board, prior, value, simulations))(boards, priors, values)
+
+    def simulate(number, trees: Tree) -> Tree:
+        parents, moves = jax.vmap(select)(trees)
+        leaves = jax.vmap(lambda tree, at, move: connect_four.play(_board(tree, at), move))(trees, parents, moves)
+        priors, values = evaluated(network, leaves)
+        grow = jax.vmap(grown, in_axes=(0, None, 0, 0, 0, 0, 0))
+        return grow(trees, number + 1, parents, moves, leaves, priors, values)
+
+    trees = jax.lax.fori_loop(0, simulations, simulate, trees)
+    root = trees.children[:, 0]
+    visits = jnp.where(root >= 0, jnp.take_along_axis(trees.visits, jnp.maximum(root, 0), 1), 0)
+    return Found(visits.astype(jnp.int32), trees.values[:, 0] / trees.visits[:, 0])
+
+
+def evaluated(network: Network, boards: Board) -> tuple[jax.Array, jax.Array]:
+    """(priors (G, 7) over the legal moves, values (G,)): the rules' own value where a game is over."""
+    logits, values = network(boards)
+    legal = connect_four.legal(boards)
+    priors = jnp.where(legal, jax.nn.softmax(jnp.where(legal, logits.astype(jnp.float32), -1e9)), 0.0)
+    ended = jnp.where(connect_four.lost(boards), -1.0, 0.0)
+    return priors, jnp.where(connect_four.over(boards), ended, values.astype(jnp.float32))
+
+
+def planted(board: Board, prior: jax.Array, value: jax.Array, simulations: int) -> Tree:
+    """A tree of the root alone, which has been visited once."""
+    num = simulations + 1
+    boards = jax.tree.map(lambda x: jnp.zeros((num, *x.shape), x.dtype).at[0].set(x), board)
+    priors = jnp.zeros((num, COLUMNS)).at[0].set(prior)
+    children, parents = jnp.full((num, COLUMNS), -1, jnp.int32), jnp.full(num, -1, jnp.int32)
+    visits, values = jnp.zeros(num).at[0].set(1.0), jnp.zeros(num).at[0].set(value)
+    return Tree(
+        boards, priors, children, parents, visits, values, jnp.zeros(num, bool).at[0].set(connect_four.over(board))
+    )
+
+
+def _board(tree: Tree, node: jax.Array) -> Board:
+    return Board(tree.boards.own[node], tree.boards.other[node])
+
+
+def best(tree: Tree, node: jax.Array) -> jax.Array:
+    """The move of greatest Q + U at a node; a move that was never tried has the node's own mean value as its Q."""
+    children, prior = tree.children[node], tree.priors[node]
+    visits = jnp.where(children >= 0, tree.visits[children], 0.0)
+    own = tree.values[node] / tree.visits[node]
+    q = jnp.where(children >= 0, -tree.values[children] / jnp.maximum(tree.visits[children], 1.0), own)
+    u = EXPLORATION * prior * jnp.sqrt(tree.visits[node]) / (1.0 + visits)
+    return jnp.argmax(jnp.where(connect_four.legal(_board(tree, node)), q + u, -jnp.inf)).astype(jnp.int32)
+
+
+def select(tree: Tree) -> tuple[jax.Array, jax.Array]:
+    """(node, move): down from the root to a move without a child, or to a node where the game is over."""
+
+    def inside(place):
+        node, move = place
+        return ~tree.over[node] & (tree.children[node, move] >= 0)
+
+    def down(place):
+        node = tree.children[place]
+        return node, best(tree, node)
+
+    return jax.lax.while_loop(inside, down, (jnp.int32(0), best(tree, jnp.int32(0))))
+
+
+def grown(tree: Tree, new, parent, move, board: Board, prior, value) -> Tree:
+    """The tree with the node `new` behind `move`, and its value added along the path; where the game is over at
+    `parent`, that node's own value is added once more instead."""
+    ended = tree.over[parent]
+    leaf = jnp.where(ended, parent, new)
+    value = jnp.where(ended, jnp.where(connect_four.lost(_board(tree, parent)), -1.0, 0.0), value)
+    linked = jnp.where(ended, tree.children[parent, move], new)
+    tree = tree._replace(
+        boards=jax.tree.map(lambda all_, one: all_.at[new].set(one), tree.boards, board),
+        priors=tree.priors.at[new].set(prior),
+        children=tree.children.at[parent, move].set(linked),
+        parents=tree.parents.at[new].set(parent),
+        over=tree.over.at[new].set(connect_four.over(board)),
+    )
+
+    def up(carry):
+        node, value, visits, values = carry
+        return tree.parents[node], -value, visits.at[node].add(1.0), values.at[node].add(value)
+
+    _, _, visits, values = jax.lax.while_loop(lambda c: c[0] >= 0, up, (leaf, value, tree.visits, tree.values))
+    return tree._replace(visits=visits, values=values)
