@@ -33,6 +33,7 @@ from bigmodel_jax.models.siglip import SiglipConfig
 from bigmodel_jax.models.t5 import T5Config
 from bigmodel_jax.models.transformer import TransformerConfig
 from bigmodel_jax.models.vit import ViTConfig
+from bigmodel_jax.models.whisper import WhisperConfig
 from bigmodel_jax.models.xlnet import XLNetConfig
 
 MODELS: dict[str, type[ModelConfig]] = {
@@ -69,6 +70,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "pixart": PixArtConfig,
     "text_to_image": TextToImageConfig,
     "conformer": ConformerConfig,
+    "whisper": WhisperConfig,
 }
 
 __all__ = [
@@ -112,6 +114,7 @@ __all__ = [
     "TextToImageConfig",
     "TransformerConfig",
     "ViTConfig",
+    "WhisperConfig",
     "XLNetConfig",
     "from_linen",
     "from_nnx",

@@ -27,6 +27,7 @@ from bigmodel_jax.pretrained.roberta import ROBERTA
 from bigmodel_jax.pretrained.siglip import SIGLIP
 from bigmodel_jax.pretrained.t5 import T5
 from bigmodel_jax.pretrained.vit import VIT
+from bigmodel_jax.pretrained.whisper import WHISPER
 from bigmodel_jax.pretrained.xlnet import XLNET
 
 FAMILIES: dict[str, Family] = {
@@ -59,6 +60,7 @@ FAMILIES: dict[str, Family] = {
         PIXART,
         CLIP,
         CONFORMER,
+        WHISPER,
     )
 }
 

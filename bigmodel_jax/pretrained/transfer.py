@@ -31,11 +31,12 @@ from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.models.mup import check_published
 from bigmodel_jax.objectives import NextToken, Objective
 from bigmodel_jax.objectives.reward import RewardModel
-from bigmodel_jax.pretrained import FAMILIES, Family, config_json, folder, labels, reward
+from bigmodel_jax.pretrained import FAMILIES, Family, config_json, ctranslate2, folder, labels, reward
 from bigmodel_jax.pretrained.family import spec_by_path
 from bigmodel_jax.pretrained.gguf import open_gguf
 from bigmodel_jax.pretrained.names import Source
 from bigmodel_jax.pretrained.packages import PACKAGES, check_readable, fetch, readable
+from bigmodel_jax.pretrained.whisper import WHISPER
 from bigmodel_jax.training.checks import check_ids
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights, merged
 
@@ -78,9 +79,12 @@ def open_source(path: Path) -> Opened:
             f"import: {str(path)!r} is no Hugging Face folder, no .gguf file"
             f"{nearest(str(path), readable())}, and not the name of a package: {', '.join(readable())}"
         )
+    tokenizer = tokenizer_files.from_folder(path)
+    if ctranslate2.is_one(path):
+        hf, source, special = ctranslate2.open_whisper(path)
+        return Opened(WHISPER, WHISPER.from_hf(hf), source, tokenizer, "", special)
     family, config = folder.read_config(path)
-    source = folder.open_weights(path)
-    tokenizer, special = tokenizer_files.from_folder(path), special_tokens.read(path)
+    source, special = folder.open_weights(path), special_tokens.read(path)
     return Opened(family, config, source, tokenizer, _chat_template(path), special)
 
 

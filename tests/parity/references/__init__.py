@@ -21,6 +21,7 @@ from references.rope import ROPE
 from references.sft import SFT
 from references.sizes import SIZES
 from references.vision import VISION
+from references.whisper import WHISPERS
 
 REFERENCES = {
     **ADAPTERS,
@@ -31,6 +32,7 @@ REFERENCES = {
     **ENCODERS,
     **DEEPSEEKS,
     **VISION,
+    **WHISPERS,
     **IMAGE_TEXT,
     **EFFICIENTNET,
     **DISTILLATION,
