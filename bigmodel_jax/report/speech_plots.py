@@ -30,6 +30,7 @@ def write_hearings(path: Path, hearings: Sequence[Hearing]) -> None:
 
     rows = -(-len(hearings) // COLUMNS)
     figure = Figure(figsize=(COLUMNS * INCHES[0], rows * INCHES[1]), layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(h_pad=0.12)  # what was heard stands nearer to its own picture than to the next
     axes = np.ravel(figure.subplots(rows, COLUMNS, squeeze=False))
     for one, hearing in zip(axes, hearings, strict=False):
         _draw(one, hearing)

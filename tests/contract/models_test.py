@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import chex
@@ -19,6 +20,7 @@ from bigmodel_jax.models.base import Model
 from bigmodel_jax.objectives import OBJECTIVES, Objective
 
 ROWS, LENGTH = 8, 16
+FRAMES, LABELS = 40, 4  # of speech
 
 # An objective fits the configs that have these fields.
 FITS = {
@@ -30,6 +32,7 @@ FITS = {
     "question_answering": {"head"},
     "contrastive": {"vision", "text"},
     "diffusion": {"image_shape", "learn_sigma"},
+    "ctc": {"num_mels", "subsampling"},
 }
 # Objectives of decoders that are trained already: tests/objectives/pairs_test.py and others see them.
 AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "distillation"}
@@ -94,6 +97,11 @@ def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
         image = rng.random((ROWS, *cfg.image_shape), np.float32)
         label = rng.integers(0, cfg.num_classes, ROWS).astype(np.int32)
         return {"image": image, "label": label, "weights": np.ones(ROWS, np.float32)}
+    if objective == "ctc":
+        labels = np.stack([rng.permutation(np.arange(2, cfg.vocab_size))[:LABELS] for _ in range(ROWS)])
+        batch = {"log_mel": rng.standard_normal((ROWS, FRAMES, cfg.num_mels), np.float32)}
+        batch |= {"num_frames": np.full(ROWS, FRAMES, np.int32), "num_labels": np.full(ROWS, LABELS, np.int32)}
+        return batch | {"labels": labels.astype(np.int32), "weights": np.ones(ROWS, np.float32)}
     if objective == "contrastive":
         image = rng.random((ROWS, *cfg.vision.image_shape), np.float32)
         tokens = rng.integers(0, cfg.text.vocab_size, (ROWS, LENGTH)).astype(np.int32)
@@ -232,6 +240,9 @@ def test_fresh_loss_is_that_of_knowing_nothing(pair):
         chance = np.mean(c.batch["target"] ** 2)
     elif hasattr(c.cfg, "learn_sigma"):
         chance = 1.0  # the variance of the noise
+    elif hasattr(c.cfg, "subsampling"):  # all alignments of distinct labels are equally likely
+        frames = FRAMES // c.cfg.subsampling
+        chance = (frames * np.log(c.cfg.vocab_size) - np.log(math.comb(frames + LABELS, 2 * LABELS))) / LABELS
     elif hasattr(c.cfg, "vision"):
         chance = -getattr(c.cfg, "logit_bias_init", -np.log(ROWS))
     else:

@@ -1,0 +1,67 @@
+"""A recording of any length as text: a model of CTC, its likeliest labels, and when each word was said."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bigmodel_jax.config import Config
+from bigmodel_jax.core import params
+from bigmodel_jax.core.precision import cast
+from bigmodel_jax.data.audio import spectrogram
+from bigmodel_jax.objectives import ctc_paths
+
+PAD = 100  # frames: recordings of one second more compile a program more, and no others
+
+
+class Word(NamedTuple):
+    """A word, and the seconds at which it begins and ends."""
+
+    text: str
+    start: float
+    end: float
+
+
+def hear(config: Config, weights: params.Tree, samples: np.ndarray, beams: int = 8) -> tuple[str, list[Word]]:
+    """(text, its words) of samples (n,) in -1 .. 1 at 16 kHz; weights: as `saved.load_weights` gives them.
+
+    beams: prefixes that the search keeps. ValueError for less than a frame of audio. A model has heard nothing longer than
+    `data.max_seconds` in training, so longer recordings are better cut at their silences.
+    """
+    data, blank = config.data, config.objective.blank
+    frames = spectrogram.log_mel(samples, data.num_mels)
+    if not len(frames):
+        raise ValueError(f"{len(samples)} samples of audio; a frame of the spectrogram takes {spectrogram.HOP}")
+    padded = np.pad(frames, ((0, -len(frames) % PAD), (0, 0)))[None]
+    out = _compiled(config.make_model().apply)(
+        cast(weights, config.precision.compute), {"log_mel": padded, "num_frames": np.array([len(frames)], np.int32)}
+    )
+    logits, num = out["logits"], int(out["num_frames"][0])
+    log_probs = np.asarray(jax.nn.log_softmax(logits[0, :num].astype("float32")))
+    labels, _ = ctc_paths.best_prefix(log_probs, blank, beams)
+    if not labels:
+        return "", []
+    aligned = ctc_paths.align(
+        logits, out["num_frames"], np.array([labels], np.int32), np.array([len(labels)]), blank=blank
+    )
+    second = len(frames) / num * spectrogram.HOP / spectrogram.RATE
+    stretches = [(start * second, end * second) for _, start, end in ctc_paths.stretches(np.asarray(aligned.label[0]))]
+    return data.text(labels), words(data, labels, stretches)
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(apply: Any) -> Any:
+    return jax.jit(lambda weights, batch: apply(weights, batch).value)
+
+
+def words(data: Any, labels: list[int], stretches: list[tuple[float, float]]) -> list[Word]:
+    """The labels between two spaces, with the first one's beginning and the last one's end."""
+    found, letters = [], []
+    for label, (start, end) in [*zip(labels, stretches, strict=True), (data.space, (0.0, 0.0))]:
+        if label != data.space:
+            letters.append((label, start, end))
+        elif letters:
+            found.append(Word(data.text([one[0] for one in letters]), letters[0][1], letters[-1][2]))
+            letters = []
+    return found
