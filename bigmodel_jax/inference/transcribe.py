@@ -88,7 +88,10 @@ def allowed(rules: Rules, logits_V: jax.Array, n, last, before, latest) -> jax.A
 
 
 def window_program(model: Any, rules: Rules, start: list[int], most: int, silent: int | None) -> Callable:
-    """A jitted (weights, log_mel (1, M, F)) -> Said: encodes once, then writes up to `most` tokens. silent: the token of silence."""
+    """A jitted (weights, log_mel (1, M, F)) -> Said: encodes once, then writes up to `most` tokens.
+
+    silent: the token that says that nothing is said; None: the vocabulary has none.
+    """
     begin, num_start = jnp.asarray([start], jnp.int32), len(start)
 
     def run(weights: params.Tree, log_mel: jax.Array) -> Said:

@@ -1,4 +1,5 @@
-"""Whisper in CTranslate2's form (model.bin, config.json, tokenizer.json), which faster-whisper publishes: read as transformers' tensors.
+"""Whisper in CTranslate2's form, which faster-whisper publishes, read as transformers' tensors: model.bin, config.json,
+tokenizer.json.
 
 model.bin: a version, the name of the model's specification, a revision, then each tensor as name, shape, type and bytes, and
 at last other names for some of them (CTranslate2's `ModelSpec.save`, version 6). Queries, keys and values lie in one matrix.

@@ -22,6 +22,7 @@ from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.core.storage import dense
 from bigmodel_jax.data import DataConfig, TextData, TokenizerConfig
+from bigmodel_jax.data.audio.transcript_data import TranscriptData
 from bigmodel_jax.data.tokenizers import special_tokens, tokenizer_files
 from bigmodel_jax.data.tokenizers.sentencepiece_model import SentencePieceModel
 from bigmodel_jax.data.tokenizers.special_tokens import SpecialTokens
@@ -161,6 +162,9 @@ def make_config(found: Opened, run_dir: Path) -> Config:
     if not generates or found.tokenizer is None:
         return Config(model=found.config, objective=Objective(), data=DataConfig())
     tokenizer = TokenizerConfig(path=str(run_dir / "tokenizer.json"))
+    if "log_mel" in found.config.inputs():
+        heard = TranscriptData(tokenizer=tokenizer, num_mels=found.config.num_mels, seq_len=found.config.max_seq_len)
+        return Config(model=found.config, objective=NextToken(), data=heard)
     data = TextData(tokenizer=tokenizer, seq_len=min(1024, found.config.max_seq_len))
     return Config(model=found.config, objective=NextToken(), data=data)
 
