@@ -84,10 +84,10 @@ class SampleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ImageSampleConfig:
-    """Images generated at the end of a run whose objective is Diffusion (DDIM with classifier-free guidance)."""
+    """Images generated at the end of a run whose objective is Diffusion or FlowMatching, with classifier-free guidance."""
 
     num: CountOrZero = 0  # 0 = none
-    steps: Count = 50  # denoising steps, spread over objective.num_steps
+    steps: Count = 50  # denoising steps, at most objective.num_steps
     guidance: NonNegative = 3.0  # 1 = what the model says given the label or text; above: further away from without it
 
 

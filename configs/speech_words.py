@@ -1,4 +1,9 @@
-"""A conformer hears 32 words."""
+"""A conformer (702 thousand parameters) hears 32 words in one to four a recording: docs/speech.md.
+
+57 voices of eSpeak NG speak the training split, 12 others the validation split. It needs the extra `metrics`, and fetches the
+voices once. A first run of 1,200 steps with wider masks and louder noise reached a word error rate of 14.6 % on the held-out
+voices, on 2 busy cores in 33 minutes of steps; the bar of these 2,500 steps is 10 %.
+"""
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig
 from bigmodel_jax.data.audio.spec_augment import SpecAugment
@@ -23,14 +28,17 @@ def get_config() -> Config:
             conv_width=9,
             scale_input=False,
             init_std=0.08,
-            dropout=0.1,
+            dropout=0.05,
             compute=StackCompute(unroll=True),
         ),
         objective=CTC(),
         data=SpeechData(
-            num_mels=40, max_seconds=2.6, max_labels=32, spec_augment=SpecAugment(freq_width=8, time_width=20)
+            num_mels=40,
+            max_seconds=2.6,
+            max_labels=32,
+            spec_augment=SpecAugment(freq_masks=1, freq_width=8, time_masks=1, time_width=15),
         ),
         optim=OptimConfig(lr=3e-3, warmup_steps=100, weight_decay=0.05, final_lr_ratio=0.01),
-        train=TrainConfig(steps=1200, batch_size=32),
-        eval=EvalConfig(every=200),
+        train=TrainConfig(steps=2500, batch_size=32),
+        eval=EvalConfig(every=250),
     )

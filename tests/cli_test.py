@@ -129,7 +129,7 @@ def test_the_help_of_export_names_its_formats_and_the_examples_their_options():
 
 def test_the_help_of_generate_lists_the_options_that_it_takes():
     listed = set(re.findall(r"--(\w+)", cli.VERBS["generate"].details))
-    own = {"seed", "num_samples", "chat", "step", "adapter"}
+    own = {"seed", "num_samples", "chat", "step", "adapter", "image"}
     assert listed == {f.name for f in dataclasses.fields(config.SampleConfig)} | own
 
 

@@ -21,8 +21,9 @@ FORWARD = {
     "denoisers_test": "test_outputs",
     "vision_test": "test_logits",
     "recurrent_test": "test_logits_of_packed_documents_with_padding",
+    "speech_test": "test_logits_of_rows_with_padding",
 }
-TWICE = {"llama", "llama31", "qwen2", "qwen3_moe", "gemma", "moonlight", "t5_v11", "rnn"}
+TWICE = {"llama", "llama31", "qwen2", "qwen3_moe", "gemma", "moonlight", "t5_v11", "rnn", "conformer_bare"}
 CACHE = Path(__file__).parents[1] / ".jax_cache"
 
 # In the environment, so that the processes that tests start inherit it.

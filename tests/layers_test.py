@@ -115,6 +115,7 @@ ROOMS = {
         "models.cnn",
         "models.efficientnet",
         "models.resnet",
+        "models.unet",
         "models.rnn",
         "models.decoder",  # struct: the decode cache is a pytree
         "training.state",

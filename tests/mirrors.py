@@ -6,21 +6,37 @@ ROOT = Path(__file__).parents[1]
 
 # The quick tests of models and of their published forms, whose mirrors are slow.
 FAMILIES = {
-    "decoders": ("mistral", "qwen", "qwen_moe"),
-    "encoders": ("roberta", "deberta"),
+    "decoders": ("mistral", "qwen", "qwen_moe", "smollm3", "olmo", "granite", "glm"),
+    "encoders": ("roberta", "distilbert", "deberta"),
     "encoder_decoders": ("encoder_decoder", "t5", "transformer"),
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip", "prenorm"),
-    "denoisers": ("dit", "pixart"),
+    "denoisers": ("dit", "pixart", "mmdit"),
+    "vision_language": ("vision_language", "llava", "paligemma", "idefics3"),
     "recurrent": ("rnn",),
 }
 PUBLISHED = {
-    "decoders": ("llama", "mistral", "gemma", "gpt2", "qwen", "mixtral", "qwen_moe", "gpt_oss", "deepseek"),
-    "encoders": ("bert", "roberta", "deberta", "xlnet"),
+    "decoders": (
+        "llama",
+        "mistral",
+        "gemma",
+        "gpt2",
+        "qwen",
+        "mixtral",
+        "qwen_moe",
+        "gpt_oss",
+        "deepseek",
+        "smollm3",
+        "olmo",
+        "granite",
+        "glm",
+    ),
+    "encoders": ("bert", "roberta", "distilbert", "deberta", "xlnet"),
     "encoder_decoders": ("t5", "marian"),
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip"),
-    "denoisers": ("dit", "pixart"),
+    "denoisers": ("dit", "pixart", "mmdit"),
+    "vision_language": ("vision_language", "llava", "paligemma", "idefics3"),
 }
 # Quick tests beside (or, where there is none, instead of) a file's mirror; the fastest first.
 TESTS = {

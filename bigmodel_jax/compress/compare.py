@@ -20,12 +20,14 @@ from bigmodel_jax.core import files, formats, params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.models.quantize import Kind, QuantizeConfig
+from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.eval_step import make_eval_step
 from bigmodel_jax.training.evaluate import evaluate
 from bigmodel_jax.training.saved import load_weights
 from bigmodel_jax.training.set_evaluations import validation
 
 RECORD = "quantized_kinds.json"
+TOKENIZER = "tokenizer.json"  # in a run's folder
 METRICS = ("bits_per_byte", "accuracy", "loss")  # the first that the objective has
 TOKENS = 32  # of the text whose speed is measured
 ROUNDS = 3
@@ -52,10 +54,22 @@ def variants(given: QuantizeConfig, has_layers: bool) -> list[Variant]:
 
 
 def compare(
-    config: Config, run_dir: Path, given: QuantizeConfig, *, calibration: int, rows: int, which: str, bar: Callable
+    config: Config,
+    run_dir: Path,
+    given: QuantizeConfig,
+    *,
+    calibration: int,
+    rows: int,
+    which: str,
+    bar: Callable,
+    beside: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """The record. calibration: rows of GPTQ; rows: of the validation split, from its first; bar: as `by_gptq` has it."""
+    """The record. calibration: rows of GPTQ; rows: of the validation split, from its first; bar: as `by_gptq` has it.
+
+    beside: other runs, such as a distilled or a pruned one, each a row more; ValueError where one reads other tokens.
+    """
     check(config, run_dir, given)
+    others = [another(config, run_dir, folder) for folder in beside]
     mesh = sharding.make_mesh(config.parallel)
     weights, step = load_weights(config, run_dir, mesh, which)
     size = config.eval.batch_size or config.train.batch_size
@@ -63,15 +77,20 @@ def compare(
     every = variants(given, config.make_model().parts is not None)
     before = 4 * params.count(config.make_model().spec)
     found = []
+
+    def add(name: str, new: Config, stored: params.Tree) -> str:
+        scalars, size_now = evaluate(new, make_eval_step(new, mesh), stored, batches), stored_bytes(new)
+        metric = next(name for name in METRICS if f"eval/{name}" in scalars)
+        row = {"name": name, "bytes": size_now, "share": size_now / before, "value": scalars[f"eval/{metric}"]}
+        found.append(row | speeds(new, stored))
+        return metric
+
     for variant in bar(every, len(every)):
         new = quantised(config, variant.asked) if variant.asked.kind != "none" else config
         nodes = variant.find(config, weights, variant.asked, calibration, lambda x, _: x) if variant.find else {}
-        stored = pack(new, weights, mesh, nodes)
-        scalars = evaluate(new, make_eval_step(new, mesh), stored, batches)
-        metric = next(name for name in METRICS if f"eval/{name}" in scalars)
-        size_now = stored_bytes(new)
-        row = {"name": variant.name, "bytes": size_now, "share": size_now / before, "value": scalars[f"eval/{metric}"]}
-        found.append(row | speeds(new, stored))
+        metric = add(variant.name, new, pack(new, weights, mesh, nodes))
+    for folder, new in zip(beside, others, strict=True):
+        add(folder.resolve().name, new, load_weights(new, folder, mesh)[0])
     return formats.stamp() | {
         "run": str(run_dir),
         "step": step,
@@ -81,6 +100,17 @@ def compare(
         "device": jax.devices()[0].device_kind,
         "rows": found,
     }
+
+
+def another(config: Config, run_dir: Path, folder: Path) -> Config:
+    """Another run's model, judged as this run is: by its objective, on its data."""
+    other = run_folder.load(folder)
+    texts = [(one / TOKENIZER).read_bytes() if (one / TOKENIZER).is_file() else b"" for one in (run_dir, folder)]
+    if texts[0] != texts[1] or other.model.inputs() != config.model.inputs():
+        raise ValueError(f"--beside = {str(folder)!r}: this run reads other tokens or shapes than {run_dir}")
+    return dataclasses.replace(
+        other, objective=config.objective, data=config.data, eval=config.eval, parallel=config.parallel
+    )
 
 
 def speeds(config: Config, weights: params.Tree) -> dict[str, float]:

@@ -22,6 +22,10 @@ def check_layers(model: ModelConfig) -> None:
         raise ValueError(
             f"--kind structured_layers: the layers of {name} take turns in their windows, which would shift"
         )
+    if not model.LAYERS_ALIKE:
+        raise ValueError(
+            f"--kind structured_layers: some layers of {name} have positions and some have none; they would shift"
+        )
     smaller = _spec(dataclasses.replace(model, num_layers=model.num_layers - 1)) if model.num_layers > 1 else {}
     if any(_spec(model)[path].shape[1:] != p.shape[1:] for path, p in smaller.items() if _is_layered(p)):
         raise ValueError(f"--kind structured_layers: the layers of {name} have different shapes")

@@ -47,6 +47,11 @@ def ones() -> Init:
     return Init("ones", jax.nn.initializers.ones)
 
 
+def constant(value: float) -> Init:
+    """Every entry the same number."""
+    return Init(f"constant({value:.4g})", jax.nn.initializers.constant(value))
+
+
 @dataclasses.dataclass(frozen=True)
 class Width:
     """How one parameter's sizes compare with those of a base model (models/mup.py); optim/widths.py makes rates of it.

@@ -47,12 +47,12 @@ def compiled_together(jitted: Callable) -> Callable:
     known = {}
 
     @functools.wraps(jitted)
-    def run(*arguments):
-        shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(arguments))
+    def run(*arguments, **more):
+        shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves((arguments, more)))
         if shapes not in known:
-            known[shapes] = jitted.lower(*arguments).compile()
+            known[shapes] = jitted.lower(*arguments, **more).compile()
             meet("compiled")
-        return known[shapes](*arguments)
+        return known[shapes](*arguments, **more)
 
     return run
 

@@ -10,13 +10,18 @@ from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.corpus.corpus import Corpus
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.images.image import ImageData, image_shape
+from bigmodel_jax.data.images.image_answers import ImageAnswerData, ImagePromptData
 from bigmodel_jax.data.images.image_text import CaptionFiles, ImageTextData
+from bigmodel_jax.data.images.masks import MaskData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.data.mixture import MixtureData, Stage
 from bigmodel_jax.data.sources.array_record_files import ArrayRecordFiles
+from bigmodel_jax.data.sources.digit_scenes import DigitScenes
 from bigmodel_jax.data.sources.grain_source import GrainDataset
 from bigmodel_jax.data.sources.hugging_face import HuggingFaceDataset
+from bigmodel_jax.data.sources.image_chats import ImageChatFiles
 from bigmodel_jax.data.sources.image_folders import ImageFolders
+from bigmodel_jax.data.sources.mask_folders import MaskFolders
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.sources import Arrays, CsvFiles, JsonlFiles, TextFiles, Tfds
 from bigmodel_jax.data.sources.table_files import TableFiles
@@ -57,8 +62,10 @@ DATA: tuple[type[DataConfig], ...] = (
     TabularData,
     ImageData,
     ImageTextData,
+    MaskData,
     PromptData,
     SpeechData,
+    ImageAnswerData,
 )
 
 __all__ = [
@@ -72,15 +79,21 @@ __all__ = [
     "Corpus",
     "CsvFiles",
     "DataConfig",
+    "DigitScenes",
     "EvalBatches",
     "Field",
     "GrainDataset",
     "HuggingFaceDataset",
+    "ImageAnswerData",
+    "ImageChatFiles",
     "ImageData",
     "ImageFolders",
+    "ImagePromptData",
     "ImageTextData",
     "JsonlFiles",
     "LabelledLines",
+    "MaskData",
+    "MaskFolders",
     "MaskedTextData",
     "MixtureData",
     "PermutedTextData",

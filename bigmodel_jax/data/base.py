@@ -122,6 +122,13 @@ class DataConfig:
         """A picture file as evaluation gives it to a model of images of this shape, (H, W, C) float32; None: its rows are no
         pictures."""
 
+    def asked(
+        self, path: Path, prompt: str, tokenizer: Tokenizer, template: str
+    ) -> tuple[list[int], dict[str, np.ndarray]]:
+        """(the tokens that ask about a picture file, what the model reads beside them as arrays of one row). template: the
+        run's chat template, or "". ValueError where its rows are no pictures with answers."""
+        raise ValueError(f"image = {str(path)!r}: a run on {type(self).__name__} reads no picture; leave it out")
+
     def blank(self, shape: tuple[int, ...]) -> np.ndarray:
         """A black picture of this shape, as `picture` gives one."""
         return np.zeros(shape, np.float32)

@@ -55,11 +55,11 @@ def jitted(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: 
 
     def traced(fn):
         @functools.wraps(fn)
-        def inside(*arguments):
+        def inside(*arguments, **more):
             if layout is None:
-                return fn(*arguments)
+                return fn(*arguments, **more)
             with sharding.use(layout.mesh, layout.rules):
-                return fn(*arguments)
+                return fn(*arguments, **more)
 
         return inside
 

@@ -5,7 +5,7 @@ to the rounding of products of other shapes.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -36,7 +36,8 @@ class Constraint(Protocol):
 class Request(NamedTuple):
     """A prompt (token ids) to continue by up to `max_tokens`; its draws are made of `seed`, `nth` and the position alone.
 
-    nth: which of the texts that are drawn with one seed. settings, constraint: for an engine without a `sample`.
+    nth: which of the texts that are drawn with one seed. settings, constraint: for an engine without a `sample`. inputs:
+    what the model reads beside the prompt's tokens, arrays of one row (1, ...), such as the image that tokens stand for.
     """
 
     prompt: Sequence[int]
@@ -45,6 +46,7 @@ class Request(NamedTuple):
     nth: int = 0
     settings: Settings | None = None
     constraint: Constraint | None = None
+    inputs: Mapping[str, np.ndarray] | None = None
 
 
 class Token(NamedTuple):
@@ -195,7 +197,7 @@ class Engine:
             self._read_on(free.pop(0))
         while free and self._waiting and not self._reading:
             number, request = self._waiting.popleft()
-            if self._by_rows:
+            if self._by_rows and not request.inputs:  # equal tokens of two images are no equal prompts
                 self._reading = (number, request, self._open(request))
                 self._read_on(free.pop(0))
             else:
@@ -234,7 +236,8 @@ class Engine:
         if row:
             self._slots, whole = self._compiled.begin(self._weights, self._slots, *row, *arguments)
         else:
-            self._slots, whole = self._compiled.prefill(self._weights, self._slots, *arguments), None
+            beside = request.inputs or {}
+            self._slots, whole = self._compiled.prefill(self._weights, self._slots, *arguments, **beside), None
         if request.constraint:
             request.constraint.take(int(self._slots.token[slot]))
         self._ids[slot], self._left[slot], self._fresh = number, request.max_tokens - 1, True

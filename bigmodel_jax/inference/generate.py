@@ -1,6 +1,6 @@
 """Continuations of some prompts, all at once, by the engine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bigmodel_jax.config import SampleConfig
@@ -20,11 +20,13 @@ def generate(
     *,
     stop: Sequence[int],
     seed: int = 0,
+    inputs: Sequence[Mapping[str, Any]] = (),
 ) -> list[list[int]]:
     """Continuations of `prompts` (token ids), each up to `cfg.max_tokens` long or to a token of `stop`, left out.
 
     Text n is a function of the weights, its prompt, `seed` and n. An encoder-decoder encodes the prompts, and its
-    decoder begins with the one token that the model names. ValueError for an empty prompt or a model that cannot
+    decoder begins with the one token that the model names. inputs: what the model reads beside each prompt, arrays of one
+    row (engine.py `Request`); () where it reads tokens alone. ValueError for an empty prompt or a model that cannot
     generate.
     """
     if not prompts or not all(len(p) for p in prompts):
@@ -39,7 +41,11 @@ def generate(
         turns=max(cfg.max_tokens - 1, 1),  # the whole text in one step
     )
     engine.load(params)
-    numbers = [engine.submit(Request(p, cfg.max_tokens, seed, nth)) for nth, p in enumerate(prompts)]
+    beside = inputs or [None] * len(prompts)
+    requests = [
+        Request(p, cfg.max_tokens, seed, n, inputs=x) for n, (p, x) in enumerate(zip(prompts, beside, strict=True))
+    ]
+    numbers = [engine.submit(request) for request in requests]
     texts = {number: [] for number in numbers}
     while engine.num_unfinished:
         for number, token, *_ in engine.step():

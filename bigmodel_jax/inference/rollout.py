@@ -3,7 +3,7 @@
 Another engine, or an environment of several turns, is a `Generator` of one's own, named by `data.rollouts`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from jax.sharding import Mesh
@@ -18,11 +18,13 @@ OPTION = "data.rollouts"
 
 
 class Ask(NamedTuple):
-    """A prompt's tokens, its record, and (seed, number): all that the answer's draws may be made of."""
+    """A prompt's tokens, its record, and (seed, number): all that the answer's draws may be made of. inputs: what the model
+    reads beside the tokens, arrays of one row."""
 
     prompt: Sequence[int]
     record: dict[str, Any]
     key: tuple[int, int]
+    inputs: Mapping[str, Any] | None = None
 
 
 class Rollout(NamedTuple):
@@ -57,7 +59,9 @@ class EngineRollouts:
 
     def generate(self, weights: Any, asks: Sequence[Ask]) -> Iterator[tuple[int, Rollout]]:
         self._engine.load(weights, fresh=True)
-        numbers = {self._engine.submit(Request(a.prompt, self._most, *a.key)): n for n, a in enumerate(asks)}
+        numbers = {
+            self._engine.submit(Request(a.prompt, self._most, *a.key, inputs=a.inputs)): n for n, a in enumerate(asks)
+        }
         found: dict[int, tuple[list, list]] = {number: ([], []) for number in numbers}
         while self._engine.num_unfinished:
             for number, token, log_prob, last, _ in self._engine.step():

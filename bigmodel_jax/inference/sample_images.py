@@ -1,6 +1,7 @@
-"""Images out of noise: DDIM (Song et al., arXiv:2010.02502) with classifier-free guidance (Ho & Salimans, 2207.12598)."""
+"""Images out of noise by the sampler that the objective names, with classifier-free guidance (Ho & Salimans, 2207.12598)."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,27 +11,29 @@ import numpy as np
 from bigmodel_jax.config import ImageSampleConfig
 from bigmodel_jax.models import Model
 from bigmodel_jax.objectives import Diffusion
+from bigmodel_jax.objectives.denoising import Denoising
 from bigmodel_jax.objectives.diffusion import kept
+from bigmodel_jax.objectives.flow_matching import euler, heun
 
 
 def sample_images(
     model: Model,
     params: Any,
-    objective: Diffusion,
+    objective: Denoising,
     conditions: dict[str, np.ndarray],
     noise: np.ndarray,
     cfg: ImageSampleConfig,
 ) -> np.ndarray:
     """Images (B, H, W, C) float32 in 0 .. 1 from `noise` of that shape; conditions: labels or texts, B rows each.
 
-    The same noise gives the same images: no noise is added on the way (eta = 0).
+    The same noise gives the same images: no noise is added on the way.
     """
     run = _compiled(model.apply, objective, cfg)
     return np.asarray(run(params, conditions, noise))
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(apply, objective: Diffusion, cfg: ImageSampleConfig):
+def _compiled(apply, objective: Denoising, cfg: ImageSampleConfig):
     return jax.jit(functools.partial(_sample, apply, objective, cfg))
 
 
@@ -44,21 +47,33 @@ def schedule(objective: Diffusion, steps: int) -> tuple[np.ndarray, np.ndarray, 
     return timesteps, left.astype(np.float32), np.append(left[1:], 1.0).astype(np.float32)
 
 
-def _sample(apply, objective, cfg, params, conditions, noise):
+def ddim(noise_in, objective: Diffusion, steps: int, x: jax.Array) -> jax.Array:
+    """Song et al. (arXiv:2010.02502) with eta = 0; noise_in(x, timestep) -> the noise in x."""
+
     def step(x, at):
         timestep, left, left_after = at
-        predicted = guided(apply, params, conditions, x, timestep, cfg.guidance)
+        predicted = noise_in(x, timestep)
         # Equation 12 with sigma = 0; what is no picture is cut off.
         clean = jnp.clip((x - jnp.sqrt(1 - left) * predicted) / jnp.sqrt(left), -1.0, 1.0)
         return jnp.sqrt(left_after) * clean + jnp.sqrt(1 - left_after) * predicted, None
 
-    noise = jnp.asarray(noise, jnp.float32)
-    x, _ = jax.lax.scan(step, noise, jax.tree.map(jnp.asarray, schedule(objective, cfg.steps)))
-    return jnp.clip(x / objective.scale + objective.offset, 0.0, 1.0)
+    return jax.lax.scan(step, x, jax.tree.map(jnp.asarray, schedule(objective, steps)))[0]
+
+
+# By the name that an objective's `sampler` gives: (prediction(x, timestep), objective, steps, noise) -> x without noise.
+SAMPLERS: dict[str, Callable[..., jax.Array]] = {"ddim": ddim, "euler": euler, "heun": heun}
+
+
+def _sample(apply, objective, cfg, params, conditions, noise):
+    def predict(x, timestep):
+        return guided(apply, params, conditions, x, timestep, cfg.guidance)
+
+    x = SAMPLERS[objective.sampler](predict, objective, cfg.steps, jnp.asarray(noise, jnp.float32))
+    return objective.pictures(params, x)
 
 
 def guided(apply, params, conditions: dict, x: jax.Array, timestep: jax.Array, guidance: float) -> jax.Array:
-    """The noise in x (B, H, W, C): what the model says without the condition, and `guidance` times the difference."""
+    """The prediction for x (B, H, W, C): what the model says without the condition, and `guidance` times the difference."""
     rows, channels = len(x), x.shape[-1]
     twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), conditions | {"image": x})
     batch = twice | {"timestep": jnp.full(2 * rows, timestep), "hidden": jnp.arange(2 * rows) >= rows}

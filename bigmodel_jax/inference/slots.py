@@ -126,34 +126,32 @@ class Programs(NamedTuple):
 
     # ---- a new request
 
-    def prefill(
-        self, weights, slots: Slots, slot, tokens, segments, source, num_tokens, settings=None, allowed=None
-    ) -> Slots:
-        """`slot` holds the prompt (1, P), padded on the left with segment 0, and its first new token of `num_tokens`.
-
-        source: the request's seed and number, (2,) uint32, of which its draws are made. settings: of the slot, numbers.
-        allowed: (1, W), the tokens that the first may be.
-        """
+    def prefill(self, weights, slots: Slots, *request, **beside) -> Slots:
+        """`begin` of a whole prompt, by its arguments from `slot` on."""
         row = params.empty(self.declared(1, cache_dtype(weights)))
-        rest = (slot, tokens, segments, source, num_tokens, settings, allowed)
-        return self.begin(weights, slots, row, 0, *rest)[0]
+        return self.begin(weights, slots, row, 0, *request, **beside)[0]
 
     def begin(
-        self, weights, slots: Slots, row, first, slot, tokens, segments, source, num_tokens, settings=None, allowed=None
+        self, weights, slots, row, first, slot, tokens, segments, source, num, settings=None, allowed=None, **inputs
     ) -> tuple[Slots, Any]:
-        """As `prefill`, of a prompt whose tokens up to place `first` are in `row`; and the row with the whole prompt."""
+        """`slot` holds the prompt (1, P), padded on the left with segment 0, and its first new token of `num`; and
+        the row with the whole prompt, whose tokens up to place `first` were in `row`.
+
+        source: the request's seed and number, (2,) uint32, of which its draws are made. settings: of the slot, numbers.
+        allowed: (1, W), the tokens that the first may be. inputs: what the model reads beside the tokens, by name.
+        """
         key = jax.random.fold_in(jax.random.key(source[0]), source[1])
         encoder = {}
         if self.decoder_start is not None:
             encoder = {"encoder_tokens": tokens, "encoder_segment_ids": segments}
             segments = jnp.ones((1, 1), jnp.int32)
             tokens = self.decoder_start * segments
-        batch = placed(tokens, segments, first) | encoder
+        batch = placed(tokens, segments, first) | encoder | inputs
         out = self.apply(weights, batch, cache=row)
         position = batch["positions"][:, -1] + 1
         settings = jax.tree.map(lambda x: jnp.asarray(x)[None], settings)
         token, log_prob, tops = self.draw(last_logits(out), key[None], position, settings, allowed)
-        left = jnp.where(self.stops(token, settings), 0, num_tokens - 1)
+        left = jnp.where(self.stops(token, settings), 0, num - 1)
         rows = Slots(None, token, position, left, jnp.ones(1, bool), log_prob, key[None], settings, tops)
         one = decoder.apart(out.cache) if self.apart else out.cache
         cache = insert(self.kept(cache_dtype(weights)), slots.cache, one, slot)

@@ -18,6 +18,7 @@ import numpy as np
 from bigmodel_jax.core import user_code
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.metrics.captions import cider
 
 Texts = Sequence[str]
 References = Sequence[Sequence[str]]
@@ -138,6 +139,7 @@ TEXT_METRICS = {
     ),
     "wer": TextMetric((Metric("wer", "Word error rate", "less", "{:.2%}"),), word_error_rate, JIWER),
     "cer": TextMetric((Metric("cer", "Character error rate", "less", "{:.2%}"),), character_error_rate, JIWER),
+    "cider": TextMetric((Metric("cider", "CIDEr-D", "more", "{:.2f}", "0 to 10, of this set's references"),), cider),
     "exact_match": TextMetric((Metric("exact_match", "Exact match", "more", "{:.2%}", "of the answers"),), exact_match),
     "answer_f1": TextMetric((Metric("f1", "F1 of answers", "more", "{:.2%}", "shared words"),), answer_f1),
 }

@@ -12,26 +12,37 @@ from bigmodel_jax.models.compute import Compute, StackCompute
 from bigmodel_jax.models.conformer import ConformerConfig
 from bigmodel_jax.models.deberta import DebertaConfig
 from bigmodel_jax.models.deepseek import DeepseekConfig
+from bigmodel_jax.models.distilbert import DistilBertConfig
 from bigmodel_jax.models.dit import DiTConfig
 from bigmodel_jax.models.efficientnet import EfficientNetConfig
 from bigmodel_jax.models.flax_module import from_linen, from_nnx
 from bigmodel_jax.models.gemma import Gemma2Config, Gemma3Config, GemmaConfig
+from bigmodel_jax.models.glm import Glm4Config
 from bigmodel_jax.models.gpt2 import GPT2Config
 from bigmodel_jax.models.gpt_oss import GptOssConfig
+from bigmodel_jax.models.granite import GraniteConfig
+from bigmodel_jax.models.idefics3 import Idefics3Config, SmolVLMConfig
 from bigmodel_jax.models.linear import LinearConfig
 from bigmodel_jax.models.llama import LlamaConfig
+from bigmodel_jax.models.llava import LlavaConfig
 from bigmodel_jax.models.mistral import MistralConfig
 from bigmodel_jax.models.mixtral import MixtralConfig
 from bigmodel_jax.models.mlp import MLPConfig
+from bigmodel_jax.models.mmdit import MMDiTConfig, MMDiTTextConfig
+from bigmodel_jax.models.olmo import Olmo2Config, Olmo3Config
+from bigmodel_jax.models.paligemma import PaliGemmaConfig
 from bigmodel_jax.models.pixart import PixArtConfig, TextToImageConfig
 from bigmodel_jax.models.qwen import Qwen2Config, Qwen3Config
 from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
 from bigmodel_jax.models.resnet import ResNetConfig
 from bigmodel_jax.models.rnn import RNNClassifierConfig, RNNConfig
 from bigmodel_jax.models.roberta import RobertaConfig
+from bigmodel_jax.models.segformer import SegformerConfig
 from bigmodel_jax.models.siglip import SiglipConfig
+from bigmodel_jax.models.smollm3 import SmolLM3Config
 from bigmodel_jax.models.t5 import T5Config
 from bigmodel_jax.models.transformer import TransformerConfig
+from bigmodel_jax.models.unet import UNetConfig
 from bigmodel_jax.models.vit import ViTConfig
 from bigmodel_jax.models.whisper import WhisperConfig
 from bigmodel_jax.models.xlnet import XLNetConfig
@@ -42,6 +53,11 @@ MODELS: dict[str, type[ModelConfig]] = {
     "mistral": MistralConfig,
     "qwen2": Qwen2Config,
     "qwen3": Qwen3Config,
+    "smollm3": SmolLM3Config,
+    "olmo2": Olmo2Config,
+    "olmo3": Olmo3Config,
+    "granite": GraniteConfig,
+    "glm4": Glm4Config,
     "gemma": GemmaConfig,
     "gemma2": Gemma2Config,
     "gemma3": Gemma3Config,
@@ -53,6 +69,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "transformer": TransformerConfig,
     "bert": BertConfig,
     "roberta": RobertaConfig,
+    "distilbert": DistilBertConfig,
     "deberta": DebertaConfig,
     "xlnet": XLNetConfig,
     "mlp": MLPConfig,
@@ -64,6 +81,8 @@ MODELS: dict[str, type[ModelConfig]] = {
     "vit": ViTConfig,
     "resnet": ResNetConfig,
     "efficientnet": EfficientNetConfig,
+    "segformer": SegformerConfig,
+    "unet": UNetConfig,
     "clip": CLIPConfig,
     "siglip": SiglipConfig,
     "dit": DiTConfig,
@@ -71,6 +90,12 @@ MODELS: dict[str, type[ModelConfig]] = {
     "text_to_image": TextToImageConfig,
     "conformer": ConformerConfig,
     "whisper": WhisperConfig,
+    "mmdit": MMDiTConfig,
+    "mmdit_text": MMDiTTextConfig,
+    "llava": LlavaConfig,
+    "paligemma": PaliGemmaConfig,
+    "idefics3": Idefics3Config,
+    "smolvlm": SmolVLMConfig,
 }
 
 __all__ = [
@@ -84,21 +109,31 @@ __all__ = [
     "DebertaConfig",
     "DeepseekConfig",
     "DiTConfig",
+    "DistilBertConfig",
     "EfficientNetConfig",
     "Entry",
     "GPT2Config",
     "Gemma2Config",
     "Gemma3Config",
     "GemmaConfig",
+    "Glm4Config",
     "GptOssConfig",
+    "GraniteConfig",
+    "Idefics3Config",
     "LinearConfig",
     "LlamaConfig",
+    "LlavaConfig",
     "MLPConfig",
+    "MMDiTConfig",
+    "MMDiTTextConfig",
     "MistralConfig",
     "MixtralConfig",
     "Model",
     "ModelConfig",
+    "Olmo2Config",
+    "Olmo3Config",
     "Out",
+    "PaliGemmaConfig",
     "Parts",
     "PixArtConfig",
     "Qwen2Config",
@@ -108,11 +143,15 @@ __all__ = [
     "RNNConfig",
     "ResNetConfig",
     "RobertaConfig",
+    "SegformerConfig",
     "SiglipConfig",
+    "SmolLM3Config",
+    "SmolVLMConfig",
     "StackCompute",
     "T5Config",
     "TextToImageConfig",
     "TransformerConfig",
+    "UNetConfig",
     "ViTConfig",
     "WhisperConfig",
     "XLNetConfig",

@@ -119,7 +119,9 @@ class Model(NamedTuple):
         return self.apply if isinstance(self.apply, Parts) else None
 
 
-POST_NORM = "has norms after its residuals, for which there is no depth form: base and model must have the same depth"
+NO_DEPTH_FORM = "for which there is no depth form: base and model must have the same depth"
+BRANCH_NORM = f"has norms at the end of each half of a block, {NO_DEPTH_FORM}"
+POST_NORM = f"has norms after its residuals, {NO_DEPTH_FORM}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +129,7 @@ class ModelConfig:
     """Base of every model's config: numbers that describe one model, and `make` to build its two functions."""
 
     RENAMED: ClassVar[dict[str, str]] = compute.MOVED
+    LAYERS_ALIKE: ClassVar[bool] = True  # a layer computes the same in another's place, but for its window
     SIZES: ClassVar[tuple] = ()  # which of its numbers fit each other and the mesh: sizes.py
 
     def make(self) -> Model:

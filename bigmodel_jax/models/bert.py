@@ -1,12 +1,14 @@
 """BERT: a post-norm bidirectional encoder with learned positions and token types (Devlin et al., arXiv:1810.04805).
 
-`head` says what is read off it; RoBERTa (roberta.py) and DeBERTa (deberta.py) take over what they share with it.
+`head` says what is read off it; RoBERTa (roberta.py), DistilBERT (distilbert.py) and DeBERTa (deberta.py) take over what
+they share with it.
 
 Shapes: B batch, T tokens, D embed, V vocab, L layers, C classes.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import jax
@@ -27,7 +29,6 @@ from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head as TableHead
 
 Head = Literal["none", "masked_lm", "pretraining", "classification", "token_classification", "question_answering"]
-POOLED = ("none", "pretraining", "classification")
 gelu = functools.partial(jax.nn.gelu, approximate=False)
 
 
@@ -53,6 +54,8 @@ class BertConfig(ModelConfig):
     compute: Compute = Compute()
 
     SIZES: ClassVar[tuple] = SIZES
+    POOLED: ClassVar[tuple[str, ...]] = ("none", "pretraining", "classification")  # heads that read the pooled token
+    POOLER: ClassVar[Callable] = jnp.tanh  # the function after its dense layer
 
     @property
     def head_dim(self) -> int:
@@ -98,7 +101,7 @@ def block_spec(cfg) -> params.Tree:
 def head_spec(cfg: BertConfig) -> params.Tree:
     dense = functools.partial(linear.linear_spec, cfg.embed_dim, axes=("embed", None), init=normal(cfg.init_std))
     tree = {}
-    if cfg.head in POOLED:
+    if cfg.head in cfg.POOLED:
         tree["pooler"] = dense(cfg.embed_dim, bias=True)
     if cfg.head in ("masked_lm", "pretraining"):
         tree["mlm"] = masked_lm_spec(cfg)
@@ -121,10 +124,11 @@ def masked_lm_spec(cfg) -> params.Tree:
 
 def spec(cfg: BertConfig) -> params.Tree:
     init, D = normal(cfg.init_std), cfg.embed_dim
+    types = {"token_types": linear.embedding_spec(cfg.num_token_types, D, init=init, axis=None)}
     return {
         "embed": linear.embedding_spec(cfg.vocab_size, D, init=init),
         "positions": linear.embedding_spec(cfg.first_position + cfg.max_seq_len, D, init=init, axis=None),
-        "token_types": linear.embedding_spec(cfg.num_token_types, D, init=init, axis=None),
+        **(types if cfg.num_token_types else {}),
         "embed_norm": norm.layer_spec(D),
         "layers": params.stack(block_spec(cfg), cfg.num_layers),
         **head_spec(cfg),
@@ -165,16 +169,17 @@ def enter(cfg: BertConfig, p, batch, *, rng, train: bool, cache) -> Entry:
     here, _, _ = where(batch, None)
     types = batch.get("token_types")
     x_BTD = linear.embed(p["embed"], batch["tokens"])
-    x_BTD += linear.embed(p["token_types"], jnp.zeros_like(batch["tokens"]) if types is None else types)
+    if "token_types" in p:
+        x_BTD += linear.embed(p["token_types"], jnp.zeros_like(batch["tokens"]) if types is None else types)
     x_BTD += linear.embed(p["positions"], here.positions + cfg.first_position)
     x_BTD = norm.layer(p["embed_norm"], x_BTD, eps=cfg.norm_eps)
     x_BTD = constrain(dropout(cfg.dropout, x_BTD, embed_rng), "batch", "seq", "embed")
     return Entry(x_BTD, layer_rngs, (here,), kept=head_rng)
 
 
-def pool(p, x_BTD):
-    """tanh of a dense layer over the first token, (B, D)."""
-    return jnp.tanh(linear.linear(p["pooler"], jax.lax.index_in_dim(x_BTD, 0, 1, keepdims=False)))
+def pool(cfg: BertConfig, p, x_BTD):
+    """The pooler's function of a dense layer over the first token, (B, D)."""
+    return type(cfg).POOLER(linear.linear(p["pooler"], jax.lax.index_in_dim(x_BTD, 0, 1, keepdims=False)))
 
 
 def masked_lm(cfg, p, x_BTD) -> TableHead:
@@ -186,20 +191,21 @@ def masked_lm(cfg, p, x_BTD) -> TableHead:
 def leave(cfg: BertConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
     """What the head gives.
 
-    none: {"hidden" (B, T, D), "pooled" (B, D)}; masked_lm: logits (B, T, V); pretraining: {"logits" (B, T, V),
-    "next_sentence" (B, 2)}; classification: (B, C); token_classification: (B, T, C); question_answering: (B, T, 2), the
-    logits of where an answer starts and ends. What is pooled is the row's first token, so such rows hold one document.
+    none: {"hidden" (B, T, D), "pooled" (B, D)}, the latter where there is a pooler; masked_lm: logits (B, T, V);
+    pretraining: {"logits" (B, T, V), "next_sentence" (B, 2)}; classification: (B, C); token_classification: (B, T, C);
+    question_answering: (B, T, 2), the logits of where an answer starts and ends. What is pooled is the row's first token,
+    so such rows hold one document.
     """
     if cfg.head == "none":
-        return Out({"hidden": x_BTD, "pooled": pool(p, x_BTD)})
+        return Out({"hidden": x_BTD} | ({"pooled": pool(cfg, p, x_BTD)} if "pooler" in p else {}))
     if cfg.head == "masked_lm":
         head = masked_lm(cfg, p, x_BTD)
         return Out(head.logits(), head=head)
     if cfg.head == "pretraining":
-        next_sentence = linear.linear(p["next_sentence"], pool(p, x_BTD))
+        next_sentence = linear.linear(p["next_sentence"], pool(cfg, p, x_BTD))
         head = masked_lm(cfg, p, x_BTD)
         return Out({"logits": head.logits(), "next_sentence": next_sentence}, head=head)
-    features = pool(p, x_BTD) if cfg.head == "classification" else x_BTD
+    features = pool(cfg, p, x_BTD) if cfg.head == "classification" else x_BTD
     return Out(linear.linear(p["head"], dropout(cfg.dropout, features, entry.kept)))
 
 

@@ -129,15 +129,19 @@ def spec(cfg: CLIPConfig) -> params.Tree:
     }
 
 
-def encode_image(cfg: CLIPConfig, p, image_BHWC) -> jax.Array:
-    """(B, E), not normalised."""
-    tower = cfg.vision
+def image_states(tower: VisionTower, p, image_BHWC) -> jax.Array:
+    """(B, 1 + patches, D): what the tower's layers give, the class token first, before the last norm."""
     x_BTD = prenorm.embed_patches(p["patches"], image_BHWC)
     cls = jnp.broadcast_to(p["cls"], (x_BTD.shape[0], 1, tower.embed_dim)).astype(x_BTD.dtype)
     x_BTD = jnp.concatenate([cls, x_BTD], axis=1) + p["positions"]
     x_BTD = constrain(norm.layer(p["pre_norm"], x_BTD, eps=tower.norm_eps), "batch", "seq", "embed")
-    x_BTD = prenorm.encode(tower, p["layers"], x_BTD)
-    return linear.linear(p["head"], norm.layer(p["norm"], x_BTD[:, 0], eps=tower.norm_eps))
+    return prenorm.encode(tower, p["layers"], x_BTD)
+
+
+def encode_image(cfg: CLIPConfig, p, image_BHWC) -> jax.Array:
+    """(B, E), not normalised."""
+    x_BTD = image_states(cfg.vision, p, image_BHWC)
+    return linear.linear(p["head"], norm.layer(p["norm"], x_BTD[:, 0], eps=cfg.vision.norm_eps))
 
 
 def text_states(tower: TextTower, p, batch, *, causal: bool) -> jax.Array:

@@ -31,7 +31,7 @@ from bigmodel_jax.nn.dropout import dropout
 
 @dataclasses.dataclass(frozen=True)
 class ConformerConfig(ModelConfig):
-    """Defaults: Parakeet-CTC 1.1B but for its depth of 42 layers; it was trained with dropout 0.1."""
+    """Defaults: Parakeet-CTC 0.6B, which are also those of transformers' class; it was trained with dropout 0.1."""
 
     num_mels: Count = 80
     vocab_size: Count = 1025  # the blank of CTC included; the objective says which one that is
@@ -291,3 +291,6 @@ def leave(cfg: ConformerConfig, p, entry: Entry, x_BTD, new, batch, *, train: bo
     return Out(
         {"logits": logits, "num_frames": entry.kept}, updates={f"layers/conv/norm/{name}": x for name, x in new.items()}
     )
+
+
+PRESETS = {"parakeet-ctc-0.6b": ConformerConfig()}

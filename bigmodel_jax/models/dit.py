@@ -163,14 +163,6 @@ def block(cfg: DiTConfig, p, x_BTD, _, condition_BD, where: Where, *, train: boo
     return constrain(x_BTD + mlp_gate * h, "batch", "seq", "embed"), None
 
 
-def unpatchify(cfg, x_BTF) -> jax.Array:
-    """(B, T, P * P * C) -> (B, H, W, C)."""
-    B, P = x_BTF.shape[0], cfg.patch_size
-    rows, columns = (n // P for n in cfg.image_shape[:2])
-    squares = x_BTF.reshape(B, rows, columns, P, P, cfg.out_channels).swapaxes(2, 3)
-    return squares.reshape(B, rows * P, columns * P, cfg.out_channels)
-
-
 def enter(cfg: DiTConfig, p, batch, *, rng, train: bool, cache) -> Entry:
     """batch: image (B, H, W, C) with noise, timestep (B,), label (B,) int, num_classes meaning none; hidden (B,) bool
     hides labels."""
@@ -185,7 +177,8 @@ def enter(cfg: DiTConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 def leave(cfg: DiTConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
     """The noise in each image, (B, H, W, C), and with learn_sigma as many channels more."""
     shift, scale = modulations(p["modulation"], entry.shared[0])
-    return Out(unpatchify(cfg, linear.linear(p["head"], modulate(x_BTD, shift, scale))))
+    flat = linear.linear(p["head"], modulate(x_BTD, shift, scale))
+    return Out(prenorm.unpatchify(flat, cfg.image_shape, cfg.patch_size))
 
 
 WIDTHS = {

@@ -151,6 +151,23 @@ def from_linen(module: nn.Module, example: dict, *, inputs: Inputs = image) -> M
     return Model(param_trees.from_paths(spec), apply, init)
 
 
+def batch_norm(
+    p: dict, x: jax.Array, *, train: bool, momentum: float, eps: float
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Flax's batch norm over all dimensions but the last, for a model that is written by hand: (y, new statistics).
+
+    p: scale, bias, mean and var, (C,) each. New statistics ("mean", "var") come in training alone.
+    """
+    axis = BATCH_AXIS if inside_batch_axis() else None
+    norm = nn.BatchNorm(not train, momentum=momentum, epsilon=eps, axis_name=axis, dtype=x.dtype)
+    variables = {
+        "params": {name: p[name] for name in ("scale", "bias")},
+        "batch_stats": {name: p[name] for name in ("mean", "var")},
+    }
+    y, new = norm.apply(variables, x, mutable=["batch_stats"] if train else [])
+    return y, dict(new.get("batch_stats", {}))
+
+
 def _abstract(make: Callable) -> tuple[nnx.GraphDef, dict[tuple, nnx.Variable]]:
     """The module's structure and its variables by path, holding ShapeDtypeStructs."""
     # Eagerly, annotated parameters would ask for a mesh. Not nnx.eval_shape: in a mesh it takes logical names for axes.

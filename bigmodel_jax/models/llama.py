@@ -1,6 +1,8 @@
 """Llama: RMSNorm, rotary positions, grouped-query attention, SwiGLU (arXiv:2302.13971, 2307.09288, 2407.21783).
 
-The block also serves the families that differ from it by a field: mistral.py (window), qwen.py (biases, norms of q, k).
+The block also serves the families that differ from it by a field: mistral.py (window), qwen.py (biases, norms of q, k),
+smollm3.py (layers without positions), olmo.py (norms after each half), granite.py (multipliers), glm.py (more norms, a
+part of a head turned).
 
 Shapes: B batch, T tokens, S cache length, D embed, H heads, K kv heads, h head_dim, V vocab, L layers.
 """
@@ -49,6 +51,13 @@ class LlamaConfig(ModelConfig):
     pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 
     SIZES: ClassVar[tuple] = (*SIZES, ROTARY)
+    # What some families of this block have as fields, at the values that Llama has.
+    rotary_dim: ClassVar[int] = 0  # dimensions of a head that positions turn; 0 = all
+    rope_interleaved: ClassVar[bool] = False  # pairs of neighbouring dimensions are turned
+    attention_multiplier: ClassVar[float] = 0.0  # of the logits of attention; 0 = 1/sqrt(head_dim)
+    embedding_multiplier: ClassVar[float] = 1.0
+    residual_multiplier: ClassVar[float] = 1.0  # of what each half of a block adds
+    logits_scaling: ClassVar[float] = 1.0  # what the logits are divided by
 
     def inputs(self):
         return {"tokens": None}
@@ -106,32 +115,47 @@ def spec(cfg: LlamaConfig, block_spec=block_spec) -> params.Tree:
     return tree
 
 
+def normed(cfg: LlamaConfig, p, name: str, x_BTD):
+    """After the norm of that name, where the block has it."""
+    return norm.rms(p[name], x_BTD, eps=cfg.norm_eps) if name in p else x_BTD
+
+
+def add(cfg: LlamaConfig, p, name: str, x_BTD, h_BTD):
+    """The residual sum, of what the norm of that name gives where the block has one after its half."""
+    h_BTD = normed(cfg, p, name, h_BTD)
+    h_BTD = h_BTD if cfg.residual_multiplier == 1.0 else h_BTD * cfg.residual_multiplier
+    return constrain(x_BTD + h_BTD, "batch", "seq", "embed")
+
+
 def attend(cfg: LlamaConfig, p, x_BTD, cache, q_where, k_where, angles, index, *, local=None):
     """The attention half of a block, with its residual; (x, the layer's cache). local: whether its window holds."""
-    h = norm.rms(p["attn_norm"], x_BTD, eps=cfg.norm_eps)
-    q, k, v = attention.qkv(p["attn"], h, norm_eps=cfg.norm_eps)
-    q, k = position.rope(q, angles), position.rope(k, angles)
+    q, k, v = attention.qkv(p["attn"], normed(cfg, p, "attn_norm", x_BTD), norm_eps=cfg.norm_eps)
+    q, k = (position.rope(x, angles, interleaved=cfg.rope_interleaved) for x in (q, k))
     k, v = update_cache(cache, k, v, index)
     options = {"window": cfg.window or None, "local": local, "sinks": p["attn"].get("sinks")}
+    options |= {"scale": cfg.attention_multiplier or None}
     h = attention.attend(q, k, v, q_where, k_where, **options, implementation=cfg.compute.attention)
-    x_BTD = constrain(x_BTD + attention.project_out(p["attn"], h), "batch", "seq", "embed")
+    x_BTD = add(cfg, p, "attn_post_norm", x_BTD, attention.project_out(p["attn"], h))
     return x_BTD, None if cache is None else {"k": k, "v": v}
 
 
-def block(cfg: LlamaConfig, p, x_BTD, xs, *where, train):
+def block(cfg: LlamaConfig, p, x_BTD, xs, *where, train, local=None):
     cache, _ = xs
-    x_BTD, cache = attend(cfg, p, x_BTD, cache, *where)
-    h = norm.rms(p["mlp_norm"], x_BTD, eps=cfg.norm_eps)
-    return constrain(x_BTD + feedforward.swiglu(p["mlp"], h), "batch", "seq", "embed"), (cache, None)
+    x_BTD, cache = attend(cfg, p, x_BTD, cache, *where, local=local)
+    h = feedforward.swiglu(p["mlp"], normed(cfg, p, "mlp_norm", x_BTD))
+    return add(cfg, p, "mlp_post_norm", x_BTD, h), (cache, None)
 
 
 def embed(cfg: LlamaConfig, p, tokens, positions, rng):
-    angles = position.rope_angles(positions, cfg.head_dim, theta=cfg.rope_theta, scaling=cfg.rope_scaling)
-    return linear.embed(p["embed"], tokens), None, (angles,)
+    turned = cfg.rotary_dim or cfg.head_dim
+    angles = position.rope_angles(positions, turned, theta=cfg.rope_theta, scaling=cfg.rope_scaling)
+    x_BTD = linear.embed(p["embed"], tokens)
+    return x_BTD if cfg.embedding_multiplier == 1.0 else x_BTD * cfg.embedding_multiplier, None, (angles,)
 
 
 def head(cfg: LlamaConfig, p, x_BTD) -> Head:
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
+    x_BTD = x_BTD if cfg.logits_scaling == 1.0 else x_BTD / cfg.logits_scaling
     return Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"], vocab=cfg.vocab_size)
 
 

@@ -187,7 +187,8 @@ def enter_tokens(cfg: TextToImageConfig, p, batch, *, rng, train: bool, cache) -
 def leave(cfg: PixArtConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
     """The noise in each image, (B, H, W, C), and with learn_sigma as many channels more."""
     shift, scale = ((p["modulation"] + entry.kept[:, None])[:, n, None] for n in range(2))
-    return Out(dit.unpatchify(cfg, linear.linear(p["head"], dit.modulate(x_BTD, shift, scale))))
+    flat = linear.linear(p["head"], dit.modulate(x_BTD, shift, scale))
+    return Out(prenorm.unpatchify(flat, cfg.image_shape, cfg.patch_size))
 
 
 # The paper's model at its three resolutions' latents; Sigma's 1,024-pixel model (arXiv:2403.04692) has no size embedding.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core import params
-from bigmodel_jax.core.params import Init, Param, zeros
+from bigmodel_jax.core.params import Init, Param, constant, zeros
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models.sizes import Cut, Divides
 from bigmodel_jax.nn import feedforward, linear, norm, stack
@@ -28,24 +28,34 @@ def xavier(fan_in: int, fan_out: int) -> Init:
     return Init(f"uniform({bound:.4g})", draw)
 
 
-def block_spec(cfg, *, qkv: Init, out: Init, up: Init, down: Init) -> params.Tree:
-    """One layer; the four initial distributions are those of its matrices, biases start at zero."""
+def block_spec(
+    cfg, *, qkv: Init, out: Init, up: Init, down: Init, gated: bool = False, layer_scale: float = 0.0
+) -> params.Tree:
+    """One layer; the four initial distributions are those of its matrices, biases start at zero.
+
+    gated: the feed-forward layer is SwiGLU. layer_scale: above 0, each channel that attention and feed-forward layer add
+    has a factor, which starts at it (LayerScale, Touvron et al., arXiv:2103.17239).
+    """
     D, H = cfg.embed_dim, cfg.num_heads
-    return {
+    names = ("attn_scale", "mlp_scale") if layer_scale else ()
+    mlp = feedforward.swiglu_spec(D, cfg.mlp_dim, init=up, out_init=down, bias=True) if gated else None
+    return {name: Param((D,), ("embed",), constant(layer_scale)) for name in names} | {
         "attn_norm": norm.layer_spec(D),
         "attn": attention.spec(D, H, H, D // H, init=qkv, out_init=out, bias=True),
         "mlp_norm": norm.layer_spec(D),
-        "mlp": feedforward.mlp_spec(D, cfg.mlp_dim, init=up, out_init=down),
+        "mlp": mlp or feedforward.mlp_spec(D, cfg.mlp_dim, init=up, out_init=down),
     }
 
 
 def block(cfg, p, x_BTD, where: Where, causal: bool):
     h = attention.qkv(p["attn"], norm.layer(p["attn_norm"], x_BTD, eps=cfg.norm_eps))
     h = attention.attend(*h, where, where, causal=causal, implementation=cfg.compute.attention)
-    x_BTD = constrain(x_BTD + attention.project_out(p["attn"], h), "batch", "seq", "embed")
+    h = attention.project_out(p["attn"], h)
+    x_BTD = constrain(x_BTD + (p["attn_scale"] * h if "attn_scale" in p else h), "batch", "seq", "embed")
     h = norm.layer(p["mlp_norm"], x_BTD, eps=cfg.norm_eps)
-    h = feedforward.mlp(p["mlp"], h, ACTIVATIONS[cfg.activation])
-    return constrain(x_BTD + h, "batch", "seq", "embed")
+    gated = "gate" in p["mlp"]
+    h = feedforward.swiglu(p["mlp"], h) if gated else feedforward.mlp(p["mlp"], h, ACTIVATIONS[cfg.activation])
+    return constrain(x_BTD + (p["mlp_scale"] * h if "mlp_scale" in p else h), "batch", "seq", "embed")
 
 
 def places(x_BTD: jax.Array, segments: jax.Array | None = None) -> Where:
@@ -84,6 +94,13 @@ def embed_patches(p: dict, image_BHWC: jax.Array) -> jax.Array:
     kernel = p["kernel"]
     y = linear.project(patchify(image_BHWC.astype(kernel.dtype), kernel.shape[0]), kernel, num_dims=3)
     return y + p["bias"] if "bias" in p else y
+
+
+def unpatchify(x_BTF: jax.Array, image_shape: tuple[int, int, int], size: int) -> jax.Array:
+    """The inverse of `patchify` with any number of channels: (B, T, P * P * C) -> (B, H, W, C)."""
+    B, (rows, columns) = x_BTF.shape[0], (side // size for side in image_shape[:2])
+    squares = x_BTF.reshape(B, rows, columns, size, size, -1).swapaxes(2, 3)
+    return squares.reshape(B, rows * size, columns * size, -1)
 
 
 def num_patches(image_shape: tuple[int, int, int], patch_size: int) -> int:

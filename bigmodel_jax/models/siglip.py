@@ -129,10 +129,15 @@ def pool(tower: VisionTower, p, x_BTD) -> jax.Array:
     return (h + mlp)[:, 0]
 
 
+def image_states(tower: VisionTower, p, image_BHWC) -> jax.Array:
+    """(B, patches, D): what the tower's layers give, before the last norm."""
+    x_BTD = constrain(prenorm.embed_patches(p["patches"], image_BHWC) + p["positions"], "batch", "seq", "embed")
+    return prenorm.encode(tower, p["layers"], x_BTD)
+
+
 def encode_image(cfg: SiglipConfig, p, image_BHWC) -> jax.Array:
     """(B, D), not normalised."""
-    x_BTD = constrain(prenorm.embed_patches(p["patches"], image_BHWC) + p["positions"], "batch", "seq", "embed")
-    x_BTD = prenorm.encode(cfg.vision, p["layers"], x_BTD)
+    x_BTD = image_states(cfg.vision, p, image_BHWC)
     return pool(cfg.vision, p["pool"], norm.layer(p["norm"], x_BTD, eps=cfg.vision.norm_eps))
 
 

@@ -1,17 +1,20 @@
 """ViT: an image as a sequence of patches, a class token, a pre-norm encoder (Dosovitskiy et al., arXiv:2010.11929).
 
-Shapes: B batch, H height, W width, C channels, T 1 + patches, D embed, L layers.
+DINOv2 is a ViT with other fields (Oquab et al., arXiv:2304.07193): a factor for each channel that a layer adds, SwiGLU in
+its largest size, register tokens in its second edition (Darcet et al., arXiv:2309.16588), and heads of its own.
+
+Shapes: B batch, H height, W width, C channels, T 1 + registers + patches, D embed, L layers, P patch side, K classes.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal
-from bigmodel_jax.core.ranges import Count, Depth, NonNegative
+from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Entry, Model, ModelConfig, Out, parts_of
@@ -34,6 +37,12 @@ class ViTConfig(ModelConfig):
     activation: Activation = "gelu"
     norm_eps: NonNegative = 1e-12
     init_std: NonNegative = 0.02
+    head: Literal["class", "class_and_mean", "pixels", "none"] = "class"
+    """class: logits of the class token; class_and_mean: of it beside the mean over patches, as DINOv2's classifiers; pixels:
+    each patch's token gives the logits of its own pixels, for segmentation; none: the tokens themselves"""
+    layer_scale: NonNegative = 0.0  # where the factor of each channel that a layer adds starts; 0: there are none
+    num_registers: CountOrZero = 0  # tokens without a place, between the class token and the patches
+    gated_mlp: bool = False  # SwiGLU in place of the MLP
     compute: Compute = Compute()
 
     SIZES: ClassVar[tuple] = (*prenorm.SIZES, prenorm.Patches())
@@ -44,6 +53,11 @@ class ViTConfig(ModelConfig):
     def make(self) -> Model:
         return Model(spec(self), parts_of(self, enter, block, leave))
 
+    def validate(self, parallel) -> None:
+        super().validate(parallel)
+        if self.head == "pixels" and (wrong := prenorm.Patches(all_whole=True).wrong(self, "model.", parallel)):
+            raise ValueError(wrong)
+
     @classmethod
     def tiny(cls) -> "ViTConfig":
         return cls(
@@ -53,24 +67,39 @@ class ViTConfig(ModelConfig):
 
 def spec(cfg: ViTConfig) -> params.Tree:
     init, D = normal(cfg.init_std), cfg.embed_dim
-    block = prenorm.block_spec(cfg, qkv=init, out=init, up=init, down=init)
+    more = {"gated": cfg.gated_mlp, "layer_scale": cfg.layer_scale}
+    block = prenorm.block_spec(cfg, qkv=init, out=init, up=init, down=init, **more)
     # decay=False: one vector per place, not a map.
     tokens = {"cls": Param((1, D), (None, "embed"), init, decay=False)}
+    if cfg.num_registers:
+        tokens["registers"] = Param((cfg.num_registers, D), (None, "embed"), init, decay=False)
     num = 1 + prenorm.num_patches(cfg.image_shape, cfg.patch_size)
     return tokens | {
         "positions": Param((num, D), (None, "embed"), init, decay=False),
         "patches": prenorm.patch_spec(cfg.patch_size, cfg.image_shape[2], D, init=init),
         "layers": params.stack(block, cfg.num_layers),
         "norm": norm.layer_spec(D),
-        "head": linear.linear_spec(D, cfg.num_classes, axes=("embed", None), init=init, bias=True),
+        **head_spec(cfg, init),
     }
+
+
+def head_spec(cfg: ViTConfig, init: params.Init) -> params.Tree:
+    if cfg.head == "none":
+        return {}
+    width = cfg.embed_dim * (2 if cfg.head == "class_and_mean" else 1)
+    outputs = cfg.num_classes * (cfg.patch_size**2 if cfg.head == "pixels" else 1)
+    return {"head": linear.linear_spec(width, outputs, axes=("embed", None), init=init, bias=True)}
 
 
 def enter(cfg: ViTConfig, p, batch, *, rng, train: bool, cache) -> Entry:
     """batch: image (B, H, W, C)."""
     x_BTD = prenorm.embed_patches(p["patches"], batch["image"])
     cls = jnp.broadcast_to(p["cls"], (x_BTD.shape[0], 1, cfg.embed_dim)).astype(x_BTD.dtype)
-    x_BTD = constrain(jnp.concatenate([cls, x_BTD], axis=1) + p["positions"], "batch", "seq", "embed")
+    x_BTD = jnp.concatenate([cls, x_BTD], axis=1) + p["positions"]
+    if cfg.num_registers:
+        registers = jnp.broadcast_to(p["registers"], (len(cls), *p["registers"].shape)).astype(x_BTD.dtype)
+        x_BTD = jnp.concatenate([x_BTD[:, :1], registers, x_BTD[:, 1:]], axis=1)
+    x_BTD = constrain(x_BTD, "batch", "seq", "embed")
     return Entry(x_BTD, shared=(prenorm.places(x_BTD),))
 
 
@@ -79,9 +108,19 @@ def block(cfg: ViTConfig, p, x_BTD, _, where, *, train: bool):
 
 
 def leave(cfg: ViTConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
-    """Logits (B, num_classes): a linear map of the class token."""
-    cls = jax.lax.index_in_dim(x_BTD, 0, 1, keepdims=False)
-    return Out(constrain(linear.linear(p["head"], norm.layer(p["norm"], cls, eps=cfg.norm_eps)), "batch", None))
+    """Logits (B, K), or (B, H, W, K) of pixels; without a head {"hidden": (B, T, D), "pooled": (B, D), the class token}."""
+    if cfg.head == "class":  # the norm of one token
+        cls = jax.lax.index_in_dim(x_BTD, 0, 1, keepdims=False)
+        return Out(constrain(linear.linear(p["head"], norm.layer(p["norm"], cls, eps=cfg.norm_eps)), "batch", None))
+    x_BTD = norm.layer(p["norm"], x_BTD, eps=cfg.norm_eps)
+    cls, patches = x_BTD[:, 0], x_BTD[:, 1 + cfg.num_registers :]
+    if cfg.head == "none":
+        return Out({"hidden": x_BTD, "pooled": cls})
+    if cfg.head == "class_and_mean":
+        both = jnp.concatenate([cls, jnp.mean(patches, axis=1)], axis=-1)
+        return Out(constrain(linear.linear(p["head"], both), "batch", None))
+    logits = prenorm.unpatchify(linear.linear(p["head"], patches), cfg.image_shape, cfg.patch_size)
+    return Out(constrain(logits, "batch", None, None, None))
 
 
 TI_16 = ViTConfig(embed_dim=192, num_heads=3, mlp_dim=768)
@@ -95,3 +134,14 @@ PRESETS = {
     "vit-l/16": L_16,
     "vit-h/14": ViTConfig(patch_size=14, num_layers=32, embed_dim=1280, num_heads=16, mlp_dim=5120),
 }
+
+# The published encoders: 518 x 518 pixels, 37 x 37 patches, no head.
+DINO = {"image_shape": (518, 518, 3), "patch_size": 14, "norm_eps": 1e-6, "head": "none", "layer_scale": 1.0}
+_DINO_SIZES = {
+    "dinov2-s/14": {"embed_dim": 384, "num_heads": 6, "mlp_dim": 1536},
+    "dinov2-b/14": {},
+    "dinov2-l/14": {"num_layers": 24, "embed_dim": 1024, "num_heads": 16, "mlp_dim": 4096},
+    "dinov2-g/14": {"num_layers": 40, "embed_dim": 1536, "num_heads": 24, "mlp_dim": 4096, "gated_mlp": True},
+}
+PRESETS |= {name: ViTConfig(**DINO, **sizes) for name, sizes in _DINO_SIZES.items()}
+PRESETS |= {f"{name}-registers": ViTConfig(**DINO, **sizes, num_registers=4) for name, sizes in _DINO_SIZES.items()}

@@ -6,14 +6,20 @@ from collections.abc import Callable
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from bigmodel_jax.core.params import Init, Param
+from bigmodel_jax.core.params import Init, Param, zeros
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import kept, linear, recompute
 from bigmodel_jax.nn.taps import tap
 
 
-def swiglu_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict[str, Param]:
-    return {
+def swiglu_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init, bias: bool = False) -> dict[str, Param]:
+    """gate and up (D, F), down (F, D); with `bias` one for each."""
+    vectors = {
+        "gate_bias": Param((mlp_dim,), ("mlp",), zeros()),
+        "up_bias": Param((mlp_dim,), ("mlp",), zeros()),
+        "down_bias": Param((dim,), ("embed",), zeros()),
+    }
+    return (vectors if bias else {}) | {
         "gate": Param((dim, mlp_dim), ("embed", "mlp"), init),
         "up": Param((dim, mlp_dim), ("embed", "mlp"), init),
         "down": Param((mlp_dim, dim), ("mlp", "embed"), out_init),
@@ -23,7 +29,7 @@ def swiglu_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict[s
 def swiglu(p: dict, x: jax.Array) -> jax.Array:
     """(silu(x gate) * (x up)) down; x (B, T, D). Shazeer, arXiv:2002.05202."""
     hidden = recompute.from_arguments(lambda gate, up: jax.nn.silu(gate) * up)(*_gated(p, x))
-    return tap("mlp", linear.project(_named(hidden), p["down"]))
+    return tap("mlp", _biased(p, "down", _named(hidden)))
 
 
 def geglu(p: dict, x: jax.Array) -> jax.Array:
@@ -33,7 +39,13 @@ def geglu(p: dict, x: jax.Array) -> jax.Array:
 
 
 def _gated(p: dict, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return tap("units", linear.project(x, p["gate"])), linear.project(x, p["up"])
+    return tap("units", _biased(p, "gate", x)), _biased(p, "up", x)
+
+
+def _biased(p: dict, name: str, x: jax.Array) -> jax.Array:
+    """A product, with its bias where there is one."""
+    y = linear.project(x, p[name])
+    return y + p[f"{name}_bias"] if f"{name}_bias" in p else y
 
 
 def _named(hidden: jax.Array) -> jax.Array:

@@ -12,11 +12,15 @@ def rms_spec(dim: int) -> dict[str, Param]:
 
 
 def rms(p: dict, x: jax.Array, *, eps: float = 1e-5, offset: float = 0.0) -> jax.Array:
-    """RMSNorm (Zhang & Sennrich, arXiv:1910.07467), times scale + `offset` (1 where scales are kept around 0, Gemma)."""
+    """RMSNorm (Zhang & Sennrich, arXiv:1910.07467), times scale + `offset` (1 where scales are kept around 0, Gemma).
+
+    The mean is taken over the dimensions that the scale has: the last one, or all heads of a token together (OLMo 2).
+    """
+    axes = tuple(range(-p["scale"].ndim, 0))
 
     def fn(x, scale):
         x32 = x.astype(jnp.float32)
-        y = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+        y = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=axes, keepdims=True) + eps)
         return (y * (scale.astype(jnp.float32) + offset)).astype(x.dtype)
 
     return recompute.from_arguments(fn)(x, p["scale"])

@@ -91,9 +91,13 @@ def rope_angles(
 def rope(x: jax.Array, angles: tuple[jax.Array, jax.Array], *, interleaved: bool = False) -> jax.Array:
     """Rotates x (B, T, heads, head_dim) by its positions; Su et al., arXiv:2104.09864.
 
-    Pairs are (i, i + head_dim/2), as in Hugging Face's Llama; interleaved: (2i, 2i + 1), as in the paper.
+    Pairs are (i, i + head_dim/2), as in Hugging Face's Llama; interleaved: (2i, 2i + 1), as in the paper. Where angles
+    hold fewer dimensions than a head has, its first ones are rotated and the others stay (arXiv:2204.06745).
     """
     cos, sin = angles
+    if 2 * cos.shape[-1] < x.shape[-1]:
+        first, rest = jnp.split(x, [2 * cos.shape[-1]], axis=-1)
+        return jnp.concatenate([rope(first, angles, interleaved=interleaved), rest], axis=-1)
     x32 = x.astype(jnp.float32)
     if interleaved:
         first, second = x32[..., 0::2], x32[..., 1::2]

@@ -6,6 +6,7 @@ from bigmodel_jax.objectives.contrastive import Contrastive
 from bigmodel_jax.objectives.ctc import CTC
 from bigmodel_jax.objectives.diffusion import Diffusion
 from bigmodel_jax.objectives.distillation import Distillation
+from bigmodel_jax.objectives.flow_matching import FlowMatching
 from bigmodel_jax.objectives.kto import KTO
 from bigmodel_jax.objectives.language_model import NextToken
 from bigmodel_jax.objectives.masked_language_model import BertPretraining, MaskedLanguageModel
@@ -15,6 +16,7 @@ from bigmodel_jax.objectives.preference import DPO
 from bigmodel_jax.objectives.question_answering import QuestionAnswering
 from bigmodel_jax.objectives.regression import Regression
 from bigmodel_jax.objectives.reward import RewardModel
+from bigmodel_jax.objectives.segmentation import Segmentation
 from bigmodel_jax.objectives.simpo import SimPO
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -24,10 +26,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "bert_pretraining": BertPretraining,
     "question_answering": QuestionAnswering,
     "classification": Classification,
+    "segmentation": Segmentation,
     "regression": Regression,
     "contrastive": Contrastive,
     "diffusion": Diffusion,
     "ctc": CTC,
+    "flow_matching": FlowMatching,
     "dpo": DPO,
     "orpo": ORPO,
     "simpo": SimPO,
@@ -47,6 +51,7 @@ __all__ = [
     "Contrastive",
     "Diffusion",
     "Distillation",
+    "FlowMatching",
     "Loss",
     "MaskedLanguageModel",
     "NextToken",
@@ -55,5 +60,6 @@ __all__ = [
     "QuestionAnswering",
     "Regression",
     "RewardModel",
+    "Segmentation",
     "SimPO",
 ]

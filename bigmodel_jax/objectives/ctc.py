@@ -99,9 +99,3 @@ def loss(logits_BTV, num_frames_B, labels_BU, num_labels_B, blank: int) -> jax.A
         return optax.ctc_loss(
             logits_BTV, behind.astype(jnp.float32), labels_BU, unused.astype(jnp.float32), blank_id=blank
         )
-
-
-def frames_needed(labels: np.ndarray) -> int:
-    """The fewest frames that can hold the labels: one each, and a blank between two that are the same."""
-    labels = np.asarray(labels)
-    return len(labels) + int((labels[1:] == labels[:-1]).sum())

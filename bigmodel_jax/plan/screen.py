@@ -85,16 +85,16 @@ def verdict(plan: dict) -> str:
     return f"[bold red]DOES NOT FIT[/]  {sizes}: {-memory['headroom'] / GIB:.2f} GiB too much"
 
 
-def memory_table(plan: dict) -> Table:
+def memory_table(plan: dict, names: dict[str, str] = MEMORY) -> Table:
     memory = plan["memory"]
     table = Table("a device's memory", "GiB", "", box=None, padding=(0, 2, 0, 0), title_justify="left")
     table.columns[1].justify = "right"
-    for name, text in MEMORY.items():
+    for name, text in names.items():
         if name in memory["parts"]:
             share = memory["parts"][name] / memory["limit"]
             table.add_row(text, f"{memory['parts'][name] / GIB:.3f}", bar(share))
     table.add_row("[bold]all[/]", f"[bold]{memory['used'] / GIB:.3f}[/]", bar(memory["used"] / memory["limit"]))
-    if memory["host"]:
+    if memory.get("host"):
         table.add_row("in the host's memory", f"{memory['host'] / GIB:.3f}", "")
     return table
 

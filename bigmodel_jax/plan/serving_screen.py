@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from bigmodel_jax.plan.screen import GIB, bar, changes_text, collective_table, number
+from bigmodel_jax.plan.screen import GIB, changes_text, collective_table, memory_table, number, verdict
 from bigmodel_jax.report.progress import duration
 
 PARTS = {
@@ -18,7 +18,7 @@ def show(plan: dict, console: Console) -> None:
     """Prints a plan: whether it fits, what a device holds, how fast both programs are, and what tokens cost."""
     print = console.print
     print(f"\n[bold]{plan['name']}[/] served on {machine(plan)}\n{facts(plan)}\n", highlight=False)
-    print(verdict(plan), "", memory_table(plan), sep="\n", highlight=False)
+    print(verdict(plan), "", memory_table(plan, PARTS), sep="\n", highlight=False)
     if "decode" in plan:
         print("", rate_table(plan), "", answer_table(plan), sep="\n", highlight=False)
         if plan["decode"]["collectives"]:
@@ -48,25 +48,6 @@ def facts(plan: dict) -> str:
         f"{plan['compute']} compute\n{serving['slots']:,} slots of {serving['length']:,} tokens; prompts of "
         f"{serving['prompt']:,}"
     )
-
-
-def verdict(plan: dict) -> str:
-    memory = plan["memory"]
-    sizes = f"{memory['used'] / GIB:.2f} of {memory['limit'] / GIB:.2f} GiB a device"
-    if plan["fits"]:
-        return f"[bold green]FITS[/]  {sizes}; {memory['headroom'] / GIB:.2f} GiB left"
-    return f"[bold red]DOES NOT FIT[/]  {sizes}: {-memory['headroom'] / GIB:.2f} GiB too much"
-
-
-def memory_table(plan: dict) -> Table:
-    memory = plan["memory"]
-    table = Table("a device's memory", "GiB", "", box=None, padding=(0, 2, 0, 0))
-    table.columns[1].justify = "right"
-    for name, text in PARTS.items():
-        size = memory["parts"][name]
-        table.add_row(text, f"{size / GIB:.3f}", bar(size / memory["limit"]))
-    table.add_row("[bold]all[/]", f"[bold]{memory['used'] / GIB:.3f}[/]", bar(memory["used"] / memory["limit"]))
-    return table
 
 
 def rate_table(plan: dict) -> Table:

@@ -5,7 +5,6 @@
 """
 
 import collections
-import json
 import sys
 import time
 from pathlib import Path
@@ -16,23 +15,12 @@ import numpy as np
 
 from bigmodel_jax import config_file
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import trust
 from bigmodel_jax.inference import compiled
 from bigmodel_jax.inference.compiled import Layout
 from bigmodel_jax.inference.slots import cache_dtype
 from bigmodel_jax.plan import topology as topologies
 from bigmodel_jax.plan.serving import Serving, abstract_slots, abstract_weights, layout_of, local_bytes, programs_of
-from bigmodel_jax.plan.worker import analyse, cache_key, compile_into
-
-
-def main(request_path: str, answer_path: str) -> None:
-    trust.allow()  # the process that asks has opened this config already
-    request = json.loads(Path(request_path).read_text())
-    try:
-        answer = run(request)
-    except ValueError as error:
-        answer = {"mistake": str(error)}
-    Path(answer_path).write_text(json.dumps(answer))
+from bigmodel_jax.plan.worker import analyse, answer_with, cache_key, compile_into
 
 
 def run(request: dict) -> dict:
@@ -97,4 +85,4 @@ def prefill_arguments(serving: Serving) -> tuple:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    answer_with(run, *sys.argv[1:])

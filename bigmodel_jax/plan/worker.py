@@ -15,7 +15,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ from bigmodel_jax.training.state import TrainState, abstract_constants, abstract
 from bigmodel_jax.training.step import make_train_step
 
 
-def main(request_path: str, answer_path: str) -> None:
+def answer_with(run: Callable[[dict], dict], request_path: str, answer_path: str) -> None:
+    """Writes what `run` makes of a request, or the mistake that it found; both are JSON files."""
     trust.allow()  # the process that asks has opened this config already
     request = json.loads(Path(request_path).read_text())
     try:
@@ -267,4 +268,4 @@ def _flops(config: Config, mesh, batch: dict) -> float:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    answer_with(run, *sys.argv[1:])

@@ -9,22 +9,33 @@ from bigmodel_jax.pretrained.clip import CLIP
 from bigmodel_jax.pretrained.conformer import CONFORMER
 from bigmodel_jax.pretrained.deberta import DEBERTA
 from bigmodel_jax.pretrained.deepseek import DEEPSEEK_V3
+from bigmodel_jax.pretrained.dinov2 import DINOV2
+from bigmodel_jax.pretrained.distilbert import DISTILBERT
 from bigmodel_jax.pretrained.dit import DIT
 from bigmodel_jax.pretrained.efficientnet import EFFICIENTNET
 from bigmodel_jax.pretrained.family import Family
 from bigmodel_jax.pretrained.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_IMAGE_TEXT
+from bigmodel_jax.pretrained.glm import GLM4
 from bigmodel_jax.pretrained.gpt2 import GPT2
 from bigmodel_jax.pretrained.gpt_oss import GPT_OSS
+from bigmodel_jax.pretrained.granite import GRANITE
+from bigmodel_jax.pretrained.idefics3 import IDEFICS3, SMOLVLM
 from bigmodel_jax.pretrained.llama import LLAMA
+from bigmodel_jax.pretrained.llava import LLAVA
 from bigmodel_jax.pretrained.marian import MARIAN
 from bigmodel_jax.pretrained.mistral import MISTRAL
 from bigmodel_jax.pretrained.mixtral import MIXTRAL
+from bigmodel_jax.pretrained.mmdit import MMDIT
+from bigmodel_jax.pretrained.olmo import OLMO2, OLMO3
+from bigmodel_jax.pretrained.paligemma import PALIGEMMA
 from bigmodel_jax.pretrained.pixart import PIXART
 from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
 from bigmodel_jax.pretrained.qwen_moe import QWEN3_MOE
 from bigmodel_jax.pretrained.resnet import RESNET
 from bigmodel_jax.pretrained.roberta import ROBERTA
+from bigmodel_jax.pretrained.segformer import SEGFORMER
 from bigmodel_jax.pretrained.siglip import SIGLIP
+from bigmodel_jax.pretrained.smollm3 import SMOLLM3
 from bigmodel_jax.pretrained.t5 import T5
 from bigmodel_jax.pretrained.vit import VIT
 from bigmodel_jax.pretrained.whisper import WHISPER
@@ -37,11 +48,17 @@ FAMILIES: dict[str, Family] = {
         GPT2,
         *BERT,
         *ROBERTA,
+        *DISTILBERT,
         *DEBERTA,
         *XLNET,
         MISTRAL,
         QWEN2,
         QWEN3,
+        SMOLLM3,
+        OLMO2,
+        OLMO3,
+        GRANITE,
+        GLM4,
         GEMMA,
         GEMMA2,
         GEMMA3,
@@ -51,16 +68,23 @@ FAMILIES: dict[str, Family] = {
         GPT_OSS,
         DEEPSEEK_V3,
         VIT,
+        *DINOV2,
         T5,
         MARIAN,
         RESNET,
         EFFICIENTNET,
+        SEGFORMER,
         SIGLIP,
         DIT,
         PIXART,
+        MMDIT,
         CLIP,
         CONFORMER,
         WHISPER,
+        LLAVA,
+        PALIGEMMA,
+        IDEFICS3,
+        SMOLVLM,
     )
 }
 

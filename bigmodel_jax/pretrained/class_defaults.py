@@ -43,11 +43,25 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
         "share_att_key": False,
         "norm_rel_ebd": "none",
     },
+    models.DistilBertConfig: {"activation": "gelu", "dropout": 0.1},
     models.XLNetConfig: {"layer_norm_eps": 1e-12, "dropout": 0.1},
     models.LlamaConfig: LLAMA,
     models.MistralConfig: LLAMA | {"num_key_value_heads": 8, "sliding_window": 4096},
     models.Qwen2Config: LLAMA | {"num_key_value_heads": 32},
     models.Qwen3Config: LLAMA | {"num_key_value_heads": 32, "head_dim": 128},
+    models.SmolLM3Config: LLAMA
+    | {
+        "num_key_value_heads": 4,
+        "rope_theta": 2_000_000.0,
+        "tie_word_embeddings": True,
+        "no_rope_layer_interval": 4,
+    },
+    models.Olmo2Config: LLAMA | {"rms_norm_eps": 1e-5},
+    models.Olmo3Config: LLAMA | {"rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "sliding_window": 4096},
+    models.GraniteConfig: LLAMA
+    | dict.fromkeys(("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"), 1.0),
+    models.Glm4Config: LLAMA
+    | {"num_key_value_heads": 2, "head_dim": 128, "rms_norm_eps": 1.5625e-7, "attention_bias": True},
     models.GemmaConfig: GEMMA | {"hidden_act": "gelu_pytorch_tanh", "num_key_value_heads": 16},
     models.Gemma2Config: GEMMA2 | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     models.Gemma3Config: GEMMA3,
@@ -75,11 +89,35 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
     },
     models.ViTConfig: {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "num_channels": 3, "qkv_bias": True},
     models.ResNetConfig: {"hidden_act": "relu", "layer_type": "bottleneck", "num_channels": 3},
+    models.SegformerConfig: {
+        "depths": [2, 2, 2, 2],
+        "hidden_sizes": [32, 64, 160, 256],
+        "num_attention_heads": [1, 2, 5, 8],
+        "mlp_ratios": [4, 4, 4, 4],
+        "sr_ratios": [8, 4, 2, 1],
+        "patch_sizes": [7, 3, 3, 3],
+        "strides": [4, 2, 2, 2],
+        "hidden_act": "gelu",
+        "decoder_hidden_size": 256,
+    },
     models.T5Config: {
         "feed_forward_proj": "relu",
         "layer_norm_epsilon": 1e-6,
         "relative_attention_num_buckets": 32,
         "relative_attention_max_distance": 128,
+    },
+    models.MMDiTConfig: {
+        "sample_size": 128,
+        "patch_size": 2,
+        "in_channels": 16,
+        "num_layers": 18,
+        "attention_head_dim": 64,
+        "num_attention_heads": 18,
+        "joint_attention_dim": 4096,
+        "caption_projection_dim": 1152,
+        "pooled_projection_dim": 2048,
+        "out_channels": 16,
+        "pos_embed_max_size": 96,
     },
     models.PixArtConfig: {"in_channels": 4, "out_channels": 8, "cross_attention_dim": 1152},
     models.TransformerConfig: {
@@ -92,9 +130,26 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
     },
 }
 
+DINOV2 = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6,
+    "layerscale_value": 1.0,
+    "mlp_ratio": 4,
+    "num_channels": 3,
+    "qkv_bias": True,
+    "image_size": 224,
+}
+# Of architectures whose config of ours is another family's as well.
+OF_ARCHITECTURE: dict[str, dict[str, Any]] = {
+    "Dinov2Model": DINOV2 | {"patch_size": 14},
+    "Dinov2ForImageClassification": DINOV2 | {"patch_size": 14},
+    "Dinov2WithRegistersModel": DINOV2 | {"patch_size": 16, "num_register_tokens": 4},
+    "Dinov2WithRegistersForImageClassification": DINOV2 | {"patch_size": 16, "num_register_tokens": 4},
+}
+
 
 def with_defaults(family: Family) -> Family:
     """The family, whose `from_hf` finds the class's defaults where a config.json says nothing."""
-    defaults = DEFAULTS.get(family.config, {})
+    defaults = OF_ARCHITECTURE.get(family.architecture, DEFAULTS.get(family.config, {}))
     read = family.from_hf
     return dataclasses.replace(family, from_hf=lambda hf: read(defaults | hf)) if defaults else family

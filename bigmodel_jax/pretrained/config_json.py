@@ -55,8 +55,12 @@ class Keys(dict):
         self.seen.add(self.path + name)
         return value
 
-    def _checked(self, name: str, value: Any) -> Any:
-        kind = config_keys.KINDS.get(name)
+    def read_as(self, name: str, kind: config_keys.Kind) -> Any:
+        """The value of a key that holds another kind of value in this family than in others."""
+        return self._checked(name, super().__getitem__(name), kind)
+
+    def _checked(self, name: str, value: Any, kind: config_keys.Kind | None = None) -> Any:
+        kind = kind or config_keys.KINDS.get(name)
         if kind and not kind.holds(value):
             raise ValueError(f"config.json: {self.path}{name} = {json.dumps(value)}; allowed: {kind.allowed}")
         return self._noted(name, value)
@@ -70,6 +74,11 @@ class Keys(dict):
                 yield path, name, value
             elif inside:
                 yield from value.unread()
+
+
+def read_as(hf: dict, name: str, kind: config_keys.Kind) -> Any:
+    """`Keys.read_as` of a table that may be a plain dict, whose values nobody checks."""
+    return hf.read_as(name, kind) if isinstance(hf, Keys) else hf[name]
 
 
 def read_table(path: Path) -> Keys:

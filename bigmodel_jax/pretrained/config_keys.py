@@ -53,6 +53,9 @@ TEXT = Kind("text", lambda x: isinstance(x, str))
 TEXT_OR_NULL = Kind("text, or null", lambda x: x is None or isinstance(x, str))
 TABLE = Kind("a table of keys", lambda x: isinstance(x, dict))
 TABLE_OR_NULL = Kind("a table of keys, or null", lambda x: x is None or isinstance(x, dict))
+BITS_OR_NULL = Kind(
+    "a list of 0 and 1, or null", lambda x: x is None or is_list_of(lambda y: is_whole(y) and y in (0, 1))(x)
+)
 COUNTS = Kind("a list of whole numbers above 0", is_list_of(COUNT.holds))
 NAMES = Kind("a list of names", is_list_of(lambda x: isinstance(x, str)))
 NAMES_OR_NULL = Kind("a list of names, or null", lambda x: x is None or NAMES.holds(x))
@@ -61,42 +64,46 @@ SHAPE = Kind("[height, width, channels]", lambda x: COUNTS.holds(x) and len(x) =
 
 _KINDS: dict[Kind, str] = {
     COUNT: """vocab_size hidden_size num_attention_heads intermediate_size max_position_embeddings
-        n_embd n_head n_positions d_model d_kv d_ff d_inner num_heads
+        n_embd n_head n_positions dim hidden_dim n_heads d_model d_kv d_ff d_inner num_heads
         encoder_attention_heads decoder_attention_heads encoder_ffn_dim decoder_ffn_dim moe_intermediate_size
         n_routed_experts n_shared_experts kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim n_group topk_group
         relative_attention_num_buckets relative_attention_max_distance projection_dim num_channels
-        head_channels
+        head_channels num_register_tokens mlp_ratio decoder_hidden_size num_encoder_blocks
         embedding_size attention_head_dim sample_size in_channels out_channels caption_channels cross_attention_dim
-        sliding_window_pattern position_buckets embed_dim num_classes stem_channels feature_channels
-        num_mel_bins subsampling_factor subsampling_conv_channels subsampling_conv_kernel_size subsampling_conv_stride
-        conv_kernel_size max_source_positions max_target_positions""",
+        sliding_window_pattern position_buckets embed_dim num_classes stem_channels feature_channels num_mel_bins
+        subsampling_factor subsampling_conv_channels subsampling_conv_kernel_size subsampling_conv_stride
+        conv_kernel_size max_source_positions max_target_positions no_rope_layer_interval scale_factor""",
     COUNT_OR_NULL: """num_key_value_heads num_experts num_local_experts num_experts_per_tok
         experts_per_token q_lora_rank head_dim projection_size n_inner d_head sliding_window original_max_position_embeddings
         decoder_vocab_size num_labels""",
-    DEPTH: "num_hidden_layers n_layer num_layers encoder_layers decoder_layers",
+    DEPTH: "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers",
     DEPTH_OR_NULL: "num_decoder_layers",
     DEPTH_OR_ZERO: "first_k_dense_replace",
     BLOCKS: "depths repeats",
-    INDEX: "type_vocab_size",
+    INDEX: "type_vocab_size image_token_id image_token_index",
     INDICES_OR_NULL: "eos_token_id",
     INDEX_OR_NULL: "decoder_start_token_id",
     POSITIVE: """rms_norm_eps layer_norm_eps layer_norm_epsilon rope_local_base_freq rope_theta
-        routed_scaling_factor query_pre_attn_scalar swiglu_alpha swiglu_limit low_freq_factor high_freq_factor norm_eps
-        initializer_factor""",
+        routed_scaling_factor query_pre_attn_scalar swiglu_alpha swiglu_limit low_freq_factor high_freq_factor
+        norm_eps initializer_factor embedding_multiplier attention_multiplier residual_multiplier logits_scaling
+        layerscale_value""",
     POSITIVE_OR_NULL: """factor attention_factor beta_fast beta_slow partial_rotary_factor interpolation_scale
         attn_logit_softcapping final_logit_softcapping""",
-    NUMBER: """momentum initializer_range hidden_dropout_prob dropout init_std router_aux_loss_coef aux_loss_alpha label_dropout
+    NUMBER: """momentum classifier_dropout_prob
+        initializer_range hidden_dropout_prob dropout init_std router_aux_loss_coef aux_loss_alpha label_dropout
         text_dropout""",
     NUMBER_OR_NULL: "mscale mscale_all_dim",
     SIGNED: "logit_scale_init_value",
-    FLAG: """tie_word_embeddings scale_embedding output_router_logits learn_sigma zero_init scale_decoder_outputs""",
+    FLAG: """use_swiglu_ffn
+        tie_word_embeddings scale_embedding output_router_logits learn_sigma zero_init scale_decoder_outputs""",
     FLAG_OR_NULL: "norm_topk_prob truncate use_additional_conditions",
-    TEXT: "_class_name norm_type hidden_act activation_function feed_forward_proj layer_type rope_type type",
+    TEXT: "_class_name norm_type hidden_act activation activation_function feed_forward_proj layer_type rope_type type",
     TEXT_OR_NULL: "hidden_activation",
     TABLE: "text_config vision_config encoder_config",
     TABLE_OR_NULL: """rope_parameters rope_scaling quantization_config id2label full_attention sliding_attention
         text_config_dict vision_config_dict""",
-    COUNTS: "hidden_sizes widths strides expansions channels",
+    BITS_OR_NULL: "no_rope_layers",
+    COUNTS: "hidden_sizes widths strides expansions channels mlp_ratios sr_ratios patch_sizes",
     NAMES_OR_NULL: "architectures layer_types",
     SIZE: "image_size patch_size",
     SHAPE: "image_shape",
@@ -117,6 +124,8 @@ INERT = frozenset(
     attn_pdrop embd_pdrop resid_pdrop dropout dropout_rate hidden_dropout_prob classifier_dropout
     classifier_dropout_prob classif_dropout encoder_layerdrop decoder_layerdrop layerdrop pooler_dropout
     summary_first_dropout summary_last_dropout router_jitter_noise initializer_range initializer_factor init_std
+    drop_path_rate semantic_loss_ignore_index
+    apply_layernorm reshape_hidden_states use_mask_token
     gate_init router_aux_loss_coef output_router_logits aux_loss_alpha pad_token_id bos_token_id eos_token_id
     sep_token_id cls_token_id mask_token_id unk_token_id decoder_start_token_id forced_bos_token_id
     forced_eos_token_id bad_words_ids begin_suppress_tokens suppress_tokens num_beams num_beam_groups do_sample
@@ -129,10 +138,11 @@ INERT = frozenset(
     out_indices stage_names _out_features _out_indices add_bias_logits max_window_layers num_embeds_ada_norm
     norm_num_groups mm_tokens_per_image boi_token_index eoi_token_index image_token_index _sliding_window_pattern
     projection_dim _num_labels cache_implementation force_bos_token_to_be_generated transformers.js_config
-    sliding_window_size initial_context_length modules_to_not_convert activation_scheme
-    dropout_positions ctc_loss_reduction ctc_zero_infinity
-    forced_decoder_ids median_filter_width use_weighted_layer_sum classifier_proj_size apply_spec_augment
-    mask_time_prob mask_time_length mask_time_min_masks mask_feature_prob mask_feature_length mask_feature_min_masks
+    sliding_window_size initial_context_length modules_to_not_convert activation_scheme dropout_positions
+    ctc_loss_reduction ctc_zero_infinity forced_decoder_ids median_filter_width use_weighted_layer_sum
+    classifier_proj_size apply_spec_augment mask_time_prob mask_time_length mask_time_min_masks mask_feature_prob
+    mask_feature_length mask_feature_min_masks qa_dropout seq_classif_dropout sinusoidal_pos_embds image_seq_length
+    num_image_tokens _pad_token_id ignore_index
     """)
 )
 
@@ -191,6 +201,7 @@ NEUTRAL: dict[str, tuple] = {
     "sliding_window": (None,),
     "sliding_window_pattern": (None,),
     "tie_encoder_decoder": (False, None),
+    "tie_weights_": (True, None),
     "use_bias": (False, None),
     "use_bidirectional_attention": (False, None),
     "use_linear_projection": (False, None),
@@ -212,11 +223,17 @@ MODEL_TYPES = {
     "GPT2Config": ("gpt2",),
     "BertConfig": ("bert",),
     "RobertaConfig": ("roberta",),
+    "DistilBertConfig": ("distilbert",),
     "DebertaConfig": ("deberta-v2",),
     "XLNetConfig": ("xlnet",),
     "MistralConfig": ("mistral",),
     "Qwen2Config": ("qwen2",),
     "Qwen3Config": ("qwen3",),
+    "SmolLM3Config": ("smollm3",),
+    "Olmo2Config": ("olmo2",),
+    "Olmo3Config": ("olmo3",),
+    "GraniteConfig": ("granite",),
+    "Glm4Config": ("glm4",),
     "GemmaConfig": ("gemma",),
     "Gemma2Config": ("gemma2",),
     "Gemma3Config": ("gemma3_text", "gemma3"),
@@ -224,14 +241,19 @@ MODEL_TYPES = {
     "Qwen3MoeConfig": ("qwen3_moe",),
     "GptOssConfig": ("gpt_oss",),
     "DeepseekConfig": ("deepseek_v3",),
-    "ViTConfig": ("vit",),
+    "ViTConfig": ("vit", "dinov2", "dinov2_with_registers"),
     "T5Config": ("t5",),
     "TransformerConfig": ("marian",),
     "ResNetConfig": ("resnet",),
+    "SegformerConfig": ("segformer",),
     "SiglipConfig": ("siglip",),
     "CLIPConfig": ("clip",),
     "ConformerConfig": ("parakeet_ctc",),
     "WhisperConfig": ("whisper",),
+    "LlavaConfig": ("llava",),
+    "PaliGemmaConfig": ("paligemma",),
+    "Idefics3Config": ("idefics3",),
+    "SmolVLMConfig": ("smolvlm",),
 }
 ALIASES = {
     "GPT2Config": {
@@ -245,6 +267,11 @@ ALIASES = {
         "hidden_size": "d_model",
         "num_attention_heads": "n_head",
         "num_hidden_layers": "n_layer",
+    },
+    "DistilBertConfig": {
+        "hidden_size": "dim",
+        "num_attention_heads": "n_heads",
+        "num_hidden_layers": "n_layers",
     },
     "T5Config": {
         "hidden_size": "d_model",

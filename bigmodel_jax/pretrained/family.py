@@ -1,6 +1,7 @@
 """What the package knows of a published model family: its config in Hugging Face's words, and its name table."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,8 @@ class Family:
     of their model which ours does not have, named in the log; renamed: (pattern, replacement) of names that older files
     use; unpack: a file's tensors -> those tensors, packed ones among them as plain ones;
     copies: (name, what it must equal: another tensor, or what a config computes) of ignored tensors that the reference
-    reads."""
+    reads; computed: (name, what a config computes) of tensors that the reference reads from its files, and ours computes:
+    an export writes them."""
 
     architecture: str
     config: type[ModelConfig]
@@ -30,6 +32,11 @@ class Family:
     unpack: Callable[[Source], Source] | None = None
     left_out: tuple[str, ...] = ()
     copies: tuple[tuple[str, str | Callable[[Any], Any]], ...] = ()
+    computed: tuple[tuple[str, Callable[[Any], Any]], ...] = ()
+
+
+class OtherArchitecture(ValueError):
+    """A config is that of another architecture of the same config class."""
 
 
 def spec_by_path(cfg: ModelConfig) -> dict[str, params.Param]:
@@ -109,6 +116,20 @@ def _yarn_from_hf(found: dict, factor: float, length: int) -> RopeScaling:
     if given is None and all(scales):
         given = mscale(factor, scales[0]) / mscale(factor, scales[1])
     return scaling if given is None else dataclasses.replace(scaling, attention_factor=float(given))
+
+
+def rotary_dim_from_hf(hf: dict, head_dim: int, default: float) -> tuple[int, dict]:
+    """(dimensions of a head that positions turn, the table as of a model that turns them all)."""
+    found = rope_settings(hf)
+    share = found.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or default
+    whole = {"partial_rotary_factor": 1.0}
+    return int(head_dim * share), hf | whole | {"rope_parameters": found | whole, "rope_scaling": None}
+
+
+def rotary_dim_to_hf(rotary_dim: int, head_dim: int) -> dict:
+    """The share of which transformers, which rounds down, makes so many dimensions again."""
+    share = rotary_dim / head_dim
+    return {"partial_rotary_factor": share if int(head_dim * share) == rotary_dim else math.nextafter(share, 1.0)}
 
 
 def rope_to_hf(theta: float, scaling: RopeScaling) -> dict:

@@ -257,6 +257,8 @@ def save_params(
         shards[-1].append(piece)
         sizes[-1] += size
     weight_map = {}
+    computed = {name: make(cfg).astype(dtype) for name, make in family.computed}
+    sizes[-1] += sum(x.nbytes for x in computed.values())
     for n, shard in enumerate(shards):
         number = "" if len(shards) == 1 else f"-{n + 1:05}-of-{len(shards):05}"
         file = weights.replace(".safetensors", f"{number}.safetensors")
@@ -264,6 +266,7 @@ def save_params(
         for piece in shard:
             own = names.to_theirs(piece, params)
             tensors |= bitsandbytes.packed(kind, piece.name, own) if kind else {piece.name: own}
+        tensors |= computed if n == len(shards) - 1 else {}
         save_file(tensors, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
         del tensors

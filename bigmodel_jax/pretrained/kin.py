@@ -7,30 +7,32 @@ from bigmodel_jax.core.spelling import nearest
 
 # Ours, without what it is for -> the models of transformers whose blocks are most like its own.
 KIN = {
-    "Llama": """Apertus Arcee Baichuan BitNet Cohere Cohere2 Ernie4_5 Exaone Exaone4 Falcon Glm Glm4 Granite Helium
-        HunYuanDenseV1 InternLM InternLM2 InternLM3 MiniCPM Mllama Nemotron NemotronH Olmo Olmo2 Olmo3 Persimmon Phi Phi3
-        Phi4Multimodal SeedOss SmolLM3 StableLm Starcoder2 VaultGemma Yi Zamba2""",
+    "Llama": """Apertus Arcee Baichuan BitNet Cohere Cohere2 Ernie4_5 Exaone Exaone4 Falcon Helium
+        HunYuanDenseV1 InternLM InternLM2 InternLM3 MiniCPM Mllama Nemotron NemotronH Persimmon Phi Phi3
+        Phi4Multimodal SeedOss StableLm Starcoder2 VaultGemma Yi Zamba2""",
     "GPT2": "Biogpt Bloom CodeGen CTRL GPTBigCode GPTJ GPTNeo GPTNeoX GPTNeoXJapanese Mpt OpenAIGPT OPT XGLM",
     "Mistral": "Ministral Ministral3 Mistral3 Pixtral Voxtral",
     "Qwen2": "Qwen2VL Qwen2_5_VL Qwen2Audio Qwen",
     "Qwen3": "Qwen3VL Qwen3_5",
+    "Glm4": "Glm",
+    "Olmo2": "Olmo",
     "Gemma2": "RecurrentGemma ShieldGemma2 T5Gemma",
-    "Gemma3": "Gemma3n Gemma4 PaliGemma",
+    "Gemma3": "Gemma3n Gemma4",
     "Mixtral": "Dbrx GraniteMoe GraniteMoeShared Jamba JetMoe MiniMax Olmoe Phimoe",
     "Qwen3Moe": "Dots1 Ernie4_5_Moe Flex_Olmo FlexOlmo Glm4Moe HunYuanMoEV1 Llama4 Qwen2Moe Qwen3Next Qwen3VLMoe",
     "DeepseekV3": "Deepseek DeepseekV2 DeepseekV32 Glm4MoeLite KimiK2 LongcatFlash Youtu",
-    "Bert": """Albert BigBird ConvBert DistilBert Electra Ernie Esm FNet Funnel LayoutLM MobileBert ModernBert MPNet
+    "Bert": """Albert BigBird ConvBert Electra Ernie Esm FNet Funnel LayoutLM MobileBert ModernBert MPNet
         MegatronBert NomicBert RemBert RoFormer Splinter SqueezeBert""",
     "Roberta": "Camembert Ibert Longformer Luke Mpnet RobertaPreLayerNorm XLM XLMRoberta XLMRobertaXL Xmod",
     "DebertaV2": "Deberta",
     "T5": "LongT5 T5Encoder MT5 Pop2Piano SwitchTransformers UMT5",
     "Marian": "Bart BigBirdPegasus Blenderbot BlenderbotSmall LED M2M100 MBart Mvp NllbMoe Pegasus PegasusX PLBart Whisper",
-    "ViT": """Beit Data2VecVision DeiT Dinov2 Dinov2WithRegisters DINOv3ViT Hiera IJepa Levit PvtV2 Swin Swinv2 ViTMAE
+    "ViT": """Beit Data2VecVision DeiT DINOv3ViT Hiera IJepa Levit PvtV2 Swin Swinv2 ViTMAE
         ViTMSN VivIT""",
     "ResNet": "Bit ConvNext ConvNextV2 EfficientNet MobileNetV1 MobileNetV2 MobileViT RegNet",
     "CLIP": "AltCLIP Align Blip ChineseCLIP CLIPText CLIPVision CLIPSeg GroupViT XCLIP",
     "Siglip": "Siglip2 Siglip2Text Siglip2Vision SiglipText SiglipVision",
-    "PixArt": "FluxTransformer2D SD3Transformer2D SanaTransformer2D LTXVideoTransformer3D UNet2DCondition",
+    "PixArt": "FluxTransformer2D SanaTransformer2D LTXVideoTransformer3D UNet2DCondition",
 }
 KINDRED = {name: ours for ours, names in KIN.items() for name in names.split()}
 

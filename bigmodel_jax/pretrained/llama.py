@@ -78,6 +78,13 @@ def from_hf(hf: dict) -> LlamaConfig:
     return LlamaConfig(**sizes_from_hf(hf))
 
 
+def check_plain(cfg: LlamaConfig, model_type: str, *allowed: str) -> None:
+    """ValueError for a field of the block, other than the `allowed` ones, for which the family's files have no place."""
+    for name in {"window", "qkv_bias", "qk_norm"} - set(allowed):
+        if value := getattr(cfg, name):
+            raise ValueError(f"model.{name} = {value!r} is not in a {model_type}; it must be {type(value)()!r}")
+
+
 def to_hf(cfg: LlamaConfig) -> dict:
     if cfg.window or cfg.qkv_bias or cfg.qk_norm:
         raise ValueError("model: window, qkv_bias and qk_norm are not in a Llama; use MistralConfig or a Qwen config")

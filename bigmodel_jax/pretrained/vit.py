@@ -94,7 +94,7 @@ def encoder_to_hf(cfg) -> dict:
 
 
 def from_hf(hf: dict) -> ViTConfig:
-    check_fixed(hf, qkv_bias=True, head_dim=(hf["hidden_size"] // hf["num_attention_heads"], None))
+    check_fixed(hf, model_type="vit", qkv_bias=True, head_dim=(hf["hidden_size"] // hf["num_attention_heads"], None))
     return ViTConfig(
         image_shape=image_shape_from_hf(hf),
         patch_size=patch_size_from_hf(hf),

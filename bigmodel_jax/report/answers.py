@@ -4,6 +4,7 @@ A line is {"prompt", "response", and optionally "reward", "rewards": {name: numb
 """
 
 import json
+import string
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from bigmodel_jax.report import elements
 
 MOST_ROWS = 32
 CHARACTERS = 600  # of a prompt or a response
+PNG, BASE64 = "data:image/png;base64,", frozenset(string.ascii_letters + string.digits + "+/=")
 SHOWN = 1  # the newest table; older ones are folded away
 
 Answers = list[tuple[str, list[dict]]]
@@ -56,7 +58,13 @@ def _figure(name: str, body: str) -> str:
 def _table(rows: list[dict]) -> str:
     scored = any("reward" in row for row in rows)
     parts = dict.fromkeys(str(name) for row in rows for name in _parts(row))
-    heads = ["Prompt", "Response", *(["Reward"] if scored else []), *parts]
+    heads = [
+        *(["Picture", "Right"] if any("picture" in row for row in rows) else []),
+        "Prompt",
+        "Response",
+        *(["Reward"] if scored else []),
+        *parts,
+    ]
     body = "".join(f"<tr>{''.join(_cells(row, scored, list(parts)))}</tr>" for row in rows)
     names = "".join(f"<th>{escape(name)}</th>" for name in heads)
     return f'<div class="answers"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -69,10 +77,19 @@ def _parts(row: dict) -> dict:
 
 def _cells(row: dict, scored: bool, parts: list[str]) -> list[str]:
     cut = "" if row.get("finished", True) else ' <span class="note">cut off</span>'
-    cells = [f"<td>{_text(row.get('prompt', ''))}</td>", f"<td>{_text(row.get('response', ''))}{cut}</td>"]
+    cells = _picture(row) if "picture" in row else []
+    cells += [f"<td>{_text(row.get('prompt', ''))}</td>", f"<td>{_text(row.get('response', ''))}{cut}</td>"]
     numbers = [row.get("reward")] if scored else []
     numbers += [_parts(row).get(name) for name in parts]
     return cells + [f'<td class="number">{_number(value)}</td>' for value in numbers]
+
+
+def _picture(row: dict) -> list[str]:
+    """The picture that a prompt is about, which must hold itself, and the right answer."""
+    address = str(row["picture"])
+    known = address.startswith(PNG) and not set(address.removeprefix(PNG)) - BASE64
+    image = f'<img src="{address}" width="64" alt="">' if known else ""
+    return [f"<td>{image}</td>", f"<td>{_text(row.get('answer', ''))}</td>"]
 
 
 def _text(value: Any) -> str:

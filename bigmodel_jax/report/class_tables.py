@@ -22,6 +22,19 @@ def per_class(run: Run) -> str:
     return _table(("Class", "Precision", "Recall", "F1", "Examples"), "".join(rows))
 
 
+def overlap(run: Run) -> str:
+    """Intersection over union, precision, recall and pixels of each class; "" where the run segments nothing."""
+    lines = run.last("eval/overlap") or []
+    rows = "".join(_overlap_row(run.label(c), *line[:4]) for c, line in enumerate(lines))
+    return _table(("Class", "IoU", "Precision", "Recall", "Pixels"), rows) if rows else ""
+
+
+def _overlap_row(name: str, iou: float | None, precision: float, recall: float, pixels: float) -> str:
+    first = "<td>neither has it</td>" if iou is None else f"<td>{_meter(iou)}{100 * iou:.1f} %</td>"
+    shares = "".join(f"<td>{100 * x:.1f} %</td>" for x in (precision, recall))
+    return f"<tr><th>{escape(name)}</th>{first}{shares}<td>{pixels:,.0f}</td></tr>"
+
+
 def _class_row(name: str, scores: dict[str, float]) -> str:
     shares = "".join(f"<td>{100 * scores[k]:.1f} %</td>" for k in ("precision", "recall"))
     f1 = f"<td>{_meter(scores['f1'])}{100 * scores['f1']:.1f} %</td>"

@@ -1,16 +1,14 @@
 """plan.html: a plan as one page that opens offline, and its pictures beside it."""
 
-import re
 from html import escape
 from pathlib import Path
 
 from bigmodel_jax.core.device_memory import size_text
-from bigmodel_jax.report import elements, plan_plots
+from bigmodel_jax.report import elements, plan_parts, plan_plots
+from bigmodel_jax.report.plan_parts import GIB
 from bigmodel_jax.report.plot_style import DARK, LIGHT
 from bigmodel_jax.report.progress import duration, short
 from bigmodel_jax.report.shell import shell
-
-GIB = 2.0**30
 
 
 def build_plan_page(plan: dict, folder: Path) -> Path:
@@ -23,17 +21,23 @@ def build_plan_page(plan: dict, folder: Path) -> Path:
             _header(plan),
             f'<div class="cards">{"".join(_cards(plan))}</div>',
             elements.section("Where it goes", f'<div class="figures">{elements.pictures(light, dark)}</div>'),
-            elements.section("What would make it fit", _changes(plan), "Each change was compiled."),
+            elements.section("What would make it fit", plan_parts.changes(plan), "Each change was compiled."),
             elements.section(
                 "Failures", elements.panel(elements.definitions(_failures(plan)) if "goodput" in plan else "")
             ),
-            elements.section("Largest buffers", _table(*_largest(plan)), "Of the compiler's buffers, on one device."),
-            elements.section("Collectives", _table(*_collectives(plan)), "By mesh axis, of one device and one step."),
+            elements.section("Largest buffers", _largest(plan), "Of the compiler's buffers, on one device."),
             elements.section(
-                "Slowest operations", _table(*_slowest(plan)), "Arithmetic and HBM, without communication."
+                "Collectives",
+                plan_parts.collectives(plan.get("collectives", [])),
+                "By mesh axis, of one device and one step.",
+            ),
+            elements.section(
+                "Slowest operations",
+                plan_parts.slowest(plan.get("slowest", [])),
+                "Arithmetic and HBM, without communication.",
             ),
             elements.section("The machine", elements.panel(elements.definitions(_machine(plan)))),
-            elements.section("Configuration", elements.panel(_config(plan["config"]))),
+            elements.section("Configuration", elements.panel(plan_parts.config(plan["config"]))),
         )
     )
     page = folder / "plan.html"
@@ -42,18 +46,16 @@ def build_plan_page(plan: dict, folder: Path) -> Path:
 
 
 def _header(plan: dict) -> str:
-    mesh = " x ".join(f"{axis}={size}" for axis, size in plan["mesh"].items()) or "one device"
     slices = f"{plan['slices']} x " if plan["slices"] > 1 else ""
     items = [
         f"<b>{escape(slices + plan['topology'])}</b>",
         f"<b>{plan['chips']:,}</b> chips",
-        f"mesh {escape(mesh)}",
+        f"mesh {escape(plan_parts.mesh_text(plan['mesh']))}",
         f"{escape(plan['model'])}, <b>{short(plan['parameters'])}</b> parameters",
         f"{plan['tokens_per_step']:,} tokens a step",
         escape(plan["date"]),
     ]
-    spans = "".join(f"<span>{item}</span>" for item in items)
-    return f'<header><p class="kicker">Plan</p><h1>{escape(plan["name"])}</h1><p class="facts">{spans}</p></header>'
+    return plan_parts.header("Plan", plan["name"], items)
 
 
 def _cards(plan: dict) -> list[str]:
@@ -131,84 +133,14 @@ def _biggest_parts(memory: dict) -> list[tuple[str, float]]:
     return [("all", memory["used"]), *parts] if parts else []
 
 
-def _table(head: tuple[str, ...], rows: list[tuple]) -> str:
-    if not rows:
-        return ""
-    names = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
-    return elements.panel(f'<table class="dense"><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>')
-
-
-def _cell(text: str) -> str:
-    """A name may wrap; a number stays beside its unit."""
-    if re.fullmatch(r"[\d.,]+ ?[A-Za-zµ]*", text):
-        return f'<td class="number">{text}</td>'
-    return f"<td>{escape(text)}</td>"
-
-
-def _largest(plan: dict):
+def _largest(plan: dict) -> str:
     rows = [
         (size_text(row["bytes"]), row["shape"], row["source"], row["operation"])
         for row in plan["memory"].get("largest", [])
     ]
-    return ("Size", "Array", "Line of the model", "Operation"), rows
+    return plan_parts.table(("Size", "Array", "Line of the model", "Operation"), rows)
 
 
-def _collectives(plan: dict):
-    rows = [
-        (
-            " x ".join(row["axes"]) or "-",
-            row["kind"] + (", beside computation" if row["asynchronous"] else ", waited for"),
-            f"{row['runs']:,}",
-            size_text(row["sent"]),
-            duration(row["seconds"]),
-            row["network"].upper(),
-        )
-        for row in plan.get("collectives", [])
-    ]
-    return ("Axes", "Collective", "Runs", "Sent", "Time", "Over"), rows
-
-
-def _slowest(plan: dict):
-    rows = [
-        (label, duration(seconds), short(flops), size_text(size))
-        for label, seconds, flops, size in plan.get("slowest", [])[:12]
-    ]
-    return ("Operation", "Time", "FLOPs", "HBM"), rows
-
-
-def _changes(plan: dict) -> str:
-    rows = [
-        (
-            change["options"],
-            "fits" if change["fits"] else "does not fit",
-            size_text(change["used"]) if change["used"] else "refused",
-        )
-        for change in plan.get("changes", [])
-    ]
-    return _table(("Change", "", "Of a device"), rows)
-
-
-def _machine(plan: dict) -> dict:
-    chip = plan["chip"]
-    return {
-        "chip": chip["name"],
-        "peak": f"{chip['bf16'] / 1e12:,.0f} TFLOP/s in bfloat16",
-        "HBM": f"{chip['hbm'] / GIB:.2f} GiB a device, {chip['hbm_bandwidth'] / 1e9:,.0f} GB/s a chip",
-        "links": f"{chip['links']} of {chip['link'] / 1e9:,.0f} GB/s each way",
-        "data-centre network": f"{chip['dcn'] / 1e9:,.3g} GB/s a chip",
-        "source": chip["source"],
-        "compiled in": f"{plan['compile']['seconds']:.0f} s, {plan['compile']['cpu_seconds']:.0f} CPU-seconds",
-    }
-
-
-def _config(config: dict) -> str:
-    parts = {key: value for key, value in config.items() if isinstance(value, dict)}
-    return "".join(
-        elements.folded(
-            key,
-            value.get("type", "").rpartition(":")[2],
-            elements.definitions({k: v for k, v in value.items() if k != "type"}),
-        )
-        for key, value in parts.items()
-    )
+def _machine(plan: dict) -> dict[str, str]:
+    made = plan["compile"]
+    return plan_parts.chip(plan) | {"compiled in": f"{made['seconds']:.0f} s, {made['cpu_seconds']:.0f} CPU-seconds"}

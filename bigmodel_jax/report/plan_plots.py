@@ -4,7 +4,7 @@ from bigmodel_jax.report.plot_style import Theme, new_axes, render
 
 GIB = 2.0**30
 PARTS = ("base", "adapters", "parameters", "constants", "average", "optimizer", "rollout_cache")
-PARTS += ("gradients", "activations", "temporaries", "batch", "program")
+PARTS += ("weights", "cache", "gradients", "activations", "temporaries", "batch", "program")
 
 
 def draw(plan: dict, theme: Theme) -> dict[str, bytes]:
@@ -36,9 +36,14 @@ def memory(plan: dict, theme: Theme):
 
 def time(plan: dict, theme: Theme):
     """What each resource would take alone, and the step that comes of it."""
-    if "roofline" not in plan:
+    return resources(plan, plan, "Time of a step", theme)
+
+
+def resources(plan: dict, program: dict, title: str, theme: Theme):
+    """The bars of `time` for one program of a plan; none where the program was refused."""
+    if "roofline" not in program:
         return None
-    line = plan["roofline"]
+    line = program["roofline"]
     gpu = plan["chip"]["platform"] == "cuda"
     as_compiled = {"expected": "both, as compiled"} if line["expected"] > line["busy"] else {}
     names = {
@@ -50,7 +55,7 @@ def time(plan: dict, theme: Theme):
         "step": "predicted step",
     }
     shown = [(text, line[name]) for name, text in names.items() if line[name]]
-    return _bars(theme, "Time of a step", shown, last=True)
+    return _bars(theme, title, shown, last=True)
 
 
 def collectives(plan: dict, theme: Theme):

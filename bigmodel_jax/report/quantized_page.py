@@ -11,9 +11,9 @@ from bigmodel_jax.report.plot_style import DARK, LIGHT, Theme, new_axes, render
 from bigmodel_jax.report.shell import shell
 
 NOTE = (
-    "The same weights, stored in different numbers; nothing was trained. The metric is that of the first rows of the "
-    "validation split. A text of one row is generated greedily, with weights that a CPU makes dense once, and with weights as "
-    "they are stored."
+    "The same weights, stored in different numbers, without training; rows named after runs are other models. The metric "
+    "is that of the first rows of the validation split. A text of one row is generated greedily: with weights that a CPU "
+    "makes dense once, and with weights as they are stored."
 )
 
 

@@ -58,8 +58,7 @@ def _draw(axes, one: Hearing) -> None:
 
 def table(hearings: Sequence[Hearing]) -> str:
     """Lines of what was said and what was heard; a cross stands before a mistake."""
-    width = max(len(one.said) for one in hearings) if hearings else 0
     return "\n".join(
-        f"{' ' if one.said == one.heard else '✗'} {one.said or '(silence)':<{max(width, 9)}}  {one.heard or '(nothing)'}"
+        f"{'✓' if one.said == one.heard else '✗'} {one.said or '(silence)'} → {one.heard or '(nothing)'}"
         for one in hearings
     )

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bigmodel_jax.serve import chat, others
+from bigmodel_jax.serve import chat, others, tokens
 from bigmodel_jax.serve.answers import Answering
 from bigmodel_jax.serve.body import read_json
 from bigmodel_jax.serve.completions import Completions
@@ -109,6 +109,20 @@ class App:
     async def images(self, request: Request) -> Response:
         return await self._other(request, others.Picture, others.images)
 
+    async def tokenize(self, request: Request) -> Response:
+        return await self._read(request, tokens.Tokenize, tokens.tokenize)
+
+    async def detokenize(self, request: Request) -> Response:
+        return await self._read(request, tokens.Detokenize, tokens.detokenize)
+
+    async def tokenizer_info(self, request: Request) -> Response:
+        return JSONResponse(tokens.info(self.served))
+
+    async def _read(self, request: Request, cls: type, answer: Callable) -> Response:
+        """What needs no device."""
+        asked = parse(cls, await read_json(request, self.options))
+        return JSONResponse(await asyncio.to_thread(answer, self.served, asked))
+
     async def _other(self, request: Request, cls: type, prepare: Callable) -> Response:
         asked = parse(cls, await read_json(request, self.options))
         work = await asyncio.to_thread(prepare, self.served, asked)
@@ -167,6 +181,9 @@ def make_app(app: App) -> Starlette:
         "/v1/completions": (app.completions, "POST"),
         "/v1/chat/completions": (app.chat, "POST"),
         "/v1/embeddings": (app.embeddings, "POST"),
+        "/tokenizer_info": (app.tokenizer_info, "GET"),
+        "/tokenize": (app.tokenize, "POST"),
+        "/detokenize": (app.detokenize, "POST"),
         "/classify": (app.classify, "POST"),
         "/images": (app.images, "POST"),
     }

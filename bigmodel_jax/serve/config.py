@@ -1,7 +1,7 @@
 """What the server is told: where it listens, how much it takes on, and how long it waits."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Literal
 
 from bigmodel_jax.core.ranges import Count, CountOrZero, Positive, Range
 
@@ -21,6 +21,7 @@ class ServeConfig:
     length: CountOrZero = 0  # tokens of prompt and answer together; 0 = the model's own, at most 2048
     piece: CountOrZero = 512  # tokens of a prompt that are read between two steps; 0 = all
     prefixes: CountOrZero = 4  # prompts that are kept for those that begin alike, with the memory of a slot each
+    cache: Literal["compute", "int8"] = "compute"  # of keys and values; int8: each head and place has a scale
     key: str = ""  # what clients must send as their API key; empty: BIGMODEL_SERVE_KEY, or none
     queue: CountOrZero = 256  # texts that wait for a slot; one more is refused
     max_body: Count = 4 << 20  # bytes of a request

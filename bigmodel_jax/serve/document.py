@@ -10,12 +10,15 @@ from bigmodel_jax.core import ranges
 from bigmodel_jax.core.ranges import Range
 from bigmodel_jax.serve.others import Class, Embedding, Picture
 from bigmodel_jax.serve.requests import Chat, Completion
+from bigmodel_jax.serve.tokens import Detokenize, Tokenize
 
 PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
 BODIES: dict[str, tuple[type, tuple[str, ...]]] = {
     "/v1/completions": (Completion, ("model", "prompt")),
     "/v1/chat/completions": (Chat, ("model", "messages")),
     "/v1/embeddings": (Embedding, ("model", "input")),
+    "/tokenize": (Tokenize, ("prompt",)),
+    "/detokenize": (Detokenize, ("tokens",)),
     "/classify": (Class, ("model",)),
     "/images": (Picture, ("model", "prompt")),
 }
@@ -24,6 +27,7 @@ READS = {
     "/health": ("alive",),
     "/ready": ("ready", "not ready"),
     "/v1/models": (),
+    "/tokenizer_info": (),
     "/openapi.json": (),
 }
 REFUSALS = {

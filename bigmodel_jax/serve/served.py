@@ -162,5 +162,5 @@ def open_engines(served: Served, options: ServeConfig) -> dict[str, Engine]:
         return {}
     length = served.length + -served.length % PROMPT_MULTIPLE
     make = functools.partial(Engine, served.model, None, slots=options.slots, length=length, tops=TOPS)
-    make = functools.partial(make, piece=options.piece, prefixes=options.prefixes)
+    make = functools.partial(make, piece=options.piece, prefixes=options.prefixes, cache=options.cache)
     return {name: make(stop=served.tokenizer.stops) for name in served.names}

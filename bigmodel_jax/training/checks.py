@@ -100,13 +100,20 @@ def check_images(config: Config, sample: ImageSampleConfig, prefix: str = "") ->
 
 
 def check_sample(
-    config: Config, sample: SampleConfig, tokenizer: Tokenizer | None, *, chat: Sequence[int] = (), prefix: str = ""
+    config: Config,
+    sample: SampleConfig,
+    tokenizer: Tokenizer | None,
+    *,
+    chat: Sequence[int] = (),
+    prefix: str = "",
+    pictured: bool = False,
 ) -> list[int]:
-    """The prompt's token ids: what starts a text, and the text, or `chat`, the tokens of the prompt in a chat template.
+    """The prompt's token ids: what starts a text, and the text, or `chat`, the tokens of the prompt in a chat template or
+    about a picture (`pictured`), which needs no text.
 
     ValueError for what cannot be generated; `prefix` stands before the names of options.
     """
-    if not sample.prompt:
+    if not sample.prompt and not pictured:
         raise ValueError(f"{prefix}prompt = '': it is empty; give at least one character to continue from")
     if any("\ud800" <= character <= "\udfff" for character in sample.prompt):
         raise ValueError(f"{prefix}prompt = {sample.prompt[:40]!r} is not UTF-8 text")
@@ -116,6 +123,10 @@ def check_sample(
         raise ValueError(
             f"{prefix}prompt = {sample.prompt!r}: a {type(config.model).__name__} on {type(config.data).__name__} "
             "cannot generate; it takes a model with a decode cache, and a tokenizer"
+        )
+    if not pictured and "prefix" in config.model.inputs():
+        raise ValueError(
+            f"{prefix}prompt = {sample.prompt[:40]!r}: this model reads prompts about a picture; give --image"
         )
     check_ids(config.model, tokenizer.vocab_size, f"{prefix}prompt = {sample.prompt[:40]!r}: ")
     ids = tokenizer.encode(sample.prompt)

@@ -9,7 +9,7 @@ from bigmodel_jax.core import files, mirror, params, processes
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training.checks import check_images, check_sample
-from bigmodel_jax.training.saved import generate_images, generate_text
+from bigmodel_jax.training.saved import generate_images, generate_text, predict_masks
 from bigmodel_jax.training.speech_ending import Speech
 from bigmodel_jax.training.state import TrainState, weights
 
@@ -63,7 +63,24 @@ class Images:
         return ""
 
 
-ENDINGS: dict[str, Ending] = {"text": Text(), "images": Images(), "speech": Speech()}
+class Masks:
+    """Held-out pictures with their masks and what the model says of each pixel, in one picture."""
+
+    def check(self, config: Config) -> None:
+        pass  # any data with a mask has pictures
+
+    def make(self, config: Config, weights: params.Tree, path: Path) -> str:
+        if config.objective.pictures:
+            from bigmodel_jax.report.mask_grid import write_masks
+
+            images, masks, predicted = predict_masks(config, weights)
+            if processes.first():
+                name = getattr(config.data, "class_name", str)
+                write_masks(path.with_suffix(".png"), images, masks, predicted, name)
+        return ""
+
+
+ENDINGS: dict[str, Ending] = {"text": Text(), "images": Images(), "masks": Masks(), "speech": Speech()}
 
 
 def endings_of(config: Config) -> list[Ending]:

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax.checkpoint import kept, store
@@ -20,6 +21,7 @@ from bigmodel_jax.inference.sample_images import sample_images
 from bigmodel_jax.models import adapted
 from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.nn import lora
+from bigmodel_jax.objectives.segmentation import at_size_of
 from bigmodel_jax.training import constants, fits
 from bigmodel_jax.training.checks import check_sample
 from bigmodel_jax.training.state import (
@@ -93,22 +95,34 @@ def generate_from_run(
     chat: bool = False,
     which: str = "",
     adapter: str = "",
+    image: str = "",
 ) -> list[str]:
     """Texts that continue `sample.prompt`, each with the prompt in front; on one device, whatever the run's mesh was.
 
     chat: answers to the prompt as a user's message, in the run's chat template. which, adapter: as `load_weights` has them.
+    image: a picture file; the texts are answers to the prompt about it.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples = {num_samples}; it must be 1 or more")
     tokenizer = open_tokenizer(config, run_dir)
-    prompt = check_sample(
-        config, sample, tokenizer, chat=_chat_prompt(run_dir, sample.prompt, tokenizer) if chat else ()
-    )
+    if chat and image:
+        raise ValueError(
+            f"chat = True with image = {image!r}: the run's data says how a picture is asked about; leave it out"
+        )
+    asked, beside = _chat_prompt(run_dir, sample.prompt, tokenizer) if chat else (), None
+    if image:
+        asked, beside = config.data.asked(Path(image), sample.prompt, tokenizer, _template(run_dir))
+    prompt = check_sample(config, sample, tokenizer, chat=asked, pictured=bool(image))
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, _ = load_weights(config, run_dir, mesh, which, adapter=adapter)
-    rows = continue_prompt(config, weights, prompt, sample, tokenizer, seed, num_samples)
-    return rows if chat else [sample.prompt + row for row in rows]
+    rows = continue_prompt(config, weights, prompt, sample, tokenizer, seed, num_samples, beside)
+    return rows if chat or image else [sample.prompt + row for row in rows]
+
+
+def _template(run_dir: Path) -> str:
+    """The run's chat template; "" where it has none."""
+    return (run_dir / CHAT_TEMPLATE).read_text() if (run_dir / CHAT_TEMPLATE).is_file() else ""
 
 
 def _chat_prompt(run_dir: Path, text: str, tokenizer: Tokenizer) -> list[int]:
@@ -135,6 +149,23 @@ def generate_images(config: Config, weights: params.Tree, seed: int = 0) -> tupl
     return sample_images(config.make_model(), compute, config.objective, conditions, noise, config.eval.images), titles
 
 
+def predict_masks(config: Config, weights: params.Tree) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(pictures (N, H, W, C) float32 in 0 .. 1, masks (N, H, W), the likeliest class of each pixel (N, H, W)) of
+    `objective.pictures` rows spread over the validation split; a mask is -1 where no class is known."""
+    rows, model = config.data.open("validation"), config.make_model()
+    num = min(config.objective.pictures, len(rows))
+    batch = rows.batch(np.linspace(0, len(rows) - 1, num).astype(int), None)
+
+    def predict(weights, batch):
+        out = model.apply(cast(weights, config.precision.compute), batch, rng=None, train=False)
+        logits = at_size_of(out.value, batch["mask"])
+        known = config.objective.labelled(batch["mask"], logits.shape[-1]) > 0
+        return jnp.where(known, batch["mask"], -1), jnp.argmax(logits, axis=-1)
+
+    masks, predicted = sharding.to_host(jax.jit(predict)(weights, batch))
+    return config.data.shown(batch["image"]), masks, predicted
+
+
 def continue_prompt(
     config: Config,
     weights: params.Tree,
@@ -143,8 +174,10 @@ def continue_prompt(
     tokenizer: Tokenizer,
     seed: int = 0,
     num_samples: int = 1,
+    beside: dict[str, np.ndarray] | None = None,
 ) -> list[str]:
-    """`num_samples` texts that follow the prompt's tokens."""
-    compute = cast(weights, config.precision.compute)
-    rows = generate(config.make_model(), compute, [prompt] * num_samples, sample, stop=tokenizer.stops, seed=seed)
+    """`num_samples` texts that follow the prompt's tokens. beside: what the model reads beside them, arrays of one row."""
+    compute, prompts = cast(weights, config.precision.compute), [prompt] * num_samples
+    inputs = [beside] * num_samples if beside else ()
+    rows = generate(config.make_model(), compute, prompts, sample, stop=tokenizer.stops, seed=seed, inputs=inputs)
     return [tokenizer.decode(row) for row in rows]

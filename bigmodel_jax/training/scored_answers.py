@@ -43,7 +43,7 @@ class ScoredAnswers:
     def _answers(self, weights: params.Tree) -> list[str]:
         seed = self._config.train.seed
         asks = [
-            Ask(self._prompt(tokens), record, (seed, i))
+            Ask(self._prompt(tokens), record, (seed, i), self._rows.inputs(i))
             for i, (tokens, record) in enumerate(zip(self._rows.prompts, self._rows.records, strict=True))
         ]
         answers = [""] * len(asks)
@@ -84,10 +84,12 @@ class ScoredAnswers:
 
     def _write(self, answers: list[str], path: Path) -> None:
         lines = []
-        for text, record in list(zip(answers, self._rows.records, strict=True))[:SHOWN]:
-            lines.append(
-                json.dumps({"prompt": record[self._config.data.prompt_field], "response": text}, ensure_ascii=False)
-            )
+        for i, (text, record) in enumerate(list(zip(answers, self._rows.records, strict=True))[:SHOWN]):
+            line = {"prompt": record[self._config.data.prompt_field], "response": text}
+            picture = self._rows.picture(i)
+            if picture:
+                line |= {"picture": picture, "answer": self._references()[i][0]}
+            lines.append(json.dumps(line, ensure_ascii=False))
         path.parent.mkdir(exist_ok=True)
         files.replace(path, "".join(f"{line}\n" for line in lines))
 

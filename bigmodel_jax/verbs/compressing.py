@@ -27,6 +27,7 @@ class Quantize:
     rows: Count = 32  # of the training split, for GPTQ and int8_static
     compare: tyro.conf.FlagConversionOff[bool] = False  # every kind beside the others, and no run is written
     eval_rows: Count = 64  # of the validation split, with --compare
+    beside: str = ""  # other runs, RUN or RUN,RUN, as rows of --compare
     step: str = ""  # which checkpoint: a step that is kept, or best; empty: the newest
 
 
@@ -43,6 +44,8 @@ def quantize(args: Sequence[str]) -> None:
     target = place("quantize", targets[0])
     given = configs.parse(Quantize(run_folder.load(target)), options, prog=f"launch.py quantize {target}")
     check_paths(given.config)
+    if given.beside and not given.compare:
+        raise ValueError(f"--beside = {given.beside!r} adds rows to --compare True")
     run_dir, name = run_dir_of(target), "kinds" if given.compare else given.kind
     folder = local("quantize", targets[1]) if len(targets) == 2 else run_dir.with_name(f"{run_dir.name}_{name}")
     runtime.keep_programs()
@@ -71,7 +74,8 @@ def _compared(given: Quantize, run_dir: Path, folder: Path) -> None:
     from bigmodel_jax.compress.compare import compare, table, write
     from bigmodel_jax.report.quantized_page import build_quantized_page
 
-    sizes = {"calibration": given.rows, "rows": given.eval_rows, "which": given.step}
+    beside = [run_dir_of(place("quantize", one)) for one in given.beside.split(",") if one]
+    sizes = {"beside": beside, "calibration": given.rows, "rows": given.eval_rows, "which": given.step}
     record = compare(given.config, run_dir, _asked(given), **sizes, bar=_bar("Kinds"))
     write(record, folder)
     _print(f"{run_dir} at step {record['step']:,}", *table(record))
@@ -124,6 +128,7 @@ VERBS = {
         "--keep        a pattern of whole paths of parameters that stay as they are\n"
         "--compare True  no run, but every kind beside the others: bytes, a metric on\n"
         "              --eval_rows rows, tokens/s; FOLDER gets quantize.html\n"
+        "--beside RUN,RUN  other runs as rows of --compare: a distilled or a pruned one\n"
         f"{STEP}\n"
         "--FIELD       any field of the run's config, such as --data.seq_len\n\n"
         "The folder is a run: eval, generate, export and plan read it; nothing of it trains.",

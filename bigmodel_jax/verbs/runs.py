@@ -137,6 +137,7 @@ class Generate:
     step: str = ""  # which checkpoint: a step, or best; empty: the newest
     adapter: str = ""  # the names of adapters, with commas between; empty: all that the run has
     chat: tyro.conf.FlagConversionOff[bool] = False  # the prompt is a user's message in the model's chat template
+    image: str = ""  # a picture file that the prompt is about
 
 
 def _generated(target: Path, options: list[str]) -> list[str]:
@@ -147,7 +148,7 @@ def _generated(target: Path, options: list[str]) -> list[str]:
     runtime.keep_programs()
     from bigmodel_jax.training.saved import generate_from_run
 
-    how = {"chat": given.chat, "which": given.step, "adapter": given.adapter}
+    how = {"chat": given.chat, "which": given.step, "adapter": given.adapter, "image": given.image}
     return generate_from_run(config, run_dir, given.sample, given.seed, given.num_samples, **how)
 
 
@@ -269,6 +270,7 @@ VERBS = {
         "--cache         int8: keys and values in 8 bits, with a scale by head and place\n"
         "--widen         never: a CPU, too, reads quantised weights as they are stored\n"
         "--chat True     the prompt is a user's message, in the model's chat template\n"
+        "--image FILE    the picture that the prompt is about, of a run that reads pictures\n"
         "--seed          another seed, another text\n"
         "--step          which checkpoint: a step that is kept, or best; else the newest\n"
         "--adapter       of a run with several adapters: the one of this name alone\n\n"

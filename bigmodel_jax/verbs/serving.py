@@ -46,6 +46,7 @@ VERBS = {
         "--port        without it: 8000; 0 is one that is free\n"
         "--slots       texts that are generated at a time; without it: 16\n"
         "--length      tokens of prompt and answer together; without it: the model's own\n"
+        "--cache       compute, or int8: keys and values in 8 bits, a quarter of float32\n"
         "--key         what clients must send as their API key, as BIGMODEL_SERVE_KEY also\n"
         "              says; without it: nothing\n"
         "--name        what clients call the model; without it: the folder's name\n"

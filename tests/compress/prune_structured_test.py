@@ -85,10 +85,11 @@ def test_one_layer_stays():
     [
         (prune_structured.check_layers, MODELS["mlp"].tiny(), "MLPConfig is no single stack of layers"),
         (prune_structured.check_layers, MODELS["gemma2"].tiny(), "take turns in their windows"),
+        (prune_structured.check_layers, MODELS["smollm3"].tiny(), "have positions and some have none"),
         (prune_structured.channel_readers, MODELS["gpt2"].tiny(), "GPT2Config has no field mlp_dim"),
         (prune_structured.channel_readers, MODELS["mixtral"].tiny(), "MixtralConfig has experts"),
     ],
-    ids=["mlp", "gemma2", "gpt2", "mixtral"],
+    ids=["mlp", "gemma2", "smollm3", "gpt2", "mixtral"],
 )
 def test_models_that_cannot_become_smaller_so_are_refused_in_one_line(check, model, says):
     with pytest.raises(ValueError, match=says) as error:

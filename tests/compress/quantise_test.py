@@ -17,7 +17,7 @@ from bigmodel_jax.core.storage import Blocked
 from bigmodel_jax.data import TextData, TextFiles, TokenizerConfig
 from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.models.adapters import Lora
-from bigmodel_jax.objectives import NextToken
+from bigmodel_jax.objectives import Distillation, NextToken
 from bigmodel_jax.training import run as runs
 from bigmodel_jax.training.eval_step import make_eval_step
 from bigmodel_jax.training.saved import load_weights
@@ -123,9 +123,14 @@ def test_a_run_trained_for_it_is_evaluated_as_its_quantised_run_is(run, tmp_path
     assert evaluated(capsys, tmp_path / "small") == pytest.approx(evaluated(capsys, tmp_path / "aware"), abs=1e-4)
 
 
-def test_kinds_are_compared_on_a_page(run, tmp_path, capsys):
+def test_kinds_and_a_distilled_run_are_compared_on_a_page(run, tmp_path, capsys):
+    student, teacher = tmp_path / "student", config_file.load(run)
+    small = dataclasses.replace(MODEL, num_layers=1)
+    config = dataclasses.replace(teacher, model=small, objective=Distillation(teacher=str(run)))
+    runs.train(dataclasses.replace(config, train=TrainConfig(steps=10, batch_size=16)), student)
+    sizes = ("--rows", "16", "--eval_rows", "4096")
     out = said(
-        capsys, "quantize", str(run), str(tmp_path / "kinds"), "--compare", "True", "--rows", "16", "--eval_rows", "32"
+        capsys, "quantize", str(run), str(tmp_path / "kinds"), "--compare", "True", *sizes, "--beside", str(student)
     )
     record = json.loads((tmp_path / "kinds" / "quantized_kinds.json").read_text())
     found = {row["name"]: row for row in record["rows"]}
@@ -134,6 +139,8 @@ def test_kinds_are_compared_on_a_page(run, tmp_path, capsys):
     assert found["int4"]["bytes"] < found["int8"]["bytes"] < found["float32"]["bytes"]
     assert abs(found["int8"]["value"] - found["float32"]["value"]) < 0.02
     assert "int4, GPTQ" in out
+    assert found["student"]["bytes"] == 4 * params.count(small.make().spec)
+    assert found["student"]["value"] == pytest.approx(evaluated(capsys, student), abs=1e-5)
     assert "bits per byte" in (tmp_path / "kinds" / "quantize.html").read_text()
 
 
@@ -146,6 +153,7 @@ def refused(capsys, *args: str) -> str:
 
 def test_what_cannot_be_quantised_is_one_line(run, tmp_path, capsys):
     with_gptq = ("--kind", "int8_dynamic", "--method", "gptq")
+    assert "--beside = 'x' adds rows to --compare True" in refused(capsys, "quantize", str(run), "--beside", "x")
     assert "--method = 'gptq' with --kind = 'int8_dynamic'; it must be round" in refused(
         capsys, "quantize", str(run), *with_gptq
     )

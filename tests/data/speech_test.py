@@ -11,8 +11,8 @@ from scipy.io import wavfile
 from bigmodel_jax.data import SpeechData, SpeechFiles, SpokenWords
 from bigmodel_jax.data.audio import spectrogram, waveforms
 from bigmodel_jax.data.audio.spec_augment import SpecAugment
+from bigmodel_jax.data.audio.speech import frames_needed
 from bigmodel_jax.data.audio.spoken_words import draw
-from bigmodel_jax.objectives.ctc import frames_needed
 
 RATE = 16_000
 
@@ -158,7 +158,7 @@ def test_bad_records_up_to_the_limit_are_skipped_and_named(recordings, caplog):
 
 def test_a_transcript_needs_the_frames_that_ctc_needs(recordings):
     """50 frames become 13: 13 labels fit, of which no two neighbours are the same, and no 14."""
-    assert frames_needed(np.array([2, 2])) == 3
+    assert [frames_needed(row) for row in ([], [1], [1, 2], [1, 1], [1, 1, 1])] == [0, 1, 2, 3, 5]
     assert len(recordings(said("abcdefghijklm")).open("train")) == 1
     with pytest.raises(ValueError, match="the transcript needs 14 frames, and 50 of 10 ms become 13"):
         recordings(said("abcdefghijkll")).open("train")

@@ -22,8 +22,8 @@ NAMED = {"bert_classifier": dataclasses.replace(BertConfig.tiny(), head="classif
 FIRST = ("mlp", "llama")
 # The lengths of its relative positions are numpy's.
 CLOSED = {"xlnet": ["--batch", "3", "--length", "7"]}
-# Its text states have a width that the data alone knows.
-UNKNOWN = ("pixart",)
+# Their text states have a width that the data alone knows.
+UNKNOWN = ("pixart", "mmdit")
 GENERATE = ("llama", "gemma2", "mixtral", "deepseek", "rnn", "t5", "transformer")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.models.conformer import ConformerConfig, subsampled
+from bigmodel_jax.models.conformer import PRESETS, ConformerConfig, subsampled
 from bigmodel_jax.objectives import CTC
 
 LENGTHS = (40, 25, 7, 1)
@@ -99,3 +99,8 @@ def test_sizes_that_cannot_be_are_one_line(fields, message):
 def test_batch_norm_in_a_pipeline_is_refused():
     with pytest.raises(ValueError, match="model.conv_norm = 'batch' with parallel.stage = 2: .* 'layer' has none"):
         ConformerConfig.tiny().validate(ParallelConfig(stage=2))
+
+
+def test_the_published_size():
+    """What transformers' ParakeetForCTC of the same config.json counts."""
+    assert params.count(PRESETS["parakeet-ctc-0.6b"].make().spec, trainable=True) == 608_799_745

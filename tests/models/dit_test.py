@@ -10,7 +10,7 @@ import pytest
 from bigmodel_jax.core import params
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models import prenorm
-from bigmodel_jax.models.dit import PRESETS, DiTConfig, positions, unpatchify
+from bigmodel_jax.models.dit import PRESETS, DiTConfig, positions
 from bigmodel_jax.pretrained.dit import from_hf, to_hf
 
 TINY = DiTConfig.tiny()
@@ -75,7 +75,7 @@ def test_unpatchify_undoes_patchify():
     cfg = dataclasses.replace(TINY, image_shape=(4, 8, 3))
     image = jax.random.normal(jax.random.key(0), (2, 4, 8, 3))
     flat = prenorm.patchify(image, cfg.patch_size).reshape(2, 8, -1)
-    np.testing.assert_array_equal(unpatchify(cfg, flat), image)
+    np.testing.assert_array_equal(prenorm.unpatchify(flat, cfg.image_shape, cfg.patch_size), image)
 
 
 def test_labels_are_hidden_in_training_alone():

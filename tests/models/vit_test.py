@@ -12,6 +12,7 @@ from bigmodel_jax.core import params
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.vit import PRESETS, ViTConfig
+from bigmodel_jax.pretrained import dinov2
 from bigmodel_jax.pretrained.vit import from_hf, to_hf
 
 TINY = ViTConfig.tiny()
@@ -25,6 +26,15 @@ PUBLISHED = {
     "vit-b/32": 88_224_232,
     "vit-l/16": 304_326_632,
     "vit-h/14": 632_045_800,
+    # Counted on the meta device: Dinov2Model and Dinov2WithRegistersModel of transformers 5.23, without the mask token.
+    "dinov2-s/14": 22_056_192,
+    "dinov2-s/14-registers": 22_057_728,
+    "dinov2-b/14": 86_579_712,
+    "dinov2-b/14-registers": 86_582_784,
+    "dinov2-l/14": 304_367_616,
+    "dinov2-l/14-registers": 304_371_712,
+    "dinov2-g/14": 1_136_479_232,
+    "dinov2-g/14-registers": 1_136_485_376,
 }
 
 
@@ -75,12 +85,38 @@ def test_config_round_trip(shape):
     [
         ({"num_heads": 3}, r"model\.num_heads = 3 does not divide model\.embed_dim = 32"),
         ({"patch_size": 9}, r"model\.patch_size = 9;.*model\.image_shape = \(8, 8, 1\)"),
+        ({"head": "pixels", "patch_size": 5}, r"model\.patch_size = 5 does not divide the sides of"),
         ({"num_layers": 0}, r"model\.num_layers = 0; it must be 1 or more"),
     ],
 )
 def test_impossible_sizes_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **change).validate(ParallelConfig())
+
+
+def test_dinov2_config_round_trip():
+    cfg = dataclasses.replace(TINY, head="class_and_mean", layer_scale=0.3, gated_mlp=True, mlp_dim=88)
+    assert dinov2.from_hf("class_and_mean", False, dinov2.to_hf("class_and_mean", False, cfg)) == cfg
+    with pytest.raises(ValueError, match=r"model\.mlp_dim = 90: DINOv2's is two thirds of a multiple"):
+        dinov2.to_hf("class_and_mean", False, dataclasses.replace(cfg, mlp_dim=90))
+    with pytest.raises(ValueError, match=r"model\.num_registers = 2: the architecture has .* no registers"):
+        dinov2.to_hf("class_and_mean", False, dataclasses.replace(cfg, num_registers=2))
+
+
+def test_each_patch_gives_its_own_pixels():
+    """Without layers between, a pixel's logits have a gradient at the pixels of its own patch and nowhere else."""
+    cfg = dataclasses.replace(TINY, head="pixels", image_shape=(8, 12, 1))
+    tree = params.init(cfg.make().spec, jax.random.key(0))
+    alone = cfg.make().parts
+
+    def logit(image):
+        outside = alone.outside(tree)
+        entry = alone.enter(outside, {"image": image}, rng=None, train=False, cache=None)
+        return alone.leave(outside, entry, entry.x, None, {}, train=False).value[0, 5, 2].sum()
+
+    seen = np.asarray(jax.grad(logit)(jax.random.normal(jax.random.key(1), (1, 8, 12, 1))))[0, :, :, 0] != 0
+    assert seen[4:, :4].all()
+    assert seen.sum() == 16
 
 
 def test_heads_that_the_tensor_axis_cannot_split_are_refused():

@@ -10,7 +10,6 @@ import pytest
 
 from bigmodel_jax.models.base import Out
 from bigmodel_jax.objectives import CTC
-from bigmodel_jax.objectives import ctc as ctc_objective
 from bigmodel_jax.objectives.ctc_paths import IMPOSSIBLE, NONE, align, best_prefix, greedy, stretches
 from configs import speech_words
 
@@ -150,7 +149,3 @@ def test_classes_that_the_model_or_the_data_lack_are_one_line(fields, message):
     config = speech_words.get_config()
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(config.objective, **fields).validate(config)
-
-
-def test_frames_that_labels_need():
-    assert [ctc_objective.frames_needed(row) for row in ([], [1], [1, 2], [1, 1], [1, 1, 1])] == [0, 1, 2, 3, 5]

@@ -25,10 +25,14 @@ HEADS = {
     "bert-question-answering": "question_answering",
     "roberta-encoder": "none",
     "roberta-classification": "classification",
+    "distilbert-encoder": "none",
+    "distilbert-classification": "classification",
+    "distilbert-token-classification": "token_classification",
+    "distilbert-question-answering": "question_answering",
     "deberta-encoder": "none",
     "xlnet-encoder": "none",
 }
-ENCODERS = ["bert", "roberta", "deberta", "xlnet"]
+ENCODERS = ["bert", "roberta", "distilbert", "deberta", "xlnet"]
 TRAINED = ["bert"]
 
 every_family = pytest.mark.parametrize("name", [*ENCODERS, *HEADS])

@@ -24,7 +24,7 @@ VALUES = (
     *("start_logits", "end_logits", "image_embeds", "text_embeds", "sample"),
 )
 # What a model computes anew when it starts, and no file holds.
-COMPUTED = ("embed_positions.weight", "position_ids", "num_batches_tracked")
+COMPUTED = ("embed_positions.weight", "position_ids", "num_batches_tracked", "mask_token")
 
 
 def load(folder: Path, config: dict):

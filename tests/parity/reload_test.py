@@ -1,4 +1,4 @@
-"""Exports loaded by transformers (PixArt's by diffusers): the same logits as ours, for configs near and far from its defaults.
+"""Exports loaded by transformers (PixArt's, MM-DiT's by diffusers): our logits, for configs near its defaults and far.
 
 With --reference-python the exports are loaded live; --update-golden then writes fixtures/<name>/exports.json (each export's
 config.json, and a digest of its tensors) and fixtures/<name>/exports.npz (what the reference computed with it). Without it,
@@ -22,6 +22,7 @@ import pytest
 
 from bigmodel_jax import models
 from bigmodel_jax.core import params
+from bigmodel_jax.models.clip import VisionTower
 from bigmodel_jax.nn.position import RopeScaling
 from bigmodel_jax.pretrained import folder
 from bigmodel_jax.pretrained.transfer import family_of
@@ -38,6 +39,17 @@ LLAMA3 = RopeScaling("llama3", 5.3, 24, low_freq_factor=0.7, high_freq_factor=2.
 YARN = RopeScaling("yarn", 4.0, 16, beta_fast=3.0, beta_slow=0.5)
 YARN_FACTOR = RopeScaling("yarn", 4.0, 16, attention_factor=0.7, truncate=False)
 BARE = {"rope_scaling": NONE, "rope_theta": 333.0, "norm_eps": 1e-3}
+TEXT = {
+    "vocab_size": 96,
+    "num_layers": 1,
+    "embed_dim": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "mlp_dim": 48,
+}
+TEXT["max_seq_len"] = 64
+COARSE = VisionTower(1, 32, 4, 48, "gelu_tanh", 1e-3, image_shape=(16, 16, 3), patch_size=8)
 # What a fixture's own config does not show: every choice of a family once each way, beside transformers' default.
 VARIANTS = {
     "llama": {
@@ -48,6 +60,26 @@ VARIANTS = {
     "mistral": {"bare": BARE | {"window": 0}, "tied": {"tied_embeddings": True, "window": 3, "rope_scaling": YARN}},
     "qwen2": {"bare": BARE, "tied": {"tied_embeddings": True, "rope_scaling": YARN}},
     "qwen3": {"bare": BARE | {"tied_embeddings": False, "head_dim": 6}, "scaled": {"rope_scaling": LINEAR}},
+    "smollm3": {
+        "bare": BARE | {"tied_embeddings": True, "nope_every": 1},
+        "other": {"nope_every": 9, "rope_scaling": YARN},
+    },
+    "olmo2": {
+        "bare": BARE | {"num_kv_heads": 4, "head_dim": 6},
+        "tied": {"tied_embeddings": True, "rope_scaling": YARN},
+    },
+    "olmo3": {
+        "bare": BARE | {"global_every": 1, "head_dim": 6},
+        "other": {"tied_embeddings": True, "window": 3, "global_every": 4},
+    },
+    "granite": {
+        "bare": BARE | {"tied_embeddings": False, "embedding_multiplier": 1.0, "attention_multiplier": 1.0},
+        "other": {"residual_multiplier": 1.0, "logits_scaling": 1.0, "rope_scaling": LINEAR},
+    },
+    "glm4": {
+        "bare": BARE | {"qkv_bias": False, "rotary_dim": 16},
+        "other": {"tied_embeddings": True, "rotary_dim": 10, "rope_scaling": LINEAR},
+    },
     "gemma": {"bare": BARE | {"num_kv_heads": 1}, "scaled": {"rope_scaling": LINEAR, "head_dim": 12}},
     "gemma2": {
         "bare": BARE
@@ -80,6 +112,8 @@ VARIANTS = {
     "bert": {"other": {"num_token_types": 5, "norm_eps": 1e-3, "dropout": 0.3}},
     "bert-classification": {"regression": {"num_classes": 1}},
     "roberta": {"other": {"num_token_types": 3, "norm_eps": 1e-3}},
+    "distilbert": {"other": {"dropout": 0.3, "max_seq_len": 30}},
+    "distilbert-classification": {"regression": {"num_classes": 1}},
     "deberta": {"other": {"num_buckets": 16, "norm_eps": 1e-3, "max_seq_len": 30}},
     "xlnet": {"other": {"norm_eps": 1e-3}},
     "t5": {
@@ -88,10 +122,26 @@ VARIANTS = {
     },
     "transformer": {"other": {"activation": "gelu", "scale_embedding": False}, "silu": {"activation": "silu"}},
     "vit": {"other": {"activation": "quick_gelu", "norm_eps": 1e-3, "image_shape": (12, 16, 3), "num_classes": 2}},
+    "dinov2": {
+        "gated": {"gated_mlp": True, "mlp_dim": 88, "norm_eps": 1e-3, "init_std": 0.1},
+        "quick_gelu": {"activation": "quick_gelu", "layer_scale": 0.2, "num_classes": 2},
+    },
+    "dinov2_registers": {"mlp": {"gated_mlp": False, "mlp_dim": 96, "num_registers": 1}},
     "resnet": {"other": {"num_classes": 2, "depths": (2, 1, 1)}},
+    "segformer": {"other": {"activation": "gelu_tanh", "num_classes": 3, "reductions": (1, 2, 1), "depths": (2, 1, 1)}},
     "dit": {"other": {"zero_init": False}},
     "whisper": {"other": {"num_decoder_layers": 1, "num_heads": 2, "max_seq_len": 12, "activation": "relu"}},
     "conformer": {"other": {"subsampling": 2, "scale_input": False, "conv_width": 3, "vocab_size": 5}},
+    "mmdit": {"other": {"zero_init": False, "qk_norm": False, "num_layers": 2, "position_grid": 5}},
+    "llava": {
+        "full": {"class_token": True, "feature_layer": -1},
+        "tied": {
+            "connector_bias": False,
+            "text": models.LlamaConfig(**TEXT, tied_embeddings=True, rope_scaling=LLAMA3),
+        },
+    },
+    "paligemma": {"other": {"text": models.GemmaConfig(**TEXT | {"num_kv_heads": 1}, rope_theta=333.0, norm_eps=1e-3)}},
+    "idefics3": {"tied": {"shuffle": 1, "vision": COARSE, "text": models.LlamaConfig(**TEXT, tied_embeddings=True)}},
 }
 CASES = [(name, variant) for name in SOURCES for variant in ("given", *VARIANTS.get(name, {}))]
 
@@ -120,7 +170,7 @@ def source(name: str):
     return load(HERE / "fixtures" / name)
 
 
-def batch_of(name: str) -> dict[str, np.ndarray]:
+def batch_of(name: str, cfg) -> dict[str, np.ndarray]:
     """Our inputs, of few rows."""
     arrays = source(name).arrays
     keys = (
@@ -131,22 +181,33 @@ def batch_of(name: str) -> dict[str, np.ndarray]:
         "timestep",
         "label",
         "text_states",
+        "text_pooled",
         "segment_ids",
         "log_mel",
     )
     batch = {key: arrays[key][:2] for key in keys if key in arrays}
     if "train/num_frames" in arrays:  # whole rows: what a padded frame gives is no part of either's promise
         return {key: arrays[f"train/{key}"][:2] for key in ("log_mel", "num_frames")}
-    if "mask" in arrays:
+    if "mask" in arrays and arrays["mask"].ndim == 2:  # of tokens
         batch["segment_ids"] = arrays["mask"][:2]
-    if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(("bert", "roberta")):
+    if name == "paligemma":
+        before = np.arange(batch["tokens"].shape[1]) < arrays["prompt"]
+        batch["prefix"] = np.broadcast_to(before, batch["tokens"].shape)
+    if getattr(cfg, "class_token", False):  # one image token more
+        batch["tokens"] = batch["tokens"].copy()
+        batch["tokens"][:, 0] = cfg.image_token_id
+    if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(
+        ("bert", "roberta", "distilbert", "dinov2")
+    ):
         batch.pop("label", None)
     return batch
 
 
 def inputs_of(name: str, batch: dict) -> dict[str, np.ndarray]:
     """The same by the reference's names, pictures with their channels first."""
-    out = {key: np.moveaxis(x, -1, 1) if key == "image" else x for key, x in batch.items()}
+    out = {key: np.moveaxis(x, -1, -3) if key == "image" else x for key, x in batch.items()}
+    if "prefix" in out:
+        out["token_type_ids"] = 1 - out.pop("prefix").astype(np.int64)
     if name in ("dit", "efficientnet"):
         return out
     names = {"tokens": "input_ids", "token_types": "token_type_ids", "segment_ids": "attention_mask"}
@@ -162,6 +223,12 @@ def inputs_of(name: str, batch: dict) -> dict[str, np.ndarray]:
             "image": "hidden_states",
             "text_states": "encoder_hidden_states",
             "segment_ids": "encoder_attention_mask",
+        }
+    if name == "mmdit":
+        names = {
+            "image": "hidden_states",
+            "text_states": "encoder_hidden_states",
+            "text_pooled": "pooled_projections",
         }
     if name == "siglip":
         out.pop("segment_ids")
@@ -182,9 +249,9 @@ def outputs(name: str, cfg, flat: dict, batch: dict) -> dict[str, np.ndarray]:
         return {"start_logits": value[..., 0], "end_logits": value[..., 1]}
     if isinstance(cfg, models.CLIPConfig | models.SiglipConfig):
         return {"image_embeds": value[:, 0], "text_embeds": value[:, 1]}
-    if name in ("dit", "pixart"):
-        return {"sample" if name == "pixart" else "logits": np.moveaxis(value, -1, 1)}
-    return {"logits": value}
+    if name in ("dit", "pixart", "mmdit"):
+        return {"logits" if name == "dit" else "sample": np.moveaxis(value, -1, 1)}
+    return {"logits": np.moveaxis(value, -1, 1) if name == "segformer" else value}
 
 
 def export(name: str, variant: str, target: Path) -> tuple:
@@ -222,8 +289,8 @@ def theirs(request, tmp_path_factory):
     for case in selected:
         name, variant = case["name"], case["variant"]
         path = folders[name, variant] = tmp_path_factory.mktemp("exports") / f"{name}-{variant}"
-        export(name, variant, path)
-        np.savez(path / "inputs.npz", **inputs_of(name, batch_of(name)))
+        cfg, _ = export(name, variant, path)
+        np.savez(path / "inputs.npz", **inputs_of(name, batch_of(name, cfg)))
     subprocess.run([python, str(HERE / "reload.py"), *map(str, folders.values())], check=True)
 
     def read(name: str, variant: str) -> dict[str, np.ndarray]:
@@ -254,7 +321,7 @@ def keep(name: str, variant: str, about: dict, arrays: dict) -> None:
 @pytest.mark.parametrize(("name", "variant"), CASES)
 def test_an_export_reloaded_computes_the_same(name, variant, request, theirs, tmp_path, measured):
     cfg, flat = export(name, variant, tmp_path)
-    ours, expected = outputs(name, cfg, flat, batch_of(name)), theirs(name, variant)
+    ours, expected = outputs(name, cfg, flat, batch_of(name, cfg)), theirs(name, variant)
     assert set(ours) <= set(expected)
     worst = max(float(np.abs(ours[key] - expected[key]).max()) for key in ours)
     assert all(0.02 < expected[key].std() < 30 for key in ours), "outputs of a scale at which 1e-4 says something"

@@ -13,15 +13,23 @@ from bigmodel_jax.models import (
     bert,
     deberta,
     deepseek,
+    distilbert,
     gemma,
+    glm,
     gpt2,
     gpt_oss,
+    granite,
+    idefics3,
     llama,
+    llava,
     mistral,
     mixtral,
+    olmo,
+    paligemma,
     qwen,
     qwen_moe,
     roberta,
+    smollm3,
     t5,
     xlnet,
 )
@@ -30,7 +38,28 @@ from bigmodel_jax.pretrained.transfer import family_of
 from reference import HERE, fixture_folder
 
 CONFIGS = HERE / "fixtures" / "sizes" / "configs.json"
-MODELS = (llama, gpt2, bert, roberta, deberta, xlnet, mistral, qwen, gemma, mixtral, qwen_moe, deepseek, gpt_oss, t5)
+MODELS = (
+    llama,
+    gpt2,
+    bert,
+    roberta,
+    distilbert,
+    deberta,
+    xlnet,
+    mistral,
+    qwen,
+    smollm3,
+    olmo,
+    granite,
+    glm,
+    gemma,
+    mixtral,
+    qwen_moe,
+    deepseek,
+    gpt_oss,
+    t5,
+)
+MODELS += (llava, paligemma, idefics3)
 # A class's defaults are this preset's sizes, but for these fields of ours: lengths and rotary settings of later files,
 # and what the classes count otherwise.
 DEFAULTS = {
@@ -38,6 +67,7 @@ DEFAULTS = {
     "GPT2LMHeadModel": ("gpt2", ()),
     "BertForMaskedLM": ("bert-base-uncased", ()),
     "RobertaForMaskedLM": ("roberta-base", ("max_seq_len", "norm_eps", "num_token_types")),
+    "DistilBertForMaskedLM": ("distilbert-base-uncased", ()),
     "XLNetLMHeadModel": ("xlnet-large-cased", ()),
     "MistralForCausalLM": ("mistral-7b-v0.1", ("max_seq_len", "norm_eps")),
     "GemmaForCausalLM": ("gemma-7b", ()),
@@ -75,10 +105,11 @@ def test_the_reference_saw_every_preset(request):
 
 def num_parameters(cfg) -> int:
     """As transformers counts: a bias that the step itself moves is a buffer of theirs, and T5's head is tied until a file
-    brings one of its own (T5Config.tie_word_embeddings is always true in transformers 5)."""
+    brings one of its own (T5Config.tie_word_embeddings is always true in transformers 5). What of a tower is not read
+    counts there as well."""
     spec = cfg.make().spec
     counted = {name: part for name, part in spec.items() if not (name == "head" and isinstance(cfg, t5.T5Config))}
-    return params.count(counted, trainable=True)
+    return params.count(counted, trainable=True) + params.count(spec.get("unread", {}))
 
 
 def test_every_preset_has_as_many_parameters(reference):

@@ -18,9 +18,10 @@ from bigmodel_jax.pretrained import folder, names
 from reference import distance, read, record_layers
 
 TOLERANCE = 1e-4
-FAMILIES = ["vit", "resnet", "resnet_basic", "efficientnet"]
+DINOS = ["dinov2", "dinov2_registers"]
+FAMILIES = ["vit", *DINOS, "resnet", "resnet_basic", "efficientnet"]
 RESNETS = ["resnet", "resnet_basic"]
-TRAINED = ["vit"]
+TRAINED = ["vit", "dinov2"]
 STEPS = 20
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -51,7 +52,7 @@ def test_rows_do_not_see_each_other(name, reference, measured):
     assert measured(name, "forward", distance(ours, ref.arrays["logits"][-1:])) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["vit"])
+@pytest.mark.parametrize("name", ["vit", *DINOS])
 def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into every layer, and what leaves the last."""
     ref = reference(name)
@@ -62,6 +63,24 @@ def test_hidden_states(name, reference, measured, monkeypatch):
     assert f"hidden_states/{len(states)}" not in ref.arrays
     worst = max(distance(a, b) for a, b in zip(states, theirs, strict=True))
     assert measured(name, "forward", worst) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["dinov2-encoder"])
+def test_an_encoder_without_a_head(name, reference, measured):
+    """The states of all tokens, the class token's, and the gradients of the mean of the states' squares."""
+    ref = reference(name)
+    batch = {"image": jnp.asarray(ref.arrays["image"])}
+
+    def loss(tree):
+        out = ref.model.apply(tree, batch).value
+        return jnp.mean(jnp.square(out["hidden"])), out
+
+    (_, out), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(ref.tree)
+    worst = max(distance(out[key], ref.arrays[key]) for key in ("hidden", "pooled"))
+    assert measured("dinov2", "forward", worst) <= TOLERANCE
+    errors = relative_errors(params.paths(gradients), params.paths(ref.gradients))
+    worst = max(errors, key=errors.get)
+    assert measured("dinov2", "backward", errors[worst]) <= TOLERANCE, worst
 
 
 @pytest.mark.parametrize("name", RESNETS)
@@ -195,7 +214,8 @@ def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
     folder.save_params(ref.family, ref.cfg, flat, tmp_path)
     theirs, ours = folder.open_weights(ref.folder), folder.open_weights(tmp_path)
-    theirs = {n: t for n, t in theirs.items() if not n.endswith("num_batches_tracked")}  # a counter nothing reads
+    unread = ("num_batches_tracked", "mask_token")  # a counter, and what stands for hidden patches
+    theirs = {n: t for n, t in theirs.items() if not n.endswith(unread)}
     assert set(ours) == set(theirs)
     differing = [n for n in theirs if ours[n].read().tobytes() != theirs[n].read().tobytes()]
     assert measured(name, "export", len(differing)) == 0, differing

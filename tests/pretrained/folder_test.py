@@ -234,13 +234,13 @@ def test_the_spec_of_a_family_is_covered_by_its_table():
     ("architecture", "said"),
     [
         ("Qwen2MoeForCausalLM", "nearest in kind: 'Qwen3MoeForCausalLM'"),
-        ("DistilBertForSequenceClassification", "nearest in kind: 'BertForSequenceClassification'"),
+        ("ElectraForSequenceClassification", "nearest in kind: 'BertForSequenceClassification'"),
         ("BartForConditionalGeneration", "nearest in kind: 'MarianMTModel'"),
         ("LlamaForSequenceClassification", "nearest in kind: 'LlamaForCausalLM'"),
         ("LLamaForCausalLM", "perhaps you meant 'LlamaForCausalLM'"),
         ("Qwen9ForCausalLM", ""),
         ("Mamba2ForCausalLM", ""),  # in spelling it is nearest to Gemma2ForCausalLM
-        ("SegformerForSemanticSegmentation", ""),
+        ("Mask2FormerForUniversalSegmentation", ""),
     ],
 )
 def test_the_hint_names_what_is_nearest_in_kind(architecture, said):

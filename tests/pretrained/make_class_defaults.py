@@ -23,6 +23,7 @@ ABOUT_THE_FILE = {"architectures", "model_type", "transformers_version", "dtype"
 # What makes a model of one size or another: nobody means the class's default by leaving it out.
 SIZES = """vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings head_dim
     num_key_value_heads n_embd n_layer n_head n_positions d_model d_kv d_ff d_inner num_heads num_layers
+    dim hidden_dim n_layers n_heads
     encoder_layers decoder_layers encoder_attention_heads decoder_attention_heads encoder_ffn_dim decoder_ffn_dim
     moe_intermediate_size n_routed_experts n_shared_experts kv_lora_rank q_lora_rank qk_nope_head_dim qk_rope_head_dim
     v_head_dim n_group topk_group first_k_dense_replace num_experts_per_tok num_experts num_local_experts image_size

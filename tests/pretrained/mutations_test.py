@@ -27,12 +27,13 @@ FOLDERS = sorted(
 # Keys that say in the fixtures what transformers 5.23, diffusers or our own classes take without them. (Reviewed.)
 ABSENT = config_keys.words("""
     activation_fn activation_function add_cross_attention attention_bias attention_type attn_logit_softcapping
-    attn_type beta_fast beta_slow bi_data clamp_len convolution_bias cross_attention_dim d_head
-    decoder_sparse_step decoder_vocab_size
+    attn_type beta_fast beta_slow bi_data clamp_len convolution_bias cross_attention_dim d_head decoder_sparse_step
+    decoder_vocab_size activation
     dense_act_fn downsample_in_bottleneck downsample_in_first_stage feed_forward_proj ff_activation
     final_logit_softcapping head_dim hidden_act hidden_activation is_decoder is_encoder_decoder is_gated_act
     label_dropout layer_norm_eps layer_norm_epsilon layer_type layer_types learn_sigma legacy logit_scale_init_value
-    max_relative_positions mlp_bias mlp_only_layers momentum n_inner norm_elementwise_affine norm_eps norm_topk_prob
+    max_relative_positions mlp_bias mlp_only_layers momentum n_inner no_rope_layer_interval norm_elementwise_affine
+    norm_eps norm_topk_prob
     norm_type num_channels num_decoder_layers out_channels patch_size projection_size qk_head_dim qkv_bias
     rms_norm_eps rope_interleave rope_parameters rope_theta rope_type routed_scaling_factor same_length
     scale_attn_by_inverse_layer_idx scale_attn_weights scale_input scale_decoder_outputs share_encoder_decoder_embeddings
@@ -41,9 +42,13 @@ ABSENT = config_keys.words("""
     use_bidirectional_attention use_sliding_window vision_use_head
 """)
 # Keys that are read and of which another value means the same.
-SAME = {"sliding_window": "without use_sliding_window"}
 # Of a conformer, distances of any length are computed, and each query has keys of its own.
 NOTES = {("conformer", "max_position_embeddings"), ("conformer", "num_key_value_heads")}
+T5_TIES = ("tie_word_embeddings", "scale_decoder_outputs")
+SAME = {
+    "sliding_window": "without use_sliding_window",
+    "no_rope_layer_interval": "beside no_rope_layers",
+}
 
 
 def outcome(check) -> tuple[str, object]:
@@ -79,11 +84,15 @@ def changes_nothing(m: Mutation, config: dict, logged: list[str], aliases: dict[
     name = m.path[-1]
     if name in config_keys.INERT or any(".".join(m.path) in line for line in logged):
         return True
-    if m.kind == "absent":
+    if m.kind == "absent" or (
+        m.kind in ("null", "empty table") and name in ABSENT
+    ):  # of nothing the classes make the same
         return name in ABSENT
     if m.kind == "added" and name == "rope_theta" and "rope_parameters" in config:
         return True  # those say it
     value, allowed = m.value, config_keys.NEUTRAL.get(name, ())
+    if name in T5_TIES and any(config.get(other) is False for other in T5_TIES if other != name):
+        return True  # either of the two makes a head of its own
     same = config.get(aliases.get(name, name)) if len(m.path) == 1 else before(config, m.path)
     return value == same or value in allowed or name in SAME
 

@@ -1,10 +1,17 @@
 """OpenAI's own client against the server: what it sends is understood, and what it reads is what `generate` writes."""
 
+import dataclasses
+
+import numpy as np
 import openai
 import pytest
 
 from bigmodel_jax.config import SampleConfig
+from bigmodel_jax.inference.engine import Engine, Request
 from bigmodel_jax.inference.generate import generate
+from bigmodel_jax.inference.sampling import Settings
+from bigmodel_jax.serve.served import Served, open_engines
+from servers import OPTIONS, tiny_served
 
 GREEDY = {"model": "tiny", "temperature": 0, "max_tokens": 24}
 
@@ -126,3 +133,28 @@ def test_health_ready_and_metrics(server):
     assert "bigmodel_slots 4.0" in page
     assert 'bigmodel_requests_total{route="/v1/completions",status="200"}' in page
     assert "bigmodel_ready 1.0" in page
+
+
+def log_probs(served: Served, engine: Engine, request: Request) -> list[tuple[float, ...]]:
+    """The numbers that an engine gives out beside each token of a text."""
+    engine.load(served.weights["tiny"])
+    engine.submit(request)
+    found = []
+    while engine.num_unfinished:
+        found += [(token.token, token.tops[0][1] if token.tops else token.log_prob) for token in engine.step()]
+    return found
+
+
+def test_a_cache_in_int8_is_the_one_that_generate_has():
+    served, sample = tiny_served(), SampleConfig(temperature=0, cache="int8")
+    prompt, settings = served.prompt("Hello"), Settings.of(sample, ends=False, tops=True)
+    engines = {
+        how: open_engines(served, dataclasses.replace(OPTIONS, cache=how))["tiny"] for how in ("compute", "int8")
+    }
+    engines["generate"] = Engine(served.model, sample, slots=4, length=128, log_probs=True)
+    asked = {name: None if name == "generate" else settings for name in engines}
+    found = {
+        name: np.array(log_probs(served, engines[name], Request(prompt, 24, settings=asked[name]))) for name in engines
+    }
+    np.testing.assert_allclose(found["int8"], found["generate"], atol=1e-4)
+    assert np.abs(found["int8"] - found["compute"]).max() > 1e-3

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigmodel_jax.config import Config
+from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.core import params
-from bigmodel_jax.data import ImageData, TextData, TokenizerConfig
-from bigmodel_jax.models import BertConfig, DiTConfig, MLPConfig
+from bigmodel_jax.data import ImageData, ImageTextData, TextData, TokenizerConfig
+from bigmodel_jax.data.tabular import TabularData
+from bigmodel_jax.inference.generate import generate
+from bigmodel_jax.models import BertConfig, DiTConfig, LinearConfig, MLPConfig, TextToImageConfig
 from bigmodel_jax.objectives import Classification, Diffusion
 from bigmodel_jax.serve.served import Served
 from servers import OPTIONS, running, tiny_served
@@ -56,28 +58,6 @@ def test_the_log_probabilities_of_a_prompt(server):
 
 
 @pytest.mark.slow
-def test_what_lm_evals_model_of_apis_sends_is_answered_as_it_reads_it(server):
-    """Its requests and its reading of answers; what lies between them, its retries, needs packages beside lm-eval."""
-    from lm_eval.models.openai_completions import LocalCompletionsAPI
-
-    model = LocalCompletionsAPI.__new__(LocalCompletionsAPI)
-    model.model, model._max_gen_toks = "tiny", 8
-    asked = model._create_payload(["Hello", "Bye"], generate=True, gen_kwargs={"until": ["\n\n"], "temperature": 0})
-    expected = server.client().completions.create(model="tiny", prompt=["Hello", "Bye"], max_tokens=8, temperature=0)
-    said = server.post("/v1/completions", **asked).json()
-    assert model.parse_generations(said) == [choice.text for choice in expected.choices]
-    rows = [server.served.prompt(text) for text in ("prompt", "another one")]
-    said = server.post("/v1/completions", **model._create_payload(rows)).json()
-    found = model.parse_logprobs(said, tokens=rows, ctxlens=[3, 4])
-    for ids, length, (log_prob, greedy) in zip(rows, (3, 4), found, strict=True):
-        logits = server.served.model.apply(server.served.weights["tiny"], {"tokens": jnp.asarray([ids])}).value[0]
-        log_probs = np.asarray(jax.nn.log_softmax(logits))
-        places = np.arange(length - 1, len(ids) - 1)
-        assert log_prob == pytest.approx(log_probs[places, ids[length:]].sum(), abs=1e-2)
-        assert greedy == (log_probs[places].argmax(-1).tolist() == ids[length:])
-
-
-@pytest.mark.slow
 def test_texts_are_classified(tmp_path):
     cfg = dataclasses.replace(BertConfig.tiny(), head="classification", num_classes=3, vocab_size=257)
     data = TextData(tokenizer=TokenizerConfig(kind="bytes"), seq_len=16)
@@ -104,15 +84,30 @@ def test_pictures_are_classified(tmp_path):
     cfg = dataclasses.replace(MLPConfig.tiny(), num_classes=10)
     config = Config(cfg, Classification(), ImageData())
     served = served_of(config, tmp_path)
-    ((reads, shape),) = served.config.model.inputs().items()
     with running(served, OPTIONS) as server:
-        if reads == "image":
-            found = server.post("/classify", model="tiny", image=f"data:image/png;base64,{picture(shape[0])}")
-            assert found.json()["data"][0]["class"] in range(10)
+        said = server.post("/classify", model="tiny", image=f"data:image/png;base64,{picture(8)}").json()["data"][0]
+        pixels = np.arange(64, dtype=np.float32).reshape(1, 8, 8, 1) / 255
+        logits = served.model.apply(served.weights["tiny"], {"image": pixels}).value[0]
+        np.testing.assert_allclose(said["probs"], jax.nn.softmax(logits), atol=1e-5)
         for wrong in ("%%%", base64.b64encode(b"no picture").decode()):
             said = server.post("/classify", model="tiny", image=wrong)
             assert said.status_code == 400
             assert "\n" not in said.json()["error"]["message"]
+
+
+@pytest.mark.slow
+def test_rows_of_numbers_are_classified_as_they_were_scaled_in_training(tmp_path):
+    (tmp_path / "scaling.json").write_text('{"features": {"mean": [1, 2, 3], "scale": [1, 2, 4]}}')
+    cfg = LinearConfig(feature_shape=(3,), num_outputs=2, init="normal", init_std=1.0)
+    served = served_of(Config(cfg, Classification(), TabularData()), tmp_path)
+    rows = [[1.0, 4.0, 7.0], [0.0, 0.0, 0.0]]
+    with running(served, OPTIONS) as server:
+        found = server.post("/classify", model="tiny", input=rows).json()["data"]
+        scaled = (np.float32(rows) - [1, 2, 3]) / [1, 2, 4]
+        logits = served.model.apply(served.weights["tiny"], {"features": jnp.asarray(scaled, jnp.float32)}).value
+        np.testing.assert_allclose([row["probs"] for row in found], jax.nn.softmax(logits), atol=1e-5)
+        wrong = server.post("/classify", model="tiny", input=[[1.0, 2.0]]).json()["error"]["message"]
+        assert wrong == "input has rows of [2] numbers; the model reads 3"
 
 
 @pytest.mark.slow
@@ -129,10 +124,29 @@ def test_pictures_are_drawn(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_names_over_one_base():
-    with running(tiny_served(names=("tiny", "other"))) as server:
-        texts = [
-            server.client().completions.create(model=name, prompt="a", temperature=0, max_tokens=8).choices[0].text
-            for name in ("tiny", "other")
-        ]
-        assert texts[0] == texts[1]
+def test_a_text_is_drawn(tmp_path):
+    tiny = TextToImageConfig.tiny()
+    cfg = dataclasses.replace(tiny, text=dataclasses.replace(tiny.text, vocab_size=257))
+    config = Config(cfg, Diffusion(), ImageTextData(tokenizer=TokenizerConfig(kind="bytes")))
+    served = served_of(config, tmp_path, config.data.open_tokenizer())
+    with running(served, OPTIONS) as server:
+        asked = {"model": "tiny", "n": 1, "steps": 2, "seed": 3}
+        cat, again, dog = (
+            server.post("/images", prompt=text, **asked).json()["data"][0]["b64_json"] for text in ("cat", "cat", "dog")
+        )
+        assert cat == again != dog
+        assert "prompt is empty" in server.post("/images", prompt="", **asked).json()["error"]["message"]
+
+
+@pytest.mark.slow
+def test_each_name_has_weights_of_its_own():
+    served = tiny_served(names=("tiny", "other"))
+    other = params.init(served.model.spec, jax.random.key(1))
+    served = dataclasses.replace(served, weights={**served.weights, "other": other})
+    with running(served) as server:
+        asked = {"prompt": "a", "temperature": 0, "max_tokens": 8}
+        for name, weights in served.weights.items():
+            said = server.client().completions.create(model=name, **asked).choices[0].text
+            sample = SampleConfig(max_tokens=8, temperature=0)
+            (ids,) = generate(served.model, weights, [served.prompt("a")], sample, stop=served.tokenizer.stops)
+            assert said == served.tokenizer.decode(ids)

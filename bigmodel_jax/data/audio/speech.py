@@ -203,8 +203,7 @@ def _too_long(cfg: SpeechData, num_frames: int, labels: list[int]) -> str:
     """What is wrong where a transcript does not fit its row, or the frames that the model makes of its audio."""
     if len(labels) > cfg.max_labels:
         return f"{len(labels)} characters; data.max_labels = {cfg.max_labels} allows no more"
-    # CTC needs a frame for each label, and a blank between two that are the same.
-    needed = len(labels) + sum(a == b for a, b in itertools.pairwise(labels))
+    needed = frames_needed(labels)
     has = -(-num_frames // cfg.subsampling)
     if needed > has:
         return (
@@ -212,6 +211,11 @@ def _too_long(cfg: SpeechData, num_frames: int, labels: list[int]) -> str:
             f"{cfg.subsampling}"
         )
     return ""
+
+
+def frames_needed(labels: list[int]) -> int:
+    """The fewest frames of a model in which CTC can say the labels: one each, and a blank between two that are the same."""
+    return len(labels) + sum(a == b for a, b in itertools.pairwise(labels))
 
 
 def load(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:

@@ -2,15 +2,13 @@
 
 import dataclasses
 import hashlib
-from math import gcd
 from typing import ClassVar
 
 import numpy as np
-from scipy.signal import resample_poly
 
 from bigmodel_jax.core.ranges import Count, CountOrZero, Share
 from bigmodel_jax.data import cache
-from bigmodel_jax.data.audio import espeak
+from bigmodel_jax.data.audio import espeak, waveforms
 from bigmodel_jax.data.audio.espeak import Utterance
 from bigmodel_jax.data.audio.spectrogram import RATE
 from bigmodel_jax.data.sources.source import Source
@@ -40,7 +38,6 @@ VOICES = tuple(
         "Mike",
         "Reed",
         "Storm",
-        "adam",
         "anika",
         "announcer",
         "antonio",
@@ -107,7 +104,7 @@ class SpokenWords(Source):
     slowest: Count = 130
     fastest: Count = 230
     "words a minute"
-    least_snr: CountOrZero = 10
+    least_snr: CountOrZero = 15
     most_snr: CountOrZero = 40
     "decibels between speech and noise, drawn for each utterance"
     silent: Share = 0.02
@@ -175,8 +172,7 @@ def draw(cfg: SpokenWords, split: str, number: int) -> Drawn:
 def recorded(voice: np.ndarray, drawn: Drawn) -> np.ndarray:
     """(n,) float32 at 16 kHz: the voice between silences, in white or pink noise."""
     rng = np.random.default_rng((drawn.seed, 1))
-    common = gcd(RATE, espeak.RATE)
-    speech = resample_poly(voice.astype(np.float32), RATE // common, espeak.RATE // common) if len(voice) else voice
+    speech = waveforms.resampled(voice, espeak.RATE, RATE) if len(voice) else voice
     speech = speech * (drawn.level / max(np.abs(speech).max(initial=0), 1.0))
     x = np.concatenate([np.zeros(int(drawn.before * RATE)), speech, np.zeros(int(drawn.after * RATE))])
     x = x if len(voice) else np.zeros(int(rng.uniform(0.4, 1.5) * RATE))

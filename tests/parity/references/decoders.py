@@ -5,7 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Glm4Config,
+    GPT2Config,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Olmo3Config,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from references.weights import randomize, save_gradients, save_weights
 
@@ -106,6 +118,24 @@ LLAMA31 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+# Layers with a window, without scaled positions, and one without either.
+OLMO3 = {
+    "num_hidden_layers": 3,
+    "sliding_window": 4,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        "full_attention": {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "beta_fast": 4.0}
+        | {"original_max_position_embeddings": 16, "attention_factor": 1.1, "beta_slow": 0.5},
+    },
+}
+MULTIPLIERS = {
+    "embedding_multiplier": 6.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.4,
+    "logits_scaling": 3.0,
+}
+GLM_ROPE = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.75}
 GPT2_SIZES = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 IDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -116,5 +146,21 @@ DECODERS = {
     "mistral": functools.partial(write, MistralConfig(**SIZES, head_dim=16, sliding_window=4)),
     "qwen2": functools.partial(write, Qwen2Config(**SIZES)),
     "qwen3": functools.partial(write, Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True)),
+    "smollm3": functools.partial(
+        write, SmolLM3Config(**SIZES | {"num_hidden_layers": 3}, no_rope_layers=[1, 0, 1], tie_word_embeddings=False)
+    ),
+    "olmo2": functools.partial(write, Olmo2Config(**SIZES)),
+    "olmo3": functools.partial(write, Olmo3Config(**SIZES | OLMO3)),
+    "granite": functools.partial(write, GraniteConfig(**SIZES, **MULTIPLIERS, tie_word_embeddings=True)),
+    "glm4": functools.partial(
+        write,
+        Glm4Config(
+            **SIZES | {"num_key_value_heads": 1},
+            head_dim=16,
+            rms_norm_eps=1e-5,
+            rope_parameters=GLM_ROPE,
+            attention_bias=True,
+        ),
+    ),
     "llama31": functools.partial(write, LlamaConfig(**SIZES, rope_parameters=LLAMA31, tie_word_embeddings=True)),
 }

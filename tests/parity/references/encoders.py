@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from transformers import BertConfig, DebertaV2Config, RobertaConfig, XLNetConfig
+from transformers import BertConfig, DebertaV2Config, DistilBertConfig, RobertaConfig, XLNetConfig
 
 from references.weights import randomize, save_gradients, save_weights
 
@@ -40,6 +40,16 @@ DEBERTA = {
     "pos_att_type": ["p2c", "c2p"],
 }
 XLNET = {"vocab_size": VOCAB, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, "dropout": 0.0, "mem_len": None}
+DISTIL = {
+    "vocab_size": VOCAB,
+    "dim": 32,
+    "hidden_dim": 48,
+    "n_layers": 2,
+    "n_heads": 4,
+    "max_position_embeddings": 64,
+    **dict.fromkeys(("dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout"), 0.0),
+}
+SMALL_DISTIL = DISTIL | {"dim": 16, "hidden_dim": 24, "n_layers": 1, "n_heads": 2}
 VALUES = ("last_hidden_state", "pooler_output", "logits", "prediction_logits", "seq_relationship_logits")
 
 
@@ -155,7 +165,9 @@ def write(architecture: str, config, folder: Path, *, training: bool = False) ->
     model = cls._from_config(config, attn_implementation="eager").float().eval()
     randomize(model)
     save_weights(model, folder)
-    arrays = forward(model, getattr(config, "type_vocab_size", 2))  # XLNet compares types
+    # XLNet compares types, and DistilBERT has none.
+    types = 0 if config.model_type == "distilbert" else getattr(config, "type_vocab_size", 2)
+    arrays = forward(model, types)
     value = loss_of(model, arrays)
     value.backward()
     arrays["loss"] = value.detach().numpy()
@@ -181,6 +193,17 @@ ENCODERS = {
     "roberta-encoder": functools.partial(write, "RobertaModel", RobertaConfig(**SMALL | ROBERTA)),
     "roberta-classification": functools.partial(
         write, "RobertaForSequenceClassification", RobertaConfig(**SMALL | ROBERTA, num_labels=CLASSES)
+    ),
+    "distilbert": functools.partial(write, "DistilBertForMaskedLM", DistilBertConfig(**DISTIL)),
+    "distilbert-encoder": functools.partial(write, "DistilBertModel", DistilBertConfig(**SMALL_DISTIL)),
+    "distilbert-classification": functools.partial(
+        write, "DistilBertForSequenceClassification", DistilBertConfig(**SMALL_DISTIL, num_labels=CLASSES)
+    ),
+    "distilbert-token-classification": functools.partial(
+        write, "DistilBertForTokenClassification", DistilBertConfig(**SMALL_DISTIL, num_labels=CLASSES)
+    ),
+    "distilbert-question-answering": functools.partial(
+        write, "DistilBertForQuestionAnswering", DistilBertConfig(**SMALL_DISTIL)
     ),
     "deberta": functools.partial(write, "DebertaV2ForMaskedLM", DebertaV2Config(**SIZES | DEBERTA)),
     "deberta-encoder": functools.partial(write, "DebertaV2Model", DebertaV2Config(**SMALL | DEBERTA)),

@@ -16,6 +16,7 @@ DEFAULTS = (
     "GPT2LMHeadModel",
     "BertForMaskedLM",
     "RobertaForMaskedLM",
+    "DistilBertForMaskedLM",
     "XLNetLMHeadModel",
     "MistralForCausalLM",
     "GemmaForCausalLM",

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForImageClassification, ResNetConfig, ViTConfig
+from transformers import (
+    AutoModelForImageClassification,
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    ResNetConfig,
+    ViTConfig,
+)
 
 from references.weights import randomize, save_gradients, save_weights
 
@@ -34,7 +41,7 @@ def train(model, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """20 AdamW steps, decay on matrices and kernels alone, clipped."""
     batches = images(11, 4, 4, *shape).repeat(STEPS // 4, 1, 1, 1, 1)  # four batches over and over
     targets = labels(12, 4, 4).repeat(STEPS // 4, 1)
-    undecayed = ("cls_token", "position_embeddings")
+    undecayed = ("cls_token", "register_tokens", "position_embeddings")
     named = list(model.named_parameters())
     decay = [p for n, p in named if p.ndim >= 2 and not n.endswith(undecayed)]
     rest = [p for n, p in named if p.ndim < 2 or n.endswith(undecayed)]
@@ -71,6 +78,19 @@ def statistics(model) -> None:
             buffer.copy_(torch.exp(0.3 * noise))
 
 
+def write_encoder(config, folder: Path, *, shape: tuple[int, ...], batch: int, std: float) -> None:
+    """The states of all tokens; gradients of the mean of their squares."""
+    model = Dinov2Model._from_config(config, attn_implementation="eager").float().eval()
+    randomize(model, std=std)
+    save_weights(model, folder)
+    pixels = images(1, batch, *shape)
+    out = model(pixel_values=pixels)
+    out.last_hidden_state.square().mean().backward()
+    arrays = {"hidden": out.last_hidden_state.detach().numpy(), "pooled": out.pooler_output.detach().numpy()}
+    save_gradients(model, folder)
+    np.savez_compressed(folder / "reference.npz", image=channels_last(pixels), **arrays)
+
+
 def write(config, folder: Path, *, shape: tuple[int, ...], batch: int, std: float, training: bool = False) -> None:
     """shape: (C, H, W). Logits and hidden states as in evaluation; loss and gradients as in training."""
     model = AutoModelForImageClassification.from_config(config, attn_implementation="eager").float().eval()
@@ -98,9 +118,28 @@ VIT = ViTConfig(
     intermediate_size=48,
     num_labels=CLASSES,
 )
+DINOV2 = {
+    "image_size": 12,
+    "patch_size": 4,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "layerscale_value": 0.7,
+    "num_labels": CLASSES,
+}
+DINO = {"shape": (3, 12, 12), "batch": 3, "std": 0.15}
 RESNET = {"embedding_size": 8, "num_labels": CLASSES}
 VISION = {
     "vit": functools.partial(write, VIT, shape=(3, 12, 16), batch=3, std=0.15, training=True),
+    "dinov2": functools.partial(
+        write, Dinov2Config(**DINOV2, mlp_ratio=2, use_mask_token=False), **DINO, training=True
+    ),
+    "dinov2-encoder": functools.partial(
+        write_encoder, Dinov2Config(**DINOV2, mlp_ratio=2, use_mask_token=False), **DINO
+    ),
+    "dinov2_registers": functools.partial(
+        write, Dinov2WithRegistersConfig(**DINOV2, mlp_ratio=3, use_swiglu_ffn=True, num_register_tokens=3), **DINO
+    ),
     "resnet": functools.partial(
         write,
         ResNetConfig(hidden_sizes=[16, 24, 32], depths=[1, 2, 1], **RESNET),

@@ -1,0 +1,49 @@
+"""Pictures of any shape as equal squares: the whole picture, cut or on white, or tiles of it and the whole behind them.
+
+Shapes: H height, W width, N squares, S pixels a side.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from bigmodel_jax.data.images import pictures
+
+
+def padded(image: np.ndarray, size: int) -> np.ndarray:
+    """(H, W, 3) uint8 -> (S, S, 3): scaled by its longer side, in the middle of white."""
+    side = max(image.shape[:2])
+    canvas = np.full((side, side, 3), 255, np.uint8)
+    top, left = (side - image.shape[0]) // 2, (side - image.shape[1]) // 2
+    canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return pictures.square(canvas, size)
+
+
+def stretched(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W, 3) uint8 -> (height, width, 3), both sides scaled by themselves."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+FITS = {"cut": pictures.square, "pad": padded}
+
+
+def grid(height: int, width: int, most: int) -> tuple[int, int]:
+    """(rows, columns) of at most `most` tiles whose shape is nearest to the picture's; of equals, the larger one."""
+    found = [(rows, columns) for rows in range(1, most + 1) for columns in range(1, most // rows + 1)]
+
+    def apart(shape: tuple[int, int]) -> tuple[float, int]:
+        return abs(math.log(shape[1] / shape[0]) - math.log(width / height)), -shape[0] * shape[1]
+
+    return min(found, key=apart)
+
+
+def squares(image: np.ndarray, size: int, most: int, fit: str) -> np.ndarray:
+    """(N, S, S, 3) uint8: the whole picture as `fit` says; before it, where `most` is 2 or more, up to so many tiles of the
+    picture, stretched to their grid, row by row."""
+    whole = FITS[fit](image, size)[None]
+    if most < 2:
+        return whole
+    rows, columns = grid(*image.shape[:2], most)
+    cut = stretched(image, rows * size, columns * size).reshape(rows, size, columns, size, 3).swapaxes(1, 2)
+    return np.concatenate([cut.reshape(-1, size, size, 3), whole])

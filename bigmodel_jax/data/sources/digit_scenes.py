@@ -1,0 +1,93 @@
+"""Scenes made of real handwritten digits: several sizes, overlaps, pieces of other digits between them, with masks."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from bigmodel_jax.core.ranges import Count, CountOrZero, Seed, Share
+from bigmodel_jax.data import cache
+from bigmodel_jax.data.base import BadRecords
+from bigmodel_jax.data.images import pictures
+from bigmodel_jax.data.sources.source import Source
+from bigmodel_jax.data.sources.sources import Tfds
+
+FORMAT = 1  # raise it when the scenes of a seed change
+INK = 64  # from this value on, a pixel belongs to the digit
+PIECE = 8  # pixels a side of a piece of clutter
+SMALLEST, LARGEST = 0.6, 1.1  # a digit's side, as a share of its own picture's
+TRIES = 20  # places that are drawn for a digit before a scene goes without it
+
+
+@dataclasses.dataclass(frozen=True)
+class DigitScenes(Source):
+    """Square grey scenes: scene n of a split is a function of the seed and n, and holds digits of that split alone.
+
+    A record: image (H, W, 1) uint8; mask (H, W) uint8, 0 for the ground and 1 + digit for a digit's pixels. A later digit
+    hides what lies below it.
+    """
+
+    compared = {"train": "training"}  # noqa: RUF012 - as every source declares it
+
+    train: Count = 6000
+    "scenes of the training split"
+    validation: Count = 500
+    side: Count = 48
+    "pixels; at least 32"
+    digits: Count = 3
+    "most digits in a scene; each has between one and so many"
+    overlap: Share = 0.2
+    "the largest share of the other digits' ink that a digit may hide"
+    clutter: CountOrZero = 4
+    "pieces of digits, 8 pixels a side, that belong to the ground"
+    seed: Seed = 0
+
+    def __post_init__(self):
+        if self.side < 32:
+            raise ValueError(f"data.source.side = {self.side}; it must be 32 or more, for digits of up to 31 pixels")
+
+    def labels(self):
+        return ("ground", *map(str, range(10)))
+
+    def fingerprint(self, split, root):
+        fields = dataclasses.asdict(self)
+        own = {name: x for name, x in fields.items() if name not in ("train", "validation")}
+        return cache.key(FORMAT, own, fields[split], Tfds("mnist_5k").fingerprint(split, root))
+
+    def reads(self, root: Path):
+        return {"digits": Tfds("mnist_5k").reads(root)["name"]}
+
+    def records(self, split, root, bad):
+        found = [record for _, record in Tfds("mnist_5k").records(split, root, BadRecords(0))]
+        images, labels = np.stack([x["image"][..., 0] for x in found]), np.array([x["label"] for x in found])
+        for number in range(getattr(self, split)):
+            rng = np.random.default_rng((self.seed, int(split == "train"), number))
+            image, mask = self._scene(rng, images, labels)
+            yield f"scene {number} of {split}", {"image": image[..., None], "mask": mask}
+
+    def _scene(self, rng: np.random.Generator, images: np.ndarray, labels: np.ndarray):
+        image = rng.integers(0, 40, (self.side, self.side), np.uint8)  # noise of the ground
+        mask = np.zeros_like(image)
+        for _ in range(self.clutter):
+            digit = images[rng.integers(len(images))]
+            top, left = rng.integers(4, digit.shape[0] - 4 - PIECE, 2)
+            piece = digit[top : top + PIECE, left : left + PIECE]
+            place, ink = _place(rng, image, piece)
+            image[place][ink] = piece[ink]
+        for _ in range(rng.integers(1, self.digits + 1)):
+            chosen = rng.integers(len(images))
+            size = round(images.shape[1] * rng.uniform(SMALLEST, LARGEST))
+            digit = np.asarray(pictures.to_pillow(images[chosen][..., None]).resize((size, size)))
+            for _ in range(TRIES):
+                place, ink = _place(rng, image, digit)
+                if (mask[place][ink] > 0).sum() <= self.overlap * (mask > 0).sum():
+                    image[place][ink] = digit[ink]
+                    mask[place][ink] = 1 + labels[chosen]
+                    break
+        return image, mask
+
+
+def _place(rng: np.random.Generator, image: np.ndarray, piece: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
+    """(somewhere on the image where the piece fits, which of the piece's pixels hold ink)."""
+    top, left = (rng.integers(0, side - n + 1) for side, n in zip(image.shape, piece.shape, strict=True))
+    return (slice(top, top + piece.shape[0]), slice(left, left + piece.shape[1])), piece >= INK

@@ -1,0 +1,96 @@
+"""Files of questions about pictures: JSON Lines of a picture, a prompt and an answer, or of messages with an image part.
+
+A line is {"image": "a.png", "prompt": "What is it?", "answer": "A cat."}, of which the prompt may be absent, or
+{"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is it?"}]},
+{"role": "assistant", "content": "A cat."}]}: one picture, one question, one answer.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from bigmodel_jax.core import paths
+from bigmodel_jax.data import cache
+from bigmodel_jax.data.base import BadRecords, lacks
+from bigmodel_jax.data.sources.lines import parse_json
+from bigmodel_jax.data.sources.opened import opened
+from bigmodel_jax.data.sources.sources import Files
+
+VIDEO = ("video", "video_url")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageChatFiles(Files):
+    """Pictures with questions and answers. Paths of pictures are relative to the file's folder; whatever Pillow reads.
+
+    Records: image, a path; prompt, "" where the line has none; text, the answer.
+    """
+
+    image_field: str = "image"
+    prompt_field: str = "prompt"
+    answer_field: str = "answer"
+    messages_field: str = "messages"
+
+    def fingerprint(self, split, root):
+        """Of pictures, size and time of change stand for the content."""
+        stats = [(str(picture), *paths.stat(picture)) for picture in self._pictures(split, root)]
+        return cache.key(super().fingerprint(split, root), stats)
+
+    def made_from(self, split, root):
+        return [*self.paths(split), *self._pictures(split, root)]
+
+    def _pictures(self, split: str, root: Path) -> list[Path]:
+        return [record["image"] for _, record in self.records(split, root, BadRecords(1 << 62))]
+
+    def records(self, split, root, bad):
+        for path in self.paths(split):
+            with opened(path) as file:
+                for number, line in enumerate(file, 1):
+                    try:
+                        yield f"{path} line {number}", self._record(line, path.parent)
+                    except ValueError as error:
+                        bad.skip(f"{path} line {number}", str(error))
+
+    def _record(self, line: bytes, folder: Path) -> dict[str, Any]:
+        """ValueError with what makes a line unusable."""
+        row, reason = parse_json(line)
+        if reason or not isinstance(row, dict):
+            raise ValueError(reason or f"a JSON object is needed, not {type(row).__name__}")
+        image, prompt, answer = self._of_messages(row) if self.messages_field in row else self._of_fields(row)
+        picture = folder / text(image, "its picture")
+        if not picture.is_file():
+            raise ValueError(f"no such picture: {picture}")
+        if not text(answer, "its answer").strip():
+            raise ValueError("its answer is empty")
+        return {"image": picture, "prompt": text(prompt, "its prompt"), "text": answer}
+
+    def _of_fields(self, row: dict) -> tuple[Any, Any, Any]:
+        if missing := lacks(row, self.image_field, self.answer_field):
+            raise ValueError(missing)
+        return row[self.image_field], row.get(self.prompt_field, ""), row[self.answer_field]
+
+    def _of_messages(self, row: dict) -> tuple[Any, Any, Any]:
+        messages = row[self.messages_field]
+        listed = isinstance(messages, list) and all(isinstance(m, dict) for m in messages)
+        roles = [m.get("role") for m in messages] if listed else []
+        if roles != ["user", "assistant"]:
+            raise ValueError(
+                f"its messages are of {roles or type(messages).__name__}; one of a user and one of the assistant are read"
+            )
+        parts = messages[0].get("content")
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            raise ValueError("its user's message is no list of parts, and holds no image")
+        kinds = [part.get("type") for part in parts]
+        if wrong := [kind for kind in kinds if kind not in ("image", "text")]:
+            hint = "; videos are not read" if wrong[0] in VIDEO else ""
+            raise ValueError(f"a part of type {wrong[0]!r}; allowed: image, text{hint}")
+        if kinds.count("image") != 1:
+            raise ValueError(f"its user's message has {kinds.count('image')} images; it must have 1")
+        prompt = "".join(text(part.get("text"), "a text part") for part in parts if part["type"] == "text")
+        return next(part.get("image") for part in parts if part["type"] == "image"), prompt, messages[1].get("content")
+
+
+def text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{what} is no text but {type(value).__name__}")
+    return value

@@ -1,0 +1,57 @@
+"""CIDEr-D: how much a caption says of what its references say, and of what references of other pictures do not.
+
+Vedantam et al., arXiv:1411.5726, section 6, with the constants of the coco-caption implementation: n-grams of 1 to 4 words,
+sigma = 6, a score from 0 to 10. Words are lower case without punctuation, neither stemmed nor tokenised as the Penn Treebank,
+and the document frequencies are those of the references that are given: figures of two sets cannot be compared. A caption
+with fewer than four words has no n-gram of some length, whose share of the score is then 0.
+"""
+
+import collections
+import math
+import string
+from collections.abc import Sequence
+
+import numpy as np
+
+MOST, SIGMA = 4, 6.0
+Counts = collections.Counter
+PLAIN = str.maketrans(string.punctuation, " " * len(string.punctuation))
+
+
+def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """The mean over the predictions of CIDEr-D against each's references, from 0 to 10."""
+    told = [[grams(text) for text in row] for row in references]
+    found: Counts = Counts(gram for row in told for gram in set().union(*row))
+    rows = zip(predictions, told, strict=True)
+    return {"cider": float(np.mean([_score(grams(text), row, found, len(told)) for text, row in rows]))}
+
+
+def grams(text: str) -> Counts:
+    """How often each sequence of 1 to 4 words occurs."""
+    words = text.lower().translate(PLAIN).split()
+    return Counts(tuple(words[i : i + n]) for n in range(1, MOST + 1) for i in range(len(words) - n + 1))
+
+
+def _score(given: Counts, right: Sequence[Counts], found: Counts, rows: int) -> float:
+    return float(np.mean([_similar(given, one, found, rows) for one in right]))
+
+
+def _similar(given: Counts, right: Counts, found: Counts, rows: int) -> float:
+    """10 times the mean over n of the clipped cosine of both weighted counts, less where the lengths differ."""
+    apart = _length(given) - _length(right)
+    one, other = (_weighted(counts, found, rows) for counts in (given, right))
+    cosines = []
+    for n in range(1, MOST + 1):
+        a, b = ({g: x for g, x in side.items() if len(g) == n} for side in (one, other))
+        size = math.sqrt(sum(x * x for x in a.values())) * math.sqrt(sum(x * x for x in b.values()))
+        cosines.append(sum(min(x, b[g]) * b[g] for g, x in a.items() if g in b) / size if size else 0.0)
+    return 10 * float(np.mean(cosines)) * math.exp(-(apart**2) / (2 * SIGMA**2))
+
+
+def _weighted(counts: Counts, found: Counts, rows: int) -> dict[tuple[str, ...], float]:
+    """A count times the logarithm of how rarely the n-gram occurs in the references of a picture."""
+    return {gram: x * math.log(rows / max(found[gram], 1)) for gram, x in counts.items()}
+
+
+def _length(counts: Counts) -> int:
+    return sum(x for gram, x in counts.items() if len(gram) == 1)

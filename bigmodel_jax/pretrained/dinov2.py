@@ -1,0 +1,132 @@
+"""DINOv2's tensors and config.json, with registers and without: a ViT of ours with other fields."""
+
+import dataclasses
+import functools
+
+from bigmodel_jax.models.vit import ViTConfig
+from bigmodel_jax.pretrained import vit
+from bigmodel_jax.pretrained.family import Family, OtherArchitecture, check_fixed
+from bigmodel_jax.pretrained.names import CONV, VECTOR, Row, linear
+
+LAYER = "encoder.layer.{i}."
+# Their names without the "dinov2." or "dinov2_with_registers." that stands before an encoder inside a classifier.
+ENCODER = (
+    Row("cls", "embeddings.cls_token", VECTOR._replace(theirs=lambda x: x[None])),
+    Row("registers", "embeddings.register_tokens", VECTOR._replace(theirs=lambda x: x[None])),
+    Row("positions", "embeddings.position_embeddings", VECTOR._replace(theirs=lambda x: x[None])),
+    Row("patches/kernel", "embeddings.patch_embeddings.projection.weight", CONV),
+    Row("patches/bias", "embeddings.patch_embeddings.projection.bias"),
+    Row("layers/attn_norm/scale", LAYER + "norm1.weight"),
+    Row("layers/attn_norm/bias", LAYER + "norm1.bias"),
+    Row("layers/attn/q", LAYER + "attention.attention.query.weight", linear()),
+    Row("layers/attn/k", LAYER + "attention.attention.key.weight", linear()),
+    Row("layers/attn/v", LAYER + "attention.attention.value.weight", linear()),
+    Row("layers/attn/o", LAYER + "attention.output.dense.weight", linear(in_dims=2)),
+    Row("layers/attn/q_bias", LAYER + "attention.attention.query.bias", VECTOR),
+    Row("layers/attn/k_bias", LAYER + "attention.attention.key.bias", VECTOR),
+    Row("layers/attn/v_bias", LAYER + "attention.attention.value.bias", VECTOR),
+    Row("layers/attn/o_bias", LAYER + "attention.output.dense.bias"),
+    Row("layers/attn_scale", LAYER + "layer_scale1.lambda1"),
+    Row("layers/mlp_norm/scale", LAYER + "norm2.weight"),
+    Row("layers/mlp_norm/bias", LAYER + "norm2.bias"),
+    Row("layers/mlp/up/kernel", LAYER + "mlp.fc1.weight", linear()),
+    Row("layers/mlp/up/bias", LAYER + "mlp.fc1.bias"),
+    Row("layers/mlp/down/kernel", LAYER + "mlp.fc2.weight", linear()),
+    Row("layers/mlp/down/bias", LAYER + "mlp.fc2.bias"),
+    Row(("layers/mlp/gate", "layers/mlp/up"), LAYER + "mlp.weights_in.weight", linear()),
+    Row(("layers/mlp/gate_bias", "layers/mlp/up_bias"), LAYER + "mlp.weights_in.bias"),
+    Row("layers/mlp/down", LAYER + "mlp.weights_out.weight", linear()),
+    Row("layers/mlp/down_bias", LAYER + "mlp.weights_out.bias"),
+    Row("layers/mlp_scale", LAYER + "layer_scale2.lambda1"),
+    Row("norm/scale", "layernorm.weight"),
+    Row("norm/bias", "layernorm.bias"),
+)
+HEAD = (Row("head/kernel", "classifier.weight", linear()), Row("head/bias", "classifier.bias"))
+IGNORED = (r"(.*\.)?embeddings\.mask_token",)  # it stands for patches that pretraining hides
+MOST_RATIO = 64
+REGISTERS = "dinov2_with_registers"
+
+
+def from_hf(head: str, registers: bool, hf: dict) -> ViTConfig:
+    check_fixed(hf, model_type=REGISTERS if registers else "dinov2", qkv_bias=True, hidden_act=tuple(vit.ACTIVATIONS))
+    shape = vit.image_shape_from_hf(hf)
+    if shape[0] != shape[1]:
+        raise ValueError(f"config.json: image_size = {hf['image_size']} is not supported; supported: a square")
+    gated = hf.get("use_swiglu_ffn", False)
+    return ViTConfig(
+        image_shape=shape,
+        patch_size=vit.patch_size_from_hf(hf),
+        num_classes=ViTConfig.num_classes if head == "none" else vit.num_classes_from_hf(hf),
+        num_layers=hf["num_hidden_layers"],
+        embed_dim=hf["hidden_size"],
+        num_heads=hf["num_attention_heads"],
+        mlp_dim=width_of(hf["hidden_size"], hf["mlp_ratio"], gated),
+        activation=vit.ACTIVATIONS[hf["hidden_act"]],
+        norm_eps=hf["layer_norm_eps"],
+        init_std=hf.get("initializer_range", 0.02),
+        head=head,
+        layer_scale=hf.get("layerscale_value", 1.0),
+        num_registers=hf["num_register_tokens"] if registers else 0,
+        gated_mlp=gated,
+    )
+
+
+def width_of(dim: int, ratio: int, gated: bool) -> int:
+    """The feed-forward layer's width: of SwiGLU two thirds of the MLP's, rounded up to a multiple of 8."""
+    return (int(dim * ratio * 2 / 3) + 7) // 8 * 8 if gated else dim * ratio
+
+
+def ratio_of(cfg: ViTConfig) -> int:
+    """The ratio that gives the config's width; ValueError where none does."""
+    for ratio in range(1, MOST_RATIO + 1):
+        if width_of(cfg.embed_dim, ratio, cfg.gated_mlp) == cfg.mlp_dim:
+            return ratio
+    kind = "two thirds of a multiple, rounded up to a multiple of 8," if cfg.gated_mlp else "a multiple"
+    raise ValueError(f"model.mlp_dim = {cfg.mlp_dim}: DINOv2's is {kind} of model.embed_dim = {cfg.embed_dim}")
+
+
+def to_hf(head: str, registers: bool, cfg: ViTConfig) -> dict:
+    if cfg.head != head or bool(cfg.num_registers) != registers:
+        raise OtherArchitecture(
+            f"model.head = {cfg.head!r}, model.num_registers = {cfg.num_registers}: the architecture has the head {head!r} "
+            f"and {'1 or more registers' if registers else 'no registers'}"
+        )
+    if not cfg.layer_scale or cfg.image_shape[0] != cfg.image_shape[1]:
+        raise ValueError(
+            f"model.layer_scale = {cfg.layer_scale}, model.image_shape = {cfg.image_shape}: the architecture has a scale "
+            "above 0 and square images"
+        )
+    mask = {"num_register_tokens": cfg.num_registers} if registers else {"use_mask_token": False}
+    return {
+        "model_type": REGISTERS if registers else "dinov2",
+        **vit.image_shape_to_hf(cfg.image_shape),
+        "patch_size": cfg.patch_size,
+        **{name: x for name, x in vit.encoder_to_hf(cfg).items() if name != "intermediate_size"},
+        "mlp_ratio": ratio_of(cfg),
+        "use_swiglu_ffn": cfg.gated_mlp,
+        "layerscale_value": cfg.layer_scale,
+        **mask,
+        "initializer_range": cfg.init_std,
+        "qkv_bias": True,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "drop_path_rate": 0.0,
+        **({} if head == "none" else vit.labels_to_hf(cfg.num_classes)),
+    }
+
+
+def _families(name: str, prefix: str, registers: bool) -> tuple[Family, Family]:
+    """The bare encoder, and the classifier."""
+    inside = tuple(dataclasses.replace(row, theirs=prefix + row.theirs) for row in ENCODER)
+    write = functools.partial(to_hf, "none", registers), functools.partial(to_hf, "class_and_mean", registers)
+    read = functools.partial(from_hf, "none", registers), functools.partial(from_hf, "class_and_mean", registers)
+    return (
+        Family(f"{name}Model", ViTConfig, read[0], write[0], ENCODER, IGNORED),
+        Family(f"{name}ForImageClassification", ViTConfig, read[1], write[1], (*inside, *HEAD), IGNORED),
+    )
+
+
+DINOV2 = (
+    *_families("Dinov2", "dinov2.", registers=False),
+    *_families("Dinov2WithRegisters", f"{REGISTERS}.", registers=True),
+)

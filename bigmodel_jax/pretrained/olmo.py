@@ -1,0 +1,92 @@
+"""OLMo 2's and 3's tensors and config.json."""
+
+from bigmodel_jax.models.olmo import Olmo2Config, Olmo3Config
+from bigmodel_jax.pretrained import llama
+from bigmodel_jax.pretrained.config_keys import ROPE_KEYS
+from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types, shown
+from bigmodel_jax.pretrained.gemma import layer_types
+from bigmodel_jax.pretrained.llama import check_plain, sizes_from_hf, sizes_to_hf
+from bigmodel_jax.pretrained.names import VECTOR, Row
+
+# Llama's name of the norm before the MLP means the one after attention; a norm of queries has a scale for all heads.
+OTHERS = ("layers/attn_norm/scale", "layers/mlp_norm/scale", "layers/attn/q_norm/scale", "layers/attn/k_norm/scale")
+ROWS = (
+    *(row for row in llama.ROWS if row.ours not in OTHERS),
+    Row("layers/attn/q_norm/scale", "model.layers.{i}.self_attn.q_norm.weight", VECTOR),
+    Row("layers/attn/k_norm/scale", "model.layers.{i}.self_attn.k_norm.weight", VECTOR),
+    Row("layers/attn_post_norm/scale", "model.layers.{i}.post_attention_layernorm.weight"),
+    Row("layers/mlp_post_norm/scale", "model.layers.{i}.post_feedforward_layernorm.weight"),
+)
+THETA = 500_000.0  # of layers with the window, where a file gives one for the others alone
+
+
+def from_hf(hf: dict) -> Olmo2Config:
+    check_fixed(hf, hidden_act="silu", attention_bias=False)
+    check_layer_types(hf)
+    return Olmo2Config(**sizes_from_hf(hf))
+
+
+def to_hf(cfg: Olmo2Config) -> dict:
+    return {"model_type": "olmo2", **_to_hf(cfg, "olmo2", "qk_norm")}
+
+
+def _to_hf(cfg: Olmo2Config, model_type: str, *allowed: str) -> dict:
+    check_plain(cfg, model_type, *allowed)
+    if not cfg.qk_norm:
+        raise ValueError("model.qk_norm = False; the files have the norms: True")
+    return {**sizes_to_hf(cfg), "attention_bias": False}
+
+
+def olmo3_from_hf(hf: dict) -> Olmo3Config:
+    check_fixed(hf, hidden_act="silu", attention_bias=False)
+    rope = hf.get("rope_parameters") or {}
+    check_fixed(rope, rope_type=None, type=None, rope_theta=None)  # it has a table for each kind of layer
+    near, far = rope.get("sliding_attention") or {}, rope.get("full_attention") or {}
+    # As transformers: `rope_scaling` adds to what is said of the layers without a window.
+    scaling = hf.get("rope_scaling") or {}
+    for table in (near, far, scaling):
+        check_fixed(table, partial_rotary_factor=(1.0, None))
+    check_fixed(near, rope_type="default", type="default")
+    said = {name: table.get(name) for table in (far, scaling) for name in ROPE_KEYS if name in table}
+    far = {"rope_theta": hf.get("rope_theta", THETA)} | said
+    sizes = sizes_from_hf(hf | {"rope_parameters": far, "rope_scaling": None})
+    near_theta = float(near.get("rope_theta") or THETA)
+    if near_theta != sizes["rope_theta"]:
+        raise ValueError(
+            f"config.json: rope_theta = {sizes['rope_theta']} of full_attention and {near_theta} of sliding_attention "
+            "are not supported; supported: one for both"
+        )
+    return Olmo3Config(**sizes, **local_from_hf(hf))
+
+
+def local_from_hf(hf: dict) -> dict:
+    """Window and pattern, from `layer_types` where it is there."""
+    depth, types, every = hf["num_hidden_layers"], hf.get("layer_types"), 4
+    if types:
+        every = (*types, "full_attention").index("full_attention") + 1
+    if types and types != layer_types(depth, every):
+        raise ValueError(
+            f"config.json: layer_types = {shown(types)} is not supported; supported: every n-th full_attention"
+        )
+    return {"window": hf["sliding_window"], "global_every": every}
+
+
+def olmo3_to_hf(cfg: Olmo3Config) -> dict:
+    hf = _to_hf(cfg, "olmo3", "qk_norm", "window")
+    if cfg.global_every > (none := cfg.num_layers + 1):
+        raise ValueError(
+            f"model.global_every = {cfg.global_every}; of {cfg.num_layers} layers none is global from {none} on"
+        )
+    theta = {"rope_theta": cfg.rope_theta}
+    far = {"rope_type": "default"} | theta | (hf["rope_scaling"] or {})
+    return {
+        "model_type": "olmo3",
+        **hf,
+        "rope_parameters": {"full_attention": far, "sliding_attention": {"rope_type": "default"} | theta},
+        "sliding_window": cfg.window,
+        "layer_types": layer_types(cfg.num_layers, cfg.global_every),
+    }
+
+
+OLMO2 = Family("Olmo2ForCausalLM", Olmo2Config, from_hf, to_hf, ROWS, llama.IGNORED, copies=llama.COPIES)
+OLMO3 = Family("Olmo3ForCausalLM", Olmo3Config, olmo3_from_hf, olmo3_to_hf, ROWS, llama.IGNORED, copies=llama.COPIES)

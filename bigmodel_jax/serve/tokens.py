@@ -1,0 +1,56 @@
+"""/tokenize, /detokenize and /tokenizer_info: the run's tokenizer over HTTP, in the form of vLLM's server.
+
+lm-eval's `local-completions` reads them with `tokenizer_backend=remote`, so that it needs no copy of the tokenizer.
+"""
+
+import dataclasses
+from typing import Any
+
+from bigmodel_jax.serve.refused import Refused
+from bigmodel_jax.serve.served import Served
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenize:
+    prompt: str = ""
+    model: str = ""  # empty: the run itself
+    add_special_tokens: bool = True  # puts the token in front that /v1/completions puts there
+
+
+@dataclasses.dataclass(frozen=True)
+class Detokenize:
+    tokens: tuple[int, ...] = ()
+    model: str = ""
+
+
+def tokenize(served: Served, asked: Tokenize) -> dict[str, Any]:
+    """The tokens of a text; names of special tokens in it become these tokens."""
+    served.known_writer(asked.model or served.names[0])
+    tokenizer = served.tokenizer
+    ids = tokenizer.encode_rendered(asked.prompt)[0]
+    if asked.add_special_tokens and served.model.decoder_start is None:
+        ids = [tokenizer.start, *ids]
+    return {"tokens": ids, "count": len(ids), "max_model_len": served.length}
+
+
+def detokenize(served: Served, asked: Detokenize) -> dict[str, str]:
+    """The text of tokens, with the names of special ones."""
+    served.known_writer(asked.model or served.names[0])
+    vocab = served.config.model.vocab_size
+    wrong = next((i for i in asked.tokens if not 0 <= i < vocab), None)
+    if wrong is not None:
+        raise Refused(f"tokens holds {wrong}; the vocabulary has {vocab}", "tokens")
+    return {"prompt": served.tokenizer.model.decode(list(asked.tokens), skip_special_tokens=False)}
+
+
+def info(served: Served) -> dict[str, Any]:
+    """What stands around texts: names of the first and the last token, the chat template, and the longest text."""
+    served.known_writer(served.names[0])
+    tokenizer = served.tokenizer
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": tokenizer.model.id_to_token(tokenizer.start),
+        "eos_token": tokenizer.model.id_to_token(tokenizer.separator),
+        "chat_template": served.template or None,
+        "model_max_length": served.length,
+    }

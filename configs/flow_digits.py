@@ -1,0 +1,33 @@
+"""A small DiT (1.3 million parameters) that draws MNIST digits by rectified flow, told the class.
+
+Squared error of the velocity on 1,000 test images: 0.243, and 0.269 with the class hidden (one seed). 4,000 images to train on;
+27 minutes on 2 cores that twenty other programs used. benchmarks/flow_digits.py: a run of
+mnist_cnn.py names 62 of 100 drawn digits rightly. So short a run breaks the strokes of many.
+"""
+
+from bigmodel_jax.config import Config, EvalConfig, ImageSampleConfig, TrainConfig
+from bigmodel_jax.data.images.image import ImageData
+from bigmodel_jax.models import Compute
+from bigmodel_jax.models.dit import DiTConfig
+from bigmodel_jax.objectives import FlowMatching
+from bigmodel_jax.optim import OptimConfig
+
+
+def get_config() -> Config:
+    return Config(
+        model=DiTConfig(
+            image_shape=(28, 28, 1),
+            num_classes=10,
+            patch_size=4,
+            num_layers=4,
+            embed_dim=128,
+            num_heads=4,
+            learn_sigma=False,
+            compute=Compute(unroll=True),
+        ),
+        objective=FlowMatching(),
+        data=ImageData(),
+        optim=OptimConfig(lr=1.5e-3, warmup_steps=50, weight_decay=0.0, final_lr_ratio=0.02, ema_decay=0.995),
+        train=TrainConfig(steps=1200, batch_size=64),  # 19 epochs
+        eval=EvalConfig(every=400, images=ImageSampleConfig(num=50, steps=20, guidance=2.0)),
+    )

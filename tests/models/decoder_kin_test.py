@@ -1,0 +1,127 @@
+"""SmolLM3, OLMo, Granite and GLM-4: what each adds to Llama's block, seen by its effect, and what it refuses."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.models import (
+    Glm4Config,
+    GraniteConfig,
+    Olmo2Config,
+    Olmo3Config,
+    SmolLM3Config,
+    glm,
+    granite,
+    olmo,
+    smollm3,
+)
+from bigmodel_jax.pretrained.glm import GLM4
+from bigmodel_jax.pretrained.granite import GRANITE
+from bigmodel_jax.pretrained.olmo import OLMO2, OLMO3
+from bigmodel_jax.pretrained.smollm3 import SMOLLM3
+
+FAMILIES = (SMOLLM3, OLMO2, OLMO3, GRANITE, GLM4)
+PRESETS = smollm3.PRESETS | olmo.PRESETS | granite.PRESETS | glm.PRESETS
+TOKENS = jnp.arange(12)[None]
+
+
+def logits(cfg, seed: int = 0, **batch):
+    model = cfg.make()
+    p = params.init(model.spec, jax.random.key(seed))
+    return model.apply(p, {"tokens": TOKENS, **batch}).value
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_the_way_out_and_in(name):
+    cfg = PRESETS[name]
+    family = next(f for f in FAMILIES if f.config is type(cfg))
+    assert family.from_hf(family.to_hf(cfg)) == cfg
+
+
+def test_a_layer_without_positions_sees_the_order_by_its_mask_alone():
+    """With one layer that has none, a permutation of what the last token sees changes nothing."""
+    cfg = dataclasses.replace(SmolLM3Config.tiny(), num_layers=1, nope_every=1, init_std=0.3)
+    other = TOKENS.at[0, :11].set(TOKENS[0, :11][::-1])
+    np.testing.assert_allclose(logits(cfg)[0, -1], logits(cfg, tokens=other)[0, -1], atol=1e-5)
+    turned = dataclasses.replace(cfg, nope_every=2)
+    assert np.abs(logits(turned)[0, -1] - logits(turned, tokens=other)[0, -1]).max() > 1e-2
+
+
+def test_the_last_layer_of_a_group_of_an_olmo3_has_no_window():
+    cfg = dataclasses.replace(Olmo3Config.tiny(), num_layers=5, global_every=2, window=7)
+    assert cfg.windows() == (7, 0, 7, 0, 7)
+
+
+def test_an_olmo_has_one_norm_over_all_heads():
+    spec = params.paths(Olmo2Config.tiny().make().spec)
+    assert spec["layers/attn/q_norm/scale"].shape == (2, 4, 8)
+    assert not [path for path in spec if "attn_norm" in path or "mlp_norm" in path]
+
+
+@pytest.mark.parametrize(
+    "name", ["embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"]
+)
+def test_every_multiplier_of_a_granite_has_an_effect(name):
+    cfg = dataclasses.replace(GraniteConfig.tiny(), init_std=0.3)
+    other = dataclasses.replace(cfg, **{name: 3 * getattr(cfg, name)})
+    assert np.abs(logits(cfg) - logits(other)).max() > 1e-3
+
+
+def test_the_logits_of_a_granite_are_divided():
+    cfg = GraniteConfig.tiny()
+    np.testing.assert_allclose(
+        logits(dataclasses.replace(cfg, logits_scaling=2.0)) * 2,
+        logits(dataclasses.replace(cfg, logits_scaling=1.0)),
+        rtol=1e-5,
+    )
+
+
+REFUSED = [
+    (Glm4Config, {"rotary_dim": 10}, r"model.rotary_dim = 10; it must be at most model.head_dim = 8"),
+    (Glm4Config, {"rotary_dim": 3}, r"model.rotary_dim = 3; it must be a multiple of 2"),
+    (SmolLM3Config, {"nope_every": 0}, r"model.nope_every = 0; it must be 1 or more"),
+    (Olmo3Config, {"window": 0}, r"model.window = 0; it must be 1 or more"),
+    (GraniteConfig, {"logits_scaling": 0.0}, r"model.logits_scaling = 0.0; it must be above 0"),
+]
+
+
+@pytest.mark.parametrize(("config", "changes", "said"), REFUSED)
+def test_numbers_that_cannot_be(config, changes, said):
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(config.tiny(), **changes).validate(ParallelConfig())
+
+
+KEYS = [
+    (SMOLLM3, {"no_rope_layers": [0, 1]}, r"no_rope_layers = \[0, 1\] is not supported; supported: every n-th is 0"),
+    (SMOLLM3, {"use_sliding_window": True}, "use_sliding_window = True is not supported"),
+    (OLMO3, {"layer_types": ["full_attention", "sliding_attention"]}, "supported: every n-th full_attention"),
+    (OLMO3, {"rope_parameters": {"sliding_attention": {"rope_theta": 7.0}}}, "supported: one for both"),
+    (OLMO3, {"rope_parameters": {"rope_type": "linear"}}, "rope_type = 'linear' is not supported"),
+    (GRANITE, {"attention_bias": True}, "attention_bias = True is not supported"),
+    (GLM4, {"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
+]
+
+
+@pytest.mark.parametrize(("family", "keys", "said"), KEYS)
+def test_files_of_other_mathematics_are_refused(family, keys, said):
+    with pytest.raises(ValueError, match=said):
+        family.from_hf(family.to_hf(family.config.tiny()) | keys)
+
+
+FIELDS = [
+    (GRANITE, {"qkv_bias": True}, "model.qkv_bias = True is not in a granite; it must be False"),
+    (SMOLLM3, {"window": 3}, "model.window = 3 is not in a smollm3; it must be 0"),
+    (OLMO2, {"qk_norm": False}, "model.qk_norm = False; the files have the norms"),
+    (OLMO3, {"global_every": 9}, "model.global_every = 9; of 2 layers none is global from 3 on"),
+]
+
+
+@pytest.mark.parametrize(("family", "changes", "said"), FIELDS)
+def test_fields_without_a_published_form_are_refused(family, changes, said):
+    with pytest.raises(ValueError, match=said):
+        family.to_hf(dataclasses.replace(family.config.tiny(), **changes))
