@@ -46,6 +46,7 @@ CONFIG_OF = {
     "linear": "linear_regression",
     "bag_of_embeddings": "text_classification",
     "conformer": "speech_words",
+    "whisper": "whisper_tiny_en",
 }
 # Models of this project's own making: nobody published a reference.
 NO_REFERENCE = {"bag_of_embeddings", "cnn", "linear", "mlp", "mmdit_text", "rnn_classifier", "text_to_image", "unet"}

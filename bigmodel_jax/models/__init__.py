@@ -44,6 +44,7 @@ from bigmodel_jax.models.t5 import T5Config
 from bigmodel_jax.models.transformer import TransformerConfig
 from bigmodel_jax.models.unet import UNetConfig
 from bigmodel_jax.models.vit import ViTConfig
+from bigmodel_jax.models.whisper import WhisperConfig
 from bigmodel_jax.models.xlnet import XLNetConfig
 
 MODELS: dict[str, type[ModelConfig]] = {
@@ -88,6 +89,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "pixart": PixArtConfig,
     "text_to_image": TextToImageConfig,
     "conformer": ConformerConfig,
+    "whisper": WhisperConfig,
     "mmdit": MMDiTConfig,
     "mmdit_text": MMDiTTextConfig,
     "llava": LlavaConfig,
@@ -151,6 +153,7 @@ __all__ = [
     "TransformerConfig",
     "UNetConfig",
     "ViTConfig",
+    "WhisperConfig",
     "XLNetConfig",
     "from_linen",
     "from_nnx",

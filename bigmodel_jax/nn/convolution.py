@@ -9,6 +9,8 @@ Shapes: B batch, T time, F frequency, C channels, K width of the kernel.
 import jax
 import jax.numpy as jnp
 
+from bigmodel_jax.core.params import Init, Param, zeros
+
 WIDTH, STRIDE = 3, 2  # of the convolutions that halve a spectrogram
 
 
@@ -45,3 +47,16 @@ def halving(x_BTF: jax.Array, kernel_331C: jax.Array) -> jax.Array:
     """3 x 3 with stride 2, of one channel into C, as torch.nn.Conv2d with padding 1; (B, T/2, F/2, C)."""
     patches = jnp.concatenate(_shifted(x_BTF[..., None]), axis=-1)
     return patches @ kernel_331C.reshape(-1, kernel_331C.shape[-1])
+
+
+def dense_spec(width: int, in_dim: int, out_dim: int, *, init: Init) -> dict[str, Param]:
+    """kernel (K, C, D) and bias (D,) of a convolution along time over all channels."""
+    kernel = Param((width, in_dim, out_dim), (None, None, "embed"), init)
+    return {"kernel": kernel, "bias": Param((out_dim,), ("embed",), zeros())}
+
+
+def dense(p: dict, x_BTC: jax.Array, *, stride: int = 1) -> jax.Array:
+    """Along time over all channels, as torch.nn.Conv1d with a padding of (K - 1) / 2, for odd K; (B, T / stride, D)."""
+    T, K = x_BTC.shape[1], p["kernel"].shape[0]
+    x_BTC = jnp.pad(x_BTC, ((0, 0), (K // 2, K // 2), (0, 0)))
+    return sum(x_BTC[:, k : k + T : stride] @ p["kernel"][k] for k in range(K)) + p["bias"]

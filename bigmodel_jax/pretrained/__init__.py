@@ -38,6 +38,7 @@ from bigmodel_jax.pretrained.siglip import SIGLIP
 from bigmodel_jax.pretrained.smollm3 import SMOLLM3
 from bigmodel_jax.pretrained.t5 import T5
 from bigmodel_jax.pretrained.vit import VIT
+from bigmodel_jax.pretrained.whisper import WHISPER
 from bigmodel_jax.pretrained.xlnet import XLNET
 
 FAMILIES: dict[str, Family] = {
@@ -79,6 +80,7 @@ FAMILIES: dict[str, Family] = {
         MMDIT,
         CLIP,
         CONFORMER,
+        WHISPER,
         LLAVA,
         PALIGEMMA,
         IDEFICS3,

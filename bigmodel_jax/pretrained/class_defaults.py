@@ -87,6 +87,17 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
         "initializer_range": 0.02,
         "n_shared_experts": 1,
     },
+    models.PaliGemmaConfig: {"hidden_size": 2048},
+    models.WhisperConfig: {
+        "activation_function": "gelu",
+        "num_mel_bins": 80,
+        "max_source_positions": 1500,
+        "max_target_positions": 448,
+        "decoder_attention_heads": 6,
+        "decoder_ffn_dim": 1536,
+        "decoder_start_token_id": 50_257,
+        "eos_token_id": 50_256,
+    },
     models.ViTConfig: {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "num_channels": 3, "qkv_bias": True},
     models.ResNetConfig: {"hidden_act": "relu", "layer_type": "bottleneck", "num_channels": 3},
     models.SegformerConfig: {

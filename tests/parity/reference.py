@@ -50,7 +50,9 @@ def load(path: Path) -> Reference:
         found = dict(arrays)
     weights = folder.open_weights(path)
     gradients = dict(folder.open_file(path / "gradients.safetensors"))
-    gradients.pop("pos_embed", None)  # zeros, which are no positions
+    for fixed in ("pos_embed", "model.encoder.embed_positions.weight"):
+        if fixed in gradients and not gradients[fixed].read().any():
+            del gradients[fixed]  # positions that do not learn
     return Reference(path, family, cfg, cfg.make(), found, read(family, cfg, weights), read(family, cfg, gradients))
 
 

@@ -130,6 +130,7 @@ VARIANTS = {
     "resnet": {"other": {"num_classes": 2, "depths": (2, 1, 1)}},
     "segformer": {"other": {"activation": "gelu_tanh", "num_classes": 3, "reductions": (1, 2, 1), "depths": (2, 1, 1)}},
     "dit": {"other": {"zero_init": False}},
+    "whisper": {"other": {"num_decoder_layers": 1, "num_heads": 2, "max_seq_len": 12, "activation": "relu"}},
     "conformer": {"other": {"subsampling": 2, "scale_input": False, "conv_width": 3, "vocab_size": 5}},
     "mmdit": {"other": {"zero_init": False, "qk_norm": False, "num_layers": 2, "position_grid": 5}},
     "llava": {
@@ -182,9 +183,10 @@ def batch_of(name: str, cfg) -> dict[str, np.ndarray]:
         "text_states",
         "text_pooled",
         "segment_ids",
+        "log_mel",
     )
     batch = {key: arrays[key][:2] for key in keys if key in arrays}
-    if "train/log_mel" in arrays:  # whole rows: what a padded frame gives is no part of either's promise
+    if "train/num_frames" in arrays:  # whole rows: what a padded frame gives is no part of either's promise
         return {key: arrays[f"train/{key}"][:2] for key in ("log_mel", "num_frames")}
     if "mask" in arrays and arrays["mask"].ndim == 2:  # of tokens
         batch["segment_ids"] = arrays["mask"][:2]
@@ -211,6 +213,9 @@ def inputs_of(name: str, batch: dict) -> dict[str, np.ndarray]:
     names = {"tokens": "input_ids", "token_types": "token_type_ids", "segment_ids": "attention_mask"}
     names |= {"image": "pixel_values", "log_mel": "input_features"}
     out.pop("num_frames", None)
+    if "log_mel" in batch:
+        names |= {"tokens": "decoder_input_ids"}
+        out["log_mel"] = np.moveaxis(out["log_mel"], 1, 2) if "tokens" in batch else out["log_mel"]
     if "encoder_tokens" in batch:
         names |= {"encoder_tokens": "input_ids", "tokens": "decoder_input_ids"}
     if name == "pixart":
@@ -235,7 +240,7 @@ def outputs(name: str, cfg, flat: dict, batch: dict) -> dict[str, np.ndarray]:
     batch = {key: jnp.asarray(x, None if x.dtype.kind == "f" else jnp.int32) for key, x in batch.items()}
     value = jax.jit(cfg.make().apply)(params.from_paths({p: jnp.asarray(x) for p, x in flat.items()}), batch).value
     names = {"hidden": "last_hidden_state", "pooled": "pooler_output", "next_sentence": "seq_relationship_logits"}
-    if "log_mel" in batch:
+    if "num_frames" in batch:
         return {"logits": np.asarray(value["logits"])}
     if isinstance(value, dict):
         return {names.get(key, "prediction_logits"): np.asarray(x) for key, x in value.items()}

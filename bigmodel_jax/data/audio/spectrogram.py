@@ -52,10 +52,10 @@ def to_hertz(mel: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def filters(num_mels: int) -> np.ndarray:
-    """(F, FFT / 2 + 1) float32: triangles of area 1 over the frequencies of the transform."""
+def filters(num_mels: int, fft: int = FFT) -> np.ndarray:
+    """(F, fft / 2 + 1) float32: triangles of area 1 over the frequencies of the transform."""
     edges = to_hertz(np.linspace(0.0, to_mel(RATE / 2), num_mels + 2))
-    bins = np.linspace(0, RATE / 2, FFT // 2 + 1)
+    bins = np.linspace(0, RATE / 2, fft // 2 + 1)
     low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising, falling = (bins - low) / (middle - low), (high - bins) / (high - middle)
     triangles = np.maximum(0, np.minimum(rising, falling))

@@ -24,6 +24,7 @@ from references.sft import SFT
 from references.sizes import SIZES
 from references.vision import VISION
 from references.vision_language import VISION_LANGUAGE
+from references.whisper import WHISPERS
 
 REFERENCES = {
     **ADAPTERS,
@@ -34,6 +35,7 @@ REFERENCES = {
     **ENCODERS,
     **DEEPSEEKS,
     **VISION,
+    **WHISPERS,
     **IMAGE_TEXT,
     **VISION_LANGUAGE,
     **EFFICIENTNET,

@@ -1,0 +1,171 @@
+"""Whisper in CTranslate2's form, which faster-whisper publishes, read as transformers' tensors: model.bin, config.json,
+tokenizer.json.
+
+model.bin: a version, the name of the model's specification, a revision, then each tensor as name, shape, type and bytes, and
+at last other names for some of them (CTranslate2's `ModelSpec.save`, version 6). Queries, keys and values lie in one matrix.
+"""
+
+import functools
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigmodel_jax.data.tokenizers.special_tokens import SpecialTokens
+from bigmodel_jax.pretrained.names import Source, Tensor
+
+FILE = "model.bin"
+VERSIONS = (5, 6)
+SPEC = "WhisperSpec"
+DTYPES = {0: "float32", 4: "float16"}
+MOST_TENSORS, MOST_DIMS = 100_000, 8
+HEAD_DIM = 64  # of every published Whisper
+
+
+class Reader:
+    """Numbers and texts of a file one after another; ValueError where it ends too early."""
+
+    def __init__(self, data: memoryview, path: Path):
+        self.data, self.path, self.at = data, path, 0
+
+    def number(self, kind: str) -> int:
+        return struct.unpack(f"<{kind}", self.bytes(struct.calcsize(kind)))[0]
+
+    def text(self) -> str:
+        return bytes(self.bytes(self.number("H"))).rstrip(b"\0").decode("utf-8", "replace")
+
+    def bytes(self, num: int) -> memoryview:
+        found = self.data[self.at : self.at + num]
+        if len(found) < num:
+            raise ValueError(
+                f"{self.path}: cut short: {num} bytes are expected at {self.at}, and {len(found)} are there"
+            )
+        self.at += num
+        return found
+
+
+def is_one(folder: Path) -> bool:
+    return (folder / FILE).is_file() and not (folder / "model.safetensors").is_file()
+
+
+def tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a model.bin by CTranslate2's names, mapped from the file; ValueError, one line, for another file."""
+    reader = Reader(memoryview(np.memmap(path, np.uint8, mode="r")), path)
+    version = reader.number("I")
+    if version not in VERSIONS:
+        raise ValueError(
+            f"{path}: no CTranslate2 model of version {' or '.join(map(str, VERSIONS))} (it begins with {version})"
+        )
+    spec, _, num = reader.text(), reader.number("I"), reader.number("I")
+    if spec != SPEC:
+        raise ValueError(f"{path}: a {spec[:60]}; {SPEC} alone is read of CTranslate2's models")
+    if num > MOST_TENSORS:
+        raise ValueError(f"{path}: damaged: it says that it has {num} tensors")
+    return dict(_tensor(reader) for _ in range(num))
+
+
+def _tensor(reader: Reader) -> tuple[str, np.ndarray]:
+    name, dims = reader.text(), reader.number("B")
+    if dims > MOST_DIMS:
+        raise ValueError(f"{reader.path}: damaged: {name[:60]!r} has {dims} dimensions")
+    shape, kind = tuple(reader.number("I") for _ in range(dims)), reader.number("B")
+    raw = reader.bytes(reader.number("I"))
+    if kind not in DTYPES:  # numbers of the spec are int8, int16 or int32, as weights of a quantised model are
+        return name, np.zeros(0, np.int8) if dims else np.frombuffer(raw, np.uint8)
+    found = np.frombuffer(raw, DTYPES[kind])
+    if found.size != np.prod(shape, dtype=int):
+        raise ValueError(f"{reader.path}: damaged: {name[:60]!r} of shape {shape} has {found.size} numbers")
+    return name, found.reshape(shape)
+
+
+def open_whisper(folder: Path) -> tuple[dict[str, Any], Source, SpecialTokens]:
+    """(config.json as transformers has it, tensors by its names, what a transcript begins with and leaves out)."""
+    found = tensors(folder / FILE)
+    given = {name: x for name, x in _renamed(found) if x.ndim}
+    about = json.loads((folder / "config.json").read_text())
+    generation = {
+        "suppress_tokens": about.get("suppress_ids"),
+        "begin_suppress_tokens": about.get("suppress_ids_begin"),
+    }
+    special = SpecialTokens({}, {name: ids for name, ids in generation.items() if ids}, {})
+    source = {name: Tensor(x.shape, x.dtype.name, functools.partial(np.asarray, x)) for name, x in given.items()}
+    return _config(given), source, special
+
+
+def _config(given: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The sizes, which the tensors alone say. ids: English models have no token for the language."""
+    vocab, dim = given["model.decoder.embed_tokens.weight"].shape
+    depth = {side: 1 + max(_numbers(given, f"model.{side}.layers.")) for side in ("encoder", "decoder")}
+    ffn = given["model.encoder.layers.0.fc1.weight"].shape[0]
+    end = 50_256 if vocab == 51_864 else 50_257
+    return {
+        "architectures": ["WhisperForConditionalGeneration"],
+        "model_type": "whisper",
+        "is_encoder_decoder": True,
+        "vocab_size": vocab,
+        "num_mel_bins": given["model.encoder.conv1.weight"].shape[1],
+        "d_model": dim,
+        "encoder_layers": depth["encoder"],
+        "decoder_layers": depth["decoder"],
+        **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), dim // HEAD_DIM),
+        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), ffn),
+        "max_source_positions": given["model.encoder.embed_positions.weight"].shape[0],
+        "max_target_positions": given["model.decoder.embed_positions.weight"].shape[0],
+        "activation_function": "gelu",
+        "decoder_start_token_id": end + 1,
+        "eos_token_id": end,
+    }
+
+
+def _numbers(given: dict[str, np.ndarray], prefix: str) -> list[int]:
+    return [int(name[len(prefix) :].partition(".")[0]) for name in given if name.startswith(prefix)]
+
+
+NORMS = {"gamma": "weight", "beta": "bias"}
+PARTS = {  # of a layer: theirs -> transformers'
+    "self_attention/linear_1": "self_attn.out_proj",
+    "self_attention/layer_norm": "self_attn_layer_norm",
+    "attention/linear_0": "encoder_attn.q_proj",
+    "attention/linear_2": "encoder_attn.out_proj",
+    "attention/layer_norm": "encoder_attn_layer_norm",
+    "ffn/linear_0": "fc1",
+    "ffn/linear_1": "fc2",
+    "ffn/layer_norm": "final_layer_norm",
+}
+JOINED = {"self_attention/linear_0": ("self_attn", "qkv"), "attention/linear_1": ("encoder_attn", "kv")}
+WHOLE = {
+    "position_encodings/encodings": "embed_positions.weight",
+    "embeddings/weight": "embed_tokens.weight",
+    "layer_norm/gamma": "layer_norm.weight",
+    "layer_norm/beta": "layer_norm.bias",
+    **{f"conv{n}/{what}": f"conv{n}.{what}" for n in (1, 2) for what in ("weight", "bias")},
+}
+
+
+def _renamed(found: dict[str, np.ndarray]):
+    """Each tensor under transformers' name; a name that is unknown stays, for the table of the family to refuse."""
+    for name, x in found.items():
+        side, _, rest = name.partition("/")
+        layer, _, inside = rest.partition("/")
+        if rest in WHOLE:
+            yield f"model.{side}.{WHOLE[rest]}", x
+        elif not layer.startswith("layer_") or layer == "layer_norm":
+            yield name, x if x.ndim > 1 else np.zeros(())  # the head's copy, and numbers of the spec
+        else:
+            yield from _of_layer(f"model.{side}.layers.{layer[6:]}", inside, x)
+
+
+def _of_layer(ours: str, inside: str, x: np.ndarray):
+    part, _, what = inside.rpartition("/")
+    what = NORMS.get(what, what)
+    if part in JOINED:
+        module, letters = JOINED[part]
+        for letter, one in zip(letters, np.split(x, len(letters)), strict=True):
+            if (letter, what) != ("k", "bias"):  # zeros, which transformers does not have
+                yield f"{ours}.{module}.{letter}_proj.{what}", one
+    elif part in PARTS:
+        yield f"{ours}.{PARTS[part]}.{what}", x
+    else:
+        yield f"{ours}.{inside}", x if x.ndim else np.zeros(())

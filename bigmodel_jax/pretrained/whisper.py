@@ -1,0 +1,90 @@
+"""Whisper's tensors and config.json (WhisperForConditionalGeneration of transformers)."""
+
+from bigmodel_jax.models.whisper import WhisperConfig, sinusoids
+from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.marian import block, layer_norm
+from bigmodel_jax.pretrained.names import Layout, Row
+
+# torch.nn.Conv1d: theirs (out, in, width), ours (width, in, out).
+CONV = Layout(ours=lambda x, _: x.transpose(2, 1, 0), theirs=lambda x: x.transpose(2, 1, 0))
+
+
+def conv(name: str) -> tuple[Row, ...]:
+    theirs = f"model.encoder.{name}"
+    return Row(f"{name}/kernel", f"{theirs}.weight", CONV), Row(f"{name}/bias", f"{theirs}.bias")
+
+
+ROWS = (
+    *conv("conv1"),
+    *conv("conv2"),
+    *block("encoder"),
+    *layer_norm("encoder_norm", "model.encoder.layer_norm"),
+    Row("embed/table", "model.decoder.embed_tokens.weight"),
+    Row("positions", "model.decoder.embed_positions.weight"),
+    *block("decoder"),
+    *layer_norm("decoder_norm", "model.decoder.layer_norm"),
+)
+# The sinusoids, which we compute, and the tied copy.
+IGNORED = (r"model\.encoder\.embed_positions\.weight", r"proj_out\.weight")
+COPIES = (
+    ("proj_out.weight", "model.decoder.embed_tokens.weight"),
+    ("model.encoder.embed_positions.weight", sinusoids),
+)
+ACTIVATIONS = ("gelu", "relu", "silu")
+
+
+def from_hf(hf: dict) -> WhisperConfig:
+    """ValueError where encoder and decoder have other widths or heads, which no published model has."""
+    check_fixed(hf, is_encoder_decoder=True, scale_embedding=False, tie_word_embeddings=True)
+    check_fixed(hf, decoder_ffn_dim=hf["encoder_ffn_dim"], decoder_attention_heads=hf["encoder_attention_heads"])
+    check_fixed(hf, activation_function=ACTIVATIONS)
+    return WhisperConfig(
+        num_mels=hf["num_mel_bins"],
+        vocab_size=hf["vocab_size"],
+        num_layers=hf["encoder_layers"],
+        num_decoder_layers=hf["decoder_layers"],
+        embed_dim=hf["d_model"],
+        num_heads=hf["encoder_attention_heads"],
+        mlp_dim=hf["encoder_ffn_dim"],
+        max_audio_len=hf["max_source_positions"],
+        max_seq_len=hf["max_target_positions"],
+        activation=hf["activation_function"],
+        init_std=hf.get("init_std", 0.02),
+        decoder_start_token_id=hf["decoder_start_token_id"],
+        eos_token_id=hf["eos_token_id"],
+    )
+
+
+def to_hf(cfg: WhisperConfig) -> dict:
+    """ValueError for an activation or an epsilon that transformers' Whisper does not have."""
+    if cfg.activation not in ACTIVATIONS:
+        raise ValueError(f"model.activation = {cfg.activation!r}: a published Whisper has {', '.join(ACTIVATIONS)}")
+    if cfg.norm_eps != 1e-5:
+        raise ValueError(f"model.norm_eps = {cfg.norm_eps:g}: a published Whisper has 1e-05")
+    return {
+        "model_type": "whisper",
+        "is_encoder_decoder": True,
+        "num_mel_bins": cfg.num_mels,
+        "vocab_size": cfg.vocab_size,
+        "encoder_layers": cfg.num_layers,
+        "decoder_layers": cfg.num_decoder_layers,
+        "num_hidden_layers": cfg.num_layers,
+        "d_model": cfg.embed_dim,
+        "encoder_attention_heads": cfg.num_heads,
+        "decoder_attention_heads": cfg.num_heads,
+        "encoder_ffn_dim": cfg.mlp_dim,
+        "decoder_ffn_dim": cfg.mlp_dim,
+        "max_source_positions": cfg.max_audio_len,
+        "max_target_positions": cfg.max_seq_len,
+        "activation_function": cfg.activation,
+        "scale_embedding": False,
+        "tie_word_embeddings": True,
+        "init_std": cfg.init_std,
+        "decoder_start_token_id": cfg.decoder_start_token_id,
+        "eos_token_id": cfg.eos_token_id,
+        "bos_token_id": cfg.eos_token_id,
+        "pad_token_id": cfg.eos_token_id,
+    }
+
+
+WHISPER = Family("WhisperForConditionalGeneration", WhisperConfig, from_hf, to_hf, ROWS, IGNORED, copies=COPIES)

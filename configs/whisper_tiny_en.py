@@ -1,0 +1,26 @@
+"""Whisper tiny.en, fine-tuned on spoken words: first `launch.py import whisper-tiny-en`, which makes runs/whisper-tiny-en.
+
+A step reads 8 windows of 4 seconds. Only the beginning of the encoder's positions is used, so that silence costs nothing.
+"""
+
+from bigmodel_jax.config import Config, EvalConfig, TrainConfig
+from bigmodel_jax.data import TokenizerConfig
+from bigmodel_jax.data.audio.transcript_data import TranscriptData
+from bigmodel_jax.models import WhisperConfig
+from bigmodel_jax.models.whisper import PRESETS
+from bigmodel_jax.objectives import NextToken
+from bigmodel_jax.optim import OptimConfig
+
+RUN = "runs/whisper-tiny-en"
+
+
+def get_config() -> Config:
+    model: WhisperConfig = PRESETS["whisper-tiny.en"]
+    return Config(
+        model=model,
+        objective=NextToken(),
+        data=TranscriptData(tokenizer=TokenizerConfig(path=f"{RUN}/tokenizer.json"), max_seconds=4.0, seq_len=24),
+        optim=OptimConfig(lr=1e-5, warmup_steps=20, weight_decay=0.01),
+        train=TrainConfig(steps=200, batch_size=8, init_from=RUN),
+        eval=EvalConfig(every=100, baselines=False),
+    )
