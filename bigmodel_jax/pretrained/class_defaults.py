@@ -87,7 +87,7 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
         "initializer_range": 0.02,
         "n_shared_experts": 1,
     },
-    models.PaliGemmaConfig: {"hidden_size": 2048},
+    models.PaliGemmaConfig: {"hidden_size": 2048, "projection_dim": 2048},
     models.WhisperConfig: {
         "activation_function": "gelu",
         "num_mel_bins": 80,

@@ -25,7 +25,7 @@ TEXT = {
 def from_hf(hf: dict) -> PaliGemmaConfig:
     text, vision = TEXT | hf["text_config"], hf["vision_config"]
     check_fixed(text, model_type="gemma", use_bidirectional_attention=(True, None), tie_word_embeddings=True)
-    check_fixed(vision, model_type="siglip_vision_model", vision_use_head=False)
+    check_fixed({"vision_use_head": True} | vision, model_type="siglip_vision_model", vision_use_head=False)
     check_fixed(hf, tie_word_embeddings=True)
     for table in (hf, vision):
         check_fixed(table, projection_dim=(text["hidden_size"], None))
