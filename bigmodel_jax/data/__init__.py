@@ -6,12 +6,14 @@ Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loade
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.corpus.corpus import Corpus
 from bigmodel_jax.data.fields import Field
+from bigmodel_jax.data.images.boxes import BoxData
 from bigmodel_jax.data.images.image import ImageData, image_shape
 from bigmodel_jax.data.images.image_text import CaptionFiles, ImageTextData
 from bigmodel_jax.data.images.masks import MaskData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.data.mixture import MixtureData, Stage
 from bigmodel_jax.data.sources.array_record_files import ArrayRecordFiles
+from bigmodel_jax.data.sources.coco_file import CocoFile
 from bigmodel_jax.data.sources.digit_scenes import DigitScenes
 from bigmodel_jax.data.sources.grain_source import GrainDataset
 from bigmodel_jax.data.sources.hugging_face import HuggingFaceDataset
@@ -58,6 +60,7 @@ DATA: tuple[type[DataConfig], ...] = (
     ImageData,
     ImageTextData,
     MaskData,
+    BoxData,
     PromptData,
 )
 
@@ -66,8 +69,10 @@ __all__ = [
     "ArrayRecordFiles",
     "Arrays",
     "BatchIterator",
+    "BoxData",
     "CaptionFiles",
     "ChatData",
+    "CocoFile",
     "ConllFiles",
     "Corpus",
     "CsvFiles",
