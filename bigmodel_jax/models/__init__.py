@@ -11,6 +11,7 @@ from bigmodel_jax.models.cnn import CNNConfig
 from bigmodel_jax.models.compute import Compute, StackCompute
 from bigmodel_jax.models.deberta import DebertaConfig
 from bigmodel_jax.models.deepseek import DeepseekConfig
+from bigmodel_jax.models.detr import DetrConfig
 from bigmodel_jax.models.dit import DiTConfig
 from bigmodel_jax.models.efficientnet import EfficientNetConfig
 from bigmodel_jax.models.flax_module import from_linen, from_nnx
@@ -65,6 +66,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "resnet": ResNetConfig,
     "efficientnet": EfficientNetConfig,
     "segformer": SegformerConfig,
+    "detr": DetrConfig,
     "unet": UNetConfig,
     "clip": CLIPConfig,
     "siglip": SiglipConfig,
@@ -82,6 +84,7 @@ __all__ = [
     "Compute",
     "DebertaConfig",
     "DeepseekConfig",
+    "DetrConfig",
     "DiTConfig",
     "EfficientNetConfig",
     "Entry",
