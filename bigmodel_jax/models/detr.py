@@ -6,7 +6,7 @@ what leaves every layer of the decoder ("auxiliary" outputs).
 
 Published models have `queries` "learned": a table of position vectors, whose queries begin as zeros. With "places" a query
 belongs to one place of the map: it begins as what the encoder says of that place, has the place's position vector, and its
-box is predicted from the place's centre. That is the first stage of two-stage Deformable DETR (Zhu et al., arXiv:2010.04159,
+box is predicted from the place's centre; the heads are applied to what it begins as, too. That is the first stage of two-stage Deformable DETR (Zhu et al., arXiv:2010.04159,
 section 4.2) without its choice of places, and a small set of pictures trains it in minutes.
 
 Shapes: B batch, H height and W width of the map, T = H W places, Q queries, D embed, L decoder layers, K classes.
@@ -251,7 +251,8 @@ def run(cfg: DetrConfig, layers, x, rng, *shared):
 
 def detect(cfg: DetrConfig, p, features_BHWC: jax.Array, rng, train: bool) -> dict[str, jax.Array]:
     """{"logits": (B, Q, K + 1), "boxes": (B, Q, 4)}: boxes as centre, width and height in 0 .. 1; in training those of the
-    layers before the last as well, "layer_logits" and "layer_boxes", (B, L - 1, Q, ...)."""
+    layers before the last as well, "layer_logits" and "layer_boxes", (B, L - 1, Q, ...), the encoder's first with
+    `queries` "places"."""
     B, H, W, _ = features_BHWC.shape
     encoder_rng, decoder_rng = (None, None) if rng is None else jax.random.split(rng)
     x = constrain(linear.linear(p["project"], features_BHWC).reshape(B, H * W, -1), "batch", "seq", "embed")
@@ -264,6 +265,8 @@ def detect(cfg: DetrConfig, p, features_BHWC: jax.Array, rng, train: bool) -> di
         x_at = jnp.broadcast_to(p["queries"], (B, *p["queries"].shape))
         x, start = jnp.zeros_like(x_at), 0.0
     _, all_LBQD = run(cfg, p["decoder"], x, decoder_rng, x_at, places(x), memory, at, where)
+    if cfg.queries == "places":  # what the queries begin as learns boxes, too
+        all_LBQD = jnp.concatenate([memory[None], all_LBQD])
     states = norm.layer(p["decoder_norm"], all_LBQD if train else all_LBQD[-1:], eps=EPS).swapaxes(0, 1)
     logits, boxes = heads(p, states, start)
     out = {"logits": logits[:, -1], "boxes": boxes[:, -1]}

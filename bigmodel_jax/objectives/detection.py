@@ -16,7 +16,7 @@ import numpy as np
 from optax import assignment
 
 from bigmodel_jax.core.metrics import Mean, Metric
-from bigmodel_jax.core.ranges import CountOrZero, NonNegative
+from bigmodel_jax.core.ranges import Count, CountOrZero, NonNegative
 from bigmodel_jax.metrics import detections
 from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 
@@ -53,12 +53,16 @@ class Detection(Objective):
     "weight of the L1 loss, in the loss and in the cost of a pair"
     iou: NonNegative = 2.0
     "weight of 1 - GIoU (Rezatofighi et al., arXiv:1902.09630), in the loss and in the cost of a pair"
+    early_matches: Count = 1
+    """queries that learn each object in the layers before the last, which learn faster from more (one-to-many matching: Jia et
+    al., arXiv:2207.13080); 1: DETR"""
     pictures: CountOrZero = 8
     "held-out images that the run's page shows, with true and found boxes; 0: none"
 
     def score(self, out, batch, *, params, train) -> Loss:
         layers = layers_of(out.value)
-        parts = [self.layer(logits, boxes, batch) for logits, boxes in layers]
+        several = batch | {k: jnp.repeat(batch[k], self.early_matches, axis=1) for k in ("boxes", "classes")}
+        parts = [self.layer(*layer, several) for layer in layers[:-1]] + [self.layer(*layers[-1], batch)]
         objects = parts[-1]["objects"]
         total = sum(p["class_loss"] + self.l1 * p["l1"] + self.iou * p["iou_loss"] for p in parts)
         mean = Mean(total * objects, objects)

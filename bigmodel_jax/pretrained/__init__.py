@@ -8,6 +8,7 @@ from bigmodel_jax.pretrained.class_defaults import with_defaults
 from bigmodel_jax.pretrained.clip import CLIP
 from bigmodel_jax.pretrained.deberta import DEBERTA
 from bigmodel_jax.pretrained.deepseek import DEEPSEEK_V3
+from bigmodel_jax.pretrained.detr import DETR
 from bigmodel_jax.pretrained.dinov2 import DINOV2
 from bigmodel_jax.pretrained.dit import DIT
 from bigmodel_jax.pretrained.efficientnet import EFFICIENTNET
@@ -57,6 +58,7 @@ FAMILIES: dict[str, Family] = {
         RESNET,
         EFFICIENTNET,
         SEGFORMER,
+        DETR,
         SIGLIP,
         DIT,
         PIXART,

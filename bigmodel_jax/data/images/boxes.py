@@ -158,7 +158,7 @@ def _decode(cfg: BoxData, split: str, folder: Path) -> None:
             if reason := wrong(cfg, record):
                 bad.skip(where, reason)
                 continue
-            image, corners, cut = _brought(cfg, record)
+            image, corners, cut = brought(cfg, record)
             if first is not None and image.shape != first:
                 bad.skip(where, f"shape {image.shape}, but the first has {first}; data.image_size takes any sizes")
                 continue
@@ -207,7 +207,7 @@ def _arrays(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return (boxes.reshape(0, 4) if boxes.size == 0 else boxes), classes
 
 
-def _brought(cfg: BoxData, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:
+def brought(cfg: BoxData, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:
     """(picture as it is stored, its boxes (N, 4) in its pixels, how many of them the picture's edges cut)."""
     image, (boxes, _) = np.asarray(record["image"]), _arrays(record)
     height, width = image.shape[:2]

@@ -3,6 +3,7 @@
 from references.adapters import ADAPTERS
 from references.decoders import DECODERS
 from references.deepseek import DEEPSEEKS
+from references.detection import DETECTION
 from references.distillation import DISTILLATION
 from references.dit import DIT
 from references.efficientnet import EFFICIENTNET
@@ -40,6 +41,7 @@ REFERENCES = {
     **RECURRENT,
     **ROPE,
     **SEGMENTATION,
+    **DETECTION,
     **SFT,
     **SIZES,
     **NORMAL_FLOATS,
