@@ -6,8 +6,9 @@ what leaves every layer of the decoder ("auxiliary" outputs).
 
 Published models have `queries` "learned": a table of position vectors, whose queries begin as zeros. With "places" a query
 belongs to one place of the map: it begins as what the encoder says of that place, has the place's position vector, and its
-box is predicted from the place's centre; the heads are applied to what it begins as, too. That is the first stage of two-stage Deformable DETR (Zhu et al., arXiv:2010.04159,
-section 4.2) without its choice of places, and a small set of pictures trains it in minutes.
+box is predicted from the place's centre. The heads are applied to what it begins as, too. That is the first stage of
+two-stage Deformable DETR (Zhu et al., arXiv:2010.04159, section 4.2) without its choice of places, and a small set of
+pictures trains it in minutes.
 
 Shapes: B batch, H height and W width of the map, T = H W places, Q queries, D embed, L decoder layers, K classes.
 """
@@ -49,10 +50,11 @@ class DetrConfig(ModelConfig):
     num_classes: Count = 91
     num_queries: Count = 100
     "with queries = 'places' they are as many as the map has places, and this number is not more"
-    depths: tuple[Blocks, ...] = (3, 4, 6, 3)  # of the ResNet, as its channels, stem_channels and block
+    depths: tuple[Blocks, ...] = (3, 4, 6, 3)  # of the ResNet, as its channels, stem_channels, block and stem
     channels: tuple[Count, ...] = (256, 512, 1024, 2048)
     stem_channels: Count = 64
     block: Literal["basic", "bottleneck"] = "bottleneck"
+    stem: Literal["imagenet", "cifar"] = "imagenet"
     batch_norm: Literal["frozen", "trained"] = "frozen"
     "frozen: statistics, scales and biases of the ResNet never change (published models); trained: for a random start"
     embed_dim: Count = 256
@@ -78,7 +80,7 @@ class DetrConfig(ModelConfig):
         return {"image": self.image_shape}
 
     def trunk(self) -> ResNetConfig:
-        names = ("image_shape", "depths", "channels", "stem_channels", "block")
+        names = ("image_shape", "depths", "channels", "stem_channels", "block", "stem")
         return ResNetConfig(**{name: getattr(self, name) for name in names})
 
     def make(self) -> Model:
@@ -132,8 +134,8 @@ class DetrConfig(ModelConfig):
 
 
 def map_shape(cfg: DetrConfig) -> tuple[int, int]:
-    """(height, width) of what leaves the last stage: the stem takes a quarter, each further stage half, rounded up."""
-    halvings = 2 + len(cfg.depths) - 1
+    """(height, width) of what leaves the last stage: ImageNet's stem takes a quarter, each further stage half, rounded up."""
+    halvings = len(cfg.depths) - 1 + (2 if cfg.stem == "imagenet" else 0)
     sides = list(cfg.image_shape[:2])
     for _ in range(halvings):
         sides = [-(-side // 2) for side in sides]

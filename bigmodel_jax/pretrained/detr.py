@@ -123,6 +123,8 @@ def from_hf(hf: dict) -> DetrConfig:
 def to_hf(cfg: DetrConfig) -> dict:
     if cfg.queries != "learned":
         raise ValueError(f"model.queries = {cfg.queries!r}: the published architecture has queries = 'learned'")
+    if cfg.stem != "imagenet":
+        raise ValueError(f"model.stem = {cfg.stem!r}: the published architecture has the stem 'imagenet'")
     stages = [f"stage{n + 1}" for n in range(len(cfg.depths))]
     backbone = {
         "model_type": "resnet",
