@@ -1,4 +1,8 @@
-"""U-Net on scenes of real digits: the class of each pixel, eleven with the ground."""
+"""A U-Net on scenes of real digits: the class of each pixel, eleven with the ground.
+
+The bar is a mean intersection over union of 0.85 on 500 held-out scenes; no run of this file has been taken to its end
+yet. A step takes 0.4 CPU seconds on 2 cores, so the run takes some minutes on a quiet machine.
+"""
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig
 from bigmodel_jax.data import DigitScenes, MaskData
@@ -12,7 +16,7 @@ def get_config() -> Config:
         model=UNetConfig(image_shape=(48, 48, 1), num_classes=11, channels=(16, 32, 64, 128)),
         objective=Segmentation(dice=1.0),
         data=MaskData(source=DigitScenes(train=8000, validation=500), max_shift=4),
-        optim=OptimConfig(lr=3e-3, warmup_steps=50, weight_decay=0.05, final_lr_ratio=0.0),
-        train=TrainConfig(steps=1000, batch_size=32),
-        eval=EvalConfig(every=200),
+        optim=OptimConfig(lr=1e-2, warmup_steps=50, weight_decay=0.05, final_lr_ratio=0.0),
+        train=TrainConfig(steps=1500, batch_size=32),
+        eval=EvalConfig(every=250),
     )

@@ -1,4 +1,7 @@
-"""A ViT whose patches give the logits of their own pixels, on the scenes of segment_digits.py."""
+"""A ViT whose patches give the logits of their own pixels, on the scenes of segment_digits.py.
+
+No run of this file has been taken to its end yet; 4,000 steps on 2 cores.
+"""
 
 import dataclasses
 

@@ -29,6 +29,7 @@ from bigmodel_jax.models.sizes import Cut, SameLength
 from bigmodel_jax.nn import dropout, linear, norm, stack
 from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
 from bigmodel_jax.nn.attention import attention
+from bigmodel_jax.nn.lora import Adapted
 
 EPS = 1e-5  # of every norm: transformers' layers keep torch's default, whatever config.json says
 MOMENTUM = 0.9  # of the head's batch norm; torch calls it 0.1
@@ -161,9 +162,14 @@ def spec(cfg: SegformerConfig) -> params.Tree:
 # ---------------------------------------------------------------- encoder
 
 
+def array(w, dtype) -> jax.Array:
+    """A weight that no product reads, with its adapters in it."""
+    return w.dense(dtype) if isinstance(w, Adapted) else storage.dense(w, dtype)
+
+
 def conv(p: dict, x_BHWC: jax.Array, stride: int) -> jax.Array:
     """A convolution that is padded by half its width on every side."""
-    kernel = storage.dense(p["kernel"], x_BHWC.dtype)
+    kernel = array(p["kernel"], x_BHWC.dtype)
     pad = kernel.shape[0] // 2
     y = jax.lax.conv_general_dilated(x_BHWC, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=LAYOUT)
     return y + p["bias"]
@@ -208,7 +214,7 @@ def block(cfg: SegformerConfig, p, x_BTD, sides, queries, reduced) -> jax.Array:
 def mix_mlp(cfg: SegformerConfig, p, x_BTD, sides) -> jax.Array:
     """The feed-forward layer with a 3x3 convolution of each channel in its middle (section 3.1, "Mix-FFN")."""
     h = linear.linear(p["mlp"]["up"], norm.layer(p["mlp_norm"], x_BTD, eps=EPS))
-    kernel = storage.dense(p["mlp"]["conv"]["kernel"], h.dtype)
+    kernel = array(p["mlp"]["conv"]["kernel"], h.dtype)
     options = {"dimension_numbers": LAYOUT, "feature_group_count": h.shape[-1]}
     image = constrain(h, "batch", None, "mlp").reshape(len(h), *sides, -1)
     h = depthwise(image, kernel, (1, 1), "SAME", **options).reshape(h.shape) + p["mlp"]["conv"]["bias"]
@@ -225,9 +231,9 @@ def decode(cfg: SegformerConfig, p, states: list[jax.Array], *, rng, train: bool
     and bilinear resizing commute, so each stage is mapped at its own resolution here, which is less work.
     """
     B, H, W, _ = states[0].shape
-    total = 0
+    total, fuse = 0, array(p["fuse"], states[0].dtype)
     for n, x in enumerate(states):
-        x = linear.project(linear.linear(p[f"project{n}"], x), p["fuse"][len(states) - 1 - n])
+        x = linear.project(linear.linear(p[f"project{n}"], x), fuse[len(states) - 1 - n])
         total += jax.image.resize(x, (B, H, W, x.shape[-1]), "bilinear") if n else x
     total, moved = batch_norm(p["norm"], total, train=train, momentum=MOMENTUM, eps=EPS)
     hidden = dropout.dropout(cfg.dropout, jax.nn.relu(total), rng)

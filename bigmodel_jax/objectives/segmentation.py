@@ -15,7 +15,7 @@ from bigmodel_jax.metrics.labels import confusion_of_places, overlap
 from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 from bigmodel_jax.objectives.cross_entropy import cross_entropy
 
-SMOOTH = 1.0  # pixels, in Dice's numerator and denominator: a class that neither side has costs nothing
+SMOOTH = 1.0  # pixels, in Dice's numerator and denominator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,13 +121,16 @@ def at_size_of(logits: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def dice_of_images(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """The sum over images of labelled pixels times Dice's loss, 1 - mean over classes of 2 |p t| / (|p| + |t|).
+    """The sum over images of labelled pixels times Dice's loss, 1 - mean of 2 |p t| / (|p| + |t|) over the image's classes.
 
+    Classes that the mask of an image lacks are left out of its mean: there the ratio is flat in whatever the model says.
     Weighted by its pixels, an image's loss adds up over batches and devices as the cross-entropy's sum does.
     logits (B, H, W, K); labels, weights (B, H, W).
     """
     shares = jax.nn.softmax(logits, axis=-1) * weights[..., None]
     truth = jax.nn.one_hot(labels, logits.shape[-1]) * weights[..., None]
     both, size = (jnp.sum(x, axis=(1, 2)) for x in (shares * truth, shares + truth))
-    loss = 1 - jnp.mean((2 * both + SMOOTH) / (size + SMOOTH), axis=-1)
+    here = (jnp.sum(truth, axis=(1, 2)) > 0).astype(jnp.float32)
+    ratio = jnp.sum(here * (2 * both + SMOOTH) / (size + SMOOTH), axis=-1)
+    loss = 1 - ratio / jnp.maximum(jnp.sum(here, axis=-1), 1)
     return jnp.sum(loss * jnp.sum(weights, axis=(1, 2)))

@@ -5,7 +5,7 @@ import functools
 
 from bigmodel_jax.models.vit import ViTConfig
 from bigmodel_jax.pretrained import vit
-from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.family import Family, OtherArchitecture, check_fixed
 from bigmodel_jax.pretrained.names import CONV, VECTOR, Row, linear
 
 LAYER = "encoder.layer.{i}."
@@ -87,7 +87,7 @@ def ratio_of(cfg: ViTConfig) -> int:
 
 def to_hf(head: str, registers: bool, cfg: ViTConfig) -> dict:
     if cfg.head != head or bool(cfg.num_registers) != registers:
-        raise ValueError(
+        raise OtherArchitecture(
             f"model.head = {cfg.head!r}, model.num_registers = {cfg.num_registers}: the architecture has the head {head!r} "
             f"and {'1 or more registers' if registers else 'no registers'}"
         )

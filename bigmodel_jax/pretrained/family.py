@@ -32,6 +32,10 @@ class Family:
     copies: tuple[tuple[str, str | Callable[[Any], Any]], ...] = ()
 
 
+class OtherArchitecture(ValueError):
+    """A config is that of another architecture of the same config class."""
+
+
 def spec_by_path(cfg: ModelConfig) -> dict[str, params.Param]:
     return params.paths(cfg.make().spec)
 

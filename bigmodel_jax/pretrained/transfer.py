@@ -32,7 +32,7 @@ from bigmodel_jax.models.mup import check_published
 from bigmodel_jax.objectives import NextToken, Objective
 from bigmodel_jax.objectives.reward import RewardModel
 from bigmodel_jax.pretrained import FAMILIES, Family, config_json, folder, labels, reward
-from bigmodel_jax.pretrained.family import spec_by_path
+from bigmodel_jax.pretrained.family import OtherArchitecture, spec_by_path
 from bigmodel_jax.pretrained.gguf import open_gguf
 from bigmodel_jax.pretrained.names import Source
 from bigmodel_jax.pretrained.packages import PACKAGES, check_readable, fetch, readable
@@ -170,6 +170,8 @@ def family_of(config: ModelConfig) -> Family:
                 hf = {"architectures": [family.architecture], **family.to_hf(config)}
                 if published(family.from_hf(hf)) == published(config):
                     return family
+            except OtherArchitecture:
+                continue  # what that one lacks says nothing of the config
             except ValueError as error:
                 reasons.append(str(error))
     if len(reasons) == 1:

@@ -39,13 +39,13 @@ def numpy_overlap(predicted, mask):
 
 
 def numpy_dice(logits, mask):
-    """The mean over images of Dice's loss, weighted by labelled pixels."""
+    """The mean over images of Dice's loss over the classes that each has, weighted by labelled pixels."""
     losses, pixels = [], []
     for own, labels in zip(logits, mask, strict=True):
         known = labels != IGNORED
         shares, truth = np.exp(log_softmax(own))[known], np.eye(CLASSES)[labels[known]]
         both, size = (shares * truth).sum(0), shares.sum(0) + truth.sum(0)
-        losses.append(1 - ((2 * both + 1) / (size + 1)).mean())
+        losses.append(1 - ((2 * both + 1) / (size + 1))[truth.sum(0) > 0].mean())
         pixels.append(known.sum())
     return np.average(losses, weights=pixels)
 

@@ -240,7 +240,7 @@ def test_the_spec_of_a_family_is_covered_by_its_table():
         ("LLamaForCausalLM", "perhaps you meant 'LlamaForCausalLM'"),
         ("Qwen9ForCausalLM", ""),
         ("Mamba2ForCausalLM", ""),  # in spelling it is nearest to Gemma2ForCausalLM
-        ("SegformerForSemanticSegmentation", ""),
+        ("Mask2FormerForUniversalSegmentation", ""),
     ],
 )
 def test_the_hint_names_what_is_nearest_in_kind(architecture, said):
