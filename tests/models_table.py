@@ -33,6 +33,7 @@ CONFIG_OF = {
     "efficientnet": "efficientnet_mnist",
     "dit": "dit_mnist",
     "unet": "segment_digits",
+    "detr": "detect_digits",
     "clip": "clip_emoji",
     "siglip": "siglip_emoji",
     "pixart": "dit_text_emoji",  # the same network, with a text tower that is trained along

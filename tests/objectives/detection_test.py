@@ -58,9 +58,7 @@ def test_a_row_of_weight_zero_and_a_batch_without_objects():
     changed = {k: x.at[3].set(0.3) for k, x in value.items()}
     assert float(score(value, lost).compute()) == pytest.approx(float(score(changed, lost).compute()))
     empty = dict(batch, classes=jnp.full((B, M), -1), boxes=jnp.zeros((B, M, 4)))
-    gradient = jax.jit(jax.grad(lambda v: Detection().score(Out(v), empty, params={}, train=True).mean.total))(
-        value
-    )
+    gradient = jax.jit(jax.grad(lambda v: Detection().score(Out(v), empty, params={}, train=True).mean.total))(value)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
     assert not np.any(gradient["boxes"]), "there is nothing to bring a box to"
     assert np.abs(gradient["logits"]).max() > 0

@@ -95,6 +95,9 @@ VARIANTS = {
     "dinov2_registers": {"mlp": {"gated_mlp": False, "mlp_dim": 96, "num_registers": 1}},
     "resnet": {"other": {"num_classes": 2, "depths": (2, 1, 1)}},
     "segformer": {"other": {"activation": "gelu_tanh", "num_classes": 3, "reductions": (1, 2, 1), "depths": (2, 1, 1)}},
+    "detr": {
+        "other": {"num_classes": 3, "num_queries": 4, "depths": (1, 1, 2), "block": "basic", "activation": "gelu"}
+    },
     "dit": {"other": {"zero_init": False}},
 }
 CASES = [(name, variant) for name in SOURCES for variant in ("given", *VARIANTS.get(name, {}))]
@@ -161,6 +164,8 @@ def outputs(name: str, cfg, flat: dict, batch: dict) -> dict[str, np.ndarray]:
     batch = {key: jnp.asarray(x, None if x.dtype.kind == "f" else jnp.int32) for key, x in batch.items()}
     value = jax.jit(cfg.make().apply)(params.from_paths({p: jnp.asarray(x) for p, x in flat.items()}), batch).value
     names = {"hidden": "last_hidden_state", "pooled": "pooler_output", "next_sentence": "seq_relationship_logits"}
+    if name == "detr":
+        return {"logits": np.asarray(value["logits"]), "pred_boxes": np.asarray(value["boxes"])}
     if isinstance(value, dict):
         return {names.get(key, "prediction_logits"): np.asarray(x) for key, x in value.items()}
     value = np.asarray(value)
