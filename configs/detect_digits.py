@@ -30,6 +30,6 @@ def get_config() -> Config:
         objective=Detection(early_matches=3),
         data=BoxData(source=DigitScenes(train=12000, validation=500), max_objects=4),
         optim=OptimConfig(lr=1e-3, warmup_steps=100, weight_decay=0.05, final_lr_ratio=0.01),
-        train=TrainConfig(steps=2000, batch_size=32),
-        eval=EvalConfig(every=500),
+        train=TrainConfig(steps=4000, batch_size=32),
+        eval=EvalConfig(every=1000),
     )
