@@ -118,7 +118,8 @@ class DetrConfig(ModelConfig):
         return cls(
             image_shape=(32, 32, 1),
             num_classes=11,
-            num_queries=9,
+            num_queries=16,
+            queries="places",
             depths=(1, 1),
             channels=(8, 16),
             stem_channels=8,
