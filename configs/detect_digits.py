@@ -1,4 +1,7 @@
-"""DETR on scenes of real digits: boxes and classes of one to three digits in each picture of 48 x 48 pixels."""
+"""DETR on scenes of real digits: boxes and classes of one to three digits in each picture of 48 x 48 pixels.
+
+12,000 scenes to train on, 500 with digits of the test split to measure. No run of it has been measured to its end yet.
+"""
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig
 from bigmodel_jax.data import BoxData, DigitScenes
