@@ -95,10 +95,6 @@ VARIANTS = {
     "dinov2_registers": {"mlp": {"gated_mlp": False, "mlp_dim": 96, "num_registers": 1}},
     "resnet": {"other": {"num_classes": 2, "depths": (2, 1, 1)}},
     "segformer": {"other": {"activation": "gelu_tanh", "num_classes": 3, "reductions": (1, 2, 1), "depths": (2, 1, 1)}},
-    "detr": {
-        "other": {"num_classes": 3, "num_queries": 4, "depths": (1, 1, 2), "block": "basic", "activation": "gelu"}
-    },
-    "dit": {"other": {"zero_init": False}},
 }
 CASES = [(name, variant) for name in SOURCES for variant in ("given", *VARIANTS.get(name, {}))]
 
