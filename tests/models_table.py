@@ -34,6 +34,7 @@ CONFIG_OF = {
     "efficientnet": "efficientnet_mnist",
     "dit": "dit_mnist",
     "unet": "segment_digits",
+    "detr": "detect_digits",
     "clip": "clip_emoji",
     "siglip": "siglip_emoji",
     "mmdit": "flow_emoji",  # the same network, with a text tower that is trained along

@@ -10,6 +10,7 @@ from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.corpus.corpus import Corpus
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.games.self_play import SelfPlayData
+from bigmodel_jax.data.images.boxes import BoxData
 from bigmodel_jax.data.images.image import ImageData, image_shape
 from bigmodel_jax.data.images.image_answers import ImageAnswerData, ImagePromptData
 from bigmodel_jax.data.images.image_text import CaptionFiles, ImageTextData
@@ -17,6 +18,7 @@ from bigmodel_jax.data.images.masks import MaskData
 from bigmodel_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_iterator
 from bigmodel_jax.data.mixture import MixtureData, Stage
 from bigmodel_jax.data.sources.array_record_files import ArrayRecordFiles
+from bigmodel_jax.data.sources.coco_file import CocoFile
 from bigmodel_jax.data.sources.digit_scenes import DigitScenes
 from bigmodel_jax.data.sources.grain_source import GrainDataset
 from bigmodel_jax.data.sources.hugging_face import HuggingFaceDataset
@@ -64,6 +66,7 @@ DATA: tuple[type[DataConfig], ...] = (
     ImageData,
     ImageTextData,
     MaskData,
+    BoxData,
     PromptData,
     SpeechData,
     ImageAnswerData,
@@ -75,8 +78,10 @@ __all__ = [
     "ArrayRecordFiles",
     "Arrays",
     "BatchIterator",
+    "BoxData",
     "CaptionFiles",
     "ChatData",
+    "CocoFile",
     "ConllFiles",
     "Corpus",
     "CsvFiles",

@@ -12,6 +12,7 @@ from bigmodel_jax.models.compute import Compute, StackCompute
 from bigmodel_jax.models.conformer import ConformerConfig
 from bigmodel_jax.models.deberta import DebertaConfig
 from bigmodel_jax.models.deepseek import DeepseekConfig
+from bigmodel_jax.models.detr import DetrConfig
 from bigmodel_jax.models.distilbert import DistilBertConfig
 from bigmodel_jax.models.dit import DiTConfig
 from bigmodel_jax.models.efficientnet import EfficientNetConfig
@@ -82,6 +83,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "resnet": ResNetConfig,
     "efficientnet": EfficientNetConfig,
     "segformer": SegformerConfig,
+    "detr": DetrConfig,
     "unet": UNetConfig,
     "clip": CLIPConfig,
     "siglip": SiglipConfig,
@@ -108,6 +110,7 @@ __all__ = [
     "ConformerConfig",
     "DebertaConfig",
     "DeepseekConfig",
+    "DetrConfig",
     "DiTConfig",
     "DistilBertConfig",
     "EfficientNetConfig",

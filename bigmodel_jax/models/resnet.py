@@ -137,6 +137,16 @@ class Stage(nn.Module):
         return x_BHWC
 
 
+class Trunk(nn.Module):
+    """What leaves the last stage, (B, h, w, C), of images (B, H, W, C): the network without its head."""
+
+    cfg: ResNetConfig
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array, *, train: bool) -> jax.Array:
+        return stages(self.cfg, x_BHWC, train)
+
+
 class ResNet(nn.Module):
     """Logits (B, num_classes) of images (B, H, W, C)."""
 
@@ -144,11 +154,16 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array, *, train: bool) -> jax.Array:
-        x_BHWC = Stem(self.cfg, name="stem")(x_BHWC, train)
-        for n in range(len(self.cfg.depths)):
-            x_BHWC = Stage(self.cfg, n, name=f"stage{n}")(x_BHWC, train)
-        pooled = jnp.mean(x_BHWC, axis=(1, 2))
+        pooled = jnp.mean(stages(self.cfg, x_BHWC, train), axis=(1, 2))
         return classifier(pooled.shape[-1], self.cfg.num_classes, "head")(pooled)
+
+
+def stages(cfg: ResNetConfig, x_BHWC: jax.Array, train: bool) -> jax.Array:
+    """The stem and all stages, as parts of the module that calls it."""
+    x_BHWC = Stem(cfg, name="stem")(x_BHWC, train)
+    for n in range(len(cfg.depths)):
+        x_BHWC = Stage(cfg, n, name=f"stage{n}")(x_BHWC, train)
+    return x_BHWC
 
 
 BASIC = ResNetConfig(block="basic", channels=(64, 128, 256, 512))

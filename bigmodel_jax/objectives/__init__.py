@@ -4,6 +4,7 @@ from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.classification import Classification
 from bigmodel_jax.objectives.contrastive import Contrastive
 from bigmodel_jax.objectives.ctc import CTC
+from bigmodel_jax.objectives.detection import Detection
 from bigmodel_jax.objectives.diffusion import Diffusion
 from bigmodel_jax.objectives.distillation import Distillation
 from bigmodel_jax.objectives.flow_matching import FlowMatching
@@ -28,6 +29,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "question_answering": QuestionAnswering,
     "classification": Classification,
     "segmentation": Segmentation,
+    "detection": Detection,
     "regression": Regression,
     "contrastive": Contrastive,
     "diffusion": Diffusion,
@@ -51,6 +53,7 @@ __all__ = [
     "BertPretraining",
     "Classification",
     "Contrastive",
+    "Detection",
     "Diffusion",
     "Distillation",
     "FlowMatching",

@@ -9,6 +9,7 @@ from bigmodel_jax.pretrained.clip import CLIP
 from bigmodel_jax.pretrained.conformer import CONFORMER
 from bigmodel_jax.pretrained.deberta import DEBERTA
 from bigmodel_jax.pretrained.deepseek import DEEPSEEK_V3
+from bigmodel_jax.pretrained.detr import DETR
 from bigmodel_jax.pretrained.dinov2 import DINOV2
 from bigmodel_jax.pretrained.distilbert import DISTILBERT
 from bigmodel_jax.pretrained.dit import DIT
@@ -74,6 +75,7 @@ FAMILIES: dict[str, Family] = {
         RESNET,
         EFFICIENTNET,
         SEGFORMER,
+        DETR,
         SIGLIP,
         DIT,
         PIXART,

@@ -68,7 +68,7 @@ _KINDS: dict[Kind, str] = {
         encoder_attention_heads decoder_attention_heads encoder_ffn_dim decoder_ffn_dim moe_intermediate_size
         n_routed_experts n_shared_experts kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim n_group topk_group
         relative_attention_num_buckets relative_attention_max_distance projection_dim num_channels
-        head_channels num_register_tokens mlp_ratio decoder_hidden_size num_encoder_blocks
+        head_channels num_register_tokens mlp_ratio decoder_hidden_size num_encoder_blocks num_queries
         embedding_size attention_head_dim sample_size in_channels out_channels caption_channels cross_attention_dim
         sliding_window_pattern position_buckets embed_dim num_classes stem_channels feature_channels num_mel_bins
         subsampling_factor subsampling_conv_channels subsampling_conv_kernel_size subsampling_conv_stride
@@ -100,7 +100,7 @@ _KINDS: dict[Kind, str] = {
     TEXT: "_class_name norm_type hidden_act activation activation_function feed_forward_proj layer_type rope_type type",
     TEXT_OR_NULL: "hidden_activation",
     TABLE: "text_config vision_config encoder_config",
-    TABLE_OR_NULL: """rope_parameters rope_scaling quantization_config id2label full_attention sliding_attention
+    TABLE_OR_NULL: """backbone_config rope_parameters rope_scaling quantization_config id2label full_attention sliding_attention
         text_config_dict vision_config_dict""",
     BITS_OR_NULL: "no_rope_layers",
     COUNTS: "hidden_sizes widths strides expansions channels mlp_ratios sr_ratios patch_sizes",
@@ -124,7 +124,9 @@ INERT = frozenset(
     attn_pdrop embd_pdrop resid_pdrop dropout dropout_rate hidden_dropout_prob classifier_dropout
     classifier_dropout_prob classif_dropout encoder_layerdrop decoder_layerdrop layerdrop pooler_dropout
     summary_first_dropout summary_last_dropout router_jitter_noise initializer_range initializer_factor init_std
-    drop_path_rate semantic_loss_ignore_index
+    drop_path_rate semantic_loss_ignore_index auxiliary_loss class_cost bbox_cost giou_cost mask_loss_coefficient
+    dice_loss_coefficient bbox_loss_coefficient giou_loss_coefficient eos_coefficient init_xavier_std
+    use_pretrained_backbone backbone_kwargs use_timm_backbone
     apply_layernorm reshape_hidden_states use_mask_token
     gate_init router_aux_loss_coef output_router_logits aux_loss_alpha pad_token_id bos_token_id eos_token_id
     sep_token_id cls_token_id mask_token_id unk_token_id decoder_start_token_id forced_bos_token_id
@@ -246,6 +248,7 @@ MODEL_TYPES = {
     "TransformerConfig": ("marian",),
     "ResNetConfig": ("resnet",),
     "SegformerConfig": ("segformer",),
+    "DetrConfig": ("detr",),
     "SiglipConfig": ("siglip",),
     "CLIPConfig": ("clip",),
     "ConformerConfig": ("parakeet_ctc",),

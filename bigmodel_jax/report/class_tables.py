@@ -35,6 +35,23 @@ def _overlap_row(name: str, iou: float | None, precision: float, recall: float, 
     return f"<tr><th>{escape(name)}</th>{first}{shares}<td>{pixels:,.0f}</td></tr>"
 
 
+def average_precision(run: Run) -> str:
+    """Average precision of each class at an overlap of .5 and over .5 to .95; "" where the run detects nothing."""
+    lines = run.last("eval/average_precision") or []
+    rows = "".join(_precision_row(run.label(c), *line) for c, line in enumerate(lines) if line[2])
+    return _table(("Class", "AP@.5", "AP@[.5:.95]", "True boxes"), rows) if rows else ""
+
+
+def every(run: Run) -> str:
+    """The tables of classes that the run's evaluations have: of classified rows, of pixels, of boxes."""
+    return per_class(run) + overlap(run) + average_precision(run)
+
+
+def _precision_row(name: str, at_half: float, over_all: float, objects: float) -> str:
+    shares = f"<td>{_meter(at_half)}{100 * at_half:.1f} %</td><td>{100 * over_all:.1f} %</td>"
+    return f"<tr><th>{escape(name)}</th>{shares}<td>{objects:,.0f}</td></tr>"
+
+
 def _class_row(name: str, scores: dict[str, float]) -> str:
     shares = "".join(f"<td>{100 * scores[k]:.1f} %</td>" for k in ("precision", "recall"))
     f1 = f"<td>{_meter(scores['f1'])}{100 * scores['f1']:.1f} %</td>"

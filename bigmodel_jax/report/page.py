@@ -88,7 +88,9 @@ def _run_body(run: Run) -> str:
             elements.section("Wall time", _wall_time(run), _restarts(run)),
             profile_page.section(run.path),
             elements.section(
-                "Per class", class_tables.per_class(run) + class_tables.overlap(run), "Of the newest evaluation."
+                "Per class",
+                class_tables.per_class(run) + class_tables.overlap(run) + class_tables.average_precision(run),
+                "Of the newest evaluation.",
             ),
             elements.section(
                 "By group", class_tables.by_group(run), "Of the newest evaluation, with intervals of 95 %."

@@ -10,7 +10,7 @@ from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training.checks import check_images, check_sample
-from bigmodel_jax.training.saved import generate_images, generate_text, predict_masks
+from bigmodel_jax.training.saved import find_boxes, generate_images, generate_text, predict_masks
 from bigmodel_jax.training.speech_ending import Speech
 from bigmodel_jax.training.state import TrainState, weights
 
@@ -97,11 +97,29 @@ class Games:
         return ""
 
 
+class Boxes:
+    """Held-out pictures with their boxes and those that the model finds, in one picture."""
+
+    def check(self, config: Config) -> None:
+        pass  # any data with boxes has pictures
+
+    def make(self, config: Config, weights: params.Tree, path: Path) -> str:
+        if config.objective.pictures:
+            from bigmodel_jax.report.box_grid import write_boxes
+
+            images, true, found = find_boxes(config, weights)
+            if processes.first():
+                name = getattr(config.data, "class_name", str)
+                write_boxes(path.with_suffix(".png"), images, true, found, name)
+        return ""
+
+
 ENDINGS: dict[str, Ending] = {
     "text": Text(),
     "images": Images(),
     "masks": Masks(),
     "speech": Speech(),
+    "boxes": Boxes(),
     "games": Games(),
 }
 

@@ -18,9 +18,11 @@ from bigmodel_jax.data.text import chat as chat_format
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.inference.sample_images import sample_images
+from bigmodel_jax.metrics.boxes import Boxes
 from bigmodel_jax.models import adapted
 from bigmodel_jax.models.adapters import AdapterConfig
 from bigmodel_jax.nn import lora
+from bigmodel_jax.objectives.detection import corners, found_of
 from bigmodel_jax.objectives.segmentation import at_size_of
 from bigmodel_jax.training import constants, fits
 from bigmodel_jax.training.checks import check_sample
@@ -28,6 +30,7 @@ from bigmodel_jax.training.state import (
     abstract_state,
 )
 
+SURE = 0.5  # the least probability of a box that is shown
 CHAT_TEMPLATE = "chat_template.jinja"  # in a run's folder, and in Hugging Face's
 
 
@@ -164,6 +167,25 @@ def predict_masks(config: Config, weights: params.Tree) -> tuple[np.ndarray, np.
 
     masks, predicted = sharding.to_host(jax.jit(predict)(weights, batch))
     return config.data.shown(batch["image"]), masks, predicted
+
+
+def find_boxes(config: Config, weights: params.Tree) -> tuple[np.ndarray, list[Boxes], list[Boxes]]:
+    """(pictures (N, H, W, C) float32 in 0 .. 1, true boxes, found boxes) of `objective.pictures` rows spread over the
+    validation split; in pixels. Of the found ones, those that are likelier an object than not."""
+    rows, model = config.data.open("validation"), config.make_model()
+    num = min(config.objective.pictures, len(rows))
+    batch = rows.batch(np.linspace(0, len(rows) - 1, num).astype(int), None)
+
+    def find(weights, batch):
+        value = model.apply(cast(weights, config.precision.compute), batch, rng=None, train=False).value
+        return corners(batch["boxes"]), found_of(value["logits"], value["boxes"])
+
+    true, (found, labels, scores) = sharding.to_host(jax.jit(find)(weights, batch))
+    sides = np.array(batch["image"].shape[2:0:-1] * 2)  # width, height, width, height
+    kept, here = scores >= SURE, batch["classes"] >= 0
+    true = [Boxes(true[n][here[n]] * sides, batch["classes"][n][here[n]]) for n in range(num)]
+    found = [Boxes(found[n][kept[n]] * sides, labels[n][kept[n]], scores[n][kept[n]]) for n in range(num)]
+    return config.data.shown(batch["image"]), true, found
 
 
 def continue_prompt(

@@ -21,7 +21,7 @@ from references import dit, efficientnet
 
 VALUES = (
     *("last_hidden_state", "pooler_output", "logits", "prediction_logits", "seq_relationship_logits"),
-    *("start_logits", "end_logits", "image_embeds", "text_embeds", "sample"),
+    *("start_logits", "end_logits", "image_embeds", "text_embeds", "sample", "pred_boxes"),
 )
 # What a model computes anew when it starts, and no file holds.
 COMPUTED = ("embed_positions.weight", "position_ids", "num_batches_tracked", "mask_token")

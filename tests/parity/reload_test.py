@@ -242,6 +242,8 @@ def outputs(name: str, cfg, flat: dict, batch: dict) -> dict[str, np.ndarray]:
     names = {"hidden": "last_hidden_state", "pooled": "pooler_output", "next_sentence": "seq_relationship_logits"}
     if "num_frames" in batch:
         return {"logits": np.asarray(value["logits"])}
+    if name == "detr":
+        return {"logits": np.asarray(value["logits"]), "pred_boxes": np.asarray(value["boxes"])}
     if isinstance(value, dict):
         return {names.get(key, "prediction_logits"): np.asarray(x) for key, x in value.items()}
     value = np.asarray(value)

@@ -23,8 +23,9 @@ TRIES = 20  # places that are drawn for a digit before a scene goes without it
 class DigitScenes(Source):
     """Square grey scenes: scene n of a split is a function of the seed and n, and holds digits of that split alone.
 
-    A record: image (H, W, 1) uint8; mask (H, W) uint8, 0 for the ground and 1 + digit for a digit's pixels. A later digit
-    hides what lies below it.
+    A record: image (H, W, 1) uint8; mask (H, W) uint8, 0 for the ground and 1 + digit for a digit's pixels; boxes (N, 4)
+    around all ink of each digit: left, top, right, bottom in pixels; classes (N,), 1 + digit. A later digit hides what lies
+    below it.
     """
 
     compared = {"train": "training"}  # noqa: RUF012 - as every source declares it
@@ -62,12 +63,13 @@ class DigitScenes(Source):
         images, labels = np.stack([x["image"][..., 0] for x in found]), np.array([x["label"] for x in found])
         for number in range(getattr(self, split)):
             rng = np.random.default_rng((self.seed, int(split == "train"), number))
-            image, mask = self._scene(rng, images, labels)
-            yield f"scene {number} of {split}", {"image": image[..., None], "mask": mask}
+            image, mask, boxes, classes = self._scene(rng, images, labels)
+            record = {"image": image[..., None], "mask": mask, "boxes": boxes, "classes": classes}
+            yield f"scene {number} of {split}", record
 
     def _scene(self, rng: np.random.Generator, images: np.ndarray, labels: np.ndarray):
         image = rng.integers(0, 40, (self.side, self.side), np.uint8)  # noise of the ground
-        mask = np.zeros_like(image)
+        mask, boxes, classes = np.zeros_like(image), [], []
         for _ in range(self.clutter):
             digit = images[rng.integers(len(images))]
             top, left = rng.integers(4, digit.shape[0] - 4 - PIECE, 2)
@@ -83,11 +85,20 @@ class DigitScenes(Source):
                 if (mask[place][ink] > 0).sum() <= self.overlap * (mask > 0).sum():
                     image[place][ink] = digit[ink]
                     mask[place][ink] = 1 + labels[chosen]
+                    boxes.append(_around(place, ink))
+                    classes.append(1 + labels[chosen])
                     break
-        return image, mask
+        return image, mask, np.array(boxes, np.float64).reshape(-1, 4), np.array(classes, np.int64)
 
 
 def _place(rng: np.random.Generator, image: np.ndarray, piece: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
     """(somewhere on the image where the piece fits, which of the piece's pixels hold ink)."""
     top, left = (rng.integers(0, side - n + 1) for side, n in zip(image.shape, piece.shape, strict=True))
     return (slice(top, top + piece.shape[0]), slice(left, left + piece.shape[1])), piece >= INK
+
+
+def _around(place: tuple[slice, slice], ink: np.ndarray) -> list[int]:
+    """Left, top, right and bottom of a piece's ink on the image."""
+    rows, columns = np.nonzero(ink.any(axis=1))[0], np.nonzero(ink.any(axis=0))[0]
+    top, left = place[0].start, place[1].start
+    return [left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1]

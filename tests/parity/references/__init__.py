@@ -4,6 +4,7 @@ from references.adapters import ADAPTERS
 from references.conformer import CONFORMERS
 from references.decoders import DECODERS
 from references.deepseek import DEEPSEEKS
+from references.detection import DETECTION
 from references.distillation import DISTILLATION
 from references.dit import DIT
 from references.efficientnet import EFFICIENTNET
@@ -48,6 +49,7 @@ REFERENCES = {
     **RECURRENT,
     **ROPE,
     **SEGMENTATION,
+    **DETECTION,
     **SFT,
     **SIZES,
     **NORMAL_FLOATS,

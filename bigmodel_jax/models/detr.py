@@ -1,0 +1,289 @@
+"""DETR: a ResNet, a Transformer over its last map, and queries that become boxes (Carion et al., arXiv:2005.12872).
+
+Places of the map and queries have position vectors that are added to what attention compares, and not to what it carries.
+Each query gives logits over the classes and "no object", the last of them, and a box. In training the heads are applied to
+what leaves every layer of the decoder ("auxiliary" outputs).
+
+Published models have `queries` "learned": a table of position vectors, whose queries begin as zeros. With "places" a query
+belongs to one place of the map: it begins as what the encoder says of that place, has the place's position vector, and its
+box is predicted from the place's centre. The heads are applied to what it begins as, too. That is the first stage of
+two-stage Deformable DETR (Zhu et al., arXiv:2010.04159, section 4.2) without its choice of places, and a small set of
+pictures trains it in minutes.
+
+Shapes: B batch, H height and W width of the map, T = H W places, Q queries, D embed, L decoder layers, K classes.
+"""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax.core import params
+from bigmodel_jax.core.params import Param, normal
+from bigmodel_jax.core.ranges import Blocks, Count, Depth, NonNegative, ShareBelowOne
+from bigmodel_jax.core.sharding import constrain
+from bigmodel_jax.models.base import POST_NORM, Model, ModelConfig, Out
+from bigmodel_jax.models.compute import Compute
+from bigmodel_jax.models.encoder_decoder import project
+from bigmodel_jax.models.flax_module import from_linen
+from bigmodel_jax.models.prenorm import places, xavier
+from bigmodel_jax.models.resnet import ResNetConfig, Trunk
+from bigmodel_jax.models.sizes import Cut, Divides, Multiple, SameLength
+from bigmodel_jax.nn import feedforward, linear, norm, stack
+from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
+from bigmodel_jax.nn.attention import attention
+from bigmodel_jax.nn.dropout import dropout
+
+EPS = 1e-5  # of every LayerNorm: torch's default
+TEMPERATURE = 10_000.0  # of the sines
+BOX_LAYERS = 3
+FROZEN = ("scale", "bias")  # of a batch norm that is constant
+
+
+@dataclasses.dataclass(frozen=True)
+class DetrConfig(ModelConfig):
+    """Defaults: DETR with ResNet-50 for COCO, whose categories' numbers go up to 90."""
+
+    image_shape: tuple[Count, Count, Count] = (800, 800, 3)
+    num_classes: Count = 91
+    num_queries: Count = 100
+    "with queries = 'places' they are as many as the map has places, and this number is not more"
+    depths: tuple[Blocks, ...] = (3, 4, 6, 3)  # of the ResNet, as its channels, stem_channels, block and stem
+    channels: tuple[Count, ...] = (256, 512, 1024, 2048)
+    stem_channels: Count = 64
+    block: Literal["basic", "bottleneck"] = "bottleneck"
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    batch_norm: Literal["frozen", "trained"] = "frozen"
+    "frozen: statistics, scales and biases of the ResNet never change (published models); trained: for a random start"
+    embed_dim: Count = 256
+    num_heads: Count = 8
+    mlp_dim: Count = 2048
+    num_layers: Depth = 6  # of the encoder
+    num_decoder_layers: Depth = 6
+    queries: Literal["learned", "places"] = "learned"
+    activation: Activation = "relu"
+    dropout: ShareBelowOne = 0.1  # on what each half of a layer adds
+    init_std: NonNegative = 0.02
+    compute: Compute = Compute()
+
+    SIZES: ClassVar[tuple] = (
+        SameLength("depths", "channels"),
+        Divides("num_heads", "embed_dim"),
+        Multiple("embed_dim", 4, "half of it are sines of the row, half of the column"),
+        *(Cut(n, axis) for n, axis in (("num_heads", "heads"), ("mlp_dim", "mlp"))),
+        *(Cut(n, "mlp") for n in ("stem_channels", "channels")),
+    )
+
+    def inputs(self):
+        return {"image": self.image_shape}
+
+    def trunk(self) -> ResNetConfig:
+        names = ("image_shape", "depths", "channels", "stem_channels", "block", "stem")
+        return ResNetConfig(**{name: getattr(self, name) for name in names})
+
+    def make(self) -> Model:
+        resnet = from_linen(Trunk(self.trunk()), {"image": jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)})
+        tree = spec(self, resnet.spec)
+
+        def init(rng: jax.Array) -> params.Tree:
+            first, second = jax.random.split(rng)
+            rest = {name: part for name, part in tree.items() if name != "backbone"}
+            return {"backbone": resnet.init(first)} | params.init(rest, second)
+
+        def apply(p, batch, *, rng=None, train=False, cache=None) -> Out:
+            moving = train and self.batch_norm == "trained"
+            found = resnet.apply(p["backbone"], {"image": batch["image"]}, train=moving)
+            updates = {f"backbone/{name}": value for name, value in found.updates.items()}
+            return Out(detect(self, p, found.value, rng if train else None, train), updates if moving else {})
+
+        return Model(tree, apply, init)
+
+    def validate(self, parallel) -> None:
+        super().validate(parallel)
+        self.trunk().validate(parallel)
+        of_map = np.prod(map_shape(self))
+        if self.queries == "places" and self.num_queries != of_map:
+            raise ValueError(
+                f"model.num_queries = {self.num_queries}: with model.queries = 'places' it must be {of_map}, one for each "
+                f"place of the {' x '.join(map(str, map_shape(self)))} map"
+            )
+
+    def no_mup(self, depth):
+        return "has a ResNet of Flax's modules, whose initial values are its own" if not depth else POST_NORM
+
+    @classmethod
+    def tiny(cls) -> "DetrConfig":
+        return cls(
+            image_shape=(32, 32, 1),
+            num_classes=11,
+            num_queries=16,
+            queries="places",
+            depths=(1, 1),
+            channels=(8, 16),
+            stem_channels=8,
+            block="basic",
+            batch_norm="trained",
+            embed_dim=16,
+            num_heads=2,
+            mlp_dim=32,
+            num_layers=1,
+            num_decoder_layers=2,
+            dropout=0.0,
+        )
+
+
+def map_shape(cfg: DetrConfig) -> tuple[int, int]:
+    """(height, width) of what leaves the last stage: ImageNet's stem takes a quarter, each further stage half, rounded up."""
+    halvings = len(cfg.depths) - 1 + (2 if cfg.stem == "imagenet" else 0)
+    sides = list(cfg.image_shape[:2])
+    for _ in range(halvings):
+        sides = [-(-side // 2) for side in sides]
+    return tuple(sides)
+
+
+# ---------------------------------------------------------------- parameters
+
+
+def block_spec(cfg: DetrConfig, cross: bool) -> params.Tree:
+    D, H, F = cfg.embed_dim, cfg.num_heads, cfg.mlp_dim
+    square = xavier(D, D)
+    attend = attention.spec(D, H, H, D // H, init=square, out_init=square, bias=True)
+    tree = {"attn": attend, "attn_norm": norm.layer_spec(D)}
+    if cross:
+        tree |= {"cross": attend, "cross_norm": norm.layer_spec(D)}
+    return tree | {
+        "mlp": feedforward.mlp_spec(D, F, init=xavier(D, F), out_init=xavier(F, D)),
+        "mlp_norm": norm.layer_spec(D),
+    }
+
+
+def spec(cfg: DetrConfig, backbone: params.Tree) -> params.Tree:
+    D, sizes = cfg.embed_dim, (cfg.embed_dim,) * BOX_LAYERS
+    frozen = cfg.batch_norm == "frozen"
+    tree = {
+        "backbone": params.from_paths({path: _norm(path, p, frozen) for path, p in params.paths(backbone).items()}),
+        "project": linear.linear_spec(
+            cfg.channels[-1], D, axes=("mlp", "embed"), init=xavier(cfg.channels[-1], D), bias=True
+        ),
+        "encoder": params.stack(block_spec(cfg, cross=False), cfg.num_layers),
+        "decoder": params.stack(block_spec(cfg, cross=True), cfg.num_decoder_layers),
+        "decoder_norm": norm.layer_spec(D),
+        "classes": linear.linear_spec(
+            D, cfg.num_classes + 1, axes=("embed", None), init=xavier(D, cfg.num_classes), bias=True
+        ),
+        "box": {
+            f"layer{n}": linear.linear_spec(size, out, axes=("embed", None), init=xavier(size, out), bias=True)
+            for n, (size, out) in enumerate(zip(sizes, (*sizes[1:], 4), strict=True))
+        },
+    }
+    if cfg.queries == "learned":
+        tree["queries"] = Param((cfg.num_queries, D), (None, "embed"), normal(1.0))
+    return tree
+
+
+def _norm(path: str, p: Param, frozen: bool) -> Param:
+    """A scale or bias of a frozen batch norm has no gradient, and stays as it is, as the norm's statistics do."""
+    place, _, name = path.rpartition("/")
+    if not (frozen and place.endswith("norm") and name in FROZEN):
+        return p
+    return dataclasses.replace(p, trainable=False, kind="statistic", decay=False)
+
+
+# ---------------------------------------------------------------- positions
+
+
+def sines(shape: tuple[int, int], dim: int) -> np.ndarray:
+    """Position vectors (T, D) float32 of a map's places: of the row in the first half, of the column in the second; sines and
+    cosines take turns. Rows and columns count from 1 and are scaled so that the last one is at 2 pi."""
+    half = dim // 2
+    rate = TEMPERATURE ** (2 * (np.arange(half) // 2) / half)
+    parts = []
+    for side in shape:
+        angle = np.arange(1, side + 1) / (side + 1e-6) * 2 * np.pi
+        angle = (angle[:, None] / rate).astype(np.float32)
+        pairs = np.stack([np.sin(angle[:, 0::2]), np.cos(angle[:, 1::2])], axis=2)
+        parts.append(pairs.reshape(side, half))
+    rows = np.broadcast_to(parts[0][:, None], (*shape, half))
+    columns = np.broadcast_to(parts[1][None], (*shape, half))
+    return np.concatenate([rows, columns], axis=2).reshape(-1, dim).astype(np.float32)
+
+
+def centres(shape: tuple[int, int]) -> np.ndarray:
+    """The places' centres as logits, (T, 4) float32: x, y, and 0 for width and height."""
+    rows, columns = ((np.arange(side) + 0.5) / side for side in shape)
+    y, x = np.meshgrid(rows, columns, indexing="ij")
+    found = np.stack([x, y], axis=2).reshape(-1, 2)
+    return np.pad(np.log(found / (1 - found)), ((0, 0), (0, 2))).astype(np.float32)
+
+
+# ---------------------------------------------------------------- the network
+
+
+def attended(cfg: DetrConfig, p, x, x_at, source, source_at, where, source_where):
+    """Attention of x (B, T, D) to source (B, S, D), which are compared with their positions, (B, T, D) and (B, S, D)."""
+    q, k, v = project(p, "q", x + x_at), project(p, "k", source + source_at), project(p, "v", source)
+    h = attention.attend(q, k, v, where, source_where, causal=False, implementation=cfg.compute.attention)
+    return attention.project_out(p, h)
+
+
+def block(cfg: DetrConfig, p, x, rng, x_at, where, memory=None, memory_at=None, memory_where=None):
+    """A layer of the encoder, or of the decoder where there is a memory."""
+    rngs = iter([None] * 3 if rng is None else jax.random.split(rng, 3))
+
+    def add(x, y, name):
+        return constrain(norm.layer(p[name], x + dropout(cfg.dropout, y, next(rngs)), eps=EPS), "batch", "seq", "embed")
+
+    x = add(x, attended(cfg, p["attn"], x, x_at, x, x_at, where, where), "attn_norm")
+    if "cross" in p:
+        x = add(x, attended(cfg, p["cross"], x, x_at, memory, memory_at, where, memory_where), "cross_norm")
+    return add(x, feedforward.mlp(p["mlp"], x, ACTIVATIONS[cfg.activation]), "mlp_norm")
+
+
+def run(cfg: DetrConfig, layers, x, rng, *shared):
+    """(what leaves the last layer, what leaves each layer (L, B, T, D))."""
+    rngs = None if rng is None else jax.random.split(rng, stack.num_layers(layers))
+
+    def body(layer, x, rng, *shared):
+        x = block(cfg, layer, x, rng, *shared)
+        return x, x
+
+    return stack.run(body, layers, x, rngs, shared=shared, remat=cfg.compute.remat, unroll=cfg.compute.unroll)
+
+
+def detect(cfg: DetrConfig, p, features_BHWC: jax.Array, rng, train: bool) -> dict[str, jax.Array]:
+    """{"logits": (B, Q, K + 1), "boxes": (B, Q, 4)}: boxes as centre, width and height in 0 .. 1; in training those of the
+    layers before the last as well, "layer_logits" and "layer_boxes", (B, L - 1, Q, ...), the encoder's first with
+    `queries` "places"."""
+    B, H, W, _ = features_BHWC.shape
+    encoder_rng, decoder_rng = (None, None) if rng is None else jax.random.split(rng)
+    x = constrain(linear.linear(p["project"], features_BHWC).reshape(B, H * W, -1), "batch", "seq", "embed")
+    at = jnp.broadcast_to(jnp.asarray(sines((H, W), cfg.embed_dim), x.dtype), x.shape)
+    where = places(x)
+    memory, _ = run(cfg, p["encoder"], x, encoder_rng, at, where)
+    if cfg.queries == "places":
+        x, x_at, start = memory, at, jnp.asarray(centres((H, W)))
+    else:
+        x_at = jnp.broadcast_to(p["queries"], (B, *p["queries"].shape))
+        x, start = jnp.zeros_like(x_at), 0.0
+    _, all_LBQD = run(cfg, p["decoder"], x, decoder_rng, x_at, places(x), memory, at, where)
+    if cfg.queries == "places":  # what the queries begin as learns boxes, too
+        all_LBQD = jnp.concatenate([memory[None], all_LBQD])
+    states = norm.layer(p["decoder_norm"], all_LBQD if train else all_LBQD[-1:], eps=EPS).swapaxes(0, 1)
+    logits, boxes = heads(p, states, start)
+    out = {"logits": logits[:, -1], "boxes": boxes[:, -1]}
+    earlier = {"layer_logits": logits[:, :-1], "layer_boxes": boxes[:, :-1]}
+    return out | earlier if train and logits.shape[1] > 1 else out
+
+
+def heads(p, states_BLQD: jax.Array, start) -> tuple[jax.Array, jax.Array]:
+    """Logits (..., K + 1) and boxes (..., 4), both float32; start: where a query's box begins, as logits."""
+    hidden = states_BLQD
+    for n in range(BOX_LAYERS):
+        hidden = linear.linear(p["box"][f"layer{n}"], jax.nn.relu(hidden) if n else hidden)
+    logits = linear.linear(p["classes"], states_BLQD).astype(jnp.float32)
+    return logits, jax.nn.sigmoid(hidden.astype(jnp.float32) + start)
+
+
+PRESETS = {"detr-resnet-50": DetrConfig(), "detr-resnet-101": DetrConfig(depths=(3, 4, 23, 3))}

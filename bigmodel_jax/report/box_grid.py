@@ -1,0 +1,46 @@
+"""Pictures with their true boxes and those that a model finds, as one PNG."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bigmodel_jax.metrics.boxes import Boxes
+from bigmodel_jax.report.mask_grid import color_of
+
+INCHES, LONGEST = 1.7, 12  # a picture's side; characters of a class's name
+
+
+def write_boxes(
+    path: Path, images: np.ndarray, true: Sequence[Boxes], found: Sequence[Boxes], name_of: Callable[[int], str]
+) -> None:
+    """A row each of pictures (N, H, W, 1 or 3) in 0 .. 1 with true boxes and with found ones, each under its class's name,
+    found ones with their probability in percent."""
+    from matplotlib.figure import Figure
+
+    columns = len(images)
+    height = INCHES * images.shape[1] / images.shape[2]
+    figure = Figure(figsize=(columns * INCHES + 0.5, 2 * height + 0.2), layout="constrained", facecolor="white")
+    rows = (("true", true), ("model", found))
+    for (title, boxes), line in zip(rows, figure.subplots(2, columns, squeeze=False), strict=True):
+        for n, axes in enumerate(line):
+            axes.imshow(np.broadcast_to(images[n], (*images[n].shape[:2], 3)), vmin=0, vmax=1)
+            _draw(axes, boxes[n], name_of)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_xlim(-0.5, images.shape[2] - 0.5)
+            axes.set_ylim(images.shape[1] - 0.5, -0.5)
+        line[0].set_ylabel(title, fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def _draw(axes, boxes: Boxes, name_of: Callable[[int], str]) -> None:
+    from matplotlib.patches import Rectangle
+
+    for n, (left, top, right, bottom) in enumerate(np.asarray(boxes.corners) - 0.5):  # a pixel's centre is its number
+        label = int(boxes.labels[n])
+        color, name = color_of(label), name_of(label)[:LONGEST]
+        said = name if boxes.scores is None else f"{name} {100 * boxes.scores[n]:.0f}"
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=1.5))
+        around = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 0.6}
+        axes.text(left, max(top, 0), said, color=color, fontsize=7, va="top", clip_on=True, bbox=around)

@@ -1,0 +1,38 @@
+"""DETR on scenes of real digits: boxes and classes of one to three digits in each picture of 48 x 48 pixels.
+
+12,000 scenes to train on, 500 with digits of the test split to measure. No run of it has been measured to its end yet.
+"""
+
+from bigmodel_jax.config import Config, EvalConfig, TrainConfig
+from bigmodel_jax.data import BoxData, DigitScenes
+from bigmodel_jax.models import DetrConfig
+from bigmodel_jax.objectives import Detection
+from bigmodel_jax.optim import OptimConfig
+
+
+def get_config() -> Config:
+    return Config(
+        model=DetrConfig(
+            image_shape=(48, 48, 1),
+            num_classes=11,
+            num_queries=36,
+            queries="places",
+            depths=(1, 1, 1, 1),
+            channels=(16, 32, 64, 128),
+            stem_channels=16,
+            block="basic",
+            stem="cifar",  # of a digit of 20 pixels, ImageNet's stem leaves 5
+            batch_norm="trained",
+            embed_dim=96,
+            num_heads=4,
+            mlp_dim=192,
+            num_layers=1,
+            num_decoder_layers=2,
+            dropout=0.0,
+        ),
+        objective=Detection(early_matches=3),
+        data=BoxData(source=DigitScenes(train=12000, validation=500), max_objects=4),
+        optim=OptimConfig(lr=1e-3, warmup_steps=100, weight_decay=0.05, final_lr_ratio=0.01),
+        train=TrainConfig(steps=4000, batch_size=32),
+        eval=EvalConfig(every=1000),
+    )
