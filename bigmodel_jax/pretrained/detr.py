@@ -93,6 +93,8 @@ def backbone_from_hf(hf: dict) -> dict:
             "block": table.get("layer_type", "bottleneck"),
         }
     name = (table or hf).get("backbone", "resnet50" if flag else None)
+    if not table and name is None:
+        raise KeyError("backbone_config")
     if name not in TIMM or (table and table.get("model_type") != "timm_backbone"):
         kind = name or (table or {}).get("model_type")
         raise ValueError(f"config.json: backbone = {kind!r} is not supported; supported: resnet, {', '.join(TIMM)}")

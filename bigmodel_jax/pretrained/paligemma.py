@@ -15,6 +15,7 @@ ROWS = (
 TEXT = {
     "hidden_act": "gelu_pytorch_tanh",
     "head_dim": 256,
+    "num_key_value_heads": 16,
     "rms_norm_eps": 1e-6,
     "rope_theta": 10_000.0,
     "max_position_embeddings": 8192,
