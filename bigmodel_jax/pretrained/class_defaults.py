@@ -87,6 +87,12 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
         "initializer_range": 0.02,
         "n_shared_experts": 1,
     },
+    models.DetrConfig: {
+        "decoder_attention_heads": 8,
+        "decoder_ffn_dim": 2048,
+        "num_queries": 100,
+        "activation_function": "relu",
+    },
     models.PaliGemmaConfig: {"hidden_size": 2048, "projection_dim": 2048},
     models.WhisperConfig: {
         "activation_function": "gelu",
