@@ -109,7 +109,7 @@ OPTIONS_OF_THEIR_OWN = set(
 def test_examples_name_configs_and_options_that_exist():
     """Options of `train`, `eval` and `data` are fields of the config, or `--run_dir`; configs are files that ship."""
     own = {"run_dir", "dtype", "topology", "search", "step", "mtbf", "workers", "harness", "limit", "steps", "warmup"}
-    own |= {"serve", "slots", "length", "weights"}
+    own |= {"serve", "slots", "length", "weights", "format"}
     fields = set(config.flat(config_file.load(LM_TINY))) | own
     for verb in cli.VERBS.values():
         for example in verb.examples:

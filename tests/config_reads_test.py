@@ -66,6 +66,7 @@ CASES = {
         TextData(source=NOWHERE),
         (
             "ViTConfig reads 'image', which TextData does not give (tokens, targets, segment_ids, positions, weights)"
+            "; data for this model and objective: ImageAnswerData, ImagePromptData"
             "; model for this objective and data: LlamaConfig, GPT2Config, MistralConfig"
         ),
     ),

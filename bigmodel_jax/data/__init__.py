@@ -6,6 +6,7 @@ Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loade
 from bigmodel_jax.data.audio.speech import SpeechData
 from bigmodel_jax.data.audio.speech_files import SpeechFiles
 from bigmodel_jax.data.audio.spoken_words import SpokenWords
+from bigmodel_jax.data.audio.transcript_data import TranscriptData
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.corpus.corpus import Corpus
 from bigmodel_jax.data.fields import Field
@@ -67,9 +68,10 @@ DATA: tuple[type[DataConfig], ...] = (
     ImageTextData,
     MaskData,
     BoxData,
-    PromptData,
     SpeechData,
+    TranscriptData,
     ImageAnswerData,
+    ImagePromptData,
     SelfPlayData,
 )
 
@@ -129,6 +131,7 @@ __all__ = [
     "Tfds",
     "TokenLabelData",
     "TokenizerConfig",
+    "TranscriptData",
     "UnpairedPreferenceData",
     "eval_batches",
     "image_shape",
