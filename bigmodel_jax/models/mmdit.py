@@ -224,7 +224,8 @@ def leave(cfg: MMDiTConfig, p, entry: Entry, x, ys, batch, *, train: bool) -> Ou
     x, _ = block(cfg, jax.tree.map(lambda leaf: leaf[0], p["last"]), x, None, *entry.shared, train=train)
     image_BTD = x[:, : prenorm.num_patches(cfg.image_shape, cfg.patch_size)]
     scale, shift = dit.modulations(p["modulation"], entry.shared[0])
-    return Out(dit.unpatchify(cfg, linear.linear(p["head"], dit.modulate(image_BTD, shift, scale))))
+    flat = linear.linear(p["head"], dit.modulate(image_BTD, shift, scale))
+    return Out(prenorm.unpatchify(flat, cfg.image_shape, cfg.patch_size))
 
 
 PRESETS = {

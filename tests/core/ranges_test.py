@@ -158,7 +158,8 @@ def subclasses(cls):
 
 # What may be any finite number, or has rules of its own.
 ANY = {
-    *("swiglu_alpha", "logit_scale_init", "logit_bias_init", "offset", "reward_weights", "mean"),
+    *("swiglu_alpha", "logit_scale_init", "logit_bias_init", "offset", "reward_weights", "mean", "time_mean"),
+    "feature_layer",  # counted from the end, with a check of its own
     "process_id",  # -1: the environment says it
 }
 

@@ -1,4 +1,4 @@
-"""CTC: its greedy labels, alignments and rates against what can be counted by hand. Its loss: tests/parity/speech_test.py."""
+"""CTC: its greedy labels, alignments and rates against what can be counted by hand. Its loss: tests/parity/parakeet_test.py."""
 
 import dataclasses
 import itertools
