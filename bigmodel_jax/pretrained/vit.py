@@ -5,6 +5,19 @@ from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.names import CONV, VECTOR, Row, linear
 
 LAYER = "vit.encoder.layer.{i}."
+
+
+def attention(layer: str) -> tuple[Row, ...]:
+    """Queries, keys, values and what joins the heads, behind the prefix of a layer."""
+    inner, names = f"{layer}attention.attention.", {"q": "query", "k": "key", "v": "value"}
+    return (
+        *(Row(f"layers/attn/{ours}", f"{inner}{theirs}.weight", linear()) for ours, theirs in names.items()),
+        *(Row(f"layers/attn/{ours}_bias", f"{inner}{theirs}.bias", VECTOR) for ours, theirs in names.items()),
+        Row("layers/attn/o", f"{layer}attention.output.dense.weight", linear(in_dims=2)),
+        Row("layers/attn/o_bias", f"{layer}attention.output.dense.bias"),
+    )
+
+
 ROWS = (
     Row("cls", "vit.embeddings.cls_token", VECTOR._replace(theirs=lambda x: x[None])),
     Row("positions", "vit.embeddings.position_embeddings", VECTOR._replace(theirs=lambda x: x[None])),
@@ -12,14 +25,7 @@ ROWS = (
     Row("patches/bias", "vit.embeddings.patch_embeddings.projection.bias"),
     Row("layers/attn_norm/scale", LAYER + "layernorm_before.weight"),
     Row("layers/attn_norm/bias", LAYER + "layernorm_before.bias"),
-    Row("layers/attn/q", LAYER + "attention.attention.query.weight", linear()),
-    Row("layers/attn/k", LAYER + "attention.attention.key.weight", linear()),
-    Row("layers/attn/v", LAYER + "attention.attention.value.weight", linear()),
-    Row("layers/attn/o", LAYER + "attention.output.dense.weight", linear(in_dims=2)),
-    Row("layers/attn/q_bias", LAYER + "attention.attention.query.bias", VECTOR),
-    Row("layers/attn/k_bias", LAYER + "attention.attention.key.bias", VECTOR),
-    Row("layers/attn/v_bias", LAYER + "attention.attention.value.bias", VECTOR),
-    Row("layers/attn/o_bias", LAYER + "attention.output.dense.bias"),
+    *attention(LAYER),
     Row("layers/mlp_norm/scale", LAYER + "layernorm_after.weight"),
     Row("layers/mlp_norm/bias", LAYER + "layernorm_after.bias"),
     Row("layers/mlp/up/kernel", LAYER + "intermediate.dense.weight", linear()),

@@ -1,5 +1,6 @@
 """Where a run ends: what its objective makes of the weights, the report page, and the last lines on the terminal."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -8,6 +9,8 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.core import files, mirror, params, processes, sharding
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.base import DataConfig
+from bigmodel_jax.report.box_grid import write_boxes
+from bigmodel_jax.report.mask_grid import write_masks
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training.checks import check_images, check_sample
 from bigmodel_jax.training.saved import find_boxes, generate_images, generate_text, predict_masks
@@ -64,20 +67,23 @@ class Images:
         return ""
 
 
-class Masks:
-    """Held-out pictures with their masks and what the model says of each pixel, in one picture."""
+class Pictures:
+    """Held-out pictures beside what the model says of them, in one picture.
+
+    predict: (config, weights) -> pictures, what is true of them, what is predicted. write: draws these into a file.
+    """
+
+    def __init__(self, predict: Callable, write: Callable):
+        self.predict, self.write = predict, write
 
     def check(self, config: Config) -> None:
-        pass  # any data with a mask has pictures
+        pass  # data with a mask or with boxes has pictures
 
     def make(self, config: Config, weights: params.Tree, path: Path) -> str:
         if config.objective.pictures:
-            from bigmodel_jax.report.mask_grid import write_masks
-
-            images, masks, predicted = predict_masks(config, weights)
+            found = self.predict(config, weights)
             if processes.first():
-                name = getattr(config.data, "class_name", str)
-                write_masks(path.with_suffix(".png"), images, masks, predicted, name)
+                self.write(path.with_suffix(".png"), *found, getattr(config.data, "class_name", str))
         return ""
 
 
@@ -97,29 +103,12 @@ class Games:
         return ""
 
 
-class Boxes:
-    """Held-out pictures with their boxes and those that the model finds, in one picture."""
-
-    def check(self, config: Config) -> None:
-        pass  # any data with boxes has pictures
-
-    def make(self, config: Config, weights: params.Tree, path: Path) -> str:
-        if config.objective.pictures:
-            from bigmodel_jax.report.box_grid import write_boxes
-
-            images, true, found = find_boxes(config, weights)
-            if processes.first():
-                name = getattr(config.data, "class_name", str)
-                write_boxes(path.with_suffix(".png"), images, true, found, name)
-        return ""
-
-
 ENDINGS: dict[str, Ending] = {
     "text": Text(),
     "images": Images(),
-    "masks": Masks(),
+    "masks": Pictures(predict_masks, write_masks),
     "speech": Speech(),
-    "boxes": Boxes(),
+    "boxes": Pictures(find_boxes, write_boxes),
     "games": Games(),
 }
 
