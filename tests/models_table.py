@@ -100,9 +100,13 @@ TAIL = """
 """
 
 
+def model_of(family: str) -> str:
+    return MODEL_OF.get(family, family.partition("-")[0])
+
+
 def why_not(family: str, column: str) -> str:
     """Why a cell holds no figure, in the words that HEAD explains."""
-    model = MODEL_OF.get(family, family.partition("-")[0])
+    model = model_of(family)
     if family.endswith("-mtp") and column in ("decode", "reload"):
         return "left out"
     if column in ("import", "export", "reload"):
@@ -136,8 +140,9 @@ class Results:
 
     def row(self, family: str) -> str:
         cells = [self.cell(family, column) for column in COLUMNS]
-        model = MODEL_OF.get(family, family.partition("-")[0])
-        sharded = {True: "equal", False: "differs"}.get(self.sharded.get(model), "not measured")
+        model = model_of(family)
+        sharded = self.sharded.get(family, self.sharded.get(model))  # a form of a model may have a grid of its own
+        sharded = {True: "equal", False: "differs"}.get(sharded, "not measured")
         config = f"configs/{CONFIG_OF.get(model, f'{model}_tiny')}.py"
         config = f"`{config}`" if (ROOT / config).is_file() else "none"
         return f"| {family} | {' | '.join(cells)} | {sharded} | {config} |"
@@ -151,7 +156,8 @@ class Results:
         return f"{value:.0f}" if column == "export" else f"{value:.1e}"
 
     def pytest_sessionfinish(self) -> None:
-        families = sorted({family for family, _ in self.measured} | (set(MODELS) & set(self.sharded)))
+        known = {family for family, _ in self.measured if model_of(family) in MODELS}  # objectives are measured as well
+        families = sorted(known | (set(MODELS) & set(self.sharded)))
         titles = ["family", *COLUMNS, "8 devices", "tiny config"]
         lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}", *map(self.row, families)]
         self.path.write_text(HEAD + "\n".join(lines) + "\n" + TAIL)
