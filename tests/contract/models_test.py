@@ -36,6 +36,7 @@ FITS = {
     "diffusion": {"image_shape", "learn_sigma"},
     "ctc": {"num_mels", "subsampling"},
     "flow_matching": {"image_shape", "pooled_dim"},
+    "self_play": {"board_shape"},
 }
 # Objectives of decoders that are trained already: tests/objectives/pairs_test.py and others see them.
 AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "distillation"}

@@ -147,7 +147,8 @@ def test_the_loss_and_its_gradient_are_torchs():
 
 @pytest.mark.parametrize("n", range(3), ids=["noise", "tone", "silence"])
 def test_spectrograms_are_those_of_parakeets_features(n):
+    """Theirs has for silence rounding errors that are made large; ours has zeros."""
     with np.load(HERE / "fixtures" / "speech_features" / "reference.npz") as ref:
         ours, theirs = spectrogram.log_mel(ref[f"samples/{n}"], 40), ref[f"log_mel/{n}"]
     assert ours.shape == theirs.shape == (len(ours), 40)
-    assert distance(ours, theirs) <= 1e-3
+    assert distance(ours, theirs) <= 1e-3 if n < 2 else not ours.any()
