@@ -109,7 +109,7 @@ class Detection(Objective):
         counted = {k: np.asarray(metrics_[k].total) for k in detections.COUNTS}
         precision, objects = detections.average_precisions(counted), counted["objects"]
         rows = zip(precision[0].tolist(), precision.mean(axis=0).tolist(), objects.tolist(), strict=True)
-        return {"average_precision": [[None if x != x else x for x in row] for row in rows]}
+        return {"precision_by_class": [[None if x != x else x for x in row] for row in rows]}
 
 
 def layers_of(value) -> list[tuple[jax.Array, jax.Array]]:

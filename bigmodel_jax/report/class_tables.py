@@ -37,7 +37,7 @@ def _overlap_row(name: str, iou: float | None, precision: float, recall: float, 
 
 def average_precision(run: Run) -> str:
     """Average precision of each class at an overlap of .5 and over .5 to .95; "" where the run detects nothing."""
-    lines = run.last("eval/average_precision") or []
+    lines = run.last("eval/precision_by_class") or []
     rows = "".join(_precision_row(run.label(c), *line) for c, line in enumerate(lines) if line[2])
     return _table(("Class", "AP@.5", "AP@[.5:.95]", "True boxes"), rows) if rows else ""
 

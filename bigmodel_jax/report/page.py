@@ -89,7 +89,7 @@ def _run_body(run: Run) -> str:
             profile_page.section(run.path),
             elements.section(
                 "Per class",
-                class_tables.per_class(run) + class_tables.overlap(run) + class_tables.average_precision(run),
+                class_tables.every(run),
                 "Of the newest evaluation.",
             ),
             elements.section(

@@ -123,4 +123,4 @@ def test_no_true_boxes_at_all():
         "map50": 0,
         "map75": 0,
     }
-    assert objective.tables(found)["average_precision"] == [[None, None, 0.0]] * K
+    assert objective.tables(found)["precision_by_class"] == [[None, None, 0.0]] * K
