@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import typing
 from typing import Any, NamedTuple
 
 import chex
@@ -15,7 +16,7 @@ from text_axes import axes
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
-from bigmodel_jax.models import MODELS, ModelConfig
+from bigmodel_jax.models import MODELS, ModelConfig, bert
 from bigmodel_jax.models.base import Model
 from bigmodel_jax.objectives import OBJECTIVES, Objective
 
@@ -62,7 +63,8 @@ def configs() -> dict[str, ModelConfig]:
     """The smallest config of every model, and of every second way in which one is written."""
     tiny = {name: cls.tiny() for name, cls in MODELS.items()}
     doors = {f"{n}-linen": dataclasses.replace(c, door="linen") for n, c in tiny.items() if hasattr(c, "door")}
-    heads = {f"bert-{head}": dataclasses.replace(tiny["bert"], head=head) for head in HEADS if not head.endswith("_lm")}
+    of_bert = [head for head in typing.get_args(bert.Head) if head in HEADS and not head.endswith("_lm")]
+    heads = {f"bert-{head}": dataclasses.replace(tiny["bert"], head=head) for head in of_bert}
     classifiers = {n: dataclasses.replace(c, num_classes=6) for n, c in heads.items() if n.endswith("classification")}
     dino = {"head": "class_and_mean", "layer_scale": 0.5, "num_registers": 2, "gated_mlp": True}
     vits = {"dinov2": dataclasses.replace(tiny["vit"], **dino)}
