@@ -83,9 +83,14 @@ def test_a_process_with_jax_alone_computes_the_models_outputs(tmp_path, capsys):
     assert [said for said in ("LlamaConfig", "step 0", "| weights.safetensors |") if said not in card] == []
 
 
+# The export of these has not been tried: they read pictures or recordings, and several have no form with open sizes.
+UNTRIED = ("segformer", "unet", "conformer", "whisper", "detr", "mmdit", "mmdit_text")
+UNTRIED += ("llava", "paligemma", "idefics3", "smolvlm")
+
+
 @pytest.mark.slow
 def test_so_does_every_model(tmp_path):
-    compare([name for name in (*MODELS, *NAMED) if name not in (*FIRST, *UNKNOWN)], tmp_path)
+    compare([name for name in (*MODELS, *NAMED) if name not in (*FIRST, *UNKNOWN, *UNTRIED)], tmp_path)
 
 
 def follow(config, prompts, tokens):
