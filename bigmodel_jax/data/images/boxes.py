@@ -7,13 +7,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from bigmodel_jax.core import files
 from bigmodel_jax.core.ranges import Classes, Count
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field, per_row
-from bigmodel_jax.data.images import mask_files, pictures
+from bigmodel_jax.data.images import mask_files, masks
 from bigmodel_jax.data.images.mask_files import Fit
 from bigmodel_jax.data.sources.digit_scenes import DigitScenes
 from bigmodel_jax.data.sources.source import Source
@@ -78,20 +77,14 @@ class BoxData(DataConfig):
         return {"num_classes": self.num_classes, "image_shape": shape, "num_queries": self.max_objects}
 
     def save_artifacts(self, folder: Path) -> None:
-        """vocabulary.json: the names of the classes, in the order of their numbers."""
-        if labels := self.source.labels():
-            text = json.dumps({"labels": labels}, ensure_ascii=False, indent=0)
-            files.replace(folder / "vocabulary.json", text + "\n")
+        masks.write_class_names(self.source, folder)
 
     def picture(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
         """A picture file as evaluation sees it, (H, W, C) float32 in 0 .. 1."""
-        image = pictures.read(path)
-        image, _ = mask_files.fitted(image, np.zeros(image.shape[:2], np.uint8), tuple(shape[:2]), self.fit, 0)
-        return pictures.fitted(image, shape).astype(np.float32) / np.float32(255)
+        return masks.picture(path, shape, self.fit)
 
     def class_name(self, label: int) -> str:
-        names = self.source.labels()
-        return names[label] if label < len(names) else f"class {label}"
+        return masks.class_name(self.source, label)
 
 
 @dataclasses.dataclass(frozen=True)

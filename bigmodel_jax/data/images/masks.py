@@ -76,21 +76,33 @@ class MaskData(DataConfig):
         return {"num_classes": self.num_classes, "image_shape": self.open("train").images.shape[1:]}
 
     def save_artifacts(self, folder: Path) -> None:
-        """vocabulary.json: the names of the classes, in the order of their numbers."""
-        if labels := self.source.labels():
-            text = json.dumps({"labels": labels}, ensure_ascii=False, indent=0)
-            files.replace(folder / "vocabulary.json", text + "\n")
+        write_class_names(self.source, folder)
 
     def picture(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
         """A picture file as evaluation sees it, (H, W, C) float32 in 0 .. 1."""
-        image = pictures.read(path)
-        empty = np.zeros(image.shape[:2], np.uint8)
-        image, _ = mask_files.fitted(image, empty, tuple(shape[:2]), self.fit, self.ignore_label)
-        return pictures.fitted(image, shape).astype(np.float32) / np.float32(255)
+        return picture(path, shape, self.fit)
 
     def class_name(self, label: int) -> str:
-        names = self.source.labels()
-        return names[label] if label < len(names) else f"class {label}"
+        return class_name(self.source, label)
+
+
+def write_class_names(source: Source, folder: Path) -> None:
+    """vocabulary.json: the names of a source's classes, in the order of their numbers; nothing where it has none."""
+    if labels := source.labels():
+        text = json.dumps({"labels": labels}, ensure_ascii=False, indent=0)
+        files.replace(folder / "vocabulary.json", text + "\n")
+
+
+def class_name(source: Source, label: int) -> str:
+    names = source.labels()
+    return names[label] if label < len(names) else f"class {label}"
+
+
+def picture(path: Path, shape: tuple[int, ...], fit: Fit) -> np.ndarray:
+    """A picture file as evaluation sees it, (H, W, C) float32 in 0 .. 1."""
+    image = pictures.read(path)
+    image, _ = mask_files.fitted(image, np.zeros(image.shape[:2], np.uint8), tuple(shape[:2]), fit, 0)
+    return pictures.fitted(image, shape).astype(np.float32) / np.float32(255)
 
 
 @dataclasses.dataclass(frozen=True)
