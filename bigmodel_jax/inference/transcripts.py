@@ -73,6 +73,12 @@ def _read(path: Path, where: str, text: str | None = None) -> Recording:
     return Recording(path, samples, text)
 
 
+def check_metric(found: Sequence[Recording]) -> None:
+    """ValueError, before anything is heard, where a text is known and the word error rate has no library."""
+    if any(one.text is not None for one in found):
+        texts.check_package("transcribe: the word error rate", *texts.TEXT_METRICS["wer"].package)
+
+
 def listener(config: Config, weights: params.Tree, tokenizer: Tokenizer | None, asked: Asked) -> Listen:
     """What a run hears in samples, piece by piece; ValueError where its model does not read recordings."""
     if set(config.model.inputs()) == {"log_mel", "tokens"} and tokenizer is not None:
@@ -105,6 +111,5 @@ def word_error(found: Sequence[tuple[Recording, list[Segment]]]) -> str:
     if not known:
         return ""
     metric = texts.TEXT_METRICS["wer"]
-    texts.check_package("transcribe: the word error rate", *metric.package)
     rate = metric([plain(heard) for _, heard in known], [[plain(said)] for said, _ in known])["wer"]
     return f"word error rate: {rate:.2%} of {len(known)} recordings, in lower case and without punctuation"

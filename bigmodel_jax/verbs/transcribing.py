@@ -37,6 +37,7 @@ def transcribe(args: Sequence[str]) -> None:
     from bigmodel_jax.training.saved import open_tokenizer
 
     recordings = transcripts.recordings([Path(name) for name in targets[1:]])
+    transcripts.check_metric(recordings)
     weights = _weights(config, run_dir, given.step)
     asked = transcripts.Asked(given.language, given.task, given.times)
     listen = transcripts.listener(config, weights, open_tokenizer(config, run_dir), asked)
