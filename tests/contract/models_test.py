@@ -39,8 +39,9 @@ FITS = {
     "flow_matching": {"image_shape", "pooled_dim"},
     "self_play": {"board_shape"},
 }
-# Objectives of decoders that are trained already: tests/objectives/pairs_test.py and others see them.
-AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "distillation"}
+# Objectives of decoders that are trained already, and of a game's network, which is in no table of
+# families: tests/objectives/pairs_test.py, tests/data/games/self_play_test.py and others see them.
+AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "distillation", "self_play"}
 # Models of a class for each pixel, which have the fields of classifiers.
 OF_PIXELS = {"segformer", "unet"}
 # Objectives of any decoder, which are seen on the first alone.
