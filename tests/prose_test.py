@@ -1,0 +1,88 @@
+"""Prose is short enough to be read at a glance, and every public name says in a sentence what it is."""
+
+import ast
+import io
+import re
+import subprocess
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LONGEST = 100  # characters of a line of prose; a line of code may have 128
+# What cannot be broken: a link, a command, a row of a table, code.
+FENCE = re.compile(r"^\s*(```|~~~)")
+UNBROKEN = re.compile(r"https?://\S{40,}|^\s*\||^\s{4,}\S|\]\(\S{60,}\)")
+
+
+def tracked(pattern: str) -> list[Path]:
+    """Files of this repository that git tracks and a glob matches."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", pattern], cwd=ROOT, capture_output=True)
+    return [ROOT / name for name in listed.stdout.decode().split() if (ROOT / name).exists()]
+
+
+def docstring_lines(tree: ast.Module) -> set[int]:
+    """The numbers of all lines that docstrings cover."""
+    numbers = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                numbers |= set(range(first.lineno, first.end_lineno + 1))
+    return numbers
+
+
+def comment_lines(source: str) -> set[int]:
+    """The numbers of lines that hold nothing but a comment."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {t.start[0] for t in tokens if t.type == tokenize.COMMENT and t.line.lstrip().startswith("#")}
+
+
+def prose_of_python(path: Path) -> set[int]:
+    source = path.read_text()
+    return docstring_lines(ast.parse(source)) | comment_lines(source)
+
+
+def prose_of_markdown(path: Path) -> set[int]:
+    numbers, fenced = set(), False
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if FENCE.match(line):
+            fenced = not fenced
+        elif not fenced:
+            numbers.add(number)
+    return numbers
+
+
+def too_long(path: Path) -> list[str]:
+    lines = path.read_text().splitlines()
+    prose = prose_of_markdown(path) if path.suffix == ".md" else prose_of_python(path)
+    found = [n for n in sorted(prose) if len(lines[n - 1]) > LONGEST]
+    if path.suffix == ".md":
+        found = [n for n in found if not UNBROKEN.search(lines[n - 1])]
+    return [f"{path.relative_to(ROOT)}:{n}" for n in found if "http" not in lines[n - 1]]
+
+
+@pytest.mark.parametrize("pattern", ["bigmodel_jax/*.py", "configs/*.py", "benchmarks/*.py", "launch.py", "*.md"])
+def test_a_line_of_prose_is_at_most_100_characters_long(pattern):
+    found = [line for path in tracked(pattern) for line in too_long(path)]
+    assert not found, f"{len(found)} lines are longer than {LONGEST} characters:\n" + "\n".join(found)
+
+
+def undocumented(path: Path) -> list[str]:
+    """Public functions and classes of a file, and public methods of its public classes, without a docstring."""
+    found = []
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            if not ast.get_docstring(node):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+    return found
+
+
+def test_every_public_name_has_a_docstring():
+    found = [name for path in tracked("bigmodel_jax/*.py") for name in undocumented(path)]
+    assert not found, f"{len(found)} public names have no docstring:\n" + "\n".join(found)
