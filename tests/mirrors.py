@@ -14,6 +14,7 @@ FAMILIES = {
     "denoisers": ("dit", "pixart", "mmdit"),
     "vision_language": ("vision_language", "llava", "paligemma", "idefics3"),
     "recurrent": ("rnn",),
+    "autoencoder": ("autoencoder",),
 }
 PUBLISHED = {
     "decoders": (
@@ -37,6 +38,7 @@ PUBLISHED = {
     "clip_siglip": ("clip", "siglip"),
     "denoisers": ("dit", "pixart", "mmdit"),
     "vision_language": ("vision_language", "llava", "paligemma", "idefics3"),
+    "autoencoder": ("autoencoder",),
 }
 # Quick tests beside (or, where there is none, instead of) a file's mirror; the fastest first.
 TESTS = {

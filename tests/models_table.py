@@ -20,6 +20,7 @@ MODEL_OF = {
     "lstm": "rnn",
     "gru": "rnn",
     "resnet_basic": "resnet",
+    "autoencoder_plain": "autoencoder",
     "conformer_bare": "conformer",
     "dinov2": "vit",
     "dinov2_registers": "vit",
@@ -46,6 +47,7 @@ CONFIG_OF = {
     "rnn": "lstm_text",
     "linear": "linear_regression",
     "bag_of_embeddings": "text_classification",
+    "autoencoder": "vae_emoji",
     "conformer": "speech_words",
     "whisper": "whisper_tiny_en",
 }

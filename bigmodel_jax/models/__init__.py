@@ -3,6 +3,7 @@
 A model of one's own needs no entry here: a config file may define its `ModelConfig` beside `get_config`.
 """
 
+from bigmodel_jax.models.autoencoder import AutoencoderConfig
 from bigmodel_jax.models.bag_of_embeddings import BagOfEmbeddingsConfig
 from bigmodel_jax.models.base import Entry, Model, ModelConfig, Out, Parts
 from bigmodel_jax.models.bert import BertConfig
@@ -92,6 +93,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "text_to_image": TextToImageConfig,
     "conformer": ConformerConfig,
     "whisper": WhisperConfig,
+    "autoencoder": AutoencoderConfig,
     "mmdit": MMDiTConfig,
     "mmdit_text": MMDiTTextConfig,
     "llava": LlavaConfig,
@@ -102,6 +104,7 @@ MODELS: dict[str, type[ModelConfig]] = {
 
 __all__ = [
     "MODELS",
+    "AutoencoderConfig",
     "BagOfEmbeddingsConfig",
     "BertConfig",
     "CLIPConfig",

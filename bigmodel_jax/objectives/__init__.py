@@ -1,5 +1,6 @@
 """Objectives: `score(out, batch, params, train) -> Loss` of what a model gave, one task per file."""
 
+from bigmodel_jax.objectives.autoencoding import Autoencoding
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.classification import Classification
 from bigmodel_jax.objectives.contrastive import Contrastive
@@ -10,6 +11,7 @@ from bigmodel_jax.objectives.distillation import Distillation
 from bigmodel_jax.objectives.flow_matching import FlowMatching
 from bigmodel_jax.objectives.kto import KTO
 from bigmodel_jax.objectives.language_model import NextToken
+from bigmodel_jax.objectives.latent_flow import LatentFlow
 from bigmodel_jax.objectives.masked_language_model import BertPretraining, MaskedLanguageModel
 from bigmodel_jax.objectives.odds_ratio import ORPO
 from bigmodel_jax.objectives.policy_gradient import PolicyGradient
@@ -35,6 +37,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "diffusion": Diffusion,
     "ctc": CTC,
     "flow_matching": FlowMatching,
+    "latent_flow": LatentFlow,
+    "autoencoding": Autoencoding,
     "dpo": DPO,
     "orpo": ORPO,
     "simpo": SimPO,
@@ -50,6 +54,7 @@ __all__ = [
     "KTO",
     "OBJECTIVES",
     "ORPO",
+    "Autoencoding",
     "BertPretraining",
     "Classification",
     "Contrastive",
@@ -57,6 +62,7 @@ __all__ = [
     "Diffusion",
     "Distillation",
     "FlowMatching",
+    "LatentFlow",
     "Loss",
     "MaskedLanguageModel",
     "NextToken",

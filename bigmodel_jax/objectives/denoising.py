@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from bigmodel_jax.core import metrics
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.params import Tree
+from bigmodel_jax.models.base import ModelConfig
 from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 
 
@@ -45,6 +46,10 @@ class Denoising(Objective):
     def moved(self, image: jax.Array) -> jax.Array:
         """Images of 0 .. 1 as the model sees them, float32."""
         return (image.astype(jnp.float32) - self.offset) * self.scale
+
+    def picture_shape(self, model: ModelConfig) -> tuple[int, ...]:
+        """(H, W, C) of the images that `pictures` gives."""
+        return tuple(getattr(model, "image_shape", ()))
 
     def pictures(self, params: Tree, x: jax.Array) -> jax.Array:
         """Images of 0 .. 1, (B, H, W, C), of what a sampler ends with; params: those of the model and the objective."""

@@ -3,6 +3,7 @@
 `FAMILIES` is the one table of what can be imported and exported, by the architecture's name in config.json.
 """
 
+from bigmodel_jax.pretrained.autoencoder import AUTOENCODER
 from bigmodel_jax.pretrained.bert import BERT
 from bigmodel_jax.pretrained.class_defaults import with_defaults
 from bigmodel_jax.pretrained.clip import CLIP
@@ -80,6 +81,7 @@ FAMILIES: dict[str, Family] = {
         DIT,
         PIXART,
         MMDIT,
+        AUTOENCODER,
         CLIP,
         CONFORMER,
         WHISPER,

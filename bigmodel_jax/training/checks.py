@@ -94,7 +94,7 @@ def check_images(config: Config, sample: ImageSampleConfig, prefix: str = "") ->
     most = config.objective.num_steps
     if sample.steps > most:
         raise ValueError(f"{prefix}steps = {sample.steps}; it must be at most objective.num_steps = {most}")
-    shape = getattr(config.model, "image_shape", ())
+    shape = config.objective.picture_shape(config.model)
     if len(shape) != 3 or shape[2] not in (1, 3):
         raise ValueError(f"{prefix}num = {sample.num}: images of shape {tuple(shape)} cannot be shown; give 0")
 

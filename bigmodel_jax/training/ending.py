@@ -13,6 +13,7 @@ from bigmodel_jax.report.box_grid import write_boxes
 from bigmodel_jax.report.mask_grid import write_masks
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training.checks import check_images, check_sample
+from bigmodel_jax.training.reconstruction_ending import Reconstructions
 from bigmodel_jax.training.saved import find_boxes, generate_images, generate_text, predict_masks
 from bigmodel_jax.training.speech_ending import Speech
 from bigmodel_jax.training.state import TrainState, weights
@@ -108,6 +109,7 @@ ENDINGS: dict[str, Ending] = {
     "images": Images(),
     "masks": Pictures(predict_masks, write_masks),
     "speech": Speech(),
+    "reconstructions": Reconstructions(),
     "boxes": Pictures(find_boxes, write_boxes),
     "games": Games(),
 }

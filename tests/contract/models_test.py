@@ -38,10 +38,11 @@ FITS = {
     "ctc": {"num_mels", "subsampling"},
     "flow_matching": {"image_shape", "pooled_dim"},
     "self_play": {"board_shape"},
+    "autoencoding": {"latent_channels"},
 }
-# Objectives of decoders that are trained already, and of a game's network, which is in no table of
-# families: tests/objectives/pairs_test.py, tests/data/games/self_play_test.py and others see them.
-AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "distillation", "self_play"}
+# Objectives that need a trained model beside their own or before it, and the one of a game's network, which is in
+# no table of families: tests/objectives/pairs_test.py, tests/data/games/self_play_test.py and others see them.
+AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "distillation", "self_play", "latent_flow"}
 # Models of a class for each pixel, which have the fields of classifiers.
 OF_PIXELS = {"segformer", "unet"}
 # Objectives of any decoder, which are seen on the first alone.
@@ -85,6 +86,8 @@ def fits(cfg: ModelConfig, objective: str) -> bool:
         return objective == "detection"
     if type(cfg) in {MODELS[name] for name in OF_PIXELS} or objective == "segmentation":
         return type(cfg) in {MODELS[name] for name in OF_PIXELS} and objective == "segmentation"
+    if "latent_channels" in names:
+        return objective == "autoencoding"
     if "pooled_dim" in names:
         return objective == "flow_matching"
     if "learn_sigma" in names:  # has classes or texts, but to be told, not to find
@@ -158,6 +161,8 @@ def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
             "classes": classes,
             "weights": np.ones(ROWS, np.float32),
         }
+    if objective == "autoencoding":
+        return {"image": rng.random((ROWS, *cfg.image_shape), np.float32), "weights": np.ones(ROWS, np.float32)}
     if objective == "contrastive":
         image = rng.random((ROWS, *cfg.vision.image_shape), np.float32)
         tokens = rng.integers(0, cfg.text.vocab_size, (ROWS, LENGTH)).astype(np.int32)
@@ -319,6 +324,8 @@ def test_fresh_loss_is_that_of_knowing_nothing(pair):
     elif hasattr(c.cfg, "subsampling"):  # all alignments of distinct labels are equally likely
         frames = FRAMES // c.cfg.subsampling
         chance = (frames * np.log(c.cfg.vocab_size) - np.log(math.comb(frames + LABELS, 2 * LABELS))) / LABELS
+    elif hasattr(c.cfg, "latent_channels"):
+        chance = 0.5  # the mean absolute value of images alike in -1 .. 1
     elif hasattr(c.cfg, "pooled_dim"):
         chance = 4 / 3  # and that of images alike in -1 .. 1
     elif hasattr(c.cfg, "vision") and not hasattr(c.cfg, "connector"):

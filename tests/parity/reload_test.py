@@ -1,4 +1,4 @@
-"""Exports loaded by transformers (PixArt's, MM-DiT's by diffusers): our logits, for configs near its defaults and far.
+"""Exports loaded by transformers (those of PixArt, MM-DiT and the autoencoder by diffusers): our logits, for configs near its defaults and far.
 
 With --reference-python the exports are loaded live; --update-golden then writes fixtures/<name>/exports.json (each export's
 config.json, and a digest of its tensors) and fixtures/<name>/exports.npz (what the reference computed with it). Without it,
@@ -133,6 +133,7 @@ VARIANTS = {
     "whisper": {"other": {"num_decoder_layers": 1, "num_heads": 2, "max_seq_len": 12, "activation": "relu"}},
     "conformer": {"other": {"subsampling": 2, "scale_input": False, "conv_width": 3, "vocab_size": 5}},
     "mmdit": {"other": {"zero_init": False, "qk_norm": False, "num_layers": 2, "position_grid": 5}},
+    "autoencoder": {"other": {"norm_groups": 2, "blocks_per_level": 2, "channels": (8, 12), "latent_channels": 3}},
     "llava": {
         "full": {"class_token": True, "feature_layer": -1},
         "tied": {
@@ -230,6 +231,8 @@ def inputs_of(name: str, batch: dict) -> dict[str, np.ndarray]:
             "text_states": "encoder_hidden_states",
             "text_pooled": "pooled_projections",
         }
+    if name.startswith("autoencoder"):
+        names = {"image": "sample"}
     if name == "siglip":
         out.pop("segment_ids")
     return {names.get(key, key): x for key, x in out.items()}
@@ -246,6 +249,8 @@ def outputs(name: str, cfg, flat: dict, batch: dict) -> dict[str, np.ndarray]:
         return {"logits": np.asarray(value["logits"]), "pred_boxes": np.asarray(value["boxes"])}
     if isinstance(value, dict):
         return {names.get(key, "prediction_logits"): np.asarray(x) for key, x in value.items()}
+    if name.startswith("autoencoder"):
+        return {"sample": np.moveaxis(np.asarray(value.image), -1, 1)}
     value = np.asarray(value)
     if getattr(cfg, "head", None) == "question_answering":
         return {"start_logits": value[..., 0], "end_logits": value[..., 1]}

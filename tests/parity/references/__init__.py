@@ -1,6 +1,7 @@
 """Family -> what writes its reference into a folder."""
 
 from references.adapters import ADAPTERS
+from references.autoencoder import AUTOENCODERS
 from references.conformer import CONFORMERS
 from references.decoders import DECODERS
 from references.deepseek import DEEPSEEKS
@@ -29,6 +30,7 @@ from references.whisper import WHISPERS
 
 REFERENCES = {
     **ADAPTERS,
+    **AUTOENCODERS,
     **CONFORMERS,
     **DECODERS,
     **GEMMA,

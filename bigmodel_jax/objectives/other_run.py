@@ -1,0 +1,29 @@
+"""The model of another run that an objective keeps beside its own."""
+
+import json
+
+from bigmodel_jax.core import formats, mirror
+from bigmodel_jax.core.dataclass_json import from_json
+from bigmodel_jax.models import ModelConfig
+
+
+def model_of(run: str, name: str) -> ModelConfig:
+    """The model of the run that the config's field `name` gives as FOLDER, FOLDER@STEP or FOLDER@best.
+
+    Raises ValueError, one line, where the folder is no run's or the run has adapters.
+    """
+    if not run:
+        raise ValueError(f"{name} = '': give the folder of a run")
+    path = mirror.fetched(run) / "config.json"
+    if not path.parent.is_dir():  # a checkpoint is named behind the folder
+        path = mirror.fetched(run.rpartition("@")[0]) / "config.json"
+    try:
+        node = formats.opened(json.loads(path.read_bytes()), path)
+        config = from_json(node["model"], path.parent)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+        raise ValueError(f"{name} = {run!r} is not a run's folder; `import` makes one of published weights") from error
+    except ValueError as error:
+        raise ValueError(f"{name} = {run!r}: {error}") from error
+    if set(node.get("adapters", {})) - {"type"}:
+        raise ValueError(f"{name} = {run!r} has adapters; merge them into its base first")
+    return config

@@ -1,0 +1,125 @@
+"""The autoencoder's tensors and config.json, by the names of diffusers' AutoencoderKL. Each block has rows of its own."""
+
+from bigmodel_jax.models.autoencoder import MOST_LEVELS, AutoencoderConfig
+from bigmodel_jax.pretrained.clip import dense
+from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.names import CONV, Row
+
+MOST_BLOCKS = 10  # residual blocks of a level; the published ones have 2 or 3
+DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
+
+
+def conv(ours: str, theirs: str) -> tuple[Row, ...]:
+    """The rows of a convolution and its bias."""
+    return Row(f"{ours}/kernel", f"{theirs}.weight", CONV), Row(f"{ours}/bias", f"{theirs}.bias")
+
+
+def norm(ours: str, theirs: str) -> tuple[Row, ...]:
+    """The rows of a group norm."""
+    return Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")
+
+
+def block(ours: str, theirs: str) -> tuple[Row, ...]:
+    """The rows of one residual block, its shortcut included."""
+    return (
+        *norm(f"{ours}/norm1", f"{theirs}.norm1"),
+        *conv(f"{ours}/conv1", f"{theirs}.conv1"),
+        *norm(f"{ours}/norm2", f"{theirs}.norm2"),
+        *conv(f"{ours}/conv2", f"{theirs}.conv2"),
+        *conv(f"{ours}/shortcut", f"{theirs}.conv_shortcut"),
+    )
+
+
+def half(ours: str, levels: str, resize: tuple[str, str], latent: str) -> tuple[Row, ...]:
+    """The rows of the encoder or of the decoder, which their files name alike."""
+    middle, attention = f"{ours}.mid_block", f"{ours}.mid_block.attentions.0"
+    maps = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0"}
+    return (
+        *conv(f"{ours}/enter", f"{ours}.conv_in"),
+        *(
+            row
+            for n in range(MOST_LEVELS)
+            for m in range(MOST_BLOCKS + 1)
+            for row in block(f"{ours}/level{n}/block{m}", f"{ours}.{levels}.{n}.resnets.{m}")
+        ),
+        *(
+            row
+            for n in range(MOST_LEVELS)
+            for row in conv(f"{ours}/level{n}/{resize[0]}", f"{ours}.{levels}.{n}.{resize[1]}.0.conv")
+        ),
+        *block(f"{ours}/middle/block0", f"{middle}.resnets.0"),
+        *norm(f"{ours}/middle/attention/norm", f"{attention}.group_norm"),
+        *(
+            row
+            for name, theirs in maps.items()
+            for row in dense(f"{ours}/middle/attention/{name}", f"{attention}.{theirs}")
+        ),
+        *block(f"{ours}/middle/block1", f"{middle}.resnets.1"),
+        *norm(f"{ours}/norm", f"{ours}.conv_norm_out"),
+        *conv(f"{ours}/leave", f"{ours}.conv_out"),
+        *conv(f"{ours}/latent", latent),
+    )
+
+
+ROWS = (
+    *half("encoder", "down_blocks", ("narrow", "downsamplers"), "quant_conv"),
+    *half("decoder", "up_blocks", ("widen", "upsamplers"), "post_quant_conv"),
+)
+# Names of the attention in files that were written before diffusers 0.16.
+RENAMED = (
+    (r"\.attentions\.0\.query\.", ".attentions.0.to_q."),
+    (r"\.attentions\.0\.key\.", ".attentions.0.to_k."),
+    (r"\.attentions\.0\.value\.", ".attentions.0.to_v."),
+    (r"\.attentions\.0\.proj_attn\.", ".attentions.0.to_out.0."),
+)
+
+
+def from_hf(hf: dict) -> AutoencoderConfig:
+    """The config of AutoencoderKL's config.json.
+
+    scaling_factor and shift_factor are not the autoencoder's own: they are `objective.latent_scale` and
+    `objective.latent_offset` of a run on its latents.
+    """
+    channels, size = tuple(hf["block_out_channels"]), hf["sample_size"]
+    check_fixed(hf, act_fn="silu", latents_mean=None, latents_std=None, out_channels=(hf["in_channels"], None))
+    check_fixed(hf, down_block_types=[DOWN] * len(channels), up_block_types=[UP] * len(channels))
+    check_fixed(hf, use_post_quant_conv=hf.get("use_quant_conv", True))
+    if hf["layers_per_block"] > MOST_BLOCKS:
+        raise ValueError(f"config.json: layers_per_block = {hf['layers_per_block']} is above {MOST_BLOCKS}")
+    return AutoencoderConfig(
+        image_shape=(size, size, hf["in_channels"]),
+        channels=channels,
+        blocks_per_level=hf["layers_per_block"],
+        latent_channels=hf["latent_channels"],
+        norm_groups=hf["norm_num_groups"],
+        latent_convolutions=hf.get("use_quant_conv", True),
+        attention=hf.get("mid_block_add_attention", True),
+    )
+
+
+def to_hf(cfg: AutoencoderConfig) -> dict:
+    """config.json as AutoencoderKL reads it, with scaling_factor 1 and no shift: the latents as they are."""
+    height, width, colors = cfg.image_shape
+    if height != width:
+        raise ValueError(f"model.image_shape = {cfg.image_shape}: diffusers' config.json has square images only")
+    return {
+        "_class_name": "AutoencoderKL",
+        "sample_size": height,
+        "in_channels": colors,
+        "out_channels": colors,
+        "block_out_channels": list(cfg.channels),
+        "down_block_types": [DOWN] * len(cfg.channels),
+        "up_block_types": [UP] * len(cfg.channels),
+        "layers_per_block": cfg.blocks_per_level,
+        "latent_channels": cfg.latent_channels,
+        "norm_num_groups": cfg.norm_groups,
+        "act_fn": "silu",
+        "scaling_factor": 1.0,
+        "shift_factor": None,
+        "use_quant_conv": cfg.latent_convolutions,
+        "use_post_quant_conv": cfg.latent_convolutions,
+        "mid_block_add_attention": cfg.attention,
+    }
+
+
+AUTOENCODER = Family("AutoencoderKL", AutoencoderConfig, from_hf, to_hf, ROWS, renamed=RENAMED)
