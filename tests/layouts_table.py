@@ -35,7 +35,7 @@ The formulas are in bytes:
 | L | the number of layers |
 | S | the part of C that a CPU's compiler sums whole before it cuts: vectors, tables for lookups alone, an untied head |
 | T | a tied table, whose two gradients a CPU's compiler sums apart |
-| K | a kernel (router, head) that `fsdp` cuts and `tensor` does not, but whose product a CPU's compiler spreads over `tensor` |
+| K | a kernel that `fsdp` cuts and `tensor` does not (a router, one at either end); a CPU spreads its product over `tensor` |
 
 A CPU's compiler has no reduce-scatter, and sums the gradients of products that share an input one
 by one. [results.md](results.md#collectives-on-tpus) says what TPUs do.
