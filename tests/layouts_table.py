@@ -7,31 +7,49 @@ from pathlib import Path
 
 HEAD = """# Layouts
 
-Every layout against one device: the same five AdamW steps on 8 virtual CPU devices, float32, tiny models of four kinds.
-Written by
+Every layout is compared with one device: the same five AdamW steps on 8 virtual CPU devices, in
+float32, with tiny models of four kinds. This command writes the page:
 
 ```
 uv run --group dev pytest tests/multidevice -m "slow or not slow" --layouts-table docs/layouts.md
 ```
 
-- **loss**: largest relative difference of the five losses (bar 2e-6). **parameters**: largest difference of any parameter
-  after them (bar 2e-5). Every parameter and both Adam moments lie on each device as the rules say (asserted from the live
-  arrays).
-- **moves**: bytes of the buffers that one step's collectives gather or sum over a mesh axis, read from the compiled program
-  (loops multiplied out; a sum over two axes counts on both) / what the layout owes by its formula (bar 5 %).
+- **loss**: the largest relative difference of the five losses (bar 2e-6).
+- **parameters**: the largest difference of any parameter after the steps (bar 2e-5). The tests also
+  assert from the live arrays that every parameter and both Adam moments lie on each device as the
+  rules say.
+- **moves**: measured / owed bytes (bar 5 %). The measured bytes are those of the buffers that one
+  step's collectives gather or sum over a mesh axis, read from the compiled program. Loops are
+  multiplied out, and a sum over two axes counts on both. The owed bytes follow from the layout's
+  formula.
 
-In the formulas, in bytes: P, the parameters that a device has after `tensor` has cut them; C, those of them that `fsdp`
-cuts; W, those of C in the layers, which are gathered forward and backward (the rest, at either end, once); A, one
-activation (batch / (data x fsdp), T, D); G, one number per token and expert; L, the layers. A CPU's compiler adds S, those
-of C that it sums whole before it cuts (vectors, tables that are only looked up, and the untied head), T, a tied table,
-whose two gradients it sums apart, and K, a kernel that `tensor` leaves whole and whose product it spreads over `tensor` all
-the same where `fsdp` cuts it (a router, those at either end); it has no reduce-scatter, and sums the gradients of products
-that share an input one by one. What TPUs do is in [results.md](results.md#collectives-on-tpus).
+The formulas are in bytes:
 
-Pipelines, rings and exchanges of heads and of tokens follow: with Adam's eps at 1e-5, and of what they move only what the axis
-itself owes, in bytes that a device sends over it. x, one microbatch's activation; s, what the layers share of it (positions,
-segments, cosines); g, the weights of one group of layers, which change hands where there are several rounds; q and kv, queries,
-and keys and values, of a device's tokens; t, their activations in all places that they may be sent to.
+| symbol | meaning |
+| --- | --- |
+| P | the parameters that a device has after `tensor` has cut them |
+| C | the part of P that `fsdp` cuts |
+| W | the part of C in the layers, gathered forward and backward; the rest of C is gathered once |
+| A | one activation: batch / (data x fsdp), T, D |
+| G | one number per token and expert |
+| L | the number of layers |
+| S | the part of C that a CPU's compiler sums whole before it cuts: vectors, tables for lookups alone, an untied head |
+| T | a tied table, whose two gradients a CPU's compiler sums apart |
+| K | a kernel that `fsdp` cuts and `tensor` does not (a router, one at either end); a CPU spreads its product over `tensor` |
+
+A CPU's compiler has no reduce-scatter, and sums the gradients of products that share an input one
+by one. [results.md](results.md#collectives-on-tpus) says what TPUs do.
+
+The rows of pipelines, rings, and exchanges of heads and tokens use Adam's eps 1e-5. Their bytes are
+those that a device sends over the named axis, and only what that axis owes:
+
+| symbol | meaning |
+| --- | --- |
+| x | one microbatch's activation |
+| s | what the layers share of a microbatch (positions, segments, cosines) |
+| g | the weights of one group of layers, which change hands where there are several rounds |
+| q, kv | the queries, and the keys and values, of a device's tokens |
+| t | the activations of a device's tokens in all places that they may be sent to |
 
 """
 
