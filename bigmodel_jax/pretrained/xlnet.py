@@ -1,4 +1,7 @@
-"""XLNet's tensors and config.json: heads lie apart in the attention's tensors, as ours do."""
+"""XLNet's tensor names and config.json.
+
+Its attention tensors have a separate axis for heads, as ours do.
+"""
 
 import functools
 
@@ -39,6 +42,11 @@ COPIES = (("lm_loss.weight", "transformer.word_embedding.weight"),)
 
 
 def from_hf(head: str, hf: dict) -> XLNetConfig:
+    """The XLNetConfig that a config.json of transformers' XLNet classes describes.
+
+    head: "none" for XLNetModel, "permuted_lm" for XLNetLMHeadModel. ValueError for another form of
+    attention.
+    """
     check_fixed(hf, ff_activation="gelu", attn_type="bi", bi_data=False, clamp_len=-1, same_length=False, untie_r=True)
     check_fixed(hf, d_head=(None, hf["d_model"] // hf["n_head"]), tie_word_embeddings=True)
     return XLNetConfig(
@@ -55,6 +63,10 @@ def from_hf(head: str, hf: dict) -> XLNetConfig:
 
 
 def to_hf(head: str, cfg: XLNetConfig) -> dict:
+    """The config.json of the XLNet class that has this head.
+
+    Raises ValueError where the config has another head.
+    """
     if cfg.head != head:
         raise ValueError(f"model.head = {cfg.head!r} is not what this architecture has; it has {head!r}")
     return {
