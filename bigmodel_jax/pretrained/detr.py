@@ -18,7 +18,7 @@ TIMM = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # blocks per stag
 
 
 def attention(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The rows of one attention. ours, theirs: the path and the module name of it."""
+    """The rows of one attention. ours, theirs: its path and its module name."""
     names = {"q": "q_proj", "k": "k_proj", "v": "v_proj"}
     return (
         *(Row(f"{ours}/{n}", f"{theirs}.{name}.weight", linear()) for n, name in names.items()),

@@ -9,7 +9,7 @@ from bigmodel_jax.pretrained.llama import check_plain, sizes_from_hf, sizes_to_h
 from bigmodel_jax.pretrained.names import VECTOR, Row
 
 # Llama's rows that differ here: `post_attention_layernorm` is the norm after attention, and the
-# norms of queries and keys have one scale per head and dimension.
+# norms of queries and keys run over all heads at once.
 OTHERS = ("layers/attn_norm/scale", "layers/mlp_norm/scale", "layers/attn/q_norm/scale", "layers/attn/k_norm/scale")
 ROWS = (
     *(row for row in llama.ROWS if row.ours not in OTHERS),
@@ -49,7 +49,7 @@ def olmo3_from_hf(hf: dict) -> Olmo3Config:
     """
     check_fixed(hf, hidden_act="silu", attention_bias=False)
     rope = hf.get("rope_parameters") or {}
-    check_fixed(rope, rope_type=None, type=None, rope_theta=None)  # one nested table per kind of layer
+    check_fixed(rope, rope_type=None, type=None, rope_theta=None)  # one table per kind of layer
     near, far = rope.get("sliding_attention") or {}, rope.get("full_attention") or {}
     # Like transformers: `rope_scaling` overrides single settings of the layers without a window.
     scaling = hf.get("rope_scaling") or {}

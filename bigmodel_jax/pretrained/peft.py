@@ -1,17 +1,12 @@
 """Reads and writes LoRA adapters in PEFT's format (0.21).
 
-A folder has adapter_config.json and adapter_model.safetensors. A tensor's name is
-`base_model.model.`, the module's name in the family's table (names.py), and one of these ends:
-
+A tensor's name is `base_model.model.`, the module's name in the family's table, and one of these:
 - `.lora_A.weight` (r, in) and `.lora_B.weight` (out, r) for a linear map;
 - `.lora_embedding_A` (r, rows) and `.lora_embedding_B` (dim, r) for an embedding;
 - `.lora_magnitude_vector` (out,) in addition for DoRA.
 
-`modules_to_save` are whole weights under their own names.
-
-One published tensor may hold several of our matrices with their outputs side by side, such as
-GPT-2's `c_attn`. Its adapter is split into one adapter for each matrix, all with the same `a`
-(peft_joined.py).
+`modules_to_save` are whole weights under their own names. One published tensor may hold several of
+our matrices, such as GPT-2's `c_attn`; peft_joined.py splits and joins its adapters.
 """
 
 import dataclasses
@@ -40,25 +35,18 @@ EMBEDDING = {"a": "lora_embedding_A", "b": "lora_embedding_B", "magnitude": "lor
 
 @dataclasses.dataclass(frozen=True)
 class Adapters:
-    """A PEFT folder by the paths of our parameters.
-
-    matrices: the adapters by path; saved: whole values of `modules_to_save` by path, in our layout;
-    rslora: whether the scale is alpha / sqrt(rank) instead of alpha / rank; dropout: the rate on an
-    adapter's input.
-    """
+    """A PEFT folder by our paths: adapters, and whole values of `modules_to_save` in our layout."""
 
     matrices: Mapping[str, Matrix]
     saved: Mapping[str, np.ndarray]
-    rslora: bool = False
-    dropout: float = 0.0
+    rslora: bool = False  # the scale is alpha / sqrt(rank), not alpha / rank
+    dropout: float = 0.0  # the rate on an adapter's input in training
 
 
 class Module(NamedTuple):
-    """One published module whose matrix can have an adapter.
+    """One published module whose matrix can have an adapter. paths: our parameters that it holds.
 
-    paths: our parameters that it holds; piece: where they lie in the published tensor; inside: the
-    number of inputs; widths: the number of outputs of each of `paths`; embedding: whether it is a
-    table of embeddings.
+    inside: number of inputs; widths: number of outputs of each path; embedding: is it a table?
     """
 
     paths: tuple[str, ...]
@@ -100,10 +88,9 @@ def is_folder(path: Path) -> bool:
 
 
 def read(folder: Path, family: Family, spec: Mapping[str, Param], cfg: Any, base: Mapping[str, Any]) -> Adapters:
-    """Reads the adapters of a folder for a model of ours.
+    """Reads a folder's adapters. spec: the model's published parameters; base: its values by path.
 
-    spec: the model's published parameters; base: its values, by path. Raises a ValueError of one
-    line where the adapters belong to another base or use an unsupported feature.
+    Raises a ValueError of one line for adapters of another base and for unsupported features.
     """
     config, known = peft_config.read(folder), modules(family, spec, cfg)
     linear = {name for name, module in known.items() if not module.embedding}
@@ -265,10 +252,7 @@ def write(adapters: Adapters, folder: Path, family: Family, spec: Mapping[str, P
 
 
 def _by_module(adapters: Adapters, known: Mapping[str, Module], family: Family) -> dict[tuple[str, ...], Matrix]:
-    """The adapters by the paths that one published module holds together.
-
-    Raises ValueError where PEFT has no such form.
-    """
+    """The adapters by the paths in one published tensor; ValueError where PEFT has no such form."""
     held = {module.paths: module for module in known.values()}
     if lacking := adapters.matrices.keys() - {path for paths in held for path in paths}:
         raise ValueError(
@@ -314,8 +298,6 @@ def _pattern(theirs: str) -> str:
 
 
 def _shortest(chosen: list[str], known: Mapping[str, Module]) -> list[str]:
-    """The `target_modules`: last parts of names where these select exactly `chosen`, else whole
-    names.
-    """
+    """The `target_modules`: last parts of names if they select exactly `chosen`, else whole names."""
     ends = sorted({name.rpartition(".")[2] for name in chosen})
     return ends if {name for name in known if name.rpartition(".")[2] in ends} == set(chosen) else chosen

