@@ -267,9 +267,9 @@ def write_about(config: Config, run_dir: Path, target: Path) -> None:
 
 
 def _write_special(run_dir: Path, target: Path) -> None:
-    """Writes the ids of special tokens, which a tokenizer trained here has too, to two JSON files.
+    """Writes the ids of special tokens to config.json and generation_config.json.
 
-    Without them transformers uses its class's defaults, which may not fit the vocabulary.
+    They are the imported ones, or a trained tokenizer's; transformers' defaults may not fit those.
     """
     special, path = special_tokens.read(run_dir), target / "config.json"
     hf = json.loads(path.read_text())
