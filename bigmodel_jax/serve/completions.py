@@ -1,4 +1,4 @@
-"""/v1/completions: texts that continue a text, or a list of texts or of token ids."""
+"""/v1/completions: continues a text, several texts, or lists of token ids."""
 
 import functools
 import time
@@ -20,7 +20,10 @@ MOST_PROMPTS = 256
 
 
 class Completions:
-    """The answers to one request: `whole` or as `chunks`."""
+    """The answers to one request, complete (`whole`) or streamed (`chunks`).
+
+    masks: the form to which the answers are held.
+    """
 
     def __init__(self, served: Served, answering: Answering, asked: Completion, masks: Masks | None = None):
         self._served, self._answering, self._asked = served, answering, asked
@@ -48,6 +51,7 @@ class Completions:
         return reply
 
     async def chunks(self) -> AsyncIterator[dict]:
+        """Yields the streamed chunks in OpenAI's form."""
         offsets = [0] * len(self._reply.requests)
         async for piece in self._pieces():
             choice = self._choice(piece.index, piece.text, piece.tokens, piece.finish, offsets[piece.index])
@@ -57,6 +61,7 @@ class Completions:
             yield self._said([]) | {"usage": self._usage()}
 
     async def whole(self) -> dict:
+        """The complete answer in OpenAI's form."""
         parts: list[list[Piece]] = [[] for _ in self._reply.requests]
         async for piece in self._pieces():
             parts[piece.index].append(piece)
@@ -70,7 +75,9 @@ class Completions:
         return self._said(choices) | {"usage": self._usage()}
 
     async def _echo(self, choice: dict, prompt: Sequence[int]) -> None:
-        """Puts the prompt in front of what follows it, with the log probabilities of its tokens where they are asked for."""
+        """Puts the prompt before its continuation, with the log probabilities of its tokens if
+        asked for.
+        """
         texts = [self._spelling.text(token) for token in prompt]
         before = self._served.tokenizer.decode(prompt)
         choice["text"] = before + choice["text"]
@@ -119,6 +126,7 @@ class Completions:
 
 
 def usage(prompt: int, completion: int) -> dict[str, int]:
+    """OpenAI's `usage` object: numbers of prompt tokens, of generated tokens, and their sum."""
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
