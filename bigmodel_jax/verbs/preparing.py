@@ -1,4 +1,4 @@
-"""The verb `prepare`, which cleans a corpus and tokenizes it."""
+"""The verbs for data: prepare cleans and tokenizes a corpus, data shows what a config feeds."""
 
 import contextlib
 import dataclasses
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -19,7 +20,7 @@ from rich.table import Table
 from bigmodel_jax.cluster import peers
 from bigmodel_jax.core import paths
 from bigmodel_jax.core.ranges import Count
-from bigmodel_jax.verbs.base import CONFIG, OfJob, Verb, local, parse_job
+from bigmodel_jax.verbs.base import CONFIG, OfConfig, OfJob, Verb, local, one_target, parse_config, parse_job
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +224,39 @@ def verify(data) -> None:
     print(f"{number:,} files, {size:,} bytes: as remembered")
 
 
+@dataclasses.dataclass(frozen=True)
+class Data(OfConfig):
+    """Options of `data`, beside the fields of the config."""
+
+    train_tokenizer: str = ""  # write the tokenizer to this tokenizer.json, and do nothing else
+    verify: tyro.conf.FlagConversionOff[bool] = False  # read all files again and print which have changed
+
+
+def data(args: Sequence[str]) -> None:
+    """Runs the verb `data`: prints what a config feeds, writes its tokenizer, or verifies its
+    files.
+    """
+    target, options = one_target("data", args)
+    given, _ = parse_config(Data(), target, options, "data")
+    config, path = given.config, given.train_tokenizer
+    paths.check_local("data: --train-tokenizer", path)
+    if given.verify:
+        return verify(config.data)
+    if path:
+        tokenizer = config.data.open_tokenizer()
+        if tokenizer is None:
+            raise ValueError(f"--train-tokenizer {path}: {type(config.data).__name__} is not text")
+        try:
+            tokenizer.save(path)
+        except Exception as error:  # the binding raises plain Exception
+            raise ValueError(f"--train-tokenizer {path}: it cannot be written ({error})") from None
+        print(f"{path}: {tokenizer.vocab_size:,} tokens")
+        return
+    from bigmodel_jax.data.inspect import show
+
+    show(config.data)
+
+
 VERBS = {
     "prepare": Verb(
         prepare,
@@ -239,5 +273,17 @@ VERBS = {
         "The folder gets shards of records, manifest.json, data_card.json, data_card.html.\n"
         "If the rows are text, the cache gets a shard of tokens for each shard of records.",
         ("prepare corpus.py --workers 4",),
-    )
+    ),
+    "data": Verb(
+        data,
+        "data CONFIG [--train-tokenizer PATH] [--FIELD VALUE ...]",
+        "show what a config feeds: counts, samples, tokens",
+        f"CONFIG             {CONFIG}\n--FIELD            any field of the config by its dotted name\n"
+        "--train-tokenizer  only writes the config's tokenizer, trained on the training\n"
+        "                   split, to this tokenizer.json\n"
+        "--verify True      reads all files again and prints which have changed\n\n"
+        "Prints counts per split, sample records before and after each transform, token\n"
+        "statistics and the share of padding.",
+        ("data configs/lm_tiny.py", "data configs/lm_tiny.py --data.packing first_fit --data.seq_len 512"),
+    ),
 }

@@ -1,4 +1,4 @@
-"""The verbs that make, continue and show runs: train, eval, generate, report, data."""
+"""The verbs that make, continue and show runs: train, eval, generate, report."""
 
 import dataclasses
 import json
@@ -23,18 +23,15 @@ from bigmodel_jax.verbs.base import (
     CONFIG,
     RUN,
     STEP,
-    OfConfig,
     OfJob,
     Verb,
     local,
     one_target,
-    parse_config,
     parse_job,
     place,
     run_dir_of,
     split,
 )
-from bigmodel_jax.verbs.preparing import verify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,39 +196,6 @@ def report(args: Sequence[str]) -> None:
     print("\n".join([*said, mirror.address(page)]))
 
 
-@dataclasses.dataclass(frozen=True)
-class Data(OfConfig):
-    """Options of `data`, beside the fields of the config."""
-
-    train_tokenizer: str = ""  # write the tokenizer to this tokenizer.json, and do nothing else
-    verify: tyro.conf.FlagConversionOff[bool] = False  # read all files again and print which have changed
-
-
-def data(args: Sequence[str]) -> None:
-    """Runs the verb `data`: prints what a config feeds, writes its tokenizer, or verifies its
-    files.
-    """
-    target, options = one_target("data", args)
-    given, _ = parse_config(Data(), target, options, "data")
-    config, path = given.config, given.train_tokenizer
-    check_local("data: --train-tokenizer", path)
-    if given.verify:
-        return verify(config.data)
-    if path:
-        tokenizer = config.data.open_tokenizer()
-        if tokenizer is None:
-            raise ValueError(f"--train-tokenizer {path}: {type(config.data).__name__} is not text")
-        try:
-            tokenizer.save(path)
-        except Exception as error:  # the binding raises plain Exception
-            raise ValueError(f"--train-tokenizer {path}: it cannot be written ({error})") from None
-        print(f"{path}: {tokenizer.vocab_size:,} tokens")
-        return
-    from bigmodel_jax.data.inspect import show
-
-    show(config.data)
-
-
 VERBS = {
     "train": Verb(
         train,
@@ -309,17 +273,5 @@ VERBS = {
         "The page is one HTML file. For several runs it overlays curves and diffs configs.\n"
         "For two runs it also has the first step, batch and saved array that differ.",
         ("report runs/lm_tiny", "report runs/lm_tiny runs/short --output comparison.html"),
-    ),
-    "data": Verb(
-        data,
-        "data CONFIG [--train-tokenizer PATH] [--FIELD VALUE ...]",
-        "show what a config feeds: counts, samples, tokens",
-        f"CONFIG             {CONFIG}\n--FIELD            any field of the config by its dotted name\n"
-        "--train-tokenizer  only writes the config's tokenizer, trained on the training\n"
-        "                   split, to this tokenizer.json\n"
-        "--verify True      reads all files again and prints which have changed\n\n"
-        "Prints counts per split, sample records before and after each transform, token\n"
-        "statistics and the share of padding.",
-        ("data configs/lm_tiny.py", "data configs/lm_tiny.py --data.packing first_fit --data.seq_len 512"),
     ),
 }
