@@ -1,1 +1,1 @@
-"""Exports a run's weights in formats that other programs read. `formats.FORMATS` lists the formats."""
+"""Exports a run's weights in formats for other programs, which `formats.FORMATS` lists."""

@@ -44,7 +44,7 @@ def plain(config: Config, subject: Subject) -> Config:
 
 
 def names(subject: Subject) -> tuple[str, ...]:
-    """The names of a model's programs: a model that generates has `prefill` and `decode` as well."""
+    """The names of a model's programs; only a model that generates has `prefill` and `decode`."""
     return ("forward",) if subject.model.make_cache is None else ("forward", "prefill", "decode")
 
 

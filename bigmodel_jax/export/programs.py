@@ -40,7 +40,7 @@ class Sizes(NamedTuple):
 
 
 class Program(NamedTuple):
-    """fn(weights, batch, ...) -> table. arguments: the tables by name, as `jax.ShapeDtypeStruct`."""
+    """fn(weights, batch, ...) -> table. arguments: shapes and types of the tables, by name."""
 
     fn: Callable
     arguments: dict[str, Table]

@@ -43,7 +43,7 @@ class Subject(NamedTuple):
 def open_subject(
     config: Config, run_dir: Path, *, which: str = "", adapter: str = "", dtype: Float = "float32"
 ) -> Subject:
-    """The model and the weights of one checkpoint in `dtype`. which, adapter: as in `load_weights`."""
+    """One checkpoint's model and weights in `dtype`; which, adapter: as in `load_weights`."""
     plain = dataclasses.replace(config, model=portable(unpadded(config.model)), adapters=AdapterConfig())
     model, mesh = plain.make_model(), sharding.make_mesh(config.parallel)
     tree, step = load_weights(config, run_dir, mesh, which, adapter=adapter)

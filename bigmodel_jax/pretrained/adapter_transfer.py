@@ -1,4 +1,4 @@
-"""Imports a PEFT folder as a run beside its base run, and exports an adapted run as a PEFT folder."""
+"""Imports a PEFT folder as a run beside its base, and exports an adapted run as a PEFT folder."""
 
 import dataclasses
 import re
@@ -202,7 +202,7 @@ def export_adapters(
 
 
 def _one(config: Config, run_dir: Path, adapter: str) -> Lora:
-    """The config of the one adapter to export; ValueError where several are left or none is a LoRA."""
+    """The config of the one adapter to export; ValueError for several, or if it is not a LoRA."""
     names, known = chosen(config, adapter), config.adapters.named()
     if len(names) > 1:
         raise ValueError(
@@ -217,7 +217,7 @@ def _one(config: Config, run_dir: Path, adapter: str) -> Lora:
 
 
 def _found(config: Config, tree: Mapping[str, Any], spec: Mapping[str, params.Param]) -> Adapters:
-    """The adapters in a run's weights `tree` (by path), with the padding of the vocabulary cut off."""
+    """The adapters in a run's weights `tree` (by path), without the padding of the vocabulary."""
     own, matrices, saved = config.adapters, {}, {}
     prefix, published = f"{BRANCH}/{config.adapters.name}/", tables.published(config)
     parts = {path.removeprefix(prefix): path for path in tree if path.startswith(prefix)}

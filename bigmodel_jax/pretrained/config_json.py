@@ -89,7 +89,7 @@ class Keys(dict):
 
 
 def read_as(hf: dict, name: str, kind: config_keys.Kind) -> Any:
-    """Calls `Keys.read_as`; a plain dict, whose values are not checked, gives its value as it is."""
+    """Calls `Keys.read_as`. A plain dict gives its value unchecked."""
     return hf.read_as(name, kind) if isinstance(hf, Keys) else hf[name]
 
 

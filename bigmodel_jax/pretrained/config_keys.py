@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Kind(NamedTuple):
-    """The values that a key may have: `allowed` describes them in words, and `holds` tests a value."""
+    """The values that a key may have: `allowed` says it in words, and `holds` tests a value."""
 
     allowed: str
     holds: Callable[[Any], bool]

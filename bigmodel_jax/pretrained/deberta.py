@@ -1,4 +1,4 @@
-"""The tensor names and config.json of DeBERTa-v3, whose model type in transformers is deberta-v2."""
+"""The tensor names and config.json of DeBERTa-v3, which transformers calls deberta-v2."""
 
 import functools
 

@@ -84,7 +84,7 @@ def width_of(dim: int, ratio: int, gated: bool) -> int:
 
 
 def ratio_of(cfg: ViTConfig) -> int:
-    """The `mlp_ratio` that gives the config's feed-forward width; ValueError where no ratio does."""
+    """The `mlp_ratio` that gives the feed-forward width of the config; ValueError if none does."""
     for ratio in range(1, MOST_RATIO + 1):
         if width_of(cfg.embed_dim, ratio, cfg.gated_mlp) == cfg.mlp_dim:
             return ratio

@@ -42,7 +42,7 @@ COPIES = (("pos_embed", lambda cfg: positions(cfg)[None]),)
 
 
 def from_hf(hf: dict) -> DiTConfig:
-    """The DiTConfig whose fields a config.json holds. Fields that it leaves out keep our defaults."""
+    """The DiTConfig whose fields a config.json holds. Missing fields keep our defaults."""
     names = (
         "num_classes",
         "patch_size",

@@ -48,10 +48,7 @@ IGNORED = (r".*\.num_batches_tracked",)
 
 
 def from_hf(hf: dict) -> EfficientNetConfig:
-    """The EfficientNetConfig whose fields a config.json holds.
-
-    Fields that it leaves out keep our defaults.
-    """
+    """The EfficientNetConfig whose fields a config.json holds. Missing fields keep our defaults."""
     fields = {f.name: hf[f.name] for f in dataclasses.fields(EfficientNetConfig) if f.name in hf}
     return EfficientNetConfig(**{name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()})
 

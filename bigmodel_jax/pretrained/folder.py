@@ -58,7 +58,7 @@ def read_config(folder: Path) -> tuple[Family, ModelConfig]:
 
 
 def _architecture(hf: dict) -> str:
-    """The model's class, as transformers ("architectures") or diffusers ("_class_name") names it."""
+    """The model's class, which transformers writes as "architectures", diffusers as "_class_name"."""
     if hf.get("architectures"):
         return hf["architectures"][0]
     name = hf.get("_class_name", f"(none, model_type {hf.get('model_type')!r})")
@@ -68,7 +68,7 @@ def _architecture(hf: dict) -> str:
 
 
 def _shards(index: Path) -> list[str]:
-    """The names of the weight files that an index lists; ValueError for a name outside the folder."""
+    """The weight files that an index lists; ValueError for a name outside the folder."""
     weight_map = config_json.read_table(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise ValueError(f"{index}: weight_map is no table of tensors and the files that hold them")

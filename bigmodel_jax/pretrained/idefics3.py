@@ -1,4 +1,4 @@
-"""The tensor names and config.json of Idefics3 and SmolVLM, which differ only in their model types."""
+"""The tensor names and config.json of Idefics3 and SmolVLM, whose model types alone differ."""
 
 import functools
 

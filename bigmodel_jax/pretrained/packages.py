@@ -1,4 +1,4 @@
-"""Published weights inside packages of the Python index. data/package_archives.py downloads them."""
+"""Published weights in packages of the Python index, which data/package_archives.py fetches."""
 
 from pathlib import Path
 

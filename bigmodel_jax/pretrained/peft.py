@@ -225,7 +225,7 @@ def _few(left: Mapping[str, Any]) -> str:
 
 
 def write(adapters: Adapters, folder: Path, family: Family, spec: Mapping[str, Param], cfg: Any) -> None:
-    """Writes both files of a PEFT folder. `peft.PeftModel.from_pretrained(base, folder)` loads it."""
+    """Writes both files of a PEFT folder, which `peft.PeftModel.from_pretrained` loads."""
     folder.mkdir(parents=True, exist_ok=True)
     known, tensors, chosen = modules(family, spec, cfg), {}, []
     matrices = _by_module(adapters, known, family)
@@ -298,6 +298,6 @@ def _pattern(theirs: str) -> str:
 
 
 def _shortest(chosen: list[str], known: Mapping[str, Module]) -> list[str]:
-    """The `target_modules`: last parts of names if they select exactly `chosen`, else whole names."""
+    """The `target_modules`: last parts of names if they select just `chosen`, else whole names."""
     ends = sorted({name.rpartition(".")[2] for name in chosen})
     return ends if {name for name in known if name.rpartition(".")[2] in ends} == set(chosen) else chosen

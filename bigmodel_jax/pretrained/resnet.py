@@ -1,4 +1,4 @@
-"""ResNet's tensor names and config.json. Its blocks differ in shape, so each has rows of its own."""
+"""ResNet's tensor names and config.json. Each block has rows of its own, for its own shapes."""
 
 from bigmodel_jax.models.resnet import ResNetConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed

@@ -1,4 +1,4 @@
-"""SegFormer's tensor names and config.json. Each stage has rows of its own; its layers are stacked."""
+"""SegFormer's tensor names and config.json. Each stage has its own rows, with stacked layers."""
 
 from bigmodel_jax.models.segformer import SegformerConfig
 from bigmodel_jax.pretrained.config_json import read_as

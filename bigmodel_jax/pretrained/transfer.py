@@ -174,7 +174,7 @@ def make_config(found: Opened, run_dir: Path) -> Config:
 
 
 def family_of(config: ModelConfig) -> Family:
-    """The family whose config.json expresses exactly this config; ValueError where there is none."""
+    """The family whose config.json expresses exactly this config; ValueError if there is none."""
     reasons = []
     for family in FAMILIES.values():
         if family.config is type(config):
@@ -209,7 +209,7 @@ def published(config: Any) -> Any:
 
 
 class Published(NamedTuple):
-    """A run's weights by our paths: adapters merged, dense, of one dtype, with no rows of padding."""
+    """A run's weights by our paths: adapters merged, dense, of one dtype, without padding rows."""
 
     family: Family
     config: ModelConfig

@@ -1,4 +1,4 @@
-"""What vision-language families share: the rows of both towers, and helpers for their config.json."""
+"""What vision-language families share: the rows of both towers, and parts of config.json."""
 
 import dataclasses
 import re
@@ -63,7 +63,7 @@ def inside(name: str, body: str, head: str) -> str:
 
 
 def ignored(head: str) -> tuple[str, ...]:
-    """`Family.ignored` of a vision-language family: rotary frequencies, position ids, a tied head."""
+    """`Family.ignored` of a vision-language family. head: the name of the tied head."""
     return (r".*rotary_emb\.inv_freq", r".*\.position_ids", rf"{re.escape(head)}\.weight")
 
 

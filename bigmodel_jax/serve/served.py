@@ -1,4 +1,4 @@
-"""The served run: its weights, tokenizer and chat template, and one engine for each of its names."""
+"""The served run: weights, tokenizer, chat template, and one engine for each model name."""
 
 import dataclasses
 import functools
@@ -71,7 +71,7 @@ class Served:
         return self.known(name)
 
     def known(self, name: str) -> str:
-        """The name, if it is served; Refused otherwise. Names are compared, never opened as paths."""
+        """The name, if it is served; Refused otherwise. A name is never opened as a path."""
         if name not in self.names:
             raise Refused(
                 f"model {name[:60]!r} is not served{nearest(name[:60], self.names)}; there is: {', '.join(self.names)}",

@@ -89,7 +89,7 @@ def serve(
 
 
 def make_worker(served: Served, options: ServeConfig) -> Worker:
-    """The worker. Its thread allocates the slots and compiles the programs before the first answer."""
+    """The worker. Its thread allocates slots and compiles programs before the first answer."""
     engines = open_engines(served, options)
 
     def warm_up() -> None:
@@ -103,7 +103,7 @@ def make_worker(served: Served, options: ServeConfig) -> Worker:
 
 
 def listen(options: ServeConfig) -> socket.socket:
-    """A listening socket, opened before any weights are read so that a port in use fails at once."""
+    """A listening socket, opened before weights are read, so that a port in use fails at once."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
         return socket.create_server((options.host, options.port), family=family, backlog=512)

@@ -1,4 +1,4 @@
-"""The verbs of the command line. Each file has functions that run verbs, and the help of each verb."""
+"""The verbs of the command line. Each file has verbs' functions and their help."""
 
 from bigmodel_jax.verbs import (
     compressing,

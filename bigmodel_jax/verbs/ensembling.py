@@ -30,7 +30,7 @@ class Ensemble:
 
 
 def ensemble(args: Sequence[str]) -> None:
-    """Runs the verb `ensemble`: evaluates the members and their mean, and writes a page or a run."""
+    """Runs the verb `ensemble`: evaluates members and their mean, and writes a page or a run."""
     targets, options = split(args)
     from bigmodel_jax.core.sharding import ParallelConfig
     from bigmodel_jax.ensemble.members import parallel_of

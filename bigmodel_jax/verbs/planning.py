@@ -33,7 +33,7 @@ class Plan:
 
 
 def plan(args: Sequence[str]) -> None:
-    """Runs the verb `plan`: prints a plan and writes it. The exit code is 3 where it does not fit."""
+    """Runs the verb `plan`: prints and writes a plan. The exit code is 3 where it does not fit."""
     target, options = one_target("plan", args)
     os.environ["JAX_PLATFORMS"] = "cpu"  # this process only traces shapes, so accelerators stay free
     from bigmodel_jax import config as configs

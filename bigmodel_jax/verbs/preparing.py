@@ -181,7 +181,7 @@ def _complete(folder: Path, corpus, data) -> None:
 
 
 def _show(folder: Path) -> None:
-    """Prints the data card as a table: records in and out of each step, and the commonest reasons."""
+    """Prints the data card as a table: records in and out of each step, and common reasons."""
     from bigmodel_jax.data.corpus.prepare import CARD
 
     card = json.loads((folder / CARD).read_text("utf-8"))
@@ -233,9 +233,7 @@ class Data(OfConfig):
 
 
 def data(args: Sequence[str]) -> None:
-    """Runs the verb `data`: prints what a config feeds, writes its tokenizer, or verifies its
-    files.
-    """
+    """Runs the verb `data`: prints what a config feeds, writes its tokenizer, or checks files."""
     target, options = one_target("data", args)
     given, _ = parse_config(Data(), target, options, "data")
     config, path = given.config, given.train_tokenizer

@@ -35,7 +35,7 @@ class Prune:
 
 
 def prune(args: Sequence[str]) -> None:
-    """Runs the verb `prune`: writes the pruned run, and a page and a table of metrics by sparsity."""
+    """Runs the verb `prune`: writes the pruned run, and a page of metrics by sparsity."""
     targets, options = split(args)
     if len(targets) != 2:
         raise ValueError(f"prune: expected a run and a folder, got {targets}; launch.py prune --help shows how")
