@@ -69,6 +69,7 @@ def flat(made: Program, weights: Table) -> Flat:
     places = [(table, name) for table, given in tables.items() for name in given]
     outputs = list(_named(jax.eval_shape(made.fn, *made.arguments.values())))
 
+    # `weights` is closed over, so a converter stores the weights as constants of the program.
     def fn(*arrays: Any) -> list:
         given: dict[str, Table] = {table: {} for table in tables}
         for (table, name), x in zip(places, arrays, strict=True):
@@ -114,12 +115,13 @@ def cases(subject: Subject, config: Config, given: tuple[int, int]) -> Iterator[
 
     `decode` continues from the cache that `prefill` returned.
     """
-    rng, batch, length = np.random.default_rng(0), *given
+    rng, batch, length = np.random.default_rng(0), *given  # given: fixed sizes, 0 where there is none
     most = longest(subject.config) or max(CASES[-1])
     for case in CASES:
         tokens, source = length or min(case.length, most), length or min(case.source, most)
         sizes = Sizes(batch or case.batch, tokens, source, length or case.columns)
         cache: Table = {}
+        # In the order of `names`: decode takes the cache that prefill returned.
         for name in names(subject):
             made = program(name, subject, sizes, config)
             given_batch = _inputs(made.arguments["batch"], subject, name, tokens, rng)
@@ -146,6 +148,7 @@ def _inputs(shapes: Table, subject: Subject, name: str, tokens: int, rng: np.ran
     found = {key: _drawn(key, x, subject.config, rng) for key, x in shapes.items()}
     for key in [key for key in found if key.endswith("segment_ids")]:
         if name != "decode" and found[key].shape[1] > 2:
+            # Prompts are padded on the left, whole texts on the right.
             padded = slice(None, 2) if name == "prefill" else slice(-2, None)
             found[key][-1, padded] = 0
     if "positions" in found:

@@ -119,6 +119,7 @@ def _tensors(found: Published, hf: dict, architecture: str, kind: str) -> Iterat
     kinds = _package()[1]
     scaling = found.config.rope_scaling
     if scaling.kind == "llama3":
+        # llama.cpp reads Llama 3's scaling as one factor for each rotary frequency.
         head_dim, theta = found.config.head_dim, found.config.rope_theta
         factors = np.maximum(frequencies(head_dim, theta) / frequencies(head_dim, theta, scaling), 1.0)
         yield gguf.ROPE_FACTORS, factors.shape, kinds.F32, lambda: factors
@@ -126,6 +127,7 @@ def _tensors(found: Published, hf: dict, architecture: str, kind: str) -> Iterat
     for piece in names.pieces(found.family.rows, found.spec, found.config):
         name = gguf.gguf_name(piece.name)
         shape = names.joined_shape(names.their_shapes(piece, found.spec), piece.row.axis)
+        # Rows of q and k are reordered to interleaved rotary pairs, separately for each head.
         turned = heads.get(name.split(".")[-2]) if architecture in gguf.PERMUTED else None
 
         def read(piece=piece, turned=turned) -> np.ndarray:

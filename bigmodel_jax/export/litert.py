@@ -36,7 +36,7 @@ def write(
     """
     check_answers(config, OPTION)
     converter = f"litert-converter {converter_env.version('litert', 'litert-converter')}"
-    converter_env.ensure("litert")
+    converter_env.ensure("litert")  # before the weights are read, so that a missing uv fails at once
     subject = unrolled(open_subject(config, run_dir, which=which, adapter=adapter), config)
     check_size(subject)
     plain, given, made = flat.plain(config, subject), (batch, length), {}

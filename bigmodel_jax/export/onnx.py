@@ -28,7 +28,7 @@ def write(
     """
     check_answers(config, "export: --format onnx")
     converter = f"jax2onnx {converter_env.version('onnx', 'jax2onnx')}"
-    converter_env.ensure("onnx")
+    converter_env.ensure("onnx")  # before the weights are read, so that a missing uv fails at once
     subject = open_subject(config, run_dir, which=which, adapter=adapter)
     plain, given = flat.plain(config, subject), (batch, length)
     with tempfile.TemporaryDirectory() as scratch:

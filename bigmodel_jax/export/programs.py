@@ -119,6 +119,7 @@ def prefill(subject: Subject, sizes: Sizes) -> Program:
     declared = subject.model.make_cache(sizes.batch, sizes.columns, cache_dtype(subject.weights))
 
     def fn(weights: Table, batch: Table, cache: Table) -> Table:
+        # The text of an encoder-decoder begins with the decoder's start token, at position 0.
         if start is not None:
             one = jnp.ones((batch["encoder_tokens"].shape[0], 1), jnp.int32)
             batch = batch | {"tokens": start * one, "positions": 0 * one, "segment_ids": one}

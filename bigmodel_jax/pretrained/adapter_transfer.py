@@ -121,6 +121,7 @@ def _lora(found: Adapters) -> Lora:
 
     Its patterns match each adapted path exactly, so no other matrix gets an adapter.
     """
+    # The commonest rank and alpha become the defaults; other paths are listed in `ranks`.
     ranks = [(m.rank, m.alpha) for m in found.matrices.values()]
     rank, alpha = max(ranks, key=ranks.count)
     return Lora(
@@ -230,6 +231,7 @@ def _found(config: Config, tree: Mapping[str, Any], spec: Mapping[str, params.Pa
         if not mine:
             continue
         base = np.asarray(dense(tree[path], jnp.float32))[tuple(map(slice, spec[path].shape))]
+        # A run stores whole weights and magnitudes as differences from the base (`_values`).
         if "whole" in mine:
             saved[path] = base + mine["whole"]
         else:

@@ -84,6 +84,7 @@ def _nf4(name: str, x: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
     # The nearest level is found from the midpoints between levels.
     codes = np.searchsorted((levels[1:] + levels[:-1]) / 2, share).astype(np.uint8).reshape(-1)[: x.size + x.size % 2]
     facts = {"quant_type": "nf4", "blocksize": BLOCK, "dtype": dtype, "shape": list(x.shape)}
+    # Each byte holds two codes, the first one in its high bits.
     return {
         name: (codes[::2] << 4 | codes[1::2])[:, None],
         f"{name}.absmax": largest,

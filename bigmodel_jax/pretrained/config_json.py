@@ -81,6 +81,7 @@ class Keys(dict):
         """Yields (path, name, value) for each key that was never read."""
         for name, value in self.items():
             path = self.path + name
+            # A nested table counts as unread where none of its keys was read.
             inside = isinstance(value, Keys) and name in NESTED
             if path not in self.seen or (inside and value and not any(f"{path}.{key}" in self.seen for key in value)):
                 yield path, name, value

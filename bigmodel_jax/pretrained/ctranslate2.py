@@ -183,7 +183,7 @@ def _renamed(found: dict[str, np.ndarray]):
 
 
 def _of_layer(ours: str, inside: str, x: np.ndarray):
-    """Yields the tensor `inside` of a layer with transformers' names; joined projections are split."""
+    """Yields the tensor `inside` of a layer by transformers' names; joined projections are split."""
     part, _, what = inside.rpartition("/")
     what = NORMS.get(what, what)
     if part in JOINED:

@@ -58,7 +58,7 @@ def read_config(folder: Path) -> tuple[Family, ModelConfig]:
 
 
 def _architecture(hf: dict) -> str:
-    """The model's class, which transformers writes as "architectures", diffusers as "_class_name"."""
+    """The model's class: "architectures" in transformers' files, "_class_name" in diffusers'."""
     if hf.get("architectures"):
         return hf["architectures"][0]
     name = hf.get("_class_name", f"(none, model_type {hf.get('model_type')!r})")
@@ -214,6 +214,7 @@ def load_params(family: Family, cfg: ModelConfig, source: Source, shardings: Map
     _check_room(cfg, own, shardings, dtype)
     check_copies(family, published, source)
     out = {}
+    # `own` has the padding of the vocabulary and `spec` has not: padding rows become zeros.
     for path, param in own.items():
         shape = spec[path].shape
         where = shardings[path].addressable_devices_indices_map(param.shape).values()
@@ -273,6 +274,8 @@ def save_params(
         hf["quantization_config"] = bitsandbytes.settings(kind, dtype.name)
     (folder / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
     spec = spec or spec_by_path(cfg)
+    # Tensors are assigned to shards before any is written, since each name has the number of
+    # shards.
     shards: list[list[Piece]] = [[]]
     sizes = [0]
     for piece in names.pieces(family.rows, spec, cfg):

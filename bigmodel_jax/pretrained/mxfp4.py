@@ -30,7 +30,7 @@ def dequantize(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
     for e in range(E):
         values = PAIRS[blocks[e]].reshape(R, G, 32)
         exponents = scales[e].astype(np.int32)[..., None] - EXPONENT_BIAS
-        out[e] = np.ldexp(values, exponents).reshape(R, G * 32).T
+        out[e] = np.ldexp(values, exponents).reshape(R, G * 32).T  # an exact product with 2 ** exponents
     return out
 
 

@@ -205,6 +205,7 @@ def to_ours(
     parts = {index: np.empty([len(range(n)[s]) for n, s in zip(shape, index, strict=True)], dtype) for index in where}
     for piece in pieces(tuple(r for r in rows if path in r.paths), spec, cfg):
         lead = len(piece.index)
+        # Where this layer and expert stand in each wanted part; other parts do not need the tensor.
         inside = {
             index: at
             for index in parts
@@ -227,6 +228,7 @@ def read(piece: Piece, spec: Mapping[str, Param], source: Source, path: str) -> 
     widths = [s[piece.row.axis] if s else 1 for s in their_shapes(piece, spec)]
     array = source[piece.name].read()
     if len(widths) > 1:
+        # The tensor joins several parameters: take the entries of this one.
         part = piece.row.paths.index(path)
         start = sum(widths[:part])
         whole = range(part, sum(widths), len(widths)) if piece.row.interleaved else range(start, start + widths[part])

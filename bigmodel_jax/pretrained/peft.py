@@ -231,6 +231,7 @@ def write(adapters: Adapters, folder: Path, family: Family, spec: Mapping[str, P
     matrices = _by_module(adapters, known, family)
     for name, module in known.items():
         matrix = matrices.get(module.paths)
+        # A layer of a stack without an adapter has zeros, and no tensors are written for it.
         if matrix is None or not (matrix.a[module.piece.index].any() or matrix.b[module.piece.index].any()):
             continue
         chosen.append(name)

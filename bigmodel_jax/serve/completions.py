@@ -92,6 +92,7 @@ class Completions:
             for ids, best in zip(scores.ids, scores.tops, strict=True)
         ]
         starts = [sum(map(len, texts[:n])) for n in range(len(texts))]
+        # The first token has no log probability, because no token precedes it.
         found["tokens"] = texts + found["tokens"]
         found["token_logprobs"] = [None, *scores.log_probs[1:].tolist(), *found["token_logprobs"]]
         found["top_logprobs"] = [None, *tops[1:], *found["top_logprobs"]]

@@ -82,7 +82,7 @@ def document() -> dict[str, Any]:
             "schemas": schemas | {"Error": ERROR},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
-        "security": [{"key": []}, {}],
+        "security": [{"key": []}, {}],  # {}: a server without --key needs none
     }
 
 

@@ -81,7 +81,7 @@ def scores(model: Model, weights: Any, tokens: Sequence[int], most: int, tops: i
 def _scores(apply, tops: int) -> Any:
     def run(weights, batch):
         head, num = apply(weights, batch, train=False).head, batch["tokens"].shape[1]
-        after = jnp.roll(batch["tokens"][0], -1)
+        after = jnp.roll(batch["tokens"][0], -1)  # the target at each position is the next token
         chunks = -(-num // CHUNK)
 
         def chunk(x, targets):

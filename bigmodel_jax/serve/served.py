@@ -156,6 +156,7 @@ def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str 
     most = getattr(config.model, "max_seq_len", 1)
     if options.length > most:
         raise ValueError(f"--length = {options.length}; it must be at most model.max_seq_len = {most}")
+    # A server uses one device, whatever mesh the run was trained on.
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, step = load_weights(config, run_dir, mesh, which)

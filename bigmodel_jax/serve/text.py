@@ -26,6 +26,7 @@ class Pieces:
         """The text that is certain with this token; "" while a character is incomplete."""
         self._ids.append(token)
         before, now = self._both()
+        # Text that ends in TORN may change with the next token, so it waits.
         if len(now) <= len(before) or (now.endswith(TORN) and len(self._ids) - self._end < MOST_HELD):
             return ""
         self._begin, self._end = self._end, len(self._ids)

@@ -44,6 +44,7 @@ def plan(args: Sequence[str]) -> None:
     from bigmodel_jax.plan.serving import Serving, for_options
 
     config = config_file.load(target)
+    # A server's default mesh is not that of training, so --serve is looked for before parsing.
     served = any(option.split("=")[0] == "--serve" for option in options)
     own = Plan(for_options(config) if served else config, failures=Failures(), serving=Serving())
     given = configs.parse(own, options, prog=f"launch.py plan {target}")

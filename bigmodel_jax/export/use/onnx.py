@@ -41,6 +41,7 @@ def generate(prompts, count):
     prefill, decode = program("prefill"), program("decode")
     wanted = PROGRAMS["prefill"]["inputs"]
     length = max(map(len, prompts))
+    # Segment 0 marks padding. Positions count from the first token of each prompt.
     tokens = np.array([[0] * (length - len(p)) + list(p) for p in prompts], np.int32)
     segments = np.array([[0] * (length - len(p)) + [1] * len(p) for p in prompts], np.int32)
     positions = np.maximum(segments.cumsum(1, dtype=np.int32) - 1, 0)
@@ -49,6 +50,7 @@ def generate(prompts, count):
     given |= {"tokens": tokens, "segment_ids": segments, "positions": positions}
     sizes = {"b": len(prompts), "s": length + count, "e": length}
     out = prefill({name: given[name] if name in given else zeros(text, **sizes) for name, text in wanted.items()})
+    # The text of an encoder-decoder begins anew at position 0; else it goes on after the prompt.
     last = np.zeros(len(prompts), np.int32) if encodes else positions[:, -1]
     one, found = np.ones((len(prompts), 1), np.int32), [out["logits"].argmax(-1)]
     for step in range(1, count):

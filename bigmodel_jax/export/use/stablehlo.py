@@ -93,6 +93,7 @@ def generate(params, prompts, count):
     prefill, decode = program("prefill"), program("decode")
     tables = SIGNATURE["programs"]["prefill"]["arguments"]
     length = max(map(len, prompts))
+    # Segment 0 marks padding. Positions count from the first token of each prompt.
     tokens = np.array([[0] * (length - len(p)) + list(p) for p in prompts], np.int32)
     segments = np.array([[0] * (length - len(p)) + [1] * len(p) for p in prompts], np.int32)
     positions = np.maximum(segments.cumsum(1) - 1, 0)
@@ -101,6 +102,7 @@ def generate(params, prompts, count):
     given |= {"tokens": tokens, "segment_ids": segments, "positions": positions}
     cache = arrays(tables["cache"], b=len(prompts), s=length + count)
     out = prefill(params, {name: given[name] for name in tables["batch"]}, cache)
+    # The text of an encoder-decoder begins anew at position 0; else it goes on after the prompt.
     last = np.zeros(len(prompts), np.int32) if encodes else positions[:, -1]
     found = [out["logits"].argmax(-1)]
     for step in range(1, count):
