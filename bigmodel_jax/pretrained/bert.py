@@ -61,8 +61,8 @@ RENAMED = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "La
 
 
 def without_prefix(rows: tuple[Row, ...], prefix: str) -> tuple[Row, ...]:
-    """The rows without `prefix` in their names, which is how a file of the bare encoder names its
-    tensors.
+    """The name-table rows without `prefix` in their names, which is how a file of the bare encoder
+    names its tensors.
     """
     return tuple(dataclasses.replace(row, theirs=row.theirs.removeprefix(prefix)) for row in rows)
 

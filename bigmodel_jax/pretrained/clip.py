@@ -16,19 +16,20 @@ from bigmodel_jax.pretrained.vit import (
 
 
 def dense(ours: str, theirs: str) -> tuple[Row, Row]:
-    """The two rows of a linear layer with bias: our path and their module name, without the last
-    part.
+    """The two name-table rows of a linear layer with bias.
+
+    ours: its parameter path; theirs: its module name.
     """
     return Row(f"{ours}/kernel", f"{theirs}.weight", linear()), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
 def layer_norm(ours: str, theirs: str) -> tuple[Row, Row]:
-    """The two rows of a layer norm: its scale and its bias."""
+    """The two name-table rows of a layer norm: its scale and its bias."""
     return Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
 def layers(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The rows of one tower's encoder layers.
+    """The name-table rows of one tower's encoder layers.
 
     ours, theirs: what precedes `layers` in our path and `encoder.layers` in their names.
     """

@@ -19,7 +19,7 @@ MOST_HALVINGS = 4
 
 
 def dense(ours: str, theirs: str, layout: Layout = linear()) -> tuple[Row, ...]:
-    """The two rows of a layer with a kernel and a bias.
+    """The two name-table rows of a layer with a kernel and a bias.
 
     layout: how the kernel lies in their tensor.
     """
@@ -27,12 +27,13 @@ def dense(ours: str, theirs: str, layout: Layout = linear()) -> tuple[Row, ...]:
 
 
 def layer_norm(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The two rows of a norm: its scale and its bias."""
+    """The two name-table rows of a norm: its scale and its bias."""
     return Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
 def subsampling() -> tuple[Row, ...]:
-    """The rows of the convolutions that shorten the sequence, up to MOST_HALVINGS of them.
+    """The name-table rows of the convolutions that shorten the sequence, up to MOST_HALVINGS of
+    them.
 
     Their `layers` list is a convolution and a ReLU, then groups of three: depthwise convolution,
     pointwise convolution, ReLU. So group n has its convolutions at 3n - 1 and 3n.

@@ -183,7 +183,9 @@ def _renamed(found: dict[str, np.ndarray]):
 
 
 def _of_layer(ours: str, inside: str, x: np.ndarray):
-    """Yields the tensor `inside` of a layer by transformers' names; joined projections are split."""
+    """Yields (transformers' name, values) of one tensor of a layer, or of each part of a joined
+    one.
+    """
     part, _, what = inside.rpartition("/")
     what = NORMS.get(what, what)
     if part in JOINED:

@@ -15,7 +15,7 @@ LAYER = "model.layers.{i}."
 
 
 def attention(ours: str, start: str) -> tuple[Row, ...]:
-    """The rows of latent attention and of the two norms of a block.
+    """The name-table rows of latent attention and of the two norms of a block.
 
     start: the name of the config field that holds the number of the stack's first layer.
     """
@@ -37,7 +37,7 @@ def attention(ours: str, start: str) -> tuple[Row, ...]:
 
 
 def feedforward(ours: str, theirs: str, start: str) -> tuple[Row, ...]:
-    """The rows of a gated MLP.
+    """The name-table rows of a gated MLP.
 
     theirs: the part of their names before `gate_proj`, `up_proj` and `down_proj`.
     """
@@ -46,8 +46,8 @@ def feedforward(ours: str, theirs: str, start: str) -> tuple[Row, ...]:
 
 
 def sparse(ours: str, start: str) -> tuple[Row, ...]:
-    """The rows of a stack of layers with experts: attention, router, routed experts and shared
-    experts.
+    """The name-table rows of a stack of layers with experts: attention, router, routed experts and
+    shared experts.
     """
     return (
         *attention(ours, start),

@@ -18,7 +18,7 @@ TIMM = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # blocks per stag
 
 
 def attention(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The rows of one attention. ours, theirs: its path and its module name."""
+    """The name-table rows of one attention. ours: its parameter path; theirs: its module name."""
     names = {"q": "q_proj", "k": "k_proj", "v": "v_proj"}
     return (
         *(Row(f"{ours}/{n}", f"{theirs}.{name}.weight", linear()) for n, name in names.items()),
@@ -29,7 +29,7 @@ def attention(ours: str, theirs: str) -> tuple[Row, ...]:
 
 
 def layers(name: str) -> tuple[Row, ...]:
-    """The rows of the encoder's or the decoder's layers. name: "encoder" or "decoder".
+    """The name-table rows of the encoder's or the decoder's layers. name: "encoder" or "decoder".
 
     The encoder has no parameters for the rows of cross-attention, so they are skipped.
     """
@@ -46,7 +46,7 @@ def layers(name: str) -> tuple[Row, ...]:
 
 
 def block(stage: int, number: int) -> tuple[Row, ...]:
-    """The rows of one residual block of the backbone. number: its place in the stage."""
+    """The name-table rows of one residual block of the backbone. number: its place in the stage."""
     ours, theirs = f"backbone/stage{stage}/block{number}", f"{RESNET}encoder.stages.{stage}.layers.{number}"
     convs = [row for n in range(3) for row in conv_norm(f"{ours}/conv{n}", f"{theirs}.layer.{n}")]
     return (*convs, *conv_norm(f"{ours}/shortcut", f"{theirs}.shortcut"))

@@ -15,8 +15,8 @@ LAYER, QKV = "blocks.{i}.", ("layers/attn/q", "layers/attn/k", "layers/attn/v")
 
 
 def modulation(ours: str, theirs: str) -> tuple[Row, Row]:
-    """The two rows of a linear layer for shifts, scales and gates, whose bias is flat in their
-    files.
+    """The two name-table rows of a linear layer for shifts, scales and gates, whose bias is flat in
+    their files.
     """
     return Row(f"{ours}/kernel", f"{theirs}.weight", linear()), Row(f"{ours}/bias", f"{theirs}.bias", VECTOR)
 

@@ -14,7 +14,7 @@ MAX_BLOCKS = 64
 
 
 def conv_norm(ours: str, conv: str, norm: str) -> tuple[Row, ...]:
-    """The rows of a convolution and its batch norm, with running statistics.
+    """The name-table rows of a convolution and its batch norm, with running statistics.
 
     conv, norm: their module names.
     """
@@ -28,7 +28,7 @@ def conv_norm(ours: str, conv: str, norm: str) -> tuple[Row, ...]:
 
 
 def block(number: int) -> tuple[Row, ...]:
-    """The rows of the inverted-residual block with this number."""
+    """The name-table rows of the inverted-residual block with this number."""
     ours, theirs = f"block{number}", f"_blocks.{number}."
     return (
         *conv_norm(f"{ours}/expand", theirs + "_expand_conv", theirs + "_bn0"),

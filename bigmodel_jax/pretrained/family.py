@@ -152,10 +152,10 @@ def _yarn_from_hf(found: dict, factor: float, length: int) -> RopeScaling:
 
 
 def rotary_dim_from_hf(hf: dict, head_dim: int, default: float) -> tuple[int, dict]:
-    """(how many dimensions of a head are rotated, the config.json as if all of them were).
+    """(number of rotated dimensions per head, the config.json as if every dimension were rotated).
 
-    default: the share of a head's dimensions where the file gives none. `rope_from_hf` accepts the
-    returned config.json, which no longer asks for partial rotation.
+    default: the share of rotated dimensions where the file gives none. The returned config.json can
+    be passed to `rope_from_hf`, which refuses partial rotation.
     """
     found = rope_settings(hf)
     share = found.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or default

@@ -193,9 +193,7 @@ def check_copies(family: Family, cfg: ModelConfig, source: Source) -> None:
 
 
 def _same(a: np.ndarray, b: np.ndarray, *, exact: bool) -> bool:
-    """Whether two tensors are equal in every bit, or within 1e-2: half precision rounds numbers
-    near 1.
-    """
+    """Whether two tensors are equal: bit by bit (exact), or within 1e-2 for half precision."""
     if a.dtype != b.dtype:
         a, b = a.astype(np.float32), b.astype(np.float32)
     return np.array_equal(a, b) if exact else a.shape == b.shape and np.allclose(a, b, rtol=0, atol=1e-2)

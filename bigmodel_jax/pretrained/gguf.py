@@ -194,10 +194,7 @@ def written_as(family: Family, hf: dict[str, Any]) -> str:
 
 
 def gguf_name(name: str) -> str:
-    """The name in a GGUF file of a tensor of a Hugging Face folder.
-
-    KeyError where no model there has it.
-    """
+    """The GGUF name of a tensor of a Hugging Face folder; KeyError for an unknown name."""
     found = re.fullmatch(r"(?:model\.layers\.(\d+)\.)?(.+)\.(weight|bias)", name)
     layer, part, suffix = found.groups() if found else (None, name, "")
     return f"{f'blk.{layer}.' if layer is not None else ''}{PARTS[part]}.{suffix}"

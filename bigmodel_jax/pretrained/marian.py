@@ -11,14 +11,14 @@ ROW_VECTOR = Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x.r
 
 
 def layer_norm(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The two rows of a layer norm: its scale and its bias."""
+    """The two name-table rows of a layer norm: its scale and its bias."""
     return Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
 def attention(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The rows of one attention and of the norm after it.
+    """The name-table rows of one attention and of the norm after it.
 
-    ours, theirs: its path and its module name.
+    ours: its parameter path; theirs: its module name.
     """
     rows = []
     for name in ("q", "k", "v"):
@@ -30,7 +30,7 @@ def attention(ours: str, theirs: str) -> tuple[Row, ...]:
 
 
 def block(name: str) -> tuple[Row, ...]:
-    """The rows of the layers of one stack. name: "encoder" or "decoder".
+    """The name-table rows of the layers of one stack. name: "encoder" or "decoder".
 
     The encoder has no parameters for the rows of cross-attention, so they are skipped.
     """

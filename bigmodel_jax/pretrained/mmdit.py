@@ -12,7 +12,8 @@ TEXT = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "norm_added_q", 
 
 
 def stream_rows(ours: str, names: tuple[str, ...], suffix: str, start: str) -> tuple[Row, ...]:
-    """The rows of the image's or the text's stream, in the stack of layers or in the last layer.
+    """The name-table rows of the image's or the text's stream, in the stack of layers or in the
+    last layer.
 
     ours: the stream's path; names: IMAGE or TEXT; suffix: "" or "_context", which marks the text's
     modules; start: the config field with the index of the stack's first layer.

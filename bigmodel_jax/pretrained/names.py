@@ -20,10 +20,10 @@ from bigmodel_jax.core.params import Param
 
 
 class Layout(NamedTuple):
-    """How the same values lie in a tensor of theirs and in a parameter of ours.
+    """The conversion between the layout of a published tensor and that of our parameter.
 
     ours: (their array, our shape) -> our array; theirs: our array -> their array; out_first:
-    whether their tensor is a matrix (out, in).
+    whether the published tensor is a matrix (out, in).
     """
 
     ours: Callable[[Any, tuple[int, ...]], Any]
@@ -133,7 +133,7 @@ def num_pieces(rows: tuple[Row, ...], spec: Mapping[str, Param]) -> int:
 
 
 def their_shapes(piece: Piece, spec: Mapping[str, Param]) -> list[tuple[int, ...]]:
-    """The shape in their layout of each of the row's parameters."""
+    """The shapes of the row's parameters in the layout of the published tensor."""
     return [
         jax.eval_shape(piece.row.layout.theirs, jax.ShapeDtypeStruct(spec[path].shape[len(piece.index) :], "f")).shape
         for path in piece.row.paths
@@ -252,7 +252,7 @@ def num_elements(piece: Piece, spec: Mapping[str, Param]) -> int:
 
 
 def joined(parts: list[np.ndarray], row: Row) -> np.ndarray:
-    """Joins several of our parameters, already in their layout, to the one tensor of theirs."""
+    """The published tensor that joins several parameters, which are already in its layout."""
     if not row.interleaved:
         return np.concatenate(parts, axis=row.axis)
     assert row.axis == -1, "only the last dimension is ever interleaved"

@@ -10,7 +10,7 @@ LAYER = "transformer_blocks.{i}."
 
 
 def attention_rows(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The rows of one attention. ours, theirs: its path and its module name."""
+    """The name-table rows of one attention. ours: its parameter path; theirs: its module name."""
     names = {"q": "to_q", "k": "to_k", "v": "to_v"}
     return (
         *(Row(f"{ours}/{n}", f"{theirs}.{name}.weight", linear()) for n, name in names.items()),

@@ -9,7 +9,7 @@ MAX_STAGES, MAX_BLOCKS = 8, 50  # the deepest published ResNet has 4 stages of a
 
 
 def conv_norm(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The rows of a convolution and its batch norm, with running statistics."""
+    """The name-table rows of a convolution and its batch norm, with running statistics."""
     norm = f"{theirs}.normalization."
     return (
         Row(f"{ours}/conv/kernel", f"{theirs}.convolution.weight", CONV),
@@ -21,7 +21,7 @@ def conv_norm(ours: str, theirs: str) -> tuple[Row, ...]:
 
 
 def block(stage: int, number: int) -> tuple[Row, ...]:
-    """The rows of one residual block. number: its place in the stage."""
+    """The name-table rows of one residual block. number: its place in the stage."""
     ours, theirs = f"stage{stage}/block{number}", f"resnet.encoder.stages.{stage}.layers.{number}"
     convs = [row for n in range(3) for row in conv_norm(f"{ours}/conv{n}", f"{theirs}.layer.{n}")]
     return (*convs, *conv_norm(f"{ours}/shortcut", f"{theirs}.shortcut"))

@@ -24,7 +24,7 @@ TUPLES = {
 
 
 def pair(ours: str, theirs: str, layout: Layout, ours_weight: str = "kernel") -> tuple[Row, ...]:
-    """The two rows of a layer: its weight (kernel or scale) and its bias.
+    """The two name-table rows of a layer: its weight (kernel or scale) and its bias.
 
     ours_weight: our weight's name.
     """
@@ -32,12 +32,12 @@ def pair(ours: str, theirs: str, layout: Layout, ours_weight: str = "kernel") ->
 
 
 def norm(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The two rows of a norm: its scale and its bias."""
+    """The two name-table rows of a norm: its scale and its bias."""
     return pair(ours, theirs, VECTOR, "scale")
 
 
 def stage(number: int) -> tuple[Row, ...]:
-    """The rows of one stage, and of the decoder's projection of its output."""
+    """The name-table rows of one stage, and of the decoder's projection of its output."""
     ours, encoder = f"stage{number}", "segformer.encoder."
     layers, theirs = f"{ours}/layers", f"{encoder}block.{number}.{{i}}."
     attention = theirs + "attention."

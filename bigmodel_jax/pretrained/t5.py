@@ -9,9 +9,9 @@ from bigmodel_jax.pretrained.names import Row, Source, linear
 
 
 def attention(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The rows of one attention and of the norm before it.
+    """The name-table rows of one attention and of the norm before it.
 
-    ours, theirs: its path and its module name.
+    ours: its parameter path; theirs: its module name.
     """
     return (
         Row(f"{ours}_norm/scale", f"{theirs.rpartition('.')[0]}.layer_norm.weight"),
@@ -23,7 +23,7 @@ def attention(ours: str, theirs: str) -> tuple[Row, ...]:
 
 
 def feedforward(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The rows of the MLP and of the norm before it.
+    """The name-table rows of the MLP and of the norm before it.
 
     v1.0 has two matrices and v1.1 three (gated). A config has parameters for one version only, and
     the other version's rows are skipped.
@@ -39,7 +39,9 @@ def feedforward(ours: str, theirs: str) -> tuple[Row, ...]:
 
 
 def ends(name: str) -> tuple[Row, ...]:
-    """The rows of a stack outside its layers: the relative position bias and the final norm."""
+    """The name-table rows of a stack outside its layers: the relative position bias and the final
+    norm.
+    """
     return (
         Row(f"{name}/relative_bias", f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
         Row(f"{name}/norm/scale", f"{name}.final_layer_norm.weight"),

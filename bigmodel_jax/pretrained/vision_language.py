@@ -25,7 +25,7 @@ CLIP_VISION = clip.LAYERS | clip.VISION
 
 
 def vision_rows(theirs: str) -> tuple[Row, ...]:
-    """The rows of an image tower whose tensors' names begin with `theirs`.
+    """The name-table rows of an image tower whose tensors' names begin with `theirs`.
 
     They include the layers and the norm that no output of the model reads.
     """

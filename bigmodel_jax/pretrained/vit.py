@@ -8,7 +8,7 @@ LAYER = "vit.encoder.layer.{i}."
 
 
 def attention(layer: str) -> tuple[Row, ...]:
-    """The rows of a layer's attention: queries, keys, values and output.
+    """The name-table rows of a layer's attention: queries, keys, values and output.
 
     layer: the prefix of their names.
     """

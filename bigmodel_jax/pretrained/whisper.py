@@ -10,7 +10,7 @@ CONV = Layout(ours=lambda x, _: x.transpose(2, 1, 0), theirs=lambda x: x.transpo
 
 
 def conv(name: str) -> tuple[Row, ...]:
-    """The two rows of one of the encoder's convolutions: "conv1" or "conv2"."""
+    """The two name-table rows of one of the encoder's convolutions: "conv1" or "conv2"."""
     theirs = f"model.encoder.{name}"
     return Row(f"{name}/kernel", f"{theirs}.weight", CONV), Row(f"{name}/bias", f"{theirs}.bias")
 
