@@ -69,9 +69,8 @@ def difference(expected: np.ndarray, found: np.ndarray) -> float:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, at most 200 characters.
-
-    The error's type if it has no text.
+    """The first line of an error's text, at most 200 characters, or the error's type without a
+    text.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:200]
@@ -80,7 +79,7 @@ def first_line(error: BaseException) -> str:
 def place(error: BaseException) -> str:
     """The innermost line of model code in an error's traceback, as "`code` (file:line)".
 
-    "" for none.
+    It is "" where no model code was running.
     """
     frames = traceback.extract_tb(error.__traceback__)
     parts = [(Path(frame.filename).parts, frame) for frame in frames]

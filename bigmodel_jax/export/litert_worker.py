@@ -53,9 +53,9 @@ def _caller(file: Path) -> Callable[[Table], Table]:
 
 
 def _unwritten(module: ir.Module) -> list[str]:
-    """The operations that the passes did not convert, and loops.
+    """The operations that the passes did not convert, and loops, which cannot be written.
 
-    Empty where the file could be written.
+    The list is empty where the file could be written.
     """
     found: set[str] = set()
 

@@ -121,9 +121,9 @@ def _convert(name: str, subject: Subject, config: Any, job: dict, stored: Stored
 
 
 def _name_sizes(declared: Any, shapes: list) -> None:
-    """Writes our known shapes into the outputs' types.
+    """Writes our known shapes into the types of the outputs.
 
-    Jax2onnx leaves the sizes of loops' outputs open.
+    Without this the sizes of loops' outputs would stay open in the files of jax2onnx.
     """
     for value, x in zip(declared, shapes, strict=True):
         dims = value.type.tensor_type.shape

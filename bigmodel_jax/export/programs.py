@@ -28,9 +28,10 @@ INTEGERS = {"tokens", "encoder_tokens", "label"}
 
 
 class Sizes(NamedTuple):
-    """batch: rows; length: tokens of a text; source: tokens of an encoder's text.
+    """The sizes of a program's arrays: numbers, or symbols of `jax.export`.
 
-    Columns: of the cache.
+    batch: rows; length: tokens of a text; source: tokens of an encoder's text; columns: columns of
+    the cache.
     """
 
     batch: Any
@@ -40,7 +41,10 @@ class Sizes(NamedTuple):
 
 
 class Program(NamedTuple):
-    """fn(weights, batch, ...) -> table. arguments: shapes and types of the tables, by name."""
+    """A function fn(weights, batch, ...) -> table, and its tables of arguments by name.
+
+    The arguments are `jax.ShapeDtypeStruct`, without values.
+    """
 
     fn: Callable
     arguments: dict[str, Table]

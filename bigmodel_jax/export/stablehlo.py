@@ -109,9 +109,7 @@ def _bounds(subject: Subject) -> list[tuple[set[str], str]]:
 
 
 def longest(config: Any) -> int:
-    """The largest number of tokens that the model and all its towers can read.
-
-    0 where there is no limit.
+    """The largest number of tokens that the model and all its towers can read; 0 means no limit.
 
     Attention that chooses its own form changes it at `CHUNKED_FROM` keys. A program holds one form,
     so the limit then lies below that.

@@ -102,9 +102,7 @@ class Answering(NamedTuple):
 
 
 def _check_held(reply: Reply, index: int) -> None:
-    """Refused where the text's grammar or schema went over a limit of work while the text was
-    written.
-    """
+    """Raises Refused where constraining the text went over a limit of work while it was written."""
     held = reply.requests[index].constraint
     if held is not None and held.error:
         raise Refused(f"the answer could not be held to its form any longer: {held.error}", status=422)

@@ -15,7 +15,8 @@ MOST_DEPTH = 64  # levels of nested lists and objects
 
 
 async def read_json(request: Request, limits: ServeConfig) -> Any:
-    """The body as JSON; Refused where it is not JSON, too large, too slow or too deeply nested."""
+    """The body as JSON. Raises Refused if it is not JSON, too large, too slow or too deeply nested.
+    """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     # A browser sends this type from another origin only after a preflight request, which fails
     # here.
@@ -56,7 +57,7 @@ def _no_number(name: str) -> NoReturn:
 
 
 def check_tree(value: Any) -> None:
-    """Refused where a value is nested too deeply, or a text has half of a surrogate pair.
+    """Raises Refused where a value is nested too deeply, or a text has half of a surrogate pair.
 
     The tree is walked level by level and not by recursion, so depth cannot exhaust the stack.
     """

@@ -25,7 +25,7 @@ MOST_MESSAGES = 2048
 class Answers:
     """The answers to one request, complete (`whole`) or streamed (`chunks`).
 
-    prompt: the conversation's tokens (`prompt_of`); masks: the form to which the answers are held.
+    prompt: the conversation's tokens (`prompt_of`); masks: the constraint on the answers, or None.
     """
 
     def __init__(

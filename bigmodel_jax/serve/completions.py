@@ -22,7 +22,7 @@ MOST_PROMPTS = 256
 class Completions:
     """The answers to one request, complete (`whole`) or streamed (`chunks`).
 
-    masks: the form to which the answers are held.
+    masks: the constraint on the answers, or None.
     """
 
     def __init__(self, served: Served, answering: Answering, asked: Completion, masks: Masks | None = None):

@@ -58,12 +58,12 @@ class Masks:
             self._matcher.consume_token(token)
 
     def copy(self) -> "Masks":
-        """An independent copy in the same state, for another text with the same form."""
+        """An independent copy in the same state, for another text with the same constraint."""
         return Masks(self._matcher.deep_copy(), self._stops)
 
 
 class Grammars:
-    """Compiles the forms of answers for one tokenizer.
+    """Compiles schemas, expressions and grammars to masks, for one tokenizer.
 
     vocab_size: the number of the model's logits.
     """
@@ -97,7 +97,7 @@ class Grammars:
     def grammar(self, make: Any, param: str) -> Masks:
         """Masks for the grammar that `make` builds from llguidance's LLMatcher.
 
-        Refused where it cannot.
+        Raises Refused where the grammar is invalid or goes over a limit.
         """
         import llguidance
 

@@ -47,9 +47,9 @@ class Embedding:
 
 @dataclasses.dataclass(frozen=True)
 class Class:
-    """The body of /classify.
+    """The body of /classify. It has `input` or `image`, whichever the model reads.
 
-    - input: texts or rows of numbers, as the model reads them; or, for a model of images,
+    - input: one text or several, or rows of numbers.
     - image: the base64 text of an image file, or several.
     - model: the name of the served model.
     """

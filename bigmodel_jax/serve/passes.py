@@ -22,9 +22,10 @@ CHUNK = 64  # positions of a prompt whose logits are in memory at the same time
 
 
 class PromptScores(NamedTuple):
-    """log_probs: (T,) of each token given those before it, 0 for the first.
+    """The scores of a prompt's own tokens.
 
-    ids, tops: (T, K) the likeliest tokens at each position and their log probabilities.
+    log_probs: (T,) of each token given those before it, 0 for the first. ids, tops: (T, K) the
+    likeliest tokens at each position and their log probabilities.
     """
 
     log_probs: np.ndarray

@@ -16,8 +16,8 @@ from bigmodel_jax.serve.refused import Refused
 def read(data: Any, text: str, shape: tuple[int, ...]) -> np.ndarray:
     """The image in a base64 text or a data URL, prepared as in evaluation.
 
-    data: the run's data config; shape: the image shape that the model reads. Refused where it is no
-    image.
+    data: the run's data config; shape: the image shape that the model reads. Raises Refused where
+    the text is no image.
     """
     try:
         content = base64.b64decode(text.rpartition("base64,")[2], validate=True)

@@ -52,15 +52,14 @@ class StreamOptions:
 class Sampled:
     """The fields that both text routes share: how answers are drawn.
 
-    OpenAI has no top_k, ignore_eos and regex. Fields that are not explained mean what they mean
-    there.
+    OpenAI has no top_k, ignore_eos and regex. Fields that are not listed here are OpenAI's.
 
     - top_k: draw from the k likeliest tokens; 0 means all.
     - n: texts per prompt.
     - seed: the same seed draws the same text; None draws a new seed.
     - ignore_eos: go on after a stop token.
-    - response_format: OpenAI's "text", "json_object" or "json_schema"; regex: an expression. The
-      answer is held to it.
+    - response_format: OpenAI's "text", "json_object" or "json_schema", which constrains the answer.
+    - regex: a regular expression that the answer must match.
     """
 
     model: str = ""
@@ -87,7 +86,7 @@ class Sampled:
         return bool(self.stream_options.get("include_usage"))
 
     def check(self) -> None:
-        """Refused for values that contradict each other."""
+        """Raises Refused for values that contradict each other."""
         if not self.model:
             raise Refused("model is missing; GET /v1/models lists what is served", "model")
         if len(self.stops) > MOST_STOPS:
@@ -193,7 +192,7 @@ class Chat(Sampled):
 
 
 def parse[T](cls: type[T], body: Any, prefix: str = "") -> T:
-    """The request in a JSON body; Refused for a wrong field, which the error names.
+    """The request in a JSON body. Raises Refused for a wrong field, and the error names the field.
 
     cls: the class of the body; prefix: precedes the names of nested fields in errors.
     """

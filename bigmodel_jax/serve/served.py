@@ -111,12 +111,12 @@ class Served:
 
     @functools.cached_property
     def grammars(self) -> Grammars:
-        """The compiler of forms for this run's tokenizer."""
+        """The compiler of constraints on answers, for this run's tokenizer."""
         return Grammars(self.tokenizer, self.config.model.vocab_size)
 
     def held_to(self, asked: Sampled, grammar: str = "") -> Masks | None:
-        """The form that answers are held to: `grammar` if given, else what the request asks for,
-        else None.
+        """The constraint on the answers: `grammar` if given, else what the request asks for, else
+        None.
 
         Compiling it may take tenths of a second.
         """
@@ -141,9 +141,8 @@ class Served:
 def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str = "", name: str = "") -> Served:
     """Reads the weights of one checkpoint.
 
-    A ValueError of one line for a run that cannot be served.
-
-    which: the checkpoint; name: what clients call the run, else its folder's name.
+    Raises a ValueError of one line for a run that cannot be served. which: the checkpoint; name:
+    what clients call the run, else its folder's name.
     """
     tokenizer, model = open_tokenizer(config, run_dir), config.make_model()
     if tokenizer is not None:

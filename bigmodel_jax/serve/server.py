@@ -56,7 +56,7 @@ def timed_protocol(seconds: float) -> type[H11Protocol]:
 def serve(
     config: Config, run_dir: Path, options: ServeConfig, which: str, name: str, say: Callable[[str], None] = print
 ) -> None:
-    """Serves a run until a signal; a ValueError of one line for a run that cannot be served.
+    """Serves a run until a signal. Raises a ValueError of one line for a run that cannot be served.
 
     which: the checkpoint; name: what clients call the run; say: prints the lines for the user.
     """

@@ -10,7 +10,7 @@ MOST_TOOLS = 128
 
 
 def check(tools: Any, choice: Any) -> None:
-    """Refused for tools or a tool choice that do not have OpenAI's form."""
+    """Raises Refused for tools or a tool choice that do not have OpenAI's form."""
     if len(tools) > MOST_TOOLS:
         raise Refused(f"tools has {len(tools)} tools; at most {MOST_TOOLS} are allowed", "tools")
     for n, tool in enumerate(tools):
@@ -38,11 +38,10 @@ def _named(choice: Any) -> str | None:
 
 
 def must_call(tools: Any, choice: Any) -> str:
-    """The grammar, in Lark's notation, of an answer that calls a tool.
+    """The grammar, in Lark's notation, of an answer that must call a tool.
 
-    "" where it need not call one.
-
-    The tool is the one that the choice names, or any.
+    The tool is the one that the choice names, or any. The grammar is "" where the answer need not
+    call one.
     """
     if choice in ("none", "auto"):
         return ""

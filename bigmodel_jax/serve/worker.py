@@ -35,9 +35,9 @@ class Reply:
 
 
 class Worker:
-    """engines: by the name of a model.
+    """Runs the engines on a thread of its own.
 
-    most: how many texts may be generated or wait at the same time.
+    engines: by the name of a model; most: how many texts may be generated or wait at the same time.
     """
 
     def __init__(self, engines: Mapping[str, Engine], *, most: int, warm_up: Callable[[], None] = lambda: None):
@@ -70,7 +70,10 @@ class Worker:
         return 0.0 if since is None else time.monotonic() - since
 
     def submit(self, engine: str, requests: Sequence[Request]) -> Reply:
-        """Queues the texts and returns their reply; Refused where too many texts are under way."""
+        """Queues the texts and returns their reply.
+
+        Raises Refused where too many texts are under way.
+        """
         self._check(len(requests))
         reply = Reply(engine, requests)
         self.open += len(requests)
@@ -136,9 +139,9 @@ class Worker:
         self._since = None
 
     def _take(self) -> bool:
-        """Runs the work in the inbox, waiting for work if no text is being generated.
+        """Runs the work in the inbox; returns False when the thread must end.
 
-        False at the end.
+        It waits for work if no text is being generated.
         """
         idle = not any(engine.num_unfinished for engine in self._engines.values())
         while True:
