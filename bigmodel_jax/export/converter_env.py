@@ -40,7 +40,7 @@ def folder(name: str) -> Path:
 def ensure(name: str) -> Path:
     """The environment's folder.
 
-    uv makes it if it does not exist; ValueError, one line, where uv cannot.
+    uv makes it if it does not exist. Raises a ValueError of one line where uv cannot.
     """
     made = folder(name)
     if made.is_dir():

@@ -203,7 +203,10 @@ def export_adapters(
 
 
 def _one(config: Config, run_dir: Path, adapter: str) -> Lora:
-    """The config of the one adapter to export; ValueError for several, or if it is not a LoRA."""
+    """The config of the one adapter to export.
+
+    Raises ValueError for several, or if it is not a LoRA.
+    """
     names, known = chosen(config, adapter), config.adapters.named()
     if len(names) > 1:
         raise ValueError(

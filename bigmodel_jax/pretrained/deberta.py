@@ -41,7 +41,7 @@ RENAMED = (
 def from_hf(head: str, hf: dict) -> DebertaConfig:
     """The DebertaConfig that a config.json of transformers' DebertaV2 classes describes.
 
-    head: "none" or "masked_lm". ValueError unless the attention is that of DeBERTa-v3:
+    head: "none" or "masked_lm". Raises ValueError unless the attention is that of DeBERTa-v3:
     disentangled, with shared keys and both terms of relative positions.
     """
     length = hf["max_position_embeddings"]

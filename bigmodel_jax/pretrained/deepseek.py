@@ -104,7 +104,8 @@ def from_hf(hf: dict) -> DeepseekConfig:
     """The DeepseekConfig that a config.json of transformers' DeepseekV3ForCausalLM describes.
 
     It has no modules for multi-token prediction, since a file need not hold those that
-    `num_nextn_predict_layers` counts. ValueError for another routing, activation or quantisation.
+    `num_nextn_predict_layers` counts. Raises ValueError for another routing, activation or
+    quantisation.
     """
     check_fixed(
         hf,

@@ -91,7 +91,7 @@ def backbone_from_hf(hf: dict) -> dict:
     """The config fields of the backbone, from a ResNet's `backbone_config` or the name of a timm
     network.
 
-    Raises ValueError for another backbone; KeyError where the file names none.
+    Raises ValueError for another backbone. Raises KeyError where the file names none.
     """
     table, flag = hf.get("backbone_config"), hf.get("use_timm_backbone", True)
     if table and table.get("model_type") == "resnet":

@@ -49,7 +49,7 @@ def from_hf(head: str, registers: bool, hf: dict) -> ViTConfig:
     describes.
 
     head: "none" for the bare encoder, else the classifier's head. registers: whether the class is
-    one with registers. ValueError for images that are not square.
+    one with registers. Raises ValueError for images that are not square.
     """
     check_fixed(hf, model_type=REGISTERS if registers else "dinov2", qkv_bias=True, hidden_act=tuple(vit.ACTIVATIONS))
     shape = vit.image_shape_from_hf(hf)
@@ -84,7 +84,10 @@ def width_of(dim: int, ratio: int, gated: bool) -> int:
 
 
 def ratio_of(cfg: ViTConfig) -> int:
-    """The `mlp_ratio` that gives the feed-forward width of the config; ValueError if none does."""
+    """The `mlp_ratio` that gives the feed-forward width of the config.
+
+    Raises ValueError if none does.
+    """
     for ratio in range(1, MOST_RATIO + 1):
         if width_of(cfg.embed_dim, ratio, cfg.gated_mlp) == cfg.mlp_dim:
             return ratio

@@ -65,8 +65,8 @@ SIZES = {
 def from_hf(head: str, hf: dict) -> DistilBertConfig:
     """The DistilBertConfig that a config.json of transformers' DistilBert classes describes.
 
-    head: the head of the architecture, such as "masked_lm" for DistilBertForMaskedLM. ValueError
-    for another activation or untied embeddings.
+    head: the head of the architecture, such as "masked_lm" for DistilBertForMaskedLM. Raises
+    ValueError for another activation or untied embeddings.
     """
     check_fixed(hf, activation="gelu", tie_word_embeddings=True, tie_weights_=(True, None))
     return DistilBertConfig(

@@ -104,7 +104,7 @@ def rope_from_hf(hf: dict, default_theta: float = 10_000.0) -> tuple[float, Rope
     """(theta, scaling) of rotary positions, read from config.json as transformers reads them.
 
     The settings stand in `rope_parameters`, `rope_scaling`, `rope_theta` and the keys of lengths.
-    ValueError for a kind of scaling that is not supported, and for partial rotation.
+    Raises ValueError for a kind of scaling that is not supported, and for partial rotation.
     """
     found = rope_settings(hf)
     check_fixed(hf, partial_rotary_factor=(1.0, None))

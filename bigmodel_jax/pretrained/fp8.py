@@ -29,8 +29,8 @@ def dequantize(weights: np.ndarray, scales: np.ndarray) -> np.ndarray:
 def unpack(source: Source) -> Source:
     """The tensors with each 8-bit tensor and its scales replaced by one float32 tensor.
 
-    A tensor is dequantised when it is read. ValueError where weights lack their scales, or scales
-    their weights.
+    A tensor is dequantised when it is read. Raises ValueError where weights lack their scales, or
+    scales their weights.
     """
     plain = {name: tensor for name, tensor in source.items() if not name.endswith(SCALES)}
     scaled = {name.removesuffix(SCALES) for name in source if name.endswith(SCALES)}

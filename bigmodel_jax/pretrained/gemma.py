@@ -37,8 +37,8 @@ def sizes_from_hf(hf: dict) -> dict:
 def local_from_hf(hf: dict, global_every: int) -> dict:
     """The fields `window` and `global_every`, from `layer_types` where the file has it.
 
-    global_every: the default period of layers without a window. ValueError unless every n-th layer
-    is global.
+    global_every: the default period of layers without a window. Raises ValueError unless every n-th
+    layer is global.
     """
     every, types = global_every, hf.get("layer_types")
     if types and "full_attention" in types:

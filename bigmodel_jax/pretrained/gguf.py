@@ -117,7 +117,10 @@ def _way_out(architecture: str) -> str:
 
 
 def _reader(path: Path) -> Any:
-    """The gguf package's reader of a file; ValueError without the package or for a damaged file."""
+    """The gguf package's reader of a file.
+
+    Raises ValueError without the package or for a damaged file.
+    """
     try:
         from gguf import GGUFReader
     except ImportError:
@@ -194,7 +197,7 @@ def written_as(family: Family, hf: dict[str, Any]) -> str:
 
 
 def gguf_name(name: str) -> str:
-    """The GGUF name of a tensor of a Hugging Face folder; KeyError for an unknown name."""
+    """The GGUF name of a tensor of a Hugging Face folder. Raises KeyError for an unknown name."""
     found = re.fullmatch(r"(?:model\.layers\.(\d+)\.)?(.+)\.(weight|bias)", name)
     layer, part, suffix = found.groups() if found else (None, name, "")
     return f"{f'blk.{layer}.' if layer is not None else ''}{PARTS[part]}.{suffix}"

@@ -57,8 +57,8 @@ def from_hf(hf: dict) -> GptOssConfig:
 def to_hf(cfg: GptOssConfig) -> dict:
     """The config.json of transformers' GptOssForCausalLM for this config.
 
-    ValueError without biases in attention, with norms of queries and keys, or with weights of
-    experts that do not sum to 1.
+    Raises ValueError without biases in attention, with norms of queries and keys, or with weights
+    of experts that do not sum to 1.
     """
     if not cfg.qkv_bias or cfg.qk_norm or not cfg.normalized_weights:
         raise ValueError("model: a gpt-oss has qkv_bias = True, qk_norm = False and normalized_weights = True")

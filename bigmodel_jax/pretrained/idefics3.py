@@ -30,8 +30,8 @@ def from_hf(config: type[Idefics3Config], model_type: str, hf: dict) -> Idefics3
     """The config that a config.json of transformers' Idefics3 or SmolVLM ForConditionalGeneration
     describes.
 
-    config: our class; model_type: "idefics3" or "smolvlm". ValueError unless the decoder is a
-    Llama.
+    config: our class; model_type: "idefics3" or "smolvlm". Raises ValueError unless the decoder is
+    a Llama.
     """
     text, vision = hf["text_config"], hf["vision_config"]
     check_fixed(text, model_type="llama")

@@ -101,7 +101,7 @@ def from_hf(hf: dict) -> TransformerConfig:
 def to_hf(cfg: TransformerConfig) -> dict:
     """The config.json of transformers' MarianMTModel for this config.
 
-    ValueError without a bias on the logits, which every Marian model has.
+    Raises ValueError without a bias on the logits, which every Marian model has.
     """
     if not cfg.logits_bias:
         raise ValueError("model.logits_bias = False: a Marian model has that bias; set it to True")

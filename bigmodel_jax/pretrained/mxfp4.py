@@ -37,8 +37,8 @@ def dequantize(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
 def unpack(source: Source) -> Source:
     """The tensors with each pair of blocks and scales replaced by one plain tensor.
 
-    A tensor is dequantised when it is read. ValueError where blocks lack their scales, or scales
-    their blocks.
+    A tensor is dequantised when it is read. Raises ValueError where blocks lack their scales, or
+    scales their blocks.
     """
     plain = {name: tensor for name, tensor in source.items() if not name.endswith((BLOCKS, SCALES))}
     packed = {name.removesuffix(BLOCKS) for name in source if name.endswith(BLOCKS)}

@@ -34,7 +34,10 @@ def to_hf(cfg: Olmo2Config) -> dict:
 
 
 def _to_hf(cfg: Olmo2Config, model_type: str, *allowed: str) -> dict:
-    """The keys that both generations share; ValueError for a config that has no such file."""
+    """The keys that both generations share.
+
+    Raises ValueError for a config that has no such file.
+    """
     check_plain(cfg, model_type, *allowed)
     if not cfg.qk_norm:
         raise ValueError("model.qk_norm = False; the files have the norms: True")

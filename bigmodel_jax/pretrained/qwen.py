@@ -19,7 +19,7 @@ def from_hf(hf: dict, *, config: type[LlamaConfig], model_type: str) -> LlamaCon
     """The config that a config.json of transformers' Qwen2ForCausalLM or Qwen3ForCausalLM
     describes.
 
-    config: our class; model_type: "qwen2" or "qwen3". ValueError for sliding windows.
+    config: our class; model_type: "qwen2" or "qwen3". Raises ValueError for sliding windows.
     """
     check_fixed(hf, hidden_act="silu", use_sliding_window=False, **NO_BIAS[model_type])
     check_layer_types(hf)

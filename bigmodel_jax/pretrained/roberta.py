@@ -40,8 +40,8 @@ COPIES = (
 def from_hf(head: str, hf: dict) -> RobertaConfig:
     """The RobertaConfig that a config.json of transformers' Roberta classes describes.
 
-    head: the head of the architecture, such as "masked_lm" for RobertaForMaskedLM. ValueError for
-    relative positions or another id for padding.
+    head: the head of the architecture, such as "masked_lm" for RobertaForMaskedLM. Raises
+    ValueError for relative positions or another id for padding.
     """
     check_fixed(hf, position_embedding_type="absolute", pad_token_id=POSITIONS_BEFORE - 1)
     return RobertaConfig(

@@ -77,7 +77,7 @@ def from_hf(hf: dict) -> SegformerConfig:
     describes.
 
     The image size is 512 x 512, as in most training runs: no config.json states it, and the weights
-    do not depend on it. ValueError where a list has not one entry per stage.
+    do not depend on it. Raises ValueError where a list has not one entry per stage.
     """
     check_fixed(hf, hidden_act=tuple(ACTIVATIONS), reshape_last_stage=True)
     hf.get("layer_norm_eps")  # marks the key as read: transformers' layers ignore it as well

@@ -55,7 +55,10 @@ def image_shape_from_hf(hf: dict) -> tuple[int, int, int]:
 
 
 def patch_size_from_hf(hf: dict) -> int:
-    """The side of a patch in pixels; [4, 4] gives 4. ValueError for patches that are not square."""
+    """The side of a patch in pixels; [4, 4] gives 4.
+
+    Raises ValueError for patches that are not square.
+    """
     size = hf["patch_size"]
     sides = size if isinstance(size, list) else [size]
     if len(set(sides)) > 1:

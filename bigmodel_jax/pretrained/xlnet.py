@@ -44,8 +44,8 @@ COPIES = (("lm_loss.weight", "transformer.word_embedding.weight"),)
 def from_hf(head: str, hf: dict) -> XLNetConfig:
     """The XLNetConfig that a config.json of transformers' XLNet classes describes.
 
-    head: "none" for XLNetModel, "permuted_lm" for XLNetLMHeadModel. ValueError for another form of
-    attention.
+    head: "none" for XLNetModel, "permuted_lm" for XLNetLMHeadModel. Raises ValueError for another
+    form of attention.
     """
     check_fixed(hf, ff_activation="gelu", attn_type="bi", bi_data=False, clamp_len=-1, same_length=False, untie_r=True)
     check_fixed(hf, d_head=(None, hf["d_model"] // hf["n_head"]), tie_word_embeddings=True)

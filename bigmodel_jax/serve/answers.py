@@ -88,7 +88,10 @@ class Answering(NamedTuple):
             self.worker.close(reply)
 
     async def _next(self, reply: Reply, began: float) -> tuple[int, Token]:
-        """(text, token) from the reply's queue; Refused once the answer has taken too long."""
+        """(text, token) from the reply's queue.
+
+        Raises Refused once the answer has taken too long.
+        """
         try:
             async with asyncio.timeout(began + self.seconds - time.monotonic()):
                 found = await reply.queue.get()

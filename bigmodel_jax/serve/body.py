@@ -15,7 +15,9 @@ MOST_DEPTH = 64  # levels of nested lists and objects
 
 
 async def read_json(request: Request, limits: ServeConfig) -> Any:
-    """The body as JSON. Raises Refused if it is not JSON, too large, too slow or too deeply nested.
+    """The body as JSON.
+
+    Raises Refused if it is not JSON, too large, too slow or too deeply nested.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     # A browser sends this type from another origin only after a preflight request, which fails

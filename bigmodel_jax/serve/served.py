@@ -63,7 +63,7 @@ class Served:
         return self.tokenizer is not None and self.model.make_cache is not None
 
     def known_writer(self, name: str) -> str:
-        """The name, if it is served and the model continues texts; Refused otherwise."""
+        """The name, if it is served and the model continues texts. Raises Refused otherwise."""
         if not self.writes:
             raise Refused(
                 f"{self.known(name)} writes no text; /v1/embeddings, /classify or /images may suit it", "model"
@@ -71,7 +71,7 @@ class Served:
         return self.known(name)
 
     def known(self, name: str) -> str:
-        """The name, if it is served; Refused otherwise. A name is never opened as a path."""
+        """The name, if it is served. Raises Refused otherwise. A name is never opened as a path."""
         if name not in self.names:
             raise Refused(
                 f"model {name[:60]!r} is not served{nearest(name[:60], self.names)}; there is: {', '.join(self.names)}",
@@ -92,7 +92,7 @@ class Served:
         )
 
     def room(self, prompt: Sequence[int], param: str) -> int:
-        """How many tokens can follow a prompt; Refused where none can.
+        """How many tokens can follow a prompt. Raises Refused where none can.
 
         param: the field, for errors.
         """

@@ -39,7 +39,9 @@ def split(args: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def one_target(verb: str, args: Sequence[str], what: str = "CONFIG") -> tuple[Path, list[str]]:
-    """(the path of the verb's one target, the options). ValueError for no target or for several.
+    """(the path of the verb's one target, the options).
+
+    Raises ValueError for no target or for several.
 
     what: CONFIG, RUN or SOURCE, for messages; a SOURCE may be no object store's address.
     """

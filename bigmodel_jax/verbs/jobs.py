@@ -114,7 +114,7 @@ def _finish(given: Any, job: Any, file: Path) -> None:
 
 
 def _send(engine: str, command: Sequence[str], file: Path) -> None:
-    """Submits the job; ValueError where the engine's command is missing or fails."""
+    """Submits the job. Raises ValueError where the engine's command is missing or fails."""
     if engine == "ray":
         from bigmodel_jax.cluster.submit import send_to_ray
 

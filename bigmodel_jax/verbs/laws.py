@@ -43,7 +43,10 @@ def law(args: Sequence[str]) -> None:
 
 
 def _sizes(text: str) -> tuple[float, float]:
-    """(parameters, tokens) of the text "N,D"; ValueError unless both are finite and above 0."""
+    """(parameters, tokens) of the text "N,D".
+
+    Raises ValueError unless both are finite and above 0.
+    """
     try:
         N, D = (float(part) for part in text.split(","))
     except ValueError:
