@@ -118,7 +118,7 @@ VERBS = {
     "quantize": Verb(
         quantize,
         "quantize RUN [FOLDER] [--kind int8] [--FIELD VALUE ...]",
-        "make a run of a run's weights in 8 or 4 bits",
+        "store a run's weights in 8 or 4 bits, as a run",
         f"RUN           {RUN}\n"
         "FOLDER        a new folder; without it: RUN_KIND\n"
         "--kind        int8, int4, nf4 or float8: the numbers that matrices are stored in;\n"

@@ -86,7 +86,7 @@ VERBS = {
     "ensemble": Verb(
         ensemble,
         "ensemble RUN ... [--how soup --run_dir FOLDER]",
-        "several runs as one, by predictions or weights",
+        "combine runs by predictions or weights",
         "RUN           a run's folder, RUN@STEP or RUN@best; two or more\n"
         "--how         predictions: averages probabilities (in a regression, numbers)\n"
         "              logits: averages logits\n"

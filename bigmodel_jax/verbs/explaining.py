@@ -57,7 +57,7 @@ VERBS = {
     "explain": Verb(
         explain,
         "explain RUN --text TEXT | --image FILE | --row N",
-        "what a run's model does with one input, as a page",
+        "write a page on what a model does with one input",
         f"RUN           {RUN}\n"
         "--text        a text; the next token or the class is explained\n"
         "--against     a second text with as many tokens: activations of the first are\n"

