@@ -62,7 +62,7 @@ TOWERS = (
 ROWS = (
     *TOWERS,
     Row("vision/cls", "vision_model.embeddings.class_embedding"),
-    *layer_norm("vision/pre_norm", "vision_model.pre_layrnorm"),  # so misspelt in every published file
+    *layer_norm("vision/pre_norm", "vision_model.pre_layrnorm"),  # published files misspell it so
     Row("vision/head/kernel", "visual_projection.weight", linear()),
     Row("text/head/kernel", "text_projection.weight", linear()),
 )

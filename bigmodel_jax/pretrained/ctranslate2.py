@@ -23,7 +23,7 @@ VERSIONS = (5, 6)
 SPEC = "WhisperSpec"
 DTYPES = {0: "float32", 4: "float16"}
 MOST_TENSORS, MOST_DIMS = 100_000, 8
-HEAD_DIM = 64  # of every published Whisper
+HEAD_DIM = 64  # the same in every published Whisper
 
 
 class Reader:

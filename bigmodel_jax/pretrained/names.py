@@ -56,7 +56,9 @@ def kernel(in_dims: int = 1) -> Layout:
 
 SAME = Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x)
 VECTOR = Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x.reshape(-1))
-CONV = Layout(ours=lambda x, _: x.transpose(2, 3, 1, 0), theirs=lambda x: x.transpose(3, 2, 0, 1))  # OIHW <-> HWIO
+CONV = Layout(
+    ours=lambda x, _: x.transpose(2, 3, 1, 0), theirs=lambda x: x.transpose(3, 2, 0, 1)
+)  # theirs OIHW, ours HWIO
 
 
 @dataclasses.dataclass(frozen=True)

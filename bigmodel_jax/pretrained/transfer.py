@@ -231,7 +231,7 @@ def published_weights(
     if isinstance(config.objective, RewardModel):
         family = reward.with_head(family)
         own = params.paths(config.objective.parameters(plain))
-        spec = own | {path: p for path, p in spec.items() if path != "head/table"}  # it scores no tokens
+        spec = own | {path: p for path, p in spec.items() if path != "head/table"}  # reward models score no tokens
     flat = {path: dense(flat[path], dtype)[tuple(map(slice, p.shape))].astype(dtype) for path, p in spec.items()}
     return Published(family, plain, flat, spec, step)
 

@@ -13,7 +13,7 @@ from bigmodel_jax.pretrained.names import VECTOR, Layout, Row, linear
 ATTENTION = "transformer.layer.{i}.rel_attn."
 OUTPUT = Layout(
     ours=lambda x, _: x.transpose(1, 2, 0), theirs=lambda x: x.transpose(2, 0, 1)
-)  # (D, H, h) <-> (H, h, D)
+)  # theirs (D, H, h), ours (H, h, D)
 MASK = Layout(ours=VECTOR.ours, theirs=lambda x: x.reshape(1, 1, -1))
 ROWS = (
     Row("embed/table", "transformer.word_embedding.weight"),

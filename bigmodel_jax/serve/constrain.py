@@ -16,7 +16,7 @@ import numpy as np
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 from bigmodel_jax.serve.refused import Refused
 
-MOST_SCHEMA, MOST_REGEX = 32 << 10, 2 << 10  # characters
+MOST_SCHEMA, MOST_REGEX = 32 << 10, 2 << 10  # the longest schema and expression, in characters
 LIMITS = {
     "max_items_in_row": 1000,
     "initial_lexer_fuel": 500_000,  # about 10 ms
