@@ -1,1 +1,1 @@
-"""A run's weights written in forms that other programs read; `formats.FORMATS` is the table of them."""
+"""Exports a run's weights in formats for other programs, which `formats.FORMATS` lists."""

@@ -1,4 +1,8 @@
-"""README.md of an exported folder: what it is, from which run, how good, under which licence, and made with what."""
+"""Writes the README.md of an exported folder.
+
+It states the format, the run and its metrics, the licence of the data, and the versions of the
+packages that wrote it.
+"""
 
 import importlib.metadata
 import json
@@ -27,9 +31,12 @@ def write(
     needs: Sequence[str],
     name: str,
 ) -> None:
-    """Writes the card of a folder that is complete otherwise.
+    """Writes the card of a folder.
 
-    about: what the format is; needs: the packages that use.py imports; name: the format's.
+    All other files must be there already, since the card lists them.
+
+    about: a description of the format; needs: the packages that use.py imports; name: the format's
+    name.
     """
     rows = {
         "Format": f"{name}: {written.said}",
@@ -62,7 +69,10 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _data(config: Config, run_dir: Path, step: int) -> dict[str, str]:
-    """What the weights were trained on and how good they were; of a run that has not trained, where they are from."""
+    """Rows about the training data, its licence and the metrics.
+
+    A run that has no metrics file was imported and not trained, and its row says so.
+    """
     if not (run_dir / METRICS_FILE).is_file():
         return {"Data": "none of this run's: its weights were imported, and no training of it is recorded"}
     source = getattr(config.data, "source", None)
@@ -72,7 +82,9 @@ def _data(config: Config, run_dir: Path, step: int) -> dict[str, str]:
 
 
 def _licences(config: Config, run_dir: Path) -> Iterator[str]:
-    """Of the corpora that the run trained on: by the cards in its folder, and by its config."""
+    """Yields the licences of the corpora that the run trained on, from its folder and from its
+    config.
+    """
     for path in sorted((run_dir / kept_cards.FOLDER).glob("*.json")):
         if licence := json.loads(path.read_text("utf-8")).get("licence"):
             yield licence
@@ -82,7 +94,7 @@ def _licences(config: Config, run_dir: Path) -> Iterator[str]:
 
 
 def _metrics(run_dir: Path, step: int) -> dict[str, str]:
-    """What the last evaluation up to the exported step measured, and at which step that was."""
+    """The metrics of the last evaluation up to the exported step, with that evaluation's step."""
     evaluated = [r for r in read_metrics(run_dir) if r["step"] <= step and any(key.startswith("eval/") for key in r)]
     if not evaluated:
         return {"Metrics": "no evaluation up to this step is recorded"}
@@ -93,7 +105,7 @@ def _metrics(run_dir: Path, step: int) -> dict[str, str]:
 
 
 def _versions(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(package, version) of those that are installed here."""
+    """Yields (package, version) for the packages that are installed here."""
     for package in dict.fromkeys(packages):
         try:
             yield package, importlib.metadata.version(package)

@@ -1,4 +1,8 @@
-"""What a program gives in another runtime against what it gives in JAX. It needs NumPy alone: converters' workers use it."""
+"""Compares a program's outputs in another runtime with its outputs in JAX.
+
+This module needs NumPy alone, because the converters' workers import it in environments without
+JAX.
+"""
 
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,20 +16,23 @@ Table = dict[str, np.ndarray]
 
 
 class Case(NamedTuple):
-    """What one program gives for certain inputs, both by name."""
+    """The inputs of one call of a program and its outputs in JAX, both as arrays by name."""
 
     inputs: Table
     outputs: Table
 
 
 def save(case: Case, folder: Path, name: str, number: int) -> None:
-    """One case of a program as a file."""
+    """Writes one case of the program `name` to a file of `folder`.
+
+    number: makes the file's name unique.
+    """
     arrays = {f"in:{key}": x for key, x in case.inputs.items()} | {f"out:{key}": x for key, x in case.outputs.items()}
     np.savez(folder / f"{name}.{number}.npz", **arrays)
 
 
 def saved(folder: Path, name: str) -> Iterator[Case]:
-    """The cases of a program."""
+    """Yields the saved cases of a program."""
     for path in sorted(folder.glob(f"{name}.*.npz")):
         with np.load(path) as file:
             arrays = {
@@ -35,7 +42,10 @@ def saved(folder: Path, name: str) -> Iterator[Case]:
 
 
 def worst(folder: Path, name: str, call: Callable[[Table], Table]) -> float:
-    """The largest `difference` of an output in a case of a program; call: the program in the other runtime."""
+    """The largest `difference` of any output in any saved case of a program.
+
+    call: runs the program in the other runtime.
+    """
     found = []
     for case in saved(folder, name):
         given = call(case.inputs)
@@ -44,8 +54,11 @@ def worst(folder: Path, name: str, call: Callable[[Table], Table]) -> float:
 
 
 def difference(expected: np.ndarray, found: np.ndarray) -> float:
-    """The largest difference, as a share of the largest absolute value where that is above 1; infinite for other shapes
-    and for what is not finite."""
+    """The largest absolute difference between two arrays.
+
+    It is divided by the largest absolute value of `expected` where that is above 1. It is infinite
+    for different shapes and for values that are not finite.
+    """
     if expected.shape != found.shape:
         return float("inf")
     if not expected.size:
@@ -56,13 +69,18 @@ def difference(expected: np.ndarray, found: np.ndarray) -> float:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's text, at most 200 characters, or the error's type without a
+    text.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:200]
 
 
 def place(error: BaseException) -> str:
-    """The innermost line of a model in which an error was raised, and where it stands; "" where none was."""
+    """The innermost line of model code in an error's traceback, as "`code` (file:line)".
+
+    It is "" where no model code was running.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     parts = [(Path(frame.filename).parts, frame) for frame in frames]
     ours = [f for p, f in parts if "bigmodel_jax" in p and "site-packages" not in p and "export" not in p]
@@ -70,14 +88,18 @@ def place(error: BaseException) -> str:
 
 
 def check(option: str, converter: str, name: str, kind: str, made: dict) -> None:
-    """ValueError, one line, where a converter has not converted a program, or what it made gives other numbers.
+    """Raises a ValueError of one line where a converter failed, or where what it made gives other
+    numbers.
 
-    made: what the worker answers, {"error": {"operation", "where", "said"}} or {"difference": ...}.
+    option, converter, name, kind: for the message: the option, the converter, the program and the
+    model. made: the worker's answer, {"error": {"operation", "where", "said"}} or {"difference":
+    ...}.
     """
     if wrong := made.get("error"):
         operation, where = wrong["operation"], wrong["where"]
         at = " at ".join(part for part in (operation, where) if part) or "an operation that it does not name"
-        # What fails without a name failed when the program was traced, at a size that is not a number.
+        # A failure without an operation's name happened while tracing with a symbolic size, which
+        # fixed sizes avoid.
         ways = "" if operation and "dynamic" not in operation else "; --batch N --length N give it fixed sizes"
         raise ValueError(
             f"{option}: the program {name} of {kind} uses {at}, which {converter} does not convert: {wrong['said']}{ways}"

@@ -1,7 +1,8 @@
-"""Converters in environments of their own: their packages conflict with this project's, so uv installs them apart.
+"""Runs converters in virtual environments of their own, because their packages conflict with ours.
 
-An environment is a folder of the cache, named by the digest of its pins (export/pins/NAME.txt): made once, whole or not
-at all. A worker of this package runs there as a module; the folder of the package is on its path.
+uv makes each environment once, in a folder of the cache. The folder's name has a digest of the
+pinned versions (export/pins/NAME.txt). A worker, which is a module of this package, runs there with
+this package on its path.
 """
 
 import json
@@ -18,24 +19,29 @@ from bigmodel_jax.core import files, trust
 from bigmodel_jax.data import cache
 
 PINS = Path(__file__).parent / "pins"
-MEGABYTES = {"onnx": 700, "litert": 350}  # that an environment takes
+MEGABYTES = {"onnx": 700, "litert": 350}  # the size of each environment on disk
 UNSET = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "JAX_PLATFORMS")
 
 
 def version(name: str, package: str) -> str:
-    """The version to which an environment pins a package."""
+    """The version of a package that the environment `name` pins."""
     lines = (PINS / f"{name}.txt").read_text().splitlines()
     return next(line.partition("==")[2] for line in lines if line.startswith(f"{package}=="))
 
 
 def folder(name: str) -> Path:
-    """Where the environment of these pins and this Python lies, made or not."""
+    """The folder of the environment for these pins and this Python version, whether it exists or
+    not.
+    """
     digest = cache.key((PINS / f"{name}.txt").read_text(), sys.version_info[:2])
     return cache.root() / "converters" / f"{name}-{digest}"
 
 
 def ensure(name: str) -> Path:
-    """The environment's folder, made where it is not there yet; ValueError, one line, where uv cannot make it."""
+    """The environment's folder.
+
+    uv makes it if it does not exist. Raises a ValueError of one line where uv cannot.
+    """
     made = folder(name)
     if made.is_dir():
         return made
@@ -45,7 +51,7 @@ def ensure(name: str) -> Path:
             f"export: --format {name} needs uv, which makes an environment for the converter: pip install uv"
         )
     with cache.lock(made):
-        if not made.is_dir():  # otherwise another process made it meanwhile
+        if not made.is_dir():  # another process may have made it while this one waited for the lock
             print(
                 f"export: uv makes an environment for --format {name}, once, of about {MEGABYTES[name]} MB: {made}",
                 file=sys.stderr,
@@ -56,7 +62,9 @@ def ensure(name: str) -> Path:
 
 
 def commands(uv: str, name: str, target: Path) -> list[list[str]]:
-    """What makes the environment: exact pins and nothing that they ask for beside them."""
+    """The commands that make the environment: exactly the pinned packages, without their
+    dependencies.
+    """
     venv = [uv, "venv", "--no-config", "--relocatable", "--allow-existing", "--python", sys.executable, str(target)]
     install = [uv, "pip", "install", "--no-deps", "--only-binary", ":all:", "--python", str(target / "bin" / "python")]
     return [venv, [*install, "-r", str(PINS / f"{name}.txt")]]
@@ -76,19 +84,23 @@ def _make(uv: str, name: str, target: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    """This process's variables without those that lead a Python to other packages."""
+    """This process's environment variables without those that point a Python to other packages."""
     return {key: value for key, value in os.environ.items() if key not in UNSET}
 
 
 def last_words(text: str) -> str:
-    """One line of what a process has written: its first error, or its last line."""
+    """One line of a process's output: its first error, or its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     wrong = [line for line in lines if line.lower().startswith(("error", "cause:", "x ", "×"))]
     return (wrong or lines[-1:] or ["it said nothing"])[0][:300]
 
 
 def run(name: str, worker: str, job: dict[str, Any]) -> dict[str, Any]:
-    """What a worker, a module of this room, answers to a job; both are JSON. ValueError, one line, where it dies."""
+    """Sends a job to a worker in the environment `name` and returns its answer; both are JSON.
+
+    worker: the name of a module of this folder. Raises a ValueError of one line where the worker
+    fails.
+    """
     python = ensure(name) / "bin" / "python"
     root = Path(bigmodel_jax.__file__).parents[1]
     variables = environment() | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}

@@ -1,6 +1,7 @@
-"""Programs as functions of named arrays, one after another, as other runtimes call them; and cases that check them.
+"""Turns programs into functions of named arrays, as other runtimes call them, and makes test cases.
 
-The decode cache's arrays are inputs "cache/..." and outputs "new_cache/...". The weights are constants of the function.
+The arrays of the decode cache are inputs named "cache/..." and outputs named "new_cache/...". The
+weights are constants of the function.
 """
 
 import dataclasses
@@ -20,13 +21,17 @@ from bigmodel_jax.export.stablehlo import longest
 from bigmodel_jax.export.subject import Subject
 from bigmodel_jax.models.adapters import AdapterConfig
 
-NEW = "new_"  # in front of what a program returns of the cache
-# Sizes of the two cases that are computed in both: rows, tokens, tokens of an encoder, columns of the cache.
+NEW = "new_"  # begins the names of cache arrays that a program returns
+# Sizes of the two test cases: rows, tokens, encoder tokens, cache columns. Two sizes show that a
+# program works for sizes other than those it was traced with.
 CASES = (Sizes(2, 5, 6, 12), Sizes(3, 9, 4, 16))
 
 
 class Flat(NamedTuple):
-    """fn(*arrays) -> list of arrays; inputs: shapes and types in the order of `fn`; outputs: names of what it returns."""
+    """A program as fn(*arrays) -> list of arrays.
+
+    inputs: shape and type of each array, in the order of `fn`; outputs: the names of the results.
+    """
 
     fn: Callable[..., list]
     inputs: dict[str, jax.ShapeDtypeStruct]
@@ -34,32 +39,37 @@ class Flat(NamedTuple):
 
 
 def plain(config: Config, subject: Subject) -> Config:
-    """The config of a subject's model, from which another process makes it again."""
+    """A config from which another process can make the subject's model again, without adapters."""
     return dataclasses.replace(config, model=subject.config, adapters=AdapterConfig())
 
 
 def names(subject: Subject) -> tuple[str, ...]:
-    """The programs of a model."""
+    """The names of a model's programs; only a model that generates has `prefill` and `decode`."""
     return ("forward",) if subject.model.make_cache is None else ("forward", "prefill", "decode")
 
 
 def program(name: str, subject: Subject, sizes: Sizes, config: Config) -> Program:
-    """One program; positions are an input of `forward` where the model reads them, as no length is open otherwise."""
+    """One program of a model by its name, for the given sizes.
+
+    `forward` takes positions as an input where the model reads them. Without that input no length
+    could stay open.
+    """
     if name == "forward":
         return programs.forward(subject, sizes, config.data.row(), BESIDE | {"positions": "tokens"})
     if name == "prefill":
         return programs.prefill(subject, sizes)
-    prefill = programs.prefill(subject, sizes._replace(length=1))  # its length plays no part in what it leaves
+    prefill = programs.prefill(subject, sizes._replace(length=1))  # the cache's shapes do not depend on the length
     left = jax.eval_shape(prefill.fn, *prefill.arguments.values())
     return programs.decode(subject, sizes, left["cache"])
 
 
 def flat(made: Program, weights: Table) -> Flat:
-    """The program with its weights inside."""
+    """The program as a function of its inputs alone, with the weights as constants."""
     tables = {table: given for table, given in made.arguments.items() if table != "weights"}
     places = [(table, name) for table, given in tables.items() for name in given]
     outputs = list(_named(jax.eval_shape(made.fn, *made.arguments.values())))
 
+    # `weights` is closed over, so a converter stores the weights as constants of the program.
     def fn(*arrays: Any) -> list:
         given: dict[str, Table] = {table: {} for table in tables}
         for (table, name), x in zip(places, arrays, strict=True):
@@ -81,8 +91,11 @@ def _named(results: Table) -> Table:
 
 
 def with_open_sizes(name: str, subject: Subject, given: tuple[int, int], config: Config) -> Program:
-    """One program for rows b, tokens t, tokens e of an encoder and columns s, or for the numbers that are given for them
-    (rows; tokens and columns)."""
+    """One program with symbolic sizes, except for those that are given.
+
+    The symbols are b rows, t tokens, e encoder tokens and s cache columns. given: (rows; tokens and
+    columns), where 0 leaves a size open.
+    """
     open_ = program(name, subject, _symbols(given, ["t <= s"]), config)
     used = {str(n) for table in open_.arguments.values() for x in table.values() for n in x.shape}
     most = longest(subject.config)
@@ -98,13 +111,17 @@ def _symbols(given: tuple[int, int], bounds: list[str]) -> Sizes:
 
 
 def cases(subject: Subject, config: Config, given: tuple[int, int]) -> Iterator[tuple[str, Case]]:
-    """(program, what it gives) of all programs, for two sizes each; decode goes on from what prefill has left."""
-    rng, batch, length = np.random.default_rng(0), *given
+    """Yields (program's name, case) for all programs, each in two sizes.
+
+    `decode` continues from the cache that `prefill` returned.
+    """
+    rng, batch, length = np.random.default_rng(0), *given  # given: fixed sizes, 0 where there is none
     most = longest(subject.config) or max(CASES[-1])
     for case in CASES:
         tokens, source = length or min(case.length, most), length or min(case.source, most)
         sizes = Sizes(batch or case.batch, tokens, source, length or case.columns)
         cache: Table = {}
+        # In the order of `names`: decode takes the cache that prefill returned.
         for name in names(subject):
             made = program(name, subject, sizes, config)
             given_batch = _inputs(made.arguments["batch"], subject, name, tokens, rng)
@@ -124,10 +141,14 @@ def _empty(made: Program) -> Table:
 
 
 def _inputs(shapes: Table, subject: Subject, name: str, tokens: int, rng: np.random.Generator) -> Table:
-    """Random inputs of one program; the last row's text is two tokens shorter where it can be."""
+    """Random inputs of one program.
+
+    The last row is padded by two tokens where its length allows, so that masking is tested.
+    """
     found = {key: _drawn(key, x, subject.config, rng) for key, x in shapes.items()}
     for key in [key for key in found if key.endswith("segment_ids")]:
         if name != "decode" and found[key].shape[1] > 2:
+            # Prompts are padded on the left, whole texts on the right.
             padded = slice(None, 2) if name == "prefill" else slice(-2, None)
             found[key][-1, padded] = 0
     if "positions" in found:
@@ -148,12 +169,15 @@ def _drawn(key: str, x: jax.ShapeDtypeStruct, config: Any, rng: np.random.Genera
 
 
 def smallest_vocabulary(config: Any) -> int:
-    """Of a model and its towers; 2 where none has one."""
+    """The smallest vocabulary among a model and its towers; 2 where none has one.
+
+    Random ids stay below it.
+    """
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     inside = [smallest_vocabulary(value) for value in values.values() if dataclasses.is_dataclass(value)]
     return min([n for n in (*inside, values.get("vocab_size", 0)) if n > 2], default=2)
 
 
 def texts(table: Mapping[str, Any]) -> dict[str, str]:
-    """Arrays as text, such as float32[b,t,64]."""
+    """The type and shape of each array as text, such as float32[b,t,64]."""
     return {name: f"{np.dtype(x.dtype).name}[{','.join(map(str, x.shape))}]" for name, x in table.items()}

@@ -1,6 +1,7 @@
-"""The formats in which a run is exported: one row each, and the frame that all of them share.
+"""The formats in which a run can be exported, and what all formats share.
 
-A folder appears whole or not at all, and holds a card (README.md) and a script that uses it (use.py).
+An export writes its folder completely or not at all. Every folder has a card (README.md) and a
+script that uses it (use.py).
 """
 
 import dataclasses
@@ -22,11 +23,16 @@ SCRIPTS = Path(__file__).parent / "use"
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """write(config, run_dir, folder, which, **options) fills an empty folder; which: the checkpoint.
+    """One export format.
 
-    options: which of the verb's options `write` takes; about: what the folder is, for its card; needs: the packages that
-    its use.py imports; script: the file of export/use that becomes use.py; beside: whether the frame adds the tokenizer, the
-    names of the classes and what is done to a picture, which `write` does not.
+    - write: write(config, run_dir, folder, which, **options) fills an empty folder. which: the
+      checkpoint.
+    - options: the options of the `export` verb that `write` takes.
+    - about: a description of the folder for its card.
+    - needs: the packages that its use.py imports.
+    - script: the file of export/use that becomes use.py.
+    - beside: whether `export` must add the tokenizer, class names and image settings because
+      `write` does not.
     """
 
     write: Callable[..., Written]
@@ -94,10 +100,11 @@ FORMATS: dict[str, Format] = {
 
 
 def export(config: Config, run_dir: Path, target: Path, name: str, which: str, options: Mapping[str, Any]) -> Written:
-    """Writes the new folder `target`; options: those of the verb that were given, by name.
+    """Writes a run in the format `name` as the new folder `target`.
 
-    ValueError, one line, for an option that the format does not take, a folder that holds something, and what the format
-    cannot hold; nothing is left of a folder that failed.
+    which: the checkpoint; options: the verb's options that the user gave, by name. Raises a
+    ValueError of one line for an option that the format does not take, for a folder that is not
+    empty, and for a model that the format cannot hold. A folder that failed is deleted.
     """
     row = FORMATS[check_name(name)]
     if wrong := [option for option in options if option not in row.options]:
@@ -115,7 +122,9 @@ def export(config: Config, run_dir: Path, target: Path, name: str, which: str, o
 
 
 def write_beside(config: Config, run_dir: Path, folder: Path) -> None:
-    """What turns texts and pictures into a model's inputs, and its outputs into names, as a folder of transformers has it."""
+    """Copies the tokenizer, the image settings and the class names to the folder, as transformers
+    has them.
+    """
     write_tokenizer(run_dir, folder)
     if about := config.data.processor(run_dir):
         (folder / "preprocessor_config.json").write_text(json.dumps(about, indent=2) + "\n")
@@ -124,7 +133,7 @@ def write_beside(config: Config, run_dir: Path, folder: Path) -> None:
 
 
 def check_name(name: str) -> str:
-    """The name; ValueError, one line, where no format is so called."""
+    """The name itself. Raises a ValueError of one line where no format has it."""
     if name not in FORMATS:
         raise ValueError(f"--format = {name!r}{nearest(name, FORMATS)}; allowed: {', '.join(FORMATS)}")
     return name

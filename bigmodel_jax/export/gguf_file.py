@@ -1,7 +1,8 @@
-"""A run's weights and tokenizer as one GGUF file, which llama.cpp runs.
+"""Writes a run's weights and tokenizer as one GGUF file, which llama.cpp runs.
 
-Matrices are quantised by the gguf package in blocks along their rows; vectors stay float32. Of a 4-bit or 5-bit kind the
-table and the head keep 8 bits, as llama.cpp's own files keep them wider.
+The gguf package quantises matrices in blocks along their rows. Vectors stay float32. With a 4-bit
+or 5-bit kind the embedding table and the head keep 8 bits, since llama.cpp's own files keep them
+wider too.
 """
 
 import dataclasses
@@ -24,14 +25,15 @@ from bigmodel_jax.training.saved import CHAT_TEMPLATE
 FILE = "model.gguf"
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")
 WIDE = ("token_embd", "output")  # tensors that are kept at 8 bits
-HALF_LARGEST = 65504.0
+HALF_LARGEST = 65504.0  # the largest finite float16
 
 
 def write(config: Config, run_dir: Path, folder: Path, which: str, *, kind: str = "F16", adapter: str = "") -> Written:
-    """Writes `folder`/model.gguf; kind: what matrices are kept as, in the gguf package's words.
+    """Writes `folder`/model.gguf.
 
-    ValueError, one line, for a kind that the package cannot write, and for a model or tokenizer that no GGUF file of an
-    architecture here holds.
+    kind: the type of matrices, as the gguf package names it. Raises a ValueError of one line for a
+    kind that the package cannot write, and for a model or tokenizer that no supported GGUF
+    architecture can hold.
     """
     check_kind(kind)
     found = published_weights(config, run_dir, which=which, adapter=adapter)
@@ -44,7 +46,9 @@ def write(config: Config, run_dir: Path, folder: Path, which: str, *, kind: str 
 
 
 def check_kind(kind: str) -> None:
-    """ValueError, one line, where `kind` is none, or the gguf package reads it and does not write it."""
+    """Raises a ValueError of one line for an unknown kind, and for one that the package can only
+    read.
+    """
     quantize, kinds = _package()
     if kind not in KINDS:
         raise ValueError(f"--kind = {kind!r}{nearest(kind, KINDS)}; of gguf these are known: {', '.join(KINDS)}")
@@ -75,7 +79,7 @@ def _keys(config: Config, run_dir: Path, found: Published, hf: dict, architectur
         )
     template = run_dir / CHAT_TEMPLATE
     said = template.read_text() if template.is_file() else ""
-    # The K kinds of whole files have sizes, of which the middle one is the usual.
+    # A whole file of a K kind is small, medium or large (S, M, L). The usual one is medium.
     file_type = {"F32": "ALL_F32", **{k: f"MOSTLY_{k}_M" for k in ("Q5_K", "Q4_K", "Q3_K")}, "Q2_K": "MOSTLY_Q2_K"}
     return {
         "general.type": "model",
@@ -88,14 +92,15 @@ def _keys(config: Config, run_dir: Path, found: Published, hf: dict, architectur
 
 
 def _write(path: Path, architecture: str, keys: dict[str, Any], found: Published, hf: dict, kind: str) -> None:
-    """The file, with one tensor of it in memory at a time."""
+    """Writes the file with one tensor at a time in memory."""
     from gguf import GGUFWriter
 
     writer = GGUFWriter(path, architecture)
     adders = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
     for key, value in keys.items():
         adders.get(type(value), writer.add_array)(key, value)
-    # Quantising twice would cost more than asking the package for the size of zeros, which is that of any values.
+    # The header needs every tensor's size before any tensor is written. The size does not depend on
+    # the values, so one row of zeros is quantised here instead of the whole tensor.
     for name, shape, used, _ in _tensors(found, hf, architecture, kind):
         data = _quantized(name, np.zeros((1, shape[-1]), np.float32), used)
         rows = int(np.prod(shape[:-1], dtype=np.int64))
@@ -110,10 +115,11 @@ def _write(path: Path, architecture: str, keys: dict[str, Any], found: Published
 
 
 def _tensors(found: Published, hf: dict, architecture: str, kind: str) -> Iterator[tuple]:
-    """(name, shape, how it is kept, a function that reads it) of every tensor of the file."""
+    """Yields (name, shape, type, function that reads the values) for every tensor of the file."""
     kinds = _package()[1]
     scaling = found.config.rope_scaling
     if scaling.kind == "llama3":
+        # llama.cpp reads Llama 3's scaling as one factor for each rotary frequency.
         head_dim, theta = found.config.head_dim, found.config.rope_theta
         factors = np.maximum(frequencies(head_dim, theta) / frequencies(head_dim, theta, scaling), 1.0)
         yield gguf.ROPE_FACTORS, factors.shape, kinds.F32, lambda: factors
@@ -121,6 +127,7 @@ def _tensors(found: Published, hf: dict, architecture: str, kind: str) -> Iterat
     for piece in names.pieces(found.family.rows, found.spec, found.config):
         name = gguf.gguf_name(piece.name)
         shape = names.joined_shape(names.their_shapes(piece, found.spec), piece.row.axis)
+        # Rows of q and k are reordered to interleaved rotary pairs, separately for each head.
         turned = heads.get(name.split(".")[-2]) if architecture in gguf.PERMUTED else None
 
         def read(piece=piece, turned=turned) -> np.ndarray:
@@ -131,7 +138,7 @@ def _tensors(found: Published, hf: dict, architecture: str, kind: str) -> Iterat
 
 
 def _used(name: str, shape: tuple[int, ...], kind: str) -> str:
-    """How a tensor is kept where matrices are kept as `kind`."""
+    """The type in which a tensor is written, where matrices are written as `kind`."""
     if len(shape) < 2:
         return "F32"
     if kind[0] == "Q" and kind != "Q8_0" and name.split(".")[0] in WIDE:
@@ -153,7 +160,10 @@ def _quantized(name: str, x: np.ndarray, kind: Any) -> np.ndarray:
 
 
 def _check_same(path: Path, hf: dict) -> None:
-    """ValueError where the file is read as another model: its keys have no word for something that config.json says."""
+    """Raises ValueError where the file reads back as another model.
+
+    That happens where GGUF has no key for something that config.json states.
+    """
     found = gguf.open_gguf(path)
     wanted = FAMILIES[found.family.architecture].from_hf(hf)
     ours, theirs = (dataclasses.asdict(published(config)) for config in (wanted, found.config))

@@ -1,7 +1,7 @@
-"""The metadata of a GGUF file: a model's sizes in llama.cpp's keys, and its tokenizer.
+"""Makes the metadata of a GGUF file: a model's sizes by llama.cpp's keys, and its tokenizer.
 
-What is written is read again by the package's own reader, so that a model or a tokenizer that llama.cpp would take for
-another one is refused.
+The metadata is read back with this package's reader. A model or a tokenizer that llama.cpp would
+misread is refused.
 """
 
 import json
@@ -26,7 +26,10 @@ KINDS = "byte-level BPE and SentencePiece's BPE"
 
 
 def sizes(hf: dict[str, Any], architecture: str) -> dict[str, Any]:
-    """The keys of the architecture, of what config.json says; whole numbers, and floats where llama.cpp reads floats."""
+    """The architecture's keys for the sizes in a config.json.
+
+    llama.cpp reads some keys as float32, so their values are floats here.
+    """
     head_dim = hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"]
     found = {
         "vocab_size": hf["vocab_size"],
@@ -55,9 +58,11 @@ def sizes(hf: dict[str, Any], architecture: str) -> dict[str, Any]:
 
 
 def vocabulary(tokenizer: Tokenizer, size: int, template: str, path: Path) -> dict[str, Any]:
-    """The keys tokenizer.ggml.*; size: rows of the table, of which those without a token are marked as unused.
+    """The keys tokenizer.ggml.* of a tokenizer.
 
-    ValueError, one line, for a tokenizer that llama.cpp has no form of. path: the tokenizer's file, for messages.
+    size: the rows of the embedding table; rows without a token are marked as unused. template: the
+    chat template, or "". path: the tokenizer's file, for messages. Raises a ValueError of one line
+    for a tokenizer that llama.cpp has no form of.
     """
     if isinstance(tokenizer.model, SentencePieceModel):
         found = _of_proto(tokenizer.model, path)
@@ -90,9 +95,9 @@ def _added(tokenizer: Tokenizer) -> dict[int, Any]:
 
 
 def _special(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The ids of the tokens that begin, end and fill up a text, and whether the first is put in front of one."""
+    """The ids of the special tokens, and whether the first of them begins every text."""
     special, model = tokenizer.special, tokenizer.model
-    if not special:  # it was trained here, and a model of it is fed its start in front of every text
+    if not special:  # the tokenizer was trained here, where every text begins with its start token
         return {"bos_token_id": tokenizer.start, "eos_token_id": tokenizer.separator, "add_bos_token": True}
     ids = {"bos": special.token("bos_token"), "eos": special.token("eos_token")}
     ids |= {"unknown": special.token("unk_token"), "padding": special.token("pad_token")}
@@ -109,13 +114,18 @@ def _special(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _of_bpe(said: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Of a tokenizer.json with a BPE model; types: those of tokens that are no added ones."""
+    """The keys of a tokenizer.json with a BPE model.
+
+    types: the types of tokens that are not added tokens.
+    """
     model = said["model"]
     if model.get("type") != "BPE":
         raise ValueError(f"export: gguf: {path} holds a {model.get('type')} model; llama.cpp's files here hold {KINDS}")
     merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model["merges"]]
     if "ByteLevel" in json.dumps(said["decoder"]):
         return {"model": "gpt2", "pre": _pre(said, path), "merges": merges, "types": {}}
+    # llama.cpp's SentencePiece form has no merges. A token's score orders the merges instead: an
+    # earlier merge has a higher score.
     ranks: dict[str, float] = {}
     for rank, merge in enumerate(merges):
         ranks.setdefault(merge.replace(" ", ""), -float(rank))
@@ -128,7 +138,7 @@ def _of_bpe(said: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _of_proto(model: SentencePieceModel, path: Path) -> dict[str, Any]:
-    """Of a SentencePiece model that stays one."""
+    """The keys of a SentencePiece model."""
     proto = sentencepiece_model.parse(model.proto)
     spec = proto.normalizer_spec
     if proto.trainer_spec.model_type != proto.trainer_spec.BPE or spec.precompiled_charsmap:
@@ -143,7 +153,7 @@ def _of_proto(model: SentencePieceModel, path: Path) -> dict[str, Any]:
 
 
 def _pre(said: dict[str, Any], path: Path) -> str:
-    """The name by which llama.cpp knows how the tokenizer cuts words."""
+    """llama.cpp's name for the way in which the tokenizer splits text into words."""
     own = _cut(said)
     for name, pre in PRE.items():
         if _cut(json.loads(words_of(pre, {}, []).to_str())) == own:
@@ -152,7 +162,10 @@ def _pre(said: dict[str, Any], path: Path) -> str:
 
 
 def _cut(said: dict[str, Any]) -> tuple[Any, ...]:
-    """What decides how a byte-level tokenizer cuts a text, without what changes offsets alone."""
+    """The settings that decide how a byte-level tokenizer splits a text.
+
+    Settings about offsets are left out.
+    """
     steps = said["pre_tokenizer"] or {}
     steps = steps.get("pretokenizers", [steps])
     steps = [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
@@ -160,7 +173,9 @@ def _cut(said: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _check_same(tokenizer: Tokenizer, keys: dict[str, Any], path: Path) -> None:
-    """ValueError where the keys are read as another tokenizer than the one that they were made of."""
+    """Raises ValueError where the keys read back as another tokenizer than the one they were made
+    from.
+    """
     again = from_gguf_metadata(keys, path)
     if isinstance(tokenizer.model, SentencePieceModel):
         same = [again.id_to_token(i) == tokenizer.model.id_to_token(i) for i in range(tokenizer.vocab_size)]

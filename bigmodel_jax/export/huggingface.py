@@ -1,4 +1,4 @@
-"""A run's weights as a folder of transformers, or its adapters as one of PEFT."""
+"""Exports a run's weights as a folder for transformers, or its adapters as a folder for PEFT."""
 
 from pathlib import Path
 
@@ -19,7 +19,10 @@ def write(
     adapter: str = "",
     kind: str = "",
 ) -> Written:
-    """Writes config.json, safetensors and tokenizer, with adapters merged; kind: nf4 or int8, by bitsandbytes."""
+    """Writes config.json, safetensors and the tokenizer, with adapters merged into the weights.
+
+    kind: "nf4" or "int8" for bitsandbytes' quantised formats, "" for none.
+    """
     family, step = export_weights(config, run_dir, folder, dtype=dtype, which=which, adapter=adapter, kind=kind)
     return Written(f"{family.architecture}, {f'{kind} (bitsandbytes) and ' if kind else ''}{dtype}", step)
 

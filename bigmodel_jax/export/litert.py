@@ -1,7 +1,9 @@
-"""A run's model for LiteRT (TensorFlow Lite), by litert-converter in an environment of its own, which has no TensorFlow.
+"""Exports a run's model for LiteRT (TensorFlow Lite) with litert-converter, which needs no
+TensorFlow.
 
-Each program is one .tflite file with its weights inside, checked by LiteRT's interpreter. signature.json says what each
-takes. Layers lie one after another in it: the converter has no form for a loop over them.
+The converter runs in an environment of its own. Each program is one .tflite file with its weights
+inside, and LiteRT's interpreter checks it. signature.json lists each program's inputs. The layers
+of a stack are unrolled, because the converter cannot write a loop.
 """
 
 import dataclasses
@@ -20,7 +22,7 @@ from bigmodel_jax.export.subject import Subject, Written, check_answers, open_su
 from bigmodel_jax.models.compute import StackCompute
 
 SIGNATURE = "signature.json"
-MOST_BYTES = 1 << 31  # of a .tflite file: its offsets are 32 bits wide
+MOST_BYTES = 1 << 31  # the size limit of a .tflite file, whose offsets have 32 bits
 OPTION = "export: --format litert"
 
 
@@ -29,12 +31,12 @@ def write(
 ) -> Written:
     """Writes the programs and signature.json into `folder`.
 
-    batch, length: as for StableHLO. ValueError, one line, names the model and the operation that has no such form, or a
-    program that computes something else in the interpreter.
+    batch, length: as for StableHLO. Raises a ValueError of one line, which names the model and the
+    operation, where the converter does not support it or its program gives other numbers.
     """
     check_answers(config, OPTION)
     converter = f"litert-converter {converter_env.version('litert', 'litert-converter')}"
-    converter_env.ensure("litert")
+    converter_env.ensure("litert")  # before the weights are read, so that a missing uv fails at once
     subject = unrolled(open_subject(config, run_dir, which=which, adapter=adapter), config)
     check_size(subject)
     plain, given, made = flat.plain(config, subject), (batch, length), {}
@@ -53,10 +55,12 @@ def write(
 
 
 def _convert(name: str, subject: Subject, program: Flat, converter: str, cases: Path, folder: Path) -> dict[str, Any]:
-    """Writes one .tflite file, in a process of its own; returns what signature.json says of it."""
+    """Writes one .tflite file in a process of its own, and returns the program's entry in
+    signature.json.
+    """
     try:
         lowered = export.export(jax.jit(program.fn), platforms=["cpu"])(*program.inputs.values())
-    except Exception as error:  # tracing raises whatever the operation raises that cannot do with an open size
+    except Exception as error:  # an operation that needs a fixed size may raise any error while tracing
         wrong = {"operation": "", "where": compared.place(error), "said": compared.first_line(error)}
         compared.check(OPTION, converter, name, subject.kind, {"error": wrong})
         raise
@@ -72,7 +76,7 @@ def _convert(name: str, subject: Subject, program: Flat, converter: str, cases: 
 
 
 def check_size(subject: Subject) -> None:
-    """ValueError, one line, for weights that no .tflite file holds."""
+    """Raises a ValueError of one line for weights that are too large for a .tflite file."""
     size = sum(x.nbytes for x in subject.weights.values())
     if size >= MOST_BYTES:
         raise ValueError(
@@ -82,14 +86,14 @@ def check_size(subject: Subject) -> None:
 
 
 def unrolled(subject: Subject, config: Config) -> Subject:
-    """The same model with one copy of the layer for each layer."""
+    """The same model with its stacks of layers unrolled."""
     model = unrolled_config(subject.config)
     plain = flat.plain(config, subject._replace(config=model))
     return subject._replace(config=model, model=plain.make_model())
 
 
 def unrolled_config(config: Any) -> Any:
-    """The config with its layers one after another, its towers' as well."""
+    """The config with unrolled stacks of layers, in its towers as well."""
     changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

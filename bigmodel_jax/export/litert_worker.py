@@ -1,6 +1,7 @@
-"""What runs in the converter's environment: one program in StableHLO to a .tflite file, checked by LiteRT's interpreter.
+"""The worker in the converter's environment: converts a StableHLO program to a .tflite file.
 
-`python -m bigmodel_jax.export.litert_worker JOB ANSWER`: two JSON files; only `litert.py` starts it. There is no JAX here.
+LiteRT's interpreter then checks the file. `litert.py` starts the worker as `python -m
+bigmodel_jax.export.litert_worker JOB ANSWER`, with two JSON files. JAX is not installed here.
 """
 
 import json
@@ -18,13 +19,13 @@ from bigmodel_jax.export import compared
 from bigmodel_jax.export.compared import Table
 
 NAME = "serving_default"
-FOREIGN = ("stablehlo.", "chlo.", "mhlo.", "shape.")  # dialects that no .tflite file holds
+FOREIGN = ("stablehlo.", "chlo.", "mhlo.", "shape.")  # dialects that a .tflite file cannot hold
 HELD = ("stablehlo.composite",)
-LOOP = "tfl.while"  # which the converter makes, and which it cannot write
+LOOP = "tfl.while"  # the converter produces this operation but cannot write it to a file
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
-    """{"difference": ...}, or {"error": ...}."""
+    """Does one job and returns the answer: {"difference": ...} or {"error": ...}."""
     file, context = Path(job["file"]), ir.Context()
     converter_api_ext.prepare_mlir_context(context)
     with context:
@@ -32,7 +33,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         try:
             file.write_bytes(_convert(module, job["inputs"], job["outputs"]))
             return {"difference": compared.worst(Path(job["cases"]), job["name"], _caller(file))}
-        except Exception as error:  # whatever converter and interpreter raise of an operation that they do not know
+        except Exception as error:  # converter and interpreter raise various errors for unknown operations
             operation = ", ".join(_unwritten(module)) or _named(str(error))
             return {"error": {"operation": operation, "where": "", "said": compared.first_line(error)}}
 
@@ -46,13 +47,16 @@ def _convert(module: ir.Module, inputs: list[str], outputs: list[str]) -> bytes:
 
 
 def _caller(file: Path) -> Callable[[Table], Table]:
-    """The program in LiteRT's interpreter."""
+    """A function that runs the program in LiteRT's interpreter."""
     runner = Interpreter(model_path=str(file)).get_signature_runner(NAME)
     return lambda inputs: runner(**inputs)
 
 
 def _unwritten(module: ir.Module) -> list[str]:
-    """The operations that the passes have left as they were, and loops; none where the file was written."""
+    """The operations that the passes did not convert, and loops, which cannot be written.
+
+    The list is empty where the file could be written.
+    """
     found: set[str] = set()
 
     def see(operation: Any) -> None:
@@ -67,7 +71,7 @@ def _unwritten(module: ir.Module) -> list[str]:
 
 
 def _named(text: str) -> str:
-    """The operation that a message names."""
+    """The operation that an error message names, or ""."""
     found = re.search(r"STABLEHLO_\w+|(?:stablehlo|chlo|tfl|mhlo)\.\w+", text)
     return found[0] if found else ""
 

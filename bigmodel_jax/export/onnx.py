@@ -1,6 +1,7 @@
-"""A run's model as ONNX, by jax2onnx in an environment of its own, and checked there by ONNX Runtime.
+"""Exports a run's model as ONNX with jax2onnx, in an environment of its own.
 
-Each program is one file; constants lie in weights.data, once for all of them. signature.json says what each takes.
+ONNX Runtime checks each program there. Each program is one file. Large constants are in
+weights.data, which all programs share. signature.json lists each program's inputs.
 """
 
 import json
@@ -22,12 +23,12 @@ def write(
 ) -> Written:
     """Writes the programs and signature.json into `folder`.
 
-    batch, length: as for StableHLO. ValueError, one line, names the model and the operation that has no such form, or a
-    program that computes something else in ONNX Runtime.
+    batch, length: as for StableHLO. Raises a ValueError of one line, which names the model and the
+    operation, where the converter does not support it or its program gives other numbers.
     """
     check_answers(config, "export: --format onnx")
     converter = f"jax2onnx {converter_env.version('onnx', 'jax2onnx')}"
-    converter_env.ensure("onnx")
+    converter_env.ensure("onnx")  # before the weights are read, so that a missing uv fails at once
     subject = open_subject(config, run_dir, which=which, adapter=adapter)
     plain, given = flat.plain(config, subject), (batch, length)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,6 +1,7 @@
-"""What runs in the converter's environment: programs of a model to ONNX, each checked by ONNX Runtime.
+"""The worker in the converter's environment: converts a model's programs to ONNX.
 
-`python -m bigmodel_jax.export.onnx_worker JOB ANSWER`: two JSON files; only `onnx.py` starts it.
+ONNX Runtime then checks each program. `onnx.py` starts the worker as `python -m
+bigmodel_jax.export.onnx_worker JOB ANSWER`, with two JSON files.
 """
 
 import functools
@@ -23,7 +24,7 @@ import onnx
 import onnxruntime
 from safetensors.numpy import load_file
 
-# jax2onnx 0.17.1 reads it where JAX 0.12 does not have it any more.
+# jax2onnx 0.17.1 reads ClosedJaxpr from jax._src.core, where JAX 0.12 no longer has it.
 internal.ClosedJaxpr = jax.extend.core.ClosedJaxpr
 
 import jax2onnx  # noqa: E402 - after the line above
@@ -34,12 +35,15 @@ from bigmodel_jax.export import compared, flat  # noqa: E402
 from bigmodel_jax.export.compared import Table  # noqa: E402
 from bigmodel_jax.export.subject import Subject  # noqa: E402
 
-APART = 1 << 10  # constants of so many bytes lie in weights.data, once for all programs
+APART = 1 << 10  # constants of at least so many bytes go to weights.data, which all programs share
 DATA = "weights.data"
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
-    """{program: what was made of it}, up to the first that could not be made."""
+    """Converts and checks all programs; returns {program: what was made of it}.
+
+    After a conversion that failed, the programs after it are not tried.
+    """
     config = dataclass_json.from_json(job["config"])
     weights = {name: jnp.asarray(x) for name, x in _weights(Path(job["weights"]))}
     subject = Subject(config.model, config.make_model(), weights, 0)
@@ -48,13 +52,13 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         for name in job["programs"]:
             try:
                 made[name] = _convert(name, subject, config, job, stored)
-            except Exception as error:  # whatever the converter raises of an operation that it does not know
+            except Exception as error:  # the converter raises various errors for unknown operations
                 return made | {name: {"error": described(error)}}
     for name, about in made.items():
         try:
             call = _caller(Path(job["folder"]) / about["file"])
             about["difference"] = compared.worst(Path(job["cases"]), name, call)
-        except Exception as error:  # an operation that the converter writes and the runtime does not have
+        except Exception as error:  # the converter may write an operation that the runtime lacks
             about["error"] = described(error)
     return made
 
@@ -65,7 +69,7 @@ def _weights(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 class Stored:
-    """A file of constants; the same bytes are in it once."""
+    """A file of constants that stores equal bytes only once."""
 
     def __init__(self, path: Path):
         self._path, self._places = path, {}
@@ -78,11 +82,11 @@ class Stored:
         self._file.close()
 
     def move(self, tensor: onnx.TensorProto) -> None:
-        """The tensor's bytes go into the file; the tensor then says where they are."""
+        """Moves the tensor's bytes to the file. The tensor then refers to their place in it."""
         raw = tensor.raw_data
         key = hashlib.sha256(raw).digest()
         if key not in self._places:
-            self._file.write(b"\0" * (-self._file.tell() % 64))
+            self._file.write(b"\0" * (-self._file.tell() % 64))  # aligned to 64 bytes
             self._places[key] = self._file.tell()
             self._file.write(raw)
         tensor.ClearField("raw_data")
@@ -117,7 +121,10 @@ def _convert(name: str, subject: Subject, config: Any, job: dict, stored: Stored
 
 
 def _name_sizes(declared: Any, shapes: list) -> None:
-    """Outputs of loops leave the converter with sizes that it does not know; ours are known."""
+    """Writes our known shapes into the types of the outputs.
+
+    Without this the sizes of loops' outputs would stay open in the files of jax2onnx.
+    """
     for value, x in zip(declared, shapes, strict=True):
         dims = value.type.tensor_type.shape
         dims.ClearField("dim")
@@ -126,7 +133,7 @@ def _name_sizes(declared: Any, shapes: list) -> None:
 
 
 def _caller(file: Path) -> Callable[[Table], Table]:
-    """The program in ONNX Runtime."""
+    """A function that runs the program in ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
@@ -135,7 +142,11 @@ def _caller(file: Path) -> Callable[[Table], Table]:
 
 
 def max_pool(pooled, x, window_shape, strides=None, padding="VALID"):
-    """Flax's, by the converter's `pooled`, which has no form for padding in numbers: that is laid on apart."""
+    """flax.linen.max_pool by way of the converter's `pooled`.
+
+    The converter does not support padding given as numbers, so the padding is added here with
+    jnp.pad.
+    """
     if not isinstance(padding, str):
         sides = ((0, 0), *padding, (0, 0))
         x, padding = jnp.pad(x, sides, constant_values=jnp.finfo(x.dtype).min), "VALID"
@@ -143,12 +154,14 @@ def max_pool(pooled, x, window_shape, strides=None, padding="VALID"):
 
 
 def described(error: Exception) -> dict[str, str]:
-    """The operation at which a conversion failed, where it stands in the model, and what was said."""
+    """The operation at which a conversion failed, its place in the model, and the error's first
+    line.
+    """
     operation = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         primitive = getattr(frame.f_locals.get("eqn"), "primitive", None)
         operation = getattr(primitive, "name", operation)
-    if found := re.search(r"implementation for (\w+)", str(error)):  # ONNX Runtime's words
+    if found := re.search(r"implementation for (\w+)", str(error)):  # how ONNX Runtime's errors name it
         operation = found[1]
     return {"operation": operation, "where": compared.place(error), "said": compared.first_line(error)}
 

@@ -1,4 +1,6 @@
-"""A run's weights as a plain Orbax checkpoint: the tree of parameters and nothing else of a training state."""
+"""Exports a run's weights as a plain Orbax checkpoint: the parameter tree, without the training
+state.
+"""
 
 from pathlib import Path
 

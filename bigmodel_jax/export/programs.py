@@ -1,7 +1,8 @@
-"""A model's programs over flat tables of arrays: `forward`, and for models that generate `prefill` and `decode`.
+"""A model's programs as functions of flat tables of arrays.
 
-A table maps names to arrays: the weights by path, the batch by what the model reads, the decode cache by the path of each
-of its arrays. Sizes are numbers, or symbols of `jax.export`.
+Every model has `forward`. A model that generates also has `prefill` and `decode`. A table maps
+names to arrays: weights by their path, a batch by the names of the model's inputs, and the decode
+cache by the path of each of its arrays. A size is a number or a symbol of `jax.export`.
 
 Shapes: B batch, T tokens, S columns of the cache, V vocab.
 """
@@ -20,13 +21,18 @@ from bigmodel_jax.inference.slots import cache_dtype, last_logits
 from bigmodel_jax.models.base import Out
 
 Table = dict[str, Any]
-# What a model reads where a batch has it, and the input whose shape it has; positions are those of whole texts.
+# Optional input of a model -> the required input that has the same shape. Positions are not listed:
+# the program computes those of whole texts.
 BESIDE = {"segment_ids": "tokens", "token_types": "tokens", "encoder_segment_ids": "encoder_tokens"}
 INTEGERS = {"tokens", "encoder_tokens", "label"}
 
 
 class Sizes(NamedTuple):
-    """batch: rows; length: tokens of a text; source: tokens of a text that an encoder reads; columns: of the cache."""
+    """The sizes of a program's arrays: numbers, or symbols of `jax.export`.
+
+    batch: rows; length: tokens of a text; source: tokens of an encoder's text; columns: columns of
+    the cache.
+    """
 
     batch: Any
     length: Any
@@ -35,17 +41,22 @@ class Sizes(NamedTuple):
 
 
 class Program(NamedTuple):
-    """fn(weights, batch, ...) -> a table; arguments: its tables by name, as `jax.ShapeDtypeStruct`."""
+    """A function fn(weights, batch, ...) -> table, and its tables of arguments by name.
+
+    The arguments are `jax.ShapeDtypeStruct`, without values.
+    """
 
     fn: Callable
     arguments: dict[str, Table]
 
 
 def forward(subject: Subject, sizes: Sizes, row: Mapping[str, Field], beside: Mapping[str, str] = BESIDE) -> Program:
-    """(weights, batch) -> {"output": logits, or what else the model computes}. row: what the run's data declares.
-    beside: what the program takes where the model reads it, and the input whose shape it has.
+    """(weights, batch) -> {"output": logits, or what else the model computes}.
 
-    ValueError, one line, for a model that does not say what it reads, or of which shape.
+    row: the fields that the run's data declares. beside: the optional inputs that the program takes
+    if the model reads them, each with the input whose shape it has.
+
+    Raises a ValueError of one line for a model that does not declare its inputs or their shapes.
     """
     batch = {name: _input(subject, name, shape, sizes, row) for name, shape in subject.config.inputs().items()}
     if not batch:
@@ -55,6 +66,7 @@ def forward(subject: Subject, sizes: Sizes, row: Mapping[str, Field], beside: Ma
         value = subject.model.apply(params.from_paths(weights), batch).value
         return named(value, "output")
 
+    # The model is traced once to find out which optional inputs it reads.
     found = _Reads(batch)
     jax.eval_shape(lambda weights: fn(weights, found), abstract(subject.weights))
     more = {name: _like(batch[of], jnp.int32) for name, of in beside.items() if name in found.names and of in batch}
@@ -66,7 +78,7 @@ def forward(subject: Subject, sizes: Sizes, row: Mapping[str, Field], beside: Ma
 
 
 class _Reads(dict):
-    """A batch that remembers the names that it was asked for; what is open in its shapes is 2."""
+    """A batch that records the names it was asked for. Its open sizes are 2."""
 
     def __init__(self, batch: Mapping[str, Any]):
         shapes = {name: [n if isinstance(n, int) else 2 for n in x.shape] for name, x in batch.items()}
@@ -98,9 +110,11 @@ def _input(subject: Subject, name: str, shape: tuple | None, sizes: Sizes, row: 
 
 
 def prefill(subject: Subject, sizes: Sizes) -> Program:
-    """(weights, batch, cache) -> {"logits": (B, V) of the last place, "cache": with the prompts in it}.
+    """(weights, batch, cache) -> {"logits": (B, V) at the last position, "cache": with the
+    prompts}.
 
-    Prompts are padded on the left, with segment 0. An encoder-decoder's prompts go to its encoder.
+    Prompts are padded on the left with segment 0. The prompts of an encoder-decoder go to its
+    encoder.
     """
     start = subject.model.decoder_start
     names = ("tokens", "positions", "segment_ids") if start is None else ("encoder_tokens", "encoder_segment_ids")
@@ -109,6 +123,7 @@ def prefill(subject: Subject, sizes: Sizes) -> Program:
     declared = subject.model.make_cache(sizes.batch, sizes.columns, cache_dtype(subject.weights))
 
     def fn(weights: Table, batch: Table, cache: Table) -> Table:
+        # The text of an encoder-decoder begins with the decoder's start token, at position 0.
         if start is not None:
             one = jnp.ones((batch["encoder_tokens"].shape[0], 1), jnp.int32)
             batch = batch | {"tokens": start * one, "positions": 0 * one, "segment_ids": one}
@@ -119,7 +134,7 @@ def prefill(subject: Subject, sizes: Sizes) -> Program:
 
 
 def decode(subject: Subject, sizes: Sizes, cache: Mapping[str, Any]) -> Program:
-    """As `prefill`, of one token a row, (B, 1); cache: the arrays that `prefill` returns."""
+    """Like `prefill`, with one token per row (B, 1). cache: the arrays that `prefill` returns."""
     batch = {name: jax.ShapeDtypeStruct((sizes.batch, 1), jnp.int32) for name in ("tokens", "positions", "segment_ids")}
     declared = subject.model.make_cache(sizes.batch, sizes.columns, cache_dtype(subject.weights))
 
@@ -136,7 +151,7 @@ def _advance(subject: Subject, weights: Table, batch: Table, cache: Any) -> Tabl
 
 
 def abstract(table: Mapping[str, Any]) -> Table:
-    """The arrays of a table without their values."""
+    """The shapes and types of a table's arrays, without their values."""
     return {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in table.items()}
 
 

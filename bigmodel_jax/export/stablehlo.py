@@ -1,8 +1,9 @@
-"""A run's model as StableHLO: its programs for CPU, CUDA and TPU in one file each, and the weights as their inputs.
+"""Exports a run's model as StableHLO programs for CPU, CUDA and TPU, which take the weights as
+inputs.
 
-Each `<name>.stablehlo` is a portable artifact of StableHLO as `jax.export` makes it. signature.json holds what else
-`jax.export.Exported` needs, so that use.py calls the programs with jax alone: `jax.export.deserialize` would need the
-package flatbuffers, which jax does not install.
+Each `<name>.stablehlo` is a portable artifact as `jax.export` makes it. signature.json holds the
+rest of `jax.export.Exported`, so that use.py can call the programs with jax alone.
+`jax.export.deserialize` would need the package flatbuffers, which jax does not install.
 """
 
 import dataclasses
@@ -40,10 +41,11 @@ def write(
     batch: int = 0,
     length: int = 0,
 ) -> Written:
-    """Writes programs, signature.json and weights*.safetensors into `folder`.
+    """Writes the programs, signature.json and weights*.safetensors into `folder`.
 
-    batch, length: rows, and tokens of a text and columns of the cache, where they are to be numbers; 0 leaves them open.
-    ValueError, one line, names the model and the operation that has no such form.
+    batch: a fixed number of rows; length: a fixed number of tokens and of cache columns; 0 leaves a
+    size open. Raises a ValueError of one line, which names the model and the operation, where an
+    operation does not support open sizes.
     """
     check_answers(config, "export: --format stablehlo")
     subject = open_subject(config, run_dir, which=which, adapter=adapter, dtype=dtype)
@@ -52,6 +54,7 @@ def write(
     about = {"forward": save("forward", lambda sizes: programs.forward(subject, sizes, row))}
     if subject.model.make_cache is not None:
         about["prefill"] = save("prefill", lambda sizes: programs.prefill(subject, sizes))
+        # The cache that decode takes has the shapes that prefill returns.
         cache = about["prefill"]["results"]["cache"]
         about["decode"] = save("decode", lambda sizes: programs.decode(subject, sizes, _parsed(cache, sizes)))
     signature = {"model": subject.kind, "jax": jax.__version__, "dtype": dtype, "programs": about}
@@ -63,14 +66,15 @@ def write(
 def _save(
     subject: Subject, given: tuple[int, int], folder: Path, name: str, make: Callable[[Sizes], Program]
 ) -> dict[str, Any]:
-    """Writes one program; returns what signature.json says of it."""
+    """Writes one program and returns its entry in signature.json."""
+    # Made twice: the first time shows which symbols the program uses, and so which bounds apply.
     open_ = make(_sizes(given, name, []))
     used = {str(n) for table in open_.arguments.values() for x in table.values() for n in x.shape}
     bounds = [text for names, text in _bounds(subject) if names <= used]
     program = make(_sizes(given, name, bounds))
     try:
         made = export.export(jax.jit(program.fn), platforms=PLATFORMS)(*program.arguments.values())
-    except Exception as error:  # tracing raises whatever the operation raises that cannot do with an open size
+    except Exception as error:  # an operation that needs a fixed size may raise any error while tracing
         raise ValueError(_refused(subject, name, error)) from error
     (folder / f"{name}.stablehlo").write_bytes(made.mlir_module_serialized)
     return {
@@ -86,9 +90,10 @@ def _save(
 
 
 def _sizes(given: tuple[int, int], name: str, bounds: list[str]) -> Sizes:
-    """The symbols b, t, e, s of a scope of their own, within `bounds`, or the numbers that are given for them.
+    """The symbols b, t, e, s in a scope of their own with the constraints `bounds`, or given
+    numbers.
 
-    A prompt's length stays open where that of the cache is given.
+    The length of a prompt stays open even where that of the cache is given.
     """
     batch, length = given
     b, t, e, s = export.symbolic_shape("b, t, e, s", constraints=bounds)
@@ -97,16 +102,17 @@ def _sizes(given: tuple[int, int], name: str, bounds: list[str]) -> Sizes:
 
 
 def _bounds(subject: Subject) -> list[tuple[set[str], str]]:
-    """(symbols, what they fulfil) for the models that end at a length."""
+    """(symbols, the constraint on them) of a model. A model may have a largest length."""
     most = longest(subject.config)
     ends = [({name}, f"{name} <= {most}") for name in ("t", "e")] if most else []
     return [*ends, ({"t", "s"}, "t <= s")]
 
 
 def longest(config: Any) -> int:
-    """The tokens that the model and its towers read at most; 0 where nothing ends them.
+    """The largest number of tokens that the model and all its towers can read; 0 means no limit.
 
-    Attention that cannot be told its form has another one from `CHUNKED_FROM` keys on, and stays below.
+    Attention that chooses its own form changes it at `CHUNKED_FROM` keys. A program holds one form,
+    so the limit then lies below that.
     """
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     inside = [longest(value) for value in fields.values() if dataclasses.is_dataclass(value)]
@@ -116,7 +122,7 @@ def longest(config: Any) -> int:
 
 
 def _parsed(texts: dict[str, str], sizes: Sizes) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays that `_texts` wrote, in the scope of `sizes`."""
+    """The arrays that `_texts` described, with symbols in the scope of `sizes`."""
     symbols = next((n.scope for n in sizes if not isinstance(n, int)), None)
     found = {}
     for name, text in texts.items():
@@ -126,12 +132,14 @@ def _parsed(texts: dict[str, str], sizes: Sizes) -> dict[str, jax.ShapeDtypeStru
 
 
 def _texts(tree: Any) -> Any:
-    """Arrays as text, such as float32[b,t,64]."""
+    """The type and shape of each array as text, such as float32[b,t,64]."""
     return jax.tree.map(lambda x: f"{x.dtype.name}[{','.join(map(str, x.shape))}]", tree)
 
 
 def _refused(subject: Subject, name: str, error: Exception) -> str:
-    """One line: the program, the model, where in it the operation stands, and what else can be asked for."""
+    """The error's one line: the program, the model, the operation's place, and which options may
+    help.
+    """
     ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "/bigmodel_jax/" in frame.filename]
     where = [frame for frame in ours if "/export/" not in frame.filename][-1:]
     said = str(error).strip().partition("\n")[0][:160]

@@ -1,4 +1,4 @@
-"""What an export is made of: a run's weights as dense arrays, and the model that they belong to."""
+"""The subject of an export: a run's model and its weights as dense arrays."""
 
 import dataclasses
 from pathlib import Path
@@ -18,14 +18,17 @@ from bigmodel_jax.training.saved import load_weights, merged
 
 
 class Written(NamedTuple):
-    """What a writer says of its work: the line that the user reads, and the step of the checkpoint."""
+    """What an export reports: the line for the user, and the step of the checkpoint."""
 
     said: str
     step: int
 
 
 class Subject(NamedTuple):
-    """weights: by path, dense, with adapters merged and without rows of padding; step: of the checkpoint they are from."""
+    """A model and its weights by path: dense, with adapters merged and without rows of padding.
+
+    step: the step of the checkpoint that holds the weights.
+    """
 
     config: ModelConfig
     model: Model
@@ -40,7 +43,7 @@ class Subject(NamedTuple):
 def open_subject(
     config: Config, run_dir: Path, *, which: str = "", adapter: str = "", dtype: Float = "float32"
 ) -> Subject:
-    """The weights of one checkpoint in `dtype`; which, adapter: as `load_weights` has them."""
+    """One checkpoint's model and weights in `dtype`; which, adapter: as in `load_weights`."""
     plain = dataclasses.replace(config, model=portable(unpadded(config.model)), adapters=AdapterConfig())
     model, mesh = plain.make_model(), sharding.make_mesh(config.parallel)
     tree, step = load_weights(config, run_dir, mesh, which, adapter=adapter)
@@ -53,7 +56,10 @@ def open_subject(
 
 
 def check_answers(config: Config, option: str) -> None:
-    """ValueError, one line, where the run's answer is no output of its model: a program of it would give another one."""
+    """Raises a ValueError of one line where the objective has a trained head of its own.
+
+    The programs hold the model alone, so they would not give the run's answer.
+    """
     kept = config.objective.parameters(config.model)
     heads = [path for path, p in params.paths(kept).items() if p.kind == "trained"]
     if heads:
@@ -64,7 +70,10 @@ def check_answers(config: Config, option: str) -> None:
 
 
 def portable(config: Any) -> Any:
-    """`config` with its layers computed in the one form that every platform and every length has, its towers' as well."""
+    """The config with plain attention and default stacks, in its towers as well.
+
+    This form of computing works on every platform and for every length.
+    """
     changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -1,4 +1,4 @@
-"""A table of arrays as safetensors: weights.safetensors, or several of at most 5 GiB each."""
+"""Writes arrays as safetensors: weights.safetensors, or several files of at most 5 GiB each."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ SHARD_BYTES = 5 * 1024**3
 
 
 def save_weights(weights: Mapping[str, Any], folder: Path) -> None:
-    """Writes the arrays by their names; those of one file at a time are in host memory."""
+    """Writes the arrays by their names. The arrays of one file at a time are in host memory."""
     shards: list[list[str]] = [[]]
     size = 0
     for name, x in weights.items():

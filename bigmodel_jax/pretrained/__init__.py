@@ -1,6 +1,8 @@
-"""Published weights in and out: Hugging Face folders and GGUF files, by one name table per family.
+"""Imports and exports published weights: Hugging Face folders and GGUF files.
 
-`FAMILIES` is the one table of what can be imported and exported, by the architecture's name in config.json.
+Each model family has one table that pairs the published tensor names with our parameter paths.
+`FAMILIES` lists every family that can be imported and exported, by the architecture's name in
+config.json.
 """
 
 from bigmodel_jax.pretrained.autoencoder import AUTOENCODER

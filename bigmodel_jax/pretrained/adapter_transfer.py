@@ -1,4 +1,4 @@
-"""A PEFT folder into a run beside its base, and an adapted run out as a PEFT folder."""
+"""Imports a PEFT folder as a run beside its base, and exports an adapted run as a PEFT folder."""
 
 import dataclasses
 import re
@@ -33,11 +33,18 @@ from bigmodel_jax.training.fresh import fresh_state, open_origin
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, chosen, load_weights
 from bigmodel_jax.training.state import with_weights
 
-BESIDE = ("tokenizer.json", "special_tokens.json", "labels.json", CHAT_TEMPLATE)  # what a run takes over from its base
+# Files that the new run copies from its base run.
+BESIDE = ("tokenizer.json", "special_tokens.json", "labels.json", CHAT_TEMPLATE)
 
 
 class Base(Mapping):
-    """The values of a run's parameters by path, each read from its checkpoint when it is asked for."""
+    """The values of a run's parameters by path.
+
+    Each value is read from its checkpoint when it is asked for.
+
+    A value is a float32 numpy array in the published shape, without the rows that pad the
+    vocabulary.
+    """
 
     def __init__(self, places: constants.Places):
         self.places = places
@@ -59,10 +66,13 @@ class Base(Mapping):
 def import_adapters(
     folder: Path, run_dir: Path, base: str, *, dtype: Float = "float32", parallel: ParallelConfig = ParallelConfig()
 ) -> Config:
-    """Makes `run_dir` a run at step 0 with the adapters of a PEFT folder beside the run `base`; returns its config.
+    """Makes `run_dir` a run at step 0 with the adapters of a PEFT folder, and returns its config.
 
-    base: FOLDER, FOLDER@STEP or FOLDER@best. The base's weights stay where they are. ValueError, one line, for adapters of
-    another base or what is not done here, and nothing is written.
+    base: the run that the adapters belong to, as FOLDER, FOLDER@STEP or FOLDER@best. The new run
+    refers to the base's weights and does not copy them. dtype: of the adapters.
+
+    Raises a ValueError of one line for adapters of another base and for PEFT settings that are not
+    supported; `run_dir` is not written then.
     """
     origin = open_origin(base, "--base")
     if type(origin.config.adapters) is not AdapterConfig:
@@ -93,7 +103,11 @@ def import_adapters(
 
 
 def _check_tied(folder: Path, config: Config, found: Adapters) -> None:
-    """PEFT's adapter of an embedding is not one of the head that shares its table; ours is."""
+    """Raises ValueError for an adapter of an embedding table that is also the head.
+
+    PEFT adapts the embedding alone. Our adapter of `embed/table` would change the tied head as
+    well.
+    """
     tied = [path for path in {**found.matrices, **found.saved} if path == "embed/table"]
     if tied and getattr(config.model, "tied_embeddings", True):
         raise ValueError(
@@ -103,7 +117,11 @@ def _check_tied(folder: Path, config: Config, found: Adapters) -> None:
 
 
 def _lora(found: Adapters) -> Lora:
-    """The config of these adapters: each path by itself, so that no other matrix gets one."""
+    """The adapter config.
+
+    Its patterns match each adapted path exactly, so no other matrix gets an adapter.
+    """
+    # The commonest rank and alpha become the defaults; other paths are listed in `ranks`.
     ranks = [(m.rank, m.alpha) for m in found.matrices.values()]
     rank, alpha = max(ranks, key=ranks.count)
     return Lora(
@@ -123,7 +141,10 @@ def _lora(found: Adapters) -> Lora:
 
 
 def _values(config: Config, found: Adapters, base: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Ours by path below the adapters' name: magnitudes and whole weights as what they differ by from the base."""
+    """The adapter parameters by our path, below the adapters' name.
+
+    Magnitudes and whole weights are stored as differences from the base's values.
+    """
     values = {f"{path}/whole": x.astype(np.float32) - base[path] for path, x in found.saved.items()}
     for path, m in found.matrices.items():
         values |= {f"{path}/a": m.a, f"{path}/b": m.b}
@@ -134,14 +155,14 @@ def _values(config: Config, found: Adapters, base: Mapping[str, np.ndarray]) -> 
 
 
 def _lengths(path: str, w: np.ndarray, m: Matrix) -> np.ndarray:
-    """The norm of each output's column of the base, (lead, out)."""
+    """The L2 norm of each output's column of the base weight `w`, as float32 (lead, out)."""
     lead = m.a.shape[:-2]
     w = w.T if path.startswith("head/") else w.reshape(*lead, m.a.shape[-2], m.b.shape[-1])
     return np.sqrt(np.square(w, dtype=np.float64).sum(len(lead))).astype(np.float32)
 
 
 def _placed(config: Config, own: params.Tree, values: Mapping[str, np.ndarray]) -> params.Tree:
-    """The run's trained parameters, each of them one of `values`, in their shape and on its mesh."""
+    """`values` as the run's trained parameters: in the layout, storage and sharding of `own`."""
     spec = params.paths(config.make_model().spec)
     published, tree = tables.published(config), params.paths(own)
     assert tree.keys() == values.keys(), sorted(tree.keys() ^ values.keys())
@@ -158,9 +179,12 @@ def _placed(config: Config, own: params.Tree, values: Mapping[str, np.ndarray]) 
 def export_adapters(
     config: Config, run_dir: Path, target: Path, *, dtype: Float = "float32", which: str = "", adapter: str = ""
 ) -> Exported:
-    """Writes one of a run's adapters as a PEFT folder; which, adapter: as `load_weights` has them.
+    """Writes one of a run's LoRA adapters as a PEFT folder.
 
-    ValueError where PEFT has no such form.
+    which, adapter: the checkpoint and the adapter, as in `load_weights`. dtype: of the written
+    tensors.
+
+    Raises ValueError where PEFT's format cannot hold these adapters.
     """
     whole, config = config, dataclasses.replace(config, adapters=_one(config, run_dir, adapter))
     if rows := [path for path in params.paths(config.make_model().spec) if path.endswith("/rows")]:
@@ -179,7 +203,10 @@ def export_adapters(
 
 
 def _one(config: Config, run_dir: Path, adapter: str) -> Lora:
-    """The adapter that a PEFT folder is to hold."""
+    """The config of the one adapter to export.
+
+    Raises ValueError for several, or if it is not a LoRA.
+    """
     names, known = chosen(config, adapter), config.adapters.named()
     if len(names) > 1:
         raise ValueError(
@@ -194,6 +221,7 @@ def _one(config: Config, run_dir: Path, adapter: str) -> Lora:
 
 
 def _found(config: Config, tree: Mapping[str, Any], spec: Mapping[str, params.Param]) -> Adapters:
+    """The adapters in a run's weights `tree` (by path), without the padding of the vocabulary."""
     own, matrices, saved = config.adapters, {}, {}
     prefix, published = f"{BRANCH}/{config.adapters.name}/", tables.published(config)
     parts = {path.removeprefix(prefix): path for path in tree if path.startswith(prefix)}
@@ -206,6 +234,7 @@ def _found(config: Config, tree: Mapping[str, Any], spec: Mapping[str, params.Pa
         if not mine:
             continue
         base = np.asarray(dense(tree[path], jnp.float32))[tuple(map(slice, spec[path].shape))]
+        # A run stores whole weights and magnitudes as differences from the base (`_values`).
         if "whole" in mine:
             saved[path] = base + mine["whole"]
         else:

@@ -1,4 +1,4 @@
-"""BERT's tensors and config.json, one architecture per head."""
+"""BERT's tensor names and config.json, with one architecture for each head."""
 
 import dataclasses
 import functools
@@ -47,8 +47,10 @@ PRETRAINING = (
 )
 CLASSIFIER = (*ENCODER, Row("head/kernel", "classifier.weight", linear()), Row("head/bias", "classifier.bias"))
 ANSWERS = (*ENCODER, Row("head/kernel", "qa_outputs.weight", linear()), Row("head/bias", "qa_outputs.bias"))
-# Buffers of older files, tied copies of the embedding and its bias, and what another head would read.
+# Buffers of older files, and tied copies of the embedding and of the head's bias.
 IGNORED = (r"(.*\.)?embeddings\.position_ids", r"cls\.predictions\.decoder\.(weight|bias)")
+# A file may also hold the pooler and the pretraining heads, which the architecture at hand does not
+# read.
 UNREAD = (*IGNORED, r"(bert\.)?pooler\.dense\.(weight|bias)", r"cls\..*")
 COPIES = (
     ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
@@ -59,12 +61,18 @@ RENAMED = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "La
 
 
 def without_prefix(rows: tuple[Row, ...], prefix: str) -> tuple[Row, ...]:
-    """The rows as the encoder alone names its tensors."""
+    """The name-table rows without `prefix` in their names, which is how a file of the bare encoder
+    names its tensors.
+    """
     return tuple(dataclasses.replace(row, theirs=row.theirs.removeprefix(prefix)) for row in rows)
 
 
 def sizes_from_hf(hf: dict) -> dict:
-    """The fields of a config that every encoder of BERT's kind has."""
+    """The config fields that all encoders like BERT share, read from a config.json.
+
+    Raises ValueError for a decoder, for an activation other than exact GELU, and for untied
+    embeddings.
+    """
     check_fixed(hf, hidden_act="gelu", is_decoder=False, add_cross_attention=False, tie_word_embeddings=True)
     return {
         "vocab_size": hf["vocab_size"],
@@ -79,6 +87,7 @@ def sizes_from_hf(hf: dict) -> dict:
 
 
 def sizes_to_hf(cfg) -> dict:
+    """The config.json keys that all encoders like BERT share; the inverse of `sizes_from_hf`."""
     return {
         "vocab_size": cfg.vocab_size,
         "num_hidden_layers": cfg.num_layers,
@@ -94,15 +103,27 @@ def sizes_to_hf(cfg) -> dict:
 
 
 def num_labels(hf: dict) -> int:
+    """The number of classes: the length of `id2label`, else `num_labels`, else transformers'
+    default of 2.
+    """
     return len(hf["id2label"]) if hf.get("id2label") else hf.get("num_labels", 2)
 
 
 def labels_to_hf(num: int) -> dict:
+    """`id2label` and `label2id` for `num` classes.
+
+    The names are LABEL_0, LABEL_1 and so on, as in transformers.
+    """
     names = {i: f"LABEL_{i}" for i in range(num)}
     return {"id2label": {str(i): n for i, n in names.items()}, "label2id": {n: i for i, n in names.items()}}
 
 
 def from_hf(head: str, hf: dict) -> BertConfig:
+    """The BertConfig that a config.json of transformers' Bert classes describes.
+
+    head: the head of the architecture, such as "masked_lm" for BertForMaskedLM. Raises ValueError
+    where the file asks for relative positions or for anything that `sizes_from_hf` refuses.
+    """
     check_fixed(hf, position_embedding_type="absolute")
     return BertConfig(
         **sizes_from_hf(hf),
@@ -114,6 +135,10 @@ def from_hf(head: str, hf: dict) -> BertConfig:
 
 
 def to_hf(head: str, cfg: BertConfig) -> dict:
+    """The config.json of the Bert class that has this head.
+
+    Raises ValueError where the config has another head.
+    """
     if cfg.head != head:
         raise ValueError(f"model.head = {cfg.head!r} is not what this architecture has; it has {head!r}")
     return {

@@ -1,12 +1,15 @@
-"""Linear layers in the forms of bitsandbytes, which transformers loads: NormalFloat4 in blocks, and int8 by rows.
+"""Quantises linear layers to the formats of bitsandbytes, which transformers loads.
 
-A layer's weight X.weight (out, in) becomes, as `bitsandbytes.functional.quantize_4bit` and `Int8Params` keep it,
+The formats are NormalFloat4 in blocks (nf4) and int8 by rows. A layer's weight X.weight (out, in)
+becomes these tensors, as `bitsandbytes.functional.quantize_4bit` and `Int8Params` store them:
 
-- nf4: X.weight (n / 2, 1) uint8, two codes a byte, of blocks of 64 in flat order; X.weight.absmax, the largest magnitude of
-  each; X.weight.quant_map, the 16 levels; X.weight.quant_state.bitsandbytes__nf4, the facts as JSON;
-- int8: X.weight (out, in) int8; X.SCB, the largest magnitude of each row; X.weight_format 0, row by row.
+- nf4: X.weight (n / 2, 1) uint8 holds two codes a byte, from blocks of 64 values in flat order;
+  X.weight.absmax holds the largest magnitude of each block; X.weight.quant_map holds the 16 levels;
+  X.weight.quant_state.bitsandbytes__nf4 holds the format's settings as JSON.
+- int8: X.weight (out, in) int8; X.SCB holds the largest magnitude of each row; X.weight_format is
+  0, which means row by row.
 
-QLoRA (arXiv:2305.14314), LLM.int8() (arXiv:2208.07339).
+Sources: QLoRA (arXiv:2305.14314) and LLM.int8() (arXiv:2208.07339).
 """
 
 import json
@@ -23,13 +26,16 @@ from bigmodel_jax.pretrained.family import Family
 KINDS = ("nf4", "int8")
 BLOCK = 64
 TOP = 127
-# The families whose layers transformers replaces by those of bitsandbytes, all of them and no other.
+# In these families transformers replaces exactly the layers that match LINEAR by those of
+# bitsandbytes.
 LINEAR = re.compile(r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight")
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 
 def check(kind: str, family: Family) -> None:
-    """ValueError, one line, for a kind or a family that has no such form."""
+    """Raises a ValueError of one line for an unknown kind, or for a family that has no bitsandbytes
+    form.
+    """
     if kind not in KINDS:
         raise ValueError(f"--kind = {kind!r}{nearest(kind, KINDS)}; of huggingface these are known: {', '.join(KINDS)}")
     if family.architecture not in FAMILIES:
@@ -40,7 +46,10 @@ def check(kind: str, family: Family) -> None:
 
 
 def settings(kind: str, dtype: str) -> dict[str, Any]:
-    """config.json's `quantization_config`."""
+    """The `quantization_config` of config.json.
+
+    kind: "nf4" or "int8"; dtype: what the layers compute in.
+    """
     nf4 = kind == "nf4"
     return {
         "quant_method": "bitsandbytes",
@@ -58,7 +67,9 @@ def settings(kind: str, dtype: str) -> dict[str, Any]:
 
 
 def packed(kind: str, name: str, x: np.ndarray) -> Mapping[str, np.ndarray]:
-    """The tensors by which `name` is published: itself, unless it is the weight of a linear layer."""
+    """The tensors that a file holds for the weight `name`: several if it is a linear layer's, else
+    itself.
+    """
     if not LINEAR.fullmatch(name):
         return {name: x}
     dtype, x = x.dtype.name, x.astype(np.float32)
@@ -70,8 +81,10 @@ def _nf4(name: str, x: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
     flat = np.pad(x.reshape(-1), (0, -x.size % BLOCK)).reshape(-1, BLOCK)
     largest = np.abs(flat).max(axis=1)
     share = flat / np.where(largest > 0, largest, 1.0)[:, None]
+    # The nearest level is found from the midpoints between levels.
     codes = np.searchsorted((levels[1:] + levels[:-1]) / 2, share).astype(np.uint8).reshape(-1)[: x.size + x.size % 2]
     facts = {"quant_type": "nf4", "blocksize": BLOCK, "dtype": dtype, "shape": list(x.shape)}
+    # Each byte holds two codes, the first one in its high bits.
     return {
         name: (codes[::2] << 4 | codes[1::2])[:, None],
         f"{name}.absmax": largest,
@@ -83,9 +96,8 @@ def _nf4(name: str, x: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
 def _int8(name: str, x: np.ndarray) -> dict[str, np.ndarray]:
     x = x.astype(np.float16).astype(np.float32)  # bitsandbytes quantises half-precision values
     largest = np.abs(x).max(axis=1)
-    scale = (
-        np.float32(1) / np.where(largest > 0, largest, np.float32(1)) * np.float32(TOP)
-    )  # rounded twice, as torch does
+    # The scale is rounded twice, by the division and by the product, because torch computes it so.
+    scale = np.float32(1) / np.where(largest > 0, largest, np.float32(1)) * np.float32(TOP)
     codes = np.round(x * scale[:, None]).astype(np.int8)
     part = name.removesuffix(".weight")
     return {name: codes, f"{part}.SCB": largest, f"{part}.weight_format": np.array(0, np.uint8)}

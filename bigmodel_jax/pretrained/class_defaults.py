@@ -1,6 +1,7 @@
-"""What transformers' config classes take for keys that a config.json leaves out (transformers 5.23, diffusers 0.42).
+"""The defaults of transformers' config classes, for keys that a config.json leaves out.
 
-Sizes that nobody leaves out on purpose are not here: without them a file is refused.
+The values are those of transformers 5.23 and diffusers 0.42. Sizes such as the width are not
+listed, since nobody leaves them out on purpose: a file without them is refused.
 """
 
 import dataclasses
@@ -156,7 +157,8 @@ DINOV2 = {
     "qkv_bias": True,
     "image_size": 224,
 }
-# Of architectures whose config of ours is another family's as well.
+# Defaults by architecture, where one config class of ours serves architectures with different
+# defaults.
 OF_ARCHITECTURE: dict[str, dict[str, Any]] = {
     "Dinov2Model": DINOV2 | {"patch_size": 14},
     "Dinov2ForImageClassification": DINOV2 | {"patch_size": 14},
@@ -166,7 +168,9 @@ OF_ARCHITECTURE: dict[str, dict[str, Any]] = {
 
 
 def with_defaults(family: Family) -> Family:
-    """The family, whose `from_hf` finds the class's defaults where a config.json says nothing."""
+    """The family with a `from_hf` that fills in the class's defaults for keys that a config.json
+    lacks.
+    """
     defaults = OF_ARCHITECTURE.get(family.architecture, DEFAULTS.get(family.config, {}))
     read = family.from_hf
     return dataclasses.replace(family, from_hf=lambda hf: read(defaults | hf)) if defaults else family

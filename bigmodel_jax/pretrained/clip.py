@@ -1,4 +1,7 @@
-"""CLIP's and SigLIP's tensors and config.json: the two share most names, as transformers copied the second from the first."""
+"""CLIP's tensor names and config.json.
+
+SigLIP shares most of the names, because transformers copied them.
+"""
 
 from bigmodel_jax.models.clip import CLIPConfig, TextTower, VisionTower
 from bigmodel_jax.pretrained.family import Family
@@ -13,15 +16,23 @@ from bigmodel_jax.pretrained.vit import (
 
 
 def dense(ours: str, theirs: str) -> tuple[Row, Row]:
+    """The two name-table rows of a linear layer with bias.
+
+    ours: its parameter path; theirs: its module name.
+    """
     return Row(f"{ours}/kernel", f"{theirs}.weight", linear()), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
 def layer_norm(ours: str, theirs: str) -> tuple[Row, Row]:
+    """The two name-table rows of a layer norm: its scale and its bias."""
     return Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
 def layers(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The encoder of one tower."""
+    """The name-table rows of one tower's encoder layers.
+
+    ours, theirs: what precedes `layers` in our path and `encoder.layers` in their names.
+    """
     attn, layer = f"{ours}/layers/attn/", f"{theirs}.encoder.layers.{{i}}."
     names = {"q": "q_proj", "k": "k_proj", "v": "v_proj"}
     return (
@@ -51,29 +62,39 @@ TOWERS = (
 ROWS = (
     *TOWERS,
     Row("vision/cls", "vision_model.embeddings.class_embedding"),
-    *layer_norm("vision/pre_norm", "vision_model.pre_layrnorm"),  # so misspelt in every published file
+    *layer_norm("vision/pre_norm", "vision_model.pre_layrnorm"),  # published files misspell it so
     Row("vision/head/kernel", "visual_projection.weight", linear()),
     Row("text/head/kernel", "text_projection.weight", linear()),
 )
-IGNORED = (r".*\.position_ids",)  # 0, 1, 2 ... in older files
+IGNORED = (r".*\.position_ids",)  # a buffer of older files that holds 0, 1, 2, ...
 
 
 def vision_from_hf(hf: dict, defaults: dict) -> VisionTower:
-    """transformers leaves out of a tower's config what equals its class's defaults."""
+    """The image tower that a `vision_config` describes (transformers' CLIPVisionConfig).
+
+    defaults: values for the keys that the table leaves out. transformers leaves out what equals the
+    class's defaults.
+    """
     hf = defaults | hf
     return VisionTower(image_shape=image_shape_from_hf(hf), patch_size=patch_size_from_hf(hf), **encoder_from_hf(hf))
 
 
 def text_from_hf(hf: dict, defaults: dict) -> TextTower:
+    """The text tower that a `text_config` describes (transformers' CLIPTextConfig).
+
+    defaults: as in `vision_from_hf`.
+    """
     hf = defaults | hf
     return TextTower(vocab_size=hf["vocab_size"], max_seq_len=hf["max_position_embeddings"], **encoder_from_hf(hf))
 
 
 def vision_to_hf(tower: VisionTower) -> dict:
+    """The keys of a `vision_config` for the image tower, without its model type."""
     return {**image_shape_to_hf(tower.image_shape), "patch_size": tower.patch_size, **encoder_to_hf(tower)}
 
 
 def text_to_hf(tower: TextTower) -> dict:
+    """The keys of a `text_config` for the text tower, without its model type."""
     sizes = {"vocab_size": tower.vocab_size, "max_position_embeddings": tower.max_seq_len}
     return {**sizes, **encoder_to_hf(tower)}
 
@@ -85,12 +106,17 @@ VOCABULARY = {"vocab_size": 49_408, "max_position_embeddings": 77}
 
 
 def tower(hf: dict, name: str) -> dict:
-    """transformers takes all of a tower from the table of the old name, where a file has it as well."""
+    """The table of one tower. name: "text_config" or "vision_config".
+
+    Older files have `text_config_dict` and `vision_config_dict`. Where such a table is there,
+    transformers reads it instead of the newer one.
+    """
     new, old = hf.get(name) or {}, hf.get(f"{name}_dict")
     return new if old is None else old
 
 
 def from_hf(hf: dict) -> CLIPConfig:
+    """The CLIPConfig that a config.json of transformers' CLIPModel describes."""
     text, vision = tower(hf, "text_config"), tower(hf, "vision_config")
     return CLIPConfig(
         vision=vision_from_hf(vision, LAYERS | VISION),
@@ -102,6 +128,7 @@ def from_hf(hf: dict) -> CLIPConfig:
 
 
 def to_hf(cfg: CLIPConfig) -> dict:
+    """The config.json of transformers' CLIPModel for this config."""
     shared = {"projection_dim": cfg.projection_dim}
     return {
         "model_type": "clip",

@@ -1,4 +1,8 @@
-"""config.json with every key accounted for: read by a family, known to change nothing, refused, or named as not used."""
+"""Reads config.json so that every key is accounted for.
+
+A key is read by the family, or known to change nothing, or refused, or named in the log as not
+used.
+"""
 
 import dataclasses
 import json
@@ -13,7 +17,8 @@ from bigmodel_jax.pretrained.family import Family
 
 log = logging.getLogger(__name__)
 
-# Tables whose keys count one by one; of others (id2label) the whole is read or not.
+# The keys of these tables are checked one by one. Another table (id2label) is read as a whole or
+# not.
 ROTARY = ("rope_parameters", "rope_scaling", "full_attention", "sliding_attention")
 NESTED = (
     *ROTARY,
@@ -27,7 +32,12 @@ NESTED = (
 
 
 class Keys(dict):
-    """A table of config.json that checks a value's type when it is read, and notes which keys have been."""
+    """A table of config.json that checks each value's type on reading and notes which keys were
+    read.
+
+    path: the dotted path of this table, with a dot at its end; read: the set of paths read so far,
+    which nested tables share.
+    """
 
     def __init__(self, table: dict, path: str = "", read: set[str] | None = None):
         self.path, self.seen = path, set() if read is None else read
@@ -46,7 +56,7 @@ class Keys(dict):
         return self._merged({**other, **self})
 
     def _merged(self, table: dict) -> "Keys":
-        """The tables inside keep the paths at which they stood."""
+        """The merged table. Nested tables keep the paths at which they stood in the file."""
         merged = Keys({}, self.path, self.seen)
         merged.update(table)
         return merged
@@ -56,7 +66,9 @@ class Keys(dict):
         return value
 
     def read_as(self, name: str, kind: config_keys.Kind) -> Any:
-        """The value of a key that holds another kind of value in this family than in others."""
+        """The value of a key, checked against `kind` instead of the kind that other families
+        expect.
+        """
         return self._checked(name, super().__getitem__(name), kind)
 
     def _checked(self, name: str, value: Any, kind: config_keys.Kind | None = None) -> Any:
@@ -66,9 +78,10 @@ class Keys(dict):
         return self._noted(name, value)
 
     def unread(self) -> Iterator[tuple[str, str, Any]]:
-        """(path, name, value) of each key that nothing has asked for."""
+        """Yields (path, name, value) for each key that was never read."""
         for name, value in self.items():
             path = self.path + name
+            # A nested table counts as unread where none of its keys was read.
             inside = isinstance(value, Keys) and name in NESTED
             if path not in self.seen or (inside and value and not any(f"{path}.{key}" in self.seen for key in value)):
                 yield path, name, value
@@ -77,12 +90,15 @@ class Keys(dict):
 
 
 def read_as(hf: dict, name: str, kind: config_keys.Kind) -> Any:
-    """`Keys.read_as` of a table that may be a plain dict, whose values nobody checks."""
+    """Calls `Keys.read_as`. A plain dict gives its value unchecked."""
     return hf.read_as(name, kind) if isinstance(hf, Keys) else hf[name]
 
 
 def read_table(path: Path) -> Keys:
-    """ValueError for a file that is not there, no JSON, or no table of keys."""
+    """The table in a JSON file.
+
+    ValueError where the file is missing, is not JSON or is not a table of keys.
+    """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a Hugging Face folder has one")
     try:
@@ -95,7 +111,10 @@ def read_table(path: Path) -> Keys:
 
 
 def check_unread(family: Family, hf: Keys) -> None:
-    """ValueError for a key that asks for other mathematics than the family's; unknown keys are named in the log, once."""
+    """Raises ValueError for an unread key that would change what the model computes.
+
+    Keys that are unknown are named in the log, once.
+    """
     ours = family.config.__name__
     check_model_type(ours, hf)
     aliases, unknown = config_keys.ALIASES.get(ours, {}), []
@@ -103,6 +122,7 @@ def check_unread(family: Family, hf: Keys) -> None:
         above = path.removesuffix(name).rstrip(".")
         inside = above.rpartition(".")[2]
         allowed = config_keys.NEUTRAL.get(name)
+        # A key that is another name of a key in the file may only repeat its value.
         if not above and aliases.get(name) in hf:
             allowed = (hf[aliases[name]], None)
         if name in config_keys.INERT or (allowed is not None and value in allowed):
@@ -116,7 +136,10 @@ def check_unread(family: Family, hf: Keys) -> None:
 
 
 def check_fields(config: ModelConfig) -> None:
-    """ValueError for a field of another type than its default, which a key without a type of its own may give."""
+    """Raises ValueError for a field whose value is not of its default's type.
+
+    Such a value can come from a key that has no entry in `config_keys.KINDS`.
+    """
     for field in dataclasses.fields(config):
         value, default = getattr(config, field.name), field.default
         kinds = (int, float) if isinstance(default, float) else (type(default),)
@@ -127,7 +150,10 @@ def check_fields(config: ModelConfig) -> None:
 
 
 def check_model_type(ours: str, hf: dict) -> None:
-    """transformers chooses the model by `model_type`, whatever `architectures` says."""
+    """Raises ValueError where `model_type` names another model than `architectures`.
+
+    transformers chooses the model by `model_type` alone. ours: the name of our config class.
+    """
     given, known = hf.get("model_type"), config_keys.MODEL_TYPES
     allowed = known.get(ours, (given,))
     if any(given in types for types in known.values()) and given not in allowed:

@@ -1,4 +1,4 @@
-"""What is known of config.json's keys beside what a family reads: types, keys that change nothing, values that ask for nothing.
+"""Facts about config.json's keys: types, keys that change nothing, and values that change nothing.
 
 The tables were reviewed against the modelling code of transformers 5.23.
 """
@@ -8,36 +8,40 @@ from typing import Any, NamedTuple
 
 
 class Kind(NamedTuple):
-    """The values that a key may have, in words and as a test."""
+    """The values that a key may have: `allowed` says it in words, and `holds` tests a value."""
 
     allowed: str
     holds: Callable[[Any], bool]
 
 
 def words(text: str) -> list[str]:
+    """The words of a text, split at white space."""
     return text.split()
 
 
 def is_number(x: Any) -> bool:
+    """Whether `x` is a finite number of moderate size (below 1e30), and no boolean."""
     return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e30
 
 
 def is_whole(x: Any) -> bool:
+    """Whether `x` is an int of moderate size, and no boolean."""
     return isinstance(x, int) and is_number(x)
 
 
 def is_list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A test for a non-empty list whose entries all pass the test `holds`."""
     return lambda x: isinstance(x, list) and bool(x) and all(map(holds, x))
 
 
-# Sizes, positions and ids are int32 on the devices.
+# Sizes, positions and ids are int32 on the devices, which bounds them.
 COUNT = Kind("whole numbers above 0 and below 2**31", lambda x: is_whole(x) and 0 < x < 2**31)
 COUNT_OR_NULL = Kind("whole numbers above 0 and below 2**31, or null", lambda x: x is None or COUNT.holds(x))
-# Lists with an entry a layer are made before any tensor is looked at, so depths have a bound of their own.
+# Lists with one entry per layer are built before any tensor is read, hence a tighter bound.
 DEPTH = Kind("whole numbers from 1 to 10000", lambda x: is_whole(x) and 0 < x <= 10_000)
 DEPTH_OR_NULL = Kind("whole numbers from 1 to 10000, or null", lambda x: x is None or DEPTH.holds(x))
 DEPTH_OR_ZERO = Kind("whole numbers from 0 to 10000", lambda x: is_whole(x) and 0 <= x <= 10_000)
-# A network of convolutions has its blocks written out one by one.
+# A convolutional network has its blocks written out one by one, so their number is bounded too.
 BLOCKS = Kind("a list of whole numbers from 1 to 50", is_list_of(lambda x: is_whole(x) and 0 < x <= 50))
 INDEX = Kind("whole numbers from 0 and below 2**31", lambda x: is_whole(x) and 0 <= x < 2**31)
 INDEX_OR_NULL = Kind("whole numbers from 0 and below 2**31, or null", lambda x: x is None or INDEX.holds(x))
@@ -110,7 +114,8 @@ _KINDS: dict[Kind, str] = {
 }
 KINDS: dict[str, Kind] = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 
-# Keys that change no logits: notes of tools, how training drops and starts, how text is generated, heads that are not read.
+# Keys that change no logits: notes of tools, dropout and initialisation of training, settings of
+# generation, and heads that are not read.
 INERT = frozenset(
     words("""
     architectures model_type transformers_version torch_dtype dtype _name_or_path name_or_path _commit_hash auto_map
@@ -148,7 +153,7 @@ INERT = frozenset(
     """)
 )
 
-# Keys that other models of transformers compute with, and the values with which they ask for nothing.
+# Keys that change what some models of transformers compute, with the values that change nothing.
 NEUTRAL: dict[str, tuple] = {
     "add_cross_attention": (False,),
     "alibi": (False, None),
@@ -213,13 +218,13 @@ NEUTRAL: dict[str, tuple] = {
     "use_qkv_bias": (False, None),
     "use_sliding_window": (False, None),
 }
-# Keys of rotary positions that their kind may leave unread, as transformers does.
+# Keys of rotary positions that may stay unread: transformers ignores some for each rope_type.
 ROPE_KEYS = words(
     "factor original_max_position_embeddings low_freq_factor high_freq_factor beta_fast beta_slow mscale mscale_all_dim "
     "attention_factor truncate rope_theta type rope_type finetuned"
 )
 
-# By our config's class: what transformers calls the model ("model_type"), and other names under which it takes a key.
+# The "model_type" values of transformers that each config class of ours accepts.
 MODEL_TYPES = {
     "LlamaConfig": ("llama",),
     "GPT2Config": ("gpt2",),
@@ -258,6 +263,7 @@ MODEL_TYPES = {
     "Idefics3Config": ("idefics3",),
     "SmolVLMConfig": ("smolvlm",),
 }
+# By config class: {a key's other name: the name that is read}, as transformers' attribute_map.
 ALIASES = {
     "GPT2Config": {
         "hidden_size": "n_embd",

@@ -1,11 +1,15 @@
-"""Parakeet's tensors and config.json (ParakeetForCTC of transformers): a conformer whose head gives logits for CTC."""
+"""The tensor names and config.json of Parakeet (transformers' ParakeetForCTC).
+
+The model is a conformer encoder whose head gives logits for CTC.
+"""
 
 from bigmodel_jax.models.conformer import ConformerConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.names import VECTOR, Layout, Row, linear
 
 LAYER = "encoder.layers.{i}."
-# torch.nn.Conv1d of width 1 (out, in, 1), and by depth (channels, 1, width); Conv2d of one channel, and by depth.
+# Theirs: Conv1d of width 1 (out, in, 1) and depthwise Conv1d (channels, 1, width). Then Conv2d
+# (out, in, height, width), depthwise Conv2d (channels, 1, height, width) and 1x1 Conv2d.
 POINTWISE = Layout(ours=lambda x, _: x[..., 0].T, theirs=lambda x: x.T[..., None])
 DEPTHWISE = Layout(ours=lambda x, _: x[:, 0].T, theirs=lambda x: x.T[:, None])
 FIRST = Layout(ours=lambda x, _: x.transpose(2, 3, 1, 0), theirs=lambda x: x.transpose(3, 2, 0, 1))
@@ -15,15 +19,25 @@ MOST_HALVINGS = 4
 
 
 def dense(ours: str, theirs: str, layout: Layout = linear()) -> tuple[Row, ...]:
+    """The two name-table rows of a layer with a kernel and a bias.
+
+    layout: how the kernel lies in their tensor.
+    """
     return Row(f"{ours}/kernel", f"{theirs}.weight", layout), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
 def layer_norm(ours: str, theirs: str) -> tuple[Row, ...]:
+    """The two name-table rows of a norm: its scale and its bias."""
     return Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
 def subsampling() -> tuple[Row, ...]:
-    """Their layers: a convolution and a ReLU, then by depth, over channels, and a ReLU, again and again."""
+    """The name-table rows of the convolutions that shorten the sequence, up to MOST_HALVINGS of
+    them.
+
+    Their `layers` list is a convolution and a ReLU, then groups of three: depthwise convolution,
+    pointwise convolution, ReLU. So group n has its convolutions at 3n - 1 and 3n.
+    """
     layers, rows = "encoder.subsampling.layers.", dense("subsampling/conv0", "encoder.subsampling.layers.0", FIRST)
     for n in range(1, MOST_HALVINGS):
         rows += dense(f"subsampling/conv{n}/depthwise", f"{layers}{3 * n - 1}", BY_DEPTH)
@@ -60,7 +74,7 @@ ROWS = (
     *layer_norm("layers/out_norm", LAYER + "norm_out"),
     *dense("head", "ctc_head", POINTWISE),
 )
-# What their class takes for keys that a config.json leaves out; sizes that nobody leaves out on purpose are not here.
+# The defaults of transformers' ParakeetEncoderConfig for keys that a config.json may leave out.
 DEFAULTS = {
     "hidden_act": "silu",
     "attention_bias": True,
@@ -73,13 +87,16 @@ DEFAULTS = {
     "subsampling_conv_stride": 2,
     "scale_input": True,
 }
-IGNORED = (r".*\.num_batches_tracked",)  # a counter that nothing reads where the momentum is fixed
+IGNORED = (r".*\.num_batches_tracked",)  # a counter that batch norm with a fixed momentum ignores
 
 
 def from_hf(hf: dict) -> ConformerConfig:
-    """ValueError for what their modelling code has and ours has not."""
+    """The ConformerConfig that a config.json of transformers' ParakeetForCTC describes.
+
+    Raises ValueError for a convolution or an attention that our conformer does not have.
+    """
     own = DEFAULTS | hf["encoder_config"]
-    own.get("max_position_embeddings")  # a note: distances of any length are computed
+    own.get("max_position_embeddings")  # marks the key as read: any distance can be computed
     check_fixed(own, hidden_act="silu", subsampling_conv_kernel_size=3, subsampling_conv_stride=2)
     check_fixed(own, num_key_value_heads=(own["num_attention_heads"], None))
     check_fixed(own, convolution_bias=own["attention_bias"], subsampling_factor=(2, 4, 8, 16))
@@ -100,6 +117,10 @@ def from_hf(hf: dict) -> ConformerConfig:
 
 
 def to_hf(cfg: ConformerConfig) -> dict:
+    """The config.json of transformers' ParakeetForCTC.
+
+    Raises ValueError unless the convolutions use batch norm.
+    """
     if cfg.conv_norm != "batch":
         raise ValueError(f"model.conv_norm = {cfg.conv_norm!r}: the published architecture has 'batch'")
     return {

@@ -1,8 +1,10 @@
-"""Whisper in CTranslate2's form, which faster-whisper publishes, read as transformers' tensors: model.bin, config.json,
-tokenizer.json.
+"""Reads Whisper in CTranslate2's format, as faster-whisper publishes it, as tensors of
+transformers.
 
-model.bin: a version, the name of the model's specification, a revision, then each tensor as name, shape, type and bytes, and
-at last other names for some of them (CTranslate2's `ModelSpec.save`, version 6). Queries, keys and values lie in one matrix.
+A folder holds model.bin, config.json and tokenizer.json. model.bin holds a version, the name of the
+model's specification and a revision; then each tensor as name, shape, type and bytes; then other
+names for some of the tensors (CTranslate2's `ModelSpec.save`, version 6). The projections of
+queries, keys and values lie in one matrix.
 """
 
 import functools
@@ -21,11 +23,14 @@ VERSIONS = (5, 6)
 SPEC = "WhisperSpec"
 DTYPES = {0: "float32", 4: "float16"}
 MOST_TENSORS, MOST_DIMS = 100_000, 8
-HEAD_DIM = 64  # of every published Whisper
+HEAD_DIM = 64  # the same in every published Whisper
 
 
 class Reader:
-    """Numbers and texts of a file one after another; ValueError where it ends too early."""
+    """Reads numbers and texts one after another from a file's bytes.
+
+    Raises ValueError where the file ends early.
+    """
 
     def __init__(self, data: memoryview, path: Path):
         self.data, self.path, self.at = data, path, 0
@@ -47,11 +52,16 @@ class Reader:
 
 
 def is_one(folder: Path) -> bool:
+    """Whether a folder holds a CTranslate2 model and no safetensors file."""
     return (folder / FILE).is_file() and not (folder / "model.safetensors").is_file()
 
 
 def tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a model.bin by CTranslate2's names, mapped from the file; ValueError, one line, for another file."""
+    """The tensors of a model.bin by CTranslate2's names, mapped from the file.
+
+    Raises a ValueError of one line for a file that is no CTranslate2 Whisper model, or a damaged
+    one.
+    """
     reader = Reader(memoryview(np.memmap(path, np.uint8, mode="r")), path)
     version = reader.number("I")
     if version not in VERSIONS:
@@ -72,7 +82,9 @@ def _tensor(reader: Reader) -> tuple[str, np.ndarray]:
         raise ValueError(f"{reader.path}: damaged: {name[:60]!r} has {dims} dimensions")
     shape, kind = tuple(reader.number("I") for _ in range(dims)), reader.number("B")
     raw = reader.bytes(reader.number("I"))
-    if kind not in DTYPES:  # numbers of the spec are int8, int16 or int32, as weights of a quantised model are
+    # Scalars of the specification are integers. So are quantised weights: they are returned empty
+    # here, and the check of shapes refuses them.
+    if kind not in DTYPES:
         return name, np.zeros(0, np.int8) if dims else np.frombuffer(raw, np.uint8)
     found = np.frombuffer(raw, DTYPES[kind])
     if found.size != np.prod(shape, dtype=int):
@@ -81,7 +93,11 @@ def _tensor(reader: Reader) -> tuple[str, np.ndarray]:
 
 
 def open_whisper(folder: Path) -> tuple[dict[str, Any], Source, SpecialTokens]:
-    """(config.json as transformers has it, tensors by its names, what a transcript begins with and leaves out)."""
+    """(config, tensors, special tokens) of a folder, in transformers' form.
+
+    config: what transformers' config.json would hold. tensors: by transformers' names, unread.
+    special tokens: the ids that generation suppresses.
+    """
     found = tensors(folder / FILE)
     given = {name: x for name, x in _renamed(found) if x.ndim}
     about = json.loads((folder / "config.json").read_text())
@@ -95,7 +111,12 @@ def open_whisper(folder: Path) -> tuple[dict[str, Any], Source, SpecialTokens]:
 
 
 def _config(given: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The sizes, which the tensors alone say. ids: English models have no token for the language."""
+    """transformers' config.json, inferred from the tensors' shapes, since the folder does not state
+    the sizes.
+
+    The vocabulary of English models is one token smaller, and so are the ids of their special
+    tokens.
+    """
     vocab, dim = given["model.decoder.embed_tokens.weight"].shape
     depth = {side: 1 + max(_numbers(given, f"model.{side}.layers.")) for side in ("encoder", "decoder")}
     ffn = given["model.encoder.layers.0.fc1.weight"].shape[0]
@@ -124,7 +145,7 @@ def _numbers(given: dict[str, np.ndarray], prefix: str) -> list[int]:
 
 
 NORMS = {"gamma": "weight", "beta": "bias"}
-PARTS = {  # of a layer: theirs -> transformers'
+PARTS = {  # modules of a layer: CTranslate2's name -> transformers' name
     "self_attention/linear_1": "self_attn.out_proj",
     "self_attention/layer_norm": "self_attn_layer_norm",
     "attention/linear_0": "encoder_attn.q_proj",
@@ -145,25 +166,32 @@ WHOLE = {
 
 
 def _renamed(found: dict[str, np.ndarray]):
-    """Each tensor under transformers' name; a name that is unknown stays, for the table of the family to refuse."""
+    """Yields each tensor with transformers' name.
+
+    An unknown name stays as it is, so that the family's table of names refuses it.
+    """
     for name, x in found.items():
         side, _, rest = name.partition("/")
         layer, _, inside = rest.partition("/")
         if rest in WHOLE:
             yield f"model.{side}.{WHOLE[rest]}", x
         elif not layer.startswith("layer_") or layer == "layer_norm":
-            yield name, x if x.ndim > 1 else np.zeros(())  # the head's copy, and numbers of the spec
+            # Numbers of the specification become 0-d here, and the caller drops 0-d tensors.
+            yield name, x if x.ndim > 1 else np.zeros(())
         else:
             yield from _of_layer(f"model.{side}.layers.{layer[6:]}", inside, x)
 
 
 def _of_layer(ours: str, inside: str, x: np.ndarray):
+    """Yields (transformers' name, values) of one tensor of a layer, or of each part of a joined
+    one.
+    """
     part, _, what = inside.rpartition("/")
     what = NORMS.get(what, what)
     if part in JOINED:
         module, letters = JOINED[part]
         for letter, one in zip(letters, np.split(x, len(letters)), strict=True):
-            if (letter, what) != ("k", "bias"):  # zeros, which transformers does not have
+            if (letter, what) != ("k", "bias"):  # zeros: transformers' keys have no bias
                 yield f"{ours}.{module}.{letter}_proj.{what}", one
     elif part in PARTS:
         yield f"{ours}.{PARTS[part]}.{what}", x

@@ -1,4 +1,4 @@
-"""DeBERTa-v3's tensors and config.json, of the kind that transformers calls deberta-v2."""
+"""The tensor names and config.json of DeBERTa-v3, which transformers calls deberta-v2."""
 
 import functools
 
@@ -31,7 +31,7 @@ IGNORED = (
     r"mask_predictions\..*",  # the discriminator that v3 was pretrained with
 )
 COPIES = tuple((copy, name.replace("bert.", "deberta.", 1)) for copy, name in BERT_COPIES)
-# Microsoft's own files call the head so.
+# Microsoft's own files name the head's tensors `lm_predictions`.
 RENAMED = (
     (r"^lm_predictions\.lm_head\.(dense|LayerNorm)\.", r"cls.predictions.transform.\1."),
     (r"^lm_predictions\.lm_head\.bias$", "cls.predictions.bias"),
@@ -39,6 +39,11 @@ RENAMED = (
 
 
 def from_hf(head: str, hf: dict) -> DebertaConfig:
+    """The DebertaConfig that a config.json of transformers' DebertaV2 classes describes.
+
+    head: "none" or "masked_lm". Raises ValueError unless the attention is that of DeBERTa-v3:
+    disentangled, with shared keys and both terms of relative positions.
+    """
     length = hf["max_position_embeddings"]
     check_fixed(hf, relative_attention=True, position_biased_input=False, share_att_key=True, type_vocab_size=0)
     check_fixed(hf, norm_rel_ebd="layer_norm", max_relative_positions=(-1, length), conv_kernel_size=0)
@@ -49,6 +54,10 @@ def from_hf(head: str, hf: dict) -> DebertaConfig:
 
 
 def to_hf(head: str, cfg: DebertaConfig) -> dict:
+    """The config.json of the DebertaV2 class that has this head.
+
+    Raises ValueError where the config has another head.
+    """
     if cfg.head != head:
         raise ValueError(f"model.head = {cfg.head!r} is not what this architecture has; it has {head!r}")
     return {

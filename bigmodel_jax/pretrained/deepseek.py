@@ -1,4 +1,7 @@
-"""DeepSeek-V3's tensors and config.json; published weights are 8-bit, an export is plain."""
+"""DeepSeek-V3's tensor names and config.json.
+
+Published weights are 8-bit; exported weights are not quantised.
+"""
 
 import dataclasses
 
@@ -12,6 +15,10 @@ LAYER = "model.layers.{i}."
 
 
 def attention(ours: str, start: str) -> tuple[Row, ...]:
+    """The name-table rows of latent attention and of the two norms of a block.
+
+    start: the name of the config field that holds the number of the stack's first layer.
+    """
     theirs = f"{LAYER}self_attn."
     return (
         Row(f"{ours}/attn_norm/scale", f"{LAYER}input_layernorm.weight", start=start),
@@ -19,7 +26,8 @@ def attention(ours: str, start: str) -> tuple[Row, ...]:
         Row(f"{ours}/attn/q_a", f"{theirs}q_a_proj.weight", linear(), start=start),
         Row(f"{ours}/attn/q_norm/scale", f"{theirs}q_a_layernorm.weight", start=start),
         Row(f"{ours}/attn/q_b", f"{theirs}q_b_proj.weight", linear(), start=start),
-        # One tensor: the latent's rows, then those of the key that the heads share.
+        # Their tensor holds the rows of the latent, then those of the rotary key that all heads
+        # share.
         Row((f"{ours}/attn/kv_a", f"{ours}/attn/k_rope"), f"{theirs}kv_a_proj_with_mqa.weight", linear(), start=start),
         Row(f"{ours}/attn/kv_norm/scale", f"{theirs}kv_a_layernorm.weight", start=start),
         Row(f"{ours}/attn/kv_b", f"{theirs}kv_b_proj.weight", linear(), start=start),
@@ -29,12 +37,18 @@ def attention(ours: str, start: str) -> tuple[Row, ...]:
 
 
 def feedforward(ours: str, theirs: str, start: str) -> tuple[Row, ...]:
+    """The name-table rows of a gated MLP.
+
+    theirs: the part of their names before `gate_proj`, `up_proj` and `down_proj`.
+    """
     names = ("gate", "up", "down")
     return tuple(Row(f"{ours}/{n}", f"{LAYER}mlp.{theirs}{n}_proj.weight", linear(), start=start) for n in names)
 
 
 def sparse(ours: str, start: str) -> tuple[Row, ...]:
-    """A stack of layers with experts."""
+    """The name-table rows of a stack of layers with experts: attention, router, routed experts and
+    shared experts.
+    """
     return (
         *attention(ours, start),
         Row(f"{ours}/router/kernel", f"{LAYER}mlp.gate.weight", linear(), start=start),
@@ -49,17 +63,18 @@ ROWS = (
     *attention("dense_layers", ""),
     *feedforward("dense_layers/mlp", "", ""),
     *sparse("layers", "num_dense_layers"),
-    # The modules that predict further stand behind the last layer.
+    # The modules for multi-token prediction follow the last layer, numbered as layers.
     *sparse("mtp", "num_layers"),
     Row("mtp/embed_norm/scale", f"{LAYER}enorm.weight", start="num_layers"),
     Row("mtp/hidden_norm/scale", f"{LAYER}hnorm.weight", start="num_layers"),
     Row("mtp/merge/kernel", f"{LAYER}eh_proj.weight", linear(), start="num_layers"),
     Row("mtp/norm/scale", f"{LAYER}shared_head.norm.weight", start="num_layers"),
 )
-# The published file's module for a second token, which no decoder needs; transformers passes over it as well.
+# Layer 61 of the published file predicts a second token. Decoding does not need it, and
+# transformers ignores it as well.
 IGNORED = (r".*rotary_emb\.inv_freq", r"model\.layers\.61\..*")
 
-# Ours -> theirs, where both mean the same number.
+# Our field -> their key, where both hold the same number.
 SIZES = {
     "vocab_size": "vocab_size",
     "num_layers": "num_hidden_layers",
@@ -86,7 +101,12 @@ SIZES = {
 
 
 def from_hf(hf: dict) -> DeepseekConfig:
-    """The decoder alone: a file need not hold the modules of `num_nextn_predict_layers`, whatever its config says."""
+    """The DeepseekConfig that a config.json of transformers' DeepseekV3ForCausalLM describes.
+
+    It has no modules for multi-token prediction, since a file need not hold those that
+    `num_nextn_predict_layers` counts. Raises ValueError for another routing, activation or
+    quantisation.
+    """
     check_fixed(
         hf,
         hidden_act="silu",
@@ -100,12 +120,14 @@ def from_hf(hf: dict) -> DeepseekConfig:
         head_dim=(hf["qk_rope_head_dim"], None),
         qk_head_dim=(hf["qk_nope_head_dim"] + hf["qk_rope_head_dim"], None),
     )
-    # Activations are quantised in the published inference code alone ("activation_scheme"); the weights do not show it.
+    # Only the published inference code quantises activations ("activation_scheme"); the weights are
+    # the same either way, so the key is not checked.
     quantized = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [fp8.BLOCK, fp8.BLOCK]}
     check_fixed(hf.get("quantization_config") or {}, **quantized)
     theta, scaling = rope_from_hf(hf)
     found = rope_settings(hf)
-    # The model's own fields hold the two scales, since attention reads one of them as well.
+    # The model config keeps mscale and mscale_all_dim itself, because attention reads one of them
+    # too.
     scaling = dataclasses.replace(scaling, attention_factor=float(found.get("attention_factor") or 0.0))
     return DeepseekConfig(
         **{ours: hf[theirs] for ours, theirs in SIZES.items()},
@@ -118,6 +140,7 @@ def from_hf(hf: dict) -> DeepseekConfig:
 
 
 def to_hf(cfg: DeepseekConfig) -> dict:
+    """The config.json of transformers' DeepseekV3ForCausalLM for this config."""
     rope = rope_to_hf(cfg.rope_theta, cfg.rope_scaling)
     if rope["rope_scaling"]:
         rope["rope_scaling"] |= {name: getattr(cfg, name) for name in MSCALES if getattr(cfg, name)}

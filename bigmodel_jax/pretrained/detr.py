@@ -1,4 +1,7 @@
-"""DETR's tensors and config.json, with a ResNet of transformers or of timm, whose tensors have other names."""
+"""DETR's tensor names and config.json.
+
+The backbone is a ResNet of transformers or of timm, whose names differ.
+"""
 
 from bigmodel_jax.models.detr import DetrConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed
@@ -11,11 +14,11 @@ from bigmodel_jax.pretrained.vit import THEIR_ACTIVATIONS, labels_to_hf, num_cla
 ACTIVATIONS = {"relu": "relu"} | SMOOTH
 RESNET = "model.backbone.conv_encoder.model."
 BOTTLENECKS = (256, 512, 1024, 2048)
-TIMM = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # depths of timm's networks of bottlenecks
+TIMM = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # blocks per stage of timm's ResNets
 
 
 def attention(ours: str, theirs: str) -> tuple[Row, ...]:
-    """Our paths of an attention and theirs, without the dot."""
+    """The name-table rows of one attention. ours: its parameter path; theirs: its module name."""
     names = {"q": "q_proj", "k": "k_proj", "v": "v_proj"}
     return (
         *(Row(f"{ours}/{n}", f"{theirs}.{name}.weight", linear()) for n, name in names.items()),
@@ -26,7 +29,10 @@ def attention(ours: str, theirs: str) -> tuple[Row, ...]:
 
 
 def layers(name: str) -> tuple[Row, ...]:
-    """One layer of the encoder or the decoder."""
+    """The name-table rows of the encoder's or the decoder's layers. name: "encoder" or "decoder".
+
+    The encoder has no parameters for the rows of cross-attention, so they are skipped.
+    """
     theirs = f"model.{name}.layers.{{i}}."
     return (
         *attention(f"{name}/attn", theirs + "self_attn"),
@@ -40,6 +46,7 @@ def layers(name: str) -> tuple[Row, ...]:
 
 
 def block(stage: int, number: int) -> tuple[Row, ...]:
+    """The name-table rows of one residual block of the backbone. number: its place in the stage."""
     ours, theirs = f"backbone/stage{stage}/block{number}", f"{RESNET}encoder.stages.{stage}.layers.{number}"
     convs = [row for n in range(3) for row in conv_norm(f"{ours}/conv{n}", f"{theirs}.layer.{n}")]
     return (*convs, *conv_norm(f"{ours}/shortcut", f"{theirs}.shortcut"))
@@ -56,11 +63,11 @@ ROWS = (
     *pair("classes", "class_labels_classifier", linear()),
     *(row for n in range(3) for row in pair(f"box/layer{n}", f"bbox_predictor.layers.{n}", linear())),
 )
-IGNORED = (r".*\.num_batches_tracked",)  # a counter that nothing reads where statistics are frozen
+IGNORED = (r".*\.num_batches_tracked",)  # a counter that batch norm with frozen statistics ignores
 
 
 def _timm_names() -> tuple[tuple[str, str], ...]:
-    """(pattern, replacement): timm's names of a ResNet as transformers' ResNet has them."""
+    """(pattern, replacement) pairs that turn timm's names of a ResNet into transformers' names."""
     start = r"(conv_encoder\.model\.)"
     kinds = (("conv", "convolution"), ("bn", "normalization"))
     found = [(rf"{start}{theirs}1\.", rf"\1embedder.embedder.{name}.") for theirs, name in kinds]
@@ -72,7 +79,7 @@ def _timm_names() -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-# Newer files may have the names that transformers 5 uses in memory.
+# Newer files may use the module names of transformers 5.
 NEWER = (
     (r"^model\.backbone\.model\.", RESNET),
     (r"\.o_proj\.", ".out_proj."),
@@ -81,7 +88,11 @@ NEWER = (
 
 
 def backbone_from_hf(hf: dict) -> dict:
-    """The fields of the ResNet, from a config of transformers' own or the name of one of timm's."""
+    """The config fields of the backbone, from a ResNet's `backbone_config` or the name of a timm
+    network.
+
+    Raises ValueError for another backbone. Raises KeyError where the file names none.
+    """
     table, flag = hf.get("backbone_config"), hf.get("use_timm_backbone", True)
     if table and table.get("model_type") == "resnet":
         check_fixed(table, hidden_act="relu", downsample_in_first_stage=False, downsample_in_bottleneck=False)
@@ -102,7 +113,11 @@ def backbone_from_hf(hf: dict) -> dict:
 
 
 def from_hf(hf: dict) -> DetrConfig:
-    """The images' size is not in a config.json, nor does the network depend on it."""
+    """The DetrConfig that a config.json of transformers' DetrForObjectDetection describes.
+
+    The image size is 800 x 800: no config.json states it, and the network's weights do not depend
+    on it.
+    """
     check_fixed(hf, position_embedding_type="sine", dilation=False, scale_embedding=False)
     check_fixed(hf, activation_function=tuple(ACTIVATIONS), decoder_attention_heads=hf["encoder_attention_heads"])
     check_fixed(hf, decoder_ffn_dim=hf["encoder_ffn_dim"], is_encoder_decoder=True)
@@ -123,6 +138,11 @@ def from_hf(hf: dict) -> DetrConfig:
 
 
 def to_hf(cfg: DetrConfig) -> dict:
+    """The config.json of transformers' DetrForObjectDetection, with a ResNet backbone of
+    transformers.
+
+    Raises ValueError for queries that are not learned and for a stem other than ImageNet's.
+    """
     if cfg.queries != "learned":
         raise ValueError(f"model.queries = {cfg.queries!r}: the published architecture has queries = 'learned'")
     if cfg.stem != "imagenet":

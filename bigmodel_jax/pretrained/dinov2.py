@@ -1,4 +1,7 @@
-"""DINOv2's tensors and config.json, with registers and without: a ViT of ours with other fields."""
+"""DINOv2's tensor names and config.json, with and without registers.
+
+The model is our ViT with other fields.
+"""
 
 import dataclasses
 import functools
@@ -9,7 +12,8 @@ from bigmodel_jax.pretrained.family import Family, OtherArchitecture, check_fixe
 from bigmodel_jax.pretrained.names import CONV, VECTOR, Row, linear
 
 LAYER = "encoder.layer.{i}."
-# Their names without the "dinov2." or "dinov2_with_registers." that stands before an encoder inside a classifier.
+# Names in a file of the bare encoder. A classifier's file puts "dinov2." or
+# "dinov2_with_registers." before each of them.
 ENCODER = (
     Row("cls", "embeddings.cls_token", VECTOR._replace(theirs=lambda x: x[None])),
     Row("registers", "embeddings.register_tokens", VECTOR._replace(theirs=lambda x: x[None])),
@@ -35,12 +39,18 @@ ENCODER = (
     Row("norm/bias", "layernorm.bias"),
 )
 HEAD = (Row("head/kernel", "classifier.weight", linear()), Row("head/bias", "classifier.bias"))
-IGNORED = (r"(.*\.)?embeddings\.mask_token",)  # it stands for patches that pretraining hides
+IGNORED = (r"(.*\.)?embeddings\.mask_token",)  # replaces the patches that pretraining masks
 MOST_RATIO = 64
 REGISTERS = "dinov2_with_registers"
 
 
 def from_hf(head: str, registers: bool, hf: dict) -> ViTConfig:
+    """The ViTConfig that a config.json of transformers' Dinov2 or Dinov2WithRegisters classes
+    describes.
+
+    head: "none" for the bare encoder, else the classifier's head. registers: whether the class is
+    one with registers. Raises ValueError for images that are not square.
+    """
     check_fixed(hf, model_type=REGISTERS if registers else "dinov2", qkv_bias=True, hidden_act=tuple(vit.ACTIVATIONS))
     shape = vit.image_shape_from_hf(hf)
     if shape[0] != shape[1]:
@@ -65,12 +75,19 @@ def from_hf(head: str, registers: bool, hf: dict) -> ViTConfig:
 
 
 def width_of(dim: int, ratio: int, gated: bool) -> int:
-    """The feed-forward layer's width: of SwiGLU two thirds of the MLP's, rounded up to a multiple of 8."""
+    """The width of the feed-forward layer.
+
+    dim: the model's width; ratio: `mlp_ratio`. A gated (SwiGLU) layer has two thirds of dim *
+    ratio, rounded up to a multiple of 8.
+    """
     return (int(dim * ratio * 2 / 3) + 7) // 8 * 8 if gated else dim * ratio
 
 
 def ratio_of(cfg: ViTConfig) -> int:
-    """The ratio that gives the config's width; ValueError where none does."""
+    """The `mlp_ratio` that gives the feed-forward width of the config.
+
+    Raises ValueError if none does.
+    """
     for ratio in range(1, MOST_RATIO + 1):
         if width_of(cfg.embed_dim, ratio, cfg.gated_mlp) == cfg.mlp_dim:
             return ratio
@@ -79,6 +96,11 @@ def ratio_of(cfg: ViTConfig) -> int:
 
 
 def to_hf(head: str, registers: bool, cfg: ViTConfig) -> dict:
+    """The config.json of the Dinov2 class with this head, with or without registers.
+
+    Raises OtherArchitecture where the config belongs to another of these classes, and ValueError
+    where none of them has its fields.
+    """
     if cfg.head != head or bool(cfg.num_registers) != registers:
         raise OtherArchitecture(
             f"model.head = {cfg.head!r}, model.num_registers = {cfg.num_registers}: the architecture has the head {head!r} "
@@ -109,7 +131,10 @@ def to_hf(head: str, registers: bool, cfg: ViTConfig) -> dict:
 
 
 def _families(name: str, prefix: str, registers: bool) -> tuple[Family, Family]:
-    """The bare encoder, and the classifier."""
+    """The families of the bare encoder and of the classifier.
+
+    prefix: what a classifier's names begin with.
+    """
     inside = tuple(dataclasses.replace(row, theirs=prefix + row.theirs) for row in ENCODER)
     write = functools.partial(to_hf, "none", registers), functools.partial(to_hf, "class_and_mean", registers)
     read = functools.partial(from_hf, "none", registers), functools.partial(from_hf, "class_and_mean", registers)

@@ -1,4 +1,4 @@
-"""DistilBERT's tensors and config.json, one architecture per head."""
+"""DistilBERT's tensor names and config.json, with one architecture for each head."""
 
 import dataclasses
 import functools
@@ -48,9 +48,9 @@ CLASSIFIER = (
 ANSWERS = (*ENCODER, Row("head/kernel", "qa_outputs.weight", linear()), Row("head/bias", "qa_outputs.bias"))
 POSITIONS = r"(.*\.)?embeddings\.position_ids"  # a buffer of older files
 IGNORED = (POSITIONS, r"vocab_projector\.weight")
-UNREAD = (POSITIONS, r"vocab_(transform|layer_norm|projector)\.(weight|bias)")  # what another head would read
+UNREAD = (POSITIONS, r"vocab_(transform|layer_norm|projector)\.(weight|bias)")  # the masked-LM head
 COPIES = (("vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight"),)
-NORM_EPS = 1e-12  # of every norm; no key says so
+NORM_EPS = 1e-12  # the epsilon of every norm; config.json has no key for it
 SIZES = {
     "vocab_size": "vocab_size",
     "num_layers": "n_layers",
@@ -63,6 +63,11 @@ SIZES = {
 
 
 def from_hf(head: str, hf: dict) -> DistilBertConfig:
+    """The DistilBertConfig that a config.json of transformers' DistilBert classes describes.
+
+    head: the head of the architecture, such as "masked_lm" for DistilBertForMaskedLM. Raises
+    ValueError for another activation or untied embeddings.
+    """
     check_fixed(hf, activation="gelu", tie_word_embeddings=True, tie_weights_=(True, None))
     return DistilBertConfig(
         **{ours: hf[theirs] for ours, theirs in SIZES.items()},
@@ -74,6 +79,11 @@ def from_hf(head: str, hf: dict) -> DistilBertConfig:
 
 
 def to_hf(head: str, cfg: DistilBertConfig) -> dict:
+    """The config.json of the DistilBert class that has this head.
+
+    Raises ValueError where the config has another head, token types, or another epsilon in its
+    norms.
+    """
     if cfg.head != head:
         raise ValueError(f"model.head = {cfg.head!r} is not what this architecture has; it has {head!r}")
     if cfg.num_token_types or cfg.norm_eps != NORM_EPS:

@@ -1,6 +1,7 @@
-"""DiT's tensors by the names of facebookresearch/DiT's published weights.
+"""DiT's tensor names, as in the published weights of facebookresearch/DiT.
 
-transformers has no such architecture: config.json holds the fields of our config under the name "DiT".
+transformers has no such architecture, so config.json holds the fields of our config under the
+architecture name "DiT".
 """
 
 import dataclasses
@@ -14,6 +15,9 @@ LAYER, QKV = "blocks.{i}.", ("layers/attn/q", "layers/attn/k", "layers/attn/v")
 
 
 def modulation(ours: str, theirs: str) -> tuple[Row, Row]:
+    """The two name-table rows of a linear layer for shifts, scales and gates, whose bias is flat in
+    their files.
+    """
     return Row(f"{ours}/kernel", f"{theirs}.weight", linear()), Row(f"{ours}/bias", f"{theirs}.bias", VECTOR)
 
 
@@ -33,11 +37,12 @@ ROWS = (
     *modulation("modulation", "final_layer.adaLN_modulation.1"),
     *dense("head", "final_layer.linear"),
 )
-IGNORED = ("pos_embed",)  # the fixed sines and cosines
+IGNORED = ("pos_embed",)  # fixed sinusoids, which our model computes
 COPIES = (("pos_embed", lambda cfg: positions(cfg)[None]),)
 
 
 def from_hf(hf: dict) -> DiTConfig:
+    """The DiTConfig whose fields a config.json holds. Missing fields keep our defaults."""
     names = (
         "num_classes",
         "patch_size",
@@ -52,6 +57,7 @@ def from_hf(hf: dict) -> DiTConfig:
 
 
 def to_hf(cfg: DiTConfig) -> dict:
+    """The config.json: every field of the config but `compute`, by our names."""
     ours = {name: x for name, x in dataclasses.asdict(cfg).items() if name != "compute"}
     return {"model_type": "dit", **ours, "image_shape": list(cfg.image_shape)}
 

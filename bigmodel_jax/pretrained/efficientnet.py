@@ -1,6 +1,7 @@
-"""EfficientNet-lite's tensors, by the names of the published PyTorch weights (lukemelas/EfficientNet-PyTorch's).
+"""EfficientNet-lite's tensor names, as in the PyTorch weights of lukemelas/EfficientNet-PyTorch.
 
-transformers has no such architecture: config.json holds the fields of our config under the name "EfficientNetLite".
+transformers has no such architecture, so config.json holds the fields of our config under the
+architecture name "EfficientNetLite".
 """
 
 import dataclasses
@@ -13,6 +14,10 @@ MAX_BLOCKS = 64
 
 
 def conv_norm(ours: str, conv: str, norm: str) -> tuple[Row, ...]:
+    """The name-table rows of a convolution and its batch norm, with running statistics.
+
+    conv, norm: their module names.
+    """
     return (
         Row(f"{ours}/conv/kernel", f"{conv}.weight", CONV),
         Row(f"{ours}/norm/scale", f"{norm}.weight"),
@@ -23,6 +28,7 @@ def conv_norm(ours: str, conv: str, norm: str) -> tuple[Row, ...]:
 
 
 def block(number: int) -> tuple[Row, ...]:
+    """The name-table rows of the inverted-residual block with this number."""
     ours, theirs = f"block{number}", f"_blocks.{number}."
     return (
         *conv_norm(f"{ours}/expand", theirs + "_expand_conv", theirs + "_bn0"),
@@ -42,11 +48,13 @@ IGNORED = (r".*\.num_batches_tracked",)
 
 
 def from_hf(hf: dict) -> EfficientNetConfig:
+    """The EfficientNetConfig whose fields a config.json holds. Missing fields keep our defaults."""
     fields = {f.name: hf[f.name] for f in dataclasses.fields(EfficientNetConfig) if f.name in hf}
     return EfficientNetConfig(**{name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()})
 
 
 def to_hf(cfg: EfficientNetConfig) -> dict:
+    """The config.json: every field of the config by our names, with tuples as lists."""
     fields = dataclasses.asdict(cfg)
     return {"model_type": "efficientnet_lite", **{n: list(x) if isinstance(x, tuple) else x for n, x in fields.items()}}
 

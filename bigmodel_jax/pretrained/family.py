@@ -1,4 +1,4 @@
-"""What the package knows of a published model family: its config in Hugging Face's words, and its name table."""
+"""The description of one published model family, and checks of config.json that families share."""
 
 import dataclasses
 import math
@@ -13,13 +13,23 @@ from bigmodel_jax.pretrained.names import Row, Source
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """architecture: the name in config.json's "architectures"; prefix: what may stand before every tensor's name;
-    ignored: patterns of tensors that hold no parameters (masks, tied copies); left_out: of those that belong to a part
-    of their model which ours does not have, named in the log; renamed: (pattern, replacement) of names that older files
-    use; unpack: a file's tensors -> those tensors, packed ones among them as plain ones;
-    copies: (name, what it must equal: another tensor, or what a config computes) of ignored tensors that the reference
-    reads; computed: (name, what a config computes) of tensors that the reference reads from its files, and ours computes:
-    an export writes them."""
+    """What the package needs to read and write the published files of one architecture.
+
+    - architecture: the name in config.json's "architectures".
+    - config: our config class. Several architectures may share one.
+    - from_hf: makes our config from a parsed config.json; to_hf: makes a config.json from our
+      config.
+    - rows: the name table, one row for each tensor name.
+    - ignored: patterns of names of tensors that hold no parameters, such as masks and tied copies.
+    - prefix: what may be missing before every tensor's name in some files.
+    - renamed: (pattern, replacement) for names that older or newer files use.
+    - unpack: turns the tensors of a file into plain ones, for example by dequantising them.
+    - left_out: patterns of tensors of model parts that ours does not have; the log names them.
+    - copies: (name, origin) of ignored tensors that the reference model reads. Their values must
+      equal the origin's: another tensor by name, or a function of the config.
+    - computed: (name, function of the config) of tensors that the reference reads from its files
+      and our model computes. An export writes them.
+    """
 
     architecture: str
     config: type[ModelConfig]
@@ -36,15 +46,22 @@ class Family:
 
 
 class OtherArchitecture(ValueError):
-    """A config is that of another architecture of the same config class."""
+    """The config belongs to another architecture that shares the config class."""
 
 
 def spec_by_path(cfg: ModelConfig) -> dict[str, params.Param]:
+    """The model's parameters by path, as `Param` descriptions: shapes, axes and initialisation, no
+    values.
+    """
     return params.paths(cfg.make().spec)
 
 
 def check_fixed(hf: dict, **expected: Any) -> None:
-    """Raises ValueError where a config.json asks for something this family does not have."""
+    """Raises ValueError where a config.json asks for something that this family does not have.
+
+    expected: for each key its only supported value, or a tuple of all supported values. A missing
+    key passes.
+    """
     for name, value in expected.items():
         allowed = value if isinstance(value, tuple) else (value,)
         if hf.get(name, allowed[0]) not in allowed:
@@ -53,13 +70,18 @@ def check_fixed(hf: dict, **expected: Any) -> None:
 
 
 def shown(value: Any, most: int = 200) -> str:
-    """A value for a message: of a list with an entry a layer, its beginning."""
+    """A value for a message, cut off after `most` characters, since a list may have one entry per
+    layer.
+    """
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]} ..."
 
 
 def check_layer_types(hf: dict, window: int = 0) -> None:
-    """Raises ValueError where `layer_types` says that layers differ, in a family where all or none have the window."""
+    """Raises ValueError where `layer_types` says that layers differ.
+
+    It is for families in which either all layers have the sliding window or none has.
+    """
     kind = "sliding_attention" if window else "full_attention"
     check_fixed(hf, layer_types=(None, [kind] * hf["num_hidden_layers"]))
 
@@ -69,14 +91,21 @@ ROPE_KINDS = ("linear", "llama3", "yarn")
 
 
 def rope_settings(hf: dict) -> dict:
-    """What config.json says of rotary positions: transformers reads `rope_parameters` (5) only where `rope_scaling` (4)
-    is absent, null or empty."""
+    """The table of rotary settings in config.json, {} where there is none.
+
+    transformers reads `rope_parameters` (its version 5) only where `rope_scaling` (version 4) is
+    absent, null or empty.
+    """
     parameters, scaling = hf.get("rope_parameters"), hf.get("rope_scaling")
     return scaling or parameters or {}
 
 
 def rope_from_hf(hf: dict, default_theta: float = 10_000.0) -> tuple[float, RopeScaling]:
-    """(theta, scaling) as transformers takes them from `rope_parameters`, `rope_scaling`, `rope_theta` and lengths."""
+    """(theta, scaling) of rotary positions, read from config.json as transformers reads them.
+
+    The settings stand in `rope_parameters`, `rope_scaling`, `rope_theta` and the keys of lengths.
+    Raises ValueError for a kind of scaling that is not supported, and for partial rotation.
+    """
     found = rope_settings(hf)
     check_fixed(hf, partial_rotary_factor=(1.0, None))
     check_fixed(found, partial_rotary_factor=(1.0, None))
@@ -88,7 +117,7 @@ def rope_from_hf(hf: dict, default_theta: float = 10_000.0) -> tuple[float, Rope
         raise ValueError(
             f"config.json: rope_type = {kind!r} is not supported; supported: default, {', '.join(ROPE_KINDS)}"
         )
-    # The length beside the settings goes before the one inside them.
+    # transformers prefers the length beside the table of settings to the one inside it.
     length = hf.get("original_max_position_embeddings") or found.get("original_max_position_embeddings")
     length = int(length or hf["max_position_embeddings"])
     factor = found["factor"]
@@ -103,7 +132,11 @@ def rope_from_hf(hf: dict, default_theta: float = 10_000.0) -> tuple[float, Rope
 
 
 def _yarn_from_hf(found: dict, factor: float, length: int) -> RopeScaling:
-    """`mscale` and `mscale_all_dim` say attention_factor in another form, unless it is given or one of them is 0."""
+    """The YaRN settings of a table of rotary settings.
+
+    Where `attention_factor` is missing, it follows from `mscale` and `mscale_all_dim` if both are
+    there and not 0.
+    """
     scaling = RopeScaling(
         "yarn",
         factor,
@@ -119,7 +152,11 @@ def _yarn_from_hf(found: dict, factor: float, length: int) -> RopeScaling:
 
 
 def rotary_dim_from_hf(hf: dict, head_dim: int, default: float) -> tuple[int, dict]:
-    """(dimensions of a head that positions turn, the table as of a model that turns them all)."""
+    """(number of rotated dimensions per head, the config.json as if every dimension were rotated).
+
+    default: the share of rotated dimensions where the file gives none. The returned config.json can
+    be passed to `rope_from_hf`, which refuses partial rotation.
+    """
     found = rope_settings(hf)
     share = found.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or default
     whole = {"partial_rotary_factor": 1.0}
@@ -127,13 +164,19 @@ def rotary_dim_from_hf(hf: dict, head_dim: int, default: float) -> tuple[int, di
 
 
 def rotary_dim_to_hf(rotary_dim: int, head_dim: int) -> dict:
-    """The share of which transformers, which rounds down, makes so many dimensions again."""
+    """The `partial_rotary_factor` that makes transformers rotate `rotary_dim` dimensions.
+
+    transformers rounds the product of share and head_dim down, so the share is rounded up where
+    needed.
+    """
     share = rotary_dim / head_dim
     return {"partial_rotary_factor": share if int(head_dim * share) == rotary_dim else math.nextafter(share, 1.0)}
 
 
 def rope_to_hf(theta: float, scaling: RopeScaling) -> dict:
-    """config.json's keys, in the form that transformers 4 and 5 both read."""
+    """The keys of config.json for rotary positions, in the form that transformers 4 and 5 both
+    read.
+    """
     if scaling.kind == "none":
         return {"rope_theta": theta, "rope_scaling": None}
     found: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}

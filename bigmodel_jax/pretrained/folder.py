@@ -1,4 +1,6 @@
-"""A Hugging Face folder: config.json, and the weights as one safetensors file or several with an index."""
+"""Reads and writes a Hugging Face folder: config.json, and safetensors files with an index if
+several.
+"""
 
 import collections
 import dataclasses
@@ -29,7 +31,7 @@ from bigmodel_jax.pretrained.names import Piece, Source, Tensor
 WEIGHTS = "model.safetensors"
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
-# What numpy has no type for, and safetensors therefore cannot give as its arrays.
+# numpy has no 8-bit floats, so safetensors cannot return these tensors as numpy arrays.
 FLOAT8 = {"F8_E4M3": jnp.float8_e4m3fn, "F8_E5M2": jnp.float8_e5m2}
 SHARD_BYTES = 5 * 1024**3
 
@@ -37,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 def read_config(folder: Path) -> tuple[Family, ModelConfig]:
-    """The family and the model config of a folder; ValueError where the architecture is not one of ours."""
+    """The family and the model config of a folder; ValueError where either is not supported."""
     hf = config_json.read_table(folder / "config.json")
     architecture = _architecture(hf)
     family = FAMILIES.get(architecture)
@@ -56,17 +58,17 @@ def read_config(folder: Path) -> tuple[Family, ModelConfig]:
 
 
 def _architecture(hf: dict) -> str:
-    """The model's class, as transformers or as diffusers names it."""
+    """The model's class: "architectures" in transformers' files, "_class_name" in diffusers'."""
     if hf.get("architectures"):
         return hf["architectures"][0]
     name = hf.get("_class_name", f"(none, model_type {hf.get('model_type')!r})")
-    # Older files of PixArt name the class that several models shared.
+    # Older PixArt files name a class of diffusers that several models shared.
     shared = name == "Transformer2DModel" and hf.get("norm_type") == "ada_norm_single"
     return "PixArtTransformer2DModel" if shared else name
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index names."""
+    """The weight files that an index lists; ValueError for a name outside the folder."""
     weight_map = config_json.read_table(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise ValueError(f"{index}: weight_map is no table of tensors and the files that hold them")
@@ -76,7 +78,11 @@ def _shards(index: Path) -> list[str]:
 
 
 def open_weights(folder: Path) -> Source:
-    """Every tensor of a folder, unread; ValueError for a missing or damaged shard, or weights in pickles alone."""
+    """Every tensor of a folder by name, unread.
+
+    Raises ValueError for a missing or damaged shard, and for weights in pickles, which are never
+    opened.
+    """
     weights = next((w for w in (WEIGHTS, DIFFUSERS_WEIGHTS) if any(folder.glob(f"{w}*"))), WEIGHTS)
     index = f"{weights}.index.json"
     if (folder / index).is_file():
@@ -97,7 +103,10 @@ def open_weights(folder: Path) -> Source:
 
 
 def open_file(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of one safetensors file, unread; ValueError where it is damaged."""
+    """Yields (name, unread tensor) for each tensor of a safetensors file.
+
+    ValueError if it is damaged.
+    """
     try:
         file = safe_open(path, framework="numpy")
     except SafetensorError as error:
@@ -113,7 +122,11 @@ def open_file(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _read_float8(path: Path, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """The tensor's bytes: behind 8 bytes of the header's length, and the header, which says from where to where."""
+    """The values of a tensor of 8-bit floats, read straight from the file.
+
+    The file begins with the header's length in 8 bytes. The header is JSON and gives each tensor's
+    byte range, counted from the header's end.
+    """
     with open(path, "rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
         file.seek(8)
@@ -123,7 +136,7 @@ def _read_float8(path: Path, name: str, dtype: np.dtype, shape: tuple[int, ...])
 
 
 def leave_out(family: Family, source: Source) -> Source:
-    """The tensors of our part of their model; what belongs to another part is named in the log."""
+    """The tensors without those of model parts that ours does not have, which the log names."""
     out = [name for name in source if any(re.fullmatch(pattern, name) for pattern in family.left_out)]
     if out:
         parts = collections.Counter(re.match(r"(?:model\.)?\w+", name)[0] for name in out)
@@ -133,7 +146,7 @@ def leave_out(family: Family, source: Source) -> Source:
 
 
 def match_prefix(family: Family, source: Source) -> Source:
-    """The tensors by their full names; some files leave out the prefix that the whole model would give."""
+    """The tensors by their full, current names; ValueError where one is there under two names."""
     for pattern, replacement in family.renamed:
         now = {name: re.sub(pattern, replacement, name) for name in source}
         twice = [name for name, count in collections.Counter(now.values()).items() if count > 1]
@@ -142,6 +155,7 @@ def match_prefix(family: Family, source: Source) -> Source:
                 f"weights: {', '.join(twice)} is there twice, under an older name as well; keep one of both"
             )
         source = {now[name]: tensor for name, tensor in source.items()}
+    # Some files leave the family's prefix out of every name.
     if not family.prefix or any(name.startswith(family.prefix) for name in source):
         return source
     outside = {row.theirs for row in family.rows if not row.theirs.startswith(family.prefix)}
@@ -149,7 +163,10 @@ def match_prefix(family: Family, source: Source) -> Source:
 
 
 def check_weights(family: Family, cfg: ModelConfig, source: Source) -> Source:
-    """The tensors by the names of the family's table; ValueError, one line, where they are not those of the config."""
+    """The tensors by the family's names.
+
+    ValueError, one line, unless they are exactly the config's tensors.
+    """
     params.check_sizes(cfg.make().spec)
     source = leave_out(family, match_prefix(family, family.unpack(source) if family.unpack else source))
     names.check(family.rows, spec_by_path(cfg), cfg, source, family.ignored)
@@ -157,7 +174,11 @@ def check_weights(family: Family, cfg: ModelConfig, source: Source) -> Source:
 
 
 def check_copies(family: Family, cfg: ModelConfig, source: Source) -> None:
-    """ValueError for a tensor that the reference computes with and our one parameter for it and its origin would lose."""
+    """Raises ValueError for a copied tensor that differs from its origin (`Family.copies`).
+
+    The reference computes with the copy. Our model has one parameter for both and would lose the
+    copy.
+    """
     used = {piece.name for piece in names.pieces(family.rows, spec_by_path(cfg), cfg)}
     for copy, origin in family.copies:
         computed = callable(origin)
@@ -172,23 +193,26 @@ def check_copies(family: Family, cfg: ModelConfig, source: Source) -> None:
 
 
 def _same(a: np.ndarray, b: np.ndarray, *, exact: bool) -> bool:
-    """exact: to the last bit; else as far as half precision rounds numbers of a size of 1."""
+    """Whether two tensors are equal: bit by bit (exact), or within 1e-2 for half precision."""
     if a.dtype != b.dtype:
         a, b = a.astype(np.float32), b.astype(np.float32)
     return np.array_equal(a, b) if exact else a.shape == b.shape and np.allclose(a, b, rtol=0, atol=1e-2)
 
 
 def load_params(family: Family, cfg: ModelConfig, source: Source, shardings: Mapping[str, Any], dtype: str) -> dict:
-    """{path: jax.Array} on their shardings: of one parameter at a time this process's part in host memory, read one of
-    their tensors at a time.
+    """Reads the weights as {path: jax.Array}, each array with its sharding.
 
-    ValueError names every tensor that is missing, too many or of another shape.
+    One parameter at a time is in host memory, and only the part of it that this process needs.
+
+    ValueError names every tensor that is missing, superfluous or of another shape. It is also
+    raised for values that are not finite and for weights that do not fit on the devices.
     """
     published = unpadded(cfg)
     spec, own, source = spec_by_path(published), spec_by_path(cfg), check_weights(family, published, source)
     _check_room(cfg, own, shardings, dtype)
     check_copies(family, published, source)
     out = {}
+    # `own` has the padding of the vocabulary and `spec` has not: padding rows become zeros.
     for path, param in own.items():
         shape = spec[path].shape
         where = shardings[path].addressable_devices_indices_map(param.shape).values()
@@ -202,7 +226,7 @@ def load_params(family: Family, cfg: ModelConfig, source: Source, shardings: Map
 
 
 def _check_room(cfg: ModelConfig, own: Mapping[str, Any], shardings: Mapping[str, Any], dtype: str) -> None:
-    """ValueError where the weights do not fit in the memory of the devices."""
+    """Raises ValueError where the weights do not fit in the devices' memory."""
     shapes = {path: jax.ShapeDtypeStruct(p.shape, dtype, sharding=shardings[path]) for path, p in own.items()}
     what = f"the weights of {type(cfg).__name__} ({sum(p.size for p in own.values()):,} parameters)"
     mesh = Mesh(np.array(list(next(iter(shardings.values())).device_set)), ("all",))
@@ -210,14 +234,14 @@ def _check_room(cfg: ModelConfig, own: Mapping[str, Any], shardings: Mapping[str
 
 
 def _inside(index: names.Index, shape: tuple[int, ...]) -> names.Index:
-    """What of a part of a padded parameter lies in its tensor, which has this shape."""
+    """The part `index` of a padded parameter, clipped to the unpadded tensor of this shape."""
     return tuple(
         slice(min(s.start or 0, n), n if s.stop is None else min(s.stop, n)) for s, n in zip(index, shape, strict=True)
     )
 
 
 def _filled_up(part: np.ndarray, index: names.Index, shape: tuple[int, ...]) -> np.ndarray:
-    """The part with zeros in the rows that `model.pad_vocab` adds."""
+    """A part of a parameter, with zeros in the rows that pad the vocabulary (`model.pad_vocab`)."""
     missing = [(0, len(range(n)[s]) - have) for n, s, have in zip(shape, index, part.shape, strict=True)]
     return np.pad(part, missing) if any(more for _, more in missing) else part
 
@@ -230,10 +254,11 @@ def save_params(
     spec: Mapping[str, Param] | None = None,
     kind: str = "",
 ) -> None:
-    """config.json and the weights in shards of at most 5 GiB, one of which is in host memory at a time.
+    """Writes config.json and the weights in shards of at most 5 GiB, one of them in host memory at
+    a time.
 
-    params: by path, arrays of numpy or of jax, of one dtype. spec: theirs, where they are not those of the model alone.
-    kind: the form of bitsandbytes in which linear layers are written; "": as they are.
+    params: numpy or jax arrays by path, all of one dtype. spec: the parameters, where they are not
+    the model's own (a reward head). kind: the bitsandbytes format of linear layers, or "".
     """
     if kind:
         bitsandbytes.check(kind, family)
@@ -247,6 +272,8 @@ def save_params(
         hf["quantization_config"] = bitsandbytes.settings(kind, dtype.name)
     (folder / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
     spec = spec or spec_by_path(cfg)
+    # Tensors are assigned to shards before any is written, since each name has the number of
+    # shards.
     shards: list[list[Piece]] = [[]]
     sizes = [0]
     for piece in names.pieces(family.rows, spec, cfg):

@@ -1,7 +1,9 @@
-"""DeepSeek's 8-bit weights: float8 e4m3, and one float32 factor for each block of 128 x 128 of them.
+"""Reads DeepSeek's 8-bit weights: float8 e4m3, with one float32 scale for each block of 128 x 128
+values.
 
-X.weight (R, C) is published with X.weight_scale_inv (R / 128, C / 128), both rounded up; the plain tensor is their
-product (DeepSeek-V3, arXiv:2412.19437, section 3.3.2; weight_dequant of its inference/kernel.py).
+X.weight (R, C) is published with X.weight_scale_inv (R / 128, C / 128), both rounded up. The weight
+is the product of the two (DeepSeek-V3, arXiv:2412.19437, section 3.3.2; `weight_dequant` of its
+inference/kernel.py).
 """
 
 import numpy as np
@@ -13,15 +15,23 @@ SCALES = "_scale_inv"
 
 
 def dequantize(weights: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """(R, C) float32; weights (R, C) float8, scales (R / BLOCK, C / BLOCK) float32, rounded up."""
+    """The weights as float32 (R, C).
+
+    weights: float8 (R, C); scales: float32 (R / BLOCK, C / BLOCK), rounded up.
+    """
     out = weights.astype(np.float32)
-    for row, factors in enumerate(scales):  # by rows of blocks, so that the factors are never as large as the weights
+    # One row of blocks at a time, so that the expanded scales are never as large as the weights.
+    for row, factors in enumerate(scales):
         out[row * BLOCK : (row + 1) * BLOCK] *= np.repeat(factors, BLOCK)[: out.shape[1]]
     return out
 
 
 def unpack(source: Source) -> Source:
-    """The tensors with every 8-bit one as a plain one, dequantised when it is read."""
+    """The tensors with each 8-bit tensor and its scales replaced by one float32 tensor.
+
+    A tensor is dequantised when it is read. Raises ValueError where weights lack their scales, or
+    scales their weights.
+    """
     plain = {name: tensor for name, tensor in source.items() if not name.endswith(SCALES)}
     scaled = {name.removesuffix(SCALES) for name in source if name.endswith(SCALES)}
     for name, tensor in plain.items():

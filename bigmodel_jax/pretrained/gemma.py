@@ -1,4 +1,4 @@
-"""Gemma's tensors and config.json, three generations."""
+"""The tensor names and config.json of three generations of Gemma."""
 
 import dataclasses
 import functools
@@ -9,7 +9,8 @@ from bigmodel_jax.pretrained.config_keys import ROPE_KEYS
 from bigmodel_jax.pretrained.family import Family, check_fixed, shown
 from bigmodel_jax.pretrained.names import Row
 
-# From Gemma 2 on, Llama's name of the norm before the MLP means the one after attention.
+# From Gemma 2 on, `post_attention_layernorm` is the norm after attention. In Llama the same name is
+# the norm before the MLP.
 ROWS = (
     *(row for row in llama.ROWS if row.ours != "layers/mlp_norm/scale"),
     Row("layers/attn_post_norm/scale", "model.layers.{i}.post_attention_layernorm.weight"),
@@ -17,20 +18,28 @@ ROWS = (
     Row("layers/mlp_post_norm/scale", "model.layers.{i}.post_feedforward_layernorm.weight"),
 )
 ACTIVATION = "gelu_pytorch_tanh"
-# (post_norms, qk_norm) of a generation.
+# The values of (post_norms, qk_norm) by model type.
 NORMS = {"gemma": (False, False), "gemma2": (True, False), "gemma3_text": (True, True)}
 
 
 def sizes_from_hf(hf: dict) -> dict:
+    """The config fields that all generations of Gemma share, read from a config.json.
+
+    Raises ValueError for biases in attention, bidirectional attention and untied embeddings.
+    """
     check_fixed(hf, attention_bias=False, use_bidirectional_attention=(False, None), tie_word_embeddings=True)
     sizes = llama.sizes_from_hf(hf | {"head_dim": hf.get("head_dim", 256)})
-    del sizes["tied_embeddings"]  # always
+    del sizes["tied_embeddings"]  # a Gemma's embeddings are always tied
     scalar = hf.get("query_pre_attn_scalar", sizes["head_dim"])
     return sizes | {"query_pre_attn_scalar": 0 if scalar == sizes["head_dim"] else scalar}
 
 
 def local_from_hf(hf: dict, global_every: int) -> dict:
-    """Window and pattern, from `layer_types` or as `global_every` says."""
+    """The fields `window` and `global_every`, from `layer_types` where the file has it.
+
+    global_every: the default period of layers without a window. Raises ValueError unless every n-th
+    layer is global.
+    """
     every, types = global_every, hf.get("layer_types")
     if types and "full_attention" in types:
         every = types.index("full_attention") + 1
@@ -38,21 +47,26 @@ def local_from_hf(hf: dict, global_every: int) -> dict:
         raise ValueError(
             f"config.json: layer_types = {shown(types)} is not supported; supported: every n-th full_attention"
         )
-    # Where every layer is global the window has no say.
+    # Where every layer is global, the window is unused, so it is set to 0.
     return {"window": (hf["sliding_window"] or 0) if every > 1 else 0, "global_every": every}
 
 
 def layer_types(num_layers: int, global_every: int) -> list[str]:
+    """transformers' `layer_types`: each `global_every`-th layer has full attention, the others a
+    window.
+    """
     return ["sliding_attention" if (i + 1) % global_every else "full_attention" for i in range(num_layers)]
 
 
 def gemma_from_hf(hf: dict) -> GemmaConfig:
-    # "gelu" in the first files stands for the tanh approximation that the model was trained with.
+    """The GemmaConfig that a config.json of transformers' GemmaForCausalLM describes."""
+    # The first files say "gelu" but mean the tanh approximation, with which the model was trained.
     check_fixed(hf, hidden_act=(ACTIVATION, "gelu"), hidden_activation=(None, ACTIVATION))
     return GemmaConfig(**sizes_from_hf(hf))
 
 
 def gemma2_from_hf(hf: dict) -> Gemma2Config:
+    """The Gemma2Config that a config.json of transformers' Gemma2ForCausalLM describes."""
     check_fixed(hf, hidden_activation=ACTIVATION)
     return Gemma2Config(
         **sizes_from_hf(hf),
@@ -63,11 +77,17 @@ def gemma2_from_hf(hf: dict) -> Gemma2Config:
 
 
 def gemma3_from_hf(hf: dict) -> Gemma3Config:
+    """The Gemma3Config that a config.json of transformers' Gemma3ForCausalLM describes.
+
+    Raises ValueError for soft caps on attention logits and for scaled rotary positions in layers
+    with a window.
+    """
     check_fixed(hf, hidden_activation=ACTIVATION, attn_logit_softcapping=None)
     rope = hf.get("rope_parameters") or {}
     near, far = rope.get("sliding_attention") or {}, rope.get("full_attention") or {}
     check_fixed(near, rope_type="default", type="default", partial_rotary_factor=(1.0, None))
-    # As transformers: `rope_scaling` adds to what is said of the global layers, and its old name for the kind is not read.
+    # Like transformers: `rope_scaling` overrides single settings of the global layers, and its old
+    # key `type` is not read.
     scaling = hf.get("rope_scaling") or {}
     check_fixed(scaling, type=("default", scaling.get("rope_type")))
     said = {name: table.get(name) for table in (far, scaling) for name in ROPE_KEYS if name in table}
@@ -83,7 +103,8 @@ def gemma3_from_hf(hf: dict) -> Gemma3Config:
     )
 
 
-# Sizes that the published image-text files leave to Gemma3TextConfig of transformers.
+# Defaults of transformers' Gemma3TextConfig for sizes that the published image-text files leave
+# out.
 GEMMA3_TEXT = class_defaults.GEMMA3 | {
     "vocab_size": 262_208,
     "num_attention_heads": 8,
@@ -92,11 +113,16 @@ GEMMA3_TEXT = class_defaults.GEMMA3 | {
 
 
 def gemma3_text_from_hf(hf: dict) -> Gemma3Config:
-    """The text model of a Gemma 3 that reads images as well."""
+    """The Gemma3Config of the text model inside transformers' Gemma3ForConditionalGeneration."""
     return gemma3_from_hf(GEMMA3_TEXT | hf["text_config"])
 
 
 def to_hf(cfg: GemmaConfig, *, model_type: str) -> dict:
+    """The config.json of a Gemma of the generation `model_type`: "gemma", "gemma2" or
+    "gemma3_text".
+
+    Raises ValueError where that generation does not have what the config asks for.
+    """
     if (cfg.post_norms, cfg.qk_norm) != NORMS[model_type]:
         raise ValueError(
             f"model: a {model_type} has (post_norms, qk_norm) = {NORMS[model_type]}; "
@@ -112,7 +138,7 @@ def to_hf(cfg: GemmaConfig, *, model_type: str) -> dict:
         return hf
     hf |= {
         "query_pre_attn_scalar": cfg.query_pre_attn_scalar or cfg.head_dim,
-        # transformers wants a number even where every layer is global.
+        # transformers requires a number even where every layer is global.
         "sliding_window": cfg.window or class_defaults.GEMMA2["sliding_window"],
         "layer_types": layer_types(cfg.num_layers, cfg.global_every if cfg.window else 1),
         "attn_logit_softcapping": cfg.attn_softcap or None,
@@ -124,6 +150,10 @@ def to_hf(cfg: GemmaConfig, *, model_type: str) -> dict:
 
 
 def family(architecture: str, config: type[GemmaConfig], from_hf, model_type: str, rows: tuple[Row, ...]) -> Family:
+    """The family of one generation of Gemma.
+
+    from_hf: its reader of config.json; rows: its name table.
+    """
     write = functools.partial(to_hf, model_type=model_type)
     return Family(architecture, config, from_hf, write, rows, llama.IGNORED, copies=llama.COPIES)
 
@@ -131,12 +161,12 @@ def family(architecture: str, config: type[GemmaConfig], from_hf, model_type: st
 GEMMA = family("GemmaForCausalLM", GemmaConfig, gemma_from_hf, "gemma", llama.ROWS)
 GEMMA2 = family("Gemma2ForCausalLM", Gemma2Config, gemma2_from_hf, "gemma2", ROWS)
 GEMMA3 = family("Gemma3ForCausalLM", Gemma3Config, gemma3_from_hf, "gemma3_text", ROWS)
-# Its text alone; exported, that is a Gemma3ForCausalLM.
+# Only the text model of an image-text file is imported. Exported, it is a Gemma3ForCausalLM.
 GEMMA3_IMAGE_TEXT = dataclasses.replace(
     GEMMA3,
     architecture="Gemma3ForConditionalGeneration",
     from_hf=gemma3_text_from_hf,
-    # transformers has moved the text model about: language_model.model, model.language_model.
+    # Versions of transformers differ in the text model's prefix.
     renamed=((r"^(language_model\.model|model\.language_model)\.", "model."), (r"^language_model\.lm_head", "lm_head")),
     left_out=(r"(model\.)?vision_tower\..*", r"(model\.)?multi_modal_projector\..*"),
 )

@@ -1,6 +1,7 @@
-"""GGUF files (llama.cpp) as a Hugging Face folder would be: config, tensors by the same names, tokenizer.
+"""Reads a GGUF file (llama.cpp) as if it were a Hugging Face folder: config, tensors and tokenizer.
 
-Quantised tensors are dequantised to float32 by the `gguf` package when they are read.
+The tensors get their names in a Hugging Face folder. The `gguf` package dequantises quantised
+tensors to float32 when they are read.
 """
 
 import re
@@ -19,11 +20,12 @@ from bigmodel_jax.pretrained import FAMILIES, Family
 from bigmodel_jax.pretrained.gguf_config import check_tokenizer, hf_config
 from bigmodel_jax.pretrained.names import Source, Tensor
 
-# general.architecture -> the architecture whose names and config we read it as.
+# general.architecture of a file -> the family whose tensor names and config it is read with.
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-# The architecture whose weights are written -> general.architecture; Mistral's without a window are read as Llama's.
+# Family -> general.architecture of the file that an export writes. A Mistral without a window is
+# written as a Llama.
 WRITTEN = {theirs: ours for ours, theirs in ARCHITECTURES.items()} | {"MistralForCausalLM": "llama"}
-# Those of which the Hugging Face folder alone is read.
+# Architectures that are read from a Hugging Face folder but not from a GGUF file.
 FOLDERS = {
     "bert": "BertModel",
     "deepseek2": "DeepseekV3ForCausalLM",
@@ -35,7 +37,8 @@ FOLDERS = {
     "qwen3moe": "Qwen3MoeForCausalLM",
     "t5": "T5ForConditionalGeneration",
 }
-# llama.cpp's converter reorders the rows of q and k of these to the interleaved rotary pairs.
+# For these llama.cpp's converter reorders the rows of q and k, so that rotary pairs are
+# interleaved.
 PERMUTED = {"llama"}
 ROPE_FACTORS = "rope_freqs.weight"
 NAMES = {
@@ -58,7 +61,11 @@ PARTS = {theirs: ours for ours, theirs in NAMES.items()}
 
 
 class Opened(NamedTuple):
-    """tokenizer: a tokenizers.Tokenizer; chat_template: Jinja text, or empty."""
+    """What a GGUF file holds. source: its tensors by Hugging Face names, unread.
+
+    tokenizer: a tokenizers.Tokenizer; chat_template: Jinja text, or empty; special: the special
+    tokens.
+    """
 
     family: Family
     config: ModelConfig
@@ -69,7 +76,11 @@ class Opened(NamedTuple):
 
 
 def open_gguf(path: Path) -> Opened:
-    """Everything in the file, tensors unread; ValueError for a damaged file, another architecture or quantisation."""
+    """Everything in the file, with the tensors unread.
+
+    Raises ValueError for a damaged file, and for an unsupported architecture, quantisation or
+    metadata key.
+    """
     reader = _reader(path)
     metadata = {name: field.contents() for name, field in reader.fields.items()}
     architecture = metadata.get("general.architecture")
@@ -94,7 +105,10 @@ def open_gguf(path: Path) -> Opened:
 
 
 def _way_out(architecture: str) -> str:
-    """Where the model can be had from otherwise, or the name that a slip of the pen stands for."""
+    """The end of the message for an unsupported architecture.
+
+    It names the folder that can be read instead, or the supported name that was perhaps meant.
+    """
     from gguf.constants import MODEL_ARCH_NAMES
 
     if architecture in FOLDERS:
@@ -103,13 +117,18 @@ def _way_out(architecture: str) -> str:
 
 
 def _reader(path: Path) -> Any:
+    """The gguf package's reader of a file.
+
+    Raises ValueError without the package or for a damaged file.
+    """
     try:
         from gguf import GGUFReader
     except ImportError:
         raise ValueError(f"{path}: GGUF needs the package gguf: uv sync --extra pretrained") from None
     try:
         return GGUFReader(path)
-    except (ValueError, IndexError, OverflowError) as error:  # what numpy and the enums say of bytes that are not there
+    # numpy and the package's enums raise these for damaged or missing bytes.
+    except (ValueError, IndexError, OverflowError) as error:
         unknown = re.search(r"(\d+)\)? is not a valid GGMLQuantizationType", str(error))
         if unknown:
             raise ValueError(f"{path}: quantisation type {unknown[1]} is unknown to the gguf package") from None
@@ -117,26 +136,33 @@ def _reader(path: Path) -> Any:
 
 
 def _part(name: str) -> tuple[str | None, str, str] | None:
-    """(layer, part, "weight" or "bias") of a tensor's name, or None where no part is so called."""
+    """(layer, part, "weight" or "bias") of a tensor's name, or None where no supported part has
+    that name.
+    """
     found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
     return found.groups() if found and found[2] in NAMES else None
 
 
 def _check_names(path: Path, names: Iterable[str]) -> None:
-    """ValueError for tensors that no part of a model is called by: none of them is left out."""
+    """Raises ValueError for tensors that no supported part of a model has, since none may be
+    ignored.
+    """
     strange = [name if name.isprintable() else repr(name) for name in names if not _part(name)]
     if strange:
         raise ValueError(f"{path}: {', '.join(strange)} has no place in this model; supported: {', '.join(NAMES)}")
 
 
 def _factors(path: Path, tensor: Any) -> np.ndarray:
-    """What each rotary frequency is divided by."""
+    """The factor by which each rotary frequency is divided."""
     return _tensor(path, tensor, {})[1].read()
 
 
 def _tensor(path: Path, tensor: Any, heads: dict[str, int]) -> tuple[str, Tensor]:
-    """(their Hugging Face name, the tensor unread)."""
-    from gguf.quants import _type_traits  # the package's own table of what `dequantize` can read
+    """(Hugging Face name, unread tensor) of one tensor of the file.
+
+    heads: the number of heads for parts whose rows are reordered back.
+    """
+    from gguf.quants import _type_traits  # the package's table of types that `dequantize` supports
 
     kind = tensor.tensor_type
     if kind.name not in ("F32", "F16") and kind not in _type_traits:
@@ -156,7 +182,11 @@ def _tensor(path: Path, tensor: Any, heads: dict[str, int]) -> tuple[str, Tensor
 
 
 def written_as(family: Family, hf: dict[str, Any]) -> str:
-    """general.architecture of a family's file; ValueError, one line, where there is none. hf: what config.json says."""
+    """The general.architecture with which a family's GGUF file is written.
+
+    hf: the config.json that the family would write. Raises a ValueError of one line where the
+    family has no GGUF form.
+    """
     if family.architecture not in WRITTEN:
         raise ValueError(
             f"export: gguf: {family.architecture} is not written as GGUF; written are {', '.join(WRITTEN)}"
@@ -167,17 +197,21 @@ def written_as(family: Family, hf: dict[str, Any]) -> str:
 
 
 def gguf_name(name: str) -> str:
-    """What a GGUF file calls a tensor of a Hugging Face folder; KeyError for one that none of its models has."""
+    """The GGUF name of a tensor of a Hugging Face folder. Raises KeyError for an unknown name."""
     found = re.fullmatch(r"(?:model\.layers\.(\d+)\.)?(.+)\.(weight|bias)", name)
     layer, part, suffix = found.groups() if found else (None, name, "")
     return f"{f'blk.{layer}.' if layer is not None else ''}{PARTS[part]}.{suffix}"
 
 
 def permute(x: np.ndarray, num_heads: int) -> np.ndarray:
-    """Rows (heads * head_dim, ...) from (i, i + head_dim/2) to interleaved rotary pairs: the inverse of `unpermute`."""
+    """Reorders rows (heads * head_dim, ...) from half-split to interleaved rotary pairs.
+
+    Half-split pairs are (i, i + head_dim / 2), as transformers has them; interleaved pairs are (2
+    i, 2 i + 1), as llama.cpp has them. The inverse is `unpermute`.
+    """
     return x.reshape(num_heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
 def unpermute(x: np.ndarray, num_heads: int) -> np.ndarray:
-    """Rows (heads * head_dim, ...) from interleaved rotary pairs back to (i, i + head_dim/2)."""
+    """Reorders rows (heads * head_dim, ...) from interleaved back to half-split rotary pairs."""
     return x.reshape(num_heads, -1, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)

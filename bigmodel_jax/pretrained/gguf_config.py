@@ -1,6 +1,7 @@
-"""A GGUF file's metadata in the words of config.json: every key is used, refused, or said to change nothing.
+"""Translates a GGUF file's metadata to the keys of config.json.
 
-Which keys mean something is the list of the `gguf` package, which llama.cpp reads by.
+Every key is used, refused, or known to change nothing. The `gguf` package lists the keys that
+llama.cpp reads.
 """
 
 import logging
@@ -12,7 +13,7 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
-# Keys that the mathematics would change with, and the values with which they do not: of a model without what they say.
+# Keys that can change what is computed, with the values that change nothing.
 NEUTRAL: dict[str, tuple] = {
     "attention.causal": (True,),
     "attention.clamp_kqv": (0,),
@@ -40,23 +41,24 @@ NEUTRAL: dict[str, tuple] = {
     "swin_norm": (False,),
     "use_parallel_residual": (False,),
 }
-# Notes of the tools that wrote the file; the lengths, the layout and the pooling change no logits.
+# Keys that change no logits: a note on fine-tuning, the tensors' layout, and the pooling.
 INERT = ("rope.scaling.finetuned", "tensor_data_layout", "pooling_type")
-# What tells of the file, its tokenizer (read elsewhere) and its quantisation.
+# Beginnings of keys that describe the file, its tokenizer (read elsewhere) and its quantisation.
 INERT_PREFIXES = ("GGUF.", "general.", "tokenizer.", "quantize.", "split.", "imatrix.")
-# Sizes are int32 on the devices; lists with an entry a layer are made before any tensor is looked at.
+# Largest values. Sizes are int32 on the devices. Depths have a tighter bound, because lists with
+# one entry per layer are built before any tensor is read.
 MOST = {"block_count": 10_000}
 SCALINGS = ("none", "linear", "yarn")
 
 
 class Metadata:
-    """The keys of one architecture, and which of them have been read."""
+    """The metadata keys of one architecture. It notes which keys have been read."""
 
     def __init__(self, fields: dict[str, Any], architecture: str):
         self.fields, self.prefix, self.read = fields, f"{architecture}.", set()
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value; where a file gives one a layer, the one that all layers share."""
+        """The value of a key. Where the file gives one value per layer, they must all be equal."""
         self.read.add(name)
         value = self.fields.get(self.prefix + name, default)
         if not isinstance(value, list):
@@ -66,7 +68,10 @@ class Metadata:
         return value[0]
 
     def number(self, name: str, default: float | None = None) -> float:
-        """ValueError unless it is a finite number above 0, or absent where there is a default."""
+        """A finite number above 0.
+
+        Raises ValueError for another value, or for a missing one without a default.
+        """
         value = self.get(name, default)
         if value is None:
             raise ValueError(f"{self.prefix}{name} is missing")
@@ -81,7 +86,10 @@ class Metadata:
         return value
 
     def check_unread(self) -> None:
-        """ValueError for a key that llama.cpp knows and we do not follow; unknown ones are named in the log, once."""
+        """Raises ValueError for an unread key that llama.cpp would follow.
+
+        Unknown keys are named in the log, once.
+        """
         meant, unknown = _known_keys(), []
         for key, value in self.fields.items():
             name = key.removeprefix(self.prefix)
@@ -98,7 +106,9 @@ class Metadata:
 
 
 def check_tokenizer(fields: dict[str, Any], path: Path) -> None:
-    """ValueError, one line, for lists of the tokenizer that are not there, of another type, or do not fit each other."""
+    """Raises a ValueError of one line for tokenizer lists that are missing, of another type or
+    inconsistent.
+    """
     for name in ("tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.chat_template"):
         if not isinstance(fields.get(name, ""), str):
             raise ValueError(f"{path}: {name} = {fields[name]!r} is no text")
@@ -125,7 +135,7 @@ def check_tokenizer(fields: dict[str, Any], path: Path) -> None:
 
 
 def _known_keys() -> set[str]:
-    """The names that the gguf package gives to keys, without the architecture."""
+    """All metadata keys that the gguf package knows, without the architecture's prefix."""
     from gguf.constants import Keys
 
     groups = [group for group in vars(Keys).values() if isinstance(group, type)]
@@ -134,9 +144,13 @@ def _known_keys() -> set[str]:
 
 
 def hf_config(fields: dict[str, Any], *, tied: bool, factors: np.ndarray | None = None) -> dict:
-    """The same facts in the words of config.json; factors: what the rotary frequencies are divided by, if the file says.
+    """The config.json that a Hugging Face folder of the same model would have.
 
-    ValueError for a key that is missing, of another type, or that asks for what the family does not have.
+    fields: the file's metadata; tied: whether the head is the embedding table; factors: the factor
+    by which each rotary frequency is divided, if the file has them.
+
+    Raises ValueError for a key that is missing, of another type, or that asks for something
+    unsupported.
     """
     meta = Metadata(fields, fields["general.architecture"])
     heads, width = meta.whole("attention.head_count"), meta.whole("embedding_length")
@@ -151,7 +165,7 @@ def hf_config(fields: dict[str, Any], *, tied: bool, factors: np.ndarray | None 
         "intermediate_size": meta.whole("feed_forward_length"),
         "max_position_embeddings": meta.whole("context_length"),
         "rope_theta": meta.number("rope.freq_base", 10_000.0),
-        # A float32 in the file: 9.999999747378752e-06 is 1e-05.
+        # The file stores a float32: 9.999999747378752e-06 stands for 1e-05.
         "rms_norm_eps": _shortest(meta.number("attention.layer_norm_rms_epsilon")),
         "tie_word_embeddings": tied,
     }
@@ -166,12 +180,16 @@ def hf_config(fields: dict[str, Any], *, tied: bool, factors: np.ndarray | None 
 
 
 def _shortest(value: float) -> float:
-    """The decimal number that a float32 stands for."""
+    """The shortest decimal number that rounds to this float32."""
     return float(np.format_float_scientific(np.float32(value)))
 
 
 def _scaling(meta: Metadata, hf: dict, factors: np.ndarray | None) -> dict | None:
-    """llama.cpp's defaults: a factor without a kind is linear, and a kind "none" has no factor."""
+    """The `rope_scaling` of config.json, None where there is no scaling.
+
+    It follows llama.cpp's defaults: a factor without a kind is linear scaling, and the kind "none"
+    has no factor.
+    """
     kind = meta.get("rope.scaling.type")
     if kind not in (None, *SCALINGS):
         raise ValueError(
@@ -195,10 +213,12 @@ def _scaling(meta: Metadata, hf: dict, factors: np.ndarray | None) -> dict | Non
 
 
 def from_factors(factors: np.ndarray, head_dim: int, theta: float) -> dict:
-    """config.json's `rope_scaling` with which each rotary frequency is divided by its factor.
+    """The `rope_scaling` of config.json that divides each rotary frequency by its factor.
 
-    Published files hold Llama 3.1's: 1 for short waves, one stretch for long ones, and a ramp between two wavelengths.
-    ValueError where the factors are of another form.
+    Published files hold Llama 3.1's factors: 1 for short wavelengths, one constant for long ones,
+    and a ramp between two wavelengths.
+
+    Raises ValueError where the factors have another form.
     """
     wrong = ValueError("rope_freqs.weight holds factors of another form than Llama 3.1's, which alone are supported")
     if factors.shape != (head_dim // 2,) or not np.all(np.isfinite(factors)) or np.any(factors < 1.0):
@@ -212,7 +232,9 @@ def from_factors(factors: np.ndarray, head_dim: int, theta: float) -> dict:
     length, ratio = _ramp(waves, smooth)
     if not (1 < ratio < math.inf and 0.5 < length < math.inf):
         raise wrong
-    # Only wavelengths count, so the length may be any: a whole number, with the ends of the ramp as files give them.
+    # Only the ratios of length to wavelength matter. So the length is rounded to a whole number,
+    # and the ends of the ramp are adjusted and rounded to two decimals, as published files have
+    # them.
     whole = max(round(length), 1)
     low = _near(whole / length)
     high = _near(low * ratio)
@@ -224,17 +246,19 @@ def from_factors(factors: np.ndarray, head_dim: int, theta: float) -> dict:
 
 
 def _ramp(waves: np.ndarray, smooth: np.ndarray) -> tuple[float, float]:
-    """(length, ratio) such that smooth = (length / wave - 1) / (ratio - 1), cut off at 0 and 1."""
+    """(length, ratio) such that smooth = (length / wave - 1) / (ratio - 1), clipped to [0, 1]."""
     inside = (smooth > 1e-5) & (smooth < 1 - 1e-5)
     if inside.sum() > 1:
         slope, offset = np.polyfit(1 / waves[inside], smooth[inside], 1)
         return (slope / -offset, 1 - 1 / offset) if offset < 0 else (0.0, 0.0)
-    if inside.sum() == 1:  # the published ratio
+    # One point or none on the ramp does not determine the ratio: take the published one, which is
+    # 4.
+    if inside.sum() == 1:
         return float(waves[inside][0] * (1 + 3 * smooth[inside][0])), 4.0
     kept, divided = waves[smooth > 0.5], waves[smooth < 0.5]
     return (math.sqrt(4 * kept.max() * divided.min()), 4.0) if kept.size else (0.0, 0.0)
 
 
 def _near(x: float) -> float:
-    """The number of two decimals that x stands for, if it does."""
+    """`x` rounded to two decimals if that changes it by less than 1e-4 of itself, else `x`."""
     return round(x, 2) if abs(x - round(x, 2)) < 1e-4 * x else x

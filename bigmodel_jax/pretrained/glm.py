@@ -1,4 +1,8 @@
-"""GLM-4's tensors and config.json: Llama's, with one tensor for both inputs of the MLP and two norms more."""
+"""GLM-4's tensor names and config.json.
+
+They are Llama's, but for one tensor that joins both input matrices of the MLP, and two norms more
+in a layer.
+"""
 
 from bigmodel_jax.models.glm import Glm4Config
 from bigmodel_jax.pretrained import llama
@@ -13,11 +17,12 @@ ROWS = (
     Row("layers/attn_post_norm/scale", "model.layers.{i}.post_self_attn_layernorm.weight"),
     Row("layers/mlp_post_norm/scale", "model.layers.{i}.post_mlp_layernorm.weight"),
 )
-# The class's own is a token of the published vocabulary, which a smaller one does not have.
+# transformers' default is a token of the published vocabulary, which a smaller vocabulary lacks.
 NO_PADDING = {"pad_token_id": None}
 
 
 def from_hf(hf: dict) -> Glm4Config:
+    """The Glm4Config that a config.json of transformers' Glm4ForCausalLM describes."""
     check_fixed(hf, hidden_act="silu")
     check_layer_types(hf)
     rotary_dim, whole = rotary_dim_from_hf(hf, hf["head_dim"], default=0.5)
@@ -25,6 +30,10 @@ def from_hf(hf: dict) -> Glm4Config:
 
 
 def to_hf(cfg: Glm4Config) -> dict:
+    """The config.json of transformers' Glm4ForCausalLM for this config.
+
+    Raises ValueError for a window or norms of queries and keys.
+    """
     check_plain(cfg, "glm4", "qkv_bias")
     rotary = rotary_dim_to_hf(cfg.rotary_dim, cfg.head_dim)
     return {"model_type": "glm4", **sizes_to_hf(cfg), **rotary, "attention_bias": cfg.qkv_bias, **NO_PADDING}

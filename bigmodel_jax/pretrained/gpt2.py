@@ -1,4 +1,7 @@
-"""GPT-2's tensors and config.json: kernels lie (in, out), queries, keys and values in one tensor."""
+"""GPT-2's tensor names and config.json.
+
+Kernels have the shape (in, out), and one tensor holds queries, keys and values.
+"""
 
 from bigmodel_jax.models.gpt2 import GPT2Config
 from bigmodel_jax.pretrained.family import Family, check_fixed
@@ -23,12 +26,16 @@ ROWS = (
     Row("norm/scale", "transformer.ln_f.weight"),
     Row("norm/bias", "transformer.ln_f.bias"),
 )
-# The causal masks of older files, and the head, which is the embedding.
+# The causal masks in older files, and the head, which is tied to the embedding.
 IGNORED = (r".*\.attn\.(masked_)?bias", r"lm_head\.weight")
 COPIES = (("lm_head.weight", "transformer.wte.weight"),)
 
 
 def from_hf(hf: dict) -> GPT2Config:
+    """The GPT2Config that a config.json of transformers' GPT2LMHeadModel describes.
+
+    Raises ValueError for another activation, scaling of attention or MLP width.
+    """
     check_fixed(hf, activation_function="gelu_new", scale_attn_by_inverse_layer_idx=False, tie_word_embeddings=True)
     check_fixed(hf, scale_attn_weights=True, n_inner=(None, 4 * hf["n_embd"]))
     return GPT2Config(
@@ -43,6 +50,7 @@ def from_hf(hf: dict) -> GPT2Config:
 
 
 def to_hf(cfg: GPT2Config) -> dict:
+    """The config.json of transformers' GPT2LMHeadModel for this config."""
     return {
         "model_type": "gpt2",
         "vocab_size": cfg.vocab_size,

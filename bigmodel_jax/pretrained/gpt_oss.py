@@ -1,4 +1,7 @@
-"""gpt-oss's tensors and config.json; published weights are MXFP4, an export is plain."""
+"""gpt-oss's tensor names and config.json.
+
+Published weights are MXFP4; exported weights are not quantised.
+"""
 
 from bigmodel_jax.models.gpt_oss import GptOssConfig
 from bigmodel_jax.pretrained import mxfp4
@@ -26,15 +29,20 @@ ROWS = (
 
 
 def layer_types(num_layers: int) -> list[str]:
+    """transformers' `layer_types`: layers with a window and with full attention alternate."""
     return [("sliding_attention", "full_attention")[i % 2] for i in range(num_layers)]
 
 
 def from_hf(hf: dict) -> GptOssConfig:
+    """The GptOssConfig that a config.json of transformers' GptOssForCausalLM describes.
+
+    Raises ValueError for another order of layer types or another quantisation than MXFP4.
+    """
     alternating = layer_types(hf["num_hidden_layers"])
     check_fixed(hf, hidden_act="silu", attention_bias=True, layer_types=alternating)
     check_fixed(hf.get("quantization_config") or {}, quant_method="mxfp4")
     if not (hf.get("rope_parameters") or hf.get("rope_scaling")):
-        hf = hf | {"rope_scaling": GPT_OSS_ROPE}  # as transformers, which takes null for nothing said
+        hf = hf | {"rope_scaling": GPT_OSS_ROPE}  # transformers uses its default for null as well
     return GptOssConfig(
         **sizes_from_hf(hf),
         **losses_from_hf(hf),
@@ -47,9 +55,14 @@ def from_hf(hf: dict) -> GptOssConfig:
 
 
 def to_hf(cfg: GptOssConfig) -> dict:
+    """The config.json of transformers' GptOssForCausalLM for this config.
+
+    Raises ValueError without biases in attention, with norms of queries and keys, or with weights
+    of experts that do not sum to 1.
+    """
     if not cfg.qkv_bias or cfg.qk_norm or not cfg.normalized_weights:
         raise ValueError("model: a gpt-oss has qkv_bias = True, qk_norm = False and normalized_weights = True")
-    # Without a table of its own transformers gives the model the published one's.
+    # Without a table here transformers would use the published model's scaling.
     unscaled = {} if cfg.rope_scaling.kind != "none" else {"rope_scaling": {"rope_type": "default"}}
     return {
         "model_type": "gpt_oss",

@@ -1,4 +1,4 @@
-"""Granite's config.json; its tensors are Llama's."""
+"""Granite's config.json. Its tensors have Llama's names."""
 
 from bigmodel_jax.models.granite import GraniteConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types
@@ -9,12 +9,14 @@ FIXED = {"attention_bias": False, "mlp_bias": False}
 
 
 def from_hf(hf: dict) -> GraniteConfig:
+    """The GraniteConfig that a config.json of transformers' GraniteForCausalLM describes."""
     check_fixed(hf, hidden_act="silu", **FIXED)
     check_layer_types(hf)
     return GraniteConfig(**sizes_from_hf(hf), **{name: float(hf[name]) for name in MULTIPLIERS})
 
 
 def to_hf(cfg: GraniteConfig) -> dict:
+    """The config.json of transformers' GraniteForCausalLM for this config."""
     check_plain(cfg, "granite")
     multipliers = {name: getattr(cfg, name) for name in MULTIPLIERS}
     return {"model_type": "granite", **sizes_to_hf(cfg), **FIXED, **multipliers}

@@ -1,4 +1,4 @@
-"""Idefics3's and SmolVLM's tensors and config.json, which differ in their model types."""
+"""The tensor names and config.json of Idefics3 and SmolVLM, whose model types alone differ."""
 
 import functools
 
@@ -27,6 +27,12 @@ VISION = {
 
 
 def from_hf(config: type[Idefics3Config], model_type: str, hf: dict) -> Idefics3Config:
+    """The config that a config.json of transformers' Idefics3 or SmolVLM ForConditionalGeneration
+    describes.
+
+    config: our class; model_type: "idefics3" or "smolvlm". Raises ValueError unless the decoder is
+    a Llama.
+    """
     text, vision = hf["text_config"], hf["vision_config"]
     check_fixed(text, model_type="llama")
     check_fixed(vision, model_type=(f"{model_type}_vision", model_type))
@@ -40,6 +46,9 @@ def from_hf(config: type[Idefics3Config], model_type: str, hf: dict) -> Idefics3
 
 
 def to_hf(model_type: str, cfg: Idefics3Config) -> dict:
+    """The config.json of transformers' Idefics3 or SmolVLM ForConditionalGeneration for this
+    config.
+    """
     form = {"tower": "siglip", "connector": "linear", "connector_bias": False, "prefix_mask": False}
     shared.check_form(cfg, model_type, feature_layer=-1, **form)
     return {
@@ -53,6 +62,7 @@ def to_hf(model_type: str, cfg: Idefics3Config) -> dict:
 
 
 def family(architecture: str, config: type[Idefics3Config], model_type: str) -> Family:
+    """The family of Idefics3 or of SmolVLM."""
     read, write = functools.partial(from_hf, config, model_type), functools.partial(to_hf, model_type)
     return Family(architecture, config, read, write, ROWS, shared.ignored(HEAD), copies=shared.copies(BODY, HEAD))
 

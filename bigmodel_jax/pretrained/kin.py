@@ -1,11 +1,12 @@
-"""Which of our architectures is nearest in kind to one that we do not have: the same mathematics but for a part."""
+"""Names the supported architecture that is most like an unsupported one, for error messages."""
 
 import re
 from collections.abc import Iterable
 
 from bigmodel_jax.core.spelling import nearest
 
-# Ours, without what it is for -> the models of transformers whose blocks are most like its own.
+# A supported model -> the models of transformers whose blocks are most like its own. Names stand
+# without their head ("ForCausalLM").
 KIN = {
     "Llama": """Apertus Arcee Baichuan BitNet Cohere Cohere2 Ernie4_5 Exaone Exaone4 Falcon Helium
         HunYuanDenseV1 InternLM InternLM2 InternLM3 MiniCPM Mllama Nemotron NemotronH Persimmon Phi Phi3
@@ -38,11 +39,15 @@ KINDRED = {name: ours for ours, names in KIN.items() for name in names.split()}
 
 
 def hint(architecture: str, known: Iterable[str]) -> str:
-    """ " (nearest in kind: ...)" with one of `known`, or nothing; a name that is one of ours but for a slip is corrected."""
+    """The end of an error message: " (nearest in kind: ...)" with one of `known`, or "".
+
+    architecture: the unsupported name. A misspelt name of a known architecture is corrected
+    instead.
+    """
     known = list(known)
     model, purpose = split(architecture)
     if model not in KINDRED:
-        # Another number is another generation, and no slip.
+        # A name with other digits is another generation of a model, not a misspelling.
         slip = nearest(architecture, [name for name in known if digits(name) == digits(architecture)], cutoff=0.9)
         if slip:
             return slip
@@ -53,10 +58,11 @@ def hint(architecture: str, known: Iterable[str]) -> str:
 
 
 def digits(name: str) -> list[str]:
+    """The digits in a name, in order."""
     return re.findall(r"\d", name)
 
 
 def split(architecture: str) -> tuple[str, str]:
-    """("Llama", "ForCausalLM"): the model and what it is for."""
+    """Splits a class name into the model and its head: ("Llama", "ForCausalLM")."""
     found = re.fullmatch(r"(\w+?)(For\w+|LMHead\w*|MTModel|Transformer2DModel|2DConditionModel|Model|)", architecture)
     return (found[1], found[2]) if found else (architecture, "")

@@ -1,16 +1,21 @@
-"""Names of classes: from a source's config.json into a run's folder, and from there into an export's."""
+"""Carries the names of classes from an imported config.json to the run's folder, and on to an
+export.
+"""
 
 import json
 from pathlib import Path
 
 from bigmodel_jax.pretrained import config_json
 
-KEPT = "labels.json"  # in a run's folder
+KEPT = "labels.json"  # the file in a run's folder
 NAMES = ("id2label", "label2id", "problem_type")
 
 
 def keep(source: Path, run_dir: Path) -> None:
-    """Writes what `source` says of its classes into the run's folder; nothing where it says nothing."""
+    """Copies the class names of the folder `source` into the run's folder.
+
+    Does nothing if it has none.
+    """
     config = source / "config.json"
     if not config.is_file():
         return
@@ -21,10 +26,10 @@ def keep(source: Path, run_dir: Path) -> None:
 
 
 def restore(run_dir: Path, target: Path) -> None:
-    """Writes what the run's folder holds of its classes into the export's config.json, in place of names made of numbers."""
+    """Writes the run's class names into the export's config.json, over the numbered names there."""
     path, config = run_dir / KEPT, target / "config.json"
     if not path.is_file():
         return
     hf = json.loads(config.read_text())
-    if "id2label" in hf:  # an architecture without classes has nothing to name
+    if "id2label" in hf:  # an architecture without classes has no such key
         config.write_text(json.dumps(hf | config_json.read_table(path), indent=2) + "\n")

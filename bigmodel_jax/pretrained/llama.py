@@ -1,4 +1,4 @@
-"""Llama's tensors and config.json; the names that Mistral, Qwen and others took over."""
+"""Llama's tensor names and config.json. Mistral, Qwen and others use the same names."""
 
 from bigmodel_jax.models.llama import LlamaConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types, rope_from_hf, rope_to_hf
@@ -29,13 +29,13 @@ ROWS = (
     Row("layers/mlp/up", "model.layers.{i}.mlp.up_proj.weight", linear()),
     Row("layers/mlp/down", "model.layers.{i}.mlp.down_proj.weight", linear()),
 )
-# Older files hold the rotary frequencies; where embeddings are tied, the head may be written a second time.
+# Older files hold the rotary frequencies. Files with tied embeddings may hold the head as a copy.
 IGNORED = (r".*rotary_emb\.inv_freq", r"lm_head\.weight")
 COPIES = (("lm_head.weight", "model.embed_tokens.weight"),)
 
 
 def sizes_from_hf(hf: dict) -> dict:
-    """The fields of a config that every family of Llama's kind has."""
+    """The config fields that all families like Llama share, read from a config.json."""
     theta, scaling = rope_from_hf(hf)
     return {
         "vocab_size": hf["vocab_size"],
@@ -55,6 +55,7 @@ def sizes_from_hf(hf: dict) -> dict:
 
 
 def sizes_to_hf(cfg) -> dict:
+    """The config.json keys that all families like Llama share; the inverse of `sizes_from_hf`."""
     return {
         "vocab_size": cfg.vocab_size,
         "num_hidden_layers": cfg.num_layers,
@@ -73,19 +74,31 @@ def sizes_to_hf(cfg) -> dict:
 
 
 def from_hf(hf: dict) -> LlamaConfig:
+    """The LlamaConfig that a config.json of transformers' LlamaForCausalLM describes.
+
+    Raises ValueError for biases, another activation, or layers that differ.
+    """
     check_fixed(hf, hidden_act="silu", attention_bias=False, mlp_bias=False)
     check_layer_types(hf)
     return LlamaConfig(**sizes_from_hf(hf))
 
 
 def check_plain(cfg: LlamaConfig, model_type: str, *allowed: str) -> None:
-    """ValueError for a field of the block, other than the `allowed` ones, for which the family's files have no place."""
+    """Raises ValueError for a window, biases or norms of queries and keys that the files cannot
+    express.
+
+    allowed: the names among `window`, `qkv_bias` and `qk_norm` that this family does have.
+    """
     for name in {"window", "qkv_bias", "qk_norm"} - set(allowed):
         if value := getattr(cfg, name):
             raise ValueError(f"model.{name} = {value!r} is not in a {model_type}; it must be {type(value)()!r}")
 
 
 def to_hf(cfg: LlamaConfig) -> dict:
+    """The config.json of transformers' LlamaForCausalLM for this config.
+
+    Raises ValueError for a window, biases, or norms of queries and keys.
+    """
     if cfg.window or cfg.qkv_bias or cfg.qk_norm:
         raise ValueError("model: window, qkv_bias and qk_norm are not in a Llama; use MistralConfig or a Qwen config")
     return {"model_type": "llama", **sizes_to_hf(cfg), "attention_bias": False, "mlp_bias": False}

@@ -1,4 +1,4 @@
-"""LLaVA's tensors and config.json."""
+"""LLaVA's tensor names and config.json."""
 
 from bigmodel_jax.models.llava import LlavaConfig
 from bigmodel_jax.pretrained import clip, llama
@@ -12,7 +12,8 @@ ROWS = (
     *clip.dense("connector/up", "multi_modal_projector.linear_1"),
     *clip.dense("connector/down", "multi_modal_projector.linear_2"),
 )
-# transformers has moved the parts about: model.language_model, lm_head, vision_tower without its inner name.
+# Newer versions of transformers write other prefixes: model.language_model, lm_head, and
+# vision_tower without vision_model.
 RENAMED = (
     (r"^model\.language_model\.", f"{BODY}."),
     (r"^lm_head\.", f"{HEAD}."),
@@ -23,6 +24,11 @@ STRATEGIES = {"default": False, "full": True}
 
 
 def from_hf(hf: dict) -> LlavaConfig:
+    """The LlavaConfig that a config.json of transformers' LlavaForConditionalGeneration describes.
+
+    Raises ValueError unless the decoder is a Llama, the image encoder is CLIP's, and its layer is
+    counted from the end.
+    """
     text, vision = hf["text_config"], hf["vision_config"]
     check_fixed(hf, projector_hidden_act="gelu", vision_feature_select_strategy=tuple(STRATEGIES))
     check_fixed(text, model_type="llama")
@@ -42,6 +48,7 @@ def from_hf(hf: dict) -> LlavaConfig:
 
 
 def to_hf(cfg: LlavaConfig) -> dict:
+    """The config.json of transformers' LlavaForConditionalGeneration for this config."""
     shared.check_form(cfg, "llava", tower="clip", connector="mlp", shuffle=1, prefix_mask=False)
     return {
         "model_type": "llava",

@@ -1,4 +1,6 @@
-"""Marian's tensors and config.json: the original Transformer, as the opus-mt translation models are published."""
+"""Marian's tensor names and config.json: the original Transformer, in the form of the opus-mt
+translation models.
+"""
 
 from bigmodel_jax.models.transformer import TransformerConfig
 from bigmodel_jax.nn import position
@@ -9,10 +11,15 @@ ROW_VECTOR = Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x.r
 
 
 def layer_norm(ours: str, theirs: str) -> tuple[Row, ...]:
+    """The two name-table rows of a layer norm: its scale and its bias."""
     return Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
 def attention(ours: str, theirs: str) -> tuple[Row, ...]:
+    """The name-table rows of one attention and of the norm after it.
+
+    ours: its parameter path; theirs: its module name.
+    """
     rows = []
     for name in ("q", "k", "v"):
         rows.append(Row(f"{ours}/{name}", f"{theirs}.{name}_proj.weight", linear()))
@@ -23,7 +30,10 @@ def attention(ours: str, theirs: str) -> tuple[Row, ...]:
 
 
 def block(name: str) -> tuple[Row, ...]:
-    """A stack's layers; the encoder's config has no parameter for the rows of cross attention."""
+    """The name-table rows of the layers of one stack. name: "encoder" or "decoder".
+
+    The encoder has no parameters for the rows of cross-attention, so they are skipped.
+    """
     theirs = f"model.{name}.layers.{{i}}"
     return (
         *attention(f"{name}/attn", f"{theirs}.self_attn"),
@@ -42,11 +52,12 @@ ROWS = (
     *block("decoder"),
     Row("logits_bias", "final_logits_bias", ROW_VECTOR),
 )
-# The sinusoids, which we compute, and tied copies.
+# Sinusoids, which our model computes, and tied copies of the embedding.
 IGNORED = (r"model\.(encoder|decoder)\.embed_(positions|tokens)\.weight", r"lm_head\.weight")
 
 
 def sinusoids(cfg: TransformerConfig):
+    """The position table of a Marian file: sinusoids of shape (max_seq_len, embed_dim)."""
     return position.sinusoids(cfg.max_seq_len, cfg.embed_dim)
 
 
@@ -59,9 +70,14 @@ ACTIVATIONS = {"relu": "relu", "swish": "silu", "silu": "silu", "gelu": "gelu"}
 
 
 def from_hf(hf: dict) -> TransformerConfig:
+    """The TransformerConfig that a config.json of transformers' MarianMTModel describes.
+
+    Raises ValueError where encoder and decoder differ in width or heads, and for norms before the
+    sublayers.
+    """
     check_fixed(hf, share_encoder_decoder_embeddings=True, tie_word_embeddings=True, static_position_embeddings=True)
     check_fixed(hf, is_encoder_decoder=True)
-    # Older files spell out what Marian's code no longer reads.
+    # Older files state keys that Marian's code in transformers no longer reads.
     check_fixed(hf, normalize_before=False, normalize_embedding=False, add_final_layer_norm=False)
     check_fixed(hf, activation_function=tuple(ACTIVATIONS), decoder_vocab_size=(hf["vocab_size"], None))
     check_fixed(hf, decoder_ffn_dim=hf["encoder_ffn_dim"], decoder_attention_heads=hf["encoder_attention_heads"])
@@ -83,7 +99,10 @@ def from_hf(hf: dict) -> TransformerConfig:
 
 
 def to_hf(cfg: TransformerConfig) -> dict:
-    """ValueError without a bias on the logits, which every Marian model has."""
+    """The config.json of transformers' MarianMTModel for this config.
+
+    Raises ValueError without a bias on the logits, which every Marian model has.
+    """
     if not cfg.logits_bias:
         raise ValueError("model.logits_bias = False: a Marian model has that bias; set it to True")
     return {

@@ -1,4 +1,4 @@
-"""Mistral's config.json; its tensors are Llama's."""
+"""Mistral's config.json. Its tensors have Llama's names."""
 
 from bigmodel_jax.models.mistral import MistralConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types
@@ -6,6 +6,7 @@ from bigmodel_jax.pretrained.llama import COPIES, IGNORED, ROWS, sizes_from_hf, 
 
 
 def from_hf(hf: dict) -> MistralConfig:
+    """The MistralConfig that a config.json of transformers' MistralForCausalLM describes."""
     window = hf.get("sliding_window", 4096) or 0
     check_fixed(hf, hidden_act="silu")
     check_layer_types(hf, window)
@@ -13,6 +14,10 @@ def from_hf(hf: dict) -> MistralConfig:
 
 
 def to_hf(cfg: MistralConfig) -> dict:
+    """The config.json of transformers' MistralForCausalLM for this config.
+
+    Raises ValueError for biases or norms of queries and keys.
+    """
     if cfg.qkv_bias or cfg.qk_norm:
         raise ValueError("model: qkv_bias and qk_norm are not in a Mistral; use Qwen2Config or Qwen3Config")
     return {"model_type": "mistral", **sizes_to_hf(cfg), "sliding_window": cfg.window or None}

@@ -1,4 +1,4 @@
-"""Mixtral's tensors and config.json; its attention is Llama's."""
+"""Mixtral's tensor names and config.json. Its attention has Llama's names."""
 
 from bigmodel_jax.models.mixtral import MixtralConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types
@@ -19,12 +19,18 @@ ROWS = (
 
 
 def losses_from_hf(hf: dict, default: float = 0.001) -> dict:
-    """The reference adds the loss only where output_router_logits is set; published files leave it unset."""
+    """The field `load_balancing_loss`: the weight of that loss, 0 unless `output_router_logits` is
+    set.
+
+    transformers adds the loss only where the key is set, and published files leave it unset.
+    default: the weight where the file gives none.
+    """
     used = hf.get("output_router_logits", False)
     return {"load_balancing_loss": float(hf.get("router_aux_loss_coef", default)) if used else 0.0}
 
 
 def losses_to_hf(cfg) -> dict:
+    """The config.json keys of the load-balancing loss; the inverse of `losses_from_hf`."""
     return {
         "output_router_logits": cfg.load_balancing_loss > 0,
         "router_aux_loss_coef": cfg.load_balancing_loss,
@@ -32,6 +38,7 @@ def losses_to_hf(cfg) -> dict:
 
 
 def from_hf(hf: dict) -> MixtralConfig:
+    """The MixtralConfig that a config.json of transformers' MixtralForCausalLM describes."""
     window = hf.get("sliding_window") or 0
     check_fixed(hf, hidden_act="silu")
     check_layer_types(hf, window)
@@ -45,6 +52,11 @@ def from_hf(hf: dict) -> MixtralConfig:
 
 
 def to_hf(cfg: MixtralConfig) -> dict:
+    """The config.json of transformers' MixtralForCausalLM for this config.
+
+    Raises ValueError for biases, for norms of queries and keys, and for weights of experts that do
+    not sum to 1.
+    """
     if cfg.qkv_bias or cfg.qk_norm or not cfg.normalized_weights:
         raise ValueError("model: a Mixtral has qkv_bias = False, qk_norm = False and normalized_weights = True")
     return {

@@ -1,4 +1,4 @@
-"""MM-DiT's tensors and config.json, by the names of diffusers' SD3Transformer2DModel."""
+"""MM-DiT's tensor names and config.json, as in diffusers' SD3Transformer2DModel."""
 
 from bigmodel_jax.models.mmdit import MMDiTConfig, positions
 from bigmodel_jax.pretrained.clip import dense
@@ -6,13 +6,18 @@ from bigmodel_jax.pretrained.dit import modulation
 from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.names import CONV, VECTOR, Row, linear
 
-# Names of queries, keys, values, output, and of the norms of queries and keys, within a layer's `attn`.
+# Modules inside a layer's `attn`: queries, keys, values, output, norm of queries, norm of keys.
 IMAGE = ("to_q", "to_k", "to_v", "to_out.0", "norm_q", "norm_k")
 TEXT = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "norm_added_q", "norm_added_k")
 
 
 def stream_rows(ours: str, names: tuple[str, ...], suffix: str, start: str) -> tuple[Row, ...]:
-    """One stream of the stack of layers, or of the last layer, which `start` counts."""
+    """The name-table rows of the image's or the text's stream, in the stack of layers or in the
+    last layer.
+
+    ours: the stream's path; names: IMAGE or TEXT; suffix: "" or "_context", which marks the text's
+    modules; start: the config field with the index of the stack's first layer.
+    """
     layer = "transformer_blocks.{i}."
     attn = f"{layer}attn."
     of_qkv = dict(zip("qkv", names[:3], strict=True))
@@ -45,12 +50,16 @@ ROWS = (
     *modulation("modulation", "norm_out.linear"),
     *dense("head", "proj_out"),
 )
-IGNORED = ("pos_embed.pos_embed",)  # the fixed sines and cosines
+IGNORED = ("pos_embed.pos_embed",)  # fixed sinusoids, which our model computes
 COPIES = (("pos_embed.pos_embed", lambda cfg: positions(cfg)[None]),)
 NORMS = {False: None, True: "rms_norm"}
 
 
 def from_hf(hf: dict) -> MMDiTConfig:
+    """The MMDiTConfig that a config.json of diffusers' SD3Transformer2DModel describes.
+
+    Raises ValueError for layers with a second attention (`dual_attention_layers`).
+    """
     size, channels = hf["sample_size"], hf["in_channels"]
     width = hf["num_attention_heads"] * hf["attention_head_dim"]
     fixed = {"caption_projection_dim": width, "out_channels": (channels, None), "qk_norm": tuple(NORMS.values())}
@@ -75,6 +84,10 @@ def from_hf(hf: dict) -> MMDiTConfig:
 
 
 def to_hf(cfg: MMDiTConfig) -> dict:
+    """The config.json of diffusers' SD3Transformer2DModel.
+
+    Raises ValueError for images that are not square.
+    """
     height, width, channels = cfg.image_shape
     if height != width:
         raise ValueError(f"model.image_shape = {cfg.image_shape}: diffusers' config.json has square images only")
@@ -93,7 +106,7 @@ def to_hf(cfg: MMDiTConfig) -> dict:
         "pos_embed_max_size": cfg.position_grid,
         "dual_attention_layers": [],
         "qk_norm": NORMS[cfg.qk_norm],
-        "text_dropout": cfg.text_dropout,  # ours alone, as the next; diffusers passes over them
+        "text_dropout": cfg.text_dropout,  # this key and the next are ours; diffusers ignores them
         "zero_init": cfg.zero_init,
     }
 

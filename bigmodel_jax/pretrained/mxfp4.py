@@ -1,7 +1,8 @@
-"""MXFP4: 32 values share a power of two, each one of 16 four-bit floats (OCP Microscaling Formats v1.0).
+"""Reads MXFP4 weights: 32 values of 4 bits each share one scale, a power of two.
 
-A packed tensor X is published as X_blocks (E, R, G, 16) and X_scales (E, R, G), uint8; the plain one is
-(E, 32 G, R): rows R are its outputs, and a block runs along its inputs.
+Each value is one of 16 four-bit floats (OCP Microscaling Formats v1.0). A packed tensor X is
+published as X_blocks (E, R, G, 16) and X_scales (E, R, G), both uint8. The plain tensor is (E, 32
+G, R) for E experts: R counts the outputs, and the 32 values of a block lie along the inputs.
 """
 
 import jax.numpy as jnp
@@ -11,28 +12,34 @@ from bigmodel_jax.pretrained.names import Source, Tensor
 
 POSITIVE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 VALUES = np.array([*POSITIVE, *(-x for x in POSITIVE)], np.float32)
-# Both values of a byte: the low four bits come first.
+# The two values of each byte; the low four bits hold the first.
 PAIRS = np.stack([VALUES[np.arange(256) & 15], VALUES[np.arange(256) >> 4]], axis=-1)
 EXPONENT_BIAS = 127
 BLOCKS, SCALES = "_blocks", "_scales"
 
 
 def dequantize(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """(E, 32 G, R) bfloat16, in which every value is exact; blocks (E, R, G, 16), scales (E, R, G), uint8.
+    """The plain tensor, bfloat16 (E, 32 G, R), in which every value is exact.
 
-    As transformers' convert_moe_packed_tensors; one expert at a time, since the intermediate is float32.
+    blocks: uint8 (E, R, G, 16); scales: uint8 (E, R, G). The result equals that of transformers'
+    convert_moe_packed_tensors. One expert is converted at a time, because the intermediate is
+    float32.
     """
     E, R, G, _ = blocks.shape
     out = np.empty((E, G * 32, R), jnp.bfloat16)
     for e in range(E):
         values = PAIRS[blocks[e]].reshape(R, G, 32)
         exponents = scales[e].astype(np.int32)[..., None] - EXPONENT_BIAS
-        out[e] = np.ldexp(values, exponents).reshape(R, G * 32).T
+        out[e] = np.ldexp(values, exponents).reshape(R, G * 32).T  # an exact product with 2 ** exponents
     return out
 
 
 def unpack(source: Source) -> Source:
-    """The tensors with every packed one as a plain one, dequantised when it is read."""
+    """The tensors with each pair of blocks and scales replaced by one plain tensor.
+
+    A tensor is dequantised when it is read. Raises ValueError where blocks lack their scales, or
+    scales their blocks.
+    """
     plain = {name: tensor for name, tensor in source.items() if not name.endswith((BLOCKS, SCALES))}
     packed = {name.removesuffix(BLOCKS) for name in source if name.endswith(BLOCKS)}
     packed |= {name.removesuffix(SCALES) for name in source if name.endswith(SCALES)}

@@ -1,7 +1,10 @@
-"""Name tables: which of their tensors is which of our parameters, one row each, read in both directions.
+"""Name tables: which published tensor holds which of our parameters, read in both directions.
 
-A row names our path and their tensor; {i} in theirs counts our first (stacked) dimension, {e} our second (experts).
-Rows whose parameter a config does not have (a head where embeddings are tied) are skipped, so a family has one table.
+In names and comments here, "theirs" is the published side and "ours" is this package's. A row of a
+table has our parameter's path and the published tensor's name. In the name {i} counts our first
+dimension (the stack of layers) and {e} the second (the experts). Rows whose parameter a config does
+not have are skipped, for example a head where embeddings are tied. So one table serves all configs
+of a family.
 """
 
 import dataclasses
@@ -17,9 +20,10 @@ from bigmodel_jax.core.params import Param
 
 
 class Layout(NamedTuple):
-    """How one tensor lies in memory, both ways: ours(their array, our shape), theirs(our array).
+    """The conversion between the layout of a published tensor and that of our parameter.
 
-    out_first: theirs is a matrix (out, in).
+    ours: (their array, our shape) -> our array; theirs: our array -> their array; out_first:
+    whether the published tensor is a matrix (out, in).
     """
 
     ours: Callable[[Any, tuple[int, ...]], Any]
@@ -28,7 +32,10 @@ class Layout(NamedTuple):
 
 
 def linear(in_dims: int = 1) -> Layout:
-    """torch.nn.Linear: theirs (out, in); ours (in..., out...), its first `in_dims` dimensions being the input."""
+    """The layout of torch.nn.Linear: theirs (out, in), ours (in..., out...).
+
+    in_dims: how many of our leading dimensions are the input.
+    """
     return Layout(
         ours=lambda x, shape: x.T.reshape(shape),
         theirs=lambda x: x.reshape(math.prod(x.shape[:in_dims]), -1).T,
@@ -36,7 +43,10 @@ def linear(in_dims: int = 1) -> Layout:
 
 
 def kernel(in_dims: int = 1) -> Layout:
-    """theirs (in, out), as in GPT-2's Conv1D."""
+    """The layout of GPT-2's Conv1D: theirs (in, out), ours (in..., out...).
+
+    in_dims: as in `linear`.
+    """
     return Layout(
         ours=lambda x, shape: x.reshape(shape),
         theirs=lambda x: x.reshape(math.prod(x.shape[:in_dims]), -1),
@@ -46,15 +56,21 @@ def kernel(in_dims: int = 1) -> Layout:
 
 SAME = Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x)
 VECTOR = Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x.reshape(-1))
-CONV = Layout(ours=lambda x, _: x.transpose(2, 3, 1, 0), theirs=lambda x: x.transpose(3, 2, 0, 1))  # OIHW <-> HWIO
+CONV = Layout(
+    ours=lambda x, _: x.transpose(2, 3, 1, 0), theirs=lambda x: x.transpose(3, 2, 0, 1)
+)  # theirs OIHW, ours HWIO
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """ours: a path, or several that lie in one of their tensors, joined along `axis`.
+    """Pairs one published tensor with one of our parameters, or with several that it joins.
 
-    start: the config field that says at which {i} our first layer stands. interleaved: several paths alternate entry by
-    entry along `axis`, instead of one after the other.
+    - ours: our parameter's path, or the paths that lie in one tensor, joined along `axis` of it.
+    - theirs: the tensor's name, with {i} for a layer and {e} for an expert.
+    - layout: how the values lie on both sides.
+    - start: the name of the config field with the value of {i} at our first layer; "" means 0.
+    - interleaved: several parameters alternate entry by entry along `axis`, instead of one after
+      another.
     """
 
     ours: str | tuple[str, ...]
@@ -66,11 +82,15 @@ class Row:
 
     @property
     def paths(self) -> tuple[str, ...]:
+        """The paths of our parameters, as a tuple."""
         return (self.ours,) if isinstance(self.ours, str) else self.ours
 
 
 class Piece(NamedTuple):
-    """One of their tensors as the part of our parameters it holds: `index` selects within our leading dimensions."""
+    """One published tensor as a part of our parameter.
+
+    `index` selects the part in our leading dimensions.
+    """
 
     name: str
     row: Row
@@ -78,7 +98,7 @@ class Piece(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A tensor of theirs that has not been read yet."""
+    """A published tensor that has not been read yet; `read` returns its values."""
 
     shape: tuple[int, ...]
     dtype: Any
@@ -87,12 +107,12 @@ class Tensor(NamedTuple):
 
 Source = Mapping[str, Tensor]
 
-MOST_UNNAMED = 10_000  # tensors that may be missing for each of them to be looked for
-MOST_NAMED = 50  # tensors that one message names
+MOST_UNNAMED = 10_000  # with more missing tensors than this, they are not looked up one by one
+MOST_NAMED = 50  # at most so many tensors are named in one message
 
 
 def pieces(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any) -> Iterator[Piece]:
-    """Every tensor of theirs that holds parameters of `spec` (by path)."""
+    """Yields every published tensor that holds parameters of `spec` (by path)."""
     for row in rows:
         if row.paths[0] not in spec:
             continue
@@ -105,7 +125,7 @@ def pieces(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any) -> Iterat
 
 
 def num_pieces(rows: tuple[Row, ...], spec: Mapping[str, Param]) -> int:
-    """How many `pieces` there are, without making them: a config may ask for a billion."""
+    """The number of `pieces`, without making them, since a broken config may ask for a billion."""
     shapes = (
         (spec[row.paths[0]].shape, ("{i}" in row.theirs) + ("{e}" in row.theirs))
         for row in rows
@@ -115,7 +135,7 @@ def num_pieces(rows: tuple[Row, ...], spec: Mapping[str, Param]) -> int:
 
 
 def their_shapes(piece: Piece, spec: Mapping[str, Param]) -> list[tuple[int, ...]]:
-    """Shape of each of the row's parameters as it lies in their tensor."""
+    """The shapes of the row's parameters in the layout of the published tensor."""
     return [
         jax.eval_shape(piece.row.layout.theirs, jax.ShapeDtypeStruct(spec[path].shape[len(piece.index) :], "f")).shape
         for path in piece.row.paths
@@ -123,6 +143,7 @@ def their_shapes(piece: Piece, spec: Mapping[str, Param]) -> list[tuple[int, ...
 
 
 def joined_shape(shapes: list[tuple[int, ...]], axis: int) -> tuple[int, ...]:
+    """The shape of tensors of these shapes joined along `axis`."""
     if len(shapes) == 1:
         return shapes[0]
     shape = list(shapes[0])
@@ -131,13 +152,13 @@ def joined_shape(shapes: list[tuple[int, ...]], axis: int) -> tuple[int, ...]:
 
 
 def check(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, source: Source, ignored: tuple[str, ...]) -> None:
-    """Raises one ValueError that names every missing, extra and mis-shaped tensor."""
+    """Raises one ValueError that names every missing, superfluous and mis-shaped tensor."""
     asked = num_pieces(rows, spec)
     if asked > len(source) + MOST_UNNAMED:
         raise ValueError(
             f"weights do not fit the config: it asks for {asked} tensors, and the files hold {len(source)}"
         )
-    shapes: dict[Row, tuple[int, ...]] = {}  # those of one row are equal
+    shapes: dict[Row, tuple[int, ...]] = {}  # all tensors of one row have the same shape
     expected = {}
     for p in pieces(rows, spec, cfg):
         shapes[p.row] = shapes.get(p.row) or joined_shape(their_shapes(p, spec), p.row.axis)
@@ -177,12 +198,16 @@ def to_ours(
     where: Iterable[Index],
     dtype: Any,
 ) -> dict[Index, np.ndarray]:
-    """Parts of one parameter of ours, by what of it they are, assembled from their tensors; each is read once, and none
-    of which no part is wanted."""
+    """Assembles parts of one of our parameters from the published tensors.
+
+    path: the parameter; where: the wanted parts, as indices into the parameter. Returns {part:
+    array of `dtype`}. Each tensor is read once, and only if a wanted part needs it.
+    """
     shape = spec[path].shape
     parts = {index: np.empty([len(range(n)[s]) for n, s in zip(shape, index, strict=True)], dtype) for index in where}
     for piece in pieces(tuple(r for r in rows if path in r.paths), spec, cfg):
         lead = len(piece.index)
+        # Where this layer and expert stand in each wanted part; other parts do not need the tensor.
         inside = {
             index: at
             for index in parts
@@ -195,16 +220,17 @@ def to_ours(
 
 
 def _place(i: int, size: int, part: slice) -> int | None:
-    """Where entry `i` of a dimension stands in a part of it, or None."""
+    """The position of entry `i` inside the slice `part` of a dimension, or None if outside."""
     entries = range(size)[part]
     return entries.index(i) if i in entries else None
 
 
 def read(piece: Piece, spec: Mapping[str, Param], source: Source, path: str) -> np.ndarray:
-    """What `piece` holds of the parameter, as it lies in ours."""
+    """The values in `piece` of the parameter `path`, in our layout."""
     widths = [s[piece.row.axis] if s else 1 for s in their_shapes(piece, spec)]
     array = source[piece.name].read()
     if len(widths) > 1:
+        # The tensor joins several parameters: take the entries of this one.
         part = piece.row.paths.index(path)
         start = sum(widths[:part])
         whole = range(part, sum(widths), len(widths)) if piece.row.interleaved else range(start, start + widths[part])
@@ -213,18 +239,22 @@ def read(piece: Piece, spec: Mapping[str, Param], source: Source, path: str) -> 
 
 
 def to_theirs(piece: Piece, params: Mapping[str, Any]) -> np.ndarray:
-    """A tensor of theirs, from our parameters by path; of a jax.Array only its part is brought to the host."""
+    """The published tensor, made from our parameters by path.
+
+    Only the part of a jax.Array that the tensor needs is copied to the host.
+    """
     parts = [piece.row.layout.theirs(np.asarray(params[path][piece.index])) for path in piece.row.paths]
     array = parts[0] if len(parts) == 1 else joined(parts, piece.row)
     return np.asarray(array, order="C")
 
 
 def num_elements(piece: Piece, spec: Mapping[str, Param]) -> int:
+    """The number of values in the published tensor."""
     return sum(math.prod(spec[path].shape[len(piece.index) :]) for path in piece.row.paths)
 
 
 def joined(parts: list[np.ndarray], row: Row) -> np.ndarray:
-    """Several of our parameters as the one tensor of theirs."""
+    """The published tensor that joins several parameters, which are already in its layout."""
     if not row.interleaved:
         return np.concatenate(parts, axis=row.axis)
     assert row.axis == -1, "only the last dimension is ever interleaved"

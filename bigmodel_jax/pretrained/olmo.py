@@ -1,4 +1,4 @@
-"""OLMo 2's and 3's tensors and config.json."""
+"""The tensor names and config.json of OLMo 2 and OLMo 3."""
 
 from bigmodel_jax.models.olmo import Olmo2Config, Olmo3Config
 from bigmodel_jax.pretrained import llama
@@ -8,7 +8,8 @@ from bigmodel_jax.pretrained.gemma import layer_types
 from bigmodel_jax.pretrained.llama import check_plain, sizes_from_hf, sizes_to_hf
 from bigmodel_jax.pretrained.names import VECTOR, Row
 
-# Llama's name of the norm before the MLP means the one after attention; a norm of queries has a scale for all heads.
+# Llama's rows that differ here: `post_attention_layernorm` is the norm after attention, and the
+# norms of queries and keys run over all heads at once.
 OTHERS = ("layers/attn_norm/scale", "layers/mlp_norm/scale", "layers/attn/q_norm/scale", "layers/attn/k_norm/scale")
 ROWS = (
     *(row for row in llama.ROWS if row.ours not in OTHERS),
@@ -17,20 +18,26 @@ ROWS = (
     Row("layers/attn_post_norm/scale", "model.layers.{i}.post_attention_layernorm.weight"),
     Row("layers/mlp_post_norm/scale", "model.layers.{i}.post_feedforward_layernorm.weight"),
 )
-THETA = 500_000.0  # of layers with the window, where a file gives one for the others alone
+THETA = 500_000.0  # the rotary base of layers with a window, where a file does not give one
 
 
 def from_hf(hf: dict) -> Olmo2Config:
+    """The Olmo2Config that a config.json of transformers' Olmo2ForCausalLM describes."""
     check_fixed(hf, hidden_act="silu", attention_bias=False)
     check_layer_types(hf)
     return Olmo2Config(**sizes_from_hf(hf))
 
 
 def to_hf(cfg: Olmo2Config) -> dict:
+    """The config.json of transformers' Olmo2ForCausalLM for this config."""
     return {"model_type": "olmo2", **_to_hf(cfg, "olmo2", "qk_norm")}
 
 
 def _to_hf(cfg: Olmo2Config, model_type: str, *allowed: str) -> dict:
+    """The keys that both generations share.
+
+    Raises ValueError for a config that has no such file.
+    """
     check_plain(cfg, model_type, *allowed)
     if not cfg.qk_norm:
         raise ValueError("model.qk_norm = False; the files have the norms: True")
@@ -38,11 +45,16 @@ def _to_hf(cfg: Olmo2Config, model_type: str, *allowed: str) -> dict:
 
 
 def olmo3_from_hf(hf: dict) -> Olmo3Config:
+    """The Olmo3Config that a config.json of transformers' Olmo3ForCausalLM describes.
+
+    Raises ValueError where layers with and without a window have different rotary bases, and for
+    partial rotation.
+    """
     check_fixed(hf, hidden_act="silu", attention_bias=False)
     rope = hf.get("rope_parameters") or {}
-    check_fixed(rope, rope_type=None, type=None, rope_theta=None)  # it has a table for each kind of layer
+    check_fixed(rope, rope_type=None, type=None, rope_theta=None)  # one table per kind of layer
     near, far = rope.get("sliding_attention") or {}, rope.get("full_attention") or {}
-    # As transformers: `rope_scaling` adds to what is said of the layers without a window.
+    # Like transformers: `rope_scaling` overrides single settings of the layers without a window.
     scaling = hf.get("rope_scaling") or {}
     for table in (near, far, scaling):
         check_fixed(table, partial_rotary_factor=(1.0, None))
@@ -60,7 +72,10 @@ def olmo3_from_hf(hf: dict) -> Olmo3Config:
 
 
 def local_from_hf(hf: dict) -> dict:
-    """Window and pattern, from `layer_types` where it is there."""
+    """The fields `window` and `global_every`, from `layer_types` where the file has it.
+
+    Raises ValueError unless every n-th layer is global.
+    """
     depth, types, every = hf["num_hidden_layers"], hf.get("layer_types"), 4
     if types:
         every = (*types, "full_attention").index("full_attention") + 1
@@ -72,6 +87,10 @@ def local_from_hf(hf: dict) -> dict:
 
 
 def olmo3_to_hf(cfg: Olmo3Config) -> dict:
+    """The config.json of transformers' Olmo3ForCausalLM for this config.
+
+    Raises ValueError for a `global_every` that no file can express.
+    """
     hf = _to_hf(cfg, "olmo3", "qk_norm", "window")
     if cfg.global_every > (none := cfg.num_layers + 1):
         raise ValueError(

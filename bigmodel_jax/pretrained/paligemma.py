@@ -1,4 +1,4 @@
-"""PaliGemma's tensors and config.json."""
+"""PaliGemma's tensor names and config.json."""
 
 from bigmodel_jax.models.paligemma import PaliGemmaConfig
 from bigmodel_jax.pretrained import clip, gemma
@@ -11,7 +11,7 @@ ROWS = (
     *shared.vision_rows("vision_tower.vision_model"),
     *clip.dense("connector/up", "multi_modal_projector.linear"),
 )
-# What transformers' classes take for keys that the tables inside leave out.
+# The defaults of transformers' classes for keys that `text_config` leaves out.
 TEXT = {
     "hidden_act": "gelu_pytorch_tanh",
     "head_dim": 256,
@@ -24,6 +24,12 @@ TEXT = {
 
 
 def from_hf(hf: dict) -> PaliGemmaConfig:
+    """The PaliGemmaConfig that a config.json of transformers' PaliGemmaForConditionalGeneration
+    describes.
+
+    Raises ValueError unless the decoder is the first Gemma and the image encoder is SigLIP's
+    without its head.
+    """
     text, vision = TEXT | hf["text_config"], hf["vision_config"]
     check_fixed(text, model_type="gemma", use_bidirectional_attention=(True, None), tie_word_embeddings=True)
     check_fixed({"vision_use_head": True} | vision, model_type="siglip_vision_model", vision_use_head=False)
@@ -31,7 +37,8 @@ def from_hf(hf: dict) -> PaliGemmaConfig:
     for table in (hf, vision):
         check_fixed(table, projection_dim=(text["hidden_size"], None))
     check_fixed(hf, hidden_size=(text["hidden_size"], None))
-    hf.get("vocab_size")  # transformers asks it whether the image's token is in the table, which changes nothing
+    # Marks the key as read: transformers only checks whether the image's token lies in the table.
+    hf.get("vocab_size")
     return PaliGemmaConfig(
         vision=shared.vision_from_hf(hf, shared.SIGLIP_VISION),
         text=gemma.gemma_from_hf(text | {"use_bidirectional_attention": False}),
@@ -40,6 +47,7 @@ def from_hf(hf: dict) -> PaliGemmaConfig:
 
 
 def to_hf(cfg: PaliGemmaConfig) -> dict:
+    """The config.json of transformers' PaliGemmaForConditionalGeneration for this config."""
     form = {"tower": "siglip", "connector": "linear", "connector_bias": True, "shuffle": 1, "prefix_mask": True}
     shared.check_form(cfg, "paligemma", feature_layer=-1, **form)
     width = cfg.text.embed_dim

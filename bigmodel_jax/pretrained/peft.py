@@ -1,11 +1,12 @@
-"""LoRA adapters in PEFT's form (0.21): adapter_config.json and adapter_model.safetensors, read and written.
+"""Reads and writes LoRA adapters in PEFT's format (0.21).
 
-The names are those of the family's table (names.py): `base_model.model.` before the module's name and `.lora_A.weight` (r, in)
-and `.lora_B.weight` (out, r) behind it; of an embedding `.lora_embedding_A` (r, rows) and `.lora_embedding_B` (dim, r); of
-DoRA `.lora_magnitude_vector` (out,) as well. `modules_to_save` are whole weights under their own names.
+A tensor's name is `base_model.model.`, the module's name in the family's table, and one of these:
+- `.lora_A.weight` (r, in) and `.lora_B.weight` (out, r) for a linear map;
+- `.lora_embedding_A` (r, rows) and `.lora_embedding_B` (dim, r) for an embedding;
+- `.lora_magnitude_vector` (out,) in addition for DoRA.
 
-One tensor of theirs may hold several of our matrices, whose outputs lie side by side: GPT-2's `c_attn`. Its adapter is one of
-each of them with the same `a` (pretrained/peft_joined.py).
+`modules_to_save` are whole weights under their own names. One published tensor may hold several of
+our matrices, such as GPT-2's `c_attn`; peft_joined.py splits and joins its adapters.
 """
 
 import dataclasses
@@ -27,25 +28,25 @@ from bigmodel_jax.pretrained.peft_joined import Matrix, joined, parted
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-# Our name of each part of an adapter, and theirs for a linear map and for an embedding.
+# Our name of each part of an adapter -> PEFT's name, for a linear map and for an embedding.
 LINEAR = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 EMBEDDING = {"a": "lora_embedding_A", "b": "lora_embedding_B", "magnitude": "lora_magnitude_vector"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapters:
-    """A PEFT folder by the paths of our parameters. saved: whole values of `modules_to_save`, as ours lie."""
+    """A PEFT folder by our paths: adapters, and whole values of `modules_to_save` in our layout."""
 
     matrices: Mapping[str, Matrix]
     saved: Mapping[str, np.ndarray]
-    rslora: bool = False
-    dropout: float = 0.0
+    rslora: bool = False  # the scale is alpha / sqrt(rank), not alpha / rank
+    dropout: float = 0.0  # the rate on an adapter's input in training
 
 
 class Module(NamedTuple):
-    """One module of theirs with a matrix that can be adapted: whose parameters it holds, and where.
+    """One published module whose matrix can have an adapter. paths: our parameters that it holds.
 
-    widths: how many outputs each of `paths` has.
+    inside: number of inputs; widths: number of outputs of each path; embedding: is it a table?
     """
 
     paths: tuple[str, ...]
@@ -60,12 +61,12 @@ class Module(NamedTuple):
 
     @property
     def names(self) -> Mapping[str, str]:
-        """Our name of each part of its adapter, and theirs."""
+        """PEFT's name of each part of the module's adapter, by our name."""
         return EMBEDDING if self.embedding else LINEAR
 
 
 def modules(family: Family, spec: Mapping[str, Param], cfg: Any) -> dict[str, Module]:
-    """{name: Module} of every matrix that lies in a tensor of its own."""
+    """{module name: Module} of every two-dimensional weight that lies in a tensor of its own."""
     found = {}
     for piece in names.pieces(family.rows, spec, cfg):
         row, shapes = piece.row, names.their_shapes(piece, spec)
@@ -82,19 +83,20 @@ def modules(family: Family, spec: Mapping[str, Param], cfg: Any) -> dict[str, Mo
 
 
 def is_folder(path: Path) -> bool:
+    """Whether a folder holds PEFT adapters."""
     return (path / peft_config.FILE).is_file()
 
 
 def read(folder: Path, family: Family, spec: Mapping[str, Param], cfg: Any, base: Mapping[str, Any]) -> Adapters:
-    """The adapters of a folder for a model of ours. spec: its published parameters; base: its values, by path.
+    """Reads a folder's adapters. spec: the model's published parameters; base: its values by path.
 
-    ValueError, one line, where they belong to another base, or ask for what is not done here.
+    Raises a ValueError of one line for adapters of another base and for unsupported features.
     """
     config, known = peft_config.read(folder), modules(family, spec, cfg)
     linear = {name for name, module in known.items() if not module.embedding}
     output = next((name for name, module in known.items() if module.paths[0].startswith("head/")), "")
     targets = {name for name in known if config.targets(name, linear, output)}
-    left, matrices = _open(folder), {}
+    left, matrices = _open(folder), {}  # each tensor that is used is taken out of `left`
     for paths in dict.fromkeys(known[name].paths for name in known if name in targets):
         mine = {name: module for name, module in known.items() if module.paths == paths}
         whole = _matrix(folder, config, mine, targets, left)
@@ -114,7 +116,7 @@ def read(folder: Path, family: Family, spec: Mapping[str, Param], cfg: Any, base
 def _saved(
     folder: Path, spec: Mapping[str, Param], pieces: list[Piece], left: dict[str, Tensor]
 ) -> dict[str, np.ndarray]:
-    """The whole values of `modules_to_save`, taken out of `left`."""
+    """The whole values of `modules_to_save` by our path, taken out of `left`."""
     saved: dict[str, np.ndarray] = {}
     for piece in pieces:
         if piece.name not in left:
@@ -129,7 +131,7 @@ def _saved(
 
 
 def _check_none(folder: Path, pieces: list[Piece], left: Mapping[str, Tensor]) -> None:
-    """ValueError where a tensor has not been read."""
+    """Raises ValueError where `left` still has a tensor, since every tensor must be used."""
     for piece in pieces:
         if len(piece.row.paths) > 1 and any(name.startswith(piece.name.removesuffix("weight")) for name in left):
             raise ValueError(
@@ -143,14 +145,14 @@ def _check_none(folder: Path, pieces: list[Piece], left: Mapping[str, Tensor]) -
 
 
 def _open(folder: Path) -> dict[str, Tensor]:
-    """The tensors without what stands before each name."""
+    """The tensors of the folder without `base_model.model.` before each name."""
     path = folder / WEIGHTS
     if not path.is_file():
         pickled = " (adapter_model.bin is a pickle, which may run code and is never opened)"
         raise ValueError(f"{folder}: no {WEIGHTS}{pickled if (folder / 'adapter_model.bin').is_file() else ''}")
     found = {}
     for name, tensor in open_file(path):
-        # Older files write DoRA's vector as a weight.
+        # Older files write DoRA's magnitude vector with the suffix ".weight".
         short = re.sub(r"\.lora_magnitude_vector\.weight$", ".lora_magnitude_vector", name.removeprefix(PREFIX))
         if not name.startswith(PREFIX):
             raise ValueError(f"{path}: {name} does not begin with {PREFIX}")
@@ -163,7 +165,7 @@ def _open(folder: Path) -> dict[str, Tensor]:
 def _matrix(
     folder: Path, config: PeftConfig, mine: dict[str, Module], targets: set[str], left: dict[str, Tensor]
 ) -> Matrix:
-    """One parameter's adapter, of all its layers, whose tensors are taken out of `left`."""
+    """The adapter of one parameter with all its layers. Its tensors are taken out of `left`."""
     chosen = [name for name in mine if name in targets]
     scales = {(config.rank(name), config.alpha(name)): name for name in chosen}
     if len(scales) > 1:
@@ -195,6 +197,7 @@ def _matrix(
 
 
 def _shaped(folder: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """The tensor's values; ValueError for another shape or for values that are not finite."""
     if tuple(tensor.shape) != tuple(shape):
         raise ValueError(
             f"{folder / WEIGHTS}: {name} has shape {tuple(tensor.shape)}, but this base needs {tuple(shape)}; these adapters "
@@ -207,7 +210,7 @@ def _shaped(folder: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> 
 
 
 def _is_base(copy: Tensor, module: Module, base: Mapping[str, Any]) -> bool:
-    """PEFT writes a whole embedding beside its adapter."""
+    """Whether the embedding that PEFT writes beside its adapter equals the base's embedding."""
     own = module.piece.row.layout.theirs(np.asarray(base[module.paths[0]][module.piece.index]))
     return tuple(copy.shape) == own.shape and bool(np.array_equal(copy.read().astype(own.dtype), own))
 
@@ -222,12 +225,13 @@ def _few(left: Mapping[str, Any]) -> str:
 
 
 def write(adapters: Adapters, folder: Path, family: Family, spec: Mapping[str, Param], cfg: Any) -> None:
-    """Both files; `peft.PeftModel.from_pretrained(base, folder)` reads them."""
+    """Writes both files of a PEFT folder, which `peft.PeftModel.from_pretrained` loads."""
     folder.mkdir(parents=True, exist_ok=True)
     known, tensors, chosen = modules(family, spec, cfg), {}, []
     matrices = _by_module(adapters, known, family)
     for name, module in known.items():
         matrix = matrices.get(module.paths)
+        # A layer of a stack without an adapter has zeros, and no tensors are written for it.
         if matrix is None or not (matrix.a[module.piece.index].any() or matrix.b[module.piece.index].any()):
             continue
         chosen.append(name)
@@ -249,7 +253,7 @@ def write(adapters: Adapters, folder: Path, family: Family, spec: Mapping[str, P
 
 
 def _by_module(adapters: Adapters, known: Mapping[str, Module], family: Family) -> dict[tuple[str, ...], Matrix]:
-    """The adapters by the paths that one module of theirs holds together; ValueError where PEFT has no such form."""
+    """The adapters by the paths in one published tensor; ValueError where PEFT has no such form."""
     held = {module.paths: module for module in known.values()}
     if lacking := adapters.matrices.keys() - {path for paths in held for path in paths}:
         raise ValueError(
@@ -290,11 +294,11 @@ def _config(
 
 
 def _pattern(theirs: str) -> str:
-    """A regular expression of the module's name in every layer."""
+    """A regular expression that matches the module's name in every layer."""
     return re.escape(theirs.removesuffix(".weight")).replace(r"\{i\}", r"\d+").replace(r"\{e\}", r"\d+")
 
 
 def _shortest(chosen: list[str], known: Mapping[str, Module]) -> list[str]:
-    """Last parts of names, where these choose no other module, as people write them; else whole names."""
+    """The `target_modules`: last parts of names if they select just `chosen`, else whole names."""
     ends = sorted({name.rpartition(".")[2] for name in chosen})
     return ends if {name for name in known if name.rpartition(".")[2] in ends} == set(chosen) else chosen

@@ -1,4 +1,7 @@
-"""adapter_config.json of PEFT, every key accounted for: used, known to change nothing, or refused."""
+"""Reads and writes PEFT's adapter_config.json.
+
+Every key is used, known to change nothing, or refused.
+"""
 
 import dataclasses
 import json
@@ -11,12 +14,12 @@ from typing import Any
 from bigmodel_jax.pretrained.config_json import read_table
 
 FILE = "adapter_config.json"
-# What says how adapters were trained, named or begun, once their tensors are there.
+# Keys about how adapters were trained, named or initialised. They change nothing for given tensors.
 INERT = {
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
     *("megatron_core", "qalora_group_size", "eva_config", "runtime_config", "init_lora_weights"),
 }
-# Keys that change what is computed, and the values at which they do not.
+# Keys that can change what is computed, with the values that change nothing.
 NEUTRAL: dict[str, tuple] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
@@ -34,7 +37,7 @@ NEUTRAL: dict[str, tuple] = {
         (None,),
     ),
 }
-# Initial values that also change the base, of which the folder then holds nothing.
+# Initialisations that also change the base weights, which the folder does not hold.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "r": (lambda x: type(x) is int and x > 0, "a whole number, 1 or more"),
@@ -70,14 +73,27 @@ def _are_texts(x: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class PeftConfig:
-    """The keys of adapter_config.json that decide what is computed, by PEFT's names (0.21) and with its defaults."""
+    """The keys of adapter_config.json that decide what is computed, by PEFT's names and defaults
+    (0.21).
+
+    - r, lora_alpha: rank and scale; an adapter is multiplied by lora_alpha / r.
+    - lora_dropout: the dropout rate on an adapter's input, in training alone.
+    - use_rslora: multiply by lora_alpha / sqrt(r) instead.
+    - use_dora: adapters have a magnitude for each output (DoRA).
+    - target_modules, exclude_modules: which modules have an adapter, by name, last part of a name,
+      or regular expression.
+    - modules_to_save: modules whose whole weights the folder holds.
+    - layers_to_transform, layers_pattern: the layers that have adapters, and the name of the list
+      of layers.
+    - rank_pattern, alpha_pattern: other ranks and alphas, by a pattern of module names.
+    """
 
     r: int = 8
     lora_alpha: float = 8
     lora_dropout: float = 0.0
     use_rslora: bool = False
     use_dora: bool = False
-    fan_in_fan_out: bool = False  # the maps lie (in, out), as in GPT-2; their adapters lie as any other's
+    fan_in_fan_out: bool = False  # base kernels are (in, out), as in GPT-2
     target_modules: list[str] | str = dataclasses.field(default_factory=list)
     exclude_modules: list[str] | str | None = None
     modules_to_save: list[str] | None = None
@@ -89,7 +105,8 @@ class PeftConfig:
     def targets(self, module: str, linear: Collection[str], output: str) -> bool:
         """Whether the module has an adapter (PEFT's `check_target_module_exists`).
 
-        linear: all linear maps of the model; output: the one that makes the logits, which "all-linear" leaves out.
+        linear: all linear modules of the model; output: the module that computes the logits, which
+        "all-linear" leaves out.
         """
         if _named(self.exclude_modules or [], module) or self.saves(module):
             return False
@@ -100,6 +117,7 @@ class PeftConfig:
         return _named(self.target_modules, module) and self._in_layers(module)
 
     def _in_layers(self, module: str) -> bool:
+        """Whether `layers_to_transform` allows the module's layer."""
         wanted = self.layers_to_transform
         if wanted is None or wanted == []:
             return True
@@ -110,13 +128,15 @@ class PeftConfig:
         return found is not None and int(found["idx"]) in ([wanted] if isinstance(wanted, int) else wanted)
 
     def saves(self, module: str) -> bool:
-        """Whether the folder holds the module's own weights."""
+        """Whether the folder holds the module's whole weights (`modules_to_save`)."""
         return any(re.match(rf"(^|.*\.){name}($|\..*)", module) for name in self.modules_to_save or [])
 
     def rank(self, module: str) -> int:
+        """The rank of the module's adapter."""
         return _by_pattern(self.rank_pattern, module, self.r)
 
     def alpha(self, module: str) -> float:
+        """The alpha of the module's adapter."""
         return _by_pattern(self.alpha_pattern, module, self.lora_alpha)
 
 
@@ -131,7 +151,10 @@ def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
 
 
 def read(folder: Path) -> PeftConfig:
-    """What the folder's file says; ValueError, one line, for a key that asks for what is not done here."""
+    """The settings in the folder's adapter_config.json.
+
+    Raises a ValueError of one line for a key with a wrong or unsupported value.
+    """
     path, table = folder / FILE, dict(read_table(folder / FILE))
     for key, value in table.items():
         if key in KINDS and not KINDS[key][0](value):
@@ -172,7 +195,10 @@ def _check_patterns(path: Path, table: dict) -> None:
 
 
 def write(config: PeftConfig, folder: Path) -> None:
-    """The file with every key that PEFT 0.21 would write for these adapters, the others at its defaults."""
+    """Writes the file with every key that PEFT 0.21 would write for these adapters.
+
+    Keys that are not fields of PeftConfig have PEFT's defaults.
+    """
     table = {"peft_type": "LORA", "bias": "none", "inference_mode": True, "init_lora_weights": True}
     table |= {"task_type": None, "base_model_name_or_path": None} | dataclasses.asdict(config)
     (folder / FILE).write_text(json.dumps(table, indent=2) + "\n")

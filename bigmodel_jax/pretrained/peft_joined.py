@@ -1,4 +1,8 @@
-"""The adapter of one matrix of ours, and one of several whose outputs lie side by side in a tensor of PEFT's base."""
+"""The adapter of one of our matrices, and the conversion between it and the adapter of a joined
+tensor.
+
+A joined tensor of PEFT's base holds several of our matrices with their outputs side by side.
+"""
 
 import dataclasses
 import math
@@ -8,10 +12,15 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """The adapter of one of our parameters, whose product is seen as a map x (in) -> x (out) for each of its `lead` layers.
+    """The adapter of one of our parameters, seen as a map from `in` inputs to `out` outputs per
+    layer.
 
-    a: (lead, in, r); b: (lead, r, out); magnitude: (lead, out), DoRA's, or None. Of an embedding `in` are the rows. A layer
-    without an adapter has zeros in a and b, which training leaves as they are.
+    - rank, alpha: the adapter's rank r and its scale.
+    - a: (lead, in, r); b: (lead, r, out), where `lead` are the axes of layers and experts.
+    - magnitude: (lead, out) for DoRA, else None.
+
+    For an embedding `in` counts the rows. A layer without an adapter has zeros in a and b, and
+    training leaves both at zero.
     """
 
     rank: int
@@ -22,7 +31,12 @@ class Matrix:
 
 
 def parted(whole: Matrix, widths: tuple[int, ...]) -> list[Matrix]:
-    """The adapter of each part of the outputs: `a` is the same."""
+    """Splits the adapter of a joined tensor into the adapters of its parts.
+
+    All parts have the same `a`.
+
+    widths: the number of outputs of each part.
+    """
     ends = np.cumsum(widths)[:-1]
     parts = np.split(whole.b, ends, axis=-1)
     lengths = [None] * len(widths) if whole.magnitude is None else np.split(whole.magnitude, ends, axis=-1)
@@ -30,10 +44,14 @@ def parted(whole: Matrix, widths: tuple[int, ...]) -> list[Matrix]:
 
 
 def joined(paths: tuple[str, ...], parts: list[Matrix | None], widths: tuple[int, ...], rslora: bool) -> Matrix:
-    """The one adapter that computes what those of the parts do; None: the part has none, and its outputs get zeros.
+    """The one adapter that computes what the adapters of the parts compute.
 
-    Where the parts have one `a`, so has the whole; else its rank is the sum of theirs. ValueError for DoRA on some parts:
-    the whole has a length for every output.
+    paths: our paths of the parts; parts: their adapters, None for a part without one, whose outputs
+    get zeros; widths: the number of outputs of each part.
+
+    If all parts have the same `a`, the result has that `a`; else its rank is the sum of their
+    ranks. Raises ValueError for DoRA on some parts only, since the joined adapter has a magnitude
+    for every output.
     """
     there = [part for part in parts if part is not None]
     first = there[0]
@@ -50,6 +68,8 @@ def joined(paths: tuple[str, ...], parts: list[Matrix | None], widths: tuple[int
     if len(there) == len(parts) and all(_is_alike(part, first) for part in there):
         return Matrix(first.rank, first.alpha, first.a, np.concatenate([part.b for part in there], axis=-1), magnitude)
     rank, scale = sum(part.rank for part in there), _scale(first, rslora)
+    # Block-diagonal `b`: each part's rows of `b` act on its own outputs only. The joined adapter
+    # has the first part's scale, so the other parts' `b` are rescaled.
     b = np.zeros((*first.b.shape[:-2], rank, sum(widths)), first.b.dtype)
     row = column = 0
     for part, width in zip(parts, widths, strict=True):

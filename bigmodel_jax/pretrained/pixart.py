@@ -1,4 +1,4 @@
-"""PixArt's tensors and config.json, by the names of diffusers' PixArtTransformer2DModel."""
+"""PixArt's tensor names and config.json, as in diffusers' PixArtTransformer2DModel."""
 
 from bigmodel_jax.models.pixart import PixArtConfig
 from bigmodel_jax.pretrained.clip import dense
@@ -10,6 +10,7 @@ LAYER = "transformer_blocks.{i}."
 
 
 def attention_rows(ours: str, theirs: str) -> tuple[Row, ...]:
+    """The name-table rows of one attention. ours: its parameter path; theirs: its module name."""
     names = {"q": "to_q", "k": "to_k", "v": "to_v"}
     return (
         *(Row(f"{ours}/{n}", f"{theirs}.{name}.weight", linear()) for n, name in names.items()),
@@ -46,9 +47,13 @@ FIXED = {
 
 
 def from_hf(hf: dict) -> PixArtConfig:
+    """The PixArtConfig that a config.json of diffusers' PixArtTransformer2DModel describes.
+
+    Raises ValueError for embeddings of size and aspect ratio (`use_additional_conditions`).
+    """
     size, channels, scale = hf["sample_size"], hf["in_channels"], hf.get("interpolation_scale")
     sized = hf.get("use_additional_conditions")
-    if (size == 128) if sized is None else sized:  # diffusers' own rule
+    if (size == 128) if sized is None else sized:  # diffusers' rule where the key is missing
         raise ValueError(
             "config.json: use_additional_conditions = true is not supported (embeddings of size and aspect ratio); "
             "supported: false"
@@ -69,6 +74,10 @@ def from_hf(hf: dict) -> PixArtConfig:
 
 
 def to_hf(cfg: PixArtConfig) -> dict:
+    """The config.json of diffusers' PixArtTransformer2DModel.
+
+    Raises ValueError for images that are not square.
+    """
     height, width, channels = cfg.image_shape
     if height != width:
         raise ValueError(f"model.image_shape = {cfg.image_shape}: diffusers' config.json has square images only")
@@ -86,7 +95,7 @@ def to_hf(cfg: PixArtConfig) -> dict:
         "interpolation_scale": cfg.position_scale,
         "use_additional_conditions": False,
         **FIXED,
-        "text_dropout": cfg.text_dropout,  # ours alone, as the next; diffusers passes over them
+        "text_dropout": cfg.text_dropout,  # this key and the next are ours; diffusers ignores them
         "zero_init": cfg.zero_init,
     }
 

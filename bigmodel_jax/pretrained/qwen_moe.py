@@ -1,4 +1,4 @@
-"""Qwen3-MoE's tensors and config.json; its attention is Qwen3's, named as Llama's."""
+"""Qwen3-MoE's tensor names and config.json. Its attention is Qwen3's, with Llama's names."""
 
 from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types
@@ -16,7 +16,7 @@ ROWS = (
     Row("layers/experts/up", f"{EXPERT}.up_proj.weight", linear()),
     Row("layers/experts/down", f"{EXPERT}.down_proj.weight", linear()),
 )
-# Every layer is a mixture in the published models.
+# Every layer of the published models has experts, so no layer is dense.
 FIXED = {
     "hidden_act": "silu",
     "attention_bias": False,
@@ -27,9 +27,13 @@ FIXED = {
 
 
 def from_hf(hf: dict) -> Qwen3MoeConfig:
+    """The Qwen3MoeConfig that a config.json of transformers' Qwen3MoeForCausalLM describes.
+
+    Raises ValueError for dense layers, biases and sliding windows.
+    """
     check_fixed(hf, **{name: (value, None) for name, value in FIXED.items()})
     check_layer_types(hf)
-    hf.get("sliding_window")  # has no say without use_sliding_window
+    hf.get("sliding_window")  # marks the key as read: it has no effect without use_sliding_window
     return Qwen3MoeConfig(
         **sizes_from_hf(hf) | {"mlp_dim": hf["moe_intermediate_size"]},
         **losses_from_hf(hf),
@@ -40,9 +44,13 @@ def from_hf(hf: dict) -> Qwen3MoeConfig:
 
 
 def to_hf(cfg: Qwen3MoeConfig) -> dict:
+    """The config.json of transformers' Qwen3MoeForCausalLM for this config.
+
+    Raises ValueError for a window, biases, or missing norms of queries and keys.
+    """
     if cfg.window or cfg.qkv_bias or not cfg.qk_norm:
         raise ValueError("model: a Qwen3-MoE has window = 0, qkv_bias = False and qk_norm = True")
-    # intermediate_size is that of layers without experts, of which there are none.
+    # intermediate_size is the width of dense layers. There are none, so its value is not used.
     return {
         "model_type": "qwen3_moe",
         **sizes_to_hf(cfg),

@@ -1,15 +1,15 @@
-"""ResNet's tensors and config.json. Its blocks differ in shape, so every one of them has rows of its own."""
+"""ResNet's tensor names and config.json. Each block has rows of its own, for its own shapes."""
 
 from bigmodel_jax.models.resnet import ResNetConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.names import CONV, Row, linear
 from bigmodel_jax.pretrained.vit import labels_to_hf, num_classes_from_hf
 
-MAX_STAGES, MAX_BLOCKS = 8, 50  # the deepest published one has 4 stages of at most 36 blocks
+MAX_STAGES, MAX_BLOCKS = 8, 50  # the deepest published ResNet has 4 stages of at most 36 blocks
 
 
 def conv_norm(ours: str, theirs: str) -> tuple[Row, ...]:
-    """A convolution and its batch norm, statistics included."""
+    """The name-table rows of a convolution and its batch norm, with running statistics."""
     norm = f"{theirs}.normalization."
     return (
         Row(f"{ours}/conv/kernel", f"{theirs}.convolution.weight", CONV),
@@ -21,6 +21,7 @@ def conv_norm(ours: str, theirs: str) -> tuple[Row, ...]:
 
 
 def block(stage: int, number: int) -> tuple[Row, ...]:
+    """The name-table rows of one residual block. number: its place in the stage."""
     ours, theirs = f"stage{stage}/block{number}", f"resnet.encoder.stages.{stage}.layers.{number}"
     convs = [row for n in range(3) for row in conv_norm(f"{ours}/conv{n}", f"{theirs}.layer.{n}")]
     return (*convs, *conv_norm(f"{ours}/shortcut", f"{theirs}.shortcut"))
@@ -32,11 +33,15 @@ ROWS = (
     Row("head/kernel", "classifier.1.weight", linear()),
     Row("head/bias", "classifier.1.bias"),
 )
-IGNORED = (r".*\.num_batches_tracked",)  # a counter that nothing reads where the momentum is fixed
+IGNORED = (r".*\.num_batches_tracked",)  # a counter that batch norm with a fixed momentum ignores
 
 
 def from_hf(hf: dict) -> ResNetConfig:
-    """The images' size is not in a config.json, nor does the network depend on it: ImageNet's."""
+    """The ResNetConfig that a config.json of transformers' ResNetForImageClassification describes.
+
+    The image size is ImageNet's 224 x 224: no config.json states it, and the weights do not depend
+    on it.
+    """
     check_fixed(hf, hidden_act="relu", downsample_in_first_stage=False, downsample_in_bottleneck=False)
     check_fixed(hf, layer_type=("bottleneck", "basic"))
     return ResNetConfig(
@@ -50,6 +55,10 @@ def from_hf(hf: dict) -> ResNetConfig:
 
 
 def to_hf(cfg: ResNetConfig) -> dict:
+    """The config.json of transformers' ResNetForImageClassification for this config.
+
+    Raises ValueError for a stem other than ImageNet's.
+    """
     if cfg.stem != "imagenet":
         raise ValueError(f"model.stem = {cfg.stem!r}: the published architecture has the stem 'imagenet'")
     return {

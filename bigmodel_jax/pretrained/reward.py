@@ -1,4 +1,6 @@
-"""A decoder with a reward head, as transformers' ...ForSequenceClassification of one label."""
+"""A decoder with a reward head, written as a transformers ...ForSequenceClassification with one
+label.
+"""
 
 import dataclasses
 
@@ -10,7 +12,10 @@ CAUSAL, CLASSIFIES = "ForCausalLM", "ForSequenceClassification"
 
 
 def with_head(family: Family) -> Family:
-    """The family whose one output is the reward of a text, read at its last token; ValueError where there is no such class."""
+    """The family whose single output is a text's reward, read at its last token.
+
+    Raises ValueError where transformers has no such class for the family.
+    """
     if not family.architecture.endswith(CAUSAL):
         raise ValueError(f"export: {family.architecture} has no class with one score; decoders called ...{CAUSAL} have")
     rows = (

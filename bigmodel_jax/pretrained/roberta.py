@@ -1,4 +1,4 @@
-"""RoBERTa's tensors and config.json: BERT's encoder under another prefix, and heads of its own."""
+"""RoBERTa's tensor names and config.json: BERT's encoder with another prefix, and other heads."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ from bigmodel_jax.pretrained.bert import labels_to_hf, num_labels, sizes_from_hf
 from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.names import Row, linear
 
-POSITIONS_BEFORE = 2  # rows of the position table that no token reads
+POSITIONS_BEFORE = 2  # unused rows at the start of the position table (pad_token_id + 1)
 ENCODER = tuple(dataclasses.replace(row, theirs=row.theirs.replace("bert.", "roberta.", 1)) for row in BERT_ENCODER)
 MASKED_LM = (
     *ENCODER,
@@ -38,6 +38,11 @@ COPIES = (
 
 
 def from_hf(head: str, hf: dict) -> RobertaConfig:
+    """The RobertaConfig that a config.json of transformers' Roberta classes describes.
+
+    head: the head of the architecture, such as "masked_lm" for RobertaForMaskedLM. Raises
+    ValueError for relative positions or another id for padding.
+    """
     check_fixed(hf, position_embedding_type="absolute", pad_token_id=POSITIONS_BEFORE - 1)
     return RobertaConfig(
         **sizes_from_hf(hf),
@@ -49,6 +54,10 @@ def from_hf(head: str, hf: dict) -> RobertaConfig:
 
 
 def to_hf(head: str, cfg: RobertaConfig) -> dict:
+    """The config.json of the Roberta class that has this head.
+
+    Raises ValueError where the config has another head.
+    """
     if cfg.head != head:
         raise ValueError(f"model.head = {cfg.head!r} is not what this architecture has; it has {head!r}")
     return {

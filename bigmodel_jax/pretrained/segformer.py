@@ -1,4 +1,4 @@
-"""SegFormer's tensors and config.json. Each stage has rows of its own; the layers of a stage are stacked."""
+"""SegFormer's tensor names and config.json. Each stage has its own rows, with stacked layers."""
 
 from bigmodel_jax.models.segformer import SegformerConfig
 from bigmodel_jax.pretrained.config_json import read_as
@@ -7,8 +7,8 @@ from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.names import CONV, VECTOR, Layout, Row, linear
 from bigmodel_jax.pretrained.vit import ACTIVATIONS, THEIR_ACTIVATIONS, labels_to_hf, num_classes_from_hf
 
-MAX_STAGES = 8  # the published ones have 4
-PLACE = Layout(  # a 1x1 convolution (out, in, 1, 1) as a matrix (..., in, out)
+MAX_STAGES = 8  # published models have 4
+PLACE = Layout(  # theirs: a 1x1 convolution (out, in, 1, 1); ours: a matrix (..., in, out)
     ours=lambda x, shape: x[:, :, 0, 0].T.reshape(shape),
     theirs=lambda x: x.reshape(-1, x.shape[-1]).T[:, :, None, None],
 )
@@ -24,15 +24,20 @@ TUPLES = {
 
 
 def pair(ours: str, theirs: str, layout: Layout, ours_weight: str = "kernel") -> tuple[Row, ...]:
-    """The rows of a map and its bias, or of a norm's scale and bias."""
+    """The two name-table rows of a layer: its weight (kernel or scale) and its bias.
+
+    ours_weight: our weight's name.
+    """
     return Row(f"{ours}/{ours_weight}", f"{theirs}.weight", layout), Row(f"{ours}/bias", f"{theirs}.bias", VECTOR)
 
 
 def norm(ours: str, theirs: str) -> tuple[Row, ...]:
+    """The two name-table rows of a norm: its scale and its bias."""
     return pair(ours, theirs, VECTOR, "scale")
 
 
 def stage(number: int) -> tuple[Row, ...]:
+    """The name-table rows of one stage, and of the decoder's projection of its output."""
     ours, encoder = f"stage{number}", "segformer.encoder."
     layers, theirs = f"{ours}/layers", f"{encoder}block.{number}.{{i}}."
     attention = theirs + "attention."
@@ -64,13 +69,18 @@ ROWS = (
     Row("decoder/norm/var", "decode_head.batch_norm.running_var"),
     *pair("decoder/head", "decode_head.classifier", PLACE),
 )
-IGNORED = (r".*\.num_batches_tracked",)  # a counter that nothing reads where the momentum is fixed
+IGNORED = (r".*\.num_batches_tracked",)  # a counter that batch norm with a fixed momentum ignores
 
 
 def from_hf(hf: dict) -> SegformerConfig:
-    """The images' size is not in a config.json, nor does the network depend on it: 512 x 512, as most were trained."""
+    """The SegformerConfig that a config.json of transformers' SegformerForSemanticSegmentation
+    describes.
+
+    The image size is 512 x 512, as in most training runs: no config.json states it, and the weights
+    do not depend on it. Raises ValueError where a list has not one entry per stage.
+    """
     check_fixed(hf, hidden_act=tuple(ACTIVATIONS), reshape_last_stage=True)
-    hf.get("layer_norm_eps")  # which transformers' layers do not read either
+    hf.get("layer_norm_eps")  # marks the key as read: transformers' layers ignore it as well
     stages = hf.get("num_encoder_blocks", 4)
     if stages > MAX_STAGES:
         raise ValueError(f"config.json: num_encoder_blocks = {stages} is not supported; supported: 1 to {MAX_STAGES}")
@@ -92,6 +102,7 @@ def from_hf(hf: dict) -> SegformerConfig:
 
 
 def to_hf(cfg: SegformerConfig) -> dict:
+    """The config.json of transformers' SegformerForSemanticSegmentation for this config."""
     if len(cfg.depths) > MAX_STAGES:
         raise ValueError(f"model.depths = {cfg.depths}: a published form has at most {MAX_STAGES} stages")
     return {

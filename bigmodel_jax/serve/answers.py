@@ -1,4 +1,4 @@
-"""The texts of a reply as they are written: tokens become pieces of text, until each text has ended."""
+"""Turns the tokens of a reply into pieces of text until each of its texts has ended."""
 
 import asyncio
 import dataclasses
@@ -15,7 +15,11 @@ from bigmodel_jax.serve.worker import Reply, Worker
 
 
 class Piece(NamedTuple):
-    """index: which text. tokens: those that have come since the text's last piece. finish: why the text has ended."""
+    """A piece of one text.
+
+    index: which text of the reply; tokens: the tokens since the text's last piece; finish: why the
+    text has ended, or None while it goes on.
+    """
 
     index: int
     text: str
@@ -25,7 +29,7 @@ class Piece(NamedTuple):
 
 @dataclasses.dataclass
 class Writing:
-    """One text that is being written."""
+    """One text that is being written. ends: the tokens that end it."""
 
     pieces: Pieces
     stops: Stops
@@ -33,7 +37,7 @@ class Writing:
     tokens: list[Token] = dataclasses.field(default_factory=list)
 
     def add(self, index: int, token: Token) -> Piece | None:
-        """The next piece of the text; None where there is nothing to give out yet."""
+        """The text's next piece, or None where the token gives no text yet."""
         self.tokens.append(token)
         ended = token.finished and token.token in self.ends
         text = self.stops.add("" if ended else self.pieces.add(token.token))
@@ -49,7 +53,9 @@ class Writing:
 
 
 class Answering(NamedTuple):
-    """What answers are made with: the worker, the tokenizer, how long one may take, and what is counted."""
+    """What answers are made with: worker, tokenizer, the seconds an answer may take, and the
+    metrics.
+    """
 
     worker: Worker
     tokenizer: Tokenizer
@@ -57,13 +63,17 @@ class Answering(NamedTuple):
     metrics: Metrics
 
     async def pieces(self, reply: Reply, stops: Sequence[str], ends: Sequence[int]) -> AsyncIterator[Piece]:
-        """Every text of the reply, piece by piece; whatever ends this, the slots of what has not ended are free."""
+        """Yields the pieces of every text of the reply.
+
+        stops: strings that end a text; ends: tokens that do. However this ends, the slots of
+        unfinished texts are freed.
+        """
         texts = [Writing(Pieces(self.tokenizer), Stops(stops), frozenset(ends)) for _ in reply.requests]
         left, began, last = set(range(len(texts))), time.monotonic(), None
         try:
             while left:
                 index, token = await self._next(reply, began)
-                if index not in left:  # tokens that were on their way when a stop string ended the text
+                if index not in left:  # these tokens were on their way when a stop string ended the text
                     continue
                 last = self.metrics.token(began, last)
                 piece = texts[index].add(index, token)
@@ -78,6 +88,10 @@ class Answering(NamedTuple):
             self.worker.close(reply)
 
     async def _next(self, reply: Reply, began: float) -> tuple[int, Token]:
+        """(text, token) from the reply's queue.
+
+        Raises Refused once the answer has taken too long.
+        """
         try:
             async with asyncio.timeout(began + self.seconds - time.monotonic()):
                 found = await reply.queue.get()
@@ -91,7 +105,7 @@ class Answering(NamedTuple):
 
 
 def _check_held(reply: Reply, index: int) -> None:
-    """Refused where the form that the text was held to became too much work on the way."""
+    """Raises Refused where constraining the text went over a limit of work while it was written."""
     held = reply.requests[index].constraint
     if held is not None and held.error:
         raise Refused(f"the answer could not be held to its form any longer: {held.error}", status=422)

@@ -1,4 +1,4 @@
-"""The routes: who may ask, what is asked, and what answers."""
+"""The HTTP routes, the check of the API key, and the handlers that answer."""
 
 import asyncio
 import contextlib
@@ -32,9 +32,9 @@ from bigmodel_jax.serve.tools import must_call
 from bigmodel_jax.serve.worker import Worker
 
 log = logging.getLogger("bigmodel_jax.serve")
-OPEN = {"/", "/health", "/ready"}  # what needs no key: the page itself, and the probes
+OPEN = {"/", "/health", "/ready"}  # routes without a key: the page, and the probes
 PAGE = Path(__file__).with_name("page.html").read_bytes()
-# The browser asks this server alone, and runs no script that is not in the page itself.
+# The browser may connect to this server alone, and may run only the script inside the page.
 POLICY = "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -51,7 +51,7 @@ class App:
         self.metrics.ready.set_function(lambda: not self.not_ready())
 
     def not_ready(self) -> str:
-        """Why nothing should be sent here; "" where all is well."""
+        """The reason why no request should be sent here; "" if the server is ready."""
         if self.worker.failed:
             return f"the device has failed: {self.worker.failed}"
         if not self.worker.warm:
@@ -119,11 +119,12 @@ class App:
         return JSONResponse(tokens.info(self.served))
 
     async def _read(self, request: Request, cls: type, answer: Callable) -> Response:
-        """What needs no device."""
+        """Answers a request that needs no device, in a thread."""
         asked = parse(cls, await read_json(request, self.options))
         return JSONResponse(await asyncio.to_thread(answer, self.served, asked))
 
     async def _other(self, request: Request, cls: type, prepare: Callable) -> Response:
+        """Answers a request whose work runs on the engine's thread."""
         asked = parse(cls, await read_json(request, self.options))
         work = await asyncio.to_thread(prepare, self.served, asked)
         return await until_hangup(request, self.worker.run(work))
@@ -131,7 +132,9 @@ class App:
     # ---- around every handler
 
     def guarded(self, path: str, handler: Handler) -> Handler:
-        """The handler behind the key, with its errors in OpenAI's form, counted."""
+        """Wraps a handler: checks the key, turns errors into OpenAI's form, and counts requests and
+        seconds.
+        """
 
         async def answer(request: Request) -> Response:
             began = time.monotonic()
@@ -141,7 +144,7 @@ class App:
                 response = await handler(request)
             except Refused as error:
                 response = JSONResponse(error.body(), error.status, headers=_headers(error))
-            except Exception:  # a fault of ours must not end the server, and says nothing of itself to the client
+            except Exception:  # a bug must not end the server, and its text must not reach the client
                 log.exception("%s", path)
                 response = JSONResponse(error_body("the server has made a mistake; its log says more", 500), 500)
             self.metrics.requests.labels(path, response.status_code).inc()
@@ -152,7 +155,8 @@ class App:
 
     def _check_key(self, request: Request) -> None:
         kind, _, sent = request.headers.get("authorization", "").partition(" ")
-        # Headers are bytes, which starlette reads as latin-1.
+        # starlette decodes headers as latin-1, so encoding restores the bytes that the client sent.
+        # compare_digest takes the same time for every wrong key.
         same = hmac.compare_digest(sent.strip().encode("latin-1"), self.options.key.encode())
         if self.options.key and not (kind.lower() == "bearer" and same):
             raise Refused("the API key is missing or wrong", status=401, code="invalid_api_key")
@@ -170,6 +174,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 def make_app(app: App) -> Starlette:
+    """The ASGI application with all routes. It starts the worker and stops it at the end."""
     routes = {
         "/": (app.page, "GET"),
         "/openapi.json": (app.document, "GET"),
@@ -194,7 +199,8 @@ def make_app(app: App) -> Starlette:
         yield
         await asyncio.to_thread(app.worker.stop, app.options.drain_seconds)
 
-    # A page of another site that has its name point to this machine is not answered.
+    # Checks the Host header against DNS rebinding: another site can make its name resolve to this
+    # machine, and its pages must get no answer.
     local = [*LOOPBACK[:2], "[::1]", app.options.host]
     hosts = [Middleware(TrustedHostMiddleware, allowed_hosts=local)] if app.options.host in LOOPBACK else []
     return Starlette(

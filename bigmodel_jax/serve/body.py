@@ -1,4 +1,6 @@
-"""A request's body: read within limits of bytes, seconds and depth, and valid text throughout."""
+"""Reads a request's body within limits of bytes, seconds and depth, and checks that its text is
+valid.
+"""
 
 import asyncio
 import json
@@ -9,13 +11,18 @@ from starlette.requests import Request
 from bigmodel_jax.serve.config import ServeConfig
 from bigmodel_jax.serve.refused import Refused
 
-MOST_DEPTH = 64  # of lists and objects in each other
+MOST_DEPTH = 64  # levels of nested lists and objects
 
 
 async def read_json(request: Request, limits: ServeConfig) -> Any:
-    """The body as JSON; Refused where it is none, too large, too slow or too deep."""
+    """The body as JSON.
+
+    Raises Refused if it is not JSON, too large, too slow or too deeply nested.
+    """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json":  # a page of another origin cannot send this type without being asked first
+    # A browser sends this type from another origin only after a preflight request, which fails
+    # here.
+    if kind != "application/json":
         raise Refused(f"the content-type is {kind!r}; it must be 'application/json'", status=415)
     try:
         async with asyncio.timeout(limits.body_seconds):
@@ -52,7 +59,10 @@ def _no_number(name: str) -> NoReturn:
 
 
 def check_tree(value: Any) -> None:
-    """Refused where a value is nested too deeply, or a text holds half of a surrogate pair."""
+    """Raises Refused where a value is nested too deeply, or a text has half of a surrogate pair.
+
+    The tree is walked level by level and not by recursion, so depth cannot exhaust the stack.
+    """
     level, depth = [value], 0
     while level:
         if depth > MOST_DEPTH:

@@ -1,4 +1,4 @@
-"""/v1/chat/completions: the assistant's answer to messages, by the run's chat template."""
+"""/v1/chat/completions: answers to messages, with the run's chat template."""
 
 import dataclasses
 import json
@@ -23,7 +23,10 @@ MOST_MESSAGES = 2048
 
 
 class Answers:
-    """The answers to one request: `whole` or as `chunks`. prompt: the conversation's tokens (`prompt_of`)."""
+    """The answers to one request, complete (`whole`) or streamed (`chunks`).
+
+    prompt: the conversation's tokens (`prompt_of`); masks: the constraint on the answers, or None.
+    """
 
     def __init__(
         self, served: Served, answering: Answering, asked: Chat, prompt: list[int], masks: Masks | None = None
@@ -47,6 +50,7 @@ class Answers:
         self._messages = [Message(_parts(served, asked, prompt)) for _ in self._reply.requests]
 
     async def chunks(self) -> AsyncIterator[dict]:
+        """Yields the streamed chunks in OpenAI's form."""
         begun = set()
         async for piece in self._pieces():
             if piece.index not in begun:
@@ -61,6 +65,7 @@ class Answers:
             yield self._chunk([]) | {"usage": usage(len(self._prompt), self._written)}
 
     async def whole(self) -> dict:
+        """The complete answer in OpenAI's form."""
         parts: list[list[Piece]] = [[] for _ in self._reply.requests]
         async for piece in self._pieces():
             parts[piece.index].append(piece)
@@ -104,7 +109,7 @@ class Answers:
 
 @dataclasses.dataclass
 class Message:
-    """The assistant's message as it is written."""
+    """The assistant's message while it is written."""
 
     parts: Parts
     content: str = ""
@@ -112,7 +117,10 @@ class Message:
     calls: list[dict] = dataclasses.field(default_factory=list)
 
     def add(self, text: str, *, last: bool) -> dict:
-        """What a chunk says of the text's parts; text between the tags of a call that is no call is content."""
+        """Adds text and returns the `delta` of its chunk.
+
+        Text between the tags of a call that is not a valid call counts as content.
+        """
         before = len(self.content), len(self.reasoning), len(self.calls)
         for kind, part in self.parts.add(text, last=last):
             call = called(part) if kind == "call" else None
@@ -120,16 +128,18 @@ class Message:
                 self.calls.append(call)
             elif kind == "reasoning":
                 self.reasoning += part
-            elif not self.calls or part.strip():  # what stands between two calls is a line's end
+            elif not self.calls or part.strip():  # between two calls stands only a line break
                 self.content += part
         calls = [{"index": n, **call} for n, call in enumerate(self.calls)][before[2] :]
         found = {"content": self.content[before[0] :], "reasoning_content": self.reasoning[before[1] :]}
         return {name: value for name, value in (found | {"tool_calls": calls}).items() if value}
 
     def finish(self, reason: str | None) -> str | None:
+        """The `finish_reason` of the message: "tool_calls" if it ended by itself with calls."""
         return "tool_calls" if reason == "stop" and self.calls else reason
 
     def whole(self) -> dict:
+        """The complete message in OpenAI's form."""
         said = {"role": "assistant", "content": self.content or (None if self.calls else ""), "refusal": None}
         if self.reasoning:
             said["reasoning_content"] = self.reasoning
@@ -137,7 +147,9 @@ class Message:
 
 
 def _parts(served: Served, asked: Chat, prompt: list[int]) -> Parts:
-    """What is looked for in an answer: reasoning where the template knows of it, calls where there are tools."""
+    """The splitter of an answer: it looks for reasoning if the template knows it, and for calls of
+    tools.
+    """
     thinks = THINK[0] in served.template
     kinds = (("reasoning",) if thinks else ()) + (("call",) if asked.choice != "none" else ())
     opened = thinks and served.tokenizer.decode(prompt[-8:]).rstrip().endswith(THINK[0])
@@ -149,7 +161,10 @@ def _delta(index: int, delta: dict, finish: str | None = None, log_probs: dict |
 
 
 def prompt_of(served: Served, asked: Chat) -> list[int]:
-    """The conversation's tokens; a process of its own renders the template, so this may take a moment."""
+    """The conversation's tokens.
+
+    The template is rendered in another process, so this may take a moment.
+    """
     if not served.template:
         raise Refused(
             f"{served.names[0]} has no chat template, so it takes no messages; /v1/completions continues texts"
@@ -167,7 +182,7 @@ def prompt_of(served: Served, asked: Chat) -> list[int]:
 
 
 def _message(message: dict, n: int) -> dict:
-    """A message as templates read it: its text in one piece."""
+    """A message in the form that chat templates expect, with its text as one string."""
     where, role = f"messages[{n}]", message.get("role")
     if role not in ROLES:
         raise Refused(f"{where}.role = {role!r}; allowed: {', '.join(ROLES)}", f"{where}.role")
@@ -184,7 +199,10 @@ def _message(message: dict, n: int) -> dict:
 
 
 def _calls(calls: Any, where: str) -> list[dict]:
-    """An earlier answer's calls as templates read them: arguments as an object, which OpenAI's form has as its text."""
+    """The calls of an earlier answer in the form that chat templates expect.
+
+    Templates expect arguments as an object. OpenAI's form has them as JSON text.
+    """
     if not isinstance(calls, list):
         raise Refused(f"{where}.tool_calls is {type(calls).__name__}; it must be a list", f"{where}.tool_calls")
     out = []

@@ -1,4 +1,4 @@
-"""/v1/completions: texts that continue a text, or a list of texts or of token ids."""
+"""/v1/completions: continues a text, several texts, or lists of token ids."""
 
 import functools
 import time
@@ -20,7 +20,10 @@ MOST_PROMPTS = 256
 
 
 class Completions:
-    """The answers to one request: `whole` or as `chunks`."""
+    """The answers to one request, complete (`whole`) or streamed (`chunks`).
+
+    masks: the constraint on the answers, or None.
+    """
 
     def __init__(self, served: Served, answering: Answering, asked: Completion, masks: Masks | None = None):
         self._served, self._answering, self._asked = served, answering, asked
@@ -48,6 +51,7 @@ class Completions:
         return reply
 
     async def chunks(self) -> AsyncIterator[dict]:
+        """Yields the streamed chunks in OpenAI's form."""
         offsets = [0] * len(self._reply.requests)
         async for piece in self._pieces():
             choice = self._choice(piece.index, piece.text, piece.tokens, piece.finish, offsets[piece.index])
@@ -57,6 +61,7 @@ class Completions:
             yield self._said([]) | {"usage": self._usage()}
 
     async def whole(self) -> dict:
+        """The complete answer in OpenAI's form."""
         parts: list[list[Piece]] = [[] for _ in self._reply.requests]
         async for piece in self._pieces():
             parts[piece.index].append(piece)
@@ -70,7 +75,9 @@ class Completions:
         return self._said(choices) | {"usage": self._usage()}
 
     async def _echo(self, choice: dict, prompt: Sequence[int]) -> None:
-        """Puts the prompt in front of what follows it, with the log probabilities of its tokens where they are asked for."""
+        """Puts the prompt before its continuation, with the log probabilities of its tokens if
+        asked for.
+        """
         texts = [self._spelling.text(token) for token in prompt]
         before = self._served.tokenizer.decode(prompt)
         choice["text"] = before + choice["text"]
@@ -85,6 +92,7 @@ class Completions:
             for ids, best in zip(scores.ids, scores.tops, strict=True)
         ]
         starts = [sum(map(len, texts[:n])) for n in range(len(texts))]
+        # The first token has no log probability, because no token precedes it.
         found["tokens"] = texts + found["tokens"]
         found["token_logprobs"] = [None, *scores.log_probs[1:].tolist(), *found["token_logprobs"]]
         found["top_logprobs"] = [None, *tops[1:], *found["top_logprobs"]]
@@ -119,6 +127,7 @@ class Completions:
 
 
 def usage(prompt: int, completion: int) -> dict[str, int]:
+    """OpenAI's `usage` object: numbers of prompt tokens, of generated tokens, and their sum."""
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 

@@ -1,7 +1,8 @@
-"""Answers held to a JSON schema, a regular expression or a grammar: llguidance says which tokens may come next.
+"""Holds answers to a JSON schema, a regular expression or a grammar with llguidance.
 
-Schemas and expressions are other people's programs. Their text, the work to read them, the work for each token and the
-memory of their automata are bounded by llguidance's own limits; what goes beyond them is refused.
+llguidance says which tokens may come next. Schemas and expressions come from clients and could ask
+for any amount of work. llguidance's limits bound their size, the work to read them, the work for
+each token, and the memory of their automata. What goes beyond a limit is refused.
 """
 
 import functools
@@ -15,7 +16,7 @@ import numpy as np
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 from bigmodel_jax.serve.refused import Refused
 
-MOST_SCHEMA, MOST_REGEX = 32 << 10, 2 << 10  # characters
+MOST_SCHEMA, MOST_REGEX = 32 << 10, 2 << 10  # the longest schema and expression, in characters
 LIMITS = {
     "max_items_in_row": 1000,
     "initial_lexer_fuel": 500_000,  # about 10 ms
@@ -25,18 +26,24 @@ LIMITS = {
     "max_grammar_size": 50_000,
     "verbose_errors": False,
 }
-# A model that is free to write white space between two values may write nothing else.
+# White space between two values is bounded, because a model might otherwise write nothing else.
 JSON_OPTIONS = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,16}"}
 
 
 class Masks:
-    """The tokens that may continue one text: an engine's `Constraint`. error: why no mask could be made any more."""
+    """The tokens that may continue one text (an engine's `Constraint`).
+
+    stops: the mask of the stop tokens; error: why no further mask can be made, or "".
+    """
 
     def __init__(self, matcher: Any, stops: np.ndarray):
         self._matcher, self._stops, self.error = matcher, stops, ""
 
     def allowed(self) -> np.ndarray:
-        """The stop tokens alone where the text is complete, or where a limit was met."""
+        """The mask of allowed tokens, one bit per token in uint32 words.
+
+        It allows the stop tokens alone where the text is complete or a limit was met.
+        """
         if not self._matcher.is_stopped() and not self._matcher.is_error():
             mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
             if not self._matcher.is_error():
@@ -46,15 +53,20 @@ class Masks:
         return self._stops
 
     def take(self, token: int) -> None:
+        """Advances by the token that was drawn."""
         if not self._matcher.is_stopped() and not self._matcher.is_error():
             self._matcher.consume_token(token)
 
     def copy(self) -> "Masks":
+        """An independent copy in the same state, for another text with the same constraint."""
         return Masks(self._matcher.deep_copy(), self._stops)
 
 
 class Grammars:
-    """Compiles what answers are held to, for one tokenizer. vocab_size: of the model's logits."""
+    """Compiles schemas, expressions and grammars to masks, for one tokenizer.
+
+    vocab_size: the number of the model's logits.
+    """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int):
         self._own, self._vocab_size, self._lock = tokenizer, vocab_size, threading.Lock()
@@ -63,21 +75,30 @@ class Grammars:
             self._stops[token // 32] |= np.uint32(1) << np.uint32(token % 32)
 
     def schema(self, schema: Any, param: str) -> Masks:
-        """Texts that are JSON of a schema; {"type": "object"} is any object."""
+        """Masks for JSON of a schema; {"type": "object"} allows any object.
+
+        param: the field, for errors.
+        """
         text = json.dumps(schema)
         if len(text) > MOST_SCHEMA:
             raise Refused(f"{param} has {len(text)} characters; at most {MOST_SCHEMA} are allowed", param)
         return self.grammar(lambda kinds: kinds.grammar_from_json_schema(text, overrides=JSON_OPTIONS), param)
 
     def regex(self, expression: str, param: str) -> Masks:
+        """Masks for texts that match a regular expression."""
         if len(expression) > MOST_REGEX:
             raise Refused(f"{param} has {len(expression)} characters; at most {MOST_REGEX} are allowed", param)
         return self.grammar(lambda kinds: kinds.grammar_from_regex(expression), param)
 
     def lark(self, grammar: str, param: str) -> Masks:
+        """Masks for texts of a grammar in Lark's notation."""
         return self.grammar(lambda kinds: kinds.grammar_from_lark(grammar), param)
 
     def grammar(self, make: Any, param: str) -> Masks:
+        """Masks for the grammar that `make` builds from llguidance's LLMatcher.
+
+        Raises Refused where the grammar is invalid or goes over a limit.
+        """
         import llguidance
 
         try:
@@ -89,14 +110,14 @@ class Grammars:
         if matcher.is_error():
             raise Refused(f"{param}: {_first_line(matcher.get_error())}", param)
         masks = Masks(matcher, self._stops)
-        masks.allowed()  # the first mask makes most of the automaton
+        masks.allowed()  # the first mask builds most of the automaton, so limits are met here
         if masks.error:
             raise Refused(f"{param}: {masks.error}", param)
         return masks
 
     @property
     def _tokenizer(self) -> Any:
-        with self._lock:  # it takes a second, and several requests may be the first
+        with self._lock:  # building takes a second, and several requests may need it at once
             return self._made
 
     @functools.cached_property

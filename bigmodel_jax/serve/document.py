@@ -1,4 +1,6 @@
-"""The OpenAPI document of the server, made of the declarations that requests are held to (/openapi.json)."""
+"""Builds the server's OpenAPI document (/openapi.json) from the classes that requests are checked
+with.
+"""
 
 import dataclasses
 import math
@@ -61,7 +63,7 @@ ERROR = {
 
 
 def document() -> dict[str, Any]:
-    """OpenAPI 3.1."""
+    """The OpenAPI 3.1 document."""
     paths: dict[str, Any] = {path: {"get": _operation(path, {})} for path in READS}
     for path, (cls, _) in BODIES.items():
         schema = {"$ref": f"#/components/schemas/{cls.__name__}"}
@@ -80,7 +82,7 @@ def document() -> dict[str, Any]:
             "schemas": schemas | {"Error": ERROR},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
-        "security": [{"key": []}, {}],
+        "security": [{"key": []}, {}],  # {}: a server without --key needs none
     }
 
 
@@ -93,7 +95,10 @@ def _answer(text: str, schema: dict) -> dict[str, Any]:
 
 
 def _object(cls: type, required: tuple[str, ...]) -> dict[str, Any]:
-    """Every field, with its type and range; no others."""
+    """The JSON schema of a class: every field with its type and range.
+
+    required: the fields that a body must have.
+    """
     hints = ranges.hints(cls)
     properties = {field.name: _optional(_schema(hints[field.name])) for field in dataclasses.fields(cls)}
     for name in required:
@@ -102,11 +107,12 @@ def _object(cls: type, required: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _optional(schema: dict) -> dict:
-    """null is what a field that is left out is."""
+    """Allows null as well, which means the same as leaving the field out."""
     return {"anyOf": [schema, {"type": "null"}]}
 
 
 def _schema(hint: Any) -> dict[str, Any]:
+    """The JSON schema of a type annotation."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return {"anyOf": [_schema(part) for part in parts]}

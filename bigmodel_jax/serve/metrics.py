@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics."""
+"""The metrics that Prometheus reads at /metrics."""
 
 import time
 
@@ -9,7 +9,7 @@ STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5,
 
 
 class Metrics:
-    """Counters of one server."""
+    """Counters, gauges and histograms of one server."""
 
     def __init__(self):
         self._registry = registry = CollectorRegistry()
@@ -27,7 +27,11 @@ class Metrics:
         self.ready = Gauge("ready", "1 where /ready says so", **own)
 
     def token(self, began: float, last: float | None) -> float:
-        """Counts one token of a reply; the time, which is `last` for the next one."""
+        """Counts one token of a reply and returns the current time, to pass as `last` for the next
+        token.
+
+        began: when the reply was asked for; last: the time of the reply's previous token, or None.
+        """
         now = time.monotonic()
         self.generated_tokens.inc()
         if last is None:
@@ -37,4 +41,5 @@ class Metrics:
         return now
 
     def page(self) -> bytes:
+        """The metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,7 @@
-"""/v1/embeddings, /classify and /images: answers that are no text, each one piece of work for the engine's thread."""
+"""/v1/embeddings, /classify and /images: answers that are not text.
+
+Each function checks a request and returns its work as a function, which the engine's thread runs.
+"""
 
 import base64
 import dataclasses
@@ -30,6 +33,13 @@ Text = str | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, ...], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Embedding:
+    """The body of /v1/embeddings.
+
+    - input: a text, several texts, or their token ids.
+    - model: the name of the served model.
+    - encoding_format: lists of numbers, or base64 of little-endian float32.
+    """
+
     input: Text = ()
     model: str = ""
     encoding_format: Literal["float", "base64"] = "float"
@@ -37,7 +47,12 @@ class Embedding:
 
 @dataclasses.dataclass(frozen=True)
 class Class:
-    """One of input, texts or rows of numbers, and image, base64 of a picture's file or a list of them."""
+    """The body of /classify. It has `input` or `image`, whichever the model reads.
+
+    - input: one text or several, or rows of numbers.
+    - image: the base64 text of an image file, or several.
+    - model: the name of the served model.
+    """
 
     input: str | tuple[str, ...] | tuple[tuple[float, ...], ...] = ()
     image: str | tuple[str, ...] = ()
@@ -46,7 +61,14 @@ class Class:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """prompt: the name or the number of a class, or a text, as the model is told what to draw."""
+    """The body of /images.
+
+    - prompt: the name or the number of a class, or a text, depending on the model.
+    - model: the name of the served model.
+    - n: how many images; seed: of the noise; steps: of the sampler.
+    - guidance: the scale of classifier-free guidance.
+    - response_format: PNG files in base64.
+    """
 
     prompt: str = ""
     model: str = ""
@@ -58,7 +80,7 @@ class Picture:
 
 
 def embeddings(served: Served, asked: Embedding) -> Callable[[], dict]:
-    """The work, whose request has been checked."""
+    """The work of a checked /v1/embeddings request."""
     name = served.known(asked.model)
     out = jax.eval_shape(
         lambda tree, batch: passes.states_of(served.model.apply(tree, batch)),
@@ -85,6 +107,10 @@ def _encoded(row: np.ndarray, asked: Embedding) -> Any:
 
 
 def _listed(given: Any, param: str) -> list:
+    """The inputs as a list, from one or several.
+
+    Raises Refused for too many, or for an empty one.
+    """
     one = isinstance(given, str) or bool(given and isinstance(given[0], int | float))
     found = [given] if one else list(given)
     if not 1 <= len(found) <= MOST_INPUTS or not all(map(len, found)):
@@ -93,7 +119,10 @@ def _listed(given: Any, param: str) -> list:
 
 
 def _tokens(served: Served, text: Any) -> list[int]:
-    """As the model reads a text: a decoder's prompt, or an encoder's text with what stands around it."""
+    """The token ids of a text as the model reads it.
+
+    A decoder gets a prompt. An encoder gets the text with its special tokens around it.
+    """
     most, vocab = served.config.model.max_seq_len, served.config.model.vocab_size
     if not isinstance(text, str):
         ids = list(text)
@@ -110,6 +139,7 @@ def _tokens(served: Served, text: Any) -> list[int]:
 
 
 def classes(served: Served, asked: Class) -> Callable[[], dict]:
+    """The work of a checked /classify request."""
     name = served.known(asked.model)
     reads = tuple(served.config.model.inputs())
     if "label" not in served.config.objective.reads or reads not in (("tokens",), ("image",), ("features",)):
@@ -151,7 +181,9 @@ def _of_pictures(served: Served, asked: Class) -> dict[str, np.ndarray]:
 
 
 def _of_numbers(served: Served, asked: Class) -> dict[str, np.ndarray]:
-    """Numbers as the model was trained on them: less their mean, in their spread, where the run's folder has both."""
+    """Rows of numbers, standardised with the mean and scale from training if the run's folder has
+    them.
+    """
     (num,), rows = served.config.model.inputs()["features"], _listed(asked.input, "input")
     if not all(len(row) == num and not isinstance(row, str) for row in rows):
         raise Refused(
@@ -167,6 +199,7 @@ def _of_numbers(served: Served, asked: Class) -> dict[str, np.ndarray]:
 
 
 def images(served: Served, asked: Picture) -> Callable[[], dict]:
+    """The work of a checked /images request. The noise is drawn from the request's seed."""
     name, objective = served.known(asked.model), served.config.objective
     if "images" not in objective.endings:
         raise Refused(f"{name} draws no pictures", "model")
@@ -186,6 +219,7 @@ def images(served: Served, asked: Picture) -> Callable[[], dict]:
 
 
 def _conditions(served: Served, asked: Picture) -> dict[str, np.ndarray]:
+    """The batch that tells the model what to draw: `n` times the class or the prompt's tokens."""
     inputs = served.config.model.inputs()
     if "label" in inputs:
         names, num = labels(served.run_dir), served.config.model.num_classes

@@ -1,7 +1,7 @@
-"""An assistant's text taken apart as it comes: its reasoning, its calls of tools, and what it says.
+"""Splits an assistant's text, while it is written, into reasoning, calls of tools, and content.
 
-Reasoning stands between <think> and </think>, a call between <tool_call> and </tool_call>, as Qwen's, Hermes' and
-DeepSeek's templates write them.
+Reasoning stands between <think> and </think>, and a call between <tool_call> and </tool_call>, as
+the templates of Qwen, Hermes and DeepSeek write them.
 """
 
 import dataclasses
@@ -16,14 +16,21 @@ TAGS: dict[str, tuple[str, str]] = {"reasoning": THINK, "call": CALL}
 
 @dataclasses.dataclass
 class Parts:
-    """kinds: what is looked for; text of other kinds is content. now: the kind of the text that comes next."""
+    """The splitter of one text.
+
+    kinds: the kinds to look for, all other text is content; now: the kind of the text that comes
+    next; held: text that may be the beginning of a tag, or an unfinished call.
+    """
 
     kinds: tuple[Kind, ...]
     now: Kind = "content"
     held: str = ""
 
     def add(self, text: str, *, last: bool = False) -> list[tuple[Kind, str]]:
-        """The parts that are sure; a call comes in one piece, and what may be a part of a tag waits."""
+        """Adds text and returns the finished (kind, text) parts. last: no text follows.
+
+        A call is returned in one part. Text that may be part of a tag is held back.
+        """
         self.held += text
         out: list[tuple[Kind, str]] = []
         while (found := self._next_tag()) is not None:
@@ -42,7 +49,7 @@ class Parts:
             out.append((self.now, text))
 
     def _tags(self) -> list[tuple[str, Kind]]:
-        """(tag, the kind of what follows it) of the tags that can come now."""
+        """(tag, kind of the text after it) of the tags that can come now."""
         if self.now != "content":
             return [(TAGS[self.now][1], "content")]
         return [(TAGS[kind][0], kind) for kind in self.kinds]
@@ -53,12 +60,12 @@ class Parts:
 
 
 def _begun(text: str, tag: str) -> int:
-    """How many last characters of the text are the first ones of the tag."""
+    """The length of the longest end of `text` that is a beginning of `tag`."""
     return next((n for n in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:n])), 0)
 
 
 def called(text: str) -> dict[str, Any] | None:
-    """The call that a model has written, in OpenAI's form; None where it is none."""
+    """The call that a model wrote as JSON, in OpenAI's form; None where the text is not a call."""
     try:
         found = json.loads(text)
         name, arguments = found["name"], found.get("arguments", {})

@@ -1,6 +1,8 @@
-"""What needs one forward pass and no slot: embeddings, classes, and the log probabilities of a prompt's own tokens.
+"""Forward passes that need no slot: embeddings, classes, and log probabilities of a prompt's
+tokens.
 
-Shapes: B rows, T tokens of the longest, filled up to few lengths; D embed, V vocab, C classes, K likeliest tokens.
+Shapes: B rows; T tokens of the longest row, padded to one of few lengths so that few programs are
+compiled; D embed; V vocab; C classes; K likeliest tokens.
 """
 
 import dataclasses
@@ -16,11 +18,15 @@ from bigmodel_jax.inference.prompts import bucket
 from bigmodel_jax.models import Model
 from bigmodel_jax.models.base import Out
 
-CHUNK = 64  # places of a prompt whose logits are in memory at a time
+CHUNK = 64  # positions of a prompt whose logits are in memory at the same time
 
 
 class PromptScores(NamedTuple):
-    """log_probs: (T,) of each token given those before it, the first's 0; ids, tops: (T, K) the likeliest in its place."""
+    """The scores of a prompt's own tokens.
+
+    log_probs: (T,) of each token given those before it, 0 for the first. ids, tops: (T, K) the
+    likeliest tokens at each position and their log probabilities.
+    """
 
     log_probs: np.ndarray
     ids: np.ndarray
@@ -28,7 +34,7 @@ class PromptScores(NamedTuple):
 
 
 def rows_of(texts: Sequence[Sequence[int]], most: int) -> dict[str, np.ndarray]:
-    """A batch of texts, padded on the right with segment 0."""
+    """A batch of texts, padded on the right with segment 0. most: the model's longest text."""
     length = min(bucket(max(map(len, texts))), most)
     batch = {name: np.zeros((len(texts), length), np.int32) for name in ("tokens", "segment_ids", "positions")}
     for row, ids in enumerate(texts):
@@ -38,7 +44,7 @@ def rows_of(texts: Sequence[Sequence[int]], most: int) -> dict[str, np.ndarray]:
 
 
 def embed(model: Model, weights: Any, texts: Sequence[Sequence[int]], most: int) -> np.ndarray:
-    """(B, D) float32 of length 1: the mean of the last layer's states over a text's tokens."""
+    """(B, D) float32 of length 1: the mean of the last layer's states over each text's tokens."""
     return np.asarray(_embed(model.apply)(weights, rows_of(texts, most)))
 
 
@@ -54,14 +60,18 @@ def _embed(apply) -> Any:
 
 
 def states_of(out: Out) -> jax.Array | None:
-    """(B, T, D): what a decoder's head reads, or what an encoder without a head gives; None where the model has neither."""
+    """The states (B, T, D): the input of a decoder's head, or the output of an encoder without a
+    head.
+
+    None where the model has neither.
+    """
     if out.head is not None:
         return out.head.x
     return out.value.get("hidden") if isinstance(out.value, dict) else None
 
 
 def scores(model: Model, weights: Any, tokens: Sequence[int], most: int, tops: int) -> PromptScores:
-    """Of a decoder: each token of a prompt by those before it."""
+    """Scores each token of a prompt with a decoder, given the tokens before it. tops: K."""
     found = _scores(model.apply, tops)(weights, rows_of([tokens], most))
     log_probs, ids, best = (np.asarray(x)[: len(tokens) - 1] for x in found)
     first = (np.zeros(1, np.float32), np.zeros((1, tops), np.int32), np.zeros((1, tops), np.float32))
@@ -72,7 +82,7 @@ def scores(model: Model, weights: Any, tokens: Sequence[int], most: int, tops: i
 def _scores(apply, tops: int) -> Any:
     def run(weights, batch):
         head, num = apply(weights, batch, train=False).head, batch["tokens"].shape[1]
-        after = jnp.roll(batch["tokens"][0], -1)
+        after = jnp.roll(batch["tokens"][0], -1)  # the target at each position is the next token
         chunks = -(-num // CHUNK)
 
         def chunk(x, targets):
@@ -80,6 +90,8 @@ def _scores(apply, tops: int) -> Any:
             best, ids = jax.lax.top_k(log_probs, tops)
             return jnp.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0], ids, best
 
+        # One chunk of positions at a time, because the logits of a whole prompt (T, V) may be
+        # large.
         filled = ((0, chunks * CHUNK - num),)
         x = jnp.pad(head.x[0], (*filled, (0, 0))).reshape(chunks, CHUNK, -1)
         targets = jnp.pad(after, filled).reshape(chunks, CHUNK)

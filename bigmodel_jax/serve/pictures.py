@@ -1,4 +1,4 @@
-"""Pictures in requests and answers, as base64 of their files."""
+"""Images in requests and answers, as base64 of image files."""
 
 import base64
 import binascii
@@ -14,12 +14,16 @@ from bigmodel_jax.serve.refused import Refused
 
 
 def read(data: Any, text: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The picture in a base64 text or a data URL, as evaluation gives it to a model of images of this shape."""
+    """The image in a base64 text or a data URL, prepared as in evaluation.
+
+    data: the run's data config; shape: the image shape that the model reads. Raises Refused where
+    the text is no image.
+    """
     try:
         content = base64.b64decode(text.rpartition("base64,")[2], validate=True)
     except (binascii.Error, ValueError):
         raise Refused("image is no base64 of a picture's file", "image") from None
-    with tempfile.NamedTemporaryFile(suffix=".png") as file:  # the data reads pictures from files
+    with tempfile.NamedTemporaryFile(suffix=".png") as file:  # the data config reads images from files
         file.write(content)
         file.flush()
         try:
@@ -32,7 +36,7 @@ def read(data: Any, text: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def written(images: np.ndarray) -> list[str]:
-    """PNG files in base64 of images (N, H, W, 1 or 3) in 0 .. 1."""
+    """PNG files in base64 of images (N, H, W, 1 or 3) with values from 0 to 1."""
     out = []
     for image in np.round(np.clip(images, 0, 1) * 255).astype(np.uint8):
         file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What a client is told instead of an answer, in the form of OpenAI's errors."""
+"""Errors that a client gets instead of an answer, in OpenAI's form."""
 
 from typing import Any
 
@@ -14,7 +14,11 @@ KINDS = {
 
 
 class Refused(Exception):
-    """An answer that is an error. param: the field of the request that is wrong; code: OpenAI's name of the error."""
+    """A request that is answered with an error.
+
+    param: the wrong field of the request; status: the HTTP status; code: OpenAI's name of the
+    error.
+    """
 
     def __init__(self, text: str, param: str | None = None, *, status: int = 400, code: str | None = None):
         text = " ".join(text.split())
@@ -22,9 +26,11 @@ class Refused(Exception):
         self.param, self.status, self.code = param, status, code
 
     def body(self) -> dict[str, Any]:
+        """The JSON body of the error."""
         return error_body(str(self), self.status, self.param, self.code)
 
 
 def error_body(text: str, status: int, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """An error in OpenAI's form. The status decides its type."""
     kind = KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": text, "type": kind, "param": param, "code": code}}

@@ -1,7 +1,8 @@
-"""What a request may say: OpenAI's fields as declared types with ranges, and what is done with every other field.
+"""The bodies of text requests: OpenAI's fields as declared types with ranges.
 
-A field is used, or refused, or it describes the caller and changes no answer. A field of OpenAI's that is not supported
-may have the one value that asks for nothing. A name that nobody knows is refused with the nearest one.
+Every field of a body is used, or refused, or ignored because it describes the caller and changes no
+answer. An unsupported field of OpenAI's is accepted with the value that has no effect. An unknown
+name is refused, and the error names the nearest known one.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ OfFive = Annotated[int, Range("0 or more and at most 5", 0, 5)]
 OfTwenty = Annotated[int, Range("0 or more and at most 20", 0, 20)]
 MOST_STOPS, LONGEST_STOP = 16, 256
 FORMS = ("text", "json_object", "json_schema")
-TOPS = 20  # the most of the likeliest tokens that a request can ask for
+TOPS = 20  # the largest number of likeliest tokens that a request can ask for
 
 CALLER = {"user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "store", "verbosity"}
 "Fields that describe the caller or OpenAI's own service; they change no answer."
@@ -33,18 +34,33 @@ NEUTRAL: dict[str, tuple] = {
     "modalities": (["text"],),
     "parallel_tool_calls": (True,),
 }
-"Fields of OpenAI's that are not supported, with the values that ask for nothing."
+"Fields of OpenAI's that are not supported, with the values that have no effect."
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamOptions:
+    """OpenAI's `stream_options`. include_usage: the last chunk counts the tokens.
+
+    include_obfuscation is accepted and has no effect.
+    """
+
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """How answers are drawn. top_k, ignore_eos and regex are no fields of OpenAI's."""
+    """The fields that both text routes share: how answers are drawn.
+
+    OpenAI has no top_k, ignore_eos and regex. Fields that are not listed here are OpenAI's.
+
+    - top_k: draw from the k likeliest tokens; 0 means all.
+    - n: texts per prompt.
+    - seed: the same seed draws the same text; None draws a new seed.
+    - ignore_eos: go on after a stop token.
+    - response_format: OpenAI's "text", "json_object" or "json_schema", which constrains the answer.
+    - regex: a regular expression that the answer must match.
+    """
 
     model: str = ""
     temperature: Temperature = 1.0
@@ -61,14 +77,16 @@ class Sampled:
 
     @property
     def stops(self) -> tuple[str, ...]:
+        """The stop strings, as a tuple."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     @property
     def include_usage(self) -> bool:
+        """Whether the last streamed chunk counts the tokens."""
         return bool(self.stream_options.get("include_usage"))
 
     def check(self) -> None:
-        """Refused for values that do not fit each other."""
+        """Raises Refused for values that contradict each other."""
         if not self.model:
             raise Refused("model is missing; GET /v1/models lists what is served", "model")
         if len(self.stops) > MOST_STOPS:
@@ -87,7 +105,7 @@ class Sampled:
             raise Refused("ignore_eos = true: an answer that is held to a form ends where the form does", "ignore_eos")
 
     def schema(self) -> Any | None:
-        """The JSON schema that the answer is held to; None where it is to none."""
+        """The JSON schema that the answer is held to, or None."""
         form = self.response_format.get("type", "text")
         if form not in FORMS:
             raise Refused(
@@ -104,6 +122,14 @@ class Sampled:
 
 @dataclasses.dataclass(frozen=True)
 class Completion(Sampled):
+    """The body of /v1/completions.
+
+    - prompt: a text or its token ids, or several of either.
+    - max_tokens: the largest number of generated tokens.
+    - logprobs: how many likeliest tokens to return with log probabilities; None for none at all.
+    - echo: return the prompt before each continuation.
+    """
+
     prompt: str | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, ...], ...] = ""
     max_tokens: Count = 16
     logprobs: OfFive | None = None
@@ -116,12 +142,21 @@ class Completion(Sampled):
 
     @property
     def tops(self) -> int | None:
-        """How many of the likeliest tokens are asked for; None: no log probabilities at all."""
+        """How many likeliest tokens are asked for; None where no log probabilities are."""
         return self.logprobs
 
 
 @dataclasses.dataclass(frozen=True)
 class Chat(Sampled):
+    """The body of /v1/chat/completions.
+
+    - messages: the conversation so far.
+    - max_tokens, max_completion_tokens: the largest number of generated tokens; the second one
+      wins.
+    - logprobs: return log probabilities; top_logprobs: of so many likeliest tokens.
+    - tools: the functions that the model may call; tool_choice: whether it may or must.
+    """
+
     messages: tuple[dict, ...] = ()
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
@@ -132,14 +167,17 @@ class Chat(Sampled):
 
     @property
     def choice(self) -> str | dict:
+        """The tool choice, with OpenAI's default: "auto" where there are tools, else "none"."""
         return self.tool_choice or ("auto" if self.tools else "none")
 
     @property
     def tops(self) -> int | None:
+        """How many likeliest tokens are asked for; None where no log probabilities are."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def most(self) -> int | None:
+        """The largest number of generated tokens, or None."""
         return self.max_completion_tokens or self.max_tokens
 
     def check(self) -> None:
@@ -154,7 +192,10 @@ class Chat(Sampled):
 
 
 def parse[T](cls: type[T], body: Any, prefix: str = "") -> T:
-    """The request in a JSON body; Refused, naming the field, for whatever is wrong with it."""
+    """The request in a JSON body. Raises Refused for a wrong field, and the error names the field.
+
+    cls: the class of the body; prefix: precedes the names of nested fields in errors.
+    """
     if not isinstance(body, dict):
         raise Refused(f"{prefix or 'the body'} is {type(body).__name__}; it must be an object")
     hints, found = ranges.hints(cls), {}
@@ -182,6 +223,7 @@ def _check(name: str, value: Any, hint: Any) -> None:
 
 
 def parse_checked[T](cls: type[T], body: Any) -> T:
+    """The request in a JSON body, whose values also passed `check`."""
     found = parse(cls, body)
     found.check()
     return found

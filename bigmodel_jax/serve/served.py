@@ -1,4 +1,4 @@
-"""The run that is served: its weights, its tokenizer, its chat template, and an engine for each of its names."""
+"""The served run: weights, tokenizer, chat template, and one engine for each model name."""
 
 import dataclasses
 import functools
@@ -28,13 +28,19 @@ from bigmodel_jax.serve.requests import TOPS, Sampled
 from bigmodel_jax.training.checks import check_ids
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights, open_tokenizer
 
-BASE = "base"  # what clients call the weights below a run's adapters
+BASE = "base"  # the model name that clients use for the weights without adapters
 
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """weights: by the names that clients may call as `model`; the first is the run itself, and what several have in common
-    is in memory once. template: "" where the run has none. length: tokens of a slot."""
+    """The run that the server answers with.
+
+    - weights: by the names that clients may give as `model`. The first is the run itself. Arrays
+      that several have in common are in memory once.
+    - tokenizer: None for a model that reads no text; template: the chat template, or "".
+    - length: tokens of a slot; step: of the checkpoint; created: when the server started, in
+      seconds.
+    """
 
     config: Config
     run_dir: Path
@@ -48,14 +54,16 @@ class Served:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names that clients may give as `model`."""
         return tuple(self.weights)
 
     @property
     def writes(self) -> bool:
-        """Whether it continues texts."""
+        """Whether the model continues texts."""
         return self.tokenizer is not None and self.model.make_cache is not None
 
     def known_writer(self, name: str) -> str:
+        """The name, if it is served and the model continues texts. Raises Refused otherwise."""
         if not self.writes:
             raise Refused(
                 f"{self.known(name)} writes no text; /v1/embeddings, /classify or /images may suit it", "model"
@@ -63,7 +71,7 @@ class Served:
         return self.known(name)
 
     def known(self, name: str) -> str:
-        """The name, where it is one that is served; Refused otherwise. Names are compared and never opened as paths."""
+        """The name, if it is served. Raises Refused otherwise. A name is never opened as a path."""
         if name not in self.names:
             raise Refused(
                 f"model {name[:60]!r} is not served{nearest(name[:60], self.names)}; there is: {', '.join(self.names)}",
@@ -74,14 +82,20 @@ class Served:
         return name
 
     def prompt(self, text: str) -> list[int]:
-        """The tokens that a text is continued from, as `generate` has them; names of special tokens in it are text."""
+        """The tokens of a text that is to be continued, as `generate` makes them.
+
+        Names of special tokens in the text stay plain text.
+        """
         ids = self.tokenizer.encode(text)
         return (
             [*ids, self.tokenizer.separator] if self.model.decoder_start is not None else [self.tokenizer.start, *ids]
         )
 
     def room(self, prompt: Sequence[int], param: str) -> int:
-        """How many tokens can follow a prompt; Refused where none can."""
+        """How many tokens can follow a prompt. Raises Refused where none can.
+
+        param: the field, for errors.
+        """
         num, vocab = len(prompt), self.config.model.vocab_size
         wrong = next((i for i in prompt if not 0 <= i < vocab), None)
         if wrong is not None:
@@ -97,10 +111,15 @@ class Served:
 
     @functools.cached_property
     def grammars(self) -> Grammars:
+        """The compiler of constraints on answers, for this run's tokenizer."""
         return Grammars(self.tokenizer, self.config.model.vocab_size)
 
     def held_to(self, asked: Sampled, grammar: str = "") -> Masks | None:
-        """What the answers are held to: a grammar, or what the request says; this may take tenths of a second."""
+        """The constraint on the answers: `grammar` if given, else what the request asks for, else
+        None.
+
+        Compiling it may take tenths of a second.
+        """
         if grammar:
             return self.grammars.lark(grammar, "tools")
         if asked.regex:
@@ -109,7 +128,10 @@ class Served:
         return None if schema is None else self.grammars.schema(schema, "response_format")
 
     def requests(self, asked: Sampled, prompt: Sequence[int], most: int, masks: Masks | None = None) -> list[Request]:
-        """The engine's requests for the `n` texts of one prompt."""
+        """The engine's requests for the `n` texts of one prompt.
+
+        most: the largest number of new tokens.
+        """
         sample = SampleConfig(temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p)
         settings = Settings.of(sample, ends=not asked.ignore_eos, tops=asked.tops is not None)
         seed = secrets.randbits(32) if asked.seed is None else asked.seed % 2**32
@@ -117,7 +139,11 @@ class Served:
 
 
 def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str = "", name: str = "") -> Served:
-    """Reads the weights of one checkpoint; ValueError, one line, for a run that cannot be served."""
+    """Reads the weights of one checkpoint.
+
+    Raises a ValueError of one line for a run that cannot be served. which: the checkpoint; name:
+    what clients call the run, else its folder's name.
+    """
     tokenizer, model = open_tokenizer(config, run_dir), config.make_model()
     if tokenizer is not None:
         check_ids(config.model, tokenizer.vocab_size, "serve: ")
@@ -129,6 +155,7 @@ def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str 
     most = getattr(config.model, "max_seq_len", 1)
     if options.length > most:
         raise ValueError(f"--length = {options.length}; it must be at most model.max_seq_len = {most}")
+    # A server uses one device, whatever mesh the run was trained on.
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, step = load_weights(config, run_dir, mesh, which)
@@ -147,7 +174,9 @@ def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str 
 
 
 def by_name(config: Config, weights: Any, name: str) -> dict[str, Any]:
-    """The run under its name with all of its adapters, each adapter alone under its own, and the base without any."""
+    """The weights by model name: the run with all its adapters, the base alone, and each adapter
+    alone.
+    """
     adapters = tuple(config.adapters.named())
     if not adapters:
         return {name: weights}
@@ -157,7 +186,7 @@ def by_name(config: Config, weights: Any, name: str) -> dict[str, Any]:
 
 
 def open_engines(served: Served, options: ServeConfig) -> dict[str, Engine]:
-    """An engine for each name; each has slots of its own, and all have one base."""
+    """One engine for each name. Each engine has slots of its own; the base weights are shared."""
     if not served.writes:
         return {}
     length = served.length + -served.length % PROMPT_MULTIPLE

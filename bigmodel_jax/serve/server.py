@@ -1,4 +1,4 @@
-"""The server around the app: one socket, limits on slow and many connections, and an end that lets answers finish."""
+"""Runs the app on one socket, with limits on slow and many connections and a graceful shutdown."""
 
 import asyncio
 import dataclasses
@@ -23,7 +23,7 @@ MOST_HEAD = 32 << 10  # bytes of a request's first line and headers
 
 
 class Server(uvicorn.Server):
-    """Says when it ends, so that /ready does too; the signals that end it are its own."""
+    """A uvicorn server that makes /ready fail as soon as it is told to end."""
 
     def __init__(self, config: uvicorn.Config, app: App):
         super().__init__(config)
@@ -32,11 +32,14 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._app.draining = True
         super().handle_exit(sig, frame)
-        self._captured_signals.clear()  # they are obeyed here, and not raised once more
+        self._captured_signals.clear()  # the signals are handled here; uvicorn must not raise them again
 
 
 def timed_protocol(seconds: float) -> type[H11Protocol]:
-    """uvicorn's HTTP/1.1, which closes a connection whose first request's head has not come within `seconds`."""
+    """uvicorn's HTTP/1.1 protocol with a time limit for the first request's head.
+
+    A connection without a complete head after `seconds` is closed.
+    """
 
     class Timed(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:
@@ -53,7 +56,10 @@ def timed_protocol(seconds: float) -> type[H11Protocol]:
 def serve(
     config: Config, run_dir: Path, options: ServeConfig, which: str, name: str, say: Callable[[str], None] = print
 ) -> None:
-    """Serves a run until a signal; ValueError, one line, for what cannot be served."""
+    """Serves a run until a signal. Raises a ValueError of one line for a run that cannot be served.
+
+    which: the checkpoint; name: what clients call the run; say: prints the lines for the user.
+    """
     options = dataclasses.replace(options, key=options.key or os.environ.get("BIGMODEL_SERVE_KEY", ""))
     listening = listen(options)
     with listening, interrupts.patient():
@@ -83,7 +89,7 @@ def serve(
 
 
 def make_worker(served: Served, options: ServeConfig) -> Worker:
-    """The worker, whose thread makes the slots and compiles before it answers."""
+    """The worker. Its thread allocates slots and compiles programs before the first answer."""
     engines = open_engines(served, options)
 
     def warm_up() -> None:
@@ -97,7 +103,7 @@ def make_worker(served: Served, options: ServeConfig) -> Worker:
 
 
 def listen(options: ServeConfig) -> socket.socket:
-    """A socket that listens already, so that a port that is taken is one line before any weight is read."""
+    """A listening socket, opened before weights are read, so that a port in use fails at once."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
         return socket.create_server((options.host, options.port), family=family, backlog=512)

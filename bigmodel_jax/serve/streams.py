@@ -1,4 +1,4 @@
-"""Answers as server-sent events, and answers whose client may hang up before they are complete."""
+"""Answers as server-sent events, and answers that stop when the client hangs up."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,15 @@ HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 def event(value: Any) -> bytes:
+    """One server-sent event with a JSON value, or with bytes as they are."""
     return b"data: " + (value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False).encode()) + b"\n\n"
 
 
 def streamed(chunks: AsyncIterator[dict]) -> StreamingResponse:
-    """One event a chunk, and [DONE]; an error in between is the last event."""
+    """A response with one event per chunk and [DONE] at the end.
+
+    An error becomes the last event before it.
+    """
 
     async def events() -> AsyncIterator[bytes]:
         async with contextlib.aclosing(chunks):
@@ -34,7 +38,7 @@ def streamed(chunks: AsyncIterator[dict]) -> StreamingResponse:
 
 
 async def until_hangup(request: Request, answer: Awaitable[dict]) -> JSONResponse:
-    """The answer; it is given up as soon as the client hangs up."""
+    """The answer as a response. The work is cancelled as soon as the client hangs up."""
     working, watching = asyncio.ensure_future(answer), asyncio.ensure_future(_hangup(request))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)

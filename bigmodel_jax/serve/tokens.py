@@ -1,6 +1,8 @@
-"""/tokenize, /detokenize and /tokenizer_info: the run's tokenizer over HTTP, in the form of vLLM's server.
+"""/tokenize, /detokenize and /tokenizer_info: the run's tokenizer over HTTP, in the form of vLLM's
+server.
 
-lm-eval's `local-completions` reads them with `tokenizer_backend=remote`, so that it needs no copy of the tokenizer.
+lm-eval's `local-completions` uses them with `tokenizer_backend=remote`, and then needs no copy of
+the tokenizer.
 """
 
 import dataclasses
@@ -12,19 +14,23 @@ from bigmodel_jax.serve.served import Served
 
 @dataclasses.dataclass(frozen=True)
 class Tokenize:
+    """The body of /tokenize."""
+
     prompt: str = ""
     model: str = ""  # empty: the run itself
-    add_special_tokens: bool = True  # puts the token in front that /v1/completions puts there
+    add_special_tokens: bool = True  # begin with the token that /v1/completions puts first
 
 
 @dataclasses.dataclass(frozen=True)
 class Detokenize:
+    """The body of /detokenize."""
+
     tokens: tuple[int, ...] = ()
     model: str = ""
 
 
 def tokenize(served: Served, asked: Tokenize) -> dict[str, Any]:
-    """The tokens of a text; names of special tokens in it become these tokens."""
+    """The tokens of a text. Names of special tokens in it become those tokens."""
     served.known_writer(asked.model or served.names[0])
     tokenizer = served.tokenizer
     ids = tokenizer.encode_rendered(asked.prompt)[0]
@@ -34,7 +40,7 @@ def tokenize(served: Served, asked: Tokenize) -> dict[str, Any]:
 
 
 def detokenize(served: Served, asked: Detokenize) -> dict[str, str]:
-    """The text of tokens, with the names of special ones."""
+    """The text of tokens, with the names of special tokens."""
     served.known_writer(asked.model or served.names[0])
     vocab = served.config.model.vocab_size
     wrong = next((i for i in asked.tokens if not 0 <= i < vocab), None)
@@ -44,7 +50,7 @@ def detokenize(served: Served, asked: Detokenize) -> dict[str, str]:
 
 
 def info(served: Served) -> dict[str, Any]:
-    """What stands around texts: names of the first and the last token, the chat template, and the longest text."""
+    """The tokenizer's settings: first and last token, chat template, and longest text."""
     served.known_writer(served.names[0])
     tokenizer = served.tokenizer
     return {

@@ -1,4 +1,4 @@
-"""Tools in a chat: what a request says of them, and the grammar of an answer that must call one."""
+"""Tools in a chat: checks of a request's tools, and the grammar of an answer that must call one."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ MOST_TOOLS = 128
 
 
 def check(tools: Any, choice: Any) -> None:
-    """Refused for tools, or a choice among them, that are not of OpenAI's form."""
+    """Raises Refused for tools or a tool choice that do not have OpenAI's form."""
     if len(tools) > MOST_TOOLS:
         raise Refused(f"tools has {len(tools)} tools; at most {MOST_TOOLS} are allowed", "tools")
     for n, tool in enumerate(tools):
@@ -32,12 +32,17 @@ def check(tools: Any, choice: Any) -> None:
 
 
 def _named(choice: Any) -> str | None:
+    """The name of the function that a tool choice names, or None."""
     function = choice.get("function") if isinstance(choice, dict) else None
     return function.get("name") if isinstance(function, dict) else None
 
 
 def must_call(tools: Any, choice: Any) -> str:
-    """The grammar of an answer that calls one of the tools, the chosen one where one is named; "" where it need not."""
+    """The grammar, in Lark's notation, of an answer that must call a tool.
+
+    The tool is the one that the choice names, or any. The grammar is "" where the answer need not
+    call one.
+    """
     if choice in ("none", "auto"):
         return ""
     name = _named(choice)
@@ -52,6 +57,7 @@ def must_call(tools: Any, choice: Any) -> str:
         for f in functions
     ]
     begin, end = (json.dumps(text) for text in (f"{CALL[0]}\n", f"\n{CALL[1]}"))
-    # As models are shown calls, and without white space of which a model could write more and more.
+    # The spacing is that of the calls models are trained on. It is fixed, because a model that may
+    # write any amount of white space may not stop.
     spaced = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
     return f"start: {begin} call {end}\ncall: %json {json.dumps({'anyOf': calls} | spaced)}\n"

@@ -1,6 +1,7 @@
-"""The one thread that owns the engines and the devices: requests come in by a queue, tokens go out to the event loop.
+"""The one thread that owns the engines and the devices.
 
-Each call of `submit` makes a `Reply`, whose texts share one queue of tokens. Whatever else needs the devices, such as
+Requests reach it through a queue, and it sends tokens to the event loop. Each call of `submit`
+makes a `Reply`, whose texts share one queue of tokens. Other work on the devices, such as
 embeddings, runs between two steps (`run`).
 """
 
@@ -21,45 +22,58 @@ log = logging.getLogger("bigmodel_jax.serve")
 
 
 class Reply:
-    """The texts of one call: `queue` holds (which text, its token), or an exception that ends them all."""
+    """The texts of one call.
+
+    `queue` holds (which text, its token), or an exception that ends all of them.
+    """
 
     def __init__(self, engine: str, requests: Sequence[Request]):
         self.engine, self.requests = engine, requests
         self.queue: asyncio.Queue[tuple[int, Token] | Exception] = asyncio.Queue()
-        self.open = set(range(len(requests)))  # texts that have not ended; of the event loop
-        self.numbers: dict[int, int] = {}  # the engine's number of each text; of the worker
+        self.open = set(range(len(requests)))  # texts that have not ended; used by the event loop alone
+        self.numbers: dict[int, int] = {}  # the engine's number of each text; used by the thread alone
 
 
 class Worker:
-    """engines: by the name of a model. most: texts at a time, those that wait included."""
+    """Runs the engines on a thread of its own.
+
+    engines: by the name of a model; most: how many texts may be generated or wait at the same time.
+    """
 
     def __init__(self, engines: Mapping[str, Engine], *, most: int, warm_up: Callable[[], None] = lambda: None):
         self._engines, self._most, self._warm_up = engines, most, warm_up
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._texts: dict[tuple[str, int], tuple[Reply, int]] = {}
-        self._since: float | None = None  # when the devices were given what they have not finished
+        self._since: float | None = None  # when the step began that the devices have not finished
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self.open, self.warm, self.failed = 0, False, ""
 
-    # ---- of the event loop
+    # ---- called on the event loop
 
     def start(self) -> None:
+        """Starts the thread. Replies go to the event loop that is running now."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Ends the thread after the step that it is in; gives up a thread that is stuck."""
+        """Ends the thread after its current step.
+
+        It waits at most `seconds`, in case the thread is stuck.
+        """
         self._inbox.put(None)
         self._thread.join(seconds)
 
     @property
     def busy_seconds(self) -> float:
-        """How long the devices have worked on one step; 0 where they do not."""
+        """How long the devices have been working on the current step; 0 where they are idle."""
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
 
     def submit(self, engine: str, requests: Sequence[Request]) -> Reply:
-        """Refused where so many texts are not taken on."""
+        """Queues the texts and returns their reply.
+
+        Raises Refused where too many texts are under way.
+        """
         self._check(len(requests))
         reply = Reply(engine, requests)
         self.open += len(requests)
@@ -67,7 +81,10 @@ class Worker:
         return reply
 
     def close(self, reply: Reply, *texts: int) -> None:
-        """Gives up texts of a reply, all of them where none is named; those that have ended stay as they are."""
+        """Gives up texts of a reply, or all of them if none is named.
+
+        Texts that have ended are not affected.
+        """
         given_up = reply.open & set(texts) if texts else set(reply.open)
         reply.open -= given_up
         self.open -= len(given_up)
@@ -75,7 +92,7 @@ class Worker:
             self._inbox.put(lambda: self._give_up(reply, given_up))
 
     async def run(self, work: Callable[[], Any]) -> Any:
-        """The result of `work`, which the engine's thread does between two steps."""
+        """The result of `work`, which the thread runs between two steps."""
         self._check(1)
         future: concurrent.futures.Future = concurrent.futures.Future()
         self.open += 1
@@ -91,7 +108,7 @@ class Worker:
         if self.open + num > self._most:
             raise Refused(f"{self.open} texts are under way or wait; try again later (--queue)", status=429)
 
-    # ---- of the thread
+    # ---- called on the thread
 
     def _serve(self) -> None:
         try:
@@ -104,7 +121,8 @@ class Worker:
                 with self._working():
                     tokens = [(name, token) for name, engine in self._engines.items() for token in self._step(engine)]
                 self._give_out(tokens)
-        except Exception as error:  # a step that fails leaves slots in an unknown state: nothing more is generated
+        # After a failed step the slots are in an unknown state, so nothing more is generated.
+        except Exception as error:
             log.exception("the engine has failed")
             self.failed = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
             for reply in {id(reply): reply for reply, _ in self._texts.values()}.values():
@@ -121,7 +139,10 @@ class Worker:
         self._since = None
 
     def _take(self) -> bool:
-        """Does what has come in, waiting for it where no text goes on; False at the end."""
+        """Runs the work in the inbox; returns False when the thread must end.
+
+        It waits for work if no text is being generated.
+        """
         idle = not any(engine.num_unfinished for engine in self._engines.values())
         while True:
             try:
@@ -135,7 +156,9 @@ class Worker:
             idle = False
 
     def _refuse_rest(self) -> None:
-        """Answers what comes after a failure: nothing waits for a thread that has ended."""
+        """Answers everything that comes after a failure, so that no request waits for a dead
+        thread.
+        """
         while (work := self._inbox.get()) is not None:
             work()
 
@@ -167,10 +190,11 @@ class Worker:
             self._tell(out)
 
     def _tell(self, items: list[tuple[Reply, Any]]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens
+        """Sends tokens or errors to the event loop."""
+        with contextlib.suppress(RuntimeError):  # the event loop has ended, so nobody waits for them
             self._loop.call_soon_threadsafe(self._deliver, items)
 
-    # ---- of the event loop again
+    # ---- called on the event loop again
 
     def _deliver(self, items: list[tuple[Reply, Any]]) -> None:
         for reply, item in items:
@@ -184,5 +208,5 @@ def _fulfil(future: concurrent.futures.Future, work: Callable[[], Any]) -> None:
     if future.set_running_or_notify_cancel():
         try:
             future.set_result(work())
-        except Exception as error:  # whatever it is belongs to who waits
+        except Exception as error:  # any error goes to the caller that waits for the result
             future.set_exception(error)

@@ -1,4 +1,4 @@
-"""The verbs of the command line: what each one does, and what it says of itself."""
+"""The verbs of the command line. Each file has verbs' functions and their help."""
 
 from bigmodel_jax.verbs import (
     compressing,
@@ -36,7 +36,7 @@ _FILES = (
     weights,
 )
 _ALL = {name: verb for file in _FILES for name, verb in file.VERBS.items()}
-# In the order of their use.
+# The help lists the verbs in this order, which is roughly the order of their use.
 _ORDER = (
     "plan",
     "train",

@@ -1,4 +1,4 @@
-"""What verbs share: what a verb says of itself, and how its arguments become a config."""
+"""What verbs share: the description of a verb, and the parsing of its arguments into a config."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,15 +10,21 @@ from bigmodel_jax.cluster.place import ClusterConfig
 from bigmodel_jax.core import mirror, paths
 from bigmodel_jax.core.options import Unnamed, asks_for_help, parse_known
 
-# JAX and the rest of the package are imported inside the verbs: `launch.py` and a misspelt verb answer at once.
+# JAX and the rest of the package are imported inside the verbs, so that `launch.py` alone and a
+# misspelt verb answer at once.
 
 CONFIG = "a Python file with get_config(), a config.json, or a run's folder"
 RUN = "a run's folder, or the config file of a run in runs/"
-ADAPTER = "--adapter     of several adapters those that are named: NAME or NAME,NAME"
-STEP = "--step        which checkpoint: a step that is kept, or best; else the newest"
+ADAPTER = "--adapter     the adapters to use: NAME or NAME,NAME; without it: all of the run's"
+STEP = "--step        the checkpoint: a step that is kept, or best; without it: the newest"
 
 
 class Verb(NamedTuple):
+    """One verb of the command line.
+
+    run: takes the arguments after the verb; usage, summary, details, examples: its help.
+    """
+
     run: Callable[[Sequence[str]], None]
     usage: str
     summary: str
@@ -27,12 +33,18 @@ class Verb(NamedTuple):
 
 
 def split(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(what stands before the first option, the rest)."""
+    """(the arguments before the first option, the rest)."""
     first = next((i for i, a in enumerate(args) if a.startswith("-")), len(args))
     return list(args[:first]), list(args[first:])
 
 
 def one_target(verb: str, args: Sequence[str], what: str = "CONFIG") -> tuple[Path, list[str]]:
+    """(the path of the verb's one target, the options).
+
+    Raises ValueError for no target or for several.
+
+    what: CONFIG, RUN or SOURCE, for messages; a SOURCE may be no object store's address.
+    """
     targets, options = split(args)
     if len(targets) != 1:
         raise ValueError(f"{verb}: expected one {what}, got {targets}; launch.py {verb} --help shows how")
@@ -40,13 +52,21 @@ def one_target(verb: str, args: Sequence[str], what: str = "CONFIG") -> tuple[Pa
 
 
 def local(option: str, path: str) -> Path:
-    """The path, ~ expanded; ValueError where it is the address of an object store, or of a user who is not there."""
+    """The path with ~ expanded.
+
+    Raises ValueError for an object store's address and for an unknown user's home.
+
+    option: the option or verb that the path belongs to, for messages.
+    """
     paths.check_local(option, path)
     return paths.expanded(option, path)
 
 
 def place(option: str, path: str) -> Path:
-    """As `local`; of a run's folder in a bucket, or its config.json, the copy on this machine, fetched anew."""
+    """Like `local`, but also takes a run's folder, or its config.json, in a bucket.
+
+    It returns the copy on this machine, which is fetched anew.
+    """
     if not paths.is_remote(path):
         return local(option, path)
     paths.check(option, path, ("gs",))
@@ -59,7 +79,7 @@ def place(option: str, path: str) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class OfConfig:
-    """The options of a verb beside every field of its config: the base of each verb's own."""
+    """The base of a verb's own options. All fields of the config are options as well."""
 
     config: Unnamed = None
     run_dir: str | None = None  # the run's folder; None: runs/<name of the config file>
@@ -67,28 +87,33 @@ class OfConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OfJob(OfConfig):
-    """Those of a verb that several processes may run together."""
+    """The base of the options of a verb that several processes may run together."""
 
     cluster: ClusterConfig = ClusterConfig()
 
 
 def parse_config(own: OfConfig, target: Path, options: Sequence[str], verb: str):
-    """(`own` with its options and its config, the run's folder)."""
+    """(`own` with the values of its options and of its config, the run's folder)."""
     from bigmodel_jax import config as configs
     from bigmodel_jax.config_checks import check_paths
     from bigmodel_jax.training import run_folder
 
     loaded = dataclasses.replace(own, config=run_folder.load(target))
     given = configs.parse(loaded, options, prog=f"launch.py {verb} {target}")
-    if given.run_dir == "":  # such as a variable of a script that is not set: it is no wish for the default
+    # An empty value may come from an unset variable of a script, so it does not mean the default.
+    if given.run_dir == "":
         raise ValueError(f"run_dir = ''; it must be a folder; without --run_dir it is {run_dir_of(target)}")
     check_paths(given.config)
     return given, place("--run_dir", given.run_dir) if given.run_dir else run_dir_of(target)
 
 
 def parse_job(own: OfJob, verb: str, args: Sequence[str]):
-    """As `parse_config`, and the target: joins the job first, if there is one, so that a mistake in the config is said
-    once; returns when all of its processes have the same config."""
+    """Like `parse_config`, but returns the target too, and joins the job of several processes if
+    there is one.
+
+    The job is joined first, so that only one process reports a mistake in the config. It returns
+    when all processes have the same config.
+    """
     cluster = parse_known(own, args, prog=f"launch.py {verb} CONFIG")[0].cluster
     join.hush(cluster)
     if not asks_for_help(args):
@@ -100,6 +125,9 @@ def parse_job(own: OfJob, verb: str, args: Sequence[str]):
 
 
 def run_dir_of(target: Path) -> Path:
+    """The run's folder of a target: a folder itself, that of a config.json, or runs/NAME of a
+    config file.
+    """
     if target.is_dir():
         return target
     return target.parent if target.name == "config.json" else Path("runs") / target.stem

@@ -1,4 +1,4 @@
-"""Verbs that make a trained model smaller: quantize."""
+"""The verb `quantize`, which makes a trained model smaller."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,20 +18,23 @@ from bigmodel_jax.verbs.base import RUN, STEP, Verb, local, place, run_dir_of, s
 
 @dataclasses.dataclass(frozen=True)
 class Quantize:
+    """Options of `quantize`, beside the fields of the run's config."""
+
     config: Unnamed
-    kind: Literal["int8", "int4", "nf4", "float8", "int8_dynamic", "int8_static"] = "int8"
-    method: Literal["round", "gptq"] = "round"
-    block: CountOrZero = 0  # values with one scale; 0: 64, of int4 32
-    tables: Literal["int8", "bfloat16", "float32"] = "int8"  # of embeddings and the head
-    keep: str = ""  # a pattern of whole paths of parameters that stay as they are
-    rows: Count = 32  # of the training split, for GPTQ and int8_static
-    compare: tyro.conf.FlagConversionOff[bool] = False  # every kind beside the others, and no run is written
-    eval_rows: Count = 64  # of the validation split, with --compare
+    kind: Literal["int8", "int4", "nf4", "float8", "int8_dynamic", "int8_static"] = "int8"  # type of matrices
+    method: Literal["round", "gptq"] = "round"  # how values are rounded; gptq corrects for earlier errors
+    block: CountOrZero = 0  # values that share one scale; 0: 64, or 32 for int4
+    tables: Literal["int8", "bfloat16", "float32"] = "int8"  # type of embeddings and head
+    keep: str = ""  # a pattern; parameters whose whole path matches it are not quantised
+    rows: Count = 32  # rows of the training split for GPTQ and int8_static
+    compare: tyro.conf.FlagConversionOff[bool] = False  # compare all kinds and write no run
+    eval_rows: Count = 64  # rows of the validation split for --compare
     beside: str = ""  # other runs, RUN or RUN,RUN, as rows of --compare
-    step: str = ""  # which checkpoint: a step that is kept, or best; empty: the newest
+    step: str = ""  # the checkpoint: a step that is kept, or best; empty: the newest
 
 
 def quantize(args: Sequence[str]) -> None:
+    """Runs the verb `quantize`: writes a quantised run, or a page that compares all kinds."""
     targets, options = split(args)
     if len(targets) not in (1, 2):
         raise ValueError(
@@ -101,7 +104,7 @@ def _asked(given: Quantize):
 
 
 def _bar(what: str):
-    """An iterable with a bar of it on the terminal."""
+    """Wraps an iterable in a progress bar on the terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
     def run(iterable, total: int):
@@ -115,23 +118,23 @@ VERBS = {
     "quantize": Verb(
         quantize,
         "quantize RUN [FOLDER] [--kind int8] [--FIELD VALUE ...]",
-        "make a run of a run's weights in 8 or 4 bits",
+        "store a run's weights in 8 or 4 bits, as a run",
         f"RUN           {RUN}\n"
         "FOLDER        a new folder; without it: RUN_KIND\n"
         "--kind        int8, int4, nf4 or float8: the numbers that matrices are stored in;\n"
         "              int8_dynamic, int8_static: int8 products of int8 inputs, whose scales\n"
         "              are each row's own, or found on --rows rows of the training split\n"
-        "--method      round: to the nearest; gptq: errors are handed on, by --rows rows\n"
-        "              of the training split\n"
-        "--block       values with one scale; without it 64, of int4 32\n"
-        "--tables      int8, bfloat16 or float32: embeddings and the head\n"
-        "--keep        a pattern of whole paths of parameters that stay as they are\n"
-        "--compare True  no run, but every kind beside the others: bytes, a metric on\n"
+        "--method      round: to the nearest value; gptq: each column corrects the errors\n"
+        "              of earlier ones, measured on --rows rows of the training split\n"
+        "--block       values that share one scale; without it: 64, or 32 for int4\n"
+        "--tables      int8, bfloat16 or float32: the type of embeddings and head\n"
+        "--keep        a pattern; parameters whose whole path matches it are not quantised\n"
+        "--compare True  writes no run but compares all kinds: bytes, a metric on\n"
         "              --eval_rows rows, tokens/s; FOLDER gets quantize.html\n"
         "--beside RUN,RUN  other runs as rows of --compare: a distilled or a pruned one\n"
         f"{STEP}\n"
         "--FIELD       any field of the run's config, such as --data.seq_len\n\n"
-        "The folder is a run: eval, generate, export and plan read it; nothing of it trains.",
+        "FOLDER becomes a run that eval, generate, export and plan read. It cannot train.",
         (
             "quantize runs/lm_tiny",
             "quantize runs/smollm2 runs/small --kind int4 --method gptq",

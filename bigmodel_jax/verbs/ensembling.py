@@ -1,4 +1,4 @@
-"""The verb `ensemble`."""
+"""The verb `ensemble`, which combines several trained runs."""
 
 import dataclasses
 import json
@@ -13,25 +13,29 @@ from bigmodel_jax.core.options import parse
 from bigmodel_jax.core.ranges import CountOrZero
 from bigmodel_jax.verbs.base import Verb, local, split
 
-WRITES = ("weights", "soup")  # a run
+WRITES = ("weights", "soup")  # the values of --how that write a run
 
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    how: Literal["predictions", "logits", "weights", "soup"] = "predictions"
-    run_dir: str = ""  # of weights and soup: the new run's folder
-    last: CountOrZero = 0  # of one run: its newest so many saves are the members
-    metric: str = ""  # by which members are compared; empty: checkpoint.best_metric, else eval/loss
+    """Options of `ensemble`."""
+
+    how: Literal["predictions", "logits", "weights", "soup"] = "predictions"  # what is averaged
+    run_dir: str = ""  # the new run's folder, for weights and soup
+    last: CountOrZero = 0  # with a single run: its newest so many checkpoints are the members
+    metric: str = ""  # compares the members; empty: checkpoint.best_metric, else eval/loss
     batches: CountOrZero = 0  # training batches for batch statistics; 0 = one pass over the training rows
-    output: str = ""  # the page; its numbers stand beside it as .json
+    output: str = ""  # the page to write; its numbers go to a .json file beside it
     json: bool = False  # one JSON object instead of a table
 
 
 def ensemble(args: Sequence[str]) -> None:
+    """Runs the verb `ensemble`: evaluates members and their mean, and writes a page or a run."""
     targets, options = split(args)
     from bigmodel_jax.core.sharding import ParallelConfig
     from bigmodel_jax.ensemble.members import parallel_of
 
+    # Declared here, because the default mesh is that of the first run.
     @dataclasses.dataclass(frozen=True)
     class OnMesh(Ensemble):
         parallel: ParallelConfig = parallel_of(targets)
@@ -63,7 +67,7 @@ def ensemble(args: Sequence[str]) -> None:
 
 
 def _table(record: dict) -> Table:
-    """Each member and what was made of them, by the metric that compares them and the first others."""
+    """Each member and the mean of all, by the metric that compares them and three more at most."""
     names = [record["metric"], *(name for name in record["scalars"] if name != record["metric"])][:4]
     table = Table("Member", *(name.removeprefix("eval/") for name in names))
     kept = {one["name"]: one["kept"] for one in record.get("order", ())}
@@ -82,18 +86,18 @@ VERBS = {
     "ensemble": Verb(
         ensemble,
         "ensemble RUN ... [--how soup --run_dir FOLDER]",
-        "several runs as one, by predictions or weights",
+        "combine runs by predictions or weights",
         "RUN           a run's folder, RUN@STEP or RUN@best; two or more\n"
-        "--how         predictions: the mean of probabilities (of numbers in a regression)\n"
-        "              logits: the mean of logits\n"
-        "              weights: one run with the mean of the weights (SWA over saves of one)\n"
-        "              soup: the same, where a member joins unless the metric gets worse\n"
-        "--run_dir     of weights and soup: the new run's folder\n"
-        "--last        of a single RUN: its newest N saves are the members\n"
-        "--metric      compares members; else checkpoint.best_metric, or eval/loss\n"
-        "--batches     training batches that batch norm's statistics are recomputed over;\n"
-        "              else one pass over the training rows\n"
-        "--output      the page; else ensemble.html, here or in the new run's folder\n"
+        "--how         predictions: averages probabilities (in a regression, numbers)\n"
+        "              logits: averages logits\n"
+        "              weights: makes a run with averaged weights (SWA, with one RUN)\n"
+        "              soup: the same, but leaves out members that worsen the metric\n"
+        "--run_dir     the new run's folder, for weights and soup\n"
+        "--last        with a single RUN: its newest N checkpoints are the members\n"
+        "--metric      compares members; without it: checkpoint.best_metric, or eval/loss\n"
+        "--batches     training batches from which batch norm's statistics are computed\n"
+        "              again; without it: one pass over the training rows\n"
+        "--output      the page; without it: ensemble.html, here or in the new run's folder\n"
         "--parallel.X  another mesh than that of the first run\n"
         "--json        print one JSON object instead of a table",
         (

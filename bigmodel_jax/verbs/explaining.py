@@ -1,4 +1,4 @@
-"""The verb `explain`."""
+"""The verb `explain`, which writes a page about what a model does with one input."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,17 +15,20 @@ from bigmodel_jax.verbs.base import ADAPTER, RUN, STEP, Verb, local, one_target,
 
 @dataclasses.dataclass(frozen=True)
 class Explain:
-    text: str | None = None
-    against: str | None = None  # a second text with as many tokens, to patch with
-    image: str = ""
-    row: int = -1  # of the validation split
+    """Options of `explain`."""
+
+    text: str | None = None  # the text to explain
+    against: str | None = None  # a second text with as many tokens, for activation patching
+    image: str = ""  # an image file to explain
+    row: int = -1  # the number of a row of the validation split
     target: str = ""  # the token or the class that is explained; empty: the likeliest
-    step: str = ""  # which checkpoint: a step, or best; empty: the newest
-    adapter: str = ""
+    step: str = ""  # the checkpoint: a step, or best; empty: the newest
+    adapter: str = ""  # the names of adapters, with commas between; empty: all of the run's
     output: str = ""  # the page to write; empty: explain.html in the run's folder
 
 
 def explain(args: Sequence[str]) -> None:
+    """Runs the verb `explain`: writes explain.html and prints its path."""
     target, options = one_target("explain", args, "RUN")
     given = parse(Explain(), options, prog=f"launch.py explain {target}")
     check_local("explain: --output", given.output)
@@ -54,15 +57,15 @@ VERBS = {
     "explain": Verb(
         explain,
         "explain RUN --text TEXT | --image FILE | --row N",
-        "what a run's model does with one input, as a page",
+        "write a page on what a model does with one input",
         f"RUN           {RUN}\n"
-        "--text        a text: a decoder's next token, or a classifier's class\n"
+        "--text        a text; the next token or the class is explained\n"
         "--against     a second text with as many tokens: activations of the first are\n"
         "              patched into it, layer by layer and token by token\n"
-        "--image       a picture file\n"
-        "--row         a row of the validation split, by its number: a picture, or a\n"
-        "              row of a table\n"
-        "--target      the token or the class that is explained; else the likeliest\n"
+        "--image       an image file\n"
+        "--row         the number of a row of the validation split: an image, or a row\n"
+        "              of a table\n"
+        "--target      the token or class to explain; without it: the likeliest\n"
         f"{STEP}\n"
         f"{ADAPTER}\n"
         "--output      the page; without it: RUN/explain.html",

@@ -1,4 +1,4 @@
-"""Verbs for clusters: submit."""
+"""The verb `submit`, which writes a job for a cluster."""
 
 import dataclasses
 import subprocess
@@ -15,17 +15,18 @@ from bigmodel_jax.verbs.base import CONFIG, OfConfig, Verb, local, parse_config,
 
 @dataclasses.dataclass(frozen=True)
 class Submit:
-    """What stands beside the config's own fields, which are the options with a dot in their names."""
+    """Options of `submit`. The config's own fields are options too; their names have a dot."""
 
-    engine: str = ""
-    options: Unnamed = None  # the engine's own
-    run: bool = False  # submit it, too
+    engine: str = ""  # slurm, kubernetes, ray or gcloud
+    options: Unnamed = None  # the engine's own options
+    run: bool = False  # submit the job as well
     output: str = ""  # the file to write; empty: in the run's folder
-    run_dir: str | None = None
-    accept: str = ""
+    run_dir: str | None = None  # as for train
+    accept: str = ""  # as for train
 
 
 def submit(args: Sequence[str]) -> None:
+    """Runs the verb `submit`: writes the job's file and, with --run, submits it."""
     from bigmodel_jax.cluster import submit as jobs
 
     if "--serve" in args:
@@ -40,7 +41,7 @@ def submit(args: Sequence[str]) -> None:
     given, rest = parse_known(own, args, prog)
     targets, fields = split(rest)
     if undotted := [option for option in fields if option.startswith("--") and "." not in option.split("=")[0]]:
-        parse(own, fields[fields.index(undotted[0]) :], prog)  # which refuses it
+        parse(own, fields[fields.index(undotted[0]) :], prog)  # raises the error for an unknown option
     if len(targets) != 1:
         raise ValueError(f"submit: expected one CONFIG, got {targets}; launch.py submit --help shows how")
     _write(given, targets[0], fields)
@@ -48,16 +49,16 @@ def submit(args: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Serve:
-    """What stands beside a Deployment's own options."""
+    """Options of `submit --serve`, beside those of a Deployment."""
 
-    engine: str = ""
-    options: Unnamed = None
-    run: bool = False
-    output: str = ""
+    engine: str = ""  # kubernetes
+    options: Unnamed = None  # those of the Deployment
+    run: bool = False  # submit it as well
+    output: str = ""  # the file to write; empty: in the run's folder
 
 
 def _serve(args: Sequence[str]) -> None:
-    """Writes the servers of a run."""
+    """Writes the job that serves a run."""
     from bigmodel_jax.cluster import serving_job
 
     prog = "launch.py submit RUN --engine kubernetes --serve"
@@ -74,7 +75,10 @@ def _serve(args: Sequence[str]) -> None:
 
 
 def _run_dir(target: str) -> Path:
-    """The run's folder; ValueError where it holds no config, and its servers would not start."""
+    """The run's folder.
+
+    Raises ValueError where it holds no config, without which its servers would not start.
+    """
     from bigmodel_jax import config_file
 
     path = run_dir_of(local("submit", target))
@@ -87,7 +91,7 @@ def _write(given: Submit, target: str, fields: list[str]) -> None:
     from bigmodel_jax.config_checks import validate
     from bigmodel_jax.training import provenance
 
-    # Whatever can be wrong with the config is said here and not by the cluster, hours later.
+    # Checks the whole config now, because the cluster may start the job only hours later.
     provenance.kinds(given.accept)
     check_local("submit: --run_dir", given.run_dir or "")
     of_config, run_dir = parse_config(OfConfig(run_dir=given.run_dir), local("submit", target), fields, "submit")
@@ -98,7 +102,7 @@ def _write(given: Submit, target: str, fields: list[str]) -> None:
 
 
 def _finish(given: Any, job: Any, file: Path) -> None:
-    """Writes the job's file, and submits it where that is asked for."""
+    """Writes the job's file, and submits the job with --run."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(job.text)
     command = [str(file) if part == "FILE" else part for part in job.command]
@@ -110,7 +114,7 @@ def _finish(given: Any, job: Any, file: Path) -> None:
 
 
 def _send(engine: str, command: Sequence[str], file: Path) -> None:
-    """Submits the job; ValueError where the engine's command is missing or fails."""
+    """Submits the job. Raises ValueError where the engine's command is missing or fails."""
     if engine == "ray":
         from bigmodel_jax.cluster.submit import send_to_ray
 
@@ -132,16 +136,16 @@ VERBS = {
         f"CONFIG        {CONFIG}\n"
         "--engine      slurm: an sbatch file; kubernetes: a JobSet; ray: a Ray job;\n"
         "              gcloud: the commands for TPU hosts, or for xpk\n"
-        "--nodes       hosts, one process on each\n"
-        "--run         submit it, too\n"
+        "--nodes       the number of hosts; each runs one process\n"
+        "--run         submits the job as well\n"
         "--output      the file to write; without it: in the run's folder\n"
         "--FIELD       any field of the config by its dotted name, after CONFIG; --run_dir\n"
         "              and --accept, as for train\n"
-        "--serve       servers of a RUN instead of its training, with --engine kubernetes:\n"
-        "              a Deployment with probes, and a Service; --replicas, --slots,\n"
+        "--serve       serves a RUN instead of training, with --engine kubernetes: a\n"
+        "              Deployment with probes, and a Service. Takes --replicas, --slots,\n"
         "              --length, --gpus or --topology of each, --claim, --image\n\n"
         "Each engine's own options: launch.py submit --engine ENGINE CONFIG --help\n"
-        "A job saves when it is told to go, goes back into the queue, and resumes.",
+        "When the cluster ends a job, it saves, returns to the queue, and later resumes.",
         (
             "submit configs/lm_tiny.py --engine slurm --nodes 2 --run",
             "submit configs/lm_tiny.py --engine kubernetes --topology v5e:4x4 --image IMAGE",

@@ -1,4 +1,4 @@
-"""`scale --law`: the scaling law of finished runs."""
+"""`scale --law`: fits a scaling law to finished runs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,12 +12,15 @@ LAW = "--law"
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    expect: tuple[str, ...] = ()  # N,D: parameters and tokens of runs that are not there yet
-    samples: Count = 200  # of the bootstrap
-    output: str = "law.html"  # the page; its numbers stand beside it as .json
+    """Options of `scale --law`."""
+
+    expect: tuple[str, ...] = ()  # N,D: parameters and tokens of runs whose loss is predicted
+    samples: Count = 200  # samples of the bootstrap
+    output: str = "law.html"  # the page to write; its numbers go to a .json file beside it
 
 
 def law(args: Sequence[str]) -> None:
+    """Runs `scale --law`: fits the law, prints it with its predictions, and writes a page."""
     targets, given = split(args)
     parsed = options.parse(Law(), given, prog="launch.py scale --law RUN ...")
     if not targets:
@@ -40,6 +43,10 @@ def law(args: Sequence[str]) -> None:
 
 
 def _sizes(text: str) -> tuple[float, float]:
+    """(parameters, tokens) of the text "N,D".
+
+    Raises ValueError unless both are finite and above 0.
+    """
     try:
         N, D = (float(part) for part in text.split(","))
     except ValueError:

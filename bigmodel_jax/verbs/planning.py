@@ -1,4 +1,4 @@
-"""Verbs that answer before anything runs: plan."""
+"""The verb `plan`, which predicts what a run or a server needs before it starts."""
 
 import dataclasses
 import json
@@ -11,29 +11,31 @@ from rich.console import Console
 from bigmodel_jax.core.options import Unnamed
 from bigmodel_jax.verbs.base import CONFIG, Verb, local, one_target
 
-DOES_NOT_FIT = 3
+DOES_NOT_FIT = 3  # the exit code of a plan that does not fit in memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
+    """Options of `plan`, beside the fields of the config."""
+
     config: Unnamed
-    topology: str = ""
-    slices: int = 1
-    tokens: float = 0.0
-    prices: str = ""
-    output: str = ""
-    search: bool = False
-    compiles: int = 8
-    workers: int = 0
+    topology: str = ""  # the machine, such as v5e:16x16
+    slices: int = 1  # the number of slices, connected by the data-centre network
+    tokens: float = 0.0  # tokens of the whole run; 0: those of train.steps
+    prices: str = ""  # a table of prices (TOML); empty: plan/prices.toml
+    output: str = ""  # the folder to write; empty: plans/<config>_<topology>
+    search: bool = False  # search for the best mesh, remat, microbatches and offload
+    compiles: int = 8  # how many layouts a search compiles
+    workers: int = 0  # processes that compile at the same time; 0: one per core
     failures: Unnamed = None
-    serve: str = ""
+    serve: str = ""  # the machine of a server, as --topology
     serving: Unnamed = None
 
 
 def plan(args: Sequence[str]) -> None:
-    """Prints a plan and writes it; exit code 3 where it does not fit."""
+    """Runs the verb `plan`: prints and writes a plan. The exit code is 3 where it does not fit."""
     target, options = one_target("plan", args)
-    os.environ["JAX_PLATFORMS"] = "cpu"  # this process only reads shapes; whatever else is here stays free
+    os.environ["JAX_PLATFORMS"] = "cpu"  # this process only traces shapes, so accelerators stay free
     from bigmodel_jax import config as configs
     from bigmodel_jax import config_file
     from bigmodel_jax.config_checks import check_paths
@@ -42,6 +44,7 @@ def plan(args: Sequence[str]) -> None:
     from bigmodel_jax.plan.serving import Serving, for_options
 
     config = config_file.load(target)
+    # A server's default mesh is not that of training, so --serve is looked for before parsing.
     served = any(option.split("=")[0] == "--serve" for option in options)
     own = Plan(for_options(config) if served else config, failures=Failures(), serving=Serving())
     given = configs.parse(own, options, prog=f"launch.py plan {target}")
@@ -71,7 +74,7 @@ def _name(target: Path) -> str:
 
 
 def _serve(given: Plan, target: Path) -> None:
-    """The plan of a server."""
+    """Plans a server."""
     from bigmodel_jax.config_checks import check_paths
     from bigmodel_jax.plan import estimate, serving_compile, serving_plan, serving_screen
     from bigmodel_jax.plan import topology as topologies
@@ -105,6 +108,7 @@ def _serve(given: Plan, target: Path) -> None:
 
 
 def _plan(config, topology, given, name: str, folder: Path, target: Path) -> dict:
+    """Plans one layout of a training run."""
     from bigmodel_jax.plan import estimate, screen
 
     console = Console()
@@ -125,6 +129,7 @@ def _plan(config, topology, given, name: str, folder: Path, target: Path) -> dic
 
 
 def _search(config, topology, given, name: str, folder: Path, target: Path) -> dict:
+    """Searches for the best layout, and writes its config file and its plan."""
     from bigmodel_jax.plan import estimate, screen, search
     from bigmodel_jax.plan.failures import forecast
     from bigmodel_jax.plan.topology import check_installed
@@ -179,34 +184,34 @@ VERBS = {
     "plan": Verb(
         plan,
         "plan CONFIG --topology NAME | --serve NAME [...]",
-        "what a run or a server needs on another machine",
+        "predict what a run or a server needs on a machine",
         f"CONFIG        {CONFIG}\n"
         "--topology    v4:4x4x4, v5e:16x16, v5p:4x4x8, v6e:16x16, tpu7x:4x4x4: chips along\n"
         "              each axis of a slice; a100, h100, h200, b200:1x8x8: 8 hosts of 8 GPUs\n"
-        "--slices      so many slices, over the data-centre network\n"
-        "--tokens      of the whole run; without it: those of train.steps\n"
+        "--slices      the number of slices, connected by the data-centre network\n"
+        "--tokens      tokens of the whole run; without it: those of train.steps\n"
         "--prices      a table of prices (TOML); without it: plan/prices.toml\n"
-        "--output      the folder; without it: plans/<config>_<topology>\n"
-        "--search      the best mesh, remat, microbatches and offload for these chips\n"
-        "--compiles    so many layouts of a search are compiled; without it: 8\n"
-        "--workers     processes that compile at once in a search; without it: one a core\n"
-        "--mtbf        HOURS between failures of ONE host, on average (the job fails as many\n"
-        "              times as often as it has hosts); predicts the goodput, which is time\n"
-        "              in steps that count / wall time, and says how often to save. With it:\n"
-        "  --storage          GB/s a host to and from the checkpoints; without it: 1\n"
-        "  --save_seconds     that the steps wait for a save; without it: 1, and the\n"
-        "                     copy to the host\n"
+        "--output      the folder to write; without it: plans/<config>_<topology>\n"
+        "--search      finds the best mesh, remat, microbatches and offload\n"
+        "--compiles    how many layouts a search compiles; without it: 8\n"
+        "--workers     processes that compile at the same time; without it: one per core\n"
+        "--mtbf        mean HOURS between failures of ONE host (with N hosts the job fails N\n"
+        "              times as often); predicts the goodput, which is the time of steps\n"
+        "              that count / wall time, and the best save interval. With it:\n"
+        "  --storage          GB/s per host to and from the checkpoints; without it: 1\n"
+        "  --save_seconds     time that steps wait for a save; without it: 1 second, and\n"
+        "                     the copy to the host\n"
         "  --restart_minutes  from a failure to the next start's restore; without it: 10\n"
         "--serve       a machine, as --topology: plans a server instead of a run. With it:\n"
-        "  --slots            texts at a time; without it: 16\n"
-        "  --length           tokens of prompt and answer together; without it: 2048\n"
+        "  --slots            texts at the same time; without it: 16\n"
+        "  --length           tokens of a prompt and its answer; without it: 2048\n"
         "  --prompt           tokens of a prompt; without it: half of --length\n"
         "  --weights          float32, bfloat16, int8, int4 or nf4; without it: as the\n"
         "                     config computes\n"
         "  --block            weights that share one scale; without it: 128\n\n"
         "Compiles the train step, or a server's prefill and decode, with the machine's own\n"
-        "compiler. The folder gets plan.json and plan.html. Exit code 0 where it fits, 3\n"
-        "where it does not.",
+        "compiler. The folder gets plan.json and plan.html. The exit code is 0 where the\n"
+        "plan fits in memory, and 3 where it does not.",
         (
             "plan configs/llama3_8b.py --topology v5e:16x16",
             "plan configs/llama3_8b.py --topology v5p:4x4x8 --data.seq_len 8192",

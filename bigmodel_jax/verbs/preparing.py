@@ -1,4 +1,4 @@
-"""The verb that cleans a corpus and tokenizes it: prepare."""
+"""The verbs for data: prepare cleans and tokenizes a corpus, data shows what a config feeds."""
 
 import contextlib
 import dataclasses
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -19,20 +20,23 @@ from rich.table import Table
 from bigmodel_jax.cluster import peers
 from bigmodel_jax.core import paths
 from bigmodel_jax.core.ranges import Count
-from bigmodel_jax.verbs.base import CONFIG, OfJob, Verb, local, parse_job
+from bigmodel_jax.verbs.base import CONFIG, OfConfig, OfJob, Verb, local, one_target, parse_config, parse_job
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepare(OfJob):
-    workers: Count = 1  # processes of each host that clean and tokenize; the bytes of the result do not depend on it
-    engine: Literal["processes", "beam"] = "processes"  # who cleans; the bytes do not depend on it either
-    beam: str = ""  # options of Beam's, such as --runner=FlinkRunner; empty: its runner on this machine
-    output: str = (
-        ""  # the folder of the prepared corpus, gs:// too; empty: in the cache, where the config's runs find it
-    )
+    """Options of `prepare`, beside the fields of the config."""
+
+    workers: Count = 1  # processes per host that clean and tokenize; the result does not depend on it
+    engine: Literal["processes", "beam"] = "processes"  # what cleans; the result does not depend on it
+    beam: str = ""  # Apache Beam's options, such as --runner=FlinkRunner; empty: its local runner
+    output: str = ""  # the folder of the prepared corpus, gs:// too; empty: in the cache, where train finds it
 
 
 def prepare(args: Sequence[str]) -> None:
+    """Runs the verb `prepare`: cleans and tokenizes the config's corpora, with a data card for
+    each.
+    """
     given, _, target = parse_job(Prepare(), "prepare", args)
     paths.check("prepare: --output", given.output, ("gs",))
     engine = _engine(given, args)
@@ -59,7 +63,7 @@ def prepare(args: Sequence[str]) -> None:
         for corpus, data in found
     ]
 
-    whole: list[Path] = []  # folders that their bucket holds
+    whole: list[Path] = []  # folders that the bucket already held complete
 
     def clean() -> None:
         for folder, (corpus, data) in zip(folders, found, strict=True):
@@ -93,12 +97,17 @@ def _bar(begins: str) -> Iterator[Callable[[str, int, int | None], None]]:
         yield lambda said, done, of: bar.update(task, description=said, completed=done, total=of)
 
 
-# Beam's pins conflict with the lock's. The shards' bytes depend on the others, which are those of this environment.
+# Beam's pins conflict with those of uv.lock, so it needs an environment of its own. The bytes of
+# shards depend on the packages in OF_BYTES, so that environment gets this one's versions of them.
 BEAM, OF_BYTES = "apache-beam==2.77.0", ("array-record", "ftfy", "py3langid", "rensa", "pyarrow")
 
 
 def _engine(given: Prepare, args: Sequence[str]):
-    """None for this machine's processes; ValueError, one line, where Beam is not installed, with the command that does it."""
+    """Beam's engine, or None for this machine's processes.
+
+    Raises a ValueError of one line where Beam is not installed. It has the command that installs
+    it.
+    """
     if given.engine == "processes":
         if given.beam:
             raise ValueError(f"--beam {given.beam!r} needs --engine beam; without it no option of Beam's is read")
@@ -113,7 +122,7 @@ def _engine(given: Prepare, args: Sequence[str]):
 
 
 def beam_command(args: Sequence[str]) -> str:
-    """The command that makes an environment with Beam, and runs `prepare` there."""
+    """The command that makes an environment with Beam and runs `prepare` there."""
     repository = Path(__file__).parents[2]
     found = {
         dist.metadata["Name"].lower().replace("_", "-"): dist.version for dist in importlib.metadata.distributions()
@@ -128,7 +137,9 @@ def beam_command(args: Sequence[str]) -> str:
 
 
 def _prepared(job, folder: Path, root: Path, workers: int, limit: int, engine) -> None:
-    """Prepares one corpus under a bar with its rate and, where its files are known, the time that is left."""
+    """Prepares one corpus under a progress bar, with the rate and, if the files are known, the time
+    left.
+    """
     from bigmodel_jax.data.corpus.prepare import prepare as make
 
     began = time.monotonic()
@@ -159,7 +170,9 @@ def _tokenize(data, workers: int) -> None:
 
 
 def _complete(folder: Path, corpus, data) -> None:
-    """The card with what the config's tokenizer makes of the corpus, and as a page."""
+    """Adds the statistics of the config's tokenizer to the data card, and writes the card as a
+    page.
+    """
     from bigmodel_jax.data.corpus.token_statistics import add_to_card
     from bigmodel_jax.report.card_page import build_card_page
 
@@ -168,7 +181,7 @@ def _complete(folder: Path, corpus, data) -> None:
 
 
 def _show(folder: Path) -> None:
-    """The data card as a table: what each step took and gave, and its commonest reasons."""
+    """Prints the data card as a table: records in and out of each step, and common reasons."""
     from bigmodel_jax.data.corpus.prepare import CARD
 
     card = json.loads((folder / CARD).read_text("utf-8"))
@@ -184,7 +197,10 @@ def _show(folder: Path) -> None:
 
 
 def verify(data) -> None:
-    """Reads all files of a data config again, prepared shards too; ValueError, one line, where one has changed."""
+    """Reads all files of a data config again, prepared shards too.
+
+    Prints each file that has changed, and raises a ValueError of one line if there is one.
+    """
     from bigmodel_jax.data.corpus.corpus import corpora
     from bigmodel_jax.data.corpus.folder import changed
     from bigmodel_jax.data.sources import remembered
@@ -208,21 +224,64 @@ def verify(data) -> None:
     print(f"{number:,} files, {size:,} bytes: as remembered")
 
 
+@dataclasses.dataclass(frozen=True)
+class Data(OfConfig):
+    """Options of `data`, beside the fields of the config."""
+
+    train_tokenizer: str = ""  # write the tokenizer to this tokenizer.json, and do nothing else
+    verify: tyro.conf.FlagConversionOff[bool] = False  # read all files again and print which have changed
+
+
+def data(args: Sequence[str]) -> None:
+    """Runs the verb `data`: prints what a config feeds, writes its tokenizer, or checks files."""
+    target, options = one_target("data", args)
+    given, _ = parse_config(Data(), target, options, "data")
+    config, path = given.config, given.train_tokenizer
+    paths.check_local("data: --train-tokenizer", path)
+    if given.verify:
+        return verify(config.data)
+    if path:
+        tokenizer = config.data.open_tokenizer()
+        if tokenizer is None:
+            raise ValueError(f"--train-tokenizer {path}: {type(config.data).__name__} is not text")
+        try:
+            tokenizer.save(path)
+        except Exception as error:  # the binding raises plain Exception
+            raise ValueError(f"--train-tokenizer {path}: it cannot be written ({error})") from None
+        print(f"{path}: {tokenizer.vocab_size:,} tokens")
+        return
+    from bigmodel_jax.data.inspect import show
+
+    show(config.data)
+
+
 VERBS = {
     "prepare": Verb(
         prepare,
         "prepare CONFIG [--workers N] [--output FOLDER]",
         "clean and tokenize a corpus, with a data card",
         f"CONFIG        {CONFIG}\n"
-        "--workers     processes of each host; the bytes of the result do not depend on it\n"
+        "--workers     processes per host; the result does not depend on their number\n"
         "--engine      processes, or beam: Apache Beam, in an environment of its own\n"
         "--beam        its options, such as --beam='--runner=FlinkRunner --parallelism=8'\n"
         "--output      the result's folder; without it: in the cache, where train finds it\n"
-        "--cluster.X   one process of several, as of train: hosts tokenize at once\n"
+        "--cluster.X   runs on several hosts, which tokenize in parallel; as for train\n"
         "--FIELD       any field of the config by its dotted name\n\n"
-        "Runs the steps of the config's Corpus. Killed, the same command goes on. The folder\n"
-        "gets shards of records, manifest.json, data_card.json and data_card.html.\n"
-        "The cache gets a shard of tokens for each where the rows are text.",
+        "Runs the steps of the config's Corpus. After a kill, the same command continues.\n"
+        "The folder gets shards of records, manifest.json, data_card.json, data_card.html.\n"
+        "If the rows are text, the cache gets a shard of tokens for each shard of records.",
         ("prepare corpus.py --workers 4",),
-    )
+    ),
+    "data": Verb(
+        data,
+        "data CONFIG [--train-tokenizer PATH] [--FIELD VALUE ...]",
+        "show what a config feeds: counts, samples, tokens",
+        f"CONFIG             {CONFIG}\n--FIELD            any field of the config by its dotted name\n"
+        "--train-tokenizer  only writes the config's tokenizer, trained on the training\n"
+        "                   split, to this tokenizer.json\n"
+        "--verify True      reads all files again and prints which have changed\n\n"
+        "Prints counts per split, sample records before and after each transform, token\n"
+        "statistics and the share of padding.",
+        ("data configs/lm_tiny.py", "data configs/lm_tiny.py --data.packing first_fit --data.seq_len 512"),
+    ),
 }

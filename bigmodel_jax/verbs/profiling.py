@@ -1,4 +1,4 @@
-"""`profile`: a few steps of a config, traced, and a page that says where their time went."""
+"""The verb `profile`: traces a few steps of a config and writes a page of where their time went."""
 
 import dataclasses
 import time
@@ -15,16 +15,21 @@ from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.verbs.base import CONFIG, OfConfig, Verb, one_target, parse_config, run_dir_of
 
-SHOWN = 12  # modules of the terminal's table
+SHOWN = 12  # modules in the table on the terminal
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile(OfConfig):
+    """Options of `profile`, beside the fields of the config."""
+
     steps: Count = 10  # steps that are traced
-    warmup: CountOrZero = 5  # steps before them
+    warmup: CountOrZero = 5  # steps before the traced ones
 
 
 def profile(args: Sequence[str]) -> None:
+    """Runs the verb `profile`: trains a few steps, traces them, and prints and writes where time
+    went.
+    """
     began = time.time()
     with Stages(Console(quiet=asks_for_help(args))) as stages:
         stages.begin("Importing packages")
@@ -39,7 +44,7 @@ def profile(args: Sequence[str]) -> None:
         from bigmodel_jax.report import profile_page
         from bigmodel_jax.training import run, run_folder
 
-        run_folder.release(run_dir)  # of the profile before
+        run_folder.release(run_dir)  # removes what an earlier profile left there
         try:
             run.train(config, run_dir, stages, began=began, source=target, page=False, profile_alone=True)
         except Profiled:
@@ -52,8 +57,11 @@ def profile(args: Sequence[str]) -> None:
 
 
 def _config(given: Profile, run_dir: Path):
-    """The config with its window. The steps are those of the whole run, so the schedule is, too; evaluations and saves come
-    after its last step, which a profile never reaches."""
+    """The config with the window of traced steps.
+
+    `train.steps` stays that of the whole run, so that the learning-rate schedule is the same.
+    Evaluations and saves are moved behind the last step, which a profile never reaches.
+    """
     from bigmodel_jax.training import epochs
 
     if given.config.train.profile:
@@ -93,10 +101,10 @@ VERBS = {
         "trace a few steps: time by module and kind",
         f"CONFIG        {CONFIG}\n"
         "--steps       steps that are traced; --warmup: steps before them\n"
-        "--run_dir     where profile.html, profile.json and profile/ go; default:\n"
-        "              runs/<name>-profile. It keeps no checkpoint\n"
+        "--run_dir     where profile.html, profile.json and profile/ go; without it:\n"
+        "              runs/<name>-profile. No checkpoint is saved\n"
         "--FIELD       any field of the config by its dotted name\n\n"
-        "The page has the time of a step by kind (products, attention, norms, copies,\n"
+        "The page shows the time of a step by kind (products, attention, norms, copies,\n"
         "collectives, waiting) and by module, beside the roofline. XProf and Perfetto open\n"
         "the trace in profile/. `train --train.profile 100:110` traces steps of a run.",
         (

@@ -1,4 +1,4 @@
-"""The verb `prune`."""
+"""The verb `prune`, which makes a run's model sparse or smaller."""
 
 import dataclasses
 import json
@@ -14,25 +14,28 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, Positive, ProperShare
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.verbs.base import RUN, STEP, Verb, local, place, run_dir_of, split
 
-SPARSE = ("magnitude", "wanda")  # kinds that make zeros
+SPARSE = ("magnitude", "wanda")  # kinds that set weights to zero; the others remove them
 
 
 @dataclasses.dataclass(frozen=True)
 class Prune:
-    kind: Literal["magnitude", "wanda", "structured_layers", "mlp_channels"] = "magnitude"
-    sparsity: ProperShare | None = None  # the share that goes; None = 0.5, or what --pattern says
-    pattern: str = ""  # N:M, of magnitude and wanda: N of every M inputs stay
-    curve: tuple[ProperShare, ...] = ()  # further sparsities, which are evaluated and not kept
-    targets: str = ""  # of magnitude and wanda: a regular expression over whole paths
-    heal: CountOrZero = 0  # steps of training after pruning, at each sparsity
-    lr: Positive | None = None  # of these steps; None = a tenth of the run's
-    calibration: Count = 8  # training batches that inputs are measured on
-    metric: str = ""  # on the page; empty: checkpoint.best_metric, else eval/loss
-    step: str = ""  # which checkpoint: a step, or best; empty: the newest
+    """Options of `prune`."""
+
+    kind: Literal["magnitude", "wanda", "structured_layers", "mlp_channels"] = "magnitude"  # what is pruned
+    sparsity: ProperShare | None = None  # the share that is pruned; None = 0.5, or the share of --pattern
+    pattern: str = ""  # N:M, for magnitude and wanda: N of every M inputs stay
+    curve: tuple[ProperShare, ...] = ()  # further sparsities that are evaluated and not kept
+    targets: str = ""  # for magnitude and wanda: a regular expression over whole paths of parameters
+    heal: CountOrZero = 0  # training steps after pruning, at each sparsity
+    lr: Positive | None = None  # the learning rate of these steps; None = a tenth of the run's
+    calibration: Count = 8  # training batches on which inputs are measured
+    metric: str = ""  # drawn on the page; empty: checkpoint.best_metric, else eval/loss
+    step: str = ""  # the checkpoint: a step, or best; empty: the newest
     json: bool = False  # one JSON object instead of a table
 
 
 def prune(args: Sequence[str]) -> None:
+    """Runs the verb `prune`: writes the pruned run, and a page of metrics by sparsity."""
     targets, options = split(args)
     if len(targets) != 2:
         raise ValueError(f"prune: expected a run and a folder, got {targets}; launch.py prune --help shows how")
@@ -42,6 +45,7 @@ def prune(args: Sequence[str]) -> None:
 
     config, run_dir = run_folder.load(run), run_dir_of(run)
 
+    # Declared here, because the default mesh is that of the run.
     @dataclasses.dataclass(frozen=True)
     class OnMesh(Prune):
         parallel: ParallelConfig = config.parallel
@@ -69,7 +73,10 @@ def prune(args: Sequence[str]) -> None:
 
 
 def _sparsities(given: Prune) -> tuple[float, ...]:
-    """Those of the curve, and the one that is kept at the end; ValueError for options that do not fit each other."""
+    """The sparsities to evaluate, the one to keep last.
+
+    Raises ValueError for options that contradict each other.
+    """
     for name in ("pattern", "targets"):
         if (value := getattr(given, name)) and given.kind not in SPARSE:
             raise ValueError(f"--{name} = {value!r} is of --kind magnitude and wanda, not of {given.kind}")
@@ -116,18 +123,18 @@ VERBS = {
         f"RUN           {RUN}\n"
         "FOLDER        the new run's folder\n"
         "--kind        magnitude: the smallest weights of each matrix become zero\n"
-        "              wanda: the same by |w| times the norm of the input\n"
-        "              structured_layers: the layers that change least are left out\n"
-        "              mlp_channels: the hidden channels that give least are left out\n"
-        "--sparsity    the share that goes; without it: 0.5\n"
+        "              wanda: the same, by |w| times the norm of the input\n"
+        "              structured_layers: removes the layers that change least\n"
+        "              mlp_channels: removes the hidden channels that contribute least\n"
+        "--sparsity    the share that is pruned; without it: 0.5\n"
         "--pattern     2:4, or another N:M: N of every M inputs of an output stay\n"
-        "--curve       further sparsities, which are evaluated and not kept: 0.3 0.7\n"
+        "--curve       further sparsities that are evaluated and not kept: 0.3 0.7\n"
         "--targets     the matrices that become sparse, by a pattern over their paths;\n"
         "              without it: all but those of the vocabulary\n"
-        "--heal        so many steps of training after pruning; zeros stay zero\n"
-        "--lr          the rate of these steps; without it: a tenth of the run's\n"
-        "--calibration training batches that inputs are measured on\n"
-        "--metric      what is drawn; else checkpoint.best_metric, or eval/loss\n"
+        "--heal        training steps after pruning; zeros stay zero\n"
+        "--lr          the learning rate of these steps; without it: a tenth of the run's\n"
+        "--calibration training batches on which inputs are measured\n"
+        "--metric      drawn on the page; without it: checkpoint.best_metric, or eval/loss\n"
         f"{STEP}\n"
         "--parallel.X  another mesh than the run's\n"
         "--json        print one JSON object instead of a table",

@@ -1,4 +1,4 @@
-"""Verbs that make, continue and show runs: train, eval, generate, report, data."""
+"""The verbs that make, continue and show runs: train, eval, generate, report."""
 
 import dataclasses
 import json
@@ -23,27 +23,27 @@ from bigmodel_jax.verbs.base import (
     CONFIG,
     RUN,
     STEP,
-    OfConfig,
     OfJob,
     Verb,
     local,
     one_target,
-    parse_config,
     parse_job,
     place,
     run_dir_of,
     split,
 )
-from bigmodel_jax.verbs.preparing import verify
 
 
 @dataclasses.dataclass(frozen=True)
 class Train(OfJob):
-    accept: str = ""  # data, code or data,code: this much may have changed since the run was last here
-    json: bool = False  # the last line printed is the last evaluation, as one JSON object
+    """Options of `train`, beside the fields of the config."""
+
+    accept: str = ""  # data, code or data,code: what may have changed since the run last started
+    json: bool = False  # print the last evaluation as one JSON object on the last line
 
 
 def train(args: Sequence[str]) -> None:
+    """Runs the verb `train`: trains a new run, or resumes one."""
     began = time.time()
     in_job = join.expected(parse_known(Train(), args, prog="launch.py train CONFIG")[0].cluster)
     with Stages(Console(quiet=in_job or asks_for_help(args))) as stages:
@@ -67,16 +67,19 @@ def _is_evaluation(record: dict) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate(OfJob):
-    step: str = ""  # which checkpoint: a step that is kept, or best; empty: the newest
-    adapter: str = ""  # the names of adapters, with commas between; empty: all that the run has
-    json: bool = False  # one JSON object instead of a table
-    harness: tuple[str, ...] = ()  # tasks of lm-eval instead: names, YAML files, or folders of them
-    fewshot: CountOrZero | None = None  # of the harness: examples before each question; None = as the task has it
-    limit: Count | None = None  # of the harness: so many first questions of each task; None = all
-    chat: tyro.conf.FlagConversionOff[bool] = False  # of the harness: questions are messages in the chat template
+    """Options of `eval`, beside the fields of the run's config."""
+
+    step: str = ""  # the checkpoint: a step that is kept, or best; empty: the newest
+    adapter: str = ""  # the names of adapters, with commas between; empty: all of the run's
+    json: bool = False  # print one JSON object instead of a table
+    harness: tuple[str, ...] = ()  # tasks of lm-eval to evaluate instead: names, YAML files, or folders of them
+    fewshot: CountOrZero | None = None  # with --harness: examples before each question; None = the task's own
+    limit: Count | None = None  # with --harness: only the first so many questions of each task; None = all
+    chat: tyro.conf.FlagConversionOff[bool] = False  # with --harness: put questions into the chat template
 
 
 def evaluate(args: Sequence[str]) -> None:
+    """Runs the verb `eval`: prints metrics of a checkpoint, or results of lm-eval's tasks."""
     with _status("Evaluating", args):
         given, run_dir, _ = parse_job(Evaluate(), "eval", args)
         runtime.keep_programs()
@@ -122,6 +125,7 @@ def _harness(given: Evaluate, run_dir: Path) -> None:
 
 
 def generate(args: Sequence[str]) -> None:
+    """Runs the verb `generate`: prints continuations of a prompt."""
     target, options = one_target("generate", args, "RUN")
     with _status("Generating", args):
         texts = _generated(target, options)
@@ -131,13 +135,15 @@ def generate(args: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Generate:
+    """Options of `generate`, beside those of sampling."""
+
     sample: Unnamed
-    seed: Seed = 0
-    num_samples: int = 1
-    step: str = ""  # which checkpoint: a step, or best; empty: the newest
-    adapter: str = ""  # the names of adapters, with commas between; empty: all that the run has
-    chat: tyro.conf.FlagConversionOff[bool] = False  # the prompt is a user's message in the model's chat template
-    image: str = ""  # a picture file that the prompt is about
+    seed: Seed = 0  # of sampling; another seed gives another text
+    num_samples: int = 1  # the number of continuations
+    step: str = ""  # the checkpoint: a step, or best; empty: the newest
+    adapter: str = ""  # the names of adapters, with commas between; empty: all of the run's
+    chat: tyro.conf.FlagConversionOff[bool] = False  # the prompt is a user's message in the chat template
+    image: str = ""  # an image file that the prompt is about
 
 
 def _generated(target: Path, options: list[str]) -> list[str]:
@@ -153,16 +159,22 @@ def _generated(target: Path, options: list[str]) -> list[str]:
 
 
 def _status(text: str, args: Sequence[str]):
-    """A line on a terminal while JAX is imported and the verb works; nothing of it remains, and nothing is piped."""
+    """A status line on a terminal while the verb works.
+
+    It disappears at the end and never enters a pipe.
+    """
     return Console(stderr=True, quiet=asks_for_help(args)).status(f"{text} ...")
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
+    """Options of `report`."""
+
     output: str = ""  # the page to write; empty: report.html in the run's folder, or comparison.html here
 
 
 def report(args: Sequence[str]) -> None:
+    """Runs the verb `report`: writes the page of a run, or a page that compares several."""
     targets, options = split(args)
     output = parse(Report(), options, prog="launch.py report RUN ...").output
     check_local("report: --output", output)
@@ -184,34 +196,6 @@ def report(args: Sequence[str]) -> None:
     print("\n".join([*said, mirror.address(page)]))
 
 
-@dataclasses.dataclass(frozen=True)
-class Data(OfConfig):
-    train_tokenizer: str = ""  # the tokenizer.json to write, and nothing else
-    verify: tyro.conf.FlagConversionOff[bool] = False  # reads all files again and says which have changed
-
-
-def data(args: Sequence[str]) -> None:
-    target, options = one_target("data", args)
-    given, _ = parse_config(Data(), target, options, "data")
-    config, path = given.config, given.train_tokenizer
-    check_local("data: --train-tokenizer", path)
-    if given.verify:
-        return verify(config.data)
-    if path:
-        tokenizer = config.data.open_tokenizer()
-        if tokenizer is None:
-            raise ValueError(f"--train-tokenizer {path}: {type(config.data).__name__} is not text")
-        try:
-            tokenizer.save(path)
-        except Exception as error:  # the binding raises plain Exception
-            raise ValueError(f"--train-tokenizer {path}: it cannot be written ({error})") from None
-        print(f"{path}: {tokenizer.vocab_size:,} tokens")
-        return
-    from bigmodel_jax.data.inspect import show
-
-    show(config.data)
-
-
 VERBS = {
     "train": Verb(
         train,
@@ -220,15 +204,15 @@ VERBS = {
         f"CONFIG        {CONFIG}\n"
         "--run_dir     the run's folder; without it: runs/<name of the config file>\n"
         "--FIELD       any field of the config by its dotted name\n"
-        "--accept      data, code or data,code: this much may have changed since the run was\n"
-        "              last here\n"
-        "--json        the last line printed is the last evaluation, as one JSON object\n"
+        "--accept      data, code or data,code: what may have changed since the run last\n"
+        "              started\n"
+        "--json        prints the last evaluation as one JSON object on the last line\n"
         "--cluster.X   one process of several: coordinator, num_processes, process_id;\n"
-        "              SLURM, Open MPI, JobSet and TPU hosts say it themselves\n\n"
-        "Run again, it resumes, or says that the run is complete; a raised --train.steps\n"
-        "trains on. The folder gets config.json, environment.json, metrics.jsonl, log.txt,\n"
-        "goodput.jsonl, steps.hex, report.html, tensorboard/, checkpoints/, plots/ and\n"
-        "samples/.\n\n"
+        "              found automatically with SLURM, Open MPI, JobSet and on TPU hosts\n\n"
+        "The same command resumes a run, or says that it is complete. A larger\n"
+        "--train.steps trains further. The folder gets config.json, environment.json,\n"
+        "metrics.jsonl, log.txt, goodput.jsonl, steps.hex, report.html, tensorboard/,\n"
+        "checkpoints/, plots/ and samples/.\n\n"
         "Every field and its default: python launch.py train CONFIG --help",
         (
             "train configs/lm_tiny.py",
@@ -244,12 +228,12 @@ VERBS = {
         f"{STEP}\n"
         f"{ADAPTER}\n"
         "--FIELD       any field of the run's config, such as --eval.batch_size\n"
-        "--json        one JSON object instead of a table\n"
-        "--harness     tasks of lm-eval instead: names, YAML files, or folders of them\n"
-        "  --fewshot   examples before each question; without it, as the task has it\n"
-        "  --limit     so many first questions of each task\n"
-        "  --chat True questions are a user's messages, in the model's chat template\n\n"
-        "On its validation split and its evaluation sets (eval.sets), or on the tasks.",
+        "--json        prints one JSON object instead of a table\n"
+        "--harness     evaluates tasks of lm-eval: names, YAML files, or folders of them\n"
+        "  --fewshot   examples before each question; without it: the task's own number\n"
+        "  --limit     only the first so many questions of each task\n"
+        "  --chat True puts each question into the model's chat template\n\n"
+        "Evaluates on the validation split and the sets in eval.sets, or on the tasks.",
         (
             "eval runs/lm_tiny",
             "eval runs/lm_tiny --step best --eval.batch_size 8",
@@ -262,19 +246,19 @@ VERBS = {
         "continue a text with a run's newest checkpoint",
         f"RUN             {RUN}\n"
         "--prompt        the text to continue\n"
-        "--max_tokens    length of the continuation at most\n"
+        "--max_tokens    the greatest length of a continuation\n"
         "--temperature   0 always takes the likeliest token\n"
         "--top_k         only the k likeliest tokens; 0 means all\n"
         "--top_p         only the likeliest tokens that together have probability p\n"
-        "--num_samples   number of continuations\n"
-        "--cache         int8: keys and values in 8 bits, with a scale by head and place\n"
+        "--num_samples   the number of continuations\n"
+        "--cache         int8: 8-bit keys and values, with a scale per head and position\n"
         "--widen         never: a CPU, too, reads quantised weights as they are stored\n"
         "--chat True     the prompt is a user's message, in the model's chat template\n"
-        "--image FILE    the picture that the prompt is about, of a run that reads pictures\n"
-        "--seed          another seed, another text\n"
-        "--step          which checkpoint: a step that is kept, or best; else the newest\n"
-        "--adapter       of a run with several adapters: the one of this name alone\n\n"
-        "Without an option, the run's config decides (eval.sample).",
+        "--image FILE    the image that the prompt is about, for a model that reads images\n"
+        "--seed          another seed gives another text\n"
+        "--step          the checkpoint: a step that is kept, or best; without it: the newest\n"
+        "--adapter       the adapters to use: NAME or NAME,NAME; without it: all\n\n"
+        "An option that is left out has its value from the run's config (eval.sample).",
         (
             'generate runs/lm_tiny --prompt "My fellow Americans,"',
             'generate runs/lm_tiny --prompt "The state" --temperature 0.7 --num_samples 3',
@@ -283,23 +267,11 @@ VERBS = {
     "report": Verb(
         report,
         "report RUN ... [--output PATH]",
-        "one run's page, or several runs side by side",
+        "write one run's page, or compare several runs",
         f"RUN           {RUN}\n"
         "--output      the page; without it: RUN/report.html, or comparison.html here\n\n"
-        "One self-contained HTML file. Of several runs: curves overlaid, configs diffed.\n"
-        "Of two runs also the first step, batch and leaf of a save in which they differ.",
+        "The page is one HTML file. For several runs it overlays curves and diffs configs.\n"
+        "For two runs it also has the first step, batch and saved array that differ.",
         ("report runs/lm_tiny", "report runs/lm_tiny runs/short --output comparison.html"),
-    ),
-    "data": Verb(
-        data,
-        "data CONFIG [--train-tokenizer PATH] [--FIELD VALUE ...]",
-        "show what a config feeds: counts, samples, tokens",
-        f"CONFIG             {CONFIG}\n--FIELD            any field of the config by its dotted name\n"
-        "--train-tokenizer  writes the config's tokenizer, trained on its training split,\n"
-        "                   to this tokenizer.json, and nothing else\n"
-        "--verify True      reads all files again and says which have changed\n\n"
-        "Counts per split, sample records before and after each transform, token\n"
-        "statistics, padding waste.",
-        ("data configs/lm_tiny.py", "data configs/lm_tiny.py --data.packing first_fit --data.seq_len 512"),
     ),
 }

@@ -1,4 +1,4 @@
-"""The verb `scale`."""
+"""The verb `scale`, which measures how training scales with devices."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,19 +15,25 @@ from bigmodel_jax.verbs.base import CONFIG, Verb, local, one_target, run_dir_of
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
+    """Options of `scale`, beside the fields of the config."""
+
     config: Unnamed
-    devices: tuple[int, ...] = (1, 2, 4, 8)
-    layouts: tuple[str, ...] = ("data",)
-    mode: Literal["weak", "strong"] = "weak"
-    processes: Count = 1
-    topologies: tuple[str, ...] = ()
-    windows: Count = 10
+    devices: tuple[int, ...] = (1, 2, 4, 8)  # numbers of devices to measure
+    layouts: tuple[str, ...] = ("data",)  # meshes, such as data, fsdp or tensor=2,fsdp
+    mode: Literal["weak", "strong"] = "weak"  # weak: the batch grows with the devices
+    processes: Count = 1  # processes of this machine that share the devices
+    topologies: tuple[str, ...] = ()  # machines that are not here, which are planned
+    windows: Count = 10  # timed windows per point
     steps: Count = 5  # steps of a window
-    coordinates: tuple[Count, ...] = ()  # times the widths of mup.base
-    run_dir: str = ""
+    coordinates: tuple[Count, ...] = ()  # multiples of the widths of mup.base to check
+    run_dir: str = ""  # the folder to write; empty: runs/<name>-scale
 
 
 def scale(args: Sequence[str]) -> None:
+    """Runs the verb `scale`: measures the points and writes a page.
+
+    It also runs `--law` and `--coordinates`.
+    """
     if args[:1] == [laws.LAW]:
         return laws.law(args[1:])
     check_local("scale", args[0])
@@ -57,6 +63,7 @@ def scale(args: Sequence[str]) -> None:
 
 
 def _coordinates(config, parsed: Scale, target) -> None:
+    """Runs the coordinate check of muP: how activations grow with width after a few steps."""
     from bigmodel_jax.scaling.coordinates import check, growth
 
     name = run_dir_of(target)
@@ -78,25 +85,25 @@ VERBS = {
         "scale CONFIG [--devices N ...] [--layouts L ...]",
         "measure how a config scales with devices",
         f"CONFIG        {CONFIG}\n"
-        "--devices     numbers of devices; on a CPU they are virtual ones\n"
-        "--layouts     such as data, fsdp or tensor=2,fsdp; an axis without a number\n"
-        "              takes the rest\n"
-        "--mode        weak (default): train.batch_size is that of the fewest devices\n"
-        "              and grows with them; strong: it stays\n"
-        "--topologies  machines that are not here, such as v5e:16x16, or 4xv5e:16x16 for\n"
-        "              four slices of it: planned with their compiler\n"
-        "--processes   share the devices among so many processes of this machine\n"
-        "--windows     timed windows a point; --steps: steps of one window\n"
+        "--devices     numbers of devices to measure; on a CPU the devices are virtual\n"
+        "--layouts     meshes, such as data, fsdp or tensor=2,fsdp; an axis without a\n"
+        "              number takes the remaining devices\n"
+        "--mode        weak (default): train.batch_size is for the fewest devices and\n"
+        "              grows with their number; strong: it stays the same\n"
+        "--topologies  machines that are not here, planned with their compiler, such as\n"
+        "              v5e:16x16, or 4xv5e:16x16 for four slices of it\n"
+        "--processes   processes of this machine that share the devices\n"
+        "--windows     timed windows per point; --steps: steps of one window\n"
         "--run_dir     where scale.jsonl, scale.html and plots/ go; runs/<name>-scale\n"
         "--FIELD       any field of the config by its dotted name\n\n"
-        "`report` lays several such folders side by side.\n\n"
-        "--coordinates 1 2 4 8: the coordinate check of μP at so many times the widths of\n"
-        "              mup.base: the size of activations after --steps steps\n"
+        "`report` compares several such folders.\n\n"
+        "--coordinates 1 2 4 8: the coordinate check of μP with these multiples of the\n"
+        "              widths of mup.base: the size of activations after --steps steps\n"
         "--law RUN ... fits loss = E + A / N^alpha + B / D^beta to finished runs, over\n"
         "              parameters N and tokens D, and writes a page\n"
-        "--expect      with it: N,D of larger runs, such as 1e9,2e10; default: the best\n"
-        "              split of 10 and 100 times the largest run's FLOPs\n"
-        "--samples     of the bootstrap, for the intervals; --output: the page, law.html",
+        "--expect      with --law: N,D of runs to predict, such as 1e9,2e10; without it:\n"
+        "              the best split of 10 and 100 times the largest run's FLOPs\n"
+        "--samples     with --law: bootstrap samples; --output: the page, law.html",
         (
             "scale configs/lm_tiny.py --layouts data fsdp",
             "scale configs/lm_tiny.py --mode strong --processes 2 --devices 2 4",

@@ -1,4 +1,4 @@
-"""Verbs that answer others: serve."""
+"""The verb `serve`, which answers HTTP requests with a run's model."""
 
 import dataclasses
 import importlib.util
@@ -11,17 +11,20 @@ from bigmodel_jax.core.options import Unnamed, parse
 from bigmodel_jax.serve.config import ServeConfig
 from bigmodel_jax.verbs.base import RUN, STEP, Verb, one_target, run_dir_of
 
-NEEDED = ("starlette", "uvicorn", "prometheus_client")
+NEEDED = ("starlette", "uvicorn", "prometheus_client")  # packages of the extra `serve`
 
 
 @dataclasses.dataclass(frozen=True)
 class Serve:
+    """Options of `serve`, beside those of ServeConfig."""
+
     options: Unnamed
-    step: str = ""  # which checkpoint: a step, or best; empty: the newest
-    name: str = ""  # what clients call the model; empty: the name of the run's folder
+    step: str = ""  # the checkpoint: a step, or best; empty: the newest
+    name: str = ""  # the model's name for clients; empty: the name of the run's folder
 
 
 def serve(args: Sequence[str]) -> None:
+    """Runs the verb `serve`: serves a run until a signal ends it."""
     target, options = one_target("serve", args, "RUN")
     given = parse(Serve(ServeConfig()), options, prog=f"launch.py serve {target}")
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
@@ -43,18 +46,19 @@ VERBS = {
         "answer OpenAI's API with a run's newest checkpoint",
         f"RUN           {RUN}\n"
         "--host        the address to listen on; without it: 127.0.0.1, this machine alone\n"
-        "--port        without it: 8000; 0 is one that is free\n"
-        "--slots       texts that are generated at a time; without it: 16\n"
-        "--length      tokens of prompt and answer together; without it: the model's own\n"
-        "--cache       compute, or int8: keys and values in 8 bits, a quarter of float32\n"
-        "--key         what clients must send as their API key, as BIGMODEL_SERVE_KEY also\n"
-        "              says; without it: nothing\n"
-        "--name        what clients call the model; without it: the folder's name\n"
+        "--port        the port to listen on; 0 is any free port; without it: 8000\n"
+        "--slots       texts that are generated at the same time; without it: 16\n"
+        "--length      tokens of a prompt and its answer; without it: the model's maximum,\n"
+        "              at most 2048\n"
+        "--cache       compute, or int8: 8-bit keys and values, a quarter of float32\n"
+        "--key         the API key that clients must send; without it: the variable\n"
+        "              BIGMODEL_SERVE_KEY, or no key\n"
+        "--name        the model's name for clients; without it: the folder's name\n"
         f"{STEP}\n"
         "--queue, --max_body, --body_seconds, --request_seconds, --drain_seconds,\n"
-        "--stuck_seconds, --connections: limits, as docs/serve.md has them\n\n"
-        "/v1/models, /v1/completions, /v1/chat/completions; /health, /ready, /metrics.\n"
-        "SIGTERM lets answers that have begun end.",
+        "--stuck_seconds, --connections: limits, which docs/serve.md explains\n\n"
+        "Routes: /v1/models, /v1/completions, /v1/chat/completions, /health, /ready,\n"
+        "/metrics. After SIGTERM, answers that have begun are finished.",
         ("serve runs/lm_tiny", "serve runs/smollm2-135m-instruct --slots 32 --port 8080"),
     ),
 }

@@ -1,4 +1,4 @@
-"""The verb `sweep`."""
+"""The verb `sweep`, which searches over hyperparameters and compares configs over seeds."""
 
 import dataclasses
 import importlib.util
@@ -16,20 +16,23 @@ from bigmodel_jax.verbs.base import Verb, local, run_dir_of, split
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
+    """Options of `sweep`, beside the fields of the config."""
+
     config: Unnamed
-    trials: Count | None = None  # None: 20, or the whole grid
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
-    pruner: Literal["none", "median", "asha"] = "none"
-    metric: str = ""
-    seed: Seed = 0
-    storage: Literal["journal", "sqlite"] = "journal"
-    processes: Count = 1
-    groups: tuple[str, ...] = ()
-    seeds: CountOrZero = 0
-    run_dir: str = ""
+    trials: Count | None = None  # trials in all, with those of earlier starts; None: 20, or the whole grid
+    sampler: Literal["tpe", "random", "grid"] = "tpe"  # how the next trial is chosen
+    pruner: Literal["none", "median", "asha"] = "none"  # what ends bad trials early
+    metric: str = ""  # compares trials; empty: checkpoint.best_metric, else eval/loss
+    seed: Seed = 0  # of the sampler
+    storage: Literal["journal", "sqlite"] = "journal"  # the format of the study's file
+    processes: Count = 1  # trials that run at the same time, each in a process
+    groups: tuple[str, ...] = ()  # the devices of each process, such as 0,1 2,3
+    seeds: CountOrZero = 0  # seeds to compare the best config and the config itself with; 0: none
+    run_dir: str = ""  # the folder to write; empty: runs/<name>-sweep
 
 
 def sweep(args: Sequence[str]) -> None:
+    """Runs the verb `sweep`: searches, compares over seeds, or both, and writes a page."""
     names, options = split(args)
     if not 1 <= len(names) <= 2:
         raise ValueError(
@@ -85,7 +88,7 @@ def _check(given: Sweep, targets: list[Path]) -> None:
 
 
 def _search(given: Sweep, target: Path, run_dir: Path, hold):
-    """The best config of the sweep in `run_dir`, which this process holds from here on."""
+    """The best config of the search in `run_dir`. This process holds the folder from here on."""
     from bigmodel_jax.sweep import space as spaces
     from bigmodel_jax.sweep.metric import judged_by
 
@@ -136,21 +139,22 @@ VERBS = {
         "sweep CONFIG [--trials N] [--seeds N]",
         "search a config's SPACE, or compare over seeds",
         "CONFIG        a Python file with get_config() and SPACE, the fields to search;\n"
-        "              of two that --seeds compares, whatever train takes\n"
-        "--trials      how many there are to be, those of earlier starts included; 20, or\n"
-        "              the whole grid\n"
+        "              with two CONFIGs for --seeds, any configs that train takes\n"
+        "--trials      trials in all, with those of earlier starts; without it: 20, or the\n"
+        "              whole grid\n"
         "--sampler     tpe (default), random or grid\n"
         "--pruner      none (default), median or asha: ends bad trials at an evaluation\n"
-        "--metric      such as eval/accuracy; checkpoint.best_metric, else eval/loss\n"
-        "--seed        of the sampler\n"
-        "--storage     journal (default) or sqlite: the form of the study's file\n"
-        "--processes   so many trials side by side, each in a process\n"
+        "--metric      such as eval/accuracy; without it: checkpoint.best_metric, or\n"
+        "              eval/loss\n"
+        "--seed        the sampler's seed\n"
+        "--storage     journal (default) or sqlite: the format of the study's file\n"
+        "--processes   trials that run at the same time, each in a process\n"
         "--groups      devices of each process: --groups 0,1 2,3\n"
         "--seeds       trains the best config and CONFIG itself with so many seeds: mean,\n"
-        "              spread, paired tests; with two CONFIGs, these two and no search\n"
-        "--run_dir     where it goes; runs/<name>-sweep\n"
+        "              spread, paired tests; with two CONFIGs, only compares these two\n"
+        "--run_dir     the folder to write; without it: runs/<name>-sweep\n"
         "--FIELD       any field of the config by its dotted name\n\n"
-        "The same command goes on where a sweep was stopped or killed.",
+        "The same command continues a sweep that was stopped or killed.",
         (
             "sweep configs/mnist_mlp_sweep.py --trials 16",
             "sweep configs/mnist_mlp_sweep.py --pruner asha --eval.every 100 --processes 2",

@@ -1,4 +1,4 @@
-"""The verb `transcribe`."""
+"""The verb `transcribe`, which writes what is said in audio files."""
 
 import dataclasses
 import json
@@ -16,14 +16,19 @@ from bigmodel_jax.verbs.base import RUN, STEP, Verb, place, run_dir_of, split
 
 @dataclasses.dataclass(frozen=True)
 class Transcribe:
-    language: str = ""  # such as de; empty for a model of English alone
+    """Options of `transcribe`."""
+
+    language: str = ""  # the spoken language, such as de; empty for a model of English alone
     task: Literal["transcribe", "translate"] = "transcribe"  # translate: into English
-    times: bool = True  # segments with their times; False: a window of 30 seconds is one segment
-    format: Literal["text", "srt", "json"] = "text"
-    step: str = ""  # which checkpoint: a step, or best; empty: the newest
+    times: bool = True  # write segments with their times; False: each window of 30 seconds is one segment
+    format: Literal["text", "srt", "json"] = "text"  # the format of the output
+    step: str = ""  # the checkpoint: a step, or best; empty: the newest
 
 
 def transcribe(args: Sequence[str]) -> None:
+    """Runs the verb `transcribe`: prints the transcript of each file, and the word error rate if
+    known.
+    """
     targets, options = split(args)
     if len(targets) < 2:
         raise ValueError(f"transcribe: expected a run and files, got {targets}; launch.py transcribe --help shows how")
@@ -62,7 +67,7 @@ def _weights(config, run_dir: Path, which: str):
 
 
 def _with_bar(heard, recording) -> list:
-    """All segments, under a bar of the seconds that have been read."""
+    """All segments of a recording, with a progress bar of the seconds that have been read."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} s"))
     segments = []
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
@@ -102,9 +107,9 @@ VERBS = {
         f"RUN           {RUN}\n"
         "FILE          a WAV file of any rate, or a manifest: .jsonl, .csv or .tsv with the\n"
         "              fields audio and text, whose word error rate is printed at the end\n"
-        "--language    such as de; without it: a model of English alone\n"
-        "--task        translate: into English, by a model of many languages\n"
-        "--times False a window of 30 seconds is one segment, without times\n"
+        "--language    the spoken language, such as de; not for a model of English alone\n"
+        "--task        translate: writes English, with a model of many languages\n"
+        "--times False makes each window of 30 seconds one segment, without times\n"
         "--format      text; srt: subtitles; json: a line for each file, with its segments\n"
         f"{STEP}",
         (

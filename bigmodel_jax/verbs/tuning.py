@@ -1,4 +1,4 @@
-"""The verbs `find-rate` and `cross-validate`."""
+"""The verbs `find-rate`, which suggests a learning rate, and `cross-validate`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,21 +17,26 @@ Steps = Annotated[int, Range("20 or more", 20)]
 
 @dataclasses.dataclass(frozen=True)
 class FindRate(OfConfig):
-    lowest: Positive = 1e-7
-    highest: Positive = 10.0
-    steps: Steps = 100
+    """Options of `find-rate`, beside the fields of the config."""
+
+    lowest: Positive = 1e-7  # the learning rate of the first step
+    highest: Positive = 10.0  # the learning rate of the last step
+    steps: Steps = 100  # steps of the test, each on another batch
 
 
 @dataclasses.dataclass(frozen=True)
 class CrossValidate(OfConfig):
-    k: Classes = 5
-    metric: str = ""
-    stratify: Literal["labels", "none"] = "labels"
-    together: str = ""
-    fold_seed: Seed = 0
+    """Options of `cross-validate`, beside the fields of the config."""
+
+    k: Classes = 5  # the number of folds
+    metric: str = ""  # the metric to report; empty: checkpoint.best_metric, else eval/loss
+    stratify: Literal["labels", "none"] = "labels"  # labels: each label is spread evenly over the folds
+    together: str = ""  # a field of the records: records with equal values stay in one fold
+    fold_seed: Seed = 0  # of the assignment to folds
 
 
 def find_rate(args: Sequence[str]) -> None:
+    """Runs the verb `find-rate`: runs a learning-rate range test and writes a page."""
     target, options = one_target("find-rate", args)
     given, run_dir = parse_config(FindRate(), target, options, "find-rate")
     run_dir = run_dir if given.run_dir else _beside(target, "rate")
@@ -47,6 +52,7 @@ def find_rate(args: Sequence[str]) -> None:
 
 
 def cross_validate(args: Sequence[str]) -> None:
+    """Runs the verb `cross-validate`: trains once per fold and writes a page."""
     target, options = one_target("cross-validate", args)
     given, run_dir = parse_config(CrossValidate(), target, options, "cross-validate")
     run_dir = run_dir if given.run_dir else _beside(target, "folds")
@@ -89,17 +95,18 @@ VERBS = {
         "cross-validate CONFIG [--k 5]",
         "train k times, each fold of the data held out once",
         f"CONFIG        {CONFIG}\n"
-        "--k           folds; 5\n"
-        "--metric      such as eval/accuracy; checkpoint.best_metric, else eval/loss\n"
-        "--stratify    labels (default): each label is spread evenly over the folds, where\n"
-        "              records have one; none: chance alone decides\n"
+        "--k           the number of folds; without it: 5\n"
+        "--metric      such as eval/accuracy; without it: checkpoint.best_metric, or\n"
+        "              eval/loss\n"
+        "--stratify    labels (default): spreads each label evenly over the folds, where\n"
+        "              records have one; none: assigns records at random\n"
         "--together    a field of the records, such as a patient or an author: records\n"
-        "              that are equal in it lie in one fold\n"
-        "--fold_seed   another number, other folds; 0\n"
-        "--run_dir     where it goes; runs/<name>-folds\n"
+        "              with equal values stay in one fold\n"
+        "--fold_seed   another number gives other folds; without it: 0\n"
+        "--run_dir     the folder to write; without it: runs/<name>-folds\n"
         "--FIELD       any field of the config by its dotted name\n\n"
-        "The same command goes on where it was stopped or killed. The folds are cut from\n"
-        "the training records; the source's own validation split is left aside.",
+        "The same command continues after a stop or a kill. The folds are made from the\n"
+        "training records; the source's own validation split is not used.",
         (
             "cross-validate configs/mnist_mlp.py --k 5",
             "cross-validate configs/linear_regression.py --k 10 --train.batch_size 397",
@@ -110,13 +117,13 @@ VERBS = {
         "find-rate CONFIG [--lowest RATE --highest RATE]",
         "suggest a learning rate, by a short range test",
         f"CONFIG        {CONFIG}\n"
-        "--lowest      the rate of the first step; 1e-7\n"
-        "--highest     the rate of the last step; 10\n"
-        "--steps       how many, each on another batch; 20 or more; 100\n"
-        "--run_dir     where rate.html and rate.json go; runs/<name>-rate\n"
+        "--lowest      the learning rate of the first step; without it: 1e-7\n"
+        "--highest     the learning rate of the last step; without it: 10\n"
+        "--steps       20 steps or more, each on another batch; without it: 100\n"
+        "--run_dir     where rate.html and rate.json go; without it: runs/<name>-rate\n"
         "--FIELD       any field of the config by its dotted name\n\n"
-        "The rates of groups rise with optim.lr, at the ratios of the config. The test\n"
-        "ends early where the smoothed loss is four times its least value.",
+        "Learning rates of parameter groups keep their ratio to optim.lr. The test ends\n"
+        "early where the smoothed loss is four times its least value.",
         (
             "find-rate configs/mnist_mlp.py",
             "find-rate configs/lm_tiny.py --lowest 1e-5 --steps 200 --train.batch_size 16",

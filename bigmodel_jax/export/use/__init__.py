@@ -1,1 +1,1 @@
-"""Scripts that are copied into exported folders as use.py; none of them imports this package."""
+"""Scripts that become use.py in exported folders. None of them imports this package."""

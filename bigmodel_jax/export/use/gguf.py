@@ -1,7 +1,7 @@
-"""Runs model.gguf by llama.cpp; needs llama-cpp-python.
+"""Runs model.gguf with llama.cpp. It needs llama-cpp-python.
 
-python use.py --prompt "Once upon a time"      what the model writes after a prompt
-python use.py --ids 5,17,3 --tokens 16         token ids that follow a prompt's, the likeliest each time
+python use.py --prompt "Once upon a time"      continues a prompt and prints the text
+python use.py --ids 5,17,3 --tokens 16         continues token ids, greedily, and prints ids
 """
 
 import argparse
@@ -13,6 +13,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main():
+    """Reads the command line, runs the model and prints what it writes."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--prompt", default="Once upon a time")
     options.add_argument("--ids", type=lambda text: [int(n) for n in text.split(",")])

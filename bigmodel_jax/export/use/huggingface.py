@@ -1,8 +1,10 @@
-"""Loads this folder in transformers; needs transformers and torch, and diffusers where config.json names its class.
+"""Loads this folder in transformers. It needs transformers and torch.
 
-python use.py                                   the model and its parameters
-python use.py --prompt "Once upon a time"       what a model of language writes after a prompt
-python use.py --tokens 5,17,3 --outputs o.npz   the outputs for token ids, as a file of numpy
+A config.json that names a class of diffusers ("_class_name") needs diffusers as well.
+
+python use.py                                   prints the model's class and size
+python use.py --prompt "Once upon a time"       continues a prompt with a language model
+python use.py --tokens 5,17,3 --outputs o.npz   writes the outputs for token ids with NumPy
 """
 
 import argparse
@@ -18,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def model():
-    """The model as its class reads it."""
+    """The model, loaded by the class that config.json names."""
     config = json.loads((HERE / "config.json").read_text())
     package, name = ("diffusers", config["_class_name"]) if "_class_name" in config else ("", "")
     module = importlib.import_module(package) if package else transformers
@@ -26,6 +28,7 @@ def model():
 
 
 def main():
+    """Reads the command line, loads the model and does what was asked."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--prompt")
     options.add_argument("--new", type=int, default=32, help="tokens to write")

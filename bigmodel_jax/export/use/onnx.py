@@ -1,8 +1,8 @@
 """Runs the programs of this folder. It needs onnxruntime and numpy.
 
-python use.py                                     what the folder holds, and one call of each program
-python use.py --inputs in.npz --outputs out.npz   `forward` of the arrays in a file
-python use.py --prompt 5,17,3 --tokens 16         token ids that follow a prompt's, the likeliest each time
+python use.py                                     lists the programs and calls each one once
+python use.py --inputs in.npz --outputs out.npz   runs `forward` on the arrays in a file
+python use.py --prompt 5,17,3 --tokens 16         continues token ids, greedily, and prints ids
 """
 
 import argparse
@@ -15,32 +15,33 @@ import onnxruntime
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = json.loads((HERE / "signature.json").read_text())["programs"]
-SIZES = {
-    "b": 2,
-    "t": 8,
-    "e": 8,
-    "s": 16,
-}  # rows, tokens, tokens of an encoder, columns of the cache, where they are open
+# Sizes for a trial call where a program leaves them open: rows, tokens, encoder tokens, cache
+# columns.
+SIZES = {"b": 2, "t": 8, "e": 8, "s": 16}
 
 
 def program(name):
-    """A function of the arrays that signature.json names, which returns those that it names as outputs."""
+    """A function from a table of input arrays to a table of outputs. signature.json names both."""
     session = onnxruntime.InferenceSession(HERE / PROGRAMS[name]["file"], providers=["CPUExecutionProvider"])
     outputs = [one.name for one in session.get_outputs()]
     return lambda inputs: dict(zip(outputs, session.run(None, inputs), strict=True))
 
 
 def zeros(text, **sizes):
-    """An array of zeros of a type and shape that signature.json gives, such as float32[b,t,64]."""
+    """An array of zeros. text: its type and shape as in signature.json, such as float32[b,t,64]."""
     dtype, shape = re.fullmatch(r"(\w+)\[(.*)\]", text).groups()
     return np.zeros([sizes[n] if n in sizes else int(n) for n in shape.split(",") if n], dtype)
 
 
 def generate(prompts, count):
-    """`count` token ids after each prompt, a list of ids; every time the likeliest. Prompts are padded on the left."""
+    """`count` token ids after each prompt, as lists, by greedy decoding.
+
+    Prompts are lists of ids. Shorter ones are padded on the left.
+    """
     prefill, decode = program("prefill"), program("decode")
     wanted = PROGRAMS["prefill"]["inputs"]
     length = max(map(len, prompts))
+    # Segment 0 marks padding. Positions count from the first token of each prompt.
     tokens = np.array([[0] * (length - len(p)) + list(p) for p in prompts], np.int32)
     segments = np.array([[0] * (length - len(p)) + [1] * len(p) for p in prompts], np.int32)
     positions = np.maximum(segments.cumsum(1, dtype=np.int32) - 1, 0)
@@ -49,6 +50,7 @@ def generate(prompts, count):
     given |= {"tokens": tokens, "segment_ids": segments, "positions": positions}
     sizes = {"b": len(prompts), "s": length + count, "e": length}
     out = prefill({name: given[name] if name in given else zeros(text, **sizes) for name, text in wanted.items()})
+    # The text of an encoder-decoder begins anew at position 0; else it goes on after the prompt.
     last = np.zeros(len(prompts), np.int32) if encodes else positions[:, -1]
     one, found = np.ones((len(prompts), 1), np.int32), [out["logits"].argmax(-1)]
     for step in range(1, count):
@@ -60,6 +62,7 @@ def generate(prompts, count):
 
 
 def main():
+    """Reads the command line and runs the programs that were asked for."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--inputs", type=Path)
     options.add_argument("--outputs", type=Path, default=Path("outputs.npz"))

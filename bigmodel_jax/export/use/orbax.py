@@ -1,7 +1,7 @@
-"""Restores the parameters of this folder; needs orbax-checkpoint and jax.
+"""Restores the parameters of this folder. It needs orbax-checkpoint and jax.
 
-python use.py                      the arrays that the folder holds
-python use.py --outputs out.npz    the same arrays by their paths, as a file of numpy
+python use.py                      lists the arrays
+python use.py --outputs out.npz    lists them and writes them by their paths with NumPy
 """
 
 import argparse
@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def params():
-    """The tree of parameters, on the first device whatever they were saved from."""
+    """The parameter tree on the first device, whatever devices it was saved from."""
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with ocp.StandardCheckpointer() as checkpointer:
         saved = checkpointer.metadata(HERE / "params").item_metadata.tree
@@ -24,6 +24,7 @@ def params():
 
 
 def main():
+    """Reads the command line, lists the arrays and writes them if asked."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--outputs", type=Path)
     given = options.parse_args()

@@ -1,7 +1,7 @@
-"""Puts the adapters of this folder on their base; needs peft, transformers and torch.
+"""Adds the adapters of this folder to their base model. It needs peft, transformers and torch.
 
-python use.py BASE                              the model with its adapters; BASE: the base's folder or name
-python use.py BASE --tokens 5,17,3 --outputs o.npz   the logits for token ids, as a file of numpy
+python use.py BASE                                   loads BASE (a folder or name) with adapters
+python use.py BASE --tokens 5,17,3 --outputs o.npz   writes the logits for token ids with NumPy
 """
 
 import argparse
@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main():
+    """Reads the command line, loads the model with its adapters and does what was asked."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("base")
     options.add_argument("--tokens", type=lambda text: [int(n) for n in text.split(",")])

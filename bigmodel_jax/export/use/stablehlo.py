@@ -1,8 +1,8 @@
-"""Runs the programs of this folder. It needs jax, and nothing else of what they were made with.
+"""Runs the programs of this folder. It needs jax alone, not the packages that made the folder.
 
-python use.py                                     what the folder holds, and one call of each program
-python use.py --inputs in.npz --outputs out.npz   `forward` of the arrays in a file
-python use.py --prompt 5,17,3 --tokens 16         token ids that follow a prompt's, the likeliest each time
+python use.py                                     lists the programs and calls each one once
+python use.py --inputs in.npz --outputs out.npz   runs `forward` on the arrays in a file
+python use.py --prompt 5,17,3 --tokens 16         continues token ids, greedily, and prints ids
 """
 
 import argparse
@@ -22,8 +22,10 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I32": "int32"
 
 
 def weights():
-    """The weights by name, which every program takes first."""
+    """The weights by name. Every program takes them as its first argument."""
     found = {}
+    # Reads safetensors without the package of that name: a file has 8 bytes with the header's
+    # length, a JSON header with each array's byte range, then the bytes.
     for file in sorted(HERE.glob("weights*.safetensors")):
         data = np.memmap(file, np.uint8, "r")
         start = 8 + int(data[:8].view(np.uint64)[0])
@@ -36,7 +38,10 @@ def weights():
 
 
 def program(name):
-    """A function of the tables that signature.json names, ("weights", "batch" and maybe "cache"), which returns a table."""
+    """A function from tables of arrays to a table of results. signature.json names the tables.
+
+    The tables are "weights", "batch" and, for programs that generate, "cache".
+    """
     about = SIGNATURE["programs"][name]
     scope = export.SymbolicScope(about["constraints"])
 
@@ -59,6 +64,7 @@ def program(name):
         "module_kept_var_idx": tuple(about["kept_arguments"]),
         "uses_global_constants": about["uses_global_constants"],
     }
+    # The programs run on one device, so no argument or result has a sharding.
     parts |= dict.fromkeys(("_in_named_shardings", "in_shardings_hlo"), (None,) * len(in_avals))
     parts |= dict.fromkeys(("_out_named_shardings", "out_shardings_hlo"), (None,) * len(out_avals))
     parts |= dict.fromkeys(("ordered_effects", "unordered_effects", "disabled_safety_checks"), ())
@@ -67,7 +73,9 @@ def program(name):
 
 
 def arrays(table, **sizes):
-    """Arrays of zeros, or of ones for segment_ids, of the shapes that signature.json gives to a table."""
+    """Arrays of zeros (ones for segment_ids) with the types and shapes of a table in
+    signature.json.
+    """
 
     def one(name, text):
         dtype, shape = re.fullmatch(r"(\w+)\[(.*)\]", text).groups()
@@ -78,10 +86,14 @@ def arrays(table, **sizes):
 
 
 def generate(params, prompts, count):
-    """`count` token ids after each prompt, a list of ids; every time the likeliest."""
+    """`count` token ids after each prompt, as lists, by greedy decoding.
+
+    Prompts are lists of ids. Shorter ones are padded on the left.
+    """
     prefill, decode = program("prefill"), program("decode")
     tables = SIGNATURE["programs"]["prefill"]["arguments"]
     length = max(map(len, prompts))
+    # Segment 0 marks padding. Positions count from the first token of each prompt.
     tokens = np.array([[0] * (length - len(p)) + list(p) for p in prompts], np.int32)
     segments = np.array([[0] * (length - len(p)) + [1] * len(p) for p in prompts], np.int32)
     positions = np.maximum(segments.cumsum(1) - 1, 0)
@@ -90,6 +102,7 @@ def generate(params, prompts, count):
     given |= {"tokens": tokens, "segment_ids": segments, "positions": positions}
     cache = arrays(tables["cache"], b=len(prompts), s=length + count)
     out = prefill(params, {name: given[name] for name in tables["batch"]}, cache)
+    # The text of an encoder-decoder begins anew at position 0; else it goes on after the prompt.
     last = np.zeros(len(prompts), np.int32) if encodes else positions[:, -1]
     found = [out["logits"].argmax(-1)]
     for step in range(1, count):
@@ -101,6 +114,7 @@ def generate(params, prompts, count):
 
 
 def main():
+    """Reads the command line and runs the programs that were asked for."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--inputs", type=Path)
     options.add_argument("--outputs", type=Path, default=Path("outputs.npz"))
