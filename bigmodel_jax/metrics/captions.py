@@ -1,9 +1,13 @@
-"""CIDEr-D: how much a caption says of what its references say, and of what references of other pictures do not.
+"""CIDEr-D, a metric that compares a caption with its reference captions.
 
-Vedantam et al., arXiv:1411.5726, section 6, with the constants of the coco-caption implementation: n-grams of 1 to 4 words,
-sigma = 6, a score from 0 to 10. Words are lower case without punctuation, neither stemmed nor tokenised as the Penn Treebank,
-and the document frequencies are those of the references that are given: figures of two sets cannot be compared. A caption
-with fewer than four words has no n-gram of some length, whose share of the score is then 0.
+Words that are rare in the other pictures' references weigh more. Source: Vedantam et al.,
+arXiv:1411.5726, section 6, with the constants of the coco-caption implementation: n-grams of 1 to 4
+words, sigma = 6, scores from 0 to 10.
+
+Words are lower-cased and stripped of punctuation. They are not stemmed, and the tokenizer is not
+that of the Penn Treebank. The document frequencies come from the references given, so scores on
+different sets cannot be compared. A caption of fewer than four words has no n-grams of some
+lengths; those lengths add 0 to its score.
 """
 
 import collections
@@ -19,7 +23,7 @@ PLAIN = str.maketrans(string.punctuation, " " * len(string.punctuation))
 
 
 def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The mean over the predictions of CIDEr-D against each's references, from 0 to 10."""
+    """CIDEr-D from 0 to 10, averaged over the predictions; each has one or more references."""
     told = [[grams(text) for text in row] for row in references]
     found: Counts = Counts(gram for row in told for gram in set().union(*row))
     rows = zip(predictions, told, strict=True)
@@ -27,7 +31,7 @@ def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> di
 
 
 def grams(text: str) -> Counts:
-    """How often each sequence of 1 to 4 words occurs."""
+    """Counts every sequence of 1 to 4 words in a text."""
     words = text.lower().translate(PLAIN).split()
     return Counts(tuple(words[i : i + n]) for n in range(1, MOST + 1) for i in range(len(words) - n + 1))
 
@@ -37,7 +41,10 @@ def _score(given: Counts, right: Sequence[Counts], found: Counts, rows: int) -> 
 
 
 def _similar(given: Counts, right: Counts, found: Counts, rows: int) -> float:
-    """10 times the mean over n of the clipped cosine of both weighted counts, less where the lengths differ."""
+    """10 times the mean over n of the clipped cosine between the weighted n-gram counts.
+
+    A Gaussian factor lowers the score where the two lengths differ.
+    """
     apart = _length(given) - _length(right)
     one, other = (_weighted(counts, found, rows) for counts in (given, right))
     cosines = []
@@ -49,7 +56,9 @@ def _similar(given: Counts, right: Counts, found: Counts, rows: int) -> float:
 
 
 def _weighted(counts: Counts, found: Counts, rows: int) -> dict[tuple[str, ...], float]:
-    """A count times the logarithm of how rarely the n-gram occurs in the references of a picture."""
+    """Multiplies each count by the n-gram's inverse document frequency (log), one document a
+    picture.
+    """
     return {gram: x * math.log(rows / max(found[gram], 1)) for gram, x in counts.items()}
 
 

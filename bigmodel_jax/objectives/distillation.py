@@ -62,7 +62,7 @@ class Distillation(NextToken):
         Metric("teacher_loss", "Teacher's loss", "less", "{:.3f}", "nats per token", beside="loss", label="teacher"),
     )
 
-    # ---------------------------------------------------------------------------------------------- the teacher
+    # ---------------------------------------------------------------- the teacher
 
     def sources(self) -> dict[str, str]:
         return {TEACHER: self.teacher} if self.teacher else {}
@@ -126,7 +126,7 @@ class Distillation(NextToken):
         if self.top_k and self.top_k >= sizes[0]:
             raise ValueError(f"objective.top_k = {self.top_k}: it must be below the vocabulary, {sizes[0]}; 0 = all")
 
-    # ---------------------------------------------------------------------------------------------- the loss
+    # ---------------------------------------------------------------- the loss
 
     def loss(self, model: Model, params: Tree, batch: dict, *, rng: jax.Array | None, train: bool) -> Loss:
         batch, rng = self.inputs(batch, rng)

@@ -74,7 +74,7 @@ def tree_sum(leaf: Callable[[jax.Array], Any], n: int, start: jax.Array | int = 
     return jax.tree.map(lambda x: x[0] + x[1], both)
 
 
-# ------------------------------------------------------------------------------------------------ between devices
+# ---------------------------------------------------------------- between devices
 
 
 def gather(x: jax.Array, spec: P) -> jax.Array:
@@ -114,7 +114,7 @@ def all_reduce(x: jax.Array, axis: str, n: int) -> jax.Array:
     return jax.lax.all_gather(reduce_scatter(flat, axis, n), axis, tiled=True)[: x.size].reshape(x.shape)
 
 
-# ------------------------------------------------------------------------------------------------ norm
+# ---------------------------------------------------------------- norm
 
 
 def norm(config: Config, mesh: Mesh, spec: params.Tree, specs: Any, grads: Any) -> jax.Array:

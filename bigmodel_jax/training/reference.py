@@ -121,7 +121,7 @@ def _kept(run_dir: Path) -> str:
     return processes.from_first(json.loads(path.read_text())["weights"] if path.is_file() else "")
 
 
-# ------------------------------------------------------------------------------------------------ the weights
+# ---------------------------------------------------------------- the weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _digest(weights: params.Tree) -> str:
     return cache.key({name: int(n) for name, n in zip(arrays, np.asarray(digests(list(arrays.values()))), strict=True)})
 
 
-# ------------------------------------------------------------------------------------------------ one split
+# ---------------------------------------------------------------- one split
 
 
 def _of_split(config: Config, mesh, split: str, source: Source, console: Console | None) -> np.ndarray:

@@ -79,7 +79,7 @@ def judges(names: tuple[str, ...], seconds: float) -> Judges:
     return found
 
 
-# ------------------------------------------------------------------------------------------------ in a process of its own
+# ---------------------------------------------------------------- in a process of its own
 
 
 def _begin() -> None:

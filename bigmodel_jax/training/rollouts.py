@@ -181,7 +181,7 @@ def lengths(answers: list[Answer]) -> dict[str, Mean]:
     return {"response_length": mean(sizes), "stopped": mean([answer.rollout.finished for answer in answers])}
 
 
-# ------------------------------------------------------------------------------------------------ log-probabilities
+# ---------------------------------------------------------------- log-probabilities
 
 
 def make_log_probs(config: Config, mesh: Mesh):
@@ -199,7 +199,7 @@ def make_log_probs(config: Config, mesh: Mesh):
     return processes.compiled_together(jax.jit(run, out_shardings=dict.fromkeys(names, row)))
 
 
-# ------------------------------------------------------------------------------------------------ a rollout in a save
+# ---------------------------------------------------------------- a rollout in a save
 
 
 def packed(arrays: dict[str, np.ndarray]) -> str:

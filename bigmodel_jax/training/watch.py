@@ -66,7 +66,7 @@ def kept(name: str, x: Any) -> Mean:
     return Mean(jnp.float32(squares), jnp.float32(sum(leaf.size for leaf in leaves)))
 
 
-# ------------------------------------------------------------------------------------------------ gradient noise
+# ---------------------------------------------------------------- gradient noise
 
 PIECES, NUMBER = f"{PREFIX}pieces", f"{PREFIX}number"
 

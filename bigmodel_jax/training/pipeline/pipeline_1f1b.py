@@ -118,7 +118,7 @@ def _together(job: Job, grads: tuple[list, list, Any]) -> Any:
     return whole | jax.tree.map(jnp.add, job.split.outside(whole), outside)
 
 
-# ------------------------------------------------------------------------------------------------ ticks
+# ---------------------------------------------------------------- ticks
 
 
 def _enter(job: Job, wave: jax.Array) -> tuple[list, list, list]:
@@ -206,7 +206,7 @@ def _each(fn: Callable) -> Callable:
     return run
 
 
-# ------------------------------------------------------------------------------------------------ arrays
+# ---------------------------------------------------------------- arrays
 
 
 def _start(job: Job) -> Carry:
