@@ -1,4 +1,6 @@
-"""Objectives: `score(out, batch, params, train) -> Loss` of what a model gave, one task per file."""
+"""Training objectives, one task per file; most define `score(out, batch, params, train)
+-> Loss`.
+"""
 
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.classification import Classification
