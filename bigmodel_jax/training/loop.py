@@ -193,8 +193,7 @@ class Run:
             if save_locally:
                 self.save(done, state, {}, locally=True)
             if save_now or stopping:
-                # With early stopping, the evaluated save must be known as the best one, not the
-                # next save.
+                # Early stopping must know the evaluated save as the best one, not the next save.
                 self.save(done, state, scalars if ranked or not self.patience.limit else {})
             if stopping:
                 break
@@ -241,7 +240,7 @@ class Run:
         self.spikes.see(step, sums, on_device)
         if logged:
             values = {n: float(mean.compute()) for n, mean in sums.items() if not n.startswith(watch.PREFIX)}
-            values |= {"skipped_steps": self.skipped, "recompilations": self.recompilations.count()}  # counts of this process
+            values |= {"skipped_steps": self.skipped, "recompilations": self.recompilations.count()}  # of this process
             values |= dict.fromkeys(self.spikes.reads, self.spikes.count)
             self.writers.write(step, values | rates)
         if seen := watch.values(sums):
