@@ -51,6 +51,7 @@ def _similar(given: Counts, right: Counts, found: Counts, rows: int) -> float:
     for n in range(1, MOST + 1):
         a, b = ({g: x for g, x in side.items() if len(g) == n} for side in (one, other))
         size = math.sqrt(sum(x * x for x in a.values())) * math.sqrt(sum(x * x for x in b.values()))
+        # The minimum stops a caption from gaining by repeated words.
         cosines.append(sum(min(x, b[g]) * b[g] for g, x in a.items() if g in b) / size if size else 0.0)
     return 10 * float(np.mean(cosines)) * math.exp(-(apart**2) / (2 * SIGMA**2))
 

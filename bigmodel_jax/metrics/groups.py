@@ -87,6 +87,7 @@ def table(total: dict[str, Rows], names: Sequence[str]) -> list[list]:
 
 
 def _with_interval(values: np.ndarray, weights: np.ndarray) -> list[float]:
+    # Wilson's interval holds for unweighted 0/1 values only.
     is_share = np.isin(values, (0.0, 1.0)).all() and (weights == 1).all()
     low, high = wilson(values.sum(), len(values)) if is_share else bootstrap(values, weights)
     return [float(np.average(values, weights=weights)), low, high]

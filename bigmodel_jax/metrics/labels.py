@@ -13,6 +13,7 @@ def among_top(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     """
     own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
     before = jnp.arange(logits.shape[-1]) < labels[..., None]
+    # Counting the logits ahead of the label avoids sorting all classes.
     ahead = jnp.sum((logits > own) | ((logits == own) & before), axis=-1)
     return (ahead < k).astype(jnp.float32)
 
@@ -51,6 +52,7 @@ def confusion_of_places(logits: jax.Array, labels: jax.Array, weights: jax.Array
     num_classes = logits.shape[-1]
     weights = jnp.broadcast_to(weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim)), labels.shape)
     known = (labels >= 0) & (labels < num_classes)
+    # A 2-D histogram as one scatter-add: the cell number is label * classes + prediction.
     places = jnp.where(known, labels * num_classes + jnp.argmax(logits, axis=-1), 0)
     counted = jnp.where(known, weights, 0.0).astype(jnp.float32)
     counts = jnp.zeros(num_classes**2).at[places.ravel()].add(counted.ravel())

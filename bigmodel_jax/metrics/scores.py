@@ -53,6 +53,7 @@ def log_odds(log_probs: jax.Array) -> jax.Array:
 
     The ROC curve of class 0 mirrors that of class 1, so one of them is enough.
     """
+    # log(1 - p) by expm1 keeps its digits for p near 1; `tiny` avoids log(0).
     odds = log_probs - jnp.log(jnp.maximum(-jnp.expm1(log_probs), jnp.finfo(jnp.float32).tiny))
     return odds[:, 1:] if odds.shape[-1] == 2 else odds
 
@@ -68,6 +69,7 @@ def threshold_sums(odds: jax.Array, labels: jax.Array, weights: jax.Array) -> Me
     own = (labels[:, None] == classes).astype(jnp.int32)
     bins = jnp.floor((jnp.clip(odds, -FURTHEST, FURTHEST) + FURTHEST) * (THRESHOLDS / (2 * FURTHEST)))
     bins = jnp.clip(bins.astype(jnp.int32), 0, THRESHOLDS - 1)
+    # A histogram of (class, own, bin) as one scatter-add over flat cell numbers.
     places = (jnp.arange(num) * 2 + own) * THRESHOLDS + bins
     weights = jnp.broadcast_to(weights[:, None], places.shape).astype(jnp.float32)
     counts = jnp.zeros(num * 2 * THRESHOLDS).at[places.ravel()].add(weights.ravel())
@@ -109,6 +111,7 @@ def curve(counts: np.ndarray) -> Curve:
     """The curves of one class. counts (2, bins): rows of other classes, and of this class, by
     rising score.
     """
+    # Scores rise with the bin, so the reversed sums lower the threshold step by step.
     others, own = np.cumsum(np.asarray(counts, np.float64)[:, ::-1], axis=1)
     kept = np.flatnonzero(np.diff(others + own, prepend=0.0))  # a bin without rows moves no threshold
     others, own = (np.concatenate([[0.0], x[kept]]) for x in (others, own))

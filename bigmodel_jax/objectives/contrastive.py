@@ -119,5 +119,6 @@ def softmax_nats(per_image: jax.Array, per_text: jax.Array) -> jax.Array:
 
 def sigmoid_nats(per_image: jax.Array) -> jax.Array:
     """(B,) loss of each image, summed over the texts."""
+    # +1 on the diagonal, where image and text match, and -1 elsewhere.
     signs = 2 * jnp.eye(len(per_image)) - 1
     return -jnp.sum(jax.nn.log_sigmoid(signs * per_image), axis=1)

@@ -107,6 +107,7 @@ def loss(logits_BTV, num_frames_B, labels_BU, num_labels_B, blank: int) -> jax.A
     Matrix products use full precision, because a TPU's default would round log-probabilities to
     bfloat16.
     """
+    # Optax takes paddings: 1.0 for frames and labels that do not count.
     behind = jnp.arange(logits_BTV.shape[1]) >= num_frames_B[:, None]
     unused = jnp.arange(labels_BU.shape[1]) >= num_labels_B[:, None]
     with jax.default_matmul_precision("highest"):

@@ -52,6 +52,7 @@ def align(logits_BTV, num_frames_B, labels_BU, num_labels_B, *, blank: int) -> A
     emitted = jnp.take_along_axis(log_probs, jnp.broadcast_to(states[:, None], (B, T, S)), axis=2)
     # A path may skip the blank between two labels only if the labels differ.
     skips = (jnp.arange(S) % 2 == 1) & (states != jnp.roll(states, 2, axis=1)) & (jnp.arange(S) > 1)
+    # A path begins in the first blank or in the first label.
     start = jnp.where(jnp.arange(S) < 2, emitted[:, 0], IMPOSSIBLE)
     start = jnp.where((jnp.arange(S) == 1) & (num_labels_B[:, None] == 0), IMPOSSIBLE, start)
 
@@ -61,11 +62,13 @@ def align(logits_BTV, num_frames_B, labels_BU, num_labels_B, *, blank: int) -> A
         one = jnp.pad(score, ((0, 0), (1, 0)), constant_values=IMPOSSIBLE)[:, :-1]
         two = jnp.where(skips, jnp.pad(score, ((0, 0), (2, 0)), constant_values=IMPOSSIBLE)[:, :-2], IMPOSSIBLE)
         ways = jnp.stack([score, one, two])
+        # Padding frames keep the score and the state.
         inside = (t < num_frames_B)[:, None]
         new = jnp.where(inside, jnp.max(ways, axis=0) + emitted_BS, score)
         return new, jnp.where(inside, jnp.argmax(ways, axis=0), 0)
 
     score, steps = jax.lax.scan(forward, start, (emitted.swapaxes(0, 1)[1:], jnp.arange(1, T)))
+    # A path ends in the last blank or in the last label.
     ends = jnp.stack([2 * num_labels_B, jnp.maximum(2 * num_labels_B - 1, 0)], axis=1)
     reached = jnp.take_along_axis(score, ends, axis=1)
     last = jnp.take_along_axis(ends, jnp.argmax(reached, axis=1)[:, None], axis=1)[:, 0]

@@ -86,6 +86,7 @@ class Detection(Objective):
         query = match(logits, boxes, true, classes, here, self.l1, self.iou)
         objects = jnp.maximum(jnp.sum(here), 1).astype(jnp.float32)
         none = logits.shape[-1] - 1
+        # Queries without a matched object keep the label "no object".
         labels = jnp.full(logits.shape[:2], none)
         labels = jax.vmap(lambda row, q, c: row.at[q].set(c))(labels, query, jnp.where(here, classes, none))
         weights = jnp.where(labels == none, self.no_object, 1.0) * rows[:, None]

@@ -26,6 +26,7 @@ class Diffusion(Denoising):
     scale: Positive = 2.0  # see offset
 
     def inputs(self, batch, rng) -> tuple[dict, jax.Array]:
+        # Without a key, as in evaluation, every batch gets the same times and noise.
         time_rng, noise_rng, model_rng = jax.random.split(jax.random.key(0) if rng is None else rng, 3)
         image = self.moved(batch["image"])
         timestep = jax.random.randint(time_rng, (len(image),), 0, self.num_steps)

@@ -144,6 +144,7 @@ class Distillation(NextToken):
                 f"objective.teacher = {self.teacher!r} takes {config.max_seq_len} tokens, and a row has "
                 f"{batch['tokens'].shape[1]}; lower data.seq_len"
             )
+        # No random key and train=False: the teacher runs without dropout.
         theirs = self._run(config.make(), teacher, batch, rng=None, train=False)
         theirs, teacher_states = jax.lax.stop_gradient(theirs)
         base, weights = self.of_text(out, batch, train, 1.0 - self.alpha), batch["weights"].astype(jnp.float32)

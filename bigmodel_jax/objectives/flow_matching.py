@@ -39,6 +39,7 @@ class FlowMatching(Denoising):
     scale: Positive = 2.0  # see offset
 
     def inputs(self, batch, rng) -> tuple[dict, jax.Array]:
+        # Without a key, as in evaluation, every batch gets the same times and noise.
         time_rng, noise_rng, model_rng = jax.random.split(jax.random.key(0) if rng is None else rng, 3)
         image = self.moved(batch["image"])
         noise = jax.random.normal(noise_rng, image.shape)

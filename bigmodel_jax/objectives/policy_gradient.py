@@ -188,6 +188,7 @@ class PolicyGradient(Objective):
 
     def score(self, out, batch, *, params, train) -> Loss:
         weights, log_probs = batch["weights"].astype(jnp.float32), self.log_probs(out, batch)
+        # Without old log-probabilities the current policy has sampled, and the ratio is 1.
         old = batch.get("old_log_probs", jax.lax.stop_gradient(log_probs))
         ratio = self.ratios(log_probs - old, weights)
         losses, held = self.clipped(ratio, batch["advantages"][:, None])
@@ -199,6 +200,7 @@ class PolicyGradient(Objective):
             "entropy": metrics.weighted(self.entropy(out), weights),
         }
         if self.kl:
+            # k3 = exp(d) - d - 1 with d = log p_reference - log p: unbiased, and never negative.
             apart = batch["reference_log_probs"] - log_probs
             divergence = jnp.exp(apart) - apart - 1
             sums["kl"] = metrics.weighted(divergence, weights)
@@ -226,6 +228,7 @@ class PolicyGradient(Objective):
         1).
         """
         low, high = 1 - self.clip_low, 1 + self.clip_high
+        # The clip only stops updates that would move the ratio further away from 1.
         held = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
         return -jnp.minimum(ratio * advantages, jnp.clip(ratio, low, high) * advantages), held
 

@@ -60,6 +60,7 @@ class Segmentation(Objective):
     def score(self, out, batch, *, params, train) -> Loss:
         logits, labels = at_size_of(out.value, batch["mask"]), batch["mask"]
         weights = self.labelled(labels, logits.shape[-1]) * batch["weights"].astype(jnp.float32)[:, None, None]
+        # Ignored pixels have weight 0, but their label must still index a class.
         safe = jnp.where(weights > 0, labels, 0)
         nats = weighted(cross_entropy(logits, safe)[0], weights)
         right = weighted((jnp.argmax(logits, axis=-1) == safe).astype(jnp.float32), weights)

@@ -64,6 +64,7 @@ def losses(value: jax.Array, batch: dict) -> tuple[jax.Array, jax.Array]:
     are masked.
     """
     legal = batch["legal"] > 0
+    # -1e9 rather than -inf: 0 * -inf would be NaN in the gradient.
     log_policy = jax.nn.log_softmax(jnp.where(legal, value[:, :-1], -1e9))
     policy = -jnp.sum(jnp.where(legal, batch["search_policy"] * log_policy, 0.0), -1)
     return policy, jnp.square(value[:, -1] - batch["outcome"])

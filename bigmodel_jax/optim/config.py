@@ -91,6 +91,7 @@ class OptimConfig:
 
     def make(self, spec: params.Tree, total_steps: int) -> Optimizer:
         """The whole optimizer of the trained parameters of `spec`."""
+        # Groups need the whole spec; the rules below see only the trained parameters.
         whole = self.freeze(spec)
         spec = params.of_kind(whole, whole, "trained")
         if self.groups or any(width != params.Width() for width in of_spec(spec).values()):

@@ -147,6 +147,7 @@ def owned(cfg: Any, spec: params.Tree) -> dict[str, Owned]:
             continue
         group, width = None if n is None else cfg.groups[n], widths[path]
         label = REST if n is None else str(n)
+        # Each μP width needs a rate of its own, so it gets a label of its own.
         label += "" if width == Width() else f".width{kinds.index(width)}"
         found[path] = Owned(label, scaled(cfg if group is None else group.config(cfg), width), group)
     return found

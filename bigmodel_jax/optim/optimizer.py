@@ -34,6 +34,7 @@ def clip(grads: Any, norm: jax.Array, limit: float) -> Any:
     """
     if not limit:
         return grads
+    # The floor of the norm avoids 0 / 0 for gradients that are all zero.
     scale = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12))
     return jax.tree.map(lambda g: g * scale, grads)
 

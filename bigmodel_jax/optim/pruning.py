@@ -138,6 +138,7 @@ def _gradual(tx, cfg: PruneConfig, found: dict[str, Param], total_steps: int) ->
                 {p: _smallest_out(flat[p], now[p], found[p], share) if p in found else flat[p] for p in flat}
             )
 
+        # The branch spares the sort of all weights on the other steps.
         updates = jax.lax.cond(due, prune, lambda updates: updates, updates)
         return updates, (inner, optax.ScaleByScheduleState(optax.safe_increment(count)))
 
@@ -153,4 +154,5 @@ def _smallest_out(update: jax.Array, weight: jax.Array, p: Param, share: jax.Arr
     order = jnp.argsort(sizes, axis=-1)
     places = jnp.broadcast_to(jnp.arange(sizes.shape[-1]), sizes.shape)
     ranks = jnp.put_along_axis(jnp.zeros_like(places), order, places, axis=-1, inplace=False).reshape(p.shape)
+    # Adding -weight to the weight makes it exactly zero.
     return jnp.where(ranks < k, -weight, update).astype(update.dtype)

@@ -44,6 +44,7 @@ class BucketHold:
         try:
             with paths.answering(self._path):
                 self._path.unlink(missing_ok=True)
+            # `new` fails if another process has created the object in between.
             paths.write(self._path, self._text(0), new=True)
         except FileExistsError:
             return self._read() or {"id": ""}

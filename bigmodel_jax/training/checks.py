@@ -68,6 +68,7 @@ def check_data(config: Config) -> None:
     for name, needed in config.data.requirements().items():
         has = _field(config.model, name, needed)
         least = isinstance(needed, int) and name not in config.data.exact
+        # Integer sizes are minima; other requirements must match exactly.
         if has < needed if least else _plain(has) != _plain(needed):
             source = f" (data.{config.data.required_by[name]})" if name in config.data.required_by else ""
             raise ValueError(f"model.{name} = {has}, but the data needs {'at least ' if least else ''}{needed}{source}")

@@ -49,6 +49,7 @@ def compile_programs(
     steps = [make_train_step(config, mesh, traced)]
     if config.report.watch:
         steps.append(make_train_step(config, mesh, traced, watched=True))
+    # A pmap step has no `lower`; it compiles at its first call.
     if not all(hasattr(step, "lower") for step in steps):
         return Programs(steps[0], steps[-1], digest, None)
     steps = [fits.compile_step(step.lower(state, batch, constants, *more), mesh) for step in steps]

@@ -48,7 +48,7 @@ Places = Mapping[str, Place]
 
 
 def places(config: Config, run_dir: Path, step: int) -> dict[str, Place]:
-    """Where the parameters lie that an evaluation of the run would use at `step`.
+    """The places of the parameters that an evaluation of the run at `step` would use.
 
     Parameters that the run stores in blocks are left out.
     """

@@ -45,6 +45,7 @@ def gradients(
     def local(compute, frozen, batch, rng, constants):
         whole, constants = jax.tree.map(gather, (compute, constants), (specs, constant_specs))
         pieces = jax.tree.map(lambda x: x.reshape(local_groups, -1, *x.shape[1:]), batch)
+        # The group's global number seeds its random key, so draws do not depend on the mesh.
         first = jax.lax.axis_index(axes) * local_groups
 
         def group(i):
@@ -123,6 +124,7 @@ def reduce_scatter(x: jax.Array, axis: str, n: int, dim: int = 0) -> jax.Array:
 
 def all_reduce(x: jax.Array, axis: str, n: int) -> jax.Array:
     """The whole sum over `axis`, on every device."""
+    # Padded to a multiple of n, so that every device reduces an equal block.
     flat = jnp.pad(x.reshape(-1), (0, -x.size % n))
     return jax.lax.all_gather(reduce_scatter(flat, axis, n), axis, tiled=True)[: x.size].reshape(x.shape)
 

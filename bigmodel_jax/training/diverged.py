@@ -29,6 +29,7 @@ def diverged(
     config: Config, mesh, state: TrainState, batches: Experience, first: int, num: int, constants: params.Tree
 ) -> Diverged:
     """Logs and returns the error to raise: `num` steps were skipped, beginning at step `first`."""
+    # The failed step's batch is made again from its number.
     batches.seek(first - 1)
     error = Diverged(first, num, describe(config, mesh, state, batches.next(state), first, constants))
     log.info("%s", error)  # the terminal shows the error itself

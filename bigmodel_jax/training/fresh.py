@@ -181,6 +181,7 @@ def _take(origin: Origin, config: Config, mesh, mine: set[str], prefix: str = ""
     found = _matches(origin, config, mine, prefix, merges)
     step = origin.step
     lie = constants.places(origin.config, origin.folder, step)
+    # Constants in another run stay there; only their places are noted.
     referred = {path for path, m in found.items() if spec[path].kind == "constant" and m.name in lie and not merges}
     values, wanted = {}, {path: match for path, match in found.items() if path not in referred}
     if wanted:

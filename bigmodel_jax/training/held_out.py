@@ -52,6 +52,7 @@ class HeldOut:
         local["stopped"] = np.array([answer.rollout.finished for answer in answers], np.float32)
         if self._policy.functions:
             local["reward"] = np.nan_to_num(self._policy.totals(answers)).astype(np.float32)
+        # The compiled step needs full batches.
         local = {k: np.pad(v, ((0, more), *((0, 0),) * (v.ndim - 1))) for k, v in local.items()}
         return self._place({k: v[self._place.low : self._place.high] for k, v in local.items()})
 

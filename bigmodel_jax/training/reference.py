@@ -180,6 +180,7 @@ def _of_split(config: Config, mesh, split: str, source: Source, console: Console
     model = config.model
     if isinstance(getattr(model, "compute", None), Compute):  # these settings change only rounding
         model = dataclasses.replace(model, compute=Compute())
+    # The cache key: whatever changes the values must be in it.
     facts = [_content(rows), source.digest, repr(model), repr(config.adapters), config.precision.compute]
     folder = config.data.root() / f"reference-{FORMAT}" / cache.key(facts)
     # All processes compute together, so they do it before one of them locks the cache.

@@ -145,6 +145,7 @@ class Rollouts:
     def _answered(self, number: int, weights, attempt: int, places: list[int]) -> list[list[Answer]]:
         """The group for each place of the rollout, in attempt number `attempt`."""
         size, group, seed = self._config.train.batch_size, self._data.group, self._config.train.seed
+        # Each attempt has its own order of prompts, so replacements differ.
         start = shuffle.start([seed, attempt] if attempt else seed)
         examples = number * (size // group) + np.array(places)
         asks = []

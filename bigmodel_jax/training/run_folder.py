@@ -87,6 +87,7 @@ def check(run_dir: Path, config: Config, step: int = 0) -> None:
     if path.is_file() or saves:
         before = load(run_dir, runs_code=False)
         saved = [int(name) for name in saves if name.isdecimal()]
+        # Stages of a mixture that lie in the run's future may still change.
         ahead = config.data.ahead(before.data, max([step, *saved]))
         changed = {n: v for n, v in differences(before, config).items() if not _below(n, ahead)}
         resumes = bool(saved)

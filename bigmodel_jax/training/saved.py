@@ -121,6 +121,7 @@ def generate_from_run(
     if image:
         asked, beside = config.data.asked(Path(image), sample.prompt, tokenizer, _template(run_dir))
     prompt = check_sample(config, sample, tokenizer, chat=asked, pictured=bool(image))
+    # Any mesh's checkpoint can be restored on one device.
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, _ = load_weights(config, run_dir, mesh, which, adapter=adapter)

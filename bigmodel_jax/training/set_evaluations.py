@@ -77,6 +77,7 @@ def open_sets(config: Config, mesh: Mesh, run_dir: Path, *, resumes: bool, conso
             check_data(own)
             _check_tokenizer(own, run)
             source = _source(own, mesh, run_dir, resumes, console)
+        # The run's compiled eval step serves a set that computes the same metrics.
         shared = not (
             one.objective or own.eval.metrics or own.data.group_by or config.eval.metrics or config.data.group_by
         )
@@ -120,7 +121,7 @@ def _vocabulary(tokenizer: Any) -> dict[str, int]:
 
 
 def due(step: int, every: int) -> bool:
-    """Whether something that happens `every` steps happens after `step`; 0 = never."""
+    """Whether `step` is a multiple of `every`; False for every = 0."""
     return every > 0 and step % every == 0
 
 

@@ -72,6 +72,7 @@ class SharedPrograms(OwnPrograms):
         names = self._traced[blank]
         left = {name: field_of(config, name) for name in self._fields if name not in names}
         key = (blank, repr(left), tuple(map(str, mesh.devices.flat)))
+        # The oldest entry goes first, because dicts keep the order of insertion.
         if key not in self._kept:
             while len(self._kept) >= KEPT:
                 del self._kept[next(iter(self._kept))]

@@ -38,6 +38,7 @@ def judge(config: SpikeConfig, recent: Recent, loss: jax.Array, norm: jax.Array)
     full = count >= config.window
     finite = jnp.isfinite(now).all()  # other steps are skipped anyway and must not enter the window
     above = jnp.where(full & finite, ((now - median) / spread).max(), 0.0)
+    # A ring buffer: the newest step overwrites the oldest one.
     put = values.at[:, count % config.window].set(now)
     recent = {"values": jnp.where(finite, put, values), "count": count + finite.astype(jnp.int32)}
     return above > config.deviations, above, recent

@@ -114,6 +114,7 @@ def with_weights(config: Config, state: TrainState, trainable: params.Tree, froz
     where = jax.tree.map(lambda x: x.sharding, state.opt_state)
     state = state.replace(params=trainable, frozen=frozen, opt_state=None)  # never two optimizer states in memory
     full = cast(trainable, "float32")
+    # A copy, because some optimizers keep the first weights, and the step donates its buffers.
     make = jax.jit(lambda tree: optimizer.tx.init(jax.tree.map(jnp.copy, tree)), out_shardings=where)
     return state.replace(opt_state=make(full), ema=None if state.ema is None else jax.tree.map(jnp.copy, full))
 

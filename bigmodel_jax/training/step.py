@@ -130,6 +130,7 @@ def train_step(
     all leaves. A select takes a CPU a tenth of a step. A branch takes memory on a TPU, which copies
     its arrays into other layouts, and makes a GPU wait for the host.
     """
+    # The key depends only on seed and step, so a resumed run draws the same numbers.
     rng = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
     constants = constants or {}
     wanted = params.paths(params.of_kind(model.spec, model.spec, "constant"))
@@ -138,6 +139,7 @@ def train_step(
     # --- gradients of the summed loss
     if in_pieces(config):
         batch = with_token_share(batch)
+    # One cast to the compute dtype per step; gradients are taken with respect to the cast weights.
     compute, constants = cast((state.params, constants), config.precision.compute)
     with precision.use(config.precision):
         grads, mean, sums, frozen = gradients(compute, state.frozen, batch, rng, constants)
@@ -246,6 +248,7 @@ def accumulate(config, model, compute, frozen, batch, rng, constants=None, *, wa
 
     pieces = jax.tree.map(lambda x: split(x, n), batch)
     rngs = jax.random.split(rng, n)
+    # The shapes of one piece's results give the zeros with which the sums begin.
     first = jax.eval_shape(one, frozen, jax.tree.map(lambda x: x[0], pieces), rngs[0])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first[:3])
     known, new = params.paths(frozen), params.paths(first[3])

@@ -78,6 +78,7 @@ class Schedule:
         ticks = range(self.delay + self.one_way)
         going = {tuple(map(int, (i[0], j[0]))): t for t in ticks for v, i, j in [self.backward(t)] if v[0]}
         for t in ticks:
+            # Slots whose backward pass is over become free again.
             while busy and busy[0][0] < t:
                 heapq.heappush(free, heapq.heappop(busy)[1])
             valid, i, j = (int(a[0]) for a in self.forward(t))

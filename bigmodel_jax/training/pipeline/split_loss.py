@@ -135,6 +135,7 @@ def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
 def _reads(fn: Callable, tree: Any) -> bool:
     """Whether a result of `fn(tree)` depends on the values in the tree."""
     jaxpr = jax.make_jaxpr(fn)(tree).jaxpr
+    # Follows the data flow from the inputs through all equations.
     reached = set(map(id, jaxpr.invars))
     for equation in jaxpr.eqns:
         if any(id(v) in reached for v in equation.invars):
