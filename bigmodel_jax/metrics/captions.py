@@ -57,8 +57,9 @@ def _similar(given: Counts, right: Counts, found: Counts, rows: int) -> float:
 
 
 def _weighted(counts: Counts, found: Counts, rows: int) -> dict[tuple[str, ...], float]:
-    """Multiplies each count by the n-gram's inverse document frequency (log), one document a
-    picture.
+    """Multiplies each count by the log of the n-gram's inverse document frequency.
+
+    The references of one picture are one document.
     """
     return {gram: x * math.log(rows / max(found[gram], 1)) for gram, x in counts.items()}
 

@@ -15,7 +15,7 @@ from bigmodel_jax.objectives.cross_entropy import of_tokens
 
 @dataclasses.dataclass(frozen=True)
 class NextToken(Objective):
-    """Mean cross-entropy in nats over the targets, weighted.
+    """Weighted mean cross-entropy over the targets, in nats.
 
     Batch: tokens, targets (B, T) int32; weights (B, T) float32; segment_ids, positions (B, T)
     int32; in evaluation target_bytes (B, T) int32, the number of UTF-8 bytes of each target's text.

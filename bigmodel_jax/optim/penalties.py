@@ -13,7 +13,7 @@ from bigmodel_jax.core.params import Param
 def penalised(
     tx: optax.GradientTransformation, l1: float, l2: float, mask: params.Tree
 ) -> optax.GradientTransformation:
-    """`tx` on the gradient of loss + l1 |w| + l2 w^2 / 2, for the weights where `mask` is True."""
+    """`tx` applied to the gradient of loss + l1 |w| + l2 w^2 / 2, for weights where `mask` is True."""
     if not (l1 or l2):
         return tx
     tx = optax.with_extra_args_support(tx)

@@ -89,7 +89,7 @@ def train(
         facts = provenance.check(config, run_dir, resumes=newest >= 0, source=source, accept=accept)
         stages.begin("Preparing data")
         tokenize_together(config.data)
-        # In turn: the first process on a host prepares the data, the others find it in the cache.
+        # Process 0 prepares the data first; the other processes then find it in the cache.
         batches, validation = processes.in_turn("data", lambda: open_data(config, mesh))
         config = epochs.resolve(config, len(batches.rows))
         if newest > config.train.steps:

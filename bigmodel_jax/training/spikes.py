@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from bigmodel_jax.config import SpikeConfig
 
 DEVIATION = 1.4826  # a normal distribution's standard deviation in median absolute deviations
-SMALLEST = 0.01  # least spread, as a share of the median, because equal losses have none
+SMALLEST = 0.01  # smallest spread, as a share of the median; equal losses would have none
 
 Recent = dict[str, jax.Array]  # values (2, window): loss and gradient norm of recent steps; count (): number of steps
 

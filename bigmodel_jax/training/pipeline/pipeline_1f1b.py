@@ -1,4 +1,4 @@
-"""Gradients with the 1F1B pipeline schedule, also interleaved.
+"""Gradients of a pipeline-parallel model by the 1F1B schedule, plain or interleaved.
 
 Backward passes begin while microbatches still enter (PipeDream-Flush, arXiv:2006.09503). With
 several rounds it is the interleaved schedule (arXiv:2104.04473).
@@ -258,7 +258,7 @@ def _start(job: Job) -> Carry:
 
 
 def _of(job: Job, wave: Any) -> tuple[Any, jax.Array]:
-    """Rows and random keys of the microbatch of the wave whose home each stage is."""
+    """The rows and random keys of each stage's own microbatch of the wave."""
     wave = jnp.clip(wave, 0, job.schedule.m // job.schedule.n - 1)
     return jax.tree.map(lambda a: of_wave(a, wave), (job.rows, job.rngs))
 
