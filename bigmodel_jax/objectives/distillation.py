@@ -120,7 +120,7 @@ class Distillation(NextToken):
         if len(self.student_layers) != len(self.teacher_layers):
             raise ValueError(
                 f"objective.student_layers = {self.student_layers} and objective.teacher_layers = {self.teacher_layers} "
-                "are not equally many; each pair of layers is one of either"
+                "differ in length; the layers are compared in pairs"
             )
         for name, layers, config in (
             ("student", self.student_layers, model),

@@ -136,7 +136,7 @@ class PolicyGradient(Objective):
             if self.reference_storage != BaseConfig():
                 raise ValueError(
                     f"objective.reference_storage with objective.kl = {self.kl:g} and objective.reference = "
-                    f"{self.reference!r}: only another run's weights are kept; leave it out, or name a run with a kl above 0"
+                    f"{self.reference!r}: only another run's weights are stored; leave it out, or name a run with kl above 0"
                 )
             return {}
         return {"reference": self.reference_storage.of_another(model.make().spec, "objective.reference_storage")}

@@ -58,8 +58,8 @@ class Referenced(Objective):
         if self.reference != "constants":
             if self.reference_storage != BaseConfig():
                 raise ValueError(
-                    f"objective.reference_storage with objective.reference = {self.reference!r}: only 'constants' are "
-                    "weights of the reference's own; leave it out, or take 'constants'"
+                    f"objective.reference_storage with objective.reference = {self.reference!r}: only 'constants' "
+                    "stores weights of the reference; leave it out, or take 'constants'"
                 )
             return {}
         if not self.reference_run:

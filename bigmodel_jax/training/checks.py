@@ -27,8 +27,8 @@ def check_trains(config: Config) -> None:
     """Raises ValueError where all weights are quantized constants, so that nothing trains."""
     if config.quantize.kind != "none" and not config.quantize.aware:
         raise ValueError(
-            f"quantize.kind = {config.quantize.kind!r}: nothing of it trains; train the run that it was made of, or adapters "
-            "beside a base in 8 or 4 bits (adapters.base)"
+            f"quantize.kind = {config.quantize.kind!r}: a quantized run has no weights to train; train the run that "
+            "it was made from, or adapters on a quantized base (adapters.base)"
         )
 
 
@@ -42,7 +42,7 @@ def check_spikes(config: Config) -> None:
     if not (config.checkpoint.every or config.checkpoint.local_every):
         raise ValueError(f"{option} needs saves to go back to, such as --checkpoint.every 100")
     if data.experience is not DataConfig.experience or config.data.prompts:
-        raise ValueError(f"{option}: the batches of {data.__name__} are made by the weights; give 'skip'")
+        raise ValueError(f"{option}: the weights generate the batches of {data.__name__}; give 'skip'")
 
 
 def check_rows(config: Config, rows: Rows) -> None:
@@ -56,7 +56,9 @@ def check_rows(config: Config, rows: Rows) -> None:
     if most is not None and steps * size > most:
         raise ValueError(f"train.steps = {steps}: {steps * size:,} examples are asked for, and {exhausted(most)}")
     if most is not None and config.train.spikes.action == "rollback":
-        raise ValueError(f"train.spikes.action = 'rollback': no batch is to spare, {exhausted(most)}; or give 'skip'")
+        raise ValueError(
+            f"train.spikes.action = 'rollback': there are no batches to spare, {exhausted(most)}; or give 'skip'"
+        )
     made = type(config.data).experience is not DataConfig.experience  # then the batches are not made of these rows
     if not made and not config.data.row():
         held = rows.batch(np.zeros(1, np.int64), np.zeros(1, np.uint64))

@@ -201,8 +201,8 @@ def _copied(run_dir: Path, wanted: params.Tree) -> params.Tree:
     folder = run_dir / FOLDER
     if not _is_kept(run_dir):
         raise ValueError(
-            f"run_dir = {str(run_dir)!r}: {folder} is gone, which holds the constant parameters of all its checkpoints, or "
-            f"{FILE}, which says where they lie; copy it back, or start another run"
+            f"run_dir = {str(run_dir)!r}: {folder}, which holds the constant parameters of all checkpoints, or "
+            f"{FILE}, which says where they lie, is gone; copy it back, or start another run"
         )
     with store.open_store(folder, CheckpointConfig()) as saves:
         found = store.restore_params(saves, {FOLDER: wanted}, 0)[FOLDER]
@@ -247,7 +247,9 @@ def _entries(path: Path) -> list[dict]:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    raise ValueError(f"{path} is damaged, which says where the run's constants lie; copy it back, or start another run")
+    raise ValueError(
+        f"{path}, which says where the run's constants lie, is damaged; copy it back, or start another run"
+    )
 
 
 def _is_entry(entry: dict) -> bool:

@@ -227,8 +227,8 @@ def _merges(origin: Origin, spec: Mapping[str, params.Param], prefix: str) -> bo
         return bool(theirs)
     if lacking := sorted(theirs - spec.keys()):
         raise ValueError(
-            f"{origin.name} holds {lacking[0]}, which this run has not; give it the same adapters, or merge those there first: "
-            "a run without adapters that starts from there, or `export` and `import`"
+            f"{origin.name} holds {lacking[0]}, which this run lacks; give this run the same adapters, or merge them there "
+            "first: a run without adapters that starts from there, or `export` and `import`"
         )
     return False
 

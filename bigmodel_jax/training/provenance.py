@@ -89,7 +89,7 @@ def read(run_dir: Path) -> dict:
         found = None
     if isinstance(found, dict) and all(_whole(found.get(kind), keys) for kind, keys in ENTRIES.items()):
         return found
-    log.warning("%s is damaged; the run's data and code are not compared, and recorded anew", run_dir / FILE)
+    log.warning("%s is damaged; the run's data and code are not compared; they are recorded again", run_dir / FILE)
     return {}
 
 

@@ -82,7 +82,9 @@ class Spikes:
         jax.tree.map(lambda x: x.delete(), state)  # two states may not fit in memory
         restored = store.restore(self.saves, abstract)
         if restored is None:
-            raise ValueError(f"train.spikes: step {spike['step']:,} is a spike, and no save is whole to go back to")
+            raise ValueError(
+                f"train.spikes: step {spike['step']:,} is a spike, and there is no intact save to go back to"
+            )
         self.times = self.times + 1 if restored.step == self.back_to else 1
         self.back_to = restored.step
         self.batches.seek(restored.step, self.after[spike["step"]])

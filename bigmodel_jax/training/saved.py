@@ -115,7 +115,7 @@ def generate_from_run(
     tokenizer = open_tokenizer(config, run_dir)
     if chat and image:
         raise ValueError(
-            f"chat = True with image = {image!r}: the run's data says how a picture is asked about; leave it out"
+            f"chat = True with image = {image!r}: the run's data formats questions about a picture; leave --chat out"
         )
     asked, beside = _chat_prompt(run_dir, sample.prompt, tokenizer) if chat else (), None
     if image:

@@ -22,8 +22,8 @@ class Speech:
     def check(self, config: Config) -> None:
         if not hasattr(config.data, "text"):
             raise ValueError(
-                f"data: {type(config.data).__name__} has no text(labels), without which {type(config.objective).__name__} "
-                "cannot write what it hears; SpeechData has it"
+                f"data: {type(config.data).__name__} has no method text(labels), which {type(config.objective).__name__} "
+                "needs to write transcripts; SpeechData has it"
             )
 
     def make(self, config: Config, weights: params.Tree, path: Path) -> str:

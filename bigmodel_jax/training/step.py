@@ -264,5 +264,5 @@ def check_updates(spec: params.Tree, updates: dict) -> None:
         if path not in specs or specs[path].kind != "statistic":
             what = f"is {specs[path].kind}" if path in specs else "is not in its spec"
             raise ValueError(
-                f"model: Out.updates has a new value of {path}, which {what}; only parameters of kind='statistic' have"
+                f"model: Out.updates has a new value of {path}, which {what}; only kind='statistic' may have one"
             )

@@ -85,8 +85,8 @@ def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
 
     if _reads(lambda rows: of_layers(compute, rows)[1:], rows):
         raise ValueError(
-            "parallel.pipeline_schedule = '1f1b': what the model's layers take as Entry.xs or Entry.whole depends on the rows "
-            "of the batch; Entry.shared is for that"
+            "parallel.pipeline_schedule = '1f1b': the model's Entry.xs or Entry.whole depends on the rows of the batch; put "
+            "such values into Entry.shared"
         )
     first = entered(compute, rows, rng)
     trees = jax.tree.structure(of_layers(compute)[:2]), jax.tree.structure(first.whole), jax.tree.structure(first.x)
