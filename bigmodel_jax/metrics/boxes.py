@@ -1,6 +1,4 @@
-"""Mean average precision of detected boxes, computed by faster-coco-eval with the COCO challenge's
-rules.
-"""
+"""Mean average precision of detected boxes by the COCO challenge's rules (faster-coco-eval)."""
 
 import contextlib
 import importlib
@@ -26,8 +24,7 @@ class Boxes(NamedTuple):
 
 
 def mean_average_precision(found: Sequence[Boxes], true: Sequence[Boxes]) -> dict[str, float]:
-    """Mean average precision as {"map", "map50", "map75"}: over overlaps .50 to .95, at .50 and at
-    .75.
+    """Mean average precision {"map", "map50", "map75"}: at overlaps .50 to .95, at .50, at .75.
 
     Each number is a mean over the classes that have true boxes, and NaN where no picture has a true
     box. `found` and `true` hold one `Boxes` a picture. Only the 100 boxes with the highest scores

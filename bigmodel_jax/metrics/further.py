@@ -92,9 +92,7 @@ def declared(names: Iterable[str]) -> tuple[Metric, ...]:
 
 
 def check(names: Iterable[str], known: Iterable[str]) -> None:
-    """Raises ValueError for an unknown name, or for one that `known`, the objective's metrics,
-    contains.
-    """
+    """Raises ValueError for unknown names, and for names in `known`, the objective's metrics."""
     taken = set(known)
     for metric in declared(names):
         if metric.name in taken:

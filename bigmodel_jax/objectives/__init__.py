@@ -1,6 +1,4 @@
-"""Training objectives, one task per file; most define `score(out, batch, params, train)
--> Loss`.
-"""
+"""Training objectives, one task per file."""
 
 from bigmodel_jax.objectives.base import Loss, Objective
 from bigmodel_jax.objectives.classification import Classification

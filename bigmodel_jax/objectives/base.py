@@ -53,7 +53,7 @@ def held_out_loss(unit: str, headline: bool = False) -> Metric:
 def evaluated(objective: "Objective | type[Objective]", data: Any, names: Sequence[str] = ()) -> tuple[Metric, ...]:
     """The metrics that an evaluation of an objective on this data reports.
 
-    `data` is a `DataConfig` or a subclass of it; `names` are the additional metrics of
+    `data` is a `DataConfig` or its class; `names` are the additional metrics of
     `eval.metrics`.
     """
     of_groups = groups.declared(objective.row_metrics[0]) if data.group_by and objective.row_metrics else ()

@@ -1,6 +1,4 @@
-"""`Denoising`, the base class of objectives whose model gets a noisy image and predicts an array of
-its shape.
-"""
+"""`Denoising`, the base class of objectives whose model gets a noisy image."""
 
 import dataclasses
 import functools

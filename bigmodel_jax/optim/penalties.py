@@ -13,7 +13,7 @@ from bigmodel_jax.core.params import Param
 def penalised(
     tx: optax.GradientTransformation, l1: float, l2: float, mask: params.Tree
 ) -> optax.GradientTransformation:
-    """`tx` applied to the gradient of loss + l1 |w| + l2 w^2 / 2, for weights where `mask` is True."""
+    """`tx` applied to the gradient of loss + l1 |w| + l2 w^2 / 2, where `mask` is True."""
     if not (l1 or l2):
         return tx
     tx = optax.with_extra_args_support(tx)
@@ -30,8 +30,7 @@ def penalised(
 def by_layer(
     tx: optax.GradientTransformation, spec: params.Tree, decay: float, unfreeze_steps: float
 ) -> optax.GradientTransformation:
-    """`tx` with updates scaled by decay^n for the n-th layer below the last, and 0 until it
-    unfreezes.
+    """`tx` with updates times decay^n for the n-th layer below the last, and 0 while it is frozen.
 
     The last layer trains from the start and the first after `unfreeze_steps`, with equal distances
     between (Howard & Ruder, arXiv:1801.06146, section 3.3). Parameters outside the stack count as

@@ -1,6 +1,4 @@
-"""Checks whether a run fits in memory, as early as possible: weights, then state, then compiled
-step.
-"""
+"""Checks as early as possible whether weights, state and compiled step fit in memory."""
 
 import dataclasses
 from typing import Any

@@ -1,6 +1,4 @@
-"""Calls the user's reward functions in separate processes, so that a hang or crash cannot end the
-run.
-"""
+"""Calls the user's reward functions in separate processes; a crash there does not end the run."""
 
 import atexit
 import functools

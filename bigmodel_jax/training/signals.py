@@ -1,6 +1,4 @@
-"""Signals that end a run: noted on arrival, obeyed between steps, after the same step in all
-processes.
-"""
+"""Signals that end a run after the current step, the same step in all processes."""
 
 import os
 import signal

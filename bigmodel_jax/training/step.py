@@ -87,9 +87,7 @@ def _reduction(
 
 
 def _pmap_step(config, mesh, model, optimizer, watched):
-    """The classic data-parallel step: one program per device, replicated state, gradients
-    summed.
-    """
+    """The classic data-parallel step by `jax.pmap`: replicated state, gradients summed."""
 
     def gradients(compute, frozen, batch, rng, constants):
         rng = jax.random.fold_in(rng, jax.lax.axis_index(BATCH_AXIS))

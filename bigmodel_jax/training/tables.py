@@ -56,8 +56,9 @@ def laid(p: Param, shape: tuple[int, ...], dtype: str, mesh, parallel: ParallelC
 
 
 def stored(p: Param, x: Any, own: Any) -> Any:
-    """The value `x` in the parameter's storage; `own`, its node or that node's shapes, is the
-    model.
+    """The value `x` in the form in which the parameter is stored.
+
+    `own`, the parameter's node or its shapes, has the sharding and the dtypes of that form.
     """
     where = jax.tree.map(lambda leaf: leaf.sharding, own)
     if p.storage == Dense():
