@@ -1,1 +1,1 @@
-"""What the field measures, each metric under its name: of logits and labels, of numbers, of texts, of boxes."""
+"""The field's standard metrics by name: of class labels, numbers, texts and boxes."""

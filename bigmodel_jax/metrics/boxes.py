@@ -1,4 +1,4 @@
-"""Mean average precision of detected boxes, by faster-coco-eval (the COCO challenge's rules, in C++)."""
+"""Mean average precision of detected boxes by the COCO challenge's rules (faster-coco-eval)."""
 
 import contextlib
 import importlib
@@ -11,8 +11,12 @@ import numpy as np
 
 
 class Boxes(NamedTuple):
-    """The boxes of one picture. corners (N, 4): left, top, right, bottom in pixels; labels (N,) int; scores (N,) in 0 .. 1,
-    which true boxes do without."""
+    """The boxes of one picture, found or true.
+
+    corners (N, 4): left, top, right and bottom, in pixels.
+    labels (N,): integer class numbers.
+    scores (N,): confidences from 0 to 1; None for true boxes.
+    """
 
     corners: np.ndarray
     labels: np.ndarray
@@ -20,10 +24,12 @@ class Boxes(NamedTuple):
 
 
 def mean_average_precision(found: Sequence[Boxes], true: Sequence[Boxes]) -> dict[str, float]:
-    """{"map": at overlaps of .50 to .95, "map50": at .50, "map75": at .75}, means over the classes that have true boxes.
+    """Mean average precision {"map", "map50", "map75"}: at overlaps .50 to .95, at .50, at .75.
 
-    found and true have a picture each; at most 100 boxes of a picture count, by their scores. NaN where no picture has a true
-    box. ValueError for lists of unequal length, boxes without extent, and scores that are missing.
+    Each number is a mean over the classes that have true boxes, and NaN where no picture has a true
+    box. `found` and `true` hold one `Boxes` a picture. Only the 100 boxes with the highest scores
+    of a picture count. Raises ValueError for lists of unequal length, boxes without extent and
+    missing scores.
     """
     _check(found, true)
     if not any(len(boxes.labels) for boxes in true):
@@ -34,7 +40,7 @@ def mean_average_precision(found: Sequence[Boxes], true: Sequence[Boxes]) -> dic
         "images": [{"id": n} for n in range(len(true))],
         "categories": [{"id": c, "name": str(c)} for c in categories],
     }
-    with contextlib.redirect_stdout(io.StringIO()):  # the library prints its table
+    with contextlib.redirect_stdout(io.StringIO()):  # the library prints its table to stdout
         truth = coco.COCO(about | {"annotations": list(_rows(true))})
         guess = truth.loadRes(rows) if (rows := list(_rows(found))) else coco.COCO(about | {"annotations": []})
         judge = coco.COCOeval_faster(truth, guess, "bbox")
@@ -60,7 +66,9 @@ def _check(found: Sequence[Boxes], true: Sequence[Boxes]) -> None:
 
 
 def _rows(pictures: Sequence[Boxes]):
-    """Boxes as annotations of COCO: left, top, width, height; numbers from 1."""
+    """Yields the boxes as COCO annotations (left, top, width, height), with ids that
+    count from 1.
+    """
     number = 0
     for n, boxes in enumerate(pictures):
         for i, (left, top, right, bottom) in enumerate(np.asarray(boxes.corners, np.float64).reshape(-1, 4).tolist()):

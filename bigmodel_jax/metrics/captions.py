@@ -1,9 +1,13 @@
-"""CIDEr-D: how much a caption says of what its references say, and of what references of other pictures do not.
+"""CIDEr-D, a metric that compares a caption with its reference captions.
 
-Vedantam et al., arXiv:1411.5726, section 6, with the constants of the coco-caption implementation: n-grams of 1 to 4 words,
-sigma = 6, a score from 0 to 10. Words are lower case without punctuation, neither stemmed nor tokenised as the Penn Treebank,
-and the document frequencies are those of the references that are given: figures of two sets cannot be compared. A caption
-with fewer than four words has no n-gram of some length, whose share of the score is then 0.
+Words that are rare in the other pictures' references weigh more. Source: Vedantam et al.,
+arXiv:1411.5726, section 6, with the constants of the coco-caption implementation: n-grams of 1 to 4
+words, sigma = 6, scores from 0 to 10.
+
+Words are lower-cased and stripped of punctuation. They are not stemmed, and the tokenizer is not
+that of the Penn Treebank. The document frequencies come from the references given, so scores on
+different sets cannot be compared. A caption of fewer than four words has no n-grams of some
+lengths; those lengths add 0 to its score.
 """
 
 import collections
@@ -19,7 +23,7 @@ PLAIN = str.maketrans(string.punctuation, " " * len(string.punctuation))
 
 
 def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The mean over the predictions of CIDEr-D against each's references, from 0 to 10."""
+    """CIDEr-D from 0 to 10, averaged over the predictions; each has one or more references."""
     told = [[grams(text) for text in row] for row in references]
     found: Counts = Counts(gram for row in told for gram in set().union(*row))
     rows = zip(predictions, told, strict=True)
@@ -27,7 +31,7 @@ def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> di
 
 
 def grams(text: str) -> Counts:
-    """How often each sequence of 1 to 4 words occurs."""
+    """Counts every sequence of 1 to 4 words in a text."""
     words = text.lower().translate(PLAIN).split()
     return Counts(tuple(words[i : i + n]) for n in range(1, MOST + 1) for i in range(len(words) - n + 1))
 
@@ -37,19 +41,26 @@ def _score(given: Counts, right: Sequence[Counts], found: Counts, rows: int) -> 
 
 
 def _similar(given: Counts, right: Counts, found: Counts, rows: int) -> float:
-    """10 times the mean over n of the clipped cosine of both weighted counts, less where the lengths differ."""
+    """10 times the mean over n of the clipped cosine between the weighted n-gram counts.
+
+    A Gaussian factor lowers the score where the two lengths differ.
+    """
     apart = _length(given) - _length(right)
     one, other = (_weighted(counts, found, rows) for counts in (given, right))
     cosines = []
     for n in range(1, MOST + 1):
         a, b = ({g: x for g, x in side.items() if len(g) == n} for side in (one, other))
         size = math.sqrt(sum(x * x for x in a.values())) * math.sqrt(sum(x * x for x in b.values()))
+        # The minimum stops a caption from gaining by repeated words.
         cosines.append(sum(min(x, b[g]) * b[g] for g, x in a.items() if g in b) / size if size else 0.0)
     return 10 * float(np.mean(cosines)) * math.exp(-(apart**2) / (2 * SIGMA**2))
 
 
 def _weighted(counts: Counts, found: Counts, rows: int) -> dict[tuple[str, ...], float]:
-    """A count times the logarithm of how rarely the n-gram occurs in the references of a picture."""
+    """Multiplies each count by the log of the n-gram's inverse document frequency.
+
+    The references of one picture are one document.
+    """
     return {gram: x * math.log(rows / max(found[gram], 1)) for gram, x in counts.items()}
 
 

@@ -1,7 +1,7 @@
-"""Further metrics of an evaluation: those of METRICS by name, and functions of the user's own.
+"""Additional metrics of an evaluation: built-in ones from METRICS, and functions of the user.
 
-A metric is a function (out, batch) of what the model gave, traced into the evaluation's step. It returns a value for each
-row (B,), a value for each of the batch's weights, or a `Mean` of its own.
+A metric is a function (out, batch) of the model's output that is traced into the evaluation step.
+It returns one value per row (B,), one value per entry of the batch's weights, or a `Mean`.
 """
 
 import dataclasses
@@ -20,12 +20,17 @@ from bigmodel_jax.metrics import labels
 from bigmodel_jax.metrics.texts import own_metrics
 
 OPTION = "eval.metrics"
-PREFIX = f"{OPTION}/"  # before a metric's name among an evaluation's sums
+PREFIX = f"{OPTION}/"  # this prefix stands before a metric's name among an evaluation's sums
 
 
 @dataclasses.dataclass(frozen=True)
 class Further:
-    """metric: how a page shows it; values: (out, batch) -> values or a `Mean`; finish: the number, from the sums."""
+    """An additional metric.
+
+    metric: its name, title and number format on the report page.
+    values: the function (out, batch) that returns per-row values or a `Mean`.
+    finish: computes the final number from the summed `Mean`.
+    """
 
     metric: Metric
     values: Callable[[Any, dict], Any]
@@ -33,7 +38,7 @@ class Further:
 
 
 def _labels(batch: dict) -> jax.Array:
-    """The label of each row, or the target of each token."""
+    """The class label of each row, or the target of each token."""
     name = next((name for name in ("label", "targets") if name in batch), None)
     if name is None:
         raise ValueError(f"the batch has neither 'label' nor 'targets' ({', '.join(batch)})")
@@ -66,7 +71,7 @@ METRICS = {
 
 
 def find(name: str) -> Further:
-    """The metric of this name. ValueError, one line, for a name that no metric has."""
+    """Returns the metric called `name`. Raises a one-line ValueError for an unknown name."""
     if name in METRICS:
         return METRICS[name]
     if ":" not in name:
@@ -82,11 +87,12 @@ def find(name: str) -> Further:
 
 
 def declared(names: Iterable[str]) -> tuple[Metric, ...]:
+    """The `Metric` declarations of the named metrics."""
     return tuple(find(name).metric for name in names)
 
 
 def check(names: Iterable[str], known: Iterable[str]) -> None:
-    """ValueError where a name is no metric, or one that the evaluation has already; known: the objective's metrics."""
+    """Raises ValueError for unknown names, and for names in `known`, the objective's metrics."""
     taken = set(known)
     for metric in declared(names):
         if metric.name in taken:
@@ -95,7 +101,7 @@ def check(names: Iterable[str], known: Iterable[str]) -> None:
 
 
 def sums(names: Iterable[str], out: Any, batch: dict) -> dict[str, Mean]:
-    """The sums of a batch, for `summarize`."""
+    """The named metrics' sums over one batch, which `summarize` finishes."""
     found = [find(name) for name in names]
     return {
         PREFIX + one.metric.name: summed(one.metric.name, one.values(out, batch), batch["weights"]) for one in found
@@ -103,19 +109,22 @@ def sums(names: Iterable[str], out: Any, batch: dict) -> dict[str, Mean]:
 
 
 def summed(name: str, values: Any, weights: jax.Array) -> Mean:
-    """ValueError where the values fit no rows."""
+    """The weighted sum of a metric's values. Raises ValueError where their shape is not that of the
+    rows.
+    """
     if isinstance(values, Mean):
         return values
     shape, of_rows = jnp.shape(values), weights.shape[:1]
     if shape not in (weights.shape, of_rows):
         allowed = " or ".join(map(str, dict.fromkeys((of_rows, weights.shape))))
         raise ValueError(f"{OPTION}: {name} gave an array of shape {shape}; it must give {allowed}, or a Mean")
-    if shape != weights.shape:  # a row counts once, however many of its tokens do
+    # a row counts once, however many of its tokens have a weight
+    if shape != weights.shape:
         weights = weights.reshape(len(weights), -1).max(axis=1)
     return metrics.weighted(jnp.asarray(values), weights)
 
 
 def summarize(names: Iterable[str], total: dict[str, Mean]) -> dict[str, float]:
-    """The numbers, by name, from the sums of a whole evaluation."""
+    """The numbers by metric name, from the sums over a whole evaluation."""
     found = [find(name) for name in names]
     return {one.metric.name: one.finish(total[PREFIX + one.metric.name]) for one in found}

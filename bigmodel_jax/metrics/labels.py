@@ -1,4 +1,4 @@
-"""Metrics of predicted labels: the k likeliest, and what follows from a confusion matrix."""
+"""Metrics of predicted class labels: top-k accuracy and the scores of a confusion matrix."""
 
 import jax
 import jax.numpy as jnp
@@ -6,17 +6,24 @@ import numpy as np
 
 
 def among_top(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
-    """1.0 where the label is among the k largest logits; logits (..., C), labels (...). Of equal logits, the first counts."""
+    """1.0 where the label is among the k largest logits, else 0.0.
+
+    `logits` has shape (..., C), `labels` (...). Among equal logits the lower class number ranks
+    first.
+    """
     own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
     before = jnp.arange(logits.shape[-1]) < labels[..., None]
+    # Counting the logits ahead of the label avoids sorting all classes.
     ahead = jnp.sum((logits > own) | ((logits == own) & before), axis=-1)
     return (ahead < k).astype(jnp.float32)
 
 
 def averages(scores: dict[str, np.ndarray], matrix: np.ndarray) -> dict[str, dict[str, float]]:
-    """{"macro", "micro": {precision, recall, f1, support}}; scores: `core.metrics.precision_recall_f1` of the matrix.
+    """Macro and micro averages: {"macro", "micro": {precision, recall, f1, support}}.
 
-    macro: the mean over classes. micro: over all rows; where a row has one label, its three numbers are the accuracy.
+    `scores` is `core.metrics.precision_recall_f1(matrix)`. The macro average is the mean over
+    classes. The micro average is taken over all rows; each row has one label, so precision, recall
+    and F1 all equal the accuracy there.
     """
     names, support = ("precision", "recall", "f1"), {"support": float(np.sum(matrix))}
     accuracy = float(np.trace(matrix) / max(np.sum(matrix), 1.0))
@@ -25,8 +32,11 @@ def averages(scores: dict[str, np.ndarray], matrix: np.ndarray) -> dict[str, dic
 
 
 def overlap(matrix: np.ndarray) -> np.ndarray:
-    """Per-class intersection over union (C,) of a confusion matrix [label, prediction]; NaN for a class that neither has
-    (Everingham et al. 2015, section 4.2)."""
+    """Intersection over union (C,) of each class, from a confusion matrix [label, prediction].
+
+    NaN for a class that occurs neither as a label nor as a prediction. Source: Everingham et al.
+    2015, section 4.2.
+    """
     matrix = np.asarray(matrix, np.float64)
     hits = np.diag(matrix)
     union = matrix.sum(0) + matrix.sum(1) - hits
@@ -34,13 +44,15 @@ def overlap(matrix: np.ndarray) -> np.ndarray:
 
 
 def confusion_of_places(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """Counts (C, C) of [label, prediction] over all places; logits (..., C), labels (...), weights (...) or (B,).
+    """Confusion counts (C, C) of [label, prediction] over all positions, such as pixels.
 
-    A label that is no class (255, say) marks a place that does not count.
+    `logits` has shape (..., C), `labels` (...), and `weights` (...) or (B,). A position whose label
+    is not a class number (255, for instance) does not count.
     """
     num_classes = logits.shape[-1]
     weights = jnp.broadcast_to(weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim)), labels.shape)
     known = (labels >= 0) & (labels < num_classes)
+    # A 2-D histogram as one scatter-add: the cell number is label * classes + prediction.
     places = jnp.where(known, labels * num_classes + jnp.argmax(logits, axis=-1), 0)
     counted = jnp.where(known, weights, 0.0).astype(jnp.float32)
     counts = jnp.zeros(num_classes**2).at[places.ravel()].add(counted.ravel())

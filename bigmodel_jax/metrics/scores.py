@@ -1,7 +1,8 @@
-"""What the scores of a classifier are worth at every threshold: ROC and precision-recall curves, and calibration.
+"""Threshold metrics of a classifier's scores: ROC and precision-recall curves, and calibration.
 
-Everything is a sum over rows, counted on the devices by bins, so that an evaluation's batches, devices and processes add up
-to the same numbers. A curve has one threshold a bin: its area is exactly that of scores rounded to their bins.
+Every metric is a sum over rows, counted in bins on the devices, so the result does not depend on
+how rows are split into batches, devices and processes. A curve has one threshold per bin. Its area
+equals the exact area for scores that are rounded to their bins.
 """
 
 import dataclasses
@@ -12,9 +13,9 @@ import numpy as np
 
 from bigmodel_jax.core.metrics import Mean, Metric
 
-THRESHOLDS = 1024  # evenly over log-odds, where confident models differ most
-FURTHEST = 20.0  # log-odds beyond this lie in the last bin
-MOST_CLASSES = 1024  # with more, the counts of a batch would be larger than its logits
+THRESHOLDS = 1024  # evenly spaced in log-odds, which resolves scores near 0 and 1
+FURTHEST = 20.0  # larger log-odds fall into the outermost bins
+MOST_CLASSES = 1024  # with more classes, the counts of a batch would be larger than its logits
 CALIBRATION_BINS = 15  # Guo et al., arXiv:1706.04599, section 5
 
 DECLARED = (
@@ -37,7 +38,7 @@ KEYS = ("scores", "calibration")
 
 
 def sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str, Mean]:
-    """Counts by bin of a batch; logits (B, C), labels and weights (B,)."""
+    """Counts per bin for one batch; logits (B, C), labels and weights (B,)."""
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     confidence = jnp.exp(jnp.max(log_probs, axis=-1))
     hit = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
@@ -48,18 +49,27 @@ def sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str, 
 
 
 def log_odds(log_probs: jax.Array) -> jax.Array:
-    """log p / (1 - p); of two classes, that of class 1 alone, as the other's curve says the same."""
+    """log p / (1 - p) of each class; of two classes only that of class 1.
+
+    The ROC curve of class 0 mirrors that of class 1, so one of them is enough.
+    """
+    # log(1 - p) by expm1 keeps its digits for p near 1; `tiny` avoids log(0).
     odds = log_probs - jnp.log(jnp.maximum(-jnp.expm1(log_probs), jnp.finfo(jnp.float32).tiny))
     return odds[:, 1:] if odds.shape[-1] == 2 else odds
 
 
 def threshold_sums(odds: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
-    """Counts (C, 2, THRESHOLDS) of [class, whether a row is of it, bin of its score]; odds (B, C), (B, 1) of two classes."""
+    """Counts (C, 2, THRESHOLDS), indexed by [class, whether the row has that class, bin of its
+    score].
+
+    `odds` has shape (B, C), or (B, 1) for two classes; `labels` and `weights` have shape (B,).
+    """
     num = odds.shape[-1]
     classes = jnp.arange(num) + (num == 1)
     own = (labels[:, None] == classes).astype(jnp.int32)
     bins = jnp.floor((jnp.clip(odds, -FURTHEST, FURTHEST) + FURTHEST) * (THRESHOLDS / (2 * FURTHEST)))
     bins = jnp.clip(bins.astype(jnp.int32), 0, THRESHOLDS - 1)
+    # A histogram of (class, own, bin) as one scatter-add over flat cell numbers.
     places = (jnp.arange(num) * 2 + own) * THRESHOLDS + bins
     weights = jnp.broadcast_to(weights[:, None], places.shape).astype(jnp.float32)
     counts = jnp.zeros(num * 2 * THRESHOLDS).at[places.ravel()].add(weights.ravel())
@@ -67,7 +77,9 @@ def threshold_sums(odds: jax.Array, labels: jax.Array, weights: jax.Array) -> Me
 
 
 def calibration_sums(confidence: jax.Array, hit: jax.Array, weights: jax.Array) -> Mean:
-    """(3, CALIBRATION_BINS): rows, sum of their confidences and of their hits; all arguments (B,)."""
+    """(3, CALIBRATION_BINS): rows, summed confidences and summed hits per bin; arguments
+    are (B,).
+    """
     bins = jnp.clip((confidence * CALIBRATION_BINS).astype(jnp.int32), 0, CALIBRATION_BINS - 1)
     columns = jnp.stack([jnp.ones_like(confidence), confidence, hit]) * weights.astype(jnp.float32)
     return Mean(columns @ jax.nn.one_hot(bins, CALIBRATION_BINS), jnp.zeros(()))
@@ -78,10 +90,14 @@ def calibration_sums(confidence: jax.Array, hit: jax.Array, weights: jax.Array) 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One class against the others, from the strictest threshold to the loosest.
+    """ROC and precision-recall curves of one class against all others, strictest threshold first.
 
-    false_positives, true_positives: rates, from (0, 0) to (1, 1); precision: at each of them. area: under the first against
-    the second (trapezia); average_precision: of precision over the steps of recall. NaN where a class has no rows, or all.
+    false_positives, true_positives: rates that rise from (0, 0) to (1, 1).
+    precision: precision at each threshold.
+    area: area under the ROC curve, by the trapezoidal rule.
+    average_precision: precision averaged over the steps of recall.
+
+    Numbers are NaN where the class has no rows, or has all rows.
     """
 
     false_positives: np.ndarray
@@ -92,7 +108,10 @@ class Curve:
 
 
 def curve(counts: np.ndarray) -> Curve:
-    """counts (2, bins): the rows of other classes and of this one, by rising score."""
+    """The curves of one class. counts (2, bins): rows of other classes, and of this class, by
+    rising score.
+    """
+    # Scores rise with the bin, so the reversed sums lower the threshold step by step.
     others, own = np.cumsum(np.asarray(counts, np.float64)[:, ::-1], axis=1)
     kept = np.flatnonzero(np.diff(others + own, prepend=0.0))  # a bin without rows moves no threshold
     others, own = (np.concatenate([[0.0], x[kept]]) for x in (others, own))
@@ -104,7 +123,7 @@ def curve(counts: np.ndarray) -> Curve:
 
 
 def curves(metrics: dict[str, Mean]) -> list[tuple[int, Curve]]:
-    """(class, its curve) of every class, from `sums` added up."""
+    """(class number, curve) for every class, from the summed output of `sums`."""
     if "scores" not in metrics:
         return []
     counts = np.asarray(metrics["scores"].total)
@@ -112,7 +131,9 @@ def curves(metrics: dict[str, Mean]) -> list[tuple[int, Curve]]:
 
 
 def summarize(metrics: dict[str, Mean]) -> dict[str, float]:
-    """The areas, averaged over the classes that have any, and the expected calibration error."""
+    """The areas, averaged over classes where they are defined, and the expected
+    calibration error.
+    """
     found = {"ece": calibration_error(np.asarray(metrics["calibration"].total))}
     every = [one for _, one in curves(metrics)]
     for name, areas in (
@@ -125,20 +146,29 @@ def summarize(metrics: dict[str, Mean]) -> dict[str, float]:
 
 
 def calibration_error(table: np.ndarray) -> float:
-    """Mean distance of confidence and accuracy, by bins weighted with their rows (Guo et al., equation 3); (3, bins)."""
+    """Expected calibration error: the mean of |confidence - accuracy| over bins, weighted by rows.
+
+    `table` (3, bins) comes from `calibration_sums`. Source: Guo et al., arXiv:1706.04599, equation
+    3.
+    """
     rows, confidence, hits = np.asarray(table, np.float64)
     return float(np.abs(confidence - hits).sum() / max(rows.sum(), 1.0))
 
 
 # ---------------------------------------------------------------- for the page
 
-MOST_CURVES = 9  # those of the lowest areas, as many as there are colours
+MOST_CURVES = 9  # the page has as many colours; the classes with the lowest areas are drawn
 POINTS = 64
 
 
 def tables(metrics: dict[str, Mean]) -> dict[str, list]:
-    """roc: [class, area, false positive rates, true positive rates]; precision_recall: [class, average precision, recall,
-    precision], the classes of the lowest areas; calibration: [rows, mean confidence, accuracy] a bin."""
+    """The tables behind the report page's charts, as lists of numbers.
+
+    roc: [class, area, false positive rates, true positive rates] of the classes with the lowest
+        areas.
+    precision_recall: [class, average precision, recalls, precisions] of the same classes.
+    calibration: [rows, mean confidence, accuracy] per bin.
+    """
     rows, confidence, hits = np.asarray(metrics["calibration"].total, np.float64)
     per_row = np.maximum(rows, 1.0)
     found = {"calibration": np.stack([rows, confidence / per_row, hits / per_row], axis=1).round(4).tolist()}
@@ -153,7 +183,7 @@ def tables(metrics: dict[str, Mean]) -> dict[str, list]:
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[list[float], list[float]]:
-    """At most POINTS of a curve's points, evenly along its length."""
+    """At most POINTS points of a curve, evenly spaced along its length."""
     along = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
     at = np.unique(np.searchsorted(along, np.linspace(0, along[-1], POINTS)))
     return x[at].round(4).tolist(), y[at].round(4).tolist()

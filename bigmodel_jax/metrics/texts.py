@@ -1,7 +1,8 @@
-"""Metrics of predicted texts against references, by their libraries: the table TEXT_METRICS, and functions of the user's own.
+"""Metrics that compare predicted texts with references: the table TEXT_METRICS and user functions.
 
-A text metric is a function (predictions, references) -> {name: number} over a whole evaluation set. predictions: a text a
-row; references: one or several right texts a row. The libraries are the extra `metrics`.
+A text metric is a function (predictions, references) -> {name: number} over a whole evaluation set.
+`predictions` has one text per row; `references` has one or more correct texts per row. The
+third-party libraries come with the extra `metrics`.
 """
 
 import collections
@@ -27,14 +28,19 @@ Compute = Callable[[Texts, References], dict[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class TextMetric:
-    """metrics: what `compute` gives, by name, as a page needs it; package: what it imports, and of which distribution."""
+    """A text metric.
+
+    metrics: the `Metric` declarations of the numbers that `compute` returns.
+    compute: the function (predictions, references) -> {name: number}.
+    package: (module that `compute` imports, distribution that provides it); empty for none.
+    """
 
     metrics: tuple[Metric, ...]
     compute: Compute
     package: tuple[str, str] = ("", "")
 
     def __call__(self, predictions: Texts, references: References) -> dict[str, float]:
-        """ValueError where the two differ in length, or a row has no reference."""
+        """Computes the metric. Raises ValueError where lengths differ or a row has no reference."""
         if not predictions or len(predictions) != len(references) or not all(references):
             raise ValueError(
                 f"a text metric needs one prediction and at least one reference a row; it got {len(predictions)} predictions "
@@ -47,19 +53,23 @@ class TextMetric:
 
 
 def bleu(predictions: Texts, references: References) -> dict[str, float]:
-    """BLEU of the corpus, 0 to 100, tokenized as "13a" (Papineni et al. 2002; Post, arXiv:1804.08771)."""
+    """Corpus BLEU from 0 to 100, with the "13a" tokenizer (Papineni et al. 2002;
+    arXiv:1804.08771).
+    """
     sacrebleu = importlib.import_module("sacrebleu")
     return {"bleu": sacrebleu.corpus_bleu(list(predictions), _streams(references)).score}
 
 
 def chrf(predictions: Texts, references: References) -> dict[str, float]:
-    """chrF2 of the corpus, 0 to 100 (Popović 2015)."""
+    """Corpus chrF2 from 0 to 100 (Popović 2015)."""
     sacrebleu = importlib.import_module("sacrebleu")
     return {"chrf": sacrebleu.corpus_chrf(list(predictions), _streams(references)).score}
 
 
 def _streams(references: References) -> list[list[str | None]]:
-    """sacrebleu's form: the first reference of all rows, then the second; None where a row has fewer."""
+    """Transposes references into sacrebleu's form: one list per reference number, None where
+    missing.
+    """
     most = max(map(len, references))
     return [[row[n] if n < len(row) else None for row in references] for n in range(most)]
 
@@ -68,20 +78,27 @@ ROUGES = ("rouge1", "rouge2", "rougeL")
 
 
 def rouge(predictions: Texts, references: References) -> dict[str, float]:
-    """F of ROUGE-1, -2 and -L with Porter's stemmer: the best reference of a row, averaged over rows (Lin 2004)."""
+    """F-measures of ROUGE-1, -2 and -L with Porter's stemmer (Lin 2004).
+
+    Each row scores its best reference; the result is the mean over rows.
+    """
     scorer = importlib.import_module("rouge_score.rouge_scorer").RougeScorer(list(ROUGES), use_stemmer=True)
     rows = [scorer.score_multi(list(right), text) for text, right in zip(predictions, references, strict=True)]
     return {name: float(np.mean([row[name].fmeasure for row in rows])) for name in ROUGES}
 
 
 def word_error_rate(predictions: Texts, references: References) -> dict[str, float]:
-    """Words inserted, deleted and replaced, over the words of the references; a row counts its nearest reference."""
+    """Word error rate: inserted, deleted and replaced words, divided by the words of the
+    references.
+
+    Each row is compared with its nearest reference.
+    """
     jiwer = importlib.import_module("jiwer")
     return {"wer": float(jiwer.process_words(_nearest(jiwer.wer, predictions, references), list(predictions)).wer)}
 
 
 def character_error_rate(predictions: Texts, references: References) -> dict[str, float]:
-    """As `word_error_rate`, of characters."""
+    """Character error rate: `word_error_rate` with characters in place of words."""
     jiwer = importlib.import_module("jiwer")
     return {"cer": float(jiwer.process_characters(_nearest(jiwer.cer, predictions, references), list(predictions)).cer)}
 
@@ -97,19 +114,22 @@ def _nearest(rate: Callable, predictions: Texts, references: References) -> list
 
 
 def exact_match(predictions: Texts, references: References) -> dict[str, float]:
-    """Share of answers that are one of their references, as SQuAD counts it (Rajpurkar et al., arXiv:1606.05250)."""
+    """Share of answers that equal a reference, as in SQuAD (Rajpurkar et al., arXiv:1606.05250).
+
+    Both texts are compared in their `normal` form.
+    """
     rows = zip(predictions, references, strict=True)
     return {"exact_match": float(np.mean([normal(text) in map(normal, right) for text, right in rows]))}
 
 
 def answer_f1(predictions: Texts, references: References) -> dict[str, float]:
-    """F1 of an answer's words against its best reference's, averaged over answers, as SQuAD's evaluate-v1.1.py has it."""
+    """Mean F1 of an answer's words against its best reference, as in SQuAD's evaluate-v1.1.py."""
     rows = zip(predictions, references, strict=True)
     return {"f1": float(np.mean([max(_shared_words(text, one) for one in right) for text, right in rows]))}
 
 
 def normal(text: str) -> str:
-    """Lower case, without punctuation, articles and repeated blanks."""
+    """The text in lower case, without punctuation, articles and repeated spaces."""
     plain = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
 
@@ -117,7 +137,7 @@ def normal(text: str) -> str:
 def _shared_words(text: str, reference: str) -> float:
     given, right = normal(text).split(), normal(reference).split()
     if not given or not right:
-        return float(given == right)  # evaluate-v2.0.py; no question of version 1.1 has an empty answer
+        return float(given == right)  # as evaluate-v2.0.py does; version 1.1 has no empty answers
     shared = sum((collections.Counter(given) & collections.Counter(right)).values())
     return 2 * shared / (len(given) + len(right))
 
@@ -146,8 +166,12 @@ TEXT_METRICS = {
 
 
 def find_text(option: str, name: str) -> TextMetric:
-    """The text metric that `name` names: of the table, or "module:function" and "path/of/file.py:function" of the user's own,
-    which gives a number or {name: number}. ValueError, one line, where there is none or its package is not installed."""
+    """Returns the text metric called `name`.
+
+    A name is a key of TEXT_METRICS, "module:function" or "path/of/file.py:function". A user's
+    function returns a number or {name: number}. Raises a one-line ValueError for an unknown name,
+    and where the metric's package is not installed.
+    """
     if ":" in name:
         return _own(option, name)
     if name not in TEXT_METRICS:
@@ -160,13 +184,13 @@ def find_text(option: str, name: str) -> TextMetric:
 
 
 def check_package(what: str, module: str, package: str) -> None:
-    """ValueError, with what installs it, where `what` needs a package that is not installed."""
+    """Raises ValueError with the install command where `what` needs a package that is missing."""
     if module and importlib.util.find_spec(module) is None:
         raise ValueError(f"{what}: the package {package} is not installed; uv pip install {package}")
 
 
 def declared(option: str, names: Iterable[str]) -> tuple[Metric, ...]:
-    """What the named metrics give, as a page needs it."""
+    """The `Metric` declarations of the named text metrics."""
     return tuple(metric for name in names for metric in find_text(option, name).metrics)
 
 
@@ -188,6 +212,8 @@ def _number(option: str, name: str, value: Any) -> float:
 
 
 def own_metrics(function: Callable, key: str) -> tuple[Metric, ...]:
-    """What a function of the user's own gives: its attribute `metrics`, or one metric of its name."""
+    """The metrics that a user's function declares: its attribute `metrics`, or one named
+    after it.
+    """
     title = key.replace("_", " ")
     return getattr(function, "metrics", None) or (Metric(key, title[:1].upper() + title[1:]),)

@@ -1,4 +1,4 @@
-"""Objectives: `score(out, batch, params, train) -> Loss` of what a model gave, one task per file."""
+"""Training objectives, one task per file."""
 
 from bigmodel_jax.objectives.autoencoding import Autoencoding
 from bigmodel_jax.objectives.base import Loss, Objective

@@ -1,4 +1,4 @@
-"""What an objective is: a loss over a batch, as sums; best as the score of what one call of the model gives."""
+"""`Objective`, the base class of all losses, which are sums over a batch and their counts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,12 @@ from bigmodel_jax.models.base import Model, ModelConfig, Out
 
 
 class Loss(NamedTuple):
-    """mean: the quantity to minimise, as (sum, count); metrics: further sums; updates: non-trainable values by path."""
+    """The result of an objective on one batch.
+
+    mean: the quantity to minimise, as a sum and a count.
+    metrics: further sums and counts, by name.
+    updates: new values of parameters that are not trained, by path.
+    """
 
     mean: Mean
     metrics: dict[str, Mean]
@@ -22,11 +27,14 @@ class Loss(NamedTuple):
 
 
 class Judging(NamedTuple):
-    """What becomes of the answers that a policy samples; the default is that of an objective without rewards.
+    """How the answers that a policy samples are rewarded. The defaults mean: no rewards.
 
-    functions: the reward functions by name. seconds: the limit of one call. errors: answers of a rollout whose reward may
-    fail. resamples: attempts to replace groups of equal rewards. cut_off: whether an answer without an end counts.
-    reference: whether a batch holds the reference's log-probabilities.
+    functions: names of the reward functions.
+    seconds: time limit of one call of a reward function.
+    errors: number of answers per rollout whose reward may fail.
+    resamples: number of attempts to replace groups whose rewards are all equal.
+    cut_off: whether an answer without an end token counts.
+    reference: whether a batch holds the reference model's log-probabilities.
     """
 
     functions: tuple[str, ...] = ()
@@ -38,99 +46,127 @@ class Judging(NamedTuple):
 
 
 def held_out_loss(unit: str, headline: bool = False) -> Metric:
+    """The declaration of the metric "loss" on held-out data, in `unit`."""
     return Metric("loss", "Held-out loss", "less", "{:.3f}", unit, headline)
 
 
 def evaluated(objective: "Objective | type[Objective]", data: Any, names: Sequence[str] = ()) -> tuple[Metric, ...]:
-    """What an evaluation of them reports; names: of further metrics. data: a `DataConfig`, or a class of them."""
+    """The metrics that an evaluation of an objective on this data reports.
+
+    `data` is a `DataConfig` or its class; `names` are the additional metrics of
+    `eval.metrics`.
+    """
     of_groups = groups.declared(objective.row_metrics[0]) if data.group_by and objective.row_metrics else ()
     return (*objective.metrics, *further.declared(names), *of_groups)
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Base of every objective's config: `score` where one call of the model is enough, `loss` where it is not. `params` are
-    the merged parameters, already in the compute dtype."""
+    """Base class of every objective's config.
+
+    A subclass defines `score` where one call of the model is enough, and `loss` otherwise. Both get
+    `params`, the merged parameters in the compute dtype.
+    """
 
     metrics: ClassVar[tuple[Metric, ...]] = (held_out_loss(""),)
-    "what an evaluation reports; a number that is not declared is shown under its own name"
+    "metrics that an evaluation reports; others are shown under their plain name"
     row_metrics: ClassVar[tuple[Metric, ...]] = ()
-    "what `of_rows` gives; groups of rows are compared by the first"
+    "metrics that `of_rows` returns; groups of rows are compared by the first one"
     reads: ClassVar[tuple[str, ...]] = ()
-    "the arrays of a training batch that `loss` reads, beside the model's own inputs; (): not declared, and not checked"
+    "arrays of a training batch that `loss` reads beside the model's inputs; (): not declared or checked"
     takes: ClassVar[tuple[str, ...]] = ()
-    "arrays of a training batch that `loss` reads where the data has them: without it, data that has one is refused"
+    "optional arrays that `loss` reads where the data has them; data with arrays that nobody reads is refused"
     makes: ClassVar[tuple[str, ...]] = ()
-    "inputs of the model that `loss` makes itself, so that the data need not give them"
+    "model inputs that `loss` computes, so that the data need not have them"
     causal: ClassVar[bool] = False
-    "whether a token's loss depends on earlier tokens alone, so that attention kernels skip what lies ahead"
+    "whether a token's loss depends only on earlier tokens, so that attention kernels may skip later ones"
     texts: ClassVar[int] = 0
-    "how many texts a row of its batches has: tokens (T,) of one, or (texts, T); 0: not declared, and not checked"
+    "number of texts per row: tokens are (T,) for one, else (texts, T); 0: not declared or checked"
     predicts: ClassVar[Literal["", "classes", "numbers"]] = ""
-    """what the model's output is, so that the outputs of several models have a mean: logits of classes along its last
-    dimension, or numbers; "": not declared, and they have none"""
+    """what the model's output is: logits of classes along the last dimension, or numbers. An ensemble
+    averages the outputs accordingly; "": not declared, so there is no ensemble"""
     whole_batch: ClassVar[bool] = False
-    "whether an example's loss depends on all others of its batch, so that a batch cannot be cut into pieces"
+    "whether an example's loss depends on its whole batch, so that a batch cannot be split"
     endings: ClassVar[tuple[Any, ...]] = ("text",)
-    "what a run makes at its end: names of ENDINGS in training/ending.py, or an `Ending` of one's own"
+    "what a run produces at its end: names in ENDINGS of training/ending.py, or instances of `Ending`"
 
     def parameters(self, model: ModelConfig) -> Tree:
-        """The spec of what it keeps beside the parameters of `model`, by names that the model does not use: a trained head,
-        or the constants of a reference."""
+        """The spec of parameters that the objective adds to those of `model`, such as a head.
+
+        The names must not occur in the model. A reference model's constants are such parameters
+        too.
+        """
         return {}
 
     def sources(self) -> dict[str, str]:
-        """The run, as `train.init_from` writes it, from which the values of each of these names come; others are initial."""
+        """Maps names of `parameters` to the runs that hold their values, as `train.init_from` names
+        runs.
+
+        Parameters that are not listed begin with initial values.
+        """
         return {}
 
     @property
     def compares_without_adapters(self) -> bool:
-        """Whether it compares with the model without its adapters."""
+        """Whether the loss also needs the model's output without its adapters."""
         return False
 
     def judging(self) -> Judging:
-        """How the answers that a run's policy samples are judged."""
+        """How the answers that the run's policy samples are rewarded."""
         return Judging()
 
     def rollout_cache(self, data: Any, batch_size: int) -> tuple[int, int] | None:
-        """(rows, columns) of the decode cache that lives beside the step where a run samples with its own weights."""
+        """The decode cache's size (rows, columns) where a run samples from its own weights, else
+        None.
+        """
         return None
 
     def computed(self) -> dict[str, Field]:
-        """What a run computes for each row before its first step and puts beside the data's arrays (training/reference.py)."""
+        """Arrays that a run computes for every row before its first step
+        (training/reference.py).
+        """
         return {}
 
     def validate(self, config: Any) -> None:
-        """Raises ValueError where a run of `config` cannot have it, before data is opened or anything is compiled."""
+        """Raises ValueError where the objective does not fit `config`, before data is opened."""
 
     def inputs(self, batch: dict, rng: jax.Array | None) -> tuple[dict, jax.Array | None]:
-        """What the model reads, which `score` gets as its batch, and the model's key."""
+        """The batch that the model and `score` get, and the model's random key."""
         return batch, rng
 
     def score(self, out: Out, batch: dict, *, params: Any, train: bool) -> Loss:
-        """The loss of what the model gave for `batch`; params: at least those outside its stack of layers."""
+        """The loss of the model's output `out` on `batch`.
+
+        `params` has at least the parameters outside the stack of layers.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines neither score() nor loss()")
 
     def of_rows(self, out: Out, batch: dict) -> dict[str, tuple[jax.Array, jax.Array]]:
-        """(values, weights), (B,) each, of the rows of an evaluation's batch, by the names of `row_metrics`."""
+        """Per-row metrics of an evaluation batch: (values (B,), weights (B,)) by names of
+        `row_metrics`.
+        """
         return {}
 
     def loss(self, model: Model, params: Any, batch: dict, *, rng: jax.Array | None, train: bool) -> Loss:
+        """The loss of `model` on `batch`. The default calls the model once, then `score`."""
         batch, rng = self.inputs(batch, rng)
         return self.score(model.apply(params, batch, rng=rng, train=train), batch, params=params, train=train)
 
     @property
     def scores(self) -> bool:
-        """Whether `score` is the whole of its training loss: no `loss` was defined after it."""
+        """Whether `score` alone is the training loss: no subclass after it has redefined `loss`."""
+        # A subclass that redefines `loss` after `score` computes more than the score.
         first = {
             name: next(i for i, c in enumerate(type(self).__mro__) if name in vars(c)) for name in ("score", "loss")
         }
         return type(self).score is not Objective.score and first["score"] <= first["loss"]
 
     def summarize(self, metrics: dict[str, Mean]) -> dict[str, float]:
-        """Scalars of one evaluation from its summed metrics, without the "eval/" in front."""
+        """The numbers of an evaluation from its summed metrics, named without the prefix
+        "eval/".
+        """
         return {k: float(m.compute()) for k, m in metrics.items()}
 
     def tables(self, metrics: dict[str, Mean]) -> dict[str, list]:
-        """What else an evaluation records of them, by name, as lists of numbers: a confusion matrix."""
+        """Tables of an evaluation by name, as lists of numbers, such as a confusion matrix."""
         return {}

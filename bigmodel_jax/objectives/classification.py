@@ -1,4 +1,4 @@
-"""One label per example."""
+"""Classification: one label per example."""
 
 import dataclasses
 
@@ -18,10 +18,11 @@ from bigmodel_jax.objectives.cross_entropy import cross_entropy
 
 @dataclasses.dataclass(frozen=True)
 class Classification(Objective):
-    """Mean cross-entropy in nats. Batch: label (B,) int32, weights (B,) float32, and what the model reads.
+    """Mean cross-entropy in nats of one label per example.
 
-    A training batch with soft_label (B, classes) float32, whose rows add up to 1, is compared with that instead of the label;
-    label smoothing gives each class its part of what it takes from all.
+    Batch: label (B,) int32, weights (B,) float32, and the model's inputs. A training batch may have
+    soft_label (B, classes) float32, whose rows sum to 1 and replace the label. Label smoothing
+    replaces the target p by (1 - label_smoothing) p + label_smoothing / classes.
     """
 
     reads = ("label", "weights")
@@ -47,7 +48,7 @@ class Classification(Objective):
         Metric("false_positive_rate", "False alarms of class 1", "less", "{:.2%}", "of two classes"),
     )
 
-    label_smoothing: ShareBelowOne = 0.0
+    label_smoothing: ShareBelowOne = 0.0  # share of the target spread evenly over the classes
 
     def score(self, out, batch, *, params, train) -> Loss:
         logits, labels, weights = out.value, batch["label"], batch["weights"].astype(jnp.float32)
@@ -88,5 +89,7 @@ class Classification(Objective):
 
 
 def _of_shares(logits: jax.Array, shares: jax.Array) -> jax.Array:
-    """(B,) nats between the classes' shares (B, classes) and what the logits say of them."""
+    """(B,) cross-entropy in nats between target probabilities `shares` (B, classes) and
+    the logits.
+    """
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), shares.astype(jnp.float32))

@@ -1,4 +1,4 @@
-"""Images and texts told apart by their pairs."""
+"""Contrastive training of image-text pairs (CLIP and SigLIP)."""
 
 import dataclasses
 from typing import Literal
@@ -19,14 +19,19 @@ AMONG = "of the held-out images, among all held-out texts"
 
 @dataclasses.dataclass(frozen=True)
 class Contrastive(Objective):
-    """Every image of a batch against every text of it, in nats; the model gives embeddings (B, 2, E) of length 1.
+    """Compares every image of a batch with every text of the batch; the loss is in nats.
 
-    softmax: which text belongs to an image, and the reverse, averaged (CLIP, arXiv:2103.00020).
-    sigmoid: for each of the B x B pairs whether it is one, summed over the texts of an image (SigLIP, arXiv:2303.15343).
-    The logits are cosines times exp("logit_scale") plus "logit_bias", parameters of the model. Batch: weights (B,), 0 for
-    rows that only fill it up, and what the model reads. A microbatch, or a pmap device, has only its own rows to compare.
-    "accuracy" is among a batch's texts; an evaluation also ranks each image's text among all texts that it saw, and the
-    reverse.
+    The model returns embeddings (B, 2, E) of length 1: image first, text second. The logits are
+    cosines times exp("logit_scale") plus "logit_bias", two parameters of the model.
+
+    softmax: classifies the text of each image, and the image of each text; the mean of both (CLIP,
+        arXiv:2103.00020).
+    sigmoid: classifies each of the B x B pairs as matching or not; a sum over the texts of each
+        image (SigLIP, arXiv:2303.15343).
+
+    Batch: weights (B,), 0 for padding rows, and the model's inputs. A microbatch, or a device under
+    pmap, compares only its own rows. "accuracy" ranks the texts of one batch; an evaluation also
+    ranks all held-out texts for each image, and all images for each text.
     """
 
     reads = ("weights",)
@@ -49,12 +54,12 @@ class Contrastive(Objective):
         held_out_loss("nats per example"),
     )
 
-    kind: Literal["softmax", "sigmoid"] = "softmax"
+    kind: Literal["softmax", "sigmoid"] = "softmax"  # the loss, as above
 
     def score(self, out, batch, *, params, train) -> Loss:
         weights = batch["weights"].astype(jnp.float32)
         logits = pair_logits(params, out.value)
-        # A row that only fills the batch is no negative of the others.
+        # Padding rows must not serve as negatives for other rows.
         masked = jnp.where(weights[None, :] > 0, logits, MASKED)
         if self.kind == "softmax":
             nats = softmax_nats(masked, jnp.where(weights[None, :] > 0, logits.T, MASKED))
@@ -74,11 +79,11 @@ class Contrastive(Objective):
         return super().summarize(sums) | retrieval(pairs)
 
 
-BLOCK = 1024  # rows compared with all others at a time
+BLOCK = 1024  # so many rows are compared with all others at a time
 
 
 def retrieval(pairs: np.ndarray) -> dict[str, float]:
-    """How often the right text is among the 1 and the 5 nearest to an image, and the reverse; pairs (N, 2, E) float32."""
+    """Top-1 and top-5 retrieval rates in both directions; pairs (N, 2, E) float32."""
     image, text = pairs[:, 0], pairs[:, 1]
     found = {}
     for way, ranks in zip(WAYS, (ranks_of(image, text), ranks_of(text, image)), strict=True):
@@ -87,30 +92,33 @@ def retrieval(pairs: np.ndarray) -> dict[str, float]:
 
 
 def ranks_of(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """(N,): how many answers are nearer to query n than answer n is; answers equal to it are not."""
+    """(N,): the number of answers nearer to query n than its own answer n; equal answers do not
+    count.
+    """
     ranks = []
     for start in range(0, len(queries), BLOCK):
         cosines = queries[start : start + BLOCK] @ answers.T
         own = np.take_along_axis(cosines, start + np.arange(len(cosines))[:, None], axis=1)
-        # Equal answers' products may differ in the last bit.
+        # The dot products of equal answers may differ in the last bit.
         ranks.append(np.sum(cosines > own + 1e-6, axis=1))
     return np.concatenate(ranks)
 
 
 def pair_logits(params, embeddings: jax.Array) -> jax.Array:
-    """(B images, B texts) float32."""
+    """Logits (B images, B texts) in float32."""
     image, text = embeddings[:, 0].astype(jnp.float32), embeddings[:, 1].astype(jnp.float32)
     logits = (image @ text.T) * jnp.exp(params["logit_scale"].astype(jnp.float32))
     return logits + params["logit_bias"].astype(jnp.float32) if "logit_bias" in params else logits
 
 
 def softmax_nats(per_image: jax.Array, per_text: jax.Array) -> jax.Array:
-    """(B,): each pair's loss, the mean of both directions."""
+    """(B,) loss of each pair: the mean of the cross-entropies of both directions."""
     here = jnp.arange(len(per_image))
     return (cross_entropy(per_image, here)[0] + cross_entropy(per_text, here)[0]) / 2
 
 
 def sigmoid_nats(per_image: jax.Array) -> jax.Array:
-    """(B,): each image's loss, summed over the texts."""
+    """(B,) loss of each image, summed over the texts."""
+    # +1 on the diagonal, where image and text match, and -1 elsewhere.
     signs = 2 * jnp.eye(len(per_image)) - 1
     return -jnp.sum(jax.nn.log_sigmoid(signs * per_image), axis=1)

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy: of logits, and of what a model says over a vocabulary."""
+"""Softmax cross-entropy of logits, and of a model's output over a vocabulary."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,11 @@ __all__ = ["cross_entropy", "of_tokens"]
 def of_tokens(
     out: Out, logits: jax.Array, targets: jax.Array, form: head.Form
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(-log p(target), log Z) in nats and the likeliest token, each (B, T); logits: the model's, if it has no head."""
+    """Cross-entropy -log p(target), log Z (both in nats) and the likeliest token, each (B, T).
+
+    `logits` is used only for a model whose output has no `head`. Raises ValueError for form
+    "blocks" with such a model.
+    """
     if out.head is not None:
         return head.cross_entropy(out.head, targets, form)
     if form == "blocks":

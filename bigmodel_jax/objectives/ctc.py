@@ -1,4 +1,7 @@
-"""Connectionist temporal classification: labels without their times (Graves et al. 2006, doi 10.1145/1143844.1143891)."""
+"""Connectionist temporal classification (CTC): learns a sequence of labels without their times.
+
+Source: Graves et al. 2006, doi 10.1145/1143844.1143891.
+"""
 
 import dataclasses
 from typing import Any
@@ -14,17 +17,19 @@ from bigmodel_jax.metrics import texts
 from bigmodel_jax.objectives import ctc_paths
 from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 
-# Any characters will do, as long as the space is the only one that parts words.
-FIRST_CHARACTER = 0xE000  # of Unicode's private use area
+# Labels become arbitrary characters, so that text metrics can compare them; only the space
+# separates words.
+FIRST_CHARACTER = 0xE000  # the start of Unicode's private use area
 
 
 @dataclasses.dataclass(frozen=True)
 class CTC(Objective):
     """-log of the summed probability of all alignments of a row's labels, in nats per label.
 
-    The model gives {"logits" (B, T, V), "num_frames" (B,)}. Batch: labels (B, U) int32, num_labels (B,) int32, weights (B,)
-    float32, and what the model reads. A row without labels is one of silence: its loss is that of T blanks. Data must see
-    to it that a row has as many frames as its labels need.
+    The model returns {"logits" (B, T, V), "num_frames" (B,)}. Batch: labels (B, U) int32,
+    num_labels (B,) int32, weights (B,) float32, and the model's inputs. A row without labels is
+    silence; its loss is that of T blanks. The data source must ensure that each row has enough
+    frames for its labels.
     """
 
     reads = ("labels", "num_labels", "weights")
@@ -36,9 +41,9 @@ class CTC(Objective):
     )
 
     blank: CountOrZero = 0
-    "the class that stands for no label"
+    "the class number that means no label"
     space: CountOrZero = 1
-    "the label between two words"
+    "the label that separates words"
 
     def validate(self, config: Any) -> None:
         vocab = getattr(config.model, "vocab_size", None)
@@ -66,19 +71,24 @@ class CTC(Objective):
         return Loss(mean, {"loss": mean, "heard": Rows(heard, weights), "said": Rows(said, weights)}, out.updates)
 
     def summarize(self, metrics_: dict[str, Any]):
-        """Rates over the rows that have a transcript; labels that are heard in silence count as insertions."""
+        """Error rates over rows with a transcript; labels heard in silent rows count as
+        insertions.
+        """
         kept = np.asarray(metrics_["heard"].weights) > 0
         heard, said = (np.asarray(metrics_[name].values)[kept] for name in ("heard", "said"))
         written, right = ([self.written(row) for row in rows] for rows in (heard, said))
         return rates(written, right) | {"loss": float(metrics_["loss"].compute())}
 
     def written(self, labels: np.ndarray) -> str:
-        """Labels as characters of a text whose words are parted where theirs are."""
+        """Labels as a text: one character per label, with spaces between words."""
         return "".join(" " if n == self.space else chr(FIRST_CHARACTER + int(n)) for n in labels if n >= 0)
 
 
 def rates(heard: list[str], said: list[str]) -> dict[str, float]:
-    """Word and character error rate of whole texts; what is heard where nothing was said is added to the errors."""
+    """Word and character error rate of all texts together.
+
+    Whatever was heard where nothing was said is added to the errors.
+    """
     spoken = [(h, s) for h, s in zip(heard, said, strict=True) if s.strip()]
     silent = [h for h, s in zip(heard, said, strict=True) if not s.strip()]
     found = {}
@@ -92,7 +102,12 @@ def rates(heard: list[str], said: list[str]) -> dict[str, float]:
 
 
 def loss(logits_BTV, num_frames_B, labels_BU, num_labels_B, blank: int) -> jax.Array:
-    """(B,) nats, by Optax. Products at full precision, since a TPU's default would round log-probabilities to bfloat16."""
+    """(B,) CTC loss in nats, computed by Optax.
+
+    Matrix products use full precision, because a TPU's default would round log-probabilities to
+    bfloat16.
+    """
+    # Optax takes paddings: 1.0 for frames and labels that do not count.
     behind = jnp.arange(logits_BTV.shape[1]) >= num_frames_B[:, None]
     unused = jnp.arange(labels_BU.shape[1]) >= num_labels_B[:, None]
     with jax.default_matmul_precision("highest"):

@@ -1,4 +1,4 @@
-"""What objectives of denoising share: an image with noise goes into the model, and an array of its shape is the answer."""
+"""`Denoising`, the base class of objectives whose model gets a noisy image."""
 
 import dataclasses
 import functools
@@ -16,12 +16,14 @@ from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 
 @dataclasses.dataclass(frozen=True)
 class Denoising(Objective):
-    """Mean squared error of what the model predicts, at a time drawn for each image.
+    """Mean squared error of the prediction, at a time drawn at random for each image.
 
-    A subclass has the fields num_steps (the largest timestep, and the most steps of a sampler), offset and scale, and an
-    `inputs` that puts the noisy image, the timestep and the array `answer` into the batch. Of what the model gives, (B, H,
-    W, C or more), the first C channels count. Evaluation draws the same times and noise for every batch, and also gives the
-    loss of the model that is told nothing: the batch's "hidden" (B,) bool says for which rows it shall ignore label or text.
+    A subclass has the fields num_steps (the largest timestep, and the most steps of a sampler),
+    offset and scale. Its `inputs` puts the noisy image, the timestep and the array `answer` into
+    the batch. The model's output (B, H, W, C or more) is compared in its first C channels.
+
+    Evaluation draws the same times and noise for every batch. It also reports the unconditional
+    loss, for which "hidden" (B,) bool in the batch tells the model to ignore label or text.
     """
 
     reads = ("image", "weights")
@@ -32,9 +34,9 @@ class Denoising(Objective):
         Metric("unconditional_loss", "Held-out loss, told nothing", "less", "{:.3f}", "label or text hidden"),
     )
     answer: ClassVar[str] = "noise"
-    "the array of `inputs` that the model is to predict"
+    "the array of `inputs` that the model learns to predict"
     sampler: ClassVar[str] = "ddim"
-    "the row of SAMPLERS in inference/sample_images.py that turns its predictions into images"
+    "the sampler, a name in SAMPLERS of inference/sample_images.py"
 
     def validate(self, config: Any) -> None:
         if getattr(config.data, "normalise", "none") != "none":
@@ -44,7 +46,7 @@ class Denoising(Objective):
             )
 
     def moved(self, image: jax.Array) -> jax.Array:
-        """Images of 0 .. 1 as the model sees them, float32."""
+        """Images of 0 .. 1 in the model's value range, float32."""
         return (image.astype(jnp.float32) - self.offset) * self.scale
 
     def picture_shape(self, model: ModelConfig) -> tuple[int, ...]:
@@ -52,7 +54,10 @@ class Denoising(Objective):
         return tuple(getattr(model, "image_shape", ()))
 
     def pictures(self, params: Tree, x: jax.Array) -> jax.Array:
-        """Images of 0 .. 1, (B, H, W, C), of what a sampler ends with; params: those of the model and the objective."""
+        """Images (B, H, W, C) of 0 .. 1 from a sampler's result `x`.
+
+        `params` has the parameters of the model and of the objective.
+        """
         return jnp.clip(x / self.scale + self.offset, 0.0, 1.0)
 
     def score(self, out, batch, *, params, train) -> Loss:
@@ -70,6 +75,6 @@ class Denoising(Objective):
 
 
 def squared_error(predicted: jax.Array, answer: jax.Array) -> jax.Array:
-    """(B,): mean over the image; of what is predicted, the first channels count."""
+    """(B,): mean squared error over each image; extra channels of the prediction are ignored."""
     predicted = predicted[..., : answer.shape[-1]].astype(jnp.float32)
     return jnp.mean(jnp.square(predicted - answer), axis=(1, 2, 3))

@@ -1,9 +1,10 @@
-"""Boxes and classes of objects: each object is matched with one query, and the other queries learn "no object".
+"""Object detection as in DETR: each object is matched with one query; other queries learn "no
+object".
 
-The matching is the assignment of least cost (Hungarian algorithm; Carion et al., arXiv:2005.12872, section 3.1). optax's
-solver runs inside the compiled step: queries and objects stay on their devices, rows are solved side by side, and the host,
-which several processes would each have to wait for, is not asked. Its time grows with queries x objects^2, and
-`data.max_objects` keeps objects few.
+The matching is the assignment of least cost (Hungarian algorithm; Carion et al., arXiv:2005.12872,
+section 3.1). optax's solver runs inside the compiled step, so queries and objects stay on their
+devices and no process waits for the host. The rows of a batch are solved in parallel. The time
+grows with queries x objects^2; `data.max_objects` bounds the number of objects.
 
 Shapes: B batch, Q queries, M objects, K classes, L layers.
 """
@@ -27,11 +28,14 @@ WORST = 1e9  # the cost of a pair whose cost is not finite
 class Detection(Objective):
     """DETR's loss: cross-entropy of all queries, and L1 and generalised IoU of the matched boxes.
 
-    The model gives {"logits": (B, Q, K + 1), "boxes": (B, Q, 4)}, the last class being "no object", boxes as centre, width and
-    height in 0 .. 1; in training also those of earlier layers, "layer_logits" and "layer_boxes" (B, L - 1, Q, ...), each with a
-    matching and a loss of its own. Batch: boxes (B, M, 4), classes (B, M) int32, -1 where there is no object, weights (B,).
+    The model returns {"logits": (B, Q, K + 1), "boxes": (B, Q, 4)}. The last class is "no object";
+    a box is centre, width and height in 0 .. 1. In training it also returns the outputs of earlier
+    layers, "layer_logits" and "layer_boxes" (B, L - 1, Q, ...), and each layer has a matching and a
+    loss of its own. Batch: boxes (B, M, 4), classes (B, M) int32 with -1 for no object, weights
+    (B,).
 
-    Cross-entropy is a mean over queries, weighted by `no_object` where there is none; box losses are means over objects.
+    The cross-entropy is a mean over queries in which queries without an object weigh `no_object`.
+    The box losses are means over objects.
     """
 
     reads = ("boxes", "classes", "weights")
@@ -44,20 +48,20 @@ class Detection(Objective):
         Metric("iou_loss", "1 - GIoU of matched boxes", "less", "{:.3f}"),
         held_out_loss("per object"),
     )
-    whole_batch = True  # cross-entropy and box losses have denominators of their own
+    whole_batch = True  # cross-entropy and box losses have different denominators
     endings = ("boxes",)
 
     no_object: NonNegative = 0.1
-    "weight of a query without an object in the cross-entropy"
+    "weight, in the cross-entropy, of queries without an object"
     l1: NonNegative = 5.0
-    "weight of the L1 loss, in the loss and in the cost of a pair"
+    "weight of the L1 distance in the loss and in the matching cost"
     iou: NonNegative = 2.0
-    "weight of 1 - GIoU (Rezatofighi et al., arXiv:1902.09630), in the loss and in the cost of a pair"
+    "weight of 1 - GIoU (arXiv:1902.09630) in the loss and in the matching cost"
     early_matches: Count = 1
-    """queries that learn each object in the layers before the last, which learn faster from more (one-to-many matching: Jia et
-    al., arXiv:2207.13080); 1: DETR"""
+    """queries matched with each object in all layers but the last; more speed up learning (one-to-many
+    matching: Jia et al., arXiv:2207.13080); 1: DETR"""
     pictures: CountOrZero = 8
-    "held-out images that the run's page shows, with true and found boxes; 0: none"
+    "number of held-out images on the report page, with true and found boxes; 0: none"
 
     def score(self, out, batch, *, params, train) -> Loss:
         layers = layers_of(out.value)
@@ -75,20 +79,22 @@ class Detection(Objective):
         return Loss(mean, sums, out.updates)
 
     def layer(self, logits: jax.Array, boxes: jax.Array, batch: dict) -> dict[str, jax.Array]:
-        """The three losses of one layer's outputs, and how many objects there are (at least 1)."""
+        """The three losses of one layer's outputs, and the number of objects (at least 1)."""
         true, classes = batch["boxes"], batch["classes"]
         rows = batch["weights"].astype(jnp.float32)
         here = (classes >= 0) & (rows > 0)[:, None]
         query = match(logits, boxes, true, classes, here, self.l1, self.iou)
         objects = jnp.maximum(jnp.sum(here), 1).astype(jnp.float32)
         none = logits.shape[-1] - 1
+        # Queries without a matched object keep the label "no object".
         labels = jnp.full(logits.shape[:2], none)
         labels = jax.vmap(lambda row, q, c: row.at[q].set(c))(labels, query, jnp.where(here, classes, none))
         weights = jnp.where(labels == none, self.no_object, 1.0) * rows[:, None]
         nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
         matched = jnp.take_along_axis(boxes, query[..., None], axis=1)
         l1 = jnp.sum(jnp.abs(matched - true), axis=-1)
-        # Places without an object have a whole picture as their box: an empty one has no gradient that is finite.
+        # Positions without an object get the whole picture as their box, because the gradient for
+        # an empty box is not finite.
         whole = jnp.array([0.5, 0.5, 1.0, 1.0])
         iou = generalized_iou(corners(matched), corners(jnp.where(here[..., None], true, whole)))
         return {
@@ -104,8 +110,11 @@ class Detection(Objective):
         return super().summarize(plain) | detections.summary(counted)
 
     def tables(self, metrics_: dict[str, Mean]):
-        """precision: of each class, average precision at an overlap of .5 and over .5 to .95 (null without true boxes), and its
-        true boxes."""
+        """The table "precision_by_class".
+
+        It has, for each class, average precision at overlap .5 and over .5 to .95, and the number
+        of true boxes. The precisions are null for a class without true boxes.
+        """
         counted = {k: np.asarray(metrics_[k].total) for k in detections.COUNTS}
         precision, objects = detections.average_precisions(counted), counted["objects"]
         rows = zip(precision[0].tolist(), precision.mean(axis=0).tolist(), objects.tolist(), strict=True)
@@ -113,7 +122,10 @@ class Detection(Objective):
 
 
 def layers_of(value) -> list[tuple[jax.Array, jax.Array]]:
-    """(logits, boxes) of each layer that the model gave, the last layer last. ValueError for a model that gives no boxes."""
+    """(logits, boxes) of each layer, the last layer last.
+
+    Raises ValueError for a model that returns no boxes.
+    """
     if not isinstance(value, dict) or not {"logits", "boxes"} <= value.keys():
         raise ValueError("objective: Detection needs a model that gives logits and boxes of queries; detr does")
     earlier = []
@@ -124,10 +136,11 @@ def layers_of(value) -> list[tuple[jax.Array, jax.Array]]:
 
 
 def match(logits, boxes, true, classes, here, l1: float, iou: float) -> jax.Array:
-    """The query of each object, (B, M) int32; no two objects of a row have the same, those that are absent included.
+    """The query matched with each object, (B, M) int32; all queries of a row differ.
 
-    The cost of a pair is -probability of the class + l1 |difference| - iou GIoU. An absent object costs the same whichever
-    query it takes, so that it never takes one from an object.
+    The cost of a pair is -probability of the class + l1 |difference| - iou GIoU. Padding objects
+    get queries too. They cost the same with every query, so they never take a query from a real
+    object.
     """
     shares = jax.nn.softmax(logits, axis=-1)
     of_class = jnp.take_along_axis(shares, jnp.maximum(classes, 0)[:, None, :], axis=2)
@@ -145,19 +158,25 @@ def match(logits, boxes, true, classes, here, l1: float, iou: float) -> jax.Arra
 
 
 def found_of(logits: jax.Array, boxes: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(corners (B, Q, 4) in 0 .. 1, likeliest class (B, Q), its probability (B, Q)), "no object" left out."""
+    """Found boxes as corners (B, Q, 4) in 0 .. 1, their likeliest class and its probability (B, Q).
+
+    "No object" is left out of the classes.
+    """
     shares = jax.nn.softmax(logits, axis=-1)[..., :-1]
     return corners(boxes), jnp.argmax(shares, axis=-1), jnp.max(shares, axis=-1)
 
 
 def corners(boxes: jax.Array) -> jax.Array:
-    """Centre, width and height (..., 4) as left, top, right, bottom."""
+    """Converts boxes (..., 4) from centre, width and height to left, top, right and bottom."""
     half = boxes[..., 2:] / 2
     return jnp.concatenate([boxes[..., :2] - half, boxes[..., :2] + half], axis=-1)
 
 
 def generalized_iou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """IoU less the share of the smallest box around both that neither covers, (...) of corners (..., 4)."""
+    """Generalised IoU (...) of boxes (..., 4) given as left, top, right and bottom.
+
+    It is the IoU minus the share of the smallest enclosing box that neither box covers.
+    """
     overlap, union = detections.overlap_and_union(a, b)
     around = detections.area(
         jnp.concatenate([jnp.minimum(a[..., :2], b[..., :2]), jnp.maximum(a[..., 2:], b[..., 2:])], -1)

@@ -1,4 +1,4 @@
-"""Denoising: the noise that was added to an image is to be found (Ho et al., arXiv:2006.11239)."""
+"""Denoising diffusion: the model predicts the noise in an image (Ho et al., arXiv:2006.11239)."""
 
 import dataclasses
 
@@ -14,17 +14,19 @@ from bigmodel_jax.objectives.denoising import Denoising
 class Diffusion(Denoising):
     """Mean squared error of the predicted noise, at a timestep drawn for each image.
 
-    Batch: image (B, H, W, C), weights (B,), and what the model reads. Of what the model gives, (B, H, W, C or more), the
-    first C channels are the noise; a learned variance behind them is not trained here.
+    Batch: image (B, H, W, C), weights (B,), and the model's inputs. The first C channels of the
+    model's output (B, H, W, C or more) are the noise. Further channels, a learned variance, are not
+    trained.
     """
 
-    num_steps: Count = 1000
-    beta_start: ProperShare = 1e-4  # variance that the first step adds, and the last; linear between
-    beta_end: ProperShare = 0.02
+    num_steps: Count = 1000  # timesteps of the noise schedule
+    beta_start: ProperShare = 1e-4  # variance that the first step adds; linear up to beta_end at the last
+    beta_end: ProperShare = 0.02  # variance that the last step adds
     offset: float = 0.5  # the model sees (image - offset) * scale: -1 .. 1 for images of 0 .. 1
-    scale: Positive = 2.0
+    scale: Positive = 2.0  # see offset
 
     def inputs(self, batch, rng) -> tuple[dict, jax.Array]:
+        # Without a key, as in evaluation, every batch gets the same times and noise.
         time_rng, noise_rng, model_rng = jax.random.split(jax.random.key(0) if rng is None else rng, 3)
         image = self.moved(batch["image"])
         timestep = jax.random.randint(time_rng, (len(image),), 0, self.num_steps)
@@ -34,12 +36,12 @@ class Diffusion(Denoising):
 
 
 def kept(cfg: Diffusion) -> np.ndarray:
-    """(num_steps,) float64: how much of the image's variance is left after each step."""
+    """(num_steps,) float64: the share of the image's variance that is left after each step."""
     return np.cumprod(1.0 - np.linspace(cfg.beta_start, cfg.beta_end, cfg.num_steps, dtype=np.float64))
 
 
 def add_noise(cfg: Diffusion, image: jax.Array, noise: jax.Array, timestep: jax.Array) -> jax.Array:
-    """What `timestep` (B,) steps make of the image, in one: equation 4."""
+    """The image after `timestep` (B,) noising steps, in one formula: equation 4."""
     left = kept(cfg)
     signal, added = (jnp.asarray(np.sqrt(x), jnp.float32)[timestep][:, None, None, None] for x in (left, 1.0 - left))
     return signal * image + added * noise

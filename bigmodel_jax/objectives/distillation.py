@@ -1,4 +1,6 @@
-"""A student that learns from a teacher's distribution over the next token, beside the text itself or instead of it."""
+"""Knowledge distillation: a student learns a teacher's next-token distribution, and the text
+itself.
+"""
 
 import dataclasses
 import json
@@ -22,37 +24,42 @@ from bigmodel_jax.objectives.base import Loss
 from bigmodel_jax.objectives.cross_entropy import of_tokens
 from bigmodel_jax.objectives.language_model import NextToken
 
-TEACHER, HIDDEN_MAP = "teacher", "hidden_map"  # names beside the student's parameters
+TEACHER, HIDDEN_MAP = "teacher", "hidden_map"  # names of branches beside the student's parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class Distillation(NextToken):
-    """(1 - alpha) times next-token cross-entropy plus alpha times the divergence from the teacher, in nats per target.
+    """(1 - alpha) times next-token cross-entropy plus alpha times the divergence from the teacher.
 
-    Batch: as `NextToken`'s; targets without weight count in no part. The teacher is constant, reads the same tokens and may
-    be of another family and width, with the same vocabulary. "loss" among the metrics is the cross-entropy alone.
+    The unit is nats per target. Batch: as for `NextToken`; targets without weight count nowhere.
+    The teacher is constant and reads the same tokens. It may have another architecture and width,
+    but needs the same vocabulary. The metric "loss" is the cross-entropy alone.
 
-    kind, beta, temperature: nn/head_losses.py `divergence` (GKD, arXiv:2306.13649); the divergence is not multiplied by the
-    temperature's square. top_k: the teacher's so many likeliest tokens alone, 0 = all; rest: what becomes of the others.
-    student_layers, teacher_layers: layers, from 0, whose outputs are to point the same way pair by pair; where widths differ,
-    after one trained map of the student's. The error is the mean squared difference of the two outputs, each divided by its
-    root mean square: 2 (1 - cosine) (DistilBERT, arXiv:1910.01108, section 3). Undivided, as in TinyBERT (arXiv:1909.10351),
-    the first token of a decoder would outweigh all others: in SmolLM2 its outputs are 10,000 times larger.
+    kind, beta and temperature are those of nn/head_losses.py `divergence` (GKD, arXiv:2306.13649);
+    the divergence is not multiplied by the squared temperature. top_k keeps only the teacher's
+    likeliest tokens (0 = all), and rest says what happens with the others.
+
+    student_layers and teacher_layers are layers, counted from 0, whose outputs are compared in
+    pairs. Where the widths differ, one trained linear map takes the student's outputs to the
+    teacher's width. The error is the mean squared difference of the two outputs after each is
+    divided by its root mean square, which equals 2 (1 - cosine) (DistilBERT, arXiv:1910.01108,
+    section 3). Without the division (TinyBERT, arXiv:1909.10351) a decoder's first token would
+    outweigh all others: its outputs are 10,000 times larger in SmolLM2.
     """
 
     teacher: str = ""  # a run's folder, as train.init_from writes it
     teacher_model: ModelConfig | None = None  # the teacher's model; None = read from the folder's config.json
-    teacher_storage: BaseConfig = BaseConfig()  # how its weights are kept, as `adapters.base` says it
-    teacher_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of what `teacher_storage` leaves in float32
-    kind: Kind = "forward_kl"
-    beta: ProperShare = 0.5  # of kind "jsd": the teacher's share of the mixture
-    temperature: Positive = 1.0
-    alpha: Share = 0.5
-    top_k: CountOrZero = 0
-    rest: Rest = "bucket"
-    student_layers: tuple[CountOrZero, ...] = ()
-    teacher_layers: tuple[CountOrZero, ...] = ()
-    hidden_weight: NonNegative = 1.0
+    teacher_storage: BaseConfig = BaseConfig()  # how the teacher's weights are stored, as in `adapters.base`
+    teacher_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of weights that `teacher_storage` leaves in float32
+    kind: Kind = "forward_kl"  # the divergence
+    beta: ProperShare = 0.5  # for kind "jsd": the teacher's share of the mixture
+    temperature: Positive = 1.0  # both models' logits are divided by it
+    alpha: Share = 0.5  # weight of the divergence; the cross-entropy has 1 - alpha
+    top_k: CountOrZero = 0  # the teacher's so many likeliest tokens count; 0 = all
+    rest: Rest = "bucket"  # what becomes of the other tokens where top_k is above 0
+    student_layers: tuple[CountOrZero, ...] = ()  # layers whose outputs are compared, from 0
+    teacher_layers: tuple[CountOrZero, ...] = ()  # the teacher's layers that they are compared with
+    hidden_weight: NonNegative = 1.0  # weight of the error of hidden states
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         *NextToken.metrics,
@@ -62,7 +69,7 @@ class Distillation(NextToken):
         Metric("teacher_loss", "Teacher's loss", "less", "{:.3f}", "nats per token", beside="loss", label="teacher"),
     )
 
-    # ---------------------------------------------------------------------------------------------- the teacher
+    # ---------------------------------------------------------------- the teacher
 
     def sources(self) -> dict[str, str]:
         return {TEACHER: self.teacher} if self.teacher else {}
@@ -82,13 +89,13 @@ class Distillation(NextToken):
         return dataclasses.replace(p, dtype=self.teacher_dtype) if is_plain else p
 
     def teacher_config(self) -> ModelConfig:
-        """The teacher's model; ValueError, one line, where it cannot be known."""
+        """The teacher's model config. Raises a one-line ValueError where it cannot be found."""
         if not self.teacher:
             raise ValueError("objective.teacher = '': give the folder of the run that is the teacher")
         if self.teacher_model is not None:
             return self.teacher_model
         path = mirror.fetched(self.teacher) / "config.json"
-        if not path.parent.is_dir():  # a checkpoint is named behind the folder
+        if not path.parent.is_dir():  # the name may end in "@" and a checkpoint
             path = mirror.fetched(self.teacher.rpartition("@")[0]) / "config.json"
         try:
             node = formats.opened(json.loads(path.read_bytes()), path)
@@ -113,7 +120,7 @@ class Distillation(NextToken):
         if len(self.student_layers) != len(self.teacher_layers):
             raise ValueError(
                 f"objective.student_layers = {self.student_layers} and objective.teacher_layers = {self.teacher_layers} "
-                "are not equally many; each pair of layers is one of either"
+                "differ in length; the layers are compared in pairs"
             )
         for name, layers, config in (
             ("student", self.student_layers, model),
@@ -126,7 +133,7 @@ class Distillation(NextToken):
         if self.top_k and self.top_k >= sizes[0]:
             raise ValueError(f"objective.top_k = {self.top_k}: it must be below the vocabulary, {sizes[0]}; 0 = all")
 
-    # ---------------------------------------------------------------------------------------------- the loss
+    # ---------------------------------------------------------------- the loss
 
     def loss(self, model: Model, params: Tree, batch: dict, *, rng: jax.Array | None, train: bool) -> Loss:
         batch, rng = self.inputs(batch, rng)
@@ -137,6 +144,7 @@ class Distillation(NextToken):
                 f"objective.teacher = {self.teacher!r} takes {config.max_seq_len} tokens, and a row has "
                 f"{batch['tokens'].shape[1]}; lower data.seq_len"
             )
+        # No random key and train=False: the teacher runs without dropout.
         theirs = self._run(config.make(), teacher, batch, rng=None, train=False)
         theirs, teacher_states = jax.lax.stop_gradient(theirs)
         base, weights = self.of_text(out, batch, train, 1.0 - self.alpha), batch["weights"].astype(jnp.float32)
@@ -152,7 +160,7 @@ class Distillation(NextToken):
         return Loss(mean, base.metrics | found, base.updates)
 
     def _run(self, model: Model, params: Tree, batch: dict, **how) -> tuple[Out, jax.Array | None]:
-        """What the model gives, and what leaves its layers, (L, B, T, D), where it is asked for."""
+        """The model's output, and the outputs of its layers (L, B, T, D) if the loss needs them."""
         if not self.student_layers:
             return model.apply(params, batch, **how), None
         out, found = taps.tapped(model.apply, "residual")(params, batch, **how)
@@ -168,13 +176,15 @@ class Distillation(NextToken):
         return head_losses.divergence(out.head, theirs.head, self.kind, form=self.logits, **how)
 
     def hidden_error(self, params: Tree, states: jax.Array, teacher_states: jax.Array) -> jax.Array:
-        """Mean over pairs of layers and over the width, (B, T) float32."""
+        """(B, T) float32: the error of hidden states, averaged over pairs of layers and over the
+        width.
+        """
         mine, theirs = states[jnp.array(self.student_layers)], teacher_states[jnp.array(self.teacher_layers)]
         mine = linear.linear(params[HIDDEN_MAP], mine) if HIDDEN_MAP in params else mine
         return jnp.mean(jnp.square(_of_length_one(mine) - _of_length_one(theirs)), axis=(0, -1))
 
     def _beside(self, out: Out, theirs: Out, batch: dict, weights: jax.Array) -> dict[str, Mean]:
-        """What an evaluation reports of the teacher."""
+        """The metrics about the teacher that only an evaluation reports."""
         likeliest = of_tokens(out, out.value, batch["targets"], self.logits)[2]
         nats, _, best = of_tokens(theirs, theirs.value, batch["targets"], self.logits)
         return {
@@ -184,6 +194,6 @@ class Distillation(NextToken):
 
 
 def _of_length_one(x: jax.Array) -> jax.Array:
-    """x (..., D) in float32 divided by its root mean square."""
+    """x (..., D) in float32, divided by its root mean square."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)

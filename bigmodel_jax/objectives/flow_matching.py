@@ -1,4 +1,6 @@
-"""Rectified flow: the velocity of a straight line from an image to noise is to be found (Liu et al., arXiv:2209.03003)."""
+"""Rectified flow: the model predicts the velocity from an image to noise (Liu et al.,
+arXiv:2209.03003).
+"""
 
 import dataclasses
 from typing import ClassVar, Literal
@@ -13,30 +15,31 @@ from bigmodel_jax.objectives.denoising import Denoising
 
 @dataclasses.dataclass(frozen=True)
 class FlowMatching(Denoising):
-    """Mean squared error of the predicted velocity, noise - image, at a point of the line drawn for each image.
+    """Mean squared error of the predicted velocity, noise - image, at a random point of the line.
 
-    Batch: image (B, H, W, C), weights (B,), and what the model reads. sigma in 0 .. 1 is the share of noise: the model sees
-    (1 - sigma) image + sigma noise, and sigma * num_steps as its timestep, as Stable Diffusion 3 does (Esser et al.,
-    arXiv:2403.03206, sections 2 and 3). The dropout of label or text, which guidance needs, is the model's.
+    Batch: image (B, H, W, C), weights (B,), and the model's inputs. sigma in 0 .. 1 is the share of
+    noise. The model gets the image (1 - sigma) image + sigma noise and the timestep sigma *
+    num_steps, as in Stable Diffusion 3 (Esser et al., arXiv:2403.03206, sections 2 and 3). Guidance
+    needs a model that drops labels or texts at random in training; this objective does not drop
+    them.
     """
 
     answer: ClassVar[str] = "velocity"
 
     num_steps: Count = 1000
-    "the timestep of pure noise; a sampler takes at most as many steps"
+    "the timestep of pure noise, and the most steps of a sampler"
     time_sampling: Literal["logit_normal", "uniform"] = "logit_normal"
-    "how training draws sigma: a normal number through the logistic function (equation 19), or alike everywhere"
-    time_mean: float = 0.0  # of the normal number; above 0: more of the noisy end
-    time_std: Positive = 1.0
-    shift: Positive = (
-        1.0  # sigma becomes shift sigma / (1 + (shift - 1) sigma), in training and in sampling (equation 23)
-    )
+    "distribution of sigma in training: logistic function of a normal number (equation 19), or uniform"
+    time_mean: float = 0.0  # mean of the normal number; above 0 there is more noise
+    time_std: Positive = 1.0  # standard deviation of the normal number
+    shift: Positive = 1.0  # sigma becomes shift sigma / (1 + (shift - 1) sigma) everywhere (equation 23)
     sampler: Literal["euler", "heun"] = "heun"
-    "euler: one evaluation of the model a step, error of order 1; heun: two evaluations, order 2"
+    "euler: one model call per step, first order; heun: two calls, second order"
     offset: float = 0.5  # the model sees (image - offset) * scale: -1 .. 1 for images of 0 .. 1
-    scale: Positive = 2.0
+    scale: Positive = 2.0  # see offset
 
     def inputs(self, batch, rng) -> tuple[dict, jax.Array]:
+        # Without a key, as in evaluation, every batch gets the same times and noise.
         time_rng, noise_rng, model_rng = jax.random.split(jax.random.key(0) if rng is None else rng, 3)
         image = self.moved(batch["image"])
         noise = jax.random.normal(noise_rng, image.shape)
@@ -47,24 +50,27 @@ class FlowMatching(Denoising):
 
 
 def draw_sigma(cfg: FlowMatching, rng: jax.Array, num: int) -> jax.Array:
-    """(num,) float32 in 0 .. 1, as training draws them."""
+    """(num,) float32 values of sigma in 0 .. 1, drawn as in training."""
     if cfg.time_sampling == "uniform":
         return shifted(jax.random.uniform(rng, (num,)), cfg.shift)
     return shifted(jax.nn.sigmoid(cfg.time_mean + cfg.time_std * jax.random.normal(rng, (num,))), cfg.shift)
 
 
 def shifted(sigma, shift: float):
-    """Larger pictures need more noise to be as hidden: sigma moved towards 1 by a shift above 1."""
+    """Moves sigma towards 1 for a shift above 1, because larger pictures need more noise."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def sigmas(cfg: FlowMatching, steps: int) -> np.ndarray:
-    """(steps + 1,) float32 from 1, noise, down to 0, the image: equal steps, then shifted."""
+    """(steps + 1,) float32 values from 1 (noise) to 0 (image): equal steps, then shifted."""
     return shifted(np.linspace(1.0, 0.0, steps + 1), cfg.shift).astype(np.float32)
 
 
 def euler(velocity, cfg: FlowMatching, steps: int, noise: jax.Array) -> jax.Array:
-    """The image at the end of the flow from `noise` (B, H, W, C); velocity(x, timestep) -> (B, H, W, C)."""
+    """Integrates the flow from `noise` (B, H, W, C) to an image by Euler's method.
+
+    `velocity` is a function (x, timestep) -> (B, H, W, C).
+    """
 
     def step(x, at):
         here, there = at
@@ -75,7 +81,10 @@ def euler(velocity, cfg: FlowMatching, steps: int, noise: jax.Array) -> jax.Arra
 
 
 def heun(velocity, cfg: FlowMatching, steps: int, noise: jax.Array) -> jax.Array:
-    """As `euler`, with the mean of the velocities at both ends of a step (Karras et al., arXiv:2206.00364, algorithm 1)."""
+    """As `euler`, with the mean of the velocities at both ends of each step.
+
+    Source: Karras et al., arXiv:2206.00364, algorithm 1.
+    """
 
     def step(x, at):
         here, there = at

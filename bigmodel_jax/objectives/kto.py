@@ -1,4 +1,4 @@
-"""Preference from single answers, each of them wanted or not."""
+"""KTO: learns preferences from single answers, each labelled as wanted or unwanted."""
 
 import dataclasses
 
@@ -15,12 +15,16 @@ from bigmodel_jax.objectives.referenced import REFERENCE, Referenced
 
 @dataclasses.dataclass(frozen=True)
 class KTO(Referenced):
-    """A wanted answer is to gain on the reference by more than the model's distance from it, an unwanted one by less
-    (arXiv:2402.01306, equation 8; TRL 1.16, KTOTrainer).
+    """Raises the log-ratio of wanted answers above the KL estimate, and lowers that of unwanted
+    ones.
 
-    The distance is the mean log-ratio of answers under prompts that they do not belong to, over the whole batch, and at least
-    0; it has no gradient. Batch: texts (B, 2, T) as Pairs', [:, 0] the answer and [:, 1] another row's answer under the same
-    prompt; label (B,) int32, 1 where the answer is wanted; and as Referenced'.
+    A log-ratio is log p(answer) - log p_reference(answer). Source: arXiv:2402.01306, equation 8;
+    TRL 1.16, KTOTrainer.
+
+    The KL estimate is the mean log-ratio, over the whole batch, of answers paired with prompts that
+    they do not belong to. It is at least 0 and has no gradient. Batch: texts (B, 2, T) as in
+    `Pairs`, where [:, 0] is the answer and [:, 1] another row's answer to the same prompt; label
+    (B,) int32, 1 for a wanted answer; and the arrays of `Referenced`.
     """
 
     reads = ("targets", "weights", "label")
@@ -34,16 +38,16 @@ class KTO(Referenced):
         Metric("kl", "Distance from the reference", unit="nats per answer"),
     )
 
-    beta: Positive = 0.1
-    wanted_weight: NonNegative = 1.0
-    unwanted_weight: NonNegative = 1.0
+    beta: Positive = 0.1  # strength of the pull towards the reference
+    wanted_weight: NonNegative = 1.0  # weight of wanted answers in the loss
+    unwanted_weight: NonNegative = 1.0  # weight of unwanted answers in the loss
 
     def loss(self, model, params, batch, *, rng, train) -> Loss:
         if self.reference != "cached":
             batch = batch | {REFERENCE: self.log_probs(model, self.reference_weights(params), batch)}
         reference = batch[REFERENCE].astype(jnp.float32)
         answers, others = (batch | {name: batch[name][:, i] for name in pairs.TEXTS} for i in (0, 1))
-        # Half the texts need no backward pass: they are a call of their own, whose gradient stops before it.
+        # The mismatched texts need no backward pass, so they get a forward call of their own.
         elsewhere, _, _ = self._texts(model, jax.lax.stop_gradient(params), others, rng=None, train=False)
         log_probs, live, out = self._texts(model, params, answers, rng=rng, train=train)
         distance = metrics.weighted(elsewhere - reference[:, 1], live)
@@ -58,13 +62,15 @@ class KTO(Referenced):
         return pairs.with_losses(mean, sums, out)
 
     def values(self, ratios: jax.Array, wanted: jax.Array, kl: jax.Array) -> jax.Array:
-        """(B,): each answer's loss, of its log-ratio to the reference."""
+        """(B,): the loss of each answer, from its log-ratio to the reference."""
         gain = jnp.where(wanted, ratios - kl, kl - ratios)
         weight = jnp.where(wanted, self.wanted_weight, self.unwanted_weight)
         return weight * (1.0 - jax.nn.sigmoid(self.beta * gain))
 
     def _texts(self, model, params, batch, *, rng, train):
-        """(log-probabilities (B,), which rows are no filling (B,), Out) of one text a row."""
+        """For one text per row: log-probabilities (B,), 1.0 for rows that are not padding (B,),
+        Out.
+        """
         out = model.apply(params, batch, rng=rng, train=train)
         weights = batch["weights"].astype(jnp.float32)
         log_probs = -jnp.sum(pairs.nats_of(out, batch, self.logits) * weights, axis=-1)

@@ -1,4 +1,4 @@
-"""Next-token prediction over packed text."""
+"""Next-token prediction on packed text."""
 
 import dataclasses
 import math
@@ -15,10 +15,10 @@ from bigmodel_jax.objectives.cross_entropy import of_tokens
 
 @dataclasses.dataclass(frozen=True)
 class NextToken(Objective):
-    """Mean cross-entropy in nats over targets with weight.
+    """Weighted mean cross-entropy over the targets, in nats.
 
-    Batch: tokens, targets (B, T) int32; weights (B, T) float32; segment_ids, positions (B, T) int32;
-    target_bytes (B, T) int32, the UTF-8 bytes that each target stands for (evaluation only).
+    Batch: tokens, targets (B, T) int32; weights (B, T) float32; segment_ids, positions (B, T)
+    int32; in evaluation target_bytes (B, T) int32, the number of UTF-8 bytes of each target's text.
     """
 
     reads = ("targets", "weights")
@@ -34,16 +34,14 @@ class NextToken(Objective):
         Metric("accuracy", "Accuracy", "more", "{:.2%}"),
     )
 
-    z_loss: NonNegative = (
-        0.0  # weight of log(Z)^2, which keeps the logits' scale in place (PaLM, arXiv:2204.02311, section 5)
-    )
-    logits: Form = "auto"  # in memory ("whole") or block by block of the vocabulary; auto: blocks where they are large
+    z_loss: NonNegative = 0.0  # weight of log(Z)^2, which bounds the logits' scale (PaLM, arXiv:2204.02311)
+    logits: Form = "auto"  # "whole" logits in memory, or "blocks" of the vocabulary; auto: blocks if large
 
     def score(self, out, batch, *, params, train) -> Loss:
         return self.of_text(out, batch, train)
 
     def of_text(self, out, batch, train: bool, share: float = 1.0) -> Loss:
-        """The loss of which the cross-entropy is `share`, from which other objectives go on; metrics as `score`'s."""
+        """The loss with the cross-entropy multiplied by `share`, for other objectives to add to."""
         nats, log_z, likeliest = of_tokens(out, out.value, batch["targets"], self.logits)
         weights = batch["weights"].astype(jnp.float32)
         mean = metrics.weighted(nats, weights)
@@ -51,6 +49,8 @@ class NextToken(Objective):
         objective = mean.total if share == 1.0 else share * mean.total if share else jnp.zeros(())
         if self.z_loss:
             objective = objective + self.z_loss * jnp.sum(jnp.square(log_z) * weights)
+        # Auxiliary losses are means; times the count they add up over microbatches as the loss
+        # does.
         for name, value in out.losses.items():
             sums[name] = Mean(value * mean.count, mean.count)
             objective = objective + value * mean.count

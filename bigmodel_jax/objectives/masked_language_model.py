@@ -1,4 +1,4 @@
-"""Predicting the tokens that were masked, each from both sides; and, in one formula with it, labelling every token."""
+"""Masked language modelling, with which a model can also learn to label every token."""
 
 import dataclasses
 
@@ -14,10 +14,11 @@ from bigmodel_jax.objectives.cross_entropy import cross_entropy, of_tokens
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLanguageModel(Objective):
-    """Mean cross-entropy in nats over the targets with weight (Devlin et al., arXiv:1810.04805, section 3.1).
+    """Mean cross-entropy in nats over the weighted targets (Devlin et al., arXiv:1810.04805, 3.1).
 
-    Batch: tokens, targets (B, T) int32, weights (B, T) float32, 1 where a token was chosen (see data.masking), and what
-    else the model reads. Targets may as well be classes of tokens.
+    Batch: tokens, targets (B, T) int32, weights (B, T) float32, 1 where a token was chosen for
+    masking (see data.masking), and the model's other inputs. The targets may also be classes of
+    tokens.
     """
 
     reads = ("targets", "weights")
@@ -25,7 +26,7 @@ class MaskedLanguageModel(Objective):
     predicts = "classes"
     metrics = (held_out_loss("nats per token", headline=True), Metric("accuracy", "Accuracy", "more", "{:.2%}"))
 
-    logits: Form = "auto"  # in memory ("whole") or block by block of the vocabulary; auto: blocks where they are large
+    logits: Form = "auto"  # "whole" logits in memory, or "blocks" of the vocabulary; auto: blocks if large
 
     def score(self, out, batch, *, params, train) -> Loss:
         logits = out.value["logits"] if isinstance(out.value, dict) else out.value
@@ -35,10 +36,11 @@ class MaskedLanguageModel(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class BertPretraining(MaskedLanguageModel):
-    """The masked tokens' mean loss plus that of the next sentence, as BERT was trained (arXiv:1810.04805, A.2).
+    """BERT's pretraining loss: masked tokens plus next-sentence prediction (arXiv:1810.04805, A.2).
 
-    Batch: as `MaskedLanguageModel`'s, and next_sentence (B,) int32, 0 where the second sentence follows the first (see
-    data.sentence_pairs). The model's head is "pretraining". With microbatches each one's rows count by its masked tokens.
+    Batch: as for `MaskedLanguageModel`, and next_sentence (B,) int32, 0 where the second sentence
+    follows the first (see data.sentence_pairs). The model needs head "pretraining". With
+    microbatches, the next-sentence loss of each one weighs as its number of masked tokens.
     """
 
     reads = (*MaskedLanguageModel.reads, "next_sentence")
@@ -54,7 +56,8 @@ class BertPretraining(MaskedLanguageModel):
         mean, sums = masked_tokens(out, out.value["logits"], batch, train, self.logits)
         follows = next_sentence(out.value["next_sentence"], batch)
         sums["next_sentence_loss"] = rows = follows["loss"]
-        # Masked tokens are the unit that sums are divided by: the rows' mean counts once for each.
+        # The summed loss is divided by the number of masked tokens, so the rows' mean is multiplied
+        # by it.
         total = mean.total + rows.total / jnp.maximum(rows.count, 1.0) * mean.count
         if not train:
             sums["next_sentence_accuracy"] = follows["accuracy"]
@@ -62,7 +65,7 @@ class BertPretraining(MaskedLanguageModel):
 
 
 def masked_tokens(out: Out, logits, batch, train: bool, form: Form) -> tuple[Mean, dict[str, Mean]]:
-    """(mean loss over the chosen tokens, its metrics)."""
+    """The mean loss over the chosen tokens, and its metrics."""
     weights = batch["weights"].astype(jnp.float32)
     nats, _, likeliest = of_tokens(out, logits, batch["targets"], form)
     mean = metrics.weighted(nats, weights)
@@ -73,7 +76,9 @@ def masked_tokens(out: Out, logits, batch, train: bool, form: Form) -> tuple[Mea
 
 
 def next_sentence(logits, batch) -> dict[str, Mean]:
-    """Rows that fill up a batch have no weight anywhere and do not count."""
+    """Loss and accuracy of next-sentence prediction; padding rows, without any weight, do not
+    count.
+    """
     labels, rows = batch["next_sentence"], (jnp.max(batch["weights"], axis=1) > 0).astype(jnp.float32)
     nats, _ = cross_entropy(logits, labels)
     return {"loss": metrics.weighted(nats, rows), "accuracy": metrics.weighted(metrics.correct(logits, labels), rows)}

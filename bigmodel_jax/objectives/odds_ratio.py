@@ -1,4 +1,4 @@
-"""Preference with no reference: the odds of the chosen answer against those of the rejected one, beside its own likelihood."""
+"""ORPO: preference training by the odds ratio of two answers, without a reference model."""
 
 import dataclasses
 import math
@@ -13,20 +13,22 @@ from bigmodel_jax.objectives.pairs import Pairs, Terms, Texts
 
 
 def log1mexp(x: jax.Array) -> jax.Array:
-    """log(1 - exp(x)) for x < 0, in the form that loses no digits on either side of -ln 2 (Mächler 2012)."""
+    """log(1 - exp(x)) for x < 0, accurate on both sides of -ln 2 (Mächler 2012)."""
     low = x < -math.log(2.0)
-    # Each form is given numbers at which it is finite, since the gradient of both is computed.
+    # Each branch gets inputs at which it is finite, because gradients of both branches are
+    # computed.
     near = jnp.log(-jnp.expm1(jnp.where(low, -1.0, x)))
     return jnp.where(low, jnp.log1p(-jnp.exp(jnp.where(low, x, -1.0))), near)
 
 
 @dataclasses.dataclass(frozen=True)
 class ORPO(Pairs):
-    """Likelihood of the chosen text, prompt included, less beta log sigmoid of the log odds ratio of the two answers
-    (arXiv:2403.07691, equations 6 and 7; TRL 1.16, ORPOTrainer).
+    """Negative log-likelihood of the chosen text minus beta log sigmoid(log odds ratio).
 
-    The odds are those of an answer's probability per token. The likelihood is a mean over the tokens of the chosen texts of a
-    microbatch, as in TRL, and so depends on how a batch is cut where texts have unequal lengths. Batch: as Pairs'.
+    Source: arXiv:2403.07691, equations 6 and 7; TRL 1.16, ORPOTrainer. The odds are those of an
+    answer's mean probability per token. The likelihood includes the prompt and is a mean over the
+    tokens of a microbatch's chosen texts, as in TRL; with texts of unequal lengths it depends on
+    how a batch is cut. Batch: as for `Pairs`.
     """
 
     metrics = (
@@ -36,7 +38,7 @@ class ORPO(Pairs):
     )
 
     beta: NonNegative = 0.1
-    "weight of the odds ratio"
+    "weight of the odds-ratio term"
 
     def terms(self, texts: Texts, nats, batch) -> Terms:
         means = texts.means
@@ -48,12 +50,12 @@ class ORPO(Pairs):
 
 
 def chosen_nats(nats: jax.Array, batch: dict, live: jax.Array) -> Mean:
-    """-log p of every token of the chosen texts but the first of each, per token."""
+    """-log p per token of the chosen texts, without the first token of each text."""
     held = batch["segment_ids"] > 0
     follows = jnp.pad(held[:, 1:], ((0, 0), (0, 1))).astype(jnp.float32)
     return metrics.weighted(_chosen(nats), _chosen(follows) * live[:, None])
 
 
 def _chosen(x: jax.Array) -> jax.Array:
-    """(2B, T) -> (B, T)."""
+    """The rows of chosen texts: (2B, T) -> (B, T)."""
     return x.reshape(-1, 2, x.shape[-1])[:, 0]

@@ -1,6 +1,6 @@
-"""Two texts of one prompt in a row: their log-probabilities, and what is reported of the rewards that an objective gives them.
+"""`Pairs`, the base class of objectives on two answers to one prompt, and their metrics.
 
-Shapes: B rows, T tokens; [:, 0] is the chosen text's and [:, 1] the rejected one's.
+Shapes: B rows, T tokens; index [:, 0] is the chosen text and [:, 1] the rejected text.
 """
 
 import dataclasses
@@ -38,8 +38,12 @@ LOG_PROBS = (
 
 
 class Texts(NamedTuple):
-    """What a model says of the rows' answers: log_probs, the sum over an answer's tokens in nats, lengths, how many these
-    are, each (B, 2) float32; live (B,): 0 for rows that only fill up a batch."""
+    """A model's log-probabilities of the two answers of each row.
+
+    log_probs (B, 2) float32: the sum over an answer's tokens, in nats.
+    lengths (B, 2) float32: the number of tokens of each answer.
+    live (B,): 1.0, and 0.0 for padding rows.
+    """
 
     log_probs: jax.Array
     lengths: jax.Array
@@ -47,30 +51,35 @@ class Texts(NamedTuple):
 
     @property
     def means(self) -> jax.Array:
-        """(B, 2): log-probabilities per token; -1 where a row has no answer, at which no form of loss is infinite."""
+        """(B, 2): log-probabilities per token; -1, where every loss is finite, for rows without
+        answer.
+        """
         return jnp.where(self.lengths > 0, self.log_probs / jnp.maximum(self.lengths, 1.0), -1.0)
 
 
 def flat(batch: dict) -> dict:
-    """The texts (B, 2, T) of a batch as rows (2B, T), the two of a pair side by side."""
+    """Reshapes the texts (B, 2, T) of a batch to rows (2B, T); the two of a pair are neighbours."""
     texts = {name: batch[name].reshape(-1, batch[name].shape[-1]) for name in TEXTS if name in batch}
     return batch | {name: constrain(x, "batch", "seq") for name, x in texts.items()}
 
 
 def in_two(x: jax.Array) -> jax.Array:
-    """(2B,) -> (B, 2)."""
+    """Splits rows into pairs: (2B,) -> (B, 2)."""
     return x.reshape(-1, 2)
 
 
 def texts_of(nats: jax.Array, batch: dict) -> Texts:
-    """nats (2B, T): -log p of each target; batch: flat, weights (2B, T) 1.0 where a target belongs to an answer."""
+    """The answers' log-probabilities and lengths of a flat batch.
+
+    nats (2B, T) is -log p of each target; weights (2B, T) are 1.0 for targets inside an answer.
+    """
     weights = batch["weights"].astype(jnp.float32)
     lengths = in_two(jnp.sum(weights, axis=-1))
     return Texts(in_two(-jnp.sum(nats * weights, axis=-1)), lengths, (lengths[:, 0] > 0).astype(jnp.float32))
 
 
 def reported(rewards: jax.Array, live: jax.Array) -> dict[str, Mean]:
-    """The metrics of ACCURACY and REWARDS; rewards (B, 2)."""
+    """The metrics of ACCURACY and REWARDS, from rewards (B, 2)."""
     chosen, rejected = rewards[:, 0], rewards[:, 1]
     found = {"chosen_reward": chosen, "rejected_reward": rejected, "reward_margin": chosen - rejected}
     found["preference_accuracy"] = chosen > rejected
@@ -78,7 +87,12 @@ def reported(rewards: jax.Array, live: jax.Array) -> dict[str, Mean]:
 
 
 class Terms(NamedTuple):
-    """An objective's view of a batch: nats (B,), each pair's loss; rewards (B, 2); further metrics."""
+    """The result of an objective on pairs.
+
+    nats (B,): the loss of each pair.
+    rewards (B, 2): the reward of each answer.
+    metrics: further metrics.
+    """
 
     nats: jax.Array
     rewards: jax.Array
@@ -87,10 +101,10 @@ class Terms(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Pairs(Objective):
-    """Base of the objectives over pairs of answers: a subclass says `terms`. The loss is the mean over pairs.
+    """Base class of the objectives on pairs of answers; the loss is the mean over pairs.
 
-    Batch: tokens, targets, segment_ids, positions (B, 2, T) int32; weights (B, 2, T) float32, 1 where the target belongs to
-    the answer and 0 in the prompt.
+    A subclass defines `terms`. Batch: tokens, targets, segment_ids, positions (B, 2, T) int32;
+    weights (B, 2, T) float32, 1 for targets inside the answer and 0 in the prompt.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("targets", "weights")
@@ -104,10 +118,12 @@ class Pairs(Objective):
     )
 
     logits: Form = "auto"
-    'in memory ("whole") or block by block of the vocabulary; auto: blocks where they are large'
+    '"whole" logits in memory, or "blocks" of the vocabulary; auto: blocks if large'
 
     def terms(self, texts: Texts, nats: jax.Array, batch: dict) -> Terms:
-        """nats (2B, T): -log p of each target; batch: flat, as `score` gets it."""
+        """The losses and rewards of the pairs; nats (2B, T) is -log p of each target of the flat
+        batch.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define terms()")
 
     def inputs(self, batch, rng):
@@ -125,12 +141,14 @@ class Pairs(Objective):
 
 
 def nats_of(out: Out, batch: dict, form: Form) -> jax.Array:
-    """(2B, T): -log p of each target of a flat batch."""
+    """(2B, T): -log p of each target of a flat batch, in nats."""
     return of_tokens(out, out.value, batch["targets"], form)[0].astype(jnp.float32)
 
 
 def with_losses(mean: Mean, sums: dict[str, Mean], out: Out) -> Loss:
-    """A loss with the model's auxiliary losses beside it, which weigh as much as in a mean over rows."""
+    """The loss with the model's auxiliary losses added, at the weight they have in a mean over
+    rows.
+    """
     objective = mean.total
     for name, value in out.losses.items():
         sums = sums | {name: Mean(value * mean.count, mean.count)}

@@ -1,9 +1,9 @@
-"""Policy gradients over groups of sampled responses: GRPO and the forms of its loss.
+"""Policy gradients over groups of sampled responses: GRPO and its variants.
 
-A group is the responses to one prompt, and a row is one response. The advantages are numbers of the batch, made before the
-step (`advantages`): no form needs a group's rows in one piece, so microbatches and devices may part them. What each form
-divides by stands in `Loss.mean`: responses (grpo, gspo), tokens of the whole batch (dapo), responses times a constant
-(dr_grpo), or the tokens of a microbatch, whose means are then averaged (bnpo).
+A group is the responses to one prompt; a row is one response. The advantages are computed before
+the step (`advantages`), so microbatches and devices may split a group. `Loss.mean` has the
+denominator of each form: responses (grpo, gspo), tokens of the whole batch (dapo), responses times
+a constant (dr_grpo), or tokens of a microbatch, whose means are then averaged (bnpo).
 
 Shapes: B rows, T tokens, P prompts, G responses of a group.
 """
@@ -29,17 +29,20 @@ from bigmodel_jax.objectives.cross_entropy import of_tokens
 
 Form = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo"]
 ADAPTERS_OFF = "adapters_off"
-LEAST_SPREAD = 1e-4  # added to a group's standard deviation, as TRL adds it
+LEAST_SPREAD = 1e-4  # added to a group's standard deviation, as in TRL
 
 
 @dataclasses.dataclass(frozen=True)
 class PolicyGradient(Objective):
-    """The clipped policy gradient of PPO (arXiv:1707.06347) with the advantages of groups.
+    """PPO's clipped policy gradient (arXiv:1707.06347) with advantages relative to a group.
 
-    GRPO arXiv:2402.03300; Dr. GRPO arXiv:2503.20783; DAPO arXiv:2503.14476; GSPO arXiv:2507.18071; bnpo as TRL has it.
-    Batch: tokens, targets (B, T) int32; weights (B, T) float32, 1 where the target is the policy's own; advantages (B,);
-    rollout_log_probs (B, T), what the sampler said of the targets; old_log_probs (B, T) of the weights that sampled, where
-    they are not the step's own; reference_log_probs (B, T) where kl is above 0. Log-probabilities are those at temperature 1.
+    Forms: GRPO arXiv:2402.03300; Dr. GRPO arXiv:2503.20783; DAPO arXiv:2503.14476; GSPO
+    arXiv:2507.18071; bnpo as in TRL. All log-probabilities are those at temperature 1.
+
+    Batch: tokens, targets (B, T) int32; weights (B, T) float32, 1 for targets that the policy
+    sampled; advantages (B,); rollout_log_probs (B, T), the sampler's log-probabilities of the
+    targets; old_log_probs (B, T), those of the weights that sampled, where these differ from the
+    step's weights; reference_log_probs (B, T) where kl is above 0.
     """
 
     reads = ("targets", "weights", "advantages", "rollout_log_probs")
@@ -53,37 +56,39 @@ class PolicyGradient(Objective):
     )
 
     form: Form = "grpo"
+    "the variant of the loss"
     reward: tuple[FunctionName, ...] = ()
-    "functions (prompt, response, record) -> number, summed: prompt as the record has it, response a text"
+    "functions (prompt, response, record) -> number, summed; response is a text, prompt as in the record"
     reward_weights: tuple[float, ...] = ()
-    "one for each of `reward`; () = all 1"
+    "one weight per function in `reward`; () = all 1"
     reward_seconds: Positive = 10.0
-    "one call of a reward function may take so long"
+    "time limit of one call of a reward function"
     reward_errors: CountOrZero = 0
-    "so many responses of a rollout whose reward fails are left out and logged; one more ends the run, saved"
+    "failed rewards per rollout that are logged and left out; one more saves and ends the run"
     advantage: Literal["group_std", "group_mean"] = "group_std"
-    "rewards minus their group's mean, divided by its standard deviation, or not (Dr. GRPO)"
+    "rewards minus their group's mean; group_std also divides by the group's standard deviation"
     clip_low: NonNegative = 0.2
-    "importance ratios count from 1 - clip_low on"
+    "importance ratios are clipped below 1 - clip_low"
     clip_high: NonNegative = 0.2
-    "up to 1 + clip_high; DAPO: 0.28"
+    "importance ratios are clipped above 1 + clip_high; DAPO: 0.28"
     kl: NonNegative = 0.0
-    "weight of the divergence from the reference"
+    "weight of the KL divergence from the reference"
     kl_estimator: Literal["k3", "weighted_k3"] = "k3"
-    "Schulman's k3; weighted by the importance ratio its gradient is unbiased (DeepSeek-V3.2, arXiv:2512.02556; TRL's default)"
+    "Schulman's k3, or k3 times the importance ratio for an unbiased gradient (arXiv:2512.02556; as TRL)"
     reference: str = ""
-    "where kl is above 0: a run, as train.init_from names one, or adapters_off: the base of the run's own adapters"
+    "for kl: a run, named as in train.init_from, or adapters_off for the run's weights without adapters"
     reference_storage: BaseConfig = BaseConfig()
-    "how the weights of a reference run are kept, as adapters.base says it"
+    "how a reference run's weights are stored, as in adapters.base"
     lag_cap: NonNegative = 0.0
-    "tokens weigh exp(old_log_probs - rollout_log_probs), at most this; 0 = all weigh 1"
+    "cap on token weights exp(old_log_probs - rollout_log_probs); 0 = all weights are 1"
     length: CountOrZero = 0
-    "dr_grpo: the constant that a response's sum is divided by, such as data.max_tokens"
+    "for dr_grpo: constant divisor of a response's summed loss, such as data.max_tokens"
     resamples: CountOrZero = 0
-    "so often groups of equal rewards are replaced by other prompts' (DAPO's dynamic sampling); 0 = they stay"
+    "attempts to replace groups of equal rewards by other prompts (DAPO's dynamic sampling); 0 = none"
     truncated: Literal["counted", "left_out"] = "counted"
-    "responses that were cut off at data.max_tokens: as any other, or without a loss"
+    "whether responses cut off at data.max_tokens count in the loss"
     logits: Logits = "auto"
+    '"whole" logits in memory, or "blocks" of the vocabulary; auto: blocks if large'
 
     def __post_init__(self):
         given = (self.reward,) if isinstance(self.reward, str) or callable(self.reward) else self.reward
@@ -131,7 +136,7 @@ class PolicyGradient(Objective):
             if self.reference_storage != BaseConfig():
                 raise ValueError(
                     f"objective.reference_storage with objective.kl = {self.kl:g} and objective.reference = "
-                    f"{self.reference!r}: only another run's weights are kept; leave it out, or name a run with a kl above 0"
+                    f"{self.reference!r}: only another run's weights are stored; leave it out, or name a run with kl above 0"
                 )
             return {}
         return {"reference": self.reference_storage.of_another(model.make().spec, "objective.reference_storage")}
@@ -141,7 +146,7 @@ class PolicyGradient(Objective):
         return {"reference": self.reference} if kept else {}
 
     def reference_of(self, params: Tree) -> Tree:
-        """The parameters of the reference, among those of the run."""
+        """The reference model's parameters, taken from those of the run."""
         if self.reference == ADAPTERS_OFF:
             return lora.without_adapters(params)
         return params["reference"]
@@ -152,11 +157,14 @@ class PolicyGradient(Objective):
     # ---- before the step
 
     def total(self, rewards: np.ndarray) -> np.ndarray:
-        """The reward (...,) of what each function gave, (..., functions)."""
+        """The weighted sum (...,) of the reward functions' values (..., functions)."""
         return rewards @ np.asarray(self.reward_weights or [1.0] * len(self.reward), np.float64)
 
     def advantages(self, rewards: np.ndarray) -> np.ndarray:
-        """(P, G) of rewards (P, G), float32; NaN, a reward that failed, counts in no mean and has advantage 0."""
+        """Advantages (P, G) float32 of rewards (P, G).
+
+        A reward of NaN, which stands for a failed call, counts in no mean and has advantage 0.
+        """
         known = np.isfinite(rewards)
         num = np.maximum(known.sum(1, keepdims=True), 1)
         centred = np.where(known, rewards - np.where(known, rewards, 0.0).sum(1, keepdims=True) / num, 0.0)
@@ -168,11 +176,11 @@ class PolicyGradient(Objective):
     # ---- the step
 
     def log_probs(self, out: Out, batch: dict) -> jax.Array:
-        """(B, T) of the targets."""
+        """(B, T) log-probabilities of the targets, in nats."""
         return -of_tokens(out, out.value, batch["targets"], self.logits)[0]
 
     def entropy(self, out: Out) -> jax.Array:
-        """(B, T) in nats, without a gradient."""
+        """(B, T) entropy in nats, without a gradient."""
         if out.head is not None:
             return head_losses.entropy(jax.lax.stop_gradient(out.head), self.logits)
         log_p = jax.nn.log_softmax(jax.lax.stop_gradient(out.value).astype(jnp.float32))
@@ -180,6 +188,7 @@ class PolicyGradient(Objective):
 
     def score(self, out, batch, *, params, train) -> Loss:
         weights, log_probs = batch["weights"].astype(jnp.float32), self.log_probs(out, batch)
+        # Without old log-probabilities the current policy has sampled, and the ratio is 1.
         old = batch.get("old_log_probs", jax.lax.stop_gradient(log_probs))
         ratio = self.ratios(log_probs - old, weights)
         losses, held = self.clipped(ratio, batch["advantages"][:, None])
@@ -191,6 +200,7 @@ class PolicyGradient(Objective):
             "entropy": metrics.weighted(self.entropy(out), weights),
         }
         if self.kl:
+            # k3 = exp(d) - d - 1 with d = log p_reference - log p: unbiased, and never negative.
             apart = batch["reference_log_probs"] - log_probs
             divergence = jnp.exp(apart) - apart - 1
             sums["kl"] = metrics.weighted(divergence, weights)
@@ -205,19 +215,27 @@ class PolicyGradient(Objective):
         return Loss(mean, sums, out.updates)
 
     def ratios(self, log_ratio: jax.Array, weights: jax.Array) -> jax.Array:
-        """How much likelier than by the old weights each token is, (B, T), or, of gspo, a token of each response, (B, 1)."""
+        """Importance ratios: (B, T) per token, or (B, 1) per response for gspo.
+
+        gspo takes the geometric mean of a response's token ratios.
+        """
         if self.form == "gspo":
             log_ratio = (log_ratio * weights).sum(1, keepdims=True) / tokens_of(weights)[:, None]
         return jnp.exp(log_ratio)
 
     def clipped(self, ratio: jax.Array, advantages: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(losses, whether the clip holds back the gradient), shaped as `ratio`; advantages (B, 1)."""
+        """Losses and whether the clip stops the gradient, both shaped as `ratio`; advantages (B,
+        1).
+        """
         low, high = 1 - self.clip_low, 1 + self.clip_high
+        # The clip only stops updates that would move the ratio further away from 1.
         held = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
         return -jnp.minimum(ratio * advantages, jnp.clip(ratio, low, high) * advantages), held
 
     def mean(self, losses: jax.Array, weights: jax.Array) -> Mean:
-        """The loss of the form, so that those of microbatches add up to the batch's."""
+        """The loss with the form's denominator, so that sums over microbatches give the batch's
+        loss.
+        """
         rows, total = jnp.float32(len(weights)), jnp.sum(losses * weights)
         if self.form == "dapo":
             return Mean(total, weights.sum())
@@ -229,12 +247,12 @@ class PolicyGradient(Objective):
 
 
 def tokens_of(weights: jax.Array) -> jax.Array:
-    """The tokens of each response, (B,), at least 1."""
+    """(B,): the number of tokens of each response, at least 1."""
     return jnp.maximum(weights.sum(1), 1.0)
 
 
 def held_out(batch: dict, weights: jax.Array) -> dict[str, Mean]:
-    """What an evaluation reports of its rollouts; a row without weight only fills up a batch."""
+    """The evaluation's metrics of its rollouts; rows without weight are padding."""
     rows = (weights.sum(1) > 0).astype(jnp.float32)
     found = {name: metrics.weighted(batch[name], rows) for name in ("reward", "stopped") if name in batch}
     return found | {"response_length": metrics.weighted(weights.sum(1), rows)}

@@ -1,4 +1,4 @@
-"""Direct preference optimisation, in five forms of its loss."""
+"""Direct preference optimisation (DPO), in five forms of its loss."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,29 +15,36 @@ Form = Literal["sigmoid", "hinge", "ipo", "robust", "sigmoid_norm"]
 
 
 def sigmoid(margin: jax.Array, beta: float, smoothing: float) -> jax.Array:
-    """-log sigmoid(beta margin) (arXiv:2305.18290, equation 7); with smoothing, the label is wrong so often (Mitchell 2023,
-    "A note on DPO with noisy preferences", equation 3)."""
+    """-log sigmoid(beta margin) (arXiv:2305.18290, equation 7).
+
+    `smoothing` is the probability that a label is wrong (Mitchell 2023, "A note on DPO with noisy
+    preferences", equation 3).
+    """
     right = -jax.nn.log_sigmoid(beta * margin) * (1.0 - smoothing)
     return right - jax.nn.log_sigmoid(-beta * margin) * smoothing
 
 
 def hinge(margin: jax.Array, beta: float, smoothing: float) -> jax.Array:
-    """SLiC's loss (arXiv:2305.10425) of beta margin."""
+    """SLiC's hinge loss (arXiv:2305.10425) of beta margin."""
     return jax.nn.relu(1.0 - beta * margin)
 
 
 def ipo(margin: jax.Array, beta: float, smoothing: float) -> jax.Array:
-    """(margin - 1 / (2 beta))^2 (arXiv:2310.12036, equation 17)."""
+    """The squared error (margin - 1 / (2 beta))^2 (arXiv:2310.12036, equation 17)."""
     return jnp.square(margin - 1.0 / (2.0 * beta))
 
 
 def robust(margin: jax.Array, beta: float, smoothing: float) -> jax.Array:
-    """The unbiased loss where labels are wrong so often (arXiv:2403.00409, equation 12)."""
+    """The loss that is unbiased where labels are wrong with probability `smoothing`.
+
+    Source: arXiv:2403.00409, equation 12.
+    """
     right, wrong = -jax.nn.log_sigmoid(beta * margin), -jax.nn.log_sigmoid(-beta * margin)
     return ((1.0 - smoothing) * right - smoothing * wrong) / (1.0 - 2.0 * smoothing)
 
 
-# Of the margin (B,): the chosen answer's log-ratio to the reference less the rejected one's.
+# Functions of the margin (B,): the chosen answer's log-ratio to the reference minus the rejected
+# answer's.
 FORMS: dict[str, Callable[[jax.Array, float, float], jax.Array]] = {
     "sigmoid": sigmoid,
     "hinge": hinge,
@@ -45,23 +52,25 @@ FORMS: dict[str, Callable[[jax.Array, float, float], jax.Array]] = {
     "robust": robust,
     "sigmoid_norm": sigmoid,
 }
-PER_TOKEN = ("ipo", "sigmoid_norm")  # whose log-ratios are means over an answer's tokens, as in TRL
+PER_TOKEN = ("ipo", "sigmoid_norm")  # these take log-ratios per token, as in TRL
 SMOOTHED = ("sigmoid", "robust", "sigmoid_norm")
 
 
 @dataclasses.dataclass(frozen=True)
 class DPO(Referenced, Pairs):
-    """The chosen answer is to gain on the rejected one, compared with the reference (arXiv:2305.18290).
+    """DPO (arXiv:2305.18290): raises the chosen answer's log-ratio above the rejected answer's.
 
-    A reward is beta times an answer's log-ratio, log p(answer) - log p_reference(answer), summed over its tokens. The five
-    forms are TRL's (1.16, DPOTrainer): ipo and sigmoid_norm take log-ratios per token. Batch: as Pairs', and as Referenced'.
+    A log-ratio is log p(answer) - log p_reference(answer), summed over the answer's tokens. A
+    reward is beta times the log-ratio. The five forms are those of TRL (1.16, DPOTrainer); ipo and
+    sigmoid_norm use log-ratios per token. Batch: the arrays of `Pairs` and `Referenced`.
     """
 
     form: Form = "sigmoid"
+    "the variant of the loss, a name in FORMS"
     beta: Positive = 0.1
-    "how strongly the model is held to the reference; ipo: its tau"
+    "strength of the pull towards the reference; for ipo its tau"
     label_smoothing: ShareBelowOne = 0.0
-    "how often the labels are wrong: sigmoid and sigmoid_norm smooth by it, robust corrects for it (below 0.5)"
+    "probability of a wrong label: smoothing in sigmoid and sigmoid_norm, bias correction in robust"
 
     def __post_init__(self):
         if self.label_smoothing and self.form not in SMOOTHED:

@@ -1,4 +1,4 @@
-"""Where in a text the answer stands."""
+"""Extractive question answering: the model finds the answer's first and last token in a text."""
 
 import dataclasses
 
@@ -12,10 +12,11 @@ from bigmodel_jax.objectives.cross_entropy import cross_entropy
 
 @dataclasses.dataclass(frozen=True)
 class QuestionAnswering(Objective):
-    """Mean cross-entropy in nats of the answer's first and last token (Devlin et al., arXiv:1810.04805, section 4.2).
+    """Mean cross-entropy in nats of the answer's first and last token.
 
-    Batch: start, end (B,) int32, places of the answer in the row; weights (B,) float32; and what the model reads. The
-    model gives (B, T, 2).
+    Source: Devlin et al., arXiv:1810.04805, section 4.2. Batch: start, end (B,) int32, the answer's
+    first and last position in the row; weights (B,) float32; and the model's inputs. The model
+    returns logits (B, T, 2).
     """
 
     reads = ("start", "end", "weights")
@@ -39,7 +40,9 @@ class QuestionAnswering(Objective):
 
 
 def shared(start, end, true_start, true_end):
-    """(B,): F1 of a predicted span's tokens against the true span's; 0 where a prediction ends before it starts."""
+    """(B,): F1 between the tokens of the predicted and the true span; 0 if the end precedes the
+    start.
+    """
     both = jnp.minimum(end, true_end) - jnp.maximum(start, true_start) + 1
     lengths = (end - start + 1) + (true_end - true_start + 1)
     return jnp.where(end >= start, 2 * jnp.maximum(both, 0) / jnp.maximum(lengths, 1), 0.0)

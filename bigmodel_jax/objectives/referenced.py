@@ -1,4 +1,6 @@
-"""Objectives that compare a model with another one that stays as it is, its reference: three ways to its log-probabilities."""
+"""`Referenced`, the base class of objectives that compare the model with a constant reference
+model.
+"""
 
 import dataclasses
 from typing import Any, ClassVar, Literal
@@ -14,29 +16,35 @@ from bigmodel_jax.nn.head import Form
 from bigmodel_jax.objectives import pairs
 from bigmodel_jax.objectives.base import Loss, Objective
 
-REFERENCE = "reference"  # the array of a batch, and the branch of the parameters
+REFERENCE = "reference"  # name of the batch's array and of the branch of parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class Referenced(Objective):
-    """Reads batch["reference"] (B, 2) float32: the reference's log-probability of each answer, in nats."""
+    """Reads batch["reference"] (B, 2) float32, the reference's log-probability of each answer in
+    nats.
+
+    `reference` chooses one of three ways to get these log-probabilities.
+    """
 
     causal: ClassVar[bool] = True
     texts: ClassVar[int] = 2
 
     reference: Literal["cached", "constants", "adapters_off"] = "cached"
-    "cached: computed for every row before the first step, and kept; constants: a second set of weights beside the trained "
-    "ones; adapters_off: the trained model without its adapters"
+    "cached: log-probabilities computed before the first step and kept; constants: a second set of weights; "
+    "adapters_off: the trained model without its adapters"
     reference_run: str = ""
-    "the run, as train.init_from writes it, whose weights the reference has; empty: those with which this run begins"
+    "the run with the reference's weights, named as in train.init_from; empty: this run's initial weights"
     reference_storage: BaseConfig = BaseConfig()
-    "how the reference's weights are kept, as adapters.base says it: of 'constants' alone"
+    "how the weights of 'constants' are stored, as in adapters.base"
     logits: Form = "auto"
-    'in memory ("whole") or block by block of the vocabulary; auto: blocks where they are large'
+    '"whole" logits in memory, or "blocks" of the vocabulary; auto: blocks if large'
 
     @property
     def scores(self) -> bool:
-        """A cached reference is an array of the batch; the others are a second call of the model."""
+        """Whether `score` alone is the loss: only a cached reference needs no second call of a
+        model.
+        """
         return self.reference == "cached" and type(self).score is not Objective.score
 
     @property
@@ -50,8 +58,8 @@ class Referenced(Objective):
         if self.reference != "constants":
             if self.reference_storage != BaseConfig():
                 raise ValueError(
-                    f"objective.reference_storage with objective.reference = {self.reference!r}: only 'constants' are "
-                    "weights of the reference's own; leave it out, or take 'constants'"
+                    f"objective.reference_storage with objective.reference = {self.reference!r}: only 'constants' "
+                    "stores weights of the reference; leave it out, or take 'constants'"
                 )
             return {}
         if not self.reference_run:
@@ -74,7 +82,7 @@ class Referenced(Objective):
         return super().loss(model, params, batch, rng=rng, train=train)
 
     def reference_weights(self, params: Tree) -> Tree:
-        """The weights of the reference among all; no gradient of them is computed."""
+        """The reference model's parameters, with the gradient stopped."""
         if self.reference == "constants":
             return jax.lax.stop_gradient(params[REFERENCE])
         if lora.BRANCH not in params:
@@ -84,7 +92,9 @@ class Referenced(Objective):
         return jax.lax.stop_gradient(lora.without_adapters(params))
 
     def log_probs(self, model: Model, params: Any, batch: dict) -> jax.Array:
-        """(B, 2): what the model says of each row's two texts, without dropout; statistics stay as they are."""
+        """(B, 2): log-probabilities of each row's two texts, without dropout or updates of
+        statistics.
+        """
         batch = pairs.flat(batch)
         out = model.apply(params, batch, rng=None, train=False)
         return pairs.texts_of(pairs.nats_of(out, batch, self.logits), batch).log_probs

@@ -1,4 +1,4 @@
-"""Numbers predicted by least squares."""
+"""Regression by least squares."""
 
 import dataclasses
 
@@ -14,8 +14,9 @@ from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 class Regression(Objective):
     """Mean squared error over examples and outputs.
 
-    Batch: target (B, K) float32, weights (B,) float32, and what the model reads; in evaluation target_scale and
-    target_mean (B, K), where there are any: rmse, mse and mae are then in the target's own unit.
+    Batch: target (B, K) float32, weights (B,) float32, and the model's inputs. An evaluation batch
+    may have target_scale and target_mean (B, K); rmse, mse and mae are then in the target's
+    original unit.
     """
 
     reads = ("target", "weights")
@@ -53,6 +54,7 @@ class Regression(Objective):
         sums = {k: np.asarray(m.total, np.float64) for k, m in metrics_.items() if k in SUMS}
         scalars = super().summarize({k: m for k, m in metrics_.items() if k not in SUMS})
         count = float(metrics_["loss"].count)
+        # Variance from sums: E[x^2] - E[x]^2, times the count.
         variation = sums["squares"] - sums["values"] ** 2 / max(count, 1.0)
         explained = 1.0 - np.divide(sums["errors"], variation, out=np.ones_like(variation), where=variation > 0)
         mse, mae = (float(sums[name].mean() / max(count, 1.0)) for name in ("scaled_errors", "absolute_errors"))
@@ -63,8 +65,10 @@ SUMS = ("errors", "scaled_errors", "values", "squares", "absolute_errors")
 
 
 def spread(error, target, scale, weights) -> dict[str, Mean]:
-    """Sums (K,) over the examples from which rmse, mse, mae and the coefficient of determination follow; targets are centred
-    near 0, so that the difference of the two sums is exact enough in float32."""
+    """Sums (K,) over examples, from which rmse, mse, mae and R² follow.
+
+    Targets must be centred near 0; float32 then suffices for the difference of the two sums in R².
+    """
     zero = jnp.zeros(())
     columns = (jnp.square(error), jnp.square(error * scale), target, jnp.square(target), jnp.abs(error * scale))
     return {name: Mean(weights @ x, zero) for name, x in zip(SUMS, columns, strict=True)}

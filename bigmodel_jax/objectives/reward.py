@@ -1,4 +1,4 @@
-"""A reward model: one number of an answer, learnt from which of two people preferred."""
+"""A reward model: learns one number per answer from pairwise preferences."""
 
 import dataclasses
 
@@ -17,12 +17,12 @@ HEAD = "reward"
 
 @dataclasses.dataclass(frozen=True)
 class RewardModel(Objective):
-    """-log sigmoid(reward of the chosen - of the rejected answer), the model of Bradley & Terry (1952), as in
-    arXiv:2203.02155, equation 1, and TRL 1.16, RewardTrainer.
+    """-log sigmoid(reward of the chosen answer - reward of the rejected answer).
 
-    A reward is a linear function, {"reward": {"kernel": (D, 1)}}, of the last layer's state at a text's last token. Batch:
-    tokens, segment_ids, positions (B, 2, T) int32, segment 0 behind a text's end; weights (B, 2, T), all 0 for rows that
-    only fill up a batch.
+    This is the model of Bradley & Terry (1952), as in arXiv:2203.02155, equation 1, and TRL 1.16,
+    RewardTrainer. A reward is a linear function, {"reward": {"kernel": (D, 1)}}, of the last
+    layer's output at a text's last token. Batch: tokens, segment_ids, positions (B, 2, T) int32,
+    segment 0 after a text's end; weights (B, 2, T), all 0 for padding rows.
     """
 
     reads = ("weights", "segment_ids")
@@ -31,7 +31,7 @@ class RewardModel(Objective):
     metrics = (pairs.ACCURACY, held_out_loss("nats per pair", headline=True), *pairs.REWARDS)
 
     center: NonNegative = 0.0
-    "weight of the squared sum of a pair's rewards, which keeps them around 0 (arXiv:2312.09244, equation 2)"
+    "weight of the squared sum of a pair's rewards, which centres them (arXiv:2312.09244, equation 2)"
 
     def parameters(self, model):
         if not hasattr(model, "embed_dim"):
@@ -52,13 +52,13 @@ class RewardModel(Objective):
 
 
 def rewards_of(out: Out, segment_ids: jax.Array, kernel: jax.Array) -> jax.Array:
-    """(N,) float32 of texts (N, T): the head's number at the last token of each."""
+    """(N,) float32: the head's output at the last token of each of the texts (N, T)."""
     if out.head is None:
         raise ValueError(
             "objective: RewardModel reads the last layer of a decoder, and this model returns logits alone"
         )
     last = jnp.maximum((segment_ids > 0).sum(-1), 1) - 1
-    # A sum and no lookup: a sequence that is cut over the mesh stays where it is.
+    # A sum in place of a gather keeps a sequence that is sharded over the mesh where it is.
     here = jax.nn.one_hot(last, segment_ids.shape[-1], dtype=jnp.float32)
     state = jnp.einsum("ntd,nt->nd", out.head.x.astype(jnp.float32), here)
     return (state @ kernel.astype(jnp.float32))[:, 0]

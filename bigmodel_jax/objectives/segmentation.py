@@ -1,4 +1,4 @@
-"""A class for each pixel: cross-entropy, a share of Dice's loss beside it, and intersection over union.
+"""Semantic segmentation: a class for each pixel, by cross-entropy and optionally Dice's loss.
 
 Shapes: B batch, H height and W width of the mask, h and w those of the model's logits, K classes.
 """
@@ -15,16 +15,16 @@ from bigmodel_jax.metrics.labels import confusion_of_places, overlap
 from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 from bigmodel_jax.objectives.cross_entropy import cross_entropy
 
-SMOOTH = 1.0  # pixels, in Dice's numerator and denominator
+SMOOTH = 1.0  # in pixels, added to Dice's numerator and denominator
 
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation(Objective):
-    """Mean cross-entropy in nats over all labelled pixels, and `dice` times Dice's loss.
+    """Mean cross-entropy in nats over all labelled pixels, plus `dice` times Dice's loss.
 
-    Batch: mask (B, H, W) int32, weights (B,) float32, and what the model reads. The model's logits are (B, h, w, K); of
-    another height and width than the mask, they are resized to it bilinearly. ValueError for a model that gives no logits
-    for each pixel.
+    Batch: mask (B, H, W) int32, weights (B,) float32, and the model's inputs. The model's logits
+    (B, h, w, K) are resized bilinearly to the mask's size. Raises ValueError for a model that
+    returns no logits per pixel.
     """
 
     reads = ("mask", "weights")
@@ -44,11 +44,11 @@ class Segmentation(Objective):
     endings = ("masks",)
 
     dice: NonNegative = 0.0
-    "weight of Dice's loss beside the cross-entropy (Milletari et al., arXiv:1606.04797), taken in each image by itself"
+    "weight of Dice's loss, computed per image and added to the cross-entropy (arXiv:1606.04797)"
     ignore_label: CountOrZero = 255
-    "pixels of this label are neither learnt nor measured"
+    "pixels with this label are ignored in the loss and in metrics"
     pictures: CountOrZero = 8
-    "held-out images that the run's page shows, with the mask and the prediction of each; 0: none"
+    "number of held-out images on the report page, with mask and prediction; 0: none"
 
     def validate(self, config) -> None:
         of_data = getattr(config.data, "ignore_label", self.ignore_label)
@@ -60,6 +60,7 @@ class Segmentation(Objective):
     def score(self, out, batch, *, params, train) -> Loss:
         logits, labels = at_size_of(out.value, batch["mask"]), batch["mask"]
         weights = self.labelled(labels, logits.shape[-1]) * batch["weights"].astype(jnp.float32)[:, None, None]
+        # Ignored pixels have weight 0, but their label must still index a class.
         safe = jnp.where(weights > 0, labels, 0)
         nats = weighted(cross_entropy(logits, safe)[0], weights)
         right = weighted((jnp.argmax(logits, axis=-1) == safe).astype(jnp.float32), weights)
@@ -73,7 +74,7 @@ class Segmentation(Objective):
         return Loss(mean, sums, out.updates)
 
     def labelled(self, labels: jax.Array, num_classes: int) -> jax.Array:
-        """1.0 where a pixel has a class."""
+        """1.0 for pixels that have a class, else 0.0."""
         return ((labels != self.ignore_label) & (labels >= 0) & (labels < num_classes)).astype(jnp.float32)
 
     def of_rows(self, out, batch):
@@ -95,7 +96,10 @@ class Segmentation(Objective):
         }
 
     def tables(self, metrics_: dict[str, Mean]):
-        """overlap: of each class, intersection over union (null where neither side has it), precision, recall, pixels."""
+        """The table "overlap": for each class, IoU, precision, recall and number of pixels.
+
+        The IoU is null for a class in neither masks nor predictions.
+        """
         matrix = np.asarray(metrics_["confusion"].total)
         scores, found = precision_recall_f1(matrix), overlap(matrix)
         columns = (found, scores["precision"], scores["recall"], scores["support"])
@@ -104,12 +108,14 @@ class Segmentation(Objective):
 
 
 def _mean(values: np.ndarray) -> float:
-    """The mean over classes; 0 where there are none."""
+    """The mean over classes; 0 for no classes."""
     return float(values.mean()) if values.size else 0.0
 
 
 def at_size_of(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """Logits (B, h, w, K) as float32 at the mask's height and width, bilinearly as transformers' SegFormer does."""
+    """Logits (B, h, w, K) in float32 at the mask's size, resized bilinearly as in transformers'
+    SegFormer.
+    """
     if logits.ndim != 4:
         raise ValueError(
             f"objective: Segmentation needs logits (rows, height, width, classes), and the model gives {logits.shape}; "
@@ -121,11 +127,12 @@ def at_size_of(logits: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def dice_of_images(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """The sum over images of labelled pixels times Dice's loss, 1 - mean of 2 |p t| / (|p| + |t|) over the image's classes.
+    """Dice's loss of each image, times its number of labelled pixels, summed over images.
 
-    Classes that the mask of an image lacks are left out of its mean: there the ratio is flat in whatever the model says.
-    Weighted by its pixels, an image's loss adds up over batches and devices as the cross-entropy's sum does.
-    logits (B, H, W, K); labels, weights (B, H, W).
+    An image's loss is 1 - mean of 2 |p t| / (|p| + |t|) over the classes in its mask. Other classes
+    are left out, because their ratio does not depend on the prediction. The weighting by pixels
+    lets the sum add up over batches and devices in the same way as the cross-entropy. logits (B, H,
+    W, K); labels, weights (B, H, W).
     """
     shares = jax.nn.softmax(logits, axis=-1) * weights[..., None]
     truth = jax.nn.one_hot(labels, logits.shape[-1]) * weights[..., None]

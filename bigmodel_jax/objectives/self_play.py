@@ -1,4 +1,6 @@
-"""A policy and a value learned from games of self-play with search (Silver et al. 2017, arXiv:1712.01815)."""
+"""Policy and value learning from self-play games with search (Silver et al. 2017,
+arXiv:1712.01815).
+"""
 
 import dataclasses
 
@@ -25,9 +27,10 @@ def _win_metrics() -> tuple[Metric, ...]:
 class SelfPlay(Objective):
     """Cross-entropy with the search's policy plus the squared error of the value.
 
-    Batch: board (B, 6, 7, 2), search_policy (B, K), outcome (B,) in -1 .. 1 for the player to move, legal (B, K) and
-    weights (B,). The model gives (B, K + 1): logits and, behind them, the value. In evaluation: won (B,) 0 or 1, and
-    pairing (B,), the number in PAIRINGS of the match that a row's game belongs to, -1 for none.
+    Batch: board (B, 6, 7, 2), search_policy (B, K), outcome (B,) in -1 .. 1 for the player to move,
+    legal (B, K) and weights (B,). The model returns (B, K + 1): K logits, then the value. An
+    evaluation batch also has won (B,), 0 or 1, and pairing (B,), the index in PAIRINGS of the match
+    that the row's game belongs to, or -1.
     """
 
     reads = ("board", "search_policy", "outcome", "legal", "weights")
@@ -39,7 +42,7 @@ class SelfPlay(Objective):
         *_win_metrics(),
     )
 
-    value_weight: NonNegative = 1.0
+    value_weight: NonNegative = 1.0  # weight of the squared error of the value
 
     def score(self, out, batch, *, params, train) -> Loss:
         moves = batch["search_policy"].shape[-1]
@@ -57,8 +60,11 @@ class SelfPlay(Objective):
 
 
 def losses(value: jax.Array, batch: dict) -> tuple[jax.Array, jax.Array]:
-    """(cross-entropy, squared error), (B,) each, of values (B, K + 1); moves that are not legal have no probability."""
+    """(cross-entropy, squared error), each (B,), from outputs (B, K + 1); illegal moves
+    are masked.
+    """
     legal = batch["legal"] > 0
+    # -1e9 rather than -inf: 0 * -inf would be NaN in the gradient.
     log_policy = jax.nn.log_softmax(jnp.where(legal, value[:, :-1], -1e9))
     policy = -jnp.sum(jnp.where(legal, batch["search_policy"] * log_policy, 0.0), -1)
     return policy, jnp.square(value[:, -1] - batch["outcome"])

@@ -1,4 +1,4 @@
-"""Preference with no reference: the answers' probabilities per token, a margin apart."""
+"""SimPO: preference training by log-probabilities per token, without a reference model."""
 
 import dataclasses
 
@@ -10,12 +10,16 @@ from bigmodel_jax.objectives.pairs import Pairs, Terms, Texts
 
 @dataclasses.dataclass(frozen=True)
 class SimPO(Pairs):
-    """-log sigmoid(beta (mean log p of the chosen - of the rejected answer) - gamma) (arXiv:2405.14734, equation 6; TRL 1.16,
-    CPOTrainer with loss_type "simpo"). Batch: as Pairs'."""
+    """-log sigmoid(beta (mean log p of the chosen - of the rejected answer) - gamma).
+
+    The means are over an answer's tokens. Source: arXiv:2405.14734, equation 6; TRL 1.16,
+    CPOTrainer with loss_type "simpo". Batch: as for `Pairs`.
+    """
 
     beta: Positive = 2.0
+    "factor on the mean log-probabilities, which makes them rewards"
     gamma: NonNegative = 0.5
-    "the reward by which the chosen answer is to lead"
+    "the target margin between the two rewards"
 
     def terms(self, texts: Texts, nats, batch) -> Terms:
         rewards = self.beta * texts.means

@@ -1,4 +1,6 @@
-"""From an `OptimConfig` to an `Optimizer`: update rule, schedule, clipping, average and groups in one value."""
+"""Turns an `OptimConfig` into an `Optimizer`: update rule, schedule, clipping, average
+and groups.
+"""
 
 from bigmodel_jax.optim.config import OptimConfig
 from bigmodel_jax.optim.groups import Group

@@ -1,4 +1,7 @@
-"""`OptimConfig`: how a run's parameters are moved. Open: a subclass in a config file is used and saved."""
+"""`OptimConfig`: the optimizer, its learning-rate schedule and its regularisation.
+
+A config file may define a subclass of it; a run then uses and saves the subclass.
+"""
 
 import dataclasses
 
@@ -27,35 +30,36 @@ from bigmodel_jax.optim.widths import of_spec
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """learning rate: linear warm-up, then `schedule` down to `final_lr_ratio` of the peak at the last step.
+    """The optimizer of a run: update rule, learning rate, decay, clipping and parameter groups.
 
-    Weight decay is decoupled (Loshchilov & Hutter, arXiv:1711.05101) and applies where a `Param` says so: matrices.
-    A subclass may bring an update rule (`transformation`), a schedule (`schedule_fn`), or all of it (`make`).
+    The learning rate warms up linearly, then follows `schedule` down to `final_lr_ratio` of the
+    peak at the last step. Weight decay is decoupled (Loshchilov & Hutter, arXiv:1711.05101) and
+    applies to parameters whose `Param` has decay=True, which are the matrices. A subclass may
+    replace the update rule (`transformation`), the schedule (`schedule_fn`) or everything (`make`).
     """
 
-    name: names.Name = "adamw"
-    lr: NonNegative = 3e-4
-    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)
-    eps: NonNegative = 1e-8
-    weight_decay: NonNegative = 0.1
-    l1: NonNegative = 0.0  # times the sum of |w|, added to the loss of the weights that decay
-    l2: NonNegative = (
-        0.0  # times half the sum of w^2, added likewise: goes through the moments, as `weight_decay` does not
-    )
-    warmup_steps: CountOrZero = 0
-    warmup_share: ShareBelowOne = 0.0  # the warm-up as a share of the steps, in the place of warmup_steps
-    schedule: schedules.Schedule = "cosine"
-    final_lr_ratio: Share = 0.1
-    decay_share: ProperShare = 0.1  # the share of the steps over which "wsd" goes down
+    name: names.Name = "adamw"  # the update rule, a row of OPTIMIZERS
+    lr: NonNegative = 3e-4  # the peak learning rate
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)  # decay rates of the first and second moment
+    eps: NonNegative = 1e-8  # added to the denominator of an update
+    weight_decay: NonNegative = 0.1  # each update subtracts rate * weight_decay * weight
+    l1: NonNegative = 0.0  # factor of the sum of |w| over weights that decay, added to the loss
+    l2: NonNegative = 0.0  # factor of half the sum of w^2, added to the loss; passes through the moments
+    warmup_steps: CountOrZero = 0  # the learning rate rises over so many steps
+    warmup_share: ShareBelowOne = 0.0  # the warm-up as a share of the steps, instead of warmup_steps
+    schedule: schedules.Schedule = "cosine"  # how the learning rate goes on after the warm-up
+    final_lr_ratio: Share = 0.1  # the last learning rate as a share of the peak
+    decay_share: ProperShare = 0.1  # "wsd" decays over this share of the steps, at the end
     drops: tuple[tuple[ProperShare, NonNegative], ...] = ((0.5, 0.1), (0.75, 0.1))
-    'what "piecewise" does: (share of the steps, factor on the rate from there on)'
-    plateau: PlateauConfig = PlateauConfig()
+    'for "piecewise": pairs (share of the steps, factor on the learning rate from there on)'
+    plateau: PlateauConfig = PlateauConfig()  # for "plateau": when the learning rate falls
     clip: NonNegative = 1.0  # largest global gradient norm; 0 = no clipping
-    ema_decay: ShareBelowOne = 0.0  # moving average of the parameters, used for evaluation; 0 = none
-    prune: PruneConfig = PruneConfig()  # weights that are zero, and stay so
-    groups: tuple[Group, ...] = ()  # what differs for some parameters; the first pattern that matches a path counts
+    ema_decay: ShareBelowOne = 0.0  # decay of the moving average of the weights, which evaluation uses; 0 = none
+    prune: PruneConfig = PruneConfig()  # weights that are zero and stay zero
+    groups: tuple[Group, ...] = ()  # settings for some parameters; the first pattern that matches a path counts
 
     def validate(self, total_steps: int) -> None:
+        """Raises ValueError for values out of range, alone or together with `total_steps`."""
         ranges.check(self, "optim.")
         schedules.check(self, total_steps)
         if self.prune.sparsity and self.prune.end <= self.prune.begin:
@@ -64,23 +68,30 @@ class OptimConfig:
             )
 
     def schedule_fn(self, total_steps: int) -> optax.Schedule:
-        """update -> learning rate."""
+        """The learning rate as a function of the number of updates made."""
         return schedules.make_schedule(self, total_steps)
 
     def transformation(self, rate: optax.Schedule, spec: params.Tree) -> optax.GradientTransformation:
-        """The update rule for the parameters of `spec`, at the rate `rate`; clipping and groups come around it."""
+        """The update rule for the parameters of `spec`, at the learning rate `rate`.
+
+        `make` adds clipping and groups around it.
+        """
         return names.transformation(self, rate, spec)
 
     def freeze(self, spec: params.Tree) -> params.Tree:
-        """`spec` with what `groups` freezes as constants; ValueError, one line, for a pattern that matches nothing."""
+        """`spec`, with the parameters that `groups` freezes turned into constants.
+
+        Raises a one-line ValueError for a pattern that matches nothing.
+        """
         return groups.freeze(self.groups, spec) if self.groups else spec
 
     def check_widths(self, spec: params.Tree) -> None:
-        """ValueError where parameters have widths of μP and an optimizer that it has no rule for."""
+        """Raises ValueError where μP widths are set and the optimizer has no μP rule."""
         groups.owned(self, spec)
 
     def make(self, spec: params.Tree, total_steps: int) -> Optimizer:
-        """The optimizer of the trained parameters of `spec`: rule, schedule, clipping, average and groups."""
+        """The whole optimizer of the trained parameters of `spec`."""
+        # Groups need the whole spec; the rules below see only the trained parameters.
         whole = self.freeze(spec)
         spec = params.of_kind(whole, whole, "trained")
         if self.groups or any(width != params.Width() for width in of_spec(spec).values()):
@@ -110,8 +121,8 @@ class OptimConfig:
         }
 
         def rates(before, after) -> dict[str, jax.Array]:
-            # The rule's own count, which a skipped step does not raise; a plateau's factor counts from the step that
-            # finds it.
+            # The optimizer's own count is used, which a skipped step does not raise. A plateau's
+            # factor holds from the step that finds the plateau.
             count, scale = num_updates(before), plateau_scale(after)
             return {name: jnp.asarray(at(count) * scale, jnp.float32) for name, at in schedule.items()}
 

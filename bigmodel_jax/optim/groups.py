@@ -1,4 +1,4 @@
-"""Groups of parameters by a pattern over their paths: rates, decay and optimizers of their own, or no training at all."""
+"""Parameter groups, selected by a pattern over paths, with their own rate, decay and optimizer."""
 
 import dataclasses
 import functools
@@ -16,33 +16,35 @@ from bigmodel_jax.optim.penalties import by_layer, penalised
 from bigmodel_jax.optim.widths import of_spec as widths_of
 from bigmodel_jax.optim.widths import scaled
 
-REST = "rest"  # the parameters in no group, among the labels of a state
+REST = "rest"  # the label, in an optimizer's state, of the parameters in no group
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The trained parameters whose whole path matches the regular expression `pattern`, and what differs for them.
+    """Settings for the trained parameters whose whole path matches the regular expression
+    `pattern`.
 
-    None: as the config says for all. A path names a stack of layers and not one layer of it.
+    A field that is None keeps the value of the whole run's config. A path names a stack of layers;
+    a pattern cannot select one layer of a stack.
     """
 
     pattern: str
-    lr: NonNegative | None = None  # the peak of the rate; the schedule's form stays
-    weight_decay: NonNegative | None = None
-    optimizer: names.Name | None = None
-    freeze: bool = False  # a constant: no gradient, no moments, no part of the train state
-    l1: NonNegative | None = None
-    l2: NonNegative | None = None
-    layer_decay: ShareAboveZero = 1.0  # the factor from the rate of each layer of a stack to that of the layer below
-    unfreeze: Share = 0.0  # the share of the steps until the first layer trains; the last one does at once
+    lr: NonNegative | None = None  # the peak learning rate; the schedule keeps its form
+    weight_decay: NonNegative | None = None  # as optim.weight_decay
+    optimizer: names.Name | None = None  # as optim.name
+    freeze: bool = False  # makes them constants: without gradient and moments, outside the train state
+    l1: NonNegative | None = None  # as optim.l1
+    l2: NonNegative | None = None  # as optim.l2
+    layer_decay: ShareAboveZero = 1.0  # each layer's rate is this factor times that of the layer above
+    unfreeze: Share = 0.0  # share of the steps until the first layer trains; the last trains at once
 
     def done(self) -> str:
-        """What the group changes, in words."""
+        """Describes in words what the group changes."""
         changes = [f"{name} {value}" for name, value in (self._changes() | self._by_layer()).items()]
         return "frozen" if self.freeze else ", ".join(changes) or "as the rest"
 
     def config(self, cfg: Any) -> Any:
-        """The config of the group's own optimizer."""
+        """The config of the group's optimizer: `cfg` with the group's changes."""
         changes = self._changes()
         name = {"name": changes.pop("optimizer")} if "optimizer" in changes else {}
         return dataclasses.replace(cfg, groups=(), **changes, **name)
@@ -57,10 +59,13 @@ class Group:
 
 
 def assign(groups: tuple[Group, ...], spec: params.Tree) -> dict[str, int | None]:
-    """{path of a trained or frozen parameter: number of the first group that matches it, or None}.
+    """Maps each trained or frozen parameter's path to the number of its group, or None for no
+    group.
 
-    A frozen one is a constant that a group freezes, so that the answer is the same before and after `freeze`. ValueError
-    for a pattern that is no regular expression or that no parameter is left for, and where nothing trains.
+    The first group that matches a path counts. Parameters that a group freezes are included, so the
+    result is the same before and after `freeze`. Raises ValueError for an invalid regular
+    expression, for a pattern that no parameter is left for, and where no parameter would be
+    trained.
     """
     patterns = [_compile(n, group) for n, group in enumerate(groups)]
     kinds = {path: p.kind for path, p in params.paths(spec).items() if p.kind != "statistic"}
@@ -96,7 +101,10 @@ def _unmatched(n: int, group: Group, pattern: re.Pattern, paths: list[str]) -> s
 
 
 def freeze(groups: tuple[Group, ...], spec: params.Tree) -> params.Tree:
-    """`spec` with each parameter that a group freezes as a constant, stored as it is; errors as in `assign`."""
+    """`spec`, with the parameters that a group freezes as constants in their own dtype.
+
+    Raises the errors of `assign`.
+    """
     fixed = {path for path, n in assign(groups, spec).items() if _freezes(groups, n)}
     if not fixed:
         return spec
@@ -108,9 +116,9 @@ def freeze(groups: tuple[Group, ...], spec: params.Tree) -> params.Tree:
 
 
 class Owned(NamedTuple):
-    """What moves some parameters: the label of their part of the state, the config of their optimizer, and their group.
+    """The optimizer of some parameters: a label in the state, an optimizer's config, and a group.
 
-    Parameters of one group and one width share a label.
+    Parameters of one group and one μP width share a label.
     """
 
     label: str
@@ -128,7 +136,10 @@ class Owned(NamedTuple):
 
 
 def owned(cfg: Any, spec: params.Tree) -> dict[str, Owned]:
-    """{path of a trained parameter: what moves it}; ValueError for an optimizer that μP has no rule for."""
+    """Maps each trained parameter's path to its optimizer.
+
+    Raises ValueError for an optimizer that has no μP rule.
+    """
     widths = widths_of(params.of_kind(spec, spec, "trained"))
     kinds, found = list(dict.fromkeys(widths.values())), {}
     for path, n in assign(cfg.groups, spec).items():
@@ -136,14 +147,17 @@ def owned(cfg: Any, spec: params.Tree) -> dict[str, Owned]:
             continue
         group, width = None if n is None else cfg.groups[n], widths[path]
         label = REST if n is None else str(n)
+        # Each μP width needs a rate of its own, so it gets a label of its own.
         label += "" if width == Width() else f".width{kinds.index(width)}"
         found[path] = Owned(label, scaled(cfg if group is None else group.config(cfg), width), group)
     return found
 
 
 def combine(cfg: Any, spec: params.Tree, total_steps: int) -> optax.GradientTransformation:
-    """One transformation for the trained parameters of `spec`: each group's own, and `cfg`'s for the rest; for each width
-    its own."""
+    """One transformation for all trained parameters of `spec`.
+
+    Each group, and each μP width within it, has a transformation of its own; `cfg` rules the rest.
+    """
     found = owned(cfg, spec)
     spec = params.of_kind(spec, spec, "trained")
     kinds = {one.label: one for one in found.values()}
@@ -152,23 +166,28 @@ def combine(cfg: Any, spec: params.Tree, total_steps: int) -> optax.GradientTran
 
 
 def rate_names(groups: tuple[Group, ...]) -> dict[int, str]:
-    """The name under which each group's rate is logged, by number; frozen groups have none."""
+    """Maps each group's number to the name under which its rate is logged; frozen groups
+    have none.
+    """
     texts = {n: re.sub(r"[^\w/.-]+", "_", g.pattern.replace(".*", "*")).strip("_/") for n, g in enumerate(groups)}
     twice = {text for text in texts.values() if list(texts.values()).count(text) > 1}
     return {n: f"learning_rate/{f'{n}_' * (t in twice)}{t}" for n, t in texts.items() if not groups[n].freeze}
 
 
-# ------------------------------------------------------------------------------------------------ the table
+# ---------------------------------------------------------------- the table
 
 
 def rows(groups: tuple[Group, ...], spec: params.Tree) -> list[tuple[str, str, str, str, str]]:
-    """(pattern, leaves, parameters, share of the trained and frozen ones, what is done) of each group, and of the rest."""
+    """Rows of the printed table, one per group and one for the rest.
+
+    A row is (pattern, leaves, parameters, share of all trained and frozen parameters, changes).
+    """
     found, sizes = assign(groups, spec), {path: p.size for path, p in params.paths(spec).items()}
     total = sum(sizes[path] for path in found)
     out = []
     for n, pattern, done in [*((n, g.pattern, g.done()) for n, g in enumerate(groups)), (None, "the rest", "trained")]:
         mine = [sizes[path] for path, at in found.items() if at == n]
-        if not mine:  # the rest, where the groups have everything
+        if not mine:  # there is no rest where the groups cover everything
             continue
         out.append((pattern, f"{len(mine):,}", f"{sum(mine):,}", f"{sum(mine) / total:.1%}", done))
     return out

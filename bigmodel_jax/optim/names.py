@@ -1,4 +1,4 @@
-"""Optimizers by name: optax's and optax.contrib's, each with the config's fields that it takes."""
+"""Optimizers of optax and optax.contrib by name, each with the config fields that it takes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,11 +15,12 @@ Config = Any  # an OptimConfig
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """make: called with the schedule and the arguments named in `takes`.
+    """A row of OPTIMIZERS.
 
-    takes: names of arguments, each of them filled from one field (`arguments`).
-    decay: what `weight_decay` does where `takes` does not name it: "decoupled" takes rate * weight_decay * weight from
-    each weight that decays; "none", nothing.
+    make: called with the schedule and the arguments that `takes` names.
+    takes: names of arguments, separated by spaces; `arguments` has their values.
+    decay: what `weight_decay` does where `takes` does not name it. "decoupled" subtracts rate *
+        weight_decay * weight from each weight that decays; "none" does nothing.
     """
 
     make: Callable[..., optax.GradientTransformation]
@@ -28,7 +29,7 @@ class Named:
 
 
 def arguments(cfg: Config, mask: params.Tree, spec: params.Tree) -> dict[str, Any]:
-    """What each argument in the table is filled with."""
+    """The value of each argument that a row's `takes` may name."""
     b1, b2 = cfg.betas
     return {
         "b1": b1,
@@ -63,12 +64,12 @@ def _noisy_sgd(rate):
     return optax.noisy_sgd(rate, key=0)
 
 
-def _sm3(rate, b1):  # optax.sm3 takes a number, and no schedule
+def _sm3(rate, b1):  # optax.sm3 accepts a number but no schedule
     return optax.chain(optax.scale_by_sm3(b1), optax.scale_by_learning_rate(rate))
 
 
 def _schedule_free_adamw(rate, b1, b2, eps, weight_decay, mask):
-    # b1 = 0: schedule-free takes the place of the momentum.
+    # b1 = 0, because the schedule-free average replaces the momentum.
     base = optax.adamw(rate, 0.0, b2, eps, weight_decay=weight_decay, mask=mask)
     return contrib.schedule_free(base, rate, b1=b1)
 
@@ -84,7 +85,7 @@ OPTIMIZERS: dict[str, Named] = {
     "lion": Named(optax.lion, "b1 b2 weight_decay mask"),
     "sgd": Named(_sgd, "momentum weight_decay mask"),
     "muon": Named(_muon, "cfg mask spec", decay="none"),
-    # --- Adam and its kin
+    # --- the Adam family
     "adam": Named(optax.adam, ADAM, decay="none"),
     "adamax": Named(optax.adamax, ADAM, decay="none"),
     "adamaxw": Named(optax.adamaxw, f"{ADAM} weight_decay mask"),
@@ -102,21 +103,21 @@ OPTIMIZERS: dict[str, Named] = {
     "ademamix": Named(contrib.ademamix, f"{ADAM} weight_decay mask"),
     "adopt": Named(contrib.adopt, "b1 b2"),
     "simplified_ademamix": Named(contrib.simplified_ademamix, f"{ADAM} weight_decay mask"),
-    # --- second moments without a first, or with few numbers
+    # --- second moments without first moments, or with compressed ones
     "adadelta": Named(optax.adadelta, "rho"),
     "adafactor": Named(optax.adafactor),
     "adagrad": Named(optax.adagrad),
     "rmsprop": Named(optax.rmsprop, "decay eps"),
     "sm3": Named(_sm3, "b1"),
     "madgrad": Named(contrib.madgrad, "momentum"),
-    # --- gradients, signs and norms
+    # --- rules on gradients, signs or norms
     "fromage": Named(optax.fromage),
     "lars": Named(optax.lars, "momentum weight_decay weight_decay_mask"),
     "noisy_sgd": Named(_noisy_sgd),
     "optimistic_gradient_descent": Named(optax.optimistic_gradient_descent),
     "sign_sgd": Named(optax.sign_sgd),
     "signum": Named(optax.signum, "beta"),
-    # --- rates of their own, which `lr` multiplies: 1 is where to start
+    # --- rules that estimate the rate; `lr` multiplies their estimate, so begin with lr = 1
     "polyak_sgd": Named(_polyak_sgd),
     "cocob": Named(contrib.cocob, "weight_decay mask"),
     "dadapt_adamw": Named(contrib.dadapt_adamw, "betas eps weight_decay"),
@@ -125,7 +126,7 @@ OPTIMIZERS: dict[str, Named] = {
     "momo": Named(contrib.momo, "beta weight_decay"),
     "momo_adam": Named(contrib.momo_adam, f"{ADAM} weight_decay"),
     "prodigy": Named(contrib.prodigy, "betas eps weight_decay"),
-    # --- no schedule but the warm-up: `schedule` "constant" is meant
+    # --- schedule-free rules, meant for `schedule` "constant" with a warm-up
     "schedule_free_adamw": Named(_schedule_free_adamw, f"{ADAM} weight_decay mask"),
     "schedule_free_sgd": Named(_schedule_free_sgd, "b1 weight_decay mask"),
 }
@@ -133,7 +134,7 @@ Name = Literal[tuple(OPTIMIZERS)]
 
 
 def transformation(cfg: Config, rate: optax.Schedule, spec: params.Tree) -> optax.GradientTransformation:
-    """The optimizer that `cfg.name` names, for the parameters of `spec`, all of them trained."""
+    """The optimizer called `cfg.name`, for the parameters of `spec`, all of which are trained."""
     named, mask = OPTIMIZERS[cfg.name], decay_mask(spec)
     known = arguments(cfg, mask, spec)
     tx = named.make(rate, **{name: known[name] for name in named.takes.split()})
@@ -143,5 +144,5 @@ def transformation(cfg: Config, rate: optax.Schedule, spec: params.Tree) -> opta
 
 
 def decay_mask(spec: params.Tree) -> params.Tree:
-    """Where weight decay applies: where the `Param` says so."""
+    """A tree of booleans: True for the parameters that have weight decay."""
     return params.map_spec(lambda p: p.decay, spec)

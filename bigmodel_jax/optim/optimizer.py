@@ -1,4 +1,4 @@
-"""What a config's optimizer is to the train step, and the parts that every optimizer shares."""
+"""`Optimizer`, the interface between a config's optimizer and the train step, and shared parts."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,11 +13,14 @@ OptState = Any
 
 
 class Optimizer(NamedTuple):
-    """tx: its update takes `grad_norm=` (the global norm, by which it clips) and `value=` (the mean loss of the step).
+    """An optimizer as the train step uses it.
 
-    rates: (state before, state after) -> {"learning_rate": the rate that this step used, "learning_rate/<group>": ...}.
-    average: (state, parameters, average before) -> the float32 parameters that an evaluation uses; None where it uses
-    the trained ones.
+    tx: its update takes `grad_norm=`, the global norm by which it clips, and `value=`, the step's
+        mean loss.
+    rates: (state before, state after) -> {"learning_rate": rate used by this step,
+        "learning_rate/<group>": ...}.
+    average: (state, parameters, average before) -> the float32 parameters for evaluation; None
+        where evaluation uses the trained parameters.
     """
 
     tx: optax.GradientTransformationExtraArgs
@@ -26,15 +29,21 @@ class Optimizer(NamedTuple):
 
 
 def clip(grads: Any, norm: jax.Array, limit: float) -> Any:
-    """Gradients scaled so that their global norm, given as `norm`, is at most `limit`; 0 = unchanged."""
+    """Gradients scaled so that their global norm, given as `norm`, is at most `limit`; 0 =
+    unchanged.
+    """
     if not limit:
         return grads
+    # The floor of the norm avoids 0 / 0 for gradients that are all zero.
     scale = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12))
     return jax.tree.map(lambda g: g * scale, grads)
 
 
 def clipped(tx: optax.GradientTransformation, limit: float) -> optax.GradientTransformationExtraArgs:
-    """`tx` on clipped gradients. Its state is that of `tx`: a link of a chain would rename every moment in checkpoints."""
+    """`tx` applied to clipped gradients.
+
+    The state stays that of `tx`; optax.chain would rename every moment in checkpoints.
+    """
     tx = optax.with_extra_args_support(tx)
 
     def update(grads, state, weights=None, *, grad_norm, **extra):
@@ -44,14 +53,16 @@ def clipped(tx: optax.GradientTransformation, limit: float) -> optax.GradientTra
 
 
 def counted(tx: optax.GradientTransformation, spec: params.Tree) -> optax.GradientTransformation:
-    """`tx`, with a count of its updates where it keeps none of its own."""
+    """`tx`, extended by a count of its updates where its state has none."""
     if _states(jax.eval_shape(tx.init, params.abstract(spec)), optax.ScaleByScheduleState):
         return tx
     return optax.chain(tx, optax.scale_by_schedule(lambda count: 1.0))
 
 
 def with_plain_keys(tx: optax.GradientTransformation, spec: params.Tree) -> optax.GradientTransformationExtraArgs:
-    """`tx`, whose random keys lie in its state as plain numbers, since a checkpoint holds no keys."""
+    """`tx` with the random keys in its state stored as integers, because checkpoints hold
+    no keys.
+    """
     tx, shapes = optax.with_extra_args_support(tx), jax.eval_shape(tx.init, params.abstract(spec))
     if not any(map(_is_key, jax.tree.leaves(shapes))):
         return tx
@@ -72,23 +83,24 @@ def _is_key(x: Any) -> bool:
 
 
 def num_updates(opt_state: OptState) -> jax.Array:
-    """Updates that the optimizer has made: what its schedule counts."""
+    """The number of updates made, which the schedule takes as its argument."""
     return _states(opt_state, optax.ScaleByScheduleState)[0].count
 
 
 def plateau_scale(opt_state: OptState) -> jax.Array | float:
-    """The factor that `reduce_on_plateau` has come to; 1 where the optimizer has none."""
+    """The current factor of `reduce_on_plateau`; 1 for an optimizer without it."""
     found = _states(opt_state, optax.contrib.ReduceLROnPlateauState)
     return found[0].scale if found else 1.0
 
 
 def schedule_free_average(opt_state: OptState, weights: params.Tree, before: params.Tree) -> params.Tree:
-    """The average x of arXiv:2405.15682, where `weights` is y."""
+    """The average x of schedule-free training (arXiv:2405.15682), where `weights` is y."""
     (state,) = _states(opt_state, optax.contrib.ScheduleFreeState)
     return optax.contrib.schedule_free_eval_params(state, weights)
 
 
 def is_schedule_free(tx: optax.GradientTransformation, spec: params.Tree) -> bool:
+    """Whether `tx` is a schedule-free optimizer, which keeps its own average of the weights."""
     return bool(_states(jax.eval_shape(tx.init, params.abstract(spec)), optax.contrib.ScheduleFreeState))
 
 
@@ -100,13 +112,15 @@ def _states(opt_state: OptState, kind: type) -> list[Any]:
 def state_like(
     tx: optax.GradientTransformation, opt_state: OptState, shapes: params.Tree, values: params.Tree, other: Any
 ) -> OptState:
-    """`opt_state` with each leaf replaced by the value of its parameter where it has the parameter's shape, else `other`.
+    """`opt_state` with parameter-shaped leaves replaced by their parameter's value, others by
+    `other`.
 
-    optax says which parts of a state lie over parameters, whatever stands around them (`multi_transform`'s labels). A
-    moment of another shape (factored, one number a parameter) takes `other`.
+    optax finds the parts of the state that belong to parameters, also below the labels of
+    `multi_transform`. A moment of another shape (factored, or one number per parameter) becomes
+    `other`.
     """
 
-    def one(state, shape, value):  # what the state keeps of one parameter: an array, several, or a MaskedNode
+    def one(state, shape, value):  # state of one parameter: an array, several arrays, or a MaskedNode
         return jax.tree.map(lambda x: value if x.shape == shape.shape else other, state)
 
     return optax.tree_utils.tree_map_params(

@@ -1,4 +1,4 @@
-"""Penalties of weights, and factors on updates by layer and step."""
+"""L1 and L2 penalties on weights, and factors on updates by layer and by step."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from bigmodel_jax.core.params import Param
 def penalised(
     tx: optax.GradientTransformation, l1: float, l2: float, mask: params.Tree
 ) -> optax.GradientTransformation:
-    """`tx` on the gradient of the loss plus l1 |w| + l2 w^2 / 2, summed over the weights where `mask` says."""
+    """`tx` applied to the gradient of loss + l1 |w| + l2 w^2 / 2, where `mask` is True."""
     if not (l1 or l2):
         return tx
     tx = optax.with_extra_args_support(tx)
@@ -30,10 +30,11 @@ def penalised(
 def by_layer(
     tx: optax.GradientTransformation, spec: params.Tree, decay: float, unfreeze_steps: float
 ) -> optax.GradientTransformation:
-    """`tx`, whose updates of the layer that is n below the last are multiplied by decay^n, and by 0 until it trains.
+    """`tx` with updates times decay^n for the n-th layer below the last, and 0 while it is frozen.
 
-    The last layer trains at once, the first after `unfreeze_steps`, those between at equal distances (Howard & Ruder,
-    arXiv:1801.06146, section 3.3); what stands in no stack counts as the first. Moments are kept of all from the start.
+    The last layer trains from the start and the first after `unfreeze_steps`, with equal distances
+    between (Howard & Ruder, arXiv:1801.06146, section 3.3). Parameters outside the stack count as
+    the first layer for unfreezing. Moments of all layers are kept from the start.
     """
     if decay == 1.0 and not unfreeze_steps:
         return tx

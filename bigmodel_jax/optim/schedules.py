@@ -1,4 +1,4 @@
-"""Learning-rate schedules by name: functions of the number of updates that the optimizer has made."""
+"""Learning-rate schedules by name, as functions of the number of updates made."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,74 +14,88 @@ Config = Any  # an OptimConfig, whose fields the functions below read
 
 @dataclasses.dataclass(frozen=True)
 class PlateauConfig:
-    """When `schedule = "plateau"` lowers the rate: the training loss, averaged over `window` steps, has not fallen by
-    the share `rtol` in `patience` windows one after the other."""
+    """When `schedule = "plateau"` multiplies the learning rate by `factor`.
 
-    factor: ProperShare = 0.5
-    patience: Count = 10
-    window: Count = 100
-    cooldown: CountOrZero = 0  # windows after a reduction that are not counted
-    rtol: ShareBelowOne = 1e-4
+    It does so when the training loss, averaged over `window` steps, has not fallen by the share
+    `rtol` for `patience` windows in a row.
+    """
+
+    factor: ProperShare = 0.5  # multiplies the learning rate
+    patience: Count = 10  # windows without a lower loss before a reduction
+    window: Count = 100  # steps over which the loss is averaged
+    cooldown: CountOrZero = 0  # windows after a reduction that do not count
+    rtol: ShareBelowOne = 1e-4  # the loss has to fall by this share to count as lower
 
 
 def warmup_steps(cfg: Config, total_steps: int) -> int:
-    """Steps of the warm-up, given as a count or as a share of the steps."""
+    """The warm-up's steps, from `warmup_steps` or from `warmup_share` of all steps."""
     return cfg.warmup_steps or round(cfg.warmup_share * total_steps)
 
 
 def make_schedule(cfg: Config, total_steps: int) -> optax.Schedule:
-    """update -> learning rate: a linear warm-up, then what `cfg.schedule` names."""
+    """The learning rate as a function of updates: a linear warm-up, then the schedule
+    `cfg.schedule`.
+    """
     warm = warmup_steps(cfg, total_steps)
     if cfg.schedule == "one_cycle":
         return one_cycle(cfg, warm or round(0.3 * total_steps), total_steps)
     decay = SCHEDULES[cfg.schedule](cfg, warm, max(total_steps - warm, 1))
     if not warm:
         return decay
-    # The first step already moves: the rate starts at lr / warm, not at 0.
+    # The rate starts at lr / warm, not at 0, so that the first step already trains.
     warmup = optax.linear_schedule(cfg.lr / warm, cfg.lr, max(warm - 1, 1))
     return optax.join_schedules([warmup, decay], [warm])
 
 
 def cosine(cfg: Config, warm: int, rest: int) -> optax.Schedule:
+    """From the peak down to `final_lr_ratio` of it along half a cosine, over `rest` updates."""
     return optax.cosine_decay_schedule(cfg.lr, rest, alpha=cfg.final_lr_ratio)
 
 
 def linear(cfg: Config, warm: int, rest: int) -> optax.Schedule:
+    """From the peak down to `final_lr_ratio` of it along a line, over `rest` updates."""
     return optax.linear_schedule(cfg.lr, cfg.lr * cfg.final_lr_ratio, rest)
 
 
 def constant(cfg: Config, warm: int, rest: int) -> optax.Schedule:
+    """The peak at every update."""
     return optax.constant_schedule(cfg.lr)
 
 
 def wsd(cfg: Config, warm: int, rest: int) -> optax.Schedule:
-    """Warm-up, stable, decay (arXiv:2404.06395): the peak, then a line down over the last `decay_share` of all steps."""
+    """Warm-up, stable, decay (arXiv:2404.06395).
+
+    The rate stays at the peak, then falls linearly over the last `decay_share` of all steps.
+    """
     decay = min(max(round(cfg.decay_share * (warm + rest)), 1), rest)
     down = optax.linear_schedule(cfg.lr, cfg.lr * cfg.final_lr_ratio, decay)
     return optax.join_schedules([optax.constant_schedule(cfg.lr), down], [rest - decay])
 
 
 def inverse_sqrt(cfg: Config, warm: int, rest: int) -> optax.Schedule:
-    """The peak times sqrt(warm / step) (arXiv:1706.03762, section 5.3); it does not depend on the number of steps."""
+    """The peak times sqrt(warm / step) (arXiv:1706.03762, section 5.3), whatever the number of
+    steps.
+    """
     start = max(warm, 1)
-    # join_schedules asks for updates before the start as well, and does not use what it gets.
+    # join_schedules also evaluates negative counts, whose results it discards.
     return lambda count: cfg.lr * jnp.sqrt(start / (start + jnp.maximum(count, 0)))
 
 
 def piecewise(cfg: Config, warm: int, rest: int) -> optax.Schedule:
-    """The peak times every factor of `drops` whose share of the steps is done."""
+    """The peak times the factor of every drop whose share of the steps has passed."""
     at = {max(round(share * (warm + rest)) - warm, 0): factor for share, factor in cfg.drops}
     return optax.piecewise_constant_schedule(cfg.lr, at)
 
 
 def one_cycle(cfg: Config, warm: int, total_steps: int) -> optax.Schedule:
-    """From a 25th of the peak up to it over the warm-up, then down to its share at the end (arXiv:1708.07120)."""
+    """One cycle (arXiv:1708.07120): from lr / 25 up to lr, then down to `final_lr_ratio` of lr."""
     up, end = min(max(warm, 1), total_steps - 1), total_steps
     return optax.piecewise_interpolate_schedule("cosine", cfg.lr / 25, {up: 25.0, end: cfg.final_lr_ratio})
 
 
-# After the warm-up: (config, steps of the warm-up, steps after it) -> schedule that counts from the warm-up's end.
-# "plateau" is constant here; optax's reduce_on_plateau scales the updates.
+# Each takes (config, warm-up steps, steps after the warm-up) and returns a schedule that counts
+# from the end of the warm-up. "plateau" is constant here; optax's reduce_on_plateau scales the
+# updates.
 SCHEDULES: dict[str, Callable[[Config, int, int], optax.Schedule]] = {
     "cosine": cosine,
     "linear": linear,
@@ -95,7 +109,9 @@ Schedule = Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt", "piece
 
 
 def check(cfg: Config, total_steps: int) -> None:
-    """ValueError where the schedule's fields do not fit each other or the number of steps."""
+    """Raises ValueError where the schedule's fields contradict each other or the number
+    of steps.
+    """
     if cfg.warmup_steps > total_steps:
         raise ValueError(f"optim.warmup_steps = {cfg.warmup_steps} is more than train.steps = {total_steps}")
     if cfg.warmup_steps and cfg.warmup_share:

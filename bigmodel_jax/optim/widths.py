@@ -1,4 +1,4 @@
-"""What a parameter's width does to its rate, its decay and its epsilon (arXiv:2203.03466, tables 3 and 8)."""
+"""μP's factors on learning rate, decay and epsilon by width (arXiv:2203.03466, tables 3 and 8)."""
 
 import dataclasses
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Width
 
-# By the size of an update: that of the rate whatever the gradient's, or the gradient's times the rate.
+# NORMALISED rules make updates of the size of the learning rate, whatever the gradient's size.
+# PROPORTIONAL rules make updates of the gradient's size times the learning rate.
 NORMALISED = (
     "adamw",
     "adam",
@@ -33,9 +34,10 @@ PROPORTIONAL = ("sgd", "noisy_sgd")
 
 
 def scaled(cfg: Any, width: Width) -> Any:
-    """The config of the optimizer for parameters of this width: `cfg`, where it is that of the base.
+    """The optimizer's config for parameters of this width; `cfg` itself for the base width.
 
-    What decay takes in a step stays. ValueError for an optimizer of which no rule is known.
+    The amount that decay subtracts in a step stays the same. Raises ValueError for an optimizer
+    without a known μP rule.
     """
     if width == Width():
         return cfg
@@ -51,5 +53,5 @@ def scaled(cfg: Any, width: Width) -> Any:
 
 
 def of_spec(spec: params.Tree) -> dict[str, Width]:
-    """The width of each trained parameter by its path."""
+    """The width of each trained parameter, by path."""
     return {path: p.width for path, p in params.paths(spec).items() if p.trainable}

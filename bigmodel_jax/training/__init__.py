@@ -1,1 +1,1 @@
-"""The state, the step, the evaluation and the loop of a run."""
+"""Training runs: the step, the loop around it, evaluation, and a run's folder."""

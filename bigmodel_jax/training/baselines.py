@@ -1,4 +1,4 @@
-"""What simple methods reach on a run's data, computed beside the run: nothing waits for it, neither a signal nor the end."""
+"""Computes simple baselines on a run's data in a background thread that nothing waits for."""
 
 import logging
 import os
@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 log = logging.getLogger("bigmodel_jax")
 
-# Of a thread beside the steps: a quarter of a busy core, most of an idle one.
+# The thread's niceness: it gets a quarter of a busy core, and most of an idle one.
 NICENESS = 5
 
 
 class Baselines:
-    """Runs `compute` in a thread that ends with the process, wherever it stands."""
+    """Runs `compute` in a daemon thread; the end of the process ends it at any point."""
 
     def __init__(self, compute: Callable[[], dict[str, float]]):
         self._compute = compute
@@ -22,11 +22,11 @@ class Baselines:
         self._thread.start()
 
     def so_far(self) -> dict[str, float]:
-        """By metric name; empty until all are known."""
+        """The baselines by metric name; empty until all of them are computed."""
         return dict(self._found)
 
     def _run(self) -> None:
-        if sys.platform == "linux":  # where threads have a priority of their own
+        if sys.platform == "linux":  # only Linux threads have their own priority
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             self._found = self._compute()

@@ -1,4 +1,6 @@
-"""Where a run begins: its data, and its state, fresh, from another run's weights or from its own newest checkpoint."""
+"""The beginning of a run: its data, and a state that is fresh, from another run or from a
+checkpoint.
+"""
 
 import logging
 from pathlib import Path
@@ -25,7 +27,10 @@ log = logging.getLogger("bigmodel_jax")
 
 
 def open_data(config: Config, mesh, data: Any = None) -> tuple[Experience, EvalBatches]:
-    """(training batches, validation batches), prepared where they are not yet; data: the config's with more beside its rows."""
+    """Opens the training and validation batches, and prepares them where that has not been done.
+
+    `data` replaces `config.data` where further arrays stand beside its rows.
+    """
     data = data or config.data
     layout = {"mesh": mesh, "rules": config.parallel.rules}
     if config.data.prompts:
@@ -41,9 +46,9 @@ def open_data(config: Config, mesh, data: Any = None) -> tuple[Experience, EvalB
 def resume(
     config: Config, run_dir: Path, mesh, saves: store.Store, batches: Experience, patience: Patience
 ) -> tuple[TrainState, Tree] | None:
-    """(state, constants) of the newest good checkpoint on this mesh, None where none is good.
+    """The state and constants of the newest intact checkpoint, or None without one.
 
-    `batches` and `patience` continue where they stood.
+    `batches` and `patience` are set to where they stood at that checkpoint.
     """
     abstract = abstract_state(config, mesh)
     fits.check_state(config, mesh, (abstract, abstract_constants(config, mesh)))
@@ -56,7 +61,10 @@ def resume(
 
 
 def begin(config: Config, mesh, console: Console) -> Fresh:
-    """With what a new run starts: initial values, or what it takes from `train.init_from` and the objective's sources."""
+    """The state of a new run, from initial values, `train.init_from` and the objective's sources.
+
+    It prints what was taken from where.
+    """
     fresh = fresh_state(config, mesh)
     if config.train.init_from:
         new = dict.fromkeys("adapters" if path.startswith(ADAPTERS) else path for path in fresh.missing)
@@ -76,7 +84,9 @@ def _say(console: Console, text: str) -> None:
 
 
 def check_tokenizers(config: Config) -> None:
-    """ValueError where a run that the objective reads, its teacher say, has another token of the same number."""
+    """Raises ValueError where a run that the objective reads, such as a teacher, has
+    other tokens.
+    """
     for branch, source in config.objective.sources().items():
         path, own = kept.split(source)[0] / "tokenizer.json", config.data.open_tokenizer()
         if own is None or not path.is_file():
@@ -92,6 +102,7 @@ def check_tokenizers(config: Config) -> None:
 
 
 def already_complete(run_dir: Path, config: Config, console: Console) -> dict[str, float]:
+    """Prints that the run is complete, and how to train on."""
     console.print(
         f"{mirror.address(run_dir)} is complete: {config.train.steps:,} of {config.train.steps:,} steps are done."
     )
@@ -100,7 +111,7 @@ def already_complete(run_dir: Path, config: Config, console: Console) -> dict[st
 
 
 def already_stopped(run_dir: Path, step: int, patience: Patience, console: Console) -> dict[str, float]:
-    """Says that the run had stopped early, why, and the way out; it does not train on."""
+    """Prints that the run had stopped early, why, and how to train on."""
     console.print(f"{mirror.address(run_dir)} stopped early at step {step:,}: {patience.why()}.", soft_wrap=True)
     text = (
         "To train on, raise --eval.patience, or give 0. eval, generate and export take the best save with --step best."
@@ -110,9 +121,9 @@ def already_stopped(run_dir: Path, step: int, patience: Patience, console: Conso
 
 
 def _page(run_dir: Path) -> Path:
-    """The page of a run that has ended, made where it is missing."""
+    """The report page of an ended run, which is built if it is missing."""
     page = run_dir / "report.html"
-    if processes.first() and not page.is_file():  # killed between the last save and the page
+    if processes.first() and not page.is_file():  # the process was killed between the last save and the page
         from bigmodel_jax.report.page import build_report
 
         build_report([run_dir], page)
@@ -120,7 +131,7 @@ def _page(run_dir: Path) -> Path:
 
 
 def keep_sheet(config: Config, run_dir: Path, rows: Rows) -> None:
-    """Pictures of the first batch, for the run's page, where training sees them otherwise than evaluation does."""
+    """Saves pictures of the first batch for the report page, if training augments them."""
     size = config.train.batch_size
     sampler = Sampler(rows, size, config.train.seed)
     found = config.data.sheet(lambda: sampler.examples(np.arange(min(sheet.NUM, size))))

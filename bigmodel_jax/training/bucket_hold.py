@@ -1,8 +1,9 @@
-"""One process at a time trains in a run's folder in a bucket: the object `holder.json` there names it while it lives.
+"""Ensures that one process at a time trains in a run's folder in a bucket, by an object
+`holder.json`.
 
-A bucket has no locks. A holder creates the object, which fails where another one was first, and writes it anew every
-few seconds with a count. A new process takes the folder where that count stands still; a holder that finds another
-name there stops without a save.
+A bucket has no locks. The holder creates the object, which fails if another process was first, and
+rewrites it every few seconds with a rising count. A new process takes over a folder whose count
+stands still. A holder that finds another name in the object stops without a save.
 """
 
 import contextlib
@@ -14,23 +15,26 @@ from typing import Any
 
 from bigmodel_jax.core import mirror, paths
 
-BEATS = 2  # beats of the holder on this machine from one count in the bucket to the next: 10 s
-SILENT_SECONDS = 40.0  # a holder that has not counted for so long is taken for dead
+BEATS = 2  # the count is written after so many local beats, which is every 10 s
+SILENT_SECONDS = 40.0  # a holder whose count has stood still for so long counts as dead
 LOOK_SECONDS = 2.0
 
 log = logging.getLogger("bigmodel_jax")
 
 
 class BucketHold:
-    """The hold on the folder in the bucket of which `path`'s folder is the copy; nothing for any other folder."""
+    """The hold on a run's folder in a bucket; `path` lies in its local copy.
+
+    For a folder that is not in a bucket it does nothing.
+    """
 
     def __init__(self, path: Path, name: dict[str, Any]):
         self._path, self._name, self._taken = mirror.origin(path), name, False
 
     def take(self, dead: dict[str, Any]) -> dict[str, Any]:
-        """Takes it; what lives there already, empty where this process has it now.
+        """Takes the folder. Returns the living holder, or {} if this process holds it now.
 
-        dead: a holder that lives no more, as the lock on this machine has shown.
+        `dead` is a holder that has ended, as the lock on this machine has shown.
         """
         if not paths.is_remote(self._path):
             return {}
@@ -40,6 +44,7 @@ class BucketHold:
         try:
             with paths.answering(self._path):
                 self._path.unlink(missing_ok=True)
+            # `new` fails if another process has created the object in between.
             paths.write(self._path, self._text(0), new=True)
         except FileExistsError:
             return self._read() or {"id": ""}
@@ -47,17 +52,17 @@ class BucketHold:
         return {}
 
     def other(self) -> dict[str, Any]:
-        """Who holds the folder in the place of this process; empty where nobody does."""
+        """The process that holds the folder instead of this one; {} if there is none."""
         found = self._read() if self._taken else self._name
         return {} if found.get("id") == self._name["id"] else found or {"id": ""}
 
     def beat(self, count: int) -> None:
-        """Called at each beat on this machine."""
+        """Writes the count; called at each beat of the holder on this machine."""
         if self._taken and count % BEATS == 0 and not self.other():
             paths.write(self._path, self._text(count))
 
     def release(self) -> None:
-        """What cannot be deleted is taken for dead by the next process."""
+        """Deletes the object. If that fails, the next process will take the holder for dead."""
         with contextlib.suppress(ValueError, FileNotFoundError):
             if self._taken and not self.other():
                 self._path.unlink()
@@ -66,7 +71,7 @@ class BucketHold:
         return json.dumps({**self._name, "beat": count}).encode()
 
     def _counts(self, found: dict[str, Any]) -> bool:
-        """Whether the holder's count rises while this process watches."""
+        """Whether the holder's count rises within SILENT_SECONDS."""
         log.info("%s: %s is watched for a sign of life", self._path, found.get("id"))
         end = time.monotonic() + SILENT_SECONDS
         while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""What can be known to be wrong once the data is open, before anything is compiled or written."""
+"""Checks of a run that need its open data, made before anything is compiled or written."""
 
 import functools
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 
 def check_processes(config: Config) -> None:
-    """ValueError where the run cannot be shared by several processes."""
+    """Raises ValueError where several processes cannot share the run."""
     if config.parallel.strategy == "pmap" and jax.process_count() > 1:
         raise ValueError(
             f"parallel.strategy = 'pmap' is for one process; this job has {jax.process_count()}: use 'jit'"
@@ -24,52 +24,60 @@ def check_processes(config: Config) -> None:
 
 
 def check_trains(config: Config) -> None:
-    """ValueError where the run's weights are stored in small numbers, all of them constants."""
+    """Raises ValueError where all weights are quantized constants, so that nothing trains."""
     if config.quantize.kind != "none" and not config.quantize.aware:
         raise ValueError(
-            f"quantize.kind = {config.quantize.kind!r}: nothing of it trains; train the run that it was made of, or adapters "
-            "beside a base in 8 or 4 bits (adapters.base)"
+            f"quantize.kind = {config.quantize.kind!r}: a quantized run has no weights to train; train the run that "
+            "it was made from, or adapters on a quantized base (adapters.base)"
         )
 
 
 def check_spikes(config: Config) -> None:
-    """ValueError where a run cannot go back to a save, or not on with other batches."""
+    """Raises ValueError where a rollback is impossible: no saves, or batches that cannot be
+    skipped.
+    """
     if config.train.spikes.action != "rollback":
         return
     option, data = "train.spikes.action = 'rollback'", type(config.data)
     if not (config.checkpoint.every or config.checkpoint.local_every):
         raise ValueError(f"{option} needs saves to go back to, such as --checkpoint.every 100")
     if data.experience is not DataConfig.experience or config.data.prompts:
-        raise ValueError(f"{option}: the batches of {data.__name__} are made by the weights; give 'skip'")
+        raise ValueError(f"{option}: the weights generate the batches of {data.__name__}; give 'skip'")
 
 
 def check_rows(config: Config, rows: Rows) -> None:
-    """ValueError where a run is longer than its rows allow, or where model and objective read what the rows of training,
-    whose class declares nothing, do not hold."""
+    """Raises ValueError where the rows do not suffice for the run.
+
+    They may be too few, or may lack arrays that the model or the objective reads. The arrays are
+    looked at only if the data class declares none.
+    """
     size, steps = config.train.batch_size, config.train.steps
     most = rows.num_examples(size) if hasattr(rows, "num_examples") else None
     if most is not None and steps * size > most:
         raise ValueError(f"train.steps = {steps}: {steps * size:,} examples are asked for, and {exhausted(most)}")
     if most is not None and config.train.spikes.action == "rollback":
-        raise ValueError(f"train.spikes.action = 'rollback': no batch is to spare, {exhausted(most)}; or give 'skip'")
-    made = type(config.data).experience is not DataConfig.experience  # batches are not these rows
+        raise ValueError(
+            f"train.spikes.action = 'rollback': there are no batches to spare, {exhausted(most)}; or give 'skip'"
+        )
+    made = type(config.data).experience is not DataConfig.experience  # then the batches are not made of these rows
     if not made and not config.data.row():
         held = rows.batch(np.zeros(1, np.int64), np.zeros(1, np.uint64))
         config_reads.check(config.model, config.objective, config.data, held)
 
 
 def check_data(config: Config) -> None:
-    """ValueError where the model cannot take what the data gives, before anything is compiled."""
+    """Raises ValueError where the model's sizes do not fit the data's."""
     for name, needed in config.data.requirements().items():
         has = _field(config.model, name, needed)
         least = isinstance(needed, int) and name not in config.data.exact
+        # Integer sizes are minima; other requirements must match exactly.
         if has < needed if least else _plain(has) != _plain(needed):
             source = f" (data.{config.data.required_by[name]})" if name in config.data.required_by else ""
             raise ValueError(f"model.{name} = {has}, but the data needs {'at least ' if least else ''}{needed}{source}")
 
 
 def _field(model: Any, name: str, default: Any) -> Any:
-    """A field by its dotted name; the default where the model has no such field."""
+    """A field by its dotted name; `default` if the model has no such field."""
     return functools.reduce(lambda part, field: getattr(part, field, default), name.split("."), model)
 
 
@@ -78,7 +86,10 @@ def _plain(value: Any) -> Any:
 
 
 def check_ids(model: Any, num_ids: int, prefix: str) -> None:
-    """ValueError where the tokenizer has more ids than the model has rows; `prefix` stands before the message."""
+    """Raises ValueError where the tokenizer has more ids than the embedding table has rows.
+
+    `prefix` stands before the message.
+    """
     text = getattr(model, "text", model)
     rows = getattr(text, "vocab_size", num_ids)
     if num_ids > rows:
@@ -89,7 +100,10 @@ def check_ids(model: Any, num_ids: int, prefix: str) -> None:
 
 
 def check_images(config: Config, sample: ImageSampleConfig, prefix: str = "") -> None:
-    """ValueError for images that cannot be generated or shown; `prefix` stands before the names of options."""
+    """Raises ValueError for images that cannot be generated or shown.
+
+    `prefix` stands before the names of options.
+    """
     ranges.check(sample, prefix)
     most = config.objective.num_steps
     if sample.steps > most:
@@ -108,10 +122,11 @@ def check_sample(
     prefix: str = "",
     pictured: bool = False,
 ) -> list[int]:
-    """The prompt's token ids: what starts a text, and the text, or `chat`, the tokens of the prompt in a chat template or
-    about a picture (`pictured`), which needs no text.
+    """The token ids of the prompt.
 
-    ValueError for what cannot be generated; `prefix` stands before the names of options.
+    They are the start token and the prompt's text. `chat` replaces them by the tokens of a chat
+    template; with `pictured` the prompt is about a picture and may have no text. Raises ValueError
+    for what cannot be generated; `prefix` stands before the names of options.
     """
     if not sample.prompt and not pictured:
         raise ValueError(f"{prefix}prompt = '': it is empty; give at least one character to continue from")
@@ -130,7 +145,7 @@ def check_sample(
         )
     check_ids(config.model, tokenizer.vocab_size, f"{prefix}prompt = {sample.prompt[:40]!r}: ")
     ids = tokenizer.encode(sample.prompt)
-    # An encoder reads a text and its end; a decoder reads what begins a text, and the text.
+    # An encoder gets the text and an end token; a decoder gets a start token and the text.
     whole = [*ids, tokenizer.separator] if model.decoder_start is not None else [tokenizer.start, *ids]
     prompt = list(chat) if chat else whole
     limit = config.model.max_seq_len

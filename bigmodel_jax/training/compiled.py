@@ -1,4 +1,7 @@
-"""The programs of a run's steps. Every process compiles them before the first step: none may run one while another compiles."""
+"""The compiled programs of a run's steps.
+
+All processes compile before the first step, because none may run a program while another compiles.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,8 +17,13 @@ from bigmodel_jax.training.step import make_train_step
 
 
 class Programs(NamedTuple):
-    """step: of a run; watched: the same of the steps that `report.watch` names, or `step` itself; digest: of a batch;
-    memory: the bytes that a step needs on one device, None where the strategy cannot say."""
+    """The programs of a run.
+
+    step: the train step.
+    watched: the train step that also measures what `report.watch` asks for; else `step` itself.
+    digest: computes the digest of a batch.
+    memory: bytes that a step needs on one device; None where the strategy cannot tell.
+    """
 
     step: Callable
     watched: Callable
@@ -31,15 +39,17 @@ def compile_programs(
     constants: params.Tree,
     numbers: dict[str, Any] | None = None,
 ) -> Programs:
-    """ValueError where a program does not fit in memory.
+    """Compiles the programs. Raises ValueError where one does not fit in memory.
 
-    numbers: {field: value} of what the steps take as one argument more (shared_programs.py); None: no such argument.
+    `numbers` maps config fields to values that the steps take as an additional argument
+    (shared_programs.py); None for no such argument.
     """
     digest = jax.jit(batch_digest, out_shardings=sharding.replicated(mesh)).lower(batch).compile()
     traced, more = tuple(numbers or ()), (numbers,) if numbers else ()
     steps = [make_train_step(config, mesh, traced)]
     if config.report.watch:
         steps.append(make_train_step(config, mesh, traced, watched=True))
+    # A pmap step has no `lower`; it compiles at its first call.
     if not all(hasattr(step, "lower") for step in steps):
         return Programs(steps[0], steps[-1], digest, None)
     steps = [fits.compile_step(step.lower(state, batch, constants, *more), mesh) for step in steps]

@@ -1,8 +1,9 @@
-"""A run's constant parameters on disk: kept once, and not at all where another run keeps them.
+"""A run's constant parameters on disk, stored once, or not at all if another run stores them.
 
-`<run>/constants.json` says which leaf of which save of another run each constant is, and with which digest; a start reads
-the values there. Constants that come from nowhere else are copied: `<run>/constants/0/` is one save of
-checkpoint/store.py, atomic and with a digest per leaf. Both open on every mesh.
+`<run>/constants.json` says for each constant in which leaf of which save of another run it lies,
+and its digest; every start reads the values there. Other constants are copied: `<run>/constants/0/`
+is one save of checkpoint/store.py, atomic and with a digest per leaf. Both can be opened on every
+mesh.
 """
 
 import json
@@ -23,13 +24,15 @@ from bigmodel_jax.training.state import abstract_constants
 
 FOLDER = "constants"
 FILE = "constants.json"
-ORDER = {"four_bits": "halves"}  # how two 4-bit numbers share a byte (core/storage.py); runs of before have neighbours
-COPY_BYTES = 2**30  # a save holds so much of them in the host's memory at a time
-READ_BYTES = 2**28  # of what is read of another run, before it is stored as this one stores it
+ORDER = {"four_bits": "halves"}  # how two 4-bit numbers share a byte (core/storage.py); older runs paired neighbours
+COPY_BYTES = 2**30  # most bytes of constants in the host's memory during a save
+READ_BYTES = 2**28  # most bytes of another run that are read at a time, before they are stored in this run's form
 
 
 class Place(NamedTuple):
-    """The leaf of a save that holds a parameter. shape: what of it counts, the rows behind a vocabulary left out."""
+    """The leaf of a save that holds a parameter; `shape` leaves out the vocabulary's
+    padding rows.
+    """
 
     directory: Path
     step: int
@@ -45,7 +48,10 @@ Places = Mapping[str, Place]
 
 
 def places(config: Config, run_dir: Path, step: int) -> dict[str, Place]:
-    """Where each parameter lies that an evaluation of the run would use at `step`, but for those it keeps in blocks."""
+    """The places of the parameters that an evaluation of the run at `step` would use.
+
+    Parameters that the run stores in blocks are left out.
+    """
     shapes = tables.published(config)
     found = {}
     for directory, number in ((run_dir / "checkpoints", step), (run_dir / FOLDER, 0)):
@@ -61,7 +67,10 @@ def places(config: Config, run_dir: Path, step: int) -> dict[str, Place]:
 
 
 def read(config: Config, mesh, found: Places) -> dict[str, Any]:
-    """{path: node} of constants of this run, each as it stores them, from where they lie; ValueError, one line."""
+    """Reads constants of this run from where they lie: {path: node in this run's storage}.
+
+    Raises a one-line ValueError.
+    """
     spec, published = params.paths(config.make_model().spec), tables.published(config)
     wanted = params.paths(abstract_constants(config, mesh))
     values = {}
@@ -87,7 +96,7 @@ def _by_save(found: Places) -> dict[tuple[Path, int], dict[str, Place]]:
 
 
 def _parts(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Iterator[list[str]]:
-    """The paths in parts of at most READ_BYTES, or one alone."""
+    """Splits the paths into parts of at most READ_BYTES, or of a single larger array."""
     part, size = [], 0
     for path, x in shapes.items():
         if part and size + x.size * x.dtype.itemsize > READ_BYTES:
@@ -103,9 +112,10 @@ def _parts(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Iterator[list[str]]:
 
 
 def keep(run_dir: Path, config: Config, constants: params.Tree, found: Places) -> None:
-    """Writes them before the run's first checkpoint, in the place of what a start left that saved none.
+    """Writes the constants before the run's first checkpoint.
 
-    found: those that lie in another run, of which only that is written. All processes call this together. OSError where
+    It replaces what an earlier start without a save has left. `found` has the constants that lie in
+    another run; only their places are written. All processes call this together. Raises OSError if
     they cannot be written.
     """
     if not constants:
@@ -127,18 +137,22 @@ def _copy(run_dir: Path, config: Config, constants: params.Tree, found: Collecti
             store.save(saves, 0, {FOLDER: params.from_paths(copied)}, ORDER, config_file.to_json(config))
 
 
-# ---------------------------------------------------------------- runs of 0.1.0, whose saves repeat what a group freezes
+# ---------------------------------------------------------------- runs of 0.1.0: their saves repeat
+# frozen parameters
 
 
 def repeated(config: Config) -> frozenset[str]:
-    """The leaves that a save of then holds beside the state."""
+    """The leaves that a save of version 0.1.0 holds in addition to the state."""
     spec = config.make_model().spec
     fixed = params.paths(params.of_kind(spec, spec, "constant"))
     return frozenset(f"{field}/{path}" for field in ("params", "ema") for path in fixed)
 
 
 def keep_repeated(run_dir: Path, config: Config, constants: params.Tree) -> None:
-    """Copies such constants to where a run of now keeps its own; nothing where they lie there. All processes call this."""
+    """Copies such constants to where current runs keep theirs, unless they lie there.
+
+    All processes call this together.
+    """
     if constants and not processes.from_first(_is_kept(run_dir)):
         _copy(run_dir, config, constants, references(run_dir))
 
@@ -148,7 +162,7 @@ def _is_kept(run_dir: Path) -> bool:
 
 
 def _repeated_places(run_dir: Path, wanted: Collection[str]) -> dict[str, Place]:
-    """Where the newest save holds the parameters `wanted`; {} where it has not all of them."""
+    """Where the newest save holds the parameters `wanted`; {} if it lacks some of them."""
     directory = (run_dir / "checkpoints").absolute()
     if not wanted or not mirror.origin(directory).is_dir():
         return {}
@@ -167,7 +181,10 @@ def _entry(run_dir: Path, directory: Path, step: int, group: Places) -> dict:
 
 
 def load(config: Config, run_dir: Path, mesh) -> params.Tree:
-    """The constants of the run, in the layout of `mesh`; ValueError, one line, where they are gone, changed or damaged."""
+    """The run's constants, sharded over `mesh`.
+
+    Raises a one-line ValueError if they are missing, changed or damaged.
+    """
     wanted = params.paths(abstract_constants(config, mesh))
     if not wanted:
         return {}
@@ -184,8 +201,8 @@ def _copied(run_dir: Path, wanted: params.Tree) -> params.Tree:
     folder = run_dir / FOLDER
     if not _is_kept(run_dir):
         raise ValueError(
-            f"run_dir = {str(run_dir)!r}: {folder} is gone, which holds the constant parameters of all its checkpoints, or "
-            f"{FILE}, which says where they lie; copy it back, or start another run"
+            f"run_dir = {str(run_dir)!r}: {folder}, which holds the constant parameters of all checkpoints, or "
+            f"{FILE}, which says where they lie, is gone; copy it back, or start another run"
         )
     with store.open_store(folder, CheckpointConfig()) as saves:
         found = store.restore_params(saves, {FOLDER: wanted}, 0)[FOLDER]
@@ -196,7 +213,10 @@ def _copied(run_dir: Path, wanted: params.Tree) -> params.Tree:
 
 
 def references(run_dir: Path) -> dict[str, Place]:
-    """The constants of the run that lie in another one's folder; ValueError, one line, where it is not as it was."""
+    """The run's constants that lie in another run's folder.
+
+    Raises a one-line ValueError if the other run has changed.
+    """
     found = {}
     for entry in _entries(run_dir / FILE):
         directory, described = _opened(run_dir, entry)
@@ -227,7 +247,9 @@ def _entries(path: Path) -> list[dict]:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    raise ValueError(f"{path} is damaged, which says where the run's constants lie; copy it back, or start another run")
+    raise ValueError(
+        f"{path}, which says where the run's constants lie, is damaged; copy it back, or start another run"
+    )
 
 
 def _is_entry(entry: dict) -> bool:
@@ -239,7 +261,10 @@ def _is_entry(entry: dict) -> bool:
 
 
 def _opened(run_dir: Path, entry: dict) -> tuple[Path, dict[str, leaves.Leaf]]:
-    """The folder of saves, first looked for where it lay as seen from the run, so that both may move together."""
+    """Opens the other run's saves.
+
+    It looks first at the path relative to this run, so that both folders may move together.
+    """
     ways = [Path(os.path.normpath(run_dir.absolute() / entry["beside"])), mirror.folder(entry["folder"])]
     for directory in ways:
         if mirror.origin(directory / str(entry["step"])).is_dir():

@@ -1,14 +1,16 @@
-"""Gradients summed in one order on any number of devices: `parallel.deterministic`.
+"""Gradients summed in one fixed order on any number of devices: `parallel.deterministic`.
 
-A sum of floats depends on its order, and a product's bits on its shape. So the batch is cut into a fixed number of
-groups of consecutive rows; each group's gradient is computed by one device on whole parameters, with the same shapes on
-every mesh; and the groups are added up by one binary tree, neighbours first. A device adds the subtree of its own
-groups; what is above goes on between devices, by recursive halving (Thakur et al., 2005, 10.1177/1094342005051521),
-whose partner in round b is the device whose number differs in bit b: the same tree.
+A sum of floats depends on its order, and the bits of a product on its shape. So the batch is split
+into a fixed number of groups of consecutive rows. One device computes each group's gradient with
+whole parameters, so the shapes are the same on every mesh. A binary tree adds the groups,
+neighbours first. Each device adds the subtree of its own groups. The upper levels are added between
+devices by recursive halving (Thakur et al., 2005, 10.1177/1094342005051521). Its partner in round b
+is the device whose number differs in bit b, which gives the same tree.
 
-It serves data parallelism, FSDP and both together. In the step each device holds the parameters whole, and as many whole
-gradients as its subtree is deep; what FSDP keeps cut is the state between steps. It stops where a product itself is cut:
-under tensor, sequence, expert or pipeline parallelism partial sums are added inside the layers.
+This works for data parallelism, FSDP and both together. In the step each device holds whole
+parameters, and as many whole gradients as its subtree has levels; FSDP shards the state between
+steps. Tensor, sequence, expert and pipeline parallelism are not supported, because they add partial
+sums inside the layers.
 """
 
 import functools
@@ -27,20 +29,23 @@ from bigmodel_jax.core import params, sharding
 def gradients(
     config: Config, mesh: Mesh, specs: Any, constant_specs: Any, one: Callable, compute, frozen, batch, rng, constants
 ) -> tuple:
-    """`one(compute, frozen, rows, rng, constants) -> (grads, mean, sums, frozen)` of every group, added up in one order.
+    """Calls `one` for every group and adds up the results in a fixed order.
 
-    specs: PartitionSpecs of compute and of the gradients that come back; constant_specs: of the constants. New
-    statistics are the groups' mean.
+    `one` is (compute, frozen, rows, rng, constants) -> (grads, mean, sums, frozen). `specs` are the
+    PartitionSpecs of `compute` and of the returned gradients; `constant_specs` those of the
+    constants. New statistics are the mean over the groups.
     """
     parallel = config.parallel
     axes = sharding.axis_names(parallel.rules.batch)
     local_groups = parallel.deterministic_groups // sharding.batch_shards(mesh, parallel.rules)
-    # What each device traces is a program for one device: no constraint, and a CPU's own forms.
+    # Each device traces a program for a single device: without sharding constraints, and with the
+    # CPU forms on a CPU.
     alone = sharding.make_mesh(sharding.ParallelConfig(data=1), list(mesh.devices.flat[:1]))
 
     def local(compute, frozen, batch, rng, constants):
         whole, constants = jax.tree.map(gather, (compute, constants), (specs, constant_specs))
         pieces = jax.tree.map(lambda x: x.reshape(local_groups, -1, *x.shape[1:]), batch)
+        # The group's global number seeds its random key, so draws do not depend on the mesh.
         first = jax.lax.axis_index(axes) * local_groups
 
         def group(i):
@@ -65,8 +70,11 @@ def gradients(
 
 
 def tree_sum(leaf: Callable[[jax.Array], Any], n: int, start: jax.Array | int = 0) -> Any:
-    """leaf(start) + ... + leaf(start + n - 1), n a power of 2, by a binary tree; a loop in a loop for each level, so
-    that the leaf stands in the program once, apart from what adds it up."""
+    """leaf(start) + ... + leaf(start + n - 1), added by a binary tree; n is a power of 2.
+
+    Each level is a loop inside a loop, so that the program contains the leaf once, separate from
+    the additions.
+    """
     if n == 1:
         return leaf(start)
     half = n // 2
@@ -74,18 +82,21 @@ def tree_sum(leaf: Callable[[jax.Array], Any], n: int, start: jax.Array | int = 
     return jax.tree.map(lambda x: x[0] + x[1], both)
 
 
-# ------------------------------------------------------------------------------------------------ between devices
+# ---------------------------------------------------------------- between devices
 
 
 def gather(x: jax.Array, spec: P) -> jax.Array:
-    """The whole array of a shard, inside shard_map."""
+    """The whole array of a shard; called inside shard_map."""
     for dim, axes in enumerate(spec):
         x = jax.lax.all_gather(x, axes, axis=dim, tiled=True) if axes else x
     return x
 
 
 def reduce(x: jax.Array, spec: P, *, mesh: Mesh, axes: tuple[str, ...]) -> jax.Array:
-    """The shard that `spec` keeps here of the sum of x over `axes`; the last axis numbers neighbours, so it goes first."""
+    """Sums x over `axes` and returns the shard that `spec` keeps on this device.
+
+    The last axis numbers neighbouring devices, so it is summed first.
+    """
     for axis in reversed(axes):
         n = mesh.shape[axis]
         dim = next((d for d, names in enumerate(spec) if axis in sharding.axis_names(names)), None)
@@ -95,10 +106,13 @@ def reduce(x: jax.Array, spec: P, *, mesh: Mesh, axes: tuple[str, ...]) -> jax.A
 
 
 def reduce_scatter(x: jax.Array, axis: str, n: int, dim: int = 0) -> jax.Array:
-    """This device's block of dimension `dim` of the sum over `axis`: log2(n) rounds, each sends half of what is left."""
+    """This device's block, along `dim`, of the sum over `axis`.
+
+    It takes log2(n) rounds; each sends half of the rest to a partner.
+    """
     bits = n.bit_length() - 1
     x = jnp.moveaxis(x, dim, 0)
-    x = x.reshape(*(2,) * bits, x.shape[0] // n, *x.shape[1:])  # a block's number in binary, the highest bit first
+    x = x.reshape(*(2,) * bits, x.shape[0] // n, *x.shape[1:])  # the block's number in binary, highest bit first
     here = jax.lax.axis_index(axis)
     for bit in range(bits):
         mine, at = (here >> bit) & 1, bits - 1 - bit
@@ -109,21 +123,22 @@ def reduce_scatter(x: jax.Array, axis: str, n: int, dim: int = 0) -> jax.Array:
 
 
 def all_reduce(x: jax.Array, axis: str, n: int) -> jax.Array:
-    """The sum over `axis`, whole on every device."""
+    """The whole sum over `axis`, on every device."""
+    # Padded to a multiple of n, so that every device reduces an equal block.
     flat = jnp.pad(x.reshape(-1), (0, -x.size % n))
     return jax.lax.all_gather(reduce_scatter(flat, axis, n), axis, tiled=True)[: x.size].reshape(x.shape)
 
 
-# ------------------------------------------------------------------------------------------------ norm
+# ---------------------------------------------------------------- norm
 
 
 def norm(config: Config, mesh: Mesh, spec: params.Tree, specs: Any, grads: Any) -> jax.Array:
-    """The global norm, of sums that do not depend on how the gradients are cut.
+    """The global gradient norm, from sums that do not depend on how the gradients are sharded.
 
-    The squares are folded along all dimensions but the one that is cut where anything is, which is then gathered: the
-    same vector on every mesh, folded by every device.
+    The squares are folded along all dimensions except the one that FSDP would shard. That one is
+    gathered, so that every device folds the same vector on every mesh.
     """
-    batch_axes = {"data", "fsdp"}  # the others are 1, and the choice must be the same on every mesh
+    batch_axes = {"data", "fsdp"}  # the other axes have size 1, and the choice must be the same on every mesh
 
     def kept(p: params.Param) -> int:
         cut = [d for d, a in enumerate(sharding.partition_spec(p.axes, config.parallel.rules)) if _on(a, batch_axes)]
@@ -133,7 +148,8 @@ def norm(config: Config, mesh: Mesh, spec: params.Tree, specs: Any, grads: Any) 
 
     def local(grads):
         def squares(g, where, dim):
-            # Apart from what made g and from what adds it up, lest a product and a sum become one instruction.
+            # The barriers keep the compiler from fusing this product with the operations around it,
+            # for example into a multiply-add.
             x = jax.lax.optimization_barrier(jnp.square(jax.lax.optimization_barrier(g)))
             for d in range(g.ndim):
                 x = x if d == dim else fold(x, d)
@@ -146,8 +162,10 @@ def norm(config: Config, mesh: Mesh, spec: params.Tree, specs: Any, grads: Any) 
 
 
 def fold(x: jax.Array, dim: int) -> jax.Array:
-    """The sum along `dim`, kept as a dimension of size 1, by halves: element-wise additions, whose order no compiler
-    changes, as it may that of a reduction."""
+    """The sum along `dim`, which is kept with size 1, by adding halves.
+
+    Compilers may change the order of a reduction, but not that of element-wise additions.
+    """
     while (n := x.shape[dim]) > 1:
         low, high = (jax.lax.slice_in_dim(x, *bounds, axis=dim) for bounds in ((0, (n + 1) // 2), ((n + 1) // 2, n)))
         x = low + jnp.pad(high, [(0, n % 2 if d == dim else 0) for d in range(x.ndim)])

@@ -1,4 +1,4 @@
-"""The end of a run whose steps are no longer finite: at which step it began, and where."""
+"""Ends a run whose steps are no longer finite, and says since which step and in which parameter."""
 
 import logging
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Diverged(Exception):
-    """`train.max_skipped` steps in a row were not finite; the run has ended, and its last state is saved."""
+    """`train.max_skipped` steps in a row were not finite; the run has ended and is saved."""
 
     def __init__(self, first: int, num: int, where: str):
         super().__init__(
@@ -28,19 +28,21 @@ class Diverged(Exception):
 def diverged(
     config: Config, mesh, state: TrainState, batches: Experience, first: int, num: int, constants: params.Tree
 ) -> Diverged:
-    """The error to raise, after it is logged: `num` steps were skipped from step `first` on."""
+    """Logs and returns the error to raise: `num` steps were skipped, beginning at step `first`."""
+    # The failed step's batch is made again from its number.
     batches.seek(first - 1)
     error = Diverged(first, num, describe(config, mesh, state, batches.next(state), first, constants))
-    log.info("%s", error)  # the terminal has it from the error itself
+    log.info("%s", error)  # the terminal shows the error itself
     return error
 
 
 def describe(
     config: Config, mesh, state: TrainState, batch: dict, step: int, constants: params.Tree | None = None
 ) -> str:
-    """What is not finite in the step number `step`, whose batch is `batch`, from weights that no step has changed since.
+    """Describes what is not finite in step number `step`, whose batch is `batch`.
 
-    The step is computed once more, which costs a compilation: a step that is well pays for no search.
+    No step has changed the weights since. The step is computed again, which costs a compilation;
+    ordinary steps therefore pay nothing for the search.
     """
     model = config.make_model()
 

@@ -1,4 +1,4 @@
-"""Early stopping: a run ends after `eval.patience` evaluations in a row that were no better than the best before them."""
+"""Early stopping: ends a run after `eval.patience` evaluations in a row without improvement."""
 
 import dataclasses
 import math
@@ -6,16 +6,18 @@ from collections.abc import Callable
 
 from bigmodel_jax.config import Config
 
-# (step, the scalars of its evaluation, whether it is the last step) -> why the run ends there; "" where it goes on
+# A function (step, scalars of its evaluation, whether it is the last step) that returns why the run
+# ends there, or "".
 Judge = Callable[[int, dict[str, float], bool], str]
-KEY = "early_stopping"  # in the data state of a checkpoint
+KEY = "early_stopping"  # the key in the data state of a checkpoint
 
 
 @dataclasses.dataclass
 class Patience:
-    """What the evaluations so far say. All processes see the same ones, and each save holds what they said by then.
+    """The record of the evaluations so far. It is equal in all processes, and every save holds it.
 
-    metric, mode: `checkpoint.best_metric` and `best_mode`. limit: `eval.patience`; 0 = the run never stops early.
+    `metric` and `mode` are `checkpoint.best_metric` and `best_mode`. `limit` is `eval.patience`; 0
+    = the run never stops early.
     """
 
     metric: str
@@ -34,7 +36,10 @@ class Patience:
         return 0 < self.limit <= self.worse
 
     def see(self, step: int, scalars: dict[str, float]) -> bool:
-        """Counts an evaluation; whether it is the best so far, which the run then saves. A NaN is never better."""
+        """Counts an evaluation. Returns whether it is the best so far, which the run then saves.
+
+        A NaN is never better.
+        """
         if not self.limit:
             return False
         value = scalars.get(self.metric, math.nan)
@@ -46,12 +51,12 @@ class Patience:
         return True
 
     def get_state(self) -> dict:
-        """What a checkpoint keeps beside the position in the data; nothing where the run never stops early."""
+        """What a checkpoint stores; nothing if the run never stops early."""
         state = {name: value for name, value in dataclasses.asdict(self).items() if name != "limit"}
         return {KEY: state} if self.limit else {}
 
     def set_state(self, data_state: dict) -> None:
-        """Goes on from a checkpoint; evaluations by another metric do not count."""
+        """Restores the record from a checkpoint, unless that record is of another metric."""
         found = data_state.get(KEY, {})
         if self.limit and (found.get("metric"), found.get("mode")) == (self.metric, self.mode):
             self.best, self.best_step, self.worse = found["best"], found["best_step"], found["worse"]

@@ -1,4 +1,6 @@
-"""Where a run ends: what its objective makes of the weights, the report page, and the last lines on the terminal."""
+"""The end of a run: the objective's products, the report page, and the last lines on the
+terminal.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,20 +22,22 @@ from bigmodel_jax.training.state import TrainState, weights
 
 
 class Ending(Protocol):
-    """What a run makes at its end, for an objective's `endings`."""
+    """A product of the end of a run, such as sample texts or pictures; see `Objective.endings`."""
 
     def check(self, config: Config) -> None:
-        """ValueError, one line, before anything is compiled, where it could not be made."""
+        """Raises a one-line ValueError, before anything is compiled, if it cannot be made."""
         ...
 
     def make(self, config: Config, weights: params.Tree, path: Path) -> str:
-        """Writes files beside `path`, a name in the run's samples/ without suffix, and returns what is to be said, or
-        nothing. Every process calls it; the first alone writes."""
+        """Writes files whose names begin with `path`, a path in samples/ without suffix.
+
+        Returns a text for the terminal, or "". Every process calls it; only the first one writes.
+        """
         ...
 
 
 class Text:
-    """The text that continues `eval.sample.prompt`, where there is one and the model generates."""
+    """The continuation of `eval.sample.prompt`, if there is a prompt and the model can generate."""
 
     def wanted(self, config: Config) -> bool:
         return bool(config.eval.sample.prompt) and config.make_model().make_cache is not None
@@ -52,7 +56,7 @@ class Text:
 
 
 class Images:
-    """The images that `eval.images` asks for, in one picture."""
+    """The images that `eval.images` asks for, as one picture."""
 
     def check(self, config: Config) -> None:
         if config.eval.images.num:
@@ -69,16 +73,17 @@ class Images:
 
 
 class Pictures:
-    """Held-out pictures beside what the model says of them, in one picture.
+    """Held-out pictures beside the model's predictions, as one picture.
 
-    predict: (config, weights) -> pictures, what is true of them, what is predicted. write: draws these into a file.
+    `predict` is a function (config, weights) -> pictures, ground truth, predictions; `write` draws
+    these into a file.
     """
 
     def __init__(self, predict: Callable, write: Callable):
         self.predict, self.write = predict, write
 
     def check(self, config: Config) -> None:
-        pass  # data with a mask or with boxes has pictures
+        pass  # data with masks or boxes always has pictures
 
     def make(self, config: Config, weights: params.Tree, path: Path) -> str:
         if config.objective.pictures:
@@ -89,7 +94,7 @@ class Pictures:
 
 
 class Games:
-    """Some games against a fixed player, as boards, with the model's value before each move."""
+    """Some games against a fixed player: boards with the model's value before each move."""
 
     def check(self, config: Config) -> None:
         if type(config.data).held_out is DataConfig.held_out:
@@ -116,7 +121,7 @@ ENDINGS: dict[str, Ending] = {
 
 
 def endings_of(config: Config) -> list[Ending]:
-    """The endings of the run's objective; ValueError for a name that there is not."""
+    """The endings of the run's objective. Raises ValueError for an unknown name."""
     found = [ENDINGS.get(one, one) if isinstance(one, str) else one for one in config.objective.endings]
     for one in found:
         if isinstance(one, str):
@@ -126,7 +131,7 @@ def endings_of(config: Config) -> list[Ending]:
 
 
 def check_endings(config: Config) -> None:
-    """ValueError where the run could not end with what its objective makes."""
+    """Raises ValueError if one of the objective's endings cannot be made."""
     for one in endings_of(config):
         one.check(config)
 
@@ -141,7 +146,7 @@ def finish(
     *,
     page: bool = True,
 ) -> None:
-    """What a complete run leaves beside its checkpoints; of several processes, the first one alone writes."""
+    """Makes the endings and the report page of a complete run; only the first process writes."""
     for one in endings_of(config):
         if said := one.make(config, weights(state, constants), run_dir / "samples" / f"{int(state.step):08d}"):
             stages.say(said)
@@ -154,7 +159,9 @@ def finish(
 
 
 def report(run_dir: Path, saves: store.Store) -> Path | None:
-    """The run's page, once its checkpoints are on disk; None in every process but the first."""
+    """Builds the run's page once its checkpoints are on disk; None in all processes but
+    the first.
+    """
     from bigmodel_jax.report.page import build_report
 
     store.wait(saves)

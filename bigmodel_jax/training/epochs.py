@@ -1,4 +1,4 @@
-"""`train.epochs` as optimizer steps: the rest of the program knows `train.steps` alone."""
+"""Converts `train.epochs` to optimizer steps; all other code uses only `train.steps`."""
 
 import dataclasses
 import fractions
@@ -12,17 +12,18 @@ log = logging.getLogger("bigmodel_jax")
 
 
 def resolve(config: Config, num_rows: int | None = None) -> Config:
-    """`config` with `train.steps` in place of `train.epochs`: the fewest batches that hold so many passes over the rows.
+    """`config` with `train.steps` set from `train.epochs`, rounded up to whole batches.
 
-    num_rows: of the training split, which is opened where they are not given. The order of rows is a permutation per
-    epoch, and the last batch of an epoch is filled up with rows of the next one (data/shuffle.py).
+    `num_rows` is the number of training rows; without it the split is opened. Each epoch has its
+    own permutation of the rows, and the next epoch's rows fill the last batch of an epoch
+    (data/shuffle.py).
     """
     train = config.train
     if train.epochs is None:
         return config
     check_duration(config)
     num_rows = len(config.data.open("train")) if num_rows is None else num_rows
-    # The decimal number that the user wrote: 0.1 * 30 / 3 in binary floats is above 1.
+    # Uses the decimal number as written: 0.1 * 30 / 3 is above 1 in binary floats.
     steps = math.ceil(fractions.Fraction(repr(train.epochs)) * num_rows / train.batch_size)
     resolved = dataclasses.replace(config, train=dataclasses.replace(train, steps=steps, epochs=None))
     check_duration(resolved)

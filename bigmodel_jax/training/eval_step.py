@@ -1,4 +1,4 @@
-"""The compiled step of an evaluation: the objective's metrics, and further ones, of a batch."""
+"""The compiled evaluation step: the objective's metrics, and additional metrics, of one batch."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,10 @@ from bigmodel_jax.training.state import computed
 def make_eval_step(
     config: Config, mesh: Mesh, model: Model | None = None
 ) -> Callable[[params.Tree, dict], dict[str, Mean]]:
-    """(merged parameters, batch) -> metrics as sums, compiled; model: the parameters', where that is not the config's."""
+    """Compiles (merged parameters, batch) -> summed metrics.
+
+    `model` is the model of the parameters where it differs from the config's.
+    """
     model, objective = model or config.make_model(), config.objective
 
     def sums(weights, batch):

@@ -1,4 +1,4 @@
-"""One pass over a finite set of batches."""
+"""Evaluation: one pass over a finite set of batches."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,12 +12,15 @@ from bigmodel_jax.metrics import further, groups
 
 
 def evaluate(config: Config, eval_step: Callable, weights: params.Tree, batches: Iterable[dict]) -> dict[str, Any]:
-    """Scalars of the whole pass under "eval/...": sums are added over all batches and divided once. The loss on each part of
-    a mixture is "eval/loss/NAME".
+    """The scalars of a whole pass, named "eval/...".
 
-    batches: or what makes them of the weights, by `made_by` (training/rollouts.py)."""
+    Sums are added over all batches and divided once. For a mixture, "eval/loss/NAME" is the loss on
+    each part. `batches` may be an object that makes batches from the weights by `made_by`
+    (training/rollouts.py). Raises ValueError for an empty split.
+    """
     total, parts = None, {}
     for number, batch in enumerate(batches.made_by(weights) if hasattr(batches, "made_by") else batches):
+        # Read at once: evaluation sums add up on the host in NumPy.
         sums = sharding.to_host(eval_step(weights, batch))
         total = sums if total is None else metrics.add(total, sums)
         for name, own in _of_parts(eval_step, weights, batches, number, sums).items():
@@ -32,7 +35,7 @@ def evaluate(config: Config, eval_step: Callable, weights: params.Tree, batches:
 
 
 def summarize(config: Config, total: dict[str, Any]) -> dict[str, Any]:
-    """Scalars and tables of the summed metrics of an evaluation."""
+    """Scalars and tables from the summed metrics of an evaluation."""
     own = _of_objective(total)
     found = (
         config.objective.summarize(own) | config.objective.tables(own) | further.summarize(config.eval.metrics, total)
@@ -45,12 +48,14 @@ def summarize(config: Config, total: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_objective(total: dict[str, Any]) -> dict[str, Any]:
-    """Without the sums of further metrics and of groups."""
+    """The sums without those of additional metrics and of groups."""
     return {name: sums for name, sums in total.items() if not name.startswith((further.PREFIX, groups.PREFIX))}
 
 
 def check_metrics(config: Config, eval_step: Callable, weights: params.Tree, batches: Any) -> None:
-    """ValueError where a further metric cannot be computed of this model and data; nothing is compiled."""
+    """Raises ValueError where an additional metric does not fit model and data; compiles
+    nothing.
+    """
     if (config.eval.metrics or config.data.group_by) and not hasattr(batches, "made_by"):
         jax.eval_shape(eval_step, weights, next(iter(batches)))
 
@@ -58,10 +63,10 @@ def check_metrics(config: Config, eval_step: Callable, weights: params.Tree, bat
 def _of_parts(
     eval_step: Callable, weights: params.Tree, batches: Any, number: int, sums: dict[str, Mean]
 ) -> dict[str, dict[str, Mean]]:
-    """The sums of batch `number` by part of a mixture, whose rows stand one part after another.
+    """The sums of batch `number` by part of a mixture; the rows of a part follow one another.
 
-    A batch inside a part is the part's; one that a border cuts is evaluated once more for each of its parts, with weight 0
-    in the rows of the others.
+    A batch inside one part belongs to it. A batch across a border is evaluated again for each of
+    its parts, with weight 0 for the rows of the others.
     """
     ranges = batches.parts(number) if hasattr(batches, "parts") else {}
     if len(ranges) == 1:

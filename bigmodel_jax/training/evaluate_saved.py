@@ -1,4 +1,4 @@
-"""A run's checkpoint on the validation split and the run's evaluation sets: the `eval` verb."""
+"""Evaluates a checkpoint on the validation split and the evaluation sets: the `eval` verb."""
 
 import dataclasses
 from pathlib import Path
@@ -16,12 +16,15 @@ from bigmodel_jax.training.set_evaluations import open_sets, validation
 
 
 def evaluate_run(config: Config, run_dir: Path, which: str = "", adapter: str = "") -> tuple[int, dict[str, float]]:
-    """(step, scalars) of one checkpoint on the validation split and all sets; which, adapter: as `load_weights` has them."""
+    """(step, scalars) of one checkpoint on the validation split and all evaluation sets.
+
+    `which` and `adapter` are as in `load_weights`.
+    """
     config = dataclasses.replace(config, data=config.data.of_run(run_dir))
     validate(config, jax.device_count())
     mesh = sharding.make_mesh(config.parallel)
     chosen(config, adapter)
-    check_data(config)  # before the weights are read: another tokenizer or longer rows than the model takes
+    check_data(config)  # before the weights are read: the tokenizer or the rows may not fit the model
     batches = validation(config, mesh, run_dir, resumes=True)
     sets = open_sets(config, mesh, run_dir, resumes=True)
     weights, step = load_weights(config, run_dir, mesh, which, adapter=adapter)

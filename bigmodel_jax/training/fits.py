@@ -1,4 +1,4 @@
-"""Whether a run fits in memory, asked where an answer is first known: weights, state, compiled step."""
+"""Checks as early as possible whether weights, state and compiled step fit in memory."""
 
 import dataclasses
 from typing import Any
@@ -20,7 +20,9 @@ STEP = (
 
 
 def check_weights(config: Config, mesh: Mesh, ways: str = STATE, *, copies: bool = True) -> None:
-    """ValueError where the weights alone do not fit: from the spec, before anything is traced."""
+    """Raises ValueError where the weights alone do not fit, from the spec, before anything is
+    traced.
+    """
     spec = config.make_model().spec
     placed = sharding.placed(spec, mesh, config.parallel)
 
@@ -33,13 +35,16 @@ def check_weights(config: Config, mesh: Mesh, ways: str = STATE, *, copies: bool
 
 
 def check_state(config: Config, mesh: Mesh, abstract: Any) -> None:
-    """ValueError where the train state, as shapes with shardings, does not fit."""
+    """Raises ValueError where the train state, given as shapes with shardings, does not fit."""
     spec = config.make_model().spec
     device_memory.check(f"the train state of {_named(config, spec)}", abstract, mesh, STATE)
 
 
 def compile_step(lowered: Any, mesh: Mesh) -> Any:
-    """The compiled step; ValueError where the compiler, or what it says of its program, finds that it does not fit."""
+    """Compiles the step. Raises ValueError where it does not fit in memory.
+
+    Either the compiler fails, or the memory that it reports is more than the device has.
+    """
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

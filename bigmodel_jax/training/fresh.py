@@ -1,4 +1,4 @@
-"""The state with which a run starts: initial values, and what it takes from other runs."""
+"""The state with which a run starts: initial values, and parameters taken from other runs."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,14 +26,16 @@ from bigmodel_jax.training.state import (
     with_weights,
 )
 
-ADAPTERS = "adapters/"  # before the paths of adapters
+ADAPTERS = "adapters/"  # this stands before the paths of adapters
 
 
 class Fresh(NamedTuple):
-    """With what a run starts.
+    """The state with which a run starts.
 
-    missing: parameters that `train.init_from` does not have, a new head say, which keep their initial values; grown: tables
-    that have more rows than there, as (path, rows there, rows here); places: which constants lie in another run, and where.
+    missing: parameters that `train.init_from` lacks, such as a new head; they keep their initial
+        values.
+    grown: tables with more rows than in the source, as (path, rows there, rows here).
+    places: the constants that lie in another run, and where.
     """
 
     state: TrainState
@@ -44,7 +46,11 @@ class Fresh(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Another run. which: the step that is meant, "" for the newest; field: the config's, which says so."""
+    """Another run from which parameters are taken.
+
+    `which` is the chosen step, or "" for the newest; `field` is the config field that names the
+    run.
+    """
 
     folder: Path
     config: Config
@@ -57,7 +63,7 @@ class Origin(NamedTuple):
 
     @property
     def said(self) -> str:
-        """As the user wrote it."""
+        """The field and its value as the user wrote them."""
         return f"{self.field} = {(f'{self.folder}@{self.which}' if self.which else str(self.folder))!r}"
 
     @property
@@ -67,14 +73,14 @@ class Origin(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What a run takes from an origin, by its own paths: values, and where constants lie."""
+    """The values and places of constants that a run takes from another, by this run's paths."""
 
     values: dict[str, Any]
     places: dict[str, Place]
 
 
 def open_origin(source: str, name: str) -> Origin:
-    """The run that the config's field `name` means by FOLDER, FOLDER@STEP or FOLDER@best."""
+    """Opens the run that the config field `name` gives as FOLDER, FOLDER@STEP or FOLDER@best."""
     other, which = kept.split(source)
     if not (other / "config.json").is_file():
         raise ValueError(f"{name} = {str(other)!r} is not a run's folder; `import` makes one of published weights")
@@ -84,9 +90,10 @@ def open_origin(source: str, name: str) -> Origin:
 
 
 def fresh_state(config: Config, mesh) -> Fresh:
-    """The state and constants with which a run starts. ValueError where shapes differ or nothing fits.
+    """The state and constants with which a run starts.
 
-    With `train.init_state` "all" the state is that of `train.init_from`, its step included.
+    With `train.init_state` "all" the state and its step are those of `train.init_from`. Raises
+    ValueError where shapes differ or nothing fits.
     """
     spec = params.paths(config.make_model().spec)
     branches = config.objective.sources()
@@ -106,7 +113,7 @@ def fresh_state(config: Config, mesh) -> Fresh:
 
 
 def _of_sources(config: Config, mesh, spec: Mapping[str, params.Param]) -> Taken:
-    """What the objective keeps beside the model, and takes from runs of its own."""
+    """Takes the objective's own parameters, such as a teacher's, from their runs."""
     taken = Taken({}, {})
     for branch, source in config.objective.sources().items():
         origin = open_origin(source, f"objective.sources: {branch}")
@@ -123,7 +130,7 @@ def _both(one: Taken, other: Taken) -> Taken:
 
 
 def _filled(config: Config, mesh, state: TrainState | None, taken: Taken, missing: list[str]) -> Fresh:
-    """Initial values, with what was taken in their place."""
+    """Initial values, replaced by the taken ones where there are some."""
     spec, published = params.paths(config.make_model().spec), tables.published(config)
     grown = [
         (path, have, n)
@@ -144,7 +151,7 @@ def _filled(config: Config, mesh, state: TrainState | None, taken: Taken, missin
 
 
 def _put(spec: Mapping[str, params.Param], own: params.Tree, values: Mapping[str, Any]) -> params.Tree:
-    """The tree with `values` in the place of its own."""
+    """The tree `own` with `values` in place of its leaves."""
     flat = params.paths(own)
     return params.from_paths(
         {path: tables.stored(spec[path], values[path], x) if path in values else x for path, x in flat.items()}
@@ -156,7 +163,11 @@ def _shapes(taken: Taken) -> dict[str, tuple[int, ...]]:
 
 
 class Match(NamedTuple):
-    """A parameter that an origin has as well. name: its path there; shape: what of it is taken; other: it is another one's."""
+    """A parameter that both runs have.
+
+    `name` is its path in the other run, `shape` the part that is taken; `other` is True if the
+    shapes differ.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -164,12 +175,13 @@ class Match(NamedTuple):
 
 
 def _take(origin: Origin, config: Config, mesh, mine: set[str], prefix: str = "") -> Taken:
-    """What the origin has of the parameters `mine`, whose paths there are without `prefix`."""
+    """Takes the parameters `mine` from another run, where their paths lack `prefix`."""
     spec = params.paths(config.make_model().spec)
     merges = _merges(origin, spec, prefix)
     found = _matches(origin, config, mine, prefix, merges)
     step = origin.step
     lie = constants.places(origin.config, origin.folder, step)
+    # Constants in another run stay there; only their places are noted.
     referred = {path for path, m in found.items() if spec[path].kind == "constant" and m.name in lie and not merges}
     values, wanted = {}, {path: match for path, match in found.items() if path not in referred}
     if wanted:
@@ -177,13 +189,15 @@ def _take(origin: Origin, config: Config, mesh, mine: set[str], prefix: str = ""
         there, at = _values(origin, config, mesh, names, whole_tables=other, merges=merges)
         values = {path: _cut(there[match.name], match.shape) for path, match in wanted.items()}
         lie = lie if at == step else constants.places(origin.config, origin.folder, at)
-    # In the model's order, which is the same in every process.
+    # The model's order of paths, which is the same in every process.
     refer = {path: lie[m.name]._replace(shape=m.shape) for path, m in found.items() if path in referred}
     return Taken(values, refer)
 
 
 def _matches(origin: Origin, config: Config, mine: set[str], prefix: str, merges: bool) -> dict[str, Match]:
-    """The parameters of both, by their paths here; ValueError where one has another shape there."""
+    """The parameters that both runs have, by their paths here. Raises ValueError for
+    other shapes.
+    """
     spec, own = params.paths(config.make_model().spec), tables.published(config)
     described = dataclasses.replace(origin.config, adapters=AdapterConfig()) if merges else origin.config
     theirs, shapes = params.paths(described.make_model().spec), tables.published(described)
@@ -195,7 +209,7 @@ def _matches(origin: Origin, config: Config, mine: set[str], prefix: str, merges
         same = theirs[name].shape == p.shape
         if not same and not tables.fits(shapes[name], own[path], p):
             wrong.append(f"{path} {theirs[name].shape}, here {p.shape}")
-        # Where the rows are as many and mean the same, also those behind the vocabulary.
+        # Padding rows behind the vocabulary are taken too if both tables have the same rows.
         whole = same and (prefix or shapes[name] == own[path])
         found[path] = Match(name, p.shape if whole else shapes[name], not same)
     if wrong:
@@ -204,17 +218,17 @@ def _matches(origin: Origin, config: Config, mine: set[str], prefix: str, merges
 
 
 def _merges(origin: Origin, spec: Mapping[str, params.Param], prefix: str) -> bool:
-    """Whether the origin's adapters go into the weights that are taken: where none are wanted.
+    """Whether the other run's adapters are merged into its weights, because this run wants none.
 
-    ValueError where some of them have no place here.
+    Raises ValueError where this run has no place for some of them.
     """
     theirs = {p for p in params.paths(origin.config.make_model().spec) if p.startswith(ADAPTERS)}
     if prefix or not any(path.startswith(ADAPTERS) for path in spec):
         return bool(theirs)
     if lacking := sorted(theirs - spec.keys()):
         raise ValueError(
-            f"{origin.name} holds {lacking[0]}, which this run has not; give it the same adapters, or merge those there first: "
-            "a run without adapters that starts from there, or `export` and `import`"
+            f"{origin.name} holds {lacking[0]}, which this run lacks; give this run the same adapters, or merge them there "
+            "first: a run without adapters that starts from there, or `export` and `import`"
         )
     return False
 
@@ -226,9 +240,10 @@ def _cut(x: Any, shape: tuple[int, ...]) -> Any:
 def _values(
     origin: Origin, config: Config, mesh, names: set[str], *, whole_tables: bool, merges: bool
 ) -> tuple[dict[str, Any], int]:
-    """(the origin's weights by path, their step) on this run's mesh; without its constants where `names` has none.
+    """The other run's weights by path, on this run's mesh, and their step.
 
-    whole_tables: its vocabulary is not cut, as another one may be cut elsewhere. merges: with its adapters in them.
+    Its constants are read only if `names` has some. `whole_tables` keeps its vocabulary unsharded,
+    because a vocabulary of another size has other shards. `merges` merges its adapters.
     """
     parallel = config.parallel
     if whole_tables:
@@ -241,9 +256,10 @@ def _values(
 
 
 def _forked(origin: Origin, config: Config, mesh) -> TrainState:
-    """The whole state of one checkpoint; an average that only this run keeps begins at the weights.
+    """The whole state of one checkpoint. An average that only this run keeps begins at the weights.
 
-    ValueError where the optimizer's state does not fit, or where `train.steps` leaves nothing to train.
+    Raises ValueError where the optimizer's state does not fit, or where `train.steps` leaves
+    nothing to train.
     """
     source = origin.config
     abstract = abstract_state(config, mesh)
@@ -269,6 +285,6 @@ def _forked(origin: Origin, config: Config, mesh) -> TrainState:
 
 
 def _same_window(*configs: Config) -> bool:
-    """Whether each of them keeps what the others keep of the last steps."""
+    """Whether all configs keep the same window of recent losses for spikes."""
     kept = [config.train.spikes for config in configs]
     return all(spike.action != "off" and spike.window == kept[0].window for spike in kept)

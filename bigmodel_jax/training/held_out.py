@@ -1,4 +1,4 @@
-"""Evaluation of a policy: its answers to held-out prompts, scored."""
+"""Evaluation of a policy: its answers to held-out prompts, with rewards."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -14,13 +14,13 @@ from bigmodel_jax.data.text.prompt_data import PromptRows
 from bigmodel_jax.inference.rollout import Ask, open_generator
 from bigmodel_jax.training.policy import Answer, Policy
 
-SHOWN = 8  # held-out answers that an evaluation writes down
+SHOWN = 8  # an evaluation writes down so many answers
 
 
 class HeldOut:
-    """Every held-out prompt once, with one answer of the weights that are evaluated; can be iterated again.
+    """Every held-out prompt once, answered by the weights under evaluation; can be iterated again.
 
-    show: the file to which an evaluation writes its first answers; None: it writes none.
+    `show` returns the file for an evaluation's first answers; with None they are not written.
     """
 
     def __init__(self, config: Config, mesh: Mesh):
@@ -45,13 +45,14 @@ class HeldOut:
             yield self._batch(answers)
 
     def _batch(self, answers: list[Answer]) -> Batch:
-        """Rows that fill up the batch have weight 0."""
+        """A batch of the answers; rows that pad it have weight 0."""
         more = self.batch_size - len(answers)
         local = self._policy.rows(answers)
         local["advantages"] = np.zeros(len(answers), np.float32)
         local["stopped"] = np.array([answer.rollout.finished for answer in answers], np.float32)
         if self._policy.functions:
             local["reward"] = np.nan_to_num(self._policy.totals(answers)).astype(np.float32)
+        # The compiled step needs full batches.
         local = {k: np.pad(v, ((0, more), *((0, 0),) * (v.ndim - 1))) for k, v in local.items()}
         return self._place({k: v[self._place.low : self._place.high] for k, v in local.items()})
 

@@ -1,9 +1,10 @@
-"""One process at a time trains in a run's folder: `holder.json` there names it while it lives.
+"""Ensures that one process at a time trains in a run's folder, by a file `holder.json`.
 
-Two marks show that the holder lives. The kernel's lock on the file ends with the process that has it, but on some
-shared file systems other hosts do not see it. There the beat shows it, a count that the holder raises every few
-seconds. A new process takes the folder where it gets the lock and no beat comes. Of a folder in a bucket this is the
-copy on this machine; bucket_hold.py holds the bucket's.
+Two signs show that the holder lives. The kernel's lock on the file ends with its process, but other
+hosts do not see it on some shared file systems. There the beat shows it, a count that the holder
+raises every few seconds. A new process takes the folder if it gets the lock and no beat comes. If
+the run lies in a bucket, this file lies in the local copy, and bucket_hold.py holds the folder in
+the bucket.
 """
 
 import contextlib
@@ -22,13 +23,13 @@ from bigmodel_jax.training.bucket_hold import BucketHold
 
 FILE = "holder.json"
 BEAT_SECONDS = 5.0
-SILENT_SECONDS = 20.0  # a holder of another host that has not beaten for so long is taken for dead
+SILENT_SECONDS = 20.0  # a holder on another host without a beat for so long counts as dead
 LENGTH = 512  # bytes of the file
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # the file system has no locks
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # errors of a file system without locks
 
 
 class Holder:
-    """The hold on a run's folder; a context manager whose end releases what `take` has taken."""
+    """The hold on a run's folder; the end of this context manager releases it."""
 
     def __init__(self, run_dir: Path):
         self._path, self._file = run_dir / FILE, None
@@ -39,9 +40,10 @@ class Holder:
         return self
 
     def take(self) -> None:
-        """Takes the folder, which exists; nothing where this process has it already.
+        """Takes the existing folder; does nothing if this process has it already.
 
-        ValueError, one line, names the process that holds it. OSError names the file.
+        Raises a one-line ValueError that names the process in the folder, or an OSError that names
+        the file.
         """
         if self._file is not None:
             return
@@ -52,7 +54,9 @@ class Holder:
         threading.Thread(target=self._beats, name="holder", daemon=True).start()
 
     def check(self) -> None:
-        """ValueError where another process has taken the folder, as it may from a process that was stopped for long."""
+        """Raises ValueError if another process has taken the folder, as may happen after a long
+        stop.
+        """
         if self._file is None:
             return
         found = {} if self._ours() else _read(self._path) or {"id": ""}
@@ -79,17 +83,18 @@ class Holder:
         count = 0
         while not self._released.wait(BEAT_SECONDS) and self._ours():
             count += 1
-            with contextlib.suppress(OSError, ValueError):  # a full disk, a silent store must not end the beat
+            with contextlib.suppress(OSError, ValueError):  # a full disk or an unreachable store must not end the beat
                 self._beat(count)
                 self._bucket.beat(count)
 
     def _beat(self, count: int) -> None:
-        # One write of one length: a reader on another host never sees half of two beats.
+        # Each beat is one write of the same length, so that a reader on another host never sees
+        # parts of two beats.
         os.pwrite(self._file, json.dumps({**self._name, "beat": count}).ljust(LENGTH).encode(), 0)
 
 
 def _take(path: Path) -> int:
-    """The open and locked file; it still has the content of the holder before."""
+    """Opens and locks the file, which still has the previous holder's content."""
     while True:
         try:
             number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -97,7 +102,7 @@ def _take(path: Path) -> int:
             raise OSError(error.errno, error.strerror, str(path)) from error
         try:
             _refuse_living(path, locked=_lock(number))
-            if _same(path, number):  # the holder before may have deleted the file in between
+            if _same(path, number):  # the previous holder may have deleted the file in between
                 return number
         except BaseException:
             os.close(number)
@@ -106,7 +111,7 @@ def _take(path: Path) -> int:
 
 
 def _lock(number: int) -> bool | None:
-    """True: this process has the lock; False: another one has it; None: the file system has no locks."""
+    """True if this process gets the lock, False if another has it, None without locks."""
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -133,7 +138,7 @@ def _in_use(path: Path, found: dict) -> str:
 
 
 def _beating(path: Path, found: dict) -> bool:
-    """Whether the holder's count rises while this process watches."""
+    """Whether the holder's count rises within SILENT_SECONDS."""
     end = time.monotonic() + SILENT_SECONDS
     while time.monotonic() < end:
         now = _read(path)
@@ -153,7 +158,7 @@ def _same(path: Path, number: int) -> bool:
 
 
 def _read(path: Path) -> dict:
-    """What the file says; empty where there is none or it is not whole."""
+    """The content of the file; empty if it is missing or incomplete."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The one loop: steps, records, evaluations and saves of a run whose state is made."""
+"""The training loop: steps, records, evaluations and saves of a run whose state exists."""
 
 import contextlib
 import dataclasses
@@ -38,12 +38,12 @@ from bigmodel_jax.training.state import TrainState, weights
 
 log = logging.getLogger("bigmodel_jax")
 
-DIGEST = "batch_digest"  # among the metrics of a step, for the record of what each step was
+DIGEST = "batch_digest"  # the metric of a step that records the digest of its batch
 
 
 @dataclasses.dataclass
 class Run:
-    """What the phases of one training run share."""
+    """The objects that all phases of one training run share."""
 
     config: Config
     run_dir: Path
@@ -63,7 +63,7 @@ class Run:
     page: bool
     profile_alone: bool
     skipped: int = 0
-    in_a_row: int = 0  # steps skipped, up to the last one recorded
+    in_a_row: int = 0  # skipped steps in a row, up to the last recorded one
 
     def go(self, state: TrainState) -> dict[str, float]:
         config = self.config
@@ -73,14 +73,14 @@ class Run:
             config.data.save_artifacts(self.run_dir)
             kept_cards.keep(self.run_dir, config.data)
             beginning.keep_sheet(config, self.run_dir, self.batches.rows)
-        # The peak is measured while nothing else runs.
+        # The peak is measured while nothing else runs on the devices.
         self.peak, self.peak_source = peak_flops(list(self.mesh.devices.flat), config.precision.compute)
         num_params = params.count(config.make_model().spec, trainable=True)
         write_environment(self.run_dir, parameters=num_params, peak_source=self.peak_source)
-        # Seconds of compressing the first time: beside the compiler, which uses one core, and behind the loop.
+        # The first time this compresses text for seconds, beside the compiler, which uses one core.
         self.baselines = Baselines(config.data.baselines if processes.first() and config.eval.baselines else dict)
 
-        # --- compile, and say what will run
+        # --- compile, and print a summary of the run
         with self.wall.phase(phase_of(self.batches)):
             position = self.batches.position()
             batch = self.batches.next(state)
@@ -103,7 +103,7 @@ class Run:
         rows = start_rows(config, self.mesh, left, self.tokens_per_step, self.unit, programs.memory)
         rows += [("MFU is of", self.peak_source), ("run folder", mirror.address(self.run_dir))]
         self.known = declared.of(config.objective, config.data, config.eval.metrics, eval_sets.declared(config))
-        # Beside the loss, which says nothing where advantages are centred.
+        # Shown beside the loss, which means little for centred advantages.
         self.headline = [m.name for m in config.objective.metrics if m.headline and m.name != "loss"][:1]
         if processes.first():
             declared.write(self.run_dir, self.known, self.unit, declared.compared(config.data))
@@ -159,7 +159,7 @@ class Run:
             sums = sums | self.batches.measured() | {DIGEST: programs.digest(batch)}
             self.spikes.given(step + 1)
             self.batches.prefetch()
-            # Step n + 1 is on its way to the device before the host reads the metrics of step n.
+            # The devices already work on step n + 1 when the host reads the metrics of step n.
             if pending is not None:
                 self.record(*pending)
                 self.check_finite(state)
@@ -188,12 +188,12 @@ class Run:
             save_now |= ranked and self.patience.see(done, scalars)
             if evaluate_now and self.judge:
                 self.judged = self.judge(done, scalars, last)
-            # Asked once more: a signal may have come during the evaluation.
+            # Read again, because a signal may have come during the evaluation.
             stopping = stop.signal is not None or self.patience.is_over or bool(self.judged)
             if save_locally:
                 self.save(done, state, {}, locally=True)
             if save_now or stopping:
-                # A run that stops early must know its best save: the one that was evaluated, and not the next one.
+                # Early stopping must know the evaluated save as the best one, not the next save.
                 self.save(done, state, scalars if ranked or not self.patience.limit else {})
             if stopping:
                 break
@@ -201,7 +201,7 @@ class Run:
         return state, scalars
 
     def next_batch(self, state: TrainState, pending: tuple | None) -> dict:
-        """The next batch; where none can be made, the steps that are done are recorded and saved before the error."""
+        """The next batch. If it fails, the steps so far are recorded and saved before the error."""
         try:
             return self.wall.next(self.batches, state, pending and pending[1])
         except (OSError, ValueError):
@@ -213,7 +213,7 @@ class Run:
             raise
 
     def record(self, step: int, sums: dict, wait: float) -> None:
-        """Waits for the step's metrics, then logs them."""
+        """Waits for the metrics of a step, then logs them."""
         pulse.at(pulse.DEVICES)
         self.recorded = step
         logged = due(step, self.config.train.log_every) or step == self.config.train.steps
@@ -247,8 +247,8 @@ class Run:
             self.writers.write(step, seen)
 
     def check_finite(self, state: TrainState) -> None:
-        """Raises Diverged after `train.max_skipped` skipped steps in a row; what the state is by then is saved."""
-        # A run shorter than that has diverged where none of its steps was taken.
+        """Saves and raises Diverged after `train.max_skipped` skipped steps in a row."""
+        # A shorter run has diverged if all of its steps were skipped.
         if self.in_a_row < min(self.config.train.max_skipped, self.config.train.steps - self.start):
             return
         pulse.at("looking for what is not finite")
@@ -259,7 +259,7 @@ class Run:
         raise diverged(self.config, self.mesh, state, self.batches, first, self.in_a_row, self.constants)
 
     def go_back(self, state: TrainState) -> tuple[TrainState, int]:
-        """The state and the step of the last save, from which the run goes on with the batches after a spike."""
+        """State and step of the last save; the run goes on with the batches after the spike."""
         with self.wall.phase("restore"):
             restored = self.spikes.go_back(state)
         self.patience.set_state(restored.data_state)
@@ -270,12 +270,12 @@ class Run:
         return restored.state, restored.step
 
     def open_writers(self, step: int) -> None:
-        """Of a run that stands at `step`."""
+        """Opens the writers of a run that stands at `step`."""
         about = {"config": config_file.to_json(self.config), "known": self.known}
         self.writers = open_writers(self.config.report, self.run_dir, from_step=step, **about)
 
     def evaluate(self, step: int, state: TrainState, whole: bool, sets: list[OpenSet]) -> dict[str, float]:
-        """The figures of the validation split, where it is the `whole` run that is evaluated, and of these sets."""
+        """Evaluates the given sets, and the validation split if `whole` is set."""
         pulse.at("evaluating")
         try:
             with self.wall.phase("eval"):
@@ -283,7 +283,7 @@ class Run:
                 scalars = evaluate(self.config, self.eval_step, tree, self.validation) if whole else {}
                 scalars |= set_evaluations.evaluate_all(sets, self.eval_step, tree, self.run_dir, step)
         except (OSError, ValueError):
-            self.save(step, state, {})  # a full disk or a bad record must not cost the steps that are done
+            self.save(step, state, {})  # a full disk or a bad record must not lose the steps so far
             raise
         scalars |= {f"eval/{k}": v for k, v in self.baselines.so_far().items()} if whole else {}
         self.writers.write(step, scalars)
@@ -300,6 +300,6 @@ class Run:
             if locally:
                 return store.save_local(self.saves, step, state, position, config)
             if processes.first():
-                mirror.push(self.run_dir)  # the records of a step are in a bucket before its save is
+                mirror.push(self.run_dir)  # a step's records must be in the bucket before its save
             store.save(self.saves, step, state, position, config, metrics=numbers)
         log.info("step %d saved", step)

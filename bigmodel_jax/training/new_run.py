@@ -1,4 +1,4 @@
-"""Weights made from those of other runs, written as a run of their own at step 0."""
+"""Writes weights made from those of other runs as a new run at step 0."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ from bigmodel_jax.pretrained.transfer import COPY_BYTES, whole_or_nothing
 from bigmodel_jax.training import constants
 from bigmodel_jax.training.saved import CHAT_TEMPLATE
 
-# What a run's folder holds beside its weights, which generation, evaluation and export read.
+# Files beside the weights that generation, evaluation and export read.
 BELONGINGS = (
     *("tokenizer.json", "vocabulary.json", "scaling.json"),
     *(special_tokens.FILE, labels.KEPT, CHAT_TEMPLATE),
@@ -24,17 +24,17 @@ BELONGINGS = (
 
 
 def check_free(run_dir: Path) -> None:
-    """ValueError, one line, where the folder exists and is not empty: before work is done that could not be kept."""
+    """Raises a one-line ValueError where the folder is not empty, before any other work."""
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ValueError(f"run_dir = {str(run_dir)!r} exists and is not empty; give another")
 
 
 def write(config: Config, source: Path, run_dir: Path, weights: params.Tree) -> None:
-    """Makes `run_dir` a run of `config` whose checkpoint holds `weights`, the merged parameters of its model.
+    """Makes `run_dir` a run of `config` whose checkpoint holds `weights`, its model's parameters.
 
-    source: the run whose tokenizer, labels and constants the new run has. Constants that lie in a third run stay there. A
-    config with an average of the parameters (`optim.ema_decay`) gets the weights as that average, too. ValueError, one
-    line, where `run_dir` is not empty; nothing is written then.
+    The new run takes tokenizer, labels and constants from `source`; constants that lie in a third
+    run stay there. With `optim.ema_decay` the weights also become the average. Raises a one-line
+    ValueError, and writes nothing, where `run_dir` is not empty.
     """
     spec = config.make_model().spec
     trained, frozen, fixed = (params.of_kind(weights, spec, kind) for kind in ("trained", "statistic", "constant"))

@@ -1,4 +1,6 @@
-"""A batch computed in pieces: microbatches, devices or slices each with a part, whose losses add up to the batch's."""
+"""Batches computed in pieces (microbatches, devices or slices) whose losses add up to the
+batch's.
+"""
 
 from collections.abc import Callable
 
@@ -9,15 +11,18 @@ from bigmodel_jax.config import Config
 
 
 def in_pieces(config: Config) -> bool:
-    """Whether the loss is computed on pieces of the batch, each for itself."""
+    """Whether the loss is computed separately on pieces of the batch."""
     parallel = config.parallel
     groups = parallel.deterministic or (parallel.slices > 1 and parallel.slice_gradients == "bfloat16")
     return config.train.microbatches > 1 or parallel.pipeline_schedule == "1f1b" or groups
 
 
 def with_token_share(batch: dict, total: Callable = lambda x: x) -> dict:
-    """Adds "token_share" (B,) to a batch of tokens. With these shares, means over the tokens of the pieces add up to the mean
-    over the tokens of the batch (nn/experts/moe.py). total: adds a number up over the devices that hold parts of it."""
+    """Adds "token_share" (B,) to a batch of tokens.
+
+    With it, means over the tokens of the pieces add up to the mean over the tokens of the batch
+    (nn/experts/moe.py). `total` adds a number up over the devices that hold parts of the batch.
+    """
     if not {"tokens", "weights"} <= batch.keys():
         return batch
     held = batch["segment_ids"] > 0 if "segment_ids" in batch else jnp.ones_like(batch["tokens"], bool)
@@ -27,5 +32,7 @@ def with_token_share(batch: dict, total: Callable = lambda x: x) -> dict:
 
 
 def split(x: jax.Array, n: int) -> jax.Array:
-    """(B, ...) -> (n, B/n, ...) with every n-th row in one piece, so that each device keeps the rows it holds."""
+    """(B, ...) -> (n, B/n, ...): piece i has the rows i, i + n, ..., so each device keeps
+    its rows.
+    """
     return jnp.moveaxis(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 1, 0)

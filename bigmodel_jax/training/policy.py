@@ -1,4 +1,4 @@
-"""The policy asked and judged: answers of the weights of now, and what the reward functions say of each."""
+"""Asks the policy for answers with the current weights, and scores them by reward functions."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ log = logging.getLogger("bigmodel_jax")
 
 
 class Answer(NamedTuple):
-    """rewards: what each reward function gave, NaN where one failed."""
+    """An answer; `rewards` has the value of each reward function, NaN for a failed call."""
 
     ask: Ask
     rollout: Rollout
@@ -27,7 +27,7 @@ class Answer(NamedTuple):
 
 
 class Policy:
-    """Asks a generator, and scores what it answers while others are still being answered."""
+    """Asks a generator, and scores finished answers while others are still being generated."""
 
     def __init__(self, config: Config, generator: Generator):
         self._config, self._generator = config, generator
@@ -37,15 +37,19 @@ class Policy:
         self._judges = rewards.judges(self.functions, self._judging.seconds) if self.functions else None
 
     def answer(self, weights: params.Tree, asks: list[Ask]) -> list[Answer]:
-        """The answers in the order of `asks`; ValueError, one line, where more rewards fail than may."""
+        """The answers in the order of `asks`.
+
+        Raises a one-line ValueError if more rewards fail than `Judging.errors` allows.
+        """
         weights = self._compute(weights)
         found: list[Any] = [None] * len(asks)
         for number, rollout in self._generator.generate(weights, asks):
             text = self._tokenizer.decode([t for t in rollout.tokens if t not in self._tokenizer.stops])
             sample = Sample(asks[number].record[self._config.data.prompt_field], text, asks[number].record)
+            # The reward is computed while the generator goes on.
             scored = self._judges.submit(sample) if self._judges and processes.first() else None
             found[number] = rollout, sample, scored
-        # One process calls the functions: they may be slow, or have a state of their own.
+        # Only one process calls the functions, because they may be slow or keep state.
         given = [scored() if scored else [] for _, _, scored in found]
         if self._judges:
             given = json.loads(processes.from_first(json.dumps(given)))
@@ -67,11 +71,14 @@ class Policy:
             log.warning("left out: %s", line)
 
     def totals(self, answers: list[Answer]) -> np.ndarray:
-        """The reward of each, (len(answers),); NaN where a function failed."""
+        """The total reward of each answer, (len(answers),); NaN where a function failed."""
         return self._config.objective.total(np.stack([answer.rewards for answer in answers]))
 
     def rows(self, answers: list[Answer]) -> dict[str, np.ndarray]:
-        """As arrays of a batch; an answer without a reward, or that was cut off and is to be left out, asks for nothing."""
+        """The answers as arrays of a batch.
+
+        Answers without a reward, and those cut off if they are to be left out, get no loss weight.
+        """
         own = []
         for _, rollout, _, scored in answers:
             counts = not np.isnan(scored).any() and (rollout.finished or self._judging.cut_off)

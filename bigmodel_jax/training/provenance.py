@@ -1,11 +1,12 @@
-"""What a run learns from: its data and the user's own code, recorded in the run's folder and compared when it goes on.
+"""Provenance: records a run's data and the user's code, and compares them when the run resumes.
 
-provenance.json holds a digest of every file that the data is made from, and of the Python files that are the user's:
-the config file, the files that its classes come from, and what lies below their folders and is imported. code/ holds a
-copy of each of these Python files. A difference ends the start in one line, unless `--accept` names its kind.
+provenance.json holds a digest of every file that the data is made from, and of the user's Python
+files: the config file, the files of its classes, and imported files below their folders. code/
+holds a copy of each of these Python files. A difference ends the start with one line, unless
+`--accept` names its kind.
 
-A file whose path, size and time of change are as recorded is not read again. Code is compared byte by byte, so a new
-comment is a change. A file that has only moved, or was only touched, is none.
+A file whose path, size and modification time are as recorded is not read again. Code is compared
+byte by byte, so a new comment is a change. Moving or touching a file is not.
 """
 
 import functools
@@ -26,15 +27,17 @@ from bigmodel_jax.data import cache
 
 FILE = "provenance.json"
 KINDS = ("data", "code")
-ENTRIES = {"data": {"digest"}, "code": {"path", "bytes", "digest", "copy"}}  # what an entry has at least
-MOST = 1000  # of a field with more files the digests of the single ones are not kept
+ENTRIES = {"data": {"digest"}, "code": {"path", "bytes", "digest", "copy"}}  # the keys that each entry must have
+MOST = 1000  # for a field with more files, only one digest of all files is stored
 INSTALLED = [Path(__file__).parents[1], *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib"))]
 
 log = logging.getLogger("bigmodel_jax")
 
 
 def kinds(text: str) -> tuple[str, ...]:
-    """The value of `--accept`, "data", "code" or "data,code"; ValueError for another one."""
+    """Parses the value of `--accept`: "data", "code" or "data,code". Raises ValueError
+    for others.
+    """
     found = tuple(filter(None, text.split(",")))
     if wrong := [kind for kind in found if kind not in KINDS]:
         raise ValueError(f"--accept {text}: {wrong[0]!r} is unknown; allowed: data, code{nearest(wrong[0], KINDS)}")
@@ -44,10 +47,11 @@ def kinds(text: str) -> tuple[str, ...]:
 def check(
     config: Config, run_dir: Path, *, resumes: bool, source: Path | None = None, accept: Sequence[str] = ()
 ) -> dict:
-    """The record that `write` is to write; compared, where the run resumes, with the one that the folder holds.
+    """Makes the record that `write` writes; for a resumed run, compares it with the stored one.
 
-    ValueError, one line in all processes, names what has changed unless `accept` has its kind; then it is logged.
-    source: what the config was read from, if that is known.
+    Raises the same one-line ValueError in all processes that names what has changed, unless
+    `accept` has its kind; then the change is logged. `source` is the file that the config was read
+    from, if known.
     """
     record, wrong = {}, ""
     if processes.first():
@@ -63,20 +67,20 @@ def check(
 
 
 def write(run_dir: Path, record: dict) -> None:
-    """Writes the record and the copies of code, in process 0."""
+    """Writes the record and the copies of code; only process 0 does."""
     if not processes.first():
         return
     for entry in record["code"].values():
         copy = run_dir / entry["copy"]
         content = Path(entry["path"]).read_bytes() if not copy.exists() else b""
-        if hashlib.sha256(content).hexdigest() == entry["digest"]:  # it may have been edited since it was recorded
+        if hashlib.sha256(content).hexdigest() == entry["digest"]:  # it may have been edited since
             copy.parent.mkdir(exist_ok=True)
             files.replace(copy, content)
     files.replace(run_dir / FILE, json.dumps(record, indent=1) + "\n")
 
 
 def read(run_dir: Path) -> dict:
-    """What the folder holds; empty where it holds no whole record."""
+    """The stored record; empty if there is none or it is damaged."""
     try:
         found = json.loads((run_dir / FILE).read_bytes())
     except FileNotFoundError:
@@ -85,7 +89,7 @@ def read(run_dir: Path) -> dict:
         found = None
     if isinstance(found, dict) and all(_whole(found.get(kind), keys) for kind, keys in ENTRIES.items()):
         return found
-    log.warning("%s is damaged; the run's data and code are not compared, and recorded anew", run_dir / FILE)
+    log.warning("%s is damaged; the run's data and code are not compared; they are recorded again", run_dir / FILE)
     return {}
 
 
@@ -94,17 +98,17 @@ def _whole(part: Any, keys: set[str]) -> bool:
 
 
 def compared(run_dir: Path, config: Config) -> set[str]:
-    """The config's fields whose files are compared by content, so that their paths may change."""
+    """The config fields whose files are compared by content, so that their paths may change."""
     return set(_named_as_now(read(run_dir), config).get("data", {}))
 
 
 def _named_as_now(record: dict, config: Config) -> dict:
-    """A record whose data goes by the names that the config's fields have now."""
+    """A record with old field names of the data replaced by the current ones."""
     now = {f"data.{old}": f"data.{new}" for old, new in type(config.data).RENAMED.items()}
     return record and record | {"data": {now.get(name, name): entry for name, entry in record["data"].items()}}
 
 
-# ---------------------------------------------------------------- what there is
+# ---------------------------------------------------------------- the current data and code
 
 
 def _record(config: Config, source: Path | None, before: dict) -> dict:
@@ -114,7 +118,11 @@ def _record(config: Config, source: Path | None, before: dict) -> dict:
 
 
 def _entry(name: str, what: list[Path] | str, before: dict) -> dict:
-    """{"digest"} of a text, {"digest", "stamp", "files": {path: [bytes, sha256]}} of files; `before` where that holds."""
+    """An entry of the record: {"digest"} of a text, or that of files.
+
+    An entry of files is {"digest", "stamp", "files": {path: [bytes, sha256]}}. `before` is returned
+    if its stamp still holds.
+    """
     if isinstance(what, str):
         return {"digest": what}
     path = ""
@@ -128,7 +136,7 @@ def _entry(name: str, what: list[Path] | str, before: dict) -> dict:
         found = {}
         for path in stats:
             found[path] = [stats[path].size, cache.file_digest(path)]
-    except OSError as error:  # which names no file where a read fails
+    except OSError as error:  # the error of a failed read has no file name
         raise ValueError(f"{name}: {str(error.filename or path)!r} cannot be read: {error.strerror}") from error
     whole = hashlib.sha256("".join(digest for _, digest in found.values()).encode()).hexdigest()
     return {"digest": whole, "stamp": stamp, "files": found if len(found) <= MOST else {}}
@@ -137,15 +145,15 @@ def _entry(name: str, what: list[Path] | str, before: dict) -> dict:
 def _copy(path: Path) -> dict:
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    copy = f"code/{path.stem}.{digest[:8]}.py"  # never overwritten: what an accepted change replaced stays
+    copy = f"code/{path.stem}.{digest[:8]}.py"  # never overwritten, so the version before an accepted change is kept
     return {"path": str(path), "bytes": len(content), "digest": digest, "copy": copy}
 
 
 def code_files(config: Config, source: Path | None) -> dict[str, Path]:
-    """The user's Python files that are in use, by module; a file that was loaded by its path goes by its name.
+    """The user's Python files in use, by module name, or by file name if loaded by path.
 
-    Those are the config file, the files of the config's classes and of the functions that it names, and what was imported from
-    the folders of these. Installed packages and this one are not among them.
+    These are the config file, the files of the config's classes and named functions, and imports
+    from their folders. Installed packages and this package do not count.
     """
     names = {type(part).__module__ for part in user_code.parts(config)}
     names |= {name.rpartition(":")[0] for name in user_code.functions(config)}
@@ -156,24 +164,27 @@ def code_files(config: Config, source: Path | None) -> dict[str, Path]:
     folders = tuple(f"{file.parent}{os.sep}" for file in found.values())
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        by_path = name == "__main__" or name.endswith(".py")  # neither was imported by another file
+        by_path = name == "__main__" or name.endswith(".py")  # such a module was not imported by another file
         if isinstance(file, str) and not by_path and f"{real(os.path.dirname(file))}{os.sep}".startswith(folders):
             found |= {name: own} if (own := _own_file(name)) else {}
     return {Path(name).name if name.endswith(".py") else name: found[name] for name in sorted(found)}
 
 
 def _own_file(module: str) -> Path | None:
-    """The file of an imported module; None where it has none or is installed."""
+    """The file of an imported module; None if it has none or is installed."""
     path = Path(getattr(sys.modules.get(module), "__file__", None) or "").resolve()
     installed = "site-packages" in path.parts or any(path.is_relative_to(folder) for folder in INSTALLED)
     return path if path.suffix == ".py" and path.is_file() and not installed else None
 
 
-# ---------------------------------------------------------------- what has changed
+# ---------------------------------------------------------------- the comparison
 
 
 def _judge(run_dir: Path, before: dict, now: dict, accept: Sequence[str]) -> str:
-    """What is to be said against going on, or nothing. Completes `now` by the code that is not in use this time."""
+    """The message that refuses to resume, or "".
+
+    It also copies the entries of code that is not in use this time from `before` to `now`.
+    """
     if not before:
         log.info("data and code: nothing was recorded of them when this run began; what there is now is recorded")
         return ""
@@ -203,7 +214,7 @@ def _changed_data(before: dict, now: dict) -> list[str]:
 
 
 def _difference(before: dict, now: dict) -> str:
-    """How two entries of one name differ, by the first file that does."""
+    """Describes the difference between two entries by the first file that differs."""
     old, new = before.get("files", {}), now.get("files", {})
     for path in [*new, *old]:
         if path in old and path in new and old[path] != new[path]:
@@ -228,5 +239,5 @@ def _sizes(old_size: int, old: str, new_size: int, new: str) -> str:
 
 
 def _short(digest: str) -> str:
-    """A text as it is; of a sha256 as much as tells it from others."""
+    """The first 12 digits of a sha256; other texts unchanged."""
     return digest[:12] if len(digest) == 64 else digest

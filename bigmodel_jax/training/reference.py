@@ -1,9 +1,10 @@
-"""What an objective's reference says of every row, computed once before a run's first step and kept.
+"""A reference model's log-probabilities for every row, computed once before a run's first step.
 
-The values lie in the data's cache as one .npy a split, under a key of all that they are made from: the rows' content, the
-weights, the model and the precision. A run keeps the digest of the weights (`reference.json`), so that it goes on with the
-same reference, whatever has become of the run that the weights came from. A cache is whole or absent (data/cache.py): a
-computation that is cut short leaves nothing.
+They are stored in the data's cache as one .npy per split. The key covers everything that they
+depend on: the rows' content, the weights, the model and the precision. A run stores the digest of
+the weights (`reference.json`), so it resumes with the same reference even if the run with the
+weights has changed. A cache entry is complete or absent (data/cache.py): an interrupted computation
+leaves nothing.
 """
 
 import dataclasses
@@ -37,11 +38,11 @@ from bigmodel_jax.training.state import weights as weights_of
 FILE = "reference.json"
 FORMAT = 1
 SPLITS = ("train", "validation")
-ROWS = 256  # read at a time where rows are compared
+ROWS = 256  # so many rows are read at a time for the digest of their content
 
 
 class Beside(NamedTuple):
-    """A data config with what was computed for its rows beside them; values: (N, ...) by split and name."""
+    """A data config with computed arrays beside its rows; values (N, ...) by split and name."""
 
     data: DataConfig
     computed: dict[str, Field]
@@ -55,7 +56,7 @@ class Beside(NamedTuple):
 
 
 class RowsBeside:
-    """Rows with further arrays; whatever else they offer is the rows' own."""
+    """Rows with additional arrays; other attributes are those of the wrapped rows."""
 
     def __init__(self, rows: Rows, values: dict[str, np.ndarray]):
         self._rows, self._values = rows, values
@@ -71,14 +72,16 @@ class RowsBeside:
 
 
 class Found(NamedTuple):
-    """Data with the reference's values beside its rows, and the digest of the weights that gave them, for `keep`."""
+    """Data with the reference's values beside its rows, and the digest of the reference's
+    weights.
+    """
 
     data: Beside | DataConfig
     weights: str
 
 
 def blank(config: Config) -> Beside | DataConfig:
-    """The data with zeros in the place of what a run would compute: for measurements of a step."""
+    """The data with zeros in place of computed values, for measurements of a step."""
     computed = config.objective.computed()
     if not computed:
         return config.data
@@ -97,10 +100,11 @@ def find(
     console: Console | None = None,
     splits: tuple[str, ...] = SPLITS,
 ) -> Found:
-    """The data with all that the objective wants computed, from the cache, or computed now on the mesh by all processes.
+    """The data with all arrays of `Objective.computed`, from the cache or computed now.
 
-    resumes: whether the reference is the one with which the run in `run_dir` began. ValueError where its weights are gone
-    and its cache, too.
+    All processes compute together on the mesh. With `resumes` the reference is the one with which
+    the run in `run_dir` began. Raises ValueError where both its weights and its cache entry are
+    gone.
     """
     computed = config.objective.computed()
     if not computed:
@@ -111,7 +115,7 @@ def find(
 
 
 def keep(run_dir: Path, found: Found) -> None:
-    """Records in the run's folder which reference it has."""
+    """Records the digest of the reference's weights in the run's folder."""
     if found.weights and processes.first():
         files.replace(run_dir / FILE, json.dumps({"weights": found.weights}) + "\n")
 
@@ -121,12 +125,12 @@ def _kept(run_dir: Path) -> str:
     return processes.from_first(json.loads(path.read_text())["weights"] if path.is_file() else "")
 
 
-# ------------------------------------------------------------------------------------------------ the weights
+# ---------------------------------------------------------------- the weights
 
 
 @dataclasses.dataclass(frozen=True)
 class Still(OptimConfig):
-    """Moves nothing, and so keeps no moments."""
+    """An optimizer that changes nothing, and so keeps no moments."""
 
     def transformation(self, rate, spec):
         return optax.identity()
@@ -134,7 +138,7 @@ class Still(OptimConfig):
 
 @dataclasses.dataclass
 class Source:
-    """The weights of the reference, read when they are needed; known: their digest, where a run has recorded it."""
+    """The reference's weights, read on first use; `known` is their digest if a run recorded it."""
 
     config: Config
     mesh: Any
@@ -167,18 +171,19 @@ def _digest(weights: params.Tree) -> str:
     return cache.key({name: int(n) for name, n in zip(arrays, np.asarray(digests(list(arrays.values()))), strict=True)})
 
 
-# ------------------------------------------------------------------------------------------------ one split
+# ---------------------------------------------------------------- one split
 
 
 def _of_split(config: Config, mesh, split: str, source: Source, console: Console | None) -> np.ndarray:
-    """(N, 2) float32."""
+    """The values (N, 2) float32 of one split, from the cache or computed now."""
     rows = config.data.open(split)
     model = config.model
-    if isinstance(getattr(model, "compute", None), Compute):  # how it is computed changes rounding alone
+    if isinstance(getattr(model, "compute", None), Compute):  # these settings change only rounding
         model = dataclasses.replace(model, compute=Compute())
+    # The cache key: whatever changes the values must be in it.
     facts = [_content(rows), source.digest, repr(model), repr(config.adapters), config.precision.compute]
     folder = config.data.root() / f"reference-{FORMAT}" / cache.key(facts)
-    # All processes compute together, and so before any of them holds the cache's lock.
+    # All processes compute together, so they do it before one of them locks the cache.
     if not processes.from_first(cache.is_whole(folder)):
         if console:
             console.print(f"The reference reads {len(rows):,} rows of the {split} split, once.")
@@ -188,7 +193,7 @@ def _of_split(config: Config, mesh, split: str, source: Source, console: Console
 
 
 def _content(rows: Rows) -> str:
-    """A digest of the texts of all rows: values belong to texts, wherever these come from."""
+    """A digest of the texts of all rows; equal texts share values, whatever file they come from."""
     found = hashlib.sha256()
     for first in range(0, len(rows), ROWS):
         batch = rows.batch(np.arange(first, min(first + ROWS, len(rows))), None)
@@ -198,7 +203,7 @@ def _content(rows: Rows) -> str:
 
 
 def _compute(config: Config, mesh, rows: Rows, weights: params.Tree, title: str, console: Console | None) -> np.ndarray:
-    """(N, 2) float32 of all rows, in order, on the mesh."""
+    """(N, 2) float32 values of all rows in order, computed on the mesh."""
     size = config.eval.batch_size or config.train.batch_size
     batches = EvalBatches(rows, size, mesh, config.parallel.rules, config.data.row())
     step, found = _make_step(config, mesh), []
@@ -209,7 +214,9 @@ def _compute(config: Config, mesh, rows: Rows, weights: params.Tree, title: str,
 
 
 def _make_step(config: Config, mesh):
-    """(weights, batch) -> (B, 2) log-probabilities in every process, in the precision of the train step."""
+    """Compiles (weights, batch) -> (B, 2) log-probabilities, replicated, in the train step's
+    precision.
+    """
     model = config.make_model()
 
     def step(weights, batch):

@@ -1,4 +1,4 @@
-"""Reward functions of the user's, called in processes of their own: one that hangs or dies takes no run with it."""
+"""Calls the user's reward functions in separate processes; a crash there does not end the run."""
 
 import atexit
 import functools
@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 from bigmodel_jax.core import user_code
 
 OPTION = "objective.reward"
-WORKERS = 4  # processes at most
-START_SECONDS = 60.0  # until a process has imported the functions
-GRACE_SECONDS = 2.0  # after a function's time is over, until its process is taken for hung
+WORKERS = 4  # the largest number of processes
+START_SECONDS = 60.0  # time for a process to import the functions
+GRACE_SECONDS = 2.0  # a process counts as hung this long after a function's time limit
 
 
 class Sample(NamedTuple):
-    """What a reward function gets: the prompt as the record has it, the response's text and the whole record."""
+    """The arguments of a reward function: the record's prompt, the response's text, the whole
+    record.
+    """
 
     prompt: Any
     response: str
@@ -35,7 +37,7 @@ def _short(value: Any, most: int) -> str:
 
 
 class Judges:
-    """Calls the functions `names` on samples; a call that takes longer than `seconds` is ended."""
+    """Calls the functions `names` on samples; ends calls that take longer than `seconds`."""
 
     def __init__(self, names: tuple[str, ...], seconds: float):
         self.names, self.seconds = names, seconds
@@ -43,9 +45,13 @@ class Judges:
         self._num = max(1, min(WORKERS, os.cpu_count() or 1))
 
     def submit(self, sample: Sample) -> Callable[[], list[float | str]]:
-        """Begins; what is returned waits for what each function gave: a finite number, or why there is none."""
+        """Starts the calls, and returns a function that waits for the results.
+
+        A result is a finite number, or a text that says why there is none.
+        """
         if self._pool is None:
-            # Not forked: the threads of JAX would not be there, and the locks that they hold would.
+            # Spawned, not forked: a fork would have the locks of JAX's threads, but not the
+            # threads.
             self._pool = multiprocessing.get_context("spawn").Pool(self._num, _begin)
             self._started = False
         self._seen = time.monotonic()
@@ -53,7 +59,11 @@ class Judges:
         return functools.partial(self._wait, self._pool, result)
 
     def _wait(self, pool, result) -> list[float | str]:
-        """Calls begin in their order, and are waited for in it: this one began when the one before was over, or earlier."""
+        """Waits for one call's results, at most until its time limit.
+
+        Calls start and are awaited in order. So this one started at the latest when the previous
+        one ended.
+        """
         limit = self.seconds * len(self.names) + GRACE_SECONDS + (0.0 if self._started else START_SECONDS)
         if pool is self._pool:
             result.wait(max(self._seen + limit - time.monotonic(), 0.0))
@@ -65,7 +75,7 @@ class Judges:
         return [f"did not return within {self.seconds:g} s, and its process was ended"] * len(self.names)
 
     def close(self) -> None:
-        """Ends the processes; the next call starts others."""
+        """Ends the processes; the next call starts new ones."""
         if self._pool is not None:
             self._pool.terminate()
             self._pool = None
@@ -73,17 +83,17 @@ class Judges:
 
 @functools.cache
 def judges(names: tuple[str, ...], seconds: float) -> Judges:
-    """Of this process, for training and evaluation."""
+    """This process's `Judges`, which training and evaluation share."""
     found = Judges(names, seconds)
     atexit.register(found.close)
     return found
 
 
-# ------------------------------------------------------------------------------------------------ in a process of its own
+# ---------------------------------------------------------------- in the other processes
 
 
 def _begin() -> None:
-    """Ctrl-C is for the process that waits; a user's file that imports JAX takes no accelerator away."""
+    """Ignores Ctrl-C, which the parent process handles, and keeps JAX off the accelerator."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -104,7 +114,7 @@ def _call(name: str, seconds: float, sample: Sample) -> float | str:
             value = function(*sample)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    except Exception as error:  # whatever a user's function raises
+    except Exception as error:  # a user's function may raise anything
         return f"raised {user_code.described(error)}"
     try:
         number = float(value)
@@ -114,7 +124,7 @@ def _call(name: str, seconds: float, sample: Sample) -> float | str:
 
 
 def failure(names: tuple[str, ...], given: list[float | str], sample: Sample) -> str:
-    """One line on the first function that gave no number; "" where all did."""
+    """One line about the first function that returned no number; "" if all did."""
     for name, value in zip(names, given, strict=True):
         if isinstance(value, str):
             return f"{OPTION}: {name} {value}; {sample.described()}"

@@ -1,4 +1,6 @@
-"""What a run does about the spikes that its steps found (spikes.py): it says so, and may go back to its last save."""
+"""Reacts to the spikes that steps have found (spikes.py): logs them, and may roll back to
+a save.
+"""
 
 import dataclasses
 import logging
@@ -20,9 +22,11 @@ log = logging.getLogger("bigmodel_jax")
 
 @dataclasses.dataclass
 class Spikes:
-    """All processes see the same spikes, and go back together. count: spikes since the process started.
+    """The spikes of a run. All processes see the same ones and roll back together.
 
-    found: the spike to go back for. after: where the batches stand after those of the last two steps, by step.
+    count: spikes since the process started.
+    found: the spike to roll back for.
+    after: the data position after the batches of the last two steps, by step.
     """
 
     config: SpikeConfig
@@ -33,27 +37,27 @@ class Spikes:
     found: dict | None = None
     after: dict[int, dict] = dataclasses.field(default_factory=dict)
     back_to: int = -1
-    times: int = 0  # rollbacks to the save of `back_to`
+    times: int = 0  # rollbacks to the save of step `back_to`
 
     @classmethod
     def of(cls, config: Config, run_dir: Path, saves: store.Store, batches: Experience, start: int) -> "Spikes":
-        """Of a run that stands at `start`, with its batches."""
+        """The spikes of a run that stands at step `start`."""
         spike_records.drop_after(run_dir, batches.position().get("next_batch", start))
         return cls(config.train.spikes, run_dir, saves, batches)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """What the host must know of every step's metrics."""
+        """The metrics of every step that the host must read."""
         return () if self.config.action == "off" else ("spikes",)
 
     def given(self, step: int) -> None:
-        """The batch of `step` was given."""
+        """Notes the data position after the batch of `step`."""
         if self.config.action == "rollback":
             before = {step - 1: self.after[step - 1]} if step - 1 in self.after else {}
             self.after = before | {step: self.batches.position()}
 
     def see(self, step: int, on_host: dict, sums: dict) -> None:
-        """Reads the metrics of a step, of which `on_host` are those that the host has already."""
+        """Reads the metrics of a step; `on_host` has those that the host already has."""
         if not self.reads or not int(on_host["spikes"].total):
             return
         self.count += 1
@@ -72,13 +76,15 @@ class Spikes:
         return newest >= 0 and not (newest == self.back_to and self.times >= self.config.max_rollbacks)
 
     def go_back(self, state: TrainState) -> Restored:
-        """The last save, after which the batches go on behind that of the spike; `state` is given up."""
+        """Restores the last save, and moves the batches past the spike. `state` is deleted."""
         spike, self.found = self.found, None
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        jax.tree.map(lambda x: x.delete(), state)  # two states may not fit
+        jax.tree.map(lambda x: x.delete(), state)  # two states may not fit in memory
         restored = store.restore(self.saves, abstract)
         if restored is None:
-            raise ValueError(f"train.spikes: step {spike['step']:,} is a spike, and no save is whole to go back to")
+            raise ValueError(
+                f"train.spikes: step {spike['step']:,} is a spike, and there is no intact save to go back to"
+            )
         self.times = self.times + 1 if restored.step == self.back_to else 1
         self.back_to = restored.step
         self.batches.seek(restored.step, self.after[spike["step"]])

@@ -1,19 +1,20 @@
-"""The arrays of a batch of answers that are computed once, before the steps that train on it."""
+"""Log-probabilities of a batch of answers that are computed once, before the steps that use it."""
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.data.fields import Field
 
 
 def compares_answers(config: Config) -> bool:
+    """Whether the objective compares answers by advantages."""
     return "advantages" in config.objective.reads
 
 
 def wanted(config: Config) -> list[str]:
-    """Which log-probabilities of a batch are computed once, before the steps that train on it."""
+    """The names of the log-probabilities that are computed before the steps on a batch."""
     old = ["old_log_probs"] if config.data.updates_per_rollout > 1 and compares_answers(config) else []
     return old + (["reference_log_probs"] if config.objective.judging().reference else [])
 
 
 def log_prob_fields(config: Config) -> dict[str, Field]:
-    """`wanted` as what a row of the batch declares."""
+    """The arrays of `wanted` as declared fields of a row."""
     return {name: Field((config.data.seq_len,), "float32", ("seq",)) for name in wanted(config)}

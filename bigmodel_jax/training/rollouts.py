@@ -1,7 +1,7 @@
-"""Batches that the policy makes itself: prompts in a known order, answers of the weights of now, and their advantages.
+"""Batches that the policy generates: prompts in a fixed order, sampled answers, and advantages.
 
-Everything that is drawn is a function of (seed, step, weights): a run that is killed makes the same answers again. Where
-answers serve several steps, a save between two of them holds the answers.
+All random draws are a function of (seed, step, weights), so a killed run repeats the same answers.
+If answers serve several steps, a save between two of these steps contains the answers.
 """
 
 import base64
@@ -30,11 +30,11 @@ from bigmodel_jax.training.state import TrainState, computed
 
 log = logging.getLogger("bigmodel_jax")
 
-STRIDE = 0x9E3779B9  # between the seeds of the tries of one rollout
+STRIDE = 0x9E3779B9  # difference between the seeds of two attempts at one rollout
 
 
 class Made(NamedTuple):
-    """number: of the rollout; batch: on the mesh; sums: what is recorded of it."""
+    """A rollout: its number, its batch on the mesh, and the metrics recorded of it."""
 
     number: int
     batch: Batch
@@ -42,7 +42,9 @@ class Made(NamedTuple):
 
 
 class Rollouts:
-    """An `Experience`: the answers of the weights that a step starts from; every `updates_per_rollout` steps new ones."""
+    """An `Experience` of answers by the current weights, renewed every
+    `updates_per_rollout` steps.
+    """
 
     phase = "rollout"
 
@@ -63,21 +65,24 @@ class Rollouts:
         self.held_out.show = lambda: run_dir / "samples" / f"{self._step:08d}.jsonl"
 
     def prefetch(self) -> None:
-        """Nothing can be prepared without the weights."""
+        """Does nothing, because a rollout needs the weights."""
 
     def wait(self, seconds: float) -> bool:
-        """False where a rollout comes next: it can begin only once the step before has made its weights."""
+        """False if a rollout comes next, which needs the weights of the step before."""
         if self._made is not None and self._made.number == self._number():
             return True
         time.sleep(seconds)
         return False
 
     def _number(self) -> int:
-        """Of the rollout that the next step trains on."""
+        """The number of the rollout that the next step trains on."""
         return self._step // self._data.updates_per_rollout
 
     def next(self, state: TrainState) -> Batch:
-        """ValueError, one line, where a reward fails; the weights that have been trained until then are not lost."""
+        """The batch of the next step.
+
+        Raises a one-line ValueError if a reward fails; the caller still has the trained weights.
+        """
         number = self._number()
         if self._made is None or self._made.number != number:
             self._made = self._make(number, params.merge(state.params, state.frozen, self._constants))
@@ -87,10 +92,10 @@ class Rollouts:
     def measured(self) -> dict[str, Mean]:
         return self._made.sums if self._made else {}
 
-    # ---- where it stands
+    # ---- position in the data
 
     def position(self) -> dict[str, Any]:
-        """With the answers where the next step trains on them once more."""
+        """The position, with the answers if the next step trains on them again."""
         found: dict[str, Any] = {"rollout_step": self._step}
         if self._step % self._data.updates_per_rollout:
             found["rollout"] = packed(sharding.to_host(self._made.batch))
@@ -101,7 +106,7 @@ class Rollouts:
         self._step = step if position is None else int(position["rollout_step"])
         number = self._number()
         if self._made and self._made.number == number:
-            return  # the batch that the step was compiled with
+            return  # the batch for which the step was compiled
         self._made = None
         if position and "rollout" in position:
             sums = {k: Mean(*map(np.float32, pair)) for k, pair in position["rollout_sums"].items()}
@@ -124,7 +129,9 @@ class Rollouts:
         return Made(number, batch, sums)
 
     def _policy_groups(self, number: int, weights: params.Tree) -> list[list[Answer]]:
-        """The groups of a rollout; one whose rewards are all the same teaches nothing, and others may take its place."""
+        """The groups of a rollout. Groups whose rewards are all equal teach nothing and may be
+        replaced.
+        """
         num = self._config.train.batch_size // self._data.group
         groups = self._answered(number, weights, 0, list(range(num)))
         for attempt in range(1, self._config.objective.judging().resamples + 1):
@@ -136,8 +143,9 @@ class Rollouts:
         return groups
 
     def _answered(self, number: int, weights, attempt: int, places: list[int]) -> list[list[Answer]]:
-        """The group of each place of the rollout, in its try `attempt`."""
+        """The group for each place of the rollout, in attempt number `attempt`."""
         size, group, seed = self._config.train.batch_size, self._data.group, self._config.train.seed
+        # Each attempt has its own order of prompts, so replacements differ.
         start = shuffle.start([seed, attempt] if attempt else seed)
         examples = number * (size // group) + np.array(places)
         asks = []
@@ -149,7 +157,7 @@ class Rollouts:
         return [answers[i : i + group] for i in range(0, len(answers), group)]
 
     def _advantages(self, groups: list[list[Answer]]) -> tuple[np.ndarray, dict[str, Mean]]:
-        """(advantages (B,), what is recorded of the rewards); zeros for an objective without rewards."""
+        """Advantages (B,) and metrics of the rewards; zeros for an objective without rewards."""
         if not self._policy.functions:
             return np.zeros(sum(map(len, groups)), np.float32), {}
         totals = np.stack([self._policy.totals(group) for group in groups])
@@ -164,28 +172,31 @@ class Rollouts:
 
 
 def spread(rewards: np.ndarray) -> bool:
-    """Whether two of the rewards that there are differ."""
+    """Whether at least two finite rewards differ."""
     known = rewards[np.isfinite(rewards)]
     return len(known) > 0 and bool(known.max() > known.min())
 
 
 def mean(values: Any) -> Mean:
-    """Over the values that are finite."""
+    """The mean of the finite values."""
     values = np.asarray(values, np.float64)
     known = values[np.isfinite(values)]
     return Mean(np.float32(known.sum()), np.float32(known.size))
 
 
 def lengths(answers: list[Answer]) -> dict[str, Mean]:
+    """The mean length of the answers in tokens, and the share that ended by themselves."""
     sizes = [len(answer.rollout.tokens) for answer in answers]
     return {"response_length": mean(sizes), "stopped": mean([answer.rollout.finished for answer in answers])}
 
 
-# ------------------------------------------------------------------------------------------------ log-probabilities
+# ---------------------------------------------------------------- log-probabilities
 
 
 def make_log_probs(config: Config, mesh: Mesh):
-    """(parameters, batch) -> {name: (B, T)} of `wanted`, compiled: as the step computes them, without a gradient."""
+    """Compiles (parameters, batch) -> {name: (B, T)} for `wanted`, as the train step
+    computes them.
+    """
     model, objective, names = config.make_model(), config.objective, wanted(config)
 
     def run(weights, batch):
@@ -199,22 +210,23 @@ def make_log_probs(config: Config, mesh: Mesh):
     return processes.compiled_together(jax.jit(run, out_shardings=dict.fromkeys(names, row)))
 
 
-# ------------------------------------------------------------------------------------------------ a rollout in a save
+# ---------------------------------------------------------------- a rollout in a save
 
 
 def packed(arrays: dict[str, np.ndarray]) -> str:
-    """As text, to the last bit."""
+    """Arrays as a text, without loss."""
     out = io.BytesIO()
     np.savez_compressed(out, **arrays)
     return base64.b64encode(out.getvalue()).decode()
 
 
 def unpacked(text: str) -> dict[str, np.ndarray]:
+    """The inverse of `packed`."""
     with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
         return dict(arrays)
 
 
 def open_rollouts(config: Config, mesh: Mesh) -> tuple[Rollouts, HeldOut]:
-    """(training batches, validation batches) of a run on prompts."""
+    """The training and validation batches of a run on prompts."""
     batches = Rollouts(config, mesh)
     return batches, batches.held_out

@@ -1,4 +1,4 @@
-"""A run from its config to its last line: what is checked, opened and held around the loop."""
+"""A run from its config to its last line: the checks and resources around the training loop."""
 
 import contextlib
 import logging
@@ -47,13 +47,19 @@ def train(
     page: bool = True,
     profile_alone: bool = False,
 ) -> dict[str, float]:
-    """Trains until `train.steps`, continuing what the folder holds; returns the last evaluation's scalars.
+    """Trains until `train.steps`, from the folder's last save; returns the last evaluation's
+    scalars.
 
-    source: what the config was read from. accept: "data", "code": what may have changed since the run was last here.
-    ValueError and OSError, one line each, for a user's mistake; what was saved before stays. Of several processes,
-    all train, and the first one alone writes and prints. began: when the process started, in seconds since 1970; None: now.
-    programs: where compiled programs come from. judge: asked after each evaluation whether the run ends there. page:
-    whether the run's page is drawn at its end. profile_alone: the run ends with the steps of `train.profile`, by Profiled.
+    source: the file that the config was read from.
+    accept: "data" or "code", if these may have changed since the run's last start.
+    began: when the process started, in seconds since 1970; None: now.
+    programs: provides the compiled programs.
+    judge: called after each evaluation; returns why the run ends there, or "".
+    page: whether to draw the run's page at its end.
+    profile_alone: ends the run after the steps of `train.profile`, by raising Profiled.
+
+    A user's mistake raises a one-line ValueError or OSError; earlier saves stay. If there are
+    several processes, all train, and only the first one writes and prints.
     """
     stages = stages or Stages(Console(quiet=not processes.first()))
     console = stages.console
@@ -68,7 +74,7 @@ def train(
         holder.Holder(run_dir) as hold,
         store.open_store(run_dir / "checkpoints", config.checkpoint) as saves,
     ):
-        # --- whatever can be wrong is found before the run's folder is touched
+        # --- checks that need no change to the run's folder
         run_folder.check(run_dir, config)
         if run_dir.is_dir() and processes.first():
             hold.take()
@@ -79,10 +85,11 @@ def train(
             run_folder.check(run_dir, config, newest)
         fits.check_weights(config, mesh)
         if newest >= 0:
-            constants.references(run_dir)  # refuses a source that is gone or has changed
+            constants.references(run_dir)  # raises if another run that this one refers to has changed
         facts = provenance.check(config, run_dir, resumes=newest >= 0, source=source, accept=accept)
         stages.begin("Preparing data")
         tokenize_together(config.data)
+        # Process 0 prepares the data first; the other processes then find it in the cache.
         batches, validation = processes.in_turn("data", lambda: open_data(config, mesh))
         config = epochs.resolve(config, len(batches.rows))
         if newest > config.train.steps:
@@ -98,7 +105,7 @@ def train(
             batches, validation = open_data(config, mesh, beside.data)
         sets = open_sets(config, mesh, run_dir, resumes=newest >= 0, console=console)
 
-        # --- where the run stands
+        # --- the state: restored or fresh
         stages.begin("Building the model")
         patience = Patience.of(config)
         with wall.phase("restore" if newest >= 0 else "other"):

@@ -1,4 +1,4 @@
-"""A run's folder: which run lives there, and what may change when it is continued."""
+"""A run's folder: which run it holds, and what may change when that run is continued."""
 
 import contextlib
 import logging
@@ -16,7 +16,8 @@ from bigmodel_jax.training import holder, provenance
 
 log = logging.getLogger("bigmodel_jax")
 
-# What may differ when a run is continued: how long, where and how it is watched; not what is learned from what.
+# Fields that may change when a run is continued: duration, devices and monitoring, but not what is
+# learned from which data.
 FREE = (
     *(
         "train.steps",
@@ -37,13 +38,13 @@ FREE = (
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple]:
-    """{"optim.lr": (old, new)} of the fields that make it another run."""
+    """{field: (old, new)} for the changed fields that make it another run."""
     a, b = flat(old), flat(new)
     return {name: (a.get(name), b.get(name)) for name in a | b if a.get(name) != b.get(name) and not _free(name)}
 
 
 def _free(name: str) -> bool:
-    """Whether a field may differ: one of FREE, or in a `compute` of the model or of its towers."""
+    """Whether a field may change: in FREE, or in a `compute` config of the model or its towers."""
     computing = name.startswith("model.") and "compute" in name.split(".")
     return computing or _below(name, FREE)
 
@@ -53,7 +54,9 @@ def _below(name: str, parts: Sequence[str]) -> bool:
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = True) -> Config:
-    """As `config_file.load`; where a run's config.json is missing or damaged, the config of its newest checkpoint."""
+    """As `config_file.load`; if config.json is missing or damaged, the newest
+    checkpoint's config.
+    """
     checkpoints = mirror.origin(Path(path) / "checkpoints")
     try:
         return config_file.load(path, overrides, runs_code=runs_code)
@@ -71,9 +74,9 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = T
 
 
 def check(run_dir: Path, config: Config, step: int = 0) -> None:
-    """Writes nothing. ValueError if another run lives in the folder, naming what differs, or if it cannot be made.
+    """Raises ValueError if the folder holds another run or cannot be made; writes nothing.
 
-    step: where the run stands, if that is beyond its newest checkpoint there.
+    `step` is where the run stands, if beyond the newest checkpoint in the folder.
     """
     path = run_dir / "config.json"
     parent = next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())
@@ -84,10 +87,11 @@ def check(run_dir: Path, config: Config, step: int = 0) -> None:
     if path.is_file() or saves:
         before = load(run_dir, runs_code=False)
         saved = [int(name) for name in saves if name.isdecimal()]
+        # Stages of a mixture that lie in the run's future may still change.
         ahead = config.data.ahead(before.data, max([step, *saved]))
         changed = {n: v for n, v in differences(before, config).items() if not _below(n, ahead)}
         resumes = bool(saved)
-        # provenance.check has the last word on what is compared by content.
+        # provenance.check decides about the fields that are compared by content.
         by_content = provenance.compared(run_dir, config) if resumes else set()
         changed = {n: values for n, values in changed.items() if n not in by_content and not user_code.moved(*values)}
         if changed:
@@ -100,10 +104,10 @@ def check(run_dir: Path, config: Config, step: int = 0) -> None:
 
 
 def claim(run_dir: Path, config: Config, hold: holder.Holder, saves: store.Store, last: int) -> None:
-    """Makes the folder, takes it and writes what the run is, in process 0; `check` comes first.
+    """Makes the folder, takes it and writes the config, in process 0, after `check`.
 
-    Another start may have come since. Whoever takes the folder alone writes there, so what `check` has found is found
-    once more by the one that has it. last: as in `check_still`.
+    Another process may have started since `check`. Only the process that has taken the folder
+    writes there, so it repeats the checks. `last` is as in `check_still`.
     """
     if not processes.first():
         return
@@ -121,13 +125,13 @@ def claim(run_dir: Path, config: Config, hold: holder.Holder, saves: store.Store
 
 
 def release(run_dir: Path) -> None:
-    """Frees a folder for another config, in process 0: that of a run that was refused before it saved anything."""
+    """Frees the folder, in process 0, if the run was refused before its first save."""
     if processes.first() and not any(mirror.origin(run_dir / "checkpoints").glob("[0-9]*")):
         (run_dir / "config.json").unlink(missing_ok=True)
 
 
 class _LogFile(logging.FileHandler):
-    """A log that cannot be written says so once, in one line, and the run goes on."""
+    """A log file that prints one warning if it cannot be written; the run goes on."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exception()
@@ -141,15 +145,16 @@ class _LogFile(logging.FileHandler):
         try:
             super().close()
         except OSError:
-            assert self.failed  # it was said when the record could not be written
+            assert self.failed  # the failure was printed when the record could not be written
 
     failed = False
 
 
 def check_still(saves: store.Store, last: int) -> None:
-    """ValueError where a checkpoint newer than step `last` (-1: none) has come: another process was here.
+    """Raises ValueError if there is a checkpoint newer than step `last` (-1: none).
 
-    An older one may be the newest by now, where step `last` was found damaged.
+    Another process has then trained here. An older checkpoint is no error: step `last` may have
+    been found damaged since.
     """
     now = store.latest_step(saves)
     if now is not None and now > last:
@@ -172,10 +177,10 @@ def _silent() -> Iterator[None]:
 
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[Callable[[], None]]:
-    """What is logged below "bigmodel_jax" goes to this file; warnings also to stderr, and nothing anywhere else.
+    """Sends the log records below "bigmodel_jax" to this file, and warnings also to stderr.
 
-    Yields the function that opens the file; records are kept until then, so that a run that cannot start writes nothing.
-    Of several processes the first one alone logs.
+    Yields the function that opens the file. Records are kept until then, so that a run that cannot
+    start writes nothing. Only the first process logs.
     """
     if not processes.first():
         with _silent():

@@ -1,4 +1,4 @@
-"""Using a run's checkpoint, the newest or a chosen one: evaluation, generation, and the start of another run."""
+"""Uses a run's checkpoint: loads weights, generates texts and images, finds masks and boxes."""
 
 import dataclasses
 from pathlib import Path
@@ -30,17 +30,19 @@ from bigmodel_jax.training.state import (
     abstract_state,
 )
 
-SURE = 0.5  # the least probability of a box that is shown
-CHAT_TEMPLATE = "chat_template.jinja"  # in a run's folder, and in Hugging Face's
+SURE = 0.5  # boxes with a lower probability are not shown
+CHAT_TEMPLATE = "chat_template.jinja"  # the file name in a run's folder, and in Hugging Face's
 
 
 def load_weights(
     config: Config, run_dir: Path, mesh, which: str = "", said: str = "", *, fixed: bool = True, adapter: str = ""
 ) -> tuple[params.Tree, int]:
-    """(parameters that an evaluation uses, step) of one checkpoint; the optimizer state is not read.
+    """Loads a checkpoint's weights for evaluation, and its step; the optimizer state is not read.
 
-    which: "" for the newest good one, a step, or "best" (checkpoint/kept.py); said: what the user wrote; fixed: the
-    constants as well; adapter: as `chosen` has it.
+    which: "" for the newest intact checkpoint, a step, or "best" (checkpoint/kept.py).
+    said: the option as the user wrote it, for messages.
+    fixed: whether to load the constants too.
+    adapter: as in `chosen`.
     """
     names = chosen(config, adapter)
     if not mirror.origin(run_dir / "checkpoints").is_dir():
@@ -57,9 +59,9 @@ def load_weights(
 
 
 def chosen(config: Config, adapter: str) -> tuple[str, ...]:
-    """The adapters that `adapter` names, with commas between, in the run's order; "" are all of them.
+    """The adapters that `adapter` names, separated by commas, in the run's order; "" for all.
 
-    ValueError, one line, for a name that the run does not have.
+    Raises a one-line ValueError for a name that the run does not have.
     """
     known = tuple(config.adapters.named())
     wanted = [name.strip() for name in adapter.split(",")] if adapter else known
@@ -70,7 +72,7 @@ def chosen(config: Config, adapter: str) -> tuple[str, ...]:
 
 
 def merged(config: Config, weights: params.Tree, mesh) -> params.Tree:
-    """The weights with the adapters in them: those of the run's model without adapters, which compute the same."""
+    """Merges the adapters into the weights: parameters of the model without adapters."""
     if type(config.adapters) is AdapterConfig:
         return weights
     spec = dataclasses.replace(config, adapters=AdapterConfig()).make_model().spec
@@ -84,7 +86,9 @@ def merged(config: Config, weights: params.Tree, mesh) -> params.Tree:
 
 
 def open_tokenizer(config: Config, run_dir: Path) -> Tokenizer | None:
-    """The tokenizer that a run's folder keeps, since its data need not be there any more; else that of its data."""
+    """The tokenizer in the run's folder if it is there, because the data may be gone; else the
+    data's.
+    """
     own = run_dir / "tokenizer.json"
     return load_tokenizer(own) if own.is_file() else config.data.open_tokenizer()
 
@@ -100,22 +104,24 @@ def generate_from_run(
     adapter: str = "",
     image: str = "",
 ) -> list[str]:
-    """Texts that continue `sample.prompt`, each with the prompt in front; on one device, whatever the run's mesh was.
+    """Texts that continue `sample.prompt`, with the prompt in front, generated on one device.
 
-    chat: answers to the prompt as a user's message, in the run's chat template. which, adapter: as `load_weights` has them.
-    image: a picture file; the texts are answers to the prompt about it.
+    chat: whether to answer the prompt as a user's message, in the run's chat template.
+    which, adapter: as in `load_weights`.
+    image: a picture file; the texts then answer the prompt about it.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples = {num_samples}; it must be 1 or more")
     tokenizer = open_tokenizer(config, run_dir)
     if chat and image:
         raise ValueError(
-            f"chat = True with image = {image!r}: the run's data says how a picture is asked about; leave it out"
+            f"chat = True with image = {image!r}: the run's data formats questions about a picture; leave --chat out"
         )
     asked, beside = _chat_prompt(run_dir, sample.prompt, tokenizer) if chat else (), None
     if image:
         asked, beside = config.data.asked(Path(image), sample.prompt, tokenizer, _template(run_dir))
     prompt = check_sample(config, sample, tokenizer, chat=asked, pictured=bool(image))
+    # Any mesh's checkpoint can be restored on one device.
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, _ = load_weights(config, run_dir, mesh, which, adapter=adapter)
@@ -124,12 +130,12 @@ def generate_from_run(
 
 
 def _template(run_dir: Path) -> str:
-    """The run's chat template; "" where it has none."""
+    """The run's chat template; "" if it has none."""
     return (run_dir / CHAT_TEMPLATE).read_text() if (run_dir / CHAT_TEMPLATE).is_file() else ""
 
 
 def _chat_prompt(run_dir: Path, text: str, tokenizer: Tokenizer) -> list[int]:
-    """The tokens that ask for an answer to `text`, a user's message."""
+    """The tokens of a chat in which the user says `text` and the model answers next."""
     template = run_dir / CHAT_TEMPLATE
     if not template.is_file():
         raise ValueError(f"chat = True: {run_dir} holds no {CHAT_TEMPLATE}; it comes with an imported chat model")
@@ -137,14 +143,17 @@ def _chat_prompt(run_dir: Path, text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def generate_text(config: Config, weights: params.Tree, sample: SampleConfig, seed: int = 0) -> str:
-    """The text that continues `sample.prompt`, with the prompt in front, from parameters in memory."""
+    """The prompt `sample.prompt` and its continuation, from weights in memory."""
     tokenizer = config.data.open_tokenizer()
     prompt = check_sample(config, sample, tokenizer)
     return sample.prompt + continue_prompt(config, weights, prompt, sample, tokenizer, seed)[0]
 
 
 def generate_images(config: Config, weights: params.Tree, seed: int = 0) -> tuple[np.ndarray, list[str]]:
-    """(`eval.images.num` images (N, H, W, C) float32 in 0 .. 1, their titles), of what the data asks for."""
+    """`eval.images.num` images (N, H, W, C) float32 in 0 .. 1, and their titles.
+
+    The data gives the conditions: classes or texts.
+    """
     conditions, titles = config.data.conditions(config.eval.images.num)
     shape = (len(titles), *config.model.image_shape)
     noise = np.random.default_rng(seed).standard_normal(shape, np.float32)
@@ -153,8 +162,11 @@ def generate_images(config: Config, weights: params.Tree, seed: int = 0) -> tupl
 
 
 def predict_masks(config: Config, weights: params.Tree) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(pictures (N, H, W, C) float32 in 0 .. 1, masks (N, H, W), the likeliest class of each pixel (N, H, W)) of
-    `objective.pictures` rows spread over the validation split; a mask is -1 where no class is known."""
+    """Predicted masks for `objective.pictures` rows, evenly spaced over the validation split.
+
+    Returns pictures (N, H, W, C) float32 in 0 .. 1, true masks (N, H, W) with -1 for unknown
+    classes, and the likeliest class of each pixel (N, H, W).
+    """
     rows, model = config.data.open("validation"), config.make_model()
     num = min(config.objective.pictures, len(rows))
     batch = rows.batch(np.linspace(0, len(rows) - 1, num).astype(int), None)
@@ -170,8 +182,11 @@ def predict_masks(config: Config, weights: params.Tree) -> tuple[np.ndarray, np.
 
 
 def find_boxes(config: Config, weights: params.Tree) -> tuple[np.ndarray, list[Boxes], list[Boxes]]:
-    """(pictures (N, H, W, C) float32 in 0 .. 1, true boxes, found boxes) of `objective.pictures` rows spread over the
-    validation split; in pixels. Of the found ones, those that are likelier an object than not."""
+    """Found boxes in `objective.pictures` rows, evenly spaced over the validation split.
+
+    Returns pictures (N, H, W, C) float32 in 0 .. 1, true boxes, and found boxes with a probability
+    of at least `SURE`; boxes are in pixels.
+    """
     rows, model = config.data.open("validation"), config.make_model()
     num = min(config.objective.pictures, len(rows))
     batch = rows.batch(np.linspace(0, len(rows) - 1, num).astype(int), None)
@@ -181,7 +196,7 @@ def find_boxes(config: Config, weights: params.Tree) -> tuple[np.ndarray, list[B
         return corners(batch["boxes"]), found_of(value["logits"], value["boxes"])
 
     true, (found, labels, scores) = sharding.to_host(jax.jit(find)(weights, batch))
-    sides = np.array(batch["image"].shape[2:0:-1] * 2)  # width, height, width, height
+    sides = np.array(batch["image"].shape[2:0:-1] * 2)  # (width, height, width, height)
     kept, here = scores >= SURE, batch["classes"] >= 0
     true = [Boxes(true[n][here[n]] * sides, batch["classes"][n][here[n]]) for n in range(num)]
     found = [Boxes(found[n][kept[n]] * sides, labels[n][kept[n]], scores[n][kept[n]]) for n in range(num)]
@@ -198,7 +213,10 @@ def continue_prompt(
     num_samples: int = 1,
     beside: dict[str, np.ndarray] | None = None,
 ) -> list[str]:
-    """`num_samples` texts that follow the prompt's tokens. beside: what the model reads beside them, arrays of one row."""
+    """`num_samples` continuations of the prompt's tokens.
+
+    `beside` has the model's other inputs, as arrays of one row.
+    """
     compute, prompts = cast(weights, config.precision.compute), [prompt] * num_samples
     inputs = [beside] * num_samples if beside else ()
     rows = generate(config.make_model(), compute, prompts, sample, stop=tokenizer.stops, seed=seed, inputs=inputs)

@@ -1,4 +1,4 @@
-"""Names by which `plan` and profiles tell what a step does by itself from what autodiff does (`jax.named_scope`)."""
+"""Names (`jax.named_scope`) by which `plan` and profiles tell a step's own work from autodiff's."""
 
 SUM_GRADIENTS = "sum_gradients"
 SAVE_ACTIVATIONS = "save_activations"

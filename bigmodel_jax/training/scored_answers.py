@@ -1,4 +1,4 @@
-"""Generated answers to the prompts of an evaluation set, scored by text metrics."""
+"""Generates answers to the prompts of an evaluation set, and scores them by text metrics."""
 
 import json
 import math
@@ -14,11 +14,14 @@ from bigmodel_jax.data.base import lacks
 from bigmodel_jax.inference.rollout import Ask, open_generator
 from bigmodel_jax.metrics import texts
 
-SHOWN = 8  # answers that an evaluation writes down
+SHOWN = 8  # an evaluation writes down so many answers
 
 
 class ScoredAnswers:
-    """One answer to every prompt of `config.data`; a function of the weights alone, so a run that is resumed gets the same."""
+    """One answer to every prompt of `config.data`.
+
+    The answers depend only on the weights, so a resumed run gets the same ones.
+    """
 
     def __init__(self, config: Config, mesh: Mesh):
         self._config, self._set = config, config.eval.sets[0]
@@ -29,9 +32,12 @@ class ScoredAnswers:
         self._generator = open_generator(config, mesh, len(self._rows), greedy=True)
 
     def evaluate(self, weights: params.Tree, show: Path | None = None) -> dict[str, float]:
-        """{"eval/METRIC": number}; ValueError, one line, for a metric that gives none. show: the file for some answers."""
+        """{"eval/METRIC": number}; some answers are written to the file `show`.
+
+        Raises a one-line ValueError for a metric that returns no finite number.
+        """
         answers = self._answers(cast(weights, self._config.precision.compute))
-        # One process calls the metrics: they may be slow, and a user's may have a state of its own.
+        # Only one process computes the metrics, because they may be slow or keep state.
         scored = processes.from_first(json.dumps(self._scores(answers) if processes.first() else {}))
         found = json.loads(scored)
         if "error" in found:
@@ -52,7 +58,7 @@ class ScoredAnswers:
         return answers
 
     def _prompt(self, tokens: list[int]) -> list[int]:
-        """An encoder reads a text and its end, a decoder what begins a text and the text."""
+        """An encoder gets the text and an end token; a decoder gets a start token and the text."""
         if self._decoder is None:
             return tokens
         return [*tokens[0 if self._config.data.template_path else 1 :], self._tokenizer.separator]

@@ -1,4 +1,4 @@
-"""A run's named evaluation sets, opened and evaluated: rows by the eval step, prompts by the engine."""
+"""A run's named evaluation sets: rows go through the eval step, prompts through the generator."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -21,7 +21,13 @@ from bigmodel_jax.training.scored_answers import ScoredAnswers
 
 @dataclasses.dataclass(frozen=True)
 class OpenSet:
-    """option: the field that holds it; config: as its evaluation sees it; step: its eval step, where that is not the run's."""
+    """An evaluation set that is open.
+
+    option: the config field that holds it.
+    config: the run's config with this set's data and metrics.
+    source: its batches, or its prompts.
+    step: its eval step; None if the run's serves.
+    """
 
     option: str
     config: Config
@@ -33,18 +39,20 @@ class OpenSet:
         return self.config.eval.sets[0].name
 
     def due(self, step: int, whole: bool) -> bool:
-        """Whether it is evaluated after this step; whole: whether the run itself is."""
+        """Whether the set is evaluated after this step; `whole` says whether the run itself is."""
         every = self.config.eval.sets[0].every
         return due(step, every) if every else whole
 
     def check(self, run_step: Callable, weights: params.Tree) -> None:
-        """ValueError where one of its further metrics cannot be computed; nothing is compiled."""
+        """Raises ValueError where an additional metric cannot be computed; compiles nothing."""
         if not isinstance(self.source, ScoredAnswers):
             with eval_sets.named(self.option, self.name):
                 check_metrics(self.config, self.step or run_step, weights, self.source)
 
     def evaluate(self, run_step: Callable, weights: params.Tree, show: Path | None = None) -> dict[str, Any]:
-        """Its figures, under "eval/NAME/..."; show: the file for its first answers, where it has any."""
+        """The set's results, named "eval/NAME/..."; first answers are written to the file
+        `show`.
+        """
         with eval_sets.named(self.option, self.name):
             if isinstance(self.source, ScoredAnswers):
                 found = self.source.evaluate(weights, show)
@@ -54,12 +62,13 @@ class OpenSet:
 
 
 def open_sets(config: Config, mesh: Mesh, run_dir: Path, *, resumes: bool, console: Any = None) -> list[OpenSet]:
-    """Every set of the run, its rows prepared into the cache at first; ValueError, one line, names the set.
+    """Opens every evaluation set of the run, and prepares its rows in the cache.
 
-    resumes, console: as `reference.find` has them.
+    `resumes` and `console` are as in `reference.find`. Raises a one-line ValueError that names the
+    set.
     """
     run = config.data.open_tokenizer() if config.eval.sets else None
-    if processes.place()[1] > 1:  # what has no collective: process 0 prepares the rows, and the others find them
+    if processes.place()[1] > 1:  # this part has no collectives, so process 0 prepares the rows first
         processes.in_turn("sets", lambda: [own.data.open("validation") for _, own in eval_sets.seen(config)])
     found = []
     for option, own in eval_sets.seen(config):
@@ -68,6 +77,7 @@ def open_sets(config: Config, mesh: Mesh, run_dir: Path, *, resumes: bool, conso
             check_data(own)
             _check_tokenizer(own, run)
             source = _source(own, mesh, run_dir, resumes, console)
+        # The run's compiled eval step serves a set that computes the same metrics.
         shared = not (
             one.objective or own.eval.metrics or own.data.group_by or config.eval.metrics or config.data.group_by
         )
@@ -97,7 +107,7 @@ def validation(
 
 
 def _check_tokenizer(own: Config, run: Any) -> None:
-    """ValueError where the set's texts become other tokens than those that the run learns."""
+    """Raises ValueError where the set's tokenizer differs from the run's."""
     theirs = own.data.open_tokenizer()
     if run is not None and theirs is not None and _vocabulary(run) != _vocabulary(theirs):
         raise ValueError(
@@ -111,11 +121,15 @@ def _vocabulary(tokenizer: Any) -> dict[str, int]:
 
 
 def due(step: int, every: int) -> bool:
+    """Whether `step` is a multiple of `every`; False for every = 0."""
     return every > 0 and step % every == 0
 
 
 def check_all(config: Config, run_step: Callable, weights: params.Tree, validation: Any, sets: list[OpenSet]) -> None:
-    """ValueError where a further metric of the run or of a set cannot be computed; nothing is compiled."""
+    """Raises ValueError where an additional metric of the run or of a set cannot be computed.
+
+    Nothing is compiled.
+    """
     check_metrics(config, run_step, weights, validation)
     for one in sets:
         one.check(run_step, weights)
@@ -124,7 +138,7 @@ def check_all(config: Config, run_step: Callable, weights: params.Tree, validati
 def evaluate_all(
     sets: Sequence[OpenSet], run_step: Callable, weights: params.Tree, run_dir: Path, step: int
 ) -> dict[str, Any]:
-    """The figures of these sets; their first answers are written into the run's samples/."""
+    """The results of these sets; their first answers are written to the run's samples/."""
     found = {}
     for one in sets:
         found |= one.evaluate(run_step, weights, run_dir / "samples" / f"{step:08d}.{one.name}.jsonl")
@@ -132,6 +146,9 @@ def evaluate_all(
 
 
 def judged(metric: str, all_sets: Sequence[OpenSet], now: Sequence[OpenSet], whole: bool) -> bool:
-    """Whether an evaluation of the sets `now`, and of the `whole` run or not, measures what the best save is chosen by."""
+    """Whether this evaluation computes `metric`, by which the best save is chosen.
+
+    `now` has the sets that are evaluated; `whole` says whether the validation split is.
+    """
     owner = next((one for one in all_sets if metric.startswith(f"eval/{one.name}/")), None)
     return whole if owner is None else owner in now

@@ -1,7 +1,7 @@
-"""The compiled programs of a run, and those that many runs of one shape share.
+"""The compiled programs of a run, or those that several runs share.
 
-A run compiles its step for itself. Runs that differ in rates and decays alone can share one step: there these fields
-are numbers of the step's input, where an ordinary step has them as constants of the program.
+A run compiles its own step. Runs that differ only in some optimizer settings can share one step:
+these fields are inputs of the shared step, whereas an ordinary step contains them as constants.
 """
 
 import functools
@@ -21,11 +21,11 @@ from bigmodel_jax.training.compiled import Programs, compile_programs
 from bigmodel_jax.training.eval_step import make_eval_step
 
 SEED = "train.seed"
-KEPT = 4  # shapes whose programs stay in memory
+KEPT = 4  # so many configs' programs stay in memory
 
 
 class OwnPrograms:
-    """Each program is made when it is asked for."""
+    """Compiles each program for one run."""
 
     def programs(self, config: Config, mesh: Mesh, state: Any, batch: dict, constants: params.Tree) -> Programs:
         return compile_programs(config, mesh, state, batch, constants)
@@ -35,13 +35,15 @@ class OwnPrograms:
 
 
 class SharedPrograms(OwnPrograms):
-    """Programs for runs, one after another, whose configs are the same but for `fields` wherever a step can take those
-    fields as numbers: `traceable` says which; and but for the fields `unread`, which no program reads, such as those that say
-    which rows are held out."""
+    """Programs for successive runs whose configs differ only in `fields` and `unread`.
+
+    Of `fields`, a shared step takes those that `traceable` returns as inputs. `unread` are fields
+    that no program reads, such as those that select the held-out rows.
+    """
 
     def __init__(self, fields: Sequence[str], unread: Sequence[str] = ()):
         self._fields, self._unread, self._kept, self._traced = tuple(fields), tuple(unread), {}, {}
-        self.compiled = 0  # shapes compiled so far
+        self.compiled = 0  # number of programs compiled so far
 
     def programs(self, config, mesh, state, batch, constants):
         kept, names = self._entry(config, mesh)
@@ -63,13 +65,14 @@ class SharedPrograms(OwnPrograms):
         return kept["eval"]
 
     def _entry(self, config: Config, mesh: Mesh) -> tuple[dict, tuple[str, ...]]:
-        """(the programs of a config's shape, the fields that its step takes as numbers)."""
+        """The programs of a config, and the fields that its step takes as inputs."""
         blank = json.dumps(_blanked(config_file.to_json(config), self._fields + self._unread))
         if blank not in self._traced:
             self._traced[blank] = traceable(config, self._fields)
         names = self._traced[blank]
         left = {name: field_of(config, name) for name in self._fields if name not in names}
         key = (blank, repr(left), tuple(map(str, mesh.devices.flat)))
+        # The oldest entry goes first, because dicts keep the order of insertion.
         if key not in self._kept:
             while len(self._kept) >= KEPT:
                 del self._kept[next(iter(self._kept))]
@@ -78,8 +81,10 @@ class SharedPrograms(OwnPrograms):
 
 
 def traceable(config: Config, fields: Sequence[str]) -> tuple[str, ...]:
-    """Those of `fields` that a step can take as numbers: the seed, and what the optimizer computes with and never
-    branches on."""
+    """The fields that a step can take as inputs: the seed, and optimizer settings.
+
+    A setting can be an input if the optimizer computes with it and no Python code branches on it.
+    """
     if config.parallel.strategy == "pmap":
         return ()
     return tuple(name for name in fields if name == SEED or (name.startswith("optim.") and _traces(config, name)))
@@ -98,7 +103,7 @@ def _traces(config: Config, name: str) -> bool:
 
     try:
         jax.eval_shape(update, shapes, jax.ShapeDtypeStruct((), jnp.float32))
-    except (TypeError, ValueError):  # JAX's errors of a value that Python asks for are TypeErrors
+    except (TypeError, ValueError):  # JAX raises a TypeError where Python code needs a traced value
         return False
     return True
 
@@ -108,7 +113,7 @@ def _with(step: Callable, numbers: dict[str, np.ndarray], state: Any, batch: dic
 
 
 def _numbers(config: Config, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The one argument more that a step with such fields takes."""
+    """The additional argument of a step with such inputs."""
     kinds = {name: np.uint32 if name == SEED else np.float32 for name in names}
     return {name: kind(field_of(config, name)) for name, kind in kinds.items()}
 

@@ -1,4 +1,4 @@
-"""Signals that end a run: noted when they come, obeyed between steps, by all processes after the same step."""
+"""Signals that end a run after the current step, the same step in all processes."""
 
 import os
 import signal
@@ -10,10 +10,10 @@ from bigmodel_jax.core import interrupts
 
 
 class Stop:
-    """Turns SIGTERM and Ctrl-C into a flag that the loop reads between steps, so that it saves and ends cleanly.
+    """Turns SIGTERM and Ctrl-C into a flag that the loop reads between steps, to save and end.
 
-    In a run of several processes SIGTERM belongs to JAX's preemption service: one of them told is all of them told,
-    and the service names the step after which all stop. Ctrl-C becomes SIGTERM there.
+    In a run of several processes JAX's preemption service handles SIGTERM: if one process gets it,
+    the service chooses the step after which all processes stop. Ctrl-C becomes SIGTERM there.
     """
 
     def __init__(self):
@@ -33,12 +33,15 @@ class Stop:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self.signal = number
-        # A second Ctrl-C ends at once. A second SIGTERM is what an engine and its job's script send together.
+        # A second Ctrl-C ends the process at once. A second SIGTERM does not: a scheduler and its
+        # job script often both send one.
         if number == signal.SIGINT:
             signal.signal(number, self._before[number])
 
     def after(self, step: int) -> bool:
-        """Whether the run stops after this step; asked once for every step, it has the same answer everywhere."""
+        """Whether the run stops after this step; must be asked once a step, and agrees in all
+        processes.
+        """
         if self._job and multihost_utils.reached_preemption_sync_point(step):
             self.signal = signal.SIGTERM
         return self.signal is not None
@@ -50,7 +53,7 @@ class Stop:
 
 
 class Interrupted(Exception):
-    """The run was told to stop; it is saved at `step`."""
+    """A signal stopped the run, which is saved at `step`."""
 
     def __init__(self, signal_number: int, step: int):
         super().__init__(f"interrupted by {signal.Signals(signal_number).name}; saved at step {step}")

@@ -1,7 +1,8 @@
-"""Gradients reduced in two stages where the devices are several slices: `parallel.slice_gradients`.
+"""Gradient reduction in two stages for devices in several slices: `parallel.slice_gradients`.
 
-Inside a slice the compiler sums in float32 over the fast links; across slices, over the data-centre network, the sums
-travel in bfloat16: half the bytes, and one rounding to 8 bits of mantissa of each slice's sum.
+Inside a slice the compiler sums in float32 over the fast links. Across slices, over the data-centre
+network, the sums travel in bfloat16. This halves the bytes and rounds each slice's sum once to 8
+bits of mantissa.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ SLICE = "slice"
 
 
 def split_mesh(mesh: Mesh, slices: int) -> Mesh:
-    """The same devices with `data` as two axes: slice, and data inside a slice."""
+    """The same devices, with the axis `data` split into `slice` and `data` inside a slice."""
     at = mesh.axis_names.index("data")
     shape = mesh.devices.shape
     devices = mesh.devices.reshape(*shape[:at], slices, shape[at] // slices, *shape[at + 1 :])
@@ -28,10 +29,11 @@ def split_mesh(mesh: Mesh, slices: int) -> Mesh:
 
 
 def gradients(config: Config, mesh: Mesh, specs: Any, one: Callable, compute, frozen, batch, rng, constants) -> tuple:
-    """`one(compute, frozen, rows, rng, constants) -> (grads, mean, sums, frozen)` of each slice's rows, added up over them.
+    """Calls `one` on each slice's rows and adds the results up over the slices.
 
-    Loss and metrics stay float32. What a model computes over its batch (the balance of experts, batch statistics) it
-    computes over a slice's.
+    `one` is (compute, frozen, rows, rng, constants) -> (grads, mean, sums, frozen). Loss and
+    metrics stay float32. What a model computes over its batch, such as the balance of experts or
+    batch statistics, it computes over one slice's rows.
     """
     inner = split_mesh(mesh, config.parallel.slices)
 
@@ -39,7 +41,7 @@ def gradients(config: Config, mesh: Mesh, specs: Any, one: Callable, compute, fr
         rng = jax.random.fold_in(rng, jax.lax.axis_index(SLICE))
         with sharding.use(inner, config.parallel.rules, config.parallel):
             grads, mean, sums, frozen = one(compute, frozen, batch, rng, constants)
-            # Summed inside the slice before the rounding, whatever order the compiler would choose.
+            # The barrier makes the compiler sum inside the slice before the rounding.
             grads = jax.lax.optimization_barrier(sharding.pin(grads, specs))
         return _across(grads, mesh), *jax.lax.psum((mean, sums), SLICE), jax.lax.pmean(frozen, SLICE)
 
@@ -55,11 +57,11 @@ def gradients(config: Config, mesh: Mesh, specs: Any, one: Callable, compute, fr
 
 
 def _across(grads: Any, mesh: Mesh) -> Any:
-    """The sum over the slices, rounded to bfloat16 before and after, in float32."""
+    """The float32 sum over the slices, rounded to bfloat16 before and after."""
     if mesh.devices.flat[0].platform != "cpu":
         return cast(jax.lax.psum(cast(grads, "bfloat16"), SLICE), "float32")
-    # XLA's CPU compiler ends the process at a bfloat16 sum in a region that is manual in part: there the same values
-    # travel in float32.
+    # XLA's CPU compiler crashes at a bfloat16 sum in a partly manual region, so the same values
+    # travel in float32 there.
     rounded = jax.tree.map(lambda g: jax.lax.reduce_precision(g, exponent_bits=8, mantissa_bits=7), grads)
     summed = jax.lax.psum(rounded, SLICE)
     return jax.tree.map(lambda g: jax.lax.reduce_precision(g, exponent_bits=8, mantissa_bits=7), summed)

@@ -1,4 +1,6 @@
-"""What a run of speech recognition leaves at its end: held-out recordings, what was said in them, and what was heard."""
+"""The end of a speech recognition run: held-out recordings with their transcripts and the
+model's.
+"""
 
 from pathlib import Path
 
@@ -11,17 +13,17 @@ from bigmodel_jax.core.precision import cast
 from bigmodel_jax.objectives import ctc_paths
 from bigmodel_jax.report.speech_plots import Hearing, table, write_hearings
 
-SHOWN, LISTED = 8, 24  # recordings drawn, and recordings in the table
+SHOWN, LISTED = 8, 24  # number of recordings drawn, and of recordings in the table
 
 
 class Speech:
-    """A picture of spectrograms with their alignment, and a table of transcripts, of the first held-out recordings."""
+    """A picture of aligned spectrograms and a table of transcripts, of held-out recordings."""
 
     def check(self, config: Config) -> None:
         if not hasattr(config.data, "text"):
             raise ValueError(
-                f"data: {type(config.data).__name__} has no text(labels), without which {type(config.objective).__name__} "
-                "cannot write what it hears; SpeechData has it"
+                f"data: {type(config.data).__name__} has no method text(labels), which {type(config.objective).__name__} "
+                "needs to write transcripts; SpeechData has it"
             )
 
     def make(self, config: Config, weights: params.Tree, path: Path) -> str:
@@ -33,7 +35,7 @@ class Speech:
 
 
 def heard(config: Config, weights: params.Tree, num: int) -> list[Hearing]:
-    """The first `num` recordings of the validation split as the model hears and aligns them."""
+    """The first `num` validation recordings, as the model transcribes and aligns them."""
     data, blank = config.data, config.objective.blank
     rows = data.open("validation")
     batch = rows.batch(np.arange(min(num, len(rows))), None)

@@ -1,4 +1,4 @@
-"""The train state: what a step reads and writes, and how it lies on the mesh."""
+"""The train state, which a step reads and writes, and its sharding on the mesh."""
 
 from collections.abc import Collection
 from typing import Any
@@ -20,9 +20,15 @@ HOST = "pinned_host"
 
 @struct.dataclass
 class TrainState:
-    """step: steps done, skipped ones included; params: trained; frozen: statistics, by the name that they have in
-    checkpoints; ema: averaged params in float32, or None; recent: the last losses and gradient norms (spikes.py), or None.
-    Constants are no part of it: no step changes them."""
+    """The train state; constants are not part of it, because no step changes them.
+
+    step: number of steps done, including skipped ones.
+    params: trained parameters.
+    frozen: statistics, under the name that they have in checkpoints.
+    opt_state: the optimizer's state.
+    ema: the averaged parameters in float32, or None.
+    recent: the window of recent losses and gradient norms (spikes.py), or None.
+    """
 
     step: jax.Array
     params: Any
@@ -33,13 +39,14 @@ class TrainState:
 
 
 def make_state(config: Config, model: Model, optimizer: Optimizer) -> TrainState:
-    """A fresh state, a pure function of the config (its seed)."""
+    """A fresh state, which depends only on the config with its seed."""
     tree = _initial(config, model)
     trainable = cast(params.of_kind(tree, model.spec, "trained"), config.precision.param)
     frozen = params.of_kind(tree, model.spec, "statistic")
-    # Moments and averages are float32: in bfloat16 an average that moves by a thousandth a step stands still.
+    # Moments and averages are float32, because bfloat16 rounds away changes of a thousandth per
+    # step.
     full = cast(trainable, "float32")
-    # A copy: one buffer donated twice is an error.
+    # A copy, because the same buffer must not be donated twice.
     ema = jax.tree.map(jnp.copy, full) if optimizer.average else None
     recent = spikes.fresh(config.train.spikes)
     return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, optimizer.tx.init(full), ema, recent)
@@ -51,21 +58,21 @@ def _initial(config: Config, model: Model) -> params.Tree:
 
 
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
-    """The state as shapes with shardings: what a checkpoint is restored into."""
+    """The state as shapes with shardings, into which a checkpoint is restored."""
     model = config.make_model()
-    optimizer = config.optim.make(model.spec, config.train.steps or 1)  # no shape depends on how many
+    optimizer = config.optim.make(model.spec, config.train.steps or 1)  # no shape depends on the number of steps
     shapes = jax.eval_shape(lambda: make_state(config, model, optimizer))
     where = _shardings(config, model.spec, optimizer, shapes, mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
 
 
 def state_shardings(config: Config, mesh: Mesh) -> TrainState:
-    """NamedSharding of every leaf: parameters by their rules, optimizer moments and averages like their parameter."""
+    """The NamedSharding of every leaf; moments and averages are sharded like their parameter."""
     return jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
 
 
 def init_state(config: Config, mesh: Mesh) -> TrainState:
-    """The fresh state, each device making only its own shards; ValueError where it does not fit in memory."""
+    """A fresh state; each device makes its own shards. Raises ValueError where it does not fit."""
     model = config.make_model()
     fits.check_weights(config, mesh)
     abstract = abstract_state(config, mesh)
@@ -76,18 +83,20 @@ def init_state(config: Config, mesh: Mesh) -> TrainState:
 
 
 def constant_shardings(config: Config, mesh: Mesh) -> params.Tree:
-    """NamedSharding of every constant parameter."""
+    """The NamedSharding of every constant parameter."""
     return jax.tree.map(lambda x: x.sharding, abstract_constants(config, mesh))
 
 
 def abstract_constants(config: Config, mesh: Mesh) -> params.Tree:
-    """The constants as shapes with shardings, as they are stored: no precision of the config changes them."""
+    """The constants as shapes with shardings, in their stored form, whatever the config's
+    precision.
+    """
     spec = config.make_model().spec
     return params.of_kind(params.abstract(spec, sharding.placed(spec, mesh, config.parallel)), spec, "constant")
 
 
 def init_constants(config: Config, mesh: Mesh, paths: Collection[str] | None = None) -> params.Tree:
-    """The fresh constants, all or those of `paths`, each device making only its own shards."""
+    """Fresh constants, all or those of `paths`; each device makes its own shards."""
 
     def chosen(tree: params.Tree) -> params.Tree:
         return params.from_paths({path: x for path, x in params.paths(tree).items() if paths is None or path in paths})
@@ -98,11 +107,14 @@ def init_constants(config: Config, mesh: Mesh, paths: Collection[str] | None = N
 
 
 def with_weights(config: Config, state: TrainState, trainable: params.Tree, frozen: params.Tree) -> TrainState:
-    """The state at step 0 that begins with these weights: some optimizers keep what a run began with."""
+    """The state with these weights and a new optimizer state, which may contain the first
+    weights.
+    """
     optimizer = config.optim.make(config.make_model().spec, config.train.steps)
     where = jax.tree.map(lambda x: x.sharding, state.opt_state)
-    state = state.replace(params=trainable, frozen=frozen, opt_state=None)  # not two of them at a time
+    state = state.replace(params=trainable, frozen=frozen, opt_state=None)  # never two optimizer states in memory
     full = cast(trainable, "float32")
+    # A copy, because some optimizers keep the first weights, and the step donates its buffers.
     make = jax.jit(lambda tree: optimizer.tx.init(jax.tree.map(jnp.copy, tree)), out_shardings=where)
     return state.replace(opt_state=make(full), ema=None if state.ema is None else jax.tree.map(jnp.copy, full))
 
@@ -128,7 +140,7 @@ def _shardings(config: Config, spec: params.Tree, optimizer: Optimizer, abstract
 
 
 def check_host_memory(device: jax.Device) -> None:
-    """ValueError where a device cannot reach its host's memory."""
+    """Raises ValueError where a device cannot use its host's memory."""
     kinds = [memory.kind for memory in device.addressable_memories()]
     if HOST not in kinds:
         raise ValueError(
@@ -138,11 +150,11 @@ def check_host_memory(device: jax.Device) -> None:
 
 
 def computed(config: Config, spec: params.Tree, weights: params.Tree) -> params.Tree:
-    """`weights` of a model of `spec` in the dtype that the run computes with; statistics stay in theirs."""
+    """The weights of a model of `spec` in the compute dtype; statistics keep their dtype."""
     statistics = params.of_kind(weights, spec, "statistic")
     return params.merge(cast(weights, config.precision.compute), statistics)
 
 
 def weights(state: TrainState, constants: params.Tree | None = None) -> params.Tree:
-    """The parameters an evaluation uses: averaged where an average is kept, statistics and constants beside them."""
+    """The parameters for evaluation: the average if there is one, with statistics and constants."""
     return params.merge(state.params if state.ema is None else state.ema, state.frozen, constants or {})

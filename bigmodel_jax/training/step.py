@@ -26,9 +26,9 @@ from bigmodel_jax.training.pipeline.split_loss import PartedLoss
 from bigmodel_jax.training.state import TrainState, constant_shardings, state_shardings
 
 Metrics = dict[str, Mean]
-STATISTIC = "statistic/"  # before the path of a statistic, among the metrics of a step: a sum for `Model.advance`
-# (compute parameters, statistics, batch, rng, constants) -> summed gradients (float32), summed loss, summed metrics, and
-# the statistics that have new values
+STATISTIC = "statistic/"  # prefix of a statistic's path among a step's metrics: a sum for `Model.advance`
+# (compute parameters, statistics, batch, rng, constants) -> summed gradients (float32), summed
+# loss, summed metrics, and the statistics with new values
 Gradients = Callable[
     [params.Tree, params.Tree, dict, jax.Array, params.Tree], tuple[params.Tree, Mean, Metrics, params.Tree]
 ]
@@ -37,12 +37,14 @@ Gradients = Callable[
 def make_train_step(
     config: Config, mesh: Mesh, traced: Sequence[str] = (), *, watched: bool = False
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """(state, batch, constants={}) -> (state, metrics as sums), compiled; the state's buffers are donated.
+    """Compiles (state, batch, constants={}) -> (state, metrics as sums); the state is donated.
 
-    constants: the model's constant parameters (state.py `init_constants`), which the step reads and never returns.
-    traced: fields of the seed and of the optimizer that are no constants of the program; their values, {name: scalar},
-    are one argument more (shared_programs.py).
-    watched: its metrics have what watch.py measures, too. A program of its own, so that the ordinary one stays as it is.
+    constants: the model's constant parameters (state.py `init_constants`); the step only reads
+        them.
+    traced: the seed and optimizer fields that are inputs of the program instead of constants. Their
+        values, {name: scalar}, are one additional argument (shared_programs.py).
+    watched: whether to measure what watch.py describes. This is a separate program, so the ordinary
+        step does not change.
     """
     model = config.make_model()
     optimizer = config.optim.make(model.spec, config.train.steps)
@@ -69,9 +71,10 @@ def make_train_step(
 def _reduction(
     config: Config, mesh: Mesh, model: Model, shardings: Any, of_constants: Any, watched: bool
 ) -> tuple[Gradients, Callable]:
-    """How gradients are added up over the mesh, and their norm: by the compiler unless the config says more.
+    """How gradients are added up over the mesh, and how their norm is computed.
 
-    shardings: of the trained parameters; of_constants: of the constants.
+    Without special settings the compiler does both. `shardings` are those of the trained
+    parameters, `of_constants` those of the constants.
     """
     gradients, norm = functools.partial(accumulate, config, model, watched=watched), optax.tree.norm
     specs, constant_specs = jax.tree.map(lambda s: s.spec, (shardings, of_constants))
@@ -84,7 +87,7 @@ def _reduction(
 
 
 def _pmap_step(config, mesh, model, optimizer, watched):
-    """The classic replicated data-parallel step: one program per device, gradients summed over the axis."""
+    """The classic data-parallel step by `jax.pmap`: replicated state, gradients summed."""
 
     def gradients(compute, frozen, batch, rng, constants):
         rng = jax.random.fold_in(rng, jax.lax.axis_index(BATCH_AXIS))
@@ -118,12 +121,14 @@ def train_step(
     branch: bool = True,
     watched: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """The step itself; `gradients` are those of the summed loss over the whole batch, `norm` their global norm's form.
+    """The step itself.
 
-    branch: whether a step that is not finite is skipped by a branch, or by a select over all leaves. The select costs a CPU a
-    tenth of a step; the branch costs a TPU memory, for its arrays are copies in layouts of their own, and a GPU a look
-    from the host.
+    `gradients` computes those of the summed loss over the whole batch, and `norm` their global
+    norm. `branch` says how a step that is not finite is skipped: by a branch, or by a select over
+    all leaves. A select takes a CPU a tenth of a step. A branch takes memory on a TPU, which copies
+    its arrays into other layouts, and makes a GPU wait for the host.
     """
+    # The key depends only on seed and step, so a resumed run draws the same numbers.
     rng = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
     constants = constants or {}
     wanted = params.paths(params.of_kind(model.spec, model.spec, "constant"))
@@ -132,6 +137,7 @@ def train_step(
     # --- gradients of the summed loss
     if in_pieces(config):
         batch = with_token_share(batch)
+    # One cast to the compute dtype per step; gradients are taken with respect to the cast weights.
     compute, constants = cast((state.params, constants), config.precision.compute)
     with precision.use(config.precision):
         grads, mean, sums, frozen = gradients(compute, state.frozen, batch, rng, constants)
@@ -139,8 +145,9 @@ def train_step(
         frozen = model.advance(state.frozen, {path: sums.pop(STATISTIC + path).total for path in params.paths(frozen)})
     frozen = params.merge(state.frozen, frozen)
 
-    # --- one division by the global count: exact for microbatches of unequal token counts. A factor, since compilers
-    # make one of it anyway, or not: the bits would depend on the mesh.
+    # --- one division by the global count, which is exact for microbatches of unequal token counts.
+    # Multiply by the reciprocal: some compilers rewrite the division, so dividing would make the
+    # bits depend on the mesh.
     per_count = 1.0 / jnp.maximum(mean.count, 1.0)
     grads = jax.tree.map(lambda g: g * per_count, grads)
     if grad_shardings is not None:
@@ -150,7 +157,7 @@ def train_step(
         sums = watch.finish(sums, grad_norm, config.train.batch_size)
         sums |= watch.norms("gradients", grads) | watch.norms("parameters", state.params)
 
-    # --- update, or skip it whole where anything is not finite, or far outside its recent spread
+    # --- update, or skip the step if something is not finite or it is a spike
     if config.parallel.offload_optimizer:
         state = state.replace(opt_state=jax.device_put(state.opt_state, jax.memory.Space.Device))
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(mean.total)
@@ -161,7 +168,8 @@ def train_step(
         spiked = {"spikes": Mean(spike.astype(jnp.float32), jnp.zeros(())), "deviations": Mean(above, jnp.ones(()))}
 
     def update(state, grads):
-        # float32, whatever the parameters are stored in: of an update's 24 bits bfloat16 keeps what the weight leaves it.
+        # Computed in float32 whatever the parameters' dtype, because bfloat16 would round small
+        # updates away.
         weights = cast(state.params, "float32")
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, weights, grad_norm=grad_norm, value=value)
         new, lost = precision.store(optax.apply_updates(weights, updates), state.params, config.precision, rng)
@@ -188,16 +196,17 @@ def train_step(
 
 
 def accumulate(config, model, compute, frozen, batch, rng, constants=None, *, watched=False):
-    """Summed gradients (float32), summed loss, summed metrics and the last new statistics over the microbatches.
+    """Summed gradients (float32), loss and metrics, and last new statistics, over the microbatches.
 
-    frozen: all statistics; those that the model gives no new value are not among the new ones. constants: in the dtype
-    that the model computes with; no gradient of them is computed. watched: the metrics have what watch.py measures of it.
+    `frozen` has all statistics; those without a new value are not returned. `constants` are in the
+    compute dtype and get no gradient. `watched` adds what watch.py measures to the metrics.
     """
-    # A pipeline's layers return sums alone, and no taps.
+    # The layers of a pipeline return only sums, so nothing inside them can be tapped.
     of_batch = watch.tapped(config.objective.loss) if watched and not pipeline.active() else config.objective.loss
 
     def whole(trainable, frozen):
-        # Running statistics stay float32: in bfloat16 an average with momentum 0.99 stops moving.
+        # Running statistics stay float32, because an average with momentum 0.99 stops moving in
+        # bfloat16.
         return params.merge(trainable, frozen, constants or {})
 
     def loss(trainable, frozen, piece, rng):
@@ -206,7 +215,7 @@ def accumulate(config, model, compute, frozen, batch, rng, constants=None, *, wa
     def summed(out, frozen):
         known = params.paths(frozen)
         check_updates(model.spec, out.updates)
-        if model.advance:  # sums, which go the way of all sums
+        if model.advance:  # statistics are sums here, which add up as metrics do
             sums = {STATISTIC + path: Mean(x, jnp.zeros(())) for path, x in out.updates.items()}
             return out.mean.total, (out.mean, out.metrics | sums, {path: known[path] for path in out.updates})
         new = {path: out.updates[path].astype(x.dtype) for path, x in known.items() if path in out.updates}
@@ -231,12 +240,13 @@ def accumulate(config, model, compute, frozen, batch, rng, constants=None, *, wa
     def body(carry, piece_and_rng):
         (grads, mean, sums), new = carry
         g, m, s, new = one(params.merge(frozen, new), *piece_and_rng)
-        with jax.named_scope(scopes.SUM_GRADIENTS):  # by which `plan` and profiles tell them
+        with jax.named_scope(scopes.SUM_GRADIENTS):  # `plan` and profiles recognise the additions by this name
             grads = jax.tree.map(jnp.add, grads, g)
         return ((grads, mean + m, metrics.add(sums, s)), new), None
 
     pieces = jax.tree.map(lambda x: split(x, n), batch)
     rngs = jax.random.split(rng, n)
+    # The shapes of one piece's results give the zeros with which the sums begin.
     first = jax.eval_shape(one, frozen, jax.tree.map(lambda x: x[0], pieces), rngs[0])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first[:3])
     known, new = params.paths(frozen), params.paths(first[3])
@@ -246,11 +256,11 @@ def accumulate(config, model, compute, frozen, batch, rng, constants=None, *, wa
 
 
 def check_updates(spec: params.Tree, updates: dict) -> None:
-    """ValueError, one line, where a model returns a new value of what is no statistic."""
+    """Raises a one-line ValueError where a model returns a new value for a non-statistic."""
     specs = params.paths(spec)
     for path in sorted(updates):
         if path not in specs or specs[path].kind != "statistic":
             what = f"is {specs[path].kind}" if path in specs else "is not in its spec"
             raise ValueError(
-                f"model: Out.updates has a new value of {path}, which {what}; only parameters of kind='statistic' have"
+                f"model: Out.updates has a new value of {path}, which {what}; only kind='statistic' may have one"
             )

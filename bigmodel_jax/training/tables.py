@@ -1,4 +1,4 @@
-"""A value of another run as this one stores its parameter: laid out on this mesh, in its storage, tables with more rows."""
+"""Converts parameters of another run to this run's mesh, storage and number of table rows."""
 
 import dataclasses
 from typing import Any
@@ -21,16 +21,19 @@ def published(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def fits(shape: tuple[int, ...], own: tuple[int, ...], p: Param) -> bool:
-    """Whether values of `shape` can become `p`, whose published shape is `own`: a vocabulary may grow."""
+    """Whether values of `shape` can become `p` with published shape `own`; a vocabulary
+    may grow.
+    """
     pairs = zip(shape, own, p.axes, strict=True) if len(shape) == len(own) else ()
     return len(shape) == len(own) and all(a == b or (name == "vocab" and a < b) for a, b, name in pairs)
 
 
 def resized(x: Any, own: tuple[int, ...], p: Param) -> Any:
-    """A table of `own` rows, those that it has not at the mean of those that it has, and zeros behind the vocabulary.
+    """A table with `own` rows: new rows are the mean of the old ones, padding rows are zero.
 
-    The mean of all rows is where a new token's embedding changes the others' probabilities least (Hewitt 2021, "Initializing
-    new word embeddings for pretrained language models"; transformers' `resize_token_embeddings` draws around it).
+    With the mean of all rows, a new token's embedding changes the probabilities of other tokens
+    least (Hewitt 2021, "Initializing new word embeddings for pretrained language models";
+    transformers' `resize_token_embeddings` draws around the mean).
     """
     if not isinstance(x, jax.Array) or x.shape == p.shape:
         return x
@@ -42,7 +45,10 @@ def resized(x: Any, own: tuple[int, ...], p: Param) -> Any:
 
 
 def laid(p: Param, shape: tuple[int, ...], dtype: str, mesh, parallel: ParallelConfig) -> jax.ShapeDtypeStruct:
-    """An array of `shape` where one of the parameter's would lie; another vocabulary lies whole on every device."""
+    """An abstract array of `shape`, sharded like the parameter.
+
+    A vocabulary of another size is replicated on every device.
+    """
     rules = parallel.rules if shape == p.shape else dataclasses.replace(parallel.rules, vocab=None)
     array = {"x": dataclasses.replace(p, shape=shape, storage=Dense())}
     where = sharding.placed(array, mesh, dataclasses.replace(parallel, rules=rules))["x"]
@@ -50,7 +56,10 @@ def laid(p: Param, shape: tuple[int, ...], dtype: str, mesh, parallel: ParallelC
 
 
 def stored(p: Param, x: Any, own: Any) -> Any:
-    """The value `x` as the parameter is stored: `own`, its node or the shapes of it, says how."""
+    """The value `x` in the form in which the parameter is stored.
+
+    `own`, the parameter's node or its shapes, has the sharding and the dtypes of that form.
+    """
     where = jax.tree.map(lambda leaf: leaf.sharding, own)
     if p.storage == Dense():
         return jax.device_put(dense(x, own.dtype), where).astype(own.dtype)

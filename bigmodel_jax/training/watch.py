@@ -1,7 +1,8 @@
-"""What a watched step measures beside its own metrics (`report.watch`): norms by layer and kind, attention entropy, units
-that no token switches on, and the gradient noise scale.
+"""The additional measurements of a watched step (`report.watch`).
 
-All are sums (`Mean`) under "watch/", which go the way of a step's metrics: over microbatches, devices and slices.
+These are norms by layer and kind, attention entropy, units that no token activates, and the
+gradient noise scale. All are sums (`Mean`) under "watch/", which are added up like a step's metrics
+over microbatches, devices and slices.
 """
 
 import re
@@ -19,14 +20,17 @@ from bigmodel_jax.nn import taps
 PREFIX = "watch/"
 ACTIVATIONS = ("residual", "attention", "mlp")
 TAPS = (*ACTIVATIONS, "entropy", "units")
-# "decoder/layers/attn/q" -> "decoder/layers/attn": what lies in a stack is grouped by its kind, a norm a layer.
+# "decoder/layers/attn/q" -> "decoder/layers/attn": parameters in a stack are grouped by kind, with
+# one norm per layer.
 IN_STACK = re.compile(r"((?:.*/)?\w*layers/[^/]+)")
 
 Sums = dict[str, Mean]
 
 
 def norms(name: str, tree: params.Tree) -> Sums:
-    """{"watch/<name>/<group>": (L,)} l2 norms of parameters, or of trees like them, by layer; (1,) outside of stacks."""
+    """L2 norms {"watch/<name>/<group>": (L,)} of a tree of parameters by layer; (1,) outside
+    stacks.
+    """
     squares: dict[str, Any] = {}
     for path, x in params.paths(tree).items():
         found = IN_STACK.match(path)
@@ -38,13 +42,13 @@ def norms(name: str, tree: params.Tree) -> Sums:
 
 
 def no_norms(name: str, tree: params.Tree) -> Sums:
-    """As `norms` of a tree of zeros."""
+    """The result of `norms` for a tree of zeros."""
     shapes = jax.eval_shape(lambda tree: norms(name, tree), tree)
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def tapped(loss: Callable) -> Callable:
-    """An objective's `loss`, among whose metrics are then sums of what its model's layers compute."""
+    """An objective's `loss` whose metrics also have sums over what the model's layers compute."""
 
     def run(*args, **kwargs):
         out, found = taps.read(loss, kept, TAPS)(*args, **kwargs)
@@ -54,11 +58,12 @@ def tapped(loss: Callable) -> Callable:
 
 
 def kept(name: str, x: Any) -> Mean:
-    """What is kept of a tapped value, one number a layer."""
+    """The sum that is kept of a tapped value, one number per layer."""
     if name == "entropy":
         return jax.lax.stop_gradient(x())
     x = jax.lax.stop_gradient(x)
-    if name == "units":  # (B, T, F), before their activation: (F,) whether any token switches them on
+    # "units" are (B, T, F) before their activation; dead units are positive for no token.
+    if name == "units":
         dead = ~(x > 0).any(tuple(range(x.ndim - 1)))
         return Mean(dead.sum(dtype=jnp.float32), jnp.float32(dead.size))
     leaves = [leaf for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.floating)]
@@ -66,22 +71,23 @@ def kept(name: str, x: Any) -> Mean:
     return Mean(jnp.float32(squares), jnp.float32(sum(leaf.size for leaf in leaves)))
 
 
-# ------------------------------------------------------------------------------------------------ gradient noise
+# ---------------------------------------------------------------- gradient noise
 
 PIECES, NUMBER = f"{PREFIX}pieces", f"{PREFIX}number"
 
 
 def piece(grads: params.Tree, mean: Mean) -> Sums:
-    """Of one microbatch, from its summed gradients: the squared norm of its mean gradient, weighted by its count."""
+    """One microbatch's squared norm of its mean gradient, weighted by its count."""
     square = sum(jnp.square(g).sum() for g in jax.tree.leaves(grads))
     count = jnp.maximum(mean.count, 1.0)
     return {PIECES: Mean(square / count, count), NUMBER: Mean(jnp.ones(()), jnp.zeros(()))}
 
 
 def noise(sums: Sums, norm: jax.Array, rows: int) -> Sums:
-    """Equations (A.2) and (A.3) of McCandlish et al., arXiv:1812.06162, and their ratio, the simple noise scale, in rows.
+    """The simple noise scale in rows, and the two estimates of which it is the ratio.
 
-    norm: of the whole batch's mean gradient. NaN where the batch was computed in one piece.
+    Source: McCandlish et al., arXiv:1812.06162, equations (A.2) and (A.3). `norm` is that of the
+    whole batch's mean gradient. The results are NaN if the batch was computed in one piece.
     """
     number, small, large = sums[NUMBER].total, sums[PIECES].total / sums[PIECES].count, jnp.square(norm)
     few = rows / number
@@ -92,7 +98,7 @@ def noise(sums: Sums, norm: jax.Array, rows: int) -> Sums:
 
 
 def finish(sums: Sums, norm: jax.Array, rows: int) -> Sums:
-    """The sums of a whole batch as what is recorded."""
+    """Converts the sums of a whole batch to the recorded metrics."""
     found = noise(sums, norm, rows)
     for name, mean in sums.items():
         kind, _, number = name.removeprefix(PREFIX).partition("/")
@@ -107,7 +113,9 @@ def finish(sums: Sums, norm: jax.Array, rows: int) -> Sums:
 
 
 def values(sums: Sums) -> dict[str, float | list[float]]:
-    """What metrics.jsonl gets: a list over layers for each group, numbers for the noise; nothing that is not finite."""
+    """The values for metrics.jsonl: a list over layers per group, and finite numbers for
+    the noise.
+    """
     found = {name: mean.compute() for name, mean in sums.items() if name.startswith(PREFIX)}
     lists = {name: [float(x) for x in value] for name, value in found.items() if value.ndim}
     return lists | {name: float(x) for name, x in found.items() if not x.ndim and np.isfinite(x)}

@@ -164,7 +164,7 @@ def test_what_cannot_be_quantised_is_one_line(run, tmp_path, capsys):
         capsys, "quantize", str(small), str(tmp_path / "y")
     )
     assert "exists and is not empty" in refused(capsys, "quantize", str(run), str(small))
-    assert "nothing of it trains" in refused(capsys, "train", str(small), "--train.steps", "90")
+    assert "a quantized run has no weights to train" in refused(capsys, "train", str(small), "--train.steps", "90")
     config = config_file.load(run)
     with_adapters = tmp_path / "adapters"
     adapters = dataclasses.replace(

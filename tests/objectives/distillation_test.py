@@ -218,7 +218,7 @@ def test_what_is_refused_in_one_line(tmp_path):
     refused(Distillation(teacher=adapted), "has adapters; merge them")
     (tmp_path / "config.json").write_text(json.dumps({"model": {"type": "bigmodel_jax.models.llama:Nothing"}}))
     refused(Distillation(teacher=str(tmp_path)), "is unknown")
-    refused(change(EVERYTHING, teacher_layers=(0,)), "are not equally many")
+    refused(change(EVERYTHING, teacher_layers=(0,)), "differ in length")
     refused(change(EVERYTHING, teacher_layers=(0, 3)), "3 is not from 0 to 2")
     refused(change(EVERYTHING, top_k=64), "must be below the vocabulary, 64")
     piped = ParallelConfig(stage=2, data=1, pipeline_schedule="1f1b")

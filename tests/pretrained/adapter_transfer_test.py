@@ -212,7 +212,7 @@ def test_other_adapters_than_the_sources_are_one_line(runs):
     train = dataclasses.replace(config.train, init_from=str(runs["lora"]))
     config = dataclasses.replace(config, train=train, adapters=dataclasses.replace(config.adapters, name="other"))
     with pytest.raises(
-        ValueError, match=r"holds adapters/default/layers/attn/q/a, which this run has not; give it the same"
+        ValueError, match=r"holds adapters/default/layers/attn/q/a, which this run lacks; give this run the same"
     ):
         fresh_state(config, sharding.make_mesh(config.parallel))
 

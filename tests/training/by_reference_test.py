@@ -142,7 +142,7 @@ def test_a_source_whose_bytes_are_damaged_is_one_line(moved, second):
 @pytest.mark.parametrize("content", ["{", "[]", '{"sources": [{}]}', '{"sources": [{"folder": 1}]}', "[" * 5000])
 def test_a_damaged_list_of_them_is_one_line(moved, second, content):
     (moved / "second/constants.json").write_text(content)
-    with pytest.raises(ValueError, match=r"constants\.json is damaged, which says where .*; copy it back") as error:
+    with pytest.raises(ValueError, match=r"constants\.json, which says where .*, is damaged; copy it back") as error:
         evaluate_run(second[0], moved / "second")
     assert "\n" not in str(error.value)
 

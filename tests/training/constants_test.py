@@ -324,7 +324,9 @@ def test_constants_that_are_gone_or_damaged_are_one_line(kept, tmp_path):
     with pytest.raises(ValueError, match=r"no undamaged checkpoint in \S+/constants: step 0 \(.*"):
         run(more, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/constants")
-    with pytest.raises(ValueError, match=r"^run_dir = '.*': \S+/constants is gone, .*; copy it back, or start another"):
+    with pytest.raises(
+        ValueError, match=r"^run_dir = '.*': \S+/constants, .*, is gone; copy it back, or start another"
+    ):
         run(more, tmp_path / "run")
 
 

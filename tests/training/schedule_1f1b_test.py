@@ -154,7 +154,7 @@ def entered_with_rows(field: str):
 @pytest.mark.parametrize("field", ["xs", "whole"])
 def test_what_layers_take_whole_may_not_come_from_the_rows_of_one_microbatch(field):
     model = Model(Chain().make().spec, Parts(entered_with_rows(field), block, leave))
-    with pytest.raises(ValueError, match=r"depends on the rows of the batch; Entry\.shared is for that"):
+    with pytest.raises(ValueError, match=r"depends on the rows of the batch; put such values into Entry\.shared"):
         of_schedule("1f1b", model)
 
 

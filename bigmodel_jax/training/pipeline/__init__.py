@@ -1,1 +1,1 @@
-"""Gradients of a pipeline whose loss is inside it: 1F1B."""
+"""Gradients of a pipeline-parallel model with the 1F1B schedule."""

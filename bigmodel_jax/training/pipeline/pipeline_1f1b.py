@@ -1,13 +1,18 @@
-"""The pipeline whose backward passes begin while microbatches still enter: 1F1B (PipeDream-Flush, arXiv:2006.09503), and
-with several rounds the interleaved form (arXiv:2104.04473).
+"""Gradients of a pipeline-parallel model by the 1F1B schedule, plain or interleaved.
 
-Stages, rounds, waves, homes and rings are those of nn/pipeline.py. As a wave of n microbatches goes in, each stage embeds
-the one it is home of; once the wave is back, each stage has the loss of its own, and cotangents set out on the way back, to
-the last stage first, the last microbatch of a wave before the first. At every tick a stage does one forward and one backward
-pass, of different microbatches; the first `delay` ticks have forward passes only, the last ones backward passes only, so
-that stages idle as long as in GPipe. What a pass keeps for its way back waits a time that does not grow with m.
+Backward passes begin while microbatches still enter (PipeDream-Flush, arXiv:2006.09503). With
+several rounds it is the interleaved schedule (arXiv:2104.04473).
 
-The loss, and what a model computes over its batch (the balance of experts), is a microbatch's, as with `train.microbatches`.
+Stages, rounds, waves, homes and rings are those of nn/pipeline.py. Each microbatch has a home
+stage, which embeds it and computes its loss. When a wave of n microbatches has passed all layers,
+every stage computes the loss of its own microbatch. The cotangents then travel back: they enter at
+the last stage, the last microbatch of the wave first. At every tick a stage does one forward and
+one backward pass of different microbatches. The first `delay` ticks have only forward passes and
+the last ticks only backward passes, so stages idle as long as in GPipe. The number of activations
+that wait for a backward pass does not grow with m.
+
+The loss is computed per microbatch, as with `train.microbatches`; so is what a model computes over
+its batch, such as the balance of experts.
 """
 
 import dataclasses
@@ -34,13 +39,18 @@ from bigmodel_jax.training.pipeline.stage_passes import Job
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Carry:
-    """What goes from tick to tick; dimension 0 is the stage.
+    """The values that one tick hands to the next; dimension 0 is the stage.
 
-    state, inbox, outbox: (x, shared, fixed) of each stage's next pass and of the wave on its way in, x of the wave on its way
-    out; coming: the wave that goes in next; kept: what passes keep for their way back (n, slots, ...); ys: what layers
-    return, of two waves (n, 2 n r, l, ...). d_*: their cotangents, on the way back; gone: those of a whole wave's input.
-    grads: of what layers take (n, r, l, ...), of what all take whole and of what is outside the stack (n, ...), float32.
-    total: (loss's mean, metrics, frozen values), summed.
+    state: (x, shared, fixed), the input of each stage's next forward pass.
+    coming: the wave that enters next.
+    inbox, outbox: the wave that is entering, and x of the wave that is leaving.
+    kept: what forward passes keep for their backward passes (n, slots, ...).
+    ys: outputs of layers, of two waves (n, 2 n r, l, ...).
+    d_state, d_inbox, d_outbox, d_ys: the cotangents, on the way back.
+    gone: cotangents of the input of a whole wave.
+    grads: float32 gradients of what layers take (n, r, l, ...), of what all layers take whole, and
+        of what lies outside the stack (n, ...).
+    total: sums of (the loss's mean, metrics, new statistics).
     """
 
     state: tuple[list, list, list]
@@ -59,8 +69,11 @@ class Carry:
 
 
 def gradients(loss: PartedLoss, compute: Any, batch: dict, rng: jax.Array) -> tuple:
-    """Summed gradients (float32), summed loss, summed metrics, and the mean of the new statistics over microbatches;
-    the loss's further results are (mean, metrics, new statistics)."""
+    """Summed gradients (float32), summed loss, summed metrics, and new statistics.
+
+    The statistics are a mean over microbatches. The auxiliary results of `loss` must be (mean,
+    metrics, new statistics).
+    """
     mesh, _, parallel = sharding.current()
     n, r = mesh.shape["stage"], parallel.pipeline_rounds
     m = parallel.pipeline_microbatches or n
@@ -77,7 +90,7 @@ def gradients(loss: PartedLoss, compute: Any, batch: dict, rng: jax.Array) -> tu
 
 
 def _run(job: Job) -> Carry:
-    """All ticks: forward passes, both, backward passes."""
+    """Runs all ticks: forward passes alone, then both, then backward passes alone."""
     s = job.schedule
     period, waves = s.period, s.m // s.n
     forward, backward = functools.partial(_forward, job), functools.partial(_backward, job)
@@ -100,7 +113,7 @@ def _run(job: Job) -> Carry:
 
 
 def _by_stage(parts: Split, n: int, r: int, compute: Any) -> tuple[list, list]:
-    """What layers take, dealt to the stages (n, r, l, ...), and what all take whole."""
+    """The layers' inputs, dealt to the stages (n, r, l, ...), and what every layer takes whole."""
     stacked, xs, closed = parts.weights(compute)
     layered = [pipeline.deal(w, n, r) for w in stacked]
     layered += [w.reshape(r, n, -1, *w.shape[1:]) for w in map(jnp.asarray, xs)]
@@ -108,7 +121,7 @@ def _by_stage(parts: Split, n: int, r: int, compute: Any) -> tuple[list, list]:
 
 
 def _together(job: Job, grads: tuple[list, list, Any]) -> Any:
-    """The gradient of every parameter, from those of the three parts."""
+    """The gradient of every parameter, combined from the three parts of `Carry.grads`."""
     of_layers, of_closed, of_outside = grads
     n, r = job.schedule.n, job.schedule.r
     compute = cast(job.compute, "float32")
@@ -118,11 +131,11 @@ def _together(job: Job, grads: tuple[list, list, Any]) -> Any:
     return whole | jax.tree.map(jnp.add, job.split.outside(whole), outside)
 
 
-# ------------------------------------------------------------------------------------------------ ticks
+# ---------------------------------------------------------------- ticks
 
 
 def _enter(job: Job, wave: jax.Array) -> tuple[list, list, list]:
-    """The input of the layers, (x, shared, fixed), of each stage's own microbatch of the wave."""
+    """The layers' input (x, shared, fixed) for each stage's own microbatch of the wave."""
     return jax.tree.map(lambda a: pin(a, 0), _each(job.split.enter)(job.compute, *_of(job, wave)))
 
 
@@ -135,7 +148,7 @@ def _forward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
     entering = (np.arange(s.n) == 0) & (t % s.period < s.n)
     state = _where(entering, inbox, c.state)
     x, ys, kept = stage_passes.by_all(stage_passes.forward, job, microbatch, round_, state)
-    with jax.named_scope(scopes.SAVE_ACTIVATIONS):  # by which `plan` and profiles tell them
+    with jax.named_scope(scopes.SAVE_ACTIVATIONS):  # `plan` and profiles recognise the copies by this name
         kept = stage_arrays.put(c.kept, s.slot(microbatch, round_), kept, valid)
     ys = stage_arrays.put(c.ys, s.place_of_two_waves(microbatch, round_), ys, valid)
     outbox = _where(np.arange(s.n) == s.n - 1, x, _turn(c.outbox, -1))
@@ -144,7 +157,7 @@ def _forward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
 
 
 def _loss(job: Job, c: Carry, wave: jax.Array) -> Carry:
-    """The loss of every microbatch of the wave at its home, and the cotangents that go back from there."""
+    """The loss of every microbatch of the wave at its home, and the cotangents that start there."""
     s = job.schedule
 
     def one(outside, rows, rng, x, ys):
@@ -164,7 +177,7 @@ def _loss(job: Job, c: Carry, wave: jax.Array) -> Carry:
 
 
 def _backward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
-    """The backward pass of every stage at tick t; with it a wave may have gone all the way back."""
+    """The backward pass of every stage at tick t; after it a wave may be back at the input."""
     s = job.schedule
     valid, microbatch, round_ = s.backward(t)
     entering = (np.arange(s.n) == s.n - 1) & ((t - s.delay) % s.period < s.n)
@@ -184,7 +197,10 @@ def _backward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
 
 
 def _exit(job: Job, c: Carry, wave: jax.Array, gone: tuple[list, list]) -> Carry:
-    """The gradient of what comes before the layers, of each stage's own microbatch of a wave that has gone all the way."""
+    """Adds the gradient of what precedes the layers.
+
+    It belongs to each stage's own microbatch of a wave whose cotangents have passed all layers.
+    """
 
     def one(outside, rows, rng, d):
         def enter(outside):
@@ -198,7 +214,9 @@ def _exit(job: Job, c: Carry, wave: jax.Array, gone: tuple[list, list]) -> Carry
 
 
 def _each(fn: Callable) -> Callable:
-    """`fn(compute, ...)` by every stage, of its own arguments; the first is the same for all."""
+    """`fn(first, ...)` for every stage: `first` is the same for all, the other arguments are per
+    stage.
+    """
 
     def run(first, *args):
         return jax.vmap(functools.partial(fn, first), spmd_axis_name="stage")(*args)
@@ -206,11 +224,11 @@ def _each(fn: Callable) -> Callable:
     return run
 
 
-# ------------------------------------------------------------------------------------------------ arrays
+# ---------------------------------------------------------------- arrays
 
 
 def _start(job: Job) -> Carry:
-    """Zeros: what is computed of them is not kept."""
+    """Zeros in the shapes of a `Carry`; nothing computed from them is kept."""
     s, split = job.schedule, job.split
     rows, rngs = _of(job, 0)
     state = jax.eval_shape(_each(split.enter), job.compute, rows, rngs)
@@ -240,7 +258,7 @@ def _start(job: Job) -> Carry:
 
 
 def _of(job: Job, wave: Any) -> tuple[Any, jax.Array]:
-    """Rows and keys of the microbatch of a wave that each stage is home of."""
+    """The rows and random keys of each stage's own microbatch of the wave."""
     wave = jnp.clip(wave, 0, job.schedule.m // job.schedule.n - 1)
     return jax.tree.map(lambda a: of_wave(a, wave), (job.rows, job.rngs))
 

@@ -1,7 +1,7 @@
-"""The loss of a model in parts: what comes before its layers, the layers, and what comes after, on leaves of trees.
+"""A model's loss in three parts: before its layers, the layers, and after them.
 
-The three are the model's and the objective's own code. `leave` enters again for what it takes over of that; whatever is
-computed in either and not used, the compiler drops.
+All parts are functions on lists of leaves, and run the model's and the objective's own code.
+`leave` runs `enter` again for the values that it needs; the compiler drops the unused rest.
 """
 
 import dataclasses
@@ -16,14 +16,15 @@ from bigmodel_jax.models.base import Entry, Parts
 from bigmodel_jax.nn import pipeline, stack
 from bigmodel_jax.objectives import Objective
 
-Leaves = list  # the leaves of a tree that is known where they are made and used
+Leaves = list  # the leaves of a tree whose structure is known to producer and user
 
 
 @dataclasses.dataclass(frozen=True)
 class PartedLoss:
-    """The loss of one call of a model in parts.
+    """The loss of one call of a model, in parts.
 
-    whole(trained parameters) -> the model's. summed(Loss) -> (total, the loss's further results).
+    whole: maps the trained parameters to all parameters of the model.
+    summed: maps a `Loss` to (total, auxiliary results).
     """
 
     parts: Parts
@@ -32,16 +33,17 @@ class PartedLoss:
     summed: Callable[..., tuple[jax.Array, Any]]
 
     def read(self, compute: Tree) -> Tree:
-        """The parameters as the parts get them; adapters have no random numbers in a pipeline."""
+        """The parameters as the parts read them; adapters have no dropout in a pipeline."""
         return self.parts.read(self.whole(compute), None)
 
     def enter(self, compute: Tree, rows: Any, rng: jax.Array) -> tuple[Tree, dict, Entry]:
-        """The parameters outside the stack, what the model reads, and what goes into the stack."""
+        """Parameters outside the stack, the model's inputs, and the input of the stack."""
         rows, rng = self.objective.inputs(rows, rng)
         outside = self.parts.outside(self.read(compute))
         return outside, rows, self.parts.enter(outside, rows, rng=rng, train=True, cache=None)
 
     def leave(self, compute: Tree, rows: Any, rng: jax.Array, x: Any, ys: Any) -> tuple[jax.Array, Any]:
+        """The loss from the stack's outputs x and ys."""
         outside, rows, entry = self.enter(compute, rows, rng)
         out = self.parts.leave(outside, entry, x, ys, rows, train=True)
         return self.summed(self.objective.score(out, rows, params=outside, train=True))
@@ -49,12 +51,15 @@ class PartedLoss:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The parts of a loss over microbatches of one shape.
+    """The parts of a loss, for microbatches of one shape.
 
-    enter(compute, rows, rng) -> (x, shared, fixed): what layers hand on, and what all take, with a gradient and without.
-    weights(compute) -> (stacked, xs, closed): what layers take layer by layer, (L, ...), and what all take whole.
-    layers(stacked + xs, closed, x, shared, fixed) -> (x, ys), for the layers of one group. leave(compute, rows, rng, x, ys)
-    -> (total, the loss's further results). outside(compute): what the first and the last use.
+    enter: (compute, rows, rng) -> (x, shared, fixed): the layers' input, and what all layers take,
+        with and without a gradient.
+    weights: compute -> (stacked, xs, closed): what layers take one by one (L, ...), and what all
+        take whole.
+    layers: (stacked + xs, closed, x, shared, fixed) -> (x, ys), for one group of layers.
+    leave: (compute, rows, rng, x, ys) -> (total, auxiliary results).
+    outside: compute -> the parameters that `enter` and `leave` use.
     """
 
     enter: Callable[..., tuple[Leaves, Leaves, Leaves]]
@@ -65,7 +70,11 @@ class Split:
 
 
 def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
-    """`loss` on leaves; rows, rng: of one microbatch, for their shapes, and for what its layers take whole."""
+    """Splits `loss` into functions on leaves.
+
+    `rows` and `rng` are those of one microbatch; they give the shapes, and what its layers take
+    whole.
+    """
 
     def entered(compute, rows, rng) -> Entry:
         return loss.enter(compute, rows, rng)[2]
@@ -76,8 +85,8 @@ def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
 
     if _reads(lambda rows: of_layers(compute, rows)[1:], rows):
         raise ValueError(
-            "parallel.pipeline_schedule = '1f1b': what the model's layers take as Entry.xs or Entry.whole depends on the rows "
-            "of the batch; Entry.shared is for that"
+            "parallel.pipeline_schedule = '1f1b': the model's Entry.xs or Entry.whole depends on the rows of the batch; put "
+            "such values into Entry.shared"
         )
     first = entered(compute, rows, rng)
     trees = jax.tree.structure(of_layers(compute)[:2]), jax.tree.structure(first.whole), jax.tree.structure(first.x)
@@ -126,6 +135,7 @@ def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
 def _reads(fn: Callable, tree: Any) -> bool:
     """Whether a result of `fn(tree)` depends on the values in the tree."""
     jaxpr = jax.make_jaxpr(fn)(tree).jaxpr
+    # Follows the data flow from the inputs through all equations.
     reached = set(map(id, jaxpr.invars))
     for equation in jaxpr.eqns:
         if any(id(v) in reached for v in equation.invars):
@@ -134,9 +144,10 @@ def _reads(fn: Callable, tree: Any) -> bool:
 
 
 def _without_gradient(taken: Callable, compute: Tree) -> list:
-    """The dtype of each float that layers take and that `compute` does not move, None for all other leaves.
+    """For each leaf that layers take: its dtype if it is a float without gradient, else None.
 
-    Constants and statistics: they go to the layers as bits, since nothing differentiates whole numbers.
+    These are constants and statistics. They go to the layers as integers of the same bits, because
+    autodiff ignores integers.
     """
     leaves = jax.tree.leaves(taken(compute))
     _, pull = jax.vjp(lambda compute: floats(jax.tree.leaves(taken(compute))), compute)
@@ -149,11 +160,11 @@ def _bits(a: jax.Array) -> jax.Array:
 
 
 def floats(leaves: Leaves) -> Leaves:
-    """Those that have gradients."""
+    """The leaves that have gradients: those of floating dtype."""
     return [a for a in leaves if jnp.issubdtype(a.dtype, jnp.inexact)]
 
 
 def put_floats(leaves: Leaves, new: Leaves) -> Leaves:
-    """All of them, with new values of those that have gradients."""
+    """All leaves, with new values for those of floating dtype."""
     values = iter(new)
     return [next(values) if jnp.issubdtype(a.dtype, jnp.inexact) else a for a in leaves]

@@ -1,4 +1,4 @@
-"""Arrays whose dimension 0 is the pipeline's stage, each stage with an index of its own: nothing moves between stages."""
+"""Operations on arrays whose dimension 0 is the pipeline stage; nothing moves between stages."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,17 +11,19 @@ from bigmodel_jax.nn.pipeline import by_stage, pin
 
 
 def _local(fn: Callable, *args) -> jax.Array:
-    """`fn` of each stage's own arrays, without their dimension 0: indices that differ by stage stay local."""
+    """Applies `fn` to each stage's own part, so that indices that differ by stage stay local."""
     own = lambda *args: fn(*(a[0] for a in args))[None]  # noqa: E731
     return by_stage(own, P("stage"), P("stage"))(*args)
 
 
 def take(slots: Any, at: jax.Array) -> Any:
-    """(n, slots, ...) at (n,) -> (n, ...)."""
+    """Reads one slot per stage: (n, slots, ...) at indices (n,) -> (n, ...)."""
     return jax.tree.map(lambda a: _local(lambda a, i: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), a, at), slots)
 
 
 def put(slots: Any, at: jax.Array, values: Any, valid: jax.Array) -> Any:
+    """Writes values (n, ...) into slots (n, slots, ...) at indices (n,), where `valid` (n,)."""
+
     def one(a, i, value, valid):
         value = jnp.where(valid, value, jax.lax.dynamic_index_in_dim(a, i, keepdims=False))
         return jax.lax.dynamic_update_index_in_dim(a, value, i, 0)
@@ -31,6 +33,8 @@ def put(slots: Any, at: jax.Array, values: Any, valid: jax.Array) -> Any:
 
 
 def add_at(slots: list, at: jax.Array, values: list) -> list:
+    """Adds values (n, ...) to slots (n, slots, ...) at indices (n,)."""
+
     def one(a, i, value):
         value = value.astype(a.dtype) + jax.lax.dynamic_index_in_dim(a, i, keepdims=False)
         return jax.lax.dynamic_update_index_in_dim(a, value, i, 0)
@@ -39,7 +43,10 @@ def add_at(slots: list, at: jax.Array, values: list) -> list:
 
 
 def zeros(like: Any, more: tuple[int, ...] = (), *, slots: int = 0, dtype: Any = None) -> Any:
-    """Zeros like every array (n, ...), of that dtype: with dimensions `more` in front, and with slots (n, slots, ...)."""
+    """Zeros in the shapes of `like` (n, ...).
+
+    `more` adds dimensions in front, and `slots` adds a second one: (n, slots, ...).
+    """
 
     def one(a):
         shape = (*more, *a.shape)
@@ -52,9 +59,10 @@ def zeros(like: Any, more: tuple[int, ...] = (), *, slots: int = 0, dtype: Any =
 
 
 def to_homes(y: jax.Array, half: jax.Array, rounds: int) -> jax.Array:
-    """What layers returned of one of two waves, where it was computed, to the microbatches' homes.
+    """Sends the layers' outputs of one of two waves to the homes of their microbatches.
 
-    (n, 2 n r, l, ...), of each stage by wave, microbatch and round, -> (n, L, ...), of each microbatch by layer.
+    (n, 2 n r, l, ...), indexed by stage and by wave, microbatch and round, becomes (n, L, ...),
+    indexed by microbatch and layer.
     """
     n = y.shape[0]
     y = jax.lax.dynamic_slice_in_dim(y, half * n * rounds, n * rounds, 1)
@@ -63,7 +71,7 @@ def to_homes(y: jax.Array, half: jax.Array, rounds: int) -> jax.Array:
 
 
 def from_homes(y: jax.Array, at_home: jax.Array, half: jax.Array, rounds: int) -> jax.Array:
-    """`to_homes` back: (n, L, ...) into its half of (n, 2 n r, l, ...)."""
+    """The inverse of `to_homes`: (n, L, ...) into its half of (n, 2 n r, l, ...)."""
     n = y.shape[0]
     of_stage = jnp.moveaxis(at_home.reshape(n, rounds, n, -1, *at_home.shape[2:]), 2, 0)
     of_stage = pin(of_stage.reshape(n, n * rounds, *of_stage.shape[3:]), 0)

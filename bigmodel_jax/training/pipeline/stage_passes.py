@@ -1,4 +1,4 @@
-"""What a stage of the pipeline does in one tick: its layers forward, and back."""
+"""The work of a pipeline stage in one tick: a forward pass and a backward pass of its layers."""
 
 import dataclasses
 import functools
@@ -14,7 +14,10 @@ from bigmodel_jax.training.pipeline.split_loss import Split, floats, put_floats
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What no tick changes; rows (n, k, b, ...) and their keys (n, k) by home and wave."""
+    """The values that are the same at every tick.
+
+    `rows` (n, k, b, ...) and `rngs` (n, k), their random keys, are indexed by home stage and wave.
+    """
 
     schedule: Schedule
     split: Split
@@ -33,20 +36,20 @@ def _of_round(job: Job, microbatch: jax.Array, round_: jax.Array, layered: list)
 def _vjp(
     job: Job, layered: list, closed: list, x: list, shared: list, fixed: list
 ) -> tuple[tuple[list, list], Callable]:
-    """The layers of a stage, and their cotangents' way back."""
+    """Outputs of a stage's layers, and the function that pulls their cotangents back."""
 
     def layers(layered_floats, closed_floats, x, shared):
         return job.split.layers(
             put_floats(layered, layered_floats), put_floats(closed, closed_floats), x, shared, fixed
         )
 
-    # Weights do not wait with what a pass keeps: they are there when it goes back.
+    # Weights are not saved with the activations: the backward pass gets them as arguments.
     saved = {"saveable_args": (False, False, True, True)}
     return jax.vjp(layers, floats(layered), floats(closed), x, shared, **saved)
 
 
 def forward(job: Job, microbatch, round_, layered, closed, state) -> tuple[list, list, Any]:
-    """The forward pass of a stage, (x, ys), and what it keeps for the backward pass, but for weights."""
+    """A stage's forward pass: x, ys, and the residuals for the backward pass, without weights."""
     layered = _of_round(job, microbatch, round_, layered)
     if job.remat:
         return *job.split.layers(layered, closed, *state), state
@@ -55,7 +58,7 @@ def forward(job: Job, microbatch, round_, layered, closed, state) -> tuple[list,
 
 
 def backward(job: Job, microbatch, round_, layered, closed, kept, d_x, d_ys) -> tuple[list, list, list, list]:
-    """The backward pass of a stage: cotangents of its weights, of what all take whole, of its input and of what is shared."""
+    """A stage's backward pass: cotangents of weights, of `closed`, of x and of `shared`."""
     layered = _of_round(job, microbatch, round_, layered)
     pull = _vjp(job, layered, closed, *kept)[1] if job.remat else kept
     pull.args_res[:2] = floats(layered), floats(closed)
@@ -63,7 +66,7 @@ def backward(job: Job, microbatch, round_, layered, closed, kept, d_x, d_ys) -> 
 
 
 def by_all(fn: Callable, job: Job, microbatch, round_, *rest) -> tuple:
-    """`fn`, one of the two above, by every stage on its own arguments."""
+    """Runs `forward` or `backward` for every stage on its own arguments."""
     axes = (0, 0, 0, None, *[0] * len(rest))
     run = jax.vmap(functools.partial(fn, job), in_axes=axes, spmd_axis_name="stage")
     return run(microbatch, round_, job.layered, job.closed, *rest)
