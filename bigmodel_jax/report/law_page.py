@@ -72,7 +72,7 @@ def _runs(record: dict[str, Any], law: Any) -> str:
     return elements.table(("Run", "Parameters", "Tokens", "Loss", "Law"), rows)
 
 
-# ------------------------------------------------------------------------------------------------ figures
+# ------------------------------------------------------------ figures
 
 
 def _iso_flops(subject: tuple[dict, Any], theme: Theme):

@@ -98,7 +98,7 @@ def _table(record: dict[str, Any]) -> str:
     return elements.table(("Model", "Gone", "Parameters", *(name.removeprefix("eval/") for name in names)), rows)
 
 
-# ------------------------------------------------------------------------------------------------ figures
+# ------------------------------------------------------------ figures
 
 
 def _curve(record: dict[str, Any], theme: Theme):

@@ -98,7 +98,7 @@ def _space(sweep: SweepRecord) -> str:
     return elements.section("Space", elements.panel(elements.definitions(rows)))
 
 
-# ------------------------------------------------------------------------------------------------ seeds
+# ------------------------------------------------------------ seeds
 
 
 def _seeds(seeds: dict[str, Any]) -> str:

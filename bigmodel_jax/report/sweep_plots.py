@@ -120,7 +120,7 @@ def seeds_figure(seeds: dict[str, Any], theme: Theme):
     return figure
 
 
-# ------------------------------------------------------------------------------------------------ places on an axis
+# ------------------------------------------------------------ places on an axis
 
 
 def _name(sweep: SweepRecord) -> str:

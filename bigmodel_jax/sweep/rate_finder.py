@@ -98,7 +98,7 @@ def lines(record: dict[str, Any]) -> list[str]:
     return [*said, f"Suggested: {record['options']}"]
 
 
-# ------------------------------------------------------------------------------------------------ the config of a test
+# ------------------------------------------------------------ the config of a test
 
 
 def check(config: Config, span: Span) -> None:
@@ -162,7 +162,7 @@ def _untraceable(config: Config, missing: list[str]) -> str:
     )
 
 
-# ------------------------------------------------------------------------------------------------ the steps
+# ------------------------------------------------------------ the steps
 
 
 def _measure(config: Config, fields: dict[str, float], span: Span, run_dir: Path, stages: Stages):

@@ -58,7 +58,7 @@ def _differing_floats(first: Config, second: Config) -> tuple[str, ...]:
     )
 
 
-# ------------------------------------------------------------------------------------------------ statistics
+# ------------------------------------------------------------ statistics
 
 
 def summary(name: str, values: Sequence[float | None]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def _ordered(name: str, low: Any, high: Any) -> tuple[Any, Any]:
     return low, high
 
 
-# ------------------------------------------------------------------------------------------------ of a config
+# ------------------------------------------------------------ of a config
 
 
 def read(path: Path, config: Config) -> Space:

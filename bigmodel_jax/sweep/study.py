@@ -124,7 +124,7 @@ def _check_same(study: optuna.Study, definition: dict[str, str], path: Path) -> 
         raise ValueError(f"{path} holds another sweep: {shown}; give another --run_dir")
 
 
-# ------------------------------------------------------------------------------------------------ values
+# ------------------------------------------------------------ values
 
 
 def take(study: optuna.Study, space: Space, search: Search, running: FrozenTrial | None = None) -> optuna.Trial:
