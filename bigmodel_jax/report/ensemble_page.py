@@ -39,7 +39,7 @@ def build_ensemble_page(record: dict[str, Any], output: Path) -> Path:
             elements.section(_name(record), f'<div class="cards">{_cards(record)}</div>', NOTES[record["how"]]),
             elements.section("Validation split", f'<div class="figures">{elements.pictures(light, dark)}</div>'),
             elements.section("Members", _table(record), _statistics(record)),
-            elements.section("Turns", _order(record), "Members in the order of their own figures. A member joins the mean if the "
+            elements.section("Turns", _order(record), "Members in the order of their own figures; each joins if the "
                              "soup's figure does not get worse."),
         )
     )  # fmt: skip
