@@ -89,6 +89,7 @@ def _remat(config: Config):
     """Recompute all activations; then also keep the layers' inputs in host memory."""
     now = compute.remat(config.model)
     for remat in ("full", "offload_input") if now else ():
+        # A config that offloads keeps nothing on the device, so "full" would need more memory.
         if remat != now and not (remat == "full" and now.startswith("offload")):
             model = compute.changed(config.model, remat=remat)
             yield f"--model.compute.remat {remat}", dataclasses.replace(config, model=model)
@@ -97,6 +98,7 @@ def _remat(config: Config):
 def _microbatches(config: Config, topology: Topology):
     """Twice as many microbatches, four times as many, then as many as the batch has rows."""
     sizes = dict(zip(AXES, factor(config.parallel, topology.devices), strict=True))
+    # Every microbatch needs a row on every device.
     most = config.train.batch_size // math.prod(sizes[axis] for axis in axis_names(config.parallel.rules.batch))
     now = config.train.microbatches
     for n in dict.fromkeys((2 * now, 4 * now, most)):

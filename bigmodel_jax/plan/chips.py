@@ -13,11 +13,11 @@ GIB = 2.0**30
 class Chip:
     """One accelerator. Every rate is that of a whole chip, not of one JAX device.
 
-    dims: how many numbers a topology's name has (2 for v5e-4x4).
+    dims: how many numbers a topology's name has (2 for v5e:4x4).
     devices: JAX devices per chip.
     hbm: bytes of memory that a program may use on one device.
-    kind: the device kind that JAX reports. core/peaks.py finds the peak by it, and the GPU compiler
-    its target.
+    kind: the device kind that JAX reports. It selects the peak rate (core/peaks.py) and the target
+    of the GPU compiler.
     int8, fp8: dense FLOP/s in that type; 0 where the chip has no unit for it.
     hbm_bandwidth: bytes/s.
     link: bytes/s of one link between chips, in one direction. links: links per chip.
@@ -45,6 +45,7 @@ class Chip:
     bf16: float = dataclasses.field(init=False)  # dense FLOP/s: the sum over the devices, from core/peaks.py
 
     def __post_init__(self):
+        # A frozen dataclass can set a derived field only in this way.
         object.__setattr__(self, "bf16", self.devices * peaks.find(self.kind).half)
 
     def peak(self, dtype: str) -> float:
@@ -55,14 +56,15 @@ class Chip:
         _, half, single = peaks.find(self.kind)
         if dtype in ("f32", "float32"):
             return single
+        # The rate 0 means that the chip has no such unit; the bfloat16 rate then applies.
         narrow = self.int8 if dtype in ("s8", "u8", "int8") else self.fp8 if dtype.startswith(("f8", "float8")) else 0.0
         return narrow / self.devices or half
 
 
 # hbm of TPUs: the limit that the compiler (libtpu 0.0.52) states when a program is too large.
-# clock of TPUs: the peak divided by the multiply-adds of one cycle. One cycle does the work of 8
-# (v4, v5p) or 4 (v5e) units of 128 x 128, and on v6e and each core of tpu7x of 4 units of 256 x
-# 256. The compiler's cycle estimates of large products agree closely with these figures.
+# clock of TPUs: the peak divided by the FLOPs of one cycle. One cycle uses 8 (v4, v5p) or 4 (v5e)
+# matrix units of 128 x 128, or 4 units of 256 x 256 (v6e, and each core of tpu7x). The compiler's
+# cycle estimates of large products agree closely with these figures.
 # hbm of GPUs: the share of the device's memory that runtime.py reserves.
 TPU_DOCS = "docs.cloud.google.com/tpu/docs/"
 CHIPS = (

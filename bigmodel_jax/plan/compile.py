@@ -114,6 +114,7 @@ def compile_all(jobs: Iterable[tuple[Any, Config]], topology: Topology, workers:
         try:
             for done in concurrent.futures.as_completed(pending):
                 error = done.exception()
+                # Any other exception is a bug, and not a property of the config.
                 if error is not None and not isinstance(error, ValueError):
                     raise error
                 yield pending[done], error or done.result()

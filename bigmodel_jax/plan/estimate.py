@@ -47,6 +47,7 @@ def make_plan(
     say("Compiling the step")
     compiled = compile_step(config, topology)
     plan = describe(config, topology, compiled, name=name)
+    # The compiler reports no memory for a refused program.
     if not compiled.memory:
         plan["memory"] |= refused_memory(config, topology, compiled, say)
     plan |= seen(config, topology, compiled, tokens, table) if compiled.memory else {}
@@ -108,6 +109,7 @@ def memory_parts(compiled: Compiled, limit: float) -> dict:
         "activations": saved["activations"],
         "program": compiled.memory["generated_code"],
     }
+    # The parts are known apart from the compiler's total, so their sum may exceed it.
     parts["temporaries"] = max(0.0, used - sum(parts.values()))
     return {
         "limit": limit,
@@ -126,6 +128,7 @@ def refused_memory(config: Config, topology: Topology, compiled: Compiled, say) 
     If a chip with more memory exists, compile for it to list the largest buffers.
     """
     sizes = compiled.sizes
+    # The compiler's message states the temporaries in GiB.
     need = re.search(r"temporaries \(([\d.]+)G\)", compiled.refused)
     used = sum(sizes[name] for name in ("parameters", "optimizer", "average", "batch", "rollout_cache"))
     used += float(need[1]) * GIB if need else 0.0

@@ -84,10 +84,12 @@ def forecast(plan: dict, topology: Topology, given: Failures) -> dict:
     if given.mtbf is None or "run" not in plan:
         return {}
     state_bytes = plan["checkpoint_bytes"]
+    # The failure of any host ends the job, so more hosts mean a shorter mean time.
     hosts, mtbf, rate = topology.hosts, 3600 * given.mtbf / topology.hosts, 1e9 * given.storage
     parts = plan["memory"]["parts"]
     resident = sum(parts.get(name, 0.0) for name in RESIDENT) + plan["memory"]["host"]
     save = given.save_seconds or PREPARE_SECONDS + state_bytes / topology.chips / HOST_LINK
+    # A host writes its share of the state once, but reads a copy for each of its devices.
     write, read = state_bytes / hosts / rate, resident * topology.devices / hosts / rate
     restart = 60 * given.restart_minutes + read
     step = plan["step_seconds"]

@@ -51,6 +51,7 @@ def roofline(
     waits: (network "ici" or "dcn", whether it is asynchronous, seconds) for each collective.
     """
     ici, dcn = (sum(s for network, _, s in waits if network == name) for name in ("ici", "dcn"))
+    # Both networks work at the same time, so the slower one counts.
     beside = max(sum(s for network, a, s in waits if a and network == name) for name in ("ici", "dcn"))
     after = sum(s for _, asynchronous, s in waits if not asynchronous)
     # The two networks and the chip work independently, so their times may overlap.
@@ -73,8 +74,10 @@ def seconds(one: Collective, members: Sequence[Sequence[int]], topology: Topolog
     if one.across or len({m[0] for m in members}) > 1:
         return "dcn", one.sent / (chip.dcn / chip.devices)
     spans = _spans([m[1:] for m in members], topology)
+    # A permute sends over one link.
     if one.kind == "collective-permute":
         return "ici", one.sent / (chip.link / chip.devices)
+    # A chip cannot use more directions than it has links.
     directions = sum(2 if closed else 1 for _, closed in spans) or 1
     rate = min(directions, chip.links) * chip.link / chip.devices
     if one.kind in ("all-to-all", "ragged-all-to-all"):
@@ -115,5 +118,7 @@ def _gpu_seconds(one: Collective, members: Sequence[Sequence[int]], topology: To
     if hosts == 1:
         return "ici", one.sent / chip.link
     per_host = max(1, len(members) // hosts)
+    # The ring formula with hosts in place of devices: (h - 1) / h of the buffer crosses the
+    # network.
     share = (hosts - 1) / hosts * len(members) / max(len(members) - 1, 1)
     return "dcn", max(one.sent * share / (per_host * chip.dcn), one.sent / chip.link)

@@ -102,6 +102,7 @@ def layouts(config: Config, topology: Topology) -> Iterator[Config]:
     for tensor, expert in itertools.product(divisors(math.gcd(per_slice, MOST_TENSOR)), experts):
         if per_slice % (tensor * expert * seq) or topology.devices % (tensor * expert * seq * stage):
             continue
+        # The remaining devices are split between data and fsdp.
         shards = topology.devices // (tensor * expert * seq * stage)
         cuts = tensor > 1 and bool(along(config.data.row(), "seq"))
         residuals = (cut_sequence(config, ("seq",)), cut_sequence(config)) if cuts else (config,)
@@ -111,6 +112,7 @@ def layouts(config: Config, topology: Topology) -> Iterator[Config]:
                 continue
             rows = config.train.batch_size // (data * fsdp * expert * stage)
             for base, remat, offload in itertools.product(residuals, remats, offloads):
+                # Each microbatch needs a row on every shard.
                 for microbatches in (n for n in (1, 2, 4, 8) if n <= max(rows, 1)):
                     mesh = {"stage": stage, "data": data, "fsdp": fsdp, "expert": expert, "seq": seq, "tensor": tensor}
                     yield _layout(base, remat, offload, microbatches, **mesh)

@@ -35,11 +35,13 @@ def _next(low: Server, high: int, tried: dict[int, float], topology: Topology) -
     """
     slots, room = low.serving.slots, topology.chip.hbm - low.used
     others = [n for n in tried if n != slots]
+    # At first a slot is estimated by its cache; with two compiled sizes, by their difference.
     of_a_slot = low.programs["decode"].sizes["cache"] / slots
     if others:
         near = min(others, key=lambda n: abs(n - slots))
         of_a_slot = max(of_a_slot, (tried[near] - low.used) / (near - slots))
     step = _step(low)
+    # Round down to whole steps, so that the mesh divides the slots.
     guess = slots + int(room / of_a_slot) // step * step
     return max(slots, min(guess, high - step) if high else guess)
 
@@ -80,6 +82,7 @@ def candidates(server: Server, topology: Topology) -> Iterator[tuple[str, Config
     rows = mesh["data"] * mesh["fsdp"] * mesh["expert"]
     # Everything but the weights grows with the slots: the cache and the temporaries.
     of_a_slot, room = (server.used - sizes["weights"]) / serving.slots, topology.chip.hbm - sizes["weights"]
+    # The first guess assumes that memory grows linearly with the slots. The second is half as much.
     for share in (0.95, 0.5):
         fewer = int(share * room / of_a_slot) // rows * rows
         if 0 < fewer < serving.slots:

@@ -36,12 +36,14 @@ def memory(config: Config) -> float:
     moments = 0.0 if parallel.offload_optimizer else known.moments
     weights = jnp.dtype(config.precision.param).itemsize + 4  # bytes of a master weight and its float32 gradient
     waiting = tokens(config) / config.train.microbatches * saved(config.model, parallel)[0]
+    # pipeline_remat recomputes a stage from its inputs, which are not counted here.
     if parallel.stage > 1 and parallel.pipeline_remat:
         waiting = 0.0
     elif parallel.pipeline_schedule == "1f1b":
         # The 1F1B schedule keeps the activations of fewer microbatches than it runs.
         n, m, r = _pipeline(parallel)
         waiting *= min(1.0, (n * (r + 2) - 1) / (m * r))
+    # Saved activations take two bytes a number (bfloat16).
     return (weights * known.trained + moments + known.constant_bytes) / _cuts(parallel) + 2.0 * waiting
 
 
@@ -117,6 +119,7 @@ def saved(model: Any, parallel: Any) -> tuple[float, float, float]:
     heads, head_dim = getattr(model, "num_heads", 0), getattr(model, "head_dim", 0)
     attn = heads * head_dim / tensor
     kv_heads = getattr(model, "num_kv_heads", heads)
+    # Keys and values are replicated where `tensor` does not divide their heads.
     qkv = attn + 2 * (kv_heads / tensor if kv_heads % tensor == 0 else kv_heads) * head_dim
     mlp = 2 * getattr(model, "mlp_dim", 0) / tensor
     remat, width = compute.remat(model), {kept.INPUT: D, kept.QKV: qkv, kept.ATTN: attn, kept.MLP: mlp}
@@ -165,6 +168,7 @@ def _facts(model: Any, adapters: Any, objective: Any, optim: Any) -> Facts:
     return Facts(
         sum(p.size for p in trained.values()),
         _met(model, trained),
+        # Vectors and embedding tables take no matrix product.
         _met(model, {path: p for path, p in constants.items() if len(p.shape) >= 2 and "vocab" not in p.axes}),
         _bytes(params.abstract(params.from_paths(constants))),
         _bytes(state),
@@ -176,6 +180,7 @@ def _met(model: Any, flat: dict[str, params.Param]) -> float:
     if not hasattr(model, "num_experts"):
         return total
     experts = sum(p.size for path, p in flat.items() if "/experts/" in f"/{path}/")
+    # A token meets only `experts_per_token` of the experts.
     return total - experts * (1 - model.experts_per_token / model.num_experts)
 
 

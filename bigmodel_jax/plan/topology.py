@@ -128,6 +128,7 @@ def nearest_meshes(parallel: ParallelConfig, devices: int, most: int = 3) -> lis
     Only data, fsdp and tensor change.
     """
     sizes = dict(zip(AXES, parallel.sizes(), strict=True))
+    # The axes stage, expert and seq stay as they are given.
     fixed = math.prod(n for axis, n in sizes.items() if axis not in ("data", "fsdp", "tensor") and n > 0)
     left = devices // fixed if devices % fixed == 0 else devices
     found = [
@@ -138,6 +139,7 @@ def nearest_meshes(parallel: ParallelConfig, devices: int, most: int = 3) -> lis
     ]
 
     def distance(mesh: dict[str, int]) -> float:
+        # Distances are counted in doublings.
         return sum(abs(math.log2(n / max(sizes[axis], 1))) for axis, n in mesh.items())
 
     return sorted(found, key=distance)[:most]
@@ -192,6 +194,7 @@ def target_config(description: str) -> str:
     folder = Path(next(iter(importlib.util.find_spec("jax_plugins.xla_cuda13").submodule_search_locations)))
     data = (folder / "xla_cuda_plugin.so").read_bytes()
     found = {}
+    # The plugin's binary holds target configs as text protos, each ended by a zero byte.
     for match in re.finditer(rb"(?:# [^\x00]*?\n)?gpu_device_info \{", data):
         text = data[match.start() : data.index(b"\x00", match.start())].decode("utf8", "replace")
         if name := re.search(r'device_description_str: "([^"]*)"', text):

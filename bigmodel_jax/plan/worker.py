@@ -136,6 +136,7 @@ def compile_into(folder: Path, lowered: Any) -> None:
         "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "refused": refused,
     }
+    # Write into a temporary folder and rename it, so that readers see all files or none.
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True, exist_ok=True)
     if compiled is not None:
@@ -178,6 +179,7 @@ def asynchronous_channels(code: Code) -> set[int]:
     found = set()
     for name, body in code.bodies.items():
         for one in body.values():
+            # An asynchronous collective prints as a start, or inside an async computation.
             if one.opcode.endswith("-start") or "async" in name or "async" in one.name:
                 found |= {int(n) for n in re.findall(r"channel_id=(\d+)", one.rest)}
     return found
@@ -249,6 +251,7 @@ def model_flops(config: Config, mesh: jax.sharding.Mesh, batch: dict) -> tuple[f
     They are counted as in report/throughput.py. Experts count for the tokens that are sent to them.
     Attention is the part that grows quadratically with the sequence length.
     """
+    # Expert capacity pads the experts' batches, which is not useful work.
     if hasattr(config.model, "capacity_factor"):
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, capacity_factor=0.0))
     attends = isinstance(compute.of(config.model), compute.Compute)
@@ -259,6 +262,7 @@ def _attention(config: Config, mesh, batch: dict) -> float:
     """FLOPs that would grow with the square of the sequence length without windows."""
     row = {**config.data.row(), **computed(config)}
     lengths = set(fields.along(row, "seq").values())
+    # Half the length can be counted only if there is one even length.
     if len(lengths) != 1 or lengths.pop() % 2:
         return 0.0
 

@@ -55,6 +55,7 @@ class Recorder:
 
     def __init__(self, config: Config, run_dir: Path, programs: Any, *, alone: bool, say: Callable[[str], None]):
         text = config.train.profile
+        # A resumed run keeps the profile that it has. The verb profile takes a new one.
         wanted = bool(text) and not (taken(run_dir, text) and not alone)
         self.window = window.parse(text) if wanted else None
         self._first, self._alone, self._say = processes.first(), alone, say
@@ -98,6 +99,7 @@ class Recorder:
         return time.perf_counter() - max(began, ended)
 
     def _start(self, state: Any) -> None:
+        # Wait for earlier steps, so that they do not run inside the trace.
         jax.block_until_ready(state)
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0  # Python calls are many, and the profile does not use them

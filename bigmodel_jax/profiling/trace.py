@@ -92,6 +92,7 @@ def _of_accelerator(plane: Any) -> list[Executed]:
         starts = [start for start, _ in modules]
         found = []
         for event in lines["XLA Ops"].events:
+            # A TPU's operations do not name their program, so the program that began last is taken.
             at = bisect.bisect_right(starts, event.start_ns) - 1
             op = re.match(r"%?([\w.\-]+)", event.name)
             facts = {"hlo_op": op[1] if op else event.name, "hlo_module": modules[max(at, 0)][1], "run_id": at}

@@ -61,12 +61,14 @@ def _batch(run: Run) -> Any:
 def _needs(key: str, per_token: bool) -> dict[str, Callable[[Run], Any]]:
     """{property: function that reads it from a run}: what must be equal for a figure to compare."""
     tokens = {"preparation of the data": _prepared, "tokenizer": _tokenizer} if per_token else {}
+    # Shares of time compare between any runs.
     if key in ("mfu", "data_wait_share", "goodput"):
         return {}
     if key == "step_seconds":
         return {"batch": _batch}
     if key == "tokens_per_second":
         return {"unit": unit} | ({"tokenizer": _tokenizer} if per_token else {})
+    # Bits per byte do not depend on the tokenizer.
     if key == "eval/bits_per_byte":
         return {"held-out text": _held_out}
     needs = {"task": _task, "held-out data": _held_out} | tokens

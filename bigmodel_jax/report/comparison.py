@@ -40,6 +40,7 @@ def _figure_table(runs: list[Run]) -> str:
     figures = [headline(run) for run in runs]
     rows = ""
     found = dict.fromkeys(key for figure in figures for key in figure)
+    # Declared metrics come first, then the loop's own metrics, then all others.
     order = (*(key for run in runs for key in run.known), *(metric.name for metric in declared.OWN))
     for key in dict.fromkeys((*(key for key in order if key in found), *found)):
         values, metric = [figure.get(key) for figure in figures], metric_of(runs, key)

@@ -25,6 +25,7 @@ def _steps(a: Path, b: Path) -> list[str]:
     known_a, batches_a, losses_a = step_trace.read(a)
     known_b, batches_b, losses_b = step_trace.read(b)
     n = min(len(known_a), len(known_b))
+    # Only steps that both runs have recorded are compared.
     both = known_a[:n] & known_b[:n]
     if not both.any():
         return [_records(a, b), f"Batches: no step of which both folders keep a digest ({step_trace.FILE})."]

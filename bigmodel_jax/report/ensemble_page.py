@@ -109,6 +109,7 @@ def _bars(record: dict[str, Any], theme: Theme):
     figure, axes = new_axes(theme, "Members and what was made of them", _name(record), height=1.6 + 0.36 * len(shown))
     values = [value for _, value in shown]
     spread = (max(values) - min(values)) or abs(values[0]) or 1.0
+    # The axis begins below the smallest value, so that small differences show.
     low = min(values) - 0.35 * spread
     for at, (name, value) in enumerate(reversed(shown)):
         color = theme.series[1] if name == TITLES[record["how"]].lower() else theme.series[0]
@@ -133,6 +134,7 @@ def _turns(record: dict[str, Any], theme: Theme):
     figure, axes = new_axes(theme, "The soup, turn by turn", "turn")
     kept = [(at, one["value"]) for at, one in enumerate(turns, 1) if one["kept"]]
     out = [(at, one["value"]) for at, one in enumerate(turns, 1) if not one["kept"]]
+    # The soup keeps its value until the next member joins.
     axes.step(*zip(*kept, strict=True), where="post", color=theme.series[1], linewidth=2)
     axes.plot(*zip(*kept, strict=True), "o", color=theme.series[1], label="joins")
     if out:

@@ -41,6 +41,7 @@ def _maps(result: ArrayExplanation) -> Iterator[tuple[str, np.ndarray, tuple[int
     """Yield (name, values in -1 .. 1, colour of unsigned maps, note, whether the map is
     blurred).
     """
+    # A pixel's attribution is the sum over its channels.
     by_pixel = np.asarray(result.integrated.values[0]).sum(axis=-1)
     yield "Integrated gradients", heat.scaled(by_pixel), None, "Orange raises the answer, blue lowers it", False
     if result.cam is not None:
@@ -80,6 +81,7 @@ def _layers(found: Explained, result: ArrayExplanation) -> str:
         parts.append(elements.section("Logit lens", grid, note))
     if result.rollout is not None:
         rows, columns = result.rollout.shape
+        # Query 0 is the class token. Keys before `first` are not patches.
         maps = result.maps[:, :, 0, result.first :].reshape(*result.maps.shape[:2], rows, columns)
         maps = maps / np.maximum(maps.max(axis=(-1, -2), keepdims=True), 1e-9)
         sheet = heat.sheet(maps, [str(n) for n in range(1, len(maps) + 1)], _png(found))

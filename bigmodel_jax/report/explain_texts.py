@@ -117,6 +117,7 @@ def _attention(found: TextExplanation) -> str:
         return ""
     L, H, T, _ = found.maps.shape
     rows = [str(n) for n in range(1, L + 1)]
+    # The answer is read at the last token, or by a classifier at the first one.
     reader = -1 if found.next_token else 0
     looks = found.maps[:, :, reader].mean(axis=1)
     cells = [[f"{100 * share:.0f}" for share in row] for row in looks]
@@ -145,6 +146,7 @@ def _attention(found: TextExplanation) -> str:
 def _large(pieces: Sequence[str], maps: np.ndarray) -> str:
     """The few heads with most attention to tokens other than the first and the token itself."""
     T = maps.shape[-1]
+    # The first token often takes attention that no other token needs, so it does not count.
     others = 1 - np.eye(T)
     others[:, 0] = 0
     taken = (maps * others).sum(axis=(-1, -2)) / max(T - 1, 1)

@@ -167,6 +167,7 @@ def curves_figure(subject: tuple[dict[str, Any], dict[int, Run]], theme: Theme):
             color = theme.series[n % len(theme.series)]
             axes.plot(steps, values if evaluated else smooth(values), color=color, linewidth=1.6, label=f"fold {n}")
     if not evaluated:
+        # The scale leaves out the first twentieth, where the loss is far above the rest.
         later = np.concatenate([values[len(values) // 20 :] for _, values in found.values() if len(values)])
         axes.set_ylim(min(0.0, later.min()), later.max() * 1.05)
     if len(found) <= len(theme.series):

@@ -53,6 +53,7 @@ def rows(results: dict[str, Any]) -> list[Row]:
     for task, values in results["results"].items():
         for key, value in values.items():
             metric, comma, filtered = key.partition(",")
+            # Keys are "metric,filter". Standard errors have keys of their own.
             if not comma or metric.endswith("_stderr") or not _is_number(value):
                 continue
             error = values.get(f"{metric}_stderr,{filtered}")

@@ -191,6 +191,7 @@ def _accumulate(steps: np.ndarray, at: np.ndarray, per_step: np.ndarray) -> np.n
     """The sum of a per-step quantity from step 0 to each of `steps`; NaN without records."""
     if not len(at):
         return np.full(len(steps), np.nan)
+    # A record's per-step value holds for all steps since the record before.
     totals = np.concatenate([[0.0], np.cumsum(np.diff(at, prepend=0.0) * per_step)])
     return np.interp(steps, np.concatenate([[0.0], at]), totals)
 

@@ -86,6 +86,7 @@ def _iso_flops(subject: tuple[dict, Any], theme: Theme):
     figure, axes = new_axes(theme, "Iso-FLOP curves", "parameters", height=4.2)
     axes.set_xscale("log")
     sizes = np.geomspace(N.min() / 2, max(N.max(), *(one["N"] for one in record["expected"])) * 2, 200)
+    # Each run has the colour of the iso-FLOP level nearest to its own FLOPs.
     nearest = np.abs(np.log(6 * N * D)[:, None] - np.log(levels)[None]).argmin(axis=1)
     top, ends = loss.max() * 1.1, []
     for i, (compute, color) in enumerate(zip(levels, theme.series, strict=False)):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-INCHES = 1.35  # a picture's side
+INCHES = 1.35  # side of one picture
 STRENGTH = 0.75  # opacity of a class's colour over the grey picture
 # Twenty colours that differ clearly on grey. Class 0, usually the background, has none.
 COLORS = (
@@ -62,6 +62,7 @@ def painted(image: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
         color = np.array([int(color_of(int(label))[i : i + 2], 16) / 255 for i in (1, 3, 5)])
         here = labels == label
         out[here] = (1 - STRENGTH) * out[here] + STRENGTH * color
+    # Unknown pixels get diagonal stripes.
     rows, across = np.nonzero(labels < 0)
     striped = (rows + across) % 4 < 2
     out[rows[striped], across[striped]] = 0.5

@@ -33,6 +33,7 @@ def share_by_part_figure(run: Run, theme: Theme):
     """Each part's share of the examples between two records."""
     curves = {}
     for part in part_names(run):
+        # Counts are cumulative, so differences give the examples since the record before.
         steps, examples = run.series(f"{GIVEN}{part}/examples")
         curves[part] = steps, np.diff(examples, prepend=0.0)
     if not curves:

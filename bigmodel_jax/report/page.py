@@ -198,6 +198,7 @@ def _beside(run: Run, key: str, figures: dict[str, float]) -> list[tuple[str, fl
     others = [k for k in run.known if run.metric(k).beside == name and k in figures]
     if not others or name == "loss":
         return []
+    # A share fills its bar at 1; other figures fill it at the largest of them.
     longest = 1.0 if declared.is_share(run.metric(key)) else max(figures[k] for k in (key, *others))
     titles = {k: run.metric(k).label or run.metric(k).title for k in others}
     written = {k: _written(run, k, figures).removesuffix(" %") for k in (key, *others)}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-INCHES = 1.5  # a picture's side
+INCHES = 1.5  # side of one picture
 MOST_COLUMNS = 5
 
 

@@ -53,6 +53,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
     """
     half = min(len(values) // 60 + 1, (len(values) - 1) // 2)
     at = np.arange(len(values))
+    # The nearer end of the curve limits the window at each point.
     reach = np.minimum(half, np.minimum(at, at[::-1]))
     sums = np.concatenate([[0.0], np.cumsum(values)])
     return (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)
@@ -147,6 +148,7 @@ def label_ends(figure, axes, labels: list[tuple[float, str, str]]):
     half = [0.04 * (1 + text.count("\n")) for _, text, _ in labels]
     scale = min(1.0, 1 / (2 * sum(half)))  # smaller type if the labels are higher than the axes
     to_axes = axes.transData + axes.transAxes.inverted()
+    # The ends of the curves, as shares of the axes' height.
     wanted = [to_axes.transform((axes.get_xlim()[1], value))[1] for value, _, _ in labels]
     for place, (_, text, color) in zip(spread(wanted, [scale * h for h in half]), labels, strict=True):
         place = {"y": place, "va": "center", "transform": axes.transAxes}

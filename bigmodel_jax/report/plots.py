@@ -46,6 +46,7 @@ def write(run_dir: Path, pictures: dict[str, bytes]) -> list[Path]:
     paths = [folder / f"{name}.png" for name in pictures]
     for path, png in zip(paths, pictures.values(), strict=True):
         files.replace(path, png)
+    # Delete plots that an earlier call wrote and this one did not.
     for stale in set(folder.glob("*.png")) - set(paths):
         stale.unlink()
     return paths
@@ -186,6 +187,7 @@ def grad_norm_figure(run: Run, theme: Theme):
     figure, axes = new_axes(theme, "Gradient norm")
     axes.plot(steps, norm, color=theme.series[0], linewidth=0.8, alpha=0.35)
     curve(axes, steps, smooth(norm), theme.series[0], "")
+    # A log scale suits norms that span more than a factor of eight.
     if norm.max() > 8 * norm[norm > 0].min():
         axes.set_yscale("log")
     spike_marks.mark(axes, theme, run.spikes)

@@ -136,6 +136,7 @@ class RunClock:
         now = max(self._last, self._now())
         line = {"time": now, "phase": self._phase, "step": self._step}
         left = now - self._last
+        # A wait longer than this stretch is carried over to the next one.
         for name, seconds in self._waited.items():
             if ms := min(int(1000 * seconds), left):
                 line[name] = ms

@@ -53,6 +53,7 @@ def series_of(records: list[Record], prefix: str = "") -> list[Series]:
         per_process = record["processes"] > 1
         key = (record["layout"], record["mode"], record["source"], record["device_kind"], per_process)
         groups.setdefault(key, []).append(record)
+    # A series' name holds only properties in which the series differ.
     differing = [len({key[i] for key in groups}) > 1 for i in range(5)]
     out = []
     for key, group in groups.items():

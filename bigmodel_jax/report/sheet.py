@@ -18,6 +18,7 @@ MOST_PIXELS = 112  # longest side; larger pictures keep every second or third pi
 
 def write(run_dir: Path, images: np.ndarray, titles: list[str]) -> None:
     """Save pictures (N, H, W, 1 or 3) float32 in 0 .. 1, with one title each."""
+    # Keep every n-th pixel, so that the longest side fits.
     step = -(-max(images.shape[1:3]) // MOST_PIXELS)
     octets = np.round(255 * images[:, ::step, ::step]).astype(np.uint8)
     kept = [

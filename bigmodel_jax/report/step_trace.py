@@ -65,6 +65,7 @@ class StepTrace:
 
 def _opened(path: Path, step: int) -> IO[bytes]:
     file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by StepTrace.close
+    # Cut the lines of later steps, and fill in steps that were never recorded.
     known = min(path.stat().st_size // LINE, step)
     file.truncate(known * LINE)
     file.write(UNKNOWN.encode() * (step - known))

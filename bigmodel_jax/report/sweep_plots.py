@@ -37,6 +37,7 @@ def curves_figure(sweep: SweepRecord, theme: Theme):
         return None
     title = f"{_name(sweep)} of all trials" if evaluated else "Training loss of all trials"
     figure, axes = new_axes(theme, title)
+    # The best trial is drawn last, on top of the others.
     for trial, points in sorted(curves.values(), key=lambda found: found[0] is sweep.best):
         steps, values = np.array(points, float).T
         best = trial is sweep.best
@@ -46,6 +47,7 @@ def curves_figure(sweep: SweepRecord, theme: Theme):
         if trial.state == "pruned":
             axes.plot(steps[-1], values[-1], "x", color=theme.muted, markersize=6)
     ends = [points[-1][1] for _, points in curves.values()]
+    # The scale leaves out the first quarter of each curve.
     later = [value for _, points in curves.values() for _, value in points[len(points) // 4 :]]
     _zoom(axes, [*later, *ends], "less" if not evaluated else sweep.better)
     return figure
@@ -61,11 +63,11 @@ def coordinates_figure(sweep: SweepRecord, theme: Theme):
     names = list(sweep.space)
     figure, axes = new_axes(theme, "Parallel coordinates", xlabel="", height=4.4)
     # The larger padding leaves room for the texts above the axes.
-    axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=13, weight="bold", pad=30)  # above the ends' texts
+    axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=13, weight="bold", pad=30)
     axes.grid(False)
     axes.spines["bottom"].set_visible(False)
     # The best trial comes last, so that its line lies on top.
-    ranked = sorted(sweep.done, key=lambda trial: trial.value, reverse=sweep.better == "less")  # the best one last
+    ranked = sorted(sweep.done, key=lambda trial: trial.value, reverse=sweep.better == "less")
     values = [trial.value for trial in ranked]
     low, high = _core(values, sweep.better)
     for rank, trial in enumerate(ranked):

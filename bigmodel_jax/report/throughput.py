@@ -37,6 +37,8 @@ def step_flops(config, tree, batch) -> float:
     query. Recomputation (remat) and padding to whole blocks are not useful work and do not count.
     """
     attends = isinstance(compute.of(config.model), compute.Compute)
+    # Remat repeats products, and attention kernels hide theirs from the jaxpr, so both are off
+    # here.
     plain = {"remat": "none"} | ({"attention": "plain"} if attends else {})
     if compute.of(config.model):
         config = dataclasses.replace(config, model=compute.changed(config.model, **plain))
@@ -130,6 +132,7 @@ def _equation_flops(equation) -> float:
     if name == "ragged_dot_general":
         return _ragged_flops(equation)
     if name == "conv_general_dilated":
+        # Each output element takes one product per kernel weight of its output feature.
         kernel = equation.invars[1].aval.shape
         out_features = kernel[params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / out_features

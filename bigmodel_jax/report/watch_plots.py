@@ -95,6 +95,7 @@ def _kind_title(kind: str, name: str) -> str:
 
 def _panel(ax, theme: Theme, panel: Panel, norm, title: str):
     steps, values, names = panel
+    # The edges of cells lie halfway between recorded steps.
     middle = (steps[1:] + steps[:-1]) / 2
     edges = np.concatenate([[2 * steps[0] - middle[0]], middle, [2 * steps[-1] - middle[-1]]])
     mesh = ax.pcolormesh(edges, np.arange(len(values) + 1), values, norm=norm, cmap="viridis", rasterized=True)

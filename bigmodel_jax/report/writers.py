@@ -48,7 +48,7 @@ class MetricsWriter:
         files.replace(sums, "".join(map(_sum, lines)))
         if self._path.exists():
             files.replace(self._path, "".join(lines))
-        # close() closes them
+        # close() closes both files.
         self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         self._sums = open(sums, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         self._board = Board(self._path.parent / "tensorboard", from_step + 1) if tensorboard else None

@@ -53,6 +53,7 @@ def cross_validate(
         "folds": [],
     }
     _check_same(run_dir, record)
+    # The number of the held-out fold does not change the program, so all folds share one.
     programs, began = SharedPrograms((), unread=(HELD_OUT,)), time.monotonic()
     for n in range(folds.k):
         files.replace(run_dir / RECORD, json.dumps(record, indent=1) + "\n")
@@ -105,6 +106,7 @@ def summarize(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for name in names:
         values = [float(found[name]) for found in done]
         out[name] = {key: value for key, value in summary(name, values).items() if key in ("mean", "std")}
+        # One of k folds is held out, so n_held_out / n_train = 1 / (k - 1).
         out[name] |= {"interval": interval(values), "corrected": interval(values, 1 / (record["k"] - 1))}
     return out
 

@@ -85,6 +85,8 @@ def suggest(tried: Sequence[float], losses: Sequence[float], steps: int) -> Sugg
 
 def _noise(losses: np.ndarray, sigma: float) -> float:
     """Standard deviation of the smoothed losses, estimated from differences of neighbours."""
+    # Differences of neighbours have twice the losses' variance. Gaussian smoothing divides it by 2
+    # sqrt(pi) sigma.
     differences = np.diff(losses)
     return (
         float(np.std(differences)) / math.sqrt(2) / math.sqrt(2 * math.sqrt(math.pi) * sigma)

@@ -31,6 +31,7 @@ def compare(
     The seeds count up from each config's own seed. A run that fails counts as missing, and the
     paired tests then also leave out the other config's run with that seed.
     """
+    # One compiled step serves all runs, with the seed and differing rates as inputs.
     programs = SharedPrograms((SEED, *_differing_floats(*configs.values())))
     values, reasons = {name: [] for name in configs}, {}
     for i in range(count):

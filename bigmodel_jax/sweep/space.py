@@ -1,6 +1,8 @@
-"""Read the search space of a sweep: `SPACE` in a config file maps fields to ranges or choices.
+"""Read the search space of a sweep from `SPACE` in a config file.
 
-SPACE = {"optim.lr": log(1e-4, 1e-2), "model.hidden_dims": choice((64,), (128, 128))}
+It maps the dotted names of fields to ranges or choices:
+
+    SPACE = {"optim.lr": log(1e-4, 1e-2), "model.hidden_dims": choice((64,), (128, 128))}
 """
 
 import dataclasses
@@ -92,6 +94,7 @@ def integers(low: int, high: int, step: int = 1) -> Integers:
 
 def choice(*values: Any) -> Choice:
     """One of the values."""
+    # repr tells True from 1, and works for values that cannot be hashed.
     if len({repr(value) for value in values}) < max(len(values), 1):
         raise ValueError(f"choice{values}: its values must be at least one, and differ")
     return Choice(values)

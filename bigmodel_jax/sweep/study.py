@@ -112,6 +112,7 @@ def _storage(path: Path, kind: str) -> optuna.storages.BaseStorage:
     if kind == "sqlite":
         return RDBStorage(f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
     lock = _Lock(path)
+    # An incomplete line may be cut only while no other process writes.
     with locked(path.with_name(f"{path.name}.lock")):
         _cut_torn_line(path)
     try:
@@ -153,6 +154,7 @@ def take(study: optuna.Study, space: Space, search: Search, running: FrozenTrial
     Only one process at a time may call this.
     """
     number = running.number if running else len(study.get_trials(deepcopy=False))
+    # `ask` draws nothing, so this sampler is only a placeholder; each field gets its own below.
     study.sampler = _sampler(search, number, "")
     # Optuna offers no public way to continue a running trial, and a FrozenTrial has no public id.
     trial = optuna.Trial(study, running._trial_id) if running else study.ask()
@@ -185,6 +187,7 @@ def _sampler(search: Search, number: int, name: str) -> optuna.samplers.BaseSamp
     digest = hashlib.sha256(f"{search.seed}/{number}/{name}".encode()).digest()
     seed = int.from_bytes(digest[:4], "little")
     if search.sampler == "tpe":
+        # constant_liar makes parallel trials avoid the values of trials that still run.
         return optuna.samplers.TPESampler(seed=seed, constant_liar=search.several)
     return optuna.samplers.RandomSampler(seed=seed)
 

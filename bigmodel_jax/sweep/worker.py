@@ -38,6 +38,7 @@ def work(sweep: Sweep, say: Callable[[str], None]) -> None:
     study, programs = sweep.open(), SharedPrograms(spaces.floats(sweep.space))
     turn = sweep.run_dir / f"{CLAIMS}.lock"
     while True:
+        # The lock covers the choice of a trial, but not its training.
         with studies.locked(turn):
             found = claim(sweep, study)
         if found is None:

@@ -81,12 +81,14 @@ def measure(
     rows: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
     kernels = moved = busy = expected = 0.0
     for name, body in code.bodies.items():
+        # Fused computations are counted with the fusion that calls them.
         times = 0 if name in code.program.fused else code.program.times(name)
         for one in body.values() if times else ():
             if one.opcode in FREE:
                 continue
             products = products_of(code, name, one)
             size = bytes_of(code, name, one)
+            # An instruction takes the slower of its arithmetic and its memory traffic.
             seconds = max(sum(n / peak(kind) for kind, n in products.items()), size / bandwidth)
             for kind, n in products.items():
                 totals[kind] += times * n
@@ -118,6 +120,7 @@ def _label(one: Instruction, line: Callable[[int], str]) -> str:
     """The operation, the model's source line, and the pass (recomputed or backward)."""
     frame = re.search(r"stack_frame_id=(\d+)", one.rest)
     name = one.op_name.rpartition("/")[2] or one.name.rstrip(".0123456789")
+    # JAX marks recomputed operations by "rematted" and backward ones by "transpose(".
     again = "recomputed" if "rematted" in one.op_name else "backward" if "transpose(" in one.op_name else ""
     return ", ".join(filter(None, (name, line(int(frame[1])) if frame else "", again)))
 
@@ -151,6 +154,7 @@ def bytes_of(code: Code, computation: str, one: Instruction) -> float:
         return _fusion_bytes(code, one, shapes)
     if one.opcode in ("dynamic-slice", "gather", "slice"):
         return 2.0 * memory_bytes(one.result)
+    # The array is updated in place, so only the slice is read and written.
     if one.opcode == "dynamic-update-slice":
         return 2.0 * memory_bytes(shapes[1])
     if one.opcode in ("dynamic-slice-start", "dynamic-update-slice-start"):  # either side may be host memory
@@ -160,6 +164,7 @@ def bytes_of(code: Code, computation: str, one: Instruction) -> float:
         return float(memory_bytes(one.result))
     if one.opcode == "slice-start":  # the result prints as ((operand), slice, ...)
         return float(num_bytes(instructions.made(one)))
+    # A collective reads its operands and writes as much.
     if one.opcode.removesuffix("-start") in KINDS or one.opcode == "send":
         return 2.0 * sum(map(memory_bytes, shapes))
     return float(memory_bytes(one.result) + sum(map(memory_bytes, shapes)))
@@ -208,6 +213,7 @@ def _read(code: Code, body: dict[str, Instruction], name: str, shape: str) -> fl
                 read += _read(code, body, user.name, shape)
         else:
             return float(memory_bytes(shape))
+    # Slices of one array may overlap, but the array itself is read at most once.
     return min(read, memory_bytes(shape))
 
 

@@ -18,6 +18,8 @@ class Frames:
     def __init__(self, text: str):
         first = re.search(r"^(ENTRY )?%", text, re.M)  # the first computation: the tables stand before it
         head = text[: first.start() if first else 0]
+        # The head has four numbered tables: file names, function names, locations (file, function,
+        # line), and frames (location, parent).
         self.files = dict(re.findall(r'^(\d+) "([^"]*)"$', _table(head, "FileNames"), re.M))
         self.functions = dict(re.findall(r'^(\d+) "([^"]*)"$', _table(head, "FunctionNames"), re.M))
         self.places = {
@@ -64,6 +66,7 @@ class Frames:
 
     def _places(self, frame: str) -> list[tuple[str, str, str]]:
         found = []
+        # The limit guards against a cycle in damaged tables.
         while frame in self.frames and len(found) < 100:
             place, parent = self.frames[frame]
             found.append(self.places.get(place, ("", "", "")))

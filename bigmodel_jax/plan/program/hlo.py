@@ -1,7 +1,7 @@
 """Read which collectives a compiled program runs from its text, for TPU, GPU and CPU.
 
-found = collectives(compiled.as_text(), mesh)  # list[Collective] in the order of the text
-by_axes(found)  # {("fsdp",): bytes that a device sends in one run, ...}
+    found = collectives(compiled.as_text(), mesh)  # list[Collective] in the order of the text
+    by_axes(found)  # {("fsdp",): bytes that a device sends in one run, ...}
 
 The text hides some collectives:
 - A TPU prints a reduce-scatter as a fusion that calls `%all-reduce-scatter*`, which holds an
@@ -100,6 +100,8 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
         times = program.times(name)
         for line in lines if times else ():
             one = _inside(line, name, program, mesh) or _between_slices(line, name, program, mesh)
+            # A start, its steps and its end share one channel and count once. Where the channel
+            # identifies nothing, the line does.
             key = one and (one.kind, program.owner(name), line if one.channel in (None, BY_HAND) else one.channel)
             if one and key not in seen:
                 seen.add(key)
@@ -223,6 +225,7 @@ def device_groups(line: str, members: list[int]) -> list[list[int]]:
 
 
 def _groups(line: str, num: int) -> list[list[int]]:
+    # The text has four notations: pairs, lists of groups, a reshaped iota, and named mesh axes.
     pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", line)
     if pairs:
         return [list(map(int, pair.split(","))) for pair in re.findall(r"(\d+,\d+)", pairs[1])]
@@ -236,10 +239,12 @@ def _groups(line: str, num: int) -> list[list[int]]:
     if named:
         sizes = [(name, int(n)) for name, n in re.findall(r"'([^']+)'=(\d+)", named[1])]
         chosen = re.findall(r"'([^']+)'", named[3])
+        # A group runs along the named axes, so these are moved last and flattened.
         moved = [i for i, (name, _) in enumerate(sizes) if name in chosen]
         kept = [i for i in range(len(sizes)) if i not in moved]
         ids = _iota(named[2], num).reshape([n for _, n in sizes]).transpose(kept + moved)
         return ids.reshape(-1, math.prod(sizes[i][1] for i in moved)).tolist()
+    # Without groups, all devices form one group.
     return [list(range(num))]
 
 
@@ -259,6 +264,7 @@ def spanned(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:
     shape = mesh.devices.shape
     varies = np.zeros(len(shape), bool)
     for group in groups:
+        # The coordinates of the group's members on each mesh axis.
         where = np.array(np.unravel_index(group, shape))
         varies |= (where != where[:, :1]).any(1)
     return tuple(name for name, moved in zip(mesh.axis_names, varies, strict=True) if moved)

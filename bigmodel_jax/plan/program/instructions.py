@@ -59,6 +59,7 @@ def parse(line: str) -> Instruction | None:
     if head is None:
         return None
     text = line[head.end() :]
+    # The result is a tuple in brackets, or ends at the first space.
     end = _closing(text) if text.startswith("(") else text.find(" ")
     result, text = text[: end + 1].strip(), text[end + 1 :].strip()
     opcode, paren, _ = text.partition("(")
@@ -130,6 +131,7 @@ def _tiled(array: str, layout: str) -> int:
     if not tile or not sizes or not size:
         return size
     filled = list(sizes)
+    # A layout lists the dimensions from the innermost on. The tile's last size belongs to it.
     innermost = map(int, layout.partition(":")[0].split(","))
     for dim, length in zip(innermost, reversed(tile[1].split(",")), strict=False):
         filled[dim] = -(-sizes[dim] // int(length)) * int(length)
@@ -165,6 +167,7 @@ def _convolution(one: Instruction, lhs: str, rhs: str) -> float:
     left, _, out = labels.groups()
     sizes, sizes_out = dict(zip(left, dims(lhs), strict=True)), dict(zip(out, dims(one.result), strict=True))
     groups = [int(one.attribute(f"{name}_group_count") or 1) for name in ("feature", "batch")]
+    # Each output element sums over the input features of its group and the kernel's positions.
     products = sizes["f"] / groups[0] * sizes_out["f"] * sizes["b"] / groups[1]
     window = dict(re.findall(r"(\w+)=([\dx_\-]+)", one.attribute("window")))
     for i, axis in enumerate(sorted(c for c in left if c.isdigit())):
@@ -186,6 +189,8 @@ def _places(window: dict[str, str], i: int, size: int, size_out: int) -> int:
     for k in range(number("size")):
         offset = k * dilate - low
         first, last = max(0, -(offset // stride)), min(size_out - 1, ((size - 1) * spread - offset) // stride)
+        # a * stride + offset = m * dilation has integer solutions only if the gcd divides the
+        # offset.
         if offset % common or last < first:
             continue
         # Input dilation leaves gaps between elements. Only outputs where a * stride + offset is
@@ -204,6 +209,7 @@ def _kernel(one: Instruction, shapes: list[str], causal: bool) -> tuple[float, s
     if one.name.startswith("splash_"):
         return _splash(one, shapes, causal)
     if target.startswith("__cublas$") and len(shapes) >= 2:
+        # A cuBLAS call lists the contracted dimensions in its configuration.
         numbers = re.search(r'"lhs_contracting_dimensions":\s*\[([^\]]*)\]', one.rest)
         contracted = [int(n) for n in re.findall(r"\d+", numbers[1])] if numbers else [len(dims(shapes[0])) - 1]
         sizes = dims(shapes[0])
@@ -218,7 +224,8 @@ def _kernel(one: Instruction, shapes: list[str], causal: bool) -> tuple[float, s
 def _grouped(one: Instruction, shapes: list[str]) -> tuple[float, str]:
     """FLOPs of a grouped matrix product (nn/experts/hopper.py).
 
-    Either rows (M, K) times matrices (E, K, N), or two arrays of rows into matrices (E, K, N).
+    It multiplies rows (M, K) with matrices (E, K, N), or two arrays of rows into matrices (E, K,
+    N).
     """
     if len(shapes) != 2:
         return 0.0, ""
@@ -245,6 +252,7 @@ def _splash(one: Instruction, shapes: list[str], causal: bool) -> tuple[float, s
         return 0.0, ""
     (*heads, T, h), (*_, S, _), (*_, w) = map(dims, floats)
     phase = next(name for name in SPLASH if f"_{name}" in one.name)
+    # A causal kernel visits the blocks on and below the diagonal.
     blocks = -(-T // SPLASH_BLOCK)
     share = (blocks + 1) / (2 * blocks) if causal and T == S else 1.0
     narrow, wide = SPLASH[phase]
@@ -257,6 +265,7 @@ def _fmha(one: Instruction, shapes: list[str], causal: bool, backward: bool) -> 
     A causal kernel skips half of the pairs.
     """
     layout = re.search(r'"intermediate_tensor_shape":\s*\{[^}]*"dimensions":\s*\[([^\]]*)\]', one.rest)
+    # The scores' last dimension is the key length; without it, the keys' sequence dimension is.
     length = int(re.findall(r"\d+", layout[1])[-1]) if layout else max(dims(shapes[1])[1:3])
     products = (5.0 if backward else 2.0) * 2.0 * math.prod(dims(shapes[0])) * length
     return products * (0.5 if causal else 1.0), dtype(shapes[0])

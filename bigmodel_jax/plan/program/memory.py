@@ -46,7 +46,10 @@ class Buffer:
         for scope, kind in ((scopes.SUM_GRADIENTS, "gradients"), (scopes.SAVE_ACTIVATIONS, "activations")):
             if f"/{scope}/" in self.operation:
                 return kind
+        # An array that a loop stacks is made by a broadcast, filled by updates, or carried by a
+        # while.
         stacked = self.stacked or self.operation.endswith(("broadcast_in_dim", "/while", "dynamic_update_slice"))
+        # "jvp(" marks differentiated operations, and "transpose(" those of the backward pass.
         if not stacked or "jvp(" not in self.operation:
             return "temporaries"
         return "gradients" if "transpose(" in self.operation else "activations"
@@ -64,6 +67,7 @@ def summary(code: Code, most: int = 12) -> dict:
     kinds = {
         kind: sum(b.bytes for b in found if b.kind == kind) for kind in ("activations", "gradients", "temporaries")
     }
+    # Arrays of one shape, operation and line share a row.
     alike: dict[tuple, list[Buffer]] = {}
     for b in (b for b in found if _is_array(b.shape)):
         alike.setdefault((b.shape, b.operation, b.frame), []).append(b)
@@ -120,6 +124,7 @@ class _Walk:
         return self._worst(body, values, inner)
 
     def _worst(self, body: list[Instruction], values: dict[str, Tree], inner) -> tuple[int, list[Buffer]]:
+        # A buffer lives from the instruction that makes it to the last one that reads it.
         """(bytes, buffers) at the peak of one computation.
 
         values: the buffers of each instruction. inner: the peak of the computations that an
@@ -149,6 +154,7 @@ class _Walk:
             for number in starts.get(at, ()):
                 alive.add(number)
                 size += self.buffers[number].bytes
+            # While an instruction runs its callees, their peak adds to the live buffers.
             here = size + inner.get(at, (0, []))[0]
             if here > best:
                 best, when, place = here, set(alive), at
@@ -181,6 +187,7 @@ class _Walk:
             return operands[0] if operands else []
         if one.opcode.endswith("-done"):
             return self._ended(self.code.bodies[computation].get(one.operands[0]), operands[0])
+        # A loop updates its carry in place.
         if one.opcode == "while":
             return operands[0]
         if one.opcode == "conditional":  # its results overwrite the arguments, which the caller gives up
@@ -202,15 +209,14 @@ class _Walk:
         return tree[1] if isinstance(tree, list) and len(tree) == 2 and start and "-start" in start.opcode else tree
 
     def _in_place(self, one: Instruction) -> dict[int | None, int]:
-        """{position in the result's tuple (None: the result itself): operand that it
-        overwrites}.
-        """
+        """{position in the result's tuple (None: the result): operand that it overwrites}."""
         found: dict[int | None, int] = {}
         if one.opcode.startswith("dynamic-update-slice"):
             return {None: 0}
         aliases = re.search(r"output_to_operand_aliasing=\{(.*?\))\}", one.rest)
         for index, operand in re.findall(r"\{(\d*)\}: \((\d+), \{\}", aliases[1] if aliases else ""):
             found[int(index) if index else None] = int(operand)
+        # A fusion without explicit aliases may still update an operand in place.
         if one.opcode.startswith("fusion") and not found:
             body = self.code.bodies.get(one.attribute("calls").lstrip("%"), {})
             root = next((inner for inner in body.values() if inner.root), None)

@@ -1,6 +1,4 @@
-"""Find out what a buffer is for. Many buffers have no name of their own, but a loop's
-writes tell.
-"""
+"""Find out what a buffer is for; what a loop writes into an unnamed buffer tells."""
 
 import collections
 import functools
@@ -21,11 +19,11 @@ class Origins:
         self.code = code
 
     def of(self, computation: str, one: Instruction) -> tuple[Instruction, bool]:
-        """(the most informative instruction about the array that `one` makes, whether a loop fills
-        it).
+        """The most informative instruction about the array that `one` makes.
 
-        The first choice is what a loop writes into the array, then the instruction itself, then the
-        instruction whose array it copies.
+        Returns (instruction, whether a loop fills the array). The first choice is what a loop
+        writes into the array, then the instruction itself, then the instruction whose array it
+        copies.
         """
         writer = self._filled(computation, one.name)
         if writer is not None:
@@ -53,6 +51,7 @@ class Origins:
 
         None where no loop carries the array or the loop only reads it.
         """
+        # The limit on the depth stops long chains of copies.
         for user in self._users(computation)[name] if depth < 8 else ():
             if user.opcode == "tuple":
                 loops = [w for w in self._users(computation)[user.name] if w.opcode == "while"]
@@ -68,13 +67,12 @@ class Origins:
 
     @functools.cache  # noqa: B019
     def _written(self, body: str, place: int) -> tuple[Instruction, bool] | None:
-        """What a loop's body returns at one place of its carry; None where it returns
-        it unchanged.
-        """
+        """What a loop's body returns at one place of its carry; None if it is unchanged."""
         instructions = self.code.bodies[body]
         root = next(one for one in instructions.values() if one.root)
         one = instructions.get(root.operands[place]) if root.opcode == "tuple" else None
         index = None
+        # Follow the carry's value back through copies to the instruction that made it.
         while one is not None:
             if one.opcode == "parameter":
                 return None
@@ -88,8 +86,8 @@ class Origins:
         return self._update(body, one) if one is not None else None
 
     def _update(self, body: str, one: Instruction) -> tuple[Instruction, bool]:
-        """(the value that is written into a slice, True), or (the instruction, False)
-        if none is.
+        """(the value that is written into a slice, True); without a slice (the
+        instruction, False).
         """
         inside, instructions = one, self.code.bodies[body]
         if one.opcode == "fusion":
@@ -100,6 +98,7 @@ class Origins:
             return self._named(one), False
         update = instructions.get(inside.operands[1])
         while update is not None and not telling(self._named(update)):
+            # The value comes from outside the fusion, so continue in the computation around it.
             if update.opcode == "parameter" and instructions is not self.code.bodies[body]:
                 update, instructions = (
                     self.code.bodies[body].get(one.operands[int(update.args)]),
@@ -134,6 +133,7 @@ class Origins:
     def _element(self, computation: str, one: Instruction) -> tuple[Instruction | None, str]:
         """The element of a tuple at this place; for a loop's carry, the loop's initial value."""
         index, whole = int(one.attribute("index")), self.code.bodies[computation].get(one.operands[0])
+        # The tuple is the parameter of a loop's body, so continue at the loop's initial value.
         if whole is not None and whole.opcode == "parameter" and self.code.program.callers[computation]:
             caller = self.code.program.callers[computation][0][0]
             loops = (w for w in self.code.bodies[caller].values() if w.attribute("body").lstrip("%") == computation)

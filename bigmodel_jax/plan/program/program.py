@@ -35,6 +35,7 @@ class Program:
             body, condition = (re.search(rf"{key}=%?([\w.\-]+)", line)[1] for key in ("body", "condition"))
             times = trip_count(line, self.computations[condition])
             self.callers[body].append((name, times))
+            # The condition runs once more than the body: the last time, it ends the loop.
             self.callers[condition].append((name, times + 1))
             return
         callees = self._callees(line)
@@ -104,6 +105,7 @@ def trip_count(line: str, condition: list[str]) -> int:
     known = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', line)
     if known:
         return int(known[1])
+    # The condition compares a counter with a constant.
     constants: dict[str, int] = {}
     for each in condition:
         constants |= {n: int(v) for n, v in re.findall(r"%(\S+) = [su]32\[\]\S* constant\((-?\d+)\)", each)}
@@ -114,4 +116,5 @@ def trip_count(line: str, condition: list[str]) -> int:
             return bounds[0]
     if not constants:
         raise ValueError(f"a while loop whose length is not in its condition: {line[:120]}")
+    # Without a comparison in the text, the largest constant is taken as the bound.
     return max(constants.values())
