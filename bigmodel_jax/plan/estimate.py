@@ -109,7 +109,7 @@ def memory_parts(compiled: Compiled, limit: float) -> dict:
         "activations": saved["activations"],
         "program": compiled.memory["generated_code"],
     }
-    # The parts are known apart from the compiler's total, so their sum may exceed it.
+    # The parts come from other sources than the total, so their sum may exceed it.
     parts["temporaries"] = max(0.0, used - sum(parts.values()))
     return {
         "limit": limit,

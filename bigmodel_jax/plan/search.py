@@ -96,7 +96,7 @@ def layouts(config: Config, topology: Topology) -> Iterator[Config]:
     stage, seq = max(config.parallel.stage, 1), max(config.parallel.seq, 1)
     experts = divisors(getattr(config.model, "num_experts", 1))
     remats = REMATS if compute.remat(config.model) else ("",)
-    # XLA programs for GPUs cannot place arrays in host memory.
+    # A program for a GPU does not name host memory as a memory kind.
     offloads = (False, True) if topology.chip.platform == "tpu" else (False,)
     per_slice = topology.devices // topology.slices
     for tensor, expert in itertools.product(divisors(math.gcd(per_slice, MOST_TENSOR)), experts):

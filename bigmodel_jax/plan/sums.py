@@ -78,8 +78,8 @@ def seconds(config: Config, topology: Topology) -> float:
         parallel.stage % topology.slices and topology.slices > 1 and not by_data
     ):  # each chip sends its part of every gather to each of the other slices
         hidden += gathers * gathered / _cuts(parallel) * (topology.slices - 1) / dcn
-    # Each layer sums twice over `tensor`, forward and backward. Each sum is a gather and a scatter
-    # along one torus axis.
+    # Each layer has two sums over `tensor` in the forward pass and two in the backward pass. Each
+    # sum is a gather and a scatter along one torus axis.
     activations = getattr(model, "num_layers", 1) * getattr(model, "embed_dim", 0) * rows
     waited = 8.0 * 2.0 * activations * (parallel.tensor > 1) / (2 * chip.link)
     host = 2 * known.moments / _cuts(parallel) if parallel.offload_optimizer else 0.0

@@ -124,7 +124,6 @@ class _Walk:
         return self._worst(body, values, inner)
 
     def _worst(self, body: list[Instruction], values: dict[str, Tree], inner) -> tuple[int, list[Buffer]]:
-        # A buffer lives from the instruction that makes it to the last one that reads it.
         """(bytes, buffers) at the peak of one computation.
 
         values: the buffers of each instruction. inner: the peak of the computations that an
