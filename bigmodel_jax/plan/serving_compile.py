@@ -91,7 +91,9 @@ def check(config: Config, serving: Serving, topology: Topology) -> None:
         raise ValueError(f"--prompt {serving.prompt}: it must leave room for an answer in --length {serving.length}")
     rows = sizes["data"] * sizes["fsdp"] * sizes["expert"]
     if serving.slots % rows:
-        raise ValueError(f"--slots {serving.slots} is not divisible by the {rows} devices over which the slots are cut")
+        raise ValueError(
+            f"--slots {serving.slots} is not divisible by the {rows} devices over which the slots are sharded"
+        )
     stored_spec(config, serving)
 
 

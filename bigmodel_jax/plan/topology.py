@@ -80,7 +80,9 @@ def parse(name: str, slices: int = 1, option: str = "--topology") -> Topology:
         raise ValueError(f"{option} {name!r}: {kind} takes {chip.dims} numbers, {kind}:{example} for example ({form})")
     sizes = tuple(map(int, shape.split("x")))
     if slices < 1 or (slices > 1 and chip.platform == "cuda"):
-        raise ValueError(f"--slices {slices}: 1 or more, and for GPUs part of the name: {kind}:{slices}x8x8")
+        raise ValueError(
+            f"--slices {slices}: it must be 1 or more; the name of a GPU topology states the slices: {kind}:{slices}x8x8"
+        )
     if chip.largest and math.prod(sizes) > chip.largest:
         raise ValueError(
             f"{option} {name!r} has {math.prod(sizes):,} chips; a slice of {kind} has {chip.largest:,} at most. "

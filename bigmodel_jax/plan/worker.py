@@ -60,7 +60,7 @@ def run(request: dict) -> dict:
     devices = topologies.compile_devices(topology)
     validate(config, len(devices))
     if config.parallel.strategy != "jit":
-        raise ValueError(f"parallel.strategy = {config.parallel.strategy!r}: plan compiles 'jit' alone")
+        raise ValueError(f"parallel.strategy = {config.parallel.strategy!r}: plan supports only 'jit'")
     mesh = sharding.make_mesh(config.parallel, devices)
     state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)
     constants = abstract_constants(config, mesh)

@@ -120,7 +120,11 @@ class Recorder:
         if self._tracing:
             self._step.close()
             self._stop()
-            log.warning("train.profile = '%s': the steps ended before step %d; no page", self.window, self.window.last)
+            log.warning(
+                "train.profile = '%s': the steps ended before step %d, so there is no page",
+                self.window,
+                self.window.last,
+            )
         elif self._steps:
             try:
                 self._write()

@@ -80,7 +80,7 @@ def read(run_dir: Path, config: dict) -> tuple[Known, str, dict[str, str]]:
     except FileNotFoundError:
         return _by_class(config), "", compared(data)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        log.warning("%s does not say what the metrics are (%s); their names stand for them", path, error)
+        log.warning("%s does not declare the metrics (%s); the page shows their names", path, error)
         return _by_class(config), "", compared(data)
 
 

@@ -74,7 +74,7 @@ def _run_body(run: Run) -> str:
     try:
         plots.write(run.path, light | inside[0])
     except OSError as error:  # the folder of a read-only run may not be writable
-        log.warning("%s: %s; the page alone has the plots", error.filename, error.strerror)
+        log.warning("%s: %s; only the page has the plots", error.filename, error.strerror)
     return "".join(
         (
             _header(run, figures),

@@ -140,7 +140,8 @@ def _name(sweep: SweepRecord) -> str:
 def _core(values: list[float], better: str) -> tuple[float, float]:
     """The ends of a scale on which a few bad values do not squeeze the others.
 
-    The scale ends at the worst value, or three times the spread of the better half from the best.
+    The scale begins at the best value. It ends at the worst one, or at three times the spread of
+    the better half, whichever is nearer.
     """
     ordered = sorted(values, reverse=better == "more")
     spread = 3 * abs(ordered[len(ordered) // 2] - ordered[0]) or abs(ordered[-1] - ordered[0]) or 1.0

@@ -38,7 +38,7 @@ class MetricsWriter:
         damaged: list[str] = []
         kept = [r for r in _parse(self._path, damaged) if r["step"] <= from_step] if self._path.exists() else []
         if damaged:
-            log.warning("%s; left out: such lines are no records", "; ".join(damaged[:3]))
+            log.warning("%s; these lines are not records and are skipped", "; ".join(damaged[:3]))
         _warn_of_gap(self._path, [r["step"] for r in kept], from_step)
         _warn_of_changes(self._path)
         sums = self._path.with_name(SUMS_FILE)

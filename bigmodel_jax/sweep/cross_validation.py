@@ -65,7 +65,9 @@ def cross_validate(
     record["summary"] = summarize(record)
     files.replace(run_dir / RECORD, json.dumps(record, indent=1) + "\n")
     if not record["summary"]:
-        raise ValueError(f"{run_dir}: no fold of {folds.k} ended well; the first: {record['folds'][0]['reason']}")
+        raise ValueError(
+            f"{run_dir}: none of the {folds.k} folds completed; the first failure: {record['folds'][0]['reason']}"
+        )
     return record
 
 

@@ -28,5 +28,5 @@ def judged_by(config: Config, name: str) -> tuple[str, Direction]:
     better = declared.find(known, key).better
     if not better:
         usable = ", ".join(key for key, metric in known.items() if metric.better)
-        raise ValueError(f"--metric {key}: neither more nor less of it is better; there is: {usable}")
+        raise ValueError(f"--metric {key}: it declares no better direction; these metrics do: {usable}")
     return key, "minimize" if better == "less" else "maximize"

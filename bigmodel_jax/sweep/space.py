@@ -115,7 +115,7 @@ def read(path: Path, config: Config) -> Space:
     Raises ValueError if a field cannot hold an end of its range or one of its choices.
     """
     if path.suffix != ".py":
-        raise ValueError(f"sweep: {str(path)!r} is no Python file; {NAME}, what is searched, stands in one")
+        raise ValueError(f"sweep: {str(path)!r} is not a Python file; the search space {NAME} must be in one")
     space = getattr(user_code.import_file(path), NAME, None)
     if not space or not isinstance(space, dict):
         wrong = "has no" if space is None else "has an empty" if space == {} else f"has a {type(space).__name__} as"

@@ -118,7 +118,7 @@ def _storage(path: Path, kind: str) -> optuna.storages.BaseStorage:
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} is no journal of a study ({error}); give another --run_dir") from error
+        raise ValueError(f"{path} is not the journal of a study ({error}); give another --run_dir") from error
 
 
 def _cut_torn_line(path: Path) -> None:

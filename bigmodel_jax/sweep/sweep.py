@@ -47,7 +47,7 @@ def finish(sweep: Sweep, say: Callable[[str], None]) -> Config:
     if not any(trial.state is TrialState.COMPLETE for trial in trials):
         reasons = [trial.user_attrs.get(REASON, "") for trial in trials]
         raise ValueError(
-            f"{sweep.run_dir}: no trial of {len(trials)} ended well; the first: {next(filter(None, reasons), '')}"
+            f"{sweep.run_dir}: none of the {len(trials)} trials completed; the first failure: {next(filter(None, reasons), '')}"
         )
     best = study.best_trial
     config = spaces.configured(sweep.config, studies.values_of(sweep.space, best.params))

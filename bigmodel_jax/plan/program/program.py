@@ -115,6 +115,6 @@ def trip_count(line: str, condition: list[str]) -> int:
         if bounds:
             return bounds[0]
     if not constants:
-        raise ValueError(f"a while loop whose length is not in its condition: {line[:120]}")
+        raise ValueError(f"the condition of a while loop does not state its length: {line[:120]}")
     # Without a comparison in the text, the largest constant is taken as the bound.
     return max(constants.values())
