@@ -1,1 +1,1 @@
-"""What a run will cost, from the compiler of a machine that is not there."""
+"""Plan a run before renting the machine: compile the train step for absent devices and cost it."""

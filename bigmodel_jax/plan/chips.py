@@ -1,4 +1,4 @@
-"""What accelerators can do: one table, each row with where its figures are from."""
+"""A table of accelerators: peak rates, memory and links, each row with its source."""
 
 import dataclasses
 from typing import Any
@@ -11,13 +11,19 @@ GIB = 2.0**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One accelerator; every rate is of a whole chip.
+    """One accelerator. Every rate is that of a whole chip, not of one JAX device.
 
-    dims: numbers in a topology's name. devices: JAX devices per chip. hbm: bytes that a program may use on one device.
-    kind: what JAX calls one device, by which core/peaks.py has its peak, and the compiler of GPUs its target. int8, fp8:
-    dense FLOP/s (0: no such unit). hbm_bandwidth: bytes/s. link: bytes/s of one link between chips, one way; links: how
-    many a chip has. dcn: bytes/s per chip out of its slice (TPU) or its host (GPU). largest: chips that a slice may have.
-    clock: cycles/s of a TPU's core, in which its compiler estimates products.
+    dims: how many numbers a topology's name has (2 for v5e:4x4).
+    devices: JAX devices per chip.
+    hbm: bytes of memory that a program may use on one device.
+    kind: the device kind that JAX reports. It selects the peak rate (core/peaks.py) and the target
+    of the GPU compiler.
+    int8, fp8: dense FLOP/s in that type; 0 where the chip has no unit for it.
+    hbm_bandwidth: bytes/s.
+    link: bytes/s of one link between chips, in one direction. links: links per chip.
+    dcn: bytes/s per chip out of its slice (TPU) or its host (GPU).
+    largest: the most chips that a slice may have; 0 for GPUs.
+    clock: cycles/s of a TPU core. The TPU compiler estimates matrix products in cycles.
     """
 
     name: str
@@ -34,26 +40,32 @@ class Chip:
     dcn: float
     largest: int
     clock: float = 0.0
-    options: tuple[tuple[str, Any], ...] = ()  # of the topology's description
+    options: tuple[tuple[str, Any], ...] = ()  # options of jax's topology description
     source: str = ""
-    bf16: float = dataclasses.field(init=False)  # dense FLOP/s of the chip: the devices' of core/peaks.py
+    bf16: float = dataclasses.field(init=False)  # dense FLOP/s: the sum over the devices, from core/peaks.py
 
     def __post_init__(self):
+        # A frozen dataclass can set a derived field only in this way.
         object.__setattr__(self, "bf16", self.devices * peaks.find(self.kind).half)
 
     def peak(self, dtype: str) -> float:
-        """FLOP/s of one device for products of this type; int8 and float8 only where there is a unit for them."""
+        """FLOP/s of one device for matrix products of `dtype`.
+
+        int8 and float8 run at the bfloat16 rate on a chip that has no unit for them.
+        """
         _, half, single = peaks.find(self.kind)
         if dtype in ("f32", "float32"):
             return single
+        # The rate 0 means that the chip has no such unit; the bfloat16 rate then applies.
         narrow = self.int8 if dtype in ("s8", "u8", "int8") else self.fp8 if dtype.startswith(("f8", "float8")) else 0.0
         return narrow / self.devices or half
 
 
-# hbm of TPUs is what the compiler itself allows (read from its message where a program is too large): libtpu 0.0.52.
-# hbm of GPUs is the share of the device's memory that runtime.py asks for.
-# clock of TPUs: the peak over the products of a cycle, which are those of 8 (v4, v5p), 4 (v5e) units of 128 x 128, and on
-# v6e and a core of tpu7x as many as 4 of 256 x 256 do: the compiler's estimates of large products come close to that.
+# hbm of TPUs: the limit that the compiler (libtpu 0.0.52) states when a program is too large.
+# clock of TPUs: the peak divided by the FLOPs of one cycle. One cycle uses 8 (v4, v5p) or 4 (v5e)
+# matrix units of 128 x 128, or 4 units of 256 x 256 (v6e, and each core of tpu7x). The compiler's
+# cycle estimates of large products agree closely with these figures.
+# hbm of GPUs: the share of the device's memory that runtime.py reserves.
 TPU_DOCS = "docs.cloud.google.com/tpu/docs/"
 CHIPS = (
     Chip(

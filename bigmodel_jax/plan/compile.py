@@ -1,7 +1,7 @@
-"""The train step of a config compiled for a machine that is not there, in a process of its own, and kept.
+"""Compile a config's train step for absent devices, in a separate process, and cache the result.
 
-The process keeps what the TPU and GPU runtimes print, their lock file, their logs and their look-ups of a metadata
-server away from the user; and a program that does not fit, or a compiler that dies, takes nothing else with it.
+The TPU and GPU runtimes print messages, write logs and lock files, and query a metadata server. A
+separate process hides all of that from the user. A compiler that crashes ends only that process.
 """
 
 import concurrent.futures
@@ -22,17 +22,23 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.data import cache
 from bigmodel_jax.plan.topology import Topology
 
-FORMAT = 1  # raise it when what the worker leaves in the cache changes
+FORMAT = 1  # raise this number when the files that the worker writes into the cache change
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler says of one device's program.
+    """What the compiler reports about the program of one device.
 
-    memory: bytes by name, as `compiled.memory_analysis()` has them; empty where the program was refused. refused: the
-    compiler's own words where the program does not fit. sizes: bytes on one device by kind (worker.sizes).
-    model_flops, attention_flops: useful FLOPs of a step on all devices. tokens: of a step. mesh: sizes of the axes.
-    program: what its text says (worker.analyse), empty where it was refused. seconds: wall time of this call, cached or not.
+    folder: where the cache keeps the compiled program. cached: whether it was there already.
+    seconds: wall time of this call, cached or not. lower_seconds, compile_seconds, cpu_seconds:
+    time that lowering and compiling took.
+    peak_rss: bytes of host memory that the compiler needed.
+    refused: the compiler's message where the program does not fit, else empty.
+    memory: bytes by name, from `compiled.memory_analysis()`; empty where refused.
+    sizes: bytes on one device by kind of array (worker.sizes).
+    model_flops, attention_flops: useful FLOPs of one step on all devices.
+    tokens: tokens of one step. mesh: size of each mesh axis.
+    program: what worker.analyse reads from the program's text; empty where refused.
     """
 
     folder: Path
@@ -53,10 +59,11 @@ class Compiled:
 
 
 def used_bytes(compiled: Compiled) -> float:
-    """Bytes of a device's memory that the program needs, and the decode cache of rollouts beside it.
+    """Bytes of one device's memory that the program and the decode cache of its rollouts need.
 
-    The larger of the compiler's two accounts: all its allocations, in which gaps between buffers count, and what lives
-    at once at its worst moment. The latter counts on-chip memory as well, 128 MiB of it on a TPU.
+    The compiler gives two accounts, and the larger one counts. The first sums all allocations,
+    including gaps between buffers. The second is the peak of live buffers. The peak also includes
+    on-chip memory, 128 MiB on a TPU, which is therefore subtracted.
     """
     if not compiled.memory:
         return 0.0
@@ -66,9 +73,9 @@ def used_bytes(compiled: Compiled) -> float:
 
 
 def compile_step(config: Config, topology: Topology) -> Compiled:
-    """The step of `config` for `topology`; from the cache where the same program was compiled before.
+    """Compile the train step of `config` for `topology`, or read it from the cache.
 
-    ValueError, one line, for a config that cannot be compiled.
+    Raises ValueError with a one-line message for a config that cannot be compiled.
     """
     root().mkdir(parents=True, exist_ok=True)
     request = {
@@ -85,24 +92,29 @@ def compile_step(config: Config, topology: Topology) -> Compiled:
 
 
 def root() -> Path:
-    """Where programs are kept."""
+    """The cache folder for compiled programs."""
     return cache.root() / f"plan-{FORMAT}"
 
 
 def read(answer: dict, seconds: float) -> Compiled:
-    """A worker's answer, with what is kept of its program."""
+    """Combine a worker's answer with the cached report on its program."""
     folder = root() / answer.pop("key")
     kept = json.loads((folder / "compiled.json").read_text())
     return Compiled(folder=folder, seconds=seconds, memory=kept.pop("memory", {}), **kept, **answer)
 
 
 def compile_all(jobs: Iterable[tuple[Any, Config]], topology: Topology, workers: int = 0) -> Iterator[tuple]:
-    """(key, Compiled or ValueError) of each of `jobs`, as they are done; `workers` processes at once (0: one a core)."""
+    """Compile `jobs`, which are (key, config) pairs, in parallel.
+
+    Yields (key, Compiled or ValueError) as each job ends. `workers` is the number of processes at
+    once; 0 means one per core.
+    """
     with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         pending = {pool.submit(compile_step, config, topology): key for key, config in jobs}
         try:
             for done in concurrent.futures.as_completed(pending):
                 error = done.exception()
+                # Any other exception is a bug, and not a property of the config.
                 if error is not None and not isinstance(error, ValueError):
                     raise error
                 yield pending[done], error or done.result()
@@ -111,25 +123,29 @@ def compile_all(jobs: Iterable[tuple[Any, Config]], topology: Topology, workers:
 
 
 def environment(platform: str, folder: str) -> dict[str, str]:
-    """The environment of a worker: nothing is asked of the network, nothing is shared, nothing is printed."""
+    """Environment variables of a worker: no network, no shared files, no printed logs."""
     env = os.environ | {
-        "TMPDIR": folder,  # the runtimes' lock files and logs
+        "TMPDIR": folder,  # where the runtimes put lock files and logs
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")])),
     }
-    for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_NUM_CPU_DEVICES"):  # of this machine, not of the planned one
+    for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_NUM_CPU_DEVICES"):  # they describe this machine
         env.pop(name, None)
     if platform == "tpu":
-        # Any legal type does: it is not the one that is compiled for.
+        # The runtime needs some legal accelerator type. The topology decides what is compiled for.
         tpu = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-16"}
         return env | tpu | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_PLATFORMS": "cpu"}
-    # CUB, with which a GPU sorts, asks the device how much room it needs: without one there is the compiler's own sort.
+    # XLA sorts on GPUs with CUB, which asks the device for its scratch size. Without a device, XLA
+    # must use its own sort.
     cuda = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "XLA_FLAGS": "--xla_gpu_enable_cub_radix_sort=false"}
     return env | cuda | {"JAX_PLATFORMS": "", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
 def ask(worker: str, request: dict, platform: str) -> dict:
-    """The answer of a worker, a module of this room; ValueError with its last line where it died."""
+    """Run a worker module of this package and return its answer.
+
+    Raises ValueError with the worker's last words where it died.
+    """
     with tempfile.TemporaryDirectory(prefix="bigmodel-plan-") as folder:
         paths = [Path(folder) / name for name in ("request.json", "answer.json", "output.txt")]
         paths[0].write_text(json.dumps(request))
@@ -141,7 +157,7 @@ def ask(worker: str, request: dict, platform: str) -> dict:
             try:
                 code = process.wait()
             finally:
-                process.kill()  # not terminate: libtpu answers that with a dump of its stack
+                process.kill()  # kill, not terminate: libtpu dumps its stack when it is terminated
         if code or not paths[1].is_file():
             kept = Path(request["cache"]) / "last_failure.txt"
             raise ValueError(f"the compiler's process ended with code {code}: {_last_words(paths[2], kept)}")
@@ -149,7 +165,10 @@ def ask(worker: str, request: dict, platform: str) -> dict:
 
 
 def _last_words(log: Path, kept: Path) -> str:
-    """The line that says what was wrong: a failed check of the compiler's, or an exception's; all of it goes to `kept`."""
+    """The line of `log` that names the failure: a failed check or an exception.
+
+    The whole log is copied to `kept`.
+    """
     text = log.read_text(errors="replace")
     kept.write_text(text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""A plan: what the compiled step of a config says about a run, as one nested dict that plan.json holds."""
+"""Make a plan: what the compiled step says about a run, as the nested dict in plan.json."""
 
 import collections
 import dataclasses
@@ -32,9 +32,13 @@ def make_plan(
     failures: Failures = Failures(),
     say=lambda text: None,
 ) -> dict:
-    """Everything that `launch.py plan` answers; tokens: of the whole run (0: those of train.steps).
+    """Answer everything that `launch.py plan` reports.
 
-    ValueError, one line, for what cannot be planned.
+    name: the run's name. tokens: tokens of the whole run; 0 means those of train.steps. prices: a
+    TOML file like prices.toml. failures: enables the goodput forecast. say: called with one line of
+    progress.
+
+    Raises ValueError with a one-line message for a run that cannot be planned.
     """
     table = read_prices(prices, topology)
     validate(config, topology.devices)
@@ -43,6 +47,7 @@ def make_plan(
     say("Compiling the step")
     compiled = compile_step(config, topology)
     plan = describe(config, topology, compiled, name=name)
+    # The compiler reports no memory for a refused program.
     if not compiled.memory:
         plan["memory"] |= refused_memory(config, topology, compiled, say)
     plan |= seen(config, topology, compiled, tokens, table) if compiled.memory else {}
@@ -53,7 +58,7 @@ def make_plan(
 
 
 def describe(config: Config, topology: Topology, compiled: Compiled, *, name: str) -> dict:
-    """What is planned, whether it fits, and how it was found out."""
+    """The head of a plan: machine, model, mesh, memory, and whether the program fits."""
     spec = config.make_model().spec
     used = used_bytes(compiled)
     limit = topology.chip.hbm
@@ -88,7 +93,7 @@ def describe(config: Config, topology: Topology, compiled: Compiled, *, name: st
 
 
 def memory_parts(compiled: Compiled, limit: float) -> dict:
-    """Bytes of a device by what they hold; `temporaries` is what the others leave."""
+    """Bytes of one device by what they hold. `temporaries` is the remainder."""
     used, sizes = used_bytes(compiled), compiled.sizes
     saved = compiled.program["memory"]
     trained = "adapters" if sizes["base"] else "parameters"
@@ -104,6 +109,7 @@ def memory_parts(compiled: Compiled, limit: float) -> dict:
         "activations": saved["activations"],
         "program": compiled.memory["generated_code"],
     }
+    # The parts come from other sources than the total, so their sum may exceed it.
     parts["temporaries"] = max(0.0, used - sum(parts.values()))
     return {
         "limit": limit,
@@ -117,8 +123,12 @@ def memory_parts(compiled: Compiled, limit: float) -> dict:
 
 
 def refused_memory(config: Config, topology: Topology, compiled: Compiled, say) -> dict:
-    """What a refused program would need, in the compiler's words, and its largest buffers where a larger chip takes it."""
+    """Estimate the memory of a refused program from the compiler's message.
+
+    If a chip with more memory exists, compile for it to list the largest buffers.
+    """
     sizes = compiled.sizes
+    # The compiler's message states the temporaries in GiB.
     need = re.search(r"temporaries \(([\d.]+)G\)", compiled.refused)
     used = sum(sizes[name] for name in ("parameters", "optimizer", "average", "batch", "rollout_cache"))
     used += float(need[1]) * GIB if need else 0.0
@@ -133,7 +143,7 @@ def refused_memory(config: Config, topology: Topology, compiled: Compiled, say) 
 
 
 def seen(config: Config, topology: Topology, compiled: Compiled, tokens: float, prices: dict) -> dict:
-    """FLOPs, traffic, the roofline, and what the whole run costs."""
+    """FLOPs, memory traffic, roofline, and the cost of the whole run."""
     chip, devices = topology.chip, topology.devices
     measured, line = compiled.program["cost"], line_of(compiled, topology)
     peak = devices * chip.peak(config.precision.compute)
@@ -158,7 +168,7 @@ def seen(config: Config, topology: Topology, compiled: Compiled, tokens: float, 
 
 
 def line_of(compiled: Compiled, topology: Topology) -> Roofline:
-    """The roofline of a compiled program."""
+    """The roofline of a compiled program on this topology."""
     chip, measured = topology.chip, compiled.program["cost"]
     compute = sum(n / chip.peak(kind) for kind, n in measured["flops"].items())
     waits = [(row["network"], row["asynchronous"], row["seconds"]) for row in compiled.program["collectives"]]
@@ -167,7 +177,7 @@ def line_of(compiled: Compiled, topology: Topology) -> Roofline:
 
 
 def by_axes(rows: list[dict]) -> list[dict]:
-    """Collectives of one kind over the same axes of the mesh as one row, the slowest first."""
+    """Merge collectives of one kind over the same mesh axes into one row, the slowest first."""
     groups: dict[tuple, list[dict]] = collections.defaultdict(list)
     for row in rows:
         groups[(tuple(row["axes"]), row["kind"], row["network"], row["asynchronous"])].append(row)
@@ -188,6 +198,7 @@ def by_axes(rows: list[dict]) -> list[dict]:
 
 
 def whole_run(config, topology, compiled: Compiled, tokens: float, line: Roofline, prices: dict) -> dict:
+    """Steps, seconds, chip-hours and dollars of the run, if no host fails."""
     tokens = tokens or float(compiled.tokens * config.train.steps)
     seconds = tokens / compiled.tokens * line.step
     hours = seconds / 3600 * topology.chips
@@ -203,7 +214,10 @@ def whole_run(config, topology, compiled: Compiled, tokens: float, line: Rooflin
 
 
 def read_prices(path: Path, topology: Topology) -> dict:
-    """{"price": dollars per chip-hour, "date": of the table}; ValueError for a file that does not say."""
+    """Read {"price": dollars per chip-hour, "date": date of the table} from a TOML file.
+
+    Raises ValueError for a missing file or one without the price of this chip.
+    """
     if not path.is_file():
         raise ValueError(f"--prices {str(path)!r}: no such file")
     try:

@@ -1,9 +1,9 @@
-"""What failures cost a run on many hosts, and how often it should save: Daly's model.
+"""The cost of host failures, and how often a run on many hosts should save: Daly's model.
 
-Hosts fail independently, after times that are exponentially distributed; the failure of any host ends the whole job,
-which starts again from its newest checkpoint. A save of ours has two costs. The steps wait while it copies the arrays to
-the host's memory. Then it is written while the steps go on, and is of use once it is on disk: a failure before that falls
-back to the save before.
+Hosts fail independently, at exponentially distributed times. The failure of any host ends the whole
+job, which then restarts from its newest checkpoint. A save has two costs. First, the steps wait
+while the arrays are copied to host memory. Second, the file is written while the steps go on, and
+counts only once it is on disk. A failure before that falls back to the previous save.
 """
 
 import dataclasses
@@ -13,20 +13,22 @@ from bigmodel_jax.core.ranges import NonNegative, Positive
 from bigmodel_jax.plan.sums import HOST_LINK
 from bigmodel_jax.plan.topology import Topology
 
-PREPARE_SECONDS = 1.0  # of a save before it copies: digests, folders, and hosts that wait for one another
-LEAST = 0.001  # of a goodput; below that a run gets nowhere
-# What a restart reads again: the parts of a plan's memory that a run starts with.
+PREPARE_SECONDS = 1.0  # seconds before a save copies anything: digests, folders, hosts that wait for one another
+LEAST = 0.001  # the smallest goodput; a run below it makes no progress
+# The parts of a plan's memory that a restart reads from the checkpoint or the base weights.
 RESIDENT = ("base", "adapters", "parameters", "constants", "optimizer", "average")
 
 
 @dataclasses.dataclass(frozen=True)
 class Failures:
-    """What `launch.py plan` is told of a pod's failures and saves.
+    """Options of `launch.py plan` about failures and saves.
 
-    mtbf: hours between two failures of ONE host, on average; None: no forecast. storage: GB/s that one host writes to the
-    checkpoints' file system, and reads from it. save_seconds: that the steps wait for a save; None: PREPARE_SECONDS and
-    the copy of a chip's part to its host. restart_minutes: from a failure to the next process's restore, which are
-    scheduling, imports and compiling.
+    mtbf: mean hours between two failures of ONE host; None: no forecast.
+    storage: GB/s at which one host writes checkpoints, and reads them.
+    save_seconds: seconds that the steps wait for a save. None: PREPARE_SECONDS plus the time to
+    copy one chip's share to its host.
+    restart_minutes: minutes from a failure until the next process restores: scheduling, imports and
+    compilation.
     """
 
     mtbf: Positive | None = None
@@ -36,21 +38,26 @@ class Failures:
 
 
 def check(given: Failures) -> None:
-    """ValueError where an option is given that nothing reads."""
+    """Raise ValueError if an option is given that needs --mtbf, and --mtbf is missing."""
     if given.mtbf is None and given != Failures():
         raise ValueError("--storage, --save_seconds and --restart_minutes need --mtbf HOURS, which is missing")
 
 
 def young(save: float, mtbf: float) -> float:
-    """Seconds of steps between two saves by J. W. Young (1974), the first order of `daly`: sqrt(2 save mtbf)."""
+    """Young's save interval in seconds of steps: sqrt(2 save mtbf).
+
+    J. W. Young (1974). It is the first-order approximation of `daly`.
+    """
     return math.sqrt(2 * save * mtbf)
 
 
 def daly(save: float, mtbf: float) -> float:
-    """Seconds of steps between two saves that cost a run least, to a higher order than Young's.
+    """Daly's optimal save interval in seconds of steps; a higher order than Young's.
 
-    save: seconds that the steps wait for a save; mtbf: of the job, in seconds. J. T. Daly, A higher order estimate of the
-    optimum checkpoint interval for restart dumps, Future Generation Computer Systems 22 (2006).
+    save: seconds that the steps wait for a save. mtbf: mean seconds between failures of the job.
+
+    J. T. Daly, A higher order estimate of the optimum checkpoint interval for restart dumps, Future
+    Generation Computer Systems 22 (2006).
     """
     if save >= 2 * mtbf:
         return mtbf
@@ -59,33 +66,36 @@ def daly(save: float, mtbf: float) -> float:
 
 
 def goodput(interval: float, save: float, restart: float, mtbf: float) -> float:
-    """The share of the wall time that is in steps that count, by Daly's complete model, in which restarts may fail, too.
+    """The share of wall time spent in steps that are not lost, by Daly's complete model.
 
-    All in seconds. interval: of steps between two saves; save: that the steps wait for one; restart: from a failure until
-    the job stands where its newest checkpoint is known to be on disk; mtbf: of the job.
+    The model allows for failures during a restart. All arguments are in seconds. interval: steps
+    between two saves. save: the wait for one save. restart: from a failure until the job is back at
+    its newest checkpoint on disk. mtbf: mean time between failures of the job.
     """
     cycle = interval + save
     return interval / mtbf * math.exp(-(restart + cycle) / mtbf) / -math.expm1(-cycle / mtbf)
 
 
 def forecast(plan: dict, topology: Topology, given: Failures) -> dict:
-    """{"goodput": ...} of a plan that has a step's seconds and a run; empty without a --mtbf.
+    """{"goodput": ...} for a plan that has a step time and a run; empty without --mtbf.
 
-    ValueError, one line, where the run would get nowhere.
+    Raises ValueError with a one-line message where the run would make no progress.
     """
     if given.mtbf is None or "run" not in plan:
         return {}
     state_bytes = plan["checkpoint_bytes"]
+    # The failure of any host ends the job, so more hosts mean a shorter mean time.
     hosts, mtbf, rate = topology.hosts, 3600 * given.mtbf / topology.hosts, 1e9 * given.storage
     parts = plan["memory"]["parts"]
     resident = sum(parts.get(name, 0.0) for name in RESIDENT) + plan["memory"]["host"]
     save = given.save_seconds or PREPARE_SECONDS + state_bytes / topology.chips / HOST_LINK
+    # A host writes its share of the state once, but reads a copy for each of its devices.
     write, read = state_bytes / hosts / rate, resident * topology.devices / hosts / rate
     restart = 60 * given.restart_minutes + read
     step = plan["step_seconds"]
-    # A save waits until the one before is on disk.
+    # A save cannot start before the previous one is on disk.
     steps = max(1, round(daly(save, mtbf) / step), math.ceil((write - save) / step))
-    # What was computed while a save was written is done again.
+    # The steps computed while a save was written are lost too, so a restart costs them again.
     share = goodput(steps * step, save, restart + write, mtbf)
     if share < LEAST:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A plan on one screen."""
+"""Show a plan on one screen."""
 
 from rich.console import Console
 from rich.panel import Panel
@@ -24,7 +24,7 @@ MEMORY = {
 
 
 def show(plan: dict, console: Console) -> None:
-    """Prints a plan: whether it fits, where memory and time go, and what the run costs."""
+    """Print a plan: whether it fits, where memory and time go, and what the run costs."""
     print = console.print
     print(f"\n[bold]{plan['name']}[/] on {machine(plan)}\n{facts(plan)}\n", highlight=False)
     print(verdict(plan), highlight=False)
@@ -40,7 +40,7 @@ def show(plan: dict, console: Console) -> None:
 
 
 def show_search(found: dict, console: Console, most: int = 8) -> None:
-    """Prints the ranking of a search, and why the best of the others are not in it."""
+    """Print the ranking of a search, and why the next best layouts are not in it."""
     table = Table("layout", "step", "MFU", "GiB", "tokens/s", box=None, padding=(0, 2, 0, 0))
     for plan in found["ranked"]:
         memory = plan["memory"]["used"] / GIB
@@ -61,12 +61,14 @@ def show_search(found: dict, console: Console, most: int = 8) -> None:
 
 
 def machine(plan: dict) -> str:
+    """One line: topology, number of chips, mesh."""
     slices = f"{plan['slices']} slices of " if plan["slices"] > 1 else ""
     mesh = " x ".join(f"{axis}={size}" for axis, size in plan["mesh"].items()) or "one device"
     return f"{slices}{plan['topology']}: {plan['chips']:,} chips, mesh {mesh}"
 
 
 def facts(plan: dict) -> str:
+    """One line: model, parameters, batch, precision."""
     constants = f" beside {number(plan['constants'])} constant ones" if plan.get("constants") else ""
     return (
         f"{plan['model']}, {number(plan['parameters'])} parameters{constants}; {plan['batch_size']:,} rows, "
@@ -76,6 +78,7 @@ def facts(plan: dict) -> str:
 
 
 def verdict(plan: dict) -> str:
+    """One line: whether the program fits, and how much memory is left or missing."""
     memory = plan["memory"]
     if "used" not in memory:
         return f"[bold red]DOES NOT FIT[/] {memory['limit'] / GIB:.2f} GiB a device: {plan['refused']}"
@@ -86,6 +89,7 @@ def verdict(plan: dict) -> str:
 
 
 def memory_table(plan: dict, names: dict[str, str] = MEMORY) -> Table:
+    """A device's memory by what it holds, with bars."""
     memory = plan["memory"]
     table = Table("a device's memory", "GiB", "", box=None, padding=(0, 2, 0, 0), title_justify="left")
     table.columns[1].justify = "right"
@@ -100,10 +104,12 @@ def memory_table(plan: dict, names: dict[str, str] = MEMORY) -> Table:
 
 
 def bar(share: float, width: int = 10) -> str:
+    """A horizontal bar of block characters; `share` is between 0 and 1."""
     return "█" * round(width * min(share, 1.0)) + ("▏" if 0 < round(width * share, 1) < 0.5 else "")
 
 
 def time_table(plan: dict) -> Table:
+    """The time of a step by resource, and three predictions."""
     line = plan["roofline"]
     table = Table("time of a step", "seconds", "", box=None, padding=(0, 2, 0, 0))
     table.columns[1].justify = "right"
@@ -122,6 +128,7 @@ def time_table(plan: dict) -> Table:
 
 
 def run_table(plan: dict) -> Table:
+    """MFU, tokens per second, FLOPs, and the cost of the whole run."""
     run = plan["run"]
     table = Table.grid(padding=(0, 2))
     flops = plan["flops"]
@@ -144,7 +151,7 @@ def run_table(plan: dict) -> Table:
 
 
 def failure_rows(plan: dict) -> list[tuple[str, str]]:
-    """What failures make of the run, as (name, text); nothing where the plan was told of none."""
+    """(name, text) rows on the run with host failures; empty if the plan has no forecast."""
     if "goodput" not in plan:
         return []
     found = plan["goodput"]
@@ -163,6 +170,7 @@ def failure_rows(plan: dict) -> list[tuple[str, str]]:
 
 
 def collective_table(plan: dict) -> Table:
+    """The six slowest groups of collectives, and the sum of the others."""
     table = Table("axes", "collective", "runs", "GB sent", "seconds", "over", box=None, padding=(0, 2, 0, 0))
     for column in table.columns[2:5]:
         column.justify = "right"
@@ -186,6 +194,7 @@ def collective_table(plan: dict) -> Table:
 
 
 def largest_table(plan: dict) -> Table:
+    """The largest buffers at the memory peak."""
     table = Table("largest buffers", "GiB", "from", box=None, padding=(0, 2, 0, 0))
     table.columns[1].justify = "right"
     for row in plan["memory"].get("largest", [])[:6]:
@@ -194,6 +203,7 @@ def largest_table(plan: dict) -> Table:
 
 
 def changes_text(plan: dict) -> Panel:
+    """The changes that were tried, and the one that makes the program fit."""
     tried = plan["changes"]
     lines = [f"{'fits' if t['fits'] else 'does not fit'}: {t['options']}{size_text(t)}" for t in tried]
     if tried and tried[-1]["fits"]:
@@ -204,6 +214,7 @@ def changes_text(plan: dict) -> Panel:
 
 
 def size_text(change: dict) -> str:
+    """The memory of a change that was compiled, or why it could not be."""
     return (
         f", {change['used'] / GIB:.2f} GiB"
         if change["used"]
@@ -214,16 +225,18 @@ def size_text(change: dict) -> str:
 
 
 def notes(plan: dict) -> str:
+    """How the plan was made, and what its rates are based on."""
     made = plan["compile"]
     how = "compiled before" if made["cached"] else "compiled now"
     text = f"{how} in {made['seconds']:.0f} s ({made['cpu_seconds']:.0f} CPU-seconds, {made['peak_rss'] / GIB:.1f} GiB)"
     line = plan.get("roofline", {"expected": 0.0, "busy": 0.0})
-    stated = ", of products the compiler's" if line["expected"] > line["busy"] else ""
-    rates = f"Rates are published ones{stated}: nothing was measured on this machine."
+    stated = " (for matrix products, the compiler's estimates)" if line["expected"] > line["busy"] else ""
+    rates = f"Rates are the published ones{stated}; nothing was measured on this machine."
     return f"{text}. {rates} Attention counts as the full square."
 
 
 def number(value: float) -> str:
+    """A number in three digits with a suffix: 1.23k, 4.56M."""
     for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{suffix}"

@@ -1,4 +1,8 @@
-"""The best layout for a model on so many chips: everything that could be, pruned by sums, the rest compiled and ranked."""
+"""Search the best layout for a model on a given number of chips.
+
+All possible layouts are pruned by formulas (sums.py). The most promising ones are compiled and
+ranked.
+"""
 
 import dataclasses
 import itertools
@@ -17,8 +21,9 @@ from bigmodel_jax.plan.compile import Compiled, compile_all
 from bigmodel_jax.plan.sums import cuts_sequence, sums
 from bigmodel_jax.plan.topology import Topology, divisors
 
+# Values of model.compute.remat that the search tries.
 REMATS = ("none", "dots", "save_qkv_attn_mlp", "save_qkv_attn", "full", "offload_qkv_attn", "offload_input")
-MOST_TENSOR = 16  # beyond it a layer's activations cross the network for a sliver of its weights
+MOST_TENSOR = 16  # with more, a layer's activations cross the network to save few bytes of weights
 FORMAT = '''"""{title}
 
 Written by `launch.py plan --search`.
@@ -47,7 +52,10 @@ def get_config() -> Config:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One layout. memory: bytes of a device, seconds: of a step, both by sums alone, before anything is compiled."""
+    """One layout, with estimates that need no compiler.
+
+    memory: bytes of one device. seconds: of one step.
+    """
 
     config: Config
     memory: float
@@ -64,7 +72,7 @@ class Candidate:
 
 
 def candidates(config: Config, topology: Topology) -> tuple[list[Candidate], list[tuple[str, str]]]:
-    """(layouts that may fit, the fastest first; (title, reason) of those that cannot)."""
+    """(layouts that may fit, fastest first; (title, reason) of those that cannot)."""
     kept, rejected = [], []
     for changed in layouts(config, topology):
         found = Candidate(changed, *sums(changed, topology))
@@ -77,21 +85,24 @@ def candidates(config: Config, topology: Topology) -> tuple[list[Candidate], lis
 
 
 def layouts(config: Config, topology: Topology) -> Iterator[Config]:
-    """mesh x remat x microbatches x offload, with `tensor` the sequence between products cut or not; `stage` and `seq` are the
-    config's own.
+    """All combinations of mesh, remat, microbatches and optimizer offload.
 
-    Slices lie along `data` or, where they do not divide it, along `stage` or `fsdp`: what else goes across waits for its
-    network.
+    With tensor parallelism, the residual stream is tried with and without a sharded sequence.
+    `stage` and `seq` stay as in the config.
+
+    Slices lie along `data`; where the slices do not divide it, along `stage` or `fsdp`. Any other
+    axis across slices would wait for the slow network.
     """
     stage, seq = max(config.parallel.stage, 1), max(config.parallel.seq, 1)
     experts = divisors(getattr(config.model, "num_experts", 1))
     remats = REMATS if compute.remat(config.model) else ("",)
-    # The host's memory beside a GPU is not a kind of memory that programs for it name.
+    # A program for a GPU does not name host memory as a memory kind.
     offloads = (False, True) if topology.chip.platform == "tpu" else (False,)
     per_slice = topology.devices // topology.slices
     for tensor, expert in itertools.product(divisors(math.gcd(per_slice, MOST_TENSOR)), experts):
         if per_slice % (tensor * expert * seq) or topology.devices % (tensor * expert * seq * stage):
             continue
+        # The remaining devices are split between data and fsdp.
         shards = topology.devices // (tensor * expert * seq * stage)
         cuts = tensor > 1 and bool(along(config.data.row(), "seq"))
         residuals = (cut_sequence(config, ("seq",)), cut_sequence(config)) if cuts else (config,)
@@ -101,6 +112,7 @@ def layouts(config: Config, topology: Topology) -> Iterator[Config]:
                 continue
             rows = config.train.batch_size // (data * fsdp * expert * stage)
             for base, remat, offload in itertools.product(residuals, remats, offloads):
+                # Each microbatch needs a row on every shard.
                 for microbatches in (n for n in (1, 2, 4, 8) if n <= max(rows, 1)):
                     mesh = {"stage": stage, "data": data, "fsdp": fsdp, "expert": expert, "seq": seq, "tensor": tensor}
                     yield _layout(base, remat, offload, microbatches, **mesh)
@@ -113,7 +125,7 @@ def _layout(config: Config, remat: str, offload: bool, microbatches: int, **mesh
     return dataclasses.replace(config, parallel=parallel, model=model, train=train)
 
 
-# ------------------------------------------------------------------------------------------------ the search
+# ------------------------------------------------------------ the search
 
 
 def search(
@@ -125,13 +137,16 @@ def search(
     workers: int = 0,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict:
-    """{"ranked": plans that fit, the fastest first, "rejected": rows with reasons, "considered": how many layouts}.
+    """Compile the most promising layouts and rank them.
 
-    Layouts are compiled in the order of their sums, several at a time, until `compiles` of them fit. What was compiled
-    before comes from the cache, so that a search that was stopped goes on where it stood.
+    Returns {"ranked": plans that fit, fastest first; "rejected": (title, reason) rows;
+    "considered": number of layouts}.
+
+    Layouts are compiled in the order of their estimated time, several at once, until `compiles` of
+    them fit. Compiled programs are cached, so a stopped search continues where it was.
     """
     left, rejected = candidates(config, topology)
-    # The layout that the config itself asks for, first: a search never answers worse than that.
+    # Compile the config's own layout first, so that the answer is never worse than it.
     left.sort(key=lambda candidate: not _same(candidate.config, config, topology.devices))
     considered, ranked = len(left) + len(rejected), []
     workers = workers or os.cpu_count() or 1
@@ -147,7 +162,7 @@ def search(
                 ranked.append(plan)
                 continue
             rejected.append((candidate.title, "compiled, it does not fit"))
-            # The same mesh cannot fit with what needs more.
+            # On the same mesh, a layout that needs more memory cannot fit either.
             worse = [c for c in left if _mesh(c) == _mesh(candidate) and c.memory >= candidate.memory]
             rejected += [(c.title, f"needs more than {candidate.title}, which does not fit") for c in worse]
             left = [c for c in left if c not in worse]
@@ -157,7 +172,7 @@ def search(
 
 
 def _same(layout: Config, asked: Config, num_devices: int) -> bool:
-    """Whether a layout is the one that a config asks for; False for a mesh that is none."""
+    """Whether a layout equals the one in a config; False if the config's mesh is impossible."""
     try:
         sizes = factor(asked.parallel, num_devices)
     except ValueError:
@@ -179,7 +194,10 @@ def _mesh(candidate: Candidate) -> tuple[int, ...]:
 
 
 def _next(left, ranked, count: int, topology: Topology, rejected: list) -> tuple[list[Candidate], list[Candidate]]:
-    """(the next `count` to compile, the others): the fastest by sums, of each mesh two at most, and only valid ones."""
+    """(the next `count` layouts to compile, the others).
+
+    The fastest valid layouts come next, but at most two of each mesh.
+    """
     seen = [tuple(plan["config"]["parallel"][axis] for axis in AXES) for plan in ranked]
     chosen, others = [], []
     for candidate in left:
@@ -190,13 +208,14 @@ def _next(left, ranked, count: int, topology: Topology, rejected: list) -> tuple
             rejected.append((candidate.title, reason))
         else:
             chosen.append(candidate)
-    if not chosen:  # only meshes of which there are two: enough
+    if not chosen:  # two layouts of every remaining mesh are compiled, which is enough
         rejected += [(c.title, "two of its mesh are faster") for c in others]
         return [], []
     return chosen, others
 
 
 def invalid(config: Config, topology: Topology) -> str | None:
+    """Why a config is not valid for the topology; None if it is."""
     try:
         validate(config, topology.devices)
     except ValueError as error:
@@ -205,7 +224,7 @@ def invalid(config: Config, topology: Topology) -> str | None:
 
 
 def write_config(path: Path, base: Path, best: dict, title: str) -> None:
-    """A config file: `base` with the winner's layout."""
+    """Write a config file: `base` with the winner's layout."""
     parallel = {axis: best["config"]["parallel"][axis] for axis in AXES}
     parallel["offload_optimizer"] = best["config"]["parallel"]["offload_optimizer"]
     remat = best["config"]["model"].get("compute", {}).get("remat")

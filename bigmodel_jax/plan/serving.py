@@ -1,4 +1,4 @@
-"""What `launch.py plan --serve` is told of a server, and the weights and slots that it makes of a config."""
+"""Options of `launch.py plan --serve`, and the weights and slots of such a server."""
 
 import dataclasses
 import math
@@ -21,9 +21,14 @@ DENSE = ("float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class Serving:
-    """slots: texts at a time. length: tokens of prompt and text together that a slot has room for. prompt: tokens of a
-    prompt, for which prefill is compiled; 0: half of `length`. weights: how they are stored; "": in precision.compute,
-    as a run's are read. block: values of a weight that share one scale."""
+    """Options of `launch.py plan --serve`.
+
+    slots: sequences that are decoded at once.
+    length: tokens of prompt and answer together for which a slot has room.
+    prompt: tokens of the prompt for which prefill is compiled; 0: half of `length`.
+    weights: storage format; "": precision.compute, as for a run's own weights.
+    block: how many values of a weight share one scale.
+    """
 
     slots: Count = 16
     length: Count = 2048
@@ -38,14 +43,17 @@ class Serving:
 
 
 def for_options(config: Config) -> Config:
-    """The config whose options a server's plan reads: the mesh of training says nothing of a server's, which by default
-    cuts the weights over all devices."""
+    """The config to which a server's command-line options apply.
+
+    It drops the mesh of training, since serving needs another one. By default the weights are
+    sharded over all devices (`tensor`).
+    """
     parallel = sharding.ParallelConfig(data=1, tensor=-1, rules=config.parallel.rules)
     return dataclasses.replace(config, parallel=parallel)
 
 
 def stored_spec(config: Config, serving: Serving) -> params.Tree:
-    """The model's parameters, the matrices of its stacks stored in blocks where `weights` says so."""
+    """The parameter spec, with the layers' matrices quantized if `weights` says so."""
     spec = config.make_model().spec
     if serving.weights in ("", *DENSE):
         return spec
@@ -53,7 +61,10 @@ def stored_spec(config: Config, serving: Serving) -> params.Tree:
 
 
 def abstract_weights(config: Config, serving: Serving, layout: Layout) -> Any:
-    """Shapes and shardings of the weights as the programs are given them: floats in the dtype of products."""
+    """Shapes and shardings of the weights as the programs receive them.
+
+    Floats have the dtype in which products are computed.
+    """
     spec = stored_spec(config, serving)
     dtype = serving.weights if serving.weights in DENSE else config.precision.compute
     shapes = jax.eval_shape(lambda tree: cast(tree, dtype), params.abstract(spec))
@@ -62,6 +73,7 @@ def abstract_weights(config: Config, serving: Serving, layout: Layout) -> Any:
 
 
 def abstract_slots(programs: Programs, dtype: Any, places: Any) -> Any:
+    """Shapes and shardings of the slots, including the decode cache."""
     return jax.tree.map(_placed, jax.eval_shape(lambda: programs.empty(dtype)), places)
 
 
@@ -70,11 +82,15 @@ def _placed(x: jax.ShapeDtypeStruct, place: jax.sharding.NamedSharding) -> jax.S
 
 
 def programs_of(config: Config, serving: Serving) -> Programs:
-    """The engine's programs for one token of every slot in a call, drawn as `eval.sample` draws by default."""
+    """The engine's programs. Each decode call makes one token per slot.
+
+    Tokens are drawn as `eval.sample` draws them by default.
+    """
     return Programs.of(config.make_model(), SampleConfig(), (), serving.slots, serving.length, 1, False)
 
 
 def layout_of(config: Config, devices: list) -> Layout:
+    """The mesh and sharding rules of a server."""
     return uncut(Layout(sharding.make_mesh(config.parallel, devices), config.parallel.rules))
 
 

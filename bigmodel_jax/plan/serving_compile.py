@@ -1,4 +1,4 @@
-"""A server's two programs for a machine that is not there: what is wrong with them beforehand, and both compiled."""
+"""Check a server's config, and compile its two programs for absent devices."""
 
 import dataclasses
 import re
@@ -19,7 +19,7 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """Both programs, compiled. used: bytes of a device's memory that the larger one needs."""
+    """A server's programs (decode and prefill), compiled."""
 
     config: Config
     serving: Serving
@@ -27,14 +27,20 @@ class Server:
 
     @property
     def refused(self) -> str:
+        """The compiler's message where a program does not fit, else empty."""
         return next((one.refused for one in self.programs.values() if one.refused), "")
 
     @property
     def used(self) -> float:
-        """Of a program that was refused, what its arguments take and the compiler's message says of its temporaries."""
+        """Bytes of one device's memory that the larger program needs.
+
+        For a refused program: its arguments, plus the temporaries that the compiler's message
+        states.
+        """
         return max(used_bytes(one) if one.memory else _refused_bytes(one) for one in self.programs.values())
 
     def fits(self, topology: Topology) -> bool:
+        """Whether both programs fit into one device's memory."""
         return not self.refused and self.used <= topology.chip.hbm
 
 
@@ -44,8 +50,11 @@ def _refused_bytes(one: Compiled) -> float:
 
 
 def with_layout(config: Config, topology: Topology) -> Config:
-    """The config with the mesh of its server: as its options say, where they say more than `for_options`; else the weights
-    cut over all devices (`tensor`), or over as many as the model's sizes allow, and the slots over the rest."""
+    """The config with the server's mesh.
+
+    A mesh given by options stays. Otherwise the weights are sharded over all devices (`tensor`), or
+    over as many as the model's sizes allow, and the slots over the rest.
+    """
     parallel = config.parallel
     if config != for_options(config):
         return config
@@ -65,7 +74,7 @@ def _wrong(config: Config, parallel: ParallelConfig) -> str:
 
 
 def check(config: Config, serving: Serving, topology: Topology) -> None:
-    """ValueError for what can be known to be wrong before anything is compiled."""
+    """Raise ValueError for whatever can be known to be wrong before compiling."""
     sizes = dict(zip(AXES, factor(config.parallel, topology.devices), strict=True))
     model = config.make_model()
     if model.make_cache is None:
@@ -82,11 +91,14 @@ def check(config: Config, serving: Serving, topology: Topology) -> None:
         raise ValueError(f"--prompt {serving.prompt}: it must leave room for an answer in --length {serving.length}")
     rows = sizes["data"] * sizes["fsdp"] * sizes["expert"]
     if serving.slots % rows:
-        raise ValueError(f"--slots {serving.slots} is not divisible by the {rows} devices over which the slots are cut")
+        raise ValueError(
+            f"--slots {serving.slots} is not divisible by the {rows} devices over which the slots are sharded"
+        )
     stored_spec(config, serving)
 
 
 def compile_server(config: Config, topology: Topology, serving: Serving, say: Say) -> Server:
+    """Compile decode, then prefill; stop at the first that does not fit."""
     programs = {}
     for name in PROGRAMS:
         say(f"Compiling {name} of {serving.slots} slots")
@@ -97,8 +109,10 @@ def compile_server(config: Config, topology: Topology, serving: Serving, say: Sa
 
 
 def compile_program(config: Config, topology: Topology, serving: Serving, program: str) -> Compiled:
-    """One of PROGRAMS for `topology`; from the cache where the same was compiled before. ValueError, one line, where it
-    cannot be compiled."""
+    """Compile one of PROGRAMS for `topology`, or read it from the cache.
+
+    Raises ValueError with a one-line message where it cannot be compiled.
+    """
     root().mkdir(parents=True, exist_ok=True)
     request = {
         "config": config_file.to_json(config),

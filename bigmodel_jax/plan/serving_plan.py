@@ -1,4 +1,4 @@
-"""A plan of a server: what the engine's two compiled programs say, as one nested dict that plan.json holds."""
+"""Make a server's plan from its two compiled programs, as the nested dict in plan.json."""
 
 import dataclasses
 import datetime
@@ -23,7 +23,10 @@ def make_plan(
     prices: Path = estimate.PRICES,
     say: Say = lambda text: None,
 ) -> dict:
-    """Everything that `launch.py plan --serve` answers. ValueError, one line, for what cannot be served."""
+    """Answer everything that `launch.py plan --serve` reports.
+
+    Raises ValueError with a one-line message for what cannot be served.
+    """
     price = estimate.read_prices(prices, topology)
     check(config, serving, topology)
     check_installed(topology)
@@ -37,11 +40,11 @@ def make_plan(
     return plan
 
 
-# ------------------------------------------------------------------------------------------------ what it says
+# ------------------------------------------------------------ what it says
 
 
 def describe(server: Server, topology: Topology, *, name: str) -> dict:
-    """What is planned, whether it fits, and how it was found out."""
+    """The head of a plan: machine, model, server, memory, and whether it fits."""
     config, serving = server.config, server.serving
     first = server.programs["decode"]
     return {
@@ -72,7 +75,10 @@ def _compile_facts(one: Compiled) -> dict:
 
 
 def memory(server: Server, topology: Topology) -> dict:
-    """Bytes of a device by what they hold; `temporaries` is what the others leave. weights_by_type: of one device."""
+    """Bytes of one device by what they hold. `temporaries` is the remainder.
+
+    weights_by_type: bytes of the weights on one device by dtype.
+    """
     sizes, used, limit = server.programs["decode"].sizes, server.used, topology.chip.hbm
     parts = {"weights": sizes["weights"], "cache": sizes["cache"]}
     parts["program"] = max(one.memory.get("generated_code", 0.0) for one in server.programs.values())
@@ -91,11 +97,12 @@ def memory(server: Server, topology: Topology) -> dict:
 
 
 def rates(server: Server, topology: Topology, price: dict) -> dict:
-    """The roofline of both programs, tokens per second, and what they cost."""
+    """The roofline of both programs, tokens per second, and cost."""
     out = {name: rate(one, topology, price) for name, one in server.programs.items()}
     serving, prompt = server.serving, server.serving.prompt_tokens
     answer = serving.length - prompt
-    # A prefill stands between two steps of all slots: a request takes one, and its share of the steps of its answer.
+    # A request costs one prefill, which holds up all slots, and its share of the decode steps for
+    # its answer.
     busy = out["prefill"]["step_seconds"] + answer * out["decode"]["step_seconds"] / serving.slots
     per_hour = topology.chips * price["price"]
     return out | {
@@ -113,7 +120,7 @@ def rates(server: Server, topology: Topology, price: dict) -> dict:
 
 
 def rate(one: Compiled, topology: Topology, price: dict) -> dict:
-    """Of one program: its roofline, its tokens per second, and dollars per million of them."""
+    """One program's roofline, tokens per second, and dollars per million tokens."""
     measured, line = one.program["cost"], estimate.line_of(one, topology)
     per_second = one.tokens / line.step
     return {
@@ -131,7 +138,10 @@ def rate(one: Compiled, topology: Topology, price: dict) -> dict:
 
 
 def most_slots(server: Server, topology: Topology, price: dict, say: Say) -> dict:
-    """The largest batch that was compiled and fits, the smallest that was and does not, and the rate of decoding with it."""
+    """The largest batch that fits, the smallest that does not, and the decode rate of the former.
+
+    Both have been compiled.
+    """
     most, above = serving_limits.largest(server, topology, say)
     decoded = rate(most.programs["decode"], topology, price)
     names = ("step_seconds", "tokens_per_second", "dollars_per_million")

@@ -1,4 +1,4 @@
-"""The plan of a server on one screen."""
+"""Show the plan of a server on one screen."""
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +15,7 @@ PARTS = {
 
 
 def show(plan: dict, console: Console) -> None:
-    """Prints a plan: whether it fits, what a device holds, how fast both programs are, and what tokens cost."""
+    """Print a plan: whether it fits, a device's memory, both programs' speed, and cost."""
     print = console.print
     print(f"\n[bold]{plan['name']}[/] served on {machine(plan)}\n{facts(plan)}\n", highlight=False)
     print(verdict(plan), "", memory_table(plan, PARTS), sep="\n", highlight=False)
@@ -29,18 +29,20 @@ def show(plan: dict, console: Console) -> None:
 
 
 def machine(plan: dict) -> str:
+    """One line: topology, number of chips, mesh."""
     mesh = " x ".join(f"{axis}={size}" for axis, size in plan["mesh"].items()) or "one device"
     return f"{plan['topology']}: {plan['chips']:,} chip{'s' * (plan['chips'] > 1)}, mesh {mesh}{cuts(plan['mesh'])}"
 
 
 def cuts(mesh: dict[str, int]) -> str:
-    """What lies on which axis."""
+    """What is sharded over which mesh axis."""
     what = {"tensor": "weights cut over tensor", "data": "slots over data", "fsdp": "slots and weights over fsdp"}
     said = [text for axis, text in what.items() if axis in mesh]
     return f" ({', '.join(said)})" if said else ""
 
 
 def facts(plan: dict) -> str:
+    """Two lines: model and storage of its weights, then slots and prompts."""
     serving = plan["serving"]
     blocks = f" in blocks of {serving['block']}" if plan["weights"] in ("int8", "int4", "nf4") else ""
     return (
@@ -51,7 +53,7 @@ def facts(plan: dict) -> str:
 
 
 def rate_table(plan: dict) -> Table:
-    """A column for each program."""
+    """The times and rates of both programs, one column each."""
     columns = ("decode", "prefill")
     table = Table("", "decode, a token a slot", "prefill, a prompt", box=None, padding=(0, 3, 0, 0))
     for column in table.columns[1:]:
@@ -75,6 +77,7 @@ def rate_table(plan: dict) -> Table:
 
 
 def answer_table(plan: dict) -> Table:
+    """Requests per second, their cost, and the largest batch."""
     table = Table.grid(padding=(0, 2))
     requests, most = plan["requests"], plan["largest"]
     table.add_row(
@@ -89,18 +92,21 @@ def answer_table(plan: dict) -> Table:
 
 
 def price(plan: dict) -> str:
+    """The price of a chip-hour and the date of the price table."""
     return f"at {plan['dollars_per_chip_hour']:.2f} a chip-hour ({plan['prices_of']})"
 
 
 def largest(most: dict) -> str:
+    """The most slots that fit, and the fewest that do not."""
     above = f"; {most['does_not_fit']:,} do not" if most["does_not_fit"] else ""
     return f"{most['slots']:,} slots fit, {most['used'] / GIB:.2f} GiB a device{above}"
 
 
 def notes(plan: dict) -> str:
+    """How the plan was made, and what its rates leave out."""
     seconds = sum(one["compile_seconds"] for one in plan["compile"].values())
     how = "compiled before" if all(one["cached"] for one in plan["compile"].values()) else "compiled now"
     return (
-        f"{how} in {seconds:.0f} s. Rates are published ones, of products on a TPU the compiler's; latency, of which a step "
-        "has some for each sum between chips, and the host are not in them: nothing was measured."
+        f"{how} in {seconds:.0f} s. Rates are the published ones (matrix products on a TPU: the compiler's). Nothing was "
+        "measured. The host's time and the latency of each transfer between chips are not included."
     )

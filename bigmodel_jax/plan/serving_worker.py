@@ -1,7 +1,7 @@
-"""What runs in a process of its own: one of a server's two programs, lowered and compiled for a machine that is not there.
+"""The worker process of a server's plan: lower and compile one of its two programs.
 
-`python -m bigmodel_jax.plan.serving_worker REQUEST ANSWER`, as worker.py is started; the programs are the engine's own
-(inference/slots.py), under the shardings that the engine would give them.
+It is started as `python -m bigmodel_jax.plan.serving_worker REQUEST ANSWER`, like worker.py. The
+programs are the engine's own (inference/slots.py), with the shardings that the engine gives them.
 """
 
 import collections
@@ -24,7 +24,10 @@ from bigmodel_jax.plan.worker import analyse, answer_with, cache_key, compile_in
 
 
 def run(request: dict) -> dict:
-    """Sizes of weights and cache, and the key under which the room's cache holds what the compiler made of the program."""
+    """Compile the requested program, or find it in the cache under its key.
+
+    Returns its key, the sizes of weights and cache, and what its text says.
+    """
     config = config_file.from_json(request["config"])
     topology = topologies.parse(request["topology"])
     serving = Serving(**request["serving"])
@@ -54,7 +57,7 @@ def run(request: dict) -> dict:
 
 
 def lower(config: Config, serving: Serving, layout: Layout, program: str) -> tuple[Any, dict[str, float]]:
-    """(the engine's program under this name, bytes on one device of what it is given)."""
+    """(the engine's program of this name, lowered; bytes of its arguments on one device)."""
     weights = abstract_weights(config, serving, layout)
     programs, dtype = programs_of(config, serving), cache_dtype(weights)
     programs.check(dtype)
@@ -67,6 +70,7 @@ def lower(config: Config, serving: Serving, layout: Layout, program: str) -> tup
 
 
 def by_dtype(weights: Any) -> dict[str, float]:
+    """Bytes of the weights on one device by dtype."""
     found: dict[str, float] = collections.defaultdict(float)
     for x in jax.tree.leaves(weights):
         found[str(x.dtype)] += local_bytes(x)
@@ -74,12 +78,12 @@ def by_dtype(weights: Any) -> dict[str, float]:
 
 
 def decode_arguments(serving: Serving) -> tuple:
-    """keep and waiting of `Programs.decode`."""
+    """The arguments `keep` and `waiting` of `Programs.decode`."""
     return jax.ShapeDtypeStruct((serving.slots,), bool), jax.ShapeDtypeStruct((), bool)
 
 
 def prefill_arguments(serving: Serving) -> tuple:
-    """slot, tokens, segments, source and num_tokens of `Programs.prefill`."""
+    """The arguments slot, tokens, segments, source and num_tokens of `Programs.prefill`."""
     one, row = ((), np.int32), ((1, serving.prompt_tokens), np.int32)
     return tuple(jax.ShapeDtypeStruct(*of) for of in (one, row, row, ((2,), np.uint32), one))
 

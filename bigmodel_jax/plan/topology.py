@@ -1,4 +1,7 @@
-"""Machines by name: v5e:16x16, v5p:8x8x8, h100:1x8x8. What their chips can do, and devices to compile for."""
+"""Parse machine names such as v5e:16x16, v5p:8x8x8 and h100:1x8x8, and make devices for them.
+
+The devices exist only to compile for.
+"""
 
 import dataclasses
 import functools
@@ -12,16 +15,20 @@ from bigmodel_jax.core.sharding import AXES, ParallelConfig, factor
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.plan.chips import BY_NAME, CHIPS, Chip
 
+# Other names of chips, which error messages translate.
 ALIASES = {"v5": "v5p", "v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "ironwood": "tpu7x", "v7x": "tpu7x"}
 
 INSTALL = {"tpu": "uv sync --extra plan", "cuda": "uv sync --extra plan-gpu"}
-CHIPS_OF_A_HOST = 4  # of TPUs
+CHIPS_OF_A_HOST = 4  # TPU chips per host in a slice of several hosts
 MODULE = {"tpu": "libtpu", "cuda": "jax_plugins.xla_cuda13"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """`slices` slices of `shape` chips each; of GPUs: shape is slices x hosts x GPUs of a host, and `slices` is 1."""
+    """A machine: `slices` slices, each with `shape` chips along its torus axes.
+
+    For GPUs, shape is (slices, hosts, GPUs of a host), and the field `slices` is 1.
+    """
 
     chip: Chip
     shape: tuple[int, ...]
@@ -29,31 +36,38 @@ class Topology:
 
     @property
     def name(self) -> str:
+        """The name that `parse` reads, without the number of slices."""
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
     @property
     def title(self) -> str:
+        """The name with the number of slices, if there are several."""
         return f"{self.slices} x {self.name}" if self.slices > 1 else self.name
 
     @property
     def chips(self) -> int:
+        """Chips of all slices."""
         return self.slices * math.prod(self.shape)
 
     @property
     def hosts(self) -> int:
-        """Machines with an operating system of their own: of TPUs those of 4 chips that make up a slice of several."""
+        """The number of host machines. A TPU host has 4 chips."""
         if self.chip.platform == "cuda":
             return self.shape[0] * self.shape[1]
         return self.slices * math.ceil(math.prod(self.shape) / CHIPS_OF_A_HOST)
 
     @property
     def devices(self) -> int:
+        """JAX devices of all slices."""
         return self.chips * self.chip.devices
 
 
 def parse(name: str, slices: int = 1, option: str = "--topology") -> Topology:
-    """The topology of a name such as v5e:16x16; ValueError, which names `option`, with the nearest chip, or the form that is
-    expected."""
+    """The topology of a name such as v5e:16x16.
+
+    Raises ValueError for an unknown name. The message names `option`, and the nearest chip or the
+    expected form.
+    """
     kind, _, shape = name.strip().lower().replace("=", ":").partition(":")
     known = [chip.name for chip in CHIPS]
     if kind not in BY_NAME:
@@ -66,7 +80,9 @@ def parse(name: str, slices: int = 1, option: str = "--topology") -> Topology:
         raise ValueError(f"{option} {name!r}: {kind} takes {chip.dims} numbers, {kind}:{example} for example ({form})")
     sizes = tuple(map(int, shape.split("x")))
     if slices < 1 or (slices > 1 and chip.platform == "cuda"):
-        raise ValueError(f"--slices {slices}: 1 or more, and for GPUs part of the name: {kind}:{slices}x8x8")
+        raise ValueError(
+            f"--slices {slices}: it must be 1 or more; the name of a GPU topology states the slices: {kind}:{slices}x8x8"
+        )
     if chip.largest and math.prod(sizes) > chip.largest:
         raise ValueError(
             f"{option} {name!r} has {math.prod(sizes):,} chips; a slice of {kind} has {chip.largest:,} at most. "
@@ -76,25 +92,28 @@ def parse(name: str, slices: int = 1, option: str = "--topology") -> Topology:
 
 
 def parse_slices(name: str) -> Topology:
-    """As `parse`, with the number of slices in front: 4xv5e:16x16."""
+    """Like `parse`, with the number of slices in front: 4xv5e:16x16."""
     several = re.fullmatch(r"(\d+)x(\D.*)", name)
     return parse(several[2], int(several[1])) if several else parse(name)
 
 
 def sliced(config: Config, slices: int) -> Config:
-    """The config for so many slices; for one as it is."""
+    """The config with parallel.slices set; unchanged for one slice."""
     if slices == 1:
         return config
     return dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, slices=slices))
 
 
 def roomier(topology: Topology) -> Topology | None:
-    """As many chips with more memory in the same plane: v5p for v5e and v6e. None where there is none to be had."""
+    """As many v5p chips as a v5e or v6e topology has, since they have more memory; else None."""
     return Topology(BY_NAME["v5p"], (*topology.shape, 1), topology.slices) if topology.chip.dims == 2 else None
 
 
 def check_mesh(parallel: ParallelConfig, topology: Topology) -> None:
-    """ValueError where the mesh does not make up the devices, with what the first free axis would have to be."""
+    """Raise ValueError if the mesh does not multiply to the number of devices.
+
+    The message lists the nearest meshes that do.
+    """
     try:
         factor(parallel, topology.devices)
     except ValueError as error:
@@ -106,8 +125,12 @@ def check_mesh(parallel: ParallelConfig, topology: Topology) -> None:
 
 
 def nearest_meshes(parallel: ParallelConfig, devices: int, most: int = 3) -> list[dict[str, int]]:
-    """Meshes that make up the devices, those that change the given sizes least first."""
+    """Meshes that multiply to `devices`, those nearest to the given sizes first.
+
+    Only data, fsdp and tensor change.
+    """
     sizes = dict(zip(AXES, parallel.sizes(), strict=True))
+    # The axes stage, expert and seq stay as they are given.
     fixed = math.prod(n for axis, n in sizes.items() if axis not in ("data", "fsdp", "tensor") and n > 0)
     left = devices // fixed if devices % fixed == 0 else devices
     found = [
@@ -118,17 +141,21 @@ def nearest_meshes(parallel: ParallelConfig, devices: int, most: int = 3) -> lis
     ]
 
     def distance(mesh: dict[str, int]) -> float:
+        # Distances are counted in doublings.
         return sum(abs(math.log2(n / max(sizes[axis], 1))) for axis, n in mesh.items())
 
     return sorted(found, key=distance)[:most]
 
 
 def divisors(n: int) -> list[int]:
+    """All divisors of n in increasing order."""
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
 def check_installed(topology: Topology) -> None:
-    """ValueError with the one command that installs the compiler of this platform, where it is missing."""
+    """Raise ValueError if this platform's compiler is missing, with the command that
+    installs it.
+    """
     platform = topology.chip.platform
     try:
         found = importlib.util.find_spec(MODULE[platform]) is not None
@@ -141,27 +168,35 @@ def check_installed(topology: Topology) -> None:
 
 
 def compile_devices(topology: Topology) -> list:
-    """Devices that programs can be compiled for and not run on. Only in a process that `process.environment` started."""
+    """Devices for which programs can be compiled, but which cannot run them.
+
+    Call it only in a process that `compile.environment` prepared.
+    """
     from jax.experimental import topologies
 
     chip = topology.chip
     if chip.platform == "cuda":
-        # The compiler's first number counts domains of NVLink, inside which it sums by kernels of its own: a host is one.
+        # The first number counts NVLink domains; here each host is one domain. Inside a domain the
+        # compiler sums with its own kernels.
         slices, hosts, gpus = topology.shape
         kwargs = {"topology": f"{slices * hosts}x1x{gpus}", "target_config": target_config(chip.kind)}
         return topologies.get_topology_desc(platform="cuda", topology_name="", **kwargs).devices
     kwargs = dict(chip.options) | ({"num_slices": topology.slices} if topology.slices > 1 else {})
-    if math.prod(topology.shape) == 1:  # a host of one chip; by default a host has four
+    if math.prod(topology.shape) == 1:  # a host with one chip; the default is a host with four
         kwargs["chips_per_host_bounds"] = (1, 1, 1)
     return topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **kwargs).devices
 
 
 @functools.cache
 def target_config(description: str) -> str:
-    """The target config (a text proto) that the CUDA plugin holds of a GPU, by its device_description_str."""
+    """The target config (a text proto) of a GPU, as stored inside the CUDA plugin.
+
+    description: the GPU's device_description_str. Raises ValueError for an unknown one.
+    """
     folder = Path(next(iter(importlib.util.find_spec("jax_plugins.xla_cuda13").submodule_search_locations)))
     data = (folder / "xla_cuda_plugin.so").read_bytes()
     found = {}
+    # The plugin's binary holds target configs as text protos, each ended by a zero byte.
     for match in re.finditer(rb"(?:# [^\x00]*?\n)?gpu_device_info \{", data):
         text = data[match.start() : data.index(b"\x00", match.start())].decode("utf8", "replace")
         if name := re.search(r'device_description_str: "([^"]*)"', text):

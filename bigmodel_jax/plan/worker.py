@@ -1,7 +1,7 @@
-"""What runs in a process of its own: lowers a run's train step for a machine that is not there, and compiles it.
+"""The worker process of a plan: lower and compile a run's train step for absent devices.
 
-`python -m bigmodel_jax.plan.worker REQUEST ANSWER`: two JSON files. Only `compile.py` starts it: the environment has to
-be right before JAX is imported.
+It is started as `python -m bigmodel_jax.plan.worker REQUEST ANSWER`; both are JSON files. Only
+`compile.py` starts it, since its environment must be set before JAX is imported.
 """
 
 import dataclasses
@@ -40,8 +40,8 @@ from bigmodel_jax.training.step import make_train_step
 
 
 def answer_with(run: Callable[[dict], dict], request_path: str, answer_path: str) -> None:
-    """Writes what `run` makes of a request, or the mistake that it found; both are JSON files."""
-    trust.allow()  # the process that asks has opened this config already
+    """Read a JSON request, and write the answer of `run` or the mistake that it raised."""
+    trust.allow()  # the parent process has already opened this config
     request = json.loads(Path(request_path).read_text())
     try:
         answer = run(request)
@@ -51,13 +51,16 @@ def answer_with(run: Callable[[dict], dict], request_path: str, answer_path: str
 
 
 def run(request: dict) -> dict:
-    """Sizes and FLOPs of the step, and the key under which the cache holds what the compiler made of it."""
+    """Compile the requested step, or find it in the cache under its key.
+
+    Returns its key, the sizes and FLOPs of the step, and what its text says.
+    """
     config = config_file.from_json(request["config"])
     topology = topologies.parse(request["topology"], request["slices"])
     devices = topologies.compile_devices(topology)
     validate(config, len(devices))
     if config.parallel.strategy != "jit":
-        raise ValueError(f"parallel.strategy = {config.parallel.strategy!r}: plan compiles 'jit' alone")
+        raise ValueError(f"parallel.strategy = {config.parallel.strategy!r}: plan supports only 'jit'")
     mesh = sharding.make_mesh(config.parallel, devices)
     state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)
     constants = abstract_constants(config, mesh)
@@ -85,6 +88,7 @@ def run(request: dict) -> dict:
 
 
 def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and shardings of a batch."""
     rows, rules = config.train.batch_size, config.parallel.rules
 
     def one(field: Field) -> jax.ShapeDtypeStruct:
@@ -96,18 +100,18 @@ def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, jax.Sha
 
 
 def computed(config: Config) -> dict[str, Field]:
-    """What a run puts beside the data's arrays before a step."""
+    """Arrays that a run adds to the data's batch before a step."""
     return config.objective.computed() | (log_prob_fields(config) if config.data.prompts else {})
 
 
 def coords(device: Any) -> list[int]:
-    """Slice (GPU: host) and place on the torus of a device."""
+    """[slice or host number, *position in the torus] of a device."""
     group = getattr(device, "slice_index", 0) if device.platform == "tpu" else device.process_index
     return [group or 0, *(getattr(device, "coords", None) or ())]
 
 
 def cache_key(text: str, topology: topologies.Topology, options: dict[str, str]) -> str:
-    """A hash of the lowered program and of what else decides what the compiler makes of it."""
+    """A hash of the lowered program and everything else that affects its compilation."""
     compiler = "libtpu" if topology.chip.platform == "tpu" else "jax-cuda13-plugin"
     versions = [importlib.metadata.version(name) for name in ("jax", "jaxlib", compiler)]
     facts = json.dumps([topology.name, topology.slices, options, versions], sort_keys=True)
@@ -115,7 +119,10 @@ def cache_key(text: str, topology: topologies.Topology, options: dict[str, str])
 
 
 def compile_into(folder: Path, lowered: Any) -> None:
-    """Leaves compiled.json and, where the program fits, hlo.txt.gz in `folder`; complete or not at all."""
+    """Compile, and write compiled.json and (where the program fits) hlo.txt.gz into `folder`.
+
+    The folder appears complete or not at all.
+    """
     begun, cpu = time.perf_counter(), time.process_time()
     try:
         compiled, refused = lowered.compile(), ""
@@ -129,6 +136,7 @@ def compile_into(folder: Path, lowered: Any) -> None:
         "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "refused": refused,
     }
+    # Write into a temporary folder and rename it, so that readers see all files or none.
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True, exist_ok=True)
     if compiled is not None:
@@ -142,12 +150,12 @@ def compile_into(folder: Path, lowered: Any) -> None:
     (partial / "compiled.json").write_text(json.dumps(facts))
     try:
         partial.rename(folder)
-    except OSError:  # another process was first, with the same content
+    except OSError:  # another process wrote the same content first
         if not (folder / "compiled.json").is_file():
             raise
 
 
-# ------------------------------------------------------------------------------------------------ what it says
+# ------------------------------------------------------------ what it says
 
 
 def analyse(folder: Path, config: Config, mesh: jax.sharding.Mesh, topology: topologies.Topology) -> dict:
@@ -167,22 +175,26 @@ def analyse(folder: Path, config: Config, mesh: jax.sharding.Mesh, topology: top
 
 
 def asynchronous_channels(code: Code) -> set[int]:
-    """Channels of the collectives that have a start and an end of their own, and run beside what stands between."""
+    """Channels of asynchronous collectives, which may overlap with computation."""
     found = set()
     for name, body in code.bodies.items():
         for one in body.values():
+            # An asynchronous collective prints as a start, or inside an async computation.
             if one.opcode.endswith("-start") or "async" in name or "async" in one.name:
                 found |= {int(n) for n in re.findall(r"channel_id=(\d+)", one.rest)}
     return found
 
 
-# ------------------------------------------------------------------------------------------------ what is known without
+# ------------------------------------------------------------ what is known without
 
 
 def sizes(state: TrainState, batch: dict, constants: params.Tree, beside: Collection[str] = ()) -> dict[str, float]:
-    """Bytes on one device of what goes into the step and of its gradients; `host`: what lies in the host's memory;
-    `checkpoint`: of the whole state, each array once. Constants are parameters that have no gradient and no checkpoint:
-    `constants` are those of them under the names `beside`, an objective's, `base` the others."""
+    """Bytes on one device of the step's arguments and gradients.
+
+    `host`: bytes in host memory. `checkpoint`: bytes of the whole state, each array once. Constants
+    are parameters without gradients that no checkpoint holds. `constants` are those named in
+    `beside`, which belong to the objective; `base` are the others.
+    """
     parts = {
         "parameters": (state.params, state.frozen, constants),
         "base": {name: part for name, part in constants.items() if name not in beside},
@@ -194,18 +206,21 @@ def sizes(state: TrainState, batch: dict, constants: params.Tree, beside: Collec
     out = {name: sum(_bytes(x) for x in jax.tree.leaves(tree) if not _on_host(x)) for name, tree in parts.items()}
     out["host"] = sum(_bytes(x) for x in jax.tree.leaves(state) if _on_host(x))
     out["checkpoint"] = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
-    # Summed in float32 (training/step.py), and lying as the parameters do.
+    # Gradients are summed in float32 (training/step.py) and sharded like the parameters.
     out["gradients"] = sum(_bytes(x, itemsize=4) for x in jax.tree.leaves(state.params))
     return out
 
 
 def kept_beside(config: Config) -> Collection[str]:
-    """Names of what the objective keeps beside the model."""
+    """Names of the parameters that the objective keeps beside the model's."""
     return config.objective.parameters(config.model).keys()
 
 
 def cache_bytes(config: Config, mesh: jax.sharding.Mesh) -> float:
-    """Bytes on one device of the decode cache of rollouts, which lives beside the step; 0 without rollouts."""
+    """Bytes on one device of the rollouts' decode cache; 0 without rollouts.
+
+    The cache is alive during the step.
+    """
     size = config.objective.rollout_cache(config.data, config.train.batch_size)
     if size is None:
         return 0.0
@@ -231,11 +246,12 @@ def _on_host(x: jax.ShapeDtypeStruct) -> bool:
 
 
 def model_flops(config: Config, mesh: jax.sharding.Mesh, batch: dict) -> tuple[float, float]:
-    """(useful FLOPs of a step on all devices, those of them that are attention's).
+    """(useful FLOPs of a step on all devices, the part of them in attention).
 
-    As report/throughput.py counts them; of experts those that a token is sent to. Attention: what a model has more than
-    twice the same with half the length, twice, less what its windows hide.
+    They are counted as in report/throughput.py. Experts count for the tokens that are sent to them.
+    Attention is the part that grows quadratically with the sequence length.
     """
+    # Expert capacity pads the experts' batches, which is not useful work.
     if hasattr(config.model, "capacity_factor"):
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, capacity_factor=0.0))
     attends = isinstance(compute.of(config.model), compute.Compute)
@@ -243,9 +259,10 @@ def model_flops(config: Config, mesh: jax.sharding.Mesh, batch: dict) -> tuple[f
 
 
 def _attention(config: Config, mesh, batch: dict) -> float:
-    """The part of the FLOPs that without windows grows with the square of the length."""
+    """FLOPs that would grow with the square of the sequence length without windows."""
     row = {**config.data.row(), **computed(config)}
     lengths = set(fields.along(row, "seq").values())
+    # Half the length can be counted only if there is one even length.
     if len(lengths) != 1 or lengths.pop() % 2:
         return 0.0
 
@@ -255,13 +272,17 @@ def _attention(config: Config, mesh, batch: dict) -> float:
         return jax.ShapeDtypeStruct(tuple(shape), x.dtype, sharding=x.sharding)
 
     half = {name: halved(name, x) for name, x in batch.items()}
+    # Counting at full and at half length separates the quadratic part from the linear part.
+    # `unseen` are FLOPs of query-key pairs that a window hides. Windowed attention is not
+    # quadratic, so they are added before the comparison and subtracted after it.
     unseen, unseen_in_half = (3.0 * unseen_flops(config, rows) for rows in (batch, half))
     whole = _flops(config, mesh, batch) + unseen
     return 2.0 * (whole - 2.0 * (_flops(config, mesh, half) + unseen_in_half)) - unseen
 
 
 def _flops(config: Config, mesh, batch: dict) -> float:
-    # On one device no expert has places or a buffer for tokens that may come, or not, from others.
+    # On several devices each expert gets a buffer with room for tokens of other devices, which are
+    # not useful FLOPs.
     alone = sharding.make_mesh(sharding.ParallelConfig(data=1), list(mesh.devices.flat[:1]))
     with sharding.use(alone, config.parallel.rules):
         return step_flops(config, params.abstract(config.make_model().spec), batch)

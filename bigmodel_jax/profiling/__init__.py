@@ -1,1 +1,4 @@
-"""Where the time of a step goes: a trace of some steps, divided among operations, modules and kinds."""
+"""Find where the time of a step goes, from a profiler trace of some steps.
+
+The time is divided among operations, modules and kinds of operations.
+"""

@@ -1,4 +1,4 @@
-"""What each instruction of a compiled step is: its module, its kind, its pass, its line, and the time that it must take."""
+"""Classify each instruction of a compiled step: module, kind, pass, source line, least time."""
 
 import dataclasses
 import re
@@ -10,12 +10,13 @@ from bigmodel_jax.plan.program.hlo import KINDS as COLLECTIVES
 from bigmodel_jax.plan.program.instructions import Code, Instruction
 from bigmodel_jax.plan.program.origin import Origins
 
+# Kinds of operations, as profile.json and the page name them.
 PRODUCTS, ATTENTION, NORMS, COPIES = "products", "attention", "norms", "copies"
 COLLECTIVE, ELEMENTWISE, CONTROL = "collectives", "elementwise and sums", "loops and branches"
 OTHER_PROGRAMS, WAITING = "other programs", "waiting"
 KINDS = (PRODUCTS, ATTENTION, NORMS, ELEMENTWISE, COPIES, COLLECTIVE, CONTROL, OTHER_PROGRAMS, WAITING)
 
-# A part of the path of a file -> the module to which an operation belongs that is called from there.
+# Maps part of a file's path to the module of the operations that are called from that file.
 FILES = (
     ("/nn/attention/", "attention"),
     ("/nn/position", "attention"),
@@ -33,7 +34,8 @@ FILES = (
     ("/bigmodel_jax/objectives/", "head and loss"),
     ("/bigmodel_jax/training/", "training step"),
 )
-# A part of the name of a function of a model, also of a user's own -> its module. The first that matches counts.
+# Maps part of a model function's name to a module; the first match counts. It also applies to a
+# user's own models.
 FUNCTIONS = (
     ("attn", "attention"),
     ("attention", "attention"),
@@ -52,6 +54,7 @@ FUNCTIONS = (
     ("conv", "convolution"),
 )
 _CONTAINERS = ("while", "conditional", "call")
+# Opcodes that only move or relabel data.
 _COPIES = {
     *("copy", "copy-start", "copy-done", "transpose", "reshape", "bitcast", "slice", "dynamic-slice", "concatenate"),
     *("dynamic-update-slice", "pad", "broadcast", "gather", "reverse", "convert", "parameter", "constant", "tuple"),
@@ -61,8 +64,13 @@ _COPIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """flops, bytes: of all its runs in one step on one device; seconds: the least they take (the roofline), None where the
-    program does not say how often it runs. label: JAX's name of the operation. source: the line of the model."""
+    """One instruction of a compiled step.
+
+    module, kind, phase: its groups on the profile page. label: the JAX name of the operation.
+    source: the model's source line. container: whether it runs other instructions, as a loop does.
+    flops, bytes: of all its runs in one step on one device. seconds: the least time for them by the
+    roofline; None where the program's text does not say how often it runs.
+    """
 
     module: str
     kind: str
@@ -76,8 +84,10 @@ class Operation:
 
 
 def operations(text: str, peak: Callable[[str], float], bandwidth: float) -> dict[str, Operation]:
-    """{name of an instruction: what it is} of a compiled program's text. peak: FLOP/s of one device by the type of the
-    operands; bandwidth: bytes/s of its memory."""
+    """{instruction name: Operation} of a compiled program's text.
+
+    peak: FLOP/s of one device by operand type. bandwidth: bytes/s of its memory.
+    """
     code = Code(text)
     origins = Origins(code)
     found = {}
@@ -93,7 +103,7 @@ def operations(text: str, peak: Callable[[str], float], bandwidth: float) -> dic
 def _times(code: Code, computation: str) -> int | None:
     try:
         return code.program.times(computation)
-    except (ValueError, KeyError):  # the length of a loop that encloses it is not in the text
+    except (ValueError, KeyError):  # the text does not state the trip count of an enclosing loop
         return None
 
 
@@ -106,7 +116,7 @@ def _operation(code, origins, computation, one, times, peak, bandwidth) -> Opera
     module, source = module_of(calls, telling.op_name)
     again = "recomputed" if "rematted" in telling.op_name else "backward" if "transpose(" in telling.op_name else ""
     kind = _kind(code, one, module, calls, bool(products))
-    if kind == COLLECTIVE:  # what it takes is the network's time, of which nothing is known here
+    if kind == COLLECTIVE:  # a collective takes the network's time, which is unknown here
         seconds = 0.0
     runs = times or 0
     return Operation(
@@ -123,7 +133,10 @@ def _operation(code, origins, computation, one, times, peak, bandwidth) -> Opera
 
 
 def _telling(code: Code, origins: Origins, computation: str, one: Instruction) -> Instruction:
-    """The instruction whose name and line say what `one` is for: of a fusion with a product the product."""
+    """The instruction whose name and line describe `one` best.
+
+    For a fusion with a matrix product, that is the product.
+    """
     product = next((inner for inner in _inside(code, one) if inner.opcode in ("dot", "convolution")), None)
     return product if product is not None and product.op_name else origins.of(computation, one)[0]
 
@@ -142,14 +155,15 @@ def _frame(one: Instruction) -> int:
 
 
 def _own(calls: list[Call]) -> list[Call]:
-    """The calls from this package, a user's files, and optax."""
+    """The calls made from this package, the user's files, or optax."""
     return [c for c in calls if "/optax/" in c.file or not re.search(r"site-packages|/lib/python|^<|^\?", c.file)]
 
 
 def module_of(calls: list[Call], op_name: str) -> tuple[str, str]:
-    """(module, line of code) of an operation by its calls, from the innermost on; by its name where it has none.
+    """(module, source line) of an operation, from its calls.
 
-    The innermost call that names a module counts. A function of a model that names none is a module of its own.
+    The innermost call that names a module counts. A model function that names none is a module of
+    its own. An operation without calls is classified by its name.
     """
     for file, function, line in calls:
         source = f"{re.sub(r'^.*(bigmodel_jax|site-packages)/', '', file)}:{line}"
@@ -172,7 +186,8 @@ def _kind(code: Code, one: Instruction, module: str, calls: list[Call], products
         return CONTROL
     if all(i.opcode in _COPIES for i in inside):
         return COPIES
-    # Projections are called through nn/linear.py: what attention/ computes itself are scores, softmax and sums of values.
+    # Projections are called through nn/linear.py. So files in attention/ directly compute only
+    # scores, softmax and weighted sums of values.
     if calls and "/nn/attention/" in calls[0].file:
         return ATTENTION
     if products:

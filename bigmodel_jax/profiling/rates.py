@@ -1,4 +1,4 @@
-"""How fast one device of this machine can multiply and move: data sheets where `plan` has them, else measured here."""
+"""Peak FLOP/s and memory bandwidth of one device: from its data sheet, else measured here."""
 
 import functools
 import math
@@ -16,7 +16,11 @@ _HALF = ("bf16", "f16")
 
 
 class Rates(NamedTuple):
-    """peak: FLOP/s by the type of the operands, as a program's text has it; bandwidth: bytes/s; source: of both."""
+    """Rates of one device.
+
+    peak: FLOP/s by operand type as printed in a program's text. bandwidth: bytes/s. source: where
+    both are from.
+    """
 
     peak: Callable[[str], float]
     bandwidth: float
@@ -24,6 +28,7 @@ class Rates(NamedTuple):
 
 
 def of_device(device: jax.Device) -> Rates:
+    """The rates of a device."""
     if (chip := _chip(device.device_kind)) is not None:
         return Rates(chip.peak, chip.hbm_bandwidth / chip.devices, f"the data sheet of {device.device_kind}")
 
@@ -31,19 +36,23 @@ def of_device(device: jax.Device) -> Rates:
     def peak(dtype: str) -> float:
         return peak_flops([device], "bfloat16" if dtype in _HALF else "float32")[0]
 
-    # Virtual CPU devices share one machine, as in `peak_flops`.
+    # Virtual CPU devices share the memory bandwidth of one machine, as they share its FLOP/s in
+    # `peak_flops`.
     share = len(jax.local_devices(backend="cpu")) if device.platform == "cpu" else 1
     return Rates(peak, measured_bandwidth(device.platform) / share, "a matrix product and a copy measured here")
 
 
 def _chip(kind: str) -> Chip | None:
-    """The longest name counts: "TPU v5 lite" is no "TPU v5"."""
+    """The chip whose name is the longest match, so that "TPU v5 lite" is not taken for "TPU v5"."""
     return next((c for c in sorted(CHIPS, key=lambda chip: -len(chip.kind)) if c.kind in kind), None)
 
 
 @functools.cache
 def measured_bandwidth(platform: str, seconds: float = 0.4, size: int = 2**25) -> float:
-    """Bytes/s that the fastest of repeated passes over `size` float32 numbers reads and writes."""
+    """Bytes/s of the fastest pass that reads and writes `size` float32 numbers.
+
+    Passes are repeated for `seconds`.
+    """
     x = jax.device_put(jnp.ones(size, jnp.float32), jax.local_devices(backend=platform)[0])
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
     x = add(x).block_until_ready()

@@ -1,4 +1,7 @@
-"""profile.json: the time of the profiled steps by kind, module, pass and operation, beside the roofline."""
+"""Make profile.json: time of the profiled steps by kind, module, pass and operation.
+
+Each row also has its roofline time.
+"""
 
 import collections
 from collections.abc import Callable, Sequence
@@ -8,14 +11,16 @@ from bigmodel_jax.profiling import shares
 from bigmodel_jax.profiling.operations import KINDS, OTHER_PROGRAMS, WAITING, Operation
 from bigmodel_jax.profiling.trace import Executed, Trace
 
-TOP = 25  # operations listed
+TOP = 25  # how many operations are listed
 
 
 def make(trace: Trace, programs: Sequence[tuple[str, dict[str, Operation]]], steps: int) -> dict[str, Any]:
-    """What profile.json holds of a trace of so many steps; times are seconds of one step, and those of a table sum to
-    `step_seconds`.
+    """The content of profile.json.
 
-    programs: (name, operations) of each program that a step may be; two of one name are told apart by their operations.
+    All times are seconds of one step. Those of each table sum to `step_seconds`.
+
+    programs: (name, operations) of each program that a step may run. Two programs of one name are
+    told apart by their operations. steps: how many steps the trace holds.
     """
     known = _by_number(trace.executed, programs)
     events = [_event(one, known) for one in trace.executed]
@@ -41,7 +46,10 @@ def make(trace: Trace, programs: Sequence[tuple[str, dict[str, Operation]]], ste
 
 
 def _by_number(executed: Sequence[Executed], programs) -> dict[tuple[str, int], dict[str, Operation]]:
-    """{(program's name, its number in the trace): its operations}: of those of its name, the ones it has most of."""
+    """{(program's name, its number in the trace): its operations}.
+
+    Among programs of one name, the one that shares the most operations with the trace is taken.
+    """
     seen: dict[tuple[str, int], set[str]] = collections.defaultdict(set)
     for one in executed:
         seen[one.program, one.number].add(one.op)
@@ -66,7 +74,10 @@ def _kind(key: tuple | None, one: Operation | None) -> str:
 
 
 def _table(rows, main: dict[str, Operation], name: Callable, order: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """[{"name", "seconds", "roofline"}]: roofline is None where nothing is predicted; in `order`, else the longest first."""
+    """Rows of {"name", "seconds", "roofline"}, in `order`, else the longest first.
+
+    The roofline is None where the program does not allow a prediction.
+    """
     seconds: dict[str, float] = collections.defaultdict(float)
     least: dict[str, float] = collections.defaultdict(float)
     unknown = set()
@@ -99,7 +110,9 @@ def _operations(rows) -> list[dict[str, Any]]:
 
 
 def _runs(trace: Trace, names: set[str]) -> list[float]:
-    """Seconds of each run of a step's program on the device, from its first operation to its last."""
+    """Seconds of each run of a step's program on the device, from its first operation
+    to its last.
+    """
     spans: dict[tuple, list[float]] = {}
     for one in trace.executed:
         if one.program in names and trace.start <= one.start <= trace.end:

@@ -1,6 +1,7 @@
-"""The profiler around the steps of `train.profile`: started and stopped at the edges alone, read when the loop has ended.
+"""Run the profiler over the steps of `train.profile`, and write the profile after the loop.
 
-Process 0 profiles its own first device. A program is the same with a profile or without: the host looks on.
+The profiler starts and stops at the window's edges. Process 0 profiles its own first device. The
+compiled program is the same with and without a profile.
 """
 
 import contextlib
@@ -24,11 +25,14 @@ log = logging.getLogger("bigmodel_jax")
 
 
 class Profiled(Exception):
-    """The steps of a run that is there for its profile alone are done."""
+    """Ends a run that exists only for its profile, once the profiled steps are done."""
 
 
 def taken(run_dir: Path, text: str) -> bool:
-    """Whether the folder has the profile of these steps: the same command resumes a run whose window is behind it."""
+    """Whether the run's folder already has the profile of this window.
+
+    Then a resumed run may start after the window.
+    """
     try:
         return json.loads((run_dir / FILE).read_text(encoding="utf-8")).get("window") == text.strip()
     except (OSError, ValueError, AttributeError):
@@ -36,20 +40,22 @@ def taken(run_dir: Path, text: str) -> bool:
 
 
 def check(config: Config, run_dir: Path, start: int) -> None:
-    """ValueError, one line, where `train.profile` names steps that the process will not take."""
+    """Raise ValueError where `train.profile` names steps that this process will not run."""
     text = config.train.profile
     taking = start if not (text and taken(run_dir, text)) else 0
     window.check(text, config.train.steps, taking)
 
 
 class Recorder:
-    """For the loop: `begin` before a step, `end` after it, `close` at the end.
+    """Profiles a window of steps. The loop calls `begin`, `end` and `close`.
 
-    programs: those that a step may be. alone: whether the run ends with its window, by `Profiled`. say: prints a line.
+    programs: the compiled programs that a step may run. alone: whether the run ends with its
+    window, by raising `Profiled`. say: prints one line.
     """
 
     def __init__(self, config: Config, run_dir: Path, programs: Any, *, alone: bool, say: Callable[[str], None]):
         text = config.train.profile
+        # A resumed run keeps the profile that it has. The verb profile takes a new one.
         wanted = bool(text) and not (taken(run_dir, text) and not alone)
         self.window = window.parse(text) if wanted else None
         self._first, self._alone, self._say = processes.first(), alone, say
@@ -59,7 +65,7 @@ class Recorder:
         self._steps, self._waited, self._wall = 0, 0.0, 0.0
 
     def begin(self, step: int, state: Any) -> None:
-        """Before the step after `step`."""
+        """Call this before each step; `step` is the number of steps that are done."""
         if self.window is None or self._done or not self._first:
             return
         if step == self.window.first and not self._tracing:
@@ -68,7 +74,11 @@ class Recorder:
             self._step.enter_context(jax.profiler.StepTraceAnnotation("train", step_num=step + 1))
 
     def end(self, step: int, state: Any, wait: float) -> float:
-        """After `step` was sent to the devices; returns the seconds that stopping took. wait: seconds without a batch."""
+        """Call this after `step` was dispatched.
+
+        wait: seconds that the loop waited for the batch. Returns the seconds that stopping the
+        profiler took.
+        """
         if self.window is None or self._done:
             return 0.0
         began = time.perf_counter()
@@ -77,6 +87,7 @@ class Recorder:
             self._steps, self._waited = self._steps + 1, self._waited + wait
         if step != self.window.last:
             return 0.0
+        # Steps are dispatched asynchronously, so the window ends when the device has finished.
         jax.block_until_ready(state)
         ended = time.perf_counter()
         self._done = True
@@ -88,9 +99,10 @@ class Recorder:
         return time.perf_counter() - max(began, ended)
 
     def _start(self, state: Any) -> None:
+        # Wait for earlier steps, so that they do not run inside the trace.
         jax.block_until_ready(state)
         options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0  # the calls of Python are many, and none of them is read here
+        options.python_tracer_level = 0  # Python calls are many, and the profile does not use them
         jax.profiler.start_trace(str(self._run_dir / TRACE), profiler_options=options)
         self._tracing, self._wall = True, time.perf_counter()
         self._marks.enter_context(jax.profiler.TraceAnnotation(trace.MARK))
@@ -101,11 +113,18 @@ class Recorder:
         self._tracing = False
 
     def close(self) -> None:
-        """Writes the page where all steps were traced; a disk without room costs the profile, not the run."""
+        """Write the page if all steps of the window were traced.
+
+        If the disk is full, the run loses its profile and goes on.
+        """
         if self._tracing:
             self._step.close()
             self._stop()
-            log.warning("train.profile = '%s': the steps ended before step %d; no page", self.window, self.window.last)
+            log.warning(
+                "train.profile = '%s': the steps ended before step %d, so there is no page",
+                self.window,
+                self.window.last,
+            )
         elif self._steps:
             try:
                 self._write()

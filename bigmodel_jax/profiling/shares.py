@@ -1,4 +1,4 @@
-"""Wall time divided among overlapping events: the shares of a stretch of time sum to its length."""
+"""Divide wall time among overlapping events, so that the shares sum to the whole time."""
 
 import collections
 from collections.abc import Hashable, Sequence
@@ -8,7 +8,10 @@ WAITING = None  # the key of the time in which no event is active
 
 
 class Event(NamedTuple):
-    """One execution of an operation, in nanoseconds. container: it runs others, as a loop does its body."""
+    """One execution of an operation; times in nanoseconds.
+
+    container: whether it runs other operations, as a loop runs its body.
+    """
 
     start: float
     end: float
@@ -17,11 +20,13 @@ class Event(NamedTuple):
 
 
 def divide(events: Sequence[Event], start: float, end: float) -> dict[Hashable, float]:
-    """{name: nanoseconds} of the stretch from `start` to `end`.
+    """{name: nanoseconds} between `start` and `end`.
 
-    Each moment is divided equally among the active events that are no containers. A moment in which containers alone
-    are active belongs to the one that began last, the innermost one. A moment without any event is WAITING.
+    Each moment is divided equally among the active events that are not containers. A moment in
+    which only containers are active goes to the one that began last, which is the innermost. A
+    moment without any event is WAITING.
     """
+    # Clip every event to the stretch, then sweep over all begins and ends in order of time.
     inside = [(max(e.start, start), min(e.end, end), e) for e in events]
     edges = [(s, True, i, e) for i, (s, t, e) in enumerate(inside) if t > s]
     edges += [(t, False, i, e) for i, (s, t, e) in enumerate(inside) if t > s]

@@ -1,4 +1,6 @@
-"""A trace of the profiler, read: what ran when on one device, and from when to when the profiled steps went."""
+"""Read a profiler trace: what ran when on one device, and when the profiled steps began
+and ended.
+"""
 
 import bisect
 import re
@@ -8,13 +10,17 @@ from typing import Any, NamedTuple
 
 import jax
 
-MARK = "bigmodel_jax profiled steps"  # the annotation around the steps
+MARK = "bigmodel_jax profiled steps"  # the annotation around the profiled steps
 _SKIPPED = ("end: ", "ThreadpoolListener", "$")
 
 
 class Executed(NamedTuple):
-    """One execution of an operation; times in nanoseconds. op: its name in the program's text. program: the program's name,
-    and the number by which the trace tells it from others of that name. run: the number of its execution."""
+    """One execution of an operation; times in nanoseconds.
+
+    op: its name in the program's text. program: the program's name. number: the trace's number of
+    the program, which tells it from others of that name. run: which execution of the program it
+    belongs to.
+    """
 
     start: float
     end: float
@@ -25,6 +31,11 @@ class Executed(NamedTuple):
 
 
 class Trace(NamedTuple):
+    """The operations that one device executed, and the interval of the profiled steps.
+
+    Times are in nanoseconds.
+    """
+
     executed: list[Executed]
     start: float
     end: float
@@ -32,7 +43,7 @@ class Trace(NamedTuple):
 
 
 def newest(folder: Path) -> Path:
-    """The newest trace below a folder; OSError where there is none."""
+    """The newest trace below a folder. Raises FileNotFoundError if there is none."""
     found = sorted(folder.glob("**/*.xplane.pb"))
     if not found:
         raise FileNotFoundError(2, "the profiler has left no trace there", str(folder))
@@ -40,9 +51,9 @@ def newest(folder: Path) -> Path:
 
 
 def read(path: Path) -> Trace:
-    """ValueError where the trace does not hold the annotation of the steps."""
+    """Read a trace file. Raises ValueError if it lacks the annotation of the profiled steps."""
     with warnings.catch_warnings():
-        # JAX's own type of an event's facts warns about its missing __module__.
+        # Reading an event's stats makes JAX warn about its own type.
         warnings.simplefilter("ignore", DeprecationWarning)
         planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
         devices = sorted((p for p in planes if p.name.startswith("/device:") and list(p.lines)), key=lambda p: p.name)
@@ -56,7 +67,7 @@ def read(path: Path) -> Trace:
 
 
 def _of_host(plane: Any) -> list[Executed]:
-    """Of the first device of this process, whatever threads it runs on."""
+    """Operations of this process's first CPU device, from all its threads."""
     found = []
     for line in plane.lines:
         for event in line.events:
@@ -70,13 +81,18 @@ def _of_host(plane: Any) -> list[Executed]:
 
 
 def _of_accelerator(plane: Any) -> list[Executed]:
-    """GPUs name the operation among a kernel's facts; TPUs have a line of operations beside one of programs."""
+    """Operations of an accelerator.
+
+    A GPU kernel names its operation among its stats. A TPU has one line of operations and one of
+    programs.
+    """
     lines = {line.name: line for line in plane.lines}
     if "XLA Ops" in lines:
         modules = sorted((e.start_ns, e.name.partition("(")[0]) for e in lines["XLA Modules"].events)
         starts = [start for start, _ in modules]
         found = []
         for event in lines["XLA Ops"].events:
+            # A TPU's operations do not name their program, so the program that began last is taken.
             at = bisect.bisect_right(starts, event.start_ns) - 1
             op = re.match(r"%?([\w.\-]+)", event.name)
             facts = {"hlo_op": op[1] if op else event.name, "hlo_module": modules[max(at, 0)][1], "run_id": at}

@@ -1,12 +1,17 @@
-"""The steps that are profiled: `train.profile = "100:110"` are the ten steps from when 100 are done to when 110 are."""
+"""Parse `train.profile`, which names the steps to profile.
+
+"100:110" means the ten steps that follow the first 100.
+"""
 
 import re
 from typing import NamedTuple
 
 
 class Window(NamedTuple):
-    first: int  # steps done where it begins
-    last: int  # steps done where it ends
+    """The profiled steps, from `first` to `last`."""
+
+    first: int  # steps done when the window begins
+    last: int  # steps done when the window ends
 
     @property
     def steps(self) -> int:
@@ -17,7 +22,7 @@ class Window(NamedTuple):
 
 
 def parse(text: str) -> Window:
-    """ValueError, one line, for a text that names no steps."""
+    """Parse FIRST:LAST. Raises ValueError for any other text."""
     found = re.fullmatch(r"(\d+):(\d+)", text.strip())
     if found is None:
         raise ValueError(f"train.profile = {text!r}; it must be FIRST:LAST in steps, such as 100:110")
@@ -28,9 +33,10 @@ def parse(text: str) -> Window:
 
 
 def check(text: str, steps: int, start: int = 0) -> Window | None:
-    """The window; None without one. steps: of the run; start: the step from which this process continues it.
+    """The window of `train.profile`; None if the text is empty.
 
-    ValueError, one line, for a window that the process does not take whole.
+    steps: steps of the run. start: the step from which this process continues. Raises ValueError if
+    the process will not run the whole window.
     """
     if not text:
         return None

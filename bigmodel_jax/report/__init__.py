@@ -1,1 +1,1 @@
-"""What a run tells: metrics on disk, the bar on the terminal, throughput, plots and the page."""
+"""Report on runs: metrics on disk, the terminal's progress bar, throughput, plots, HTML pages."""

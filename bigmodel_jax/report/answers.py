@@ -1,6 +1,7 @@
-"""Answers to held-out prompts at several steps, with their rewards, as tables: samples/<step>.jsonl.
+"""Tables of answers to held-out prompts after several steps, from samples/<step>.jsonl.
 
-A line is {"prompt", "response", and optionally "reward", "rewards": {name: number}, "finished"}; what is more is left out.
+Each line is {"prompt", "response"} with optional "reward", "rewards" ({name: number}) and
+"finished". Other keys are ignored.
 """
 
 import json
@@ -12,15 +13,18 @@ from typing import Any
 from bigmodel_jax.report import elements
 
 MOST_ROWS = 32
-CHARACTERS = 600  # of a prompt or a response
+CHARACTERS = 600  # longest prompt or response that is shown
 PNG, BASE64 = "data:image/png;base64,", frozenset(string.ascii_letters + string.digits + "+/=")
-SHOWN = 1  # the newest table; older ones are folded away
+SHOWN = 1  # how many tables are open; older ones are folded
 
 Answers = list[tuple[str, list[dict]]]
 
 
 def read_answers(path: Path) -> Answers:
-    """(file name, lines) of a run's samples, in the order of their steps; lines that are no JSON objects are left out."""
+    """(file name, rows) of a run's samples, ordered by step.
+
+    Lines that are not JSON objects are skipped.
+    """
     files = sorted(path.glob("samples/*.jsonl"), key=lambda f: (len(f.stem), f.stem))
     return [(f.name, _lines(f.read_text(encoding="utf-8", errors="replace"))) for f in files]
 
@@ -38,7 +42,7 @@ def _lines(text: str) -> list[dict]:
 
 
 def tables(answers: Answers) -> str:
-    """The newest, and those before it folded."""
+    """HTML tables, the newest first. The older ones are folded."""
     blocks = [(name, _table(rows)) for name, rows in reversed(answers) if rows]
     shown = "".join(_figure(*block) for block in blocks[:SHOWN])
     older = [elements.folded(_title(name), "", body) for name, body in blocks[SHOWN:]]
@@ -85,7 +89,10 @@ def _cells(row: dict, scored: bool, parts: list[str]) -> list[str]:
 
 
 def _picture(row: dict) -> list[str]:
-    """The picture that a prompt is about, which must hold itself, and the right answer."""
+    """Cells of the picture that a prompt is about, and of the right answer.
+
+    Only a PNG data URI is shown, so that the page loads nothing from elsewhere.
+    """
     address = str(row["picture"])
     known = address.startswith(PNG) and not set(address.removeprefix(PNG)) - BASE64
     image = f'<img src="{address}" width="64" alt="">' if known else ""
@@ -93,7 +100,7 @@ def _picture(row: dict) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    """A text, or messages as lines of role and content."""
+    """Escaped text; messages become lines of role and content."""
     if isinstance(value, list):
         value = "\n".join(f"{m.get('role', '')}: {m.get('content', '')}" for m in value if isinstance(m, dict))
     text = str(value)

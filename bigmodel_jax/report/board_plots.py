@@ -1,4 +1,7 @@
-"""Games of Connect Four as pictures: the last board with the moves' numbers, and the model's value over the moves."""
+"""Draw games of Connect Four: the final board, and the model's value after each move.
+
+The discs carry the moves' numbers.
+"""
 
 import io
 from pathlib import Path
@@ -12,7 +15,10 @@ ENDS = {1.0: "won", 0.0: "drawn", -1.0: "lost"}
 
 
 def write_games(path: Path, games: list[dict[str, Any]]) -> None:
-    """games: as data/games/matches.py shows them, one column of the picture each."""
+    """Write a PNG with one column for each game.
+
+    games: dicts with moves, first, result, turns and values (data/games/matches.py).
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3 * len(games), 4.6), layout="constrained", facecolor="white")

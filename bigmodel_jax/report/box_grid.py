@@ -1,4 +1,4 @@
-"""Pictures with their true boxes and those that a model finds, as one PNG."""
+"""Draw pictures with their true boxes and the model's boxes, as one PNG."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,14 +8,17 @@ import numpy as np
 from bigmodel_jax.metrics.boxes import Boxes
 from bigmodel_jax.report.mask_grid import color_of
 
-INCHES, LONGEST = 1.7, 12  # a picture's side; characters of a class's name
+INCHES, LONGEST = 1.7, 12  # a picture's side in inches; longest class name in characters
 
 
 def write_boxes(
     path: Path, images: np.ndarray, true: Sequence[Boxes], found: Sequence[Boxes], name_of: Callable[[int], str]
 ) -> None:
-    """A row each of pictures (N, H, W, 1 or 3) in 0 .. 1 with true boxes and with found ones, each under its class's name,
-    found ones with their probability in percent."""
+    """Draw two rows of pictures: true boxes above, the model's boxes below.
+
+    images: (N, H, W, 1 or 3) in 0 .. 1. Each box carries its class name, and found boxes also their
+    probability in percent.
+    """
     from matplotlib.figure import Figure
 
     columns = len(images)
@@ -37,7 +40,7 @@ def write_boxes(
 def _draw(axes, boxes: Boxes, name_of: Callable[[int], str]) -> None:
     from matplotlib.patches import Rectangle
 
-    for n, (left, top, right, bottom) in enumerate(np.asarray(boxes.corners) - 0.5):  # a pixel's centre is its number
+    for n, (left, top, right, bottom) in enumerate(np.asarray(boxes.corners) - 0.5):  # pixel centres are whole numbers
         label = int(boxes.labels[n])
         color, name = color_of(label), name_of(label)[:LONGEST]
         said = name if boxes.scores is None else f"{name} {100 * boxes.scores[n]:.0f}"

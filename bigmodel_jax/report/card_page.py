@@ -1,4 +1,7 @@
-"""data_card.html: a prepared corpus as one page that opens offline; the page of a run that trains on it holds the same."""
+"""Write data_card.html, an offline page about a prepared corpus.
+
+The page of a run that trains on the corpus embeds the same content.
+"""
 
 import json
 import re
@@ -12,12 +15,12 @@ from bigmodel_jax.report.progress import short
 from bigmodel_jax.report.shell import shell
 
 PAGE = "data_card.html"
-COUNTED = ("languages", "labels")  # of a split, beside its lengths
-FILES = 50  # input files that are shown
+COUNTED = ("languages", "labels")  # counts of a split that are shown beside its lengths
+FILES = 50  # most input files that are shown
 
 
 def build_card_page(folder: Path) -> Path:
-    """Writes data_card.html beside the data_card.json of a prepared corpus; returns it."""
+    """Write data_card.html beside the corpus's data_card.json, and return its path."""
     card = json.loads((folder / CARD).read_text("utf-8"))
     page = folder / PAGE
     files.replace(page, shell(f"{_title(card)}: data card", _header(card) + _body(card)))
@@ -25,7 +28,7 @@ def build_card_page(folder: Path) -> Path:
 
 
 def folded_card(card: dict) -> str:
-    """The card of a corpus as a part of another page; empty where it is none."""
+    """A corpus's card as a folded part of another page; empty if `card` is not a card."""
     if not {"source", "splits", "steps"} <= card.keys():
         return ""
     body = f'<div class="embedded">{_facts(card)}{_body(card)}</div>'
@@ -33,7 +36,7 @@ def folded_card(card: dict) -> str:
 
 
 def _title(card: dict) -> str:
-    """The source, or the first of its files."""
+    """The source, or the first of its input files."""
     names = [file["name"] for listed in card.get("inputs", {}).values() for file in listed]
     return f"{names[0]} and {len(names) - 1} more" if names[1:] else "".join(names) or str(card["source"])
 
@@ -53,14 +56,16 @@ def _body(card: dict) -> str:
     return "".join(
         (
             f'<div class="cards">{"".join(_cards(card))}</div>',
-            elements.section("Steps", _steps(card), "In their order, with what each took, gave and dropped."),
+            elements.section(
+                "Steps", _steps(card), "The steps in order, with the records that each one read, kept and dropped."
+            ),
             elements.section("What was dropped", _dropped(card, False), "The first records that each rule dropped."),
             elements.section(
-                "Duplicates", _dropped(card, True), "Each dropped record, and the one before that it is like."
+                "Duplicates", _dropped(card, True), "Each dropped record, and the earlier record that it resembles."
             ),
             elements.section("Lengths", _lengths(card)),
             elements.section("Languages and labels", _counted(card)),
-            elements.section("Tokens", _tokens(card), "Of the config's tokenizer."),
+            elements.section("Tokens", _tokens(card), "Counted with the config's tokenizer."),
             elements.section("Skipped as bad", _skipped(card)),
             elements.section("Settings of the steps", elements.panel(_settings(card))),
             elements.section("Digests", _digests(card)),
@@ -77,7 +82,9 @@ def _cards(card: dict) -> list[str]:
     found = [elements.hero("Records kept", f"{kept:,}", share, bars)]
     found += [elements.card("Characters", short(sum(s["characters"] for s in splits.values())), "in all splits")]
     if duplicates := sum(sum(s["dropped"].values()) for s in card["steps"] if s.get("compares records")):
-        found += [elements.card("Duplicates", f"{duplicates:,}", "dropped, and labels that disagree")]
+        found += [
+            elements.card("Duplicates", f"{duplicates:,}", "dropped, including records with contradicting labels")
+        ]
     if tokens:
         found += [elements.card("Tokens", short(sum(t["tokens"] for t in tokens.values())), "in all splits")]
     if train := tokens.get("train"):
@@ -102,7 +109,10 @@ def _steps(card: dict) -> str:
 
 
 def _dropped(card: dict, compares: bool) -> str:
-    """Examples by rule, of the steps that compare records or of the others."""
+    """Examples of dropped records by rule.
+
+    compares: show the steps that compare records with one another, or the other steps.
+    """
     found = ""
     for step in card["steps"]:
         if step.get("compares records", False) == compares:
@@ -114,7 +124,7 @@ def _dropped(card: dict, compares: bool) -> str:
 
 
 def _why(rule: str, why: str) -> str:
-    return "a record before has the same text" if why == "exact duplicate" else why.removeprefix(f"{rule}: ")
+    return "an earlier record has the same text" if why == "exact duplicate" else why.removeprefix(f"{rule}: ")
 
 
 def _lengths(card: dict) -> str:
@@ -139,7 +149,7 @@ def _counted(card: dict) -> str:
 
 
 def _histogram(title: str, counts: dict[str, int]) -> str:
-    """Counts with bars, in the order in which they are given."""
+    """Counts with bars, in the order given."""
     if not counts:
         return ""
     most = max(counts.values())
@@ -169,7 +179,7 @@ def _tokens(card: dict) -> str:
 
 
 def _visible(piece: str) -> str:
-    """A token whose blanks and control characters can be seen."""
+    """A token with visible blanks and control characters."""
     shown = piece.replace(" ", "·").replace("\n", "↵").replace("\t", "→")
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
 
@@ -197,11 +207,11 @@ def _digests(card: dict) -> str:
     prints = {f"{split}, fingerprint": digest for split, digest in card.get("fingerprints", {}).items()}
     shown = elements.panel(elements.definitions(dict(list(read.items())[:FILES]) | prints))
     written = elements.panel(elements.definitions({**card.get("shards", {}), "key": card.get("key", "")}))
-    return f'<p class="note">Read{more}.</p>{shown}<p class="note">Written.</p>{written}'
+    return f'<p class="note">Input files{more}.</p>{shown}<p class="note">Written files.</p>{written}'
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], *, texts: bool = False) -> str:
-    """texts: its cells are texts, which begin at the left."""
+    """An HTML table. texts: whether cells hold text, which is aligned to the left."""
     if not rows:
         return ""
     names = "".join(f"<th>{escape(name)}</th>" for name in head)
@@ -211,6 +221,6 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], *, texts: bool = 
 
 
 def _cell(text: str) -> str:
-    """A number does not wrap."""
+    """A table cell. Numbers get a class that keeps them on one line."""
     number = ' class="number"' if re.fullmatch(r"[\d.,]+", text) else ""
     return f"<td{number}>{escape(text)}</td>"

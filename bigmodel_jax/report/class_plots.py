@@ -1,4 +1,4 @@
-"""Figures of a classifier's newest confusion matrix."""
+"""Draw the newest confusion matrix of a classifier, and its precision, recall and F1 by class."""
 
 import numpy as np
 
@@ -6,10 +6,11 @@ from bigmodel_jax.core.metrics import precision_recall_f1
 from bigmodel_jax.report.history import Run, confusion
 from bigmodel_jax.report.plot_style import Theme, new_axes
 
-MOST_CLASSES = 25  # with more, only the worst are drawn, and the matrix goes without numbers
+MOST_CLASSES = 25  # with more classes, only the worst are drawn, and the matrix has no numbers
 
 
 def confusion_figure(run: Run, theme: Theme):
+    """The confusion matrix, coloured by the share of each label's rows; None without one."""
     matrix = confusion(run)
     if matrix is None:
         return None
@@ -18,7 +19,7 @@ def confusion_figure(run: Run, theme: Theme):
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     figure, axes = new_axes(theme, "Confusion matrix", xlabel="prediction", height=5.6)
     colors = LinearSegmentedColormap.from_list("paper to accent", [theme.paper, theme.series[0]])
-    # The root lets single errors be seen beside a diagonal of hundreds.
+    # A square-root colour scale makes single errors visible beside a diagonal of hundreds.
     axes.imshow(shares, cmap=colors, norm=PowerNorm(0.5, 0, 1), aspect="equal")
     axes.set_ylabel("label")
     axes.grid(visible=False)
@@ -40,6 +41,7 @@ def _short(name: str) -> str:
 
 
 def per_class_figure(run: Run, theme: Theme):
+    """Precision, recall and F1 of each class as points; None without a confusion matrix."""
     matrix = confusion(run)
     if matrix is None:
         return None
@@ -49,14 +51,15 @@ def per_class_figure(run: Run, theme: Theme):
     rows = np.arange(len(classes))
     few = f", the {MOST_CLASSES} with the lowest F1" if len(matrix) > MOST_CLASSES else ""
     figure, axes = new_axes(theme, f"Per class{few}", xlabel="%", height=max(5.6, 1.6 + 0.32 * len(classes)))
-    # Points, not bars: the axis need not start at 0, and differences of a percent are what matters here.
+    # Points, not bars: points allow an axis that does not start at 0, so that differences of one
+    # percent show.
     spread = [scores[k][classes] for k in ("precision", "recall", "f1")]
     axes.hlines(rows, 100 * np.min(spread, 0), 100 * np.max(spread, 0), color=theme.grid, linewidth=5, zorder=1)
     marks = (
         ("precision", "D", 8),
         ("recall", "s", 7),
         ("F1", "o", 5),
-    )  # smaller ones on top: equal scores stay visible
+    )  # smaller markers lie on top, so equal scores stay visible
     for values, (text, marker, size), color in zip(spread, marks, theme.series, strict=False):
         axes.plot(100 * values, rows, marker, color=color, markersize=size, label=text, zorder=2)
     axes.set_yticks(rows, [_short(run.label(c)) for c in classes])

@@ -1,4 +1,4 @@
-"""The newest evaluation's metrics as tables: of each class, and of each group of rows."""
+"""Tables of the newest evaluation: metrics by class, and metrics by group of rows."""
 
 import itertools
 from html import escape
@@ -12,7 +12,7 @@ AVERAGES = {"macro": "Mean over classes (macro)", "micro": "Over all rows (micro
 
 
 def per_class(run: Run) -> str:
-    """Precision, recall and F1 of each class, and below them their means; "" where the run has no confusion matrix."""
+    """Precision, recall and F1 of each class, and their means; "" without a confusion matrix."""
     matrix = confusion(run)
     if matrix is None:
         return ""
@@ -23,27 +23,32 @@ def per_class(run: Run) -> str:
 
 
 def overlap(run: Run) -> str:
-    """Intersection over union, precision, recall and pixels of each class; "" where the run segments nothing."""
+    """IoU, precision, recall and pixels of each class; "" if the run does not segment."""
     lines = run.last("eval/overlap") or []
     rows = "".join(_overlap_row(run.label(c), *line[:4]) for c, line in enumerate(lines))
     return _table(("Class", "IoU", "Precision", "Recall", "Pixels"), rows) if rows else ""
 
 
 def _overlap_row(name: str, iou: float | None, precision: float, recall: float, pixels: float) -> str:
-    first = "<td>neither has it</td>" if iou is None else f"<td>{_meter(iou)}{100 * iou:.1f} %</td>"
+    first = (
+        "<td>neither in labels nor in predictions</td>" if iou is None else f"<td>{_meter(iou)}{100 * iou:.1f} %</td>"
+    )
     shares = "".join(f"<td>{100 * x:.1f} %</td>" for x in (precision, recall))
     return f"<tr><th>{escape(name)}</th>{first}{shares}<td>{pixels:,.0f}</td></tr>"
 
 
 def average_precision(run: Run) -> str:
-    """Average precision of each class at an overlap of .5 and over .5 to .95; "" where the run detects nothing."""
+    """Average precision of each class at IoU 0.5, and averaged over IoU 0.5 to 0.95.
+
+    Empty if the run does not detect objects.
+    """
     lines = run.last("eval/precision_by_class") or []
     rows = "".join(_precision_row(run.label(c), *line) for c, line in enumerate(lines) if line[2])
     return _table(("Class", "AP@.5", "AP@[.5:.95]", "True boxes"), rows) if rows else ""
 
 
 def every(run: Run) -> str:
-    """The tables of classes that the run's evaluations have: of classified rows, of pixels, of boxes."""
+    """All tables by class that the run has: of classified rows, of pixels, of boxes."""
     return per_class(run) + overlap(run) + average_precision(run)
 
 
@@ -59,7 +64,7 @@ def _class_row(name: str, scores: dict[str, float]) -> str:
 
 
 def by_group(run: Run) -> str:
-    """Each metric of each group of rows, with its interval; "" where the run tells no groups apart."""
+    """Each metric of each group of rows, with its interval; "" if the run has no groups."""
     lines = group_lines(run)
     rows = ""
     for name, of_metric in itertools.groupby(lines, key=lambda line: line[0]):
@@ -78,7 +83,7 @@ def _group_row(metric: Metric, group: str, rows: int, value: float, low: float, 
 
 
 def group_lines(run: Run) -> list[list]:
-    """[metric, group, rows, value, low, high] of the newest evaluation, a metric's lines one after another."""
+    """[metric, group, rows, value, low, high] lines of the newest evaluation, ordered by metric."""
     return [[str(line[0]), str(line[1]), *map(float, line[2:6])] for line in run.last("eval/groups") or []]
 
 

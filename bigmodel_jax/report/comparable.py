@@ -1,4 +1,7 @@
-"""Whether several runs' figures may be held against each other: a loss per token, say, only under one tokenizer."""
+"""Decide whether a figure may be compared between runs.
+
+A loss per token, for example, compares only under the same tokenizer.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +14,10 @@ def _fields(run: Run, part: str) -> dict[str, Any]:
 
 
 def _data(run: Run, *kinds: str) -> Any:
-    """The fields of its data of these kinds ("": those that decide which rows are held out), with their values.
+    """The run's data fields of these kinds, with their values.
 
-    A field below another is of its kind, unless it has one of its own.
+    Kind "" are the fields that decide which rows are held out. A nested field has the kind of its
+    parent unless it has one of its own.
     """
     found = ((name, str(value), _kind(name, run.compared)) for name, value in _fields(run, "data").items())
     return sorted((name, value) for name, value, kind in found if kind in kinds)
@@ -34,7 +38,7 @@ def _held_out(run: Run) -> Any:
 
 
 def _prepared(run: Run) -> Any:
-    """How much of a text is hidden, how it is cut: what the tokens that are predicted depend on."""
+    """Fields on which the predicted tokens depend, such as masking and cropping."""
     return _data(run, "", "prepares")
 
 
@@ -55,14 +59,16 @@ def _batch(run: Run) -> Any:
 
 
 def _needs(key: str, per_token: bool) -> dict[str, Callable[[Run], Any]]:
-    """{what must be the same in all runs: a function that reads it from a run} for a figure to be compared."""
+    """{property: function that reads it from a run}: what must be equal for a figure to compare."""
     tokens = {"preparation of the data": _prepared, "tokenizer": _tokenizer} if per_token else {}
+    # Shares of time compare between any runs.
     if key in ("mfu", "data_wait_share", "goodput"):
         return {}
     if key == "step_seconds":
         return {"batch": _batch}
     if key == "tokens_per_second":
         return {"unit": unit} | ({"tokenizer": _tokenizer} if per_token else {})
+    # Bits per byte do not depend on the tokenizer.
     if key == "eval/bits_per_byte":
         return {"held-out text": _held_out}
     needs = {"task": _task, "held-out data": _held_out} | tokens
@@ -72,7 +78,7 @@ def _needs(key: str, per_token: bool) -> dict[str, Callable[[Run], Any]]:
 
 
 def difference(key: str, runs: list[Run]) -> str:
-    """The first thing in which the runs differ that makes this figure of theirs incomparable; "" where it compares."""
+    """The first property that makes this figure incomparable between the runs; "" if none does."""
     per_token = any(unit(run) == "token" for run in runs)
     for name, read in _needs(key, per_token).items():
         values = [read(run) for run in runs]

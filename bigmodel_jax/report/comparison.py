@@ -1,4 +1,4 @@
-"""Several runs side by side: curves on top of each other, final figures with the best marked, configs diffed."""
+"""Compare several runs: curves in one plot, final figures with the best marked, config diffs."""
 
 from collections.abc import Sequence
 from html import escape
@@ -11,19 +11,20 @@ from bigmodel_jax.report.plot_style import DARK, LIGHT
 
 
 def comparison_body(runs: list[Run], differences: Sequence[str] = ()) -> str:
+    """The HTML body of the comparison. differences: sentences of difference.first_differences."""
     light, dark = (plots_together.draw_together(runs, theme) for theme in (LIGHT, DARK))
     header = f'<header><p class="kicker">Comparison</p><h1>{len(runs)} runs side by side</h1></header>'
     pictures = f'<div class="figures">{elements.pictures(light, dark)}</div>' if light else ""
     note = "Fields that are the same in all runs are left out."
-    best = "The best of a row is marked where it can be compared; else the row says what differs."
-    curves = "With points: held-out. Thin: training, smoothed."
+    best = "The best value of each row is marked. If a figure cannot be compared, its row says what differs."
+    curves = "Lines with points: held-out data. Thin lines: training, smoothed."
     if why := difference("eval/loss", runs):
         curves += f" Losses do not compare here: the {why} differs."
     return "".join(
         (
             header,
             elements.section("Final figures", _figure_table(runs), best),
-            elements.section("First difference", _differences(differences), "A and B, step by step."),
+            elements.section("First difference", _differences(differences), "Runs A and B, compared step by step."),
             elements.section("Curves", pictures, curves),
             elements.section("Configurations", _diff_table(runs), note),
         )
@@ -39,6 +40,7 @@ def _figure_table(runs: list[Run]) -> str:
     figures = [headline(run) for run in runs]
     rows = ""
     found = dict.fromkeys(key for figure in figures for key in figure)
+    # Declared metrics come first, then the loop's own metrics, then all others.
     order = (*(key for run in runs for key in run.known), *(metric.name for metric in declared.OWN))
     for key in dict.fromkeys((*(key for key in order if key in found), *found)):
         values, metric = [figure.get(key) for figure in figures], metric_of(runs, key)
@@ -59,7 +61,7 @@ def _diff_table(runs: list[Run]) -> str:
     rows = ""
     for name, values in config_diff(runs).items():
         texts = ("–" if v is None else elements.plain(v) for v in values)
-        if name.rpartition(".")[2] == "type":  # LlamaConfig of "bigmodel_jax.models.llama:LlamaConfig"
+        if name.rpartition(".")[2] == "type":  # "LlamaConfig" of "bigmodel_jax.models.llama:LlamaConfig"
             texts = (text.rpartition(":")[2] for text in texts)
         cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
         rows += f"<tr><th>{elements.breakable(name)}</th>{cells}</tr>"
@@ -69,7 +71,10 @@ def _diff_table(runs: list[Run]) -> str:
 
 
 def _head(runs: list[Run]) -> str:
-    """Each run's letter in its curve's colour, and its name, with the folder above it where names repeat."""
+    """Each run's letter in the colour of its curve, and its name.
+
+    Where names repeat, the parent folder is added.
+    """
     names = [run.name for run in runs]
     names = [f"{run.path.parent.name}/{run.name}" if names.count(run.name) > 1 else run.name for run in runs]
     heads = "".join(f"<th>{_letter(index)}{elements.breakable(name)}</th>" for index, name in enumerate(names))

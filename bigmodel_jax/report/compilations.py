@@ -1,27 +1,36 @@
-"""How often a process compiled a program that it had compiled before: a shape, a type or a constant has changed."""
+"""Count how often a process recompiles a program.
+
+A program is compiled again when a shape, a dtype or a constant has changed.
+"""
 
 import threading
 
 import jax
 from jax.extend.core import Primitive, primitives
 
-# One operation outside a program is compiled for each shape it meets: Orbax slices the leaves of a first save so.
+# Operations outside a jitted program are compiled once for each shape. For example, Orbax slices
+# the arrays of its first save. They do not count.
 OPERATIONS = {f"jit({p.name})" for p in vars(primitives).values() if isinstance(p, Primitive)}
-COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX records it for each program, found in its cache or not
+COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX emits this event for every program, even on a cache hit
 
 
 class Recompilations:
-    """Counts from its making until `close`. A program is known by its name, so its first compilation is not counted."""
+    """Counts recompilations until `close`.
+
+    Programs are told apart by name. The first compilation of each name does not count.
+    """
 
     def __init__(self):
         self._lock, self._known, self._count = threading.Lock(), set(), 0
         jax.monitoring.register_event_duration_secs_listener(self._heard)
 
     def count(self) -> int:
+        """Recompilations so far."""
         with self._lock:
             return self._count
 
     def close(self) -> None:
+        """Stop counting."""
         jax.monitoring.unregister_event_duration_listener(self._heard)
 
     def _heard(self, event: str, _seconds: float, **facts: str) -> None:

@@ -1,4 +1,4 @@
-"""A bar over work of a known length, on stderr: how much is done, how fast, and what is left."""
+"""A progress bar for work of known length, on stderr: items done, rate, time left."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 
 
 class Rate(TextColumn):
-    """Items a second, once there are two."""
+    """Items per second; empty until there are two items."""
 
     def render(self, task: Task):
         return super().render(task) if task.speed else ""
@@ -16,7 +16,10 @@ class Rate(TextColumn):
 
 @contextlib.contextmanager
 def counting(total: int, text: str, console: Console | None = None) -> Iterator[Callable[[], None]]:
-    """Shows a bar that says `text`, and yields what moves it by one; where stderr is no terminal, nothing is shown."""
+    """Show a progress bar labelled `text`, and yield a function that advances it by one.
+
+    Nothing is shown if stderr is not a terminal.
+    """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(complete_style="blue", finished_style="blue"),

@@ -1,4 +1,8 @@
-"""What the numbers of a run are: declared by its objective and data, and kept in its folder for the page to read."""
+"""Metric declarations of a run: title, unit, direction.
+
+The objective and the data declare them. They are saved in the run's folder, where the report pages
+read them.
+"""
 
 import dataclasses
 import importlib
@@ -19,7 +23,7 @@ from bigmodel_jax.report.progress import clock, duration, short
 log = logging.getLogger(__name__)
 
 DECLARED_FILE = "metrics.json"
-# What the loop itself measures, in the order of the comparison's rows.
+# Metrics that the training loop itself measures, in the order of the comparison's rows.
 OWN = (
     Metric("train_loss", "Training loss", "less", "{:.3f}"),
     Metric("tokens_per_second", "Throughput", "more"),
@@ -30,7 +34,7 @@ OWN = (
     Metric("wall_seconds", "Training time"),
     Metric("step", "Steps", form="{:,.0f}"),
 )
-# Those of them that a format does not write.
+# Functions that write values which a format string cannot write.
 WRITTEN = {"tokens_per_second": short, "wall_seconds": clock, "step_seconds": duration}
 Known = dict[str, Metric]  # by the key under which a number is recorded: "eval/accuracy"
 
@@ -41,22 +45,30 @@ def of(
     further: Sequence[str] = (),
     sets: Sequence[Metric] = (),
 ) -> Known:
-    """further: the names of further metrics, as `eval.metrics` has them; sets: the metrics of the evaluation sets."""
-    of_rows = objective.row_metrics if data.group_by else ()  # a table of groups has these, too
+    """Metrics by key that an objective and its data declare.
+
+    further: names of additional metrics (`eval.metrics`). sets: metrics of the evaluation sets.
+    """
+    of_rows = objective.row_metrics if data.group_by else ()  # a table by group has these metrics too
     return {f"eval/{m.name}": m for m in (*of_rows, *evaluated(objective, data, further), *data.levels, *sets)}
 
 
 def write(run_dir: Path, known: Known, counts: str, kinds: dict[str, str]) -> None:
-    """Keeps it in the run's folder; counts: what a step's loss is a mean over, "tokens" or "examples"; kinds: what
-    `compared` gives."""
+    """Save the declarations in the run's folder.
+
+    counts: what a step's loss is a mean over, "tokens" or "examples". kinds: the result of
+    `compared`.
+    """
     metrics = [dataclasses.asdict(m) for m in known.values()]
     content = {"counts": counts, "metrics": metrics, "compared": kinds}
     files.replace(run_dir / DECLARED_FILE, json.dumps(content, indent=1) + "\n")
 
 
 def read(run_dir: Path, config: dict) -> tuple[Known, str, dict[str, str]]:
-    """(metrics by key, "tokens", "examples" or "", what `compared` gives). What a folder does not say, the classes of its
-    config do."""
+    """(metrics by key, "tokens", "examples" or "", result of `compared`) of a run's folder.
+
+    What the folder does not declare is taken from the classes in its config.
+    """
     path, data = run_dir / DECLARED_FILE, config.get("data", {})
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -68,21 +80,22 @@ def read(run_dir: Path, config: dict) -> tuple[Known, str, dict[str, str]]:
     except FileNotFoundError:
         return _by_class(config), "", compared(data)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        log.warning("%s does not say what the metrics are (%s); their names stand for them", path, error)
+        log.warning("%s does not declare the metrics (%s); the page shows their names", path, error)
         return _by_class(config), "", compared(data)
 
 
 def compared(part: Any, prefix: str = "", base: type = DataConfig, cut: bool = False) -> dict[str, str]:
-    """{dotted name of a field: what it is to two runs that are compared} of a data config, or of its JSON.
+    """{dotted field name: kind} of a data config or its JSON.
 
-    base: the class of a JSON that names none of the package's. Where validation rows are cut from the training rows, the
-    training files decide which are held out.
+    The kind says how a field affects the comparison of two runs (report/comparable.py). base: the
+    class for JSON that names no class of this package. If validation rows are split off the
+    training rows, the training files also decide which rows are held out.
     """
     saved = isinstance(part, dict)
     cls, values = (_class(str(part.get("type", "")), base), part) if saved else (type(part), vars(part))
     own, source = dict(getattr(cls, "compared", {})), values.get("source")
     if not prefix and cls is not base and cls.__module__.startswith("bigmodel_jax."):
-        own["type"] = "prepares"  # a class of the user's own may hold out other rows of the same source
+        own["type"] = "prepares"  # a user's own class may hold out different rows of the same source
     validation = source.get("validation") if isinstance(source, dict) else getattr(source, "validation", "")
     cut = cut or bool(values.get(getattr(cls, "cut", "")) and not validation)
     found = {f"{prefix}{name}": kind for name, kind in own.items() if not (cut and kind == "training" and prefix)}
@@ -98,19 +111,22 @@ def _by_class(config: dict) -> Known:
 
 
 def _class(tag: str, base: type) -> type:
-    """The class of the package that "module:Class" names; the base of all where it names none."""
+    """The class of this package that "module:Class" names, else `base`."""
     module, _, name = tag.partition(":")
     if not module.startswith("bigmodel_jax."):
         return base
     try:
         cls = getattr(importlib.import_module(formats.module_now(module)), name, base)
     except ImportError:  # a module that another version had
-        return base
+        return base  # a module that only another version has
     return cls if isinstance(cls, type) and issubclass(cls, base) else base
 
 
 def find(known: Known, key: str) -> Metric:
-    """The declaration of a number; its own name, where there is none. "loss/web" is the loss on the part "web"."""
+    """The declaration of a metric, or one made from its name.
+
+    "loss/web" is the loss on the part "web".
+    """
     name = key.removeprefix("eval/")
     whole, _, part = name.partition("/")
     if whole == "loss" and part and f"eval/{whole}" in known:
@@ -121,17 +137,17 @@ def find(known: Known, key: str) -> Metric:
 
 
 def text(metric: Metric, value: float) -> str:
-    """A number as a reader wants it: 0.3012 of MFU is 30.1 %."""
+    """A value as readers expect it: an MFU of 0.3012 becomes "30.1 %"."""
     return WRITTEN.get(metric.name, metric.form.format)(value).replace("%", " %")
 
 
 def is_share(metric: Metric) -> bool:
-    """Whether it is written in percent."""
+    """Whether the metric is written in percent."""
     return metric.form.endswith("%}")
 
 
 def best(metric: Metric, values: Iterable[float | None]) -> str | None:
-    """The best of several runs' numbers, as written; None where all that can be read are the same."""
+    """The best of several runs' values, as text; None if all texts are equal."""
     numbers = [v for v in values if v is not None]
     if not metric.better or len({text(metric, v) for v in numbers}) < 2:
         return None

@@ -1,4 +1,8 @@
-"""Where two runs part: the first step with another loss, the first with another batch, the first save with another leaf."""
+"""Find where two runs diverge.
+
+That is the first step with another loss, the first with another batch, and the first checkpoint
+with another array.
+"""
 
 from pathlib import Path
 
@@ -13,7 +17,7 @@ from bigmodel_jax.report.writers import read_metrics
 
 
 def first_differences(a: Path, b: Path) -> list[str]:
-    """Three sentences: of the steps, of the batches, and of the saves of two runs' folders."""
+    """Three sentences on two runs' folders: on losses, batches and checkpoints."""
     return [*_steps(a, b), _saves(a, b)]
 
 
@@ -21,10 +25,11 @@ def _steps(a: Path, b: Path) -> list[str]:
     known_a, batches_a, losses_a = step_trace.read(a)
     known_b, batches_b, losses_b = step_trace.read(b)
     n = min(len(known_a), len(known_b))
+    # Only steps that both runs have recorded are compared.
     both = known_a[:n] & known_b[:n]
     if not both.any():
         return [_records(a, b), f"Batches: no step of which both folders keep a digest ({step_trace.FILE})."]
-    # By their bits, so that two losses that are not finite are equal.
+    # Compare bits, so that equal NaNs count as equal.
     bits_a, bits_b = (x[:n].view(np.uint32) for x in (losses_a, losses_b))
     losses, batches = (both & (x != y) for x, y in ((bits_a, bits_b), (batches_a[:n], batches_b[:n])))
     missing = f" ({n - both.sum():,} other steps are not known)" if both.sum() < n else ""
@@ -41,7 +46,7 @@ def _steps(a: Path, b: Path) -> list[str]:
 
 
 def _records(a: Path, b: Path) -> str:
-    """By the logged steps alone, for runs that keep nothing of each step."""
+    """Compare logged losses only, for runs without a record of every step."""
     first, second = ({r["step"]: r["loss"] for r in read_metrics(run) if "loss" in r} for run in (a, b))
     both = sorted(first.keys() & second.keys())
     at = next((step for step in both if first[step] != second[step]), None)
@@ -67,7 +72,7 @@ def _saves(a: Path, b: Path) -> str:
 
 
 def _leaves(first: dict[str, tuple], second: dict[str, tuple]) -> str:
-    """The first leaf in which two saves differ; "" where there is none."""
+    """The first array in which two checkpoints differ; "" if none does."""
     names = list(dict.fromkeys((*first, *second)))
     wrong = [name for name in names if first.get(name) != second.get(name)]
     if not wrong:
@@ -80,7 +85,7 @@ def _leaves(first: dict[str, tuple], second: dict[str, tuple]) -> str:
 
 
 def _digests(folder: Path) -> dict[str, tuple[str, int]]:
-    """{path of a leaf: (its type and shape, its digest)} of one save; no leaf is read."""
+    """{path: (dtype and shape, digest)} of one checkpoint's arrays; the arrays are not read."""
     leaves = manifest.read(folder)["leaves"]
     digests = arrays.read(folder, {"digest": np.zeros(len(leaves), np.uint32)})["digest"]
     return {path: (text, int(d)) for (path, text), d in zip(leaves.items(), digests, strict=True)}

@@ -1,4 +1,4 @@
-"""Pieces of the report's HTML: every text that comes from a run is escaped here."""
+"""HTML pieces of the report pages. All text that comes from a run is escaped here."""
 
 import base64
 import json
@@ -11,16 +11,17 @@ from bigmodel_jax.report.plot_style import DARK, LIGHT
 
 
 def plain(value: Any) -> str:
-    """A config value as text: strings bare, everything else as JSON."""
+    """A config value as text: strings without quotes, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def breakable(name: str) -> str:
-    """A name that may wrap after its separators and nowhere else."""
+    """A name that may wrap only after its separators."""
     return re.sub(r"([._/-])", r"\1<wbr>", escape(name))
 
 
 def card(name: str, value: str, note: str) -> str:
+    """A card with a name, a large value and a note."""
     value = f'<div class="value">{escape(value)}</div>'
     return (
         f'<div class="card"><div class="name">{escape(name)}</div>{value}<div class="note">{escape(note)}</div></div>'
@@ -28,7 +29,7 @@ def card(name: str, value: str, note: str) -> str:
 
 
 def hero(name: str, value: str, note: str, bars: list[tuple[str, float, str]]) -> str:
-    """The run's one figure, large, over bars (name, length 0 to 1, text) of which the first is the run's own."""
+    """A large card with bars of (name, length 0 to 1, text); the first bar is the run's own."""
     rows = "".join(
         f'<div class="bar{"" if i else " own"}"><span>{escape(text)}</span>'
         f'<i><b style="width:{100 * length:.1f}%"></b></i><span>{escape(figure)}</span></div>'
@@ -41,10 +42,10 @@ def hero(name: str, value: str, note: str, bars: list[tuple[str, float, str]]) -
 
 
 def stacked(parts: list[tuple[str, float, str]]) -> str:
-    """One bar over the whole width, cut into (name, share 0 to 1, text), above a list that names the pieces.
+    """One bar of full width, split into (name, share 0 to 1, text), above a legend.
 
-    A piece's colour is that of its place, of which there are as many as colours and a last one in grey; one of share 0
-    is left out.
+    The position of a piece decides its colour. There is one piece more than there are colours, and
+    it is grey. Pieces of share 0 are left out.
     """
     colors = [f"light-dark({light},{dark})" for light, dark in zip(LIGHT.series, DARK.series, strict=True)]
     shown = [(*part, color) for part, color in zip(parts, [*colors, "var(--rest)"], strict=False) if part[1]]
@@ -57,7 +58,7 @@ def stacked(parts: list[tuple[str, float, str]]) -> str:
 
 
 def picture(light: bytes, dark: bytes, alt: str) -> str:
-    """A PNG inlined twice; the reader's colour scheme chooses."""
+    """A PNG for light and one for dark colour schemes, both inlined."""
     return (
         f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{_data(dark)}">'
         f'<img src="{_data(light)}" alt="{escape(alt)}"></picture></figure>'
@@ -65,34 +66,42 @@ def picture(light: bytes, dark: bytes, alt: str) -> str:
 
 
 def png(data: bytes, alt: str) -> str:
+    """An inlined PNG."""
     return f'<img src="{_data(data)}" alt="{escape(alt)}">'
 
 
 def pictures(light: dict[str, bytes], dark: dict[str, bytes]) -> str:
+    """Inlined figures by name, each with a light and a dark version."""
     return "".join(picture(light[name], dark[name], f"Plot: {name.replace('_', ' ')}") for name in light)
 
 
 def definitions(rows: dict[str, Any]) -> str:
+    """A definition list of config values."""
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(plain(v))}</dd>" for k, v in rows.items()) + "</dl>"
 
 
 def folded(title: str, note: str, body: str) -> str:
+    """A block that is folded under its title."""
     note = f'<span class="note">{escape(note)}</span>'
     return f"<details><summary>{escape(title)} {note}</summary>{body}</details>"
 
 
 def section(title: str, body: str, note: str = "") -> str:
-    """A titled section; nothing at all where there is nothing to show."""
+    """A titled section; empty if `body` is empty."""
     note = f'<p class="note">{escape(note)}</p>' if note else ""
     return f"<section><h2>{escape(title)}</h2>{note}{body}</section>" if body else ""
 
 
 def panel(body: str) -> str:
+    """A framed block; empty if `body` is empty."""
     return f'<div class="panel">{body}</div>' if body else ""
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    """A panel with a table of texts; the first cell of a row names it. kind: the class of the table in page.css."""
+    """A framed table of texts; the first cell of each row is its header.
+
+    kind: the table's class in page.css.
+    """
     head = "".join(f"<th>{escape(text)}</th>" for text in heads)
     body = "".join(
         f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(text)}</td>' for text in rest)}</tr>"

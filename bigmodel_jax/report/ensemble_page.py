@@ -1,4 +1,4 @@
-"""ensemble.html: members beside what was made of them, and the turns of a greedy soup."""
+"""Write ensemble.html: members, their ensemble, and the turns of a greedy soup."""
 
 from collections.abc import Callable
 from html import escape
@@ -17,19 +17,19 @@ TITLES = {
     "soup": "Greedy soup",
 }
 NOTES = {
-    "predictions": "The ensemble runs every member: it takes their memory and time together.",
-    "logits": "The ensemble runs every member: it takes their memory and time together.",
+    "predictions": "The ensemble runs every member, so it needs the sum of their memory and time.",
+    "logits": "The ensemble runs every member, so it needs the sum of their memory and time.",
     "weights": "The mean is one model, as large and as fast as a member.",
     "soup": (
         "The soup is one model, as large and as fast as a member. Its members were chosen by this metric on the validation "
-        "split: the figure is an optimistic estimate of other data."
+        "split, so the figure is optimistic for other data."
     ),
 }
-COLUMNS = 6  # figures of an evaluation that the table shows
+COLUMNS = 6  # how many figures of an evaluation the table shows
 
 
 def build_ensemble_page(record: dict[str, Any], output: Path) -> Path:
-    """Writes the page of what `ensemble.json` holds."""
+    """Write the page of an `ensemble.json` record."""
     figures: dict[str, Callable] = {"members_and_ensemble": _bars, "turns_of_the_soup": _turns}
     light, dark = (render(figures, record, theme) for theme in (LIGHT, DARK))
     title = f"{TITLES[record['how']]} of {len(record['members'])} members"
@@ -39,7 +39,7 @@ def build_ensemble_page(record: dict[str, Any], output: Path) -> Path:
             elements.section(_name(record), f'<div class="cards">{_cards(record)}</div>', NOTES[record["how"]]),
             elements.section("Validation split", f'<div class="figures">{elements.pictures(light, dark)}</div>'),
             elements.section("Members", _table(record), _statistics(record)),
-            elements.section("Turns", _order(record), "Members in the order of their own figures; each joins the mean if the "
+            elements.section("Turns", _order(record), "Members in the order of their own figures; each joins if the "
                              "soup's figure does not get worse."),
         )
     )  # fmt: skip
@@ -77,9 +77,7 @@ def _cards(record: dict[str, Any]) -> str:
 def _statistics(record: dict[str, Any]) -> str:
     if not record.get("recomputed"):
         return ""
-    return (
-        f"Batch statistics that were recomputed over training batches (arXiv:1803.05407): {len(record['recomputed'])}."
-    )
+    return f"Batch statistics recomputed over training batches (arXiv:1803.05407): {len(record['recomputed'])}."
 
 
 def _table(record: dict[str, Any]) -> str:
@@ -101,7 +99,7 @@ def _order(record: dict[str, Any]) -> str:
     return elements.table(("Member", "Alone", "Soup with it", ""), rows)
 
 
-# ------------------------------------------------------------------------------------------------ figures
+# ------------------------------------------------------------ figures
 
 
 def _bars(record: dict[str, Any], theme: Theme):
@@ -111,6 +109,7 @@ def _bars(record: dict[str, Any], theme: Theme):
     figure, axes = new_axes(theme, "Members and what was made of them", _name(record), height=1.6 + 0.36 * len(shown))
     values = [value for _, value in shown]
     spread = (max(values) - min(values)) or abs(values[0]) or 1.0
+    # The axis begins below the smallest value, so that small differences show.
     low = min(values) - 0.35 * spread
     for at, (name, value) in enumerate(reversed(shown)):
         color = theme.series[1] if name == TITLES[record["how"]].lower() else theme.series[0]
@@ -135,6 +134,7 @@ def _turns(record: dict[str, Any], theme: Theme):
     figure, axes = new_axes(theme, "The soup, turn by turn", "turn")
     kept = [(at, one["value"]) for at, one in enumerate(turns, 1) if one["kept"]]
     out = [(at, one["value"]) for at, one in enumerate(turns, 1) if not one["kept"]]
+    # The soup keeps its value until the next member joins.
     axes.step(*zip(*kept, strict=True), where="post", color=theme.series[1], linewidth=2)
     axes.plot(*zip(*kept, strict=True), "o", color=theme.series[1], label="joins")
     if out:

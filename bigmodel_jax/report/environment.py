@@ -1,4 +1,4 @@
-"""What a run ran on: enough to explain a figure a year later."""
+"""Record what a run ran on, so that its figures can be explained later."""
 
 import collections
 import datetime
@@ -29,7 +29,8 @@ PACKAGES = (
     "tokenizers",
     "safetensors",
 )
-# Settings that change what a run computes or how fast; nothing else of the environment is written down.
+# Prefixes of environment variables that change what a run computes or how fast. No other variables
+# are recorded.
 PREFIXES = ("JAX_", "XLA_", "LIBTPU_", "NCCL_", "GLIBC_", "MALLOC_", "SLURM_JOB_")
 
 
@@ -52,19 +53,22 @@ def environment() -> dict:
 
 
 def _program() -> list[str]:
-    """The program's name without its folder, which says more of a person than of a run."""
+    """The program's name without its folder, since the folder may be private."""
     program = Path(sys.argv[0])
     return ["-m", "bigmodel_jax"] if program.parts[-2:] == ("bigmodel_jax", "__main__.py") else [program.name]
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that decide what a run computes."""
+    """Versions of the packages that affect what a run computes."""
     return {name: version for name in PACKAGES if (version := _version(name))}
 
 
 def write_environment(run_dir: Path, **facts: float | str) -> None:
-    """Writes environment.json, in process 0. `facts` are figures of the run that only the run knows; the page shows those named
-    parameters, tokens_per_step and peak_source."""
+    """Write environment.json from process 0.
+
+    facts: figures that only the run knows. The page shows those named parameters, tokens_per_step
+    and peak_source.
+    """
     if not processes.first():
         return
     path = Path(run_dir) / ENVIRONMENT_FILE
@@ -72,7 +76,7 @@ def write_environment(run_dir: Path, **facts: float | str) -> None:
 
 
 def cpu_model() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name as the operating system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -80,8 +84,11 @@ def cpu_model() -> str:
 
 
 def git_revision(root: Path) -> str | None:
-    """Commit of the checkout at `root`, with "+dirty" where tracked files differ; None where `root` is no checkout."""
-    if not (root / ".git").exists():  # installed, perhaps below somebody else's repository
+    """Commit of the checkout at `root`, with "+dirty" if tracked files differ.
+
+    None if `root` is not a checkout.
+    """
+    if not (root / ".git").exists():  # an installed package may lie below another repository
         return None
     git = ["git", "-C", str(root)]
     try:

@@ -1,4 +1,4 @@
-"""The sections of explain.html that are about a picture or a row of numbers."""
+"""Sections of explain.html for pictures and for rows of numbers."""
 
 from collections.abc import Iterator
 
@@ -10,12 +10,13 @@ from bigmodel_jax.explain.arrays import ArrayExplanation
 from bigmodel_jax.explain.explained import Explained
 from bigmodel_jax.report import elements, heat
 
-LOOKS = "Each map lies over the dimmed input, in colours scaled to its own largest value."
-COLUMNS = "Integrated gradients, from the mean of every column: orange raises the answer, blue lowers it."
-MOST_PIXELS = 448  # a side; larger pictures are kept by every second pixel, or every third
+LOOKS = "Each map lies over the dimmed input. Its colours are scaled to its own largest value."
+COLUMNS = "Integrated gradients from the mean of every column. Orange raises the answer, blue lowers it."
+MOST_PIXELS = 448  # longest side; larger pictures keep every second or third pixel
 
 
 def sections(found: Explained) -> str:
+    """The HTML sections of one explained picture or row."""
     result = found.result
     return (_picture(found, result) if found.shown.ndim == 3 else _columns(found, result)) + _layers(found, result)
 
@@ -29,7 +30,7 @@ def _png(found: Explained) -> bytes:
 
 def _picture(found: Explained, result: ArrayExplanation) -> str:
     base, height, width = _png(found), *found.shown.shape[:2]
-    looks = [(None, "Input", f"As the model gets it, {width} × {height} pixels", False)]
+    looks = [(None, "Input", f"As the model receives it, {width} × {height} pixels", False)]
     for name, values, color, note, smooth in _maps(result):
         looks.append((heat.png(values, color), name, note, smooth))
     figures = "".join(heat.over(base, *look) for look in looks)
@@ -37,17 +38,20 @@ def _picture(found: Explained, result: ArrayExplanation) -> str:
 
 
 def _maps(result: ArrayExplanation) -> Iterator[tuple[str, np.ndarray, tuple[int, int, int] | None, str, bool]]:
-    """(name, values in -1 .. 1, the one colour of maps without a sign, what it is, whether its places are blurred)."""
+    """Yield (name, values in -1 .. 1, colour of unsigned maps, note, whether the map is
+    blurred).
+    """
+    # A pixel's attribution is the sum over its channels.
     by_pixel = np.asarray(result.integrated.values[0]).sum(axis=-1)
-    yield "Integrated gradients", heat.scaled(by_pixel), None, "Orange speaks for the answer, blue against it", False
+    yield "Integrated gradients", heat.scaled(by_pixel), None, "Orange raises the answer, blue lowers it", False
     if result.cam is not None:
-        note = f"Where the last maps ({result.cam.shape[1]} × {result.cam.shape[0]}) speak for the answer"
+        note = f"Where the last maps ({result.cam.shape[1]} × {result.cam.shape[0]}) raise the answer"
         yield "Grad-CAM", heat.scaled(result.cam, 100), heat.FOR, note, True
     if result.rollout is not None:
-        note = "What the class token takes of each patch, through all layers"
+        note = "Attention of the class token to each patch, through all layers"
         yield "Attention rollout", heat.scaled(result.rollout, 100), heat.FOR, note, False
     gradient, smooth = (heat.scaled(np.asarray(saliency.by_place(x))) for x in (result.gradient, result.smooth))
-    yield "Saliency", gradient, heat.FOR, "How fast the answer changes with each pixel", False
+    yield "Saliency", gradient, heat.FOR, "How strongly the answer changes with each pixel", False
     yield "SmoothGrad", smooth, heat.FOR, "The mean gradient over 50 noisy copies", False
 
 
@@ -66,21 +70,24 @@ def _columns(found: Explained, result: ArrayExplanation) -> str:
 
 
 def _layers(found: Explained, result: ArrayExplanation) -> str:
-    """The class at each layer, and the heads, of a model of one stack of layers."""
+    """Sections on layers and attention heads, for models with one stack of layers."""
     parts = []
     if result.lens is not None:
         rows = ["in", *(str(n) for n in range(1, len(result.lens.shares)))][::-1]
         shares = result.lens.shares[::-1]
         cells = [[f"{share:.0%}" for share in row] for row in shares]
         grid = heat.grid(result.lens.columns, rows, cells, shares)
-        note = "What each class would get, if the model ended at that layer: the likeliest classes."
+        note = "The probability of the likeliest classes if the model ended at each layer."
         parts.append(elements.section("Logit lens", grid, note))
     if result.rollout is not None:
         rows, columns = result.rollout.shape
+        # Query 0 is the class token. Keys before `first` are not patches.
         maps = result.maps[:, :, 0, result.first :].reshape(*result.maps.shape[:2], rows, columns)
         maps = maps / np.maximum(maps.max(axis=(-1, -2), keepdims=True), 1e-9)
         sheet = heat.sheet(maps, [str(n) for n in range(1, len(maps) + 1)], _png(found))
         parts.append(
-            elements.section("Heads", sheet, "What the class token takes of each patch: a row a layer, a map a head.")
+            elements.section(
+                "Heads", sheet, "Attention of the class token to each patch. Rows are layers, and each map is one head."
+            )
         )
     return "".join(parts)

@@ -1,4 +1,4 @@
-"""explain.html: one input, and what a run's model does with it."""
+"""Write explain.html: how a run's model computes its answer to one input."""
 
 from html import escape
 from pathlib import Path
@@ -19,13 +19,13 @@ METHODS = {
     "Activation patching": "Meng et al., arXiv:2202.05262",
 }
 CAUTION = (
-    "An attribution says how an answer was computed from an input, and not that it is right. Attention says where "
-    "values were read, and not that they mattered."
+    "An attribution says how an answer was computed from an input, not whether it is right. Attention says where "
+    "values were read, not whether they mattered."
 )
 
 
 def build_explain_page(run_dir: Path, found: Explained, output: Path) -> Path:
-    """Writes the page of what was found; returns `output`."""
+    """Write the page of an explanation; returns `output`."""
     of_text = isinstance(found.result, TextExplanation)
     body = _header(run_dir, found) + _answer(found)
     body += explain_texts.sections(found) if of_text else explain_arrays.sections(found)
@@ -44,7 +44,7 @@ def _header(run_dir: Path, found: Explained) -> str:
 
 
 def _answer(found: Explained) -> str:
-    """The answer, beside what shows that its attributions are complete."""
+    """Cards with the answer and with the check that the attributions are complete."""
     result = found.result
     answer, text = result.answer, isinstance(result, TextExplanation)
     if text:

@@ -1,4 +1,4 @@
-"""The sections of explain.html that are about a text."""
+"""Sections of explain.html for texts."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,29 +11,35 @@ from bigmodel_jax.explain.subject import Answer
 from bigmodel_jax.explain.texts import Lens, Patch, TextExplanation
 from bigmodel_jax.report import elements, heat
 
-HEADS = 4  # drawn large, with their tokens
-KEY = "Orange tokens speak for the answer, blue ones against it; a token's number shows when it is pointed at."
-MOST_RUNS = 5  # of layers whose most telling token is the same, up to which they are named
-LABELLED = 24  # tokens up to which a large map has them written beside it
+HEADS = 4  # heads drawn large, with their tokens
+KEY = "Orange tokens raise the answer, blue ones lower it. Point at a token to see its number."
+MOST_RUNS = 5  # the sentence names at most so many runs of layers
+LABELLED = 24  # a map of more tokens has no token labels
 
 
 def sections(found: Explained) -> str:
+    """The HTML sections of one explained text."""
     result = found.result
     patch = _patch(found, result) if result.patch else ""
     return _matter(result) + _lens(result) + patch + _attention(result)
 
 
 def hero(answer: Answer, asks: str, note: str) -> str:
+    """The card of the answer, above bars of the likeliest answers."""
     bars = sorted(answer.top, key=lambda one: one[0] != answer.name)
     rows = [(name or "∅", share, f"{share:.0%}" if share >= 0.005 else "<1%") for name, share in bars]
     return elements.hero(asks, answer.name or "∅", note, rows)
 
 
 def completeness(found: Attributions, baseline: str, unit: float = 1.0) -> str:
-    """Cards that hold what the attributions add up to against what they must; unit: of the answer."""
+    """Cards that compare the attributions' sum with the answer's difference.
+
+    By the completeness axiom the two are equal. unit: factor from the model's output to the
+    answer's unit.
+    """
     away = f"of the answer from {baseline}"
     apart = f"{100 * found.error:.2g} %" if found.error >= 1e-4 else "< 0.01 %"
-    verdict = "what the two are apart" if found.error <= WITHIN else "apart, more than 1 %: not complete"
+    verdict = "difference between the two" if found.error <= WITHIN else "apart, more than 1 %: not complete"
     return (
         elements.card(
             "Attributions add up to", f"{found.total * unit:+.4g}", f"integrated gradients, {found.steps} steps"
@@ -49,7 +55,7 @@ def _matter(found: TextExplanation) -> str:
     sizes = [f"{value:.3f}" for value in found.gradient]
     plain = heat.tokens(found.pieces, heat.scaled(found.gradient, 100), sizes, signed=False)
     exact = elements.panel(f"<h3>Integrated gradients</h3>{signed}")
-    what = '<span class="note">length of the gradient at each token, which has no sign</span>'
+    what = '<span class="note">norm of the gradient at each token, without a sign</span>'
     return elements.section(
         "Which tokens matter", f"{exact}<br>{elements.panel(f'<h3>Saliency {what}</h3>{plain}')}", KEY
     )
@@ -61,15 +67,15 @@ def _lens(found: TextExplanation) -> str:
     columns = found.pieces if lens.columns is None else lens.columns
     if lens.columns is None:
         cells = [[name or "∅" for name in row] for row in lens.names]
-        note = "The likeliest next token after each token, if the model ended there: the stronger the colour, the likelier."
+        note = "The likeliest next token if the model ended at that layer. Stronger colours mean higher probability."
     else:
         cells = [[f"{share:.0%}" for share in row] for row in lens.shares]
-        note = "What each class would get, if the model ended at that layer."
+        note = "The probability of each class if the model ended at that layer."
     numbers = [
         [f"{name!r}: {share:.1%}" for name, share in zip(*row, strict=True)]
         for row in zip(lens.names, lens.shares, strict=True)
     ]
-    order = slice(None, None, -1)  # the answer on top
+    order = slice(None, None, -1)  # the last layer stands on top
     body = heat.grid(columns, rows[order], cells[order], lens.shares[order], numbers=numbers[order])
     sure = next((row for row, share in zip(rows, lens.target, strict=True) if share >= 0.5), None)
     if sure is not None:
@@ -88,15 +94,15 @@ def _patch(explained: Explained, found: TextExplanation) -> str:
     cells = [[f"{value:.2f}" if abs(value) >= 0.005 else "" for value in row] for row in patch.restored]
     body = heat.grid(columns, rows[::-1], cells[::-1], np.clip(patch.restored[::-1], -1, 1), signed=True)
     note = (
-        f"The run of {explained.against!r} gets the residual of {explained.title!r} at one layer and one token. 0: it "
-        f"answers as before, 1: as the other text does. Measured: {patch.metric}, {patch.without:+.2f} without and "
+        f"The model reads {explained.against!r}, with the residual of {explained.title!r} at one layer and token. 0: it "
+        f"answers as before; 1: as for the other text. Measured: {patch.metric}, {patch.without:+.2f} without and "
         f"{patch.with_text:+.2f} with all of it. {_held(columns, patch)}"
     )
     return elements.section("Activation patching", body, note)
 
 
 def _held(columns: Sequence[str], patch: Patch) -> str:
-    """Which token's residual restores most, by runs of layers."""
+    """A sentence on the token whose residual restores most, by runs of layers."""
     most = patch.restored.argmax(axis=1)
     parts = []
     for token, run in itertools.groupby(range(len(most)), key=lambda n: most[n]):
@@ -111,6 +117,7 @@ def _attention(found: TextExplanation) -> str:
         return ""
     L, H, T, _ = found.maps.shape
     rows = [str(n) for n in range(1, L + 1)]
+    # The answer is read at the last token, or by a classifier at the first one.
     reader = -1 if found.next_token else 0
     looks = found.maps[:, :, reader].mean(axis=1)
     cells = [[f"{100 * share:.0f}" for share in row] for row in looks]
@@ -120,25 +127,26 @@ def _attention(found: TextExplanation) -> str:
         elements.section(
             "Attention",
             first,
-            f"What the {who} token, from which the answer is read, takes of each token, in percent: the mean of {H} heads.",
+            f"Attention of the {who} token, from which the answer is read, in percent: the mean of {H} heads.",
         ),
         elements.section(
             "Heads that look furthest",
             _large(found.pieces, found.maps) if T <= LABELLED else "",
-            "Of all heads those that take most from other tokens than the first and their own. Rows look at columns.",
+            "The heads with most attention to tokens other than the first and the token itself. Rows attend to columns.",
         ),
         elements.section(
             "All heads",
             heat.sheet(found.maps, rows),
-            f"A row a layer, {H} heads each; in a map, a row looks at the columns.",
+            f"One row per layer, with {H} heads each. In a map, rows attend to columns.",
         ),
     ]
     return "".join(parts)
 
 
 def _large(pieces: Sequence[str], maps: np.ndarray) -> str:
-    """The few heads that take most from other tokens than the first and themselves."""
+    """The few heads with most attention to tokens other than the first and the token itself."""
     T = maps.shape[-1]
+    # The first token often takes attention that no other token needs, so it does not count.
     others = 1 - np.eye(T)
     others[:, 0] = 0
     taken = (maps * others).sum(axis=(-1, -2)) / max(T - 1, 1)

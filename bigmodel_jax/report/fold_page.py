@@ -1,4 +1,4 @@
-"""folds.html: the metrics of each fold of a cross-validation, their mean and spread, and the curves of all folds."""
+"""Write folds.html: metrics of each fold, their mean and spread, and all folds' curves."""
 
 from html import escape
 from pathlib import Path
@@ -15,20 +15,20 @@ from bigmodel_jax.report.progress import duration
 from bigmodel_jax.report.shell import shell
 from bigmodel_jax.report.writers import METRICS_FILE
 
-CARDS, LABELS = 4, 30  # so many metrics stand above, so many labels in the table
+CARDS, LABELS = 4, 30  # how many metrics have a card; how many labels the table shows
 NOTE = (
-    "Each fold's value, the mean (diamond), and the 95 % interval of the mean that allows for the training records that folds "
-    "share (Nadeau & Bengio, 2003). Beside it: the evaluations of all folds by step, or their training losses where each "
+    "Each fold's value, the mean (diamond), and the mean's 95 % interval, corrected for the training records that folds "
+    "share (Nadeau & Bengio, 2003). Second plot: the evaluations of all folds by step, or their training losses where each "
     "was evaluated once."
 )
 TABLE_NOTE = (
-    "Of each fold's last evaluation. Spread: the standard deviation over folds. Both intervals are of the mean, by the t "
-    "distribution; the first takes the folds for independent, the second does not."
+    "From each fold's last evaluation. Spread: the standard deviation over folds. Both intervals are of the mean, by the t "
+    "distribution. The first assumes independent folds, the second (corrected) does not."
 )
 
 
 def build_fold_page(folder: Path, output: Path) -> Path:
-    """Writes the page of the cross-validation in `folder`, which need not be at its end; returns `output`."""
+    """Write the page of the cross-validation in `folder`, finished or not; returns `output`."""
     record = read_folds(folder)
     folders = {n: Path(folder) / FOLDER / str(n) for n in range(record["k"])}
     runs = {n: load_run(path) for n, path in folders.items() if (path / METRICS_FILE).is_file()}
@@ -56,8 +56,8 @@ def _figures(light: dict[str, bytes], dark: dict[str, bytes]) -> str:
 
 def _header(record: dict[str, Any]) -> str:
     ended = sum(not fold["reason"] for fold in record["folds"])
-    facts = [f"<b>{ended}</b> of {record['k']} folds at their end", f"<b>{sum(record['records']):,}</b> records"]
-    facts += ["the source's own validation split was left aside"] if record.get("aside") else []
+    facts = [f"<b>{ended}</b> of {record['k']} folds finished", f"<b>{sum(record['records']):,}</b> records"]
+    facts += ["the source's own validation split was not used"] if record.get("aside") else []
     spans = "".join(f"<span>{text}</span>" for text in facts)
     head = f'<header><p class="kicker">Cross-validation</p><h1>{escape(record["name"])}</h1>'
     return f'{head}<p class="facts">{spans}</p></header>'
@@ -76,12 +76,12 @@ def _cards(record: dict[str, Any], runs: dict[int, Run]) -> list[str]:
 
 
 def _is_metric(name: str, runs: dict[int, Run]) -> bool:
-    """Whether it is a metric and no level that simple methods reach."""
+    """Whether the name is a metric, not a baseline level that simple methods reach."""
     return not metric_of(list(runs.values()), name).level
 
 
 def _text(metric: Any, value: float | None) -> str:
-    return "–" if value is None else declared.text(metric, value).replace(" ", "\u00a0")  # 93.2 % on one line
+    return "–" if value is None else declared.text(metric, value).replace(" ", "\u00a0")  # keeps "93.2 %" on one line
 
 
 def _metrics(record: dict[str, Any], runs: dict[int, Run]) -> str:
@@ -111,7 +111,7 @@ def _folds(record: dict[str, Any]) -> str:
 
 
 def _how(record: dict[str, Any]) -> str:
-    said = ["Each is a run's folder in folds/."]
+    said = ["Each fold is a run in folds/."]
     if record["labels"]:
         said.append(
             f"Labels ({record['label']}) are spread evenly over the folds; their columns count the records held out."
@@ -126,7 +126,7 @@ def _reasons(record: dict[str, Any]) -> str:
     return elements.panel(elements.definitions(reasons)) if reasons else ""
 
 
-# ------------------------------------------------------------------------------------------------ figures
+# ------------------------------------------------------------ figures
 
 
 def values_figure(subject: tuple[dict[str, Any], dict[int, Run]], theme: Theme):
@@ -167,6 +167,7 @@ def curves_figure(subject: tuple[dict[str, Any], dict[int, Run]], theme: Theme):
             color = theme.series[n % len(theme.series)]
             axes.plot(steps, values if evaluated else smooth(values), color=color, linewidth=1.6, label=f"fold {n}")
     if not evaluated:
+        # The scale leaves out the first twentieth, where the loss is far above the rest.
         later = np.concatenate([values[len(values) // 20 :] for _, values in found.values() if len(values)])
         axes.set_ylim(min(0.0, later.min()), later.max() * 1.05)
     if len(found) <= len(theme.series):

@@ -1,4 +1,4 @@
-"""What a cross-validation has left in its folder, read for its page."""
+"""Read the record that a cross-validation leaves in its folder."""
 
 import json
 import math
@@ -8,16 +8,17 @@ from typing import Any
 from bigmodel_jax.report.writers import read_metrics
 
 RECORD = "folds.json"
-FOLDER = "folds"  # the runs, by the number of the fold that is held out
+FOLDER = "folds"  # folder of the runs, named by the number of the held-out fold
 KEYS = {"name", "metric", "better", "k", "stratify", "together", "seed", "records", "labels", "folds"}
 
 
 def is_cross_validation(folder: Path) -> bool:
+    """Whether a folder holds a cross-validation."""
     return (Path(folder) / RECORD).is_file()
 
 
 def read_folds(folder: Path) -> dict[str, Any]:
-    """The record; ValueError where the file is damaged."""
+    """The record in folds.json; raises ValueError if the file is damaged."""
     path = Path(folder) / RECORD
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -30,7 +31,7 @@ def read_folds(folder: Path) -> dict[str, Any]:
 
 
 def evaluated(run_dir: Path) -> dict[str, float]:
-    """The finite numbers of a run's last evaluation, by key."""
+    """The finite values of a run's last evaluation, by key."""
     found: dict[str, float] = {}
     for record in read_metrics(run_dir):
         numbers = {k: v for k, v in record.items() if k.startswith("eval/") and isinstance(v, int | float)}

@@ -1,9 +1,10 @@
-"""Where the wall time of a run went, all its restarts included, from the record that its processes leave.
+"""Split a run's wall time by activity, over all its restarts.
 
-The record, goodput.jsonl, has one line for each stretch of time: {"time", "phase", "step", "data", "rollout"}. The process
-was in `phase` from the time of the line before to `time` (milliseconds since 1970), when `step` steps were done. For `data`
-milliseconds of that the device had nothing to do and waited for a batch; for `rollout` milliseconds the weights made one. A
-line of phase "start" begins a process, at step `step`. report/run_clock.py writes it.
+goodput.jsonl has one line for each stretch of time: {"time", "phase", "step", "data", "rollout"}. A
+line means that the process was in `phase` from the previous line's time until `time` (milliseconds
+since 1970). At `time`, `step` steps were done. `data` and `rollout` are parts of the stretch in
+milliseconds: in `data` the idle device waited for a batch, in `rollout` the model generated one. A
+line of phase "start" begins a process at step `step`. report/run_clock.py writes the file.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 FILE = "goodput.jsonl"
 START = "start"
+# Parts of the wall time, with the names that readers see.
 PARTS = {
     "steps": "steps",
     "compile": "compiling",
@@ -32,13 +34,13 @@ PARTS = {
     "rollout": "rollouts",
     "other": "start-up and other",
 }
-WAITS = ("data", "rollout")  # what a part of the time in steps may be: what the time of an `Experience` is for
-PHASES = {START, "steps", "compile", "restore", "save", "eval", *WAITS, "other"}  # that a line may have
-LARGEST = 2**53  # of a line's numbers; more is no time and no step
+WAITS = ("data", "rollout")  # parts of the time in steps in which a batch was awaited or generated
+PHASES = {START, "steps", "compile", "restore", "save", "eval", *WAITS, "other"}  # phases that a line may have
+LARGEST = 2**53  # larger numbers in a line are neither times nor steps
 
 
 class Line(NamedTuple):
-    """One stretch of time, as the record has it; a long run has hundreds of thousands."""
+    """One stretch of time. A tuple, since a long run has hundreds of thousands of lines."""
 
     time: int
     phase: str
@@ -49,9 +51,10 @@ class Line(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Milliseconds of a run's wall time by part, in the order of PARTS; they add up to the wall time exactly.
+    """Milliseconds of a run's wall time by part, in the order of PARTS.
 
-    starts: processes that the run has had. since: the step at which the record begins (0: the run's own beginning).
+    The parts add up to the wall time exactly. starts: how many processes the run has had. since:
+    the step at which the record begins; 0: the beginning of the run.
     """
 
     parts: dict[str, int]
@@ -60,11 +63,12 @@ class Split:
 
     @property
     def wall(self) -> int:
+        """Milliseconds of wall time."""
         return sum(self.parts.values())
 
     @property
     def goodput(self) -> float:
-        """The share of the wall time in steps that count, 0 to 1."""
+        """The share of wall time in steps that count, 0 to 1."""
         return self.parts["steps"] / self.wall if self.wall else 0.0
 
     def text(self) -> str:
@@ -75,13 +79,16 @@ class Split:
 
 
 def read(run_dir: Path) -> Split | None:
-    """The split so far; None for a run without a record. A line that was cut by a kill is left out."""
+    """The split so far; None without a record.
+
+    A line cut short by a kill is skipped.
+    """
     path = Path(run_dir) / FILE
-    if not path.is_file():  # a device or a pipe may never end
+    if not path.is_file():  # reading a device or a pipe may never end
         return None
     try:
         texts = path.read_bytes().splitlines()
-    except OSError as error:  # the page does without it
+    except OSError as error:  # the report page works without the split
         log.warning("%s: %s; the wall time is not split", path, error.strerror)
         return None
     lines = [line for line in map(_line, texts) if line is not None]
@@ -102,13 +109,17 @@ def _line(text: bytes) -> Line | None:
 
 
 def split(lines: list[Line]) -> Split:
-    """The split of a record. A process that starts before the one before has ended, by its clock, follows it at once."""
+    """The split of a record.
+
+    Clocks may disagree: a process that starts before its predecessor's last line follows it without
+    a gap.
+    """
     parts = dict.fromkeys(PARTS, 0)
     processes = list(_processes(lines))
     for before, process in itertools.pairwise(processes):
         parts["down"] += max(0, process[0].time - before[-1].time)
     for number, process in enumerate(processes):
-        # What was done beyond the step at which some later process began was done again.
+        # Steps after the one at which a later process resumed were repeated, so they are lost work.
         kept = min((later[0].step for later in processes[number + 1 :]), default=LARGEST)
         for before, line in itertools.pairwise(process):
             for name, ms in _stretch(before, line, kept).items():
@@ -117,7 +128,7 @@ def split(lines: list[Line]) -> Split:
 
 
 def _processes(lines: list[Line]) -> Iterator[list[Line]]:
-    """The lines of each process; its clock never goes back."""
+    """The lines of each process, with times that never decrease."""
     starts = [0, *(i for i, line in enumerate(lines) if i and line.phase == START), len(lines)]
     for first, last in itertools.pairwise(starts):
         times = itertools.accumulate((line.time for line in lines[first:last]), max)
@@ -125,14 +136,18 @@ def _processes(lines: list[Line]) -> Iterator[list[Line]]:
 
 
 def _stretch(before: Line, line: Line, kept: int) -> dict[str, int]:
-    """Milliseconds by part between two lines of a process whose steps count up to step `kept`."""
+    """Milliseconds by part between two lines of a process.
+
+    Steps count up to step `kept`.
+    """
     whole = line.time - before.time
     if line.phase != "steps":
         return {line.phase: whole}
+    # Waiting is subtracted first; the rest is split into counted and lost steps.
     data = min(line.data, whole)
     rollout = min(line.rollout, whole - data)
     whole -= data + rollout
-    # A stretch in which no step ended is a part of the next one.
+    # A stretch in which no step ended belongs to the step that ends next.
     low, high = before.step, max(line.step, before.step + 1)
     counted = round(whole * min(1.0, max(0.0, (kept - low) / (high - low))))
     return {"steps": counted, "data": data, "rollout": rollout, "lost": whole - counted}

@@ -1,4 +1,4 @@
-"""What lm-eval found of a run, as rows: RUN/harness/*.json."""
+"""Read the results of lm-eval on a run, RUN/harness/*.json, as table rows."""
 
 import json
 import logging
@@ -14,7 +14,11 @@ log = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
-    """One metric of one task; error: its standard error, None where lm-eval gives none."""
+    """One metric of one task.
+
+    step: step of the evaluated checkpoint. error: standard error; None if lm-eval gives none.
+    better: "more", "less" or "". shots: examples in the prompt. questions: evaluated questions.
+    """
 
     step: int
     task: str
@@ -27,7 +31,10 @@ class Row(NamedTuple):
 
 
 def read(run_dir: Path) -> list[Row]:
-    """Those of the newest evaluation of each task and metric; a file that holds no results is left out."""
+    """Rows of the newest evaluation of each task and metric.
+
+    A file without results is skipped with a warning.
+    """
     found = {}
     for path in sorted(Path(run_dir).glob(f"{FOLDER}/*.json")):
         try:
@@ -39,13 +46,14 @@ def read(run_dir: Path) -> list[Row]:
 
 
 def rows(results: dict[str, Any]) -> list[Row]:
-    """Of one file, or of what lm-eval returned."""
+    """Rows of one results file, or of what lm-eval returned."""
     step, found = int(results.get("step", 0)), []
     better, shots = results.get("higher_is_better", {}), results.get("n-shot", {})
     numbers = results.get("n-samples", {})
     for task, values in results["results"].items():
         for key, value in values.items():
             metric, comma, filtered = key.partition(",")
+            # Keys are "metric,filter". Standard errors have keys of their own.
             if not comma or metric.endswith("_stderr") or not _is_number(value):
                 continue
             error = values.get(f"{metric}_stderr,{filtered}")
@@ -64,7 +72,7 @@ def _is_number(value: Any) -> bool:
 
 
 def written(row: Row) -> tuple[str, ...]:
-    """Task, metric, value, standard error, examples in the prompt, questions."""
+    """Task, metric, value, standard error, examples in the prompt, questions, as texts."""
     error = "" if row.error is None else f"± {row.error:.4f}"
     counts = ("" if n is None else f"{n:,}" for n in (row.shots, row.questions))
     arrow = {"more": " ↑", "less": " ↓"}.get(row.better, "")
@@ -76,6 +84,6 @@ HEADS = ("Task", "Metric", "Value", "Error", "Shots", "Questions")
 
 
 def table(run_dir: Path) -> str:
-    """The page's table; empty where there is nothing."""
+    """The HTML table of all results; empty without results."""
     rows = [(*written(row), f"{row.step:,}") for row in read(run_dir)]
     return elements.table((*HEADS, "Step"), rows, "classes") if rows else ""

@@ -1,7 +1,7 @@
-"""Numbers as colours: heat maps that lie over a picture, coloured tokens, and grids whose cells are text.
+"""Draw numbers as colours: heat maps over a picture, coloured tokens, and tables.
 
-A colour's opacity is the number, so that one map serves light and dark pages. Blue stands for shares; orange and blue stand for
-what speaks for an answer and what speaks against it.
+The number sets a colour's opacity, so one map serves light and dark pages. Blue stands for shares.
+Orange and blue stand for what raises and what lowers an answer.
 """
 
 import io
@@ -13,17 +13,23 @@ import numpy as np
 from bigmodel_jax.report import elements
 
 SHARE, FOR, AGAINST = (62, 105, 232), (245, 112, 22), (64, 132, 255)
-LEAST = 0.02  # opacity below which a cell stays uncoloured
+LEAST = 0.02  # cells of lower opacity stay uncoloured
 
 
 def scaled(values: np.ndarray, percentile: float = 99.5) -> np.ndarray:
-    """Values by their largest magnitudes, in -1 .. 1; the few largest are cut, which would leave all others pale."""
+    """Values divided by a high percentile of their magnitudes, clipped to -1 .. 1.
+
+    Dividing by the maximum instead would leave almost all values pale.
+    """
     most = np.percentile(np.abs(values), percentile) if values.size else 0
     return np.clip(values / most, -1, 1) if most > 0 else np.zeros_like(values)
 
 
 def png(values: np.ndarray, color: tuple[int, int, int] | None = None) -> bytes:
-    """(H, W) in -1 .. 1 as a PNG of as many pixels; color: of all values, else orange above zero and blue below."""
+    """A PNG of values (H, W) in -1 .. 1, one pixel per value.
+
+    color: the colour of all values; None: orange above zero, blue below.
+    """
     from matplotlib.image import imsave
 
     rgba = np.zeros((*values.shape, 4), np.uint8)
@@ -35,19 +41,26 @@ def png(values: np.ndarray, color: tuple[int, int, int] | None = None) -> bytes:
 
 
 def over(picture: bytes, heat: bytes | None, title: str, note: str, smooth: bool = False) -> str:
-    """A figure: the picture in grey, a map of any size stretched over it, and what it is; heat: None for the picture alone."""
+    """A figure with a caption: a picture under a stretched heat map of any size.
+
+    heat: a PNG; None shows the picture alone, in its own colours.
+    """
     layers = laid_over(picture, heat, title, " smooth" if smooth else "")
     return f"<figure>{layers}<figcaption><b>{escape(title)}</b>{escape(note)}</figcaption></figure>"
 
 
 def laid_over(picture: bytes | None, heat: bytes | None, title: str, kind: str = "") -> str:
+    """A heat map over a picture; either may be missing."""
     below = elements.png(picture, "" if heat else title) if picture else ""
     above = elements.png(heat, title).replace("<img", f'<img class="heat{kind}"', 1) if heat else ""
     return f'<div class="over{"" if heat else " plain"}" title="{escape(title)}">{below}{above}</div>'
 
 
 def tokens(pieces: Sequence[str], values: np.ndarray, numbers: Sequence[str], signed: bool = True) -> str:
-    """A text whose tokens are coloured by values in -1 .. 1; numbers: what each says when it is pointed at."""
+    """A text whose tokens are coloured by values in -1 .. 1.
+
+    numbers: the tooltip of each token. signed: whether the colour shows the sign.
+    """
     spans = ""
     for piece, value, number in zip(pieces, values, numbers, strict=True):
         color = _background(value, None if signed else SHARE)
@@ -56,7 +69,7 @@ def tokens(pieces: Sequence[str], values: np.ndarray, numbers: Sequence[str], si
 
 
 def visible(piece: str) -> str:
-    """A token's text, with its blanks where one can see them."""
+    """A token's text with visible blanks."""
     shown = escape(piece).replace("\n", "↵").replace("\t", "⇥")
     return f"<i>·</i>{shown[1:]}" if shown.startswith(" ") else shown or "<i>∅</i>"
 
@@ -70,7 +83,11 @@ def grid(
     numbers: Sequence[Sequence[str]] | None = None,
     signed: bool = False,
 ) -> str:
-    """A table of texts whose cells are coloured by values in -1 .. 1; numbers: what each says when it is pointed at."""
+    """A table whose cells are coloured by values in -1 .. 1.
+
+    values: (rows, columns). numbers: the tooltip of each cell. signed: whether the colour shows the
+    sign.
+    """
     head = "".join(f"<th>{visible(column)}</th>" for column in columns)
     body = ""
     for n, (row, texts) in enumerate(zip(rows, cells, strict=True)):
@@ -84,7 +101,10 @@ def grid(
 
 
 def sheet(maps: np.ndarray, rows: Sequence[str], picture: bytes | None = None) -> str:
-    """(rows, columns, H, W) of shares as small maps, a row of them for each layer; picture: what they lie over."""
+    """Small maps of shares (rows, columns, H, W): a row for each layer, a map for each head.
+
+    picture: a PNG that lies below each map.
+    """
     found, color = "", SHARE if picture is None else FOR
     for name, row in zip(rows, maps, strict=True):
         found += f"<span>{escape(name)}</span>"
@@ -94,7 +114,9 @@ def sheet(maps: np.ndarray, rows: Sequence[str], picture: bytes | None = None) -
 
 
 def bars(names: Sequence[str], notes: Sequence[str], values: np.ndarray, numbers: Sequence[str]) -> str:
-    """A row for each name, with a bar to the right of the middle for values above zero, and to its left below."""
+    """One row per name with a bar: to the right of the centre for positive values, else
+    to the left.
+    """
     most = max(float(np.abs(values).max(initial=0)), 1e-12)
     rows = ""
     for name, note, value, number in zip(names, notes, values, numbers, strict=True):

@@ -1,4 +1,7 @@
-"""A run's folder read back: config, environment, samples, and its metrics as series over steps, seconds and tokens."""
+"""Read a run's folder: config, environment, samples, and metrics as series.
+
+Series run over steps, seconds or tokens.
+"""
 
 import dataclasses
 import hashlib
@@ -24,9 +27,12 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run left behind; `samples` and `pictures` are (file name, text or PNG) in the order of their names' numbers;
-    `labels` are the names of its classes, empty where it has none; `tokenizer` is a digest, empty where it has none;
-    `split` says where its wall time went, None where it has no record of that."""
+    """What a run left in its folder.
+
+    samples, pictures: (file name, text or PNG), ordered by the numbers in the names. labels: class
+    names, if it has classes. tokenizer: SHA-256 of its tokenizer.json, or "". known: declarations
+    of its metrics by key. split: where its wall time went; None without a record.
+    """
 
     path: Path
     config: dict
@@ -37,19 +43,18 @@ class Run:
     labels: list[str] = dataclasses.field(default_factory=list)
     tokenizer: str = ""
     known: declared.Known = dataclasses.field(default_factory=dict)
-    counts: str = ""  # what a step's loss is a mean over: "tokens" or "examples"; "" where the folder does not say
+    counts: str = ""  # what a step's loss is a mean over: "tokens", "examples", or "" if unknown
     split: goodput.Split | None = None
-    answers: Answers = dataclasses.field(
-        default_factory=list
-    )  # to prompts, with rewards, as report/answers.py reads them
+    answers: Answers = dataclasses.field(default_factory=list)  # answers to prompts, as read by report/answers.py
     compared: dict[str, str] = dataclasses.field(
         default_factory=dict
-    )  # what the fields of its data are to a comparison
-    cards: list[dict] = dataclasses.field(default_factory=list)  # of the corpora that it trained on
-    spikes: list[dict] = dataclasses.field(default_factory=list)  # as report/spike_records.py reads them
+    )  # {data field: its role in comparisons of runs}, as declared.compared returns it
+    cards: list[dict] = dataclasses.field(default_factory=list)  # cards of the corpora that it trained on
+    spikes: list[dict] = dataclasses.field(default_factory=list)  # loss spikes, as read by report/spike_records.py
 
     @property
     def name(self) -> str:
+        """The name of the run's folder."""
         return self.path.name
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -59,24 +64,27 @@ class Run:
         return np.asarray(steps, float), np.asarray(values, float)
 
     def last(self, key: str) -> Any:
-        """The newest value under `key` that is not null; None where there is none."""
+        """The newest non-null value under `key`; None if there is none."""
         return next((r[key] for r in reversed(self.metrics) if r.get(key) is not None), None)
 
     def names(self) -> list[str]:
-        """The keys under which a finite number was ever recorded, in the order of their appearance."""
+        """Keys with a finite number in any record, in order of appearance."""
         found = dict.fromkeys(k for r in self.metrics for k, v in r.items() if isinstance(v, int | float))
         return [name for name in found if name != "step"]
 
     def metric(self, key: str) -> Metric:
-        """What the number under `key` is."""
+        """The declaration of the metric under `key`."""
         return declared.find(self.known, key)
 
     def label(self, number: int) -> str:
-        """A class's name, or its number."""
+        """A class's name, or its number as text."""
         return self.labels[number] if number < len(self.labels) else str(number)
 
     def elapsed(self, steps: np.ndarray) -> np.ndarray:
-        """Training seconds at each of `steps`: step_seconds summed, the steps between two records at the later's."""
+        """Seconds of training at each of `steps`.
+
+        step_seconds is summed; all steps between two records count with the later record's value.
+        """
         at, seconds = self.series("step_seconds")
         return _accumulate(steps, at, seconds)
 
@@ -88,7 +96,10 @@ class Run:
 
 
 def load_run(run_dir: Path) -> Run:
-    """Reads a run's folder. Only metrics.jsonl must be there (ValueError); whatever else is missing is empty."""
+    """Read a run's folder.
+
+    Raises ValueError without metrics.jsonl. Other missing files leave their fields empty.
+    """
     path = Path(run_dir).resolve()
     metrics = read_metrics(run_dir)
     samples = [
@@ -109,25 +120,25 @@ def load_run(run_dir: Path) -> Run:
 
 
 def metric_of(runs: list[Run], key: str) -> Metric:
-    """What the number under `key` is, by the first run that declares it."""
+    """The declaration of the metric under `key`, from the first run that has one."""
     return declared.find({k: m for run in reversed(runs) for k, m in run.known.items()}, key)
 
 
 def levels(run: Run, name: str) -> dict[str, Metric]:
-    """What was recorded as a level of this metric, by key."""
+    """Recorded levels (values that simple methods reach) of this metric, by key."""
     keys = (key for key in run.names() if run.metric(key).level)
     return {key: run.metric(key) for key in keys if run.metric(key).beside == name and run.last(key) is not None}
 
 
 def headline(run: Run) -> dict[str, float]:
-    """The figures that sum a run up, by name, those that it has: its newest evaluation, medians over its steps."""
+    """A run's summary figures by name: its newest evaluation, and medians over its steps."""
     last_step = max((r["step"] for r in run.metrics), default=0)
     rates = {k: run.series(k)[1] for k in ("tokens_per_second", "mfu", "step_seconds", "data_wait_seconds")}
     figures = {"step": last_step, "train_loss": run.last("loss")}
     figures |= {name: run.last(name) for name in run.names() if name.startswith("eval/")}
     if len(rates["step_seconds"]):
         figures["wall_seconds"] = float(run.elapsed(np.asarray([last_step]))[0])
-        # The median: the first record holds the compilation.
+        # The median, since the first record includes compilation.
         figures |= {
             k: float(np.median(rates[k])) for k in ("step_seconds", "tokens_per_second", "mfu") if len(rates[k])
         }
@@ -139,13 +150,13 @@ def headline(run: Run) -> dict[str, float]:
 
 
 def confusion(run: Run) -> np.ndarray | None:
-    """The newest evaluation's counts (C, C) of [label, prediction], where there are any."""
+    """Counts (C, C) of [label, prediction] in the newest evaluation; None without any."""
     matrix = run.last("eval/confusion")
     return np.asarray(matrix, float) if matrix else None
 
 
 def unit(run: Run) -> str:
-    """What its throughput counts: "token" or "example"."""
+    """What the run's throughput counts: "token" or "example"."""
     if run.counts:
         return run.counts.removesuffix("s")
     loss = run.metric("eval/loss").unit
@@ -154,11 +165,12 @@ def unit(run: Run) -> str:
 
 
 def loss_unit(run: Run) -> str:
+    """The unit of the run's loss, such as "per token"."""
     return run.metric("eval/loss").unit or f"per {unit(run)}"
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested config -> {dotted name: value}; a list is one value."""
+    """Flatten a nested config to {dotted name: value}; a list is one value."""
     if not isinstance(node, dict):
         return {prefix: node}
     items = (flatten(value, f"{prefix}.{key}" if prefix else key) for key, value in node.items())
@@ -166,7 +178,9 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def config_diff(runs: list[Run]) -> dict[str, list[Any]]:
-    """{dotted name: the value in each run} of the fields that are not the same in all; None where a run lacks it."""
+    """{dotted name: value in each run} of the fields that differ; None where a run
+    lacks the field.
+    """
     flat = [flatten(run.config) for run in runs]
     names = dict.fromkeys(name for config in flat for name in config)
     values = {name: [config.get(name) for config in flat] for name in names}
@@ -174,27 +188,28 @@ def config_diff(runs: list[Run]) -> dict[str, list[Any]]:
 
 
 def _accumulate(steps: np.ndarray, at: np.ndarray, per_step: np.ndarray) -> np.ndarray:
-    """Integral of a per-step quantity from step 0 to each of `steps`; NaN where nothing was recorded."""
+    """The sum of a per-step quantity from step 0 to each of `steps`; NaN without records."""
     if not len(at):
         return np.full(len(steps), np.nan)
+    # A record's per-step value holds for all steps since the record before.
     totals = np.concatenate([[0.0], np.cumsum(np.diff(at, prepend=0.0) * per_step)])
     return np.interp(steps, np.concatenate([[0.0], at]), totals)
 
 
 def _by_number(path: Path) -> list:
-    """step_900 before step_1000."""
+    """Sort key that puts step_900 before step_1000."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
 
 
 def _json(path: Path) -> dict:
-    """A file's JSON object; empty where the run did not live to write it."""
+    """The JSON object in a file; empty if the run ended before it wrote the file."""
     if not path.exists():
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict):  # the page does without it
+    if not isinstance(found, dict):  # the report page works without it
         log.warning("%s is not a JSON object and is left out", path)
         return {}
     return found

@@ -1,4 +1,4 @@
-"""law.html: a scaling law's coefficients with their intervals, iso-FLOP curves, and what it expects of larger runs."""
+"""Write law.html: a scaling law's coefficients, iso-FLOP curves, and expected losses."""
 
 from collections.abc import Callable
 from html import escape
@@ -13,16 +13,19 @@ from bigmodel_jax.report.plot_style import DARK, LIGHT, Theme, label_ends, new_a
 from bigmodel_jax.report.progress import short
 from bigmodel_jax.report.shell import shell
 
-CURVES = 6  # iso-FLOP curves
+CURVES = 6  # number of iso-FLOP curves
 NOTE = (
-    "Iso-FLOP curves: the loss that the law says for models of each size with 6 N D FLOPs; the dot marks the least. Circles: "
-    "the runs, each in the colour of the nearest curve. Intervals: the middle 95 % of laws of bootstrap samples of the runs. A "
-    "law says nothing of sizes far from its runs that these do not bear out."
+    "Iso-FLOP curves: the loss that the law predicts for each model size at 6 N D FLOPs. Dots: the minimum. Circles: "
+    "the runs, in the colour of the nearest curve. Intervals: the middle 95 % of laws fitted to bootstrap samples of runs. A "
+    "law is not reliable for sizes far from those of its runs."
 )
 
 
 def build_law_page(record: dict[str, Any], law: Any, output: Path) -> Path:
-    """Writes the page of what `law.json` holds; `law`: its function `loss(N, D)` and `optimum(FLOPs)`."""
+    """Write the page of a `law.json` record; returns `output`.
+
+    law: an object with the functions `loss(N, D)` and `optimum(FLOPs)`.
+    """
     figures: dict[str, Callable] = {"iso_flop_curves": _iso_flops, "law_and_runs": _residuals}
     light, dark = (render(figures, (record, law), theme) for theme in (LIGHT, DARK))
     title = f"Scaling law of {len(record['points'])} runs"
@@ -72,7 +75,7 @@ def _runs(record: dict[str, Any], law: Any) -> str:
     return elements.table(("Run", "Parameters", "Tokens", "Loss", "Law"), rows)
 
 
-# ------------------------------------------------------------------------------------------------ figures
+# ------------------------------------------------------------ figures
 
 
 def _iso_flops(subject: tuple[dict, Any], theme: Theme):
@@ -83,6 +86,7 @@ def _iso_flops(subject: tuple[dict, Any], theme: Theme):
     figure, axes = new_axes(theme, "Iso-FLOP curves", "parameters", height=4.2)
     axes.set_xscale("log")
     sizes = np.geomspace(N.min() / 2, max(N.max(), *(one["N"] for one in record["expected"])) * 2, 200)
+    # Each run has the colour of the iso-FLOP level nearest to its own FLOPs.
     nearest = np.abs(np.log(6 * N * D)[:, None] - np.log(levels)[None]).argmin(axis=1)
     top, ends = loss.max() * 1.1, []
     for i, (compute, color) in enumerate(zip(levels, theme.series, strict=False)):
@@ -103,7 +107,7 @@ def _residuals(subject: tuple[dict, Any], theme: Theme):
     record, law = subject
     said = np.array([law.loss(one["N"], one["D"]) for one in record["points"]])
     found = np.array([one["loss"] for one in record["points"]])
-    figure, axes = new_axes(theme, "What the law says, and what the runs reached", "law")
+    figure, axes = new_axes(theme, "Predicted and measured loss", "law")
     ends = np.array([min(said.min(), found.min()), max(said.max(), found.max())])
     axes.plot(ends, ends, color=theme.muted, linewidth=1)
     axes.plot(said, found, "o", color=theme.series[0], markersize=5)

@@ -1,13 +1,13 @@
-"""Pictures, their masks and what a model says of each pixel, as one PNG."""
+"""Draw pictures, their true masks and a model's predictions, as one PNG."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-INCHES = 1.35  # a picture's side
-STRENGTH = 0.75  # of a class's colour over the grey picture
-# Twenty colours that can be told apart on grey; class 0, the ground of most sets, has none.
+INCHES = 1.35  # side of one picture
+STRENGTH = 0.75  # opacity of a class's colour over the grey picture
+# Twenty colours that differ clearly on grey. Class 0, usually the background, has none.
 COLORS = (
     *("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4"),
     *("#469990", "#dcbeff", "#9a6324", "#fffac8", "#800000", "#aaffc3", "#808000", "#ffd8b1", "#000075", "#a9a9a9"),
@@ -17,8 +17,11 @@ COLORS = (
 def write_masks(
     path: Path, images: np.ndarray, masks: np.ndarray, predicted: np.ndarray, name_of: Callable[[int], str]
 ) -> None:
-    """A row each of pictures (N, H, W, 1 or 3) in 0 .. 1, true masks (N, H, W) and predictions, under a legend of the classes
-    that they show. A mask of -1, where no class is known, is hatched grey."""
+    """Write three rows: pictures, true masks, predictions, with a legend of their classes.
+
+    images: (N, H, W, 1 or 3) in 0 .. 1. masks, predicted: class numbers (N, H, W). A mask of -1
+    means that the class is unknown; it is hatched in grey.
+    """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -42,11 +45,15 @@ def write_masks(
 
 
 def color_of(label: int) -> str:
+    """The colour of a class above 0; colours repeat after twenty classes."""
     return COLORS[(label - 1) % len(COLORS)]
 
 
 def painted(image: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-    """(H, W, 3) in 0 .. 1: the picture in its own colours, or grey under the colours of its labels (H, W)."""
+    """An RGB picture (H, W, 3) in 0 .. 1: in its own colours, or grey under label colours.
+
+    labels: class numbers (H, W), or None.
+    """
     image = np.broadcast_to(image, (*image.shape[:2], 3))
     if labels is None:
         return image
@@ -55,6 +62,7 @@ def painted(image: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
         color = np.array([int(color_of(int(label))[i : i + 2], 16) / 255 for i in (1, 3, 5)])
         here = labels == label
         out[here] = (1 - STRENGTH) * out[here] + STRENGTH * color
+    # Unknown pixels get diagonal stripes.
     rows, across = np.nonzero(labels < 0)
     striped = (rows + across) % 4 < 2
     out[rows[striped], across[striped]] = 0.5

@@ -1,4 +1,4 @@
-"""The figures of a run on a mixture: what each part gave, and the held-out loss on each."""
+"""Figures of a run on a data mixture: share, epochs and held-out loss of each part."""
 
 import itertools
 
@@ -7,30 +7,33 @@ import numpy as np
 from bigmodel_jax.report.history import Run, loss_unit
 from bigmodel_jax.report.plot_style import Theme, curve, label_ends, new_axes, percent_ticks
 
-GIVEN = "mixture/"  # before a part's name, among the names of a run's numbers
+GIVEN = "mixture/"  # prefix of the keys of a mixture's counts
 LOSS = "eval/loss/"
 
 
 def part_names(run: Run) -> list[str]:
-    """The parts of the run's mixture; [] where it has none."""
+    """The parts of the run's mixture; [] without a mixture."""
     return [name.split("/")[1] for name in run.names() if name.startswith(GIVEN) and name.endswith("/epochs")]
 
 
 def loss_by_part_figure(run: Run, theme: Theme):
+    """The held-out loss on each part."""
     curves = {part: run.series(LOSS + part) for part in part_names(run)}
     return _figure(theme, f"Held-out loss by part, {loss_unit(run)}", curves, marker="o")
 
 
 def epochs_by_part_figure(run: Run, theme: Theme):
+    """How many times the run has passed over each part."""
     return _figure(
         theme, "Passes over each part", {part: run.series(f"{GIVEN}{part}/epochs") for part in part_names(run)}
     )
 
 
 def share_by_part_figure(run: Run, theme: Theme):
-    """Of the examples between two records."""
+    """Each part's share of the examples between two records."""
     curves = {}
     for part in part_names(run):
+        # Counts are cumulative, so differences give the examples since the record before.
         steps, examples = run.series(f"{GIVEN}{part}/examples")
         curves[part] = steps, np.diff(examples, prepend=0.0)
     if not curves:

@@ -1,4 +1,4 @@
-"""report.html: one page that opens offline, for one run or for several side by side."""
+"""Write report.html, an offline page on one run, or on several side by side."""
 
 import logging
 import os
@@ -39,15 +39,16 @@ from bigmodel_jax.report.sweep_page import build_sweep_page
 
 log = logging.getLogger(__name__)
 
-SHOWN_SAMPLES = 2  # the newest; older ones are folded away
+SHOWN_SAMPLES = 2  # how many of the newest are open; older ones are folded
 SAMPLE_CHARACTERS = 4000
 
 
 def build_report(run_dirs: list[Path], output: Path, differences: Sequence[str] = ()) -> Path:
-    """Writes the page of one run (and its plots/*.png), or of several side by side, to `output`; returns `output`.
+    """Write the page of one run, or of several side by side, to `output`, and return `output`.
 
-    differences: sentences about where two runs part. Folders of scaling benchmarks, a sweep's, and a
-    cross-validation's, make pages of their own kinds. ValueError names a folder that holds no run.
+    For one run it also writes plots/*.png into its folder. Folders of scaling benchmarks, sweeps
+    and cross-validations have pages of their own kinds. differences: sentences on where two runs
+    diverge. Raises ValueError for a folder without a run.
     """
     if all((Path(run_dir) / RECORDS_FILE).is_file() for run_dir in run_dirs):
         return build_scaling_page(run_dirs, Path(output))
@@ -72,8 +73,8 @@ def _run_body(run: Run) -> str:
     inside = [watch_plots.draw_watched(run, theme) for theme in (LIGHT, DARK)]
     try:
         plots.write(run.path, light | inside[0])
-    except OSError as error:  # a run that may only be read has a page elsewhere, which holds its plots
-        log.warning("%s: %s; the page alone has the plots", error.filename, error.strerror)
+    except OSError as error:  # the folder of a read-only run may not be writable
+        log.warning("%s: %s; only the page has the plots", error.filename, error.strerror)
     return "".join(
         (
             _header(run, figures),
@@ -82,23 +83,27 @@ def _run_body(run: Run) -> str:
             elements.section(
                 "Spikes",
                 spike_marks.table(run.spikes),
-                "Far above the steps before; the newest first. After a way back, the batches go on behind the spike.",
+                "Steps of unusually high loss, newest first. After a rollback, training skips the spike's batches.",
             ),
-            elements.section("Inside the network", _grid(elements.pictures(*inside)), "What report.watch saw."),
+            elements.section(
+                "Inside the network", _grid(elements.pictures(*inside)), "Statistics that report.watch recorded."
+            ),
             elements.section("Wall time", _wall_time(run), _restarts(run)),
             profile_page.section(run.path),
             elements.section(
                 "Per class",
                 class_tables.every(run),
-                "Of the newest evaluation.",
+                "From the newest evaluation.",
             ),
             elements.section(
-                "By group", class_tables.by_group(run), "Of the newest evaluation, with intervals of 95 %."
+                "By group", class_tables.by_group(run), "From the newest evaluation, with 95 % intervals."
             ),
-            elements.section("Benchmarks", harness_results.table(run.path), "By lm-eval; the newest of each task."),
-            elements.section("Data", "".join(map(card_page.folded_card, run.cards)), "As prepare found it."),
             elements.section(
-                "Training images", elements.panel(sheet.grid(run.path)), "The first batch, as the model gets it."
+                "Benchmarks", harness_results.table(run.path), "Results of lm-eval, the newest of each task."
+            ),
+            elements.section("Data", "".join(map(card_page.folded_card, run.cards)), "As the verb prepare counted it."),
+            elements.section(
+                "Training images", elements.panel(sheet.grid(run.path)), "The first batch, as the model receives it."
             ),
             elements.section("Samples", answers.tables(run.answers) + _samples(run)),
             elements.section("Run it again", _command(run)) if run.config else "",
@@ -128,7 +133,7 @@ def _devices(environment: dict) -> str:
 
 
 def _cards(run: Run, figures: dict[str, float]) -> list[str]:
-    """Only what the run has; what the run is judged by comes first and large."""
+    """Cards of the figures that the run has; the headline metric comes first and large."""
     judged = _hero_key(run, figures)
     notes: dict[str, Callable[[], str]] = {
         "eval/loss": lambda: loss_unit(run) + _training_note(figures),
@@ -138,7 +143,7 @@ def _cards(run: Run, figures: dict[str, float]) -> list[str]:
         "goodput": lambda: f"of {duration(run.split.wall / 1000)} wall time",
         "wall_seconds": lambda: _seen(run, figures),
     }
-    # What an evaluation declares, what else it measured, and then the loop's own.
+    # First metrics that the evaluation declares, then its other values, then the loop's own.
     measured = [*run.known, *(key for key in figures if key.startswith("eval/"))]
     own = ("train_loss", "tokens_per_second", "mfu", "goodput", "wall_seconds", "data_wait_share")
     hidden = {judged, *levels(run, judged.removeprefix("eval/"))} | (
@@ -155,7 +160,7 @@ def _cards(run: Run, figures: dict[str, float]) -> list[str]:
 
 
 def _title(run: Run, metric: Metric) -> str:
-    """With its label where two metrics share one title."""
+    """A metric's title, with its label where two metrics share the title."""
     shared = [m for m in run.known.values() if m.beside and not m.title]
     if not metric.title and metric.beside:
         return f"{run.metric(f'eval/{metric.beside}').title}, {metric.label}"
@@ -173,7 +178,7 @@ def _hero_key(run: Run, figures: dict[str, float]) -> str:
 
 
 def _hero(run: Run, key: str, figures: dict[str, float]) -> str:
-    """What the run is judged by, over what it is measured by."""
+    """The large card: the headline metric, over the metrics drawn beside it."""
     metric = run.metric(key)
     note = loss_unit(run) if key.endswith("loss") else metric.unit
     if (matrix := confusion(run)) is not None:
@@ -188,11 +193,12 @@ def _hero(run: Run, key: str, figures: dict[str, float]) -> str:
 
 
 def _beside(run: Run, key: str, figures: dict[str, float]) -> list[tuple[str, float, str]]:
-    """The run's own bar, and those of the metrics and levels that are drawn beside it."""
+    """Bars of the run's own value, and of the metrics and levels shown beside it."""
     name = key.removeprefix("eval/")
     others = [k for k in run.known if run.metric(k).beside == name and k in figures]
     if not others or name == "loss":
         return []
+    # A share fills its bar at 1; other figures fill it at the largest of them.
     longest = 1.0 if declared.is_share(run.metric(key)) else max(figures[k] for k in (key, *others))
     titles = {k: run.metric(k).label or run.metric(k).title for k in others}
     written = {k: _written(run, k, figures).removesuffix(" %") for k in (key, *others)}
@@ -253,12 +259,12 @@ def _picture(name: str, png: bytes) -> str:
 
 
 def _class_name(tag: str) -> str:
-    """LlamaConfig of "bigmodel_jax.models.llama:LlamaConfig"."""
+    """ "LlamaConfig" from "bigmodel_jax.models.llama:LlamaConfig"."""
     return tag.rpartition(":")[2]
 
 
 def _config(run: Run) -> str:
-    """One folded group per part of the config."""
+    """One folded group for each part of the config."""
     parts = {}
     for key, value in run.config.items():
         if key == "type":

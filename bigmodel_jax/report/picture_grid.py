@@ -1,4 +1,4 @@
-"""Generated images as one PNG."""
+"""Draw generated images as one PNG."""
 
 import math
 import textwrap
@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-INCHES = 1.5  # a picture's side
+INCHES = 1.5  # side of one picture
 MOST_COLUMNS = 5
 
 
 def write_grid(path: Path, images: np.ndarray, titles: list[str]) -> None:
-    """Images (N, H, W, 1 or 3) of 0 .. 1 row by row, each under its title; pixels stay squares."""
+    """Write a grid of images (N, H, W, 1 or 3) in 0 .. 1, each under its title.
+
+    Pixels stay square.
+    """
     from matplotlib.figure import Figure
 
     columns = min(MOST_COLUMNS, len(images))

@@ -1,4 +1,4 @@
-"""plan.html: a plan as one page that opens offline, and its pictures beside it."""
+"""Write plan.html, an offline page on a plan, and its figures as PNGs."""
 
 from html import escape
 from pathlib import Path
@@ -12,7 +12,7 @@ from bigmodel_jax.report.shell import shell
 
 
 def build_plan_page(plan: dict, folder: Path) -> Path:
-    """Writes plan.html and one PNG per picture into `folder`; returns the page."""
+    """Write plan.html and its figures into `folder`; returns the page's path."""
     light, dark = plan_plots.draw(plan, LIGHT), plan_plots.draw(plan, DARK)
     for name, png in light.items():
         (folder / f"{name}.png").write_bytes(png)
@@ -25,7 +25,7 @@ def build_plan_page(plan: dict, folder: Path) -> Path:
             elements.section(
                 "Failures", elements.panel(elements.definitions(_failures(plan)) if "goodput" in plan else "")
             ),
-            elements.section("Largest buffers", _largest(plan), "Of the compiler's buffers, on one device."),
+            elements.section("Largest buffers", _largest(plan), "The largest of the compiler's buffers on one device."),
             elements.section(
                 "Collectives",
                 plan_parts.collectives(plan.get("collectives", [])),
@@ -63,7 +63,7 @@ def _cards(plan: dict) -> list[str]:
     limit = f"of {memory['limit'] / GIB:.2f} GiB a device"
     fits = "Fits" if plan["fits"] else "Does not fit"
     used = memory.get("used", 0.0)
-    unit = GIB if used >= GIB else 2.0**20  # the bars' numbers are in the unit of the one above them
+    unit = GIB if used >= GIB else 2.0**20  # all bars use the unit of the total
     bars = [(name, size / max(used, memory["limit"]), f"{size / unit:.2f}") for name, size in _biggest_parts(memory)]
     value = f"{used / unit:.2f} {'GiB' if unit == GIB else 'MiB'}" if used else fits
     cards = [elements.hero(fits, value, limit, bars)]
@@ -124,7 +124,7 @@ BOUNDS = {"compute": "arithmetic takes", "hbm": "HBM takes", "ici": "the chips' 
 
 
 def _least(value: float, sign: str = "") -> str:
-    """To three digits; of less than a hundredth that alone."""
+    """A value in three digits; a value below 0.01 becomes "< 0.01"."""
     return f"{sign}{short(value)}" if value >= 0.01 else f"< {sign}0.01"
 
 

@@ -1,4 +1,4 @@
-"""The parts that the page of a plan and the page of a server's plan share."""
+"""Parts shared by the pages of a training plan and of a server's plan."""
 
 import re
 from collections.abc import Iterable
@@ -12,17 +12,18 @@ GIB = 2.0**30
 
 
 def header(kicker: str, name: str, facts: Iterable[str]) -> str:
-    """The head of the page; `facts` are HTML."""
+    """The head of the page. `facts` are HTML."""
     spans = "".join(f"<span>{fact}</span>" for fact in facts)
     return f'<header><p class="kicker">{kicker}</p><h1>{escape(name)}</h1><p class="facts">{spans}</p></header>'
 
 
 def mesh_text(mesh: dict[str, int]) -> str:
+    """The mesh as text, such as "fsdp=8 x tensor=4"."""
     return " x ".join(f"{axis}={size}" for axis, size in mesh.items()) or "one device"
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A dense table; nothing where there are no rows."""
+    """A dense table; empty without rows."""
     if not rows:
         return ""
     names = "".join(f"<th>{escape(name)}</th>" for name in head)
@@ -31,14 +32,14 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A name may wrap; a number stays beside its unit."""
+    """A table cell. A number does not wrap, a name may."""
     if re.fullmatch(r"[\d.,]+ ?[A-Za-zµ]*", text):
         return f'<td class="number">{text}</td>'
     return f"<td>{escape(text)}</td>"
 
 
 def changes(plan: dict) -> str:
-    """The changes that were compiled because the plan did not fit."""
+    """A table of the changes that were compiled because the plan did not fit."""
     rows = [
         (
             change["options"],
@@ -47,11 +48,11 @@ def changes(plan: dict) -> str:
         )
         for change in plan.get("changes", [])
     ]
-    return table(("Change", "", "Of a device"), rows)
+    return table(("Change", "", "Memory of a device"), rows)
 
 
 def collectives(found: list[dict]) -> str:
-    """The collectives of one program on one device, by mesh axis."""
+    """A table of one program's collectives on one device, by mesh axis."""
     rows = [
         (
             " x ".join(row["axes"]) or "-",
@@ -67,13 +68,13 @@ def collectives(found: list[dict]) -> str:
 
 
 def slowest(found: list) -> str:
-    """The twelve slowest operations of a program, given as (label, seconds, FLOPs, bytes)."""
+    """A table of a program's twelve slowest operations, from (label, seconds, FLOPs, bytes)."""
     rows = [(label, duration(seconds), short(flops), size_text(size)) for label, seconds, flops, size in found[:12]]
     return table(("Operation", "Time", "FLOPs", "HBM"), rows)
 
 
 def chip(plan: dict) -> dict[str, str]:
-    """What the published figures of the chip are."""
+    """The published figures of the chip."""
     found = plan["chip"]
     return {
         "chip": found["name"],
@@ -86,7 +87,7 @@ def chip(plan: dict) -> dict[str, str]:
 
 
 def config(parts: dict) -> str:
-    """Each part of a config, folded; a part is a dict of its fields."""
+    """The parts of a config, each a folded dict of its fields."""
     return "".join(
         elements.folded(
             key,

@@ -1,19 +1,20 @@
-"""Pictures of a plan: where a device's memory goes, and where a step's time goes."""
+"""Draw a plan: where a device's memory goes, and where a step's time goes."""
 
 from bigmodel_jax.report.plot_style import Theme, new_axes, render
 
 GIB = 2.0**30
+# Parts of a device's memory, in the order in which the bar stacks them.
 PARTS = ("base", "adapters", "parameters", "constants", "average", "optimizer", "rollout_cache")
 PARTS += ("weights", "cache", "gradients", "activations", "temporaries", "batch", "program")
 
 
 def draw(plan: dict, theme: Theme) -> dict[str, bytes]:
-    """PNGs by name; a program that was refused has none of time."""
+    """PNGs by name; a program that was refused has no figure of its time."""
     return render({"memory": memory, "time": time, "collectives": collectives}, plan, theme)
 
 
 def memory(plan: dict, theme: Theme):
-    """One bar of what a device holds, against what it has."""
+    """One bar of what a device's memory holds, and its limit."""
     if "parts" not in plan["memory"]:
         return None
     parts, limit = plan["memory"]["parts"], plan["memory"]["limit"] / GIB
@@ -35,12 +36,12 @@ def memory(plan: dict, theme: Theme):
 
 
 def time(plan: dict, theme: Theme):
-    """What each resource would take alone, and the step that comes of it."""
+    """The time that each resource would take alone, and the predicted step."""
     return resources(plan, plan, "Time of a step", theme)
 
 
 def resources(plan: dict, program: dict, title: str, theme: Theme):
-    """The bars of `time` for one program of a plan; none where the program was refused."""
+    """Bars of each resource's time for one program of a plan; None if it was refused."""
     if "roofline" not in program:
         return None
     line = program["roofline"]
@@ -59,6 +60,7 @@ def resources(plan: dict, program: dict, title: str, theme: Theme):
 
 
 def collectives(plan: dict, theme: Theme):
+    """The time of the slowest collectives by mesh axes; None without any."""
     rows = plan.get("collectives", [])[:6]
     if not rows:
         return None
@@ -74,7 +76,7 @@ def _network(row: dict) -> str:
 
 
 def _bars(theme: Theme, title: str, rows: list[tuple[str, float]], *, last: bool = False):
-    """A bar a row, of so many seconds; in milliseconds where none is longer than ten."""
+    """One bar per row, in milliseconds unless a row takes more than ten seconds."""
     scale, unit = (1.0, "seconds") if max(seconds for _, seconds in rows) > 10.0 else (1000.0, "milliseconds")
     rows = [(name, scale * seconds) for name, seconds in rows]
     figure, axes = new_axes(theme, title, unit, height=1.4 + 0.36 * len(rows))

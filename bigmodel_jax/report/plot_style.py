@@ -1,8 +1,8 @@
-"""The look that all figures share.
+"""The common style of all figures.
 
-Figures are made without pyplot: no global state, no display, no window. They are 6 inches wide with 12-point type, so
-that the text is still legible where a phone shows them 360 pixels wide. matplotlib takes half a second to import:
-only what draws imports it.
+Figures are made without pyplot, so there is no global state, display or window. They are 6 inches
+wide with 12-point type, which stays legible at 360 pixels on a phone. Importing matplotlib takes
+half a second, so only functions that draw import it.
 """
 
 import dataclasses
@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 
-DPI = 160  # of 6 inches: 960 pixels
+DPI = 160  # times 6 inches: 960 pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-    """Colours; `series` is for runs side by side, its first two for training and evaluation."""
+    """Colours of a figure.
+
+    series: colours of runs side by side; the first two are for training and evaluation.
+    """
 
     ink: str
     muted: str
@@ -44,15 +47,23 @@ DARK = Theme(
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Mean over a centred window of about a thirtieth of the curve, narrower at its ends: no lag where a loss falls."""
+    """A centred moving average over about a thirtieth of the curve.
+
+    The window narrows at both ends, so the smoothed curve has no lag.
+    """
     half = min(len(values) // 60 + 1, (len(values) - 1) // 2)
     at = np.arange(len(values))
+    # The nearer end of the curve limits the window at each point.
     reach = np.minimum(half, np.minimum(at, at[::-1]))
     sums = np.concatenate([[0.0], np.cumsum(values)])
     return (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)
 
 
 def render(figures: dict[str, Callable], subject: Any, theme: Theme) -> dict[str, bytes]:
+    """Draw each of `figures` (functions of subject and theme) as PNG bytes.
+
+    Figures that return None are left out.
+    """
     import matplotlib
 
     pictures = {}
@@ -68,7 +79,7 @@ def render(figures: dict[str, Callable], subject: Any, theme: Theme) -> dict[str
 def _style(theme: Theme) -> dict[str, Any]:
     return {
         "font.size": 12,
-        "font.family": "DejaVu Sans",  # ships with matplotlib: the same figure on every machine
+        "font.family": "DejaVu Sans",  # ships with matplotlib, so figures look the same on every machine
         "text.color": theme.ink,
         "axes.labelcolor": theme.muted,
         "axes.edgecolor": theme.grid,
@@ -92,6 +103,7 @@ def _style(theme: Theme) -> dict[str, Any]:
 
 
 def new_axes(theme: Theme, title: str, xlabel: str = "step", height: float = 3.5):
+    """A figure with one set of axes, 6 inches wide."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, height))
@@ -106,7 +118,10 @@ def new_axes(theme: Theme, title: str, xlabel: str = "step", height: float = 3.5
 
 
 def curve(axes, x, y, color: str, text: str, marker: str | None = None) -> tuple[float, str, str]:
-    """Draws a curve; a single point would be invisible as a line. Returns what `label_ends` needs."""
+    """Draw a curve, and return (last value, text, colour) for `label_ends`.
+
+    A single point gets a marker, since a line of one point is invisible.
+    """
     marker = marker or ("o" if len(x) == 1 else None)
     axes.plot(x, y, color=color, linewidth=2, marker=marker, markersize=4.5)
     if len(x) == 1 and len(axes.lines) == 1:
@@ -115,9 +130,10 @@ def curve(axes, x, y, color: str, text: str, marker: str | None = None) -> tuple
 
 
 def cut_start(axes, curves: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Lets the first twentieth of a loss leave through the top: it would press all that follows flat on the floor.
+    """Let the first twentieth of a loss curve leave through the top of the axes.
 
-    curves: (training, held-out) losses; short ones are shown whole.
+    Its high values would flatten the rest of the curve. curves: (training, held-out) losses; curves
+    of fewer than 60 records are shown whole.
     """
     if curves and all(len(train) >= 60 for train, _ in curves):
         later = np.concatenate([np.append(smooth(train)[len(train) // 20 :], held_out) for train, held_out in curves])
@@ -126,12 +142,13 @@ def cut_start(axes, curves: list[tuple[np.ndarray, np.ndarray]]) -> None:
 
 
 def label_ends(figure, axes, labels: list[tuple[float, str, str]]):
-    """Names each curve at its right end, in its colour, pushed apart where they would overlap."""
-    axes.get_ylim()  # settles the limits, on which the places depend
+    """Write each curve's name at its right end in its colour, without overlaps."""
+    axes.get_ylim()  # fixes the limits, on which the positions depend
     labels = sorted(labels)
     half = [0.04 * (1 + text.count("\n")) for _, text, _ in labels]
-    scale = min(1.0, 1 / (2 * sum(half)))  # smaller where there are more labels than the height holds
+    scale = min(1.0, 1 / (2 * sum(half)))  # smaller type if the labels are higher than the axes
     to_axes = axes.transData + axes.transAxes.inverted()
+    # The ends of the curves, as shares of the axes' height.
     wanted = [to_axes.transform((axes.get_xlim()[1], value))[1] for value, _, _ in labels]
     for place, (_, text, color) in zip(spread(wanted, [scale * h for h in half]), labels, strict=True):
         place = {"y": place, "va": "center", "transform": axes.transAxes}
@@ -140,11 +157,14 @@ def label_ends(figure, axes, labels: list[tuple[float, str, str]]):
 
 
 def spread(wanted: list[float], half: list[float]) -> list[float]:
-    """The centres of labels of these half heights, none over another and all of them within 0 .. 1; each as near as
-    that allows to where it is wanted (rising)."""
+    """Centres of labels within 0 .. 1 that do not overlap, each as near as possible to `wanted`.
+
+    wanted: rising positions. half: half the height of each label.
+    """
     offsets = list(itertools.accumulate(a + b for a, b in itertools.pairwise(half)))
     offsets = [0.0, *offsets]
-    # Without their heights, labels that touch are one point: the mean of what its members want.
+    # After subtracting the labels' heights, labels that touch share one position: the mean of what
+    # they want. Blocks that overlap are merged until none does (isotonic regression).
     blocks: list[list[float]] = []
     for place, offset in zip(wanted, offsets, strict=True):
         blocks.append([place - offset])
@@ -156,6 +176,7 @@ def spread(wanted: list[float], half: list[float]) -> list[float]:
 
 
 def percent_ticks(axis) -> None:
+    """Write an axis's ticks in percent."""
     from matplotlib.ticker import PercentFormatter
 
     axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))

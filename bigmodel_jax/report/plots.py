@@ -1,6 +1,6 @@
 """The figures of one run.
 
-Each figure is a function (run, theme) -> Figure, or None where the run has nothing to draw.
+Each figure is a function (run, theme) -> Figure, or None if the run has nothing to draw.
 """
 
 import functools
@@ -37,12 +37,16 @@ from bigmodel_jax.report.score_plots import (
 
 
 def write(run_dir: Path, pictures: dict[str, bytes]) -> list[Path]:
-    """Makes `run_dir`/plots hold the pictures that `draw` gives, and no others; OSError names the file."""
+    """Write the PNGs into `run_dir`/plots and delete other PNGs there.
+
+    Raises OSError if that fails.
+    """
     folder = Path(run_dir) / "plots"
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{name}.png" for name in pictures]
     for path, png in zip(paths, pictures.values(), strict=True):
         files.replace(path, png)
+    # Delete plots that an earlier call wrote and this one did not.
     for stale in set(folder.glob("*.png")) - set(paths):
         stale.unlink()
     return paths
@@ -54,8 +58,8 @@ def draw(run: Run, theme: Theme) -> dict[str, bytes]:
     return render({"loss": loss_figure} | own | FIGURES, run, theme)
 
 
-HIDDEN = (GIVEN, watch_plots.PREFIX)  # numbers with figures of their own
-# What every step records.
+HIDDEN = (GIVEN, watch_plots.PREFIX)  # prefixes of keys that have figures of their own
+# Keys that every step records.
 STEP_NAMES = {
     *("loss", "learning_rate", "grad_norm", "skipped_steps", "tokens_per_second", "mfu", "step_seconds"),
     *("data_wait_seconds", "spikes", "recompilations"),
@@ -63,14 +67,20 @@ STEP_NAMES = {
 
 
 def measured(run: Run) -> list[str]:
-    """What evaluations and objectives record beside `STEP_NAMES` and levels, without the "eval/" in front."""
+    """Names of the metrics that evaluations and objectives record, without "eval/".
+
+    Levels and `STEP_NAMES` are left out.
+    """
     own = (name for name in run.names() if name not in STEP_NAMES and not name.startswith(HIDDEN))
     names = dict.fromkeys(name.removeprefix("eval/") for name in own)
     return [name for name in names if not run.metric(f"eval/{name}").level]
 
 
 def groups(run: Run) -> list[tuple[str, ...]]:
-    """The metrics that are drawn, those together that share a plot; the loss has a figure of its own in `FIGURES`."""
+    """The metrics to draw; those that share a plot are in one tuple.
+
+    The loss is left out, since it has its own figure in `FIGURES`.
+    """
     names = measured(run)
     beside = {name: run.metric(f"eval/{name}").beside for name in names}
     alone = [name for name in names if beside[name] not in (*names, "loss") and name != "loss"]
@@ -78,7 +88,7 @@ def groups(run: Run) -> list[tuple[str, ...]]:
 
 
 def file_name(name: str) -> str:
-    """A metric's name as a file's."""
+    """A metric's name with characters that suit a file name."""
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
 
 
@@ -86,6 +96,7 @@ def file_name(name: str) -> str:
 
 
 def loss_figure(run: Run, theme: Theme):
+    """Training and held-out loss by step."""
     (steps, train), (eval_steps, held_out) = run.series("loss"), run.series("eval/loss")
     if not is_curve(steps, eval_steps):
         return None
@@ -97,7 +108,10 @@ def loss_figure(run: Run, theme: Theme):
 
 
 def is_curve(*steps: np.ndarray) -> bool:
-    """One point is no curve: it stands in the cards, where an empty frame around a dot would say no more."""
+    """Whether any series has more than one point.
+
+    A single value is shown in the cards, not in a plot.
+    """
     return max(map(len, steps)) > 1
 
 
@@ -113,7 +127,7 @@ def _train_and_eval(run: Run, theme: Theme, axes, name: str) -> list[tuple[float
 
 
 def metric_figure(names: tuple[str, ...], run: Run, theme: Theme):
-    """One metric or several, in training and on held-out data, over the levels to beat."""
+    """One or several metrics on training and held-out data, above the levels to beat."""
     if not is_curve(*(run.series(key)[0] for name in names for key in (name, f"eval/{name}"))):
         return None
     metrics = [run.metric(f"eval/{name}") for name in names]
@@ -130,7 +144,7 @@ def _titles(metrics: list[Metric]) -> str:
 
 
 def _several(run: Run, theme: Theme, axes, metrics: list[Metric]) -> list[tuple[float, str, str]]:
-    """Held-out data with points, over training, thin and smoothed; a curve's name stands at the end of either."""
+    """Held-out curves with points, training curves thin and smoothed; each named at its end."""
     labels = []
     for metric, color in zip(metrics, itertools.cycle(theme.series)):
         name = metric.label or metric.title
@@ -153,6 +167,7 @@ def _levels(run: Run, theme: Theme, axes, name: str) -> list[tuple[float, str, s
 
 
 def learning_rate_figure(run: Run, theme: Theme):
+    """The learning rate by step."""
     steps, rate = run.series("learning_rate")
     if not is_curve(steps):
         return None
@@ -165,12 +180,14 @@ def learning_rate_figure(run: Run, theme: Theme):
 
 
 def grad_norm_figure(run: Run, theme: Theme):
+    """The gradient norm by step, on a log scale if it spans a wide range."""
     steps, norm = run.series("grad_norm")
     if not is_curve(steps) or not (norm > 0).any():
         return None
     figure, axes = new_axes(theme, "Gradient norm")
     axes.plot(steps, norm, color=theme.series[0], linewidth=0.8, alpha=0.35)
     curve(axes, steps, smooth(norm), theme.series[0], "")
+    # A log scale suits norms that span more than a factor of eight.
     if norm.max() > 8 * norm[norm > 0].min():
         axes.set_yscale("log")
     spike_marks.mark(axes, theme, run.spikes)
@@ -178,6 +195,7 @@ def grad_norm_figure(run: Run, theme: Theme):
 
 
 def throughput_figure(run: Run, theme: Theme):
+    """Throughput by step; the right axis shows MFU."""
     steps, rate = run.series("tokens_per_second")
     if not is_curve(steps):
         return None
@@ -187,7 +205,7 @@ def throughput_figure(run: Run, theme: Theme):
     axes.yaxis.set_major_formatter(short_tick)
     mfu = run.series("mfu")[1]
     if len(mfu) and mfu[-1] > 0 and rate[-1] > 0:
-        # One curve, two scales: MFU is the throughput times a constant.
+        # One curve with two scales, since MFU is throughput times a constant.
         ratio = 100 * mfu[-1] / rate[-1]
         right = axes.secondary_yaxis("right", functions=(lambda y: y * ratio, lambda y: y / ratio))
         right.tick_params(length=0, colors=theme.muted, pad=8)
@@ -197,13 +215,14 @@ def throughput_figure(run: Run, theme: Theme):
 
 
 def step_time_figure(run: Run, theme: Theme):
+    """A histogram of step times with median and 95th percentile."""
     times, name = run.series("step_seconds")[1], "s"
     if len(times) < 2:
         return None
     if np.median(times) < 1:
         times, name = 1000 * times, "ms"
     median, p95 = np.percentile(times, (50, 95))
-    # The first step holds the compilation and would squeeze all others into one bar.
+    # The first step includes compilation. With it, all other steps would fall into one bar.
     shown = times[times <= max(1.5 * p95, 2 * median)]
     beyond = len(times) - len(shown)
     title = f"Step time, {name}" + (f"   ({beyond} slower not shown)" if beyond else "")

@@ -1,6 +1,6 @@
-"""The curves of several runs on top of each other, lettered A, B, C ...
+"""Draw the curves of several runs in one plot, lettered A, B, C ...
 
-Each figure is a function (runs, theme) -> Figure, or None where the runs have nothing to draw.
+Each figure is a function (runs, theme) -> Figure, or None if the runs have nothing to draw.
 """
 
 import functools
@@ -26,8 +26,7 @@ STEPS_TOGETHER = ("learning_rate", "grad_norm", "tokens_per_second")
 
 
 def draw_together(runs: list[Run], theme: Theme) -> dict[str, bytes]:
-    """{name: PNG} of several runs' loss by step, by training time and by tokens, and of what else they measured by step;
-    the curves are lettered A, B, C ..."""
+    """{name: PNG} of the loss by step, by time and by tokens, and of other metrics by step."""
     names = dict.fromkeys(
         name for run in runs for name in measured(run) if "loss" not in (name, run.metric(f"eval/{name}").beside)
     )
@@ -36,7 +35,7 @@ def draw_together(runs: list[Run], theme: Theme) -> dict[str, bytes]:
 
 
 def letter(index: int) -> str:
-    """The name of the run of that index in figures and tables: A to Z, then A1 ..."""
+    """The letter of a run in figures and tables: A to Z, then A1, B1, ..."""
     return chr(ord("A") + index % 26) + (str(index // 26) if index >= 26 else "")
 
 
@@ -52,7 +51,7 @@ def _together(
     xlabel: str = "step",
     x_of: Callable[[Run, np.ndarray], np.ndarray] = _by_step,
 ):
-    """A metric on held-out data, with points, over the same in training, thin and smoothed."""
+    """Held-out curves with points, training curves thin and smoothed."""
     if not runs or not is_curve(*(run.series(key)[0] for run in runs for key in (name, f"eval/{name}"))):
         return None
     figure, axes = new_axes(theme, title, xlabel=xlabel)
@@ -76,15 +75,18 @@ def _together(
 
 
 def loss_by_step_figure(runs: list[Run], theme: Theme):
+    """Loss of all runs by step."""
     return _together(runs, theme, "Loss by step")
 
 
 def loss_by_time_figure(runs: list[Run], theme: Theme):
+    """Loss of all runs by minutes of training."""
     by_time = {"xlabel": "minutes", "x_of": lambda run, steps: run.elapsed(steps) / 60}
     return _together(runs, theme, "Loss by training time", **by_time)
 
 
 def loss_by_tokens_figure(runs: list[Run], theme: Theme):
+    """Loss of all runs by tokens or examples; None if the runs count different units."""
     if len(units := {unit(run) for run in runs}) > 1:
         return None
     by_tokens = {"xlabel": "millions", "x_of": lambda run, steps: run.tokens(steps) / 1e6}
@@ -92,6 +94,7 @@ def loss_by_tokens_figure(runs: list[Run], theme: Theme):
 
 
 def metric_together_figure(name: str, runs: list[Run], theme: Theme):
+    """One metric of all runs by step."""
     titles = {"learning_rate": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_second": "Throughput"}
     return _together(runs, theme, titles.get(name) or metric_of(runs, f"eval/{name}").title, name)
 

@@ -1,4 +1,7 @@
-"""profile.html: where the time of a step went, by kind, module, pass and operation, beside the roofline."""
+"""Write profile.html: where the time of a step went, beside the roofline.
+
+The time is split by kind, module, pass and operation.
+"""
 
 import json
 import logging
@@ -15,8 +18,8 @@ from bigmodel_jax.report.shell import shell
 
 log = logging.getLogger(__name__)
 
-FILE, PAGE, TRACE = "profile.json", "profile.html", "profile"  # the numbers, the page, the folder of the trace
-SHOWN = 12  # bars of a figure
+FILE, PAGE, TRACE = "profile.json", "profile.html", "profile"  # the record, the page, the trace's folder
+SHOWN = 12  # most bars of a figure
 NOTE = (
     "Each moment is divided among the operations that run in it, so the parts sum to the time of a step. Waiting is the "
     "time in which the device runs nothing."
@@ -24,7 +27,7 @@ NOTE = (
 
 
 def read(run_dir: Path) -> dict[str, Any] | None:
-    """The profile in a run's folder; None where there is none, or it is not whole."""
+    """The profile in a run's folder; None if there is none or it is damaged."""
     try:
         found = json.loads((run_dir / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -33,6 +36,7 @@ def read(run_dir: Path) -> dict[str, Any] | None:
 
 
 def build_profile_page(record: dict[str, Any], output: Path) -> Path:
+    """Write the page of a profile.json record; returns `output`."""
     figures: dict[str, Callable] = {name: _bars(name) for name in ("kinds", "modules", "passes")}
     light, dark = (render(figures, record, theme) for theme in (LIGHT, DARK))
     body = "".join(
@@ -46,7 +50,9 @@ def build_profile_page(record: dict[str, Any], output: Path) -> Path:
                 roofline_note(record),
             ),
             elements.section("Modules", table(record, "modules")),
-            elements.section("Operations", _operations(record), "Those that take most of a step, the longest first."),
+            elements.section(
+                "Operations", _operations(record), "The operations that take most of a step, the longest first."
+            ),
             elements.section("Open the trace", _open(output.parent / TRACE), _open_note()),
         )
     )
@@ -55,7 +61,7 @@ def build_profile_page(record: dict[str, Any], output: Path) -> Path:
 
 
 def section(run_dir: Path) -> str:
-    """Of a run's own page: the bar by kind, and where the rest is; nothing for a run without a profile."""
+    """The profile's section on a run's own page: the bar by kind; empty without a profile."""
     record = read(run_dir)
     if record is None:
         return ""
@@ -64,7 +70,10 @@ def section(run_dir: Path) -> str:
 
 
 def rows(record: dict[str, Any], name: str) -> list[list[str]]:
-    """Texts of a table, (name, time, share, roofline, times the roofline), for the page and the terminal."""
+    """Rows of texts for the page and the terminal.
+
+    Columns: name, time, share, roofline, multiple of the roofline.
+    """
     return [
         [
             one["name"],
@@ -78,26 +87,28 @@ def rows(record: dict[str, Any], name: str) -> list[list[str]]:
 
 
 def heads(first: str) -> tuple[str, ...]:
+    """The heads of those columns; `first` names the first one."""
     return (first, "A step", "Share", "Roofline", "×\u00a0roofline")
 
 
 def table(record: dict[str, Any], name: str) -> str:
+    """The HTML table of the record's modules or kinds."""
     return elements.table(heads("Module" if name == "modules" else "Kind"), rows(record, name))
 
 
 def roofline_note(record: dict[str, Any]) -> str:
-    """What is predicted, from which rates, and what is not."""
-    note = f"Roofline: arithmetic and memory at their peaks, as plan counts them, by {record['rates']}."
+    """A sentence on what the roofline predicts, from which rates, and what it leaves out."""
+    note = f"Roofline: the time of arithmetic and memory at peak rates, counted as plan does. Rates: {record['rates']}."
     if record["roofline_seconds"] is None:
         note += " The program does not say how often some loop runs, so parts of it have no prediction."
-    note += " It is no bound where arrays stay in a cache."
+    note += " It is not a lower bound where arrays stay in a cache."
     if any(one["name"] == "collectives" for one in record["kinds"]):
-        note += " Networks are not in it; plan predicts collectives for a topology."
+        note += " It leaves out networks; plan predicts collectives for a topology."
     return note
 
 
 def milliseconds(seconds: float) -> str:
-    """As text; its space does not break."""
+    """Seconds as text, in ms or s, with a space that does not break."""
     if seconds < 1e-6:
         return "< 0.001\u00a0ms" if seconds else "0\u00a0ms"
     return f"{1000 * seconds:.3g}\u00a0ms" if seconds < 1 else f"{seconds:.3g}\u00a0s"
@@ -121,8 +132,8 @@ def _cards(record: dict[str, Any]) -> list[str]:
     if least:
         cards.append(elements.card("Roofline", milliseconds(least), f"the step takes {step / least:.1f} times as long"))
     else:
-        cards.append(elements.card("Roofline", "unknown", "no length of some loop in the program"))
-    cards.append(elements.card("Device waits", f"{100 * idle / step:.1f}\u00a0%", "of a step, for whatever reason"))
+        cards.append(elements.card("Roofline", "unknown", "the program does not state some loop's length"))
+    cards.append(elements.card("Device waits", f"{100 * idle / step:.1f}\u00a0%", "of a step, for any reason"))
     cards.append(elements.card("Data", f"{100 * wait / step:.1f}\u00a0%", "of a step the host waited for a batch"))
     if record["runs"]:
         shortest, longest = (milliseconds(find(record["runs"])) for find in (min, max))
@@ -186,6 +197,7 @@ def _open(folder: Path) -> str:
 
 
 def commands(folder: Path) -> Sequence[str]:
+    """Shell commands that open the trace."""
     where = shlex.quote(str(folder))
     return (f"uvx --from xprof xprof --logdir {where} --port 8791", f"ls {where}/plugins/profile/*/*.trace.json.gz")
 

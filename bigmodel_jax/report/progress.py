@@ -1,4 +1,6 @@
-"""What a person sees while a run goes: a table of what will run, then a bar, or plain lines where no terminal is."""
+"""Show a run's progress: a table of what will run, then a bar, or plain lines without a
+terminal.
+"""
 
 import collections
 import math
@@ -15,14 +17,18 @@ from rich.table import Column, Table
 from bigmodel_jax.core import params
 from bigmodel_jax.optim import groups
 
-BAR_SECONDS = 0.5  # between redraws
-LINE_SECONDS = 10.0  # between plain lines
-BAR_PARTS = 4  # of a mixture, with more of which the bar leaves their passes out
-WINDOW_SECONDS = 60.0  # of history behind the time left, so that the first compilation soon stops counting
+BAR_SECONDS = 0.5  # seconds between two redraws
+LINE_SECONDS = 10.0  # seconds between two plain lines
+BAR_PARTS = 4  # with more parts of a mixture, the bar leaves out their epochs
+WINDOW_SECONDS = 60.0  # history from which the time left is estimated; short, so that compilation soon drops out
 
 
 def start_rows(config, mesh, steps: int, tokens_per_step: int, unit: str, memory: int | None) -> list[tuple[str, str]]:
-    """What will run, as (name, text); steps: those still to do; unit: what tokens_per_step counts; memory: bytes a device."""
+    """(name, text) rows on what will run.
+
+    steps: steps still to do. unit: what tokens_per_step counts, "tokens" or "examples". memory:
+    bytes needed on one device, if known.
+    """
     spec, train = config.make_model().spec, config.train
     fixed = params.count(params.of_kind(spec, spec, "constant"))
     axes = " x ".join(f"{a}={n}" for a, n in mesh.shape.items() if n > 1) or "one device"
@@ -40,7 +46,7 @@ def start_rows(config, mesh, steps: int, tokens_per_step: int, unit: str, memory
 
 
 def start_table(rows: list[tuple[str, str]], title: str) -> Table:
-    """What will run, as (name, value) rows under the run's name."""
+    """A table of (name, value) rows under the run's name."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -50,7 +56,7 @@ def start_table(rows: list[tuple[str, str]], title: str) -> Table:
 
 
 def group_table(config) -> Table:
-    """What is done to which parameters, where the config has groups of them."""
+    """A table of parameter groups and of what is done to each, if the config has groups."""
     title = "parameters by path; the first pattern that matches counts"
     table = Table(title=title, title_justify="left", title_style="dim", box=box.SIMPLE_HEAD)
     for name in ("pattern", "leaves", "parameters", "share", "what is done"):
@@ -61,10 +67,12 @@ def group_table(config) -> Table:
 
 
 class Progress:
-    """Bar of a run as a context manager. `update` is a few microseconds except twice a second, when it redraws.
+    """The progress display of a run, as a context manager.
 
-    On a terminal a bar; elsewhere (a log file, CI) one plain line about every 10 seconds and one at the end. `enabled`
-    False (every process but the first) prints nothing at all. `unit` is what a batch is counted in.
+    On a terminal it is a bar, redrawn twice a second; other calls of `update` take a few
+    microseconds. Elsewhere (a log file, CI) it is one plain line every 10 seconds and one at the
+    end. enabled: False (on every process but the first) prints nothing. unit: what throughput
+    counts.
     """
 
     def __init__(
@@ -104,7 +112,10 @@ class Progress:
         mfu: float | None = None,
         **more: float,
     ) -> None:
-        """`step` steps are done. A value not given stays as it was; `more` is shown under its own name."""
+        """Report that `step` steps are done.
+
+        Values that are not given stay as they were. Each value in `more` is shown under its name.
+        """
         self._step = step
         given = {"loss": loss, "rate": tokens_per_second, "mfu": mfu} | more
         self._values |= {k: v for k, v in given.items() if v is not None}
@@ -113,12 +124,12 @@ class Progress:
             self._show(now)
 
     def message(self, text: str) -> None:
-        """Prints a line above the bar."""
+        """Print a line above the bar."""
         if self._enabled:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def line(self) -> str:
-        """The figures of this moment in one line, without the bar."""
+        """The current figures in one line, without the bar."""
         now, values = time.perf_counter(), dict(self._values)
         parts = [f"step {self._step:,}/{self._total:,}"]
         if "loss" in values:
@@ -135,7 +146,7 @@ class Progress:
     def _show(self, now: float) -> None:
         self._last, self._printed_step = now, self._step
         self._history.append((now, self._step))
-        # Two entries always stay: at the end of a slow run they may be further apart than the window.
+        # Keep at least two entries: in a slow run they may be further apart than the window.
         while len(self._history) > 2 and now - self._history[0][0] > WINDOW_SECONDS:
             self._history.popleft()
         if self._bar:
@@ -149,14 +160,17 @@ class Progress:
         return (self._total - self._step) * (now - then) / done if done > 0 else None
 
     def _make_bar(self) -> RichProgress:
-        # No refresh thread: it would take the interpreter's lock in the middle of a step's dispatch.
+        # No refresh thread: it would hold Python's lock while a step is dispatched.
         bar = BarColumn(bar_width=None, complete_style="blue", finished_style="blue")
         figures = TextColumn("{task.fields[line]}", markup=False, table_column=Column(no_wrap=True))
         return RichProgress(bar, figures, console=self._console, auto_refresh=False, expand=True)
 
 
 def part_epochs(sums: dict) -> dict[str, float]:
-    """{"epochs web": 0.3}: the passes over each part of a mixture, for the bar; {} with more parts than it has room for."""
+    """{"epochs web": 0.3}: how often each part of a mixture was passed over, for the bar.
+
+    Empty if there are more parts than the bar has room for.
+    """
     ends = {name: name.split("/")[1] for name in sums if name.startswith("mixture/") and name.endswith("/epochs")}
     if len(ends) > BAR_PARTS:
         return {}
@@ -164,7 +178,7 @@ def part_epochs(sums: dict) -> dict[str, float]:
 
 
 def short(value: float) -> str:
-    """Three digits and a letter: 123, 12.3k, 4.57M."""
+    """A number in three digits with a suffix: 123, 12.3k, 4.57M."""
     if not math.isfinite(value):
         return str(value)
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -174,13 +188,14 @@ def short(value: float) -> str:
 
 
 def clock(seconds: float) -> str:
+    """A time as h:mm:ss or m:ss."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def duration(seconds: float) -> str:
-    """Three digits in the unit that a reader would choose: 3.2 days, 1.5 minutes, 0.41 ms."""
+    """A time in three digits and a readable unit: 3.2 days, 1.5 minutes, 0.41 ms."""
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "s"), (1e-3, "ms")):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"

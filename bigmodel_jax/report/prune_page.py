@@ -1,4 +1,4 @@
-"""prune.html: what a model loses as it becomes smaller, before and after healing."""
+"""Write prune.html: what a model loses as it becomes smaller, before and after healing."""
 
 from collections.abc import Callable
 from html import escape
@@ -18,18 +18,20 @@ TITLES = {
     "mlp_channels": "Narrower MLPs",
 }
 NOTES = {
-    "magnitude": "The smallest weights of each matrix are zero (arXiv:1710.01878).",
-    "wanda": "The weights with the smallest |w| times the norm of their input are zero, output by output (arXiv:2306.11695).",
-    "structured_layers": "The layers that turn the residual least are gone (block influence, arXiv:2403.03853).",
-    "mlp_channels": "The hidden channels whose norm times the norm of the weights that read them is least are gone.",
+    "magnitude": "The smallest weights of each matrix are set to zero (arXiv:1710.01878).",
+    "wanda": "For each output, the weights with the smallest |w| times input norm are set to zero (arXiv:2306.11695).",
+    "structured_layers": "The layers that rotate the residual least are removed (block influence, arXiv:2403.03853).",
+    "mlp_channels": "Hidden channels are removed where (channel's norm) x (norm of the weights that read it) is smallest.",
 }
-SPARSE = "Zeros are stored as numbers: the model is as large and as fast as before where no kernel uses them."
-SMALLER = "The new run's config is smaller: the model takes less memory and less time everywhere."
-COLUMNS = 4  # figures of an evaluation that the table shows
+SPARSE = (
+    "Zeros are stored like other numbers, so the model is as large and as fast as before unless a kernel skips them."
+)
+SMALLER = "The new run's config is smaller, so the model needs less memory and less time on every device."
+COLUMNS = 4  # how many figures of an evaluation the table shows
 
 
 def build_prune_page(record: dict[str, Any], output: Path) -> Path:
-    """Writes the page of what `prune.json` holds."""
+    """Write the page of a `prune.json` record; returns `output`."""
     figures: dict[str, Callable] = {"figure_over_sparsity": _curve, "block_influence": _influence}
     light, dark = (render(figures, record, theme) for theme in (LIGHT, DARK))
     kind, last = record["kind"], record["points"][-1]
@@ -59,17 +61,17 @@ def _number(value: float | None) -> str:
 
 
 def _size(record: dict[str, Any], point: dict[str, Any]) -> tuple[float, str]:
-    """(the share that is gone, what it is a share of)."""
+    """(the share that was removed, what it is a share of)."""
     if record["kind"] in ("magnitude", "wanda"):
         return point["share"], "of the matrices' weights are zero"
-    return 1 - point["parameters"] / record["dense"]["parameters"], "of all parameters are gone"
+    return 1 - point["parameters"] / record["dense"]["parameters"], "of all parameters"
 
 
 def _cards(record: dict[str, Any], last: dict[str, Any]) -> str:
     key, (share, of) = record["metric"], _size(record, last)
     better = f"{_name(record)}; {record['better']} is better"
-    cards = [elements.card("Gone", f"{share:.1%}", of)]
-    cards.append(elements.card("As it was", _number(record["dense"]["scalars"].get(key)), better))
+    cards = [elements.card("Removed", f"{share:.1%}", of)]
+    cards.append(elements.card("Before pruning", _number(record["dense"]["scalars"].get(key)), better))
     cards.append(
         elements.card("Pruned", _number(last["scalars"].get(key)), "before healing" if record["heal"] else better)
     )
@@ -89,21 +91,23 @@ def _healing(record: dict[str, Any]) -> str:
 def _table(record: dict[str, Any]) -> str:
     first, scalars = record["metric"], record["dense"]["scalars"]
     names = [first, *(name for name in scalars if name != first)][:COLUMNS]
-    rows = [("as it was", "", short(record["dense"]["parameters"]), *(_number(scalars.get(name)) for name in names))]
+    rows = [
+        ("before pruning", "", short(record["dense"]["parameters"]), *(_number(scalars.get(name)) for name in names))
+    ]
     for point in record["points"]:
         for text, found in (("pruned", point["scalars"]), ("healed", point.get("healed"))):
             if found is not None:
                 share = f"{_size(record, point)[0]:.1%}"
                 rows.append((text, share, short(point["parameters"]), *(_number(found.get(name)) for name in names)))
-    return elements.table(("Model", "Gone", "Parameters", *(name.removeprefix("eval/") for name in names)), rows)
+    return elements.table(("Model", "Removed", "Parameters", *(name.removeprefix("eval/") for name in names)), rows)
 
 
-# ------------------------------------------------------------------------------------------------ figures
+# ------------------------------------------------------------ figures
 
 
 def _curve(record: dict[str, Any], theme: Theme):
     key, points = record["metric"], record["points"]
-    figure, axes = new_axes(theme, f"{_name(record)} over what is gone", _size(record, points[-1])[1])
+    figure, axes = new_axes(theme, f"{_name(record)} by share removed", _size(record, points[-1])[1])
     start, labels = (0.0, record["dense"]["scalars"].get(key)), []
     for n, (name, of) in enumerate((("pruned", lambda p: p["scalars"]), ("healed", lambda p: p.get("healed") or {}))):
         found = [start, *((_size(record, p)[0], of(p).get(key)) for p in points)]
@@ -123,9 +127,9 @@ def _influence(record: dict[str, Any], theme: Theme):
     if not influence:
         return None
     gone = record["points"][-1]["gone"]
-    figure, axes = new_axes(theme, "How far each layer turns the residual", "layer")
+    figure, axes = new_axes(theme, "How far each layer rotates the residual", "layer")
     colors = [theme.series[1] if n in gone else theme.series[0] for n in range(len(influence))]
     axes.bar(range(len(influence)), influence, color=colors)
-    axes.set_ylabel("1 - cosine (orange: gone)")
+    axes.set_ylabel("1 - cosine (orange: removed)")
     axes.locator_params(axis="x", integer=True)
     return figure

@@ -1,4 +1,4 @@
-"""quantize.html: a model's weights in every kind, by size, by a metric of its validation split and by speed."""
+"""Write quantize.html: a model's weights in every format, by size, quality and speed."""
 
 from collections.abc import Callable, Sequence
 from html import escape
@@ -11,14 +11,17 @@ from bigmodel_jax.report.plot_style import DARK, LIGHT, Theme, new_axes, render
 from bigmodel_jax.report.shell import shell
 
 NOTE = (
-    "The same weights, stored in different numbers, without training; rows named after runs are other models. The metric "
-    "is that of the first rows of the validation split. A text of one row is generated greedily: with weights that a CPU "
-    "makes dense once, and with weights as they are stored."
+    "Each row stores the same weights in another format, without training. Rows named after runs are other models. The metric "
+    "is computed on the first rows of the validation split. Speed is that of greedy generation of one text: with weights that "
+    "a CPU makes dense once, and with weights as they are stored."
 )
 
 
 def build_quantized_page(record: dict[str, Any], table: tuple[Sequence[str], list[list[str]]], output: Path) -> Path:
-    """Writes the page of what compress/compare.py `compare` found; table: its heads and rows of texts."""
+    """Write the page of a comparison (compress/compare.py); returns `output`.
+
+    table: the heads and rows of its table, as texts.
+    """
     figures: dict[str, Callable] = {"size_and_quality": _quality, "speed": _speed}
     light, dark = (render(figures, record, theme) for theme in (LIGHT, DARK))
     (output.parent / "plots").mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""rate.html: the curve of a learning-rate range test, and the rate that it suggests."""
+"""Write rate.html: the curve of a learning-rate range test and the suggested rate."""
 
 import shlex
 from html import escape
@@ -29,7 +29,7 @@ MEANING = {
 
 
 def build_rate_page(record: dict[str, Any], output: Path) -> Path:
-    """Writes the page of what `rate.json` holds; returns `output`."""
+    """Write the page of a `rate.json` record; returns `output`."""
     light, dark = (render({"loss_over_rate": curve}, record, theme) for theme in (LIGHT, DARK))
     said = (f"<b>{len(record['rates'])}</b> of {record['steps']} steps", escape(record["ended"]))
     spans = "".join(f"<span>{text}</span>" for text in said)
@@ -53,7 +53,7 @@ def _cards(record: dict[str, Any]) -> list[str]:
     more = "; still falling at the highest rate" if record["at_end"] else ""
     return [
         elements.card("Suggested rate", f"{record['steepest']:.2g}", "where the loss falls most steeply"),
-        elements.card("A tenth of the least loss's rate", f"{record['tenth']:.2g}", f"the other common choice{more}"),
+        elements.card("A tenth of the lowest loss's rate", f"{record['tenth']:.2g}", f"the other common choice{more}"),
         elements.card("The config's rate", f"{record['config_rate']:.2g}", "optim.lr"),
     ]
 
@@ -80,7 +80,7 @@ def _facts(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def curve(record: dict[str, Any], theme: Theme):
-    """The losses and the smoothed loss over the rate, with the suggestions marked."""
+    """The losses and the smoothed loss by learning rate, with the suggestions marked."""
     rates, losses, smoothed = (np.array(record[name], float) for name in ("rates", "losses", "smoothed"))
     if len(rates) < 2:
         return None
@@ -94,6 +94,7 @@ def curve(record: dict[str, Any], theme: Theme):
         top = axes.get_ylim()[1]
         at = record["steepest"]
         axes.axvline(at, color=theme.series[1], linewidth=1.4)
+        # Interpolate in the logarithm, since the rates are a geometric series.
         axes.plot(at, np.interp(np.log(at), np.log(rates), smoothed), "o", color=theme.series[1], markersize=9)
         axes.text(at, top, f"suggested {at:.2g} ", color=theme.series[1], weight="bold", ha="right", va="top")
         axes.axvline(record["tenth"], color=theme.muted, linewidth=1.2, linestyle="--")
@@ -103,14 +104,21 @@ def curve(record: dict[str, Any], theme: Theme):
 
 
 def _breaks_down(smoothed: np.ndarray) -> int:
-    """How many rates there are up to the first, beyond the least loss, whose loss is above all of the first tenth."""
+    """How many rates to draw: up to the first one at which training has broken down.
+
+    That is a rate above the one of the lowest loss, where the smoothed loss exceeds all values in
+    the first tenth of the test.
+    """
     least, first = int(np.argmin(smoothed)), smoothed[: max(len(smoothed) // 10, 1)].max()
     above = np.flatnonzero(smoothed[least:] > first)
     return least + int(above[0]) + 1 if len(above) else len(smoothed)
 
 
 def _limits(axes, losses: np.ndarray, smoothed: np.ndarray) -> None:
-    """Lets the loss leave through the top where training breaks down: it would press all that lies before flat."""
+    """Let the loss leave through the top of the axes where training breaks down.
+
+    Its high values would flatten the rest of the curve.
+    """
     first = smoothed[: max(len(smoothed) // 10, 1)]
     low, high = min(losses.min(), smoothed.min()), max(first.max(), losses[: len(first)].max())
     high = max(high, low + 1.5 * (high - smoothed.min()))

@@ -1,4 +1,4 @@
-"""The clock of a run's process: what it is doing, written to the run's goodput.jsonl while it does it."""
+"""Record what a run's process is doing, in the run's goodput.jsonl."""
 
 import contextlib
 import json
@@ -18,22 +18,23 @@ from bigmodel_jax.report import goodput
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 30.0  # a process that is killed leaves at most so much of its time out of the record
-POLL_SECONDS = 0.001
+BEAT_SECONDS = 30.0  # seconds between two lines; a kill loses at most so much time from the record
+POLL_SECONDS = 0.001  # seconds between two looks at whether a batch is ready
 
 
 class RunClock:
-    """Attributes each moment of this process to a phase; a context manager whose end is the end of the process's time.
+    """Attributes each moment of this process to a phase; a context manager.
 
-    Nothing is written before `open`; lines until then are kept. Each line is one write to the file's end, so a kill
-    leaves whole lines. A record that cannot be written is a warning, and the run goes on.
+    Before `open`, lines are kept in memory. After it, each line is one write to the end of the
+    file, so a kill leaves whole lines. If the file cannot be written, a warning is logged and the
+    run goes on.
     """
 
     def __init__(self, run_dir: Path, began: float | None = None):
-        """began: when the process started, in seconds since 1970; None: now."""
+        """began: when the process started, in seconds since 1970; None means now."""
         now = time.time()
         self._path, self._file, self._torn = Path(run_dir) / goodput.FILE, None, False
-        self._offset = now - time.perf_counter()  # within a process its own clock counts, which nobody sets
+        self._offset = now - time.perf_counter()  # the process clock: nobody sets it meanwhile
         self._phase, self._step, self._lock = "other", 0, threading.Lock()
         self._waited = dict.fromkeys(goodput.WAITS, 0.0)
         self._last = int(1000 * min(now, began or now))
@@ -44,7 +45,7 @@ class RunClock:
         return self
 
     def __exit__(self, *exception) -> None:
-        """Writes the last line, and the split of the run so far to the log."""
+        """Write the last line, and log the split of the run so far."""
         text = self.text()
         self._ended.set()
         with self._lock:
@@ -54,7 +55,10 @@ class RunClock:
             log.info("%s", text)
 
     def open(self, step: int) -> None:
-        """From here on process 0 writes the record: the run begins, or goes on, at `step`. Its folder exists."""
+        """Start writing the record, on process 0; the run begins or continues at `step`.
+
+        The run's folder must exist.
+        """
         kept, self._kept = self._kept, None
         if not processes.first():
             return
@@ -75,7 +79,7 @@ class RunClock:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """A block in which the process is in the phase `name` of `goodput.PARTS`; blocks may stand in one another."""
+        """A block in which the process is in phase `name` of `goodput.PHASES`; blocks may nest."""
         assert name in goodput.PHASES, name
         before = self._enter(name)
         try:
@@ -84,17 +88,18 @@ class RunClock:
             self._enter(before)
 
     def step(self, step: int, *, write: bool) -> None:
-        """`step` steps are done, as far as the host knows."""
+        """Report that `step` steps are done, as far as the host knows."""
         with self._lock:
             self._step = step
             if write:
                 self._line()
 
     def next(self, batches: Any, state: Any, running: Any) -> Any:
-        """The next of `batches`, an `Experience`, for `state`; running: what the step on the device returns, or None.
+        """The next batch of `batches`, an `Experience`, for `state`.
 
-        Time counts as waiting for data, or as a rollout, from when the device has finished that step. It is looked at, not
-        waited for.
+        running: arrays that the step on the device returns, or None. Time counts as waiting for
+        data (or as a rollout) from when the device has finished that step. The arrays are polled,
+        not waited for, so that the device is never blocked.
         """
         while not batches.wait(POLL_SECONDS) and not _finished(running):
             pass
@@ -105,7 +110,7 @@ class RunClock:
         return batch
 
     def text(self) -> str:
-        """The split of the run so far in one line; empty where this process keeps no record."""
+        """The split of the run so far in one line; empty if this process keeps no record."""
         with self._lock:
             self._line()
         found = goodput.read(self._path.parent) if self._file is not None else None
@@ -127,10 +132,11 @@ class RunClock:
         return int(1000 * (time.perf_counter() + self._offset))
 
     def _line(self) -> None:
-        """Ends the stretch since the line before."""
+        """Write the line that ends the current stretch."""
         now = max(self._last, self._now())
         line = {"time": now, "phase": self._phase, "step": self._step}
         left = now - self._last
+        # A wait longer than this stretch is carried over to the next one.
         for name, seconds in self._waited.items():
             if ms := min(int(1000 * seconds), left):
                 line[name] = ms
@@ -143,6 +149,7 @@ class RunClock:
             self._kept.append(line)
 
     def _write(self, line: dict) -> None:
+        # A line that was cut short is ended first, so that the next one is whole.
         content = (b"\n" if self._torn else b"") + json.dumps(line).encode() + b"\n"
         try:
             whole = self._file.write(content) == len(content)

@@ -1,7 +1,8 @@
-"""Records of a scaling benchmark read back: series over device counts, their efficiency, where they stop and why.
+"""Read the records of a scaling benchmark: series by device count, efficiency, and limits.
 
-A record is one point: layout, mode ("weak", "strong"), source ("measured", "planned"), devices, processes,
-batch_size, step_seconds, tokens_per_second, mfu, bytes_by_axis (of one device and step), and what it ran on.
+A record is one point: layout, mode ("weak" or "strong"), source ("measured" or "planned"), devices,
+processes, batch_size, step_seconds, tokens_per_second, mfu, bytes_by_axis (of one device and one
+step), and the environment.
 """
 
 import json
@@ -15,21 +16,24 @@ from bigmodel_jax.core.device_memory import size_text
 from bigmodel_jax.report.progress import short
 
 RECORDS_FILE = "scale.jsonl"
-# A step up in devices that brings less than half of what it should is where scaling stops.
+# Scaling stops where more devices bring less than half of the ideal gain.
 HALF = 0.5
 
 Record = dict[str, Any]
 
 
 class Series(NamedTuple):
-    """Points of one layout, by rising number of devices; `name` tells it from the others of its page."""
+    """Points of one layout, ordered by number of devices.
+
+    name: distinguishes it from the other series on the page.
+    """
 
     name: str
     records: list[Record]
 
 
 def read_records(run_dir: Path) -> list[Record]:
-    """The lines of scale.jsonl; ValueError where there is none or a line is broken."""
+    """The records in scale.jsonl; raises ValueError if it is missing, empty or damaged."""
     path = Path(run_dir) / RECORDS_FILE
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -43,12 +47,13 @@ def read_records(run_dir: Path) -> list[Record]:
 
 
 def series_of(records: list[Record], prefix: str = "") -> list[Series]:
-    """The records grouped by whatever is not the number of devices."""
+    """Group the records by everything but the number of devices."""
     groups: dict[tuple, list[Record]] = {}
     for record in records:
         per_process = record["processes"] > 1
         key = (record["layout"], record["mode"], record["source"], record["device_kind"], per_process)
         groups.setdefault(key, []).append(record)
+    # A series' name holds only properties in which the series differ.
     differing = [len({key[i] for key in groups}) > 1 for i in range(5)]
     out = []
     for key, group in groups.items():
@@ -59,13 +64,13 @@ def series_of(records: list[Record], prefix: str = "") -> list[Series]:
 
 
 def efficiency(series: Series) -> list[float]:
-    """Throughput a device, as a share of that on the fewest devices; 1 is ideal, weak or strong."""
+    """Throughput per device relative to the smallest number of devices; 1 is ideal."""
     rates = [r["tokens_per_second"] / r["devices"] for r in series.records]
     return [rate / rates[0] for rate in rates]
 
 
 def verdict(series: Series) -> str:
-    """Where the series stops scaling, and why, in one line."""
+    """One line on where the series stops scaling, and why."""
     for before, after in pairwise(series.records):
         gain = after["tokens_per_second"] / before["tokens_per_second"] - 1
         if gain < HALF * (after["devices"] / before["devices"] - 1):
@@ -93,11 +98,11 @@ def _reason(record: Record) -> str:
 
 
 COLUMNS = ("Layout", "Devices", "Machine", "Batch", "Step", "p95", "Throughput", "Efficiency", "MFU", "Moved a device")
-NARROW = tuple(name for name in COLUMNS if name not in ("Machine", "Batch", "Moved a device"))  # what 80 columns hold
+NARROW = tuple(name for name in COLUMNS if name not in ("Machine", "Batch", "Moved a device"))  # fits 80 columns
 
 
 def scaling_table(records: list[Record]) -> Table:
-    """What the terminal shows; the page has every column."""
+    """The terminal's table; the page has more columns."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in NARROW:
         table.add_column(name, justify="left" if name == "Layout" else "right")
@@ -109,7 +114,7 @@ def scaling_table(records: list[Record]) -> Table:
 
 
 def row(name: str, record: Record, share: float) -> list[str]:
-    """One point as text, by COLUMNS."""
+    """One point as texts, in the order of COLUMNS."""
     processes = f" ({record['processes']} processes)" if record["processes"] > 1 else ""
     p95 = record.get("step_seconds_p95")
     moved = ", ".join(f"{axis} {size_text(n)}" for axis, n in record["bytes_by_axis"].items()) or "-"

@@ -1,4 +1,4 @@
-"""scale.html: throughput, efficiency, MFU and bytes over the number of devices, of one benchmark or several."""
+"""Write scale.html: throughput, efficiency, MFU and bytes by number of devices."""
 
 from html import escape
 from pathlib import Path
@@ -10,7 +10,10 @@ from bigmodel_jax.report.shell import shell
 
 
 def build_scaling_page(run_dirs: list[Path], output: Path) -> Path:
-    """Writes the page of the benchmarks in `run_dirs`, side by side, and of one its plots; returns `output`."""
+    """Write the page of one or several benchmarks; returns `output`.
+
+    For a single benchmark it also writes plots/*.png into its folder.
+    """
     several = len(run_dirs) > 1
     found = [(Path(d), read_records(d)) for d in run_dirs]
     series = [s for d, records in found for s in series_of(records, f"{d.name}: " if several else "")]
@@ -45,15 +48,15 @@ def _body(title, found, series: list[Series], light, dark) -> str:
 
 
 NOTE = (
-    "Medians of windows between two idle devices, warm-up excluded; hollow: not measured, planned with the machine's own "
-    "compiler and its published rates. The axes of devices and of throughput are logarithmic: equal distances are equal "
-    "factors. Dashed: every device as fast as on the fewest. MFU: of one peak for all points, measured once before them or "
-    "read in the data sheet. Bytes: what one device moves in a step, by mesh axis, read in the compiled program."
+    "Points are medians of timing windows that begin and end with an idle device, after a warm-up. Hollow points are planned, "
+    "not measured, from the machine's own compiler and published rates. Devices and throughput are on logarithmic axes. "
+    "Dashed: ideal scaling from the fewest devices. MFU refers to one peak for all points, measured once before them or "
+    "taken from the data sheet. Bytes: what one device moves in a step, by mesh axis, according to the compiled program."
 )
 
 
 def _environments(records) -> dict[str, dict]:
-    """What the points ran on, once per source; lists and groups left out."""
+    """What the points ran on, once per source."""
     out = {}
     for record in records:
         facts = {k: v for k, v in record.get("environment", {}).items() if v and not isinstance(v, dict)}
@@ -70,6 +73,7 @@ def _table(series: list[Series]) -> str:
 
 
 def throughput_figure(series: list[Series], theme: Theme):
+    """Throughput by number of devices, beside ideal scaling."""
     from matplotlib.ticker import LogLocator
 
     figure, axes = _device_axes(series, theme, f"Throughput, {series[0].records[0]['unit']} per second (log scale)")
@@ -90,7 +94,8 @@ def throughput_figure(series: list[Series], theme: Theme):
 
 
 def efficiency_figure(series: list[Series], theme: Theme):
-    figure, axes = _device_axes(series, theme, "Efficiency, of that on the fewest devices")
+    """Throughput per device relative to the fewest devices."""
+    figure, axes = _device_axes(series, theme, "Efficiency relative to the fewest devices")
     labels = []
     for i, s in enumerate(series):
         counts = [r["devices"] for r in s.records]
@@ -100,6 +105,7 @@ def efficiency_figure(series: list[Series], theme: Theme):
 
 
 def mfu_figure(series: list[Series], theme: Theme):
+    """MFU by number of devices."""
     figure, axes = _device_axes(series, theme, "MFU")
     labels = []
     for i, s in enumerate(series):
@@ -110,7 +116,7 @@ def mfu_figure(series: list[Series], theme: Theme):
 
 
 def bytes_figure(series: list[Series], theme: Theme):
-    """Stacked bars: a bar per point, a colour per mesh axis."""
+    """Stacked bars of moved bytes: one bar per point, one colour per mesh axis."""
     bars = [(f"{r['devices']}", r["bytes_by_axis"]) for s in series for r in s.records]
     names = sorted({axis for _, moved in bars for axis in moved})
     if not names:
@@ -144,20 +150,23 @@ def _device_axes(series: list[Series], theme: Theme, title: str):
 
 
 def _from_zero(axes) -> None:
-    """A scale of percent from 0, with room above the highest point."""
+    """A percent scale from 0, with room above the highest point."""
     axes.set_ylim(0.0, 1.1 * max(y for line in axes.lines for y in line.get_ydata()))
     percent_ticks(axes.yaxis)
 
 
 def _points(axes, x, y, color: str, series: Series) -> tuple[float, str, str]:
-    """A curve through the points, hollow where they are planned; what `label_ends` needs."""
+    """Draw a curve through the points, hollow if planned; returns a label for `label_ends`."""
     face = "none" if series.records[0]["source"] == "planned" else color
     axes.plot(x, y, color=color, linewidth=2, marker="o", markersize=6, markerfacecolor=face, label=series.name)
     return float(y[-1]), series.name, color
 
 
 def _legend(figure, axes, labels):
-    """Names at the curves' ends on a linear scale; a legend where the scale is logarithmic or the names are long."""
+    """Names at the ends of the curves, or a legend if the scale is logarithmic or a name is long.
+
+    `label_ends` places its names on a linear scale.
+    """
     if axes.get_yscale() == "linear" and max(len(text) for _, text, _ in labels) <= 12:
         return label_ends(figure, axes, labels)
     axes.legend(frameon=False, fontsize=10)

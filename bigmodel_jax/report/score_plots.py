@@ -1,4 +1,4 @@
-"""Figures of the newest evaluation's scores: ROC and precision-recall curves, calibration, and metrics by group."""
+"""Draw the newest evaluation's scores: ROC, precision-recall, calibration, metrics by group."""
 
 import itertools
 
@@ -9,11 +9,12 @@ from bigmodel_jax.report.class_tables import group_lines
 from bigmodel_jax.report.history import Run
 from bigmodel_jax.report.plot_style import Theme, label_ends, new_axes, percent_ticks
 
-MOST_LABELS = 9
-MOST_GROUPS = 30  # lines of the figure; the table has them all
+MOST_LABELS = 9  # the evaluation keeps the curves of at most so many classes
+MOST_GROUPS = 30  # groups in the figure; the table has all of them
 
 
 def roc_figure(run: Run, theme: Theme):
+    """The ROC curve of each class, with the diagonal of random guessing."""
     figure = _curves(run, theme, "roc", "ROC curve", "false positive rate", "true positive rate")
     if figure is not None:
         axes = figure.axes[0]
@@ -22,11 +23,12 @@ def roc_figure(run: Run, theme: Theme):
 
 
 def precision_recall_figure(run: Run, theme: Theme):
+    """The precision-recall curve of each class."""
     return _curves(run, theme, "precision_recall", "Precision and recall", "recall", "precision")
 
 
 def _curves(run: Run, theme: Theme, name: str, title: str, xlabel: str, ylabel: str):
-    """One curve a class, with its area in the legend."""
+    """One curve per class, with its area in the legend."""
     lines = run.last(f"eval/{name}")
     if not lines:
         return None
@@ -49,7 +51,10 @@ def _short(name: str) -> str:
 
 
 def calibration_figure(run: Run, theme: Theme):
-    """Accuracy over confidence by bins, above how many rows lie in each (DeGroot and Fienberg 1983)."""
+    """Accuracy by bins of confidence, above the share of rows in each bin.
+
+    Source: DeGroot and Fienberg, 1983.
+    """
     table = run.last("eval/calibration")
     if not table:
         return None
@@ -74,7 +79,7 @@ def calibration_figure(run: Run, theme: Theme):
 
 
 def groups_figure(run: Run, theme: Theme):
-    """The metric by which groups are compared, of each group with its interval."""
+    """The first metric of each group, with its interval."""
     lines = group_lines(run)
     if not lines:
         return None

@@ -1,4 +1,4 @@
-"""plan.html of a server: what a device holds, how fast prefill and decode are, and what tokens cost."""
+"""Write a server's plan.html: a device's memory, speed of prefill and decode, cost of tokens."""
 
 from html import escape
 from pathlib import Path
@@ -21,7 +21,7 @@ RESOURCES = {
 
 
 def build_serving_page(plan: dict, folder: Path) -> Path:
-    """Writes plan.html and one PNG per picture into `folder`; returns the page."""
+    """Write plan.html and its figures into `folder`; returns the page's path."""
     figures = {"memory": plan_plots.memory, "time": _time}
     light, dark = render(figures, plan, LIGHT), render(figures, plan, DARK)
     for name, png in light.items():
@@ -34,17 +34,17 @@ def build_serving_page(plan: dict, folder: Path) -> Path:
             f'<div class="cards">{"".join(_cards(plan))}</div>',
             elements.section("Where it goes", f'<div class="figures">{elements.pictures(light, dark)}</div>'),
             elements.section("What would make it fit", plan_parts.changes(plan), "Each change was compiled."),
-            elements.section("Rates", _rates(plan), "Of one decode step of all slots, and of one prompt."),
-            elements.section("Weights", _weights(plan), "As the compiled programs are given them, on one device."),
+            elements.section("Rates", _rates(plan), "Rates of one decode step for all slots, and of one prefill."),
+            elements.section("Weights", _weights(plan), "As the compiled programs receive them, on one device."),
             elements.section(
                 "Collectives",
                 plan_parts.collectives(decode.get("collectives", [])),
-                "Of one decode step, on one device.",
+                "Collectives of one decode step, on one device.",
             ),
             elements.section(
                 "Slowest operations of decode",
                 plan_parts.slowest(decode.get("slowest", [])),
-                "Arithmetic and HBM alone.",
+                "Arithmetic and HBM, without communication.",
             ),
             elements.section("The machine", elements.panel(elements.definitions(_machine(plan)))),
             elements.section("Configuration", elements.panel(plan_parts.config(shown))),

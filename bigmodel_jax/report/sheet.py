@@ -1,4 +1,4 @@
-"""A sheet of pictures as a run trains on them: kept in its folder, shown on its page with their labels."""
+"""Keep a sheet of training pictures in a run's folder, and show it with labels on its page."""
 
 import base64
 import json
@@ -12,12 +12,13 @@ from bigmodel_jax.data.images import pictures
 from bigmodel_jax.report import elements
 
 FILE = "training_images.json"
-NUM = 15
-MOST_PIXELS = 112  # a side; larger ones are kept by every second pixel, or every third
+NUM = 15  # pictures on a sheet
+MOST_PIXELS = 112  # longest side; larger pictures keep every second or third pixel
 
 
 def write(run_dir: Path, images: np.ndarray, titles: list[str]) -> None:
-    """images (N, H, W, 1 or 3) float32 in 0 .. 1, a title each."""
+    """Save pictures (N, H, W, 1 or 3) float32 in 0 .. 1, with one title each."""
+    # Keep every n-th pixel, so that the longest side fits.
     step = -(-max(images.shape[1:3]) // MOST_PIXELS)
     octets = np.round(255 * images[:, ::step, ::step]).astype(np.uint8)
     kept = [
@@ -28,7 +29,7 @@ def write(run_dir: Path, images: np.ndarray, titles: list[str]) -> None:
 
 
 def grid(run_dir: Path) -> str:
-    """The sheet of a run as HTML; nothing where its folder holds none."""
+    """A run's sheet as HTML; empty if its folder has none."""
     try:
         kept = json.loads((run_dir / FILE).read_text())
         cells = [(elements.png(base64.b64decode(one["png"]), one["title"]), escape(one["title"])) for one in kept]

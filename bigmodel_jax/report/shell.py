@@ -1,11 +1,11 @@
-"""What every page stands in: one self-contained HTML file that asks for nothing from anywhere."""
+"""The frame of every page: a self-contained HTML file that loads nothing from elsewhere."""
 
 import base64
 import hashlib
 from html import escape
 from pathlib import Path
 
-# Selects the command beside the button and copies it; works from file:// too.
+# Selects the command beside the button and copies it. It also works from file:// pages.
 SCRIPT = """
 for (const button of document.querySelectorAll("button")) button.onclick = () => {
   getSelection().selectAllChildren(button.previousElementSibling);
@@ -19,7 +19,7 @@ def shell(title: str, body: str) -> str:
     """The whole page around `body`."""
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    # The browser itself refuses every request, and every script but the one above.
+    # This policy makes the browser refuse every request, and every script but SCRIPT.
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'

@@ -1,4 +1,4 @@
-"""What a recogniser hears: spectrograms, the frames of each character, what was said and what was heard."""
+"""Draw what a speech recogniser hears: spectrograms, aligned characters, transcripts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,14 +8,18 @@ import numpy as np
 
 from bigmodel_jax.report.plot_style import LIGHT
 
-COLUMNS, INCHES = 2, (5.0, 2.5)  # of one recording
+COLUMNS, INCHES = 2, (5.0, 2.5)  # recordings in a row; inches of one recording
 MISHEARD, HEARD = "#c22f4f", "#16866a"
 
 
 @dataclasses.dataclass(frozen=True)
 class Hearing:
-    """One recording. spectrogram (T, F); characters: (character, first second, last second) of what was said, as the model
-    aligns it; () where its frames cannot hold it."""
+    """One recording and its transcripts.
+
+    spectrogram: (T, F). seconds: its length. said: the true text. heard: the model's text.
+    characters: (character, first second, last second) of the true text as the model aligns it;
+    empty if it has more characters than the frames can hold.
+    """
 
     spectrogram: np.ndarray
     seconds: float
@@ -25,12 +29,12 @@ class Hearing:
 
 
 def write_hearings(path: Path, hearings: Sequence[Hearing]) -> None:
-    """A PNG of two recordings a row, on white."""
+    """Write a PNG with two recordings per row, on white."""
     from matplotlib.figure import Figure
 
     rows = -(-len(hearings) // COLUMNS)
     figure = Figure(figsize=(COLUMNS * INCHES[0], rows * INCHES[1]), layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(h_pad=0.12)  # what was heard stands nearer to its own picture than to the next
+    figure.get_layout_engine().set(h_pad=0.12)  # a transcript stands nearer to its own picture
     axes = np.ravel(figure.subplots(rows, COLUMNS, squeeze=False))
     for one, hearing in zip(axes, hearings, strict=False):
         _draw(one, hearing)
@@ -40,7 +44,7 @@ def write_hearings(path: Path, hearings: Sequence[Hearing]) -> None:
 
 
 def _draw(axes, one: Hearing) -> None:
-    """The spectrogram, low tones below, and under it each character over its frames."""
+    """The spectrogram, low frequencies at the bottom, and below it each character at its time."""
     bins = one.spectrogram.shape[1]
     axes.imshow(one.spectrogram.T, origin="lower", aspect="auto", extent=(0, one.seconds, 0, bins), cmap="magma")
     for character, start, end in one.characters:
@@ -57,7 +61,7 @@ def _draw(axes, one: Hearing) -> None:
 
 
 def table(hearings: Sequence[Hearing]) -> str:
-    """Lines of what was said and what was heard; a cross stands before a mistake."""
+    """One line per recording: true text and heard text, with a cross before mistakes."""
     return "\n".join(
         f"{'✓' if one.said == one.heard else '✗'} {one.said or '(silence)'} → {one.heard or '(nothing)'}"
         for one in hearings

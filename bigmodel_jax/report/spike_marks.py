@@ -1,13 +1,13 @@
-"""The spikes of a run on its page: marks in its curves, and a table."""
+"""Show a run's loss spikes on its page: marks in the curves, and a table."""
 
 from bigmodel_jax.report import elements
 from bigmodel_jax.report.plot_style import Theme
 
-SHOWN = 20  # rows of the table: the newest
+SHOWN = 20  # most rows of the table, the newest
 
 
 def mark(axes, theme: Theme, spikes: list[dict]) -> None:
-    """A dotted line at each spike's step, and the word once."""
+    """A dotted line at each spike's step; the first is labelled."""
     for number, spike in enumerate(spikes):
         axes.axvline(spike["step"], color=theme.series[5], linewidth=1.2, linestyle=(0, (1, 2)), zorder=1)
         if not number:
@@ -17,7 +17,7 @@ def mark(axes, theme: Theme, spikes: list[dict]) -> None:
 
 
 def table(records: list[dict]) -> str:
-    """The newest spikes as rows; "" where there are none."""
+    """A table of the newest spikes; "" without any."""
     if not records:
         return ""
     heads = ("Step", "Loss", "Gradient norm", "Deviations", "Done")

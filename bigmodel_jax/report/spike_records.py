@@ -1,7 +1,7 @@
-"""The spikes of a run: spikes.jsonl in its folder, one object a line.
+"""The loss spikes of a run: spikes.jsonl in its folder, one JSON object per line.
 
-{"step", "loss", "grad_norm", "deviations", "action": "skip" or "rollback", "back_to": a step or null, "batches": so many the
-run had been given by then}.
+Keys: step, loss, grad_norm, deviations, action ("skip" or "rollback"), back_to (a step or null),
+batches (how many batches the run had consumed).
 """
 
 import json
@@ -17,14 +17,17 @@ FILE = "spikes.jsonl"
 
 
 def read(run_dir: Path) -> list[dict]:
-    """The spikes in the order in which they came; a line that is none is left out."""
+    """The spikes in order of time; damaged lines are skipped."""
     path = Path(run_dir) / FILE
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return [record for line in lines if (record := _record(line))]
 
 
 def drop_after(run_dir: Path, batches: int) -> None:
-    """Forgets what came after so many batches: a run that stands there is given the later ones once more."""
+    """Delete the spikes after so many batches.
+
+    A run that resumes there consumes the later batches again.
+    """
     records = read(run_dir)
     kept = [record for record in records if record["batches"] <= batches]
     if processes.first() and kept != records:
@@ -32,7 +35,7 @@ def drop_after(run_dir: Path, batches: int) -> None:
 
 
 def add(run_dir: Path, record: dict) -> None:
-    """Appends one; where that fails, a warning says it, and the run goes on."""
+    """Append a spike; if that fails, a warning is logged and the run goes on."""
     if not processes.first():
         return
     line = json.dumps({name: plain(value) for name, value in record.items()}, allow_nan=False)

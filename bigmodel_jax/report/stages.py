@@ -1,13 +1,14 @@
-"""What is being done while there is nothing else to show: importing, preparing data, building, compiling."""
+"""Show what is being done before training: importing, preparing data, building, compiling."""
 
 from rich.console import Console
 
 
 class Stages:
-    """The stage in progress, as a context manager. It imports nothing of JAX, so that it can speak while JAX is imported.
+    """The stage in progress, as a context manager.
 
-    On a terminal one line that the next stage replaces and `end` removes; elsewhere (a log file, CI) one plain line a
-    stage. A quiet console says nothing at all.
+    This module does not import JAX, so it can report while JAX is imported. On a terminal it shows
+    one line, which the next stage replaces and `end` removes. Elsewhere (a log file, CI) it prints
+    one plain line per stage. A quiet console prints nothing.
     """
 
     def __init__(self, console: Console):
@@ -21,6 +22,7 @@ class Stages:
         self.end()
 
     def begin(self, text: str) -> None:
+        """Show a stage."""
         if self._status is None:
             self.console.print(f"{text} ...", markup=False, highlight=False)
             return
@@ -28,10 +30,11 @@ class Stages:
         self._status.start()
 
     def end(self) -> None:
+        """Remove the line of the current stage."""
         if self._status is not None:
             self._status.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.end()
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

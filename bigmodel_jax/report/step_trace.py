@@ -1,6 +1,7 @@
-"""What each step of a run was: steps.hex in its folder, by which two runs are told apart to the step.
+"""A fingerprint of each step of a run, so that two runs can be compared step by step.
 
-Line n is step n: the digest of its batch (checkpoint/digest.py) and the bits of its loss, each as 8 hexadecimal digits.
+Line n of steps.hex is step n: the digest of its batch (checkpoint/digest.py) and the bits of its
+loss, each as 8 hexadecimal digits.
 """
 
 import logging
@@ -14,21 +15,26 @@ from bigmodel_jax.core import processes
 log = logging.getLogger(__name__)
 
 FILE = "steps.hex"
-LINE = 18  # bytes
-UNKNOWN = "-" * 8 + " " + "-" * 8 + "\n"  # a step that the file does not know: an older version took it
+LINE = 18  # bytes of a line
+UNKNOWN = "-" * 8 + " " + "-" * 8 + "\n"  # the line of a step that an older version took without recording it
 
 
 class StepTrace:
-    """The file, written by process 0 alone; a file that cannot be written is a warning, and the run goes on without it."""
+    """The file, written by process 0 only.
+
+    If it cannot be written, a warning is logged and the run goes on without it.
+    """
 
     def __init__(self, run_dir: Path, step: int):
-        """step: where the run stands; lines of later steps are dropped, since these are taken again."""
+        """step: where the run stands. Lines of later steps are deleted, since those steps are
+        repeated.
+        """
         self._path, self._file = Path(run_dir) / FILE, None
         if processes.first():
             self.go_back(step)
 
     def go_back(self, step: int) -> None:
-        """The next line is that of `step` + 1."""
+        """Continue with the line of `step` + 1."""
         self.close()
         if not processes.first():
             return
@@ -38,6 +44,7 @@ class StepTrace:
             self._give_up(error)
 
     def write(self, digest: np.uint32, loss: np.float32) -> None:
+        """Append the line of one step."""
         if self._file is None:
             return
         try:
@@ -46,17 +53,19 @@ class StepTrace:
             self._give_up(error)
 
     def close(self) -> None:
+        """Close the file."""
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
 
     def _give_up(self, error: OSError) -> None:
-        log.warning("%s: %s; it does not say any more what each step was", self._path, error.strerror)
+        log.warning("%s: %s; further steps are not recorded there", self._path, error.strerror)
         self._file = None
 
 
 def _opened(path: Path, step: int) -> IO[bytes]:
     file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by StepTrace.close
+    # Cut the lines of later steps, and fill in steps that were never recorded.
     known = min(path.stat().st_size // LINE, step)
     file.truncate(known * LINE)
     file.write(UNKNOWN.encode() * (step - known))
@@ -64,7 +73,10 @@ def _opened(path: Path, step: int) -> IO[bytes]:
 
 
 def read(run_dir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(known, digests, losses): of step n + 1 at place n, whether the file says what it was, and what; empty without a file."""
+    """(known, digests, losses), each with one entry per step; empty without a file.
+
+    Entry n belongs to step n + 1. known: whether the file has a record of the step.
+    """
     path = Path(run_dir) / FILE
     content = path.read_bytes() if path.is_file() else b""
     whole = [content[at : at + LINE] for at in range(0, len(content) - LINE + 1, LINE)]

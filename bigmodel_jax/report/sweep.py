@@ -1,4 +1,4 @@
-"""What a sweep has left in its folder, read for its page."""
+"""Read what a sweep left in its folder."""
 
 import dataclasses
 import json
@@ -7,14 +7,18 @@ from typing import Any
 
 from bigmodel_jax.report.writers import METRICS_FILE, read_metrics
 
-RECORD = "sweep.json"  # the trials
-SEEDS = "seeds.json"  # two configs over seeds
+RECORD = "sweep.json"  # the record of the trials
+SEEDS = "seeds.json"  # the comparison of two configs over seeds
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One trial. state: complete, pruned, fail or running; reports: (step, value) of each evaluation; losses: (step, loss)
-    of the training, as its run's folder has them."""
+    """One trial.
+
+    state: "complete", "pruned", "fail" or "running". values: {field: its value in this trial}.
+    value: the metric, if the trial completed. reason: why it failed. reports: (step, value) of each
+    evaluation. losses: (step, loss) of its training.
+    """
 
     number: int
     state: str
@@ -28,8 +32,13 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class SweepRecord:
-    """better: "less" or "more". space: of each field its text, its kind ("floats", "integers", "choice"), whether its scale
-    is logarithmic, and its ends, of a choice all labels."""
+    """The content of sweep.json.
+
+    better: "less" or "more". space: {field: {"text": as written, "kind": "floats", "integers" or
+    "choice", "log": whether the scale is logarithmic, "ends": the range's ends, or all labels of a
+    choice}}. importance: {field: its share in the metric's spread}. facts: sampler, pruner, seed
+    and number of trials wanted.
+    """
 
     name: str
     metric: str
@@ -41,25 +50,31 @@ class SweepRecord:
 
     @property
     def done(self) -> list[Trial]:
-        """Those that ended well, in the order of their numbers."""
+        """The completed trials, in order of their numbers."""
         return [trial for trial in self.trials if trial.value is not None]
 
     @property
     def best(self) -> Trial | None:
+        """The completed trial with the best value; None without any."""
         sign = 1 if self.better == "less" else -1
         return min(self.done, key=lambda trial: sign * trial.value, default=None)
 
 
 def number(value: float | None) -> str:
+    """A number in four digits; a dash if there is none."""
     return "–" if value is None else f"{value:.4g}"
 
 
 def is_sweep(folder: Path) -> bool:
+    """Whether a folder holds a sweep or a comparison over seeds."""
     return any((Path(folder) / name).is_file() for name in (RECORD, SEEDS))
 
 
 def read_sweep(folder: Path) -> tuple[SweepRecord | None, dict[str, Any] | None]:
-    """(the trials, the comparison over seeds), each None where there is none. ValueError names a file that is damaged."""
+    """(the trials, the comparison over seeds); each is None if there is none.
+
+    Raises ValueError naming a damaged file.
+    """
     record, seeds = (_read(folder / name) for name in (RECORD, SEEDS))
     try:
         return record and _record(folder, record), seeds

@@ -1,4 +1,4 @@
-"""sweep.html: the trials of a sweep, what its fields matter, the best config; and two configs over seeds."""
+"""Write sweep.html: a sweep's trials, the importance of its fields, its best config, and seeds."""
 
 import shlex
 from html import escape
@@ -15,7 +15,7 @@ from bigmodel_jax.report.sweep_plots import FIGURES, label_of, seeds_figure
 
 
 def build_sweep_page(folder: Path, output: Path) -> Path:
-    """Writes the page of the sweep in `folder`, and its plots; returns `output`."""
+    """Write the page of the sweep in `folder`, and its plots; returns `output`."""
     sweep, seeds = read_sweep(folder)
     light, dark = ({}, {}) if sweep is None else (render(FIGURES, sweep, theme) for theme in (LIGHT, DARK))
     (folder / "plots").mkdir(exist_ok=True)
@@ -33,7 +33,7 @@ def build_sweep_page(folder: Path, output: Path) -> Path:
 def _header(sweep: SweepRecord) -> str:
     states = [trial.state for trial in sweep.trials]
     counts = [f"<b>{states.count('complete')}</b> of {sweep.facts['wanted']} trials complete"]
-    names = {"pruned": "pruned", "fail": "failed", "running": "not at their end"}
+    names = {"pruned": "pruned", "fail": "failed", "running": "not finished"}
     counts += [f"<b>{states.count(s)}</b> {text}" for s, text in names.items() if s in states]
     how = f"{sweep.facts['sampler']}, pruner {sweep.facts['pruner']}, seed {sweep.facts['seed']}"
     spans = "".join(f"<span>{text}</span>" for text in [*counts, escape(how)])
@@ -42,7 +42,7 @@ def _header(sweep: SweepRecord) -> str:
 
 def _best(sweep: SweepRecord, folder: Path) -> str:
     if (best := sweep.best) is None:
-        return elements.section("Best", elements.panel("<dl><dt>No trial has ended well.</dt></dl>"))
+        return elements.section("Best", elements.panel("<dl><dt>No trial has completed.</dt></dl>"))
     cards = [elements.card(sweep.metric, f"{best.value:.5g}", f"trial {best.number}, {_seconds(best)}")]
     cards += [elements.card(name, label_of(best, name), sweep.space[name]["text"]) for name in sweep.space]
     place = shlex.quote(str(folder / "best.json"))
@@ -57,7 +57,7 @@ def _figures(light: dict[str, bytes], dark: dict[str, bytes]) -> str:
 
 
 NOTE = (
-    "In blue or orange: the best trial. Dashed, with a cross at the end: pruned. Far worse values lie beyond the scales, or at "
+    "Blue or orange: the best trial. Dashed with a cross at the end: pruned. Far worse values lie beyond the scales or at "
     "their ends. Importance: each field's share in what separates good trials from bad ones (PED-ANOVA, arXiv:2304.10255)."
 )
 
@@ -71,7 +71,7 @@ def _trials(sweep: SweepRecord) -> str:
     table = f'<table class="compare"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
     reasons = {f"{trial.number:04d}": trial.reason for trial in order if trial.reason}
     failed = elements.section("Why trials failed", elements.panel(elements.definitions(reasons))) if reasons else ""
-    note = "The best first; each is a run's folder in trials/."
+    note = "The best trial comes first. Each trial is a run in trials/."
     return elements.section("All trials", elements.panel(table), note) + failed
 
 
@@ -86,7 +86,7 @@ def _ended(trial: Trial) -> str:
     if trial.state == "pruned" and trial.reports:
         step, value = trial.reports[-1]
         return f"pruned at step {step:,}, {value:.4g}"
-    return {"fail": "failed", "running": "not at its end"}.get(trial.state, trial.state)
+    return {"fail": "failed", "running": "not finished"}.get(trial.state, trial.state)
 
 
 def _seconds(trial: Trial) -> str:
@@ -98,7 +98,7 @@ def _space(sweep: SweepRecord) -> str:
     return elements.section("Space", elements.panel(elements.definitions(rows)))
 
 
-# ------------------------------------------------------------------------------------------------ seeds
+# ------------------------------------------------------------ seeds
 
 
 def _seeds(seeds: dict[str, Any]) -> str:
@@ -118,11 +118,11 @@ def _seeds(seeds: dict[str, Any]) -> str:
 def _test(seeds: dict[str, Any]) -> dict[str, str]:
     test, (first, second) = seeds["paired"], (one["name"] for one in seeds["configs"])
     if not test:
-        return {"Paired test": "fewer than two seeds ended well with both configs"}
+        return {"Paired test": "fewer than two seeds completed with both configs"}
     interval = test["interval"] and f"{test['interval'][0]:.4g} to {test['interval'][1]:.4g}"
     return {
         f"{second} - {first}": f"{test['difference']:.4g}",
         "95 % interval": interval or "–",
         "Paired t-test, p": number(test["p_t"]),
-        "Permutation test, p": f"{test['p_permutation']:.4g}; {test['count']} seeds give {test['least']:.4g} at least",
+        "Permutation test, p": f"{test['p_permutation']:.4g}; {test['count']} seeds cannot give less than {test['least']:.4g}",
     }

@@ -1,4 +1,4 @@
-"""Figures of a sweep: values by trial, curves of all trials, parallel coordinates, importance; and values by seed."""
+"""Draw a sweep: values by trial, curves, parallel coordinates, importance; and values by seed."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from bigmodel_jax.report.sweep import SweepRecord, Trial
 
 
 def history_figure(sweep: SweepRecord, theme: Theme):
-    """Each trial's value over its number, and the best so far."""
+    """Each trial's value by its number, and the best value so far."""
     if not sweep.done:
         return None
     figure, axes = new_axes(theme, f"{_name(sweep)} by trial", xlabel="trial")
@@ -26,7 +26,10 @@ def history_figure(sweep: SweepRecord, theme: Theme):
 
 
 def curves_figure(sweep: SweepRecord, theme: Theme):
-    """The evaluations of all trials by step, or their training losses where most have no more than one evaluation."""
+    """The evaluations of all trials by step.
+
+    If most trials have at most one evaluation, their training losses instead.
+    """
     evaluated = sum(len(trial.reports) > 1 for trial in sweep.trials) * 2 >= len(sweep.trials)
     curves = {t.number: (t, t.reports if evaluated else t.losses) for t in sweep.trials}
     curves = {number: found for number, found in curves.items() if found[1]}
@@ -34,6 +37,7 @@ def curves_figure(sweep: SweepRecord, theme: Theme):
         return None
     title = f"{_name(sweep)} of all trials" if evaluated else "Training loss of all trials"
     figure, axes = new_axes(theme, title)
+    # The best trial is drawn last, on top of the others.
     for trial, points in sorted(curves.values(), key=lambda found: found[0] is sweep.best):
         steps, values = np.array(points, float).T
         best = trial is sweep.best
@@ -43,21 +47,27 @@ def curves_figure(sweep: SweepRecord, theme: Theme):
         if trial.state == "pruned":
             axes.plot(steps[-1], values[-1], "x", color=theme.muted, markersize=6)
     ends = [points[-1][1] for _, points in curves.values()]
+    # The scale leaves out the first quarter of each curve.
     later = [value for _, points in curves.values() for _, value in points[len(points) // 4 :]]
     _zoom(axes, [*later, *ends], "less" if not evaluated else sweep.better)
     return figure
 
 
 def coordinates_figure(sweep: SweepRecord, theme: Theme):
-    """Parallel coordinates: an upright line a field and one for the metric, a curve a trial, the better the stronger."""
+    """Parallel coordinates: a vertical axis for each field and one for the metric.
+
+    Each trial is a line. Better trials are drawn stronger.
+    """
     if len(sweep.done) < 2:
         return None
     names = list(sweep.space)
     figure, axes = new_axes(theme, "Parallel coordinates", xlabel="", height=4.4)
-    axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=13, weight="bold", pad=30)  # above the ends' texts
+    # The larger padding leaves room for the texts above the axes.
+    axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=13, weight="bold", pad=30)
     axes.grid(False)
     axes.spines["bottom"].set_visible(False)
-    ranked = sorted(sweep.done, key=lambda trial: trial.value, reverse=sweep.better == "less")  # the best one last
+    # The best trial comes last, so that its line lies on top.
+    ranked = sorted(sweep.done, key=lambda trial: trial.value, reverse=sweep.better == "less")
     values = [trial.value for trial in ranked]
     low, high = _core(values, sweep.better)
     for rank, trial in enumerate(ranked):
@@ -80,7 +90,7 @@ def coordinates_figure(sweep: SweepRecord, theme: Theme):
 
 
 def importance_figure(sweep: SweepRecord, theme: Theme):
-    """The share of each field in the spread of the metric."""
+    """Each field's share in the spread of the metric."""
     if not sweep.importance:
         return None
     ordered = sorted(sweep.importance.items(), key=lambda item: item[1])
@@ -105,7 +115,7 @@ FIGURES: dict[str, Callable] = {
 
 
 def seeds_figure(seeds: dict[str, Any], theme: Theme):
-    """Each seed's pair of values, joined by a line, beside the means."""
+    """Each seed's two values, joined by a line, beside the means."""
     first, second = seeds["configs"]
     figure, axes = new_axes(theme, f"{seeds['metric']} by seed", xlabel="")
     for a, b in zip(first["values"], second["values"], strict=True):
@@ -120,7 +130,7 @@ def seeds_figure(seeds: dict[str, Any], theme: Theme):
     return figure
 
 
-# ------------------------------------------------------------------------------------------------ places on an axis
+# ------------------------------------------------------------ places on an axis
 
 
 def _name(sweep: SweepRecord) -> str:
@@ -128,8 +138,11 @@ def _name(sweep: SweepRecord) -> str:
 
 
 def _core(values: list[float], better: str) -> tuple[float, float]:
-    """The ends of a scale on which a few bad values do not press the others together: to twice the spread of the better
-    half beyond it."""
+    """The ends of a scale on which a few bad values do not squeeze the others.
+
+    The scale begins at the best value. It ends at the worst one, or at three times the spread of
+    the better half, whichever is nearer.
+    """
     ordered = sorted(values, reverse=better == "more")
     spread = 3 * abs(ordered[len(ordered) // 2] - ordered[0]) or abs(ordered[-1] - ordered[0]) or 1.0
     if better == "more":
@@ -160,7 +173,7 @@ def _place(dimension: dict[str, Any], value: Any) -> float:
 
 
 def _labels(axes, at: int, dimension: dict[str, Any], theme: Theme) -> None:
-    """The ends of a range above and below its line; every label of a choice beside it."""
+    """A range's ends above and below its axis, or a choice's labels beside it."""
     ends = dimension["ends"]
     if dimension["kind"] != "choice":
         return _ends(axes, at, [_short(end) for end in ends])
@@ -182,11 +195,11 @@ def _short(value: Any) -> str:
 
 
 def _broken(name: str) -> str:
-    """A dotted name on lines of its own parts."""
+    """A dotted name with one part per line."""
     return name.replace(".", ".\n").replace("/", "/\n")
 
 
 def label_of(trial: Trial, name: str) -> str:
-    """A trial's value of a field, as a table shows it."""
+    """A trial's value of a field as text."""
     value = trial.values.get(name, "–")
     return f"{value:.4g}" if isinstance(value, float) else str(value)

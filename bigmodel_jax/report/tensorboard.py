@@ -1,7 +1,8 @@
-"""Scalars for TensorBoard: an event file that the caller's own thread appends to, one write a step.
+"""Write scalars for TensorBoard into an event file, in the caller's own thread.
 
-tensorboardX's `SummaryWriter` hands events to a thread through a queue of bounded length. Where the disk is full the
-thread dies, and the next call waits for room in the queue for ever; so the package serves for the format alone.
+tensorboardX's `SummaryWriter` passes events through a bounded queue to a thread. If the disk is
+full, the thread dies and the next call blocks forever. So only the file format is taken from that
+package.
 """
 
 import logging
@@ -14,13 +15,14 @@ log = logging.getLogger(__name__)
 
 
 class Board:
-    """Writes to a new file in `folder`; a file that cannot be written is said once, and the run goes on without it.
+    """Writes scalars to a new event file in `folder`, one write per step.
 
-    TensorBoard hides what earlier files of the folder say of steps from `purge_step` on.
+    If the file cannot be written, a warning is logged once and the run goes on. TensorBoard ignores
+    what earlier files say about steps from `purge_step` on.
     """
 
     def __init__(self, folder: Path, purge_step: int):
-        from tensorboardX.proto.event_pb2 import Event, SessionLog  # 0.3 s to import, and only process 0 writes
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # takes 0.3 s; only process 0 needs it
 
         self._path = folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
         self._file = None
@@ -34,6 +36,7 @@ class Board:
         self._append(Event(wall_time=time.time(), step=purge_step, session_log=restart))
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Append the scalars of one step."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
@@ -41,6 +44,7 @@ class Board:
         self._append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def close(self) -> None:
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
@@ -49,7 +53,7 @@ class Board:
             return
         content = framed(event.SerializeToString())
         try:
-            if self._file.write(content) < len(content):  # the next write would say why
+            if self._file.write(content) < len(content):  # otherwise only the next write would raise
                 raise OSError(0, "only a part of a record could be written")
         except OSError as error:
             self._give_up(error)
@@ -61,7 +65,9 @@ class Board:
 
 
 def framed(content: bytes) -> bytes:
-    """One record of a TFRecord file: length, its checksum, content, its checksum."""
+    """One record of a TFRecord file: length, checksum of the length, content, checksum of the
+    content.
+    """
     from tensorboardX.record_writer import masked_crc32c
 
     length = struct.pack("<Q", len(content))

@@ -1,4 +1,4 @@
-"""How fast a run goes, and how far that is from what the device can do: FLOPs, peak, rolling rates."""
+"""Measure a run's speed and compare it with the device's peak: FLOPs, peak, rolling rates."""
 
 import collections
 import dataclasses
@@ -17,26 +17,28 @@ from bigmodel_jax.models import compute
 
 
 def count_flops(fn: Callable, *abstract_args) -> float:
-    """FLOPs of the matrix products and convolutions of `fn`, 2 m n k each, from its jaxpr; nothing is computed.
+    """FLOPs of the matrix products and convolutions of `fn`, 2 m n k each, from its jaxpr.
 
-    A scan's body counts times its length, a `while` body once (its trip count is unknown), of a `cond` the costliest
-    branch, a shard_map body times its devices. Causal attention counts as the full square (PaLM, arXiv:2204.02311,
-    appendix B).
+    Nothing is computed. A scan's body counts once per iteration, a `while` body once (its trip
+    count is unknown), a shard_map body once per device. Of a `cond` the costliest branch counts.
+    Causal attention counts as the full square (PaLM, arXiv:2204.02311, appendix B).
     """
     jaxpr = jax.make_jaxpr(fn)(*abstract_args).jaxpr
-    # What no result depends on is not computed: logits, where the loss is made without them.
+    # Drop operations that no result needs, for example logits if the loss is computed without them.
     jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     return _jaxpr_flops(jaxpr)
 
 
 def step_flops(config, tree, batch) -> float:
-    """Useful FLOPs of a training step of `config` on all devices: 3 x its forward pass. `tree`: all parameters, or shapes.
+    """Useful FLOPs of one training step of `config` on all devices: 3 x its forward pass.
 
-    A model with constants has fewer: its products are counted in the gradient of what is trained.
-    Attention counts the keys that its definition multiplies, which are min(T, window) a query. What an implementation
-    computes beside that (a whole last block) and what is computed again (remat) is no useful work and does not count.
+    tree: all parameters, or their shapes. A model with constants needs fewer FLOPs, so its products
+    are counted in the gradient of the trained parameters. Attention counts min(T, window) keys per
+    query. Recomputation (remat) and padding to whole blocks are not useful work and do not count.
     """
     attends = isinstance(compute.of(config.model), compute.Compute)
+    # Remat repeats products, and attention kernels hide theirs from the jaxpr, so both are off
+    # here.
     plain = {"remat": "none"} | ({"attention": "plain"} if attends else {})
     if compute.of(config.model):
         config = dataclasses.replace(config, model=compute.changed(config.model, **plain))
@@ -56,7 +58,7 @@ def step_flops(config, tree, batch) -> float:
 
 
 def unseen_flops(config, batch) -> float:
-    """FLOPs of a forward pass that plain attention spends on keys that a layer's window hides from every query."""
+    """Forward FLOPs of plain attention on keys that a layer's window hides from each query."""
     windows = [window for window in config.model.windows() if window]
     if not windows:
         return 0.0
@@ -66,8 +68,10 @@ def unseen_flops(config, batch) -> float:
 
 
 def step_size(data, batch) -> tuple[int, str]:
-    """(how many a step's loss is a mean over, what they are): tokens where the weights lie along the sequence, as the data
-    declares them, else examples."""
+    """(how many items a step's loss is a mean over, "tokens" or "examples").
+
+    Items are tokens if the data declares weights along the sequence, else examples.
+    """
     weights = data.row().get("weights")
     per_token = weights is not None and "seq" in weights.axes
     return (
@@ -76,21 +80,22 @@ def step_size(data, batch) -> tuple[int, str]:
 
 
 def peak_flops(devices: list[jax.Device], dtype: str) -> tuple[float, str]:
-    """Peak FLOP/s of one of `devices` in `dtype`, and a phrase of where the figure comes from."""
+    """(peak FLOP/s of one of `devices` in `dtype`, a phrase on where the figure is from)."""
     kind = devices[0].device_kind
     peak = peaks.find(kind)
     if peak and dtype in ("bfloat16", "float16", "float32"):
         return (peak.single if dtype == "float32" else peak.half), f"{kind} data sheet"
     measured = _measured_peak(devices[0].platform, dtype)
-    # Virtual CPU devices share one machine: each one's share of it.
+    # Virtual CPU devices share one machine, so each has an equal share of its peak.
     share = len(jax.local_devices(backend="cpu")) if devices[0].platform == "cpu" else 1
     return measured / share, "measured matmul peak"
 
 
 class Throughput:
-    """Means over the last `window` steps. Plain numbers in, plain numbers out: it never waits for a device.
+    """Mean rates over the last `window` steps, from plain numbers; it never waits for a device.
 
-    flops_per_step: of the whole step on all devices; peak: FLOP/s of all devices together, 0 where unknown.
+    flops_per_step: FLOPs of one step on all devices. peak: FLOP/s of all devices together; 0 if
+    unknown.
     """
 
     def __init__(self, flops_per_step: float, peak: float, window: int = 20):
@@ -98,11 +103,11 @@ class Throughput:
         self._steps: collections.deque[tuple[float, float]] = collections.deque(maxlen=window)
 
     def record(self, step_seconds: float, data_wait_seconds: float) -> None:
-        """Wall time from one step to the next, and the part of it that was spent waiting for the batch."""
+        """Record the wall time of one step, and the part of it spent waiting for the batch."""
         self._steps.append((step_seconds, data_wait_seconds))
 
     def rates(self, tokens_per_step: float) -> dict[str, float]:
-        """tokens_per_second, mfu (0 to 1), step_seconds, data_wait_seconds; empty before the first record."""
+        """tokens_per_second, mfu (0 to 1), step_seconds, data_wait_seconds; empty at first."""
         if not self._steps:
             return {}
         step, wait = (sum(column) / len(self._steps) for column in zip(*self._steps, strict=True))
@@ -127,10 +132,11 @@ def _equation_flops(equation) -> float:
     if name == "ragged_dot_general":
         return _ragged_flops(equation)
     if name == "conv_general_dilated":
+        # Each output element takes one product per kernel weight of its output feature.
         kernel = equation.invars[1].aval.shape
         out_features = kernel[params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / out_features
-    if params.get("name") == "grouped_product":  # a kernel (nn/experts/hopper.py): as `ragged_dot`, which it stands for
+    if params.get("name") == "grouped_product":  # a kernel that replaces `ragged_dot` (nn/experts/hopper.py)
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * equation.invars[0].aval.shape[-1]
     bodies = [_jaxpr_flops(body) for body in _bodies(params)]
     if name == "cond":
@@ -140,17 +146,20 @@ def _equation_flops(equation) -> float:
 
 
 def _ragged_flops(equation) -> float:
-    """Each row meets the matrix of its own group: as one product of all rows with one matrix."""
+    """FLOPs of a ragged dot. Each row is multiplied with its own group's matrix only.
+
+    So the count equals that of all rows times one matrix.
+    """
     dims = equation.params["ragged_dot_dimension_numbers"]
     (contracted, _), (batch, _) = dims.dot_dimension_numbers
     lhs, rhs = (v.aval.shape for v in equation.invars[:2])
-    if not dims.rhs_group_dimensions:  # the gradient of the matrices: each group contracts its own rows
+    if not dims.rhs_group_dimensions:  # gradient of the matrices: each group contracts its own rows
         return 2.0 * math.prod(lhs) * math.prod(rhs) / math.prod(lhs[d] for d in (*contracted, *batch))
     return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(lhs[d] for d in contracted)
 
 
 def _bodies(params: dict) -> list[Jaxpr]:
-    """Every jaxpr among an equation's parameters: jit, remat, custom_vjp, scan and while, and the branches of cond."""
+    """All jaxprs among an equation's parameters: jit, remat, custom_vjp, scan, while, cond."""
     leaves = [leaf for value in params.values() for leaf in (value if isinstance(value, tuple) else (value,))]
     closed = [leaf.jaxpr if isinstance(leaf, ClosedJaxpr) else leaf for leaf in leaves]
     return [leaf for leaf in closed if isinstance(leaf, Jaxpr)]
@@ -158,7 +167,10 @@ def _bodies(params: dict) -> list[Jaxpr]:
 
 @functools.cache
 def _measured_peak(platform: str, dtype: str, seconds: float = 0.4) -> float:
-    """FLOP/s of the fastest of repeated square matrix products on one device, which on CPU is the whole machine."""
+    """FLOP/s of the fastest of repeated square matrix products on one device.
+
+    On a CPU, one device uses the whole machine.
+    """
     size = 1024 if platform == "cpu" else 4096
     x = jax.device_put(jnp.ones((size, size), dtype), jax.local_devices(backend=platform)[0])
     product = jax.jit(lambda x: x @ x)

@@ -1,4 +1,4 @@
-"""Heat maps over layers and steps of what a run measured inside its network (training/watch.py)."""
+"""Draw heat maps over layers and steps of what training/watch.py measured in the network."""
 
 import functools
 
@@ -8,31 +8,36 @@ from bigmodel_jax.report.history import Run
 from bigmodel_jax.report.plot_style import Theme, curve, new_axes, render, short_tick, smooth
 
 PREFIX = "watch/"
-# Norms: quantity -> title; a heat map of each, with a panel a kind of parameter or activation.
+# Quantities that are norms, with their titles. Each has one heat map, with a panel for each kind of
+# parameter or activation.
 NORMS = {
     "gradients": "Gradient norms",
     "parameters": "Parameter norms",
     "updates": "Update norms",
     "activations": "Activations, root mean square",
 }
+# Other quantities, with their titles.
 ALONE = {
     "attention_entropy": "Attention entropy, nats",
     "dead_units": "Units that no token switches on",
 }
 OUTSIDE = "outside of the layers"
-MOST_ROWS = 24  # of a panel, whose height grows up to there
+MOST_ROWS = 24  # the height of a panel grows up to so many rows
 
 Panel = tuple[np.ndarray, np.ndarray, list[str]]  # steps (N,), values (rows, N), names of the rows
 
 
 def draw_watched(run: Run, theme: Theme) -> dict[str, bytes]:
-    """{name: PNG} of what was watched; {} of a run that did not look."""
+    """{name: PNG} of what was watched; {} for a run that did not watch."""
     figures = {f"watch_{name}": functools.partial(heat_maps, name) for name in (*NORMS, *ALONE)}
     return render(figures | {"watch_noise_scale": noise_figure}, run, theme)
 
 
 def panels(run: Run, name: str) -> dict[str, Panel]:
-    """{kind: its panel}: a row a layer; what lies outside of layers shares a panel, with a row each."""
+    """{kind: panel} with one row per layer.
+
+    Parameters outside of the layers share one panel, with one row each.
+    """
     found: dict[str, Panel] = {}
     keys = dict.fromkeys(k for r in run.metrics for k in r if k.startswith(PREFIX))
     for key in keys:
@@ -55,6 +60,7 @@ def _is_single(kind: str, panel: Panel) -> bool:
 
 
 def heat_maps(name: str, run: Run, theme: Theme):
+    """The heat map of one quantity; None with fewer than two records."""
     found = {kind: panel for kind, panel in panels(run, name).items() if len(panel[0]) > 1}
     if not found:
         return None
@@ -89,6 +95,7 @@ def _kind_title(kind: str, name: str) -> str:
 
 def _panel(ax, theme: Theme, panel: Panel, norm, title: str):
     steps, values, names = panel
+    # The edges of cells lie halfway between recorded steps.
     middle = (steps[1:] + steps[:-1]) / 2
     edges = np.concatenate([[2 * steps[0] - middle[0]], middle, [2 * steps[-1] - middle[-1]]])
     mesh = ax.pcolormesh(edges, np.arange(len(values) + 1), values, norm=norm, cmap="viridis", rasterized=True)
@@ -102,7 +109,10 @@ def _panel(ax, theme: Theme, panel: Panel, norm, title: str):
 
 
 def noise_figure(run: Run, theme: Theme):
-    """The ratio of the two running means: the ratio of single steps is mostly noise itself (arXiv:1812.06162, A.1)."""
+    """The gradient noise scale by step, as the ratio of two running means.
+
+    The ratio of single steps would be mostly noise (arXiv:1812.06162, A.1).
+    """
     (steps, variance), (_, signal) = run.series(f"{PREFIX}gradient_variance"), run.series(f"{PREFIX}gradient_signal")
     if len(steps) < 2 or len(variance) != len(signal):
         return None

@@ -1,20 +1,23 @@
-"""Pictures of models of several widths: their losses over rates, and their activations over widths, form beside form."""
+"""Draw models of several widths: losses by learning rate, and activations by width.
+
+Each parametrization has its own panel.
+"""
 
 import functools
 
 from bigmodel_jax.report.plot_style import Theme, render
 
 FORMS = {"standard": "Standard", "mup": "μP"}
-Curves = dict[str, dict[int, list[tuple[float, float]]]]  # by form, then by width or step: the points (x, y)
+Curves = dict[str, dict[int, list[tuple[float, float]]]]  # {form: {width or step: points (x, y)}}
 
 
 def transfer(curves: Curves, theme: Theme) -> bytes:
-    """A PNG of losses over rates, a curve for each width, the best of each marked."""
+    """A PNG of losses by learning rate, one curve per width, with each curve's best marked."""
     return _drawn(functools.partial(_panels, best=True), curves, theme, ("learning rate", "loss", "width"))
 
 
 def coordinates(curves: Curves, theme: Theme, name: str) -> bytes:
-    """A PNG of the size of activations over widths, a curve for each step."""
+    """A PNG of the size of activations by width, one curve per step."""
     return _drawn(_panels, curves, theme, ("times the base's widths", f"mean |{name}|", "after step"))
 
 

@@ -1,4 +1,6 @@
-"""Where metrics go: metrics.jsonl always, TensorBoard beside it, W&B and MLflow when asked."""
+"""Write metrics: always to metrics.jsonl, by default to TensorBoard, on request to W&B
+and MLflow.
+"""
 
 import contextlib
 import importlib
@@ -20,14 +22,14 @@ from bigmodel_jax.report.tensorboard import Board
 log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
-SUMS_FILE = "metrics.crc32"  # one checksum a line of metrics.jsonl, so that a resumed run knows its own records
+SUMS_FILE = "metrics.crc32"  # one checksum per line of metrics.jsonl, so that a resumed run can check its records
 
 
 class MetricsWriter:
-    """One JSON object a line in `run_dir`/metrics.jsonl, flushed line by line, and scalars in `run_dir`/tensorboard.
+    """Writes one JSON object per line to `run_dir`/metrics.jsonl, and scalars to tensorboard/.
 
-    `from_step` is the step that the run (re)starts from: records after it belong to steps that will be taken again, so
-    they are dropped. OSError names the file.
+    Each line is flushed. from_step: the step from which the run starts or resumes. Records of later
+    steps are deleted, since those steps are repeated. Raises OSError naming the file.
     """
 
     def __init__(self, run_dir: Path, *, from_step: int = 0, tensorboard: bool = True):
@@ -36,22 +38,26 @@ class MetricsWriter:
         damaged: list[str] = []
         kept = [r for r in _parse(self._path, damaged) if r["step"] <= from_step] if self._path.exists() else []
         if damaged:
-            log.warning("%s; left out: such lines are no records", "; ".join(damaged[:3]))
+            log.warning("%s; these lines are not records and are skipped", "; ".join(damaged[:3]))
         _warn_of_gap(self._path, [r["step"] for r in kept], from_step)
         _warn_of_changes(self._path)
         sums = self._path.with_name(SUMS_FILE)
         lines = [_line(r) for r in kept]
-        # Killed in between, the run has fewer checksums than lines, which says nothing wrong.
+        # If the process is killed between the two writes, there are fewer checksums than lines.
+        # That is not reported as damage.
         files.replace(sums, "".join(map(_sum, lines)))
         if self._path.exists():
             files.replace(self._path, "".join(lines))
-        # close() closes them
+        # close() closes both files.
         self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         self._sums = open(sums, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         self._board = Board(self._path.parent / "tensorboard", from_step + 1) if tensorboard else None
 
     def write(self, step: int, values: dict[str, float | list]) -> None:
-        """Appends one record; a float that is not finite becomes null. TensorBoard gets the finite numbers alone."""
+        """Append one record; floats that are not finite become null.
+
+        TensorBoard gets only the finite numbers.
+        """
         record = {"step": int(step)} | {k: plain(v) for k, v in values.items()}
         line = _line(record)
         try:
@@ -63,6 +69,7 @@ class MetricsWriter:
             self._board.write(record["step"], _scalars(record))
 
     def close(self) -> None:
+        """Close all files."""
         self._file.close()
         self._sums.close()
         if self._board is not None:
@@ -70,7 +77,7 @@ class MetricsWriter:
 
 
 class Writers:
-    """Several writers behind the interface of one."""
+    """Several writers that are used like one."""
 
     def __init__(self, *writers: Any):
         self._writers = writers
@@ -87,11 +94,11 @@ class Writers:
 def open_writers(
     report: ReportConfig, run_dir: Path, *, from_step: int = 0, config: dict | None = None, known: Known | None = None
 ) -> Writers:
-    """All writers that `report` asks for; `config` (plain JSON) is what W&B and MLflow show as the run's settings;
-    known: what the numbers are, by key.
+    """Open all writers that `report` asks for.
 
-    None in any process but the first. ValueError with the install command where a tracker's package is missing;
-    raised before anything is written.
+    config: plain JSON that W&B and MLflow show as the run's settings. known: metric declarations by
+    key. On every process but the first the result writes nothing. Raises ValueError with the
+    install command, before anything is written, if a tracker's package is missing.
     """
     if not processes.first():
         return Writers()
@@ -101,7 +108,10 @@ def open_writers(
 
 
 def _warn_of_gap(path: Path, steps: list[int], from_step: int) -> None:
-    """Says in the log which steps have no record though the run has taken them: the file was cut, or deleted."""
+    """Log a warning if steps that the run has taken have no record.
+
+    Then the file was cut or deleted.
+    """
     last = max(steps, default=0)
     usual = max((b - a for a, b in itertools.pairwise(sorted({0, *steps}))), default=0)
     if from_step - last > usual:
@@ -109,9 +119,10 @@ def _warn_of_gap(path: Path, steps: list[int], from_step: int) -> None:
 
 
 def _warn_of_changes(path: Path) -> None:
-    """Says in the log which line is not the one that the run wrote: a flipped bit, a line taken out, a cut, an edit.
+    """Log a warning on the first line that the run did not write in this form.
 
-    A kill may cost the last line's checksum; runs of older versions have none.
+    The cause may be a flipped bit, a missing line, a cut or an edit. A kill may lose the last
+    line's checksum, and runs of older versions have no checksums.
     """
     sums = path.with_name(SUMS_FILE)
     if not path.exists() or not sums.exists():
@@ -127,7 +138,10 @@ def _warn_of_changes(path: Path) -> None:
 
 
 def read_metrics(run_dir: Path) -> list[dict]:
-    """The records of a run in the order written; a last line that was cut by a kill is left out."""
+    """A run's records in the order written.
+
+    A last line cut short by a kill is skipped. Raises ValueError without metrics.jsonl.
+    """
     path = Path(run_dir) / METRICS_FILE
     try:
         return _parse(path)
@@ -136,7 +150,10 @@ def read_metrics(run_dir: Path) -> list[dict]:
 
 
 def _parse(path: Path, damaged: list[str] | None = None) -> list[dict]:
-    """The records; what is wrong with a line that is none is added to `damaged`, or raised where that is not given."""
+    """The records of a file.
+
+    Messages on damaged lines are added to `damaged`; without it the first one is raised.
+    """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     records, wrong = [], []
     for number, line in enumerate(lines, 1):
@@ -170,7 +187,7 @@ def _sum(line: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Numbers, numpy and JAX arrays and nested lists as JSON values; NaN and infinities, which JSON lacks, as null."""
+    """Numbers, arrays and nested lists as JSON values; NaN and infinities become null."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
@@ -182,14 +199,17 @@ def _scalars(record: dict) -> dict[str, float]:
 
 
 class WandbTracker:
-    """Scalars to Weights & Biases; resumed under the run folder's name. WANDB_MODE=offline keeps them in the folder."""
+    """Sends scalars to Weights & Biases; a resumed run continues under its folder's name.
+
+    With WANDB_MODE=offline they stay in the folder.
+    """
 
     def __init__(self, run_dir: Path, config: dict, known: Known):
         wandb = _import("wandb")
         run_dir.mkdir(parents=True, exist_ok=True)
         with _one_line("wandb", wandb.Error):
             self._run = wandb.init(name=run_dir.name, id=run_dir.name, dir=str(run_dir), config=config, resume="allow")
-            for key, metric in known.items():  # the summary holds the best value, not the last
+            for key, metric in known.items():  # W&B's summary then shows the best value, not the last
                 if metric.better:
                     self._run.define_metric(key, summary="min" if metric.better == "less" else "max")
 
@@ -201,10 +221,10 @@ class WandbTracker:
 
 
 class MlflowTracker:
-    """Scalars to MLflow: to MLFLOW_TRACKING_URI where it is set, else to `mlflow/` in the run's folder, which
-    `mlflow ui --backend-store-uri sqlite:///RUN/mlflow/mlflow.db` shows.
+    """Sends scalars to MLflow: to MLFLOW_TRACKING_URI if it is set, else to RUN/mlflow/.
 
-    The id of its run stays in the run's folder, so that a resumed run goes on as the same one.
+    `mlflow ui --backend-store-uri sqlite:///RUN/mlflow/mlflow.db` shows the latter. The id of the
+    MLflow run is kept in the run's folder, so that a resumed run continues the same one.
     """
 
     def __init__(self, run_dir: Path, config: dict, known: Known):
@@ -225,12 +245,15 @@ class MlflowTracker:
 
     def close(self) -> None:
         self._mlflow.end_run()
-        if self._own:  # MLflow keeps it in the environment, where the next run would find it
+        if self._own:  # MLflow sets this variable, and the next run would read it
             self._mlflow.set_tracking_uri(None)
             os.environ.pop("MLFLOW_TRACKING_URI", None)
 
     def _keep_in(self, folder: Path) -> None:
-        """MLflow's own default is the folder in which the process was started, for its database and its files alike."""
+        """Keep the database and the artifacts in `folder`.
+
+        MLflow's default for both is the folder in which the process was started.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self._mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
         name = folder.parent.name
@@ -251,7 +274,7 @@ def _import(package: str):
 
 @contextlib.contextmanager
 def _one_line(name: str, kind: type[Exception]) -> Iterator[None]:
-    """A tracker that is not set up (no key, no server) says so in one line."""
+    """Turn a tracker's exception (no key, no server) into a one-line ValueError."""
     try:
         yield
     except kind as error:

@@ -1,1 +1,1 @@
-"""Sweeps: many runs of one config, whose fields an optimizer of hyperparameters chooses (Optuna), and runs over seeds."""
+"""Sweeps: many runs of one config, with fields chosen by Optuna; and runs over several seeds."""

@@ -1,6 +1,7 @@
-"""k-fold cross-validation: k ordinary runs of a config, each with another fold of the training records held out.
+"""k-fold cross-validation: k ordinary runs, each with another fold of the training records held
+out.
 
-What a finished run left is read and not repeated, so that the same command goes on after a kill.
+Finished runs are read and not repeated, so the same command continues after a kill.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from bigmodel_jax.sweep.one_run import trained
 from bigmodel_jax.sweep.seeds import interval, summary
 from bigmodel_jax.training.shared_programs import SharedPrograms
 
-HELD_OUT = "data.source.fold"
+HELD_OUT = "data.source.fold"  # the field that names the held-out fold
 
 
 def cross_validate(
@@ -34,9 +35,10 @@ def cross_validate(
     target: str = "",
     source: Path | None = None,
 ) -> dict[str, Any]:
-    """Trains the folds that are not finished, each in run_dir/folds; writes and returns the record, folds.json.
+    """Train the folds that are not finished, in run_dir/folds; write and return folds.json.
 
-    ValueError, one line, for data without folds, for a folder with other folds, and where no fold ended well.
+    Raises ValueError with a one-line message for data without folds, for a folder with other folds,
+    and if no fold completed.
     """
     first = configured(config, folds, 0)
     record = {
@@ -51,6 +53,7 @@ def cross_validate(
         "folds": [],
     }
     _check_same(run_dir, record)
+    # The number of the held-out fold does not change the program, so all folds share one.
     programs, began = SharedPrograms((), unread=(HELD_OUT,)), time.monotonic()
     for n in range(folds.k):
         files.replace(run_dir / RECORD, json.dumps(record, indent=1) + "\n")
@@ -62,7 +65,9 @@ def cross_validate(
     record["summary"] = summarize(record)
     files.replace(run_dir / RECORD, json.dumps(record, indent=1) + "\n")
     if not record["summary"]:
-        raise ValueError(f"{run_dir}: no fold of {folds.k} ended well; the first: {record['folds'][0]['reason']}")
+        raise ValueError(
+            f"{run_dir}: none of the {folds.k} folds completed; the first failure: {record['folds'][0]['reason']}"
+        )
     return record
 
 
@@ -72,7 +77,7 @@ def configured(config: Config, folds: Folds, n: int) -> Config:
 
 
 def _check_same(run_dir: Path, record: dict[str, Any]) -> None:
-    """Makes the folder; ValueError where it holds folds that were made otherwise."""
+    """Make the folder. Raises ValueError if it holds other folds."""
     run_dir.mkdir(parents=True, exist_ok=True)
     if not (run_dir / RECORD).is_file():
         return
@@ -91,11 +96,11 @@ def _train(config, folds: Folds, n: int, metric: str, run_dir: Path, programs, s
 
 
 def summarize(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """{metric: mean, standard deviation and intervals over the folds} of every number that all finished folds have.
+    """{metric: mean, standard deviation and intervals} of each number that all finished folds have.
 
-    interval: of the mean, by the t distribution, as of k independent values. corrected: wider, since any two folds share most
-    of their training records (Nadeau & Bengio, Machine Learning 52, 2003): its variance has n_held_out / n_train added to
-    1 / k.
+    interval: 95 % interval of the mean by the t distribution, for k independent values. corrected:
+    a wider interval, since any two folds share most of their training records. Its variance factor
+    is 1 / k + n_held_out / n_train (Nadeau & Bengio, Machine Learning 52, 2003).
     """
     done = [fold["metrics"] for fold in record["folds"] if not fold["reason"]]
     names = [name for name in (done[0] if done else ()) if all(name in found for found in done)]
@@ -103,17 +108,18 @@ def summarize(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for name in names:
         values = [float(found[name]) for found in done]
         out[name] = {key: value for key, value in summary(name, values).items() if key in ("mean", "std")}
+        # One of k folds is held out, so n_held_out / n_train = 1 / (k - 1).
         out[name] |= {"interval": interval(values), "corrected": interval(values, 1 / (record["k"] - 1))}
     return out
 
 
 def lines(record: dict[str, Any]) -> list[str]:
-    """The result in words, for the terminal."""
+    """The result in sentences for the terminal."""
     found, name = record["summary"].get(record["metric"]), record["metric"]
     done = sum(not fold["reason"] for fold in record["folds"])
-    said = ["The source's own validation split was left aside."] if record["aside"] else []
+    said = ["The source's own validation split was not used."] if record["aside"] else []
     if found is None or found["std"] is None:
-        return [*said, f"{name}: one fold of {record['k']} ended well, which has no spread"]
+        return [*said, f"{name}: one fold of {record['k']} completed, so there is no spread"]
     low, high = found["corrected"]
     spread = f"mean {found['mean']:.5g}, standard deviation {found['std']:.3g} over {done} folds"
     return [*said, f"{name}: {spread}; 95 % interval of the mean {low:.5g} to {high:.5g}"]

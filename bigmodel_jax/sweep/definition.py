@@ -1,4 +1,4 @@
-"""What a sweep is: a config, the space of its fields, how it is searched, and where it lies."""
+"""Define a sweep: its config, its search space, how it is searched, and its folder."""
 
 import dataclasses
 from pathlib import Path
@@ -13,13 +13,18 @@ from bigmodel_jax.sweep import space as spaces
 from bigmodel_jax.sweep import study as studies
 from bigmodel_jax.sweep.space import Space
 
-# Where it runs and how it is watched may differ when a sweep goes on.
+# Fields that may change when a sweep is continued: where it runs and how it is watched.
 FREE = ("parallel.", "report.", "data.cache_dir", "train.log_every", "train.max_step_seconds")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What all processes of a sweep know. source: the config file; trials: how many there are to be."""
+    """What all processes of a sweep know.
+
+    config: the config whose fields are varied. source: its file. space: the searched fields.
+    search: metric, sampler and pruner. run_dir: the sweep's folder. storage: "journal" or "sqlite".
+    trials: how many trials there are to be.
+    """
 
     config: Config
     source: Path
@@ -30,16 +35,18 @@ class Sweep:
     trials: int
 
     def open(self) -> optuna.Study:
+        """Open or create the study of this sweep."""
         return studies.open_study(self.run_dir, self.storage, self.search, self.definition())
 
     def definition(self) -> dict[str, str]:
-        """What makes it this sweep and no other."""
+        """{name: text} of everything that distinguishes this sweep from others."""
         fields = {n: repr(v) for n, v in flat(self.config).items() if not n.startswith(FREE) and n not in self.space}
         own = {f"SPACE[{name!r}]": spaces.text(dimension) for name, dimension in self.space.items()}
         how = {f"--{n}": getattr(self.search, n) for n in ("metric", "sampler", "pruner", "seed")}
         return fields | own | {name: str(value) for name, value in how.items()}
 
     def folder(self, number: int) -> Path:
+        """The run folder of trial `number`."""
         return self.run_dir / "trials" / f"{number:04d}"
 
 
@@ -52,7 +59,7 @@ def to_job(sweep: Sweep) -> dict[str, Any]:
 
 def of_job(job: dict[str, Any]) -> Sweep:
     """The inverse of `to_job`."""
-    trust.allow()  # the process that asks has opened this config already
+    trust.allow()  # the parent process has already opened this config
     config, source = config_file.from_json(job["config"]), Path(job["source"])
     space = spaces.read(source, config)
     search = studies.Search(**job["search"])

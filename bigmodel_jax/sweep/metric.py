@@ -1,4 +1,4 @@
-"""The number by which the runs of a sweep are judged."""
+"""The metric by which the runs of a sweep are judged."""
 
 from typing import Literal
 
@@ -11,9 +11,10 @@ Direction = Literal["minimize", "maximize"]
 
 
 def judged_by(config: Config, name: str) -> tuple[str, Direction]:
-    """(the key of the metric, which way is better); name: "" for checkpoint.best_metric, else eval/loss.
+    """(key of the metric, direction to optimize).
 
-    ValueError, one line, for a metric that nothing in the config declares, or whose direction nobody says.
+    name: a metric; "" means checkpoint.best_metric, else eval/loss. Raises ValueError for a metric
+    that nothing in the config declares, or that has no direction.
     """
     known = declared.of(config.objective, config.data, config.eval.metrics, eval_sets.declared(config))
     key = name or config.checkpoint.best_metric or "eval/loss"
@@ -27,5 +28,5 @@ def judged_by(config: Config, name: str) -> tuple[str, Direction]:
     better = declared.find(known, key).better
     if not better:
         usable = ", ".join(key for key, metric in known.items() if metric.better)
-        raise ValueError(f"--metric {key}: neither more nor less of it is better; there is: {usable}")
+        raise ValueError(f"--metric {key}: it declares no better direction; these metrics do: {usable}")
     return key, "minimize" if better == "less" else "maximize"

@@ -1,4 +1,4 @@
-"""One run of a sweep, and how it ended: a number, or the reason why there is none."""
+"""Train one run of a sweep; its result is a number, or the reason why there is none."""
 
 import math
 import os
@@ -16,8 +16,8 @@ from bigmodel_jax.training.diverged import Diverged
 from bigmodel_jax.training.early_stopping import Judge
 from bigmodel_jax.training.shared_programs import OwnPrograms
 
-# What ends a run and not the sweep: no finite steps, no memory, a config whose parts do not fit. JAX's own errors are
-# RuntimeErrors. What a full disk raises is an OSError, and ends the sweep.
+# Errors that end one run but not the sweep: a diverged loss, no memory, fields that do not fit
+# together. JAX raises RuntimeErrors. A full disk raises OSError, which ends the sweep.
 FAILURES = (Diverged, ValueError, ArithmeticError, MemoryError, RuntimeError)
 
 
@@ -30,14 +30,16 @@ def trained(
     judge: Judge | None = None,
     source: Path | None = None,
 ) -> tuple[float | None, str]:
-    """(the metric of the last evaluation, ""), or (None, the reason in one line), of an ordinary run in `folder`, which
-    continues where it stands."""
+    """Train an ordinary run in `folder`, or continue it.
+
+    Returns (the metric of its last evaluation, ""), or (None, the reason in one line).
+    """
     quiet = Stages(Console(quiet=True))
     try:
         run.train(config, folder, quiet, source=source, programs=programs, judge=judge, page=False)
         value = _last(folder, metric)
     except FAILURES as error:
-        interrupts.obey()  # a library makes an error of its own of a signal
+        interrupts.obey()  # some libraries turn a signal into an error of their own
         if os.environ.get("BIGMODEL_TRACEBACK"):
             traceback.print_exc()
         return None, " ".join(str(error).split())[:500] or type(error).__name__

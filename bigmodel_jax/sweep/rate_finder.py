@@ -1,6 +1,7 @@
-"""A learning-rate range test of a config: a few real steps at rising rates, its record and its page.
+"""Run a learning-rate range test on a config, and write its record and page.
 
-One compiled step serves all rates, which are numbers of its input (training/shared_programs.py). Nothing is saved.
+One compiled step serves all rates, since they are inputs of the step (training/shared_programs.py).
+No checkpoint is saved.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ PAGE = "rate.html"
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """The rates of a test, from the lowest to the highest in so many steps."""
+    """The rates of a test: lowest, highest, and in how many steps."""
 
     lowest: float
     highest: float
@@ -44,14 +45,16 @@ class Span:
 
 
 def find_rate(config: Config, span: Span, run_dir: Path, console: Console, target: str) -> dict[str, Any]:
-    """Runs the test, writes rate.json and rate.html into run_dir, and returns the record; target: where the config came from.
+    """Run the test, write rate.json and rate.html into run_dir, and return the record.
 
-    ValueError, one line, where the rates or the config cannot be tested, and where the loss never fell.
+    target: the command-line name of the config. Raises ValueError if the rates or the config cannot
+    be tested, or if the loss never fell.
     """
     check(config, span)
     own = of_test(config, span.steps)
     validate(own, jax.device_count())
     fields = rate_fields(own)
+    # All rates must be inputs of the compiled step, or every step would compile anew.
     if missing := set(fields) - set(traceable(own, tuple(fields))):
         raise ValueError(_untraceable(own, sorted(missing)))
     with Stages(console) as stages:
@@ -87,22 +90,24 @@ def find_rate(config: Config, span: Span, run_dir: Path, console: Console, targe
 
 
 def lines(record: dict[str, Any]) -> list[str]:
-    """The result in words, for the terminal."""
-    said = [f"{name} = {value!r} was left out of the test" for name, value in record["changed"].items()]
+    """The result in sentences for the terminal."""
+    said = [f"{name} = {value!r} was not applied in the test" for name, value in record["changed"].items()]
     said += [f"The test ended: {record['ended']}."] if len(record["rates"]) < record["steps"] else []
     if record["at_end"]:
         said.append(f"The loss still fell at {record['rates'][-1]:.3g}; a higher --highest may find a larger rate.")
     said.append(
-        f"Steepest descent at {record['steepest']:.2g}; a tenth of the least loss's rate is {record['tenth']:.2g}."
+        f"Steepest descent at {record['steepest']:.2g}; a tenth of the lowest loss's rate is {record['tenth']:.2g}."
     )
     return [*said, f"Suggested: {record['options']}"]
 
 
-# ------------------------------------------------------------------------------------------------ the config of a test
+# ------------------------------------------------------------ the config of a test
 
 
 def check(config: Config, span: Span) -> None:
-    """ValueError for rates in the wrong order, and for a config whose loss says nothing about a rate."""
+    """Raise ValueError for rates in the wrong order, or a config whose loss says nothing about
+    rates.
+    """
     if span.lowest >= span.highest:
         raise ValueError(f"--lowest {span.lowest:g} is not below --highest {span.highest:g}")
     if config.data.prompts:
@@ -119,8 +124,10 @@ def check(config: Config, span: Span) -> None:
 
 
 def of_test(config: Config, steps: int) -> Config:
-    """`config` at a constant rate, without what would hide what a rate does: warm-up, average, spikes skipped, layers
-    that train later."""
+    """`config` at a constant rate, without anything that hides the effect of the rate.
+
+    Warm-up, parameter average, spike handling and delayed unfreezing are off.
+    """
     groups = tuple(dataclasses.replace(group, unfreeze=0.0) for group in config.optim.groups)
     steady = {"schedule": "constant", "warmup_steps": 0, "warmup_share": 0.0, "ema_decay": 0.0, "groups": groups}
     return dataclasses.replace(
@@ -132,7 +139,7 @@ def of_test(config: Config, steps: int) -> Config:
 
 
 def changed(config: Config) -> dict[str, Any]:
-    """{field: what the config says} of what the test holds at another value."""
+    """{field: value in the config} of the fields that the test changes."""
     names = ["schedule", "warmup_steps", "warmup_share", "ema_decay"]
     names += [f"groups.{n}.unfreeze" for n in range(len(config.optim.groups))]
     names = [f"optim.{name}" for name in names] + ["train.spikes.action"]
@@ -141,13 +148,15 @@ def changed(config: Config) -> dict[str, Any]:
 
 
 def rate_fields(config: Config) -> dict[str, float]:
-    """{field of a rate: its ratio to optim.lr}: the rates of groups rise alike."""
+    """{field of a rate: its ratio to optim.lr}. The rates of parameter groups rise in
+    proportion.
+    """
     own = {f"optim.groups.{n}.lr": group.lr for n, group in enumerate(config.optim.groups) if group.lr is not None}
     return {RATE: 1.0} | {name: rate / config.optim.lr if rate else 0.0 for name, rate in own.items()}
 
 
 def options(fields: dict[str, float], rate: float) -> str:
-    """What `train` is given so that it trains at this rate."""
+    """Command-line options that make `train` use this rate."""
     return " ".join(f"--{name} {ratio * rate:.2g}" for name, ratio in fields.items())
 
 
@@ -162,11 +171,11 @@ def _untraceable(config: Config, missing: list[str]) -> str:
     )
 
 
-# ------------------------------------------------------------------------------------------------ the steps
+# ------------------------------------------------------------ the steps
 
 
 def _measure(config: Config, fields: dict[str, float], span: Span, run_dir: Path, stages: Stages):
-    """(rates, losses, why the test ended) of the steps up to the one that ended it."""
+    """(rates, losses, why the test ended) of the steps up to the end."""
     stages.begin("Preparing data")
     mesh = sharding.make_mesh(config.parallel)
     data = reference.find(config, mesh, run_dir, resumes=False, console=stages.console, splits=("train",)).data
@@ -192,7 +201,7 @@ def _measure(config: Config, fields: dict[str, float], span: Span, run_dir: Path
 
 
 def _losses(config: Config, fields: dict, span: Span, mesh, fresh, batches: Experience, stages) -> Iterator:
-    """(rate, the loss of the batch that is trained on at this rate), step by step."""
+    """Yield (rate, loss of the batch that is trained on at this rate) for each step."""
     state, constants = fresh.state, fresh.constants
     batch = batches.next(state)
     values = rate_curve.rates(span.lowest, span.highest, span.steps)
@@ -205,6 +214,7 @@ def _losses(config: Config, fields: dict, span: Span, mesh, fresh, batches: Expe
         for n, (rate, given) in enumerate(zip(map(float, values), numbers, strict=True), 1):
             began = time.perf_counter()
             state, sums = step(state, batch, constants, given)
+            # Fetch the next batch while the device computes this step.
             if n < span.steps:
                 batch = batches.next(state)
             logged, loss = (sums[name].compute() for name in ("learning_rate", "loss"))
@@ -214,7 +224,7 @@ def _losses(config: Config, fields: dict, span: Span, mesh, fresh, batches: Expe
 
 
 def check_logged(config: Config, logged: float, rate: float) -> None:
-    """ValueError where the optimizer's own rate is not the one that the test gives it."""
+    """Raise ValueError if the optimizer does not use the rate that the test gives it."""
     if abs(logged - rate) > 1e-3 * rate:
         raise ValueError(
             f"find-rate: {type(config.optim).__name__} trains at {logged:.3g} where the test gives optim.lr = {rate:.3g}; a "

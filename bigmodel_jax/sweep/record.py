@@ -1,4 +1,7 @@
-"""What a sweep leaves beside its runs: sweep.json, from which the page is drawn without Optuna, and lines for the terminal."""
+"""Write a sweep's record, sweep.json, and a terminal line for each trial.
+
+The page is drawn from sweep.json, without Optuna.
+"""
 
 import json
 from typing import Any
@@ -13,11 +16,11 @@ from bigmodel_jax.sweep import study as studies
 from bigmodel_jax.sweep.definition import Sweep
 from bigmodel_jax.sweep.trial import SECONDS
 
-REASON = "reason"  # why a trial failed, among what the study keeps of it
+REASON = "reason"  # the study's attribute that holds why a trial failed
 
 
 def write_record(sweep: Sweep, study: optuna.Study) -> None:
-    """sweep.json, from which the page is drawn without Optuna."""
+    """Write sweep.json, from which the page is drawn without Optuna."""
     trials = study.get_trials(deepcopy=False)
     content = {
         "name": sweep.run_dir.name,
@@ -51,7 +54,7 @@ def _record(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def line(sweep: Sweep, trial: FrozenTrial) -> str:
-    """What the terminal says of a trial that has ended."""
+    """The terminal's line on a trial that has ended."""
     ended = {TrialState.COMPLETE: f"{sweep.search.metric} {trial.value:.5g}" if trial.value is not None else ""}
     at = max(trial.intermediate_values, default=0)
     ended |= {TrialState.PRUNED: f"pruned at step {at:,}", TrialState.FAIL: f"failed: {trial.user_attrs.get(REASON)}"}

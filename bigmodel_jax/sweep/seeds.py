@@ -1,4 +1,4 @@
-"""Two configs over the same seeds: mean, spread, and whether their difference is more than chance (paired tests)."""
+"""Compare two configs over the same seeds: mean, spread, and paired tests of the difference."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from bigmodel_jax.sweep.metric import Direction
 from bigmodel_jax.sweep.one_run import trained
 from bigmodel_jax.training.shared_programs import SEED, SharedPrograms
 
-LEVEL = 0.95  # of the interval
+LEVEL = 0.95  # confidence level of the intervals
 
 
 def compare(
@@ -26,10 +26,12 @@ def compare(
     run_dir: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Trains each of two configs with `count` seeds, from its own seed on, in run_dir/seeds; writes and returns the result.
+    """Train two configs with `count` seeds each, in run_dir/seeds; write and return the result.
 
-    A run that fails counts as missing, and in the test so does the other config's run of that seed.
+    The seeds count up from each config's own seed. A run that fails counts as missing, and the
+    paired tests then also leave out the other config's run with that seed.
     """
+    # One compiled step serves all runs, with the seed and differing rates as inputs.
     programs = SharedPrograms((SEED, *_differing_floats(*configs.values())))
     values, reasons = {name: [] for name in configs}, {}
     for i in range(count):
@@ -46,7 +48,10 @@ def compare(
 
 
 def _differing_floats(first: Config, second: Config) -> tuple[str, ...]:
-    """Fields of the optimizer in which two configs differ by a number: one step can serve both."""
+    """Float fields of the optimizer in which two configs differ.
+
+    One compiled step can serve both configs, with these fields as inputs.
+    """
     a, b = flat(first), flat(second)
     return tuple(
         name
@@ -58,11 +63,11 @@ def _differing_floats(first: Config, second: Config) -> tuple[str, ...]:
     )
 
 
-# ------------------------------------------------------------------------------------------------ statistics
+# ------------------------------------------------------------ statistics
 
 
 def summary(name: str, values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean and spread (the sample's standard deviation) of one config; None where there are too few values."""
+    """Mean and sample standard deviation of one config's values; None if there are too few."""
     known = np.array([value for value in values if value is not None], float)
     mean = float(known.mean()) if len(known) else None
     return {
@@ -76,8 +81,9 @@ def summary(name: str, values: Sequence[float | None]) -> dict[str, Any]:
 def interval(values: Sequence[float], ratio: float = 0.0) -> list[float] | None:
     """The 95 % interval of the mean by the t distribution; None with fewer than two values.
 
-    ratio: of the records that a value is measured on to those trained on, where the values share training records; it widens
-    the interval (Nadeau & Bengio, Machine Learning 52, 2003).
+    ratio: for values that share training records, the number of records that a value is measured
+    on, divided by the number trained on. It widens the interval (Nadeau & Bengio, Machine Learning
+    52, 2003).
     """
     if len(values) < 2:
         return None
@@ -90,17 +96,19 @@ def interval(values: Sequence[float], ratio: float = 0.0) -> list[float] | None:
 
 
 def paired(first: Sequence[float | None], second: Sequence[float | None]) -> dict[str, Any]:
-    """Of second - first, seed by seed: mean, its 95 % interval and p by the paired t-test, and p by the exact permutation
-    test (two-sided), which assumes no distribution: it flips the signs of the differences in every way.
+    """Paired statistics of second - first over the seeds; empty with fewer than two pairs.
 
-    least: the smallest p that so many seeds can give the permutation test. Empty with fewer than two seeds of both.
+    difference: the mean. interval, p_t: its 95 % interval and p value by the paired t-test.
+    p_permutation: the p value of the exact two-sided permutation test, which assumes no
+    distribution and tries all sign flips of the differences. least: the smallest p that the
+    permutation test can give for so many seeds.
     """
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if len(pairs) < 2:
         return {}
     a, b = np.array(pairs, float).T
     found: dict[str, Any] = {"count": len(pairs), "difference": float((b - a).mean()), "least": 2.0 ** (1 - len(pairs))}
-    if np.ptp(b - a) == 0:  # no spread at all: t is 0 / 0 or infinite
+    if np.ptp(b - a) == 0:  # without spread, t is infinite or 0 / 0
         return found | {"interval": None, "p_t": None, "p_permutation": _permuted(a, b)}
     test = stats.ttest_rel(b, a)
     low, high = test.confidence_interval(LEVEL)
@@ -115,7 +123,7 @@ def _permuted(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """The result in words, for the terminal."""
+    """The result in sentences for the terminal."""
     said = [
         f"{one['name']}: {found['metric']} {number(one['mean'])} ± {number(one['std'])} "
         f"({sum(value is not None for value in one['values'])} seeds)"
@@ -123,7 +131,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     ]
     test = found["paired"]
     if not test:
-        return [*said, "no test: fewer than two seeds ended well with both configs"]
+        return [*said, "no test: fewer than two seeds completed with both configs"]
     interval = f", 95 % interval {test['interval'][0]:.4g} to {test['interval'][1]:.4g}" if test["interval"] else ""
     names = " - ".join(one["name"] for one in reversed(found["configs"]))
     p = f"paired t-test p = {number(test['p_t'])}, permutation test p = {test['p_permutation']:.4g}"

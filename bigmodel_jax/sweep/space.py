@@ -1,6 +1,8 @@
-"""The search space of a sweep: `SPACE` in a config file, from the dotted name of a field to what it may be.
+"""Read the search space of a sweep from `SPACE` in a config file.
 
-SPACE = {"optim.lr": log(1e-4, 1e-2), "model.hidden_dims": choice((64,), (128, 128))}
+It maps the dotted names of fields to ranges or choices:
+
+    SPACE = {"optim.lr": log(1e-4, 1e-2), "model.hidden_dims": choice((64,), (128, 128))}
 """
 
 import dataclasses
@@ -17,7 +19,7 @@ NAME = "SPACE"
 
 @dataclasses.dataclass(frozen=True)
 class Floats:
-    """A number from `low` to `high`, drawn evenly, or evenly in its logarithm."""
+    """A number from `low` to `high`, drawn uniformly, or log-uniformly if `log` is True."""
 
     low: float
     high: float
@@ -25,12 +27,13 @@ class Floats:
 
     @property
     def ends(self) -> tuple:
+        """The smallest and the largest value."""
         return self.low, self.high
 
 
 @dataclasses.dataclass(frozen=True)
 class Integers:
-    """low, low + step, ..., at most `high`."""
+    """A whole number: low, low + step, ..., at most `high`."""
 
     low: int
     high: int
@@ -38,26 +41,29 @@ class Integers:
 
     @property
     def ends(self) -> tuple:
+        """The smallest and the largest value."""
         return self.low, self.high
 
     @property
     def values(self) -> tuple:
+        """All values."""
         return tuple(range(self.low, self.high + 1, self.step))
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One of `values`: anything that the field may hold, parts of the config included."""
+    """One of `values`, which may be anything that the field may hold, even parts of a config."""
 
     values: tuple
 
     @property
     def ends(self) -> tuple:
+        """All values."""
         return self.values
 
     @property
     def labels(self) -> tuple:
-        """What a study keeps for each value: itself where it is a scalar, else its text."""
+        """The form in which a study stores each value: a scalar as it is, else its text."""
         plain = (bool, int, float, str, type(None))
         return tuple(value if isinstance(value, plain) else repr(value) for value in self.values)
 
@@ -67,12 +73,12 @@ Space = dict[str, Dimension]
 
 
 def uniform(low: float, high: float) -> Floats:
-    """Any number from `low` to `high`."""
+    """Any number from `low` to `high`, all equally likely."""
     return Floats(*_ordered("uniform", low, high))
 
 
 def log(low: float, high: float) -> Floats:
-    """Any number from `low`, which is above 0, to `high`; each factor of ten is as likely as the next."""
+    """Any number from `low` (above 0) to `high`, uniform in its logarithm."""
     if not low > 0:
         raise ValueError(f"log({low}, {high}): the lower end must be above 0")
     return Floats(*_ordered("log", low, high), log=True)
@@ -88,6 +94,7 @@ def integers(low: int, high: int, step: int = 1) -> Integers:
 
 def choice(*values: Any) -> Choice:
     """One of the values."""
+    # repr tells True from 1, and works for values that cannot be hashed.
     if len({repr(value) for value in values}) < max(len(values), 1):
         raise ValueError(f"choice{values}: its values must be at least one, and differ")
     return Choice(values)
@@ -99,13 +106,16 @@ def _ordered(name: str, low: Any, high: Any) -> tuple[Any, Any]:
     return low, high
 
 
-# ------------------------------------------------------------------------------------------------ of a config
+# ------------------------------------------------------------ of a config
 
 
 def read(path: Path, config: Config) -> Space:
-    """The space of a config file, each end and choice of which its field can hold. ValueError, one line."""
+    """The search space of a config file.
+
+    Raises ValueError if a field cannot hold an end of its range or one of its choices.
+    """
     if path.suffix != ".py":
-        raise ValueError(f"sweep: {str(path)!r} is no Python file; {NAME}, what is searched, stands in one")
+        raise ValueError(f"sweep: {str(path)!r} is not a Python file; the search space {NAME} must be in one")
     space = getattr(user_code.import_file(path), NAME, None)
     if not space or not isinstance(space, dict):
         wrong = "has no" if space is None else "has an empty" if space == {} else f"has a {type(space).__name__} as"
@@ -122,7 +132,7 @@ def read(path: Path, config: Config) -> Space:
 
 
 def check(config: Config, name: str, dimension: Any) -> None:
-    """ValueError where there is no such field, or where it cannot hold an end of its range or one of its choices."""
+    """Raise ValueError if the field does not exist or cannot hold an end or a choice."""
     field_of(config, name)
     if not isinstance(dimension, Dimension):
         raise ValueError(f"{name}: {dimension!r} is none of uniform, log, integers, choice")
@@ -139,7 +149,10 @@ def configured(config: Config, values: dict[str, Any]) -> Config:
 
 
 def floats(space: Space) -> tuple[str, ...]:
-    """The fields whose every value is a float: those that a step may take as numbers of its input."""
+    """The fields whose values are all floats.
+
+    A compiled step can take these fields as inputs, so one program serves all their values.
+    """
     return tuple(
         name
         for name, dimension in space.items()
@@ -149,7 +162,7 @@ def floats(space: Space) -> tuple[str, ...]:
 
 
 def grid(space: Space) -> list[dict[str, Any]]:
-    """Every combination, each as {field: label}; ValueError for a range of numbers, which has no grid."""
+    """Every combination as {field: label}. Raises ValueError for a continuous range."""
     for name, dimension in space.items():
         if isinstance(dimension, Floats):
             raise ValueError(
@@ -160,7 +173,7 @@ def grid(space: Space) -> list[dict[str, Any]]:
 
 
 def text(dimension: Dimension) -> str:
-    """A dimension as it is written."""
+    """A dimension as it is written in SPACE."""
     match dimension:
         case Floats(low, high, log):
             return f"{'log' if log else 'uniform'}({low!r}, {high!r})"

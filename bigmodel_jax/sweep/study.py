@@ -1,7 +1,8 @@
-"""The study of a sweep: its trials on disk, kept by Optuna, so that any process can end and the sweep goes on.
+"""The study of a sweep: its trials, stored on disk by Optuna.
 
-A trial is a function of the trials before it and of (seed, its number, the field): every value is drawn by a sampler
-that is made anew with this seed. One trial at a time, a sweep that was killed therefore draws what it would have drawn.
+Any process may end, and the sweep can be continued. Every value is drawn by a fresh sampler whose
+seed depends only on (the sweep's seed, the trial's number, the field). So a sweep with one trial at
+a time draws the same values after a kill as without one.
 """
 
 import contextlib
@@ -23,14 +24,19 @@ from bigmodel_jax.sweep.space import Choice, Dimension, Floats, Space
 NAME = "sweep"
 DEFINITION = "definition"
 FILES = {"journal": "study.journal", "sqlite": "study.db"}
-BUSY_SECONDS = 20.0  # so long a process waits for the others that write to an SQLite file
+BUSY_SECONDS = 20.0  # seconds to wait for other processes that write to an SQLite file
 Sampler = Literal["tpe", "random", "grid"]
 Pruner = Literal["none", "median", "asha"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """How a study is searched. metric: key of an evaluation. several: whether trials run side by side."""
+    """How a study is searched.
+
+    metric: key of an evaluated metric. direction: whether less or more is better. sampler: how
+    values are drawn. pruner: how bad trials are stopped early. seed: of the sampler. first_rung:
+    steps after which ASHA first compares trials. several: whether trials run in parallel.
+    """
 
     metric: str
     direction: Literal["minimize", "maximize"]
@@ -43,7 +49,10 @@ class Search:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """A block that one process at a time is in; the kernel's lock ends with the process."""
+    """A block that only one process at a time may enter.
+
+    The kernel releases the lock when the process ends.
+    """
     number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(number, fcntl.LOCK_EX)
@@ -53,22 +62,30 @@ def locked(path: Path) -> Iterator[None]:
 
 
 class _Lock:
-    """What Optuna asks of a lock on its journal; its own locks outlive a killed process by half a minute."""
+    """The lock that Optuna needs for its journal.
+
+    Optuna's own locks stay for half a minute after a process is killed.
+    """
 
     def __init__(self, path: Path):
         self._path, self._held = path.with_name(f"{path.name}.lock"), None
 
     def acquire(self) -> bool:
+        """Wait for the lock."""
         self._held = contextlib.ExitStack()
         self._held.enter_context(locked(self._path))
         return True
 
     def release(self) -> None:
+        """Release the lock."""
         self._held.close()
 
 
 def open_study(run_dir: Path, kind: str, search: Search, definition: dict[str, str]) -> optuna.Study:
-    """The study in a sweep's folder, made where there is none; ValueError, one line, where it is locked or another one."""
+    """Open the study in a sweep's folder, or create it.
+
+    Raises ValueError if it is locked, damaged, or belongs to another sweep.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = run_dir / FILES[kind]
     for other in FILES.keys() - {kind}:
@@ -83,9 +100,9 @@ def open_study(run_dir: Path, kind: str, search: Search, definition: dict[str, s
             study_name=NAME, storage=storage, load_if_exists=True, direction=search.direction, pruner=_pruner(search)
         )
         _check_same(study, definition, path)
-    except ValueError:  # json's, too: a file that is no journal
+    except ValueError:  # also a json error: the file is not a journal
         raise
-    except Exception as error:  # of SQLAlchemy and SQLite, by way of Optuna
+    except Exception as error:  # errors of SQLAlchemy and SQLite, raised through Optuna
         reason = str(getattr(error.__cause__, "orig", None) or error.__cause__ or error).splitlines()[0]
         raise ValueError(f"{path} cannot be opened: {reason}; is another process using it?") from error
     return study
@@ -95,16 +112,20 @@ def _storage(path: Path, kind: str) -> optuna.storages.BaseStorage:
     if kind == "sqlite":
         return RDBStorage(f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
     lock = _Lock(path)
+    # An incomplete line may be cut only while no other process writes.
     with locked(path.with_name(f"{path.name}.lock")):
         _cut_torn_line(path)
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} is no journal of a study ({error}); give another --run_dir") from error
+        raise ValueError(f"{path} is not the journal of a study ({error}); give another --run_dir") from error
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Drops what a killed process has written of a last line: Optuna would append to it, and read no further."""
+    """Delete an incomplete last line that a killed process has left.
+
+    Optuna would append to it, and could not read any further.
+    """
     content = path.read_bytes() if path.exists() else b""
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
@@ -113,7 +134,7 @@ def _cut_torn_line(path: Path) -> None:
 
 def _check_same(study: optuna.Study, definition: dict[str, str], path: Path) -> None:
     before = study.user_attrs.get(DEFINITION)
-    if not study.trials:  # a start that found a mistake before its first trial leaves the folder free
+    if not study.trials:  # a sweep that failed before its first trial may be redefined
         return study.set_user_attr(DEFINITION, definition)
     if before is None:
         raise ValueError(f"{path} holds a study that no sweep has made; give another --run_dir")
@@ -124,17 +145,18 @@ def _check_same(study: optuna.Study, definition: dict[str, str], path: Path) -> 
         raise ValueError(f"{path} holds another sweep: {shown}; give another --run_dir")
 
 
-# ------------------------------------------------------------------------------------------------ values
+# ------------------------------------------------------------ values
 
 
 def take(study: optuna.Study, space: Space, search: Search, running: FrozenTrial | None = None) -> optuna.Trial:
-    """A new trial with a value in every field, or one that runs already, with the values that it has and would have got.
+    """A new trial with a value for every field; or `running`, with its missing values drawn.
 
-    Of several processes one at a time may be here.
+    Only one process at a time may call this.
     """
     number = running.number if running else len(study.get_trials(deepcopy=False))
+    # `ask` draws nothing, so this sampler is only a placeholder; each field gets its own below.
     study.sampler = _sampler(search, number, "")
-    # Optuna's own way back to a trial that runs; a FrozenTrial has no public name for its id.
+    # Optuna offers no public way to continue a running trial, and a FrozenTrial has no public id.
     trial = optuna.Trial(study, running._trial_id) if running else study.ask()
     for name, dimension in space.items():
         study.sampler = _sampler(search, number, name)
@@ -143,7 +165,7 @@ def take(study: optuna.Study, space: Space, search: Search, running: FrozenTrial
 
 
 def values_of(space: Space, labels: dict[str, Any]) -> dict[str, Any]:
-    """A trial's parameters as the fields get them."""
+    """A trial's parameters, as values of the fields."""
     return {name: _value(space[name], label) for name, label in labels.items()}
 
 
@@ -165,6 +187,7 @@ def _sampler(search: Search, number: int, name: str) -> optuna.samplers.BaseSamp
     digest = hashlib.sha256(f"{search.seed}/{number}/{name}".encode()).digest()
     seed = int.from_bytes(digest[:4], "little")
     if search.sampler == "tpe":
+        # constant_liar makes parallel trials avoid the values of trials that still run.
         return optuna.samplers.TPESampler(seed=seed, constant_liar=search.several)
     return optuna.samplers.RandomSampler(seed=seed)
 
@@ -178,7 +201,10 @@ def _pruner(search: Search) -> optuna.pruners.BasePruner:
 
 
 def importance(study: optuna.Study) -> dict[str, float]:
-    """The share of each field in the spread of the metric, by PED-ANOVA (arXiv:2304.10255); empty below 4 trials."""
+    """Each field's share in the spread of the metric, by PED-ANOVA; empty below 4 trials.
+
+    Source: arXiv:2304.10255.
+    """
     done = [t for t in study.trials if t.state is TrialState.COMPLETE]
     if len(done) < 4 or len({t.value for t in done}) < 2:
         return {}

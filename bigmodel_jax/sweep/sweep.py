@@ -1,4 +1,4 @@
-"""A sweep from its first trial to its page, in this process or in several that it starts."""
+"""Run a sweep from its first trial to its page, in one process or in several."""
 
 import json
 import os
@@ -20,18 +20,18 @@ from bigmodel_jax.sweep.definition import Sweep, to_job
 from bigmodel_jax.sweep.record import REASON, write_record
 from bigmodel_jax.sweep.worker import work
 
-BEST = "best.json"  # the config of the best trial, which `train` takes
-# Which devices a process sees, by what its runtime reads.
+BEST = "best.json"  # the config of the best trial; `train` accepts it
+# Environment variables that select the devices which a process sees.
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS")
 
 
 def search(sweep: Sweep, processes: int, groups: Sequence[str], say: Callable[[str], None]) -> Config:
-    """Runs the trials that are missing, writes best.json and returns the best config.
+    """Run the missing trials, write best.json, and return the best config.
 
-    processes: how many train side by side; groups: the devices of each, where they share a machine's accelerators.
-    ValueError, one line, where no trial ended well.
+    processes: how many train in parallel. groups: the devices of each process, where they share a
+    machine's accelerators. Raises ValueError if no trial completed.
     """
-    write_record(sweep, sweep.open())  # what is wrong with the study is said before anything starts
+    write_record(sweep, sweep.open())  # a mistake in the study is reported before any process starts
     if processes == 1 and not groups:
         work(sweep, say)
     else:
@@ -40,13 +40,14 @@ def search(sweep: Sweep, processes: int, groups: Sequence[str], say: Callable[[s
 
 
 def finish(sweep: Sweep, say: Callable[[str], None]) -> Config:
+    """Write the record, best.json and the best trial's report; return the best config."""
     study = sweep.open()
     write_record(sweep, study)
     trials = study.get_trials(deepcopy=False)
     if not any(trial.state is TrialState.COMPLETE for trial in trials):
         reasons = [trial.user_attrs.get(REASON, "") for trial in trials]
         raise ValueError(
-            f"{sweep.run_dir}: no trial of {len(trials)} ended well; the first: {next(filter(None, reasons), '')}"
+            f"{sweep.run_dir}: none of the {len(trials)} trials completed; the first failure: {next(filter(None, reasons), '')}"
         )
     best = study.best_trial
     config = spaces.configured(sweep.config, studies.values_of(sweep.space, best.params))
@@ -59,8 +60,11 @@ def finish(sweep: Sweep, say: Callable[[str], None]) -> Config:
 
 
 def _side_by_side(sweep: Sweep, groups: Sequence[str], say: Callable[[str], None]) -> None:
-    """Processes that share the trials, to their end. Where one dies, the others have its trials; ValueError, with what the
-    first that failed said, where trials are left."""
+    """Run several processes that share the trials, and wait for all of them.
+
+    If one dies, the others take over its trials. Raises ValueError with the first error message if
+    trials remain.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "job.json").write_text(json.dumps(to_job(sweep)))
@@ -72,7 +76,7 @@ def _side_by_side(sweep: Sweep, groups: Sequence[str], say: Callable[[str], None
             codes = [child.wait() for child in children]
         except BaseException:
             for child in children:
-                child.terminate()  # it saves its trial, which goes on with the next start
+                child.terminate()  # the process saves its trial, which the next start continues
             for child in children:
                 child.wait()
             raise

@@ -1,4 +1,4 @@
-"""One trial of a sweep: an ordinary run, whose evaluations the study hears of, and how it ended."""
+"""One trial of a sweep: an ordinary run whose evaluations are reported to the study."""
 
 import time
 from pathlib import Path
@@ -12,21 +12,24 @@ from bigmodel_jax.sweep.definition import Sweep
 from bigmodel_jax.sweep.one_run import trained
 from bigmodel_jax.training.shared_programs import OwnPrograms
 
-STARTS, SECONDS, PRUNED = "starts", "seconds", "pruned"  # what a trial says of itself beside its values
-MOST_STARTS = 3  # of a trial whose process dies each time before it saves anything
+STARTS, SECONDS, PRUNED = "starts", "seconds", "pruned"  # attributes of a trial in the study
+MOST_STARTS = 3  # most starts of a trial whose process dies each time before it saves
 
 
 def attempt(sweep: Sweep, trial: optuna.Trial, programs: OwnPrograms) -> tuple[TrialState, float | None, str]:
-    """(how the trial ended, its value, the reason where it failed). What ends it from outside is raised."""
+    """(state of the trial, its value, the reason if it failed).
+
+    Signals and errors from outside the run are raised.
+    """
     folder, began = sweep.folder(trial.number), time.monotonic()
     if reason := _given_up(trial, folder):
         return TrialState.FAIL, None, reason
-    if trial.user_attrs.get(PRUNED):  # its process died before the study was told
+    if trial.user_attrs.get(PRUNED):  # its process died before it told the study
         return TrialState.PRUNED, None, ""
     judge = _Judge(trial, sweep.search.metric)
     try:
         config = spaces.configured(sweep.config, studies.values_of(sweep.space, trial.params))
-    except ValueError as error:  # fields that are each in range and not together
+    except ValueError as error:  # each field is in its range, but the combination is not valid
         return TrialState.FAIL, None, str(error)
     try:
         value, reason = trained(config, folder, sweep.search.metric, programs, judge=judge, source=sweep.source)
@@ -39,7 +42,7 @@ def attempt(sweep: Sweep, trial: optuna.Trial, programs: OwnPrograms) -> tuple[T
 
 
 class _Judge:
-    """Tells the study what each evaluation found, and the run whether the study prunes it there."""
+    """Reports each evaluation to the study, and tells the run if the study prunes it."""
 
     def __init__(self, trial: optuna.Trial, metric: str):
         self._trial, self._metric, self.pruned = trial, metric, False
@@ -51,10 +54,10 @@ class _Judge:
         if value is None:
             numbers = ", ".join(name for name, found in scalars.items() if isinstance(found, float))
             raise ValueError(f"--metric {self._metric}: the evaluation has no such number; there is: {numbers}")
-        # A run that goes on from a save evaluates once more what it evaluated after it.
+        # A resumed run repeats the evaluations since its last checkpoint.
         if step > self._last_known:
             self._trial.report(float(value), step)
-        # Nothing is won by pruning a run that is at its end.
+        # Pruning a run at its end would save nothing.
         if not last and step >= self._last_known and self._trial.should_prune():
             self._trial.set_user_attr(PRUNED, True)
             self.pruned = True
@@ -62,7 +65,10 @@ class _Judge:
 
 
 def _given_up(trial: optuna.Trial, folder: Path) -> str:
-    """Why a trial is not started again: its process was killed, by a lack of memory say, at the same step each time."""
+    """Why a trial is not started again, or "".
+
+    Its process was killed several times at the same step, for example by a lack of memory.
+    """
     saves = [int(p.name) for p in (folder / "checkpoints").glob("[0-9]*") if p.name.isdecimal()]
     starts = [*trial.user_attrs.get(STARTS, []), max(saves, default=0)]
     trial.set_user_attr(STARTS, starts)

@@ -1,4 +1,4 @@
-"""One process of a sweep: takes trials until there are enough, and trains each as an ordinary run."""
+"""One process of a sweep: take trials until there are enough, and train each as a run."""
 
 import contextlib
 import fcntl
@@ -26,18 +26,19 @@ from bigmodel_jax.training.beginning import open_data
 from bigmodel_jax.training.shared_programs import SharedPrograms
 from bigmodel_jax.training.signals import Interrupted
 
-CLAIMS = "claims"  # a folder with a file a trial, which the process that trains it holds
+CLAIMS = "claims"  # a folder with one file per trial, locked by the process that trains it
 
 
 def work(sweep: Sweep, say: Callable[[str], None]) -> None:
-    """Trains trials until `sweep.trials` have ended or other processes have the rest.
+    """Train trials until `sweep.trials` have ended or other processes hold the rest.
 
-    say: prints a line. ValueError, one line, where the config itself could not train.
+    say: prints one line. Raises ValueError if the config itself cannot be trained.
     """
     check_start(sweep.config)
     study, programs = sweep.open(), SharedPrograms(spaces.floats(sweep.space))
     turn = sweep.run_dir / f"{CLAIMS}.lock"
     while True:
+        # The lock covers the choice of a trial, but not its training.
         with studies.locked(turn):
             found = claim(sweep, study)
         if found is None:
@@ -54,13 +55,19 @@ def work(sweep: Sweep, say: Callable[[str], None]) -> None:
 
 
 def check_start(config: Config) -> None:
-    """ValueError where no trial could train: the config does not fit itself or this machine, or has no data."""
+    """Raise ValueError if no trial could train.
+
+    That is the case if the config is not valid on this machine or has no data.
+    """
     validate(config, jax.device_count())
     open_data(config, sharding.make_mesh(config.parallel))
 
 
 def claim(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, contextlib.ExitStack] | None:
-    """A trial whose process has died, else a new one, and the hold on it; None where none is left to take."""
+    """(a trial, the lock on it), or None if no trial is left.
+
+    Trials whose process has died come before new ones.
+    """
     known = study.get_trials(deepcopy=False)
     for frozen in known:
         if frozen.state is TrialState.RUNNING and (hold := _hold(sweep, frozen.number)):
@@ -76,7 +83,7 @@ def claim(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, contextlib.E
 
 
 def _hold(sweep: Sweep, number: int) -> contextlib.ExitStack | None:
-    """The hold on a trial, which ends with this process; None where another process has it."""
+    """Lock a trial until this process ends; None if another process has locked it."""
     folder = sweep.run_dir / CLAIMS
     folder.mkdir(exist_ok=True)
     file = os.open(folder / f"{number:04d}", os.O_RDWR | os.O_CREAT, 0o644)
@@ -91,7 +98,7 @@ def _hold(sweep: Sweep, number: int) -> contextlib.ExitStack | None:
 
 
 def main(job: Path) -> None:
-    """The whole life of a process that is one of several."""
+    """Run one process of a parallel sweep. job: the file written by `to_job`."""
     runtime.keep_programs()
     sweep = definition.of_job(json.loads(job.read_text()))
     work(sweep, lambda text: print(text, flush=True))

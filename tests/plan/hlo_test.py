@@ -186,5 +186,5 @@ def test_a_kernel_configuration_over_several_lines_ends_no_computation():
 
 
 def test_a_loop_of_unknown_length_is_said():
-    with pytest.raises(ValueError, match="whose length is not in its condition"):
+    with pytest.raises(ValueError, match="does not state its length"):
         program.trip_count("%w = while(%t), condition=%c, body=%b", ["ROOT %p = pred[] parameter(0)"])

@@ -49,7 +49,7 @@ def test_slices_may_stand_in_front():
 
 
 def test_gpus_have_their_slices_in_their_name():
-    with pytest.raises(ValueError, match="part of the name: h100:2x8x8"):
+    with pytest.raises(ValueError, match="states the slices: h100:2x8x8"):
         topologies.parse("h100:1x8x8", 2)
 
 

@@ -15,7 +15,7 @@ def page(tmp_path, found):
     return build_ensemble_page(found, tmp_path / "ensemble.html").read_text()
 
 
-@pytest.mark.parametrize(("how", "says"), [("predictions", "takes their memory"), ("weights", "as large and as fast")])
+@pytest.mark.parametrize(("how", "says"), [("predictions", "sum of their memory"), ("weights", "as large and as fast")])
 def test_members_and_the_ensemble_are_there(tmp_path, how, says):
     text = page(tmp_path, record(how, recomputed=["norm/mean"] if how == "weights" else []))
     for shown in ("0.4375", "runs/&lt;0&gt;", "Best member", says):
@@ -31,7 +31,7 @@ def test_a_soups_turns_are_there_and_that_it_was_chosen_on_the_validation_split(
         {"number": 2, "name": "runs/<2>", "alone": 2.5, "value": None, "kept": False},
     ]
     text = page(tmp_path, record("soup", order=order, recomputed=[]))
-    for shown in ("2 of 3", "stays out", "not finite", "optimistic estimate", "turns of the soup"):
+    for shown in ("2 of 3", "stays out", "not finite", "optimistic for other data", "turns of the soup"):
         assert shown in text, shown
 
 

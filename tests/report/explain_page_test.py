@@ -104,4 +104,4 @@ def test_values_are_scaled_by_their_largest_and_opacity_is_the_value():
     pixels = imread(io.BytesIO(heat.png(np.array([[1.0, -0.5]]))))
     np.testing.assert_allclose(pixels[0, :, 3], [1, 0.5], atol=0.01)
     assert pixels[0, 0, 0] > pixels[0, 0, 2], "orange speaks for it"
-    assert pixels[0, 1, 2] > pixels[0, 1, 0], "blue against it"
+    assert pixels[0, 1, 2] > pixels[0, 1, 0], "blue lowers it"

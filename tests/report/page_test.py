@@ -161,7 +161,7 @@ def test_a_run_that_may_only_be_read_has_its_page_elsewhere(tmp_path, monkeypatc
     monkeypatch.setattr(plots, "write", refused)
     built = build_report([run], tmp_path / "page.html")
     assert "data:image/png" in built.read_text()
-    assert "Permission denied; the page alone has the plots" in caplog.text
+    assert "Permission denied; only the page has the plots" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "null", "[" * 100_000, "\x00"])

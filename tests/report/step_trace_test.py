@@ -38,4 +38,4 @@ def test_what_the_file_does_not_say_is_unknown(tmp_path):
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path, caplog):
     (tmp_path / step_trace.FILE).mkdir()
     written(tmp_path, 0, (1, 1.0))
-    assert "it does not say any more what each step was" in caplog.text
+    assert "further steps are not recorded there" in caplog.text

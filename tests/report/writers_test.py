@@ -194,7 +194,7 @@ def test_a_run_with_a_line_that_is_no_record_is_resumed_without_it(tmp_path, cap
     assert [r["step"] for r in read_metrics(tmp_path)] == [1, 3, 4]
     (said,) = (r.getMessage() for r in caplog.records)
     assert "metrics.jsonl:2: not a record" in said
-    assert said.endswith("left out: such lines are no records")
+    assert said.endswith("these lines are not records and are skipped")
 
 
 @pytest.mark.parametrize("sums", [None, "", "0000", "\x00"])

@@ -61,11 +61,11 @@ def test_each_fold_is_trained_once_and_the_record_says_how_it_ended(tmp_path, fa
     assert "fold 3 (4 of 4)  failed: out of memory" in said[-1]
     assert list(found["summary"]) == ["eval/loss"], "what not all folds have has no mean"
     assert (found["summary"]["eval/loss"]["mean"], found["summary"]["eval/loss"]["std"]) == (1.0, 1.0)
-    assert cross_validation.lines(found)[0] == "The source's own validation split was left aside."
+    assert cross_validation.lines(found)[0] == "The source's own validation split was not used."
     assert "mean 1, standard deviation 1 over 3 folds" in cross_validation.lines(found)[1]
     page = build_fold_page(tmp_path, tmp_path / "folds.html").read_text()
     assert "out of memory" in page
-    assert "<b>3</b> of 4 folds at their end" in page
+    assert "<b>3</b> of 4 folds finished" in page
 
 
 def test_a_folder_with_other_folds_is_refused(tmp_path, fake):

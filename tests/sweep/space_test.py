@@ -57,7 +57,7 @@ def test_a_dimension_without_an_inside_is_refused(make):
 
 
 def test_a_config_json_has_no_space():
-    with pytest.raises(ValueError, match="is no Python file; SPACE"):
+    with pytest.raises(ValueError, match="is not a Python file; the search space SPACE"):
         space.read(Path("runs/a/config.json"), CONFIG)
 
 

@@ -90,7 +90,7 @@ def test_a_trial_that_fails_is_one_trial(tmp_path, fake, monkeypatch):
 
 def test_a_sweep_without_one_good_trial_says_why(tmp_path, fake, monkeypatch):
     monkeypatch.setattr(trials, "trained", lambda *_, **__: (None, "out of memory"))
-    with pytest.raises(ValueError, match="no trial of 2 ended well; the first: out of memory"):
+    with pytest.raises(ValueError, match="none of the 2 trials completed; the first failure: out of memory"):
         sweeps.search(sweep_of(tmp_path, 2), 1, (), print)
 
 

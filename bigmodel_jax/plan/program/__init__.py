@@ -1,1 +1,1 @@
-"""The text of a compiled program, read: its instructions, collectives, cost and memory."""
+"""Parse the text of a compiled program: instructions, collectives, cost and memory."""

@@ -1,4 +1,7 @@
-"""What one run of a compiled program computes and moves on one device, loops multiplied out."""
+"""FLOPs and memory traffic of one run of a compiled program on one device.
+
+Instructions inside loops count once per iteration.
+"""
 
 import collections
 import dataclasses
@@ -9,7 +12,8 @@ from bigmodel_jax.plan.program import instructions
 from bigmodel_jax.plan.program.hlo import KINDS, num_bytes
 from bigmodel_jax.plan.program.instructions import Code, Instruction, memory_bytes
 
-# Names for what is there already, control flow whose bodies are counted themselves, and the second halves of pairs.
+# Instructions that cost nothing themselves: names for existing buffers, control flow whose bodies
+# are counted separately, and the second halves of asynchronous pairs.
 FREE = {
     "parameter",
     "constant",
@@ -38,16 +42,19 @@ FREE = {
 } | {f"{kind}-done" for kind in KINDS}
 
 
-UNKNOWN = 2**62  # cycles; the compiler writes the largest integer where it does not know
+UNKNOWN = 2**62  # cycles; the compiler writes the largest integer where it has no estimate
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one device and one step. flops: by the type of the operands; bytes: read and written in HBM.
+    """The cost of one step on one device.
 
-    busy: seconds if nothing but arithmetic and HBM took time, each instruction at the slower of the two. expected: the same
-    with products as slow as the compiler expects them to be. rows: the instructions that take most of `expected`, as
-    (operation, seconds, FLOPs, bytes).
+    flops: FLOPs by the type of the operands. kernel_flops: those of custom calls. bytes: read and
+    written in HBM.
+    busy: seconds if only arithmetic and HBM took time. Each instruction takes the slower of the
+    two.
+    expected: like busy, but matrix products take the time that the compiler expects.
+    rows: the instructions that take most of `expected`: (operation, seconds, FLOPs, bytes).
     """
 
     flops: dict[str, float]
@@ -65,18 +72,23 @@ def measure(
     clock: float = 0.0,
     line: Callable[[int], str] = lambda frame: "",
 ) -> Cost:
-    """peak: FLOP/s of a device by operand type; bandwidth: bytes/s of its memory; clock: its cycles/s, where the compiler
-    states cycles; line: of a stack frame."""
+    """Add up the cost of all instructions, multiplied by how often loops run them.
+
+    peak: FLOP/s of a device by operand type. bandwidth: bytes/s of its memory. clock: its cycles/s
+    where the compiler states cycles, else 0. line: the source line of a stack frame.
+    """
     totals: dict[str, float] = collections.defaultdict(float)
     rows: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
     kernels = moved = busy = expected = 0.0
     for name, body in code.bodies.items():
+        # Fused computations are counted with the fusion that calls them.
         times = 0 if name in code.program.fused else code.program.times(name)
         for one in body.values() if times else ():
             if one.opcode in FREE:
                 continue
             products = products_of(code, name, one)
             size = bytes_of(code, name, one)
+            # An instruction takes the slower of its arithmetic and its memory traffic.
             seconds = max(sum(n / peak(kind) for kind, n in products.items()), size / bandwidth)
             for kind, n in products.items():
                 totals[kind] += times * n
@@ -95,24 +107,26 @@ def measure(
 
 
 def _stated(one: Instruction, clock: float) -> float:
-    """Seconds of a product by the TPU compiler's own model, with the windows that it chose; 0 where it states none.
+    """Seconds of a matrix product by the TPU compiler's own model; 0 where it states none.
 
-    Its statements about what is no product are not used: they are 2.5 times what the memory takes, or no number at all.
+    The compiler's estimates for other instructions are not used: some are 2.5 times the time that
+    the memory traffic takes, and some are missing.
     """
     cycles = re.search(r'"estimated_cycles":"(\d+)"', one.rest) if clock else None
     return int(cycles[1]) / clock if cycles and int(cycles[1]) < UNKNOWN else 0.0
 
 
 def _label(one: Instruction, line: Callable[[int], str]) -> str:
-    """The operation, the line of the model that it comes from, and the pass in which it runs."""
+    """The operation, the model's source line, and the pass (recomputed or backward)."""
     frame = re.search(r"stack_frame_id=(\d+)", one.rest)
     name = one.op_name.rpartition("/")[2] or one.name.rstrip(".0123456789")
+    # JAX marks recomputed operations by "rematted" and backward ones by "transpose(".
     again = "recomputed" if "rematted" in one.op_name else "backward" if "transpose(" in one.op_name else ""
     return ", ".join(filter(None, (name, line(int(frame[1])) if frame else "", again)))
 
 
 def products_of(code: Code, computation: str, one: Instruction) -> dict[str, float]:
-    """FLOPs by type of an instruction, with all that is fused into it."""
+    """FLOPs by operand type of an instruction and of everything fused into it."""
     if one.opcode in ("fusion", "fusion-start"):
         return _fused_products(code, one.attribute("calls").lstrip("%"))
     number, kind = instructions.flops(code, computation, one)
@@ -127,25 +141,30 @@ def _fused_products(code: Code, computation: str) -> dict[str, float]:
     return totals
 
 
-# ------------------------------------------------------------------------------------------------ memory traffic
+# ------------------------------------------------------------ memory traffic
 
 
 def bytes_of(code: Code, computation: str, one: Instruction) -> float:
-    """Bytes that an instruction reads and writes in HBM; of a slice of a large array, the slice."""
+    """Bytes that an instruction reads and writes in HBM.
+
+    An instruction that takes a slice of a large array counts the slice only.
+    """
     shapes = [code.shape(computation, name) for name in one.operands]
     if one.opcode in ("fusion", "fusion-start"):
         return _fusion_bytes(code, one, shapes)
     if one.opcode in ("dynamic-slice", "gather", "slice"):
         return 2.0 * memory_bytes(one.result)
+    # The array is updated in place, so only the slice is read and written.
     if one.opcode == "dynamic-update-slice":
         return 2.0 * memory_bytes(shapes[1])
-    if one.opcode in ("dynamic-slice-start", "dynamic-update-slice-start"):  # one end may be the host's memory
+    if one.opcode in ("dynamic-slice-start", "dynamic-update-slice-start"):  # either side may be host memory
         piece = shapes[1] if "update" in one.opcode else instructions.made(one)
         return memory_bytes(piece) + (num_bytes(piece.split("{")[0]) if memory_bytes(shapes[0]) else 0.0)
-    if one.opcode == "copy-start":  # (copy, operand, ...), each in HBM or on the chip
+    if one.opcode == "copy-start":  # the result prints as (copy, operand, ...); each may be in HBM or on the chip
         return float(memory_bytes(one.result))
-    if one.opcode == "slice-start":  # ((operand), slice, ...)
+    if one.opcode == "slice-start":  # the result prints as ((operand), slice, ...)
         return float(num_bytes(instructions.made(one)))
+    # A collective reads its operands and writes as much.
     if one.opcode.removesuffix("-start") in KINDS or one.opcode == "send":
         return 2.0 * sum(map(memory_bytes, shapes))
     return float(memory_bytes(one.result) + sum(map(memory_bytes, shapes)))
@@ -160,19 +179,23 @@ def _fusion_bytes(code: Code, one: Instruction, shapes: list[str]) -> float:
 
 
 def _taken(code: Code, fused: str, number: int, shape: str) -> float:
-    """Bytes that a fused computation reads of the operand with this number."""
+    """Bytes that a fused computation reads of its operand number `number`."""
     body = code.bodies.get(fused, {})
     names = [inner.name for inner in body.values() if inner.opcode == "parameter" and int(inner.args) == number]
     return _read(code, body, names[0], shape) if names else 0.0
 
 
-# A fusion inside a fusion that gives its operand in another layout: it makes no more of it than is read.
+# A nested fusion with this attribute returns its operand in another layout. It copies nothing, so
+# only what its users read counts.
 OVER_ITSELF = "output_to_operand_aliasing={{}: (0, {})}"
 
 
 def _read(code: Code, body: dict[str, Instruction], name: str, shape: str) -> float:
-    """Bytes read of an operand of a fusion: slices where nothing else is taken of it, also by what is fused into the fusion;
-    none where it is written in place."""
+    """Bytes that a fusion's body reads of one operand.
+
+    Users that take slices count their slices, also inside nested fusions. An in-place update reads
+    nothing. Any other user reads the whole array.
+    """
     read = 0.0
     for user in body.values():
         if name not in user.operands:
@@ -186,19 +209,21 @@ def _read(code: Code, body: dict[str, Instruction], name: str, shape: str) -> fl
         elif user.opcode == "fusion":
             inside = user.attribute("calls").lstrip("%")
             read += sum(_taken(code, inside, i, shape) for i, operand in enumerate(user.operands) if operand == name)
-            if _is_bitcast(code, inside):  # the same array by another name
+            if _is_bitcast(code, inside):  # the nested fusion returns the same array under another name
                 read += _read(code, body, user.name, shape)
         else:
             return float(memory_bytes(shape))
+    # Slices of one array may overlap, but the array itself is read at most once.
     return min(read, memory_bytes(shape))
 
 
 def _is_bitcast(code: Code, fused: str) -> bool:
-    """Whether a fused computation gives its one operand as it is."""
+    """Whether a fused computation returns its one operand unchanged."""
     return {one.opcode for one in code.bodies.get(fused, {}).values()} == {"parameter", "bitcast"}
 
 
 def _written(body: dict[str, Instruction], root: Instruction) -> float:
+    """Bytes that a fusion writes; an in-place update writes its slice only."""
     if root.opcode == "tuple":
         return sum(_written(body, body[name]) for name in root.operands if name in body)
     if root.opcode == "bitcast" and root.operands and root.operands[0] in body:

@@ -1,12 +1,15 @@
-"""Which collectives a compiled program runs: read from its text, for TPU, GPU and CPU.
+"""Read which collectives a compiled program runs from its text, for TPU, GPU and CPU.
 
-    found = collectives(compiled.as_text(), mesh)      # list[Collective], in the order of the text
-    by_axes(found)                                     # {("fsdp",): bytes that a device sends in one run, ...}
+    found = collectives(compiled.as_text(), mesh)  # list[Collective] in the order of the text
+    by_axes(found)  # {("fsdp",): bytes that a device sends in one run, ...}
 
-What the text hides: a TPU prints a reduce-scatter as a fusion that calls `%all-reduce-scatter*` (all-reduce, then a
-slice); an overlapped collective is printed as its start, its steps and its end, with one channel; a loop's body is
-printed once, and how often it runs may stand only in its condition; between slices there is no collective but a
-send and a recv, and a TPU's all-gather along a whole torus may be an all-reduce of a buffer that is zero elsewhere.
+The text hides some collectives:
+- A TPU prints a reduce-scatter as a fusion that calls `%all-reduce-scatter*`, which holds an
+  all-reduce and a slice.
+- An overlapped collective appears as a start, steps and an end that share one channel.
+- A loop body is printed once. Its trip count may stand only in the loop's condition.
+- Slices exchange data by a send and a recv, not by a collective.
+- A TPU's all-gather along a whole torus may be an all-reduce of a buffer that is zero elsewhere.
 """
 
 import collections
@@ -28,7 +31,7 @@ KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
-BY_HAND = 1  # the channel that JAX gives every collective of a `shard_map`: it tells none from another
+BY_HAND = 1  # JAX gives all collectives of a `shard_map` this channel, so it identifies none
 BITS = {"pred": 8, "bf16": 16, "token": 0} | {f"c{n}": n for n in (64, 128)}
 
 _SHAPE = re.compile(r"\b(pred|token|[subfc]\d+\w*|bf16)\[([\d,]*)\]")
@@ -40,11 +43,16 @@ _SEND = re.compile(r"^(?:ROOT )?%?\S+ = (.*?) send\(")
 class Collective:
     """One collective operation of a compiled program.
 
-    kind: one of KINDS. bytes: of the whole buffer on one device: what an all-gather makes, a reduce-scatter or an
-    all-reduce reads, the others send. axes: the mesh axes that its groups span, of size above 1, in the mesh's order.
-    members: positions in the mesh of the devices of one group. count: how often one run of the program runs it (of a
-    conditional's branches the longest). shapes: e.g. ("f32[16,64]",), more than one where the compiler has combined
-    several. across: between slices, over the data-centre network. source: the JAX operation it comes from and its line.
+    kind: one of KINDS.
+    bytes: size of the whole buffer on one device: the output of an all-gather, the input of a
+    reduce-scatter or all-reduce, what the other kinds send.
+    axes: mesh axes that its groups span, without axes of size 1, in mesh order.
+    members: positions in the mesh of the devices of one group.
+    count: how often one run of the program runs it. A conditional counts its longest branch.
+    channel: XLA's channel number, if it has one.
+    shapes: such as ("f32[16,64]",); several where the compiler has merged collectives.
+    source: the JAX operation and its source line.
+    across: whether it crosses slices, over the data-centre network.
     """
 
     kind: str
@@ -59,18 +67,22 @@ class Collective:
 
     @property
     def group(self) -> int:
+        """How many devices exchange data with one another."""
         return len(self.members)
 
     @property
     def sent(self) -> float:
-        """Bytes that each device sends in one run of the program, by the ring algorithm (all-reduce twice the rest)."""
+        """Bytes that each device sends in one run of the program, by the ring algorithm.
+
+        An all-reduce sends twice as much as a reduce-scatter of the same buffer.
+        """
         if self.kind in ("collective-permute", "collective-broadcast"):
             return float(self.count * self.bytes)
         return self.count * self.bytes * (self.group - 1) / self.group * (2 if self.kind == "all-reduce" else 1)
 
 
 def by_axes(found: list[Collective], value=lambda c: c.sent) -> dict[tuple[str, ...], float]:
-    """Sum of `value` over the collectives of each tuple of mesh axes."""
+    """The sum of `value` over the collectives of each tuple of mesh axes."""
     out: dict[tuple[str, ...], float] = collections.defaultdict(float)
     for c in found:
         out[c.axes] += value(c)
@@ -78,13 +90,18 @@ def by_axes(found: list[Collective], value=lambda c: c.sent) -> dict[tuple[str, 
 
 
 def collectives(text: str, mesh: Mesh) -> list[Collective]:
-    """Every collective of `compiled.as_text()`, of a program compiled for all devices of `mesh`, once each."""
+    """Every collective of `compiled.as_text()`, once each.
+
+    The program must be compiled for all devices of `mesh`.
+    """
     program = Program(text)
     found, seen = [], set()
     for name, lines in program.computations.items():
         times = program.times(name)
         for line in lines if times else ():
             one = _inside(line, name, program, mesh) or _between_slices(line, name, program, mesh)
+            # A start, its steps and its end share one channel and count once. Where the channel
+            # identifies nothing, the line does.
             key = one and (one.kind, program.owner(name), line if one.channel in (None, BY_HAND) else one.channel)
             if one and key not in seen:
                 seen.add(key)
@@ -101,9 +118,9 @@ def _inside(line: str, computation: str, program: Program, mesh: Mesh) -> Collec
     shapes = _results(result, kind, bool(start))
     total = sum(map(num_bytes, shapes))
     if kind == "reduce-scatter":
-        total *= len(groups[0])  # it prints what is left
+        total *= len(groups[0])  # the text prints one shard of the buffer
     elif kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
-        kind = "reduce-scatter"  # a TPU's: inside stands an all-reduce of the whole buffer
+        kind = "reduce-scatter"  # on a TPU this computation holds an all-reduce of the whole buffer
     return Collective(
         kind=kind,
         bytes=total,
@@ -117,7 +134,10 @@ def _inside(line: str, computation: str, program: Program, mesh: Mesh) -> Collec
 
 
 def _between_slices(line: str, computation: str, program: Program, mesh: Mesh) -> Collective | None:
-    """A buffer sent to the devices at the same place of the other slices; its attributes name the kind."""
+    """A transfer between the devices at the same place of each slice.
+
+    XLA prints it as a send, whose attributes name the kind of collective.
+    """
     match = _SEND.match(line)
     kind = match and re.search(r'_xla_megascale_transfer_type="?(\w+)', line)
     if not kind:
@@ -127,7 +147,7 @@ def _between_slices(line: str, computation: str, program: Program, mesh: Mesh) -
     groups = list(zip(*slices_of(mesh), strict=True))
     return Collective(
         kind=kind,
-        bytes=num_bytes(shape) * (len(groups[0]) if kind == "all-gather" else 1),  # a gather prints its own shard
+        bytes=num_bytes(shape) * (len(groups[0]) if kind == "all-gather" else 1),  # an all-gather prints its own shard
         axes=spanned(groups, mesh),
         members=groups[0],
         count=program.times(computation),
@@ -143,7 +163,7 @@ def _channel(line: str) -> int | None:
     return int(found[1]) if found else None
 
 
-# ------------------------------------------------------------------------------------------------ shapes
+# ------------------------------------------------------------ shapes
 
 
 def _shapes(text: str) -> list[str]:
@@ -151,22 +171,25 @@ def _shapes(text: str) -> list[str]:
 
 
 def num_bytes(shape: str) -> int:
-    """Bytes of a shape as it is printed, e.g. "bf16[16,64]"."""
+    """Bytes of a printed shape, such as "bf16[16,64]"."""
     dtype, dims = _SHAPE.match(shape).groups()
     bits = BITS[dtype] if dtype in BITS else int(re.search(r"\d+", dtype)[0])
     return math.ceil(bits * math.prod(int(d) for d in dims.split(",") if d) / 8)
 
 
 def _results(result: str, kind: str, start: bool) -> tuple[str, ...]:
-    """The shapes of the results proper: a start prints (operands, results, ...) for all but an all-reduce."""
-    result = re.sub(r"\{[^{}]*\}", "", result)  # layouts, which have brackets of their own
+    """The shapes of the results.
+
+    A start prints (operands, results, ...), except for an all-reduce.
+    """
+    result = re.sub(r"\{[^{}]*\}", "", result)  # drop layouts, which have brackets of their own
     if start and result.startswith("(") and (kind != "all-reduce" or result.startswith("((")):
         return tuple(_shapes(top_level(result[1:-1])[1]))
     return tuple(_shapes(result))
 
 
 def top_level(text: str) -> list[str]:
-    """The parts of "a, (b, c), d[1,2]" between the commas that no bracket holds."""
+    """Split "a, (b, c), d[1,2]" at the commas outside all brackets."""
     parts, depth = [""], 0
     for char in text:
         depth += (char in "([{") - (char in ")]}")
@@ -177,7 +200,7 @@ def top_level(text: str) -> list[str]:
     return parts
 
 
-# ------------------------------------------------------------------------------------------------ groups
+# ------------------------------------------------------------ groups
 
 
 def slices_of(mesh: Mesh) -> list[list[int]]:
@@ -189,16 +212,20 @@ def slices_of(mesh: Mesh) -> list[list[int]]:
 
 
 def members(program: Program, mesh: Mesh) -> list[int]:
-    """Positions in the mesh of the devices that the program numbers 0, 1, ...: those of one slice, where it is for one."""
+    """Positions in the mesh of the devices that the program numbers 0, 1, ...
+
+    These are all devices, or those of one slice where the program is compiled for a slice.
+    """
     return list(range(mesh.size)) if program.partitions == mesh.size else slices_of(mesh)[0]
 
 
 def device_groups(line: str, members: list[int]) -> list[list[int]]:
-    """The groups of positions in the mesh that exchange with one another; one group of two per pair of a permute."""
+    """Groups of mesh positions that exchange data; a permute has one group per pair."""
     return [[members[i] for i in group] for group in _groups(line, len(members))]
 
 
 def _groups(line: str, num: int) -> list[list[int]]:
+    # The text has four notations: pairs, lists of groups, a reshaped iota, and named mesh axes.
     pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", line)
     if pairs:
         return [list(map(int, pair.split(","))) for pair in re.findall(r"(\d+,\d+)", pairs[1])]
@@ -212,15 +239,19 @@ def _groups(line: str, num: int) -> list[list[int]]:
     if named:
         sizes = [(name, int(n)) for name, n in re.findall(r"'([^']+)'=(\d+)", named[1])]
         chosen = re.findall(r"'([^']+)'", named[3])
+        # A group runs along the named axes, so these are moved last and flattened.
         moved = [i for i, (name, _) in enumerate(sizes) if name in chosen]
         kept = [i for i in range(len(sizes)) if i not in moved]
         ids = _iota(named[2], num).reshape([n for _, n in sizes]).transpose(kept + moved)
         return ids.reshape(-1, math.prod(sizes[i][1] for i in moved)).tolist()
+    # Without groups, all devices form one group.
     return [list(range(num))]
 
 
 def _iota(text: str, num: int) -> np.ndarray:
-    """ "<=[4,2]T(1,0)": 0, 1, ... in that shape, transposed; 0 ... num - 1 where nothing is said."""
+    """Device numbers of "<=[4,2]T(1,0)": arange in that shape, transposed; arange(num)
+    if absent.
+    """
     found = re.search(r"<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
     if not found:
         return np.arange(num)
@@ -233,6 +264,7 @@ def spanned(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:
     shape = mesh.devices.shape
     varies = np.zeros(len(shape), bool)
     for group in groups:
+        # The coordinates of the group's members on each mesh axis.
         where = np.array(np.unravel_index(group, shape))
         varies |= (where != where[:, :1]).any(1)
     return tuple(name for name, moved in zip(mesh.axis_names, varies, strict=True) if moved)

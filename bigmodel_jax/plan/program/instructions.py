@@ -1,4 +1,4 @@
-"""The instructions of a compiled program's text: what each computes, and what it reads and writes in the memory."""
+"""The instructions of a compiled program's text: their FLOPs and memory traffic."""
 
 import dataclasses
 import math
@@ -14,8 +14,12 @@ _NAME = re.compile(r"%([\w.\-]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line. result: its shape as printed, with layout; args: what stands in the brackets, operands: the names there;
-    rest: what stands behind them."""
+    """One line of the text.
+
+    name: without the %. result: the printed shape with layout. opcode: such as "fusion". args: the
+    text inside the brackets. rest: the text behind them. root: whether it is the result of its
+    computation.
+    """
 
     name: str
     result: str
@@ -26,31 +30,36 @@ class Instruction:
 
     @property
     def operands(self) -> tuple[str, ...]:
+        """The names among the arguments."""
         return tuple(_NAME.findall(self.args))
 
     def attribute(self, name: str) -> str:
-        """The text of `name=...` up to the comma, or of {...}; empty where there is none."""
+        """The value of `name=...`, up to a comma or as a whole {...}; empty if absent."""
         match = re.search(rf"\b{name}=(\{{[^}}]*\}}|[^,\s]+)", self.rest)
         return match[1] if match else ""
 
     @property
     def op_name(self) -> str:
+        """The JAX operation that the instruction comes from."""
         match = re.search(r'op_name="([^"]*)"', self.rest)
         return match[1] if match else ""
 
 
 def made(one: Instruction) -> str:
-    """What the start of a pair makes, of the tuple that it prints: (its operands, what it makes, ...), of a copy the two
-    the other way round."""
+    """The array that the start of an asynchronous pair produces.
+
+    Its result prints as (operands, produced, ...). A copy prints the produced array first.
+    """
     return top_level(one.result[1:-1])[0 if one.opcode == "copy-start" else 1].strip()
 
 
 def parse(line: str) -> Instruction | None:
-    """The instruction of a line; None for a line that holds none."""
+    """The instruction of a line; None if the line holds none."""
     head = _HEAD.match(line)
     if head is None:
         return None
     text = line[head.end() :]
+    # The result is a tuple in brackets, or ends at the first space.
     end = _closing(text) if text.startswith("(") else text.find(" ")
     result, text = text[: end + 1].strip(), text[end + 1 :].strip()
     opcode, paren, _ = text.partition("(")
@@ -62,7 +71,7 @@ def parse(line: str) -> Instruction | None:
 
 
 def _closing(text: str) -> int:
-    """Position of the bracket that closes the one at 0."""
+    """Position of the bracket that closes the one at position 0."""
     depth = 0
     for i, char in enumerate(text):
         depth += (char == "(") - (char == ")")
@@ -72,9 +81,9 @@ def _closing(text: str) -> int:
 
 
 class Code:
-    """A program's instructions by computation, with the shapes that their operands' names stand for.
+    """A program's instructions by computation, and the shapes of their operands.
 
-    causal: whether its attention kernels skip what lies ahead of a query, which their text does not say.
+    causal: whether attention kernels skip the keys ahead of a query. Their text does not say.
     """
 
     def __init__(self, text: str, causal: bool = True):
@@ -86,11 +95,12 @@ class Code:
             self.bodies[name] = {one.name: one for one in found}
 
     def shape(self, computation: str, name: str) -> str:
+        """The printed shape of a named instruction; empty if unknown."""
         found = self.bodies[computation].get(name)
         return found.result if found else ""
 
 
-# ------------------------------------------------------------------------------------------------ shapes
+# ------------------------------------------------------------ shapes
 
 
 def dims(shape: str) -> list[int]:
@@ -100,14 +110,16 @@ def dims(shape: str) -> list[int]:
 
 
 def dtype(shape: str) -> str:
+    """The type of the first array of a printed shape, such as "bf16"."""
     match = re.search(r"([a-z]\w*)\[", shape)
     return match[1] if match else ""
 
 
 def memory_bytes(shape: str) -> int:
-    """Bytes of the arrays of a printed shape that lie in the device's main memory: S(1) and above are other places.
+    """Bytes of a printed shape's arrays in the device's main memory.
 
-    A TPU's arrays lie in tiles, T(8,128) of their two innermost dimensions, and fill the last one of each dimension up.
+    Arrays with S(1) or above in their layout lie elsewhere and do not count. A TPU pads the two
+    innermost dimensions to whole tiles, such as T(8,128); the padding counts.
     """
     arrays = ARRAY.findall(shape)
     return sum(_tiled(array, layout) for array, layout in arrays if not re.search(r"S\([1-9]\d*\)", layout))
@@ -119,17 +131,18 @@ def _tiled(array: str, layout: str) -> int:
     if not tile or not sizes or not size:
         return size
     filled = list(sizes)
+    # A layout lists the dimensions from the innermost on. The tile's last size belongs to it.
     innermost = map(int, layout.partition(":")[0].split(","))
     for dim, length in zip(innermost, reversed(tile[1].split(",")), strict=False):
         filled[dim] = -(-sizes[dim] // int(length)) * int(length)
     return size * math.prod(filled) // math.prod(sizes)
 
 
-# ------------------------------------------------------------------------------------------------ products
+# ------------------------------------------------------------ products
 
 
 def flops(code: Code, computation: str, one: Instruction) -> tuple[float, str]:
-    """(FLOPs of an instruction's products, type of their operands); (0, "") where it has none of its own."""
+    """(FLOPs of an instruction's matrix products, operand type); (0, "") if it has none itself."""
     if one.opcode in ("dot", "convolution"):
         lhs, rhs = (code.shape(computation, name) for name in one.operands[:2])
         return (_dot if one.opcode == "dot" else _convolution)(one, lhs, rhs), dtype(lhs)
@@ -146,11 +159,15 @@ def _dot(one: Instruction, lhs: str, rhs: str) -> float:
 
 
 def _convolution(one: Instruction, lhs: str, rhs: str) -> float:
-    """Products of a TPU's dots are convolutions, too. Only places that meet an element count, as in XLA's own count."""
+    """FLOPs of a convolution. TPUs also express matrix products as convolutions.
+
+    Positions in the padding do not count, as in XLA's own count.
+    """
     labels = re.match(r"(\w+)_(\w+)->(\w+)", one.attribute("dim_labels"))
     left, _, out = labels.groups()
     sizes, sizes_out = dict(zip(left, dims(lhs), strict=True)), dict(zip(out, dims(one.result), strict=True))
     groups = [int(one.attribute(f"{name}_group_count") or 1) for name in ("feature", "batch")]
+    # Each output element sums over the input features of its group and the kernel's positions.
     products = sizes["f"] / groups[0] * sizes_out["f"] * sizes["b"] / groups[1]
     window = dict(re.findall(r"(\w+)=([\dx_\-]+)", one.attribute("window")))
     for i, axis in enumerate(sorted(c for c in left if c.isdigit())):
@@ -159,7 +176,7 @@ def _convolution(one: Instruction, lhs: str, rhs: str) -> float:
 
 
 def _places(window: dict[str, str], i: int, size: int, size_out: int) -> int:
-    """Pairs of an output and a kernel position, along one axis, that meet an element of the input."""
+    """How many (output, kernel) positions along one axis meet an element of the input."""
 
     def number(name: str) -> int:
         return int(window[name].split("x")[i]) if name in window else 1
@@ -172,16 +189,19 @@ def _places(window: dict[str, str], i: int, size: int, size_out: int) -> int:
     for k in range(number("size")):
         offset = k * dilate - low
         first, last = max(0, -(offset // stride)), min(size_out - 1, ((size - 1) * spread - offset) // stride)
+        # a * stride + offset = m * dilation has integer solutions only if the gcd divides the
+        # offset.
         if offset % common or last < first:
             continue
-        # Outputs that meet an element and not a gap: a * stride + offset divisible by the spread.
+        # Input dilation leaves gaps between elements. Only outputs where a * stride + offset is
+        # divisible by the dilation meet an element.
         start = -offset // common * pow(stride // common, -1, every) % every if every > 1 else 0
         count += (last - start) // every - (first - 1 - start) // every
     return count
 
 
 def _kernel(one: Instruction, shapes: list[str], causal: bool) -> tuple[float, str]:
-    """Products of a hand-written kernel: as its author states them, or as its kind and shapes say."""
+    """FLOPs of a hand-written kernel: the author's own estimate, else by kind and shapes."""
     target = one.attribute("custom_call_target").strip('"')
     stated = re.search(r'"cost_estimate":\s*\{[^}]*?"flops":\s*"?(\d+)', one.rest)
     if stated:
@@ -189,6 +209,7 @@ def _kernel(one: Instruction, shapes: list[str], causal: bool) -> tuple[float, s
     if one.name.startswith("splash_"):
         return _splash(one, shapes, causal)
     if target.startswith("__cublas$") and len(shapes) >= 2:
+        # A cuBLAS call lists the contracted dimensions in its configuration.
         numbers = re.search(r'"lhs_contracting_dimensions":\s*\[([^\]]*)\]', one.rest)
         contracted = [int(n) for n in re.findall(r"\d+", numbers[1])] if numbers else [len(dims(shapes[0])) - 1]
         sizes = dims(shapes[0])
@@ -201,7 +222,11 @@ def _kernel(one: Instruction, shapes: list[str], causal: bool) -> tuple[float, s
 
 
 def _grouped(one: Instruction, shapes: list[str]) -> tuple[float, str]:
-    """nn/experts/hopper.py: rows and matrices (E, ., .) into rows, or two arrays of rows into matrices."""
+    """FLOPs of a grouped matrix product (nn/experts/hopper.py).
+
+    It multiplies rows (M, K) with matrices (E, K, N), or two arrays of rows into matrices (E, K,
+    N).
+    """
     if len(shapes) != 2:
         return 0.0, ""
     rows, other = map(dims, shapes)
@@ -210,19 +235,24 @@ def _grouped(one: Instruction, shapes: list[str]) -> tuple[float, str]:
     return 2.0 * inner * size, "bf16"
 
 
-# Products per pair of query and key of each pass: over the width of queries and keys, over that of values.
-# Unfused backward passes compute the logits and the gradient of the probabilities once more.
+# Products per pair of query and key in each pass: (over the width of queries and keys, over the
+# width of values). The unfused backward passes recompute the logits and the gradient of the
+# probabilities.
 SPLASH = {"fwd": (1, 1), "dkv": (2, 2), "dq": (2, 1)}
 SPLASH_BLOCK = 512  # nn/attention/splash.py
 
 
 def _splash(one: Instruction, shapes: list[str], causal: bool) -> tuple[float, str]:
-    """Pallas's flash attention: q (..., H, T, h), k (..., K, S, h), v (..., K, S, w) are its first arrays of floats."""
+    """FLOPs of Pallas's splash attention.
+
+    Its first float arrays are q (..., H, T, h), k (..., K, S, h) and v (..., K, S, w).
+    """
     floats = [s for s in shapes if dtype(s) in ("bf16", "f32", "f16") and len(dims(s)) >= 3][:3]
     if len(floats) < 3:
         return 0.0, ""
     (*heads, T, h), (*_, S, _), (*_, w) = map(dims, floats)
     phase = next(name for name in SPLASH if f"_{name}" in one.name)
+    # A causal kernel visits the blocks on and below the diagonal.
     blocks = -(-T // SPLASH_BLOCK)
     share = (blocks + 1) / (2 * blocks) if causal and T == S else 1.0
     narrow, wide = SPLASH[phase]
@@ -230,8 +260,12 @@ def _splash(one: Instruction, shapes: list[str], causal: bool) -> tuple[float, s
 
 
 def _fmha(one: Instruction, shapes: list[str], causal: bool, backward: bool) -> tuple[float, str]:
-    """cuDNN's flash attention: 2 products forward, 5 backward; a causal one skips half."""
+    """FLOPs of cuDNN's flash attention: 2 products forward, 5 backward.
+
+    A causal kernel skips half of the pairs.
+    """
     layout = re.search(r'"intermediate_tensor_shape":\s*\{[^}]*"dimensions":\s*\[([^\]]*)\]', one.rest)
+    # The scores' last dimension is the key length; without it, the keys' sequence dimension is.
     length = int(re.findall(r"\d+", layout[1])[-1]) if layout else max(dims(shapes[1])[1:3])
     products = (5.0 if backward else 2.0) * 2.0 * math.prod(dims(shapes[0])) * length
     return products * (0.5 if causal else 1.0), dtype(shapes[0])

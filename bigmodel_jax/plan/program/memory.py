@@ -1,8 +1,9 @@
-"""What lives in a device's memory when a compiled program needs most, and the line of the model each buffer comes from.
+"""List the buffers alive at a program's memory peak, and the model line that made each.
 
-The compiler gives sums alone. The program's text is in the order of its schedule, so that what lives when can be
-followed: a buffer from the instruction that makes it to the last one that reads it. The compiler packs buffers with gaps
-and shares more of them than is seen here; the sum is an estimate of its own (docs/plan.md has both side by side).
+The compiler reports only sums. The program's text stands in the order of its schedule, so each
+buffer's lifetime can be followed: from the instruction that makes it to the last one that reads it.
+The compiler also leaves gaps between buffers and shares more of them than this analysis sees. The
+result is therefore a separate estimate; docs/plan.md compares the two.
 """
 
 import dataclasses
@@ -17,13 +18,16 @@ from bigmodel_jax.training import scopes
 
 Tree = Any  # a buffer's number, or a list of trees for a tuple
 
-SAME = ("bitcast", "opt-barrier", "add-dependency", "optimization-barrier")
+SAME = ("bitcast", "opt-barrier", "add-dependency", "optimization-barrier")  # the result is the operand's buffer
 
 
 @dataclasses.dataclass(frozen=True)
 class Buffer:
-    """bytes in HBM; shape as printed; operation: JAX's name of what made or fills it; frame: of the program's stack frames;
-    stacked: whether a loop fills it slice by slice."""
+    """One buffer in HBM.
+
+    bytes: its size. shape: as printed. operation: the JAX name of what makes or fills it. frame:
+    number of a stack frame of the program. stacked: whether a loop fills it slice by slice.
+    """
 
     bytes: int
     shape: str
@@ -33,29 +37,37 @@ class Buffer:
 
     @property
     def kind(self) -> str:
-        """activations: what the forward pass stacks for the backward pass; gradients: what that one stacks, and their sums
-        over microbatches. Steps that do both by themselves say so by a scope."""
+        """What the buffer is for: "activations", "gradients" or "temporaries".
+
+        Activations are stacked by the forward pass for the backward pass. Gradients are stacked by
+        the backward pass, or summed over microbatches. A step that runs both passes by hand marks
+        them with a named scope.
+        """
         for scope, kind in ((scopes.SUM_GRADIENTS, "gradients"), (scopes.SAVE_ACTIVATIONS, "activations")):
             if f"/{scope}/" in self.operation:
                 return kind
+        # An array that a loop stacks is made by a broadcast, filled by updates, or carried by a
+        # while.
         stacked = self.stacked or self.operation.endswith(("broadcast_in_dim", "/while", "dynamic_update_slice"))
+        # "jvp(" marks differentiated operations, and "transpose(" those of the backward pass.
         if not stacked or "jvp(" not in self.operation:
             return "temporaries"
         return "gradients" if "transpose(" in self.operation else "activations"
 
 
 def at_the_peak(code: Code) -> list[Buffer]:
-    """The buffers besides the program's arguments that live together when they need most, the largest first."""
+    """The buffers alive at the memory peak, without the program's arguments, largest first."""
     peak = _Walk(code).peak(code.program.entry)[1]
     return sorted(peak, key=lambda b: -b.bytes)
 
 
 def summary(code: Code, most: int = 12) -> dict:
-    """bytes of the peak by kind, and its largest arrays with the line that made each."""
+    """Bytes of the peak by kind, and its `most` largest arrays with the line that made each."""
     found = at_the_peak(code)
     kinds = {
         kind: sum(b.bytes for b in found if b.kind == kind) for kind in ("activations", "gradients", "temporaries")
     }
+    # Arrays of one shape, operation and line share a row.
     alike: dict[tuple, list[Buffer]] = {}
     for b in (b for b in found if _is_array(b.shape)):
         alike.setdefault((b.shape, b.operation, b.frame), []).append(b)
@@ -73,21 +85,26 @@ def summary(code: Code, most: int = 12) -> dict:
 
 
 def _is_array(shape: str) -> bool:
-    """Whether it has more than one entry; a compiler's scalars take a whole tile each, and say nothing."""
+    """Whether a shape has more than one entry.
+
+    A scalar fills a whole tile on a TPU, but tells the reader nothing.
+    """
     return any(int(size) > 1 for size in re.findall(r"\d+", shape[shape.find("[") :]))
 
 
 def readable(operation: str) -> str:
-    """An operation in the model's words: without the wrappers that JAX puts around it."""
+    """The operation's name without the wrappers that JAX puts around it."""
     skipped = ("jit(", "while", "body", "closed_call", "eval_jaxpr", "checkpoint", "rematted_computation")
     parts = [p for p in operation.split("/") if p and not p.startswith(skipped)]
     return "/".join(parts[-2:])
 
 
-# ------------------------------------------------------------------------------------------------ what lives when
+# ------------------------------------------------------------ what lives when
 
 
 class _Walk:
+    """Follow each buffer of a program from its definition to its last use."""
+
     def __init__(self, code: Code):
         self.code = code
         self.origins = Origins(code)
@@ -95,7 +112,7 @@ class _Walk:
 
     @functools.cache  # noqa: B019 - lives as long as one walk
     def peak(self, computation: str) -> tuple[int, list[Buffer]]:
-        """(bytes, buffers) of what a computation makes, at its worst moment; its parameters are not counted."""
+        """(bytes, buffers) that a computation makes, at its peak; its parameters do not count."""
         body = list(self.code.bodies[computation].values())
         values: dict[str, Tree] = {}
         inner: dict[int, tuple[int, list[Buffer]]] = {}
@@ -107,6 +124,11 @@ class _Walk:
         return self._worst(body, values, inner)
 
     def _worst(self, body: list[Instruction], values: dict[str, Tree], inner) -> tuple[int, list[Buffer]]:
+        """(bytes, buffers) at the peak of one computation.
+
+        values: the buffers of each instruction. inner: the peak of the computations that an
+        instruction calls, by its position.
+        """
         born, dies = {}, {}
         for at, one in enumerate(body):
             for number in _numbers(values[one.name]):
@@ -115,7 +137,8 @@ class _Walk:
             for operand in one.operands:
                 for number in _numbers(values.get(operand, [])):
                     dies[number] = at
-        # What a computation returns lies where its caller keeps it: a loop's carry, a donated argument.
+        # The caller owns the buffers that a computation returns: a loop's carry, a donated
+        # argument.
         for number in _numbers(values[next(one.name for one in body if one.root)]):
             born.pop(number, None)
         starts: dict[int, list[int]] = {}
@@ -130,6 +153,7 @@ class _Walk:
             for number in starts.get(at, ()):
                 alive.add(number)
                 size += self.buffers[number].bytes
+            # While an instruction runs its callees, their peak adds to the live buffers.
             here = size + inner.get(at, (0, []))[0]
             if here > best:
                 best, when, place = here, set(alive), at
@@ -139,7 +163,7 @@ class _Walk:
         return max(best, 0), [self.buffers[n] for n in when] + inner.get(place, (0, []))[1]
 
     def _callees(self, one: Instruction) -> list[str]:
-        """Computations that run inside this instruction and hold buffers of their own."""
+        """Computations that run inside this instruction and have buffers of their own."""
         if one.opcode == "while":
             return [one.attribute("body").lstrip("%")]
         if one.opcode == "conditional":
@@ -162,9 +186,10 @@ class _Walk:
             return operands[0] if operands else []
         if one.opcode.endswith("-done"):
             return self._ended(self.code.bodies[computation].get(one.operands[0]), operands[0])
+        # A loop updates its carry in place.
         if one.opcode == "while":
             return operands[0]
-        if one.opcode == "conditional":  # written over the arguments, which a step gives away
+        if one.opcode == "conditional":  # its results overwrite the arguments, which the caller gives up
             return _nothing(one.result)
         if one.opcode.endswith("-start") and one.result.startswith("(") and operands:
             return self._started(computation, one, operands)
@@ -173,23 +198,24 @@ class _Walk:
         return self._new(computation, one, given.get)
 
     def _started(self, computation: str, one: Instruction, operands: list[Tree]) -> Tree:
-        """[its operands, what it makes] of the start of a pair."""
+        """[operands, produced array] of the start of an asynchronous pair."""
         if None in (shared := self._in_place(one)):
             return [operands, operands[shared[None]]]
         return [operands, self._new(computation, dataclasses.replace(one, result=made(one)), lambda index: None)]
 
     def _ended(self, start: Instruction | None, tree: Tree) -> Tree:
-        """What the start of a pair made."""
+        """The array that the start of an asynchronous pair produced."""
         return tree[1] if isinstance(tree, list) and len(tree) == 2 and start and "-start" in start.opcode else tree
 
     def _in_place(self, one: Instruction) -> dict[int | None, int]:
-        """{position in a result's tuple (None: the result itself): operand that is written over}."""
+        """{position in the result's tuple (None: the result): operand that it overwrites}."""
         found: dict[int | None, int] = {}
         if one.opcode.startswith("dynamic-update-slice"):
             return {None: 0}
         aliases = re.search(r"output_to_operand_aliasing=\{(.*?\))\}", one.rest)
         for index, operand in re.findall(r"\{(\d*)\}: \((\d+), \{\}", aliases[1] if aliases else ""):
             found[int(index) if index else None] = int(operand)
+        # A fusion without explicit aliases may still update an operand in place.
         if one.opcode.startswith("fusion") and not found:
             body = self.code.bodies.get(one.attribute("calls").lstrip("%"), {})
             root = next((inner for inner in body.values() if inner.root), None)
@@ -200,7 +226,7 @@ class _Walk:
         return found
 
     def _new(self, computation: str, one: Instruction, given: Callable[[int | None], Tree | None]) -> Tree:
-        """Buffers for a result, but where `given` has one already."""
+        """Make new buffers for a result, except for the parts that `given` already has."""
         if not one.result.startswith("("):
             known = given(None)
             return self._buffer(computation, one, one.result) if known is None else known
@@ -221,7 +247,10 @@ class _Walk:
 
 
 def _updated(body: dict[str, Instruction], one: Instruction) -> int | None:
-    """The operand of a fusion over which a result of it is written, where it is one: the array that a slice is put in."""
+    """The number of the operand that a fusion's result overwrites, or None.
+
+    That is the array into which a dynamic-update-slice puts its slice.
+    """
     while one is not None and one.opcode == "bitcast":
         one = body.get(one.operands[0])
     if one is None or one.opcode != "dynamic-update-slice":
@@ -237,12 +266,12 @@ def _numbers(tree: Tree) -> list[int]:
 
 
 def _nothing(result: str) -> Tree:
-    """As many places as the result has parts, none with a buffer."""
+    """A tree with the result's structure, but without buffers."""
     return [[] for _ in _parts(result)] if result.startswith("(") else []
 
 
 def _parts(result: str) -> list[str]:
-    """The arrays of a flat tuple's shape; of a nested one, those of all depths."""
+    """The arrays in a tuple's shape, at all depths."""
     return [match[0] for match in ARRAY.finditer(result)]
 
 

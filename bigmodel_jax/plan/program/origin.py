@@ -1,4 +1,4 @@
-"""What a buffer is for: many are made without a name, and what a loop writes into them says it."""
+"""Find out what a buffer is for; what a loop writes into an unnamed buffer tells."""
 
 import collections
 import functools
@@ -6,19 +6,25 @@ import re
 
 from bigmodel_jax.plan.program.instructions import Code, Instruction
 
-# What gives on the array that it is given, or a piece of it.
+# Opcodes that pass on their operand, or a piece of it.
 PASSES = ("bitcast", "copy", "copy-start", "copy-done", "convert", "tuple", "opt-barrier", "add-dependency")
 READS = (*PASSES, "all-gather", "all-gather-start", "all-reduce", "collective-permute-start")
 SLICES = ("dynamic-slice", "dynamic-slice-start", "slice", "slice-start", "get-tuple-element")
 
 
 class Origins:
+    """Finds the named instruction behind each unnamed buffer of a program."""
+
     def __init__(self, code: Code):
         self.code = code
 
     def of(self, computation: str, one: Instruction) -> tuple[Instruction, bool]:
-        """(the instruction with the name and the line that say most about what `one` makes, whether a loop fills it slice
-        by slice): what a loop writes into it, else itself, else what it is a copy of."""
+        """The most informative instruction about the array that `one` makes.
+
+        Returns (instruction, whether a loop fills the array). The first choice is what a loop
+        writes into the array, then the instruction itself, then the instruction whose array it
+        copies.
+        """
         writer = self._filled(computation, one.name)
         if writer is not None:
             return writer
@@ -26,11 +32,11 @@ class Origins:
         return (own if telling(own) else self._read_from(computation, one) or own), False
 
     def _named(self, one: Instruction) -> Instruction:
-        """The instruction, or of a fusion without a name the last one in it that has one."""
+        """The instruction, or, for a fusion without a name, the last named one inside it."""
         inner = self.code.bodies.get(one.attribute("calls").lstrip("%"), {}) if not telling(one) else {}
         return next((each for each in reversed(inner.values()) if telling(each)), one)
 
-    # ------------------------------------------------------------------------------ forwards: what a loop writes
+    # ------------------------------------------------------------ forwards: what a loop writes
 
     @functools.cache  # noqa: B019 - lives as long as one program
     def _users(self, computation: str) -> dict[str, list[Instruction]]:
@@ -41,7 +47,11 @@ class Origins:
         return found
 
     def _filled(self, computation: str, name: str, depth: int = 0) -> tuple[Instruction, bool] | None:
-        """What a loop that carries the array writes into its place; None where there is no loop, or it only reads."""
+        """What a loop that carries the array writes into it.
+
+        None where no loop carries the array or the loop only reads it.
+        """
+        # The limit on the depth stops long chains of copies.
         for user in self._users(computation)[name] if depth < 8 else ():
             if user.opcode == "tuple":
                 loops = [w for w in self._users(computation)[user.name] if w.opcode == "while"]
@@ -57,11 +67,12 @@ class Origins:
 
     @functools.cache  # noqa: B019
     def _written(self, body: str, place: int) -> tuple[Instruction, bool] | None:
-        """What a loop's body leaves at a place of its carry; None where that is what it was given."""
+        """What a loop's body returns at one place of its carry; None if it is unchanged."""
         instructions = self.code.bodies[body]
         root = next(one for one in instructions.values() if one.root)
         one = instructions.get(root.operands[place]) if root.opcode == "tuple" else None
         index = None
+        # Follow the carry's value back through copies to the instruction that made it.
         while one is not None:
             if one.opcode == "parameter":
                 return None
@@ -75,7 +86,9 @@ class Origins:
         return self._update(body, one) if one is not None else None
 
     def _update(self, body: str, one: Instruction) -> tuple[Instruction, bool]:
-        """(what is put into a slice, True) of an instruction that writes one, else (the instruction, False)."""
+        """(the value that is written into a slice, True); without a slice (the
+        instruction, False).
+        """
         inside, instructions = one, self.code.bodies[body]
         if one.opcode == "fusion":
             fused = self.code.bodies.get(one.attribute("calls").lstrip("%"), {})
@@ -85,6 +98,7 @@ class Origins:
             return self._named(one), False
         update = instructions.get(inside.operands[1])
         while update is not None and not telling(self._named(update)):
+            # The value comes from outside the fusion, so continue in the computation around it.
             if update.opcode == "parameter" and instructions is not self.code.bodies[body]:
                 update, instructions = (
                     self.code.bodies[body].get(one.operands[int(update.args)]),
@@ -94,10 +108,13 @@ class Origins:
                 update = instructions.get(update.operands[0]) if update.operands else None
         return (self._named(update) if update is not None else inside), True
 
-    # ------------------------------------------------------------------------------ backwards: what it is a copy of
+    # ------------------------------------------------------------ backwards: what it is a copy of
 
     def _read_from(self, computation: str, one: Instruction) -> Instruction | None:
-        """The nearest instruction with a name that this one's array is a copy or a piece of, also outside the loop."""
+        """The nearest named instruction whose array this one copies or slices.
+
+        The search also leaves the enclosing loop.
+        """
         for _ in range(16):
             if telling(self._named(one)):
                 return self._named(one)
@@ -114,8 +131,9 @@ class Origins:
         return None
 
     def _element(self, computation: str, one: Instruction) -> tuple[Instruction | None, str]:
-        """What stands at this place of a tuple; of a loop's carry, what goes into the loop."""
+        """The element of a tuple at this place; for a loop's carry, the loop's initial value."""
         index, whole = int(one.attribute("index")), self.code.bodies[computation].get(one.operands[0])
+        # The tuple is the parameter of a loop's body, so continue at the loop's initial value.
         if whole is not None and whole.opcode == "parameter" and self.code.program.callers[computation]:
             caller = self.code.program.callers[computation][0][0]
             loops = (w for w in self.code.bodies[caller].values() if w.attribute("body").lstrip("%") == computation)
@@ -129,5 +147,8 @@ class Origins:
 
 
 def telling(one: Instruction) -> bool:
-    """Whether an instruction has a name that JAX gave it: a path, or an argument's; compilers add "broadcast.311"."""
+    """Whether JAX gave the instruction its name: a path or an argument.
+
+    Compilers add names such as "broadcast.311", which say nothing.
+    """
     return bool(re.search(r"[/\[]", one.op_name))

@@ -1,4 +1,4 @@
-"""The text of a compiled program taken apart: its computations, how often each runs, where its lines come from."""
+"""Split a compiled program's text into computations, and count how often each one runs."""
 
 import collections
 import functools
@@ -13,27 +13,33 @@ _CALLS = re.compile(
 
 
 class Program:
-    """computations: {name: its lines}; entry: the name of the one that runs; partitions: devices it is compiled for (of
-    one slice, where there are several)."""
+    """The text of a compiled program.
+
+    computations: {name: its lines}. entry: name of the computation that runs first. partitions: how
+    many devices the program is compiled for, counted within one slice.
+    """
 
     def __init__(self, text: str):
         self.computations, self.entry = _split(text)
         self.partitions = int((re.search(r"num_partitions=(\d+)", text[: text.find("\n")]) or [0, 1])[1])
         self.frames = Frames(text)
         self.callers: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
-        self.fused: dict[str, str] = {}  # called by a fusion, so part of its caller -> the line that calls it
+        self.fused: dict[str, str] = {}  # computations that a fusion calls -> the line that calls it
         for name, lines in self.computations.items():
             for line in lines:
                 self._note_calls(name, line)
 
     def _note_calls(self, name: str, line: str) -> None:
+        """Record which computations a line calls, and how often."""
         if " while(" in line:
             body, condition = (re.search(rf"{key}=%?([\w.\-]+)", line)[1] for key in ("body", "condition"))
             times = trip_count(line, self.computations[condition])
             self.callers[body].append((name, times))
+            # The condition runs once more than the body: the last time, it ends the loop.
             self.callers[condition].append((name, times + 1))
             return
         callees = self._callees(line)
+        # Which branch a conditional takes is unknown, so the longest one counts.
         if " conditional(" in line and callees:
             callees = [max(callees, key=self._length)]
         for callee in callees:
@@ -47,23 +53,26 @@ class Program:
 
     @functools.cache  # noqa: B019
     def _length(self, name: str) -> int:
-        """Lines of a computation and of all that it calls."""
+        """How many lines a computation and everything that it calls has."""
         lines = self.computations[name]
         return len(lines) + sum(self._length(callee) for line in lines for callee in self._callees(line))
 
     @functools.cache  # noqa: B019 - lives as long as its program
     def times(self, name: str) -> int:
-        """How often one run of the program runs this computation; of a conditional's branches the longest is taken."""
+        """How often one run of the program runs this computation.
+
+        Of a conditional's branches only the longest one counts.
+        """
         return 1 if name == self.entry else sum(self.times(caller) * n for caller, n in self.callers[name])
 
     def owner(self, name: str) -> str:
-        """The computation whose line the fused ones are part of."""
+        """The computation that contains a fused one, directly or through other fusions."""
         while name in self.fused:
             name = self.callers[name][0][0]
         return name
 
     def source(self, line: str, computation: str) -> str:
-        """The JAX operation that a line comes from, and its file and line: "jit(step)/.../dot_general llama.py:109"."""
+        """The JAX operation and source line of a line: "jit(step)/.../dot_general llama.py:109"."""
         name = re.search(r'op_name="([^"]*)"', line)
         if name is None and computation in self.fused:
             return self.source(self.fused[computation], self.owner(computation))
@@ -81,7 +90,7 @@ def _split(text: str) -> tuple[dict[str, list[str]], str | None]:
         if head:
             current = out[head[2]] = []
             entry = head[2] if head[1] else entry
-        elif line.rstrip() == "}":  # not "}}", which ends a kernel's configuration over several lines
+        elif line.rstrip() == "}":  # not "}}", which ends a kernel's configuration of several lines
             current = None
         elif current is not None:
             current.append(line.strip())
@@ -89,13 +98,14 @@ def _split(text: str) -> tuple[dict[str, list[str]], str | None]:
 
 
 def trip_count(line: str, condition: list[str]) -> int:
-    """How often a while loop runs its body: as it is annotated, else the bound that its condition compares with.
+    """How often a while loop runs its body: its annotation, else the bound in its condition.
 
-    ValueError where neither is there.
+    Raises ValueError if the text has neither.
     """
     known = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', line)
     if known:
         return int(known[1])
+    # The condition compares a counter with a constant.
     constants: dict[str, int] = {}
     for each in condition:
         constants |= {n: int(v) for n, v in re.findall(r"%(\S+) = [su]32\[\]\S* constant\((-?\d+)\)", each)}
@@ -105,5 +115,6 @@ def trip_count(line: str, condition: list[str]) -> int:
         if bounds:
             return bounds[0]
     if not constants:
-        raise ValueError(f"a while loop whose length is not in its condition: {line[:120]}")
+        raise ValueError(f"the condition of a while loop does not state its length: {line[:120]}")
+    # Without a comparison in the text, the largest constant is taken as the bound.
     return max(constants.values())
