@@ -1,5 +1,4 @@
-"""DeepSeek-V3: latent attention, routed and shared experts,
-multi-token training (arXiv:2412.19437).
+"""DeepSeek-V3: latent attention, routed and shared experts, multi-token training.
 
 Shapes: B batch, T tokens, D embed, R latent, r rotary dimensions, V vocab, M modules ahead.
 """
