@@ -79,7 +79,7 @@ class Lora(AdapterConfig):
     alpha: Positive = 32.0
     rank_stabilised: bool = False
     dora: bool = False
-    dropout: ShareBelowOne = 0.0
+    dropout: ShareBelowOne = 0.0  # dropout rate in training
     trained: str = ""
     new_tokens_from: CountOrZero = 0
     ranks: tuple[Ranked, ...] = ()

@@ -35,9 +35,9 @@ class BagOfEmbeddingsConfig(ModelConfig):
     The architecture is fastText's (arXiv:1607.01759), with an optional hidden layer.
     """
 
-    vocab_size: Count = 20_000
-    num_classes: Classes = 2
-    embed_dim: Count = 64
+    vocab_size: Count = 20_000  # tokens in the vocabulary
+    num_classes: Classes = 2  # number of classes
+    embed_dim: Count = 64  # width of the residual stream
     hidden_dim: CountOrZero = 64  # width of the hidden layer; 0 = no hidden layer
     bigram_buckets: CountOrZero = (
         65_536  # rows of the table into which pairs of neighbouring words are hashed; 0 = no bigrams

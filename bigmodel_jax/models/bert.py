@@ -43,18 +43,18 @@ class BertConfig(ModelConfig):
     of bert-base-uncased, which was trained with dropout 0.1.
     """
 
-    vocab_size: Count = 30_522
-    num_layers: Depth = 12
-    embed_dim: Count = 768
-    num_heads: Count = 12
-    mlp_dim: Count = 3072
-    max_seq_len: Count = 512
+    vocab_size: Count = 30_522  # tokens in the vocabulary
+    num_layers: Depth = 12  # number of blocks
+    embed_dim: Count = 768  # width of the residual stream
+    num_heads: Count = 12  # attention heads of a layer
+    mlp_dim: Count = 3072  # hidden width of the feed-forward layer
+    max_seq_len: Count = 512  # longest sequence, in tokens
     num_token_types: Count = 2  # rows of the token type table
     head: Head = "masked_lm"  # what the model returns: see `leave`
     num_classes: CountOrZero = 0  # classes of the heads classification and token_classification
-    norm_eps: NonNegative = 1e-12
-    init_std: NonNegative = 0.02
-    dropout: ShareBelowOne = 0.0
+    norm_eps: NonNegative = 1e-12  # added to the variance in every norm
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
+    dropout: ShareBelowOne = 0.0  # dropout rate in training
     compute: Compute = Compute()
 
     SIZES: ClassVar[tuple] = SIZES

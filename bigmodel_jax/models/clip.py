@@ -28,12 +28,12 @@ from bigmodel_jax.nn.activations import Activation
 class Tower:
     """The sizes of one of the two encoders, a pre-norm Transformer (prenorm.py)."""
 
-    num_layers: Depth = 12
-    embed_dim: Count = 768
-    num_heads: Count = 12
-    mlp_dim: Count = 3072
-    activation: Activation = "quick_gelu"
-    norm_eps: NonNegative = 1e-5
+    num_layers: Depth = 12  # number of blocks
+    embed_dim: Count = 768  # width of the residual stream
+    num_heads: Count = 12  # attention heads of a layer
+    mlp_dim: Count = 3072  # hidden width of the feed-forward layer
+    activation: Activation = "quick_gelu"  # of the feed-forward layer
+    norm_eps: NonNegative = 1e-5  # added to the variance in every norm
     compute: Compute = Compute()
 
     RENAMED: ClassVar[dict[str, str]] = MOVED
@@ -44,8 +44,8 @@ class Tower:
 class VisionTower(Tower):
     """The image tower: a ViT over patches of `patch_size` pixels a side, with a class token."""
 
-    image_shape: tuple[Count, Count, Count] = (224, 224, 3)
-    patch_size: Count = 32
+    image_shape: tuple[Count, Count, Count] = (224, 224, 3)  # height, width and channels
+    patch_size: Count = 32  # side of a patch, in pixels
 
     SIZES: ClassVar[tuple] = (*Tower.SIZES, prenorm.Patches())
 
@@ -54,11 +54,11 @@ class VisionTower(Tower):
 class TextTower(Tower):
     """The text tower: a pre-norm Transformer over tokens with learned positions."""
 
-    embed_dim: Count = 512
-    num_heads: Count = 8
-    mlp_dim: Count = 2048
-    vocab_size: Count = 49_408
-    max_seq_len: Count = 77
+    embed_dim: Count = 512  # width of the residual stream
+    num_heads: Count = 8  # attention heads of a layer
+    mlp_dim: Count = 2048  # hidden width of the feed-forward layer
+    vocab_size: Count = 49_408  # tokens in the vocabulary
+    max_seq_len: Count = 77  # longest sequence, in tokens
 
     SIZES: ClassVar[tuple] = (*Tower.SIZES, Cut("vocab_size", "vocab"))
 

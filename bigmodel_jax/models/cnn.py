@@ -39,8 +39,8 @@ class CNNConfig(ModelConfig):
     It has no paper of its own; its two implementations, NNX and Linen, are each other's reference.
     """
 
-    image_shape: tuple[Count, Count, Count] = (28, 28, 1)
-    num_classes: Count = 10
+    image_shape: tuple[Count, Count, Count] = (28, 28, 1)  # height, width and channels
+    num_classes: Count = 10  # number of classes
     channels: tuple[Count, ...] = (32, 64)  # of each stage; a stage halves height and width
     hidden_dim: Count = 128  # width of the layer before the head
     dropout: ShareBelowOne = 0.0  # dropout rate after the hidden layer, in training

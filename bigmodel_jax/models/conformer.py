@@ -44,10 +44,10 @@ class ConformerConfig(ModelConfig):
     subsampling: Literal[2, 4, 8, 16] = 8
     "how many frames of the spectrogram become one frame of the layers"
     subsampling_dim: Count = 256  # channels of the convolutions that shorten the spectrogram
-    num_layers: Depth = 24
-    embed_dim: Count = 1024
-    num_heads: Count = 8
-    mlp_dim: Count = 4096
+    num_layers: Depth = 24  # number of blocks
+    embed_dim: Count = 1024  # width of the residual stream
+    num_heads: Count = 8  # attention heads of a layer
+    mlp_dim: Count = 4096  # hidden width of the feed-forward layer
     conv_width: Count = 9  # frames that a layer's convolution spans; odd
     conv_norm: Literal["batch", "layer"] = "batch"
     "the norm after a layer's convolution; layer: keeps no running statistics, for small batches"

@@ -38,17 +38,17 @@ class DebertaConfig(ModelConfig):
     deberta-v3-base, which was trained with dropout 0.1.
     """
 
-    vocab_size: Count = 128_100
-    num_layers: Depth = 12
-    embed_dim: Count = 768
-    num_heads: Count = 12
-    mlp_dim: Count = 3072
-    max_seq_len: Count = 512
+    vocab_size: Count = 128_100  # tokens in the vocabulary
+    num_layers: Depth = 12  # number of blocks
+    embed_dim: Count = 768  # width of the residual stream
+    num_heads: Count = 12  # attention heads of a layer
+    mlp_dim: Count = 3072  # hidden width of the feed-forward layer
+    max_seq_len: Count = 512  # longest sequence, in tokens
     num_buckets: Count = 256  # buckets of distances in each direction
     head: Literal["none", "masked_lm"] = "masked_lm"  # none: the model returns the hidden states
-    norm_eps: NonNegative = 1e-7
-    init_std: NonNegative = 0.02
-    dropout: ShareBelowOne = 0.0
+    norm_eps: NonNegative = 1e-7  # added to the variance in every norm
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
+    dropout: ShareBelowOne = 0.0  # dropout rate in training
     compute: StackCompute = StackCompute()
 
     SIZES: ClassVar[tuple] = bert.SIZES

@@ -29,11 +29,11 @@ from bigmodel_jax.nn.head import Head
 class DeepseekConfig(ModelConfig):
     """DeepSeek-V3 (arXiv:2412.19437) as in transformers' DeepseekV3ForCausalLM; V3's defaults."""
 
-    vocab_size: Count = 129_280
-    num_layers: Depth = 61
+    vocab_size: Count = 129_280  # tokens in the vocabulary
+    num_layers: Depth = 61  # number of blocks
     num_dense_layers: CountOrZero = 3  # the first layers, which have no experts
-    embed_dim: Count = 7168
-    num_heads: Count = 128
+    embed_dim: Count = 7168  # width of the residual stream
+    num_heads: Count = 128  # attention heads of a layer
     q_lora_rank: CountOrZero = 1536  # dimensions of the queries' latent; 0 = queries without a latent
     kv_lora_rank: Count = 512  # dimensions of the latent of keys and values
     qk_nope_head_dim: Count = 128  # dimensions of a head's queries and keys without rotary positions
@@ -54,13 +54,13 @@ class DeepseekConfig(ModelConfig):
     balance_loss: NonNegative = 1e-4  # weight of the loss that balances experts within a sequence
     num_mtp_layers: CountOrZero = 0  # modules that predict one token further each, in training alone
     mtp_loss: NonNegative = 0.3  # weight of these modules' mean loss
-    max_seq_len: Count = 4096
-    rope_theta: Positive = 10_000.0
+    max_seq_len: Count = 4096  # longest sequence, in tokens
+    rope_theta: Positive = 10_000.0  # base of the rotary frequencies
     rope_scaling: position.RopeScaling = position.RopeScaling()
     mscale: NonNegative = 0.0  # with mscale_all_dim: cos and sin are multiplied by the ratio of the two scales
     mscale_all_dim: NonNegative = 0.0  # logits are multiplied by (0.1 mscale_all_dim ln(factor) + 1)^2
-    norm_eps: NonNegative = 1e-6
-    init_std: NonNegative = 0.006
+    norm_eps: NonNegative = 1e-6  # added to the mean square in every RMSNorm
+    init_std: NonNegative = 0.006  # standard deviation of the initial weights
     compute: Compute = Compute()
     pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
 

@@ -53,7 +53,7 @@ class DetrConfig(ModelConfig):
     of DETR with ResNet-50 for COCO, whose category ids go up to 90.
     """
 
-    image_shape: tuple[Count, Count, Count] = (800, 800, 3)
+    image_shape: tuple[Count, Count, Count] = (800, 800, 3)  # height, width and channels
     num_classes: Count = 91  # without "no object"
     num_queries: Count = 100
     "object queries of an image; with queries = 'places' it must be the number of places of the feature map"
@@ -64,15 +64,15 @@ class DetrConfig(ModelConfig):
     stem: Literal["imagenet", "cifar"] = "imagenet"  # as in ResNetConfig
     batch_norm: Literal["frozen", "trained"] = "frozen"
     "frozen: statistics, scales and biases of the ResNet never change (published models); trained: for a random start"
-    embed_dim: Count = 256
-    num_heads: Count = 8
-    mlp_dim: Count = 2048
+    embed_dim: Count = 256  # width of the residual stream
+    num_heads: Count = 8  # attention heads of a layer
+    mlp_dim: Count = 2048  # hidden width of the feed-forward layer
     num_layers: Depth = 6  # layers of the encoder
     num_decoder_layers: Depth = 6  # layers of the decoder
     queries: Literal["learned", "places"] = "learned"  # learned: a table; places: one query per place of the map
-    activation: Activation = "relu"
+    activation: Activation = "relu"  # of the feed-forward layer
     dropout: ShareBelowOne = 0.1  # dropout rate of what each sublayer adds to the residual
-    init_std: NonNegative = 0.02
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
     compute: Compute = Compute()
 
     SIZES: ClassVar[tuple] = (

@@ -48,12 +48,12 @@ class DiTConfig(ModelConfig):
     32 x 32 latents of 256-pixel ImageNet pictures.
     """
 
-    image_shape: tuple[Count, Count, Count] = (32, 32, 4)
+    image_shape: tuple[Count, Count, Count] = (32, 32, 4)  # height, width and channels of the latents
     num_classes: CountOrZero = 1000  # classes; their table has one more row, for a hidden label
-    patch_size: Count = 2
-    num_layers: Depth = 28
-    embed_dim: Count = 1152
-    num_heads: Count = 16
+    patch_size: Count = 2  # side of a patch, in latents' pixels
+    num_layers: Depth = 28  # number of blocks
+    embed_dim: Count = 1152  # width of the residual stream
+    num_heads: Count = 16  # attention heads of a layer
     label_dropout: Share = 0.1
     "share of rows whose label training hides, so that guidance has an unconditional model (arXiv:2207.12598)"
     learn_sigma: bool = True  # whether the output has twice the channels, the second half for a step's variance

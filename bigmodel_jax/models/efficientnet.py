@@ -35,8 +35,8 @@ class EfficientNetConfig(ModelConfig):
     EfficientNet-lite0.
     """
 
-    image_shape: tuple[Count, Count, Count] = (224, 224, 3)
-    num_classes: Count = 1000
+    image_shape: tuple[Count, Count, Count] = (224, 224, 3)  # height, width and channels
+    num_classes: Count = 1000  # number of classes
     repeats: tuple[Blocks, ...] = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage
     widths: tuple[Count, ...] = (3, 3, 5, 3, 5, 5, 3)  # kernel widths of the depthwise convolutions
     strides: tuple[Count, ...] = (1, 2, 2, 2, 1, 2, 1)  # stride of the stage's first block

@@ -35,15 +35,15 @@ class GemmaConfig(ModelConfig):
     The reference implementation is transformers' `GemmaForCausalLM`.
     """
 
-    vocab_size: Count = 256_000
-    num_layers: Depth = 28
-    embed_dim: Count = 3072
-    num_heads: Count = 16
-    num_kv_heads: Count = 16
-    head_dim: Count = 256
-    mlp_dim: Count = 24_576
-    max_seq_len: Count = 8192
-    rope_theta: Positive = 10_000.0
+    vocab_size: Count = 256_000  # tokens in the vocabulary
+    num_layers: Depth = 28  # number of blocks
+    embed_dim: Count = 3072  # width of the residual stream
+    num_heads: Count = 16  # attention heads of a layer
+    num_kv_heads: Count = 16  # heads of keys and values; a divisor of num_heads
+    head_dim: Count = 256  # dimensions of a head
+    mlp_dim: Count = 24_576  # hidden width of the feed-forward layer
+    max_seq_len: Count = 8192  # longest sequence, in tokens
+    rope_theta: Positive = 10_000.0  # base of the rotary frequencies
     rope_scaling: position.RopeScaling = position.RopeScaling()  # of global layers
     local_rope_theta: Positive = 10_000.0  # rope_theta of local layers
     window: CountOrZero = 0  # tokens that a token of a local layer sees, itself included; 0 = no local layers
@@ -53,8 +53,8 @@ class GemmaConfig(ModelConfig):
     final_softcap: NonNegative = 0.0  # the same for the model's logits
     post_norms: bool = False  # whether norms also follow attention and MLP
     qk_norm: bool = False  # whether each head's queries and keys are normalised
-    norm_eps: NonNegative = 1e-6
-    init_std: NonNegative = 0.02
+    norm_eps: NonNegative = 1e-6  # added to the mean square in every RMSNorm
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
     compute: Compute = Compute()
     pad_vocab: Count = 1  # the tables' rows are padded to a multiple of this; padding rows are never tokens
 

@@ -31,14 +31,14 @@ class GPT2Config(ModelConfig):
     124M model. The hidden width of the MLP is 4 embed_dim.
     """
 
-    vocab_size: Count = 50_257
-    num_layers: Depth = 12
-    embed_dim: Count = 768
-    num_heads: Count = 12
-    max_seq_len: Count = 1024
-    norm_eps: NonNegative = 1e-5
-    init_std: NonNegative = 0.02
-    dropout: ShareBelowOne = 0.0
+    vocab_size: Count = 50_257  # tokens in the vocabulary
+    num_layers: Depth = 12  # number of blocks
+    embed_dim: Count = 768  # width of the residual stream
+    num_heads: Count = 12  # attention heads of a layer
+    max_seq_len: Count = 1024  # longest sequence, in tokens
+    norm_eps: NonNegative = 1e-5  # added to the variance in every norm
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
+    dropout: ShareBelowOne = 0.0  # dropout rate in training
     compute: Compute = Compute()
     pad_vocab: Count = 1  # the tables' rows are padded to a multiple of this; padding rows are never tokens
 

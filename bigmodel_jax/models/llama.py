@@ -50,21 +50,21 @@ class LlamaConfig(ModelConfig):
     pad_vocab: the tables' rows are padded to a multiple of this.
     """
 
-    vocab_size: Count = 32_000
-    num_layers: Depth = 32
-    embed_dim: Count = 4096
-    num_heads: Count = 32
-    num_kv_heads: Count = 32
-    head_dim: Count = 128
-    mlp_dim: Count = 11_008
-    max_seq_len: Count = 4096
-    rope_theta: Positive = 10_000.0
+    vocab_size: Count = 32_000  # tokens in the vocabulary
+    num_layers: Depth = 32  # number of blocks
+    embed_dim: Count = 4096  # width of the residual stream
+    num_heads: Count = 32  # attention heads of a layer
+    num_kv_heads: Count = 32  # heads of keys and values; a divisor of num_heads
+    head_dim: Count = 128  # dimensions of a head
+    mlp_dim: Count = 11_008  # hidden width of the feed-forward layer
+    max_seq_len: Count = 4096  # longest sequence, in tokens
+    rope_theta: Positive = 10_000.0  # base of the rotary frequencies
     rope_scaling: position.RopeScaling = position.RopeScaling()
     window: CountOrZero = 0  # tokens that a token sees, itself included; 0 = all before it
     qkv_bias: bool = False  # whether queries, keys and values have biases
     qk_norm: bool = False  # whether each head's queries and keys have an RMSNorm
-    norm_eps: NonNegative = 1e-5
-    init_std: NonNegative = 0.02
+    norm_eps: NonNegative = 1e-5  # added to the mean square in every RMSNorm
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
     depth_scaled_init: bool = False  # what adds to the residual starts at init_std / sqrt(2 num_layers), as in GPT-2
     tied_embeddings: bool = False  # whether the head shares the embedding table
     compute: Compute = Compute()

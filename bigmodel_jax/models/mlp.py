@@ -25,7 +25,7 @@ class MLPConfig(ModelConfig):
     """A classifier of fully connected layers over one flattened example."""
 
     image_shape: tuple[Count, ...] = (28, 28, 1)  # shape of one example, which is flattened; features work too
-    num_classes: Count = 10
+    num_classes: Count = 10  # number of classes
     hidden_dims: tuple[Count, ...] = (256, 256)  # widths of the hidden layers
     dropout: ShareBelowOne = 0.0  # dropout rate after each hidden layer, in training
     activation: Activation = "relu"  # of the hidden layers
