@@ -16,7 +16,8 @@ A config file uses a module of its own in a few lines:
         width: int = 256
 
         def make(self):
-            return from_nnx(lambda rngs: Net(self.width, rngs), inputs=lambda batch: (batch["image"],))
+            inputs = lambda batch: (batch["image"],)
+            return from_nnx(lambda rngs: Net(self.width, rngs), inputs=inputs)
 
 and `Config(model=NetConfig(), ...)`. For a Linen module, `make` returns
 `from_linen(Net(self.width), {"image": np.zeros((1, 28, 28, 1))}, ...)`.

@@ -1,1 +1,3 @@
-"""Layers as functions: each file has spec functions (what parameters), then apply functions (arrays in, arrays out)."""
+"""Layers as functions: each file has spec functions, which declare
+parameters, and apply functions, which map arrays to arrays.
+"""

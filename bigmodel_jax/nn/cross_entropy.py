@@ -1,4 +1,6 @@
-"""Softmax cross-entropy of logits, in float32 whatever their dtype: its sum runs over the whole vocabulary."""
+"""Softmax cross-entropy of logits, in float32 for any dtype,
+since it sums over the whole vocabulary.
+"""
 
 import chex
 import jax
