@@ -166,7 +166,7 @@ class ModelConfig:
 
     def __getattr__(self, name: str) -> Any:
         if name not in self.RENAMED:
-            return object.__getattribute__(self, name)  # raises what it raised before
+            return object.__getattribute__(self, name)  # raises Python's usual AttributeError
         raise AttributeError(f"{type(self).__name__}.{name} is now called {self.RENAMED[name]!r}")
 
     def validate(self, parallel) -> None:

@@ -58,7 +58,7 @@ class BertConfig(ModelConfig):
     compute: Compute = Compute()
 
     SIZES: ClassVar[tuple] = SIZES
-    POOLED: ClassVar[tuple[str, ...]] = ("none", "pretraining", "classification")  # heads that read the pooled token
+    POOLED: ClassVar[tuple[str, ...]] = ("none", "pretraining", "classification")  # heads that have a pooler
     POOLER: ClassVar[Callable] = jnp.tanh  # the pooler's activation
 
     @property

@@ -1,9 +1,9 @@
 """A small convolutional classifier, written twice in Flax: in NNX and in Linen.
 
-It tests both functions of flax_module.py with the same network. Each stage is a 3x3 convolution,
-2x2 max-pooling, batch norm and ReLU. A hidden layer with dropout and the class head follow. Kernels
-carry logical axes: "embed" for input channels (sharded over fsdp) and "mlp" for output channels
-(sharded over tensor).
+The two versions show both functions of flax_module.py on one network. Each stage is a 3x3
+convolution, 2x2 max-pooling, batch norm and ReLU. A hidden layer with dropout and the class head
+follow. Kernels carry logical axes: "embed" for input channels (sharded over fsdp) and "mlp" for
+output channels (sharded over tensor).
 
 Shapes: B batch, H height, W width, C channels.
 """

@@ -123,6 +123,7 @@ def distance_bias(q, k, distance_q, distance_k, rows_BTS):
     q, k (B, T, H, h); distance_q, distance_k (R, H, h): projections of the distance table.
     """
     to_rows = functools.partial(jnp.einsum, "bthd,rhd->bhtr", preferred_element_type=jnp.float32)
+    # Products with all R rows, then a gather per pair: the (T, S, h) array of keys is never made.
     from_query = jnp.take_along_axis(to_rows(q, distance_k), rows_BTS[:, None], axis=-1)
     from_key = jnp.take_along_axis(to_rows(k, distance_q), rows_BTS.swapaxes(1, 2)[:, None], axis=-1)
     return from_query + from_key.swapaxes(2, 3)

@@ -62,7 +62,7 @@ class DeepseekConfig(ModelConfig):
     norm_eps: NonNegative = 1e-6  # added to the mean square in every RMSNorm
     init_std: NonNegative = 0.006  # standard deviation of the initial weights
     compute: Compute = Compute()
-    pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
+    pad_vocab: Count = 1  # the tables' rows are padded to a multiple of this; padding rows are never tokens
 
     SIZES: ClassVar[tuple] = (
         *decoder.SIZES,

@@ -97,8 +97,7 @@ def block_spec(cfg: DiTConfig) -> params.Tree:
     D, H, F = cfg.embed_dim, cfg.num_heads, cfg.mlp_dim
     return {
         "modulation": modulation_spec(cfg, 6),
-        # The bound of the initial values is that of one (3 D, D) matrix for queries, keys and
-        # values.
+        # The initial values are those of one (3 D, D) matrix for queries, keys and values.
         "attn": attention.spec(D, H, H, D // H, init=xavier(D, 3 * D), out_init=xavier(D, D), bias=True),
         "mlp": feedforward.mlp_spec(D, F, init=xavier(D, F), out_init=xavier(F, D)),
     }
@@ -145,7 +144,7 @@ def positions(cfg, scale: float = 1.0) -> np.ndarray:
 def embed_time(p, timestep_B) -> jax.Array:
     """(B, D): the embedding of timesteps (B,), which may be fractions."""
     frequency = np.exp(-np.log(10_000.0) * np.arange(FREQUENCIES // 2) / (FREQUENCIES // 2)).astype(np.float32)
-    # float32: bfloat16 could not tell timestep 999 from 996.
+    # The angle is float32, because bfloat16 could not tell timestep 999 from 996.
     angle = timestep_B.astype(jnp.float32)[:, None] * frequency
     waves = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1).astype(p["up"]["kernel"].dtype)
     return linear.linear(p["down"], jax.nn.silu(linear.linear(p["up"], waves)))

@@ -66,6 +66,7 @@ def encoder_where(batch: dict) -> Where | None:
         segments = jnp.ones(batch["encoder_tokens"].shape, jnp.int32)
     column = jnp.arange(segments.shape[1], dtype=jnp.int32)
     first = jnp.concatenate([jnp.ones_like(segments[:, :1]), segments[:, 1:] != segments[:, :-1]], axis=1)
+    # The running maximum carries the column where a segment begins to all its tokens.
     begins = jax.lax.cummax(jnp.where(first, column, 0), axis=1)
     return Where(column - begins, segments)
 

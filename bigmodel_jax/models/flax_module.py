@@ -2,7 +2,7 @@
 
 A config file uses a module of its own in a few lines:
 
-    class Net(nnx.Module):                                  # nothing in it knows this project
+    class Net(nnx.Module):                                  # a plain NNX module
         def __init__(self, width, rngs):
             self.hidden = nnx.Linear(784, width, rngs=rngs)
             self.norm = nnx.BatchNorm(width, rngs=rngs)
@@ -187,7 +187,7 @@ def _streams(variables: dict, rng: jax.Array | None, train: bool) -> dict[tuple,
     streams = {path: v for path, v in variables.items() if isinstance(v, nnx.RngState)}
     if train and streams and rng is None:
         raise ValueError("this Flax module draws random numbers in training: apply needs rng")
-    rng = jax.random.key(0) if rng is None else rng  # evaluation: nothing draws from it
+    rng = jax.random.key(0) if rng is None else rng  # evaluation draws no numbers from it
 
     def one(path, variable):
         shape = variable.get_value().shape
@@ -270,7 +270,7 @@ def _gather(flat: dict[str, jax.Array], spec: dict[str, Param]) -> dict[str, jax
     """
 
     def one(value: Any, axes: tuple) -> jax.Array:
-        value = value.dense() if isinstance(value, Adapted) else value  # a module reads arrays
+        value = value.dense() if isinstance(value, Adapted) else value  # Flax modules expect arrays
         return value if "layers" in axes else constrain(value, *(None if a == "embed" else a for a in axes))
 
     return {n: one(v, spec[n].axes) for n, v in flat.items()}
@@ -298,5 +298,5 @@ def inside_batch_axis() -> bool:
 def _average_over_devices(call, args, kwargs, context):
     """Linen interceptor: in a per-device step, batch norm averages over all devices."""
     if isinstance(context.module, nn.BatchNorm) and inside_batch_axis():
-        object.__setattr__(context.module, "axis_name", BATCH_AXIS)  # a bound module is frozen and cannot be cloned
+        object.__setattr__(context.module, "axis_name", BATCH_AXIS)  # a bound module is frozen, and cannot be cloned
     return call(*args, **kwargs)

@@ -181,6 +181,7 @@ def attend(cfg: GemmaConfig, p, x_BTD, cache, local, q_where, k_where, angles, i
     """
     q, k, v = attention.qkv(p, x_BTD, norm_eps=cfg.norm_eps, norm_offset=1.0)
     turn = angles[0]
+    # A scan has one program for all layers, so each layer selects its angles by a traced flag.
     if local is not None:
         turn = jax.tree.map(lambda far, near: jnp.where(local, near, far), *angles)
     q, k = position.rope(q, turn), position.rope(k, turn)

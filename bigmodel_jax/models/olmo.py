@@ -102,6 +102,7 @@ def embed(cfg: Olmo3Config, p, tokens, positions, rng):
 def block(cfg: Olmo3Config, p, x_BTD, xs, q_where, k_where, angles, index, *, train):
     """As `llama.block`, with the window and the rotary angles that this layer has."""
     local = xs[1]
+    # A scan has one program for all layers, so each layer selects its angles by a traced flag.
     turn = jax.tree.map(lambda far, near: jnp.where(local, near, far), *angles)
     return llama.block(cfg, p, x_BTD, xs, q_where, k_where, turn, index, train=train, local=local)
 

@@ -76,7 +76,7 @@ class RNNConfig(RecurrentConfig):
 class RNNClassifierConfig(RecurrentConfig):
     """A classifier of texts by the mean output of recurrent cells over a text's tokens."""
 
-    num_classes: Classes = 2  # classes
+    num_classes: Classes = 2  # number of classes
 
     def make(self) -> Model:
         return Model(classifier_spec(self), functools.partial(classify, self))
@@ -215,9 +215,7 @@ def run(cfg: RecurrentConfig, p, batch: dict, rng: jax.Array | None, states: lis
     tokens = batch["tokens"]
     B, T = tokens.shape
     positions = batch.get("positions")
-    if (
-        positions is None
-    ):  # not a default of `get`: it would be traced where it is not used, and ONNX has no form for it
+    if positions is None:  # as a default of `get` it would always be traced, and ONNX has no form for it
         positions = jnp.broadcast_to(jnp.arange(T), (B, T))
     real_BT = batch.get("segment_ids", jnp.ones_like(tokens)) > 0
     fresh_BT = real_BT & (positions == 0)

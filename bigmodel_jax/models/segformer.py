@@ -156,8 +156,7 @@ def spec(cfg: SegformerConfig) -> params.Tree:
             f"project{n}": linear.linear_spec(dim, E, axes=("embed", "mlp"), init=init, bias=True)
             for n, dim in enumerate(cfg.channels)
         },
-        # One matrix per stage, the last stage's first: the order in which published files have
-        # them.
+        # One matrix per stage; the last stage's comes first, as in published files.
         "fuse": Param((len(cfg.channels), E, E), (None, "mlp", "embed"), init),
         "norm": {"scale": Param((E,), (None,), ones()), "bias": Param((E,), (None,), zeros())} | statistics,
         "head": linear.linear_spec(E, cfg.num_classes, axes=("embed", None), init=init, bias=True),

@@ -95,8 +95,7 @@ def pool_spec(tower: VisionTower) -> params.Tree:
     D, H = tower.embed_dim, tower.num_heads
     return {
         "probe": Param((1, D), (None, "embed"), prenorm.xavier(D, 1), decay=False),
-        # The bound of the initial values is that of one (3 D, D) matrix for queries, keys and
-        # values.
+        # The initial values are those of one (3 D, D) matrix for queries, keys and values.
         "attn": attention.spec(D, H, H, D // H, init=prenorm.xavier(D, 3 * D), out_init=lecun(D), bias=True),
         "norm": norm.layer_spec(D),
         "mlp": mlp_spec(D, tower.mlp_dim),
@@ -118,7 +117,9 @@ def vision_spec(tower: VisionTower) -> params.Tree:
 
 
 def spec(cfg: SiglipConfig) -> params.Tree:
-    """Both towers, the text's projection "head" (D, D), logit_scale (1,) and logit_bias (1,)."""
+    """Both towers, the text's projection "head" to vision.embed_dim,
+    logit_scale and logit_bias (1,).
+    """
     text, width = cfg.text, cfg.text.embed_dim
     head = linear.linear_spec(width, cfg.vision.embed_dim, axes=("embed", None), init=lecun(width), bias=True)
     return {

@@ -96,7 +96,7 @@ def check(config: Any, parallel: ParallelConfig, prefix: str = "model.") -> None
     """Raises ValueError, one line, for the first invalid number of a
     model's config or of its parts.
     """
-    ranges.check(config, prefix)  # what follows divides by them
+    ranges.check(config, prefix)  # first, because the checks below divide by these numbers
     _check(config, parallel, prefix)
 
 

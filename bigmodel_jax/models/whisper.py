@@ -195,6 +195,7 @@ def apply(cfg: WhisperConfig, p, batch, *, rng=None, train=False, cache=None) ->
     if "log_mel" not in batch and cache is None:
         raise ValueError(f"batch has {', '.join(batch)}, but no log_mel: Whisper needs data of recordings")
     q_where, k_where, own = decoder.where(batch, cache and cache.own)
+    # Later calls of a generation read the encoder's keys and values from the cache.
     if "log_mel" in batch:
         memory = encode(cfg, p, batch["log_mel"])
         memory_where = memory_places(q_where, memory.shape[1])

@@ -53,6 +53,7 @@ def halving(x_BTF: jax.Array, kernel_331C: jax.Array) -> jax.Array:
 
     Equals torch.nn.Conv2d with padding 1.
     """
+    # The kernel's 9 places become 9 input channels of one matrix product.
     patches = jnp.concatenate(_shifted(x_BTF[..., None]), axis=-1)
     return patches @ kernel_331C.reshape(-1, kernel_331C.shape[-1])
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import sharding
 
-WIDE = 2048  # from this many columns on, x^T dy is faster with x^T materialised
+WIDE = 2048  # number of a weight's columns from which on x^T dy is faster with x^T materialised
 
 
 def active() -> bool:
@@ -80,8 +80,7 @@ def _matrices(scale, x, w, a, b):
 def _adapted_forward(scale, *arrays):
     x, w, a, b = _matrices(scale, *arrays)
     kept = arrays[0].shape[: arrays[0].ndim - arrays[2].ndim + 1]
-    # The arrays are saved in their given shapes: a loop over layers keeps no second copy of its
-    # inputs.
+    # The arrays are saved in their given shapes, so that a loop over layers keeps no second copy.
     return (x @ (w + a @ b)).reshape(*kept, *arrays[3].shape[1:]), arrays
 
 
@@ -89,8 +88,8 @@ def _adapted_backward(scale, arrays, dy):
     x, w, a, b = _matrices(scale, *arrays)
     dy = dy.reshape(x.shape[0], -1)
     dx = _product(dy, w + a @ b, 1, 1)
-    # The product is (r, I), then transposed: the other order takes five times as long for a large
-    # I.
+    # The product is (r, I), then transposed: for a large I the other order takes five times as
+    # long.
     da = scale * _product(_product(dy, b, 1, 1), x, 0, 0).T
     # For a frozen weight, the compiler removes x^T dy.
     gradients = dx, _product(x, dy, 0, 0), da, _product(x @ a, dy, 0, 0)
@@ -131,6 +130,7 @@ def _attend_backward(saved, d_out):
     q, k, v, e, total, out = saved
     # The outputs alone give the sum over keys of p dp (Dao, arXiv:2307.08691, section 3.1).
     delta = (d_out * out).sum(-1, keepdims=True)
+    # d_scores = p (dp - delta) with p = e / total; dividing d_out spares making p.
     d_out = d_out / total
     d_scores = e * (_product(d_out, v, 3, 3, (0, 1)) - delta / total)
     dq = _product(d_scores, k, 3, 2, (0, 1))

@@ -73,8 +73,7 @@ def embed(p: dict, ids: jax.Array) -> jax.Array:
     # The table's rows are gathered before the lookup: with rows sharded along dim, every activation
     # would have to be exchanged instead.
     x = jnp.take(constrain(p["table"], "vocab", None), ids, axis=0)
-    # Where a sequence is sharded over `tensor`, this shards the rows found instead of gathering the
-    # table.
+    # If a sequence is sharded over `tensor`, this shards the rows found and not the table.
     return constrain(x, "batch", "seq", None) if ids.ndim == 2 else x
 
 

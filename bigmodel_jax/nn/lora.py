@@ -86,8 +86,8 @@ class Adapted:
                 w = w + self._product(low).astype(w.dtype)
                 lengths = self._lengths(low, base)
                 w = w if lengths is None else w * jnp.expand_dims(lengths, self._inner(low)).astype(w.dtype)
-        # The barrier keeps the merged weight one array, so that the program is the base's
-        # otherwise.
+        # The barrier keeps the merged weight one array: all else in the program stays as the
+        # base's.
         return w if w is base else jax.lax.optimization_barrier(w)
 
     def project(self, x: jax.Array, num_dims: int, product: Callable) -> jax.Array:

@@ -38,6 +38,8 @@ def _forward(num_dims, x, probe):
 
 def _backward(num_dims, kept, d):
     x, probe = kept
+    # The probe's true gradient is 0, since `_seen` ignores it; the squares are returned in its
+    # place.
     squares = jnp.square(x.astype(jnp.float32)).sum(tuple(range(x.ndim - num_dims)))
     return d, squares.reshape(probe.shape).astype(probe.dtype)
 

@@ -52,6 +52,7 @@ def hidden(
         h = norm.rms(p["norm"], h, eps=eps)
         return h, (h, further)
 
+    # Module k reads the tokens k places further on.
     ahead = range(1, len(p["norm"]["scale"]) + 1)
     xs = jnp.stack([shift(tokens_BT, k) for k in ahead]), jnp.stack([segments_ahead(segments_BT, k) for k in ahead])
     return stack.sequential(body, p, hidden_BTD, xs, remat=remat, unroll=unroll)[1]

@@ -48,6 +48,7 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling = RopeScaling(
 def _llama3(frequency, s: RopeScaling):
     wavelength = 2 * math.pi / frequency
     smooth = (s.original_max_seq_len / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
+    # 0: a low frequency, which is divided; 1: a high one, which is kept.
     smooth = np.clip(smooth, 0.0, 1.0)
     return (1 - smooth) * frequency / s.factor + smooth * frequency
 

@@ -31,6 +31,7 @@ def quantize(x: jax.Array, dims: tuple[int, ...], dtype) -> tuple[jax.Array, jax
     info = jnp.iinfo(dtype) if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo(dtype)
     x = x.astype(jnp.float32)
     top = jnp.max(jnp.abs(x), axis=dims, keepdims=True)
+    # Zeros have the scale 1, so that nothing is divided by 0.
     scale = jnp.where(top > 0, top / float(info.max), 1.0)
     x = jnp.clip(x / scale, -float(info.max), float(info.max))
     return (jnp.round(x) if jnp.issubdtype(dtype, jnp.integer) else x).astype(dtype), scale

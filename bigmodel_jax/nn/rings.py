@@ -22,6 +22,8 @@ def _rings(size: int) -> list:
 
 def scatter(x, axis: str, size: int):
     """The sum of x over a mesh axis, reduce-scattered along dimension 0."""
+    # After the first ring a device holds one part, summed over its group. The second ring adds the
+    # groups' sums of that part.
     for groups in _rings(size):
         x = jax.lax.psum_scatter(x, axis, scatter_dimension=0, axis_index_groups=groups, tiled=True)
     return x

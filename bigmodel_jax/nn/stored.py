@@ -50,7 +50,7 @@ def project_as_stored(num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
     o].
     """
     lead, outs = x.shape[: x.ndim - num_dims], node.shape[num_dims:]
-    values = node.values.reshape(*node.scales.shape, -1)  # (*I, *O less its last, blocks, values of one)
+    values = node.values.reshape(*node.scales.shape, -1)  # (*I, *O without its last, blocks, values of a block)
     scales = node.scales.astype(x.dtype)
     scaled = x.reshape(*x.shape, *(1,) * (scales.ndim - num_dims)) * scales
     here, there = len(lead), range(num_dims)

@@ -25,8 +25,7 @@ __all__ = ["Implementation", "Where", "attend", "plain", "project_out", "qkv", "
 
 Implementation = Literal["auto", "plain", "chunked", "dot_product", "splash", "cudnn"]
 
-# The logit of a masked key. It is finite, so that a row of masked keys alone gives a mean and not
-# NaN.
+# The logit of a masked key. It is finite: a row of masked keys alone gives a mean and not NaN.
 MASKED = -1e30
 # "auto" chooses "chunked" from this many keys on: the (T, S) logits then cost more memory than the
 # running softmax costs time.
@@ -200,8 +199,7 @@ def _chunked(rule, q, k, v, sinks, q_where, k_where, local):
     return blockwise.attend(rule, q, k, v, sinks, q_where, k_where, reach(rule, local))
 
 
-# One device's part: (rule, q, k, v, sinks, q_where, k_where, local) -> (B, T, H, w), q already
-# scaled.
+# One device's part: (rule, q, k, v, sinks, q_where, k_where, local) -> (B, T, H, w); q is scaled.
 LOCAL = {
     "plain": _plain,
     "chunked": _chunked,
@@ -243,6 +241,7 @@ def _probabilities(q, k, mask, softcap, sinks, bias):
         logits += bias.reshape(bias.shape[0], *grouped, T, S).astype(jnp.float32)
     logits = jnp.where(mask[:, None, None], logits, MASKED)
     if sinks is not None:
+        # A sink is one more column for the softmax, which is cut off after it.
         sink = jnp.broadcast_to(sinks.reshape(*grouped, 1, 1).astype(jnp.float32), (B, *grouped, T, 1))
         logits = jnp.concatenate([logits, sink], axis=-1)
     return jax.nn.softmax(logits, axis=-1)[..., :S]
@@ -254,6 +253,7 @@ def _plain_on_cpu(q, k, v, mask):
     """
     B, T, H, h = q.shape
     K = k.shape[2]
+    # The G = H / K query heads of a group become rows of one matrix.
     q = q.transpose(0, 2, 1, 3).reshape(B, K, H // K * T, h)
     bias = jnp.tile(jnp.where(mask, 0.0, MASKED)[:, None], (1, 1, H // K, 1))
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)

@@ -120,6 +120,7 @@ def accumulate(rule: Rule, running: Running, queries: Queries, keys: Keys, windo
         def step(running, block):
             mask = visible(q_where, block.where, rule.causal, window)
             update = functools.partial(_update, rule, q, block, mask)
+            # A pair of blocks in which no query sees a key is skipped.
             return jax.lax.cond(mask.any(), update, lambda running: running, running), None
 
         return jax.lax.scan(step, running, blocks)[0]
@@ -131,6 +132,7 @@ def _update(rule, q, block, mask, running):
     logits, mask = _logits(rule, q, block.k, mask)
     top = jnp.maximum(running.top, jnp.where(mask, logits, LOWEST).max(-1))
     probs, shrink = jnp.where(mask, jnp.exp(logits - top[..., None]), 0.0), jnp.exp(running.top - top)
+    # `shrink` rescales the earlier sums to the new maximum.
     new = jnp.einsum("bkrs,bskw->bkrw", probs.astype(block.v.dtype), block.v, preferred_element_type=jnp.float32)
     return Running(running.acc * shrink[..., None] + new, top, running.total * shrink + probs.sum(-1))
 
@@ -217,6 +219,7 @@ def _pair(rule, q, d_out, log_sum, delta, block, mask):
     float32 = {"preferred_element_type": jnp.float32}
     dv = jnp.einsum("bkrs,bkrw->bskw", probs.astype(d_out.dtype), d_out, **float32)
     d_logits = probs * (jnp.einsum("bkrw,bskw->bkrs", d_out, block.v, **float32) - delta[..., None])
+    # The derivative of c tanh(l / c) by l is 1 - (capped / c)^2.
     if rule.softcap:
         d_logits *= 1.0 - jnp.square(logits / rule.softcap)
     d_logits = d_logits.astype(q.dtype)

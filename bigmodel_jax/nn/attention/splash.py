@@ -35,6 +35,7 @@ def attend(
         one = kernel(rule._replace(window=window), q.shape[1], shape, interpret, residual_checkpoint_name=KEPT)
         return jax.vmap(one, in_axes=(0, 0, 0, 0, None))(q, k, v, segments, sinks)
 
+    # A kernel's mask is static, so a layer's flag selects between two kernels.
     if rule.window >= S or local is None:
         out = run(0 if rule.window >= S else rule.window)
     else:

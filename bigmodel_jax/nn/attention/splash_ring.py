@@ -69,6 +69,7 @@ def _forward(rule, axis, interpret, q, k, v, sinks, q_where, k_where):
         return (_merged(found, _turn(rule, axis, t, see, keys)), pass_on(keys, axis)), None
 
     n = jax.lax.axis_size(axis)
+    # A device's own keys come first: they alone need the diagonal mask.
     found = _with_sinks(see(keys, rule.causal), sinks)
     (found, last), _ = jax.lax.scan(turn, (found, pass_on(keys, axis)), jnp.arange(1, n - 1))
     found = _merged(found, _turn(rule, axis, n - 1, see, last))

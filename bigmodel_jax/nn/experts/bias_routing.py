@@ -61,6 +61,7 @@ def route(
     # The router computes in float32, because near ties decide which expert gets a token.
     logits = linear.project(x_BTD.astype(jnp.float32), p["kernel"].astype(jnp.float32))
     scores = jax.nn.sigmoid(constrain(logits, "batch", "seq", None))
+    # The choice has no gradient; the weights, made of `scores` below, have one.
     choice = jax.lax.stop_gradient(scores) + p["choice_bias"].astype(jnp.float32)
     if num_groups > num_chosen_groups:
         choice = _within_best_groups(choice, num_groups, num_chosen_groups)

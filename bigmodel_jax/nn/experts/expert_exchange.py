@@ -68,7 +68,7 @@ def apply(
     """
     (B, T, D), k = x_BTD.shape, chosen.shape[-1]
     e, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
-    order = jnp.argsort(chosen.reshape(-1))  # by expert, and so by device
+    order = jnp.argsort(chosen.reshape(-1))  # sorted by expert, and therefore by device
     sizes = jnp.bincount(chosen.reshape(-1), length=e * E).astype(jnp.int32)
     from_to = jax.lax.all_gather(sizes.reshape(e, E), axis)  # (e, e, E)
     bound = B * T * min(k, E)

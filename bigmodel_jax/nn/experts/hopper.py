@@ -79,5 +79,5 @@ def _of_matrices(rows, dy, sizes):
 
 
 def _blocks(columns: int) -> dict[str, Any]:
-    beside = 4 if columns % (4 * BLOCK) == 0 else 1  # blocks of columns whose rows stay in the cache
+    beside = 4 if columns % (4 * BLOCK) == 0 else 1  # neighbouring blocks of columns that share rows in the cache
     return {"block_m": BLOCK, "block_n": BLOCK, "block_k": 64, "max_concurrent_steps": 4, "grid_block_n": beside}

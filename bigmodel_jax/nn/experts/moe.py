@@ -237,6 +237,7 @@ def capacity(
     """
     combine = _combine(routing)
     chosen = jax.nn.one_hot(routing.experts, combine.shape[-1], dtype=jnp.int32).sum(-2) * mask_BT[..., None]
+    # A token's place is the number of earlier tokens that chose the same expert.
     place = jnp.where(chosen > 0, jnp.cumsum(chosen, axis=1) - 1, -1)
     C = places(x_BTD.shape[1], *routing.experts.shape[-1:], combine.shape[-1], factor)
     dispatch = jax.nn.one_hot(place, C, dtype=x_BTD.dtype)  # (B, T, E, C), 0 for a token without a place
