@@ -110,7 +110,7 @@ class Lora(AdapterConfig):
         return {self.name: self}
 
     def places(self, spec: Tree) -> dict[str, Place]:
-        """{path: what the weight gets} for each weight that gets something.
+        """Returns {path: what the weight gets} for each weight that gets something.
 
         Raises ValueError, one line, for a pattern that is invalid or matches no weight.
         """

@@ -94,7 +94,7 @@ def hash_pairs(first: jax.Array, second: jax.Array, buckets: int) -> jax.Array:
 
 
 def mean_embedding(cfg: BagOfEmbeddingsConfig, p: Tree, tokens_BT: jax.Array, real_BT: jax.Array) -> jax.Array:
-    """(B, D): the mean over the real words plus the mean over the
+    """Returns (B, D): the mean over the real words plus the mean over the
     pairs of neighbours that are both real.
     """
     total = mean(linear.embed(p["embed"], tokens_BT), real_BT)
@@ -105,7 +105,7 @@ def mean_embedding(cfg: BagOfEmbeddingsConfig, p: Tree, tokens_BT: jax.Array, re
 
 
 def mean(x_BTD: jax.Array, real_BT: jax.Array) -> jax.Array:
-    """(B, D): the mean of x (B, T, D) over the places where `real` is
+    """Returns (B, D): the mean of x (B, T, D) over the places where `real` is
     true; zeros for an empty row.
     """
     weights = real_BT.astype(x_BTD.dtype)
@@ -113,10 +113,10 @@ def mean(x_BTD: jax.Array, real_BT: jax.Array) -> jax.Array:
 
 
 def mean_ngrams(p: Tree, ngrams_BN: jax.Array, real_BN: jax.Array) -> jax.Array:
-    """(B, D): the mean embedding of the real n-grams, as counts (B, V) times the table (V, D).
+    """Returns (B, D): the mean embedding of the real n-grams.
 
-    A product is faster than a lookup here: a text has hundreds of n-grams, and the gradient of a
-    lookup is written row by row.
+    It is counts (B, V) times the table (V, D). A lookup would be slower: a text has hundreds of
+    n-grams, and the gradient of a lookup is written row by row.
     """
     table = p["ngrams"]["table"]
     weights = real_BN.astype(table.dtype)

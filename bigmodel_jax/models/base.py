@@ -92,7 +92,7 @@ class Parts:
         return {name: part for name, part in params.items() if name != self.stack}
 
     def layers(self, run: Callable, whole: tuple, train: bool) -> Callable:
-        """(stacked, x, xs, *, shared) -> (x, ys): the layers, run by
+        """Maps (stacked, x, xs, *, shared) -> (x, ys): the layers, run by
         `run`, stack.run or stack.sequential.
         """
 

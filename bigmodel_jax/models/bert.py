@@ -201,7 +201,7 @@ def enter(cfg: BertConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 
 
 def pool(cfg: BertConfig, p, x_BTD):
-    """(B, D): a dense layer and `POOLER` over the state of each row's first token."""
+    """Returns (B, D): a dense layer and `POOLER` over the state of each row's first token."""
     return type(cfg).POOLER(linear.linear(p["pooler"], jax.lax.index_in_dim(x_BTD, 0, 1, keepdims=False)))
 
 

@@ -64,7 +64,9 @@ def spec(cfg: BoardConfig) -> Tree:
 
 
 def convolution(p: Tree, x_BHWC: jax.Array) -> jax.Array:
-    """(B, H, W, n_in) -> (B, H, W, n_out): a 3x3 convolution with "SAME" padding, and its bias."""
+    """Maps (B, H, W, n_in) -> (B, H, W, n_out): a 3x3 convolution
+    with "SAME" padding and a bias.
+    """
     kernel = p["kernel"]
     return (
         jax.lax.conv_general_dilated(x_BHWC, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -73,7 +75,7 @@ def convolution(p: Tree, x_BHWC: jax.Array) -> jax.Array:
 
 
 def apply(cfg: BoardConfig, p: Tree, batch: dict, *, rng=None, train=False, cache=None) -> Out:
-    """(B, num_moves + 1) of batch["board"] (B, H, W, C): the moves'
+    """Returns (B, num_moves + 1) of batch["board"] (B, H, W, C): the moves'
     logits, then the value in -1 .. 1.
     """
     x = jax.nn.relu(convolution(p["stem"], batch["board"].astype(p["stem"]["kernel"].dtype)))

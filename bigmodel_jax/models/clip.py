@@ -151,7 +151,7 @@ def spec(cfg: CLIPConfig) -> params.Tree:
 
 
 def image_states(tower: VisionTower, p, image_BHWC) -> jax.Array:
-    """(B, 1 + patches, D): the output of the tower's layers before
+    """Returns (B, 1 + patches, D): the output of the tower's layers before
     the last norm, class token first.
     """
     x_BTD = prenorm.embed_patches(p["patches"], image_BHWC)
@@ -162,15 +162,16 @@ def image_states(tower: VisionTower, p, image_BHWC) -> jax.Array:
 
 
 def encode_image(cfg: CLIPConfig, p, image_BHWC) -> jax.Array:
-    """(B, E): the image's embedding, not normalised."""
+    """Returns (B, E): the image's embedding, not normalised."""
     x_BTD = image_states(cfg.vision, p, image_BHWC)
     return linear.linear(p["head"], norm.layer(p["norm"], x_BTD[:, 0], eps=cfg.vision.norm_eps))
 
 
 def text_states(tower: TextTower, p, batch, *, causal: bool) -> jax.Array:
-    """(B, T, D) after the last norm; batch: tokens (B, T) and segment_ids (B, T), 0 being padding.
+    """Returns (B, T, D): the tower's output after the last norm.
 
-    Raises ValueError if the texts are longer than max_seq_len.
+    batch: tokens (B, T) and segment_ids (B, T), 0 being padding. Raises ValueError if the texts are
+    longer than max_seq_len.
     """
     tokens = batch["tokens"]
     if tokens.shape[1] > tower.max_seq_len:
@@ -182,7 +183,7 @@ def text_states(tower: TextTower, p, batch, *, causal: bool) -> jax.Array:
 
 
 def encode_text(cfg: CLIPConfig, p, batch) -> jax.Array:
-    """(B, E): the text's embedding, not normalised, from the state of
+    """Returns (B, E): the text's embedding, not normalised, from the state of
     each row's first end-of-text token.
     """
     x_BTD, tokens = text_states(cfg.text, p, batch, causal=True), batch["tokens"]
@@ -197,10 +198,10 @@ def normalised(x_BE: jax.Array) -> jax.Array:
 
 
 def apply(cfg: CLIPConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """(B, 2, E) float32 of length 1: the embeddings of batch["image"] (B, H, W, C) and of the text.
+    """Returns (B, 2, E) float32: the embeddings of image and text, each of length 1.
 
-    The text is batch["tokens"] (B, T). `Contrastive` compares both under the parameter
-    "logit_scale".
+    batch: image (B, H, W, C) and tokens (B, T). `Contrastive` compares the embeddings under the
+    parameter "logit_scale".
     """
     image, text = encode_image(cfg, p["vision"], batch["image"]), encode_text(cfg, p["text"], batch)
     return Out(jnp.stack([normalised(image), normalised(text)], axis=1))

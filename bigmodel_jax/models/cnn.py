@@ -71,7 +71,7 @@ class CNNConfig(ModelConfig):
 
 
 def kernel_init(cfg: CNNConfig, axes: tuple[str | None, ...]) -> tuple[Callable, tuple[str | None, ...]]:
-    """(initial distribution, logical axes) of a kernel; default:
+    """Returns (initial distribution, logical axes) of a kernel; default:
     He's, for ReLU (arXiv:1502.01852).
     """
     return initial.initializer("he_normal" if cfg.init == "default" else cfg.init, cfg.init_std, axes), axes
@@ -83,7 +83,8 @@ def conv_axes(in_channels: int) -> tuple[str | None, ...]:
 
 
 def max_pool(x_BHWC: jax.Array) -> jax.Array:
-    """(B, H, W, C) -> (B, H // 2, W // 2, C): the maximum of each 2x2 square, odd edges left out.
+    """Maps (B, H, W, C) -> (B, H // 2, W // 2, C): the maximum of
+    each 2x2 square; odd edges are cut.
 
     It is a reshape and a `max`: on a CPU the gradient of Flax's windowed `max_pool` takes twice the
     time of the convolutions.

@@ -187,7 +187,9 @@ def masked(x_BTFC: jax.Array, length_B: jax.Array) -> jax.Array:
 
 
 def subsample(cfg: ConformerConfig, p, log_mel_BTF: jax.Array, length_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """((B, T', D), lengths (B,)) of a spectrogram (B, T, F); convolutions see padding as zeros."""
+    """Shortens a spectrogram (B, T, F): ((B, T', D), lengths (B,));
+    convolutions see padding as 0.
+    """
     x = masked(log_mel_BTF[..., None], length_B)[..., 0]
     length_B = convolution.halved(length_B)
     x = masked(convolution.halving(x, p["conv0"]["kernel"]) + p["conv0"]["bias"], length_B)
@@ -202,14 +204,14 @@ def subsample(cfg: ConformerConfig, p, log_mel_BTF: jax.Array, length_B: jax.Arr
 
 
 def relative_positions(T: int, dim: int) -> jax.Array:
-    """(2T - 1, dim) float32: interleaved sines and cosines of the distances T - 1 .. -(T - 1)."""
+    """Sines and cosines, interleaved, of the distances T - 1 .. -(T - 1): (2T - 1, dim) float32."""
     distance = jnp.arange(T - 1, -T, -1, dtype=jnp.float32)
     angle = distance[:, None] / 10_000.0 ** (jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
     return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(2 * T - 1, -1)
 
 
 def split(cfg: ConformerConfig, rng) -> tuple:
-    """(key of the input's dropout, keys of the layers (L,)); (None, None) if nothing is dropped."""
+    """Dropout keys: (of the input, of the layers (L,)); (None, None) if nothing is dropped."""
     if rng is None or cfg.dropout == 0.0:
         return None, None
     keys = jax.random.split(rng, cfg.num_layers + 1)
@@ -231,7 +233,7 @@ def enter(cfg: ConformerConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 
 
 def block(cfg: ConformerConfig, p, x_BTD, rng, where: Where, table_PD, *, train: bool):
-    """(B, T, D) -> (B, T, D): half an MLP, attention, convolution, half an MLP, a norm."""
+    """Maps (B, T, D) -> (B, T, D): half an MLP, attention, convolution, half an MLP, a norm."""
     rngs = (None,) * 4 if rng is None else jax.random.split(rng, 4)
     drop = functools.partial(dropout, cfg.dropout)
     x_BTD = x_BTD + 0.5 * drop(mlp(p["mlp1"], norm.layer(p["mlp1_norm"], x_BTD)), rngs[0])
@@ -244,7 +246,7 @@ def block(cfg: ConformerConfig, p, x_BTD, rng, where: Where, table_PD, *, train:
 
 
 def mlp(p, x_BTD: jax.Array) -> jax.Array:
-    """(B, T, D) -> (B, T, D): a feed-forward layer with the SiLU activation."""
+    """Maps (B, T, D) -> (B, T, D): a feed-forward layer with the SiLU activation."""
     return feedforward.mlp(p, x_BTD, jax.nn.silu)
 
 
@@ -258,7 +260,7 @@ def attend(cfg: ConformerConfig, p, x_BTD, where: Where, table_PD) -> jax.Array:
 
 
 def by_distance(x_BHTP: jax.Array) -> jax.Array:
-    """(B, H, T, P) -> (B, H, T, T): each pair's logit by distance (Transformer-XL, appendix B)."""
+    """Picks each pair's logit by distance: (B, H, T, P) -> (B, H, T, T) (XL, appendix B)."""
     B, H, T, P = x_BHTP.shape
     # Padding by one column and reshaping shifts row t by t columns, without a gather.
     x = jnp.pad(x_BHTP, ((0, 0), (0, 0), (0, 0), (1, 0))).reshape(B, H, P + 1, T)
@@ -266,7 +268,7 @@ def by_distance(x_BHTP: jax.Array) -> jax.Array:
 
 
 def convolve(cfg: ConformerConfig, p, x_BTD, mask_BT, train: bool) -> tuple[jax.Array, dict]:
-    """(the convolution module's output (B, T, D), new statistics of batch norm or {})."""
+    """Returns (the convolution module's output (B, T, D), new statistics of batch norm or {})."""
     x_BTD = linear.linear(p["value"], x_BTD) * jax.nn.sigmoid(linear.linear(p["gate"], x_BTD))
     x_BTD = x_BTD * mask_BT[..., None].astype(x_BTD.dtype)
     x_BTD = constrain(convolution.depthwise(x_BTD, p["depthwise"]["kernel"]), "batch", "seq", "mlp")
@@ -276,7 +278,7 @@ def convolve(cfg: ConformerConfig, p, x_BTD, mask_BT, train: bool) -> tuple[jax.
 
 
 def normalise(cfg: ConformerConfig, p, x_BTD, mask_BT, train: bool) -> tuple[jax.Array, dict]:
-    """(normalised (B, T, D), new statistics): batch norm over the unmasked frames, or LayerNorm."""
+    """Batch norm over unmasked frames, or LayerNorm: (normalised (B, T, D), new statistics)."""
     if cfg.conv_norm == "layer":
         return norm.layer(p, x_BTD), {}
     if not train:
@@ -291,7 +293,7 @@ def _over_devices(x: jax.Array) -> jax.Array:
 
 
 def leave(cfg: ConformerConfig, p, entry: Entry, x_BTD, new, batch, *, train: bool) -> Out:
-    """{"logits" (B, T', V), "num_frames" (B,) int32, the number of frames without padding}."""
+    """Returns {"logits" (B, T', V), "num_frames" (B,) int32, the frames without padding}."""
     logits = linear.linear(p["head"], x_BTD)
     return Out(
         {"logits": logits, "num_frames": entry.kept}, updates={f"layers/conv/norm/{name}": x for name, x in new.items()}

@@ -110,7 +110,9 @@ def buckets(num_buckets: int, max_seq_len: int) -> np.ndarray:
 
 
 def rows(cfg: DebertaConfig, positions: jax.Array) -> jax.Array:
-    """(B, T, T) int32: the row of the distance table for each query and key; positions (B, T)."""
+    """Returns (B, T, T) int32: the distance table's row for each
+    query and key; positions (B, T).
+    """
     furthest = cfg.max_seq_len - 1
     distance = jnp.clip(positions[:, :, None] - positions[:, None, :], -furthest, furthest)
     bucket = jnp.asarray(buckets(cfg.num_buckets, cfg.max_seq_len))[distance + furthest]

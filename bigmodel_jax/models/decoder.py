@@ -186,7 +186,7 @@ def _heads_first(p: Param) -> Param:
 
 
 def where(batch: dict, cache: Cache | None) -> tuple[Where, Where, Cache | None]:
-    """(places of the queries, places of the keys, the cache with the
+    """Returns (places of the queries, places of the keys, the cache with the
     new tokens' places written into it).
 
     A batch without positions or segment_ids holds one document per row.
@@ -240,7 +240,7 @@ def table_rows(cfg) -> int:
 
 
 def table_spec(cfg, init: Init) -> dict[str, Param]:
-    """{"table": (rows, D)}; the vocabulary's rows have the initial
+    """Returns {"table": (rows, D)}; the vocabulary's rows have the initial
     values of a table without padding.
     """
     rows = table_rows(cfg)

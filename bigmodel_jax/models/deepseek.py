@@ -194,7 +194,7 @@ def attend(cfg: DeepseekConfig, p, x_BTD, cache, q_where, k_where, angles, index
 
 
 def mixture(cfg: DeepseekConfig, p, h_BTD, mask_BT, *, train: bool):
-    """(sum of shared and routed experts (B, T, D), the routing's token counts and balance)."""
+    """Returns (shared plus routed experts (B, T, D), the routing's token counts and balance)."""
     routing = bias_routing.route(
         p["router"],
         h_BTD,
@@ -260,9 +260,8 @@ def leave(cfg: DeepseekConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool
 
 
 def further_head(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
-    """(the multi-token modules' head, x (M, B, T, D), and what their routing found); hidden:
-    normed. All modules share hidden's positions: rotary positions depend on their differences
-    alone."""
+    """Returns (the multi-token modules' head with x (M, B, T, D), what their routing found). hidden
+    is normed. Modules share its positions: rotary positions depend on differences alone."""
 
     def run(layer, x, segments):
         at_tokens = Where(at.positions, segments)

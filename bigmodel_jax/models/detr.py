@@ -143,7 +143,7 @@ class DetrConfig(ModelConfig):
 
 
 def map_shape(cfg: DetrConfig) -> tuple[int, int]:
-    """(height, width) of the last feature map.
+    """Returns (height, width) of the last feature map.
 
     The imagenet stem divides the sides by 4 and each stage after the first by 2, rounding up.
     """
@@ -251,7 +251,7 @@ def block(cfg: DetrConfig, p, x, rng, x_at, where, memory=None, memory_at=None, 
 
 
 def run(cfg: DetrConfig, layers, x, rng, *shared):
-    """(output of the last layer (B, T, D), outputs of all layers (L, B, T, D))."""
+    """Returns (output of the last layer (B, T, D), outputs of all layers (L, B, T, D))."""
     rngs = None if rng is None else jax.random.split(rng, stack.num_layers(layers))
 
     def body(layer, x, rng, *shared):
@@ -262,10 +262,11 @@ def run(cfg: DetrConfig, layers, x, rng, *shared):
 
 
 def detect(cfg: DetrConfig, p, features_BHWC: jax.Array, rng, train: bool) -> dict[str, jax.Array]:
-    """{"logits": (B, Q, K + 1), "boxes": (B, Q, 4)}; boxes: centre, width, height in 0 .. 1.
+    """Returns {"logits": (B, Q, K + 1), "boxes": (B, Q, 4)}.
 
-    In training also "layer_logits" and "layer_boxes", (B, L - 1, Q, ...), of the earlier layers.
-    With `queries` "places" they have L entries, the first for the encoder's output.
+    boxes: centre x and y, width and height in 0 .. 1. In training also "layer_logits" and
+    "layer_boxes", (B, L - 1, Q, ...), of the earlier layers. With `queries` "places" they have L
+    entries, the first for the encoder's output.
     """
     B, H, W, _ = features_BHWC.shape
     encoder_rng, decoder_rng = (None, None) if rng is None else jax.random.split(rng)

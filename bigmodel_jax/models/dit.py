@@ -124,7 +124,7 @@ def spec(cfg: DiTConfig) -> params.Tree:
 
 
 def sines(positions: np.ndarray, dim: int) -> np.ndarray:
-    """(num, dim): sines, then cosines, of positions (num,), at dim/2
+    """Returns (num, dim): sines, then cosines, of positions (num,), at dim/2
     frequencies from 1 to near 1/10,000.
     """
     angle = positions[:, None] / 10_000.0 ** (np.arange(dim // 2) / (dim // 2))
@@ -132,7 +132,7 @@ def sines(positions: np.ndarray, dim: int) -> np.ndarray:
 
 
 def positions(cfg, scale: float = 1.0) -> np.ndarray:
-    """(T, D) float32 position vectors: half of the patch's column,
+    """Returns (T, D) float32 position vectors: half of the patch's column,
     half of its row, both divided by `scale`.
     """
     rows, columns = (n // cfg.patch_size for n in cfg.image_shape[:2])
@@ -142,7 +142,7 @@ def positions(cfg, scale: float = 1.0) -> np.ndarray:
 
 
 def embed_time(p, timestep_B) -> jax.Array:
-    """(B, D): the embedding of timesteps (B,), which may be fractions."""
+    """Returns (B, D): the embedding of timesteps (B,), which may be fractions."""
     frequency = np.exp(-np.log(10_000.0) * np.arange(FREQUENCIES // 2) / (FREQUENCIES // 2)).astype(np.float32)
     # The angle is float32, because bfloat16 could not tell timestep 999 from 996.
     angle = timestep_B.astype(jnp.float32)[:, None] * frequency
@@ -151,7 +151,7 @@ def embed_time(p, timestep_B) -> jax.Array:
 
 
 def hidden_rows(batch, rng, rate: float) -> jax.Array:
-    """(B,) bool: the rows whose label or text is hidden from the model.
+    """Returns (B,) bool: the rows whose label or text is hidden from the model.
 
     These are the rows of batch["hidden"] and, with `rng`, others at random with probability `rate`.
     """

@@ -59,7 +59,7 @@ class EfficientNetConfig(ModelConfig):
         return from_linen(EfficientNet(self), {"image": jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)})
 
     def blocks(self) -> list[tuple[int, int, int, int]]:
-        """(width, stride, expansion, channels) of every block."""
+        """Returns (width, stride, expansion, channels) of every block."""
         stages = zip(self.repeats, self.widths, self.strides, self.expansions, self.channels, strict=True)
         return [(k, s if n == 0 else 1, e, c) for repeats, k, s, e, c in stages for n in range(repeats)]
 
@@ -100,7 +100,7 @@ def head_init(key, shape, dtype):
 
 
 def depthwise(x_BHWC, kernel, strides, padding, **options) -> jax.Array:
-    """(B, H, W, C) -> (B, H', W', C): a convolution of each channel
+    """Maps (B, H, W, C) -> (B, H', W', C): a convolution of each channel
     alone; kernel (height, width, 1, C).
 
     On a single CPU device it is a sum of shifted products: XLA's grouped convolution took 2 to 8

@@ -134,7 +134,7 @@ class Gemma3Config(GemmaConfig):
 
 
 def rms_spec(dim: int, axis: str = "embed") -> params.Tree:
-    """{"scale": (dim,)}, initially zeros, since `rms` multiplies by 1 + scale."""
+    """Returns {"scale": (dim,)}, initially zeros, since `rms` multiplies by 1 + scale."""
     return {"scale": Param((dim,), (axis,), zeros())}
 
 
@@ -165,7 +165,7 @@ def spec(cfg: GemmaConfig) -> params.Tree:
 
 
 def is_local(cfg: GemmaConfig) -> jax.Array | None:
-    """(L,) bool: which layers have the window; None if all layers are global."""
+    """Returns (L,) bool: which layers have the window; None if all layers are global."""
     return jnp.array(cfg.windows()) > 0 if cfg.window else None
 
 
@@ -175,7 +175,7 @@ def rms(cfg: GemmaConfig, p, x):
 
 
 def attend(cfg: GemmaConfig, p, x_BTD, cache, local, q_where, k_where, angles, index):
-    """(attention's output (B, T, D) without norms and residual, the layer's cache).
+    """Returns (attention's output (B, T, D) without norms and residual, the layer's cache).
 
     local: whether this layer has the window. angles: those of global and those of local layers.
     """
@@ -203,7 +203,10 @@ def attend(cfg: GemmaConfig, p, x_BTD, cache, local, q_where, k_where, angles, i
 
 
 def block(cfg: GemmaConfig, p, x_BTD, xs, *where, train):
-    """(x (B, T, D), (the layer's cache, None)); xs: the layer's cache, and whether it is local."""
+    """Returns (x (B, T, D), (the layer's cache, None)).
+
+    xs: the layer's cache, and whether the layer is local.
+    """
     cache, local = xs
     h, cache = attend(cfg, p["attn"], rms(cfg, p["attn_norm"], x_BTD), cache, local, *where)
     h = rms(cfg, p["attn_post_norm"], h) if cfg.post_norms else h
@@ -214,7 +217,7 @@ def block(cfg: GemmaConfig, p, x_BTD, xs, *where, train):
 
 
 def embed(cfg: GemmaConfig, p, tokens, positions, rng):
-    """(embeddings (B, T, D), which layers are local (L,), the rotary angles)."""
+    """Returns (embeddings (B, T, D), which layers are local (L,), the rotary angles)."""
     angles = (
         position.rope_angles(positions, cfg.head_dim, theta=cfg.rope_theta, scaling=cfg.rope_scaling),
         position.rope_angles(positions, cfg.head_dim, theta=cfg.local_rope_theta),

@@ -96,7 +96,10 @@ def spec(cfg: GPT2Config) -> params.Tree:
 
 
 def block(cfg: GPT2Config, p, x_BTD, xs, q_where, k_where, index, *, train):
-    """(x (B, T, D), (the layer's cache, None)); xs: the layer's cache and its dropout key."""
+    """Returns (x (B, T, D), (the layer's cache, None)).
+
+    xs: the layer's cache and its dropout key.
+    """
     cache, rng = xs
     attn_rng, mlp_rng = (None, None) if rng is None else jax.random.split(rng)
     h = norm.layer(p["attn_norm"], x_BTD, eps=cfg.norm_eps)
@@ -111,7 +114,10 @@ def block(cfg: GPT2Config, p, x_BTD, xs, q_where, k_where, index, *, train):
 
 
 def embed(cfg: GPT2Config, p, tokens, positions, rng):
-    """(embeddings (B, T, D) of tokens and positions (B, T), the layers' dropout keys (L,), ())."""
+    """Returns (embeddings (B, T, D), dropout keys of the layers (L,), ()).
+
+    tokens and positions: (B, T).
+    """
     rngs = None if rng is None else jax.random.split(rng, cfg.num_layers + 1)
     x_BTD = linear.embed(p["embed"], tokens) + linear.embed(p["positions"], positions)
     return dropout(cfg.dropout, x_BTD, None if rngs is None else rngs[0]), None if rngs is None else rngs[1:], ()

@@ -58,7 +58,7 @@ class GptOssConfig(MixtralConfig):
 
 
 def is_local(cfg: GptOssConfig) -> np.ndarray:
-    """(L,) bool: which layers have the window."""
+    """Returns (L,) bool: which layers have the window."""
     return np.arange(cfg.num_layers) % 2 == 0
 
 

@@ -173,7 +173,7 @@ def attend(cfg: LlamaConfig, p, x_BTD, cache, q_where, k_where, angles, index, *
 
 
 def block(cfg: LlamaConfig, p, x_BTD, xs, *where, train, local=None):
-    """(x (B, T, D), (the layer's cache, None)); xs: the layer's
+    """Returns (x (B, T, D), (the layer's cache, None)); xs: the layer's
     cache, and a part that is unused here.
     """
     cache, _ = xs
@@ -183,7 +183,7 @@ def block(cfg: LlamaConfig, p, x_BTD, xs, *where, train, local=None):
 
 
 def embed(cfg: LlamaConfig, p, tokens, positions, rng):
-    """(embeddings (B, T, D), None, (rotary angles,)) of tokens and positions (B, T)."""
+    """Returns (embeddings (B, T, D), None, (rotary angles,)) of tokens and positions (B, T)."""
     turned = cfg.rotary_dim or cfg.head_dim
     angles = position.rope_angles(positions, turned, theta=cfg.rope_theta, scaling=cfg.rope_scaling)
     x_BTD = linear.embed(p["embed"], tokens)

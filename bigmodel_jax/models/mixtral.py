@@ -76,7 +76,7 @@ def feed_forward(cfg: MixtralConfig, p, x_BTD, mask_BT, *, train: bool, activati
 
 
 def block(cfg: MixtralConfig, p, x_BTD, xs, q_where, *where, train: bool, activation: moe.Activation = moe.swiglu):
-    """(x (B, T, D), (the layer's cache, its load)); xs: the cache,
+    """Returns (x (B, T, D), (the layer's cache, its load)); xs: the cache,
     and whether the layer has the window.
     """
     cache, local = xs

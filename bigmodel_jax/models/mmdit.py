@@ -167,7 +167,7 @@ def spec(cfg: MMDiTConfig) -> params.Tree:
 
 
 def positions(cfg: MMDiTConfig) -> np.ndarray:
-    """(grid * grid, D) float32: positions of the largest picture's
+    """Returns (grid * grid, D) float32: positions of the largest picture's
     patches, half column, half row.
     """
     grid, half = cfg.position_grid, cfg.embed_dim // 2
@@ -177,7 +177,7 @@ def positions(cfg: MMDiTConfig) -> np.ndarray:
 
 
 def middle(cfg: MMDiTConfig) -> np.ndarray:
-    """(T, D) float32: the positions of a picture that lies in the middle of the largest one."""
+    """Returns (T, D) float32: the positions of a picture in the middle of the largest one."""
     grid, (rows, columns) = cfg.position_grid, (n // cfg.patch_size for n in cfg.image_shape[:2])
     top, left = (grid - rows) // 2, (grid - columns) // 2
     table = positions(cfg).reshape(grid, grid, cfg.embed_dim)
@@ -236,7 +236,7 @@ def block(cfg: MMDiTConfig, p, x, _, condition_BD, where: Where, *, train: bool)
 
 
 def finish(p, x, attended, gates) -> jax.Array:
-    """(B, n, D): a stream's states after its attention's output and its MLP are added."""
+    """Returns (B, n, D): a stream's states after its attention's output and its MLP are added."""
     gate, shift, scale, mlp_gate = gates
     x = x + gate * attention.project_out(p["attn"], attended)
     return x + mlp_gate * feedforward.gelu_mlp(p["mlp"], dit.modulate(x, shift, scale))

@@ -200,7 +200,7 @@ def _lead(p: Param) -> int:
 
 
 def sides(path: str, p: Param) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(input dimensions, output dimensions) of a parameter.
+    """Returns (input dimensions, output dimensions) of a parameter.
 
     A vector, and a parameter without weight decay, has no input dimensions.
     """

@@ -66,7 +66,7 @@ class Olmo3Config(Olmo2Config):
 
 
 def is_local(cfg: Olmo3Config) -> np.ndarray:
-    """(L,) bool: which layers have the window."""
+    """Returns (L,) bool: which layers have the window."""
     return (np.arange(cfg.num_layers) + 1) % cfg.global_every != 0
 
 

@@ -148,7 +148,7 @@ def text_spec(tower: TextTower) -> params.Tree:
 
 
 def project_text(p, states_BSE: jax.Array, hidden_B: jax.Array) -> jax.Array:
-    """(B, S, D): the text's states (B, S, E) after an MLP; a hidden
+    """Returns (B, S, D): the text's states (B, S, E) after an MLP; a hidden
     text's states are zeros before it.
     """
     states_BSE = jnp.where(hidden_B[:, None, None], 0, states_BSE).astype(p["up"]["kernel"].dtype)
@@ -156,7 +156,7 @@ def project_text(p, states_BSE: jax.Array, hidden_B: jax.Array) -> jax.Array:
 
 
 def attend_text(cfg: PixArtConfig, p, x_BTD, text_BSD, here: Where, there: Where) -> jax.Array:
-    """(B, T, D): attention of the patches to the text's tokens (B, S, D)."""
+    """Returns (B, T, D): attention of the patches to the text's tokens (B, S, D)."""
     q = linear.project(x_BTD, p["q"]) + p["q_bias"]
     k = linear.project(text_BSD, p["k"]) + p["k_bias"]
     v = linear.project(text_BSD, p["v"]) + p["v_bias"]
@@ -178,7 +178,7 @@ def block(cfg: PixArtConfig, p, x_BTD, _, time_B6D, text_BSD, here: Where, there
 
 
 def positions(cfg: PixArtConfig) -> np.ndarray:
-    """(T, D) float32: DiT's positions, divided by `position_scale`."""
+    """Returns (T, D) float32: DiT's positions, divided by `position_scale`."""
     return dit.positions(cfg, cfg.position_scale)
 
 

@@ -103,7 +103,7 @@ def patchify(image_BHWC: jax.Array, size: int) -> jax.Array:
 
 
 def embed_patches(p: dict, image_BHWC: jax.Array) -> jax.Array:
-    """(B, patches, D): a convolution whose stride is its width, as one matrix product."""
+    """Returns (B, patches, D): a convolution whose stride is its width, as one matrix product."""
     kernel = p["kernel"]
     y = linear.project(patchify(image_BHWC.astype(kernel.dtype), kernel.shape[0]), kernel, num_dims=3)
     return y + p["bias"] if "bias" in p else y

@@ -188,7 +188,7 @@ def call_cell(cell: nn.Module, p: params.Tree, carry: Any, x_BD: jax.Array, mask
 
 
 def layer(cfg: RecurrentConfig, p, x_BTD, carry, fresh_BT, real_BT, mask) -> tuple[Any, jax.Array]:
-    """(state after the last token, outputs (B, T, H)); fresh_BT: the
+    """Returns (state after the last token, outputs (B, T, H)); fresh_BT: the
     state restarts before this token.
 
     real_BT: the token is not padding. mask: the recurrent dropout's.
@@ -211,7 +211,10 @@ def layer(cfg: RecurrentConfig, p, x_BTD, carry, fresh_BT, real_BT, mask) -> tup
 
 
 def run(cfg: RecurrentConfig, p, batch: dict, rng: jax.Array | None, states: list | None) -> tuple[jax.Array, list]:
-    """(outputs of the last layer (B, T, H), states of all layers); rng: None in evaluation."""
+    """Returns (outputs of the last layer (B, T, H), states of all layers).
+
+    rng: None in evaluation. states: those to continue from, or None.
+    """
     tokens = batch["tokens"]
     B, T = tokens.shape
     positions = batch.get("positions")

@@ -131,7 +131,7 @@ def spec(cfg: SiglipConfig) -> params.Tree:
 
 
 def pool(tower: VisionTower, p, x_BTD) -> jax.Array:
-    """(B, D): a learned query attends to all patches (B, T, D); an MLP with a residual follows."""
+    """Returns (B, D): a learned query attends to all patches (B, T, D), and an MLP follows."""
     B, T, D = x_BTD.shape
     query = jnp.broadcast_to(p["probe"].astype(x_BTD.dtype), (B, 1, D))
     q = linear.project(query, p["attn"]["q"]) + p["attn"]["q_bias"]
@@ -145,19 +145,19 @@ def pool(tower: VisionTower, p, x_BTD) -> jax.Array:
 
 
 def image_states(tower: VisionTower, p, image_BHWC) -> jax.Array:
-    """(B, patches, D): the output of the tower's layers, before the last norm."""
+    """Returns (B, patches, D): the output of the tower's layers, before the last norm."""
     x_BTD = constrain(prenorm.embed_patches(p["patches"], image_BHWC) + p["positions"], "batch", "seq", "embed")
     return prenorm.encode(tower, p["layers"], x_BTD)
 
 
 def encode_image(cfg: SiglipConfig, p, image_BHWC) -> jax.Array:
-    """(B, D): the image's embedding, not normalised."""
+    """Returns (B, D): the image's embedding, not normalised."""
     x_BTD = image_states(cfg.vision, p, image_BHWC)
     return pool(cfg.vision, p["pool"], norm.layer(p["norm"], x_BTD, eps=cfg.vision.norm_eps))
 
 
 def encode_text(cfg: SiglipConfig, p, batch) -> jax.Array:
-    """(B, D): the text's embedding, not normalised, from the state of the last place.
+    """Returns (B, D): the text's embedding, not normalised, from the state of the last place.
 
     The last place may be padding, as in the training of the published models.
     """
@@ -165,10 +165,10 @@ def encode_text(cfg: SiglipConfig, p, batch) -> jax.Array:
 
 
 def apply(cfg: SiglipConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """(B, 2, D) float32 of length 1: the embeddings of batch["image"] (B, H, W, C) and of the text.
+    """Returns (B, 2, D) float32: the embeddings of image and text, each of length 1.
 
-    The text is batch["tokens"] (B, T). `Contrastive(kind="sigmoid")` compares both under the
-    parameters "logit_scale" and "logit_bias".
+    batch: image (B, H, W, C) and tokens (B, T). `Contrastive(kind="sigmoid")` compares the
+    embeddings under the parameters "logit_scale" and "logit_bias".
     """
     image, text = encode_image(cfg, p["vision"], batch["image"]), encode_text(cfg, p["text"], batch)
     return Out(jnp.stack([normalised(image), normalised(text)], axis=1))

@@ -42,7 +42,7 @@ class SmolLM3Config(LlamaConfig):
 
 
 def is_turned(cfg: SmolLM3Config) -> np.ndarray:
-    """(L,) bool: which layers have rotary positions."""
+    """Returns (L,) bool: which layers have rotary positions."""
     return (np.arange(cfg.num_layers) + 1) % cfg.nope_every != 0
 
 

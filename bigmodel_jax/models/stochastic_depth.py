@@ -42,7 +42,7 @@ def with_stochastic_depth(model: Model, rate: float) -> Model:
 
 
 def _draws(num: int, rate: float, rng: jax.Array | None) -> jax.Array:
-    """(num,) float32: 0 for a dropped layer, 1 / (its probability of being kept) for the others."""
+    """Returns (num,) float32: 0 for a dropped layer, 1 / (probability of being kept) for others."""
     if rng is None:
         return jnp.ones((num,), jnp.float32)
     share = 1.0 - rate * jnp.arange(1, num + 1, dtype=jnp.float32) / num

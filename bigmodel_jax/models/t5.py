@@ -187,7 +187,7 @@ def relative_bias(cfg: T5Config, table, q_slots, k_slots, *, bidirectional: bool
 
 
 def mlp(cfg: T5Config, p, x_BTD, rng):
-    """(B, T, D) -> (B, T, D): the feed-forward layer; rng: its dropout key or None."""
+    """Maps (B, T, D) -> (B, T, D): the feed-forward layer; rng: its dropout key or None."""
     if cfg.gated:
         hidden = jax.nn.gelu(tap("units", linear.project(x_BTD, p["gate"])), approximate=True) * linear.project(
             x_BTD, p["up"]
@@ -243,7 +243,7 @@ def run(cfg: T5Config, p, table, tokens, rng, caches, *where):
 
 
 def encode(cfg: T5Config, p, tokens, where, rng=None) -> jax.Array:
-    """(B, S, D): the encoder's output for tokens (B, S)."""
+    """Returns (B, S, D): the encoder's output for tokens (B, S)."""
     slots = jnp.arange(tokens.shape[1])
     bias = relative_bias(cfg, p["encoder"]["relative_bias"], slots, slots, bidirectional=True)
     return run(cfg, p["encoder"], p["embed"], tokens, rng, (None, None), where, where, 0, bias, False, None, None)[0]

@@ -55,7 +55,7 @@ class UNetConfig(ModelConfig):
 
 
 def halved(x_BHWC: jax.Array) -> jax.Array:
-    """(B, H, W, C) -> (B, H / 2, W / 2, C): the maximum of each 2x2 square.
+    """Maps (B, H, W, C) -> (B, H / 2, W / 2, C): the maximum of each 2x2 square.
 
     The maximum is taken of pairs. The gradient of `max` divides by the number of entries that equal
     the maximum. That number is 0 if the compiler recomputes the entries for the comparison and

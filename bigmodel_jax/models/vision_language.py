@@ -182,7 +182,7 @@ def connector_spec(cfg: VisionLanguageConfig) -> params.Tree:
 
 
 def shuffled(x_BPD: jax.Array, grid: tuple[int, int], side: int) -> jax.Array:
-    """(B, P, D) -> (B, P / side^2, side^2 D): each square of patches
+    """Maps (B, P, D) -> (B, P / side^2, side^2 D): each square of patches
     as one vector; P is row by row.
     """
     B, _, D = x_BPD.shape
@@ -192,7 +192,7 @@ def shuffled(x_BPD: jax.Array, grid: tuple[int, int], side: int) -> jax.Array:
 
 
 def image_embeddings(cfg: VisionLanguageConfig, p: params.Tree, image: jax.Array) -> jax.Array:
-    """(B, N F, D): the decoder's embeddings of images (B, N, H, W, C) or (B, H, W, C)."""
+    """Returns (B, N F, D): the decoder's embeddings of images (B, N, H, W, C) or (B, H, W, C)."""
     B = image.shape[0]
     tower, kernel = p["vision"], p["vision"]["patches"]["kernel"]
     flat = image.reshape(-1, *image.shape[-3:]).astype(kernel.dtype)

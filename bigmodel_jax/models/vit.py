@@ -93,7 +93,7 @@ def spec(cfg: ViTConfig) -> params.Tree:
 
 
 def head_spec(cfg: ViTConfig, init: params.Init) -> params.Tree:
-    """{"head": (D or 2 D, outputs)}; {} without a head."""
+    """Returns {"head": (D or 2 D, outputs)}; {} without a head."""
     if cfg.head == "none":
         return {}
     width = cfg.embed_dim * (2 if cfg.head == "class_and_mean" else 1)

@@ -128,7 +128,7 @@ def spec(cfg: WhisperConfig) -> params.Tree:
 
 
 def sinusoids(cfg: WhisperConfig) -> np.ndarray:
-    """(max_audio_len, D) float32: sines in the first half, cosines in the second.
+    """Returns (max_audio_len, D) float32: sines in the first half, cosines in the second.
 
     The wavelengths run from 2 pi to 20,000 pi.
     """
@@ -148,7 +148,7 @@ def make_cache(cfg: WhisperConfig, batch_size: int, length: int, dtype: Any) -> 
 
 
 def encode(cfg: WhisperConfig, p: params.Tree, log_mel_BMF: jax.Array) -> jax.Array:
-    """(B, S, D): the encoder's output for a spectrogram (B, M, F).
+    """Returns (B, S, D): the encoder's output for a spectrogram (B, M, F).
 
     Raises ValueError unless M is even and at most 2 max_audio_len.
     """

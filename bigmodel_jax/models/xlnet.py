@@ -121,7 +121,7 @@ class Stream(NamedTuple):
 
 
 def distances(length: int, dim: int) -> np.ndarray:
-    """(R, D) float32: sines, then cosines, of the distances 1 - length .. length - 1."""
+    """Returns (R, D) float32: sines, then cosines, of the distances 1 - length .. length - 1."""
     frequency = 1 / 10_000.0 ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))
     angle = np.arange(1 - length, length, dtype=np.float32)[:, None] * frequency
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)

@@ -33,7 +33,8 @@ def apply(p: dict, x_BTC: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Arr
 
 
 def sums(x_BTC: jax.Array, mask_BT: jax.Array, across: Callable = lambda x: x) -> dict[str, jax.Array]:
-    """{"count" (), "total" (C,), "squares" (C,)} over the frames that the mask keeps, float32.
+    """Returns {"count" (), "total" (C,), "squares" (C,)} of the
+    frames that the mask keeps, float32.
 
     across: adds a sum over devices.
     """

@@ -15,9 +15,10 @@ WIDTH, STRIDE = 3, 2  # kernel width and stride of the convolutions that halve a
 
 
 def depthwise(x_BTC: jax.Array, kernel_KC: jax.Array) -> jax.Array:
-    """(B, T, C) -> (B, T, C): each channel along time with its own kernel, zeros beyond both ends.
+    """Maps (B, T, C) -> (B, T, C): each channel along time with its own kernel.
 
-    Equals torch.nn.Conv1d with `groups` = C and a padding of (K - 1) / 2, for odd K.
+    It pads with zeros, and equals torch.nn.Conv1d with `groups` = C and a padding of (K - 1) / 2,
+    for odd K.
     """
     T, K = x_BTC.shape[1], kernel_KC.shape[0]
     x_BTC = jnp.pad(x_BTC, ((0, 0), (K // 2, K // 2), (0, 0)))
@@ -40,7 +41,7 @@ def _shifted(x_BTFC: jax.Array) -> list[jax.Array]:
 
 
 def halving_depthwise(x_BTFC: jax.Array, kernel_33C: jax.Array) -> jax.Array:
-    """(B, T, F, C) -> (B, T/2, F/2, C): a depthwise 3 x 3 convolution with stride 2.
+    """Maps (B, T, F, C) -> (B, T/2, F/2, C): a depthwise 3 x 3 convolution with stride 2.
 
     Equals torch.nn.Conv2d with padding 1 and `groups` = C.
     """
@@ -49,7 +50,7 @@ def halving_depthwise(x_BTFC: jax.Array, kernel_33C: jax.Array) -> jax.Array:
 
 
 def halving(x_BTF: jax.Array, kernel_331C: jax.Array) -> jax.Array:
-    """(B, T, F) -> (B, T/2, F/2, C): a 3 x 3 convolution of one channel with stride 2.
+    """Maps (B, T, F) -> (B, T/2, F/2, C): a 3 x 3 convolution of one channel with stride 2.
 
     Equals torch.nn.Conv2d with padding 1.
     """
@@ -65,7 +66,7 @@ def dense_spec(width: int, in_dim: int, out_dim: int, *, init: Init) -> dict[str
 
 
 def dense(p: dict, x_BTC: jax.Array, *, stride: int = 1) -> jax.Array:
-    """(B, T, C) -> (B, T / stride, D): a convolution along time over all channels.
+    """Maps (B, T, C) -> (B, T / stride, D): a convolution along time over all channels.
 
     Equals torch.nn.Conv1d with a padding of (K - 1) / 2, for odd K.
     """

@@ -103,7 +103,7 @@ adapted.defvjp(_adapted_forward, _adapted_backward)
 
 
 def _transposed(x):
-    """(..., T, h) -> (..., h, T), materialised: this array is small
+    """Maps (..., T, h) -> (..., h, T), materialised: this array is small
     and saves transposing a (T, S) operand.
     """
     return jax.lax.optimization_barrier(x.swapaxes(2, 3))
@@ -147,7 +147,7 @@ attend.defvjp(_attend_forward, _attend_backward)
 
 @jax.custom_vjp
 def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(-log p(target), log Z), each (...,); logits (..., V) float32, targets (...) int."""
+    """Returns (-log p(target), log Z), each (...,); logits (..., V) float32, targets (...) int."""
     return _cross_entropy_forward(logits, targets)[0]
 
 

@@ -29,13 +29,13 @@ def swiglu_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init, bias: boo
 
 
 def swiglu(p: dict, x: jax.Array) -> jax.Array:
-    """(silu(x gate) * (x up)) down, (B, T, D) -> (B, T, D); Shazeer, arXiv:2002.05202."""
+    """Returns (silu(x gate) * (x up)) down, (B, T, D) -> (B, T, D); Shazeer, arXiv:2002.05202."""
     hidden = recompute.from_arguments(lambda gate, up: jax.nn.silu(gate) * up)(*_gated(p, x))
     return tap("mlp", _biased(p, "down", _named(hidden)))
 
 
 def geglu(p: dict, x: jax.Array) -> jax.Array:
-    """(gelu(x gate) * (x up)) down, (B, T, D) -> (B, T, D), with the tanh approximation of GELU.
+    """Returns (gelu(x gate) * (x up)) down, (B, T, D) -> (B, T, D), with the tanh approximation.
 
     The parameters are those of `swiglu`.
     """

@@ -81,17 +81,17 @@ class Head:
         return table.shape[1] if extended or not table.low else 0
 
     def logits(self) -> jax.Array:
-        """(..., T, vocab) float32."""
+        """Returns (..., T, vocab) float32."""
         logits = self._of_all_rows()
         return logits[..., : self.vocab] if self.padded else logits
 
     def masked_logits(self) -> jax.Array:
-        """(..., T, V) float32 for a mesh to divide; padding rows have no probability."""
+        """Returns (..., T, V) float32 for a mesh to divide; padding rows have no probability."""
         logits = self._of_all_rows()
         return jnp.where(jnp.arange(logits.shape[-1]) < self.vocab, logits, MASKED)
 
     def in_memory(self, at: Cut) -> jax.Array:
-        """(..., T, V or vocab) float32: padding columns, if there are any, have no probability."""
+        """Returns (..., T, V or vocab) float32: padding columns, if any, have no probability."""
         return self.masked_logits() if self.padded and at.vocab else self.logits()
 
     def _of_all_rows(self) -> jax.Array:
@@ -202,8 +202,8 @@ def starts(plan: Plan, table) -> tuple[jax.Array, int]:
 
 
 def block(plan: Plan, x, table, bias, start, size):
-    """(rows (C, D), logits (N, C), their columns (C,), first row). The last block starts early
-    enough to be whole; columns it shares with the one before are NOWHERE, as are padding
+    """Returns (rows (C, D), logits (N, C), their columns (C,), first row). The last block starts
+    early enough to be whole; columns it shares with the one before are NOWHERE, as are padding
     columns."""
     first = jnp.minimum(start, table.shape[0] - size)
     rows = jax.lax.dynamic_slice_in_dim(table, first, size)

@@ -48,7 +48,7 @@ def _top(plan: Plan, num: int, x, table, bias):
 
 
 def picked(head: Head, ids: jax.Array, form: Form = "auto", *, columns: int = 0) -> tuple[jax.Array, jax.Array]:
-    """(logits at the columns ids (..., T, K), logsumexp (..., T) of all other logits), float32.
+    """Returns (logits (..., T, K) of the columns ids, logsumexp (..., T) of all others), float32.
 
     ids must hold no column twice, and not all columns. Differentiable in x, table and bias.
     """

@@ -77,7 +77,7 @@ _entropy.defvjp(_entropy_forward, _entropy_backward)
 
 
 def _entropy_by_device(plan: Plan, x, table, bias):
-    """(entropy, log Z) in one pass.
+    """Returns (entropy, log Z) in one pass.
 
     It keeps running sums of exp(logit - top) and of (logit - top) exp(logit - top).
     """
@@ -201,7 +201,7 @@ def _mixture(beta: float, log_p, log_q):
 
 
 def _picked_log_probs(head: Head, ids, rest: Rest, form: Form, columns: int):
-    """(..., T, K) of the picked columns, or with "bucket" (..., T, K
+    """Returns (..., T, K) of the picked columns, or with "bucket" (..., T, K
     + 1), the last for all others.
     """
     logits, log_rest = picked(head, ids, form, columns=columns)
@@ -245,7 +245,7 @@ def _log_q(plan: Plan, arrays: HeadArrays, log_z, start):
 
 
 def _divergence_by_device(beta, plan: Plan, of_teacher: Plan, student: HeadArrays, teacher: HeadArrays):
-    """(divergence, sum of the slopes, the student's log Z, the teacher's), in two passes.
+    """Returns (divergence, sum of the slopes, the student's log Z, the teacher's), in two passes.
 
     The first pass computes log Z, the second one the terms.
     """

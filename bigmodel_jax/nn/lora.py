@@ -155,7 +155,7 @@ class Adapted:
         return not (self.turned and any(low.magnitude is not None for low in self.low))
 
     def columns(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """(x', w, z, c) such that the logits of x (..., D) are x' w^T + z c^T.
+        """Returns (x', w, z, c) such that the logits of x (..., D) are x' w^T + z c^T.
 
         w: (V, D), z: (..., n), c: (V, n); n may be 0.
         """

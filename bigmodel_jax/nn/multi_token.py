@@ -36,7 +36,7 @@ def hidden(
     remat: stack.Remat = "none",
     unroll: bool = False,
 ) -> tuple[jax.Array, Tree]:
-    """(the states (M, B, T, D) to unembed, the blocks' further
+    """Returns (the states (M, B, T, D) to unembed, the blocks' further
     outputs, stacked); p: M stacked modules.
 
     Module k, counted from 1, reads at place i the previous state at i and the token at i + k, so
@@ -64,7 +64,7 @@ def shift(x_BT: jax.Array, n: int) -> jax.Array:
 
 
 def segments_ahead(segments_BT: jax.Array, n: int) -> jax.Array:
-    """(B, T): each place's segment if the place n further on belongs to it, else 0."""
+    """Returns (B, T): each place's segment if the place n further on belongs to it, else 0."""
     return jnp.where(shift(segments_BT, n) == segments_BT, segments_BT, 0)
 
 

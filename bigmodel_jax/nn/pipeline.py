@@ -196,7 +196,7 @@ def pin(a: jax.Array, dim: int, *more: Any) -> jax.Array:
 
 
 def home(a: jax.Array, n: int, m: int) -> jax.Array:
-    """(B, ...) -> (n, k, b, ...); each device keeps the rows that it holds."""
+    """Maps (B, ...) -> (n, k, b, ...); each device keeps the rows that it holds."""
     a = a.reshape(n, a.shape[0] // m, m // n, *a.shape[1:])
     return pin(jnp.moveaxis(a, 2, 1), 0, None, sharding.fitting_spec(a.shape[1:2], "batch")[0])
 

@@ -86,7 +86,7 @@ def mscale(factor: float, weight: float) -> float:
 def rope_angles(
     positions: jax.Array, head_dim: int, *, theta: float = 10_000.0, scaling: RopeScaling = RopeScaling()
 ) -> tuple[jax.Array, jax.Array]:
-    """(cos, sin), each (B, T, 1, head_dim/2); positions (B, T) int.
+    """Returns (cos, sin), each (B, T, 1, head_dim/2); positions (B, T) int.
 
     The angle is float32: at position 4096, bfloat16 would round it by up to 16 radians.
     """

@@ -24,9 +24,9 @@ GRADIENTS = {"int8": jnp.int8, "float8": jnp.float8_e5m2}
 
 
 def quantize(x: jax.Array, dims: tuple[int, ...], dtype) -> tuple[jax.Array, jax.Array]:
-    """(x / scale in `dtype`, scale): one float32 scale over `dims`, set by the largest value there.
+    """Returns (x / scale in `dtype`, scale), where scale is float32.
 
-    The scale keeps `dims` as dimensions of size 1.
+    The largest value over `dims` sets the scale, which keeps `dims` as dimensions of size 1.
     """
     info = jnp.iinfo(dtype) if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo(dtype)
     x = x.astype(jnp.float32)

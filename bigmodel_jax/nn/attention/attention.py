@@ -89,7 +89,7 @@ def qkv(
 
 
 def project_out(p: dict, x_BTHh: jax.Array) -> jax.Array:
-    """(B, T, H, h) -> (B, T, D)."""
+    """Maps (B, T, H, h) -> (B, T, D): the output projection, with its bias if `p` has one."""
     x_BTHh = constrain(x_BTHh, "batch", "seq", "heads", "head_dim")
     y = linear.project(x_BTHh, p["o"], num_dims=2)
     return tap("attention", y + p["o_bias"] if "o_bias" in p else y)

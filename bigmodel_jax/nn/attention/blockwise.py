@@ -55,7 +55,7 @@ class Keys(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def attend(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, window) -> jax.Array:
-    """(B, T, H, w); a query that sees no key gives 0.
+    """Returns (B, T, H, w); a query that sees no key gives 0.
 
     q: (B, T, H, h), scaled. k: (B, S, K, h). v: (B, S, K, w). sinks: (H,) or None. window: ()
     int32.
@@ -213,7 +213,7 @@ def gradients(rule: Rule, dq, queries: Queries, given: Incoming, keys: Keys, dk,
 
 
 def _pair(rule, q, d_out, log_sum, delta, block, mask):
-    """(dq, dk, dv) float32 of one block of queries and one of keys."""
+    """Returns (dq, dk, dv) float32 of one block of queries and one of keys."""
     logits, mask = _logits(rule, q, block.k, mask)
     probs = jnp.where(mask, jnp.exp(logits - log_sum[..., None]), 0.0)
     float32 = {"preferred_element_type": jnp.float32}
@@ -237,7 +237,7 @@ def _block_size(length: int) -> tuple[int, int]:
 
 
 def _blocks(x, size):
-    """(B, length, ...) -> (blocks, B, size, ...), padded with zeros."""
+    """Cuts (B, length, ...) into blocks (N, B, size, ...), padded with zeros."""
     x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % size)) + ((0, 0),) * (x.ndim - 2))
     return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
 
@@ -257,7 +257,7 @@ def cut_queries(q: jax.Array, where: Where, num_kv_heads: int) -> Queries:
 
 
 def join_queries(rows: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """(N, B, K, R, w) -> (B, T, H, w), where `shape` begins with (B, T, H)."""
+    """Joins the blocks (N, B, K, R, w) to (B, T, H, w); `shape` begins with (B, T, H)."""
     (N, B, K, _, w), (_, T, H) = rows.shape, shape[:3]
     return _joined(rows.reshape(N, B, K, H // K, -1, w).transpose(0, 1, 4, 2, 3, 5).reshape(N, B, -1, H, w), T)
 
@@ -275,5 +275,5 @@ def _cut_where(where: Where, size: int, padding: int) -> Where:
 
 
 def _of_rows(per_head, K, R):
-    """(H,) -> (K, R) float32: each head's value, repeated for its queries."""
+    """Maps (H,) -> (K, R) float32: each head's value, repeated for its queries."""
     return jnp.repeat(per_head.reshape(K, -1).astype(jnp.float32), R * K // len(per_head), axis=1)

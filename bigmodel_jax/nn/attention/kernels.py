@@ -19,21 +19,21 @@ CUDNN_MAX_KEYS = 16_384
 
 
 def splash(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None) -> jax.Array:
-    """(B, T, H, w) by splash.py."""
+    """Returns (B, T, H, w) by splash.py."""
     from bigmodel_jax.nn.attention import splash  # imports Pallas, which takes half a second
 
     return splash.attend(rule, q, k, v, sinks, q_where, k_where, local)
 
 
 def splash_turns(rule: Rule, axis: str, q, k, v, sinks, q_where: Where, k_where: Where, window: jax.Array) -> jax.Array:
-    """(B, T, H, w) by splash_ring.py, as `turns` of `context.ring`."""
+    """Returns (B, T, H, w) by splash_ring.py, as `turns` of `context.ring`."""
     from bigmodel_jax.nn.attention import splash_ring
 
     return splash_ring.attend(rule, axis, False, q, k, v, sinks, q_where, k_where)
 
 
 def cudnn(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None) -> jax.Array:
-    """(B, T, H, w) by cuDNN's fused attention, which skips what lies above the diagonal.
+    """Returns (B, T, H, w) by cuDNN's fused attention, which skips what lies above the diagonal.
 
     The arguments are those of `splash.attend`.
     """
@@ -42,7 +42,7 @@ def cudnn(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax
 
 
 def dot_product(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None) -> jax.Array:
-    """(B, T, H, w) by `jax.nn.dot_product_attention` as XLA compiles
+    """Returns (B, T, H, w) by `jax.nn.dot_product_attention` as XLA compiles
     it, with the logits in memory.
     """
     return _dot_product(rule, q, k, v, q_where, k_where, local, implementation="xla")

@@ -17,7 +17,7 @@ BLOCK = 512  # queries or keys of a block, as in MaxText
 def attend(
     rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None, *, interpret: bool = False
 ) -> jax.Array:
-    """(B, T, H, w) for one device, in a shard_map; blocks that the
+    """Returns (B, T, H, w) for one device, in a shard_map; blocks that the
     rule hides from all queries are skipped.
 
     q: (B, T, H, h), scaled. k (B, S, K, h) and v (B, S, K, w) are not repeated for the heads that

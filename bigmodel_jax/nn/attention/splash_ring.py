@@ -50,10 +50,10 @@ class Result(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def attend(rule: Rule, axis: str, interpret: bool, q, k, v, sinks, q_where: Where, k_where: Where) -> jax.Array:
-    """(B, T, H, w), as the `turns` of `context.ring`: q scaled, no window, zig-zag order if causal.
+    """Returns (B, T, H, w), as the `turns` of `context.ring`.
 
-    T = S is a multiple of 256, so that half of it is a multiple of LANES. interpret: run on any
-    platform.
+    q is scaled, the rule has no window, and a causal ring is in zig-zag order. T = S is a multiple
+    of 256, so that half of it is a multiple of LANES. interpret: run on any platform.
     """
     return _forward(rule, axis, interpret, q, k, v, sinks, q_where, k_where)[0]
 
@@ -177,7 +177,7 @@ def _see(rule, interpret, queries: Queries, keys: Keys, own: bool, q_part: int =
 
 
 def _gradients(rule, interpret, queries, found: Result, d_out, keys: Keys, own: bool, q_part: int = 0, k_part: int = 0):
-    """(dq, dk, dv), float32, of `_see`; found: the result of all turns together."""
+    """Returns (dq, dk, dv), float32, of `_see`; found: the result of all turns together."""
     (q, q_segments), (k, v, k_segments) = _half(queries, q_part), _half(keys, k_part)
     given = _half((*found, d_out), q_part)
     kernel = _kernel(rule, own, q, k, interpret)

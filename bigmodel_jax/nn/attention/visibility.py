@@ -50,7 +50,7 @@ def reach(rule: Rule, local: jax.Array | None) -> jax.Array:
 
 
 def visible(q_where: Where, k_where: Where, causal: bool = True, window: int | jax.Array = EVERYTHING) -> jax.Array:
-    """(B, T, S) bool: which keys each query sees."""
+    """Returns (B, T, S) bool: which keys each query sees."""
     mask = q_where.segments[:, :, None] == k_where.segments[:, None, :]
     distance = q_where.positions[:, :, None] - k_where.positions[:, None, :]
     if causal:

@@ -29,7 +29,7 @@ def axes(num_experts: int, num_rows: int) -> tuple[str, ...]:
 
 
 def to_experts(x_EBCD: jax.Array) -> jax.Array:
-    """(E, B, C, D) sharded along the batch -> sharded along the experts, by an all-to-all."""
+    """Moves (E, B, C, D) from sharding along the batch to sharding along the experts."""
     travelling = axes(*x_EBCD.shape[:2])
     return constrain(_swap(x_EBCD, travelling, 0, 1), "experts", "batch", None, None)
 
@@ -57,7 +57,7 @@ def _swap(x_EBCD, travelling, cut, joined):
 def apply(
     products: Callable, x_BTD: jax.Array, chosen: jax.Array, E: int, axis: tuple[str, ...], buffer: float = 0.0
 ) -> jax.Array:
-    """(B, T, k, D): this device's tokens x (B, T, D) through the
+    """Returns (B, T, k, D): this device's tokens x (B, T, D) through the
     experts `chosen` (B, T, k); in shard_map.
 
     E: the experts on each device. Rows are sorted by expert, travel, pass through `products(rows,

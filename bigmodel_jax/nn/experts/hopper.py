@@ -34,7 +34,7 @@ def _device(mesh: jax.sharding.Mesh) -> jax.Device:
 
 @jax.jit
 def grouped_product(rows_ND: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
-    """(N, F): each row times the matrix of its group, 0 for rows beyond the last group.
+    """Returns (N, F): each row times the matrix of its group, 0 for rows beyond the last group.
 
     FLOPs are counted by this function's name.
     """
@@ -68,7 +68,7 @@ def _grouped(rows, w, sizes, transpose: bool):
 
 
 def _of_matrices(rows, dy, sizes):
-    """(E, D, F): the gradient of each group's matrix."""
+    """Returns (E, D, F): the gradient of each group's matrix."""
     from jax.experimental.pallas.ops.gpu import transposed_ragged_dot_mgpu as kernels
 
     # The kernel asks the first local device for its processors, but the program may be compiled for

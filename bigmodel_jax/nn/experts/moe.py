@@ -107,7 +107,7 @@ def experts(
     activation: Activation = swiglu,
     implementation: Implementation = "auto",
 ) -> jax.Array:
-    """(B, T, D): the weighted sum of the chosen experts' outputs, without the residual.
+    """Returns (B, T, D): the weighted sum of the chosen experts' outputs, without the residual.
 
     mask_BT: False for padding, which takes no place. capacity_factor: 0 drops no token; otherwise
     an expert has `capacity_factor` times its even share of places in a row, and tokens beyond get
@@ -130,7 +130,7 @@ def experts(
 
 
 def _combine(routing: Routing) -> jax.Array:
-    """(B, T, E): each expert's weight, 0 if it was not chosen."""
+    """Returns (B, T, E): each expert's weight, 0 if it was not chosen."""
     one_hot = jax.nn.one_hot(routing.experts, routing.logits.shape[-1], dtype=jnp.float32)
     return jnp.sum(one_hot * routing.weights[..., None], axis=-2)
 
