@@ -39,8 +39,9 @@ class Place:
     start: int = 0
 
     def low(self, path: str, parts: dict, rng: jax.Array | None) -> Low:
-        """The `Low` of this place; parts: its arrays by name; rng: the
-        call's key, None outside training.
+        """The `Low` of this place.
+
+        parts: its arrays by name. rng: the call's key, None outside training.
         """
         key = None
         if self.rate and rng is not None:
@@ -60,12 +61,11 @@ class Dims(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """A weight seen as a linear map from its inner to its outer
-    dimensions, one map per entry of `lead`.
+    """A weight seen as a linear map from its inner to its outer dimensions.
 
-    lead: the leading dimensions that count separate weights (layers, experts).
-    table: the weight is an embedding table, whose input is a token.
-    turned: the weight's outer dimensions come before its inner ones, as in the table of a head.
+    lead: the leading dimensions, which count separate maps (layers, experts). table: the weight is
+    an embedding table, whose input is a token. turned: the weight's outer dimensions come before
+    its inner ones, as in the table of a head.
     """
 
     lead: Dims
@@ -87,8 +87,7 @@ def is_table(p: Param) -> bool:
 
 
 def matrix(path: str, p: Param) -> Matrix | None:
-    """How a product reads the weight at `path`; None for a vector,
-    whatever its number of dimensions.
+    """How a product reads the weight at `path`; None for a vector of any number of dimensions.
 
     A table maps tokens to rows; a table below "head/" maps features to its rows instead. Of the
     other weights, (embed, heads, head_dim) has one input dimension, its first, and (heads,
@@ -190,9 +189,7 @@ def _nodes(places, tables, parts, rng, flat: dict[str, Any], of: Callable = lamb
 
 
 def merge(model: Model, tree: Tree) -> Tree:
-    """The weights of the model without adapters that give the same
-    outputs as `tree` with its adapters.
-    """
+    """The weights of a model without adapters that computes what `tree` computes with its own."""
     read = model.parts.read if model.parts else model.apply.args[0]
     woven = read(tree, None)
     return jax.tree.map(

@@ -224,9 +224,7 @@ def _whole(p: Param) -> Place:
 
 
 def _uniform(inputs: int) -> Init:
-    """U(-1/sqrt(inputs), 1/sqrt(inputs)): the initial values of
-    torch's linear layer and of PEFT's `a`.
-    """
+    """U(-1/sqrt(inputs), 1/sqrt(inputs)), from which torch's linear layer and PEFT's `a` start."""
     bound = inputs**-0.5
     return Init(f"uniform({bound:.4g})", lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound))
 

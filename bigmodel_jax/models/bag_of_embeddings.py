@@ -1,10 +1,9 @@
-"""A bag of embeddings: mean embeddings of a text's words, bigrams and
-character n-grams, one hidden layer, and class logits.
+"""A bag of embeddings: a text classifier over mean embeddings of words, bigrams and n-grams.
 
 Joulin et al., "Bag of Tricks for Efficient Text Classification" (fastText), arXiv:1607.01759,
-section 2; character n-grams follow Bojanowski et al., arXiv:1607.04606. Words, bigrams and n-grams
-are averaged separately, and the means are added: in one mean, the many n-grams would drown the
-words.
+section 2; character n-grams follow Bojanowski et al., arXiv:1607.04606. A hidden layer and the
+class logits follow the means. Words, bigrams and n-grams are averaged separately, and the means are
+added: in one mean, the many n-grams would drown the words.
 
 Shapes: B batch, T words, N character n-grams, D embed, V n-gram buckets.
 """
@@ -94,9 +93,7 @@ def hash_pairs(first: jax.Array, second: jax.Array, buckets: int) -> jax.Array:
 
 
 def mean_embedding(cfg: BagOfEmbeddingsConfig, p: Tree, tokens_BT: jax.Array, real_BT: jax.Array) -> jax.Array:
-    """Returns (B, D): the mean over the real words plus the mean over the
-    pairs of neighbours that are both real.
-    """
+    """Returns (B, D): the mean over real words plus the mean over pairs of real neighbours."""
     total = mean(linear.embed(p["embed"], tokens_BT), real_BT)
     if cfg.bigram_buckets:
         pairs = hash_pairs(tokens_BT[:, :-1], tokens_BT[:, 1:], cfg.bigram_buckets)
@@ -105,9 +102,7 @@ def mean_embedding(cfg: BagOfEmbeddingsConfig, p: Tree, tokens_BT: jax.Array, re
 
 
 def mean(x_BTD: jax.Array, real_BT: jax.Array) -> jax.Array:
-    """Returns (B, D): the mean of x (B, T, D) over the places where `real` is
-    true; zeros for an empty row.
-    """
+    """Returns (B, D): the mean of x (B, T, D) where `real` is true; zeros for an empty row."""
     weights = real_BT.astype(x_BTD.dtype)
     return jnp.einsum("btd,bt->bd", x_BTD, weights) / jnp.maximum(weights.sum(axis=1), 1)[:, None]
 

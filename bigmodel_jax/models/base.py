@@ -92,8 +92,9 @@ class Parts:
         return {name: part for name, part in params.items() if name != self.stack}
 
     def layers(self, run: Callable, whole: tuple, train: bool) -> Callable:
-        """Maps (stacked, x, xs, *, shared) -> (x, ys): the layers, run by
-        `run`, stack.run or stack.sequential.
+        """Returns the function (stacked, x, xs, *, shared) -> (x, ys) that runs the layers.
+
+        run: stack.run or stack.sequential.
         """
 
         def body(layer, x, xs, *shared):
@@ -103,9 +104,7 @@ class Parts:
 
 
 def parts_of(config: "ModelConfig", enter: Callable, block: Callable, leave: Callable, stack: str = "layers") -> Parts:
-    """The `Parts` of functions that take the config first;
-    `config.compute` says how layers are computed.
-    """
+    """The `Parts` of functions that take the config first; it also says how layers are computed."""
     of_config = (functools.partial(part, config) for part in (enter, block, leave))
     return Parts(*of_config, stack, remat=config.compute.remat, unroll=config.compute.unroll)
 
@@ -146,7 +145,7 @@ POST_NORM = f"has norms after its residuals, {NO_DEPTH_FORM}"
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Base of every model's config: the numbers that describe one
+    """Base of every model's config: the numbers that describe a
     model, and `make`, which builds it.
     """
 
@@ -178,8 +177,9 @@ class ModelConfig:
         compute.check(self)
 
     def no_mup(self, depth: bool) -> str:
-        """Why μP does not hold for the model; "" if it does. depth:
-        whether depth scaling is asked for too.
+        """Why μP does not hold for the model; "" if it does.
+
+        depth: whether depth scaling is asked for, too.
         """
         return ""
 

@@ -1,6 +1,4 @@
-"""Constant parameters and how they are stored: the base of
-adapters, a teacher, a reference model.
-"""
+"""Constant parameters and how they are stored: an adapter's base, a teacher, a reference."""
 
 import dataclasses
 import re
@@ -38,8 +36,9 @@ class BaseConfig:
         return params.from_paths({path: self._constant(path, p, field) for path, p in params.paths(spec).items()})
 
     def of_another(self, spec: Tree, field: str) -> Tree:
-        """`spec` as the constants of another model, whose statistics are
-        constants too; raises as `freeze`.
+        """`spec` as the constants of another model, its statistics included.
+
+        Raises ValueError as `freeze` does.
         """
         return params.constants(self.freeze(spec, field))
 

@@ -93,9 +93,7 @@ class BertConfig(ModelConfig):
 
 
 def block_spec(cfg) -> params.Tree:
-    """One layer: attention (D, H, h) and back with biases, MLP (D, F)
-    and back, a LayerNorm after each.
-    """
+    """One layer: attention (D, H, h) and MLP (D, F), with biases and a LayerNorm after each."""
     init, D, H = normal(cfg.init_std), cfg.embed_dim, cfg.num_heads
     return {
         "attn": attention.spec(D, H, H, cfg.head_dim, init=init, out_init=init, bias=True),
@@ -106,9 +104,7 @@ def block_spec(cfg) -> params.Tree:
 
 
 def head_spec(cfg: BertConfig) -> params.Tree:
-    """The parameters of the head `cfg.head`: pooler (D, D), mlm,
-    next_sentence (D, 2) or head (D, C).
-    """
+    """The parameters of `cfg.head`: pooler (D, D), mlm, next_sentence (D, 2) or head (D, C)."""
     dense = functools.partial(linear.linear_spec, cfg.embed_dim, axes=("embed", None), init=normal(cfg.init_std))
     tree = {}
     if cfg.head in cfg.POOLED:
@@ -136,9 +132,7 @@ def masked_lm_spec(cfg) -> params.Tree:
 
 
 def spec(cfg: BertConfig) -> params.Tree:
-    """The parameters: tables of tokens, positions and token types,
-    the stacked layers, and the head.
-    """
+    """The tables of tokens, positions and token types, the stacked layers, and the head."""
     init, D = normal(cfg.init_std), cfg.embed_dim
     types = {"token_types": linear.embedding_spec(cfg.num_token_types, D, init=init, axis=None)}
     return {
@@ -185,8 +179,9 @@ def block(cfg: BertConfig, p, x_BTD, rng, here, *, train: bool):
 
 
 def enter(cfg: BertConfig, p, batch, *, rng, train: bool, cache) -> Entry:
-    """Embeds a batch: tokens (B, T) and, optionally, token_types,
-    positions and segment_ids (B, T).
+    """Embeds a batch: tokens (B, T).
+
+    Optional arrays, also (B, T), are token_types, positions and segment_ids.
     """
     embed_rng, head_rng, layer_rngs = split(cfg, rng)
     here, _, _ = where(batch, None)

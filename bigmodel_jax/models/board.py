@@ -49,9 +49,7 @@ def convolution_spec(n_in: int, n_out: int) -> Tree:
 
 
 def spec(cfg: BoardConfig) -> Tree:
-    """The stem, the blocks' two convolutions each, the hidden layer,
-    and the policy and value heads.
-    """
+    """The stem, two convolutions per block, the hidden layer, and the policy and value heads."""
     height, width, planes = cfg.board_shape
     tree = {"stem": convolution_spec(planes, cfg.channels)}
     for i in range(cfg.num_blocks):
@@ -64,9 +62,7 @@ def spec(cfg: BoardConfig) -> Tree:
 
 
 def convolution(p: Tree, x_BHWC: jax.Array) -> jax.Array:
-    """Maps (B, H, W, n_in) -> (B, H, W, n_out): a 3x3 convolution
-    with "SAME" padding and a bias.
-    """
+    """Maps (B, H, W, n_in) -> (B, H, W, n_out): a 3x3 convolution with "SAME" padding."""
     kernel = p["kernel"]
     return (
         jax.lax.conv_general_dilated(x_BHWC, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -75,8 +71,9 @@ def convolution(p: Tree, x_BHWC: jax.Array) -> jax.Array:
 
 
 def apply(cfg: BoardConfig, p: Tree, batch: dict, *, rng=None, train=False, cache=None) -> Out:
-    """Returns (B, num_moves + 1) of batch["board"] (B, H, W, C): the moves'
-    logits, then the value in -1 .. 1.
+    """Returns (B, num_moves + 1): the moves' logits, then the value in -1 .. 1.
+
+    batch: board (B, H, W, C).
     """
     x = jax.nn.relu(convolution(p["stem"], batch["board"].astype(p["stem"]["kernel"].dtype)))
     for i in range(cfg.num_blocks):

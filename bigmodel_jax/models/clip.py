@@ -1,5 +1,4 @@
-"""CLIP: an image tower and a text tower with a shared embedding
-space (Radford et al., arXiv:2103.00020).
+"""CLIP: an image tower and a text tower with a shared embedding space (arXiv:2103.00020).
 
 Shapes: B batch, H height, W width, C channels, T tokens or 1 + patches, D embed, F mlp, P patch
 side, V vocab, E shared embedding, L layers.
@@ -101,8 +100,7 @@ def constant(value: float) -> Init:
 
 
 def layers_spec(tower: Tower) -> params.Tree:
-    """The tower's stacked layers, initialised as in transformers'
-    CLIPPreTrainedModel._init_weights.
+    """The tower's stacked layers, initialised as in CLIPPreTrainedModel._init_weights.
 
     Matrices that add to the residual start smaller in deeper towers, except attention's output.
     """
@@ -113,9 +111,7 @@ def layers_spec(tower: Tower) -> params.Tree:
 
 
 def vision_spec(tower: VisionTower) -> params.Tree:
-    """patches (P, P, C, D), class token (D,), positions (1 + patches,
-    D), layers and their norms.
-    """
+    """patches (P, P, C, D), class token (D,), positions (1 + patches, D), layers and norms."""
     D, num = tower.embed_dim, 1 + prenorm.num_patches(tower.image_shape, tower.patch_size)
     return {
         "patches": prenorm.patch_spec(tower.patch_size, tower.image_shape[2], D, init=normal(0.02), bias=False),
@@ -151,9 +147,7 @@ def spec(cfg: CLIPConfig) -> params.Tree:
 
 
 def image_states(tower: VisionTower, p, image_BHWC) -> jax.Array:
-    """Returns (B, 1 + patches, D): the output of the tower's layers before
-    the last norm, class token first.
-    """
+    """Returns (B, 1 + patches, D): the layers' output before the last norm, class token first."""
     x_BTD = prenorm.embed_patches(p["patches"], image_BHWC)
     cls = jnp.broadcast_to(p["cls"], (x_BTD.shape[0], 1, tower.embed_dim)).astype(x_BTD.dtype)
     x_BTD = jnp.concatenate([cls, x_BTD], axis=1) + p["positions"]
@@ -183,8 +177,9 @@ def text_states(tower: TextTower, p, batch, *, causal: bool) -> jax.Array:
 
 
 def encode_text(cfg: CLIPConfig, p, batch) -> jax.Array:
-    """Returns (B, E): the text's embedding, not normalised, from the state of
-    each row's first end-of-text token.
+    """Returns (B, E): the text's embedding, not normalised.
+
+    It is made of the state of each row's first end-of-text token.
     """
     x_BTD, tokens = text_states(cfg.text, p, batch, causal=True), batch["tokens"]
     last = jnp.argmax(tokens if cfg.eos_token_id == 2 else tokens == cfg.eos_token_id, axis=1)

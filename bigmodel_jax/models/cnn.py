@@ -71,8 +71,9 @@ class CNNConfig(ModelConfig):
 
 
 def kernel_init(cfg: CNNConfig, axes: tuple[str | None, ...]) -> tuple[Callable, tuple[str | None, ...]]:
-    """Returns (initial distribution, logical axes) of a kernel; default:
-    He's, for ReLU (arXiv:1502.01852).
+    """Returns (initial distribution, logical axes) of a kernel.
+
+    The default is He's normal distribution, for ReLU (arXiv:1502.01852).
     """
     return initial.initializer("he_normal" if cfg.init == "default" else cfg.init, cfg.init_std, axes), axes
 
@@ -83,11 +84,10 @@ def conv_axes(in_channels: int) -> tuple[str | None, ...]:
 
 
 def max_pool(x_BHWC: jax.Array) -> jax.Array:
-    """Maps (B, H, W, C) -> (B, H // 2, W // 2, C): the maximum of
-    each 2x2 square; odd edges are cut.
+    """Maps (B, H, W, C) -> (B, H // 2, W // 2, C): the maximum of each 2x2 square.
 
-    It is a reshape and a `max`: on a CPU the gradient of Flax's windowed `max_pool` takes twice the
-    time of the convolutions.
+    Odd edges are cut off. It is a reshape and a `max`: on a CPU the gradient of Flax's windowed
+    `max_pool` takes twice the time of the convolutions.
     """
     B, H, W, C = x_BHWC.shape
     squares = x_BHWC[:, : H // 2 * 2, : W // 2 * 2].reshape(B, H // 2, 2, W // 2, 2, C)

@@ -30,8 +30,9 @@ class Compute(StackCompute):
 
 
 def reset(config: Any) -> Any:
-    """`config` with the default `compute` everywhere, towers
-    included: what is left identifies the model.
+    """`config` with the default `compute` everywhere, towers included.
+
+    What is left says which model it is.
     """
     changes = {}
     for field in dataclasses.fields(config):
@@ -56,9 +57,7 @@ def remat(config: Any) -> str:
 
 
 def check(config: Any) -> None:
-    """Raises ValueError for a chosen attention if the model's
-    attention has one implementation alone.
-    """
+    """Raises ValueError if the config chooses an attention and the model has one alone."""
     attention = getattr(of(config), "attention", "auto")
     if attention != "auto" and ranges.hints(type(config)).get("compute") is StackCompute:
         raise ValueError(

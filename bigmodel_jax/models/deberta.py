@@ -80,9 +80,7 @@ class DebertaConfig(ModelConfig):
 
 
 def spec(cfg: DebertaConfig) -> params.Tree:
-    """The tables of tokens (V, D) and distances (R, D), R = 2
-    num_buckets, BERT's layers, and the head.
-    """
+    """The tables of tokens (V, D) and distances (R, D), BERT's layers, and the head."""
     init, D = normal(cfg.init_std), cfg.embed_dim
     tree = {
         "embed": linear.embedding_spec(cfg.vocab_size, D, init=init),
@@ -95,8 +93,7 @@ def spec(cfg: DebertaConfig) -> params.Tree:
 
 
 def buckets(num_buckets: int, max_seq_len: int) -> np.ndarray:
-    """The bucket of each distance -(max_seq_len - 1) .. max_seq_len -
-    1, in -num_buckets .. num_buckets.
+    """The bucket, -num_buckets .. num_buckets, of each distance 1 - max_seq_len .. max_seq_len - 1.
 
     A distance up to num_buckets / 2 has a bucket of its own. The logarithm is computed in float32,
     as in transformers' make_log_bucket_position: a different rounding may select the next bucket.
@@ -110,9 +107,7 @@ def buckets(num_buckets: int, max_seq_len: int) -> np.ndarray:
 
 
 def rows(cfg: DebertaConfig, positions: jax.Array) -> jax.Array:
-    """Returns (B, T, T) int32: the distance table's row for each
-    query and key; positions (B, T).
-    """
+    """Returns (B, T, T) int32: the distance table's row for each query and key."""
     furthest = cfg.max_seq_len - 1
     distance = jnp.clip(positions[:, :, None] - positions[:, None, :], -furthest, furthest)
     bucket = jnp.asarray(buckets(cfg.num_buckets, cfg.max_seq_len))[distance + furthest]
@@ -143,8 +138,9 @@ def enter(cfg: DebertaConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 
 
 def block(cfg: DebertaConfig, p, x_BTD, rng, here, rows_BTS, distances, *, train: bool):
-    """One layer, (B, T, D) -> (B, T, D); rows_BTS: as `rows`;
-    distances (1, R, D): the normed table.
+    """One layer, (B, T, D) -> (B, T, D).
+
+    rows_BTS: as from `rows`. distances: the normed distance table, (1, R, D).
     """
     scale = 1 / math.sqrt(3 * cfg.head_dim)  # a logit sums three terms, each of variance head_dim
 

@@ -1,5 +1,4 @@
-"""What all decoder-only models share: the parts around their
-blocks, the decode cache, and checks of sizes.
+"""What all decoder-only models share: parts around their blocks, decode cache, size checks.
 
 Shapes: B batch, T tokens, S cache length, D embed, K kv heads, h head_dim, L layers, V vocab.
 """
@@ -142,8 +141,9 @@ class HeadsFirst:
 
 
 def apart(cache: Any) -> Any:
-    """The cache, or its declaration, with unstacked layers; caches of
-    other models are returned unchanged.
+    """The cache, or its declaration, with unstacked layers.
+
+    Caches of other models are returned unchanged.
     """
     if not isinstance(cache, Cache) or not isinstance(cache.layers, dict) or cache.layers.keys() != {"k", "v"}:
         return cache
@@ -156,10 +156,10 @@ def apart(cache: Any) -> Any:
 
 
 def narrowed(cache: Any) -> Any:
-    """The declaration of a cache with keys and values in int8, each
-    head's vector with a bfloat16 scale.
+    """The declaration of a cache with int8 keys and values.
 
-    Raises ValueError for a cache that does not hold keys and values by heads.
+    Each head's vector has a bfloat16 scale. Raises ValueError for a cache that does not hold keys
+    and values by heads.
     """
     if not isinstance(cache, Cache) or not isinstance(cache.layers, dict) or cache.layers.keys() != {"k", "v"}:
         raise ValueError("cache = 'int8': this model keeps no keys and values by heads; it must be 'compute'")
@@ -186,10 +186,10 @@ def _heads_first(p: Param) -> Param:
 
 
 def where(batch: dict, cache: Cache | None) -> tuple[Where, Where, Cache | None]:
-    """Returns (places of the queries, places of the keys, the cache with the
-    new tokens' places written into it).
+    """Returns (places of the queries, places of the keys, the updated cache).
 
-    A batch without positions or segment_ids holds one document per row.
+    The cache holds the new tokens' places. A batch without positions or segment_ids holds one
+    document per row.
     """
     B, T = batch["tokens"].shape
     positions = batch.get("positions")
@@ -209,8 +209,7 @@ def where(batch: dict, cache: Cache | None) -> tuple[Where, Where, Cache | None]
 
 
 def update_cache(cache: Any, k: jax.Array, v: jax.Array, index: jax.Array) -> tuple[Any, Any]:
-    """One layer's keys and values (B, S, K, h): the cache's, with the
-    new ones (B, T, K, h) at `index`.
+    """One layer's keys and values (B, S, K, h), with the new ones (B, T, K, h) written at `index`.
 
     The keys and values of an int8 cache are storage nodes (core/storage.py), which attention reads.
     """
@@ -240,8 +239,9 @@ def table_rows(cfg) -> int:
 
 
 def table_spec(cfg, init: Init) -> dict[str, Param]:
-    """Returns {"table": (rows, D)}; the vocabulary's rows have the initial
-    values of a table without padding.
+    """Returns {"table": (rows, D)}.
+
+    The vocabulary's rows have the initial values of a table without padding.
     """
     rows = table_rows(cfg)
 

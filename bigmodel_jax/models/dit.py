@@ -1,5 +1,4 @@
-"""DiT: a diffusion model whose network is a Transformer over
-patches (Peebles & Xie, arXiv:2212.09748).
+"""DiT: a diffusion model whose network is a Transformer over patches (arXiv:2212.09748).
 
 Timestep and class become one conditioning vector, which shifts, scales and gates every layer
 (adaLN-zero). In a fresh model every layer is the identity, and the output is zero.
@@ -104,9 +103,7 @@ def block_spec(cfg: DiTConfig) -> params.Tree:
 
 
 def spec(cfg: DiTConfig) -> params.Tree:
-    """Patches, timestep MLP, table of labels (num_classes + 1, D),
-    layers, and head (D, P P C_out).
-    """
+    """Patches, timestep MLP, labels (num_classes + 1, D), layers, and head (D, P P C_out)."""
     D, P, C = cfg.embed_dim, cfg.patch_size, cfg.image_shape[2]
     out = zeros() if cfg.zero_init else normal(0.02)
     return {
@@ -124,16 +121,18 @@ def spec(cfg: DiTConfig) -> params.Tree:
 
 
 def sines(positions: np.ndarray, dim: int) -> np.ndarray:
-    """Returns (num, dim): sines, then cosines, of positions (num,), at dim/2
-    frequencies from 1 to near 1/10,000.
+    """Returns (num, dim): sines, then cosines, of positions (num,).
+
+    The dim/2 frequencies run from 1 to near 1/10,000.
     """
     angle = positions[:, None] / 10_000.0 ** (np.arange(dim // 2) / (dim // 2))
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
 
 
 def positions(cfg, scale: float = 1.0) -> np.ndarray:
-    """Returns (T, D) float32 position vectors: half of the patch's column,
-    half of its row, both divided by `scale`.
+    """Returns (T, D) float32: position vectors, half for the column and half for the row.
+
+    scale: a divisor of both.
     """
     rows, columns = (n // cfg.patch_size for n in cfg.image_shape[:2])
     row, column = np.divmod(np.arange(rows * columns), columns)
@@ -196,8 +195,9 @@ def enter(cfg: DiTConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 
 
 def leave(cfg: DiTConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
-    """The predicted noise of each image (B, H, W, C), with
-    learn_sigma in the first C of 2 C channels.
+    """The predicted noise of each image, (B, H, W, C).
+
+    With learn_sigma it is the first C of 2 C channels.
     """
     shift, scale = modulations(p["modulation"], entry.shared[0])
     flat = linear.linear(p["head"], modulate(x_BTD, shift, scale))

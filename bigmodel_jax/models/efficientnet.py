@@ -81,8 +81,9 @@ class EfficientNetConfig(ModelConfig):
 
 
 def conv_init(depthwise: bool):
-    """N(0, 2 / fan_out); as in the published code, a depthwise
-    convolution counts one output channel.
+    """N(0, 2 / fan_out).
+
+    As in the published code, a depthwise convolution counts one output channel.
     """
 
     def init(key, shape, dtype):
@@ -93,18 +94,15 @@ def conv_init(depthwise: bool):
 
 
 def head_init(key, shape, dtype):
-    """U(-1/sqrt(classes), 1/sqrt(classes)), as in the published code,
-    which takes the output as fan.
-    """
+    """U(-1/sqrt(classes), 1/sqrt(classes)); the published code takes the output as fan."""
     return jax.random.uniform(key, shape, dtype, -(shape[1] ** -0.5), shape[1] ** -0.5)
 
 
 def depthwise(x_BHWC, kernel, strides, padding, **options) -> jax.Array:
-    """Maps (B, H, W, C) -> (B, H', W', C): a convolution of each channel
-    alone; kernel (height, width, 1, C).
+    """Maps (B, H, W, C) -> (B, H', W', C): a convolution of each channel alone.
 
-    On a single CPU device it is a sum of shifted products: XLA's grouped convolution took 2 to 8
-    times as long there, forward and backward.
+    kernel: (height, width, 1, C). On a single CPU device it is a sum of shifted products: XLA's
+    grouped convolution took 2 to 8 times as long there, forward and backward.
     """
     if not cpu.active():
         return jax.lax.conv_general_dilated(x_BHWC, kernel, strides, padding, **options)
@@ -122,10 +120,10 @@ def depthwise(x_BHWC, kernel, strides, padding, **options) -> jax.Array:
 
 
 class ConvNorm(nn.Module):
-    """A convolution without bias, then batch norm: (B, H, W, C) ->
-    (B, H / stride, W / stride, features).
+    """A convolution without bias, then batch norm: (B, H, W, C) -> (B, H', W', features).
 
-    The padding is "SAME", which puts an odd row or column of padding at the lower right.
+    H' and W' are H and W over the stride, rounded up. The padding is "SAME", which puts an odd row
+    or column of padding at the lower right.
     """
 
     features: int

@@ -42,9 +42,7 @@ class Cache(NamedTuple):
 
 
 def make_cache(cfg, batch_size: int, length: int, dtype: Any) -> Cache:
-    """The declaration of a cache for `length` decoder tokens and
-    `length` encoder tokens per row.
-    """
+    """The declaration of a cache for `length` decoder and `length` encoder tokens per row."""
     shape = (cfg.num_decoder_layers, batch_size, length, cfg.num_heads, cfg.head_dim)
     own, memory = (
         dict.fromkeys("kv", decoder.declared(shape, ("layers", "batch", dim, "heads", "head_dim"), dtype))

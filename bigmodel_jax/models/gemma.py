@@ -139,9 +139,7 @@ def rms_spec(dim: int, axis: str = "embed") -> params.Tree:
 
 
 def block_spec(cfg: GemmaConfig) -> params.Tree:
-    """One layer: attention and a gated MLP, with RMSNorms before and,
-    with post_norms, after each.
-    """
+    """One layer: attention and a gated MLP, RMSNorms before and, with post_norms, after each."""
     init, D, h = normal(cfg.init_std), cfg.embed_dim, cfg.head_dim
     attn = attention.spec(D, cfg.num_heads, cfg.num_kv_heads, h, init=init, out_init=init)
     if cfg.qk_norm:

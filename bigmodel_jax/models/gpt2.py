@@ -83,9 +83,7 @@ def block_spec(cfg: GPT2Config) -> params.Tree:
 
 
 def spec(cfg: GPT2Config) -> params.Tree:
-    """Tables of tokens (rows, D) and positions (max_seq_len, D), the
-    stacked layers, and the last norm.
-    """
+    """Tables of tokens (rows, D) and positions (max_seq_len, D), stacked layers, last norm."""
     init = normal(cfg.init_std)
     return {
         "embed": table_spec(cfg, init),

@@ -63,8 +63,9 @@ def is_local(cfg: GptOssConfig) -> np.ndarray:
 
 
 def clamped_swiglu(gate: jax.Array, up: jax.Array, *, alpha: float, limit: float) -> jax.Array:
-    """gate sigmoid(alpha gate) (up + 1), with gate and up clipped, so
-    that 8-bit floats hold the product.
+    """gate sigmoid(alpha gate) (up + 1), with gate and up clipped.
+
+    The limit keeps the product in the range of 8-bit floats.
     """
     gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit)
     return gate * jax.nn.sigmoid(alpha * gate) * (up + 1)

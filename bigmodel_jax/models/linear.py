@@ -1,6 +1,4 @@
-"""One affine map: linear regression under `Regression`, softmax
-regression under `Classification`.
-"""
+"""One affine map: linear regression, or with `Classification` softmax regression."""
 
 import dataclasses
 import functools
@@ -16,9 +14,7 @@ from bigmodel_jax.nn.linear import linear, linear_spec
 
 @dataclasses.dataclass(frozen=True)
 class LinearConfig(ModelConfig):
-    """One linear layer: linear regression or, with classes, softmax
-    (multinomial logistic) regression.
-    """
+    """One linear layer: linear regression or, with classes, softmax regression."""
 
     feature_shape: tuple[Count, ...] = (10,)  # shape of one example's features
     num_outputs: Count = 1  # predicted numbers, or classes

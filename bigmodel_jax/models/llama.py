@@ -128,9 +128,7 @@ def block_spec(cfg: LlamaConfig) -> params.Tree:
 
 
 def spec(cfg: LlamaConfig, block_spec=block_spec) -> params.Tree:
-    """The table (rows, D), the stacked layers, the last norm, and the
-    head (rows, D) if it is untied.
-    """
+    """The table (rows, D), stacked layers, last norm, and an untied head (rows, D)."""
     init = normal(cfg.init_std)
     tree = {
         "embed": table_spec(cfg, init),
@@ -148,8 +146,9 @@ def normed(cfg: LlamaConfig, p, name: str, x_BTD):
 
 
 def add(cfg: LlamaConfig, p, name: str, x_BTD, h_BTD):
-    """The residual sum x + h, (B, T, D), where h passes the norm
-    called `name` if the block has one.
+    """The residual sum x + h, (B, T, D).
+
+    h first passes the norm called `name` if the block has one.
     """
     h_BTD = normed(cfg, p, name, h_BTD)
     h_BTD = h_BTD if cfg.residual_multiplier == 1.0 else h_BTD * cfg.residual_multiplier
@@ -173,8 +172,9 @@ def attend(cfg: LlamaConfig, p, x_BTD, cache, q_where, k_where, angles, index, *
 
 
 def block(cfg: LlamaConfig, p, x_BTD, xs, *where, train, local=None):
-    """Returns (x (B, T, D), (the layer's cache, None)); xs: the layer's
-    cache, and a part that is unused here.
+    """Returns (x (B, T, D), (the layer's cache, None)).
+
+    xs: the layer's cache, and a part that is unused here.
     """
     cache, _ = xs
     x_BTD, cache = attend(cfg, p, x_BTD, cache, *where, local=local)
@@ -198,9 +198,7 @@ def head(cfg: LlamaConfig, p, x_BTD) -> Head:
 
 
 def model(cfg: LlamaConfig, block_spec=block_spec, **parts) -> Model:
-    """The model; families replace block_spec, or block, embed, head
-    and losses of `decoder.model`.
-    """
+    """The model; families replace block_spec, or parts of `decoder.model`."""
     return decoder.model(cfg, spec(cfg, block_spec), **({"embed": embed, "block": block, "head": head} | parts))
 
 

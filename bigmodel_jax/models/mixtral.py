@@ -76,8 +76,9 @@ def feed_forward(cfg: MixtralConfig, p, x_BTD, mask_BT, *, train: bool, activati
 
 
 def block(cfg: MixtralConfig, p, x_BTD, xs, q_where, *where, train: bool, activation: moe.Activation = moe.swiglu):
-    """Returns (x (B, T, D), (the layer's cache, its load)); xs: the cache,
-    and whether the layer has the window.
+    """Returns (x (B, T, D), (the layer's cache, its load)).
+
+    xs: the layer's cache, and whether the layer has the window.
     """
     cache, local = xs
     x_BTD, cache = llama.attend(cfg, p, x_BTD, cache, q_where, *where, local=local)

@@ -1,6 +1,4 @@
-"""A multi-layer perceptron classifier: the smallest complete
-model, and the pattern for a new one.
-"""
+"""A multi-layer perceptron classifier: the smallest model, and the pattern for a new one."""
 
 import dataclasses
 import functools

@@ -146,9 +146,7 @@ def block_spec(cfg: MMDiTConfig, *, last: bool = False) -> params.Tree:
 
 
 def spec(cfg: MMDiTConfig) -> params.Tree:
-    """Patches, timestep and text MLPs, num_layers - 1 stacked layers,
-    the last layer, and the head.
-    """
+    """Patches, timestep and text MLPs, stacked layers, the last layer, and the head."""
     D, P, C = cfg.embed_dim, cfg.patch_size, cfg.image_shape[2]
 
     def layer(num: int, dim: int, axes=("mlp", "embed"), init=normal(0.02)) -> dict:
@@ -167,8 +165,9 @@ def spec(cfg: MMDiTConfig) -> params.Tree:
 
 
 def positions(cfg: MMDiTConfig) -> np.ndarray:
-    """Returns (grid * grid, D) float32: positions of the largest picture's
-    patches, half column, half row.
+    """Returns (grid * grid, D) float32: positions of the largest picture's patches.
+
+    Half of a vector is for the column, half for the row.
     """
     grid, half = cfg.position_grid, cfg.embed_dim // 2
     row, column = np.divmod(np.arange(grid * grid), grid)
@@ -217,8 +216,9 @@ def enter_tokens(cfg: MMDiTTextConfig, p, batch, *, rng, train: bool, cache) -> 
 
 
 def block(cfg: MMDiTConfig, p, x, _, condition_BD, where: Where, *, train: bool):
-    """One layer: x (B, T + S, D) -> (B, T + S, D), patches first,
-    conditioned on condition (B, D).
+    """One layer: x (B, T + S, D) -> (B, T + S, D), patches first.
+
+    condition_BD: the conditioning vector, after its SiLU.
     """
     num = prenorm.num_patches(cfg.image_shape, cfg.patch_size)
     streams = {"image": x[:, :num], "text": x[:, num:]}

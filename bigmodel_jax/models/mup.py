@@ -38,9 +38,7 @@ class MupConfig:
     base: tuple[str, ...] = ()
 
     def base_of(self, config: ModelConfig) -> ModelConfig:
-        """The base model's config; ValueError, one line, for an entry
-        that is no size of the model.
-        """
+        """The base model's config; ValueError, one line, for an entry that is no size."""
         for text in self.base:
             name, _, value = text.partition("=")
             config = _with(config, name.split("."), value, text)
@@ -86,9 +84,7 @@ def _is_size(value: Any) -> bool:
 
 
 def scaled(model: Model, base: Model) -> Model:
-    """`model` with μP's initial values and each parameter's `Width`,
-    by comparison with the base's spec.
-    """
+    """`model` with μP's initial values and each parameter's `Width`, compared with `base`."""
     if model.init:
         raise ValueError("mup.base with a model that brings its own initial values; a spec must declare them")
     ours, theirs = params.paths(model.spec), params.paths(base.spec)
@@ -121,9 +117,7 @@ def check_published(mup: MupConfig, model: Model) -> None:
 
 
 def _drawn(p: Param, base: Param, width: Width) -> Param:
-    """`p` with its width, drawn like the base's parameter times the
-    factor that the width implies.
-    """
+    """`p` with its width, drawn like the base's parameter times the width's factor."""
     factor = width.multiplier * width.ins**-0.5
     if spread := base.init.spread:
         factor *= spread(base.shape) / spread(p.shape)
@@ -162,9 +156,7 @@ def _with_head(model: Model, factor: float) -> Model:
 
 
 def is_embedding(path: str, p: Param) -> bool:
-    """Whether a table over a vocabulary is looked up, which all
-    tables are except those below "head".
-    """
+    """Whether a table over a vocabulary is looked up: all but those below "head" are."""
     return "vocab" in p.axes and len(p.axes) == 2 and "head" not in path.split("/")
 
 
@@ -183,17 +175,13 @@ def _ratio(p: Param, base: Param, dims: tuple[int, ...]) -> float:
 
 
 def _depth(p: Param, base: Param) -> float:
-    """The base's number of layers over the model's, for a parameter
-    in a stack of layers; else 1.
-    """
+    """The base's number of layers over the model's; 1 for a parameter outside a stack."""
     at = p.axes.index("layers") if "layers" in p.axes else None
     return 1.0 if at is None else base.shape[at] / p.shape[at]
 
 
 def _lead(p: Param) -> int:
-    """The number of leading dimensions that count separate weights:
-    layers, experts, an unnamed stack.
-    """
+    """The number of leading dimensions that count separate weights, such as layers."""
     lead = next((i for i, axis in enumerate(p.axes) if axis not in initial.COPIES), len(p.axes))
     unnamed = not lead and len(p.axes) > 2 and p.axes[0] is None and p.axes[1] is not None
     return 1 if unnamed else lead
@@ -228,8 +216,9 @@ def _query_multiplier(path: str, ours: dict[str, Param], theirs: dict[str, Param
 
 
 def _ends_branch(path: str, ours: dict[str, Param]) -> bool:
-    """Whether a parameter makes a layer's addition to the residual: a
-    matrix into "embed", or its bias.
+    """Whether a parameter makes what a layer adds to the residual.
+
+    It is then a matrix into "embed" alone, or the bias of one.
     """
     for end, matrix in (("", ""), ("_bias", ""), ("bias", "kernel")):
         other = ours.get(path.removesuffix(end) + matrix) if path.endswith(end) else None

@@ -91,8 +91,9 @@ def block_spec(cfg: Olmo2Config) -> params.Tree:
 
 
 def embed(cfg: Olmo3Config, p, tokens, positions, rng):
-    """As `llama.embed`, with (L,) bool, which layers are local, and
-    global and local rotary angles.
+    """As `llama.embed`, with further results for the layers.
+
+    These are (L,) bool, which layers are local, and the global and local rotary angles.
     """
     x_BTD, _, (far,) = llama.embed(cfg, p, tokens, positions, rng)
     near = position.rope_angles(positions, cfg.head_dim, theta=cfg.rope_theta)

@@ -103,9 +103,7 @@ class TextToImageConfig(PixArtConfig):
 
 
 def block_spec(cfg: PixArtConfig) -> params.Tree:
-    """One layer: modulation (6, D), self-attention, cross-attention
-    to the text, and an MLP (D, F).
-    """
+    """One layer: modulation (6, D), self-attention, cross-attention, and an MLP (D, F)."""
     D, H, F = cfg.embed_dim, cfg.num_heads, cfg.mlp_dim
     out = zeros() if cfg.zero_init else normal(0.02)
     return {
@@ -148,8 +146,9 @@ def text_spec(tower: TextTower) -> params.Tree:
 
 
 def project_text(p, states_BSE: jax.Array, hidden_B: jax.Array) -> jax.Array:
-    """Returns (B, S, D): the text's states (B, S, E) after an MLP; a hidden
-    text's states are zeros before it.
+    """Returns (B, S, D): the text's states (B, S, E) after an MLP.
+
+    The states of a hidden text are zeros before the MLP.
     """
     states_BSE = jnp.where(hidden_B[:, None, None], 0, states_BSE).astype(p["up"]["kernel"].dtype)
     return feedforward.gelu_mlp(p, states_BSE)
@@ -206,8 +205,9 @@ def enter_tokens(cfg: TextToImageConfig, p, batch, *, rng, train: bool, cache) -
 
 
 def leave(cfg: PixArtConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
-    """The predicted noise of each image (B, H, W, C), with
-    learn_sigma in the first C of 2 C channels.
+    """The predicted noise of each image, (B, H, W, C).
+
+    With learn_sigma it is the first C of 2 C channels.
     """
     shift, scale = ((p["modulation"] + entry.kept[:, None])[:, n, None] for n in range(2))
     flat = linear.linear(p["head"], dit.modulate(x_BTD, shift, scale))

@@ -34,8 +34,7 @@ def xavier(fan_in: int, fan_out: int) -> Init:
 def block_spec(
     cfg, *, qkv: Init, out: Init, up: Init, down: Init, gated: bool = False, layer_scale: float = 0.0
 ) -> params.Tree:
-    """One layer; qkv, out, up and down are the initial distributions
-    of its matrices; biases start at 0.
+    """One layer; qkv, out, up and down: initial distributions of its matrices; biases start at 0.
 
     gated: the feed-forward layer is SwiGLU. layer_scale: if above 0, the output channels of
     attention and of the feed-forward layer have factors that start at this value (LayerScale,
@@ -122,8 +121,9 @@ def num_patches(image_shape: tuple[int, int, int], patch_size: int) -> int:
 
 
 class Patches(NamedTuple):
-    """A check: an image holds at least one patch; with `all_whole`,
-    its sides are multiples of the patch.
+    """A check: an image holds at least one patch.
+
+    all_whole: the image's sides must be multiples of the patch's side.
     """
 
     all_whole: bool = False

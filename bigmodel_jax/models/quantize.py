@@ -1,5 +1,4 @@
-"""Weights of 8 or 4 bits: what `launch.py quantize` makes of a
-trained model, and training aware of it.
+"""Weights of 8 or 4 bits: how `launch.py quantize` stores a model, and training aware of it.
 
 Every parameter becomes a constant. A matrix is stored in blocks of small numbers, each block with a
 bfloat16 scale (core/storage.py `Blocks`). Vectors, norms and routers stay as they are.
@@ -119,9 +118,7 @@ class QuantizeConfig:
 
 
 def _is_made_dense(path: str, p: Param) -> bool:
-    """Whether the model's own code reads the weight as an array, so
-    that it must be unpacked first.
-    """
+    """Whether the model's own code reads the weight as an array, which must be unpacked first."""
     return p.storage != Dense() and not (is_stack_matrix(path, dataclasses.replace(p, decay=True)) or path in TABLES)
 
 

@@ -149,9 +149,7 @@ class Stage(nn.Module):
 
 
 class Trunk(nn.Module):
-    """The network without its head: images (B, H, W, C) -> the last
-    stage's output (B, h, w, C').
-    """
+    """The network without its head: images (B, H, W, C) -> the last feature map (B, h, w, C')."""
 
     cfg: ResNetConfig
 

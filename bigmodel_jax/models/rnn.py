@@ -139,9 +139,7 @@ def initial(kind: str, batch_size: int, hidden_dim: int, dtype: Any) -> Any:
 
 
 def make_cache(cfg: RecurrentConfig, batch_size: int, length: int, dtype: Any) -> list:
-    """The declaration of all layers' states, (B, H) each, which
-    decoding needs; `length` is unused.
-    """
+    """The declaration of all layers' states, (B, H) each; `length` is unused."""
     state = Param((batch_size, cfg.hidden_dim), ("batch", None), zeros(), jnp.dtype(dtype).name)
     return [(state, state) if cfg.cell == "lstm" else state] * cfg.num_layers
 
@@ -188,10 +186,10 @@ def call_cell(cell: nn.Module, p: params.Tree, carry: Any, x_BD: jax.Array, mask
 
 
 def layer(cfg: RecurrentConfig, p, x_BTD, carry, fresh_BT, real_BT, mask) -> tuple[Any, jax.Array]:
-    """Returns (state after the last token, outputs (B, T, H)); fresh_BT: the
-    state restarts before this token.
+    """Returns (state after the last token, outputs (B, T, H)).
 
-    real_BT: the token is not padding. mask: the recurrent dropout's.
+    fresh_BT: the state restarts before this token. real_BT: the token is not padding. mask: the
+    recurrent dropout's.
     """
     cell = CELLS[cfg.cell](cfg.hidden_dim, activation_fn=ACTIVATIONS[cfg.activation])
     # A cell's weights are sharded in storage and gathered for use. Sharded over "tensor", they

@@ -178,8 +178,9 @@ def conv(p: dict, x_BHWC: jax.Array, stride: int) -> jax.Array:
 
 
 def encode(cfg: SegformerConfig, p, image_BHWC: jax.Array) -> list[jax.Array]:
-    """The outputs of all stages, each (B, H, W, D) with the stage's
-    own sizes, of images (B, H, W, C).
+    """The outputs of all stages, (B, H, W, D) each, for images (B, H, W, C).
+
+    Every stage has its own H, W and D.
     """
     x, states = image_BHWC.astype(p["stage0"]["norm"]["scale"].dtype), []
     for n in range(len(cfg.channels)):
@@ -218,9 +219,7 @@ def block(cfg: SegformerConfig, p, x_BTD, sides, queries, reduced) -> jax.Array:
 
 
 def mix_mlp(cfg: SegformerConfig, p, x_BTD, sides) -> jax.Array:
-    """Mix-FFN, (B, T, D) -> (B, T, D): an MLP with a depthwise 3x3
-    convolution inside (section 3.1).
-    """
+    """Mix-FFN, (B, T, D) -> (B, T, D): an MLP with a depthwise 3x3 convolution (section 3.1)."""
     h = linear.linear(p["mlp"]["up"], norm.layer(p["mlp_norm"], x_BTD, eps=EPS))
     kernel = array(p["mlp"]["conv"]["kernel"], h.dtype)
     options = {"dimension_numbers": LAYOUT, "feature_group_count": h.shape[-1]}

@@ -1,5 +1,4 @@
-"""SigLIP: image and text towers trained with a sigmoid loss per
-pair (Zhai et al., arXiv:2303.15343).
+"""SigLIP: image and text towers trained with a sigmoid loss per pair (arXiv:2303.15343).
 
 Attention pools the image's states. Shapes: B batch, H height, W width, C channels, T tokens or
 patches, D embed, F mlp, P patch side, L layers.
@@ -117,9 +116,7 @@ def vision_spec(tower: VisionTower) -> params.Tree:
 
 
 def spec(cfg: SiglipConfig) -> params.Tree:
-    """Both towers, the text's projection "head" to vision.embed_dim,
-    logit_scale and logit_bias (1,).
-    """
+    """Both towers, the text's projection "head", logit_scale (1,) and logit_bias (1,)."""
     text, width = cfg.text, cfg.text.embed_dim
     head = linear.linear_spec(width, cfg.vision.embed_dim, axes=("embed", None), init=lecun(width), bias=True)
     return {

@@ -93,9 +93,7 @@ def padded(size: int, multiple: int) -> int:
 
 
 def check(config: Any, parallel: ParallelConfig, prefix: str = "model.") -> None:
-    """Raises ValueError, one line, for the first invalid number of a
-    model's config or of its parts.
-    """
+    """Raises ValueError, one line, for the first invalid number of a config or its parts."""
     ranges.check(config, prefix)  # first, because the checks below divide by these numbers
     _check(config, parallel, prefix)
 

@@ -13,12 +13,11 @@ _FOLD = 0x5D  # keeps these draws independent of those that the model makes of t
 
 
 def with_stochastic_depth(model: Model, rate: float) -> Model:
-    """The model whose n-th of L layers is dropped with probability
-    rate * n / L; 0 = the model itself.
+    """The model whose n-th of L layers is dropped with probability rate * n / L.
 
-    A layer's addition is divided by its probability of being kept, so that evaluation needs no
-    change. All rows of a step, or of a microbatch, drop the same layers. Raises ValueError for a
-    model that is not given in parts.
+    rate 0 returns the model itself. A layer's addition is divided by its probability of being kept,
+    so that evaluation needs no change. All rows of a step, or of a microbatch, drop the same
+    layers. Raises ValueError for a model that is not given in parts.
     """
     if not rate:
         return model

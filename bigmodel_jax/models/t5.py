@@ -1,5 +1,4 @@
-"""T5 v1.0 and v1.1: an encoder-decoder with relative position
-biases (Raffel et al., arXiv:1910.10683).
+"""T5 v1.0 and v1.1: an encoder-decoder with relative position biases (arXiv:1910.10683).
 
 v1.0 has ReLU, and one table for embedding and head, whose logits are multiplied by embed_dim**-0.5.
 v1.1 has gated GELU and a separate head. Norms only scale, and nothing has a bias. Attention's

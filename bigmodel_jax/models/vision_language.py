@@ -59,8 +59,8 @@ class Depths:
         return self.wrong_prefix(cfg, prefix, parallel) if cfg.prefix_mask else ""
 
     def wrong_prefix(self, cfg: "VisionLanguageConfig", prefix: str, parallel: ParallelConfig) -> str:
-        """What prevents a prefix mask: kernels and rings compare slots,
-        and a window compares positions.
+        """What prevents a prefix mask: kernels and rings compare slots, a
+        window compares positions.
         """
         attention, inside = cfg.text.compute.attention, ("auto", "plain", "chunked")
         if attention not in inside:
@@ -136,9 +136,7 @@ class VisionLanguageConfig(ModelConfig):
         return text._replace(spec=spec(self, text.spec), apply=parts)
 
     def decoder(self) -> LlamaConfig | GemmaConfig:
-        """The decoder's config; with a prefix mask, "auto" attention
-        excludes kernels, which ignore it.
-        """
+        """The decoder's config; a prefix mask excludes kernels from "auto" attention."""
         if not self.prefix_mask or self.text.compute.attention != "auto":
             return self.text
         long = self.max_seq_len >= attention.CHUNKED_FROM
@@ -182,8 +180,9 @@ def connector_spec(cfg: VisionLanguageConfig) -> params.Tree:
 
 
 def shuffled(x_BPD: jax.Array, grid: tuple[int, int], side: int) -> jax.Array:
-    """Maps (B, P, D) -> (B, P / side^2, side^2 D): each square of patches
-    as one vector; P is row by row.
+    """Maps (B, P, D) -> (B, P / side^2, side^2 D): each square of patches as one vector.
+
+    The patches P are in row-by-row order.
     """
     B, _, D = x_BPD.shape
     rows, columns = grid[0] // side, grid[1] // side

@@ -72,9 +72,7 @@ class ViTConfig(ModelConfig):
 
 
 def spec(cfg: ViTConfig) -> params.Tree:
-    """Class token (1, D), registers, positions (1 + patches, D),
-    patches, layers, last norm and head.
-    """
+    """Class token, registers, positions (1 + patches, D), patches, layers, last norm and head."""
     init, D = normal(cfg.init_std), cfg.embed_dim
     more = {"gated": cfg.gated_mlp, "layer_scale": cfg.layer_scale}
     block = prenorm.block_spec(cfg, qkv=init, out=init, up=init, down=init, **more)

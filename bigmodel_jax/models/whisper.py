@@ -111,9 +111,7 @@ def block_spec(cfg: WhisperConfig, cross: bool) -> params.Tree:
 
 
 def spec(cfg: WhisperConfig) -> params.Tree:
-    """The two convolutions, the encoder, the table (V, D), positions
-    (max_seq_len, D), and the decoder.
-    """
+    """The convolutions, the encoder, table (V, D), positions (max_seq_len, D), and the decoder."""
     init, D = normal(cfg.init_std), cfg.embed_dim
     return {
         "conv1": convolution.dense_spec(WIDTH, cfg.num_mels, D, init=init),

@@ -94,9 +94,7 @@ def block_spec(cfg: XLNetConfig) -> params.Tree:
 
 
 def spec(cfg: XLNetConfig) -> params.Tree:
-    """The table (V, D), the query stream's initial state (D,), the
-    layers, and the logits' bias (V,).
-    """
+    """The table (V, D), the query stream's first state (D,), the layers, and the bias (V,)."""
     init, D = normal(cfg.init_std), cfg.embed_dim
     tree = {
         "embed": linear.embedding_spec(cfg.vocab_size, D, init=init),
@@ -128,9 +126,7 @@ def distances(length: int, dim: int) -> np.ndarray:
 
 
 def streams(batch: dict) -> tuple[Stream, Stream | None]:
-    """The content stream, with a query per token, and the query
-    stream, with a query per predicted place.
-    """
+    """The content stream, a query per token, and the query stream, a query per predicted place."""
     here, _, _ = where(batch, None)
     T = batch["tokens"].shape[1]
     rows = jnp.clip(here.positions[:, :, None] - here.positions[:, None, :], 1 - T, T - 1) + T - 1

@@ -24,7 +24,7 @@ Activation = Literal[
 
 def quick_gelu(x: jax.Array) -> jax.Array:
     """x sigmoid(1.702 x): the approximation of GELU
-    (arXiv:1606.08415) with which CLIP was trained.
+    (arXiv:1606.08415) that CLIP was trained with.
     """
     return x * jax.nn.sigmoid(1.702 * x)
 

@@ -25,16 +25,13 @@ def spec(dim: int, axis: str) -> dict[str, Param]:
 
 
 def apply(p: dict, x_BTC: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
-    """x (B, T, C) normalised by mean and var (C,), then scaled and
-    shifted; the dtype is that of x.
-    """
+    """x (B, T, C) normalised by mean and var (C,), then scaled and shifted, in x's dtype."""
     x32 = (x_BTC.astype(jnp.float32) - mean) * jax.lax.rsqrt(var + EPS)
     return (x32 * p["scale"] + p["bias"]).astype(x_BTC.dtype)
 
 
 def sums(x_BTC: jax.Array, mask_BT: jax.Array, across: Callable = lambda x: x) -> dict[str, jax.Array]:
-    """Returns {"count" (), "total" (C,), "squares" (C,)} of the
-    frames that the mask keeps, float32.
+    """Returns {"count" (), "total" (C,), "squares" (C,)} of the unmasked frames, float32.
 
     across: adds a sum over devices.
     """
@@ -45,8 +42,9 @@ def sums(x_BTC: jax.Array, mask_BT: jax.Array, across: Callable = lambda x: x) -
 
 
 def moments(found: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance, (..., C) each, from `sums`; dimensions of
-    stacked layers may come first.
+    """Mean and variance, (..., C) each, from `sums`.
+
+    Dimensions of stacked layers may come first.
     """
     count = jnp.maximum(found["count"], 1)[..., None]
     mean = found["total"] / count

@@ -26,9 +26,7 @@ def depthwise(x_BTC: jax.Array, kernel_KC: jax.Array) -> jax.Array:
 
 
 def halved(length):
-    """The output length of a convolution of width 3 and stride 2,
-    padded by one zero at each end.
-    """
+    """The output length of a convolution of width 3, stride 2 and one zero at each end."""
     return (length - 1) // STRIDE + 1
 
 

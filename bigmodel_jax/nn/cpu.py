@@ -59,9 +59,7 @@ dense.defvjp(_dense_forward, _dense_backward)
 
 
 def merging_pays(rows: int, inner: int, outer: int) -> bool:
-    """Whether the low-rank products of `rows` rows move more memory
-    than the weight (inner, outer) holds.
-    """
+    """Whether low-rank products of `rows` rows move more memory than the weight (inner, outer)."""
     return rows * (inner + outer) >= inner * outer
 
 
@@ -103,8 +101,9 @@ adapted.defvjp(_adapted_forward, _adapted_backward)
 
 
 def _transposed(x):
-    """Maps (..., T, h) -> (..., h, T), materialised: this array is small
-    and saves transposing a (T, S) operand.
+    """Maps (..., T, h) -> (..., h, T), materialised.
+
+    This array is small, and it saves transposing a (T, S) operand.
     """
     return jax.lax.optimization_barrier(x.swapaxes(2, 3))
 

@@ -1,6 +1,4 @@
-"""Softmax cross-entropy of logits, in float32 for any dtype,
-since it sums over the whole vocabulary.
-"""
+"""Softmax cross-entropy of logits, in float32 because it sums over the whole vocabulary."""
 
 import chex
 import jax

@@ -1,13 +1,12 @@
-"""Dropout (Srivastava et al., JMLR 15, 2014), scaled in training,
-so that evaluation is the identity.
-"""
+"""Dropout (Srivastava et al., JMLR 15, 2014), scaled in training alone."""
 
 import jax
 
 
 def dropout(rate: float, x: jax.Array, rng: jax.Array | None) -> jax.Array:
-    """Zeroes entries with probability `rate` and divides the others
-    by 1 - rate; without `rng`, x itself.
+    """Zeroes entries with probability `rate` and divides the others by 1 - rate.
+
+    Without `rng` it returns x.
     """
     if rng is None or rate == 0.0:
         return x

@@ -13,9 +13,7 @@ from bigmodel_jax.nn.taps import tap
 
 
 def swiglu_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init, bias: bool = False) -> dict[str, Param]:
-    """gate and up (D, F), down (F, D); with `bias` also gate_bias and
-    up_bias (F,), down_bias (D,).
-    """
+    """gate and up (D, F), down (F, D); with `bias` gate_bias, up_bias (F,), down_bias (D,)."""
     vectors = {
         "gate_bias": Param((mlp_dim,), ("mlp",), zeros()),
         "up_bias": Param((mlp_dim,), ("mlp",), zeros()),
@@ -54,9 +52,7 @@ def _biased(p: dict, name: str, x: jax.Array) -> jax.Array:
 
 
 def _named(hidden: jax.Array) -> jax.Array:
-    """The hidden units with their sharding, and with the name by
-    which rematerialization may keep them.
-    """
+    """The hidden units, sharded, and with the name by which rematerialization may keep them."""
     return checkpoint_name(constrain(hidden, "batch", "seq", "mlp"), kept.MLP)
 
 

@@ -81,8 +81,9 @@ _picked.defvjp(_picked_forward, _picked_backward)
 
 
 def _places(ids, columns):
-    """Where the ids (N, K) stand in the block, C if they are not in
-    it; the columns (C,) are consecutive.
+    """Where the ids (N, K) stand in the block; C for an id outside it.
+
+    The block's columns (C,) are consecutive.
     """
     shard_first = jnp.max(jnp.where(columns == NOWHERE, NOWHERE, columns - jnp.arange(len(columns))))
     at = ids - shard_first

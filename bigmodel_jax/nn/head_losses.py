@@ -186,9 +186,7 @@ def _terms(beta: float, log_p, log_q):
 
 
 def _slopes(beta: float, log_p, log_q):
-    """The terms' derivative by log p, without multiples of p, which
-    the derivative of log Z cancels.
-    """
+    """The terms' derivative by log p, without multiples of p, which log Z's derivative cancels."""
     if beta == 0.0:
         return -jnp.exp(log_q)
     if beta == 1.0:
@@ -201,9 +199,7 @@ def _mixture(beta: float, log_p, log_q):
 
 
 def _picked_log_probs(head: Head, ids, rest: Rest, form: Form, columns: int):
-    """Returns (..., T, K) of the picked columns, or with "bucket" (..., T, K
-    + 1), the last for all others.
-    """
+    """Returns (..., T, K) for the picked columns; "bucket" adds one column for all others."""
     logits, log_rest = picked(head, ids, form, columns=columns)
     if rest == "bucket":
         logits = jnp.concatenate([logits, log_rest[..., None]], axis=-1)

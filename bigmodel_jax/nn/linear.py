@@ -78,9 +78,7 @@ def embed(p: dict, ids: jax.Array) -> jax.Array:
 
 
 def unembed(p: dict, x: jax.Array) -> jax.Array:
-    """x (..., dim) -> logits (..., num) against the table's rows,
-    summed in float32 for the softmax.
-    """
+    """Maps x (..., dim) -> logits (..., num) by the table's rows, summed in float32."""
     if isinstance(p["table"], Adapted):
         return _unembed_adapted(p["table"], x)
     if storage.stored(p["table"]):

@@ -91,8 +91,9 @@ class Adapted:
         return w if w is base else jax.lax.optimization_barrier(w)
 
     def project(self, x: jax.Array, num_dims: int, product: Callable) -> jax.Array:
-        """x (..., *I) -> (..., *O); product(x, w, num_dims): the product
-        with a weight without adapters.
+        """Maps x (..., *I) -> (..., *O).
+
+        product(x, w, num_dims): the product with a weight without adapters.
         """
         layered = any(low.a is not None and low.a.ndim != self.num_in + 1 for low in self.low)
         if num_dims != self.num_in or self.turned or layered:
@@ -129,8 +130,9 @@ class Adapted:
         return plain and pays and x.dtype == self.w.dtype == jnp.float32
 
     def embed(self, ids: jax.Array, look_up: Callable) -> jax.Array:
-        """The rows `ids` (...) -> (..., D); look_up(table, ids): the
-        lookup in a table without adapters.
+        """The rows (..., D) of ids (...).
+
+        look_up(table, ids): the lookup in a table without adapters.
         """
         if (self.turned or self.shape[0] == 1) and any(low.a is not None for low in self.low):
             # A lookup in a table of one row is a broadcast, which the compiler fuses as the base's.
@@ -200,9 +202,7 @@ class Adapted:
         return (product.swapaxes(-1, -2) if self.turned else product).reshape(self.shape)
 
     def _lengths(self, low: Low, w: Any) -> jax.Array | None:
-        """DoRA's factor of each output, (*lead, *O) float32: trained
-        length over norm, the norm detached.
-        """
+        """DoRA's factor of each output, (*lead, *O) float32: trained length over detached norm."""
         if low.magnitude is None:
             return None
         w, more = storage.dense(w, jnp.float32).astype(jnp.float32), self._product(low).astype(jnp.float32)
@@ -213,8 +213,9 @@ class Adapted:
         return jnp.sqrt(before / now) + low.magnitude / jnp.sqrt(now)
 
     def norms(self, low: Low) -> jax.Array:
-        """The lengths of the base's columns, (*lead, *O) float32; plus
-        `magnitude`, PEFT's magnitude vector.
+        """The lengths of the base's columns, (*lead, *O) float32.
+
+        With `magnitude` added, they are PEFT's magnitude vector.
         """
         w = storage.dense(self.w, jnp.float32).astype(jnp.float32)
         return jnp.sqrt(jnp.sum(w * w, axis=self._inner(low)))

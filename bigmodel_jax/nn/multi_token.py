@@ -17,9 +17,7 @@ from bigmodel_jax.nn.head import Head, cross_entropy
 
 
 def spec(block_spec: Tree, dim: int, *, init: Init) -> Tree:
-    """One module: a block, three norms, and "merge" (2 D, D), which
-    joins a token and a hidden state.
-    """
+    """One module: a block, three norms, and "merge" (2 D, D) of a token and a hidden state."""
     merge = linear.linear_spec(2 * dim, dim, axes=("embed", None), init=init)
     return block_spec | {"merge": merge} | {n: norm.rms_spec(dim) for n in ("embed_norm", "hidden_norm", "norm")}
 
@@ -36,13 +34,12 @@ def hidden(
     remat: stack.Remat = "none",
     unroll: bool = False,
 ) -> tuple[jax.Array, Tree]:
-    """Returns (the states (M, B, T, D) to unembed, the blocks' further
-    outputs, stacked); p: M stacked modules.
+    """Returns (states (M, B, T, D) to unembed, the blocks' further outputs, stacked).
 
-    Module k, counted from 1, reads at place i the previous state at i and the token at i + k, so
-    that its logits predict the token at i + k + 1. block(p, x, segments) -> (x, further); segments
-    are 0 where place i + k is outside the document. Such places end a document, so that all other
-    places compute what they would if the document stood alone.
+    p: M stacked modules. Module k, counted from 1, reads at place i the previous state at i and the
+    token at i + k, so that its logits predict the token at i + k + 1. block(p, x, segments) -> (x,
+    further); segments are 0 where place i + k is outside the document. Such places end a document,
+    so that all other places compute what they would if the document stood alone.
     """
 
     def body(p, h, xs):

@@ -84,8 +84,9 @@ def run(
 
 
 def shared_once(leaves: list) -> tuple[list[int], list[int]]:
-    """Arrays that are shared twice travel once: (indices of distinct
-    leaves, each leaf's place in them).
+    """Returns (indices of distinct leaves, each leaf's place among them).
+
+    An array that is shared twice travels once.
     """
     once = [i for i, leaf in enumerate(leaves) if not any(leaf is earlier for earlier in leaves[:i])]
     return once, [next(k for k, i in enumerate(once) if leaves[i] is leaf) for leaf in leaves]
@@ -95,12 +96,11 @@ def shared_once(leaves: list) -> tuple[list[int], list[int]]:
 
 
 def _schedule(compute: Callable, x: list, shared: list, n: int, m: int, r: int) -> tuple[list, Any]:
-    """All ticks: x and shared (n, k, b, ...) -> (x after the last
-    layer (n, k, b, ...), ys (r, n, l, ...)).
+    """Runs all ticks: returns (x after the last layer (n, k, b, ...), ys (r, n, l, ...)).
 
-    Microbatch i is stored at stage i % n as its entry i // n. A wave is copied into `inbox`, which
-    rotates towards the first stage. The last stage's outputs rotate in `outbox` until the whole
-    wave is back where it is stored.
+    x, shared: (n, k, b, ...). Microbatch i is stored at stage i % n as its entry i // n. A wave is
+    copied into `inbox`, which rotates towards the first stage. The last stage's outputs rotate in
+    `outbox` until the whole wave is back where it is stored.
     """
     period, stage, leaves = n * r, jnp.arange(n), x + shared
 
@@ -143,9 +143,7 @@ def of_wave(a: jax.Array, wave: jax.Array | int) -> jax.Array:
 
 
 def where(of_stage: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    """`jnp.where` with a condition (n,), one per stage, that is
-    broadcast over the other dimensions.
-    """
+    """`jnp.where` with a condition (n,), one per stage, broadcast over other dimensions."""
     return jnp.where(of_stage.reshape(*of_stage.shape, *[1] * (b.ndim - of_stage.ndim)), a, b)
 
 
@@ -188,9 +186,7 @@ def inside():
 
 
 def pin(a: jax.Array, dim: int, *more: Any) -> jax.Array:
-    """Shards dimension `dim` over the stages and those after it as
-    `more` says; others are left free.
-    """
+    """Shards dimension `dim` over the stages, those after it as `more` says, others freely."""
     free = P.UNCONSTRAINED
     return sharding.pin(a, P(*[free] * dim, "stage", *more, *[free] * (a.ndim - dim - 1 - len(more))))
 
@@ -207,11 +203,11 @@ def _away(a: jax.Array) -> jax.Array:
 
 
 def deal(w: jax.Array, n: int, r: int) -> jax.Array:
-    """Layers (L, ...), stored in order over the stages -> (r, n, l,
-    ...): stage s, round j has group j n + s.
+    """Maps layers (L, ...) -> (r, n, l, ...): round j of stage s has group j n + s.
 
-    Storage in order lets a run continue with other numbers of stages and rounds. With several
-    rounds the groups are exchanged once a step; a stage sends at most its own shard of the weights.
+    The layers are stored in order over the stages, which lets a run continue with other numbers of
+    stages and rounds. With several rounds the groups are exchanged once a step; a stage sends at
+    most its own shard of the weights.
     """
     w = w.reshape(n, r, -1, *w.shape[1:])
     if r == 1:
@@ -230,8 +226,7 @@ def deal(w: jax.Array, n: int, r: int) -> jax.Array:
 
 
 def moves(n: int, r: int) -> list[tuple[list[tuple[int, int]], np.ndarray, np.ndarray]]:
-    """The exchanges that `deal` needs: (from, to) pairs, and for each
-    stage the slots sent and filled.
+    """The exchanges that `deal` needs: (from, to) pairs, and each stage's slots sent and filled.
 
     A filled slot of r means none.
     """

@@ -1,6 +1,4 @@
-"""Rotary position embedding, and the ways in which published
-models extend it to longer contexts.
-"""
+"""Rotary position embedding, and its extensions to longer contexts."""
 
 import dataclasses
 import math
@@ -77,8 +75,9 @@ def attention_factor(scaling: RopeScaling) -> float:
 
 
 def mscale(factor: float, weight: float) -> float:
-    """The factor by which a context `factor` times longer sharpens
-    attention, with DeepSeek's weight.
+    """The factor that sharpens attention in a context `factor` times longer (DeepSeek).
+
+    weight: the model's field mscale or mscale_all_dim.
     """
     return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 

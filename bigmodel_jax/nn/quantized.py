@@ -39,9 +39,7 @@ def quantize(x: jax.Array, dims: tuple[int, ...], dtype) -> tuple[jax.Array, jax
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def project(kind: Kind, num_dims: int, x: jax.Array, w: jax.Array) -> jax.Array:
-    """Contracts the last `num_dims` dimensions of x with the first
-    ones of w, as `linear.project`.
-    """
+    """Contracts the last `num_dims` dimensions of x with the first ones of w, in 8 bits."""
     return _forward(kind, num_dims, x, w)[0]
 
 

@@ -53,15 +53,14 @@ def run(
     remat: Remat = "none",
     unroll: bool = False,
 ) -> tuple[Any, Any]:
-    """Applies `block(layer_params, x, layer_xs, *shared) -> (x, ys)`
-    layer by layer; (x, stacked ys).
+    """Applies `block(layer_params, x, layer_xs, *shared) -> (x, ys)` to every layer.
 
-    shared: all other inputs with the batch as dimension 0 (positions, an encoder's output); the
-    block must not close over them. In a step for several stages the layers run as a pipeline
-    (pipeline.py), and ys must be sums over rows. remat: which activations the backward pass
-    recomputes, or fetches from host memory. unroll: the program has one copy of the layer per layer
-    instead of a loop; unstacked layers (`apart`) are always unrolled. Raises ValueError if taps are
-    asked for in a pipeline.
+    Returns (x, stacked ys). shared: all other inputs with the batch as dimension 0 (positions, an
+    encoder's output); the block must not close over them. In a step for several stages the layers
+    run as a pipeline (pipeline.py), and ys must be sums over rows. remat: which activations the
+    backward pass recomputes, or fetches from host memory. unroll: the program has one copy of the
+    layer per layer instead of a loop; unstacked layers (`apart`) are always unrolled. Raises
+    ValueError if taps are asked for in a pipeline.
     """
     layers = functools.partial(sequential, block, remat=remat, unroll=unroll)
     if not pipeline.active():
@@ -118,10 +117,10 @@ def sequential(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Apart:
-    """Inputs or outputs of unstacked layers, one per layer: stacked,
-    every turn of a loop would copy them.
+    """Inputs or outputs of unstacked layers, one per layer.
 
-    It stands in the tuple of a stack's xs, and the layers' results in its place are unstacked too.
+    If they were stacked, every turn of a loop would copy them. An `Apart` stands in the tuple of a
+    stack's xs, and the layers' results in its place are unstacked too.
     """
 
     layers: tuple

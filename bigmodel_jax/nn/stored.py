@@ -20,8 +20,9 @@ from bigmodel_jax.nn.lora import Adapted
 
 
 def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
-    """`product(x, w, num_dims)` with the dense weight; it must be
-    linear in x, as the backward pass has no x.
+    """`product(x, w, num_dims)` with the dense weight.
+
+    It must be linear in x, because the backward pass has no x.
     """
     if node.scales is None and node.values.dtype == x.dtype:  # the stored form is dense already
         return product(x, node.values, num_dims)

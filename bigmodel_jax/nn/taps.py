@@ -52,11 +52,11 @@ def tap(name: str, x: Any) -> Any:
 
 
 def tapped(fn: Callable, *names: str) -> Callable:
-    """`fn`, which then returns (its result, {name: (L, ...)}), the
-    values of these taps in each layer.
+    """`fn`, which then returns (its result, {name: (L, ...)}).
 
-    Layers of several stacks follow one another in the order in which they run. To compile it, apply
-    `jax.jit` to the result and not to `fn`. Raises ValueError for a name that no layer taps.
+    The dict holds the values of these taps in each layer. Layers of several stacks follow one
+    another in the order in which they run. Apply `jax.jit` to the function that is returned, and
+    not to `fn`. Raises ValueError for a name that no layer taps.
     """
 
     def run(*args, **kwargs):
@@ -89,10 +89,10 @@ def _gathered(harvest: Harvest, fn: Callable, *args, **kwargs) -> Any:
 
 
 def watch(block: Callable) -> tuple[Callable, Callable]:
-    """For code that runs layers: (the block that also returns its
-    taps, the function that removes them).
+    """Returns (the block that also returns its taps, the function that removes them).
 
-    The function takes the taps out of the stacked results and stores them.
+    It is for code that runs layers. The function takes the taps out of the stacked results and
+    stores them.
     """
     harvest = _asked.get()
     if harvest is None:

@@ -111,15 +111,14 @@ def attend(
     bias: jax.Array | None = None,
     implementation: Implementation = "auto",
 ) -> jax.Array:
-    """softmax(scale q k + bias) v within segments, (B, T, H, w); q (B,
-    T, H, h), k (B, S, K, h), v (B, S, K, w).
+    """Attention within segments: softmax(scale q k + bias) v, (B, T, H, w).
 
-    window: the number of positions that a query sees, its own included (arXiv:2004.05150). local:
-    () bool, whether this layer has the window, for models whose layers differ. scale: 1/sqrt(h) by
-    default. softcap: logits become c tanh(logits / c) (Gemma 2, arXiv:2408.00118). sinks: (H,)
-    logits of a key without a value, which lets a head attend to nothing (gpt-oss,
-    arXiv:2309.17453). bias: (B or 1, H, T, S), added to the logits; only the plain implementation
-    takes it.
+    q: (B, T, H, h). k: (B, S, K, h). v: (B, S, K, w). window: the number of positions that a query
+    sees, its own included (arXiv:2004.05150). local: () bool, whether this layer has the window,
+    for models whose layers differ. scale: 1/sqrt(h) by default. softcap: logits become c
+    tanh(logits / c) (Gemma 2, arXiv:2408.00118). sinks: (H,) logits of a key without a value, which
+    lets a head attend to nothing (gpt-oss, arXiv:2309.17453). bias: (B or 1, H, T, S), added to the
+    logits; only the plain implementation takes it.
 
     k and v may be stored in blocks (core/storage.py), as in an int8 cache. "auto" chooses an
     implementation by the platform of the mesh. For a sequence sharded over devices,
@@ -248,9 +247,7 @@ def _probabilities(q, k, mask, softcap, sinks, bias):
 
 
 def _plain_on_cpu(q, k, v, mask):
-    """`plain` as one batched product per kv head: the query heads of
-    a group are stacked as rows.
-    """
+    """`plain` as one batched product per kv head; a group's query heads are stacked as rows."""
     B, T, H, h = q.shape
     K = k.shape[2]
     # The G = H / K query heads of a group become rows of one matrix.

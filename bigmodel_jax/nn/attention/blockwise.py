@@ -25,9 +25,7 @@ LOWEST = -1e30
 
 
 class Queries(NamedTuple):
-    """The queries, cut into blocks, as a pass over keys needs them: q
-    (N, B, K, R, h), where (N, B, c).
-    """
+    """The queries in blocks, as a pass over keys needs them: q (N, B, K, R, h), where (N, B, c)."""
 
     q: jax.Array
     where: Where
@@ -138,9 +136,7 @@ def _update(rule, q, block, mask, running):
 
 
 def _logits(rule, q, k, mask):
-    """Capped logits (B, K, R, s) float32, and a block's mask (B, c,
-    s) for all its heads, (B, 1, R, s).
-    """
+    """Capped logits (B, K, R, s) float32, and the mask (B, c, s) for all heads, (B, 1, R, s)."""
     logits = jnp.einsum("bkrh,bskh->bkrs", q, k, preferred_element_type=jnp.float32)
     return capped(logits, rule.softcap), jnp.tile(mask, (1, q.shape[2] // mask.shape[1], 1))[:, None]
 
@@ -186,9 +182,7 @@ def incoming(d_out, out, log_sum, sinks, q_where: Where) -> Incoming:
 
 
 def gradients(rule: Rule, dq, queries: Queries, given: Incoming, keys: Keys, dk, dv, window):
-    """dq (N, B, K, R, h), dk (B, S, K, h), dv (B, S, K, w), float32,
-    plus what these keys contribute.
-    """
+    """dq (N, B, K, R, h), dk (B, S, K, h), dv (B, S, K, w), float32, plus these keys' part."""
     blocks, S = cut_keys(keys), dk.shape[1]
     size = blocks.k.shape[2]
 

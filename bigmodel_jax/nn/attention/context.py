@@ -1,5 +1,4 @@
-"""Attention to a sequence sharded over devices: where the arrays
-lie, and how devices exchange them.
+"""Attention to a sequence sharded over devices: where arrays lie, and how devices exchange.
 
 ring: every device keeps its queries, and the keys travel from device to device (Liu et al.,
 arXiv:2310.01889). ulysses: an all-to-all gives each device the whole sequence for a part of the
@@ -26,8 +25,9 @@ from bigmodel_jax.nn.attention.visibility import Rule, Where, reach
 
 
 class Place(NamedTuple):
-    """The mesh axes of the dimensions of queries and keys; seq None:
-    the sequence is not sharded.
+    """The mesh axes of the dimensions of queries and keys.
+
+    seq is None if the sequence is not sharded.
     """
 
     batch: MeshAxes = None
@@ -66,8 +66,7 @@ def place(q: jax.Array, k: jax.Array) -> Place:
 
 
 def spread(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """k and v with each kv head repeated so that they can be sharded
-    like the query heads (B, T, H, h).
+    """k and v with kv heads repeated, so that they shard like the query heads (B, T, H, h).
 
     If kv heads are fewer than the devices over `heads`, their weights are replicated
     (sharding.shardings). A device then keeps the repeated head that its query heads share. Without
@@ -92,10 +91,9 @@ Turns = Callable[..., jax.Array]
 def ring(
     rule: Rule, axis: str, turns: Turns, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None
 ) -> jax.Array:
-    """One device's queries against all keys, (B, T, H, w), in a
-    shard_map over `axis`; q already scaled.
+    """One device's queries against all keys, (B, T, H, w), in a shard_map over `axis`.
 
-    turns: `blockwise_turns`, or a kernel's (splash_ring.py).
+    q is scaled already. turns: `blockwise_turns`, or a kernel's (splash_ring.py).
 
     A causal ring is in zig-zag order: device i of n holds pieces i and 2n-1-i of 2n pieces. In the
     order of the text, the last device would compute n blocks and the first device one block, and
@@ -112,8 +110,9 @@ def ring(
 
 
 def _reorder(x: jax.Array, axis: str, back: bool = False) -> jax.Array:
-    """Pieces 2i and 2i + 1 on device i -> pieces i and 2n-1-i, in
-    this order; `back`: the inverse.
+    """Pieces 2i and 2i + 1 on device i -> pieces i and 2n-1-i, in this order.
+
+    back: the inverse.
     """
     n = jax.lax.axis_size(axis)
     x = _swapped(x, axis) if back else x
@@ -126,8 +125,9 @@ def _reorder(x: jax.Array, axis: str, back: bool = False) -> jax.Array:
 
 
 def _swapped(x: jax.Array, axis: str) -> jax.Array:
-    """x with its halves swapped on devices of odd number, where the
-    even one of pieces i and 2n-1-i came first.
+    """x with its halves swapped on devices of odd number.
+
+    There the even one of pieces i and 2n-1-i arrived first.
     """
     odd = jax.lax.axis_index(axis) % 2 == 1
     return jnp.where(odd, jnp.roll(x, x.shape[1] // 2, axis=1), x)

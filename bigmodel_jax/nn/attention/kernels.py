@@ -42,9 +42,7 @@ def cudnn(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax
 
 
 def dot_product(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None) -> jax.Array:
-    """Returns (B, T, H, w) by `jax.nn.dot_product_attention` as XLA compiles
-    it, with the logits in memory.
-    """
+    """Returns (B, T, H, w) by XLA's `jax.nn.dot_product_attention`, with the logits in memory."""
     return _dot_product(rule, q, k, v, q_where, k_where, local, implementation="xla")
 
 

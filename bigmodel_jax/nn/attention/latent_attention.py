@@ -101,11 +101,11 @@ def attend(
     absorb: bool = False,
     implementation: Implementation = "auto",
 ) -> jax.Array:
-    """The heads' outputs, projected, (B, T, D); q as from `queries`,
-    kv as from `latents` for S keys.
+    """The heads' outputs, projected, (B, T, D).
 
-    absorb: compute in the space of the latents, without keys and values per head. The result is the
-    same; the cost suits few queries and many keys (see `absorbing_is_cheaper`).
+    q: as from `queries`. kv: as from `latents`, for S keys. absorb: compute in the space of the
+    latents, without keys and values per head. The result is the same; the cost suits few queries
+    and many keys (see `absorbing_is_cheaper`).
     """
     (q_nope, q_rope), (latent, k_rope) = q, kv
     n = q_nope.shape[-1]

@@ -17,11 +17,11 @@ BLOCK = 512  # queries or keys of a block, as in MaxText
 def attend(
     rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None, *, interpret: bool = False
 ) -> jax.Array:
-    """Returns (B, T, H, w) for one device, in a shard_map; blocks that the
-    rule hides from all queries are skipped.
+    """Returns (B, T, H, w) for one device, in a shard_map.
 
-    q: (B, T, H, h), scaled. k (B, S, K, h) and v (B, S, K, w) are not repeated for the heads that
-    share them. local: () bool, whether this layer has the window. interpret: run on any platform.
+    Blocks that the rule hides from all queries are skipped. q: (B, T, H, h), scaled. k (B, S, K, h)
+    and v (B, S, K, w) are not repeated for the heads that share them. local: () bool, whether this
+    layer has the window. interpret: run on any platform.
     """
     T, S = q.shape[1], k.shape[1]
     q, q_segments = _lanes(q, q_where)
@@ -44,8 +44,9 @@ def attend(
 
 
 def _lanes(x, where):
-    """x and its segments with dimension 1 padded to a multiple of
-    LANES; padding has its own segment.
+    """x and its segments, with dimension 1 padded to a multiple of LANES.
+
+    The padding has a segment of its own.
     """
     missing = -x.shape[1] % LANES
     segments = jnp.pad(where.segments, ((0, 0), (0, missing)), constant_values=-1)

@@ -1,5 +1,4 @@
-"""Ring attention with splash kernels: each turn has one static
-mask, and the turns' softmaxes merge.
+"""Ring attention with splash kernels: each turn has one static mask, and softmaxes merge.
 
 Liu et al., arXiv:2310.01889. Turns are merged by the logarithms of their sums, and the gradient of
 each turn needs only the whole row's sum and outputs (Dao, arXiv:2307.08691).
@@ -114,9 +113,7 @@ attend.defvjp(_forward, _backward)
 
 
 def _turn(rule: Rule, axis: str, t, see, keys: Keys):
-    """Applies `see` to the keys that came from t devices before, an
-    earlier device or a later one.
-    """
+    """Applies `see` to the keys that came from t devices before: an earlier or a later device."""
     if not rule.causal:
         return see(keys, False)
     earlier = t <= jax.lax.axis_index(axis)

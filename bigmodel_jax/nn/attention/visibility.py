@@ -18,12 +18,11 @@ KEPT = kept.ATTN
 
 
 class Where(NamedTuple):
-    """Where queries or keys stand: position in their document and
-    segment (document) id, (B, T) int32.
+    """Where queries or keys stand: position in their document, and segment (document) id.
 
-    A query sees the keys of its own segment at its own position and before. Segment 0 is padding.
-    If queries and keys are the same rows, positions within a segment increase by one per slot,
-    because kernels compare slots.
+    Both are (B, T) int32. A query sees the keys of its own segment at its own position and before.
+    Segment 0 is padding. If queries and keys are the same rows, positions within a segment increase
+    by one per slot, because kernels compare slots.
     """
 
     positions: jax.Array
@@ -59,7 +58,5 @@ def visible(q_where: Where, k_where: Where, causal: bool = True, window: int | j
 
 
 def capped(logits: jax.Array, softcap: float) -> jax.Array:
-    """softcap tanh(logits / softcap), which bounds the logits; the
-    logits themselves if softcap is 0.
-    """
+    """softcap tanh(logits / softcap), which bounds the logits; unchanged if softcap is 0."""
     return softcap * jnp.tanh(logits / softcap) if softcap else logits

@@ -1,3 +1,1 @@
-"""Mixture of experts: routing, the experts' products, and the
-exchange of tokens between devices.
-"""
+"""Mixture of experts: routing, the experts' products, and the exchange between devices."""

@@ -82,16 +82,15 @@ def _within_best_groups(choice, num_groups, num_chosen_groups):
 
 
 def num_tokens(routing: Routing, mask_BT: jax.Array) -> jax.Array:
-    """The number of tokens sent to each expert, (E,) float32; padding
-    (mask False) does not count.
-    """
+    """The number of tokens sent to each expert, (E,) float32, without padding (mask False)."""
     chosen = jax.nn.one_hot(routing.experts, routing.logits.shape[-1], dtype=jnp.float32).sum(-2)
     return jnp.einsum("bt,bte->e", mask_BT.astype(jnp.float32), chosen)
 
 
 def updated_bias(bias: jax.Array, num_tokens: jax.Array, rate: float) -> jax.Array:
-    """bias + rate for experts with fewer tokens than the mean, - rate
-    for those with more; both (..., E).
+    """The bias plus rate for experts with fewer tokens than the mean, minus rate for the others.
+
+    Both arrays are (..., E). An expert with exactly the mean keeps its bias.
     """
     return bias + rate * jnp.sign(num_tokens.mean(-1, keepdims=True) - num_tokens)
 

@@ -57,14 +57,14 @@ def _swap(x_EBCD, travelling, cut, joined):
 def apply(
     products: Callable, x_BTD: jax.Array, chosen: jax.Array, E: int, axis: tuple[str, ...], buffer: float = 0.0
 ) -> jax.Array:
-    """Returns (B, T, k, D): this device's tokens x (B, T, D) through the
-    experts `chosen` (B, T, k); in shard_map.
+    """Returns (B, T, k, D): this device's tokens (B, T, D) through the experts chosen (B, T, k).
 
-    E: the experts on each device. Rows are sorted by expert, travel, pass through `products(rows,
-    expert of each, rows of each expert)`, and travel back. buffer: the rows that a device has room
-    for, relative to an even share. The rows beyond, those of the last devices, do not travel, and
-    their result is 0. With 0 no row is dropped: a token's choices are different experts, so a
-    device gets at most min(k, E) rows per token of all devices, and has room for all of them.
+    It is called inside `shard_map`. E: the experts on each device. Rows are sorted by expert,
+    travel, pass through `products(rows, expert of each, rows of each expert)`, and travel back.
+    buffer: the rows that a device has room for, relative to an even share. The rows beyond, those
+    of the last devices, do not travel, and their result is 0. With 0 no row is dropped: a token's
+    choices are different experts, so a device gets at most min(k, E) rows per token of all devices,
+    and has room for all of them.
     """
     (B, T, D), k = x_BTD.shape, chosen.shape[-1]
     e, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
@@ -88,8 +88,9 @@ def apply(
 
 
 def _first(from_to: jax.Array, length: int) -> jax.Array:
-    """The rows (e, e, E) from each device to each one's experts, if a
-    device takes its first `length` rows.
+    """What is left of the rows (e, e, E) if every device takes its first `length` rows.
+
+    The rows are those from each device to each device's experts.
     """
     e, _, E = from_to.shape
     arriving = from_to.swapaxes(0, 1).reshape(e, e * E)

@@ -19,9 +19,7 @@ BLOCK = 128  # rows and columns of the block that one group of threads computes
 
 
 def usable(rows_ND: jax.Array, w_EDF: jax.Array) -> bool:
-    """Whether the program being traced will run on Hopper, in whole
-    bfloat16 blocks, without a pipeline.
-    """
+    """Whether the traced program runs on Hopper, in whole bfloat16 blocks, without a pipeline."""
     mesh = sharding.current_mesh()
     if mesh is None or mesh.shape["stage"] > 1 or getattr(_device(mesh), "compute_capability", "") != "9.0":
         return False
