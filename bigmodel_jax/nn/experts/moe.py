@@ -28,8 +28,11 @@ Activation = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Routing(NamedTuple):
-    """logits and probs (B, T, E); experts (B, T, k) int32, all different; their weights (B, T, k).
-    All floats are float32, because near ties decide which expert gets a token."""
+    """The experts of every token. All floats are float32, because
+    near ties decide which expert gets a token.
+
+    logits, probs: (B, T, E). experts: (B, T, k) int32, all different. weights: (B, T, k),
+    theirs."""
 
     logits: jax.Array
     probs: jax.Array
@@ -38,8 +41,10 @@ class Routing(NamedTuple):
 
 
 class Load(NamedTuple):
-    """Sums over the tokens of one layer, or stacked over layers. assigned (E,): tokens sent to each
-    expert. probs (E,): router probability. log_z_squared: (). tokens (): their number."""
+    """Sums over the tokens of one layer, or stacked over layers.
+
+    assigned: (E,), tokens sent to each expert. probs: (E,), router probability. log_z_squared: ().
+    tokens: (), the number of tokens."""
 
     assigned: jax.Array
     probs: jax.Array
