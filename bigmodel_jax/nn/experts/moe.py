@@ -28,11 +28,10 @@ Activation = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Routing(NamedTuple):
-    """The experts of every token. All floats are float32, because
-    near ties decide which expert gets a token.
+    """The experts of every token. Floats are float32, as near ties decide where a token goes.
 
-    logits, probs: (B, T, E). experts: (B, T, k) int32, all different. weights: (B, T, k),
-    theirs."""
+    logits, probs: (B, T, E). experts: (B, T, k) int32, all different. weights: (B, T, k), the
+    weights of these experts."""
 
     logits: jax.Array
     probs: jax.Array
